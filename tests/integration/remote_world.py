@@ -1,4 +1,4 @@
-"""Remotes on loopback, served by the real Git: over `git://`, https with an authority of the test's own, and a real sshd."""
+"""Remotes on loopback, served by the real Git: over `git://`, https with a test authority, and a real sshd."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/s
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Git away from any configuration of this machine."""
+    """Returns an environment in which Git ignores the configuration of this machine."""
     return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "GIT_CONFIG_NOSYSTEM": "1", **more}
 
 
@@ -43,12 +43,12 @@ class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A peer that goes away is what the tests are about."""
+        """Ignores the error: tests disconnect peers on purpose."""
 
 
 @contextmanager
 def serving(answer: Serve) -> Iterator[int]:
-    """A TCP server whose connections are answered by the function, each in a thread; gives the port."""
+    """Serves TCP; each connection is handled by the function in a thread. Yields the port."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -66,7 +66,7 @@ def serving(answer: Serve) -> Iterator[int]:
 
 
 def _by(arguments: list[str], env: dict[str, str]) -> Serve:
-    """Hands a connection to a program, as inetd does."""
+    """Returns a handler that passes a connection to a program, as inetd does."""
 
     def answer(connection: socket.socket) -> None:
         process = subprocess.Popen(
@@ -78,13 +78,13 @@ def _by(arguments: list[str], env: dict[str, str]) -> Serve:
 
 
 def git_daemon(root: Path) -> Serve:
-    """`git daemon` for the repositories below `root`."""
+    """Runs `git daemon` for the repositories below `root`."""
     line = ["git", "daemon", "--inetd", "--export-all", f"--base-path={root}", str(root)]
     return _by(line, environment())
 
 
 def old_git_daemon(root: Path) -> Serve:
-    """A server that knows the first version of the protocol alone."""
+    """Runs a server that only knows version 1 of the protocol."""
 
     def answer(connection: socket.socket) -> None:
         size = int(connection.recv(4, socket.MSG_WAITALL), 16)
@@ -101,7 +101,7 @@ def _answer_and_close(answer: Serve, connection: socket.socket) -> None:
 
 
 def cut_after(answer: Serve, count: int) -> Serve:
-    """A server that vanishes once it has sent so many bytes."""
+    """Runs a server that vanishes once it has sent this many bytes."""
 
     def cut(connection: socket.socket) -> None:
         ours, theirs = socket.socketpair()
@@ -112,7 +112,7 @@ def cut_after(answer: Serve, count: int) -> Serve:
             connection.sendall(data)
             left -= len(data)
         ours.close()
-        # A thread reads from it, so closing alone would tell the other side nothing.
+        # A thread reads from it, so closing it would not inform the other side.
         connection.shutdown(socket.SHUT_RDWR)
 
     return cut
@@ -131,22 +131,22 @@ def _quietly(function: Callable[[], object]) -> None:
 
 
 class Https:
-    """What an https server does; changed by the tests while it runs."""
+    """The behaviour of an https server; tests change it while the server runs."""
 
     def __init__(self, root: Path, authority: Path) -> None:
         self.root = root
         #: The certificate to trust.
         self.authority = authority
         self.port = 0
-        #: `user:token` that is asked for, if any.
+        #: The `user:token` that is required, if any.
         self.login: str | None = None
-        #: Status and headers instead of an answer.
+        #: Status and headers that replace the answer.
         self.instead: tuple[int, dict[str, str]] | None = None
         #: Requests below the first path are sent to the second one.
         self.moved: tuple[str, str] | None = None
-        #: Changes what is sent.
+        #: Changes the body that is sent.
         self.edit: Callable[[str, bytes], bytes] = lambda path, body: body
-        #: Speaks the first version of the protocol, whatever is asked for.
+        #: Always speaks version 1 of the protocol, whatever the client requests.
         self.forget_protocol = False
         self.seen: list[tuple[str, str]] = []
 
@@ -155,7 +155,7 @@ class Https:
 
 
 def authority(directory: Path) -> Path:
-    """A self-signed certificate for localhost, and its key beside it."""
+    """Creates a self-signed certificate for localhost, with its key beside it."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     directory.mkdir(exist_ok=True)
@@ -172,7 +172,7 @@ def authority(directory: Path) -> Path:
 
 @contextmanager
 def https(root: Path, *, is_plain: bool = False) -> Iterator[Https]:
-    """`git http-backend` behind TLS, or without it."""
+    """Runs `git http-backend` with or without TLS."""
     certificate = Path() if is_plain else authority(root / "tls")
     behaviour = Https(root, certificate)
 
@@ -205,7 +205,7 @@ class _Cgi(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
-        """Silent."""
+        """Logs nothing."""
 
     def do_GET(self) -> None:
         self._answer()
@@ -254,7 +254,7 @@ class _Cgi(http.server.BaseHTTPRequestHandler):
 
 
 class Sshd:
-    """A running sshd with its keys; lets one key in as the user who runs the tests."""
+    """A running sshd with its keys; it accepts one key for the user who runs the tests."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -272,12 +272,12 @@ class Sshd:
         )
 
     def trust(self, key: Path) -> None:
-        """Makes a host key the known one."""
+        """Makes this host key the known one."""
         kind, text = Path(f"{key}.pub").read_text().split()[:2]
         self.known_hosts.write_text(f"[{LOOPBACK}]:{self.port} {kind} {text}\n")
 
     def hash_names(self) -> None:
-        """Hides the names of the known hosts."""
+        """Hashes the names in the known hosts file."""
         line = ["ssh-keygen", "-H", "-f", str(self.known_hosts)]
         subprocess.run(line, check=True, capture_output=True)
 
@@ -286,21 +286,21 @@ class Sshd:
 
 
 def make_key(path: Path) -> Path:
-    """An ed25519 key without a passphrase."""
+    """Creates an ed25519 key without a passphrase."""
     line = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)]
     subprocess.run(line, check=True, capture_output=True)
     return path
 
 
 def fingerprint(key: Path) -> str:
-    """`SHA256:...` of a public key."""
+    """Returns `SHA256:...` of a public key."""
     line = ["ssh-keygen", "-l", "-f", f"{key}.pub"]
     return subprocess.run(line, check=True, capture_output=True, text=True).stdout.split()[1]
 
 
 @contextmanager
 def sshd(directory: Path) -> Iterator[Sshd]:
-    """sshd for one connection after the other; trusted by its own known_hosts."""
+    """Runs sshd for one connection after another; its own known_hosts file trusts it."""
     if SSHD is None or shutil.which("ssh") is None:
         pytest.skip("OpenSSH's client or server is not installed")
     if os.geteuid() == 0 and not Path("/run/sshd").is_dir():
@@ -314,7 +314,7 @@ def sshd(directory: Path) -> Iterator[Sshd]:
 
 
 class World:
-    """A repository with a server in front, and sources over it."""
+    """A repository behind a server, and sources that read it over the network."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -347,7 +347,7 @@ class World:
 
     @contextmanager
     def served(self, serve: Serve | None = None) -> Iterator[None]:
-        """Over `git://`."""
+        """Serves the repository over `git://`."""
         with serving(serve or git_daemon(self.root)) as port:
             self.settings = msgspec.structs.replace(self.settings, url=f"git://127.0.0.1:{port}/ops.git")
             yield
@@ -375,12 +375,12 @@ class World:
 
 
 async def contents(source: Source, refs: Refs, ref: str = "refs/heads/main") -> dict[str, bytes | None]:
-    """The workflow files at a ref, by path."""
+    """Returns the workflow files at a ref, by path."""
     revision = await source.revision(refs.object_ids[ref], None, DEFAULT_FOLDERS)
     blobs = await source.blobs([file.blob for file in revision.files])
     return {file.path: blobs[file.blob] for file in revision.files}
 
 
 def shown_of(process: int) -> bytes:
-    """Everything that others see of a process: its command line and its environment."""
+    """Returns what other users can see of a process: its command line and its environment."""
     return b"".join(Path(f"/proc/{process}/{name}").read_bytes() for name in ("cmdline", "environ"))

@@ -1,8 +1,9 @@
-"""A process for the store's tests: `store_child.py MODE DIRECTORY`, one line on stdout for everything that is durable.
+"""A process for the store's tests:
 
-`append` adds to ten runs and two output logs for ever, several batches in flight; `hold` opens the directory and waits for
-the end of stdin; `open` opens and closes it and says what came of it; `depose` takes the generation as a second daemon would
-that got past the lock.
+`store_child.py MODE DIRECTORY`, one line on stdout for everything that is durable. `append` appends to ten runs and two
+output logs forever, with several batches in flight; `hold` opens the directory and waits for the end of stdin; `open`
+opens and closes it and prints the outcome; `depose` takes the generation as a second daemon would if it got past the
+lock.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ def name(number: int) -> AttemptId:
 
 
 def line(number: int, position: int) -> bytes:
-    """What the output log `number` holds from offset `position * 1000` on."""
+    """Returns the content of output log `number` from offset `position * 1000` on."""
     return (b"%d-%d " % (number, position)).ljust(1000, b".")
 
 
 async def append_for_ever(store: Store) -> None:
-    """Every stream on its own, so that batches share transactions."""
+    """Appends to all streams concurrently, so that batches share transactions."""
 
     async def events_of(number: int) -> None:
         position = store.log.head(ids.run_stream(run(number)))
@@ -71,7 +72,7 @@ async def append_for_ever(store: Store) -> None:
 
 
 def depose(directory: Path) -> None:
-    """Writes the next generation past the lock."""
+    """Writes the next generation without the lock."""
     path = directory / layout.ENVIRONMENT_DIRECTORY
     with lmdb.open(os.fspath(path), map_size=1 << 30, max_dbs=12, lib_version=0) as environment:
         meta = environment.open_db(b"meta")

@@ -1,4 +1,4 @@
-"""Nodes with a process of their own, through a whole agent with a real runner."""
+"""Nodes that run in a separate process, through a complete agent with a real runner."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["bench"]
 
 
 async def test_a_node_s_outputs_keep_their_types_and_its_parameters_do_not_stay(bench: Bench) -> None:
-    """What the node gives arrives as it is; the request, which may hold a secret, is gone as soon as it was read."""
+    """Outputs arrive with their types; the request, which may hold a secret, is deleted as soon as it has been read."""
     await bench.start()
     target = bench.markers / "app.conf"
     params = {"path": str(target), "content": "hunter2-content\n", "mode": "0600"}
@@ -32,7 +32,7 @@ async def test_a_node_s_outputs_keep_their_types_and_its_parameters_do_not_stay(
 
 
 async def test_a_script_in_a_directory_that_a_node_had_is_a_script(bench: Bench) -> None:
-    """Directories of attempts are used again: what a node left there is not taken for the script's."""
+    """Attempt directories are reused; files that a node left there are not taken for the script's."""
     await bench.start()
     await bench.daemon.run(bench.daemon.task(1, node="file/read", params={"path": "/etc/hostname"}))
 
@@ -42,7 +42,7 @@ async def test_a_script_in_a_directory_that_a_node_had_is_a_script(bench: Bench)
 
 
 async def test_a_node_that_fails_says_why_and_whether_trying_again_can_help(bench: Bench) -> None:
-    """Exit code 75 is a failure that may pass; the reason is the node's sentence."""
+    """Exit code 75 marks a temporary failure, and the reason is the node's own message."""
     await bench.start()
 
     finished, output = await bench.daemon.run(
@@ -65,7 +65,7 @@ async def test_a_node_that_fails_says_why_and_whether_trying_again_can_help(benc
 async def test_an_interpreter_that_the_server_does_not_have_is_named(
     bench: Bench, node: str, params: dict[str, object]
 ) -> None:
-    """Nothing has run, and the reason says what could not be started."""
+    """If the interpreter is missing, nothing runs, and the reason names it."""
     await bench.start()
     finished, _ = await bench.daemon.run(bench.daemon.task(1, node=node, params=params))
     assert (finished.outcome, finished.reason_code) == (Outcome.FAILURE, "spawn-failed"), finished
@@ -73,7 +73,7 @@ async def test_an_interpreter_that_the_server_does_not_have_is_named(
 
 
 async def test_a_node_goes_on_over_a_restart_of_the_agent(bench: Bench) -> None:
-    """It is a process under the runner as every other: the next start of the agent has its result and its outputs."""
+    """A node is a process under the runner like any other: a restarted agent gets its result and outputs."""
     await bench.start_process()
     ready = bench.markers / "served"
     async with _late_server(ready) as port:
@@ -92,7 +92,7 @@ async def test_a_node_goes_on_over_a_restart_of_the_agent(bench: Bench) -> None:
 
 
 async def test_a_cancel_and_a_time_out_end_a_node(bench: Bench) -> None:
-    """By its own word where it hears the signal, else by force."""
+    """The node stops on the signal if it handles it, and is killed otherwise."""
     await bench.start()
     params = {"url": "http://127.0.0.1:9/", "interval": "20ms", "timeout": "60s"}
 
@@ -104,7 +104,7 @@ async def test_a_cancel_and_a_time_out_end_a_node(bench: Bench) -> None:
 
 
 async def test_a_module_of_the_repository_does_not_stand_in_for_one_of_ours(bench: Bench) -> None:
-    """The working directory is not searched for modules."""
+    """Python does not search the working directory for modules."""
     await bench.start()
     job = "echo 'raise SystemExit(99)' > msgspec.py; cp msgspec.py httpx.py; mkdir -p waterflow_agent"
     await bench.daemon.run(bench.daemon.task(1, run=job))
@@ -130,7 +130,7 @@ class Own(Node[Given]):
 
 
 async def test_a_node_that_comes_with_its_task_needs_nothing_of_the_server(bench: Bench) -> None:
-    """Its class is in the task, and is in no file afterwards."""
+    """The class is sent in the task, and is not left in any file."""
     await bench.start()
     task = bench.daemon.task(1, node="shop/own", params={"who": "Ada"}, env={"HOW": "well"}, source=OWN)
 
@@ -142,7 +142,7 @@ async def test_a_node_that_comes_with_its_task_needs_nothing_of_the_server(bench
 
 
 async def test_a_task_cannot_replace_a_node_of_ours(bench: Bench) -> None:
-    """A name that is Waterflow's is Waterflow's node, whatever comes with the task."""
+    """A built-in name always means Waterflow's node, even if the task contains a class of that name."""
     await bench.start()
     task = bench.daemon.task(1, node="log", params={"message": "ours"}, source=OWN)
 
@@ -152,7 +152,7 @@ async def test_a_task_cannot_replace_a_node_of_ours(bench: Bench) -> None:
 
 
 async def test_a_number_that_no_message_can_hold_fails_the_node_and_not_the_agent(bench: Bench) -> None:
-    """Neither the journal nor the wire could take it; the agent goes on."""
+    """The number fits neither into the journal nor into a message, so the node fails and the agent continues."""
     await bench.start()
     large = OWN.replace('{"who": parameters.who}', '{"who": 1 << 100}')
     task = bench.daemon.task(1, node="shop/own", params={"who": "Ada"}, env={"HOW": "well"}, source=large)
@@ -171,11 +171,11 @@ def _spool(data_dir: Path) -> bytes:
 
 @contextlib.asynccontextmanager
 async def _late_server(ready: Path) -> AsyncIterator[int]:
-    """A server that answers 503 until the file is there; gives its port."""
+    """Starts a server that answers 503 until the file exists; yields its port."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        # One look at a local file, as a server would.
+        # Checks for a local file, as a server would.
         status = b"200 OK" if ready in ready.parent.iterdir() else b"503 Busy"
         writer.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         await writer.drain()

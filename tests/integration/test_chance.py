@@ -1,4 +1,4 @@
-"""What tests leave to chance: nothing in CI, everything in the night."""
+"""Randomness in tests: reproducible in CI, fresh in the nightly run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOW = (
 
 
 def _drawn(**steering: str) -> tuple[str, str]:
-    """Whether examples are the same every time, and the seed, of tests that are started so."""
+    """Returns whether examples are derandomized, and the seed, in tests started with this environment."""
     named = ("CI", "WATERFLOW_SWEEP", "WATERFLOW_SEED")
     environment = {name: value for name, value in os.environ.items() if name not in named} | steering
     done = subprocess.run(
@@ -44,10 +44,10 @@ def _drawn(**steering: str) -> tuple[str, str]:
     ids=["at home", "in CI", "in CI, again", "in the night, again"],
 )
 def test_draws_are_the_same_in_ci_and_seeds_every_day(steering: dict[str, str], is_same: str, seed: str) -> None:
-    """A seed that a test has printed goes before both."""
+    """CI always uses the same examples; an explicit seed from a failed test takes precedence."""
     assert _drawn(**steering) == (is_same, seed)
 
 
 def test_the_night_has_seeds_of_its_own() -> None:
-    """Two nights differ."""
+    """Nightly runs use different seeds."""
     assert len({_drawn(CI="true", WATERFLOW_SWEEP="full")[1] for _ in range(3)}) > 1

@@ -1,4 +1,4 @@
-"""The command line against a real server over memory: what it prints, and its exit codes."""
+"""The command line against a real server with an in-memory API: output and exit codes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _heed_interrupts() -> None:
 
 
 def test_run_waits_and_ends_with_the_run_s_result(server: Server, files: dict[str, str]) -> None:
-    """0 for success, 1 for failure, and what failed with its last lines and the next command."""
+    """The exit code is 0 or 1; after a failure the command prints the last lines and the next command."""
     good = server.ctl("run", files["hello"])
     assert good.exit_code == 0, good.output
     assert "hello: success" in good.output
@@ -69,7 +69,7 @@ def test_run_waits_and_ends_with_the_run_s_result(server: Server, files: dict[st
 
 
 def test_run_by_name_takes_inputs_and_refuses_unknown_ones(server: Server) -> None:
-    """`-i k=v` reaches the run; an unknown input is refused with exit code 5, a malformed one with 2."""
+    """`-i k=v` sets an input; an unknown input is refused with exit code 5, a malformed one with 2."""
     done = server.ctl("run", "hello", "-i", "who=me")
     assert done.exit_code == 0
     shown = json.loads(server.ctl("show", started_id(done), "--json").stdout)
@@ -82,7 +82,7 @@ def test_run_by_name_takes_inputs_and_refuses_unknown_ones(server: Server) -> No
 
 
 def test_a_file_with_errors_is_refused_with_its_places(server: Server, tmp_path: Path) -> None:
-    """Exit code 5, the place and the caret."""
+    """The exit code is 5, and the message has the position and a caret."""
     path = tmp_path / "bad.yml"
     path.write_text(HELLO.replace("runs-on", "runs-onn"))
     result = server.ctl("run", str(path))
@@ -92,7 +92,7 @@ def test_a_file_with_errors_is_refused_with_its_places(server: Server, tmp_path:
 
 
 def test_detach_cancel_and_watch(server: Server, files: dict[str, str]) -> None:
-    """A detached run goes on; cancelled, its watch ends with 3; a second cancel is refused with 5."""
+    """A detached run continues; after a cancel its `watch` exits with 3, and a second cancel is refused with 5."""
     started = server.ctl("run", files["holding"], "--detach")
     run = started_id(started)
     assert f"next: waterflowctl watch {run}" in started.output
@@ -106,7 +106,7 @@ def test_detach_cancel_and_watch(server: Server, files: dict[str, str]) -> None:
 
 
 def test_logs_and_events_print_lines_and_json(server: Server, files: dict[str, str]) -> None:
-    """Prefixed lines for people, one object per line for programs; following a run that has ended ends at once."""
+    """Lines have a prefix, or are JSON objects; following a completed run ends at once."""
     run = started_id(server.ctl("run", files["failing"]))
     assert server.ctl("logs", run).output == "a/break | about to break\n"
     assert server.ctl("logs", run, "a/break").output == "about to break\n"
@@ -122,7 +122,7 @@ def test_logs_and_events_print_lines_and_json(server: Server, files: dict[str, s
 
 
 def test_why_and_show_give_reasons(server: Server, files: dict[str, str]) -> None:
-    """What failed and what was skipped, each with its sentence; by the workflow's name too."""
+    """What failed or was skipped has a reason; the workflow's name works too."""
     server.ctl("run", files["failing"])
     result = server.ctl("why", "failing")
     assert result.exit_code == 0
@@ -139,7 +139,7 @@ def test_why_and_show_give_reasons(server: Server, files: dict[str, str]) -> Non
 
 
 def test_hostile_names_do_nothing_to_the_terminal(server: Server, files: dict[str, str]) -> None:
-    """A step's name with an escape sequence is shown, not obeyed."""
+    """An escape sequence in a step's name is printed as text."""
     server.ctl("run", files["hello"])
     shown = server.ctl("show", "hello").output
     assert "\x1b" not in shown
@@ -147,7 +147,7 @@ def test_hostile_names_do_nothing_to_the_terminal(server: Server, files: dict[st
 
 
 def test_listings_take_json_as_an_array(server: Server, files: dict[str, str]) -> None:
-    """Every list is one JSON array."""
+    """The output of every list command is a single JSON array."""
     server.ctl("run", files["hello"])
     server.ctl("run", files["failing"])
     for command, key in [
@@ -164,7 +164,7 @@ def test_listings_take_json_as_an_array(server: Server, files: dict[str, str]) -
 
 
 def test_schedules_show_instants_in_both_times_and_what_became_of_the_last(server: Server) -> None:
-    """One line for each instant that is asked for; the status says what comes next."""
+    """There is one line for each requested instant; the status shows the next one."""
     assert "no schedules yet" in server.ctl("schedules").output
     assert server.world is not None
     nightly = ScheduleRow(
@@ -188,7 +188,7 @@ def test_schedules_show_instants_in_both_times_and_what_became_of_the_last(serve
 
 
 def test_status_ends_0_when_healthy_and_1_when_not(server: Server) -> None:
-    """One screen with the sentence of what is wrong."""
+    """The status fits on one screen and says what is wrong."""
     healthy = server.ctl("status")
     assert (healthy.exit_code, "healthy" in healthy.output) == (0, True)
     assert server.world is not None
@@ -202,7 +202,7 @@ def test_status_ends_0_when_healthy_and_1_when_not(server: Server) -> None:
 
 
 def test_status_of_a_new_daemon_says_what_to_do_next(server: Server) -> None:
-    """It is healthy, and lacks a repository; the server that it has is no lack."""
+    """The daemon is healthy but has no repository; a missing server is not reported, because there is one."""
     assert server.world is not None
     server.world.repositories.repositories.clear()
     new = server.ctl("status")
@@ -212,7 +212,7 @@ def test_status_of_a_new_daemon_says_what_to_do_next(server: Server) -> None:
 
 
 def test_tokens_open_tcp_for_their_role(server: Server) -> None:
-    """The secret is the last line; with it TCP works, without it exit code 5 and the next command."""
+    """The secret is the last line; TCP works with it, and without it fails with exit code 5 and the next command."""
     made = server.ctl("tokens", "create", "--role", "viewer", "--name", "ci")
     secret = made.stdout.splitlines()[-1]
     assert secret.startswith("wf_")
@@ -230,7 +230,7 @@ def test_tokens_open_tcp_for_their_role(server: Server) -> None:
 
 
 def test_agents_are_let_in_from_the_command_line(server: Server) -> None:
-    """The join token is the last line that is printed; approval and revocation name the agent."""
+    """The join token is the last line of the output; approval and revocation name the agent."""
     assert server.world is not None
     fingerprint = "SHA256:" + "a/b+" * 10 + "abc"
     waiting = PendingRow(fingerprint=fingerprint, name="db-1", groups=("db",), hostname="h", requested_at=5)
@@ -246,7 +246,7 @@ def test_agents_are_let_in_from_the_command_line(server: Server) -> None:
 
 
 def test_sync_reaches_every_repository(server: Server) -> None:
-    """Without a name all of them; `--wait` waits."""
+    """Without a name it syncs all of them; `--wait` waits for the result."""
     result = server.ctl("sync", "--wait")
     assert (result.exit_code, "ops: ready" in result.output) == (0, True)
     assert server.world is not None
@@ -255,7 +255,7 @@ def test_sync_reaches_every_repository(server: Server) -> None:
 
 
 def test_a_repository_is_suspended_and_resumed(server: Server) -> None:
-    """Both say how it stands then; an unknown name is refused."""
+    """Both commands print the new state; an unknown name is refused."""
     result = server.ctl("suspend", "ops")
     assert (result.exit_code, "ops: degraded" in result.output, "suspended by" in result.output) == (0, True, True)
     assert json.loads(server.ctl("resume", "ops", "--json").stdout)["status"] == "ready"
@@ -263,7 +263,7 @@ def test_a_repository_is_suspended_and_resumed(server: Server) -> None:
 
 
 def test_watch_of_a_run_at_work_goes_on_to_its_end(server: Server, files: dict[str, str]) -> None:
-    """The stream gives history first and then what comes."""
+    """The stream sends the history first, and then new events."""
     run = started_id(server.ctl("run", files["holding"], "--detach"))
     asyncio.run_coroutine_threadsafe(server.release_all(), server.loop)
     result = server.ctl("watch", run, "--json")
@@ -272,7 +272,7 @@ def test_watch_of_a_run_at_work_goes_on_to_its_end(server: Server, files: dict[s
 
 
 def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(server: Server, files: dict[str, str]) -> None:
-    """The run goes on; the next command is printed."""
+    """The run continues, and the next command is printed."""
     run = started_id(server.ctl("run", files["holding"], "--detach"))
     words = [sys.executable, "-m", "waterflowd.ctl.main", "--server", f"unix:{server.path}", "watch", run]
     with subprocess.Popen(
@@ -281,7 +281,7 @@ def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(server: Server, f
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        # Whoever runs the tests in the background may have the signal ignored.
+        # If the tests run in the background, the signal may be ignored.
         preexec_fn=_heed_interrupts,
     ) as watching:
         assert watching.stdout is not None

@@ -1,4 +1,4 @@
-"""The demo: it works without a terminal, ends with its run's result, and leaves nothing."""
+"""The demo: it works without a terminal, exits with its run's result, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def processes_in(folder: Path) -> list[str]:
 
 
 def test_the_demo_ends_with_its_first_run_s_result_and_leaves_nothing(tmp_path: Path) -> None:
-    """A push starts the run, it is watched to its end, what to try next is printed; no process and no file is left."""
+    """A push starts the run, the demo watches it and prints the next steps; no process and no file is left."""
     with start(tmp_path) as process:
         output, _ = process.communicate(timeout=4 * PATIENCE_S)
     assert process.returncode == 0, output
@@ -57,7 +57,7 @@ def test_the_demo_ends_with_its_first_run_s_result_and_leaves_nothing(tmp_path: 
 
 
 def test_demos_that_start_at_once_do_not_take_each_other_s_ports(tmp_path: Path) -> None:
-    """All find a daemon of their own: a port that was free a moment ago may be somebody else's by now."""
+    """Each demo finds its own daemon, although a port that was free a moment ago may be taken by now."""
     folders = [tmp_path / str(number) for number in range(4)]
     for folder in folders:
         folder.mkdir()
@@ -69,7 +69,7 @@ def test_demos_that_start_at_once_do_not_take_each_other_s_ports(tmp_path: Path)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing_either(tmp_path: Path, number: signal.Signals) -> None:
-    """In the middle of the first run, with steps at work."""
+    """The signal arrives during the first run, while steps are running."""
     with start(tmp_path) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -84,7 +84,7 @@ def test_an_interrupted_demo_leaves_nothing_either(tmp_path: Path, number: signa
 
 
 def test_the_demo_needs_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the program Python commits and pushes; the remote then holds the workflow on its branch."""
+    """Without git, Python commits and pushes; the remote then has the workflow on its branch."""
     monkeypatch.setenv("PATH", str(tmp_path))
     bare, work = demo_repository.create(tmp_path)
     assert "git is not installed" in demo_repository.push_first(bare, work)
@@ -95,7 +95,7 @@ def test_the_demo_needs_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_taken_port_is_gone_around() -> None:
-    """When somebody listens on the wanted port another one is found."""
+    """If the preferred port is in use, another one is chosen."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -1,4 +1,4 @@
-"""The command line on runs with parts: trees, places with brackets, approvals, running again."""
+"""The command line on runs with parts: trees, parts with brackets, approvals, and re-runs."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def detached(server: Server, path: Path, text: str) -> str:
 
 
 def test_a_job_on_many_servers_is_counted_and_its_failures_are_shown(server: Server, path: Path) -> None:
-    """The tree has an instance per server; the failed one is named with the next command, quoted for a shell."""
+    """The tree has one instance per server; the failed one is shown with the next command, quoted for a shell."""
     assert server.world is not None
     server.loop.call_soon_threadsafe(server.world.connect, "web-2", "web")
     server.call(until(lambda: len(server.world.agents.agents) == 2))  # type: ignore[union-attr]
@@ -105,7 +105,7 @@ def test_a_job_on_many_servers_is_counted_and_its_failures_are_shown(server: Ser
 
 
 def test_passes_of_a_loop_stand_in_the_tree_with_their_items(server: Server, path: Path) -> None:
-    """In the tree and as places of output; a plain watch names the inner steps."""
+    """The passes are in the tree and in the prefixes of output; a plain `watch` names the inner steps."""
     path.write_text(LOOP)
     result = server.ctl("run", str(path))
     assert result.exit_code == 0, result.output
@@ -117,7 +117,7 @@ def test_passes_of_a_loop_stand_in_the_tree_with_their_items(server: Server, pat
 
 
 def test_an_approval_that_waits_is_shown_everywhere_and_given(server: Server, path: Path) -> None:
-    """`show`, `why` and `status` say who is asked and what to type; then the run goes on."""
+    """`show`, `why` and `status` name the approvers and the command to type; after the approval the run continues."""
     run = detached(server, path, GATED)
     assert server.world is not None
     for command in (("show", run), ("why", run), ("status",)):
@@ -133,7 +133,7 @@ def test_an_approval_that_waits_is_shown_everywhere_and_given(server: Server, pa
 
 
 def test_several_approvals_need_a_place(server: Server, path: Path) -> None:
-    """Without one they are listed, with one that job goes on, and a rejection fails its job."""
+    """Without a part they are listed; with one, that job continues, and a rejection fails its job."""
     run = detached(server, path, GATES)
     both = server.ctl("approve", run)
     assert (both.exit_code, "one, two" in both.output) == (5, True)
@@ -147,7 +147,7 @@ def test_several_approvals_need_a_place(server: Server, path: Path) -> None:
 
 
 def test_a_rerun_says_what_it_keeps_and_ends_with_the_result(server: Server, path: Path) -> None:
-    """Kept and done again stand before the start; the new run names the old one."""
+    """Reused and re-run jobs are listed before the start; the new run names the old one."""
     path.write_text(FLAKY)
     server.ctl("run", str(path))
     old = json.loads(server.ctl("show", "flaky", "--json").stdout)["id"]

@@ -1,4 +1,4 @@
-"""Hostile and broken peers on the real ports: what they do costs them their session, and nobody else anything."""
+"""Hostile and broken peers on the real ports: their behaviour ends their own session and affects no other agent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from waterflowd.model.ids import AgentId
 
 
 async def test_a_claimed_identity_is_worth_nothing(tmp_path: Path) -> None:
-    """A peer that claims another's routing id stays what its key says, and gets nothing of the other's."""
+    """A peer that claims another's routing id keeps the identity of its key, and receives none of its messages."""
     async with started(tmp_path) as world:
         good = world.peer()
         await good.open()
@@ -38,7 +38,7 @@ async def test_a_claimed_identity_is_worth_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_bad_frame_ends_that_session_only(tmp_path: Path) -> None:
-    """Garbage from an approved agent is answered by a reject; another agent does not notice, and it may come back."""
+    """Garbage from an approved agent is answered with a reject; other agents are unaffected, and it may reconnect."""
     async with started(tmp_path) as world:
         good, bad = world.peer(), world.peer()
         await good.open()
@@ -55,7 +55,7 @@ async def test_a_bad_frame_ends_that_session_only(tmp_path: Path) -> None:
 
 
 async def test_a_frame_beyond_the_limit_cuts_its_sender_only(tmp_path: Path) -> None:
-    """ZeroMQ drops the connection of a peer that sends too large a part; others go on."""
+    """ZeroMQ closes the connection of a peer that sends an oversized message part; other connections continue."""
     async with started(tmp_path) as world:
         good, bad = world.peer(), world.peer()
         await good.open()
@@ -69,7 +69,7 @@ async def test_a_frame_beyond_the_limit_cuts_its_sender_only(tmp_path: Path) -> 
 
 
 async def test_parts_that_belong_to_no_frame_are_refused(tmp_path: Path) -> None:
-    """A message of several parts is counted and reaches nobody."""
+    """A message with several parts is counted and reaches no handler."""
     async with started(tmp_path) as world:
         agent = world.peer()
         await agent.open()
@@ -81,7 +81,7 @@ async def test_parts_that_belong_to_no_frame_are_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("protocol", "slots", "code"), [(2, 4, "WF210"), (0, 4, "WF210"), (1, 1_000_000, "WF214")])
 async def test_a_hello_that_makes_no_session_says_why(tmp_path: Path, protocol: int, slots: int, code: str) -> None:
-    """Another protocol version and senseless figures are refused with a text."""
+    """An unknown protocol version and invalid numbers in a hello are refused with a text."""
     async with started(tmp_path) as world:
         agent = world.peer()
         await agent.hello(protocol=protocol, slots=slots)
@@ -95,7 +95,7 @@ async def test_a_hello_that_makes_no_session_says_why(tmp_path: Path, protocol: 
 
 
 async def test_a_hello_comes_alone(tmp_path: Path) -> None:
-    """Before the welcome nothing but a hello is permitted."""
+    """Only a hello is permitted before the welcome."""
     async with started(tmp_path) as world:
         agent = world.peer()
         agent.session.queue(STARTED)
@@ -106,7 +106,7 @@ async def test_a_hello_comes_alone(tmp_path: Path) -> None:
 
 
 async def test_a_flood_of_hellos_is_turned_away(tmp_path: Path) -> None:
-    """Settling costs the host work; past a burst it is refused for a while."""
+    """Settlement is expensive for the host, so hellos beyond a burst are refused for a while."""
     async with started(tmp_path) as world:
         agent = world.peer()
         for _ in range(60):
@@ -122,7 +122,7 @@ async def test_a_flood_of_hellos_is_turned_away(tmp_path: Path) -> None:
 
 
 async def test_a_failing_desk_costs_one_session(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A bug that one agent's report brings out ends that session and is in the log; the readers go on."""
+    """A bug triggered by one agent's report ends that session and is logged; the readers continue."""
     async with started(tmp_path) as world:
         good, other = world.peer(), world.peer()
         await good.open()
@@ -141,7 +141,7 @@ async def test_a_failing_desk_costs_one_session(tmp_path: Path, caplog: pytest.L
 
 
 async def test_messages_for_an_agent_without_a_session_are_dropped(tmp_path: Path) -> None:
-    """They are owed again at its next settlement."""
+    """Messages for an agent without a session are dropped; its next settlement sends them again."""
     async with started(tmp_path) as world:
         world.dispatch.send(AgentId("SHA256:nobody"), [messages.Offer(task=TASK)])
 
@@ -152,7 +152,7 @@ async def test_messages_for_an_agent_without_a_session_are_dropped(tmp_path: Pat
 
 
 async def test_a_foreign_key_never_reaches_the_work_port(tmp_path: Path) -> None:
-    """An unknown CURVE key is refused at the handshake, with a line for the administrator."""
+    """An unknown CURVE key is refused during the handshake, with a log line for the administrator."""
     async with started(tmp_path) as world:
         stranger = Peer(world).connect(world.dispatch.endpoints.work)
         await stranger.hello()
@@ -163,7 +163,7 @@ async def test_a_foreign_key_never_reaches_the_work_port(tmp_path: Path) -> None
 
 
 async def test_other_mechanisms_and_garbage_are_refused_while_a_good_agent_goes_on(tmp_path: Path) -> None:
-    """NULL, PLAIN, a wrong server key, HTTP, an old greeting and noise on both ports: nothing gets in."""
+    """NULL, PLAIN, a wrong server key, HTTP, an old ZMTP greeting and noise are refused on both ports."""
     async with started(tmp_path) as world:
         good = world.peer()
         await good.open()
@@ -199,7 +199,7 @@ async def test_other_mechanisms_and_garbage_are_refused_while_a_good_agent_goes_
 
 
 class Wiretap:
-    """A TCP proxy in front of a port, for one connection, that keeps what its client sent."""
+    """A TCP proxy in front of a port, for one connection, that records what its client sent."""
 
     def __init__(self, port: int) -> None:
         self.captured = bytearray()
@@ -229,7 +229,7 @@ class Wiretap:
 
 
 async def test_a_captured_stream_replayed_does_nothing(tmp_path: Path) -> None:
-    """The bytes of a whole good session, sent again by somebody who listened, open no session and repeat no result."""
+    """The bytes of a complete valid session, replayed by an eavesdropper, open no session and repeat no result."""
     async with started(tmp_path) as world:
         port = int(world.dispatch.endpoints.work.rpartition(":")[2])
         tap = Wiretap(port)
@@ -259,7 +259,7 @@ async def test_a_captured_stream_replayed_does_nothing(tmp_path: Path) -> None:
 
 
 async def test_many_tiny_frames_starve_nobody(tmp_path: Path) -> None:
-    """Ten thousand frames of one agent are all handled, and another agent's result comes through meanwhile."""
+    """All of ten thousand frames of one agent are handled, and another agent's result arrives meanwhile."""
     async with started(tmp_path) as world:
         good, eager = world.peer(), world.peer()
         await good.open()
@@ -278,7 +278,7 @@ async def test_many_tiny_frames_starve_nobody(tmp_path: Path) -> None:
 
 
 async def test_only_a_request_to_enroll_is_answered_on_the_enrollment_port(tmp_path: Path) -> None:
-    """Every other kind of message, sent by a stranger, is refused by name and reaches no desk."""
+    """Any other message from a stranger is refused by its kind and reaches no handler."""
     async with started(tmp_path) as world:
         others: list[messages.Message] = [
             STARTED,
@@ -297,7 +297,7 @@ async def test_only_a_request_to_enroll_is_answered_on_the_enrollment_port(tmp_p
 
 
 async def test_requests_to_enroll_are_rate_limited_per_key(tmp_path: Path) -> None:
-    """One key may ask a few times; then it is told to wait, and another key is still heard."""
+    """After a few requests a key is asked to wait, while another key is still served."""
     async with started(tmp_path) as world:
         request = bytes(memoryview(codec.encode_message(messages.EnrollRequest(1, "", "n", [], "h", "m", "v"))))
         eager = Peer(world).connect(world.dispatch.endpoints.enroll)
@@ -314,7 +314,7 @@ async def test_requests_to_enroll_are_rate_limited_per_key(tmp_path: Path) -> No
 
 
 async def test_what_is_refused_fills_no_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A flood is counted in full and told in a bounded number of lines."""
+    """A flood is counted in full and logged in a limited number of lines."""
     async with started(tmp_path) as world:
         agent = world.peer()
         with caplog.at_level(logging.WARNING, logger="waterflow.dispatch"):
@@ -326,7 +326,7 @@ async def test_what_is_refused_fills_no_log(tmp_path: Path, caplog: pytest.LogCa
 
 
 async def test_a_taken_port_is_named(tmp_path: Path) -> None:
-    """The daemon cannot start on a port that is in use, and leaves nothing open."""
+    """The daemon does not start if a port is in use: the error names the port, and nothing stays open."""
     async with started(tmp_path) as world:
         taken = world.dispatch.endpoints.work
         other = World(tmp_path, silence_ms=1_000)

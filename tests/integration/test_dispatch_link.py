@@ -1,4 +1,4 @@
-"""The daemon's side of the link over real sockets, against a scripted agent and against whoever else reaches a port."""
+"""The daemon's side of the link over real sockets, with a scripted agent and other peers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from waterflow_agent.wire import codec, messages
 
 
 async def test_an_agent_enrolls_by_a_token_and_works_on_the_other_port(tmp_path: Path) -> None:
-    """The answer carries fingerprint and work port; the key is let in there afterwards."""
+    """The answer contains fingerprint and work port; afterwards the key is accepted on the work port."""
     async with started(tmp_path) as world:
         stranger = Peer(world).connect(world.dispatch.endpoints.enroll)
         await stranger.socket.send(
@@ -31,7 +31,7 @@ async def test_an_agent_enrolls_by_a_token_and_works_on_the_other_port(tmp_path:
 
 
 async def test_the_desk_settles_before_it_is_told_of_the_connection(tmp_path: Path) -> None:
-    """Settle, connected, then what the host owes; welcome and offer arrive in one frame."""
+    """The order is settle, connected, then the host's outstanding messages; welcome and offer share one frame."""
     async with started(tmp_path) as world:
         world.desk.forget = [KEY]
         world.desk.on_connected = lambda agent: world.dispatch.send(agent, [messages.Offer(task=TASK)])
@@ -47,7 +47,7 @@ async def test_the_desk_settles_before_it_is_told_of_the_connection(tmp_path: Pa
 
 
 async def test_messages_of_one_turn_leave_in_one_frame(tmp_path: Path) -> None:
-    """Several sends of a batch share a frame."""
+    """Several messages sent in one batch share a frame."""
     async with started(tmp_path) as world:
         agent = world.peer()
         await agent.open()
@@ -60,7 +60,7 @@ async def test_messages_of_one_turn_leave_in_one_frame(tmp_path: Path) -> None:
 
 
 async def test_a_report_is_acknowledged_once_it_is_durable_and_not_before(tmp_path: Path) -> None:
-    """The acknowledgement follows the host's word, not the arrival."""
+    """The acknowledgement follows the host's confirmation of durability, not the arrival of the report."""
     async with started(tmp_path) as world:
         waiting: list[Callable[[], None]] = []
         world.desk.on_received = waiting.append
@@ -77,7 +77,7 @@ async def test_a_report_is_acknowledged_once_it_is_durable_and_not_before(tmp_pa
 
 
 async def test_durability_that_comes_after_the_session_is_nobodys_business(tmp_path: Path) -> None:
-    """A late word about a closed session changes nothing, not even in the session that replaced it."""
+    """A late confirmation for a closed session has no effect, not even on the session that replaced it."""
     async with started(tmp_path) as world:
         waiting: list[Callable[[], None]] = []
         world.desk.on_received = waiting.append
@@ -96,7 +96,7 @@ async def test_durability_that_comes_after_the_session_is_nobodys_business(tmp_p
 
 
 async def test_output_reaches_the_desk_and_its_acknowledgement_the_agent(tmp_path: Path) -> None:
-    """Output is loose: it comes with its offset and is answered by the host."""
+    """Output is unnumbered: it carries its offset, and the host acknowledges it."""
     async with started(tmp_path) as world:
         agent = world.peer()
         await agent.open()
@@ -106,7 +106,7 @@ async def test_output_reaches_the_desk_and_its_acknowledgement_the_agent(tmp_pat
 
 
 async def test_a_question_for_files_reaches_the_desk_and_its_answer_the_agent(tmp_path: Path) -> None:
-    """Both are loose, as output is."""
+    """File requests and their responses are unnumbered, like output."""
     async with started(tmp_path) as world:
         agent = world.peer()
         await agent.open()
@@ -119,7 +119,7 @@ async def test_a_question_for_files_reaches_the_desk_and_its_answer_the_agent(tm
 
 
 async def test_a_new_hello_of_the_same_process_replaces_the_session(tmp_path: Path) -> None:
-    """From the same or a new connection: the older session ends first, the newer one settles after it."""
+    """From the same or a new connection, the older session ends before the newer one settles."""
     async with started(tmp_path) as world:
         agent = world.peer()
         await agent.open()
@@ -133,7 +133,7 @@ async def test_a_new_hello_of_the_same_process_replaces_the_session(tmp_path: Pa
 
 
 async def test_a_result_of_another_session_is_ignored(tmp_path: Path) -> None:
-    """A frame under another session's token reaches nobody and disturbs nothing."""
+    """A frame with the token of another session reaches no handler and has no effect."""
     async with started(tmp_path) as world:
         agent = world.peer()
         await agent.open()
@@ -146,7 +146,7 @@ async def test_a_result_of_another_session_is_ignored(tmp_path: Path) -> None:
 
 
 async def test_an_unknown_connection_is_told_to_say_hello_again(tmp_path: Path) -> None:
-    """After the daemon's restart an agent's frame finds no session: it is answered by a reset, never applied."""
+    """After a daemon restart, an agent's frame matches no session: it is answered with a reset and never applied."""
     async with started(tmp_path) as world:
         agent = world.peer()
         agent.session.queue(FINISHED)
@@ -157,7 +157,7 @@ async def test_an_unknown_connection_is_told_to_say_hello_again(tmp_path: Path) 
 
 
 async def test_a_silent_agent_is_disconnected(tmp_path: Path) -> None:
-    """Without any frame for the agreed time the session is over, and the text says so."""
+    """Without any frame for the agreed time the session ends, and the text says so."""
     async with started(tmp_path, silence_ms=SILENCE_MS) as world:
         agent = world.peer()
         await agent.open()
@@ -168,7 +168,7 @@ async def test_a_silent_agent_is_disconnected(tmp_path: Path) -> None:
 
 
 async def test_an_agent_that_is_gone_is_noticed_at_the_next_send(tmp_path: Path) -> None:
-    """A closed connection takes nothing: the session ends at once, not after its silence."""
+    """Sending to a closed connection fails, which ends the session at once instead of after the silence timeout."""
     async with started(tmp_path) as world:
         agent = world.peer()
         await agent.open()
@@ -183,7 +183,7 @@ async def test_an_agent_that_is_gone_is_noticed_at_the_next_send(tmp_path: Path)
 
 
 async def test_a_revoked_agent_is_cut_at_once_and_stays_out(tmp_path: Path) -> None:
-    """Its session ends with the reason, its further frames reach nobody, and it cannot come back."""
+    """Its session ends with the reason, its later frames reach no handler, and it cannot reconnect."""
     async with started(tmp_path) as world:
         good = world.peer()
         await good.open()
@@ -200,7 +200,7 @@ async def test_a_revoked_agent_is_cut_at_once_and_stays_out(tmp_path: Path) -> N
         await agent.say(FINISHED)
         await agent.hello()
         Peer(world, (agent.public, agent.secret)).connect(world.dispatch.endpoints.work)
-        # At least: ZeroMQ tries the refused handshake again and again.
+        # At least one, because ZeroMQ retries the refused handshake again and again.
         await until(lambda: world.dispatch.counters["frames_refused"] >= refused + 3)
         await world.proves_alive(good)
         assert world.desk.reports == [FINISHED]
@@ -208,7 +208,7 @@ async def test_a_revoked_agent_is_cut_at_once_and_stays_out(tmp_path: Path) -> N
 
 
 async def test_a_key_that_lost_its_approval_is_cut_at_its_next_frame(tmp_path: Path) -> None:
-    """Even if nobody called revoke: the key is checked for each frame."""
+    """The key is checked for each frame, even if `revoke` was not called."""
     async with started(tmp_path) as world:
         agent = world.peer()
         await agent.open()
@@ -220,7 +220,7 @@ async def test_a_key_that_lost_its_approval_is_cut_at_its_next_frame(tmp_path: P
 
 
 async def test_a_clone_is_refused_while_the_first_goes_on(tmp_path: Path) -> None:
-    """Two live processes under one key: the newer is refused for good and the host is told; the older works on."""
+    """Of two live processes with one key, the newer is refused for good and reported; the older one continues."""
     async with started(tmp_path, silence_ms=12_000) as world:
         first = world.peer()
         await first.open(instance="first")
@@ -248,7 +248,7 @@ async def test_a_clone_is_refused_while_the_first_goes_on(tmp_path: Path) -> Non
 
 
 async def test_a_restarted_agent_is_no_clone(tmp_path: Path) -> None:
-    """When the older process's connection is closed, a new process is let in as soon as it asks."""
+    """Once the connection of the older process is closed, a new process is accepted as soon as it connects."""
     async with started(tmp_path) as world:
         first = world.peer()
         await first.open(instance="first")

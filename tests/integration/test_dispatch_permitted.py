@@ -1,4 +1,4 @@
-"""Every message type in every state of a peer: what is not in the table is refused, on the sessions without a socket."""
+"""Every message type in every state of a peer: anything not in the table is refused. Sessions without sockets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PUBLIC_KEY = zmq.curve_keypair()[0].decode()
 KEY = task_id("01J00000000000000000000000", "build", "1", 1, 3)
 TASK = messages.Task(KEY, "run", {}, {}, "", None, 1, "TERM", 1, 1, "boot", "instance")
 
-#: One example of every message that there is.
+#: One example of every message type.
 EXAMPLES: tuple[object, ...] = (
     messages.Hello("fedcba9876543210", 1, 1, "0", "instance", "machine", "boot", 1, "h", "linux", "arm", {}, [], []),
     messages.Started(KEY, 1),
@@ -46,7 +46,7 @@ EXAMPLES: tuple[object, ...] = (
 
 
 class Host:
-    """Both desks in one: notes which calls the link made."""
+    """Both handlers in one; records the calls of the link."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -92,7 +92,7 @@ def frame(message: object, token: str) -> bytes:
 
 
 def test_the_examples_are_all_the_messages_that_there_are() -> None:
-    """A new kind of message needs its row here, and so a thought about who may send it."""
+    """A new message type needs a row here, and thus a decision about who may send it."""
     kinds = {*get_args(messages.Message), messages.EnrollRequest, messages.EnrollAnswer}
 
     assert {type(example) for example in EXAMPLES} == kinds
@@ -103,7 +103,7 @@ def test_the_examples_are_all_the_messages_that_there_are() -> None:
 async def test_the_work_port_takes_what_the_table_permits_and_nothing_else(
     state: messages.PeerState, message: object
 ) -> None:
-    """A permitted message reaches the desk; any other reaches nobody, and is counted or answered by a reset."""
+    """A permitted message reaches the handler; any other is counted or answered with a reset."""
     host = Host()
     sent: list[bytes] = []
     rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)
@@ -135,7 +135,7 @@ async def test_the_work_port_takes_what_the_table_permits_and_nothing_else(
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
 async def test_the_enrollment_port_takes_what_the_table_permits_and_nothing_else(message: object) -> None:
-    """Strangers are heard when they ask to enroll, and refused otherwise."""
+    """Strangers may only request enrollment; every other message is refused."""
     host = Host()
     answers: list[messages.EnrollAnswer] = []
     rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)
@@ -155,7 +155,7 @@ async def test_the_enrollment_port_takes_what_the_table_permits_and_nothing_else
 
 
 async def test_an_agent_whose_frames_are_costly_to_read_is_cut() -> None:
-    """Well-formed frames that eat the processor end the session and are not read further; another agent is not touched."""
+    """Well-formed frames that use too much CPU end the session and are not read further; others are unaffected."""
     host = Host()
     rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)
     processor_s = itertools.count(0, 60)

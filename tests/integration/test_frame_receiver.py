@@ -32,7 +32,7 @@ def pair() -> Iterator[tuple[Plain, Plain]]:
 
 
 def on_each_loop(test: Callable[[], Awaitable[None]]) -> None:
-    """Runs the test on the loop of the agent and on that of the daemon."""
+    """Runs the test on the event loops of the agent and of the daemon."""
 
     async def patiently() -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -58,7 +58,7 @@ def test_nothing_is_missed_while_both_sides_send() -> None:
                 if sum(seen) >= 2 * rounds * at_once:
                     done.set()
                     return
-                # As the links do: in another turn than the one that reads.
+                # Sent in another turn of the loop than the one that reads, as the links do.
                 asyncio.get_running_loop().call_soon(say, me)
 
             def say(me: int) -> None:
@@ -82,7 +82,7 @@ def test_nothing_is_missed_while_both_sides_send() -> None:
 
 
 def test_everybody_else_has_a_turn_in_a_flood() -> None:
-    """After `turn_max` messages other callbacks of the loop get a turn."""
+    """After `turn_max` messages, other callbacks of the loop get a turn."""
 
     async def test() -> None:
         with pair() as (one, other):
@@ -105,7 +105,7 @@ def test_everybody_else_has_a_turn_in_a_flood() -> None:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
             assert taken == list(range(1_000))
-            # Each asked in its own turn, and had it before the next one took its messages.
+            # Each callback was scheduled in its own turn, and ran before the next one received its messages.
             assert all(after <= 10 * (index + 1) for index, after in enumerate(between))
 
     on_each_loop(test)
@@ -123,7 +123,7 @@ def test_what_goes_wrong_ends_the_reading() -> None:
             other.send(b"bad")
             with pytest.raises(ValueError, match="bad"):
                 await FrameReceiver(one, take, 10).run()
-            # Its end has left nothing on the loop: a second one reads the same socket.
+            # The failed receiver has left nothing on the loop: a second one reads the same socket.
             other.send(b"worse")
             with pytest.raises(ValueError, match="worse"):
                 await FrameReceiver(one, take, 10).run()

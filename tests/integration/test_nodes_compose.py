@@ -1,4 +1,4 @@
-"""The compose nodes with a real engine and a real `docker compose` of version 2, which a package of the tests brings."""
+"""The compose nodes with a real engine and a real `docker compose` version 2, which a test dependency provides."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["engine"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 
-#: Two services, of which one has a check, and a volume. `init` ends at once when it is told to.
+#: Two services, one of them with a health check, and a volume. `init` lets them end at once on a signal.
 FILE = """
 services:
   web:
@@ -49,7 +49,7 @@ volumes: {{data: {{}}}}
 
 @pytest.fixture(scope="module")
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A configuration directory of docker's that has the plugin."""
+    """Returns a Docker configuration directory with the plugin."""
     found = importlib.util.find_spec("compose")
     if found is None or found.origin is None:
         pytest.skip(
@@ -62,7 +62,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Project:
-    """A compose file in a folder, and the nodes on it."""
+    """A compose file in a folder, and the nodes that run on it."""
 
     def __init__(self, folder: Path, engine: str, plugins: str) -> None:
         self.folder = folder
@@ -79,7 +79,7 @@ class Project:
         return run_node(f"docker/compose-{node}", given, directory=self.folder, env=self.env, timeout_s=2 * PATIENCE_S)
 
     def docker(self, *arguments: str) -> list[str]:
-        """The lines that docker prints."""
+        """Returns the lines that docker prints."""
         env = os.environ | self.env
         done = subprocess.run(["docker", *arguments], env=env, capture_output=True, text=True, check=True)
         return sorted(done.stdout.split())
@@ -97,7 +97,7 @@ def project(engine: str, plugins: str, tmp_path: Path) -> Iterator[Project]:
 
 
 def test_services_come_up_and_say_how_they_are(project: Project) -> None:
-    """Waited for until they run, or are healthy; then they go, with what they have stored."""
+    """`up` waits until the services are running or healthy; `down` removes them, and their volumes on request."""
     ended = project.run("up", env={"TAG": "v2"})
     assert ended.outcome is Outcome.SUCCESS, ended
     services = {service["name"]: service for service in ended.outputs["services"]}
@@ -114,7 +114,7 @@ def test_services_come_up_and_say_how_they_are(project: Project) -> None:
 
 
 def test_only_what_has_changed_is_made_anew(project: Project) -> None:
-    """And what the file does not have any more goes when that is wanted."""
+    """`up` recreates only changed services, and removes services that are no longer in the file if requested."""
     project.run("up")
     ids = {name: project.docker("inspect", "--format", "{{.Id}}", f"shop-{name}-1") for name in ("web", "db")}
     project.run("up", env={"TAG": "v3"})
@@ -127,7 +127,7 @@ def test_only_what_has_changed_is_made_anew(project: Project) -> None:
 
 
 def test_profiles_are_switched_on(project: Project) -> None:
-    """Without them their services stay away."""
+    """Services of a profile start only if the profile is selected."""
     ended = project.run("up", profiles=["debug"])
     assert [service["name"] for service in ended.outputs["services"]] == ["db", "debug", "web"], ended
     project.run("down", profiles=["debug"])
@@ -135,7 +135,7 @@ def test_profiles_are_switched_on(project: Project) -> None:
 
 
 def test_a_service_that_does_not_get_well_is_a_failure(project: Project) -> None:
-    """Outputs say which; what was started stays to be looked at."""
+    """The outputs name the unhealthy service, and started services remain for inspection."""
     project.write(check="/bin/none", retries=1)
     ended = project.run("up")
     assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), ended
@@ -144,7 +144,7 @@ def test_a_service_that_does_not_get_well_is_a_failure(project: Project) -> None
 
 
 def test_a_service_that_ends_is_a_failure_with_its_exit_code(project: Project) -> None:
-    """Where it is waited for."""
+    """`up` waits for the service and reports that it exited."""
     project.write(text=FILE.replace('[sleep, "300"]', '[sh, -c, "exit 3"]', 1))
     ended = project.run("up")
     assert ended.outcome is Outcome.FAILURE, ended
@@ -152,7 +152,7 @@ def test_a_service_that_ends_is_a_failure_with_its_exit_code(project: Project) -
 
 
 def test_what_is_wrong_with_the_file_is_in_the_reason(project: Project) -> None:
-    """With compose's own words; none of it gets better by itself."""
+    """The reason quotes compose's own message, and the failure is permanent."""
     assert project.run("up", file="none.yml").text == f"{project.folder}/none.yml does not exist"
     for text, said in (
         ("services: {web: {image: x, comand: y}}", "Additional property comand is not allowed"),
@@ -166,7 +166,7 @@ def test_what_is_wrong_with_the_file_is_in_the_reason(project: Project) -> None:
 
 
 def test_an_engine_or_a_registry_that_is_away_may_come_back(project: Project) -> None:
-    """Exit code 75."""
+    """An unreachable engine or registry is a temporary failure (exit code 75)."""
     project.write(text=FILE.replace("{image}", "127.0.0.1:9/none:1"))
     pull = project.run("up")
     assert (pull.outcome, pull.exit_code) == (Outcome.FAILURE, 75), pull
@@ -179,7 +179,7 @@ def test_an_engine_or_a_registry_that_is_away_may_come_back(project: Project) ->
 
 
 def test_without_the_plugin_there_is_one_clear_error(engine: str, tmp_path: Path) -> None:
-    """What is missing is named, with the next step; docker's own page of help is not printed."""
+    """The message names the missing plugin and what to do; docker's help page is not printed."""
     (tmp_path / "compose.yml").write_text("services: {}\n")
     env = {"DOCKER_HOST": engine, "DOCKER_CONFIG": str(tmp_path), "HOME": str(tmp_path)}
     if subprocess.run(["docker", "compose", "version"], env=os.environ | env, capture_output=True).returncode == 0:
@@ -191,7 +191,7 @@ def test_without_the_plugin_there_is_one_clear_error(engine: str, tmp_path: Path
 
 
 def test_version_1_is_not_taken_for_version_2(engine: str, tmp_path: Path) -> None:
-    """Nor is a server without docker."""
+    """The error names the old version, or says that docker is not installed."""
     (tmp_path / "compose.yml").write_text("services: {}\n")
     (tmp_path / "docker").write_text("#!/bin/sh\necho 1.29.2\n")
     (tmp_path / "docker").chmod(0o755)
@@ -213,7 +213,7 @@ def test_version_1_is_not_taken_for_version_2(engine: str, tmp_path: Path) -> No
 def test_a_list_of_services_that_cannot_be_read_is_a_failure(
     tmp_path: Path, answer: str, exit_code: int, text: str
 ) -> None:
-    """They are up then, but nobody knows how they are."""
+    """The services have started, but their state is unknown."""
     (tmp_path / "compose.yml").write_text("services: {}\n")
     (tmp_path / "docker").write_text(f'#!/bin/sh\ncase "$*" in *version*) echo 2.22.0;; *" ps "*) {answer};; esac\n')
     (tmp_path / "docker").chmod(0o755)
@@ -224,7 +224,7 @@ def test_a_list_of_services_that_cannot_be_read_is_a_failure(
 
 
 def test_a_cancel_ends_the_waiting(project: Project) -> None:
-    """What has been started stays, and can be taken down."""
+    """The started services remain, and `down` can remove them."""
     project.write(check="/bin/none", retries=1_000)
     process = _started(project)
     try:
@@ -239,7 +239,7 @@ def test_a_cancel_ends_the_waiting(project: Project) -> None:
 
 
 def _started(project: Project) -> subprocess.Popen[bytes]:
-    """The node in a session of its own, all of which hears a cancel."""
+    """Starts the node in a separate session, all of whose processes receive a cancel."""
     import sys
 
     import msgspec

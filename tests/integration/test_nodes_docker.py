@@ -1,4 +1,4 @@
-"""The Docker nodes against a real engine, which the tests start for themselves and end again."""
+"""The Docker nodes against a real engine that the tests start and stop themselves."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ IMAGE = "waterflow-test:1"
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of an engine without a network, with one image that is made of the static busybox."""
+    """Yields the address of an engine without a network, with one image made from the static busybox."""
     missing = [program for program in ("dockerd", "docker", "containerd", "busybox") if shutil.which(program) is None]
     if os.geteuid() != 0 or missing:
         pytest.skip(f"no engine can be started here: {', '.join(missing) or 'not root'}")
-    # A unix socket's path is short.
+    # The path of a unix socket must be short.
     folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/wf-docker-XXXXXX"], text=True).strip())
     address = f"unix://{folder}/d.sock"
     log = (tmp_path_factory.mktemp("engine") / "log").open("wb")
@@ -85,7 +85,7 @@ def run(node: str, directory: Path, engine: str, /, **params: object) -> NodeRun
 
 
 def test_a_container_runs_to_its_end_and_its_output_is_the_log(engine: str, tmp_path: Path) -> None:
-    """Exit code and output arrive; the container is gone; another exit code is a failure."""
+    """Exit code and output are reported and the container is removed; a nonzero exit code is a failure."""
     ended = run(
         "docker/run", tmp_path, engine, image=IMAGE, command="sh -c 'echo $A; exit 3'", env={"A": "b"}, network="none"
     )
@@ -96,7 +96,7 @@ def test_a_container_runs_to_its_end_and_its_output_is_the_log(engine: str, tmp_
 
 
 def test_a_container_in_the_background_is_entered_and_stopped(engine: str, tmp_path: Path) -> None:
-    """`docker/exec` runs inside of it, without a shell; `docker/stop` says whether there was anything to stop."""
+    """`docker/exec` runs in the container without a shell; `docker/stop` reports whether there was anything to stop."""
     started = run(
         "docker/run", tmp_path, engine, image=IMAGE, command=["sleep", "300"], name="box", detach=True, network="none"
     )
@@ -109,7 +109,7 @@ def test_a_container_in_the_background_is_entered_and_stopped(engine: str, tmp_p
 
 
 def test_what_the_engine_refuses_is_one_sentence(engine: str, tmp_path: Path) -> None:
-    """No such image, no such container, a command line that is none, no engine at all."""
+    """An unknown image, an unknown container, a malformed command and a missing engine each have a clear message."""
     unknown = run("docker/run", tmp_path, engine, image="127.0.0.1:9/none:1", network="none")
     assert "127.0.0.1:9" in unknown.text
     missing = run("docker/exec", tmp_path, engine, container="none", run="true")
@@ -122,13 +122,13 @@ def test_what_the_engine_refuses_is_one_sentence(engine: str, tmp_path: Path) ->
 
 
 def test_an_image_that_is_there_is_not_pulled_unless_asked(engine: str, tmp_path: Path) -> None:
-    """So it is good enough without a registry."""
+    """With `always: false` an existing image needs no registry."""
     there = run("docker/pull", tmp_path, engine, image=IMAGE, always=False)
     assert there.outputs["changed"] is False
 
 
 def test_an_image_is_pulled_and_only_a_new_one_is_a_change(engine: str, tmp_path: Path) -> None:
-    """By its tag or its digest; another image under the same tag is a new one."""
+    """An image is pulled by tag or digest; another image under the same tag counts as a change."""
     with registry() as images:
         images.go_on.set()
         first, again = (run("docker/pull", tmp_path, engine, image=images.image) for _ in range(2))
@@ -143,7 +143,7 @@ def test_an_image_is_pulled_and_only_a_new_one_is_a_change(engine: str, tmp_path
 
 
 def test_an_image_that_cannot_be_pulled_is_a_failure_with_the_reason(engine: str, tmp_path: Path) -> None:
-    """Of a registry that is away, exit code 75; of one that has no such image, 1."""
+    """An unreachable registry gives exit code 75, an unknown image or an invalid name gives 1."""
     away = run("docker/pull", tmp_path, engine, image="127.0.0.1:9/none:1")
     assert (away.outcome, away.exit_code) == (Outcome.FAILURE, 75), away
     assert "connection refused" in away.text
@@ -158,7 +158,7 @@ def test_an_image_that_cannot_be_pulled_is_a_failure_with_the_reason(engine: str
 
 @pytest.mark.parametrize("node", ["docker/pull", "docker/run"])
 def test_a_pull_that_fails_after_its_begin_is_a_failure(engine: str, tmp_path: Path, node: str) -> None:
-    """Also where an older image has the name: that one is not taken for the new one."""
+    """An older image with the same name is not taken for the new one."""
     with registry() as images:
         images.go_on.set()
         if node == "docker/pull":
@@ -189,7 +189,7 @@ def test_a_pull_that_fails_after_its_begin_is_a_failure(engine: str, tmp_path: P
 def test_what_never_gets_better_is_one_sentence(
     engine: str, tmp_path: Path, node: str, params: dict[str, object], text: str
 ) -> None:
-    """And no container stays, whose name the next attempt would find taken."""
+    """A permanent error has a clear message, and no container is left whose name would block the next attempt."""
     ended = run_node(node, params, directory=tmp_path, env={"DOCKER_HOST": engine}, timeout_s=2 * PATIENCE_S)
     assert (ended.outcome, ended.exit_code or 1) == (Outcome.FAILURE, 1), ended
     assert text in ended.text, ended
@@ -198,7 +198,7 @@ def test_what_never_gets_better_is_one_sentence(
 
 
 def test_a_command_that_fails_keeps_its_exit_code_and_output(engine: str, tmp_path: Path) -> None:
-    """A name that is taken is a failure, and the container that has it stays."""
+    """A name that is in use is a failure, and the container with that name remains."""
     run("docker/run", tmp_path, engine, image=IMAGE, command=["sleep", "300"], name="box", detach=True, network="none")
     try:
         inside = run("docker/exec", tmp_path, engine, container="box", run="sh -c 'echo said; exit 3'")
@@ -223,7 +223,7 @@ def test_a_command_that_fails_keeps_its_exit_code_and_output(engine: str, tmp_pa
     ],
 )
 def test_an_engine_that_is_away_may_come_back(tmp_path: Path, node: str, params: dict[str, object]) -> None:
-    """Exit code 75; a program that is missing stays so."""
+    """An unreachable engine gives exit code 75; a missing or non-executable program is permanent."""
     env = {"DOCKER_HOST": "unix:///tmp/no-engine-here.sock"}
     away = run_node(node, params, directory=tmp_path, env=env)
     assert (away.outcome, away.exit_code) == (Outcome.FAILURE, 75), away
@@ -239,7 +239,7 @@ def test_an_engine_that_is_away_may_come_back(tmp_path: Path, node: str, params:
 
 
 def test_an_engine_that_goes_in_the_middle_of_a_pull_may_come_back(engine: str, tmp_path: Path) -> None:
-    """Exit code 75, since what has come is kept or thrown away as a whole."""
+    """The exit code is 75, because pulled data is either kept or discarded as a whole."""
     with registry() as images, relayed(engine) as relay:
         cutter = threading.Thread(target=lambda: relay.cut_after(lambda: images.is_half.wait(PATIENCE_S)))
         cutter.start()
@@ -251,7 +251,7 @@ def test_an_engine_that_goes_in_the_middle_of_a_pull_may_come_back(engine: str, 
 
 
 def test_an_engine_that_goes_under_a_container_leaves_its_end_unknown(engine: str, tmp_path: Path) -> None:
-    """Which is no reason to begin it a second time; outputs say which one it was."""
+    """The failure is permanent, so the container does not start twice; the outputs name it."""
     with relayed(engine) as relay:
         cutter = threading.Thread(
             target=relay.cut_after, args=[lambda: wait_until(lambda: _containers(engine, "--quiet"))]
@@ -269,7 +269,7 @@ def test_an_engine_that_goes_under_a_container_leaves_its_end_unknown(engine: st
 
 
 def test_a_cancel_while_the_container_is_made_takes_it_back(engine: str, tmp_path: Path) -> None:
-    """The engine's answer is on its way when the step has to end."""
+    """The step is cancelled while the engine's answer to the create request is pending."""
     with relayed(engine, b"/containers/create") as relay:
         command = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"]
         params = {"image": IMAGE, "command": command, "network": "none", "name": "box"}
@@ -280,7 +280,7 @@ def test_a_cancel_while_the_container_is_made_takes_it_back(engine: str, tmp_pat
 
 
 def test_a_cancel_while_the_image_is_pulled_makes_no_container(engine: str, tmp_path: Path) -> None:
-    """And the engine asks the registry no more."""
+    """The engine also stops its download from the registry."""
     with registry() as images:
         params = {"image": images.image, "command": "true", "network": "none", "name": "box"}
         env = {"DOCKER_HOST": engine}
@@ -291,6 +291,6 @@ def test_a_cancel_while_the_image_is_pulled_makes_no_container(engine: str, tmp_
 
 
 def _containers(engine: str, *options: str) -> list[str]:
-    """Names of the containers, or numbers of those that run."""
+    """Returns the names of all containers, or with `--quiet` the ids of the running ones."""
     argv = ["docker", "--host", engine, "ps", *(options or ("--all", "--format", "{{.Names}}"))]
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()

@@ -27,7 +27,7 @@ def bad(name: str, directory: Path, **params: object) -> NodeRun:
 
 
 def test_a_file_is_written_once_and_left_alone_when_it_is_right(tmp_path: Path) -> None:
-    """`changed` is true only where something differed; the difference is in the log; the mode counts."""
+    """`changed` is true only after a difference, which is in the log; the file's mode is part of the comparison."""
     first = good("file/write", tmp_path, path="etc/app.conf", content="a\nb\n", mode="0640", create_directories=True)
     assert first.outputs["changed"]
     assert (tmp_path / "etc/app.conf").read_text() == "a\nb\n"
@@ -50,7 +50,7 @@ def test_a_file_is_written_once_and_left_alone_when_it_is_right(tmp_path: Path) 
 
 
 def test_what_cannot_be_written_says_why_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """A missing directory, a link, a directory in the way, a mode or owner that is none."""
+    """A missing directory, a link, a directory at the path, and an invalid mode or owner fail without leftovers."""
     assert "No such file" in bad("file/write", tmp_path, path="no/where", content="x").text
     (tmp_path / "target").write_text("kept")
     (tmp_path / "link").symlink_to("target")
@@ -68,7 +68,7 @@ def test_what_cannot_be_written_says_why_and_leaves_nothing_behind(tmp_path: Pat
 
 @pytest.mark.parametrize("node", ["file/write", "file/template"])
 def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path: Path, node: str) -> None:
-    """A pipe would never end, nor would a device."""
+    """Reading a pipe or a device would never end."""
     path = "pipe"
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "source").write_text("x")
@@ -84,7 +84,7 @@ def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path: Path, node: str)
 
 @pytest.mark.root
 def test_a_full_disk_may_be_tried_again_and_an_owner_may_be_a_number(tmp_path: Path) -> None:
-    """The old file stays as it was, and nothing beside it; an owner that is kept is kept."""
+    """The old file is unchanged and no temporary file remains; numeric owners work, and a kept owner is preserved."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)], check=False).returncode:
@@ -106,7 +106,7 @@ def test_a_full_disk_may_be_tried_again_and_an_owner_may_be_a_number(tmp_path: P
 
 
 def test_a_long_difference_is_cut(tmp_path: Path) -> None:
-    """With the number of lines that are missing; of what is binary there is none."""
+    """The log says how many lines were omitted, and shows no difference for binary content."""
     good("file/write", tmp_path, path="a", content="".join(f"{number}\n" for number in range(1000)))
     ended = good("file/write", tmp_path, path="a", content="")
     assert "... 803 more lines" in ended.printed
@@ -114,7 +114,7 @@ def test_a_long_difference_is_cut(tmp_path: Path) -> None:
 
 
 def test_a_template_is_filled_and_says_what_is_missing(tmp_path: Path) -> None:
-    """Values once, never again; a dollar sign can be written."""
+    """Inserted values are not expanded again, and a dollar sign can be escaped."""
     (tmp_path / "app.tmpl").write_text("port=${port} tls=${tls} name=${name} $${kept}\n")
     values = {"port": 80, "tls": True, "name": "${port}"}
     good("file/template", tmp_path, source="app.tmpl", path="app", values=values)
@@ -126,7 +126,7 @@ def test_a_template_is_filled_and_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_file_is_read_within_its_bound(tmp_path: Path) -> None:
-    """Text with its checksum; what is too large, binary or not there is a failure."""
+    """The outputs are text and checksum; a file that is too large, binary or missing is a failure."""
     (tmp_path / "a").write_text("grüß\n")
     read = good("file/read", tmp_path, path="a").outputs
     assert (read["content"], read["bytes"]) == ("grüß\n", 7)
@@ -139,7 +139,7 @@ def test_a_file_is_read_within_its_bound(tmp_path: Path) -> None:
 
 
 def test_a_file_is_deleted_and_a_directory_only_when_asked(tmp_path: Path) -> None:
-    """A link goes, what it leads to stays; the workspace and the root are never deleted."""
+    """A link is deleted and its target remains; the workspace and the root are never deleted."""
     (tmp_path / "keep").write_text("x")
     (tmp_path / "link").symlink_to("keep")
     assert good("file/delete", tmp_path, path="link").outputs == {"changed": True}
@@ -153,7 +153,7 @@ def test_a_file_is_deleted_and_a_directory_only_when_asked(tmp_path: Path) -> No
 
 
 def test_no_spelling_of_a_path_deletes_what_is_never_deleted(tmp_path: Path) -> None:
-    """Nor does a directory above it."""
+    """A directory above a protected one is protected too."""
     work = tmp_path / "home" / "work"
     (work / "folder").mkdir(parents=True)
     (tmp_path / "link").symlink_to(work)
@@ -161,14 +161,14 @@ def test_no_spelling_of_a_path_deletes_what_is_never_deleted(tmp_path: Path) -> 
         ended = bad("file/delete", work, path=path, recursive=True)
         assert "is not deleted" in ended.text, path
         assert (work / "folder").is_dir()
-    # What is only beside it, and the link itself, are like all others.
+    # Siblings, and the link itself, can be deleted like any other file.
     (tmp_path / "home" / "beside").mkdir()
     assert good("file/delete", work, path="../beside", recursive=True).outputs["changed"]
     assert good("file/delete", work, path="../../link").outputs["changed"]
 
 
 def test_what_cannot_be_deleted_says_why(tmp_path: Path) -> None:
-    """Which is no success for a file that is there all the same."""
+    """A file that still exists after the attempt is a failure."""
     ended = bad("file/delete", tmp_path, path="/proc/self/status")
     assert ended.exit_code == 1
     assert ended.text.startswith("cannot delete /proc/self/status: ")
@@ -180,7 +180,7 @@ def test_what_cannot_be_deleted_says_why(tmp_path: Path) -> None:
     "params", [{"path": "a"}, {"path": "a", "content": 3}, {"path": "a", "content": "b", "moed": "x"}]
 )
 def test_wrong_parameters_name_the_field(tmp_path: Path, params: dict[str, object]) -> None:
-    """What the daemon could not check, because it held an expression, is checked here."""
+    """The node checks values that the daemon could not check because they contained expressions."""
     ended = run_node("file/write", params, directory=tmp_path)
     assert ended.outcome is Outcome.FAILURE
     assert "with" in ended.text or "missing key" in ended.text or "unknown key" in ended.text
@@ -188,7 +188,7 @@ def test_wrong_parameters_name_the_field(tmp_path: Path, params: dict[str, objec
 
 @pytest.mark.parametrize("name", ["a\0b", "~nobody-of-this-name/a", "x" * 300, "file/a"])
 def test_a_path_that_no_file_can_have_is_one_sentence(tmp_path: Path, name: str) -> None:
-    """For each node, and without a word of ours about where it came up."""
+    """Each node reports such a path without a traceback."""
     (tmp_path / "file").write_text("x")
     for node, params in (
         ("file/write", {"path": name, "content": "x"}),

@@ -1,4 +1,4 @@
-"""The HTTP nodes against a real server on the loopback."""
+"""The HTTP nodes against a real server on loopback."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from waterflow_agent.testing import NodeRun, run_node
 
 
 class Server(ThreadingHTTPServer):
-    """Answers as its paths say, and remembers what it was asked."""
+    """Answers as the paths say, and records the requests."""
 
     daemon_threads = True
 
@@ -38,12 +38,15 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """`/status/N` answers N; `/busy` 503 with `Retry-After: 0` at first; `/later/N` 503 for the first N times."""
+    """`/status/N` answers N;
+
+    `/busy` first answers 503 with `Retry-After: 0`; `/later/N` answers the first N with 503.
+    """
 
     server: Server
 
     def log_message(self, *_: Any) -> None:
-        """Nothing: what went wrong is in the test."""
+        """Logs nothing: the test reports what went wrong."""
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", "0")))
@@ -87,7 +90,7 @@ def run(name: str, directory: Path, **params: object) -> NodeRun:
 
 
 def test_a_request_gives_status_headers_and_body(server: Server, tmp_path: Path) -> None:
-    """Sent as it was written; JSON is parsed; a password and a query are in no log."""
+    """The request is sent as written and JSON is parsed; passwords and queries are never logged."""
     ended = run(
         "http/request", tmp_path, url=f"{server.url}/x?token=hunter2", method="POST",
         headers={"X-A": "b"}, query={"q": "ü"}, json={"n": 1},
@@ -100,7 +103,7 @@ def test_a_request_gives_status_headers_and_body(server: Server, tmp_path: Path)
 
 
 def test_a_refused_status_fails_with_the_beginning_of_the_body(server: Server, tmp_path: Path) -> None:
-    """404 is for good, 503 may be tried again (exit code 75); outputs are kept."""
+    """404 is permanent, 503 may be retried (exit code 75); the outputs are kept."""
     ended = run("http/request", tmp_path, url=f"{server.url}/status/404")
     assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1)
     assert "status 404" in ended.text
@@ -111,14 +114,14 @@ def test_a_refused_status_fails_with_the_beginning_of_the_body(server: Server, t
 
 
 def test_a_server_that_asks_to_come_back_is_asked_again(server: Server, tmp_path: Path) -> None:
-    """`Retry-After` is honoured by the node itself, once."""
+    """The node honours `Retry-After` itself, once."""
     ended = run("http/request", tmp_path, url=f"{server.url}/busy")
     assert ended.outcome is Outcome.SUCCESS, ended
     assert len(server.seen) == 2
 
 
 def test_what_cannot_be_reached_may_be_tried_again(tmp_path: Path) -> None:
-    """A refused connection is 75; an invalid URL, or two bodies, never gets better."""
+    """A refused connection gives exit code 75; an invalid URL, or two bodies, is permanent."""
     ended = run("http/request", tmp_path, url="http://127.0.0.1:9/")
     assert ended.exit_code == 75, ended
     assert run("http/request", tmp_path, url="ftp://x/").exit_code == 1
@@ -126,7 +129,7 @@ def test_what_cannot_be_reached_may_be_tried_again(tmp_path: Path) -> None:
 
 
 def test_an_answer_is_bounded_and_can_be_saved(server: Server, tmp_path: Path) -> None:
-    """Too large is a failure that leaves no file; saved is saved whole."""
+    """An oversized body is a failure that leaves no file; otherwise the complete body is saved."""
     ended = run("http/request", tmp_path, url=f"{server.url}/large", max_bytes=1000)
     assert "more than 1000 bytes" in ended.text
     ended = run("http/request", tmp_path, url=f"{server.url}/large", save_to="out.bin")
@@ -136,13 +139,13 @@ def test_an_answer_is_bounded_and_can_be_saved(server: Server, tmp_path: Path) -
 
 
 def test_json_that_is_none_is_a_text(server: Server, tmp_path: Path) -> None:
-    """The body is there all the same."""
+    """A body that is not valid JSON is still returned, as text."""
     ended = run("http/request", tmp_path, url=f"{server.url}/garbled")
     assert (ended.outcome, ended.outputs["json"], ended.outputs["body"]) == (Outcome.SUCCESS, None, "{")
 
 
 def test_what_cannot_be_saved_says_why_and_leaves_no_part_of_it(server: Server, tmp_path: Path) -> None:
-    """Too large, or no place for it: the file that was there stays, and there is none beside it."""
+    """If the body is too large or cannot be saved, an existing file is unchanged and no partial file remains."""
     (tmp_path / "out.bin").write_text("old")
     (tmp_path / "folder").mkdir()
     for url, save_to, text in (
@@ -159,7 +162,7 @@ def test_what_cannot_be_saved_says_why_and_leaves_no_part_of_it(server: Server, 
 
 
 def test_a_cancel_leaves_no_part_of_what_is_saved(tmp_path: Path) -> None:
-    """The file that was there stays."""
+    """An existing file is unchanged."""
     (tmp_path / "out").write_text("old")
     go_on = threading.Event()
 
@@ -178,7 +181,7 @@ def test_a_cancel_leaves_no_part_of_what_is_saved(tmp_path: Path) -> None:
 
 @pytest.mark.root
 def test_a_full_disk_may_be_tried_again(server: Server, tmp_path: Path) -> None:
-    """It may have room later."""
+    """A full disk is a temporary failure."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)], check=False).returncode:
@@ -205,7 +208,7 @@ def test_a_full_disk_may_be_tried_again(server: Server, tmp_path: Path) -> None:
     ],
 )
 def test_what_never_gets_better_is_exit_code_1(tmp_path: Path, node: str, params: dict[str, object], text: str) -> None:
-    """With one sentence, and no word of ours about where it came up."""
+    """The message is clear and contains no traceback."""
     ended = run_node(node, {"url": "http://127.0.0.1:9/", **params}, directory=tmp_path)
     assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), ended
     assert text in ended.text
@@ -225,7 +228,7 @@ def test_what_never_gets_better_is_exit_code_1(tmp_path: Path, node: str, params
 def test_what_no_request_can_have_is_exit_code_1(
     server: Server, tmp_path: Path, params: dict[str, object], text: str
 ) -> None:
-    """Nothing is sent, and a value, which may be a secret, is not shown."""
+    """Nothing is sent, and the invalid value is not shown, because it may be a secret."""
     ended = run_node("http/request", {"url": server.url, **params}, directory=tmp_path)
     assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), ended
     assert text in ended.text
@@ -234,7 +237,7 @@ def test_what_no_request_can_have_is_exit_code_1(
 
 
 def test_certificates_are_checked(tmp_path: Path) -> None:
-    """By the system's authorities, by the one that is given, or not at all; one that is not trusted never becomes so."""
+    """With the system's authorities, with the given one, or not at all; an untrusted server is a permanent failure."""
     tls = remote_world.authority(tmp_path / "tls")
     with served(lambda request: request.reply(200, b"x"), tls) as server:
         refused = run("http/request", tmp_path, url=server.url)
@@ -252,7 +255,7 @@ def test_certificates_are_checked(tmp_path: Path) -> None:
 
 
 def test_a_server_that_stands_still_or_breaks_off_may_be_tried_again(tmp_path: Path) -> None:
-    """In time; with the address but without its query."""
+    """The attempt ends in time, and the message has the address without its query."""
     go_on = threading.Event()
 
     def answer(request: Request) -> None:
@@ -276,10 +279,10 @@ def test_a_server_that_stands_still_or_breaks_off_may_be_tried_again(tmp_path: P
 
 
 def test_waiting_ends_when_the_server_is_ready_or_the_time_is_over(server: Server, tmp_path: Path) -> None:
-    """Each attempt counts; what was last seen is said."""
+    """Every attempt counts, and the message says what the last one saw."""
     ended = run("http/wait", tmp_path, url=f"{server.url}/later/3", interval="20ms")
     assert ended.outcome is Outcome.SUCCESS, ended
-    # More than four when an attempt was given up after its second, on a busy machine.
+    # More than four if an attempt was abandoned after its second on a busy machine.
     assert ended.outputs["attempts"] >= 4
     ended = run("http/wait", tmp_path, url=f"{server.url}/status/500", interval="20ms", timeout="2s")
     assert ended.exit_code == 75
@@ -288,7 +291,7 @@ def test_waiting_ends_when_the_server_is_ready_or_the_time_is_over(server: Serve
 
 @pytest.mark.parametrize(("template", "key"), [("slack", "text"), ("discord", "content"), ("teams", "attachments")])
 def test_a_message_has_the_shape_of_its_service(server: Server, tmp_path: Path, template: str, key: str) -> None:
-    """And is signed when there is a secret; the address is in no log."""
+    """The message is signed if there is a secret, and the address is never logged."""
     ended = run(
         "notify/webhook", tmp_path, url=f"{server.url}/hook/hunter2", message="done ✓", template=template, secret="s3"
     )
@@ -301,7 +304,7 @@ def test_a_message_has_the_shape_of_its_service(server: Server, tmp_path: Path, 
 
 
 def test_a_hook_that_refuses_is_a_failure_without_its_address(server: Server, tmp_path: Path) -> None:
-    """The address of a hook is a secret."""
+    """The address of a hook is a secret, so the message does not contain it."""
     ended = run("notify/webhook", tmp_path, url=f"{server.url}/status/500", message="x")
     assert ended.exit_code == 75
     assert "127.0.0.1" not in ended.text + ended.printed
@@ -322,7 +325,7 @@ def test_a_hook_that_refuses_is_a_failure_without_its_address(server: Server, tm
 def test_a_hook_that_cannot_be_asked_is_one_sentence(
     tmp_path: Path, params: dict[str, object], exit_code: int | None, text: str
 ) -> None:
-    """Only a server that is away may be tried again."""
+    """Only an unreachable server is a temporary failure."""
     ended = run_node("notify/webhook", {"url": "http://127.0.0.1:9/hunter2", **params}, directory=tmp_path)
     assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, exit_code), ended
     assert text in ended.text
@@ -330,7 +333,7 @@ def test_a_hook_that_cannot_be_asked_is_one_sentence(
 
 
 def test_a_message_may_be_any_json(server: Server, tmp_path: Path) -> None:
-    """As it was given; a plain message has a shape of its own."""
+    """JSON is sent unchanged; a plain message gets a default format."""
     run("notify/webhook", tmp_path, url=server.url, json={"a": [1, None]})
     run("notify/webhook", tmp_path, url=server.url, message="x")
     assert [json.loads(body) for _, _, _, body in server.seen] == [{"a": [1, None]}, {"message": "x"}]
@@ -340,7 +343,7 @@ def test_a_message_may_be_any_json(server: Server, tmp_path: Path) -> None:
 def test_a_hook_s_status_says_whether_trying_again_can_help(
     server: Server, tmp_path: Path, status: int, exit_code: int
 ) -> None:
-    """And is an output of the failure."""
+    """The status is also an output of the failed step."""
     ended = run("notify/webhook", tmp_path, url=f"{server.url}/status/{status}", message="x")
     assert (ended.exit_code, ended.text) == (exit_code, f"the webhook returned status {status}"), ended
     assert ended.outputs == {"status": status}

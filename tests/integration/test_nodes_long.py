@@ -1,4 +1,4 @@
-"""Every node that can last, through a whole agent: cancelled in the middle, too slow, and with an agent that dies meanwhile."""
+"""Every long-running node through a complete agent: cancelled, timed out, and with an agent that dies meanwhile."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from waterflow_agent.wire.messages import Finished, Task
 
 __all__ = ["bench", "engine", "plugins"]
 
-#: Ends when somebody opens its gate.
+#: Ends when a test opens the gate.
 WAITS = "until cat /gate/open; do sleep 1; done"
-#: The same, and says when it is asked to end, without doing so.
+#: The same, but it prints that it was asked to stop, and ignores that.
 STAYS = f"trap 'echo asked' TERM; {WAITS}"
 COMPOSE = f"""services:
   web:
@@ -35,7 +35,7 @@ COMPOSE = f"""services:
     volumes: ["{{gate}}:/gate:ro"]
     healthcheck: {{{{test: [CMD, cat, /gate/open], interval: 1s, timeout: 10s, retries: 600}}}}
 """
-#: A service that says when it is asked to end, and has more time for it than a test has.
+#: A service that prints that it was asked to stop, with a grace period longer than any test.
 SLOW_TO_END = f"""services:
   web:
     image: {IMAGE}
@@ -49,7 +49,7 @@ SECRET = "hunter2-of-a-step"
 
 
 class Lasting:
-    """A node at work: what it is given, how one sees that it is in the middle, and how it comes to its end."""
+    """A running node: its parameters, how to detect that it is at work, and how to let it finish."""
 
     def __init__(
         self,
@@ -66,21 +66,21 @@ class Lasting:
         self.env = {**(env or {}), "TOKEN": SECRET}
         self.is_begun = is_begun
         self.go_on = go_on
-        #: Nothing of it is at work any more, however it ended.
+        #: Whether nothing of the node is still running, however it ended.
         self.is_over = is_over
 
     def task(self, bench: Bench, **fields: object) -> Task:
-        """The node, in a step that has a secret."""
+        """Returns the task of the node, in a step that has a secret."""
         more = {"params": self.params, "env": self.env, "secrets": [SECRET], **fields}
         return bench.daemon.task(1, node=self.node, **more)
 
 
-# What they wait for -----------------------------------------------------------------------------------------------------
+# What the nodes wait for -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def standing() -> Iterator[tuple[Server, threading.Event]]:
-    """A server that answers when the event is set; to `/ready` at once, and with 503 until then."""
+    """A server that answers once the event is set; `/ready` answers at once, with 503 until then."""
     event = threading.Event()
 
     def answer(request: Request) -> None:
@@ -96,7 +96,7 @@ def standing() -> Iterator[tuple[Server, threading.Event]]:
 
 @pytest.fixture(params=["http/request", "http/wait", "notify/webhook", "file/transfer", "script"])
 def lasting(request: pytest.FixtureRequest, standing: tuple[Server, threading.Event], tmp_path: Path) -> Lasting:
-    """A node that waits for a server, or for a file."""
+    """A node that waits for a server or for a file."""
     server, event = standing
     gate, begun = tmp_path / "open", tmp_path / "begun"
     given: dict[str, dict[str, object]] = {
@@ -112,7 +112,7 @@ def lasting(request: pytest.FixtureRequest, standing: tuple[Server, threading.Ev
 
 
 class Containers:
-    """An engine's containers, of one test."""
+    """The containers of one test on an engine."""
 
     def __init__(self, engine: str, plugins: str, folder: Path, registry: Registry) -> None:
         self.env = {"DOCKER_HOST": engine, "DOCKER_CONFIG": plugins, "HOME": str(folder), "TOKEN": SECRET}
@@ -126,12 +126,12 @@ class Containers:
         return subprocess.run(["docker", *arguments], env=env, capture_output=True, text=True, check=False).stdout
 
     def begin(self, *command: str) -> None:
-        """A container `box` in the background."""
+        """Starts a container `box` in the background."""
         options = ("--detach", "--name", "box", "--network", "none", "--volume", f"{self.gate}:/gate:ro")
         assert self.docker("run", *options, IMAGE, *command)
 
     def lasting(self, node: str) -> Lasting:
-        """A docker node at work."""
+        """Returns a docker node that is at work."""
         return Lasting(
             node,
             self._params(node),
@@ -181,7 +181,7 @@ class Containers:
         if node == "docker/run":
             return not self.docker("ps", "--all", "--quiet")
         if node == "docker/compose-down":
-            # What was told to end goes on doing so; the engine waits for it.
+            # A container that was asked to stop keeps running; the engine waits for it.
             (self.gate / "open").touch()
             return not self.docker("ps", "--quiet")
         if node == "docker/pull":
@@ -191,7 +191,7 @@ class Containers:
         return True
 
     def clear(self) -> None:
-        """None of them stays."""
+        """Removes all containers, and the image."""
         found = self.docker("ps", "--all", "--quiet").split()
         if found:
             self.docker("rm", "--force", "--volumes", *found)
@@ -203,14 +203,14 @@ CONTAINED = ("docker/run", "docker/exec", "docker/stop", "docker/pull", "docker/
 
 @pytest.fixture(params=CONTAINED)
 def contained(request: pytest.FixtureRequest, engine: str, plugins: str, tmp_path: Path) -> Iterator[Lasting]:
-    """A docker node that waits for a container, or for a registry."""
+    """A docker node that waits for a container or for a registry."""
     with registry() as images:
         containers = Containers(engine, plugins, tmp_path, images)
         yield containers.lasting(request.param)
         containers.clear()
 
 
-# What becomes of them ---------------------------------------------------------------------------------------------------
+# Outcomes --------------------------------------------------------------------------------------------------------------
 
 
 async def _cancelled(bench: Bench, node: Lasting) -> None:
@@ -246,12 +246,12 @@ async def _restarted(bench: Bench, node: Lasting) -> None:
 
 
 async def _judged(bench: Bench, node: Lasting, task: Task) -> Finished:
-    """Its result, which arrives once; nothing of it is left at work or on the disk, and its secret is nowhere."""
+    """Returns its result after checks: it arrives once, nothing remains, and the secret has leaked nowhere."""
     output = await bench.daemon.output(task.key)
     finished = await bench.daemon.result(task.key)
     await eventually(node.is_over)
     await eventually(lambda: not list((bench.data_dir / "runner/attempts").glob(f"{task.key.attempt.run}*")))
-    # What has been said twice has arrived before the result of a later step.
+    # A duplicate would have arrived before the result of a later step.
     await bench.daemon.run(bench.daemon.task(2, node="log", params={"message": "later"}))
     assert [one.key for one in bench.daemon.finished].count(task.key) == 1
     assert SECRET.encode() not in output + repr(finished).encode()
@@ -263,7 +263,7 @@ async def _judged(bench: Bench, node: Lasting, task: Task) -> Finished:
 async def test_a_node_that_waits_for_a_server_can_be_ended_and_outlives_its_agent(
     bench: Bench, lasting: Lasting, fate: Callable[[Bench, Lasting], object]
 ) -> None:
-    """Cancelled and timed out it ends with that word; while its agent is away it goes on, and its result is there then."""
+    """A cancel or a timeout ends the node; without its agent it continues, and the next agent reports its result."""
     await fate(bench, lasting)  # type: ignore[misc]
 
 
@@ -273,5 +273,5 @@ async def test_a_node_that_waits_for_a_server_can_be_ended_and_outlives_its_agen
 async def test_a_node_that_waits_for_a_container_can_be_ended_and_outlives_its_agent(
     bench: Bench, contained: Lasting, fate: Callable[[Bench, Lasting], object]
 ) -> None:
-    """The same with a real engine."""
+    """The same applies to the Docker nodes with a real engine."""
     await fate(bench, contained)  # type: ignore[misc]

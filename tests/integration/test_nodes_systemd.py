@@ -1,4 +1,4 @@
-"""`systemd/unit` on a machine without what it needs; with systemd it is tried in `tests/booted`."""
+"""`systemd/unit` on a machine without its requirements; `tests/booted` tests it with a real systemd."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from waterflow_agent.attempts import Outcome
 from waterflow_agent.testing import run_node
 
-#: Systemd's own program, in a machine whose systemd cannot be reached.
+#: The real `systemctl`, on a machine whose systemd cannot be reached.
 WITHOUT = """#!/bin/sh
 exec unshare --mount sh -c 'mount -t tmpfs none /run && exec {systemctl} "$@"' sh "$@"
 """
@@ -18,7 +18,7 @@ exec unshare --mount sh -c 'mount -t tmpfs none /run && exec {systemctl} "$@"' s
 
 @pytest.mark.parametrize("name", ["-H", "--force"])
 def test_an_option_is_no_name_of_a_unit(tmp_path: Path, name: str) -> None:
-    """It never comes to systemctl."""
+    """An option is refused before systemctl is called."""
     ended = run_node("systemd/unit", {"name": name, "state": "started"}, directory=tmp_path)
     assert (ended.outcome, ended.exit_code, ended.text) == (Outcome.FAILURE, 1, f'invalid unit name "{name}"')
 
@@ -33,21 +33,21 @@ def test_an_option_is_no_name_of_a_unit(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_a_wrong_parameter_is_named(tmp_path: Path, params: dict[str, object], text: str) -> None:
-    """Before anything is asked of systemd."""
+    """Parameters are checked before systemctl is called."""
     ended = run_node("systemd/unit", params, directory=tmp_path)
     assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, None), ended
     assert text in ended.text
 
 
 def test_a_server_without_systemctl_says_so(tmp_path: Path) -> None:
-    """Trying again does not bring it."""
+    """A missing systemctl is a permanent failure."""
     ended = run_node("systemd/unit", {"name": "a.service"}, directory=tmp_path, env={"PATH": str(tmp_path)})
     assert (ended.exit_code, ended.text) == (1, "program systemctl not found on this server")
 
 
 @pytest.mark.root
 def test_a_systemd_that_does_not_answer_may_come_back(tmp_path: Path) -> None:
-    """Exit code 75, and nothing was changed."""
+    """The exit code is 75, and nothing was changed."""
     systemctl = shutil.which("systemctl")
     if systemctl is None:
         pytest.skip("systemctl is not installed")

@@ -1,4 +1,4 @@
-"""The ports of tests: held against other tests and the kernel, and given back."""
+"""The ports of tests: reserved against other tests and the kernel, and released afterwards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.ports import Ports
 
 
 def test_ports_that_are_held_are_given_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither to another test that has no other choice, nor by the kernel; closed they are free again."""
+    """Neither another test nor the kernel gets a reserved port; a released port is available again."""
     first_of_kernel = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     with Ports(2) as held:
         numbers = held.numbers
@@ -25,7 +25,7 @@ def test_ports_that_are_held_are_given_to_nobody_else(monkeypatch: pytest.Monkey
 
 
 def test_a_port_on_which_somebody_listens_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever it is: the next one is taken."""
+    """A port with another listener is skipped, and the next one is used."""
     with Ports(2) as found:
         taken, free = found.numbers
     with socket.create_server(("127.0.0.1", taken)):

@@ -468,7 +468,7 @@ def test_a_copy_to_a_full_disk_fails_with_a_sentence_and_leaves_nothing(tmp_path
         assert not any(small.iterdir())
 
 
-# What is no damage, and what is ----------------------------------------------------------------------------------------
+# What counts as damage -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`file/transfer` through a whole agent with a real runner: restarts, cancels, time-outs, and what of it stays there."""
+"""`file/transfer` through a complete agent with a real runner: restarts, cancels, timeouts, and leftovers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTENT = bytes(5 << 20)
 
 @pytest.fixture
 def go_on() -> Iterator[threading.Event]:
-    """The server stands still in the middle of its answer until this is set."""
+    """The server pauses in the middle of its answer until this event is set."""
     event = threading.Event()
     yield event
     event.set()
@@ -55,7 +55,7 @@ def is_begun(folder: Path) -> bool:
 async def test_a_transfer_goes_on_over_a_restart_of_the_agent(
     bench: Bench, server: Server, go_on: threading.Event
 ) -> None:
-    """The agent is killed in the middle; its next start has the result."""
+    """The agent is killed during the transfer; the restarted agent reports the result."""
     await bench.start_process()
     task = fetch(bench, server)
     bench.daemon.offer(task)
@@ -73,7 +73,7 @@ async def test_a_transfer_goes_on_over_a_restart_of_the_agent(
 
 
 async def test_a_cancel_and_a_time_out_leave_nothing(bench: Bench, server: Server) -> None:
-    """The node takes back what it has begun before it ends."""
+    """The node removes its partial files before it exits."""
     await bench.start()
     task = fetch(bench, server, grace_ms=20_000)
     bench.daemon.offer(task)

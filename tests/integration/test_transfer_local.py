@@ -1,4 +1,4 @@
-"""`file/transfer` between places of one server: names, links, modes, and files that are never there in half."""
+"""`file/transfer` within one server: names, links, modes, and no partial files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sha256(content: bytes) -> str:
 
 
 def test_a_file_arrives_whole_with_its_checksum(tmp_path: Path) -> None:
-    """Outputs say what came; folders on the way are made; the mode is given, kept, or 0644."""
+    """The outputs describe the file; missing folders are created; the mode is the given one, the source's, or 0644."""
     content = os.urandom(5 << 20)
     (tmp_path / "a.bin").write_bytes(content)
 
@@ -38,7 +38,7 @@ def test_a_file_arrives_whole_with_its_checksum(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_is_one(tmp_path: Path) -> None:
-    """Nothing is sent, and something arrives."""
+    """An empty file is transferred like any other."""
     (tmp_path / "a").touch()
     ended = transfer(tmp_path, "a", "b/")
     assert ended.outputs == {"bytes": 0, "files": 1, "checksum": sha256(b"")}
@@ -46,7 +46,7 @@ def test_an_empty_file_is_one(tmp_path: Path) -> None:
 
 
 def test_a_single_file_goes_into_a_folder_that_is_there(tmp_path: Path) -> None:
-    """As `cp` does it; with a slash at the end the folder is made."""
+    """This is what `cp` does; with a trailing slash the folder is created."""
     (tmp_path / "a").write_text("x")
     (tmp_path / "there").mkdir()
     transfer(tmp_path, "a", "there")
@@ -80,7 +80,7 @@ def logs(tmp_path: Path) -> Path:
     ],
 )
 def test_folders_and_patterns_keep_what_is_below_them(tmp_path: Path, logs: Path, source: str, names: set[str]) -> None:
-    """From the first wildcard on; a leading dot only where one is written, except in a whole folder."""
+    """Paths are kept from the first wildcard on; only an explicit pattern or a whole folder includes hidden files."""
     ended = transfer(tmp_path, source, "out")
     assert ended.outcome is Outcome.SUCCESS, ended
     found = tree(tmp_path / "out")
@@ -91,14 +91,14 @@ def test_folders_and_patterns_keep_what_is_below_them(tmp_path: Path, logs: Path
 
 
 def test_the_checksum_of_many_is_that_of_their_list(tmp_path: Path, logs: Path) -> None:
-    """What `sha256sum` prints of them, so that it can be made elsewhere too."""
+    """It is the checksum of the output of `sha256sum`, so that other tools can compute it too."""
     ended = transfer(tmp_path, "logs/2026/**/*.log", "out")
     listed = subprocess.run(["sha256sum", "11/d.log", "c.log"], cwd=logs / "2026", capture_output=True, check=True)
     assert ended.outputs["checksum"] == sha256(listed.stdout)
 
 
 def test_what_never_gets_better_is_exit_code_1(tmp_path: Path, logs: Path) -> None:
-    """Each with a sentence; nothing is written."""
+    """Each error has a clear message, and nothing is written."""
     (tmp_path / "a").write_text("x")
     cases: tuple[tuple[str, str, dict[str, Any], str], ...] = (
         ("none", "b", {}, "No such file"),
@@ -131,7 +131,7 @@ def test_what_never_gets_better_is_exit_code_1(tmp_path: Path, logs: Path) -> No
 
 
 def test_a_failure_keeps_what_was_there_and_says_how_much_came(tmp_path: Path) -> None:
-    """The old file is untouched, outputs are kept."""
+    """The old file is unchanged, and the outputs are kept."""
     (tmp_path / "a").write_text("new")
     (tmp_path / "b").write_text("old")
     ended = transfer(tmp_path, "a", "b", checksum="sha256:" + "0" * 64)
@@ -141,7 +141,7 @@ def test_a_failure_keeps_what_was_there_and_says_how_much_came(tmp_path: Path) -
 
 
 def test_date_and_time_are_those_of_the_attempt(tmp_path: Path) -> None:
-    """In UTC, both of one instant."""
+    """Both are in UTC and refer to the same instant."""
     (tmp_path / "a").write_text("x")
     before = subprocess.check_output(["date", "-u", "+%Y-%m-%d-%H%M%S"], text=True).strip()
     ended = transfer(tmp_path, "a", "{date}/x-{date}-{time}.txt", env={"TZ": "Asia/Tokyo"})
@@ -153,7 +153,7 @@ def test_date_and_time_are_those_of_the_attempt(tmp_path: Path) -> None:
 
 
 def test_links_in_a_folder_are_left_out_and_said(tmp_path: Path) -> None:
-    """Neither their files nor their folders come along; a link that the step names is followed."""
+    """Linked files and folders are skipped and reported; a link that the step names itself is followed."""
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret/key").write_text("hunter2")
     folder = tmp_path / "folder"
@@ -171,7 +171,7 @@ def test_links_in_a_folder_are_left_out_and_said(tmp_path: Path) -> None:
 
 
 def test_a_link_at_the_destination_leads_nowhere(tmp_path: Path) -> None:
-    """One in place of the file is replaced; one in place of a folder below the destination is refused."""
+    """A link in place of the file is replaced; one in place of a folder below the destination is refused."""
     (tmp_path / "victim").write_text("old")
     (tmp_path / "a").write_text("new")
     (tmp_path / "link").symlink_to("victim")
@@ -190,7 +190,7 @@ def test_a_link_at_the_destination_leads_nowhere(tmp_path: Path) -> None:
 
 
 def test_repo_is_the_job_s_directory_and_not_out_of_it(tmp_path: Path) -> None:
-    """From any directory of the step; neither `..` nor a link leads out of it."""
+    """It is the same from any directory of the step; neither `..` nor a link leads outside."""
     workspace = tmp_path / "work"
     (workspace / "conf").mkdir(parents=True)
     (workspace / "conf/app.conf").write_text("x")
@@ -208,7 +208,7 @@ def test_repo_is_the_job_s_directory_and_not_out_of_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [b"new\nline", b"\xff\xfe", b"escape\x1b[31m"])
 def test_a_name_that_others_cannot_have_is_shown_and_refused(tmp_path: Path, name: bytes) -> None:
-    """Before anything is written; what is shown can be printed."""
+    """The name is refused before anything is written, and is escaped in the message."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a").write_text("x")
     Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name)).write_text("x")
@@ -220,7 +220,7 @@ def test_a_name_that_others_cannot_have_is_shown_and_refused(tmp_path: Path, nam
 
 @pytest.mark.root
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
-    """The old file stays, the half of the new one goes; it may be tried again."""
+    """The old file is unchanged, the partial file is removed, and the step may be retried."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=False)

@@ -1,4 +1,4 @@
-"""`file/transfer` from and to S3: moto's server, and servers that refuse, lie, stand still or vanish."""
+"""`file/transfer` from and to S3: moto's server, and servers that refuse, lie, hang or vanish."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from waterflow_agent.nodes.transfer.node import FileTransferNode
 
 KEYS: dict[str, Any] = {"access-key": "AKIDTEST", "secret-key": "hunter2-secret"}
 SMALL = os.urandom(1000)
-#: Three parts.
+#: Three parts of an upload.
 LARGE = os.urandom(20 << 20)
 
 
@@ -33,7 +33,7 @@ def sha256(content: bytes) -> str:
 
 
 class Bucket:
-    """The bucket `bucket` of a moto server, and what the tests see of it."""
+    """The bucket `bucket` of a moto server, and helpers to inspect it."""
 
     def __init__(self, endpoint: str, client: Any, backend: Any) -> None:
         self.endpoint = endpoint
@@ -41,7 +41,7 @@ class Bucket:
         self.backend = backend
 
     def put(self, key: str, content: bytes) -> None:
-        """Also under keys that no client sends."""
+        """Stores an object, also under keys that no client would send."""
         self.backend.put_object("bucket", key, content)
 
     def get(self, key: str) -> bytes:
@@ -52,7 +52,7 @@ class Bucket:
         return [found["Key"] for found in self.client.list_objects_v2(Bucket="bucket").get("Contents", [])]
 
     def uploads(self) -> list[str]:
-        """Keys whose parts lie there."""
+        """Returns the keys with unfinished uploads."""
         return [found["Key"] for found in self.client.list_multipart_uploads(Bucket="bucket").get("Uploads", [])]
 
 
@@ -96,7 +96,7 @@ def send(directory: Path, bucket: Bucket, source: str, destination: str, **more:
 
 @pytest.mark.parametrize("content", [b"", SMALL, LARGE], ids=["empty", "small", "in parts"])
 def test_a_file_goes_there_and_comes_back(bucket: Bucket, tmp_path: Path, content: bytes) -> None:
-    """With the same checksum, which is verified both ways."""
+    """The checksum is the same, and is verified in both directions."""
     (tmp_path / "a").write_bytes(content)
     there = send(tmp_path, bucket, "a", "s3://bucket/back ups/ü#%25+a", checksum=sha256(content))
     assert there.outcome is Outcome.SUCCESS, there
@@ -109,14 +109,14 @@ def test_a_file_goes_there_and_comes_back(bucket: Bucket, tmp_path: Path, conten
 
 
 def test_a_file_that_went_there_is_no_failure_afterwards(bucket: Bucket, tmp_path: Path) -> None:
-    """Threads of the library outlive the transfer, and aborted the process while the interpreter ended."""
+    """Threads of the library outlived the transfer and aborted the process while the interpreter exited."""
     (tmp_path / "a").write_bytes(LARGE)
     ended = [send(tmp_path, bucket, "a", "s3://bucket/a") for _ in range(8)]
     assert [one.exit_code for one in ended] == [0] * 8, ended
 
 
 def test_keys_come_from_the_environment_too(bucket: Bucket, tmp_path: Path) -> None:
-    """As everywhere else; parameters come first."""
+    """Environment variables work as they do in other tools; parameters take precedence."""
     (tmp_path / "a").write_bytes(SMALL)
     env = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": bucket.endpoint}
     assert transfer(tmp_path, "a", "s3://bucket/one", env=env).outcome is Outcome.SUCCESS
@@ -126,7 +126,7 @@ def test_keys_come_from_the_environment_too(bucket: Bucket, tmp_path: Path) -> N
 
 
 def test_folders_and_patterns_go_both_ways(bucket: Bucket, tmp_path: Path) -> None:
-    """Names below the folder are kept; marks of folders are no files, and what only begins alike is not below."""
+    """Names below the folder are kept; folder markers are not files, and keys with only the same prefix are skipped."""
     for name in ("in/a.gz", "in/sub/b.gz", "in/sub/c.txt", "in/empty"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"" if name.endswith("empty") else name.encode())
@@ -148,14 +148,14 @@ def test_folders_and_patterns_go_both_ways(bucket: Bucket, tmp_path: Path) -> No
 
 
 def test_a_mark_alone_is_no_file(bucket: Bucket, tmp_path: Path) -> None:
-    """A folder that has nothing else is empty, which is a failure."""
+    """A folder that contains nothing else is empty, which is a failure."""
     bucket.put("x/", b"")
     ended = send(tmp_path, bucket, "s3://bucket/x/", "out")
     assert (ended.exit_code, ended.text) == (1, "s3://bucket/x/: no such file")
 
 
 def test_errors_have_a_sentence_and_no_secret(bucket: Bucket, tmp_path: Path) -> None:
-    """None of these gets better by trying again."""
+    """Each of these errors is permanent."""
     (tmp_path / "a").write_bytes(SMALL)
     for source, destination, more, text in (
         ("s3://bucket/none", "b", {}, "s3://bucket/none: there is no such object; a slash at its end"),
@@ -177,7 +177,7 @@ def test_errors_have_a_sentence_and_no_secret(bucket: Bucket, tmp_path: Path) ->
 
 
 def test_what_is_not_as_it_should_be_never_becomes_an_object(bucket: Bucket, tmp_path: Path) -> None:
-    """The checksum is known at the end only, and then no part stays at the server."""
+    """The checksum is only known at the end; after a mismatch no part remains on the server."""
     bucket.put("x", b"old")
     (tmp_path / "a").write_bytes(LARGE)
     for name in ("x", "y"):
@@ -190,7 +190,7 @@ def test_what_is_not_as_it_should_be_never_becomes_an_object(bucket: Bucket, tmp
 
 
 def test_a_cancel_takes_the_parts_back(bucket: Bucket, tmp_path: Path) -> None:
-    """The source stands still in the middle; the server has parts by then, and none afterwards."""
+    """The source pauses in the middle, when the server has parts; after the cancel it has none."""
     go_on = threading.Event()
 
     def stall(request: Request) -> None:
@@ -208,7 +208,7 @@ def test_a_cancel_takes_the_parts_back(bucket: Bucket, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["x/../../etc/cron.d/evil", "x//etc/passwd", "x/new\nline", "x/./a"])
 def test_a_listing_does_not_lead_away(bucket: Bucket, tmp_path: Path, key: str) -> None:
-    """Not one file is written."""
+    """No file is written."""
     bucket.put("x/a", SMALL)
     bucket.put(key, b"evil")
     (tmp_path / "work").mkdir()
@@ -238,7 +238,7 @@ def refusing(status: int, code: str) -> Callable[[Request], None]:
 def test_a_refusal_says_whether_trying_again_can_help(
     tmp_path: Path, status: int, code: str, exit_code: int, text: str
 ) -> None:
-    """In the server's own short word, and without the rest of its answer."""
+    """The message contains the server's error code, but not the rest of its answer."""
     (tmp_path / "a").write_bytes(SMALL)
     with served(refusing(status, code)) as server:
         ended = transfer(tmp_path, "a", "s3://bucket/x", endpoint=server.url, **KEYS)
@@ -248,7 +248,7 @@ def test_a_refusal_says_whether_trying_again_can_help(
 
 
 def test_a_server_that_is_away_or_stands_still_may_be_tried_again(tmp_path: Path) -> None:
-    """In time, since each question to it is bounded."""
+    """Each request has a timeout, so the failure is reported in time."""
     (tmp_path / "a").write_bytes(SMALL)
     go_on = threading.Event()
     away = transfer(tmp_path, "a", "s3://bucket/x", endpoint="http://127.0.0.1:9", **KEYS)
@@ -261,7 +261,7 @@ def test_a_server_that_is_away_or_stands_still_may_be_tried_again(tmp_path: Path
 
 
 def test_certificates_are_checked(bucket: Bucket, tmp_path: Path) -> None:
-    """By the system's authorities, by the one that is given, or not at all."""
+    """Certificates are checked with the system's authorities, with the given one, or not at all."""
     (tmp_path / "a").write_bytes(SMALL)
     authority, certificate = certified(tmp_path)
 
@@ -276,14 +276,14 @@ def test_certificates_are_checked(bucket: Bucket, tmp_path: Path) -> None:
         for verify, signed in ((str(authority), "UNSIGNED-PAYLOAD"), (False, sha256(SMALL).removeprefix("sha256:"))):
             ended = transfer(tmp_path, "a", "s3://bucket/x", endpoint=server.url, verify=verify, **KEYS)
             assert ended.outcome is Outcome.SUCCESS, ended
-            # Whoever may stand in between must not be able to change what is sent.
+            # An attacker in between must not be able to change what is sent.
             assert server.seen[-1][2]["x-amz-content-sha256"] == signed
         missing = transfer(tmp_path, "a", "s3://bucket/x", endpoint=server.url, verify="/none.pem", **KEYS)
         assert missing.text == "verify: /none.pem: No such file or directory"
 
 
 def test_an_object_that_is_replaced_while_it_is_read_is_not_mixed(tmp_path: Path) -> None:
-    """The second range is bound to what was there at the first."""
+    """The second range is only valid for the object that the first one has read."""
     first, second = bytes(16 << 20), b"x" * (16 << 20)
     seen: list[str] = []
 
@@ -310,7 +310,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_not_mixed(tmp_path: Path
 
 
 def test_a_server_that_vanishes_in_the_middle_leaves_no_half_file(tmp_path: Path) -> None:
-    """Each answer ends before its end."""
+    """Each answer is cut off before its end."""
 
     def answer(request: Request) -> None:
         if request.command == "HEAD":
@@ -333,7 +333,7 @@ def test_a_server_that_vanishes_in_the_middle_leaves_no_half_file(tmp_path: Path
 def test_more_objects_than_a_transfer_has_are_a_failure(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before anything is written."""
+    """The limit is checked before anything is written."""
     monkeypatch.setattr(names, "FILES_MAX", 2)
     for name in ("a", "b", "c"):
         bucket.put(f"x/{name}", SMALL)

@@ -1,4 +1,4 @@
-"""`file/transfer` from and to SFTP: OpenSSH's server, and asyncssh's that lies, stands still or vanishes."""
+"""`file/transfer` from and to SFTP: OpenSSH's server, and an asyncssh server that lies, hangs or vanishes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def address(server: Sshd, path: object) -> str:
 
 @pytest.mark.parametrize("content", [b"", b"small", CONTENT], ids=["empty", "small", "large"])
 def test_a_file_goes_there_and_comes_back(sshd: Sshd, near: Path, far: Path, content: bytes) -> None:
-    """Over folders that are made, with mode and checksum; the old one is replaced."""
+    """Missing folders are created, mode and checksum are kept, and an existing file is replaced."""
     (near / "a").write_bytes(content)
     checksum = f"sha256:{hashlib.sha256(content).hexdigest()}"
     for _ in range(2):
@@ -78,7 +78,7 @@ def test_a_file_goes_there_and_comes_back(sshd: Sshd, near: Path, far: Path, con
 
 
 def test_folders_and_patterns_go_both_ways(sshd: Sshd, near: Path, far: Path) -> None:
-    """Links at the server are left out; a single file goes into a folder that is there."""
+    """Links on the server are skipped; a single file goes into an existing folder."""
     for name in ("in/a.gz", "in/sub/b.gz", "in/sub/.c"):
         (near / name).parent.mkdir(parents=True, exist_ok=True)
         (near / name).write_text(name)
@@ -99,7 +99,7 @@ def test_folders_and_patterns_go_both_ways(sshd: Sshd, near: Path, far: Path) ->
 
 
 def test_a_mode_is_kept_where_none_is_given(sshd: Sshd, near: Path, far: Path) -> None:
-    """Else it is 0644, whatever the server's own rule says."""
+    """Without a mode it is 0644, whatever the umask of the server is."""
     (near / "a").write_text("x")
     (far / "there").write_text("old")
     (far / "there").chmod(0o600)
@@ -111,7 +111,7 @@ def test_a_mode_is_kept_where_none_is_given(sshd: Sshd, near: Path, far: Path) -
 
 @pytest.mark.root
 def test_an_owner_is_given_by_number(sshd: Sshd, near: Path, far: Path) -> None:
-    """Since the protocol knows no names."""
+    """The protocol has no user names."""
     (near / "a").write_text("x")
     ended = send(near, sshd, "a", address(sshd, far / "a"), owner="12345:23456")
     assert ended.outcome is Outcome.SUCCESS, ended
@@ -119,7 +119,7 @@ def test_an_owner_is_given_by_number(sshd: Sshd, near: Path, far: Path) -> None:
 
 
 def test_an_unknown_host_key_is_shown_with_the_next_step(sshd: Sshd, near: Path, far: Path) -> None:
-    """Also another one than the known one; nobody is let near a password."""
+    """The same holds for a changed host key; the password is not sent to such a server."""
     (near / "a").write_text("x")
     shown = remote_world.fingerprint(sshd.host_key)
     sshd.known_hosts.write_text("")
@@ -136,7 +136,7 @@ def test_an_unknown_host_key_is_shown_with_the_next_step(sshd: Sshd, near: Path,
 
 
 def test_a_host_key_can_be_pinned_in_three_ways(sshd: Sshd, near: Path, far: Path) -> None:
-    """By fingerprint, as a key, by a file with hashed names."""
+    """A host key can be pinned by fingerprint, as a key, or by a file with hashed names."""
     (near / "a").write_text("x")
     public = Path(f"{sshd.host_key}.pub").read_text()
     for host_key in (remote_world.fingerprint(sshd.host_key), public):
@@ -147,7 +147,7 @@ def test_a_host_key_can_be_pinned_in_three_ways(sshd: Sshd, near: Path, far: Pat
 
 
 def test_a_key_may_be_a_secret_s_text(sshd: Sshd, near: Path, far: Path) -> None:
-    """With a passphrase or without, and without the end of its last line, which secrets lose."""
+    """The key may have a passphrase, and may lack its final newline, as secrets do."""
     (near / "a").write_text("x")
     text = sshd.key.read_text().rstrip("\n")
     assert send(near, sshd, "a", address(sshd, far / "a"), private_key=text).outcome is Outcome.SUCCESS
@@ -163,7 +163,7 @@ def test_a_key_may_be_a_secret_s_text(sshd: Sshd, near: Path, far: Path) -> None
 
 
 def test_what_never_gets_better_is_exit_code_1(sshd: Sshd, near: Path, far: Path) -> None:
-    """Each with a sentence, and without a secret."""
+    """Each error has a clear message that contains no secret."""
     (near / "a").write_text("x")
     (far / "file").write_text("x")
     there = address(sshd, far / "x")
@@ -192,7 +192,7 @@ def test_what_never_gets_better_is_exit_code_1(sshd: Sshd, near: Path, far: Path
 
 
 def test_a_server_that_is_away_may_be_tried_again(near: Path) -> None:
-    """Nobody listens there."""
+    """No server listens on the port."""
     (near / "a").write_text("x")
     ended = transfer(near, "a", "sftp://127.0.0.1:9/x", password="x")
     assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 75), ended
@@ -200,7 +200,7 @@ def test_a_server_that_is_away_may_be_tried_again(near: Path) -> None:
 
 
 def test_a_cancel_takes_back_what_was_begun(sshd: Sshd, near: Path, far: Path) -> None:
-    """The source stands still in the middle; the old file stays."""
+    """The source pauses in the middle; the old file is unchanged."""
     (far / "x").write_text("old")
     go_on = threading.Event()
 
@@ -219,13 +219,13 @@ def test_a_cancel_takes_back_what_was_begun(sshd: Sshd, near: Path, far: Path) -
 
 
 class Odd(asyncssh.SFTPServer):
-    """A server that does what a test wants; below a folder of the test's."""
+    """A server with scripted behaviour, below a folder of the test."""
 
     root: Path
-    #: Called with the number of bytes that have been written so far, before more are.
+    #: Called before each write with the number of bytes written so far.
     before_write: Callable[[int, Any], None] = staticmethod(lambda count, connection: None)
     before_read: Callable[[int, Any], None] = staticmethod(lambda count, connection: None)
-    #: Names that its listings have, too.
+    #: Additional names in its listings.
     lies: tuple[str, ...] = ()
 
     def __init__(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
@@ -251,7 +251,7 @@ class Odd(asyncssh.SFTPServer):
 
 @contextlib.contextmanager
 def odd(**attributes: Any) -> Iterator[tuple[int, str]]:
-    """Runs such a server in a thread; gives its port and its key. It lets in whoever has the password `secret`."""
+    """Runs such a server in a thread; yields its port and key. It accepts anyone with the password `secret`."""
     kind = type("OddOne", (Odd,), {k: staticmethod(v) if callable(v) else v for k, v in attributes.items()})
     key = asyncssh.generate_private_key("ssh-ed25519")
 
@@ -300,7 +300,7 @@ def with_odd(directory: Path, server: tuple[int, str], source: object, destinati
 
 
 def test_a_password_lets_in_and_is_in_no_log(near: Path, far: Path) -> None:
-    """Both ways, with a server that is not OpenSSH's."""
+    """Both directions work with a server that is not OpenSSH's."""
     (near / "a").write_bytes(CONTENT)
     with odd() as server:
         there = with_odd(near, server, "a", f"ODD{far}/a")
@@ -313,7 +313,7 @@ def test_a_password_lets_in_and_is_in_no_log(near: Path, far: Path) -> None:
 
 @pytest.mark.parametrize("lie", ["../../etc/cron.d/evil", "/etc/passwd", "sub/evil", "new\nline", "\x1b[31m", ""])
 def test_a_listing_does_not_lead_away(near: Path, far: Path, lie: str) -> None:
-    """Not one file is written, and what is shown can be printed."""
+    """No file is written, and the names are escaped in the message."""
     (far / "a").write_text("x")
     with odd(lies=(lie,)) as server:
         ended = with_odd(near, server, f"ODD{far}", "out")
@@ -323,7 +323,7 @@ def test_a_listing_does_not_lead_away(near: Path, far: Path, lie: str) -> None:
 
 
 def test_a_server_that_vanishes_in_the_middle_leaves_no_half_file(near: Path, far: Path) -> None:
-    """At either end; what lies at the server is taken back over a new connection."""
+    """This holds in both directions; partial files on the server are removed over a new connection."""
     (near / "a").write_bytes(CONTENT)
     (far / "x").write_bytes(CONTENT)
     (far / "b").write_text("old")
@@ -346,7 +346,7 @@ def test_a_server_that_vanishes_in_the_middle_leaves_no_half_file(near: Path, fa
 
 
 def test_a_server_that_stands_still_is_a_failure_in_time(near: Path, far: Path) -> None:
-    """Each question to it is bounded."""
+    """Each request has a timeout."""
     (far / "x").write_bytes(CONTENT)
     go_on = threading.Event()
     with odd(before_read=lambda count, connection: go_on.wait(PATIENCE_S)) as server:
@@ -357,7 +357,7 @@ def test_a_server_that_stands_still_is_a_failure_in_time(near: Path, far: Path) 
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_taken(near: Path, far: Path) -> None:
-    """It has grown when its end is reached."""
+    """The file has grown by the time its end is reached."""
     (far / "x").write_bytes(CONTENT)
 
     def grow(count: int, connection: asyncssh.SSHServerConnection) -> None:
@@ -373,7 +373,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_taken(near: Path, far: Path
 
 
 def test_a_full_disk_at_the_server_may_be_tried_again(near: Path, far: Path) -> None:
-    """Nothing is left behind there."""
+    """No partial file is left on the server."""
     (near / "a").write_bytes(CONTENT)
 
     def fill(count: int, connection: asyncssh.SSHServerConnection) -> None:
@@ -388,7 +388,7 @@ def test_a_full_disk_at_the_server_may_be_tried_again(near: Path, far: Path) -> 
 
 
 def test_more_files_than_a_transfer_has_are_a_failure(near: Path, far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before anything is written; the listing of such a server would have no end."""
+    """The limit is checked before anything is written; the server's listing is endless."""
     monkeypatch.setattr(names, "FILES_MAX", 2)
     for name in ("a", "b", "c"):
         (far / name).write_text("x")

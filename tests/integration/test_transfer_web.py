@@ -20,7 +20,7 @@ SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
 
 
 def test_a_file_is_fetched_and_verified(tmp_path: Path) -> None:
-    """Its name is the last part of the address; a query is in no log."""
+    """The file name is the last part of the address; the query is never logged."""
     with served(lambda request: request.reply(200, CONTENT)) as server:
         ended = transfer(tmp_path, f"{server.url}/v1/app%20x.tar?token=hunter2", "in/", checksum=SHA256)
     assert ended.outcome is Outcome.SUCCESS, ended
@@ -30,7 +30,7 @@ def test_a_file_is_fetched_and_verified(tmp_path: Path) -> None:
 
 
 def test_what_is_not_as_it_should_be_is_never_seen(tmp_path: Path) -> None:
-    """A wrong checksum, and an answer that is cut off: the old file stays, nothing is left behind."""
+    """After a wrong checksum or a truncated answer the old file is unchanged, and no partial file remains."""
     (tmp_path / "a").write_text("old")
 
     def cut(request: Request) -> None:
@@ -54,7 +54,7 @@ def test_what_is_not_as_it_should_be_is_never_seen(tmp_path: Path) -> None:
 def test_a_refused_status_says_whether_trying_again_can_help(
     tmp_path: Path, method: str, status: int, exit_code: int
 ) -> None:
-    """With the beginning of the answer, and without what may be secret in the address."""
+    """The message has the beginning of the answer, and no secret part of the address."""
     (tmp_path / "a").write_text("x")
 
     def answer(request: Request) -> None:
@@ -73,7 +73,7 @@ def test_a_refused_status_says_whether_trying_again_can_help(
 
 
 def test_headers_stay_with_the_server_that_they_are_for(tmp_path: Path) -> None:
-    """A redirect is followed; to another server nothing of the step goes along, and never back to plain http."""
+    """A redirect to another server is followed without the step's headers, and never from https to http."""
     tls = remote_world.authority(tmp_path / "tls")
     with served(lambda request: request.reply(200, CONTENT)) as other, served(lambda request: None) as first:
 
@@ -105,7 +105,7 @@ def test_headers_stay_with_the_server_that_they_are_for(tmp_path: Path) -> None:
 
 
 def test_certificates_are_checked(tmp_path: Path) -> None:
-    """By the system's authorities, by the one that is given, or not at all."""
+    """Certificates are checked with the system's authorities, with the given one, or not at all."""
     tls = remote_world.authority(tmp_path / "tls")
     with served(lambda request: request.reply(200, b"x"), tls) as server:
         refused = transfer(tmp_path, f"{server.url}/a", "a")
@@ -118,7 +118,7 @@ def test_certificates_are_checked(tmp_path: Path) -> None:
 
 
 def test_a_put_says_its_length_and_many_keep_their_names(tmp_path: Path) -> None:
-    """A folder goes below the address; what has no known length goes in pieces."""
+    """A folder is uploaded below the address; content of unknown length is sent in chunks."""
     (tmp_path / "in/sub").mkdir(parents=True)
     (tmp_path / "in/a b").write_bytes(CONTENT)
     (tmp_path / "in/sub/ü#?").write_bytes(b"")
@@ -146,7 +146,7 @@ def test_a_put_says_its_length_and_many_keep_their_names(tmp_path: Path) -> None
 
 
 def test_a_file_that_changes_while_it_is_sent_is_never_complete(tmp_path: Path) -> None:
-    """The server waits with the body until the file has grown, and never gets as many bytes as it was told."""
+    """The server reads the body only after the file has grown, and never receives the announced number of bytes."""
     growing = tmp_path / "growing.log"
     growing.write_bytes(bytes(64 << 20))
     got: list[int] = []
@@ -165,7 +165,7 @@ def test_a_file_that_changes_while_it_is_sent_is_never_complete(tmp_path: Path) 
 
 
 def stalled(go_on: threading.Event) -> Callable[[Request], None]:
-    """Sends most of it and then nothing."""
+    """Sends most of the file, and then nothing."""
 
     def answer(request: Request) -> None:
         request.reply(200, CONTENT[: 9 << 19], length=len(CONTENT))
@@ -175,7 +175,7 @@ def stalled(go_on: threading.Event) -> Callable[[Request], None]:
 
 
 def test_a_server_that_falls_silent_is_a_failure_in_time(tmp_path: Path) -> None:
-    """May be tried again; what came of the file is gone."""
+    """The failure is temporary, and the partial file is removed."""
     go_on = threading.Event()
     with served(stalled(go_on)) as server:
         ended = transfer(tmp_path, f"{server.url}/a", "a", timeout="500ms")
@@ -185,12 +185,12 @@ def test_a_server_that_falls_silent_is_a_failure_in_time(tmp_path: Path) -> None
 
 
 def test_a_cancel_takes_back_what_has_come(tmp_path: Path) -> None:
-    """The old file is as it was."""
+    """The old file is unchanged."""
     go_on = threading.Event()
     (tmp_path / "a").write_text("old")
     with served(stalled(go_on)) as server:
         params = {"source": f"{server.url}/a", "destination": "a"}
-        # A temporary file with something in it.
+        # A temporary file that is not empty.
         ended = signalled(tmp_path, params, lambda: any(path.stat().st_size for path in leftovers(tmp_path)))
         go_on.set()
     assert ended.returncode == 143, ended.stdout
@@ -200,7 +200,7 @@ def test_a_cancel_takes_back_what_has_come(tmp_path: Path) -> None:
 
 
 def test_a_time_out_of_the_step_takes_back_what_has_come(tmp_path: Path) -> None:
-    """As a cancel does."""
+    """A timeout has the same effect as a cancel."""
     go_on = threading.Event()
     with served(stalled(go_on)) as server:
         ended = transfer(tmp_path, f"{server.url}/a", "a", step_timeout_s=2)
@@ -210,7 +210,7 @@ def test_a_time_out_of_the_step_takes_back_what_has_come(tmp_path: Path) -> None
 
 
 def test_what_cannot_be_reached_may_be_tried_again(tmp_path: Path) -> None:
-    """Nobody listens there; and an invalid URL never gets better."""
+    """No server listens on the port; an invalid URL is a permanent failure."""
     (tmp_path / "a").write_text("x")
     assert transfer(tmp_path, "http://127.0.0.1:9/a", "b").exit_code == 75
     assert transfer(tmp_path, "a", "http://127.0.0.1:9/b").exit_code == 75
@@ -221,7 +221,7 @@ def test_what_cannot_be_reached_may_be_tried_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/..%2f..%2fetc%2fpasswd", "/..", "/a%00b", "/a%0ab"])
 def test_a_name_from_an_address_does_not_lead_away(tmp_path: Path, path: str) -> None:
-    """Into a folder only under a plain name."""
+    """Only a plain name can be used within a folder."""
     with served(lambda request: request.reply(200, b"x")) as server:
         ended = transfer(tmp_path, f"{server.url}{path}", "in/")
     assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), ended
@@ -229,7 +229,7 @@ def test_a_name_from_an_address_does_not_lead_away(tmp_path: Path, path: str) ->
 
 
 def test_what_came_before_a_failure_is_said(tmp_path: Path) -> None:
-    """Of three files the second one is refused: one has arrived, and outputs say so."""
+    """The second of three files is refused: one has arrived, and the outputs say so."""
     (tmp_path / "in").mkdir()
     for name in ("a", "b", "c"):
         (tmp_path / "in" / name).write_text("four")
@@ -246,7 +246,7 @@ def test_what_came_before_a_failure_is_said(tmp_path: Path) -> None:
 
 
 def test_a_link_that_appears_while_files_are_sent_is_not_followed(tmp_path: Path) -> None:
-    """The folder was one when it was listed; what has come in its place leads elsewhere."""
+    """The folder was a real one when it was listed; the link that replaced it leads elsewhere."""
     (tmp_path / "in/sub").mkdir(parents=True)
     (tmp_path / "in/a").write_text("x")
     (tmp_path / "in/sub/key").write_text("x")
@@ -270,7 +270,7 @@ def test_a_link_that_appears_while_files_are_sent_is_not_followed(tmp_path: Path
 
 
 def test_a_header_that_no_request_can_have_is_not_shown(tmp_path: Path) -> None:
-    """It may be a secret, such as one with a line break at its end."""
+    """It may be a secret, for example one with a trailing newline."""
     (tmp_path / "a").write_text("x")
     with served(lambda request: request.reply(200)) as server:
         for ends in ((f"{server.url}/a", "b"), ("a", f"{server.url}/b")):

@@ -1,4 +1,4 @@
-"""What the tests of `file/transfer` have in common: the node in its own process, and what it may have left behind."""
+"""Common helpers for tests of `file/transfer`: the node in its own process, and the files that it may leave behind."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def transfer(
     step_timeout_s: float = PATIENCE_S,
     **more: Any,
 ) -> NodeRun:
-    """Runs the node to its end, in `directory`."""
+    """Runs the node to completion, in `directory`."""
     params = {"source": str(source), "destination": str(destination)}
     given = {name.replace("_", "-"): value for name, value in more.items()}
     return run_node(
@@ -42,12 +42,12 @@ def transfer(
 
 
 def _environment(env: dict[str, str] | None) -> dict[str, str]:
-    # Nobody's own settings, and no service of a cloud machine for keys.
+    # No settings of the user, and no cloud metadata service that could provide keys.
     return {"HOME": "/nonexistent", "AWS_METADATA_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "*", **(env or {})}
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Temporary files below a folder."""
+    """Returns the temporary files below a folder."""
     return list(folder.rglob(".waterflow-*"))
 
 
@@ -60,7 +60,7 @@ def signalled(
     env: dict[str, str] | None = None,
     after: Callable[[], object] = lambda: None,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Starts the node, sends it what a cancel sends when the time has come, then calls `after`, and gives how it ended."""
+    """Starts the node, sends it a cancel's signal at the right moment, then calls `after`, and returns how it ended."""
     with tempfile.TemporaryDirectory() as files:
         task = messages.Task(
             key=task_id("run", "job", "step", 1, 1), node=node, params=params, env=_environment(env),
@@ -85,7 +85,7 @@ def signalled(
 
 
 def wait_until(is_so: Callable[[], object]) -> None:
-    """Until the condition holds. Raises `TimeoutError`."""
+    """Waits until the condition holds. Raises `TimeoutError`."""
     give_up_at = time.monotonic() + PATIENCE_S
     while not is_so():
         if time.monotonic() > give_up_at:
@@ -94,13 +94,13 @@ def wait_until(is_so: Callable[[], object]) -> None:
 
 
 class Request(http.server.BaseHTTPRequestHandler):
-    """One request; the server's `answer` says what comes of it."""
+    """One request; the server's `answer` handles it."""
 
     server: Server
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
-        """Nothing: what went wrong is in the test."""
+        """Logs nothing: the test reports what went wrong."""
 
     def _answer(self) -> None:
         self.server.seen.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
@@ -110,7 +110,7 @@ class Request(http.server.BaseHTTPRequestHandler):
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _answer
 
     def body(self) -> bytes:
-        """All of the body, or what came of it."""
+        """Returns the whole body, or what was received of it."""
         if "chunked" not in self.headers.get("transfer-encoding", ""):
             return self.rfile.read(int(self.headers.get("content-length", "0")))
         content = b""
@@ -121,7 +121,7 @@ class Request(http.server.BaseHTTPRequestHandler):
         return content
 
     def reply(self, status: int, content: bytes = b"", /, *, length: int | None = None, **headers: str) -> None:
-        """A whole answer, or with `length` the beginning of one."""
+        """Sends a complete answer, or with `length` only the beginning of one."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -132,7 +132,7 @@ class Request(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """A server of a test's own; remembers what it was asked."""
+    """A server for one test; it records the requests that it received."""
 
     daemon_threads = True
     block_on_close = False
@@ -144,7 +144,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.scheme = "http"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A peer that goes away is what the tests are about."""
+        """Ignores the error: tests disconnect peers on purpose."""
 
     @property
     def url(self) -> str:
@@ -152,7 +152,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 def certified(folder: Path) -> tuple[Path, Path]:
-    """An authority's certificate, and one of its own for localhost, whose key is beside it."""
+    """Returns the certificate of an authority, and one that it signed for localhost, with its key beside it."""
     authority = remote_world.authority(folder / "authority")
     mine = folder / "server"
     mine.mkdir()
@@ -168,7 +168,7 @@ def certified(folder: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def served(answer: Callable[[Request], None], certificate: Path | None = None) -> Iterator[Server]:
-    """The server, in threads; with a certificate over TLS."""
+    """Serves in threads; with a certificate over TLS."""
     server = Server(answer)
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,4 +1,4 @@
-"""A daemon from Git to the log, for what starts runs: real driver, engine and loops, the API behind a real listener."""
+"""A daemon from Git to the log, for tests of what starts runs: real driver, engine, loops, and API listener."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ SECRET = "a secret of the hook"
 
 
 class TriggerWorld:
-    """One life of a daemon over a log that outlives it."""
+    """One life of a daemon, over a log that survives it."""
 
     def __init__(self, log: ports.Log, *settings: RepositorySettings) -> None:
         self.log = log
         self.clock = WallClock()
         self.secrets = {"HOOK": SECRET}
-        #: Milliseconds that the wall clock of signatures is ahead of the machine's.
+        #: Milliseconds by which the wall clock of signatures is ahead of the machine's.
         self.ahead_ms = 0
         outputs, self.feed = MemoryOutputLogs(), Feed(log)
         fleet = ScriptedAgents(outputs, self.feed, self.clock)
@@ -122,18 +122,18 @@ class TriggerWorld:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def sync(self, name: str = "ops") -> str | None:
-        """Everything that was pushed is applied."""
+        """Waits until everything that was pushed is applied."""
         async with asyncio.timeout(PATIENCE_S):
             return await self.reconciler.sync(name)
 
     async def until(self, holds: Callable[[], object]) -> None:
-        """Waits for what comes by itself."""
+        """Waits for something that happens without further input."""
         async with asyncio.timeout(PATIENCE_S):
             while not holds():  # noqa: ASYNC110  The loop under test says nothing to tests.
                 await asyncio.sleep(0.005)
 
     async def settled(self) -> None:
-        """Everything that anything has started is over, and nothing more follows: every follower has read the whole log."""
+        """Waits until all runs have completed and each trigger loop has read the whole log, so nothing more starts."""
 
         def is_settled() -> bool:
             loops = self.reconciler.loops.values()
@@ -154,7 +154,7 @@ class TriggerWorld:
 
 @contextlib.asynccontextmanager
 async def served(world: TriggerWorld, tmp_path: Path) -> AsyncIterator[str]:
-    """The world's API behind a real listener; gives its address."""
+    """Serves the world's API behind a real listener; yields its address."""
     server = ApiServer(world.api, "127.0.0.1:0", tmp_path / "api.sock")
     await server.start()
     try:

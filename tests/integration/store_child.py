@@ -1,9 +1,8 @@
-"""A process for the store's tests:
+"""A process for the store's tests: `store_child.py MODE DIRECTORY`; prints one line for everything that is durable.
 
-`store_child.py MODE DIRECTORY`, one line on stdout for everything that is durable. `append` appends to ten runs and two
-output logs forever, with several batches in flight; `hold` opens the directory and waits for the end of stdin; `open`
-opens and closes it and prints the outcome; `depose` takes the generation as a second daemon would if it got past the
-lock.
+`append` appends to ten runs and two output logs forever, with several batches in flight; `hold` opens the directory and
+waits for the end of stdin; `open` opens and closes it and prints the outcome; `depose` takes the generation as a second
+daemon would if it got past the lock.
 """
 
 from __future__ import annotations

@@ -38,10 +38,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """`/status/N` answers N;
-
-    `/busy` first answers 503 with `Retry-After: 0`; `/later/N` answers the first N with 503.
-    """
+    """`/status/N` answers N; `/busy` 503 with `Retry-After: 0` at first; `/later/N` 503 to the first N requests."""
 
     server: Server
 

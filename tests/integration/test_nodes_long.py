@@ -75,7 +75,7 @@ class Lasting:
         return bench.daemon.task(1, node=self.node, **more)
 
 
-# What the nodes wait for -----------------------------------------------------------------------------------------------------
+# What the nodes wait for ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def contained(request: pytest.FixtureRequest, engine: str, plugins: str, tmp_pat
         containers.clear()
 
 
-# Outcomes --------------------------------------------------------------------------------------------------------------
+# Outcomes -------------------------------------------------------------------------------------------------------------
 
 
 async def _cancelled(bench: Bench, node: Lasting) -> None:

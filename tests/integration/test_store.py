@@ -62,7 +62,7 @@ def line_of(process: subprocess.Popen[str]) -> str:
 
 @pytest.mark.parametrize("lines", [1, 40, 137, 600])
 def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path, lines: int) -> None:
-    """G1, G2: after SIGKILL at any moment every acknowledged batch and piece is there, and every stream is a prefix."""
+    """G1, G2: after SIGKILL at any moment every acknowledged batch and piece exists, and every stream is a prefix."""
     acknowledged: dict[tuple[str, int], int] = {}
     for _ in range(2):
         with child("append", tmp_path) as process:
@@ -72,11 +72,11 @@ def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path, lines: int) 
                 acknowledged[kind, int(number)] = int(position)
             process.send_signal(signal.SIGKILL)
             assert process.stdout is not None
-            # Not `communicate`, which would leave out what the lines above have read ahead.
+            # `communicate` would omit what the loop above has already read ahead.
             rest = process.stdout.read()
             process.wait()
         for said in rest.splitlines(keepends=True):
-            if said.endswith("\n"):  # The last line may be torn.
+            if said.endswith("\n"):  # The last line may be incomplete.
                 kind, number, position = said.split()
                 acknowledged[kind, int(number)] = int(position)
         with open_store(tmp_path, UNIONS) as store:
@@ -100,7 +100,7 @@ def _check_acknowledged(store: Store, acknowledged: dict[tuple[str, int], int]) 
 
 
 def test_a_second_daemon_is_refused_by_name_of_the_first(tmp_path: Path) -> None:
-    """By the same path and by a symlink: WF310 with the process id of the daemon that holds the directory."""
+    """By the same path or a symlink: WF310 with the process id of the daemon that holds the directory."""
     data, link = tmp_path / "data", tmp_path / "link"
     link.symlink_to(data)
     with open_store(data, UNIONS):
@@ -141,7 +141,7 @@ def test_the_same_process_cannot_open_a_directory_twice(tmp_path: Path) -> None:
 
 
 def test_a_killed_daemon_leaves_no_lock_behind(tmp_path: Path) -> None:
-    """The kernel drops the lock with the process."""
+    """The kernel releases the lock with the process."""
     with child("hold", tmp_path) as process:
         assert line_of(process) == "open 1"
     with open_store(tmp_path, UNIONS, wait_s=0) as store:
@@ -149,7 +149,7 @@ def test_a_killed_daemon_leaves_no_lock_behind(tmp_path: Path) -> None:
 
 
 async def test_a_daemon_whose_generation_was_taken_writes_nothing_any_more(tmp_path: Path) -> None:
-    """Should two daemons ever write to one directory, the older one stops at its next transaction."""
+    """If two daemons ever use one directory, the older one stops at its next transaction."""
     told: list[Stalled] = []
     with open_store(tmp_path, UNIONS, on_poison=told.append) as store:
         await store.log.append(batch(1, 0, 1))
@@ -166,7 +166,7 @@ async def test_a_daemon_whose_generation_was_taken_writes_nothing_any_more(tmp_p
 
 @pytest.mark.parametrize("text", ['{"format": 99, "lmdb": 0, "release": "9.0"}', '{"format": 1, "lmdb": 1}', "{", ""])
 def test_a_directory_of_a_newer_format_is_refused_untouched(tmp_path: Path, text: str) -> None:
-    """G10: WF311, and no file of it is changed, made or removed."""
+    """G10: WF311, and no file in it is changed, created or removed."""
     open_store(tmp_path, UNIONS).close()
     (tmp_path / "FORMAT").write_text(text)
     before = _snapshot(tmp_path)
@@ -177,7 +177,7 @@ def test_a_directory_of_a_newer_format_is_refused_untouched(tmp_path: Path, text
 
 @pytest.mark.parametrize("name", ["file", "file/below", "/proc/none"])
 def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path, name: str) -> None:
-    """WF317, with the path and what to do, instead of an error of the system."""
+    """WF317 with the path and what to do, instead of a bare system error."""
     (tmp_path / "file").touch()
     with pytest.raises(Stalled, match=r"data-dir .* cannot be used: .*ReadWritePaths.*WF317"):
         open_store(tmp_path / name, UNIONS)
@@ -192,7 +192,7 @@ def _snapshot(path: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def test_a_log_without_its_format_file_is_refused(tmp_path: Path) -> None:
-    """What wrote it is unknown, so it is not guessed."""
+    """The format is unknown, and the store does not guess."""
     open_store(tmp_path, UNIONS).close()
     (tmp_path / "FORMAT").unlink()
     with pytest.raises(Stalled, match="WF311"):
@@ -200,7 +200,7 @@ def test_a_log_without_its_format_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_data_directory_is_for_its_user_alone(tmp_path: Path) -> None:
-    """Mode 0700 for directories and 0600 for files, whatever the umask or an older mode says."""
+    """Directories have mode 0700 and files 0600, whatever the umask or the previous mode is."""
     data = tmp_path / "data"
     data.mkdir(mode=0o755)
     with open_store(data, UNIONS) as store:
@@ -216,7 +216,7 @@ async def _print(store: Store, size: int) -> int:
 
 
 def test_a_flipped_byte_in_an_event_is_detected(tmp_path: Path) -> None:
-    """The record with it is never shown: WF304 names it; records and streams without it can be read."""
+    """The damaged record is never returned and WF304 names it; other records and streams can be read."""
     with open_store(tmp_path, UNIONS) as store:
         store.log.append_blocking(batch(1, 0, 3))
         store.log.append_blocking(batch(1, 3, 1, text="the one that is damaged"))
@@ -266,7 +266,7 @@ def test_a_truncated_file_is_refused_with_a_sentence(tmp_path: Path, keep: float
 
 @pytest.mark.parametrize("page", range(8))
 def test_a_zeroed_page_never_serves_a_false_state(tmp_path: Path, page: int) -> None:
-    """Opening refuses, or what is read is checked, or the page was not in use; the process survives in any case."""
+    """Opening fails, or reads are verified, or the page was unused; the process survives in any case."""
     with open_store(tmp_path, UNIONS) as store:
         for expected in range(0, 40, 10):
             store.log.append_blocking(batch(1, expected, 10))
@@ -321,7 +321,7 @@ def test_an_older_schema_is_led_through_the_upcasters(tmp_path: Path) -> None:
 
 
 def test_a_map_that_is_full_grows(tmp_path: Path) -> None:
-    """A map of 1 MiB takes 10,000 events: it is doubled between transactions, and nobody notices."""
+    """A map of 1 MiB takes 10,000 events: it is doubled between transactions, without effect on callers."""
     with open_store(tmp_path, UNIONS, map_bytes=1 << 20) as store:
         for expected in range(0, 10_000, 1_000):
             store.log.append_blocking(batch(1, expected, 1_000))
@@ -330,7 +330,7 @@ def test_a_map_that_is_full_grows(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_is_a_state_and_not_an_end(tmp_path: Path) -> None:
-    """WF302 with nothing written, reading goes on, and with space the next append succeeds at the same position."""
+    """WF302 and nothing is written; reads still work, and with free space the next append succeeds."""
     with open_store(tmp_path, UNIONS, ballast_bytes=1 << 20) as store:
         await store.log.append(batch(1, 0, 2))
         assert not store.log.is_disk_low
@@ -348,7 +348,7 @@ async def test_a_full_disk_is_a_state_and_not_an_end(tmp_path: Path) -> None:
 
 
 async def test_an_input_output_error_poisons_the_store(tmp_path: Path) -> None:
-    """After a failed write nothing is accepted or shown until the daemon has started again; whoever asked is told once."""
+    """After a failed write nothing is accepted or returned until a restart; `on_poison` is called once."""
     told: list[Stalled] = []
     with open_store(tmp_path, UNIONS, on_poison=told.append) as store:
         await store.log.append(batch(1, 0, 2))
@@ -374,7 +374,7 @@ async def test_an_input_output_error_poisons_the_store(tmp_path: Path) -> None:
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
 async def test_a_small_disk_fills_up_and_recovers(tmp_path: Path) -> None:
-    """On 16 MB: appends until WF302, reads everything, and goes on by itself once there is space; nothing is lost."""
+    """On 16 MB: appends until WF302, reads everything, and continues once space is free; nothing is lost."""
     with mounted(tmp_path, "-t", "tmpfs", "-o", "size=16m", "tmpfs"):
         other = tmp_path / "other"
         other.write_bytes(bytes(6 << 20))
@@ -396,7 +396,7 @@ async def test_a_small_disk_fills_up_and_recovers(tmp_path: Path) -> None:
 
 
 async def _fill(store: Store) -> tuple[int, int | None]:
-    """Appends until the disk is full; gives what is durable, and how much was when the ballast went."""
+    """Appends until the disk is full; returns how much is durable, and how much was when the ballast was released."""
     durable, low_at = 0, None
     while True:
         try:
@@ -409,7 +409,7 @@ async def _fill(store: Store) -> tuple[int, int | None]:
 
 
 async def test_appends_in_flight_share_commits(tmp_path: Path) -> None:
-    """Group commit: a hundred calls at once take far fewer transactions, and all are durable."""
+    """Group commit: a hundred concurrent calls need far fewer transactions, and all become durable."""
     with open_store(tmp_path, UNIONS) as store:
         await store.log.append(batch(0, 0, 1))
         before = store.transactions
@@ -420,7 +420,7 @@ async def test_appends_in_flight_share_commits(tmp_path: Path) -> None:
 
 
 async def test_closing_makes_durable_what_was_submitted(tmp_path: Path) -> None:
-    """An orderly end loses nothing, and what comes later is refused."""
+    """An orderly close loses nothing, and later calls are refused."""
     store = open_store(tmp_path, UNIONS)
     calls = [store.log.append(batch(1, expected, 1)) for expected in range(50)]
     output = store.outputs.append(
@@ -437,7 +437,7 @@ async def test_closing_makes_durable_what_was_submitted(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_examined_while_no_daemon_holds_it(tmp_path: Path) -> None:
-    """Every record is counted, damage is named, and a running daemon is not disturbed."""
+    """Every record is counted, damage is reported, and a running daemon is not disturbed."""
     data = tmp_path / "data"
     with open_store(data, UNIONS) as store:
         store.log.append_blocking(batch(1, 0, 3))

@@ -22,7 +22,7 @@ from waterflowd.store import layout
 from waterflowd.store.opening import Store, open_store
 
 RUNS = 60
-#: Enough for several pages of leaves, and so for pages of branches, in the databases that grow.
+#: Enough for several leaf pages, and thus for branch pages, in the databases that grow.
 LINES = 5
 Question = Callable[[], Any]
 
@@ -39,7 +39,7 @@ def summary(number: int) -> RunSummary:
 
 
 async def fill(store: Store) -> None:
-    """Some of everything that the store keeps under a key."""
+    """Stores some of everything that the store keeps under a key."""
     for number in range(RUNS):
         append = StreamAppend(
             stream=ids.run_stream(store_child.run(number)),
@@ -63,7 +63,7 @@ async def fill(store: Store) -> None:
 
 
 def questions(store: Store) -> Iterator[Question]:
-    """All that may be asked, of what is there and of what is not."""
+    """Yields every query, for existing and for missing keys."""
     log, outputs = store.log, store.outputs
     for number in range(RUNS + 1):
         run, name = store_child.run(number), store_child.name(number)
@@ -87,7 +87,7 @@ def questions(store: Store) -> Iterator[Question]:
 
 
 def answered(store: Store, question: Question) -> Any:
-    # What is known of the ends of logs is asked of the disk again.
+    # Read the ends of the output logs from the disk again.
     store.outputs._tails.clear()
     try:
         return question()
@@ -96,7 +96,7 @@ def answered(store: Store, question: Question) -> Any:
 
 
 def places_of_keys(directory: Path) -> list[tuple[int, int]]:
-    """Where keys stand in the file, in leaves and in branches, and how long they are."""
+    """Returns offset and length of each key in the file, in leaf and branch pages."""
     path = directory / layout.ENVIRONMENT_DIRECTORY
     content = (path / layout.LOG_FILE).read_bytes()
     found = []
@@ -107,7 +107,7 @@ def places_of_keys(directory: Path) -> list[tuple[int, int]]:
             database = environment.open_db(name.encode(), create=False)
             with environment.begin(db=database) as transaction:
                 for key, value in transaction.cursor():
-                    # A number alone might be anywhere.
+                    # A number alone could also occur elsewhere.
                     sought = key + value[:16] if len(key) == 8 else key
                     at = content.find(sought)
                     while at >= 0:
@@ -117,7 +117,7 @@ def places_of_keys(directory: Path) -> list[tuple[int, int]]:
 
 
 async def test_a_damaged_key_hides_nothing(tmp_path: Path) -> None:
-    """Each answer is the true one or WF304, whichever bit of whichever key is another one."""
+    """Each answer is the true one or WF304, whichever bit of whichever key is flipped."""
     with open_store(tmp_path, store_child.UNIONS) as store:
         await fill(store)
     places = places_of_keys(tmp_path)

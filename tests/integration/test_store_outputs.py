@@ -1,4 +1,4 @@
-"""Output logs on a real disk: growth out of LMDB, torn tails, damage."""
+"""Output logs on a real disk: growth beyond LMDB, incomplete tails, damage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def text(store: Store, offset: int = 0) -> bytes:
 
 
 async def test_a_small_log_costs_no_file(tmp_path: Path) -> None:
-    """Up to 64 KiB a log lives in LMDB, and is flushed with the events."""
+    """Up to 64 KiB a log is stored in LMDB, and is flushed with the events."""
     with open_store(tmp_path, {}) as store:
         for _ in range(8):
             await add(store, b"x" * 4096, b"y" * 4096)
@@ -49,7 +49,7 @@ async def test_a_small_log_costs_no_file(tmp_path: Path) -> None:
 
 
 async def test_a_log_that_outgrows_lmdb_goes_on_in_a_file(tmp_path: Path) -> None:
-    """What is in LMDB stays there; the file begins at that offset and holds the rest."""
+    """The content in LMDB stays there; the file starts at that offset and holds the rest."""
     with open_store(tmp_path, {}) as store:
         await add(store, b"a" * 60_000)
         await add(store, b"b" * 10_000)
@@ -63,7 +63,7 @@ async def test_a_log_that_outgrows_lmdb_goes_on_in_a_file(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("cut", [1, 20, 29, 30, 5_000, 9_000, 20_000])
 async def test_a_torn_tail_is_cut_after_a_crash(tmp_path: Path, cut: int) -> None:
-    """Whole frames stay, half a frame goes, and the log goes on from there without a gap."""
+    """Complete frames are kept, a partial one is removed, and the log continues there without a gap."""
     whole = [bytes([number]) * 8_000 for number in range(65, 85)]
     with open_store(tmp_path, {}) as store:
         await add(store, b"first" * 100)
@@ -79,7 +79,7 @@ async def test_a_torn_tail_is_cut_after_a_crash(tmp_path: Path, cut: int) -> Non
 
 @pytest.mark.parametrize("garbage", [b"\x00" * 100, b"\xff" * 3, b"\x00" * 200_000])
 async def test_a_tail_that_was_never_written_is_cut(tmp_path: Path, garbage: bytes) -> None:
-    """A power cut may leave a file longer than its content: zeros and rubbish are no frames."""
+    """After a power cut a file may be longer than its content: zeros and garbage are not frames."""
     with open_store(tmp_path, {}) as store:
         await add(store, b"x" * 70_000, b"y" * 70_000)
     (file,) = files(tmp_path)
@@ -91,7 +91,7 @@ async def test_a_tail_that_was_never_written_is_cut(tmp_path: Path, garbage: byt
 
 
 async def test_a_file_without_a_whole_header_is_put_aside(tmp_path: Path) -> None:
-    """It was cut off before its first flush: nothing of it was acknowledged, so the log ends where LMDB says."""
+    """The crash came before its first flush, so nothing in it was acknowledged, and the log ends where LMDB says."""
     with open_store(tmp_path, {}) as store:
         await add(store, b"x" * 60_000)
     path = tmp_path / "output" / NAME.run / "deploy.build.1"
@@ -105,7 +105,7 @@ async def test_a_file_without_a_whole_header_is_put_aside(tmp_path: Path) -> Non
 
 
 async def test_a_flipped_byte_in_a_file_is_detected(tmp_path: Path) -> None:
-    """What is before it can be read, and it is never shown."""
+    """Everything before the flipped byte can be read, and the damaged frame is never returned."""
     with open_store(tmp_path, {}) as store:
         await add(store, *[bytes([number]) * 60_000 for number in range(65, 85)])
     (file,) = files(tmp_path)
@@ -120,7 +120,7 @@ async def test_a_flipped_byte_in_a_file_is_detected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("index", ["missing", "cut", "wrong"])
 async def test_the_index_of_a_file_is_only_a_hint(tmp_path: Path, index: str) -> None:
-    """Without it, with half of it, or with rubbish in it, the same bytes are found."""
+    """If the index is missing, truncated or wrong, the same bytes are found."""
     whole = [b"%05d" % number * 2_000 for number in range(300)]
     with open_store(tmp_path, {}) as store:
         for start in range(0, 300, 30):
@@ -142,7 +142,7 @@ async def test_the_index_of_a_file_is_only_a_hint(tmp_path: Path, index: str) ->
 
 
 async def test_a_full_disk_under_one_log_loses_nothing_of_another(tmp_path: Path) -> None:
-    """When the rows of a group fail and its file does not, what is sent again, cut otherwise, is there once."""
+    """The rows of a group fail but its file does not: data resent in other pieces is stored only once."""
     with open_store(tmp_path, {}, ballast_bytes=0) as store:
         await add(store, b"x" * 70_000)
         with files_replaced("/dev/full"):
@@ -164,7 +164,7 @@ async def test_a_full_disk_under_one_log_loses_nothing_of_another(tmp_path: Path
 
 
 async def test_a_file_of_a_failed_try_does_not_hide_rows(tmp_path: Path) -> None:
-    """A file that was made and got nothing is removed when the log went on in LMDB."""
+    """A file that was created but stayed empty is removed if the log continued in LMDB."""
     with open_store(tmp_path, {}) as store:
         await add(store, b"x" * 100)
         await add(store, b"y" * 100_000, to=OTHER)
@@ -178,7 +178,7 @@ async def test_a_file_of_a_failed_try_does_not_hide_rows(tmp_path: Path) -> None
 
 
 async def test_a_group_may_turn_a_small_log_into_a_large_one(tmp_path: Path) -> None:
-    """Small rows and the file behind them, all asked for at once: the file follows rows that are durable."""
+    """Small rows and the file behind them are submitted together: the file follows rows that are durable."""
     with open_store(tmp_path, {}) as store:
         calls, offset = [], 0
         for size in (30_000, 30_000, 30_000, 200_000, 5):

@@ -1,4 +1,4 @@
-"""Backup, restore and salvage of the store, on real disks: nothing false is ever kept, and nothing is changed in the source."""
+"""Backup, restore and salvage of the store on real disks: nothing false is kept, and the source never changes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def stream(number: int) -> ids.StreamName:
 
 
 def text(number: int, position: int) -> str:
-    """Of one event in five a text that needs overflow pages."""
+    """Returns the text of an event; one in five is long enough to need overflow pages."""
     return f"run {number} event {position} " + "x" * (5_000 if position % 5 == 4 else 40)
 
 
@@ -67,7 +67,7 @@ def print_output(store: Store, number: int, size: int) -> None:
 
 
 def fill(path: Path, rounds: int = 12) -> dict[ids.StreamName, list[str]]:
-    """A directory with interleaved runs, a plan, small and large output; the truth by stream."""
+    """Fills a directory with interleaved runs, a plan, and outputs; returns the expected content by stream."""
     with open_store(path, UNIONS) as store:
         store.log.append_blocking(Batch(plans={"plan-hash": b"the content of a plan " * 300}))
         for each in range(rounds):
@@ -101,7 +101,7 @@ def nothing_known(_: Environment, __: AttemptId) -> bool:
 
 
 def saved(source: Path, target: Path) -> tuple[salvage.SalvageReport, dict[ids.StreamName, list[str]]]:
-    """Salvages, opens the result, checks all of it, and gives what it says."""
+    """Salvages, opens the result, checks it completely, and returns its report."""
     with salvage.salvage_directory(source, target) as found, open_store(target, UNIONS, is_rescue=True) as store:
         assert store.verify().records == found.records
         assert [record.seq for record in store.log.feed(0, 1 << 30)] == list(range(1, found.records + 1))
@@ -112,7 +112,7 @@ def saved(source: Path, target: Path) -> tuple[salvage.SalvageReport, dict[ids.S
 def check_prefixes(
     found: salvage.SalvageReport, kept: dict[ids.StreamName, list[str]], whole: dict[ids.StreamName, list[str]]
 ) -> None:
-    """Every stream is a prefix of the truth, and what is not said to be cut is all of it."""
+    """Checks that every stream is a prefix of the truth, and is complete unless it is reported as truncated."""
     cuts = {cut.stream: cut for cut in found.cuts}
     for name, events_kept in kept.items():
         assert events_kept == whole[name][: len(events_kept)], f"{name} has a false event"
@@ -128,7 +128,7 @@ def check_prefixes(
 
 
 def test_a_sound_directory_is_saved_whole_and_left_as_it_was(tmp_path: Path) -> None:
-    """All records, plans and output; the same chains; nothing in the source is touched."""
+    """All records, plans, output and hash chains are kept; nothing in the source is touched."""
     source, target = tmp_path / "source", tmp_path / "target"
     whole = fill(source)
     before = snapshot(source)
@@ -147,7 +147,7 @@ def test_a_sound_directory_is_saved_whole_and_left_as_it_was(tmp_path: Path) -> 
 
 
 def test_a_flipped_byte_costs_one_stream_its_end_and_the_others_nothing(tmp_path: Path) -> None:
-    """The stream ends before the damaged event, the report says how many events that cost."""
+    """The stream ends before the damaged event, and the report says how many events were lost."""
     source = tmp_path / "source"
     whole = fill(source)
     file = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE
@@ -164,7 +164,7 @@ def test_a_flipped_byte_costs_one_stream_its_end_and_the_others_nothing(tmp_path
 
 
 def test_damaged_branches_and_meta_pages_cost_nothing(tmp_path: Path) -> None:
-    """Leaf pages that no tree leads to any more are found, and what the heads prove is whole."""
+    """Leaf pages that are unreachable from any tree are found; whatever the heads prove is complete."""
     source = tmp_path / "source"
     whole = fill(source, rounds=80)
     file = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE
@@ -200,7 +200,7 @@ def _damages(size: int) -> Iterator[tuple[str, int]]:
 
 @pytest.mark.timeout(3600 if IS_FULL else 1200)
 def test_whatever_is_damaged_what_is_saved_is_a_true_prefix(tmp_path: Path) -> None:
-    """Zeroed pages, cut files, flipped bits: never a false event, never a silent loss, never a signal."""
+    """Zeroed pages, truncated files, flipped bits: never a false event, a silent loss or a crash by a signal."""
     source, target = tmp_path / "source", tmp_path / "target"
     whole = fill(source)
     file = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE
@@ -223,7 +223,7 @@ def test_whatever_is_damaged_what_is_saved_is_a_true_prefix(tmp_path: Path) -> N
 
 
 def test_a_salvage_that_is_killed_leaves_nothing_that_opens(tmp_path: Path) -> None:
-    """Its directory says that it is unfinished, to the daemon, to restore, to backup and to itself."""
+    """Its directory is marked as unfinished; the daemon, restore, backup and salvage all refuse it."""
     source, target = tmp_path / "source", tmp_path / "target"
     fill(source)
     with pytest.raises(KeyError), salvage.salvage_directory(source, target):
@@ -242,7 +242,7 @@ def test_a_salvage_that_is_killed_leaves_nothing_that_opens(tmp_path: Path) -> N
 
 
 def test_salvage_keeps_its_hands_off(tmp_path: Path) -> None:
-    """A directory with a daemon in it, one of a newer release, a target with content, a target inside of the source."""
+    """A directory in use, one of a newer release, a target with content, and a target inside the source are refused."""
     source = tmp_path / "source"
     fill(source)
     with (
@@ -273,7 +273,7 @@ def restore(source: Path, target: Path) -> Store:
 
 
 def test_a_backup_of_a_stopped_daemon_is_restored_whole(tmp_path: Path) -> None:
-    """Everything is there, the generation is one that no daemon has had, and the backup itself stays as it was."""
+    """Everything is restored with a generation that no daemon has had; the backup is unchanged."""
     source, made, target = tmp_path / "source", tmp_path / "made", tmp_path / "target"
     whole = fill(source)
     manifest = copying.back_up(source, made, nothing_known)
@@ -298,7 +298,7 @@ def test_a_backup_of_a_stopped_daemon_is_restored_whole(tmp_path: Path) -> None:
 
 
 def test_a_copied_data_directory_is_restored_like_a_backup(tmp_path: Path) -> None:
-    """A plain copy of a stopped daemon's directory has no list of files, but every record is checked."""
+    """A plain copy of a stopped daemon's directory has no file list, but every record is checked."""
     source, target = tmp_path / "source", tmp_path / "target"
     whole = fill(source)
     with open_store(source, UNIONS), pytest.raises(Stalled, match="WF310"):
@@ -309,7 +309,7 @@ def test_a_copied_data_directory_is_restored_like_a_backup(tmp_path: Path) -> No
 
 
 def test_a_backup_under_load_is_a_prefix_with_the_output_of_its_events(tmp_path: Path) -> None:
-    """While another process writes as fast as it can; what is acknowledged before is in it."""
+    """Another process writes as fast as it can; the backup contains whatever was acknowledged before."""
     source, made = tmp_path / "source", tmp_path / "made"
     process = subprocess.Popen(
         [sys.executable, store_child.__file__, "append", os.fspath(source)], stdout=subprocess.PIPE, text=True
@@ -355,7 +355,7 @@ def test_a_backup_under_load_is_a_prefix_with_the_output_of_its_events(tmp_path:
 
 @pytest.mark.parametrize("after", [0.0, 0.05, 0.15, 0.3, 0.5])
 def test_a_backup_that_is_killed_is_refused(tmp_path: Path, after: float) -> None:
-    """At whatever moment: it is whole, or it says that it is not; a second try goes elsewhere."""
+    """A backup is either complete or says that it is not; a second attempt uses another target."""
     source, made = tmp_path / "source", tmp_path / "made"
     fill(source)
     code = (
@@ -389,7 +389,7 @@ def test_a_backup_that_is_killed_is_refused(tmp_path: Path, after: float) -> Non
 
 
 def test_a_damaged_backup_is_refused_and_leaves_no_trace(tmp_path: Path) -> None:
-    """A changed, cut or missing file of any kind: WF304 that names it, and an empty target for the next try."""
+    """A changed, truncated or missing file of any kind gives WF304 with its name, and the target is left empty."""
     source, made, target = tmp_path / "source", tmp_path / "made", tmp_path / "target"
     fill(source)
     manifest = copying.back_up(source, made, nothing_known)
@@ -416,7 +416,7 @@ def test_a_damaged_backup_is_refused_and_leaves_no_trace(tmp_path: Path) -> None
 
 
 def test_a_damaged_log_is_not_backed_up(tmp_path: Path) -> None:
-    """A backup that nobody could restore is none: WF304, and nothing in the target."""
+    """A backup that cannot be restored is useless: WF304, and nothing in the target."""
     source, made = tmp_path / "source", tmp_path / "made"
     fill(source)
     file = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE
@@ -431,7 +431,7 @@ def test_a_damaged_log_is_not_backed_up(tmp_path: Path) -> None:
 
 
 def test_a_restore_goes_into_an_empty_directory_only(tmp_path: Path) -> None:
-    """What is there is never overwritten, and a clock behind the backup could give generations that agents know."""
+    """Existing content is never overwritten; a clock behind the backup could produce generations that agents know."""
     source, made = tmp_path / "source", tmp_path / "made"
     fill(source)
     copying.back_up(source, made, nothing_known)
@@ -451,7 +451,7 @@ def test_a_restore_goes_into_an_empty_directory_only(tmp_path: Path) -> None:
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
 def test_a_copy_to_a_full_disk_fails_with_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
-    """Backup, restore and salvage alike: WF315, and no half of anything."""
+    """Backup, restore and salvage fail with WF315 and leave no partial files."""
     source, made, small = tmp_path / "source", tmp_path / "made", tmp_path / "small"
     fill(source, rounds=80)
     copying.back_up(source, made, nothing_known)
@@ -468,14 +468,14 @@ def test_a_copy_to_a_full_disk_fails_with_a_sentence_and_leaves_nothing(tmp_path
         assert not any(small.iterdir())
 
 
-# What counts as damage -------------------------------------------------------------------------------------------------
+# What counts as damage ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("number", "code"), [("SIGKILL", "WF306"), ("SIGTERM", "WF306"), ("SIGBUS", "WF304"), ("SIGSEGV", "WF304")]
 )
 def test_a_check_that_somebody_else_has_ended_says_nothing_of_the_log(tmp_path: Path, number: str, code: str) -> None:
-    """The kernel's out-of-memory killer is no damage; what a bad file brings about is."""
+    """The kernel's out-of-memory killer does not mean damage; a crash caused by a bad file does."""
     kill = f"import os, signal; os.kill(os.getpid(), signal.{number})"
     child = subprocess.run([sys.executable, "-c", kill], capture_output=True, check=False)
     with pytest.raises(Stalled, match=code):
@@ -483,7 +483,7 @@ def test_a_check_that_somebody_else_has_ended_says_nothing_of_the_log(tmp_path: 
 
 
 def test_a_check_without_memory_says_nothing_of_the_log(tmp_path: Path) -> None:
-    """As under a limit of its service."""
+    """Memory may be limited, as by a limit of its service."""
     child = subprocess.run([sys.executable, "-c", "raise SystemExit(3)"], capture_output=True, check=False)
     with pytest.raises(Stalled, match=r"memory.*WF306"):
         check.judge(tmp_path / layout.LOG_FILE, child)
@@ -491,7 +491,7 @@ def test_a_check_without_memory_says_nothing_of_the_log(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["directory", "file"])
 def test_a_lost_log_is_never_begun_anew(tmp_path: Path, what: str) -> None:
-    """`FORMAT` says that there was one: WF312 names restore, and nothing is made."""
+    """`FORMAT` says that a log existed: WF312 recommends a restore, and nothing is created."""
     fill(tmp_path)
     shutil.rmtree(tmp_path / layout.ENVIRONMENT_DIRECTORY)
     if what == "file":
@@ -503,7 +503,7 @@ def test_a_lost_log_is_never_begun_anew(tmp_path: Path, what: str) -> None:
 
 
 def test_a_first_start_that_was_killed_between_format_and_log_starts_again(tmp_path: Path) -> None:
-    """`FORMAT` says that there is no log yet."""
+    """`FORMAT` says that no log exists yet."""
     directory.write_format(tmp_path, directory.State.EMPTY)
     open_store(tmp_path, UNIONS).close()
     found = directory.read_format(tmp_path)

@@ -1,4 +1,4 @@
-"""The units: systemd itself takes them, and they agree with the programs that they start."""
+"""The units: systemd accepts them, and they match the programs that they start."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from waterflow_agent.runner.__main__ import Options
 
 UNITS = Path(__file__).parents[2] / "systemd"
 NAMES = ["waterflowd.service", "waterflow-agent.service", "waterflow-runner.service"]
-#: Exposure as `systemd-analyze security` counts it, in tenths: 20 is the best mark.
+#: Exposure as `systemd-analyze security` reports it, in tenths: 20 is the maximum.
 EXPOSURE_MAX = 20
 
 needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
 def _settings(path: Path) -> dict[str, list[str]]:
-    """All assignments of a unit, in order; sections do not matter, since no key of ours is in two."""
+    """Returns all assignments of a unit, in order; sections are ignored, since no key occurs in two of them."""
     found: dict[str, list[str]] = defaultdict(list)
     for line in path.read_text("utf-8").splitlines():
         if line and not line.startswith(("#", "[")):
@@ -36,7 +36,7 @@ def _settings(path: Path) -> dict[str, list[str]]:
 
 
 def _copy(folder: Path) -> Path:
-    """The units with stand-ins for programs that are not installed here."""
+    """Copies the units, with stand-ins for programs that are not installed here."""
     for name in NAMES:
         text = (UNITS / name).read_text("utf-8")
         (folder / name).write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.MULTILINE))
@@ -52,7 +52,7 @@ def _analyze(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @needs_analyze
 @pytest.mark.parametrize("is_privileged", [False, True], ids=["as shipped", "privileged"])
 def test_systemd_finds_nothing_wrong(tmp_path: Path, is_privileged: bool) -> None:
-    """No misspelt directive and no contradiction, with the privileged profile's drop-ins too."""
+    """No misspelt directive and no contradiction, including the drop-ins of the privileged profile."""
     folder = _copy(tmp_path)
     if is_privileged:
         shutil.copytree(UNITS / "privileged", folder, dirs_exist_ok=True)
@@ -62,7 +62,7 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path, is_privileged: bool) -> Non
 
 @needs_analyze
 def test_a_misspelt_directive_is_found(tmp_path: Path) -> None:
-    """The check above would notice."""
+    """The check above detects misspelt directives."""
     unit = _copy(tmp_path) / "waterflowd.service"
     unit.write_text(unit.read_text().replace("PrivateTmp=", "PrivatTmp="))
     assert "PrivatTmp" in _analyze("verify", "./waterflowd.service", folder=tmp_path).stderr
@@ -71,7 +71,7 @@ def test_a_misspelt_directive_is_found(tmp_path: Path) -> None:
 @needs_analyze
 @pytest.mark.parametrize("name", NAMES)
 def test_a_unit_is_hardly_exposed(tmp_path: Path, name: str) -> None:
-    """The daemon, the agent, and the steps of the unprivileged profile."""
+    """This holds for the daemon, the agent, and the steps of the unprivileged profile."""
     if "--threshold" not in _analyze("--help", folder=tmp_path).stdout:
         pytest.skip("this systemd-analyze cannot judge units offline")
     _copy(tmp_path)
@@ -87,14 +87,14 @@ def test_a_unit_is_hardly_exposed(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_a_unit_starts_a_command_that_exists(name: str, program: str, commands: dict[str, object]) -> None:
-    """The program's name is the installed script's."""
+    """The program's name is that of the installed script."""
     path, command = _settings(UNITS / name)["ExecStart"][0].split()
     assert Path(path).name == program
     assert command in commands
 
 
 def test_the_runner_is_started_where_the_agent_looks_for_it() -> None:
-    """Its directory is `runner` in the agent's data directory; the agent leaves its life to the service manager."""
+    """The directory is `runner` in the agent's data directory; the service manager controls the runner's life."""
     runner, agent = _settings(UNITS / "waterflow-runner.service"), _settings(UNITS / "waterflow-agent.service")
     arguments = runner["ExecStart"][0].split("waterflow_agent.runner ")[1].split()
     assert Options(arguments).data_directory == f"{waterflow_agent.config.Config().data_dir}/runner"
@@ -105,7 +105,7 @@ def test_the_runner_is_started_where_the_agent_looks_for_it() -> None:
 
 
 def test_a_runner_that_goes_leaves_its_steps_alone() -> None:
-    """Its stop reaches it alone, no other unit takes it down, and the control groups below it are its own."""
+    """Stopping reaches only the runner, no other unit stops it, and the control groups below it are delegated."""
     runner = _settings(UNITS / "waterflow-runner.service")
     assert (runner["KillMode"], runner["Delegate"], runner["OOMPolicy"]) == (["process"], ["yes"], ["continue"])
     assert runner["ProtectControlGroups"] == ["no"]
@@ -114,7 +114,7 @@ def test_a_runner_that_goes_leaves_its_steps_alone() -> None:
 
 
 def test_the_directories_are_the_defaults_of_the_configuration() -> None:
-    """A daemon without a file finds what its unit made."""
+    """Without a configuration file the daemon uses what its unit has created."""
     daemon, config = _settings(UNITS / "waterflowd.service"), waterflowd.app.config.Config()
     assert config.data_dir == f"/var/lib/{daemon['StateDirectory'][0]}"
     assert config.api.socket.startswith(f"/run/{daemon['RuntimeDirectory'][0]}/")
@@ -124,7 +124,7 @@ def test_the_directories_are_the_defaults_of_the_configuration() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_denied_that_the_programs_need(name: str) -> None:
-    """ZeroMQ needs netlink and resource limits, the clock needs the boot's id; the daemon alone feeds a watchdog."""
+    """ZeroMQ needs netlink and resource limits, the clock needs the boot id; only the daemon feeds a watchdog."""
     unit = _settings(UNITS / name)
     assert "AF_NETLINK" in unit["RestrictAddressFamilies"][0].split()
     denied = " ".join(value for value in unit["SystemCallFilter"] if value.startswith("~"))
@@ -134,12 +134,12 @@ def test_nothing_is_denied_that_the_programs_need(name: str) -> None:
 
 
 def test_a_unit_is_told_when_its_program_is_ready() -> None:
-    """The daemon and the runner tell; the agent may wait for an approval and does not."""
+    """The daemon and the runner notify systemd; the agent may wait for an approval and does not."""
     assert [_settings(UNITS / name)["Type"] for name in NAMES] == [["notify"], ["exec"], ["notify"]]
 
 
 def test_the_privileged_profile_takes_back_what_the_units_deny() -> None:
-    """A restriction that is new in the runner's unit is new here too, or is meant to stay."""
+    """A new restriction in the runner's unit must be lifted in the profile, or be kept on purpose."""
     stays = {
         "UMask",
         "LimitNOFILE",
@@ -158,7 +158,7 @@ def test_the_privileged_profile_takes_back_what_the_units_deny() -> None:
 
 
 def test_every_user_of_a_unit_is_made() -> None:
-    """The file for systemd-sysusers names them."""
+    """The file for systemd-sysusers names all of them."""
     text = (UNITS / "sysusers.d" / "waterflow.conf").read_text("utf-8")
     made = set(re.findall(r"^u +(\S+)", text, re.MULTILINE))
     assert made == {user for name in NAMES for user in _settings(UNITS / name)["User"]}

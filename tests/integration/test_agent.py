@@ -1,4 +1,4 @@
-"""A whole agent with a real runner, against a daemon that follows a script, over a real socket."""
+"""A complete agent with a real runner, against a daemon that follows a script, over a real socket."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from waterflow_agent.wire.messages import AttemptState
 
 
 class Bench:
-    """A data directory, its daemon, and an agent in this process or in a child process."""
+    """A data directory with its daemon, and an agent in this process or in a child process."""
 
     def __init__(self, data_dir: Path, daemon: ScriptedDaemon) -> None:
         self.data_dir = data_dir
@@ -33,7 +33,7 @@ class Bench:
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self, *, slots: int = 4) -> None:
-        """An agent in this process, with an open session."""
+        """Starts an agent in this process, and waits for its session."""
         hellos = len(self.daemon.hellos)
         self._agent = Agent(Config(name="bench", data_dir=str(self.data_dir), slots=slots))
         self._task = asyncio.create_task(self._agent.run())
@@ -45,7 +45,7 @@ class Bench:
         await opened
 
     async def start_process(self) -> None:
-        """An agent in a child process, with an open session."""
+        """Starts an agent in a child process, and waits for its session."""
         hellos = len(self.daemon.hellos)
         command = [sys.executable, "-m", "waterflow_agent", "run", "--data-dir", str(self.data_dir), "--name", "bench"]
         self.process = await asyncio.create_subprocess_exec(*command, cwd="/")
@@ -67,14 +67,14 @@ class Bench:
             await self.process.wait()
 
     def marker(self, name: str) -> list[str]:
-        """Returns the lines that steps wrote to this file."""
+        """Returns the lines that steps have written to this file."""
         path = self.markers / name
         return path.read_text().splitlines() if path.exists() else []
 
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    """A daemon, and the data directory of an agent that is enrolled there."""
+    """Yields a daemon, and the data directory of an agent that is enrolled there."""
     async with ScriptedDaemon() as daemon:
         bench = Bench(tmp_path / "agent", daemon)
         bench.markers.mkdir()
@@ -94,7 +94,7 @@ async def eventually(is_true: Callable[[], object]) -> None:
 
 
 async def go_on(gate: Path, line: str) -> None:
-    """Writes a line for a step that reads from the pipe. The loop, with an agent in it, runs until the step reads."""
+    """Writes a line for a step that reads from the pipe; the event loop, with an agent, runs until the step reads."""
     await asyncio.to_thread(gate.write_text, line)
 
 
@@ -121,7 +121,7 @@ async def test_result_and_output_of_a_script_arrive(bench: Bench) -> None:
 
 
 async def test_nodes_inside_the_agent_need_no_process(bench: Bench) -> None:
-    """`log`, `fail` and `set-outputs` end at once, with output and result in one frame."""
+    """`log`, `fail` and `set-outputs` complete at once, with output and result in one frame."""
     await bench.start()
     task = bench.daemon.task
 
@@ -137,7 +137,7 @@ async def test_nodes_inside_the_agent_need_no_process(bench: Bench) -> None:
 
 
 async def test_node_that_is_not_here_is_refused(bench: Bench) -> None:
-    """An unknown node is refused, and wrong parameters are a failure that names the field; nothing is started."""
+    """An unknown node is refused; wrong parameters fail and the message names the field. No process is started."""
     await bench.start()
 
     unknown, _ = await bench.daemon.run(bench.daemon.task(1, node="no/such"))
@@ -211,7 +211,7 @@ async def test_result_is_kept_until_it_is_acknowledged(bench: Bench) -> None:
 
 
 async def test_taken_results_are_gone(bench: Bench) -> None:
-    """When the daemon has result and output, the agent keeps nothing of the attempt."""
+    """Once the daemon has result and output, the agent keeps nothing of the attempt."""
     await bench.start_process()
     await bench.daemon.run(bench.daemon.task(1, run="echo printed"))
     attempts = bench.data_dir / "runner" / "attempts"
@@ -224,7 +224,7 @@ async def test_taken_results_are_gone(bench: Bench) -> None:
 
 
 async def test_offer_that_comes_twice_starts_once(bench: Bench) -> None:
-    """The same task twice in a frame, in a later frame, and after its end starts a single process."""
+    """The same task twice in a frame, again in a later frame, and again after its end starts one process."""
     await bench.start()
     task = bench.daemon.task(1, run=f"echo ran >> {bench.markers}/ran")
     bench.daemon.offer(task, task)
@@ -232,7 +232,7 @@ async def test_offer_that_comes_twice_starts_once(bench: Bench) -> None:
     await bench.daemon.result(task.key)
     bench.daemon.offer(task)
 
-    # An offer that comes after it shows that the duplicate was handled.
+    # A later offer shows that the duplicate was handled.
     await bench.daemon.run(bench.daemon.task(2, node="log", params={"message": "later"}))
 
     assert bench.marker("ran") == ["ran"]
@@ -240,7 +240,7 @@ async def test_offer_that_comes_twice_starts_once(bench: Bench) -> None:
 
 
 async def test_offer_for_another_start_of_the_agent_is_refused(bench: Bench) -> None:
-    """Offers are bound to a boot and a start of the agent."""
+    """An offer is only valid for one boot and one start of the agent."""
     await bench.start()
     old = bench.daemon.task(1, run="true", instance="another")
     before = bench.daemon.task(2, run="true", boot_id="another")
@@ -267,7 +267,7 @@ async def test_more_offers_than_slots_are_refused(bench: Bench) -> None:
 
 
 async def test_cancel_ends_a_step_by_its_policy(bench: Bench) -> None:
-    """A cancel sends the stop signal, and the result says who cancelled; a cancel of an unknown attempt changes nothing."""
+    """A cancel sends the stop signal and the result says who cancelled; for an unknown attempt it has no effect."""
     await bench.start()
     script = f'trap "echo caught; exit 9" TERM; echo ready >> {bench.markers}/ran; while :; do sleep 0.05; done'
     task = bench.daemon.task(1, run=script)
@@ -285,7 +285,7 @@ async def test_cancel_ends_a_step_by_its_policy(bench: Bench) -> None:
 
 
 async def test_time_out_is_enforced_here(bench: Bench) -> None:
-    """The agent stops a step that has timed out, without the daemon."""
+    """The agent stops a step that has timed out without the help of the daemon."""
     await bench.start()
 
     finished, _ = await bench.daemon.run(bench.daemon.task(1, run="sleep 600", timeout_ms=100, grace_ms=100))
@@ -298,7 +298,7 @@ async def test_lost_runner_makes_the_attempt_lost(bench: Bench) -> None:
     await bench.start()
     task = bench.daemon.task(1, run="echo $$; sleep 600")
     bench.daemon.offer(task)
-    # What the runner has not read when it dies is gone with it, so the kill waits for the whole line.
+    # Data that the runner has not read is lost when it dies, so wait for the whole line before the kill.
     await bench.daemon.until(lambda: bench.daemon.outputs.get(task.key, b"").endswith(b"\n"))
     step = int(bench.daemon.outputs[task.key])
 
@@ -379,7 +379,7 @@ async def test_large_output_arrives_whole(bench: Bench) -> None:
 
 
 async def test_output_over_the_cap_is_counted(bench: Bench) -> None:
-    """Of a flood the first and last part are kept, with a line that counts the dropped bytes, as does the result."""
+    """The first and last part of a flood are kept; a line between them and the result count the dropped bytes."""
     await bench.start()
     script = "echo first; head -c 1000000 /dev/zero | tr '\\0' x; echo; echo last"
 
@@ -421,7 +421,7 @@ async def test_hostile_output_file_fails_the_step(bench: Bench, what: str, said:
 
 
 async def test_large_value_is_readable_in_the_script(bench: Bench) -> None:
-    """A value that is too large for the environment is in a shell variable and in a file; too many fail with a clear reason."""
+    """A value too large for the environment is in a shell variable and a file; too many large values fail clearly."""
     await bench.start()
     value = "x" * 150_000 + "\n"
     script = 'echo "${#BIG}"; wc -c < "$BIG_FILE"'
@@ -437,7 +437,7 @@ async def test_large_value_is_readable_in_the_script(bench: Bench) -> None:
 
 @pytest.mark.parametrize("where", ["../..", "/", "/etc", "/no/such/place", "missing", "link"])
 async def test_working_directory_may_not_be_elsewhere(bench: Bench, where: str) -> None:
-    """A directory that leaves the job's directory, by its name or by a link, or does not exist, fails before the start."""
+    """A directory outside the job's directory, by name or by link, or a missing one fails before the start."""
     await bench.start()
     await bench.daemon.run(bench.daemon.task(1, run="ln -s / link"))
 
@@ -451,7 +451,7 @@ async def test_working_directory_may_not_be_elsewhere(bench: Bench, where: str) 
 
 
 async def test_steps_of_a_job_share_a_directory(bench: Bench) -> None:
-    """A step finds the files that an earlier step of the job has written, also in subdirectories."""
+    """A step finds files of earlier steps of its job, also in subdirectories."""
     await bench.start()
 
     await bench.daemon.run(bench.daemon.task(1, run="mkdir sub; echo here > sub/file"))
@@ -461,7 +461,7 @@ async def test_steps_of_a_job_share_a_directory(bench: Bench) -> None:
 
 
 async def test_stopped_agent_leaves_its_steps_running(bench: Bench) -> None:
-    """SIGTERM stops the agent with status 0 and no step."""
+    """SIGTERM stops the agent with status 0, and no step is stopped."""
     await bench.start_process()
     gate = bench.markers / "gate"
     os.mkfifo(gate)
@@ -500,7 +500,7 @@ async def test_private_files_are_private(bench: Bench) -> None:
 
 
 async def test_no_secret_is_in_the_agents_files(bench: Bench) -> None:
-    """A value of the environment is in no file of the agent, during the step and after it."""
+    """A secret from the environment is never in a file of the agent, neither during the step nor afterwards."""
     await bench.start()
     task = bench.daemon.task(
         1, run=f"echo ran >> {bench.markers}/ran; read line < {bench.markers}/gate", env={"TOKEN": "s3cr3t-value"}
@@ -518,7 +518,7 @@ async def test_no_secret_is_in_the_agents_files(bench: Bench) -> None:
 
 
 def _pretend_reboot(data_dir: Path) -> None:
-    """Changes the journal to an earlier boot, and the runner's records to what a power cut may leave."""
+    """Changes the journal to an earlier boot, and the runner's records to a state that a power cut may leave."""
     from waterflow_agent.state.journal import Journal
 
     journal = Journal(data_dir / "journal")

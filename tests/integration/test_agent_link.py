@@ -1,4 +1,4 @@
-"""The agent's link and its enrollment: refused keys, silence, pauses, tokens and approval, as a process and in this one."""
+"""The agent's link and enrollment: refused keys, silence, pauses, tokens, approval; with and without a process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from waterflow_agent.state import status
 from waterflow_agent.testing import ScriptedDaemon, end_runner, enrolled, runner_pids
 from waterflow_agent.wire import codec, messages
 
-#: How long the agent that is stopped may hear nothing; longer than a busy machine lets a process wait for its turn.
+#: How long the stopped agent may receive nothing; longer than a process waits for the CPU on a busy machine.
 SILENCE_MS = 2_000
 
 
@@ -67,7 +67,7 @@ async def eventually(is_true: Callable[[], object]) -> None:
 async def test_refused_key_is_said_and_tried_again(
     daemon: ScriptedDaemon, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An unknown key is reported in plain words, and the agent connects when it is approved."""
+    """An unknown key is reported clearly, and the agent connects once the key is approved."""
     monkeypatch.setattr(link, "REFUSED_BACKOFF", Backoff(first_s=0.05, max_s=0.1))
     enrolled(data_dir, daemon)
     daemon.is_approving = False
@@ -81,7 +81,7 @@ async def test_refused_key_is_said_and_tried_again(
 
 
 async def test_back_off_of_a_refused_key_is_long() -> None:
-    """Only a person can change it: from seconds up to half a minute, with jitter."""
+    """Only a person can approve it, so the delay grows from seconds to half a minute, with jitter."""
     sockets = SocketFactory(server_key="", keys=keys.KeyPair(public="x" * 40, secret="y" * 40))
     one = link.Link(endpoint="", sockets=sockets, new_token=str, clock=Clock())
     refused = link.ConnectionEnd(link.EndReason.REFUSED, "no")
@@ -95,7 +95,7 @@ async def test_back_off_of_a_refused_key_is_long() -> None:
 
 
 async def test_silent_server_is_noticed(daemon: ScriptedDaemon, data_dir: Path) -> None:
-    """When nothing is received for the agreed time, the agent opens a new connection."""
+    """If nothing is received for the agreed time, the agent opens a new connection."""
     daemon.silence_ms = 300
     enrolled(data_dir, daemon)
 
@@ -120,7 +120,7 @@ async def test_agent_that_was_stopped_starts_nothing_old(
         os.kill(process.pid, signal.SIGSTOP)
         before = len(daemon.hellos)
         daemon.offer(daemon.task(1, run=f"echo ran > {marker}"))
-        # The session's own time has to pass while the agent stands still.
+        # The session must expire while the agent is stopped.
         await asyncio.sleep(1.1 * SILENCE_MS / 1000)
         os.kill(process.pid, signal.SIGCONT)
         await daemon.session_opened(before + 1)
@@ -134,7 +134,7 @@ async def test_agent_that_was_stopped_starts_nothing_old(
 
 
 async def told_in_any_session(daemon: ScriptedDaemon, task: messages.Task) -> None:
-    """Offers the task until it has a result: on a busy machine another session may end because of silence."""
+    """Offers the task until it has a result: on a busy machine a session may end because of silence."""
 
     def is_there() -> bool:
         return any(finished.key == task.key for finished in daemon.finished)
@@ -146,7 +146,7 @@ async def told_in_any_session(daemon: ScriptedDaemon, task: messages.Task) -> No
 
 
 async def test_rejected_agent_stays_and_does_not_come_back(daemon: ScriptedDaemon, data_dir: Path) -> None:
-    """After a rejection for good the agent does not connect again; its steps continue, and the status says why."""
+    """After a permanent rejection the agent does not reconnect; its steps continue, and its status has the reason."""
     enrolled(data_dir, daemon)
     daemon.rejection = ("WF215", "another agent uses this key", 0)
 
@@ -228,9 +228,9 @@ async def test_token_makes_an_agent(data_dir: Path) -> None:
 
 
 async def test_agent_enrolls_itself_at_its_first_start(daemon: ScriptedDaemon, data_dir: Path, tmp_path: Path) -> None:
-    """A token file in the configuration is enough for an open session."""
+    """A token file in the configuration is enough to open a session."""
     async with Enrollment([answer("approved")]) as port:
-        # The scripted daemon has a key of its own, as one daemon has one for both ports.
+        # The scripted daemon uses its own key, as a real daemon uses one key for both ports.
         token = JoinToken(
             enroll_endpoint=port.endpoint,
             work_endpoint=daemon.endpoint,
@@ -243,14 +243,14 @@ async def test_agent_enrolls_itself_at_its_first_start(daemon: ScriptedDaemon, d
         config = Config(name="a", data_dir=str(data_dir), join_token_file=str(path))
         async with running(Agent(config)):
             await eventually(lambda: enrollment.load(data_dir) is not None)
-            # The runner is there, so that it can be ended with the test.
+            # The runner has started, so the test can stop it.
             await eventually(lambda: runner_pids(data_dir) and (data_dir / "runner" / "runner.sock").exists())
 
     assert len(port.requests) == 1
 
 
 async def test_approval_by_a_person_is_waited_for(data_dir: Path) -> None:
-    """Without a token the agent prints the command for the approval, and asks until it is approved."""
+    """Without a token the agent prints the approval command, and repeats its request until it is approved."""
     said: list[str] = []
     async with Enrollment([answer("pending"), answer("pending"), answer("approved")]) as port:
         config = Config(
@@ -269,7 +269,7 @@ async def test_approval_by_a_person_is_waited_for(data_dir: Path) -> None:
 
 
 async def test_refused_enrollment_ends(data_dir: Path) -> None:
-    """With the reason of the server."""
+    """The error contains the reason of the server."""
     async with Enrollment([answer("refused", "the token is used up")]) as port:
         settings = enrollment.enrollment_settings(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
 
@@ -278,7 +278,7 @@ async def test_refused_enrollment_ends(data_dir: Path) -> None:
 
 
 async def test_server_with_another_key_gets_no_answer_through(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The agent only talks to the server whose key is in the token."""
+    """The agent only connects to the server whose key is in the token."""
     monkeypatch.setattr(enrollment, "ANSWER_S_MAX", 0.3)
     other, _ = zmq.curve_keypair()
     async with Enrollment([answer("approved")]) as port:
@@ -294,7 +294,7 @@ async def test_server_with_another_key_gets_no_answer_through(data_dir: Path, mo
 
 
 async def test_command_line_enrolls_and_shows(tmp_path: Path, data_dir: Path) -> None:
-    """`enroll --token-file`, `status` and `version`, with their exit codes; the token is in no argument and no output."""
+    """`enroll --token-file`, `status` and `version` have their exit codes, and never show the token."""
     async with Enrollment([answer("approved")]) as port:
         token = tmp_path / "token"
         token.write_text(port.token().encode())
@@ -315,7 +315,7 @@ async def test_command_line_enrolls_and_shows(tmp_path: Path, data_dir: Path) ->
 
 
 async def command(*arguments: str) -> tuple[int, str]:
-    """Runs `waterflow-agent`. Returns its exit code and its output."""
+    """Runs `waterflow-agent`; returns exit code and output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WATERFLOW")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "waterflow_agent", *arguments),

@@ -1,4 +1,4 @@
-"""The API over memory: the answers of each resource; no request causes a 500."""
+"""The API with in-memory storage: the answers of each resource; no request causes a 500."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ jobs:
 FAILING = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: |\n          print no\n          exit 7\n"
 HOLDING = "name: holding\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n"
 YAML = {"Content-Type": "application/yaml"}
-#: Next on 24 October 2026, the night before the clocks of Berlin go back.
+#: The next due time is on 24 October 2026, the night before the clocks of Berlin go back.
 NIGHTLY = ScheduleRow(
     path="workflows/backup.yml",
     name="backup",
@@ -89,7 +89,7 @@ async def test_a_started_run_is_durable_and_found_at_its_url(world: ApiWorld, cl
 
 
 async def test_the_older_name_starts_and_lists_too(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """`/v1/workflows` is the same resource; its list has its own key."""
+    """`/v1/workflows` is the same resource, and its list has its own key."""
     started = (await client.post("/v1/workflows", content=HELLO, headers=YAML)).json()
     listed = (await client.get("/v1/workflows")).json()
     assert [row["id"] for row in listed["workflows"]] == [started["id"]]
@@ -152,7 +152,7 @@ async def test_a_workflow_with_errors_is_a_422_with_every_place(client: httpx.As
 
 
 async def test_lost_newlines_are_reported_as_such(client: httpx.AsyncClient) -> None:
-    """`curl -d @file` removes the newlines of a file; the 422 explains that."""
+    """`curl -d @file` removes the newlines of a file, and the 422 explains that."""
     response = await client.post("/v1/runs", content=HELLO.replace("\n", ""), headers=YAML)
     assert response.status_code == 422
     assert "newlines were lost" in response.text
@@ -173,7 +173,7 @@ async def test_a_workflow_with_only_workflow_call_cannot_be_started(client: http
 
 
 async def test_json_carries_vars_inputs_and_a_dry_run(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Inputs are checked and typed, a dry run starts nothing, unknown inputs are rejected."""
+    """Inputs are checked and typed, a dry run starts nothing, and unknown inputs are rejected."""
     dry = await client.post("/v1/runs", json={"yaml": HELLO, "inputs": {"who": "me"}, "dry_run": True})
     assert (dry.status_code, dry.json()["inputs"]) == (200, {"who": "me"})
     assert (await client.get("/v1/runs")).json()["runs"] == []
@@ -238,7 +238,7 @@ async def test_an_invalid_query_is_a_400_that_names_the_valid_values(client: htt
 
 
 async def test_partial_ids_work_where_they_are_unique(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """A prefix of an id finds its run in upper or lower case; for an ambiguous one the answer lists the candidates."""
+    """A prefix finds its run in upper or lower case; for an ambiguous one the answer lists the candidates."""
     one, two = await start(client), await start(client)
     ambiguous = await client.get("/v1/runs/0")
     assert ambiguous.status_code == 409
@@ -264,7 +264,7 @@ async def test_partial_ids_work_where_they_are_unique(world: ApiWorld, client: h
 )
 @pytest.mark.parametrize("rest", ["", "/logs", "/events", "/events?follow=true", "/logs?follow=true"])
 async def test_hostile_ids_are_not_found(client: httpx.AsyncClient, identity: str, rest: str) -> None:
-    """Path traversal, NUL, ten thousand characters, surrogates: 404 with a problem."""
+    """Path traversal, NUL, ten thousand characters and surrogates each give a 404 with a problem."""
     response = await client.get(f"/v1/runs/{identity}{rest}")
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
@@ -297,7 +297,7 @@ async def test_hostile_ids_are_not_found(client: httpx.AsyncClient, identity: st
 async def test_a_hostile_body_is_rejected_with_the_right_status(
     client: httpx.AsyncClient, body: bytes, kind: str, status: int
 ) -> None:
-    """Empty, malformed, deep, large, with the wrong type."""
+    """Empty, malformed, deeply nested and large bodies, and bodies of the wrong type, each have a defined status."""
     for path in ("/v1/runs", "/v1/validate"):
         response = await client.post(path, content=body, headers={"Content-Type": kind} if kind else {})
         assert response.status_code == status, response.text
@@ -305,7 +305,7 @@ async def test_a_hostile_body_is_rejected_with_the_right_status(
 
 
 async def test_a_body_in_pieces_without_a_length_is_limited_too(client: httpx.AsyncClient) -> None:
-    """The limit applies to the received bytes, not to the stated length."""
+    """The limit applies to the received bytes, not to the declared length."""
 
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(40):
@@ -327,7 +327,7 @@ async def test_unknown_addresses_and_methods_are_problems(client: httpx.AsyncCli
 
 
 async def test_at_shows_the_run_as_it_was(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """After its first event the run is queued; beyond its last event there is a 404."""
+    """After its first event the run is queued; beyond its last event the answer is a 404."""
     started = await start(client)
     await world.completed(started["id"])
     first = (await client.get(started["url"], params={"at": 1})).json()
@@ -360,7 +360,7 @@ async def test_events_are_paged_without_gaps_or_sent_as_ndjson(world: ApiWorld, 
 
 
 async def test_logs_are_lines_of_json_with_their_place(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Each line of output is an object; `job` and `step` select, and for unknown names the answer lists the known ones."""
+    """Each output line is an object; `job` and `step` select, and the answer to an unknown name lists the known."""
     started = await start(client)
     await world.completed(started["id"])
     response = await client.get(started["url"] + "/logs")
@@ -398,7 +398,7 @@ async def test_cancel_is_durable_audited_and_refused_for_a_completed_run(
 
 
 async def test_schedules_show_their_next_instants_by_path_or_name(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """In UTC, as many as requested; schedules that wait come first in the status."""
+    """Due times are in UTC, as many as requested; the status lists waiting schedules first."""
     waiting = msgspec.structs.replace(NIGHTLY, path="workflows/z.yml", name="z", next_at=None, waiting=(1_000,))
     world.repositories.schedule_rows += [NIGHTLY, waiting]
     for name in ("backup", "workflows/backup.yml"):
@@ -412,7 +412,7 @@ async def test_schedules_show_their_next_instants_by_path_or_name(world: ApiWorl
 
 
 async def test_definitions_are_started_by_path_or_name_with_inputs(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The run has the repository and revision, and the start is in the audit trail."""
+    """The run has the repository and revision, and the audit trail has the start."""
     world.repositories.files["workflows/hello.yml"] = HELLO.encode()
     listed = (await client.get("/v1/definitions")).json()["definitions"]
     assert [(row["path"], row["inputs"][0]["name"]) for row in listed] == [("workflows/hello.yml", "who")]
@@ -442,7 +442,7 @@ async def test_repositories_are_synced_by_name(world: ApiWorld, client: httpx.As
 
 
 async def test_agents_are_enrolled_approved_and_revoked(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """With join tokens, and by fingerprints that contain a slash; each action is in the audit trail."""
+    """Join tokens and fingerprints with a slash both work; each action is in the audit trail."""
     fingerprint = "SHA256:" + "a/b+" * 10 + "abc"
     world.agents.waiting.append(
         PendingRow(fingerprint=fingerprint, name="db-1", groups=("db",), hostname="h", requested_at=5)
@@ -474,12 +474,12 @@ async def test_agents_are_enrolled_approved_and_revoked(world: ApiWorld, client:
      {}],
 )  # fmt: skip
 async def test_an_invalid_join_token_request_is_a_400(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
-    """No group, an invalid name, an invalid time."""
+    """A missing group, an invalid name and an invalid time are rejected."""
     assert (await client.post("/v1/agents/tokens", json=body)).status_code == 400
 
 
 async def test_ready_is_503_once_the_daemon_stops(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """So that a load balancer notices the stop before the sockets close."""
+    """A load balancer thus notices the stop before the sockets close."""
     assert (await client.get("/ready")).status_code == 200
     world.api.stop()
     assert (await client.get("/ready")).status_code == 503
@@ -496,7 +496,7 @@ async def test_status_shows_what_waits_and_why(world: ApiWorld, client: httpx.As
 
 
 async def test_agents_page_by_name(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Lists in memory are paged by key too."""
+    """In-memory lists are paged by key too."""
     world.agents.agents += [
         AgentRow(fingerprint=f"f{number}", name=f"n{number}", groups=(), is_connected=False, text="away")
         for number in range(5)

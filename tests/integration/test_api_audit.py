@@ -30,7 +30,7 @@ def _refused(world: ApiWorld) -> list[AccessRefused]:
 
 
 async def test_every_change_is_in_the_audit_trail() -> None:
-    """One entry per action, newest first, with the documented words."""
+    """Each action has one entry, newest first, with the documented words."""
     async with ApiWorld(is_open=False) as world:
         world.connect("web-1", "web")
         world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
@@ -81,7 +81,7 @@ async def test_every_change_is_in_the_audit_trail() -> None:
 
 
 async def test_the_audit_trail_is_paged_and_filtered() -> None:
-    """Newest first without gaps; filters are the author, the action and the time."""
+    """Pages are newest first without gaps, and can be filtered by author, action and time."""
     async with ApiWorld(is_open=False) as world:
         world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
         ada, bob = (world.token(Role.ADMIN, name=name) for name in ("ada", "bob"))
@@ -111,7 +111,7 @@ async def test_the_audit_trail_is_paged_and_filtered() -> None:
 
 
 async def test_rejections_are_recorded() -> None:
-    """With the principal if it is known, otherwise the address; the content of the request cannot forge an entry."""
+    """An entry has the principal if known, otherwise the address; the content of the request cannot forge an entry."""
     async with ApiWorld(is_open=False) as world:
         async with _client(world) as nobody:
             await nobody.get("/v1/runs")
@@ -131,9 +131,9 @@ async def test_rejections_are_recorded() -> None:
 async def test_records_of_rejections_are_rate_limited_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One source is limited, all sources together too, and later records are possible again."""
+    """Each source is limited, and so are all sources together; later rejections are recorded again."""
     async with ApiWorld(is_open=False) as world:
-        # It stands still, or a flood that takes a minute would be let in once more.
+        # The clock stands still; otherwise a flood that takes a minute would get new tokens.
         began = world.clock.now()
         monkeypatch.setattr(world.clock, "now", lambda: began + world.clock.ahead_ms)
         async with _client(world) as nobody:
@@ -153,7 +153,7 @@ async def test_records_of_rejections_are_rate_limited_and_counted(
 
 
 async def test_rejections_of_the_ports_for_agents_are_recorded() -> None:
-    """At the same limited rate, with the fingerprint or the address."""
+    """They have the same rate limit, and contain the fingerprint or the address."""
     async with ApiWorld() as world:
         for _ in range(100):
             world.services.audit.agent_rejected("WF212", "key \x1b[2Jabc is not approved", "192.0.2.9")
@@ -164,7 +164,7 @@ async def test_rejections_of_the_ports_for_agents_are_recorded() -> None:
 
 
 async def test_a_full_disk_does_not_change_the_answer_to_a_rejected_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record is counted as left out and reported later."""
+    """The record is counted as omitted and reported later."""
     async with ApiWorld(is_open=False) as world:
         record = world.driver.record
         tried: list[object] = []

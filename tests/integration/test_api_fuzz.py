@@ -23,14 +23,14 @@ _VALUES: list[Any] = [None, True, 0, -1, 1 << 63, 1 << 70, 1.5, 1e308, [], {}, [
 
 
 def routes(document: dict[str, Any]) -> list[tuple[str, str]]:
-    """(method, path) of every described operation except the one endless stream."""
+    """Returns (method, path) of every described operation except the endless stream."""
     found = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
     return [route for route in found if route[1] != "/v1/events"]
 
 
 def request_of(random: Random, method: str, path: str) -> dict[str, Any]:
-    """One absurd request."""
-    # Dots escaped, or the client would walk up the path by itself.
+    """Returns one absurd request."""
+    # Dots are escaped; otherwise the client would normalize the path itself.
     url = re.sub(r"\{[^}]*\}", lambda _: quote(random.choice(_NASTY), safe="").replace(".", "%2E"), path)
     sent: dict[str, Any] = {}
     if method != "GET":

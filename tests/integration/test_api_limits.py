@@ -1,4 +1,4 @@
-"""Limits of the API on real sockets: rates, sizes, depths, connections, time. Exceeding each one has a defined answer."""
+"""Limits of the API on real sockets: rates, sizes, depths, connections, time. Exceeding any has a defined answer."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 
 
 def code(answered: httpx.Response) -> tuple[int, str]:
-    """Status and code of a problem."""
+    """Returns status and code of a problem."""
     assert answered.headers["content-type"] == "application/problem+json"
     return answered.status_code, answered.json()["code"]
 
 
 async def until_limited(client: httpx.AsyncClient) -> httpx.Response:
-    """Sends requests until the rate limit is reached; how many depends on the speed of the machine."""
+    """Sends requests until the rate limit is reached; how many that takes depends on the speed of the machine."""
     async with asyncio.timeout(PATIENCE_S):
         while (answered := await client.get("/v1/groups")).status_code != 429:
             assert answered.status_code in (200, 401)
@@ -44,7 +44,7 @@ async def until_limited(client: httpx.AsyncClient) -> httpx.Response:
 
 
 async def test_each_principal_has_its_own_rate_limit(tmp_path: Path) -> None:
-    """Beyond it there is a 429 with `Retry-After`; other principals and probes are not affected."""
+    """Beyond the limit there is a 429 with `Retry-After`; other principals and probes are not affected."""
     async with serve(tmp_path, requests_per_s=1) as served:
         fast, other = (served.world.token(Role.VIEWER, name=name) for name in ("fast", "other"))
         async with served.tcp(fast) as client, served.tcp(other) as second, served.tcp() as nobody:
@@ -60,7 +60,7 @@ async def test_each_principal_has_its_own_rate_limit(tmp_path: Path) -> None:
 
 
 async def test_an_open_address_has_a_rate_limit_per_client_address(tmp_path: Path) -> None:
-    """Although all clients have the same name; the unix socket has its own limit."""
+    """All clients have the same name, and are limited by address; the unix socket has a separate limit."""
     async with (
         serve(tmp_path, is_open=True, requests_per_s=1) as served,
         served.tcp() as client,
@@ -72,7 +72,7 @@ async def test_an_open_address_has_a_rate_limit_per_client_address(tmp_path: Pat
 
 
 async def test_wrong_tokens_are_rate_limited_and_valid_ones_are_not(served: Served) -> None:
-    """Guessing tokens ends with a 429; a valid token from the same address still works."""
+    """Guessing tokens leads to a 429; a valid token from the same address still works."""
     served.world.services.is_open = False
     async with served.tcp("wf_wrong") as guessing, served.tcp(served.world.token(Role.VIEWER)) as right:
         assert (await guessing.get("/v1/groups")).status_code == 401
@@ -84,7 +84,7 @@ async def test_wrong_tokens_are_rate_limited_and_valid_ones_are_not(served: Serv
 
 
 async def test_a_body_that_is_too_large_is_a_413(served: Served) -> None:
-    """By its stated length before it is read, or by its bytes when it has no stated length."""
+    """The body is refused by its declared length before it is read, or otherwise by the received bytes."""
     large = b"a" * (request_bodies.BODY_BYTES_MAX + 1)
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -116,14 +116,14 @@ async def test_a_body_that_is_too_large_is_a_413(served: Served) -> None:
     ids=["deep vars", "deep inputs", "only brackets", "large number", "many", "odd key", "half", "bytes", "null"],
 )
 async def test_json_that_is_too_deep_too_large_or_invalid_is_a_400(served: Served, body: bytes, status: int) -> None:
-    """Never a 500, and without delay."""
+    """The answer is never a 500, and arrives without delay."""
     async with served.unix() as client:
         answered = await client.post("/v1/runs", content=body, headers=JSON)
         assert code(answered)[0] == status, answered.text
 
 
 async def test_a_body_that_does_not_arrive_is_a_408(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The connection is not held open."""
+    """The connection is not kept open."""
     monkeypatch.setattr(request_bodies, "BODY_S_MAX", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
     writer.write(
@@ -138,9 +138,9 @@ async def test_a_body_that_does_not_arrive_is_a_408(served: Served, monkeypatch:
 
 
 async def test_a_connection_without_a_request_is_closed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither silence nor half a request head keeps it open; a stream does."""
+    """Neither silence nor half a request head keeps it open, but a stream does."""
     async with served.tcp() as client, client.stream("GET", "/v1/events") as stream:
-        # Only now: the stream's own request may take its time.
+        # Set only now, because the stream's own request may take longer.
         monkeypatch.setattr(server, "HEAD_S_MAX", 0.05)
         for content in (b"", b"GET /health HTTP/1.1\r\nHost: loc"):
             reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
@@ -195,7 +195,7 @@ async def test_connections_are_bounded(served: Served, monkeypatch: pytest.Monke
     ],
 )
 async def test_invalid_ids_are_a_404_everywhere(served: Served, text: str) -> None:
-    """And they are not echoed as a path, a header or a control character."""
+    """The ids are not echoed as a path, a header or a control character."""
     for path in ("/v1/runs/{}", "/v1/runs/{}/logs", "/v1/definitions/{}", "/v1/workflows/{}"):
         reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
         writer.write(f"GET {path.format(text)} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
@@ -209,7 +209,7 @@ async def test_invalid_ids_are_a_404_everywhere(served: Served, text: str) -> No
 
 
 async def test_a_method_cannot_be_smuggled_in(served: Served) -> None:
-    """Headers and parameters by which other servers change the method have no effect."""
+    """Headers and parameters that override the method on other servers have no effect."""
     async with served.tcp(served.world.token(Role.VIEWER)) as client:
         for headers in (
             {"X-HTTP-Method-Override": "DELETE"},

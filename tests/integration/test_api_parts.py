@@ -126,7 +126,7 @@ async def done(world: ApiWorld, client: httpx.AsyncClient, text: str) -> dict[st
 
 
 async def test_instances_are_below_their_job(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The top level lists the jobs of the file; a job on each server has one job per server below it, with its steps."""
+    """The top level lists the jobs of the file; a job on each server has one job per server below it."""
     world.connect("web-2", "web")
     run = await done(world, client, EACH)
     (job,) = run["jobs"]
@@ -139,7 +139,7 @@ async def test_instances_are_below_their_job(world: ApiWorld, client: httpx.Asyn
 
 
 async def test_a_matrix_says_which_values_failed(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Values, key and counts by conclusion; the pages can be filtered by failure."""
+    """The answer has values, key and counts by conclusion; pages can be filtered by failure."""
     run = await done(world, client, MATRIX)
     build, after = run["jobs"]
     assert (build["counts"], build["conclusion"], after["conclusion"]) == (
@@ -169,7 +169,7 @@ async def test_a_matrix_says_which_values_failed(world: ApiWorld, client: httpx.
 
 
 async def test_steps_inside_steps_are_in_blocks(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Each pass has its item and its steps, which may contain blocks again; the pages list all of them by their paths."""
+    """Each pass has its item and its steps, which may contain blocks; the pages list all steps by their paths."""
     run = await done(world, client, LOOP)
     loop, end = run["jobs"][0]["steps"]
     assert (loop["node"], loop["blocks_total"], loop["counts"], end["blocks"]) == ("loop", 3, {"success": 3}, [])
@@ -187,7 +187,7 @@ async def test_steps_inside_steps_are_in_blocks(world: ApiWorld, client: httpx.A
 
 
 async def test_an_unsafe_interpolation_is_visible(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """`unsafe-interpolation` is visible on the run."""
+    """The run carries the warning `unsafe-interpolation`."""
     text = "jobs: {a: {runs-on: web, steps: [{run: 'print ${{ run.number }}', unsafe-interpolation: true}, {run: print b}]}}"
     run = (await client.post("/v1/runs", content=text, headers=YAML)).json()["id"]
     found = (await client.get(f"/v1/runs/{run}")).json()
@@ -197,7 +197,7 @@ async def test_an_unsafe_interpolation_is_visible(world: ApiWorld, client: httpx
 async def test_output_is_selected_by_parts_with_slashes_and_brackets(
     world: ApiWorld, client: httpx.AsyncClient
 ) -> None:
-    """A job includes its instances, a step includes the steps inside it; the longest existing job wins."""
+    """A job includes its instances, and a step includes its inner steps; the longest existing job name wins."""
     world.connect("web-2", "web")
     looped = await done(world, client, LOOP)
     rolled = await done(world, client, EACH)
@@ -236,7 +236,7 @@ async def _waiting(client: httpx.AsyncClient, run: str, count: int = 1) -> list[
 
 
 async def test_an_approval_is_shown_and_given(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The run and the status show what waits; a single pending approval needs no name; the audit trail names the approver."""
+    """The run and the status show what waits; a single approval needs no name; the audit trail names the approver."""
     run = await start(client, APPROVAL)
     (waiting,) = await _waiting(client, run)
     assert (waiting["job"], waiting["step"], waiting["minimum"]) == ("ask", "gate", 1)
@@ -256,7 +256,7 @@ async def test_an_approval_is_shown_and_given(world: ApiWorld, client: httpx.Asy
 
 
 async def test_a_rejection_fails_what_waits(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """With its comment as the reason."""
+    """The rejection's comment is the reason."""
     run = await start(client, APPROVAL)
     await _waiting(client, run)
     answered = await client.post(f"/v1/runs/{run}/reject", json={"job": "ask", "step": "gate", "comment": "not today"})
@@ -270,7 +270,7 @@ async def test_a_rejection_fails_what_waits(world: ApiWorld, client: httpx.Async
 async def test_only_approvers_may_decide_and_several_approvals_need_a_name(
     world: ApiWorld, client: httpx.AsyncClient
 ) -> None:
-    """A 409 lists several pending approvals; 403 for anyone who is not an approver; 409 for a part that does not wait."""
+    """409 lists several pending approvals; 403 for non-approvers; 409 for a part that does not wait."""
     run = await start(client, ENVIRONMENT)
     await _waiting(client, run, 2)
     several = await client.post(f"/v1/runs/{run}/approve")
@@ -293,7 +293,7 @@ async def test_only_approvers_may_decide_and_several_approvals_need_a_name(
 async def test_a_token_for_a_group_cannot_approve_or_rerun_runs_of_another(
     world: ApiWorld, client: httpx.AsyncClient
 ) -> None:
-    """403 with the group, and nothing has changed."""
+    """The answer is a 403 that names the group, and nothing changes."""
     waiting = await start(client, APPROVAL)
     await _waiting(client, waiting)
     ended = (await done(world, client, FLAKY))["id"]
@@ -311,7 +311,7 @@ async def test_a_token_for_a_group_cannot_approve_or_rerun_runs_of_another(
 
 
 async def test_a_run_runs_again_completely(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The new run has the inputs and vars of the earlier one, names it, and reuses nothing."""
+    """The new run has the inputs and vars of the earlier one, refers to it, and reuses nothing."""
     sent = {"yaml": MATRIX + "vars: {greeting: hi}\n", "vars": {"greeting": "ho"}}
     first = (await client.post("/v1/runs", json=sent)).json()["id"]
     await world.completed(first)
@@ -340,7 +340,7 @@ async def test_a_run_runs_again_completely(world: ApiWorld, client: httpx.AsyncC
 async def test_a_rerun_of_the_failed_jobs_reuses_the_successful_ones(
     world: ApiWorld, client: httpx.AsyncClient
 ) -> None:
-    """A dry run shows that and starts nothing; then the reused job is marked, and only the failed one has attempts."""
+    """A dry run shows this and starts nothing; then the reused job is marked, and only the failed one has attempts."""
     first = (await done(world, client, FLAKY))["id"]
     dry = await client.post(f"/v1/runs/{first}/rerun", json={"failed": True, "dry_run": True})
     assert (dry.status_code, dry.json()["reused"], dry.json()["will_run"]) == (200, ["build"], ["deploy"])
@@ -355,7 +355,7 @@ async def test_a_rerun_of_the_failed_jobs_reuses_the_successful_ones(
 
 
 async def test_a_rerun_can_begin_in_the_middle_of_a_job(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The steps before that one are reused."""
+    """The steps before the selected one are reused."""
     first = (await done(world, client, FLAKY))["id"]
     again = (await client.post(f"/v1/runs/{first}/rerun", json={"from": "deploy/put"})).json()
     assert again["reused"] == ["build", "deploy/prepare"]
@@ -379,7 +379,7 @@ async def test_a_rerun_can_begin_in_the_middle_of_a_job(world: ApiWorld, client:
 async def test_an_impossible_rerun_is_rejected(
     world: ApiWorld, client: httpx.AsyncClient, body: dict[str, Any], status: int
 ) -> None:
-    """Each with its own message, and nothing starts."""
+    """Each has its own message, and nothing starts."""
     first = (await done(world, client, FLAKY))["id"]
     answered = await client.post(f"/v1/runs/{first}/rerun", json=body)
     assert answered.status_code == status, answered.text
@@ -387,7 +387,7 @@ async def test_an_impossible_rerun_is_rejected(
 
 
 async def test_an_open_run_cannot_run_again(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """409 for every selection."""
+    """Every selection gives a 409."""
     run = await start(client, "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n")
     await world.held()
     answered = await client.post(f"/v1/runs/{run}/rerun", json={"failed": True})
@@ -395,7 +395,7 @@ async def test_an_open_run_cannot_run_again(world: ApiWorld, client: httpx.Async
 
 
 async def test_the_file_of_another_revision_runs_when_it_is_known(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The revision that is applied now, or that of an earlier run; results are still reused."""
+    """It can be the currently applied revision, or that of an earlier run; results are still reused."""
     path = "workflows/flaky.yml"
     world.repositories.files[path] = FLAKY.encode()
     first = (await client.post(f"/v1/definitions/{path}/run")).json()["id"]
@@ -415,7 +415,7 @@ async def test_the_file_of_another_revision_runs_when_it_is_known(world: ApiWorl
 
 
 async def test_a_repeated_request_starts_one_rerun(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The same key returns the first one; with another selection it is a conflict."""
+    """The same key returns the first re-run; with another selection it is a conflict."""
     first = (await done(world, client, FLAKY))["id"]
     key = {"Idempotency-Key": "k1"}
     one = await client.post(f"/v1/runs/{first}/rerun", json={"failed": True}, headers=key)

@@ -16,7 +16,7 @@ from waterflowd.api.app import ROUTERS
 from waterflowd.api.auth import PEER_UID, PUBLIC
 from waterflowd.testing.api_world import ApiWorld
 
-#: Who may use a route at least. Routes of the older name have the role of their newer one.
+#: The minimum role of each route. Routes of the older name have the same role as the newer ones.
 TABLE: dict[str, Role | None] = {
     "GET /health": None,
     "GET /ready": None,
@@ -78,7 +78,7 @@ def _client(world: ApiWorld, secret: str | None, state: dict[str, Any] | None = 
 
 
 def test_every_route_has_its_role_in_the_table() -> None:
-    """A new or removed route, or one with another role than in the table, is noticed."""
+    """The table must match the routes: it detects a new, removed or changed one."""
     found = {f"{method} {_newer(path)}": role for method, path, role in ROUTES}
     assert found == TABLE
     assert {f"GET {path}" for path in PUBLIC} - {"GET /openapi.json"} | {"POST /v1/hooks/{name}"} == {
@@ -88,7 +88,7 @@ def test_every_route_has_its_role_in_the_table() -> None:
 
 @pytest.mark.parametrize(("method", "path", "needed"), ROUTES, ids=lambda value: str(getattr(value, "word", value)))
 async def test_a_role_permits_exactly_the_routes_in_the_table(method: str, path: str, needed: Role | None) -> None:
-    """401 without a token, 403 for a lower role, neither for a sufficient one; whether or not the resource exists."""
+    """401 without a token, 403 for a lower role, neither for a sufficient one, whether or not the resource exists."""
     async with ApiWorld(is_open=False) as world:
         url = path.replace("{", "").replace("}", "")
         async with _client(world, None) as nobody:
@@ -108,7 +108,7 @@ async def test_a_role_permits_exactly_the_routes_in_the_table(method: str, path:
 
 
 async def test_the_unix_socket_has_roles_by_uid() -> None:
-    """Listed users have their role, all others the default; with `none` every request is rejected."""
+    """Listed users have their role, all others the default one; with `none` every request is rejected."""
     roles = PeerRoles.of("viewer", {"1007": "runner", "1008": "none", "nobody": "approver"})
     assert (roles.of_uid(1007), roles.of_uid(1008), roles.of_uid(4242)) == (Role.RUNNER, None, Role.VIEWER)
     assert (roles.of_uid(0), roles.of_uid(os.geteuid())) == (Role.ADMIN, Role.ADMIN)
@@ -131,7 +131,7 @@ async def test_the_unix_socket_has_roles_by_uid() -> None:
 def test_a_role_or_a_user_that_does_not_exist_is_an_error_of_the_configuration(
     default: str, users: dict[str, str]
 ) -> None:
-    """With the key."""
+    """The message names the key."""
     with pytest.raises(Rejected, match=r"api\.socket-"):
         PeerRoles.of(default, users)
 
@@ -160,7 +160,7 @@ JOB = "jobs:\n  a:\n    runs-on: {group}\n    steps:\n      - uses: log\n       
     ],
 )
 async def test_a_token_for_a_group_reaches_no_other(method: str, path: str, body: dict[str, Any] | None) -> None:
-    """Even an admin's: it starts nothing on others, approves no agents for them, and creates no token with more groups."""
+    """Even an admin's token starts nothing, approves no agents and creates no join tokens for other groups."""
     async with ApiWorld(is_open=False) as world:
         world.connect("web-1", "web")
         world.connect("db-1", "db")
@@ -177,7 +177,7 @@ async def test_a_token_for_a_group_reaches_no_other(method: str, path: str, body
 
 
 async def test_a_token_for_a_group_works_for_that_group() -> None:
-    """It starts runs, approves agents, and creates tokens with the same group."""
+    """It starts runs, approves agents, and creates tokens for that group."""
     async with ApiWorld(is_open=False) as world:
         world.connect("web-1", "web")
         async with _client(world, world.token(Role.ADMIN, name="bound", groups=("web",))) as client:
@@ -193,7 +193,7 @@ async def test_a_token_for_a_group_works_for_that_group() -> None:
 
 
 async def test_the_last_use_of_a_token_is_shown() -> None:
-    """Null before the first use; a rejected request counts as a use too."""
+    """It is null before the first use; a rejected request counts as a use too."""
     async with ApiWorld(is_open=False) as world:
         secret = world.token(Role.VIEWER)
         async with _client(world, world.token(Role.ADMIN)) as admin, _client(world, secret) as viewer:

@@ -37,7 +37,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 
 
 async def collect(response: httpx.Response, count: int) -> list[tuple[str, Any]]:
-    """(id, data) of the next `count` events."""
+    """Returns (id, data) of the next `count` events."""
     found: list[tuple[str, Any]] = []
     identity = ""
     async for line in response.aiter_lines():
@@ -51,7 +51,7 @@ async def collect(response: httpx.Response, count: int) -> list[tuple[str, Any]]
 
 
 async def collect_all(response: httpx.Response) -> list[tuple[str, Any]]:
-    """All events; the last one must be the end."""
+    """Returns all events; the last one must be the end."""
     found: list[tuple[str, Any]] = []
     identity = kind = ""
     async for line in response.aiter_lines():
@@ -69,7 +69,7 @@ async def collect_all(response: httpx.Response) -> list[tuple[str, Any]]:
 
 
 async def test_the_unix_socket_is_for_admins_and_names_the_uid(served: Served) -> None:
-    """No token is needed; the principal is the uid that the kernel reports, regardless of the client's headers."""
+    """No token is needed; the principal is the uid that the kernel reports, whatever the client's headers say."""
     async with served.unix() as client:
         started = await client.post("/v1/runs", content=HELLO, headers={**YAML, "Authorization": "Bearer wf_nonsense"})
         assert started.status_code == 201
@@ -79,7 +79,7 @@ async def test_the_unix_socket_is_for_admins_and_names_the_uid(served: Served) -
 
 
 async def test_the_socket_file_has_its_mode_and_is_removed_on_stop(tmp_path: Path) -> None:
-    """0660 regardless of the umask."""
+    """The mode is 0660 whatever the umask is."""
     old = os.umask(0)
     try:
         async with serve(tmp_path) as served:
@@ -92,7 +92,7 @@ async def test_the_socket_file_has_its_mode_and_is_removed_on_stop(tmp_path: Pat
 
 @pytest.mark.parametrize("path", ["/v1/runs", "/v1/status", "/v1/agents", "/v1/events", "/v1/tokens", "/nothing"])
 async def test_tcp_needs_a_token(served: Served, path: str) -> None:
-    """A missing or wrong token, another scheme, a token in the URL: all 401 with a challenge."""
+    """A missing or wrong token, another scheme and a token in the URL all give a 401 with a challenge."""
     async with served.tcp() as client:
         for headers, query in [
             ({}, ""),
@@ -111,7 +111,7 @@ async def test_tcp_needs_a_token(served: Served, path: str) -> None:
 
 
 async def test_roles_are_enforced_on_every_change(served: Served) -> None:
-    """A viewer changes nothing, a runner starts and cancels, an approver approves agents, only an admin creates tokens."""
+    """A viewer changes nothing, a runner starts and cancels, an approver approves agents, an admin creates tokens."""
     changes = [
         (Role.RUNNER, "/v1/runs", {"yaml": HELLO}),
         (Role.RUNNER, "/v1/runs/0000/cancel", {}),
@@ -132,7 +132,7 @@ async def test_roles_are_enforced_on_every_change(served: Served) -> None:
 
 
 async def test_a_token_for_a_group_starts_and_cancels_only_its_runs(served: Served) -> None:
-    """Runs of another group can neither be started nor cancelled with it."""
+    """With it, runs of another group can be neither started nor cancelled."""
     served.world.connect("db-1", "db")
     async with (
         served.tcp(served.world.token(Role.RUNNER, name="dbs", groups=("db",))) as client,
@@ -197,7 +197,7 @@ async def test_an_open_address_needs_no_token_but_checks_host_and_origin(tmp_pat
 
 
 async def test_garbage_on_the_port_does_not_affect_other_clients(served: Served) -> None:
-    """Bytes that are not HTTP, an endless header, a websocket upgrade."""
+    """The garbage is bytes that are not HTTP, an endless header, and a websocket upgrade."""
     assert served.server.port is not None
     for content in (
         b"\x00\xff" * 500,
@@ -224,7 +224,7 @@ async def test_garbage_on_the_port_does_not_affect_other_clients(served: Served)
 
 
 async def test_the_socket_of_a_killed_daemon_is_replaced_and_that_of_a_running_one_is_not(tmp_path: Path) -> None:
-    """After kill -9 the next start succeeds; a second daemon on the same path fails with a message."""
+    """After `kill -9` the next start succeeds; a second daemon on the same path fails with a message."""
     left = socket.socket(socket.AF_UNIX)
     left.bind(str(tmp_path / "s.sock"))
     left.close()
@@ -247,7 +247,7 @@ async def test_the_socket_of_a_killed_daemon_is_replaced_and_that_of_a_running_o
 
 
 async def test_run_events_follow_from_history_to_the_end_and_resume_anywhere(served: Served) -> None:
-    """Every position comes once, in order; resuming at any of them gives the same rest, up to the end event."""
+    """Every position arrives once, in order; resuming at any of them gives the same rest, up to the end event."""
     async with served.unix() as client:
         started = (await client.post("/v1/runs", content=HOLDING, headers=YAML)).json()
         key = (await served.world.held())[0]
@@ -266,7 +266,7 @@ async def test_run_events_follow_from_history_to_the_end_and_resume_anywhere(ser
 
 
 async def test_logs_follow_live_and_resume_at_every_line_without_gap_and_repeat(served: Served) -> None:
-    """Two attempts print concurrently in torn pieces on both streams; resuming at any line gives exactly the rest."""
+    """Two attempts print interleaved partial lines on both streams; resuming at any line gives exactly the rest."""
     two_jobs = HOLDING + "  b:\n    runs-on: web\n    steps:\n      - run: hold\n"
     async with served.unix() as client:
         started = (await client.post("/v1/runs", content=two_jobs, headers=YAML)).json()
@@ -307,7 +307,7 @@ async def test_logs_follow_live_and_resume_at_every_line_without_gap_and_repeat(
 
 
 async def test_a_stream_shows_the_first_line_of_a_running_step_at_once(served: Served) -> None:
-    """It does not wait for the end of the step."""
+    """The stream does not wait for the end of the step."""
     async with served.unix() as client:
         started = (await client.post("/v1/runs", content=HOLDING, headers=YAML)).json()
         async with (
@@ -317,12 +317,12 @@ async def test_a_stream_shows_the_first_line_of_a_running_step_at_once(served: S
             assert [row["text"] for _, row in await collect(response, 1)] == ["first"]
         async with client.stream("GET", started["url"] + "/logs") as response:
             assert [json.loads(line)["text"] async for line in response.aiter_lines()] == ["first"]
-        # The client that left is noticed: its stream is closed.
+        # The server notices that the client has disconnected, and closes its stream.
         await until(lambda: served.world.api.streams.count == 0)
 
 
 async def test_the_whole_feed_is_resumable_and_hides_audit_from_viewers(served: Served) -> None:
-    """The events of all streams by global sequence; only admins receive the audit stream, and no hash of a secret is sent."""
+    """All events are ordered by global sequence; only admins receive `audit`, and no hash of a secret is sent."""
     async with served.unix() as admin:
         await admin.post("/v1/tokens", json={"role": "viewer", "name": "v"})
         started = (await admin.post("/v1/runs", content=HELLO, headers=YAML)).json()
@@ -369,7 +369,7 @@ async def test_a_stream_ends_when_its_token_is_revoked(served: Served, monkeypat
 
 
 async def test_the_number_of_open_streams_is_limited(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit there is a 429."""
+    """A stream beyond the limit is refused with a 429."""
     monkeypatch.setattr(streams, "STREAMS_MAX", 1)
     async with served.unix() as client, client.stream("GET", "/v1/events"):
         refused = await client.get("/v1/events")
@@ -379,7 +379,7 @@ async def test_the_number_of_open_streams_is_limited(served: Served, monkeypatch
 async def test_announced_output_that_never_arrives_does_not_hold_a_stream_open(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a while the stream of a completed run ends with the existing output, including an unfinished line."""
+    """After a while the stream of a completed run ends with the available output, even with an incomplete line."""
     monkeypatch.setattr(streams, "_STRAGGLERS_S", 0.05)
     async with served.unix() as client:
         started = (await client.post("/v1/runs", content=HOLDING, headers=YAML)).json()
@@ -396,7 +396,7 @@ async def test_announced_output_that_never_arrives_does_not_hold_a_stream_open(
 
 
 async def test_a_client_that_reads_right_after_the_result_gets_its_output(served: Served) -> None:
-    """Output may arrive after its result; a client waits for it."""
+    """Output may arrive after its result, and the client waits for it."""
     async with served.unix() as client:
         started = (await client.post("/v1/runs", content=HOLDING, headers=YAML)).json()
         key = (await served.world.held())[0]

@@ -38,17 +38,17 @@ def is_alive(pid: int) -> bool:
 
 
 def descriptors(pid: int) -> list[str]:
-    """The targets of the open descriptors of a process."""
+    """Returns the targets of the open descriptors of a process."""
     return [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
 
 
 def environment(pid: int) -> bytes:
-    """The environment with which a process was started."""
+    """Returns the environment with which a process was started."""
     return Path(f"/proc/{pid}/environ").read_bytes()
 
 
 async def test_the_child_answers_as_the_package_does() -> None:
-    """A plan or diagnostics, in the order of the calls."""
+    """It returns a plan or diagnostics, in the order of the calls."""
     async with CompilerProcess() as compiler:
         files = [("a.yml", HELLO), ("b.yml", BROKEN), ("c.yml", b"\xff")] * 5
         answers = await asyncio.gather(*(compiler.compile(path, content) for path, content in files))
@@ -56,7 +56,7 @@ async def test_the_child_answers_as_the_package_does() -> None:
 
 
 async def test_a_file_that_is_too_large_is_never_sent() -> None:
-    """The same answer as from the child, without the child."""
+    """The answer is the same as the child's, without using the child."""
     compiler = CompilerProcess()
     content = b"x" * (1024 * 1024 + 1)
     assert await compiler.compile("w.yml", content) == compile_workflow("w.yml", content)
@@ -64,7 +64,7 @@ async def test_a_file_that_is_too_large_is_never_sent() -> None:
 
 
 async def test_a_child_that_was_killed_is_replaced() -> None:
-    """Without effect on the next file."""
+    """The next file compiles as usual."""
     async with CompilerProcess() as compiler:
         await compiler.compile("w.yml", HELLO)
         first = compiler.pid
@@ -95,7 +95,7 @@ async def test_a_child_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -
         assert first is not None
         os.kill(first, signal.SIGSTOP)
         with monkeypatch.context() as patch:
-            # For this file alone: the others may take as long as a busy machine lets them.
+            # Only for this file: the others may take as long as they need on a busy machine.
             patch.setattr(compiler, "_file_timeout_s", 0.1)
             (error,) = (await compiler.compile("w.yml", HELLO)).diagnostics
         assert error.code == "WF130"
@@ -105,7 +105,7 @@ async def test_a_child_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_a_child_that_cannot_start_is_a_diagnostic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even an exhausted machine raises no exception."""
+    """Even an exhausted machine causes no exception."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
     async with CompilerProcess() as compiler:
         (error,) = (await compiler.compile("w.yml", HELLO)).diagnostics
@@ -122,7 +122,7 @@ async def test_a_file_that_needs_too_much_memory_is_a_diagnostic() -> None:
 
 
 async def test_a_cancelled_caller_does_not_affect_the_next_one() -> None:
-    """Answers are never mixed up."""
+    """Answers never reach the wrong caller."""
     async with CompilerProcess() as compiler:
         await compiler.compile("w.yml", HELLO)
         tasks = [asyncio.create_task(compiler.compile("gone.yml", BROKEN)) for _ in range(5)]
@@ -149,7 +149,7 @@ async def test_closing_ends_the_child_and_answers_waiting_callers() -> None:
 
 
 async def test_closing_while_the_child_starts_leaves_nothing() -> None:
-    """And raises nothing."""
+    """No exception is raised, either."""
     compiler = CompilerProcess()
     await compiler.start()
     await asyncio.sleep(0)
@@ -179,7 +179,7 @@ async def test_the_child_sees_no_secrets_in_its_environment(monkeypatch: pytest.
 
 
 async def test_the_child_ends_with_its_parent() -> None:
-    """Even when the parent is killed."""
+    """This holds even when the parent is killed."""
     script = (
         "import asyncio\n"
         "from waterflowd.compiler.process import CompilerProcess\n"
@@ -211,7 +211,7 @@ FILES: dict[str, bytes] = {
 
 
 async def test_other_files_are_read_by_the_caller() -> None:
-    """The child names missing files until it has all; the answer equals that of the package."""
+    """The child names missing files until it has all of them; the answer equals that of the package."""
     asked: list[str] = []
 
     async def files(path: str) -> bytes | None:

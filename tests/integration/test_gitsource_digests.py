@@ -18,7 +18,7 @@ def _digest(*contents: bytes) -> str:
 
 @pytest.fixture
 def git(tmp_path: Path) -> Git:
-    """A repository with a few files, a link and a submodule's entry."""
+    """A repository with a few files, a link and a submodule entry."""
     work = tmp_path / "work"
     (work / "web").mkdir(parents=True)
     git = Git(work)
@@ -39,7 +39,7 @@ def _ask(git: Git, *calls: str) -> dict[str, str]:
 
 
 def test_the_digest_is_that_of_the_files_in_the_order_of_their_paths(git: Git) -> None:
-    """As on GitHub: SHA-256 over the digests; empty if no file matches; links and submodules are ignored."""
+    """As on GitHub: SHA-256 over the digests, empty if no file matches; links and submodules are ignored."""
     found = _ask(git, "**/package-lock.json", "nothing/**", "*-lock.json\n!web/**", "**/gr\u00fc\u00df.txt")
     assert found["**/package-lock.json"] == _digest(b"two", b"one")
     assert found["nothing/**"] == ""
@@ -61,7 +61,7 @@ def test_the_digest_depends_only_on_the_content_of_the_files(git: Git) -> None:
 
 
 def test_exceeding_a_limit_is_a_clear_error(git: Git, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For bytes and for files."""
+    """There are limits for bytes and for files."""
     monkeypatch.setattr(digests, "BYTES_MAX", 4)
     with pytest.raises(Stalled, match="narrow its patterns"):
         _ask(git, "**")

@@ -37,7 +37,7 @@ async def _files(git: Git, commit: str, *paths: str) -> dict[str, bytes]:
 
 
 async def test_files_are_read_at_the_commit(git: Git) -> None:
-    """Loose or packed; files that the commit does not have, and paths that lead elsewhere, are left out."""
+    """Objects may be loose or packed; missing files and paths that lead outside the commit are omitted."""
     first = _commit(git)
     (git.path / "secrets/a.age").write_bytes(b"two")
     (git.path / "secrets/b.age").write_bytes(b"b")
@@ -56,7 +56,7 @@ async def test_files_are_read_at_the_commit(git: Git) -> None:
 
 @pytest.mark.parametrize("what", ["a link", "a link in the way", "a submodule", "a folder"])
 async def test_anything_but_a_regular_file_is_an_error(git: Git, what: str) -> None:
-    """Nothing outside of the commit is read, and no secret is missing without a reason."""
+    """Nothing outside the commit is read, and no secret is missing without a reason."""
     path = git.path / "secrets/x.age"
     match what:
         case "a link":
@@ -80,7 +80,7 @@ async def test_anything_but_a_regular_file_is_an_error(git: Git, what: str) -> N
 
 
 async def test_a_file_beyond_the_limit_is_an_error(git: Git) -> None:
-    """It is not inflated further."""
+    """The file is not inflated any further."""
     (git.path / "secrets/a.age").write_bytes(b"x" * (FILE_BYTES_MAX + 1))
     with pytest.raises(Stalled, match=r"secrets/a\.age is larger") as raised:
         await _files(git, _commit(git), "secrets/a.age")
@@ -88,7 +88,7 @@ async def test_a_file_beyond_the_limit_is_an_error(git: Git) -> None:
 
 
 async def test_a_missing_commit_is_retryable(git: Git) -> None:
-    """For example after a forced push and a cleanup, or before a mirror is filled."""
+    """This happens after a forced push and a cleanup, or before a mirror is filled."""
     _commit(git)
     with pytest.raises(Retryable):
         await _files(git, "1" * 40, "secrets/a.age")

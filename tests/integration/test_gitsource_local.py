@@ -20,7 +20,7 @@ from waterflowd.reconcile.source import CHANGED_PATHS_MAX, FILE_BYTES_MAX, TreeF
 
 
 class Git:
-    """The Git command line in one work tree, away from any configuration of this machine."""
+    """The Git command line in one work tree, independent of the configuration of this machine."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,7 +52,7 @@ class Git:
         return self("rev-parse", "HEAD")
 
     def tree(self, *entries: tuple[str, str, bytes]) -> str:
-        """A tree object of (mode, id, name); names and modes that Git would not make are written by hand."""
+        """Creates a tree object of (mode, id, name); names and modes that Git would refuse are written directly."""
         body = b"".join(
             mode.encode() + b" " + name + b"\0" + bytes.fromhex(object_id) for mode, object_id, name in entries
         )
@@ -101,7 +101,7 @@ async def test_refs_of_an_empty_repository_name_an_unborn_head(source: LocalSour
 async def test_branches_tags_and_files_are_read_loose_and_packed(
     git: Git, is_packed: bool, source: LocalSource
 ) -> None:
-    """Wherever Git keeps refs and objects. A tag object leads to its commit."""
+    """This works wherever Git keeps refs and objects. A tag object leads to its commit."""
     git.write("workflows/a.yml", "a: 1\n" * 200)
     git.commit()
     for number in range(5):
@@ -127,7 +127,7 @@ async def test_branches_tags_and_files_are_read_loose_and_packed(
 
 
 async def test_changes_are_between_two_trees_whatever_the_history(git: Git, source: LocalSource) -> None:
-    """Added, changed, removed and renamed paths of the whole tree, over several commits and a rewritten history."""
+    """Added, changed, removed and renamed paths are found in the whole tree, across commits and rewritten history."""
     git.write("a/b/c.txt", "1")
     git.write("kept/d.txt", "1")
     git.write("turns", "file")
@@ -143,7 +143,7 @@ async def test_changes_are_between_two_trees_whatever_the_history(git: Git, sour
 
 
 async def test_a_change_too_large_to_list_is_incomplete(git: Git, source: LocalSource) -> None:
-    """Beyond the limit the list is cut and marked."""
+    """Beyond the limit the list is truncated and marked."""
     for number in range(CHANGED_PATHS_MAX + 1):
         git.write(f"many/{number}", "")
     revision = await source.revision(git.commit(), None, DEFAULT_FOLDERS)
@@ -186,7 +186,7 @@ async def test_a_workflow_folder_that_is_a_link_is_a_problem_and_not_followed(gi
 
 
 async def test_names_that_are_not_printable_are_problems_and_are_escaped(git: Git, source: LocalSource) -> None:
-    """Newlines, escapes, bidirectional controls, foreign encodings, and names that Git would not create."""
+    """Newlines, escapes, bidirectional controls, foreign encodings, and names that Git refuses are problems."""
     blob = git("hash-object", "-w", "--stdin", stdin=b"x")
     names = [b"a\nb.yml", b"\x1b[31m.yml", "\u202egnp.yml".encode(), b"\xff\xfe.yml", b"../../etc/x.yml", b"ok.yml"]
     inner = git.tree(*(("100644", blob, name) for name in names), ("100600", blob, b"mode.yml"))
@@ -213,7 +213,7 @@ async def test_a_long_path_is_a_problem(git: Git, source: LocalSource) -> None:
 
 @pytest.mark.parametrize("is_packed", [False, True])
 async def test_a_file_beyond_the_limit_is_not_inflated(git: Git, is_packed: bool, source: LocalSource) -> None:
-    """Its size is read from its header: loose, packed, and as a delta; a file at the limit is read."""
+    """Its size is read from its header (loose, packed or delta); a file at the limit is read."""
     git.write("workflows/large.yml", b"#" * (FILE_BYTES_MAX + 1))
     git.write("workflows/larger.yml", b"#" * (FILE_BYTES_MAX + 1) + b"\nmore")
     git.write("workflows/bound.yml", b"#" * FILE_BYTES_MAX)
@@ -257,7 +257,7 @@ async def test_damaged_and_missing_objects_are_retryable(git: Git, source: Local
 
 
 async def test_a_commit_of_megabytes_is_refused(git: Git, source: LocalSource) -> None:
-    """A long message is cut, but an object beyond the limit is not read at all."""
+    """A long message is truncated, but an object beyond the limit is not read at all."""
     tree = git("write-tree")
     commit = git("commit-tree", tree, "-F", "-", stdin=b"m" * (2 << 20))
     with pytest.raises(Stalled, match="larger than"):
@@ -280,7 +280,7 @@ async def test_authors_and_branches_are_text(git: Git, source: LocalSource) -> N
 
 
 async def test_alternates_and_linked_work_trees_are_part_of_a_repository(git: Git, tmp_path: Path) -> None:
-    """As made by `clone --shared` and `worktree add`."""
+    """The repositories are made by `clone --shared` and `worktree add`."""
     git.write("workflows/a.yml", "x")
     commit = git.commit()
     git("clone", "--quiet", "--shared", "--bare", ".", str(tmp_path / "shared.git"))
@@ -295,7 +295,7 @@ async def test_alternates_and_linked_work_trees_are_part_of_a_repository(git: Gi
 
 
 async def test_a_directory_without_a_repository_differs_from_a_missing_one(tmp_path: Path) -> None:
-    """The first needs a person, the second may appear later."""
+    """The first needs a person; the second may appear later."""
     for path, error, code in (
         (tmp_path, Stalled, codes.NOT_A_REPOSITORY),
         (tmp_path / "none", Retryable, codes.NOT_THERE),
@@ -308,7 +308,7 @@ async def test_a_directory_without_a_repository_differs_from_a_missing_one(tmp_p
 
 
 async def test_a_repository_of_an_unknown_format_is_refused(git: Git, source: LocalSource) -> None:
-    """For example with SHA-256 objects."""
+    """One example is a repository with SHA-256 objects."""
     git("config", "extensions.objectFormat", "sha256")
     with pytest.raises(Stalled, match="objectformat sha256"):
         await source.refs()
@@ -341,7 +341,7 @@ async def test_the_event_loop_stays_free_while_a_large_tree_is_read(git: Git, so
 
 
 async def test_too_many_files_stall_the_repository(git: Git, source: LocalSource) -> None:
-    """One file beyond the limit, and the whole listing is refused instead of being cut silently."""
+    """With one file beyond the limit the whole listing is refused instead of being truncated silently."""
     blob = git("hash-object", "-w", "--stdin", stdin=b"x")
     inner = git.tree(*(("100644", blob, f"{number:05}.yml".encode()) for number in range(10_001)))
     commit = git.commit_tree(git.tree(("40000", inner, b"workflows")))

@@ -40,7 +40,7 @@ def _listed(git: Git, revision: str, *patterns: str) -> list[FileEntry]:
 
 
 def _tree(git: Git, *entries: tuple[str, str, str]) -> str:
-    """A commit of a tree with these raw entries: mode, name, content; Git itself would not make some of them."""
+    """Commits a tree with these raw entries (mode, name, content), some of which Git itself would not create."""
     raw = b""
     for mode, name, content in entries:
         if mode == "40000":
@@ -55,7 +55,7 @@ def _tree(git: Git, *entries: tuple[str, str, str]) -> str:
 
 
 def test_modes_and_kinds_are_kept(git: Git) -> None:
-    """Including names that are not UTF-8."""
+    """The names include some that are not UTF-8."""
     (git.path / "plain").write_text("1")
     (git.path / "tool").write_text("2")
     (git.path / "tool").chmod(0o755)
@@ -75,7 +75,7 @@ def test_modes_and_kinds_are_kept(git: Git) -> None:
 
 @pytest.mark.parametrize("name", ["..", ".git", "."])
 def test_a_name_that_git_would_not_create_fails_the_checkout(git: Git, name: str) -> None:
-    """Whatever the patterns: such a tree is not an accident."""
+    """The patterns do not matter: such a tree is not an accident."""
     commit = _tree(git, ("100644", name, "x"), ("100644", "z", "y"))
     with pytest.raises(Stalled, match="Git would not create"):
         _listed(git, commit)
@@ -133,7 +133,7 @@ async def test_a_file_beyond_the_limit_is_refused_when_it_is_requested(
 
 
 async def test_a_missing_repository_is_retryable(git: Git, tmp_path: Path) -> None:
-    """It is read again when it is back."""
+    """The repository is read again once it is back."""
     (git.path / "a").write_text("1")
     commit = _commit(git)
     source = RevisionFileReader(

@@ -28,7 +28,7 @@ from waterflowd.reconcile import codes
     ],
 )
 def test_dangerous_and_meaningless_urls_are_refused(url: str) -> None:
-    """Programs, options and control characters."""
+    """They name programs, contain options or control characters, or have no valid form."""
     with pytest.raises(Rejected) as caught:
         urls.local_path(url)
     assert caught.value.code == codes.URL_REFUSED

@@ -18,7 +18,7 @@ from waterflowd.gitsource import mounts
 from waterflowd.gitsource.local import LocalSource
 from waterflowd.gitsource.watch import DirectoryWatch
 
-#: How long nothing must happen for a test that says so.
+#: How long a test waits to show that nothing happens.
 QUIET_S = 0.3
 
 
@@ -59,7 +59,7 @@ async def source(work: Path) -> AsyncIterator[LocalSource]:
 
 
 async def armed(source: LocalSource) -> None:
-    """Waits for the hint that comes with the arming, and for silence after it."""
+    """Waits for the hint that follows arming, and for silence after it."""
     assert await source.wait_for_change(PATIENCE_S)
     while await source.wait_for_change(QUIET_S):
         pass
@@ -67,14 +67,14 @@ async def armed(source: LocalSource) -> None:
 
 
 async def becomes(source: LocalSource, ref: str, expected: str) -> None:
-    """Follows hints alone until the ref stands where it should."""
+    """Waits for hints until the ref has the expected object id."""
     async with asyncio.timeout(PATIENCE_S):
         while (await source.refs()).object_ids.get(ref) != expected:
             assert await source.wait_for_change(PATIENCE_S), "no hint came"
 
 
 async def test_arming_reports_a_change(source: LocalSource) -> None:
-    """So that changes before the watch was armed are not missed."""
+    """Changes before the watch was armed are thus not missed."""
     assert source.watch_status().code == "starting"
     assert await source.wait_for_change(PATIENCE_S)
     assert source.watch_status().is_watching
@@ -82,7 +82,7 @@ async def test_arming_reports_a_change(source: LocalSource) -> None:
 
 @pytest.mark.parametrize("branch", ["main", "feature/a/b"])
 async def test_a_push_is_noticed(source: LocalSource, work: Path, branch: str) -> None:
-    """To an existing branch, and to one in new folders."""
+    """The push may go to an existing branch, or to one in new folders."""
     await armed(source)
     pushed = commit(work)
     git(work, "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}")
@@ -116,7 +116,7 @@ async def test_another_default_branch_is_noticed(source: LocalSource, work: Path
 
 
 async def test_a_commit_in_a_work_tree_is_noticed_and_an_edit_is_not(tmp_path: Path) -> None:
-    """In a repository that is not bare."""
+    """The repository is not bare."""
     git(tmp_path, "init", "--quiet", "--initial-branch", "main", "plain")
     source = LocalSource("ops", tmp_path / "plain")
     await armed(source)
@@ -129,7 +129,7 @@ async def test_a_commit_in_a_work_tree_is_noticed_and_an_edit_is_not(tmp_path: P
 
 
 async def test_a_recreated_repository_is_watched_again(source: LocalSource, work: Path) -> None:
-    """The old watch no longer works, and the next push to the new repository is noticed."""
+    """The old watch is dead, but the next push to the new repository is noticed."""
     await armed(source)
     shutil.rmtree(work.parent / "ops.git")
     assert await source.wait_for_change(PATIENCE_S)
@@ -208,7 +208,7 @@ async def test_closing_ends_the_threads(work: Path) -> None:
     ],
 )
 def test_the_longest_and_latest_mount_holds_a_path(path: str, expected: str) -> None:
-    """The last entry of the longest mount point counts; spaces in the table are escaped."""
+    """The last entry for the longest mount point counts; spaces in the table are escaped."""
     table = "\n".join(
         [
             "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw",

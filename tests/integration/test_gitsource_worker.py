@@ -23,7 +23,7 @@ async def test_results_and_errors_come_back() -> None:
 
 
 async def test_a_call_that_hangs_times_out_and_blocks_the_next_one() -> None:
-    """Calls do not pile up behind a dead disk, and work again when it is back."""
+    """Calls do not pile up behind a dead disk, and work again once it is back."""
     worker = Worker("reads")
     disk = threading.Event()
     with pytest.raises(Retryable) as caught:
@@ -33,7 +33,7 @@ async def test_a_call_that_hangs_times_out_and_blocks_the_next_one() -> None:
         await worker.call(lambda: 1, PATIENCE_S)
     disk.set()
     async with asyncio.timeout(PATIENCE_S):
-        # A refused call does not wait, so the loop gets its turn here, in which the thread tells it.
+        # A refused call does not wait, so the event loop gets a turn here to process the thread's report.
         while await is_refused(worker):  # noqa: ASYNC110
             await asyncio.sleep(0)
     worker.close()

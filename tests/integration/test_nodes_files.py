@@ -27,7 +27,7 @@ def bad(name: str, directory: Path, **params: object) -> NodeRun:
 
 
 def test_a_file_is_written_once_and_left_alone_when_it_is_right(tmp_path: Path) -> None:
-    """`changed` is true only after a difference, which is in the log; the file's mode is part of the comparison."""
+    """`changed` is true only if content or mode differed; the log shows the difference unless the file is private."""
     first = good("file/write", tmp_path, path="etc/app.conf", content="a\nb\n", mode="0640", create_directories=True)
     assert first.outputs["changed"]
     assert (tmp_path / "etc/app.conf").read_text() == "a\nb\n"
@@ -168,7 +168,7 @@ def test_no_spelling_of_a_path_deletes_what_is_never_deleted(tmp_path: Path) -> 
 
 
 def test_what_cannot_be_deleted_says_why(tmp_path: Path) -> None:
-    """A file that still exists after the attempt is a failure."""
+    """A file that exists but cannot be deleted is a failure."""
     ended = bad("file/delete", tmp_path, path="/proc/self/status")
     assert ended.exit_code == 1
     assert ended.text.startswith("cannot delete /proc/self/status: ")

@@ -276,7 +276,7 @@ def test_a_server_that_stands_still_or_breaks_off_may_be_tried_again(tmp_path: P
 
 
 def test_waiting_ends_when_the_server_is_ready_or_the_time_is_over(server: Server, tmp_path: Path) -> None:
-    """Every attempt counts, and the message says what the last one saw."""
+    """The outputs count the attempts, and the log says what the last one saw."""
     ended = run("http/wait", tmp_path, url=f"{server.url}/later/3", interval="20ms")
     assert ended.outcome is Outcome.SUCCESS, ended
     # More than four if an attempt was abandoned after its second on a busy machine.

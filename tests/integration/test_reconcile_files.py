@@ -39,7 +39,7 @@ def errors(daemon: Daemon, path: str) -> list[str]:
 
 
 async def test_a_workflow_runs_with_the_files_that_it_uses(work: Work, daemon: Daemon) -> None:
-    """A called workflow and a composite step come from the same commit; a file that can only be called starts nothing."""
+    """A called workflow and a composite step come from the same commit; a call-only file starts nothing."""
     files = {"workflows/caller.yml": CALLER, "workflows/shared.yml": SHARED}
     commit = work.pushed({**files, "workflows/stepped.yml": STEPPED, "steps/deploy/step.yml": STEP})
     await daemon.sync()
@@ -94,7 +94,7 @@ async def test_a_used_file_may_be_added_and_removed(work: Work, daemon: Daemon) 
     commit = work.pushed({"steps/deploy/action.yml": "runs: {using: composite, steps: [{run: a, shell: bash}]}\n"})
     await daemon.sync()
     assert daemon.started() == [("workflows/stepped.yml", commit)]
-    # A file that goes before the one that was found counts from now on.
+    # A file earlier in the search order than the one that was found takes precedence from now on.
     work.pushed({"steps/deploy/step.yml": STEP})
     await daemon.sync()
     assert b"echo one" in daemon.runs.started[0].plan
@@ -119,7 +119,7 @@ async def test_a_workflow_is_compiled_per_branch_if_a_used_file_differs(work: Wo
     (start,) = daemon.runs.started
     assert (start.trigger.ref, start.revision, b"echo two" in start.plan) == ("refs/heads/next", commit, True)
     assert b"echo one" in daemon.admin.plan("workflows/caller.yml", "ops").plan
-    # Main comes to the same: known from the branch, and still a change here.
+    # Main gets the same content: it is known from the branch, but still a change here.
     daemon.started()
     daemon.compiler.asked.clear()
     work.push("HEAD:refs/heads/main")
@@ -154,7 +154,7 @@ async def test_a_restart_compiles_only_lost_plans_from_their_original_content(wo
 
 
 async def test_only_regular_files_of_the_tree_are_read(work: Work, daemon: Daemon, tmp_path: Path) -> None:
-    """A link to a file of the host, a link in the path, a directory: each is an error of the workflow that uses it."""
+    """A link to a file of the host, a link in the path, and a directory are errors of the workflow that uses them."""
     outside = tmp_path / "outside.yml"
     outside.write_text(SHARED)
     (work.path / "workflows").mkdir()
@@ -171,7 +171,7 @@ async def test_only_regular_files_of_the_tree_are_read(work: Work, daemon: Daemo
     assert errors(daemon, "workflows/a.yml")[0] == codes.SYMLINK
     assert errors(daemon, "workflows/b.yml")[0] == codes.SYMLINK
     assert errors(daemon, "workflows/c.yml")[0] == codes.DIRECTORY
-    # The same object as a plain file is another thing.
+    # The same object as a regular file is a different case.
     (work.path / "linked.yml").unlink()
     commit = work.pushed({"linked.yml": SHARED})
     await daemon.sync()
@@ -192,7 +192,7 @@ async def test_groups_of_called_workflows_are_checked(work: Work) -> None:
 
 
 async def test_many_workflows_that_use_one_file_fit_into_facts(work: Work, daemon: Daemon) -> None:
-    """Facts are bounded by the number of paths in them."""
+    """The size of a fact is limited by the number of paths in it."""
     some = {f"workflows/{number:03}.yml": STEPPED.replace("stepped", f"s{number}") for number in range(120)}
     work.pushed({**some, "steps/deploy/action.yml": "runs: {using: composite, steps: [{run: a, shell: bash}]}\n"})
     await daemon.sync()

@@ -132,7 +132,7 @@ async def test_g6_a_push_back_to_an_older_commit_runs_again(work: Work, daemon: 
         work.push(f"{expected}:refs/heads/main")
         await daemon.sync()
         assert daemon.started() == [("workflows/a.yml", expected)]
-    # Only the version before the last one is forgotten: the log keeps the newest and the last good one.
+    # Only the version before the last one is forgotten: the log keeps the newest and the last valid one.
     assert len(daemon.compiler.asked) - compiled <= 2
 
 
@@ -196,7 +196,7 @@ async def test_a_file_that_a_newer_version_refuses_delays_nothing(work: Work, da
 
 
 async def test_a_removed_file_is_no_longer_known(work: Work, daemon: Daemon) -> None:
-    """It starts nothing and cannot be started by hand."""
+    """The file starts nothing and cannot be started manually."""
     await daemon.sync()
     work.pushed({"workflows/b.yml": ON_PUSH.format("b")})
     await daemon.sync()
@@ -213,7 +213,7 @@ async def test_a_removed_file_is_no_longer_known(work: Work, daemon: Daemon) -> 
 async def test_g6_a_transaction_that_fails_is_tried_again_and_starts_once(
     work: Work, daemon: Daemon, is_after: bool
 ) -> None:
-    """Whether it reached the log before the failure or not, each trigger key starts one run."""
+    """Each trigger key starts one run, whether or not the failed transaction reached the log."""
     await daemon.sync()
     faults = daemon.runs.faults_after if is_after else daemon.runs.faults
     faults.append(Retryable("WF302", "the disk is full", after_s=0.01))
@@ -239,7 +239,7 @@ async def test_a_failure_is_shown_and_raised_by_sync(work: Work, daemon: Daemon)
 async def test_one_repository_does_not_block_another(
     work: Work, tmp_path: Path, daemons: Callable[..., Daemon]
 ) -> None:
-    """One is missing, one is not a repository, one crashes the compiler; the fourth works."""
+    """One repository is missing, one is not a repository, one crashes the compiler; the fourth works."""
     bad = Work(tmp_path, "bad")
     bad.pushed({"workflows/a.yml": "name: crash"})
     missing = RepositorySettings(name="missing", url=str(tmp_path / "nowhere"))
@@ -275,7 +275,7 @@ async def test_a_ref_that_cannot_be_read_does_not_delay_another(work: Work, daem
     assert daemon.started() == [("workflows/a.yml", first)]
     second = work.commit({"workflows/a.yml": SMALLEST.format("b")})
     work.push("HEAD:refs/tags/not-watched")
-    # Git itself refuses pushes beside a damaged ref, so both are moved by hand, the damaged one first.
+    # Git itself refuses pushes beside a damaged ref, so both are changed directly, the damaged one first.
     (work.bare / "refs/heads/bad").write_text("e" * 40 + "\n")
     (work.bare / "refs/heads/main").write_text(second + "\n")
     with pytest.raises(Retryable) as caught:
@@ -285,7 +285,7 @@ async def test_a_ref_that_cannot_be_read_does_not_delay_another(work: Work, daem
 
 
 async def test_a_ref_that_is_removed_and_created_again_continues_its_numbers(work: Work, daemon: Daemon) -> None:
-    """So its trigger keys are new. Its files are compared with those before the removal."""
+    """Its trigger keys are therefore new. Its files are compared with those before the removal."""
     await daemon.sync()
     work.pushed({"workflows/a.yml": SMALLEST.format("a"), "workflows/b.yml": ON_PUSH.format("b")})
     await daemon.sync()
@@ -315,7 +315,7 @@ async def test_a_repository_that_was_deleted_and_recreated_recovers(work: Work, 
 
 
 async def test_a_suspended_repository_ignores_pushes_and_catches_up(work: Work, daemon: Daemon) -> None:
-    """It survives a restart, `sync` is refused, and resuming is one update."""
+    """The suspension survives a restart, `sync` is refused, and resuming causes one update."""
     await daemon.sync()
     work.pushed({"workflows/b.yml": ON_PUSH.format("b")})
     await daemon.sync()
@@ -396,7 +396,7 @@ async def test_refs_that_a_new_configuration_watches_are_history(work: Work, dae
 
 
 async def test_hostile_names_are_data(work: Work, daemons: Callable[..., Daemon], tmp_path: Path) -> None:
-    """Shell syntax in a branch and a message, HTML in a file name, a newline in another: displayed, never executed."""
+    """Shell syntax in a branch and a message, HTML and a newline in file names are displayed, never executed."""
     daemon = daemons(settings_of(work, refs=("*",)))
     await daemon.start()
     await daemon.sync()
@@ -438,7 +438,7 @@ async def test_a_group_that_is_not_allowed_is_an_error_of_the_file(work: Work, d
 
 
 async def test_a_repository_with_many_files_is_applied_in_one_transaction(work: Work, daemon: Daemon) -> None:
-    """More files than fit into one fact, and one commit of the log."""
+    """There are more files than fit into one fact, but only one commit of the log."""
     await daemon.sync()
     count = events.FILES_PER_FACT + 20
     commits = len(daemon.log.commits)
@@ -450,7 +450,7 @@ async def test_a_repository_with_many_files_is_applied_in_one_transaction(work: 
 
 
 async def test_the_only_branch_of_a_new_bare_repository_is_watched(work: Work, daemon: Daemon) -> None:
-    """Even if HEAD names another branch that does not exist."""
+    """It is watched even if HEAD names another branch that does not exist."""
     work.git("symbolic-ref", "HEAD", "refs/heads/master", cwd=work.bare)
     await daemon.sync()
     commit = work.pushed({"workflows/a.yml": SMALLEST.format("a")})

@@ -31,7 +31,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 @pytest.mark.parametrize("transport", ["git", "old git", "https", "ssh"])
 async def test_a_remote_is_read_like_a_local_repository(world: World, transport: str) -> None:
-    """Default branch, branches, both kinds of tags, files; then the next push, and a push back to an older state."""
+    """Default branch, branches, both kinds of tags, and files are read; then the next push, and a push backwards."""
     work = world.work
     work.commit({"workflows/a.yml": "a: 0\n"})
     work.commit({"workflows/a.yml": "a: 1\n" * 300, "workflows/b.yml": "b: 1\n", "src/x": "y"})
@@ -41,7 +41,7 @@ async def test_a_remote_is_read_like_a_local_repository(world: World, transport:
     work.push("HEAD:refs/heads/trunk")
     work.push("HEAD:refs/heads/main")
     work.git("symbolic-ref", "HEAD", "refs/heads/trunk", cwd=work.bare)
-    # With bitmaps a server knows exactly what a commit brings, and leaves out whatever it is told that we have.
+    # With bitmaps a server knows exactly what a commit adds, and omits everything that we claim to have.
     work.git("repack", "-a", "-d", "-b", "--quiet", cwd=work.bare)
     with world.served_by(transport):
         source = world.open(refs=("trunk", "main", "tags/*"))
@@ -107,7 +107,7 @@ async def test_a_tag_of_a_tree_affects_nothing_else(world: World) -> None:
 
 
 async def test_an_empty_remote_gets_its_first_push(world: World) -> None:
-    """It has no refs, and then one."""
+    """The remote has no refs at first, and then one."""
     with world.served():
         source = world.open()
         refs = await source.refs()
@@ -121,7 +121,7 @@ async def test_a_server_without_shallow_fetches_works(world: World) -> None:
     world.work.pushed({"workflows/a.yml": "a: 0\n"})
     world.work.pushed({"workflows/a.yml": "a: 1\n"})
     with remote_world.https(world.root) as server:
-        # Protocol version 1, whose capabilities are a list of words.
+        # In protocol version 1 the capabilities are a list of words.
         server.edit = lambda path, body: body.replace(b" shallow", b" shollaw")
         server.forget_protocol = True
         source = world.open(url=server.url(), ca_file=str(server.authority))
@@ -129,19 +129,19 @@ async def test_a_server_without_shallow_fetches_works(world: World) -> None:
         assert world.mirror_state().shallow == ()
         world.work.pushed({"workflows/a.yml": "a: 0\n"})
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 0\n"}
-        # It learns it: what is complete here stays complete.
+        # The server gains the capability: complete history stays complete.
         server.edit = lambda path, body: body
         world.work.pushed({"workflows/a.yml": "a: 2\n"})
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 2\n"}
         assert len(world.mirror_state().shallow) == 1
-        # And forgets it again: what came without its history is not built upon.
+        # The server loses it again: commits fetched without history are not built upon.
         server.edit = lambda path, body: body.replace(b" shallow", b" shollaw")
         world.work.pushed({"workflows/a.yml": "a: 3\n"})
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 3\n"}
 
 
 async def test_a_mirror_is_used_again_after_a_restart(world: World) -> None:
-    """A new source continues with it, and reads it while the remote is away."""
+    """A new source continues with the mirror, and can read it while the remote is unreachable."""
     world.work.pushed({"workflows/a.yml": "a: 1\n"})
     with world.served():
         first = world.open()
@@ -167,7 +167,7 @@ async def test_another_url_starts_another_mirror(world: World) -> None:
 
 
 async def test_a_mirror_with_many_packs_is_replaced(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fresh mirror replaces it when no ref has changed, and holds the tree that was applied last."""
+    """A fresh mirror replaces it when no ref has changed, and contains the last applied tree."""
     monkeypatch.setattr(remote, "_PACKS_MAX", 3)
     with world.served():
         source = world.open()
@@ -186,7 +186,7 @@ async def test_a_mirror_with_many_packs_is_replaced(world: World, monkeypatch: p
 
 @pytest.mark.parametrize("damage", ["bytes", "gone"])
 async def test_a_damaged_mirror_is_fetched_anew(world: World, damage: str) -> None:
-    """A damaged object is there again after the next fetch; the mirror is replaced only once for the same refs."""
+    """The next fetch restores a damaged object; the mirror is replaced only once for the same refs."""
     world.work.pushed({"workflows/a.yml": "a: 1\n"})
     with world.served():
         source = world.open()
@@ -215,7 +215,7 @@ async def test_a_removed_mirror_is_created_again(world: World) -> None:
 
 
 async def test_ten_thousand_files_are_fetched_and_listed(world: World) -> None:
-    """The maximum of a repository."""
+    """This is the maximum for a repository."""
     files = "".join(f"M 644 inline workflows/{n:05}.yml\ndata <<E\nn: {n}\nE\n" for n in range(10_000))
     stream = f"commit refs/heads/main\ncommitter Ada <ada@example.org> 1 +0000\ndata 1\nx\n{files}"
     world.work.git("fast-import", "--quiet", cwd=world.work.bare, stdin=stream)
@@ -285,7 +285,7 @@ async def test_pushes_to_a_remote_start_runs_once(world: World) -> None:
 
 
 async def test_the_interval_notices_a_push(world: World) -> None:
-    """Without a call of `sync`."""
+    """No call of `sync` is needed."""
     world.work.pushed({"workflows/a.yml": ON_PUSH.format("one")})
     with world.served():
         settings = msgspec.structs.replace(world.settings, interval_ms=100)
@@ -301,7 +301,7 @@ async def test_the_interval_notices_a_push(world: World) -> None:
 
 
 async def test_a_remote_that_hangs_affects_only_its_own_repository(world: World) -> None:
-    """The other one is applied meanwhile; then the first one reports a timeout, and recovers by itself."""
+    """The other one is applied meanwhile; the first one reports a timeout, and recovers without help."""
     world.work.pushed({"workflows/a.yml": ON_PUSH.format("one")})
     gate = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -337,7 +337,7 @@ async def test_a_remote_that_hangs_affects_only_its_own_repository(world: World)
 
 
 async def test_a_suspended_remote_is_not_fetched(world: World) -> None:
-    """Until it is resumed."""
+    """It is fetched again once it is resumed."""
     world.work.pushed({"workflows/a.yml": ON_PUSH.format("one")})
     asked = []
     real = remote_world.git_daemon(world.root)
@@ -352,7 +352,7 @@ async def test_a_suspended_remote_is_not_fetched(world: World) -> None:
         await daemon.start()
         await daemon.sync()
         await daemon.admin.suspend("ops", "ada")
-        # A look that is under way ends; the looks after it do nothing.
+        # A fetch in progress finishes; later ones do nothing.
         daemon.reconciler.loop("ops").request_reconciliation()
         await daemon.until(lambda: daemon.condition(ConditionType.READY)[1] == codes.SUSPENDED)
         await daemon.restart()

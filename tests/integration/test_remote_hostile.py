@@ -38,7 +38,7 @@ def packet(content: bytes) -> bytes:
 
 
 def fetch_children() -> list[int]:
-    """Processes of this one that fetch, or that such a one has started: a child leads a session of its own."""
+    """Returns the fetch processes started by this one, and their children: a child leads its own session."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -63,7 +63,7 @@ async def test_a_silent_remote_times_out(world: World) -> None:
 
 
 async def test_a_remote_that_sends_single_bytes_times_out(world: World) -> None:
-    """Each byte arrives before a timeout for silence would apply."""
+    """Each byte arrives before a timeout for silence would expire."""
     is_over = threading.Event()
 
     def dribble(connection: socket.socket) -> None:
@@ -81,7 +81,7 @@ async def test_a_remote_that_sends_single_bytes_times_out(world: World) -> None:
 
 @pytest.mark.parametrize("count", [0, 3, 50, 1_000, 60_000])
 async def test_a_remote_that_vanishes_during_a_fetch_changes_nothing(world: World, count: int) -> None:
-    """In the middle of a number, of the refs, or of the pack; the next fetch is complete."""
+    """The server vanishes within a number, the refs or the pack; the next fetch is complete."""
     world.work.pushed({"workflows/a.yml": "a: 1\n", "large": os.urandom(60_000).hex()})
     with world.served(remote_world.cut_after(remote_world.git_daemon(world.root), count)):
         source = world.open()
@@ -114,7 +114,7 @@ async def test_a_remote_that_vanishes_during_a_fetch_changes_nothing(world: Worl
     ],
 )  # fmt: skip
 async def test_a_malformed_response_is_a_clear_error(world: World, said: bytes) -> None:
-    """Without a traceback or a control character."""
+    """The message contains no traceback and no control character."""
 
     def answer(connection: socket.socket) -> None:
         connection.sendall(said)
@@ -144,7 +144,7 @@ def request(world: World, port: int, **limits: float) -> FetchRequest:
 
 
 async def test_a_pack_beyond_the_limit_is_refused(world: World) -> None:
-    """Before its bytes are on the disk."""
+    """It is refused before its bytes are on disk."""
     world.work.pushed({"workflows/a.yml": "a: 1\n", "large": os.urandom(1 << 20).hex()})
     with world.served():
         source = world.open(fetch_bytes_max=1 << 20)
@@ -155,7 +155,7 @@ async def test_a_pack_beyond_the_limit_is_refused(world: World) -> None:
 
 
 async def test_a_pack_with_too_many_objects_is_refused(world: World) -> None:
-    """By the number in its header."""
+    """The number in its header is checked."""
     world.work.pushed({f"{number}": str(number) for number in range(20)})
     with (
         remote_world.serving(remote_world.git_daemon(world.root)) as port,
@@ -166,7 +166,7 @@ async def test_a_pack_with_too_many_objects_is_refused(world: World) -> None:
 
 
 async def test_an_object_that_inflates_beyond_the_memory_limit_fails_the_fetch(world: World) -> None:
-    """A few hundred kilobytes that would become half a gigabyte."""
+    """A few hundred kilobytes would inflate to half a gigabyte."""
     size = 512 << 20
     piece = bytes(1 << 20)
     digest, deflate = sha1(b"blob %d\0" % size), zlib.compressobj(1)
@@ -189,7 +189,7 @@ async def test_an_object_that_inflates_beyond_the_memory_limit_fails_the_fetch(w
 
 
 async def test_remotes_that_hang_give_up_their_slots(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More of them than children may start at once, and one more that does not hang."""
+    """There are more of them than children may start at once, and one more that does not hang."""
     monkeypatch.setattr(fetcher, "_AT_ONCE", 2)
     monkeypatch.setattr(fetcher, "_SLOT_S", 0.2)
     world.work.pushed({"workflows/a.yml": "a: 1\n"})
@@ -261,7 +261,7 @@ async def test_a_fetch_ends_when_its_daemon_is_killed(world: World) -> None:
         loop.call_soon_threadsafe(is_asked.set)
         while connection.recv(4_096):
             pass
-        # The child's end closes its connection.
+        # The child's exit closes its connection.
         loop.call_soon_threadsafe(is_over.set)
 
     with world.served(hang):

@@ -46,7 +46,7 @@ async def test_an_untrusted_certificate_is_refused(world: World, server: Https) 
 
 
 async def test_a_certificate_for_another_name_is_refused(world: World, server: Https) -> None:
-    """It is valid for localhost, and not for the address."""
+    """The certificate is valid for localhost, but not for the address."""
     with pytest.raises(Stalled, match="not trusted") as caught:
         await world.open(url=server.url().replace("localhost", "127.0.0.1")).refs()
     assert caught.value.code == codes.ACCESS
@@ -71,7 +71,7 @@ async def test_a_connection_closed_during_the_handshake_is_retried(world: World)
     [("ada:" + SECRET, f"ada:{SECRET}\n"), (f"x-access-token:{SECRET}", SECRET)],
 )
 async def test_the_token_file_is_read_for_each_fetch(world: World, server: Https, login: str, text: str) -> None:
-    """With or without a user name; a new token takes effect at once."""
+    """The token works with or without a user name, and a new one takes effect at once."""
     server.login = login
     file = world.root / "token"
     file.write_text("wrong")
@@ -96,7 +96,7 @@ async def test_a_token_in_the_environment_overrides_the_file(world: World, serve
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
 async def test_a_token_file_that_others_can_read_is_refused(world: World, server: Https, mode: int) -> None:
-    """The message has the command that fixes it, and not the content."""
+    """The message contains the command that fixes it, but not the content of the file."""
     file = world.root / "token"
     file.write_text(SECRET)
     file.chmod(mode)
@@ -108,7 +108,7 @@ async def test_a_token_file_that_others_can_read_is_refused(world: World, server
 
 
 async def test_a_missing_token_is_reported(world: World, server: Https) -> None:
-    """Differently from a wrong one."""
+    """The message differs from that for a wrong token."""
     server.login = "ada:x"
     with pytest.raises(Stalled, match="requires a token, and none is configured"):
         await world.open().refs()
@@ -181,7 +181,7 @@ async def test_each_status_has_a_clear_message(
     "target", ["https://127.0.0.1:1/ops.git", "http://169.254.169.254/latest", "https://localhost/ops.git", "ext::sh"]
 )
 async def test_a_redirect_to_another_origin_is_not_followed(world: World, server: Https, target: str) -> None:
-    """Another host, port or scheme: the message names it, and no token is sent there."""
+    """For another host, port or scheme the message names it, and no token is sent there."""
     server.instead = (302, {"Location": f"{target}/info/refs?service=git-upload-pack"})
     world.environment["WATERFLOWD_GIT_TOKEN_OPS"] = SECRET
     with pytest.raises(Stalled) as caught:
@@ -191,7 +191,7 @@ async def test_a_redirect_to_another_origin_is_not_followed(world: World, server
 
 
 async def test_a_redirect_within_the_origin_is_followed(world: World, server: Https) -> None:
-    """For example of a renamed repository."""
+    """One example is a renamed repository."""
     world.work.bare.rename(world.root / "new.git")
     server.moved = ("/ops.git/", "/new.git/")
     source = world.open()
@@ -199,14 +199,14 @@ async def test_a_redirect_within_the_origin_is_followed(world: World, server: Ht
 
 
 async def test_a_redirect_loop_ends(world: World, server: Https) -> None:
-    """With an error."""
+    """The fetch fails with an error."""
     server.instead = (302, {"Location": "/ops.git/info/refs?service=git-upload-pack"})
     with pytest.raises(Stalled, match="redirects too often"):
         await world.open().refs()
 
 
 async def test_plain_http_needs_allow_http_and_a_local_server(world: World) -> None:
-    """Without the key it is refused when the configuration is read; for another machine, when its address is known."""
+    """Without the key, the configuration is refused; for another machine, the error comes once its address is known."""
     with remote_world.https(world.root, is_plain=True) as server:
         url = server.url().replace("https:", "http:")
         with pytest.raises(Rejected, match="use https"):

@@ -37,7 +37,7 @@ def sshd(world: World) -> Iterator[Sshd]:
 
 
 async def test_a_changed_host_key_is_reported_with_the_known_one(world: World, sshd: Sshd) -> None:
-    """Both fingerprints, the line, and what to do; nothing is fetched."""
+    """The message has both fingerprints, the line, and what to do; nothing is fetched."""
     other = remote_world.make_key(sshd.directory / "other")
     sshd.trust(other)
     with pytest.raises(Stalled) as caught:
@@ -50,7 +50,7 @@ async def test_a_changed_host_key_is_reported_with_the_known_one(world: World, s
 
 
 async def test_an_unknown_host_is_not_trusted(world: World, sshd: Sshd) -> None:
-    """Without a prompt or a changed file; the message has the command."""
+    """There is no prompt and no changed file; the message contains the command."""
     sshd.known_hosts.write_text("")
     with pytest.raises(Stalled, match=r"is unknown: offered ssh-ed25519 SHA256:.*ssh-keyscan -p") as caught:
         await world.open().refs()
@@ -66,7 +66,7 @@ async def test_hashed_host_names_are_found(world: World, sshd: Sshd) -> None:
 
 
 async def test_a_key_that_the_server_refuses_is_named(world: World, sshd: Sshd) -> None:
-    """None of the user's own keys or agents is tried instead."""
+    """None of the user's other keys or agents is tried instead."""
     stranger = remote_world.make_key(sshd.directory / "stranger")
     with pytest.raises(Stalled, match=r"does not accept the key in ssh-key-file .*stranger") as caught:
         await world.open(ssh_key_file=str(stranger)).refs()
@@ -74,7 +74,7 @@ async def test_a_key_that_the_server_refuses_is_named(world: World, sshd: Sshd) 
 
 
 async def test_a_key_that_others_can_read_is_refused(world: World, sshd: Sshd) -> None:
-    """Before ssh is started."""
+    """It is refused before ssh is started."""
     sshd.key.chmod(0o644)
     with pytest.raises(Stalled, match="chmod 600") as caught:
         await world.open().refs()
@@ -82,7 +82,7 @@ async def test_a_key_that_others_can_read_is_refused(world: World, sshd: Sshd) -
 
 
 async def test_a_path_without_a_repository_is_reported(world: World, sshd: Sshd) -> None:
-    """After successful authentication."""
+    """The report follows a successful authentication."""
     with pytest.raises(Stalled, match=r"has no accessible repository at .*none.git") as caught:
         await world.open(url=sshd.url(world.root / "none.git")).refs()
     assert caught.value.code == codes.NOT_A_REPOSITORY
@@ -97,7 +97,7 @@ async def test_a_closed_port_is_retried(world: World, sshd: Sshd) -> None:
 
 @pytest.mark.parametrize("name", ["it's $(touch pwned) here.git", "a b;c.git", "%h.git"])
 async def test_a_path_is_data_for_the_remote_shell(world: World, sshd: Sshd, name: str) -> None:
-    """Quotes, blanks and commands in it are part of its name."""
+    """Quotes, blanks and commands in it are part of the name."""
     place = world.root / name
     os.rename(world.work.bare, place)
     source = world.open(url=sshd.url(place).replace("%", "%25"))

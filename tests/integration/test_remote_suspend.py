@@ -10,7 +10,7 @@ from waterflowd.testing.api_world import ApiWorld
 
 
 async def test_suspend_and_resume_are_in_the_audit_trail() -> None:
-    """With the principal's name. For an unknown repository the error lists the known ones."""
+    """The entry has the principal's name. For an unknown repository the error lists the known ones."""
     async with ApiWorld() as world:
         transport = httpx.ASGITransport(world.api)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
@@ -24,7 +24,7 @@ async def test_suspend_and_resume_are_in_the_audit_trail() -> None:
 
 
 async def test_a_runner_may_not_suspend() -> None:
-    """It takes the role approver, as for syncing."""
+    """This needs the role approver, like `sync`."""
     async with ApiWorld(is_open=False) as world:
         world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
         transport = httpx.ASGITransport(world.api)

@@ -36,12 +36,12 @@ class Bench:
         return RunnerClient(self.data_dir, runner_options=self.options, idle_exit_s=30)
 
     def start(self, name: str, script: str, **fields: object) -> None:
-        """Start a bash script."""
+        """Starts a bash script."""
         spec: dict[str, object] = {"cwd": str(self.data_dir), "env": ENVIRONMENT, "grace_ms": 500} | fields
         self.client.start(reports.StepSpec(name=name, argv=["/bin/bash", "-c", script], **spec))  # type: ignore[arg-type]
 
     async def until(self, is_it: Callable[[reports.RunnerReport], bool]) -> reports.RunnerReport:
-        """Waits for the first report, old or new, that satisfies `is_it`."""
+        """Waits for the first report, old or new, for which `is_it` is true."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 for report in self.seen:
@@ -64,7 +64,7 @@ class Bench:
         return await self.result(name)
 
     def chunks(self, name: str) -> list[SpoolChunk]:
-        """Returns everything in the spool."""
+        """Returns all chunks in the spool."""
         reader = SpoolReader(str(self.client.directory(name) / "output"))
         chunks: list[SpoolChunk] = []
         while more := reader.read(chunks[-1].end if chunks else 0, 1 << 20):
@@ -75,7 +75,7 @@ class Bench:
         return b"".join(chunk.data for chunk in self.chunks(name) if chunk.stream == stream)
 
     async def printed(self, name: str, text: bytes) -> None:
-        """Wait until the running step has printed `text`."""
+        """Waits until the running step has printed `text`."""
         await eventually(lambda: text in self.output(name, STDOUT))
 
     def runner_pid(self) -> int:
@@ -101,7 +101,7 @@ def runner_pid(data_dir: Path) -> int:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process exists and does not only wait to be reaped."""
+    """Returns whether the process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
@@ -122,7 +122,7 @@ def children(parent: int) -> list[int]:
 
 @pytest.fixture(params=["groups", "no-groups"])
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
-    """A connected client, with control groups where the machine delegates them, and without."""
+    """A connected client: with control groups if the machine delegates them, and without."""
     bench = Bench(tmp_path, ["--no-cgroup"] if request.param == "no-groups" else [])
     await bench.client.connect()
     try:
@@ -135,7 +135,7 @@ async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 async def end_runner(data_dir: Path) -> None:
     pid = runner_pid(data_dir)
     if pid:
-        # Twice: at once, steps included.
+        # A second SIGTERM stops everything at once, including steps.
         os.kill(pid, signal.SIGTERM)
         await asyncio.sleep(0.01)
         with contextlib.suppress(ProcessLookupError):
@@ -159,7 +159,7 @@ async def test_exit_codes_and_signals_are_told_as_they_are(bench: Bench) -> None
 
 
 async def test_a_program_that_cannot_be_started_says_why(bench: Bench) -> None:
-    """The reason is for people and names the program."""
+    """The reason is readable and names the program."""
     bench.client.start(reports.StepSpec(name="a", argv=["no-such-program"], cwd="/", env=ENVIRONMENT))
     bench.client.start(reports.StepSpec(name="b", argv=["/bin/true"], cwd="/no/such/place", env=ENVIRONMENT))
     script = bench.data_dir / "script"
@@ -176,7 +176,7 @@ async def test_a_program_that_cannot_be_started_says_why(bench: Bench) -> None:
 
 
 async def test_a_step_gets_its_environment_directory_and_nothing_of_the_runner(bench: Bench) -> None:
-    """Its own session, stdin from /dev/null, the requested variables and the mark, default signals, no other descriptors."""
+    """It has its own session, stdin from /dev/null, the requested variables and the mark, and default signals."""
     script = 'pwd; echo "$A"; env | cut -d= -f1 | sort | xargs; readlink /proc/self/fd/0; ls /proc/self/fd | xargs; '
     script += "grep -E '^Sig(Blk|Ign)' /proc/self/status; ps -o sid= -p $$ | xargs test $$ -eq && echo leads"
 
@@ -187,7 +187,7 @@ async def test_a_step_gets_its_environment_directory_and_nothing_of_the_runner(b
     assert set(lines[3].split()) == {"A", "PATH", "WATERFLOW_ATTEMPT_DIRECTORY", "PWD", "SHLVL", "_"}
     assert lines[4] == "/dev/null"
     assert lines[5].split() in (["0", "1", "2", "3"], ["0", "1", "2"])
-    # The C library keeps two signals for itself (32 and 33), which are none of ours.
+    # The C library reserves two signals (32 and 33) for itself.
     assert [int(line.split()[1], 16) & 0x7FFFFFFF for line in lines[6:8]] == [0, 0]
     assert lines[8] == "leads"
 
@@ -206,7 +206,7 @@ async def test_output_of_both_streams_is_kept_byte_by_byte(bench: Bench) -> None
 
 
 async def test_output_can_be_followed_while_the_step_runs(bench: Bench) -> None:
-    """Output is in the spool when it was printed, not only when the step ends."""
+    """Output is in the spool as soon as it is printed, not only when the step ends."""
     fifo = bench.data_dir / "fifo"
     os.mkfifo(fifo)
     bench.start("a", f"echo first; read < {fifo}; echo second")
@@ -219,7 +219,7 @@ async def test_output_can_be_followed_while_the_step_runs(bench: Bench) -> None:
 
 
 async def test_a_time_out_ends_a_whole_group_that_ignores_sigterm(bench: Bench) -> None:
-    """Processes that ignore the stop signal are killed after the grace period, also in another session."""
+    """Processes that ignore the stop signal are killed after the grace period, also those in another session."""
     script = "trap '' TERM; for i in 1 2 3; do sleep 300 & echo $!; done; setsid sleep 300 & echo $!; echo ready; wait"
     for timeout_ms in (300, 3_000, 30_000):
         name = f"a{timeout_ms}"
@@ -227,7 +227,7 @@ async def test_a_time_out_ends_a_whole_group_that_ignores_sigterm(bench: Bench) 
         printed = bench.output(name, STDOUT)
         if b"ready" in printed:
             break
-        # On a busy machine the time was over before the script could say what it ignores.
+        # On a busy machine the timeout may come before the script has printed that it ignores the signal.
 
     pids = [int(line) for line in printed.split() if line.isdigit()]
     assert (result.reason, result.exit_code, result.signal) == ("timed-out", None, signal.SIGKILL)
@@ -249,7 +249,7 @@ async def test_a_cancelled_step_may_clean_up(bench: Bench) -> None:
 
 
 async def test_a_forced_cancel_does_not_wait_for_the_grace(bench: Bench) -> None:
-    """A step that ignores its stop signal, with ten minutes of grace, is killed at once by force and reported as cancelled."""
+    """A step that ignores its stop signal, with ten minutes of grace, is killed at once and reported as cancelled."""
     bench.start("a", "trap '' TERM; echo ready; while :; do sleep 0.01; done", grace_ms=600_000)
     await bench.printed("a", b"ready\n")
 
@@ -271,7 +271,7 @@ async def test_a_stopped_process_is_ended_as_well(bench: Bench) -> None:
 
 
 async def test_a_grace_of_nothing_kills_at_once(bench: Bench) -> None:
-    """No signal but SIGKILL is sent."""
+    """The only signal is SIGKILL."""
     bench.start("a", "trap 'echo never' TERM; echo ready; while :; do sleep 0.01; done", grace_ms=0)
     await bench.printed("a", b"ready\n")
 
@@ -302,7 +302,7 @@ async def test_a_daemon_that_holds_the_output_does_not_hold_the_step(bench: Benc
 
 
 async def test_a_daemon_that_let_go_of_everything_is_ended(bench: Bench) -> None:
-    """A daemon (own session, no output, orphaned) does not survive."""
+    """A daemon (own session, no output, orphaned) does not survive the step."""
     mark = f"WATERFLOW_ATTEMPT_DIRECTORY={bench.client.directory('a')}".encode()
 
     await bench.run("a", "(setsid sleep 300 </dev/null >/dev/null 2>&1 &); sleep 0.1")
@@ -311,7 +311,7 @@ async def test_a_daemon_that_let_go_of_everything_is_ended(bench: Bench) -> None
 
 
 def marked(mark: bytes) -> list[int]:
-    """Returns the living processes with this mark."""
+    """Returns the running processes with this mark."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -322,8 +322,8 @@ def marked(mark: bytes) -> list[int]:
 
 
 async def test_last_words_of_a_pipeline_count(bench: Bench) -> None:
-    """Output of child processes shortly after the exit of the main process is kept."""
-    # They have one second. A busy machine may take it away, but not ten times in a row.
+    """Output of child processes shortly after the main process has exited is kept."""
+    # They have one second. A busy machine may use it up, but not ten times in a row.
     for name in (f"a{number}" for number in range(10)):
         await bench.run(name, "exec > >(sleep 0.2; cat); echo late")
         if printed := bench.output(name, STDOUT):
@@ -357,7 +357,7 @@ def memory_kib(pid: int) -> int:
 
 
 async def test_a_start_is_done_once(bench: Bench) -> None:
-    """A repeated start is answered with the state of the first one, before and after its end."""
+    """A repeated start returns the state of the first one, both before and after its end."""
     bench.start("a", "echo run >> runs; sleep 0.2")
     bench.start("a", "echo run >> runs; sleep 0.2")
     first = await bench.started("a")
@@ -372,7 +372,7 @@ async def test_a_start_is_done_once(bench: Bench) -> None:
 
 
 async def test_what_was_forgotten_is_gone_from_memory_and_disk(bench: Bench) -> None:
-    """After `forget` there is no directory, nothing is held, and the name is unknown."""
+    """After `forget` the directory is deleted, nothing is held, and the name is unknown."""
     await bench.run("a", "echo x; echo y > $WATERFLOW_ATTEMPT_DIRECTORY/files/output")
     assert [held.name for held in await bench.client.held()] == ["a"]
 
@@ -398,7 +398,7 @@ async def test_nothing_is_left_in_the_process_table(bench: Bench) -> None:
 
 
 async def test_many_steps_at_once_all_come_back(bench: Bench) -> None:
-    """Each of a few hundred gets its own result and output."""
+    """Each of a few hundred steps gets its own result and output."""
     for number in range(200):
         bench.start(f"a{number}", f"echo {number}; exit {number % 100}")
 
@@ -408,7 +408,7 @@ async def test_many_steps_at_once_all_come_back(bench: Bench) -> None:
 
 
 async def test_a_step_outlives_its_agent(bench: Bench) -> None:
-    """A new agent finds the running step and gets its result, and those of steps that ended meanwhile."""
+    """A new agent finds the running step and gets its result, and the results of steps that ended meanwhile."""
     bench.start("long", "echo one; while [ ! -e go ]; do sleep 0.01; done; echo two; exit 4")
     bench.start("short", "while [ ! -e go-short ]; do sleep 0.01; done; exit 6")
     await bench.printed("long", b"one\n")
@@ -435,7 +435,7 @@ async def test_a_step_outlives_its_agent(bench: Bench) -> None:
 
 
 async def test_a_newer_agent_takes_over(bench: Bench) -> None:
-    """The older one is informed and does not connect again."""
+    """The older agent is informed and does not reconnect."""
     async with bench.new_client() as newer:
         with pytest.raises(Exception, match="WF342"):
             await bench.until(lambda _: False)
@@ -472,7 +472,7 @@ async def test_steps_of_a_killed_runner_are_lost_and_gone(bench: Bench) -> None:
 async def test_a_runner_on_a_copied_directory_leaves_the_steps_of_the_first_alone(
     bench: Bench, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The records of a cloned server name processes of another runner, which might exist on the same machine."""
+    """The records of a cloned server name processes of another runner, which may exist on the same machine."""
     bench.start("a", "echo ready; until test -e go; do sleep 0.02; done; echo end")
     await bench.printed("a", b"ready\n")
     copy = tmp_path_factory.mktemp("copy")
@@ -495,7 +495,7 @@ async def test_a_runner_on_a_copied_directory_leaves_the_steps_of_the_first_alon
 
 
 async def test_a_runner_that_is_stopped_ends_its_steps_and_says_lost(bench: Bench) -> None:
-    """Stopping the service is not a cancel: the outcome is lost."""
+    """Stopping the service is not a cancel, so the outcome is lost."""
     bench.start("a", "echo ready; sleep 300")
     await bench.printed("a", b"ready\n")
     pid = bench.runner_pid()
@@ -525,7 +525,7 @@ async def test_a_full_pipe_to_a_sleeping_agent_does_not_hold_up_steps(bench: Ben
     await asyncio.sleep(0)
     paths = [bench.data_dir / "attempts" / f"a{number}" / "record" for number in range(50)]
 
-    # The loop, and so the agent, stands still here.
+    # The event loop, and thus the agent, is blocked here.
     while not all(path.exists() and b'"result"' in path.read_bytes() for path in paths):
         assert time.monotonic() < deadline
         os.sched_yield()
@@ -535,7 +535,7 @@ async def test_a_full_pipe_to_a_sleeping_agent_does_not_hold_up_steps(bench: Ben
 
 
 async def test_a_daemon_that_hides_is_ended_by_its_control_group(bench: Bench) -> None:
-    """A daemon with another environment is found only by its group, and is killed before the result is reported."""
+    """A daemon with another environment can only be found by its group, and is killed before the result is reported."""
     script = (
         "cat /proc/self/cgroup; env -i setsid bash -c 'echo $$ > daemon; exec sleep 300 </dev/null >/dev/null 2>&1' & "
     )
@@ -551,7 +551,7 @@ async def test_a_daemon_that_hides_is_ended_by_its_control_group(bench: Bench) -
 
 
 async def test_steps_never_share_a_control_group(bench: Bench) -> None:
-    """Steps that run at the same time have different groups, and the runner does not stay in any of them."""
+    """Concurrent steps have different groups, and the runner is in none of them."""
     for number in range(5):
         bench.start(f"a{number}", "cat /proc/self/cgroup; while [ ! -e go ]; do sleep 0.01; done")
     for number in range(5):
@@ -565,7 +565,7 @@ async def test_steps_never_share_a_control_group(bench: Bench) -> None:
 
 
 async def test_a_limit_holds_or_the_step_is_not_started(bench: Bench) -> None:
-    """Where limits are not available, a step with limits is not started."""
+    """If limits are not available, a step with limits is not started."""
     script = "for i in 1 2 3 4 5 6 7 8; do sleep 300 & done; echo forked; kill $(jobs -p)"
 
     result = await bench.run("a", script, pids_max=4)
@@ -574,7 +574,7 @@ async def test_a_limit_holds_or_the_step_is_not_started(bench: Bench) -> None:
 
 
 async def test_a_second_runner_on_the_directory_refuses(bench: Bench) -> None:
-    """It exits with its own status, and the first runner continues."""
+    """It exits with a dedicated status, and the first runner continues."""
     command = [sys.executable, "-m", "waterflow_agent.runner", "--data-dir", str(bench.data_dir)]
     second = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
 
@@ -586,7 +586,7 @@ async def test_a_second_runner_on_the_directory_refuses(bench: Bench) -> None:
 
 
 async def test_the_socket_is_for_this_user_alone_and_its_path_may_be_long(tmp_path: Path) -> None:
-    """A path that exceeds the kernel's limit for sockets works too."""
+    """A path beyond the kernel's limit for sockets works too."""
     data_dir = tmp_path / ("x" * 120)
     data_dir.mkdir()
     bench = Bench(data_dir, ["--no-cgroup"])

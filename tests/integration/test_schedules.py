@@ -30,7 +30,7 @@ BODY = "\njobs: {j: {runs-on: web, steps: [{run: echo hello}]}}\n"
 
 
 def scheduled(rest: str = "", cron: str = "0 * * * *") -> str:
-    """A file that runs every hour, with more keys of the schedule."""
+    """Returns a file that runs every hour, with additional keys of the schedule."""
     return f"name: s\non: {{schedule: [{{cron: '{cron}'{rest}}}]}}{BODY}"
 
 
@@ -75,7 +75,7 @@ async def daemon(daemons: Callable[[], Daemon]) -> Daemon:
 
 
 def decided(daemon: Daemon) -> list[tuple[int, ScheduleOutcome, str, int]]:
-    """Due times in hours after midnight, with outcome, code and count."""
+    """Returns due times in hours after midnight, with outcome, code and count."""
     return [
         ((fact.due_at - MIDNIGHT) // HOUR, fact.outcome, fact.code, fact.count)
         for fact in daemon.facts()
@@ -84,7 +84,7 @@ def decided(daemon: Daemon) -> list[tuple[int, ScheduleOutcome, str, int]]:
 
 
 def due_times(daemon: Daemon) -> list[int]:
-    """Of the started runs, in hours after midnight."""
+    """Returns the due times of the started runs, in hours after midnight."""
     keys = [start.trigger.key or "" for start in daemon.runs.started]
     return [(int(key.split(":")[2]) - MIDNIGHT) // HOUR for key in keys]
 
@@ -97,13 +97,13 @@ def newest_run(daemon: Daemon) -> RunId:
 
 
 async def turned(daemon: Daemon, wall_at: int, count: int) -> None:
-    """Sets the clock and waits until this many due times are decided in all."""
+    """Sets the clock and waits until this many due times have been decided in total."""
     daemon.turn_to(wall_at)
     await daemon.until(lambda: len(decided(daemon)) >= count)
 
 
 async def test_g6_a_schedule_starts_its_run_on_time_at_the_applied_commit(work: Work, daemon: Daemon) -> None:
-    """Nothing before the due time, one run at it, and none again; `event` has the due time."""
+    """No run starts before the due time, one starts at it, and none later; `event` has the due time."""
     await armed(daemon, work, scheduled(", vars: {level: full}"))
     daemon.turn_to(MIDNIGHT + HOUR - 1)
     await daemon.sync()
@@ -123,7 +123,7 @@ async def test_g6_a_schedule_starts_its_run_on_time_at_the_applied_commit(work: 
 
 
 async def test_the_timer_alone_starts_a_due_run(work: Work, daemon: Daemon) -> None:
-    """Without a push or a read of the repository."""
+    """No push and no read of the repository is needed."""
     await armed(daemon, work, scheduled())
     daemon.turn_to(MIDNIGHT + HOUR - 300)
     daemon.wall.go_on()
@@ -161,7 +161,7 @@ async def test_a_run_and_its_fact_are_one_transaction(work: Work, daemon: Daemon
 async def test_g6_times_missed_while_the_daemon_was_down_are_caught_up_by_policy(
     work: Work, daemon: Daemon, catch_up: str, expected: list[tuple[int, ScheduleOutcome, str, int]]
 ) -> None:
-    """Down from before one o'clock until half past four: nothing, one run for four o'clock, or a run for each."""
+    """Down from before one o'clock until half past four: no run, one for four o'clock, or one for each due time."""
     await armed(daemon, work, scheduled(f", catch-up: {catch_up}"))
     await daemon.stop()
     daemon.wall.at = MIDNIGHT + 4 * HOUR + 30 * MINUTE
@@ -187,7 +187,7 @@ async def test_by_default_the_newest_missed_time_is_caught_up(work: Work, daemon
 
 
 async def test_catching_up_is_bounded(work: Work, daemon: Daemon) -> None:
-    """A year of minutes: the newest hundred, and a fact that there were more."""
+    """After a year of minutes the newest hundred start, and a fact records that there were more."""
     await armed(daemon, work, scheduled(", catch-up: all", cron="* * * * *"))
     await daemon.stop()
     daemon.wall.at = MIDNIGHT + 365 * DAY
@@ -222,7 +222,7 @@ async def test_a_due_time_within_a_minute_of_a_restart_is_on_time(work: Work, da
 async def test_a_nightly_run_starts_once_a_night_over_both_clock_changes(
     work: Work, daemon: Daemon, zone: str, start: str, expected: list[str]
 ) -> None:
-    """Half past two, in the night that has none and in the night that has two; minute after minute of two days."""
+    """Half past two does not exist in one night and occurs twice in the other: minute after minute of two days."""
     daemon.wall.at = at(start, zone)
     await armed(daemon, work, scheduled(f", timezone: {zone}, overlap: queue", cron="30 2 * * *"))
     for number, instant in enumerate(expected, start=1):
@@ -237,7 +237,7 @@ async def test_a_nightly_run_starts_once_a_night_over_both_clock_changes(
 
 
 async def test_g6_no_due_time_starts_twice_when_the_wall_clock_is_set_back(work: Work, daemon: Daemon) -> None:
-    """After half an hour back it waits; after hours back the schedule starts over, and no run is repeated."""
+    """Set back by half an hour it waits; set back by hours the schedule starts over. No run is repeated."""
     await armed(daemon, work, scheduled())
     await turned(daemon, MIDNIGHT + HOUR, 1)
     await daemon.runs.end(newest_run(daemon))
@@ -270,7 +270,7 @@ async def test_skip_starts_nothing_while_the_previous_run_is_open(work: Work, da
 
 
 async def test_queue_starts_queued_runs_after_the_previous_run_and_over_a_restart(work: Work, daemon: Daemon) -> None:
-    """In order, one at a time; the queue is in the log."""
+    """The runs start in order, one at a time; the queue is in the log."""
     await armed(daemon, work, scheduled(", overlap: queue"))
     for hour in (1, 2, 3):
         await turned(daemon, MIDNIGHT + hour * HOUR, hour)
@@ -311,7 +311,7 @@ async def test_cancel_ends_the_open_run_and_then_starts_the_newest(work: Work, d
 async def test_the_schedule_of_a_removed_file_stops_at_once(
     work: Work, daemon: Daemon, content: str | None, code: str
 ) -> None:
-    """Removed, broken, or without the entry: nothing starts at the next due time, and the queue is dropped."""
+    """If the file is removed, broken or loses the entry, nothing starts at the next due time; the queue is dropped."""
     await armed(daemon, work, scheduled(", overlap: queue"))
     await turned(daemon, MIDNIGHT + HOUR, 1)
     await turned(daemon, MIDNIGHT + 2 * HOUR, 2)
@@ -328,7 +328,7 @@ async def test_the_schedule_of_a_removed_file_stops_at_once(
 
 
 async def test_another_change_of_the_file_neither_loses_nor_repeats_a_run(work: Work, daemon: Daemon) -> None:
-    """A schedule is its file and its times; the next run uses the new version."""
+    """A schedule is identified by its file and its times; the next run uses the new version."""
     await armed(daemon, work, scheduled())
     await turned(daemon, MIDNIGHT + HOUR, 1)
     await daemon.runs.end(newest_run(daemon))
@@ -341,7 +341,7 @@ async def test_another_change_of_the_file_neither_loses_nor_repeats_a_run(work: 
 
 
 async def test_new_times_count_from_now_on(work: Work, daemon: Daemon) -> None:
-    """Nothing before the push that added them is caught up."""
+    """Due times before the push that added them are not caught up."""
     await armed(daemon, work, scheduled())
     daemon.wall.at = MIDNIGHT + 12 * HOUR
     work.pushed({FILE: scheduled(cron="30 6 * * *")})
@@ -355,7 +355,7 @@ async def test_new_times_count_from_now_on(work: Work, daemon: Daemon) -> None:
 
 
 async def test_only_the_default_ref_has_schedules(work: Work, daemons: Callable[[tuple[str, ...]], Daemon]) -> None:
-    """A branch may have another version of the file; it never runs by schedule."""
+    """Another version of the file on a branch never runs by schedule."""
     daemon = daemons(("**",))
     await daemon.start()
     await daemon.sync()
@@ -384,7 +384,7 @@ async def test_schedules_keep_working_while_the_repository_cannot_be_reached(
 
 
 async def test_a_lost_plan_is_compiled_again_when_it_is_due(work: Work, daemon: Daemon) -> None:
-    """The first due time is after a restart, so no run has put the plan into the log."""
+    """The first due time is after a restart, so the log does not contain the plan from an earlier run."""
     await armed(daemon, work, scheduled())
     await daemon.stop()
     daemon.wall.at = MIDNIGHT + HOUR
@@ -394,7 +394,7 @@ async def test_a_lost_plan_is_compiled_again_when_it_is_due(work: Work, daemon: 
 
 
 async def test_a_suspended_repository_starts_nothing_and_catches_up_when_resumed(work: Work, daemon: Daemon) -> None:
-    """The catch-up policy applies to a suspension as to downtime."""
+    """The catch-up policy applies to suspensions as it does to downtime."""
     await armed(daemon, work, scheduled())
     await daemon.admin.suspend("ops", "token:ada")
     daemon.turn_to(MIDNIGHT + 3 * HOUR + 30 * MINUTE)
@@ -406,7 +406,7 @@ async def test_a_suspended_repository_starts_nothing_and_catches_up_when_resumed
 
 
 async def test_nothing_is_decided_after_a_suspension_was_confirmed(work: Work) -> None:
-    """Even if several schedules were due at once and the first one was being decided."""
+    """This holds even if several schedules were due at once and the first one was being decided."""
     two = f"on: {{schedule: ['* * * * *', {{cron: '* * * * *', timezone: Europe/Berlin}}]}}\n{NAP}"
     log = MemoryLog(Codec(UNIONS))
     async with TriggerWorld(log, RepositorySettings(name="ops", url=str(work.bare))) as world:
@@ -438,7 +438,7 @@ async def test_nothing_is_decided_after_a_suspension_was_confirmed(work: Work) -
 async def test_g6_a_transaction_that_fails_is_tried_again_and_starts_once(
     work: Work, daemon: Daemon, is_committed: bool
 ) -> None:
-    """Whether the disk was full before the transaction or the answer was lost after it."""
+    """It makes no difference whether the disk was full before the transaction or the answer was lost after it."""
     await armed(daemon, work, scheduled())
     fault = Retryable("WF302", "the disk is full")
     (daemon.runs.faults_after if is_committed else daemon.runs.faults).append(fault)
@@ -473,7 +473,7 @@ async def test_two_schedules_of_a_file_are_independent(work: Work, daemon: Daemo
 
 
 def test_a_trigger_key_of_any_names_fits_into_the_index() -> None:
-    """Long paths become a hash, and different due times and schedules have different keys."""
+    """Long paths are hashed, and different due times and schedules have different keys."""
     names = [
         ScheduleName(path=f"workflows/{'x' * 900}{end}.yml", cron="0 * * * *", timezone="UTC") for end in ("a", "b")
     ]

@@ -1,4 +1,4 @@
-"""The Vault client against a real server (OpenBao): both engines, both ways to authenticate, and refusals."""
+"""The Vault client against a real server (OpenBao): both engines, both ways to authenticate, and rejected requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VALUE = "s3cret-of-vault"
 
 @pytest.fixture(scope="module")
 def server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    """One server for all tests here; each has paths of its own."""
+    """One server for all tests in this file; each test uses its own paths."""
     with openbao.serving(pytestconfig, tmp_path_factory.mktemp("openbao")) as running:
         yield running
 
@@ -36,7 +36,7 @@ Connect = Callable[..., Vault]
 
 @pytest.fixture
 async def connect(server: OpenBao) -> AsyncIterator[Connect]:
-    """Makes clients; `key` is the token or the secret id, all else are settings."""
+    """Creates clients; `key` is the token or the secret id, everything else is settings."""
     made: list[Vault] = []
 
     def make(
@@ -67,7 +67,7 @@ async def connect(server: OpenBao) -> AsyncIterator[Connect]:
 
 
 async def refused(vault: Vault, path: str) -> Rejected:
-    """The error of a read that only a person can help."""
+    """Returns the error of a read that fails permanently."""
     with pytest.raises(Rejected) as raised:
         await vault.read(path)
     assert VALUE not in str(raised.value)
@@ -75,7 +75,7 @@ async def refused(vault: Vault, path: str) -> Rejected:
 
 
 async def test_version_2_gives_the_newest_version(server: OpenBao, connect: Connect) -> None:
-    """Strings unchanged, numbers and booleans as JSON, and no lists or maps."""
+    """Strings are unchanged, numbers and booleans are JSON; lists and maps are omitted."""
     server.put("apps/v2", key="old")
     server.put("apps/v2", key=VALUE, port=5432, tls=True, many=["a"], none=None, text="two\nlines ünd")
     vault = connect()
@@ -85,7 +85,7 @@ async def test_version_2_gives_the_newest_version(server: OpenBao, connect: Conn
 
 
 async def test_a_missing_or_deleted_secret_has_no_value(server: OpenBao, connect: Connect) -> None:
-    """No path, no version, no such engine: as for an unknown name."""
+    """A missing path, version or engine has the same result as an unknown name."""
     server.put("apps/deleted", key=VALUE)
     server.ask("DELETE", "/secret/data/apps/deleted")
     vault = connect()
@@ -95,7 +95,7 @@ async def test_a_missing_or_deleted_secret_has_no_value(server: OpenBao, connect
 
 
 async def test_version_1_gives_the_fields_for_at_most_their_lease(server: OpenBao, connect: Connect) -> None:
-    """The field `ttl` is the lease; one that is longer than the cache changes nothing."""
+    """The field `ttl` is the lease; one that is longer than the cache time changes nothing."""
     server.ask("POST", "/sys/mounts/kv1", {"type": "kv", "options": {"version": "1"}})
     server.ask("POST", "/kv1/apps/short", {"key": VALUE, "ttl": "30s"})
     server.ask("POST", "/kv1/apps/long", {"key": VALUE})
@@ -106,7 +106,7 @@ async def test_version_1_gives_the_fields_for_at_most_their_lease(server: OpenBa
 
 
 async def test_the_wrong_engine_version_never_gives_a_value(server: OpenBao, connect: Connect) -> None:
-    """The result is no secret, or an error."""
+    """The result is empty or an error."""
     server.put("apps/version", key=VALUE)
     assert (await connect(version=1).read("apps/version"))[0] == {}
 
@@ -137,7 +137,7 @@ async def test_the_token_file_is_read_for_each_request(server: OpenBao, connect:
 
 
 class Role:
-    """An AppRole, with tokens of a minute."""
+    """An AppRole whose tokens live for a minute."""
 
     def __init__(self, server: OpenBao, name: str, path: str) -> None:
         if "approle/" not in server.ask("GET", "/sys/auth"):
@@ -150,7 +150,7 @@ class Role:
         self._server = server
 
     def revoke_tokens(self) -> None:
-        """All tokens that AppRole has given are none any more."""
+        """Revokes all tokens that AppRole has issued."""
         self._server.ask("PUT", "/sys/leases/revoke-prefix/auth/approle")
 
 
@@ -172,7 +172,7 @@ async def test_a_role_logs_in_and_again_before_its_token_expires(server: OpenBao
 
 
 async def test_a_role_whose_token_was_revoked_logs_in_again(server: OpenBao, connect: Connect) -> None:
-    """A refusal of an AppRole token causes a new login; a refusal of the fresh token is final."""
+    """A refused AppRole token causes a new login; if the fresh token is refused too, the refusal is final."""
     server.put("apps/revoked", key=VALUE)
     role = Role(server, "revoked", "apps/revoked")
     vault = connect(role.secret_id, role_id=role.id)
@@ -194,14 +194,14 @@ async def test_a_namespace_has_separate_secrets(server: OpenBao, connect: Connec
 
 
 async def test_an_untrusted_server_gets_no_token(connect: Connect) -> None:
-    """The error says that it is the certificate."""
+    """The error says that the certificate is the problem."""
     vault = connect(ca_file="")
     with pytest.raises(Retryable, match="CERTIFICATE_VERIFY_FAILED"):
         await vault.read("apps/v2")
 
 
 async def test_an_invalid_ca_file_is_reported_with_its_key(connect: Connect, tmp_path: Path) -> None:
-    """Before anything is sent."""
+    """The error is raised before anything is sent."""
     (tmp_path / "ca.pem").write_text("no certificate")
     assert "vault.ca-file" in (await refused(connect(ca_file=str(tmp_path / "ca.pem")), "apps/v2")).text
     assert "vault.ca-file" in (await refused(connect(ca_file=str(tmp_path / "none.pem")), "apps/v2")).text
@@ -220,7 +220,7 @@ async def test_a_sealed_server_is_retried(server: OpenBao, connect: Connect) -> 
     values: dict[str, str] = {}
     async with asyncio.timeout(PATIENCE_S):
         while not values:
-            # Its engines take a moment after the opening.
+            # Its engines take a moment after the unsealing.
             with contextlib.suppress(Retryable):
                 values, _ = await vault.read("apps/sealed")
             await asyncio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The Vault client against responses of a server in trouble, and of servers that are not Vault."""
+"""The Vault client against the responses of a server in trouble, and of servers that are not Vault."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 def says(status: int, body: bytes = b"", *headers: str) -> Answer:
-    """One whole answer."""
+    """Sends one complete answer."""
     head = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}", "Connection: close", *headers]
 
     async def answer(writer: asyncio.StreamWriter) -> None:
@@ -31,7 +31,7 @@ def says(status: int, body: bytes = b"", *headers: str) -> Answer:
 
 
 def raw(content: bytes) -> Answer:
-    """These bytes, and the end."""
+    """Sends these bytes and closes the connection."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(content)
@@ -40,12 +40,12 @@ def raw(content: bytes) -> Answer:
 
 
 async def silent(writer: asyncio.StreamWriter) -> None:
-    """Nothing, until the client goes away."""
+    """Sends nothing until the client disconnects."""
     await asyncio.wait_for(writer.wait_closed(), PATIENCE_S)
 
 
 async def dripping(writer: asyncio.StreamWriter) -> None:
-    """A byte now and then: no single wait is long."""
+    """Sends a byte now and then, so no single wait is long."""
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
     while not writer.is_closing():
         writer.write(b" ")
@@ -54,7 +54,7 @@ async def dripping(writer: asyncio.StreamWriter) -> None:
 
 
 async def endless(writer: asyncio.StreamWriter) -> None:
-    """Without a length, and without an end."""
+    """Sends a body without a length, forever."""
     writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
     while not writer.is_closing():
         writer.write(b"x" * 65536)
@@ -62,7 +62,7 @@ async def endless(writer: asyncio.StreamWriter) -> None:
 
 
 class Server:
-    """Something at Vault's address: keeps the heads of requests, and answers each as the test says."""
+    """A server at Vault's address: records the heads of requests, and answers each as the test defines."""
 
     def __init__(self) -> None:
         self.answer: Answer = says(200, GOOD)
@@ -71,7 +71,7 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> str:
-        """Gives the address."""
+        """Starts the server and returns its address."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
@@ -86,13 +86,13 @@ class Server:
             await self.answer(writer)
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
-            # The client has given up, which is what some of the tests are about.
+            # The client has disconnected, which some of the tests provoke.
             pass
         finally:
             writer.close()
 
     async def close(self) -> None:
-        """Ends it, and what it still says."""
+        """Stops the server and its pending answers."""
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -103,14 +103,14 @@ class Server:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
-    """What stands at the address."""
+    """The server at the address."""
     made = Server()
     yield made
     await made.close()
 
 
 def client(address: str, *, namespace: str = "", timeout_s: float = PATIENCE_S) -> Vault:
-    """A client with a token."""
+    """Returns a client with a token."""
     settings = VaultSettings(
         address=address,
         mount="secret",
@@ -127,7 +127,7 @@ def client(address: str, *, namespace: str = "", timeout_s: float = PATIENCE_S) 
 
 
 async def error_of(server: Server, *, timeout_s: float = PATIENCE_S) -> WaterflowError:
-    """What a read raises; it holds nothing that was sent or said."""
+    """Returns the error of a read, and checks that it contains nothing that was sent or received."""
     vault = client(await server.start(), timeout_s=timeout_s)
     with pytest.raises(WaterflowError) as raised:
         await vault.read("apps/web")
@@ -138,7 +138,7 @@ async def error_of(server: Server, *, timeout_s: float = PATIENCE_S) -> Waterflo
 
 
 async def test_a_request_follows_the_api(server: Server) -> None:
-    """Path, token, namespace, and the header that a proxy of Vault's agent requires; no HTTP proxy."""
+    """The request has path, token, namespace and the header for proxies of Vault's agent; HTTP proxies are ignored."""
     vault = client(await server.start(), namespace="team/web")
     assert (await vault.read("apps/web"))[0] == {"key": VALUE}
     await vault.close()
@@ -167,7 +167,7 @@ async def test_a_request_follows_the_api(server: Server) -> None:
     ],
 )
 async def test_temporary_failures_are_retryable(server: Server, answer: Answer) -> None:
-    """Overloaded, sealed, a standby, another server in between, too large, or truncated."""
+    """The server is overloaded, sealed, standby, or another one; or the response is truncated or too large."""
     server.answer = answer
     assert isinstance(await error_of(server), Retryable)
 
@@ -183,7 +183,7 @@ async def test_a_slow_response_times_out(server: Server, answer: Answer) -> None
 
 @pytest.mark.parametrize("status", [400, 401, 403, 405])
 async def test_permanent_failures_are_rejected_with_their_status(server: Server, status: int) -> None:
-    """And with the path, without text of the server."""
+    """The error also has the path, but no text of the server."""
     server.answer = says(status, f'{{"errors":["{VALUE}"]}}'.encode())
     error = await error_of(server)
     assert isinstance(error, Rejected)
@@ -191,7 +191,7 @@ async def test_permanent_failures_are_rejected_with_their_status(server: Server,
 
 
 async def test_a_redirect_is_refused_and_gets_no_token(server: Server) -> None:
-    """From a standby without forwarding, or from an attacker."""
+    """It may come from a standby without forwarding, or from an attacker."""
     other = Server()
     address = await other.start()
     server.answer = says(307, b"", f"Location: {address}/v1/secret/data/apps/web")
@@ -203,7 +203,7 @@ async def test_a_redirect_is_refused_and_gets_no_token(server: Server) -> None:
 
 
 async def test_an_unreachable_server_is_retryable(server: Server) -> None:
-    """The daemon may be started before Vault."""
+    """The daemon may start before Vault does."""
     address = await server.start()
     await server.close()
     vault = client(address)
@@ -213,7 +213,7 @@ async def test_an_unreachable_server_is_retryable(server: Server) -> None:
 
 
 async def test_a_response_is_read_up_to_the_limit(server: Server) -> None:
-    """One byte more is an error."""
+    """One more byte is an error."""
     server.answer = says(200, GOOD.ljust(RESPONSE_BYTES_MAX))
     vault = client(await server.start())
     assert (await vault.read("apps/web"))[0] == {"key": VALUE}

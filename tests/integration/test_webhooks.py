@@ -1,4 +1,4 @@
-"""Webhooks over real HTTP, from the signature to the run: permission, repeated deliveries, and uniform refusals."""
+"""Webhooks over real HTTP, from the signature to the run: permission, repeated deliveries, and uniform rejections."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def hooked(tmp_path: Path) -> AsyncIterator[Hooked]:
 
 
 async def test_a_signed_request_starts_the_workflow_of_the_applied_commit(hooked: Hooked) -> None:
-    """Without a token and for any `Host`; 202 with the run, the payload in `event`, and an audit record."""
+    """It needs no token and accepts any `Host`; 202 with the run, the payload in `event`, and an audit record."""
     body = json.dumps({"action": "published", "release": {"tag": "v1"}}).encode()
     headers = signed(body, X_GitHub_Delivery="d-1", X_GitHub_Event="release", Host="ci.example.org")
     answered = await hooked.post(body, headers)
@@ -93,7 +93,7 @@ async def test_a_signed_request_starts_the_workflow_of_the_applied_commit(hooked
 
 
 async def test_g6_a19_a_repeated_delivery_returns_the_first_run(hooked: Hooked) -> None:
-    """Even with another body; another id is another run."""
+    """The body does not matter; another id starts another run."""
     body = b'{"n": 1}'
     first = await hooked.post(body, signed(body, X_GitHub_Delivery="d-1"))
     again = await hooked.post(body, signed(body, X_Gitea_Delivery="d-1"))
@@ -106,7 +106,7 @@ async def test_g6_a19_a_repeated_delivery_returns_the_first_run(hooked: Hooked) 
 
 
 async def test_g6_the_same_body_without_an_id_is_the_same_delivery_for_a_while(hooked: Hooked) -> None:
-    """Also across the boundary of two windows; much later it starts a new run."""
+    """This holds across the boundary of two windows too; much later the same body starts a new run."""
     body = b'{"n": 1}'
     hooked.world.ahead_ms = -(time.time_ns() // 1_000_000) + 300_000 * 1_000 - 1_000
     first = await hooked.post(body, signed(body))
@@ -119,7 +119,7 @@ async def test_g6_the_same_body_without_an_id_is_the_same_delivery_for_a_while(h
 
 
 async def test_g6_the_same_body_is_the_same_delivery_when_the_clock_is_set_back_a_little(hooked: Hooked) -> None:
-    """From after the boundary of two windows to before it."""
+    """The clock is set back from after the boundary of two windows to before it."""
     body = b'{"n": 1}'
     hooked.world.ahead_ms = -(time.time_ns() // 1_000_000) + 300_000 * 1_000 + 100
     first = await hooked.post(body, signed(body))
@@ -129,7 +129,7 @@ async def test_g6_the_same_body_is_the_same_delivery_when_the_clock_is_set_back_
 
 
 async def test_g6_the_same_body_is_the_same_delivery_while_the_first_is_pending(hooked: Hooked) -> None:
-    """Both wait for the disk, one at the end of a window and one at the beginning of the next one."""
+    """Both wait for the disk, one at the end of a window and one at the beginning of the next."""
     body = b'{"n": 1}'
     log, driver = hooked.world.log, hooked.world.driver
     assert isinstance(log, MemoryLog)
@@ -202,9 +202,9 @@ async def test_a19_a_timestamp_is_signed_and_expires(hooked: Hooked) -> None:
     for refused in (
         (body, timed(now - 400)),
         (body, timed(now + 400)),
-        # Another delivery than the signed one.
+        # A delivery id other than the signed one.
         (body, timed(now, "d-1") | {"X-Waterflow-Delivery": "d-2"}),
-        # The signed text as a body without a time.
+        # The signed text as a body, without a timestamp.
         (f"{now}.d-1.".encode() + body, {k: v for k, v in timed(now, "d-1").items() if "Timestamp" not in k}),
     ):
         assert (await hooked.post(*refused)).status_code == 401
@@ -212,7 +212,7 @@ async def test_a19_a_timestamp_is_signed_and_expires(hooked: Hooked) -> None:
 
 
 async def begun(hooked: Hooked, name: str, length: str, body: bytes) -> int:
-    """The status of the response to a request of which only the beginning was sent."""
+    """Returns the status of the response to a request of which only the beginning was sent."""
     url = hooked.client.base_url
     reader, writer = await asyncio.open_connection(url.host, url.port)
     try:
@@ -225,11 +225,11 @@ async def begun(hooked: Hooked, name: str, length: str, body: bytes) -> int:
 
 
 async def test_a19_large_bodies_and_other_types_are_refused_first(hooked: Hooked) -> None:
-    """50 MB with and without a stated length, and anything but JSON or a form, for known and unknown webhooks."""
+    """50 MB with and without a declared length, and other types than JSON or a form; webhooks are known or unknown."""
     piece = b"10000\r\n" + b" " * (1 << 16) + b"\r\n"
     for name in ("release", "nothing"):
         assert await begun(hooked, name, f"Content-Length: {50 << 20}", b"") == 413
-        # Without a length, it is refused as soon as it is too large, and not read to its end.
+        # Without a length it is refused as soon as it is too large, and is not read to its end.
         assert await begun(hooked, name, "Transfer-Encoding: chunked", piece * 17) == 413
         typed = await hooked.post(b"{}", signed(b"{}") | {"Content-Type": "text/plain"}, name)
         assert typed.status_code == 415
@@ -275,7 +275,7 @@ async def test_a_payload_cannot_forge_the_webhook_context(hooked: Hooked, body: 
 
 
 async def test_a_webhook_depends_on_its_file(hooked: Hooked) -> None:
-    """With errors or suspended, a signed request gets the reason; after removal the webhook is unknown."""
+    """With errors or suspended, a signed request gets the reason; after its removal the webhook is unknown."""
     world, work = hooked.world, hooked.work
     work.pushed({"workflows/hooked.yml": "jobs: ["})
     await world.sync()
@@ -293,7 +293,7 @@ async def test_a_webhook_depends_on_its_file(hooked: Hooked) -> None:
 
 
 class Delayed:
-    """A delivery that waits for its plan to be recompiled, as after a restart, until it is released."""
+    """Holds a delivery whose plan must be recompiled, as after a restart, until it is released."""
 
     def __init__(self, hooked: Hooked) -> None:
         loop = hooked.world.reconciler.loop("ops")
@@ -366,7 +366,7 @@ async def test_a_name_belongs_to_the_file_that_had_it_first(tmp_path: Path) -> N
         rows = {(row.repository, row.path): row for row in world.repositories.definitions()}
         assert {name for name, row in rows.items() if row.is_ready} == {("ops", "workflows/hooked.yml")}
         assert rows["other", "workflows/a.yml"].errors[0].code == codes.WEBHOOK_NAME_TAKEN
-        # A file that is renamed keeps its name.
+        # A renamed file keeps its name.
         work.pushed(
             {
                 "workflows/hooked.yml": None,
@@ -378,14 +378,14 @@ async def test_a_name_belongs_to_the_file_that_had_it_first(tmp_path: Path) -> N
         await world.until(lambda: world.paths() == ["workflows/z.yml"])
         row = world.repositories.definitions()[0]
         assert (row.repository, row.is_ready) == ("other", False)
-        # Once it is free, the next one has it.
+        # Once the name is free, the next file gets it.
         work.pushed({"workflows/z.yml": None})
         await world.sync()
         assert [row.is_ready for row in world.repositories.definitions()] == [True]
 
 
 async def test_g6_a_delivery_survives_a_restart(tmp_path: Path) -> None:
-    """With a real log on disk: its plan is compiled again, and the same delivery starts nothing after the restart."""
+    """With a real log on disk its plan is compiled again, and the same delivery starts nothing after the restart."""
     work = Work(tmp_path, "ops")
     work.pushed({"workflows/hooked.yml": HOOKED})
     runs: list[str] = []

@@ -1,4 +1,4 @@
-"""`workflow_run` triggers over crashes, with real Git, driver and engine. The in-memory log is cut at every position."""
+"""`workflow_run` triggers across crashes, with real Git, driver and engine. The log is cut at every position."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ def empty_log() -> MemoryLog:
 
 
 async def test_g6_a_completed_run_starts_matching_files_once(work: Work) -> None:
-    """At the default ref's commit, with the completed run in `event`; runs that completed before the file existed start
-    nothing."""
+    """It starts at the default ref's commit with the completed run in `event`; earlier completed runs are ignored."""
     async with TriggerWorld(empty_log(), settings_of(work)) as world:
         await world.sync()
         work.pushed({"workflows/build.yml": BUILD})
@@ -80,7 +79,7 @@ async def test_g6_a_crash_anywhere_neither_loses_nor_repeats_a_triggered_run(wor
     for commits in range(len(log.commits) + 1):
         async with TriggerWorld(log.reopened(commits), settings_of(work)) as again:
             await again.sync()
-            # A log that does not say that the repository was empty takes what is there for history.
+            # A log without the fact that the repository was empty would treat its content as history.
             wanted = expected if commits else []
             await again.until(lambda world=again, wanted=wanted: sorted(world.paths()) == wanted)  # type: ignore[misc]
             await again.settled()
@@ -91,7 +90,7 @@ async def test_g6_runs_that_completed_before_a_crash_are_handled_after_it(work: 
     """With a real log on disk: the run completes, the daemon dies, and the next one starts the triggered run."""
     with opening.open_store(tmp_path / "data", UNIONS, ballast_bytes=0) as store:
         first = TriggerWorld(store.log, settings_of(work))
-        # It dies before anybody looks.
+        # The daemon dies before anything reads the log.
         first.reconciler.workflow_run_triggers.clear()
         async with first as world:
             await world.sync()
@@ -107,7 +106,7 @@ async def test_g6_runs_that_completed_before_a_crash_are_handled_after_it(work: 
 
 
 async def test_a_restart_does_not_match_runs_against_later_files(work: Work) -> None:
-    """A file that asks for failures, and for successes only after the run succeeded, starts nothing for it."""
+    """A file that wanted failures, and successes only after the run had succeeded, starts nothing for that run."""
     log = empty_log()
     async with TriggerWorld(log, settings_of(work)) as world:
         await world.sync()
@@ -126,7 +125,7 @@ async def test_a_restart_does_not_match_runs_against_later_files(work: Work) -> 
 
 
 async def test_a_cycle_of_triggers_ends(work: Work) -> None:
-    """A chain has five runs, whatever started it."""
+    """A chain has at most five runs, whatever started it."""
     ping = "name: ping\non: {push: , workflow_run: {workflows: [pong]}}\n" + NAP
     pong = "name: pong\non: {workflow_run: {workflows: [ping]}}\n" + NAP
     async with TriggerWorld(empty_log(), settings_of(work)) as world:
@@ -163,7 +162,7 @@ async def test_a_suspended_repository_handles_completed_runs_when_it_is_resumed(
 
 
 async def test_nothing_is_triggered_after_a_suspension_was_confirmed(work: Work) -> None:
-    """Even if several runs had completed and the first triggered run was being started."""
+    """This holds even if several runs had completed and the first triggered run was being started."""
     slow = "name: build\non: push\n" + NAP.replace("1ms", "1h")
     log = empty_log()
     async with TriggerWorld(log, settings_of(work)) as world:

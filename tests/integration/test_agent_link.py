@@ -1,4 +1,4 @@
-"""The agent's link and enrollment: refused keys, silence, pauses, tokens, approval; with and without a process."""
+"""The agent's link and enrollment: refused keys, silence, pauses, tokens, approval; in-process and as a child."""
 
 from __future__ import annotations
 

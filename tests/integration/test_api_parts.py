@@ -126,7 +126,7 @@ async def done(world: ApiWorld, client: httpx.AsyncClient, text: str) -> dict[st
 
 
 async def test_instances_are_below_their_job(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The top level lists the jobs of the file; a job on each server has one job per server below it."""
+    """The top level lists the jobs of the file; a job on each server has one per server below it, with steps."""
     world.connect("web-2", "web")
     run = await done(world, client, EACH)
     (job,) = run["jobs"]
@@ -187,7 +187,7 @@ async def test_steps_inside_steps_are_in_blocks(world: ApiWorld, client: httpx.A
 
 
 async def test_an_unsafe_interpolation_is_visible(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The run carries the warning `unsafe-interpolation`."""
+    """Steps with `unsafe-interpolation` are marked as unsafe in the answer."""
     text = "jobs: {a: {runs-on: web, steps: [{run: 'print ${{ run.number }}', unsafe-interpolation: true}, {run: print b}]}}"
     run = (await client.post("/v1/runs", content=text, headers=YAML)).json()["id"]
     found = (await client.get(f"/v1/runs/{run}")).json()

@@ -160,7 +160,7 @@ JOB = "jobs:\n  a:\n    runs-on: {group}\n    steps:\n      - uses: log\n       
     ],
 )
 async def test_a_token_for_a_group_reaches_no_other(method: str, path: str, body: dict[str, Any] | None) -> None:
-    """Even an admin's token starts nothing, approves no agents and creates no join tokens for other groups."""
+    """Even an admin's token starts nothing on others, approves no agents for them, and creates no token with more."""
     async with ApiWorld(is_open=False) as world:
         world.connect("web-1", "web")
         world.connect("db-1", "db")

@@ -176,7 +176,7 @@ async def test_a_program_that_cannot_be_started_says_why(bench: Bench) -> None:
 
 
 async def test_a_step_gets_its_environment_directory_and_nothing_of_the_runner(bench: Bench) -> None:
-    """It has its own session, stdin from /dev/null, the requested variables and the mark, and default signals."""
+    """It has a new session, an empty stdin, the requested variables, default signals and no other descriptors."""
     script = 'pwd; echo "$A"; env | cut -d= -f1 | sort | xargs; readlink /proc/self/fd/0; ls /proc/self/fd | xargs; '
     script += "grep -E '^Sig(Blk|Ign)' /proc/self/status; ps -o sid= -p $$ | xargs test $$ -eq && echo leads"
 

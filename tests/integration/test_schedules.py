@@ -222,7 +222,7 @@ async def test_a_due_time_within_a_minute_of_a_restart_is_on_time(work: Work, da
 async def test_a_nightly_run_starts_once_a_night_over_both_clock_changes(
     work: Work, daemon: Daemon, zone: str, start: str, expected: list[str]
 ) -> None:
-    """Half past two does not exist in one night and occurs twice in the other: minute after minute of two days."""
+    """Half past two is missing one night and occurs twice in another; the clock advances by minutes for two days."""
     daemon.wall.at = at(start, zone)
     await armed(daemon, work, scheduled(f", timezone: {zone}, overlap: queue", cron="30 2 * * *"))
     for number, instant in enumerate(expected, start=1):

@@ -330,7 +330,7 @@ def test_a_map_that_is_full_grows(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_is_a_state_and_not_an_end(tmp_path: Path) -> None:
-    """WF302 and nothing is written; reads still work, and with free space the next append succeeds."""
+    """WF302 and nothing is written; reads work, and with free space an append succeeds at the same position."""
     with open_store(tmp_path, UNIONS, ballast_bytes=1 << 20) as store:
         await store.log.append(batch(1, 0, 2))
         assert not store.log.is_disk_low

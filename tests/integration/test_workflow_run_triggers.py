@@ -125,7 +125,7 @@ async def test_a_restart_does_not_match_runs_against_later_files(work: Work) -> 
 
 
 async def test_a_cycle_of_triggers_ends(work: Work) -> None:
-    """A chain has at most five runs, whatever started it."""
+    """At most five triggered runs follow one another, whatever started the first one."""
     ping = "name: ping\non: {push: , workflow_run: {workflows: [pong]}}\n" + NAP
     pong = "name: pong\non: {workflow_run: {workflows: [ping]}}\n" + NAP
     async with TriggerWorld(empty_log(), settings_of(work)) as world:

@@ -1,4 +1,4 @@
-"""Locks: nobody waits while there is room, nobody is overtaken, and a long queue costs what a short one does."""
+"""Locks: free places are always used, waiting holders are served in order, and the cost does not grow with the queue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def ask(run: str, *, limit: int = 1, queue: Queue = Queue.FIFO, at: int = 0) -> 
 
 
 def told(answers: list[Answer]) -> list[tuple[str, str]]:
-    """Who is told what."""
+    """Returns each holder with what it was told."""
     words = {(True, False): "granted", (False, True): "refused", (False, False): "waits"}
     return [(answer.holder.run, words[answer.is_granted, answer.is_refused]) for answer in answers]
 
@@ -22,7 +22,7 @@ def release(locks: Locks, run: str) -> None:
 
 
 def test_a_place_that_came_free_is_given_before_the_next_one_asks() -> None:
-    """The moment between a release and the news of it: the one who waits has the place, the newcomer is behind it."""
+    """Between a release and its notification, the place belongs to the first waiting holder; a newcomer queues behind it."""
     locks = Locks()
     assert told(locks.ask(ask("a"))) == [("a", "granted")]
     assert told(locks.ask(ask("b"))) == [("b", "waits")]
@@ -32,7 +32,7 @@ def test_a_place_that_came_free_is_given_before_the_next_one_asks() -> None:
 
 
 def test_latest_does_not_take_a_place_that_has_come_free_for_an_older_one() -> None:
-    """Only who really waits is superseded."""
+    """`latest` supersedes only holders that are really waiting, not one that has already been given a free place."""
     locks = Locks()
     locks.ask(ask("a"))
     locks.ask(ask("b", queue=Queue.LATEST))
@@ -42,7 +42,7 @@ def test_latest_does_not_take_a_place_that_has_come_free_for_an_older_one() -> N
 
 
 def test_a_wider_newcomer_that_supersedes_the_queue_has_the_room_behind_it() -> None:
-    """Nobody waits while there is room: with the queue gone, its own limit counts."""
+    """Once a newcomer has superseded the queue, only its own limit counts, so a free place is given to it at once."""
     locks = Locks()
     locks.ask(ask("a"))
     locks.ask(ask("b"))
@@ -50,7 +50,7 @@ def test_a_wider_newcomer_that_supersedes_the_queue_has_the_room_behind_it() -> 
 
 
 def test_who_waits_by_the_log_has_its_place_in_the_queue_again() -> None:
-    """Recovery, and a commit that failed: whoever has asked meanwhile is behind those that asked before."""
+    """After a recovery or a failed commit, holders that wait according to the log queue before those that asked meanwhile."""
     locks = Locks()
     locks.hold(ask("a", at=1))
     locks.ask(ask("d", at=4))
@@ -65,7 +65,7 @@ def test_who_waits_by_the_log_has_its_place_in_the_queue_again() -> None:
 
 
 def test_asking_again_is_answered_as_before() -> None:
-    """Who has a place has it, who waits waits."""
+    """A repeated request gets the same answer: a holder keeps its place, a waiting one keeps waiting."""
     locks = Locks()
     locks.ask(ask("a"))
     locks.ask(ask("b"))
@@ -76,7 +76,7 @@ def test_asking_again_is_answered_as_before() -> None:
 
 
 def test_a_long_queue_is_told_of_its_first_positions_only() -> None:
-    """The news of one release do not grow with those that wait."""
+    """The number of notifications after one release does not grow with the length of the queue."""
     locks = Locks()
     for number in range(500):
         locks.ask(ask(f"{number:03}"))
@@ -86,7 +86,7 @@ def test_a_long_queue_is_told_of_its_first_positions_only() -> None:
 
 
 def test_groups_of_repositories_and_of_jobs_are_apart() -> None:
-    """The name belongs to the repository; a run and its jobs are different holders."""
+    """Group names are scoped by repository, and a run and its jobs are different holders."""
     locks = Locks()
     locks.ask(ask("a"))
     other = Ask(Holder(RunId("b"), JobId("j")), "deploy", "other", 1, Queue.FIFO)

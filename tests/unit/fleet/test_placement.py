@@ -1,4 +1,4 @@
-"""Placement: jobs keep their server, the oldest goes first, nobody gets more than it granted."""
+"""Placement: jobs keep their server, the oldest request is served first, and no server exceeds the slots it granted."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class World:
         return agent
 
     def place(self, request: SlotRequest) -> str:
-        """The name of the server, or the code of the reason."""
+        """Returns the name of the server, or the code of the reason."""
         answer = self.placement.request(request)
         return answer.code.value if isinstance(answer, Reason) else answer.agent
 
     def assigned(self) -> list[tuple[str, str]]:
-        """Which runs got a slot, and where."""
+        """Returns which runs got a slot, and on which server."""
         return [(request.attempt.run, server.agent) for request, server in self.placement.assign()]
 
 
@@ -63,7 +63,7 @@ def test_a_new_job_goes_to_the_server_with_the_most_free_slots() -> None:
 
 
 def test_a_step_of_a_started_job_goes_to_its_own_server_alone() -> None:
-    """The job keeps its server although another one has more room."""
+    """The job keeps its server even if another server has more free slots."""
     world = World()
     world.connect("mine", "web", slots=1)
     world.connect("roomy", "web", slots=9)
@@ -72,7 +72,7 @@ def test_a_step_of_a_started_job_goes_to_its_own_server_alone() -> None:
 
 
 def test_steps_of_started_jobs_go_before_new_jobs() -> None:
-    """A slot that comes free goes to the job that waits for this very server, even if a new job has waited longer."""
+    """A free slot goes to a job that waits for this server, even if a new job has waited longer."""
     world = World()
     mine = world.connect("mine", "web")
     assert world.place(request("running")) == mine
@@ -94,7 +94,7 @@ def test_a_new_job_does_not_overtake_a_started_one() -> None:
 
 
 def test_within_a_kind_the_oldest_goes_first() -> None:
-    """Wants of one group get their slots in the order in which they came."""
+    """Requests of one group get their slots in the order in which they arrived."""
     world = World()
     for run in ("first", "second", "third"):
         world.place(request(run))
@@ -104,7 +104,7 @@ def test_within_a_kind_the_oldest_goes_first() -> None:
 
 
 def test_the_oldest_goes_first_across_the_groups_of_a_server() -> None:
-    """A server in two groups takes the want that has waited longest, whichever group it is of: none starves the other."""
+    """A server in two groups serves the request that has waited longest, whichever group it names, so neither starves."""
     world = World()
     world.enroll("mine", "web", "db")
     world.place(request("older", "db"))
@@ -114,7 +114,7 @@ def test_the_oldest_goes_first_across_the_groups_of_a_server() -> None:
 
 
 def test_a_want_that_no_server_can_take_does_not_hold_up_the_others() -> None:
-    """A request for a node that nobody has waits with that reason, and those behind it get their slots."""
+    """A request for a node that no server has waits with that reason, while later requests get their slots."""
     world = World()
     mine = world.connect("mine", "web", slots=1, nodes=frozenset({"shell"}))
     assert world.place(request("docker", node="docker")) == "no-server-with-node"
@@ -124,7 +124,7 @@ def test_a_want_that_no_server_can_take_does_not_hold_up_the_others() -> None:
 
 
 def test_a_job_goes_where_the_nodes_of_all_its_steps_are() -> None:
-    """It keeps its server, so what a later step needs counts from the first one on; the reason names what is missing."""
+    """A job keeps its server, so the nodes of all its steps count from the first step on; the reason names missing ones."""
     world = World()
     world.connect("many-slots", "web", slots=9, nodes=frozenset({"shell", "shop/a"}))
     world.connect("both", "web", nodes=frozenset({"shell", "shop/a", "shop/b"}))
@@ -138,7 +138,7 @@ def test_a_job_goes_where_the_nodes_of_all_its_steps_are() -> None:
 
 
 def test_nodes_that_only_stand_on_different_servers_are_a_reason_too() -> None:
-    """Each node is somewhere, and no server has all of them."""
+    """The reason also covers the case where each node exists somewhere but no single server has all of them."""
     world = World()
     world.connect("one", "web", nodes=frozenset({"shell", "shop/a"}))
     world.connect("two", "web", nodes=frozenset({"shell", "shop/b"}))
@@ -150,7 +150,7 @@ def test_nodes_that_only_stand_on_different_servers_are_a_reason_too() -> None:
 
 
 def test_a_node_that_comes_later_is_news_for_what_waits() -> None:
-    """A server that says hello again with the node gets the job."""
+    """A server that reconnects with the node gets the waiting job."""
     world = World()
     mine = world.connect("mine", "web")
     assert world.place(request("a", later="shop/a")) == "no-server-with-node"
@@ -162,7 +162,7 @@ def test_a_node_that_comes_later_is_news_for_what_waits() -> None:
 
 
 def test_the_reason_says_what_is_missing() -> None:
-    """Nobody enrolled, nobody connected, nobody with the node, nobody with a slot: four reasons."""
+    """There are four reasons: no server enrolled, none connected, none with the node, none with a free slot."""
     world = World()
     assert world.place(request("a")) == "no-server-in-group"
     world.enroll("mine", "web")
@@ -174,7 +174,7 @@ def test_the_reason_says_what_is_missing() -> None:
 
 
 def test_news_tells_each_changed_reason_once() -> None:
-    """What waits hears when its reason changes, and only then."""
+    """A waiting request is notified only when its reason changes."""
     world = World()
     world.place(request("a"))
     assert world.placement.changed_reasons() == []
@@ -185,7 +185,7 @@ def test_news_tells_each_changed_reason_once() -> None:
 
 
 def test_slots_are_held_over_a_disconnection() -> None:
-    """What runs goes on: a server that comes back has no more room than before."""
+    """Running attempts keep their slots, so a server that reconnects has no more free slots than before."""
     world = World()
     mine = world.connect("mine", "web", slots=1)
     world.place(request("a"))
@@ -198,7 +198,7 @@ def test_slots_are_held_over_a_disconnection() -> None:
 
 
 def test_a_server_that_comes_back_with_fewer_slots_gets_nothing_until_it_has_room() -> None:
-    """Credits are what the server grants now."""
+    """Only the number of slots that the server grants now counts."""
     world = World()
     mine = world.connect("mine", "web", slots=2)
     world.place(request("a"))
@@ -211,7 +211,7 @@ def test_a_server_that_comes_back_with_fewer_slots_gets_nothing_until_it_has_roo
 
 
 def test_a_withdrawn_want_gets_nothing() -> None:
-    """A request that is cancelled is in no queue; taking it back twice does no harm."""
+    """A cancelled request leaves every queue, and cancelling it twice does no harm."""
     world = World()
     world.place(request("a"))
     world.placement.cancel(attempt("a"))
@@ -222,7 +222,7 @@ def test_a_withdrawn_want_gets_nothing() -> None:
 
 
 def test_a_forgotten_run_has_neither_wants_nor_slots() -> None:
-    """All of the run's and nothing of the others'."""
+    """All requests and slots of the run are dropped, and those of other runs stay."""
     world = World()
     mine = world.connect("mine", "web", slots=1)
     world.place(request("a"))
@@ -234,7 +234,7 @@ def test_a_forgotten_run_has_neither_wants_nor_slots() -> None:
 
 
 def test_what_recovery_holds_is_taken() -> None:
-    """An attempt that is on a server by the log has its slot before the server is back."""
+    """An attempt that is on a server according to the log holds its slot before the server reconnects."""
     world = World()
     world.placement.hold(AgentId("mine"), attempt("a"))
     mine = world.connect("mine", "web", slots=1)
@@ -244,7 +244,7 @@ def test_what_recovery_holds_is_taken() -> None:
 
 
 def test_a_revoked_server_gets_nothing_although_its_session_is_still_open() -> None:
-    """Neither new jobs nor the next steps of its own: its session ends a moment after the fact."""
+    """It gets neither new jobs nor further steps of its jobs, although its session is closed a moment later."""
     world = World()
     mine = world.connect("mine", "web", slots=2)
     world.place(request("a"))
@@ -257,7 +257,7 @@ def test_a_revoked_server_gets_nothing_although_its_session_is_still_open() -> N
 
 
 def test_freeing_what_is_not_held_gives_no_slot() -> None:
-    """A second `free` of an attempt changes nothing."""
+    """A second `free` for an attempt changes nothing."""
     world = World()
     mine = world.connect("mine", "web", slots=1)
     world.place(request("a"))
@@ -267,7 +267,7 @@ def test_freeing_what_is_not_held_gives_no_slot() -> None:
 
 
 def test_a_question_that_was_answered_and_is_asked_again_has_one_slot() -> None:
-    """A job got its server meanwhile: the slot that its other branch has there stays, one elsewhere is given back."""
+    """If the job got its server meanwhile, a slot of another branch on that server is kept, and one elsewhere is returned."""
     world = World()
     world.connect("one", "web", slots=2)
     world.connect("two", "web", slots=2)
@@ -279,7 +279,7 @@ def test_a_question_that_was_answered_and_is_asked_again_has_one_slot() -> None:
 
 
 def test_a_server_that_is_avoided_gets_the_job_only_when_there_is_no_other() -> None:
-    """Both came free at the same time: the other one is taken."""
+    """If two servers become free at the same time, the one that is not avoided is used."""
     world = World()
     for name in ("bad", "good"):
         world.connect(name, "web")
@@ -293,7 +293,7 @@ def test_a_server_that_is_avoided_gets_the_job_only_when_there_is_no_other() -> 
 
 
 def test_kept_surveys_are_looked_at_only_when_servers_have_changed() -> None:
-    """An answer that cannot be another one is not made again."""
+    """An answer that cannot have changed is not computed again."""
     world = World()
     survey = ServerListRequest(RunId("a"), JobId("each"))
     assert isinstance(world.placement.list_servers(survey, "web", ()), Reason)
@@ -307,7 +307,7 @@ def test_kept_surveys_are_looked_at_only_when_servers_have_changed() -> None:
 
 
 def test_a_server_that_was_not_seen_yet_is_not_away() -> None:
-    """After the daemon's start servers have their time to connect."""
+    """After the daemon starts, servers have some time to connect before they count as offline."""
     world = World()
     world.placement.is_gathering = True
     world.enroll("one", "web")

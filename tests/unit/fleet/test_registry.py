@@ -1,4 +1,4 @@
-"""The registry: who is an agent, of which groups, and whom a join token lets in."""
+"""The registry: which agents are enrolled, in which groups, and which of them a join token enrolls."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def fold(*facts: events.Fact) -> Registry:
 
 
 def test_a_token_lets_in_until_it_expires() -> None:
-    """Up to the instant before, and not at it."""
+    """The token is valid until the instant before it expires."""
     registry = fold(token(expires_at=100))
     assert registry.check_token(f"t.{SECRET}", 99).groups == ("web",)
     with pytest.raises(Rejected, match="expired"):
@@ -51,7 +51,7 @@ def test_a_token_lets_in_until_it_expires() -> None:
 
 
 def test_a_tokens_uses_are_the_approvals_that_name_it() -> None:
-    """Two uses let in two agents; approvals of another token, or of a person, count for nothing."""
+    """A token with two uses enrolls two agents; approvals by another token or by a person do not count."""
     registry = fold(token(uses=2), approval("a", by_token="t"), approval("b"), approval("c", by_token="other"))
     registry.check_token(f"t.{SECRET}", 1)
     registry.apply(approval("d", by_token="t"))
@@ -60,7 +60,7 @@ def test_a_tokens_uses_are_the_approvals_that_name_it() -> None:
 
 
 def test_a_token_without_a_number_of_uses_is_never_used_up() -> None:
-    """It lets in any number until it expires."""
+    """Such a token enrolls any number of agents until it expires."""
     registry = fold(token(uses=None), *(approval(str(number), by_token="t") for number in range(50)))
     registry.check_token(f"t.{SECRET}", 1)
 
@@ -69,14 +69,14 @@ def test_a_token_without_a_number_of_uses_is_never_used_up() -> None:
     "text", ["t.wrong", "t.", "t", "", ".", f"other.{SECRET}", f".{SECRET}", f"t.{SECRET} ", "t.é\x00"]
 )
 def test_a_wrong_secret_or_name_says_no_more_than_that(text: str) -> None:
-    """Unknown names and wrong secrets give one answer, so that none can be told from the other."""
+    """Unknown names and wrong secrets get the same answer, so that they cannot be told apart."""
     with pytest.raises(Rejected, match="not known here") as refused:
         fold(token()).check_token(text, 1)
     assert refused.value.code == "WF224"
 
 
 def test_a_revoked_agent_is_of_no_group_and_its_key_of_nobody() -> None:
-    """Until it is approved again; revoking it twice does no harm."""
+    """A revoked agent has no groups and its key is unknown until it is approved again; revoking twice does no harm."""
     registry = fold(approval("a", "web", "db"), events.AgentRevoked(at=2, by="test", agent=AgentId("a")))
     registry.apply(events.AgentRevoked(at=3, by="test", agent=AgentId("a")))
     assert registry.agents == {}
@@ -89,7 +89,7 @@ def test_a_revoked_agent_is_of_no_group_and_its_key_of_nobody() -> None:
 
 
 def test_an_approval_replaces_name_groups_and_key() -> None:
-    """The agent leaves its old groups, and its old key is nobody's."""
+    """The agent leaves its old groups, and its old key is no longer valid."""
     registry = fold(approval("a", "web", "db"), approval("a", "db", "mail", name="new", key="key-2"))
     assert sorted(registry.groups) == ["db", "mail"]
     assert list(registry.group("db")) == ["a"]
@@ -109,7 +109,7 @@ def test_the_fold_is_the_same_for_every_order_of_unrelated_facts() -> None:
 
 
 def test_groups_are_named_once_each() -> None:
-    """Repetitions go; the order stays."""
+    """Duplicates are removed, and the order is kept."""
     assert check_groups(("web", "db", "web")) == ("web", "db")
 
 
@@ -129,14 +129,14 @@ def test_groups_are_named_once_each() -> None:
     ],
 )
 def test_groups_that_cannot_be_are_refused(groups: tuple[str, ...]) -> None:
-    """None at all, too many, the built-in one, and whatever is no name."""
+    """An empty list, too many groups, the built-in group and invalid names are refused."""
     with pytest.raises(Rejected) as refused:
         check_groups(groups)
     assert refused.value.code == "WF225"
 
 
 def test_names_are_free_and_plain() -> None:
-    """A taken name gets a number; an agent keeps its own; odd characters go, and nothing becomes `agent`."""
+    """A taken name gets a number; an agent keeps its own; unsafe characters are removed, and an empty name becomes `agent`."""
     registry = fold(approval("a", name="web"), approval("b", name="web-2"))
     assert free_name("web", AgentId("c"), registry) == "web-3"
     assert free_name("web", AgentId("a"), registry) == "web"

@@ -1,4 +1,4 @@
-"""Agents: what the log says and what an agent says is settled before anything new, by each row of the table in agents.py."""
+"""Agents: the log and the agent's state are reconciled before new work, by each row of the table in agents.py."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def running(world: HostWorld, workflow: str = ONE_STEP) -> tuple[AgentId, RunSummary, messages.TaskId]:
-    """An agent with one attempt that was offered and nothing said about."""
+    """Returns an agent to which one attempt was offered and which has not reported anything about it."""
     agent = world.enroll("web-1", "web")
     world.hello(agent)
     summary = await world.start(workflow)
@@ -37,7 +37,7 @@ async def running(world: HostWorld, workflow: str = ONE_STEP) -> tuple[AgentId, 
 
 
 async def again(world: HostWorld, agent: AgentId, *held: HeldAttempt, boot_id: str = "boot-1") -> list[messages.TaskId]:
-    """The agent comes back and holds this; gives what it should forget."""
+    """Reconnects the agent with these attempts, and returns the attempts that it should forget."""
     world.agents.disconnected(agent, "cut")
     forget = world.hello(agent, held=list(held), boot_id=boot_id)
     await world.settle()
@@ -52,7 +52,7 @@ def row(world: HostWorld, summary: RunSummary) -> RunSummary:
 
 @pytest.mark.parametrize("held", [None, AttemptState.ACCEPTED, AttemptState.STARTED])
 async def test_open_on_another_boot_and_not_finished_is_lost(held: AttemptState | None) -> None:
-    """After a reboot nobody can know how the attempt ended; nothing of it is offered again."""
+    """After a reboot the outcome of the attempt is unknown; nothing of it is offered again."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
         await again(world, agent, *([HeldAttempt(key, held)] if held else []), boot_id="boot-2")
@@ -63,7 +63,7 @@ async def test_open_on_another_boot_and_not_finished_is_lost(held: AttemptState 
 
 
 async def test_open_on_another_boot_and_finished_is_its_report() -> None:
-    """A result that was journalled before the reboot counts."""
+    """A result that was journaled before the reboot counts."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
         await again(world, agent, HeldAttempt(key, AttemptState.FINISHED), boot_id="boot-2")
@@ -74,7 +74,7 @@ async def test_open_on_another_boot_and_finished_is_its_report() -> None:
 
 
 async def test_open_on_this_boot_and_unknown_to_the_agent_is_offered_again() -> None:
-    """It never accepted the offer: the same attempt, under the same lease."""
+    """The agent never accepted the offer, so it gets the same attempt again under the same lease."""
     async with HostWorld() as world:
         agent, _, key = await running(world)
         assert await again(world, agent) == []
@@ -83,7 +83,7 @@ async def test_open_on_this_boot_and_unknown_to_the_agent_is_offered_again() -> 
 
 @pytest.mark.parametrize("held", [AttemptState.ACCEPTED, AttemptState.STARTED, AttemptState.FINISHED])
 async def test_what_both_have_goes_on(held: AttemptState) -> None:
-    """Neither an offer nor a cancel: the agent is at it, or its report follows."""
+    """Neither an offer nor a cancel is sent: the agent is executing the attempt, or its report will follow."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
         assert await again(world, agent, HeldAttempt(key, held)) == []
@@ -95,7 +95,7 @@ async def test_what_both_have_goes_on(held: AttemptState) -> None:
 
 @pytest.mark.parametrize("held", [AttemptState.ACCEPTED, AttemptState.STARTED])
 async def test_a_cancel_that_is_wanted_is_said_again(held: AttemptState) -> None:
-    """The first one may have been lost with the session."""
+    """The first cancel may have been lost with the session, so it is sent again."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
         await world.driver.cancel(summary.id, "uid:0")
@@ -107,7 +107,7 @@ async def test_a_cancel_that_is_wanted_is_said_again(held: AttemptState) -> None
 
 
 async def test_a_cancelled_attempt_that_was_never_accepted_is_offered_and_cancelled() -> None:
-    """Its result then comes as for any other: no attempt ends without a word."""
+    """Its result then arrives like any other: every attempt ends with a result."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
         await world.driver.cancel(summary.id, "uid:0")
@@ -120,7 +120,7 @@ async def test_a_cancelled_attempt_that_was_never_accepted_is_offered_and_cancel
 
 
 async def over(world: HostWorld) -> tuple[AgentId, RunSummary, messages.TaskId]:
-    """An agent with an attempt that is over for the daemon: cancelled by force."""
+    """Returns an agent with an attempt that the daemon has already cancelled by force."""
     agent, summary, key = await running(world)
     await world.driver.cancel(summary.id, "uid:0", is_forced=True)
     await world.settle()
@@ -130,7 +130,7 @@ async def over(world: HostWorld) -> tuple[AgentId, RunSummary, messages.TaskId]:
 
 
 async def test_what_is_over_and_only_accepted_is_forgotten() -> None:
-    """The agent drops it unstarted, and the job's directory if it has one by then."""
+    """The agent drops the attempt without starting it, and the job's directory if it exists by then."""
     async with HostWorld() as world:
         agent, _, key = await over(world)
         assert await again(world, agent, HeldAttempt(key, AttemptState.ACCEPTED)) == [key]
@@ -141,7 +141,7 @@ async def test_what_is_over_and_only_accepted_is_forgotten() -> None:
 
 
 async def test_what_is_over_and_still_runs_is_ended_by_force() -> None:
-    """Its report is evidence."""
+    """The attempt is killed, and its report is only recorded as evidence."""
     async with HostWorld() as world:
         agent, summary, key = await over(world)
         assert await again(world, agent, HeldAttempt(key, AttemptState.STARTED)) == []
@@ -155,7 +155,7 @@ async def test_what_is_over_and_still_runs_is_ended_by_force() -> None:
 
 
 async def test_a_late_result_is_acknowledged_and_recorded_once() -> None:
-    """However often it comes, in one frame or in several: one record, and the run never changes again."""
+    """However often the result arrives, in one frame or several, it is recorded once and the run does not change."""
     async with HostWorld() as world:
         agent, summary, key = await over(world)
         acknowledged: list[int] = []
@@ -169,7 +169,7 @@ async def test_a_late_result_is_acknowledged_and_recorded_once() -> None:
 
 
 async def test_an_attempt_of_an_older_epoch_is_not_this_one() -> None:
-    """A key under another lease is over: it is forgotten, and its result is evidence, never applied."""
+    """An attempt under another lease is forgotten, and its result is recorded as evidence but never applied."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
         stale = messages.TaskId(key.attempt, key.epoch + 1)
@@ -186,7 +186,7 @@ async def test_an_attempt_of_an_older_epoch_is_not_this_one() -> None:
 
 
 async def test_another_agents_report_changes_nothing() -> None:
-    """A key under another agent's name is evidence: who an agent is comes from the link, not from what it says."""
+    """A report by another agent is only evidence: the link identifies an agent, not the content of its messages."""
     async with HostWorld() as world:
         _, summary, key = await running(world)
         intruder = world.enroll("web-2", "web")
@@ -199,7 +199,7 @@ async def test_another_agents_report_changes_nothing() -> None:
 
 @pytest.mark.parametrize("run", ["", "0" * 26, "x" * 5_000, "\x00", "é"])
 async def test_a_report_about_no_run_is_acknowledged_and_dropped(run: str) -> None:
-    """After a restore the daemon may know less than its agents: they must not say it for ever."""
+    """After a restore the daemon may know less than its agents, so they must not repeat such a report for ever."""
     async with HostWorld() as world:
         agent, _, key = await running(world)
         acknowledged: list[bool] = []
@@ -225,7 +225,7 @@ async def test_a_report_about_no_run_is_acknowledged_and_dropped(run: str) -> No
     ],
 )
 async def test_a_hostile_result_ends_its_step_and_harms_nobody(changes: dict[str, Any]) -> None:
-    """Whatever the wire lets through, the run ends, and its row and events can be shown."""
+    """Whatever the wire accepts, the run ends, and its row and events can be shown."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
         world.finished(agent, key, **{"outcome": Outcome.FAILURE, **changes})
@@ -236,7 +236,7 @@ async def test_a_hostile_result_ends_its_step_and_harms_nobody(changes: dict[str
 
 
 async def test_a_server_that_stays_away_loses_what_it_holds() -> None:
-    """After `lost-after`, and not before."""
+    """Its attempts are lost after `lost-after`, and not before."""
     async with HostWorld() as world:
         agent, summary, _ = await running(world)
         world.agents.disconnected(agent, "cut")
@@ -249,7 +249,7 @@ async def test_a_server_that_stays_away_loses_what_it_holds() -> None:
 
 
 async def test_a_server_that_comes_back_in_time_loses_nothing() -> None:
-    """Its return ends the wait; giving up a connected server does nothing."""
+    """Reconnecting cancels the timer, and giving up a connected server has no effect."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
         await again(world, agent, HeldAttempt(key, AttemptState.STARTED))
@@ -260,7 +260,7 @@ async def test_a_server_that_comes_back_in_time_loses_nothing() -> None:
 
 
 async def test_a_lost_attempt_that_may_run_again_runs_elsewhere_and_its_late_result_is_evidence() -> None:
-    """The server that was lost comes back with a result: the second attempt is the one that counts."""
+    """When the lost server reconnects with a result, the second attempt is still the one that counts."""
     async with HostWorld() as world:
         agent, summary, key = await running(world, ON_LOST_RETRY)
         world.agents.disconnected(agent, "cut")
@@ -279,7 +279,7 @@ async def test_a_lost_attempt_that_may_run_again_runs_elsewhere_and_its_late_res
 
 
 async def test_after_a_restart_a_server_that_never_comes_back_is_given_up() -> None:
-    """Recovery starts the wait anew for every server that holds something."""
+    """Recovery starts the timer again for every server that holds an attempt."""
     async with HostWorld() as first:
         agent, summary, _ = await running(first)
     async with first.crashed() as world:
@@ -289,7 +289,7 @@ async def test_after_a_restart_a_server_that_never_comes_back_is_given_up() -> N
 
 
 async def test_after_a_restart_an_attempt_keeps_its_lease() -> None:
-    """The new daemon's generation is another, the attempt's epoch is not: the agent's report is taken."""
+    """The new daemon has a new generation, but the attempt keeps its epoch, so the agent's report is accepted."""
     async with HostWorld() as first:
         agent, summary, key = await running(first)
         first.started(agent, key)
@@ -303,7 +303,7 @@ async def test_after_a_restart_an_attempt_keeps_its_lease() -> None:
 
 
 async def test_nothing_that_is_not_durable_is_sent_to_an_agent_that_connects() -> None:
-    """An agent that comes back while a commit is on its way gets its offers after it, not before (G3)."""
+    """An agent that reconnects while a commit is in flight gets its offers after the commit, not before (G3)."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -322,7 +322,7 @@ async def test_nothing_that_is_not_durable_is_sent_to_an_agent_that_connects() -
 
 
 async def test_what_a_held_commit_ends_is_not_forgotten_before_it_is_durable() -> None:
-    """A cancel that may still fail must not make the agent drop its attempt."""
+    """The agent must not drop its attempt because of a cancel that may still fail to commit."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
         world.log.hold()
@@ -339,7 +339,7 @@ async def test_what_a_held_commit_ends_is_not_forgotten_before_it_is_durable() -
 
 
 async def test_reports_of_one_frame_are_acknowledged_together_and_in_the_log() -> None:
-    """`durable` is for all of them: it comes when the last one is in the log."""
+    """`durable` is called for all of them together, when the last one is in the log."""
     async with HostWorld() as world:
         agent, summary, key = await running(world, TWO_STEPS)
         at_acknowledgement: list[list[str]] = []
@@ -351,7 +351,7 @@ async def test_reports_of_one_frame_are_acknowledged_together_and_in_the_log() -
 
 
 async def test_the_events_of_a_run_name_only_agents_that_had_it() -> None:
-    """Whoever is in a dispatch got the offer."""
+    """Every agent that is named in a dispatch got the offer."""
     async with HostWorld() as world:
         agent, summary, key = await running(world)
         assert [event.agent for event in world.events(summary.id) if isinstance(event, events.AttemptDispatched)] == [

@@ -1,4 +1,4 @@
-"""Steps that start other runs: once each, over crashes at every commit, and never without telling why."""
+"""Steps that start child runs: each run is started once, also after a crash at any commit, and every failure is reported."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def request(text: str = PARENT, files: dict[str, str] | None = None, **trigger: Any) -> StartRequest:
-    """A start of the parent, of a repository."""
+    """Returns a request to start the parent run in a repository."""
     others = {**(FILES if files is None else files), PATH: text}
     compiled = compile_workflow(PATH, text.encode(), {path: content.encode() for path, content in others.items()})
     assert compiled.plan is not None, compiled.diagnostics
@@ -67,31 +67,31 @@ def request(text: str = PARENT, files: dict[str, str] | None = None, **trigger: 
 
 
 async def begun(world: HostWorld, text: str = PARENT, files: dict[str, str] | None = None) -> RunId:
-    """A parent whose step has asked for its run."""
+    """Returns a parent run whose step has requested its child run."""
     world.workflows.files = {**(FILES if files is None else files), PATH: text}
     return (await world.driver.start(request(text, files))).id
 
 
 def started_by(world: HostWorld, run: RunId) -> list[RunId]:
-    """The runs that the run says it has started."""
+    """Returns the child runs that the run has recorded."""
     return [event.run for event in world.events(run) if isinstance(event, events.ChildRunStarted)]
 
 
 def all_of(world: HostWorld) -> dict[RunId, events.RunCreated]:
-    """Every run of the log that a step has started."""
+    """Returns every child run in the log."""
     found = [record for record in world.log.feed(0, 10_000) if isinstance(record.event, events.RunCreated)]
     runs = {RunId(record.stream.removeprefix("run/")): record.event for record in found}
     return {run: event for run, event in runs.items() if event.trigger.kind == chains.PARENT_RUN}
 
 
 async def waits(world: HostWorld, run: RunId) -> RunId:
-    """The run that the parent waits for."""
+    """Returns the run that the parent waits for."""
     await until(lambda: bool(started_by(world, run)), 60)
     return started_by(world, run)[-1]
 
 
 async def ends(world: HostWorld, run: RunId, conclusion: Conclusion) -> events.RunCompleted:
-    """The end of the run."""
+    """Waits for the run to end."""
     await until(lambda: world.kinds(run)[-1] == "RunCompleted", 60)
     last = world.events(run)[-1]
     assert last.conclusion is conclusion, last.reason
@@ -99,7 +99,7 @@ async def ends(world: HostWorld, run: RunId, conclusion: Conclusion) -> events.R
 
 
 async def work(world: HostWorld, **changes: Any) -> None:
-    """A server takes the next step and ends it."""
+    """Completes the next step on a server."""
     agent = world.enroll("web-1", "web")
     world.hello(agent)
     await until(lambda: bool(world.link.offers()), 60)
@@ -109,7 +109,7 @@ async def work(world: HostWorld, **changes: Any) -> None:
 
 
 async def test_a_step_starts_a_run_and_ends_with_it_and_its_outputs() -> None:
-    """Of the same repository at the same commit, for who started the first; and both sides say who the other is."""
+    """The child run has the same repository, commit and starter as its parent, and both records name each other."""
     async with HostWorld() as world:
         run = await begun(world)
         other = await waits(world, run)
@@ -127,7 +127,7 @@ async def test_a_step_starts_a_run_and_ends_with_it_and_its_outputs() -> None:
 
 
 async def test_a_run_that_fails_is_named_by_the_step_that_waited_for_it() -> None:
-    """With its conclusion and its reason."""
+    """The step's failure names the child run's conclusion and reason."""
     async with HostWorld() as world:
         run = await begun(world)
         other = await waits(world, run)
@@ -140,7 +140,7 @@ async def test_a_run_that_fails_is_named_by_the_step_that_waited_for_it() -> Non
 
 
 async def test_after_a_crash_at_any_commit_one_run_is_started_and_waited_for() -> None:
-    """The log ends after each of its transactions: what follows is one run, started once, and the parent's end."""
+    """The log is cut after each of its transactions: recovery starts one child run, and the parent ends."""
     async with HostWorld() as world:
         run = await begun(world)
         await waits(world, run)
@@ -163,13 +163,13 @@ async def test_after_a_crash_at_any_commit_one_run_is_started_and_waited_for() -
 
 
 async def test_a_run_that_ended_while_nobody_watched_is_found_in_the_log() -> None:
-    """As after a restore: the end of the run stands in the log, and the parent has not heard of it."""
+    """As after a restore, the log contains the child run's end but the parent was not notified."""
     async with HostWorld() as world:
         run = await begun(world)
         other = await waits(world, run)
         await world.driver.cancel(other, "ann")
         await ends(world, run, Conclusion.FAILURE)
-        # The parent's answer is taken out of the commit that holds the run's end.
+        # Remove the parent's answer from the commit that contains the child run's end.
         commit = next(
             number
             for number, batch in enumerate(world.log.commits)
@@ -186,7 +186,7 @@ async def test_a_run_that_ended_while_nobody_watched_is_found_in_the_log() -> No
 
 
 async def test_a_run_that_is_gone_is_lost_for_who_waits_for_it() -> None:
-    """Nobody can know how it ended: that is said, and nobody waits for ever."""
+    """Its outcome is unknown, so the step is reported as lost instead of waiting for ever."""
     async with HostWorld() as world:
         run = await begun(world)
         other = await waits(world, run)
@@ -208,7 +208,7 @@ async def test_a_run_that_is_gone_is_lost_for_who_waits_for_it() -> None:
 
 
 async def test_a_failed_commit_starts_nothing_and_is_made_again() -> None:
-    """The disk is full where the run begins, then where it ends."""
+    """The disk is full when the child run starts, and again when it ends."""
     async with HostWorld() as world:
         run = await begun(world)
         world.log.fail_next(Retryable("WF302", "the disk is full"), Retryable("WF302", "the disk is full"))
@@ -220,7 +220,7 @@ async def test_a_failed_commit_starts_nothing_and_is_made_again() -> None:
 
 
 async def test_an_attempt_starts_one_run_however_often_it_is_asked_for() -> None:
-    """Two starts of the same attempt at the same time, as after a failed commit."""
+    """Two simultaneous start requests for one attempt, as after a failed commit, start one child run."""
     async with HostWorld() as world:
         run = await begun(world)
         other = await waits(world, run)
@@ -234,7 +234,7 @@ async def test_an_attempt_starts_one_run_however_often_it_is_asked_for() -> None
 
 
 async def test_a_target_that_cannot_be_read_now_is_waited_for() -> None:
-    """The step says why, and goes on by itself."""
+    """The step shows the reason, and continues when the target can be read."""
     async with HostWorld() as world:
         world.workflows.fail_next(Retryable("WF503", "the repository cannot be read", after_s=0.0))
         run = await begun(world)
@@ -257,7 +257,7 @@ async def test_a_target_that_cannot_be_read_now_is_waited_for() -> None:
     ],
 )
 async def test_a_run_that_can_never_be_fails_the_step_with_its_code(step: str, said: str) -> None:
-    """What only the run can know: which file it is, whether it compiles, and what it is given."""
+    """Some errors are known only at run time: the file's path, whether it compiles, and its inputs."""
     files = {**FILES, "workflows/broken.yml": "jobs: 1"}
     text = f"jobs: {{a: {{runs-on: web, steps: [{{uses: workflow/run, with: {step}}}]}}}}"
     async with HostWorld() as world:
@@ -269,7 +269,7 @@ async def test_a_run_that_can_never_be_fails_the_step_with_its_code(step: str, s
 
 
 async def test_a_run_without_a_repository_has_no_other_workflow_to_start() -> None:
-    """What was compiled with a repository and started without one; a file that is sent alone does not compile."""
+    """This is a plan that was compiled with a repository but started without one; a single file would not compile."""
     async with HostWorld() as world:
         started = await world.driver.start(msgspec.structs.replace(request(), repository=None, revision=None))
         last = await ends(world, started.id, Conclusion.FAILURE)
@@ -278,7 +278,7 @@ async def test_a_run_without_a_repository_has_no_other_workflow_to_start() -> No
 
 
 async def test_runs_that_start_one_another_end_at_the_bound() -> None:
-    """A workflow that starts itself: so many runs, then a refusal that every one of them names."""
+    """A workflow that starts itself is refused at the nesting limit, and every run in the chain names the refusal."""
     async with HostWorld() as world:
         run = await begun(world, ITSELF, {})
         last = await ends(world, run, Conclusion.FAILURE)
@@ -292,7 +292,7 @@ async def test_runs_that_start_one_another_end_at_the_bound() -> None:
 
 
 def test_a_chain_counts_both_ways_of_starting_another_run() -> None:
-    """One that mixes them has an end too, and no payload of another kind can pretend to be one."""
+    """A chain that mixes both kinds of starts has the same limit, and payloads of other triggers cannot forge a depth."""
     step = Trigger(kind=TriggerKind.PARENT_RUN, payload={"name": "parent_run", "parent_run": {"depth": 3}})
     after = Trigger(kind=TriggerKind.WORKFLOW_RUN, payload={"name": "workflow_run", "workflow_run": {"depth": 4}})
     assert [chains.depth_of(trigger) for trigger in (step, after)] == [3, 4]
@@ -304,7 +304,7 @@ def test_a_chain_counts_both_ways_of_starting_another_run() -> None:
 
 
 async def test_a_cancel_goes_to_the_run_that_the_step_started() -> None:
-    """The parent ends after it, and both are cancelled."""
+    """The parent ends after its child run, and both are cancelled."""
     async with HostWorld() as world:
         run = await begun(world)
         other = await waits(world, run)
@@ -315,7 +315,7 @@ async def test_a_cancel_goes_to_the_run_that_the_step_started() -> None:
 
 
 async def test_a_cancel_by_force_ends_both_at_once() -> None:
-    """Though the other run's server never answers."""
+    """Both end even if the child run's server never answers."""
     async with HostWorld() as world:
         run = await begun(world)
         other = await waits(world, run)
@@ -332,7 +332,7 @@ async def test_a_cancel_by_force_ends_both_at_once() -> None:
 
 
 async def test_a_step_that_waits_for_no_run_leaves_it_alone() -> None:
-    """`wait: false`: the parent's end, and its cancel, are nothing to it."""
+    """With `wait: false`, neither the end nor a cancel of the parent affects the child run."""
     text = PARENT.replace("with: {", "with: {wait: false, ")
     async with HostWorld() as world:
         run = await begun(world, text)
@@ -343,7 +343,7 @@ async def test_a_step_that_waits_for_no_run_leaves_it_alone() -> None:
 
 
 async def test_the_policy_of_groups_holds_for_the_started_run() -> None:
-    """It is a run of the same repository, and may no more than that may."""
+    """The child run belongs to the same repository and has the same permissions."""
     async with HostWorld() as world:
         policy = msgspec.structs.replace(world.world, may_use=lambda repository, group: repository is None)
         world.driver.state = policy
@@ -354,7 +354,7 @@ async def test_the_policy_of_groups_holds_for_the_started_run() -> None:
 
 
 async def test_nothing_is_remembered_of_runs_that_are_over() -> None:
-    """Or of attempts that have what they wanted."""
+    """Completed runs and answered attempts leave no state behind."""
     async with HostWorld() as world:
         run = await begun(world)
         await waits(world, run)
@@ -365,7 +365,7 @@ async def test_nothing_is_remembered_of_runs_that_are_over() -> None:
 
 
 async def test_an_answer_about_another_run_changes_nothing() -> None:
-    """Stale words: of a run that the attempt did not start, and of an attempt that is over."""
+    """Stale answers are ignored: for a run that the attempt did not start, and for an attempt that has ended."""
     async with HostWorld() as world:
         run = await begun(world)
         other = await waits(world, run)
@@ -380,7 +380,7 @@ async def test_an_answer_about_another_run_changes_nothing() -> None:
 
 
 def test_a_long_attempt_id_gives_a_short_trigger_key() -> None:
-    """Ids of steps inside of others grow; a key does not."""
+    """Ids of nested steps grow, but the length of a trigger key is bounded."""
     long = AttemptId(RunId("0" * 26), JobId("a"), StepId("x/" * 400), AttemptNo(1))
     other = msgspec.structs.replace(long, number=AttemptNo(2))
     keys = {child_runs.trigger_key(place) for place in (long, other)}
@@ -389,7 +389,7 @@ def test_a_long_attempt_id_gives_a_short_trigger_key() -> None:
 
 
 async def test_too_many_open_runs_are_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bound of open runs is a reason to wait, not a failure."""
+    """The limit on open runs delays the child run; it does not fail the step."""
     async with HostWorld() as world:
         monkeypatch.setattr(driver_module, "OPEN_RUNS_MAX", 1)
         run = await begun(world)
@@ -399,7 +399,7 @@ async def test_too_many_open_runs_are_waited_out(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_a_fault_in_the_start_of_one_run_does_not_end_the_others() -> None:
-    """The starter is supervised: it says so and tries again."""
+    """The starter is supervised: it logs the error and tries again."""
     async with HostWorld() as world:
         world.workflows.fail_next(ZeroDivisionError("a bug"))  # type: ignore[arg-type]
         run = await begun(world)
@@ -409,13 +409,13 @@ async def test_a_fault_in_the_start_of_one_run_does_not_end_the_others() -> None
 
 
 def test_a_refusal_says_which_input_is_meant() -> None:
-    """And its code."""
+    """The message names the input and the error code."""
     why = child_runs.refusal(Rejected("WF110", "it is required", where="version"))
     assert (why.text, why.facts) == ("version: it is required [WF110]", {"error": "WF110"})
 
 
 async def test_a_job_with_such_a_step_behind_others_is_placed() -> None:
-    """The first step of a job asks for the nodes of all others; this one needs none of a server."""
+    """The first step of a job requests the nodes of all steps; `workflow/run` needs no node on the server."""
     text = PARENT.replace("      - id: other", "      - run: before\n      - id: other")
     async with HostWorld() as world:
         world.hello(world.enroll("web-1", "web"))

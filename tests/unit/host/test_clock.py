@@ -1,4 +1,4 @@
-"""The log's clock never goes back: not by the wall clock, not over a restart, not by a damaged file."""
+"""The log's clock never goes backwards: not with the wall clock, not across a restart, not with a damaged file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_the_first_start_shows_the_wall_clock(machine: Machine, path: Path) -> None:
-    """And goes on with the boot clock."""
+    """Afterwards it advances with the boot clock."""
     clock = LogClock(path, 0, machine)
     assert clock.now() == machine.wall
     machine.boot += 5
@@ -53,7 +53,7 @@ def test_the_first_start_shows_the_wall_clock(machine: Machine, path: Path) -> N
 
 @pytest.mark.parametrize("jump_ms", [-86_400_000, 86_400_000])
 def test_a_jump_of_the_wall_clock_changes_nothing(machine: Machine, path: Path, jump_ms: int) -> None:
-    """Neither while the daemon runs nor over its restart in the same boot."""
+    """This holds while the daemon runs and across a restart within one boot."""
     clock = LogClock(path, 0, machine)
     before = clock.now()
     machine.wall += jump_ms
@@ -63,7 +63,7 @@ def test_a_jump_of_the_wall_clock_changes_nothing(machine: Machine, path: Path, 
 
 
 def test_time_in_suspend_counts(machine: Machine, path: Path) -> None:
-    """The boot clock goes on in suspend, and so does the log's."""
+    """The boot clock advances during suspend, and so does the log's clock."""
     clock = LogClock(path, 0, machine)
     before = clock.now()
     machine.boot += 3_600_000
@@ -71,7 +71,7 @@ def test_time_in_suspend_counts(machine: Machine, path: Path) -> None:
 
 
 def test_a_reboot_adds_the_wall_clocks_difference(machine: Machine, path: Path) -> None:
-    """A sleep of thirty days survives it."""
+    """A sleep of thirty days survives a reboot."""
     before = LogClock(path, 0, machine).now()
     machine.reboot("two")
     machine.wall += 600_000
@@ -79,7 +79,7 @@ def test_a_reboot_adds_the_wall_clocks_difference(machine: Machine, path: Path) 
 
 
 def test_a_reboot_into_the_past_does_not_go_back(machine: Machine, path: Path) -> None:
-    """The last logged time bounds the clock from below."""
+    """The last logged time is a lower bound of the clock."""
     before = LogClock(path, 0, machine).now()
     machine.reboot("two")
     machine.wall -= 10 * 86_400_000
@@ -90,7 +90,7 @@ def test_a_reboot_into_the_past_does_not_go_back(machine: Machine, path: Path) -
 
 
 def test_a_log_that_is_ahead_wins(machine: Machine, path: Path) -> None:
-    """Such as after a restore from another machine, in the same boot."""
+    """This happens, for example, after restoring a log from another machine within the same boot."""
     LogClock(path, 0, machine)
     ahead = machine.wall + 1_000_000
     assert LogClock(path, ahead, machine).now() == ahead
@@ -116,20 +116,20 @@ def test_a_log_that_is_ahead_wins(machine: Machine, path: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_as_good_as_none(machine: Machine, path: Path, content: str) -> None:
-    """The log and the wall clock say enough; the file is written anew."""
+    """The log and the wall clock are sufficient, and the file is rewritten."""
     path.write_text(content)
     assert LogClock(path, 5, machine).now() == machine.wall
     assert json.loads(path.read_text())["boot_id"] == "one"
 
 
 def test_bytes_that_are_no_text_are_a_damaged_file_too(machine: Machine, path: Path) -> None:
-    """A file of random bytes does not keep the daemon from its start."""
+    """A file of random bytes does not prevent the daemon from starting."""
     path.write_bytes(b"\xff\xfe\x00")
     assert LogClock(path, 5, machine).now() == machine.wall
 
 
 def test_a_full_disk_does_not_keep_the_daemon_from_its_start(machine: Machine, path: Path) -> None:
-    """Without its file the clock is still right: the next start goes on from the last logged time."""
+    """The clock is still correct without its file: the next start continues from the last logged time."""
     path.with_suffix(".new").mkdir()
     clock = LogClock(path, 0, machine)
     assert clock.now() == machine.wall
@@ -138,7 +138,7 @@ def test_a_full_disk_does_not_keep_the_daemon_from_its_start(machine: Machine, p
 
 
 def test_the_real_clocks_are_read(tmp_path: Path) -> None:
-    """On a real machine two readings never go back."""
+    """On a real machine two consecutive readings never go backwards."""
     clock = LogClock(tmp_path / "clock.json", 0)
     first = clock.now()
     assert first > 1_700_000_000_000

@@ -1,4 +1,4 @@
-"""What the host does in doubt: it runs nothing twice, acknowledges nothing that it cannot keep, waits for nobody for ever."""
+"""When in doubt, the host runs nothing twice, acknowledges only what it can keep, and never waits for ever."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from waterflowd.testing.host import HostWorld
 
 
 async def test_a_started_step_that_its_agent_does_not_know_any_more_is_lost_and_not_offered_again() -> None:
-    """G3: the agent's journal is gone, so an offer could run the step a second time."""
+    """G3: the agent's journal is lost, so a new offer could run the step a second time."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -35,7 +35,7 @@ async def test_a_started_step_that_its_agent_does_not_know_any_more_is_lost_and_
 
 
 async def test_nothing_is_acknowledged_behind_a_report_of_a_stalled_run_until_the_next_session() -> None:
-    """Acknowledgements are cumulative: one for a later report would tell the agent to forget the stalled run's result."""
+    """Acknowledgements are cumulative: acknowledging a later report would make the agent forget the stalled run's result."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -64,7 +64,7 @@ async def test_nothing_is_acknowledged_behind_a_report_of_a_stalled_run_until_th
 
 
 async def test_a_task_that_cannot_be_made_keeps_one_run_back_and_not_its_agent() -> None:
-    """The settlement goes on without the run that fails in it, and the daemon lives."""
+    """The settlement continues without the run that fails in it, and the daemon keeps running."""
 
     def lower(run: object, *_: object) -> messages.Task:
         raise ValueError(f"no task of {run!r:.10}")
@@ -84,7 +84,7 @@ async def test_a_task_that_cannot_be_made_keeps_one_run_back_and_not_its_agent()
 
 
 async def test_an_agent_that_never_answers_a_stop_does_not_keep_the_run() -> None:
-    """G7: grace and a minute after the cancel the attempt is lost and the run ends."""
+    """G7: one minute after the grace period of the cancel, the attempt is lost and the run ends."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -103,7 +103,7 @@ async def test_an_agent_that_never_answers_a_stop_does_not_keep_the_run() -> Non
 
 
 async def test_nothing_new_begins_while_the_disk_is_low() -> None:
-    """What is open may end with the room that is left; a start is told to come back."""
+    """Open runs may finish in the remaining space; new starts are refused and can be retried later."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)

@@ -1,4 +1,4 @@
-"""The driver: nothing leaves before it is durable, a failed commit has never happened, one bad run stops nobody."""
+"""The driver: nothing is sent before it is durable, a failed commit has no effect, one bad run affects no other."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def _first(records: AsyncIterator[Record]) -> Record:
 
 
 async def test_nothing_leaves_before_the_commit() -> None:
-    """While the commit is held, no offer is sent, no caller answered, no subscriber woken; afterwards all are."""
+    """While a commit is held, no offer is sent, no caller answered, no subscriber notified; afterwards all of them are."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -56,7 +56,7 @@ async def test_nothing_leaves_before_the_commit() -> None:
 
 
 async def test_a_report_is_acknowledged_after_its_commit_only() -> None:
-    """`durable` is called when the result is in the log, and not while the commit is held."""
+    """`durable` is called once the result is in the log, and not while the commit is held."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -74,7 +74,7 @@ async def test_a_report_is_acknowledged_after_its_commit_only() -> None:
 
 
 async def test_each_message_is_sent_after_the_event_that_it_follows_from() -> None:
-    """At the moment of every offer, its dispatch stands in the log."""
+    """When an offer is sent, its dispatch is already in the log."""
     async with HostWorld() as world:
 
         def is_logged(_: object, message: messages.DaemonMessage) -> None:
@@ -96,7 +96,7 @@ async def test_each_message_is_sent_after_the_event_that_it_follows_from() -> No
 
 
 async def test_after_a_full_disk_the_touched_runs_are_what_the_log_says_and_go_on() -> None:
-    """A failed commit has never happened: state, slots and timers are those of the log, and the report is not lost."""
+    """A failed commit has no effect: state, slots and timers match the log, and the report is not lost."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -113,7 +113,7 @@ async def test_after_a_full_disk_the_touched_runs_are_what_the_log_says_and_go_o
 
 
 async def test_a_report_that_met_a_full_disk_is_durable_before_a_later_one_is_acknowledged() -> None:
-    """Acknowledgements are cumulative, so a report that failed goes again before those behind it, in order."""
+    """Acknowledgements are cumulative, so a report that failed is committed again before later ones, in order."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -133,7 +133,7 @@ async def test_a_report_that_met_a_full_disk_is_durable_before_a_later_one_is_ac
 
 
 async def test_what_the_host_itself_has_to_say_survives_a_full_disk() -> None:
-    """Nobody sends a loss again, so it stays in the queue until it is durable: no run hangs on a server that is gone."""
+    """A lost attempt is not reported again, so it stays queued until it is durable, and no run waits for a lost server."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -146,7 +146,7 @@ async def test_what_the_host_itself_has_to_say_survives_a_full_disk() -> None:
 
 
 async def test_a_start_that_met_a_full_disk_is_refused_and_leaves_nothing() -> None:
-    """The caller hears of it, no run is open, and the number is given to the next one."""
+    """The caller gets the error, no run is open, and its run number is used for the next run."""
     async with HostWorld() as world:
         world.log.fail_next(FULL)
         with pytest.raises(Retryable):
@@ -158,7 +158,7 @@ async def test_a_start_that_met_a_full_disk_is_refused_and_leaves_nothing() -> N
 
 
 async def test_read_only_lasts_until_a_commit_has_succeeded() -> None:
-    """Why nothing can be written is told from the failed commit on until something was written, not until the next look."""
+    """The reason for read-only mode is shown from the failed commit until a commit succeeds, not only until the next check."""
     async with HostWorld() as world:
         world.log.fail_next(FULL)
         with pytest.raises(Retryable):
@@ -171,7 +171,7 @@ async def test_read_only_lasts_until_a_commit_has_succeeded() -> None:
 
 
 async def test_any_other_failure_of_a_commit_ends_the_driver() -> None:
-    """After an I/O error the driver stops with `Stalled`, so that the daemon ends and verifies; nobody waits on."""
+    """After an I/O error the driver stops with `Stalled`: the daemon exits and verifies its log; no caller keeps waiting."""
     world = HostWorld()
     world.log.fail_next(Stalled("WF303", "an I/O error"))
     task = asyncio.create_task(world.driver.run())
@@ -185,7 +185,7 @@ async def test_any_other_failure_of_a_commit_ends_the_driver() -> None:
 
 
 async def test_a_run_that_raises_is_stalled_alone() -> None:
-    """A bug that one run brings out stalls it with its place in the log; the other runs of the same batch go on."""
+    """A bug triggered by one run stalls that run with its position in the log; other runs of the same batch continue."""
 
     def broken(run: Run, command: commands.SendTask, instance: str) -> messages.Task:
         if run.plan.name == "bad":
@@ -205,7 +205,7 @@ async def test_a_run_that_raises_is_stalled_alone() -> None:
 
 
 async def test_the_row_of_a_stalled_run_says_no_more_than_its_log() -> None:
-    """A step that raises in its middle has changed the run, but neither its log nor its row in the index."""
+    """A step that raises halfway has changed the run's state in memory, but neither its log nor its row in the index."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -221,7 +221,7 @@ async def test_the_row_of_a_stalled_run_says_no_more_than_its_log() -> None:
 
 
 async def test_a_start_that_raises_is_refused_and_its_key_is_free() -> None:
-    """A run that cannot even begin leaves neither a key nor a stalled run behind; the caller hears why."""
+    """A run that cannot start leaves neither a key nor a stalled run behind, and the caller gets the reason."""
     async with HostWorld() as world:
         bad = request(ONE_STEP, key="k")
         huge = StartRequest(plan=bad.plan, trigger=bad.trigger, inputs={"n": 1 << 70})
@@ -235,7 +235,7 @@ async def test_a_start_that_raises_is_refused_and_its_key_is_free() -> None:
 
 
 async def test_what_cannot_be_stored_stalls_its_run_and_nobody_else() -> None:
-    """An event that the log cannot hold never reaches the log: the run is stalled, the daemon goes on."""
+    """An event that cannot be encoded never reaches the log: its run is stalled, and the daemon continues."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -248,7 +248,7 @@ async def test_what_cannot_be_stored_stalls_its_run_and_nobody_else() -> None:
 
 
 async def test_a_start_with_a_broken_plan_is_refused() -> None:
-    """Bytes that are no plan are the caller's fault, not the end of the driver."""
+    """Bytes that are not a plan are the caller's error and do not stop the driver."""
     async with HostWorld() as world:
         with pytest.raises(Rejected):
             await world.driver.start(
@@ -259,7 +259,7 @@ async def test_a_start_with_a_broken_plan_is_refused() -> None:
 
 
 async def test_the_same_trigger_key_starts_one_run() -> None:
-    """G6: concurrent and later starts with one key give the first one's run."""
+    """G6: concurrent and later starts with one key return the first one's run."""
     async with HostWorld() as world:
         first, second = await asyncio.gather(world.start(key="k"), world.start(key="k"))
         third = await world.start(key="k")
@@ -269,7 +269,7 @@ async def test_the_same_trigger_key_starts_one_run() -> None:
 
 
 async def test_a_key_of_a_request_that_came_before_starts_no_other_run() -> None:
-    """G6: a start may name other keys under which it may have come; also while that one is on its way."""
+    """G6: a start may list other keys of the same request, also while that request is still in flight."""
     async with HostWorld() as world:
         again = msgspec.structs.replace(request(key="b"), earlier_keys=("a",))
         first, second = await asyncio.gather(world.start(key="a"), world.driver.start(again))
@@ -279,7 +279,7 @@ async def test_a_key_of_a_request_that_came_before_starts_no_other_run() -> None
 
 
 async def test_runs_are_numbered_per_workflow_without_gaps() -> None:
-    """Concurrent starts of one workflow get 1, 2, 3; another path counts on its own."""
+    """Concurrent starts of one workflow get 1, 2, 3; each path has its own numbers."""
     async with HostWorld() as world:
         rows = await asyncio.gather(*(world.start() for _ in range(3)))
         assert sorted(row.number for row in rows) == [1, 2, 3]
@@ -288,7 +288,7 @@ async def test_runs_are_numbered_per_workflow_without_gaps() -> None:
 
 
 async def test_open_runs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the limit a start is refused with 429, and taken again when a run has ended."""
+    """At the limit a start is refused with 429, and accepted again when a run has ended."""
     monkeypatch.setattr(driver_module, "OPEN_RUNS_MAX", 2)
     async with HostWorld() as world:
         first, _ = await world.start(), await world.start()
@@ -300,7 +300,7 @@ async def test_open_runs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_facts_and_starts_are_applied_together_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When one of the starts is refused, neither the facts nor the other runs are there."""
+    """If one of the starts is refused, neither the facts nor the other runs are recorded."""
     monkeypatch.setattr(driver_module, "OPEN_RUNS_MAX", 1)
     async with HostWorld() as world:
         stream = StreamName("repo/ops")
@@ -318,7 +318,7 @@ def _fact() -> repository_events.Fact:
 
 
 async def test_starts_without_facts_leave_their_stream_alone() -> None:
-    """An empty list of facts is no record."""
+    """An empty list of facts appends nothing."""
     async with HostWorld() as world:
         await world.driver.apply(StreamName("repo/ops"), [], [request()])
         assert all(append.events for commit in world.log.commits for append in commit.appends)
@@ -327,7 +327,7 @@ async def test_starts_without_facts_leave_their_stream_alone() -> None:
 
 
 async def test_facts_of_one_batch_follow_each_other() -> None:
-    """Concurrent records to one stream stand in it one behind the other."""
+    """Concurrent facts for one stream are appended one after the other."""
     async with HostWorld() as world:
         stream = StreamName("repo/ops")
         await asyncio.gather(*(world.driver.record(stream, [_fact()]) for _ in range(5)))
@@ -335,7 +335,7 @@ async def test_facts_of_one_batch_follow_each_other() -> None:
 
 
 async def test_a_cancel_of_an_unknown_run_is_404_and_of_a_completed_one_409() -> None:
-    """`Rejected` says which of the two it is."""
+    """`Rejected` says which of the two applies."""
     async with HostWorld() as world:
         with pytest.raises(Rejected) as unknown:
             await world.driver.cancel(RunId("01J00000000000000000000000"), "uid:0")
@@ -358,7 +358,7 @@ async def test_two_cancels_at_once_are_one() -> None:
 
 
 async def test_a_cancel_that_met_a_full_disk_is_refused_and_has_not_happened() -> None:
-    """The caller hears of it; the run is not cancelled; asking again works."""
+    """The caller gets the error, the run is not cancelled, and a second request works."""
     async with HostWorld() as world:
         summary = await world.start()
         world.log.fail_next(FULL)
@@ -369,7 +369,7 @@ async def test_a_cancel_that_met_a_full_disk_is_refused_and_has_not_happened() -
 
 
 async def test_a_completed_run_leaves_the_live_state() -> None:
-    """No timers, slots, wants or state of a run are left once it is completed."""
+    """A completed run leaves no timers, slots, requests or state in memory."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -381,7 +381,7 @@ async def test_a_completed_run_leaves_the_live_state() -> None:
 
 
 async def test_timers_fire_when_the_logs_clock_has_come_there() -> None:
-    """A sleep of an hour ends after an hour of the log's clock, and not before."""
+    """A sleep of one hour ends after one hour of the log's clock, and not before."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -396,7 +396,7 @@ async def test_timers_fire_when_the_logs_clock_has_come_there() -> None:
 
 
 async def test_a_run_whose_log_cannot_be_understood_does_not_stop_recovery() -> None:
-    """One run's broken log stalls it; the others are recovered."""
+    """The run with the broken log is stalled, and the others are recovered."""
     async with HostWorld() as world:
         bad, good = await world.start(), await world.start()
     again = world.crashed()

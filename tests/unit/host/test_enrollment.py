@@ -1,4 +1,4 @@
-"""Enrollment: a token lets in as many as it says, a person whom they mean, and every answer is durable."""
+"""Enrollment: a token enrolls as many agents as it allows, a person approves the intended one, every answer is durable."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ask(token: str = "", **changes: Any) -> messages.EnrollRequest:
 
 
 async def make_token(world: HostWorld, *, uses: int | None = 1, ttl_ms: int = 60_000) -> str:
-    """A token for group `web`, as the agent sends it."""
+    """Returns a token for group `web`, as the agent sends it."""
     world.enrollment.endpoints = DaemonEndpoints(
         work="tcp://127.0.0.1:7233", enroll="tcp://127.0.0.1:7234", server_key="x" * 40
     )
@@ -48,7 +48,7 @@ async def make_token(world: HostWorld, *, uses: int | None = 1, ttl_ms: int = 60
 
 
 async def test_a_token_lets_in_at_once_and_into_its_own_groups() -> None:
-    """The groups are the token's, never those that the agent asks for; the fact is durable before the answer."""
+    """The groups come from the token, never from the agent's request; the fact is durable before the answer."""
     async with HostWorld() as world:
         answer = await world.enrollment.request("one", ask(await make_token(world)))
         assert (answer.state, answer.groups, answer.fingerprint) == ("approved", ["web"], agent_id("one"))
@@ -59,7 +59,7 @@ async def test_a_token_lets_in_at_once_and_into_its_own_groups() -> None:
 
 
 async def test_a_token_for_one_lets_in_one_of_many_at_once() -> None:
-    """Concurrent requests cannot use it twice."""
+    """Concurrent requests cannot use a single-use token twice."""
     async with HostWorld() as world:
         token = await make_token(world, uses=1)
         answers = await asyncio.gather(*(world.enrollment.request(f"key-{n}", ask(token)) for n in range(8)))
@@ -68,7 +68,7 @@ async def test_a_token_for_one_lets_in_one_of_many_at_once() -> None:
 
 
 async def test_one_key_that_asks_twice_at_once_is_approved_twice_by_one_use() -> None:
-    """An agent that repeats its request is not refused because its first one has used the token up."""
+    """An agent that repeats its request is not refused because the first request used up the token."""
     async with HostWorld() as world:
         token = await make_token(world, uses=1)
         answers = await asyncio.gather(*(world.enrollment.request("one", ask(token)) for _ in range(3)))
@@ -77,7 +77,7 @@ async def test_one_key_that_asks_twice_at_once_is_approved_twice_by_one_use() ->
 
 
 async def test_names_given_at_once_differ() -> None:
-    """Two servers that both call themselves `web` can be told apart."""
+    """Two servers that both call themselves `web` get different names."""
     async with HostWorld() as world:
         token = await make_token(world, uses=None)
         await asyncio.gather(*(world.enrollment.request(f"key-{n}", ask(token)) for n in range(4)))
@@ -85,7 +85,7 @@ async def test_names_given_at_once_differ() -> None:
 
 
 async def test_a_wrong_or_late_token_is_refused_with_a_sentence() -> None:
-    """And the key does not wait for a person: somebody meant it to come in by the token."""
+    """The key does not become pending, because it was meant to be enrolled by the token."""
     async with HostWorld() as world:
         token = await make_token(world, ttl_ms=5_000)
         world.clock.at += 5_000
@@ -97,7 +97,7 @@ async def test_a_wrong_or_late_token_is_refused_with_a_sentence() -> None:
 
 
 async def test_without_a_token_a_key_waits_for_a_person() -> None:
-    """It may ask as often as it likes, and is told to ask again until somebody approves it, into that person's groups."""
+    """It may ask any number of times, and is told to retry until a person approves it for some groups."""
     async with HostWorld() as world:
         for _ in range(3):
             answer = await world.enrollment.request("one", ask())
@@ -110,7 +110,7 @@ async def test_without_a_token_a_key_waits_for_a_person() -> None:
 
 
 async def test_those_that_wait_are_bounded() -> None:
-    """Strangers can push each other out and nothing else; texts are cut."""
+    """Strangers can only displace each other, and their texts are truncated."""
     async with HostWorld() as world:
         for number in range(PENDING_MAX + 20):
             await world.enrollment.request(
@@ -124,7 +124,7 @@ async def test_those_that_wait_are_bounded() -> None:
 
 
 async def test_a_person_may_name_an_agent_by_fingerprint_its_beginning_or_name() -> None:
-    """With or without `SHA256:`; at least six characters of it."""
+    """`SHA256:` is optional, and a prefix of the fingerprint has at least six characters."""
     async with HostWorld() as world:
         await world.enrollment.request("abcdefgh", ask())
         await world.enrollment.request("abcdefzz", ask())
@@ -141,7 +141,7 @@ async def test_a_person_may_name_an_agent_by_fingerprint_its_beginning_or_name()
 
 
 async def test_a_caller_that_goes_away_does_not_part_the_fact_from_the_registry() -> None:
-    """The fact becomes durable, so the registry has it too, although nobody waits for the answer any more."""
+    """The fact becomes durable, so the registry is updated even though the caller no longer waits for the answer."""
     async with HostWorld() as world:
         await world.enrollment.request("one", ask())
         world.log.hold()
@@ -157,7 +157,7 @@ async def test_a_caller_that_goes_away_does_not_part_the_fact_from_the_registry(
 
 
 async def test_a_full_disk_lets_nobody_in() -> None:
-    """The request fails, the registry does not know the key, and asking again works with the same token."""
+    """The request fails, the registry does not know the key, and a retry with the same token succeeds."""
     async with HostWorld() as world:
         token = await make_token(world, uses=1)
         world.log.fail_next(FULL)
@@ -168,7 +168,7 @@ async def test_a_full_disk_lets_nobody_in() -> None:
 
 
 async def test_a_revoked_key_does_not_come_back_by_a_token() -> None:
-    """Not even by one with uses left: a person decides."""
+    """Not even a token with remaining uses enrolls it again: a person must approve it."""
     async with HostWorld() as world:
         token = await make_token(world, uses=None)
         await world.enrollment.request("one", ask(token))
@@ -179,7 +179,7 @@ async def test_a_revoked_key_does_not_come_back_by_a_token() -> None:
 
 
 async def test_revoking_a_key_that_waits_forgets_it() -> None:
-    """It was never an agent, so nothing is recorded."""
+    """The key was never an agent, so nothing is recorded."""
     async with HostWorld() as world:
         await world.enrollment.request("one", ask())
         await world.enrollment.revoke(agent_id("one"), "uid:0")
@@ -188,7 +188,7 @@ async def test_revoking_a_key_that_waits_forgets_it() -> None:
 
 
 async def test_what_runs_on_a_revoked_server_is_lost_at_once() -> None:
-    """Its session is cut, its attempts are lost, and the daemon goes on: also with steps that waited for it."""
+    """Its session is closed, its attempts are lost, and the daemon continues, also with steps that waited for the server."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent, slots=1)
@@ -206,7 +206,7 @@ async def test_what_runs_on_a_revoked_server_is_lost_at_once() -> None:
 
 
 async def test_an_agent_moved_to_another_group_serves_that_one() -> None:
-    """Approving it again moves it; what waits in either group hears of it."""
+    """Approving an agent again moves it, and waiting requests of both groups are notified."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "db")
         world.hello(agent)
@@ -221,7 +221,7 @@ async def test_an_agent_moved_to_another_group_serves_that_one() -> None:
     ("ttl_ms", "uses"), [(999, 1), (31 * 86_400_000, 1), (60_000, 0), (60_000, -1), (60_000, 1 << 70)]
 )
 async def test_tokens_that_cannot_be_are_refused(ttl_ms: int, uses: int) -> None:
-    """Out of bounds is the caller's fault."""
+    """Values outside the limits are the caller's error."""
     async with HostWorld() as world:
         with pytest.raises(Rejected):
             await world.enrollment.create_token(("web",), ttl_ms, uses, "uid:0")

@@ -1,4 +1,4 @@
-"""The feed: history and tail are one, without a gap or a repetition, and nothing is left of those that went away."""
+"""The feed: history and live events form one sequence without gaps or repeats, and closed subscriptions leave no state."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ OTHER = StreamName("repo/other")
 
 
 def append(log: MemoryLog, feed: Feed, count: int, stream: StreamName = FLEET) -> None:
-    """So many facts in one commit, and the word that they are there."""
+    """Appends this many facts in one commit, and notifies the feed."""
     facts = [events.AgentRevoked(at=1, by="test", agent=AgentId("x")) for _ in range(count)]
     log.append_blocking(Batch(appends=[StreamAppend(stream=stream, expected=log.head(stream), at=1, events=facts)]))
     feed.published([stream])
 
 
 async def take(records: AsyncIterator[Record], count: int) -> list[int]:
-    """Positions of the next records."""
+    """Returns the positions of the next records."""
     return [(await anext(records)).position for _ in range(count)]
 
 
 async def test_history_comes_before_the_tail_without_gap_or_repetition() -> None:
-    """Several pages of history, then what is appended while somebody waits."""
+    """Several pages of history are read, then records are appended while a subscriber waits."""
     log = MemoryLog()
     feed = Feed(log)
     append(log, feed, PAGE * 2 + 5)
@@ -45,7 +45,7 @@ async def test_history_comes_before_the_tail_without_gap_or_repetition() -> None
 
 
 async def test_appends_at_every_moment_are_seen_once() -> None:
-    """While subscribers read at their own pace, of one stream and of all, commits go on: each gets each record once."""
+    """Commits continue while subscribers read one stream or all streams at their own pace; each sees every record once."""
     log = MemoryLog()
     feed = Feed(log)
 
@@ -72,7 +72,7 @@ async def test_appends_at_every_moment_are_seen_once() -> None:
 
 
 async def test_a_subscriber_of_one_stream_is_not_woken_by_another() -> None:
-    """It gets its own records alone."""
+    """It receives only records of its own stream."""
     log = MemoryLog()
     feed = Feed(log)
     waiting = asyncio.create_task(take(feed.subscribe(FLEET, 0), 1))
@@ -85,7 +85,7 @@ async def test_a_subscriber_of_one_stream_is_not_woken_by_another() -> None:
 
 
 async def test_output_and_events_of_a_run_wake_those_that_wait_for_output() -> None:
-    """Both are reasons to look again; another run's are not."""
+    """Output and events of the run wake the subscriber; those of another run do not."""
     feed = Feed(MemoryLog())
     run = RunId("01J00000000000000000000000")
     reasons: list[Callable[[], None]] = [
@@ -103,7 +103,7 @@ async def test_output_and_events_of_a_run_wake_those_that_wait_for_output() -> N
 
 
 async def test_nothing_is_left_of_subscribers_that_went_away() -> None:
-    """Streams that will never grow again, such as those of completed runs, cost no memory once nobody watches them."""
+    """Streams that never grow again, such as those of completed runs, use no memory once all subscribers have left."""
     feed = Feed(MemoryLog())
     tasks = [asyncio.create_task(take(feed.subscribe(StreamName(f"run/{number}"), 0), 1)) for number in range(50)] + [
         asyncio.create_task(_wait(feed, RunId(str(number)))) for number in range(50)
@@ -125,7 +125,7 @@ async def _wait(feed: Feed, run: RunId) -> list[int]:
 
 
 async def test_a_run_is_told_as_it_happens() -> None:
-    """Over the real driver: the events of a run come in order, each once, and durable."""
+    """With the real driver, the events of a run arrive in order, once, and only when durable."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)

@@ -1,4 +1,4 @@
-"""Files for agents: only those of an attempt that is the agent's own and open."""
+"""Files for agents: an agent gets only files of its own open attempts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def trees(repository: str, revision: str) -> dict[str, bytes] | None:
 
 
 async def running(world: HostWorld, revision: str | None = "1", workflow: str = ONE_STEP) -> messages.Task:
-    """An agent that has an attempt of a run of this revision."""
+    """Returns an agent that executes an attempt of a run of this revision."""
     start = request(workflow)
     given = msgspec.structs.replace(start, repository="ops", revision=revision) if revision else start
     await world.driver.start(given)
@@ -41,7 +41,7 @@ async def asked(world: HostWorld, agent: AgentId, request: messages.FileRequest)
 
 
 async def test_the_attempt_s_agent_gets_the_list_and_the_files() -> None:
-    """The task says that there are some."""
+    """The task says that the attempt has files."""
     async with HostWorld(trees=trees) as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -55,7 +55,7 @@ async def test_the_attempt_s_agent_gets_the_list_and_the_files() -> None:
 
 
 async def test_another_agent_another_epoch_and_another_file_get_nothing() -> None:
-    """Whatever they know: a file of another commit, or an attempt's name."""
+    """Knowing a file of another commit, or the name of an attempt, is not enough."""
     async with HostWorld(trees=trees) as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -72,7 +72,7 @@ async def test_another_agent_another_epoch_and_another_file_get_nothing() -> Non
 
 @pytest.mark.parametrize("checkout", ["checkout: false", ""])
 async def test_a_job_without_a_checkout_has_no_files(checkout: str) -> None:
-    """By its own word, or because its run comes from no repository."""
+    """The job has disabled its checkout, or its run has no repository."""
     workflow = ONE_STEP.replace("steps:", f"{checkout}, steps:") if checkout else ONE_STEP
     async with HostWorld(trees=trees) as world:
         agent = world.enroll("web-1", "web")
@@ -83,7 +83,7 @@ async def test_a_job_without_a_checkout_has_no_files(checkout: str) -> None:
 
 
 async def test_a_revision_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what may come back has a time to ask again."""
+    """A temporary failure includes a time to retry."""
     async with HostWorld(trees=trees) as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -99,7 +99,7 @@ async def test_a_revision_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_too_many_questions_of_an_agent_are_to_be_asked_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others are answered, and so is the agent when it has waited."""
+    """The other requests are answered, and so is the agent after it has waited."""
     async with HostWorld(trees=trees) as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)

@@ -35,7 +35,7 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("slots", [(2, 2), (4, 4), (1, 2)])
 async def test_all_branches_of_a_job_run_on_its_server_and_hold_a_slot_each(slots: tuple[int, int]) -> None:
-    """They ask for slots at the same time, before the job has its server."""
+    """The branches request slots at the same time, before the job has its server."""
     async with HostWorld() as world:
         agents = [world.enroll(f"web-{number}", "web") for number in range(2)]
         for agent, count in zip(agents, slots, strict=True):
@@ -61,7 +61,7 @@ async def test_all_branches_of_a_job_run_on_its_server_and_hold_a_slot_each(slot
 
 
 async def test_of_two_who_decide_at_once_one_is_told_that_it_is_decided() -> None:
-    """Whose word counts is in the log; whoever is told that theirs counts is that one."""
+    """Only the decision in the log counts, and only its author is told that it was accepted."""
     async with HostWorld() as world:
         run = (await world.start(APPROVAL)).id
         await world.settle()
@@ -78,7 +78,7 @@ async def test_of_two_who_decide_at_once_one_is_told_that_it_is_decided() -> Non
 
 
 async def test_a_commit_that_fails_does_not_change_the_order_of_a_queue() -> None:
-    """Who was given the place in the batch that never was has its turn before those behind it, not after."""
+    """A holder that got its place in a failed batch keeps its turn before those behind it."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -98,7 +98,7 @@ async def test_a_commit_that_fails_does_not_change_the_order_of_a_queue() -> Non
 
 
 async def test_a_queue_keeps_its_order_over_a_restart_and_a_newcomer_is_behind_it() -> None:
-    """By the log, and before anything else is asked."""
+    """The order is restored from the log before any new request is handled."""
     async with HostWorld() as world:
         world.enroll("web-1", "web")
         runs: list[RunId] = []
@@ -120,7 +120,7 @@ async def test_a_queue_keeps_its_order_over_a_restart_and_a_newcomer_is_behind_i
 
 
 async def test_a_restart_of_the_daemon_is_no_absence_of_a_server() -> None:
-    """An instance that waited for a slot of its server goes on waiting until the servers had time to connect."""
+    """An instance that was waiting for a slot keeps waiting until the servers have had time to connect."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent, slots=0)
@@ -138,7 +138,7 @@ async def test_a_restart_of_the_daemon_is_no_absence_of_a_server() -> None:
 
 
 async def test_a_server_that_stays_away_after_a_restart_fails_its_instance() -> None:
-    """Once its time to connect is over."""
+    """The instance fails when the server's time to connect has passed."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent, slots=0)
@@ -154,7 +154,7 @@ async def test_a_server_that_stays_away_after_a_restart_fails_its_instance() -> 
 
 
 async def test_a_server_that_is_revoked_before_its_turn_does_not_hold_the_job_up() -> None:
-    """It will never connect again: the instance ends as for one that is away."""
+    """It will never connect again, so the instance ends as for an offline server."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent, slots=0)
@@ -166,7 +166,7 @@ async def test_a_server_that_is_revoked_before_its_turn_does_not_hold_the_job_up
 
 
 async def test_the_next_try_of_a_job_avoids_the_server_of_the_last_one() -> None:
-    """Another server of the group is taken, though the first one has more room."""
+    """Another server of the group is used, even if the first one has more free slots."""
     retried = "jobs: {a: {runs-on: web, retry: {max-attempts: 2, initial-interval: 1s}, steps: [{run: work}]}}"
     async with HostWorld() as world:
         first, second = world.enroll("web-1", "web"), world.enroll("web-2", "web")
@@ -184,7 +184,7 @@ async def test_the_next_try_of_a_job_avoids_the_server_of_the_last_one() -> None
 
 
 async def test_a_job_on_each_server_begins_when_the_first_one_is_enrolled() -> None:
-    """Until then the question is kept, and the reason is shown."""
+    """Until then the request stays pending, and its reason is shown."""
     async with HostWorld() as world:
         run = await world.start(EACH)
         await world.settle()
@@ -197,7 +197,7 @@ async def test_a_job_on_each_server_begins_when_the_first_one_is_enrolled() -> N
 
 
 async def test_who_holds_a_place_is_cancelled_for_a_newcomer_that_says_so() -> None:
-    """And the newcomer has the place once the other is over."""
+    """The newcomer gets the place when the cancelled holder has ended."""
     newcomer = LOCKED.replace("deploy", "{group: deploy, cancel-in-progress: true}")
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")

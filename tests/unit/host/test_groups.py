@@ -1,4 +1,4 @@
-"""Groups that only a run decides: what its repository may use holds where an attempt gets its server."""
+"""Groups chosen at run time: the repository's allowed groups are enforced when an attempt gets its server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVERY = "jobs: {a: {runs-on: all-servers, steps: [{run: work}]}}"
 
 
 def guarded() -> HostWorld:
-    """A host that lets runs of a repository use `web*` alone; runs of none are their starter's business."""
+    """Returns a host where runs of the repository may only use `web*`; runs without a repository are not restricted."""
     world = HostWorld()
     guarded = msgspec.structs.replace(
         world.world, may_use=lambda repository, group: repository is None or ALLOWED.may_use(group)
@@ -39,7 +39,7 @@ def of_ops(workflow: str, **given: str) -> StartRequest:
 
 @pytest.mark.parametrize("workflow", [CHOSEN, EACH])
 async def test_a_group_that_a_run_chooses_is_refused_at_once(workflow: str) -> None:
-    """The job fails with the reason, and no server hears of it."""
+    """The job fails with the reason, and no server is contacted."""
     async with guarded() as world:
         for name in ("w", "d", "both"):
             world.hello(agent_id(name))
@@ -56,7 +56,7 @@ async def test_a_group_that_a_run_chooses_is_refused_at_once(workflow: str) -> N
 
 
 async def test_every_server_means_those_of_the_groups_that_the_repository_may_use() -> None:
-    """Also for servers that come later."""
+    """This includes servers that are enrolled later."""
     async with guarded() as world:
         for name in ("w", "d", "both"):
             world.hello(agent_id(name))
@@ -68,7 +68,7 @@ async def test_every_server_means_those_of_the_groups_that_the_repository_may_us
 
 
 async def test_every_server_chosen_by_an_expression_opens_nothing() -> None:
-    """Without `target: each` it would be any server."""
+    """Without `target: each` the expression would otherwise allow any server."""
     async with guarded() as world:
         world.hello(agent_id("d"))
         row = await world.driver.start(of_ops(CHOSEN, where="all-servers"))
@@ -76,7 +76,7 @@ async def test_every_server_chosen_by_an_expression_opens_nothing() -> None:
 
 
 async def test_a_repository_without_a_server_waits_for_one_that_it_may_use() -> None:
-    """A server of another group is none."""
+    """A server of another group does not count."""
     world = HostWorld()
     guarded = msgspec.structs.replace(world.world, may_use=lambda repository, group: ALLOWED.may_use(group))
     world.world = world.driver.state = guarded

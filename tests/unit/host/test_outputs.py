@@ -1,4 +1,4 @@
-"""Output: durable before it is acknowledged, only from the agent whose attempt it is, and never more than its cap."""
+"""Output: durable before it is acknowledged, accepted only from the attempt's agent, and limited to its cap."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def acks(world: HostWorld) -> list[int]:
 
 
 async def running(world: HostWorld) -> tuple[AgentId, messages.TaskId]:
-    """An agent that runs an attempt."""
+    """Returns an agent that runs an attempt."""
     agent = world.enroll("web-1", "web")
     world.hello(agent)
     await world.start(ONE_STEP)
@@ -43,7 +43,7 @@ async def running(world: HostWorld) -> tuple[AgentId, messages.TaskId]:
 
 
 async def test_output_is_durable_before_it_is_acknowledged() -> None:
-    """The acknowledgement says how much is on disk, and whoever waits for it is woken."""
+    """The acknowledgement says how much is on disk, and waiting readers are notified."""
     async with HostWorld() as world:
         agent, key = await running(world)
         grown = asyncio.create_task(_wait(world, key))
@@ -60,7 +60,7 @@ async def _wait(world: HostWorld, key: messages.TaskId) -> None:
 
 
 async def test_what_is_there_already_is_acknowledged_again() -> None:
-    """A repetition after a cut adds nothing; the answer tells where to go on."""
+    """A repetition after a disconnect adds nothing; the answer says where to continue."""
     async with HostWorld() as world:
         agent, key = await running(world)
         for _ in range(2):
@@ -72,7 +72,7 @@ async def test_what_is_there_already_is_acknowledged_again() -> None:
 
 
 async def test_a_gap_is_refused_with_the_place_to_go_on_from() -> None:
-    """What would leave a gap is not stored."""
+    """Output that would leave a gap is not stored."""
     async with HostWorld() as world:
         agent, key = await running(world)
         world.agents.output(agent, output(key, 0, b"12345"))
@@ -84,7 +84,7 @@ async def test_a_gap_is_refused_with_the_place_to_go_on_from() -> None:
 
 @pytest.mark.parametrize("change", [{"epoch": 99}, {"number": 2}, {"step": "9"}, {"job": "b"}, {"run": "0" * 26}])
 async def test_output_of_an_attempt_that_is_not_the_agents_is_dropped(change: dict[str, Any]) -> None:
-    """It is acknowledged, else it would be offered for ever, and stored nowhere."""
+    """It is acknowledged, so that the agent does not send it for ever, but it is not stored."""
     async with HostWorld() as world:
         agent, key = await running(world)
         epoch = change.get("epoch", key.epoch)
@@ -97,7 +97,7 @@ async def test_output_of_an_attempt_that_is_not_the_agents_is_dropped(change: di
 
 
 async def test_another_agent_cannot_add_to_an_output_log() -> None:
-    """Nor can an attempt of a completed run be written to by anybody but the agent that had it."""
+    """For a completed run, too, only the agent that had the attempt may append to its output."""
     async with HostWorld() as world:
         agent, key = await running(world)
         intruder = world.enroll("web-2", "web")
@@ -112,7 +112,7 @@ async def test_another_agent_cannot_add_to_an_output_log() -> None:
 
 @pytest.mark.parametrize("run", ["", "x" * 10_000, "\x00", "é" * 500, "../..", "01j00000000000000000000000"])
 async def test_a_name_that_is_no_run_is_dropped(run: str) -> None:
-    """Whatever the text is, it costs the daemon nothing."""
+    """Any other text is dropped without cost to the daemon."""
     async with HostWorld() as world:
         agent, key = await running(world)
         foreign = messages.TaskId(attempt_id(run, key.attempt.job, key.attempt.step, 1), 1)
@@ -124,7 +124,7 @@ async def test_a_name_that_is_no_run_is_dropped(run: str) -> None:
 
 
 async def test_after_a_full_disk_the_sizes_tell_where_to_go_on() -> None:
-    """What was not stored is asked for again; what came meanwhile and would leave a gap is refused the same way."""
+    """The daemon requests what was not stored, and refuses output that arrived meanwhile and would leave a gap."""
     async with HostWorld() as world:
         agent, key = await running(world)
         world.agents.output(agent, output(key, 0, b"12345"))
@@ -140,7 +140,7 @@ async def test_after_a_full_disk_the_sizes_tell_where_to_go_on() -> None:
 
 
 async def test_output_beyond_the_cap_is_not_stored() -> None:
-    """An agent that does not keep to the cap of its task fills no disk: what is beyond is acknowledged and dropped."""
+    """An agent that ignores its task's cap fills no disk: excess output is acknowledged and dropped."""
     async with HostWorld() as world:
         agent, key = await running(world)
         beyond = 2 * OUTPUT_BYTES_MAX
@@ -151,7 +151,7 @@ async def test_output_beyond_the_cap_is_not_stored() -> None:
 
 
 async def test_odd_offsets_and_times_do_no_harm() -> None:
-    """Numbers that an agent made up are bounded or refused."""
+    """Arbitrary numbers from an agent are bounded or refused."""
     async with HostWorld() as world:
         agent, key = await running(world)
         world.agents.output(agent, output(key, -5, b"abc"))
@@ -161,7 +161,7 @@ async def test_odd_offsets_and_times_do_no_harm() -> None:
 
 
 async def test_what_is_collected_for_one_agent_is_bounded() -> None:
-    """An agent that ignores its window has its output dropped, to be sent again, instead of filling the memory."""
+    """If an agent ignores its window, its output is dropped and sent again later instead of filling the memory."""
     async with HostWorld() as world:
         agent, key = await running(world)
         piece = b"x" * 100_000
@@ -174,5 +174,5 @@ async def test_what_is_collected_for_one_agent_is_bounded() -> None:
 
 
 def test_the_agent_ids_of_these_tests_differ() -> None:
-    """The intruder is another one."""
+    """The tests above need an intruder with a different id."""
     assert agent_id("web-1") != agent_id("web-2")

@@ -1,4 +1,4 @@
-"""Queries: what is shown is what the disk says, now or at any event before."""
+"""Queries: results match the log on disk, now or at any earlier event."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNKNOWN = RunId("01J00000000000000000000000")
 
 
 async def test_a_run_is_shown_as_it_was_at_each_of_its_events() -> None:
-    """Time travel by position: each one is the fold of so many events, and the newest is the run as it is."""
+    """Each position is the fold of that many events, and the newest one is the current run."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -37,7 +37,7 @@ async def test_a_run_is_shown_as_it_was_at_each_of_its_events() -> None:
 
 
 async def test_a_position_that_is_not_there_is_404() -> None:
-    """Neither 0, nor a negative one, nor one in the future: what is not yet cannot be shown."""
+    """Positions of 0, negative ones and future ones do not exist."""
     async with HostWorld() as world:
         summary = await world.start()
         head = world.log.head(run_stream(summary.id))
@@ -50,7 +50,7 @@ async def test_a_position_that_is_not_there_is_404() -> None:
 
 
 async def test_a_watched_run_advances_with_the_log_and_not_before() -> None:
-    """While a commit is held, the run is shown as it is on disk; afterwards as it has become."""
+    """While a commit is held, the run is shown as it is on disk; afterwards with the new events."""
     async with HostWorld() as world:
         agent = world.enroll("web-1", "web")
         world.hello(agent)
@@ -66,7 +66,7 @@ async def test_a_watched_run_advances_with_the_log_and_not_before() -> None:
 
 
 async def test_a_watched_run_is_not_folded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what is new is read; the cache is bounded and forgets what was looked at longest ago."""
+    """Only new events are read; the cache is bounded and evicts the least recently used run."""
     monkeypatch.setattr(queries_module, "CACHED_RUNS", 2)
     async with HostWorld() as world:
         runs = [(await world.start()).id for _ in range(3)]
@@ -79,7 +79,7 @@ async def test_a_watched_run_is_not_folded_anew(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_an_event_that_cannot_be_applied_is_not_applied_by_half() -> None:
-    """The next look begins anew: it gives the same error, not another state."""
+    """The next query starts from scratch and gives the same error, not another state."""
     async with HostWorld() as world:
         summary = await world.start()
         world.queries.run(summary.id)
@@ -95,7 +95,7 @@ async def test_an_event_that_cannot_be_applied_is_not_applied_by_half() -> None:
 
 
 async def test_a_partial_id_finds_its_run() -> None:
-    """Any case; a beginning that several have is 409, one that none has is 404, and so is what is no id at all."""
+    """Case is ignored; an ambiguous prefix is 409, and an unknown or invalid one is 404."""
     async with HostWorld() as world:
         first = await world.start()
         world.clock.at += 10_000_000
@@ -120,7 +120,7 @@ def _shared(first: str, second: str) -> str:
 
 
 async def test_the_row_of_a_new_run_is_there_when_its_start_returns() -> None:
-    """Concurrent starts: whoever has an answer can look."""
+    """After concurrent starts, each caller that has its answer can query its run."""
     async with HostWorld() as world:
         for row in await asyncio.gather(*(world.start() for _ in range(5))):
             assert world.queries.run(row.id).number == row.number

@@ -1,4 +1,4 @@
-"""Secrets that take time to read: what needs them waits without a slot, everything else goes on, and no wait is for ever."""
+"""Secrets that take time to read: steps that need them wait without a slot, other work continues, every wait is bounded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ READING = Retryable("WF626", "waiting for secret SLOW: it is being read")
 
 
 class Source:
-    """A source whose answer the test gives: a value, None for no such name, or the error to raise."""
+    """A scripted source: returns a value, None for an unknown name, or raises an error."""
 
     def __init__(self, answer: str | Exception | None = READING) -> None:
         self.answer = answer
@@ -47,23 +47,23 @@ class Source:
         return lowering.lower(run, command, instance, self.get)
 
     def world(self, log: MemoryLog | None = None, clock: ManualClock | None = None) -> HostWorld:
-        """A host with this source."""
+        """Returns a host with this source."""
         return HostWorld(log, clock, lower=self.lower, missing_secrets=self.missing)
 
 
 def reasons(world: HostWorld, run: RunId) -> list[ReasonCode]:
-    """Why the run's attempt waited, in order."""
+    """Returns the reasons why the run's attempt waited, in order."""
     return [event.reason.code for event in world.events(run) if isinstance(event, events.AttemptWaiting)]
 
 
 async def news(world: HostWorld) -> None:
-    """Some reading has come to something."""
+    """Reports that a read has finished."""
     world.driver.secrets_read()
     await world.settle()
 
 
 async def dispatched_without_value(world: HostWorld, source: Source) -> tuple[AgentId, RunSummary]:
-    """A run whose value was there when it asked for a slot, and is forgotten when it gets one after a long wait."""
+    """Returns a run whose secret was cached when it requested a slot, and had expired when it got one."""
     agent = world.enroll("web-1", "web")
     world.hello(agent, slots=1)
     await world.start(PLAIN)
@@ -79,7 +79,7 @@ async def dispatched_without_value(world: HostWorld, source: Source) -> tuple[Ag
 
 
 async def test_a_secret_that_is_being_read_holds_up_its_own_step_alone() -> None:
-    """No slot is taken for it, another run has the only one meanwhile; once it is read the step gets its value."""
+    """It takes no slot, so another run can use the only one; once the secret is read, the step gets its value."""
     source = Source()
     async with source.world() as world:
         agent = world.enroll("web-1", "web")
@@ -103,7 +103,7 @@ async def test_a_secret_that_is_being_read_holds_up_its_own_step_alone() -> None
 
 
 async def test_news_that_change_nothing_are_no_events_and_a_new_trouble_is_one() -> None:
-    """The reason says what keeps it, once."""
+    """Each reason is recorded once."""
     source = Source()
     async with source.world() as world:
         world.hello(world.enroll("web-1", "web"))
@@ -127,7 +127,7 @@ async def test_news_that_change_nothing_are_no_events_and_a_new_trouble_is_one()
 async def test_a_secret_that_cannot_be_read_or_is_nowhere_fails_the_step_with_its_code(
     answer: Rejected | None, code: ReasonCode
 ) -> None:
-    """Two codes, since one is for whoever keeps the source and the other for whoever wrote the file."""
+    """There are two codes: one for the administrator of the source, the other for the author of the file."""
     source = Source()
     async with source.world() as world:
         world.hello(world.enroll("web-1", "web"))
@@ -144,7 +144,7 @@ async def test_a_secret_that_cannot_be_read_or_is_nowhere_fails_the_step_with_it
 
 
 async def test_a_run_that_is_cancelled_meanwhile_asks_for_nothing_any_more() -> None:
-    """What comes for it later is nobody's."""
+    """Secrets that arrive later are ignored."""
     source = Source()
     async with source.world() as world:
         world.hello(world.enroll("web-1", "web"))
@@ -158,7 +158,7 @@ async def test_a_run_that_is_cancelled_meanwhile_asks_for_nothing_any_more() -> 
 
 
 async def test_a_value_that_is_forgotten_before_the_task_leaves_delays_the_offer_and_nothing_else() -> None:
-    """The step keeps its slot, and the offer follows when the value is there again, once."""
+    """The step keeps its slot, and the offer is sent once when the value is available again."""
     source = Source(VALUE)
     async with source.world() as world:
         _, slow = await dispatched_without_value(world, source)
@@ -169,7 +169,7 @@ async def test_a_value_that_is_forgotten_before_the_task_leaves_delays_the_offer
 
 
 async def test_a_cancel_before_the_offer_is_said_again_after_it() -> None:
-    """The agent knew nothing of what it was about: without this the step would run to its end."""
+    """The agent did not know the attempt yet; without a second cancel the step would run to its end."""
     source = Source(VALUE)
     async with source.world() as world:
         _, slow = await dispatched_without_value(world, source)
@@ -181,7 +181,7 @@ async def test_a_cancel_before_the_offer_is_said_again_after_it() -> None:
 
 
 async def test_an_offer_whose_secret_cannot_be_read_any_more_is_a_task_that_fails() -> None:
-    """The slot is not held for ever, and the step says why."""
+    """The slot is released, and the step shows the reason."""
     source = Source(VALUE)
     async with source.world() as world:
         await dispatched_without_value(world, source)
@@ -193,7 +193,7 @@ async def test_an_offer_whose_secret_cannot_be_read_any_more_is_a_task_that_fail
 
 
 async def test_an_agent_that_comes_back_meanwhile_has_its_offer_when_the_value_is_there() -> None:
-    """Its settlement cannot make the offer either, and forgets nothing."""
+    """Its settlement cannot make the offer either, and does not drop it."""
     source = Source(VALUE)
     async with source.world() as world:
         agent, slow = await dispatched_without_value(world, source)
@@ -208,7 +208,7 @@ async def test_an_agent_that_comes_back_meanwhile_has_its_offer_when_the_value_i
 
 
 async def test_a_daemon_that_comes_back_reads_again_and_offers_what_the_agent_lacks() -> None:
-    """Before its slot and after it: nothing is lost or failed."""
+    """The restart happens before and after the step has its slot; nothing is lost or failed."""
     source = Source()
     async with source.world() as world:
         world.hello(world.enroll("web-1", "web"))
@@ -229,7 +229,7 @@ async def test_a_daemon_that_comes_back_reads_again_and_offers_what_the_agent_la
 
 
 async def test_a_bug_in_making_the_offer_stalls_its_own_run_alone() -> None:
-    """The news of a secret are for many runs."""
+    """One notification about a secret concerns many runs, and the others continue."""
     source = Source(VALUE)
     async with source.world() as world:
         _, slow = await dispatched_without_value(world, source)
@@ -242,13 +242,13 @@ async def test_a_bug_in_making_the_offer_stalls_its_own_run_alone() -> None:
 
 
 async def test_what_waits_for_a_job_that_a_full_disk_has_undone_asks_for_nothing() -> None:
-    """The job is in no log any more, and the others go on."""
+    """The job is not in the log any more, and the other runs continue."""
     async with HostWorld() as world:
         run = await world.start(ONE_STEP)
         gone: Any = commands.ListServers(job=JobId("gone"), group="web")
         world.world.unread.append((run.id, gone))
         world.driver.secrets_read()
-        # A driver that has ended would let it wait for ever.
+        # If the driver had stopped, this would wait for ever.
         async with asyncio.timeout(PATIENCE_S):
             await world.driver.pass_through()
         assert world.is_alive

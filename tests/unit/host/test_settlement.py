@@ -1,4 +1,4 @@
-"""What is said to an agent that connects rests on the log alone, however far ahead of it the driver's runs are."""
+"""A connecting agent is told only what is in the log, however far ahead of it the driver's runs are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from waterflowd.testing.host import ONE_STEP, HostWorld, request, until
 
 @asynccontextmanager
 async def commit_on_its_way(world: HostWorld) -> AsyncIterator[None]:
-    """What happens inside waits for its turn behind a batch that is not durable yet; afterwards all is settled."""
+    """Runs the body behind a batch that is not durable yet, then waits until everything is settled."""
     world.log.hold()
     starting = asyncio.create_task(world.driver.start(request()))
     await until(lambda: world.driver.is_ahead)
@@ -27,7 +27,7 @@ async def commit_on_its_way(world: HostWorld) -> AsyncIterator[None]:
 
 
 async def test_agent_that_connects_during_a_commit_hears_of_it_only_when_it_is_durable() -> None:
-    """An offer, a cancel or a release that left earlier could rest on what a crash takes away."""
+    """An offer, a cancel or a release that is sent earlier could rest on events that a crash would lose."""
     async with HostWorld() as world:
         agent = world.enroll("s", "web")
         world.hello(agent)
@@ -38,7 +38,7 @@ async def test_agent_that_connects_during_a_commit_hears_of_it_only_when_it_is_d
 
 
 async def test_session_that_ended_before_the_commit_hears_nothing() -> None:
-    """The next one asks for itself."""
+    """The next session starts its own settlement."""
     async with HostWorld() as world:
         agent = world.enroll("s", "web")
         world.hello(agent)
@@ -48,12 +48,12 @@ async def test_session_that_ended_before_the_commit_hears_nothing() -> None:
             sent: Counter[type] = Counter()
             world.link.watch = lambda agent, message: sent.update([type(message)])
 
-        # The batch's own offer is dropped by the link, which has no session.
+        # The link has no session, so it drops the batch's own offer.
         assert sent == {messages.Offer: 1}
 
 
 async def test_attempt_whose_end_is_not_durable_yet_is_not_forgotten() -> None:
-    """After a crash it is open again, and an agent that was told to forget it would never take it a second time."""
+    """After a crash the attempt is open again, and an agent that had forgotten it would never accept it a second time."""
     async with HostWorld() as world:
         agent = world.enroll("s", "web")
         world.hello(agent)
@@ -73,7 +73,7 @@ async def test_attempt_whose_end_is_not_durable_yet_is_not_forgotten() -> None:
 
 
 async def test_slot_that_is_owed_is_asked_for_once_after_failed_commits() -> None:
-    """Each fold after a full disk asks again; a slot that was taken twice would never be freed."""
+    """Each recovery from a full disk requests the slot again; a slot taken twice would never be freed."""
     async with HostWorld() as world:
         run = await world.start(ONE_STEP)
         world.log.fail_next(*[Retryable("WF302", "no space left", after_s=1.0)] * 2)
@@ -91,7 +91,7 @@ async def test_slot_that_is_owed_is_asked_for_once_after_failed_commits() -> Non
 
 
 async def test_report_that_waits_for_its_turn_comes_before_the_settlement() -> None:
-    """A refusal that the agent's next start knows nothing of: the attempt is over, and not offered to that one."""
+    """The agent's next start does not know its earlier refusal, so the attempt is over and is not offered again."""
     async with HostWorld() as world:
         agent = world.enroll("s", "web")
         world.hello(agent)
@@ -108,7 +108,7 @@ async def test_report_that_waits_for_its_turn_comes_before_the_settlement() -> N
 
 
 async def test_offer_for_an_earlier_start_of_the_agent_is_not_sent() -> None:
-    """It would be refused; the settlement makes it again."""
+    """The agent would refuse it; the settlement offers it again."""
     async with HostWorld() as world:
         agent = world.enroll("s", "web")
         world.hello(agent)
@@ -120,7 +120,7 @@ async def test_offer_for_an_earlier_start_of_the_agent_is_not_sent() -> None:
 
 
 async def test_a_directory_that_was_made_after_the_hello_goes_with_its_job() -> None:
-    """The attempt was accepted when the session began, and its result comes in the batch of the settlement."""
+    """The attempt was accepted when the session started, and its result arrives in the batch of the settlement."""
     async with HostWorld() as world:
         agent = world.enroll("s", "web")
         world.hello(agent)

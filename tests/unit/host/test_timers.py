@@ -1,4 +1,4 @@
-"""Timers: each fires once, at its instant, and what is dropped never does."""
+"""Timers: each fires once, at its instant, and a dropped timer never fires."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def timer(due_at: int, job: str = "a") -> Timer:
 
 
 def test_timers_fire_in_the_order_of_their_instants() -> None:
-    """Whatever the order in which they were armed; and at their instant, not before."""
+    """The order of arming does not matter, and no timer fires early."""
     timers = Timers()
     for due_at in (30, 10, 20):
         timers.arm(RUN, timer(due_at))
@@ -29,7 +29,7 @@ def test_timers_fire_in_the_order_of_their_instants() -> None:
 
 
 def test_equal_instants_fire_in_the_order_of_arming() -> None:
-    """The log explains itself the same way every time."""
+    """The order in the log is deterministic."""
     timers = Timers()
     for job in "cab":
         timers.arm(RUN, timer(10, job))
@@ -37,7 +37,7 @@ def test_equal_instants_fire_in_the_order_of_arming() -> None:
 
 
 def test_arming_twice_is_arming_once() -> None:
-    """Recovery may say what the live path has said already."""
+    """Recovery may arm a timer that is already armed."""
     timers = Timers()
     timers.arm(RUN, timer(10))
     timers.arm(RUN, timer(10))
@@ -46,7 +46,7 @@ def test_arming_twice_is_arming_once() -> None:
 
 
 def test_a_dropped_timer_does_not_fire() -> None:
-    """Neither one by one nor by run; dropping what is not armed does no harm."""
+    """Timers can be dropped one by one or by run; dropping an unknown timer does no harm."""
     timers = Timers()
     timers.arm(RUN, timer(10))
     timers.arm(RUN, timer(20))
@@ -61,7 +61,7 @@ def test_a_dropped_timer_does_not_fire() -> None:
 
 
 def test_a_timer_armed_again_after_its_drop_fires_once() -> None:
-    """The entry of the dropped one does not count for the new one."""
+    """The old heap entry does not count for the new timer."""
     timers = Timers()
     timers.arm(RUN, timer(10))
     timers.drop(RUN, timer(10))
@@ -71,7 +71,7 @@ def test_a_timer_armed_again_after_its_drop_fires_once() -> None:
 
 
 def test_next_at_is_never_later_than_the_next_timer() -> None:
-    """The driver sleeps until then, so it may be early and must not be late."""
+    """The driver sleeps until then, so it may be early but must not be late."""
     timers = Timers()
     timers.arm(RUN, timer(10))
     timers.arm(RUN, timer(20))
@@ -82,7 +82,7 @@ def test_next_at_is_never_later_than_the_next_timer() -> None:
 
 
 def test_one_call_gives_no_more_than_was_asked_for() -> None:
-    """What thousands of timers have to say at one instant is taken in parts, and nothing of it is lost."""
+    """Thousands of timers that are due at one instant are returned in several calls, and none is lost."""
     timers = Timers()
     for number in range(25):
         timers.arm(RunId(str(number)), timer(10))
@@ -94,7 +94,7 @@ def test_one_call_gives_no_more_than_was_asked_for() -> None:
 
 
 def test_dropped_timers_do_not_fill_the_memory() -> None:
-    """Long time-outs of short jobs are gone from the heap soon, not after hours; those that are left still fire."""
+    """Long timeouts of short jobs leave the heap soon, not after hours; the remaining timers still fire."""
     timers = Timers()
     timers.arm(OTHER, timer(5))
     for number in range(20_000):
@@ -106,7 +106,7 @@ def test_dropped_timers_do_not_fill_the_memory() -> None:
 
 
 def test_any_sequence_fires_what_is_armed_and_due() -> None:
-    """Against a set: random arming, dropping and firing, over several compactions."""
+    """Compares random arming, dropping and firing with a set, over several compactions."""
     dice = random.Random(7)
     timers, now = Timers(), 0
     armed: set[tuple[RunId, Timer]] = set()

@@ -39,7 +39,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Desk:
-    """Records the link's calls in order. Reports are durable at once."""
+    """Records the link's calls in order, and confirms reports as durable at once."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, AgentId]] = []

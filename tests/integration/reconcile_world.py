@@ -41,7 +41,7 @@ ON_PUSH = "on: push\n" + SMALLEST
 
 
 class LogRuns:
-    """`ports.Runs` over a log, as far as repositories go: one transaction, and each trigger key once."""
+    """`ports.Runs` over a log, as repositories use it: one transaction, and each trigger key once."""
 
     def __init__(self, log: MemoryLog) -> None:
         self.log = log
@@ -81,7 +81,7 @@ class LogRuns:
     async def decide(
         self, run: RunId, job: JobId, step: StepId | None, by: str, *, is_approved: bool, comment: str = ""
     ) -> RunSummary:
-        """Repositories approve nothing."""
+        """Raises, because repositories decide no approvals."""
         raise AssertionError("a repository does not decide approvals")
 
     async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:
@@ -269,7 +269,7 @@ class Daemon:
                 await asyncio.sleep(0.005)
 
     def turn_to(self, at: int, name: str = "ops") -> None:
-        """Sets the wall clock, and wakes the schedules as their own timer would."""
+        """Sets the wall clock, and wakes the schedules as their timer would."""
         self.wall.at = at
         self.reconciler.loop(name).repository.notify()
 

@@ -157,7 +157,7 @@ async def test_rejected_agent_stays_and_does_not_come_back(daemon: ScriptedDaemo
 
 
 async def test_second_agent_in_one_directory_is_refused(daemon: ScriptedDaemon, data_dir: Path) -> None:
-    """Two processes never share a journal."""
+    """The second process exits with an error, so that two processes never share a journal."""
     enrolled(data_dir, daemon)
 
     async with running(Agent(Config(name="a", data_dir=str(data_dir)))):

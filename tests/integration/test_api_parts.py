@@ -122,7 +122,7 @@ async def done(world: ApiWorld, client: httpx.AsyncClient, text: str) -> dict[st
     return await show(client, run)
 
 
-# What a run consists of -----------------------------------------------------------------------------------------------
+# Jobs, steps and blocks -----------------------------------------------------------------------------------------------
 
 
 async def test_instances_are_below_their_job(world: ApiWorld, client: httpx.AsyncClient) -> None:
@@ -307,7 +307,7 @@ async def test_a_token_for_a_group_cannot_approve_or_rerun_runs_of_another(
     assert len((await client.get("/v1/runs")).json()["runs"]) == 2
 
 
-# Running again --------------------------------------------------------------------------------------------------------
+# Re-runs --------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_run_runs_again_completely(world: ApiWorld, client: httpx.AsyncClient) -> None:

@@ -65,7 +65,7 @@ async def collect_all(response: httpx.Response) -> list[tuple[str, Any]]:
     return found
 
 
-# Who may ------------------------------------------------------------------------------------------------------------------
+# Access ---------------------------------------------------------------------------------------------------------------
 
 
 async def test_the_unix_socket_is_for_admins_and_names_the_uid(served: Served) -> None:

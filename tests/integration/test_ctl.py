@@ -106,7 +106,7 @@ def test_detach_cancel_and_watch(server: Server, files: dict[str, str]) -> None:
 
 
 def test_logs_and_events_print_lines_and_json(server: Server, files: dict[str, str]) -> None:
-    """Lines have a prefix, or are JSON objects; following a completed run ends at once."""
+    """Plain lines have a prefix, `--json` prints objects; following a completed run ends at once."""
     run = started_id(server.ctl("run", files["failing"]))
     assert server.ctl("logs", run).output == "a/break | about to break\n"
     assert server.ctl("logs", run, "a/break").output == "about to break\n"
@@ -122,7 +122,7 @@ def test_logs_and_events_print_lines_and_json(server: Server, files: dict[str, s
 
 
 def test_why_and_show_give_reasons(server: Server, files: dict[str, str]) -> None:
-    """What failed or was skipped has a reason; the workflow's name works too."""
+    """Each failed or skipped part has a reason; a workflow's name works in place of an id."""
     server.ctl("run", files["failing"])
     result = server.ctl("why", "failing")
     assert result.exit_code == 0

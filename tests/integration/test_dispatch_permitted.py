@@ -1,4 +1,4 @@
-"""Every message type in every state of a peer: anything not in the table is refused. Sessions without sockets."""
+"""Every message type in every state of a peer: anything not in the table is refused. No sockets are used."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ EXAMPLES: tuple[object, ...] = (
 
 
 class Host:
-    """Both handlers in one; records the calls of the link."""
+    """Implements both handlers and records the calls of the link."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []

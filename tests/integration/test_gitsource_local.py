@@ -235,7 +235,7 @@ async def test_folders_nested_too_deep_stall_the_repository(git: Git, source: Lo
 
 
 async def test_damaged_and_missing_objects_are_retryable(git: Git, source: LocalSource) -> None:
-    """A truncated object, a wrong header, a wrong kind and a missing object give one error."""
+    """A truncated object, a wrong header, a wrong kind and a missing object all give the same error."""
     git.write("workflows/a.yml", "x")
     commit = git.commit()
     tree = git("rev-parse", "HEAD^{tree}")

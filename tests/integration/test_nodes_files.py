@@ -1,4 +1,4 @@
-"""The file nodes, as an agent runs them."""
+"""The file nodes, run as an agent runs them."""
 
 from __future__ import annotations
 

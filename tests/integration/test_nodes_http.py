@@ -234,7 +234,7 @@ def test_what_no_request_can_have_is_exit_code_1(
 
 
 def test_certificates_are_checked(tmp_path: Path) -> None:
-    """With the system's authorities, with the given one, or not at all; an untrusted server is a permanent failure."""
+    """Checks use the system's authorities, the given one, or none; an untrusted server is a permanent failure."""
     tls = remote_world.authority(tmp_path / "tls")
     with served(lambda request: request.reply(200, b"x"), tls) as server:
         refused = run("http/request", tmp_path, url=server.url)

@@ -74,7 +74,7 @@ async def test_a_change_of_a_used_file_is_a_change_of_the_workflow(work: Work, d
 
 
 async def test_a_path_filter_matches_only_changed_paths(work: Work, daemon: Daemon) -> None:
-    """To run for a called file, a workflow lists it explicitly."""
+    """To run when a called file changes, a workflow must list that file explicitly."""
     one = CALLER.replace("name: caller", "on: {push: {paths: [workflows/one.yml]}}")
     two = CALLER.replace("name: caller", "on: {push: {paths: [workflows/shared.yml]}}")
     work.pushed({"workflows/one.yml": one, "workflows/two.yml": two, "workflows/shared.yml": SHARED})

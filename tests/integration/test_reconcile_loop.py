@@ -356,7 +356,7 @@ async def test_tags_are_watched_if_the_configuration_names_them(work: Work, daem
 async def test_a_tag_or_branch_that_is_created_while_its_pattern_is_watched_is_a_push(
     work: Work, daemons: Callable[..., Daemon]
 ) -> None:
-    """It starts matching files; a tag changes no file, and a new branch those that differ from the default one."""
+    """It starts matching files; a tag changes no file, and a new branch changes those that differ from the default."""
     tagged = "on: {push: {tags: ['v*', '!v*-rc']}}\n" + SMALLEST.format("t")
     work.pushed({"workflows/a.yml": SMALLEST.format("a"), "workflows/t.yml": tagged, "x": "1"})
     work.push("HEAD:refs/tags/v0")
@@ -379,7 +379,7 @@ async def test_a_tag_or_branch_that_is_created_while_its_pattern_is_watched_is_a
 
 
 async def test_refs_that_a_new_configuration_watches_are_history(work: Work, daemons: Callable[..., Daemon]) -> None:
-    """They existed before they were watched, so they start nothing when first seen, and later updates do."""
+    """They existed before they were watched, so they start nothing when first seen; later updates do."""
     work.pushed({"workflows/b.yml": ON_PUSH.format("b")})
     work.push("HEAD:refs/heads/old")
     daemon = daemons(settings_of(work, refs=("main",)))

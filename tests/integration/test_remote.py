@@ -251,7 +251,7 @@ async def test_hostile_trees_are_problems_of_single_files(world: World) -> None:
     assert not list(world.mirror.rglob("*.yml"))
 
 
-# Through the loop -----------------------------------------------------------------------------------------------------
+# With the reconcile loop ----------------------------------------------------------------------------------------------
 
 
 async def test_pushes_to_a_remote_start_runs_once(world: World) -> None:

@@ -181,7 +181,7 @@ async def test_each_status_has_a_clear_message(
     "target", ["https://127.0.0.1:1/ops.git", "http://169.254.169.254/latest", "https://localhost/ops.git", "ext::sh"]
 )
 async def test_a_redirect_to_another_origin_is_not_followed(world: World, server: Https, target: str) -> None:
-    """For another host, port or scheme the message names it, and no token is sent there."""
+    """If host, port or scheme differ, the message names the other origin, and no token is sent there."""
     server.instead = (302, {"Location": f"{target}/info/refs?service=git-upload-pack"})
     world.environment["WATERFLOWD_GIT_TOKEN_OPS"] = SECRET
     with pytest.raises(Stalled) as caught:

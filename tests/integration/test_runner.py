@@ -90,7 +90,7 @@ async def eventually(is_true: Callable[[], bool]) -> None:
 
 
 def runner_pid(data_dir: Path) -> int:
-    """Returns the runner's process, or 0 when there is none."""
+    """Returns the process id of the runner, or 0 if it is not running."""
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with contextlib.suppress(OSError):
@@ -144,7 +144,7 @@ async def end_runner(data_dir: Path) -> None:
 
 
 async def test_exit_codes_and_signals_are_told_as_they_are(bench: Bench) -> None:
-    """The result is that of the main process."""
+    """The reported exit code or signal is that of the main process."""
     bench.start("zero", "exit 0")
     bench.start("seven", "exit 7")
     bench.start("killed", "kill -KILL $$")
@@ -176,7 +176,7 @@ async def test_a_program_that_cannot_be_started_says_why(bench: Bench) -> None:
 
 
 async def test_a_step_gets_its_environment_directory_and_nothing_of_the_runner(bench: Bench) -> None:
-    """It has a new session, an empty stdin, the requested variables, default signals and no other descriptors."""
+    """It has a new session, empty stdin, the requested variables and the mark, default signals, and no other files."""
     script = 'pwd; echo "$A"; env | cut -d= -f1 | sort | xargs; readlink /proc/self/fd/0; ls /proc/self/fd | xargs; '
     script += "grep -E '^Sig(Blk|Ign)' /proc/self/status; ps -o sid= -p $$ | xargs test $$ -eq && echo leads"
 
@@ -235,7 +235,7 @@ async def test_a_time_out_ends_a_whole_group_that_ignores_sigterm(bench: Bench) 
 
 
 async def test_a_cancelled_step_may_clean_up(bench: Bench) -> None:
-    """The stop signal comes first, and the exit code after it is reported; the reason stays."""
+    """The stop signal is sent first; the exit code after the cleanup is reported, and the reason does not change."""
     bench.start(
         "a", "trap 'echo bye; exit 3' INT; echo ready; while :; do sleep 0.01; done", stop_signal=2, grace_ms=30_000
     )
@@ -292,7 +292,7 @@ async def test_a_grace_of_nothing_kills_at_once(bench: Bench) -> None:
     ],
 )
 async def test_a_daemon_that_holds_the_output_does_not_hold_the_step(bench: Bench, detach: str) -> None:
-    """The step ends with the exit code of its main process; remaining processes are stopped before that is reported."""
+    """The step has the exit code of its main process; remaining processes are stopped before it is reported."""
     result = await bench.run("a", f"{detach}\necho said; exit 5")
 
     assert (result.reason, result.exit_code) == ("exited", 5)
@@ -333,7 +333,7 @@ async def test_last_words_of_a_pipeline_count(bench: Bench) -> None:
 
 
 async def test_a_flood_keeps_both_ends_and_the_runner_small(bench: Bench) -> None:
-    """100 MB without a newline: the first and last part are kept, the gap is counted, and memory does not grow."""
+    """Of 100 MB without a newline the first and last part are kept, the gap is counted, and memory does not grow."""
     script = "printf BEGIN; head -c 100000000 /dev/zero | tr '\\0' a; printf END"
 
     result = await bench.run("a", script, output_bytes_max=1_000_000)
@@ -444,7 +444,7 @@ async def test_a_newer_agent_takes_over(bench: Bench) -> None:
 
 
 async def test_steps_of_a_killed_runner_are_lost_and_gone(bench: Bench) -> None:
-    """Their outcome is unknown: they are killed, and never a success."""
+    """Their outcome is unknown: they are killed, and never reported as a success."""
     bench.start("a", "echo $$; (setsid sleep 300 & echo $!); sleep 300 & echo $!; echo ready; wait")
     bench.start("done", "exit 0")
     await bench.result("done")

@@ -132,7 +132,7 @@ async def test_the_timer_alone_starts_a_due_run(work: Work, daemon: Daemon) -> N
 
 
 async def test_a_run_and_its_fact_are_one_transaction(work: Work, daemon: Daemon) -> None:
-    """If the fact is in the log, so is the run."""
+    """If the fact is in the log, the run is in it too."""
     await armed(daemon, work, scheduled())
     await turned(daemon, MIDNIGHT + HOUR, 1)
     (batch,) = [batch for batch in daemon.log.commits if batch.keys]
@@ -161,7 +161,7 @@ async def test_a_run_and_its_fact_are_one_transaction(work: Work, daemon: Daemon
 async def test_g6_times_missed_while_the_daemon_was_down_are_caught_up_by_policy(
     work: Work, daemon: Daemon, catch_up: str, expected: list[tuple[int, ScheduleOutcome, str, int]]
 ) -> None:
-    """Down from before one o'clock until half past four: no run, one for four o'clock, or one for each due time."""
+    """After downtime from before one to half past four, either none, the run of four o'clock, or all start."""
     await armed(daemon, work, scheduled(f", catch-up: {catch_up}"))
     await daemon.stop()
     daemon.wall.at = MIDNIGHT + 4 * HOUR + 30 * MINUTE
@@ -237,7 +237,7 @@ async def test_a_nightly_run_starts_once_a_night_over_both_clock_changes(
 
 
 async def test_g6_no_due_time_starts_twice_when_the_wall_clock_is_set_back(work: Work, daemon: Daemon) -> None:
-    """Set back by half an hour it waits; set back by hours the schedule starts over. No run is repeated."""
+    """If set back by half an hour, the schedule waits; if by hours, it starts over. No run is repeated."""
     await armed(daemon, work, scheduled())
     await turned(daemon, MIDNIGHT + HOUR, 1)
     await daemon.runs.end(newest_run(daemon))

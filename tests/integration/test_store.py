@@ -62,7 +62,7 @@ def line_of(process: subprocess.Popen[str]) -> str:
 
 @pytest.mark.parametrize("lines", [1, 40, 137, 600])
 def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path, lines: int) -> None:
-    """G1, G2: after SIGKILL at any moment every acknowledged batch and piece exists, and every stream is a prefix."""
+    """G1, G2: after SIGKILL at any moment all acknowledged batches and pieces exist, and every stream is a prefix."""
     acknowledged: dict[tuple[str, int], int] = {}
     for _ in range(2):
         with child("append", tmp_path) as process:
@@ -100,7 +100,7 @@ def _check_acknowledged(store: Store, acknowledged: dict[tuple[str, int], int]) 
 
 
 def test_a_second_daemon_is_refused_by_name_of_the_first(tmp_path: Path) -> None:
-    """By the same path or a symlink: WF310 with the process id of the daemon that holds the directory."""
+    """By path or by symlink, it gets WF310 with the process id of the daemon that holds the directory."""
     data, link = tmp_path / "data", tmp_path / "link"
     link.symlink_to(data)
     with open_store(data, UNIONS):
@@ -166,7 +166,7 @@ async def test_a_daemon_whose_generation_was_taken_writes_nothing_any_more(tmp_p
 
 @pytest.mark.parametrize("text", ['{"format": 99, "lmdb": 0, "release": "9.0"}', '{"format": 1, "lmdb": 1}', "{", ""])
 def test_a_directory_of_a_newer_format_is_refused_untouched(tmp_path: Path, text: str) -> None:
-    """G10: WF311, and no file in it is changed, created or removed."""
+    """G10: opening fails with WF311, and no file is changed, created or removed."""
     open_store(tmp_path, UNIONS).close()
     (tmp_path / "FORMAT").write_text(text)
     before = _snapshot(tmp_path)
@@ -177,7 +177,7 @@ def test_a_directory_of_a_newer_format_is_refused_untouched(tmp_path: Path, text
 
 @pytest.mark.parametrize("name", ["file", "file/below", "/proc/none"])
 def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path, name: str) -> None:
-    """WF317 with the path and what to do, instead of a bare system error."""
+    """Opening fails with WF317, which has the path and what to do, instead of a bare system error."""
     (tmp_path / "file").touch()
     with pytest.raises(Stalled, match=r"data-dir .* cannot be used: .*ReadWritePaths.*WF317"):
         open_store(tmp_path / name, UNIONS)
@@ -254,7 +254,7 @@ def test_a_flipped_byte_in_a_row_is_detected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0.0, 0.001, 0.1, 0.5, 0.9])
 def test_a_truncated_file_is_refused_with_a_sentence(tmp_path: Path, keep: float) -> None:
-    """WF304 instead of a SIGBUS, wherever the file ends."""
+    """Opening fails with WF304 instead of a SIGBUS, wherever the file ends."""
     with open_store(tmp_path, UNIONS) as store:
         for expected in range(0, 4_000, 500):
             store.log.append_blocking(batch(1, expected, 500))
@@ -330,7 +330,7 @@ def test_a_map_that_is_full_grows(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_is_a_state_and_not_an_end(tmp_path: Path) -> None:
-    """WF302 and nothing is written; reads work, and with free space an append succeeds at the same position."""
+    """Appends fail with WF302, reads still work, and with free space the append succeeds at the same position."""
     with open_store(tmp_path, UNIONS, ballast_bytes=1 << 20) as store:
         await store.log.append(batch(1, 0, 2))
         assert not store.log.is_disk_low
@@ -374,7 +374,7 @@ async def test_an_input_output_error_poisons_the_store(tmp_path: Path) -> None:
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
 async def test_a_small_disk_fills_up_and_recovers(tmp_path: Path) -> None:
-    """On 16 MB: appends until WF302, reads everything, and continues once space is free; nothing is lost."""
+    """On 16 MB the store appends until WF302, reads everything, and continues once space is free; nothing is lost."""
     with mounted(tmp_path, "-t", "tmpfs", "-o", "size=16m", "tmpfs"):
         other = tmp_path / "other"
         other.write_bytes(bytes(6 << 20))

@@ -1,4 +1,4 @@
-"""Damaged keys: LMDB finds no row under a key that a flipped bit has changed, and that must not be shown as "none"."""
+"""Damaged keys: LMDB does not find a row whose key has a flipped bit, which must not look like a missing row."""
 
 from __future__ import annotations
 

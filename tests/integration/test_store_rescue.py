@@ -200,7 +200,7 @@ def _damages(size: int) -> Iterator[tuple[str, int]]:
 
 @pytest.mark.timeout(3600 if IS_FULL else 1200)
 def test_whatever_is_damaged_what_is_saved_is_a_true_prefix(tmp_path: Path) -> None:
-    """Zeroed pages, truncated files, flipped bits: never a false event, a silent loss or a crash by a signal."""
+    """Zeroed pages, truncated files and flipped bits never cause a false event, a silent loss or a fatal signal."""
     source, target = tmp_path / "source", tmp_path / "target"
     whole = fill(source)
     file = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE
@@ -416,7 +416,7 @@ def test_a_damaged_backup_is_refused_and_leaves_no_trace(tmp_path: Path) -> None
 
 
 def test_a_damaged_log_is_not_backed_up(tmp_path: Path) -> None:
-    """A backup that cannot be restored is useless: WF304, and nothing in the target."""
+    """A backup that cannot be restored is useless: it fails with WF304, and the target is empty."""
     source, made = tmp_path / "source", tmp_path / "made"
     fill(source)
     file = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE

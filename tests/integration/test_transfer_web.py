@@ -1,4 +1,4 @@
-"""`file/transfer` from and to HTTP servers on the loopback, with and without TLS."""
+"""`file/transfer` from and to HTTP servers on loopback, with and without TLS."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ async def test_the_wrong_engine_version_never_gives_a_value(server: OpenBao, con
 
 
 async def test_a_token_reads_only_what_its_policy_allows(server: OpenBao, connect: Connect) -> None:
-    """The error names the path, and contains nothing of the response."""
+    """The error names the path, and contains no text of the response."""
     server.put("apps/mine", key=VALUE)
     server.put("apps/others", key=VALUE)
     server.policy("mine", "secret/data/apps/mine")

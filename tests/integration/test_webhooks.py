@@ -165,7 +165,7 @@ async def test_g6_the_same_body_is_the_same_delivery_while_the_first_is_pending(
     ],
 )
 async def test_a19_an_invalid_signature_is_refused_without_a_hint(hooked: Hooked, headers: dict[str, str]) -> None:
-    """Missing, wrong, SHA-1, a token, an old time: the same response as for an unknown webhook or one without a secret."""
+    """A missing, wrong, SHA-1, token or old signature gets the response for an unknown webhook or a missing secret."""
     headers = {"Content-Type": "application/json", **headers}
     refused = await hooked.post(b"{}", headers)
     unknown = await hooked.post(b"{}", headers, "nothing")
@@ -186,7 +186,7 @@ async def test_a19_an_invalid_signature_is_refused_without_a_hint(hooked: Hooked
 
 
 async def test_a19_a_timestamp_is_signed_and_expires(hooked: Hooked) -> None:
-    """`timestamp.delivery.body` is signed; no part of it can be left out, and it cannot be sent later."""
+    """`timestamp.delivery.body` is signed; no part can be omitted, and it expires."""
     now = int(time.time())
     body = b'{"n": 1}'
 
@@ -225,7 +225,7 @@ async def begun(hooked: Hooked, name: str, length: str, body: bytes) -> int:
 
 
 async def test_a19_large_bodies_and_other_types_are_refused_first(hooked: Hooked) -> None:
-    """50 MB with and without a declared length, and other types than JSON or a form; webhooks are known or unknown."""
+    """50 MB with or without a declared length, and types other than JSON or a form, are refused for any webhook."""
     piece = b"10000\r\n" + b" " * (1 << 16) + b"\r\n"
     for name in ("release", "nothing"):
         assert await begun(hooked, name, f"Content-Length: {50 << 20}", b"") == 413
@@ -275,7 +275,7 @@ async def test_a_payload_cannot_forge_the_webhook_context(hooked: Hooked, body: 
 
 
 async def test_a_webhook_depends_on_its_file(hooked: Hooked) -> None:
-    """With errors or suspended, a signed request gets the reason; after its removal the webhook is unknown."""
+    """If the file has errors or is suspended, a signed request gets the reason; once removed, the hook is unknown."""
     world, work = hooked.world, hooked.work
     work.pushed({"workflows/hooked.yml": "jobs: ["})
     await world.sync()
@@ -346,7 +346,7 @@ async def test_a_delivery_that_waits_for_its_plan_starts_the_current_file(
 
 
 async def test_a_name_belongs_to_the_file_that_had_it_first(tmp_path: Path) -> None:
-    """In one repository or across two, and over a restart; the other file has an error until the name is free."""
+    """This holds across repositories and restarts; the other file has an error until the name is free."""
     work, second = Work(tmp_path, "ops"), Work(tmp_path, "other")
     log = MemoryLog(Codec(UNIONS))
     settings = (settings_of(second, "other"), settings_of(work))

@@ -87,7 +87,7 @@ async def test_g6_a_crash_anywhere_neither_loses_nor_repeats_a_triggered_run(wor
 
 
 async def test_g6_runs_that_completed_before_a_crash_are_handled_after_it(work: Work, tmp_path: Path) -> None:
-    """With a real log on disk: the run completes, the daemon dies, and the next one starts the triggered run."""
+    """With a real log on disk, the run completes, the daemon dies, and the next one starts the triggered run."""
     with opening.open_store(tmp_path / "data", UNIONS, ballast_bytes=0) as store:
         first = TriggerWorld(store.log, settings_of(work))
         # The daemon dies before anything reads the log.
@@ -106,7 +106,7 @@ async def test_g6_runs_that_completed_before_a_crash_are_handled_after_it(work: 
 
 
 async def test_a_restart_does_not_match_runs_against_later_files(work: Work) -> None:
-    """A file that wanted failures, and successes only after the run had succeeded, starts nothing for that run."""
+    """A file that matched only failures when the run succeeded, and successes later, starts nothing for that run."""
     log = empty_log()
     async with TriggerWorld(log, settings_of(work)) as world:
         await world.sync()

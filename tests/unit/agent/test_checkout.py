@@ -44,7 +44,7 @@ def test_a_list_with_a_path_that_leaves_is_refused(path: bytes) -> None:
     "content", [b"", b"\xc1", b"\x93\x01\x02\x03", file_list.encode([FileEntry(b"a", FileKind.FILE, b"short")])]
 )
 def test_what_is_no_list_is_refused(content: bytes) -> None:
-    """With WF750."""
+    """The error code is WF750."""
     with pytest.raises(Rejected) as error:
         file_list.decode(content)
     assert error.value.code == "WF750"
@@ -80,7 +80,7 @@ def test_kept_files_are_found_by_the_next_process(tmp_path: Path) -> None:
 
 
 def test_a_kept_file_that_was_changed_is_as_if_it_were_not_there(tmp_path: Path) -> None:
-    """It is cached again the next time."""
+    """The file is fetched and cached again the next time."""
     kept = BlobCache(tmp_path, 100)
     kept.put(blob_id(b"one"), b"one")
     next(tmp_path.glob("*/*")).write_bytes(b"two")
@@ -259,7 +259,7 @@ async def test_steps_that_begin_together_have_one_checkout(disk: TreeStore, work
 
 
 async def test_what_has_no_answer_is_asked_again_in_the_next_session(tmp_path: Path) -> None:
-    """With the same number, so that a response to the first request is accepted too."""
+    """The request keeps its number, so that a response to the first request is accepted too."""
     workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
     daemon = Daemon(("a", b"1"))
     daemon.is_away = True
@@ -297,10 +297,10 @@ async def test_a_checkout_that_is_cancelled_leaves_nothing(
 async def test_not_now_is_asked_again_until_it_is_enough(
     disk: TreeStore, workspaces: WorkingDirectories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then the daemon's reason is the error. A final refusal fails at once."""
+    """After the retries the daemon's reason becomes the error; a final refusal fails at once."""
     daemon, loop = Daemon(), asyncio.get_running_loop()
     real = loop.time
-    # The patience is over once it was asked three times, however long that took.
+    # The client gives up after three requests, however long they took.
     monkeypatch.setattr(
         loop, "time", lambda: real() + (2 * file_requests.PATIENCE_S if len(daemon.received) > 2 else 0)
     )
@@ -323,7 +323,7 @@ async def test_not_now_is_asked_again_until_it_is_enough(
 async def test_an_answer_that_promises_too_much_or_nothing_is_refused(
     disk: TreeStore, workspaces: WorkingDirectories, monkeypatch: pytest.MonkeyPatch, piece: FileChunk
 ) -> None:
-    """A checkout neither fills the memory nor runs for ever."""
+    """A checkout can neither fill the memory nor run for ever."""
     daemon = Daemon()
     monkeypatch.setattr(daemon, "answer", lambda wanted: FileResponse(KEY, wanted.number, [piece]))
     checkouts = CheckoutService(disk, daemon.requests, workspaces)

@@ -89,7 +89,7 @@ def test_file_is_named_by_the_environment(tmp_path: Path) -> None:
     ],
 )
 def test_mistake_is_told_with_its_place(tmp_path: Path, text: str, said: str) -> None:
-    """The line where there is one, the key always."""
+    """The message has the line if there is one, and always the key."""
     with pytest.raises(Rejected) as caught:
         load(tmp_path, text)
 

@@ -207,7 +207,7 @@ def test_attempt_is_held_until_result_and_output_are_taken(ledger: Ledger, order
 
 
 def test_new_session_is_told_what_is_owed(ledger: Ledger) -> None:
-    """Unacknowledged results and known starts, but nothing twice."""
+    """Unacknowledged results and known starts are sent once each."""
     started(ledger, key("a"))
     started(ledger, key("b"))
     ledger.finish(finished(key("a"), output_bytes=5))

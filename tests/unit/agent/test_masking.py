@@ -81,7 +81,7 @@ def test_each_line_of_a_value_is_masked() -> None:
 
 @pytest.mark.parametrize("width", [0, 64, 76])
 def test_wrapped_base64_of_a_long_value_is_masked(width: int) -> None:
-    """As `base64` and `openssl base64` print it; only the few digits of a short last line may stay."""
+    """The forms of `base64` and `openssl base64` are masked; at most the few characters of a short last line remain."""
     said = base64_of(PEM)
     lines = [said[at : at + width] for at in range(0, len(said), width)] if width else [said]
 
@@ -116,13 +116,13 @@ def test_values_of_json_are_masked_inside() -> None:
 
 
 def test_what_cannot_be_found_is_known() -> None:
-    """Documented misses: reversed, hexadecimal, with spaces between the letters."""
+    """The documented gaps are reversed text, hexadecimal, and spaces between the letters."""
     for said in (SECRET[::-1], SECRET.encode().hex(), " ".join(SECRET)):
         assert Masks([SECRET]).text(said) == said
 
 
 def test_no_more_than_a_beginning_is_held_back() -> None:
-    """A prompt without a newline is sent at once. What may be a secret waits, and is sent when it is none."""
+    """A prompt without a newline is sent at once; a possible secret is held back, and sent if it turns out not to be one."""
     stream = StreamMasker(Masks(["password1234"]))
     assert stream.feed(b"Continue? ") == b"Continue? "
     assert stream.feed(b"pass") == b""
@@ -134,7 +134,7 @@ def test_no_more_than_a_beginning_is_held_back() -> None:
 
 
 def test_the_greater_half_of_a_secret_at_the_end_is_masked() -> None:
-    """As of a process that was killed while it printed."""
+    """This happens when a process is killed while it prints."""
     stream = StreamMasker(Masks(["password1234"]))
     assert (stream.feed(b"x password"), stream.finish()) == (b"x ", MASK)
     assert (stream.feed(b"x pass"), stream.finish()) == (b"x ", b"pass")
@@ -148,5 +148,5 @@ def test_what_is_held_back_is_bounded() -> None:
 
 
 def test_masks_do_not_show_values() -> None:
-    """Not even in a debug log."""
+    """Their representation does not contain values, not even in a debug log."""
     assert "s3cret" not in repr(Masks(["s3cret"]))

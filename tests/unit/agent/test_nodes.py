@@ -1,4 +1,4 @@
-"""Nodes inside the agent, their parameters, and what the end of a process means."""
+"""Nodes inside the agent, their parameters, and the outcomes of exited processes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def result(reason: str = "exited", exit_code: int | None = 0, signal: int | None
 
 
 def test_log_prints_one_line() -> None:
-    """The message and a line's end, once."""
+    """The message is followed by exactly one newline."""
     assert instant.run(schema.Log(message="hi")).printed == [(1, b"hi\n")]
     assert instant.run(schema.Log(message="hi\n")).printed == [(1, b"hi\n")]
 
 
 def test_fail_has_its_exit_code_and_message() -> None:
-    """As a process that failed would."""
+    """It fails like a process with this exit code would."""
     end = instant.run(schema.Fail(message="why", exit_code=75))
 
     assert (end.outcome, end.exit_code, end.reason_text) == (Outcome.FAILURE, 75, "why")
@@ -35,7 +35,7 @@ def test_fail_has_its_exit_code_and_message() -> None:
     ("name", "package"), [("http/wait", "httpx"), ("notify/webhook", "httpx"), ("docker/run", "docker")]
 )
 def test_a_package_that_is_missing_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
-    """With the command that brings it."""
+    """The message contains the command that installs the package."""
     for module in ("http", "webhook", "docker"):
         monkeypatch.delitem(sys.modules, f"waterflow_agent.nodes.{module}", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
@@ -45,7 +45,7 @@ def test_a_package_that_is_missing_is_one_clear_error(monkeypatch: pytest.Monkey
 
 
 def test_outputs_of_any_type_are_set() -> None:
-    """As they were given, within the bound of all outputs."""
+    """They are set unchanged, within the limit for all outputs."""
     values = {"n": 1, "list": [None, 1.5], "map": {"a": "b"}}
 
     assert instant.run(schema.SetOutputs(outputs=values)).outputs == values
@@ -54,13 +54,13 @@ def test_outputs_of_any_type_are_set() -> None:
 
 @pytest.mark.parametrize("name", ["shell", "exec/shell", "log", "log@v1"])
 def test_nodes_are_found_by_name_alias_and_version(name: str) -> None:
-    """What runs here."""
+    """Every name, alias and version of a built-in node of the agent is found."""
     assert parameters.find(name).runs_in is not schema.RunsIn.ENGINE
 
 
 @pytest.mark.parametrize("name", ["sleep", "no/such", "workflow/run", ""])
 def test_node_that_does_not_run_here_is_refused(name: str) -> None:
-    """Unknown ones, and those of the engine."""
+    """Unknown nodes and those of the engine are refused."""
     with pytest.raises(Rejected, match="WF701"):
         parameters.find(name)
 
@@ -74,7 +74,7 @@ def test_node_that_does_not_run_here_is_refused(name: str) -> None:
     ],
 )
 def test_wrong_parameter_is_named(params: dict[str, object], said: str) -> None:
-    """The field and what was expected, in words."""
+    """The message names the field and says what was expected."""
     with pytest.raises(Rejected) as caught:
         parameters.convert("log", schema.Log, params)
 
@@ -95,7 +95,7 @@ def test_wrong_parameter_is_named(params: dict[str, object], said: str) -> None:
     ],
 )
 def test_end_of_a_process_is_an_outcome(ended: StepResult, outcome: Outcome, code: str, said: str) -> None:
-    """Only an exit with 0 is a success; what this version does not understand is lost."""
+    """Only exit code 0 is a success; an outcome that this version does not know is lost."""
     end = exits.interpret(ended, timeout_ms=120_000, cancel_reason="somebody")
 
     assert (end.outcome, end.reason_code) == (outcome, code)

@@ -128,7 +128,7 @@ def test_end_is_told_when_all_is_acknowledged(tmp_path: Path) -> None:
 
 
 def test_end_after_the_last_acknowledgement_is_told_at_once(tmp_path: Path) -> None:
-    """All output was acknowledged while the step ran, so no further acknowledgement will come."""
+    """The daemon acknowledged all output while the step was running, so no further acknowledgement will come."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"all"]))
     pump.take(0)
@@ -202,7 +202,7 @@ def test_spool_that_was_removed_is_told(tmp_path: Path) -> None:
 
 
 def test_dropped_attempt_frees_the_window(tmp_path: Path) -> None:
-    """Its unacknowledged bytes do not count any more."""
+    """Its unacknowledged bytes no longer count."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"one"]))
     pump.take(0)

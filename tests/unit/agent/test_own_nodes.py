@@ -46,7 +46,7 @@ TWO = GREET + "\n\nclass Other(Greet):\n    pass\n"
 
 
 def node(body: str) -> str:
-    """A file whose node does this."""
+    """Returns a file whose node has this body."""
     return HEAD + "\n\nclass Own(Node[Given]):\n    async def run(self, context, parameters):\n        " + body + "\n"
 
 
@@ -58,7 +58,7 @@ def run(directory: Path, text: str, **params: object) -> NodeRun:
 
 
 def test_a_file_with_one_class_is_a_node(tmp_path: Path) -> None:
-    """Typed parameters, outputs, and what it prints; keys have hyphens."""
+    """It has typed parameters, outputs and printed output; the keys have hyphens."""
     ended = run(tmp_path, GREET, **{"who": "Ada", "how-often": 2})
 
     assert ended.outcome is Outcome.SUCCESS, ended
@@ -100,7 +100,7 @@ def test_a_file_with_one_class_is_a_node(tmp_path: Path) -> None:
     ],
 )
 def test_a_node_that_does_not_work_says_why(tmp_path: Path, text: str, said: str) -> None:
-    """Its own mistakes and crashes are a failure with a place; the agent's side of it stands."""
+    """The node's own errors and crashes become a failure that names their location."""
     ended = run(tmp_path, text)
 
     assert ended.outcome is Outcome.FAILURE, ended
@@ -108,14 +108,14 @@ def test_a_node_that_does_not_work_says_why(tmp_path: Path, text: str, said: str
 
 
 def test_nothing_returned_are_no_outputs(tmp_path: Path) -> None:
-    """A node that only does something needs no return."""
+    """A node without outputs needs no return statement."""
     ended = run(tmp_path, node("pass"))
 
     assert (ended.outcome, ended.outputs) == (Outcome.SUCCESS, {})
 
 
 def test_wrong_parameters_are_named_before_the_node_runs(tmp_path: Path) -> None:
-    """By key, with what was expected."""
+    """The message names the key and says what was expected."""
     wrong = run(tmp_path, GREET, **{"how-often": "often"})
     unknown = run(tmp_path, GREET, whom="x")
 
@@ -125,7 +125,7 @@ def test_wrong_parameters_are_named_before_the_node_runs(tmp_path: Path) -> None
 
 
 def test_a_traceback_shows_the_author_s_lines_and_none_of_ours(tmp_path: Path) -> None:
-    """Though the file is run from its text."""
+    """The traceback shows them although the file is executed from its text."""
     ended = run(tmp_path, "def broken() -> None:\n    raise ValueError('here')\n\n\nbroken()\n")
 
     assert "raise ValueError('here')" in ended.printed
@@ -134,7 +134,7 @@ def test_a_traceback_shows_the_author_s_lines_and_none_of_ours(tmp_path: Path) -
 
 @pytest.mark.parametrize("body", ["while True: pass", "import asyncio; await asyncio.sleep(3600)"])
 def test_an_endless_node_is_stopped(tmp_path: Path, body: str) -> None:
-    """By its own word where it hears the signal, else by force."""
+    """A node that handles the signal stops gracefully; any other is killed."""
     path = tmp_path / "own.py"
     path.write_text(node(body))
 
@@ -144,7 +144,7 @@ def test_an_endless_node_is_stopped(tmp_path: Path, body: str) -> None:
 
 
 async def test_a_check_tells_what_is_known_of_a_node() -> None:
-    """Without that anything of it runs in the process that asks."""
+    """Nothing of the node runs in the process that asks."""
     checked = await check.in_child(Code(name="demo/greet", path="greet.py", text=GREET), os.environ)
 
     assert checked.summary == "Greets."
@@ -163,14 +163,14 @@ async def test_a_check_tells_what_is_known_of_a_node() -> None:
     ],
 )
 async def test_a_check_survives_what_it_checks(text: str) -> None:
-    """Every end of the child is a fault, and what it prints is no answer."""
+    """However the child process ends, the check reports a fault, and what the child prints is not taken as an answer."""
     checked = await check.in_child(Code(name="a/b", path="b.py", text=text), os.environ)
 
     assert "[WF721]" in checked.fault
 
 
 def test_what_code_starts_while_it_is_checked_ends_with_the_check(tmp_path: Path) -> None:
-    """Also when it holds the pipes open; and there is no input for it to wait for."""
+    """Child processes are stopped even if they hold the pipes open, and standard input is empty."""
     started = tmp_path / "started"
     text = (
         f"import subprocess, sys\nchild = subprocess.Popen(['sleep', '3600'], stdout=1)\n"
@@ -185,7 +185,7 @@ def test_what_code_starts_while_it_is_checked_ends_with_the_check(tmp_path: Path
 
 
 async def test_code_that_never_ends_loading_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With whatever it has started."""
+    """Everything that it has started is stopped too."""
     monkeypatch.setattr(check, "CHECK_S_MAX", 1.0)
 
     checked = await check.in_child(Code(name="a/b", path="b.py", text="while True: pass"), os.environ)
@@ -201,7 +201,7 @@ def write(root: Path, name: str, text: str) -> Path:
 
 
 async def test_the_shelf_follows_its_files(tmp_path: Path) -> None:
-    """New, changed, broken, mended and removed: the last version that worked stays until the file is gone."""
+    """Files may be new, changed, broken, fixed or removed: the last working version stays until the file is deleted."""
     catalog = NodeCatalog([str(tmp_path)])
     await catalog.refresh()
     assert catalog.names == []
@@ -236,7 +236,7 @@ async def test_the_shelf_follows_its_files(tmp_path: Path) -> None:
 
 
 async def test_a_file_that_was_not_touched_is_not_read_again(tmp_path: Path) -> None:
-    """A look is calls of stat; one that was only touched is read, and is not news."""
+    """A scan only calls stat; a file whose time changed is read again but is not reported as changed."""
     path = write(tmp_path, "demo/greet", GREET)
     catalog = NodeCatalog([str(tmp_path)])
     await catalog.refresh()
@@ -257,7 +257,7 @@ async def test_a_file_that_was_not_touched_is_not_read_again(tmp_path: Path) -> 
     ],
 )
 async def test_a_file_that_is_not_taken_is_told_of(tmp_path: Path, name: str, text: str, mode: int, said: str) -> None:
-    """With the reason; the name is none that a step could use."""
+    """The report contains the reason, and no step can use the name."""
     write(tmp_path, name, text).chmod(mode)
     catalog = NodeCatalog([str(tmp_path)])
 
@@ -270,7 +270,7 @@ async def test_a_file_that_is_not_taken_is_told_of(tmp_path: Path, name: str, te
 
 
 async def test_what_is_no_node_s_file_is_left_alone(tmp_path: Path) -> None:
-    """Other names, other kinds, deeper folders; the first directory that has a name wins."""
+    """Other names and nested folders are ignored, other file types are reported; the first directory with a name wins."""
     first, second = tmp_path / "first", tmp_path / "second"
     write(first, "demo/greet", GREET)
     write(second, "demo/greet", "broken(")
@@ -288,7 +288,7 @@ async def test_what_is_no_node_s_file_is_left_alone(tmp_path: Path) -> None:
 
 
 async def test_nodes_are_bounded(tmp_path: Path) -> None:
-    """By name, so that the same ones are there every time."""
+    """The limit is applied in the order of names, so the same nodes are loaded every time."""
     for number in range(NODES_MAX + 3):
         write(tmp_path, f"demo/n{number:03}", GREET)
 
@@ -298,7 +298,7 @@ async def test_nodes_are_bounded(tmp_path: Path) -> None:
 
 
 async def test_packages_bring_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an entry point; names of Waterflow's are refused, and a file of the node path goes before a package."""
+    """They use an entry point; names of built-in nodes are refused, and a file in the node path takes precedence."""
     (tmp_path / "shop_nodes.py").write_text(GREET)
     about = tmp_path / "shop_nodes-1.2.dist-info"
     about.mkdir()

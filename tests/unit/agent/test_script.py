@@ -1,4 +1,4 @@
-"""The node `script`: which file, which interpreter, and what of it may be chosen by whom."""
+"""The node `script`: which file is run, by which interpreter, and who may choose what."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(directory: Path, **params: object) -> NodeRun:
 def test_a_script_is_run_by_what_it_names(
     tmp_path: Path, by: str, first_line: str, interpreter: str | None, body: str, printed: str
 ) -> None:
-    """By the step's interpreter, else by its first line as the kernel takes it, else by sh; a file needs no mode."""
+    """The step's interpreter is used, else the file's first line as in the kernel, else sh; no file mode is needed."""
     text = first_line + body + "\n"
     given: dict[str, object] = {"content": text}
     if by == "path":
@@ -46,7 +46,7 @@ def test_a_script_is_run_by_what_it_names(
 
 
 def test_what_a_script_writes_are_its_outputs(tmp_path: Path) -> None:
-    """As with `shell`."""
+    """The node writes outputs in the same way as `shell`."""
     ended = run(tmp_path, content='echo "a=b" >> "$WATERFLOW_OUTPUT"; exit 3')
 
     assert (ended.outcome, ended.exit_code, ended.outputs) == (Outcome.FAILURE, 3, {"a": "b"})
@@ -54,7 +54,7 @@ def test_what_a_script_writes_are_its_outputs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/hostname", "link", "missing", "folder", "pipe", "a\0b", "."])
 def test_only_files_of_the_job_s_directory_are_run(tmp_path: Path, path: str) -> None:
-    """Whatever a path or a link leads to; what is no file does not hold the agent."""
+    """Paths and links must not lead outside, and a path that is not a regular file does not block the agent."""
     workspace = tmp_path / "work"
     (workspace / "folder").mkdir(parents=True)
     (tmp_path / "outside").write_text("echo never\n")
@@ -70,10 +70,10 @@ def test_only_files_of_the_job_s_directory_are_run(tmp_path: Path, path: str) ->
 
 @pytest.mark.parametrize("given", [{}, {"path": "a", "content": "b"}])
 def test_a_script_is_a_file_or_a_text(tmp_path: Path, given: dict[str, object]) -> None:
-    """One of the two."""
+    """Exactly one of the two must be given."""
     assert "either path or content" in run(tmp_path, **given).text
 
 
 def test_an_interpreter_that_is_no_command_is_an_error(tmp_path: Path) -> None:
-    """Quotes that do not end."""
+    """An unclosed quote makes the command invalid."""
     assert run(tmp_path, content="echo", interpreter='"bash').text.startswith("with.interpreter: ")

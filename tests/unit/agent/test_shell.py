@@ -49,7 +49,7 @@ def run(command: Command) -> subprocess.CompletedProcess[bytes]:
 
 
 def test_environment_is_reduced_and_named(tmp_path: Path) -> None:
-    """Only known names of the agent come through; the step's own and Waterflow's are there."""
+    """Only known variables of the agent are passed on, together with those of the step and of Waterflow."""
     env = prepared(tmp_path, schema.Shell(run="true"), {"MINE": "1", "CI": "no", "WATERFLOW_RUN_ID": "forged"}).env
 
     assert "SECRET_OF_THE_AGENT" not in env
@@ -63,7 +63,7 @@ def test_environment_is_reduced_and_named(tmp_path: Path) -> None:
 
 
 def test_bare_environment_is_completed() -> None:
-    """Without PATH, HOME and USER, as some init systems start services, steps have them all the same."""
+    """Some init systems start services without PATH, HOME and USER; steps have them anyway."""
     env = shell.inherited({})
 
     assert env["PATH"] == shell.DEFAULT_PATH
@@ -79,7 +79,7 @@ def test_default_shell_stops_at_the_first_failure(tmp_path: Path) -> None:
 
 
 def test_line_numbers_are_the_scripts(tmp_path: Path) -> None:
-    """What is put before a script stays on its first line."""
+    """Text that is inserted before a script is put on its first line, so line numbers do not change."""
     command = prepared(tmp_path, schema.Shell(run="true\necho $LINENO"), {"BIG": "x" * 200_000})
 
     assert run(command).stdout == b"2\n"
@@ -88,7 +88,7 @@ def test_line_numbers_are_the_scripts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("which", ["bash", "sh"])
 @pytest.mark.parametrize("value", ["x" * 120_000, "x" * 120_000 + "\n\n", "ü'\"$(id)`\\" * 20_000])
 def test_large_values_come_through_files(tmp_path: Path, which: str, value: str) -> None:
-    """A variable that no process can have is a shell variable and a file, byte for byte."""
+    """A value that is too large for an environment becomes a shell variable and a file, byte for byte."""
     command = prepared(tmp_path, schema.Shell(run='printf %s "$BIG"', shell=which), {"BIG": value})
 
     assert "BIG" not in command.env
@@ -97,7 +97,7 @@ def test_large_values_come_through_files(tmp_path: Path, which: str, value: str)
 
 
 def test_environment_that_no_process_can_have_is_refused(tmp_path: Path) -> None:
-    """Before anything starts, with the name of the largest variable."""
+    """The error is raised before anything starts, and names the largest variable."""
     env = {f"V{number}": "x" * 90_000 for number in range(30)} | {"LARGEST": "x" * 99_000}
 
     with pytest.raises(Rejected, match="LARGEST"):
@@ -116,7 +116,7 @@ def test_environment_that_no_process_can_have_is_refused(tmp_path: Path) -> None
     ],
 )
 def test_command_lines(tmp_path: Path, parameters: schema.Shell, argv: list[str]) -> None:
-    """Each known shell, and a template; arguments come last and are never split."""
+    """Known shells and a template are supported; arguments come last and are never split."""
     expected = [part.replace("{}", f"{tmp_path}/script") for part in argv]
 
     assert prepared(tmp_path, parameters).argv == expected
@@ -124,14 +124,14 @@ def test_command_lines(tmp_path: Path, parameters: schema.Shell, argv: list[str]
 
 @pytest.mark.parametrize("text", ["zsh", "perl -w", "'open {0}"])
 def test_shell_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
-    """Neither known nor a command with a place for the script."""
+    """The value is neither a known shell nor a command with a placeholder for the script."""
     with pytest.raises(Rejected, match=r"with\.shell"):
         prepared(tmp_path, schema.Shell(run="x", shell=text))
 
 
 @pytest.mark.parametrize("env", [{"A=B": "x"}, {"": "x"}, {"A": "x\0y"}])
 def test_variable_that_is_none_is_refused(tmp_path: Path, env: dict[str, str]) -> None:
-    """With its name, never with its value."""
+    """The error contains the variable's name, never its value."""
     with pytest.raises(Rejected, match="env: ") as caught:
         prepared(tmp_path, schema.Shell(run="x"), env)
 
@@ -139,7 +139,7 @@ def test_variable_that_is_none_is_refused(tmp_path: Path, env: dict[str, str]) -
 
 
 def test_script_is_private(tmp_path: Path) -> None:
-    """The script and its files are for this user alone."""
+    """Only this user can read the script and its files."""
     command = prepared(tmp_path, schema.Shell(run="x"))
 
     paths = (tmp_path / "script", *msgspec.structs.astuple(command.files))

@@ -1,4 +1,4 @@
-"""Directories are reused only when they are clean."""
+"""Step directories are reused only when they are clean."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def collected(files: StepFiles, output: bytes = b"", env: bytes = b"") -> StepFi
     ],
 )
 def test_entries(files: StepFiles, content: bytes, outputs: dict[str, str] | None) -> None:
-    """`name=value` and blocks, as the documentation says."""
+    """`name=value` and blocks are parsed as documented."""
     if outputs is None:
         with pytest.raises(Rejected, match="line 1"):
             collected(files, content)
@@ -72,7 +72,7 @@ def test_entries(files: StepFiles, content: bytes, outputs: dict[str, str] | Non
     ],
 )
 def test_malformed_entry_names_its_line(files: StepFiles, content: bytes, said: str) -> None:
-    """The error tells the place and never the content, which may be a secret."""
+    """The error names the line and never quotes the content, which may be a secret."""
     with pytest.raises(Rejected, match=said) as caught:
         collected(files, content)
 
@@ -87,7 +87,7 @@ def test_malformed_entry_names_its_line(files: StepFiles, content: bytes, said: 
     ],
 )
 def test_names_that_steer_programs_are_not_taken(files: StepFiles, name: str) -> None:
-    """They are left out and told, whichever way they are written; as outputs they do no harm."""
+    """In any spelling they are dropped with a message; as outputs they are harmless."""
     content = f"{name}=evil\nGOOD=yes\n".encode()
     written = collected(files, content, content)
 
@@ -97,7 +97,7 @@ def test_names_that_steer_programs_are_not_taken(files: StepFiles, name: str) ->
 
 
 def test_both_files_share_one_bound(files: StepFiles) -> None:
-    """1 MiB together; one byte more fails."""
+    """Together they may have 1 MiB, and one more byte fails the step."""
     half = b"a=" + b"x" * ((1 << 19) - 3) + b"\n"
 
     assert collected(files, half, half).outputs["a"] == "x" * ((1 << 19) - 3)
@@ -120,7 +120,7 @@ def test_missing_files_are_empty(files: StepFiles) -> None:
     )
 )
 def test_blocks_carry_any_text(values: dict[str, str]) -> None:
-    """What is written as a block with a delimiter of its own comes back as it was."""
+    """A value that is written as a block with its own delimiter is read back unchanged."""
     content = "".join(f"{name}<<~END~\n{value}\n~END~\n" for name, value in values.items() if "~END~" not in value)
 
     parsed = step_files._parse(content.encode(), "WATERFLOW_OUTPUT", step_files._OUTPUT_NAME)
@@ -130,6 +130,6 @@ def test_blocks_carry_any_text(values: dict[str, str]) -> None:
 
 @given(st.binary())
 def test_any_bytes_are_entries_or_an_error(content: bytes) -> None:
-    """Nothing else ever happens."""
+    """The parser returns entries or raises its error, and nothing else."""
     with contextlib.suppress(Rejected):
         step_files._parse(content, "WATERFLOW_OUTPUT", step_files._OUTPUT_NAME)

@@ -1,4 +1,4 @@
-"""`file/transfer` without its places: addresses, names, patterns, what passes by, and what is missing."""
+"""`file/transfer` without its endpoints: addresses, names, patterns, progress, and missing libraries."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def context(tmp_path: Path) -> Context:
     ],
 )
 def test_an_address_is_shown_without_what_may_be_secret(text: str, shown: str) -> None:
-    """And names are taken as they are."""
+    """Credentials are removed, and names are left unchanged."""
     assert str(address.parse(text, "source")) == shown
 
 
 @given(st.text(max_size=60))
 def test_whatever_is_given_is_an_address_or_a_sentence(text: str) -> None:
-    """Nothing else comes out of it."""
+    """The parser returns an address or raises an error with a message, and nothing else."""
     said = "source"
     try:
         address.parse(text, "source")
@@ -56,14 +56,14 @@ def test_whatever_is_given_is_an_address_or_a_sentence(text: str) -> None:
 
 
 def test_date_and_time_sort_as_names_do() -> None:
-    """And hold nothing that a name cannot."""
+    """They contain only characters that are allowed in names."""
     now = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
     assert address.fill("s3://b/{date}/x-{time}-{other}", now) == "s3://b/2026-01-02/x-030405-{other}"
 
 
 @given(st.text(alphabet=st.sampled_from("ab./\\\0\n ü"), max_size=12) | st.text(max_size=12))
 def test_a_checked_name_stays_below(name: str) -> None:
-    """Whatever a listing has: it is below the folder, or it is refused."""
+    """Whatever a listing contains, a name is either inside the folder or refused."""
     refusal = None
     try:
         names.checked(name, "the server")
@@ -77,7 +77,7 @@ def test_a_checked_name_stays_below(name: str) -> None:
 
 @given(st.lists(st.text(alphabet="abc.*?[]!^-ü", min_size=1, max_size=6), min_size=1, max_size=3))
 def test_patterns_match_as_the_library_s_do(parts: list[str]) -> None:
-    """Part by part, where nothing has a leading dot; a pattern is one, or a sentence."""
+    """Patterns are matched component by component where no name has a leading dot; an invalid one gives a message."""
     pattern = "/".join(parts)
     if "**" in pattern or any(part.startswith((".", "[")) for part in parts):
         return
@@ -92,7 +92,7 @@ def test_patterns_match_as_the_library_s_do(parts: list[str]) -> None:
 
 
 def test_wildcards_do_not_reach_over_folders_and_dots() -> None:
-    """But `**` does over folders."""
+    """Only `**` crosses folders."""
     every = ["a.gz", "x/a.gz", "x/y/a.gz", ".a.gz", ".x/a.gz", "x/.y/a.gz"]
     assert [name for name in every if names.compile_pattern("*.gz").fullmatch(name)] == ["a.gz"]
     assert [name for name in every if names.compile_pattern("**/*.gz").fullmatch(name)] == every[:3]
@@ -108,7 +108,7 @@ async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
 
 
 def test_the_end_is_held_back_until_all_is_right(context: Context) -> None:
-    """A wrong checksum, and another size than was said: the last chunk never comes."""
+    """If the checksum or the size is wrong, the last chunk is never delivered."""
     right = f"sha256:{hashlib.sha256(b'abc').hexdigest()}"
 
     async def collect(size: int | None, wanted: str | None) -> list[bytes]:
@@ -128,7 +128,7 @@ def test_the_end_is_held_back_until_all_is_right(context: Context) -> None:
 
 
 def test_lines_about_progress_stay_few(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
-    """One each five seconds at first; a day has less than a hundred."""
+    """The first lines are five seconds apart, and a whole day has fewer than a hundred."""
     now = 0.0
     progress = Progress(context, 86_400 << 20, clock=lambda: now)
     for second in range(1, 86_401):
@@ -144,7 +144,7 @@ def test_lines_about_progress_stay_few(context: Context, capsys: pytest.CaptureF
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 << 30, "5.0 GiB"), (1 << 60, "1048576.0 TiB")],
 )
 def test_amounts_are_for_people(count: int, text: str) -> None:
-    """In powers of 1024."""
+    """Amounts are shown with units in powers of 1024."""
     assert amount(count) == text
 
 
@@ -154,7 +154,7 @@ def test_amounts_are_for_people(count: int, text: str) -> None:
 def test_a_library_that_is_missing_is_one_clear_error(
     context: Context, monkeypatch: pytest.MonkeyPatch, source: str, package: str
 ) -> None:
-    """With the command that brings it; the other kinds of places do without."""
+    """The message contains the command that installs it; other kinds of endpoints work without the library."""
     for name in [*sys.modules]:
         if name.startswith("waterflow_agent.nodes.transfer.") and name.rpartition(".")[2] in (
             "s3",
@@ -174,7 +174,7 @@ def test_a_library_that_is_missing_is_one_clear_error(
 
 
 def test_more_files_than_a_transfer_has_are_a_failure(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before anything is written."""
+    """The transfer fails before anything is written."""
     monkeypatch.setattr(names, "FILES_MAX", 2)
     (context.directory / "in").mkdir()
     for name in ("a", "b", "c"):

@@ -9,7 +9,7 @@ from waterflowd.testing.api_world import ApiWorld
 
 
 async def test_the_schema_is_served_without_a_token() -> None:
-    """Because editors have none; the text equals that of the command. An unknown kind is a 400."""
+    """Editors have no token; the text equals the command's output, and an unknown kind is a 400."""
     async with (
         ApiWorld(is_open=False) as world,
         httpx.AsyncClient(transport=httpx.ASGITransport(world.api), base_url="http://localhost") as client,

@@ -59,7 +59,7 @@ def test_every_reference_resolves(document: dict[str, Any]) -> None:
 
 
 def test_every_route_has_a_summary_and_describes_its_answers(document: dict[str, Any]) -> None:
-    """Successful answers have a schema, or a media type other than JSON."""
+    """Successful responses have a schema, or a media type other than JSON."""
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             assert operation["summary"], (method, path)

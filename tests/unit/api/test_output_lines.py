@@ -33,7 +33,7 @@ def pieces_of(writes: list[tuple[int, bytes]], sizes: list[int]) -> list[OutputP
 
 
 def cut(pieces: list[OutputPiece], positions: tuple[int, int] = (0, 0)) -> list[Line]:
-    """All lines from the positions on, read like the store does: from the piece that contains the offset."""
+    """Returns all lines from the positions on, read as the store does: from the piece that contains the offset."""
     cutter = LineCutter(positions)
     found: list[Line] = []
     for piece in pieces:
@@ -95,7 +95,7 @@ def test_a_long_line_is_split_between_characters_and_marked() -> None:
     st.dictionaries(st.integers(131, 150), st.tuples(st.integers(0, 9), st.integers(0, 9))),
 )
 def test_a_cursor_reads_as_it_was_written(done: int, closed: list[int], positions: dict[int, tuple[int, int]]) -> None:
-    """Round trip, including ranges."""
+    """Encoding and decoding returns the same cursor, including ranges."""
     cursor = Cursor(done=done, ranges=ranges_of(sorted(closed)), positions=positions)
     read = parse_cursor(cursor.text() + entry(200, (5, 6)))
     assert read.positions == positions | {200: (5, 6)}
@@ -106,6 +106,6 @@ def test_a_cursor_reads_as_it_was_written(done: int, closed: list[int], position
     "text", ["", "c", "x1", "c1;", "c1;2", "c1;2=", "c1;2=3=4", "c1;2=3.4.5", "c٣", "c1" + ";1=1" * 20_000]
 )
 def test_an_invalid_cursor_is_a_400(text: str) -> None:
-    """Including hostile ones."""
+    """This includes hostile cursors."""
     with pytest.raises(Rejected):
         parse_cursor(text)

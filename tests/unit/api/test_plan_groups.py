@@ -32,7 +32,7 @@ def _plan(text: bytes) -> plans.Plan:
     ids=["called workflow", "every server", "expression"],
 )
 def test_a_token_for_one_group_cannot_start_work_on_another(text: bytes) -> None:
-    """Jobs of called workflows count, the group of all servers too, and a group from an expression may be any group."""
+    """Jobs of called workflows and the group of all servers count, and a group from an expression may be any group."""
     bound = Principal(name="ci", role=Role.RUNNER, groups=("web",))
     with pytest.raises(Rejected, match="may only use web"):
         check_plan(bound, _plan(text))

@@ -42,7 +42,7 @@ PARTS = frozenset({"jobs", "steps", "blocks"})
 
 
 def made(text: str, *history: events.RunEvent, **created: Any) -> Run:
-    """A run of the file after these events."""
+    """Returns a run of the file after these events."""
     compiled = compile_workflow("w.yml", text.encode())
     assert compiled.plan is not None, compiled.diagnostics
     first = events.RunCreated(
@@ -70,7 +70,7 @@ def instances(count: int) -> list[events.RunEvent]:
 
 
 def rows(found: Any) -> Iterator[dict[str, Any]]:
-    """All jobs, steps and blocks of an answer."""
+    """Returns all jobs, steps and blocks of an answer."""
     for name in PARTS & found.keys():
         for row in found[name]:
             yield row
@@ -78,7 +78,7 @@ def rows(found: Any) -> Iterator[dict[str, Any]]:
 
 
 def shown(run: Run) -> dict[str, Any]:
-    """The answer as a client receives it."""
+    """Returns the answer as a client receives it."""
     content = msgspec.json.encode(RunSchema.of_run(run))
     msgspec.json.decode(content, type=RunSchema)
     found: dict[str, Any] = json.loads(content)
@@ -146,7 +146,7 @@ def test_outputs_below_the_file_s_jobs_are_bounded_and_null_beyond() -> None:
 
 
 def test_the_first_value_always_fits() -> None:
-    """So that a page of one row contains it."""
+    """A page of one row therefore contains it."""
     budget = schemas.Budget()
     huge = {"text": "x" * (3 << 20)}
     assert budget.value(huge) == huge
@@ -155,7 +155,7 @@ def test_the_first_value_always_fits() -> None:
 
 
 def test_a_rerun_shows_how_much_it_reuses() -> None:
-    """And of which run."""
+    """The answer also names the run that they are reused from."""
     kept = Kept(
         run=RunId("01J00000000000000000000001"),
         jobs={"roll": KeptJob(conclusion=Conclusion.SUCCESS)},

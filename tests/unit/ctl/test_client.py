@@ -15,12 +15,12 @@ from waterflowd.ctl.client import Client
 from waterflowd.ctl.failures import Unreachable
 from waterflowd.ctl.settings import Settings
 
-#: Characters that some libraries take for the end of a line, but JSON does not.
+#: Characters that some libraries treat as line breaks, but JSON does not.
 TEXT = "a\u2028b\x85c\u2029d"
 
 
 class Slow(ThreadingHTTPServer):
-    """Answers a post when it is released, and a get at once with a stream of two items."""
+    """Answers a POST when it is released, and a GET at once with a stream of two items."""
 
     daemon_threads = True
 
@@ -43,7 +43,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(b"{}")
         except ConnectionError:
-            # The client that would not wait.
+            # The client has disconnected.
             self.close_connection = True
 
     def do_GET(self) -> None:
@@ -62,12 +62,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @pytest.fixture
 def slow() -> Iterator[Slow]:
-    """A server that takes its time for a post."""
+    """Returns a server that delays its answer to a POST."""
     with Slow() as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -97,7 +97,7 @@ def test_a_wait_outlives_the_bound_of_other_requests(slow: Slow, monkeypatch: py
 
 
 def test_only_a_line_feed_separates_items(slow: Slow) -> None:
-    """Text of a step may hold every other character that some count as the end of a line."""
+    """A step's text may contain every other character that some libraries treat as a line break."""
     client = Client(Settings(f"http://127.0.0.1:{slow.server_port}", None))
 
     assert [row["text"] for row in client.lines("/v1/runs/a/logs")] == [TEXT, "two"]
@@ -105,7 +105,7 @@ def test_only_a_line_feed_separates_items(slow: Slow) -> None:
 
 
 def test_a_followed_stream_ends_with_its_end_event(slow: Slow) -> None:
-    """Comments are skipped; an item may hold characters that some count as the end of a line."""
+    """Comments are skipped; an item may contain characters that some libraries treat as line breaks."""
     client = Client(Settings(f"http://127.0.0.1:{slow.server_port}", None))
 
     followed = client.follow("/v1/runs/a/events", lambda _text: pytest.fail("the connection was not lost"))

@@ -15,7 +15,7 @@ def cron(*arguments: str) -> Result:
 
 
 def test_instants_are_shown_in_utc_and_in_the_zone() -> None:
-    """The night that has no half past two, with the names of both times of the year."""
+    """The night without 02:30 is shown with the names of both standard time and summer time."""
     done = cron("30 2 * * *", "--timezone", "Europe/Berlin", "--from", "2026-03-28", "--next", "2")
     assert done.exit_code == 0
     assert done.output.splitlines() == [
@@ -26,20 +26,20 @@ def test_instants_are_shown_in_utc_and_in_the_zone() -> None:
 
 
 def test_json_is_an_array_of_both_times() -> None:
-    """RFC 3339, in UTC and with the offset of the zone."""
+    """The times are in RFC 3339 format, in UTC and with the offset of the zone."""
     done = cron("@daily", "--timezone", "America/New_York", "--from", "2026-11-01T00:30", "--next", "1", "--json")
     assert json.loads(done.output) == [{"utc": "2026-11-02T05:00:00.000Z", "local": "2026-11-02T00:00:00-05:00"}]
 
 
 def test_a_time_with_an_offset_is_itself_and_one_without_is_in_the_zone() -> None:
-    """Midnight in Berlin is the same moment as 23:00 in UTC."""
+    """Midnight in Berlin is the same instant as 23:00 in UTC."""
     arguments = ("0 * * * *", "--timezone", "Europe/Berlin", "--next", "1")
     outputs = {cron(*arguments, "--from", start).output for start in ("2026-01-02T00:00", "2026-01-01T23:00:00Z")}
     assert len(outputs) == 1
 
 
 def test_without_a_time_it_is_the_next_one_from_now() -> None:
-    """Five of them."""
+    """Five instants are shown."""
     done = cron("* * * * *")
     assert done.exit_code == 0
     assert len(done.output.splitlines()) == 6
@@ -56,13 +56,13 @@ def test_without_a_time_it_is_the_next_one_from_now() -> None:
     ],
 )
 def test_what_means_nothing_is_a_usage_error_with_a_sentence(arguments: tuple[str, ...], sentence: str) -> None:
-    """Exit code 2, and what to write instead."""
+    """The exit code is 2, and the message says what to write instead."""
     done = cron(*arguments)
     assert done.exit_code == 2
     assert sentence in done.stderr
 
 
 def test_a_calendar_that_ends_is_said() -> None:
-    """Nothing to show is no error."""
+    """Having nothing to show is not an error."""
     done = cron("@yearly", "--from", "9999-06-01", "--next", "3")
     assert (done.exit_code, done.output) == (0, "no further times before the calendar ends\n")

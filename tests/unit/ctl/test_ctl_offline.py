@@ -30,7 +30,7 @@ def ctl(*arguments: str) -> Result:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    """The modules that make a start slow are not loaded for `--help`."""
+    """The modules that slow down the start are not loaded for `--help`."""
     code = (
         "import sys; from waterflowd.ctl import main\n"
         "try: main.main(['--help'])\n"
@@ -45,14 +45,14 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_every_command_has_help(name: str) -> None:
-    """Each one imports, and says what it does."""
+    """Every command can be imported and has a description."""
     result = ctl(name, "--help")
     assert result.exit_code == 0
     assert "Usage: " in result.output
 
 
 def test_a_misspelt_command_is_a_usage_error_with_a_suggestion() -> None:
-    """Exit code 2 and the probable name."""
+    """The exit code is 2, and the message suggests the probable name."""
     result = ctl("stauts")
     assert (result.exit_code, 'did you mean "status"?' in result.output) == (2, True)
 
@@ -62,7 +62,7 @@ def test_a_misspelt_command_is_a_usage_error_with_a_suggestion() -> None:
 )
 @pytest.mark.parametrize("place", [0, 2])
 def test_without_a_daemon_the_exit_code_is_4_and_the_next_command_is_named(server: str, place: int) -> None:
-    """`--server` may stand before or after the command."""
+    """`--server` is accepted before and after the command."""
     words = ["runs", "--limit", "5"]
     result = ctl(*words[:place], "--server", server, *words[place:]) if place == 0 else ctl(*words, "--server", server)
     assert result.exit_code == 4
@@ -71,7 +71,7 @@ def test_without_a_daemon_the_exit_code_is_4_and_the_next_command_is_named(serve
 
 
 def test_a_server_that_is_none_is_a_usage_error() -> None:
-    """Nothing is guessed."""
+    """The command does not guess an address."""
     assert ctl("--server", "nonsense", "runs").exit_code == 2
     assert ctl("--server", "ftp://x", "runs").exit_code == 2
 
@@ -79,7 +79,7 @@ def test_a_server_that_is_none_is_a_usage_error() -> None:
 def test_the_context_of_the_configuration_is_used_after_command_line_and_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Command line, then context; the token from a file, then the environment's over it."""
+    """The command line overrides the context; a token comes from a file unless the environment has one."""
     assert settings.load(None) == settings.Settings("unix:/run/waterflow/waterflowd.sock", None)
     secret = tmp_path / "token"
     secret.write_text("wf_file\n")
@@ -100,7 +100,7 @@ def test_the_context_of_the_configuration_is_used_after_command_line_and_environ
 
 
 def test_validate_ends_0_for_valid_files_and_1_with_every_error(tmp_path: Path) -> None:
-    """Files and directories; with `--json` the `errors[]` of a 422."""
+    """It accepts files and directories; `--json` prints the `errors[]` of a 422."""
     (tmp_path / "good.yml").write_text(VALID)
     assert ctl("validate", str(tmp_path)).exit_code == 0
     bad = tmp_path / "sub" / "bad.yaml"
@@ -125,7 +125,7 @@ def test_validate_says_what_it_cannot_read(tmp_path: Path) -> None:
 
 
 def test_a_hostile_file_name_is_shown_escaped(tmp_path: Path) -> None:
-    """An escape sequence in a name does nothing to the terminal."""
+    """An escape sequence in a name has no effect on the terminal."""
     path = tmp_path / "a\x1b]0;pwn\x07.yml"
     path.write_text(VALID)
     result = ctl("validate", str(path))
@@ -134,6 +134,6 @@ def test_a_hostile_file_name_is_shown_escaped(tmp_path: Path) -> None:
 
 
 def test_version_is_printed() -> None:
-    """Both spellings."""
+    """Both spellings of the option work."""
     assert ctl("version").output.startswith("waterflowctl ")
     assert ctl("--version").output.startswith("waterflowctl ")

@@ -8,7 +8,7 @@ from waterflowd.dsl.reporting.diagnostics import as_row
 
 
 def test_an_error_reads_the_same_from_the_api_and_from_the_compiler() -> None:
-    """One renderer: the row of a 422 gives the compiler's own lines."""
+    """Both use one renderer: the row of a 422 gives the compiler's own lines."""
     [error] = compile_workflow(
         "w.yml", b"jobs:\n  a:\n    runs-on: web\n    steps:\n      - rnu: x\n      \n"
     ).diagnostics[:1]

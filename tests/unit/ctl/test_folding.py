@@ -1,4 +1,4 @@
-"""What many servers have printed is shown once, and nothing is lost."""
+"""Identical output of many servers is shown once, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def shown(*outputs: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
 
 
 def test_the_same_output_of_many_servers_is_shown_once() -> None:
-    """With a sentence that counts and names the others; what differs is shown."""
+    """One line counts and names the other servers; different output is shown."""
     outputs = [printed(f"roll[web-{n}]", "a", "b" if n != 3 else "c") for n in range(10)]
     lines, notes = shown(*outputs)
     assert lines == ["roll[web-0] a", "roll[web-0] b", "roll[web-3] a", "roll[web-3] c"]
@@ -29,7 +29,7 @@ def test_the_same_output_of_many_servers_is_shown_once() -> None:
 
 
 def test_only_the_same_step_of_instances_of_one_job_is_folded() -> None:
-    """Not other steps, other jobs, jobs on one server, or a second attempt of the same step."""
+    """Other steps, other jobs, jobs on one server, and a second attempt of the same step are not folded."""
     outputs = [
         printed("a", "x"), printed("b", "x"), printed("m[1]", "x"), printed("n[1]", "x"),
         printed("m[2]", "x", step="two"), printed("m[1]", "x", attempt=2),
@@ -39,7 +39,7 @@ def test_only_the_same_step_of_instances_of_one_job_is_folded() -> None:
 
 
 def test_a_long_output_is_not_held_back() -> None:
-    """It is given on as it comes, whole and in order."""
+    """It is passed on as it arrives, complete and in order."""
     texts = [str(number) for number in range(LINES_MAX + 10)]
     lines, notes = shown(printed("m[1]", *texts), printed("m[2]", *texts))
     assert lines == [f"m[{n}] {text}" for n in (1, 2) for text in texts]

@@ -1,4 +1,4 @@
-"""What a terminal is shown cannot do anything to it."""
+"""Text that is shown on a terminal cannot control it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from waterflowd.ctl.options import print_json, print_json_list
 
 @given(st.text())
 def test_nothing_that_was_cleaned_moves_a_cursor(text: str) -> None:
-    """No control character and no direction mark is left, whatever comes in, and what is harmless stays as it is."""
+    """Control characters and direction marks are removed from any text, and harmless text is unchanged."""
     cleaned = escape_for_display(text)
     assert not any(ord(character) < 32 or 0x7F <= ord(character) < 0xA0 for character in cleaned)
     assert not set(cleaned) & set("\u202a\u202e\u2066\u2069\u2028\u2029")
@@ -39,14 +39,14 @@ def test_nothing_that_was_cleaned_moves_a_cursor(text: str) -> None:
     ],
 )
 def test_log_lines_keep_tabs_and_colours_and_nothing_else(line: str, plain: str, colored: str) -> None:
-    """Titles, links, cursor moves and carriage returns are shown, not done; colours end with their line."""
+    """Titles, links, cursor moves and carriage returns are escaped; colours end with their line."""
     assert clean_line(line, has_colors=False) == plain
     assert clean_line(line, has_colors=True) == colored
 
 
 @given(st.text(), st.dictionaries(st.text(), st.text(), max_size=3))
 def test_json_on_a_terminal_is_json_and_harmless(name: str, rest: dict[str, str]) -> None:
-    """What is printed reads back as it was and holds no control character but the newline."""
+    """The output parses to the same value and contains no control character except newlines."""
     rows = [{"name": name, **rest}, {"name": "x"}]
     with pytest.MonkeyPatch.context() as patch:
         out = io.StringIO()
@@ -69,12 +69,12 @@ def test_json_on_a_terminal_is_json_and_harmless(name: str, rest: dict[str, str]
      (90_000_000, "1d01h")],
 )  # fmt: skip
 def test_durations_are_short(milliseconds: int, text: str) -> None:
-    """Two units at most."""
+    """At most two units are shown."""
     assert duration_text(milliseconds) == text
 
 
 def test_colours_follow_the_terminal_and_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`NO_COLOR`, a dumb terminal and a pipe have none."""
+    """With `NO_COLOR`, a dumb terminal or a pipe, no colours are used."""
     monkeypatch.setattr(terminal, "is_terminal", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -87,7 +87,7 @@ def test_colours_follow_the_terminal_and_no_color(monkeypatch: pytest.MonkeyPatc
 
 
 def test_wide_and_coloured_text_keeps_columns_straight() -> None:
-    """A column's width is what a terminal shows."""
+    """Columns are aligned by the width that a terminal shows."""
     assert width("ab") == 2
     assert width("日本") == 4
     assert width("\x1b[31mab\x1b[0m") == 2

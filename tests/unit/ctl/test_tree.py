@@ -1,4 +1,4 @@
-"""A run as a tree of lines: what is shown one by one, what is counted, and where it stands."""
+"""A run as a tree of lines: which parts are listed, which are only counted, and where they appear."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def servers(*words: str | None, shown: int | None = None) -> dict[str, Any]:
 
 
 def test_few_servers_are_all_shown_with_a_count() -> None:
-    """Each with its steps, below a job that says how many have ended well."""
+    """Each server is listed with its steps, below a job that says how many have succeeded."""
     assert drawn(run(servers("success", "failure")))[1:] == [
         "└─ ● roll  1/2 servers, 1 failure",
         "   ├─ ✓ roll[web-0]  2.5s  on web-0",
@@ -73,7 +73,7 @@ def test_few_servers_are_all_shown_with_a_count() -> None:
 
 
 def test_of_many_servers_those_of_interest_are_shown_and_the_others_counted() -> None:
-    """What failed and what runs, with their steps unless the tree is short; of the rest a line for each state."""
+    """Failed and running ones are listed, with their steps if the tree is short; each other state gets one line."""
     words = [*["success"] * 20, "failure", None, *["queued"] * 3]
     found = servers(*words)
     found["counts"]["queued"] = 3
@@ -85,18 +85,18 @@ def test_of_many_servers_those_of_interest_are_shown_and_the_others_counted() ->
 
 
 def test_servers_that_the_answer_leaves_out_are_counted() -> None:
-    """The counts are of all of them, whatever the list holds."""
+    """The counts cover all servers, whatever the list contains."""
     lines = drawn(run(servers(*["failure"] * 200, shown=100)))
     assert any("188 more servers: failure" in line for line in lines)
 
 
 def test_all_of_many_that_ended_well_are_one_line() -> None:
-    """The job's own count says it."""
+    """The job's own count is enough."""
     assert drawn(run(servers(*["success"] * 50)))[1:] == ["└─ ● roll  50/50 servers"]
 
 
 def test_passes_stand_below_their_loop_with_items_and_the_steps_inside() -> None:
-    """Branches of a condition need no line of their own."""
+    """The branches of a condition need no line of their own."""
     inner = step("check", node="condition", blocks_total=1, counts={"success": 1}, blocks=[
         {"index": 0, "name": "then", "item": None, "state": "success", "steps": [step("deep")]},
     ])  # fmt: skip
@@ -117,7 +117,7 @@ def test_passes_stand_below_their_loop_with_items_and_the_steps_inside() -> None
 
 
 def test_of_many_passes_those_that_are_not_good_are_shown() -> None:
-    """The others are counted."""
+    """The other passes are only counted."""
     passes: list[dict[str, Any]] = [
         {"index": n, "name": f"pass {n + 1}", "item": n, "state": "failure" if n == 30 else "success", "steps": []}
         for n in range(100)
@@ -128,7 +128,7 @@ def test_of_many_passes_those_that_are_not_good_are_shown() -> None:
 
 
 def test_a_job_that_calls_shows_the_jobs_that_it_calls() -> None:
-    """All of them, in their order, with the path of the file."""
+    """All of them are listed in order, with the path of the file."""
     called = job("deploy", kind="call", calls="workflows/d.yml", counts={"success": 2}, jobs_total=2, jobs=[
         job("deploy/check"), job("deploy/put"),
     ])  # fmt: skip
@@ -140,7 +140,7 @@ def test_a_job_that_calls_shows_the_jobs_that_it_calls() -> None:
 
 
 def test_a_kept_job_and_a_second_try_say_so() -> None:
-    """What was kept has nothing below it."""
+    """A reused job has nothing below it."""
     kept = job("build", reused=True, steps=[step("make")])
     batch = {"number": 2, "of": 5, "resume_at": None}
     lines = drawn(run(kept, job("deploy", None, tries=2, batch=batch, steps=[step("put")])))
@@ -148,7 +148,7 @@ def test_a_kept_job_and_a_second_try_say_so() -> None:
 
 
 def test_an_older_daemon_s_answer_is_drawn_too() -> None:
-    """Without parts, counts and approvals."""
+    """Such an answer has no parts, counts or approvals."""
     old_step = {
         name: value for name, value in step("one").items() if name not in ("counts", "blocks", "blocks_total", "reused")
     }
@@ -162,7 +162,7 @@ def test_an_older_daemon_s_answer_is_drawn_too() -> None:
 
 @pytest.mark.parametrize("name", ["\x1b[31mred", "a\nb", "\u202eevil"])
 def test_names_from_outside_move_no_cursor(name: str) -> None:
-    """Names of instances, items of passes, approvers and comments are escaped."""
+    """Names of instances, items of loops, approvers and comments are escaped."""
     inner = {"index": 0, "name": "pass 1", "item": name, "state": "success", "steps": [step("x", name=name)]}
     loop = step("l", node="loop", blocks_total=1, counts={"success": 1}, blocks=[inner], name=name)
     found = run(job("a", steps=[loop], kind="call", calls=name, name=name, agent=name))
@@ -176,7 +176,7 @@ def test_names_from_outside_move_no_cursor(name: str) -> None:
 
 
 def test_what_waits_for_people_says_whom_how_many_and_until_when() -> None:
-    """One line each, and one command; with a place, quoted, where several wait."""
+    """Each approval has one line and one command; the command names the part, quoted, if several parts are waiting."""
     approval = {
         "job": "roll[web-1]", "step": None, "environment": "prod", "approvers": ["alice", "bob"], "minimum": 2,
         "approved_by": ["bob"], "rejected_by": None, "self_approval": False, "due_at": None, "default": None,
@@ -192,7 +192,7 @@ def test_what_waits_for_people_says_whom_how_many_and_until_when() -> None:
 
 
 def test_reasons_reach_every_part() -> None:
-    """Instances and inner steps, by the places that other commands take; what the answer leaves out is said."""
+    """Instances and inner steps are named by the parts that other commands accept; omitted parts are mentioned."""
     inner = {"index": 0, "name": "pass 1", "item": 1, "state": "failure", "steps": [step("l[0]/x", "failure")]}
     loop = step("l", "failure", node="loop", blocks=[inner])
     found = run(
@@ -204,7 +204,7 @@ def test_reasons_reach_every_part() -> None:
 
 
 def test_the_first_attempt_that_failed_is_found_inside_of_blocks() -> None:
-    """Not the loop around it, which has no output of its own."""
+    """The loop around it has no output and is not chosen."""
     inner = step("l[0]/x", "failure", attempts=[{"attempt": 1}])
     loop = step("l", "failure", node="loop", blocks=[{"steps": [inner]}])
     found = run(job("roll", "failure", jobs=[job("roll[1]", "failure", steps=[loop])]))
@@ -213,7 +213,7 @@ def test_the_first_attempt_that_failed_is_found_inside_of_blocks() -> None:
 
 
 def test_plain_lines_name_inner_steps_as_they_come() -> None:
-    """By their path, with the name that their dispatch has rendered."""
+    """They are identified by their path, with the name that was rendered at their dispatch."""
     lines = EventLines(run(job("a", steps=[step("one")])))
     place = {"job": "a", "step": "l[0]/x", "at": _BEGAN}
     assert lines.text({"type": "attempt-dispatched", "name": "Deploy x", **place}) is None

@@ -1,4 +1,4 @@
-"""What `waterflowctl validate` finds, on disk and in commits, and how it says so."""
+"""What `waterflowctl validate` finds, on disk and in commits, and how it reports it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_files_that_a_workflow_uses_are_read_from_its_repository(tmp_path: Path) -> None:
-    """Their errors have their own paths, and are said once."""
+    """Their errors have their own paths and are reported once."""
     files = {"workflows/a.yml": CALLER, "workflows/b.yml": CALLER, "workflows/c.yml": USER, "lib/b.yml": CALLEE}
     write(tmp_path, {**files, "steps/s/step.yml": "steps: [{run: x}]\n"})
     assert ctl(str(tmp_path / "workflows")).exit_code == 0
@@ -74,7 +74,7 @@ def test_files_that_a_workflow_uses_are_read_from_its_repository(tmp_path: Path)
 
 
 def test_the_file_of_a_composite_step_is_checked_as_one(tmp_path: Path) -> None:
-    """By its name; inputs that nobody gives are no error of it."""
+    """It is recognized by its name; inputs that no step provides are not an error."""
     write(tmp_path, {"s/step.yml": "inputs: {a: {required: true}}\nsteps: [{run: 'x ${{ inputs.a }}'}]\n"})
     assert ctl(str(tmp_path)).exit_code == 0
     write(tmp_path, {"s/step.yml": "steps: [{run: 'x ${{ inputs.a }}'}]\n"})
@@ -83,7 +83,7 @@ def test_the_file_of_a_composite_step_is_checked_as_one(tmp_path: Path) -> None:
 
 
 def test_the_root_may_be_named(tmp_path: Path) -> None:
-    """Where neither Git nor the folders say it."""
+    """This is needed where neither Git nor the folders determine it."""
     write(tmp_path, {"flows/deep/a.yml": CALLER, "flows/lib/b.yml": CALLEE})
     file = str(tmp_path / "flows" / "deep" / "a.yml")
     assert ctl(file).exit_code == 1
@@ -91,7 +91,7 @@ def test_the_root_may_be_named(tmp_path: Path) -> None:
 
 
 def test_files_outside_of_the_repository_are_not_read(tmp_path: Path) -> None:
-    """Not even by a symlink."""
+    """Symlinks do not lead outside either."""
     write(tmp_path, {"repo/workflows/a.yml": CALLER, "b.yml": CALLEE})
     (tmp_path / "repo" / "lib").mkdir()
     (tmp_path / "repo" / "lib" / "b.yml").symlink_to(tmp_path / "b.yml")
@@ -100,7 +100,7 @@ def test_files_outside_of_the_repository_are_not_read(tmp_path: Path) -> None:
 
 
 def test_a_warning_is_shown_and_ends_0_unless_it_is_strict(tmp_path: Path) -> None:
-    """In JSON it has a severity."""
+    """In JSON the warning has a severity."""
     write(tmp_path, {"a.yml": NEVER})
     file = str(tmp_path / "a.yml")
     result = ctl(file)
@@ -113,7 +113,7 @@ def test_a_warning_is_shown_and_ends_0_unless_it_is_strict(tmp_path: Path) -> No
 
 
 def test_a_range_is_checked_as_it_ends(repository: Path) -> None:
-    """What it does not touch is not looked at, and the working tree neither."""
+    """Files that the range does not touch are not checked, and neither is the working tree."""
     first = commit(repository, {"workflows/old.yml": BROKEN, "workflows/a.yml": VALID})
     last = commit(repository, {"workflows/a.yml": VALID + "\n", ".waterflow/workflows/b.yml": BROKEN, "c.yml": BROKEN})
     write(repository, {"workflows/a.yml": BROKEN})
@@ -130,7 +130,7 @@ def test_a_range_is_checked_as_it_ends(repository: Path) -> None:
 
 
 def test_a_workflow_is_checked_when_what_it_uses_changes(repository: Path) -> None:
-    """The file itself need not."""
+    """The workflow file itself does not have to change."""
     first = commit(repository, {"workflows/a.yml": CALLER, "lib/b.yml": CALLEE, "workflows/c.yml": USER, "x": ""})
     last = commit(repository, {"lib/b.yml": CALLEE.replace("run:", "runn:")})
     result = ctl("--root", str(repository), "--range", f"{first}..{last}")
@@ -140,14 +140,14 @@ def test_a_workflow_is_checked_when_what_it_uses_changes(repository: Path) -> No
 
 @pytest.mark.parametrize("text", ["HEAD", "..HEAD", "HEAD..", "--all..HEAD", "nothing..HEAD"])
 def test_a_range_that_is_none_is_a_usage_error(repository: Path, text: str) -> None:
-    """With the next command to type."""
+    """The message contains the next command to type."""
     commit(repository, {"workflows/a.yml": VALID})
     result = ctl("--root", str(repository), f"--range={text}")
     assert (result.exit_code, "next: " in result.output) == (2, True)
 
 
 def test_sarif_has_a_result_for_each_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a rule, a level and a place; a relative path is relative in it too."""
+    """It has a rule, a level and a location; a relative path stays relative."""
     write(tmp_path, {"a b.yml": BROKEN, "n.yml": NEVER})
     monkeypatch.chdir(tmp_path)
     result = ctl("--sarif", "a b.yml", "n.yml")
@@ -166,7 +166,7 @@ def test_sarif_has_a_result_for_each_finding(tmp_path: Path, monkeypatch: pytest
 
 
 def test_sarif_of_nothing_is_a_run_without_results(tmp_path: Path) -> None:
-    """A forge then closes what it has shown before."""
+    """A forge then closes the findings that it has shown before."""
     write(tmp_path, {"a.yml": VALID})
     log = json.loads(ctl("--sarif", str(tmp_path / "a.yml")).stdout)
     assert [run["results"] for run in log["runs"]] == [[]]

@@ -1,4 +1,4 @@
-"""Whether a hello may open a session: what an agent tells of itself has bounds."""
+"""Whether a hello may open a session: what an agent announces is limited."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def judged(own: list[messages.OwnNode]) -> messages.Reject | None:
 
 
 def test_an_agent_may_tell_of_as_many_nodes_as_it_takes() -> None:
-    """With the longest texts that it sends."""
+    """A hello with the maximum number of nodes and the longest texts is accepted."""
     name = "a" * 64 + "/" + "b" * 64
     node = messages.OwnNode(name, "server", "f" * 64, "s" * 200, [("p" * 64, True)] * 32, "f" * 300)
 
@@ -43,7 +43,7 @@ def test_an_agent_may_tell_of_as_many_nodes_as_it_takes() -> None:
 def test_one_that_tells_of_more_gets_no_session(
     change: Callable[[messages.OwnNode], list[messages.OwnNode]],
 ) -> None:
-    """What a daemon keeps of its agents is bounded."""
+    """The daemon's memory per agent is bounded."""
     refused = judged(change(messages.OwnNode("n/m", "server", "1")))
 
     assert refused is not None

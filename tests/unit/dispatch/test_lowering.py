@@ -1,4 +1,4 @@
-"""Lowering: an attempt becomes the same task as often as it is offered."""
+"""Lowering: every offer of an attempt contains the same task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from waterflowd.testing.scenario import Scenario
 
 
 def task(step: str, script: str = "", *, start: str = "start", instance: str = "i") -> messages.Task:
-    """The task of the open attempt of a workflow with this one step."""
+    """Returns the task of the open attempt of a workflow with this one step."""
     workflow = f"""
 env: {{A: workflow, B: workflow}}
 on: {{workflow_dispatch: {{inputs: {{dir: {{type: string, default: ""}}}}}}}}
@@ -36,26 +36,26 @@ def test_the_same_attempt_is_the_same_task() -> None:
 
 
 def test_layers_of_the_environment_are_laid_over_each_other() -> None:
-    """Step over job over workflow."""
+    """The step's values override the job's, and these the workflow's."""
     assert task("{run: work, env: {C: step}}").env == {"A": "workflow", "B": "job", "C": "step"}
 
 
 def test_the_time_out_is_the_smaller_of_the_steps_and_what_is_left_of_the_jobs() -> None:
-    """Both are enforced by the agent alone, when the link is cut."""
+    """The agent enforces both even when the link is down."""
     assert task("{run: work, timeout-minutes: 2}").timeout_ms == 120_000
     assert task("{run: work, timeout-minutes: 60}").timeout_ms == 600_000
     assert task("run: work").timeout_ms == 600_000
 
 
 def test_a_rendered_directory_is_the_rendered_one_even_if_it_is_empty() -> None:
-    """An expression that yields nothing means the job's own directory, never its own source text."""
+    """An expression without a value means the job's own directory, never the expression's source."""
     step = "{run: work, working-directory: '${{ inputs.dir }}'}"
     assert task(step, start="start dir=sub").working_directory == "sub"
     assert task(step).working_directory in (None, "")
 
 
 def test_a_cancel_names_the_attempt_as_its_offer_did() -> None:
-    """One key for one attempt, on the way there and on the way to its end."""
+    """Offer and cancel use the same id for an attempt."""
     world = Scenario("jobs: {a: {runs-on: web, steps: [{run: x}]}}")
     world.play("connect web-1 web\nstart\ncancel")
     owed = list(outstanding(world.run))
@@ -65,7 +65,7 @@ def test_a_cancel_names_the_attempt_as_its_offer_did() -> None:
 
 
 def lowered(step: str, **values: str) -> messages.Task:
-    """The task of the open attempt of a workflow with this one step, where these secrets have a value."""
+    """Returns the task of the open attempt of a workflow with this one step, where these secrets have a value."""
     world = Scenario(f"jobs: {{a: {{runs-on: web, steps: [{step}]}}}}")
     world.play("connect web-1 web\nstart")
     (send,) = [command for command in outstanding(world.run) if isinstance(command, commands.SendTask)]
@@ -73,7 +73,7 @@ def lowered(step: str, **values: str) -> messages.Task:
 
 
 def test_secrets_are_filled_in_and_named_once_more() -> None:
-    """In texts as well; the agent masks what stands in `secrets`, and gets no other."""
+    """This includes secrets within longer texts; the agent masks the values in `secrets` and gets no others."""
     step = "{run: work, env: {A: 'Bearer ${{ secrets.TOKEN }}', B: '${{ secrets.OTHER }}', C: plain}}"
 
     found = lowered(step, TOKEN="s3cret", OTHER="value", THIRD="third")
@@ -83,13 +83,13 @@ def test_secrets_are_filled_in_and_named_once_more() -> None:
 
 
 def test_a_step_without_secrets_has_none() -> None:
-    """And no empty ones: these mask nothing."""
+    """Empty values are left out too: they would mask nothing."""
     assert lowered("run: work", TOKEN="s3cret").secrets == []
     assert lowered("{run: work, env: {A: '${{ secrets.TOKEN }}'}}", TOKEN="").secrets == []
 
 
 def test_a_secret_in_a_script_is_an_environment_variable() -> None:
-    """The script is a file on the server, and holds no value."""
+    """The script becomes a file on the server and must not contain the value."""
     for step in (
         """{run: 'curl -H "${{ secrets.TOKEN }}"'}""",
         """{uses: shell, with: {run: 'curl -H "${{ secrets.TOKEN }}"'}}""",
@@ -101,7 +101,7 @@ def test_a_secret_in_a_script_is_an_environment_variable() -> None:
 
 
 def test_a_secret_in_a_process_list_is_refused() -> None:
-    """Arguments are for everybody on the server: the step fails, with a sentence, and runs nothing."""
+    """Every user on the server can read arguments, so the step fails with a message and runs nothing."""
     found = lowered("{uses: shell, with: {run: work, args: ['${{ secrets.TOKEN }}']}}", TOKEN="s3cret")
 
     assert (found.node, found.env, found.secrets) == ("fail", {}, [])
@@ -110,13 +110,13 @@ def test_a_secret_in_a_process_list_is_refused() -> None:
 
 
 def test_a_secret_may_be_a_parameter_of_a_node_inside_the_agent() -> None:
-    """What it prints is masked there."""
+    """The agent masks the output of such a node."""
     found = lowered("{uses: log, with: {message: 'x ${{ secrets.TOKEN }}'}}", TOKEN="s3cret")
     assert (found.params, found.secrets) == ({"message": "x s3cret"}, ["s3cret"])
 
 
 def test_a_secret_that_has_lost_its_value_fails_the_step() -> None:
-    """Between the dispatch and the way to the agent; the run goes on by its own rules."""
+    """If the value disappears between dispatch and offer, the step fails and the run continues by its own rules."""
     found = lowered("{run: work, env: {A: '${{ secrets.TOKEN }}'}}")
     assert (found.node, found.env, found.secrets) == ("fail", {}, [])
     assert "TOKEN has no value any more" in found.params["message"]
@@ -124,13 +124,13 @@ def test_a_secret_that_has_lost_its_value_fails_the_step() -> None:
 
 
 def test_a_text_that_looks_like_a_reference_gives_nothing() -> None:
-    """Only the names that the step's own plan lists are filled in."""
+    """Only the names that are listed in the step's plan are filled in."""
     step = "{run: work, env: {A: '${{ secrets.TOKEN }}', B: '\\ue0f0OTHER\\ue0f1'}}"
     assert "value" not in lowered(step.encode().decode("unicode_escape"), TOKEN="s3cret", OTHER="value").env["B"]
 
 
 def test_secrets_that_are_too_large_fail_the_step() -> None:
-    """Alone, or filled in a hundred times: a message has a bound."""
+    """A single large secret and a hundred copies of one both exceed the limit of a message."""
     step = "{run: work, env: {A: '${{ secrets.A }}', B: '${{ secrets.B }}', C: '${{ secrets.C }}'}}"
     large = "x" * (48 << 10)
     assert "WF625" in lowered(step, A=large, B=large, C=large).params["message"]

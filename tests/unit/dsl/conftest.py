@@ -1,4 +1,4 @@
-"""What the tests of the language share: compiling a text, with other files beside it."""
+"""Helpers for the tests of the language: compile a text, optionally with other files beside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Language:
         known = None if files is None else {path: content.encode() for path, content in files.items()}
         compiled = compile_workflow("workflows/w.yml", text.encode(), known)
         if compiled.plan is not None:
-            # What compiles, no editor may mark as wrong.
+            # An editor must not report an error in a file that compiles.
             assert schemas.complaints(text) == []
         return compiled
 
@@ -31,22 +31,22 @@ class Language:
         return decoded
 
     def job(self, keys: str, top: str = "") -> plans.JobPlan:
-        """The last job of a workflow whose job has these keys beside its steps, written as in a flow mapping."""
+        """Returns the last job of a workflow whose job has these keys beside its steps, written as in a flow mapping."""
         return self.plan(f"{top}\njobs: {{j: {{{keys}, steps: [{{run: x}}]}}}}").jobs[-1]
 
     def steps(self, steps: str, top: str = "") -> tuple[plans.StepPlan, ...]:
-        """The steps of a job, written as in a flow sequence."""
+        """Returns the steps of a job, written as in a flow sequence."""
         return self.plan(f"{top}\njobs: {{j: {{runs-on: g, steps: [{steps}]}}}}").jobs[0].steps
 
     def error(self, text: str, files: Mapping[str, str] | None = None) -> Diagnostic:
-        """The only error of a text."""
+        """Returns the only error of a text."""
         compiled = self.compiled(text, files)
         assert compiled.plan is None
         (error,) = compiled.diagnostics
         return error
 
     def warnings(self, text: str, files: Mapping[str, str] | None = None) -> list[Diagnostic]:
-        """The warnings of a text that compiles."""
+        """Returns the warnings of a text that compiles."""
         compiled = self.compiled(text, files)
         assert not compiled.diagnostics
         return compiled.warnings

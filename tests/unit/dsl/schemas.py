@@ -1,4 +1,4 @@
-"""Files validated with the JSON Schema, as an editor does."""
+"""Validates files with the JSON Schema, as an editor does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _validator(kind: str) -> jsonschema_rs.Draft7Validator:
 
 
 def complaints(text: str, kind: str = "workflow") -> list[str]:
-    """The errors that the schema finds in a file, each with its path."""
+    """Returns the errors that the schema finds in a file, each with its path."""
     content = plain(to_json(reader.read(text, Report()).root))
     errors = _validator(kind).iter_errors(content)
     return ["/".join(map(str, error.instance_path)) + ": " + error.message[:300] for error in errors]

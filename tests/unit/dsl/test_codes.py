@@ -1,4 +1,4 @@
-"""Claims about codes: each is documented and says something else than the others."""
+"""Error codes: each is documented and has its own meaning."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_every_code_of_the_language_is_documented() -> None:
 
 
 def test_titles_differ() -> None:
-    """Two codes with one meaning would be one code."""
+    """Two codes with the same meaning should be one code."""
     assert len(set(codes.CODES.values())) == len(codes.CODES)
 
 

@@ -1,4 +1,4 @@
-"""Claims about plans: what a good file becomes."""
+"""Plans: the result of compiling a valid file."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def compiled(content: str | bytes, path: str = "workflows/w.yml") -> plan.Plan:
 
 
 def step(lines: str) -> plan.StepPlan:
-    """The plan of the last step of a job whose steps are `lines`."""
+    """Returns the plan of the last step of a job whose steps are `lines`."""
     return compiled(f"jobs: {{j: {{runs-on: g, steps: [{lines}]}}}}").jobs[0].steps[-1]
 
 
 def test_the_smallest_file_becomes_a_plan() -> None:
-    """Nothing but a job with a step is needed."""
+    """A single job with a single step is enough."""
     assert compiled(HELLO) == plan.Plan(
         name="hello-world",
         path="workflows/w.yml",
@@ -61,25 +61,25 @@ def test_the_smallest_file_becomes_a_plan() -> None:
 
 
 def test_the_same_content_gives_the_same_bytes() -> None:
-    """A plan is pinned by the hash of its bytes."""
+    """A plan is identified by the hash of its bytes."""
     assert compile_workflow("w.yml", HELLO).plan == compile_workflow("w.yml", HELLO).plan
 
 
 def test_a_file_without_a_name_is_called_by_its_stem() -> None:
-    """`workflows/deploy.yml` is `deploy`."""
+    """The file `workflows/deploy.yml` gets the name `deploy`."""
     content = b"jobs: {j: {runs-on: g, steps: [{run: x}]}}"
     assert compiled(content, ".waterflow/workflows/deploy.yml").name == "deploy"
 
 
 def test_all_spellings_of_a_trigger_mean_the_same() -> None:
-    """A text, a list and a mapping."""
+    """A trigger may be written as a text, a list or a mapping."""
     for on in ("push", "[push]", "{push: }", "{push: {}}"):
         triggers = compiled(f"on: {on}\njobs: {{j: {{runs-on: g, steps: [{{run: x}}]}}}}").triggers
         assert triggers == plan.Triggers(push=plan.PushTrigger(), dispatch=False)
 
 
 def test_all_spellings_of_a_schedule_mean_the_same() -> None:
-    """A text, a mapping, and a list of either; words are written out as fields."""
+    """A schedule may be a text, a mapping, or a list of either; names of months and days become numbers."""
     spellings = ("'@daily'", "['@daily']", "{cron: '0 0 * * *'}", "[{cron: '0  0 * * *', timezone: UTC}]")
     for schedule in spellings:
         triggers = compiled(f"on: {{schedule: {schedule}}}\njobs: {{j: {{runs-on: g, steps: [{{run: x}}]}}}}").triggers
@@ -88,7 +88,7 @@ def test_all_spellings_of_a_schedule_mean_the_same() -> None:
 
 
 def test_a_schedule_that_catches_up_on_all_queues_unless_the_file_says_otherwise() -> None:
-    """Skipping what overlaps would lose all but the first of them."""
+    """Skipping overlapping runs would lose all missed runs except the first."""
     text = "on: {{schedule: {{cron: '@daily', catch-up: all{}}}}}\njobs: {{j: {{runs-on: g, steps: [{{run: x}}]}}}}"
     (usual,) = compiled(text.format("")).triggers.schedules
     (other,) = compiled(text.format(", overlap: cancel, vars: {a: 1.50}")).triggers.schedules
@@ -97,7 +97,7 @@ def test_a_schedule_that_catches_up_on_all_queues_unless_the_file_says_otherwise
 
 
 def test_push_takes_all_its_filters() -> None:
-    """Branches, tags and paths, wanted and not; a text is a list of one."""
+    """Branches, tags and paths can be included and excluded; a text is the same as a list of one."""
     on = "{push: {branches: main, tags: ['v*', '!v0*'], paths-ignore: [docs/**]}}"
     triggers = compiled(f"on: {on}\njobs: {{j: {{runs-on: g, steps: [{{run: x}}]}}}}").triggers
     assert triggers.push == plan.PushTrigger(branches=("main",), tags=("v*", "!v0*"), paths_ignore=("docs/**",))
@@ -105,7 +105,7 @@ def test_push_takes_all_its_filters() -> None:
 
 @pytest.mark.parametrize("event", sorted(GITHUB_EVENTS))
 def test_an_event_that_only_github_has_is_an_error_with_a_sentence(event: str) -> None:
-    """Ignored, it would make a file that never runs, and nobody would be told."""
+    """Ignoring the event would silently produce a workflow that never runs."""
     for on in (event, f"[push, {event}]", f"{{{event}: {{types: [opened]}}}}"):
         text = f"on: {on}\njobs: {{j: {{runs-on: g, steps: [{{run: x}}]}}}}"
         (error,) = compile_workflow("w.yml", text.encode()).diagnostics
@@ -115,7 +115,7 @@ def test_an_event_that_only_github_has_is_an_error_with_a_sentence(event: str) -
 
 
 def test_manual_is_workflow_dispatch() -> None:
-    """The alias carries the same inputs."""
+    """The alias has the same inputs."""
     for name in ("manual", "workflow_dispatch"):
         text = f"on: {{{name}: {{inputs: {{n: {{type: number, default: 2}}}}}}}}"
         result = compiled(f"{text}\njobs: {{j: {{runs-on: g, steps: [{{run: x}}]}}}}")
@@ -124,7 +124,7 @@ def test_manual_is_workflow_dispatch() -> None:
 
 
 def test_inputs_at_the_top_allow_a_start_by_hand() -> None:
-    """The shorthand adds `workflow_dispatch` to what `on` says."""
+    """The shorthand adds `workflow_dispatch` to the triggers in `on`."""
     result = compiled("on: push\ninputs: {who: }\njobs: {j: {runs-on: g, steps: [{run: x}]}}")
     assert result.triggers.dispatch
     assert result.inputs == (plan.InputSpec(name="who"),)
@@ -137,7 +137,7 @@ def test_vars_keep_the_order_of_the_file() -> None:
 
 
 def test_a_job_has_all_its_keys() -> None:
-    """Minutes stay minutes or expressions, conditions stay text."""
+    """Minutes remain numbers or expressions, and conditions remain text."""
     text = """
 timeout-minutes: 90
 jobs:
@@ -170,7 +170,7 @@ jobs:
 
 
 def test_a_step_has_all_its_keys() -> None:
-    """Durations are milliseconds, the retry's other name means the same."""
+    """Durations become milliseconds, and the alias of the retry key has the same meaning."""
     built = step(
         "{id: s, run: 'make', shell: sh, if: true, env: {A: 1.20}, working-directory: sub, timeout-minutes: 5, "
         "retry-strategy: {max-attempts: 3, initial-interval: 1s, backoff-coefficient: 3, max-interval: 1h30m, "
@@ -204,7 +204,7 @@ def test_a_step_has_all_its_keys() -> None:
 
 
 def test_an_expression_in_a_script_becomes_an_environment_variable() -> None:
-    """It is data, whoever filled it in; both ways to write a script are the same."""
+    """Its value is always treated as data; both ways to write a script behave the same."""
     for text in ("{run: 'echo ${{ run.id }}'}", "{uses: shell, with: {run: 'echo ${{ run.id }}'}}"):
         built = step(text)
         assert built.params == {"run": "echo ${WF_EXPR_1}"}
@@ -212,7 +212,7 @@ def test_an_expression_in_a_script_becomes_an_environment_variable() -> None:
 
 
 def test_unsafe_interpolation_keeps_the_text() -> None:
-    """The author asked for pasting."""
+    """The author has explicitly asked for the value to be pasted."""
     built = step("{run: 'echo ${{ run.id }}', unsafe-interpolation: true}")
     assert built.params == {"run": "echo ${{ run.id }}"}
     assert built.env == {}
@@ -227,23 +227,23 @@ def test_a_step_without_a_name_is_called_by_its_script_or_node() -> None:
 
 
 def test_numbers_are_taken_as_text_where_a_node_wants_text() -> None:
-    """As they are written."""
+    """They are taken as they are spelled in the file."""
     assert step("{uses: log, with: {message: 1.20}}").params == {"message": "1.20"}
     assert step("{uses: sleep, with: {duration: 5}}").params == {"duration": 5}
 
 
 def test_a_node_is_known_by_its_alias_and_version() -> None:
-    """The plan names the node itself."""
+    """The plan contains the node's own name and version."""
     assert step("{uses: exec/shell@v1, with: {run: x}}").node == "shell"
 
 
 def test_names_in_expressions_are_compared_without_case() -> None:
-    """As at GitHub."""
+    """GitHub compares them in the same way."""
     assert step("{id: One, run: x}, {run: 'echo ${{ STEPS.one.outputs.x }}'}").id == "2"
 
 
 def test_an_anchor_serves_several_steps() -> None:
-    """Aliases and merge keys are plain YAML."""
+    """Aliases and merge keys are ordinary YAML."""
     built = compiled(
         "jobs:\n  j:\n    runs-on: g\n    steps:\n"
         "      - &base {run: a, env: {A: x}}\n      - *base\n      - {<<: *base, run: b}\n"
@@ -256,5 +256,5 @@ def test_an_anchor_serves_several_steps() -> None:
 
 
 def test_vars_that_a_file_does_not_declare_come_with_the_start() -> None:
-    """Only a file with `vars` says which variables there are."""
+    """Only a file with `vars` restricts which variables a start may set."""
     assert compiled("jobs: {j: {runs-on: '${{ vars.group }}', steps: [{run: x}]}}").jobs[0].group == "${{ vars.group }}"

@@ -1,4 +1,4 @@
-"""Claims about steps inside of steps: what they become, what they see, and what is wrong with them."""
+"""Nested steps: what they compile to, which names they can use, and which mistakes are reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RUN = "{run: x}"
 
 
 def test_a_condition_has_two_blocks(language: Language) -> None:
-    """`else` only when it is given."""
+    """The block for `else` exists only if the file has one."""
     step, other = language.steps(
         "{id: c, uses: condition, with: {if: run.number > 1, then: [{id: a, run: x}], else: [{id: a, run: y}]}}, "
         "{uses: condition, with: {if: 'true', then: [{run: z}]}}"
@@ -26,7 +26,7 @@ def test_a_condition_has_two_blocks(language: Language) -> None:
 
 
 def test_a_loop_has_one_block_and_its_items(language: Language) -> None:
-    """The body sees the item and where the loop is."""
+    """The body can use the item and the position in the loop."""
     (step,) = language.steps(
         "{id: l, uses: loop, with: {items: [1, {a: b}], as: host, max-parallel: 2, steps: "
         "[{id: a, run: 'echo ${{ host.a }} ${{ loop.index }}/${{ loop.total }}'}, {run: 'echo ${{ steps.a.outcome }}'}]}}"
@@ -37,7 +37,7 @@ def test_a_loop_has_one_block_and_its_items(language: Language) -> None:
 
 
 def test_a_loop_may_go_on_while_something_holds(language: Language) -> None:
-    """The condition sees the environment that the passes wrote, and how many there were."""
+    """The condition can use the environment that earlier iterations wrote, and the number of iterations."""
     (step,) = language.steps(
         "{uses: loop, with: {while: env.MORE && loop.number < 5, max-iterations: 10, steps: "
         "[{id: a, run: 'echo ${{ loop.number }}'}]}}"
@@ -46,7 +46,7 @@ def test_a_loop_may_go_on_while_something_holds(language: Language) -> None:
 
 
 def test_parallel_has_a_block_for_each_branch(language: Language) -> None:
-    """Numbered from 1; a branch of one step needs no list."""
+    """Branches are numbered from 1, and a branch of one step needs no list."""
     (step,) = language.steps("{uses: parallel, with: {branches: [[{run: a}, {run: b}], {run: c}]}}")
     assert [(block.name, len(block.steps)) for block in step.blocks] == [("1", 2), ("2", 1)]
     assert step.params == {}
@@ -55,7 +55,7 @@ def test_parallel_has_a_block_for_each_branch(language: Language) -> None:
 
 
 def test_an_approval_keeps_its_parameters(language: Language) -> None:
-    """As they are written; a time-out stays text."""
+    """They are kept as written; a timeout remains text."""
     (step,) = language.steps(
         "{uses: approval, with: {approvers: [ann, bob], minimum: 2, message: 'v${{ run.number }}', timeout: 2d, "
         "default: approve}}"
@@ -78,7 +78,7 @@ def test_an_approval_keeps_its_parameters(language: Language) -> None:
 
 
 def test_inner_steps_are_steps(language: Language) -> None:
-    """They have retries, scripts with data, defaults and their own inner steps."""
+    """They support retries, scripts with data, defaults and their own nested steps."""
     (step,) = language.steps(
         "{uses: loop, env: {A: '${{ secrets.A }}'}, with: {items: '${{ range(3) }}', steps: [{uses: condition, with: "
         "{if: item == 1, then: [{run: 'echo ${{ item }}', retry: {max-attempts: 2}}]}}]}}",
@@ -92,7 +92,7 @@ def test_inner_steps_are_steps(language: Language) -> None:
 
 
 def test_steps_around_are_visible_inside(language: Language) -> None:
-    """Those that have run."""
+    """Only steps that have already run are visible."""
     (_, step) = language.steps(
         "{id: a, run: x}, {uses: parallel, with: {branches: [{run: 'echo ${{ steps.a.outcome }}'}]}}"
     )
@@ -170,14 +170,14 @@ def test_steps_around_are_visible_inside(language: Language) -> None:
     ],
 )
 def test_a_mistake_around_inner_steps_has_its_code(language: Language, steps: str, code: str, words: str) -> None:
-    """One mistake is one error with a next action."""
+    """Each mistake is one error that says what to do."""
     error = language.error(f"jobs: {{j: {{runs-on: g, steps: [{steps}]}}}}")
     assert error.code == code
     assert words in f"{error.message} {error.suggestion}"
 
 
 def test_an_inner_error_has_its_place(language: Language) -> None:
-    """As deep as it stands."""
+    """The error has the exact position at any depth."""
     text = """\
 jobs:
   j:
@@ -208,27 +208,27 @@ def nested(levels: int) -> str:
 
 
 def test_blocks_nest_to_a_bound(language: Language) -> None:
-    """16 levels, the job's own included."""
+    """The limit is 16 levels, including the job's own."""
     assert language.plan(nested(15)).jobs
     assert language.error(nested(16)).code == "WF102"
 
 
 def test_inner_steps_count(language: Language) -> None:
-    """10,000 in a file, wherever they stand."""
+    """A file may have 10,000 steps, at all levels together."""
     lists = ", ".join([f"{{uses: parallel, with: {{branches: [[{', '.join([RUN] * 900)}]]}}}}"] * 12)
     error = language.error(f"jobs: {{j: {{runs-on: g, steps: [{lists}]}}}}")
     assert (error.code, "10,000" in error.message) == ("WF102", True)
 
 
 def test_the_records_of_the_nodes_name_the_same_parameters() -> None:
-    """What a page shows and what is checked are one."""
+    """The documented parameters are the ones that are checked."""
     for name, model in models.CONTROL_FLOW.items():
         fields = node_schema.BUILT_IN[name].parameters.__struct_encode_fields__
         assert sorted(fields) == sorted(keys(model))
 
 
 def test_what_never_runs_is_a_warning(language: Language) -> None:
-    """A condition that nothing can make true, and what needs it; one that depends on something is none."""
+    """This covers conditions that are always false and steps that need such a step; conditions with variables are fine."""
     text = """
 jobs:
   a: {runs-on: g, if: false, steps: [{run: x}]}
@@ -253,7 +253,7 @@ jobs:
     ],
 )
 def test_a_retry_of_what_is_not_safe_to_repeat_is_a_warning(language: Language, step: str, *, is_warned: bool) -> None:
-    """The first try may have done its work, and only its answer was lost."""
+    """The first attempt may have done its work, with only its result lost."""
     text = f"jobs: {{j: {{runs-on: g, steps: [{{{step}, retry: {{max-attempts: 2}}}}]}}}}"
     assert [warning.code for warning in language.warnings(text)] == ["WF140"] * is_warned
     assert not language.warnings(
@@ -262,7 +262,7 @@ def test_a_retry_of_what_is_not_safe_to_repeat_is_a_warning(language: Language, 
 
 
 def test_what_has_no_effect_is_a_warning(language: Language) -> None:
-    """One attempt, and a time-out that the job's comes before."""
+    """Examples are a retry policy with one attempt, and a step timeout that is longer than the job's."""
     text = "jobs: {j: {runs-on: g, steps: [{run: x, retry: {max-attempts: 1}}, {run: x, timeout-minutes: 600}]}}"
     assert [warning.code for warning in language.warnings(text)] == ["WF139", "WF139"]
     text = "jobs: {j: {runs-on: g, timeout-minutes: 900, steps: [{run: x, timeout-minutes: 600}]}}"
@@ -270,14 +270,14 @@ def test_what_has_no_effect_is_a_warning(language: Language) -> None:
 
 
 def test_a_field_that_no_step_has_is_a_warning(language: Language) -> None:
-    """It would be null."""
+    """Such a field would always be null."""
     text = "jobs: {j: {runs-on: g, steps: [{id: a, run: x}, {run: x, if: steps.a.outcom == 'success'}]}}"
     (warning,) = language.warnings(text)
     assert (warning.code, warning.suggestion) == ("WF138", 'did you mean "outcome"?')
 
 
 def test_output_is_bounded_in_bytes(language: Language) -> None:
-    """As a number or with a unit."""
+    """The limit is a number of bytes or a number with a unit."""
     steps = language.steps("{run: x, output-max-bytes: 2MiB}, {run: x, output-max-bytes: 4096}, {run: x}")
     assert [step.output_bytes_max for step in steps] == [2 << 20, 4096, None]
     error = language.error("jobs: {j: {runs-on: g, steps: [{run: x, output-max-bytes: 2MB}]}}")
@@ -285,7 +285,7 @@ def test_output_is_bounded_in_bytes(language: Language) -> None:
 
 
 def test_defaults_go_to_scripts_only(language: Language) -> None:
-    """The step wins over the job, the job over the workflow."""
+    """A step's value overrides the job's, and that the workflow's."""
     text = """
 defaults: {run: {shell: sh, working-directory: top}}
 jobs:
@@ -305,19 +305,19 @@ jobs:
 
 
 def test_a_default_shell_decides_what_is_safe(language: Language) -> None:
-    """The source of another interpreter takes no expression."""
+    """Scripts for other interpreters cannot contain expressions."""
     text = "defaults: {run: {shell: python}}\njobs: {j: {runs-on: g, steps: [{run: 'print(${{ run.id }})'}]}}"
     assert language.error(text).code == "WF128"
 
 
 def test_pasting_is_marked(language: Language) -> None:
-    """For whoever looks at the plan."""
+    """The plan shows reviewers where values are pasted."""
     steps = language.steps("{run: 'x ${{ run.id }}', unsafe-interpolation: true}, {run: x, unsafe-interpolation: true}")
     assert [step.is_unsafe for step in steps] == [True, False]
 
 
 def test_branches_and_items_have_a_bound(language: Language) -> None:
-    """100 branches, 10,000 items; one more is an error that says so."""
+    """The limits are 100 branches and 10,000 items; one more is an error that names the limit."""
     for count, code in ((100, None), (101, "WF106")):
         branches = ", ".join(["{run: x}"] * count)
         text = f"jobs: {{j: {{runs-on: g, steps: [{{uses: parallel, with: {{branches: [{branches}]}}}}]}}}}"

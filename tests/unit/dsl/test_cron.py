@@ -1,4 +1,4 @@
-"""Cron expressions in time zones: both changes of the clocks, leap days, and what is no expression."""
+"""Cron expressions in time zones: both changes of the clocks, leap days, and invalid expressions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def in_utc(instants: list[int]) -> list[str]:
 
 
 def after(expression: str, zone: str, start: str, count: int) -> list[str]:
-    """The next instants in UTC, after a local time."""
+    """Returns the next instants in UTC after a local time."""
     return in_utc(cron.upcoming(expression, zone, millis(start, zone), count))
 
 
@@ -41,12 +41,12 @@ def after(expression: str, zone: str, start: str, count: int) -> list[str]:
         (LORD_HOWE, "45 2 * * *", "2026-10-03T12:00", ["10-03 15:45", "10-04 15:45"]),
         # Midnight becomes one o'clock.
         ("Africa/Cairo", "0 0 * * *", "2026-04-23T12:00", ["04-23 22:00", "04-24 21:00"]),
-        # A day was left out.
+        # The whole day is skipped.
         ("Pacific/Apia", "0 9 * * *", "2011-12-29T12:00", ["12-30 10:00", "12-30 19:00"]),
     ],
 )
 def test_a_time_in_a_gap_runs_once_right_after_it(zone: str, expression: str, start: str, expected: list[str]) -> None:
-    """What the clocks leave out is not lost, and several times of one gap are one run."""
+    """No skipped time is lost, and several times within one gap cause one run."""
     assert after(expression, zone, start, len(expected)) == expected
 
 
@@ -56,7 +56,7 @@ def test_a_time_in_a_gap_runs_once_right_after_it(zone: str, expression: str, st
         (BERLIN, "30 2 * * *", "2026-10-24T12:00", ["10-25 00:30", "10-26 01:30"]),
         (NEW_YORK, "30 1 * * *", "2026-10-31T12:00", ["11-01 05:30", "11-02 06:30"]),
         (LORD_HOWE, "45 1 * * *", "2026-04-04T12:00", ["04-04 14:45", "04-05 15:15"]),
-        # Half an hour comes twice, and two o'clock is not part of it.
+        # Half an hour occurs twice, and two o'clock is not part of it.
         (LORD_HOWE, "0 2 * * *", "2026-04-04T12:00", ["04-04 15:30", "04-05 15:30"]),
         ("Africa/Cairo", "30 23 * * *", "2026-10-29T12:00", ["10-29 20:30", "10-30 21:30"]),
     ],
@@ -69,7 +69,7 @@ def test_a_time_in_a_fold_runs_once_at_its_first_occurrence(
 
 
 def test_a_time_in_a_fold_does_not_come_again_for_who_asks_inside_the_fold() -> None:
-    """A daemon that starts between both occurrences has nothing to do until the next day."""
+    """A daemon that starts between the two occurrences has nothing to run until the next day."""
     second = datetime(2026, 10, 25, 2, 10, tzinfo=ZoneInfo(BERLIN), fold=1)
     assert in_utc(cron.upcoming("30 2 * * *", BERLIN, int(second.timestamp() * 1_000), 1)) == ["10-26 01:30"]
 
@@ -87,7 +87,7 @@ def test_a_time_in_a_fold_does_not_come_again_for_who_asks_inside_the_fold() -> 
     ],
 )
 def test_an_interval_runs_at_each_real_one(zone: str, expression: str, start: str, expected: list[str]) -> None:
-    """Every half hour is every half hour of real time, whatever the clocks say."""
+    """An interval of half an hour follows real time, whatever the clocks show."""
     assert after(expression, zone, start, len(expected)) == expected
 
 
@@ -105,13 +105,13 @@ def test_an_interval_runs_at_each_real_one(zone: str, expression: str, start: st
     ],
 )
 def test_the_calendar(expression: str, start: str, expected: list[str]) -> None:
-    """Leap days, ends of months, and a day of the month beside a day of the week, where either is enough."""
+    """The cases are leap days, ends of months, and a day of the month or a day of the week, where either is enough."""
     found = cron.upcoming(expression, "UTC", millis(start), 2)
     assert [datetime.fromtimestamp(instant / 1_000, UTC).strftime("%Y-%m-%d") for instant in found] == expected
 
 
 def test_an_instant_is_after_and_never_at_the_start() -> None:
-    """So that whoever goes on from an instant does not get it again."""
+    """Continuing from an instant therefore never returns the same one again."""
     at = millis("2026-11-24T03:00")
     assert cron.upcoming("0 3 * * *", "UTC", at, 1) == [at + 86_400_000]
     assert cron.upcoming("0 3 * * *", "UTC", at - 1, 1) == [at]
@@ -141,7 +141,7 @@ def test_an_instant_is_after_and_never_at_the_start() -> None:
     ],
 )
 def test_what_is_no_expression_is_refused_with_a_sentence(expression: str, sentence: str) -> None:
-    """It names the field, what stands there and what it takes."""
+    """The message names the field, its value and what it accepts."""
     with pytest.raises(cron.CronError) as caught:
         cron.check(expression)
     assert sentence in str(caught.value)
@@ -163,21 +163,21 @@ def test_what_is_no_expression_is_refused_with_a_sentence(expression: str, sente
     ],
 )
 def test_what_is_no_zone_is_refused_with_a_suggestion(zone: str, sentence: str) -> None:
-    """Zones are those of the IANA, the same on every machine."""
+    """Zones are those of the IANA database, the same on every machine."""
     with pytest.raises(cron.CronError) as caught:
         cron.zone_of(zone)
     assert sentence in str(caught.value)
 
 
 def test_the_newest_instants_of_a_long_time_are_found_without_counting_all() -> None:
-    """A schedule for each minute, and a daemon that was away for thirty years."""
+    """The case is a schedule for every minute and a daemon that was stopped for thirty years."""
     until = millis("2026-11-24T12:00:30")
     found, has_more = cron.newest_instants("* * * * *", BERLIN, 0, until, 3)
     assert (in_utc(found), has_more) == (["11-24 11:58", "11-24 11:59", "11-24 12:00"], True)
 
 
 def test_the_newest_instants_are_all_where_there_are_few() -> None:
-    """Nothing before the start, and nothing after the end."""
+    """No instant before the start or after the end is returned."""
     start, until = millis("2025-11-24T03:00"), millis("2026-11-24T03:00")
     found, has_more = cron.newest_instants("0 3 24 11 *", "UTC", start, until, 3)
     assert (found, has_more) == ([until], False)
@@ -185,5 +185,5 @@ def test_the_newest_instants_are_all_where_there_are_few() -> None:
 
 
 def test_the_end_of_the_calendar_is_an_end() -> None:
-    """Nobody waits for it, and it is no fault."""
+    """An expression with no further instants is not an error."""
     assert list(islice(cron.next_instants("0 0 1 1 *", "UTC", 10**15), 5)) == []

@@ -1,4 +1,4 @@
-"""Claims about errors: each mistake has a code, a place and a next action, and all come at once."""
+"""Errors: each mistake has a code, a location and a next action, and all of them are reported at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def errors_of(text: str) -> list[Diagnostic]:
 
 
 def workflow(job: str = "", steps: str = "{run: x}", top: str = "") -> str:
-    """A workflow that is right but for what is given."""
+    """Returns a workflow that is valid except for the given part."""
     return f"{top}\njobs:\n  j:\n    runs-on: g\n    steps: [{steps}]\n{job}"
 
 
@@ -168,7 +168,7 @@ def only_error(text: str) -> Diagnostic:
     ],
 )
 def test_a_mistake_has_its_code_and_a_next_action(text: str, code: str, words: str) -> None:
-    """One mistake is one error, and its text or suggestion says what to do."""
+    """Each mistake is one error, and its text or suggestion says what to do."""
     error = only_error(text)
     assert error.code == code
     assert words in f"{error.message} {error.suggestion}"
@@ -177,7 +177,7 @@ def test_a_mistake_has_its_code_and_a_next_action(text: str, code: str, words: s
 
 
 def test_the_place_is_the_character_that_is_wrong() -> None:
-    """Values are shown at the value, keys at the key, expressions inside of their text."""
+    """Errors in values point at the value, in keys at the key, and in expressions at a position within the text."""
     text = """\
 jobs:
   j:
@@ -213,7 +213,7 @@ jobs:
 
 
 def test_one_broken_key_hides_no_other_error() -> None:
-    """Schema, graph and expressions are all checked, whatever else is wrong."""
+    """Schema, graph and expressions are all checked, whatever other errors there are."""
     text = workflow(
         top="nope: 1", steps="5, {run: 'echo ${{ inptus.x }}', on-lost: x}, {foo: 1}", job="    needs: other"
     )
@@ -221,7 +221,7 @@ def test_one_broken_key_hides_no_other_error() -> None:
 
 
 def test_a_circle_is_shown_as_a_path() -> None:
-    """Every knot of jobs is one error."""
+    """Each cycle of jobs is one error."""
     text = "jobs:\n" + "".join(
         f"  {job}: {{runs-on: g, needs: {need}, steps: [{{run: x}}]}}\n"
         for job, need in zip("abcde", "bcaed", strict=True)
@@ -230,12 +230,12 @@ def test_a_circle_is_shown_as_a_path() -> None:
 
 
 def test_a_broken_job_can_still_be_needed() -> None:
-    """Its own error is enough."""
+    """No second error is reported for the job that needs it."""
     assert only_error(workflow(job="    needs: k\n  k: hello")).code == "WF106"
 
 
 def test_errors_are_sorted_and_bounded() -> None:
-    """The last one says how many more there are."""
+    """The last entry says how many more errors there are."""
     errors = errors_of(workflow(top="\n".join(f"key{number}: 1" for number in range(300))))
     endless = errors_of(workflow(top="\n".join(f"key{number}: 1" for number in range(5_000))))
     assert endless[-1].message.startswith("hundreds of errors")
@@ -246,14 +246,14 @@ def test_errors_are_sorted_and_bounded() -> None:
 
 
 def test_too_many_jobs_or_steps_are_an_error() -> None:
-    """256 jobs, 1,000 steps a job, 10,000 in all."""
+    """The limits are 256 jobs, 1,000 steps in a job, and 10,000 steps in total."""
     jobs = "".join(f"  j{number}: {{runs-on: g, steps: [{{run: x}}]}}\n" for number in range(257))
     assert only_error(f"jobs:\n{jobs}").code == "WF102"
     assert only_error(workflow(steps=", ".join(["{run: x}"] * 1_001))).code == "WF102"
 
 
 def test_a_script_shows_all_its_unsafe_places() -> None:
-    """Each with the lines that fix it."""
+    """Each position has the lines that fix it."""
     text = workflow(steps="{run: 'a(${{ run.id }}, ${{ git.sha }})', shell: python}")
     errors = errors_of(text)
     assert [error.code for error in errors] == ["WF128", "WF128"]
@@ -271,5 +271,5 @@ def test_a_script_shows_all_its_unsafe_places() -> None:
 def test_a_parameter_with_expressions_in_it_is_checked_as_far_as_it_is_known(
     language: Language, step: str, message: str
 ) -> None:
-    """A list is no mapping whatever its texts turn out to be."""
+    """A list is not a mapping, whatever the expressions in it evaluate to."""
     assert language.error(f"jobs: {{j: {{runs-on: g, steps: [{step}]}}}}").message == message

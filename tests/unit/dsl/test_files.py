@@ -1,4 +1,4 @@
-"""Claims about other files: reusable workflows, composite steps, and how they are asked for."""
+"""Other files: reusable workflows, composite steps, and how the compiler requests them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def called(call: str, callee: str = CALLEE) -> tuple[str, dict[str, str]]:
 
 
 def test_a_call_becomes_a_part_of_the_plan(language: Language) -> None:
-    """With what is declared and what is given."""
+    """The plan contains the declared inputs and the passed values."""
     job = language.plan(CALLER, FILES).jobs[0]
     call = job.call
     assert call is not None
@@ -87,7 +87,7 @@ def test_a_call_becomes_a_part_of_the_plan(language: Language) -> None:
 
 
 def test_all_secrets_may_be_handed_on(language: Language) -> None:
-    """Under their own names."""
+    """They keep their names."""
     text, files = called("with: {who: x}, secrets: inherit")
     call = language.plan(text, files).jobs[0].call
     assert call is not None
@@ -95,7 +95,7 @@ def test_all_secrets_may_be_handed_on(language: Language) -> None:
 
 
 def test_a_call_may_be_many_instances(language: Language) -> None:
-    """Its `with` sees the matrix."""
+    """The inputs in `with` can use the matrix."""
     text, files = called(
         "strategy: {matrix: {a: [1, 2]}}, with: {who: '${{ matrix.a }}'}, secrets: inherit, timeout-minutes: 5"
     )
@@ -105,7 +105,7 @@ def test_a_call_may_be_many_instances(language: Language) -> None:
 
 
 def test_inputs_at_the_top_serve_callers_too(language: Language) -> None:
-    """The shorthand for both."""
+    """The shorthand declares both kinds of inputs."""
     callee = "on: workflow_call\ninputs: {n: {type: number}}\njobs: {j: {runs-on: g, steps: [{run: x}]}}"
     text, files = called("with: {n: 3}", callee)
     call = language.plan(text, files).jobs[0].call
@@ -114,14 +114,14 @@ def test_inputs_at_the_top_serve_callers_too(language: Language) -> None:
 
 
 def test_a_file_that_is_used_twice_is_said_to_be_wrong_once(language: Language) -> None:
-    """Under its own path, with its own line."""
+    """The error has the path and the line of the file that contains it."""
     text = "jobs: {a: {uses: ./lib/b.yml}, b: {uses: ./lib/b.yml}}"
     error = language.error(text, {"lib/b.yml": "on: workflow_call\njobs:\n  j: {runs-on: g, steps: [{runn: x}]}"})
     assert (error.code, error.path, error.line) == ("WF103", "lib/b.yml", 3)
 
 
 def test_errors_of_all_files_come_together() -> None:
-    """The first file's first."""
+    """Errors of the first file are listed first."""
     text = "nme: x\njobs: {a: {uses: ./lib/b.yml}}"
     files = {"lib/b.yml": b"on: workflow_call\nnope: 1\njobs: {j: {runs-on: g, steps: [{run: x}]}}"}
     found = [(e.path, e.line, e.code) for e in compile_workflow("workflows/w.yml", text.encode(), files).diagnostics]
@@ -154,7 +154,7 @@ def test_errors_of_all_files_come_together() -> None:
 def test_a_call_that_does_not_fit_is_an_error(
     language: Language, call: str, callee: str, code: str, words: str
 ) -> None:
-    """Held against what the called file declares."""
+    """The call is checked against the declarations of the called file."""
     text, files = called(call, callee)
     found = [error for error in language.compiled(text, files).diagnostics if error.code == code]
     assert found
@@ -174,14 +174,14 @@ def test_a_call_that_does_not_fit_is_an_error(
     ],
 )
 def test_a_file_that_cannot_be_called_is_an_error(language: Language, uses: str, code: str, words: str) -> None:
-    """It is never guessed."""
+    """The compiler does not guess another file."""
     error = language.error(f"jobs: {{j: {{uses: '{uses}'}}}}", {})
     assert error.code == code
     assert words in f"{error.message} {error.suggestion}"
 
 
 def chain(length: int, last: str) -> dict[str, str]:
-    """Files `1.yml` to `length.yml` that call one another; the last one is `last`."""
+    """Returns the files `1.yml` to `length.yml`, each calling the next; the last one has the content `last`."""
     middle = "on: workflow_call\njobs: {{j: {{uses: ./{}.yml}}}}"
     return {f"{n}.yml": middle.format(n + 1) for n in range(1, length)} | {f"{length}.yml": last}
 
@@ -190,7 +190,7 @@ LEAF = "on: workflow_call\njobs: {j: {runs-on: g, steps: [{run: x}]}}"
 
 
 def test_calls_nest_to_a_bound(language: Language) -> None:
-    """Four deep below the first."""
+    """The limit is four levels below the first file."""
     text = "jobs: {j: {uses: ./1.yml}}"
     assert language.plan(text, chain(4, LEAF)).jobs
     error = language.error(text, chain(5, LEAF))
@@ -198,13 +198,13 @@ def test_calls_nest_to_a_bound(language: Language) -> None:
 
 
 def test_a_depth_counts_whoever_compiled_the_file_first(language: Language) -> None:
-    """A file that was fine near the top may be too deep elsewhere."""
+    """A file that compiles near the top may be too deep in another place."""
     files = chain(4, LEAF) | {"a.yml": "on: workflow_call\njobs: {j: {uses: ./1.yml}}"}
     assert language.error("jobs: {b: {uses: ./1.yml}, j: {uses: ./a.yml}}", files).code == "WF135"
 
 
 def test_a_circle_of_calls_is_an_error_where_it_closes(language: Language) -> None:
-    """With the way around."""
+    """The error shows the whole cycle."""
     files = {
         "a.yml": "on: workflow_call\njobs: {j: {uses: ./b.yml}}",
         "b.yml": "on: workflow_call\njobs: {j: {uses: ./a.yml}}",
@@ -214,7 +214,7 @@ def test_a_circle_of_calls_is_an_error_where_it_closes(language: Language) -> No
 
 
 def test_files_that_multiply_meet_a_bound(language: Language) -> None:
-    """Each calls the next many times."""
+    """Each file calls the next one many times."""
     many = "on: workflow_call\njobs:\n" + "".join(f"  j{n}: {{uses: ./%s.yml}}\n" for n in range(100))
     files = {"1.yml": many.replace("%s", "2"), "2.yml": many.replace("%s", "3"), "3.yml": LEAF}
     errors = language.compiled("jobs: {j: {uses: ./1.yml}}", files).diagnostics
@@ -229,7 +229,7 @@ def test_files_that_multiply_meet_a_bound(language: Language) -> None:
 
 
 def test_a_composite_step_becomes_a_block(language: Language) -> None:
-    """With the values that are given, and the declarations of its inputs, so that the engine fills in and checks the rest."""
+    """It contains the passed values and the declared inputs, so that the engine can fill in and check the rest."""
     job = language.plan(USER, {"steps/deploy/step.yml": STEP}).jobs[0]
     step = job.steps[0]
     assert (step.node, step.params) == ("composite", {"to": "dev"})
@@ -250,7 +250,7 @@ def test_a_composite_step_becomes_a_block(language: Language) -> None:
 
 
 def test_a_composite_action_of_github_is_taken(language: Language) -> None:
-    """`runs.using: composite`, and outputs with descriptions."""
+    """The file has `runs.using: composite` and outputs with descriptions."""
     action = """\
 name: x
 description: y
@@ -268,7 +268,7 @@ runs:
 
 
 def test_secrets_around_a_composite_step_reach_its_steps(language: Language) -> None:
-    """By the environment of the step that uses it, or as an input."""
+    """They are passed in the environment of the step that uses it, or as an input."""
     text = (
         "jobs: {j: {runs-on: g, steps: [{uses: ./s.yml, env: {T: '${{ secrets.T }}'}, with: {u: '${{ secrets.U }}'}}]}}"
     )
@@ -300,7 +300,7 @@ def test_secrets_around_a_composite_step_reach_its_steps(language: Language) -> 
 def test_a_mistake_around_a_composite_step_has_its_code(
     language: Language, step: str, content: str, code: str, words: str
 ) -> None:
-    """In the file where it stands."""
+    """The error is reported in the file that contains the mistake."""
     text = f"jobs: {{j: {{runs-on: g, steps: [{{uses: ./steps/deploy, {step}}}]}}}}"
     error = language.error(text, {"steps/deploy/step.yml": content})
     assert error.code == code
@@ -308,13 +308,13 @@ def test_a_mistake_around_a_composite_step_has_its_code(
 
 
 def test_a_composite_step_that_is_not_there_is_an_error(language: Language) -> None:
-    """The text says where it would be."""
+    """The message says where the file should be."""
     error = language.error(USER, {})
     assert (error.code, "steps/deploy/step.yml" in error.suggestion) == ("WF135", True)
 
 
 def test_composite_steps_nest_to_a_bound(language: Language) -> None:
-    """As deep as blocks do, wherever they stand."""
+    """They may be nested as deeply as blocks, at any level."""
     files = {f"{n}.yml": f"steps: [{{uses: ./{n + 1}.yml}}]" for n in range(1, 40)} | {"40.yml": "steps: [{run: x}]"}
     text = "jobs: {j: {runs-on: g, steps: [{uses: ./1.yml}]}}"
     assert {error.code for error in language.compiled(text, files).diagnostics} == {"WF102"}
@@ -323,14 +323,14 @@ def test_composite_steps_nest_to_a_bound(language: Language) -> None:
 
 
 def test_the_answer_names_the_files_that_it_depends_on(language: Language) -> None:
-    """Those that are missing too, because adding one changes the answer."""
+    """Missing files are included, because adding one changes the result."""
     assert language.compiled(CALLER, FILES).files == ["lib/build.yml"]
     found = language.compiled(USER, {"steps/deploy/action.yml": STEP}).files
     assert found == ["steps/deploy/step.yml", "steps/deploy/step.yaml", "steps/deploy/action.yml"]
 
 
 def test_files_elsewhere_are_asked_for_until_all_are_known() -> None:
-    """The same answer as with all of them at hand."""
+    """The result is the same as with all files available from the start."""
     files = {path: content.encode() for path, content in chain(3, LEAF).items()}
     text = b"jobs: {j: {uses: ./1.yml}}"
     known: dict[str, bytes | None] = {}
@@ -344,13 +344,13 @@ def test_files_elsewhere_are_asked_for_until_all_are_known() -> None:
 
 
 def test_a_file_that_is_too_large_is_an_error_of_its_own(language: Language) -> None:
-    """It is not read."""
+    """The file is not read."""
     error = language.error("jobs: {j: {uses: ./a.yml}}", {"a.yml": "#" * (2 << 20)})
     assert (error.code, error.path) == ("WF102", "a.yml")
 
 
 def test_files_together_meet_a_bound(language: Language) -> None:
-    """In number and in size; each is said under its own path."""
+    """Their number and total size are limited; each error has the path of its file."""
     step = "steps: [{run: x}]\n" + "#" * 1_000_000
     uses = ", ".join(f"{{uses: ./{n}.yml}}" for n in range(6))
     errors = language.compiled(

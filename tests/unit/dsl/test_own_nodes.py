@@ -1,4 +1,4 @@
-"""Own nodes in the language: found in the repository, checked by a schema, carried by the plan, never run."""
+"""Own nodes in the language: found in the repository, checked by a schema, stored in the plan, never executed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def compiled(content: bytes, files: dict[str, bytes | None] | None = None) -> Co
 
 
 def test_a_node_of_the_repository_goes_into_the_plan() -> None:
-    """As it is at the revision, under its hash; a change of it changes the plan."""
+    """The node is taken from the revision and identified by its hash; changing it changes the plan."""
     answer = compiled(workflow(), {"nodes/shop/greet.py": SOURCE})
     other = compiled(workflow(), {"nodes/shop/greet.py": SOURCE + b"#"})
 
@@ -59,7 +59,7 @@ def test_a_node_of_the_repository_goes_into_the_plan() -> None:
 
 
 def test_a_node_is_in_the_plan_once_whoever_uses_it() -> None:
-    """Steps in blocks, and in composite steps."""
+    """This includes steps in blocks and in composite steps."""
     files: dict[str, bytes | None] = {
         "nodes/shop/greet.py": SOURCE,
         "steps/x/step.yml": b"steps: [{uses: shop/greet, with: {who: a}}]\n",
@@ -101,7 +101,7 @@ def test_a_node_is_in_the_plan_once_whoever_uses_it() -> None:
 def test_a_node_that_cannot_be_used_is_an_error(
     uses: str, files: dict[str, bytes | None], code: str, said: str
 ) -> None:
-    """With what is wrong, at the step that uses it."""
+    """The error says what is wrong, and points at the step that uses the node."""
     answer = compiled(workflow(uses), files)
 
     found = [error for error in answer.diagnostics if error.code == code]
@@ -126,7 +126,7 @@ def test_all_nodes_of_a_workflow_have_a_bound_together() -> None:
 
 @pytest.mark.parametrize("files", [None, {}])
 def test_a_node_that_only_servers_can_have_is_a_warning(files: dict[str, bytes | None] | None) -> None:
-    """What servers have is not known here, so the file is good."""
+    """The compiler does not know the nodes of the servers, so the file is valid."""
     answer = compiled(workflow(), files)
 
     assert answer.plan is not None, answer.diagnostics
@@ -151,7 +151,7 @@ def test_a_node_that_only_servers_can_have_is_a_warning(files: dict[str, bytes |
     ],
 )
 def test_a_schema_checks_what_is_known_of_parameters(given: str, said: str) -> None:
-    """By key, at its line, before anything runs."""
+    """Each key is checked at its line, before anything runs."""
     files: dict[str, bytes | None] = {
         "nodes/shop/greet.py": SOURCE,
         "nodes/shop/greet.schema.json": json.dumps(SCHEMA).encode(),
@@ -173,7 +173,7 @@ def test_a_schema_checks_what_is_known_of_parameters(given: str, said: str) -> N
     ],
 )
 def test_what_fits_a_schema_or_is_not_known_is_taken(given: str, params: dict[str, object] | None) -> None:
-    """A number where text is wanted is the text that was written; an expression is checked when it has a value."""
+    """A number in place of text keeps its spelling; an expression is checked when its value is known."""
     files: dict[str, bytes | None] = {
         "nodes/shop/greet.py": SOURCE,
         "nodes/shop/greet.schema.json": json.dumps(SCHEMA).encode(),
@@ -188,13 +188,13 @@ def test_what_fits_a_schema_or_is_not_known_is_taken(given: str, params: dict[st
 
 @pytest.mark.parametrize("content", [b"[]", b"1", b"[" * 5_000, b"\xff", b'{"a": "' + b"x" * 70_000 + b'"}'])
 def test_what_is_no_schema_is_refused(content: bytes) -> None:
-    """Whatever stands in the file."""
+    """Invalid content of a schema file is refused, whatever it is."""
     with pytest.raises(UnusableSchema):
         ParameterSchema(content)
 
 
 def test_a_schema_that_goes_round_ends() -> None:
-    """References and alternatives that never come to an end say nothing."""
+    """Endless references and alternatives accept everything."""
     again = {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}
     root = {"$ref": "#/$defs/a", "$defs": {"a": again, "b": {"$ref": "#/$defs/b"}}}
 

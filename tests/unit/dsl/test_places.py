@@ -1,4 +1,4 @@
-"""Claims about how a place is shown."""
+"""How the location of a diagnostic is displayed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from waterflowd.dsl.reporting.snippets import SNIPPET_CHARACTERS_MAX, snippet, w
 
 
 def test_a_diagnostic_is_shown_with_its_line_and_a_caret() -> None:
-    """The shape that the documentation promises."""
+    """The format is the documented one."""
     diagnostic = Diagnostic(
         code="WF104",
         path="workflows/deploy.yml",
@@ -26,7 +26,7 @@ def test_a_diagnostic_is_shown_with_its_line_and_a_caret() -> None:
 
 
 def test_a_suggestion_of_several_lines_stands_below_the_caret() -> None:
-    """Lines to write keep their own indentation."""
+    """The suggested lines keep their own indentation."""
     diagnostic = Diagnostic(
         code="WF128", path="w.yml", line=3, column=1, message="m", snippet="x", caret=1, suggestion="env:\n  A: 1"
     )
@@ -40,7 +40,7 @@ def test_a_diagnostic_without_a_place_has_no_caret() -> None:
 
 
 def test_colour_adds_nothing_but_colour() -> None:
-    """Without the escapes the text is the same."""
+    """Without the escape sequences the text is the same."""
     diagnostic = Diagnostic(code="WF104", path="w", line=1, column=1, message="m", snippet="x", caret=1, suggestion="s")
     shown = render_diagnostic(diagnostic, colour=True)
     for code in ("\x1b[1m", "\x1b[31m", "\x1b[36m", "\x1b[0m"):
@@ -50,7 +50,7 @@ def test_colour_adds_nothing_but_colour() -> None:
 
 
 def test_a_long_line_is_cut_around_the_place() -> None:
-    """The caret still points at the character."""
+    """The caret still points at the right character."""
     line = "a" * 5_000 + "X" + "b" * 5_000
     text, caret = snippet(line, 5_001)
     assert text[caret - 1] == "X"
@@ -60,14 +60,14 @@ def test_a_long_line_is_cut_around_the_place() -> None:
 
 
 def test_control_characters_are_shown_escaped() -> None:
-    """Escapes, tabs and marks of writing direction cannot reach a terminal, and the caret moves along."""
+    """Escapes, tabs and direction marks cannot reach a terminal, and the caret is moved accordingly."""
     text, caret = snippet("\t\x1b\u202eX", 4)
     assert text == "\\t\\x1b\\u202eX"
     assert text[caret - 1] == "X"
 
 
 def test_a_message_cannot_smuggle_escapes() -> None:
-    """Neither the path nor the message nor the suggestion is trusted."""
+    """The path, the message and the suggestion are all escaped."""
     diagnostic = Diagnostic(
         code="WF104", path="\x1b]0;x\x07", line=1, column=1, message="\x1b[2J", snippet="", caret=1, suggestion="\x1b[H"
     )
@@ -75,6 +75,6 @@ def test_a_message_cannot_smuggle_escapes() -> None:
 
 
 def test_a_caret_counts_wide_characters_twice() -> None:
-    """Below Chinese text the caret stands below its character."""
+    """The caret is aligned below Chinese characters too."""
     assert width("部署: x") == 7
     assert width("e\u0301") == 1

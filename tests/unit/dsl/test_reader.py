@@ -1,4 +1,4 @@
-"""Claims about reading: YAML 1.2's core schema, and every hostile file meets a bound or a sentence."""
+"""Reading files: the core schema of YAML 1.2, and a limit or an error for every hostile file."""
 
 from __future__ import annotations
 
@@ -62,19 +62,19 @@ def codes_of(content: str | bytes) -> list[str]:
     ],
 )
 def test_a_plain_scalar_means_what_yaml_1_2_says(written: str, value: object) -> None:
-    """`on` and `yes` are text, `012` is twelve, a time of day is no number."""
+    """For example, `on` and `yes` are text, `012` is twelve, and a time of day is not a number."""
     result = read(f"key: {written}")
     assert result == {"key": value}
     assert type(result["key"]) is type(value)
 
 
 def test_the_key_on_is_text() -> None:
-    """A file's triggers are found under `on`, not under true."""
+    """The triggers of a file are found under the text `on`, not under true."""
     assert read("on: push") == {"on": "push"}
 
 
 def test_merge_keys_add_what_is_not_there() -> None:
-    """Own keys win over merged ones, and of a list the first mapping wins."""
+    """Own keys override merged ones, and in a list of mappings the first one wins."""
     text = "a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {<<: [*a, *b], x: 0}"
     result = read(text)
     assert isinstance(result, dict)
@@ -88,7 +88,7 @@ def test_a_byte_order_mark_is_accepted() -> None:
 
 
 def test_a_number_keeps_its_spelling_in_the_environment() -> None:
-    """`1.20` and `0755` in `env` are those texts."""
+    """The values `1.20` and `0755` in `env` keep exactly this text."""
     content = b"env: {A: 1.20, B: 0755, C: true, D: }\njobs: {j: {runs-on: g, steps: [{run: x}]}}"
     compiled = compile_workflow("w.yml", content)
     assert compiled.plan is not None
@@ -131,20 +131,20 @@ def test_a_number_keeps_its_spelling_in_the_environment() -> None:
     ],
 )
 def test_a_file_that_cannot_be_used_says_why_and_where(content: bytes, code: str, place: tuple[int, int]) -> None:
-    """Each kind of unreadable file has its code and its place."""
+    """Each kind of unreadable file has its own code, and the error has a location."""
     found = [(error.code, (error.line, error.column)) for error in errors_of(content)]
     assert (code, place) in found
 
 
 def test_a_duplicate_key_names_both_places() -> None:
-    """The error stands at the second key and says where the first one is."""
+    """The error points at the second key and says where the first one is."""
     (error,) = (e for e in errors_of("a: 1\nb:\n  c: 1\n  c: 2\n") if e.code == "WF107")
     assert (error.line, error.column) == (4, 3)
     assert "line 3, column 3" in error.message
 
 
 def test_tabs_inside_of_a_script_are_text() -> None:
-    """Only indentation may not hold tabs."""
+    """Tabs are forbidden only in indentation."""
     assert read("a: |\n  x\n  \ty\n") == {"a": "x\n\ty\n"}
 
 
@@ -165,19 +165,19 @@ def test_tabs_inside_of_a_script_are_text() -> None:
     ids=["flow", "maps", "block", "dashes", "bomb", "nodes", "aliases", "text", "size"],
 )
 def test_a_hostile_file_meets_a_bound(content: bytes) -> None:
-    """Depth, nodes, aliases and their expansion are bounded, and what is over the bound is one error."""
+    """Depth, nodes, aliases and their expansion are limited, and exceeding a limit is a single error."""
     assert codes_of(content)[0] == "WF102"
 
 
 def test_a_merge_bomb_meets_a_bound() -> None:
-    """Merging counts as writing out."""
+    """Merged keys count as if they were written out."""
     lines = ["a: &a {" + ", ".join(f"k{i}: 1" for i in range(100)) + "}"]
     lines += [f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}' if i else '*a'] * 9)}]}}" for i in range(9)]
     assert "WF102" in codes_of("\n".join(lines))
 
 
 def test_a_number_of_200_000_digits_is_an_error_at_once() -> None:
-    """No quadratic conversion, no limit of Python's in the way."""
+    """No quadratic conversion is done, and Python's own limit is not reached."""
     before = time.process_time()
     error = errors_of(b"a: " + b"9" * 200_000)[-1]
     assert error.code == "WF106"
@@ -187,7 +187,7 @@ def test_a_number_of_200_000_digits_is_an_error_at_once() -> None:
 
 @pytest.mark.parametrize("separator", [" ", ""])
 def test_a_file_without_its_newlines_says_just_that(separator: str) -> None:
-    """What `curl -d @file` and `tr` make of a workflow has a code of its own."""
+    """`curl -d @file` and `tr` produce such files, so the mistake has its own code."""
     lines = ["name: hello", "jobs:", "  greet:", "    runs-on: web", "    steps:", "      - run: echo hi", ""]
     errors = errors_of(separator.join(lines))
     assert [error.code for error in errors] == ["WF133"]
@@ -196,7 +196,7 @@ def test_a_file_without_its_newlines_says_just_that(separator: str) -> None:
 
 
 def test_escaped_newlines_are_noticed_too() -> None:
-    """A JSON text that was escaped twice is not YAML either."""
+    """JSON text that was escaped twice is not YAML either."""
     errors = errors_of("name: x\\njobs:\\n  a:\\n    runs-on: b\\n    steps: []")
     assert [error.code for error in errors] == ["WF133"]
 
@@ -208,6 +208,6 @@ def test_a_workflow_in_one_line_is_fine_when_it_is_yaml() -> None:
 
 
 def test_lines_are_counted_as_editors_count_them() -> None:
-    """A next-line or line-separator character is text, \\r and \\r\\n end lines."""
+    """A next-line or line-separator character is ordinary text; \\r and \\r\\n end lines."""
     error = errors_of("name: 'a\u2028b\x85'\r\njobs: {}\rnope: 1\n")[-1]
     assert (error.line, error.column) == (3, 1)

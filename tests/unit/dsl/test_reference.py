@@ -22,7 +22,7 @@ from waterflowd.dsl.reporting.codes import CODES
 from waterflowd.dsl.reporting.report import Report
 from waterflowd.expr.functions import Function
 
-#: What examples use by path.
+#: Files that examples use by path.
 FILES = {
     "workflows/library.yml": b"""on: {workflow_call: {inputs: {target: {}}, secrets: {TOKEN: }}}
 jobs: {build: {runs-on: web-servers, steps: [{run: make}]}}
@@ -80,7 +80,7 @@ def test_every_context_function_and_code_has_an_entry() -> None:
 
 
 def test_every_scope_is_used() -> None:
-    """A scope that no key has any longer leaves the table."""
+    """A scope that no key uses any longer must be removed from the table."""
     used = {key.expressions for section in (*SECTIONS.values(), *NODES.values()) for key in section.keys.values()}
     assert used - {""} == set(SCOPES)
 
@@ -155,7 +155,7 @@ _BESIDE: dict[str, dict[str, Any]] = {
     "DeploymentEnvironment": {"name": "x"},
     "Strategy": {"matrix": {"m": [1, 2]}},
 }
-#: Keys that do not take a plain text: how the expression is inserted.
+#: Keys that do not take plain text, and how an expression is inserted into them.
 _PUT: dict[tuple[str, str], Any] = {
     ("Workflow", "vars"): lambda text: {"a": 1, "x": text},
     ("Workflow", "env"): lambda text: {"X": text},
@@ -204,7 +204,7 @@ def _file() -> dict[str, Any]:
 
 
 def _with_expression(name: str, key: str, expression: str) -> dict[str, Any]:
-    """The file with an expression in the key."""
+    """Returns the file with an expression in the key."""
     file, text = _file(), f"${{{{ {expression} }}}}"
     if name in NODES:
         section = NODES[name]

@@ -1,4 +1,4 @@
-"""Claims about the workflow that a step starts: how it is named, what it takes, and what is said when it cannot be."""
+"""The workflow that a step starts: how it is named, its inputs, and the errors when it cannot be started."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FILES = {
 
 
 def found(given: str, files: dict[str, str] | None = None, key: str = "") -> list[tuple[int, str, str]]:
-    """Line, code and message of each error of a step that starts a run."""
+    """Returns line, code and message of each error of a step that starts a run."""
     text = f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: workflow/run\n        with: {given}\n{key}"
     others = {path: content.encode() for path, content in (FILES if files is None else files).items()}
     others["workflows/main.yml"] = text.encode()
@@ -60,7 +60,7 @@ def found(given: str, files: dict[str, str] | None = None, key: str = "") -> lis
     ],
 )
 def test_a_target_is_a_path_from_the_root_or_a_name_beside_the_workflow(workflow: str, path: str | None) -> None:
-    """Nothing leaves the repository."""
+    """A path must not lead outside of the repository."""
     assert child_workflow_path("workflows/sub/a.yml", workflow) == path
 
 
@@ -78,7 +78,7 @@ def test_a_target_is_a_path_from_the_root_or_a_name_beside_the_workflow(workflow
     ],
 )
 def test_a_step_may_start_any_workflow_of_its_revision(given: str) -> None:
-    """Itself among them; what holds expressions is checked when it is known."""
+    """A workflow may even start itself; a target with expressions is checked when its value is known."""
     assert found(given) == []
 
 
@@ -101,13 +101,13 @@ def test_a_step_may_start_any_workflow_of_its_revision(given: str) -> None:
     ],
 )
 def test_what_cannot_be_started_is_an_error_at_the_step(given: str, code: str, said: str) -> None:
-    """With its place in this file, whatever file is at fault."""
+    """The error points into this file, whichever file contains the mistake."""
     errors = found(given)
     assert [error for error in errors if error[0] == 6 and error[1] == code and said in error[2]], errors
 
 
 def test_a_step_that_starts_a_run_is_tried_again_and_has_a_time() -> None:
-    """Keys that it shares with steps of agents; those of a process are refused."""
+    """The step supports the keys that it shares with steps on agents; those of a process are refused."""
     retry = "        retry: {max-attempts: 2}\n        timeout-minutes: 5\n"
     assert found("{workflow: ops/far.yaml}", key=retry) == []
     for key in ("on-lost: retry", "shell: bash", "working-directory: x", "stop: {grace: 1s}"):
@@ -116,7 +116,7 @@ def test_a_step_that_starts_a_run_is_tried_again_and_has_a_time() -> None:
 
 
 def test_a_file_that_came_alone_has_nothing_to_start() -> None:
-    """Whether the target is known or not: the run would come from no repository."""
+    """This applies whether the target is known or not, because the run has no repository."""
     for workflow in ("other.yml", '"${{ git.branch }}"'):
         text = f"jobs: {{a: {{runs-on: web, steps: [{{uses: workflow/run, with: {{workflow: {workflow}}}}}]}}}}"
         compiled = compile_workflow("w.yml", text.encode())
@@ -124,7 +124,7 @@ def test_a_file_that_came_alone_has_nothing_to_start() -> None:
 
 
 def test_the_plan_depends_on_the_file_that_its_step_starts() -> None:
-    """A new version of it is checked again."""
+    """A new version of that file is checked again."""
     text = "jobs: {a: {runs-on: web, steps: [{uses: workflow/run, with: {workflow: ops/far.yaml}}]}}"
     compiled = compile_workflow("workflows/main.yml", text.encode(), {"ops/far.yaml": FILES["ops/far.yaml"].encode()})
     assert "ops/far.yaml" in compiled.files
@@ -146,7 +146,7 @@ def test_the_plan_depends_on_the_file_that_its_step_starts() -> None:
 def test_a_run_has_the_inputs_of_a_start_by_hand_or_else_those_of_a_call(
     on: str, names: list[str], outputs: dict[str, str]
 ) -> None:
-    """And the outputs of a call, whoever started it."""
+    """The run also has the outputs of a call, however it was started."""
     compiled = compile_workflow("w.yml", on.encode())
     assert compiled.plan is not None, compiled.diagnostics
     plan = plans.decode(compiled.plan)

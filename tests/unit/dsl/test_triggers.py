@@ -98,13 +98,13 @@ def test_the_context_jobs_exists_in_the_outputs_of_a_call_only(language: Languag
     ],
 )
 def test_a_context_of_github_says_what_is_here(language: Language, used: str, words: str) -> None:
-    """Each of its properties has its own sentence."""
+    """Each of its properties has its own description."""
     error = language.error(f"jobs: {{j: {{runs-on: g, steps: [{{run: 'x ${{{{ {used} }}}}'}}]}}}}")
     assert (error.code, words in error.suggestion) == ("WF113", True)
 
 
 @pytest.mark.parametrize("used", ["runner.temp", "agent.nothing", "job.container", "run.nmber", "git.shaa"])
 def test_a_property_that_no_context_has_is_an_error(language: Language, used: str) -> None:
-    """Where the language fixes what there is."""
+    """This applies where the language defines all properties of the context."""
     error = language.error(f"jobs: {{j: {{runs-on: g, steps: [{{run: 'x ${{{{ {used} }}}}'}}]}}}}")
     assert error.code == "WF125"

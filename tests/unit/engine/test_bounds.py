@@ -1,4 +1,4 @@
-"""What a workflow can make large: tasks, outputs, names. Each becomes a failure with a reason, of that step or job alone."""
+"""Values that a workflow can make too large: tasks, outputs, names. Only the step or job that is affected fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from waterflowd.engine.rules.rendering import NAME_LENGTH_MAX
 from waterflowd.model.statuses import Conclusion
 from waterflowd.testing.scenario import Scenario
 
-#: Doubles as often as there are `&`: each expression is within its own bound of 1 MiB.
+#: Doubles its text once for each `&`; every single expression stays within its limit of 1 MiB.
 MEGABYTE = "${{ join(range(0, 9999), '0123456789012345678901234567890123456789012345678901234567890123456789012345') }}"
 
 
@@ -24,13 +24,13 @@ def play(workflow: str, script: str = "connect web-1 web\nstart") -> Scenario:
 
 
 def write(world: Scenario, step: str, name: str, size: int) -> None:
-    """The step ends and has written a variable of this size."""
+    """Completes the step with an environment variable of this size."""
     job, found, attempt = world._open(f"a/{step}")
     world._feed(world._report(job, found, attempt, [f"env.{name}={'x' * size}"]))
 
 
 def test_a_task_that_no_agent_would_take_fails_its_step() -> None:
-    """Three texts of almost 1 MiB are more than a task may have: the step fails and says so, nothing is dispatched."""
+    """Three texts of almost 1 MiB exceed the size of a task: the step fails with a message, and nothing is dispatched."""
     lines = "\n".join(f"              {name}: {MEGABYTE}" for name in "ABC")
     world = play(f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: 'true'\n        env:\n{lines}\n")
     assert world.run.conclusion is Conclusion.FAILURE
@@ -40,7 +40,7 @@ def test_a_task_that_no_agent_would_take_fails_its_step() -> None:
 
 
 def test_the_environment_that_steps_wrote_counts_for_the_task_too() -> None:
-    """What earlier steps wrote to `WATERFLOW_ENV` adds up over the job; the step that it is too much for fails."""
+    """Variables in `WATERFLOW_ENV` add up over the job, and the step whose task becomes too large fails."""
     world = play("jobs: {a: {runs-on: web, steps: [{run: x}, {run: x}, {run: x}, {run: x}]}}")
     for number, step in enumerate("123"):
         write(world, step, f"V{number}", 900_000)
@@ -49,7 +49,7 @@ def test_the_environment_that_steps_wrote_counts_for_the_task_too() -> None:
 
 
 def test_the_largest_task_fits_on_the_wire() -> None:
-    """Whatever passes the engine's bound can be queued: it never costs an agent its session."""
+    """Whatever the engine accepts can be queued, so it never closes an agent's session."""
     world = play("jobs: {a: {runs-on: web, steps: [{run: x}, {run: x}, {run: x}]}}")
     for number, step in enumerate("12"):
         write(world, step, f"V{number}", 950_000)
@@ -59,7 +59,7 @@ def test_the_largest_task_fits_on_the_wire() -> None:
 
 
 def test_a_number_of_more_than_64_bits_is_rounded_before_it_is_stored() -> None:
-    """An expression rounds it as JavaScript does, so no step and no job fails for it."""
+    """An expression rounds it as JavaScript does, so no step or job fails."""
     number = "${{ fromJSON('100000000000000000000') }}"
     workflow = f'jobs: {{a: {{runs-on: web, outputs: {{n: "{number}"}}, steps: [{{run: x}}]}}}}'
     world = play(workflow, "connect web-1 web\nstart\nfinish a/1")
@@ -68,14 +68,14 @@ def test_a_number_of_more_than_64_bits_is_rounded_before_it_is_stored() -> None:
 
 
 def test_names_are_cut() -> None:
-    """A rendered name of almost 1 MiB is for nobody."""
+    """A rendered name of almost 1 MiB would be of no use."""
     world = play(f'jobs: {{a: {{runs-on: web, name: "{MEGABYTE}", steps: [{{run: x, name: "{MEGABYTE}"}}]}}}}')
     assert len(world.run.jobs[0].name) == NAME_LENGTH_MAX
     assert len(world.run.jobs[0].steps[0].name) == NAME_LENGTH_MAX
 
 
 def test_a_group_that_cannot_be_fails_the_job() -> None:
-    """No server will ever be of a group without a name, or with one of 1 MiB: the job says so at once."""
+    """A group with an empty name or a name of 1 MiB can never have a server, so the job fails at once with a message."""
     for group in ("${{ '' }}", MEGABYTE):
         world = play(f'jobs: {{a: {{runs-on: "{group}", steps: [{{run: x}}]}}}}')
         assert world.run.conclusion is Conclusion.FAILURE
@@ -83,7 +83,7 @@ def test_a_group_that_cannot_be_fails_the_job() -> None:
 
 
 def test_a_sleep_that_overflows_fails_its_step() -> None:
-    """A duration of four hundred digits is longer than 366 days, not a stalled run."""
+    """A duration of four hundred digits exceeds 366 days, and does not stall the run."""
     digits = "1" + "0" * 400
     world = play(
         f"jobs: {{a: {{runs-on: web, steps: [{{uses: sleep, with: {{duration: \"${{{{ fromJSON('{digits}') }}}}\"}}}}]}}}}"
@@ -102,7 +102,7 @@ def test_a_sleep_that_overflows_fails_its_step() -> None:
     ],
 )
 def test_a_loop_that_cannot_be_fails_its_step(given: dict[str, object], said: str) -> None:
-    """What only an expression tells is looked at when the step begins."""
+    """Values from expressions are checked when the step starts."""
     step = {"uses": "loop", "with": {**given, "steps": [{"run": "x"}]}}
     world = play(json.dumps({"jobs": {"a": {"runs-on": "web", "steps": [step]}}}), "connect web-1 web\nstart")
     assert world.run.conclusion is Conclusion.FAILURE

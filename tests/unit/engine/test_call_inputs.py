@@ -1,4 +1,4 @@
-"""Claims about the inputs of called workflows and composite steps: values from expressions are checked like all others."""
+"""Inputs of called workflows and composite steps: values from expressions are checked like all others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from waterflowd.model.reasons import Reason
 from waterflowd.model.statuses import Conclusion
 from waterflowd.testing.scenario import Scenario
 
-#: A declaration, the value that an expression gives for it, and what the reason says.
+#: A declaration, the value of an expression for it, and a part of the reason.
 WRONG = [
     ("{type: choice, options: [staging, production]}", "$(reboot)", "expected one of staging, production"),
     ("{type: choice, options: [staging, production]}", "prodction", 'did you mean "production"?'),
@@ -20,7 +20,7 @@ WRONG = [
     ("{type: boolean}", "yes", "expected true or false"),
     ("{type: json}", "{broken", "expected JSON"),
 ]
-#: A declaration, the value that an expression gives for it, and the input.
+#: A declaration, the value of an expression for it, and the resulting input.
 RIGHT = [
     ("{type: choice, options: [staging, production]}", "production", "production"),
     ("{pattern: '[a-z]+'}", "abc", "abc"),
@@ -31,7 +31,7 @@ RIGHT = [
 
 
 def composite(declaration: str, value: str) -> Scenario:
-    """A run whose second step is a composite step that takes the output `value` of the first one."""
+    """Returns a run whose second step is a composite step with the first step's output `value` as its input."""
     files = {"steps/deploy/step.yml": f"inputs: {{to: {declaration}}}\nsteps: [{{run: 'deploy ${{{{ inputs.to }}}}'}}]"}
     steps = "[{id: pick, run: pick}, {id: deploy, uses: ./steps/deploy, with: {to: '${{ steps.pick.outputs.value }}'}}]"
     world = Scenario(f"jobs: {{a: {{runs-on: web, steps: {steps}}}}}", files)
@@ -40,7 +40,7 @@ def composite(declaration: str, value: str) -> Scenario:
 
 
 def call(declaration: str, value: str) -> Scenario:
-    """A run whose second job calls a workflow and passes the output `value` of the first one."""
+    """Returns a run whose second job calls a workflow with the first job's output `value` as its input."""
     files = {
         "workflows/callee.yml": f"on: {{workflow_call: {{inputs: {{to: {declaration}}}}}}}\n"
         "jobs: {work: {runs-on: web, steps: [{run: 'deploy ${{ inputs.to }}'}]}}"
@@ -67,7 +67,7 @@ def check_failure(conclusion: Conclusion | None, reason: Reason, value: str, exp
 def test_a_wrong_value_fails_the_composite_step_before_anything_in_it_runs(
     declaration: str, value: str, expected: str
 ) -> None:
-    """A `choice` or a `pattern` protects a script only when values that are known late are checked as well."""
+    """A `choice` or `pattern` protects a script only if values that are known late are checked too."""
     world = composite(declaration, value)
     step = world.run.jobs[0].steps_by_id[StepId("deploy")]
     assert not step.blocks
@@ -76,7 +76,7 @@ def test_a_wrong_value_fails_the_composite_step_before_anything_in_it_runs(
 
 @pytest.mark.parametrize(("declaration", "value", "converted"), RIGHT)
 def test_a_value_that_fits_is_converted_for_the_composite_step(declaration: str, value: str, converted: Any) -> None:
-    """Text from an output becomes what the input's type says, as if it were written in the file."""
+    """Text from an output is converted to the input's type, as if it were written in the file."""
     step = composite(declaration, value).run.jobs[0].steps_by_id[StepId("deploy")]
     assert step.blocks
     assert step.inputs == {"to": converted}
@@ -84,7 +84,7 @@ def test_a_value_that_fits_is_converted_for_the_composite_step(declaration: str,
 
 @pytest.mark.parametrize(("declaration", "value", "expected"), WRONG)
 def test_a_wrong_value_fails_the_job_that_calls_a_workflow(declaration: str, value: str, expected: str) -> None:
-    """No job of the called workflow begins."""
+    """No job of the called workflow starts."""
     job = call(declaration, value).run.jobs[1]
     assert job.children is None
     check_failure(job.conclusion, job.reason, value, expected)
@@ -92,7 +92,7 @@ def test_a_wrong_value_fails_the_job_that_calls_a_workflow(declaration: str, val
 
 @pytest.mark.parametrize(("declaration", "value", "converted"), RIGHT)
 def test_a_value_that_fits_is_converted_for_the_called_workflow(declaration: str, value: str, converted: Any) -> None:
-    """JSON text is parsed whether it stands in the file or comes from an expression."""
+    """JSON text is parsed, whether it is in the file or comes from an expression."""
     job = call(declaration, value).run.jobs[1]
     assert job.children is not None
     assert job.children.scope is not None
@@ -100,7 +100,7 @@ def test_a_value_that_fits_is_converted_for_the_called_workflow(declaration: str
 
 
 def test_a_choice_that_is_not_given_is_its_first_option() -> None:
-    """For called workflows and composite steps as for a start by hand."""
+    """Called workflows and composite steps behave like a manual start."""
     callee = "inputs: {to: {type: choice, options: [staging, production]}}\n"
     work = "steps: [{run: 'deploy ${{ inputs.to }}'}]"
     files = {
@@ -119,7 +119,7 @@ def test_a_choice_that_is_not_given_is_its_first_option() -> None:
 
 
 def test_null_from_an_expression_is_a_value_that_is_not_given() -> None:
-    """The default holds; without one, a required input fails with a reason that says so."""
+    """The default is used; without one, a required input fails with a reason that says so."""
     files = {"steps/deploy/step.yml": "inputs: {to: {required: true}}\nsteps: [{run: 'deploy ${{ inputs.to }}'}]"}
     world = Scenario(
         "jobs: {a: {runs-on: web, steps: [{id: deploy, uses: ./steps/deploy, with: {to: '${{ null }}'}}]}}", files
@@ -139,7 +139,7 @@ SECRETS = [
 
 @pytest.mark.parametrize(("declaration", "expected"), SECRETS)
 def test_a_secret_never_passes_a_check_that_cannot_look_at_it(declaration: str, expected: str) -> None:
-    """The daemon sees a reference in its place; the compiler says so, and the engine where a secret comes through an input."""
+    """The daemon sees only a reference to the secret; the compiler reports it, and for a nested input the engine does."""
     inner = f"inputs: {{to: {declaration}}}\nsteps: [{{run: 'deploy ${{{{ inputs.to }}}}'}}]"
     uses = "{uses: ./steps/inner, with: {to: '${{ secrets.TOKEN }}'}}"
     with pytest.raises(ValueError, match=expected):
@@ -160,7 +160,7 @@ def test_a_secret_never_passes_a_check_that_cannot_look_at_it(declaration: str, 
 
 
 def test_text_and_json_may_hold_secrets() -> None:
-    """They are filled in on the way to the server."""
+    """Their values are filled in when the task is sent to the server."""
     inner = (
         "inputs: {text: {}, data: {type: json}}\nsteps: [{run: 'deploy ${{ inputs.text }} ${{ inputs.data.token }}'}]"
     )

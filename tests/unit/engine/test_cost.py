@@ -1,4 +1,4 @@
-"""The cost of an event does not grow with its run. Counted in lines of the engine that are executed, not in time."""
+"""The cost of an event does not grow with its run. The cost is the number of executed lines of the engine, not time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AGENT = AgentId("SHA256:one")
 
 
 class Lines:
-    """Counts lines of the engine that are executed while it is on."""
+    """Counts executed lines of the engine while it is active."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -46,7 +46,7 @@ class Lines:
 
 
 class Feeder:
-    """A run whose attempts each get a slot at once and succeed in their order."""
+    """A run whose attempts get slots at once and succeed in order."""
 
     def __init__(self, plan: Plan) -> None:
         self.run = Run(RunId("01J00000000000000000000000"), plan)
@@ -93,7 +93,7 @@ class Feeder:
         )
 
     def costs(self, count: int) -> Iterator[int]:
-        """Lines for each of the next results, with everything that follows from it."""
+        """Returns the number of lines for each of the next results, including everything that follows from it."""
         for _ in range(count):
             with Lines() as lines:
                 self.finish_one()
@@ -145,7 +145,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_event_of_a_large_run_costs_what_one_of_a_small_run_does(shape: str) -> None:
-    """In the middle of runs of about 10, 1,000 and 10,000 steps: the same number of lines, whatever the run's shape."""
+    """Halfway through runs of about 10, 1,000 and 10,000 steps of any shape, the number of lines is the same."""
     found: dict[int, float] = {}
     for size in (10, 1_000, 10_000):
         feeder = Feeder(SHAPES[shape](size))
@@ -157,7 +157,7 @@ def test_an_event_of_a_large_run_costs_what_one_of_a_small_run_does(shape: str) 
 
 
 def test_the_first_event_of_a_wide_loop_costs_a_share_for_each_of_its_passes() -> None:
-    """What begins many things at once costs in proportion to them, not to their square."""
+    """An event that starts many parts has a cost proportional to their number, not to its square."""
     lines: dict[int, int] = {}
     for size in (100, 1_000):
         feeder = Feeder(plan(work(), loop(size, size)))
@@ -173,7 +173,7 @@ def jobs_at_work(run: Run) -> list[Job]:
 
 
 def test_what_a_run_has_done_leaves_nothing_to_look_at() -> None:
-    """Blocks that ended are no more in what an event looks through."""
+    """Blocks that have ended are not inspected by later events."""
     feeder = Feeder(plan(loop(1_000, 4)))
     for _ in range(990):
         feeder.finish_one()

@@ -1,4 +1,4 @@
-"""Behaviour flags: a number that this version does not know stops the run that carries it, and nothing else."""
+"""Behaviour flags: a number that this version does not know stops only the run that carries it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def created(numbers: tuple[int, ...]) -> events.RunCreated:
 
 
 def test_an_unknown_number_is_refused_by_name() -> None:
-    """The text says which numbers and what to do."""
+    """The message lists the unknown numbers and says what to do."""
     with pytest.raises(Stalled, match=r"flags 7, 9\); upgrade") as refused:
         flags.check((9, 7))
     assert refused.value.code == "WF402"
@@ -42,7 +42,7 @@ def test_what_this_version_records_it_knows() -> None:
 
 
 def test_a_run_with_an_unknown_flag_is_not_folded() -> None:
-    """Guessing would be worse than waiting; the state stays untouched."""
+    """Waiting is better than guessing, so the state stays unchanged."""
     compiled = plan.decode(request(ONE_STEP).plan)
     with pytest.raises(Stalled):
         fold(RUN, compiled, [created((1_000_000,))])
@@ -51,7 +51,7 @@ def test_a_run_with_an_unknown_flag_is_not_folded() -> None:
 
 
 async def test_a_run_of_a_newer_version_is_stalled_alone() -> None:
-    """After a downgrade the other runs go on; the stalled one says that an upgrade is needed."""
+    """After a downgrade the other runs continue; the stalled run says that an upgrade is needed."""
     async with HostWorld() as world:
         newer, other = await world.start(), await world.start()
     again = world.crashed()

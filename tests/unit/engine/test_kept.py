@@ -1,4 +1,4 @@
-"""What a re-run keeps stays what it was, whatever happens beside it."""
+"""Parts that a re-run reuses stay unchanged, whatever happens to other parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MATRIX = "jobs: {a: {strategy: {matrix: {x: [1, 2, 3]}, max-parallel: 1}, runs-o
 
 
 def test_kept_instances_are_kept_when_another_one_fails_again() -> None:
-    """Fail-fast ends what has not begun; what the earlier run has done is no part of that."""
+    """Fail-fast cancels only instances that have not started; instances reused from the earlier run are not affected."""
     world = Scenario(MATRIX)
     world.kept = Kept(run=RunId("01J00000000000000000000001"), jobs={"a[2]": KeptJob(conclusion=Conclusion.SUCCESS)})
     world.play("connect web-1 web\nstart\nfinish a[1]/1 failure")
@@ -26,7 +26,7 @@ def test_kept_instances_are_kept_when_another_one_fails_again() -> None:
 
 
 def test_what_depends_on_something_that_is_done_again_is_done_again() -> None:
-    """At any distance, though it succeeded: it read what is not true any more."""
+    """This applies to indirect dependants that succeeded, too: they used results that are no longer valid."""
     world = Scenario(
         "jobs:\n  a: {runs-on: web, steps: [{run: work}]}\n"
         "  b: {needs: a, if: always(), runs-on: web, steps: [{run: work}]}\n"

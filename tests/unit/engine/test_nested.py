@@ -1,4 +1,4 @@
-"""Blocks inside of blocks: what is out of time, cancelled or skipped begins nothing any more, at any depth."""
+"""Nested blocks: once a block has timed out, or is cancelled or skipped, nothing inside it starts, at any depth."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ jobs:
 
 @pytest.mark.parametrize("script", ["wait 2m\nfinish a[web-1]/1[0]/1[0]/1 timed-out", "disconnect web-1"])
 def test_a_loop_inside_of_one_that_is_over_begins_no_further_pass(script: str) -> None:
-    """By the time of the outer one, or because the job is skipped."""
+    """The outer loop has timed out, or its job is skipped."""
     world = Scenario(LOOPS)
     slots = 0 if "disconnect" in script else 1
     world.play(f"connect web-1 web slots={slots}\nstart\n{script}")
@@ -48,7 +48,7 @@ jobs:
 
 
 def test_after_a_cancel_jobs_of_a_called_workflow_run_by_their_own_if() -> None:
-    """As those of the file itself do: `always()` is heard, the others are cancelled."""
+    """They behave like jobs of the file itself: those with `always()` run, the others are cancelled."""
     world = Scenario("jobs: {call: {uses: ./workflows/callee.yml}}", CALLEE)
     world.play("connect web-1 web\nstart\ncancel\nfinish call/work/1 cancelled\nfinish call/tidy/1")
     ends = {str(job.id): job.conclusion for job in world.run.jobs}
@@ -57,7 +57,7 @@ def test_after_a_cancel_jobs_of_a_called_workflow_run_by_their_own_if() -> None:
 
 
 def test_a_call_that_begins_after_a_cancel_does_its_work() -> None:
-    """A job that starts after the cancel, by its `if`, is not concerned, and neither is what it calls."""
+    """A job whose `if` starts it after the cancel is not affected, and neither are the jobs that it calls."""
     world = Scenario(
         "jobs:\n  a: {runs-on: web, steps: [{run: work}]}\n"
         "  clean: {needs: a, if: always(), uses: ./workflows/callee.yml}\n",

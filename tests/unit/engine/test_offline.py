@@ -1,4 +1,4 @@
-"""What `offline` says is about servers that are away when their turn comes, and about nothing later."""
+"""`offline` applies to servers that are offline when their turn comes, and not afterwards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ jobs:
 
 
 def test_a_failure_is_not_skipped_when_the_server_is_away_at_the_next_try() -> None:
-    """The instance has begun there: its next try waits for the server, as long as a job may wait."""
+    """The instance has already started there, so its next try waits for the server until the job times out."""
     world = Scenario(RETRIED)
     world.play("connect web-1 web\nstart\nfinish a[web-1]/1 failure\ndisconnect web-1\nwait 10s")
     assert not world.run.is_completed

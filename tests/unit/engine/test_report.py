@@ -1,4 +1,4 @@
-"""What an agent says about an attempt is bounded before it enters the log."""
+"""The content of an agent's report is limited before it enters the log."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def nested(height: int) -> Any:
 
 
 def test_an_honest_result_is_taken_as_it_is() -> None:
-    """Outputs of every kind that JSON knows stay what they are."""
+    """Outputs of every JSON type are kept unchanged."""
     outputs = {"a": None, "b": True, "c": 1, "d": 1.5, "e": "text", "f": [1, {"g": []}]}
     honest = given(outputs=outputs, env={"A": "b"}, output_bytes=7, output_dropped=1)
     assert result_limits.sound(honest) == honest
@@ -57,7 +57,7 @@ def test_an_honest_result_is_taken_as_it_is() -> None:
     ids=["large", "negative", "bytes", "key", "extension", "deep", "huge", "surrogate"],
 )
 def test_outputs_that_cannot_be_had_make_a_success_a_failure(outputs: dict[str, Any]) -> None:
-    """The step's result says why; none of its outputs gets through."""
+    """The step's result gives the reason, and none of its outputs is kept."""
     result = result_limits.sound(given(outputs=outputs, env={"A": "b"}))
     assert result.outcome is Outcome.FAILURE
     assert result.reason_code == "node-error"
@@ -67,14 +67,14 @@ def test_outputs_that_cannot_be_had_make_a_success_a_failure(outputs: dict[str, 
 
 
 def test_a_failure_with_bad_outputs_stays_the_failure_that_it_is() -> None:
-    """The reason that the agent gave is the better one."""
+    """The agent's reason is more useful and is kept."""
     result = result_limits.sound(given(outcome=Outcome.TIMED_OUT, outputs={"a": b"x"}, reason_text="too slow"))
     assert (result.outcome, result.reason_text, result.outputs) == (Outcome.TIMED_OUT, "too slow", {})
 
 
 @pytest.mark.parametrize("number", [-(1 << 63), -1, 1 << 63, (1 << 64) - 1])
 def test_numbers_stay_within_what_can_be_shown(number: int) -> None:
-    """Times are dates, sizes are sizes, and exit codes have 32 bits."""
+    """Times become valid dates, sizes are not negative, and exit codes have 32 bits."""
     result = result_limits.sound(
         given(exit_code=number, started_at=number, finished_at=number, output_bytes=number, output_dropped=number)
     )
@@ -87,6 +87,6 @@ def test_numbers_stay_within_what_can_be_shown(number: int) -> None:
 
 
 def test_the_deepest_value_that_expressions_read_is_taken() -> None:
-    """The bound on nesting is the expressions' own."""
+    """The limit on nesting is the one of expressions."""
     honest = given(outputs={"a": nested(100)})
     assert result_limits.sound(honest) == honest

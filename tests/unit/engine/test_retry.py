@@ -1,4 +1,4 @@
-"""The arithmetic of trying again: when, how long after, and when not."""
+"""Retry arithmetic: whether to retry, after which delay, and when to stop."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ def delays(policy: RetryPolicy, count: int) -> list[int | None]:
 
 
 def test_intervals_grow_up_to_the_maximum_and_end_with_the_attempts() -> None:
-    """100, 200, 400, 500 milliseconds, and nothing after the fifth attempt."""
+    """The delays are 100, 200, 400 and 500 ms, and nothing follows the fifth attempt."""
     assert delays(STEADY, 6) == [100, 200, 400, 500, None, None]
 
 
 def test_without_a_policy_nothing_is_tried_again() -> None:
-    """Running a step twice is the author's decision alone."""
+    """Only the author may decide that a step is run twice."""
     for outcome in Outcome:
         assert retry.delay_ms(step(None), outcome, 1, 1, "seed") is None
 
 
 @pytest.mark.parametrize("outcome", [Outcome.SUCCESS, Outcome.CANCELLED, Outcome.REFUSED])
 def test_only_failures_are_tried_again(outcome: Outcome) -> None:
-    """A success or a cancel is an end; what was refused has a rule of its own."""
+    """Success and cancellation are final, and a refused attempt has its own rule."""
     assert retry.delay_ms(step(STEADY), outcome, None, 1, "seed") is None
 
 
 def test_a_lost_attempt_is_tried_again_only_where_the_file_says_so() -> None:
-    """By `on-lost: retry`, or by `lost` in the policy's `on`; three attempts in all without a policy."""
+    """Either `on-lost: retry` or `lost` in the policy's `on` is needed; without a policy there are three attempts in total."""
     lost = Outcome.LOST
     assert retry.delay_ms(step(STEADY), lost, None, 1, "seed") is None
     named = RetryPolicy(max_attempts=2, on=("lost",), jitter=0.0)
@@ -65,14 +65,14 @@ def test_a_lost_attempt_is_tried_again_only_where_the_file_says_so() -> None:
 def test_words_and_exit_codes_choose(
     on: tuple[str, ...], never_on: tuple[str, ...], exit_code: int, is_tried: bool
 ) -> None:
-    """`on` admits, `never-on` forbids, and the latter is stronger."""
+    """`on` includes and `never-on` excludes, and `never-on` takes precedence."""
     policy = RetryPolicy(max_attempts=3, on=on, never_on=never_on)
     delay = retry.delay_ms(step(policy), Outcome.FAILURE, exit_code, 1, "seed")
     assert (delay is not None) == is_tried
 
 
 def test_jitter_spreads_within_its_share_and_repeats_itself() -> None:
-    """The same seed gives the same delay; other seeds give others, none outside of the share."""
+    """The same seed gives the same delay; other seeds give other delays within the configured share."""
     policy = RetryPolicy(max_attempts=2, initial_interval_ms=1000, jitter=0.5)
     found = [retry.delay_ms(step(policy), Outcome.FAILURE, 1, 1, f"run-{number}") for number in range(100)]
     assert found == [retry.delay_ms(step(policy), Outcome.FAILURE, 1, 1, f"run-{number}") for number in range(100)]
@@ -81,11 +81,11 @@ def test_jitter_spreads_within_its_share_and_repeats_itself() -> None:
 
 
 def test_a_large_exponent_is_the_maximum_and_no_overflow() -> None:
-    """The thousandth attempt of a steep policy waits the maximum."""
+    """The thousandth attempt of a steep policy waits for the maximum delay."""
     policy = RetryPolicy(max_attempts=10_000, backoff_coefficient=1000.0, max_interval_ms=777, jitter=0.0)
     assert retry.delay_ms(step(policy), Outcome.FAILURE, 1, 9_000, "seed") == 777
 
 
 def test_refusals_in_a_row_double_their_delay_and_end() -> None:
-    """A refused attempt never ran, so it is made again; at the bound the step fails."""
+    """A refused attempt never ran, so it is offered again; at the limit the step fails."""
     assert [retry.refused_delay_ms(count) for count in range(1, 8)] == [100, 200, 400, 800, 1600, None, None]

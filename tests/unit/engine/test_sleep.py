@@ -1,4 +1,4 @@
-"""Durations and the instants at which sleeps end."""
+"""Durations, and the instants at which sleeps end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOW = 1_700_000_000_000
     ],
 )
 def test_a_sleep_ends_at_its_instant_and_never_before_now(parameters: dict[str, Any], wait_ms: int) -> None:
-    """Durations count from now; instants that have passed are now."""
+    """Durations count from now, and instants in the past become now."""
     assert sleep.due_at(parameters, NOW) == NOW + wait_ms
 
 
@@ -51,7 +51,7 @@ def test_a_sleep_ends_at_its_instant_and_never_before_now(parameters: dict[str, 
     ],
 )
 def test_what_is_no_sleep_is_a_sentence(parameters: dict[str, Any]) -> None:
-    """Whatever an expression yields, the answer is an instant or `ValueError`."""
+    """For any value of an expression, the result is an instant or a `ValueError`."""
     with pytest.raises(ValueError):
         sleep.due_at(parameters, NOW)
 
@@ -68,13 +68,13 @@ def test_what_is_no_sleep_is_a_sentence(parameters: dict[str, Any]) -> None:
     ],
 )
 def test_durations_are_shown_in_the_units_in_which_they_are_written(milliseconds: int, expected: str) -> None:
-    """Without its spaces, a shown duration parses to the same value."""
+    """After removing spaces, a displayed duration parses to the same value."""
     assert durations.text(milliseconds) == expected
     assert durations.parse(expected.replace(" ", "")) == milliseconds
 
 
 @pytest.mark.parametrize("text", ["", "5", "s", "1w", "1h 30m", "-1s", "1e3s", "١s", "9" * 13 + "s", "1h\n"])
 def test_other_texts_are_no_durations(text: str) -> None:
-    """Neither a bare number nor another alphabet's digits."""
+    """Bare numbers and digits of other alphabets are refused."""
     with pytest.raises(ValueError, match="is not a duration"):
         durations.parse(text)

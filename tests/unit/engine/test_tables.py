@@ -1,4 +1,4 @@
-"""The tables of statuses: closed, without dead ends, and every status that is no end has an owner and a deadline."""
+"""The transition tables: closed, without dead ends; every status that is not final has an owner and a deadline."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ jobs:
     steps: [{run: work}]
 """
 
-#: What happens until the first job's second step is in each of its statuses; the scenario goes on from line to line.
+#: The scenario that brings the first job's second step into each of its statuses.
 SCRIPTS = {
     "pending": "start\nwait 1h",
     "dispatched": "connect web-1 web\nstart\nwait 1h",
@@ -47,7 +47,7 @@ SCRIPTS = {
 
 @pytest.mark.parametrize("table", TABLES)
 def test_every_status_reaches_an_end(table: Statuses) -> None:
-    """From each status a path leads to one without moves, and every move leads to a status of the table."""
+    """From each status a path leads to a final one, and every transition leads to a status of the table."""
     ends = {status for status, following in table.items() if not following}
     assert ends
     for status in table:
@@ -60,7 +60,7 @@ def test_every_status_reaches_an_end(table: Statuses) -> None:
 
 
 def test_the_tables_and_orders_are_complete() -> None:
-    """Each status has its moves, and each conclusion its severity."""
+    """Each status has its transitions, and each conclusion its severity."""
     assert set(TRANSITIONS) == set(Status)
     assert set(ATTEMPT_TRANSITIONS) == set(AttemptStatus)
     assert set(SEVERITY) == set(Conclusion)
@@ -68,7 +68,7 @@ def test_the_tables_and_orders_are_complete() -> None:
 
 
 def owners(run: Run, job: Job) -> set[str]:
-    """Who will move the job on, by what the host owes."""
+    """Returns who will make the job progress, according to the host's outstanding commands."""
     found: set[str] = set()
     for command in outstanding(run):
         match command:
@@ -85,7 +85,7 @@ def owners(run: Run, job: Job) -> set[str]:
 
 @pytest.mark.parametrize(("name", "script"), SCRIPTS.items(), ids=SCRIPTS)
 def test_whatever_is_not_over_has_an_owner_and_a_deadline(name: str, script: str) -> None:
-    """A queued job waits for its needs and the run's time; all else has somebody who moves it on and a timer of its own."""
+    """A queued job waits for its needs and the run's timeout; any other job has an owner and its own timer."""
     world = Scenario(WORKFLOW)
     for line in script.splitlines():
         world.play(line)
@@ -108,7 +108,7 @@ def test_whatever_is_not_over_has_an_owner_and_a_deadline(name: str, script: str
 
 @pytest.mark.parametrize(("name", "script"), SCRIPTS.items(), ids=SCRIPTS)
 def test_time_alone_ends_whatever_no_agent_holds(name: str, script: str) -> None:
-    """Without servers, people and reports every run ends by its timers, unless an agent has one of its attempts."""
+    """Without servers, people and reports, timers end every run unless an agent holds one of its attempts."""
     world = Scenario(f"timeout-minutes: 600{WORKFLOW}")
     world.play(script)
     world.play("wait 1d")
@@ -119,7 +119,7 @@ def test_time_alone_ends_whatever_no_agent_holds(name: str, script: str) -> None
     for job in world.run.jobs:
         step = job.current
         if step is not None and step.last is not None and step.last.is_open:
-            # The agent has been told; what is left is its report, or that it is given up.
+            # The agent has been notified; what remains is its report, or that it is given up.
             cancels = [command for command in outstanding(world.run) if isinstance(command, commands.CancelTask)]
             assert [(command.job, command.step) for command in cancels] == [(job.id, step.id)]
             world.play(f"lost {job.id}/{step.id}")

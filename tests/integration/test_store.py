@@ -260,7 +260,7 @@ def test_a_truncated_file_is_refused_with_a_sentence(tmp_path: Path, keep: float
             store.log.append_blocking(batch(1, expected, 500))
     file = tmp_path / layout.ENVIRONMENT_DIRECTORY / "data.mdb"
     os.truncate(file, int(file.stat().st_size * keep))
-    with pytest.raises(Stalled, match=r"data\.mdb is not opened.*WF304"):
+    with pytest.raises(Stalled, match=r"data\.mdb was not opened.*WF304"):
         open_store(tmp_path, UNIONS)
 
 

@@ -160,7 +160,7 @@ async def _append(logs: OutputLogs, wanted: list[OutputAppend]) -> list[int]:
 stored = st.builds(
     record.StoredRecord,
     seq=st.integers(1, 2**63),
-    place=st.one_of(
+    stream=st.one_of(
         st.builds(record.StreamRef, st.binary(min_size=16, max_size=16), st.just(b"")),
         st.builds(record.StreamRef, st.just(bytes(16)), st.binary(min_size=1, max_size=255)),
     ),

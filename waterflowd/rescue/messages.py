@@ -61,7 +61,7 @@ def _lost(kept: SalvageReport) -> Iterator[str]:
     if kept.damaged_pages:
         yield f"damaged: {kept.damaged_pages} pages of the log"
     cuts = [
-        f"{cut.stream}: kept up to event {cut.kept}, {'unknown' if cut.lost is None else cut.lost} lost ({cut.why})"
+        f"{cut.stream}: kept up to event {cut.kept}, {'unknown' if cut.lost is None else cut.lost} lost ({cut.reason})"
         for cut in kept.cuts
     ]
     yield from _listed("cut streams", cuts)

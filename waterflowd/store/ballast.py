@@ -1,8 +1,8 @@
-"""Disk space kept back for the day the disk is full, so that what is already under way can still be committed.
+"""Reserved disk space, so that work in progress can still be committed when the disk is full.
 
-LMDB needs fresh pages even to delete something. The file is given up at the first "no space left", which lets the
-transaction at hand through; from then on the disk counts as low, until there is room to make the file again. It exists
-while a daemon runs: an orderly end takes it away, for its successor to make.
+LMDB needs fresh pages even to delete something. At the first "no space left" the reserve file is deleted, which lets the
+current transaction through. From then on the disk counts as low, until there is room to create the file again. The file
+exists only while a daemon runs: an orderly shutdown removes it, and the next daemon creates it again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from waterflowd.store import layout
 
-#: The ballast is made again only when this many times its size is free, or it would be given up again at once.
+#: The reserve is created again only when this many times its size is free; otherwise it would be released again at once.
 FREE_TIMES = 2
 
 
@@ -23,16 +23,16 @@ class Ballast:
         self._path = directory / layout.BALLAST_FILE
         disk = os.statvfs(directory)
         self._bytes = min(size_bytes, disk.f_blocks * disk.f_frsize // layout.BALLAST_SHARE)
-        self._is_there = self._path.exists() and self._path.stat().st_size >= self._bytes
+        self._exists = self._path.exists() and self._path.stat().st_size >= self._bytes
 
     @property
-    def is_there(self) -> bool:
-        """False while the disk is low. A ballast of no bytes is always there."""
-        return self._is_there or self._bytes == 0
+    def is_reserved(self) -> bool:
+        """False while the disk is low. A reserve of zero bytes always counts as reserved."""
+        return self._exists or self._bytes == 0
 
-    def make(self) -> bool:
-        """Sets the space aside if there is plenty; tells whether the ballast is there now. Never raises for a full disk."""
-        if self.is_there:
+    def reserve(self) -> bool:
+        """Reserves the space if there is plenty; returns whether it is reserved now. Never raises for a full disk."""
+        if self.is_reserved:
             return True
         disk = os.statvfs(self._path.parent)
         if disk.f_bavail * disk.f_frsize < FREE_TIMES * self._bytes:
@@ -46,12 +46,12 @@ class Ballast:
         except OSError:
             self._path.unlink(missing_ok=True)
             return False
-        self._is_there = True
+        self._exists = True
         return True
 
     def release(self) -> bool:
-        """Gives the space back; tells whether there was any to give."""
-        self._is_there = False
+        """Frees the space; returns whether there was any to free."""
+        self._exists = False
         try:
             self._path.unlink()
         except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""A batch of the log as a work item: encoded where it is submitted, checked and numbered on the writer thread.
+"""A batch of the log as a work item: encoded by the caller, checked and numbered on the writer thread.
 
 Rules of this file: `BatchWork` is built on the caller's thread, so that an event that cannot be encoded fails there and
-costs the writer nothing. Staging it first checks the expected position of every stream and the trigger keys, and only then
-stages; nothing in between can fail. Positions, sequences and chains are given here and nowhere else.
+costs the writer nothing. `stage` checks the expected position of every stream and the trigger keys before it stages
+anything; after these checks nothing can fail. Positions, sequences and chains are assigned only here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from waterflowd.store import layout, record
 from waterflowd.store.codec import Codec
 from waterflowd.store.staging import Staging
 
-#: What a record costs besides the event itself: header, key, and the row of the page.
+#: Bytes of a record besides the event itself: header, key, and the entry in its page.
 RECORD_OVERHEAD_BYTES = 96
 
 _encode_summary = msgspec.msgpack.Encoder().encode
@@ -40,7 +40,7 @@ class _Head(NamedTuple):
 
 
 class BatchWork:
-    """One batch on its way into the log; its result is the last global sequence."""
+    """One batch to append to the log; its result is the last global sequence."""
 
     def __init__(self, batch: Batch, codec: Codec) -> None:
         self._schema = codec.schema
@@ -49,7 +49,7 @@ class BatchWork:
         for append in batch.appends:
             codec.check(append.stream)
             if not 0 <= append.at < 1 << 63:
-                raise ValueError(f"no time in milliseconds: {append.at}")
+                raise ValueError(f"not a time in milliseconds: {append.at}")
             bodies = list(map(codec.encode, append.events))
             self._appends.append(
                 _Append(append.stream, layout.stream_key(append.stream), append.expected, append.at, bodies)
@@ -66,7 +66,7 @@ class BatchWork:
         for key, packed, run in self._keys:
             held = staging.get("keys", packed)
             if held is not None and held != run:
-                raise Stalled("WF301", f'the trigger key "{key}" has started run {layout.run_of_key(held)} already')
+                raise Stalled("WF301", f'the trigger key "{key}" already started run {layout.run_of_key(held)}')
         self._stage_records(staging)
         for key_bytes, plan in self._plans:
             if staging.get("plans", key_bytes) is None:
@@ -93,12 +93,12 @@ class BatchWork:
             if head.position != append.expected:
                 raise _moved(append, head.position)
             before, position, chain = head
-            place = record.place_of(append.key)
+            ref = record.stream_ref(append.key)
             for body in append.bodies:
                 seq += 1
                 position += 1
-                chain = record.chained(chain, self._schema, position, append.at, body)
-                stored = record.StoredRecord(seq, place, position, append.at, before, chain, self._schema, body)
+                chain = record.next_chain(chain, self._schema, position, append.at, body)
+                stored = record.StoredRecord(seq, ref, position, append.at, before, chain, self._schema, body)
                 records.append((layout.pack_u64(seq), record.pack(stored)))
                 if position % layout.MARK_EVERY == 0:
                     marks.append((append.key + layout.pack_u64(position), layout.pack_u64(seq)))
@@ -129,5 +129,5 @@ def _head(staging: Staging, key: bytes) -> _Head:
 
 def _moved(append: _Append, position: int) -> Stalled:
     return Stalled(
-        "WF301", f"{append.stream} stands at event {position} of its log, not at {append.expected}; read it again first"
+        "WF301", f"the log of {append.stream} ends at event {position}, not at {append.expected}; read it again first"
     )

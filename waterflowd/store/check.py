@@ -1,13 +1,14 @@
-"""Looks at a log before it is trusted: first in a child process, because a bad LMDB file can kill whoever maps it.
+"""Checks a log before it is opened, in a child process first: a damaged LMDB file can kill the process that maps it.
 
-LMDB maps its file. Where the file ends too early, the first touch is a SIGBUS, and a damaged page can send LMDB anywhere.
-So a child reads the file first: the two meta pages and the size by plain reads, then every page by LMDB's own offline
-verifier where that is quick or called for, and last it opens the environment and touches both ends of each database.
+LMDB maps its file into memory. If the file is too short, the first access is a SIGBUS, and a damaged page can make LMDB
+follow any pointer. So a child process reads the file first: the two meta pages and the size with plain reads, then every
+page with LMDB's own offline verifier (if that is quick or a thorough check was requested), and finally it opens the
+environment and reads both ends of each database.
 
 A healthy file may be a little shorter than its meta page says: pages that were allocated and freed within one transaction
-at the very end are never written. So a short file is not refused for that; it is verified page by page.
+at the very end are never written. So a short file is not refused; it is verified page by page.
 
-`verify` is the thorough check of the content, for `fsck` and tests: every record, every chain, every head, the
+`verify` is the thorough check of the content, for `fsck` and tests: every record, every chain, every head, and the
 checksum of every row.
 """
 
@@ -28,21 +29,21 @@ from waterflow_agent.errors import Stalled
 from waterflowd.store import layout, record
 from waterflowd.store.environment import Environment
 
-#: Reading 100 GB at the verifier's 250 MB a second takes half of it.
+#: Verifying 100 GB at 250 MB/s takes half of this.
 CHECK_TIMEOUT_S = 900.0
-#: Up to this size every page is verified at every start, in a quarter of a second; beyond it only a short file is.
+#: Up to this size every page is verified at each start (a quarter of a second); larger files only if they are too short.
 VERIFIED_BYTES = 64 << 20
 
-#: What a bad file does to whoever reads it by LMDB: too short, a wild address, a failed assertion. Others come from outside.
+#: Signals that a damaged file causes in its reader: too short, wild address, failed assertion. Others come from outside.
 _DAMAGE_SIGNALS = frozenset({signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
-#: The child's exit code when it could not get the memory it needs.
+#: The child's exit code when it ran out of memory.
 _NO_MEMORY = 3
 
 _META_MAGIC = 0xBEEFC0DE
 _META_VERSION = 1
-#: In a meta page behind the 16 bytes of its header: magic, version, address, map size, page size in the first database's row.
+#: In a meta page after its 16-byte header: magic, version, address, map size, page size in the first database's row.
 _META_START = struct.Struct("=IIQQI")
-#: Behind the rows of the two databases: last page, transaction.
+#: After the rows of the two databases: last page, transaction.
 _META_END = struct.Struct("=QQ")
 _META_HEADER_BYTES = 16
 _META_END_AT = _META_HEADER_BYTES + 24 + 2 * 48
@@ -51,17 +52,17 @@ _META_READ_BYTES = (64 << 10) + 4096
 
 
 class Findings(NamedTuple):
-    """What a thorough check saw."""
+    """What a thorough check counted."""
 
     records: int
     streams: int
 
 
 def check_in_child(directory: Path, *, is_thorough: bool = False) -> None:
-    """Raises `Stalled` WF304 when the log in `directory` must not be mapped by the daemon, WF306 when nobody knows.
+    """Raises `Stalled` WF304 when the daemon must not map the log in `directory`, WF306 when the check could not finish.
 
-    Only what the file itself can bring about counts as damage: a child that somebody else has ended, as the kernel does when
-    there is no memory, has said nothing about the file.
+    Only effects of the file itself count as damage. A child killed from outside, for example by the kernel when memory runs
+    out, says nothing about the file.
     """
     path = directory / layout.ENVIRONMENT_DIRECTORY
     file = path / layout.LOG_FILE
@@ -74,26 +75,26 @@ def check_in_child(directory: Path, *, is_thorough: bool = False) -> None:
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=CHECK_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        raise _unknown(file, f"it takes more than {CHECK_TIMEOUT_S:.0f} s") from None
+        raise _unfinished(file, f"it takes more than {CHECK_TIMEOUT_S:.0f} s") from None
     judge(file, child)
 
 
 def judge(file: Path, child: subprocess.CompletedProcess[bytes]) -> None:
-    """What the end of a child says that has read the log: nothing, or raises `Stalled` WF304 or WF306."""
+    """Judges a log by how the child that read it ended. Raises `Stalled` WF304 or WF306 unless it succeeded."""
     if child.returncode < 0:
         name = _signal_name(-child.returncode)
         if -child.returncode not in _DAMAGE_SIGNALS:
-            raise _unknown(file, f"it was ended by {name}, perhaps for want of memory")
-        raise _refused(file, f"it is cut short or damaged (reading it ends in {name})")
+            raise _unfinished(file, f"it was killed by {name}, perhaps because memory ran out")
+        raise _refused(file, f"it is truncated or damaged (reading it failed with {name})")
     if child.returncode == _NO_MEMORY:
-        raise _unknown(file, "there is not enough memory for it")
+        raise _unfinished(file, "not enough memory")
     if child.returncode:
         lines = (child.stdout or child.stderr).decode(errors="replace").strip().splitlines()
-        raise _refused(file, lines[-1] if lines else f"its check ended with {child.returncode}")
+        raise _refused(file, lines[-1] if lines else f"the check exited with status {child.returncode}")
 
 
 def verify(environment: Environment) -> Findings:
-    """Reads the whole log. Raises `Stalled` WF304 that names the first record that is wrong."""
+    """Reads and checks the whole log. Raises `Stalled` WF304, which names the first bad record."""
     chains: dict[bytes, tuple[int, int, bytes]] = {}
     seq = 0
     with environment.reading() as transaction:
@@ -102,11 +103,11 @@ def verify(environment: Environment) -> Findings:
             if layout.unpack_u64(key) != seq:
                 raise record.broken(seq, "it is missing")
             stored = record.unpack(seq, value)
-            stream = layout.stream_key(record.stream_of(stored.place))
+            stream = layout.stream_key(record.stream_name(stored.stream))
             before, position, chain = chains.get(stream) or (0, 0, record.chain_start(stream))
-            chain = record.chained(chain, stored.schema, position + 1, stored.at, stored.body)
+            chain = record.next_chain(chain, stored.schema, position + 1, stored.at, stored.body)
             if (stored.previous, stored.position, stored.chain) != (before, position + 1, chain):
-                raise record.broken(seq, f"it does not continue {record.stream_of(stored.place)}")
+                raise record.broken(seq, f"it does not continue {record.stream_name(stored.stream)}")
             chains[stream] = (seq, position + 1, chain)
         heads = {
             key: layout.unpack_head(layout.unseal("heads", key, sealed))
@@ -118,19 +119,17 @@ def verify(environment: Environment) -> Findings:
                     layout.unseal(name, key, sealed)
     if heads != chains:
         raise Stalled(
-            "WF304", "the table of heads does not agree with the records; restore a backup of the data directory"
+            "WF304", "the index of stream heads does not match the records; restore a backup of the data directory"
         )
     return Findings(records=seq, streams=len(chains))
 
 
 def _refused(file: Path, what: str) -> Stalled:
-    return Stalled("WF304", f"the log {file} is not opened: {what}; restore a backup of the data directory")
+    return Stalled("WF304", f"the log {file} was not opened: {what}; restore a backup of the data directory")
 
 
-def _unknown(file: Path, what: str) -> Stalled:
-    return Stalled(
-        "WF306", f"the check of the log {file} did not come to its end: {what}; nothing was changed, try again"
-    )
+def _unfinished(file: Path, what: str) -> Stalled:
+    return Stalled("WF306", f"the check of the log {file} did not finish: {what}; nothing was changed, try again")
 
 
 def _signal_name(number: int) -> str:
@@ -141,7 +140,7 @@ def _signal_name(number: int) -> str:
 
 
 def _meta_pages(file: Path) -> list[tuple[int, int, int]]:
-    """Transaction, last page and page size of each meta page that is one; by plain reads."""
+    """Transaction, last page and page size of each valid meta page, read without LMDB."""
     with file.open("rb") as stream:
         start = stream.read(_META_READ_BYTES)
     pages = []
@@ -158,8 +157,8 @@ def _meta_pages(file: Path) -> list[tuple[int, int, int]]:
     return pages
 
 
-def _look(path: Path, mode: str) -> str | None:
-    """What is wrong with the environment, in one clause; may die of a signal instead."""
+def _find_problem(path: Path, mode: str) -> str | None:
+    """What is wrong with the environment, in one clause. The process may die of a signal instead."""
     file = path / layout.LOG_FILE
     size = file.stat().st_size
     pages = _meta_pages(file)
@@ -179,7 +178,7 @@ def _look(path: Path, mode: str) -> str | None:
 
 
 def _touch(path: Path) -> None:
-    """Opens the environment as the daemon will and touches both ends of each database."""
+    """Opens the environment as the daemon will, and reads both ends of each database."""
     with (
         lmdb.open(
             os.fspath(path),
@@ -201,9 +200,9 @@ def _touch(path: Path) -> None:
 
 
 def main() -> int:
-    """The child: `python -m waterflowd.store.check ENVIRONMENT MODE`; says on stdout what is wrong."""
+    """The child: `python -m waterflowd.store.check ENVIRONMENT MODE`; prints what is wrong."""
     try:
-        problem = _look(Path(sys.argv[1]), sys.argv[2])
+        problem = _find_problem(Path(sys.argv[1]), sys.argv[2])
     except MemoryError:
         return _NO_MEMORY
     if problem is None:

@@ -1,12 +1,12 @@
-"""Events as bytes, and bytes as events of this release.
+"""Encodes events as bytes, and decodes bytes into the events of this release.
 
 Rules of this file:
 
-- The caller brings the unions: one per kind of stream, keyed by what stands before `/` in the stream's name.
-- Every record says which schema it was written under. An older one is decoded into plain values and led through the
-  upcasters, one version after the other, until it has today's shape; then it becomes a typed event.
+- The caller passes in the unions: one per kind of stream, keyed by the part of the stream's name before `/`.
+- Every record names the schema it was written with. An older one is decoded into plain values and passed through the
+  upcasters, version by version, until it has the current shape; then it becomes a typed event.
 - What this release does not know (a newer schema, an unknown kind of event) is never skipped and never guessed:
-  `Stalled` WF401. New fields need no new schema as long as they have defaults.
+  `Stalled` WF401. A new field needs no new schema as long as it has a default.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import msgspec
 from waterflow_agent.errors import Stalled
 from waterflowd.model.ids import StreamName
 
-#: The schema that events are written under today.
+#: The schema that events are written with.
 SCHEMA = 1
 
-#: Takes an event in plain values from one schema to the next.
+#: Converts an event in plain values from one schema to the next.
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 
-#: By kind of stream, type of event and the schema that the event has; the result has the next one. Empty since schema 1.
+#: By kind of stream, type of event and the event's schema; the result has the next schema. Empty: 1 is the first schema.
 UPCASTERS: dict[tuple[str, str, int], Upcaster] = {}
 
 
 class _Tagged(msgspec.Struct):
-    """Any event, as far as it says what it is."""
+    """Any event, reduced to its type."""
 
     type: str = ""
 
@@ -55,14 +55,14 @@ class Codec:
     def check(self, stream: StreamName) -> None:
         """Raises `ValueError` for a stream of an unknown kind."""
         if stream.partition("/")[0] not in self._decoders:
-            raise ValueError(f"no events are known for streams like {stream!r}")
+            raise ValueError(f"unknown kind of stream: {stream!r}")
 
     def decode(self, stream: StreamName, position: int, schema: int, body: bytes) -> Any:
         """The event in `body`. Raises `Stalled` WF401 when this release does not understand it."""
         kind = stream.partition("/")[0]
         decoder = self._decoders.get(kind)
         if decoder is None:
-            raise _unknown(stream, position, "this release knows no streams of that kind")
+            raise _unknown(stream, position, "this kind of stream is unknown")
         try:
             if schema == self.schema:
                 return decoder.decode(body)
@@ -72,7 +72,7 @@ class Codec:
 
     def _upcast(self, stream: StreamName, position: int, schema: int, body: bytes) -> dict[str, Any]:
         if schema > self.schema:
-            raise _unknown(stream, position, f"it has schema {schema}, this release knows {self.schema} and older")
+            raise _unknown(stream, position, f"it has schema {schema}; this release knows schemas up to {self.schema}")
         kind = stream.partition("/")[0]
         event: dict[str, Any] = msgspec.msgpack.decode(body, type=dict[str, Any])
         for version in range(schema, self.schema):
@@ -86,8 +86,8 @@ class Codec:
             name = msgspec.msgpack.decode(body, type=_Tagged).type
         except msgspec.DecodeError:
             return _unknown(stream, position, f"it cannot be decoded ({error})")
-        return _unknown(stream, position, f'its kind is "{name}" ({error})')
+        return _unknown(stream, position, f'its type is "{name}" ({error})')
 
 
 def _unknown(stream: StreamName, position: int, what: str) -> Stalled:
-    return Stalled("WF401", f"this release does not understand event {position} of {stream}: {what}; upgrade Waterflow")
+    return Stalled("WF401", f"this release cannot read event {position} of {stream}: {what}; upgrade Waterflow")

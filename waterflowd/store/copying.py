@@ -1,13 +1,14 @@
-"""Copies of a data directory: a backup beside a running daemon, and a data directory out of a backup.
+"""Copies data directories: a backup beside a running daemon, and a data directory from a backup.
 
 Rules of this file:
 
-- The log is copied by LMDB in a child process, as one snapshot (a reader like any other: a daemon goes on meanwhile), and
-  because a damaged file can end whoever maps it. Files are copied after it. They only grow, so they hold at least what the
-  snapshot's events speak of; a file that goes on where the snapshot has no rows yet is of later, and left out.
-- `backup.json` names every file with size and hash. A copy counts only once `FORMAT` says that it is whole, and that is its
-  last write; until then every command refuses it (directory.py). Everything is flushed before.
-- Nothing is believed: a backup is read again before it counts, and before it is restored.
+- LMDB copies the log as one snapshot (it reads like any other reader: a daemon keeps running meanwhile). It does so in a
+  child process, because a damaged file can kill the process that maps it. Files are copied afterwards. They only grow, so
+  they contain at least what the snapshot's events refer to; a file that continues where the snapshot has no rows yet is
+  newer than the snapshot and left out.
+- `backup.json` lists every file with size and hash. A copy is valid only when `FORMAT` marks it as complete, which is the
+  last write; until then every command refuses it (directory.py). Everything else is flushed before.
+- Everything is verified: a backup is read again before it is marked complete, and before it is restored.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from waterflowd.store.environment import Environment
 from waterflowd.store.rows import find
 from waterflowd.store.writer import GENERATION_KEY
 
-#: What stands in a data directory besides log and outputs and belongs into a copy; mirrors of repositories are fetched again.
+#: Files to copy besides log and outputs. Mirrors of repositories are left out: they are fetched again.
 OTHER_FILES = ("keys/server.key", "clock.json")
-#: A clock that stands a little behind the one that made the backup is no wrong clock.
+#: How far this machine's clock may be behind the one that made the backup.
 CLOCK_SLACK_MS = 60_000
 
-#: The child's exit code when the system, and not LMDB, has refused: no space, most likely.
+#: The child's exit code for an error of the system, not of LMDB: most likely a full disk.
 _TARGET_FAILED = 4
 _BLOCK_BYTES = 1 << 20
 _DIGEST_BYTES = 32
@@ -55,13 +56,13 @@ class CopiedFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What `backup.json` says."""
+    """Content of `backup.json`."""
 
     format: int
     release: str
-    #: The wall clock's milliseconds when the snapshot was taken.
+    #: When the snapshot was taken (wall clock, ms).
     made_at: int
-    #: Of the daemon that wrote last before the snapshot.
+    #: Generation of the last daemon that wrote before the snapshot.
     generation: int
     records: int
     streams: int
@@ -69,19 +70,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size_bytes(self) -> int:
-        """Size of all files."""
+        """Total size of the files."""
         return sum(file.size_bytes for file in self.files)
 
 
-#: Tells whether the snapshot knows that an attempt was sent to an agent.
+#: Whether the snapshot records that an attempt was sent to an agent.
 Knows = Callable[[Environment, AttemptId], bool]
 
 
 def back_up(source: Path, target: Path, knows: Knows) -> Manifest:
-    """Makes a backup of the data directory `source` in the new or empty directory `target`, whether a daemon runs or not.
+    """Backs up the data directory `source` into the new or empty directory `target`, with or without a running daemon.
 
-    Raises `Stalled`: WF311 for a source that is none, WF315 for a target with something in it, WF304 when the log is damaged,
-    WF302 when the target's disk is full. Then nothing is left in the target.
+    Raises `Stalled`, and leaves nothing in the target: WF311 when the source is not a data directory, WF315 when the target is
+    not empty or cannot be written, WF304 when the log is damaged.
     """
     source = _existing(source)
     directory.admit(source)
@@ -119,10 +120,10 @@ def back_up(source: Path, target: Path, knows: Knows) -> Manifest:
 def restore_backup(source: Path, target: Path) -> Iterator[Manifest | None]:
     """Copies a backup, or a stopped daemon's data directory, into the new or empty directory `target`, and verifies it.
 
-    Inside of the block the target can be opened for rescue; it becomes a data directory when the block is left in order, else
-    nothing is left in it. Gives None for a plain data directory. Raises `Stalled`: WF311, WF313 for a source that is no whole
-    backup, WF304 for a damaged one, WF310 while a daemon is in it, WF315 for a target with something in it, WF316 when the
-    clock is behind the backup.
+    Inside the block the target can be opened for rescue. It becomes a data directory when the block succeeds; otherwise it is
+    emptied. Yields None when the source is a data directory. Raises `Stalled`: WF311 or WF313 when the source is not a
+    complete backup, WF304 when it is damaged, WF310 while a daemon uses it, WF315 when the target is not empty, WF316 when
+    the clock is behind the backup.
     """
     source = _existing(source)
     is_backup = directory.admit(source, may_be_backup=True).state is State.BACKUP
@@ -146,10 +147,10 @@ def restore_backup(source: Path, target: Path) -> Iterator[Manifest | None]:
 
 @contextlib.contextmanager
 def copy_directory(target: Path, source: Path) -> Iterator[Path]:
-    """An incomplete directory; emptied again when the block fails. Raises `Stalled` WF302 and WF315."""
+    """A directory marked as incomplete; emptied again when the block fails. Raises `Stalled` WF315."""
     whole = Path(os.path.realpath(target))
     if whole.is_relative_to(os.path.realpath(source)):
-        raise Stalled("WF315", f"{target} lies in {source}, which is not to be changed; name a directory beside it")
+        raise Stalled("WF315", f"{target} is inside {source}, which must not change; name a directory outside it")
     made = directory.make_copy_directory(target)
     try:
         yield made
@@ -162,7 +163,7 @@ def copy_directory(target: Path, source: Path) -> Iterator[Path]:
 
 
 def _empty(made: Path) -> None:
-    """Takes away what was made, the mark of incompleteness last."""
+    """Removes what was copied, the mark of incompleteness last."""
     for entry in made.iterdir():
         if entry.is_dir() and entry.name != "lost+found":
             shutil.rmtree(entry, ignore_errors=True)
@@ -171,28 +172,30 @@ def _empty(made: Path) -> None:
     (made / layout.FORMAT_FILE).unlink(missing_ok=True)
 
 
-def hand_over(made: Iterable[Path], place: Path) -> None:
-    """What root has made belongs to whom the directory belongs, or the daemon could not open it."""
-    owner = place.stat()
+def hand_over(paths: Iterable[Path], parent: Path) -> None:
+    """Gives files made by root to the owner of the directory; otherwise the daemon could not open them."""
+    owner = parent.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:
-        for path in made:
+        for path in paths:
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _existing(source: Path) -> Path:
-    """The whole path of a directory that has a `FORMAT`. Raises `Stalled` WF311."""
+    """The absolute path of a directory that has a `FORMAT`. Raises `Stalled` WF311."""
     source = Path(os.path.abspath(source))
     if not (source / layout.FORMAT_FILE).exists():
-        raise Stalled("WF311", f"{source} is neither a data directory nor a backup: it has no {layout.FORMAT_FILE}")
+        raise Stalled(
+            "WF311", f"{source} is neither a data directory nor a backup: it has no {layout.FORMAT_FILE} file"
+        )
     return source
 
 
 def _copy_log(source: Path, made: Path) -> None:
-    """Raises `Stalled` WF304 when the log cannot be read, WF306 when the child was ended."""
+    """Raises `Stalled` WF304 when the log cannot be read, WF306 when the child was killed."""
     if not (source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE).exists():
-        raise Stalled("WF311", f"{source} holds no log yet: no daemon has ever run in it")
+        raise _no_log(source)
     directory.make_directory(made / layout.ENVIRONMENT_DIRECTORY)
-    arguments = [os.fspath(place / layout.ENVIRONMENT_DIRECTORY) for place in (source, made)]
+    arguments = [os.fspath(path / layout.ENVIRONMENT_DIRECTORY) for path in (source, made)]
     child = subprocess.run(
         [sys.executable, "-P", "-m", "waterflowd.store.copying", *arguments],
         stdin=subprocess.DEVNULL,
@@ -222,7 +225,7 @@ def _generation(environment: Environment) -> int:
 
 
 def _is_of_snapshot(file: Path, environment: Environment, *, is_early: bool, knows: Knows) -> bool:
-    """Whether an output log was there when the snapshot was taken, or holds what its events speak of."""
+    """Whether an output log existed before the snapshot, or the snapshot's events refer to it."""
     try:
         base = output_files.base_of(file)
     except FileNotFoundError:
@@ -237,7 +240,7 @@ def _is_of_snapshot(file: Path, environment: Environment, *, is_early: bool, kno
 
 
 def _copied(files: list[Path], source: Path, made: Path) -> list[CopiedFile]:
-    """Copies those of the files that are there, with what they hold at this moment."""
+    """Copies the files that exist, with their current content."""
     found = []
     for file in files:
         path = file.relative_to(source)
@@ -247,7 +250,7 @@ def _copied(files: list[Path], source: Path, made: Path) -> list[CopiedFile]:
 
 
 def copy(file: Path, target: Path, path: str, *, size_bytes: int | None = None) -> CopiedFile:
-    """Copies what a file holds now, or its first `size_bytes`, durably but for its name; `path` is how the list names it."""
+    """Copies a file's current content, or its first `size_bytes`, and flushes it. `path` is its name in the list."""
     with file.open("rb") as content:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
@@ -263,40 +266,44 @@ def copy(file: Path, target: Path, path: str, *, size_bytes: int | None = None) 
     return CopiedFile(path=path, size_bytes=size - left, digest=digest.hexdigest())
 
 
-def _copy_checked(source: Path, made: Path, wanted: CopiedFile) -> None:
-    """Copies a file of a backup. Raises `Stalled` WF304 when it is not what the backup's list says."""
-    place = Path(wanted.path)
-    if place.is_absolute() or ".." in place.parts:
-        raise Stalled("WF304", f"the backup {source} is damaged: its list names {wanted.path!r}; use another backup")
+def _copy_checked(source: Path, made: Path, listed: CopiedFile) -> None:
+    """Copies a file of a backup. Raises `Stalled` WF304 when it differs from the backup's list."""
+    path = Path(listed.path)
+    if path.is_absolute() or ".." in path.parts:
+        raise Stalled("WF304", f"the backup {source} is damaged: its list contains {listed.path!r}; use another backup")
     try:
-        found = copy(source / place, made / place, wanted.path)
+        found = copy(source / path, made / path, listed.path)
     except FileNotFoundError:
-        raise _not_as_written(source, wanted.path) from None
-    if found != wanted:
-        raise _not_as_written(source, wanted.path)
+        raise _damaged_file(source, listed.path) from None
+    if found != listed:
+        raise _damaged_file(source, listed.path)
 
 
 def check_files(source: Path) -> None:
-    """Raises `Stalled` WF304 when a file of the backup `source` is not what its list says."""
-    for wanted in _manifest(source).files:
+    """Raises `Stalled` WF304 when a file of the backup `source` differs from its list."""
+    for listed in _manifest(source).files:
         try:
-            found = _hashed(source / wanted.path, source)
+            found = _hashed(source / listed.path, source)
         except FileNotFoundError:
             found = None
-        if found != wanted:
-            raise _not_as_written(source, wanted.path)
+        if found != listed:
+            raise _damaged_file(source, listed.path)
 
 
-def _not_as_written(source: Path, path: str) -> Stalled:
-    return Stalled("WF304", f"the backup {source} is damaged: {path} is missing or not what was written; use another")
+def _damaged_file(source: Path, path: str) -> Stalled:
+    return Stalled("WF304", f"the backup {source} is damaged: {path} is missing or has changed; use another backup")
+
+
+def _no_log(source: Path) -> Stalled:
+    return Stalled("WF311", f"{source} has no log: no daemon has run in it yet")
 
 
 def _copy_directory(source: Path, made: Path) -> None:
-    """Copies what counts of a data directory that no daemon is in."""
+    """Copies the data of a data directory that no daemon uses."""
     log = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE
-    # Sparse or not, LMDB's file is copied by its bytes; what is behind the last page is never read.
+    # LMDB's file is copied byte by byte, even if it is sparse; nothing after the last page is ever read.
     if not _copied([log], source, made):
-        raise Stalled("WF311", f"{source} holds no log yet: no daemon has ever run in it")
+        raise _no_log(source)
     for file in output_files.files_in(source / layout.OUTPUT_DIRECTORY):
         _copied([file, file.with_name(file.name + ".index")], source, made)
     _copied([source / name for name in OTHER_FILES], source, made)
@@ -317,15 +324,17 @@ def _manifest(source: Path) -> Manifest:
         return msgspec.json.decode((source / layout.MANIFEST_FILE).read_bytes(), type=Manifest)
     except (OSError, msgspec.DecodeError) as error:
         raise Stalled(
-            "WF304", f"the backup {source} is damaged: {layout.MANIFEST_FILE} cannot be read ({error}); use another"
+            "WF304", f"the backup {source} is damaged: cannot read {layout.MANIFEST_FILE} ({error}); use another backup"
         ) from error
 
 
 def _check_clock(manifest: Manifest) -> None:
-    """Generations are counted from the clock: one that is behind could give a number that agents know already."""
+    """A restored log takes its generation from the clock: a clock that is behind could repeat one that agents know."""
     if _wall_ms() + CLOCK_SLACK_MS < manifest.made_at:
         made = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(manifest.made_at / 1000))
-        raise Stalled("WF316", f"the backup was made at {made}, and this machine's clock is behind that; set it first")
+        raise Stalled(
+            "WF316", f"the backup was made at {made}, but this machine's clock is behind; set the clock first"
+        )
 
 
 def _write(file: Path, content: bytes) -> None:
@@ -337,8 +346,8 @@ def _write(file: Path, content: bytes) -> None:
 
 def sync_directories(made: Path) -> None:
     """Makes the names of all files durable."""
-    for place, _, _ in os.walk(made):
-        directory.sync_directory(Path(place))
+    for path, _, _ in os.walk(made):
+        directory.sync_directory(Path(path))
 
 
 def _wall_ms() -> int:
@@ -346,7 +355,7 @@ def _wall_ms() -> int:
 
 
 def main() -> int:
-    """The child: `python -m waterflowd.store.copying SOURCE TARGET`, two environments; says on stdout what is wrong."""
+    """The child: `python -m waterflowd.store.copying SOURCE TARGET`, two environments; prints what is wrong."""
     source, target = sys.argv[1:3]
     try:
         with lmdb.open(
@@ -354,7 +363,7 @@ def main() -> int:
         ) as environment:
             environment.copy(target, compact=True)
     except lmdb.Error as error:
-        # LMDB's own codes are negative and speak of the file; the others are the system's.
+        # LMDB's own codes are negative and concern the file; positive ones come from the system.
         print(f"LMDB says {error}")
         return _TARGET_FAILED if error.code > 0 else 1
     return 0

@@ -1,11 +1,11 @@
-"""A data directory: made, locked, and recognised before anything in it is touched.
+"""A data directory: created, locked, and identified before anything in it is changed.
 
-The lock is a `flock` on the directory's own file descriptor: it is the same inode by whatever path, symlink or bind mount
-the directory is reached, nobody can remove it by deleting a file, and the kernel drops it when the process dies. The file
-`FORMAT` is read under the lock, before LMDB may open (and so write) anything; it is on disk before LMDB's first byte is.
+The lock is a `flock` on the directory's own file descriptor. It is the same inode whatever path, symlink or bind mount
+leads to it, it cannot be removed by deleting a file, and the kernel releases it when the process dies. The file `FORMAT`
+is read under the lock, before LMDB may open (and so write) anything; it is on disk before LMDB's first byte.
 
-`FORMAT` also says how far a directory is: a new one has no log yet, a copy that is being made is not whole yet, a backup is not
-for a daemon. Each change of that is one rename, so a process that is killed leaves a directory that says what it is.
+`FORMAT` also records the state of the directory: a new one has no log yet, a copy in progress is incomplete, and a daemon
+must not open a backup. Each change of state is one rename, so a killed process leaves a directory in a known state.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ import waterflowd
 from waterflow_agent.errors import Stalled
 from waterflowd.store import layout
 
-#: A daemon that was told to stop needs a moment; after that, whoever holds the lock means to keep it.
+#: A stopping daemon needs a moment to release the lock.
 LOCK_WAIT_S = 2.0
 LOCK_POLL_S = 0.05
 
 
 class State(enum.Enum):
-    """How far a directory is."""
+    """What a directory contains."""
 
-    #: A data directory whose log is still to be made.
+    #: A data directory without a log yet.
     EMPTY = "empty"
     #: A data directory with a log.
     DATA = "data"
-    #: A copy that is being made; when nobody makes it any more, it is rubbish.
+    #: A copy in progress; worthless once its process has ended.
     INCOMPLETE = "incomplete"
-    #: A whole backup: time goes on without it, so no daemon may open it.
+    #: A complete backup. No daemon may open it: it would change.
     BACKUP = "backup"
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
-    """What the file `FORMAT` says."""
+    """Content of the file `FORMAT`."""
 
-    #: Of the whole directory; see `layout.FORMAT_VERSION`.
+    #: Version of the directory's format; see `layout.FORMAT_VERSION`.
     format: int
-    #: LMDB's engine: 0 for the file format of 0.9.
+    #: LMDB's engine: 0 for the file format of LMDB 0.9.
     lmdb: int
-    #: The release that made the directory.
+    #: The release that created the directory.
     release: str = ""
     state: State = State.DATA
 
 
 class Directory:
-    """A data directory that this process holds until `close`."""
+    """A data directory that this process has locked until `close`."""
 
     def __init__(self, path: Path, descriptor: int, found: Format) -> None:
         self.path = path
@@ -63,26 +63,26 @@ class Directory:
         self._descriptor = descriptor
 
     def close(self) -> None:
-        """Lets go of the directory."""
+        """Releases the lock."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 def open_directory(path: Path, *, wait_s: float = LOCK_WAIT_S, is_rescue: bool = False) -> Directory:
-    """Takes hold of a data directory, making it when it is not there.
+    """Locks a data directory, creating it if necessary.
 
-    Raises `Stalled` WF317 when it cannot be made or written, WF310 when another daemon holds it, and having changed nothing
-    WF311 when a newer release wrote it, WF312 when its log is gone, WF313 when it is an unfinished copy and WF314 when it is a
-    backup. A `rescue` opens the copy that it is making, and only that.
+    Raises `Stalled` WF317 when it cannot be created or written and WF310 when another daemon has locked it. Without changing
+    anything it raises WF311 when a newer release wrote it, WF312 when its log is gone, WF313 for an unfinished copy and
+    WF314 for a backup. With `is_rescue` it opens the unfinished copy that the caller is making, and nothing else.
     """
     path = Path(os.path.abspath(path))
     descriptor = _made(path)
     try:
         _lock(path, descriptor, wait_s)
-        found = _recognise(path)
+        found = _read_or_write_format(path)
         if is_rescue:
-            assert found.state is State.INCOMPLETE, "a rescue opens what it is making"
+            assert found.state is State.INCOMPLETE, "a rescue opens only its own unfinished copy"
         else:
             _admit(path, found)
         os.fchmod(descriptor, 0o700)
@@ -94,7 +94,7 @@ def open_directory(path: Path, *, wait_s: float = LOCK_WAIT_S, is_rescue: bool =
 
 
 def _made(path: Path) -> int:
-    """The directory, made when it is not there and open. Raises `Stalled` WF317 when it is not for this user to write."""
+    """Opens the directory, creating it if necessary. Raises `Stalled` WF317 when this user may not write it."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -108,14 +108,14 @@ def _made(path: Path) -> int:
 
 def _unusable(path: Path, why: str | None) -> str:
     return (
-        f"data-dir {path} cannot be used: {why}; make it for the daemon's user, "
-        "and under systemd name it in ReadWritePaths= of the unit too"
+        f"data-dir {path} cannot be used: {why}; create it for the daemon's user, "
+        "and under systemd add it to ReadWritePaths= of the unit"
     )
 
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Keeps daemons out of a directory without changing anything in it. Raises `Stalled` WF310 when one is in."""
+    """Locks a directory against daemons without changing it. Raises `Stalled` WF310 when a daemon has locked it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _lock(path, descriptor, 0)
@@ -125,7 +125,7 @@ def held(path: Path) -> Iterator[None]:
 
 
 def make_copy_directory(path: Path) -> Path:
-    """Makes the directory of a copy, marked as incomplete; gives its whole path.
+    """Creates the directory of a copy, marked as incomplete; returns its absolute path.
 
     Raises `Stalled` WF315 unless it is new or empty.
     """
@@ -141,7 +141,7 @@ def make_copy_directory(path: Path) -> Path:
         raise Stalled("WF315", f"{path} cannot be written: {error.strerror}; name another directory") from error
     if entries:
         what = "an unfinished copy" if _is_incomplete(path) else "not empty"
-        raise Stalled("WF315", f"{path} is {what}, and nothing is ever written over it; name a new directory")
+        raise Stalled("WF315", f"{path} is {what} and will not be overwritten; name a new directory")
     return path
 
 
@@ -154,14 +154,14 @@ def _is_incomplete(path: Path) -> bool:
 
 
 def make_directory(path: Path) -> None:
-    """Makes a directory for this user alone, durably."""
+    """Creates a directory with mode 0700, durably."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
         sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:
-    """Makes the names in a directory durable."""
+    """Makes the entries of a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -192,20 +192,20 @@ def _owner(path: Path) -> str:
     return f"another waterflowd (process {pid})"
 
 
-def _recognise(path: Path) -> Format:
-    """Reads `FORMAT`, or writes it into a directory that has no log yet."""
+def _read_or_write_format(path: Path) -> Format:
+    """Reads `FORMAT`, or writes it into a directory without a log."""
     found = read_format(path)
     if found is not None:
         return found
     if (path / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE).exists():
         raise Stalled(
-            "WF311", f"{path} holds a log but no file {layout.FORMAT_FILE}, so its format is unknown; restore a backup"
+            "WF311", f"{path} has a log but no {layout.FORMAT_FILE} file, so its format is unknown; restore a backup"
         )
     return write_format(path, State.EMPTY)
 
 
 def read_format(path: Path) -> Format | None:
-    """What `FORMAT` says; None when there is none. Raises `Stalled` WF311 for one that this release does not understand."""
+    """The content of `FORMAT`; None without the file. Raises `Stalled` WF311 when this release cannot read it."""
     file = path / layout.FORMAT_FILE
     try:
         found = msgspec.json.decode(file.read_bytes(), type=Format)
@@ -217,17 +217,17 @@ def read_format(path: Path) -> Format | None:
         raise Stalled(
             "WF311",
             f"{path} was written by a newer release ({found.release}, format {found.format}); "
-            f"this one is {waterflowd.__version__} and knows format {layout.FORMAT_VERSION}; "
+            f"this release ({waterflowd.__version__}) reads format {layout.FORMAT_VERSION}; "
             "nothing was changed, upgrade Waterflow",
         )
     return found
 
 
 def admit(path: Path, *, may_be_backup: bool = False) -> Format:
-    """What a directory says of itself. Raises `Stalled` WF311 to WF314 for one that is not what the caller takes it for."""
+    """The format of a directory that the caller may use. Raises `Stalled` WF311 to WF314 for any other."""
     found = read_format(path)
     if found is None:
-        raise Stalled("WF311", f"{path} has no file {layout.FORMAT_FILE}")
+        raise Stalled("WF311", f"{path} has no {layout.FORMAT_FILE} file: it is not a data directory")
     _admit(path, found, may_be_backup=may_be_backup)
     return found
 
@@ -236,23 +236,23 @@ def _admit(path: Path, found: Format, *, may_be_backup: bool = False) -> None:
     if found.state is State.INCOMPLETE:
         raise Stalled(
             "WF313",
-            f"{path} is an unfinished copy: what made it was ended half way; remove it, and make it again from its source",
+            f"{path} is an unfinished copy: the process that made it was interrupted; remove it and copy again",
         )
     if found.state is State.BACKUP and not may_be_backup:
         raise Stalled(
-            "WF314", f"{path} is a backup, and stays as it is; waterflowd restore makes a data directory of it"
+            "WF314", f"{path} is a backup and cannot be opened; waterflowd restore makes a data directory from it"
         )
-    is_there = (path / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE).exists()
-    if found.state in (State.DATA, State.BACKUP) and not is_there:
+    has_log = (path / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE).exists()
+    if found.state in (State.DATA, State.BACKUP) and not has_log:
         raise Stalled(
             "WF312",
-            f"{path} has lost its log: {layout.ENVIRONMENT_DIRECTORY}/{layout.LOG_FILE} is gone; put it back, or make an "
-            "empty directory the data directory and bring a backup into it by waterflowd restore",
+            f"{path} has lost its log: {layout.ENVIRONMENT_DIRECTORY}/{layout.LOG_FILE} is gone; put it back, "
+            "or restore a backup into an empty directory with waterflowd restore",
         )
 
 
 def write_format(path: Path, state: State) -> Format:
-    """Writes `FORMAT` into a directory, durably and whole or not at all."""
+    """Writes `FORMAT` into a directory, durably and atomically."""
     wanted = Format(format=layout.FORMAT_VERSION, lmdb=layout.LMDB_ENGINE, release=waterflowd.__version__, state=state)
     file = path / layout.FORMAT_FILE
     fresh = file.with_name(file.name + ".new")

@@ -1,10 +1,10 @@
-"""The LMDB environment: opened the one safe way, with transactions that nobody can forget to end.
+"""The LMDB environment: opened with the only safe flags, with transactions that always end.
 
-Why these flags: `sync` and `metasync` on, or a power cut corrupts the file or loses acknowledged commits; no `writemap`, or
-a full disk kills the process by SIGBUS; no read-ahead hints or spare transactions, they bring nothing here.
+Why these flags: without `sync` and `metasync` a power cut corrupts the file or loses acknowledged commits; with `writemap`
+a full disk kills the process with SIGBUS; read-ahead hints and spare transactions gain nothing here.
 
 A read transaction lives inside one `with` block and never across an `await`: a forgotten reader keeps every page that was
-freed since, and the file grows without bound. Growing the map moves it, so readers and the growing exclude each other.
+freed since, and the file grows without bound. Growing the map moves it, so it excludes readers.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ import lmdb
 from waterflow_agent.errors import Stalled
 from waterflowd.store import directory, layout
 
-#: One slot per thread that reads; the daemon reads on its loop, and tools may look from other processes.
+#: One slot per reading thread; the daemon reads on its event loop, and tools may read from other processes.
 READERS_MAX = 126
 _PAGE_BYTES = 4096
 
 
 def make(path: Path) -> None:
-    """Makes an empty environment in the new directory `path`, durably, and whole or not at all; one that is there stays.
+    """Creates an empty environment in the new directory `path`, durably and atomically; an existing one is kept.
 
-    LMDB makes its file first and writes the two meta pages into it later. A crash between the two would leave a file that
-    cannot be told from a damaged one, so all of it happens under another name.
+    LMDB creates its file first and writes the two meta pages later. A crash in between would leave a file that looks
+    damaged, so everything happens under a temporary name.
     """
     if path.exists():
         return
@@ -45,11 +45,11 @@ def make(path: Path) -> None:
         fresh.rename(path)
         directory.sync_directory(path.parent)
     except (lmdb.Error, OSError) as error:
-        raise Stalled("WF303", f"cannot make the log {path}: {error}") from error
+        raise Stalled("WF303", f"cannot create the log {path}: {error}") from error
 
 
 def flush(file: Path) -> None:
-    """Makes LMDB's file durable, and this user's alone."""
+    """Makes LMDB's file durable and gives it mode 0600."""
     descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     try:
         os.fchmod(descriptor, 0o600)
@@ -59,10 +59,10 @@ def flush(file: Path) -> None:
 
 
 class Environment:
-    """All databases of one data directory. Reading is safe on every thread, writing is the writer thread's alone."""
+    """All databases of one data directory. Any thread may read; only the writer thread writes."""
 
     def __init__(self, path: Path, *, map_bytes: int = layout.MAP_BYTES, is_readonly: bool = False) -> None:
-        """Opens it. To open one `is_readonly` is for a copy that nobody writes: it changes no byte and makes no lock."""
+        """Opens it. `is_readonly` is for a copy that no process writes: it changes nothing and creates no lock file."""
         self.path = path
         self._lock = threading.RLock()
         size = max(min(map_bytes, self._disk_bytes()), 1 << 20) // _PAGE_BYTES * _PAGE_BYTES
@@ -97,17 +97,17 @@ class Environment:
 
     @property
     def engine(self) -> str:
-        """The version of the LMDB engine at work."""
+        """Version of the LMDB engine."""
         return ".".join(map(str, self._lmdb.lib_version()))
 
     @property
     def transactions(self) -> int:
-        """Number of the newest transaction."""
+        """Number of the last transaction."""
         return self._lmdb.info()["last_txnid"]
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[lmdb.Transaction[bytes]]:
-        """A snapshot of what is durable; never hold it across an `await`. Raises `Stalled` WF304 when LMDB cannot read."""
+        """A snapshot of the durable data; never hold it across an `await`. Raises `Stalled` WF304 when LMDB cannot read."""
         try:
             with self._lock, self._lmdb.begin() as transaction:
                 yield transaction
@@ -119,7 +119,7 @@ class Environment:
         return self._lmdb.begin(write=True)
 
     def grow(self) -> bool:
-        """Doubles the map as far as the file system could ever fill it; False if it cannot grow. Outside transactions only."""
+        """Doubles the map, up to the size of the file system; False if it cannot grow. Call it outside transactions."""
         size = self._lmdb.info()["map_size"]
         wanted = min(size * 2, self._disk_bytes()) // _PAGE_BYTES * _PAGE_BYTES
         if wanted <= size:

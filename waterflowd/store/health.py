@@ -1,9 +1,9 @@
-"""What went wrong with the disk, and the latch that stops everything once it cannot be trusted.
+"""Classifies disk errors, and stops the store once the disk cannot be trusted.
 
-After a failed flush the kernel may have dropped the pages it could not write and call the next flush a success: going on
-would acknowledge what is not there. So the first such error is remembered, and from then on every call fails until the
-daemon has started again and has read what really is on the disk. A full disk is different: LMDB gives up the transaction
-before its last step, what was durable stays so, and the next try may succeed.
+After a failed flush the kernel may have dropped the pages that it could not write, and report the next flush as a success:
+continuing would acknowledge lost data. So the first such error is remembered and every later call fails, until the daemon
+restarts and reads what is really on disk. A full disk is different: LMDB aborts the transaction before its last step,
+durable data stays intact, and the next try may succeed.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import lmdb
 
 from waterflow_agent.errors import Retryable, Stalled
 
-#: With less than this free, an "Input/output error" is LMDB's word for a write cut short by a full disk.
+#: With less than this free, LMDB's "Input/output error" means a short write on a full disk.
 FULL_BELOW_BYTES = 1 << 20
-#: Space does not come back by itself; there is no use in asking again at once.
+#: Space does not free itself; an immediate retry is useless.
 RETRY_AFTER_S = 5.0
 
 
 class FailureLatch:
-    """Remembers the first error after which nothing may be trusted. Safe on every thread."""
+    """Remembers the first error after which the store must stop. Thread-safe."""
 
     def __init__(self, on_poison: Callable[[Stalled], None] | None = None) -> None:
         self._on_poison = on_poison
@@ -34,16 +34,16 @@ class FailureLatch:
 
     @property
     def error(self) -> Stalled | None:
-        """The error that every call raises from now on, if there is one."""
+        """The error that every call raises from now on, if any."""
         return self._error
 
     def check(self) -> None:
-        """Raises `Stalled` WF303 (or WF301 when another daemon has taken the directory) once the latch is set."""
+        """Raises `Stalled` WF303 (or WF301 when another daemon has opened the directory) once the latch is set."""
         if self._error is not None:
             raise Stalled(self._error.code, self._error.text)
 
     def set(self, error: Stalled) -> Stalled:
-        """Stops everything; the callback is told once, on the thread that found the error. Gives the error that counts."""
+        """Stops the store and calls the callback once, on the thread that found the error. Returns the first error."""
         with self._lock:
             if self._error is not None:
                 return self._error
@@ -54,7 +54,7 @@ class FailureLatch:
 
 
 def is_disk_full(error: lmdb.Error | OSError, directory: Path) -> bool:
-    """Tells a full disk from a broken one."""
+    """Whether the error means a full disk, not a broken one."""
     code = error.errno if isinstance(error, OSError) else error.code
     if code == errno.ENOSPC:
         return True
@@ -65,17 +65,17 @@ def is_disk_full(error: lmdb.Error | OSError, directory: Path) -> bool:
 
 
 def disk_full(directory: Path) -> Retryable:
-    """The error while there is no space."""
+    """The error for a full disk."""
     return Retryable(
         "WF302",
-        f"the disk of {directory} is full; nothing was written, and work goes on by itself once there is space",
+        f"the disk of {directory} is full; nothing was written, and work continues by itself once there is space",
         after_s=RETRY_AFTER_S,
     )
 
 
 def poisoned(error: BaseException) -> Stalled:
-    """The error after a write whose fate is unknown."""
+    """The error after a write with an unknown outcome."""
     return Stalled(
         "WF303",
-        f"the log could not be written ({error}); nothing is accepted any more, restart waterflowd and check the disk",
+        f"the log could not be written ({error}); no more work is accepted: check the disk and restart waterflowd",
     )

@@ -1,28 +1,28 @@
-"""Names, keys and sizes of what the store keeps in a data directory.
+"""Disk layout: names, keys and sizes of what the store keeps in a data directory.
 
 Files of a data directory::
 
-    FORMAT          format version, LMDB engine, release that wrote here, and how far the directory is; read first of all
-    owner           process id of the daemon that holds the directory (a hint for people; the lock is what counts)
-    ballast         disk space kept back for the day the disk is full; there while a daemon runs
+    FORMAT          format version, LMDB engine, release that wrote it, and state of the directory; read first
+    owner           process id of the daemon that uses the directory (a hint for people; the lock decides)
+    ballast         reserved disk space for the case that the disk is full; exists while a daemon runs
     log.mdb/        the LMDB environment
-    output/<run>/   output logs that outgrew LMDB, one append-only file an attempt
+    output/<run>/   large output logs, one append-only file per attempt
 
 Databases of the environment (keys -> values; all integers big-endian, so that keys sort as numbers do):
 
     meta        name -> text: generation, release
     records     global sequence u64 -> record (record.py); only ever appended
     heads       stream key -> sequence, position and chain of the stream's newest record
-    marks       stream key, position u64 -> sequence; every 256th position, so that no read walks further than that
+    marks       stream key, position u64 -> sequence; every 256th position, which bounds how far a read walks
     plans       hash -> plan
     runs        run id (16 bytes) -> summary, msgpack
-    open        run id -> nothing: the runs that are not completed
+    open        run id -> empty: the runs that are not completed
     keys        trigger key -> run id
     counters    name -> u64
     output      attempt prefix, offset u64 -> piece (outputs.py)
 
-A value is *sealed*: four bytes of CRC-32 over key and value come first, because LMDB itself has no checksums and a flipped
-bit must never be served. Records carry their own CRC.
+A value is *sealed*: it begins with a CRC-32 (four bytes) over key and value, because LMDB itself has no checksums and a
+flipped bit must never be returned. Records carry their own CRC.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from functools import lru_cache
 from waterflow_agent.errors import Stalled
 from waterflowd.model.ids import RUN_ID_LENGTH, RunId, StreamName, is_run_id
 
-#: Grows with every change of a stored shape that an older release could misread; a newer one is refused untouched.
+#: Increases with every change of a stored shape that an older release could misread; a newer one is refused unchanged.
 FORMAT_VERSION = 1
-#: LMDB's 0.9 file format: the 1.0 format is incompatible, and the engine must never be left to a default.
+#: LMDB's 0.9 file format. The 1.0 format is incompatible, so the engine is never left to a default.
 LMDB_ENGINE = 0
 
 FORMAT_FILE = "FORMAT"
@@ -45,23 +45,23 @@ MANIFEST_FILE = "backup.json"
 OWNER_FILE = "owner"
 BALLAST_FILE = "ballast"
 ENVIRONMENT_DIRECTORY = "log.mdb"
-#: LMDB's own name for its file.
+#: LMDB's name for its file.
 LOG_FILE = "data.mdb"
 OUTPUT_DIRECTORY = "output"
 
 DATABASES = ("meta", "records", "heads", "marks", "plans", "runs", "open", "keys", "counters", "output")
 
-#: Sparse, so it costs address space only; growing it later would wait for every reader.
+#: Sparse, so it costs only address space; growing it later has to wait for every reader.
 MAP_BYTES = 64 << 30
-#: Enough for about 100,000 small events or some minutes of results while a person makes space.
+#: Enough for about 100,000 small events, or a few minutes of results while somebody frees space.
 BALLAST_BYTES = 64 << 20
-#: The ballast takes at most this part of a small file system.
+#: The ballast takes at most this fraction of a small file system.
 BALLAST_SHARE = 16
-#: A read of one record walks back over at most this many others; one mark costs 40 bytes per 256 events.
+#: A read of one record walks back over at most this many others; a mark costs 40 bytes.
 MARK_EVERY = 256
-#: A stream's name stands behind the header with a length of one byte.
+#: The length of a stream's name is stored in one byte.
 STREAM_NAME_BYTES_MAX = 255
-#: LMDB's keys end at 511 bytes; longer texts are replaced by their hash.
+#: LMDB's keys have at most 511 bytes; longer texts are replaced by their hash.
 KEY_BYTES_MAX = 500
 
 _CRC_BYTES = 4
@@ -82,7 +82,7 @@ def unpack_u64(packed: bytes) -> int:
 
 @lru_cache(maxsize=4096)
 def run_key(run: RunId) -> bytes:
-    """The 16 bytes of a run's id; they sort as the ids do. Raises `ValueError` for anything that is no run id."""
+    """The 16 bytes of a run's id, which sort as the ids do. Raises `ValueError` for an invalid id."""
     if not is_run_id(run):
         raise ValueError(f"not a run id: {run!r}")
     return int(run.translate(_TO_DIGITS), 32).to_bytes(16, "big")
@@ -114,7 +114,7 @@ def stream_key(stream: StreamName) -> bytes:
 
 
 def text_key(text: str) -> bytes:
-    """A trigger key, counter name or plan hash as a key; a long one by its hash."""
+    """A trigger key, counter name or plan hash as a key; a long text is replaced by its hash."""
     key = text.encode()
     if len(key) <= KEY_BYTES_MAX:
         return b"t" + key
@@ -122,7 +122,7 @@ def text_key(text: str) -> bytes:
 
 
 def pack_head(seq: int, position: int, chain: bytes) -> bytes:
-    """A row of `heads`, not sealed yet."""
+    """A row of `heads`, unsealed."""
     return _HEAD.pack(seq, position, chain)
 
 
@@ -133,15 +133,15 @@ def unpack_head(packed: bytes) -> tuple[int, int, bytes]:
 
 
 def seal(key: bytes, value: bytes) -> bytes:
-    """The value with a checksum over it and its key in front."""
+    """The value, preceded by a checksum over key and value."""
     return zlib.crc32(value, zlib.crc32(key)).to_bytes(_CRC_BYTES, "big") + value
 
 
 def unseal(database: str, key: bytes, sealed: bytes) -> bytes:
-    """The value of a sealed row. Raises `Stalled` WF304 when row and checksum do not belong together."""
+    """The value of a sealed row. Raises `Stalled` WF304 when the checksum does not match."""
     value = sealed[_CRC_BYTES:]
     if sealed[:_CRC_BYTES] != zlib.crc32(value, zlib.crc32(key)).to_bytes(_CRC_BYTES, "big"):
         raise Stalled(
-            "WF304", f'the row {key!r} of the index "{database}" is damaged; restore a backup of the data directory'
+            "WF304", f'row {key!r} of the index "{database}" is damaged; restore a backup of the data directory'
         )
     return value

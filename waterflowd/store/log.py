@@ -1,9 +1,9 @@
-"""The event log on LMDB: the adapter behind `ports.Log`.
+"""The event log on LMDB: the adapter of `ports.Log`.
 
-Rules of this file: writing is encoding here and everything else on the writer thread (batch.py, writer.py); reading is one
-read transaction per call, on the caller's thread. A stream is read backwards along `previous`, from its head or from the
-next mark behind the wanted part, and is then checked forwards: positions without gaps, and a chain that ends as the head
-says. Nothing that fails a check is handed out.
+Rules of this file: a write is encoded here and done on the writer thread (batch.py, writer.py); a read is one read
+transaction per call, on the caller's thread. A stream is read backwards along `previous`, from its head or from the
+next mark after the requested part, and then checked forwards: positions without gaps, and a chain that ends in the hash
+of the head. A record that fails a check is never returned.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from waterflowd.store.health import FailureLatch
 from waterflowd.store.rows import find, seek_before, seek_from
 from waterflowd.store.writer import Writer
 
-#: Rows that one call of `runs` looks at: about 60 ms of the loop's time.
+#: Rows that one call of `runs` examines: about 60 ms of the loop's time.
 RUNS_EXAMINED_MAX = 20_000
 
 
 class LmdbLog:
-    """The log of one data directory. `append` wants a running loop, `append_blocking` and reading work on any thread."""
+    """The log of one data directory. `append` needs a running loop; `append_blocking` and reads work on any thread."""
 
     def __init__(
         self, environment: Environment, writer: Writer, *, codec: Codec, latch: FailureLatch, generation: int
@@ -40,7 +40,7 @@ class LmdbLog:
 
     @property
     def generation(self) -> int:
-        """Grows by one each time the data directory is opened, by more when it was restored from a backup."""
+        """Increases by one each time the data directory is opened, and by more when it was restored from a backup."""
         return self._generation
 
     @property
@@ -55,7 +55,7 @@ class LmdbLog:
 
     @property
     def is_disk_low(self) -> bool:
-        """True from the first full disk on until there is space again: admit no new work meanwhile."""
+        """True from the first full disk until there is space again: admit no new work meanwhile."""
         return self._writer.is_disk_low
 
     def append(self, batch: Batch) -> Awaitable[int]:
@@ -64,7 +64,7 @@ class LmdbLog:
         return self._writer.submit(BatchWork(batch, self._codec))
 
     def append_blocking(self, batch: Batch) -> int:
-        """The same for a thread without a loop: returns when the batch is durable."""
+        """Like `append`, for a thread without a loop: returns when the batch is durable."""
         self._latch.check()
         last_seq: int = self._writer.run(BatchWork(batch, self._codec)).result()
         return last_seq
@@ -84,7 +84,7 @@ class LmdbLog:
         """Durable records of all streams with a sequence above `after_seq`, in order."""
         self._latch.check()
         found: list[record.StoredRecord] = []
-        # Before the transaction, which then sees at least so many.
+        # Read before the transaction begins, which then sees at least this many records.
         last_seq = self._writer.last_seq
         with self._environment.reading() as transaction:
             cursor = transaction.cursor(self._environment.database("records"))
@@ -102,13 +102,13 @@ class LmdbLog:
         return [self._record(stored) for stored in found]
 
     def streams(self) -> list[StreamName]:
-        """Names of all streams that have an event."""
+        """Names of all streams that have events."""
         self._latch.check()
         with self._environment.reading() as transaction:
             heads = list(transaction.cursor(self._environment.database("heads")))
         for key, sealed in heads:
             layout.unseal("heads", key, sealed)
-        return [record.stream_of(record.place_of(key)) for key, _ in heads]
+        return [record.stream_name(record.stream_ref(key)) for key, _ in heads]
 
     def plan(self, plan_hash: str) -> bytes | None:
         """The plan with this hash."""
@@ -116,7 +116,7 @@ class LmdbLog:
         return self._row("plans", layout.text_key(plan_hash))
 
     def open_runs(self) -> Iterator[RunId]:
-        """Runs that are not completed, oldest first, as they are at the call."""
+        """Runs that are not completed at the time of the call, oldest first."""
         self._latch.check()
         with self._environment.reading() as transaction:
             cursor = transaction.cursor(self._environment.database("open"))
@@ -126,7 +126,7 @@ class LmdbLog:
         return iter([layout.run_of_key(key) for key, _ in rows])
 
     def run(self, run: RunId) -> RunSummary | None:
-        """The row of one run; None for an id that is none."""
+        """The row of one run; None for an unknown or invalid id."""
         self._latch.check()
         try:
             key = layout.run_key(run)
@@ -138,7 +138,7 @@ class LmdbLog:
     def runs(
         self, *, before: RunId | None, limit: int, accept: Callable[[RunSummary], bool] | None = None
     ) -> tuple[list[RunSummary], RunId | None]:
-        """A page of rows, newest first, and where to go on."""
+        """A page of rows, newest first, and the start of the next page."""
         self._latch.check()
         page: list[RunSummary] = []
         with self._environment.reading() as transaction:
@@ -194,7 +194,7 @@ class LmdbLog:
             return find(self._environment, transaction, database, key)
 
     def _record(self, stored: record.StoredRecord) -> Record:
-        stream = record.stream_of(stored.place)
+        stream = record.stream_name(stored.stream)
         event = self._codec.decode(stream, stored.position, stored.schema, stored.body)
         return Record(seq=stored.seq, stream=stream, position=stored.position, at=stored.at, event=event)
 
@@ -202,29 +202,29 @@ class LmdbLog:
 def read_stream(
     environment: Environment, codec: Codec, stream: StreamName, first: int = 1, limit: int | None = None
 ) -> list[Record]:
-    """Durable records of a stream from position `first` on, checked; of any environment, written by somebody or not."""
+    """Durable records of a stream from position `first` on, checked. The environment may be read-only."""
     first = max(first, 1)
     with environment.reading() as transaction:
         chain, walked = _StreamReader(environment, transaction, stream).records(first, limit)
     records = []
     for stored in walked:
-        chain = record.chained(chain, stored.schema, stored.position, stored.at, stored.body)
+        chain = record.next_chain(chain, stored.schema, stored.position, stored.at, stored.body)
         if chain != stored.chain:
-            raise record.broken(stored.seq, f"the chain of {stream} does not lead to it")
+            raise record.broken(stored.seq, f"its hash does not continue the chain of {stream}")
         event = codec.decode(stream, stored.position, stored.schema, stored.body)
         records.append(Record(seq=stored.seq, stream=stream, position=stored.position, at=stored.at, event=event))
     return records
 
 
 class _StreamReader:
-    """Reads part of one stream in one transaction, from its newest wanted record back to its oldest."""
+    """Reads part of one stream in one transaction, from the newest requested record back to the oldest."""
 
     def __init__(self, environment: Environment, transaction: lmdb.Transaction[bytes], stream: StreamName) -> None:
         self._environment = environment
         self._transaction = transaction
         self._stream = stream
         self._key = layout.stream_key(stream)
-        self._place = record.place_of(self._key)
+        self._ref = record.stream_ref(self._key)
 
     def records(self, first: int, limit: int | None) -> tuple[bytes, list[record.StoredRecord]]:
         """The chain before position `first`, and the records from there on in order."""
@@ -244,7 +244,7 @@ class _StreamReader:
         return chain, walked[: last - first + 1]
 
     def _start(self, last: int, head_seq: int, head_position: int) -> tuple[int, int]:
-        """Where to begin: the nearest place at or behind position `last` that is known."""
+        """Where to begin: sequence and position of the nearest mark or head at or after position `last`."""
         marked = -(-last // layout.MARK_EVERY) * layout.MARK_EVERY
         if marked < head_position:
             packed = self._row("marks", self._key + layout.pack_u64(marked))
@@ -253,7 +253,7 @@ class _StreamReader:
         return head_seq, head_position
 
     def _back(self, seq: int, position: int, first: int) -> list[record.StoredRecord]:
-        """Records from `position` back to the one before `first`, for its chain."""
+        """Records from `position` back to the one before `first`, whose chain is needed."""
         database = self._environment.database("records")
         stop = max(first - 1, 1)
         walked = []
@@ -262,13 +262,13 @@ class _StreamReader:
             if value is None:
                 raise record.broken(seq, f"event {position} of {self._stream} is missing")
             stored = record.unpack(seq, value)
-            if stored.place != self._place or stored.position != position:
+            if stored.stream != self._ref or stored.position != position:
                 raise record.broken(seq, f"it is not event {position} of {self._stream}")
             walked.append(stored)
             seq = stored.previous
             position -= 1
         if stop == 1 and seq != 0:
-            raise record.broken(walked[-1].seq, f"the first event of {self._stream} names one before it")
+            raise record.broken(walked[-1].seq, f"the first event of {self._stream} refers to an earlier one")
         return walked
 
     def _row(self, database: str, key: bytes) -> bytes | None:
@@ -278,19 +278,19 @@ class _StreamReader:
 def newest(environment: Environment) -> tuple[int, int]:
     """Sequence and time of the newest durable record; zeros for an empty log.
 
-    Raises `Stalled` WF304 when that record is damaged or its stream's head does not know it.
+    Raises `Stalled` WF304 when that record is damaged or is not its stream's head.
     """
     with environment.reading() as transaction:
         cursor = transaction.cursor(environment.database("records"))
         if not cursor.last():
             return 0, 0
         stored = record.unpack(layout.unpack_u64(cursor.key()), cursor.value())
-        key = layout.stream_key(record.stream_of(stored.place))
+        key = layout.stream_key(record.stream_name(stored.stream))
         sealed = transaction.get(key, db=environment.database("heads"))
     if sealed is None or layout.unpack_head(layout.unseal("heads", key, sealed)) != (
         stored.seq,
         stored.position,
         stored.chain,
     ):
-        raise record.broken(stored.seq, "the table of heads does not know it")
+        raise record.broken(stored.seq, "the index of stream heads does not match it")
     return stored.seq, stored.at

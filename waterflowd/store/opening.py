@@ -1,7 +1,7 @@
-"""Opening a data directory: the order in which the parts of the store may touch it, and the order in which they let go.
+"""Opens a data directory: the order in which the parts of the store start, and stop.
 
-Lock, format, check in a child, LMDB, generation, newest record, threads. Whatever fails on the way undoes what came before
-it, so that a second try finds a free directory.
+Lock, format, check in a child process, LMDB, newest record, generation, threads. A failure undoes the steps before it, so
+that a second try finds the directory unlocked.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ class Store:
 
     @property
     def transactions(self) -> int:
-        """How many transactions the log has seen in its whole life."""
+        """Number of transactions since the log was created."""
         return self._environment.transactions
 
     def verify(self) -> check.Findings:
-        """Reads and checks the whole log. Raises `Stalled` WF304 that names the first wrong record."""
+        """Reads and checks the whole log. Raises `Stalled` WF304, which names the first bad record."""
         return check.verify(self._environment)
 
     def close(self) -> None:
-        """Makes durable what was submitted, ends the threads, and lets go of the directory. May be called again."""
+        """Commits what was submitted, ends the threads, and unlocks the directory. May be called again."""
         self._undo.close()
 
     def __enter__(self) -> Store:
@@ -70,13 +70,13 @@ def open_store(
     ballast_bytes: int = layout.BALLAST_BYTES,
     is_rescue: bool = False,
 ) -> Store:
-    """Opens a data directory, making it when it is not there. Blocks; call it before the loop serves anybody.
+    """Opens a data directory, creating it if necessary. Blocks; call it before the event loop serves requests.
 
     `unions` are the event unions by kind of stream. `on_poison` is called once, on the thread that found the error, when the
-    store stops for good: the daemon should exit and start again. Raises `Stalled` WF310 when another daemon holds the
-    directory, WF311 when a newer release wrote it, WF304 when it is damaged, WF306 when that could not be found out, and what
-    `directory.open_directory` refuses. A `rescue` opens the copy that it is making: the generation is then one that no daemon
-    of the original has had.
+    store stops for good: the daemon should exit and restart. Raises `Stalled` WF310 when another daemon has locked the
+    directory, WF311 when a newer release wrote it, WF304 when it is damaged, WF306 when the check could not finish, and the
+    errors of `directory.open_directory`. With `is_rescue` it opens the unfinished copy that the caller is making, with a
+    generation that no daemon of the original has used.
     """
     with contextlib.ExitStack() as undo:
         held = directory.open_directory(path, wait_s=wait_s, is_rescue=is_rescue)
@@ -106,9 +106,9 @@ def open_store(
 
 
 def examine(path: Path) -> check.Findings:
-    """Checks every page and every record of a data directory that no daemon holds, or of a backup; changes nothing.
+    """Checks every page and every record of a data directory that no daemon uses, or of a backup. Changes nothing.
 
-    Raises `Stalled` WF310 when a daemon holds it, WF304 with the first thing that is wrong, WF311 to WF314 for what is neither.
+    Raises `Stalled` WF310 when a daemon uses it, WF304 for the first damage, and WF311 to WF314 for any other directory.
     """
     found = directory.admit(path, may_be_backup=True)
     with contextlib.ExitStack() as undo:
@@ -122,10 +122,10 @@ def examine(path: Path) -> check.Findings:
 
 
 def _next_generation(environment: Environment, ballast: Ballast, *, is_rescue: bool) -> int:
-    """Takes the next generation, durably; gives up the ballast for it if it must.
+    """Takes the next generation, durably; releases the ballast if necessary.
 
-    The daemon whose copy this is may have gone on to generations that the copy does not know. Counted from the wall clock's
-    milliseconds the number is above all of them: each start takes one, and no start takes less than a millisecond.
+    For a rescue, the original's daemon may have used generations that the copy does not know. The wall clock in milliseconds
+    is above all of them: each start takes one generation, and no start takes less than a millisecond.
     """
     while True:
         try:
@@ -136,7 +136,6 @@ def _next_generation(environment: Environment, ballast: Ballast, *, is_rescue: b
                     generation = max(generation, time.time_ns() // 1_000_000)
                 for key, text in ((GENERATION_KEY, str(generation)), (b"release", waterflowd.__version__)):
                     transaction.put(key, layout.seal(key, text.encode()), db=meta)
-            # Only now the number is durable.
             return generation
         except lmdb.Error as error:
             if not health.is_disk_full(error, environment.path.parent):

@@ -1,16 +1,16 @@
-"""Large output logs: one append-only file an attempt, `output/<run>/<job>.<step>.<attempt>`.
+"""Large output logs: one append-only file per attempt, `output/<run>/<job>.<step>.<attempt>`.
 
-A file is a header (magic, the offset at which it takes over from LMDB, CRC) and frames::
+A file is a header (magic, the offset at which it continues the rows in LMDB, CRC) and frames::
 
     offset u64 · at u64 · stream u8 · length u32 · CRC of the bytes u32 · CRC of this header u32 · the bytes
 
 Rules of this file:
 
-- The end is what was flushed. Frames behind it are written in place of a failed try's, so no half frame is ever kept in the
-  middle. Names are flushed too, when a file is made.
-- After a crash the tail may be torn or empty: whole frames are kept, the rest is cut. Nothing of it was acknowledged.
-- Beside each file, `.index` has the place of a frame every 256 KiB, so that neither recovery nor a reader in the middle goes
-  through the whole file. It is a hint, never flushed: an entry counts only if it names a frame of that offset.
+- The end is the flushed size. A new write starts there and overwrites what a failed one left, so no partial frame ever
+  remains in the middle. A new file's name is flushed too.
+- After a crash the tail may be torn or empty: whole frames are kept, the rest is truncated. None of it was acknowledged.
+- Beside each file, `.index` has the position of a frame every 256 KiB, so that neither recovery nor a read in the middle
+  scans the whole file. It is a hint and never flushed: an entry counts only if it points to a frame of that offset.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId, is_
 from waterflowd.model.records import OutputPiece
 from waterflowd.store import directory
 
-#: One place for so many bytes: a reader skips at most this much, and 1 GiB of output has 4,096 places.
+#: Distance of index entries: a reader skips at most this much, and 1 GiB of output has 4,096 entries.
 INDEX_EVERY_BYTES = 256 << 10
-#: A file system's limit is 255 bytes for a name; longer ones are replaced by their hash.
+#: File systems limit names to 255 bytes; longer ones are replaced by their hash.
 FILE_NAME_BYTES_MAX = 200
-#: A frame that claims more is none: pieces come in messages of 1 MiB at most.
+#: A longer frame is invalid: pieces arrive in messages of 1 MiB at most.
 FRAME_BYTES_MAX = 64 << 20
 
 _MAGIC = b"WFOUTPUT"
@@ -48,9 +48,9 @@ _BLOCK_BYTES = 1 << 20
 
 
 class _Frame(NamedTuple):
-    """A frame's header, and where in the file it begins."""
+    """A frame's header, and its position in the file."""
 
-    place: int
+    file_position: int
     offset: int
     at: int
     stream: int
@@ -58,84 +58,84 @@ class _Frame(NamedTuple):
     crc: int
 
     @property
-    def next_place(self) -> int:
-        return self.place + _FRAME_BYTES + self.length
+    def next_position(self) -> int:
+        return self.file_position + _FRAME_BYTES + self.length
 
 
 class OutputFile:
-    """One file. Written by the output thread alone; read on any thread."""
+    """One file. Only the output thread writes it; any thread may read it."""
 
-    def __init__(self, path: Path, *, base: int, end: int, places: list[tuple[int, int]], size_bytes: int) -> None:
+    def __init__(self, path: Path, *, base: int, end: int, index: list[tuple[int, int]], size_bytes: int) -> None:
         self.path = path
         #: Offset of the log at which the file begins.
         self.base = base
-        #: Durable end of the log.
+        #: Durable end of the log, as an offset.
         self.end = end
-        #: Offset and place of some frames, ascending.
-        self._places = places
-        #: Durable size of the file, and what of `_places` the index file has.
+        #: Offset and file position of some frames, ascending.
+        self._index = index
+        #: Durable size of the file, and the number of entries in the index file.
         self._size_bytes = size_bytes
-        self._indexed = len(places)
+        self._indexed = len(index)
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._pending_end = end
 
     def add(self, pieces: Sequence[OutputPiece]) -> None:
-        """Takes pieces that continue the log into memory; `write` and `sync` make them durable."""
+        """Buffers pieces that continue the log; `write` and `sync` make them durable."""
         for piece in pieces:
-            place = self._size_bytes + self._pending_bytes
-            if not self._places or place - self._places[-1][1] >= INDEX_EVERY_BYTES:
-                self._places.append((piece.offset, place))
+            position = self._size_bytes + self._pending_bytes
+            if not self._index or position - self._index[-1][1] >= INDEX_EVERY_BYTES:
+                self._index.append((piece.offset, position))
             header = _FRAME.pack(piece.offset, piece.at, piece.stream, len(piece.data), zlib.crc32(piece.data))
             self._pending += (header, _CRC.pack(zlib.crc32(header)), piece.data)
             self._pending_bytes += _FRAME_BYTES + len(piece.data)
             self._pending_end = piece.offset + len(piece.data)
 
     def write(self) -> None:
-        """Writes what was added behind the durable end."""
+        """Writes what was added, after the durable end."""
         with _opened(self.path, os.O_WRONLY) as file:
             view = memoryview(b"".join(self._pending))
-            place = self._size_bytes
+            position = self._size_bytes
             while view:
-                written = os.pwrite(file, view, place)
+                written = os.pwrite(file, view, position)
                 view = view[written:]
-                place += written
+                position += written
 
     def sync(self) -> None:
-        """Flushes; from here on what was added is durable."""
+        """Flushes: what was added is durable now."""
         with _opened(self.path, os.O_WRONLY) as file:
             os.fdatasync(file)
         self._size_bytes += self._pending_bytes
         self.end = self._pending_end
         self._forget_pending()
-        if len(self._places) > self._indexed:
+        if len(self._index) > self._indexed:
             with (
                 contextlib.suppress(OSError),
                 _opened(_index_path(self.path), os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file,
             ):
-                os.write(file, b"".join(_ENTRY.pack(*place) for place in self._places[self._indexed :]))
-            self._indexed = len(self._places)
+                os.write(file, b"".join(_ENTRY.pack(*entry) for entry in self._index[self._indexed :]))
+            self._indexed = len(self._index)
 
     def drop(self) -> None:
-        """Forgets what was added since the last `sync` and gives its space back."""
-        while self._places and self._places[-1][1] >= self._size_bytes:
-            self._places.pop()
+        """Discards what was added since the last `sync` and frees its space."""
+        while self._index and self._index[-1][1] >= self._size_bytes:
+            self._index.pop()
         self._forget_pending()
         with contextlib.suppress(OSError):
             os.truncate(self.path, self._size_bytes)
 
     def read(self, offset: int, bytes_max: int, *, end: int) -> list[OutputPiece]:
-        """Pieces from the one that holds `offset` on, up to the offset `end`. Raises `Stalled` WF304 for a damaged one."""
-        known = bisect.bisect_right(self._places, (offset, 1 << 62)) - 1
-        place = self._places[max(known, 0)][1] if self._places else self._size_bytes
+        """Pieces from the one that contains `offset` up to the offset `end`. Raises `Stalled` WF304 for a damaged one."""
+        known = bisect.bisect_right(self._index, (offset, 1 << 62)) - 1
+        position = self._index[max(known, 0)][1] if self._index else self._size_bytes
         pieces: list[OutputPiece] = []
         with _opened(self.path, os.O_RDONLY) as file:
-            for frame in _frames(file, place, self._size_bytes):
+            for frame in _frames(file, position, self._size_bytes):
                 if frame.offset >= end or (bytes_max <= 0 and pieces):
                     break
                 if frame.offset + frame.length <= offset:
                     continue
-                printed = os.pread(file, frame.length, frame.place + _FRAME_BYTES)
+                printed = os.pread(file, frame.length, frame.file_position + _FRAME_BYTES)
                 if zlib.crc32(printed) != frame.crc:
                     raise self._damaged(frame.offset)
                 pieces.append(OutputPiece(offset=frame.offset, at=frame.at, stream=frame.stream, data=printed))
@@ -145,9 +145,7 @@ class OutputFile:
         return pieces
 
     def _damaged(self, offset: int) -> Stalled:
-        return Stalled(
-            "WF304", f"the output log {self.path} is damaged at offset {offset}; what follows cannot be shown"
-        )
+        return Stalled("WF304", f"the output log {self.path} is damaged at offset {offset}; the rest cannot be shown")
 
     def _forget_pending(self) -> None:
         self._pending = []
@@ -162,11 +160,11 @@ class OutputFiles:
         self.path = path
         directory.make_directory(path)
         self._unsynced_names: set[Path] = set()
-        #: Runs that have a file, so that the many small logs ask the file system nothing.
+        #: Runs that have files, so that small logs cost no file system call.
         self._runs = {entry.name for entry in os.scandir(path) if entry.is_dir()}
 
     def create(self, name: AttemptId, *, base: int) -> OutputFile:
-        """Makes the file of a log that goes on from offset `base`; an unacknowledged one of a failed try is replaced."""
+        """Creates the file that continues a log from offset `base`; replaces one that a failed append left."""
         path = self._path(name)
         directory.make_directory(path.parent)
         self._runs.add(path.parent.name)
@@ -174,17 +172,17 @@ class OutputFiles:
             os.pwrite(file, _pack_header(base), 0)
         _index_path(path).unlink(missing_ok=True)
         self._unsynced_names.add(path)
-        return OutputFile(path, base=base, end=base, places=[], size_bytes=_HEADER.size)
+        return OutputFile(path, base=base, end=base, index=[], size_bytes=_HEADER.size)
 
     def sync(self, file: OutputFile) -> None:
-        """Makes what was written to the file durable, and the file's name if it is new."""
+        """Makes what was written to the file durable, and its name if it is new."""
         file.sync()
         if file.path in self._unsynced_names:
             directory.sync_directory(file.path.parent)
             self._unsynced_names.discard(file.path)
 
     def recover(self, name: AttemptId) -> OutputFile | None:
-        """The file of a log as the disk has it, without the torn tail; None when the log has none."""
+        """The file of a log as it is on disk, with the torn tail truncated; None if the log has no file."""
         if _quoted(name.run) not in self._runs:
             return None
         path = self._path(name)
@@ -193,19 +191,19 @@ class OutputFiles:
         with _opened(path, os.O_RDWR) as file:
             base = _unpack_header(os.pread(file, _HEADER.size, 0))
             if base is None:
-                # Cut off before its first flush, so nothing in it was acknowledged; kept for a person to look at.
+                # Torn before its first flush, so nothing in it was acknowledged; kept for inspection.
                 path.rename(path.with_name(path.name + ".damaged"))
                 return None
-            places = _indexed_places(path, file)
-            end, place = _find_end(file, base, places)
-            if os.fstat(file).st_size > place:
-                os.ftruncate(file, place)
+            index = _read_index(path, file)
+            end, position = _find_end(file, base, index)
+            if os.fstat(file).st_size > position:
+                os.ftruncate(file, position)
             os.fsync(file)
-        _write_index(path, places)
-        return OutputFile(path, base=base, end=end, places=places, size_bytes=place)
+        _write_index(path, index)
+        return OutputFile(path, base=base, end=end, index=index, size_bytes=position)
 
     def remove(self, file: OutputFile) -> None:
-        """Removes a file that nothing was acknowledged of."""
+        """Removes a file with no acknowledged bytes."""
         _index_path(file.path).unlink(missing_ok=True)
         file.path.unlink(missing_ok=True)
 
@@ -217,7 +215,7 @@ class OutputFiles:
 
 
 class Measured(NamedTuple):
-    """What a file holds, as far as its checksums say: the offsets of its begin and end, and its whole frames in bytes."""
+    """The verified part of a file: the offsets of its start and end, and the size of its whole frames in bytes."""
 
     base: int
     end: int
@@ -225,20 +223,20 @@ class Measured(NamedTuple):
 
 
 def base_of(path: Path) -> int | None:
-    """The offset at which a file takes over from LMDB; None for a file that has no header."""
+    """The offset at which a file continues the rows in LMDB; None for a file without a valid header."""
     with _opened(path, os.O_RDONLY) as file:
         return _unpack_header(os.pread(file, _HEADER.size, 0))
 
 
 def measure(path: Path) -> Measured | None:
-    """Reads all of a file and checks every frame up to the first that is damaged; None for a file that has no header."""
+    """Reads a whole file and checks every frame up to the first damaged one; None for a file without a valid header."""
     with _opened(path, os.O_RDONLY) as file:
         base = _unpack_header(os.pread(file, _HEADER.size, 0))
         return None if base is None else Measured(base, *_find_end(file, base, []))
 
 
 def files_in(path: Path) -> Iterator[Path]:
-    """All output logs below the output directory `path`, without indexes and what was set aside."""
+    """All output logs below the output directory `path`, without indexes and damaged files that were set aside."""
     if not path.is_dir():
         return
     for run in sorted(path.iterdir()):
@@ -249,7 +247,7 @@ def files_in(path: Path) -> Iterator[Path]:
 
 
 def name_of(path: Path) -> AttemptId | None:
-    """Whose output log a file is; None when its name is only a hash."""
+    """The attempt whose output a file holds; None when its name is only a hash."""
     parts = [unquote(part) for part in path.name.split(".")]
     run = RunId(unquote(path.parent.name))
     if len(parts) != 3 or not parts[2].isdecimal() or not is_run_id(run):
@@ -258,7 +256,7 @@ def name_of(path: Path) -> AttemptId | None:
 
 
 def _quoted(text: str) -> str:
-    """A part of a file name that holds no separator of ours or the file system's."""
+    """A part of a file name, without our separator and the file system's."""
     return text if text.isascii() and text.isalnum() else quote(text, safe="").replace(".", "%2E")
 
 
@@ -280,67 +278,70 @@ def _pack_header(base: int) -> bytes:
 
 
 def _unpack_header(packed: bytes) -> int | None:
-    """The offset at which a file begins; None when the header is not whole."""
+    """The offset at which a file begins; None for a damaged header."""
     if len(packed) < _HEADER.size:
         return None
     _, base, _ = _HEADER.unpack(packed)
     return base if packed == _pack_header(base) else None
 
 
-def _frame(packed: bytes, place: int) -> _Frame | None:
-    """The frame whose header is `packed`; None when that is no header."""
+def _frame(packed: bytes, position: int) -> _Frame | None:
+    """The frame whose header is `packed`; None when that is not a valid header."""
     if len(packed) < _FRAME_BYTES or zlib.crc32(packed[: _FRAME.size]) != _CRC.unpack_from(packed, _FRAME.size)[0]:
         return None
     offset, at, stream, length, crc = _FRAME.unpack_from(packed)
-    return None if length > FRAME_BYTES_MAX else _Frame(place, offset, at, stream, length, crc)
+    return None if length > FRAME_BYTES_MAX else _Frame(position, offset, at, stream, length, crc)
 
 
-def _frames(file: int, place: int, end: int) -> Iterator[_Frame]:
-    """Headers of the frames from `place` on that lie wholly before `end`; reads in blocks, many small frames at once."""
+def _frames(file: int, position: int, end: int) -> Iterator[_Frame]:
+    """Headers of the frames from `position` that lie wholly before `end`; reads in blocks of many small frames."""
     block = b""
-    block_place = place
-    while place + _FRAME_BYTES <= end:
-        if place + _FRAME_BYTES > block_place + len(block):
-            block, block_place = os.pread(file, _BLOCK_BYTES, place), place
-        at = place - block_place
-        frame = _frame(block[at : at + _FRAME_BYTES], place)
-        if frame is None or frame.next_place > end:
+    block_position = position
+    while position + _FRAME_BYTES <= end:
+        if position + _FRAME_BYTES > block_position + len(block):
+            block, block_position = os.pread(file, _BLOCK_BYTES, position), position
+        at = position - block_position
+        frame = _frame(block[at : at + _FRAME_BYTES], position)
+        if frame is None or frame.next_position > end:
             return
         yield frame
-        place = frame.next_place
+        position = frame.next_position
 
 
-def _find_end(file: int, base: int, places: list[tuple[int, int]]) -> tuple[int, int]:
-    """Offset and place behind the last whole frame; goes on behind the index, checks the bytes, and completes the index."""
-    offset, place = places[-1] if places else (base, _HEADER.size)
-    for frame in _frames(file, place, os.fstat(file).st_size):
-        if frame.offset != offset or zlib.crc32(os.pread(file, frame.length, frame.place + _FRAME_BYTES)) != frame.crc:
+def _find_end(file: int, base: int, index: list[tuple[int, int]]) -> tuple[int, int]:
+    """Offset and position after the last whole frame; continues after the index, checks the bytes, completes the index."""
+    offset, position = index[-1] if index else (base, _HEADER.size)
+    for frame in _frames(file, position, os.fstat(file).st_size):
+        if (
+            frame.offset != offset
+            or zlib.crc32(os.pread(file, frame.length, frame.file_position + _FRAME_BYTES)) != frame.crc
+        ):
             break
-        if not places or frame.place - places[-1][1] >= INDEX_EVERY_BYTES:
-            places.append((frame.offset, frame.place))
-        offset, place = frame.offset + frame.length, frame.next_place
-    return offset, place
+        if not index or frame.file_position - index[-1][1] >= INDEX_EVERY_BYTES:
+            index.append((frame.offset, frame.file_position))
+        offset, position = frame.offset + frame.length, frame.next_position
+    return offset, position
 
 
-def _indexed_places(path: Path, file: int) -> list[tuple[int, int]]:
-    """The entries of the index up to the first that does not name a frame."""
+def _read_index(path: Path, file: int) -> list[tuple[int, int]]:
+    """The entries of the index up to the first that does not point to a frame."""
     try:
         packed = _index_path(path).read_bytes()
     except FileNotFoundError:
         return []
     size = os.fstat(file).st_size
-    places: list[tuple[int, int]] = []
-    for offset, place in _ENTRY.iter_unpack(packed[: len(packed) // _ENTRY.size * _ENTRY.size]):
-        if place > size or (places and place <= places[-1][1]):
+    index: list[tuple[int, int]] = []
+    for offset, position in _ENTRY.iter_unpack(packed[: len(packed) // _ENTRY.size * _ENTRY.size]):
+        if position > size or (index and position <= index[-1][1]):
             break
-        frame = _frame(os.pread(file, _FRAME_BYTES, place), place)
+        frame = _frame(os.pread(file, _FRAME_BYTES, position), position)
         if frame is None or frame.offset != offset:
             break
-        places.append((offset, place))
-    return places
+        index.append((offset, position))
+    return index
 
 
-def _write_index(path: Path, places: list[tuple[int, int]]) -> None:
-    """Replaces the index; a disk without space for it is no harm."""
+def _write_index(path: Path, index: list[tuple[int, int]]) -> None:
+    """Replaces the index, if there is space for it."""
     with contextlib.suppress(OSError):
-        _index_path(path).write_bytes(b"".join(_ENTRY.pack(*place) for place in places))
+        _index_path(path).write_bytes(b"".join(_ENTRY.pack(*entry) for entry in index))

@@ -1,16 +1,16 @@
-"""Output logs: what steps printed, small ones in LMDB, large ones in files.
+"""Output logs: what steps print. Small logs are in LMDB, large ones in files.
 
 Rules of this file:
 
 - A log begins as rows of LMDB, written by the same writer and flushed in the same commits as events: a step that prints
-  three lines costs no file and no flush of its own. When it would grow past `SMALL_BYTES_MAX`, what is there stays where it
-  is and a file goes on from that offset (output_files.py).
-- A thread of its own takes all queued appends at once, hands the small ones to the writer as one item, writes the large ones
-  meanwhile, and flushes each file once. So a flood waits for the disk here and never in front of an event.
-- Offsets decide: what is there already is skipped, what would leave a gap is left out, and the size that comes back says
-  where to go on. That makes every append safe to repeat.
-- `_tails` says where each log ends, durably. Only this thread moves an end; a log that is not in the table is recovered
-  from the disk first, by whichever thread asks, under the lock. A log that is being written is never dropped from it.
+  three lines costs no file and no extra flush. When the log would exceed `SMALL_BYTES_MAX`, its rows stay in LMDB and a file
+  continues from that offset (output_files.py).
+- A separate thread takes all queued appends at once, passes the small ones to the writer as one item, writes the large ones
+  meanwhile, and flushes each file once. So a flood of output waits for the disk here and never delays an event.
+- Offsets decide: known bytes are skipped, bytes after a gap are ignored, and the returned size says where to continue. That
+  makes every append safe to repeat.
+- `_tails` has the durable end of each log. Only this thread moves an end. A log that is not in the table is recovered from
+  disk first, under the lock, on the thread that needs it. A log that is being written is never dropped from the table.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from waterflowd.store.rows import hidden, seek_before
 from waterflowd.store.staging import Staging
 from waterflowd.store.writer import Writer
 
-#: What most steps print fits; larger logs would make backups and the map grow for text that nobody folds.
+#: Enough for what most steps print. Larger logs would inflate the map and backups with text that is rarely read.
 SMALL_BYTES_MAX = 64 << 10
-#: Appends that are flushed together; also what a crash can leave unflushed at the end of a file.
+#: Bytes that are flushed together; also the most that a crash can leave unflushed at the end of a file.
 GROUP_BYTES_MAX = 8 << 20
-#: What the fields of a stored piece hold.
+#: The ranges of a stored piece's fields.
 AT_MAX, STREAM_MAX = (1 << 63) - 1, 255
-#: Ends of logs that are kept in memory, some hundred bytes each.
+#: Ends of logs kept in memory, a few hundred bytes each.
 TAILS_MAX = 4096
 
-#: A run, the hash of job and step, an attempt; behind it stands the offset.
+#: Run, hash of job and step, attempt; the offset follows.
 PREFIX_BYTES = 16 + 16 + 4
 KEY_BYTES = PREFIX_BYTES + 8
 
@@ -69,7 +69,7 @@ class _Request(NamedTuple):
 
 
 class LmdbOutputLogs:
-    """The output logs of one data directory. `append` wants a running loop; the rest works on any thread."""
+    """The output logs of one data directory. `append` needs a running loop; the rest works on any thread."""
 
     def __init__(self, environment: Environment, writer: Writer, *, files: OutputFiles, latch: FailureLatch) -> None:
         self._environment = environment
@@ -88,7 +88,7 @@ class LmdbOutputLogs:
     def append(self, pieces: Sequence[OutputAppend]) -> Awaitable[list[int]]:
         """Makes output durable; see `ports.OutputLogs`. Raises `Retryable` WF302 when the disk is full: send it again.
 
-        Raises `ValueError` at once for a name that is none; a time or a stream out of range is put into range.
+        Raises `ValueError` at once for an invalid name. A time or stream out of range is clamped.
         """
         for append in pieces:
             log_prefix(append.attempt)
@@ -120,7 +120,7 @@ class LmdbOutputLogs:
         return self._tail(name).size
 
     def read(self, name: AttemptId, offset: int, bytes_max: int) -> list[OutputPiece]:
-        """Durable pieces from the one that holds `offset` on, about `bytes_max` in all and at least one if there is any."""
+        """Durable pieces from the one that contains `offset`, about `bytes_max` in total; at least one if there are any."""
         self._latch.check()
         tail = self._tail(name)
         offset = max(offset, 0)
@@ -139,7 +139,7 @@ class LmdbOutputLogs:
         return pieces
 
     def close(self) -> None:
-        """Writes what is queued and ends the thread; the writer must still be there."""
+        """Writes what is queued and ends the thread. Call it before the writer is closed."""
         with self._submitting:
             if not self._is_closed:
                 self._is_closed = True
@@ -150,7 +150,7 @@ class LmdbOutputLogs:
         return self._tails.get(name) or self._look_up([name])[name]
 
     def _look_up(self, names: Collection[AttemptId]) -> dict[AttemptId, _Tail]:
-        """Where the logs end; what is not in the table is recovered, with one look into LMDB for all of them."""
+        """The ends of the logs; unknown ones are recovered, with one LMDB read for all of them."""
         with self._lock:
             unknown = [name for name in names if name not in self._tails]
             if unknown:
@@ -169,18 +169,18 @@ class LmdbOutputLogs:
         return rows_end(self._environment, transaction, prefix)
 
     def _recover(self, name: AttemptId, end: int) -> _Tail:
-        """Where the log ends on the disk, its rows at `end`; cuts what a crash left half written."""
+        """The end of the log on disk; its rows end at `end`. Truncates what a crash left half written."""
         file = self._files.recover(name)
         if file is None:
             return _Tail(end, None)
         if file.end == file.base or end > file.base:
-            # Left by a try that failed: nothing in it was acknowledged, and the rows may have gone on since.
+            # Left by a failed append: nothing in it was acknowledged, and the rows may have grown since.
             self._files.remove(file)
             return _Tail(end, None)
         return _Tail(file.end, file)
 
     def _trim(self) -> None:
-        """Forgets the ends that were looked up first; under the lock."""
+        """Drops the oldest ends. Called under the lock."""
         surplus = len(self._tails) - TAILS_MAX
         if surplus > 0:
             idle = (name for name in self._tails if name not in self._busy)
@@ -188,18 +188,18 @@ class LmdbOutputLogs:
                 del self._tails[name]
 
     def _rows(self, name: AttemptId, offset: int, bytes_max: int, *, end: int) -> list[OutputPiece]:
-        """Pieces from the one that holds `offset`, of rows that go to `end` without a gap."""
+        """Pieces from the one that contains `offset`, from rows without a gap up to `end`."""
         prefix = log_prefix(name)
         pieces: list[OutputPiece] = []
         left = bytes_max
         with self._environment.reading() as transaction:
             cursor = transaction.cursor(self._environment.database("output"))
-            is_there = seek_before(cursor, "output", prefix + layout.pack_u64(offset + 1)) is not None
+            has_row = seek_before(cursor, "output", prefix + layout.pack_u64(offset + 1)) is not None
             reached: int | None = None
             while left > 0 or not pieces:
                 if reached is not None and reached >= end:
                     break
-                key, sealed = cursor.item() if is_there else (b"", b"")
+                key, sealed = cursor.item() if has_row else (b"", b"")
                 if not key.startswith(prefix) or reached not in (None, row_offset(key)):
                     raise hidden("output", prefix)
                 value = layout.unseal("output", key, sealed)
@@ -210,11 +210,11 @@ class LmdbOutputLogs:
                     raise hidden("output", key)
                 pieces.append(piece)
                 left -= len(piece.data)
-                is_there = cursor.next()
+                has_row = cursor.next()
         return pieces
 
     def _main(self) -> None:
-        """The thread. Whatever ends it, nobody is left waiting."""
+        """The thread's function. However it ends, every caller gets an answer."""
         group: list[_Request] = []
         try:
             while True:
@@ -224,7 +224,7 @@ class LmdbOutputLogs:
                 self._write(group)
                 group = []
         finally:
-            self._refuse(group)
+            self._fail_pending(group)
 
     def _next_group(self) -> list[_Request]:
         group: list[_Request] = []
@@ -264,7 +264,7 @@ class LmdbOutputLogs:
             taken += len(request.pieces)
 
     def _write_pieces(self, appends: list[OutputAppend]) -> list[int]:
-        """Makes everything durable and gives the size of each log as the appends of the group left it."""
+        """Makes everything durable. Returns, for each append, the size of its log after it."""
         sizes: list[int] = []
         small = _SmallWork()
         tails = self._look_up({append.attempt for append in appends})
@@ -278,7 +278,7 @@ class LmdbOutputLogs:
                 file = tail.file
                 if file is None and end > SMALL_BYTES_MAX:
                     if append.attempt in small.names:
-                        # The file may only follow rows that are durable, or a crash would leave a gap.
+                        # The file may follow only durable rows, or a crash would leave a gap.
                         self._commit_rows(small, ends)
                         small = _SmallWork()
                     file = self._files.create(append.attempt, base=tail.size)
@@ -304,7 +304,7 @@ class LmdbOutputLogs:
     def _make_durable(
         self, small: _SmallWork, files: dict[AttemptId, OutputFile], ends: dict[AttemptId, _Tail]
     ) -> None:
-        """Rows by the writer, files by this thread meanwhile. Each end moves as soon as it is durable, whatever fails next."""
+        """The writer commits rows while this thread writes files. Each end moves as soon as it is durable."""
         rows = self._writer.run(small) if small.rows else None
         try:
             for file in files.values():
@@ -322,8 +322,8 @@ class LmdbOutputLogs:
             return health.disk_full(self._files.path)
         return self._latch.set(health.poisoned(problem))
 
-    def _refuse(self, group: list[_Request]) -> None:
-        """Ends everything that was not written; nothing is left after an orderly close."""
+    def _fail_pending(self, group: list[_Request]) -> None:
+        """Fails everything that was not written; after an orderly close there is nothing left."""
         with self._submitting:
             is_orderly, self._is_closed = self._is_closed, True
         left = list(group)
@@ -341,7 +341,7 @@ class LmdbOutputLogs:
 
 
 class _SmallWork:
-    """Rows of small logs on their way into LMDB."""
+    """Rows of small logs to write into LMDB."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[bytes, bytes]] = []
@@ -357,19 +357,19 @@ class _SmallWork:
             self.size_bytes += len(piece.data) + _ROW_OVERHEAD_BYTES
 
     def stage(self, staging: Staging) -> Any:
-        """Stages the rows; what they follow was checked by the only thread that moves a log's end."""
+        """Stages the rows. The output thread, the only one that moves a log's end, has checked that they follow it."""
         for key, value in self.rows:
             staging.put("output", key, value)
 
 
 def rows_end(environment: Environment, transaction: lmdb.Transaction[bytes], prefix: bytes) -> int:
-    """Where the rows of one log end; its prefix is from `log_prefix`."""
+    """The end of one log's rows; `prefix` comes from `log_prefix`."""
     before = seek_before(transaction.cursor(environment.database("output")), "output", prefix + b"\xff" * 9)
     return 0 if before is None or not before[0].startswith(prefix) else row_end(*before)
 
 
 def row_end(key: bytes, value: bytes) -> int:
-    """The offset behind the piece in an unsealed row."""
+    """The offset after the piece in an unsealed row."""
     return row_offset(key) + len(value) - _PIECE.size
 
 
@@ -380,17 +380,17 @@ def row_offset(key: bytes) -> int:
 
 @lru_cache(maxsize=TAILS_MAX)
 def log_prefix(name: AttemptId) -> bytes:
-    """What the keys of one log's rows begin with: its run, a hash of job and step, the attempt."""
+    """The common prefix of the keys of one log's rows: run, hash of job and step, attempt."""
     if not 0 <= name.number < 1 << 32:
-        raise ValueError(f"no number of an attempt: {name.number}")
+        raise ValueError(f"not an attempt number: {name.number}")
     step = hashlib.blake2b(f"{name.job}\0{name.step}".encode(), digest_size=16).digest()
     return layout.run_key(name.run) + step + name.number.to_bytes(4, "big")
 
 
 def new_pieces(pieces: Sequence[OutputPiece], size: int) -> list[OutputPiece]:
-    """The part of `pieces` that continues a log of `size` bytes; a piece that begins before the end is cut.
+    """The part of `pieces` that continues a log of `size` bytes; a piece that begins before the end is shortened.
 
-    Time and stream come from an agent and are forced into their fields' range, so that no agent can stop the writing.
+    Time and stream come from an agent and are clamped to the range of their fields, so that no agent can make a write fail.
     """
     fresh: list[OutputPiece] = []
     for piece in pieces:

@@ -1,15 +1,16 @@
-"""Reads a damaged LMDB file page by page, by plain reads alone, and gives every row that its pages still hold.
+"""Reads a damaged LMDB file page by page, with plain reads only, and returns every row that its pages still contain.
 
 Rules of this file:
 
-- LMDB never opens the file, so nothing in it can end the process: what cannot be read or makes no sense is a page less.
-- Nothing here is believed. A page must carry its own number, a node must lie inside of its page, no page is entered twice;
-  whether a row is true is for its checksum to say, and that is the caller's business.
-- Rows of the tree come from the newest meta page that is whole. Pages that the tree does not reach (below a damaged branch,
-  or old copies) are read by `leftovers`: their rows may be old, or of a transaction that never was committed.
+- LMDB never opens the file, so nothing in it can crash the process: an unreadable or invalid page is skipped.
+- Nothing is trusted. A page must carry its own number, a node must lie inside its page, and no page is entered twice.
+  The caller checks the rows by their checksums.
+- Rows of the tree come from the newest valid meta page. Pages that the tree does not reach (below a damaged branch, or old
+  copies) are read by `leftovers`: their rows may be outdated, or belong to a transaction that was never committed.
 
-The format is that of LMDB 0.9 on this machine's byte order: pages of a header (number, flags, bounds), then 16-bit places of
-nodes, then the nodes; large values stand in runs of overflow pages; each database's root stands in a row of the main one.
+The format is that of LMDB 0.9 in this machine's byte order. A page has a header (number, flags, bounds), then the 16-bit
+offsets of its nodes, then the nodes. Large values are in runs of overflow pages. The main database has a row with the root
+of each other database.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import NamedTuple
 
 Row = tuple[bytes, bytes]
 
-#: No tree of LMDB is deeper.
+#: LMDB's limit for the depth of a tree.
 DEPTH_MAX = 32
 
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
@@ -31,11 +32,11 @@ _NONE = (1 << 64) - 1
 _BRANCH, _LEAF, _OVERFLOW = 0x01, 0x02, 0x04
 _BIG, _TREE = 0x01, 0x02
 
-#: Number, padding, flags, end of the places, begin of the nodes; an overflow page has its count of pages in the last two.
+#: Number, padding, flags, end of the offsets, start of the nodes; an overflow page has its page count in the last two.
 _HEADER = struct.Struct("=QHHHH")
 _COUNT = struct.Struct("=I")
 _COUNT_AT = 12
-#: Low and high half of a size or of a child's number, flags (a branch has more of the number there), size of the key.
+#: Low and high half of a size or of a child's number, flags (in a branch: the rest of the number), size of the key.
 _NODE = struct.Struct("=HHHH")
 _PAGE_NUMBER = struct.Struct("=Q")
 #: Magic, version, address, map size; then the rows of the two databases, the last page and the transaction.
@@ -61,7 +62,7 @@ class _Meta(NamedTuple):
 class _Page(NamedTuple):
     flags: int
     content: bytes
-    places: tuple[int, ...]
+    offsets: tuple[int, ...]
 
 
 class PageFile:
@@ -72,14 +73,14 @@ class PageFile:
         self._size = os.fstat(self._file).st_size
         metas = self._metas()
         newest = max(metas, default=None)
-        #: Both meta pages are whole and follow one another, so the newest tree is the one that was committed last.
+        #: Both meta pages are valid and consecutive, so the newest tree is the last committed one.
         self.is_rooted = len(metas) == 2 and abs(metas[0].transaction - metas[1].transaction) <= 1
         self.page_bytes = newest.page_bytes if newest is not None else 4096
-        #: Number of pages that the file holds whole.
+        #: Number of complete pages in the file.
         self.count = self._size // self.page_bytes
-        #: Pages that were entered by a walk of a tree.
-        self._seen = bytearray(self.count)
-        #: Pages that a tree names and that are not there or make no sense.
+        #: Pages that a walk of a tree has entered.
+        self._visited = bytearray(self.count)
+        #: Pages that a tree refers to and that are missing or invalid.
         self.damaged = 0 if self.is_rooted else 1
         self.trees: dict[str, Tree] = {}
         if newest is not None:
@@ -98,24 +99,24 @@ class PageFile:
         self.close()
 
     def leaves(self, name: str) -> Iterator[int]:
-        """Numbers of the leaf pages of a database that can still be reached, in the order of its keys."""
+        """Numbers of a database's leaf pages that can still be reached, in key order."""
         tree = self.trees.get(name)
         if tree is not None and tree.root != _NONE:
             yield from self._leaves(tree.root, DEPTH_MAX)
 
     def rows(self, leaf: int) -> Iterator[Row]:
-        """The rows of a leaf page that can be read; a value whose overflow pages are damaged is left out."""
+        """The readable rows of a leaf page; a value with damaged overflow pages is left out."""
         page = self._page(leaf, _LEAF)
         if page is not None:
-            for place in page.places:
-                row = self._row(page.content, place)
+            for offset in page.offsets:
+                row = self._row(page.content, offset)
                 if row is not None and not row[2] & _TREE:
                     yield row[0], row[1]
 
     def leftovers(self) -> Iterator[int]:
-        """Leaf pages that no walk has entered, by number. Walk the trees first."""
+        """Numbers of the leaf pages that no walk has entered. Walk the trees first."""
         for number in range(self.count):
-            if not self._seen[number] and self._page(number, _LEAF) is not None:
+            if not self._visited[number] and self._page(number, _LEAF) is not None:
                 yield number
 
     def _metas(self) -> list[_Meta]:
@@ -129,7 +130,7 @@ class PageFile:
             page_bytes = _TREE_ROW.unpack_from(packed, at)[0]
             row = _TREE_ROW.unpack_from(packed, at + _TREE_ROW.size)
             _, transaction = _META_END.unpack_from(packed, at + 2 * _TREE_ROW.size)
-            # The second meta page begins where the first one ends.
+            # The second meta page follows directly after the first.
             if page_bytes in _PAGE_SIZES and offset in (0, page_bytes):
                 found.append(_Meta(transaction, page_bytes, Tree(row[7], row[6])))
         return found
@@ -139,30 +140,30 @@ class PageFile:
             return
         for leaf in list(self._leaves(main.root, DEPTH_MAX)):
             page = self._page(leaf, _LEAF)
-            for place in page.places if page is not None else ():
-                row = self._row(page.content, place) if page is not None else None
+            for offset in page.offsets if page is not None else ():
+                row = self._row(page.content, offset) if page is not None else None
                 if row is not None and row[2] & _TREE and len(row[1]) == _TREE_ROW.size:
                     values = _TREE_ROW.unpack(row[1])
                     self.trees[row[0].decode(errors="replace")] = Tree(values[7], values[6])
 
     def _leaves(self, number: int, depth: int) -> Iterator[int]:
-        page = self._page(number, _BRANCH | _LEAF) if depth and not self._is_seen(number) else None
+        page = self._page(number, _BRANCH | _LEAF) if depth and not self._is_visited(number) else None
         if page is None:
             self.damaged += 1
             return
-        self._seen[number] = 1
+        self._visited[number] = 1
         if page.flags & _LEAF:
             yield number
             return
-        for place in page.places:
-            low, high, more, _ = _NODE.unpack_from(page.content, place)
+        for offset in page.offsets:
+            low, high, more, _ = _NODE.unpack_from(page.content, offset)
             yield from self._leaves(low | high << 16 | more << 32, depth - 1)
 
-    def _is_seen(self, number: int) -> bool:
-        return number < self.count and self._seen[number] == 1
+    def _is_visited(self, number: int) -> bool:
+        return number < self.count and self._visited[number] == 1
 
     def _page(self, number: int, kinds: int) -> _Page | None:
-        """The branch or leaf page with this number; None when it is none, or no such one."""
+        """The page with this number; None unless it is valid and of one of these kinds."""
         if not 2 <= number < self.count:
             return None
         content = self._read(number * self.page_bytes, self.page_bytes)
@@ -173,15 +174,15 @@ class PageFile:
             return None
         if not _HEADER.size <= lower <= upper <= self.page_bytes or lower & 1:
             return None
-        places = struct.unpack_from(f"={(lower - _HEADER.size) // 2}H", content, _HEADER.size)
-        sound = tuple(place for place in places if upper <= place <= self.page_bytes - _NODE.size)
-        return _Page(flags, content, sound)
+        offsets = struct.unpack_from(f"={(lower - _HEADER.size) // 2}H", content, _HEADER.size)
+        valid = tuple(offset for offset in offsets if upper <= offset <= self.page_bytes - _NODE.size)
+        return _Page(flags, content, valid)
 
-    def _row(self, content: bytes, place: int) -> tuple[bytes, bytes, int] | None:
+    def _row(self, content: bytes, offset: int) -> tuple[bytes, bytes, int] | None:
         """Key, value and flags of a leaf's node."""
-        low, high, flags, key_bytes = _NODE.unpack_from(content, place)
+        low, high, flags, key_bytes = _NODE.unpack_from(content, offset)
         size = low | high << 16
-        key_at = place + _NODE.size
+        key_at = offset + _NODE.size
         value_at = key_at + key_bytes
         key = content[key_at:value_at]
         if flags & _BIG:
@@ -206,7 +207,7 @@ class PageFile:
         return content[_HEADER.size :]
 
     def _read(self, offset: int, size: int) -> bytes:
-        """What the disk gives; a block that it cannot read counts as one that is not there."""
+        """Bytes from the disk; an unreadable block counts as missing."""
         try:
             return os.pread(self._file, size, offset)
         except OSError:

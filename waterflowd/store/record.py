@@ -1,12 +1,12 @@
-"""One record of the log as bytes: 64 bytes of header, the name of the stream unless it is a run's, the event.
+"""One record of the log as bytes: a header of 64 bytes, the stream's name (run streams have none), the event.
 
     crc u32 · layout u8 · name length u8 · schema u16 · previous u64 · run 16 bytes · chain 16 bytes · position u64 · at u64
 
-- `crc` is a CRC-32 over everything behind it, started with the global sequence: a record found under another key is broken.
-- `previous` is the global sequence of the stream's record before this one; 0 for the first. Streams are read along it.
-- `chain` is a BLAKE2b hash over the chain of the record before and this record's position, time, schema and event; before
-  the first record stands the hash of the stream's name. It says nothing about global sequences, so a stream keeps its chain
-  when its records are moved. A CRC finds an accident; the chain also finds a record that was replaced or left out.
+- `crc` is a CRC-32 over the rest, seeded with the global sequence: a record found under another key is broken.
+- `previous` is the global sequence of the stream's previous record; 0 for the first. Streams are read along it.
+- `chain` is a BLAKE2b hash over the previous record's chain and this record's position, time, schema and event. The chain
+  starts with the hash of the stream's name. It does not cover global sequences, so a stream keeps its chain when its records
+  are moved. A CRC detects an accident; the chain also detects a record that was replaced or left out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NO_RUN = bytes(16)
 
 
 class StreamRef(NamedTuple):
-    """A stream as records name it: run streams by 16 bytes, the others by name."""
+    """A stream as records refer to it: run streams by 16 bytes, the others by name."""
 
     run: bytes
     name: bytes
@@ -40,7 +40,7 @@ class StoredRecord(NamedTuple):
     """A record as it was stored; its CRC has been checked, its chain has not."""
 
     seq: int
-    place: StreamRef
+    stream: StreamRef
     position: int
     at: int
     previous: int
@@ -49,23 +49,23 @@ class StoredRecord(NamedTuple):
     body: bytes
 
 
-def place_of(key: bytes) -> StreamRef:
-    """The place of a stream, from its key in `heads`."""
+def stream_ref(key: bytes) -> StreamRef:
+    """How records refer to a stream, from its key in `heads`."""
     return StreamRef(key[1:], b"") if key[:1] == b"r" else StreamRef(_NO_RUN, key[1:])
 
 
-def stream_of(place: StreamRef) -> StreamName:
-    """The name of the stream at `place`."""
-    return StreamName(place.name.decode() if place.name else f"run/{layout.run_of_key(place.run)}")
+def stream_name(stream: StreamRef) -> StreamName:
+    """The stream's name."""
+    return StreamName(stream.name.decode() if stream.name else f"run/{layout.run_of_key(stream.run)}")
 
 
 def chain_start(key: bytes) -> bytes:
-    """What a stream's chain begins with, from the stream's key."""
+    """The chain before a stream's first record."""
     return hashlib.blake2b(key, digest_size=CHAIN_BYTES).digest()
 
 
-def chained(chain: bytes, schema: int, position: int, at: int, body: bytes) -> bytes:
-    """The chain behind an event, from the chain before it."""
+def next_chain(chain: bytes, schema: int, position: int, at: int, body: bytes) -> bytes:
+    """The chain after an event, from the chain before it."""
     return hashlib.blake2b(
         b"".join((chain, _CHAINED.pack(schema, position, at), body)), digest_size=CHAIN_BYTES
     ).digest()
@@ -86,16 +86,15 @@ def unpack(seq: int, value: bytes) -> StoredRecord:
     record_layout, name_length, schema, previous, run, chain, position, at = _REST.unpack_from(value, 4)
     if record_layout != RECORD_LAYOUT:
         raise Stalled(
-            "WF401", f"record {seq} has layout {record_layout}, this release knows {RECORD_LAYOUT}; upgrade Waterflow"
+            "WF401", f"record {seq} has layout {record_layout}; this release knows {RECORD_LAYOUT}; upgrade Waterflow"
         )
     name_end = _HEADER_BYTES + name_length
-    place = StreamRef(run, value[_HEADER_BYTES:name_end])
-    return StoredRecord(seq, place, position, at, previous, chain, schema, value[name_end:])
+    stream = StreamRef(run, value[_HEADER_BYTES:name_end])
+    return StoredRecord(seq, stream, position, at, previous, chain, schema, value[name_end:])
 
 
 def broken(seq: int, what: str) -> Stalled:
-    """The error for record `seq` when it cannot be trusted."""
+    """The error for a damaged record."""
     return Stalled(
-        "WF304",
-        f"record {seq} of the log is damaged: {what}; the records before it are good, restore a backup to go on",
+        "WF304", f"record {seq} of the log is damaged: {what}; the records before it are intact, restore a backup"
     )

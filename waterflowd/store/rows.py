@@ -1,8 +1,8 @@
-"""Looking up rows by their keys, so that damage is told and never taken for absence.
+"""Looks up rows by key, so that damage is reported and never mistaken for absence.
 
-A row's checksum covers its key; but LMDB finds no row under a key that a flipped bit has changed, or behind a branch that
-leads elsewhere. Keys are in order, so what hides a row stands next to where it should be, or breaks the order there: a row
-counts as absent only when both neighbours of its place are whole and on the right side.
+A row's checksum covers its key. But LMDB finds no row under a key that a flipped bit has changed, or behind a branch that
+points elsewhere. Keys are sorted, so a hidden row is next to its proper position, or breaks the order there. A row counts
+as absent only when both neighbours of its position are intact and on the correct side.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ Row = tuple[bytes, bytes]
 
 
 def find(environment: Environment, transaction: lmdb.Transaction[bytes], database: str, key: bytes) -> bytes | None:
-    """The checked value of a row; None when there is none. Raises `Stalled` WF304 when nobody can know."""
+    """The checked value of a row; None if it is absent. Raises `Stalled` WF304 when damage makes that unknowable."""
     handle = environment.database(database)
     sealed = transaction.get(key, db=handle)
     if sealed is not None:
         return layout.unseal(database, key, sealed)
     _, following = _around(transaction.cursor(handle), database, key)
-    # A branch may have led to the page before, at whose end the row is found all the same.
+    # A damaged branch may have led to the page before; from its end the row is still found.
     return following[1] if following is not None and following[0] == key else None
 
 
 def seek_before(cursor: lmdb.Cursor[bytes], database: str, key: bytes) -> Row | None:
-    """Goes to the row with the greatest key below `key` and gives it, checked; None, and the cursor nowhere, without one.
+    """Moves the cursor to the row with the greatest key below `key` and returns it, checked; None if there is none.
 
-    Raises `Stalled` WF304 when that row or the next one is damaged, or stands on the wrong side.
+    Raises `Stalled` WF304 when that row or the next one is damaged, or is on the wrong side.
     """
     return _around(cursor, database, key)[0]
 
 
 def seek_from(cursor: lmdb.Cursor[bytes], database: str, key: bytes) -> bool:
-    """Goes to the row with the least key that is not below `key`; False without one. Raises as `seek_before` does."""
+    """Moves to the row with the least key not below `key`; False if there is none. Raises as `seek_before` does."""
     return cursor.first() if seek_before(cursor, database, key) is None else cursor.next()
 
 
 def _around(cursor: lmdb.Cursor[bytes], database: str, key: bytes) -> tuple[Row | None, Row | None]:
-    """The rows on both sides of a key's place, the second one perhaps its own; the cursor is at the first one."""
+    """The rows around a key's position; the second may be the key's own row. The cursor is left at the first."""
     following: Row | None = None
     if cursor.set_range(key):
         following = _checked(cursor, database)
@@ -62,7 +62,7 @@ def _checked(cursor: lmdb.Cursor[bytes], database: str) -> Row:
 
 
 def hidden(database: str, key: bytes) -> Stalled:
-    """What to raise about a place at which a row is missing, or at which there is one that belongs elsewhere."""
+    """The error for a missing row, or for one in the wrong position."""
     return Stalled(
         "WF304",
         f'the rows of the index "{database}" around {key!r} are damaged; restore a backup of the data directory',

@@ -1,11 +1,11 @@
-"""What one transaction is going to put: the work items of a group write here first, and LMDB sees only the sum.
+"""The changes of one transaction: the work items of a group write here first, and LMDB sees only the sum.
 
 Rules of this file:
 
-- A work item checks everything before it stages anything, so an item that is refused leaves no trace and the others of its
-  group go on as if it had never been there. Later items see what earlier ones staged.
-- Staging is plain data over a read view. When the commit fails, it is thrown away and nothing has changed anywhere.
-- Records come in ascending order and go in by LMDB's append; the other databases get one sorted put each.
+- A work item checks everything before it stages anything, so a rejected item leaves no trace and does not affect the others
+  of its group. Later items see what earlier ones staged.
+- Staging is plain data over a read view. When the commit fails it is discarded, and nothing has changed.
+- Records arrive in ascending order and are added with LMDB's append; the other databases get one sorted put each.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from waterflowd.store.rows import find
 
 
 class Work(Protocol):
-    """Something to be made durable: a batch of the log, a few pieces of output."""
+    """Something to make durable: a batch of the log, or pieces of output."""
 
-    #: About how many bytes it adds; groups are bounded by their sum.
+    #: Approximate number of bytes that it adds; bounds the size of a group.
     size_bytes: int
 
     def stage(self, staging: Staging) -> Any:
-        """Checks, then stages, and gives the result that the caller gets once it is durable.
+        """Checks, then stages. Returns the result for the caller, delivered once it is durable.
 
-        Raises a `WaterflowError` only while nothing is staged: then this item fails alone.
+        Raises a `WaterflowError` only before anything is staged: then this item fails alone.
         """
         ...
 
 
 class Staging:
-    """The changes of one transaction, over what is durable."""
+    """The changes of one transaction, over the durable data."""
 
     def __init__(
         self, environment: Environment, transaction: lmdb.Transaction[bytes], last_seq: int, last_at: int
@@ -43,7 +43,7 @@ class Staging:
         self._transaction = transaction
         self._rows: dict[str, dict[bytes, bytes | None]] = {}
         self._records: list[tuple[bytes, bytes]] = []
-        #: The newest record's sequence and time, as far as staged.
+        #: Sequence and time of the newest record, staged ones included.
         self.last_seq = last_seq
         self.last_at = last_at
 
@@ -65,7 +65,7 @@ class Staging:
         self._rows.setdefault(database, {})[key] = layout.seal(key, value)
 
     def delete(self, database: str, key: bytes) -> None:
-        """Stages the end of a row; one that is not there is fine."""
+        """Stages the deletion of a row, which may be absent."""
         self._rows.setdefault(database, {})[key] = None
 
     def add_records(self, records: list[tuple[bytes, bytes]], last_seq: int, last_at: int) -> None:
@@ -74,7 +74,7 @@ class Staging:
         self.last_seq, self.last_at = last_seq, last_at
 
     def flush(self) -> None:
-        """Puts everything into the transaction. Raises `lmdb.Error`; then the transaction is only good for an abort."""
+        """Writes everything into the transaction. After an `lmdb.Error` the transaction must be aborted."""
         if self._records:
             cursor = self._transaction.cursor(self._environment.database("records"))
             cursor.putmulti(self._records, append=True)

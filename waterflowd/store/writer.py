@@ -1,15 +1,15 @@
-"""The writer: the one thread that changes the environment.
+"""The writer: the only thread that changes the environment.
 
 Rules of this file:
 
-- It takes everything that is queued, up to the bounds of a group, and makes it durable in one LMDB transaction. A commit
-  costs a flush, however much is in it, so the busier the daemon the cheaper each event.
-- Items are committed in the order in which they were submitted. One that is refused fails alone (staging.py).
-- Every transaction checks the generation record. Another number there means that another daemon has opened the directory
+- It takes everything that is queued, up to the size of a group, and commits it in one LMDB transaction. A commit costs one
+  flush, however much it contains, so events become cheaper as the load grows.
+- Items are committed in the order of their submission. A rejected item fails alone (staging.py).
+- Every transaction checks the generation record. A different number means that another daemon has opened the directory
   in spite of the lock: this one must never write again.
-- Full map: grow it and commit again. Full disk: give up the ballast and commit again; without ballast the group fails with
-  `Retryable` WF302. Anything else that LMDB says sets the latch (health.py).
-- Results reach an event loop by one `call_soon_threadsafe` per commit, not one per item: a wake-up costs more than an event.
+- Full map: grow it and commit again. Full disk: release the ballast and commit again; without ballast the group fails with
+  `Retryable` WF302. Any other LMDB error sets the latch (health.py).
+- Results reach an event loop with one `call_soon_threadsafe` per commit, not one per item: a wake-up costs more than an event.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from waterflowd.store.environment import Environment
 from waterflowd.store.health import FailureLatch
 from waterflowd.store.staging import Staging, Work
 
-#: About 8,000 events of 1 KiB: some tens of milliseconds, so that nobody waits longer for somebody else's flood.
+#: About 8,000 events of 1 KiB: some tens of milliseconds, so that no caller waits longer for another one's flood.
 GROUP_BYTES_MAX = 8 << 20
-#: Reader slots of dead processes are looked for this often.
+#: How often the reader slots of dead processes are freed.
 READER_CHECK_S = 60.0
-#: How often a low disk is asked whether there is space for the ballast again.
+#: How often a low disk is checked for space for the ballast.
 BALLAST_CHECK_S = 1.0
-#: A commit is tried again at most this often, each time after more room was made.
+#: Tries of one commit; each one follows after space was freed.
 TRIES_MAX = 24
 
 GENERATION_KEY = b"generation"
 
-#: Gets a result or an error; exactly one of the two is set, `error` wins.
+#: Called with a result or an error; a set error wins.
 Done = Callable[[Any, BaseException | None], None]
 
 
 class _Submission:
-    """One submitted work item and who waits for it."""
+    """One submitted work item and its callback."""
 
     __slots__ = ("done", "loop", "work")
 
@@ -75,18 +75,18 @@ class Writer:
         self._is_closed = False
         self.last_seq, self.last_at = 0, 0
         self._readers_checked_at = self._ballast_checked_at = time.monotonic()
-        self._ballast.make()
+        self._ballast.reserve()
         self._thread = threading.Thread(target=self._main, name="waterflow-log-writer", daemon=True)
 
     def start(self, last_seq: int, last_at: int) -> None:
-        """Begins to write behind the log's newest record."""
+        """Starts the thread, which appends after the log's newest record."""
         self.last_seq, self.last_at = last_seq, last_at
         self._thread.start()
 
     @property
     def is_disk_low(self) -> bool:
-        """True from the first full disk on until there is room for the ballast again: admit no new work meanwhile."""
-        return not self._ballast.is_there
+        """True from the first full disk until there is space for the ballast again: admit no new work meanwhile."""
+        return not self._ballast.is_reserved
 
     def submit(self, work: Work) -> asyncio.Future[Any]:
         """Queues a work item; the future belongs to the running loop."""
@@ -105,7 +105,7 @@ class Writer:
         return future
 
     def run(self, work: Work) -> concurrent.futures.Future[Any]:
-        """Queues a work item from a thread without a loop."""
+        """Queues a work item from a thread without an event loop."""
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
         def done(result: Any, error: BaseException | None) -> None:
@@ -118,7 +118,7 @@ class Writer:
         return future
 
     def close(self) -> None:
-        """Commits what is queued and ends the thread. What is submitted afterwards is refused."""
+        """Commits what is queued and ends the thread. Later submissions are rejected."""
         with self._submitting:
             if not self._is_closed:
                 self._is_closed = True
@@ -133,18 +133,18 @@ class Writer:
             self._queue.put(ticket)
 
     def _main(self) -> None:
-        """The thread. Whatever ends it, nobody is left waiting."""
+        """The thread's function. However it ends, every caller gets an answer."""
         group: list[_Submission] = []
         try:
             while not self._is_last(group):
                 _deliver(self._commit(group))
                 group.clear()
-                self._look_around()
+                self._maintain()
         finally:
-            self._refuse(group)
+            self._fail_pending(group)
 
     def _is_last(self, group: list[_Submission]) -> bool:
-        """Fills `group` with the next items; True when there will be none."""
+        """Fills `group` with the next items; True at the end."""
         ticket = self._take()
         size = 0
         while ticket is not None:
@@ -160,12 +160,12 @@ class Writer:
         return not group
 
     def _take(self) -> _Submission | None:
-        """The next item; while the disk is low it looks for room meanwhile, as nothing new may come before there is some."""
+        """The next item. While the disk is low, it checks for free space: no new work may arrive before there is some."""
         while True:
             try:
-                return self._queue.get(timeout=None if self._ballast.is_there else BALLAST_CHECK_S)
+                return self._queue.get(timeout=None if self._ballast.is_reserved else BALLAST_CHECK_S)
             except queue.Empty:
-                self._look_around()
+                self._maintain()
 
     def _commit(self, group: list[_Submission]) -> list[_Outcome]:
         error = self._latch.error
@@ -183,13 +183,13 @@ class Writer:
                 if not self._ballast.release():
                     break
             except _DirectoryTaken:
-                text = "another daemon has taken the data directory; this one writes nothing any more"
+                text = "another daemon has opened the data directory; this one stops writing"
                 return self._poison(group, Stalled("WF301", text))
         full: Retryable = health.disk_full(self._directory)
         return [(ticket, None, Retryable(full.code, full.text, after_s=full.after_s)) for ticket in group]
 
     def _transact(self, group: list[_Submission]) -> list[_Outcome]:
-        """One transaction with everything of `group`; raises only when nothing of it is durable."""
+        """Commits the whole `group` in one transaction; raises only when nothing of it is durable."""
         transaction = self._environment.begin_write()
         try:
             found = transaction.get(GENERATION_KEY, db=self._environment.database("meta"))
@@ -202,7 +202,7 @@ class Writer:
             staging.flush()
             transaction.commit()
         finally:
-            # After a commit, good or failed, this does nothing.
+            # Does nothing after a commit, whether it succeeded or failed.
             transaction.abort()
         self.last_at = staging.last_at
         self.last_seq = staging.last_seq
@@ -212,18 +212,18 @@ class Writer:
         error = self._latch.set(error)
         return [(ticket, None, Stalled(error.code, error.text)) for ticket in group]
 
-    def _look_around(self) -> None:
-        """The few things that want doing now and then."""
+    def _maintain(self) -> None:
+        """Periodic maintenance: stale readers and the ballast."""
         now = time.monotonic()
         if now - self._readers_checked_at > READER_CHECK_S:
             self._readers_checked_at = now
             self._environment.forget_dead_readers()
-        if not self._ballast.is_there and now - self._ballast_checked_at > BALLAST_CHECK_S:
+        if not self._ballast.is_reserved and now - self._ballast_checked_at > BALLAST_CHECK_S:
             self._ballast_checked_at = now
-            self._ballast.make()
+            self._ballast.reserve()
 
-    def _refuse(self, group: list[_Submission]) -> None:
-        """Ends everything that was not committed; nothing is left after an orderly close."""
+    def _fail_pending(self, group: list[_Submission]) -> None:
+        """Fails everything that was not committed; after an orderly close there is nothing left."""
         with self._submitting:
             is_orderly, self._is_closed = self._is_closed, True
         left = list(group)
@@ -239,7 +239,7 @@ class Writer:
 
 
 class _DirectoryTaken(Exception):
-    """The generation record is not ours."""
+    """The generation record belongs to another daemon."""
 
 
 def _stage(ticket: _Submission, staging: Staging) -> _Outcome:
@@ -250,7 +250,7 @@ def _stage(ticket: _Submission, staging: Staging) -> _Outcome:
 
 
 def _deliver(outcomes: list[_Outcome]) -> None:
-    """Hands out results: one wake-up for each loop that waits."""
+    """Delivers results, with one wake-up per event loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
     for outcome in outcomes:
         loop = outcome[0].loop
@@ -259,7 +259,7 @@ def _deliver(outcomes: list[_Outcome]) -> None:
         else:
             by_loop.setdefault(loop, []).append(outcome)
     for loop, of_loop in by_loop.items():
-        # A loop that is closed has nobody left who waits.
+        # A closed loop has no waiting callers.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(_settle, of_loop)
 

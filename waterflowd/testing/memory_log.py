@@ -235,14 +235,14 @@ class MemoryLog:
         for key, run in batch.keys.items():
             held = self._keys.get(key, run)
             if held != run:
-                raise Stalled("WF301", f'the trigger key "{key}" has started run {held} already')
+                raise Stalled("WF301", f'the trigger key "{key}" already started run {held}')
         heads: dict[StreamName, int] = {}
         for append in batch.appends:
             position = heads.get(append.stream, len(self._streams.get(append.stream, ())))
             if position != append.expected:
                 raise Stalled(
                     "WF301",
-                    f"{append.stream} stands at event {position} of its log, not at {append.expected}; read it again first",
+                    f"the log of {append.stream} ends at event {position}, not at {append.expected}; read it again first",
                 )
             heads[append.stream] = position + len(append.events)
 

@@ -20,7 +20,7 @@ from waterflow_agent.testing import task_id
 from waterflowd.app import bootstrap
 from waterflowd.dispatch.keys import load_server_keys
 from waterflowd.fleet.events import AgentApproved
-from waterflowd.host.batch import summary
+from waterflowd.host.run_summary import summary
 from waterflowd.model import ids, plan
 from waterflowd.model.ids import AgentId
 from waterflowd.model.records import Batch, StreamAppend

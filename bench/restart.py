@@ -11,7 +11,7 @@ from tests.acceptance.world import World, wait_until
 from waterflowd.app import bootstrap
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import Run, commands, inputs, step
-from waterflowd.host.batch import summary
+from waterflowd.host.run_summary import summary
 from waterflowd.model import ids, plan
 from waterflowd.model.ids import AgentId
 from waterflowd.model.records import Batch, StreamAppend, Trigger, TriggerKind

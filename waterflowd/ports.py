@@ -1,7 +1,7 @@
-"""The ports: what the core asks of the outside, and what the outsides may ask of the core.
+"""The ports: interfaces that the core requires from its adapters, and interfaces that it offers to them.
 
-Each Protocol says ordering, idempotency, thread-safety and errors. Fakes for them ship in `waterflowd.testing` and pass the
-same contract suite as the real adapters. Unless a line says otherwise, methods are called on the event loop's thread only.
+Each Protocol documents ordering, idempotency, thread-safety and errors. In-memory implementations are in `waterflowd.testing`
+and pass the same contract tests as the real adapters. Unless stated otherwise, call methods only on the event loop's thread.
 """
 
 from __future__ import annotations
@@ -25,35 +25,34 @@ from waterflowd.model.records import (
 
 
 class Log(Protocol):
-    """The event log: streams of events, appended by one global sequence, durable when `append` returns."""
+    """The event log: streams of events with one global sequence, durable when `append` returns."""
 
     @property
     def generation(self) -> int:
-        """Grows by one each time the data directory is opened or restored; attempts carry it as their epoch."""
+        """Increases each time the data directory is opened or restored; attempts carry it as their epoch."""
         ...
 
     @property
     def is_disk_low(self) -> bool:
-        """True from the first full disk on until there is room again: what is open may end, nothing new may begin."""
+        """True from the first full disk until there is space again: running work may finish, no new work may start."""
         ...
 
     def append(self, batch: Batch) -> Awaitable[int]:
-        """Makes the whole batch durable in one transaction, or nothing of it; gives the last global sequence.
+        """Makes the batch durable in one transaction, completely or not at all; returns the last global sequence.
 
-        Batches are committed in the order of the calls; several may share a transaction (group commit), and then each
-        fails or succeeds alone where its own content is wrong. Raises `Stalled` WF301 when a stream does not stand at the
-        expected position or another daemon has taken the directory, `Retryable` WF302 when the disk is full (nothing was
-        written, the daemon goes read-only until space returns); after an I/O error the log is poisoned and every call
-        raises `Stalled` WF303.
+        Batches are committed in the order of the calls. Several may share a transaction (group commit); a batch with invalid
+        content still fails alone. Raises `Stalled` WF301 when a stream is not at the expected position or another daemon has
+        opened the directory, and `Retryable` WF302 when the disk is full (nothing was written; the daemon is read-only until
+        there is space again). After an I/O error every call raises `Stalled` WF303.
         """
         ...
 
     def read(self, stream: StreamName, first: int = 1, limit: int | None = None) -> list[Record]:
-        """Durable records of a stream from position `first` on, in order. Checks CRC and chain: `Stalled` WF304 if broken."""
+        """Durable records of a stream from position `first`, in order. Raises `Stalled` WF304 for a damaged record."""
         ...
 
     def head(self, stream: StreamName) -> int:
-        """Position of the stream's newest durable event; 0 when there is none."""
+        """Position of the stream's newest durable event; 0 for an empty stream."""
         ...
 
     @property
@@ -67,11 +66,11 @@ class Log(Protocol):
         ...
 
     def feed(self, after_seq: int, limit: int) -> list[Record]:
-        """Durable records of all streams with a global sequence above `after_seq`, in order, at most `limit`."""
+        """At most `limit` durable records of all streams with a global sequence above `after_seq`, in order."""
         ...
 
     def plan(self, plan_hash: str) -> bytes | None:
-        """The plan with this hash."""
+        """The plan with this hash; None if unknown."""
         ...
 
     def open_runs(self) -> Iterator[RunId]:
@@ -79,86 +78,86 @@ class Log(Protocol):
         ...
 
     def run(self, run: RunId) -> RunSummary | None:
-        """The row of one run."""
+        """The row of one run; None if unknown."""
         ...
 
     def runs(
         self, *, before: RunId | None, limit: int, accept: Callable[[RunSummary], bool] | None = None
     ) -> tuple[list[RunSummary], RunId | None]:
-        """Rows newest first, older than `before`, that `accept` takes; and where to go on, or None at the end.
+        """Rows older than `before` that `accept` accepts, newest first; and where to continue, or None at the end.
 
-        Looks at 20,000 rows at most in one call, so a page may be short or empty and still have more behind it.
+        One call examines at most 20,000 rows, so a page may be short or empty although more rows follow.
         """
         ...
 
     def runs_by_prefix(self, prefix: str, limit: int) -> list[RunId]:
-        """Ids that begin with `prefix` (any case); for partial ids."""
+        """Run ids that begin with `prefix` (case-insensitive), at most `limit`."""
         ...
 
     def run_for_key(self, key: str) -> RunId | None:
-        """The run that a trigger key started."""
+        """The run that a trigger key started; None if there is none."""
         ...
 
     def counter(self, name: str) -> int:
-        """Value of a counter; 0 when it was never set."""
+        """Value of a counter; 0 if it was never set."""
         ...
 
 
 class OutputLogs(Protocol):
-    """What steps printed, per attempt, by byte offset."""
+    """The output of steps, one log per attempt, addressed by byte offset."""
 
     def append(self, pieces: Sequence[OutputAppend]) -> Awaitable[list[int]]:
-        """Makes output durable and gives each log's new size, in the order of the argument.
+        """Makes output durable; returns each log's new size, in the order of the argument.
 
-        A piece that is there already is skipped, one that would leave a gap is refused: the size that comes back says from
-        where to go on. Never delays `Log.append` by more than one transaction.
+        Idempotent: known bytes are skipped, and a piece after a gap is ignored. The returned size says where to continue.
+        Delays `Log.append` by at most one transaction.
         """
         ...
 
     def size(self, name: AttemptId) -> int:
-        """Durable size in bytes; 0 when there is nothing."""
+        """Durable size in bytes; 0 for an unknown log."""
         ...
 
     def read(self, name: AttemptId, offset: int, bytes_max: int) -> list[OutputPiece]:
-        """Durable pieces from the one that holds `offset` on (the first may begin before it), about `bytes_max` in all."""
+        """Durable pieces from the one that contains `offset` (it may begin earlier), about `bytes_max` in total."""
         ...
 
 
 class Link(Protocol):
-    """The way to the agents. A send is not a delivery: what is lost is owed again at the next settlement."""
+    """The connection to the agents. Delivery is not guaranteed: the next settlement sends again what was lost."""
 
     def send(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage]) -> None:
-        """Queues messages; they leave in one frame with others of this turn of the loop. Dropped without a session."""
+        """Queues messages, sent in one frame at the end of this turn of the event loop. Dropped without a session."""
         ...
 
     def revoke(self, agent: AgentId) -> None:
-        """Ends the agent's session at once and refuses its key from now on."""
+        """Ends the agent's session at once; its key is refused from now on."""
         ...
 
 
 class AgentListener(Protocol):
-    """What the link tells the host. Calls for one agent come in order."""
+    """Callbacks from the link to the host. Calls for one agent arrive in order."""
 
     def settle(self, agent: AgentId, hello: messages.Hello) -> list[messages.TaskId]:
-        """A session is about to open: gives what the agent should forget. The host marks what a reboot has lost."""
+        """A session is about to open; returns the attempts that the agent should forget."""
         ...
 
     def connected(self, agent: AgentId) -> None:
-        """The session is open: the host sends what it owes."""
+        """The session is open: the host settles with the agent and sends what is outstanding."""
         ...
 
     def disconnected(self, agent: AgentId, text: str) -> None:
-        """The session is over, by silence, a cut or a newer session; `text` is one sentence for a person."""
+        """The session has ended: silence, a lost connection or a newer session. `text` says why, for people."""
         ...
 
     def received(
         self, agent: AgentId, reports: Sequence[messages.Started | messages.Finished], durable: Callable[[], None]
     ) -> None:
-        """Numbered messages in order; `durable` is called once all of them are in the log, or need not be."""
+        """Numbered messages, in order. Calls `durable` once each of them is in the log or can be ignored."""
         ...
 
     def output(self, agent: AgentId, output: messages.Output) -> None:
-        """Printed bytes; the host answers with `OutputAck` through the link when they are durable."""
+        """Output of an attempt; the host answers with `OutputAck` once it is durable."""
         ...
 
     def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
@@ -167,94 +166,94 @@ class AgentListener(Protocol):
 
 
 class Enroller(Protocol):
-    """Who may become an agent. Facts are durable when the methods return."""
+    """Decides who may become an agent. Facts are durable when the methods return."""
 
-    async def request(self, public_key: str, wanted: messages.EnrollRequest) -> messages.EnrollAnswer:
-        """Answers an enrollment request that came over a connection with this (proven) public key."""
+    async def request(self, public_key: str, request: messages.EnrollRequest) -> messages.EnrollAnswer:
+        """Answers an enrollment request from a connection that has proven this public key."""
         ...
 
     def is_approved(self, public_key: str) -> bool:
-        """Whether the key may use the work port; asked at each handshake and for each frame."""
+        """Whether the key may use the work port; called for each handshake and each frame."""
         ...
 
 
-#: Reads a file of one revision by its path from the root; None when there is none.
+#: Reads a file of one revision by its path from the root; None if it does not exist.
 FileReader = Callable[[str], Awaitable[bytes | None]]
 
 
 class Compiler(Protocol):
-    """Turns files into plans in a warm child process with limits, so that a hostile file can stop nothing."""
+    """Compiles files into plans in a warm child process with limits, so that a hostile file cannot stop the daemon."""
 
     async def compile(self, path: str, content: bytes, files: FileReader | None = None) -> Compiled:
-        """Compiles one file. Never raises for what is in the file: a crash or a time-out is a diagnostic too.
+        """Compiles one file. Never raises because of the file's content: a crash or a timeout is a diagnostic too.
 
-        `files` reads other files of the same revision, those that a reusable workflow or a composite step names; what it
-        raises is raised here. Without it, a file that uses others has an error that says so. `Compiled.files` holds the
-        paths that were asked for, found or not: when one of them changes, the file must be compiled again.
+        `files` reads other files of the same revision that the workflow uses; its exceptions are passed on. Without it, a
+        workflow that uses other files gets an error. `Compiled.files` has all requested paths, found or not: when one of
+        them changes, the workflow must be compiled again.
         """
         ...
 
 
 class RevisionFiles(Protocol):
-    """The files of repositories' revisions, for agents. Leaves the loop free; several calls at a time.
+    """Files of repository revisions, for agents. Does not block the event loop; allows concurrent calls.
 
-    Raises `Retryable` when the repository cannot be read now, `Stalled` and `Rejected` when only a person can help.
+    Raises `Retryable` when the repository cannot be read at the moment, `Stalled` and `Rejected` when only a person can help.
     """
 
     async def listed(self, checkout: Checkout) -> FilesListed:
-        """What the checkout holds."""
+        """The list of the checkout's files."""
         ...
 
     async def pieces(
         self, repository: str, blobs: Sequence[bytes], offset: int, bytes_max: int
     ) -> list[messages.FileChunk]:
-        """The contents of files by their Git ids, in order, the first from `offset` on; at least one, `bytes_max` together."""
+        """Contents of files by their Git ids, in order, the first one from `offset`; at least one chunk, about `bytes_max`."""
         ...
 
 
 class ChildWorkflows(Protocol):
-    """The workflows that steps start (`workflow/run`)."""
+    """The workflows that steps start as child runs (`workflow/run`)."""
 
     async def plan(self, repository: str, revision: str, path: str) -> bytes:
-        """The plan of the workflow file at `path` of a commit of a repository; the same question has the same answer.
+        """The plan of the workflow file at `path` in a commit of a repository; always the same for the same arguments.
 
-        Raises `Rejected` WF135 when there is no such file or repository, WF511 when it has errors: asking again is of no
-        use. Raises `Retryable` or `Stalled` when the commit cannot be read now.
+        Raises `Rejected` WF135 when the file or repository does not exist, and WF511 when the file has errors; both are
+        permanent. Raises `Retryable` or `Stalled` when the commit cannot be read at the moment.
         """
         ...
 
 
 class Runs(Protocol):
-    """What the API and the reconcile loop may do to runs. Everything is durable when it returns."""
+    """Operations on runs for the API and the reconcile loop. Effects are durable when a method returns."""
 
     async def start(self, request: StartRequest) -> RunSummary:
-        """Starts one run; the same trigger key gives the first one's row again. Raises `Retryable` when read-only."""
+        """Starts a run; a repeated trigger key returns the first run's row. Raises `Retryable` while read-only."""
         ...
 
     async def apply(self, stream: StreamName, facts: Sequence[Any], starts: Sequence[StartRequest]) -> list[RunId]:
-        """Records facts of a repository and starts runs in one transaction; gives the new runs' ids in order."""
+        """Records facts of a repository and starts runs, in one transaction; returns the runs' ids in order."""
         ...
 
     async def record(self, stream: StreamName, facts: Sequence[Any]) -> None:
-        """Adds facts to a stream that is no run's."""
+        """Appends facts to a stream that does not belong to a run."""
         ...
 
     async def decide(
         self, run: RunId, job: JobId, step: StepId | None, by: str, *, is_approved: bool, comment: str = ""
     ) -> RunSummary:
-        """Approves or rejects what waits for people. `Rejected` WF606 (409) when nothing does, WF602 (403) for who may not."""
+        """Approves or rejects a job or step. `Rejected` WF606 (409) if it is not waiting, WF602 (403) if `by` may not."""
         ...
 
     async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:
-        """Asks for a run's end. Idempotent. `Rejected` WF604 (404) for an unknown run, WF606 (409) for a completed one."""
+        """Requests cancellation. Idempotent. `Rejected` WF604 (404) for an unknown run, WF606 (409) for a completed one."""
         ...
 
 
 class Feed(Protocol):
-    """Durable records as they come."""
+    """Durable records as they are written."""
 
     def subscribe(self, stream: StreamName | None, after: int) -> AsyncIterator[Record]:
-        """Records of one stream after position `after`, or of all after a global sequence, history first, without a gap."""
+        """Records of one stream after position `after`, or of all streams after a global sequence; without gaps."""
         ...
 
     def output_grew(self, run: RunId) -> Awaitable[None]:
@@ -266,5 +265,5 @@ class Clock(Protocol):
     """The log's clock."""
 
     def now(self) -> int:
-        """Milliseconds; never goes back, not even over restarts and wall clock jumps."""
+        """Milliseconds; never goes back, even over restarts and wall clock jumps."""
         ...

@@ -1,4 +1,4 @@
-"""A world that is attacked: processes under strace, faults at chosen calls, runs that are started through it all."""
+"""Attacked processes: daemon and agents under strace, with faults at chosen system calls, and runs that start meanwhile."""
 
 from __future__ import annotations
 

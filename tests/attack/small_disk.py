@@ -1,4 +1,4 @@
-"""A file system that is small enough to be filled, and whose power can be cut."""
+"""A small file system that can be filled, and whose power can be cut."""
 
 from __future__ import annotations
 

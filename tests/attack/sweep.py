@@ -1,7 +1,7 @@
-"""Which faults a sweep tries: a few every day, the same ones, and all of them in the night.
+"""Which faults a sweep tries: a fixed few in every run, and all of them at night.
 
-The seed is printed with every fault that is tried; `WATERFLOW_SEED` repeats a sweep, `WATERFLOW_FAULT=rename:8`
-one fault. `WATERFLOW_SWEEP=full` counts from 1 up, for each system call in turn, until the process outlives the work.
+The seed is printed with every fault; `WATERFLOW_SEED` repeats a sweep, `WATERFLOW_FAULT=rename:8` a single fault.
+`WATERFLOW_SWEEP=full` counts from 1 up, for each system call in turn, until the process outlives the work.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The disk of an agent's host: failed writes of its journal and of the runner's records, and no space at all."""
+"""The disk of an agent's host: failed writes of its journal and of the runner's records, and no space left."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if IS_FULL else 1200)]
 
 
 def test_an_agent_whose_journal_fails_stops_with_a_sentence_and_loses_nothing(arena: Arena) -> None:
-    """EIO at the N-th flush: it ends with WF303, or goes on where the error harms nothing; the next start settles all."""
+    """EIO at the N-th flush: it exits with WF303, or continues if that is harmless; the next start settles everything."""
     requires_strace()
 
     def strike(fault: Fault) -> bool:
@@ -56,8 +56,8 @@ def test_an_agent_whose_journal_fails_stops_with_a_sentence_and_loses_nothing(ar
 
 @pytest.mark.root
 @pytest.mark.usefixtures("root")
-def test_an_agent_without_space_keeps_results_and_goes_on_when_there_is_some(empty_arena: Arena) -> None:
-    """What runs ends; output that has no place is counted; nothing is called a success that did not happen."""
+def test_an_agent_without_space_keeps_results_and_continues_when_there_is_some(empty_arena: Arena) -> None:
+    """Running steps end; output without space is counted as dropped; nothing is wrongly reported as a success."""
     arena = empty_arena
     arena.start_daemon()
     with small_disk(arena.folder, "tmpfs", 24) as place:

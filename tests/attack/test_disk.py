@@ -1,4 +1,4 @@
-"""The daemon's disk: write errors at every call, no space, flipped bytes, files that are too short."""
+"""The daemon's disk: write errors at every call, no space left, flipped bytes, truncated files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PAGE_BYTES = 4096
 
 
 def test_a_write_error_stops_the_daemon_with_a_sentence_and_loses_nothing(arena: Arena) -> None:
-    """EIO at the N-th write or flush of the log: exit 1 with WF303, and the next start has every answered run."""
+    """EIO at the N-th write or flush of the log: exit 1 with WF303, and the next start has every acknowledged run."""
     requires_strace()
 
     def strike(fault: Fault) -> bool:
@@ -81,8 +81,8 @@ def _goes_on(arena: Arena, answers: dict[str, str | None]) -> bool:
 @pytest.mark.root
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
 @pytest.mark.usefixtures("root")
-def test_a_full_disk_refuses_starts_keeps_results_and_goes_on_by_itself(empty_arena: Arena, kind: str) -> None:
-    """507 with a sentence; what runs goes on; when there is space everything arrives without a restart."""
+def test_a_full_disk_refuses_starts_keeps_results_and_recovers_by_itself(empty_arena: Arena, kind: str) -> None:
+    """507 with a message; running steps continue; once there is space everything arrives without a restart."""
     arena = empty_arena
     with small_disk(arena.folder, kind, 64) as place:
         arena.daemon_dir = place / "daemon"
@@ -132,7 +132,7 @@ def _refusal(arena: Arena, place: Path) -> dict[str, Any] | None:
 @pytest.mark.root
 @pytest.mark.usefixtures("root")
 def test_a_daemon_that_is_killed_on_a_full_disk_starts_again(empty_arena: Arena) -> None:
-    """It needs a little space for its generation, and has kept some back; else it says that the disk is full."""
+    """It needs a little space for its generation, which the ballast provides; otherwise it reports a full disk."""
     arena = empty_arena
     with small_disk(arena.folder, "tmpfs", 64) as place:
         arena.daemon_dir = place / "daemon"
@@ -205,7 +205,7 @@ def _starts(arena: Arena) -> bool:
 
 
 def test_a_truncated_log_is_refused_with_a_sentence(empty_arena: Arena) -> None:
-    """At every page boundary tried, and at nothing at all: exit 1 and WF304, never SIGBUS, never a false state."""
+    """At every tested page boundary and at size 0: exit 1 and WF304, never SIGBUS, never a false state."""
     arena = empty_arena
     runs = _history(arena)
     file = arena.daemon_dir / "log.mdb" / "data.mdb"
@@ -230,8 +230,8 @@ def test_a_truncated_log_is_refused_with_a_sentence(empty_arena: Arena) -> None:
 
 
 @pytest.mark.usefixtures("nightly")
-def test_a_flipped_byte_is_refused_or_told_and_never_served(empty_arena: Arena) -> None:
-    """Anywhere in the file: the start is refused, a read says WF304, or the byte was in nobody's data."""
+def test_a_flipped_byte_is_refused_or_reported_and_never_served(empty_arena: Arena) -> None:
+    """Anywhere in the file: the start is refused, a read returns WF304, or the byte was unused."""
     arena = empty_arena
     runs = _history(arena)
     file = arena.daemon_dir / "log.mdb" / "data.mdb"
@@ -261,8 +261,8 @@ def test_a_flipped_byte_is_refused_or_told_and_never_served(empty_arena: Arena) 
 
 
 @pytest.mark.usefixtures("nightly")
-def test_what_is_saved_of_a_damaged_log_starts_and_shows_nothing_false(empty_arena: Arena) -> None:
-    """Zeroed pages and flipped bits: `fsck --salvage` ends with a verdict, and a daemon shows a true beginning of each run."""
+def test_a_salvaged_log_starts_and_shows_nothing_false(empty_arena: Arena) -> None:
+    """Zeroed pages and flipped bits: `fsck --salvage` ends with a verdict, and a daemon shows a true prefix of each run."""
     arena = empty_arena
     runs = _history(arena)
     arena.start_daemon()
@@ -312,7 +312,7 @@ def _events(arena: Arena, run: str) -> list[dict[str, Any]]:
 
 
 def test_damaged_output_is_answered_with_a_problem(empty_arena: Arena) -> None:
-    """503 with WF304 before anything of it is shown, and the daemon's log has no traceback; other runs are read as ever."""
+    """503 with WF304 before any of it is shown, and no traceback in the daemon's log; other runs can be read as before."""
     arena = empty_arena
     runs = _history(arena)
     file = arena.daemon_dir / "log.mdb" / "data.mdb"
@@ -360,7 +360,7 @@ def _same(arena: Arena, runs: list[str], what: str) -> None:
 
 
 def test_other_files_of_the_data_directory_are_refused_with_a_sentence(empty_arena: Arena) -> None:
-    """An emptied, garbled or missing FORMAT, key or clock: a start that works, or exit 1 with a code."""
+    """An empty, garbled or missing FORMAT, key or clock: a start that works, or exit 1 with a code."""
     arena = empty_arena
     _history(arena)
     kept = arena.folder / "kept"

@@ -1,4 +1,4 @@
-"""Peers that stand still: SIGSTOP of an agent, of a runner and of the daemon in the middle of steps, and SIGCONT."""
+"""Frozen processes: SIGSTOP of an agent, a runner and the daemon in the middle of steps, then SIGCONT."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def _sit_out(arena: Arena, until: float) -> float:
     return slowest
 
 
-def test_a_frozen_agent_holds_up_nobody_and_finds_its_step_again(arena: Arena) -> None:
-    """Runs on the other agent go on; the step goes on, and its output arrives whole and once."""
+def test_a_frozen_agent_delays_nobody_else_and_resumes_its_step(arena: Arena) -> None:
+    """Runs on the other agent continue; the step continues, and its output arrives completely and once."""
     run = _steady(arena)
     arena.lines(run, count=1)
     name = arena.run(run)["jobs"][0]["agent"]
@@ -53,7 +53,7 @@ def test_a_frozen_agent_holds_up_nobody_and_finds_its_step_again(arena: Arena) -
 
 
 def test_a_frozen_agent_of_another_group_costs_others_nothing(arena: Arena) -> None:
-    """The runs of one group begin and end while an agent of another group stands still with work on it."""
+    """Runs of one group start and end while an agent of another group is frozen with work on it."""
     arena.add_agent("db-1", "db")
     stuck = arena.start(job("for n in $(seq 200); do echo $n; done; sleep 1").replace("runs-on: web", "runs-on: db"))
     pid = arena.agent_process("db-1").pid
@@ -68,7 +68,7 @@ def test_a_frozen_agent_of_another_group_costs_others_nothing(arena: Arena) -> N
 
 
 def test_a_frozen_daemon_misses_nothing(arena: Arena) -> None:
-    """Steps go on and end meanwhile; when it goes on it learns of everything once."""
+    """Steps continue and end meanwhile; when the daemon resumes it gets every report once."""
     keys = {arena.key(): None for _ in range(4)}
     runs = [arena.post(key) for key in keys]
     long = _steady(arena, 15)
@@ -88,7 +88,7 @@ def test_a_frozen_daemon_misses_nothing(arena: Arena) -> None:
 
 
 def test_a_frozen_runner_delays_its_steps_and_no_more(arena: Arena) -> None:
-    """Its pipe fills and its steps wait; when it goes on everything arrives, in order."""
+    """Its pipe fills and its steps wait; when it resumes everything arrives, in order."""
     arena.lose_agent("web-2")
     run = arena.start(job("echo begin; seq 50000; echo end"))
     pid = arena.runner_pid("web-1")
@@ -103,7 +103,7 @@ def test_a_frozen_runner_delays_its_steps_and_no_more(arena: Arena) -> None:
 
 
 def test_a_job_is_cancelled_while_its_agent_is_frozen(arena: Arena) -> None:
-    """The cancel is asked for again when the agent goes on; the step ends once and nothing is left."""
+    """The cancel is sent again when the agent resumes; the step ends once and nothing is left."""
     run = _steady(arena, 6_000)
     arena.lines(run, count=1)
     pid = arena.agent_process(arena.run(run)["jobs"][0]["agent"]).pid

@@ -1,4 +1,4 @@
-"""Connections that say nothing, or half of something, by the thousand: the daemon serves on and gives everything back."""
+"""Thousands of silent or half-open connections: the daemon keeps working and frees all resources afterwards."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def _many_descriptors(count: int) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("port", ["work", "enroll", "api"])
-def test_half_open_connections_by_the_thousand_cost_nobody_anything(arena: Arena, port: str) -> None:
-    """While they are there runs go on and agents come in; when they are gone memory and descriptors are as before."""
+def test_thousands_of_half_open_connections_do_no_harm(arena: Arena, port: str) -> None:
+    """Meanwhile runs continue and agents connect; afterwards memory and descriptors are as before."""
     number = {"work": arena.work_port, "enroll": arena.enroll_port, "api": arena.api_port}[port]
     pid = arena.daemon_pid
     for _ in range(20):

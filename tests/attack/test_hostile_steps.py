@@ -1,4 +1,4 @@
-"""Steps from hell on real agents: whatever a script does, it ends as documented and nobody else notices."""
+"""Hostile steps on real agents: whatever a script does, it ends as documented and nothing else is affected."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ sleep 997"""
 
 
 @pytest.mark.parametrize(("script", "stop"), [(DEAF, "SIGTERM"), (FORKS, "SIGTERM"), (DEAF, "SIGINT")])
-def test_a_step_that_ignores_its_stop_signal_is_killed_with_all_it_made(arena: Arena, script: str, stop: str) -> None:
-    """After the grace everything is gone, whether it forked, left its session or ignores signals."""
+def test_a_step_that_ignores_its_stop_signal_is_killed_with_its_children(arena: Arena, script: str, stop: str) -> None:
+    """After the grace period everything is gone, whether it forked, left its session or ignores signals."""
     run = arena.start(job(script, keys=f"stop: {{signal: {stop}, grace: 300ms}}"))
     arena.lines(run, count=1)
 
@@ -68,7 +68,7 @@ def test_a_step_that_ignores_its_stop_signal_is_killed_with_all_it_made(arena: A
 
 
 def test_a_daemonised_child_that_holds_the_output_does_not_hold_the_step(arena: Arena) -> None:
-    """The step ends when its main process ends; the orphan is stopped and its last words count."""
+    """The step ends when its main process ends; the orphan is stopped, and its last output counts."""
     script = "(setsid sh -c 'while :; do sleep 0.1; done' &)\nsetsid sleep 996 &\necho mine"
     run = arena.start(job(script, keys="stop: {grace: 300ms}"))
 
@@ -79,8 +79,8 @@ def test_a_daemonised_child_that_holds_the_output_does_not_hold_the_step(arena: 
     assert not arena.steps(), "the orphan lives"
 
 
-def test_a_fork_bomb_is_ended_by_the_time_out(arena: Arena) -> None:
-    """A thousand processes that multiply while they are killed: nothing is left, the agent lives."""
+def test_a_fork_bomb_is_ended_by_the_timeout(arena: Arena) -> None:
+    """A thousand processes that multiply while they are killed: nothing is left, the agent survives."""
     script = "for n in $(seq 300); do (while :; do (sleep 5 &); sleep 0.05; done) & done\nwait"
     run = arena.start(job(script, keys="timeout-minutes: 0.03\nstop: {grace: 100ms}"))
 
@@ -91,7 +91,7 @@ def test_a_fork_bomb_is_ended_by_the_time_out(arena: Arena) -> None:
     all_alive(arena)
 
 
-def test_a_step_that_kills_its_agent_goes_on_and_is_a_success(arena: Arena) -> None:
+def test_a_step_that_kills_its_agent_continues_and_succeeds(arena: Arena) -> None:
     """The runner holds it; the next agent finds its result."""
     arena.lose_agent("web-2")
     pid = arena.agent_process("web-1").pid
@@ -107,7 +107,7 @@ def test_a_step_that_kills_its_agent_goes_on_and_is_a_success(arena: Arena) -> N
 
 
 def test_a_step_that_kills_its_runner_is_lost_and_gone(arena: Arena) -> None:
-    """Nobody can know how it ended, so it is `lost`, and nothing of it runs on."""
+    """Its outcome is unknown, so it is `lost`, and none of its processes keeps running."""
     marker = arena.folder / "marker"
     arena.lose_agent("web-2")
     run = arena.start(job(f"echo x >> {marker}\nkill -9 $PPID\nsleep 600\necho y >> {marker}"))
@@ -121,7 +121,7 @@ def test_a_step_that_kills_its_runner_is_lost_and_gone(arena: Arena) -> None:
 
 
 def test_a_step_that_kills_agent_and_runner_is_lost_and_the_next_one_runs(arena: Arena) -> None:
-    """The agent that is started again starts a runner, which settles what the old one held."""
+    """The restarted agent starts a runner, which settles what the old one held."""
     arena.lose_agent("web-2")
     pid = arena.agent_process("web-1").pid
     run = arena.start(job(f"kill -9 $PPID {pid}\nsleep 600"))
@@ -135,8 +135,8 @@ def test_a_step_that_kills_agent_and_runner_is_lost_and_the_next_one_runs(arena:
     assert arena.wait_for(arena.start(job("echo fine")))["conclusion"] == "success"
 
 
-def test_a_stopped_step_is_ended_by_its_time_out(arena: Arena) -> None:
-    """A step that stops itself (SIGSTOP) can neither act nor ignore; it is killed after the grace."""
+def test_a_stopped_step_is_ended_by_its_timeout(arena: Arena) -> None:
+    """A step that stops itself (SIGSTOP) cannot handle signals; it is killed after the grace period."""
     run = arena.start(job("kill -STOP $$", keys="timeout-minutes: 0.01\nstop: {grace: 200ms}"))
 
     assert step(arena.wait_for(run))["conclusion"] == "timed-out"
@@ -167,8 +167,8 @@ def test_thirty_cancels_at_random_moments_each_end_once(arena: Arena) -> None:
     assert [row["slots_busy"] for row in rows] == [0, 0], "a slot was not given back"
 
 
-def test_a_time_out_strikes_while_the_daemon_is_down(arena: Arena) -> None:
-    """The agent enforces it; the daemon that comes back hears of it."""
+def test_a_timeout_fires_while_the_daemon_is_down(arena: Arena) -> None:
+    """The agent enforces it; the restarted daemon gets the report."""
     run = arena.start(job("echo begin\nsleep 600", keys="timeout-minutes: 0.1\nstop: {grace: 200ms}"))
     arena.lines(run, count=1)
     arena.kill_daemon()
@@ -199,8 +199,8 @@ def _read_logs(arena: Arena, run: str) -> tuple[int, int]:
     return lines, characters
 
 
-def test_a_gigabyte_without_a_newline_is_capped_and_marked_and_nobody_else_waits(arena: Arena) -> None:
-    """The bytes that are missing are counted, the daemon stays small, and other runs go on."""
+def test_a_gigabyte_without_a_newline_is_truncated_and_marked_and_nobody_else_waits(arena: Arena) -> None:
+    """The missing bytes are counted, the daemon stays small, and other runs continue."""
     size = 1 << 30
     memory = Peak(lambda: memory_bytes(arena.daemon_pid))
     run = arena.start(job(f"head -c {size} /dev/zero | tr '\\0' a\necho"))
@@ -223,7 +223,7 @@ def test_a_gigabyte_without_a_newline_is_capped_and_marked_and_nobody_else_waits
 
 
 def test_a_million_short_lines_arrive_each_once(arena: Arena) -> None:
-    """In order, or missing by the cap with a count; the daemon stays small."""
+    """In order, or dropped by the limit with a count; the daemon stays small."""
     count = 10_000_000 if IS_FULL else 1_000_000
     memory = Peak(lambda: memory_bytes(arena.daemon_pid))
     began = time.monotonic()
@@ -247,8 +247,8 @@ def test_a_million_short_lines_arrive_each_once(arena: Arena) -> None:
     assert memory.growth <= 64 * MIB, f"the daemon grew by {memory.growth / MIB:.1f} MiB"
 
 
-def test_bytes_that_are_no_text_are_shown_and_harm_nobody(arena: Arena) -> None:
-    """0xff, NUL, escape sequences, carriage returns, markup, and commands of other systems stay what they are: text."""
+def test_binary_output_is_shown_and_does_no_harm(arena: Arena) -> None:
+    """0xff, NUL, escape sequences, carriage returns, markup, and commands of other systems are shown as text."""
     script = (
         r"printf '\377\376\n\0nul\0\n\033]0;title\007\n\033]8;;http://x\033\\link\n'"
         "\n"
@@ -272,7 +272,7 @@ def test_bytes_that_are_no_text_are_shown_and_harm_nobody(arena: Arena) -> None:
 
 
 def test_a_working_directory_that_is_removed_is_a_clear_failure_and_no_more(arena: Arena) -> None:
-    """A step removes the directory under itself: it goes on, the next one is told."""
+    """A step removes its own directory: it continues, and the next one fails with a message."""
     script = 'rm -rf "$WATERFLOW_WORKSPACE"\necho gone'
     run = arena.start(job(script, then="      - run: pwd\n"))
 
@@ -285,8 +285,8 @@ def test_a_working_directory_that_is_removed_is_a_clear_failure_and_no_more(aren
     all_alive(arena)
 
 
-def test_values_larger_than_the_kernel_takes_reach_the_script_whole(arena: Arena) -> None:
-    """128 KiB is the kernel's bound for one value of an environment, and not the workflow's."""
+def test_values_larger_than_the_kernels_limit_reach_the_script_completely(arena: Arena) -> None:
+    """128 KiB is the kernel's limit for one environment variable, not the workflow's."""
     for size in (120_000, 131_000, 131_072, 200 * 1024):
         run = arena.start(job('echo "${#BIG} ${#SMALL}"', keys=f"env: {{BIG: {'x' * size}, SMALL: y}}"))
         assert arena.wait_for(run)["conclusion"] == "success", step(arena.run(run))
@@ -333,7 +333,7 @@ HOSTILE_OUTPUTS = {
 
 
 def test_hostile_files_of_outputs_fail_their_own_step_and_nothing_else(arena: Arena) -> None:
-    """A link, a pipe, a device, a gigabyte: read as nothing but a regular file, and the next step gets a clean one."""
+    """A link, a pipe, a device, a gigabyte: only a regular file is read, and the next step gets a clean one."""
     arena.lose_agent("web-2")
     before = descriptors(arena.agent_process("web-1").pid)
     memory = Peak(lambda: memory_bytes(arena.agent_process("web-1").pid))
@@ -353,7 +353,7 @@ def test_hostile_files_of_outputs_fail_their_own_step_and_nothing_else(arena: Ar
 
 
 def test_a_step_that_removes_its_agents_files_ends_somehow_and_the_daemon_lives(arena: Arena) -> None:
-    """A step of the agent's own user may ruin its agent, and nothing but it: the other agent works on."""
+    """A step with the agent's own user may ruin its agent, but nothing else: the other agent keeps working."""
     arena.lose_agent("web-2")
     run = arena.start(job('rm -rf "$(dirname "$WATERFLOW_OUTPUT")/../../"*\necho done'))
     wait_until(lambda: not living.found(arena.agent_dir("web-1"), "journal/*"), "the files to be gone")

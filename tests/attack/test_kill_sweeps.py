@@ -1,4 +1,4 @@
-"""`kill -9` at a chosen system call of the daemon, of an agent and of its runner: at work, and at the first start."""
+"""`kill -9` at a chosen system call of the daemon, an agent or its runner: at work, and at the first start."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def _settle(arena: Arena, answers: dict[str, str | None], *, may_be_lost: bool =
 
 
 @pytest.mark.parametrize("calls", portions(DAEMON_CALLS))
-def test_the_daemon_dies_at_any_call_and_keeps_its_word(arena: Arena, calls: list[tuple[str, int]]) -> None:
-    """Answered starts exist and end in success; each attempt began once; history and output have no gap (G1 to G5, G9)."""
+def test_the_daemon_dies_at_any_call_and_keeps_its_promises(arena: Arena, calls: list[tuple[str, int]]) -> None:
+    """Acknowledged starts exist and succeed; each attempt started once; history and output have no gap (G1 to G5, G9)."""
     requires_strace()
     total = 0
 
@@ -101,8 +101,8 @@ def test_the_daemon_dies_at_any_call_and_keeps_its_word(arena: Arena, calls: lis
 
 
 @pytest.mark.parametrize("calls", portions(AGENT_CALLS))
-def test_an_agent_dies_at_any_call_and_its_steps_go_on(arena: Arena, calls: list[tuple[str, int]]) -> None:
-    """Runs end in success all the same: the next agent finds what its runner went on with (G3, G9)."""
+def test_an_agent_dies_at_any_call_and_its_steps_continue(arena: Arena, calls: list[tuple[str, int]]) -> None:
+    """Runs still succeed: the next agent finds what its runner continued (G3, G9)."""
     requires_strace()
 
     def strike(fault: Fault) -> bool:
@@ -123,7 +123,7 @@ def test_an_agent_dies_at_any_call_and_its_steps_go_on(arena: Arena, calls: list
 def test_a_runner_dies_at_any_call_and_nothing_is_called_a_success_wrongly(
     arena: Arena, calls: list[tuple[str, int]]
 ) -> None:
-    """Its steps end `lost` and are gone, everything else succeeds, nothing begins twice (G3)."""
+    """Its steps end `lost` and are gone, everything else succeeds, nothing starts twice (G3)."""
     requires_strace()
 
     def strike(fault: Fault) -> bool:
@@ -185,7 +185,7 @@ def _dies(process: subprocess.Popen[bytes], is_up: object) -> bool:
 def test_the_daemon_dies_at_any_call_of_its_first_start_and_the_second_is_clean(
     empty_arena: Arena, calls: list[tuple[str, int]]
 ) -> None:
-    """No half-made data directory, key or socket ever needs a person."""
+    """No partial data directory, key or socket ever needs manual repair."""
     requires_strace()
     arena = empty_arena
     rounds = 0
@@ -212,7 +212,7 @@ def test_the_daemon_dies_at_any_call_of_its_first_start_and_the_second_is_clean(
 def test_an_agent_dies_at_any_call_of_its_enrollment_and_the_second_try_is_let_in(
     empty_arena: Arena, calls: list[tuple[str, int]]
 ) -> None:
-    """A token for one use is enough, however often the agent dies on the way; the agent is one and not two."""
+    """A token with one use is enough, however often the agent dies on the way; there is one agent, not two."""
     requires_strace()
     arena = empty_arena
     arena.start_daemon()
@@ -237,8 +237,8 @@ def test_an_agent_dies_at_any_call_of_its_enrollment_and_the_second_try_is_let_i
     assert sweep(calls, strike, rounds=4), "no fault struck"
 
 
-def test_a_process_that_is_killed_is_noticed() -> None:
-    """The sweeps rest on it: strace kills at the call, and not before."""
+def test_a_killed_process_is_noticed() -> None:
+    """The sweeps depend on it: strace kills at the call, and not before."""
     requires_strace()
     fault = Fault("getppid", 3)
 

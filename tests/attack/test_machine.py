@@ -1,4 +1,4 @@
-"""The machine around the processes: file modes, umask and locale, what `ps` shows, cloned agents, two daemons, a revocation."""
+"""The environment of the processes: file modes, umask and locale, `ps`, cloned agents, two daemons, a revocation."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _modes(folder: Path) -> dict[str, int]:
     [(0o000, {"LANG": "C"}), (0o077, {"LC_ALL": "POSIX"}), (0o022, {"LC_ALL": "C", "PYTHONUTF8": "0"})],
 )
 def test_locale_umask_and_home_change_nothing(bare: Bare, umask: int, extra: dict[str, str]) -> None:
-    """The same results, and nothing that others could read, whatever the processes were started with (A21, A24)."""
+    """The same results, and no files that others can read, however the processes were started (A21, A24)."""
     bare.umask, bare.extra = umask, extra
     bare.start_daemon()
     bare.add_agent("web-1", "web")
@@ -93,7 +93,7 @@ def test_locale_umask_and_home_change_nothing(bare: Bare, umask: int, extra: dic
 
 
 def test_no_secret_is_in_any_command_line_or_log(arena: Arena) -> None:
-    """Join tokens, their secrets and private keys: not in argv, not in what daemon and agents write (A21)."""
+    """Join tokens, their secrets and private keys: not in argv, not in the logs of daemon and agents (A21)."""
     answer = arena.api("POST", "/v1/tokens", json={"role": "viewer", "name": "x"}).json()
     token = arena.token("web")
     secrets = [token.encode(), answer["secret"].encode(), *_private_keys(arena)]
@@ -122,7 +122,7 @@ def _private_keys(arena: Arena) -> list[bytes]:
 
 @pytest.mark.parametrize("way", ["directly", "by a symbolic link", "by a bind mount"])
 def test_a_second_daemon_on_one_data_directory_ends_at_once(arena: Arena, way: str) -> None:
-    """Exit 1 with WF310 and the process that holds it; the first one works on."""
+    """Exit 1 with WF310 and the process id of the first one, which keeps working."""
     other = arena.folder / "other"
     with contextlib.ExitStack() as stack:
         if way == "directly":
@@ -150,8 +150,8 @@ def test_a_second_daemon_on_one_data_directory_ends_at_once(arena: Arena, way: s
     assert arena.wait_for(arena.start(GOOD))["conclusion"] == "success"
 
 
-def test_a_cloned_agent_gets_no_work_and_the_first_one_goes_on(arena: Arena) -> None:
-    """A copied data directory is the same key twice: the one that came first stays, nothing runs twice."""
+def test_a_cloned_agent_gets_no_work_and_the_first_one_continues(arena: Arena) -> None:
+    """A copied data directory has the same key: the first agent stays, and nothing runs twice."""
     arena.lose_agent("web-2")
     marker = arena.folder / "marker"
     gate = arena.folder / "gate"
@@ -185,7 +185,7 @@ def test_a_cloned_agent_gets_no_work_and_the_first_one_goes_on(arena: Arena) -> 
 
 
 def test_a_revoked_agent_is_cut_in_the_middle_of_its_step(arena: Arena) -> None:
-    """Its session ends and does not come back; what it ran ends `lost`, also when it still reports (A6)."""
+    """Its session ends and is not reopened; its steps end `lost`, even if it still reports (A6)."""
     arena.lose_agent("web-2")
     run = arena.start(job("echo begin; sleep 600; echo end"))
     arena.lines(run, count=1)

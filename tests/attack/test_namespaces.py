@@ -176,7 +176,7 @@ def _whole(world: TwoHosts, run: str, count: int) -> None:
 
 
 def test_a_cut_in_the_middle_of_a_step_loses_no_line(two: TwoHosts) -> None:
-    """The step goes on; after the cut its lines arrive, each once."""
+    """The step continues; afterwards its lines arrive, each once."""
     count = int(CUT_S * 10) + 60
     run = two.start(_counted(count, 0.1))
     two.lines(run, count=10)
@@ -188,7 +188,7 @@ def test_a_cut_in_the_middle_of_a_step_loses_no_line(two: TwoHosts) -> None:
 
 
 def test_a_cut_through_the_end_of_a_step_loses_no_result(two: TwoHosts) -> None:
-    """It ends while nobody hears of it; the agent keeps the result, and the next step follows."""
+    """The step ends while disconnected; the agent keeps the result, and the next step follows."""
     marker = two.folder / "marker"
     script = f"for n in $(seq 20); do echo line $n; sleep 0.1; done; echo x >> {marker}"
     run = two.start(job(script, then="      - run: echo second\n"))
@@ -206,7 +206,7 @@ def test_a_cut_through_the_end_of_a_step_loses_no_result(two: TwoHosts) -> None:
 
 @pytest.mark.parametrize("way", ["to the agent", "to the daemon"])
 def test_loss_in_one_direction_is_a_cut_like_any_other(two: TwoHosts, way: str) -> None:
-    """One side hears the other and is not heard."""
+    """One side receives but is not received."""
     name = two.hosts.here if way == "to the agent" else two.hosts.there
     count = int(CUT_S * 10) + 40
     run = two.start(_counted(count, 0.1))
@@ -233,7 +233,7 @@ def test_a_lossy_cable_loses_and_repeats_no_line(two: TwoHosts) -> None:
 
 
 def test_a_daemon_that_is_killed_behind_a_cut_cable_settles_when_it_is_back(two: TwoHosts) -> None:
-    """Cut, kill, start, mend: one attempt, all lines."""
+    """Cut, kill, start, reconnect: one attempt, all lines."""
     count = 80
     run = two.start(_counted(count, 0.05))
     two.lines(run, count=5)

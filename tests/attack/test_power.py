@@ -1,4 +1,4 @@
-"""The daemon's machine loses its power: of its disk there is what had been flushed, and nothing that was only written."""
+"""A power failure of the daemon's machine: only flushed data survives on its disk."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(3600 if IS
 
 @pytest.mark.usefixtures("root")
 def test_what_was_answered_is_there_after_a_power_cut(empty_arena: Arena) -> None:
-    """On ext4: starts that were answered, results that were acknowledged; each run ends in success, and nothing runs twice.
-
-    The agents are other machines: they keep what the daemon has acknowledged no longer.
-    """
+    """On ext4: acknowledged starts and results survive; each run succeeds, and nothing runs twice."""
     arena = empty_arena
     dice = random.Random(SEED)
     print(f"WATERFLOW_SEED={SEED}")

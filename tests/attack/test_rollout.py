@@ -1,7 +1,7 @@
-"""A roll-out over every server of a group, while the daemon and an agent are killed in the middle of each batch.
+"""A rollout over every server of a group, while the daemon and an agent are killed in the middle of each batch.
 
-Each server's step says that it has begun, waits until it is told, and says that it has ended: so a test knows where it
-stands whenever it kills, and the marker file tells at its end what ran where, how often and in which order.
+Each server's step reports its start, waits for a signal, and reports its end, so the test knows the state at each kill. At the
+end the marker file shows what ran where, how often and in which order.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def halt_under_fire(roll: RollOut, first: list[str], never: list[str]) -> None:
 
 
 def test_a_roll_out_is_killed_in_each_batch_and_no_server_runs_twice(empty_arena: Arena) -> None:
-    """Four servers in two batches: the set stands, batches follow one another, each server runs once; a halt holds."""
+    """Four servers in two batches: the list stays, batches follow one another, each server runs once; a halt persists."""
     empty_arena.start_daemon()
     roll = RollOut(empty_arena, 4)
     names = roll.servers
@@ -153,7 +153,7 @@ def test_a_roll_out_is_killed_in_each_batch_and_no_server_runs_twice(empty_arena
 
 
 def test_ten_servers_in_three_batches(empty_arena: Arena) -> None:
-    """The same with a list that grows: one server, three, and the other six."""
+    """The same with growing batches: one server, three, and the other six."""
     empty_arena.start_daemon()
     roll = RollOut(empty_arena, 10)
     names = roll.servers

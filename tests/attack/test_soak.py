@@ -1,4 +1,4 @@
-"""Thousands of small runs: memory and descriptors of daemon, agent and runner stay where they were."""
+"""Thousands of small runs: memory and descriptors of daemon, agent and runner stay constant."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _work(arena: Arena, count: int) -> None:
 
 
 def test_many_small_runs_leave_memory_and_descriptors_flat(arena: Arena) -> None:
-    """What the second three quarters of the runs add is noise."""
+    """The last three quarters of the runs add only noise."""
     _work(arena, _WARM)
     pids = {"daemon": arena.daemon_pid, "agent": arena.agent_process("web-1").pid, "runner": arena.runner_pid("web-1")}
     memory = {name: memory_bytes(pid) for name, pid in pids.items()}

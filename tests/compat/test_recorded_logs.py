@@ -39,8 +39,8 @@ def test_a_recorded_data_directory_reads_as_it_was_written(release: str, tmp_pat
 
 
 @pytest.mark.parametrize("release", RECORDINGS)
-def test_a_recorded_data_directory_goes_on(release: str, tmp_path: Path) -> None:
-    """This release appends to it, and what is old and new is one chain."""
+def test_a_recorded_data_directory_can_be_extended(release: str, tmp_path: Path) -> None:
+    """This release appends to it, and old and new records form one chain."""
     directory = unpacked(release, tmp_path)
     with open_store(directory, record_log.UNIONS) as store:
         before = store.log.last_seq
@@ -58,5 +58,5 @@ def _go_on(store: Store) -> None:
 
 
 def test_there_is_a_recording_of_this_release() -> None:
-    """A release without one could not be checked by the next."""
+    """Without one, the next release could not be tested for compatibility."""
     assert waterflowd.__version__ in RECORDINGS

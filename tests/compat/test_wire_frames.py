@@ -309,7 +309,7 @@ def recorded(name: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_recorded_frame_means_what_it_meant(name: str) -> None:
+def test_a_recorded_frame_decodes_to_the_same_values(name: str) -> None:
     """Bytes of an older release decode to the same values today."""
     sender, ack, first, numbered, loose = EXPECTED[name]
 
@@ -320,21 +320,21 @@ def test_a_recorded_frame_means_what_it_meant(name: str) -> None:
     assert frame.loose == loose
 
 
-def test_recorded_enrollment_means_what_it_meant() -> None:
-    """An older agent may enroll, and understands the answer."""
+def test_a_recorded_enrollment_decodes_to_the_same_values() -> None:
+    """An older agent can enroll, and understands the answer."""
     assert codec.decode_enroll_request(recorded("v1-enroll-request")) == ENROLL_REQUEST
     assert codec.decode_enroll_answer(recorded("v1-enroll-answer")) == ENROLL_ANSWER
 
 
-def test_every_recorded_frame_is_expected_to_mean_something() -> None:
-    """No recording is without its meaning here, so none is dropped by mistake."""
+def test_every_recorded_frame_has_expected_values() -> None:
+    """So that no recording is skipped by mistake."""
     names = {path.stem for path in FRAMES.glob("*.frame")}
 
     assert names == {*EXPECTED, "v1-enroll-request", "v1-enroll-answer"}
 
 
-def test_this_version_still_says_it_the_recorded_way() -> None:
-    """Today's bytes begin as the recorded ones do, up to fields added since: an older peer reads them."""
+def test_this_version_encodes_as_recorded() -> None:
+    """Today's bytes begin like the recorded ones, before fields added since: an older peer can read them."""
     for name in EXPECTED:
         sender = EXPECTED[name][0]
         assert codec.decode_frame(encoded(name), sender) == codec.decode_frame(recorded(name), sender)

@@ -76,14 +76,14 @@ async def test_the_plan_is_that_of_the_file_at_the_commit(world: World) -> None:
         ("workflows/broken.yml", "WF511", "has errors"),
     ],
 )
-async def test_what_can_never_be_started_is_refused_with_a_code(world: World, path: str, code: str, said: str) -> None:
+async def test_a_permanent_error_has_a_code(world: World, path: str, code: str, said: str) -> None:
     """No link is followed and no folder taken for a file; asking again is of no use."""
     with pytest.raises(Rejected, match=code) as caught:
         await world.workflows.plan("ops", world.revision, path)
     assert said in caught.value.text
 
 
-async def test_a_commit_that_cannot_be_read_is_asked_for_again(tmp_path: Path) -> None:
+async def test_an_unreadable_commit_is_a_temporary_error(tmp_path: Path) -> None:
     """The repository is away, or has lost the commit; one that is configured no more never comes back."""
     git = Git(tmp_path / "ops")
     git.path.mkdir()

@@ -1,4 +1,4 @@
-"""What every event log must do, whether it is LMDB on a disk or the twin in memory (`ports.Log`)."""
+"""The contract of every event log, on LMDB or in memory (`ports.Log`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REASON = Reason(code=ReasonCode.STARTED, text="started")
 Reopen = Callable[[], Log]
 
 
-class World:
+class LogHarness:
     """A log and the way to open it again."""
 
     def __init__(self, log: Log, reopen: Callable[[], Log]) -> None:
@@ -39,7 +39,7 @@ class World:
 
 
 @pytest.fixture(params=["lmdb", "memory"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LogHarness]:
     if request.param == "memory":
         logs = [MemoryLog(CODEC)]
 
@@ -47,7 +47,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
             logs.append(logs[-1].reopened())
             return logs[-1]
 
-        yield World(logs[0], again)
+        yield LogHarness(logs[0], again)
         return
     stores = [open_store(tmp_path / "data", CODEC)]
 
@@ -56,7 +56,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         stores.append(open_store(tmp_path / "data", CODEC))
         return stores[-1].log
 
-    yield World(stores[0].log, open_again)
+    yield LogHarness(stores[0].log, open_again)
     stores[-1].close()
 
 
@@ -99,9 +99,9 @@ async def refused(log: Log, wrong: records.Batch) -> Stalled:
     return caught.value
 
 
-async def test_a_new_log_is_empty(world: World) -> None:
-    """Nothing is there before the first append, and asking for it is no error."""
-    log = world.log
+async def test_a_new_log_is_empty(harness: LogHarness) -> None:
+    """Reading from it is not an error."""
+    log = harness.log
     assert (log.last_seq, log.last_at, log.head(ids.FLEET), log.generation) == (0, 0, 0, 1)
     assert [log.read(ids.FLEET), log.feed(0, 10), [*log.open_runs()], log.runs_by_prefix("", 10)] == [[], [], [], []]
     assert [log.run(run(1)), log.plan("x"), log.run_for_key("k")] == [None, None, None]
@@ -109,19 +109,19 @@ async def test_a_new_log_is_empty(world: World) -> None:
     assert log.runs(before=None, limit=10) == ([], None)
 
 
-async def test_events_come_back_as_they_went_in(world: World) -> None:
-    """A record has its event, its place in the log and in its stream, and its time."""
+async def test_events_are_read_as_they_were_written(harness: LogHarness) -> None:
+    """A record has its event, its global sequence, its position in the stream, and its time."""
     stream = ids.run_stream(run(1))
-    assert await world.log.append(batch(1, 0, 2, at=50)) == 2
-    assert world.log.read(stream) == [
+    assert await harness.log.append(batch(1, 0, 2, at=50)) == 2
+    assert harness.log.read(stream) == [
         records.Record(seq=1, stream=stream, position=1, at=50, event=started(50)),
         records.Record(seq=2, stream=stream, position=2, at=50, event=started(51)),
     ]
 
 
-async def test_streams_have_positions_of_their_own_in_one_sequence(world: World) -> None:
-    """Each stream counts from 1 without gaps, the log counts through all of them."""
-    log = world.log
+async def test_each_stream_has_its_own_positions_in_one_global_sequence(harness: LogHarness) -> None:
+    """Each stream counts from 1 without gaps, and so does the log as a whole."""
+    log = harness.log
     fact = fleet_events.AgentRevoked(at=9, by="ada", agent=ids.AgentId("SHA256:x"))
     await log.append(batch(1, 0, 2))
     await log.append(records.Batch(appends=[records.StreamAppend(stream=ids.FLEET, expected=0, at=9, events=[fact])]))
@@ -148,32 +148,32 @@ async def test_streams_have_positions_of_their_own_in_one_sequence(world: World)
 @pytest.mark.parametrize(
     ("first", "limit"), [(1, None), (0, 3), (2, 1), (700, 10), (1, 256), (255, 3), (513, None), (1000, 5), (5, 0)]
 )
-async def test_part_of_a_stream_is_read_from_anywhere(world: World, first: int, limit: int | None) -> None:
-    """`first` and `limit` cut the same part out of a long stream that reading all of it would show."""
+async def test_part_of_a_stream_is_read_from_anywhere(harness: LogHarness, first: int, limit: int | None) -> None:
+    """`first` and `limit` select the same part that reading the whole stream would show."""
     for expected in range(0, 800, 100):
-        await world.log.append(batch(1, expected, 100))
-        await world.log.append(batch(2, expected, 100))
+        await harness.log.append(batch(1, expected, 100))
+        await harness.log.append(batch(2, expected, 100))
     stream = ids.run_stream(run(1))
-    whole = world.log.read(stream)
+    whole = harness.log.read(stream)
     assert [record.position for record in whole] == list(range(1, 801))
     start = max(first, 1) - 1
-    assert world.log.read(stream, first, limit) == whole[start : None if limit is None else start + limit]
+    assert harness.log.read(stream, first, limit) == whole[start : None if limit is None else start + limit]
 
 
-async def test_the_feed_goes_on_after_any_sequence(world: World) -> None:
-    """Pages of the feed join without a gap or a repeat."""
+async def test_the_feed_continues_after_any_sequence(harness: LogHarness) -> None:
+    """Pages of the feed join without a gap or a repetition."""
     for number in range(5):
-        await world.log.append(batch(number, 0, 3))
+        await harness.log.append(batch(number, 0, 3))
     found: list[int] = []
-    while page := world.log.feed(found[-1] if found else 0, 4):
+    while page := harness.log.feed(found[-1] if found else 0, 4):
         found += [record.seq for record in page]
     assert found == list(range(1, 16))
-    assert world.log.feed(15, 4) == []
+    assert harness.log.feed(15, 4) == []
 
 
-async def test_a_batch_at_the_wrong_position_is_refused_whole(world: World) -> None:
-    """`Stalled` WF301, and nothing of the batch is there: not its good streams, not its rows."""
-    await world.log.append(batch(1, 0, 2))
+async def test_a_batch_at_the_wrong_position_is_refused_whole(harness: LogHarness) -> None:
+    """`Stalled` WF301, and nothing of the batch is stored: neither its valid streams nor its rows."""
+    await harness.log.append(batch(1, 0, 2))
     wrong = records.Batch(
         appends=[appends(ids.run_stream(run(2)), 0, 1), appends(ids.run_stream(run(1)), 1, 1)],
         summaries=[summary(2)],
@@ -181,27 +181,27 @@ async def test_a_batch_at_the_wrong_position_is_refused_whole(world: World) -> N
         keys={"key": run(2)},
         counters={"counter": 5},
     )
-    error = await refused(world.log, wrong)
+    error = await refused(harness.log, wrong)
     assert error.code == "WF301"
-    assert world.log.last_seq == 2
-    assert world.log.head(ids.run_stream(run(2))) == 0
-    assert [world.log.run(run(2)), world.log.plan("hash"), world.log.run_for_key("key")] == [None, None, None]
-    assert (list(world.log.open_runs()), world.log.counter("counter")) == ([], 0)
-    assert await world.log.append(batch(1, 2, 1)) == 3
+    assert harness.log.last_seq == 2
+    assert harness.log.head(ids.run_stream(run(2))) == 0
+    assert [harness.log.run(run(2)), harness.log.plan("hash"), harness.log.run_for_key("key")] == [None, None, None]
+    assert (list(harness.log.open_runs()), harness.log.counter("counter")) == ([], 0)
+    assert await harness.log.append(batch(1, 2, 1)) == 3
 
 
-async def test_batches_in_flight_fail_alone(world: World) -> None:
-    """Among many batches under way, those with a wrong position fail and all others are durable in the order of the calls."""
+async def test_batches_in_flight_fail_alone(harness: LogHarness) -> None:
+    """Among concurrent batches, those with a wrong position fail; the others are durable in the order of the calls."""
     calls = [
-        world.log.append(batch(1, 0, 2)),
-        world.log.append(batch(1, 0, 1)),
-        world.log.append(batch(1, 2, 1)),
-        world.log.append(batch(2, 7, 1)),
-        world.log.append(batch(2, 0, 1)),
+        harness.log.append(batch(1, 0, 2)),
+        harness.log.append(batch(1, 0, 1)),
+        harness.log.append(batch(1, 2, 1)),
+        harness.log.append(batch(2, 7, 1)),
+        harness.log.append(batch(2, 0, 1)),
     ]
     results = await asyncio.gather(*(_outcome(call) for call in calls))
     assert results == [2, "WF301", 3, "WF301", 4]
-    assert [record.position for record in world.log.feed(0, 10)] == [1, 2, 3, 1]
+    assert [record.position for record in harness.log.feed(0, 10)] == [1, 2, 3, 1]
 
 
 async def _outcome(call: Any) -> int | str:
@@ -211,95 +211,99 @@ async def _outcome(call: Any) -> int | str:
         return error.code
 
 
-async def test_one_batch_may_add_to_a_stream_twice(world: World) -> None:
-    """The second part stands behind the first, and its expected position says so."""
+async def test_one_batch_may_add_to_a_stream_twice(harness: LogHarness) -> None:
+    """The second part follows the first, as its expected position says."""
     stream = ids.run_stream(run(1))
-    await world.log.append(records.Batch(appends=[appends(stream, 0, 2), appends(stream, 2, 1)]))
-    assert [record.position for record in world.log.read(stream)] == [1, 2, 3]
+    await harness.log.append(records.Batch(appends=[appends(stream, 0, 2), appends(stream, 2, 1)]))
+    assert [record.position for record in harness.log.read(stream)] == [1, 2, 3]
     wrong = records.Batch(appends=[appends(stream, 3, 1), appends(stream, 3, 1)])
-    assert (await refused(world.log, wrong)).code == "WF301"
-    assert world.log.head(stream) == 3
+    assert (await refused(harness.log, wrong)).code == "WF301"
+    assert harness.log.head(stream) == 3
 
 
-async def test_an_empty_batch_is_fine(world: World) -> None:
-    """It changes nothing and gives the last sequence."""
-    await world.log.append(batch(1, 0, 2))
-    assert await world.log.append(records.Batch()) == 2
+async def test_an_empty_batch_is_fine(harness: LogHarness) -> None:
+    """It changes nothing and returns the last sequence."""
+    await harness.log.append(batch(1, 0, 2))
+    assert await harness.log.append(records.Batch()) == 2
     empty = records.Batch(appends=[records.StreamAppend(stream=ids.FLEET, expected=0, at=5, events=[])])
-    assert await world.log.append(empty) == 2
-    assert (world.log.head(ids.FLEET), world.log.last_at) == (0, 1)
+    assert await harness.log.append(empty) == 2
+    assert (harness.log.head(ids.FLEET), harness.log.last_at) == (0, 1)
 
 
-async def test_open_runs_follow_from_the_rows(world: World) -> None:
-    """A run is open from its first row to the one that says it is completed; the oldest comes first."""
-    await world.log.append(records.Batch(summaries=[summary(3), summary(1, Status.QUEUED), summary(2, Status.WAITING)]))
-    assert list(world.log.open_runs()) == [run(1), run(2), run(3)]
-    await world.log.append(records.Batch(summaries=[summary(2, Status.COMPLETED), summary(4, Status.COMPLETED)]))
-    assert list(world.log.open_runs()) == [run(1), run(3)]
-    assert world.log.run(run(2)) == summary(2, Status.COMPLETED)
+async def test_open_runs_follow_from_the_rows(harness: LogHarness) -> None:
+    """A run is open from its first row to the row with status completed; the oldest comes first."""
+    await harness.log.append(
+        records.Batch(summaries=[summary(3), summary(1, Status.QUEUED), summary(2, Status.WAITING)])
+    )
+    assert list(harness.log.open_runs()) == [run(1), run(2), run(3)]
+    await harness.log.append(records.Batch(summaries=[summary(2, Status.COMPLETED), summary(4, Status.COMPLETED)]))
+    assert list(harness.log.open_runs()) == [run(1), run(3)]
+    assert harness.log.run(run(2)) == summary(2, Status.COMPLETED)
 
 
-async def test_rows_are_paged_newest_first(world: World) -> None:
-    """Pages join without a gap or a repeat, with and without a filter, and the last one says so."""
-    await world.log.append(records.Batch(summaries=[summary(number, name=f"w{number % 3}") for number in range(1, 11)]))
-    first, cursor = world.log.runs(before=None, limit=4)
+async def test_rows_are_paged_newest_first(harness: LogHarness) -> None:
+    """Pages join without a gap or a repetition, with and without a filter, and the last page says that it is the last."""
+    await harness.log.append(
+        records.Batch(summaries=[summary(number, name=f"w{number % 3}") for number in range(1, 11)])
+    )
+    first, cursor = harness.log.runs(before=None, limit=4)
     assert ([row.number for row in first], cursor) == ([10, 9, 8, 7], run(7))
-    rest, cursor = world.log.runs(before=cursor, limit=6)
+    rest, cursor = harness.log.runs(before=cursor, limit=6)
     assert ([row.number for row in rest], cursor) == ([6, 5, 4, 3, 2, 1], None)
-    some, cursor = world.log.runs(before=run(10), limit=2, accept=lambda row: row.name == "w0")
+    some, cursor = harness.log.runs(before=run(10), limit=2, accept=lambda row: row.name == "w0")
     assert ([row.number for row in some], cursor) == ([9, 6], run(6))
-    assert world.log.runs(before=run(1), limit=5) == ([], None)
+    assert harness.log.runs(before=run(1), limit=5) == ([], None)
 
 
-async def test_rows_are_found_by_the_beginning_of_their_id(world: World) -> None:
-    """In any case of letters, oldest first, and nothing for what cannot begin an id."""
-    await world.log.append(records.Batch(summaries=[summary(number) for number in (1, 2, 40)]))
-    assert world.log.runs_by_prefix(run(1)[:8].lower(), 10) == [run(1), run(2), run(40)]
-    assert world.log.runs_by_prefix("", 2) == [run(1), run(2)]
-    assert world.log.runs_by_prefix(run(40), 10) == [run(40)]
+async def test_run_ids_are_found_by_prefix(harness: LogHarness) -> None:
+    """Case-insensitive, oldest first, and nothing for an invalid prefix."""
+    await harness.log.append(records.Batch(summaries=[summary(number) for number in (1, 2, 40)]))
+    assert harness.log.runs_by_prefix(run(1)[:8].lower(), 10) == [run(1), run(2), run(40)]
+    assert harness.log.runs_by_prefix("", 2) == [run(1), run(2)]
+    assert harness.log.runs_by_prefix(run(40), 10) == [run(40)]
     assert (
-        world.log.runs_by_prefix("zz", 10)
-        == world.log.runs_by_prefix("!", 10)
-        == world.log.runs_by_prefix("0" * 30, 9)
+        harness.log.runs_by_prefix("zz", 10)
+        == harness.log.runs_by_prefix("!", 10)
+        == harness.log.runs_by_prefix("0" * 30, 9)
         == []
     )
 
 
-async def test_a_plan_is_kept_once(world: World) -> None:
-    """Plans are named by their content: one that is there is left as it is."""
-    await world.log.append(records.Batch(plans={"a" * 64: b"plan"}))
-    await world.log.append(records.Batch(plans={"a" * 64: b"other", "b" * 64: b""}))
-    assert (world.log.plan("a" * 64), world.log.plan("b" * 64)) == (b"plan", b"")
+async def test_a_plan_is_kept_once(harness: LogHarness) -> None:
+    """Plans are stored by the hash of their content: an existing one is kept."""
+    await harness.log.append(records.Batch(plans={"a" * 64: b"plan"}))
+    await harness.log.append(records.Batch(plans={"a" * 64: b"other", "b" * 64: b""}))
+    assert (harness.log.plan("a" * 64), harness.log.plan("b" * 64)) == (b"plan", b"")
 
 
-async def test_a_trigger_key_belongs_to_one_run(world: World) -> None:
-    """A second run for a key is refused with its whole batch; the same run again is fine."""
+async def test_a_trigger_key_belongs_to_one_run(harness: LogHarness) -> None:
+    """A second run for a key is rejected with its whole batch; the same run again is accepted."""
     long_key = "shop/" + "x" * 3_000
-    await world.log.append(records.Batch(keys={"key": run(1), long_key: run(2)}))
-    await world.log.append(records.Batch(keys={"key": run(1)}))
-    assert (await refused(world.log, records.Batch(keys={"key": run(3)}, counters={"c": 1}))).code == "WF301"
-    assert (world.log.run_for_key("key"), world.log.run_for_key(long_key)) == (run(1), run(2))
-    assert world.log.counter("c") == 0
+    await harness.log.append(records.Batch(keys={"key": run(1), long_key: run(2)}))
+    await harness.log.append(records.Batch(keys={"key": run(1)}))
+    assert (await refused(harness.log, records.Batch(keys={"key": run(3)}, counters={"c": 1}))).code == "WF301"
+    assert (harness.log.run_for_key("key"), harness.log.run_for_key(long_key)) == (run(1), run(2))
+    assert harness.log.counter("c") == 0
 
 
-async def test_counters_take_the_newest_value(world: World) -> None:
-    """The last value that was written is the counter's."""
-    await world.log.append(records.Batch(counters={"shop deploy.yaml": 1, "other": 7}))
-    await world.log.append(records.Batch(counters={"shop deploy.yaml": 2}))
-    assert (world.log.counter("shop deploy.yaml"), world.log.counter("other")) == (2, 7)
+async def test_counters_take_the_newest_value(harness: LogHarness) -> None:
+    """The last written value is returned."""
+    await harness.log.append(records.Batch(counters={"shop deploy.yaml": 1, "other": 7}))
+    await harness.log.append(records.Batch(counters={"shop deploy.yaml": 2}))
+    assert (harness.log.counter("shop deploy.yaml"), harness.log.counter("other")) == (2, 7)
 
 
-async def test_everything_is_there_after_opening_again(world: World) -> None:
-    """The same log under the next generation, and it goes on where it ended."""
-    await world.log.append(batch(1, 0, 3, at=77))
-    await world.log.append(
+async def test_everything_is_readable_after_reopening(harness: LogHarness) -> None:
+    """With the next generation, and appending continues at the end."""
+    await harness.log.append(batch(1, 0, 3, at=77))
+    await harness.log.append(
         records.Batch(summaries=[summary(1)], plans={"hash": b"plan"}, keys={"key": run(1)}, counters={"c": 3})
     )
-    before = world.log.feed(0, 10)
-    log = world.reopened()
+    before = harness.log.feed(0, 10)
+    log = harness.reopened()
     assert (log.generation, log.last_seq, log.last_at) == (2, 3, 77)
     assert (log.feed(0, 10), list(log.open_runs()), log.run(run(1))) == (before, [run(1)], summary(1))
     assert (log.plan("hash"), log.run_for_key("key"), log.counter("c")) == (b"plan", run(1), 3)
     assert await log.append(batch(1, 3, 1, at=78)) == 4
-    assert world.reopened().generation == 3
-    assert [record.position for record in world.log.read(ids.run_stream(run(1)))] == [1, 2, 3, 4]
+    assert harness.reopened().generation == 3
+    assert [record.position for record in harness.log.read(ids.run_stream(run(1)))] == [1, 2, 3, 4]

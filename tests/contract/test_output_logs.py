@@ -1,4 +1,4 @@
-"""What every store of output must do, whether it is on a disk or in memory (`ports.OutputLogs`)."""
+"""The contract of all output logs, on disk or in memory (`ports.OutputLogs`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUN = ids.run_id(1_700_000_000_000, 7)
 LARGE = 100_000
 
 
-class World:
+class OutputLogsHarness:
     """Output logs and the way to open them again; the twin in memory has no way to forget."""
 
     def __init__(self, outputs: OutputLogs, reopen: Callable[[], OutputLogs]) -> None:
@@ -34,10 +34,10 @@ class World:
 
 
 @pytest.fixture(params=["lmdb", "memory"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OutputLogsHarness]:
     if request.param == "memory":
         outputs = MemoryOutputLogs()
-        yield World(outputs, lambda: outputs)
+        yield OutputLogsHarness(outputs, lambda: outputs)
         return
     stores = [open_store(tmp_path / "data", {})]
 
@@ -46,7 +46,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         stores.append(open_store(tmp_path / "data", {}))
         return stores[-1].outputs
 
-    yield World(stores[0].outputs, open_again)
+    yield OutputLogsHarness(stores[0].outputs, open_again)
     stores[-1].close()
 
 
@@ -72,48 +72,48 @@ def text(outputs: OutputLogs, of: AttemptId | None = None, offset: int = 0) -> b
     return found
 
 
-async def test_nothing_is_there_before_the_first_piece(world: World) -> None:
-    """Size 0 and no pieces; appending nothing keeps it so."""
-    assert (world.outputs.size(name()), world.outputs.read(name(), 0, 100)) == (0, [])
-    assert await add(world.outputs) == 0
-    assert await world.outputs.append([]) == []
+async def test_a_new_log_is_empty(harness: OutputLogsHarness) -> None:
+    """Size 0 and no pieces; appending nothing does not change that."""
+    assert (harness.outputs.size(name()), harness.outputs.read(name(), 0, 100)) == (0, [])
+    assert await add(harness.outputs) == 0
+    assert await harness.outputs.append([]) == []
 
 
-async def test_pieces_come_back_as_they_went_in(world: World) -> None:
+async def test_pieces_are_read_as_they_were_written(harness: OutputLogsHarness) -> None:
     """Offset, time, stream and bytes of each piece, in order."""
     pieces = [piece(0, b"one\n", 10, 1), piece(4, b"\x00\xff", 11, 2), piece(6, b"three", 12, 1)]
-    assert await add(world.outputs, *pieces) == 11
-    assert world.outputs.read(name(), 0, 1_000) == pieces
-    assert world.outputs.size(name()) == 11
+    assert await add(harness.outputs, *pieces) == 11
+    assert harness.outputs.read(name(), 0, 1_000) == pieces
+    assert harness.outputs.size(name()) == 11
 
 
-async def test_what_is_there_already_is_skipped(world: World) -> None:
-    """A repeat changes nothing; a piece that reaches behind the end adds what is new of it."""
-    await add(world.outputs, piece(0, b"abc"), piece(3, b"def"))
-    assert await add(world.outputs, piece(0, b"abc"), piece(3, b"def"), piece(6, b"ghi")) == 9
-    assert await add(world.outputs, piece(6, b"ghiJK")) == 11
-    assert await add(world.outputs, piece(3, b"def")) == 11
-    assert text(world.outputs) == b"abcdefghiJK"
+async def test_known_bytes_are_skipped(harness: OutputLogsHarness) -> None:
+    """A repetition changes nothing; a piece that extends beyond the end adds its new part."""
+    await add(harness.outputs, piece(0, b"abc"), piece(3, b"def"))
+    assert await add(harness.outputs, piece(0, b"abc"), piece(3, b"def"), piece(6, b"ghi")) == 9
+    assert await add(harness.outputs, piece(6, b"ghiJK")) == 11
+    assert await add(harness.outputs, piece(3, b"def")) == 11
+    assert text(harness.outputs) == b"abcdefghiJK"
 
 
-async def test_a_gap_is_refused(world: World) -> None:
-    """The size that comes back says from where to go on, and nothing behind the gap is taken."""
-    assert await add(world.outputs, piece(5, b"late")) == 0
-    assert await add(world.outputs, piece(0, b"abc"), piece(4, b"e")) == 3
-    assert await add(world.outputs, piece(4, b"e"), piece(3, b"d")) == 3
-    assert text(world.outputs) == b"abc"
+async def test_pieces_after_a_gap_are_ignored(harness: OutputLogsHarness) -> None:
+    """The returned size says where to continue."""
+    assert await add(harness.outputs, piece(5, b"late")) == 0
+    assert await add(harness.outputs, piece(0, b"abc"), piece(4, b"e")) == 3
+    assert await add(harness.outputs, piece(4, b"e"), piece(3, b"d")) == 3
+    assert text(harness.outputs) == b"abc"
 
 
-async def test_odd_times_and_streams_stop_nothing(world: World) -> None:
-    """They come from an agent, so whatever they are, the bytes are taken."""
-    assert await add(world.outputs, piece(0, b"a", at=-7, stream=-1), piece(1, b"b", at=1 << 70, stream=999)) == 2
-    assert world.outputs.read(name(), 0, 10) == [piece(0, b"a", 0, 0), piece(1, b"b", (1 << 63) - 1, 255)]
-    assert await add(world.outputs, piece(-5, b"12345ab-c")) == 4
-    assert text(world.outputs) == b"ab-c"
+async def test_invalid_times_and_streams_are_clamped(harness: OutputLogsHarness) -> None:
+    """They come from an agent, so the bytes are accepted whatever they are."""
+    assert await add(harness.outputs, piece(0, b"a", at=-7, stream=-1), piece(1, b"b", at=1 << 70, stream=999)) == 2
+    assert harness.outputs.read(name(), 0, 10) == [piece(0, b"a", 0, 0), piece(1, b"b", (1 << 63) - 1, 255)]
+    assert await add(harness.outputs, piece(-5, b"12345ab-c")) == 4
+    assert text(harness.outputs) == b"ab-c"
 
 
-async def test_logs_are_apart(world: World) -> None:
-    """Attempts, steps, jobs and runs do not see each other, whatever their ids look like."""
+async def test_logs_are_separate(harness: OutputLogsHarness) -> None:
+    """Attempts, steps, jobs and runs do not share a log, whatever their ids look like."""
     other_run = attempt_id(ids.run_id(1_700_000_000_000, 8), "deploy", "build", 1)
     names = [
         name(),
@@ -126,64 +126,64 @@ async def test_logs_are_apart(world: World) -> None:
     ]
     for large in (b"", b"x" * LARGE):
         appends = [
-            OutputAppend(attempt=each, pieces=[piece(world.outputs.size(each), b"%d" % number + large)])
+            OutputAppend(attempt=each, pieces=[piece(harness.outputs.size(each), b"%d" % number + large)])
             for number, each in enumerate(names)
         ]
-        sizes = await world.outputs.append(appends)
-        assert sizes == [world.outputs.size(each) for each in names]
-    assert [text(world.outputs, each)[:2] for each in names] == [
+        sizes = await harness.outputs.append(appends)
+        assert sizes == [harness.outputs.size(each) for each in names]
+    assert [text(harness.outputs, each)[:2] for each in names] == [
         b"%d%d" % (number, number) for number in range(len(names))
     ]
 
 
-async def test_reading_begins_with_the_piece_that_holds_the_offset(world: World) -> None:
-    """Also in the middle of a piece; behind the end there is nothing; one piece comes at least."""
-    await add(world.outputs, piece(0, b"abc"), piece(3, b"def"), piece(6, b"ghi"))
-    assert [found.offset for found in world.outputs.read(name(), 4, 100)] == [3, 6]
-    assert [found.offset for found in world.outputs.read(name(), 3, 1)] == [3]
-    assert [found.offset for found in world.outputs.read(name(), 0, 4)] == [0, 3]
-    assert world.outputs.read(name(), 9, 100) == []
+async def test_reading_begins_with_the_piece_that_contains_the_offset(harness: OutputLogsHarness) -> None:
+    """Also in the middle of a piece; nothing after the end; at least one piece."""
+    await add(harness.outputs, piece(0, b"abc"), piece(3, b"def"), piece(6, b"ghi"))
+    assert [found.offset for found in harness.outputs.read(name(), 4, 100)] == [3, 6]
+    assert [found.offset for found in harness.outputs.read(name(), 3, 1)] == [3]
+    assert [found.offset for found in harness.outputs.read(name(), 0, 4)] == [0, 3]
+    assert harness.outputs.read(name(), 9, 100) == []
 
 
-async def test_a_log_grows_from_small_to_large_without_a_seam(world: World) -> None:
-    """Every byte stands at its offset, however the log was cut into pieces and wherever reading begins."""
+async def test_a_log_grows_from_small_to_large(harness: OutputLogsHarness) -> None:
+    """Every byte is at its offset, however the log was divided into pieces and wherever reading begins."""
     whole = b"".join(b"%07d\n" % number for number in range(LARGE // 4))
     size = 0
     for step in (10, 1_000, 30_000, 40_000, 7, 60_000, LARGE):
         pieces = [
             piece(start, whole[start : start + 8_000]) for start in range(size, min(size + step, len(whole)), 8_000)
         ]
-        size = await add(world.outputs, *pieces)
+        size = await add(harness.outputs, *pieces)
     assert size == len(whole)
-    assert text(world.outputs) == whole
+    assert text(harness.outputs) == whole
     for offset in (0, 9, 8_000, 65_535, 65_536, 70_001, len(whole) - 1):
-        assert text(world.outputs, offset=offset) == whole[offset:]
+        assert text(harness.outputs, offset=offset) == whole[offset:]
 
 
-async def test_appends_in_flight_keep_their_order(world: World) -> None:
-    """Many calls at once, small and large, for one log and for others: as if one after the other."""
+async def test_appends_in_flight_keep_their_order(harness: OutputLogsHarness) -> None:
+    """Many concurrent calls, small and large, for one log and for others: as if one after the other."""
     calls, offset = [], 0
     for number in range(40):
         printed = b"%d" % (number % 10) * (100 if number % 3 else 20_000)
-        calls.append(world.outputs.append([OutputAppend(attempt=name(), pieces=[piece(offset, printed)])]))
-        calls.append(world.outputs.append([OutputAppend(attempt=name(f"s{number}"), pieces=[piece(0, printed)])]))
+        calls.append(harness.outputs.append([OutputAppend(attempt=name(), pieces=[piece(offset, printed)])]))
+        calls.append(harness.outputs.append([OutputAppend(attempt=name(f"s{number}"), pieces=[piece(0, printed)])]))
         offset += len(printed)
     sizes = await asyncio.gather(*(_sizes(call) for call in calls))
-    assert sizes[-2] == [offset] == [world.outputs.size(name())]
-    assert len(text(world.outputs)) == offset
-    assert world.outputs.size(name("s1")) == 100
+    assert sizes[-2] == [offset] == [harness.outputs.size(name())]
+    assert len(text(harness.outputs)) == offset
+    assert harness.outputs.size(name("s1")) == 100
 
 
 async def _sizes(call: object) -> list[int]:
     return list(await call)  # type: ignore[misc]
 
 
-async def test_everything_is_there_after_opening_again(world: World) -> None:
-    """Small and large logs are read, and go on, where they ended."""
-    await add(world.outputs, piece(0, b"small"))
-    await add(world.outputs, piece(0, b"y" * LARGE), to=name("large"))
-    await add(world.outputs, piece(LARGE, b"!"), to=name("large"))
-    outputs = world.reopened()
+async def test_everything_is_readable_after_reopening(harness: OutputLogsHarness) -> None:
+    """Small and large logs can be read and continued."""
+    await add(harness.outputs, piece(0, b"small"))
+    await add(harness.outputs, piece(0, b"y" * LARGE), to=name("large"))
+    await add(harness.outputs, piece(LARGE, b"!"), to=name("large"))
+    outputs = harness.reopened()
     assert (outputs.size(name()), outputs.size(name("large"))) == (5, LARGE + 1)
     assert await add(outputs, piece(5, b" log")) == 9
     assert await add(outputs, piece(LARGE + 1, b"?"), to=name("large")) == LARGE + 2

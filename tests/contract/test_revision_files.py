@@ -64,13 +64,13 @@ async def test_a_list_has_every_file_by_its_git_id(world: World) -> None:
     assert list(found) == sorted(found)
 
 
-async def test_patterns_choose_as_in_a_workflow(world: World) -> None:
+async def test_patterns_select_as_in_a_workflow(world: World) -> None:
     """The last one that matches decides."""
     assert list(await world.paths("app/**", "!app/sub/**", "README")) == ["README", "app/a.txt", "app/empty"]
     assert await world.paths("nothing/**") == {}
 
 
-async def test_pieces_come_in_order_and_end_at_the_bound(world: World) -> None:
+async def test_chunks_arrive_in_order_and_end_at_the_limit(world: World) -> None:
     """The last one may be a part; the rest is had from its offset on."""
     blobs = list((await world.paths()).values())
     first = await world.files.pieces("ops", blobs, 0, 500)
@@ -80,7 +80,7 @@ async def test_pieces_come_in_order_and_end_at_the_bound(world: World) -> None:
     assert first[1].data + rest[0].data == FILES["app/a.txt"]
 
 
-async def test_what_is_not_there_is_an_error_or_not_part_of_an_answer(world: World) -> None:
+async def test_a_missing_file_is_an_error_or_ends_the_answer(world: World) -> None:
     """As the first file it is an error; after others the answer ends before it."""
     blobs = [*(await world.paths("README")).values(), b"x" * 20]
     assert len(await world.files.pieces("ops", blobs, 0, 500)) == 1

@@ -28,7 +28,7 @@ def pass_on(sender: Session, receiver: Session, now: int) -> list[Received]:
 
 
 def test_a_welcome_and_the_first_offers_share_a_frame() -> None:
-    """Opening a session costs one frame each way, and the welcome stands before the work."""
+    """Opening a session costs one frame each way, and the welcome precedes the work."""
     agent, daemon = pair()
     agent.queue(HELLO)
 
@@ -43,7 +43,7 @@ def test_a_welcome_and_the_first_offers_share_a_frame() -> None:
 
 
 def test_a_welcome_leaves_before_offers_that_need_more_frames() -> None:
-    """Even when work of several frames was queued first, the first frame opens the session."""
+    """Even when several frames of work were queued first, the first frame opens the session."""
     agent, daemon = pair()
     large = messages.Task(KEY, "run", {"script": "x" * 700_000}, {}, "", None, 1, "TERM", 1, 1, "boot", "instance")
     for _ in range(3):
@@ -57,7 +57,7 @@ def test_a_welcome_leaves_before_offers_that_need_more_frames() -> None:
 
 
 def test_an_attempt_goes_through_its_whole_life() -> None:
-    """Offer, acceptance, result, acknowledgement, output and its acknowledgement; nothing stays owed."""
+    """Offer, acceptance, result, acknowledgement, output and its acknowledgement; nothing stays outstanding."""
     agent, daemon = pair()
     daemon.queue(messages.Offer(task=TASK))
     ((offered,)) = pass_on(daemon, agent, 0)
@@ -79,8 +79,8 @@ def test_an_attempt_goes_through_its_whole_life() -> None:
     assert pass_on(agent, daemon, 1_000) == pass_on(daemon, agent, 1_000) == []
 
 
-def test_a_new_session_begins_anew_and_ignores_the_old_one() -> None:
-    """After a cut both sides number from 1 again; a late frame of the old session reaches nobody."""
+def test_a_new_session_starts_over_and_ignores_the_old_one() -> None:
+    """After a disconnect both sides number from 1 again; a late frame of the old session has no effect."""
     agent, _ = pair()
     agent.queue(FINISHED)
     late = agent.frames(0)
@@ -94,7 +94,7 @@ def test_a_new_session_begins_anew_and_ignores_the_old_one() -> None:
 
 
 def test_two_quiet_sides_keep_each_other_alive_without_a_storm() -> None:
-    """An idle minute costs at most one frame each way every third of the silence."""
+    """An idle minute costs at most one frame each way per third of the silence limit."""
     agent, daemon = pair()
     frames = 0
     for now in range(0, 60_000, 50):
@@ -106,7 +106,7 @@ def test_two_quiet_sides_keep_each_other_alive_without_a_storm() -> None:
 
 
 def test_waking_when_asked_is_enough() -> None:
-    """A shell that calls only at `next_wake_at` loses nothing: acknowledgements, resends and keep-alives all happen."""
+    """A caller that acts only at `next_wake_at` loses nothing: acknowledgements, resends and keep-alives all happen."""
     agent, daemon = pair()
     agent.queue(FINISHED)
     now, is_first_lost = 0, True

@@ -10,13 +10,13 @@ import httpx
 
 from tests.patience import PATIENCE_S
 from waterflowd.api.server import ApiServer
-from waterflowd.testing.api_world import ApiWorld
+from waterflowd.testing.api import ApiHarness
 
 
 class Served:
     """A world behind real listeners."""
 
-    def __init__(self, world: ApiWorld, server: ApiServer, path: Path) -> None:
+    def __init__(self, world: ApiHarness, server: ApiServer, path: Path) -> None:
         self.world = world
         self.server = server
         self.path = path
@@ -36,8 +36,8 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def serve(tmp_path: Path, *, is_open: bool = False, requests_per_s: int = 0) -> AsyncIterator[Served]:
-    """Serves a world. `requests_per_s` limits each principal; 0 means no limit."""
-    async with ApiWorld(is_open=is_open, listen="127.0.0.1:0", requests_per_s=requests_per_s) as world:
+    """Serves a world; `requests_per_s` of each principal, 0 for no bound."""
+    async with ApiHarness(is_open=is_open, listen="127.0.0.1:0", requests_per_s=requests_per_s) as world:
         world.connect("web-1", "web")
         server = ApiServer(world.api, "127.0.0.1:0", tmp_path / "s.sock")
         await server.start()

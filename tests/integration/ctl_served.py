@@ -12,7 +12,8 @@ from tests.patience import PATIENCE_S
 from waterflowd.admin.ports import RepositoryRow
 from waterflowd.api.server import ApiServer
 from waterflowd.ctl.main import cli
-from waterflowd.testing.api_world import ApiWorld, until
+from waterflowd.testing.api import ApiHarness
+from waterflowd.testing.awaiting import until
 
 HELLO = """\
 name: hello
@@ -33,7 +34,7 @@ class Server:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.loop = asyncio.new_event_loop()
-        self.world: ApiWorld | None = None
+        self.world: ApiHarness | None = None
         self._stop: asyncio.Event | None = None
         self._thread = Thread(target=self._run, daemon=True)
 
@@ -56,7 +57,7 @@ class Server:
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
-        async with ApiWorld(is_open=False, listen="127.0.0.1:0") as world:
+        async with ApiHarness(is_open=False, listen="127.0.0.1:0") as world:
             world.connect("web-1", "web")
             world.repositories.files["workflows/hello.yml"] = HELLO.encode()
             world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True, text="applied"))

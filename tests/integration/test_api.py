@@ -15,7 +15,7 @@ from waterflowd.admin.ports import AgentRow, PendingRow, RepositoryRow, Schedule
 from waterflowd.api.schemas import access, agents, events, repositories, runs, system
 from waterflowd.model.plan import CatchUp, Overlap
 from waterflowd.reconcile.events import ScheduleOutcome
-from waterflowd.testing.api_world import VERSION, ApiWorld
+from waterflowd.testing.api import VERSION, ApiHarness
 
 HELLO = """\
 name: hello
@@ -52,14 +52,14 @@ NIGHTLY = ScheduleRow(
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[ApiWorld]:
-    async with ApiWorld() as made:
+async def world() -> AsyncIterator[ApiHarness]:
+    async with ApiHarness() as made:
         made.connect("web-1", "web")
         yield made
 
 
 @pytest.fixture
-async def client(world: ApiWorld) -> AsyncIterator[httpx.AsyncClient]:
+async def client(world: ApiHarness) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(world.api), base_url="http://127.0.0.1:8080") as made:
         yield made
 
@@ -71,7 +71,7 @@ async def start(client: httpx.AsyncClient, text: str = HELLO, **headers: str) ->
     return started
 
 
-async def test_a_started_run_is_durable_and_found_at_its_url(world: ApiWorld, client: httpx.AsyncClient) -> None:
+async def test_a_started_run_is_durable_and_found_at_its_url(world: ApiHarness, client: httpx.AsyncClient) -> None:
     """The 201 has id, name, status and url; the url shows the run until it is completed."""
     response = await client.post("/v1/runs", content=HELLO, headers=YAML)
     started = response.json()
@@ -88,8 +88,8 @@ async def test_a_started_run_is_durable_and_found_at_its_url(world: ApiWorld, cl
     assert run["completed_at"][19] == "."
 
 
-async def test_the_older_name_starts_and_lists_too(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """`/v1/workflows` is the same resource, and its list has its own key."""
+async def test_the_older_name_starts_and_lists_too(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """`/v1/workflows` is the same resource; its list has its own key."""
     started = (await client.post("/v1/workflows", content=HELLO, headers=YAML)).json()
     listed = (await client.get("/v1/workflows")).json()
     assert [row["id"] for row in listed["workflows"]] == [started["id"]]
@@ -98,7 +98,7 @@ async def test_the_older_name_starts_and_lists_too(world: ApiWorld, client: http
     assert (await client.get(f"/v1/workflows/{started['id']}/logs")).status_code == 200
 
 
-async def test_answers_match_the_schemas_of_the_openapi_document(world: ApiWorld, client: httpx.AsyncClient) -> None:
+async def test_answers_match_the_schemas_of_the_openapi_document(world: ApiHarness, client: httpx.AsyncClient) -> None:
     """Every answer decodes as the type that the document describes, and every reference in the document resolves."""
     started = await start(client)
     await world.completed(started["id"])
@@ -172,8 +172,8 @@ async def test_a_workflow_with_only_workflow_call_cannot_be_started(client: http
     assert len((await client.get("/v1/runs")).json()["runs"]) == (0 if is_dry else 2)
 
 
-async def test_json_carries_vars_inputs_and_a_dry_run(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Inputs are checked and typed, a dry run starts nothing, and unknown inputs are rejected."""
+async def test_json_carries_vars_inputs_and_a_dry_run(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """Inputs are checked and typed, a dry run starts nothing, unknown inputs are rejected."""
     dry = await client.post("/v1/runs", json={"yaml": HELLO, "inputs": {"who": "me"}, "dry_run": True})
     assert (dry.status_code, dry.json()["inputs"]) == (200, {"who": "me"})
     assert (await client.get("/v1/runs")).json()["runs"] == []
@@ -186,7 +186,7 @@ async def test_json_carries_vars_inputs_and_a_dry_run(world: ApiWorld, client: h
 
 
 async def test_an_idempotency_key_starts_one_run_and_refuses_another_request(
-    world: ApiWorld, client: httpx.AsyncClient
+    world: ApiHarness, client: httpx.AsyncClient
 ) -> None:
     """The same key returns the first run; with another workflow it is a conflict."""
     first = await start(client, HELLO, **{"Idempotency-Key": "k1"})
@@ -199,7 +199,7 @@ async def test_an_idempotency_key_starts_one_run_and_refuses_another_request(
     assert bad.status_code == 400
 
 
-async def test_lists_are_newest_first_filtered_and_paged_by_key(world: ApiWorld, client: httpx.AsyncClient) -> None:
+async def test_lists_are_newest_first_filtered_and_paged_by_key(world: ApiHarness, client: httpx.AsyncClient) -> None:
     """Pages have no gaps while new runs are added, and filters work on every field."""
     started = [await start(client, HELLO) for _ in range(5)] + [await start(client, FAILING)]
     for row in started:
@@ -237,8 +237,8 @@ async def test_an_invalid_query_is_a_400_that_names_the_valid_values(client: htt
     assert response.headers["content-type"].startswith("application/")
 
 
-async def test_partial_ids_work_where_they_are_unique(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """A prefix finds its run in upper or lower case; for an ambiguous one the answer lists the candidates."""
+async def test_partial_ids_work_where_they_are_unique(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """A prefix of an id finds its run in upper or lower case; for an ambiguous one the answer lists the candidates."""
     one, two = await start(client), await start(client)
     ambiguous = await client.get("/v1/runs/0")
     assert ambiguous.status_code == 409
@@ -326,8 +326,8 @@ async def test_unknown_addresses_and_methods_are_problems(client: httpx.AsyncCli
     assert overridden.status_code == 400
 
 
-async def test_at_shows_the_run_as_it_was(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """After its first event the run is queued; beyond its last event the answer is a 404."""
+async def test_at_shows_the_run_as_it_was(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """After its first event the run is queued; beyond its last event there is a 404."""
     started = await start(client)
     await world.completed(started["id"])
     first = (await client.get(started["url"], params={"at": 1})).json()
@@ -340,7 +340,7 @@ async def test_at_shows_the_run_as_it_was(world: ApiWorld, client: httpx.AsyncCl
         assert (await client.get(started["url"], params={"at": wrong})).status_code == 400
 
 
-async def test_events_are_paged_without_gaps_or_sent_as_ndjson(world: ApiWorld, client: httpx.AsyncClient) -> None:
+async def test_events_are_paged_without_gaps_or_sent_as_ndjson(world: ApiHarness, client: httpx.AsyncClient) -> None:
     """Positions are consecutive from 1 across pages; NDJSON has the whole history."""
     started = await start(client)
     await world.completed(started["id"])
@@ -359,8 +359,8 @@ async def test_events_are_paged_without_gaps_or_sent_as_ndjson(world: ApiWorld, 
     assert [json.loads(line) for line in lines.text.splitlines()] == found
 
 
-async def test_logs_are_lines_of_json_with_their_place(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Each output line is an object; `job` and `step` select, and the answer to an unknown name lists the known."""
+async def test_logs_are_lines_of_json_with_their_place(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """Each line of output is an object; `job` and `step` select, and for unknown names the answer lists the known ones."""
     started = await start(client)
     await world.completed(started["id"])
     response = await client.get(started["url"] + "/logs")
@@ -380,7 +380,7 @@ async def test_logs_are_lines_of_json_with_their_place(world: ApiWorld, client: 
 
 
 async def test_cancel_is_durable_audited_and_refused_for_a_completed_run(
-    world: ApiWorld, client: httpx.AsyncClient
+    world: ApiHarness, client: httpx.AsyncClient
 ) -> None:
     """A cancel ends an active run; a second one after the end is a 409."""
     started = await start(client, HOLDING)
@@ -397,8 +397,8 @@ async def test_cancel_is_durable_audited_and_refused_for_a_completed_run(
     assert (await client.post(started["url"] + "/cancel", content=b"force", headers=YAML)).status_code == 415
 
 
-async def test_schedules_show_their_next_instants_by_path_or_name(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Due times are in UTC, as many as requested; the status lists waiting schedules first."""
+async def test_schedules_show_their_next_instants_by_path_or_name(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """In UTC, as many as requested; schedules that wait come first in the status."""
     waiting = msgspec.structs.replace(NIGHTLY, path="workflows/z.yml", name="z", next_at=None, waiting=(1_000,))
     world.repositories.schedule_rows += [NIGHTLY, waiting]
     for name in ("backup", "workflows/backup.yml"):
@@ -411,8 +411,10 @@ async def test_schedules_show_their_next_instants_by_path_or_name(world: ApiWorl
     assert (await client.get("/v1/schedules?next=21")).status_code == 400
 
 
-async def test_definitions_are_started_by_path_or_name_with_inputs(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The run has the repository and revision, and the audit trail has the start."""
+async def test_definitions_are_started_by_path_or_name_with_inputs(
+    world: ApiHarness, client: httpx.AsyncClient
+) -> None:
+    """The run has the repository and revision, and the start is in the audit trail."""
     world.repositories.files["workflows/hello.yml"] = HELLO.encode()
     listed = (await client.get("/v1/definitions")).json()["definitions"]
     assert [(row["path"], row["inputs"][0]["name"]) for row in listed] == [("workflows/hello.yml", "who")]
@@ -426,7 +428,7 @@ async def test_definitions_are_started_by_path_or_name_with_inputs(world: ApiWor
     assert (await client.get("/v1/definitions/..%2f..%2fetc%2fpasswd")).status_code == 404
 
 
-async def test_repositories_are_synced_by_name(world: ApiWorld, client: httpx.AsyncClient) -> None:
+async def test_repositories_are_synced_by_name(world: ApiHarness, client: httpx.AsyncClient) -> None:
     """For an unknown name the answer lists the configured repositories."""
     world.repositories.repositories.append(
         RepositoryRow(name="ops", url="/r", is_ready=False, text="the remote is away")
@@ -441,8 +443,8 @@ async def test_repositories_are_synced_by_name(world: ApiWorld, client: httpx.As
     assert status["problems"] == ["repository ops: the remote is away"]
 
 
-async def test_agents_are_enrolled_approved_and_revoked(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Join tokens and fingerprints with a slash both work; each action is in the audit trail."""
+async def test_agents_are_enrolled_approved_and_revoked(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """With join tokens, and by fingerprints that contain a slash; each action is in the audit trail."""
     fingerprint = "SHA256:" + "a/b+" * 10 + "abc"
     world.agents.waiting.append(
         PendingRow(fingerprint=fingerprint, name="db-1", groups=("db",), hostname="h", requested_at=5)
@@ -478,15 +480,15 @@ async def test_an_invalid_join_token_request_is_a_400(client: httpx.AsyncClient,
     assert (await client.post("/v1/agents/tokens", json=body)).status_code == 400
 
 
-async def test_ready_is_503_once_the_daemon_stops(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """A load balancer thus notices the stop before the sockets close."""
+async def test_ready_is_503_once_the_daemon_stops(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """So that a load balancer notices the stop before the sockets close."""
     assert (await client.get("/ready")).status_code == 200
     world.api.stop()
     assert (await client.get("/ready")).status_code == 503
     assert (await client.get("/health")).status_code == 200
 
 
-async def test_status_shows_what_waits_and_why(world: ApiWorld, client: httpx.AsyncClient) -> None:
+async def test_status_shows_what_waits_and_why(world: ApiHarness, client: httpx.AsyncClient) -> None:
     """A job without a server is listed with its reason."""
     text = HOLDING.replace("runs-on: web", "runs-on: nobody")
     started = await start(client, text)
@@ -495,8 +497,8 @@ async def test_status_shows_what_waits_and_why(world: ApiWorld, client: httpx.As
     assert "nobody" in status["waiting"][0]["reason"]["text"]
 
 
-async def test_agents_page_by_name(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """In-memory lists are paged by key too."""
+async def test_agents_page_by_name(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """Lists in memory are paged by key too."""
     world.agents.agents += [
         AgentRow(fingerprint=f"f{number}", name=f"n{number}", groups=(), is_connected=False, text="away")
         for number in range(5)

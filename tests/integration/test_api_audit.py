@@ -13,25 +13,26 @@ from waterflowd.access.events import AccessRefused
 from waterflowd.access.roles import Role
 from waterflowd.admin.ports import PendingRow, RepositoryRow
 from waterflowd.api.timestamps import timestamp
-from waterflowd.testing.api_world import ApiWorld, until
+from waterflowd.testing.api import ApiHarness
+from waterflowd.testing.awaiting import until
 
 WORKFLOW = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n"
 ASKING = "SHA256:" + "n" * 43
 
 
-def _client(world: ApiWorld, secret: str | None = None, address: str = "192.0.2.7") -> httpx.AsyncClient:
+def _client(world: ApiHarness, secret: str | None = None, address: str = "192.0.2.7") -> httpx.AsyncClient:
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     transport = httpx.ASGITransport(world.api, client=(address, 1))
     return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
 
 
-def _refused(world: ApiWorld) -> list[AccessRefused]:
+def _refused(world: ApiHarness) -> list[AccessRefused]:
     return [fact for fact in world.audit() if isinstance(fact, AccessRefused)]
 
 
 async def test_every_change_is_in_the_audit_trail() -> None:
-    """Each action has one entry, newest first, with the documented words."""
-    async with ApiWorld(is_open=False) as world:
+    """One entry per action, newest first, with the documented words."""
+    async with ApiHarness(is_open=False) as world:
         world.connect("web-1", "web")
         world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
         world.repositories.files["one.yml"] = WORKFLOW.encode()
@@ -81,8 +82,8 @@ async def test_every_change_is_in_the_audit_trail() -> None:
 
 
 async def test_the_audit_trail_is_paged_and_filtered() -> None:
-    """Pages are newest first without gaps, and can be filtered by author, action and time."""
-    async with ApiWorld(is_open=False) as world:
+    """Newest first without gaps; filters are the author, the action and the time."""
+    async with ApiHarness(is_open=False) as world:
         world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
         ada, bob = (world.token(Role.ADMIN, name=name) for name in ("ada", "bob"))
         for number in range(7):
@@ -111,8 +112,8 @@ async def test_the_audit_trail_is_paged_and_filtered() -> None:
 
 
 async def test_rejections_are_recorded() -> None:
-    """An entry has the principal if known, otherwise the address; the content of the request cannot forge an entry."""
-    async with ApiWorld(is_open=False) as world:
+    """With the principal if it is known, otherwise the address; the content of the request cannot forge an entry."""
+    async with ApiHarness(is_open=False) as world:
         async with _client(world) as nobody:
             await nobody.get("/v1/runs")
             await nobody.get("/v1/%1b[31mred", headers={"Authorization": "Bearer wf_guess"})
@@ -131,9 +132,9 @@ async def test_rejections_are_recorded() -> None:
 async def test_records_of_rejections_are_rate_limited_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each source is limited, and so are all sources together; later rejections are recorded again."""
-    async with ApiWorld(is_open=False) as world:
-        # The clock stands still; otherwise a flood that takes a minute would get new tokens.
+    """One source is limited, all sources together too, and later records are possible again."""
+    async with ApiHarness(is_open=False) as world:
+        # It stands still, or a flood that takes a minute would be let in once more.
         began = world.clock.now()
         monkeypatch.setattr(world.clock, "now", lambda: began + world.clock.ahead_ms)
         async with _client(world) as nobody:
@@ -153,8 +154,8 @@ async def test_records_of_rejections_are_rate_limited_and_counted(
 
 
 async def test_rejections_of_the_ports_for_agents_are_recorded() -> None:
-    """They have the same rate limit, and contain the fingerprint or the address."""
-    async with ApiWorld() as world:
+    """At the same limited rate, with the fingerprint or the address."""
+    async with ApiHarness() as world:
         for _ in range(100):
             world.services.audit.agent_rejected("WF212", "key \x1b[2Jabc is not approved", "192.0.2.9")
         await until(lambda: len(_refused(world)) == audit_trail.SOURCE_BURST)
@@ -164,8 +165,8 @@ async def test_rejections_of_the_ports_for_agents_are_recorded() -> None:
 
 
 async def test_a_full_disk_does_not_change_the_answer_to_a_rejected_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record is counted as omitted and reported later."""
-    async with ApiWorld(is_open=False) as world:
+    """The record is counted as left out and reported later."""
+    async with ApiHarness(is_open=False) as world:
         record = world.driver.record
         tried: list[object] = []
 

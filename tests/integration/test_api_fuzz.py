@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from waterflowd.admin.ports import RepositoryRow
-from waterflowd.testing.api_world import ApiWorld
+from waterflowd.testing.api import ApiHarness
 
 _ROUNDS = 25
 _NASTY = ["", "..", "\x00", "a/b", "0", "-1", "01J00000000000000000000000", "c1;2=3", "SHA256:" + "x" * 43, "true", "\u202e",
@@ -55,7 +55,7 @@ def request_of(random: Random, method: str, path: str) -> dict[str, Any]:
 async def test_no_request_makes_the_api_fail(seed: int) -> None:
     """Random paths, queries, bodies and types on every route; the seed is in the name of the test."""
     random = Random(seed)
-    async with ApiWorld() as world:
+    async with ApiHarness() as world:
         world.connect("web-1", "web")
         world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
         transport = httpx.ASGITransport(world.api)

@@ -14,7 +14,7 @@ from tests.integration.api_served import Served, serve
 from tests.patience import PATIENCE_S
 from waterflowd.access.roles import Role
 from waterflowd.api import request_bodies, server
-from waterflowd.testing.api_world import until
+from waterflowd.testing.awaiting import until
 
 YAML = {"Content-Type": "application/yaml"}
 JSON = {"Content-Type": "application/json"}

@@ -14,7 +14,8 @@ from waterflowd.access.roles import Role
 from waterflowd.api.schemas.jobs import JobList, StepList
 from waterflowd.api.schemas.runs import RerunSchema, RunSchema
 from waterflowd.api.schemas.system import SystemStatusSchema
-from waterflowd.testing.api_world import ApiWorld, until
+from waterflowd.testing.api import ApiHarness
+from waterflowd.testing.awaiting import until
 
 YAML = {"Content-Type": "application/yaml"}
 EACH = """\
@@ -90,14 +91,14 @@ jobs:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[ApiWorld]:
-    async with ApiWorld() as made:
+async def world() -> AsyncIterator[ApiHarness]:
+    async with ApiHarness() as made:
         made.connect("web-1", "web")
         yield made
 
 
 @pytest.fixture
-async def client(world: ApiWorld) -> AsyncIterator[httpx.AsyncClient]:
+async def client(world: ApiHarness) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(world.api), base_url="http://127.0.0.1:8080") as made:
         yield made
 
@@ -116,7 +117,7 @@ async def show(client: httpx.AsyncClient, run: str) -> dict[str, Any]:
     return shown
 
 
-async def done(world: ApiWorld, client: httpx.AsyncClient, text: str) -> dict[str, Any]:
+async def done(world: ApiHarness, client: httpx.AsyncClient, text: str) -> dict[str, Any]:
     run = await start(client, text)
     await world.completed(run)
     return await show(client, run)
@@ -125,8 +126,8 @@ async def done(world: ApiWorld, client: httpx.AsyncClient, text: str) -> dict[st
 # Jobs, steps and blocks -----------------------------------------------------------------------------------------------
 
 
-async def test_instances_are_below_their_job(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The top level lists the jobs of the file; a job on each server has one per server below it, with steps."""
+async def test_instances_are_below_their_job(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """The top level lists the jobs of the file; a job on each server has one job per server below it, with its steps."""
     world.connect("web-2", "web")
     run = await done(world, client, EACH)
     (job,) = run["jobs"]
@@ -138,8 +139,8 @@ async def test_instances_are_below_their_job(world: ApiWorld, client: httpx.Asyn
     assert [step["id"] for step in job["jobs"][0]["steps"]] == ["one"]
 
 
-async def test_a_matrix_says_which_values_failed(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The answer has values, key and counts by conclusion; pages can be filtered by failure."""
+async def test_a_matrix_says_which_values_failed(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """Values, key and counts by conclusion; the pages can be filtered by failure."""
     run = await done(world, client, MATRIX)
     build, after = run["jobs"]
     assert (build["counts"], build["conclusion"], after["conclusion"]) == (
@@ -168,8 +169,8 @@ async def test_a_matrix_says_which_values_failed(world: ApiWorld, client: httpx.
     assert (await client.get(path, params={"cursor": "x"})).status_code == 400
 
 
-async def test_steps_inside_steps_are_in_blocks(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Each pass has its item and its steps, which may contain blocks; the pages list all steps by their paths."""
+async def test_steps_inside_steps_are_in_blocks(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """Each pass has its item and its steps, which may contain blocks again; the pages list all of them by their paths."""
     run = await done(world, client, LOOP)
     loop, end = run["jobs"][0]["steps"]
     assert (loop["node"], loop["blocks_total"], loop["counts"], end["blocks"]) == ("loop", 3, {"success": 3}, [])
@@ -186,8 +187,8 @@ async def test_steps_inside_steps_are_in_blocks(world: ApiWorld, client: httpx.A
     assert (await client.get(path)).status_code == 400
 
 
-async def test_an_unsafe_interpolation_is_visible(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Steps with `unsafe-interpolation` are marked as unsafe in the answer."""
+async def test_an_unsafe_interpolation_is_visible(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """`unsafe-interpolation` is visible on the run."""
     text = "jobs: {a: {runs-on: web, steps: [{run: 'print ${{ run.number }}', unsafe-interpolation: true}, {run: print b}]}}"
     run = (await client.post("/v1/runs", content=text, headers=YAML)).json()["id"]
     found = (await client.get(f"/v1/runs/{run}")).json()
@@ -195,7 +196,7 @@ async def test_an_unsafe_interpolation_is_visible(world: ApiWorld, client: httpx
 
 
 async def test_output_is_selected_by_parts_with_slashes_and_brackets(
-    world: ApiWorld, client: httpx.AsyncClient
+    world: ApiHarness, client: httpx.AsyncClient
 ) -> None:
     """A job includes its instances, and a step includes its inner steps; the longest existing job name wins."""
     world.connect("web-2", "web")
@@ -235,8 +236,8 @@ async def _waiting(client: httpx.AsyncClient, run: str, count: int = 1) -> list[
     raise AssertionError("nothing waits for an approval")
 
 
-async def test_an_approval_is_shown_and_given(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The run and the status show what waits; a single approval needs no name; the audit trail names the approver."""
+async def test_an_approval_is_shown_and_given(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """The run and the status show what waits; a single pending approval needs no name; the audit trail names the approver."""
     run = await start(client, APPROVAL)
     (waiting,) = await _waiting(client, run)
     assert (waiting["job"], waiting["step"], waiting["minimum"]) == ("ask", "gate", 1)
@@ -255,8 +256,8 @@ async def test_an_approval_is_shown_and_given(world: ApiWorld, client: httpx.Asy
     assert (again.status_code, again.json()["code"]) == (409, "WF606")
 
 
-async def test_a_rejection_fails_what_waits(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The rejection's comment is the reason."""
+async def test_a_rejection_fails_what_waits(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """With its comment as the reason."""
     run = await start(client, APPROVAL)
     await _waiting(client, run)
     answered = await client.post(f"/v1/runs/{run}/reject", json={"job": "ask", "step": "gate", "comment": "not today"})
@@ -268,7 +269,7 @@ async def test_a_rejection_fails_what_waits(world: ApiWorld, client: httpx.Async
 
 
 async def test_only_approvers_may_decide_and_several_approvals_need_a_name(
-    world: ApiWorld, client: httpx.AsyncClient
+    world: ApiHarness, client: httpx.AsyncClient
 ) -> None:
     """409 lists several pending approvals; 403 for non-approvers; 409 for a part that does not wait."""
     run = await start(client, ENVIRONMENT)
@@ -291,7 +292,7 @@ async def test_only_approvers_may_decide_and_several_approvals_need_a_name(
 
 
 async def test_a_token_for_a_group_cannot_approve_or_rerun_runs_of_another(
-    world: ApiWorld, client: httpx.AsyncClient
+    world: ApiHarness, client: httpx.AsyncClient
 ) -> None:
     """The answer is a 403 that names the group, and nothing changes."""
     waiting = await start(client, APPROVAL)
@@ -310,8 +311,8 @@ async def test_a_token_for_a_group_cannot_approve_or_rerun_runs_of_another(
 # Re-runs --------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_run_runs_again_completely(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The new run has the inputs and vars of the earlier one, refers to it, and reuses nothing."""
+async def test_a_run_runs_again_completely(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """The new run has the inputs and vars of the earlier one, names it, and reuses nothing."""
     sent = {"yaml": MATRIX + "vars: {greeting: hi}\n", "vars": {"greeting": "ho"}}
     first = (await client.post("/v1/runs", json=sent)).json()["id"]
     await world.completed(first)
@@ -338,7 +339,7 @@ async def test_a_run_runs_again_completely(world: ApiWorld, client: httpx.AsyncC
 
 
 async def test_a_rerun_of_the_failed_jobs_reuses_the_successful_ones(
-    world: ApiWorld, client: httpx.AsyncClient
+    world: ApiHarness, client: httpx.AsyncClient
 ) -> None:
     """A dry run shows this and starts nothing; then the reused job is marked, and only the failed one has attempts."""
     first = (await done(world, client, FLAKY))["id"]
@@ -354,8 +355,8 @@ async def test_a_rerun_of_the_failed_jobs_reuses_the_successful_ones(
     assert (len(deploy["steps"][0]["attempts"]), build["conclusion"]) == (1, "success")
 
 
-async def test_a_rerun_can_begin_in_the_middle_of_a_job(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The steps before the selected one are reused."""
+async def test_a_rerun_can_begin_in_the_middle_of_a_job(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """The steps before that one are reused."""
     first = (await done(world, client, FLAKY))["id"]
     again = (await client.post(f"/v1/runs/{first}/rerun", json={"from": "deploy/put"})).json()
     assert again["reused"] == ["build", "deploy/prepare"]
@@ -377,7 +378,7 @@ async def test_a_rerun_can_begin_in_the_middle_of_a_job(world: ApiWorld, client:
     ],
 )
 async def test_an_impossible_rerun_is_rejected(
-    world: ApiWorld, client: httpx.AsyncClient, body: dict[str, Any], status: int
+    world: ApiHarness, client: httpx.AsyncClient, body: dict[str, Any], status: int
 ) -> None:
     """Each has its own message, and nothing starts."""
     first = (await done(world, client, FLAKY))["id"]
@@ -386,16 +387,16 @@ async def test_an_impossible_rerun_is_rejected(
     assert len((await client.get("/v1/runs")).json()["runs"]) == 1
 
 
-async def test_an_open_run_cannot_run_again(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """Every selection gives a 409."""
+async def test_an_open_run_cannot_run_again(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """409 for every selection."""
     run = await start(client, "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n")
     await world.held()
     answered = await client.post(f"/v1/runs/{run}/rerun", json={"failed": True})
     assert (answered.status_code, answered.json()["code"]) == (409, "WF606")
 
 
-async def test_the_file_of_another_revision_runs_when_it_is_known(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """It can be the currently applied revision, or that of an earlier run; results are still reused."""
+async def test_the_file_of_another_revision_runs_when_it_is_known(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """The revision that is applied now, or that of an earlier run; results are still reused."""
     path = "workflows/flaky.yml"
     world.repositories.files[path] = FLAKY.encode()
     first = (await client.post(f"/v1/definitions/{path}/run")).json()["id"]
@@ -414,8 +415,8 @@ async def test_the_file_of_another_revision_runs_when_it_is_known(world: ApiWorl
     assert (unknown.status_code, "bbbbbbbbbbbb" in unknown.json()["detail"]) == (409, True)
 
 
-async def test_a_repeated_request_starts_one_rerun(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """The same key returns the first re-run; with another selection it is a conflict."""
+async def test_a_repeated_request_starts_one_rerun(world: ApiHarness, client: httpx.AsyncClient) -> None:
+    """The same key returns the first one; with another selection it is a conflict."""
     first = (await done(world, client, FLAKY))["id"]
     key = {"Idempotency-Key": "k1"}
     one = await client.post(f"/v1/runs/{first}/rerun", json={"failed": True}, headers=key)
@@ -425,7 +426,7 @@ async def test_a_repeated_request_starts_one_rerun(world: ApiWorld, client: http
     assert (other.status_code, other.json()["code"]) == (409, "WF606")
 
 
-async def test_only_the_servers_that_failed_run_again(world: ApiWorld, client: httpx.AsyncClient) -> None:
+async def test_only_the_servers_that_failed_run_again(world: ApiHarness, client: httpx.AsyncClient) -> None:
     """`servers` selects among the instances of a job on each server."""
     world.connect("web-2", "web")
     text = EACH.replace("print from ${{ agent.hostname }}", "hold")

@@ -14,7 +14,7 @@ from waterflowd.access.roles import Role
 from waterflowd.api import openapi
 from waterflowd.api.app import ROUTERS
 from waterflowd.api.auth import PEER_UID, PUBLIC
-from waterflowd.testing.api_world import ApiWorld
+from waterflowd.testing.api import ApiHarness
 
 #: The minimum role of each route. Routes of the older name have the same role as the newer ones.
 TABLE: dict[str, Role | None] = {
@@ -67,7 +67,7 @@ def _newer(path: str) -> str:
     return path.replace("/v1/workflows", "/v1/runs")
 
 
-def _client(world: ApiWorld, secret: str | None, state: dict[str, Any] | None = None) -> httpx.AsyncClient:
+def _client(world: ApiHarness, secret: str | None, state: dict[str, Any] | None = None) -> httpx.AsyncClient:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         scope.setdefault("state", {}).update(state or {})
         await world.api(scope, receive, send)
@@ -88,8 +88,8 @@ def test_every_route_has_its_role_in_the_table() -> None:
 
 @pytest.mark.parametrize(("method", "path", "needed"), ROUTES, ids=lambda value: str(getattr(value, "word", value)))
 async def test_a_role_permits_exactly_the_routes_in_the_table(method: str, path: str, needed: Role | None) -> None:
-    """401 without a token, 403 for a lower role, neither for a sufficient one, whether or not the resource exists."""
-    async with ApiWorld(is_open=False) as world:
+    """401 without a token, 403 for a lower role, neither for a sufficient one; whether or not the resource exists."""
+    async with ApiHarness(is_open=False) as world:
         url = path.replace("{", "").replace("}", "")
         async with _client(world, None) as nobody:
             answered = await nobody.request(method, url)
@@ -113,7 +113,7 @@ async def test_the_unix_socket_has_roles_by_uid() -> None:
     assert (roles.of_uid(1007), roles.of_uid(1008), roles.of_uid(4242)) == (Role.RUNNER, None, Role.VIEWER)
     assert (roles.of_uid(0), roles.of_uid(os.geteuid())) == (Role.ADMIN, Role.ADMIN)
     assert PeerRoles.of("admin", {"0": "viewer"}).of_uid(0) is Role.VIEWER
-    async with ApiWorld(is_open=True) as world:
+    async with ApiHarness(is_open=True) as world:
         world.services.peers = roles
         for uid, method, path, status in [
             (1007, "GET", "/v1/runs", 200),
@@ -160,8 +160,8 @@ JOB = "jobs:\n  a:\n    runs-on: {group}\n    steps:\n      - uses: log\n       
     ],
 )
 async def test_a_token_for_a_group_reaches_no_other(method: str, path: str, body: dict[str, Any] | None) -> None:
-    """Even an admin's token starts nothing on others, approves no agents for them, and creates no token with more."""
-    async with ApiWorld(is_open=False) as world:
+    """Even an admin's: it starts nothing on others, approves no agents for them, and creates no token with more groups."""
+    async with ApiHarness(is_open=False) as world:
         world.connect("web-1", "web")
         world.connect("db-1", "db")
         world.repositories.files["on-db.yml"] = JOB.format(group="db").encode()
@@ -177,8 +177,8 @@ async def test_a_token_for_a_group_reaches_no_other(method: str, path: str, body
 
 
 async def test_a_token_for_a_group_works_for_that_group() -> None:
-    """It starts runs, approves agents, and creates tokens for that group."""
-    async with ApiWorld(is_open=False) as world:
+    """It starts runs, approves agents, and creates tokens with the same group."""
+    async with ApiHarness(is_open=False) as world:
         world.connect("web-1", "web")
         async with _client(world, world.token(Role.ADMIN, name="bound", groups=("web",))) as client:
             for path, body in [
@@ -193,8 +193,8 @@ async def test_a_token_for_a_group_works_for_that_group() -> None:
 
 
 async def test_the_last_use_of_a_token_is_shown() -> None:
-    """It is null before the first use; a rejected request counts as a use too."""
-    async with ApiWorld(is_open=False) as world:
+    """Null before the first use; a rejected request counts as a use too."""
+    async with ApiHarness(is_open=False) as world:
         secret = world.token(Role.VIEWER)
         async with _client(world, world.token(Role.ADMIN)) as admin, _client(world, secret) as viewer:
             rows = {row["name"]: row for row in (await admin.get("/v1/tokens")).json()["tokens"]}

@@ -21,7 +21,7 @@ from waterflow_agent.errors import Stalled
 from waterflowd.access.roles import Role
 from waterflowd.api.server import ApiServer
 from waterflowd.api.streaming import streams
-from waterflowd.testing.api_world import until
+from waterflowd.testing.awaiting import until
 
 YAML = {"Content-Type": "application/yaml"}
 HOLDING = (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.ctl_served import Server, started_id
-from waterflowd.testing.api_world import until
+from waterflowd.testing.awaiting import until
 
 EACH = """\
 name: roll

@@ -1,4 +1,4 @@
-"""Hostile and broken peers on the real ports: their behaviour ends their own session and affects no other agent."""
+"""Hostile and broken peers on the real ports: they lose their session, and nobody else is affected."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from tests.integration.dispatch_world import FINISHED, KEY, STARTED, TASK, Peer, World, started, until
+from tests.integration.dispatch_harness import FINISHED, KEY, STARTED, TASK, LinkHarness, Peer, started, until
 from tests.patience import PATIENCE_S
 from waterflow_agent.wire import codec, messages
 from waterflowd.dispatch import enrollment
 from waterflowd.model.ids import AgentId
 
 
-async def test_a_claimed_identity_is_worth_nothing(tmp_path: Path) -> None:
-    """A peer that claims another's routing id keeps the identity of its key, and receives none of its messages."""
-    async with started(tmp_path) as world:
-        good = world.peer()
+async def test_a_claimed_routing_id_has_no_effect(tmp_path: Path) -> None:
+    """A peer that claims another's routing id keeps the identity of its key, and gets nothing of the other's."""
+    async with started(tmp_path) as link:
+        good = link.peer()
         await good.open()
-        thief = Peer(world)
-        world.enrollments.approved.add(thief.public.decode())
-        thief.connect(world.dispatch.endpoints.work, identity=good.agent.encode())
+        thief = Peer(link)
+        link.enroller.approved.add(thief.public.decode())
+        thief.connect(link.dispatch.endpoints.work, identity=good.agent.encode())
         await thief.open(instance="thief")
-        world.dispatch.send(good.agent, [messages.Offer(task=TASK)])
+        link.dispatch.send(good.agent, [messages.Offer(task=TASK)])
 
         assert await good.hear(messages.Offer)
-        assert {name for name, whose in world.desk.calls if whose == thief.agent} == {"settle", "connected"}
+        assert {name for name, whose in link.listener.calls if whose == thief.agent} == {"settle", "connected"}
         assert thief.agent != good.agent
-        await world.proves_alive(good)
+        await link.proves_alive(good)
 
 
 async def test_a_bad_frame_ends_that_session_only(tmp_path: Path) -> None:
-    """Garbage from an approved agent is answered with a reject; other agents are unaffected, and it may reconnect."""
-    async with started(tmp_path) as world:
-        good, bad = world.peer(), world.peer()
+    """Garbage from an approved agent is answered with a reject; other agents are not affected, and it may reconnect."""
+    async with started(tmp_path) as link:
+        good, bad = link.peer(), link.peer()
         await good.open()
         await bad.open()
         await bad.socket.send(b"\xc1 no frame")
@@ -49,41 +49,41 @@ async def test_a_bad_frame_ends_that_session_only(tmp_path: Path) -> None:
 
         assert isinstance(rejected, messages.Reject)
         assert rejected.code == "WF202"
-        assert world.names(bad.agent)[-1] == "disconnected"
-        await world.proves_alive(good)
+        assert link.names(bad.agent)[-1] == "disconnected"
+        await link.proves_alive(good)
         await bad.open()
 
 
 async def test_a_frame_beyond_the_limit_cuts_its_sender_only(tmp_path: Path) -> None:
-    """ZeroMQ closes the connection of a peer that sends an oversized message part; other connections continue."""
-    async with started(tmp_path) as world:
-        good, bad = world.peer(), world.peer()
+    """ZeroMQ drops the connection of a peer that sends too large a part; the others continue."""
+    async with started(tmp_path) as link:
+        good, bad = link.peer(), link.peer()
         await good.open()
         await bad.open()
-        received = world.dispatch.counters["frames_received"]
+        received = link.dispatch.counters["frames_received"]
         await bad.socket.send(bytes(messages.MESSAGE_BYTES_MAX + 1))
 
-        await world.proves_alive(good)
-        assert world.dispatch.counters["frames_received"] == received + 1
+        await link.proves_alive(good)
+        assert link.dispatch.counters["frames_received"] == received + 1
         await bad.open()
 
 
 async def test_parts_that_belong_to_no_frame_are_refused(tmp_path: Path) -> None:
-    """A message with several parts is counted and reaches no handler."""
-    async with started(tmp_path) as world:
-        agent = world.peer()
+    """A message of several parts is counted and has no effect."""
+    async with started(tmp_path) as link:
+        agent = link.peer()
         await agent.open()
         await agent.socket.send_multipart([b"one", b"two"])
 
-        await world.proves_alive(agent)
-        assert world.dispatch.counters["frames_misshapen"] == 1
+        await link.proves_alive(agent)
+        assert link.dispatch.counters["frames_misshapen"] == 1
 
 
 @pytest.mark.parametrize(("protocol", "slots", "code"), [(2, 4, "WF210"), (0, 4, "WF210"), (1, 1_000_000, "WF214")])
-async def test_a_hello_that_makes_no_session_says_why(tmp_path: Path, protocol: int, slots: int, code: str) -> None:
-    """An unknown protocol version and invalid numbers in a hello are refused with a text."""
-    async with started(tmp_path) as world:
-        agent = world.peer()
+async def test_a_rejected_hello_has_a_reason(tmp_path: Path, protocol: int, slots: int, code: str) -> None:
+    """Another protocol version and invalid values are rejected with a text."""
+    async with started(tmp_path) as link:
+        agent = link.peer()
         await agent.hello(protocol=protocol, slots=slots)
 
         (rejected,) = await agent.hear(messages.Reject)
@@ -91,24 +91,24 @@ async def test_a_hello_that_makes_no_session_says_why(tmp_path: Path, protocol: 
         assert isinstance(rejected, messages.Reject)
         assert rejected.code == code
         assert rejected.text
-        assert world.desk.calls == []
+        assert link.listener.calls == []
 
 
 async def test_a_hello_comes_alone(tmp_path: Path) -> None:
-    """Only a hello is permitted before the welcome."""
-    async with started(tmp_path) as world:
-        agent = world.peer()
+    """Before the welcome only a hello is permitted."""
+    async with started(tmp_path) as link:
+        agent = link.peer()
         agent.session.queue(STARTED)
         hello = messages.Hello("not-open-yet", 1, 1, "0", "i", "m", "b", 1, "h", "l", "a", {}, [], [])
         await agent.say(hello)
-        await until(lambda: world.dispatch.counters["frames_refused"] == 1)
-        assert world.desk.calls == []
+        await until(lambda: link.dispatch.counters["frames_refused"] == 1)
+        assert link.listener.calls == []
 
 
-async def test_a_flood_of_hellos_is_turned_away(tmp_path: Path) -> None:
-    """Settlement is expensive for the host, so hellos beyond a burst are refused for a while."""
-    async with started(tmp_path) as world:
-        agent = world.peer()
+async def test_a_flood_of_hellos_is_rejected(tmp_path: Path) -> None:
+    """Settling costs the host work; beyond a burst, hellos are rejected for a while."""
+    async with started(tmp_path) as link:
+        agent = link.peer()
         for _ in range(60):
             await agent.hello()
         async with asyncio.timeout(PATIENCE_S):
@@ -118,59 +118,59 @@ async def test_a_flood_of_hellos_is_turned_away(tmp_path: Path) -> None:
                     break
 
         assert frame.loose[0].code == "WF216"
-        assert world.names(agent.agent).count("settle") < 60
+        assert link.names(agent.agent).count("settle") < 60
 
 
-async def test_a_failing_desk_costs_one_session(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A bug triggered by one agent's report ends that session and is logged; the readers continue."""
-    async with started(tmp_path) as world:
-        good, other = world.peer(), world.peer()
+async def test_a_failing_listener_costs_one_session(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A bug that one agent's report triggers ends that session and is logged; the readers continue."""
+    async with started(tmp_path) as link:
+        good, other = link.peer(), link.peer()
         await good.open()
         await other.open()
 
         def fail(durable: Callable[[], None]) -> None:
             raise ZeroDivisionError("a bug")
 
-        world.desk.on_received = fail
+        link.listener.on_received = fail
         await other.say(FINISHED)
-        await until(lambda: world.names(other.agent)[-1] == "disconnected")
-        world.desk.on_received = lambda durable: durable()
+        await until(lambda: link.names(other.agent)[-1] == "disconnected")
+        link.listener.on_received = lambda durable: durable()
 
-        await world.proves_alive(good)
-        assert "could not be handled" in caplog.text
+        await link.proves_alive(good)
+        assert "internal error in a frame" in caplog.text
 
 
 async def test_messages_for_an_agent_without_a_session_are_dropped(tmp_path: Path) -> None:
-    """Messages for an agent without a session are dropped; its next settlement sends them again."""
-    async with started(tmp_path) as world:
-        world.dispatch.send(AgentId("SHA256:nobody"), [messages.Offer(task=TASK)])
+    """Its next settlement sends them again."""
+    async with started(tmp_path) as link:
+        link.dispatch.send(AgentId("SHA256:nobody"), [messages.Offer(task=TASK)])
 
-        assert world.dispatch.counters["messages_dropped"] == 1
+        assert link.dispatch.counters["messages_dropped"] == 1
 
 
 # Strangers ----------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_foreign_key_never_reaches_the_work_port(tmp_path: Path) -> None:
-    """An unknown CURVE key is refused during the handshake, with a log line for the administrator."""
-    async with started(tmp_path) as world:
-        stranger = Peer(world).connect(world.dispatch.endpoints.work)
+    """An unknown CURVE key is rejected in the handshake, with a log line for the administrator."""
+    async with started(tmp_path) as link:
+        stranger = Peer(link).connect(link.dispatch.endpoints.work)
         await stranger.hello()
 
-        await until(lambda: world.dispatch.counters["frames_refused"] >= 1)
+        await until(lambda: link.dispatch.counters["frames_refused"] >= 1)
 
-        assert world.dispatch.counters["frames_received"] == 0
+        assert link.dispatch.counters["frames_received"] == 0
 
 
 async def test_other_mechanisms_and_garbage_are_refused_while_a_good_agent_goes_on(tmp_path: Path) -> None:
-    """NULL, PLAIN, a wrong server key, HTTP, an old ZMTP greeting and noise are refused on both ports."""
-    async with started(tmp_path) as world:
-        good = world.peer()
+    """NULL, PLAIN, a wrong server key, HTTP, an old ZeroMQ greeting and noise on both ports: all are rejected."""
+    async with started(tmp_path) as link:
+        good = link.peer()
         await good.open()
-        received = world.dispatch.counters["frames_received"]
+        received = link.dispatch.counters["frames_received"]
         plain: list[socket.socket] = []
-        for endpoint in world.dispatch.endpoints:
-            null, password, mistaken = world.socket(), world.socket(), Peer(world)
+        for endpoint in link.dispatch.endpoints:
+            null, password, mistaken = link.socket(), link.socket(), Peer(link)
             password.plain_username, password.plain_password = b"root", b"root"
             wrong = zmq.curve_keypair()[0]
             mistaken.socket.curve_publickey, mistaken.socket.curve_secretkey = mistaken.public, mistaken.secret
@@ -190,10 +190,10 @@ async def test_other_mechanisms_and_garbage_are_refused_while_a_good_agent_goes_
                 plain.append(connection)
 
         for _ in range(20):
-            await world.proves_alive(good)
+            await link.proves_alive(good)
 
-        assert world.dispatch.counters["frames_received"] == received + 20
-        assert world.dispatch.connected == {good.agent}
+        assert link.dispatch.counters["frames_received"] == received + 20
+        assert link.dispatch.connected == {good.agent}
         for connection in plain:
             connection.close()
 
@@ -229,20 +229,20 @@ class Wiretap:
 
 
 async def test_a_captured_stream_replayed_does_nothing(tmp_path: Path) -> None:
-    """The bytes of a complete valid session, replayed by an eavesdropper, open no session and repeat no result."""
-    async with started(tmp_path) as world:
-        port = int(world.dispatch.endpoints.work.rpartition(":")[2])
+    """The bytes of a whole valid session, sent again by an eavesdropper, open no session and repeat no result."""
+    async with started(tmp_path) as link:
+        port = int(link.dispatch.endpoints.work.rpartition(":")[2])
         tap = Wiretap(port)
         async with await asyncio.start_server(tap, "127.0.0.1", 0) as proxy:
-            agent = Peer(world)
-            world.enrollments.approved.add(agent.public.decode())
+            agent = Peer(link)
+            link.enroller.approved.add(agent.public.decode())
             agent.connect(f"tcp://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
             await agent.open()
-            await world.proves_alive(agent)
+            await link.proves_alive(agent)
             agent.socket.close(linger=0)
             async with asyncio.timeout(PATIENCE_S):
                 await tap.is_over.wait()
-        seen, received = list(world.desk.calls), world.dispatch.counters["frames_received"]
+        seen, received = list(link.listener.calls), link.dispatch.counters["frames_received"]
 
         with socket.create_connection(("127.0.0.1", port)) as thief:
             thief.setblocking(False)
@@ -253,15 +253,15 @@ async def test_a_captured_stream_replayed_does_nothing(tmp_path: Path) -> None:
                     while await loop.sock_recv(thief, 65_536):
                         pass
 
-        assert FINISHED in world.desk.reports
-        assert world.desk.calls == seen
-        assert world.dispatch.counters["frames_received"] == received
+        assert FINISHED in link.listener.reports
+        assert link.listener.calls == seen
+        assert link.dispatch.counters["frames_received"] == received
 
 
 async def test_many_tiny_frames_starve_nobody(tmp_path: Path) -> None:
-    """All of ten thousand frames of one agent are handled, and another agent's result arrives meanwhile."""
-    async with started(tmp_path) as world:
-        good, eager = world.peer(), world.peer()
+    """Ten thousand frames of one agent are all handled, and another agent's result gets through meanwhile."""
+    async with started(tmp_path) as link:
+        good, eager = link.peer(), link.peer()
         await good.open()
         await eager.open()
 
@@ -271,15 +271,15 @@ async def test_many_tiny_frames_starve_nobody(tmp_path: Path) -> None:
 
         flooding = asyncio.create_task(flood())
         for _ in range(5):
-            await world.proves_alive(good)
+            await link.proves_alive(good)
         await flooding
-        await world.proves_alive(eager)
-        assert world.dispatch.counters["frames_received"] > 10_000
+        await link.proves_alive(eager)
+        assert link.dispatch.counters["frames_received"] > 10_000
 
 
 async def test_only_a_request_to_enroll_is_answered_on_the_enrollment_port(tmp_path: Path) -> None:
-    """Any other message from a stranger is refused by its kind and reaches no handler."""
-    async with started(tmp_path) as world:
+    """Every other kind of message is rejected by name and does not reach the enroller."""
+    async with started(tmp_path) as link:
         others: list[messages.Message] = [
             STARTED,
             FINISHED,
@@ -287,49 +287,49 @@ async def test_only_a_request_to_enroll_is_answered_on_the_enrollment_port(tmp_p
             messages.Reset(text="x"),
         ]
         for message in others:
-            stranger = Peer(world).connect(world.dispatch.endpoints.enroll)
+            stranger = Peer(link).connect(link.dispatch.endpoints.enroll)
             await stranger.socket.send(bytes(memoryview(codec.encode_message(message))))
             answer = codec.decode_enroll_answer(await stranger.socket.recv())
             assert answer.state == "refused"
 
-        assert world.enrollments.requests == []
-        assert world.desk.calls == []
+        assert link.enroller.requests == []
+        assert link.listener.calls == []
 
 
 async def test_requests_to_enroll_are_rate_limited_per_key(tmp_path: Path) -> None:
-    """After a few requests a key is asked to wait, while another key is still served."""
-    async with started(tmp_path) as world:
+    """One key may ask a few times, then has to wait; another key is not affected."""
+    async with started(tmp_path) as link:
         request = bytes(memoryview(codec.encode_message(messages.EnrollRequest(1, "", "n", [], "h", "m", "v"))))
-        eager = Peer(world).connect(world.dispatch.endpoints.enroll)
+        eager = Peer(link).connect(link.dispatch.endpoints.enroll)
         texts = []
         for _ in range(enrollment.PER_KEY_BURST + 5):
             await eager.socket.send(request)
             texts.append(codec.decode_enroll_answer(await eager.socket.recv()).text)
 
         assert any("too many requests" in text for text in texts)
-        assert len(world.enrollments.requests) < len(texts)
-        calm = Peer(world).connect(world.dispatch.endpoints.enroll)
+        assert len(link.enroller.requests) < len(texts)
+        calm = Peer(link).connect(link.dispatch.endpoints.enroll)
         await calm.socket.send(request)
         assert codec.decode_enroll_answer(await calm.socket.recv()).text == "wait for approval"
 
 
-async def test_what_is_refused_fills_no_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A flood is counted in full and logged in a limited number of lines."""
-    async with started(tmp_path) as world:
-        agent = world.peer()
+async def test_rejections_do_not_flood_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A flood is counted completely and logged in a bounded number of lines."""
+    async with started(tmp_path) as link:
+        agent = link.peer()
         with caplog.at_level(logging.WARNING, logger="waterflow.dispatch"):
             for _ in range(500):
                 await agent.socket.send(b"\xc1")
-            await until(lambda: world.dispatch.counters["frames_refused"] == 500)
+            await until(lambda: link.dispatch.counters["frames_refused"] == 500)
 
         assert len(caplog.records) < 100
 
 
-async def test_a_taken_port_is_named(tmp_path: Path) -> None:
-    """The daemon does not start if a port is in use: the error names the port, and nothing stays open."""
-    async with started(tmp_path) as world:
-        taken = world.dispatch.endpoints.work
-        other = World(tmp_path, silence_ms=1_000)
+async def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
+    """The daemon cannot start on a port that is in use, and leaves nothing open."""
+    async with started(tmp_path) as link:
+        taken = link.dispatch.endpoints.work
+        other = LinkHarness(tmp_path, silence_ms=1_000)
         with pytest.raises(Exception, match="WF221"):
             await other.dispatch.start(taken, "tcp://127.0.0.1:*")
         other.context.destroy(linger=0)

@@ -1,4 +1,4 @@
-"""The daemon's key file, and the limits on recorded rejections."""
+"""The daemon's key file, rate limits, rejections and clone detection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from waterflowd.rates import BucketPerName, TokenBucket
 
 
 def test_the_pair_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
-    """The second start uses the first one's key, and no other file remains."""
+    """The second start uses the first one's key; no other file stays behind."""
     first = keys.load_server_keys(tmp_path)
     again = keys.load_server_keys(tmp_path)
     path = tmp_path / "keys" / "server.key"
@@ -34,14 +34,14 @@ def _load(data_dir: Path) -> str:
 
 
 def test_two_first_starts_at_once_agree_on_one_key(tmp_path: Path) -> None:
-    """Of two concurrent first starts, the second one uses the existing key."""
+    """The second process uses the key of the first."""
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert len(set(pool.map(_load, [tmp_path] * 4, chunksize=1))) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"short\nkeys\n", b"\xff\xfe", b"a" * 40 + b"\n" + b"a" * 40 + b"\n"])
 def test_a_damaged_key_file_stops_the_daemon_with_a_text(tmp_path: Path, content: bytes) -> None:
-    """The daemon does not replace a damaged key, which would lock out every agent: a person must decide."""
+    """A new key in its place would lock out every agent, so a person decides."""
     keys.load_server_keys(tmp_path)
     path = tmp_path / "keys" / "server.key"
     path.write_bytes(content)
@@ -54,7 +54,7 @@ def test_a_damaged_key_file_stops_the_daemon_with_a_text(tmp_path: Path, content
 
 
 def test_a_key_that_others_may_read_is_not_used(tmp_path: Path) -> None:
-    """File modes are checked, and not silently repaired."""
+    """File modes are checked, not silently repaired."""
     keys.load_server_keys(tmp_path)
     (tmp_path / "keys" / "server.key").chmod(0o640)
 
@@ -63,7 +63,7 @@ def test_a_key_that_others_may_read_is_not_used(tmp_path: Path) -> None:
 
 
 def test_a_bucket_allows_a_burst_and_then_its_rate() -> None:
-    """A bucket allows five at once, and then two per second."""
+    """Five at once, then two per second."""
     bucket = TokenBucket(2.0, 5, 0)
 
     assert [bucket.take(0) for _ in range(6)] == [True] * 5 + [False]
@@ -71,22 +71,22 @@ def test_a_bucket_allows_a_burst_and_then_its_rate() -> None:
 
 
 def test_names_are_bounded_and_the_oldest_makes_room() -> None:
-    """However many names appear, only a limited number is remembered."""
+    """However many names arrive, only a limited number is kept."""
     buckets = BucketPerName(0.001, 1, 2)
 
     assert [buckets.take(name, 0) for name in "aabcb"] == [True, False, True, True, False]
     assert buckets.take("a", 0)
 
 
-def test_refusals_are_counted_in_full_and_told_in_part(caplog: pytest.LogCaptureFixture) -> None:
-    """A flood produces a burst of log lines; the next line says how many were omitted."""
+def test_all_rejections_are_counted_and_some_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A flood costs a burst of lines; the next line says how many were left out."""
     now = [0]
     rejections = Rejections(logging.getLogger("waterflow.test"), lambda: now[0])
     with caplog.at_level(logging.WARNING):
         for _ in range(1_000):
-            rejections.note("WF202", "evil\x1b[2J\ntext", "10.0.0.1")
+            rejections.record("WF202", "evil\x1b[2J\ntext", "10.0.0.1")
         now[0] = 1_000
-        rejections.note("WF202", "one more", "10.0.0.1")
+        rejections.record("WF202", "one more", "10.0.0.1")
 
     assert rejections.total == rejections.counts["WF202"] == 1_001
     assert len(caplog.messages) == 21
@@ -99,22 +99,22 @@ def _newcomer() -> CloneDetector:
     return CloneDetector(hello, 1_000, 6_000)
 
 
-def test_a_newcomer_is_let_in_when_the_older_process_stays_silent() -> None:
-    """It waits for two keep-alives, and learns how long."""
+def test_a_newer_process_is_accepted_when_the_older_one_is_silent() -> None:
+    """It waits for two keep-alive intervals, and is told how long."""
     detector = _newcomer()
 
-    assert [refusal.after_ms if (refusal := detector.refusal(now)) else 0 for now in (1_000, 4_000, 5_000)] == [
+    assert [rejection.after_ms if (rejection := detector.rejection(now)) else 0 for now in (1_000, 4_000, 5_000)] == [
         4_000,
         1_000,
         0,
     ]
 
 
-def test_a_newcomer_is_a_clone_once_the_older_process_speaks() -> None:
-    """The first frame that cannot have been in flight before decides permanently, and is reported once."""
+def test_a_newer_process_is_a_clone_if_the_older_one_sends() -> None:
+    """The first frame that cannot have been in transit decides for good, and is reported once."""
     detector = _newcomer()
 
-    assert [detector.is_exposed(now) for now in (1_001, 1_999, 2_000, 2_001)] == [False, False, True, False]
-    refusal = detector.refusal(100_000)
-    assert refusal is not None
-    assert (refusal.code, refusal.after_ms) == ("WF211", CLONE_RETRY_MS)
+    assert [detector.frame_received(now) for now in (1_001, 1_999, 2_000, 2_001)] == [False, False, True, False]
+    rejection = detector.rejection(100_000)
+    assert rejection is not None
+    assert (rejection.code, rejection.after_ms) == ("WF211", CLONE_RETRY_MS)

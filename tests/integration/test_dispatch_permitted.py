@@ -1,4 +1,4 @@
-"""Every message type in every state of a peer: anything not in the table is refused. No sockets are used."""
+"""Every message type in every state of a peer: what the table does not permit is rejected. Without sockets."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Host:
     def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
         self.calls.append("wanted")
 
-    async def request(self, public_key: str, wanted: messages.EnrollRequest) -> messages.EnrollAnswer:
+    async def request(self, public_key: str, request: messages.EnrollRequest) -> messages.EnrollAnswer:
         self.calls.append("request")
         return messages.EnrollAnswer("pending", "", "", "", [], "", 1)
 
@@ -92,7 +92,7 @@ def frame(message: object, token: str) -> bytes:
 
 
 def test_the_examples_are_all_the_messages_that_there_are() -> None:
-    """A new message type needs a row here, and thus a decision about who may send it."""
+    """A new kind of message needs a row here, and a decision about who may send it."""
     kinds = {*get_args(messages.Message), messages.EnrollRequest, messages.EnrollAnswer}
 
     assert {type(example) for example in EXAMPLES} == kinds
@@ -103,7 +103,7 @@ def test_the_examples_are_all_the_messages_that_there_are() -> None:
 async def test_the_work_port_takes_what_the_table_permits_and_nothing_else(
     state: messages.PeerState, message: object
 ) -> None:
-    """A permitted message reaches the handler; any other is counted or answered with a reset."""
+    """A permitted message reaches the listener; any other is counted or answered with a reset."""
     host = Host()
     sent: list[bytes] = []
     rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)
@@ -112,7 +112,7 @@ async def test_the_work_port_takes_what_the_table_permits_and_nothing_else(
         sent.append(payload)
         return SendResult.QUEUED
 
-    settings = SessionSettings(generation=1, describe=lambda agent: ("n", []), cloned=lambda agent, hello: None)
+    settings = SessionSettings(generation=1, describe=lambda agent: ("n", []), on_clone=lambda agent, hello: None)
     sessions = Sessions(host, host, send, settings, rejections)
     if state is not messages.PeerState.CONNECTED:
         opening = messages.Hello(TOKEN, 1, 1, "0", "instance", "machine", "boot", 1, "h", "linux", "arm", {}, [], [])
@@ -135,7 +135,7 @@ async def test_the_work_port_takes_what_the_table_permits_and_nothing_else(
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
 async def test_the_enrollment_port_takes_what_the_table_permits_and_nothing_else(message: object) -> None:
-    """Strangers may only request enrollment; every other message is refused."""
+    """Only enrollment requests are accepted."""
     host = Host()
     answers: list[messages.EnrollAnswer] = []
     rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)
@@ -155,11 +155,11 @@ async def test_the_enrollment_port_takes_what_the_table_permits_and_nothing_else
 
 
 async def test_an_agent_whose_frames_are_costly_to_read_is_cut() -> None:
-    """Well-formed frames that use too much CPU end the session and are not read further; others are unaffected."""
+    """Well-formed frames that use too much processor time end the session; another agent is not affected."""
     host = Host()
     rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)
     processor_s = itertools.count(0, 60)
-    settings = SessionSettings(generation=1, describe=lambda agent: ("n", []), cloned=lambda agent, hello: None)
+    settings = SessionSettings(generation=1, describe=lambda agent: ("n", []), on_clone=lambda agent, hello: None)
     sessions = Sessions(
         host, host, lambda route, payload: SendResult.QUEUED, settings, rejections, lambda: next(processor_s)
     )

@@ -6,12 +6,12 @@ import httpx
 
 from waterflowd.access.roles import Role
 from waterflowd.admin.ports import RepositoryRow
-from waterflowd.testing.api_world import ApiWorld
+from waterflowd.testing.api import ApiHarness
 
 
 async def test_suspend_and_resume_are_in_the_audit_trail() -> None:
-    """The entry has the principal's name. For an unknown repository the error lists the known ones."""
-    async with ApiWorld() as world:
+    """With the principal's name. For an unknown repository the error lists the known ones."""
+    async with ApiHarness() as world:
         transport = httpx.ASGITransport(world.api)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
             world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
@@ -24,8 +24,8 @@ async def test_suspend_and_resume_are_in_the_audit_trail() -> None:
 
 
 async def test_a_runner_may_not_suspend() -> None:
-    """This needs the role approver, like `sync`."""
-    async with ApiWorld(is_open=False) as world:
+    """It takes the role approver, as for syncing."""
+    async with ApiHarness(is_open=False) as world:
         world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
         transport = httpx.ASGITransport(world.api)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:

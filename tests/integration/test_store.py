@@ -62,7 +62,7 @@ def line_of(process: subprocess.Popen[str]) -> str:
 
 @pytest.mark.parametrize("lines", [1, 40, 137, 600])
 def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path, lines: int) -> None:
-    """G1, G2: after SIGKILL at any moment all acknowledged batches and pieces exist, and every stream is a prefix."""
+    """G1, G2: after SIGKILL at any moment every acknowledged batch and piece is stored, and every stream is a prefix."""
     acknowledged: dict[tuple[str, int], int] = {}
     for _ in range(2):
         with child("append", tmp_path) as process:
@@ -99,8 +99,8 @@ def _check_acknowledged(store: Store, acknowledged: dict[tuple[str, int], int]) 
             assert piece.offset + len(piece.data) <= size
 
 
-def test_a_second_daemon_is_refused_by_name_of_the_first(tmp_path: Path) -> None:
-    """By path or by symlink, it gets WF310 with the process id of the daemon that holds the directory."""
+def test_a_second_daemon_is_refused_with_the_first_ones_process_id(tmp_path: Path) -> None:
+    """By the same path and by a symlink: WF310 with the process id of the daemon that has the lock."""
     data, link = tmp_path / "data", tmp_path / "link"
     link.symlink_to(data)
     with open_store(data, UNIONS):
@@ -148,8 +148,8 @@ def test_a_killed_daemon_leaves_no_lock_behind(tmp_path: Path) -> None:
         assert store.log.generation == 2
 
 
-async def test_a_daemon_whose_generation_was_taken_writes_nothing_any_more(tmp_path: Path) -> None:
-    """If two daemons ever use one directory, the older one stops at its next transaction."""
+async def test_a_daemon_whose_generation_was_taken_stops_writing(tmp_path: Path) -> None:
+    """If two daemons ever write to one directory, the older one stops at its next transaction."""
     told: list[Stalled] = []
     with open_store(tmp_path, UNIONS, on_poison=told.append) as store:
         await store.log.append(batch(1, 0, 1))
@@ -166,7 +166,7 @@ async def test_a_daemon_whose_generation_was_taken_writes_nothing_any_more(tmp_p
 
 @pytest.mark.parametrize("text", ['{"format": 99, "lmdb": 0, "release": "9.0"}', '{"format": 1, "lmdb": 1}', "{", ""])
 def test_a_directory_of_a_newer_format_is_refused_untouched(tmp_path: Path, text: str) -> None:
-    """G10: opening fails with WF311, and no file is changed, created or removed."""
+    """G10: WF311, and none of its files is changed, created or removed."""
     open_store(tmp_path, UNIONS).close()
     (tmp_path / "FORMAT").write_text(text)
     before = _snapshot(tmp_path)
@@ -176,8 +176,8 @@ def test_a_directory_of_a_newer_format_is_refused_untouched(tmp_path: Path, text
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "/proc/none"])
-def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path, name: str) -> None:
-    """Opening fails with WF317, which has the path and what to do, instead of a bare system error."""
+def test_a_directory_that_cannot_be_created_is_reported(tmp_path: Path, name: str) -> None:
+    """WF317, with the path and what to do, instead of a system error."""
     (tmp_path / "file").touch()
     with pytest.raises(Stalled, match=r"data-dir .* cannot be used: .*ReadWritePaths.*WF317"):
         open_store(tmp_path / name, UNIONS)
@@ -192,7 +192,7 @@ def _snapshot(path: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def test_a_log_without_its_format_file_is_refused(tmp_path: Path) -> None:
-    """The format is unknown, and the store does not guess."""
+    """Its format is unknown and not guessed."""
     open_store(tmp_path, UNIONS).close()
     (tmp_path / "FORMAT").unlink()
     with pytest.raises(Stalled, match="WF311"):
@@ -200,7 +200,7 @@ def test_a_log_without_its_format_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_data_directory_is_for_its_user_alone(tmp_path: Path) -> None:
-    """Directories have mode 0700 and files 0600, whatever the umask or the previous mode is."""
+    """Mode 0700 for directories and 0600 for files, whatever the umask or an older mode is."""
     data = tmp_path / "data"
     data.mkdir(mode=0o755)
     with open_store(data, UNIONS) as store:
@@ -216,7 +216,7 @@ async def _print(store: Store, size: int) -> int:
 
 
 def test_a_flipped_byte_in_an_event_is_detected(tmp_path: Path) -> None:
-    """The damaged record is never returned and WF304 names it; other records and streams can be read."""
+    """The damaged record is never returned: WF304 names it; other records and streams can be read."""
     with open_store(tmp_path, UNIONS) as store:
         store.log.append_blocking(batch(1, 0, 3))
         store.log.append_blocking(batch(1, 3, 1, text="the one that is damaged"))
@@ -266,7 +266,7 @@ def test_a_truncated_file_is_refused_with_a_sentence(tmp_path: Path, keep: float
 
 @pytest.mark.parametrize("page", range(8))
 def test_a_zeroed_page_never_serves_a_false_state(tmp_path: Path, page: int) -> None:
-    """Opening fails, or reads are verified, or the page was unused; the process survives in any case."""
+    """The log is not opened, or reads detect the damage, or the page was unused; the process survives in any case."""
     with open_store(tmp_path, UNIONS) as store:
         for expected in range(0, 40, 10):
             store.log.append_blocking(batch(1, expected, 10))
@@ -301,7 +301,7 @@ def test_unknown_kinds_and_schemas_stall_the_reader(tmp_path: Path) -> None:
         store.log.read(stream(2))
 
 
-def test_an_older_schema_is_led_through_the_upcasters(tmp_path: Path) -> None:
+def test_an_older_schema_passes_through_the_upcasters(tmp_path: Path) -> None:
     """Each version's upcaster runs once, in order, and only for its kind of event."""
     with open_store(tmp_path, UNIONS) as store:
         store.log.append_blocking(batch(1, 0, 1, text="old"))
@@ -321,7 +321,7 @@ def test_an_older_schema_is_led_through_the_upcasters(tmp_path: Path) -> None:
 
 
 def test_a_map_that_is_full_grows(tmp_path: Path) -> None:
-    """A map of 1 MiB takes 10,000 events: it is doubled between transactions, without effect on callers."""
+    """A map of 1 MiB takes 10,000 events: it is doubled between transactions, without any error."""
     with open_store(tmp_path, UNIONS, map_bytes=1 << 20) as store:
         for expected in range(0, 10_000, 1_000):
             store.log.append_blocking(batch(1, expected, 1_000))
@@ -329,8 +329,8 @@ def test_a_map_that_is_full_grows(tmp_path: Path) -> None:
         assert store.verify().records == 10_000
 
 
-async def test_a_full_disk_is_a_state_and_not_an_end(tmp_path: Path) -> None:
-    """Appends fail with WF302, reads still work, and with free space the append succeeds at the same position."""
+async def test_a_full_disk_is_temporary(tmp_path: Path) -> None:
+    """WF302 with nothing written; reads work; with space the next append succeeds at the same position."""
     with open_store(tmp_path, UNIONS, ballast_bytes=1 << 20) as store:
         await store.log.append(batch(1, 0, 2))
         assert not store.log.is_disk_low
@@ -348,7 +348,7 @@ async def test_a_full_disk_is_a_state_and_not_an_end(tmp_path: Path) -> None:
 
 
 async def test_an_input_output_error_poisons_the_store(tmp_path: Path) -> None:
-    """After a failed write nothing is accepted or returned until a restart; `on_poison` is called once."""
+    """After a failed write nothing is accepted or shown until the daemon has restarted; the callback is called once."""
     told: list[Stalled] = []
     with open_store(tmp_path, UNIONS, on_poison=told.append) as store:
         await store.log.append(batch(1, 0, 2))
@@ -374,7 +374,7 @@ async def test_an_input_output_error_poisons_the_store(tmp_path: Path) -> None:
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
 async def test_a_small_disk_fills_up_and_recovers(tmp_path: Path) -> None:
-    """On 16 MB the store appends until WF302, reads everything, and continues once space is free; nothing is lost."""
+    """On 16 MB: appends until WF302, reads everything, and continues by itself once there is space; nothing is lost."""
     with mounted(tmp_path, "-t", "tmpfs", "-o", "size=16m", "tmpfs"):
         other = tmp_path / "other"
         other.write_bytes(bytes(6 << 20))
@@ -409,7 +409,7 @@ async def _fill(store: Store) -> tuple[int, int | None]:
 
 
 async def test_appends_in_flight_share_commits(tmp_path: Path) -> None:
-    """Group commit: a hundred concurrent calls need far fewer transactions, and all become durable."""
+    """Group commit: a hundred concurrent calls take far fewer transactions, and all are durable."""
     with open_store(tmp_path, UNIONS) as store:
         await store.log.append(batch(0, 0, 1))
         before = store.transactions
@@ -420,7 +420,7 @@ async def test_appends_in_flight_share_commits(tmp_path: Path) -> None:
 
 
 async def test_closing_makes_durable_what_was_submitted(tmp_path: Path) -> None:
-    """An orderly close loses nothing, and later calls are refused."""
+    """An orderly shutdown loses nothing, and later calls are rejected."""
     store = open_store(tmp_path, UNIONS)
     calls = [store.log.append(batch(1, expected, 1)) for expected in range(50)]
     output = store.outputs.append(

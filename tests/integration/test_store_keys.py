@@ -1,4 +1,4 @@
-"""Damaged keys: LMDB does not find a row whose key has a flipped bit, which must not look like a missing row."""
+"""Damaged keys: LMDB finds no row under a key that a flipped bit has changed; that must not look like an absent row."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def places_of_keys(directory: Path) -> list[tuple[int, int]]:
 
 
 async def test_a_damaged_key_hides_nothing(tmp_path: Path) -> None:
-    """Each answer is the true one or WF304, whichever bit of whichever key is flipped."""
+    """Each read returns the true value or WF304, whichever bit of whichever key was flipped."""
     with open_store(tmp_path, store_child.UNIONS) as store:
         await fill(store)
     places = places_of_keys(tmp_path)

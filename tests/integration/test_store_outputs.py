@@ -48,8 +48,8 @@ async def test_a_small_log_costs_no_file(tmp_path: Path) -> None:
         assert files(tmp_path) == []
 
 
-async def test_a_log_that_outgrows_lmdb_goes_on_in_a_file(tmp_path: Path) -> None:
-    """The content in LMDB stays there; the file starts at that offset and holds the rest."""
+async def test_a_log_that_outgrows_lmdb_continues_in_a_file(tmp_path: Path) -> None:
+    """Its rows stay in LMDB; the file begins at that offset and contains the rest."""
     with open_store(tmp_path, {}) as store:
         await add(store, b"a" * 60_000)
         await add(store, b"b" * 10_000)
@@ -62,8 +62,8 @@ async def test_a_log_that_outgrows_lmdb_goes_on_in_a_file(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("cut", [1, 20, 29, 30, 5_000, 9_000, 20_000])
-async def test_a_torn_tail_is_cut_after_a_crash(tmp_path: Path, cut: int) -> None:
-    """Complete frames are kept, a partial one is removed, and the log continues there without a gap."""
+async def test_a_torn_tail_is_truncated_after_a_crash(tmp_path: Path, cut: int) -> None:
+    """Whole frames are kept, a partial frame is removed, and the log continues from there without a gap."""
     whole = [bytes([number]) * 8_000 for number in range(65, 85)]
     with open_store(tmp_path, {}) as store:
         await add(store, b"first" * 100)
@@ -78,8 +78,8 @@ async def test_a_torn_tail_is_cut_after_a_crash(tmp_path: Path, cut: int) -> Non
 
 
 @pytest.mark.parametrize("garbage", [b"\x00" * 100, b"\xff" * 3, b"\x00" * 200_000])
-async def test_a_tail_that_was_never_written_is_cut(tmp_path: Path, garbage: bytes) -> None:
-    """After a power cut a file may be longer than its content: zeros and garbage are not frames."""
+async def test_a_tail_of_garbage_is_truncated(tmp_path: Path, garbage: bytes) -> None:
+    """A power failure may leave a file longer than its content: zeros and garbage are not frames."""
     with open_store(tmp_path, {}) as store:
         await add(store, b"x" * 70_000, b"y" * 70_000)
     (file,) = files(tmp_path)
@@ -90,8 +90,8 @@ async def test_a_tail_that_was_never_written_is_cut(tmp_path: Path, garbage: byt
         assert text(store)[-2:] == b"yz"
 
 
-async def test_a_file_without_a_whole_header_is_put_aside(tmp_path: Path) -> None:
-    """The crash came before its first flush, so nothing in it was acknowledged, and the log ends where LMDB says."""
+async def test_a_file_with_a_damaged_header_is_set_aside(tmp_path: Path) -> None:
+    """It was torn before its first flush: nothing in it was acknowledged, so the log ends where its rows end."""
     with open_store(tmp_path, {}) as store:
         await add(store, b"x" * 60_000)
     path = tmp_path / "output" / NAME.run / "deploy.build.1"
@@ -105,7 +105,7 @@ async def test_a_file_without_a_whole_header_is_put_aside(tmp_path: Path) -> Non
 
 
 async def test_a_flipped_byte_in_a_file_is_detected(tmp_path: Path) -> None:
-    """Everything before the flipped byte can be read, and the damaged frame is never returned."""
+    """The part before it can be read; the damaged piece is never returned."""
     with open_store(tmp_path, {}) as store:
         await add(store, *[bytes([number]) * 60_000 for number in range(65, 85)])
     (file,) = files(tmp_path)
@@ -120,7 +120,7 @@ async def test_a_flipped_byte_in_a_file_is_detected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("index", ["missing", "cut", "wrong"])
 async def test_the_index_of_a_file_is_only_a_hint(tmp_path: Path, index: str) -> None:
-    """If the index is missing, truncated or wrong, the same bytes are found."""
+    """Without it, with half of it, or with garbage in it, the same bytes are found."""
     whole = [b"%05d" % number * 2_000 for number in range(300)]
     with open_store(tmp_path, {}) as store:
         for start in range(0, 300, 30):
@@ -142,7 +142,7 @@ async def test_the_index_of_a_file_is_only_a_hint(tmp_path: Path, index: str) ->
 
 
 async def test_a_full_disk_under_one_log_loses_nothing_of_another(tmp_path: Path) -> None:
-    """The rows of a group fail but its file does not: data resent in other pieces is stored only once."""
+    """When the rows of a group fail and its file does not, a repetition with other pieces is stored once."""
     with open_store(tmp_path, {}, ballast_bytes=0) as store:
         await add(store, b"x" * 70_000)
         with files_replaced("/dev/full"):
@@ -163,8 +163,8 @@ async def test_a_full_disk_under_one_log_loses_nothing_of_another(tmp_path: Path
         assert (text(store)[70_000:], store.outputs.size(OTHER)) == (b"abcdefg", 5)
 
 
-async def test_a_file_of_a_failed_try_does_not_hide_rows(tmp_path: Path) -> None:
-    """A file that was created but stayed empty is removed if the log continued in LMDB."""
+async def test_a_file_of_a_failed_append_does_not_hide_rows(tmp_path: Path) -> None:
+    """An empty file is removed when the log has continued in LMDB."""
     with open_store(tmp_path, {}) as store:
         await add(store, b"x" * 100)
         await add(store, b"y" * 100_000, to=OTHER)
@@ -178,7 +178,7 @@ async def test_a_file_of_a_failed_try_does_not_hide_rows(tmp_path: Path) -> None
 
 
 async def test_a_group_may_turn_a_small_log_into_a_large_one(tmp_path: Path) -> None:
-    """Small rows and the file behind them are submitted together: the file follows rows that are durable."""
+    """Small rows and the file after them, submitted together: the file follows durable rows."""
     with open_store(tmp_path, {}) as store:
         calls, offset = [], 0
         for size in (30_000, 30_000, 30_000, 200_000, 5):

@@ -1,4 +1,4 @@
-"""Backup, restore and salvage of the store on real disks: nothing false is kept, and the source never changes."""
+"""Backup, restore and salvage on real disks: nothing false is ever kept, and the source is never changed."""
 
 from __future__ import annotations
 
@@ -127,8 +127,8 @@ def check_prefixes(
             assert lost is None or lost <= len(events_whole) - count
 
 
-def test_a_sound_directory_is_saved_whole_and_left_as_it_was(tmp_path: Path) -> None:
-    """All records, plans, output and hash chains are kept; nothing in the source is touched."""
+def test_an_intact_directory_is_salvaged_completely_and_unchanged(tmp_path: Path) -> None:
+    """All records, plans and output, with the same chains; the source is unchanged."""
     source, target = tmp_path / "source", tmp_path / "target"
     whole = fill(source)
     before = snapshot(source)
@@ -147,7 +147,7 @@ def test_a_sound_directory_is_saved_whole_and_left_as_it_was(tmp_path: Path) -> 
 
 
 def test_a_flipped_byte_costs_one_stream_its_end_and_the_others_nothing(tmp_path: Path) -> None:
-    """The stream ends before the damaged event, and the report says how many events were lost."""
+    """The stream ends before the damaged event, and the report says how many events are lost."""
     source = tmp_path / "source"
     whole = fill(source)
     file = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE
@@ -164,7 +164,7 @@ def test_a_flipped_byte_costs_one_stream_its_end_and_the_others_nothing(tmp_path
 
 
 def test_damaged_branches_and_meta_pages_cost_nothing(tmp_path: Path) -> None:
-    """Leaf pages that are unreachable from any tree are found; whatever the heads prove is complete."""
+    """Leaf pages outside the trees are found, and streams that match their heads are complete."""
     source = tmp_path / "source"
     whole = fill(source, rounds=80)
     file = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE
@@ -199,8 +199,8 @@ def _damages(size: int) -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.timeout(3600 if IS_FULL else 1200)
-def test_whatever_is_damaged_what_is_saved_is_a_true_prefix(tmp_path: Path) -> None:
-    """Zeroed pages, truncated files and flipped bits never cause a false event, a silent loss or a fatal signal."""
+def test_salvaged_streams_are_true_prefixes_whatever_the_damage(tmp_path: Path) -> None:
+    """Zeroed pages, truncated files, flipped bits: never a false event, an unreported loss, or a crash."""
     source, target = tmp_path / "source", tmp_path / "target"
     whole = fill(source)
     file = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE
@@ -222,8 +222,8 @@ def test_whatever_is_damaged_what_is_saved_is_a_true_prefix(tmp_path: Path) -> N
         shutil.rmtree(target)
 
 
-def test_a_salvage_that_is_killed_leaves_nothing_that_opens(tmp_path: Path) -> None:
-    """Its directory is marked as unfinished; the daemon, restore, backup and salvage all refuse it."""
+def test_a_killed_salvage_leaves_an_unfinished_copy(tmp_path: Path) -> None:
+    """The daemon, restore, backup and salvage refuse its directory."""
     source, target = tmp_path / "source", tmp_path / "target"
     fill(source)
     with pytest.raises(KeyError), salvage.salvage_directory(source, target):
@@ -241,8 +241,8 @@ def test_a_salvage_that_is_killed_leaves_nothing_that_opens(tmp_path: Path) -> N
         pass
 
 
-def test_salvage_keeps_its_hands_off(tmp_path: Path) -> None:
-    """A directory in use, one of a newer release, a target with content, and a target inside the source are refused."""
+def test_salvage_refuses_what_it_must_not_touch(tmp_path: Path) -> None:
+    """A directory in use, one of a newer release, a target that is not empty, a target inside the source."""
     source = tmp_path / "source"
     fill(source)
     with (
@@ -272,8 +272,8 @@ def restore(source: Path, target: Path) -> Store:
     return open_store(target, UNIONS)
 
 
-def test_a_backup_of_a_stopped_daemon_is_restored_whole(tmp_path: Path) -> None:
-    """Everything is restored with a generation that no daemon has had; the backup is unchanged."""
+def test_a_backup_of_a_stopped_daemon_is_restored_completely(tmp_path: Path) -> None:
+    """The generation is new, and the backup itself is unchanged."""
     source, made, target = tmp_path / "source", tmp_path / "made", tmp_path / "target"
     whole = fill(source)
     manifest = copying.back_up(source, made, nothing_known)
@@ -309,7 +309,7 @@ def test_a_copied_data_directory_is_restored_like_a_backup(tmp_path: Path) -> No
 
 
 def test_a_backup_under_load_is_a_prefix_with_the_output_of_its_events(tmp_path: Path) -> None:
-    """Another process writes as fast as it can; the backup contains whatever was acknowledged before."""
+    """While another process writes as fast as it can; everything acknowledged before is included."""
     source, made = tmp_path / "source", tmp_path / "made"
     process = subprocess.Popen(
         [sys.executable, store_child.__file__, "append", os.fspath(source)], stdout=subprocess.PIPE, text=True
@@ -354,8 +354,8 @@ def test_a_backup_under_load_is_a_prefix_with_the_output_of_its_events(tmp_path:
 
 
 @pytest.mark.parametrize("after", [0.0, 0.05, 0.15, 0.3, 0.5])
-def test_a_backup_that_is_killed_is_refused(tmp_path: Path, after: float) -> None:
-    """A backup is either complete or says that it is not; a second attempt uses another target."""
+def test_a_killed_backup_is_complete_or_refused(tmp_path: Path, after: float) -> None:
+    """Whenever it is killed; a second backup uses another directory."""
     source, made = tmp_path / "source", tmp_path / "made"
     fill(source)
     code = (
@@ -389,7 +389,7 @@ def test_a_backup_that_is_killed_is_refused(tmp_path: Path, after: float) -> Non
 
 
 def test_a_damaged_backup_is_refused_and_leaves_no_trace(tmp_path: Path) -> None:
-    """A changed, truncated or missing file of any kind gives WF304 with its name, and the target is left empty."""
+    """A changed, truncated or missing file of any kind: WF304 that names it, and an empty target for the next try."""
     source, made, target = tmp_path / "source", tmp_path / "made", tmp_path / "target"
     fill(source)
     manifest = copying.back_up(source, made, nothing_known)
@@ -416,7 +416,7 @@ def test_a_damaged_backup_is_refused_and_leaves_no_trace(tmp_path: Path) -> None
 
 
 def test_a_damaged_log_is_not_backed_up(tmp_path: Path) -> None:
-    """A backup that cannot be restored is useless: it fails with WF304, and the target is empty."""
+    """WF304, and nothing in the target: such a backup could not be restored."""
     source, made = tmp_path / "source", tmp_path / "made"
     fill(source)
     file = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE
@@ -431,7 +431,7 @@ def test_a_damaged_log_is_not_backed_up(tmp_path: Path) -> None:
 
 
 def test_a_restore_goes_into_an_empty_directory_only(tmp_path: Path) -> None:
-    """Existing content is never overwritten; a clock behind the backup could produce generations that agents know."""
+    """Existing data is never overwritten, and a clock behind the backup could repeat generations that agents know."""
     source, made = tmp_path / "source", tmp_path / "made"
     fill(source)
     copying.back_up(source, made, nothing_known)
@@ -451,7 +451,7 @@ def test_a_restore_goes_into_an_empty_directory_only(tmp_path: Path) -> None:
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
 def test_a_copy_to_a_full_disk_fails_with_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
-    """Backup, restore and salvage fail with WF315 and leave no partial files."""
+    """Backup, restore and salvage alike: WF315, and no partial copy."""
     source, made, small = tmp_path / "source", tmp_path / "made", tmp_path / "small"
     fill(source, rounds=80)
     copying.back_up(source, made, nothing_known)
@@ -474,24 +474,24 @@ def test_a_copy_to_a_full_disk_fails_with_a_sentence_and_leaves_nothing(tmp_path
 @pytest.mark.parametrize(
     ("number", "code"), [("SIGKILL", "WF306"), ("SIGTERM", "WF306"), ("SIGBUS", "WF304"), ("SIGSEGV", "WF304")]
 )
-def test_a_check_that_somebody_else_has_ended_says_nothing_of_the_log(tmp_path: Path, number: str, code: str) -> None:
-    """The kernel's out-of-memory killer does not mean damage; a crash caused by a bad file does."""
+def test_a_check_killed_from_outside_says_nothing_about_the_log(tmp_path: Path, number: str, code: str) -> None:
+    """The kernel's out-of-memory killer does not mean damage; signals that a bad file causes do."""
     kill = f"import os, signal; os.kill(os.getpid(), signal.{number})"
     child = subprocess.run([sys.executable, "-c", kill], capture_output=True, check=False)
     with pytest.raises(Stalled, match=code):
         check.judge(tmp_path / layout.LOG_FILE, child)
 
 
-def test_a_check_without_memory_says_nothing_of_the_log(tmp_path: Path) -> None:
-    """Memory may be limited, as by a limit of its service."""
+def test_a_check_without_memory_says_nothing_about_the_log(tmp_path: Path) -> None:
+    """As under a memory limit of its service."""
     child = subprocess.run([sys.executable, "-c", "raise SystemExit(3)"], capture_output=True, check=False)
     with pytest.raises(Stalled, match=r"memory.*WF306"):
         check.judge(tmp_path / layout.LOG_FILE, child)
 
 
 @pytest.mark.parametrize("what", ["directory", "file"])
-def test_a_lost_log_is_never_begun_anew(tmp_path: Path, what: str) -> None:
-    """`FORMAT` says that a log existed: WF312 recommends a restore, and nothing is created."""
+def test_a_lost_log_is_never_replaced_by_an_empty_one(tmp_path: Path, what: str) -> None:
+    """`FORMAT` says that there was one: WF312 suggests restore, and nothing is created."""
     fill(tmp_path)
     shutil.rmtree(tmp_path / layout.ENVIRONMENT_DIRECTORY)
     if what == "file":

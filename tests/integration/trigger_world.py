@@ -27,9 +27,9 @@ from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.gitsource.local import open_source
-from waterflowd.host.batch import LiveState
 from waterflowd.host.driver import Driver
 from waterflowd.host.feed import Feed
+from waterflowd.host.live_state import LiveState
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
 from waterflowd.model.records import RunSummary
@@ -38,7 +38,7 @@ from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.loop import LoopPorts, Reconciler
 from waterflowd.reconcile.loop.plan_cache import PlanCache
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.testing.api_world import MemoryAgentAdmin, ScriptedAgents, WallClock
+from waterflowd.testing.api import MemoryAgentAdmin, ScriptedAgents, WallClock
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
 
 UNIONS = {

@@ -1,4 +1,4 @@
-"""The host under random happenings, full disks and crashes: recovery finds what was durable, and every run still ends."""
+"""The host under random inputs, full disks and crashes: recovery restores the durable state, and every run still ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from waterflow_agent.wire.messages import AttemptState, HeldAttempt
 from waterflowd.host import driver as driver_module
 from waterflowd.model.ids import AgentId
 from waterflowd.model.statuses import Outcome
-from waterflowd.testing.host import HostWorld
+from waterflowd.testing.host import HostHarness
 
 WORKFLOWS = [
     "jobs: {a: {runs-on: web, steps: [{run: work}, {run: work}]}}",
@@ -32,8 +32,8 @@ class Play:
 
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
-        self.world = HostWorld()
-        self.agents = {name: self.world.enroll(name, *groups) for name, groups in SERVERS.items()}
+        self.host = HostHarness()
+        self.agents = {name: self.host.enroll(name, *groups) for name, groups in SERVERS.items()}
         #: What each agent has and has not reported, and its results that are not acknowledged yet.
         self.held: dict[AgentId, dict[messages.TaskId, AttemptState]] = {agent: {} for agent in self.agents.values()}
         self.online: set[AgentId] = set()
@@ -41,7 +41,7 @@ class Play:
 
     def deliver(self) -> None:
         """What was sent arrives at the agents that are there."""
-        for agent, message in self.world.link.sent:
+        for agent, message in self.host.link.sent:
             if agent not in self.online:
                 continue
             held = self.held[agent]
@@ -53,17 +53,17 @@ class Play:
                     held[key] = AttemptState.STARTED
             elif isinstance(message, messages.Cancel) and message.key in held:
                 self.finish(agent, message.key, Outcome.CANCELLED)
-        self.world.link.sent.clear()
+        self.host.link.sent.clear()
 
     def finish(self, agent: AgentId, key: messages.TaskId, outcome: Outcome) -> None:
         held = self.held[agent]
         held[key] = AttemptState.FINISHED
         if agent in self.online:
-            self.world.finished(agent, key, lambda: held.pop(key, None) and None, outcome=outcome)
+            self.host.finished(agent, key, lambda: held.pop(key, None) and None, outcome=outcome)
 
     def connect(self, agent: AgentId) -> None:
         held = self.held[agent]
-        for key in self.world.hello(agent, slots=2, held=[HeldAttempt(key, state) for key, state in held.items()]):
+        for key in self.host.hello(agent, slots=2, held=[HeldAttempt(key, state) for key, state in held.items()]):
             held.pop(key, None)
         self.online.add(agent)
         for key in [key for key, state in held.items() if state is AttemptState.FINISHED]:
@@ -72,15 +72,15 @@ class Play:
     def disconnect(self, agent: AgentId) -> None:
         if agent in self.online:
             self.online.discard(agent)
-            self.world.agents.disconnected(agent, "cut")
+            self.host.agents.disconnected(agent, "cut")
 
     async def act(self) -> None:
         """One random thing that happens."""
-        world, dice = self.world, self.dice
+        host, dice = self.host, self.dice
         agent = dice.choice(sorted(self.agents.values()))
         match dice.choice(["start", "start", "finish", "finish", "finish", "connect", "cut", "time", "cancel", "full"]):
             case "start":
-                _retrieve(asyncio.create_task(world.start(dice.choice(WORKFLOWS))))
+                _retrieve(asyncio.create_task(host.start(dice.choice(WORKFLOWS))))
             case "finish":
                 running = [key for key, state in self.held[agent].items() if state is AttemptState.STARTED]
                 if running:
@@ -91,26 +91,26 @@ class Play:
             case "cut":
                 self.disconnect(agent)
             case "time":
-                world.clock.at += dice.choice([100, 60_000, 600_000])
-                world.driver.wake()
-            case "cancel" if world.world.runs:
-                run = dice.choice(sorted(world.world.runs))
-                _retrieve(asyncio.create_task(world.driver.cancel(run, "uid:0", is_forced=dice.random() < 0.3)))
+                host.clock.at += dice.choice([100, 60_000, 600_000])
+                host.driver.wake()
+            case "cancel" if host.state.runs:
+                run = dice.choice(sorted(host.state.runs))
+                _retrieve(asyncio.create_task(host.driver.cancel(run, "uid:0", is_forced=dice.random() < 0.3)))
             case "full":
-                world.log.fail_next(Retryable("WF302", "the disk is full"))
+                host.log.fail_next(Retryable("WF302", "the disk is full"))
             case _:
                 pass
         if dice.random() < 0.7:
-            await world.settle()
+            await host.settle()
         self.deliver()
 
     def crash(self) -> None:
         """The host is gone; the next one has what was durable."""
-        enrolled = self.world.registry
+        enrolled = self.host.registry
         self.online.clear()
-        self.world = self.world.crashed()
-        self.world.registry.agents.update(enrolled.agents)
-        self.world.registry._groups.update(enrolled._groups)
+        self.host = self.host.crashed()
+        self.host.registry.agents.update(enrolled.agents)
+        self.host.registry._groups.update(enrolled._groups)
 
     async def drain(self) -> None:
         """Everything heals: agents are there and report, time passes."""
@@ -118,17 +118,17 @@ class Play:
             self.disconnect(agent)
             self.connect(agent)
         for _ in range(400):
-            await self.world.settle()
+            await self.host.settle()
             self.deliver()
             for agent, held in self.held.items():
                 for key in [key for key, state in held.items() if state is AttemptState.STARTED]:
                     self.finish(agent, key, Outcome.SUCCESS)
-            await self.world.settle()
-            if not self.world.world.runs:
+            await self.host.settle()
+            if not self.host.state.runs:
                 return
-            self.world.clock.at += 60_000
-            self.world.driver.wake()
-        raise AssertionError(f"runs do not end: {[run.reason for run in self.world.world.runs.values()]}")
+            self.host.clock.at += 60_000
+            self.host.driver.wake()
+        raise AssertionError(f"runs do not end: {[run.reason for run in self.host.state.runs.values()]}")
 
 
 def _retrieve(task: asyncio.Task[object]) -> None:
@@ -139,28 +139,28 @@ def _retrieve(task: asyncio.Task[object]) -> None:
 async def _play(seed: int, lives: int, acts: int) -> None:
     play = Play(seed)
     for _ in range(lives):
-        async with play.world as world:
+        async with play.host as host:
             for _ in range(acts):
                 await play.act()
-                assert world.is_alive
-            world.log._faults.clear()
-            await world.settle()
-            before = world.state()
-            again = world.crashed()
-            again.registry.agents.update(world.registry.agents)
-            again.registry._groups.update(world.registry._groups)
+                assert host.is_alive
+            host.log._faults.clear()
+            await host.settle()
+            before = host.snapshot()
+            again = host.crashed()
+            again.registry.agents.update(host.registry.agents)
+            again.registry._groups.update(host.registry._groups)
             again.driver.recover()
-            recovered = again.state()
+            recovered = again.snapshot()
             # Wants are asked for in the first batch of the new life.
             assert recovered["runs"] == before["runs"]
             assert recovered["placed"] == before["placed"]
             assert recovered["timers"] == before["timers"]
         play.crash()
-    async with play.world as world:
+    async with play.host as host:
         await play.drain()
-        assert world.is_alive
-        assert not list(world.log.open_runs())
-        assert world.state() == {"runs": {}, "placed": {}, "waiting": 0, "timers": 0}
+        assert host.is_alive
+        assert not list(host.log.open_runs())
+        assert host.snapshot() == {"runs": {}, "placed": {}, "waiting": 0, "timers": 0}
         for keys in play.starts.values():
             attempts = [key.attempt.number for key in keys]
             assert attempts == sorted(set(attempts)), "an attempt starts at most once (G3)"
@@ -175,8 +175,8 @@ def _no_pause() -> object:
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 1 << 32), lives=st.integers(1, 3), acts=st.integers(5, 40))
-def test_recovery_equals_what_was_before_the_crash_and_every_run_ends(seed: int, lives: int, acts: int) -> None:
-    """G2 and G7 over the real driver: state, slots and timers are those of the log, and after healing nothing is left open."""
+def test_recovery_restores_the_state_before_the_crash_and_every_run_ends(seed: int, lives: int, acts: int) -> None:
+    """G2 and G7 over the real driver: state, slots and timers match the log, and finally no run is open."""
     with pytest.MonkeyPatch.context() as patch:
         # Ids are part of the dice: a failing seed repeats itself.
         patch.setattr("secrets.randbits", random.Random(seed).getrandbits)

@@ -1,4 +1,4 @@
-"""Anything that is done to a store gives what its twin in memory gives, and what is damaged is noticed."""
+"""Any sequence of operations gives the same results as the in-memory implementation, and damage is detected."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ sizes = st.sampled_from([0, 1, 10, 100, 8_000, 65_000])
     )
 )
 def test_output_logs_and_their_twin_agree(sessions: list[list[list[tuple[AttemptId, int, list[int]]]]]) -> None:
-    """Whatever pieces come, repeated, overlapping or with gaps, small and large, over several openings."""
+    """Whatever the pieces are: repeated, overlapping or with gaps, small and large, over several openings."""
     twin = MemoryOutputLogs()
     with tempfile.TemporaryDirectory() as directory:
         for calls in sessions:
@@ -174,14 +174,14 @@ stored = st.builds(
 
 
 @given(stored)
-def test_a_record_comes_back_as_it_was_packed(wanted: record.StoredRecord) -> None:
-    """Every field survives the way through bytes."""
+def test_a_record_is_unpacked_as_it_was_packed(wanted: record.StoredRecord) -> None:
+    """Every field survives."""
     assert record.unpack(wanted.seq, record.pack(wanted)) == wanted
 
 
 @given(stored, st.data())
-def test_no_damage_to_a_record_goes_unnoticed(wanted: record.StoredRecord, draw: st.DataObject) -> None:
-    """One flipped bit, another length or another place in the log: WF304 and no record."""
+def test_any_damage_to_a_record_is_detected(wanted: record.StoredRecord, draw: st.DataObject) -> None:
+    """A flipped bit, another length or another position in the log: WF304 and no record."""
     packed = record.pack(wanted)
     at = draw.draw(st.integers(0, len(packed) * 8 - 1))
     flipped = bytearray(packed)
@@ -198,7 +198,7 @@ def test_no_damage_to_a_record_goes_unnoticed(wanted: record.StoredRecord, draw:
 
 @given(st.integers(0, 2**48 - 1), st.integers(0, 2**80 - 1), st.integers(0, 2**48 - 1), st.integers(0, 2**80 - 1))
 def test_run_ids_sort_as_their_keys(at: int, randomness: int, other_at: int, other_randomness: int) -> None:
-    """Sixteen bytes say the same as the id, and in the same order."""
+    """Sixteen bytes represent the id, in the same order."""
     one, other = ids.run_id(at, randomness), ids.run_id(other_at, other_randomness)
     assert layout.run_of_key(layout.run_key(one)) == one
     assert (one < other) == (layout.run_key(one) < layout.run_key(other))

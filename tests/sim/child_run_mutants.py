@@ -6,7 +6,7 @@ from tests.sim.mutant import Mutant
 
 _CHILD_RUNS, _NODE = "waterflowd.host.child_runs", "waterflowd.engine.rules.child_runs"
 _STEP, _OWED = "waterflowd.engine.step", "waterflowd.engine.outstanding"
-_DRIVER, _BATCH = "waterflowd.host.driver", "waterflowd.host.batch"
+_DRIVER, _BATCH, _RECOVERY = "waterflowd.host.driver", "waterflowd.host.batch", "waterflowd.host.recovery"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
@@ -15,17 +15,19 @@ MUTANTS: tuple[Mutant, ...] = (
         "list(",
         "the end of a run is not told to the step that waits for it",
     ),
-    Mutant(f"{_BATCH}:owe", "state.child_runs.want(", "(", "a run that a step wants is forgotten by a restart"),
+    Mutant(f"{_RECOVERY}:resume", "state.child_runs.request(", "(", "a requested child run is forgotten by a restart"),
     Mutant(
-        f"{_DRIVER}:Driver.begin",
-        "if live is None or not child_runs.is_wanted(live, place):",
-        "if live is None:",
-        "a run is started for an attempt that is over",
+        f"{_DRIVER}:Driver.start_child_run",
+        "if parent is None or not child_runs.is_requested(parent, attempt):",
+        "if parent is None:",
+        "a child run is started for an attempt that has ended",
     ),
     Mutant(
-        f"{_CHILD_RUNS}:trigger_key", ":{place.number}", "", "the next attempt of a step has the run of the last one"
+        f"{_CHILD_RUNS}:trigger_key", ":{attempt.number}", "", "the next attempt of a step has the run of the last one"
     ),
-    Mutant(f"{_CHILD_RUNS}:ChildRunRegistry.drop", "self._wanted.pop(place, None)", "pass", "a wish stays behind"),
+    Mutant(
+        f"{_CHILD_RUNS}:ChildRunRegistry.drop", "self._requested.pop(attempt, None)", "pass", "a request stays behind"
+    ),
     Mutant(
         f"{_NODE}:ended",
         "_OUTCOMES.get(given.conclusion, Outcome.FAILURE)",
@@ -44,7 +46,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_BATCH}:Batch._watch",
-        "found = state.child_runs.look(command.run)",
+        "child = state.child_runs.look_up(command.run)",
         "return []",
         "the end of a run that nobody watched is not looked for",
         "tests.unit.host.test_child_runs:test_a_run_that_ended_while_nobody_watched_is_found_in_the_log",

@@ -41,6 +41,7 @@ _STEPS, _BLOCKS, _APPROVALS = (
 _LOCKS, _RERUN = "waterflowd.fleet.locks", "waterflowd.engine.rules.rerun"
 _STEP, _OWED, _RETRY = "waterflowd.engine.step", "waterflowd.engine.outstanding", "waterflowd.engine.rules.retry"
 _DRIVER, _BATCH, _AGENTS = "waterflowd.host.driver", "waterflowd.host.batch", "waterflowd.host.agents"
+_RECOVERY, _LIVE_STATE = "waterflowd.host.recovery", "waterflowd.host.live_state"
 _TIMERS, _OUTPUTS = "waterflowd.host.timers", "waterflowd.host.outputs"
 _PLACEMENT, _SESSIONS = "waterflowd.fleet.placement", "waterflowd.dispatch.sessions"
 _LEDGER, _EXECUTOR, _OUTPUT_SENDER = (
@@ -147,14 +148,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "job.agent = None",
         "pass",
         "a job's next try stays on the server",
-        "tests.unit.host.test_gates:test_the_next_try_of_a_job_avoids_the_server_of_the_last_one",
+        "tests.unit.host.test_gates:test_a_retried_job_avoids_the_server_of_its_last_attempt",
     ),
     Mutant(
         f"{_EVOLVE_JOBS}:job_restarted",
         "job.avoid = (*job.avoid, job.agent)",
         "pass",
         "a job's next try may go anywhere",
-        "tests.unit.host.test_gates:test_the_next_try_of_a_job_avoids_the_server_of_the_last_one",
+        "tests.unit.host.test_gates:test_a_retried_job_avoids_the_server_of_its_last_attempt",
     ),
     Mutant(
         f"{_PLACEMENT}:Placement._is_for",
@@ -165,7 +166,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_BATCH}:Batch.assign",
-        "self._state.placement.changed_lists()",
+        "placement.changed_lists()",
         "()",
         "a list of servers is not asked for again",
         "tests.unit.host.test_gates:test_a_job_on_each_server_begins_when_the_first_one_is_enrolled",
@@ -184,15 +185,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         f"{_STEP}:_settled", "yield commands.ReleaseLock(job=job, group=group)", "pass", "a place is never given back"
     ),
-    Mutant(f"{_BATCH}:owe", "state.locks.hold(", "(", "places are free after a restart that are not"),
-    Mutant(f"{_BATCH}:owe", "state.locks.wait(", "(", "a queue is forgotten by a restart"),
+    Mutant(f"{_RECOVERY}:resume", "state.locks.hold(", "(", "places are free after a restart that are not"),
+    Mutant(f"{_RECOVERY}:resume", "state.locks.wait(", "(", "a queue is forgotten by a restart"),
     Mutant(f"{_JOBS}:_gates", "if not job.lock.is_held:", "if False:", "a job does not wait for its place"),
     Mutant(
         f"{_BATCH}:Batch._lock",
         "if is_waiting and command.cancel_in_progress:",
         "if False:",
         "nobody is cancelled for a newcomer",
-        "tests.unit.host.test_gates:test_who_holds_a_place_is_cancelled_for_a_newcomer_that_says_so",
+        "tests.unit.host.test_gates:test_cancel_in_progress_cancels_the_holder_of_the_lock",
     ),
     Mutant(f"{_APPROVALS}:outcome", ">= approval.minimum", ">= 1", "one approval is enough for a step"),
     Mutant(
@@ -228,7 +229,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_BATCH}:Batch._step",
-        "and not _is_held(run, given)",
+        "and not _is_held(run, item)",
         "and commands.SendTask not in map(type, progress.commands)",
         "a branch loses its slot",
     ),
@@ -265,14 +266,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "self._publish(batch, items)",
         "said though the commit failed",
     ),
-    Mutant(f"{_DRIVER}:Driver._undo", "drop(self.state, run_id)", "pass", "a failed batch is not undone"),
+    Mutant(f"{_DRIVER}:Driver._undo", "self.state.drop(run_id)", "pass", "a failed batch is not undone"),
     Mutant(
         f"{_DRIVER}:Driver._undo",
         "self._items.extendleft(reversed(kept))",
         "pass",
         "reports of a failed batch are dropped",
     ),
-    Mutant(f"{_DRIVER}:Driver._take_up", "if run_ids:", "if False:", "nobody asks for slots after a start"),
+    Mutant(f"{_DRIVER}:Driver._resume", "if run_ids:", "if False:", "no slots are requested after a restart"),
     Mutant(f"{_DRIVER}:Driver._start", "batch.contents.keys[key] = run_id", "pass", "a key starts two runs"),
     Mutant(
         f"{_DRIVER}:Driver.settle",
@@ -281,12 +282,17 @@ MUTANTS: tuple[Mutant, ...] = (
         "settled too early",
     ),
     Mutant(
-        f"{_BATCH}:Batch.ask",
-        "command not in still",
+        f"{_BATCH}:Batch.carry_out_deferred",
+        "command not in outstanding",
         "False",
         "asked for what is over",
     ),
-    Mutant(f"{_BATCH}:offer", "state.unread.append((run.id, command))", "pass", "an offer that waits is forgotten"),
+    Mutant(
+        f"{_LIVE_STATE}:LiveState.offers",
+        "self.awaiting_secrets.append((run.id, command))",
+        "pass",
+        "a deferred offer is forgotten",
+    ),
     Mutant(
         f"{_BATCH}:Batch._offer_again",
         "commands.SendTask | commands.CancelTask",
@@ -294,8 +300,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a cancel that left before its offer is not said again",
         test="tests.unit.host.test_secrets:test_a_cancel_before_the_offer_is_said_again_after_it",
     ),
-    Mutant(f"{_BATCH}:owe", "state.placement.hold(", "(", "slots are free after a restart that are not"),
-    Mutant(f"{_BATCH}:owe", "state.timers.arm(run.id, timer)", "pass", "no timer after a restart"),
+    Mutant(f"{_RECOVERY}:resume", "state.placement.hold(", "(", "slots are free after a restart that are not"),
+    Mutant(f"{_RECOVERY}:resume", "state.timers.arm(run.id, timer)", "pass", "no timer after a restart"),
     Mutant(
         f"{_AGENTS}:AgentHandler._settle",
         "if attempt.boot_id != server.boot_id:",
@@ -304,7 +310,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_AGENTS}:AgentHandler._settle",
-        "outgoing.extend(self._owed(run, key, is_held=state is not None))",
+        "outgoing.extend(self._outstanding(run, key, is_held=state is not None))",
         "pass",
         "what a lost offer or cancel said is not said again",
     ),
@@ -348,8 +354,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_PLACEMENT}:Placement.free", "self._maybe_free[agent] = None", "pass", "nobody hears of a free slot"),
     Mutant(
         f"{_SESSIONS}:Sessions._take_settled",
-        "lambda: self._durable(live, number)",
-        "self._durable(live, number) or (lambda: None)",
+        "lambda: self._acknowledge(live, number)",
+        "self._acknowledge(live, number) or (lambda: None)",
         "acknowledged as it comes",
     ),
     # The agent.
@@ -484,8 +490,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_TRIGGERS}:is_started", "path in update.files", "True", "a file that did not change starts"),
     Mutant(
         f"{_DRIVER}:Driver.apply",
-        "self._start_all(batch, wanted, lambda: batch.record(stream, self._log.head(stream), facts))",
-        "self._start_all(batch, wanted[:1], lambda: batch.record(stream, self._log.head(stream), facts))",
+        "self._start_all(batch, requests, lambda: batch.record(stream, self._log.head(stream), facts))",
+        "self._start_all(batch, requests[:1], lambda: batch.record(stream, self._log.head(stream), facts))",
         "of several files one is started",
     ),
     *trigger_mutants.MUTANTS,

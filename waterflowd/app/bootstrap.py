@@ -37,15 +37,15 @@ from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.gitsource import repository_opener
 from waterflowd.gitsource.revision_files import RevisionFileReader
-from waterflowd.host.agents import AgentHandler, Bulk
-from waterflowd.host.batch import LiveState, Lower, MissingSecrets
+from waterflowd.host.agents import AgentHandler
 from waterflowd.host.child_run_starter import ChildRunStarter
 from waterflowd.host.child_runs import ChildRunRegistry
 from waterflowd.host.clock import LogClock
 from waterflowd.host.driver import Driver
 from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
-from waterflowd.host.file_responses import FileServer
+from waterflowd.host.file_server import FileServer
+from waterflowd.host.live_state import LiveState, Lower, MissingSecrets
 from waterflowd.host.outputs import OutputCollector
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
@@ -101,7 +101,8 @@ class Parts:
     keys: keys.ServerKeys
     driver: Driver
     agents: AgentHandler
-    bulk: Bulk
+    outputs: OutputCollector
+    files: FileServer
     contents: RevisionFileReader
     enrollment: EnrollmentService
     dispatch: Dispatch
@@ -130,7 +131,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     registry = _registry(log)
     secrets = _secrets(config)
     link, feed, queries = _LateLink(), Feed(log), RunQueries(log)
-    world = LiveState(
+    state = LiveState(
         runs={},
         stalled={},
         placement=Placement(registry),
@@ -145,11 +146,12 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         digests=_digests(config, data_dir),
         epoch=log.generation,
     )
-    driver = Driver(world, log, link, clock, feed, queries)
+    driver = Driver(state, log, link, clock, feed, queries)
     secrets.reader.changed = driver.secrets_read
     contents = _contents(config, data_dir)
-    bulk = Bulk(OutputCollector(world, store.outputs, link, feed, queries), FileServer(world, contents, link))
-    agents = AgentHandler(driver, link, clock, bulk, config.agents.lost_after_ms)
+    outputs = OutputCollector(state, store.outputs, link, feed, queries)
+    files = FileServer(state, contents, link)
+    agents = AgentHandler(driver, link, clock, outputs=outputs, files=files, lost_after_ms=config.agents.lost_after_ms)
     enrollment = EnrollmentService(registry, driver, agents, link, clock)
     dispatch = Dispatch(agents, enrollment, server_keys, log.generation, enrollment.describe)
     link.target = dispatch
@@ -162,7 +164,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         feed=feed,
         compiler=compiler,
         reader=LogRunReader(queries, driver),
-        agents=FleetAgentAdmin(registry, world.placement, enrollment),
+        agents=FleetAgentAdmin(registry, state.placement, enrollment),
         repositories=GitRepositoryAdmin(reconciler),
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,
@@ -176,14 +178,15 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         listen=config.api.listen or None,
     )
     api = Api(services)
-    dispatch.refused = services.audit.agent_rejected
+    dispatch.on_rejection = services.audit.agent_rejected
     return Parts(
         config=config,
         store=store,
         keys=server_keys,
         driver=driver,
         agents=agents,
-        bulk=bulk,
+        outputs=outputs,
+        files=files,
         contents=contents,
         enrollment=enrollment,
         dispatch=dispatch,

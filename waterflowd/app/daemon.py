@@ -83,7 +83,7 @@ async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int
         server_key=parts.keys.public,
     )
     watch(parts.driver.run(), "driver")
-    watch(parts.bulk.outputs.run(), "output logs")
+    watch(parts.outputs.run(), "output logs")
     watch(parts.reconciler.run(), "repositories")
     watch(parts.starter.run(), "starter")
     if parts.config.api.socket:
@@ -127,7 +127,7 @@ async def _stop(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> None
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await parts.bulk.files.close()
+    await parts.files.close()
     await parts.secrets.close()
     await parts.dispatch.close()
     await parts.compiler.close()

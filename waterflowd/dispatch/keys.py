@@ -1,7 +1,7 @@
-"""The daemon's own CURVE key pair, and the names of public keys.
+"""The daemon's own CURVE key pair.
 
-The pair is made at the first start, in `<data-dir>/keys/server.key` (0600, directory 0700). Agents pin its public half, so it
-is written once: to a new file, flushed, and linked into place, so that a crash or a second process leaves a whole key or none.
+The pair is created at the first start, in `<data-dir>/keys/server.key` (0600, directory 0700). Agents pin its public half, so
+it is written only once: to a new file, flushed, and linked into place. A crash or a second process leaves a whole key or none.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from waterflow_agent.keys import fingerprint
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerKeys:
-    """A CURVE key pair in Z85; the secret half is never shown."""
+    """A CURVE key pair in Z85; its repr does not contain the secret half."""
 
     public: str
     secret: str = field(repr=False)
 
     @property
     def fingerprint(self) -> str:
-        """What an administrator compares, or gives to an agent to pin."""
+        """The fingerprint that administrators compare and agents pin."""
         return fingerprint(self.public)
 
 
 def load_server_keys(data_dir: Path) -> ServerKeys:
-    """The pair of this data directory, made now if there is none.
+    """The key pair of this data directory, created if there is none.
 
-    Raises `Stalled` WF220 when the file is damaged or may be read by others.
+    Raises `Stalled` WF220 when the file is damaged or readable by others.
     """
     path = data_dir / "keys" / "server.key"
     if not path.exists():
@@ -53,7 +53,7 @@ def _create(path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         try:
-            # Unlike a rename, a link never replaces a key that somebody else made in between.
+            # Unlike a rename, a link never replaces a key that another process created meanwhile.
             os.link(fresh, path)
         except FileExistsError:
             return
@@ -76,7 +76,7 @@ def _read(path: Path) -> ServerKeys:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         content = file.read(1024)
     if mode & 0o077:
-        raise Stalled("WF220", f"{path} may be read by others (mode {mode:o}): chmod 600 it, or replace the key")
+        raise Stalled("WF220", f"{path} is readable by others (mode {mode:o}): chmod 600 it, or replace the key")
     try:
         public, secret = content.decode("ascii").split()
         is_pair = zmq.curve_public(secret.encode()) == public.encode()
@@ -85,6 +85,6 @@ def _read(path: Path) -> ServerKeys:
     if not is_pair:
         raise Stalled(
             "WF220",
-            f"{path} does not hold a key pair: restore it from a backup, or remove it and enroll every agent again",
+            f"{path} does not contain a key pair: restore it from a backup, or remove it and enroll every agent again",
         )
     return ServerKeys(public=public, secret=secret)

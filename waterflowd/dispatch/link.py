@@ -1,7 +1,7 @@
-"""The daemon's side of the link as one thing: two ports, one authenticator, all sessions. Implements `ports.Link`.
+"""The daemon's side of the link: two ports, one authenticator, all sessions. Implements `ports.Link`.
 
-`start` binds both ports; `tasks` are then to be supervised: if one of them ends, the daemon must stop, because nobody reads
-any more. `close` ends everything and tells the desk nothing: the agents are not gone, the daemon is.
+`start` binds both ports. The caller then supervises `tasks`: if one of them ends, the daemon must stop, because nothing is
+read any more. `close` ends everything without calling the listener, because the agents are still there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS
 from waterflowd.dispatch.enrollment import EnrollmentPort
 from waterflowd.dispatch.keys import ServerKeys
-from waterflowd.dispatch.rejections import Rejections, tell_nobody
+from waterflowd.dispatch.rejections import Rejections
 from waterflowd.dispatch.router import Router
 from waterflowd.dispatch.sessions import Sessions, SessionSettings
 from waterflowd.dispatch.zap import ENROLL_DOMAIN, WORK_DOMAIN, Authenticator
@@ -29,14 +29,10 @@ _logger = logging.getLogger("waterflow.dispatch")
 
 
 class BoundEndpoints(NamedTuple):
-    """Where the two ports are bound, with their real numbers."""
+    """The bound endpoints, with actual port numbers."""
 
     work: str
     enroll: str
-
-
-def _log_nothing(agent: AgentId, hello: messages.Hello) -> None:
-    """For a host that does not keep a record of clones; the line in the log is written anyway."""
 
 
 class Dispatch:
@@ -44,48 +40,50 @@ class Dispatch:
 
     def __init__(
         self,
-        desk: AgentListener,
-        enrollment: Enroller,
+        listener: AgentListener,
+        enroller: Enroller,
         keys: ServerKeys,
         generation: int,
         describe: Callable[[AgentId], tuple[str, list[str]]],
         *,
-        cloned: Callable[[AgentId, messages.Hello], None] = _log_nothing,
+        on_clone: Callable[[AgentId, messages.Hello], None] = lambda agent, hello: None,
         silence_ms: int = SILENCE_MS,
     ) -> None:
-        self._desk = desk
-        self._enrollment_desk = enrollment
+        self._listener = listener
+        self._enroller = enroller
         self._keys = keys
-        self._settings = SessionSettings(generation=generation, describe=describe, cloned=cloned, silence_ms=silence_ms)
-        #: Hears code, sentence and who of rejections, at a bounded rate; for the audit trail. To be set before `start`.
-        self.refused: Callable[[str, str, str], None] = tell_nobody
+        self._settings = SessionSettings(
+            generation=generation, describe=describe, on_clone=on_clone, silence_ms=silence_ms
+        )
+        #: Called with code, text and peer of logged rejections, for the audit trail. Set it before `start`.
+        self.on_rejection: Callable[[str, str, str], None] = lambda code, text, peer: None
         self._context: zmq.asyncio.Context | None = None
         self._authenticator: Authenticator | None = None
         self._routers: list[Router] = []
         self._sessions: Sessions | None = None
-        self._enrollment: EnrollmentPort | None = None
+        self._enrollment_port: EnrollmentPort | None = None
         self._rejections: Rejections | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._endpoints = BoundEndpoints("", "")
 
     async def start(self, endpoint: str, enroll_endpoint: str) -> None:
-        """Binds the ports (such as `tcp://127.0.0.1:*`) and begins to read. Raises `Stalled` WF221 when one cannot be had."""
+        """Binds the ports (such as `tcp://127.0.0.1:*`) and starts reading. Raises `Stalled` WF221 when one is in use."""
         loop = asyncio.get_running_loop()
 
         def clock() -> int:
             return int(loop.time() * 1000)
 
         context = self._context = zmq.asyncio.Context()
-        rejections = self._rejections = Rejections(_logger, clock, self.refused)
-        authenticator = self._authenticator = Authenticator(context, self._enrollment_desk.is_approved, rejections)
-        # The same context, without futures for each frame.
+        rejections = self._rejections = Rejections(_logger, clock, self.on_rejection)
+        authenticator = self._authenticator = Authenticator(context, self._enroller.is_approved, rejections)
+        # The same context, but without a future per frame.
         plain: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(context)
         work = Router(plain, self._keys, WORK_DOMAIN)
         enroll = Router(plain, self._keys, ENROLL_DOMAIN, part_bytes_max=codec.ENROLL_BYTES_MAX)
         self._routers = [work, enroll]
-        sessions = self._sessions = Sessions(self._desk, self._enrollment_desk, work.send, self._settings, rejections)
-        enrollment = self._enrollment = EnrollmentPort(
-            self._enrollment_desk, enroll.send, rejections, clock, lambda: _port_only(self._endpoints.work)
+        sessions = self._sessions = Sessions(self._listener, self._enroller, work.send, self._settings, rejections)
+        enrollment = self._enrollment_port = EnrollmentPort(
+            self._enroller, enroll.send, rejections, clock, lambda: _port_only(self._endpoints.work)
         )
         try:
             self._endpoints = BoundEndpoints(_bind(work, endpoint), _bind(enroll, enroll_endpoint))
@@ -100,23 +98,23 @@ class Dispatch:
 
     @property
     def endpoints(self) -> BoundEndpoints:
-        """Where the ports are bound; empty texts before `start`."""
+        """The bound endpoints; empty before `start`."""
         return self._endpoints
 
     @property
     def tasks(self) -> tuple[asyncio.Task[None], ...]:
-        """The readers. None of them ends by itself; one that does has failed and the daemon must stop."""
+        """The reader tasks. They never end by themselves: if one does, it has failed and the daemon must stop."""
         return self._tasks
 
     @property
     def connected(self) -> frozenset[AgentId]:
-        """The agents that have an open session now."""
+        """The agents with an open session."""
         return self._sessions.connected if self._sessions else frozenset()
 
     @property
     def counters(self) -> dict[str, int]:
         """Running totals since `start`, by name, for the metrics."""
-        if self._sessions is None or self._enrollment is None or self._rejections is None:
+        if self._sessions is None or self._enrollment_port is None or self._rejections is None:
             return {}
         return {
             "frames_received": sum(router.frames_received for router in self._routers),
@@ -127,7 +125,7 @@ class Dispatch:
             "sessions_closed": self._sessions.sessions_closed,
             "messages_dropped": self._sessions.messages_dropped,
             "resets_sent": self._sessions.resets_sent,
-            "enrollments_answered": self._enrollment.requests_answered,
+            "enrollments_answered": self._enrollment_port.requests_answered,
         }
 
     def send(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage]) -> None:
@@ -136,19 +134,19 @@ class Dispatch:
             self._sessions.send(agent, outgoing)
 
     def revoke(self, agent: AgentId) -> None:
-        """See `ports.Link.revoke`. The enrollment desk must already say that the key is not approved."""
+        """See `ports.Link.revoke`. The enroller must no longer approve the key."""
         if self._sessions is not None:
             self._sessions.revoke(agent)
 
     async def close(self) -> None:
-        """Stops reading, closes the ports and frees all that was taken. May be called again, and without `start`."""
+        """Stops reading, closes the ports and frees all resources. May be called repeatedly, and without `start`."""
         tasks, self._tasks = self._tasks, ()
         for task in tasks:
             task.cancel()
-        # A reader that failed has told its supervisor through `tasks`; here all that matters is that none is left.
+        # The supervisor of `tasks` handles their errors.
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._enrollment is not None:
-            await self._enrollment.close()
+        if self._enrollment_port is not None:
+            await self._enrollment_port.close()
         if self._sessions is not None:
             self._sessions.close()
         for router in self._routers:
@@ -164,9 +162,9 @@ def _bind(router: Router, endpoint: str) -> str:
     try:
         return router.bind(endpoint)
     except zmq.ZMQError as error:
-        raise Stalled("WF221", f"cannot listen on {endpoint}: {error.strerror}; change it or free the port") from error
+        raise Stalled("WF221", f"cannot listen on {endpoint}: {error.strerror}; change it, or free the port") from error
 
 
 def _port_only(endpoint: str) -> str:
-    """`tcp://:7600`: the port, and the agent takes the host that it reached already."""
+    """`tcp://:7600`: only the port; the agent uses the host that it has already reached."""
     return f"tcp://:{endpoint.rpartition(':')[2]}"

@@ -1,8 +1,8 @@
-"""Lowering: from a run's attempt to the task that its agent gets. Pure; needs no socket.
+"""Lowering: builds the task that an agent gets for a run's attempt. Pure.
 
-Rules of this file: everything comes from the plan and the attempt's own events, so the same attempt is lowered to the same
-task as often as it is offered. Only `instance` is the session's: an offer holds for one start of the agent. The values of
-secrets are in the task and nowhere else; it names them once more, so that the agent can mask them.
+Rules of this file: everything comes from the plan and the attempt's own events, so every offer of an attempt has the same task.
+Only `instance` belongs to the session: an offer is valid for one instance of the agent. The values of secrets are only in the
+task, which also lists them, so that the agent can mask them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from waterflowd.engine.rules import checkout, rendering, secrets
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import AttemptId
 
-#: What is kept of an attempt's output: 64 MiB, its first and last part.
+#: Default size limit of an attempt's output: 64 MiB of its beginning and end are kept.
 OUTPUT_BYTES_MAX = 64 << 20
-#: Of all secrets of one step; a key file has a few thousand bytes.
+#: Total size of the secrets of one step; a key file has a few thousand bytes.
 SECRETS_BYTES_MAX = 128 << 10
 
-#: The value of a secret, by the name under which the sources know it. Raises `Retryable` while it is being read, `Rejected`
-#: when it cannot be.
+#: The value of a secret, by its name in the sources; None if there is none. Raises `Retryable` while it is being read,
+#: `Rejected` when it cannot be read.
 Secret = Callable[[str], str | None]
 
 
@@ -35,14 +35,14 @@ def _no_secret(name: str) -> None:
 
 
 def key_of(run: Run, command: commands.SendTask | commands.CancelTask) -> messages.TaskId:
-    """The attempt's name on the wire."""
+    """The attempt's identity on the wire."""
     return messages.TaskId(AttemptId(run.id, command.job, command.step, command.attempt), command.epoch)
 
 
 def lower(run: Run, command: commands.SendTask, instance: str, secret: Secret = _no_secret) -> messages.Task:
-    """The task of an open attempt, with the secrets that its step names filled in.
+    """The task of an open attempt, with the secrets of its step filled in.
 
-    Where they cannot be, it is a task that fails with the reason and runs nothing. Raises `Retryable` while one is being read.
+    If they cannot be filled in, returns a task that fails with the reason. Raises `Retryable` while a secret is being read.
     """
     job = run.jobs_by_id[command.job]
     step = job.steps_by_id[command.step]
@@ -80,12 +80,12 @@ def lower(run: Run, command: commands.SendTask, instance: str, secret: Secret = 
 
 
 def _tree(run: Run, job: Job, node: str) -> messages.Tree | None:
-    """What the job's directory begins with; a node that is no process sees no directory."""
+    """The repository files of the job's directory; None for a node that runs in the agent and has no directory."""
     known = schema.find(node)
-    wanted = checkout.of_job(run, job)
-    if wanted is None or (known is not None and known.runs_in is schema.RunsIn.AGENT):
+    files = checkout.of_job(run, job)
+    if files is None or (known is not None and known.runs_in is schema.RunsIn.AGENT):
         return None
-    return messages.Tree(wanted.repository, wanted.revision, list(wanted.patterns))
+    return messages.Tree(files.repository, files.revision, list(files.patterns))
 
 
 def _values(job: Job, names: Iterable[str], secret: Secret) -> dict[str, str]:
@@ -94,29 +94,35 @@ def _values(job: Job, names: Iterable[str], secret: Secret) -> dict[str, str]:
         outer = job.scope.secret(name)
         value = secret(outer) if outer is not None else None
         if value is None:
-            raise Rejected("WF623", f"the secret {name} has no value any more in any source")
+            raise Rejected("WF623", f"the secret {name} no longer has a value in any source")
         values[name] = value
     return values
 
 
 def _filled(node: str, params: dict[str, Any], values: dict[str, str]) -> dict[str, Any]:
-    """The parameters with secrets; of a process none: its arguments are for all to see, and its script is a file."""
+    """The parameters with secrets filled in. Rejects secrets for a process: others can read its arguments and its script."""
     filled: dict[str, Any] = secrets.fill(params, frozenset(values), values.__getitem__)
     known = schema.find(node)
     if filled != params and known is not None and known.runs_in is schema.RunsIn.PROCESS:
         name = next(name for name, value in params.items() if filled[name] != value)
-        raise Rejected("WF624", f"with.{name} holds a secret, which others on the server could read; give it by env")
+        raise Rejected(
+            "WF624", f"with.{name} contains a secret, which others on the server could read; use env instead"
+        )
     return filled
 
 
 def _check_size(values: dict[str, str], params: dict[str, Any], env: dict[str, str], source: str) -> None:
-    """What is filled in must fit a message, and what an agent has to look for must not keep it from everything else."""
+    """Checks that the task fits a message, and that masking the secrets does not overload the agent."""
     size = sum(len(value.encode("utf-8", "surrogatepass")) for value in values.values())
     if size > SECRETS_BYTES_MAX:
-        raise Rejected("WF625", f"the secrets of this step have {size} bytes together; {SECRETS_BYTES_MAX} is the most")
+        raise Rejected(
+            "WF625", f"the secrets of this step have {size} bytes in total; the maximum is {SECRETS_BYTES_MAX}"
+        )
     size += len(msgspec.msgpack.encode((params, env, source)))
     if size > messages.TASK_BYTES_MAX:
-        raise Rejected("WF625", f"with its secrets this step has {size} bytes; {messages.TASK_BYTES_MAX} is the most")
+        raise Rejected(
+            "WF625", f"with its secrets this step has {size} bytes; the maximum is {messages.TASK_BYTES_MAX}"
+        )
 
 
 def cancel(run: Run, command: commands.CancelTask) -> messages.Cancel:

@@ -1,7 +1,7 @@
-"""What the link refuses: counted in full, told at a bounded rate.
+"""Rejected messages and connections: all are counted, and logged at a bounded rate.
 
-Whoever can reach a port can make as many rejections as there are packets, so a line of the log is a budget: a burst, then one
-a second; what was left out is said in the next line. Text that a peer chose is made printable before it is shown.
+Anybody who can reach a port can cause a rejection per packet, so log lines have a budget: a burst, then one per second. The
+next line says how many were left out. Text from a peer is escaped before it is logged.
 """
 
 from __future__ import annotations
@@ -13,13 +13,9 @@ from collections.abc import Callable
 from waterflow_agent.display import escape_for_display
 from waterflowd.rates import TokenBucket
 
-#: Lines at once, and lines a second after that.
+#: Lines at once, and lines per second after that.
 LINES_BURST = 20
 LINES_PER_S = 1.0
-
-
-def tell_nobody(code: str, text: str, who: str) -> None:
-    """For whoever keeps no audit trail; the line in the log is written anyway."""
 
 
 class Rejections:
@@ -29,34 +25,34 @@ class Rejections:
         self,
         logger: logging.Logger,
         clock: Callable[[], int],
-        told: Callable[[str, str, str], None] = tell_nobody,
+        on_logged: Callable[[str, str, str], None] = lambda code, text, peer: None,
     ) -> None:
-        """`told` hears code, sentence and who of each refusal that gets a line: at the same bounded rate, and printable."""
+        """`on_logged` is called with code, text and peer of each rejection that is logged, escaped."""
         self.counts: Counter[str] = Counter()
         self._logger = logger
         self._clock = clock
-        self._told = told
+        self._on_logged = on_logged
         self._bucket = TokenBucket(LINES_PER_S, LINES_BURST, clock())
         self._left_out = 0
 
     @property
     def total(self) -> int:
-        """All rejections so far."""
+        """Number of all rejections."""
         return self.counts.total()
 
-    def note(self, code: str, text: str, who: str) -> None:
-        """Counts one refusal; `who` is a fingerprint or an address."""
+    def record(self, code: str, text: str, peer: str) -> None:
+        """Counts one rejection; `peer` is a fingerprint or an address."""
         self.counts[code] += 1
         if not self._bucket.take(self._clock()):
             self._left_out += 1
             return
         left_out, self._left_out = self._left_out, 0
         self._logger.warning(
-            "refused %s: %s [%s]%s",
-            escape_for_display(who),
+            "rejected %s: %s [%s]%s",
+            escape_for_display(peer),
             escape_for_display(text),
             code,
             f" ({left_out} more rejections since the last line)" if left_out else "",
             extra={"code": code, "left_out": left_out},
         )
-        self._told(code, escape_for_display(text), escape_for_display(who))
+        self._on_logged(code, escape_for_display(text), escape_for_display(peer))

@@ -1,13 +1,13 @@
-"""A ROUTER socket with a CURVE server's half, as the daemon uses two of them.
+"""A ROUTER socket with CURVE encryption, server side. The daemon uses two of them.
 
-What was measured, and so is not a matter of taste:
+Decisions based on measurements:
 
-- The socket gives the routing ids and no peer takes over another's (`ROUTER_HANDOVER` off). They are return addresses; who a
-  peer is says only the frame's `User-Id`, which the authenticator set from the proven key.
-- `ROUTER_MANDATORY` is on and every send is `DONTWAIT`: one frozen peer would stop the loop otherwise, and without
-  MANDATORY what cannot be sent vanishes without a word.
-- Many frames are handled in one turn of the loop, up to a bound, so that nobody else starves, and none costs a future.
-- A part larger than `MAXMSGSIZE` cuts its connection inside ZeroMQ. A frame is one part; a message of more parts is refused.
+- The socket assigns the routing ids, and no peer can take over another's (`ROUTER_HANDOVER` off). They are return addresses;
+  a peer's identity is the frame's `User-Id`, which the authenticator sets from the proven key.
+- `ROUTER_MANDATORY` is on and every send is `DONTWAIT`: otherwise one frozen peer would block the event loop, and without
+  MANDATORY undeliverable frames disappear silently.
+- Many frames are handled per turn of the loop, up to a limit that lets others run, and without a future per frame.
+- ZeroMQ closes the connection of a part larger than `MAXMSGSIZE`. A frame is one part; a message with more parts is rejected.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from waterflow_agent.session.frame_receiver import FrameReceiver
 from waterflow_agent.wire import messages
 from waterflowd.dispatch.keys import ServerKeys
 
-#: Frames handled before the loop gets a turn for others.
+#: Frames handled before other tasks of the event loop get their turn.
 DRAIN_MAX = 128
 #: Frames queued per peer. Few inbound: TCP holds the rest back in the peer. Outbound, one second of a busy agent's work.
 FRAMES_INBOUND_MAX = 64
 FRAMES_OUTBOUND_MAX = 1_000
-#: A stranger has this long for greeting and handshake.
+#: Time limit of ZeroMQ's greeting and handshake.
 HANDSHAKE_MS = 5_000
-#: Pings that let the kernel's and ZeroMQ's resources of a dead peer go; sessions have their own, shorter silence.
+#: Pings that free the kernel's and ZeroMQ's resources of a dead peer; sessions have their own, shorter silence limit.
 HEARTBEAT_MS = 2_000
 HEARTBEAT_TIMEOUT_MS = 8_000
 _BACKLOG = 512
-#: How a socket for both families shows an IPv4 peer.
+#: Prefix of an IPv4 peer's address on a dual-stack socket.
 _MAPPED_IPV4 = "::ffff:"
 
 
 class IncomingFrame(NamedTuple):
-    """One part as it came: where an answer goes, whose key the connection has proven, from where, and the bytes."""
+    """One received part: return address, proven key, network address, and the bytes."""
 
     routing_id: bytes
     public_key: str
@@ -48,18 +48,18 @@ class IncomingFrame(NamedTuple):
 
 
 class SendResult(Enum):
-    """What became of a send."""
+    """The result of a send."""
 
-    #: ZeroMQ has it. That is no delivery.
+    #: ZeroMQ has queued it, which does not mean delivery.
     QUEUED = "queued"
-    #: The peer takes nothing: it is frozen or far behind.
+    #: The peer does not receive: it is frozen or far behind.
     FULL = "full"
-    #: There is no such connection any more.
+    #: The connection no longer exists.
     GONE = "gone"
 
 
 class Router:
-    """One bound socket; `handle` is called for each frame and must not raise for what is in it."""
+    """One bound socket. `handle` is called for each frame and must not raise because of its content."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Router:
         part_bytes_max: int = messages.MESSAGE_BYTES_MAX,
     ) -> None:
         self.frames_received = 0
-        #: Parts that carried no key or came with others; only a broken or hostile peer sends such.
+        #: Messages with several parts or without a key; only a broken or hostile peer sends them.
         self.frames_misshapen = 0
         self._socket = context.socket(zmq.ROUTER)
         self._arrivals: FrameReceiver | None = None
@@ -98,18 +98,18 @@ class Router:
 
     @property
     def endpoint(self) -> str:
-        """Where the socket is bound, with the real port; empty before `bind`."""
+        """The bound endpoint with the actual port; empty before `bind`."""
         return self._endpoint
 
     def bind(self, endpoint: str) -> str:
-        """Binds, and gives the endpoint with the port that was taken. `zmq.ZMQError` when the address cannot be had."""
+        """Binds; returns the endpoint with the actual port. Raises `zmq.ZMQError` when the address is not available."""
         self._socket.setsockopt(zmq.IPV6, 0 if _is_ipv4(endpoint) else 1)
         self._socket.bind(endpoint)
         self._endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         return self._endpoint
 
     def send(self, routing_id: bytes, payload: bytes) -> SendResult:
-        """Hands one part to ZeroMQ without ever waiting."""
+        """Passes one part to ZeroMQ without ever waiting."""
         if self._arrivals is not None:
             self._arrivals.look()
         try:
@@ -128,7 +128,7 @@ class Router:
         await self._arrivals.run()
 
     def close(self) -> None:
-        """Closes the socket; what ZeroMQ has not sent yet is dropped."""
+        """Closes the socket; unsent frames are dropped."""
         self._socket.close(linger=0)
 
     def _hand_over(self, parts: list[zmq.Frame], handle: Callable[[IncomingFrame], None]) -> None:

@@ -1,11 +1,11 @@
-"""Who may finish a CURVE handshake: the ZeroMQ authentication protocol (https://rfc.zeromq.org/spec/27/), answered in memory.
+"""Decides who may complete a CURVE handshake, by the ZeroMQ authentication protocol (https://rfc.zeromq.org/spec/27/).
 
-- On the work port a key that is approved; on the enrollment port any key, since being asked is what that port is for.
-- Any other mechanism or domain is refused: NULL and PLAIN do not exist here, not even over loopback.
-- The user id of a connection becomes its public key in Z85. It is proven by the handshake, and every frame carries it.
-- Garbage, HTTP and peers of another mechanism do not come this far: libzmq drops them by itself and tells nobody. (Its socket
-  monitor would, but it blocks the I/O thread when a flood of events is not read fast enough, and so gives strangers a lever.)
-- An approval may end after the handshake; so the sessions ask again for each frame, this is only the door.
+- The work port accepts approved keys; the enrollment port accepts any key, since it exists for new servers.
+- Any other mechanism or domain is rejected: NULL and PLAIN are never accepted, not even over loopback.
+- The user id of a connection is its public key in Z85. The handshake proves it, and every frame carries it.
+- Garbage, HTTP and other mechanisms do not get here: libzmq drops them silently. (Its socket monitor would report them, but it
+  blocks the I/O thread when a flood of events is not read fast enough, which would be a point of attack.)
+- A key may be revoked after the handshake, so the sessions check it again for each frame.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Request(NamedTuple):
 
 
 class Authenticator:
-    """Answers every handshake of one context. Start it before the first socket is bound."""
+    """Answers every handshake of one context. Start it before binding the first socket."""
 
     def __init__(
         self, context: zmq.asyncio.Context, is_approved: Callable[[str], bool], rejections: Rejections
@@ -54,26 +54,26 @@ class Authenticator:
         while True:
             parts = await self._socket.recv_multipart()
             answer = self._answer(parts)
-            # Answers go to a queue inside this process: the requests are one at a time, so there is always room.
+            # Requests arrive one at a time, so the in-process queue for answers always has space.
             await self._socket.send_multipart(answer)
 
     def close(self) -> None:
-        """Closes the socket; nobody can connect any more."""
+        """Closes the socket; no new connections are possible."""
         self._socket.close(linger=0)
 
     def _answer(self, parts: list[bytes]) -> list[bytes]:
         if len(parts) != _REQUEST_PARTS:
-            # A mechanism with another number of credentials: none that is spoken here.
-            return self._refuse(parts[1] if len(parts) > 1 else b"", "another mechanism than CURVE", parts[3:4])
+            # An unsupported mechanism, with a different number of credentials.
+            return self._reject(parts[1] if len(parts) > 1 else b"", "a mechanism other than CURVE", parts[3:4])
         request = _Request(*parts)
         if request.version != b"1.0" or request.mechanism != b"CURVE" or len(request.key) != KEY_BYTES:
-            return self._refuse(request.request_id, "another mechanism than CURVE", [request.address])
+            return self._reject(request.request_id, "a mechanism other than CURVE", [request.address])
         key = z85.encode(request.key).decode()
         domain = request.domain.decode("ascii", "replace")
         if domain == ENROLL_DOMAIN or (domain == WORK_DOMAIN and self._is_approved(key)):
             return [b"1.0", request.request_id, b"200", b"OK", key.encode(), b""]
-        return self._refuse(request.request_id, f"key {key} is not approved", [request.address])
+        return self._reject(request.request_id, f"key {key} is not approved", [request.address])
 
-    def _refuse(self, request_id: bytes, text: str, address: list[bytes]) -> list[bytes]:
-        self._rejections.note("WF212", text, address[0].decode("ascii", "replace") if address else "?")
+    def _reject(self, request_id: bytes, text: str, address: list[bytes]) -> list[bytes]:
+        self._rejections.record("WF212", text, address[0].decode("ascii", "replace") if address else "?")
         return [b"1.0", request_id, b"400", b"this key is not approved", b"", b""]

@@ -1,19 +1,19 @@
-"""Agents: settles with each one that connects, hears their reports, and gives up those that stay away too long.
+"""Handles agents: settles with each one that connects, takes its reports, and gives it up when it stays away too long.
 
-Rules of this file: who an agent is comes from the link (the key that ZeroMQ reports). The log says what an agent should have
-(`taken`), its `Hello` says what it has; the difference is settled before anything new is sent. While a commit is on its
-way the runs know more than the log, and a report may wait for its turn, so the settlement comes behind both:
+Rules of this file: the link identifies an agent (by the key that ZeroMQ reports). The log says which attempts an agent should
+have (`taken`), its `Hello` says which it has; the difference is settled before anything new is sent. While a commit is in
+progress the runs are ahead of the log, and reports may be queued, so the settlement waits for both:
 
-| the log says | the agent says | then |
+| in the log | on the agent | settlement |
 |---|---|---|
-| open, other boot | not finished | lost: nobody can know how it ended |
-| open, this boot | nothing | it never accepted the offer: offer again |
-| started | nothing | lost: its memory of it is gone |
-| open | accepted, started | goes on; a cancel that is wanted is said again |
+| open, other boot | not finished | lost: the outcome is unknown |
+| open, this boot | unknown | it never accepted the offer: offer again |
+| started | unknown | lost: the agent lost its record of it |
+| open | accepted, started | continues; an outstanding cancel is sent again |
 | open | finished | its report follows |
-| over | accepted | forget it, or end it by force when that became known too late for the `Welcome` |
-| over | started | end it by force; its report is evidence |
-| over | finished | its report is acknowledged |
+| ended | accepted | forget it, or kill it if that was known too late for the `Welcome` |
+| ended | started | kill it; its report is evidence |
+| ended | finished | its report is acknowledged |
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 from waterflow_agent.wire import messages
 from waterflowd import ports
@@ -29,9 +28,8 @@ from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.outstanding import owed_to_job
 from waterflowd.engine.state.blocks import Attempt
 from waterflowd.fleet.placement import Server
-from waterflowd.host.batch import offer, stall
 from waterflowd.host.driver import Driver
-from waterflowd.host.file_responses import FileServer
+from waterflowd.host.file_server import FileServer
 from waterflowd.host.outputs import OutputCollector
 from waterflowd.model.ids import AgentId, JobId, RunId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
@@ -39,35 +37,38 @@ from waterflowd.model.statuses import AttemptStatus, Status
 
 logger = logging.getLogger("waterflow.host")
 
-#: What servers have to connect after the daemon's start before they count as away.
+#: How long servers may take to connect after the daemon's start before they count as away.
 GATHER_S = 60.0
-
-
-class Bulk(NamedTuple):
-    """What is large and goes beside the messages: what steps print comes, the files of their jobs go."""
-
-    outputs: OutputCollector
-    files: FileServer
 
 
 class AgentHandler:
     """Implements `ports.AgentListener` over the driver's state."""
 
-    def __init__(self, driver: Driver, link: ports.Link, clock: ports.Clock, bulk: Bulk, lost_after_ms: int) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        link: ports.Link,
+        clock: ports.Clock,
+        *,
+        outputs: OutputCollector,
+        files: FileServer,
+        lost_after_ms: int,
+    ) -> None:
         self._driver = driver
         self._state = driver.state
         self._link = link
         self._clock = clock
-        self._outputs, self._files = bulk
+        self._outputs = outputs
+        self._files = files
         self._lost_after_ms = lost_after_ms
         self._hellos: dict[AgentId, messages.Hello] = {}
-        #: Agents of whose session nothing more is acknowledged: a report of a stalled run was in it.
+        #: Agents whose session gets no more acknowledgements, because it had a report for a stalled run.
         self._unacknowledged: set[AgentId] = set()
         self._lost_timers: dict[AgentId, asyncio.TimerHandle] = {}
         self._gathering: asyncio.TimerHandle | None = None
 
     def recovered(self) -> None:
-        """After recovery: agents that hold attempts have `lost-after` from now on to come back, and others their time too."""
+        """Called after recovery: agents that hold attempts have `lost-after` to return, other servers `GATHER_S`."""
         for server in self._state.placement.servers.values():
             self._await_return(server.agent)
         self._state.placement.is_gathering = True
@@ -107,12 +108,12 @@ class AgentHandler:
         self._hellos[agent] = hello
         self._unacknowledged.discard(agent)
         if self._driver.is_ahead:
-            # What is over in memory alone may be open again after a crash. `_settle` says it once it is durable.
+            # An attempt that has ended only in memory may be open again after a crash; `_settle` handles it once durable.
             return []
         return [
             held.key
             for held in hello.held
-            if held.state is messages.AttemptState.ACCEPTED and self._open(agent, held.key) is None
+            if held.state is messages.AttemptState.ACCEPTED and self._state.run_of_open_attempt(agent, held.key) is None
         ]
 
     def connected(self, agent: AgentId) -> None:
@@ -121,7 +122,7 @@ class AgentHandler:
         self._driver.settle(agent, lambda: self._settle(agent, hello))
 
     def _settle(self, agent: AgentId, hello: messages.Hello) -> None:
-        """Says what the log owes the agent that said `hello`, unless that session is over by now."""
+        """Sends what is outstanding for the agent that sent `hello`, unless that session has ended."""
         if self._hellos.get(agent) is not hello:
             return
         del self._hellos[agent]
@@ -134,8 +135,8 @@ class AgentHandler:
             if state is messages.AttemptState.FINISHED:
                 continue
             if state is None and attempt.status is AttemptStatus.STARTED:
-                # It had begun, and the agent's memory of it is gone: an offer would run it twice.
-                text = f"{attempt.agent_name} does not know the step that it had started"
+                # It had started, and the agent has lost its record of it: another offer would run it twice.
+                text = f"{attempt.agent_name} has lost its record of the running step"
                 why = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
                 lost.append((run.id, _lost(agent, key, why)))
                 continue
@@ -145,14 +146,14 @@ class AgentHandler:
                 lost.append((run.id, _lost(agent, key, why)))
                 continue
             try:
-                outgoing.extend(self._owed(run, key, is_held=state is not None))
+                outgoing.extend(self._outstanding(run, key, is_held=state is not None))
             except Exception as error:  # noqa: BLE001  supervision point: one run must not keep the agent out
-                stall(self._state, run, error)
+                self._state.stall(run, error)
         for key, state in held.items():
             if state is not messages.AttemptState.FINISHED:
-                # Nothing happens for one that was forgotten with the `Welcome`.
-                outgoing.append(messages.Cancel(key, True, "the attempt is over for the daemon"))
-        # What was accepted may have made its job's directory since.
+                # Has no effect for an attempt that the `Welcome` told the agent to forget.
+                outgoing.append(messages.Cancel(key, True, "the daemon has already ended this attempt"))
+        # An accepted attempt may have created its job's directory since.
         accepted = [item.key for item in hello.held if item.state is messages.AttemptState.ACCEPTED]
         jobs = dict.fromkeys([*hello.jobs, *((key.attempt.run, key.attempt.job) for key in accepted)])
         outgoing.extend(messages.Release(run, job) for run, job in jobs if self._is_over(agent, run, job))
@@ -163,24 +164,24 @@ class AgentHandler:
         self._driver.wake()
 
     def _is_over(self, agent: AgentId, run_id: str, job_id: str) -> bool:
-        """Whether nothing of the job will come to the agent any more. What is stalled, or not in the log, stays as it is."""
+        """Whether the agent will get no more of the job. False for a stalled run, and for one missing from the log."""
         run = self._state.runs.get(RunId(run_id))
         if run is None:
             return RunId(run_id) not in self._state.stalled and self._driver.knows(run_id)
         job = run.jobs_by_id.get(JobId(job_id))
         if job is None or job.status is Status.COMPLETED or job.retry_at is not None:
             return True
-        # The job has begun again elsewhere.
+        # The job was retried on another server.
         return job.number > 1 and job.agent != agent
 
-    def _owed(self, run: Run, key: messages.TaskId, *, is_held: bool) -> Iterator[messages.DaemonMessage]:
+    def _outstanding(self, run: Run, key: messages.TaskId, *, is_held: bool) -> Iterator[messages.DaemonMessage]:
         for command in owed_to_job(run, run.jobs_by_id[key.attempt.job]):
             if not isinstance(command, commands.SendTask | commands.CancelTask):
                 continue
             if (command.step, command.attempt) != (key.attempt.step, key.attempt.number):
                 continue
             if isinstance(command, commands.SendTask) and not is_held:
-                yield from offer(self._state, run, command)
+                yield from self._state.offers(run, command)
             elif isinstance(command, commands.CancelTask):
                 yield messages.Cancel(key, command.is_forced, command.reason)
 
@@ -206,7 +207,7 @@ class AgentHandler:
         self.lose(agent, f"not connected for {self._lost_after_ms // 1000} s", ReasonCode.SERVER_LOST)
 
     def lose(self, agent: AgentId, text: str, code: ReasonCode) -> None:
-        """Ends everything that the agent holds as lost: it stayed away too long or was revoked."""
+        """Marks all attempts of the agent as lost: it stayed away too long, or was revoked."""
         lost: list[tuple[RunId, inputs.Input]] = []
         for run, attempt, key in self._taken(self._state.placement.server(agent)):
             why = reason(code, f"server {attempt.agent_name}: {text}", agent=attempt.agent_name)
@@ -223,13 +224,6 @@ class AgentHandler:
             if run is not None and attempt is not None and attempt.is_open:
                 yield run, attempt, messages.TaskId(name, attempt.epoch)
 
-    def _open(self, agent: AgentId, key: messages.TaskId) -> Attempt | None:
-        run = self._state.runs.get(key.attempt.run)
-        attempt = run.attempt(key.attempt.job, key.attempt.step, key.attempt.number) if run is not None else None
-        if attempt is None or not attempt.is_open or attempt.agent != agent or attempt.epoch != key.epoch:
-            return None
-        return attempt
-
     def received(
         self,
         agent: AgentId,
@@ -237,18 +231,18 @@ class AgentHandler:
         durable: Callable[[], None],
     ) -> None:
         """See `ports.AgentListener`."""
-        given: list[tuple[RunId, inputs.Input]] = []
+        accepted: list[tuple[RunId, inputs.Input]] = []
         for report in reports:
             run_id = report.key.attempt.run
             if run_id in self._state.stalled:
-                # The result stays with the agent until the run can take it. Acknowledgements are cumulative, so from here on
-                # none may be given in this session; what is taken meanwhile comes again, and is no news then.
+                # The agent keeps the result until the run can accept it. Acknowledgements are cumulative, so this session
+                # gets no more of them; reports that are accepted meanwhile are sent again and ignored then.
                 self._unacknowledged.add(agent)
             elif run_id in self._state.runs:
-                given.append((run_id, _report(agent, report)))
+                accepted.append((run_id, _report(agent, report)))
             elif isinstance(report, messages.Finished):
                 self._driver.record_evidence(run_id, _report(agent, report))
-        self._driver.submit(given, _not_durable if agent in self._unacknowledged else durable)
+        self._driver.submit(accepted, _do_not_acknowledge if agent in self._unacknowledged else durable)
 
     def output(self, agent: AgentId, output: messages.Output) -> None:
         """See `ports.AgentListener`."""
@@ -259,8 +253,8 @@ class AgentHandler:
         self._files.file_requested(agent, request)
 
 
-def _not_durable() -> None:
-    """The acknowledgement of reports of which one was not taken: none."""
+def _do_not_acknowledge() -> None:
+    """Takes the place of the acknowledgement after a report that was not accepted."""
 
 
 def _lost(agent: AgentId, key: messages.TaskId, why: Reason) -> inputs.TaskLost:

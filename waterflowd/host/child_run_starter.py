@@ -1,8 +1,8 @@
-"""The starter: brings the runs that steps want into being, which takes reading and compiling a file first.
+"""Starts the child runs that steps request, which requires reading and compiling a workflow file first.
 
-Rules of this file: what is wanted is asked of the runs again before each try and once more in the batch that starts the run, so
-that a step which has ended meanwhile starts nothing. What can never be is the step's failure; what cannot be now is its reason
-to wait, and is tried again until the time of its step, job or run is over.
+Rules of this file: the request is checked before each try, and again in the batch that starts the run, so that a step that has
+ended meanwhile starts nothing. A permanent error fails the step; a temporary one is shown as the step's reason to wait, and
+retried until the step, its job or its run times out.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from waterflowd.model.ids import AttemptId
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.ports import ChildWorkflows
 
-#: Runs that are prepared at a time: one repository that hangs does not hold up the others.
-_AT_ONCE = 8
+#: Concurrent starts: one repository that hangs does not block the others.
+_CONCURRENCY = 8
 _BACKOFF = Backoff(first_s=0.5, max_s=60.0)
-#: `Rejected` with this status means too many open runs, which passes.
+#: Status of a `Rejected` for too many open runs, which is temporary.
 _BUSY = 429
 
 logger = logging.getLogger("waterflow.host")
 
 
 class ChildRunStarter:
-    """Starts what `state.child_runs` wants. `run` is its task."""
+    """Starts the child runs that `LiveState.child_runs` requests. `run` is its task."""
 
     def __init__(self, driver: Driver, workflows: ChildWorkflows) -> None:
         self._driver = driver
@@ -41,56 +41,61 @@ class ChildRunStarter:
     async def run(self) -> None:
         """Runs until it is cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for number in range(_AT_ONCE):
+            for number in range(_CONCURRENCY):
                 tasks.create_task(self._work(), name=f"starter {number}")
 
     async def _work(self) -> None:
         while True:
-            place = await self._state.child_runs.next()
+            attempt = await self._state.child_runs.next()
             try:
-                await self._start(place)
+                await self._start(attempt)
             except Rejected as error:
                 if error.status == _BUSY:
-                    self._later(place, error)
+                    self._retry_later(attempt, error)
                 else:
-                    given = child_runs.not_created(place, child_runs.refusal(error), is_refused=True)
-                    self._driver.submit([(place.run, given)])
+                    answer = child_runs.not_started(attempt, child_runs.refusal(error), is_refused=True)
+                    self._driver.submit([(attempt.run, answer)])
             except WaterflowError as error:
-                self._later(place, error)
+                self._retry_later(attempt, error)
             except Exception as error:
-                # The supervision point of steps that start runs: a fault met in one of them must not end the others.
-                logger.exception("run %s, %s/%s: its run could not be started", place.run, place.job, place.step)
-                self._later(place, Stalled("WF403", f"a fault in Waterflow: {type(error).__name__}"))
+                # The supervision point of child runs: a bug in one start must not stop the others.
+                where = f"{attempt.job}/{attempt.step}"
+                logger.exception("run %s, %s: internal error while starting the child run", attempt.run, where)
+                self._retry_later(attempt, Stalled("WF403", f"internal error: {type(error).__name__}"))
 
-    async def _start(self, place: AttemptId) -> None:
-        run = self._state.runs.get(place.run)
-        attempt = run.attempt(place.job, place.step, place.number) if run is not None else None
-        if run is None or attempt is None or attempt.params is None or not child_runs.is_wanted(run, place):
+    async def _start(self, attempt: AttemptId) -> None:
+        run = self._state.runs.get(attempt.run)
+        if run is None or not child_runs.is_requested(run, attempt):
+            return
+        state = run.attempt(attempt.job, attempt.step, attempt.number)
+        if state is None or state.params is None:
             return
         child_runs.check_depth(run)
-        workflow, given = attempt.params["workflow"], attempt.params["inputs"]
-        compiled = await self._plan(run, workflow)
-        await self._driver.begin(place, child_runs.start_request(run, place, compiled, given))
+        compiled = await self._plan(run, state.params["workflow"])
+        request = child_runs.start_request(run, attempt, compiled, state.params["inputs"])
+        await self._driver.start_child_run(attempt, request)
 
     async def _plan(self, run: Run, workflow: str) -> bytes:
         path = child_workflow_path(run.plan.path, workflow)
         if path is None:
-            text = f'"{workflow}" is no workflow of this repository: the path or the name of a .yml or .yaml file'
+            text = f'"{workflow}" is not a workflow of this repository; give the path or name of a .yml or .yaml file'
             raise Rejected(codes.WRONG_CALL, text)
         if run.repository is None or run.revision is None:
-            text = "this run comes from no repository, so there is no other workflow; push it to a watched repository"
+            text = "this run does not come from a repository, so it has no other workflows; push it to a watched repository"
             raise Rejected(codes.WRONG_CALL, text)
         return await self._workflows.plan(run.repository, run.revision, path)
 
-    def _later(self, place: AttemptId, error: WaterflowError) -> None:
-        """Says why the step waits, and tries again after a while."""
-        failures = self._state.child_runs.failed(place)
+    def _retry_later(self, attempt: AttemptId, error: WaterflowError) -> None:
+        """Shows why the step waits, and schedules the next try."""
+        failures = self._state.child_runs.failed(attempt)
         if not failures:
             return
         delay_s = _BACKOFF.delay_s(failures)
         if isinstance(error, Retryable):
             delay_s = max(delay_s, min(error.after_s, _BACKOFF.max_s))
-        logger.warning("run %s, %s/%s: its run is not started yet: %s", place.run, place.job, place.step, error)
-        why = reason(ReasonCode.CHILD_RUN_STARTING, f"its run is not started yet: {error.text}", error=error.code)
-        self._driver.submit([(place.run, child_runs.not_created(place, why, is_refused=False))])
-        asyncio.get_running_loop().call_later(delay_s, self._state.child_runs.again, place)
+        where = f"{attempt.job}/{attempt.step}"
+        logger.warning("run %s, %s: cannot start the child run yet: %s", attempt.run, where, error)
+        text = f"cannot start the child run yet: {error.text}"
+        why = reason(ReasonCode.CHILD_RUN_STARTING, text, error=error.code)
+        self._driver.submit([(attempt.run, child_runs.not_started(attempt, why, is_refused=False))])
+        asyncio.get_running_loop().call_later(delay_s, self._state.child_runs.retry, attempt)

@@ -1,11 +1,11 @@
-"""Runs that steps start and wait for (`workflow/run`): which are wanted, who waits for which, and how each is asked for.
+"""Child runs: runs that a step starts and waits for (`workflow/run`).
 
 Rules of this file:
 
-- Bookkeeping of what the open runs are owed, made again from the log at each start; nothing here is a fact.
-- A run is wanted under a trigger key that names the attempt, so that it cannot be started twice however often it is asked for.
-- It is a run of the same repository at the same commit, started for whoever started the first one: ref, approvals and groups
-  are judged as for any other.
+- The registry is bookkeeping, rebuilt from the log at each start; nothing in it is authoritative.
+- A child run starts under a trigger key that names the attempt, so that repeated requests cannot start it twice.
+- It is a run of the same repository at the same commit, started on behalf of whoever started its parent: ref, approvals and
+  groups are checked as for any other run.
 """
 
 from __future__ import annotations
@@ -29,122 +29,120 @@ _KEY_BYTES_MAX = 400
 
 
 class ChildRunRegistry:
-    """What is wanted and waited for. `look` gives a run that is not open, from the log; None when there is none."""
+    """Requested child runs, and attempts that wait for one. `look_up` reads a run that is not open from the log, or None."""
 
-    def __init__(self, look: Callable[[RunId], Run | None] = lambda run: None) -> None:
-        self.look = look
-        #: Attempts whose run is to be started, and how often it could not be yet.
-        self._wanted: dict[AttemptId, int] = {}
-        #: Who waits for the end of a run, and the other way round.
+    def __init__(self, look_up: Callable[[RunId], Run | None] = lambda run: None) -> None:
+        self.look_up = look_up
+        #: Attempts that request a child run, with the number of failed starts.
+        self._requested: dict[AttemptId, int] = {}
+        #: The attempts that wait for the end of a run, and the run that each of them waits for.
         self._waiting: dict[RunId, dict[AttemptId, None]] = {}
         self._watched: dict[AttemptId, RunId] = {}
-        #: The attempts of each run that want or wait for something.
+        #: The attempts of each run that request or wait for a child run.
         self._of_run: dict[RunId, dict[AttemptId, None]] = {}
         self._queue: asyncio.Queue[AttemptId] = asyncio.Queue()
 
-    def want(self, place: AttemptId) -> None:
-        """The attempt's run is to be started, by whoever asks `next`."""
-        if place not in self._wanted:
-            self._wanted[place] = 0
-            self._of_run.setdefault(place.run, {})[place] = None
-            self._queue.put_nowait(place)
+    def request(self, attempt: AttemptId) -> None:
+        """Requests the attempt's child run; `next` returns the attempt."""
+        if attempt not in self._requested:
+            self._requested[attempt] = 0
+            self._of_run.setdefault(attempt.run, {})[attempt] = None
+            self._queue.put_nowait(attempt)
 
     async def next(self) -> AttemptId:
-        """The next attempt whose run is to be started; each is handed out once, and again after `again`."""
-        while (place := await self._queue.get()) not in self._wanted:
+        """The next attempt whose child run is to be started; each is returned once, and again after `retry`."""
+        while (attempt := await self._queue.get()) not in self._requested:
             pass
-        return place
+        return attempt
 
-    def failed(self, place: AttemptId) -> int:
-        """Notes that the run could not be started yet; gives how often that was so, 0 when it is not wanted any more."""
-        if place in self._wanted:
-            self._wanted[place] += 1
-        return self._wanted.get(place, 0)
+    def failed(self, attempt: AttemptId) -> int:
+        """Counts a failed start; returns the number of failures, 0 when the child run is no longer requested."""
+        if attempt in self._requested:
+            self._requested[attempt] += 1
+        return self._requested.get(attempt, 0)
 
-    def again(self, place: AttemptId) -> None:
-        """Hands the attempt out once more, if it is still wanted."""
-        if place in self._wanted:
-            self._queue.put_nowait(place)
+    def retry(self, attempt: AttemptId) -> None:
+        """Lets `next` return the attempt once more, if its child run is still requested."""
+        if attempt in self._requested:
+            self._queue.put_nowait(attempt)
 
-    def watch(self, place: AttemptId, run: RunId) -> None:
+    def watch(self, attempt: AttemptId, run: RunId) -> None:
         """The attempt waits for the end of an open run."""
-        self._waiting.setdefault(run, {})[place] = None
-        self._watched[place] = run
-        self._of_run.setdefault(place.run, {})[place] = None
+        self._waiting.setdefault(run, {})[attempt] = None
+        self._watched[attempt] = run
+        self._of_run.setdefault(attempt.run, {})[attempt] = None
 
-    def waiting(self, run: RunId) -> Iterable[AttemptId]:
+    def waiting_for(self, run: RunId) -> Iterable[AttemptId]:
         """The attempts that wait for the run."""
         return tuple(self._waiting.get(run, ()))
 
-    def drop(self, place: AttemptId) -> None:
-        """The attempt wants nothing and waits for nothing any more."""
-        self._wanted.pop(place, None)
-        run = self._watched.pop(place, None)
+    def drop(self, attempt: AttemptId) -> None:
+        """The attempt no longer requests or waits for a child run."""
+        self._requested.pop(attempt, None)
+        run = self._watched.pop(attempt, None)
         if run is not None:
-            self._waiting[run].pop(place)
+            self._waiting[run].pop(attempt)
             if not self._waiting[run]:
                 del self._waiting[run]
-        own = self._of_run.get(place.run, {})
-        own.pop(place, None)
+        own = self._of_run.get(attempt.run, {})
+        own.pop(attempt, None)
         if not own:
-            self._of_run.pop(place.run, None)
+            self._of_run.pop(attempt.run, None)
 
     def forget(self, run: RunId) -> None:
-        """The run leaves the live state, with what its steps want."""
-        for place in list(self._of_run.get(run, ())):
-            self.drop(place)
+        """The run leaves the live state, with the requests of its steps."""
+        for attempt in list(self._of_run.get(run, ())):
+            self.drop(attempt)
 
 
 # Starts ---------------------------------------------------------------------------------------------------------------
 
 
-def is_wanted(run: Run, place: AttemptId) -> bool:
-    """Whether the attempt still wants its run to be started."""
-    job = run.jobs_by_id.get(place.job)
-    step = job.steps_by_id.get(place.step) if job is not None else None
+def is_requested(run: Run, attempt: AttemptId) -> bool:
+    """Whether the attempt still requests its child run."""
+    job = run.jobs_by_id.get(attempt.job)
+    step = job.steps_by_id.get(attempt.step) if job is not None else None
     if job is None or step is None or step.block.number not in job.blocks:
         return False
-    wanted = commands.StartChildRun(job=place.job, step=place.step, attempt=place.number)
-    return wanted in owed_to_block(run, job, step.block)
+    command = commands.StartChildRun(job=attempt.job, step=attempt.step, attempt=attempt.number)
+    return command in owed_to_block(run, job, step.block)
 
 
-def start_request(run: Run, place: AttemptId, compiled: bytes, given: dict[str, Any]) -> StartRequest:
-    """The start of the run that the attempt wants. Raises `Rejected` WF110 for inputs that the workflow does not take."""
-    values = check_start(plan.decode(compiled).inputs, given)
+def start_request(run: Run, attempt: AttemptId, compiled: bytes, arguments: dict[str, Any]) -> StartRequest:
+    """The request that starts the attempt's child run. Raises `Rejected` WF110 for inputs that the workflow does not accept."""
     return StartRequest(
         plan=compiled,
         repository=run.repository,
         revision=run.revision,
         trigger=Trigger(
             kind=TriggerKind.PARENT_RUN,
-            # Whoever may not approve what they started themselves may not by this way either.
+            # Who must not approve a run that they started must not get around that with a child run.
             by=run.trigger.by,
-            key=trigger_key(place),
+            key=trigger_key(attempt),
             ref=run.trigger.ref,
             git=run.trigger.git,
-            payload=_payload(run, place),
+            payload=_payload(run, attempt),
         ),
-        inputs=values,
+        inputs=check_start(plan.decode(compiled).inputs, arguments),
     )
 
 
 def check_depth(run: Run) -> None:
-    """Raises `Rejected` WF609 when the run ends a chain: it may start no other."""
+    """Raises `Rejected` WF609 when the run is nested too deeply to start a child run."""
     if chains.depth_of(run.trigger) >= chains.CHILD_RUN_DEPTH_MAX:
-        text = f"{chains.CHILD_RUN_DEPTH_MAX} runs before this one have started one another, which is the limit"
-        raise Rejected("WF609", text)
+        raise Rejected("WF609", f"nesting limit of {chains.CHILD_RUN_DEPTH_MAX} child runs reached")
 
 
-def trigger_key(place: AttemptId) -> str:
-    """The text under which an attempt starts a run once; long ones end in a hash."""
-    key = f"child-run:{place.run}:{place.job}:{place.step}:{place.number}"
+def trigger_key(attempt: AttemptId) -> str:
+    """The key that makes an attempt start at most one child run; long keys are replaced by a hash."""
+    key = f"child-run:{attempt.run}:{attempt.job}:{attempt.step}:{attempt.number}"
     if len(key.encode()) > _KEY_BYTES_MAX:
-        key = f"child-run:{place.run}:sha256-{hashlib.sha256(key.encode()).hexdigest()}"
+        key = f"child-run:{attempt.run}:sha256-{hashlib.sha256(key.encode()).hexdigest()}"
     return key
 
 
-def _payload(run: Run, place: AttemptId) -> dict[str, Any]:
-    """The `event` context: the step that starts the run."""
+def _payload(run: Run, attempt: AttemptId) -> dict[str, Any]:
+    """The `event` context: the step that starts the child run."""
     return {
         "name": chains.PARENT_RUN,
         chains.PARENT_RUN: {
@@ -152,38 +150,38 @@ def _payload(run: Run, place: AttemptId) -> dict[str, Any]:
             "number": run.number,
             "name": run.plan.name,
             "path": run.plan.path,
-            "job": place.job,
-            "step": place.step,
-            "attempt": place.number,
+            "job": attempt.job,
+            "step": attempt.step,
+            "attempt": attempt.number,
             "depth": chains.depth_of(run.trigger) + 1,
         },
     }
 
 
-# Answers --------------------------------------------------------------------------------------------------------------
+# Inputs for the parent run --------------------------------------------------------------------------------------------
 
 
-def created(place: AttemptId, row: RunSummary) -> inputs.ChildRunCreated:
-    """The run exists."""
+def started(attempt: AttemptId, row: RunSummary) -> inputs.ChildRunCreated:
+    """The child run exists."""
     return inputs.ChildRunCreated(
-        job=place.job, step=place.step, attempt=place.number, run=row.id, name=row.name, number=row.number
+        job=attempt.job, step=attempt.step, attempt=attempt.number, run=row.id, name=row.name, number=row.number
     )
 
 
-def not_created(place: AttemptId, why: Reason, *, is_refused: bool) -> inputs.ChildRunNotCreated:
-    """The run does not exist."""
+def not_started(attempt: AttemptId, why: Reason, *, is_refused: bool) -> inputs.ChildRunNotCreated:
+    """The child run does not exist, for now or for good."""
     return inputs.ChildRunNotCreated(
-        job=place.job, step=place.step, attempt=place.number, reason=why, is_refused=is_refused
+        job=attempt.job, step=attempt.step, attempt=attempt.number, reason=why, is_refused=is_refused
     )
 
 
-def ended(place: AttemptId, run: Run) -> inputs.ChildRunEnded:
-    """The run has ended."""
+def ended(attempt: AttemptId, run: Run) -> inputs.ChildRunEnded:
+    """The child run has ended."""
     assert run.conclusion is not None
     return inputs.ChildRunEnded(
-        job=place.job,
-        step=place.step,
-        attempt=place.number,
+        job=attempt.job,
+        step=attempt.step,
+        attempt=attempt.number,
         run=run.id,
         conclusion=run.conclusion,
         why=run.reason.text,
@@ -191,15 +189,19 @@ def ended(place: AttemptId, run: Run) -> inputs.ChildRunEnded:
     )
 
 
-def gone(place: AttemptId, run: RunId) -> inputs.ChildRunEnded:
-    """The log has no such run any more."""
-    why = "the log has no such run any more, so nobody can know how it ended"
+def missing(attempt: AttemptId, run: RunId) -> inputs.ChildRunEnded:
+    """The log does not contain the child run."""
     return inputs.ChildRunEnded(
-        job=place.job, step=place.step, attempt=place.number, run=run, conclusion=Conclusion.LOST, why=why
+        job=attempt.job,
+        step=attempt.step,
+        attempt=attempt.number,
+        run=run,
+        conclusion=Conclusion.LOST,
+        why="the run is missing from the log; its outcome is unknown",
     )
 
 
 def refusal(error: Rejected) -> Reason:
-    """Why the run can never be, for the step."""
+    """Why the child run cannot be started, for the step."""
     text = f"{error.where}: {error.text}" if error.where else error.text
     return reason(ReasonCode.CHILD_RUN_REFUSED, f"{text} [{error.code}]", error=error.code)

@@ -1,8 +1,8 @@
 """The log's clock: milliseconds that never go back, not even over restarts and wall clock jumps.
 
-Within one boot of the machine it is the boot clock (which goes on in suspend) plus an offset that is kept in a file, so a
-restart of the daemon or a step of the wall clock changes nothing. After a reboot it goes on from the last logged time plus
-the wall clock's difference, never a negative one. So a sleep of 30 days survives reboots, and no time-out fires by a jump.
+Within one boot of the machine it is the boot clock (which includes suspend) plus an offset stored in a file, so a restart of
+the daemon or a step of the wall clock changes nothing. After a reboot it continues with the later of the last logged time
+and the wall clock. So a sleep of 30 days survives reboots, and a jump of the clock never triggers a timeout.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from waterflow_agent.clock import Clock
 
 logger = logging.getLogger("waterflow.host")
 
-#: Run ids hold 48 bits of milliseconds: a clock beyond them, until the year 10889, comes from a damaged file.
+#: Run ids have 48 bits for milliseconds (until the year 10889); a later time comes from a damaged file.
 AT_MAX = (1 << 48) - 1
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class LogClock:
-    """See the file's docstring. `last_at` is the newest logged time; `path` keeps the offset of this boot."""
+    """See the module's docstring. `last_at` is the newest logged time; `path` stores the offset of this boot."""
 
     def __init__(self, path: Path, last_at: int, machine: Clock | None = None) -> None:
         self._machine = machine or Clock()
@@ -45,7 +45,7 @@ def _stored_offset(path: Path, boot_id: str) -> int | None:
         stored = json.loads(path.read_text())
         return int(stored["offset_ms"]) if stored["boot_id"] == boot_id else None
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        # Lost or damaged: the last logged time still bounds the clock from below.
+        # Missing or damaged: the last logged time still bounds the clock from below.
         return None
 
 
@@ -55,5 +55,5 @@ def _store_offset(path: Path, boot_id: str, offset: int) -> None:
         temporary.write_text(json.dumps({"boot_id": boot_id, "offset_ms": offset}))
         os.replace(temporary, path)
     except OSError as error:
-        # A full disk must not keep the daemon from its start: then a restart in this boot goes by the wall clock's difference.
-        logger.warning("cannot keep the clock in %s: %s", path, error.strerror)
+        # A full disk must not prevent the start: a restart in this boot then uses the wall clock.
+        logger.warning("cannot store the clock in %s: %s", path, error.strerror)

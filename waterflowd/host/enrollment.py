@@ -1,8 +1,8 @@
-"""Enrollment: who may become an agent. Facts go to the `fleet` stream; the registry is their fold.
+"""Enrollment: decides who may become an agent. Facts go to the `fleet` stream; the registry is their fold.
 
-Rules of this file: an answer leaves only when its fact is durable. Groups are given by the token or by the person who approves,
-never by the agent: what it asks for is shown to that person. Those that wait for a person are kept in memory, bounded and by
-their proven key; they ask again, so nothing is lost over a restart.
+Rules of this file: an answer is sent only when its fact is durable. Groups come from the join token or from the person who
+approves, never from the agent; its request is only shown to that person. Pending agents are kept in memory, bounded, by
+their proven key; they repeat their request, so a restart loses nothing.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from waterflowd.host.driver import Driver
 from waterflowd.model.ids import FLEET, AgentId
 from waterflowd.model.reasons import ReasonCode
 
-#: Keys that wait for a person; beyond it the oldest is forgotten, and asks again.
+#: Pending agents; beyond it the oldest is dropped, and asks again.
 PENDING_MAX = 100
-#: How long an agent waits before it asks again.
+#: How long a pending agent waits before it asks again.
 ASK_AGAIN_MS = 5_000
 TOKEN_TTL_MS_MAX = 30 * 24 * 3_600_000
 
 
 class PendingAgent(msgspec.Struct, frozen=True, kw_only=True):
-    """A key that waits for a person."""
+    """An agent that waits for approval."""
 
     agent: AgentId
     public_key: str
@@ -47,7 +47,7 @@ class PendingAgent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DaemonEndpoints(msgspec.Struct, frozen=True, kw_only=True):
-    """How agents reach this daemon, as join tokens carry it."""
+    """How agents reach this daemon; part of a join token."""
 
     work: str
     enroll: str
@@ -55,7 +55,7 @@ class DaemonEndpoints(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnrollmentService:
-    """Implements `ports.Enroller`, and what people do about agents."""
+    """Implements `ports.Enroller`, and the administration of agents."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class EnrollmentService:
         entry = self._registry.agents.get(agent)
         return (entry.name, list(entry.groups)) if entry is not None else (agent, [])
 
-    async def request(self, public_key: str, wanted: messages.EnrollRequest) -> messages.EnrollAnswer:
+    async def request(self, public_key: str, request: messages.EnrollRequest) -> messages.EnrollAnswer:
         """See `ports.Enroller`."""
         agent = AgentId(self._fingerprint(public_key))
         entry = self._registry.agents.get(agent)
@@ -94,16 +94,16 @@ class EnrollmentService:
         pending = PendingAgent(
             agent=agent,
             public_key=public_key,
-            name=wanted.name[:64],
-            groups=tuple(group[:64] for group in wanted.groups[:16]),
-            hostname=wanted.hostname[:255],
-            machine_id=wanted.machine_id[:64],
+            name=request.name[:64],
+            groups=tuple(group[:64] for group in request.groups[:16]),
+            hostname=request.hostname[:255],
+            machine_id=request.machine_id[:64],
             asked_at=self._clock.now(),
         )
-        if not wanted.token or agent in self._registry.revoked:
+        if not request.token or agent in self._registry.revoked:
             return self._wait(pending)
         try:
-            await self._record(lambda: self._joined(pending, wanted.token))
+            await self._record(lambda: self._joined(pending, request.token))
         except Rejected as error:
             return self._answer("refused", agent, error.text)
         return self._answer("approved", agent, "welcome")
@@ -114,11 +114,11 @@ class EnrollmentService:
         self._pending.move_to_end(agent)
         if len(self._pending) > PENDING_MAX:
             self._pending.popitem(last=False)
-        text = f"waits for a person: waterflowctl agents approve {agent} --group GROUP"
+        text = f"waiting for approval: waterflowctl agents approve {agent} --group GROUP"
         return self._answer("pending", agent, text, after_ms=ASK_AGAIN_MS)
 
     def _joined(self, pending: PendingAgent, text: str) -> events.AgentApproved | None:
-        """The approval by a token; None when the key is an agent already, by another request of the same one."""
+        """The approval by a token; None when an earlier request of the same key was approved already."""
         if pending.agent in self._registry.agents:
             return None
         token = self._registry.check_token(text, self._clock.now())
@@ -144,11 +144,11 @@ class EnrollmentService:
         )
 
     async def _record(self, make: Callable[[], events.Fact | None]) -> None:
-        # A caller that goes away in the middle must not part the durable fact from the registry.
+        # A cancelled caller must not separate the durable fact from the registry.
         await asyncio.shield(asyncio.create_task(self._record_alone(make)))
 
     async def _record_alone(self, make: Callable[[], events.Fact | None]) -> None:
-        """Makes the fact durable and folds it, unless there is none to be made."""
+        """Makes the fact durable and applies it to the registry, if there is one."""
         async with self._one_at_a_time:
             fact = make()
             if fact is not None:
@@ -168,15 +168,15 @@ class EnrollmentService:
         self._driver.state.placement.enrollment_changed(fact.agent, tuple(groups))
         self._driver.wake()
 
-    # What people do ---------------------------------------------------------------------------------------------------
+    # Administration ---------------------------------------------------------------------------------------------------
 
     async def create_token(self, groups: tuple[str, ...], ttl_ms: int, uses: int | None, by: str) -> str:
-        """A new join token as its one line of text. Raises `Rejected` for groups that cannot be."""
+        """A new join token as one line of text. Raises `Rejected` for invalid groups, time to live or uses."""
         groups = check_groups(groups)
         if not 1_000 <= ttl_ms <= TOKEN_TTL_MS_MAX:
-            raise Rejected("WF226", "a join token lives between 1 second and 30 days")
+            raise Rejected("WF226", "a join token is valid for 1 second to 30 days")
         if uses is not None and uses < 1:
-            raise Rejected("WF226", "a join token has at least one use")
+            raise Rejected("WF226", "a join token needs at least one use")
         name, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         now = self._clock.now()
         fact = events.JoinTokenCreated(
@@ -198,7 +198,7 @@ class EnrollmentService:
         ).encode()
 
     async def approve(self, fingerprint: str, groups: tuple[str, ...], by: str) -> AgentId:
-        """Lets a waiting key in, or gives an agent other groups. `Rejected` WF227 (404) when nobody has that fingerprint."""
+        """Approves a pending agent, or changes an agent's groups. `Rejected` WF227 (404) for an unknown fingerprint."""
         groups = check_groups(groups)
         agent = self.find(fingerprint)
         entry = self._registry.agents.get(agent)
@@ -213,13 +213,13 @@ class EnrollmentService:
                 machine_id=entry.machine_id,
                 asked_at=entry.approved_at,
             )
-        assert pending is not None, "find gives only known agents"
+        assert pending is not None, "find returns only known agents"
         known = pending
         await self._record(lambda: self._approval(known, groups, by, None))
         return agent
 
     async def revoke(self, fingerprint: str, by: str) -> None:
-        """Ends an agent's right to work; what it holds is lost. `Rejected` WF227 (404) for an unknown one."""
+        """Revokes an agent; its running attempts are lost. `Rejected` WF227 (404) for an unknown one."""
         agent = self.find(fingerprint)
         if self._pending.pop(agent, None) is not None and agent not in self._registry.agents:
             return
@@ -228,7 +228,7 @@ class EnrollmentService:
         self._agents.lose(agent, f"revoked by {by}", ReasonCode.SERVER_LOST)
 
     def find(self, text: str) -> AgentId:
-        """The agent that a fingerprint, the beginning of one, or a name means."""
+        """The agent with this fingerprint, fingerprint prefix or name. Raises `Rejected` WF227 (404)."""
         known = {**self._pending, **self._registry.agents}
         if text in known:
             return AgentId(text)
@@ -237,9 +237,10 @@ class EnrollmentService:
         matches = matches or [entry.agent for entry in self._registry.agents.values() if entry.name == text]
         if len(matches) != 1:
             which = "no agent has" if not matches else "several agents have"
-            raise Rejected("WF227", f'{which} the fingerprint or name "{text[:64]}"; waterflowctl agents', status=404)
+            text = f'{which} the fingerprint or name "{text[:64]}"; waterflowctl agents lists them'
+            raise Rejected("WF227", text, status=404)
         return matches[0]
 
     def pending(self) -> list[PendingAgent]:
-        """The keys that wait for a person, oldest first."""
+        """The agents that wait for approval, oldest first."""
         return list(self._pending.values())

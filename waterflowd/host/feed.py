@@ -1,8 +1,8 @@
-"""The feed: durable records as they come, for streams of the API.
+"""The feed: durable records as they are written, for the streams of the API.
 
-Rules of this file: subscribers pull from the log by position, so history and tail are one, there is no gap between them, and a
-slow subscriber costs no memory here. All that is pushed is a wake-up; who waits keeps its event alive, so nothing is left of
-those that went away, whatever they asked for.
+Rules of this file: subscribers pull from the log by position, so history and new records have no gap between them, and a slow
+subscriber costs no memory here. Only wake-ups are pushed. A waiting subscriber keeps its event alive, so a subscriber that
+leaves leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from waterflowd import ports
 from waterflowd.model.ids import RunId, StreamName
 from waterflowd.model.records import Record
 
-#: Records read from the log at a time; bounds the memory of a subscriber and the time that a page holds the loop.
+#: Records read from the log at a time; bounds a subscriber's memory and how long a page blocks the event loop.
 PAGE = 200
 
 
@@ -46,9 +46,9 @@ class Feed:
             waiting.set()
 
     async def subscribe(self, stream: StreamName | None, after: int) -> AsyncIterator[Record]:
-        """Records of one stream after a position, or of all after a global sequence, without a gap, for ever."""
+        """Records of one stream after a position, or of all after a global sequence, without a gap. Never ends."""
         while True:
-            # The event is taken before the read, so what becomes durable in between wakes the wait below.
+            # Created before the read, so that a record that becomes durable in between ends the wait below.
             event = self._any if stream is None else self._streams.setdefault(stream, asyncio.Event())
             page = self._log.feed(after, PAGE) if stream is None else self._log.read(stream, after + 1, PAGE)
             for record in page:
@@ -58,5 +58,5 @@ class Feed:
                 await event.wait()
 
     async def output_grew(self, run: RunId) -> None:
-        """Returns when more output of the run, or an event of it, is durable."""
+        """Returns when more output of the run, or an event of the run, is durable."""
         await self._outputs.setdefault(run, asyncio.Event()).wait()

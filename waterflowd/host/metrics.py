@@ -1,4 +1,4 @@
-"""CommitMetrics: what the driver has made durable since the daemon is up, for the metrics."""
+"""Metrics of what the driver has made durable since the daemon started."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class CommitMetrics:
 
     def __init__(self) -> None:
         self.commits = 0
-        #: Seconds that batches waited for the disk, added up.
+        #: Total seconds that batches waited for the disk.
         self.commit_s = 0.0
         self.events = 0
         #: Runs started, by kind of trigger.
@@ -22,7 +22,7 @@ class CommitMetrics:
         self.completed: Counter[str] = Counter()
 
     def add(self, batch: Batch, took_s: float) -> None:
-        """One durable batch."""
+        """Counts one durable batch."""
         self.commits += 1
         self.commit_s += took_s
         for append in batch.appends:

@@ -1,9 +1,9 @@
-"""Outputs: takes what steps print from the link to the output logs, and acknowledges it once it is durable.
+"""Writes the output of steps from the link to the output logs, and acknowledges it once it is durable.
 
-Rules of this file: only the agent that has (or had) the attempt may add to its output log, and only up to a log's cap. Output
-is collected while an append is on its way and goes to disk in one go; the agents' windows bound what is collected, and a bound
-of our own where one does not keep to its window. What nobody can place (a run that is not in the log) is acknowledged and
-dropped with a line in the daemon's log: else its agent would offer it for ever.
+Rules of this file: only the agent that has (or had) the attempt may append to its output log, and only up to a log's limit.
+Output is collected while an append is in progress and then written at once. The agents' windows bound what is collected;
+a limit here applies to agents that ignore their window. Output that belongs nowhere (its run is not in the log) is
+acknowledged and dropped with a line in the daemon's log: otherwise its agent would send it forever.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from waterflow_agent.errors import Retryable, WaterflowError
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.engine import Run
-from waterflowd.host.batch import LiveState
 from waterflowd.host.feed import Feed
+from waterflowd.host.live_state import LiveState
 from waterflowd.host.queries import RunQueries
 from waterflowd.model.ids import AgentId, is_run_id
 from waterflowd.model.records import OutputAppend, OutputPiece
 
 logger = logging.getLogger("waterflow.host")
 
-#: Output is collected for this long before it goes to disk: each flush of its own would stand in the way of a step's events.
+#: How long output is collected before it is written: more flushes would delay events.
 COLLECT_S = 0.025
-#: No log is larger: the cap of every task (64 MiB) and room for the marks of what was left out.
+#: Largest log: the limit of every task (64 MiB), and space for the marks of dropped output.
 LOG_BYTES_MAX = 65 << 20
-#: What is collected of one agent; a few times of the window that it should keep to. Beyond it must send again.
+#: Limit of collected bytes per agent, a few times its window; beyond it the agent has to send again.
 WAITING_BYTES_MAX = 8 * messages.OUTPUT_WINDOW_BYTES
-#: How long to wait after a full disk.
+#: Pause after a full disk.
 DISK_FULL_PAUSE_S = 1.0
 
 
 class OutputCollector:
-    """The way of output from the link to the disk."""
+    """Collects output and writes it."""
 
     def __init__(
         self, state: LiveState, logs: ports.OutputLogs, link: ports.Link, feed: Feed, queries: RunQueries
@@ -50,7 +50,7 @@ class OutputCollector:
         self._wake = asyncio.Event()
 
     def received(self, agent: AgentId, output: messages.Output) -> None:
-        """Output has come from an agent."""
+        """An agent has sent output."""
         key = output.key
         size = sum(len(chunk.data) for chunk in output.chunks)
         fault = self._fault(agent, key, output.offset, size)
@@ -63,7 +63,7 @@ class OutputCollector:
                 "attempt": attempt.number,
                 "agent": agent,
             }
-            logger.warning("agent %s sends output of %s, %s; dropped", agent, _shown(key), fault, extra=about)
+            logger.warning("dropped output of %s from agent %s: %s", _shown(key), agent, fault, extra=about)
             self._link.send(agent, [messages.OutputAck(key, max(output.offset, 0) + size)])
             return
         if self._waiting_bytes[agent] > WAITING_BYTES_MAX:
@@ -79,10 +79,10 @@ class OutputCollector:
         self._wake.set()
 
     def _fault(self, agent: AgentId, key: messages.TaskId, offset: int, size: int) -> str:
-        """Why the output has no place, or nothing."""
+        """Why the output cannot be stored; empty if it can."""
         if not self._is_owner(agent, key):
-            return "which is not its own"
-        return "" if 0 <= offset <= LOG_BYTES_MAX - size else "which is outside of what a log holds"
+            return "the agent does not have this attempt"
+        return "" if 0 <= offset <= LOG_BYTES_MAX - size else "the offset is beyond the size limit of a log"
 
     def _is_owner(self, agent: AgentId, key: messages.TaskId) -> bool:
         run: Run | None = self._state.runs.get(key.attempt.run)
@@ -97,7 +97,7 @@ class OutputCollector:
         return attempt is not None and attempt.agent == agent and attempt.epoch == key.epoch
 
     async def run(self) -> None:
-        """Writes output for ever."""
+        """Writes output until it is cancelled."""
         while True:
             await self._wake.wait()
             await asyncio.sleep(COLLECT_S)
@@ -107,9 +107,9 @@ class OutputCollector:
             try:
                 sizes = await self._logs.append([append for _, _, append in waiting])
             except Retryable as error:
-                logger.error("output waits with its agents: %s", error.text)
+                logger.error("cannot write output; agents will send it again: %s", error.text)
                 await asyncio.sleep(DISK_FULL_PAUSE_S)
-                # Tells the agents from where to send again.
+                # Acknowledging the durable sizes tells the agents where to continue.
                 sizes = [self._logs.size(append.attempt) for _, _, append in waiting]
             acknowledgements: dict[AgentId, list[messages.OutputAck]] = {}
             for (agent, key, _), size in zip(waiting, sizes, strict=True):
@@ -121,6 +121,6 @@ class OutputCollector:
 
 
 def _shown(key: messages.TaskId) -> str:
-    """The attempt's name for the daemon's log; its parts are the agent's text."""
+    """The attempt's name for the daemon's log; the agent chose its parts."""
     attempt = key.attempt
     return ascii("/".join((attempt.run, attempt.job, attempt.step, str(attempt.number)))[:200])

@@ -1,8 +1,8 @@
-"""What the daemon's own log tells of runs: a line when one begins and ends, and for whatever did not go well in between.
+"""Lines of the daemon's own log about runs: when a run starts and ends, and when something fails in between.
 
-Rules of this file: only what is durable is told, and nothing is read for it. What went as it should inside of a run is told at
-level `debug`. The facts stand in fields, so that a line can be found by its run, job, step or agent. A line is made only when
-somebody wants its level: most events are told at none that is on.
+Rules of this file: only durable events are logged, and nothing is read for them. Successful steps and jobs are logged at level
+`debug`. Run, job, step and agent are fields, so that lines can be filtered by them. A line is formatted only if its level is
+enabled, which it is not for most events.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Line = tuple[str, _Fields]
 
 
 def log_batch(batch: Batch) -> None:
-    """Tells of one durable batch."""
+    """Logs the events of one durable batch."""
     least = logger.getEffectiveLevel()
     rows: dict[str, RunSummary] | None = None
     for append in batch.appends:
@@ -30,10 +30,10 @@ def log_batch(batch: Batch) -> None:
         if run == append.stream:
             continue
         for event in append.events:
-            kind = _KINDS.get(type(event))
-            if kind is None or (level := kind.level(event)) < least:
+            rule = _RULES.get(type(event))
+            if rule is None or (level := rule.level(event)) < least:
                 continue
-            text, fields = kind.line(event)
+            text, fields = rule.line(event)
             rows = {row.id: row for row in batch.summaries} if rows is None else rows
             logger.log(level, text, extra={"run": run, **_of_run(rows.get(run)), **fields})
 
@@ -93,11 +93,11 @@ def _finished(event: events.AttemptFinished) -> _Line:
 
 
 def _retried(event: events.RetryScheduled) -> _Line:
-    return f"the step is tried again: {event.reason.text}", _attempt(event)
+    return f"step will be retried: {event.reason.text}", _attempt(event)
 
 
 def _late(event: events.LateReport) -> _Line:
-    text = f"a report came too late and changes nothing: {event.outcome.value}"
+    text = f"late report ignored: {event.outcome.value}"
     return text, {**_attempt(event), "agent": event.agent}
 
 
@@ -113,23 +113,23 @@ def _job_timed_out(event: events.JobTimedOut) -> _Line:
     return f"job timed out: {event.reason.text}", {"job": event.job}
 
 
-class _Kind(NamedTuple):
-    """How a kind of event is told: at which level, and in which words."""
+class _LogRule(NamedTuple):
+    """Level and text for one kind of event."""
 
     level: Callable[[Any], int]
     line: Callable[[Any], _Line]
 
 
-_KINDS: dict[type, _Kind] = {
-    events.RunCreated: _Kind(_always(logging.INFO), _created),
-    events.RunCompleted: _Kind(_by_run, _completed),
-    events.RunTimedOut: _Kind(_always(logging.WARNING), _run_timed_out),
-    events.CancelRequested: _Kind(_always(logging.INFO), _cancelled),
-    events.JobCompleted: _Kind(_by_conclusion, _job_completed),
-    events.JobTimedOut: _Kind(_always(logging.WARNING), _job_timed_out),
-    events.StepCompleted: _Kind(_by_conclusion, _step_completed),
-    events.AttemptDispatched: _Kind(_always(logging.DEBUG), _dispatched),
-    events.AttemptFinished: _Kind(_by_outcome, _finished),
-    events.RetryScheduled: _Kind(_always(logging.INFO), _retried),
-    events.LateReport: _Kind(_always(logging.WARNING), _late),
+_RULES: dict[type, _LogRule] = {
+    events.RunCreated: _LogRule(_always(logging.INFO), _created),
+    events.RunCompleted: _LogRule(_by_run, _completed),
+    events.RunTimedOut: _LogRule(_always(logging.WARNING), _run_timed_out),
+    events.CancelRequested: _LogRule(_always(logging.INFO), _cancelled),
+    events.JobCompleted: _LogRule(_by_conclusion, _job_completed),
+    events.JobTimedOut: _LogRule(_always(logging.WARNING), _job_timed_out),
+    events.StepCompleted: _LogRule(_by_conclusion, _step_completed),
+    events.AttemptDispatched: _LogRule(_always(logging.DEBUG), _dispatched),
+    events.AttemptFinished: _LogRule(_by_outcome, _finished),
+    events.RetryScheduled: _LogRule(_always(logging.INFO), _retried),
+    events.LateReport: _LogRule(_always(logging.WARNING), _late),
 }

@@ -1,4 +1,4 @@
-"""Timers of all open runs: a heap with lazy removal, in memory alone. The log is what remembers them over a restart."""
+"""Timers of all open runs: a heap with lazy removal, in memory only. After a restart they are rebuilt from the log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from waterflowd.model.ids import RunId
 
 
 class Timers:
-    """When which run wants to be woken. All times are the log's clock in ms."""
+    """When to wake which run. All times are the log's clock in ms."""
 
     def __init__(self) -> None:
         self._armed: dict[RunId, dict[Timer, int]] = {}
@@ -19,14 +19,14 @@ class Timers:
         self._dropped = 0
 
     def arm(self, run: RunId, timer: Timer) -> None:
-        """The timer fires once at its `due_at`. Arming it twice is arming it once."""
+        """The timer fires once at its `due_at`. Idempotent."""
         armed = self._armed.setdefault(run, {})
         if timer not in armed:
             number = armed[timer] = next(self._numbers)
             heapq.heappush(self._heap, (timer.due_at, number, run, timer))
 
     def drop(self, run: RunId, timer: Timer) -> None:
-        """The timer does not fire any more."""
+        """Cancels the timer."""
         armed = self._armed.get(run)
         if armed is not None and armed.pop(timer, None) is not None:
             self._dropped += 1
@@ -35,12 +35,12 @@ class Timers:
             self._compact()
 
     def drop_run(self, run: RunId) -> None:
-        """None of the run's timers fires any more."""
+        """Cancels all timers of the run."""
         self._dropped += len(self._armed.pop(run, {}))
         self._compact()
 
     def _compact(self) -> None:
-        # Long time-outs of short jobs would fill the heap for hours: rebuild it when most of it is dropped.
+        # Cancelled long timeouts of short jobs would fill the heap for hours: rebuild it when most entries are cancelled.
         if self._dropped > 1000 and self._dropped * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if self._is_armed(entry)]
             heapq.heapify(self._heap)
@@ -51,7 +51,7 @@ class Timers:
         return self._armed.get(run, {}).get(timer) == number
 
     def due(self, now: int, limit: int = 1 << 30) -> list[tuple[RunId, Timer]]:
-        """Takes the timers whose instant has come, oldest first, `limit` at most."""
+        """Removes and returns the timers that are due, oldest first, at most `limit`."""
         fired: list[tuple[RunId, Timer]] = []
         while self._heap and self._heap[0][0] <= now and len(fired) < limit:
             entry = heapq.heappop(self._heap)
@@ -67,7 +67,7 @@ class Timers:
 
     @property
     def next_at(self) -> int | None:
-        """A time not later than the next timer's; None without timers."""
+        """A lower bound for the next timer's time; None without timers."""
         return self._heap[0][0] if self._heap else None
 
     def __len__(self) -> int:

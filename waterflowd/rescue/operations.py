@@ -24,7 +24,7 @@ from waterflow_agent.errors import WaterflowError
 from waterflowd.app.bootstrap import UNIONS
 from waterflowd.app.config import Config
 from waterflowd.engine import Run, events, fold, inputs, step
-from waterflowd.host.batch import summary
+from waterflowd.host.run_summary import summary
 from waterflowd.model import plan
 from waterflowd.model.ids import AttemptId, RunId, StreamName, is_run_id, repository_stream, run_stream
 from waterflowd.model.reasons import ReasonCode, reason

@@ -1,8 +1,7 @@
-"""A whole host over memory: the real driver, engine, placement and desks; the log, the clock and the link are the test's.
+"""A whole host in memory: the real driver, engine, placement and services; log, clock and link belong to the test.
 
-Rules of this file: no socket, no file, no thread. The clock moves only by `advance`. The link records what leaves and sends
-it nowhere; what agents say, the test says (`hello`, `started`, `finished`). A crash is `crashed`: another host over what
-was durable.
+Rules of this file: no socket, no file, no thread. Time passes only with `advance`. The link records messages and sends them
+nowhere; the test plays the agents (`hello`, `started`, `finished`). `crashed` returns another host over the durable log.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
-from waterflowd.host.agents import AgentHandler, Bulk
-from waterflowd.host.batch import LiveState, Lower, MissingSecrets, all_missing
+from waterflowd.host.agents import AgentHandler
 from waterflowd.host.child_run_starter import ChildRunStarter
 from waterflowd.host.child_runs import ChildRunRegistry
 from waterflowd.host.driver import Driver
 from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
-from waterflowd.host.file_responses import FileServer
+from waterflowd.host.file_server import FileServer
+from waterflowd.host.live_state import LiveState, Lower, MissingSecrets, all_missing
 from waterflowd.host.outputs import OutputCollector
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
@@ -53,7 +52,7 @@ TWO_STEPS = "jobs: {a: {runs-on: web, steps: [{run: work}, {run: work}]}}"
 
 
 def codec() -> Codec:
-    """The store's codec for all streams, so that what cannot be stored fails in tests too."""
+    """The store's codec for all streams, so that a value that cannot be stored fails in tests too."""
     return Codec(
         {
             "run": RunEvent,
@@ -76,7 +75,7 @@ class ManualClock:
 
 
 class RecordingLink:
-    """`ports.Link` that keeps what was sent, and asks `watch` at each message, if it is set."""
+    """A `ports.Link` that records messages, and calls `watch` for each one if it is set."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[AgentId, messages.DaemonMessage]] = []
@@ -95,31 +94,31 @@ class RecordingLink:
         self.revoked.append(agent)
 
     def take(self) -> list[messages.DaemonMessage]:
-        """What was sent since the last call."""
+        """The messages sent since the last call."""
         taken = [message for _, message in self.sent]
         self.sent.clear()
         return taken
 
     def offers(self) -> list[messages.TaskId]:
-        """The keys of the offers that were sent and not taken yet, in order."""
+        """The keys of the offers sent since the last `take`, in order."""
         return [message.task.key for _, message in self.sent if isinstance(message, messages.Offer)]
 
 
 def agent_id(name: str) -> AgentId:
-    """The fingerprint that the tests give to the agent of this name."""
+    """The test fingerprint of the agent with this name."""
     return AgentId(f"SHA256:{name:x<43}")
 
 
 def request(workflow: str = ONE_STEP, *, key: str | None = None, path: str = "workflows/w.yml") -> StartRequest:
-    """A start of this workflow."""
+    """A request to start this workflow."""
     compiled = compile_workflow(path, workflow.encode())
     if compiled.plan is None:
         raise ValueError(f"the workflow has errors: {compiled.diagnostics}")
     return StartRequest(plan=compiled.plan, trigger=Trigger(kind=TriggerKind.CLI, by="uid:0", key=key))
 
 
-class HostWorld:
-    """A host; `async with HostWorld() as world` recovers and runs it."""
+class HostHarness:
+    """A host; `async with HostHarness() as host` recovers and runs it."""
 
     def __init__(
         self,
@@ -139,7 +138,7 @@ class HostWorld:
         self.registry = Registry()
         for record in self.log.read(FLEET):
             self.registry.apply(record.event)
-        self.world = LiveState(
+        self.state = LiveState(
             runs={},
             stalled={},
             placement=Placement(self.registry),
@@ -151,16 +150,18 @@ class HostWorld:
             missing_secrets=missing_secrets,
             epoch=self.log.generation,
         )
-        self.driver = Driver(self.world, self.log, self.link, self.clock, self.feed, self.queries)
-        self.outputs = OutputCollector(self.world, self.output_logs, self.link, self.feed, self.queries)
-        self.files = FileServer(self.world, MemoryFiles(trees), self.link)
-        self.agents = AgentHandler(self.driver, self.link, self.clock, Bulk(self.outputs, self.files), LOST_AFTER_MS)
+        self.driver = Driver(self.state, self.log, self.link, self.clock, self.feed, self.queries)
+        self.outputs = OutputCollector(self.state, self.output_logs, self.link, self.feed, self.queries)
+        self.files = FileServer(self.state, MemoryFiles(trees), self.link)
+        self.agents = AgentHandler(
+            self.driver, self.link, self.clock, outputs=self.outputs, files=self.files, lost_after_ms=LOST_AFTER_MS
+        )
         self.enrollment = EnrollmentService(self.registry, self.driver, self.agents, self.link, self.clock, agent_id)
         self.workflows = MemoryChildWorkflows()
         self.starter = ChildRunStarter(self.driver, self.workflows)
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> HostWorld:
+    async def __aenter__(self) -> HostHarness:
         self.driver.recover()
         self.agents.recovered()
         self._tasks = [
@@ -183,19 +184,19 @@ class HostWorld:
 
     @property
     def is_alive(self) -> bool:
-        """False when a background task has ended: the daemon would stop."""
+        """False when a background task has ended, which would stop the daemon."""
         return not any(task.done() for task in self._tasks)
 
-    def crashed(self, commits: int | None = None) -> HostWorld:
-        """Another host over what is durable now, or was after so many commits. This one is to be left alone."""
-        again = HostWorld(self.log.reopened(commits), ManualClock(self.clock.at))
+    def crashed(self, commits: int | None = None) -> HostHarness:
+        """Another host over the durable log, or its first `commits` commits. Do not use this host afterwards."""
+        again = HostHarness(self.log.reopened(commits), ManualClock(self.clock.at))
         again.workflows.files = self.workflows.files
         return again
 
-    # What happens outside ---------------------------------------------------------------------------------------------
+    # Inputs from outside ----------------------------------------------------------------------------------------------
 
     def enroll(self, name: str, *groups: str) -> AgentId:
-        """The agent of this name may work; its fact is in the log."""
+        """Approves an agent with this name."""
         agent = agent_id(name)
         fact = fleet_events.AgentApproved(
             at=self.clock.now(), by="test", agent=agent, public_key=name, name=name, groups=groups
@@ -204,7 +205,7 @@ class HostWorld:
         return agent
 
     def hello(self, agent: AgentId, **changes: Any) -> list[messages.TaskId]:
-        """The agent opens a session; gives what it should forget."""
+        """The agent opens a session; returns the attempts that it should forget."""
         fields: dict[str, Any] = {
             "session": "0" * 32,
             "protocol": 1,
@@ -240,13 +241,13 @@ class HostWorld:
         self.agents.received(agent, [finished(key, self.clock.now(), **changes)], durable)
 
     async def advance(self, milliseconds: int) -> None:
-        """Time passes; what is due has happened when this returns."""
+        """Moves the clock; returns when everything that is due has happened."""
         self.clock.at += milliseconds
         self.driver.wake()
         await self.settle()
 
     async def settle(self) -> None:
-        """Returns when the driver has done all that was there, and what came of it."""
+        """Returns when the driver has finished its queued work and what follows from it."""
         for _ in range(3):
             await self.driver.pass_through()
 
@@ -254,7 +255,7 @@ class HostWorld:
         """Starts a run."""
         return await self.driver.start(request(workflow, key=key))
 
-    # What is there ----------------------------------------------------------------------------------------------------
+    # Observations -----------------------------------------------------------------------------------------------------
 
     def events(self, run: RunId) -> list[Any]:
         """The run's durable events."""
@@ -265,21 +266,21 @@ class HostWorld:
         return [type(event).__name__ for event in self.events(run)]
 
     def placed(self) -> dict[AgentId, list[Any]]:
-        """Which attempts hold slots, by agent."""
-        return {server.agent: sorted(server.taken) for server in self.world.placement.servers.values() if server.taken}
+        """The attempts that hold slots, by agent."""
+        return {server.agent: sorted(server.taken) for server in self.state.placement.servers.values() if server.taken}
 
-    def state(self) -> Any:
-        """All live state that recovery must find again, as plain values."""
+    def snapshot(self) -> Any:
+        """The live state that recovery must restore, as plain values."""
         return {
-            "runs": {run: dump(state) for run, state in sorted(self.world.runs.items())},
+            "runs": {run: dump(state) for run, state in sorted(self.state.runs.items())},
             "placed": self.placed(),
-            "waiting": self.world.placement.waiting,
-            "timers": len(self.world.timers),
+            "waiting": self.state.placement.waiting,
+            "timers": len(self.state.timers),
         }
 
 
 def finished(key: messages.TaskId, at: int = START_AT, **changes: Any) -> messages.Finished:
-    """A result as an agent reports it: success, unless `changes` say something else."""
+    """A result as an agent reports it: success, unless `changes` override it."""
     fields: dict[str, Any] = {
         "outcome": Outcome.SUCCESS,
         "exit_code": 0,
@@ -293,12 +294,3 @@ def finished(key: messages.TaskId, at: int = START_AT, **changes: Any) -> messag
         "output_dropped": 0,
     }
     return messages.Finished(key=key, **{**fields, **changes})
-
-
-async def until(is_true: Callable[[], object], seconds: float = 5.0) -> None:
-    """Waits for a condition, with a deadline."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while not is_true():
-        assert loop.time() < end, "the condition did not come true in time"
-        await asyncio.sleep(0.001)

@@ -1,4 +1,4 @@
-"""The twin of `gitsource.contents`: files of revisions from memory, passed by the same contract suite."""
+"""In-memory `ports.RevisionFiles`, which pass the same contract tests as `gitsource.contents`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Trees = Callable[[str, str], Mapping[str, bytes] | None]
 
 
 def no_trees(repository: str, revision: str) -> None:
-    """For a host that knows no repository."""
+    """For a host without repositories."""
 
 
 class MemoryFiles:

@@ -1,27 +1,28 @@
-"""The event log's in-memory twin: `ports.Log` without a disk, held to the same contract suite as the real one.
+"""An in-memory `ports.Log`, which passes the same contract tests as the real log.
 
-Rules of this file: the same answers and the same errors as the store gives, at once and without threads. What a test may want
-besides: hold commits back and let them go (`hold`, `release`), make the next ones fail (`fail_next`), and start again from
-what was durable, or from any earlier commit, as after a crash (`reopened`).
+Rules of this file: the same results and errors as the store, immediately and without threads. In addition, tests can delay
+commits (`hold`, `release`), let the next ones fail (`fail_next`), and restart from the durable state or from any earlier
+commit, as after a crash (`reopened`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol
 
 from waterflow_agent.errors import Stalled, WaterflowError
 from waterflowd.model.ids import RunId, StreamName
 from waterflowd.model.records import Batch, Record, RunSummary
 from waterflowd.model.statuses import Status
+from waterflowd.testing.awaiting import Immediate
 
-#: The same bound as the store's.
+#: The same limit as the store's.
 RUNS_EXAMINED_MAX = 20_000
 
 
 class EventCodec(Protocol):
-    """Takes events to bytes and back; the store's codec is one."""
+    """Encodes and decodes events, like the store's codec."""
 
     schema: int
     encode: Callable[[Any], bytes]
@@ -31,22 +32,8 @@ class EventCodec(Protocol):
         ...
 
 
-class _Settled(Awaitable[int]):
-    """An awaitable whose result is there already; needs no loop."""
-
-    def __init__(self, result: int, error: WaterflowError | None = None) -> None:
-        self._result = result
-        self._error = error
-
-    def __await__(self) -> Generator[Any, None, int]:
-        if self._error is not None:
-            raise self._error
-        return self._result
-        yield
-
-
 class MemoryLog:
-    """A log in memory. With a codec every event goes through bytes, so that what cannot be stored fails in tests too."""
+    """A log in memory. With a codec every event is encoded, so that values that cannot be stored fail in tests too."""
 
     def __init__(self, codec: EventCodec | None = None, *, generation: int = 1) -> None:
         self._codec = codec
@@ -69,7 +56,7 @@ class MemoryLog:
 
     @property
     def generation(self) -> int:
-        """Grows by one with each `reopened`."""
+        """Increases by one with each `reopened`."""
         return self._generation
 
     @property
@@ -83,28 +70,28 @@ class MemoryLog:
         return self._records[-1].at if self._records else 0
 
     def append(self, batch: Batch) -> Awaitable[int]:
-        """Commits the batch at once, or once `release` lets it go while commits are held."""
+        """Commits the batch immediately, or at the next `release` while commits are held."""
         self._check()
         if self._is_holding:
             future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             self._held.append((batch, future))
             return future
         try:
-            return _Settled(self._commit(batch))
+            return Immediate(self._commit(batch))
         except WaterflowError as error:
-            return _Settled(0, error)
+            return Immediate(0, error)
 
     def append_blocking(self, batch: Batch) -> int:
-        """Commits the batch and gives the last global sequence."""
+        """Commits the batch; returns the last global sequence."""
         self._check()
         return self._commit(batch)
 
     def hold(self) -> None:
-        """From now on batches wait for `release`."""
+        """Delays commits until `release`."""
         self._is_holding = True
 
     def release(self, count: int | None = None) -> int:
-        """Commits the first `count` batches that wait, or all and stops holding; gives their number."""
+        """Commits the first `count` delayed batches, or all and ends the delay; returns their number."""
         if count is None:
             self._is_holding = False
         going = self._held[:count]
@@ -125,7 +112,7 @@ class MemoryLog:
         self._faults += errors
 
     def reopened(self, commits: int | None = None) -> MemoryLog:
-        """The log after a crash: what was durable after the first `commits` batches (all), under the next generation."""
+        """The log after a crash: the first `commits` batches (default: all), with the next generation."""
         log = MemoryLog(self._codec, generation=self._generation + 1)
         for batch in self.commits[:commits]:
             log.append_blocking(batch)
@@ -166,7 +153,7 @@ class MemoryLog:
     def runs(
         self, *, before: RunId | None, limit: int, accept: Callable[[RunSummary], bool] | None = None
     ) -> tuple[list[RunSummary], RunId | None]:
-        """A page of rows, newest first, and where to go on."""
+        """A page of rows, newest first, and the start of the next page."""
         self._check()
         rest = [run for run in sorted(self._summaries, reverse=True) if before is None or run < before]
         page: list[RunSummary] = []

@@ -1,43 +1,29 @@
-"""The output logs' in-memory twin: `ports.OutputLogs` without a disk, held to the same contract suite as the real ones."""
+"""In-memory `ports.OutputLogs`, which pass the same contract tests as the real output logs."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Generator, Sequence
-from typing import Any
+from collections.abc import Awaitable, Sequence
 
 from waterflow_agent.errors import WaterflowError
 from waterflowd.model.ids import AttemptId
 from waterflowd.model.records import OutputAppend, OutputPiece
+from waterflowd.testing.awaiting import Immediate
 
-#: What the fields of a stored piece hold; the same as in the store.
+#: The ranges of a stored piece's fields, as in the store.
 AT_MAX, STREAM_MAX = (1 << 63) - 1, 255
 
 
-class _Settled(Awaitable[list[int]]):
-    """An awaitable whose result is there already; needs no loop."""
-
-    def __init__(self, sizes: list[int], error: WaterflowError | None = None) -> None:
-        self._sizes = sizes
-        self._error = error
-
-    def __await__(self) -> Generator[Any, None, list[int]]:
-        if self._error is not None:
-            raise self._error
-        return self._sizes
-        yield
-
-
 class MemoryOutputLogs:
-    """Output logs in memory, durable at once."""
+    """Output logs in memory."""
 
     def __init__(self) -> None:
         self._logs: dict[AttemptId, list[OutputPiece]] = {}
         self._faults: list[WaterflowError] = []
 
     def append(self, pieces: Sequence[OutputAppend]) -> Awaitable[list[int]]:
-        """Adds what continues each log and gives the new sizes."""
+        """Appends what continues each log; returns the new sizes."""
         if self._faults:
-            return _Settled([], self._faults.pop(0))
+            return Immediate([], self._faults.pop(0))
         sizes = []
         for append in pieces:
             size = self.size(append.attempt)
@@ -55,7 +41,7 @@ class MemoryOutputLogs:
                     self._logs.setdefault(append.attempt, []).append(fresh)
                     size = end
             sizes.append(size)
-        return _Settled(sizes)
+        return Immediate(sizes)
 
     def fail_next(self, *errors: WaterflowError) -> None:
         """The next appends fail with these errors, one each."""
@@ -67,7 +53,7 @@ class MemoryOutputLogs:
         return log[-1].offset + len(log[-1].data) if log else 0
 
     def read(self, name: AttemptId, offset: int, bytes_max: int) -> list[OutputPiece]:
-        """Pieces from the one that holds `offset` on, about `bytes_max` in all and at least one if there is any."""
+        """Pieces from the one that contains `offset`, about `bytes_max` in total; at least one if there are any."""
         found: list[OutputPiece] = []
         for piece in self._logs.get(name, ()):
             if piece.offset + len(piece.data) > max(offset, 0) and (bytes_max > 0 or not found):

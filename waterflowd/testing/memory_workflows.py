@@ -8,7 +8,7 @@ from waterflowd.dsl.reporting import codes
 
 
 class MemoryChildWorkflows:
-    """Compiles its `files`, by their path from the root, whatever the repository and the commit are called."""
+    """Compiles its `files`, by their path from the root, for any repository and commit."""
 
     def __init__(self, files: dict[str, str] | None = None) -> None:
         self.files = files if files is not None else {}
@@ -17,7 +17,7 @@ class MemoryChildWorkflows:
         self._failures: list[WaterflowError] = []
 
     def fail_next(self, error: WaterflowError) -> None:
-        """The next question fails."""
+        """The next call of `plan` fails."""
         self._failures.append(error)
 
     async def plan(self, repository: str, revision: str, path: str) -> bytes:

@@ -1,24 +1,24 @@
-"""Scenarios: a workflow and what happens to it as text, and the whole trace of events and commands that comes of it.
+"""Scenarios: a workflow and a script as text, and the trace of events and commands that results from them.
 
-A scenario drives the real compiler, engine and placement by hand, with a clock that only `wait` moves. Commands:
+A scenario drives the real compiler, engine and placement, with a clock that moves only with `wait`. Script commands:
 
     connect NAME GROUP[,GROUP] [slots=N] [LABEL=VALUE ...]
-                                           the server is enrolled and connected
+                                           a server is enrolled and connects
     disconnect NAME                        its session ends
-    start [INPUT=VALUE ...]                the run begins
-    started JOB/STEP                       its agent reports the start
+    start [INPUT=VALUE ...]                the run starts
+    started JOB/STEP                       the agent reports the start
     finish JOB/STEP [OUTCOME] [exit=N] [out.NAME=VALUE] [env.NAME=VALUE]
-    late JOB/STEP#N [OUTCOME]              the report of an older attempt arrives
-    lost JOB/STEP                          nobody can know how it ended
-    approve JOB[/STEP] NAME                somebody approves; `reject` likewise
-    begun JOB/STEP RUN                     the run that the step starts exists
-    refuse JOB/STEP TEXT                   it can never be; with `delay` in place of `refuse`: not now
-    ended JOB/STEP CONCLUSION [out.NAME=VALUE]   it has ended
+    late JOB/STEP#N [OUTCOME]              a report of an older attempt arrives
+    lost JOB/STEP                          the attempt is lost
+    approve JOB[/STEP] NAME                NAME approves; `reject` likewise
+    begun JOB/STEP RUN                     the step's child run exists
+    refuse JOB/STEP TEXT                   the child run can never start; `delay` instead: it cannot start yet
+    ended JOB/STEP CONCLUSION [out.NAME=VALUE]   the child run has ended
     cancel [force]
     wait DURATION                          time passes; due timers fire
 
-The trace has a line per event (`*`) and per command that goes to the outside (`!`). After each command the fold of all events
-so far is compared with the live run: a difference fails the scenario.
+The trace has a line per event (`*`) and per command for the outside (`!`). After each script command the fold of all events so
+far is compared with the live run: a difference fails the scenario.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Ask, Holder, Locks
 from waterflowd.fleet.placement import Placement, Server, ServerListRequest, SlotRequest
 from waterflowd.fleet.registry import Registry
-from waterflowd.host.batch import answered, servers_listed
+from waterflowd.host.fleet_requests import lock_answer, servers_listed
 from waterflowd.host.timers import Timers
 from waterflowd.model import durations, plan
 from waterflowd.model.ids import AgentId, AttemptId, AttemptNo, JobId, RunId, StepId
@@ -56,10 +56,10 @@ START_AT = 1_700_000_000_000
 
 
 class Scenario:
-    """One run in a world of its own."""
+    """Plays a script for one run."""
 
     def __init__(self, workflow: str, files: dict[str, str] | None = None) -> None:
-        """`files` are those that the workflow uses, by their path from the repository's root."""
+        """`files` are the other files that the workflow uses, by their path from the repository's root."""
         others = {path: text.encode() for path, text in (files or {}).items()}
         compiled = compile_workflow("workflows/scenario.yml", workflow.encode(), others)
         if compiled.plan is None:
@@ -73,14 +73,14 @@ class Scenario:
         self.timers = Timers()
         self.now = START_AT
         self.history: list[events.RunEvent] = []
-        #: What the run takes over from an earlier one.
+        #: What the run reuses of an earlier run.
         self.kept: Kept | None = None
-        #: Everything handed out and not settled yet, to be compared with `outstanding`.
+        #: Commands that are not settled yet, to be compared with `outstanding`.
         self.owed: dict[commands.Command, None] = {}
         self._lines: list[str] = []
 
     def play(self, script: str) -> str:
-        """Runs the commands and gives the trace."""
+        """Runs the script; returns the trace."""
         for line in script.splitlines():
             words = shlex.split(line) if not line.startswith("#") else []
             if words:
@@ -248,7 +248,7 @@ class Scenario:
         return job.id, found.id
 
     def _named(self, place: str) -> tuple[Job, StepState]:
-        # Ids of jobs may hold slashes themselves: the longest one that fits.
+        # Job ids may contain slashes: take the longest that fits.
         parts = place.split("/")
         for end in range(len(parts) - 1, 0, -1):
             owner = self.run.jobs_by_id.get(JobId("/".join(parts[:end])))
@@ -305,7 +305,7 @@ class Scenario:
             case commands.AcquireLock():
                 self.owed[command] = None
                 ask = Ask(Holder(RUN, command.job), command.group, "", command.limit, command.queue)
-                waiting.extend(map(answered, self.locks.ask(ask)))
+                waiting.extend(map(lock_answer, self.locks.ask(ask)))
             case commands.ReleaseLock(job=job):
                 self.locks.release(Holder(RUN, job))
                 for owed in [owed for owed in self.owed if isinstance(owed, commands.AcquireLock) and owed.job == job]:
@@ -318,7 +318,7 @@ class Scenario:
                 self._settle(commands.SendTask, job, name, number)
                 self._settle(commands.CancelTask, job, name, number)
             case commands.StartChildRun() | commands.WatchChildRun() | commands.CancelChildRun():
-                # By force the attempt is over already, and nothing of it is owed any more.
+                # A forced cancel has already ended the attempt, so nothing is outstanding.
                 if not isinstance(command, commands.CancelChildRun) or not command.is_forced:
                     self.owed[command] = None
                 self._lines.append(f"  ! {_shown(command)}")
@@ -360,7 +360,7 @@ class Scenario:
         for list_request, found in self.placement.changed_lists():
             self._feed(servers_listed(list_request, found))
         for answer in list(self.locks.news()):
-            self._feed(answered(answer))
+            self._feed(lock_answer(answer))
         for request, server in list(self.placement.assign()):
             self._feed(self._granted(request, server))
         for request, why in self.placement.changed_reasons():
@@ -368,10 +368,10 @@ class Scenario:
             self._feed(inputs.SlotPending(job=attempt.job, step=attempt.step, attempt=attempt.number, reason=why))
 
     def _check(self) -> None:
-        """The recovery path and the live path agree, in state and in what is owed."""
+        """Checks that recovery gives the same state and the same outstanding commands as the live path."""
         again = fold(RUN, self.plan, self.history)
         if dump(again) != dump(self.run):
-            raise AssertionError("the fold of the log is not the live run")
+            raise AssertionError("the fold of the log differs from the live run")
         owed = set(outstanding(again))
         if owed != set(self.owed):
             raise AssertionError(f"outstanding {owed ^ set(self.owed)} differs from what step handed out")
@@ -382,7 +382,7 @@ def dump(run: Run) -> Any:
     return _plain(run, set())
 
 
-#: Parts of a plan, which the fold is given; and indexes over what is compared anyway.
+#: Parts of the plan, and indexes over what is compared anyway.
 _LEFT_OUT = frozenset({"dependents", "jobs_by_id", "plan", "steps_by_id"})
 _PARTS = (Run, Job, Scope, Children, Block, StepState, Attempt, Approval, Lock)
 
@@ -390,7 +390,7 @@ _PARTS = (Run, Job, Scope, Children, Block, StepState, Attempt, Approval, Lock)
 def _plain(value: Any, seen: set[int]) -> Any:
     if isinstance(value, _PARTS):
         if id(value) in seen:
-            # The second way to the same part: its name is enough.
+            # A second reference to the same part: its name is enough.
             return f"{type(value).__name__} {getattr(value, 'id', getattr(value, 'number', ''))}"
         seen.add(id(value))
         return {name: _plain(getattr(value, name), seen) for name in value.__slots__ if name not in _LEFT_OUT}

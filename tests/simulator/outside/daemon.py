@@ -21,14 +21,14 @@ from waterflowd.dispatch.sessions import Sessions, SessionSettings
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
-from waterflowd.host.agents import AgentHandler, Bulk
-from waterflowd.host.batch import LiveState
+from waterflowd.host.agents import AgentHandler
 from waterflowd.host.child_run_starter import ChildRunStarter
 from waterflowd.host.child_runs import ChildRunRegistry
 from waterflowd.host.driver import Driver
 from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
-from waterflowd.host.file_responses import FileServer
+from waterflowd.host.file_server import FileServer
+from waterflowd.host.live_state import LiveState
 from waterflowd.host.outputs import OutputCollector
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
@@ -120,14 +120,14 @@ class Daemon:
             self.world, OutputLogs(simulated, self.process, simulated.outputs), link, self.feed, queries
         )
         files = FileServer(self.world, MemoryFiles(simulated.tree), link)
-        self.agents = AgentHandler(self.driver, link, clock, Bulk(outputs, files), LOST_AFTER_MS)
+        self.agents = AgentHandler(self.driver, link, clock, outputs=outputs, files=files, lost_after_ms=LOST_AFTER_MS)
         enrollment = self.enrollment = EnrollmentService(registry, self.driver, self.agents, link, clock)
         silent: logging.Logger = _Silent()  # type: ignore[assignment]
         self.sessions = Sessions(
             self.agents,
             enrollment,
             simulated.network.send,
-            SessionSettings(generation=log.generation, describe=enrollment.describe, cloned=self._cloned),
+            SessionSettings(generation=log.generation, describe=enrollment.describe, on_clone=self._on_clone),
             Rejections(silent, lambda: simulated.loop.now_ms),
             cpu_s=lambda: 0.0,
         )
@@ -173,7 +173,7 @@ class Daemon:
                 self.webhooks = SignedWebhookService(loop_ports, loops, lambda _: HOOK_SECRET)
         return loops
 
-    def _cloned(self, agent: AgentId, hello: messages.Hello) -> None:
+    def _on_clone(self, agent: AgentId, hello: messages.Hello) -> None:
         # A false alarm, which a late `Hello` of a process that is dead may raise; it must not keep the live one out.
         self._simulated.note(f"alarm: {agent} seems to be a clone: {hello.instance}")
 

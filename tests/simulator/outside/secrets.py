@@ -31,7 +31,7 @@ class SlowSecrets:
         self.reader = SecretReader(_PATIENCE_S)
 
     def lower(self, run: Run, command: commands.SendTask, instance: str) -> messages.Task:
-        """See `host.batch.Lower`."""
+        """See `host.live_state.Lower`."""
         if self._chance.has_secrets:
             self.reader.get((run.id, command.job, command.step, str(command.attempt)), self._read)
         return lowering.lower(run, command, instance)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import httpx
 
 from waterflowd.dsl.reference.json_schema import schema_text
-from waterflowd.testing.api_world import ApiWorld
+from waterflowd.testing.api import ApiHarness
 
 
 async def test_the_schema_is_served_without_a_token() -> None:
     """Editors have no token; the text equals the command's output, and an unknown kind is a 400."""
     async with (
-        ApiWorld(is_open=False) as world,
+        ApiHarness(is_open=False) as world,
         httpx.AsyncClient(transport=httpx.ASGITransport(world.api), base_url="http://localhost") as client,
     ):
         for query, kind in (("", "workflow"), ("?kind=workflow", "workflow"), ("?kind=step", "step")):

@@ -15,7 +15,7 @@ from waterflowd.engine import events
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.records import TriggerKind
 from waterflowd.model.statuses import AttemptStatus, Conclusion, Status
-from waterflowd.testing.api_world import ApiWorld
+from waterflowd.testing.api import ApiHarness
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def document() -> dict[str, Any]:
 
     async def get() -> dict[str, Any]:
         async with (
-            ApiWorld(is_open=False) as world,
+            ApiHarness(is_open=False) as world,
             httpx.AsyncClient(transport=httpx.ASGITransport(world.api), base_url="http://localhost") as client,
         ):
             found: dict[str, Any] = (await client.get("/openapi.json")).json()

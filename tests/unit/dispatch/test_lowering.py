@@ -35,27 +35,27 @@ def test_the_same_attempt_is_the_same_task() -> None:
     assert first.key == second.key
 
 
-def test_layers_of_the_environment_are_laid_over_each_other() -> None:
-    """The step's values override the job's, and these the workflow's."""
+def test_environments_override_each_other() -> None:
+    """Step over job over workflow."""
     assert task("{run: work, env: {C: step}}").env == {"A": "workflow", "B": "job", "C": "step"}
 
 
-def test_the_time_out_is_the_smaller_of_the_steps_and_what_is_left_of_the_jobs() -> None:
-    """The agent enforces both even when the link is down."""
+def test_the_timeout_is_the_smaller_of_the_steps_and_the_rest_of_the_jobs() -> None:
+    """The agent enforces both alone when the link is down."""
     assert task("{run: work, timeout-minutes: 2}").timeout_ms == 120_000
     assert task("{run: work, timeout-minutes: 60}").timeout_ms == 600_000
     assert task("run: work").timeout_ms == 600_000
 
 
 def test_a_rendered_directory_is_the_rendered_one_even_if_it_is_empty() -> None:
-    """An expression without a value means the job's own directory, never the expression's source."""
+    """An expression that yields nothing means the job's directory, never its own source text."""
     step = "{run: work, working-directory: '${{ inputs.dir }}'}"
     assert task(step, start="start dir=sub").working_directory == "sub"
     assert task(step).working_directory in (None, "")
 
 
 def test_a_cancel_names_the_attempt_as_its_offer_did() -> None:
-    """Offer and cancel use the same id for an attempt."""
+    """An attempt has one identity, for its offer and its cancel."""
     world = Scenario("jobs: {a: {runs-on: web, steps: [{run: x}]}}")
     world.play("connect web-1 web\nstart\ncancel")
     owed = list(outstanding(world.run))
@@ -72,8 +72,8 @@ def lowered(step: str, **values: str) -> messages.Task:
     return lowering.lower(world.run, send, "i", values.get)
 
 
-def test_secrets_are_filled_in_and_named_once_more() -> None:
-    """This includes secrets within longer texts; the agent masks the values in `secrets` and gets no others."""
+def test_secrets_are_filled_in_and_listed() -> None:
+    """Also inside texts; the agent masks the values in `secrets`, and gets no others."""
     step = "{run: work, env: {A: 'Bearer ${{ secrets.TOKEN }}', B: '${{ secrets.OTHER }}', C: plain}}"
 
     found = lowered(step, TOKEN="s3cret", OTHER="value", THIRD="third")
@@ -83,13 +83,13 @@ def test_secrets_are_filled_in_and_named_once_more() -> None:
 
 
 def test_a_step_without_secrets_has_none() -> None:
-    """Empty values are left out too: they would mask nothing."""
+    """And no empty ones, which would mask nothing."""
     assert lowered("run: work", TOKEN="s3cret").secrets == []
     assert lowered("{run: work, env: {A: '${{ secrets.TOKEN }}'}}", TOKEN="").secrets == []
 
 
 def test_a_secret_in_a_script_is_an_environment_variable() -> None:
-    """The script becomes a file on the server and must not contain the value."""
+    """The script is a file on the server and contains no value."""
     for step in (
         """{run: 'curl -H "${{ secrets.TOKEN }}"'}""",
         """{uses: shell, with: {run: 'curl -H "${{ secrets.TOKEN }}"'}}""",
@@ -101,7 +101,7 @@ def test_a_secret_in_a_script_is_an_environment_variable() -> None:
 
 
 def test_a_secret_in_a_process_list_is_refused() -> None:
-    """Every user on the server can read arguments, so the step fails with a message and runs nothing."""
+    """Everybody on the server can read arguments: the step fails with the reason and runs nothing."""
     found = lowered("{uses: shell, with: {run: work, args: ['${{ secrets.TOKEN }}']}}", TOKEN="s3cret")
 
     assert (found.node, found.env, found.secrets) == ("fail", {}, [])
@@ -110,27 +110,27 @@ def test_a_secret_in_a_process_list_is_refused() -> None:
 
 
 def test_a_secret_may_be_a_parameter_of_a_node_inside_the_agent() -> None:
-    """The agent masks the output of such a node."""
+    """Its output is masked there."""
     found = lowered("{uses: log, with: {message: 'x ${{ secrets.TOKEN }}'}}", TOKEN="s3cret")
     assert (found.params, found.secrets) == ({"message": "x s3cret"}, ["s3cret"])
 
 
 def test_a_secret_that_has_lost_its_value_fails_the_step() -> None:
-    """If the value disappears between dispatch and offer, the step fails and the run continues by its own rules."""
+    """Between dispatch and offer; the run continues by its own rules."""
     found = lowered("{run: work, env: {A: '${{ secrets.TOKEN }}'}}")
     assert (found.node, found.env, found.secrets) == ("fail", {}, [])
-    assert "TOKEN has no value any more" in found.params["message"]
+    assert "TOKEN no longer has a value" in found.params["message"]
     assert "WF623" in found.params["message"]
 
 
 def test_a_text_that_looks_like_a_reference_gives_nothing() -> None:
-    """Only the names that are listed in the step's plan are filled in."""
+    """Only the names in the step's own plan are filled in."""
     step = "{run: work, env: {A: '${{ secrets.TOKEN }}', B: '\\ue0f0OTHER\\ue0f1'}}"
     assert "value" not in lowered(step.encode().decode("unicode_escape"), TOKEN="s3cret", OTHER="value").env["B"]
 
 
 def test_secrets_that_are_too_large_fail_the_step() -> None:
-    """A single large secret and a hundred copies of one both exceed the limit of a message."""
+    """Alone, or filled in a hundred times: a message is bounded."""
     step = "{run: work, env: {A: '${{ secrets.A }}', B: '${{ secrets.B }}', C: '${{ secrets.C }}'}}"
     large = "x" * (48 << 10)
     assert "WF625" in lowered(step, A=large, B=large, C=large).params["message"]

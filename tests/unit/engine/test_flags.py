@@ -11,7 +11,7 @@ from waterflowd.model import plan
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import Trigger, TriggerKind
-from waterflowd.testing.host import ONE_STEP, HostWorld, request
+from waterflowd.testing.host import ONE_STEP, HostHarness, request
 
 RUN = RunId("01J00000000000000000000000")
 
@@ -51,10 +51,10 @@ def test_a_run_with_an_unknown_flag_is_not_folded() -> None:
 
 
 async def test_a_run_of_a_newer_version_is_stalled_alone() -> None:
-    """After a downgrade the other runs continue; the stalled run says that an upgrade is needed."""
-    async with HostWorld() as world:
-        newer, other = await world.start(), await world.start()
-    again = world.crashed()
+    """After a downgrade the other runs go on; the stalled one says that an upgrade is needed."""
+    async with HostHarness() as host:
+        newer, other = await host.start(), await host.start()
+    again = host.crashed()
     records = again.log._streams[run_stream(newer.id)]
     event = records[0].event
     changed = type(event)(**{name: getattr(event, name) for name in event.__struct_fields__} | {"flags": (42,)})
@@ -62,5 +62,5 @@ async def test_a_run_of_a_newer_version_is_stalled_alone() -> None:
         seq=records[0].seq, stream=records[0].stream, position=1, at=records[0].at, event=changed
     )
     async with again:
-        assert list(again.world.runs) == [other.id]
-        assert "WF402" in again.world.stalled[newer.id]
+        assert list(again.state.runs) == [other.id]
+        assert "WF402" in again.state.stalled[newer.id]

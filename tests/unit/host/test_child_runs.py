@@ -1,4 +1,4 @@
-"""Steps that start child runs: each run is started once, also after a crash at any commit, and every failure is reported."""
+"""Child runs: each one starts once, over crashes at every commit, and always with a reason when it cannot start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from waterflowd.model import chains
 from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Outcome
-from waterflowd.testing.host import HostWorld, until
+from waterflowd.testing.awaiting import until
+from waterflowd.testing.host import HostHarness
 
 PARENT = """
 jobs:
@@ -66,90 +67,90 @@ def request(text: str = PARENT, files: dict[str, str] | None = None, **trigger: 
     return StartRequest(plan=compiled.plan, repository="ops", revision="c1", trigger=Trigger(**{**fields, **trigger}))
 
 
-async def begun(world: HostWorld, text: str = PARENT, files: dict[str, str] | None = None) -> RunId:
-    """Returns a parent run whose step has requested its child run."""
-    world.workflows.files = {**(FILES if files is None else files), PATH: text}
-    return (await world.driver.start(request(text, files))).id
+async def begun(host: HostHarness, text: str = PARENT, files: dict[str, str] | None = None) -> RunId:
+    """A parent whose step has asked for its run."""
+    host.workflows.files = {**(FILES if files is None else files), PATH: text}
+    return (await host.driver.start(request(text, files))).id
 
 
-def started_by(world: HostWorld, run: RunId) -> list[RunId]:
-    """Returns the child runs that the run has recorded."""
-    return [event.run for event in world.events(run) if isinstance(event, events.ChildRunStarted)]
+def started_by(host: HostHarness, run: RunId) -> list[RunId]:
+    """The runs that the run says it has started."""
+    return [event.run for event in host.events(run) if isinstance(event, events.ChildRunStarted)]
 
 
-def all_of(world: HostWorld) -> dict[RunId, events.RunCreated]:
-    """Returns every child run in the log."""
-    found = [record for record in world.log.feed(0, 10_000) if isinstance(record.event, events.RunCreated)]
+def all_of(host: HostHarness) -> dict[RunId, events.RunCreated]:
+    """Every run of the log that a step has started."""
+    found = [record for record in host.log.feed(0, 10_000) if isinstance(record.event, events.RunCreated)]
     runs = {RunId(record.stream.removeprefix("run/")): record.event for record in found}
     return {run: event for run, event in runs.items() if event.trigger.kind == chains.PARENT_RUN}
 
 
-async def waits(world: HostWorld, run: RunId) -> RunId:
-    """Returns the run that the parent waits for."""
-    await until(lambda: bool(started_by(world, run)), 60)
-    return started_by(world, run)[-1]
+async def waits(host: HostHarness, run: RunId) -> RunId:
+    """The run that the parent waits for."""
+    await until(lambda: bool(started_by(host, run)), 60)
+    return started_by(host, run)[-1]
 
 
-async def ends(world: HostWorld, run: RunId, conclusion: Conclusion) -> events.RunCompleted:
-    """Waits for the run to end."""
-    await until(lambda: world.kinds(run)[-1] == "RunCompleted", 60)
-    last = world.events(run)[-1]
+async def ends(host: HostHarness, run: RunId, conclusion: Conclusion) -> events.RunCompleted:
+    """The end of the run."""
+    await until(lambda: host.kinds(run)[-1] == "RunCompleted", 60)
+    last = host.events(run)[-1]
     assert last.conclusion is conclusion, last.reason
     return last  # type: ignore[no-any-return]
 
 
-async def work(world: HostWorld, **changes: Any) -> None:
-    """Completes the next step on a server."""
-    agent = world.enroll("web-1", "web")
-    world.hello(agent)
-    await until(lambda: bool(world.link.offers()), 60)
-    world.finished(agent, world.link.offers()[-1], **changes)
-    world.link.take()
-    await world.settle()
+async def work(host: HostHarness, **changes: Any) -> None:
+    """A server takes the next step and ends it."""
+    agent = host.enroll("web-1", "web")
+    host.hello(agent)
+    await until(lambda: bool(host.link.offers()), 60)
+    host.finished(agent, host.link.offers()[-1], **changes)
+    host.link.take()
+    await host.settle()
 
 
 async def test_a_step_starts_a_run_and_ends_with_it_and_its_outputs() -> None:
-    """The child run has the same repository, commit and starter as its parent, and both records name each other."""
-    async with HostWorld() as world:
-        run = await begun(world)
-        other = await waits(world, run)
-        (created,) = all_of(world).values()
+    """It is a run of the same repository at the same commit, by the same person; parent and child name each other."""
+    async with HostHarness() as host:
+        run = await begun(host)
+        other = await waits(host, run)
+        (created,) = all_of(host).values()
         assert (created.repository, created.revision, created.inputs) == ("ops", "c1", {"version": "2"})
         assert (created.trigger.by, created.trigger.ref) == ("ann", "refs/heads/main")
         assert created.trigger.payload["parent_run"]["id"] == run
-        assert world.queries.run(run).jobs[0].steps[0].reason.text == f"waiting for run {other} (other #1)"
-        assert world.placed() == {}
-        await work(world, outputs={"x": "made"})
-        await ends(world, run, Conclusion.SUCCESS)
-        step = world.queries.run(run).jobs[0].steps[0]
+        assert host.queries.run(run).jobs[0].steps[0].reason.text == f"waiting for run {other} (other #1)"
+        assert host.placed() == {}
+        await work(host, outputs={"x": "made"})
+        await ends(host, run, Conclusion.SUCCESS)
+        step = host.queries.run(run).jobs[0].steps[0]
         assert step.outputs == {"got": "made-2", "run-id": other, "conclusion": "success"}
-        assert world.queries.run(other).outputs == {"got": "made-2"}
+        assert host.queries.run(other).outputs == {"got": "made-2"}
 
 
 async def test_a_run_that_fails_is_named_by_the_step_that_waited_for_it() -> None:
-    """The step's failure names the child run's conclusion and reason."""
-    async with HostWorld() as world:
-        run = await begun(world)
-        other = await waits(world, run)
-        await work(world, outcome=Outcome.FAILURE, exit_code=3)
-        await ends(world, run, Conclusion.FAILURE)
-        step = world.queries.run(run).jobs[0].steps[0]
+    """With its conclusion and its reason."""
+    async with HostHarness() as host:
+        run = await begun(host)
+        other = await waits(host, run)
+        await work(host, outcome=Outcome.FAILURE, exit_code=3)
+        await ends(host, run, Conclusion.FAILURE)
+        step = host.queries.run(run).jobs[0].steps[0]
         assert step.reason.text.startswith(f"run {other} failed: ")
         assert "exit code 3" in step.reason.text
         assert step.outputs["conclusion"] == "failure"
 
 
 async def test_after_a_crash_at_any_commit_one_run_is_started_and_waited_for() -> None:
-    """The log is cut after each of its transactions: recovery starts one child run, and the parent ends."""
-    async with HostWorld() as world:
-        run = await begun(world)
-        await waits(world, run)
-        await work(world, outputs={"x": "made"})
-        await ends(world, run, Conclusion.SUCCESS)
-        commits = len(world.log.commits)
+    """The log ends after each of its transactions: recovery starts one child run, and the parent ends."""
+    async with HostHarness() as host:
+        run = await begun(host)
+        await waits(host, run)
+        await work(host, outputs={"x": "made"})
+        await ends(host, run, Conclusion.SUCCESS)
+        commits = len(host.log.commits)
     seen = set()
     for commit in range(1, commits + 1):
-        async with world.crashed(commit) as again:
+        async with host.crashed(commit) as again:
             before = again.kinds(run)
             seen.add(before[-1])
             if before[-1] != "RunCompleted":
@@ -163,20 +164,20 @@ async def test_after_a_crash_at_any_commit_one_run_is_started_and_waited_for() -
 
 
 async def test_a_run_that_ended_while_nobody_watched_is_found_in_the_log() -> None:
-    """As after a restore, the log contains the child run's end but the parent was not notified."""
-    async with HostWorld() as world:
-        run = await begun(world)
-        other = await waits(world, run)
-        await world.driver.cancel(other, "ann")
-        await ends(world, run, Conclusion.FAILURE)
-        # Remove the parent's answer from the commit that contains the child run's end.
+    """As after a restore: the log contains the end of the child run, but not the parent's answer."""
+    async with HostHarness() as host:
+        run = await begun(host)
+        other = await waits(host, run)
+        await host.driver.cancel(other, "ann")
+        await ends(host, run, Conclusion.FAILURE)
+        # The parent's answer is taken out of the commit that holds the run's end.
         commit = next(
             number
-            for number, batch in enumerate(world.log.commits)
+            for number, batch in enumerate(host.log.commits)
             if any(isinstance(event, events.RunCompleted) for append in batch.appends for event in append.events)
         )
-    cut = world.crashed(commit)
-    batch = world.log.commits[commit]
+    cut = host.crashed(commit)
+    batch = host.log.commits[commit]
     rest = [append for append in batch.appends if append.stream != f"run/{run}"]
     rows = [row for row in batch.summaries if row.id != run]
     cut.log.append_blocking(msgspec.structs.replace(batch, appends=rest, summaries=rows))
@@ -185,14 +186,14 @@ async def test_a_run_that_ended_while_nobody_watched_is_found_in_the_log() -> No
         assert f"run {other} was cancelled" in last.reason.text
 
 
-async def test_a_run_that_is_gone_is_lost_for_who_waits_for_it() -> None:
-    """Its outcome is unknown, so the step is reported as lost instead of waiting for ever."""
-    async with HostWorld() as world:
-        run = await begun(world)
-        other = await waits(world, run)
-    cut = world.crashed()
+async def test_a_child_run_missing_from_the_log_is_lost() -> None:
+    """Its outcome is unknown: the parent gets the reason and does not wait forever."""
+    async with HostHarness() as host:
+        run = await begun(host)
+        other = await waits(host, run)
+    cut = host.crashed()
     batches, cut.log.commits = list(cut.log.commits), []
-    log = type(cut.log)(world.log._codec, generation=cut.log.generation)
+    log = type(cut.log)(host.log._codec, generation=cut.log.generation)
     for batch in batches:
         log.append_blocking(
             msgspec.structs.replace(
@@ -202,46 +203,46 @@ async def test_a_run_that_is_gone_is_lost_for_who_waits_for_it() -> None:
                 keys={},
             )
         )
-    async with HostWorld(log, world.clock) as again:
+    async with HostHarness(log, host.clock) as again:
         last = await ends(again, run, Conclusion.FAILURE)
-        assert "nobody can know how it ended" in last.reason.text
+        assert "its outcome is unknown" in last.reason.text
 
 
 async def test_a_failed_commit_starts_nothing_and_is_made_again() -> None:
-    """The disk is full when the child run starts, and again when it ends."""
-    async with HostWorld() as world:
-        run = await begun(world)
-        world.log.fail_next(Retryable("WF302", "the disk is full"), Retryable("WF302", "the disk is full"))
-        await waits(world, run)
-        world.log.fail_next(Retryable("WF302", "the disk is full"))
-        await work(world, outputs={"x": "made"})
-        await ends(world, run, Conclusion.SUCCESS)
-        assert len(all_of(world)) == 1
+    """The disk is full when the child run starts, then when it ends."""
+    async with HostHarness() as host:
+        run = await begun(host)
+        host.log.fail_next(Retryable("WF302", "the disk is full"), Retryable("WF302", "the disk is full"))
+        await waits(host, run)
+        host.log.fail_next(Retryable("WF302", "the disk is full"))
+        await work(host, outputs={"x": "made"})
+        await ends(host, run, Conclusion.SUCCESS)
+        assert len(all_of(host)) == 1
 
 
 async def test_an_attempt_starts_one_run_however_often_it_is_asked_for() -> None:
-    """Two simultaneous start requests for one attempt, as after a failed commit, start one child run."""
-    async with HostWorld() as world:
-        run = await begun(world)
-        other = await waits(world, run)
+    """Two concurrent starts for the same attempt, as after a failed commit."""
+    async with HostHarness() as host:
+        run = await begun(host)
+        other = await waits(host, run)
         place = AttemptId(run, JobId("a"), StepId("other"), AttemptNo(1))
-        live = world.world.runs[run]
-        plan = await world.workflows.plan("ops", "c1", "workflows/other.yml")
+        live = host.state.runs[run]
+        plan = await host.workflows.plan("ops", "c1", "workflows/other.yml")
         wanted = child_runs.start_request(live, place, plan, {"version": "2"})
-        await asyncio.gather(world.driver.begin(place, wanted), world.driver.begin(place, wanted))
-        assert (await world.driver.start(wanted)).id == other
-        assert list(all_of(world)) == [other]
+        await asyncio.gather(host.driver.start_child_run(place, wanted), host.driver.start_child_run(place, wanted))
+        assert (await host.driver.start(wanted)).id == other
+        assert list(all_of(host)) == [other]
 
 
 async def test_a_target_that_cannot_be_read_now_is_waited_for() -> None:
-    """The step shows the reason, and continues when the target can be read."""
-    async with HostWorld() as world:
-        world.workflows.fail_next(Retryable("WF503", "the repository cannot be read", after_s=0.0))
-        run = await begun(world)
-        await waits(world, run)
-        waited = [event.reason for event in world.events(run) if isinstance(event, events.AttemptWaiting)]
+    """The step shows why, and continues by itself."""
+    async with HostHarness() as host:
+        host.workflows.fail_next(Retryable("WF503", "the repository cannot be read", after_s=0.0))
+        run = await begun(host)
+        await waits(host, run)
+        waited = [event.reason for event in host.events(run) if isinstance(event, events.AttemptWaiting)]
         assert [(why.facts["error"], why.text) for why in waited] == [
-            ("WF503", "its run is not started yet: the repository cannot be read")
+            ("WF503", "cannot start the child run yet: the repository cannot be read")
         ]
 
 
@@ -249,50 +250,50 @@ async def test_a_target_that_cannot_be_read_now_is_waited_for() -> None:
     ("step", "said"),
     [
         ('{workflow: "${{ git.branch }}.yml"}', 'no workflow file "workflows/main.yml" [WF135]'),
-        ('{workflow: "${{ git.branch }}"}', "the path or the name of a .yml or .yaml file [WF135]"),
-        ("{workflow: \"${{ '../x.yml' }}\"}", "the path or the name of a .yml or .yaml file [WF135]"),
+        ('{workflow: "${{ git.branch }}"}', "give the path or name of a .yml or .yaml file [WF135]"),
+        ("{workflow: \"${{ '../x.yml' }}\"}", "give the path or name of a .yml or .yaml file [WF135]"),
         ("{workflow: \"${{ 'broken.yml' }}\"}", "has errors"),
         ("{workflow: \"${{ 'other.yml' }}\"}", 'version: input "version" is required [WF110]'),
         ("{workflow: other.yml, inputs: \"${{ fromJSON('{}') }}\"}", 'input "version" is required [WF110]'),
     ],
 )
-async def test_a_run_that_can_never_be_fails_the_step_with_its_code(step: str, said: str) -> None:
-    """Some errors are known only at run time: the file's path, whether it compiles, and its inputs."""
+async def test_a_permanent_error_fails_the_step_with_its_code(step: str, said: str) -> None:
+    """Errors that only the run can find: which file it is, whether it compiles, and its inputs."""
     files = {**FILES, "workflows/broken.yml": "jobs: 1"}
     text = f"jobs: {{a: {{runs-on: web, steps: [{{uses: workflow/run, with: {step}}}]}}}}"
-    async with HostWorld() as world:
-        run = await begun(world, text, files)
-        last = await ends(world, run, Conclusion.FAILURE)
+    async with HostHarness() as host:
+        run = await begun(host, text, files)
+        last = await ends(host, run, Conclusion.FAILURE)
         assert said in last.reason.text
-        assert all_of(world) == {}
-        assert world.queries.run(run).jobs[0].steps[0].reason.code.value == "child-run-refused"
+        assert all_of(host) == {}
+        assert host.queries.run(run).jobs[0].steps[0].reason.code.value == "child-run-refused"
 
 
 async def test_a_run_without_a_repository_has_no_other_workflow_to_start() -> None:
-    """This is a plan that was compiled with a repository but started without one; a single file would not compile."""
-    async with HostWorld() as world:
-        started = await world.driver.start(msgspec.structs.replace(request(), repository=None, revision=None))
-        last = await ends(world, started.id, Conclusion.FAILURE)
-        assert "comes from no repository" in last.reason.text
-        assert world.workflows.asked == []
+    """The plan was compiled with a repository and started without one; a single file does not compile."""
+    async with HostHarness() as host:
+        started = await host.driver.start(msgspec.structs.replace(request(), repository=None, revision=None))
+        last = await ends(host, started.id, Conclusion.FAILURE)
+        assert "does not come from a repository" in last.reason.text
+        assert host.workflows.asked == []
 
 
-async def test_runs_that_start_one_another_end_at_the_bound() -> None:
-    """A workflow that starts itself is refused at the nesting limit, and every run in the chain names the refusal."""
-    async with HostWorld() as world:
-        run = await begun(world, ITSELF, {})
-        last = await ends(world, run, Conclusion.FAILURE)
-        assert len(all_of(world)) == chains.CHILD_RUN_DEPTH_MAX
-        depths = [event.trigger.payload["parent_run"]["depth"] for event in all_of(world).values()]
+async def test_nested_child_runs_end_at_the_limit() -> None:
+    """A workflow that starts itself: after the limit comes a refusal that every parent reports."""
+    async with HostHarness() as host:
+        run = await begun(host, ITSELF, {})
+        last = await ends(host, run, Conclusion.FAILURE)
+        assert len(all_of(host)) == chains.CHILD_RUN_DEPTH_MAX
+        depths = [event.trigger.payload["parent_run"]["depth"] for event in all_of(host).values()]
         assert depths == list(range(1, chains.CHILD_RUN_DEPTH_MAX + 1))
-        newest = list(all_of(world))[-1]
-        refusal = world.queries.run(newest).jobs[0].steps[0].reason
-        assert "which is the limit [WF609]" in refusal.text
+        newest = list(all_of(host))[-1]
+        refusal = host.queries.run(newest).jobs[0].steps[0].reason
+        assert "nesting limit of 8 child runs reached [WF609]" in refusal.text
         assert "failed: " in last.reason.text
 
 
-def test_a_chain_counts_both_ways_of_starting_another_run() -> None:
-    """A chain that mixes both kinds of starts has the same limit, and payloads of other triggers cannot forge a depth."""
+def test_the_depth_counts_child_runs_and_workflow_run_triggers() -> None:
+    """A mixed chain has an end too, and a payload of another kind does not count."""
     step = Trigger(kind=TriggerKind.PARENT_RUN, payload={"name": "parent_run", "parent_run": {"depth": 3}})
     after = Trigger(kind=TriggerKind.WORKFLOW_RUN, payload={"name": "workflow_run", "workflow_run": {"depth": 4}})
     assert [chains.depth_of(trigger) for trigger in (step, after)] == [3, 4]
@@ -304,83 +305,83 @@ def test_a_chain_counts_both_ways_of_starting_another_run() -> None:
 
 
 async def test_a_cancel_goes_to_the_run_that_the_step_started() -> None:
-    """The parent ends after its child run, and both are cancelled."""
-    async with HostWorld() as world:
-        run = await begun(world)
-        other = await waits(world, run)
-        await world.driver.cancel(run, "ann")
-        await ends(world, other, Conclusion.CANCELLED)
-        await ends(world, run, Conclusion.CANCELLED)
-        assert world.queries.run(other).cancel_by == f"run {run}"
+    """The parent ends after the child run, and both are cancelled."""
+    async with HostHarness() as host:
+        run = await begun(host)
+        other = await waits(host, run)
+        await host.driver.cancel(run, "ann")
+        await ends(host, other, Conclusion.CANCELLED)
+        await ends(host, run, Conclusion.CANCELLED)
+        assert host.queries.run(other).cancel_by == f"run {run}"
 
 
 async def test_a_cancel_by_force_ends_both_at_once() -> None:
-    """Both end even if the child run's server never answers."""
-    async with HostWorld() as world:
-        run = await begun(world)
-        other = await waits(world, run)
-        agent = world.enroll("web-1", "web")
-        world.hello(agent)
-        await until(lambda: bool(world.link.offers()), 60)
-        await world.driver.cancel(run, "ann")
-        await world.settle()
-        assert world.kinds(run)[-1] == "CancelRequested"
-        await world.driver.cancel(run, "ann", is_forced=True)
-        await ends(world, run, Conclusion.CANCELLED)
-        await ends(world, other, Conclusion.CANCELLED)
-        assert world.queries.run(other).is_forced
+    """Even if the child run's server never answers."""
+    async with HostHarness() as host:
+        run = await begun(host)
+        other = await waits(host, run)
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
+        await until(lambda: bool(host.link.offers()), 60)
+        await host.driver.cancel(run, "ann")
+        await host.settle()
+        assert host.kinds(run)[-1] == "CancelRequested"
+        await host.driver.cancel(run, "ann", is_forced=True)
+        await ends(host, run, Conclusion.CANCELLED)
+        await ends(host, other, Conclusion.CANCELLED)
+        assert host.queries.run(other).is_forced
 
 
 async def test_a_step_that_waits_for_no_run_leaves_it_alone() -> None:
-    """With `wait: false`, neither the end nor a cancel of the parent affects the child run."""
+    """With `wait: false`, neither the parent's end nor its cancel affects the child run."""
     text = PARENT.replace("with: {", "with: {wait: false, ")
-    async with HostWorld() as world:
-        run = await begun(world, text)
-        other = await waits(world, run)
-        await ends(world, run, Conclusion.SUCCESS)
-        assert world.queries.run(run).jobs[0].steps[0].outputs == {"run-id": other}
-        assert not world.queries.run(other).is_completed
+    async with HostHarness() as host:
+        run = await begun(host, text)
+        other = await waits(host, run)
+        await ends(host, run, Conclusion.SUCCESS)
+        assert host.queries.run(run).jobs[0].steps[0].outputs == {"run-id": other}
+        assert not host.queries.run(other).is_completed
 
 
 async def test_the_policy_of_groups_holds_for_the_started_run() -> None:
-    """The child run belongs to the same repository and has the same permissions."""
-    async with HostWorld() as world:
-        policy = msgspec.structs.replace(world.world, may_use=lambda repository, group: repository is None)
-        world.driver.state = policy
-        run = await begun(world)
-        await waits(world, run)
-        last = await ends(world, run, Conclusion.FAILURE)
-        assert 'may not use the group "web"' in last.reason.text
+    """A child run belongs to the same repository, with the same permissions."""
+    async with HostHarness() as host:
+        policy = msgspec.structs.replace(host.state, may_use=lambda repository, group: repository is None)
+        host.driver.state = policy
+        run = await begun(host)
+        await waits(host, run)
+        last = await ends(host, run, Conclusion.FAILURE)
+        assert 'may not use group "web"' in last.reason.text
 
 
-async def test_nothing_is_remembered_of_runs_that_are_over() -> None:
-    """Completed runs and answered attempts leave no state behind."""
-    async with HostWorld() as world:
-        run = await begun(world)
-        await waits(world, run)
-        await work(world, outputs={"x": "made"})
-        await ends(world, run, Conclusion.SUCCESS)
-        book = world.world.child_runs
-        assert (book._wanted, book._waiting, book._watched, book._of_run) == ({}, {}, {}, {})
+async def test_completed_runs_leave_nothing_in_the_registry() -> None:
+    """Nor do attempts whose child run has ended."""
+    async with HostHarness() as host:
+        run = await begun(host)
+        await waits(host, run)
+        await work(host, outputs={"x": "made"})
+        await ends(host, run, Conclusion.SUCCESS)
+        book = host.state.child_runs
+        assert (book._requested, book._waiting, book._watched, book._of_run) == ({}, {}, {}, {})
 
 
 async def test_an_answer_about_another_run_changes_nothing() -> None:
-    """Stale answers are ignored: for a run that the attempt did not start, and for an attempt that has ended."""
-    async with HostWorld() as world:
-        run = await begun(world)
-        other = await waits(world, run)
-        before = world.kinds(run)
+    """Stale answers: about a run that the attempt did not start, and for an attempt that has ended."""
+    async with HostHarness() as host:
+        run = await begun(host)
+        other = await waits(host, run)
+        before = host.kinds(run)
         place: dict[str, Any] = {"job": JobId("a"), "step": StepId("other"), "attempt": AttemptNo(1)}
         wrong = inputs.ChildRunEnded(**place, run=RunId("0" * 26), conclusion=Conclusion.SUCCESS, why="")
         again = inputs.ChildRunCreated(**place, run=RunId("0" * 26), name="x", number=1)
-        world.driver.submit([(run, wrong), (run, again)])
-        await world.settle()
-        assert world.kinds(run) == before
-        assert started_by(world, run) == [other]
+        host.driver.submit([(run, wrong), (run, again)])
+        await host.settle()
+        assert host.kinds(run) == before
+        assert started_by(host, run) == [other]
 
 
 def test_a_long_attempt_id_gives_a_short_trigger_key() -> None:
-    """Ids of nested steps grow, but the length of a trigger key is bounded."""
+    """Ids of nested steps grow; a key does not."""
     long = AttemptId(RunId("0" * 26), JobId("a"), StepId("x/" * 400), AttemptNo(1))
     other = msgspec.structs.replace(long, number=AttemptNo(2))
     keys = {child_runs.trigger_key(place) for place in (long, other)}
@@ -388,24 +389,24 @@ def test_a_long_attempt_id_gives_a_short_trigger_key() -> None:
     assert all(len(key) < 200 for key in keys)
 
 
-async def test_too_many_open_runs_are_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit on open runs delays the child run; it does not fail the step."""
-    async with HostWorld() as world:
+async def test_too_many_open_runs_delay_a_child_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of open runs is a reason to wait, not a failure."""
+    async with HostHarness() as host:
         monkeypatch.setattr(driver_module, "OPEN_RUNS_MAX", 1)
-        run = await begun(world)
-        await until(lambda: "AttemptWaiting" in world.kinds(run), 60)
+        run = await begun(host)
+        await until(lambda: "AttemptWaiting" in host.kinds(run), 60)
         monkeypatch.setattr(driver_module, "OPEN_RUNS_MAX", 10)
-        await waits(world, run)
+        await waits(host, run)
 
 
-async def test_a_fault_in_the_start_of_one_run_does_not_end_the_others() -> None:
+async def test_an_internal_error_in_one_start_does_not_stop_the_others() -> None:
     """The starter is supervised: it logs the error and tries again."""
-    async with HostWorld() as world:
-        world.workflows.fail_next(ZeroDivisionError("a bug"))  # type: ignore[arg-type]
-        run = await begun(world)
-        await waits(world, run)
-        assert world.is_alive
-        assert "a fault in Waterflow" in str([event for event in world.events(run) if hasattr(event, "reason")])
+    async with HostHarness() as host:
+        host.workflows.fail_next(ZeroDivisionError("a bug"))  # type: ignore[arg-type]
+        run = await begun(host)
+        await waits(host, run)
+        assert host.is_alive
+        assert "internal error" in str([event for event in host.events(run) if hasattr(event, "reason")])
 
 
 def test_a_refusal_says_which_input_is_meant() -> None:
@@ -415,9 +416,9 @@ def test_a_refusal_says_which_input_is_meant() -> None:
 
 
 async def test_a_job_with_such_a_step_behind_others_is_placed() -> None:
-    """The first step of a job requests the nodes of all steps; `workflow/run` needs no node on the server."""
+    """The first step of a job requires the nodes of all others; `workflow/run` needs none on the server."""
     text = PARENT.replace("      - id: other", "      - run: before\n      - id: other")
-    async with HostWorld() as world:
-        world.hello(world.enroll("web-1", "web"))
-        await begun(world, text)
-        await until(lambda: world.link.offers())
+    async with HostHarness() as host:
+        host.hello(host.enroll("web-1", "web"))
+        await begun(host, text)
+        await until(lambda: host.link.offers())

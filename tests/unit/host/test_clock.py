@@ -1,4 +1,4 @@
-"""The log's clock never goes backwards: not with the wall clock, not across a restart, not with a damaged file."""
+"""The log's clock never goes back: not with the wall clock, over a restart, or because of a damaged file."""
 
 from __future__ import annotations
 
@@ -115,21 +115,21 @@ def test_a_log_that_is_ahead_wins(machine: Machine, path: Path) -> None:
         "\x00" * 100,
     ],
 )
-def test_a_damaged_file_is_as_good_as_none(machine: Machine, path: Path, content: str) -> None:
-    """The log and the wall clock are sufficient, and the file is rewritten."""
+def test_a_damaged_file_is_replaced(machine: Machine, path: Path, content: str) -> None:
+    """The log and the wall clock suffice."""
     path.write_text(content)
     assert LogClock(path, 5, machine).now() == machine.wall
     assert json.loads(path.read_text())["boot_id"] == "one"
 
 
-def test_bytes_that_are_no_text_are_a_damaged_file_too(machine: Machine, path: Path) -> None:
-    """A file of random bytes does not prevent the daemon from starting."""
+def test_random_bytes_are_a_damaged_file_too(machine: Machine, path: Path) -> None:
+    """They do not prevent the start."""
     path.write_bytes(b"\xff\xfe\x00")
     assert LogClock(path, 5, machine).now() == machine.wall
 
 
-def test_a_full_disk_does_not_keep_the_daemon_from_its_start(machine: Machine, path: Path) -> None:
-    """The clock is still correct without its file: the next start continues from the last logged time."""
+def test_a_full_disk_does_not_prevent_the_start(machine: Machine, path: Path) -> None:
+    """Without its file the clock is still correct: the next start continues after the last logged time."""
     path.with_suffix(".new").mkdir()
     clock = LogClock(path, 0, machine)
     assert clock.now() == machine.wall

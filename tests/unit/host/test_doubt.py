@@ -1,4 +1,4 @@
-"""When in doubt, the host runs nothing twice, acknowledges only what it can keep, and never waits for ever."""
+"""Unknown outcomes: the host runs nothing twice, acknowledges only what it keeps, and waits for nothing forever."""
 
 from __future__ import annotations
 
@@ -10,112 +10,112 @@ from waterflow_agent.wire.messages import AttemptState
 from waterflowd.engine import events
 from waterflowd.model.ids import RunId
 from waterflowd.model.statuses import Conclusion
-from waterflowd.testing.host import HostWorld
+from waterflowd.testing.host import HostHarness
 
 
 async def test_a_started_step_that_its_agent_does_not_know_any_more_is_lost_and_not_offered_again() -> None:
-    """G3: the agent's journal is lost, so a new offer could run the step a second time."""
-    async with HostWorld() as world:
-        agent = world.enroll("web-1", "web")
-        world.hello(agent)
-        run = await world.start()
-        (key,) = world.link.offers()
-        world.started(agent, key)
-        await world.settle()
-        world.link.take()
+    """G3: the agent's journal is gone, so an offer could run the step a second time."""
+    async with HostHarness() as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
+        run = await host.start()
+        (key,) = host.link.offers()
+        host.started(agent, key)
+        await host.settle()
+        host.link.take()
 
-        world.agents.disconnected(agent, "cut")
-        world.hello(agent, instance="instance-2")
-        await world.settle()
+        host.agents.disconnected(agent, "cut")
+        host.hello(agent, instance="instance-2")
+        await host.settle()
 
-        assert world.link.offers() == []
-        found = world.log.run(run.id)
+        assert host.link.offers() == []
+        found = host.log.run(run.id)
         assert found is not None
         assert found.conclusion is Conclusion.LOST
 
 
 async def test_nothing_is_acknowledged_behind_a_report_of_a_stalled_run_until_the_next_session() -> None:
-    """Acknowledgements are cumulative: acknowledging a later report would make the agent forget the stalled run's result."""
-    async with HostWorld() as world:
-        agent = world.enroll("web-1", "web")
-        world.hello(agent)
-        first, second = await world.start(), await world.start()
-        keys = {key.attempt.run: key for key in world.link.offers()}
-        world.world.stalled[first.id] = "a test said so"
+    """Acknowledgements are cumulative: one for a later report would tell the agent to forget the stalled run's result."""
+    async with HostHarness() as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
+        first, second = await host.start(), await host.start()
+        keys = {key.attempt.run: key for key in host.link.offers()}
+        host.state.stalled[first.id] = "a test said so"
         acknowledged: list[str] = []
 
-        world.finished(agent, keys[first.id], lambda: acknowledged.append("first"))
-        world.finished(agent, keys[second.id], lambda: acknowledged.append("second"))
-        await world.settle()
+        host.finished(agent, keys[first.id], lambda: acknowledged.append("first"))
+        host.finished(agent, keys[second.id], lambda: acknowledged.append("second"))
+        await host.settle()
 
         assert acknowledged == []
-        found = world.log.run(second.id)
+        found = host.log.run(second.id)
         assert found is not None
         assert found.conclusion is Conclusion.SUCCESS, "the other run goes on all the same"
-        third = await world.start()
-        del world.world.stalled[first.id]
-        world.agents.disconnected(agent, "cut")
-        world.hello(agent, held=[messages.HeldAttempt(key, AttemptState.FINISHED) for key in keys.values()])
-        await world.settle()
-        world.finished(agent, keys[first.id], lambda: acknowledged.append("first"))
-        await world.settle()
+        third = await host.start()
+        del host.state.stalled[first.id]
+        host.agents.disconnected(agent, "cut")
+        host.hello(agent, held=[messages.HeldAttempt(key, AttemptState.FINISHED) for key in keys.values()])
+        await host.settle()
+        host.finished(agent, keys[first.id], lambda: acknowledged.append("first"))
+        await host.settle()
         assert acknowledged == ["first"]
-        assert third.id in world.world.runs
+        assert third.id in host.state.runs
 
 
 async def test_a_task_that_cannot_be_made_keeps_one_run_back_and_not_its_agent() -> None:
-    """The settlement continues without the run that fails in it, and the daemon keeps running."""
+    """The settlement continues without the failing run, and the daemon keeps running."""
 
     def lower(run: object, *_: object) -> messages.Task:
         raise ValueError(f"no task of {run!r:.10}")
 
-    async with HostWorld() as good:
+    async with HostHarness() as good:
         agent = good.enroll("web-1", "web")
         good.hello(agent)
         run = await good.start()
         state = good.log.reopened()
-    async with HostWorld(state, lower=lower) as world:
-        world.enroll("web-1", "web")
-        world.hello(agent)
-        await world.settle()
+    async with HostHarness(state, lower=lower) as host:
+        host.enroll("web-1", "web")
+        host.hello(agent)
+        await host.settle()
 
-        assert world.is_alive
-        assert RunId(run.id) in world.world.stalled
+        assert host.is_alive
+        assert RunId(run.id) in host.state.stalled
 
 
 async def test_an_agent_that_never_answers_a_stop_does_not_keep_the_run() -> None:
-    """G7: one minute after the grace period of the cancel, the attempt is lost and the run ends."""
-    async with HostWorld() as world:
-        agent = world.enroll("web-1", "web")
-        world.hello(agent)
-        run = await world.start()
-        await world.driver.cancel(run.id, "uid:0")
-        await world.advance(69_000)
-        assert run.id in world.world.runs
+    """G7: grace and a minute after the cancel the attempt is lost and the run ends."""
+    async with HostHarness() as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
+        run = await host.start()
+        await host.driver.cancel(run.id, "uid:0")
+        await host.advance(69_000)
+        assert run.id in host.state.runs
 
-        await world.advance(2_000)
+        await host.advance(2_000)
 
-        found = world.log.run(run.id)
+        found = host.log.run(run.id)
         assert found is not None
         assert found.conclusion is Conclusion.CANCELLED
-        (ended,) = [event for event in world.events(run.id) if isinstance(event, events.AttemptFinished)]
+        (ended,) = [event for event in host.events(run.id) if isinstance(event, events.AttemptFinished)]
         assert "did not confirm the stop" in ended.reason.text
 
 
-async def test_nothing_new_begins_while_the_disk_is_low() -> None:
-    """Open runs may finish in the remaining space; new starts are refused and can be retried later."""
-    async with HostWorld() as world:
-        agent = world.enroll("web-1", "web")
-        world.hello(agent)
-        run = await world.start()
-        (key,) = world.link.offers()
-        world.log.is_disk_low = True
+async def test_new_runs_are_refused_while_the_disk_is_low() -> None:
+    """Open runs may finish with the remaining space; a start gets `Retryable`."""
+    async with HostHarness() as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
+        run = await host.start()
+        (key,) = host.link.offers()
+        host.log.is_disk_low = True
 
         with pytest.raises(Retryable, match="almost full"):
-            await world.start()
+            await host.start()
 
-        world.finished(agent, key)
-        await world.settle()
-        found = world.log.run(run.id)
+        host.finished(agent, key)
+        await host.settle()
+        found = host.log.run(run.id)
         assert found is not None
         assert found.conclusion is Conclusion.SUCCESS

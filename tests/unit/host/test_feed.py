@@ -1,4 +1,4 @@
-"""The feed: history and live events form one sequence without gaps or repeats, and closed subscriptions leave no state."""
+"""The feed: history and new records without gap or repetition, and no traces of subscribers that left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from waterflowd.fleet import events
 from waterflowd.host.feed import PAGE, Feed
 from waterflowd.model.ids import FLEET, AgentId, RunId, StreamName
 from waterflowd.model.records import Batch, Record, StreamAppend
-from waterflowd.testing.host import HostWorld, until
+from waterflowd.testing.awaiting import until
+from waterflowd.testing.host import HostHarness
 from waterflowd.testing.memory_log import MemoryLog
 
 OTHER = StreamName("repo/other")
@@ -31,7 +32,7 @@ async def take(records: AsyncIterator[Record], count: int) -> list[int]:
 
 
 async def test_history_comes_before_the_tail_without_gap_or_repetition() -> None:
-    """Several pages of history are read, then records are appended while a subscriber waits."""
+    """Several pages of history, then records that are appended while a subscriber waits."""
     log = MemoryLog()
     feed = Feed(log)
     append(log, feed, PAGE * 2 + 5)
@@ -45,7 +46,7 @@ async def test_history_comes_before_the_tail_without_gap_or_repetition() -> None
 
 
 async def test_appends_at_every_moment_are_seen_once() -> None:
-    """Commits continue while subscribers read one stream or all streams at their own pace; each sees every record once."""
+    """Commits continue while subscribers read at their own pace, one stream or all: each gets each record once."""
     log = MemoryLog()
     feed = Feed(log)
 
@@ -72,7 +73,7 @@ async def test_appends_at_every_moment_are_seen_once() -> None:
 
 
 async def test_a_subscriber_of_one_stream_is_not_woken_by_another() -> None:
-    """It receives only records of its own stream."""
+    """It gets only its own records."""
     log = MemoryLog()
     feed = Feed(log)
     waiting = asyncio.create_task(take(feed.subscribe(FLEET, 0), 1))
@@ -85,7 +86,7 @@ async def test_a_subscriber_of_one_stream_is_not_woken_by_another() -> None:
 
 
 async def test_output_and_events_of_a_run_wake_those_that_wait_for_output() -> None:
-    """Output and events of the run wake the subscriber; those of another run do not."""
+    """Both wake the waiter; those of another run do not."""
     feed = Feed(MemoryLog())
     run = RunId("01J00000000000000000000000")
     reasons: list[Callable[[], None]] = [
@@ -102,8 +103,8 @@ async def test_output_and_events_of_a_run_wake_those_that_wait_for_output() -> N
         await asyncio.wait_for(waiting, PATIENCE_S)
 
 
-async def test_nothing_is_left_of_subscribers_that_went_away() -> None:
-    """Streams that never grow again, such as those of completed runs, use no memory once all subscribers have left."""
+async def test_subscribers_that_left_cost_no_memory() -> None:
+    """Streams that never grow again, such as those of completed runs, cost no memory without subscribers."""
     feed = Feed(MemoryLog())
     tasks = [asyncio.create_task(take(feed.subscribe(StreamName(f"run/{number}"), 0), 1)) for number in range(50)] + [
         asyncio.create_task(_wait(feed, RunId(str(number)))) for number in range(50)
@@ -124,23 +125,23 @@ async def _wait(feed: Feed, run: RunId) -> list[int]:
     return []
 
 
-async def test_a_run_is_told_as_it_happens() -> None:
-    """With the real driver, the events of a run arrive in order, once, and only when durable."""
-    async with HostWorld() as world:
-        agent = world.enroll("web-1", "web")
-        world.hello(agent)
+async def test_the_feed_follows_a_run() -> None:
+    """Over the real driver: the events of a run arrive in order, each once, and durable."""
+    async with HostHarness() as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
         seen: list[str] = []
 
         async def watch() -> None:
-            async for record in world.feed.subscribe(None, 0):
-                assert world.log.last_seq >= record.seq
+            async for record in host.feed.subscribe(None, 0):
+                assert host.log.last_seq >= record.seq
                 seen.append(type(record.event).__name__)
 
         watcher = asyncio.create_task(watch())
-        summary = await world.start()
-        world.finished(agent, world.link.offers()[0])
+        summary = await host.start()
+        host.finished(agent, host.link.offers()[0])
         await until(lambda: "RunCompleted" in seen)
-        assert seen == world.kinds(summary.id)
+        assert seen == host.kinds(summary.id)
         watcher.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watcher

@@ -1,4 +1,4 @@
-"""Files for agents: an agent gets only files of its own open attempts."""
+"""Files for agents: only those of an open attempt of the requesting agent."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from waterflow_agent.checkout.blob_cache import blob_id
 from waterflow_agent.errors import Retryable
 from waterflow_agent.testing import task_id
 from waterflow_agent.wire import messages
-from waterflowd.host import file_responses as files_module
+from waterflowd.host import file_server as files_module
 from waterflowd.model.ids import AgentId
-from waterflowd.testing.host import ONE_STEP, HostWorld, agent_id, request, until
+from waterflowd.testing.awaiting import until
+from waterflowd.testing.host import ONE_STEP, HostHarness, agent_id, request
 
 FILES = {"a": b"one", "b": b"two"}
 
@@ -23,103 +24,103 @@ def trees(repository: str, revision: str) -> dict[str, bytes] | None:
     return {("ops", "1"): FILES, ("ops", "2"): {"c": b"other"}}.get((repository, revision))
 
 
-async def running(world: HostWorld, revision: str | None = "1", workflow: str = ONE_STEP) -> messages.Task:
-    """Returns an agent that executes an attempt of a run of this revision."""
+async def running(host: HostHarness, revision: str | None = "1", workflow: str = ONE_STEP) -> messages.Task:
+    """An agent that has an attempt of a run of this revision."""
     start = request(workflow)
     given = msgspec.structs.replace(start, repository="ops", revision=revision) if revision else start
-    await world.driver.start(given)
-    await until(lambda: world.link.offers())
-    offer = next(message for _, message in world.link.sent if isinstance(message, messages.Offer))
-    world.link.take()
+    await host.driver.start(given)
+    await until(lambda: host.link.offers())
+    offer = next(message for _, message in host.link.sent if isinstance(message, messages.Offer))
+    host.link.take()
     return offer.task
 
 
-async def asked(world: HostWorld, agent: AgentId, request: messages.FileRequest) -> messages.FileResponse:
-    world.agents.file_requested(agent, request)
-    await until(lambda: [message for _, message in world.link.sent if isinstance(message, messages.FileResponse)])
-    return next(message for message in world.link.take() if isinstance(message, messages.FileResponse))
+async def asked(host: HostHarness, agent: AgentId, request: messages.FileRequest) -> messages.FileResponse:
+    host.agents.file_requested(agent, request)
+    await until(lambda: [message for _, message in host.link.sent if isinstance(message, messages.FileResponse)])
+    return next(message for message in host.link.take() if isinstance(message, messages.FileResponse))
 
 
 async def test_the_attempt_s_agent_gets_the_list_and_the_files() -> None:
-    """The task says that the attempt has files."""
-    async with HostWorld(trees=trees) as world:
-        agent = world.enroll("web-1", "web")
-        world.hello(agent)
-        task = await running(world)
+    """The task says that the job has files."""
+    async with HostHarness(trees=trees) as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
+        task = await running(host)
         assert task.tree == messages.Tree("ops", "1", [])
-        answer = await asked(world, agent, messages.FileRequest(task.key, 7, [], 0))
+        answer = await asked(host, agent, messages.FileRequest(task.key, 7, [], 0))
         assert (answer.number, answer.code) == (7, "")
         assert [entry.path for entry in file_list.decode(answer.chunks[0].data)] == [b"a", b"b"]
-        answer = await asked(world, agent, messages.FileRequest(task.key, 8, [blob_id(b"two"), blob_id(b"one")], 1))
+        answer = await asked(host, agent, messages.FileRequest(task.key, 8, [blob_id(b"two"), blob_id(b"one")], 1))
         assert [piece.data for piece in answer.chunks] == [b"wo", b"one"]
 
 
 async def test_another_agent_another_epoch_and_another_file_get_nothing() -> None:
-    """Knowing a file of another commit, or the name of an attempt, is not enough."""
-    async with HostWorld(trees=trees) as world:
-        agent = world.enroll("web-1", "web")
-        world.hello(agent)
-        task = await running(world)
+    """Even with the correct names: a file of another commit, or another agent's attempt."""
+    async with HostHarness(trees=trees) as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
+        task = await running(host)
         other = msgspec.structs.replace(task.key, epoch=task.key.epoch + 1)
         refused = [
-            await asked(world, agent_id("db-1"), messages.FileRequest(task.key, 1, [], 0)),
-            await asked(world, agent, messages.FileRequest(other, 1, [], 0)),
-            await asked(world, agent, messages.FileRequest(task_id("x", "x", "x", 1, 1), 1, [], 0)),
-            await asked(world, agent, messages.FileRequest(task.key, 1, [blob_id(b"other")], 0)),
+            await asked(host, agent_id("db-1"), messages.FileRequest(task.key, 1, [], 0)),
+            await asked(host, agent, messages.FileRequest(other, 1, [], 0)),
+            await asked(host, agent, messages.FileRequest(task_id("x", "x", "x", 1, 1), 1, [], 0)),
+            await asked(host, agent, messages.FileRequest(task.key, 1, [blob_id(b"other")], 0)),
         ]
         assert {(answer.code, len(answer.chunks), answer.after_ms) for answer in refused} == {("WF219", 0, 0)}
 
 
 @pytest.mark.parametrize("checkout", ["checkout: false", ""])
 async def test_a_job_without_a_checkout_has_no_files(checkout: str) -> None:
-    """The job has disabled its checkout, or its run has no repository."""
+    """With `checkout: false`, or because its run has no repository."""
     workflow = ONE_STEP.replace("steps:", f"{checkout}, steps:") if checkout else ONE_STEP
-    async with HostWorld(trees=trees) as world:
-        agent = world.enroll("web-1", "web")
-        world.hello(agent)
-        task = await running(world, "1" if checkout else None, workflow)
+    async with HostHarness(trees=trees) as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
+        task = await running(host, "1" if checkout else None, workflow)
         assert task.tree is None
-        assert (await asked(world, agent, messages.FileRequest(task.key, 1, [], 0))).code == "WF219"
+        assert (await asked(host, agent, messages.FileRequest(task.key, 1, [], 0))).code == "WF219"
 
 
-async def test_a_revision_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A temporary failure includes a time to retry."""
-    async with HostWorld(trees=trees) as world:
-        agent = world.enroll("web-1", "web")
-        world.hello(agent)
-        task = await running(world, "3")
-        assert (await asked(world, agent, messages.FileRequest(task.key, 1, [], 0))).after_ms == 0
+async def test_a_missing_revision_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a temporary error says when to ask again."""
+    async with HostHarness(trees=trees) as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
+        task = await running(host, "3")
+        assert (await asked(host, agent, messages.FileRequest(task.key, 1, [], 0))).after_ms == 0
 
         async def away(*_: object) -> None:
             raise Retryable("WF503", "away", after_s=2)
 
-        monkeypatch.setattr(world.files._files, "listed", away)
-        answer = await asked(world, agent, messages.FileRequest(task.key, 2, [], 0))
+        monkeypatch.setattr(host.files._files, "listed", away)
+        answer = await asked(host, agent, messages.FileRequest(task.key, 2, [], 0))
         assert (answer.code, answer.text, answer.after_ms) == ("WF503", "away", 2_000)
 
 
-async def test_too_many_questions_of_an_agent_are_to_be_asked_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other requests are answered, and so is the agent after it has waited."""
-    async with HostWorld(trees=trees) as world:
-        agent = world.enroll("web-1", "web")
-        world.hello(agent)
-        task = await running(world)
+async def test_requests_beyond_the_limit_get_a_retry_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are answered, and a repeated request is answered too."""
+    async with HostHarness(trees=trees) as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
+        task = await running(host)
         gate = asyncio.Event()
-        real = world.files._files.listed
+        real = host.files._files.listed
 
         async def slow(wanted: object) -> object:
             await gate.wait()
             return await real(wanted)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(world.files._files, "listed", slow)
-        for number in range(files_module.QUESTIONS_MAX + 5):
-            world.agents.file_requested(agent, messages.FileRequest(task.key, number, [], 0))
-        later = [message for message in world.link.take() if isinstance(message, messages.FileResponse)]
+        monkeypatch.setattr(host.files._files, "listed", slow)
+        for number in range(files_module.REQUESTS_MAX + 5):
+            host.agents.file_requested(agent, messages.FileRequest(task.key, number, [], 0))
+        later = [message for message in host.link.take() if isinstance(message, messages.FileResponse)]
         assert [(content.number, content.after_ms) for content in later] == [
-            (files_module.QUESTIONS_MAX + number, files_module.LATER_MS) for number in range(5)
+            (files_module.REQUESTS_MAX + number, files_module.RETRY_MS) for number in range(5)
         ]
         gate.set()
-        await until(lambda: len(world.link.sent) >= files_module.QUESTIONS_MAX)
-        answers = [message for message in world.link.take() if isinstance(message, messages.FileResponse)]
+        await until(lambda: len(host.link.sent) >= files_module.REQUESTS_MAX)
+        answers = [message for message in host.link.take() if isinstance(message, messages.FileResponse)]
         assert all(content.chunks for content in answers)
-        assert (await asked(world, agent, messages.FileRequest(task.key, 99, [], 0))).number == 99
+        assert (await asked(host, agent, messages.FileRequest(task.key, 99, [], 0))).number == 99

@@ -12,7 +12,8 @@ from waterflowd.engine import events
 from waterflowd.host import driver as driver_module
 from waterflowd.model.ids import JobId, RunId, StepId
 from waterflowd.model.statuses import Outcome
-from waterflowd.testing.host import HostWorld, until
+from waterflowd.testing.awaiting import until
+from waterflowd.testing.host import HostHarness
 
 BRANCHES = """
 jobs:
@@ -35,42 +36,42 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("slots", [(2, 2), (4, 4), (1, 2)])
 async def test_all_branches_of_a_job_run_on_its_server_and_hold_a_slot_each(slots: tuple[int, int]) -> None:
-    """The branches request slots at the same time, before the job has its server."""
-    async with HostWorld() as world:
-        agents = [world.enroll(f"web-{number}", "web") for number in range(2)]
+    """They request slots concurrently, before the job has its server."""
+    async with HostHarness() as host:
+        agents = [host.enroll(f"web-{number}", "web") for number in range(2)]
         for agent, count in zip(agents, slots, strict=True):
-            world.hello(agent, slots=count)
-        await world.settle()
-        run = await world.start(BRANCHES)
+            host.hello(agent, slots=count)
+        await host.settle()
+        run = await host.start(BRANCHES)
         done: set[messages.TaskId] = set()
         while len(done) < 3:
-            await world.settle()
-            offers = [key for key in world.link.offers() if key not in done]
-            placed = world.placed()
+            await host.settle()
+            offers = [key for key in host.link.offers() if key not in done]
+            placed = host.placed()
             assert {len(keys) for keys in placed.values()} == {len(offers)}
             assert len(offers) <= max(slots)
             (agent,) = placed
-            world.finished(agent, offers[0])
+            host.finished(agent, offers[0])
             done.add(offers[0])
-        await world.settle()
-        dispatched = [event for event in world.events(run.id) if isinstance(event, events.AttemptDispatched)]
+        await host.settle()
+        dispatched = [event for event in host.events(run.id) if isinstance(event, events.AttemptDispatched)]
         assert len({event.agent for event in dispatched}) == 1
-        assert world.kinds(run.id)[-1] == "RunCompleted"
-        assert not world.placed()
-        assert world.world.placement.waiting == 0
+        assert host.kinds(run.id)[-1] == "RunCompleted"
+        assert not host.placed()
+        assert host.state.placement.waiting == 0
 
 
-async def test_of_two_who_decide_at_once_one_is_told_that_it_is_decided() -> None:
-    """Only the decision in the log counts, and only its author is told that it was accepted."""
-    async with HostWorld() as world:
-        run = (await world.start(APPROVAL)).id
-        await world.settle()
+async def test_of_two_concurrent_decisions_the_second_is_rejected() -> None:
+    """The log records the first decision; only its caller gets success."""
+    async with HostHarness() as host:
+        run = (await host.start(APPROVAL)).id
+        await host.settle()
         words = [
-            world.driver.decide(run, JobId("a"), StepId("1"), by, is_approved=is_approved)
+            host.driver.decide(run, JobId("a"), StepId("1"), by, is_approved=is_approved)
             for by, is_approved in (("alice", True), ("bob", False))
         ]
         told = await asyncio.gather(*words, return_exceptions=True)
-        given = [event.by for event in world.events(run) if isinstance(event, events.ApprovalGiven)]
+        given = [event.by for event in host.events(run) if isinstance(event, events.ApprovalGiven)]
         assert given == ["alice"]
         assert not isinstance(told[0], BaseException)
         assert isinstance(told[1], Rejected)
@@ -78,56 +79,56 @@ async def test_of_two_who_decide_at_once_one_is_told_that_it_is_decided() -> Non
 
 
 async def test_a_commit_that_fails_does_not_change_the_order_of_a_queue() -> None:
-    """A holder that got its place in a failed batch keeps its turn before those behind it."""
-    async with HostWorld() as world:
-        agent = world.enroll("web-1", "web")
-        world.hello(agent)
+    """A holder whose batch failed keeps its position before those behind it."""
+    async with HostHarness() as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
         runs: list[RunId] = []
         for _ in range(3):
-            world.clock.at += 1
-            runs.append((await world.start(LOCKED)).id)
-        await world.settle()
+            host.clock.at += 1
+            runs.append((await host.start(LOCKED)).id)
+        await host.settle()
         for number, run in enumerate(runs):
-            assert world.world.locks.holders("", "deploy")[0].run == run
-            offer = world.link.offers()[-1]
+            assert host.state.locks.holders("", "deploy")[0].run == run
+            offer = host.link.offers()[-1]
             assert offer.attempt.run == run
-            world.log.fail_next(FULL) if number == 0 else None
-            world.finished(agent, offer)
-            await world.settle()
-            await until(lambda run=run: world.kinds(run)[-1] == "RunCompleted")  # type: ignore[misc]
+            host.log.fail_next(FULL) if number == 0 else None
+            host.finished(agent, offer)
+            await host.settle()
+            await until(lambda run=run: host.kinds(run)[-1] == "RunCompleted")  # type: ignore[misc]
 
 
 async def test_a_queue_keeps_its_order_over_a_restart_and_a_newcomer_is_behind_it() -> None:
-    """The order is restored from the log before any new request is handled."""
-    async with HostWorld() as world:
-        world.enroll("web-1", "web")
+    """The log decides the order, before any new request."""
+    async with HostHarness() as host:
+        host.enroll("web-1", "web")
         runs: list[RunId] = []
         for _ in range(3):
-            world.clock.at += 1
-            runs.append((await world.start(LOCKED)).id)
-    async with world.crashed() as again:
+            host.clock.at += 1
+            runs.append((await host.start(LOCKED)).id)
+    async with host.crashed() as again:
         newest = asyncio.create_task(again.start(LOCKED))
         await again.settle()
         runs.append((await newest).id)
         order = []
         for _ in runs:
-            (holder,) = again.world.locks.holders("", "deploy")
+            (holder,) = again.state.locks.holders("", "deploy")
             order.append(holder.run)
             await again.driver.cancel(holder.run, "somebody", is_forced=True)
             await again.settle()
         assert order == runs
-        assert again.world.locks.holders("", "deploy") == []
+        assert again.state.locks.holders("", "deploy") == []
 
 
-async def test_a_restart_of_the_daemon_is_no_absence_of_a_server() -> None:
-    """An instance that was waiting for a slot keeps waiting until the servers have had time to connect."""
-    async with HostWorld() as world:
-        agent = world.enroll("web-1", "web")
-        world.hello(agent, slots=0)
-        run = await world.start(EACH)
-        await world.settle()
-        assert "AttemptFinished" not in world.kinds(run.id)
-    again = world.crashed()
+async def test_a_restart_of_the_daemon_does_not_count_as_absence_of_a_server() -> None:
+    """An instance that waits for its server keeps waiting until the servers had time to connect."""
+    async with HostHarness() as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent, slots=0)
+        run = await host.start(EACH)
+        await host.settle()
+        assert "AttemptFinished" not in host.kinds(run.id)
+    again = host.crashed()
     again.enroll("web-1", "web")
     async with again:
         await again.settle()
@@ -138,13 +139,13 @@ async def test_a_restart_of_the_daemon_is_no_absence_of_a_server() -> None:
 
 
 async def test_a_server_that_stays_away_after_a_restart_fails_its_instance() -> None:
-    """The instance fails when the server's time to connect has passed."""
-    async with HostWorld() as world:
-        agent = world.enroll("web-1", "web")
-        world.hello(agent, slots=0)
-        run = await world.start(EACH)
-        await world.settle()
-    again = world.crashed()
+    """Once its time to connect is over."""
+    async with HostHarness() as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent, slots=0)
+        run = await host.start(EACH)
+        await host.settle()
+    again = host.crashed()
     again.enroll("web-1", "web")
     async with again:
         await again.settle()
@@ -154,62 +155,62 @@ async def test_a_server_that_stays_away_after_a_restart_fails_its_instance() -> 
 
 
 async def test_a_server_that_is_revoked_before_its_turn_does_not_hold_the_job_up() -> None:
-    """It will never connect again, so the instance ends as for an offline server."""
-    async with HostWorld() as world:
-        agent = world.enroll("web-1", "web")
-        world.hello(agent, slots=0)
-        run = await world.start(EACH)
-        await world.settle()
-        await world.enrollment.revoke(agent, "somebody")
-        await world.settle()
-        assert world.kinds(run.id)[-1] == "RunCompleted"
+    """It will never connect again: the instance ends as for an absent server."""
+    async with HostHarness() as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent, slots=0)
+        run = await host.start(EACH)
+        await host.settle()
+        await host.enrollment.revoke(agent, "somebody")
+        await host.settle()
+        assert host.kinds(run.id)[-1] == "RunCompleted"
 
 
-async def test_the_next_try_of_a_job_avoids_the_server_of_the_last_one() -> None:
-    """Another server of the group is used, even if the first one has more free slots."""
+async def test_a_retried_job_avoids_the_server_of_its_last_attempt() -> None:
+    """Another server of the group is used, although the first one has more free slots."""
     retried = "jobs: {a: {runs-on: web, retry: {max-attempts: 2, initial-interval: 1s}, steps: [{run: work}]}}"
-    async with HostWorld() as world:
-        first, second = world.enroll("web-1", "web"), world.enroll("web-2", "web")
-        world.hello(first, slots=4)
-        world.hello(second, slots=2)
-        run = await world.start(retried)
-        await world.settle()
-        world.finished(first, world.link.offers()[0], outcome=Outcome.FAILURE, exit_code=1)
-        await world.settle()
-        await world.advance(2_000)
-        assert list(world.placed()) == [second]
-        world.finished(second, world.link.offers()[-1])
-        await world.settle()
-        assert world.kinds(run.id)[-1] == "RunCompleted"
+    async with HostHarness() as host:
+        first, second = host.enroll("web-1", "web"), host.enroll("web-2", "web")
+        host.hello(first, slots=4)
+        host.hello(second, slots=2)
+        run = await host.start(retried)
+        await host.settle()
+        host.finished(first, host.link.offers()[0], outcome=Outcome.FAILURE, exit_code=1)
+        await host.settle()
+        await host.advance(2_000)
+        assert list(host.placed()) == [second]
+        host.finished(second, host.link.offers()[-1])
+        await host.settle()
+        assert host.kinds(run.id)[-1] == "RunCompleted"
 
 
 async def test_a_job_on_each_server_begins_when_the_first_one_is_enrolled() -> None:
-    """Until then the request stays pending, and its reason is shown."""
-    async with HostWorld() as world:
-        run = await world.start(EACH)
-        await world.settle()
-        assert world.kinds(run.id)[-1] == "JobWaiting"
-        agent = world.enroll("web-1", "web")
-        world.world.placement.enrollment_changed(agent, ("web",))
-        world.driver.wake()
-        await world.settle()
-        assert "JobExpanded" in world.kinds(run.id)
+    """Until then the request is kept, and the reason is shown."""
+    async with HostHarness() as host:
+        run = await host.start(EACH)
+        await host.settle()
+        assert host.kinds(run.id)[-1] == "JobWaiting"
+        agent = host.enroll("web-1", "web")
+        host.state.placement.enrollment_changed(agent, ("web",))
+        host.driver.wake()
+        await host.settle()
+        assert "JobExpanded" in host.kinds(run.id)
 
 
-async def test_who_holds_a_place_is_cancelled_for_a_newcomer_that_says_so() -> None:
-    """The newcomer gets the place when the cancelled holder has ended."""
+async def test_cancel_in_progress_cancels_the_holder_of_the_lock() -> None:
+    """The new run gets the lock once the other one has ended."""
     newcomer = LOCKED.replace("deploy", "{group: deploy, cancel-in-progress: true}")
-    async with HostWorld() as world:
-        agent = world.enroll("web-1", "web")
-        world.hello(agent)
-        old = await world.start(LOCKED)
-        await world.settle()
-        (key,) = world.link.offers()
-        new = await world.start(newcomer)
-        await world.settle()
-        assert "CancelRequested" in world.kinds(old.id)
-        assert "RunStarted" not in world.kinds(new.id)
-        world.finished(agent, key, outcome=Outcome.CANCELLED)
-        await world.settle()
-        assert world.kinds(old.id)[-1] == "RunCompleted"
-        assert "RunStarted" in world.kinds(new.id)
+    async with HostHarness() as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
+        old = await host.start(LOCKED)
+        await host.settle()
+        (key,) = host.link.offers()
+        new = await host.start(newcomer)
+        await host.settle()
+        assert "CancelRequested" in host.kinds(old.id)
+        assert "RunStarted" not in host.kinds(new.id)
+        host.finished(agent, key, outcome=Outcome.CANCELLED)
+        await host.settle()
+        assert host.kinds(old.id)[-1] == "RunCompleted"
+        assert "RunStarted" in host.kinds(new.id)

@@ -1,4 +1,4 @@
-"""Output: durable before it is acknowledged, accepted only from the attempt's agent, and limited to its cap."""
+"""Output: durable before it is acknowledged, only from the attempt's agent, and never beyond the limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from waterflow_agent.wire import messages
 from waterflowd.dispatch.lowering import OUTPUT_BYTES_MAX
 from waterflowd.host import outputs as outputs_module
 from waterflowd.model.ids import AgentId
-from waterflowd.testing.host import ONE_STEP, HostWorld, agent_id, until
+from waterflowd.testing.awaiting import until
+from waterflowd.testing.host import ONE_STEP, HostHarness, agent_id
 
 
 @pytest.fixture(autouse=True)
@@ -28,151 +29,151 @@ def output(key: messages.TaskId, offset: int, *texts: bytes) -> messages.Output:
     return messages.Output(key, offset, [messages.OutputChunk(1, 1, text) for text in texts])
 
 
-def acks(world: HostWorld) -> list[int]:
-    return [message.offset for _, message in world.link.sent if isinstance(message, messages.OutputAck)]
+def acks(host: HostHarness) -> list[int]:
+    return [message.offset for _, message in host.link.sent if isinstance(message, messages.OutputAck)]
 
 
-async def running(world: HostWorld) -> tuple[AgentId, messages.TaskId]:
-    """Returns an agent that runs an attempt."""
-    agent = world.enroll("web-1", "web")
-    world.hello(agent)
-    await world.start(ONE_STEP)
-    key = world.link.offers()[-1]
-    world.link.take()
+async def running(host: HostHarness) -> tuple[AgentId, messages.TaskId]:
+    """An agent that runs an attempt."""
+    agent = host.enroll("web-1", "web")
+    host.hello(agent)
+    await host.start(ONE_STEP)
+    key = host.link.offers()[-1]
+    host.link.take()
     return agent, key
 
 
 async def test_output_is_durable_before_it_is_acknowledged() -> None:
-    """The acknowledgement says how much is on disk, and waiting readers are notified."""
-    async with HostWorld() as world:
-        agent, key = await running(world)
-        grown = asyncio.create_task(_wait(world, key))
+    """The acknowledgement has the durable size, and waiting readers are woken."""
+    async with HostHarness() as host:
+        agent, key = await running(host)
+        grown = asyncio.create_task(_wait(host, key))
         await asyncio.sleep(0)
-        world.agents.output(agent, output(key, 0, b"one\n", b"two\n"))
-        assert acks(world) == []
-        await until(lambda: acks(world) == [8])
-        assert world.output_logs.size(key.attempt) == 8
+        host.agents.output(agent, output(key, 0, b"one\n", b"two\n"))
+        assert acks(host) == []
+        await until(lambda: acks(host) == [8])
+        assert host.output_logs.size(key.attempt) == 8
         await asyncio.wait_for(grown, PATIENCE_S)
 
 
-async def _wait(world: HostWorld, key: messages.TaskId) -> None:
-    await world.feed.output_grew(key.attempt.run)
+async def _wait(host: HostHarness, key: messages.TaskId) -> None:
+    await host.feed.output_grew(key.attempt.run)
 
 
-async def test_what_is_there_already_is_acknowledged_again() -> None:
-    """A repetition after a disconnect adds nothing; the answer says where to continue."""
-    async with HostWorld() as world:
-        agent, key = await running(world)
+async def test_known_output_is_acknowledged_again() -> None:
+    """A repetition adds nothing; the answer says where to continue."""
+    async with HostHarness() as host:
+        agent, key = await running(host)
         for _ in range(2):
-            world.agents.output(agent, output(key, 0, b"hello\n"))
-            await until(lambda: bool(acks(world)))
-            assert acks(world) == [6]
-            world.link.take()
-        assert [piece.data for piece in world.output_logs.read(key.attempt, 0, 100)] == [b"hello\n"]
+            host.agents.output(agent, output(key, 0, b"hello\n"))
+            await until(lambda: bool(acks(host)))
+            assert acks(host) == [6]
+            host.link.take()
+        assert [piece.data for piece in host.output_logs.read(key.attempt, 0, 100)] == [b"hello\n"]
 
 
-async def test_a_gap_is_refused_with_the_place_to_go_on_from() -> None:
-    """Output that would leave a gap is not stored."""
-    async with HostWorld() as world:
-        agent, key = await running(world)
-        world.agents.output(agent, output(key, 0, b"12345"))
-        world.agents.output(agent, output(key, 9, b"x"))
-        await until(lambda: len(acks(world)) == 2)
-        assert acks(world) == [5, 5]
-        assert world.output_logs.size(key.attempt) == 5
+async def test_output_after_a_gap_is_answered_with_the_offset_to_continue_from() -> None:
+    """It is not stored."""
+    async with HostHarness() as host:
+        agent, key = await running(host)
+        host.agents.output(agent, output(key, 0, b"12345"))
+        host.agents.output(agent, output(key, 9, b"x"))
+        await until(lambda: len(acks(host)) == 2)
+        assert acks(host) == [5, 5]
+        assert host.output_logs.size(key.attempt) == 5
 
 
 @pytest.mark.parametrize("change", [{"epoch": 99}, {"number": 2}, {"step": "9"}, {"job": "b"}, {"run": "0" * 26}])
 async def test_output_of_an_attempt_that_is_not_the_agents_is_dropped(change: dict[str, Any]) -> None:
-    """It is acknowledged, so that the agent does not send it for ever, but it is not stored."""
-    async with HostWorld() as world:
-        agent, key = await running(world)
+    """It is acknowledged, because the agent would repeat it forever, but stored nowhere."""
+    async with HostHarness() as host:
+        agent, key = await running(host)
         epoch = change.get("epoch", key.epoch)
         names = {name: value for name, value in change.items() if name != "epoch"}
         foreign = messages.TaskId(msgspec.structs.replace(key.attempt, **names), epoch)
-        world.agents.output(agent, output(foreign, 7, b"abc"))
-        assert [message for _, message in world.link.sent] == [messages.OutputAck(foreign, 10)]
+        host.agents.output(agent, output(foreign, 7, b"abc"))
+        assert [message for _, message in host.link.sent] == [messages.OutputAck(foreign, 10)]
         await asyncio.sleep(0)
-        assert world.output_logs.size(foreign.attempt) == 0
+        assert host.output_logs.size(foreign.attempt) == 0
 
 
 async def test_another_agent_cannot_add_to_an_output_log() -> None:
-    """For a completed run, too, only the agent that had the attempt may append to its output."""
-    async with HostWorld() as world:
-        agent, key = await running(world)
-        intruder = world.enroll("web-2", "web")
-        world.agents.output(intruder, output(key, 0, b"lies\n"))
-        world.finished(agent, key)
-        await until(lambda: not world.world.runs)
-        world.agents.output(intruder, output(key, 0, b"lies\n"))
-        world.agents.output(agent, output(key, 0, b"late\n"))
-        await until(lambda: world.output_logs.size(key.attempt) > 0)
-        assert [piece.data for piece in world.output_logs.read(key.attempt, 0, 100)] == [b"late\n"]
+    """Only the agent that had an attempt may add to its log, even after the run has completed."""
+    async with HostHarness() as host:
+        agent, key = await running(host)
+        intruder = host.enroll("web-2", "web")
+        host.agents.output(intruder, output(key, 0, b"lies\n"))
+        host.finished(agent, key)
+        await until(lambda: not host.state.runs)
+        host.agents.output(intruder, output(key, 0, b"lies\n"))
+        host.agents.output(agent, output(key, 0, b"late\n"))
+        await until(lambda: host.output_logs.size(key.attempt) > 0)
+        assert [piece.data for piece in host.output_logs.read(key.attempt, 0, 100)] == [b"late\n"]
 
 
 @pytest.mark.parametrize("run", ["", "x" * 10_000, "\x00", "é" * 500, "../..", "01j00000000000000000000000"])
-async def test_a_name_that_is_no_run_is_dropped(run: str) -> None:
-    """Any other text is dropped without cost to the daemon."""
-    async with HostWorld() as world:
-        agent, key = await running(world)
+async def test_output_for_an_invalid_run_id_is_dropped(run: str) -> None:
+    """Whatever the text is, it costs the daemon nothing."""
+    async with HostHarness() as host:
+        agent, key = await running(host)
         foreign = messages.TaskId(attempt_id(run, key.attempt.job, key.attempt.step, 1), 1)
-        world.agents.output(agent, output(foreign, 0, b"x"))
-        world.finished(agent, foreign)
-        await world.settle()
-        assert acks(world) == [1]
-        assert world.is_alive
+        host.agents.output(agent, output(foreign, 0, b"x"))
+        host.finished(agent, foreign)
+        await host.settle()
+        assert acks(host) == [1]
+        assert host.is_alive
 
 
-async def test_after_a_full_disk_the_sizes_tell_where_to_go_on() -> None:
-    """The daemon requests what was not stored, and refuses output that arrived meanwhile and would leave a gap."""
-    async with HostWorld() as world:
-        agent, key = await running(world)
-        world.agents.output(agent, output(key, 0, b"12345"))
-        await until(lambda: acks(world) == [5])
-        world.link.take()
-        world.output_logs.fail_next(Retryable("WF302", "the disk is full"))
-        world.agents.output(agent, output(key, 5, b"678"))
-        await until(lambda: bool(acks(world)))
-        assert acks(world) == [5]
-        world.agents.output(agent, output(key, 5, b"678"))
-        await until(lambda: acks(world) == [5, 8])
-        assert world.is_alive
+async def test_after_a_full_disk_the_sizes_say_where_to_continue() -> None:
+    """Output that was not stored is requested again, and so is later output that would leave a gap."""
+    async with HostHarness() as host:
+        agent, key = await running(host)
+        host.agents.output(agent, output(key, 0, b"12345"))
+        await until(lambda: acks(host) == [5])
+        host.link.take()
+        host.output_logs.fail_next(Retryable("WF302", "the disk is full"))
+        host.agents.output(agent, output(key, 5, b"678"))
+        await until(lambda: bool(acks(host)))
+        assert acks(host) == [5]
+        host.agents.output(agent, output(key, 5, b"678"))
+        await until(lambda: acks(host) == [5, 8])
+        assert host.is_alive
 
 
-async def test_output_beyond_the_cap_is_not_stored() -> None:
-    """An agent that ignores its task's cap fills no disk: excess output is acknowledged and dropped."""
-    async with HostWorld() as world:
-        agent, key = await running(world)
+async def test_output_beyond_the_limit_is_not_stored() -> None:
+    """An agent that ignores the limit of its task fills no disk: the rest is acknowledged and dropped."""
+    async with HostHarness() as host:
+        agent, key = await running(host)
         beyond = 2 * OUTPUT_BYTES_MAX
-        world.agents.output(agent, output(key, beyond, b"x" * 10))
-        await until(lambda: bool(acks(world)))
-        assert acks(world) == [beyond + 10]
-        assert world.output_logs.size(key.attempt) == 0
+        host.agents.output(agent, output(key, beyond, b"x" * 10))
+        await until(lambda: bool(acks(host)))
+        assert acks(host) == [beyond + 10]
+        assert host.output_logs.size(key.attempt) == 0
 
 
 async def test_odd_offsets_and_times_do_no_harm() -> None:
-    """Arbitrary numbers from an agent are bounded or refused."""
-    async with HostWorld() as world:
-        agent, key = await running(world)
-        world.agents.output(agent, output(key, -5, b"abc"))
-        world.agents.output(agent, messages.Output(key, 0, [messages.OutputChunk(-1, 999, b"ok")]))
-        await until(lambda: world.output_logs.size(key.attempt) == 2)
-        assert world.is_alive
+    """Values made up by an agent are clamped or rejected."""
+    async with HostHarness() as host:
+        agent, key = await running(host)
+        host.agents.output(agent, output(key, -5, b"abc"))
+        host.agents.output(agent, messages.Output(key, 0, [messages.OutputChunk(-1, 999, b"ok")]))
+        await until(lambda: host.output_logs.size(key.attempt) == 2)
+        assert host.is_alive
 
 
-async def test_what_is_collected_for_one_agent_is_bounded() -> None:
-    """If an agent ignores its window, its output is dropped and sent again later instead of filling the memory."""
-    async with HostWorld() as world:
-        agent, key = await running(world)
+async def test_collected_output_per_agent_is_bounded() -> None:
+    """Output of an agent that ignores its window is dropped, to be sent again, instead of filling the memory."""
+    async with HostHarness() as host:
+        agent, key = await running(host)
         piece = b"x" * 100_000
         for number in range(2_000):
-            world.agents.output(agent, output(key, number * len(piece), piece))
-        waiting = sum(len(p.data) for _, _, append in world.outputs._waiting for p in append.pieces)
+            host.agents.output(agent, output(key, number * len(piece), piece))
+        waiting = sum(len(p.data) for _, _, append in host.outputs._waiting for p in append.pieces)
         assert waiting <= outputs_module.WAITING_BYTES_MAX + len(piece)
-        await until(lambda: bool(acks(world)))
-        assert world.is_alive
+        await until(lambda: bool(acks(host)))
+        assert host.is_alive
 
 
 def test_the_agent_ids_of_these_tests_differ() -> None:
-    """The tests above need an intruder with a different id."""
+    """The other agent is a different one."""
     assert agent_id("web-1") != agent_id("web-2")

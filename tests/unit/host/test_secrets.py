@@ -1,4 +1,4 @@
-"""Secrets that take time to read: steps that need them wait without a slot, other work continues, every wait is bounded."""
+"""Secrets that take time to read: steps that need them wait without a slot, other work continues, and no wait is endless."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from waterflowd.model.ids import AgentId, JobId, RunId
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import AttemptStatus, Conclusion
-from waterflowd.testing.host import ONE_STEP, HostWorld, ManualClock
+from waterflowd.testing.host import ONE_STEP, HostHarness, ManualClock
 from waterflowd.testing.memory_log import MemoryLog
 
 SLOW = 'jobs: {a: {runs-on: web, steps: [{run: work, env: {V: "${{ secrets.SLOW }}"}}]}}'
@@ -46,75 +46,75 @@ class Source:
         """See `host.batch.Lower`."""
         return lowering.lower(run, command, instance, self.get)
 
-    def world(self, log: MemoryLog | None = None, clock: ManualClock | None = None) -> HostWorld:
-        """Returns a host with this source."""
-        return HostWorld(log, clock, lower=self.lower, missing_secrets=self.missing)
+    def host(self, log: MemoryLog | None = None, clock: ManualClock | None = None) -> HostHarness:
+        """A host with this source."""
+        return HostHarness(log, clock, lower=self.lower, missing_secrets=self.missing)
 
 
-def reasons(world: HostWorld, run: RunId) -> list[ReasonCode]:
-    """Returns the reasons why the run's attempt waited, in order."""
-    return [event.reason.code for event in world.events(run) if isinstance(event, events.AttemptWaiting)]
+def reasons(host: HostHarness, run: RunId) -> list[ReasonCode]:
+    """Why the run's attempt waited, in order."""
+    return [event.reason.code for event in host.events(run) if isinstance(event, events.AttemptWaiting)]
 
 
-async def news(world: HostWorld) -> None:
-    """Reports that a read has finished."""
-    world.driver.secrets_read()
-    await world.settle()
+async def news(host: HostHarness) -> None:
+    """Some reading has come to something."""
+    host.driver.secrets_read()
+    await host.settle()
 
 
-async def dispatched_without_value(world: HostWorld, source: Source) -> tuple[AgentId, RunSummary]:
-    """Returns a run whose secret was cached when it requested a slot, and had expired when it got one."""
-    agent = world.enroll("web-1", "web")
-    world.hello(agent, slots=1)
-    await world.start(PLAIN)
-    slow = await world.start(SLOW)
-    (offered,) = world.link.offers()
-    world.link.take()
+async def dispatched_without_value(host: HostHarness, source: Source) -> tuple[AgentId, RunSummary]:
+    """A run whose value was there when it asked for a slot, and is forgotten when it gets one after a long wait."""
+    agent = host.enroll("web-1", "web")
+    host.hello(agent, slots=1)
+    await host.start(PLAIN)
+    slow = await host.start(SLOW)
+    (offered,) = host.link.offers()
+    host.link.take()
     source.answer = READING
-    world.finished(agent, offered)
-    await world.settle()
-    assert world.link.offers() == []
-    assert world.world.runs[slow.id].jobs[0].steps[0].attempts[0].status is AttemptStatus.DISPATCHED
+    host.finished(agent, offered)
+    await host.settle()
+    assert host.link.offers() == []
+    assert host.state.runs[slow.id].jobs[0].steps[0].attempts[0].status is AttemptStatus.DISPATCHED
     return agent, slow
 
 
 async def test_a_secret_that_is_being_read_holds_up_its_own_step_alone() -> None:
-    """It takes no slot, so another run can use the only one; once the secret is read, the step gets its value."""
+    """It takes no slot; another run uses the only one meanwhile. Once the secret is read, the step gets its value."""
     source = Source()
-    async with source.world() as world:
-        agent = world.enroll("web-1", "web")
-        world.hello(agent, slots=1)
-        slow = await world.start(SLOW)
-        plain = await world.start(PLAIN)
-        (offered,) = world.link.offers()
+    async with source.host() as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent, slots=1)
+        slow = await host.start(SLOW)
+        plain = await host.start(PLAIN)
+        (offered,) = host.link.offers()
         assert offered.attempt.run == plain.id
-        assert reasons(world, slow.id) == [ReasonCode.SECRET_WAITING]
-        world.finished(agent, offered)
-        await world.settle()
-        world.link.take()
+        assert reasons(host, slow.id) == [ReasonCode.SECRET_WAITING]
+        host.finished(agent, offered)
+        await host.settle()
+        host.link.take()
 
         source.answer = VALUE
-        await news(world)
+        await news(host)
 
-        (offer,) = [message for message in world.link.take() if isinstance(message, messages.Offer)]
+        (offer,) = [message for message in host.link.take() if isinstance(message, messages.Offer)]
         assert (offer.task.key.attempt.run, offer.task.env["V"], offer.task.secrets) == (slow.id, VALUE, [VALUE])
-        assert VALUE not in str(world.events(slow.id))
-        assert not world.world.unread
+        assert VALUE not in str(host.events(slow.id))
+        assert not host.state.awaiting_secrets
 
 
 async def test_news_that_change_nothing_are_no_events_and_a_new_trouble_is_one() -> None:
     """Each reason is recorded once."""
     source = Source()
-    async with source.world() as world:
-        world.hello(world.enroll("web-1", "web"))
-        run = await world.start(SLOW)
+    async with source.host() as host:
+        host.hello(host.enroll("web-1", "web"))
+        run = await host.start(SLOW)
         for _ in range(3):
-            await news(world)
-        assert reasons(world, run.id) == [ReasonCode.SECRET_WAITING]
+            await news(host)
+        assert reasons(host, run.id) == [ReasonCode.SECRET_WAITING]
         source.answer = Retryable("WF626", "waiting for secret SLOW: Vault is sealed")
-        await news(world)
-        assert "sealed" in world.events(run.id)[-1].reason.text
-        assert len(world.world.unread) == 1
+        await news(host)
+        assert "sealed" in host.events(run.id)[-1].reason.text
+        assert len(host.state.awaiting_secrets) == 1
 
 
 @pytest.mark.parametrize(
@@ -129,126 +129,126 @@ async def test_a_secret_that_cannot_be_read_or_is_nowhere_fails_the_step_with_it
 ) -> None:
     """There are two codes: one for the administrator of the source, the other for the author of the file."""
     source = Source()
-    async with source.world() as world:
-        world.hello(world.enroll("web-1", "web"))
-        run = await world.start(SLOW)
+    async with source.host() as host:
+        host.hello(host.enroll("web-1", "web"))
+        run = await host.start(SLOW)
         source.answer = answer
-        await news(world)
-        found = world.log.run(run.id)
+        await news(host)
+        found = host.log.run(run.id)
         assert found is not None
         assert found.conclusion is Conclusion.FAILURE
-        (ended,) = [event for event in world.events(run.id) if isinstance(event, events.AttemptFinished)]
+        (ended,) = [event for event in host.events(run.id) if isinstance(event, events.AttemptFinished)]
         assert ended.reason.code is code
-        assert world.link.offers() == []
-        assert world.placed() == {}
+        assert host.link.offers() == []
+        assert host.placed() == {}
 
 
 async def test_a_run_that_is_cancelled_meanwhile_asks_for_nothing_any_more() -> None:
-    """Secrets that arrive later are ignored."""
+    """A later value has no effect."""
     source = Source()
-    async with source.world() as world:
-        world.hello(world.enroll("web-1", "web"))
-        run = await world.start(SLOW)
-        await world.driver.cancel(run.id, "test")
+    async with source.host() as host:
+        host.hello(host.enroll("web-1", "web"))
+        run = await host.start(SLOW)
+        await host.driver.cancel(run.id, "test")
         source.answer = VALUE
-        await news(world)
-        assert world.link.offers() == []
-        assert world.placed() == {}
-        assert not world.world.unread
+        await news(host)
+        assert host.link.offers() == []
+        assert host.placed() == {}
+        assert not host.state.awaiting_secrets
 
 
 async def test_a_value_that_is_forgotten_before_the_task_leaves_delays_the_offer_and_nothing_else() -> None:
-    """The step keeps its slot, and the offer is sent once when the value is available again."""
+    """The step keeps its slot, and the offer follows once, when the value is available again."""
     source = Source(VALUE)
-    async with source.world() as world:
-        _, slow = await dispatched_without_value(world, source)
+    async with source.host() as host:
+        _, slow = await dispatched_without_value(host, source)
         source.answer = VALUE
-        world.driver.secrets_read()
-        await news(world)
-        assert [key.attempt.run for key in world.link.offers()] == [slow.id]
+        host.driver.secrets_read()
+        await news(host)
+        assert [key.attempt.run for key in host.link.offers()] == [slow.id]
 
 
 async def test_a_cancel_before_the_offer_is_said_again_after_it() -> None:
-    """The agent did not know the attempt yet; without a second cancel the step would run to its end."""
+    """The agent did not know the attempt yet: without this the step would run to its end."""
     source = Source(VALUE)
-    async with source.world() as world:
-        _, slow = await dispatched_without_value(world, source)
-        await world.driver.cancel(slow.id, "test")
-        world.link.take()
+    async with source.host() as host:
+        _, slow = await dispatched_without_value(host, source)
+        await host.driver.cancel(slow.id, "test")
+        host.link.take()
         source.answer = VALUE
-        await news(world)
-        assert [type(message) for message in world.link.take()] == [messages.Offer, messages.Cancel]
+        await news(host)
+        assert [type(message) for message in host.link.take()] == [messages.Offer, messages.Cancel]
 
 
 async def test_an_offer_whose_secret_cannot_be_read_any_more_is_a_task_that_fails() -> None:
-    """The slot is released, and the step shows the reason."""
+    """The slot is not held forever, and the step has the reason."""
     source = Source(VALUE)
-    async with source.world() as world:
-        await dispatched_without_value(world, source)
+    async with source.host() as host:
+        await dispatched_without_value(host, source)
         source.answer = Rejected("WF626", "cannot read secret SLOW: Vault is sealed; gave up after 600 s")
-        await news(world)
-        (offer,) = [message for message in world.link.take() if isinstance(message, messages.Offer)]
+        await news(host)
+        (offer,) = [message for message in host.link.take() if isinstance(message, messages.Offer)]
         assert offer.task.node == "fail"
         assert "gave up after 600 s [WF626]" in offer.task.params["message"]
 
 
 async def test_an_agent_that_comes_back_meanwhile_has_its_offer_when_the_value_is_there() -> None:
-    """Its settlement cannot make the offer either, and does not drop it."""
+    """Its settlement cannot make the offer yet, and forgets nothing."""
     source = Source(VALUE)
-    async with source.world() as world:
-        agent, slow = await dispatched_without_value(world, source)
-        world.agents.disconnected(agent, "cut")
-        world.hello(agent, slots=1, instance="instance-2")
-        await world.settle()
-        assert world.link.offers() == []
+    async with source.host() as host:
+        agent, slow = await dispatched_without_value(host, source)
+        host.agents.disconnected(agent, "cut")
+        host.hello(agent, slots=1, instance="instance-2")
+        await host.settle()
+        assert host.link.offers() == []
         source.answer = VALUE
-        await news(world)
-        offers = [message.task for message in world.link.take() if isinstance(message, messages.Offer)]
+        await news(host)
+        offers = [message.task for message in host.link.take() if isinstance(message, messages.Offer)]
         assert {(task.key.attempt.run, task.instance) for task in offers} == {(slow.id, "instance-2")}
 
 
 async def test_a_daemon_that_comes_back_reads_again_and_offers_what_the_agent_lacks() -> None:
-    """The restart happens before and after the step has its slot; nothing is lost or failed."""
+    """Before the slot and after it: nothing is lost or fails."""
     source = Source()
-    async with source.world() as world:
-        world.hello(world.enroll("web-1", "web"))
-        waiting = await world.start(SLOW)
+    async with source.host() as host:
+        host.hello(host.enroll("web-1", "web"))
+        waiting = await host.start(SLOW)
         source.answer = VALUE
-        sent = await world.start(SLOW)
-        assert [key.attempt.run for key in world.link.offers()] == [sent.id]
-        log, clock = world.log.reopened(), ManualClock(world.clock.at)
+        sent = await host.start(SLOW)
+        assert [key.attempt.run for key in host.link.offers()] == [sent.id]
+        log, clock = host.log.reopened(), ManualClock(host.clock.at)
 
     source.answer = READING
-    async with source.world(log, clock) as world:
-        world.hello(world.enroll("web-1", "web"))
-        await world.settle()
-        assert world.link.offers() == []
+    async with source.host(log, clock) as host:
+        host.hello(host.enroll("web-1", "web"))
+        await host.settle()
+        assert host.link.offers() == []
         source.answer = VALUE
-        await news(world)
-        assert sorted(key.attempt.run for key in world.link.offers()) == sorted([waiting.id, sent.id])
+        await news(host)
+        assert sorted(key.attempt.run for key in host.link.offers()) == sorted([waiting.id, sent.id])
 
 
 async def test_a_bug_in_making_the_offer_stalls_its_own_run_alone() -> None:
-    """One notification about a secret concerns many runs, and the others continue."""
+    """One secret may concern many runs."""
     source = Source(VALUE)
-    async with source.world() as world:
-        _, slow = await dispatched_without_value(world, source)
+    async with source.host() as host:
+        _, slow = await dispatched_without_value(host, source)
         source.answer = ZeroDivisionError("a bug")
-        await news(world)
-        assert "a bug" in world.world.stalled[slow.id]
-        assert world.is_alive
-        await world.start(PLAIN)
-        assert len(world.link.offers()) == 1
+        await news(host)
+        assert "a bug" in host.state.stalled[slow.id]
+        assert host.is_alive
+        await host.start(PLAIN)
+        assert len(host.link.offers()) == 1
 
 
 async def test_what_waits_for_a_job_that_a_full_disk_has_undone_asks_for_nothing() -> None:
-    """The job is not in the log any more, and the other runs continue."""
-    async with HostWorld() as world:
-        run = await world.start(ONE_STEP)
+    """The job is no longer in any log, and the other runs continue."""
+    async with HostHarness() as host:
+        run = await host.start(ONE_STEP)
         gone: Any = commands.ListServers(job=JobId("gone"), group="web")
-        world.world.unread.append((run.id, gone))
-        world.driver.secrets_read()
-        # If the driver had stopped, this would wait for ever.
+        host.state.awaiting_secrets.append((run.id, gone))
+        host.driver.secrets_read()
+        # A driver that has ended would let it wait for ever.
         async with asyncio.timeout(PATIENCE_S):
-            await world.driver.pass_through()
-        assert world.is_alive
+            await host.driver.pass_through()
+        assert host.is_alive

@@ -1,4 +1,4 @@
-"""Timers: each fires once, at its instant, and a dropped timer never fires."""
+"""Timers: each fires once, at its time; a cancelled one never fires."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def timer(due_at: int, job: str = "a") -> Timer:
     return Timer(kind=TimerKind.JOB_TIMEOUT, due_at=due_at, job=JobId(job))
 
 
-def test_timers_fire_in_the_order_of_their_instants() -> None:
-    """The order of arming does not matter, and no timer fires early."""
+def test_timers_fire_in_the_order_of_their_times() -> None:
+    """Whatever the order in which they were armed, and not before their time."""
     timers = Timers()
     for due_at in (30, 10, 20):
         timers.arm(RUN, timer(due_at))
@@ -28,8 +28,8 @@ def test_timers_fire_in_the_order_of_their_instants() -> None:
     assert len(timers) == 0
 
 
-def test_equal_instants_fire_in_the_order_of_arming() -> None:
-    """The order in the log is deterministic."""
+def test_equal_times_fire_in_the_order_of_arming() -> None:
+    """So that the order is the same every time."""
     timers = Timers()
     for job in "cab":
         timers.arm(RUN, timer(10, job))
@@ -37,7 +37,7 @@ def test_equal_instants_fire_in_the_order_of_arming() -> None:
 
 
 def test_arming_twice_is_arming_once() -> None:
-    """Recovery may arm a timer that is already armed."""
+    """Recovery may repeat what the live path has done."""
     timers = Timers()
     timers.arm(RUN, timer(10))
     timers.arm(RUN, timer(10))
@@ -46,7 +46,7 @@ def test_arming_twice_is_arming_once() -> None:
 
 
 def test_a_dropped_timer_does_not_fire() -> None:
-    """Timers can be dropped one by one or by run; dropping an unknown timer does no harm."""
+    """Neither one by one nor by run; dropping an unknown timer has no effect."""
     timers = Timers()
     timers.arm(RUN, timer(10))
     timers.arm(RUN, timer(20))
@@ -61,7 +61,7 @@ def test_a_dropped_timer_does_not_fire() -> None:
 
 
 def test_a_timer_armed_again_after_its_drop_fires_once() -> None:
-    """The old heap entry does not count for the new timer."""
+    """The old entry does not count for the new timer."""
     timers = Timers()
     timers.arm(RUN, timer(10))
     timers.drop(RUN, timer(10))
@@ -82,7 +82,7 @@ def test_next_at_is_never_later_than_the_next_timer() -> None:
 
 
 def test_one_call_gives_no_more_than_was_asked_for() -> None:
-    """Thousands of timers that are due at one instant are returned in several calls, and none is lost."""
+    """Thousands of timers that are due at once are taken in parts, and none is lost."""
     timers = Timers()
     for number in range(25):
         timers.arm(RunId(str(number)), timer(10))
@@ -94,7 +94,7 @@ def test_one_call_gives_no_more_than_was_asked_for() -> None:
 
 
 def test_dropped_timers_do_not_fill_the_memory() -> None:
-    """Long timeouts of short jobs leave the heap soon, not after hours; the remaining timers still fire."""
+    """Long timeouts of short jobs leave the heap soon, not after hours; the remaining ones still fire."""
     timers = Timers()
     timers.arm(OTHER, timer(5))
     for number in range(20_000):

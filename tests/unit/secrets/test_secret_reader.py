@@ -13,7 +13,7 @@ from waterflow_agent.backoff import Backoff
 from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.secrets import secret_reader
 from waterflowd.secrets.secret_reader import Key, SecretReader
-from waterflowd.testing.host import until
+from waterflowd.testing.awaiting import until
 
 KEY = ("vault", "apps/web")
 

@@ -15,7 +15,7 @@ from waterflowd.secrets.secret_reader import SecretReader
 from waterflowd.secrets.sources import RunRevision, Sources
 from waterflowd.secrets.values import BYTES_MAX
 from waterflowd.secrets.vault_settings import VaultField
-from waterflowd.testing.host import until
+from waterflowd.testing.awaiting import until
 
 COMMIT = RunRevision("ops", "c1")
 NOWHERE = RunRevision(None, None)

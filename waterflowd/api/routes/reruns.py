@@ -83,7 +83,7 @@ def _request(services: Services, run: Run, body: RerunBody) -> StartRequest:
     trigger = Trigger(kind=TriggerKind.RERUN, ref=old.ref, git=old.git, payload={"name": old.kind.value, **old.payload})
     plan, revision = services.log.plan(run.plan_hash), run.revision
     if plan is None:
-        raise Stalled("WF305", f"the plan of run {run.id} is missing from the store; run waterflowd fsck")
+        raise Stalled("WF305", f"the plan of run {run.id} is missing from the log; run waterflowd fsck")
     if body.at is not None and not (run.revision or "").startswith(body.at.lower()):
         found = _plan_at(services, run, body.at.lower())
         plan, revision = found.plan, found.revision

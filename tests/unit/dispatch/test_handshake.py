@@ -1,4 +1,4 @@
-"""Whether a hello may open a session: what an agent announces is limited."""
+"""Whether a hello may open a session: its content is bounded."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def hello(own: list[messages.OwnNode]) -> messages.Hello:
 def judged(own: list[messages.OwnNode]) -> messages.Reject | None:
     said = hello(own)
     frame = codec.decode_frame(codec.encode_frame(TOKEN, 0, 1, [], [codec.encode_message(said)]), codec.Side.AGENT)
-    return handshake.refusal(frame, said)
+    return handshake.check(frame, said)
 
 
-def test_an_agent_may_tell_of_as_many_nodes_as_it_takes() -> None:
-    """A hello with the maximum number of nodes and the longest texts is accepted."""
+def test_an_agent_may_send_the_maximum_number_of_nodes() -> None:
+    """With the longest texts that it sends."""
     name = "a" * 64 + "/" + "b" * 64
     node = messages.OwnNode(name, "server", "f" * 64, "s" * 200, [("p" * 64, True)] * 32, "f" * 300)
 
@@ -40,10 +40,10 @@ def test_an_agent_may_tell_of_as_many_nodes_as_it_takes() -> None:
         lambda node: [messages.OwnNode("n/m", "server", "1", fault="f" * 600)],
     ],
 )
-def test_one_that_tells_of_more_gets_no_session(
+def test_an_agent_with_more_gets_no_session(
     change: Callable[[messages.OwnNode], list[messages.OwnNode]],
 ) -> None:
-    """The daemon's memory per agent is bounded."""
+    """What the daemon keeps of its agents is bounded."""
     refused = judged(change(messages.OwnNode("n/m", "server", "1")))
 
     assert refused is not None

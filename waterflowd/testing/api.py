@@ -1,9 +1,9 @@
-"""A whole API over memory: the real driver, engine and feed, an in-memory log, and agents that do as the script says.
+"""A whole API in memory: the real driver, engine and feed, an in-memory log, and scripted agents.
 
-Rules of this file: no socket, no file, no thread. What an agent does with a shell step is in its script, so that a workflow
-file tells the whole test: `print TEXT` prints a line, `printerr TEXT` to the other stream, `exit N` ends with that code,
-`hold` stays at work until `release`. `${NAME}` is filled in from the step's environment. Everything else is ignored. `log`
-prints its message.
+Rules of this file: no socket, no file, no thread. A shell step's script controls its agent, so that a workflow file contains
+the whole test: `print TEXT` prints a line, `printerr TEXT` prints to stderr, `exit N` ends with that exit code, `hold` keeps
+running until `release`. `${NAME}` is replaced from the step's environment. Everything else is ignored. The node `log` prints
+its message.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,9 +44,9 @@ from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement, Server
 from waterflowd.fleet.registry import Registry
-from waterflowd.host.batch import LiveState
 from waterflowd.host.driver import Driver
 from waterflowd.host.feed import Feed
+from waterflowd.host.live_state import LiveState
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
 from waterflowd.model import plan as plans
@@ -54,6 +54,7 @@ from waterflowd.model.ids import AUDIT, AgentId, RunId
 from waterflowd.model.records import OutputAppend, OutputPiece
 from waterflowd.model.statuses import Outcome
 from waterflowd.ports import FileReader
+from waterflowd.testing.awaiting import until
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
 
@@ -61,11 +62,11 @@ VERSION = "0.0.0-test"
 
 
 class WallClock:
-    """Milliseconds of the wall clock, never twice the same."""
+    """Milliseconds of the wall clock, never the same twice."""
 
     def __init__(self) -> None:
         self._last = 0
-        #: Added to the time, to let tokens expire.
+        #: Added to the time, for example to let tokens expire.
         self.ahead_ms = 0
 
     def now(self) -> int:
@@ -89,7 +90,7 @@ class DirectCompiler:
 
 
 class ScriptedAgents:
-    """The link to agents that do at once what a script says. Implements `ports.Link`."""
+    """The link to agents that execute scripts at once. Implements `ports.Link`."""
 
     def __init__(self, outputs: MemoryOutputLogs, feed: Feed, clock: WallClock) -> None:
         self._outputs = outputs
@@ -144,14 +145,14 @@ class ScriptedAgents:
         self._finish(agent, key, Outcome.SUCCESS if code == 0 else Outcome.FAILURE, code)
 
     async def print(self, key: messages.TaskId, data: bytes, stream: int = 1) -> None:
-        """Something is printed by an attempt."""
+        """An attempt prints something."""
         name = key.attempt
         piece = OutputPiece(offset=self._outputs.size(name), at=self._clock.now(), stream=stream, data=data)
         await self._outputs.append([OutputAppend(attempt=key.attempt, pieces=[piece])])
         self._feed.output_published(name.run)
 
     def release(self, key: messages.TaskId, code: int = 0) -> None:
-        """An attempt that was held ends."""
+        """Ends a held attempt."""
         agent = self.held.pop(key)
         self._finish(agent, key, Outcome.SUCCESS if code == 0 else Outcome.FAILURE, code)
 
@@ -282,8 +283,8 @@ class MemoryRepositoryAdmin:
         return self.repositories[index]
 
 
-class ApiWorld:
-    """An API and everything under it; `async with ApiWorld() as world` runs the driver."""
+class ApiHarness:
+    """An API and everything below it; `async with ApiHarness() as harness` runs the driver."""
 
     def __init__(self, *, is_open: bool = True, listen: str | None = "127.0.0.1:8080", requests_per_s: int = 0) -> None:
         self.clock = WallClock()
@@ -330,7 +331,7 @@ class ApiWorld:
         )
         self.api: Api = Api(self.services)
 
-    async def __aenter__(self) -> ApiWorld:
+    async def __aenter__(self) -> ApiHarness:
         self._task = asyncio.create_task(self.driver.run(), name="driver")
         return self
 
@@ -341,7 +342,7 @@ class ApiWorld:
             await self._task
 
     def connect(self, name: str, *groups: str) -> None:
-        """An agent of these groups is there."""
+        """Connects an agent of these groups."""
         agent = AgentId(f"SHA256:{name:x<43}")
         now = self.clock.now()
         self._registry.apply(
@@ -357,7 +358,7 @@ class ApiWorld:
         self.driver.wake()
 
     def token(self, role: Role, *, name: str | None = None, groups: tuple[str, ...] = (), ttl_ms: int = 60_000) -> str:
-        """An API token with this role, as if an admin had made it."""
+        """Creates an API token with this role."""
         name = name or role.value
         secret = f"wf_{name:0<43}"
         now = self.clock.now()
@@ -380,24 +381,15 @@ class ApiWorld:
         return [record.event for record in self.log.read(AUDIT)]
 
     async def held(self, count: int = 1) -> list[messages.TaskId]:
-        """Waits until so many attempts are held, and gives them in the order in which they came."""
+        """Waits until this many attempts are held; returns them in order of arrival."""
         await until(lambda: len(self.fleet.held) >= count)
         return list(self.fleet.held)
 
     async def completed(self, run: str) -> None:
-        """Waits until the run is completed."""
+        """Waits until the run has completed."""
 
         def is_completed() -> bool:
             row = self.log.run(RunId(run))
             return row is not None and row.completed_at is not None
 
         await until(is_completed)
-
-
-async def until(is_true: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Waits for a condition, with a deadline."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while not is_true():
-        assert loop.time() < end, "the condition did not come true in time"
-        await asyncio.sleep(0.002)

@@ -1,4 +1,4 @@
-"""A daemon's link on loopback for tests: recording handlers, and a scripted peer over a real DEALER."""
+"""A daemon's link on loopback for tests, with a recording listener and a scripted peer over a real DEALER socket."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-class Desk:
-    """Records the link's calls in order, and confirms reports as durable at once."""
+class RecordingListener:
+    """Records the link's calls, in order; behaves like a host that makes everything durable at once."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, AgentId]] = []
@@ -78,39 +78,39 @@ class Desk:
         self.questions.append(request)
 
 
-class Enrollments:
-    """Approves exactly the keys that a test has added; a valid token approves a key at once."""
+class FakeEnroller:
+    """Approves the keys in `approved`, and every request with the right token."""
 
     def __init__(self) -> None:
         self.approved: set[str] = set()
         self.requests: list[messages.EnrollRequest] = []
 
-    async def request(self, public_key: str, wanted: messages.EnrollRequest) -> messages.EnrollAnswer:
-        self.requests.append(wanted)
-        if wanted.token != "join":
+    async def request(self, public_key: str, request: messages.EnrollRequest) -> messages.EnrollAnswer:
+        self.requests.append(request)
+        if request.token != "join":
             return messages.EnrollAnswer("pending", "wait for approval", "", "", [], "", 5_000)
         self.approved.add(public_key)
-        return messages.EnrollAnswer("approved", "welcome", "", wanted.name, ["web"], "", 0)
+        return messages.EnrollAnswer("approved", "welcome", "", request.name, ["web"], "", 0)
 
     def is_approved(self, public_key: str) -> bool:
         return public_key in self.approved
 
 
 class Peer:
-    """A DEALER with its own key that sends what the test tells it to."""
+    """A DEALER socket with its own key that sends what the test says."""
 
     _tokens = itertools.count()
 
-    def __init__(self, world: World, pair: tuple[bytes, bytes] | None = None) -> None:
-        self._world = world
+    def __init__(self, link: LinkHarness, pair: tuple[bytes, bytes] | None = None) -> None:
+        self._link = link
         self.public, self.secret = pair or zmq.curve_keypair()
         self.agent = AgentId(fingerprint(self.public.decode()))
         self.session = Session("not-open-yet", codec.Side.DAEMON, 0)
-        self.socket: zmq.asyncio.Socket = world.socket()
+        self.socket: zmq.asyncio.Socket = link.socket()
 
     def connect(self, endpoint: str, *, identity: bytes = b"") -> Peer:
         self.socket.curve_publickey, self.socket.curve_secretkey = self.public, self.secret
-        self.socket.curve_serverkey = self._world.keys.public.encode()
+        self.socket.curve_serverkey = self._link.keys.public.encode()
         if identity:
             self.socket.setsockopt(zmq.IDENTITY, identity)
         self.socket.connect(endpoint)
@@ -145,7 +145,7 @@ class Peer:
         )
 
     async def hear(self, kind: type[msgspec.Struct]) -> list[messages.Message]:
-        """Returns the messages of the first frame that contains one of this kind."""
+        """The messages of the first frame that contains one of this kind."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 received = self.session.receive(await self.socket.recv(), 0)
@@ -160,26 +160,26 @@ class Peer:
         return welcome
 
     async def beat(self) -> None:
-        """Sends a frame without messages, which only shows that this peer is alive."""
+        """Sends an empty frame: a keep-alive."""
         await self.socket.send(codec.encode_frame(self.session.token, 0, 1, [], []))
 
 
-class World:
-    """A started link, its handlers, and the sockets that a test opens."""
+class LinkHarness:
+    """A started link, its listener and enroller, and the sockets that a test opens."""
 
     def __init__(self, data_dir: Path, *, silence_ms: int) -> None:
         self.keys = keys.load_server_keys(data_dir)
-        self.desk = Desk()
-        self.enrollments = Enrollments()
+        self.listener = RecordingListener()
+        self.enroller = FakeEnroller()
         self.context = zmq.asyncio.Context()
         self._sockets: list[zmq.asyncio.Socket] = []
         self.dispatch = Dispatch(
-            self.desk,
-            self.enrollments,
+            self.listener,
+            self.enroller,
             self.keys,
             7,
             lambda agent: ("web-1", ["web"]),
-            cloned=lambda agent, hello: self.desk.clones.append(agent),
+            on_clone=lambda agent, hello: self.listener.clones.append(agent),
             silence_ms=silence_ms,
         )
 
@@ -192,11 +192,11 @@ class World:
     def peer(self, *, pair: tuple[bytes, bytes] | None = None) -> Peer:
         """Returns an agent with an approved key, connected to the work port."""
         peer = Peer(self, pair)
-        self.enrollments.approved.add(peer.public.decode())
+        self.enroller.approved.add(peer.public.decode())
         return peer.connect(self.dispatch.endpoints.work)
 
     def names(self, agent: AgentId) -> list[str]:
-        return [name for name, whose in self.desk.calls if whose == agent]
+        return [name for name, whose in self.listener.calls if whose == agent]
 
     async def proves_alive(self, peer: Peer) -> None:
         """Checks that a result of a well-behaved agent still arrives."""
@@ -205,12 +205,12 @@ class World:
 
 
 @asynccontextmanager
-async def started(data_dir: Path, *, silence_ms: int = 60_000) -> AsyncIterator[World]:
-    world = World(data_dir, silence_ms=silence_ms)
-    await world.dispatch.start("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
+async def started(data_dir: Path, *, silence_ms: int = 60_000) -> AsyncIterator[LinkHarness]:
+    link = LinkHarness(data_dir, silence_ms=silence_ms)
+    await link.dispatch.start("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
     try:
-        yield world
-        assert not any(task.done() for task in world.dispatch.tasks)
+        yield link
+        assert not any(task.done() for task in link.dispatch.tasks)
     finally:
-        await world.dispatch.close()
-        world.context.destroy(linger=0)
+        await link.dispatch.close()
+        link.context.destroy(linger=0)

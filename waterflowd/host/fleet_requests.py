@@ -1,0 +1,174 @@
+"""Requests to the fleet: engine commands become requests for slots, server lists and locks; answers become engine inputs.
+
+Rules of this file: a request is answered inside the batch, because its answer is an input of the same batch. A job keeps its
+server, so its first slot request names the nodes of all its steps. A node of the repository comes with the task, so its server
+only needs an agent that accepts such tasks. An attempt gets no slot before all of its secrets can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from waterflow_agent.errors import Rejected, Retryable
+from waterflow_agent.nodes.schema import FROM_REPOSITORY
+from waterflowd.engine import Run, commands, inputs
+from waterflowd.engine.state.blocks import SERVERLESS_NODES
+from waterflowd.fleet.locks import Answer, Ask, Holder
+from waterflowd.fleet.placement import Server, ServerListRequest, SlotRequest
+from waterflowd.fleet.registry import ALL_SERVERS, Enrolled
+from waterflowd.host.live_state import LiveState
+from waterflowd.model.ids import AgentId, AttemptId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.plan import Plan, StepPlan
+from waterflowd.model.reasons import Reason, ReasonCode, reason
+
+_AttemptCommand = (
+    inputs.SlotGranted
+    | commands.RequestSlot
+    | commands.SendTask
+    | commands.FreeSlot
+    | commands.CancelSlotRequest
+    | commands.StartChildRun
+    | commands.WatchChildRun
+    | commands.DropChildRun
+)
+
+
+def attempt_id(run: RunId, command: _AttemptCommand) -> AttemptId:
+    """The attempt that a command or an input is about."""
+    return AttemptId(run, JobId(command.job), StepId(command.step), AttemptNo(command.attempt))
+
+
+# Slots ----------------------------------------------------------------------------------------------------------------
+
+
+def request_slot(state: LiveState, run: Run, command: commands.RequestSlot) -> inputs.Input:
+    """Requests a slot for an attempt; returns the answer as an input."""
+    job, step, number = command.job, command.step, command.attempt
+    if not _may_use_server(state, run.repository, command.group, command.agent):
+        why = _not_allowed(run.repository, command.group)
+        return inputs.SlotDenied(job=job, step=step, attempt=number, reason=why)
+    if command.secrets:
+        obstacle = _secrets_obstacle(state, run, command)
+        if obstacle is not None:
+            return obstacle
+    request = slot_requirements(run, command)
+    answer = state.placement.request(request)
+    if isinstance(answer, Server):
+        return slot_granted(state, request, answer)
+    return inputs.SlotPending(job=job, step=step, attempt=number, reason=answer)
+
+
+def slot_granted(state: LiveState, request: SlotRequest, server: Server) -> inputs.SlotGranted:
+    """A granted slot, as an input."""
+    entry = state.registry.agents[server.agent]
+    return inputs.SlotGranted(
+        job=request.attempt.job,
+        step=request.attempt.step,
+        attempt=request.attempt.number,
+        epoch=state.epoch,
+        agent=server.agent,
+        agent_name=entry.name,
+        boot_id=server.boot_id,
+        facts=server.facts,
+        node_version=server.version_of(request.node),
+    )
+
+
+def slot_requirements(run: Run, command: commands.RequestSlot) -> SlotRequest:
+    """What the attempt requires of its server."""
+    node = _required_node(run.plan, command.node)
+    later: frozenset[str] = frozenset()
+    if command.agent is None:
+        later = frozenset(_required_nodes(run.plan, run.jobs_by_id[command.job].plan.steps)) - {node}
+    key = attempt_id(run.id, command)
+    return SlotRequest(key, command.group, node, command.agent, command.labels, command.avoid, later)
+
+
+def _required_node(plan: Plan, node: str) -> str:
+    return node if plan.node(node) is None else FROM_REPOSITORY
+
+
+def _required_nodes(plan: Plan, steps: Iterable[StepPlan]) -> Iterator[str]:
+    """Nodes that these steps, and the steps inside them, need on the server."""
+    for step in steps:
+        if step.node not in SERVERLESS_NODES:
+            yield _required_node(plan, step.node)
+        for block in step.blocks:
+            yield from _required_nodes(plan, block.steps)
+
+
+def _secrets_obstacle(state: LiveState, run: Run, command: commands.RequestSlot) -> inputs.Input | None:
+    """Why the attempt's secrets prevent a slot, for now or for good; None when all can be read."""
+    job, step, number = command.job, command.step, command.attempt
+    try:
+        missing = state.missing_secrets(run, job, command.secrets)
+    except Retryable as error:
+        state.awaiting_secrets.append((run.id, command))
+        why = reason(ReasonCode.SECRET_WAITING, error.text)
+        return inputs.SlotPending(job=job, step=step, attempt=number, reason=why)
+    except Rejected as error:
+        why = reason(ReasonCode.SECRET_UNREADABLE, str(error), error=error.code)
+        return inputs.SlotDenied(job=job, step=step, attempt=number, reason=why)
+    if not missing:
+        return None
+    text = f"no source has the secret {', '.join(missing)}; set it in the daemon's secrets"
+    why = reason(ReasonCode.SECRET_MISSING, text, secrets=missing)
+    return inputs.SlotDenied(job=job, step=step, attempt=number, reason=why)
+
+
+def _may_use_server(state: LiveState, repository: str | None, group: str, agent: AgentId | None) -> bool:
+    """Whether a run of the repository may use the group, or this server of the group of all servers."""
+    if state.may_use(repository, group):
+        return True
+    entry = state.registry.agents.get(agent) if agent is not None and group == ALL_SERVERS else None
+    return entry is not None and any(state.may_use(repository, name) for name in entry.groups)
+
+
+def _not_allowed(repository: str | None, group: str) -> Reason:
+    text = f'runs of repository "{repository}" may not use group "{group}"; allow it in `groups` of its configuration'
+    return reason(ReasonCode.GROUP_NOT_ALLOWED, text, group=group, repository=repository)
+
+
+# Server lists ---------------------------------------------------------------------------------------------------------
+
+
+def list_servers(state: LiveState, run: Run, command: commands.ListServers) -> inputs.ServersListed:
+    """Lists the servers of a group that the run may use, as an input."""
+    repository, group = run.repository, command.group
+    if group != ALL_SERVERS and not state.may_use(repository, group):
+        return inputs.ServersListed(
+            job=command.job, servers=[], reason=_not_allowed(repository, group), is_refused=True
+        )
+    request = ServerListRequest(run.id, command.job)
+    if group != ALL_SERVERS or state.may_use(repository, ALL_SERVERS):
+        return servers_listed(request, state.placement.list_servers(request, group, command.labels))
+
+    def accept(entry: Enrolled) -> bool:
+        return any(state.may_use(repository, name) for name in entry.groups)
+
+    return servers_listed(request, state.placement.list_servers(request, group, command.labels, accept))
+
+
+def servers_listed(request: ServerListRequest, found: Sequence[Enrolled] | Reason) -> inputs.ServersListed:
+    """The servers of a group, as an input."""
+    if isinstance(found, Reason):
+        return inputs.ServersListed(job=request.job, servers=[], reason=found)
+    return inputs.ServersListed(job=request.job, servers=[(entry.agent, entry.name) for entry in found])
+
+
+# Locks ----------------------------------------------------------------------------------------------------------------
+
+
+def lock_request(run: Run, command: commands.AcquireLock) -> Ask:
+    """The request of a run or job for its concurrency group."""
+    lock = run.lock if command.job is None else run.jobs_by_id[command.job].lock
+    asked_at = lock.requested_at if lock is not None else 0
+    return Ask(Holder(run.id, command.job), command.group, run.repository or "", command.limit, command.queue, asked_at)
+
+
+def lock_answer(answer: Answer) -> inputs.Input:
+    """The answer of a concurrency group, as an input."""
+    if answer.is_granted:
+        return inputs.LockAcquired(job=answer.holder.job)
+    assert answer.reason is not None
+    return inputs.LockNotAcquired(job=answer.holder.job, is_refused=answer.is_refused, reason=answer.reason)

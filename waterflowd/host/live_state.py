@@ -1,0 +1,99 @@
+"""The daemon's in-memory state of all open runs. The driver owns it; every batch changes it.
+
+Rules of this file: nothing here is authoritative. After a restart everything is rebuilt from the log (recovery.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from waterflow_agent.errors import Retryable
+from waterflow_agent.wire import messages
+from waterflowd.engine import Run, commands, events
+from waterflowd.fleet.locks import Locks
+from waterflowd.fleet.placement import Placement
+from waterflowd.fleet.registry import Registry
+from waterflowd.host.child_runs import ChildRunRegistry
+from waterflowd.host.timers import Timers
+from waterflowd.model.ids import AgentId, JobId, RunId
+from waterflowd.model.plan import Plan
+from waterflowd.model.records import StartRequest
+
+logger = logging.getLogger("waterflow.host")
+
+#: Builds the wire task of an attempt. Raises `Retryable` while a secret of the task is being read.
+Lower = Callable[[Run, commands.SendTask, str], messages.Task]
+#: Which of these secrets, named as a job of the run knows them, have no value in any source. Raises `Retryable` while some
+#: are being read, `Rejected` when one cannot be read.
+MissingSecrets = Callable[[Run, JobId, Sequence[str]], list[str]]
+
+
+async def _no_digests(repository: str, revision: str, calls: Sequence[str]) -> dict[str, str]:
+    """Without repositories there are no files to hash."""
+    return {}
+
+
+def all_missing(run: Run, job: JobId, names: Sequence[str]) -> list[str]:
+    """Without sources every secret is missing."""
+    return list(names)
+
+
+class LiveState(msgspec.Struct, frozen=True, kw_only=True):
+    """All open runs, and what the host keeps in memory for them."""
+
+    runs: dict[RunId, Run]
+    #: Stalled runs, with the reason.
+    stalled: dict[RunId, str]
+    placement: Placement
+    locks: Locks
+    registry: Registry
+    timers: Timers
+    child_runs: ChildRunRegistry = msgspec.field(default_factory=ChildRunRegistry)
+    lower: Lower
+    missing_secrets: MissingSecrets = all_missing
+    #: Commands to repeat when a secret was read, or could not be read.
+    awaiting_secrets: list[tuple[RunId, commands.RequestSlot | commands.SendTask]] = msgspec.field(default_factory=list)
+    #: Whether runs of the repository (None: of no repository) may use the group. Checked for each attempt, because some
+    #: groups are known only then.
+    may_use: Callable[[str | None, str], bool] = lambda repository, group: True
+    #: The results of these `hashFiles` calls for a commit of a repository.
+    digests: Callable[[str, str, Sequence[str]], Awaitable[dict[str, str]]] = _no_digests
+    #: The configured policies of the environments that a new run may enter.
+    policies: Callable[[StartRequest, Plan], dict[str, events.Policy]] = lambda request, plan: {}
+    #: Generation of the data directory: the epoch of new leases.
+    epoch: int
+
+    def run_of_open_attempt(self, agent: AgentId, key: messages.TaskId) -> Run | None:
+        """The run of an open attempt that the agent holds under this lease; None for any other attempt."""
+        name = key.attempt
+        run = self.runs.get(name.run)
+        attempt = run.attempt(name.job, name.step, name.number) if run is not None else None
+        if attempt is None or not attempt.is_open or attempt.agent != agent or attempt.epoch != key.epoch:
+            return None
+        return run
+
+    def offers(self, run: Run, command: commands.SendTask) -> list[messages.Offer]:
+        """The offer of an attempt; empty while a secret is being read, and then made when the secret is there."""
+        instance = self.placement.server(command.agent).instance
+        try:
+            return [messages.Offer(self.lower(run, command, instance))]
+        except Retryable:
+            self.awaiting_secrets.append((run.id, command))
+            return []
+
+    def stall(self, run: Run, error: Exception) -> None:
+        """Removes a run that cannot continue until somebody has looked at it; the other runs are not affected."""
+        logger.error("run %s is stalled; other runs continue", run.id, exc_info=error, extra={"run": run.id})
+        self.stalled[run.id] = f"stalled after event {run.seq}: {error}"
+        self.drop(run.id)
+
+    def drop(self, run: RunId) -> None:
+        """Removes a run with its slots, slot requests, locks, child runs and timers."""
+        self.runs.pop(run, None)
+        self.timers.drop_run(run)
+        self.placement.forget(run)
+        self.locks.forget(run)
+        self.child_runs.forget(run)

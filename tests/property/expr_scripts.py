@@ -24,7 +24,7 @@ from pathlib import Path
 from waterflowd import expr
 
 MARK = "|END|"
-#: What a value would do if it ever were code.
+#: What a value would do if it were executed.
 CANARY = "touch canary"
 
 PRELUDE = f'show() {{ printf \'%s{MARK}\' "$1"; }}\nraw() {{ printf %s "$1"; }}\n'
@@ -114,14 +114,14 @@ _PIECES = [
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A script, the values of its expressions by name, and what it prints: one value for each exact part."""
+    """A script, the values of its expressions by name, and its expected output: one value for each exact part."""
 
     script: str
     values: dict[str, str]
     expected: list[str]
 
     def reference(self) -> Case:
-        """Return the same script with harmless words in place of its expressions: what it prints is the shell's own doing."""
+        """Returns the same script with harmless words in place of its expressions, to see what the shell itself prints."""
         script, expected = self.script, self.expected
         for name, value in self.values.items():
             script = script.replace(f"${{{{ inputs.{name} }}}}", f"word-{name}")
@@ -130,14 +130,14 @@ class Case:
 
 
 def value(chance: random.Random, known: list[str]) -> str:
-    """Return a hostile value: a known one, or pieces of shell in any order."""
+    """Returns a hostile value: a known one, or fragments of shell code in any order."""
     if chance.random() < 0.3:
         return chance.choice(known)
     return "".join(chance.choice(_PIECES) for _ in range(chance.randint(0, 8)))
 
 
 class Writer:
-    """Writes one script; every choice is `chance`'s."""
+    """Writes one script; `chance` makes every choice."""
 
     def __init__(self, chance: random.Random, shell: str) -> None:
         self._chance = chance
@@ -145,7 +145,7 @@ class Writer:
         self._variables = 0
 
     def case(self, values: dict[str, str]) -> Case:
-        """Return a script of some parts for these values."""
+        """Returns a script of several parts for these values."""
         lines, expected = [], []
         for _ in range(self._chance.randint(1, 5)):
             name = self._chance.choice(sorted(values))
@@ -165,7 +165,7 @@ class Writer:
         return f"v{self._variables}"
 
     def _word(self, x: str) -> str:
-        """Return a word that expands to the value and to nothing else."""
+        """Returns a word that expands to exactly the value."""
         words = [
             f'"{x}"',
             f"'{x}'",
@@ -196,7 +196,7 @@ class Writer:
             f'set -- a {w}; {out} "$2"',
             f'for {v} in {w}; do {out} "${v}"; done',
             f'f{v}() {{ {out} "$1"; }}; f{v} {w}',
-            # Not any word: bash itself keeps a stray mark of `''` in a subject such as `${unset-''"$x"''}`.
+            # Some words are excluded: bash itself keeps a stray mark of `''` in a subject such as `${unset-''"$x"''}`.
             f"case {self._quoted(x)} in {self._quoted(x)}) {out} {self._quoted(x)};; esac",
             f"case a{w} in b|c) :;; (a*) {out} {w};; esac",
             f'if [ x{w} = "x{x}" ]; then {out} {w}; fi',
@@ -225,7 +225,7 @@ class Writer:
         return self._chance.choice([f'"{x}"', f"'{x}'"])
 
     def _document(self, x: str, out: str, depth: int) -> str:
-        """A here-document with an open delimiter; a point at its end keeps line breaks that the value ends with."""
+        """Returns a here-document with an unquoted delimiter; a final point preserves trailing line breaks of the value."""
         v = self._variable()
         opening, closing = self._chance.choice(
             [("<<EOF", "EOF"), ("<<-EOF", "\tEOF"), ("<< E_1", "E_1"), ("<<-  X", "X")]
@@ -237,7 +237,7 @@ class Writer:
         return f'{v}=$(cat {opening}\n{body}{end}\n{closing}\n)\n{out} "${{{v}%.}}"'
 
     def _caught(self, x: str, out: str, depth: int) -> str:
-        """What a part prints is caught in a variable, and printed from there."""
+        """Returns a part whose output is captured in a variable and printed from there."""
         v = self._variable()
         inner = self._exact(x, "raw", depth - 1)
         simple = self._chance.choice([f"raw '{x}'", f'raw "{x}"', f"raw '{x}' ; : # it is"])
@@ -336,9 +336,9 @@ class Writer:
 
 
 def run(shell: str, cases: list[Case], folder: Path) -> list[tuple[list[str] | None, list[str]]]:
-    """Run the scripts in one shell, each in a subshell and a folder of its own.
+    """Runs the scripts in one shell, each in its own subshell and folder.
 
-    Return for each what its exact parts printed (None when its end is missing), and the files that it left.
+    Returns for each script what its exact parts printed (None if the end is missing), and the files that it left behind.
     """
     driver = []
     for number, case in enumerate(cases):

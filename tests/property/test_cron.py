@@ -1,4 +1,4 @@
-"""Cron expressions in zones, against an oracle that looks at every minute."""
+"""Cron expressions in zones, compared with an oracle that checks every minute."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from waterflowd.dsl import cron
 
-#: Days around changes of the clocks: by an hour, by half an hour, at midnight, by a whole day; and a day without one.
+#: Days around clock changes: by an hour, by half an hour, at midnight, by a whole day; and a day without a change.
 _PLACES = [
     ("Europe/Berlin", datetime(2026, 3, 28, tzinfo=UTC)),
     ("Europe/Berlin", datetime(2026, 10, 24, tzinfo=UTC)),
@@ -32,7 +32,7 @@ _SPAN = timedelta(days=2)
 
 
 def _oracle(expression: str, zone: ZoneInfo, start: datetime) -> list[int]:
-    """The instants of two days, from every minute of them."""
+    """Returns the instants of two days by checking every minute."""
     minute, hour = expression.split()[:2]
     is_interval = minute.startswith("*") or hour.startswith("*")
     minutes, hours = _named(expression)
@@ -46,7 +46,7 @@ def _oracle(expression: str, zone: ZoneInfo, start: datetime) -> list[int]:
         seen.add(local)
         if local.minute in minutes and local.hour in hours and (is_new or is_interval):
             instants.add(at)
-        # What the clocks have left out since the minute before.
+        # The minutes that the clock has skipped since the previous minute.
         skipped = before + timedelta(minutes=1)
         while skipped < local and not is_interval:
             if skipped.minute in minutes and skipped.hour in hours:
@@ -64,7 +64,7 @@ def _named(expression: str) -> tuple[set[int], set[int]]:
 
 @given(st.sampled_from(_PLACES), _MINUTES, _HOURS)
 def test_instants_agree_with_a_look_at_every_minute(place: tuple[str, datetime], minute: str, hour: str) -> None:
-    """Each time once, none lost, in order: at every kind of change."""
+    """Each time occurs once and in order, and none is lost, at every kind of clock change."""
     name, start = place
     expression = f"{minute} {hour} * * *"
     until = int((start + _SPAN).timestamp() * 1_000)
@@ -80,7 +80,7 @@ def test_instants_agree_with_a_look_at_every_minute(place: tuple[str, datetime],
 def test_instants_do_not_depend_on_when_somebody_asks(
     place: tuple[str, datetime], minute: str, hour: str, minutes: int, count: int
 ) -> None:
-    """Asking again from any moment gives the rest of the same instants."""
+    """Continuing from any moment gives the remaining instants."""
     name, start = place
     expression = f"{minute} {hour} * * *"
     middle = int((start + timedelta(minutes=minutes)).timestamp() * 1_000)
@@ -94,7 +94,7 @@ def test_instants_do_not_depend_on_when_somebody_asks(
 
 @given(st.text(max_size=40), st.text(max_size=20))
 def test_no_text_raises_anything_else(expression: str, zone: str) -> None:
-    """Whatever somebody writes is an expression and a zone, or a sentence says why not."""
+    """Any text is either an expression and a zone, or an error with a message."""
     for check, text in ((cron.check, expression), (cron.zone_of, zone)):
         with contextlib.suppress(cron.CronError):
             assert check(text)

@@ -1,4 +1,4 @@
-"""Whatever a file holds, the answer is a plan or diagnostics with places, and the same one again."""
+"""For any file, the result is a plan or diagnostics with locations, and compiling again gives the same result."""
 
 from __future__ import annotations
 
@@ -140,21 +140,21 @@ def check(content: bytes, files: dict[str, bytes] = FILES) -> None:
 @_SETTINGS
 @given(st.binary(max_size=300))
 def test_any_bytes_are_answered(content: bytes) -> None:
-    """No bytes make the compiler raise."""
+    """No input makes the compiler raise an exception."""
     check(content)
 
 
 @_SETTINGS
 @given(st.text(st.sampled_from("ab:- \n\t[]{}&*!|>'\"#%@,?${}<.~1"), max_size=120))
 def test_any_yaml_like_text_is_answered(text: str) -> None:
-    """Nor does what looks like YAML."""
+    """Text that resembles YAML does not make the compiler raise an exception."""
     check(text.encode())
 
 
 @_SETTINGS
 @given(_values)
 def test_any_structure_is_answered(value: object) -> None:
-    """Nor does YAML of the wrong shape; every JSON value is YAML."""
+    """YAML of the wrong shape does not make the compiler raise an exception; every JSON value is YAML."""
     import json
 
     check(f"jobs: {json.dumps(value)}".encode())
@@ -182,7 +182,7 @@ def test_any_structure_is_answered(value: object) -> None:
 @_SETTINGS
 @given(st.data())
 def test_a_damaged_workflow_is_answered(data: st.DataObject) -> None:
-    """A good file with a piece cut out or put in is good or has errors inside of it."""
+    """A valid file with a fragment removed or inserted still compiles, or has errors with locations inside of it."""
     start = data.draw(st.integers(0, len(BASE)))
     end = data.draw(st.integers(start, min(len(BASE), start + 20)))
     inserted = data.draw(_words | st.sampled_from(["\n", ":", "- ", "  ", "'", "[", "*job", "\t"]))
@@ -192,7 +192,7 @@ def test_a_damaged_workflow_is_answered(data: st.DataObject) -> None:
 @_SETTINGS
 @given(st.data())
 def test_a_damaged_file_that_others_use_is_answered(data: st.DataObject) -> None:
-    """Its errors have its own path, and the plan is there only without any."""
+    """Its errors have its own path, and a plan exists only if there are no errors."""
     name = data.draw(st.sampled_from(sorted(FILES)))
     text = FILES[name].decode()
     start = data.draw(st.integers(0, len(text)))
@@ -206,7 +206,7 @@ def test_a_damaged_file_that_others_use_is_answered(data: st.DataObject) -> None
     st.dictionaries(st.sampled_from("abcd"), st.lists(st.sampled_from("abcde"), max_size=3), max_size=4), st.booleans()
 )
 def test_files_that_use_one_another_in_any_way_are_answered(graph: dict[str, list[str]], is_composite: bool) -> None:
-    """Circles, depths and holes end; asking for the files gives the same answer as having them."""
+    """Cycles, deep chains and missing files terminate; requesting files gives the same result as providing them."""
     files: dict[str, bytes | None] = {}
     for name, used in graph.items():
         uses = [f"{{uses: ./{other}.yml}}" for other in used]
@@ -227,7 +227,7 @@ def test_files_that_use_one_another_in_any_way_are_answered(graph: dict[str, lis
 @_SETTINGS
 @given(st.text(max_size=400), st.integers(1, 500))
 def test_a_snippet_is_bounded_and_printable(line: str, column: int) -> None:
-    """And its caret points into it."""
+    """The caret points into the snippet."""
     text, caret = snippet(line, column)
     assert text.isprintable()
     assert len(text) <= 1_300
@@ -235,7 +235,7 @@ def test_a_snippet_is_bounded_and_printable(line: str, column: int) -> None:
 
 
 def test_the_base_of_these_tests_compiles() -> None:
-    """Otherwise the damage would be no damage."""
+    """The damaged files of the other tests must have been valid before."""
     compiled = compile_workflow("w.yml", BASE.encode(), FILES)
     assert not compiled.diagnostics
     assert not compiled.warnings

@@ -1,4 +1,4 @@
-"""The engine under random plans and random outsides: recovery equals the live path, ends are final, every run ends."""
+"""The engine with random plans and events: recovery equals the live path, completed parts stay completed, every run ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EACH = [
     "{group: db, target: each, offline: wait, wait-minutes: 1}",
     "all-servers",
 ]
-#: Another file of the repository that jobs call.
+#: Another file of the repository, which jobs call.
 _FILES = {
     "workflows/callee.yml": """
 on: {workflow_call: {inputs: {n: {type: number}}, outputs: {o: {value: "${{ jobs.inner.outputs.o }}"}}}}
@@ -48,7 +48,7 @@ steps: [{id: s, run: "work ${{ inputs.n }}"}, {run: tidy, if: always()}]
 
 @st.composite
 def workflows(draw: st.DrawFn) -> str:
-    """A small workflow with every feature that moves the engine."""
+    """Generates small workflows with every feature of the engine."""
     lines = ["jobs:"]
     if draw(st.booleans()):
         lines.insert(0, f"timeout-minutes: {draw(st.sampled_from([1, 30, 600]))}")
@@ -90,7 +90,7 @@ _STRATEGIES = ["{matrix: {x: [1, 2, 3]}, max-parallel: 2}", "{matrix: {x: [1, 2]
 
 @st.composite
 def steps(draw: st.DrawFn, depth: int = 0) -> list[str]:
-    """The lines of one step; those of the engine have steps inside."""
+    """Returns the lines of one step; control-flow steps have nested steps."""
     kinds = ["run", "run", "run", "log", "sleep", "approval", "composite", "workflow/run"]
     if depth < 2:
         kinds += ["loop", "while", "condition", "parallel"]
@@ -130,7 +130,7 @@ _WITH = {
 
 @st.composite
 def insides(draw: st.DrawFn, kind: str, depth: int) -> list[str]:
-    """The parameters of a step that has steps inside."""
+    """Returns the parameters of a step that has nested steps."""
     blocks = [
         [line for _ in range(draw(st.integers(1, 2))) for line in draw(steps(depth + 1))]
         for _ in range(2 if kind in ("condition", "parallel") else 1)
@@ -157,7 +157,7 @@ def _open_attempts(run: Run) -> list[str]:
 
 
 def _child_runs(run: Run, *, is_started: bool) -> list[str]:
-    """The steps whose run is to be started, or has been."""
+    """Returns the steps whose child run is requested or already started."""
     return [
         f"{job.id}/{step.id}"
         for job in run.jobs
@@ -172,7 +172,7 @@ def _approvals(run: Run) -> list[str]:
 
 
 def _act(world: Scenario, draw: st.DataObject) -> str:
-    """One random thing that happens outside."""
+    """Performs one random action from outside."""
     places = _open_attempts(world.run)
     kinds = ["wait", "connect", "disconnect"]
     if places:
@@ -213,7 +213,7 @@ def _act(world: Scenario, draw: st.DataObject) -> str:
 
 
 def _drain(world: Scenario) -> None:
-    """Heals everything: servers are there, agents report, time passes; nobody rescues by hand."""
+    """Lets the run end: servers are connected, agents report, and time passes, without manual intervention."""
     world.play("connect web-1 web slots=1 zone=a\nconnect web-2 web,db slots=2")
     for _ in range(600):
         places = _open_attempts(world.run)
@@ -232,7 +232,7 @@ def _drain(world: Scenario) -> None:
 @settings(max_examples=120, deadline=None)
 @given(workflow=workflows(), draw=st.data(), count=st.integers(0, 25))
 def test_recovery_equals_the_live_path_and_every_run_ends(workflow: str, draw: st.DataObject, count: int) -> None:
-    """After each input the fold of the log is the live run and owes what was handed out (checked by the scenario itself)."""
+    """After each input, the fold of the log equals the live run and its outstanding commands (checked by the scenario)."""
     world = Scenario(workflow, _FILES)
     world.play("start")
     for _ in range(count):
@@ -253,7 +253,7 @@ def test_recovery_equals_the_live_path_and_every_run_ends(workflow: str, draw: s
 @settings(max_examples=40, deadline=None)
 @given(workflow=workflows(), draw=st.data(), count=st.integers(0, 15))
 def test_a_log_cut_anywhere_folds_to_the_state_of_that_moment(workflow: str, draw: st.DataObject, count: int) -> None:
-    """Every prefix of a run's events is a state, the same whether it is folded at once or event by event."""
+    """Every prefix of a run's events is a valid state, whether it is folded at once or event by event."""
     world = Scenario(workflow, _FILES)
     world.play("start")
     for _ in range(count):
@@ -289,6 +289,6 @@ def test_each_attempt_is_dispatched_once_and_never_two_of_a_step_at_a_time(
 
 
 def test_commands_are_values() -> None:
-    """Equal commands are equal, so that what is owed can be compared."""
+    """Equal commands compare equal, so that outstanding commands can be compared."""
     first = commands.CancelSlotRequest(job="a", step="1", attempt=1)  # type: ignore[arg-type]
     assert first == commands.CancelSlotRequest(job="a", step="1", attempt=1)  # type: ignore[arg-type]

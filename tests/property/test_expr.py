@@ -1,4 +1,4 @@
-"""Expressions under random and hostile input: nothing but ExpressionError ever comes out."""
+"""Expressions with random and hostile input: the only exception is ExpressionError."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ ENVS = st.builds(
 
 
 def error_of(action: Callable[[], object]) -> expr.ExpressionError | None:
-    """Return the ExpressionError that the action ends with; any other error is a failure of the test."""
+    """Returns the ExpressionError that the action raises; any other exception fails the test."""
     try:
         action()
     except expr.ExpressionError as error:
@@ -79,7 +79,7 @@ def error_of(action: Callable[[], object]) -> expr.ExpressionError | None:
 @settings(max_examples=300, deadline=None)
 @given(SYMBOLS | st.text(max_size=40))
 def test_parsing_raises_nothing_but_expression_errors(text: str) -> None:
-    """With an offset inside of the text; the same for templates and conditions."""
+    """The offset is inside the text; the same holds for templates and conditions."""
     for parse, source in ((expr.parse, text), (expr.parse_template, "${{" + text), (expr.parse_condition, text)):
         error = error_of(functools.partial(parse, source))
         assert error is None or 0 <= error.offset <= len(source)
@@ -88,7 +88,7 @@ def test_parsing_raises_nothing_but_expression_errors(text: str) -> None:
 @settings(max_examples=300, deadline=None)
 @given(SOURCES, ENVS)
 def test_evaluation_ends_with_json_data_or_an_expression_error(source: str, env: expr.Env) -> None:
-    """Whatever the contexts hold; twice the same gives the same."""
+    """This holds for any contexts, and repeating the evaluation gives the same result."""
     node = expr.parse(source)
 
     error = error_of(lambda: expr.evaluate(node, env))
@@ -104,7 +104,7 @@ def test_evaluation_ends_with_json_data_or_an_expression_error(source: str, env:
 @settings(max_examples=200, deadline=None)
 @given(SOURCES, ENVS)
 def test_checking_explaining_and_unparsing_never_fail(source: str, env: expr.Env) -> None:
-    """They take any tree, and the canonical spelling means the same tree."""
+    """These functions accept any tree, and the canonical text parses to an equivalent tree."""
     node = expr.parse(source)
 
     expr.check(node, expr.Scope(contexts={"a": ["b"]}))
@@ -132,7 +132,7 @@ def test_json_text_and_back_is_the_same_value(value: object) -> None:
 @settings(max_examples=100, deadline=None)
 @given(JSON)
 def test_rendering_changes_nothing_in_a_static_value(value: object) -> None:
-    """And what it renders is never rendered again."""
+    """Rendered text is never rendered again."""
     env = expr.Env(contexts={"x": "${{ x }}"})
 
     if expr.is_static(value):

@@ -1,4 +1,4 @@
-"""Lowered scripts in real shells: a hostile value arrives byte for byte in quotes, and is never code anywhere."""
+"""Lowered scripts in real shells: a quoted value arrives byte for byte, and no value is ever executed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.patience import PATIENCE_S
 from tests.property import expr_scripts
 from waterflowd import expr
 
-#: Generated scripts for each shell; `WATERFLOW_ROUNDS` multiplies them.
+#: Number of generated scripts for each shell; `WATERFLOW_ROUNDS` multiplies it.
 SCRIPTS = 100 * int(os.environ.get("WATERFLOW_ROUNDS", "1"))
-#: Scripts that one shell runs.
+#: Number of scripts that one shell runs.
 BATCH = 100
 
 SHELLS = [shell for shell in ("bash", "dash") if shutil.which(shell)]
 
-#: What the value would run if it ever were code.
+#: What the value would run if it were executed.
 CANARY = "touch canary"
 
 HOSTILE = [
@@ -49,7 +49,7 @@ HOSTILE = [
     "ünï \u202e € 😀",
 ]
 
-#: Places where the value must arrive unchanged; each prints it once between the marks.
+#: Positions where the value must arrive unchanged; each prints it once between the marks.
 EXACT = {
     "double quotes": 'show "@"',
     "single quotes": "show '@'",
@@ -74,7 +74,7 @@ EXACT_BASH = {
     "test": "if [[ '@' == \"@\" && ! -n '' ]]; then show '@'; fi",
     "arithmetic before": "((i = 1 << 2)); x=$((i << 1)); show '@'",
 }
-#: Places where the value may split or expand to file names as a variable does, or lose its last line break.
+#: Positions where the value may split or expand to file names like a variable, or lose its last line break.
 LOOSE = [
     "[ -n @ ] || test @ = x || [ @ ]",
     "printf @",
@@ -99,7 +99,7 @@ SHOW = 'show() { printf \'%s|END|\' "$1"; }\nraw() { printf %s "$1"; }\n'
 
 
 def run(shell: str, script: str, value: str) -> tuple[bytes, list[str]]:
-    """Run a script with every expression bound to `value`; return what it printed and the files it left."""
+    """Runs a script with every expression bound to `value`; returns its output and the files that it left behind."""
     lowered = expr.lower_script(script.replace("@", "${{ inputs.x }}").replace("\\$$", "\\$ $"), shell)
     with tempfile.TemporaryDirectory() as folder:
         # `set --` keeps the script from reading arguments; stdin is closed so that nothing waits.
@@ -122,7 +122,7 @@ def printed(value: str) -> bytes:
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("value", HOSTILE)
 def test_hostile_values_arrive_unchanged_in_every_quoted_place(shell: str, value: str) -> None:
-    """All the places in one script, so that each also sees what the ones before it left behind."""
+    """All positions are in one script, so each also sees the effects of the earlier ones."""
     places = EXACT | EXACT_BASH if shell == "bash" else EXACT
     script = SHOW + "\n".join(places.values())
 
@@ -135,7 +135,7 @@ def test_hostile_values_arrive_unchanged_in_every_quoted_place(shell: str, value
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("script", LOOSE)
 def test_hostile_values_are_never_code_in_unquoted_places(shell: str, script: str) -> None:
-    """Each place alone with all values in turn, joined into one to spare processes, and one by one where they end it."""
+    """Each position is tested with all values: joined to save processes, and one by one where a value ends the script."""
     for value in (HOSTILE[0], HOSTILE[2], HOSTILE[6], HOSTILE[9], HOSTILE[10], " ".join(HOSTILE)):
         _, files = run(shell, script, value)
 
@@ -150,7 +150,7 @@ def test_hostile_values_are_never_code_in_unquoted_places(shell: str, script: st
 )
 @example("\r\n", ["double quotes"])
 def test_any_value_arrives_unchanged_in_any_mix_of_places(value: str, names: list[str]) -> None:
-    """Places in random order, with random text and with pieces of shell as the value."""
+    """Positions are in random order, and the value is random text or fragments of shell code."""
     output, files = run("bash", SHOW + "\n".join(EXACT[name] for name in names), value)
 
     assert output == printed(value) * len(names)
@@ -176,15 +176,15 @@ PIECES = st.sampled_from(
 )
 
 
-#: A broken script may put the expression where the command stands, and an expression that is itself the command runs that
-#: command (the documentation says so): values that are a command of their own are not what this test is about.
+#: A broken script may put the expression in the position of the command, and an expression that is the command itself is
+#: executed (as documented): this test therefore excludes values that are commands.
 NO_COMMANDS = [value for value in HOSTILE[:13] if value.split()[:1] != ["touch"]]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(PIECES, min_size=3, max_size=14).map("".join), st.sampled_from(NO_COMMANDS))
 def test_no_script_however_broken_runs_its_values(script: str, value: str) -> None:
-    """The scanner may misjudge a script that is no shell; the value is not code even then."""
+    """The scanner may misread text that is not valid shell, but even then the value is not executed."""
     script = script.replace("@@", "@ @")
     try:
         _, files = run("bash", "echo a '@'\n" + script, value)
@@ -198,7 +198,7 @@ def test_no_script_however_broken_runs_its_values(script: str, value: str) -> No
 @pytest.mark.timeout(600 + 2 * SCRIPTS)
 @pytest.mark.parametrize("shell", SHELLS)
 def test_generated_scripts_print_their_values_and_never_run_them(shell: str, tmp_path: Path) -> None:
-    """Nested quotes, substitutions, here-documents, functions and loops, with hostile values in all of them."""
+    """The scripts contain nested quotes, substitutions, here-documents, functions and loops, with hostile values."""
     beyond_the_shell = 0
     for seed in range(SCRIPTS // BATCH):
         chance = random.Random(seed)

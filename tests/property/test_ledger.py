@@ -1,4 +1,4 @@
-"""The ledger under any order of inputs, with restarts in between."""
+"""The ledger with inputs in any order and restarts in between."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Agents(RuleBasedStateMachine):
         self.journal: list[records.LedgerRecord | records.ReleasedRecord] = []
         self.instance = 0
         self.ledger = self.new_ledger()
-        #: What the runner was ever asked to start, how often, and what has ended.
+        #: How often the runner was asked to start each attempt, and which ones have ended.
         self.starts: Counter[TaskId] = Counter()
         self.running: set[TaskId] = set()
         self.ended: set[TaskId] = set()
@@ -62,7 +62,7 @@ class Agents(RuleBasedStateMachine):
         elif isinstance(move, ReportResult):
             self.journal.append(move.record)
             result = move.record.result
-            # A daemon that offers again what it has dropped may hear that nobody knows any more.
+            # A daemon that offers an attempt again after dropping it may be told that it was lost.
             first = self.results.setdefault(result.key, result)
             assert result == first or result.outcome is Outcome.LOST, "a result is final"
             if result.outcome is Outcome.REFUSED:

@@ -1,4 +1,4 @@
-"""Links of a tree: what is said of them is what a real file system does."""
+"""Links of a tree: what we predict about them matches a real file system."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TARGETS = st.lists(st.sampled_from(["a", "b", "c", "..", "..", "."]), min_size=
 @example(made={"b": "a", "a": "a/../.."}, directories=set())
 @given(made=st.dictionaries(_PATHS, _TARGETS, max_size=5), directories=st.sets(_PATHS, max_size=3))
 def test_a_link_that_leaves_on_a_disk_is_found(made: dict[str, str], directories: set[str]) -> None:
-    """Made for real below two folders, each link that is not said to leave resolves to a place inside, or to nothing."""
+    """Links are created below two folders, and each one not reported as leaving resolves to a path inside, or to nothing."""
     with tempfile.TemporaryDirectory() as folder:
         root = os.path.join(folder, "outer/root")
         os.makedirs(root)
@@ -31,7 +31,7 @@ def test_a_link_that_leaves_on_a_disk_is_found(made: dict[str, str], directories
             return
         for path in kept:
             if _is_circle(os.path.join(root, path)):
-                # `realpath` goes on by the names; the kernel does not.
+                # `realpath` continues with the names only; the kernel does not.
                 continue
             resolved = os.path.realpath(os.path.join(root, path))
             assert resolved == os.path.realpath(root) or resolved.startswith(os.path.realpath(root) + "/"), (kept, path)
@@ -46,7 +46,7 @@ def _is_circle(path: str) -> bool:
 
 
 def _is_made(root: str, path: str, target: str) -> bool:
-    """Makes a link as a checkout would: its folder is one, and no link is on the way."""
+    """Creates a link as a checkout would: its parent is a directory, and no link is part of the path."""
     folder = os.path.dirname(path)
     parts = [part for part in folder.split("/") if part]
     for index in range(len(parts)):
@@ -60,14 +60,14 @@ def _is_made(root: str, path: str, target: str) -> bool:
 
 
 def test_a_chain_that_leaves_by_the_links_on_its_way_is_found() -> None:
-    """Each target alone stays inside; together they do not."""
+    """Each target stays inside on its own, but the chain leads outside."""
     tree = {b"deep/er/top": b"../..", b"y": b"deep/er/top/../x"}
     assert not links.leaves(tree, b"deep/er/top")
     assert links.leaves(tree, b"y")
 
 
 def test_circles_and_what_is_not_there_do_no_harm() -> None:
-    """The kernel gives up on the one and finds nothing at the other."""
+    """The kernel gives up on a cycle, and finds nothing at a missing target."""
     assert not links.leaves({b"a": b"b", b"b": b"a"}, b"a")
     assert not links.leaves({b"a": b"nothing/at/all"}, b"a")
     assert links.leaves({b"a": b"/"}, b"a")

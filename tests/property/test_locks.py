@@ -1,4 +1,4 @@
-"""Concurrency groups against a model: never more holders than places, the first who waits is the next who has one."""
+"""Concurrency groups against a model: never more holders than places, and the first in the queue gets the next place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LIMITS = {"one": 1, "two": 2}
 
 
 class LocksMachine(RuleBasedStateMachine):
-    """The model: who was told that it has a place, and who was told to wait, in the order in which they asked."""
+    """The model: who was given a place, and who was told to wait, in the order of their requests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class LocksMachine(RuleBasedStateMachine):
 
     @rule(draw=st.data())
     def recover(self, draw: st.DataObject) -> None:
-        """The daemon starts again: what the log knows, in any order, makes the same groups."""
+        """Restarts the daemon: replaying the log in any order gives the same groups."""
         again = Locks()
         for holder in draw.draw(st.permutations(sorted(self.holding))):
             again.hold(self.asks[holder])

@@ -1,4 +1,4 @@
-"""Masking a stream: however it is cut, the output is that of the whole, and of the simplest program that could do it."""
+"""Masking a stream: however it is cut, the output equals that of the whole text and that of a naive implementation."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from waterflow_agent.execution.masking import MASK, Masks, StreamMasker
 
-#: Few letters, so that beginnings, overlaps and repetitions are frequent.
+#: A small alphabet makes prefixes, overlaps and repetitions frequent.
 LETTERS = st.text("abA", max_size=9)
 SECRETS = st.lists(st.text("abA", min_size=4, max_size=90) | st.text("ab ='\n\\é", min_size=4, max_size=20), max_size=4)
 
 
 @st.composite
 def texts(draw: st.DrawFn) -> tuple[list[str], bytes]:
-    """Secrets, and a text with them, parts of them, and other text."""
+    """Generates secrets, and a text with the secrets, parts of them, and other text."""
     secrets = draw(SECRETS)
     pieces = st.sampled_from(secrets) if secrets else LETTERS
     halves = pieces.flatmap(lambda secret: st.integers(0, len(secret)).map(lambda size: secret[:size]))
@@ -23,7 +23,7 @@ def texts(draw: st.DrawFn) -> tuple[list[str], bytes]:
 
 
 def simplest(masks: Masks, text: bytes) -> bytes:
-    """Searches each form at each position."""
+    """Searches for each form at each position."""
     covered = [False] * len(text)
     for form in masks._forms:
         for at in range(len(text)):
@@ -63,7 +63,7 @@ def test_any_cut_gives_the_same(case: tuple[list[str], bytes], cuts: list[int]) 
 
 @given(texts())
 def test_a_stream_that_goes_on_is_the_whole(case: tuple[list[str], bytes]) -> None:
-    """Followed by text that starts no secret, nothing is held back, and the output equals that of the whole text."""
+    """When text follows that starts no secret, nothing is held back, and the output equals that of the whole text."""
     secrets, text = case
     masks = Masks(secrets)
     assert StreamMasker(masks).feed(text + b"\0") == masks.data(text + b"\0")
@@ -71,7 +71,7 @@ def test_a_stream_that_goes_on_is_the_whole(case: tuple[list[str], bytes]) -> No
 
 @given(texts())
 def test_masked_text_is_never_longer(case: tuple[list[str], bytes]) -> None:
-    """So the limits for output and outputs hold for masked text too."""
+    """The limits on output and outputs therefore hold for masked text too."""
     secrets, text = case
     assert len(Masks(secrets).data(text)) <= len(text)
 

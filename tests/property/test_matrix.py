@@ -1,4 +1,4 @@
-"""A matrix against GitHub's rules, written a second time as a person would do it by hand."""
+"""A matrix compared with a second, straightforward implementation of GitHub's rules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ENTRIES = st.lists(st.dictionaries(st.sampled_from("xyzw"), _VALUES, max_size=3
 
 
 def by_hand(dimensions: dict[str, list[Any]], include: list[dict[str, Any]], exclude: list[dict[str, Any]]) -> Any:
-    """One dimension after the other; then what is excluded goes; then each entry finds its place."""
+    """Expands one dimension after the other, applies `exclude`, and then places each entry of `include`."""
     many: list[dict[str, Any]] = [{}] if dimensions else []
     for name, values in dimensions.items():
         many = [{**one, name: value} for one in many for value in values]
@@ -42,7 +42,7 @@ def by_hand(dimensions: dict[str, list[Any]], include: list[dict[str, Any]], exc
 def test_instances_are_those_of_github(
     dimensions: dict[str, list[Any]], include: list[dict[str, Any]], exclude: list[dict[str, Any]]
 ) -> None:
-    """Product, `exclude`, `include`, in this order; an empty matrix is refused; keys are unique and short."""
+    """The order is product, `exclude`, `include`; an empty matrix is refused; keys are unique and short."""
     wanted = by_hand(dimensions, include, exclude)
     if not wanted:
         with pytest.raises(Rejected, match="no instance"):
@@ -57,7 +57,7 @@ def test_instances_are_those_of_github(
 
 @given(values=st.lists(st.text(max_size=80), min_size=1, max_size=12))
 def test_keys_of_any_texts_are_unique_names(values: list[str]) -> None:
-    """Whatever the values are: they stand in ids of jobs."""
+    """Keys become parts of job ids, so they must be valid for any values."""
     keys = matrix.keys([{"x": value} for value in values])
     assert len(set(keys)) == len(values)
     assert not any(character in key for key in keys for character in "/[] \n")
@@ -68,7 +68,7 @@ def test_keys_of_any_texts_are_unique_names(values: list[str]) -> None:
     total=st.integers(1, 200),
 )
 def test_batches_cover_all_servers_in_order(sizes: list[int], total: int) -> None:
-    """The sizes one after the other, the last one again and again."""
+    """The sizes are used one after the other, and the last one is repeated."""
     ends = matrix.batches(sizes, total)
     assert ends[-1] == total
     lengths = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
@@ -79,6 +79,6 @@ def test_batches_cover_all_servers_in_order(sizes: list[int], total: int) -> Non
 
 @given(share=st.integers(0, 100), total=st.integers(0, 4096))
 def test_shares_are_rounded_exactly(share: int, total: int) -> None:
-    """Up for batches, down for failures; floating point adds nothing."""
+    """Batches are rounded up and failures down, without floating-point errors."""
     assert matrix.size(f"{share}%", total, "batch", is_rounded_up=True) == -(-total * share // 100)
     assert matrix.size(f"{share}%", total, "max-failures", is_rounded_up=False) == total * share // 100

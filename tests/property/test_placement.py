@@ -1,4 +1,4 @@
-"""Placement against a model that is too simple to be wrong: sets of requests and slots, looked through anew each time."""
+"""Placement against a naive model: sets of requests and slots, searched from scratch each time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NODES = ["shell", "docker"]
 
 
 class PlacementMachine(RuleBasedStateMachine):
-    """The rules are what the host does; the model is `connected`, `enrolled`, `requests` and `held`."""
+    """The rules are the host's actions; the model is `connected`, `enrolled`, `requests` and `held`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,12 +25,12 @@ class PlacementMachine(RuleBasedStateMachine):
         self.placement = Placement(self.registry)
         self.enrolled: dict[AgentId, tuple[str, ...]] = {}
         self.connected: dict[AgentId, tuple[int, frozenset[str]]] = {}
-        #: Attempts that wait, in the order in which they came; and attempts that have a slot.
+        #: Waiting attempts, in the order of their requests; and attempts that have a slot.
         self.requests: dict[AttemptId, SlotRequest] = {}
         self.held: dict[AttemptId, AgentId] = {}
         self.count = 0
 
-    # The model's questions --------------------------------------------------------------------------------------------
+    # The model's queries ----------------------------------------------------------------------------------------------
 
     def room(self, agent: AgentId) -> int:
         slots, _ = self.connected.get(agent, (0, frozenset()))
@@ -44,7 +44,7 @@ class PlacementMachine(RuleBasedStateMachine):
             return request.agent == agent
         return request.group in self.enrolled[agent] and request.node in self.connected[agent][1]
 
-    # What the host does -----------------------------------------------------------------------------------------------
+    # The host's actions -----------------------------------------------------------------------------------------------
 
     @rule(agent=st.sampled_from(AGENTS), groups=st.lists(st.sampled_from(GROUPS), min_size=1, max_size=2, unique=True))
     def approve(self, agent: AgentId, groups: list[str]) -> None:
@@ -133,7 +133,7 @@ class PlacementMachine(RuleBasedStateMachine):
                 assert not self.may_have(request, agent), "whatever can be placed is placed"
         self.placement.changed_reasons()
 
-    # What always holds ------------------------------------------------------------------------------------------------
+    # Invariants -------------------------------------------------------------------------------------------------------
 
     @invariant()
     def slots_are_what_the_model_says(self) -> None:

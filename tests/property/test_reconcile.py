@@ -1,4 +1,4 @@
-"""Patterns against an oracle, and the fold against the trees it came from."""
+"""Patterns against an oracle, and the folded state against the trees that it came from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PIECES = {
 
 
 def _join(pieces: list[str]) -> tuple[str, str] | None:
-    """The pattern and a regular expression for it; None where pieces would merge into other ones."""
+    """Returns the pattern and an equivalent regular expression; None if adjacent pieces would merge into others."""
     pattern = "".join(pieces)
     if re.search(r"(^|/)\*\*/", pattern):
         return None
@@ -41,7 +41,7 @@ def _join(pieces: list[str]) -> tuple[str, str] | None:
 
 @given(st.lists(st.sampled_from(sorted(_PIECES)), max_size=6), st.text("ab/c.*[", max_size=8))
 def test_patterns_agree_with_regular_expressions(pieces: list[str], text: str) -> None:
-    """Where a pattern can be written as a regular expression, both say the same."""
+    """This covers patterns that can be written as a regular expression."""
     joined = _join(pieces)
     if joined is not None:
         pattern, expression = joined
@@ -50,7 +50,7 @@ def test_patterns_agree_with_regular_expressions(pieces: list[str], text: str) -
 
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_no_pattern_and_no_text_raise(pattern: str, text: str) -> None:
-    """Whatever stands in a file or a repository is matched or not."""
+    """Any text in a file or repository either matches or does not match."""
     assert globs.is_match(pattern, text) in (True, False)
 
 
@@ -59,7 +59,7 @@ _trees = st.dictionaries(st.sampled_from(["a.yml", "b.yml", "c.yml"]), st.sample
 
 @given(st.lists(_trees, max_size=8))
 def test_the_fold_equals_the_last_tree_and_no_key_comes_twice(trees: list[dict[str, str]]) -> None:
-    """Applying differences one after the other gives the tree itself, from whatever it came; objects ending in 4 are bad."""
+    """Applying the differences one by one gives the tree itself, from any starting point; objects ending in 4 are invalid."""
     held = state.RepositoryState(name="ops", refs={})
     keys: list[str] = []
     recorded = []
@@ -90,7 +90,7 @@ def test_the_fold_equals_the_last_tree_and_no_key_comes_twice(trees: list[dict[s
     st.lists(st.tuples(_trees, st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2)), max_size=8)
 )
 def test_the_fold_knows_with_what_each_file_was_made(steps: list[tuple[dict[str, str], dict[str, str]]]) -> None:
-    """Every file looks for `x` and `y`; whatever changes, each stands at the end as the last tree would make it at once."""
+    """Every file looks for `x` and `y`; after any changes, each file is compiled as if the last tree were the first one."""
     held = state.RepositoryState(name="ops", refs={})
     for number, (tree, others) in enumerate(steps, start=1):
         before = held.refs.get(MAIN)

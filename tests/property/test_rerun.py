@@ -1,4 +1,4 @@
-"""Re-runs of random runs: what is kept and what is done again cover the run, and fit together."""
+"""Re-runs of random runs: reused and repeated parts together cover the run, and fit together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from waterflowd.testing.scenario import Scenario
 
 
 def _is_kept(job: Job, kept: Kept) -> bool:
-    """Whether nothing of the job is done again."""
+    """Returns whether nothing of the job runs again."""
     if job.id in kept.jobs:
         return True
     children = job.children
@@ -53,7 +53,7 @@ def _check_selection(run: Run, kept: Kept) -> None:
 @settings(max_examples=80, deadline=None)
 @given(workflow=workflows(), draw=st.data(), count=st.integers(0, 15))
 def test_what_is_kept_and_what_is_done_again(workflow: str, draw: st.DataObject, count: int) -> None:
-    """Nothing kept depends on something done again; the new run ends, does nothing of it twice, and all of the rest."""
+    """No reused part depends on a repeated one; the new run ends, repeats no reused part, and runs all the others."""
     first = Scenario(workflow, _FILES)
     first.play("start")
     for _ in range(count):

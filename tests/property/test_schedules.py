@@ -1,4 +1,4 @@
-"""Schedules over any history of ticks, pauses, clocks that jump and runs that end."""
+"""Schedules with any history of ticks, pauses, clock jumps and completed runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STEPS = st.lists(
 def test_an_instant_starts_once_at_most_and_two_runs_are_never_open(
     steps: list[tuple[str, int]], overlap: Overlap, catch_up: CatchUp
 ) -> None:
-    """And the fold of the facts is the state that the decisions were made on."""
+    """The fold of the facts equals the state on which the decisions were based."""
     trigger = ScheduleTrigger(cron=NAME.cron, timezone=NAME.timezone, overlap=overlap, catch_up=catch_up)
     armed = ScheduleArmed(at=1, path=NAME.path, cron=NAME.cron, timezone=NAME.timezone, ref="r", from_at=T0)
     facts: list[Fact] = [armed]
@@ -44,7 +44,7 @@ def test_an_instant_starts_once_at_most_and_two_runs_are_never_open(
             assert open_key is None
             key = schedules.trigger_key("ops", NAME, decision.start)
             if key not in keys:
-                # The log starts a key's run once; a clock that stood wrong may ask again.
+                # The log starts only one run for a key; after a clock error the key may be requested again.
                 keys.append(key)
                 open_key = key
         for fact in decision.facts:
@@ -56,7 +56,7 @@ def test_an_instant_starts_once_at_most_and_two_runs_are_never_open(
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.sampled_from(CatchUp))
 def test_every_instant_is_decided_once_while_the_clock_goes_on(gaps: list[int], catch_up: CatchUp) -> None:
-    """Started, waiting, skipped or missed: the counts of what was decided are the instants that have come."""
+    """Every due time is counted once: as started, queued, skipped or missed."""
     trigger = ScheduleTrigger(cron=NAME.cron, timezone=NAME.timezone, overlap=Overlap.SKIP, catch_up=catch_up)
     armed = ScheduleArmed(at=1, path=NAME.path, cron=NAME.cron, timezone=NAME.timezone, ref="r", from_at=T0)
     held = state.fold("ops", [armed])

@@ -1,4 +1,4 @@
-"""Filling in secrets: exactly the names that a step has, once, wherever they stand."""
+"""Filling in secrets: exactly the names that a step has, once, in any position."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from waterflowd.engine.rules import secrets
 
 _NAMES = st.sampled_from(["TOKEN", "KEY", "other-name", "A_1"])
-#: Texts from elsewhere, among them some that look like references or like parts of one.
+#: Texts from other sources, some of which resemble references or parts of them.
 _TEXTS = st.lists(
     st.one_of(st.text(max_size=6), _NAMES.map(secrets.reference), st.sampled_from(["\ue0f0", "\ue0f1", "TOKEN"])),
     max_size=5,
@@ -28,7 +28,7 @@ def value(name: str) -> str:
 
 
 def by_hand(found: Any, names: frozenset[str]) -> Any:
-    """A text is cut at what opens a reference; a piece that begins with a name and its end is one."""
+    """Splits the text at each opening of a reference; a piece that starts with a name and its end is a reference."""
     if isinstance(found, dict):
         return {key: by_hand(item, names) for key, item in found.items()}
     if isinstance(found, list):
@@ -44,13 +44,13 @@ def by_hand(found: Any, names: frozenset[str]) -> Any:
 
 @given(content=_JSON, names=_GIVEN)
 def test_references_of_the_given_names_are_filled_in_and_nothing_else(content: Any, names: frozenset[str]) -> None:
-    """Keys stay, other types stay, and what a secret's own value looks like is not filled in again."""
+    """Keys and other types stay unchanged, and a reference within a secret's value is not filled in."""
     assert secrets.fill(content, names, value) == by_hand(content, names)
 
 
 @given(content=_JSON)
 def test_without_names_nothing_changes(content: Any) -> None:
-    """A text that looks like a reference gives nothing to a step without secrets."""
+    """For a step without secrets, text that resembles a reference stays unchanged."""
 
     def never(name: str) -> str:
         raise AssertionError(name)

@@ -1,4 +1,4 @@
-"""Whatever the bytes are: a frame or the one error that ends a session."""
+"""Any bytes are either a frame or the single error that closes a session."""
 
 from __future__ import annotations
 

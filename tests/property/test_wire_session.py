@@ -1,4 +1,4 @@
-"""Two sessions over a network that loses, repeats and reorders frames: once, in order, and in the end everything."""
+"""Two sessions over a network that loses, repeats and reorders frames: every message arrives once and in order."""
 
 from __future__ import annotations
 

@@ -93,12 +93,12 @@ def test_command_line_before_environment_before_file_before_default(tmp_path: Pa
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), ("1", True), ("0", False)])
 def test_booleans_come_from_texts_of_the_environment(tmp_path: Path, text: str, value: bool) -> None:
-    """The environment contains only texts."""
+    """The environment contains only text."""
     assert load("", tmp_path, {"WATERFLOWD_API_OPEN": text}).api.open is value
 
 
 def test_an_invalid_value_in_the_environment_names_its_variable(tmp_path: Path) -> None:
-    """And not the file."""
+    """The message does not name the file."""
     assert "WATERFLOWD_API_OPEN" in refusal("", tmp_path, {"WATERFLOWD_API_OPEN": "perhaps"})
 
 
@@ -158,7 +158,7 @@ def test_a_value_of_the_wrong_type_is_reported_with_its_place(tmp_path: Path, te
 
 
 def test_a_file_in_another_encoding_is_an_error(tmp_path: Path) -> None:
-    """With a message."""
+    """The error has a readable message."""
     file = tmp_path / "waterflowd.toml"
     file.write_bytes(b"data-dir = '\xff'")
     with pytest.raises(Rejected, match=re.escape(str(file))):

@@ -1,4 +1,4 @@
-"""The documentation's workflows compile, its broken ones do not, and its links lead somewhere."""
+"""The documentation's workflows compile, its broken examples do not, and its links lead somewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Block(NamedTuple):
     content: str
 
 
-#: Workflows that pages start by a step, beside the one that is shown.
+#: Workflows that steps in the documentation start, in addition to the one that is shown.
 _STARTED = (
     b"on: {workflow_dispatch: {inputs: {version: {}}}}\njobs: {a: {runs-on: web-servers, steps: [{run: make}]}}\n"
 )
@@ -46,7 +46,7 @@ def _blocks() -> list[Block]:
 
 
 def _anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as forges make them."""
+    """Returns the anchors of a page's headings, as forges generate them."""
     text = _FENCE.sub("", page.read_text("utf-8"))
     plain = [re.sub(r"[^\w\- ]", "", heading.lower().replace("`", "")) for heading in _HEADING.findall(text)]
     return {heading.strip().replace(" ", "-") for heading in plain}
@@ -62,27 +62,27 @@ def _links() -> list[tuple[Path, str]]:
 
 
 def test_there_are_pages_and_workflows() -> None:
-    """The tests below look at something."""
+    """The tests below must not pass because they found nothing to check."""
     assert {"README.md", "README.zh-CN.md", "ARCHITECTURE.md"} <= {page.name for page in PAGES}
     assert len(_blocks()) >= 10
 
 
 @pytest.mark.parametrize("block", [found for found in _blocks() if found.info == "yaml"], ids=lambda found: found.place)
 def test_a_workflow_of_the_documentation_compiles(block: Block) -> None:
-    """What a reader copies works."""
+    """A reader can copy it as it is."""
     compiled = compile_workflow("documentation.yml", block.content.encode(), _BESIDE)
     assert compiled.plan is not None, [(found.line, found.code, found.message) for found in compiled.diagnostics]
 
 
 @pytest.mark.parametrize("block", [found for found in _blocks() if found.info != "yaml"], ids=lambda found: found.place)
 def test_a_workflow_that_is_shown_as_broken_is_broken(block: Block) -> None:
-    """A counter-example that has become valid would teach something false."""
+    """A counterexample that has become valid would mislead readers."""
     assert block.info == "yaml broken"
     assert compile_workflow("documentation.yml", block.content.encode()).diagnostics
 
 
 def test_every_relative_link_leads_to_a_file_and_a_heading() -> None:
-    """A page that was moved or a heading that was renamed takes its links along."""
+    """When a page is moved or a heading renamed, its links must be updated."""
     broken = []
     for page, link in _links():
         path, _, anchor = link.partition("#")
@@ -94,7 +94,7 @@ def test_every_relative_link_leads_to_a_file_and_a_heading() -> None:
 
 
 def test_errors_look_as_the_tutorial_shows_them() -> None:
-    """The tutorial's own workflow, broken as it says, gives word for word what the tutorial and the readme print."""
+    """Breaking the tutorial's workflow as described gives exactly the errors that the tutorial and the README show."""
     tutorial = (ROOT / "docs" / "getting-started.md").read_text("utf-8")
     workflow = next(found.content for found in _blocks() if found.content.startswith("name: deploy\n"))
     broken = workflow.replace("needs: backup", "needs: bakup")
@@ -108,7 +108,7 @@ def test_errors_look_as_the_tutorial_shows_them() -> None:
 
 
 def test_every_test_that_a_guarantee_names_exists() -> None:
-    """A promise whose proof was renamed or removed would be a promise alone."""
+    """A guarantee whose test was renamed or removed would have no proof."""
     named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "developers" / "proofs.md").read_text("utf-8"))
     assert named
     missing = []
@@ -120,7 +120,7 @@ def test_every_test_that_a_guarantee_names_exists() -> None:
 
 
 def test_the_readme_stays_short() -> None:
-    """A page that nobody reads to its end helps nobody; both languages tell the same."""
+    """Readers must be able to finish it, and both translations have the same content."""
     english, chinese = (ROOT / "README.md").read_text("utf-8"), (ROOT / "README.zh-CN.md").read_text("utf-8")
     assert len(english.splitlines()) <= 120
     assert len(chinese.splitlines()) <= 120
@@ -128,5 +128,5 @@ def test_the_readme_stays_short() -> None:
 
 
 def _code(text: str) -> list[str]:
-    """The fenced blocks without their comments."""
+    """Returns the fenced blocks without their comments."""
     return [re.sub(r"\s+# .*$", "", content, flags=re.MULTILINE) for _, content in _FENCE.findall(text)]

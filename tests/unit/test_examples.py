@@ -1,4 +1,4 @@
-"""The examples are what newcomers copy: each compiles, is listed, and teaches; the configuration files hold every key."""
+"""The examples are what newcomers copy: each compiles, is listed and is explained; the configuration files have every key."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ WORKFLOWS = sorted(EXAMPLES.glob("*.yml"))
 
 
 def _read(path: str) -> bytes | None:
-    """A file that an example uses; its folder is the root of the repository."""
+    """Reads a file that an example uses; the example's folder is the root of the repository."""
     file = EXAMPLES / path
     return file.read_bytes() if file.is_file() else None
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
 def test_an_example_compiles(file: Path) -> None:
-    """Without an error and without a warning."""
+    """It compiles without errors and warnings."""
     compiled = dsl.compile_workflow(file.name, file.read_bytes(), _read)
     assert [dsl.render_diagnostic(found) for found in (*compiled.diagnostics, *compiled.warnings)] == []
     assert compiled.plan is not None
@@ -34,13 +34,13 @@ def test_an_example_compiles(file: Path) -> None:
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
 def test_an_example_says_what_it_shows(file: Path) -> None:
-    """It opens with a comment, and has a row in the table."""
+    """It starts with a comment, and has a row in the table."""
     assert file.read_text("utf-8").startswith("# ")
     assert f"| [{file.name}]({file.name}) |" in (EXAMPLES / "README.md").read_text("utf-8")
 
 
 def test_the_table_lists_nothing_that_is_gone() -> None:
-    """Every link of the page leads to a file."""
+    """Every link on the page leads to a file."""
     linked = re.findall(r"\]\(([^)#]+)\)", (EXAMPLES / "README.md").read_text("utf-8"))
     assert linked
     assert all((EXAMPLES / name).exists() for name in linked)
@@ -55,7 +55,7 @@ def _keys(table: type) -> Iterator[str]:
 
 
 def _with_every_key(name: str) -> str:
-    """The file with what is commented out switched on."""
+    """Returns the file with all commented-out keys enabled."""
     return re.sub(r"^#(?=\[|[a-z-]+ = )", "", (EXAMPLES / name).read_text("utf-8"), flags=re.MULTILINE)
 
 
@@ -64,25 +64,25 @@ def _with_every_key(name: str) -> str:
     [("waterflowd.toml", waterflowd.app.config.Config), ("agent.toml", waterflow_agent.config.Config)],
 )
 def test_a_configuration_file_has_every_key(name: str, table: type) -> None:
-    """Set or commented out."""
+    """Each key is either set or commented out."""
     text = _with_every_key(name)
     missing = [key for key in _keys(table) if not re.search(rf"^\[*{re.escape(key)}(?: = |\])", text, re.MULTILINE)]
     assert not missing
 
 
 def test_the_daemon_takes_its_configuration_file(tmp_path: Path) -> None:
-    """As it is, and with everything switched on; what is commented out is the default."""
+    """It is valid as it is and with everything enabled; the commented-out values are the defaults."""
     switched_on = tmp_path / "waterflowd.toml"
     switched_on.write_text(_with_every_key("waterflowd.toml"))
     plain = waterflowd.app.config.load(EXAMPLES / "waterflowd.toml", environment={})
     full = waterflowd.app.config.load(switched_on, environment={})
     assert full.agents.address
-    # The one key without a value that could stand there.
+    # The only key without a default value that the file could show.
     assert plain == msgspec.structs.replace(full, agents=msgspec.structs.replace(full.agents, address=""))
 
 
 def test_the_agent_takes_its_configuration_file(tmp_path: Path) -> None:
-    """As it is, and with everything switched on."""
+    """It is valid as it is and with everything enabled."""
     plain = waterflow_agent.config.load(EXAMPLES / "agent.toml", environment={})
     assert plain.join_token_file
     settings = tomllib.loads(_with_every_key("agent.toml"))

@@ -1,4 +1,4 @@
-"""Claims about inputs: what a start by hand may give."""
+"""Inputs of a manual start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPECS = (
 
 
 def test_texts_from_a_command_line_are_read_as_the_types_say() -> None:
-    """The CLI sends text; a run sees numbers, booleans and JSON."""
+    """The CLI sends text; a run gets numbers, booleans and JSON."""
     given = {"who": "bob", "count": "2.5", "loud": "TRUE", "place": "prod", "more": '{"a": [1, null]}'}
     assert check_start(SPECS, given) == {
         "who": "bob",
@@ -32,13 +32,13 @@ def test_texts_from_a_command_line_are_read_as_the_types_say() -> None:
 
 
 def test_typed_values_are_taken_as_they_are() -> None:
-    """The API sends JSON."""
+    """The API sends JSON, which is kept unchanged."""
     given = {"who": "bob", "count": 7, "loud": False, "place": "dev", "more": [1]}
     assert check_start(SPECS, given) == given
 
 
 def test_what_is_not_given_has_its_default_or_is_empty() -> None:
-    """As at GitHub: false, the first option, and null for JSON."""
+    """As on GitHub, the defaults are false, the first option, and null for JSON."""
     assert check_start(SPECS, {"who": "bob"}) == {
         "who": "bob",
         "count": 3,
@@ -49,7 +49,7 @@ def test_what_is_not_given_has_its_default_or_is_empty() -> None:
 
 
 def test_a_whole_number_stays_whole() -> None:
-    """`3` is 3, and a 64-bit id keeps its digits."""
+    """The number `3` stays 3, and a 64-bit id keeps its digits."""
     specs = (InputSpec(name="n", type=InputType.NUMBER),)
     for text in ("3", "9007199254740993"):
         value = check_start(specs, {"n": text})["n"]
@@ -82,7 +82,7 @@ def test_a_whole_number_stays_whole() -> None:
     ],
 )
 def test_a_wrong_input_is_rejected_by_name(given: dict[str, Any], where: str) -> None:
-    """WF110 names the input in `where` and in the text."""
+    """WF110 names the input both in `where` and in the message."""
     with pytest.raises(Rejected) as caught:
         check_start(SPECS, given)
     assert caught.value.code == "WF110"
@@ -91,19 +91,19 @@ def test_a_wrong_input_is_rejected_by_name(given: dict[str, Any], where: str) ->
 
 
 def test_a_misspelt_input_gets_a_suggestion() -> None:
-    """The nearest name is in the text."""
+    """The message contains the most similar name."""
     with pytest.raises(Rejected, match='did you mean "count"'):
         check_start(SPECS, {"who": "bob", "cuont": 1})
 
 
 def test_too_many_bytes_are_rejected() -> None:
-    """All inputs together have a bound."""
+    """The total size of all inputs is limited."""
     with pytest.raises(Rejected, match="more than 65,535 bytes"):
         check_start((InputSpec(name="a"),), {"a": "x" * 70_000})
 
 
 def test_a_hostile_pattern_takes_linear_time() -> None:
-    """Patterns run on an engine without backtracking."""
+    """Patterns are matched without backtracking."""
     specs = (InputSpec(name="a", pattern="(a+)+"),)
     with pytest.raises(Rejected):
         check_start(specs, {"a": "a" * 50_000 + "!"})

@@ -65,7 +65,7 @@ def test_hostile_text_is_escaped(formatter: logs.Formatter) -> None:
 
 
 def test_tokens_are_shortened_everywhere() -> None:
-    """API tokens and join tokens; the prefix identifies the token."""
+    """This covers API tokens and join tokens; the prefix identifies the token."""
     for secret in ("wf_" + "Ab3-_" * 9, "wfj1." + "Zz9_-" * 20):
         for formatter in (logs.TextFormatter(), logs.JsonFormatter()):
             line = formatter.format(record("it was %s!", secret, target=f"x {secret}"))
@@ -75,7 +75,7 @@ def test_tokens_are_shortened_everywhere() -> None:
 
 
 def test_a_long_text_is_cut() -> None:
-    """And its length is added."""
+    """The message includes the original length."""
     line = logs.JsonFormatter().format(record("x" * 1_000_000, job="y" * 1_000_000))
     assert len(line) < 20_000
     assert "(1000000 characters)" in line
@@ -103,11 +103,11 @@ def test_entries_that_strangers_cause_are_rate_limited_and_errors_are_not() -> N
     assert bounded.filter(record("x", level=logging.ERROR))
 
 
-# What is told of runs -----------------------------------------------------------------------------------------------------
+# Log lines about runs -----------------------------------------------------------------------------------------------------
 
 
 def told(caplog: pytest.LogCaptureFixture, level: int, *happened: events.Event) -> list[logging.LogRecord]:
-    """The lines that a batch with these events of one run makes."""
+    """Returns the log lines of a batch with these events of one run."""
     caplog.set_level(level, logger="waterflow.run")
     caplog.clear()
     append = StreamAppend(stream="run/01M", expected=3, at=1, events=list(happened))  # type: ignore[arg-type]
@@ -118,7 +118,7 @@ def told(caplog: pytest.LogCaptureFixture, level: int, *happened: events.Event) 
 def test_what_went_wrong_is_told_and_what_went_right_only_in_detail(
     caplog: pytest.LogCaptureFixture, reason: Any
 ) -> None:
-    """A step that failed is a warning with its run, job and step; one that succeeded is there at `debug` alone."""
+    """A failed step is a warning with its run, job and step; a successful one is logged only at level `debug`."""
 
     def completed(conclusion: Conclusion) -> events.StepCompleted:
         return events.StepCompleted(
@@ -136,7 +136,7 @@ def test_what_went_wrong_is_told_and_what_went_right_only_in_detail(
 def test_an_attempt_that_failed_is_told_with_its_number_and_exit_code(
     caplog: pytest.LogCaptureFixture, reason: Any
 ) -> None:
-    """Also when a later attempt succeeds."""
+    """It is logged even if a later attempt succeeds."""
     finished = events.AttemptFinished(
         at=1,
         job=JobId("a"),
@@ -154,7 +154,7 @@ def test_an_attempt_that_failed_is_told_with_its_number_and_exit_code(
 
 @pytest.fixture
 def reason() -> Any:
-    """Any reason."""
+    """Returns an arbitrary reason."""
     from waterflowd.model.reasons import Reason, ReasonCode
 
     return Reason(code=next(iter(ReasonCode)), text="so it was")

@@ -1,4 +1,4 @@
-"""The nodes that people copy work as they are shown: those of docs/own-nodes.md, and that of the examples."""
+"""Nodes that readers copy work as documented: those in docs/own-nodes.md and the one in the examples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WORKFLOW = re.compile(r"^```yaml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def files_of_page(root: Path) -> dict[str, str]:
-    """Writes the files of the page below `root`; gives them, and its workflow as `workflow`."""
+    """Writes the page's files below `root`; returns them, with its workflow as `workflow`."""
     text = PAGE.read_text("utf-8")
     found = dict(_FILE.findall(text))
     for name, content in found.items():
@@ -34,7 +34,7 @@ def files_of_page(root: Path) -> dict[str, str]:
 
 
 def test_the_files_of_the_page_are_a_node_and_its_tests(tmp_path: Path) -> None:
-    """The tests of the page pass, in a process as a reader has it."""
+    """The page's tests pass in a separate process, as they do for a reader."""
     files = files_of_page(tmp_path)
     assert {"nodes/demo/greet.py", "tests/test_greet.py"} <= files.keys()
 
@@ -46,7 +46,7 @@ def test_the_files_of_the_page_are_a_node_and_its_tests(tmp_path: Path) -> None:
 
 
 def test_the_command_of_the_page_says_what_the_page_says(tmp_path: Path) -> None:
-    """`waterflow-agent node`, and its schema checks the workflow."""
+    """`waterflow-agent node` prints it, and its schema checks the workflow."""
     files = files_of_page(tmp_path)
     command = [sys.executable, "-m", "waterflow_agent", "node", "nodes/demo/greet.py"]
 
@@ -67,7 +67,7 @@ def test_the_command_of_the_page_says_what_the_page_says(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("content", "code"), [("broken(", 1), ("", 1)])
 def test_the_command_says_what_is_wrong_with_a_file(tmp_path: Path, content: str, code: int) -> None:
-    """One sentence with a place, and an exit code."""
+    """It prints one message with a location, and returns an exit code."""
     path = tmp_path / "own.py"
     path.write_text(content)
 
@@ -80,7 +80,7 @@ def test_the_command_says_what_is_wrong_with_a_file(tmp_path: Path, content: str
 
 
 def test_the_example_s_schema_is_that_of_its_class() -> None:
-    """Written anew when the class changes."""
+    """The schema must be regenerated when the class changes."""
     command = [sys.executable, "-m", "waterflow_agent", "node", str(NOTES), "--schema"]
     made = subprocess.run(command, capture_output=True, check=True, timeout=300).stdout
 
@@ -88,7 +88,7 @@ def test_the_example_s_schema_is_that_of_its_class() -> None:
 
 
 def test_the_example_s_node_works(tmp_path: Path) -> None:
-    """Notes by kind, and a sentence when there is nothing to note."""
+    """It writes notes grouped by kind, and fails with a message if there are none."""
     changes = [{"text": "a", "kind": "fix"}, {"text": "b"}]
     good = run_node(NOTES, {"version": "1", "changes": changes}, directory=tmp_path)
     empty = run_node(NOTES, {"version": "1", "changes": []}, directory=tmp_path)

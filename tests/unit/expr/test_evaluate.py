@@ -1,4 +1,4 @@
-"""Evaluation: errors with their places, bounds, lazy contexts, the functions beyond GitHub's."""
+"""Evaluation: errors with positions, limits, lazy contexts, and the functions that GitHub does not have."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def failure(source: str, **more: object) -> expr.ExpressionError:
     ],
 )
 def test_functions_beyond_github_do_what_their_documentation_says(source: str, value: object) -> None:
-    """One line for each promise of the module's documentation."""
+    """Each promise of the module's documentation has one line here."""
     found = evaluated(source)
 
     assert found == value
@@ -99,7 +99,7 @@ def test_functions_beyond_github_do_what_their_documentation_says(source: str, v
     ],
 )
 def test_what_has_no_value_is_an_error_with_its_place(source: str, code: str, offset: int) -> None:
-    """The error points at the operator or at the function."""
+    """The error points at the operator or the function."""
     error = failure(source)
 
     assert (error.code, error.offset) == (code, offset)
@@ -112,7 +112,7 @@ def test_an_operand_that_is_not_needed_is_not_evaluated() -> None:
 
 
 def test_what_only_the_host_knows_comes_from_the_env() -> None:
-    """Time, status and file hashes are given, never looked up."""
+    """Time, status and file hashes are passed in by the host."""
     seen: list[tuple[str, ...]] = []
 
     def digest(patterns: tuple[str, ...]) -> str:
@@ -129,7 +129,7 @@ def test_what_only_the_host_knows_comes_from_the_env() -> None:
 
 
 class Lazy(Mapping[str, object]):
-    """A mapping that makes its values when asked."""
+    """A mapping that computes its values on access."""
 
     def __init__(self, depth: int) -> None:
         self._depth = depth
@@ -147,7 +147,7 @@ class Lazy(Mapping[str, object]):
 
 
 def test_contexts_may_be_lazy_mappings() -> None:
-    """Any Mapping works: properties without case, filters, JSON, and a result of plain dicts."""
+    """Any Mapping works, with case-insensitive properties, filters, JSON, and a result of plain dicts."""
     env = expr.Env(contexts={"lazy": Lazy(1)})
 
     assert expr.evaluate(expr.parse("lazy.next.NEXT.depth"), env) == 3
@@ -157,7 +157,7 @@ def test_contexts_may_be_lazy_mappings() -> None:
 
 
 def test_a_result_shares_nothing_with_the_contexts() -> None:
-    """A host may change its state after the evaluation without changing a recorded result."""
+    """The host may change its state after the evaluation without changing a recorded result."""
     state: dict[str, object] = {"list": [1, {"k": [2]}]}
     result = expr.evaluate(expr.parse("s.list"), expr.Env(contexts={"s": state}))
 
@@ -167,7 +167,7 @@ def test_a_result_shares_nothing_with_the_contexts() -> None:
 
 
 def test_an_object_without_that_name_has_the_property_null() -> None:
-    """Names that mean something in Python or JavaScript mean nothing here."""
+    """Names with a meaning in Python or JavaScript have none in expressions."""
     for name in ("__class__", "__proto__", "constructor", "toString", "keys", "__init__"):
         assert evaluated(f"in.obj.{name}") is None
         assert evaluated(f"in.list.{name}") is None
@@ -178,14 +178,14 @@ def test_an_object_without_that_name_has_the_property_null() -> None:
 
 
 def test_case_computes_only_what_it_chooses() -> None:
-    """So a condition can guard the value behind it, as `&&` does."""
+    """Like `&&`, `case` can guard the value behind a condition."""
     assert evaluated("case(in.n == 3, 'three', in.n == 4, fromJSON('no'), fromJSON('no'))") == "three"
     assert evaluated("CASE(false, 1 / 0, true, in.list, null)") == ["a", "b"]
     assert evaluated("case(false, 1 / 0, false, 1 / 0, in.none)") is None
 
 
 def test_integers_stay_exact_where_a_float_would_round_them() -> None:
-    """A 64-bit id from a payload reaches text and JSON with all its digits."""
+    """A 64-bit id from a payload keeps all its digits in text and JSON."""
     env = expr.Env(contexts={"event": {"id": 2**63 - 1, "huge": 10**400}})
 
     assert expr.evaluate(expr.parse("format('{0}', event.id)"), env) == "9223372036854775807"
@@ -212,7 +212,7 @@ def test_integers_stay_exact_where_a_float_would_round_them() -> None:
     ],
 )
 def test_a_number_that_has_no_room_in_the_log_is_rounded(source: str) -> None:
-    """The log and the wire hold 64 bits; what is larger is a float, as all numbers are in JavaScript."""
+    """The log and the wire hold 64 bits; a larger number becomes a float, like all numbers in JavaScript."""
     env = expr.Env(contexts={"id": 2**64 - 1, "more": 2**64, "huge": 10**400})
 
     found = expr.evaluate(expr.parse(source), env)
@@ -223,7 +223,7 @@ def test_a_number_that_has_no_room_in_the_log_is_rounded(source: str) -> None:
 
 @pytest.mark.parametrize("number", [2**64 - 1, 2**63, -(2**63), 2**53 + 1])
 def test_a_number_that_has_room_in_the_log_stays_exact(number: int) -> None:
-    """From a payload, from JSON and from text."""
+    """The number may come from a payload, JSON or text."""
     for source in ("n", "fromJSON(toJSON(n))", "fromJSON(format('{0}', n))", "n + 0"):
         found = expr.evaluate(expr.parse(source), expr.Env(contexts={"n": number}))
         assert (type(found), found) == (int, number)
@@ -252,7 +252,7 @@ BIG = "x" * 1024 * 1024
     ],
 )
 def test_no_result_passes_the_bound_not_even_on_its_way(source: str) -> None:
-    """Whatever would be larger than 1 MiB or too deep is an error before it is built."""
+    """A result that would be larger than 1 MiB or too deep is an error before it is built."""
     deep: object = 1
     for _ in range(500):
         deep = [deep]
@@ -274,7 +274,7 @@ def test_no_result_passes_the_bound_not_even_on_its_way(source: str) -> None:
 
 
 def test_brackets_inside_of_json_strings_do_not_count_as_depth() -> None:
-    """Only real nesting is bounded."""
+    """Only real nesting is limited."""
     text = '["' + "[" * 1000 + '", "\\"' + "{" * 1000 + '"]'
 
     assert expr.evaluate(expr.parse("fromJSON(t.x)[0]"), expr.Env(contexts={"t": {"x": text}})) == "[" * 1000
@@ -290,6 +290,6 @@ def test_a_condition_is_the_truth_of_its_value() -> None:
 
 
 def test_a_context_that_is_not_json_is_a_mistake_of_the_host() -> None:
-    """It raises TypeError, since no author can do anything about it."""
+    """It raises TypeError, because no author can fix it."""
     with pytest.raises(TypeError):
         expr.evaluate(expr.parse("x"), expr.Env(contexts={"x": {1, 2}}))

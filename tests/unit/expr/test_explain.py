@@ -1,4 +1,4 @@
-"""Conditions with their values beside them."""
+"""Explanations of conditions, with their values."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ ENV = expr.Env(
     ],
 )
 def test_each_leaf_of_a_condition_shows_its_value(condition: str, shown: str) -> None:
-    """Paths and calls have their value in parentheses; the implied success is not shown while it holds."""
+    """Paths and calls are followed by their value in parentheses; an implied `success()` is omitted while it is true."""
     assert expr.explain(expr.parse_condition(condition), ENV) == shown
 
 
 def test_an_implied_success_that_failed_is_the_explanation() -> None:
-    """What the author wrote was not the reason then."""
+    """In this case the author's own condition was not the reason."""
     env = expr.Env(contexts=ENV.contexts, status=expr.Status(success=False, failure=True))
 
     assert expr.explain(expr.parse_condition("inputs.env == 'dev'"), env) == "success() (false)"
 
 
 def test_an_explanation_is_one_short_printable_line() -> None:
-    """Values with control characters, escapes of terminals or a megabyte of text do no harm."""
+    """Control characters, terminal escapes and a megabyte of text do no harm."""
     env = expr.Env(contexts={"x": {"evil": "\x1b]0;pwned\x07\r\n\u202e", "long": "y" * 1_000_000}})
 
     shown = expr.explain(expr.parse("x.evil == x.long && x.evil == x.long && x.long == x.evil && x.evil"), env)

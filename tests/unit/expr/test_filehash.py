@@ -1,4 +1,4 @@
-"""`hashFiles`: which files patterns choose, and that the digest says what they hold."""
+"""`hashFiles`: which files the patterns select, and what the digest depends on."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def chosen(*texts: str) -> list[str]:
     ],
 )
 def test_patterns_choose_as_in_github(texts: list[str], paths: list[str]) -> None:
-    """One line for each promise of the module's documentation."""
+    """Each promise of the module's documentation has one line here."""
     assert chosen(*texts) == paths
 
 
 def test_the_digest_is_that_of_the_digests_in_the_order_of_the_paths() -> None:
-    """Whatever order the tree is listed in; no file gives the empty text."""
+    """The order in which the tree is listed does not matter; without files the result is the empty text."""
     contents = {"b": b"2", "a": b"1"}
 
     def digest_of(path: str) -> bytes:
@@ -77,12 +77,12 @@ def test_the_digest_is_that_of_the_digests_in_the_order_of_the_paths() -> None:
     ("text", "code"), [("../x", errors.WRONG_VALUE), ("a/../../x", errors.WRONG_VALUE), ("x\n" * 300, errors.BOUND)]
 )
 def test_a_pattern_that_cannot_be_meant_is_a_problem(text: str, code: str) -> None:
-    """Nothing outside of the repository is looked for, and there is an end to them."""
+    """Patterns cannot select files outside of the repository, and their number is limited."""
     with pytest.raises(Problem) as caught:
         patterns_of([text])
     assert caught.value.code == code
 
 
 def test_no_pattern_takes_long() -> None:
-    """Stars upon stars, in parts and between them, over a path that nearly matches: what tries every way never ends."""
+    """Many wildcards over a path that nearly matches would take a backtracking matcher for ever."""
     assert matching(patterns_of(["*a" * 200 + "*b", "**/a/" * 100 + "b"]), ["a" * 2000, "/".join("a" * 1000)]) == []

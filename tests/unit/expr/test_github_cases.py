@@ -1,7 +1,7 @@
 """Expressions whose outcome was recorded from GitHub's own implementation (npm @actions/expressions 0.3.61).
 
 Outcomes are `{"error": true}` or `{"value": ...}`, in which a number is `{"num": text}` and an object is
-`{"obj": [[key, value], ...]}`, so that NaN, infinities and the order of keys can be told.
+`{"obj": [[key, value], ...]}`, so that NaN, infinities and the order of keys are distinguishable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GROUPS = [name for name in RECORDED if name != "contexts"]
 
 
 def recorded_form(value: object) -> object:
-    """Return a value in the spelling of the recorded file."""
+    """Returns a value in the notation of the recorded file."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int | float):
@@ -36,7 +36,7 @@ def recorded_form(value: object) -> object:
 
 
 def outcome(source: str) -> dict[str, object]:
-    """Return what the source yields, in the spelling of the recorded file."""
+    """Returns the outcome of the source, in the notation of the recorded file."""
     try:
         return {"value": recorded_form(expr.evaluate(expr.parse(source), expr.Env(contexts=RECORDED["contexts"])))}
     except expr.ExpressionError:
@@ -45,7 +45,7 @@ def outcome(source: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_expressions_have_the_outcome_that_github_gives_them(group: str) -> None:
-    """Values, and which sources are errors, are those of GitHub's implementation."""
+    """Both the values and the choice of invalid sources match GitHub's implementation."""
     different = [
         (source, expected, found) for source, expected in RECORDED[group] if (found := outcome(source)) != expected
     ]

@@ -1,4 +1,4 @@
-"""What an author with bad intentions writes: each ends at once, with an error that says what is wrong."""
+"""Hostile expressions: each ends at once, with an error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SOURCES = {
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_source_without_measure_is_refused_with_its_place(name: str) -> None:
-    """No recursion, and no work for what is over the bound."""
+    """The parser does not recurse, and does no work beyond the limit."""
     source, code = SOURCES[name]
 
     with pytest.raises(expr.ExpressionError) as caught:
@@ -62,7 +62,7 @@ def test_a_source_without_measure_is_refused_with_its_place(name: str) -> None:
     ],
 )
 def test_values_without_measure_end_with_a_value_or_an_explained_error(source: str, code: str | None) -> None:
-    """Nothing that grows beyond the bound, nothing that tries every way, and no way into Python."""
+    """No value grows beyond the limit, no search is exponential, and Python's internals are unreachable."""
     contexts: Mapping[str, object] = {
         "a": {
             "many": "a" * 500_000,

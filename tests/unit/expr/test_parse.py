@@ -1,4 +1,4 @@
-"""The parser: what it accepts beyond GitHub, its errors with their places, its bounds."""
+"""The parser: what it accepts beyond GitHub's syntax, its errors with positions, its limits."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def failure(source: str) -> expr.ExpressionError:
     ],
 )
 def test_arithmetic_binds_tighter_than_comparison_and_groups_to_the_left(source: str, value: object) -> None:
-    """`+ - * / %` work on numbers with the usual precedence; a remainder has the sign of the dividend."""
+    """The operators `+ - * / %` have the usual precedence, and a remainder has the sign of the dividend."""
     found = evaluated(source)
 
     assert found == value
@@ -77,7 +77,7 @@ def test_arithmetic_binds_tighter_than_comparison_and_groups_to_the_left(source:
     ],
 )
 def test_a_syntax_error_names_its_place_and_what_was_expected(source: str, offset: int, part: str) -> None:
-    """The offset is that of the offending symbol, and the text helps with the usual slips."""
+    """The offset points at the offending symbol, and the message helps with common mistakes."""
     error = failure(source)
 
     assert error.code == errors.SYNTAX
@@ -103,12 +103,12 @@ def test_a_syntax_error_names_its_place_and_what_was_expected(source: str, offse
     ],
 )
 def test_sources_that_are_too_long_or_too_deep_are_errors(source: str) -> None:
-    """Bounds end in an ExpressionError; Python's recursion limit is never met."""
+    """Exceeding a limit is an ExpressionError; Python's recursion limit is never reached."""
     assert failure(source).code == errors.BOUND
 
 
 def test_sixty_levels_and_a_thousand_conditions_are_fine() -> None:
-    """The bound leaves room for what people write; a long chain of `&&` is flat."""
+    """The limit leaves room for real expressions; a long chain of `&&` does not count as nesting."""
     assert evaluated("(" * 60 + "1" + ")" * 60) == 1
     assert evaluated(" && ".join(["n.a"] * 1000)) == 7
 
@@ -126,7 +126,7 @@ def test_sixty_levels_and_a_thousand_conditions_are_fine() -> None:
     ],
 )
 def test_an_unparsed_tree_parses_to_the_same_text(source: str) -> None:
-    """`unparse` is a canonical spelling: it keeps structure, and doing it again changes nothing."""
+    """`unparse` returns canonical text: it keeps the structure, and repeating it changes nothing."""
     once = expr.unparse(expr.parse(source))
 
     assert once == source
@@ -134,7 +134,7 @@ def test_an_unparsed_tree_parses_to_the_same_text(source: str) -> None:
 
 
 def test_nodes_know_where_they_stand() -> None:
-    """An operator's node points at the operator, a leaf at its first character."""
+    """An operator's node points at the operator, and a leaf at its first character."""
     node = expr.parse("a.b + 12")
 
     assert isinstance(node, expr.Binary)
@@ -145,12 +145,12 @@ def test_nodes_know_where_they_stand() -> None:
 
 
 def test_parsing_the_same_source_again_gives_the_same_tree() -> None:
-    """Trees are cached, so that their compiled form is built once."""
+    """Trees are cached, so that each is compiled once."""
     assert expr.parse("a.b == 'cached'") is expr.parse("a.b == 'cached'")
 
 
 def test_a_boolean_and_a_number_are_not_mixed_up_by_caches() -> None:
-    """`true` and `1` are equal in Python; their expressions must not share a compiled form."""
+    """`true` and `1` are equal in Python, but their expressions must not share a compiled form."""
     assert evaluated("1") is not True
     assert evaluated("true") is True
     assert evaluated("format('{0}', true)") == "true"
@@ -158,5 +158,5 @@ def test_a_boolean_and_a_number_are_not_mixed_up_by_caches() -> None:
 
 
 def test_every_code_is_of_the_expression_family() -> None:
-    """Codes are stable, unique and in the table."""
+    """Codes are stable and unique, and each is in the table."""
     assert set(errors.CODES) == {f"WF12{digit}" for digit in range(10)}

@@ -1,4 +1,4 @@
-"""What is known of an expression before it runs."""
+"""Static checks of expressions."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def problems(source: str, scope: expr.Scope = SCOPE) -> list[tuple[str, int, str
 def test_a_name_that_does_not_exist_is_an_error_with_its_place(
     source: str, found: list[tuple[str, int, str | None]]
 ) -> None:
-    """Contexts, the names below them, functions and their arity; names are compared without case."""
+    """Contexts, their properties, functions and the number of arguments are checked; names are case-insensitive."""
     assert problems(source) == found
 
 
 def test_all_problems_are_reported_at_once_in_source_order() -> None:
-    """An author fixes a line in one go."""
+    """An author can fix a line in one go."""
     found = problems("foo.x == lenn(steps.nope, bar.y) && format() || needs.z")
 
     assert [code for code, _, _ in found] == [
@@ -58,7 +58,7 @@ def test_all_problems_are_reported_at_once_in_source_order() -> None:
 
 
 def test_status_functions_are_for_conditions() -> None:
-    """A scope of an `if` names them; elsewhere the error says where they belong."""
+    """They are allowed in an `if`; elsewhere the error says where they belong."""
     condition = expr.Scope(functions=expr.PLAIN_FUNCTIONS | expr.STATUS_FUNCTIONS)
 
     assert problems("success() || ALWAYS()", condition) == []
@@ -66,21 +66,21 @@ def test_status_functions_are_for_conditions() -> None:
 
 
 def test_a_subtraction_without_spaces_is_explained() -> None:
-    """`inputs-x` is one name; the error says why."""
+    """`inputs-x` is a single name, and the error says so."""
     error = expr.check(expr.parse("inputs-x"), SCOPE)[0]
 
     assert "hyphen" in str(error)
 
 
 def test_a_suggestion_is_part_of_what_a_person_reads() -> None:
-    """The text of the error ends with the name that was probably meant and the code."""
+    """The message ends with the probable name and the error code."""
     error = expr.check(expr.parse("inputs.evn"), SCOPE)[0]
 
     assert str(error) == 'unknown input "evn" (did you mean "env"?) [WF125]'
 
 
 def test_hostile_names_are_shown_short_and_printable() -> None:
-    """An error text never carries control characters or a kilobyte of name."""
+    """An error message never contains control characters or a name of a kilobyte."""
     error = expr.check(expr.parse("inputs['\x1b]0;" + "a" * 500 + "']"), SCOPE)[0]
 
     assert str(error).isprintable()
@@ -101,12 +101,12 @@ def test_hostile_names_are_shown_short_and_printable() -> None:
     ],
 )
 def test_references_are_the_paths_through_contexts(source: str, found: list[tuple[tuple[str, ...], int]]) -> None:
-    """Each use once, in source order; `*` stands for what only the run knows."""
+    """Each use is listed once, in source order; `*` stands for parts that are known only at run time."""
     assert list(expr.references(expr.parse(source))) == found
 
 
 def test_a_thousand_problems_are_reported_as_fifty() -> None:
-    """Each costs a search among the known names, so a hostile expression must not ask for more."""
+    """Each problem costs a search for similar names, so a hostile expression must not cause more."""
     names = expr.Scope(contexts={"steps": [f"step-{number}" for number in range(1000)]})
 
     assert len(expr.check(expr.parse(" || ".join(["steps.nope"] * 550)), names)) == 50

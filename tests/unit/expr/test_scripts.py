@@ -1,4 +1,4 @@
-"""Scripts in which an expression is data: the reference for each place, and the places that have none."""
+"""Expressions as data in scripts: the safe reference for each position, and the positions without one."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ QUOTED = '"${WF_EXPR_1}"'
     ],
 )
 def test_a_reference_fits_its_place(script: str, reference: str) -> None:
-    """`@` stands for the expression, the rest of the script is not changed by a character."""
+    """`@` marks the expression; the rest of the script does not change."""
     script = script.replace("user@host", "user\0host")
     lowered = expr.lower_script(script.replace("@", X), "bash")
 
@@ -257,7 +257,7 @@ def test_a_reference_fits_its_place(script: str, reference: str) -> None:
     ],
 )
 def test_a_place_without_a_safe_reference_is_an_error_that_holds_its_fix(script: str) -> None:
-    """Where the value would be evaluated again, or no variable is read; the error has the `env:` lines."""
+    """The shell would evaluate the value again or reads no variable there; the error contains the `env:` lines."""
     text = script.replace("$@", "$" + X).replace("@", X)
 
     found = expr.check_script(text, "bash")
@@ -278,7 +278,7 @@ def test_each_expression_has_one_variable_however_often_it_stands() -> None:
 
 
 def test_all_unsafe_places_are_reported_at_once() -> None:
-    """In the order of the script, and nothing else of it."""
+    """They are listed in the order of the script, and nothing else is."""
     found = expr.check_script("eval ${{ x.a }}\necho ${{ x.b }}\necho $((${{ x.c }}))", "bash")
 
     assert [error.offset for error in found] == [5, 40]
@@ -286,7 +286,7 @@ def test_all_unsafe_places_are_reported_at_once() -> None:
 
 @pytest.mark.parametrize("place", ["eval @", "cat <<'EOF'\n@\nEOF", "echo '@'", "echo $((@))", "echo \\@", "a[@]=1"])
 def test_a_literal_of_harmless_characters_is_pasted_anywhere(place: str) -> None:
-    """A constant of the file is the author's own text."""
+    """A constant in the file is the author's own text."""
     lowered = expr.lower_script(place.replace("@", "${{ 'v1.2/a_b:c@d-e' }}"), "bash")
 
     assert lowered.text == place.replace("@", "v1.2/a_b:c@d-e", 1)
@@ -294,14 +294,14 @@ def test_a_literal_of_harmless_characters_is_pasted_anywhere(place: str) -> None
 
 
 def test_a_literal_of_other_characters_is_no_exception() -> None:
-    """What means something to a shell travels as a variable."""
+    """A literal with special characters is passed as a variable."""
     assert expr.lower_script("echo ${{ '$(id)' }}", "bash").env == {"WF_EXPR_1": "${{ '$(id)' }}"}
     with pytest.raises(expr.ExpressionError):
         expr.lower_script("eval ${{ 'a b' }}", "bash")
 
 
 def test_the_caller_knows_more_constants() -> None:
-    """Such as matrix values; one with other characters, and a collection, are not pasted."""
+    """Matrix values are an example; those with other characters, and collections, are not pasted."""
 
     def constant(node: expr.Node) -> object:
         return {"matrix.os": "ubuntu-24.04", "matrix.n": 3, "matrix.evil": "a;b", "matrix.list": []}.get(
@@ -336,24 +336,24 @@ def test_the_source_of_another_interpreter_holds_no_expression(shell: str, readi
 
 
 def test_unsafe_interpolation_leaves_the_script_a_template() -> None:
-    """The author asked for pasting, so whoever renders the text pastes."""
+    """The author has asked for the value to be pasted, so the text stays a template."""
     assert expr.lower_script("eval ${{ x.a }}", "python", unsafe=True) == expr.Script(text="eval ${{ x.a }}")
 
 
 def test_a_script_without_expressions_is_not_touched() -> None:
-    """Whatever it holds."""
+    """This holds for any content."""
     assert expr.lower_script("echo '$((", "bash") == expr.Script(text="echo '$((")
 
 
 def test_a_script_that_is_no_shell_at_all_is_scanned_to_its_end() -> None:
-    """Unclosed quotes, stray parentheses and the like are for the shell to complain about."""
+    """The shell itself will report unclosed quotes, stray parentheses and the like."""
     for text in ("'", '"$(', "${", "`", "$((", "case x in", ")", "<<", "<<A", "}", "$'", "\\", "((", "[[", "a[", ";;"):
         for script in (text + X, X + text, text + X + text):
             expr.check_script(script, "bash")
 
 
 def test_a_script_that_nests_without_end_is_an_error() -> None:
-    """The stack of the scanner is bounded, so its time is linear."""
+    """The scanner's stack is limited, so its time is linear."""
     for opening in ("$(", "x (", "${x:-", '"$(', "<("):
         with pytest.raises(expr.ExpressionError) as caught:
             expr.check_script(X + "\n" + opening * 200, "bash")

@@ -1,4 +1,4 @@
-"""Text with `${{ }}`, rendering of whole values, conditions."""
+"""Text with `${{ }}`: rendering of whole values, and conditions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ENV = expr.Env(
     ],
 )
 def test_a_text_renders_to_its_value(text: str, value: object) -> None:
-    """Exactly one expression keeps its type, more becomes text, results are never read again."""
+    """A single expression keeps its type, anything more becomes text, and results are never parsed again."""
     assert expr.parse_template(text).render(ENV) == value
 
 
@@ -53,7 +53,7 @@ def test_a_text_renders_to_its_value(text: str, value: object) -> None:
     ],
 )
 def test_an_error_in_a_template_has_its_place_in_the_whole_text(text: str, code: str, offset: int) -> None:
-    """Not the place in the expression, which means nothing to whoever reads the file."""
+    """A position within the expression would not help a reader of the file."""
     with pytest.raises(expr.ExpressionError) as caught:
         expr.parse_template(text)
 
@@ -61,7 +61,7 @@ def test_an_error_in_a_template_has_its_place_in_the_whole_text(text: str, code:
 
 
 def test_nodes_of_a_template_have_their_place_in_the_whole_text() -> None:
-    """So what `check` and `evaluate` report can be shown under the line of the file."""
+    """Positions from `check` and `evaluate` can be shown below the line of the file."""
     template = expr.parse_template("ab ${{ nope.x }} ${{ 1 / 0 }}")
 
     errors_found = [error for placed in template.expressions for error in expr.check(placed.node, expr.Scope())]
@@ -72,21 +72,21 @@ def test_nodes_of_a_template_have_their_place_in_the_whole_text() -> None:
 
 
 def test_values_are_rendered_in_depth_and_keys_are_not() -> None:
-    """Every text of a JSON value, but no key and no other scalar."""
+    """Every text of a JSON value is rendered, but no key and no other scalar."""
     value = {"a": ["${{ v.n }}", 1, None, True], "${{ v.n }}": {"b": "n=${{ v.n }}"}}
 
     assert expr.render(value, ENV) == {"a": [3, 1, None, True], "${{ v.n }}": {"b": "n=3"}}
 
 
 def test_a_value_is_static_when_it_holds_no_expression_anywhere() -> None:
-    """Keys do not count, since they are not rendered."""
+    """Keys do not count, because they are not rendered."""
     assert expr.is_static({"a": ["x", 1, {"b": "$x {{ }}"}], "${{ k }}": None})
     assert not expr.is_static({"a": [{"b": "x ${{ v.n }}"}]})
     assert not expr.is_static("${{")
 
 
 def test_a_rendered_text_is_bounded() -> None:
-    """Many large values in one text are an error, not a gigabyte."""
+    """A text with many large values is an error instead of a gigabyte in memory."""
     env = expr.Env(contexts={"v": {"big": "x" * 1024 * 1024}})
 
     with pytest.raises(expr.ExpressionError) as caught:
@@ -108,7 +108,7 @@ def test_a_rendered_text_is_bounded() -> None:
     ],
 )
 def test_a_condition_implies_success_unless_it_asks_for_the_status(text: str, value: bool) -> None:
-    """Here the job has failed already; only a condition that calls a status function can be true."""
+    """The job has already failed here, so only a condition with a status function can be true."""
     node = expr.parse_condition(text)
 
     assert expr.evaluate_condition(node, ENV) is value
@@ -117,7 +117,7 @@ def test_a_condition_implies_success_unless_it_asks_for_the_status(text: str, va
 
 @pytest.mark.parametrize("text", ["${{ v.n }} == 3", "${{ v.n }} ${{ v.n }}", "!${{ v.n }}", "v.n == ${{ v.n }}", ""])
 def test_a_condition_that_would_always_be_true_is_an_error(text: str) -> None:
-    """Text around `${{ }}` makes a string, and a string is true: never what was meant."""
+    """Text around `${{ }}` makes the condition a non-empty string, which is always true and never intended."""
     with pytest.raises(expr.ExpressionError) as caught:
         expr.parse_condition(text)
 

@@ -33,7 +33,7 @@ def test_a_name_can_be_claimed_once(tmp_path: Path) -> None:
 
 
 def test_the_record_tells_request_process_and_result_and_no_environment(tmp_path: Path) -> None:
-    """Each of them is a line; no line contains secrets."""
+    """Each of them is a line, and no line contains secrets."""
     place = AttemptDirectory(str(tmp_path), "a")
     fd = place.claim(request("a"), "boot")
     attempt_directory.record_process(fd, 17, 1_000, (5, 6))

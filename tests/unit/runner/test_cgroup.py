@@ -1,4 +1,4 @@
-"""What a runner writes into its part of the control groups, seen on plain files."""
+"""What a runner writes into its own control group, checked with plain files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from waterflow_agent.runner.cgroup import GroupTree, StepGroup
 
 
 def test_controllers_stay_off_until_a_step_has_limits(tmp_path: Path) -> None:
-    """A unit's group that hands controllers on takes no processes: systemd could not start a new runner beside an old step."""
+    """systemd cannot start a new runner beside an old step if the unit's group delegates controllers."""
     top = tmp_path / "waterflow-label"
     for folder in (top / "runner", top / "step-1"):
         folder.mkdir(parents=True)

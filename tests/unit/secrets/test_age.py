@@ -18,7 +18,7 @@ TABLE = f'DEPLOY_KEY = "{VALUE}"\nother = """two\nlines"""\n'.encode()
 
 
 class Commits:
-    """Files by repository and revision."""
+    """The files of each repository and revision."""
 
     def __init__(self) -> None:
         self.files: dict[tuple[str, str], dict[str, bytes]] = {}
@@ -30,7 +30,7 @@ class Commits:
 
 @pytest.fixture
 def identity() -> pyrage.x25519.Identity:
-    """The daemon's identity."""
+    """Returns the daemon's identity."""
     return pyrage.x25519.Identity.generate()
 
 
@@ -44,7 +44,7 @@ def key_file(tmp_path: Path, identity: pyrage.x25519.Identity) -> Path:
 
 
 def opened(key_file: Path, files: dict[str, bytes], *paths: str) -> tuple[AgeFiles, Commits]:
-    """The repository `ops`, whose commit `c1` holds these files."""
+    """Opens the repository `ops`, whose commit `c1` has these files."""
     commits = Commits()
     commits.files["ops", "c1"] = files
     locked = EncryptedFiles(files=paths or tuple(files), identity_file=key_file)
@@ -52,7 +52,7 @@ def opened(key_file: Path, files: dict[str, bytes], *paths: str) -> tuple[AgeFil
 
 
 def sealed(content: bytes, *identities: pyrage.x25519.Identity, armored: bool = False) -> bytes:
-    """The content, encrypted for these recipients."""
+    """Returns the content, encrypted for these recipients."""
     return bytes(pyrage.encrypt(content, [one.to_public() for one in identities], armored=armored))
 
 
@@ -74,7 +74,7 @@ async def test_a_table_holds_several_secrets_and_any_other_file_one(
 async def test_one_of_several_recipients_is_enough_and_so_is_one_of_several_identities(
     identity: pyrage.x25519.Identity, key_file: Path
 ) -> None:
-    """So keys can be rotated without a gap."""
+    """Keys can therefore be rotated without an interruption."""
     alice, newer = pyrage.x25519.Identity.generate(), pyrage.x25519.Identity.generate()
     with key_file.open("a") as file:
         file.write(f"\n{newer}\n")
@@ -142,7 +142,7 @@ async def test_a_truncated_or_changed_file_is_not_decrypted(identity: pyrage.x25
 async def test_an_invalid_table_is_reported_without_its_lines(
     identity: pyrage.x25519.Identity, key_file: Path, path: str, content: str
 ) -> None:
-    """The parser's message may quote a line; ours does not."""
+    """The parser's message could quote a line, so it is not used."""
     age, _ = opened(key_file, {path: sealed(content.encode(), identity)})
     with pytest.raises(Rejected) as raised:
         await age.read("ops", "c1")
@@ -230,7 +230,7 @@ WHOLE = sealed(TABLE, IDENTITY)
 
 @given(st.one_of(st.binary(max_size=300), st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))))
 def test_any_bytes_are_decrypted_or_refused(content: bytes | tuple[int, int]) -> None:
-    """Nothing else happens with hostile content."""
+    """Hostile content has no other effect."""
     if isinstance(content, tuple):
         place, change = content
         content = WHOLE[:place] + bytes([WHOLE[place] ^ change]) + WHOLE[place + 1 :]

@@ -83,7 +83,7 @@ def test_a_file_that_others_can_read_is_not_used(file: Path, caplog: pytest.LogC
 def test_an_invalid_file_is_reported_without_its_values(
     file: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The parser's message may quote a line; ours does not."""
+    """The parser's message could quote a line, so it is not used."""
     file.write_text(content)
     with caplog.at_level(logging.ERROR):
         assert LocalSources("", file, {}).get("only-file") is None

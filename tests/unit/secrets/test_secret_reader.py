@@ -167,7 +167,7 @@ async def test_keys_beyond_the_limit_wait(reader: CountingReader, monkeypatch: p
 
 
 async def test_close_cancels_reads(reader: CountingReader) -> None:
-    """No task is left over."""
+    """No task remains."""
     source = Source({})
     source.gate.clear()
     reader.outcome(source)

@@ -63,13 +63,13 @@ class Server:
 
 
 def made(files: Files, vault: Server) -> Sources:
-    """All sources; the environment has `own`."""
+    """Returns all sources; the environment has `own`."""
     local = LocalSources("S_", None, {"S_OWN": "of the environment"})
     return Sources(local, SecretReader(600), files, vault)  # type: ignore[arg-type]
 
 
 async def got(sources: Sources, name: str, commit: RunRevision = COMMIT) -> str | None:
-    """The value after everything has been read."""
+    """Returns the value after everything has been read."""
 
     def is_read() -> bool:
         try:
@@ -140,7 +140,7 @@ async def test_an_unusable_value_is_reported_without_it(value: str) -> None:
 
 
 async def test_all_reads_start_at_once_and_missing_secrets_are_reported_first() -> None:
-    """A step waits for the slowest of its secrets, not for the sum, and not at all if one is missing."""
+    """A step waits only for its slowest secret, and not at all if one is missing."""
     files, vault = Files(values={"of_file": "f"}), Server({"of_vault": "v"})
     sources = made(files, vault)
     with pytest.raises(Retryable):

@@ -35,7 +35,7 @@ def test_the_order_is_variable_credential_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "\n", "two words", "two\nlines", "na\u00efve", "esc\x1b"])
 def test_a_key_that_no_header_can_hold_is_refused_and_not_quoted(tmp_path: Path, content: str) -> None:
-    """The HTTP library would quote it in its error."""
+    """The HTTP library would quote it in its own error."""
     file = private(tmp_path / "token", f"hvs.{content}" if content.strip() else content)
     with pytest.raises(Rejected, match="does not hold a Vault key") as raised:
         vault_key.reader("token", str(file), {}, tmp_path / "data")()
@@ -43,7 +43,7 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_quoted(tmp_path: Path,
 
 
 def test_a_file_in_the_data_directory_or_readable_by_others_is_refused(tmp_path: Path) -> None:
-    """A backup would include it."""
+    """Otherwise a backup would include it."""
     (tmp_path / "data").mkdir()
     inside = private(tmp_path / "data" / "token", "hvs.x")
     with pytest.raises(Rejected, match="data directory"):

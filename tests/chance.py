@@ -1,6 +1,6 @@
-"""What tests leave to chance: the same every day, so that a red run says something about the change; new draws in the night.
+"""Random choices of tests: fixed during the day, so that a failure points at the change; new ones in the nightly run.
 
-`WATERFLOW_SWEEP=full` (`make nightly`) is the night. `WATERFLOW_SEED` repeats what one of its tests has printed.
+`WATERFLOW_SWEEP=full` (`make nightly`) selects the nightly run. `WATERFLOW_SEED` repeats a seed that a test has printed.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 
-#: Whether this is the night: more of everything, and by chance.
+#: Whether this is the nightly run, with more cases and random choices.
 IS_FULL = os.environ.get("WATERFLOW_SWEEP") == "full"
-#: Of moments and of faults.
+#: The seed for moments and faults.
 SEED = int(os.environ.get("WATERFLOW_SEED") or (random.SystemRandom().randrange(1 << 32) if IS_FULL else 2026))

@@ -1,4 +1,4 @@
-"""What holds for every test: nothing of the developer's own settings reaches in, and examples are not timed."""
+"""Settings for every test: the developer's own settings are removed, and Hypothesis has no deadlines."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 from tests.chance import IS_FULL
 
-# A busy machine makes examples and their making slow; that is no finding. A failing one prints the line that repeats it. In CI
-# the examples are the same every time, so that a red run says something about the change; in the night (`make nightly`) and
-# on a developer's machine chance goes on looking.
+# On a busy machine examples may be slow, which is not a finding. A failing example prints a line that repeats it. In CI the
+# examples are the same every time, so that a failure points at the change; in the nightly run (`make nightly`) and on a
+# developer's machine they are random.
 hypothesis.settings.register_profile(
     "waterflow",
     deadline=None,
@@ -23,7 +23,7 @@ hypothesis.settings.load_profile("waterflow")
 
 #: Settings of Waterflow and of Git that a developer may have exported.
 _PREFIXES = ("WATERFLOW_", "WATERFLOWD_", "GIT_")
-#: What tests are steered by.
+#: Variables that control the tests.
 _STEERING = frozenset({"WATERFLOW_FAULT", "WATERFLOW_GOLDEN", "WATERFLOW_ROUNDS", "WATERFLOW_SEED", "WATERFLOW_SWEEP"})
 
 

@@ -1,4 +1,4 @@
-"""Looking at directories in which processes work: what was there a moment ago may be gone when it is opened."""
+"""Lists directories in which processes are working: a file that existed a moment ago may be gone when it is opened."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def found(folder: Path, pattern: str) -> list[Path]:
-    """What is below the folder by the pattern of `Path.glob`, which gives up at a directory that goes while it is read."""
+    """Returns the paths below the folder that match the pattern; `Path.glob` fails if a directory disappears meanwhile."""
     while True:
         with contextlib.suppress(FileNotFoundError):
             return list(folder.glob(pattern))
 
 
 def holding(folder: Path, *texts: bytes) -> list[Path]:
-    """The files below the folder with one of the texts in them."""
+    """Returns the files below the folder that contain one of the texts."""
     holders = []
     for path in found(folder, "**/*"):
         with contextlib.suppress(OSError):

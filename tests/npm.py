@@ -9,21 +9,21 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-#: A registry that answers slowly on a busy machine is no reason to give up.
+#: A slow answer of the registry on a busy machine is not a reason to give up.
 INSTALL_S_MAX = 300
 
 
 class Unavailable(Exception):
-    """The package cannot be had on this machine; the text says why."""
+    """The package cannot be installed on this machine; the text gives the reason."""
 
 
 def missing_program() -> str | None:
-    """Return which of the programs that a package needs is not there."""
+    """Returns the name of a missing program that a package needs."""
     return next((program for program in ("node", "npm") if shutil.which(program) is None), None)
 
 
 def installed(files: Sequence[Path], cache: Path) -> Path:
-    """Return the folder in `cache` that holds the files, a `package-lock.json` among them, and what it names.
+    """Returns the folder in `cache` that contains the files, including a `package-lock.json`, and the packages that it lists.
 
     Raises Unavailable.
     """

@@ -1,11 +1,11 @@
-"""How long tests wait for what normally takes milliseconds.
+"""How long tests wait for events that normally take milliseconds.
 
-The whole suite runs in parallel on machines with two processors that others use too, so a limit says only that something will
-never come; no test may depend on how soon it does. A failing wait names what it waited for, before pytest's own time-out
-(`timeout` in pyproject.toml), which only has a stack to show.
+The suite runs in parallel on shared machines with two processors, so reaching the limit only means that something will never
+happen; no test may depend on how fast it does. A failing wait names what it waited for, before pytest's own timeout
+(`timeout` in pyproject.toml), which only shows a stack.
 """
 
 from __future__ import annotations
 
-#: For one thing to happen, with the processes that have to start for it.
+#: For a single event, including the start of its processes.
 PATIENCE_S = 120.0

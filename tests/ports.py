@@ -1,9 +1,9 @@
-"""TCP ports on loopback that are one test's own for as long as it holds them, also while nobody listens on them.
+"""TCP ports on loopback that one test owns as long as it holds them, even while nothing listens on them.
 
-A port that was free a moment ago may be anybody's by the time a daemon listens there, and again between two of its lives: the
-kernel gives it to the next outgoing connection, another test to its own daemon. So these lie outside of the range from which
-the kernel chooses, and each is held by a name that only one process of the machine can have: a unix socket in the abstract
-namespace, which is gone with its process.
+A port that was free a moment ago may be taken by the time a daemon listens on it, and again between two starts of the daemon:
+the kernel may assign it to an outgoing connection, or another test to its own daemon. These ports are therefore outside the
+range from which the kernel chooses, and each is reserved by a name that only one process of the machine can have: a unix
+socket in the abstract namespace, which disappears with its process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class Ports:
-    """`count` ports; `close` gives them back."""
+    """Reserves `count` ports; `close` returns them."""
 
     def __init__(self, count: int) -> None:
         self._names: dict[int, socket.socket] = {}
@@ -33,11 +33,11 @@ class Ports:
 
     @property
     def numbers(self) -> list[int]:
-        """The ports."""
+        """The reserved ports."""
         return list(self._names)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Returns the ports; calling it again does nothing."""
         for name in self._names.values():
             name.close()
 
@@ -49,18 +49,18 @@ class Ports:
 
 
 def _candidates() -> list[int]:
-    """Ports that the kernel gives to nobody by itself, or all where it leaves too few."""
+    """Returns ports that the kernel never assigns itself, or all ports if that leaves too few."""
     first = int(_RANGE.read_text().split()[0])
     return list(range(_LOWEST, first if first > _LOWEST + 1_000 else 65_536))
 
 
 def _held(port: int) -> socket.socket | None:
-    """The name that holds the port; None when another test or somebody else has it."""
+    """Returns the socket whose name reserves the port; None if another test or program has it."""
     name = socket.socket(socket.AF_UNIX)
     try:
         name.bind(f"\0waterflow-tests-port-{port}")
         with socket.socket() as probe:
-            # As a daemon does, which also listens where an earlier one has left connections that are over.
+            # Like a daemon, which can also listen while old connections of an earlier process are closing.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
     except OSError:

@@ -1,8 +1,8 @@
-"""Records a data directory as this release writes it, for the releases to come: `python tests/compat/record_log.py`.
+"""Records a data directory as this release writes it, for later releases: `python tests/compat/record_log.py`.
 
-Run it once for each release (and again before the release when an event was added): it writes `logs/<release>.tar.gz`, the
-data directory, and `logs/<release>.json.gz`, what a reader must find in it. Every kind of event is in it with every field set.
-A recording of a release that is out is never made again.
+Run it once for each release (and again before the release if an event was added): it writes `logs/<release>.tar.gz`, the
+data directory, and `logs/<release>.json.gz`, what a reader must find in it. It contains every kind of event with every field
+set. Recordings of published releases must never be changed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LARGE = attempt_id(RUNS[0], "deploy", "big.one", 2)
 
 
 def sample(kind: msgspec.inspect.Type, name: str = "") -> Any:
-    """A value of a type in plain form, with everything in it that can be set."""
+    """Returns a plain value of a type with every optional part set."""
     inspect = msgspec.inspect
     match kind:
         case inspect.StructType():
@@ -85,14 +85,14 @@ def sample(kind: msgspec.inspect.Type, name: str = "") -> Any:
 
 
 def samples(union: Any) -> list[Any]:
-    """One event of each kind in a union."""
+    """Returns one event of each kind in a union."""
     kind = msgspec.inspect.type_info(union)
     kinds = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
     return [msgspec.convert(sample(each), union) for each in kinds]
 
 
 def summary(number: int, status: Status) -> RunSummary:
-    """A row with every field set."""
+    """Returns a row with every field set."""
     return RunSummary(
         id=RUNS[number],
         number=number,
@@ -114,7 +114,7 @@ def summary(number: int, status: Status) -> RunSummary:
 
 
 def fill(store: Store) -> None:
-    """Everything that a data directory can hold."""
+    """Appends everything that a data directory can contain."""
     for number, (kind, union) in enumerate(UNIONS.items()):
         facts = samples(union)
         store.log.append_blocking(
@@ -139,7 +139,7 @@ async def _print(store: Store) -> None:
 
 
 def view(store: Store) -> Any:
-    """What a reader finds, in plain values."""
+    """Returns what a reader finds, as plain values."""
     log = store.log
     pieces = {name.step: store.outputs.read(name, 0, 1 << 30) for name in (SMALL, LARGE)}
     found = {

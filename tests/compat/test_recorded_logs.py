@@ -19,7 +19,7 @@ RECORDINGS = sorted(path.name.removesuffix(".tar.gz") for path in record_log.LOG
 
 def unpacked(release: str, directory: Path) -> Path:
     with tarfile.open(record_log.LOGS / f"{release}.tar.gz") as archive:
-        # Python 3.11.2, as in Debian 12, has no filters yet; the archive is our own.
+        # Python 3.11.2, as in Debian 12, has no extraction filters yet; the archive is trusted.
         if hasattr(tarfile, "data_filter"):
             archive.extraction_filter = tarfile.data_filter
         archive.extractall(directory)
@@ -28,7 +28,7 @@ def unpacked(release: str, directory: Path) -> Path:
 
 @pytest.mark.parametrize("release", RECORDINGS)
 def test_a_recorded_data_directory_reads_as_it_was_written(release: str, tmp_path: Path) -> None:
-    """Every event, row, key, counter and plan, and every byte of output."""
+    """This includes every event, row, key, counter and plan, and every byte of output."""
     expected = msgspec.json.decode(gzip.decompress((record_log.LOGS / f"{release}.json.gz").read_bytes()))
     with open_store(unpacked(release, tmp_path), record_log.UNIONS) as store:
         found = record_log.view(store)

@@ -1,7 +1,7 @@
-"""Recorded frames of every protocol version: what was said once is understood for ever.
+"""Recorded frames of every protocol version: later versions must still understand them.
 
-`frames/v<protocol>-<name>.frame` holds the bytes, `EXPECTED` what they mean. A recorded file is never changed. After a new
-kind of message or a new field, add an entry and run this file as a program: it records what is missing and nothing else.
+`frames/v<protocol>-<name>.frame` contains the bytes, `EXPECTED` their meaning. A recorded file is never changed. After adding
+a kind of message or a field, add an entry and run this file as a program: it records only what is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TOKEN = "5f0c6b1d9e2a48b7a3c1d4e5f6071829"
 KEY = task_id("01J8XQ5T3MZ6V0K9B7N2C4D1EF", "deploy", "migrate", 2, 7)
 OTHER = task_id("01J8XQ5T3MZ6V0K9B7N2C4D1EG", "build", "1", 1, 6)
 
-#: Name -> sender, then acknowledgement, first number, numbered and loose messages.
+#: Name -> sender, acknowledgement, first number, numbered messages and loose messages.
 EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[messages.Message]]] = {
     "v1-hello": (
         codec.Side.AGENT,

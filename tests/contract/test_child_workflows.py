@@ -1,4 +1,4 @@
-"""What every `ports.ChildWorkflows` must do: the daemon's over a real repository and compiler, and the twin in memory."""
+"""What every `ports.ChildWorkflows` must do: the daemon's, with a real repository and compiler, and the in-memory twin."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     git("add", "--all")
     git("commit", "--quiet", "--message=first")
     revision = git("rev-parse", "HEAD").strip()
-    # What is there now is not asked for: the run stands at its commit.
+    # The current state of the branch does not matter: the run uses its own commit.
     git("rm", "--quiet", "-r", "workflows")
     git("commit", "--quiet", "--message=second")
     compiler = CompilerProcess()
@@ -59,7 +59,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 async def test_the_plan_is_that_of_the_file_at_the_commit(world: World) -> None:
-    """With the files that it uses there; asked twice it is the same."""
+    """It includes the files that the workflow uses at this commit, and repeating the request gives the same plan."""
     found = [await world.workflows.plan("ops", world.revision, "workflows/good.yml") for _ in range(2)]
     assert found[0] == found[1]
     plan = plans.decode(found[0])

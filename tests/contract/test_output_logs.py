@@ -17,7 +17,7 @@ from waterflowd.store.opening import open_store
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
 
 RUN = ids.run_id(1_700_000_000_000, 7)
-#: More than a log may have before it goes on in a file.
+#: More than a log may have before it is moved to a file.
 LARGE = 100_000
 
 
@@ -63,7 +63,7 @@ async def add(outputs: OutputLogs, *pieces: OutputPiece, to: AttemptId | None = 
 
 
 def text(outputs: OutputLogs, of: AttemptId | None = None, offset: int = 0) -> bytes:
-    """All bytes from `offset` on, read in small pages."""
+    """Returns all bytes from `offset` on, read in small pages."""
     of = of or name()
     found = b""
     while pieces := outputs.read(of, offset + len(found), 10_000):

@@ -29,7 +29,7 @@ class World:
         self.revision = revision
 
     async def paths(self, *patterns: str) -> dict[str, bytes]:
-        """Path and Git id of what a checkout holds."""
+        """Returns path and Git id of each file in a checkout."""
         found = await self.files.listed(Checkout(repository="ops", revision=self.revision, patterns=patterns))
         entries = file_list.decode(found.content)
         assert found.blobs == {entry.blob for entry in entries}
@@ -58,7 +58,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 async def test_a_list_has_every_file_by_its_git_id(world: World) -> None:
-    """In the order of the paths."""
+    """The list is sorted by path."""
     found = await world.paths()
     assert found == {path: blob_id(content) for path, content in FILES.items()}
     assert list(found) == sorted(found)
@@ -89,7 +89,7 @@ async def test_a_missing_file_is_an_error_or_ends_the_answer(world: World) -> No
 
 
 async def test_an_unknown_revision_or_repository_is_an_error(world: World) -> None:
-    """With a sentence."""
+    """The error has a message."""
     with pytest.raises(WaterflowError):
         await world.files.listed(Checkout(repository="ops", revision="2" * 40))
     with pytest.raises(Rejected):

@@ -1,4 +1,4 @@
-"""Two wire sessions back to back, as a daemon and an agent use them: the life of a session on a good network."""
+"""Two wire sessions connected to each other, as a daemon and an agent use them: a session on a good network."""
 
 from __future__ import annotations
 

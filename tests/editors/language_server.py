@@ -19,7 +19,7 @@ from typing import Any
 from tests.patience import PATIENCE_S
 
 HERE = Path(__file__).parent
-#: What `npm.installed` installs.
+#: The files that `npm.installed` installs.
 FILES = [HERE / name for name in ("package.json", "package-lock.json")]
 SERVER = Path("node_modules", "yaml-language-server", "bin", "yaml-language-server")
 
@@ -74,7 +74,7 @@ class LanguageServer:
         self._process.stdout.close()
 
     def problems(self, text: str, *, is_wrong: bool) -> list[tuple[int, str]]:
-        """Open a file and return its marks: line (from 1) and message; waits for at least one if the file is wrong."""
+        """Opens a file and returns its marks: line (from 1) and message; waits for at least one if the file is wrong."""
         uri = self._open(text)
 
         def matches(message: dict[str, Any]) -> bool:
@@ -86,13 +86,13 @@ class LanguageServer:
         return sorted((mark["range"]["start"]["line"], mark["message"]) for mark in marks)
 
     def completions(self, text: str) -> list[str]:
-        """Return the labels of the completions at `|` in a file."""
+        """Returns the labels of the completions at `|` in a file."""
         response = self._at("textDocument/completion", text)
         items = response["items"] if isinstance(response, dict) else response or []
         return [item["label"] for item in items]
 
     def hover(self, text: str) -> str:
-        """Return the text that is shown for the position of `|` in a file."""
+        """Returns the text that is shown for the position of `|` in a file."""
         response = self._at("textDocument/hover", text)
         contents = (response or {}).get("contents", "")
         # Some versions escape the characters of Markdown.
@@ -130,7 +130,7 @@ class LanguageServer:
         self._process.stdin.flush()
 
     def _until(self, matches: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The next message that matches; the server's own requests are answered meanwhile."""
+        """Returns the next message that matches, answering the server's own requests meanwhile."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             message = self._received.get(timeout=max(0.0, deadline - time.monotonic()))

@@ -104,7 +104,7 @@ def test_a_valid_file_has_no_marks(server: LanguageServer, file: Path) -> None:
 
 @pytest.mark.parametrize(("text", "line", "word"), BAD.values(), ids=BAD.keys())
 def test_a_mistake_is_marked_at_its_line(server: LanguageServer, text: str, line: int, word: str) -> None:
-    """With the wrong name, or what was expected; the compiler refuses the file too."""
+    """The mark has the wrong name or what was expected; the compiler refuses the file too."""
     found = server.problems(text, is_wrong=True)
     assert any(marked == line and word in message for marked, message in found), found
     assert compile_workflow("workflows/w.yml", text.encode(), {}).diagnostics
@@ -112,11 +112,11 @@ def test_a_mistake_is_marked_at_its_line(server: LanguageServer, text: str, line
 
 @pytest.mark.parametrize(("text", "names"), COMPLETIONS.values(), ids=COMPLETIONS.keys())
 def test_completions_are_offered(server: LanguageServer, text: str, names: list[str]) -> None:
-    """Keys, nodes, their parameters, and values."""
+    """Keys, nodes, their parameters, and values are completed."""
     assert set(names) <= set(server.completions(text))
 
 
 @pytest.mark.parametrize(("text", "words"), HOVERS.values(), ids=HOVERS.keys())
 def test_the_meaning_of_a_key_is_shown(server: LanguageServer, text: str, words: str) -> None:
-    """The same sentence as in the reference."""
+    """The text is the same sentence as in the reference."""
     assert words in server.hover(text)

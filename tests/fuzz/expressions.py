@@ -1,14 +1,14 @@
-"""A mutational fuzzer for everything that takes text from an author: expressions, templates, conditions, scripts.
+"""A mutational fuzzer for all text that authors write: expressions, templates, conditions, scripts.
 
     python -m tests.fuzz.expressions SECONDS [SEED]
 
-It mutates and joins the inputs that it holds, keeps those that reach a line or a jump of `waterflowd.expr` that none reached
-before, and ends at the first finding with the input and its seed. `corpus/` holds inputs that reach most of the package (one a
-file) and, named `found-*`, those that once were findings; a run prints what it would add.
+It mutates and joins its inputs, keeps those that reach a new line or jump of `waterflowd.expr`, and stops at the first finding
+with the input and its seed. `corpus/` contains inputs that reach most of the package (one per file) and, named `found-*`,
+earlier findings; a run prints the inputs that it would add.
 
-What must hold for every input (`examine`): nothing but ExpressionError comes out, with its place inside of the text; a value
-can be stored and is the same at the next evaluation; explaining, unparsing and lowering never fail; no input takes longer
-than `SECONDS_MAX` (a hang ends the process with a traceback instead).
+These rules hold for every input (`examine`): the only exception is ExpressionError, with an offset inside the text; a value
+can be stored and is the same when evaluated again; explaining, unparsing and lowering never fail; no input takes longer than
+`SECONDS_MAX` (a hang ends the process with a traceback).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ import msgspec
 from waterflowd import expr
 
 CORPUS = Path(__file__).parent / "corpus"
-#: Of the processor's time for one input, all of it; a machine under load is no finding.
+#: Processor time for one input, including all steps; a busy machine is not a finding.
 SECONDS_MAX = 20
-#: Longer inputs only cost time; the bounds are met with long repetitions (`_repeated`).
+#: Longer inputs only cost time; long repetitions reach the limits (`_repeated`).
 CHARACTERS_MAX = 20_000
 
 CONTEXTS: dict[str, object] = {
@@ -42,7 +42,7 @@ CONTEXTS: dict[str, object] = {
 ENV = expr.Env(contexts=CONTEXTS, status=expr.Status(), now_at=1, hash_files=lambda patterns: ",".join(patterns)[:64])
 SCOPE = expr.Scope(contexts={"a": None, "b": None, "c": None, "inputs": ["x", "n", "list"]})
 
-#: What mutations insert: words of the language and of shells, and characters that mean something to somebody.
+#: Text that mutations insert: words of the language and of shells, and special characters.
 WORDS = [
     *(function.name + "(" for function in expr.FUNCTIONS.values()),
     *(
@@ -164,18 +164,18 @@ WORDS = [
 
 
 class Finding(Exception):
-    """Something that must not happen; the cause is the error, if there is one."""
+    """A violation of a rule; the cause is the exception, if there is one."""
 
 
 def examine(text: str) -> None:
-    """Do with a text all that the product does with an author's; raises Finding."""
+    """Does everything with a text that the product does with an author's; raises Finding."""
     started = time.process_time()
     for name, step in STEPS.items():
         try:
             step(text)
         except Finding:
             raise
-        # Whatever comes out of a step is what is looked for here.
+        # Any exception is a finding.
         except Exception as error:
             raise Finding(f"{name}: {type(error).__name__}: {error}") from error
     if (took := time.process_time() - started) > SECONDS_MAX:
@@ -183,7 +183,7 @@ def examine(text: str) -> None:
 
 
 def _tried(action: Callable[[], Any], length: int) -> Any:
-    """Return what an action yields, None for an ExpressionError, whose place has to be in the text."""
+    """Returns the result of an action, or None for an ExpressionError, whose offset must be inside the text."""
     try:
         return action()
     except expr.ExpressionError as error:
@@ -203,7 +203,7 @@ def _expression(text: str) -> None:
             raise Finding(f"the place {error.offset} of {error} is outside of the text")
     _value(node, len(text))
     spelled = expr.unparse(node)
-    # The canonical spelling may be longer than what may be written.
+    # The canonical text may exceed the limit on the length of a source.
     again = _tried(lambda: expr.parse(spelled), len(spelled))
     if again is not None and expr.unparse(again) != spelled:
         raise Finding(f"unparsed {spelled!r} means {expr.unparse(again)!r}")
@@ -258,12 +258,12 @@ STEPS: dict[str, Callable[[str], None]] = {
 
 
 def corpus() -> list[str]:
-    """The inputs that are kept as files, in the order of their names."""
+    """Returns the inputs that are stored as files, ordered by name."""
     return [file.read_bytes().decode("utf-8", "surrogatepass") for file in sorted(CORPUS.iterdir())]
 
 
 def mutations(inputs: list[str], chance: random.Random) -> Iterator[str]:
-    """Yield changed inputs without end; `inputs` may grow meanwhile."""
+    """Yields mutated inputs without end; `inputs` may grow meanwhile."""
     while True:
         text = chance.choice(inputs)
         for _ in range(chance.choice((1, 1, 1, 2, 3, 6))):
@@ -330,7 +330,7 @@ class Coverage:
         self._last = 0
 
     def of(self, text: str) -> int:
-        """Examine a text and return how many jumps were new; raises Finding."""
+        """Examines a text and returns the number of new jumps; raises Finding."""
         before = len(self.seen)
         sys.settrace(self._call)
         try:
@@ -350,7 +350,7 @@ class Coverage:
 
 
 def fuzz(seconds: float, seed: int) -> tuple[int, list[str]]:
-    """Fuzz for a time; return the number of inputs and those that reached something new. Raises Finding."""
+    """Fuzzes for a limited time; returns the number of inputs and those that reached something new. Raises Finding."""
     coverage, chance, until = Coverage(), random.Random(seed), time.monotonic() + seconds
     inputs, added = corpus(), []
     for text in inputs:
@@ -358,7 +358,7 @@ def fuzz(seconds: float, seed: int) -> tuple[int, list[str]]:
     for count, text in enumerate(mutations(inputs, chance), 1):
         faulthandler.dump_traceback_later(10 * SECONDS_MAX, exit=True)
         try:
-            # Most inputs are examined without the trace, which is slow; what is new is found soon enough.
+            # Most inputs are examined without the slow trace; new coverage is still found soon enough.
             fresh = 0
             if count % 4:
                 examine(text)
@@ -377,7 +377,7 @@ def fuzz(seconds: float, seed: int) -> tuple[int, list[str]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Fuzz as the command line says."""
+    """Runs the fuzzer with the arguments of the command line."""
     seconds = float(arguments[0]) if arguments else 60.0
     seed = int(arguments[1]) if len(arguments) > 1 else time.time_ns() % 2**32
     print(f"{seconds:.0f} s with seed {seed}, {len(corpus())} inputs in the corpus", flush=True)

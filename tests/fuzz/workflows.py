@@ -2,13 +2,13 @@
 
     python -m tests.fuzz.workflows SECONDS [SEED]
 
-It mutates and joins good workflows (the examples, and `workflow_corpus/`, which also keeps what once was a finding), as
-bytes and as trees of values, and ends at the first finding with the input and its seed.
+It mutates and joins valid workflows (the examples, and `workflow_corpus/`, which also contains earlier findings), both as
+bytes and as trees of values, and stops at the first finding with the input and its seed.
 
-What must hold for every input (`examine`): a plan, or errors; never both, never an exception. The same file gives the same
-answer. Each error and warning has a code that exists, a sentence that says what was expected, and a place inside of the
-file, and can be shown. What compiles, the JSON Schema takes too. No input takes longer than `SECONDS_MAX` (a hang ends the
-process with a traceback instead).
+These rules hold for every input (`examine`): the result is either a plan or errors, never both and never an exception. The
+same file gives the same result. Each error and warning has an existing code, a message that says what was expected, and a
+location inside the file, and can be displayed. The JSON Schema accepts whatever compiles. No input takes longer than
+`SECONDS_MAX` (a hang ends the process with a traceback).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from waterflowd.model import plan as plans
 
 CORPUS = Path(__file__).parent / "workflow_corpus"
 EXAMPLES = Path(__file__).parents[2] / "examples"
-#: Of the processor's time for one input; a machine under load is no finding.
+#: Processor time for one input; a busy machine is not a finding.
 SECONDS_MAX = 20
-#: Longer inputs only cost time; the bounds are met with long repetitions (`_repeated`).
+#: Longer inputs only cost time; long repetitions reach the limits (`_repeated`).
 BYTES_MAX = 60_000
-#: What the compiler says when it does not know what it wanted.
+#: Messages that do not say what was expected.
 UNEXPLAINED = ("something else", "Traceback", "object at 0x", "pydantic", "msgspec", "Input should")
 
 CALLEE = b"""on:
@@ -48,7 +48,7 @@ steps: [{id: a, run: "echo ${{ toJSON(inputs.to) }}"}]
 """
 FILES: dict[str, bytes] = {"lib/c.yml": CALLEE, "steps/s/step.yml": STEP}
 
-#: What mutations insert as bytes: what means something to YAML, to the language, and to nobody.
+#: Bytes that mutations insert: some are special in YAML or in the language, others are arbitrary.
 PIECES: list[bytes] = [
     *(
         b": ",
@@ -146,7 +146,7 @@ PIECES: list[bytes] = [
         b"environment: ",
     ),
 ]
-#: What mutations put into trees.
+#: Values that mutations insert into trees.
 VALUES: list[Any] = [
     *(
         None,
@@ -249,17 +249,17 @@ KEYS: list[str] = [
 
 
 class Finding(Exception):
-    """Something that must not happen; the cause is the error, if there is one."""
+    """A violation of a rule; the cause is the exception, if there is one."""
 
 
 def examine(content: bytes) -> Compiled:
-    """Compile a file twice and look at the answer; raises Finding."""
+    """Compiles a file twice and checks the results; raises Finding."""
     started = time.process_time()
     try:
         compiled = compile_workflow("w.yml", content, FILES)
         again = compile_workflow("w.yml", content, FILES)
         decoded = None if compiled.plan is None else plans.decode(compiled.plan)
-    # Whatever comes out of the compiler is what is looked for here.
+    # Any exception is a finding.
     except Exception as error:
         raise Finding(f"{type(error).__name__}: {error}") from error
     if (took := time.process_time() - started) > SECONDS_MAX:
@@ -294,13 +294,13 @@ def _explained(found: Diagnostic, content: bytes) -> None:
 
 
 def corpus() -> list[bytes]:
-    """The examples and what is kept as files, in the order of their names."""
+    """Returns the examples and the stored inputs, ordered by name."""
     kept = sorted(CORPUS.iterdir()) if CORPUS.exists() else []
     return [file.read_bytes() for file in (*sorted(EXAMPLES.glob("*.yml")), *kept)]
 
 
 def mutations(inputs: list[bytes], chance: random.Random) -> Iterator[bytes]:
-    """Yield changed inputs without end; `inputs` may grow meanwhile."""
+    """Yields mutated inputs without end; `inputs` may grow meanwhile."""
     trees = [tree for content in inputs if (tree := _tree(content)) is not None]
     while True:
         if chance.random() < 0.5:
@@ -333,7 +333,7 @@ def _written(tree: Any, chance: random.Random) -> bytes:
 
 
 def _places(tree: Any) -> list[tuple[Any, Any]]:
-    """Every container of a tree with each key or position in it."""
+    """Returns every container of a tree with each of its keys or positions."""
     found: list[tuple[Any, Any]] = []
     waiting = [tree]
     while waiting:
@@ -372,7 +372,7 @@ def _of_tree(tree: Any, trees: list[Any], chance: random.Random) -> Any:
 
 
 def _change(part: Any, key: Any, chance: random.Random) -> None:
-    """A value becomes one like it."""
+    """Changes a value into a similar one."""
     value = part[key]
     if isinstance(value, str) and value:
         place = chance.randrange(len(value))
@@ -442,7 +442,7 @@ _OF_BYTES: tuple[Callable[[bytes, list[bytes], random.Random], bytes], ...] = (
 
 
 def fuzz(seconds: float, seed: int) -> tuple[int, int]:
-    """Fuzz for a time; return the number of inputs and how many of them compiled. Raises Finding."""
+    """Fuzzes for a limited time; returns the number of inputs and how many of them compiled. Raises Finding."""
     chance, until = random.Random(seed), time.monotonic() + seconds
     inputs, good = corpus(), 0
     for content in inputs:
@@ -461,7 +461,7 @@ def fuzz(seconds: float, seed: int) -> tuple[int, int]:
 
 
 def main(arguments: list[str]) -> int:
-    """Fuzz as the command line says."""
+    """Runs the fuzzer with the arguments of the command line."""
     seconds = float(arguments[0]) if arguments else 60.0
     seed = int(arguments[1]) if len(arguments) > 1 else time.time_ns() % 2**32
     print(f"{seconds:.0f} s with seed {seed}, {len(corpus())} inputs in the corpus", flush=True)

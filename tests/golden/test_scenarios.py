@@ -1,8 +1,8 @@
-"""Golden scenarios: each file under scenarios/ is a workflow, a script, and the whole trace that they must give.
+"""Golden scenarios: each file under scenarios/ is a workflow, a script, and the complete trace that they must give.
 
-Files of the repository that the workflow uses stand in sections of their own: `--- file PATH`.
+Other files that the workflow uses have their own sections: `--- file PATH`.
 
-`make golden` (or `WATERFLOW_GOLDEN=rewrite pytest tests/golden`) writes the traces anew; the diff is then what to review.
+`make golden` (or `WATERFLOW_GOLDEN=rewrite pytest tests/golden`) rewrites the traces; review the diff afterwards.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SEPARATOR = "--- {}\n"
 
 
 def parts(path: Path) -> dict[str, str]:
-    """The file's sections by name; what stands before the first one is its explanation."""
+    """Returns the file's sections by name; the text before the first one is an explanation."""
     found: dict[str, str] = {"about": ""}
     name = "about"
     for line in path.read_text().splitlines(keepends=True):
@@ -33,7 +33,7 @@ def parts(path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.txt")), ids=lambda path: path.stem)
 def test_scenario_gives_its_trace(path: Path) -> None:
-    """The same workflow and the same inputs give the same events and commands, word for word."""
+    """The same workflow and inputs give the same events and commands, word for word."""
     sections = parts(path)
     files = {name.removeprefix("file "): text for name, text in sections.items() if name.startswith("file ")}
     trace = Scenario(sections["workflow"], files).play(sections["script"])
@@ -45,5 +45,5 @@ def test_scenario_gives_its_trace(path: Path) -> None:
 
 
 def test_there_are_scenarios() -> None:
-    """The folder is found, so that the test above cannot pass by being empty."""
+    """The test above must not pass because it found no scenarios."""
     assert len(list(FOLDER.glob("*.txt"))) >= 10

@@ -1,8 +1,8 @@
-"""GitHub's own evaluator of expressions (npm @actions/expressions) as a process that answers in batches.
+"""GitHub's own evaluator of expressions (npm @actions/expressions), run as a process that answers in batches.
 
 The package is pinned by version and hash in `package-lock.json` and installed with `npm ci` into pytest's cache, once for
-all workers. Outcomes are compared in one spelling (see `evaluate.mjs`), so that `1` and `'1'`, `{}` and `[]`, NaN and null
-can be told apart.
+all workers. Outcomes are compared in one notation (see `evaluate.mjs`), which distinguishes `1` from `'1'`, `{}` from `[]`,
+and NaN from null.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from waterflowd import expr
 from waterflowd.model.numbers import shortest
 
 HERE = Path(__file__).parent
-#: What `npm.installed` installs.
+#: The files that `npm.installed` installs.
 FILES = [HERE / name for name in ("package.json", "package-lock.json", "evaluate.mjs")]
 
 
@@ -42,7 +42,7 @@ class GitHub:
         self._process.wait(PATIENCE_S)
 
     def outcomes(self, sources: list[str], contexts: Mapping[str, object]) -> list[dict[str, Any]]:
-        """Return `{"value": ...}` or `{"error": text}` for each source."""
+        """Returns `{"value": ...}` or `{"error": text}` for each source."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         question = {"contexts": {name: spelled(value) for name, value in contexts.items()}, "sources": sources}
@@ -55,7 +55,7 @@ class GitHub:
 
 
 def spelled(value: object) -> object:
-    """Return a value in the spelling that both sides are compared in."""
+    """Returns a value in the notation in which both sides are compared."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int | float):
@@ -70,7 +70,7 @@ def spelled(value: object) -> object:
 
 
 def our_outcome(source: str, contexts: Mapping[str, object]) -> dict[str, Any]:
-    """Return what our parser, checker and evaluator make of a source, in the same spelling."""
+    """Returns the outcome of our parser, checker and evaluator for a source, in the same notation."""
     try:
         node = expr.parse(source)
         for error in expr.check(node, expr.Scope(contexts=dict.fromkeys(contexts))):

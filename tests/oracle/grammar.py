@@ -1,7 +1,7 @@
-"""Expressions and contexts over the grammar that GitHub and we share, for the comparison of both.
+"""Generates expressions and contexts of the grammar that GitHub and we share, to compare both evaluators.
 
-Left out are our extensions (arithmetic, functions of our own) and the differences that `test_github.py` lists, as far as they
-can be told from the text.
+It leaves out our extensions (arithmetic and additional functions) and the differences listed in `test_github.py`, as far as
+the text shows them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LETTERS = "abcXYZ019 _-.,{}'\"\\/\n\tßıİiIﬁǅΣσςKé€😀\u00a0\ufeff"
 
 
 def _words(text: str, separator: str | None = None) -> st.SearchStrategy[str]:
-    """Return one of the words of a text."""
+    """Returns one of the words of a text."""
     return st.sampled_from(text.split(separator))
 
 
@@ -38,7 +38,7 @@ SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return an object whose keys differ in more than case, those that are numbers first, as JavaScript sorts them."""
+    """Returns an object whose keys differ in more than case, with numeric keys first, as JavaScript sorts them."""
     kept: dict[str, tuple[str, object]] = {}
     for key, value in pairs:
         kept.setdefault(key.lower(), (key, value))
@@ -54,7 +54,7 @@ VALUES = st.recursive(
     max_leaves=10,
 )
 OBJECTS = st.lists(st.tuples(KEYS, VALUES), max_size=5).map(_object)
-#: `a` has a member of every kind, so that most expressions find what they are for; `b`, `c` and `o` are anything.
+#: `a` has a member of every kind, so that most expressions find a value; `b`, `c` and `o` are arbitrary.
 CONTEXTS = st.fixed_dictionaries(
     {
         "a": st.fixed_dictionaries(
@@ -77,7 +77,7 @@ CONTEXTS = st.fixed_dictionaries(
 
 
 def quoted(text: str) -> str:
-    """Return a text as a string literal, with at most one quote in it (see the differences)."""
+    """Returns a text as a string literal, with at most one quote in it (see the differences)."""
     first, quote, rest = text.partition("'")
     return f"'{first}{quote * 2}{rest.replace(chr(39), '')}'"
 
@@ -100,7 +100,7 @@ _BROKEN_FORMATS = st.lists(_FORMAT_PIECES | _BROKEN_PIECES, max_size=4).map(lamb
 
 
 def _finite(value: object) -> object:
-    """Return a value that JSON can say."""
+    """Returns a value that JSON can represent."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, list):
@@ -170,7 +170,7 @@ _WRONG_CALLS = _words(
 
 
 def numbers(depth: int) -> st.SearchStrategy[str]:
-    """Expressions that are numbers, or read as numbers."""
+    """Generates expressions that are numbers, or convert to numbers."""
     leaves = _NUMBER_LITERALS | st.sampled_from(["a.number", "a.none", "a.flag"]) | NUMBER_TEXTS.map(quoted)
     return (
         leaves if depth == 0 else leaves | NUMBERS.map(_finite).map(lambda number: f"fromJSON('{json.dumps(number)}')")
@@ -178,7 +178,7 @@ def numbers(depth: int) -> st.SearchStrategy[str]:
 
 
 def texts(depth: int) -> st.SearchStrategy[str]:
-    """Expressions that are texts, as a rule."""
+    """Generates expressions that are usually texts."""
     leaves = TEXTS.map(quoted) | st.sampled_from(["a.text", "c"])
     if depth == 0:
         return leaves
@@ -195,7 +195,7 @@ def texts(depth: int) -> st.SearchStrategy[str]:
 
 
 def arrays(depth: int) -> st.SearchStrategy[str]:
-    """Expressions that are arrays or objects, as a rule."""
+    """Generates expressions that are usually arrays or objects."""
     json_texts = _literal_of((st.lists(VALUES, max_size=4) | OBJECTS).map(_json))
     leaves = st.sampled_from(["a.list", "a.lists", "b", "o", "a.objects", "a"]) | _ROOTS.map(lambda root: f"{root}.*")
     filters = st.builds("{}.*{}".format, _ROOTS, _TAILS) | st.builds("fromJSON({})".format, json_texts)
@@ -208,7 +208,7 @@ def arrays(depth: int) -> st.SearchStrategy[str]:
 
 
 def conditions(depth: int) -> st.SearchStrategy[str]:
-    """Expressions that are true or false."""
+    """Generates expressions that are true or false."""
     leaves = _BOOLEAN_LITERALS | st.just("a.flag")
     inner = anything(max(depth - 1, 0))
     words, lists = texts(max(depth - 1, 0)), arrays(max(depth - 1, 0))
@@ -233,7 +233,7 @@ def conditions(depth: int) -> st.SearchStrategy[str]:
 
 
 def anything(depth: int) -> st.SearchStrategy[str]:
-    """Expressions of every kind."""
+    """Generates expressions of every kind."""
     leaves = st.just("null") | _BOOLEAN_LITERALS | numbers(0) | texts(0) | _PATHS
     if depth == 0:
         return leaves
@@ -264,7 +264,7 @@ _TOKENS = _words(
     "a b . .* [ ] ( ) ! == != < > <= >= && || , 1 .5 'x' '' ' true null NaN nope contains toJSON( = & | \" $ # 0x 0x1 1e é "
     "a-b @ { } 0"
 ) | st.sampled_from(["\u00a0", "\v"])
-#: Tokens in any order: mostly no expressions, and then both must say so.
+#: Tokens in any order: most are not valid expressions, and then both sides must say so.
 SOUP = st.builds(lambda tokens, space: space.join(tokens), st.lists(_TOKENS, max_size=7), _SPACES)
 
 
@@ -273,12 +273,12 @@ def _damaged(source: str, place: int, patch: str) -> str:
     return source[:place] + patch + source[place + (not patch) :]
 
 
-#: An expression with one character more or less, and one with the wrong number of arguments.
+#: An expression with one character added or removed, and one with the wrong number of arguments.
 DAMAGED = st.builds(_damaged, anything(1), st.integers(0, 200), st.sampled_from(["", *"()[]'.,!<=&| x1"]))
 MISCALLED = st.builds(
     str.format, _WRONG_CALLS, anything(0).map(lambda source: source.replace("{", "").replace("}", "")), _PATHS
 )
 
 _KINDS = [anything(3), anything(2), texts(3), texts(2), arrays(2), conditions(2), DAMAGED, SOUP, MISCALLED]
-#: Each kind equally often: about a third is no expression, or one that has no value.
+#: Each kind equally often: about a third is invalid or has no value.
 SOURCES = st.sampled_from(_KINDS).flatmap(lambda kind: kind)

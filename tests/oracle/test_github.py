@@ -1,7 +1,7 @@
-"""Our evaluator and GitHub's own agree, on the value and on its type, or both refuse.
+"""Our evaluator and GitHub's own agree on the value and its type, or both refuse the expression.
 
-`WATERFLOW_ROUNDS` multiplies the number of generated expressions, 3,000 a round. Needs node and npm; the evaluator comes from
-the npm registry at the first use (see `github.py`).
+`WATERFLOW_ROUNDS` multiplies the number of generated expressions, 3,000 per round. Needs node and npm; the evaluator is
+installed from the npm registry on first use (see `github.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from waterflowd import expr
 from waterflowd.expr.nodes import Binary, Call, walk
 
 ROUNDS = int(os.environ.get("WATERFLOW_ROUNDS", "1"))
-#: Expressions that share contexts and a line to the other process.
+#: Number of expressions that share contexts and one request to the other process.
 BATCH = 10
 EXAMPLES = 300 * ROUNDS
 
@@ -41,7 +41,7 @@ def evaluator(pytestconfig: pytest.Config) -> Iterator[github.GitHub]:
 
 
 def difference(source: str, contexts: dict[str, object], theirs: dict[str, Any]) -> str | None:
-    """Return how the outcomes differ, None when they agree or when the difference is one of those that are meant."""
+    """Returns how the outcomes differ, or None if they agree or the difference is intended."""
     ours = github.our_outcome(source, contexts)
     if ("error" in ours and "error" in theirs) or _unordered(ours) == _unordered(theirs):
         return None
@@ -51,7 +51,7 @@ def difference(source: str, contexts: dict[str, object], theirs: dict[str, Any])
 
 
 def _unordered(outcome: Any) -> Any:
-    """The outcome with the keys of its objects in one order: JavaScript puts those that are numbers first."""
+    """Returns the outcome with sorted object keys: JavaScript puts numeric keys first."""
     if isinstance(outcome, list):
         return [_unordered(item) for item in outcome]
     if isinstance(outcome, dict):
@@ -63,7 +63,7 @@ def _unordered(outcome: Any) -> Any:
 
 
 def test_what_the_npm_package_alone_takes_is_known() -> None:
-    """Of a source that we cannot read, too: the first such one of a night ended the comparison."""
+    """This works for a source that we cannot parse, too."""
     assert is_lenient("join(a.list.*,)", {})
     assert is_lenient("format('{0abc}', 1)", {})
     assert not is_lenient("join(a.list.*)", {})
@@ -71,7 +71,7 @@ def test_what_the_npm_package_alone_takes_is_known() -> None:
 
 
 def is_meant(source: str, contexts: dict[str, object]) -> bool:
-    """Return whether GitHub's evaluator refuses because of our extensions, or since it computes what `case` does not choose."""
+    """Returns whether GitHub's evaluator refuses one of our extensions, or an argument that `case` does not choose."""
     for node, _ in walk(expr.parse(source)):
         if isinstance(node, Binary) and node.operator in "+-*/%":
             return True
@@ -84,14 +84,14 @@ def is_meant(source: str, contexts: dict[str, object]) -> bool:
     return False
 
 
-#: The npm package reads the number of a placeholder and looks no further; the runner refuses what is behind it, as we do.
+#: The npm package ignores what follows the number of a placeholder; the runner refuses it, and so do we.
 _LENIENT = re.compile(r"\{[0-9]+[^0-9}]")
-#: And it takes a comma behind the last argument.
+#: The npm package also accepts a comma after the last argument.
 _TRAILING_COMMA = re.compile(r",\s*\)")
 
 
 def is_lenient(source: str, contexts: dict[str, object]) -> bool:
-    """Return whether the npm package accepts what GitHub's runner refuses."""
+    """Returns whether the npm package accepts what GitHub's runner refuses."""
     try:
         nodes = list(walk(expr.parse(source)))
     except expr.ExpressionError:
@@ -110,7 +110,7 @@ def is_lenient(source: str, contexts: dict[str, object]) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(900 + 60 * ROUNDS)
 def test_generated_expressions_have_the_outcome_that_github_gives_them(evaluator: github.GitHub) -> None:
-    """Literals, operators, coercions, indexes, filters, functions and their errors, over contexts of every shape."""
+    """They cover literals, operators, coercions, indexes, filters, functions and their errors, over contexts of every shape."""
     compared = 0
 
     @settings(
@@ -130,17 +130,17 @@ def test_generated_expressions_have_the_outcome_that_github_gives_them(evaluator
     assert compared >= EXAMPLES * BATCH
 
 
-#: Source, contexts, what GitHub's evaluator makes of it, what we make of it, why. The documentation lists those that a person
-#: can meet (docs/expressions.md).
+#: Source, contexts, the outcome of GitHub's evaluator, our outcome, the reason. The documentation lists the differences that
+#: users can notice (docs/expressions.md).
 DIFFERENCES: list[tuple[str, dict[str, object], object, object]] = [
-    # The npm package replaces only the first doubled quote of a literal; the runner all, as documented.
+    # The npm package replaces only the first doubled quote of a literal; the runner replaces all, as documented.
     ("'a''b''c'", {}, "a'b''c", "a'b'c"),
-    # A trailing comma; the runner refuses it as well.
+    # A trailing comma, which the runner refuses too.
     ("contains('a', 'a',)", {}, True, None),
-    # Text behind the number of a placeholder; the runner refuses it as well.
+    # Text after the number of a placeholder, which the runner refuses too.
     ("format('{0abc}', 1)", {}, "1", None),
     ("format('{0{0}', 1)", {}, "1", None),
-    # JavaScript's objects have names of their own, and sort keys that are numbers.
+    # JavaScript's objects have built-in names and sort numeric keys.
     ("fromJSON('{\"constructor\": 1}').constructor", {}, None, 1),
     ('toJSON(fromJSON(\'{"b": 1, "1": 2}\'))', {}, '{\n  "1": 2,\n  "b": 1\n}', '{\n  "b": 1,\n  "1": 2\n}'),
     # Keys that differ only in case: GitHub keeps the first, we keep both and prefer the exact one.
@@ -149,7 +149,7 @@ DIFFERENCES: list[tuple[str, dict[str, object], object, object]] = [
     ("format('{0}', 9007199254740993)", {}, "9007199254740992", "9007199254740993"),
     # `case` computes only what it chooses.
     ("case(true, 1, fromJSON('no'))", {}, None, 1),
-    # Half of a surrogate pair is no character, and could not be stored.
+    # Half of a surrogate pair is not a character and could not be stored.
     ("fromJSON('\"\\ud800\"')", {}, "\ud800", None),
     # Arithmetic.
     ("1 + 2", {}, None, 3),
@@ -160,7 +160,7 @@ DIFFERENCES: list[tuple[str, dict[str, object], object, object]] = [
 def test_where_we_differ_from_github_both_outcomes_are_known(
     evaluator: github.GitHub, source: str, contexts: dict[str, object], theirs: object, ours: object
 ) -> None:
-    """None stands for an error, or for null; a difference that is gone leaves the list."""
+    """None stands for an error or for null; a difference that no longer exists must be removed from the list."""
     (found,) = evaluator.outcomes([source], contexts)
 
     assert found.get("value") == github.spelled(theirs)
@@ -168,7 +168,7 @@ def test_where_we_differ_from_github_both_outcomes_are_known(
 
 
 def test_a_tree_deeper_than_github_allows_is_fine_up_to_our_own_bound(evaluator: github.GitHub) -> None:
-    """GitHub ends at 50 levels, we at 64; neither meets the end of its stack."""
+    """GitHub's limit is 50 levels and ours is 64; neither overflows its stack."""
     sources = ["(" * depth + "1" + ")" * depth for depth in (49, 63, 10_000)]
     theirs = [set(outcome) for outcome in evaluator.outcomes(sources, {})]
     ours = [set(github.our_outcome(source, {})) for source in sources]

@@ -1,15 +1,15 @@
-"""Random shell scripts that hold expressions in every place where one may stand, and shells that run many of them at once.
+"""Random shell scripts with expressions in every position where one is allowed, and shells that run many of them at once.
 
-A script is made of parts, one or more lines each, and each part in one of three ways:
+A script consists of parts of one or more lines. There are three kinds of parts:
 
-- exact: the value arrives byte for byte and is printed once, with a mark behind it;
-- loose: the value stands bare, where it may split and expand to file names, and is not looked at;
-- noise: no expression, but quotes, comments, here-documents and brackets that a careless scanner would trip over.
+- exact: the value arrives byte for byte and is printed once, followed by a mark;
+- loose: the value is unquoted, where it may split and expand to file names, and is not checked;
+- noise: no expression, but quotes, comments, here-documents and brackets that could confuse a careless scanner.
 
-Shells have bugs: a script that does not print harmless words either (`Case.reference`) says nothing about the values.
+Shells have bugs: if a script does not print harmless words either (`Case.reference`), it proves nothing about the values.
 
-Exact parts nest: what one prints, the next one catches in a substitution. No expression stands where the command does, since
-a value that is itself the command runs that command (the documentation says so).
+Exact parts nest: the next part captures the output of the previous one in a substitution. No expression is in the position
+of the command, because a value that is a command would be executed there (as documented).
 """
 
 from __future__ import annotations

@@ -28,19 +28,19 @@ SERVERS = {"web-1": ("web",), "web-2": ("web", "db")}
 
 
 class Play:
-    """One host after the other over the same log, with agents that remember what they hold."""
+    """A series of hosts over the same log, with agents that remember their attempts."""
 
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
         self.host = HostHarness()
         self.agents = {name: self.host.enroll(name, *groups) for name, groups in SERVERS.items()}
-        #: What each agent has and has not reported, and its results that are not acknowledged yet.
+        #: What each agent has and has not reported, and its unacknowledged results.
         self.held: dict[AgentId, dict[messages.TaskId, AttemptState]] = {agent: {} for agent in self.agents.values()}
         self.online: set[AgentId] = set()
         self.starts: dict[tuple[str, str, str], list[messages.TaskId]] = {}
 
     def deliver(self) -> None:
-        """What was sent arrives at the agents that are there."""
+        """Delivers sent messages to the connected agents."""
         for agent, message in self.host.link.sent:
             if agent not in self.online:
                 continue
@@ -75,7 +75,7 @@ class Play:
             self.host.agents.disconnected(agent, "cut")
 
     async def act(self) -> None:
-        """One random thing that happens."""
+        """Performs one random action."""
         host, dice = self.host, self.dice
         agent = dice.choice(sorted(self.agents.values()))
         match dice.choice(["start", "start", "finish", "finish", "finish", "connect", "cut", "time", "cancel", "full"]):
@@ -105,7 +105,7 @@ class Play:
         self.deliver()
 
     def crash(self) -> None:
-        """The host is gone; the next one has what was durable."""
+        """Crashes the host; the next one starts with what was durable."""
         enrolled = self.host.registry
         self.online.clear()
         self.host = self.host.crashed()
@@ -113,7 +113,7 @@ class Play:
         self.host.registry._groups.update(enrolled._groups)
 
     async def drain(self) -> None:
-        """Everything heals: agents are there and report, time passes."""
+        """Lets all runs end: agents are connected and report, and time passes."""
         for agent in self.agents.values():
             self.disconnect(agent)
             self.connect(agent)
@@ -132,7 +132,7 @@ class Play:
 
 
 def _retrieve(task: asyncio.Task[object]) -> None:
-    """Refusals (a full disk, a run that is completed) are answers like others here."""
+    """Ignores refusals (a full disk, a completed run): they are valid answers here."""
     task.add_done_callback(lambda done: None if done.cancelled() else done.exception() and None)
 
 
@@ -151,7 +151,7 @@ async def _play(seed: int, lives: int, acts: int) -> None:
             again.registry._groups.update(host.registry._groups)
             again.driver.recover()
             recovered = again.snapshot()
-            # Wants are asked for in the first batch of the new life.
+            # Recovery requests slots in its first batch.
             assert recovered["runs"] == before["runs"]
             assert recovered["placed"] == before["placed"]
             assert recovered["timers"] == before["timers"]
@@ -178,6 +178,6 @@ def _no_pause() -> object:
 def test_recovery_restores_the_state_before_the_crash_and_every_run_ends(seed: int, lives: int, acts: int) -> None:
     """G2 and G7 over the real driver: state, slots and timers match the log, and finally no run is open."""
     with pytest.MonkeyPatch.context() as patch:
-        # Ids are part of the dice: a failing seed repeats itself.
+        # Ids are random too, so that a failing seed is reproducible.
         patch.setattr("secrets.randbits", random.Random(seed).getrandbits)
         asyncio.run(_play(seed, lives, acts))

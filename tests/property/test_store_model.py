@@ -65,7 +65,7 @@ batches = st.tuples(
 
 
 def built(log: Log, plan: tuple) -> Batch:  # type: ignore[type-arg]
-    """The batch of a drawn plan: most appends at the right position, some ahead of it or behind."""
+    """Returns the batch of a drawn plan: most appends are at the right position, some ahead of it or behind."""
     heads = {stream: log.head(stream) for stream in STREAMS}
     wanted = []
     for stream, ahead, count, at in plan[0]:
@@ -83,7 +83,7 @@ def outcome(log: MemoryLog | LmdbLog, batch: Batch) -> int | str:
 
 
 def view(log: Log) -> list[object]:
-    """Everything that can be asked."""
+    """Returns everything that can be queried."""
     return [
         log.last_seq,
         log.last_at,
@@ -102,7 +102,7 @@ def view(log: Log) -> list[object]:
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(batches, max_size=4), min_size=1, max_size=3))
 def test_the_store_and_its_twin_agree(sessions: list[list[tuple]]) -> None:  # type: ignore[type-arg]
-    """Whatever batches come, right and wrong, over several openings: the same results, refusals and answers."""
+    """For any valid and invalid batches over several restarts, both give the same results, refusals and answers."""
     twin = MemoryLog(CODEC, generation=0)
     with tempfile.TemporaryDirectory() as directory:
         for plans in sessions:

@@ -1,6 +1,6 @@
 """Reports the largest modules, functions, parameter lists and folders: `python -m tests.tidy.sizes`, part of `make check`.
 
-The limits are a prompt to look twice, never a reason to bend code, so nothing fails here.
+The limits are a reason to take a second look, never a reason to distort code, so exceeding one is not a failure.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from pathlib import PurePosixPath
 from tests.tidy import sources
 from tests.tidy.sources import Source
 
-#: Where a second look pays: lines of a module and of a function, parameters, modules in a folder.
+#: Limits: lines of a module and of a function, parameters, modules in a folder.
 MODULE_LINES, FUNCTION_LINES, PARAMETERS, FOLDER_MODULES = 600, 70, 7, 20
-#: The parameters of commands and routes are options and query parameters: nobody passes them by position.
+#: The parameters of commands and routes are options and query parameters, which are never passed by position.
 _ENTRY_POINTS = frozenset({"command", "group", "get", "post", "put", "delete"})
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def large_modules(files: tuple[Source, ...]) -> Iterator[tuple[int, str]]:
-    """Modules of more than `MODULE_LINES` lines: size and path."""
+    """Returns the modules with more than `MODULE_LINES` lines: size and path."""
     for source in files:
         lines = source.text.count("\n")
         if lines > MODULE_LINES:
@@ -30,7 +30,7 @@ def large_modules(files: tuple[Source, ...]) -> Iterator[tuple[int, str]]:
 
 
 def large_functions(files: tuple[Source, ...]) -> Iterator[tuple[int, str]]:
-    """Functions of more than `FUNCTION_LINES` lines: size and location."""
+    """Returns the functions with more than `FUNCTION_LINES` lines: size and location."""
     for source, function in _functions(files):
         lines = (function.end_lineno or function.lineno) - function.lineno + 1
         if lines > FUNCTION_LINES:
@@ -38,7 +38,7 @@ def large_functions(files: tuple[Source, ...]) -> Iterator[tuple[int, str]]:
 
 
 def long_parameter_lists(files: tuple[Source, ...]) -> Iterator[tuple[int, str]]:
-    """Functions of more than `PARAMETERS` parameters, other than tests, commands and routes: count and location."""
+    """Returns the functions with more than `PARAMETERS` parameters, except tests, commands and routes: count and location."""
     for source, function in _functions(files):
         arguments = function.args
         names = [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
@@ -48,7 +48,7 @@ def long_parameter_lists(files: tuple[Source, ...]) -> Iterator[tuple[int, str]]
 
 
 def large_folders(files: tuple[Source, ...]) -> Iterator[tuple[int, str]]:
-    """Folders of more than `FOLDER_MODULES` modules: count and path."""
+    """Returns the folders with more than `FOLDER_MODULES` modules: count and path."""
     counts = Counter(str(PurePosixPath(source.path).parent) for source in files if not source.is_package)
     yield from ((count, folder) for folder, count in counts.items() if count > FOLDER_MODULES)
 
@@ -66,7 +66,7 @@ def _is_entry_point(function: _Function) -> bool:
 
 
 def report() -> str:
-    """The largest of each kind, the largest first; empty when nothing exceeds a limit."""
+    """Returns the largest of each kind, the largest first; empty if nothing exceeds a limit."""
     everything = sources.python_files()
     sections = (
         (f"modules of more than {MODULE_LINES} lines", large_modules(everything)),

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Where each distribution's package hangs.
+#: The parent folder of each distribution's package.
 PACKAGE_ROOTS = {"waterflowd": ROOT, "waterflow_agent": ROOT / "agent"}
-#: Made by tools, never part of the repository. `.git` may be missing: a source archive has none.
+#: Generated files, which are never part of the repository. `.git` may be missing: a source archive has none.
 _MADE = frozenset(
     {
         ".git",
@@ -31,22 +31,22 @@ _MADE = frozenset(
 class Source:
     """One Python file."""
 
-    #: Dotted, as imported; a package's `__init__` has the package's name.
+    #: The dotted name for imports; a package's `__init__` has the package's name.
     module: str
-    #: From the root of the repository.
+    #: Relative to the root of the repository.
     path: str
     text: str
     is_package: bool = False
 
     @functools.cached_property
     def tree(self) -> ast.Module:
-        """The file parsed."""
+        """The parsed file."""
         return ast.parse(self.text, self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """One name that a module imports. `from a import b` is `a.b`, for `b` may be a module."""
+    """One name that a module imports. `from a import b` is `a.b`, because `b` may be a module."""
 
     name: str
     line: int
@@ -68,7 +68,7 @@ def is_in(name: str, *packages: str) -> bool:
 
 @functools.cache
 def files() -> tuple[Path, ...]:
-    """Every file that a person wrote."""
+    """Returns every file that is not generated."""
     return tuple(sorted(_walk(ROOT)))
 
 
@@ -85,7 +85,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 @functools.cache
 def modules(package: str) -> tuple[Source, ...]:
-    """The modules of one of the two packages."""
+    """Returns the modules of one of the two packages."""
     return tuple(
         _source(file, PACKAGE_ROOTS[package]) for file in sorted((PACKAGE_ROOTS[package] / package).rglob("*.py"))
     )
@@ -93,13 +93,13 @@ def modules(package: str) -> tuple[Source, ...]:
 
 @functools.cache
 def shipped() -> tuple[Source, ...]:
-    """The modules of both packages."""
+    """Returns the modules of both packages."""
     return modules("waterflowd") + modules("waterflow_agent")
 
 
 @functools.cache
 def python_files() -> tuple[Source, ...]:
-    """Every Python file of the repository."""
+    """Returns every Python file of the repository."""
     others = [file for file in files() if file.suffix == ".py" and not _is_shipped(file)]
     return shipped() + tuple(_source(file, ROOT) for file in others)
 
@@ -120,7 +120,7 @@ def _source(file: Path, root: Path) -> Source:
 
 
 def imports(source: Source) -> list[Import]:
-    """All imports, wherever they stand: inside of functions and for type checkers too."""
+    """Returns all imports, including those inside of functions and for type checkers."""
     found: list[Import] = []
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):
@@ -132,7 +132,7 @@ def imports(source: Source) -> list[Import]:
 
 
 def _origin(source: Source, node: ast.ImportFrom) -> str:
-    """The absolute name of what a `from ... import` takes from."""
+    """Returns the absolute name of the module in a `from ... import`."""
     if not node.level:
         return node.module or ""
     parts = source.module.split(".")
@@ -141,7 +141,7 @@ def _origin(source: Source, node: ast.ImportFrom) -> str:
 
 
 def text_of(file: Path) -> str:
-    """A file's text; empty for one that is not text."""
+    """Returns a file's text; empty if the file is not text."""
     try:
         return file.read_text("utf-8")
     except UnicodeDecodeError:

@@ -12,7 +12,7 @@ import pytest
 from waterflowd.model.statuses import ATTEMPT_TRANSITIONS, TRANSITIONS, Conclusion
 
 PAGE = Path(__file__).parents[2] / "ARCHITECTURE.md"
-#: How Mermaid spells the beginning and the end.
+#: Mermaid's notation for the initial and the final state.
 _OUTSIDE = "[*]"
 
 
@@ -30,12 +30,12 @@ def _moves(table: Mapping[Enum, frozenset[Enum]]) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize(("number", "table"), [(0, TRANSITIONS), (1, ATTEMPT_TRANSITIONS)], ids=["runs", "attempts"])
 def test_a_diagram_has_exactly_the_moves_of_its_table(number: int, table: Mapping[Enum, frozenset[Enum]]) -> None:
-    """What a reader sees is what `evolve` allows."""
+    """The diagram shows exactly what `evolve` allows."""
     assert _diagrams()[number] == _moves(table)
 
 
 def test_each_table_has_one_diagram() -> None:
-    """A diagram that no test looks at would go stale."""
+    """A diagram without a test would become outdated."""
     assert len(_diagrams()) == 2
 
 

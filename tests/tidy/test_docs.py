@@ -1,4 +1,4 @@
-"""The documentation names everything that a user can write, type, call or meet. A failure lists what is missing."""
+"""The documentation mentions everything that a user can write, type, call or encounter. A failure lists what is missing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _report(page: str, missing: list[str]) -> str:
 
 
 def _codes_in_code() -> dict[str, str]:
-    """Each error code, and a place where it is used. Docstrings do not count: they only speak of it."""
+    """Returns each error code and one location where it is used, ignoring docstrings."""
     codes: dict[str, str] = {}
     for source in sources.shipped():
         docstrings = {id(node) for node in _docstrings(source.tree)}
@@ -60,14 +60,14 @@ def _codes_on_page() -> list[str]:
 
 
 def test_every_error_code_has_a_row() -> None:
-    """With its cause and the next action, in docs/errors.md."""
+    """The row in docs/errors.md has the cause and the next action."""
     found = _codes_in_code()
     missing = [f"{code} ({found[code]})" for code in sorted(found.keys() - set(_codes_on_page()))]
     assert not missing, _report("errors.md", missing)
 
 
 def test_every_row_is_about_a_code_that_exists_and_stands_once() -> None:
-    """A code that went out of use leaves the page too."""
+    """A code that is no longer used must be removed from the page."""
     rows = _codes_on_page()
     assert sorted(rows) == sorted(set(rows))
     assert not set(rows) - _codes_in_code().keys()
@@ -90,7 +90,7 @@ def _keys(table: type, prefix: str = "") -> Iterator[str]:
     ("prefix", "table"), [("waterflowd: ", waterflowd.app.config.Config), ("agent: ", waterflow_agent.config.Config)]
 )
 def test_every_configuration_key_is_described(prefix: str, table: type) -> None:
-    """In docs/configuration.md, as `key` or `table.key`, or as a line of TOML."""
+    """In docs/configuration.md it is written as `key` or `table.key`, or as a line of TOML."""
     text = _page("configuration.md")
     missing = []
     for key in _keys(table):
@@ -104,7 +104,7 @@ def test_every_configuration_key_is_described(prefix: str, table: type) -> None:
 
 
 def _commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
-    """A command with its full name, and all below it."""
+    """Returns a command with its full name, and all of its subcommands."""
     yield name, command
     if isinstance(command, click.Group):
         context = click.Context(command)
@@ -123,7 +123,7 @@ def _commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Co
     ],
 )
 def test_every_command_and_option_is_described(name: str, root: click.Command) -> None:
-    """In docs/commands.md: the command with its whole name, each option as it is typed."""
+    """docs/commands.md has each command with its full name, and each option as it is typed."""
     text = _page("commands.md")
     missing = []
     for full_name, command in _commands(root, name):
@@ -140,7 +140,7 @@ def test_every_command_and_option_is_described(name: str, root: click.Command) -
 
 
 def _routes() -> set[tuple[str, str]]:
-    """Method and path of every route, a parameter's name left out: the page may call it as it likes."""
+    """Returns method and path of every route, without the names of parameters, which the page may choose."""
     modules = [
         importlib.import_module(f"waterflowd.api.routes.{found.name}")
         for found in pkgutil.iter_modules(routes.__path__)
@@ -158,12 +158,12 @@ def _routes() -> set[tuple[str, str]]:
 
 
 def test_routes_are_found() -> None:
-    """The test below looks at what is served, not at nothing."""
+    """The test below must not pass because it found no routes."""
     assert {("GET", "/health"), ("POST", "/v1/runs"), ("GET", "/v1/runs/{}")} <= _routes()
 
 
 def test_every_route_is_described() -> None:
-    """In docs/api.md: on one line the method and the path."""
+    """docs/api.md has the method and the path on one line."""
     lines = [_PARAMETER.sub("{}", line) for line in _page("api.md").splitlines()]
     missing = [
         f"{method} {path}"
@@ -183,7 +183,7 @@ def _concepts(concept: type[models.LanguageModel] = models.LanguageModel) -> Ite
 
 
 def test_every_key_of_the_language_is_described() -> None:
-    """In docs/workflows.md, as `key`."""
+    """docs/workflows.md mentions it as `key`."""
     text = _page("workflows.md")
     missing = [
         models.named(concept, key)
@@ -202,7 +202,7 @@ def _named_tests(text: str) -> list[str]:
 
 
 def _fault_table() -> list[list[str]]:
-    """The cells of each row of the table of faults."""
+    """Returns the cells of each row of the table of faults."""
     _, _, table = _page("developers/proofs.md").partition("\n## Faults")
     rows = [line for line in table.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows[1:]]
@@ -210,7 +210,7 @@ def _fault_table() -> list[list[str]]:
 
 @pytest.mark.parametrize("page", ["developers/proofs.md", "developers/bugs.md"])
 def test_every_named_test_exists(page: str) -> None:
-    """A promise whose test is gone or has another name now is only a sentence."""
+    """A guarantee whose test was removed or renamed would have no proof."""
     named = _named_tests(_page(page))
     missing = []
     for name in sorted(set(named)):
@@ -224,7 +224,7 @@ def test_every_named_test_exists(page: str) -> None:
 
 
 def test_every_fault_names_its_tests_or_says_that_it_has_none() -> None:
-    """No row of the table of faults is without its proof, and none is without what was seen."""
+    """Every row of the table of faults is complete, and a missing test is stated explicitly."""
     rows = _fault_table()
     assert len(rows) >= 25
     for row in rows:

@@ -1,7 +1,7 @@
-"""Who may know whom. The tables below are the architecture; each rule is shown to bite.
+"""Import rules. The tables below define the architecture, and each rule is shown to find violations.
 
 Pure packages list what they may import besides the pure part of the standard library; shells list what they never import.
-A rule that has to change is changed here first, in a commit that says why.
+To change a rule, change it here first, in a commit that gives the reason.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.patience import PATIENCE_S
 from tests.tidy import sources
 from tests.tidy.sources import Import, Source
 
-#: What records are made of, in every package that has some.
+#: The library that defines records, in every package that has some.
 RECORDS = "msgspec"
 #: Package: what it may import besides itself, `ERRORS` and `PURE_LIBRARY`.
 PURE: dict[str, frozenset[str]] = {
@@ -34,18 +34,18 @@ PURE: dict[str, frozenset[str]] = {
     "waterflow_agent.state.ledger": frozenset({"waterflow_agent.attempts", "waterflow_agent.wire", RECORDS}),
     "waterflow_agent.nodes.schema": frozenset({RECORDS}),
 }
-#: Modules of pure packages that may import more, or are no part of the pure package.
-#: The tables of time zones are files of the system, the same for the whole life of a process: data, not the outside.
+#: Modules of pure packages that may import more, or are not part of the pure package.
+#: Time zone tables are system files that do not change during the life of a process, so they count as data.
 MAY_BESIDES = {
     "waterflowd.dsl.reading.reader": frozenset({"yaml"}),
     "waterflowd.dsl.cron": frozenset({"cronsim", "zoneinfo"}),
-    # Patterns of inputs come from everybody who may push; the standard library's engine takes exponential time for some.
+    # Everyone who may push writes patterns for inputs; the standard library's engine takes exponential time for some.
     "waterflowd.model.inputs": frozenset({"pydantic_core"}),
 }
 NOT_PURE = ("waterflowd.reconcile.loop",)
 #: The errors of both distributions, which import nothing themselves.
 ERRORS = "waterflow_agent.errors"
-#: How text is shown to people, the same in both distributions; it imports nothing either.
+#: Displaying text safely, shared by both distributions; it imports nothing either.
 DISPLAY = "waterflow_agent.display"
 #: The modules of the standard library without sockets, files, clocks, threads, randomness, processes and logging.
 PURE_LIBRARY = (
@@ -63,9 +63,9 @@ PURE_LIBRARY = (
         "urllib.parse",
     ),
 )
-#: Functions that reach outside without an import.
+#: Functions with access to the outside that need no import.
 IMPURE_BUILTINS = frozenset({"open", "input", "print", "exec", "eval", "compile", "breakpoint", "__import__"})
-#: Methods of `datetime` and `date` that read the clock, or the machine's zone when they have too few arguments.
+#: Methods of `datetime` and `date` that read the clock, or use the machine's zone if arguments are missing.
 CLOCK_READS = frozenset({"now", "utcnow", "today"})
 ZONE_READS = {"fromtimestamp": 2, "astimezone": 1}
 
@@ -81,7 +81,7 @@ NEVER: dict[str, tuple[str, ...]] = {
     "waterflowd.access": ("lmdb", "zmq", "waterflowd.api", "waterflowd.host"),
     "waterflow_agent": ("waterflowd",),
 }
-#: What the command line may import of the daemon: the API's types, the language, and what has no parts.
+#: What the command line may import from the daemon: the API's types, the language, and single modules.
 CTL_MAY = (
     "waterflowd.ctl",
     "waterflowd.dsl",
@@ -96,7 +96,7 @@ RUNNER_MAY = (
     "waterflow_agent.clock",
     "waterflow_agent.__version__",
 )
-#: The concrete classes behind the ports, and who may name them.
+#: The concrete classes behind the ports, which only some modules may name.
 ADAPTERS = (
     "waterflowd.store",
     "waterflowd.dispatch",
@@ -105,12 +105,12 @@ ADAPTERS = (
     "waterflowd.admin",
     "waterflowd.compiler",
 )
-#: What the API sees of the administration services: protocols, their rows, and the list of metrics.
+#: The part of the administration services that the API may import: protocols, their rows, and the list of metrics.
 ADMIN_CONTRACTS = ("waterflowd.admin.ports", "waterflowd.admin.metric_samples")
 #: Records and protocols that others may import.
 API_CONTRACTS = ("waterflowd.api.services", *ADMIN_CONTRACTS)
-#: The composition root; `testing` composes the worlds that tests run in.
-#: `rescue` joins the store's copies with the engine's events, while no daemon is there.
+#: The composition root; `testing` builds the environments in which tests run.
+#: `rescue` combines the store's copies with the engine's events while no daemon is running.
 COMPOSITION = (
     *("waterflowd.app.bootstrap", "waterflowd.app.daemon", "waterflowd.testing"),
     *("waterflowd.rescue",),
@@ -118,7 +118,7 @@ COMPOSITION = (
 
 
 def pure_findings(source: Source) -> Iterator[str]:
-    """What a module of a pure package does that it may not."""
+    """Returns the forbidden imports and calls of a module in a pure package."""
     package = next((name for name in PURE if sources.is_in(source.module, name)), None)
     if package is None or sources.is_in(source.module, *NOT_PURE):
         return
@@ -144,7 +144,7 @@ def _reads_the_clock(call: ast.Call, method: ast.Attribute) -> bool:
 
 
 def shell_findings(source: Source) -> Iterator[str]:
-    """What a module of a shell imports that it never may."""
+    """Returns the forbidden imports of a module in a shell."""
     for package, never in NEVER.items():
         if not sources.is_in(source.module, package):
             continue
@@ -154,7 +154,7 @@ def shell_findings(source: Source) -> Iterator[str]:
 
 
 def ctl_findings(source: Source) -> Iterator[str]:
-    """What a module of the command line knows of the daemon beyond the API's types and the language."""
+    """Returns what a module of the command line imports from the daemon beyond the allowed parts."""
     if sources.is_in(source.module, "waterflowd.ctl"):
         for found in sources.imports(source):
             if found.top in ("waterflowd", "waterflow_agent", "lmdb", "zmq") and not found.is_in(*CTL_MAY):
@@ -162,7 +162,7 @@ def ctl_findings(source: Source) -> Iterator[str]:
 
 
 def runner_findings(source: Source) -> Iterator[str]:
-    """What the runner imports besides the standard library."""
+    """Returns what the runner imports besides the standard library."""
     if sources.is_in(source.module, "waterflow_agent.runner"):
         for found in sources.imports(source):
             is_library = found.top in sys.stdlib_module_names
@@ -171,7 +171,7 @@ def runner_findings(source: Source) -> Iterator[str]:
 
 
 def adapter_findings(source: Source) -> Iterator[str]:
-    """Which adapters a module names that is neither the composition root nor part of that adapter."""
+    """Returns the adapters that a module names without being the composition root or part of that adapter."""
     if not sources.is_in(source.module, "waterflowd") or sources.is_in(source.module, *COMPOSITION):
         return
     for found in sources.imports(source):
@@ -182,7 +182,7 @@ def adapter_findings(source: Source) -> Iterator[str]:
 
 
 def errors_findings(source: Source) -> Iterator[str]:
-    """Imports of the errors and of the display functions: everything imports these, so they import nothing."""
+    """Returns imports of the errors and display modules, which must import nothing because everything imports them."""
     if source.module in (ERRORS, DISPLAY):
         for found in sources.imports(source):
             if found.top not in PURE_LIBRARY:
@@ -190,7 +190,7 @@ def errors_findings(source: Source) -> Iterator[str]:
 
 
 def relative_findings(source: Source) -> Iterator[str]:
-    """Relative imports and stars: neither is seen by a search for the module's name."""
+    """Returns relative and star imports, which a search for the module's name would not find."""
     for node in ast.walk(source.tree):
         if isinstance(node, ast.ImportFrom) and (node.level or any(alias.name == "*" for alias in node.names)):
             yield _text(source, node.lineno, "a relative or a star import")
@@ -220,7 +220,7 @@ def test_the_rule_holds_in_every_module(rule: Callable[[Source], Iterator[str]])
 
 @pytest.mark.parametrize("package", [*PURE, *NEVER, "waterflowd.ctl", "waterflow_agent.runner", *COMPOSITION])
 def test_a_rule_is_about_something_that_exists(package: str) -> None:
-    """A package that was renamed would leave its rule without anything to watch."""
+    """A rule for a package that was renamed would check nothing."""
     assert [source for source in sources.shipped() if sources.is_in(source.module, package)]
 
 
@@ -297,7 +297,7 @@ BROKEN: list[tuple[str, str, Callable[[Source], Iterator[str]]]] = [
     ("module", "text", "rule"), BROKEN, ids=[f"{module}: {text.splitlines()[-1].strip()}" for module, text, _ in BROKEN]
 )
 def test_a_broken_rule_is_found(module: str, text: str, rule: Callable[[Source], Iterator[str]]) -> None:
-    """A module that breaks the rule gives a finding with its place."""
+    """A module that breaks the rule gives a finding with its location."""
     findings = list(rule(Source(module=module, path="made/up.py", text=text)))
     assert findings
     assert findings[0].startswith("made/up.py:")
@@ -324,7 +324,7 @@ ALLOWED: list[tuple[str, str]] = [
 
 @pytest.mark.parametrize(("module", "text"), ALLOWED, ids=[module for module, _ in ALLOWED])
 def test_what_the_tables_allow_gives_no_finding(module: str, text: str) -> None:
-    """The rules do not bite what they are not about."""
+    """The rules have no false positives for these examples."""
     source = Source(module=module, path="made/up.py", text=text)
     assert [finding for rule in RULES for finding in rule(source)] == []
 
@@ -339,13 +339,13 @@ def test_what_the_tables_allow_gives_no_finding(module: str, text: str) -> None:
     ],
 )
 def test_a_relative_import_is_read_as_the_absolute_one(module: str, is_package: bool, text: str, name: str) -> None:
-    """No spelling of an import gets past the tables."""
+    """The rules apply to every form of import."""
     source = Source(module=module, path="made/up.py", text=text, is_package=is_package)
     assert sources.imports(source) == [Import(name=name, line=1)]
 
 
 def test_the_runner_starts_with_the_standard_library_alone() -> None:
-    """A real interpreter that cannot see any installed package imports every module of the runner."""
+    """A real interpreter without any installed packages imports every module of the runner."""
     names = [source.module for source in sources.modules("waterflow_agent")]
     wanted = [name for name in names if sources.is_in(name, "waterflow_agent.runner") and not name.endswith("__main__")]
     code = f"""

@@ -1,4 +1,4 @@
-"""Names that hide a missing noun, and words that promise work for later."""
+"""Vague names, and markers for unfinished work."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 from tests.tidy import sources
 from tests.tidy.sources import Source
 
-#: Names of modules that say nothing about what is inside.
+#: Names of modules that do not describe their content.
 NOUNLESS = frozenset({"util", "utils", "helper", "helpers", "common", "base", "manager", "managers", "misc"})
-#: Put together here, so that this file does not find itself.
+#: Split, so that this file does not match itself.
 _LATER = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "X" * 3]) + r")\b")
 _UNFINISHED = "NotImplemented" + "Error"
 
 
 def findings(source: Source) -> Iterator[str]:
-    """What is wrong with a module's name, words and names in use."""
+    """Returns what is wrong with a module's name, its text, and the names that it uses."""
     parts = set(re.split(r"[._]", source.module))
     if nounless := parts & NOUNLESS:
         yield f"{source.path}: a module called {', '.join(sorted(nounless))}: a noun is missing"
@@ -35,13 +35,13 @@ def findings(source: Source) -> Iterator[str]:
 
 
 def test_names_say_what_is_inside_and_nothing_is_left_for_later() -> None:
-    """Every Python file of the repository, tests and benchmarks included."""
+    """Every Python file of the repository is checked, including tests and benchmarks."""
     found = [finding for source in sources.python_files() for finding in findings(source)]
     assert not found, "\n".join(["", *found])
 
 
 def test_no_text_file_leaves_anything_for_later() -> None:
-    """Documentation, examples and scripts do not hold marks either."""
+    """Documentation, examples and scripts have no such markers either."""
     others = [file for file in sources.files() if file.suffix != ".py"]
     found = [f"{file}: {word.group()}" for file in others if (word := _LATER.search(sources.text_of(file)))]
     assert not found, "\n".join(["", *found])
@@ -61,5 +61,5 @@ def test_no_text_file_leaves_anything_for_later() -> None:
     ],
 )
 def test_a_bad_name_is_found(module: str, text: str) -> None:
-    """Each rule bites."""
+    """Each rule finds a violation."""
     assert list(findings(Source(module=module, path="made/up.py", text=text)))

@@ -23,7 +23,7 @@ def _made() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, str]:
-    """The pages; `WATERFLOW_REFERENCE=rewrite` writes them first."""
+    """Returns the pages; `WATERFLOW_REFERENCE=rewrite` writes them first."""
     found = _made()
     if os.environ.get("WATERFLOW_REFERENCE") == "rewrite":
         FOLDER.mkdir(exist_ok=True)
@@ -43,7 +43,7 @@ def test_the_folder_is_up_to_date(made: dict[str, str]) -> None:
 
 
 def test_the_pages_are_the_same_each_time(made: dict[str, str]) -> None:
-    """Nothing depends on hash order or on the date."""
+    """They do not depend on hash order or on the date."""
     assert _made() == made
 
 

@@ -1,4 +1,4 @@
-"""The configuration files of the packages, which are written from the records that read them."""
+"""The configuration files of the packages, which are generated from the records that read them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _KEY = re.compile(r"#?([a-z-]+) = ")
 
 @pytest.fixture
 def samples(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module of the packages' builder, which is not installed."""
+    """Returns the module that builds the packages, which is not installed."""
     monkeypatch.syspath_prepend(str(sources.ROOT / "packaging"))
     return importlib.import_module("builder.samples")
 
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_every_key_and_table_has_a_comment(samples: ModuleType, name: str) -> None:
-    """An administrator reads in the file what a key means, and not that it lacks a comment in the code."""
+    """Administrators read the meaning of a key in the file."""
     lines = samples.render(RECORDS[name].Config, []).splitlines()
     places = [number for number, line in enumerate(lines) if _KEY.match(line) or line.lstrip("#").startswith("[")]
     assert len(places) > 10
@@ -36,7 +36,7 @@ def test_every_key_and_table_has_a_comment(samples: ModuleType, name: str) -> No
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_what_is_off_can_be_taken_as_it_stands(samples: ModuleType, tmp_path: Path, name: str) -> None:
-    """The file is right as it is, and with every key and table switched on, and means the same."""
+    """The file is valid as it is, and with every key and table enabled, and both have the same meaning."""
     text = samples.render(RECORDS[name].Config, ["A head."])
     file = tmp_path / name
     file.write_text(text)

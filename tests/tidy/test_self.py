@@ -1,4 +1,4 @@
-"""The repository refers only to itself: it names no path of a developer's machine and no package index."""
+"""The repository is self-contained: it mentions no path of a developer's machine and no package index."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from tests.tidy import sources
 
-#: Folders that exist on somebody's machine. A path inside of another one (`<data-dir>/work/...`) is none of them.
+#: Folders on a developer's machine. A path inside of another one (`<data-dir>/work/...`) does not count.
 _PRIVATE_PATH = re.compile(r"(?<![\w>}*.~-])/(?:work|root|home/\w+|Users/\w+)/")
-#: Where packages are fetched from is the business of each machine. In two parts, so that this file does not find itself.
+#: Package indexes are configured on each machine. The text is split, so that this file does not match itself.
 _REGISTRIES = re.compile(
     r"|".join(
         [
@@ -25,14 +25,14 @@ _REGISTRIES = re.compile(
     )
 )
 
-#: File: pattern that is fine there, and why.
+#: File: pattern that is allowed there, and why.
 EXCEPTIONS: dict[str, tuple[re.Pattern[str], str]] = {
     "tests/unit/agent/test_shell.py": (_PRIVATE_PATH, "a made-up workspace that nothing is read from"),
 }
 
 
 def findings(path: str, text: str) -> list[str]:
-    """Each location in a text that names a path of a machine or a package index."""
+    """Returns each location in a text that mentions a path of a machine or a package index."""
     fine = EXCEPTIONS.get(path, (None, ""))[0]
     patterns = [pattern for pattern in (_PRIVATE_PATH, _REGISTRIES) if pattern is not fine]
     return [
@@ -44,7 +44,7 @@ def findings(path: str, text: str) -> list[str]:
 
 
 def test_no_file_names_a_machine_or_a_package_index() -> None:
-    """No developer's path and no host name of a package index."""
+    """Neither a developer's path nor the host name of a package index occurs in any file."""
     found = [
         finding
         for file in sources.files()
@@ -63,18 +63,18 @@ def test_no_file_names_a_machine_or_a_package_index() -> None:
     ],
 )
 def test_what_does_not_belong_is_found(text: str) -> None:
-    """Each pattern bites."""
+    """Each pattern finds its example."""
     assert findings("made/up.md", text)
 
 
 @pytest.mark.parametrize("text", ["<data-dir>/work/<run>", "{folder}/root/x", "~/work/ops"])
 def test_what_is_harmless_is_not_found(text: str) -> None:
-    """The patterns leave other paths and words alone."""
+    """The patterns ignore other paths and words."""
     assert not findings("made/up.md", text)
 
 
 def test_the_checkout_itself_is_not_named() -> None:
-    """No file holds the path of the folder that it is in."""
+    """No file contains the path of the folder that it is in."""
     here = f"{sources.ROOT}/"
     found = [str(file) for file in sources.files() if here in sources.text_of(file)]
     assert not found
@@ -87,7 +87,7 @@ def _tests_of(file: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 
 def test_every_test_says_what_it_claims() -> None:
-    """The name is the claim, the docstring the sentence that explains it."""
+    """The name states the claim, and the docstring explains it."""
     found = [
         f"{file.relative_to(sources.ROOT)}:{node.lineno}: {node.name} has no docstring"
         for file in sorted((sources.ROOT / "tests").rglob("test_*.py"))

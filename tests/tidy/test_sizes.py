@@ -1,4 +1,4 @@
-"""The report of the largest modules and functions finds what exceeds a limit. Sizes themselves fail nothing."""
+"""The report of the largest modules and functions finds what exceeds a limit. The sizes themselves never fail a test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _file(text: str) -> tuple[Source, ...]:
 
 
 def test_modules_and_functions_are_reported_one_line_past_the_limit() -> None:
-    """The limit itself is fine."""
+    """A size equal to the limit is not reported."""
     function = "def f():\n" + "    x = 1\n" * sizes.FUNCTION_LINES
     assert list(sizes.large_functions(_file(function))) == [(sizes.FUNCTION_LINES + 1, "made/up.py:1 f")]
     assert not list(sizes.large_functions(_file(function.removesuffix("    x = 1\n"))))
@@ -32,12 +32,12 @@ def test_modules_and_functions_are_reported_one_line_past_the_limit() -> None:
     ],
 )
 def test_long_parameter_lists_are_reported(text: str, is_reported: bool) -> None:
-    """Options of commands and fixtures of tests do not count: they are passed by name."""
+    """Options of commands and fixtures of tests are passed by name and do not count."""
     assert bool(list(sizes.long_parameter_lists(_file(text)))) is is_reported
 
 
 def test_folders_are_reported() -> None:
-    """A folder's `__init__` is not one of its modules."""
+    """A folder's `__init__` does not count as a module."""
     files = tuple(
         Source(module=f"a.m{number}", path=f"a/m{number}.py", text="") for number in range(sizes.FOLDER_MODULES + 1)
     )

@@ -1,4 +1,4 @@
-"""Both distributions have one version, and declare and pin what they import."""
+"""Both distributions have the same version, and declare and pin their imports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.tidy import sources
 
-#: The module's name, where it is not the distribution's.
+#: Names of modules that differ from their distribution's name.
 DISTRIBUTIONS = {"yaml": "pyyaml", "zmq": "pyzmq", "pydantic_core": "pydantic", "starlette": "fastapi"}
 PROJECT_FILES = {"waterflowd": "pyproject.toml", "waterflow_agent": "agent/pyproject.toml"}
 
@@ -36,14 +36,14 @@ def _version_in_code(package: str) -> str:
 
 
 def test_the_version_is_the_same_everywhere() -> None:
-    """Two project files and two packages."""
+    """It is in two project files and two packages."""
     versions = {_project(package)["version"] for package in PROJECT_FILES}
     versions |= {_version_in_code(package) for package in PROJECT_FILES}
     assert len(versions) == 1, versions
 
 
 def test_the_daemon_needs_the_agent_of_the_same_version_and_never_the_reverse() -> None:
-    """What the daemon says on the wire is what that agent's package defines."""
+    """The agent's package defines the wire protocol that the daemon uses."""
     daemon, agent = _project("waterflowd"), _project("waterflow_agent")
     assert f"waterflow-agent=={agent['version']}" in daemon["dependencies"]
     assert "waterflow" not in [_name(requirement) for requirement in agent["dependencies"]]
@@ -51,7 +51,7 @@ def test_the_daemon_needs_the_agent_of_the_same_version_and_never_the_reverse() 
 
 @pytest.mark.parametrize("package", PROJECT_FILES)
 def test_every_import_is_declared(package: str) -> None:
-    """A library that comes along with another one today may not come tomorrow."""
+    """A library that another one happens to install today may be missing tomorrow."""
     project = _project(package)
     optional = [item for items in project.get("optional-dependencies", {}).values() for item in items]
     declared = {_name(requirement) for requirement in [*project["dependencies"], *optional]}
@@ -85,14 +85,14 @@ def test_everything_that_is_declared_is_pinned() -> None:
 
 
 def test_both_locks_agree() -> None:
-    """What stands in both files has one version."""
+    """A library in both files has the same version."""
     runtime, dev = _pins("runtime.txt"), _pins("dev.txt")
     assert {name: runtime[name] for name in runtime.keys() & dev} == {name: dev[name] for name in runtime.keys() & dev}
 
 
 @pytest.mark.parametrize("name", ["runtime.txt", "dev.txt"])
 def test_every_pin_has_hashes_and_no_address(name: str) -> None:
-    """What is installed is what was locked, from wherever this machine takes its packages."""
+    """Exactly the locked files are installed, from whatever index the machine uses."""
     text = (sources.ROOT / "requirements" / name).read_text("utf-8")
     blocks = re.split(r"\n(?=\S)", text.strip())
     assert all(re.match(r"[a-z0-9.-]+==\S+", block) and "--hash=sha256:" in block for block in blocks)

@@ -334,7 +334,7 @@ def test_every_recorded_frame_has_expected_values() -> None:
 
 
 def test_this_version_encodes_as_recorded() -> None:
-    """Today's bytes begin like the recorded ones, before fields added since: an older peer can read them."""
+    """Today's bytes start like the recorded ones, before fields that were added later, so an older peer can read them."""
     for name in EXPECTED:
         sender = EXPECTED[name][0]
         assert codec.decode_frame(encoded(name), sender) == codec.decode_frame(recorded(name), sender)

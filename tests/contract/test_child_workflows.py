@@ -84,7 +84,7 @@ async def test_a_permanent_error_has_a_code(world: World, path: str, code: str, 
 
 
 async def test_an_unreadable_commit_is_a_temporary_error(tmp_path: Path) -> None:
-    """The repository is away, or has lost the commit; one that is configured no more never comes back."""
+    """The repository is unavailable or has lost the commit; a repository that was removed gives a permanent error."""
     git = Git(tmp_path / "ops")
     git.path.mkdir()
     git("init", "--quiet", "--initial-branch=main")

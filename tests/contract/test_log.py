@@ -212,7 +212,7 @@ async def _outcome(call: Any) -> int | str:
 
 
 async def test_one_batch_may_add_to_a_stream_twice(harness: LogHarness) -> None:
-    """The second part follows the first, as its expected position says."""
+    """The second part follows the first, and its expected position accounts for it."""
     stream = ids.run_stream(run(1))
     await harness.log.append(records.Batch(appends=[appends(stream, 0, 2), appends(stream, 2, 1)]))
     assert [record.position for record in harness.log.read(stream)] == [1, 2, 3]
@@ -256,7 +256,7 @@ async def test_rows_are_paged_newest_first(harness: LogHarness) -> None:
 
 
 async def test_run_ids_are_found_by_prefix(harness: LogHarness) -> None:
-    """Case-insensitive, oldest first, and nothing for an invalid prefix."""
+    """Case is ignored, the oldest run comes first, and an invalid prefix finds nothing."""
     await harness.log.append(records.Batch(summaries=[summary(number) for number in (1, 2, 40)]))
     assert harness.log.runs_by_prefix(run(1)[:8].lower(), 10) == [run(1), run(2), run(40)]
     assert harness.log.runs_by_prefix("", 2) == [run(1), run(2)]

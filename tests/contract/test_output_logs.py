@@ -80,7 +80,7 @@ async def test_a_new_log_is_empty(harness: OutputLogsHarness) -> None:
 
 
 async def test_pieces_are_read_as_they_were_written(harness: OutputLogsHarness) -> None:
-    """Offset, time, stream and bytes of each piece, in order."""
+    """Each piece has its offset, time, stream and bytes, and the order is kept."""
     pieces = [piece(0, b"one\n", 10, 1), piece(4, b"\x00\xff", 11, 2), piece(6, b"three", 12, 1)]
     assert await add(harness.outputs, *pieces) == 11
     assert harness.outputs.read(name(), 0, 1_000) == pieces
@@ -137,7 +137,7 @@ async def test_logs_are_separate(harness: OutputLogsHarness) -> None:
 
 
 async def test_reading_begins_with_the_piece_that_contains_the_offset(harness: OutputLogsHarness) -> None:
-    """Also in the middle of a piece; nothing after the end; at least one piece."""
+    """The offset may be inside a piece; after the end there is nothing; otherwise at least one piece is returned."""
     await add(harness.outputs, piece(0, b"abc"), piece(3, b"def"), piece(6, b"ghi"))
     assert [found.offset for found in harness.outputs.read(name(), 4, 100)] == [3, 6]
     assert [found.offset for found in harness.outputs.read(name(), 3, 1)] == [3]
@@ -161,7 +161,7 @@ async def test_a_log_grows_from_small_to_large(harness: OutputLogsHarness) -> No
 
 
 async def test_appends_in_flight_keep_their_order(harness: OutputLogsHarness) -> None:
-    """Many concurrent calls, small and large, for one log and for others: as if one after the other."""
+    """Many concurrent calls of any size, for one log and for others, have the same result as consecutive ones."""
     calls, offset = [], 0
     for number in range(40):
         printed = b"%d" % (number % 10) * (100 if number % 3 else 20_000)

@@ -181,7 +181,7 @@ def test_a_record_is_unpacked_as_it_was_packed(wanted: record.StoredRecord) -> N
 
 @given(stored, st.data())
 def test_any_damage_to_a_record_is_detected(wanted: record.StoredRecord, draw: st.DataObject) -> None:
-    """A flipped bit, another length or another position in the log: WF304 and no record."""
+    """A flipped bit, another length or another position in the log gives WF304 and no record."""
     packed = record.pack(wanted)
     at = draw.draw(st.integers(0, len(packed) * 8 - 1))
     flipped = bytearray(packed)

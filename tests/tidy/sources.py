@@ -52,7 +52,7 @@ class Import:
     line: int
 
     def is_in(self, *packages: str) -> bool:
-        """Whether it is one of the packages, or inside of one."""
+        """Returns whether the name is one of the packages, or inside of one."""
         return is_in(self.name, *packages)
 
     @property
@@ -62,7 +62,7 @@ class Import:
 
 
 def is_in(name: str, *packages: str) -> bool:
-    """Whether a dotted name is one of the packages, or inside of one."""
+    """Returns whether a dotted name is one of the packages, or inside of one."""
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 

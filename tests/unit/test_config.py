@@ -58,7 +58,7 @@ def refusal(text: str, tmp_path: Path, environment: dict[str, str] | None = None
 
 
 def test_every_key_of_the_file_is_read(tmp_path: Path) -> None:
-    """All tables, with hyphens in keys."""
+    """The file has all tables, with hyphens in keys."""
     found = load(WHOLE, tmp_path)
     assert (found.data_dir, found.log.level) == ("/data", "debug")
     assert (found.api.listen, found.api.open, found.api.socket) == ("127.0.0.1:9000", True, "")
@@ -80,7 +80,7 @@ def test_an_empty_configuration_is_valid(tmp_path: Path) -> None:
 
 
 def test_command_line_before_environment_before_file_before_default(tmp_path: Path) -> None:
-    """Each source overrides the following ones; an option that was not given overrides nothing."""
+    """Each source overrides the following ones; an option that is not set overrides nothing."""
     environment = {"WATERFLOWD_DATA_DIR": "/environment", "WATERFLOWD_API_LISTEN": "127.0.0.1:1"}
     text = 'data-dir = "/file"\nlog.level = "error"\n[api]\nlisten = "127.0.0.1:2"\nsocket = "/file.sock"\n'
     found = load(text, tmp_path, environment, **{"data-dir": "/command", "api.listen": None})
@@ -133,7 +133,7 @@ def test_the_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
 def test_an_unknown_key_is_reported_with_its_line_and_a_suggestion(
     tmp_path: Path, text: str, line: int, meant: str
 ) -> None:
-    """In every table, and in every notation."""
+    """This holds in every table and in every notation."""
     told = refusal(text, tmp_path)
     assert f"waterflowd.toml:{line}: unknown key" in told
     assert not meant or f'did you mean "{meant}"' in told
@@ -228,7 +228,7 @@ def _load(tmp_path: Path, text: str) -> config.Config:
 
 
 def test_the_vault_table_becomes_its_settings(tmp_path: Path) -> None:
-    """With durations in seconds."""
+    """Durations are converted to seconds."""
     loaded = _load(tmp_path, VAULT.format(lines='cache = "5m"\nkv-version = 1')).vault.settings
     assert loaded.fields == {"deploy_key": ("apps/web", "deploy_key")}
     assert (loaded.cache_s, loaded.timeout_s, loaded.version, loaded.mount) == (300, 10, 1, "secret")

@@ -48,7 +48,7 @@ def test_a_json_entry_has_the_same_fields_and_extras_cannot_replace_them() -> No
 
 @pytest.mark.parametrize("formatter", [logs.TextFormatter(), logs.JsonFormatter()])
 def test_hostile_text_is_escaped(formatter: logs.Formatter) -> None:
-    """In the message, in a field, and in the text of an exception."""
+    """This covers the message, fields, and the text of an exception."""
     try:
         raise ValueError(HOSTILE)
     except ValueError:
@@ -97,7 +97,7 @@ def test_the_journal_gets_its_own_level_format_and_no_time(tmp_path: Path, monke
 
 
 def test_entries_that_strangers_cause_are_rate_limited_and_errors_are_not() -> None:
-    """A burst, then one per second."""
+    """After a burst, one entry per second is logged."""
     bounded = logs.RateLimit(per_s=0.001, burst=3)
     assert [bounded.filter(record("x")) for _ in range(5)] == [True, True, True, False, False]
     assert bounded.filter(record("x", level=logging.ERROR))

@@ -1,4 +1,4 @@
-"""A `Core` with a runner that does what a test says, and a link that remembers what was sent."""
+"""A `Core` with a scripted runner, and a link that remembers sent messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from waterflow_agent.wire.session import Received
 
 
 class FakeRunner:
-    """Remembers what it was asked for; starts nothing."""
+    """Remembers its requests and starts nothing."""
 
     def __init__(self, root: Path, changed: asyncio.Event) -> None:
         self.root = root
@@ -55,7 +55,7 @@ class FakeRunner:
 
 
 class FakeLink:
-    """Remembers what was sent."""
+    """Remembers sent messages."""
 
     def __init__(self, changed: asyncio.Event) -> None:
         self.sent: list[messages.AgentMessage] = []
@@ -104,7 +104,7 @@ class CoreBench:
         )
 
     def settle(self) -> None:
-        """Starts with a runner that holds nothing."""
+        """Starts with a runner that has no attempts."""
         self.core.restore()
         self.report(HeldSteps(()))
 
@@ -146,7 +146,7 @@ class CoreBench:
         return b"".join(chunk.data for output in outputs for chunk in output.chunks)
 
     def spool(self, printed: bytes) -> StepResult:
-        """Writes what the step that was started last has printed. Returns its exit."""
+        """Writes the output of the step that was started last. Returns its exit."""
         directory = self.runner.root / self.runner.started[-1]
         directory.mkdir(parents=True)
         writer = SpoolWriter(str(directory / "output"), 1_000)

@@ -22,7 +22,7 @@ from waterflow_agent.wire.session import Received
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[CoreBench]:
-    """A core that is settled and holds nothing."""
+    """A settled core without attempts."""
     bench = CoreBench(tmp_path)
     bench.settle()
     yield bench
@@ -125,7 +125,7 @@ async def test_output_of_the_agent_itself_is_truncated(bench: CoreBench) -> None
 
 
 async def test_results_are_masked_and_output_is_measured_as_masked(bench: CoreBench, tmp_path: Path) -> None:
-    """Output, outputs, environment and reasons; the journal never holds a secret."""
+    """Output, outputs, environment and reasons are masked; the journal never contains a secret."""
     bench.offer(attempt(1), secrets=("s3cret",), run="true")
     bench.offer(attempt(2), secrets=("s3cret",), message="say s3cret")
     bench.offer(attempt(3), secrets=("s3cret",), outputs={"a": ["<s3cret>"]})
@@ -212,7 +212,7 @@ async def test_a_restarted_runner_does_not_end_an_attempt_that_waits_for_files(w
 
 
 async def test_a_step_fails_with_the_daemon_s_reason_when_its_files_cannot_be_had(waiting: CoreBench) -> None:
-    """Nothing of it ran."""
+    """Nothing of the step runs."""
     await respond(
         waiting, messages.FileResponse(attempt(), 0, [], "WF520", "out: a link to /etc, out of the repository")
     )

@@ -35,7 +35,7 @@ def entry(path: str, content: bytes, kind: FileKind = FileKind.FILE) -> FileEntr
     "path", [b"", b"/etc/x", b"a/../../b", b"a//b", b"./a", b".git/config", b"a\0b", b"a/.", b"x" * 4_000]
 )
 def test_a_list_with_a_path_that_leaves_is_refused(path: bytes) -> None:
-    """Paths with `..`, absolute paths, and those of Git itself."""
+    """This covers paths with `..`, absolute paths, and paths of Git's own files."""
     with pytest.raises(Rejected, match="a path that is not allowed"):
         file_list.decode(file_list.encode([FileEntry(path, FileKind.FILE, b"1" * 20)]))
 
@@ -68,7 +68,7 @@ def test_kept_files_have_a_bound_and_the_oldest_go_first(tmp_path: Path) -> None
 
 
 def test_kept_files_are_found_by_the_next_process(tmp_path: Path) -> None:
-    """Except those that a crash left incomplete."""
+    """Files that a crash left incomplete are not used."""
     kept = BlobCache(tmp_path, 100)
     for content in (b"one", b"other"):
         kept.put(blob_id(content), content)
@@ -249,7 +249,7 @@ async def test_a_checkout_brings_small_and_large_files(tmp_path: Path) -> None:
 
 
 async def test_steps_that_begin_together_have_one_checkout(disk: TreeStore, workspaces: WorkingDirectories) -> None:
-    """A later step requests nothing."""
+    """A later step sends no request."""
     daemon = Daemon(("a", b"1"))
     checkouts = CheckoutService(disk, daemon.requests, workspaces)
     await asyncio.gather(*(checkouts.make(task_id("run", "job", f"s{number}", 1, 1), TREE) for number in range(3)))
@@ -278,7 +278,7 @@ async def test_what_has_no_answer_is_asked_again_in_the_next_session(tmp_path: P
 async def test_a_checkout_that_is_cancelled_leaves_nothing(
     disk: TreeStore, workspaces: WorkingDirectories, tmp_path: Path
 ) -> None:
-    """Neither a directory nor a request."""
+    """Neither a directory nor a file request remains."""
     daemon = Daemon(("a", b"1"))
     checkouts = CheckoutService(disk, daemon.requests, workspaces)
     answer = daemon.answer

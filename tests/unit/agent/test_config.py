@@ -17,7 +17,7 @@ def load(tmp_path: Path, text: str = "", **more: object) -> config.Config:
 
 
 def test_every_key_of_a_file_is_read(tmp_path: Path) -> None:
-    """The documented file."""
+    """The test uses the documented file."""
     loaded = load(
         tmp_path,
         """
@@ -36,7 +36,7 @@ def test_every_key_of_a_file_is_read(tmp_path: Path) -> None:
 
 
 def test_order_of_precedence(tmp_path: Path) -> None:
-    """Command line, environment, file, default."""
+    """The command line precedes the environment, the environment the file, and the file the defaults."""
     text = 'name = "file"\nslots = 2\ndata-dir = "/file"\n'
     environment = {"WATERFLOW_AGENT_NAME": "environment", "WATERFLOW_AGENT_SLOTS": "3"}
 
@@ -57,7 +57,7 @@ def test_lists_come_from_the_environment(tmp_path: Path) -> None:
 
 
 def test_the_node_path_is_a_list_of_directories(tmp_path: Path) -> None:
-    """Separated by colons in the environment, like PATH."""
+    """In the environment they are separated by colons, like PATH."""
     named = load(tmp_path, 'node-path = ["/etc/nodes"]\n')
     several = load(tmp_path, environment={"WATERFLOW_AGENT_NODE_PATH": "/a:/b:"})
 

@@ -28,14 +28,14 @@ TOKEN = JoinToken(
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_a_data_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path, name: str) -> None:
-    """WF317, with the path and what to do."""
+    """The error is WF317, with the path and what to do."""
     (tmp_path / "file").touch()
     with pytest.raises(Stalled, match=r"cannot use data-dir .*WF317"):
         agent.prepare_data_dir(tmp_path / name)
 
 
 def test_key_is_made_once(tmp_path: Path) -> None:
-    """A valid pair, readable by this user only."""
+    """It is a valid pair that only this user can read."""
     before = os.umask(0)
     try:
         first, second = keys.load_or_create(tmp_path), keys.load_or_create(tmp_path)
@@ -49,7 +49,7 @@ def test_key_is_made_once(tmp_path: Path) -> None:
 
 
 def test_secret_is_not_shown(tmp_path: Path) -> None:
-    """Neither by `repr` nor in a log line with the pair."""
+    """Neither `repr` nor a log line with the pair contains the secret."""
     pair = keys.load_or_create(tmp_path)
 
     assert pair.secret not in repr(pair)

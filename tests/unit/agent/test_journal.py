@@ -107,7 +107,7 @@ def test_flush_removes_what_is_replaced(tmp_path: Path) -> None:
 
 
 def test_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    """Reading ends at a record with a wrong checksum."""
+    """Reading stops at a record with a wrong checksum."""
     journal = Journal(tmp_path)
     journal.begin("boot", [])
     journal.append([accepted(1)])
@@ -121,7 +121,7 @@ def test_flipped_bit_is_noticed(tmp_path: Path) -> None:
 
 
 def test_newer_version_is_not_guessed_at(tmp_path: Path) -> None:
-    """A journal of a newer agent stops this one instead of being misread."""
+    """A journal written by a newer agent stops this one instead of being misread."""
     journal = Journal(tmp_path)
     journal.begin("boot", [])
     journal.close()

@@ -174,7 +174,7 @@ def test_cancel_before_the_start_ends_it(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("is_finished", [False, True])
 def test_cancel_of_what_is_unknown_or_over_is_ignored(ledger: Ledger, is_finished: bool) -> None:
-    """The daemon learns of it from the settlement or the result."""
+    """The settlement or the result informs the daemon."""
     if is_finished:
         started(ledger, key())
         ledger.finish(finished(key()))
@@ -258,7 +258,7 @@ def test_accepted_attempt_after_a_restart(
 
 
 def test_started_attempt_that_the_runner_does_not_know_is_lost(ledger: Ledger) -> None:
-    """It ran with an unknown outcome: neither a success nor refused."""
+    """It ran with an unknown outcome, so it counts neither as a success nor as refused."""
     ledger.replay(records.AcceptedRecord(key(), "shell", "a step", NOW))
     ledger.replay(records.StartedRecord(key(), NOW))
 

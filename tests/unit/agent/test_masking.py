@@ -59,7 +59,7 @@ def test_base64_is_found_at_every_alignment(before: str, after: str, urlsafe: bo
 
 @pytest.mark.parametrize("shell", ["bash", "sh"])
 def test_what_a_tracing_shell_prints_is_masked(shell: str) -> None:
-    """Each shell quotes differently with `set -x`."""
+    """Shells differ in how they quote with `set -x`."""
     if shutil.which(shell) is None:
         pytest.skip(f"there is no {shell}")
     said = subprocess.run(
@@ -103,7 +103,7 @@ def test_overlapping_secrets_hide_each_other() -> None:
 
 
 def test_short_values_are_left_alone() -> None:
-    """Less than four bytes would mask every second word."""
+    """Masking values of less than four bytes would hide ordinary text."""
     assert Masks(["abc", "", "\n"]).text("abc") == "abc"
     assert Masks([]).text("abc") == "abc"
 

@@ -152,7 +152,7 @@ def test_new_session_begins_at_the_last_acknowledgement(tmp_path: Path) -> None:
 
 
 def test_daemon_that_has_more_is_believed(tmp_path: Path) -> None:
-    """After a restart of the agent the first acknowledgement says how far the daemon's log reaches."""
+    """After a restart of the agent, the first acknowledgement says how far the daemon's log reaches."""
     pump = OutputSender(window_bytes=1)
     pump.open(key(), spooled(tmp_path / "output", [b"0123456789"]))
     pump.finish(key(), [], 10)
@@ -181,7 +181,7 @@ def test_gap_at_the_daemon_is_filled_once(tmp_path: Path) -> None:
 
 
 def test_output_without_an_answer_goes_out_again(tmp_path: Path) -> None:
-    """After `RESEND_MS`, not before."""
+    """It is sent again after `RESEND_MS`, and not before."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"one"]))
     pump.finish(key(), [], 3)
@@ -193,7 +193,7 @@ def test_output_without_an_answer_goes_out_again(tmp_path: Path) -> None:
 
 
 def test_spool_that_was_removed_is_told(tmp_path: Path) -> None:
-    """The attempt must not be held for ever for deleted bytes."""
+    """The agent must not keep the attempt for ever because of deleted bytes."""
     pump = OutputSender()
     pump.open(key(), str(tmp_path / "nothing"))
     pump.finish(key(), [], 10)

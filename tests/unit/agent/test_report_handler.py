@@ -1,4 +1,4 @@
-"""Reports of the step runner: lazy starts, repeated exits, refusals, and what it holds after a restart."""
+"""Reports of the step runner: lazy starts, repeated exits, refusals, and its attempts after a restart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from waterflow_agent.wire.session import Received
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[CoreBench]:
-    """A core that is settled and holds nothing."""
+    """A settled core without attempts."""
     bench = CoreBench(tmp_path)
     bench.settle()
     yield bench
@@ -53,7 +53,7 @@ async def test_a_start_is_repeated_when_the_runner_was_about_to_end(bench: CoreB
 
 
 async def test_an_attempt_is_lost_when_its_name_was_used_before(bench: CoreBench) -> None:
-    """Something may have run under that name, so it is neither started again nor called refused."""
+    """Something may have run under that name, so it is neither started again nor reported as refused."""
     bench.offer(attempt(), run="true")
 
     bench.report(RequestRefused(attempt_name(attempt()), "start: this name was used before"))

@@ -21,7 +21,7 @@ def text_of(store: SecretStore, key: TaskId) -> str | None:
 
 
 def test_a_later_book_knows_what_an_earlier_one_kept(tmp_path: Path) -> None:
-    """For attempts that are still held. Other secrets are deleted, and with the last one the directory."""
+    """Secrets of attempts that still exist are kept. Others are deleted, and the directory is removed with the last one."""
     directory = tmp_path / "memory"
     earlier = SecretStore(directory)
     earlier.keep(FIRST, ["s3cret"])

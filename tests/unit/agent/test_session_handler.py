@@ -15,7 +15,7 @@ from waterflow_agent.wire.session import Received
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[CoreBench]:
-    """A core that is settled and holds nothing."""
+    """A settled core without attempts."""
     bench = CoreBench(tmp_path)
     bench.settle()
     yield bench
@@ -27,7 +27,7 @@ def welcome(generation: int = 1, forget: tuple[messages.TaskId, ...] = ()) -> me
 
 
 async def test_hello_lists_what_is_held(bench: CoreBench) -> None:
-    """Attempts with their state, and the working directories of jobs."""
+    """The hello lists attempts with their state, and the working directories of jobs."""
     bench.offer(attempt(1), run="true")
     bench.offer(attempt(2), message="hello")
 
@@ -41,7 +41,7 @@ async def test_hello_lists_what_is_held(bench: CoreBench) -> None:
 
 
 async def test_a_new_session_sends_unacknowledged_results_and_output_again(bench: CoreBench) -> None:
-    """What was acknowledged before is not sent again."""
+    """Acknowledged results and output are not sent again."""
     bench.offer(attempt(1), message="one")
     bench.offer(attempt(2), message="two")
     first, _ = bench.link.results()
@@ -67,7 +67,7 @@ async def test_attempts_that_the_daemon_does_not_want_are_stopped(bench: CoreBen
 
 
 async def test_the_session_has_the_groups_that_the_daemon_assigned(bench: CoreBench) -> None:
-    """The configuration only asks for groups."""
+    """The groups in the agent's configuration are only a request."""
     bench.core.session.on_opened(welcome())
 
     assert bench.core.session.groups == ["web"]

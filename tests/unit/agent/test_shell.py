@@ -72,7 +72,7 @@ def test_bare_environment_is_completed() -> None:
 
 
 def test_default_shell_stops_at_the_first_failure(tmp_path: Path) -> None:
-    """bash with `-eo pipefail`."""
+    """It is bash with `-eo pipefail`."""
     done = run(prepared(tmp_path, schema.Shell(run="false | true\necho not here")))
 
     assert (done.returncode, done.stdout) == (1, b"")

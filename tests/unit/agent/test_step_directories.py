@@ -32,7 +32,7 @@ def directories(tmp_path: Path, discarded: list[Path]) -> StepDirectories:
 
 
 def test_directory_is_emptied_and_used_again(directories: StepDirectories, discarded: list[Path]) -> None:
-    """The next step sees nothing of what the last one wrote."""
+    """The next step sees no files of the last one."""
     first = directories.take()
     files = step_files.create(directories.path(first))
     Path(files.output).write_text("a=1\n")
@@ -60,7 +60,7 @@ def test_directory_is_emptied_and_used_again(directories: StepDirectories, disca
 def test_spoiled_directory_is_not_used_again(
     directories: StepDirectories, discarded: list[Path], spoil: Callable[[Path], object]
 ) -> None:
-    """Another file, a link, a pipe, a second link, another mode, a directory."""
+    """The cases are another file, a link, a pipe, a second link, another mode, and a directory."""
     number = directories.take()
     path = Path(directories.path(number))
     step_files.create(str(path))

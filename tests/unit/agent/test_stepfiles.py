@@ -1,4 +1,4 @@
-"""Files that scripts write: entries, bounds, and what is not taken."""
+"""Files that scripts write: entries, limits, and entries that are dropped."""
 
 from __future__ import annotations
 

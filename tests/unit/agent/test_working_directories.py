@@ -46,7 +46,7 @@ def test_names_are_safe_and_different(one: str, two: str) -> None:
 
 
 def test_relative_directory_stays_inside(tmp_path: Path) -> None:
-    """Neither `..` nor a link leads out of it."""
+    """Neither `..` nor a link leads outside."""
     inside = tmp_path / "job"
     (inside / "sub").mkdir(parents=True)
     (inside / "link").symlink_to(inside / "sub")
@@ -61,7 +61,7 @@ def test_relative_directory_stays_inside(tmp_path: Path) -> None:
 
 
 def test_absolute_directory_stays_inside_too(tmp_path: Path) -> None:
-    """It may come from an input or a branch name: only paths inside the job's directory are allowed."""
+    """The path may come from an input or a branch name, so only paths inside the job's directory are allowed."""
     inside = tmp_path / "job"
     (inside / "sub").mkdir(parents=True)
 
@@ -72,7 +72,7 @@ def test_absolute_directory_stays_inside_too(tmp_path: Path) -> None:
 
 
 def test_directories_of_unused_runs_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not early, and not while an attempt is held. A restarted agent starts to count again."""
+    """They are not deleted early, nor while an attempt exists. A restarted agent starts to count again."""
     monkeypatch.setattr(working_directories, "KEEP_S", 600)
     clock = FakeClock()
     workspaces = WorkingDirectories(tmp_path / "work", clock)
@@ -137,7 +137,7 @@ def test_hostile_tree_is_removed(tmp_path: Path) -> None:
 
 
 def test_link_in_place_of_a_tree_is_removed_alone(tmp_path: Path) -> None:
-    """Never its target."""
+    """The target of the link is never removed."""
     (tmp_path / "kept").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "kept")
 

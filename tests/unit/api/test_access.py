@@ -48,7 +48,7 @@ def test_a_principal_has_the_token_s_name_role_and_groups() -> None:
     "secret", ["", "wf_", SECRET[:-1], SECRET + "x", "s" * 46, SECRET.upper(), "wf_" + "é" * 43, "wf_" + "x" * 9000]
 )
 def test_another_secret_has_no_principal(secret: str) -> None:
-    """Only the exact secret identifies a principal."""
+    """A principal is identified only by the exact secret."""
     assert TokenRegistry([created()]).principal(secret, 2) is None
 
 
@@ -64,7 +64,7 @@ def test_expired_and_revoked_tokens_are_invalid() -> None:
 
 
 def test_an_unknown_role_of_a_later_release_is_the_least_one() -> None:
-    """A log that was written by a later release grants nobody more than it should."""
+    """A log that a later release wrote must not grant more than intended."""
     principal = TokenRegistry([created(role="owner")]).principal(SECRET, 2)
     assert principal is not None
     assert principal.role is Role.VIEWER
@@ -86,5 +86,5 @@ def test_a_host_is_read_without_its_port(netloc: str, expected: str | None) -> N
      (-5, "1970-01-01T00:00:00.000Z"), (None, None)],
 )  # fmt: skip
 def test_times_are_rfc_3339_in_utc_with_milliseconds(at: int | None, expected: str | None) -> None:
-    """For every value, including those of a wrong clock."""
+    """This holds for every value, including those of a wrong clock."""
     assert timestamp(at) == expected

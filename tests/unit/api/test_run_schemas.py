@@ -1,4 +1,4 @@
-"""Runs in JSON: the answer is bounded, and unsuccessful parts come first."""
+"""Runs in JSON: the size of the answer is limited, and unsuccessful parts come first."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_run_on_thousands_of_servers_is_shown_in_part() -> None:
 
 
 def test_a_loop_of_thousands_of_passes_is_shown_in_part() -> None:
-    """With the total number."""
+    """The answer includes the total number."""
     place: dict[str, Any] = {"job": JobId("a"), "step": StepId("all")}
     passes = 5_000
     run = made(
@@ -138,7 +138,7 @@ def test_steps_count_as_rows() -> None:
 
 
 def test_outputs_below_the_file_s_jobs_are_bounded_and_null_beyond() -> None:
-    """The first ones are shown; none is truncated."""
+    """The first ones are shown completely, the others not at all."""
     large = {"text": "x" * 900_000}
     run = made(EACH, *instances(5), *(completed(f"roll[web-{n}]", Conclusion.SUCCESS, large) for n in range(5)))
     outputs = [row["outputs"] for row in shown(run)["jobs"][0]["jobs"]]

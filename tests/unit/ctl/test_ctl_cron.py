@@ -1,4 +1,4 @@
-"""`waterflowctl cron`: what it prints without a daemon, and how it refuses."""
+"""`waterflowctl cron`: its output without a daemon, and its errors."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def test_an_agent_may_send_the_maximum_number_of_nodes() -> None:
 def test_an_agent_with_more_gets_no_session(
     change: Callable[[messages.OwnNode], list[messages.OwnNode]],
 ) -> None:
-    """What the daemon keeps of its agents is bounded."""
+    """The daemon's memory per agent is limited."""
     refused = judged(change(messages.OwnNode("n/m", "server", "1")))
 
     assert refused is not None

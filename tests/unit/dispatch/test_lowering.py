@@ -36,7 +36,7 @@ def test_the_same_attempt_is_the_same_task() -> None:
 
 
 def test_environments_override_each_other() -> None:
-    """Step over job over workflow."""
+    """The step's values override the job's, and these the workflow's."""
     assert task("{run: work, env: {C: step}}").env == {"A": "workflow", "B": "job", "C": "step"}
 
 

@@ -12,7 +12,7 @@ from waterflowd.model import plan as plans
 
 
 class Language:
-    """Compiles texts as the file `workflows/w.yml` of a repository that may hold other files."""
+    """Compiles texts as the file `workflows/w.yml` of a repository that may contain other files."""
 
     def compiled(self, text: str, files: Mapping[str, str] | None = None) -> Compiled:
         known = None if files is None else {path: content.encode() for path, content in files.items()}

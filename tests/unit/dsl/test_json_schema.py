@@ -24,13 +24,13 @@ EXAMPLES = [*sorted(ROOT.glob("examples/*.yml")), *sorted(ROOT.glob("examples/st
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_an_example_passes(file: Path) -> None:
-    """Workflows, and the files of composite steps."""
+    """The examples are workflows and the files of composite steps."""
     assert schemas.complaints(file.read_text("utf-8"), "step" if file.name == "step.yml" else "workflow") == []
 
 
 @pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
 def test_the_workflow_of_a_scenario_passes(file: Path) -> None:
-    """And the files beside it."""
+    """The files beside it pass too."""
     sections = file.read_text("utf-8").split("\n--- ")
     for section in sections[1:]:
         name, _, text = section.partition("\n")
@@ -119,7 +119,7 @@ def _wrong() -> Iterator[Any]:
 
 @pytest.mark.parametrize("text", list(_wrong()))
 def test_a_mistake_is_found(text: str) -> None:
-    """Wrong types, values, limits and combinations of keys; the compiler agrees."""
+    """The mistakes are wrong types, values, limits and combinations of keys; the compiler refuses them too."""
     assert schemas.complaints(text)
     assert compile_workflow("workflows/w.yml", text.encode(), {}).diagnostics
 
@@ -146,6 +146,6 @@ def test_the_schema_is_draft_7_and_describes_every_key(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(FILES))
 def test_the_command_prints_it(kind: str) -> None:
-    """Offline, byte for byte."""
+    """The command works offline and prints the schema byte for byte."""
     done = CliRunner().invoke(cli, ["schema", "--kind", kind])
     assert (done.exit_code, done.output) == (0, json_schema.schema_text(kind))

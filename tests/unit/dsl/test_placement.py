@@ -70,7 +70,7 @@ def test_a_dimension_may_be_an_expression(language: Language) -> None:
 
 
 def test_a_job_on_each_server_has_a_target(language: Language) -> None:
-    """All settings of its batches, limits and offline servers."""
+    """The plan has all settings of its batches, limits and offline servers."""
     job = language.job(
         "runs-on: {group: web, labels: {arch: arm64, slots: 4}, target: each, batch: [1, 25%, 100%], max-parallel: 10%, "
         "max-failures: 0, pause: 1m, offline: wait, wait-minutes: 5}"
@@ -94,7 +94,7 @@ def test_all_servers_means_each_of_them(language: Language) -> None:
 
 
 def test_concurrency_is_a_name_or_a_mapping(language: Language) -> None:
-    """Of a workflow and of a job."""
+    """This holds for a workflow and for a job."""
     plan = language.plan(
         "concurrency: deploy-${{ git.branch }}\n"
         "jobs: {j: {runs-on: g, steps: [{run: x}], concurrency: {group: db, limit: 3, queue: latest, "
@@ -105,7 +105,7 @@ def test_concurrency_is_a_name_or_a_mapping(language: Language) -> None:
 
 
 def test_an_environment_is_a_name_or_a_mapping(language: Language) -> None:
-    """Approvers without a minimum require one approval."""
+    """Approvers without a minimum mean that one approval is required."""
     assert language.job("runs-on: g, environment: prod").environment == EnvironmentPlan(name="prod")
     job = language.job("runs-on: g, environment: {name: prod, approvers: [ann, bob], may-approve-own: false}")
     assert job.environment == EnvironmentPlan(name="prod", approvers=("ann", "bob"), minimum=1, may_approve_own=False)
@@ -230,7 +230,7 @@ def test_an_exclude_that_matches_nothing_is_a_warning(language: Language) -> Non
 
 
 def test_a_step_uses_the_secrets_of_every_environment_layer(language: Language) -> None:
-    """The environments of the workflow, the job and the step."""
+    """The environments of the workflow, the job and the step all count."""
     text = """
 env: {A: '${{ secrets.A }}'}
 jobs:

@@ -82,7 +82,7 @@ def test_merge_keys_add_what_is_not_there() -> None:
 
 
 def test_a_byte_order_mark_is_accepted() -> None:
-    """A mark at the beginning changes neither the content nor the columns."""
+    """A mark at the start changes neither the content nor the columns."""
     assert read("\ufeffa: 1") == {"a": 1}
     assert errors_of(b"\xef\xbb\xbfnme: x\njobs: {}")[0].column == 1
 

@@ -66,7 +66,7 @@ def test_the_model_and_the_record_of_a_control_flow_node_have_the_same_keys(name
 
 @pytest.mark.parametrize("section", [*SECTIONS.values(), *NODES.values()], ids=lambda section: section.page.name)
 def test_every_description_is_a_sentence(section: Section) -> None:
-    """It begins with a capital letter or code, and ends with a full stop."""
+    """It starts with a capital letter or code, and ends with a full stop."""
     for text in (section.description, *(key.description for key in section.keys.values())):
         assert text.endswith("."), text
         assert text[0].isupper() or text[0] in "`#", text
@@ -109,7 +109,7 @@ def test_the_example_of_a_key_shows_the_key(name: str, section: Section, entry: 
 
 @pytest.mark.parametrize("code", sorted(EXAMPLES))
 def test_the_example_of_a_code_causes_it(code: str) -> None:
-    """And no other code, except in the example of too many errors."""
+    """It causes no other code, except in the example of too many errors."""
     example = EXAMPLES[code]
     compiled = compile_workflow("workflows/example.yml", example.content or example.text.encode(), example.files)
     found = {one.code for one in (*compiled.diagnostics, *compiled.warnings)}
@@ -272,6 +272,6 @@ def _keys_without_expressions() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("name", "key"), list(_keys_without_expressions()))
 def test_a_key_without_a_scope_takes_no_expression(name: str, key: str) -> None:
-    """The editor's description of the key agrees with the compiler."""
+    """The editor's description of the key says the same as the compiler."""
     text = json.dumps(_with_expression(name, key, "git.sha"))
     assert compile_workflow("workflows/example.yml", text.encode(), FILES).diagnostics

@@ -32,7 +32,7 @@ def test_a_workflow_may_start_after_another_one(language: Language) -> None:
 
 
 def test_nothing_else_starts_a_workflow_that_can_only_be_called(language: Language) -> None:
-    """Neither by a push nor by hand."""
+    """Neither a push nor a manual start does."""
     assert language.plan(f"on: workflow_call{JOBS}").triggers == Triggers(dispatch=False)
 
 

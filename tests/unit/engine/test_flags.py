@@ -51,7 +51,7 @@ def test_a_run_with_an_unknown_flag_is_not_folded() -> None:
 
 
 async def test_a_run_of_a_newer_version_is_stalled_alone() -> None:
-    """After a downgrade the other runs go on; the stalled one says that an upgrade is needed."""
+    """After a downgrade the other runs continue; the stalled run says that an upgrade is needed."""
     async with HostHarness() as host:
         newer, other = await host.start(), await host.start()
     again = host.crashed()

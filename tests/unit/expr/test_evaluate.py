@@ -281,7 +281,7 @@ def test_brackets_inside_of_json_strings_do_not_count_as_depth() -> None:
 
 
 def test_a_condition_is_the_truth_of_its_value() -> None:
-    """`evaluate_condition` agrees with the truth of `evaluate`."""
+    """`evaluate_condition` returns the truth of what `evaluate` returns."""
     env = expr.Env(contexts=CONTEXTS)
 
     assert expr.evaluate_condition(expr.parse("in.list"), env)

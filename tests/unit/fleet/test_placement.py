@@ -53,7 +53,7 @@ def attempt(run: str, step: str = "1") -> AttemptId:
 
 
 def test_a_new_job_goes_to_the_server_with_the_most_free_slots() -> None:
-    """Least loaded, among the connected servers of the group."""
+    """It goes to the least loaded of the connected servers of the group."""
     world = World()
     world.connect("small", "web", slots=2)
     world.connect("large", "web", slots=3)

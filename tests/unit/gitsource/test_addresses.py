@@ -16,7 +16,7 @@ from waterflowd.gitsource.remote import address_policy
     ],
 )  # fmt: skip
 def test_metadata_services_and_addresses_of_no_server_are_refused(address: str) -> None:
-    """Including IPv6 addresses that embed an IPv4 one."""
+    """This includes IPv6 addresses that embed an IPv4 one."""
     assert address_policy.refusal(address)
 
 

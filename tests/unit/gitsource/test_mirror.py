@@ -70,7 +70,7 @@ def test_only_the_newest_commits_are_recorded(made: Mirror) -> None:
 
 
 def test_the_age_is_given_in_the_largest_unit(made: Mirror) -> None:
-    """For messages."""
+    """Messages show the age in this form."""
     assert mirror.age_text(None) == "never fetched"
     made.record(fetched())
     for seconds, expected in ((90, "1 min"), (7_300, "2 h"), (200_000, "2 d")):

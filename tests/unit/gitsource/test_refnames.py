@@ -34,7 +34,7 @@ def test_an_invalid_object_id_fails_the_fetch(object_id: str, words: str) -> Non
 
 
 def test_without_patterns_the_object_of_head_is_fetched() -> None:
-    """Whatever branch it names; also the only branch if HEAD names none."""
+    """The name of its branch does not matter; if HEAD names no branch, the only branch is used."""
     refs = advertised(HEAD=B, refs__heads__main=A)
     assert remote_refs.watched_ids(refs, remote_refs.object_ids(refs), ()) == [B, A]
     refs = advertised(HEAD=B, refs__heads__main=A, refs__heads__trunk=B)
@@ -44,7 +44,7 @@ def test_without_patterns_the_object_of_head_is_fetched() -> None:
 
 
 def test_patterns_select_the_refs_to_fetch() -> None:
-    """As for a local repository."""
+    """They have the same meaning as for a local repository."""
     refs = advertised(HEAD=A, refs__heads__main=A, refs__heads__x=B, refs__tags__v1=B)
     assert remote_refs.watched_ids(refs, remote_refs.object_ids(refs), ("tags/v*",)) == [B]
 
@@ -63,5 +63,5 @@ def test_patterns_select_the_refs_to_fetch() -> None:
 def test_the_default_branch_is_the_one_of_head(
     symbolic: dict[Ref, Ref], refs: dict[Ref, ObjectID], expected: str | None
 ) -> None:
-    """As the server says, or as Git would guess."""
+    """The server names it; otherwise it is guessed as Git does."""
     assert remote_refs.head_ref(symbolic, dict(refs)) == expected

@@ -62,7 +62,7 @@ def test_the_url_of_a_remote_is_parsed(url: str, parts: tuple[str, str, int, str
     ],
 )
 def test_an_invalid_url_is_refused(url: str) -> None:
-    """Options, control characters, missing parts, unknown schemes."""
+    """The cases are options, control characters, missing parts, and unknown schemes."""
     with pytest.raises(Rejected) as caught:
         urls.parse(url)
     assert (caught.value.code, caught.value.where) == (codes.URL_REFUSED, "url")
@@ -102,7 +102,7 @@ def settings(url: str, **more: str) -> RepositorySettings:
     ],
 )
 def test_a_missing_key_of_a_remote_is_reported(given: RepositorySettings, hint: str) -> None:
-    """With the command that creates the file."""
+    """The message contains the command that creates the file."""
     with pytest.raises(Rejected, match=hint) as caught:
         repository_opener.check(given)
     assert caught.value.code == codes.URL_REFUSED

@@ -28,7 +28,7 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def running(host: HostHarness, workflow: str = ONE_STEP) -> tuple[AgentId, RunSummary, messages.TaskId]:
-    """An agent with one attempt that was offered and nothing said about."""
+    """Returns an agent to which one attempt was offered and which has not reported anything about it."""
     agent = host.enroll("web-1", "web")
     host.hello(agent)
     summary = await host.start(workflow)
@@ -40,7 +40,7 @@ async def running(host: HostHarness, workflow: str = ONE_STEP) -> tuple[AgentId,
 async def again(
     host: HostHarness, agent: AgentId, *held: HeldAttempt, boot_id: str = "boot-1"
 ) -> list[messages.TaskId]:
-    """The agent comes back and holds this; gives what it should forget."""
+    """Reconnects the agent with these attempts, and returns the attempts that it should forget."""
     host.agents.disconnected(agent, "cut")
     forget = host.hello(agent, held=list(held), boot_id=boot_id)
     await host.settle()
@@ -77,7 +77,7 @@ async def test_open_on_another_boot_and_finished_is_its_report() -> None:
 
 
 async def test_open_on_this_boot_and_unknown_to_the_agent_is_offered_again() -> None:
-    """The agent never accepted the offer: the same attempt, under the same lease."""
+    """The agent never accepted the offer, so it gets the same attempt again under the same lease."""
     async with HostHarness() as host:
         agent, _, key = await running(host)
         assert await again(host, agent) == []
@@ -86,7 +86,7 @@ async def test_open_on_this_boot_and_unknown_to_the_agent_is_offered_again() -> 
 
 @pytest.mark.parametrize("held", [AttemptState.ACCEPTED, AttemptState.STARTED, AttemptState.FINISHED])
 async def test_an_attempt_that_both_have_continues(held: AttemptState) -> None:
-    """Neither an offer nor a cancel: the agent works on it, or its report follows."""
+    """Neither an offer nor a cancel is sent: the agent is executing the attempt, or its report will follow."""
     async with HostHarness() as host:
         agent, summary, key = await running(host)
         assert await again(host, agent, HeldAttempt(key, held)) == []
@@ -123,7 +123,7 @@ async def test_a_cancelled_attempt_that_was_never_accepted_is_offered_and_cancel
 
 
 async def over(host: HostHarness) -> tuple[AgentId, RunSummary, messages.TaskId]:
-    """An agent with an attempt that is over for the daemon: cancelled by force."""
+    """Returns an agent with an attempt that the daemon has already cancelled by force."""
     agent, summary, key = await running(host)
     await host.driver.cancel(summary.id, "uid:0", is_forced=True)
     await host.settle()
@@ -189,7 +189,7 @@ async def test_an_attempt_of_an_older_epoch_is_not_this_one() -> None:
 
 
 async def test_another_agents_report_changes_nothing() -> None:
-    """A report about another agent's attempt is evidence: the link says who an agent is, not the message."""
+    """A report about another agent's attempt is only evidence: the link identifies an agent, not the message."""
     async with HostHarness() as host:
         _, summary, key = await running(host)
         intruder = host.enroll("web-2", "web")
@@ -228,7 +228,7 @@ async def test_a_report_about_no_run_is_acknowledged_and_dropped(run: str) -> No
     ],
 )
 async def test_a_hostile_result_ends_its_step_and_does_no_other_harm(changes: dict[str, Any]) -> None:
-    """Whatever the wire lets through, the run ends, and its row and events can be shown."""
+    """Whatever the wire accepts, the run ends, and its row and events can be shown."""
     async with HostHarness() as host:
         agent, summary, key = await running(host)
         host.finished(agent, key, **{"outcome": Outcome.FAILURE, **changes})
@@ -239,7 +239,7 @@ async def test_a_hostile_result_ends_its_step_and_does_no_other_harm(changes: di
 
 
 async def test_a_server_that_stays_away_loses_what_it_holds() -> None:
-    """After `lost-after`, and not before."""
+    """They are lost after `lost-after`, and not before."""
     async with HostHarness() as host:
         agent, summary, _ = await running(host)
         host.agents.disconnected(agent, "cut")
@@ -252,7 +252,7 @@ async def test_a_server_that_stays_away_loses_what_it_holds() -> None:
 
 
 async def test_a_server_that_comes_back_in_time_loses_nothing() -> None:
-    """Its return ends the wait; giving up a connected server has no effect."""
+    """Reconnecting cancels the timer; giving up a connected server has no effect."""
     async with HostHarness() as host:
         agent, summary, key = await running(host)
         await again(host, agent, HeldAttempt(key, AttemptState.STARTED))
@@ -282,7 +282,7 @@ async def test_a_lost_attempt_that_may_run_again_runs_elsewhere_and_its_late_res
 
 
 async def test_after_a_restart_a_server_that_never_comes_back_is_given_up() -> None:
-    """Recovery restarts the wait for every server that holds an attempt."""
+    """Recovery starts the timer again for every server that has an attempt."""
     async with HostHarness() as first:
         agent, summary, _ = await running(first)
     async with first.crashed() as host:

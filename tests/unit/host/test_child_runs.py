@@ -68,13 +68,13 @@ def request(text: str = PARENT, files: dict[str, str] | None = None, **trigger: 
 
 
 async def begun(host: HostHarness, text: str = PARENT, files: dict[str, str] | None = None) -> RunId:
-    """A parent whose step has asked for its run."""
+    """Returns a parent run whose step has requested its child run."""
     host.workflows.files = {**(FILES if files is None else files), PATH: text}
     return (await host.driver.start(request(text, files))).id
 
 
 def started_by(host: HostHarness, run: RunId) -> list[RunId]:
-    """The runs that the run says it has started."""
+    """Returns the child runs that the run has recorded."""
     return [event.run for event in host.events(run) if isinstance(event, events.ChildRunStarted)]
 
 
@@ -100,7 +100,7 @@ async def ends(host: HostHarness, run: RunId, conclusion: Conclusion) -> events.
 
 
 async def work(host: HostHarness, **changes: Any) -> None:
-    """A server takes the next step and ends it."""
+    """Completes the next step on a server."""
     agent = host.enroll("web-1", "web")
     host.hello(agent)
     await until(lambda: bool(host.link.offers()), 60)
@@ -128,7 +128,7 @@ async def test_a_step_starts_a_run_and_ends_with_it_and_its_outputs() -> None:
 
 
 async def test_a_run_that_fails_is_named_by_the_step_that_waited_for_it() -> None:
-    """With its conclusion and its reason."""
+    """The step shows the child run's conclusion and reason."""
     async with HostHarness() as host:
         run = await begun(host)
         other = await waits(host, run)
@@ -141,7 +141,7 @@ async def test_a_run_that_fails_is_named_by_the_step_that_waited_for_it() -> Non
 
 
 async def test_after_a_crash_at_any_commit_one_run_is_started_and_waited_for() -> None:
-    """The log ends after each of its transactions: recovery starts one child run, and the parent ends."""
+    """The log is cut after each of its transactions: recovery starts one child run, and the parent ends."""
     async with HostHarness() as host:
         run = await begun(host)
         await waits(host, run)
@@ -170,7 +170,7 @@ async def test_a_run_that_ended_while_nobody_watched_is_found_in_the_log() -> No
         other = await waits(host, run)
         await host.driver.cancel(other, "ann")
         await ends(host, run, Conclusion.FAILURE)
-        # The parent's answer is taken out of the commit that holds the run's end.
+        # Remove the parent's answer from the commit that contains the child run's end.
         commit = next(
             number
             for number, batch in enumerate(host.log.commits)
@@ -209,7 +209,7 @@ async def test_a_child_run_missing_from_the_log_is_lost() -> None:
 
 
 async def test_a_failed_commit_starts_nothing_and_is_made_again() -> None:
-    """The disk is full when the child run starts, then when it ends."""
+    """The disk is full when the child run starts, and again when it ends."""
     async with HostHarness() as host:
         run = await begun(host)
         host.log.fail_next(Retryable("WF302", "the disk is full"), Retryable("WF302", "the disk is full"))
@@ -235,7 +235,7 @@ async def test_an_attempt_starts_one_run_however_often_it_is_asked_for() -> None
 
 
 async def test_a_target_that_cannot_be_read_now_is_waited_for() -> None:
-    """The step shows why, and continues by itself."""
+    """The step shows the reason, and continues when the target can be read."""
     async with HostHarness() as host:
         host.workflows.fail_next(Retryable("WF503", "the repository cannot be read", after_s=0.0))
         run = await begun(host)
@@ -279,7 +279,7 @@ async def test_a_run_without_a_repository_has_no_other_workflow_to_start() -> No
 
 
 async def test_nested_child_runs_end_at_the_limit() -> None:
-    """A workflow that starts itself: after the limit comes a refusal that every parent reports."""
+    """A workflow that starts itself is refused at the nesting limit, and every parent reports the refusal."""
     async with HostHarness() as host:
         run = await begun(host, ITSELF, {})
         last = await ends(host, run, Conclusion.FAILURE)
@@ -355,7 +355,7 @@ async def test_the_policy_of_groups_holds_for_the_started_run() -> None:
 
 
 async def test_completed_runs_leave_nothing_in_the_registry() -> None:
-    """Nor do attempts whose child run has ended."""
+    """Attempts whose child run has ended leave nothing either."""
     async with HostHarness() as host:
         run = await begun(host)
         await waits(host, run)

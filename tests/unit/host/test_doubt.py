@@ -1,4 +1,4 @@
-"""Unknown outcomes: the host runs nothing twice, acknowledges only what it keeps, and waits for nothing forever."""
+"""Unknown outcomes: the host runs nothing twice, acknowledges only what it keeps, and never waits forever."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_a_task_that_cannot_be_made_keeps_one_run_back_and_not_its_agent()
 
 
 async def test_an_agent_that_never_answers_a_stop_does_not_keep_the_run() -> None:
-    """G7: grace and a minute after the cancel the attempt is lost and the run ends."""
+    """G7: one minute after the grace period of the cancel, the attempt is lost and the run ends."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
         host.hello(agent)

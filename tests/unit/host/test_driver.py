@@ -36,7 +36,7 @@ async def _first(records: AsyncIterator[Record]) -> Record:
 
 
 async def test_nothing_is_sent_before_the_commit() -> None:
-    """While the commit is held, no offer is sent, no caller answered, no subscriber woken; afterwards all are."""
+    """While the commit is held, no offer is sent, no caller answered, no subscriber notified; afterwards all of them are."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
         host.hello(agent)
@@ -57,7 +57,7 @@ async def test_nothing_is_sent_before_the_commit() -> None:
 
 
 async def test_a_report_is_acknowledged_after_its_commit_only() -> None:
-    """`durable` is called when the result is in the log, and not while the commit is held."""
+    """`durable` is called once the result is in the log, and not while the commit is held."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
         host.hello(agent)
@@ -134,7 +134,7 @@ async def test_a_report_that_met_a_full_disk_is_durable_before_a_later_one_is_ac
 
 
 async def test_findings_of_the_host_survive_a_full_disk() -> None:
-    """Nobody repeats a loss, so it stays in the queue until it is durable: no run waits for a lost server."""
+    """A loss is not reported again, so it stays in the queue until it is durable, and no run waits for a lost server."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
         host.hello(agent)
@@ -206,7 +206,7 @@ async def test_a_run_that_raises_is_stalled_alone() -> None:
 
 
 async def test_the_row_of_a_stalled_run_matches_its_log() -> None:
-    """A step that raises halfway has changed the run, but neither its log nor its row in the index."""
+    """A step that raises halfway has changed the run in memory, but neither its log nor its row in the index."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
         host.hello(agent)
@@ -301,7 +301,7 @@ async def test_open_runs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_facts_and_starts_are_applied_together_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When one of the starts is refused, neither the facts nor the other runs are recorded."""
+    """If one of the starts is refused, neither the facts nor the other runs are recorded."""
     monkeypatch.setattr(driver_module, "OPEN_RUNS_MAX", 1)
     async with HostHarness() as host:
         stream = StreamName("repo/ops")
@@ -336,7 +336,7 @@ async def test_facts_of_one_batch_follow_each_other() -> None:
 
 
 async def test_a_cancel_of_an_unknown_run_is_404_and_of_a_completed_one_409() -> None:
-    """`Rejected` says which of the two it is."""
+    """`Rejected` says which of the two applies."""
     async with HostHarness() as host:
         with pytest.raises(Rejected) as unknown:
             await host.driver.cancel(RunId("01J00000000000000000000000"), "uid:0")
@@ -382,7 +382,7 @@ async def test_a_completed_run_leaves_the_live_state() -> None:
 
 
 async def test_timers_fire_by_the_logs_clock() -> None:
-    """A sleep of an hour ends after an hour of the log's clock, and not before."""
+    """A sleep of one hour ends after one hour of the log's clock, and not before."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
         host.hello(agent)

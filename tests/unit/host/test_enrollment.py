@@ -98,7 +98,7 @@ async def test_a_wrong_or_late_token_is_refused_with_a_sentence() -> None:
 
 
 async def test_without_a_token_an_agent_waits_for_approval() -> None:
-    """It may ask repeatedly, and gets `pending` until somebody approves it, with that person's groups."""
+    """It may ask repeatedly, and gets `pending` until a person approves it for some groups."""
     async with HostHarness() as host:
         for _ in range(3):
             answer = await host.enrollment.request("one", ask())
@@ -169,7 +169,7 @@ async def test_a_full_disk_approves_nothing() -> None:
 
 
 async def test_a_revoked_key_does_not_come_back_by_a_token() -> None:
-    """Not even with a token that has uses left: a person decides."""
+    """Not even a token with remaining uses enrolls it again: a person must approve it."""
     async with HostHarness() as host:
         token = await make_token(host, uses=None)
         await host.enrollment.request("one", ask(token))
@@ -189,7 +189,7 @@ async def test_revoking_a_pending_agent_drops_its_request() -> None:
 
 
 async def test_attempts_on_a_revoked_server_are_lost_at_once() -> None:
-    """Its session ends, its attempts are lost, and steps that wait for the server end too."""
+    """Its session is closed, its attempts are lost, and steps that wait for the server end too."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
         host.hello(agent, slots=1)

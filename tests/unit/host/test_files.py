@@ -84,7 +84,7 @@ async def test_a_job_without_a_checkout_has_no_files(checkout: str) -> None:
 
 
 async def test_a_missing_revision_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a temporary error says when to ask again."""
+    """A temporary error says when to retry."""
     async with HostHarness(trees=trees) as host:
         agent = host.enroll("web-1", "web")
         host.hello(agent)

@@ -139,7 +139,7 @@ async def test_a_restart_of_the_daemon_does_not_count_as_absence_of_a_server() -
 
 
 async def test_a_server_that_stays_away_after_a_restart_fails_its_instance() -> None:
-    """Once its time to connect is over."""
+    """The instance fails when the server's time to connect has passed."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
         host.hello(agent, slots=0)

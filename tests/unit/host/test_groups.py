@@ -21,7 +21,7 @@ EVERY = "jobs: {a: {runs-on: all-servers, steps: [{run: work}]}}"
 
 
 def guarded() -> HostHarness:
-    """A host that lets runs of a repository use `web*` alone; runs of none are their starter's business."""
+    """Returns a host where runs of the repository may only use `web*`; runs without a repository are not restricted."""
     host = HostHarness()
     guarded = msgspec.structs.replace(
         host.state, may_use=lambda repository, group: repository is None or ALLOWED.may_use(group)

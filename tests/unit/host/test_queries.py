@@ -38,7 +38,7 @@ async def test_a_run_is_shown_as_it_was_at_each_of_its_events() -> None:
 
 
 async def test_a_position_that_does_not_exist_is_404() -> None:
-    """Neither 0, nor a negative one, nor one in the future can be shown."""
+    """Position 0, negative positions and future ones do not exist."""
     async with HostHarness() as host:
         summary = await host.start()
         head = host.log.head(run_stream(summary.id))

@@ -57,13 +57,13 @@ def reasons(host: HostHarness, run: RunId) -> list[ReasonCode]:
 
 
 async def news(host: HostHarness) -> None:
-    """Some reading has come to something."""
+    """Reports that a read has finished."""
     host.driver.secrets_read()
     await host.settle()
 
 
 async def dispatched_without_value(host: HostHarness, source: Source) -> tuple[AgentId, RunSummary]:
-    """A run whose value was there when it asked for a slot, and is forgotten when it gets one after a long wait."""
+    """Returns a run whose secret was cached when it requested a slot, and had expired when it got one."""
     agent = host.enroll("web-1", "web")
     host.hello(agent, slots=1)
     await host.start(PLAIN)
@@ -181,7 +181,7 @@ async def test_a_cancel_before_the_offer_is_said_again_after_it() -> None:
 
 
 async def test_an_offer_whose_secret_cannot_be_read_any_more_is_a_task_that_fails() -> None:
-    """The slot is not held forever, and the step has the reason."""
+    """The slot is released, and the step has the reason."""
     source = Source(VALUE)
     async with source.host() as host:
         await dispatched_without_value(host, source)

@@ -17,7 +17,7 @@ from waterflowd.testing.host import ONE_STEP, HostHarness, request
 
 @asynccontextmanager
 async def commit_on_its_way(host: HostHarness) -> AsyncIterator[None]:
-    """What happens inside waits for its turn behind a batch that is not durable yet; afterwards all is settled."""
+    """Runs the body behind a batch that is not durable yet, then waits until everything is settled."""
     host.log.hold()
     starting = asyncio.create_task(host.driver.start(request()))
     await until(lambda: host.driver.is_ahead)
@@ -39,7 +39,7 @@ async def test_agent_that_connects_during_a_commit_hears_of_it_only_when_it_is_d
 
 
 async def test_session_that_ended_before_the_commit_hears_nothing() -> None:
-    """The next session settles for itself."""
+    """The next session starts its own settlement."""
     async with HostHarness() as host:
         agent = host.enroll("s", "web")
         host.hello(agent)
@@ -54,7 +54,7 @@ async def test_session_that_ended_before_the_commit_hears_nothing() -> None:
 
 
 async def test_attempt_whose_end_is_not_durable_yet_is_not_forgotten() -> None:
-    """After a crash it is open again, and an agent that was told to forget it would never accept it a second time."""
+    """After a crash the attempt is open again, and an agent that had forgotten it would never accept it a second time."""
     async with HostHarness() as host:
         agent = host.enroll("s", "web")
         host.hello(agent)

@@ -46,7 +46,7 @@ def test_arming_twice_is_arming_once() -> None:
 
 
 def test_a_dropped_timer_does_not_fire() -> None:
-    """Neither one by one nor by run; dropping an unknown timer has no effect."""
+    """Timers can be dropped one by one or by run; dropping an unknown timer has no effect."""
     timers = Timers()
     timers.arm(RUN, timer(10))
     timers.arm(RUN, timer(20))
@@ -82,7 +82,7 @@ def test_next_at_is_never_later_than_the_next_timer() -> None:
 
 
 def test_one_call_gives_no_more_than_was_asked_for() -> None:
-    """Thousands of timers that are due at once are taken in parts, and none is lost."""
+    """Thousands of timers that are due at once are returned in several calls, and none is lost."""
     timers = Timers()
     for number in range(25):
         timers.arm(RunId(str(number)), timer(10))

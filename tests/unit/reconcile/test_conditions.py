@@ -6,7 +6,7 @@ from waterflowd.reconcile.conditions import Conditions, ConditionType
 
 
 def test_conditions_are_unknown_before_the_first_read() -> None:
-    """Unknown is neither true nor false."""
+    """The status `unknown` differs from true and false."""
     assert {condition.is_true for condition in Conditions(1).all()} == {None}
 
 

@@ -37,7 +37,7 @@ PATHS = [
 
 @pytest.mark.parametrize(("pattern", "matching", "other"), BRANCHES + PATHS)
 def test_the_documented_patterns_match_as_documented(pattern: str, matching: list[str], other: list[str]) -> None:
-    """Each row of GitHub's table holds, and near misses do not match."""
+    """Each example in GitHub's table matches or does not match as documented."""
     assert [text for text in matching if not globs.is_match(pattern, text)] == []
     assert [text for text in other if globs.is_match(pattern, text)] == []
 
@@ -53,7 +53,7 @@ def test_the_documented_patterns_match_as_documented(pattern: str, matching: lis
     ],
 )
 def test_the_last_pattern_that_matches_decides(patterns: list[str], selected: list[str], other: list[str]) -> None:
-    """`!` excludes what an earlier pattern selected, and a later pattern may select it again; only `!` selects nothing."""
+    """`!` excludes what an earlier pattern selected, a later pattern may select it again, and `!` alone selects nothing."""
     assert [text for text in selected if not globs.selects(patterns, text)] == []
     assert [text for text in other if globs.selects(patterns, text)] == []
 

@@ -78,7 +78,7 @@ def test_a_new_branch_has_zeros_before() -> None:
 
 
 def test_a_file_with_errors_starts_nothing() -> None:
-    """Neither in the update that broke it nor in later ones, and its last valid version is not used."""
+    """It starts nothing in the update that broke it or in later ones, and its last valid version is not used."""
     good = ref_updates.file_applied(TreeFile(path="a.yml", blob="1"), compiled("a.yml", "web"))
     bad = ref_updates.file_refused(TreeFile(path="a.yml", blob="2"), [])
     before = {"a.yml": state.FileState(newest=good, good=good, commit="1")}

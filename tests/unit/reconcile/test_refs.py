@@ -34,12 +34,12 @@ TIPS = {
 def test_patterns_select_the_refs_and_head_the_default(
     head: str | None, patterns: tuple[str, ...], expected: list[str]
 ) -> None:
-    """Without patterns HEAD decides; the default ref comes first; patterns of tags begin with `tags/`."""
+    """Without patterns HEAD decides; the default ref comes first; patterns of tags start with `tags/`."""
     assert refs.watched(Refs(head_ref=head, object_ids=TIPS), patterns) == expected
 
 
 def test_the_only_branch_is_the_default_if_the_branch_of_head_does_not_exist() -> None:
-    """For example a new bare repository says `master`, and `main` is pushed."""
+    """For example, HEAD of a new bare repository names `master`, and `main` is pushed."""
     found = Refs(head_ref="refs/heads/master", object_ids={"refs/heads/main": "1", "refs/tags/v1": "2"})
     assert refs.watched(found, ()) == ["refs/heads/main"]
 
@@ -58,5 +58,5 @@ def test_the_only_branch_is_the_default_if_the_branch_of_head_does_not_exist() -
     ],
 )
 def test_nothing_to_watch_is_explained(found: Refs, patterns: tuple[str, ...], words: str) -> None:
-    """Each message says why, and which refs exist."""
+    """Each message gives the reason and lists the existing refs."""
     assert words in refs.nothing_watched(found, patterns)

@@ -40,7 +40,7 @@ def ref_with(*crons: str, plan_hash: str | None = "hash", name: str = MAIN) -> R
 
 
 def test_nothing_is_due_before_the_due_time() -> None:
-    """The cheap check says so without a decision."""
+    """The cheap check is false, so no decision is made."""
     assert not schedules.is_due(held(), T0 + HOUR, T0 + HOUR - 1)
     assert schedules.is_due(held(), T0 + HOUR, T0 + HOUR)
     assert schedules.is_due(held(queued=(T0,)), T0 + HOUR, T0 + 1)
@@ -78,7 +78,7 @@ def test_a_full_queue_skips_with_its_own_code() -> None:
 
 
 def test_a_run_is_cancelled_again_until_it_has_ended() -> None:
-    """A crash between the record and the cancellation loses nothing."""
+    """A crash between the record and the cancellation does not lose the cancellation."""
     decision = schedules.decide(held(queued=(T0,)), trigger(Overlap.CANCEL), T0 + 1, 1, is_open=True)
     assert (decision.facts, decision.is_cancelling) == ((), True)
 

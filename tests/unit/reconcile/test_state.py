@@ -83,7 +83,7 @@ def test_the_last_of_suspend_and_resume_counts() -> None:
 
 
 def test_the_difference_is_by_path_and_object() -> None:
-    """Added, changed and removed files, and nothing for unchanged ones."""
+    """It contains added, changed and removed files, and nothing for unchanged ones."""
     folded = state.fold("ops", [applied(1, good("a.yml", "1"), good("b.yml", "2"), broken("c.yml", "3"))])
     tree = [TreeFile(path="a.yml", blob="1"), TreeFile(path="c.yml", blob="4"), TreeFile(path="d.yml", blob="1")]
     found = diff.difference(folded.refs[MAIN].files, tree)

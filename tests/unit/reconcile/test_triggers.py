@@ -39,7 +39,7 @@ def test_a_ref_that_is_first_seen_starts_nothing(of: Triggers) -> None:
 
 
 def test_a_file_with_only_workflow_dispatch_is_not_started_by_pushes() -> None:
-    """Not even by a push that changes the file."""
+    """This includes a push that changes the file."""
     assert not triggers.is_started(Triggers(), FILE, update(files=frozenset({FILE})))
 
 

@@ -33,7 +33,7 @@ def test_only_a_signature_of_the_body_is_genuine(body: bytes, other: bytes, secr
 
 
 def test_an_empty_secret_is_never_valid() -> None:
-    """Neither an empty secret nor the placeholder for a missing one."""
+    """Neither an empty secret nor the placeholder for a missing one makes a signature valid."""
     for key in ("", "no secret"):
         headers = {"x-hub-signature-256": "sha256=" + digest(b"{}", key)}
         assert not webhooks.is_genuine("", headers, b"{}", NOW)
@@ -41,7 +41,7 @@ def test_an_empty_secret_is_never_valid() -> None:
 
 
 def test_a_request_with_a_timestamp_is_valid_for_five_minutes() -> None:
-    """In both directions, to the second."""
+    """The limit applies in both directions, to the second."""
 
     def is_genuine(at: int) -> bool:
         headers = {"x-gitea-signature": digest(f"{at}..body".encode()), webhooks.TIMESTAMP: str(at)}

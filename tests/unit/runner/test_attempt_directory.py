@@ -124,5 +124,5 @@ def test_preparing_twice_keeps_what_was_put_there(tmp_path: Path) -> None:
 
 
 def test_releasing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
-    """As with a second `forget`."""
+    """This happens with a second `forget`."""
     assert AttemptDirectoryPool(str(tmp_path)).release("a") is None

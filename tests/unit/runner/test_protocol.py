@@ -26,7 +26,7 @@ def test_messages_survive_every_cut_of_the_stream() -> None:
 
 
 def test_many_messages_are_split_into_frames_that_a_peer_accepts() -> None:
-    """No frame is over the limit, and nothing is lost."""
+    """No frame exceeds the limit, and nothing is lost."""
     large = protocol.encode({"type": "x", "text": "y" * (protocol.FRAME_BYTES_MAX // 3)})
 
     assert len(Decoder().feed(protocol.frames([large] * 7))) == 7
@@ -46,7 +46,7 @@ def test_many_messages_are_split_into_frames_that_a_peer_accepts() -> None:
     ],
 )
 def test_what_is_not_a_list_of_messages_is_refused(frame: bytes) -> None:
-    """Garbage ends the connection, never the runner."""
+    """Garbage closes the connection but does not stop the runner."""
     with pytest.raises(BadMessage):
         Decoder().feed(frame)
 

@@ -1,4 +1,4 @@
-"""The spool keeps the order, the offsets, and both ends of a flood."""
+"""The spool preserves the order, the offsets, and the start and the end of excessive output."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ async def test_one_of_several_recipients_is_enough_and_so_is_one_of_several_iden
 
 
 async def test_the_first_of_several_files_with_a_name_wins(identity: pyrage.x25519.Identity, key_file: Path) -> None:
-    """In the order of the configuration."""
+    """Files are searched in the order of the configuration."""
     files = {"b.toml.age": sealed(b'x = "second"', identity), "x.age": sealed(b"first", identity)}
     age, _ = opened(key_file, files, "x.age", "b.toml.age")
     assert (await age.read("ops", "c1"))[0] == {"x": "first"}

@@ -1,4 +1,4 @@
-"""The secret sources on the daemon's host: their order, and what is refused."""
+"""The secret sources on the daemon's host: their order, and values that are refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def with_credentials(tmp_path: Path, file: Path | None = None, **variables: str)
 
 
 def test_the_first_source_with_the_name_wins(tmp_path: Path, file: Path) -> None:
-    """Environment, systemd credentials, file."""
+    """The order is environment, systemd credentials, file."""
     secrets = with_credentials(tmp_path, file, S_DEPLOY_KEY="of the environment")
     assert secrets.get("DEPLOY_KEY") == "of the environment"
 
@@ -49,7 +49,7 @@ def test_the_first_source_with_the_name_wins(tmp_path: Path, file: Path) -> None
 
 
 def test_credentials_without_the_prefix_are_not_secrets(tmp_path: Path) -> None:
-    """Without a configured prefix none is."""
+    """If no prefix is configured, no credential is a secret."""
     secrets = with_credentials(tmp_path)
     assert secrets.get("tls_key") is None
     assert secrets.get("..") is None

@@ -49,14 +49,14 @@ class CountingReader(SecretReader):
         self.changes += 1
 
     def outcome(self, source: Source, key: Key = KEY) -> dict[str, str] | WaterflowError:
-        """What `get` gives or raises."""
+        """Returns the result of `get`, or the exception that it raises."""
         try:
             return self.get(key, source.read)
         except WaterflowError as error:
             return error
 
     async def final(self, source: Source, key: Key = KEY) -> dict[str, str] | WaterflowError:
-        """What `get` gives or raises once the read has ended."""
+        """Returns the result of `get` once the read has ended, or the exception that it raises."""
         await until(lambda: not isinstance(self.outcome(source, key), Retryable), PATIENCE_S)
         return self.outcome(source, key)
 
@@ -68,7 +68,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values are cached only as long as their source says, and failures not at all."""
+    """Values are cached only for the time that their source gives, and failures not at all."""
     monkeypatch.setattr(secret_reader, "CACHE_S_MIN", 0.0)
     monkeypatch.setattr(secret_reader, "FAILURE_CACHE_S", 0.0)
 

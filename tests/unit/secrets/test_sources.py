@@ -85,7 +85,7 @@ async def got(sources: Sources, name: str, commit: RunRevision = COMMIT) -> str 
 
 
 async def test_the_first_source_with_the_name_wins_and_later_ones_are_not_asked() -> None:
-    """The daemon's host, Vault, the repository's files."""
+    """The order is the daemon's host, Vault, the repository's files."""
     files = Files(values={"own": "f", "both": "f", "of_file": "f"})
     vault = Server({"own": "v", "both": "v", "of_vault": "v"})
     sources = made(files, vault)
@@ -122,7 +122,7 @@ async def test_a_source_that_does_not_answer_is_not_skipped() -> None:
 
 
 async def test_a_failure_names_the_secret_and_keeps_the_code() -> None:
-    """So the reader knows what to look for, and where."""
+    """The reader then knows which secret to check, and where."""
     sources = made(Files(values=Rejected("WF626", "cannot decrypt x.age")), Server({}))
     with pytest.raises(Rejected, match=r"cannot read secret of_file: cannot decrypt x\.age"):
         await got(sources, "of_file")
@@ -131,7 +131,7 @@ async def test_a_failure_names_the_secret_and_keeps_the_code() -> None:
 
 @pytest.mark.parametrize("value", ["a\0b", "x" * (BYTES_MAX + 1)])
 async def test_an_unusable_value_is_reported_without_it(value: str) -> None:
-    """As for the sources on the daemon's host."""
+    """This matches the sources on the daemon's host."""
     sources = made(Files(values={"odd": value}), Server({}))
     with pytest.raises(Rejected, match="secret odd ") as raised:
         await got(sources, "odd")

@@ -129,7 +129,7 @@ def test_a_message_that_no_peer_would_take_is_not_encoded() -> None:
 
 
 def test_an_enrollment_request_comes_back_as_it_was_sent() -> None:
-    """The enrollment port carries bare messages both ways."""
+    """The enrollment port carries messages without frames in both directions."""
     wanted = messages.EnrollRequest(1, "token", "web-1", ["web"], "host", "machine", "0.1.0")
     answer = messages.EnrollAnswer("pending", "wait", "SHA256:x", "web-1", [], "tcp://:1", 5_000)
 

@@ -116,7 +116,7 @@ def test_nothing_is_acknowledged_before_the_host_says_so() -> None:
 
 
 def test_what_is_not_acknowledged_is_sent_again_ever_more_rarely() -> None:
-    """Again after 5 s, then 10, 20, 30 and 30."""
+    """It is sent again after 5 s, then after 10, 20, 30 and 30 s."""
     ours = agent()
     ours.silence_ms = 10**9
     ours.queue(started(1))
@@ -252,7 +252,7 @@ def test_the_window_bounds_what_may_be_queued() -> None:
 
 
 def test_the_window_bounds_bytes_too() -> None:
-    """Few but large messages fill the window as well."""
+    """A few large messages fill the window as well."""
     ours = agent()
     finished = messages.Finished(KEY, Outcome.SUCCESS, 0, "", "", {"x": "y" * (3 << 20)}, {}, 1, 2, 0, 0)
     queued = 0
@@ -294,7 +294,7 @@ def test_a_quiet_session_keeps_itself_alive() -> None:
 
 
 def test_a_peer_that_says_nothing_is_silent_after_the_agreed_time() -> None:
-    """Silence begins with the last frame of this session, and `next_wake_at` includes its end."""
+    """The silence starts with the last frame of this session, and `next_wake_at` includes its end."""
     theirs = daemon()
     theirs.receive(agent_frame(first=1, count=1), 1_000)
     theirs.frames(6_999)

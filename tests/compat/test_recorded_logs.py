@@ -1,4 +1,4 @@
-"""Data directories of every release, opened by this one (G10)."""
+"""Data directories of every release can be opened by this one (G10)."""
 
 from __future__ import annotations
 

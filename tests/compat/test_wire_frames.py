@@ -327,7 +327,7 @@ def test_a_recorded_enrollment_decodes_to_the_same_values() -> None:
 
 
 def test_every_recorded_frame_has_expected_values() -> None:
-    """So that no recording is skipped by mistake."""
+    """No recording can be skipped by mistake."""
     names = {path.stem for path in FRAMES.glob("*.frame")}
 
     assert names == {*EXPECTED, "v1-enroll-request", "v1-enroll-answer"}

@@ -77,7 +77,7 @@ async def test_the_plan_is_that_of_the_file_at_the_commit(world: World) -> None:
     ],
 )
 async def test_a_permanent_error_has_a_code(world: World, path: str, code: str, said: str) -> None:
-    """No link is followed and no folder taken for a file; asking again is of no use."""
+    """Links are not followed, and folders are not files; trying again is of no use."""
     with pytest.raises(Rejected, match=code) as caught:
         await world.workflows.plan("ops", world.revision, path)
     assert said in caught.value.text

@@ -27,7 +27,7 @@ Reopen = Callable[[], Log]
 
 
 class LogHarness:
-    """A log and the way to open it again."""
+    """A log, and a way to open it again."""
 
     def __init__(self, log: Log, reopen: Callable[[], Log]) -> None:
         self.log = log
@@ -172,7 +172,7 @@ async def test_the_feed_continues_after_any_sequence(harness: LogHarness) -> Non
 
 
 async def test_a_batch_at_the_wrong_position_is_refused_whole(harness: LogHarness) -> None:
-    """`Stalled` WF301, and nothing of the batch is stored: neither its valid streams nor its rows."""
+    """The error is `Stalled` WF301, and nothing of the batch is stored: neither its valid streams nor its rows."""
     await harness.log.append(batch(1, 0, 2))
     wrong = records.Batch(
         appends=[appends(ids.run_stream(run(2)), 0, 1), appends(ids.run_stream(run(1)), 1, 1)],
@@ -242,7 +242,7 @@ async def test_open_runs_follow_from_the_rows(harness: LogHarness) -> None:
 
 
 async def test_rows_are_paged_newest_first(harness: LogHarness) -> None:
-    """Pages join without a gap or a repetition, with and without a filter, and the last page says that it is the last."""
+    """Pages join without a gap or a repetition, with and without a filter, and the last page is marked."""
     await harness.log.append(
         records.Batch(summaries=[summary(number, name=f"w{number % 3}") for number in range(1, 11)])
     )
@@ -287,14 +287,14 @@ async def test_a_trigger_key_belongs_to_one_run(harness: LogHarness) -> None:
 
 
 async def test_counters_take_the_newest_value(harness: LogHarness) -> None:
-    """The last written value is returned."""
+    """The last value written to a counter is its value."""
     await harness.log.append(records.Batch(counters={"shop deploy.yaml": 1, "other": 7}))
     await harness.log.append(records.Batch(counters={"shop deploy.yaml": 2}))
     assert (harness.log.counter("shop deploy.yaml"), harness.log.counter("other")) == (2, 7)
 
 
 async def test_everything_is_readable_after_reopening(harness: LogHarness) -> None:
-    """With the next generation, and appending continues at the end."""
+    """The log has the next generation, and appending continues at the end."""
     await harness.log.append(batch(1, 0, 3, at=77))
     await harness.log.append(
         records.Batch(summaries=[summary(1)], plans={"hash": b"plan"}, keys={"key": run(1)}, counters={"c": 3})

@@ -22,7 +22,7 @@ LARGE = 100_000
 
 
 class OutputLogsHarness:
-    """Output logs and the way to open them again; the twin in memory has no way to forget."""
+    """Output logs, and a way to open them again; the in-memory twin keeps its state."""
 
     def __init__(self, outputs: OutputLogs, reopen: Callable[[], OutputLogs]) -> None:
         self.outputs = outputs
@@ -73,7 +73,7 @@ def text(outputs: OutputLogs, of: AttemptId | None = None, offset: int = 0) -> b
 
 
 async def test_a_new_log_is_empty(harness: OutputLogsHarness) -> None:
-    """Size 0 and no pieces; appending nothing does not change that."""
+    """The size is 0 and there are no pieces; appending nothing does not change this."""
     assert (harness.outputs.size(name()), harness.outputs.read(name(), 0, 100)) == (0, [])
     assert await add(harness.outputs) == 0
     assert await harness.outputs.append([]) == []
@@ -146,7 +146,7 @@ async def test_reading_begins_with_the_piece_that_contains_the_offset(harness: O
 
 
 async def test_a_log_grows_from_small_to_large(harness: OutputLogsHarness) -> None:
-    """Every byte is at its offset, however the log was divided into pieces and wherever reading begins."""
+    """Every byte has its offset, however the log was split into pieces and wherever reading starts."""
     whole = b"".join(b"%07d\n" % number for number in range(LARGE // 4))
     size = 0
     for step in (10, 1_000, 30_000, 40_000, 7, 60_000, LARGE):

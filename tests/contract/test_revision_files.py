@@ -65,13 +65,13 @@ async def test_a_list_has_every_file_by_its_git_id(world: World) -> None:
 
 
 async def test_patterns_select_as_in_a_workflow(world: World) -> None:
-    """The last one that matches decides."""
+    """The last matching pattern decides."""
     assert list(await world.paths("app/**", "!app/sub/**", "README")) == ["README", "app/a.txt", "app/empty"]
     assert await world.paths("nothing/**") == {}
 
 
 async def test_chunks_arrive_in_order_and_end_at_the_limit(world: World) -> None:
-    """The last one may be a part; the rest is had from its offset on."""
+    """The last piece may be incomplete; the rest can be read from its offset on."""
     blobs = list((await world.paths()).values())
     first = await world.files.pieces("ops", blobs, 0, 500)
     assert [(piece.size, len(piece.data)) for piece in first] == [(8, 8), (1_000, 492)]
@@ -81,7 +81,7 @@ async def test_chunks_arrive_in_order_and_end_at_the_limit(world: World) -> None
 
 
 async def test_a_missing_file_is_an_error_or_ends_the_answer(world: World) -> None:
-    """As the first file it is an error; after others the answer ends before it."""
+    """A missing first file is an error; after other files the answer ends before it."""
     blobs = [*(await world.paths("README")).values(), b"x" * 20]
     assert len(await world.files.pieces("ops", blobs, 0, 500)) == 1
     with pytest.raises(Retryable):

@@ -57,7 +57,7 @@ def test_a_welcome_leaves_before_offers_that_need_more_frames() -> None:
 
 
 def test_an_attempt_goes_through_its_whole_life() -> None:
-    """Offer, acceptance, result, acknowledgement, output and its acknowledgement; nothing stays outstanding."""
+    """Offer, acceptance, result, output and all acknowledgements are exchanged, and nothing remains outstanding."""
     agent, daemon = pair()
     daemon.queue(messages.Offer(task=TASK))
     ((offered,)) = pass_on(daemon, agent, 0)

@@ -28,7 +28,7 @@ EXAMPLES = 300 * ROUNDS
 
 @pytest.fixture(scope="module")
 def evaluator(pytestconfig: pytest.Config) -> Iterator[github.GitHub]:
-    """GitHub's evaluator, running."""
+    """Returns GitHub's evaluator, running."""
     if program := npm.missing_program():
         pytest.skip(f"{program} is not installed; it runs GitHub's evaluator")
     assert pytestconfig.cache is not None

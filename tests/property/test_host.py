@@ -176,7 +176,7 @@ def _no_pause() -> object:
 @settings(max_examples=40)
 @given(seed=st.integers(0, 1 << 32), lives=st.integers(1, 3), acts=st.integers(5, 40))
 def test_recovery_restores_the_state_before_the_crash_and_every_run_ends(seed: int, lives: int, acts: int) -> None:
-    """G2 and G7 over the real driver: state, slots and timers match the log, and finally no run is open."""
+    """G2 and G7 with the real driver: state, slots and timers match the log, and in the end no run is open."""
     with pytest.MonkeyPatch.context() as patch:
         # Ids are random too, so that a failing seed is reproducible.
         patch.setattr("secrets.randbits", random.Random(seed).getrandbits)

@@ -129,7 +129,7 @@ sizes = st.sampled_from([0, 1, 10, 100, 8_000, 65_000])
     )
 )
 def test_output_logs_and_their_twin_agree(sessions: list[list[list[tuple[AttemptId, int, list[int]]]]]) -> None:
-    """Whatever the pieces are: repeated, overlapping or with gaps, small and large, over several openings."""
+    """The pieces may be repeated, overlapping or with gaps, small or large, over several restarts."""
     twin = MemoryOutputLogs()
     with tempfile.TemporaryDirectory() as directory:
         for calls in sessions:
@@ -198,7 +198,7 @@ def test_any_damage_to_a_record_is_detected(wanted: record.StoredRecord, draw: s
 
 @given(st.integers(0, 2**48 - 1), st.integers(0, 2**80 - 1), st.integers(0, 2**48 - 1), st.integers(0, 2**80 - 1))
 def test_run_ids_sort_as_their_keys(at: int, randomness: int, other_at: int, other_randomness: int) -> None:
-    """Sixteen bytes represent the id, in the same order."""
+    """The sixteen bytes contain the same information as the id, and sort in the same order."""
     one, other = ids.run_id(at, randomness), ids.run_id(other_at, other_randomness)
     assert layout.run_of_key(layout.run_key(one)) == one
     assert (one < other) == (layout.run_key(one) < layout.run_key(other))

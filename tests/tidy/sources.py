@@ -57,7 +57,7 @@ class Import:
 
     @property
     def top(self) -> str:
-        """The first part of the name."""
+        """The first component of the name."""
         return self.name.partition(".")[0]
 
 

@@ -1,4 +1,4 @@
-"""The delays between tries."""
+"""The delays between retries."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def test_the_delay_doubles_up_to_the_maximum(failures: int, delay_s: float) -> N
 
 @pytest.mark.parametrize(("jitter", "delay_s"), [(0.0, 0.5), (0.5, 1.25), (1.0, 2.0)])
 def test_jitter_picks_a_delay_between_the_first_and_the_full_one(jitter: float, delay_s: float) -> None:
-    """The random number is an argument."""
+    """The random number is passed as an argument."""
     assert BACKOFF.delay_s(3, jitter=jitter) == delay_s

@@ -1,4 +1,4 @@
-"""The configuration: precedence of its four sources, and errors with their place and a suggestion."""
+"""The configuration: precedence of its four sources, and errors with their location and a suggestion."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_an_unknown_key_is_reported_with_its_line_and_a_suggestion(
     ],
 )
 def test_a_value_of_the_wrong_type_is_reported_with_its_place(tmp_path: Path, text: str, place: str) -> None:
-    """A text instead of a list, a missing key, invalid TOML."""
+    """The cases are a text instead of a list, a missing key, and invalid TOML."""
     assert place in refusal(text, tmp_path)
 
 
@@ -185,7 +185,7 @@ def test_a_file_in_another_encoding_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_an_invalid_value_is_reported_with_its_key(tmp_path: Path, text: str, said: str) -> None:
-    """Before anything is opened."""
+    """It is reported before anything is opened."""
     assert said in refusal(text, tmp_path)
 
 
@@ -209,7 +209,7 @@ def test_repository_names_are_unique(tmp_path: Path) -> None:
     ],
 )
 def test_a_join_token_names_an_address_that_others_can_reach(endpoint: str, address: str, told: str) -> None:
-    """The configured one, or the one in `listen`, or the name of this host; always with the bound port."""
+    """It is the configured one, or the one in `listen`, or the name of this host, always with the bound port."""
     assert config.advertised(endpoint, address) == told
 
 
@@ -256,7 +256,7 @@ def test_the_vault_table_becomes_its_settings(tmp_path: Path) -> None:
     ],
 )
 def test_errors_of_the_vault_table_name_the_key(tmp_path: Path, old: str, new: str, said: str) -> None:
-    """Before any request; the file cannot contain a token."""
+    """They are reported before any request; the file cannot contain a token."""
     with pytest.raises(Rejected) as raised:
         _load(tmp_path, VAULT.replace(old, new).replace("{lines}", ""))
     assert raised.value.code == "WF620"

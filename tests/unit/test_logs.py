@@ -38,7 +38,7 @@ def test_a_line_of_text_has_time_level_logger_sentence_and_fields_in_order() -> 
 
 
 def test_a_json_entry_has_the_same_fields_and_extras_cannot_replace_them() -> None:
-    """One line of JSON; numbers stay numbers."""
+    """An entry is one line of JSON, and numbers stay numbers."""
     entry = json.loads(
         logs.JsonFormatter().format(record("x %s", "y", level=logging.ERROR, run="01M", attempt=2, time=1))
     )

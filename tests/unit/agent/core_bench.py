@@ -184,5 +184,5 @@ def exited(reason: str = "exited", exit_code: int | None = 0) -> StepResult:
 
 
 def no_space(*_: object) -> None:
-    """Fails as a journal on a full disk."""
+    """Raises the error of a journal on a full disk."""
     raise Retryable("WF302", "no space left", after_s=1)

@@ -91,7 +91,7 @@ async def test_files_of_a_step_are_kept_until_the_journal_has_its_result(
 
 
 async def test_the_directory_of_a_finished_step_belongs_to_the_next_one(bench: CoreBench, tmp_path: Path) -> None:
-    """After a restart too, even if the daemon has not acknowledged the first result yet."""
+    """This holds after a restart too, even if the daemon has not acknowledged the first result yet."""
     bench.offer(attempt(1), run="true")
     bench.report(StepExited(attempt_name(attempt(1)), exited()))
     bench.offer(attempt(2), run="true")
@@ -169,7 +169,7 @@ async def respond(bench: CoreBench, response: messages.FileResponse | None = Non
 
 
 async def test_a_step_starts_when_its_job_has_its_files(waiting: CoreBench, tmp_path: Path) -> None:
-    """Not before; the next step of the job starts at once."""
+    """It does not start earlier; the next step of the job starts at once."""
     await respond(waiting)
     assert waiting.runner.started == []
     await respond(waiting)

@@ -151,7 +151,7 @@ def test_another_file_than_was_asked_for_is_refused(disk: TreeStore) -> None:
 
 
 def test_a_spare_directory_becomes_the_next_tree(disk: TreeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files, folders and links are added, removed, and change their kind; nothing else is left of the old tree."""
+    """Files, folders and links are added and removed, and change their kind; nothing else remains of the old tree."""
     monkeypatch.setattr(tree_store, "SPARE_FILES_MIN", 1)
     old = {"same": b"s", "changed": b"1", "gone/deep/x": b"x", "folder/file": b"f", "was-file": b"w"}
     first = make(disk, old, entry("link", b"s", FileKind.LINK), entry("module", b"", FileKind.SUBMODULE))
@@ -199,11 +199,11 @@ def test_a_list_that_would_write_through_a_link_writes_nothing_outside(disk: Tre
     assert not (tmp_path / "pwned").exists()
 
 
-# Questions --------------------------------------------------------------------------------------------------------------
+# Requests ---------------------------------------------------------------------------------------------------------------
 
 
 class Daemon:
-    """Answers requests from a table of contents, with `FILE_RESPONSE_BYTES_MAX` at a time."""
+    """Answers requests from a table of contents, with at most `FILE_RESPONSE_BYTES_MAX` per response."""
 
     def __init__(self, *entries: tuple[str, bytes]) -> None:
         self.contents = {blob_id(content): content for _, content in entries}
@@ -230,7 +230,7 @@ class Daemon:
 
 
 async def test_a_checkout_brings_small_and_large_files(tmp_path: Path) -> None:
-    """Larger than a response, empty, and many; afterwards all of them are cached."""
+    """Files may be empty, numerous or larger than a response; afterwards all of them are cached."""
     workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
     disk = TreeStore(tmp_path / "trees", 1 << 20, workspaces.discard)
     files = [(f"f{number}", b"%d" % number) for number in range(700)]

@@ -46,7 +46,7 @@ def test_order_of_precedence(tmp_path: Path) -> None:
 
 
 def test_lists_come_from_the_environment(tmp_path: Path) -> None:
-    """Groups and labels with commas; SERVER_GROUP is the short name."""
+    """Groups and labels are separated by commas; SERVER_GROUP is the short name."""
     environment = {"SERVER_GROUP": "web-servers", "WATERFLOW_AGENT_LABELS": "zone=a, rack=7"}
 
     loaded = load(tmp_path, environment=environment)
@@ -65,7 +65,7 @@ def test_the_node_path_is_a_list_of_directories(tmp_path: Path) -> None:
 
 
 def test_file_is_named_by_the_environment(tmp_path: Path) -> None:
-    """For services whose command line cannot be changed."""
+    """Some services cannot change their command line."""
     path = tmp_path / "other.toml"
     path.write_text("slots = 9\n")
 
@@ -106,7 +106,7 @@ def test_mistake_is_told_with_its_place(tmp_path: Path, text: str, said: str) ->
     ],
 )
 def test_mistake_in_the_environment_names_the_variable(tmp_path: Path, environment: dict[str, str]) -> None:
-    """Or the file that the variable names."""
+    """If the mistake is in the file, the message names the file instead."""
     with pytest.raises(Rejected) as caught:
         config.load(environment=environment)
 

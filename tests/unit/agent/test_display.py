@@ -1,4 +1,4 @@
-"""How text from outside is shown to people."""
+"""How text from outside is displayed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from waterflow_agent.display import escape_for_display, quote, shorten, single_l
     ],
 )
 def test_unsafe_characters_are_escaped_and_the_length_is_bounded(text: str, expected: str) -> None:
-    """One line, no terminal codes, no bidirectional tricks; emoji stay whole; HTML is escaped by the page."""
+    """The result is one line without terminal codes and direction marks; emoji stay whole, and pages escape HTML themselves."""
     assert escape_for_display(text, 200) == expected
 
 
@@ -38,7 +38,7 @@ def test_escaped_text_cannot_control_a_terminal(text: str) -> None:
 
 
 def test_a_quoted_name_is_escaped_and_cut() -> None:
-    """A name in a message is bounded."""
+    """The length of a name in a message is limited."""
     assert quote("x" * 500) == '"' + "x" * 59 + '…"'
     assert quote("a\nb") == '"a\\nb"'
 

@@ -57,7 +57,7 @@ def test_secret_is_not_shown(tmp_path: Path) -> None:
 
 
 def test_a_fingerprint_is_the_digest_of_the_key_bytes() -> None:
-    """`SHA256:` and the unpadded base 64 of the digest, as ssh-keygen prints it."""
+    """It is `SHA256:` and the unpadded base64 of the digest, as ssh-keygen prints it."""
     public, _ = zmq.curve_keypair()
     digest = base64.b64encode(hashlib.sha256(z85.decode(public)).digest()).decode().rstrip("=")
 

@@ -1,4 +1,4 @@
-"""The journal: written records are read again, whatever happened to the process or to the last write."""
+"""The journal: written records can be read again after a crash or an incomplete write."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_torn_snapshot_leaves_the_segment_before_it(tmp_path: Path) -> None:
 
 
 def test_flush_removes_what_is_replaced(tmp_path: Path) -> None:
-    """After a flush a single segment is left, and it has everything."""
+    """After a flush a single segment remains, and it is complete."""
     journal = Journal(tmp_path)
     journal.begin("boot", [accepted(1)])
     journal.append([accepted(2)])
@@ -173,7 +173,7 @@ def test_failing_disk_stops_the_agent(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_files_are_private(tmp_path: Path) -> None:
-    """Whatever the umask is."""
+    """This holds for any umask."""
     before = os.umask(0)
     try:
         journal = Journal(tmp_path / "journal")

@@ -1,4 +1,4 @@
-"""The decisions of the ledger, for each input."""
+"""The decisions of the ledger for each input."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def ledger() -> Ledger:
 
 
 def started(ledger: Ledger, which: TaskId) -> None:
-    """Brings an attempt to a running process."""
+    """Brings an attempt to the state of a running process."""
     assert isinstance(ledger.offer(task(which), NOW), StartAttempt)
     ledger.hand_over(which)
     assert ledger.started(which, NOW)
@@ -78,7 +78,7 @@ def test_offer_is_started_once(ledger: Ledger) -> None:
 
 
 def test_offer_of_an_attempt_that_is_gone_is_not_started_again(ledger: Ledger) -> None:
-    """Even after the daemon has acknowledged the result and the entry was removed."""
+    """This holds even after the daemon has acknowledged the result and the entry was removed."""
     started(ledger, key())
     ledger.finish(finished(key()))
     assert ledger.result_acknowledged(key()) == ReleaseAttempt(key())
@@ -122,7 +122,7 @@ def test_second_attempt_of_a_step_does_not_start_while_the_first_lives() -> None
 
 
 def test_next_attempt_is_taken_when_the_first_is_over(ledger: Ledger) -> None:
-    """Even if the daemon has not acknowledged the first one's result."""
+    """It is accepted even if the daemon has not acknowledged the first one's result."""
     started(ledger, key())
     ledger.finish(finished(key()))
 

@@ -39,7 +39,7 @@ def base64_of(text: str) -> str:
     ],
 )
 def test_every_face_is_masked(said: str) -> None:
-    """As it is, and as URLs, JSON, shells and Base64 write it."""
+    """Secrets are masked as they are, and in the form used in URLs, JSON, shells and Base64."""
     assert Masks([SECRET]).text(f"a {said} b") == "a *** b"
 
 
@@ -47,7 +47,7 @@ def test_every_face_is_masked(said: str) -> None:
 @pytest.mark.parametrize("after", ["", "\n", "@host"])
 @pytest.mark.parametrize("urlsafe", [False, True])
 def test_base64_is_found_at_every_alignment(before: str, after: str, urlsafe: bool) -> None:
-    """Also within other text that was encoded together with it."""
+    """This includes secrets that were encoded together with other text."""
     encode = base64.urlsafe_b64encode if urlsafe else base64.b64encode
     said = encode(f"{before}{SECRET}{after}".encode())
 
@@ -74,7 +74,7 @@ def test_what_a_tracing_shell_prints_is_masked(shell: str) -> None:
 
 
 def test_each_line_of_a_value_is_masked() -> None:
-    """Anywhere in the text, if the line has four bytes or more."""
+    """A line of four bytes or more is masked anywhere in the text."""
     masks = Masks(["first line\nno\n  second line\n"])
     assert masks.text("> first line\n> no\n>   second line") == "> ***\n> no\n>   ***"
 
@@ -109,7 +109,7 @@ def test_short_values_are_left_alone() -> None:
 
 
 def test_values_of_json_are_masked_inside() -> None:
-    """In names and lists too; values of other types stay."""
+    """This includes names and lists; values of other types stay unchanged."""
     masks = Masks(["s3cret"])
     given = {"a": ["xs3crety", 1, None, True], "s3cret": {"b": "s3cret"}, "c": "\ud800"}
     assert masks.value(given) == {"a": ["x***y", 1, None, True], "***": {"b": "***"}, "c": "\ud800"}

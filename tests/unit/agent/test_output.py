@@ -66,7 +66,7 @@ def test_what_the_cap_left_out_is_one_line(tmp_path: Path) -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=20), st.integers(20, 400), st.data())
 def test_log_reads_the_same_from_anywhere(pieces: list[bytes], cap: int, data: st.DataObject) -> None:
-    """The bytes at an offset are the same wherever reading starts: the daemon may have any prefix."""
+    """The bytes at an offset are the same wherever reading starts, because the daemon may have any prefix."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as directory:
@@ -83,7 +83,7 @@ def test_log_reads_the_same_from_anywhere(pieces: list[bytes], cap: int, data: s
 
 
 def test_running_step_sends_the_first_half_of_its_cap(tmp_path: Path) -> None:
-    """Bytes behind it may still be dropped, so they are sent after the exit."""
+    """The bytes after it may still be dropped, so they are sent after the exit."""
     path = spooled(tmp_path / "output", [b"a" * 100, b"b" * 300], cap=200, is_complete=False)
     log = OutputLog(path)
 
@@ -112,7 +112,7 @@ def test_window_is_over_all_attempts(tmp_path: Path) -> None:
 
 
 def test_end_is_told_when_all_is_acknowledged(tmp_path: Path) -> None:
-    """Only for an attempt that has ended."""
+    """It is reported only for an attempt that has ended."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"text"]))
     pump.take(0)
@@ -214,7 +214,7 @@ def test_dropped_attempt_frees_the_window(tmp_path: Path) -> None:
 
 
 def test_message_is_never_larger_than_allowed(tmp_path: Path) -> None:
-    """Including the lines that count dropped bytes."""
+    """This includes the lines that count dropped bytes."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"x" * 50_000] * 9, cap=200_000))
     printed = chunks_of([(2, b"y" * 300_000)], 0)
@@ -248,7 +248,7 @@ def test_what_was_lost_is_sent_again_whatever_other_attempts_hear(tmp_path: Path
 
 
 def test_daemon_that_knows_less_than_before_gets_it_again(tmp_path: Path) -> None:
-    """A restored backup has less output than was acknowledged: the first acknowledgement of a session counts."""
+    """A restored backup has less output than was acknowledged, so the first acknowledgement of a session counts."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"abcdefgh"]))
     pump.take(0)
@@ -271,7 +271,7 @@ def test_daemon_that_knows_less_than_before_gets_it_again(tmp_path: Path) -> Non
     st.integers(0, 120),
 )
 def test_a_masked_log_is_the_same_from_every_offset(pieces: list[bytes], size: int, offset: int) -> None:
-    """However it is read: sending again relies on this. The streams do not affect each other."""
+    """Sending again relies on this. The streams do not affect each other."""
     with TemporaryDirectory() as folder:
         path = spooled(Path(folder) / "output", pieces)
         masks = Masks(["s3cret"])
@@ -303,7 +303,7 @@ def _masked(masks: Masks, printed: bytes) -> bytes:
 
 
 def test_a_growing_masked_log_has_the_offsets_of_the_finished_one(tmp_path: Path) -> None:
-    """The output that is sent while the step runs is the beginning of the complete output."""
+    """The output that is sent while the step runs is a prefix of the complete output."""
     writer = SpoolWriter(str(tmp_path / "output"), 1 << 20)
     masks = Masks(["s3cret"])
     log = OutputLog(str(tmp_path / "output"), masks=masks)
@@ -320,7 +320,7 @@ def test_a_growing_masked_log_has_the_offsets_of_the_finished_one(tmp_path: Path
 
 
 def test_a_gap_ends_what_is_held_back(tmp_path: Path) -> None:
-    """The beginning of a secret before dropped bytes is sent before the line that counts them, or masked."""
+    """The start of a secret before dropped bytes is sent before the line that counts them, or masked."""
     path = spooled(tmp_path / "output", [b"x" * 190 + b"password12", b"b" * 1_000, b"c" * 100], cap=400)
 
     log = everything(OutputLog(path, masks=Masks(["password1234"])))

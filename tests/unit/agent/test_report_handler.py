@@ -95,7 +95,7 @@ async def test_a_repeated_exit_changes_nothing(bench: CoreBench) -> None:
 
 @pytest.mark.parametrize("is_known", [True, False])
 async def test_a_restarted_agent_masks_attempts_of_the_earlier_process(tmp_path: Path, is_known: bool) -> None:
-    """If it still has the secrets. Otherwise it withholds the output, and a success without its outputs becomes a failure."""
+    """It needs the secrets; without them it withholds the output, and a success without its outputs becomes a failure."""
     memory = tmp_path / "memory"
     first = CoreBench(tmp_path, SecretStore(memory))
     first.settle()

@@ -35,7 +35,7 @@ def test_directory_that_a_step_removed_is_made_again(tmp_path: Path) -> None:
 
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_names_are_safe_and_different(one: str, two: str) -> None:
-    """Whatever the name of a job, its directory is a single path component and differs from those of other jobs."""
+    """For any job name, the directory is a single path component and differs from those of other jobs."""
     name = working_directories.directory_name(one)
 
     assert "/" not in name
@@ -115,7 +115,7 @@ def test_a_released_job_goes_and_its_run_with_the_last_one(tmp_path: Path) -> No
 
 
 def test_hostile_tree_is_removed(tmp_path: Path) -> None:
-    """Unreadable directories, links that lead out, pipes, deep nesting; the target of a link stays."""
+    """It has unreadable directories, links that lead outside, pipes and deep nesting; the targets of links are kept."""
     kept = tmp_path / "kept"
     kept.write_text("x")
     tree = tmp_path / "tree"

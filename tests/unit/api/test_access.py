@@ -53,7 +53,7 @@ def test_another_secret_has_no_principal(secret: str) -> None:
 
 
 def test_expired_and_revoked_tokens_are_invalid() -> None:
-    """From the instant of expiry on; a revocation also affects open streams."""
+    """They are invalid from the instant of expiry on; a revocation also affects open streams."""
     access = TokenRegistry([created(expires_at=10)])
     principal = access.principal(SECRET, 9)
     assert principal is not None

@@ -20,7 +20,7 @@ from waterflowd.testing.api import ApiHarness
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    """The document as clients receive it."""
+    """Returns the document as clients receive it."""
 
     async def get() -> dict[str, Any]:
         async with (
@@ -53,7 +53,7 @@ def test_events_are_one_of_all_types(document: dict[str, Any]) -> None:
 
 
 def test_every_reference_resolves(document: dict[str, Any]) -> None:
-    """And every component is used."""
+    """Every component is used, too."""
     references = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
     assert references == set(document["components"]["schemas"])
 

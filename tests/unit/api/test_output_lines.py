@@ -18,7 +18,7 @@ _WRITES = st.lists(st.tuples(st.integers(1, 2), _TEXT.map(b"".join)), max_size=1
 
 
 def pieces_of(writes: list[tuple[int, bytes]], sizes: list[int]) -> list[OutputPiece]:
-    """The writes as pieces, split at the given sizes in turn."""
+    """Returns the writes as pieces, split at the given sizes in turn."""
     found: list[OutputPiece] = []
     offset = 0
     turn = 0
@@ -81,7 +81,7 @@ def test_the_lines_contain_every_printed_byte(writes: list[tuple[int, bytes]]) -
 
 
 def test_a_long_line_is_split_between_characters_and_marked() -> None:
-    """64 KiB of two-byte characters after one byte: no character is split, and all parts except the last are marked."""
+    """The line has 64 KiB of two-byte characters after one byte: none is split, and all parts except the last are marked."""
     text = "x" + "ä" * 100_000
     lines = cut(pieces_of([(1, text.encode() + b"\nnext\n")], [1000]))
     assert "".join(line.text for line in lines[:-1]) == text

@@ -23,7 +23,7 @@ def judged(own: list[messages.OwnNode]) -> messages.Reject | None:
 
 
 def test_an_agent_may_send_the_maximum_number_of_nodes() -> None:
-    """With the longest texts that it sends."""
+    """The nodes have the longest texts that an agent sends."""
     name = "a" * 64 + "/" + "b" * 64
     node = messages.OwnNode(name, "server", "f" * 64, "s" * 200, [("p" * 64, True)] * 32, "f" * 300)
 

@@ -83,7 +83,7 @@ def test_secrets_are_filled_in_and_listed() -> None:
 
 
 def test_a_step_without_secrets_has_none() -> None:
-    """And no empty ones, which would mask nothing."""
+    """Empty values are left out too: they would mask nothing."""
     assert lowered("run: work", TOKEN="s3cret").secrets == []
     assert lowered("{run: work, env: {A: '${{ secrets.TOKEN }}'}}", TOKEN="").secrets == []
 
@@ -116,7 +116,7 @@ def test_a_secret_may_be_a_parameter_of_a_node_inside_the_agent() -> None:
 
 
 def test_a_secret_that_has_lost_its_value_fails_the_step() -> None:
-    """Between dispatch and offer; the run continues by its own rules."""
+    """This happens between dispatch and offer; the run continues by its own rules."""
     found = lowered("{run: work, env: {A: '${{ secrets.TOKEN }}'}}")
     assert (found.node, found.env, found.secrets) == ("fail", {}, [])
     assert "TOKEN no longer has a value" in found.params["message"]
@@ -130,7 +130,7 @@ def test_a_text_that_looks_like_a_reference_gives_nothing() -> None:
 
 
 def test_secrets_that_are_too_large_fail_the_step() -> None:
-    """Alone, or filled in a hundred times: a message is bounded."""
+    """A single large secret and a hundred copies of one both exceed the limit of a message."""
     step = "{run: work, env: {A: '${{ secrets.A }}', B: '${{ secrets.B }}', C: '${{ secrets.C }}'}}"
     large = "x" * (48 << 10)
     assert "WF625" in lowered(step, A=large, B=large, C=large).params["message"]

@@ -49,7 +49,7 @@ def _framed() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("text", "key", "kind"), list(_framed()))
 def test_a_misspelled_key_is_found_at_each_level(text: str, key: str, kind: str) -> None:
-    """Every key of every model and node with an extra letter; a required key is then missing as well."""
+    """Every key of every model and node is tested with an extra letter; a required key is then missing as well."""
     assert schemas.complaints(text, kind) == []
     assert f"{key}:" in text
     broken = text.replace(f"{key}:", f"{key}x:", 1)

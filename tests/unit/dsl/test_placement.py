@@ -18,7 +18,7 @@ from waterflowd.model.plan import (
 
 
 def test_a_matrix_keeps_its_dimensions_and_lists(language: Language) -> None:
-    """Values of any type; a number that YAML would spell differently keeps its text."""
+    """Values may have any type; a number that YAML would spell differently keeps its text."""
     text = """
 jobs:
   j:
@@ -63,7 +63,7 @@ jobs:
 
 
 def test_a_dimension_may_be_an_expression(language: Language) -> None:
-    """Together with plain lists."""
+    """Such dimensions can be combined with plain lists."""
     job = language.job("runs-on: g, strategy: {matrix: {a: '${{ vars.list }}', b: [1]}}")
     assert job.strategy is not None
     assert job.strategy.matrix == MatrixPlan(dimensions={"a": "${{ vars.list }}", "b": [1]})

@@ -1,4 +1,4 @@
-"""The reference covers everything, its examples compile, and what it says about expressions is true."""
+"""The reference is complete, its examples compile, and its statements about expressions are true."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _examples() -> Iterator[Any]:
 
 
 def test_every_model_and_node_has_an_entry_for_each_key() -> None:
-    """In the order of the models, so that a page reads as the file is written."""
+    """The order is that of the models, so that a page reads as the file is written."""
     every = {model.__name__: model for model in models.LanguageModel.__subclasses__()}
     assert {name for name, model in every.items() if model.PAGE is not None} == set(SECTIONS)
     assert set(every) - set(SECTIONS) == {model.__name__ for model in models.CONTROL_FLOW.values()}

@@ -20,7 +20,7 @@ def test_a_webhook_has_a_name_and_a_secret(language: Language) -> None:
 
 
 def test_a_workflow_may_start_after_another_one(language: Language) -> None:
-    """With filters for conclusions and branches; GitHub's `types` is accepted."""
+    """Filters for conclusions and branches are supported; GitHub's `types` is accepted."""
     triggers = language.plan(
         "on: {workflow_run: {workflows: [build, workflows/test.yml], types: [completed], conclusions: [success, lost], "
         f"branches: main}}}}{JOBS}"
@@ -37,7 +37,7 @@ def test_nothing_else_starts_a_workflow_that_can_only_be_called(language: Langua
 
 
 def test_calls_and_starts_by_hand_may_have_different_inputs(language: Language) -> None:
-    """Expressions see both; the plan has those of a start by hand."""
+    """Expressions can use both; the plan has those of a manual start."""
     plan = language.plan(
         "on: {workflow_call: {inputs: {a: }}, workflow_dispatch: {inputs: {b: }}}\n"
         "jobs: {j: {runs-on: g, steps: [{run: 'echo ${{ inputs.a }} ${{ inputs.b }}'}]}}"

@@ -29,6 +29,6 @@ def test_private_and_loopback_addresses_are_allowed(address: str) -> None:
 
 
 def test_loopback_is_recognized_in_every_notation() -> None:
-    """And nothing else is."""
+    """No other address is loopback."""
     assert all(map(address_policy.is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1")))
     assert not any(map(address_policy.is_loopback, ("10.0.0.1", "2002:7f00:1::", "::ffff:10.0.0.1", "64:ff9b::7f00:1")))

@@ -59,7 +59,7 @@ def test_invalid_limits_are_refused(tmp_path: Path, line: str) -> None:
     ],
 )
 def test_check_config_reports_what_cannot_work(tmp_path: Path, lines: list[str], words: str) -> None:
-    """Before the daemon is started, and without the secret."""
+    """It reports problems before the daemon is started, and does not need the secret."""
     done = CliRunner().invoke(main, ["check-config", "--config", str(written(tmp_path, *lines))])
     assert done.exit_code == 2
     assert words in done.output
@@ -67,5 +67,5 @@ def test_check_config_reports_what_cannot_work(tmp_path: Path, lines: list[str],
 
 
 def test_the_variable_of_a_repository_is_its_name_in_capitals() -> None:
-    """With underscores for characters that a shell does not accept."""
+    """Underscores replace characters that a shell does not accept."""
     assert credentials.variable("ops-web.v2") == "WATERFLOWD_GIT_TOKEN_OPS_WEB_V2"

@@ -38,7 +38,7 @@ def test_the_state_is_read_again_by_the_next_process(made: Mirror) -> None:
 
 @pytest.mark.parametrize("note", [b"", b"{", b'{"place": 7}', b"\xff", None])
 def test_without_a_readable_state_file_a_mirror_starts_empty(made: Mirror, note: bytes | None) -> None:
-    """Nothing is recorded as complete that may be missing."""
+    """Nothing that may be missing is recorded as complete."""
     made.record(fetched("a"))
     (made.path / "objects" / "pack" / "pack-x.pack").touch()
     if note is None:

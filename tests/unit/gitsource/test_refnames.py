@@ -28,7 +28,7 @@ def test_only_branches_and_tags_are_read() -> None:
     ("object_id", "words"), [("a" * 64, "SHA-256"), ("../x", "invalid object ids"), ("", "invalid object ids")]
 )
 def test_an_invalid_object_id_fails_the_fetch(object_id: str, words: str) -> None:
-    """Before it becomes part of a path."""
+    """It fails before the id becomes part of a path."""
     with pytest.raises(FetchError, match=words):
         remote_refs.object_ids(advertised(refs__heads__main=object_id))
 

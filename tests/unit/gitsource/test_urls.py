@@ -25,7 +25,7 @@ from waterflowd.reconcile.settings import RepositorySettings
     ],
 )
 def test_the_url_of_a_remote_is_parsed(url: str, parts: tuple[str, str, int, str, str]) -> None:
-    """As Git does."""
+    """The result is the same as in Git."""
     found = urls.parse(url)
     assert isinstance(found, RemoteUrl)
     assert (found.scheme, found.host, found.port, found.user, found.path) == parts

@@ -144,7 +144,7 @@ async def test_an_ended_attempt_that_was_only_accepted_is_forgotten() -> None:
 
 
 async def test_an_ended_attempt_that_still_runs_is_killed() -> None:
-    """Its report is evidence."""
+    """Its report is only recorded as evidence."""
     async with HostHarness() as host:
         agent, summary, key = await over(host)
         assert await again(host, agent, HeldAttempt(key, AttemptState.STARTED)) == []
@@ -158,7 +158,7 @@ async def test_an_ended_attempt_that_still_runs_is_killed() -> None:
 
 
 async def test_a_late_result_is_acknowledged_and_recorded_once() -> None:
-    """However often it arrives, in one frame or several: one record, and the run never changes again."""
+    """However often it arrives, in one frame or several, it is recorded once and the run does not change."""
     async with HostHarness() as host:
         agent, summary, key = await over(host)
         acknowledged: list[int] = []
@@ -172,7 +172,7 @@ async def test_a_late_result_is_acknowledged_and_recorded_once() -> None:
 
 
 async def test_an_attempt_of_an_older_epoch_is_not_this_one() -> None:
-    """An attempt under another lease has ended: it is forgotten, and its result is evidence, never applied."""
+    """An attempt under another lease is forgotten, and its result is recorded as evidence but never applied."""
     async with HostHarness() as host:
         agent, summary, key = await running(host)
         stale = messages.TaskId(key.attempt, key.epoch + 1)

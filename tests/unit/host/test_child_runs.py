@@ -79,20 +79,20 @@ def started_by(host: HostHarness, run: RunId) -> list[RunId]:
 
 
 def all_of(host: HostHarness) -> dict[RunId, events.RunCreated]:
-    """Every run of the log that a step has started."""
+    """Returns every child run in the log."""
     found = [record for record in host.log.feed(0, 10_000) if isinstance(record.event, events.RunCreated)]
     runs = {RunId(record.stream.removeprefix("run/")): record.event for record in found}
     return {run: event for run, event in runs.items() if event.trigger.kind == chains.PARENT_RUN}
 
 
 async def waits(host: HostHarness, run: RunId) -> RunId:
-    """The run that the parent waits for."""
+    """Returns the run that the parent waits for."""
     await until(lambda: bool(started_by(host, run)), 60)
     return started_by(host, run)[-1]
 
 
 async def ends(host: HostHarness, run: RunId, conclusion: Conclusion) -> events.RunCompleted:
-    """The end of the run."""
+    """Waits for the run to end."""
     await until(lambda: host.kinds(run)[-1] == "RunCompleted", 60)
     last = host.events(run)[-1]
     assert last.conclusion is conclusion, last.reason
@@ -164,7 +164,7 @@ async def test_after_a_crash_at_any_commit_one_run_is_started_and_waited_for() -
 
 
 async def test_a_run_that_ended_while_nobody_watched_is_found_in_the_log() -> None:
-    """As after a restore: the log contains the end of the child run, but not the parent's answer."""
+    """As after a restore, the log contains the end of the child run, but not the parent's answer."""
     async with HostHarness() as host:
         run = await begun(host)
         other = await waits(host, run)
@@ -221,7 +221,7 @@ async def test_a_failed_commit_starts_nothing_and_is_made_again() -> None:
 
 
 async def test_an_attempt_starts_one_run_however_often_it_is_asked_for() -> None:
-    """Two concurrent starts for the same attempt, as after a failed commit."""
+    """Two concurrent starts for the same attempt, as after a failed commit, start one child run."""
     async with HostHarness() as host:
         run = await begun(host)
         other = await waits(host, run)
@@ -258,7 +258,7 @@ async def test_a_target_that_cannot_be_read_now_is_waited_for() -> None:
     ],
 )
 async def test_a_permanent_error_fails_the_step_with_its_code(step: str, said: str) -> None:
-    """Errors that only the run can find: which file it is, whether it compiles, and its inputs."""
+    """Some errors are found only at run time: the file's path, whether it compiles, and its inputs."""
     files = {**FILES, "workflows/broken.yml": "jobs: 1"}
     text = f"jobs: {{a: {{runs-on: web, steps: [{{uses: workflow/run, with: {step}}}]}}}}"
     async with HostHarness() as host:
@@ -293,7 +293,7 @@ async def test_nested_child_runs_end_at_the_limit() -> None:
 
 
 def test_the_depth_counts_child_runs_and_workflow_run_triggers() -> None:
-    """A mixed chain has an end too, and a payload of another kind does not count."""
+    """A mixed chain reaches the limit too, and a payload of another kind does not count."""
     step = Trigger(kind=TriggerKind.PARENT_RUN, payload={"name": "parent_run", "parent_run": {"depth": 3}})
     after = Trigger(kind=TriggerKind.WORKFLOW_RUN, payload={"name": "workflow_run", "workflow_run": {"depth": 4}})
     assert [chains.depth_of(trigger) for trigger in (step, after)] == [3, 4]
@@ -316,7 +316,7 @@ async def test_a_cancel_goes_to_the_run_that_the_step_started() -> None:
 
 
 async def test_a_cancel_by_force_ends_both_at_once() -> None:
-    """Even if the child run's server never answers."""
+    """Both end even if the child run's server never answers."""
     async with HostHarness() as host:
         run = await begun(host)
         other = await waits(host, run)
@@ -366,7 +366,7 @@ async def test_completed_runs_leave_nothing_in_the_registry() -> None:
 
 
 async def test_an_answer_about_another_run_changes_nothing() -> None:
-    """Stale answers: about a run that the attempt did not start, and for an attempt that has ended."""
+    """Answers about a run that the attempt did not start, or for an attempt that has ended, are ignored."""
     async with HostHarness() as host:
         run = await begun(host)
         other = await waits(host, run)
@@ -381,7 +381,7 @@ async def test_an_answer_about_another_run_changes_nothing() -> None:
 
 
 def test_a_long_attempt_id_gives_a_short_trigger_key() -> None:
-    """Ids of nested steps grow; a key does not."""
+    """Ids of nested steps grow, but the length of a trigger key is bounded."""
     long = AttemptId(RunId("0" * 26), JobId("a"), StepId("x/" * 400), AttemptNo(1))
     other = msgspec.structs.replace(long, number=AttemptNo(2))
     keys = {child_runs.trigger_key(place) for place in (long, other)}

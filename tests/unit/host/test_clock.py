@@ -1,4 +1,4 @@
-"""The log's clock never goes back: not with the wall clock, over a restart, or because of a damaged file."""
+"""The log's clock never goes backwards: not with the wall clock, not across a restart, not with a damaged file."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_log_that_is_ahead_wins(machine: Machine, path: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_replaced(machine: Machine, path: Path, content: str) -> None:
-    """The log and the wall clock suffice."""
+    """The log and the wall clock are sufficient to replace it."""
     path.write_text(content)
     assert LogClock(path, 5, machine).now() == machine.wall
     assert json.loads(path.read_text())["boot_id"] == "one"

@@ -14,7 +14,7 @@ from waterflowd.testing.host import HostHarness
 
 
 async def test_a_started_step_that_its_agent_does_not_know_any_more_is_lost_and_not_offered_again() -> None:
-    """G3: the agent's journal is gone, so an offer could run the step a second time."""
+    """G3: the agent's journal is lost, so an offer could run the step a second time."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
         host.hello(agent)
@@ -35,7 +35,7 @@ async def test_a_started_step_that_its_agent_does_not_know_any_more_is_lost_and_
 
 
 async def test_nothing_is_acknowledged_behind_a_report_of_a_stalled_run_until_the_next_session() -> None:
-    """Acknowledgements are cumulative: one for a later report would tell the agent to forget the stalled run's result."""
+    """Acknowledgements are cumulative: acknowledging a later report would make the agent forget the stalled run's result."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
         host.hello(agent)

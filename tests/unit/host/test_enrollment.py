@@ -86,7 +86,7 @@ async def test_concurrent_agents_get_different_names() -> None:
 
 
 async def test_a_wrong_or_late_token_is_refused_with_a_sentence() -> None:
-    """And the agent is not pending: it was meant to be approved by the token."""
+    """The agent does not become pending, because it was meant to be enrolled by the token."""
     async with HostHarness() as host:
         token = await make_token(host, ttl_ms=5_000)
         host.clock.at += 5_000
@@ -125,7 +125,7 @@ async def test_pending_agents_are_bounded() -> None:
 
 
 async def test_a_person_may_name_an_agent_by_fingerprint_its_beginning_or_name() -> None:
-    """With or without `SHA256:`; a prefix needs six characters."""
+    """`SHA256:` is optional, and a prefix of the fingerprint has at least six characters."""
     async with HostHarness() as host:
         await host.enrollment.request("abcdefgh", ask())
         await host.enrollment.request("abcdefzz", ask())
@@ -142,7 +142,7 @@ async def test_a_person_may_name_an_agent_by_fingerprint_its_beginning_or_name()
 
 
 async def test_a_cancelled_caller_does_not_separate_the_fact_from_the_registry() -> None:
-    """The fact becomes durable, so the registry applies it although nobody waits for the answer."""
+    """The fact becomes durable, so the registry applies it although the caller no longer waits for the answer."""
     async with HostHarness() as host:
         await host.enrollment.request("one", ask())
         host.log.hold()
@@ -222,7 +222,7 @@ async def test_an_agent_moved_to_another_group_serves_that_one() -> None:
     ("ttl_ms", "uses"), [(999, 1), (31 * 86_400_000, 1), (60_000, 0), (60_000, -1), (60_000, 1 << 70)]
 )
 async def test_invalid_tokens_are_refused(ttl_ms: int, uses: int) -> None:
-    """Out of range is the caller's fault."""
+    """A value outside the limits is the caller's error."""
     async with HostHarness() as host:
         with pytest.raises(Rejected):
             await host.enrollment.create_token(("web",), ttl_ms, uses, "uid:0")

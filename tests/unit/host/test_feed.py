@@ -1,4 +1,4 @@
-"""The feed: history and new records without gap or repetition, and no traces of subscribers that left."""
+"""The feed: history and new records without a gap or a repetition, and no state for closed subscriptions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def take(records: AsyncIterator[Record], count: int) -> list[int]:
 
 
 async def test_history_comes_before_the_tail_without_gap_or_repetition() -> None:
-    """Several pages of history, then records that are appended while a subscriber waits."""
+    """Several pages of history are read, then records that are appended while a subscriber waits."""
     log = MemoryLog()
     feed = Feed(log)
     append(log, feed, PAGE * 2 + 5)
@@ -46,7 +46,7 @@ async def test_history_comes_before_the_tail_without_gap_or_repetition() -> None
 
 
 async def test_appends_at_every_moment_are_seen_once() -> None:
-    """Commits continue while subscribers read at their own pace, one stream or all: each gets each record once."""
+    """Commits continue while subscribers read one stream or all at their own pace, and each sees every record once."""
     log = MemoryLog()
     feed = Feed(log)
 
@@ -86,7 +86,7 @@ async def test_a_subscriber_of_one_stream_is_not_woken_by_another() -> None:
 
 
 async def test_output_and_events_of_a_run_wake_those_that_wait_for_output() -> None:
-    """Both wake the waiter; those of another run do not."""
+    """Both wake the subscriber; output and events of another run do not."""
     feed = Feed(MemoryLog())
     run = RunId("01J00000000000000000000000")
     reasons: list[Callable[[], None]] = [
@@ -104,7 +104,7 @@ async def test_output_and_events_of_a_run_wake_those_that_wait_for_output() -> N
 
 
 async def test_subscribers_that_left_cost_no_memory() -> None:
-    """Streams that never grow again, such as those of completed runs, cost no memory without subscribers."""
+    """Streams that never grow again, such as those of completed runs, use no memory without subscribers."""
     feed = Feed(MemoryLog())
     tasks = [asyncio.create_task(take(feed.subscribe(StreamName(f"run/{number}"), 0), 1)) for number in range(50)] + [
         asyncio.create_task(_wait(feed, RunId(str(number)))) for number in range(50)
@@ -126,7 +126,7 @@ async def _wait(feed: Feed, run: RunId) -> list[int]:
 
 
 async def test_the_feed_follows_a_run() -> None:
-    """Over the real driver: the events of a run arrive in order, each once, and durable."""
+    """With the real driver, the events of a run arrive in order, each once, and only when durable."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
         host.hello(agent)

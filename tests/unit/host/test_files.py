@@ -25,7 +25,7 @@ def trees(repository: str, revision: str) -> dict[str, bytes] | None:
 
 
 async def running(host: HostHarness, revision: str | None = "1", workflow: str = ONE_STEP) -> messages.Task:
-    """An agent that has an attempt of a run of this revision."""
+    """Returns an agent that has an attempt of a run of this revision."""
     start = request(workflow)
     given = msgspec.structs.replace(start, repository="ops", revision=revision) if revision else start
     await host.driver.start(given)
@@ -56,7 +56,7 @@ async def test_the_attempt_s_agent_gets_the_list_and_the_files() -> None:
 
 
 async def test_another_agent_another_epoch_and_another_file_get_nothing() -> None:
-    """Even with the correct names: a file of another commit, or another agent's attempt."""
+    """This holds even for the correct name of a file of another commit, or of another agent's attempt."""
     async with HostHarness(trees=trees) as host:
         agent = host.enroll("web-1", "web")
         host.hello(agent)
@@ -73,7 +73,7 @@ async def test_another_agent_another_epoch_and_another_file_get_nothing() -> Non
 
 @pytest.mark.parametrize("checkout", ["checkout: false", ""])
 async def test_a_job_without_a_checkout_has_no_files(checkout: str) -> None:
-    """With `checkout: false`, or because its run has no repository."""
+    """The job has `checkout: false`, or its run has no repository."""
     workflow = ONE_STEP.replace("steps:", f"{checkout}, steps:") if checkout else ONE_STEP
     async with HostHarness(trees=trees) as host:
         agent = host.enroll("web-1", "web")

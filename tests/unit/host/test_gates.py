@@ -99,7 +99,7 @@ async def test_a_commit_that_fails_does_not_change_the_order_of_a_queue() -> Non
 
 
 async def test_a_queue_keeps_its_order_over_a_restart_and_a_newcomer_is_behind_it() -> None:
-    """The log decides the order, before any new request."""
+    """The order comes from the log and is restored before any new request."""
     async with HostHarness() as host:
         host.enroll("web-1", "web")
         runs: list[RunId] = []

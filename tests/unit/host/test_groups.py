@@ -56,7 +56,7 @@ async def test_a_group_that_a_run_chooses_is_refused_at_once(workflow: str) -> N
 
 
 async def test_every_server_means_those_of_the_groups_that_the_repository_may_use() -> None:
-    """Also for servers that are enrolled later."""
+    """This includes servers that are enrolled later."""
     async with guarded() as host:
         for name in ("w", "d", "both"):
             host.hello(agent_id(name))

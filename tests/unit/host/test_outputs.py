@@ -34,7 +34,7 @@ def acks(host: HostHarness) -> list[int]:
 
 
 async def running(host: HostHarness) -> tuple[AgentId, messages.TaskId]:
-    """An agent that runs an attempt."""
+    """Returns an agent that runs an attempt."""
     agent = host.enroll("web-1", "web")
     host.hello(agent)
     await host.start(ONE_STEP)
@@ -73,7 +73,7 @@ async def test_known_output_is_acknowledged_again() -> None:
 
 
 async def test_output_after_a_gap_is_answered_with_the_offset_to_continue_from() -> None:
-    """It is not stored."""
+    """The output is not stored."""
     async with HostHarness() as host:
         agent, key = await running(host)
         host.agents.output(agent, output(key, 0, b"12345"))
@@ -85,7 +85,7 @@ async def test_output_after_a_gap_is_answered_with_the_offset_to_continue_from()
 
 @pytest.mark.parametrize("change", [{"epoch": 99}, {"number": 2}, {"step": "9"}, {"job": "b"}, {"run": "0" * 26}])
 async def test_output_of_an_attempt_that_is_not_the_agents_is_dropped(change: dict[str, Any]) -> None:
-    """It is acknowledged, because the agent would repeat it forever, but stored nowhere."""
+    """It is acknowledged, because the agent would repeat it forever, but it is not stored."""
     async with HostHarness() as host:
         agent, key = await running(host)
         epoch = change.get("epoch", key.epoch)
@@ -113,7 +113,7 @@ async def test_another_agent_cannot_add_to_an_output_log() -> None:
 
 @pytest.mark.parametrize("run", ["", "x" * 10_000, "\x00", "é" * 500, "../..", "01j00000000000000000000000"])
 async def test_output_for_an_invalid_run_id_is_dropped(run: str) -> None:
-    """Whatever the text is, it costs the daemon nothing."""
+    """For any text it costs the daemon nothing."""
     async with HostHarness() as host:
         agent, key = await running(host)
         foreign = messages.TaskId(attempt_id(run, key.attempt.job, key.attempt.step, 1), 1)
@@ -175,5 +175,5 @@ async def test_collected_output_per_agent_is_bounded() -> None:
 
 
 def test_the_agent_ids_of_these_tests_differ() -> None:
-    """The other agent is a different one."""
+    """The tests above need two different agents."""
     assert agent_id("web-1") != agent_id("web-2")

@@ -20,7 +20,7 @@ UNKNOWN = RunId("01J00000000000000000000000")
 
 
 async def test_a_run_is_shown_as_it_was_at_each_of_its_events() -> None:
-    """Time travel by position: each state is the fold of that many events, and the last one is the current run."""
+    """Each state is the fold of that many events, and the last one is the current run."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
         host.hello(agent)
@@ -96,7 +96,7 @@ async def test_an_event_that_fails_is_not_applied_in_part() -> None:
 
 
 async def test_a_run_can_be_read_when_its_start_returns() -> None:
-    """Also for concurrent starts."""
+    """This holds for concurrent starts too."""
     async with HostHarness() as host:
         for row in await asyncio.gather(*(host.start() for _ in range(5))):
             assert host.queries.run(row.id).number == row.number

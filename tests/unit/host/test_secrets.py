@@ -47,12 +47,12 @@ class Source:
         return lowering.lower(run, command, instance, self.get)
 
     def host(self, log: MemoryLog | None = None, clock: ManualClock | None = None) -> HostHarness:
-        """A host with this source."""
+        """Returns a host with this source."""
         return HostHarness(log, clock, lower=self.lower, missing_secrets=self.missing)
 
 
 def reasons(host: HostHarness, run: RunId) -> list[ReasonCode]:
-    """Why the run's attempt waited, in order."""
+    """Returns the reasons why the run's attempt waited, in order."""
     return [event.reason.code for event in host.events(run) if isinstance(event, events.AttemptWaiting)]
 
 
@@ -208,7 +208,7 @@ async def test_an_agent_that_comes_back_meanwhile_has_its_offer_when_the_value_i
 
 
 async def test_a_daemon_that_comes_back_reads_again_and_offers_what_the_agent_lacks() -> None:
-    """Before the slot and after it: nothing is lost or fails."""
+    """The restart happens before and after the step has its slot; nothing is lost or fails."""
     source = Source()
     async with source.host() as host:
         host.hello(host.enroll("web-1", "web"))
@@ -248,7 +248,7 @@ async def test_what_waits_for_a_job_that_a_full_disk_has_undone_asks_for_nothing
         gone: Any = commands.ListServers(job=JobId("gone"), group="web")
         host.state.awaiting_secrets.append((run.id, gone))
         host.driver.secrets_read()
-        # A driver that has ended would let it wait for ever.
+        # If the driver had stopped, this would wait for ever.
         async with asyncio.timeout(PATIENCE_S):
             await host.driver.pass_through()
         assert host.is_alive

@@ -74,7 +74,7 @@ async def test_attempt_whose_end_is_not_durable_yet_is_not_forgotten() -> None:
 
 
 async def test_slot_that_is_owed_is_asked_for_once_after_failed_commits() -> None:
-    """Each fold after a full disk requests slots again; a slot that was taken twice would never be freed."""
+    """Each recovery from a full disk requests slots again; a slot that was taken twice would never be freed."""
     async with HostHarness() as host:
         run = await host.start(ONE_STEP)
         host.log.fail_next(*[Retryable("WF302", "no space left", after_s=1.0)] * 2)

@@ -17,7 +17,7 @@ def timer(due_at: int, job: str = "a") -> Timer:
 
 
 def test_timers_fire_in_the_order_of_their_times() -> None:
-    """Whatever the order in which they were armed, and not before their time."""
+    """The order in which they were armed does not matter, and none fires early."""
     timers = Timers()
     for due_at in (30, 10, 20):
         timers.arm(RUN, timer(due_at))
@@ -29,7 +29,7 @@ def test_timers_fire_in_the_order_of_their_times() -> None:
 
 
 def test_equal_times_fire_in_the_order_of_arming() -> None:
-    """So that the order is the same every time."""
+    """The order in the log is therefore deterministic."""
     timers = Timers()
     for job in "cab":
         timers.arm(RUN, timer(10, job))

@@ -32,7 +32,7 @@ def revision() -> Revision:
 
 
 def test_an_update_with_many_files_is_several_facts_and_one_state() -> None:
-    """No fact exceeds its bound, and the folded state has every file."""
+    """No fact exceeds its size limit, and the folded state has every file."""
     count = 2 * events.FILES_PER_FACT + 1
     seen = [TreeFile(path=f"workflows/{n:05}.yml", blob=str(n)) for n in range(count)]
     changes = ref_updates.file_changes(
@@ -73,7 +73,7 @@ def test_text_from_git_is_passed_on_unchanged() -> None:
 
 
 def test_a_new_branch_has_zeros_before() -> None:
-    """`event.before` is as in Git's hooks."""
+    """The value of `event.before` is the same as in Git's hooks."""
     assert ref_updates.push_of("ops", update(), None, COMMIT, COMMIT.id).payload["before"] == "0" * 40
 
 

@@ -25,7 +25,7 @@ def trigger(overlap: Overlap = Overlap.SKIP, catch_up: CatchUp = CatchUp.LAST) -
 
 
 def shown(decision: schedules.Decision) -> list[tuple[int, str, str]]:
-    """Hours since the start, outcome and code."""
+    """Returns hours since the start, outcome and code."""
     return [
         ((fact.due_at - T0) // HOUR, fact.outcome.value, fact.code)
         for fact in decision.facts
@@ -64,14 +64,14 @@ def test_overlap_decides_while_a_run_is_open(
 
 
 def test_queued_runs_start_before_new_ones() -> None:
-    """In order, one run at a time."""
+    """They start in order, one run at a time."""
     decision = schedules.decide(held(queued=(T0,)), trigger(Overlap.QUEUE), T0 + HOUR, 1, is_open=False)
     assert shown(decision) == [(0, "started", "waited"), (1, "queued", "overlap")]
     assert decision.start == T0
 
 
 def test_a_full_queue_skips_with_its_own_code() -> None:
-    """The queue is bounded."""
+    """The length of the queue is limited."""
     queued = tuple(T0 - HOUR * back for back in reversed(range(schedules.QUEUE_MAX)))
     decision = schedules.decide(held(queued=queued), trigger(Overlap.QUEUE), T0 + HOUR, 1, is_open=True)
     assert shown(decision) == [(1, "skipped", "queue-full")]
@@ -126,7 +126,7 @@ def test_a_new_default_ref_takes_over_schedules_without_losing_a_due_time() -> N
     ],
 )
 def test_a_dropped_schedule_has_a_reason(ref: RefState | None, may_start: bool, code: str) -> None:
-    """Its code has a sentence."""
+    """Its code has a message."""
     (fact,) = schedules.changes({NAME: held()}, ref, lambda file: may_start, 1, T0)
     assert isinstance(fact, events.ScheduleDropped)
     assert fact.code == code

@@ -55,13 +55,13 @@ def completed(ref: str | None = "refs/heads/main", conclusion: Conclusion = Conc
 def test_a_completed_run_starts_files_with_a_matching_trigger(
     trigger: dict[str, Any], row: RunSummary, expected: bool
 ) -> None:
-    """By name or path, conclusion, and branch."""
+    """It matches by name or path, conclusion, and branch."""
     wanted = WorkflowRunTrigger(**{"workflows": ("build",), **trigger})
     assert workflow_run.is_triggered(wanted, "workflows/deploy.yml", row) is expected
 
 
 def test_a_file_never_starts_after_itself() -> None:
-    """Even if its name becomes the one in its trigger."""
+    """This holds even if its name becomes the one in its trigger."""
     assert not workflow_run.is_triggered(WorkflowRunTrigger(workflows=("build",)), "workflows/build.yml", completed())
 
 
@@ -75,7 +75,7 @@ def test_the_depth_of_a_chain_is_read_only_from_runs_of_a_chain() -> None:
 
 
 def test_keys_fit_into_the_index_and_differ() -> None:
-    """By run and by file, however long the path is."""
+    """They differ by run and by file, however long the path is."""
     paths = ["workflows/a.yml", "w/" + "x" * 900 + "1.yml", "w/" + "x" * 900 + "2.yml"]
     keys = {workflow_run.trigger_key(RUN, path) for path in paths}
     assert len(keys) == 3

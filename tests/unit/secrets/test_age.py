@@ -36,7 +36,7 @@ def identity() -> pyrage.x25519.Identity:
 
 @pytest.fixture
 def key_file(tmp_path: Path, identity: pyrage.x25519.Identity) -> Path:
-    """The identity file, as age-keygen writes it."""
+    """Returns the identity file as age-keygen writes it."""
     path = tmp_path / "ops.agekey"
     path.touch(mode=0o600)
     path.write_text(f"# created: 2026-11-24T12:00:00Z\n# public key: {identity.to_public()}\n{identity}\n")
@@ -208,7 +208,7 @@ def _gone(key_file: Path) -> Path:
 async def test_an_unusable_identity_file_is_refused_by_check_and_by_each_read(
     identity: pyrage.x25519.Identity, key_file: Path, spoil: object, said: str
 ) -> None:
-    """Because of its path, its mode or its content. The error names the configuration key and quotes no line."""
+    """Its path, its mode or its content is wrong. The error names the configuration key and quotes no line."""
     assert callable(spoil)
     content = sealed(TABLE, identity)
     spoiled = spoil(key_file)

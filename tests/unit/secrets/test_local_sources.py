@@ -15,7 +15,7 @@ from waterflowd.secrets.values import BYTES_MAX as VALUE_BYTES_MAX
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A secrets file."""
+    """Returns a secrets file."""
     path = tmp_path / "secrets.toml"
     path.write_text('deploy-key = "of the file"\nonly_file = "file"\n')
     path.chmod(0o600)
@@ -23,7 +23,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def with_credentials(tmp_path: Path, file: Path | None = None, **variables: str) -> LocalSources:
-    """All sources; `deploy-key` and `only-credential` are systemd credentials."""
+    """Returns all sources; `deploy-key` and `only-credential` are systemd credentials."""
     directory = tmp_path / "credentials"
     directory.mkdir()
     (directory / "secret.deploy-key").write_text("of systemd\n")
@@ -58,7 +58,7 @@ def test_credentials_without_the_prefix_are_not_secrets(tmp_path: Path) -> None:
 
 
 def test_a_changed_file_is_read_again(file: Path) -> None:
-    """A new value counts from the next task on."""
+    """The new value is used from the next task on."""
     secrets = LocalSources("", file, {})
     assert secrets.get("only-file") == "file"
     file.write_text('only-file = "a newer one"\n')

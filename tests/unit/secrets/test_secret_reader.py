@@ -126,7 +126,7 @@ async def test_a_retried_read_gives_up_after_the_time_limit() -> None:
 
 @pytest.mark.parametrize("error", [Rejected("WF626", "refused"), Stalled("WF508", "no plain file")])
 async def test_a_permanent_failure_is_not_retried(reader: CountingReader, error: WaterflowError) -> None:
-    """One read, one failure with the same code."""
+    """The source is read once, and the failure has the same code."""
     source = Source(error)
     found = await reader.final(source)
     assert isinstance(found, Rejected)

@@ -101,7 +101,7 @@ async def test_the_first_source_with_the_name_wins_and_later_ones_are_not_asked(
 
 
 async def test_the_files_are_available_only_to_runs_of_their_repository() -> None:
-    """Not to runs without a repository or of another one."""
+    """Runs without a repository or of another repository do not get them."""
     files = Files(values={"of_file": "f"})
     sources = made(files, Server({}))
     assert sources.get("of_file", NOWHERE) is None
@@ -154,7 +154,7 @@ async def test_all_reads_start_at_once_and_missing_secrets_are_reported_first() 
 
 
 def test_a_check_reads_every_file(tmp_path: Path) -> None:
-    """The daemon's file here; identity files have their own tests."""
+    """The test covers the daemon's file; identity files have their own tests."""
 
     async def read_files(repository: str, revision: str, paths: Sequence[str]) -> dict[str, bytes]:
         return {}

@@ -11,14 +11,14 @@ from waterflowd.secrets import vault_key
 
 
 def private(path: Path, content: str) -> Path:
-    """A file that only the owner can read."""
+    """Returns a file that only the owner can read."""
     path.touch(mode=0o600)
     path.write_text(content)
     return path
 
 
 def test_the_order_is_variable_credential_file(tmp_path: Path) -> None:
-    """For the token and for the secret id, which do not replace each other."""
+    """This holds for the token and for the secret id, which do not replace each other."""
     private(tmp_path / "vault-token", "of-the-credential\n")
     file = str(private(tmp_path / "file", "of-the-file\n"))
     directory = {"CREDENTIALS_DIRECTORY": str(tmp_path)}

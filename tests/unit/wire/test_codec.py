@@ -87,7 +87,7 @@ def test_a_part_beyond_the_limit_is_refused_unread() -> None:
 
 
 def test_what_a_peer_wrote_is_made_printable_in_the_error() -> None:
-    """The name of an unknown kind reaches a log without control characters, and shortened."""
+    """The name of an unknown kind reaches a log without control characters, and truncated."""
     evil = codec.encode_frame("s", 0, 1, [msgspec.Raw(msgspec.msgpack.encode(["\x1b]0;x\x07\n" + "é" * 900, 1]))], [])
 
     with pytest.raises(RemoteProtocolError) as caught:

@@ -185,7 +185,7 @@ def test_a_frame_that_would_leave_a_gap_is_refused() -> None:
 
 
 def test_a_frame_of_another_session_changes_nothing() -> None:
-    """Its messages, its acknowledgement, and the frame as a sign of life are ignored."""
+    """Its messages and its acknowledgement are ignored, and the frame does not count as a sign of life."""
     theirs = daemon()
     theirs.queue(messages.Cancel(key=KEY, force=False, reason="x"))
     theirs.frames(0)
@@ -305,7 +305,7 @@ def test_a_peer_that_says_nothing_is_silent_after_the_agreed_time() -> None:
 
 
 def test_a_pause_of_this_side_is_not_the_peers_silence() -> None:
-    """After a suspension of this side the peer gets the whole time again."""
+    """After a suspension of this side the peer gets the full time again."""
     theirs = daemon()
     theirs.forgive(100_000)
 

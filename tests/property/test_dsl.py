@@ -182,7 +182,7 @@ def test_any_structure_is_answered(value: object) -> None:
 @_SETTINGS
 @given(st.data())
 def test_a_damaged_workflow_is_answered(data: st.DataObject) -> None:
-    """A valid file with a fragment removed or inserted still compiles, or has errors with locations inside of it."""
+    """A valid file with a fragment removed or inserted still compiles, or has errors with locations inside it."""
     start = data.draw(st.integers(0, len(BASE)))
     end = data.draw(st.integers(start, min(len(BASE), start + 20)))
     inserted = data.draw(_words | st.sampled_from(["\n", ":", "- ", "  ", "'", "[", "*job", "\t"]))

@@ -52,7 +52,7 @@ class Import:
     line: int
 
     def is_in(self, *packages: str) -> bool:
-        """Returns whether the name is one of the packages, or inside of one."""
+        """Returns whether the name is one of the packages, or inside one."""
         return is_in(self.name, *packages)
 
     @property
@@ -62,7 +62,7 @@ class Import:
 
 
 def is_in(name: str, *packages: str) -> bool:
-    """Returns whether a dotted name is one of the packages, or inside of one."""
+    """Returns whether a dotted name is one of the packages, or inside one."""
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 
@@ -120,7 +120,7 @@ def _source(file: Path, root: Path) -> Source:
 
 
 def imports(source: Source) -> list[Import]:
-    """Returns all imports, including those inside of functions and for type checkers."""
+    """Returns all imports, including those inside functions and for type checkers."""
     found: list[Import] = []
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):

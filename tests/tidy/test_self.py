@@ -10,7 +10,7 @@ import pytest
 
 from tests.tidy import sources
 
-#: Folders on a developer's machine. A path inside of another one (`<data-dir>/work/...`) does not count.
+#: Folders on a developer's machine. A path inside another one (`<data-dir>/work/...`) does not count.
 _PRIVATE_PATH = re.compile(r"(?<![\w>}*.~-])/(?:work|root|home/\w+|Users/\w+)/")
 #: Package indexes are configured on each machine. The text is split, so that this file does not match itself.
 _REGISTRIES = re.compile(

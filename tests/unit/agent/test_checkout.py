@@ -323,7 +323,7 @@ async def test_not_now_is_asked_again_until_it_is_enough(
 async def test_an_answer_that_promises_too_much_or_nothing_is_refused(
     disk: TreeStore, workspaces: WorkingDirectories, monkeypatch: pytest.MonkeyPatch, piece: FileChunk
 ) -> None:
-    """A checkout can neither fill the memory nor run for ever."""
+    """A checkout can neither fill the memory nor run forever."""
     daemon = Daemon()
     monkeypatch.setattr(daemon, "answer", lambda wanted: FileResponse(KEY, wanted.number, [piece]))
     checkouts = CheckoutService(disk, daemon.requests, workspaces)

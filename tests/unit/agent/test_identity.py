@@ -82,7 +82,7 @@ def test_damaged_key_is_told(tmp_path: Path) -> None:
 
 
 def test_token_is_one_line_that_comes_back() -> None:
-    """Surrounding white space is ignored."""
+    """Surrounding whitespace is ignored."""
     text = TOKEN.encode()
 
     assert text.startswith("wfj1.")

@@ -193,7 +193,7 @@ def test_output_without_an_answer_goes_out_again(tmp_path: Path) -> None:
 
 
 def test_spool_that_was_removed_is_told(tmp_path: Path) -> None:
-    """The agent must not keep the attempt for ever because of deleted bytes."""
+    """The agent must not keep the attempt forever because of deleted bytes."""
     pump = OutputSender()
     pump.open(key(), str(tmp_path / "nothing"))
     pump.finish(key(), [], 10)

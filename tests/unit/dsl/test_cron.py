@@ -170,7 +170,7 @@ def test_what_is_no_zone_is_refused_with_a_suggestion(zone: str, sentence: str) 
 
 
 def test_the_newest_instants_of_a_long_time_are_found_without_counting_all() -> None:
-    """The case is a schedule for every minute and a daemon that was stopped for thirty years."""
+    """The case is a schedule forevery minute and a daemon that was stopped for thirty years."""
     until = millis("2026-11-24T12:00:30")
     found, has_more = cron.newest_instants("* * * * *", BERLIN, 0, until, 3)
     assert (in_utc(found), has_more) == (["11-24 11:58", "11-24 11:59", "11-24 12:00"], True)

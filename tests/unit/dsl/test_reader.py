@@ -1,4 +1,4 @@
-"""Reading files: the core schema of YAML 1.2, and a limit or an error for every hostile file."""
+"""Reading files: the core schema of YAML 1.2, and a limit or an error forevery hostile file."""
 
 from __future__ import annotations
 

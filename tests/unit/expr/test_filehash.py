@@ -84,5 +84,5 @@ def test_a_pattern_that_cannot_be_meant_is_a_problem(text: str, code: str) -> No
 
 
 def test_no_pattern_takes_long() -> None:
-    """Many wildcards over a path that nearly matches would take a backtracking matcher for ever."""
+    """Many wildcards over a path that nearly matches would take a backtracking matcher forever."""
     assert matching(patterns_of(["*a" * 200 + "*b", "**/a/" * 100 + "b"]), ["a" * 2000, "/".join("a" * 1000)]) == []

@@ -282,7 +282,7 @@ async def test_a_lost_attempt_that_may_run_again_runs_elsewhere_and_its_late_res
 
 
 async def test_after_a_restart_a_server_that_never_comes_back_is_given_up() -> None:
-    """Recovery starts the timer again for every server that has an attempt."""
+    """Recovery starts the timer again forevery server that has an attempt."""
     async with HostHarness() as first:
         agent, summary, _ = await running(first)
     async with first.crashed() as host:

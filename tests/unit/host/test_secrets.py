@@ -248,7 +248,7 @@ async def test_what_waits_for_a_job_that_a_full_disk_has_undone_asks_for_nothing
         gone: Any = commands.ListServers(job=JobId("gone"), group="web")
         host.state.awaiting_secrets.append((run.id, gone))
         host.driver.secrets_read()
-        # If the driver had stopped, this would wait for ever.
+        # If the driver had stopped, this would wait forever.
         async with asyncio.timeout(PATIENCE_S):
             await host.driver.pass_through()
         assert host.is_alive

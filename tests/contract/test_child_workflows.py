@@ -1,4 +1,4 @@
-"""What every `ports.ChildWorkflows` must do: the daemon's, with a real repository and compiler, and the in-memory twin."""
+"""What every `ports.ChildWorkflows` must do: the daemon's with a real repository and compiler, and the in-memory twin."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_mistake_is_told_with_its_place(tmp_path: Path, text: str, said: str) ->
     ],
 )
 def test_mistake_in_the_environment_names_the_variable(tmp_path: Path, environment: dict[str, str]) -> None:
-    """If the mistake is in the file, the message names the file instead."""
+    """If the variable names a file that does not exist, the message may have the file's path instead."""
     with pytest.raises(Rejected) as caught:
         config.load(environment=environment)
 

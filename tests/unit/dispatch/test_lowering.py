@@ -73,7 +73,7 @@ def lowered(step: str, **values: str) -> messages.Task:
 
 
 def test_secrets_are_filled_in_and_listed() -> None:
-    """Also inside texts; the agent masks the values in `secrets`, and gets no others."""
+    """Secrets within longer texts are filled in too; the agent masks the values in `secrets` and gets no others."""
     step = "{run: work, env: {A: 'Bearer ${{ secrets.TOKEN }}', B: '${{ secrets.OTHER }}', C: plain}}"
 
     found = lowered(step, TOKEN="s3cret", OTHER="value", THIRD="third")

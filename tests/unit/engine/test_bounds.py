@@ -68,7 +68,7 @@ def test_a_number_of_more_than_64_bits_is_rounded_before_it_is_stored() -> None:
 
 
 def test_names_are_cut() -> None:
-    """A rendered name of almost 1 MiB would be of no use."""
+    """A rendered name of almost 1 MiB would be useless."""
     world = play(f'jobs: {{a: {{runs-on: web, name: "{MEGABYTE}", steps: [{{run: x, name: "{MEGABYTE}"}}]}}}}')
     assert len(world.run.jobs[0].name) == NAME_LENGTH_MAX
     assert len(world.run.jobs[0].steps[0].name) == NAME_LENGTH_MAX

@@ -164,7 +164,7 @@ async def test_after_a_crash_at_any_commit_one_run_is_started_and_waited_for() -
 
 
 async def test_a_run_that_ended_while_nobody_watched_is_found_in_the_log() -> None:
-    """As after a restore, the log contains the end of the child run, but not the parent's answer."""
+    """This can happen after a restore: the log contains the end of the child run, but not the parent's answer."""
     async with HostHarness() as host:
         run = await begun(host)
         other = await waits(host, run)

@@ -68,7 +68,7 @@ async def test_every_server_means_those_of_the_groups_that_the_repository_may_us
 
 
 async def test_every_server_chosen_by_an_expression_grants_nothing() -> None:
-    """Without `target: each` it would be any server."""
+    """Without `target: each` the expression would otherwise select any server."""
     async with guarded() as host:
         host.hello(agent_id("d"))
         row = await host.driver.start(of_ops(CHOSEN, where="all-servers"))

@@ -113,7 +113,7 @@ async def test_another_agent_cannot_add_to_an_output_log() -> None:
 
 @pytest.mark.parametrize("run", ["", "x" * 10_000, "\x00", "é" * 500, "../..", "01j00000000000000000000000"])
 async def test_output_for_an_invalid_run_id_is_dropped(run: str) -> None:
-    """For any text it costs the daemon nothing."""
+    """Such output costs the daemon nothing, whatever the id is."""
     async with HostHarness() as host:
         agent, key = await running(host)
         foreign = messages.TaskId(attempt_id(run, key.attempt.job, key.attempt.step, 1), 1)

@@ -135,6 +135,6 @@ def test_every_line_of_the_log_is_an_object_that_says_what_it_is_about(empty_wor
     assert (failed[0]["job"], failed[0]["conclusion"]) == ("a", "failure")
     assert [line for line in about if line.get("agent") == "web-1" and line.get("attempt") == 1]
     assert any(line.get("repository") == "ops" and "run" in line for line in lines)
-    assert any(line.get("repository") == "ops" and "moved to" in line["message"] for line in lines)
+    assert any(line.get("repository") == "ops" and "updated to" in line["message"] for line in lines)
     assert any("agent" in line and "connected" in line["message"] for line in lines)
     assert 1 <= sum("Invalid HTTP" in line["message"] for line in lines) < 300

@@ -107,7 +107,7 @@ def test_what_leads_out_of_the_repository_fails_the_step_with_its_path(empty_wor
     run = world.wait_for(_runs(world)[0]["id"])
     assert run["conclusion"] == "failure"
     reason = run["jobs"][0]["steps"][0]["reason"]["text"]
-    assert "out: a link to /etc/passwd, out of the repository; leave it out with the job's checkout" in reason
+    assert "out: links to /etc/passwd, outside of the repository; exclude it in the job's checkout" in reason
 
     patterns = text.replace("    steps", "    checkout: ['**', '!out']\n    steps").replace("cat", "test ! -e")
     world.push(clone, {"workflows/a.yml": patterns})

@@ -101,7 +101,7 @@ def test_g6_a_step_starts_one_run_and_ends_with_it_over_kills(empty_world: World
     assert shown["outputs"] == {"answer": "for main"}
     assert ended["jobs"][0]["steps"][0]["attempts"][0]["child_run"] == other["id"]
     assert f"run {other['id']}" in world.ctl("show", run).stdout
-    assert f"started by step all/other of run {run}" in world.ctl("show", other["id"]).stdout
+    assert f"child run of step all/other of run {run}" in world.ctl("show", other["id"]).stdout
 
 
 def test_a_cancel_takes_the_run_of_the_step_along_over_a_kill(empty_world: World, tmp_path: Path) -> None:

@@ -287,7 +287,7 @@ def test_nodes_of_a_server_come_change_break_and_go_without_a_restart(empty_worl
     assert broken["version"] == one["version"]
     assert "hello.py:1: ModuleNotFoundError" in broken["fault"]
     shown = world.ctl("agents").stdout
-    assert "web-2 has nodes of its own: local/hello" in shown
+    assert "own nodes of web-2: local/hello" in shown
     assert "web-2: the node local/hello is broken" in shown
     again = world.start(workflow)
     world.wait_for(again, PATIENCE_S)

@@ -232,7 +232,7 @@ def test_an_engine_that_is_away_may_come_back(tmp_path: Path, node: str, params:
         assert "Cannot connect to the Docker daemon" in away.text
         (tmp_path / "docker").write_text("")
         closed = run_node(node, params, directory=tmp_path, env={"PATH": str(tmp_path)})
-        assert (closed.exit_code, closed.text) == (1, "docker cannot be started: Permission denied")
+        assert (closed.exit_code, closed.text) == (1, "cannot start docker: Permission denied")
         (tmp_path / "docker").unlink()
         missing = run_node(node, params, directory=tmp_path, env={"PATH": str(tmp_path)})
         assert (missing.exit_code, missing.text) == (1, "program docker not found on this server")

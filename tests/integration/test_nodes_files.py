@@ -54,7 +54,7 @@ def test_what_cannot_be_written_says_why_and_leaves_nothing_behind(tmp_path: Pat
     assert "No such file" in bad("file/write", tmp_path, path="no/where", content="x").text
     (tmp_path / "target").write_text("kept")
     (tmp_path / "link").symlink_to("target")
-    assert "is a link" in bad("file/write", tmp_path, path="link", content="x").text
+    assert "is a symbolic link" in bad("file/write", tmp_path, path="link", content="x").text
     assert (tmp_path / "target").read_text() == "kept"
     assert good("file/write", tmp_path, path="link", content="new", follow=True).outputs["changed"]
     assert (tmp_path / "link").is_symlink()
@@ -74,10 +74,10 @@ def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path: Path, node: str)
     (tmp_path / "source").write_text("x")
     if node == "file/write":
         ended = bad(node, tmp_path, path=path, content="x")
-        assert ended.text == f"{tmp_path / path} is no file"
+        assert ended.text == f"{tmp_path / path} is not a regular file"
     else:
-        assert bad(node, tmp_path, source=path, path="a").text == f"{tmp_path / path} is no file"
-        assert bad(node, tmp_path, source="source", path=path).text == f"{tmp_path / path} is no file"
+        assert bad(node, tmp_path, source=path, path="a").text == f"{tmp_path / path} is not a regular file"
+        assert bad(node, tmp_path, source="source", path=path).text == f"{tmp_path / path} is not a regular file"
     assert ended.exit_code == 1 if node == "file/write" else True
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pipe", "source"]
 
@@ -130,12 +130,12 @@ def test_a_file_is_read_within_its_bound(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("grüß\n")
     read = good("file/read", tmp_path, path="a").outputs
     assert (read["content"], read["bytes"]) == ("grüß\n", 7)
-    assert "more than 3 bytes" in bad("file/read", tmp_path, path="a", max_bytes=3).text
+    assert "larger than 3 bytes" in bad("file/read", tmp_path, path="a", max_bytes=3).text
     (tmp_path / "b").write_bytes(b"\xff\xfe")
     assert "UTF-8" in bad("file/read", tmp_path, path="b").text
     assert "does not exist" in bad("file/read", tmp_path, path="c").text
     os.mkfifo(tmp_path / "pipe")
-    assert "no file" in bad("file/read", tmp_path, path="pipe").text
+    assert "not a regular file" in bad("file/read", tmp_path, path="pipe").text
 
 
 def test_a_file_is_deleted_and_a_directory_only_when_asked(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_file_is_deleted_and_a_directory_only_when_asked(tmp_path: Path) -> No
     assert "recursive" in bad("file/delete", tmp_path, path="folder").text
     assert good("file/delete", tmp_path, path="folder", recursive=True).outputs == {"changed": True}
     for path in ("/", str(tmp_path)):
-        assert "is not deleted" in bad("file/delete", tmp_path, path=path, recursive=True).text
+        assert "refusing to delete" in bad("file/delete", tmp_path, path=path, recursive=True).text
 
 
 def test_no_spelling_of_a_path_deletes_what_is_never_deleted(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_no_spelling_of_a_path_deletes_what_is_never_deleted(tmp_path: Path) -> 
     (tmp_path / "link").symlink_to(work)
     for path in ("folder/..", "..", "../../home", f"{tmp_path}/link/folder/.."):
         ended = bad("file/delete", work, path=path, recursive=True)
-        assert "is not deleted" in ended.text, path
+        assert "refusing to delete" in ended.text, path
         assert (work / "folder").is_dir()
     # Siblings, and the link itself, can be deleted like any other file.
     (tmp_path / "home" / "beside").mkdir()

@@ -221,7 +221,7 @@ async def _cancelled(bench: Bench, node: Lasting) -> None:
     bench.daemon.cancel(task.key)
     finished = await _judged(bench, node, task)
     assert (finished.outcome, finished.reason_code) == (Outcome.CANCELLED, "cancel-requested")
-    assert finished.reason_text == "cancelled: a test said so"
+    assert finished.reason_text == "cancelled: cancelled by a test"
 
 
 async def _too_slow(bench: Bench, node: Lasting) -> None:

@@ -107,17 +107,17 @@ def test_what_never_gets_better_is_exit_code_1(tmp_path: Path, logs: Path) -> No
         ("a", "none/..", {}, "is not the name of a file"),
         ("a", "b", {"checksum": "sha256:" + "0" * 64}, "checksum mismatch"),
         ("a", "b", {"checksum": "md5:1"}, "expected sha256:"),
-        ("logs", "b", {"checksum": "sha256:" + "0" * 64}, "goes with one file"),
-        ("a", "s3://bucket/x", {"mode": "0600"}, "have none"),
+        ("logs", "b", {"checksum": "sha256:" + "0" * 64}, "requires a single file"),
+        ("a", "s3://bucket/x", {"mode": "0600"}, "are not supported by"),
         ("a", "ftp://host/x", {}, 'unknown scheme "ftp://"; expected a local path, s3://'),
         ("a", "s3:///x", {}, "expected s3://bucket/key"),
-        ("a", "sftp://u:hunter2@h/x", {}, "password does not belong into the address"),
+        ("a", "sftp://u:hunter2@h/x", {}, "do not put a password into the address"),
         ("a", "sftp://host", {}, "expected sftp://[user@]host[:port]/path"),
-        ("a", "sftp://host/x", {"owner": "root"}, "as numbers"),
-        ("a", "repo:x", {}, "repo: is a source"),
+        ("a", "sftp://host/x", {"owner": "root"}, "numeric user and group"),
+        ("a", "repo:x", {}, "repo: is only allowed in source"),
         ("a", "b", {"mode": "rw"}, "mode: expected"),
         ("a", "b", {"owner": "nobody-here"}, "owner:"),
-        ("/dev/null", "b", {}, "neither a file nor a folder"),
+        ("/dev/null", "b", {}, "neither a regular file nor a folder"),
         ("a", "a/b", {}, "cannot write"),
         ("a", "b", {"timeout": "soon"}, "timeout: expected a duration"),
     )
@@ -214,7 +214,7 @@ def test_a_name_that_others_cannot_have_is_shown_and_refused(tmp_path: Path, nam
     Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name)).write_text("x")
     ended = transfer(tmp_path, "in", "out")
     assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), ended
-    assert "no name that other places can have; nothing was written" in ended.text
+    assert "which is not a valid name; nothing was written" in ended.text
     assert not (tmp_path / "out").exists()
 
 

@@ -158,16 +158,16 @@ def test_errors_have_a_sentence_and_no_secret(bucket: Bucket, tmp_path: Path) ->
     """Each of these errors is permanent."""
     (tmp_path / "a").write_bytes(SMALL)
     for source, destination, more, text in (
-        ("s3://bucket/none", "b", {}, "s3://bucket/none: there is no such object; a slash at its end"),
+        ("s3://bucket/none", "b", {}, "s3://bucket/none: no such object; append a slash"),
         ("s3://none-such/x", "b", {}, "s3://none-such/x"),
         ("s3://none-such/", "b", {}, "no such bucket"),
         ("a", "s3://none-such/x", {}, "s3://none-such/x: no such bucket"),
-        ("a", "s3://bucket/a//b", {}, "is no key"),
-        ("a", "s3://bucket/../b", {}, "is no key"),
-        ("a", "s3://bucket/x\ny", {}, "is no key"),
-        ("a", "s3://bucket/x", {"secret-key": None}, "go together"),
-        ("a", "s3://bucket/x", {"endpoint": "127.0.0.1:9"}, "begins with https://"),
-        ("a", "s3://bucket/x", {"access-key": None, "secret-key": None}, "there are no keys; next: give access-key"),
+        ("a", "s3://bucket/a//b", {}, "invalid key"),
+        ("a", "s3://bucket/../b", {}, "invalid key"),
+        ("a", "s3://bucket/x\ny", {}, "invalid key"),
+        ("a", "s3://bucket/x", {"secret-key": None}, "must be set together"),
+        ("a", "s3://bucket/x", {"endpoint": "127.0.0.1:9"}, "starts with https://"),
+        ("a", "s3://bucket/x", {"access-key": None, "secret-key": None}, "no credentials; next: set access-key"),
     ):
         ended = send(tmp_path, bucket, source, destination, **more)
         assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), (source, destination, ended)
@@ -228,8 +228,8 @@ def refusing(status: int, code: str) -> Callable[[Request], None]:
 @pytest.mark.parametrize(
     ("status", "code", "exit_code", "text"),
     [
-        (403, "AccessDenied", 1, "access was refused (AccessDenied); next: look at access-key"),
-        (403, "SignatureDoesNotMatch", 1, "access was refused (SignatureDoesNotMatch)"),
+        (403, "AccessDenied", 1, "access denied (AccessDenied); next: check access-key"),
+        (403, "SignatureDoesNotMatch", 1, "access denied (SignatureDoesNotMatch)"),
         (400, "InvalidRequest", 1, "status 400 (InvalidRequest)"),
         (503, "SlowDown", 75, "status 503 (SlowDown)"),
         (500, "InternalError", 75, "status 500 (InternalError)"),

@@ -171,15 +171,15 @@ def test_what_never_gets_better_is_exit_code_1(sshd: Sshd, near: Path, far: Path
     (near / "known").write_bytes(b"\xff hunter2")
     for source, destination, more, text in (
         ("a", there, {"private-key": None}, "sftp needs private-key or password"),
-        ("a", there, {"private-key": str(stranger)}, "does not let this user in"),
-        ("a", there, {"private-key": None, "password": "hunter2"}, "does not let this user in"),
+        ("a", there, {"private-key": str(stranger)}, "authentication failed"),
+        ("a", there, {"private-key": None, "password": "hunter2"}, "authentication failed"),
         ("a", there, {"private-key": "-----BEGIN hunter2"}, "private-key: invalid key"),
-        ("a", there, {"private-key": "/none"}, "neither a key nor a file that can be read: No such file"),
-        ("a", there, {"host-key": "x"}, "exclude each other"),
+        ("a", there, {"private-key": "/none"}, "neither a key nor a readable file: No such file"),
+        ("a", there, {"host-key": "x"}, "mutually exclusive"),
         ("a", there, {"host-key": "x", "known-hosts": None}, "host-key: expected SHA256:"),
         ("a", there, {"known-hosts": "/none"}, "known-hosts: /none: No such file"),
         ("a", there, {"known-hosts": "known"}, "known-hosts: "),
-        (address(sshd, far / "none"), "b", {}, f"cannot look at {far}/none at sftp://{sshd.user}@127.0.0.1"),
+        (address(sshd, far / "none"), "b", {}, f"cannot stat {far}/none at sftp://{sshd.user}@127.0.0.1"),
         (address(sshd, far / "*.none"), "b", {}, "no such file"),
         ("a", there, {"checksum": "sha256:" + "0" * 64}, "checksum mismatch"),
     ):

@@ -196,7 +196,7 @@ def _shown(url: str) -> str:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
-        return "the URL"
+        return "(hidden)"
     return str(parsed.copy_with(userinfo=b"", query=None, fragment=None))
 
 

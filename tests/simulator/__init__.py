@@ -1,19 +1,19 @@
 """The simulator: driver, agents with journals, links, timers and clocks in one deterministic world made from one seed.
 
-What runs is the real code: host, engine, fleet and sessions of the daemon; executor, handlers, ledger, link, wire session and
-runner client of the agent. What is simulated is the outside: time, network, disks, the step runner with its processes, people,
-and all that goes wrong. No thread, socket, file or clock is used, so a seed is the whole of a world: the same seed gives the
-same trace, on every machine.
+The real code runs: host, engine, fleet and sessions of the daemon; executor, handlers, ledger, link, wire session and
+runner client of the agent. The outside is simulated: time, network, disks, the step runner with its processes, people,
+and all faults. No thread, socket, file or clock is used, so the seed determines the whole world: the same seed gives
+the same trace on every machine.
 
-    loop       time and processes            network, storage, runner   the outside
-    server, daemon, clients                  the inside, composed
-    chance, nemesis                          what goes wrong, and when
-    repository, triggered, calendar          what people push, and what of it starts by itself
-    deliveries                               those who send requests to webhooks, and what they are promised
-    backups                                  a daemon that travels back in time
-    truth, checks, oracle                    what really happened, and what was promised
-    movements, instants, followers           the same of pushes, schedules, and starts after other workflows
-    world, campaign                          both phases of one world; many of them; `__main__` is the command
+    loop                                     time and processes
+    outside/                                 daemon, network, servers, step runner, storage, repository, secret sources
+    chance, faults                           which faults occur, and when
+    people                                   who start, cancel, re-run and approve
+    plans, language, child_runs              the workflows
+    triggered, calendar                      workflows that start by schedule, webhook or after another workflow
+    backups                                  a daemon whose log is restored from a backup
+    truth, checks                            what really happened, and whether the promises were kept
+    world, campaign                          both phases of one world; many worlds; `__main__` is the command
 """
 
 from tests.simulator.world import Report, World, simulate

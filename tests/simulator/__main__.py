@@ -1,4 +1,4 @@
-"""`python -m tests.simulator`: lets worlds live, and tells what they came to. Ends with 1 for a broken promise."""
+"""`python -m tests.simulator`: runs worlds and prints the results. Exits with 1 if a promise was broken."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from tests.simulator import campaign
 from tests.simulator.world import Report, simulate
 
-#: Broken promises that are shown in full; the others are counted.
+#: How many broken promises are shown in full; the others are only counted.
 EXPLAINED_MAX = 5
 
 

@@ -1,9 +1,9 @@
-"""A backup that is restored: the daemon travels back in time, and the agents do not.
+"""A restored backup: the daemon's log goes back in time, and the agents do not.
 
-Rules of this file: the log is cut to where it was when the backup was taken, the output logs as well, and the product's own
-code closes what the backup holds open (operations.py). Time, agents, people and the repository go on as they are.
-What people were told after the backup is not true any more, and what was said of it is forgotten here; what has really run
-is not.
+Rules of this file: the log and the output logs are cut to what they were when the backup was taken, and the product's
+own code closes the work that the backup holds open (operations.py). Time, agents, people and the repository stay as
+they are. What people were told after the backup is no longer true, and is forgotten here; what has really run is not
+forgotten.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Backups:
         self._world = world
         self._commits = 0
         self._outputs: dict[Any, list[Any]] = {}
-        #: The next daemon starts on the backup.
+        #: The next daemon starts with the backup.
         self.is_due = False
-        #: Leases of before are under epochs below this one; 0 until a backup was restored.
+        #: Earlier leases have epochs below this one; 0 until a backup was restored.
         self.epoch = 0
         self.restored_at = -1
 
     def begin(self) -> None:
-        """At moments that chance gives: after the healing nothing is restored any more."""
+        """Takes and restores a backup at random moments, but does not restore any more after the healing."""
         dice = self._world.chance.more
         taken_s = dice.uniform(0.5, 12.0)
         self._world.loop.outside(taken_s, self._take)
@@ -54,7 +54,7 @@ class Backups:
             world.kill_daemon(world.daemon.process, "for a restore")
 
     def restore(self) -> MemoryLog:
-        """The log of the backup, as `waterflowd restore` leaves it."""
+        """Returns the log of the backup, as `waterflowd restore` leaves it."""
         world = self._world
         self.is_due = False
         memory = world.memory.reopened(self._commits)

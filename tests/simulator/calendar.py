@@ -1,9 +1,9 @@
-"""The calendar of schedules in a world: what a cron expression is outside, in seconds instead of minutes.
+"""The calendar of a world's schedules: stands in for cron expressions, with seconds instead of minutes.
 
-Rules of this file: a world lives for half a minute, so its calendar is finer, and what the product measures in minutes is
-scaled with it (`BOUNDS`, `WAKE_S_MAX`); the real expressions have tests of their own. An expression is `every N`, in
-milliseconds. Instants come in the first half minute of each hour alone: so a wall clock that jumps by an hour finds the
-same ones again, an hour older or newer, and a world has an end.
+Rules of this file: a world lasts half a minute, so its calendar is finer, and what the product measures in minutes is
+scaled accordingly (`BOUNDS`, `WAKE_S_MAX`); the real expressions have their own tests. An expression is `every N`, in
+milliseconds. Instants occur only in the first half minute of each hour. A wall clock that jumps by an hour therefore
+finds the same instants again, an hour older or newer, and a world has an end.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
 
-#: The log's clock at the beginning of the world.
+#: The log's clock when the world starts.
 BEGAN_AT = 1_700_000_000_000
 HOUR_MS = 3_600_000
-#: The part of each hour that has instants; a world is healed before it is over.
+#: The part of each hour that has instants; a world is healed before it ends.
 SEASON_MS = 30_000
-#: Names of `reconcile.schedules`, and what stands there while a world runs.
+#: Names in `reconcile.schedules`, and their values while a world runs.
 BOUNDS = {"LATE_MS": 1_500, "CATCH_UP_MAX": 5, "QUEUE_MAX": 3, "CLOCK_BACK_MAX_MS": 20_000}
 WAKE_S_MAX = 3.0
-#: The same of `reconcile.hooks`: how long a signature with a time is good.
+#: The same for `reconcile.hooks`: how long a signature with a timestamp is valid.
 HOOK_WINDOW_S = 5
 
 
 def instants(expression: str, after: int) -> Iterator[int]:
-    """The instants after `after`, ascending, without end."""
+    """Yields the instants after `after` in ascending order, without end."""
     every_ms = int(expression.removeprefix("every "))
     hour = (after - BEGAN_AT) // HOUR_MS
     while True:
@@ -37,7 +37,7 @@ def instants(expression: str, after: int) -> Iterator[int]:
 
 
 def between(expression: str, after: int, until: int) -> list[int]:
-    """The instants after `after` up to `until`."""
+    """Returns the instants after `after`, up to and including `until`."""
     found = []
     for at in instants(expression, after):
         if at > until:
@@ -47,18 +47,18 @@ def between(expression: str, after: int, until: int) -> list[int]:
 
 
 def newest_instants(expression: str, zone: str, after: int, until: int, limit: int) -> tuple[list[int], bool]:
-    """As `dsl.cron`'s."""
+    """Replaces the function of the same name in `dsl.cron`."""
     del zone
     found = between(expression, after, until)
     return found[-limit:], len(found) > limit
 
 
 def upcoming(expression: str, zone: str, after: int, count: int) -> list[int]:
-    """As `dsl.cron`'s."""
+    """Replaces the function of the same name in `dsl.cron`."""
     del zone
     return list(islice(instants(expression, after), count))
 
 
 def read(text: str) -> int:
-    """The instant of a text such as `2023-11-14T22:13:20Z`."""
+    """Returns the instant that a text such as `2023-11-14T22:13:20Z` denotes."""
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 1000

@@ -1,4 +1,4 @@
-"""A campaign: many worlds one after the other, and what they came to in all."""
+"""A campaign: many worlds one after the other, and their totals."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from tests.simulator.patches import processor_s
 from tests.simulator.world import Report, simulate
 
-#: Lines of a failed world's trace that are shown; the whole of it comes by repeating the seed alone.
+#: How many trace lines of a failed world are shown; repeating its seed alone shows the whole trace.
 SHOWN_LINES_MAX = 60
 
 
 class Totals:
-    """Sums over worlds."""
+    """Sums over all worlds of a campaign."""
 
     def __init__(self) -> None:
         self.seeds = 0
@@ -28,7 +28,7 @@ class Totals:
         self.failed: list[Report] = []
 
     def add(self, report: Report) -> None:
-        """Counts one world."""
+        """Adds the report of one world."""
         self.seeds += 1
         self.simulated_ms += report.ended_at
         self.frames += report.frames
@@ -40,7 +40,7 @@ class Totals:
             self.failed.append(report)
 
     def lines(self) -> Iterator[str]:
-        """The totals for a person."""
+        """Yields the totals for people."""
         seconds = max(self.processor_s, 1e-9)
         yield (
             f"{self.seeds} seeds in {seconds:.1f} s ({self.seeds / seconds:.0f} a second), "
@@ -52,7 +52,7 @@ class Totals:
 
 
 def run(seeds: Iterable[int], on_failure: Callable[[Report], None] = lambda report: None) -> Totals:
-    """Lets the worlds of these seeds live."""
+    """Runs the worlds of these seeds."""
     totals = Totals()
     began = processor_s()
     for seed in seeds:
@@ -65,7 +65,7 @@ def run(seeds: Iterable[int], on_failure: Callable[[Report], None] = lambda repo
 
 
 def explained(report: Report) -> str:
-    """A broken promise, how it came to it, and how to see it again."""
+    """Returns the broken promise, the trace that led to it, and how to reproduce it."""
     left_out = max(0, len(report.trace) - SHOWN_LINES_MAX)
     lines = [f"seed {report.seed}: {report.violation}"]
     lines += [f"    ... {left_out} lines before"] if left_out else []
@@ -75,7 +75,7 @@ def explained(report: Report) -> str:
 
 
 def kept_seeds(path: Path) -> dict[int, str]:
-    """The seeds that once found something, and what: one a line, `SEED  sentence`; `#` begins a remark."""
+    """Reads the seeds that once found a bug, and which bug: one per line, `SEED  sentence`; `#` starts a comment."""
     kept: dict[int, str] = {}
     for line in path.read_text().splitlines():
         if line.strip() and not line.startswith("#"):

@@ -1,7 +1,7 @@
 """Chance: which faults a world has, and how often. All of it follows from the seed.
 
-Rules of this file: a world has a few kinds of faults, not all of them at once, so that one does not hide what another would
-show; which ones, the seed decides. Every fault that happens is counted under its name.
+Rules of this file: a world has a few kinds of faults, not all of them at once, so that one fault does not hide what
+another would reveal; the seed decides which. Every fault that happens is counted under its name.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-#: Faults that come at moments of their own, as (name, mean seconds between two).
+#: Faults at random moments, as (name, mean seconds between two).
 MOMENTS: dict[str, float] = {
     "daemon killed": 8.0,
     "daemon frozen": 12.0,
@@ -26,7 +26,7 @@ MOMENTS: dict[str, float] = {
     "stale report": 4.0,
     "wall clock jumped": 6.0,
 }
-#: Faults that something meets with this probability, such as a frame or a commit.
+#: Faults that hit an operation, such as a frame or a commit, with this probability.
 CHANCES: dict[str, float] = {
     "commit: killed before": 0.03,
     "commit: killed after": 0.04,
@@ -44,13 +44,13 @@ CHANCES: dict[str, float] = {
     "step slow": 0.10,
 }
 NAMES = (*MOMENTS, *CHANCES)
-#: Whether a world has what only some have, and the faults that this brings with it; the same two kinds.
+#: Probabilities of optional features of a world, and the faults that these add, in the same two categories.
 HAS_REPOSITORY = 0.35
 HAS_REVOCATION = 0.10
 HAS_BACKUP = 0.12
 HAS_LANGUAGE = 0.5
 HAS_SECRETS = 0.25
-#: Chosen so that the seeds which once found something (tests/sim/seeds.txt) have none of it, and stay what they were.
+#: Chosen so that the worlds of seeds that once found a bug (tests/sim/seeds.txt) have none of these and stay unchanged.
 SALT = 459
 LANGUAGE_SALT = 15767
 SECRETS_SALT = 197
@@ -61,7 +61,7 @@ REPOSITORY_MOMENTS = {"repository away": 7.0}
 REPOSITORY_CHANCES = {"hint lost": 0.3, "repository slow": 0.15, "object unreadable": 0.05}
 HAS_TRIGGERS = 0.1
 TRIGGERS_SALT = 6
-#: What is hard on what starts by itself: such a world has some of these on top.
+#: Faults that are hard on triggers: such a world has some of them in addition.
 TRIGGERS_FAULTS = (
     "wall clock jumped",
     "daemon killed",
@@ -71,7 +71,7 @@ TRIGGERS_FAULTS = (
     "commit: killed after",
     "commit slow",
 )
-#: Whatever starts late meets files that have changed meanwhile.
+#: A slow compiler meets files that have changed in the meantime.
 TRIGGERS_CHANCES = {"compiler slow": 0.4}
 REVOCATION_MOMENTS = {"agent revoked": 12.0}
 MOMENTS |= REPOSITORY_MOMENTS | REVOCATION_MOMENTS
@@ -83,17 +83,17 @@ class Chance:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        #: What the world is like: plans, servers, times of starts.
+        #: Decides what the world is like: plans, servers, start times.
         self.shape = random.Random(f"{seed}/shape")
-        #: What goes wrong, and how long things take.
+        #: Decides what goes wrong, and how long things take.
         self.dice = random.Random(f"{seed}/dice")
         kinds = self.shape.choice((0, 1, 2, 3, 5, 8, len(NAMES)))
         self.active = frozenset(self.shape.sample(NAMES, kinds))
-        #: Long steps, and cuts that are longer.
+        #: Whether the world has long steps, and cuts that are longer.
         self.is_long = self.shape.random() < 0.12
         if self.is_long:
             self.active |= {"link cut for long"}
-        #: What only some worlds have, and its faults, from dice of its own.
+        #: Decides which optional features the world has, and their faults.
         self.more = random.Random(f"{seed}/more/{SALT}")
         self.has_repository = self.more.random() < HAS_REPOSITORY
         self.has_revocation = self.more.random() < HAS_REVOCATION
@@ -101,18 +101,18 @@ class Chance:
         if self.has_repository:
             names = (*REPOSITORY_MOMENTS, *REPOSITORY_CHANCES)
             self.active |= set(self.more.sample(names, self.more.choice((0, 1, 2, len(names)))))
-        #: Workflows with everything that the language has, from dice of their own.
+        #: Decides whether workflows use all features of the language, and how; separate dice.
         self.language = random.Random(f"{seed}/language/{LANGUAGE_SALT}")
         self.has_language = self.language.random() < HAS_LANGUAGE
-        #: Sources of secrets that take time, from dice of their own.
+        #: Decides whether secret sources take time, and how long; separate dice.
         self.secrets = random.Random(f"{seed}/secrets/{SECRETS_SALT}")
         self.has_secrets = self.secrets.random() < HAS_SECRETS
-        #: Steps that start runs, from dice of their own.
+        #: Decides whether steps start child runs, and which; separate dice.
         self.child_runs = random.Random(f"{seed}/subruns/{CHILD_RUNS_SALT}")
         self.has_child_runs = self.child_runs.random() < HAS_CHILD_RUNS
         if self.has_child_runs:
             self.active |= set(self.child_runs.sample(list(CHILD_RUNS_CHANCES), self.child_runs.choice((0, 1, 2))))
-        #: Schedules, webhooks, and what starts after other workflows, from dice of their own.
+        #: Decides about schedules, webhooks and workflow_run triggers; separate dice.
         self.triggers = random.Random(f"{seed}/triggers/{TRIGGERS_SALT}")
         self.has_triggers = self.triggers.random() < HAS_TRIGGERS
         if self.has_triggers:
@@ -120,18 +120,18 @@ class Chance:
             self.active |= set(self.triggers.sample(list(TRIGGERS_CHANCES), self.triggers.choice((0, 1))))
         if self.has_revocation:
             self.active |= set(REVOCATION_MOMENTS)
-        #: What is kept of repositories' files on servers.
+        #: Decides which repository files are kept on servers.
         self.files = random.Random(f"{seed}/files")
         self.counts: Counter[str] = Counter()
         self.is_healed = False
 
     def happens(self, name: str) -> bool:
-        """Whether this fault happens here and now; if so it is counted."""
+        """Returns whether this fault happens here and now; if so, it is counted."""
         if name not in self.active or self.is_healed or self.dice.random() >= CHANCES[name]:
             return False
         self.counts[name] += 1
         return True
 
     def delay_s(self, least_s: float, most_s: float) -> float:
-        """How long something takes: mostly near the least."""
+        """Returns a duration in seconds: mostly near the minimum."""
         return least_s + (most_s - least_s) * self.dice.random() ** 3

@@ -1,8 +1,9 @@
-"""Steps that start runs, in some worlds: their plans, the files that they name, and what is promised of them.
+"""Steps that start child runs, in some worlds: their plans, the files that they name, and what is promised about them.
 
-Rules of this file: from dice of their own, so that worlds without these steps stay what they were. A step starts a short run,
-one of a chain that starts itself until it may no more, or one that does not exist; never its own workflow, which would grow
-without bound. The checker looks at the log alone: which runs there are, and which attempt says that it has started them.
+Rules of this file: all choices use separate dice, so that worlds without such steps stay unchanged. A step starts a
+short run, a run of a chain that starts itself up to the nesting limit, or a workflow that does not exist; never its own
+workflow, which would grow without limit. The checker looks at the log alone: which runs exist, and which attempt says
+that it started them.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome
 if TYPE_CHECKING:
     from tests.simulator.world import World
 
-#: The repository that all runs of such a world come from; it has one commit.
+#: The repository that all runs of such a world belong to; it has one commit.
 REPOSITORY, REVISION = "own", "0" * 40
 SHORT, CHAIN, MISSING = "workflows/short.yml", "workflows/chain.yml", "workflows/missing.yml"
 NODE = "workflow/run"
 
 
 def mix(dice: random.Random, plan: Plan) -> Plan:
-    """The plan with steps that start runs in the place of some of its own."""
+    """Returns the plan with some of its steps replaced by steps that start runs."""
     jobs = [
         job
         if job.call is not None
@@ -60,7 +61,7 @@ def _step(dice: random.Random, step: StepPlan) -> StepPlan:
 
 
 def files(dice: random.Random, groups: tuple[str, ...]) -> dict[str, bytes]:
-    """The workflows that steps start, by path."""
+    """Returns the workflows that steps start, by path."""
     short = msgspec.structs.replace(rows.make_pushed(dice, groups), path=SHORT, outputs={"made": "yes"})
     step = StepPlan(id=StepId("1"), is_named=True, name="next", node=NODE, params={"workflow": CHAIN})
     job = JobPlan(id=JobId("j0"), name="link", group=groups[0], timeout_minutes=1.0, steps=(step,))
@@ -69,7 +70,7 @@ def files(dice: random.Random, groups: tuple[str, ...]) -> dict[str, bytes]:
 
 
 class ChildWorkflows:
-    """`ports.ChildWorkflows` of one daemon: slow now and then, and not to be read."""
+    """`ports.ChildWorkflows` of one daemon: sometimes slow, sometimes unreadable."""
 
     def __init__(self, world: World, known: dict[str, bytes]) -> None:
         self._world = world
@@ -88,20 +89,20 @@ class ChildWorkflows:
 
 
 class ChildRuns:
-    """The checker: each attempt starts one run, and one that waits ends with it, in one transaction each."""
+    """The checker: each attempt starts one run and, if it waits, ends with it; each in one transaction."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._started: dict[AttemptId, RunId] = {}
-        #: Attempts that end in the batch, and whether they had to.
+        #: Attempts that end in the batch, and whether they were stopped or timed out.
         self._finished: list[tuple[Run, events.AttemptFinished, bool]] = []
 
     def forget(self) -> None:
-        """The log is an older one."""
+        """Starts afresh, because the log is an older one."""
         self._started.clear()
 
     def committed(self, batch: Batch, *, is_news: bool = True) -> None:
-        """A batch is durable, and the shadows have followed."""
+        """Checks a batch that is durable and applied to the shadow runs."""
         shadows = self._world.checks.shadows
         finished, self._finished = self._finished, []
         for shadow, end, is_cut in finished:
@@ -146,11 +147,11 @@ class ChildRuns:
         return shadow.attempt(place.job, place.step, place.number) if shadow is not None else None
 
     def finished(self, shadow: Run, step: Step, event: events.AttemptFinished) -> None:
-        """An attempt is about to end; whether it had to is known now, how its run ended once the batch is folded."""
+        """An attempt is about to end: notes now whether it was cut short, as its run may end later in the batch."""
         self._finished.append((shadow, event, bool(step.stop) or step.is_timed_out))
 
     def _check_finished(self, shadow: Run, event: events.AttemptFinished, *, is_cut: bool) -> None:
-        """It ends as its run does, or because it had to."""
+        """An attempt ends as its child run does, or because it was stopped or timed out."""
         attempt = shadow.attempt(event.job, event.step, event.attempt)
         assert attempt is not None, "it has ended"
         name = f"{event.job}/{event.step}#{event.attempt} of {shadow.id}"
@@ -167,7 +168,7 @@ class ChildRuns:
             expect(other.conclusion not in (None, Conclusion.SUCCESS), text)
 
     def check_host(self, shadow: Run, wanted: set[AttemptId], watched: dict[AttemptId, RunId]) -> None:
-        """What the host keeps of the run's wishes is what its state needs."""
+        """The host's open requests for child runs are those that the run's state needs."""
         owed_starts: set[AttemptId] = set()
         owed_ends: dict[AttemptId, RunId] = {}
         for job in shadow.jobs:

@@ -1,4 +1,4 @@
-"""The nemesis: makes the faults that come at moments of their own, until it is told to stop."""
+"""The nemesis: causes faults at random moments until it is stopped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Nemesis:
-    """What goes wrong by itself in one world."""
+    """Causes the faults of one world that do not depend on an operation."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -42,13 +42,13 @@ class Nemesis:
         }
 
     def begin(self) -> None:
-        """From now on."""
+        """Starts causing faults."""
         for name in MOMENTS:
             if name in self._world.chance.active:
                 self._arm(name)
 
     def stop(self) -> None:
-        """Nothing goes wrong any more."""
+        """Stops causing faults."""
         self._is_over = True
 
     def _arm(self, name: str) -> None:
@@ -164,7 +164,7 @@ class Nemesis:
         return True
 
     def _forge(self) -> bool:
-        """A report about an open attempt that is not its lease's: another epoch, or another agent."""
+        """Sends a report about an open attempt that does not match its lease: another epoch, or another agent."""
         daemon = self._world.daemon
         if daemon is None or daemon.process.is_paused:
             return False

@@ -1,7 +1,8 @@
-"""What some worlds' workflows have beyond rows of steps: jobs that become many, gates, blocks, calls, and other tries.
+"""What some worlds' workflows have besides sequences of steps: expanded jobs, gates, blocks, calls, and retries of
+jobs.
 
-Rules of this file: plans are made directly, from dice of their own, so that worlds without these features stay what they were.
-A concurrency group has the same limit in all of a world's plans: so the checkers know it by its name.
+Rules of this file: plans are made directly, with separate dice, so that worlds without these features stay unchanged. A
+concurrency group has the same limit in all plans of a world, so the checkers know it by its name.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from waterflowd.model import plan as plans
 from waterflowd.model.ids import StepId
 from waterflowd.model.plan import BlockPlan, JobPlan, Offline, OnLost, Plan, Queue, RetryPolicy, StepPlan, StopPolicy
 
-#: Places in each concurrency group.
+#: Limit of each concurrency group.
 LIMITS = {"release": 1, "deploy": 1, "data": 2}
-#: Who may approve.
+#: Possible approvers.
 APPROVERS = ("alice", "bob")
 
 
 def make(dice: random.Random, number: int, groups: tuple[str, ...]) -> Plan:
-    """One workflow with some of the language's features."""
+    """Returns a workflow with some of the language's features."""
     plan = rows.make(dice, number, groups)
     jobs = tuple(_job(dice, job, groups) for job in plan.jobs)
     concurrency = _concurrency(dice, ("release",)) if dice.random() < 0.25 else None
@@ -99,7 +100,7 @@ def _call(dice: random.Random, groups: tuple[str, ...]) -> plans.CallPlan:
 
 
 def _step(dice: random.Random, step: StepPlan, depth: int) -> StepPlan:
-    """Perhaps something of the engine in the step's place, with steps like it inside."""
+    """Sometimes replaces the step by one that the engine executes, with similar steps inside."""
     kind = dice.random()
     if kind < 0.06:
         return _engine_step(step, "approval", params=_approval(dice))

@@ -1,13 +1,13 @@
-"""An event loop whose time is a number: nothing waits, and the same calls run in the same order for ever.
+"""An event loop whose time is a number: nothing really waits, and the same calls always run in the same order.
 
 Rules of this file:
 
-- Time moves only when nothing is ready, straight to the next timer. What runs takes no time.
+- Time moves only when nothing is ready, and then straight to the next timer. Running code takes no time.
 - Everything that is scheduled belongs to the process in whose context it was scheduled, or to the world (no process).
-- A killed process runs nothing any more: what it had scheduled is dropped, its coroutines are closed. Code in their `finally`
-  still runs, but whatever that schedules is dropped as well: the shell around a process takes its ports away first.
-- A paused process (SIGSTOP) keeps what is due for later; time goes on without it.
-- There are no threads: what is sent to one runs at once, in the place of the call.
+- A killed process runs nothing more: what it had scheduled is dropped, and its coroutines are closed. Code in their
+  `finally` still runs, but what that code schedules is dropped as well; the process's ports are taken away first.
+- A paused process (SIGSTOP) keeps what is due for later; time continues without it.
+- There are no threads: what is passed to a thread runs at once, in place of the call.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-#: Callbacks in one instant; beyond it something goes in circles.
+#: Maximum number of callbacks in one instant; more mean an endless cycle.
 TURNS_MAX = 50_000
-#: Callbacks in the life of a world; an ordinary one has some thousands.
+#: Maximum number of callbacks in the life of a world; an ordinary one has some thousands.
 TURNS_IN_ALL_MAX = 1_000_000
 #: A coroutine that awaits in its `finally` has to be closed more than once.
 _CLOSES_MAX = 20
@@ -31,11 +31,11 @@ _current: contextvars.ContextVar[Process | None] = contextvars.ContextVar("simul
 
 
 class Killed(BaseException):
-    """Takes a process that was killed out of the middle of what it did."""
+    """Interrupts a process that was killed, wherever its code is."""
 
 
 class Process:
-    """One process of the simulated machines: a name for all that runs on its behalf."""
+    """One process of the simulated machines: identifies everything that runs on its behalf."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -48,7 +48,7 @@ class Process:
         self.context.run(_current.set, self)
 
     def run(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Calls something now on behalf of this process."""
+        """Calls a function now on behalf of this process."""
         return self.context.copy().run(call, *args)
 
 
@@ -61,7 +61,7 @@ class _TimerHandle(asyncio.TimerHandle):
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """See the file's docstring. `advance` is what moves it."""
+    """See the file's docstring. Only `advance` moves it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,37 +72,37 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._timers: list[tuple[float, int, asyncio.Handle]] = []
         self._dying: list[Process] = []
         self._nobody = contextvars.Context()
-        #: What nobody caught: texts with the error, in order.
+        #: Uncaught errors in order: texts with the exception.
         self.failures: list[tuple[str, BaseException | None]] = []
 
     def time(self) -> float:
-        """Seconds since the beginning of the world."""
+        """Returns the seconds since the world started."""
         return self._time
 
     @property
     def now_ms(self) -> int:
-        """The same in whole milliseconds."""
+        """Returns the same time in whole milliseconds."""
         return int(self._time * 1000)
 
     # Scheduling -------------------------------------------------------------------------------------------------------
 
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override]
-        """As asyncio's."""
+        """Works as asyncio's method does."""
         handle = _Handle(callback, args, self, context)
         handle.owner = _current.get() if context is None else context.get(_current)  # type: ignore[attr-defined]
         self._instant.append(handle)
         return handle
 
     def call_soon_threadsafe(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override]
-        """There is one thread."""
+        """Works as `call_soon`, because there is only one thread."""
         return self.call_soon(callback, *args, context=context)
 
     def call_later(self, delay: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> Any:  # type: ignore[override]
-        """As asyncio's."""
+        """Works as asyncio's method does."""
         return self.call_at(self._time + delay, callback, *args, context=context)
 
     def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> Any:  # type: ignore[override]
-        """As asyncio's."""
+        """Works as asyncio's method does."""
         handle = _TimerHandle(when, callback, args, self, context)
         handle.owner = _current.get() if context is None else context.get(_current)  # type: ignore[attr-defined]
         self._numbers += 1
@@ -110,16 +110,16 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return handle
 
     def outside(self, delay_s: float, callback: Callable[..., Any], *args: Any) -> Any:
-        """A timer of the world itself, whoever sets it: no process's death or pause keeps it from firing."""
+        """Sets a timer of the world itself, whoever calls this: it fires even if a process is killed or paused."""
         return self.call_at(self._time + delay_s, callback, *args, context=self._nobody)
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Dropped when its time comes."""
+        """Does nothing: a cancelled timer is dropped when it is due."""
 
     def create_task(  # type: ignore[override]
         self, coro: Any, *, name: str | None = None, context: Any = None, **_: Any
     ) -> asyncio.Task[Any]:
-        """As asyncio's; the task dies with its process."""
+        """Works as asyncio's method does; the task is closed when its process is killed."""
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name, context=context)
         owner = _current.get()
         if owner is not None:
@@ -129,7 +129,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return task
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
-        """Runs it at once: a thread that is infinitely fast."""
+        """Runs the function at once, like an infinitely fast thread."""
         future = self.create_future()
         try:
             future.set_result(func(*args))
@@ -138,7 +138,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return future
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Remembers what nobody caught."""
+        """Records an uncaught error."""
         if isinstance(context.get("exception"), Killed):
             return
         self.failures.append((str(context.get("message")), context.get("exception")))
@@ -146,23 +146,23 @@ class VirtualLoop(asyncio.BaseEventLoop):
     # Processes --------------------------------------------------------------------------------------------------------
 
     def spawn(self, process: Process, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """A task of the process."""
+        """Creates a task of the process."""
         task: asyncio.Task[Any] = process.run(lambda: self.create_task(work, name=name))
         return task
 
     def kill(self, process: Process) -> None:
-        """From now on nothing of the process runs, not even the rest of this instant."""
+        """Stops the process: nothing of it runs from now on, not even in the rest of this instant."""
         if not process.is_dead:
             process.is_dead = True
             process.backlog.clear()
             self._dying.append(process)
 
     def pause(self, process: Process) -> None:
-        """SIGSTOP."""
+        """Pauses the process (SIGSTOP)."""
         process.is_paused = True
 
     def resume(self, process: Process) -> None:
-        """SIGCONT: all that became due in between runs now, in order."""
+        """Resumes the process (SIGCONT): everything that became due in the meantime runs now, in order."""
         process.is_paused = False
         backlog, process.backlog = process.backlog, []
         if not process.is_dead:
@@ -180,7 +180,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                     try:
                         process.run(coroutine.close)
                     except RuntimeError:
-                        # It awaits in a `finally`: go on behind that.
+                        # It awaits in a `finally`: continue after that.
                         continue
                     break
             process.tasks.clear()
@@ -188,7 +188,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     # Running ----------------------------------------------------------------------------------------------------------
 
     def advance(self, until: float, is_over: Callable[[], bool] = lambda: False) -> None:
-        """Runs everything up to this time, or until `is_over` says so between two instants."""
+        """Runs everything up to this time, or until `is_over` returns true between two instants."""
         previous = asyncio_events._get_running_loop()
         asyncio_events._set_running_loop(self)
         try:

@@ -1,7 +1,7 @@
-"""What the real modules take from the machine, replaced for as long as a world runs: randomness, the calendar, loggers.
+"""Replaces what the real modules take from the machine while a world runs: randomness, the calendar, loggers.
 
-Everything else that touches the outside comes in through a port and is simulated there. The names below are the only ones
-that are swapped, and they are put back whatever happens.
+Everything else that touches the outside enters through a port and is simulated there. Only the names below are
+replaced, and they are always restored.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 
 
 class _Supervised:
-    """The logger of loops that live on whatever goes wrong in them: here a fault ends the world."""
+    """Replaces the logger of loops that survive any error: in a world, an error that they log ends the world."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     def info(self, *_: object, **__: object) -> None:
-        """Dropped."""
+        """Drops the message."""
 
     warning = info
 
     def exception(self, text: str, *args: object, **_: object) -> None:
-        """Somebody has caught what should not have been raised."""
+        """Reports an exception that should never have been raised."""
         self._world.checks.fail(f"a fault: {text % args}: {sys.exception()!r}", sys.exception())
 
 
 @contextlib.contextmanager
 def installed(world: World) -> Iterator[None]:
-    """The modules see this world and nothing else."""
+    """Makes the modules see only this world."""
     swapped: list[tuple[Any, str, Any]] = [
         (driver, "secrets", SimpleNamespace(randbits=world.chance.dice.getrandbits)),
         *_swapped_for_triggers(world),
@@ -65,7 +65,7 @@ def installed(world: World) -> Iterator[None]:
 
 
 def _swapped_for_triggers(world: World) -> list[tuple[Any, str, Any]]:
-    """Worlds live for seconds, so minutes of the calendar become seconds, and the bounds that belong to them as well."""
+    """Returns the replacements for triggers: seconds take the place of the calendar's minutes and of their limits."""
     swapped = [(module, "_logger", _Supervised(world)) for module in (repository, scheduler, workflow_run_triggers)]
     return [
         *swapped,
@@ -78,5 +78,5 @@ def _swapped_for_triggers(world: World) -> list[tuple[Any, str, Any]]:
 
 
 def processor_s() -> float:
-    """Processor time of this thread, for the figures of a campaign; no part of any world."""
+    """Returns the processor time of this thread, for the figures of a campaign; it is not part of any world."""
     return time.thread_time()

@@ -1,4 +1,4 @@
-"""The people: they start runs, cancel some, and try again until somebody has told them that it is done."""
+"""The people: they start runs, cancel some, and try again until they get a confirmation."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from waterflowd.model.statuses import Conclusion
 if TYPE_CHECKING:
     from tests.simulator.world import World
 
-#: A client without an answer asks again after this long.
+#: A client without an answer repeats its request after this time.
 PATIENCE_S = 3.0
 
 
 class Start:
-    """One wish for a run, with a key that makes asking again safe; perhaps somebody cancels the run later."""
+    """One requested run, with a key that makes repeating the request safe; the run is perhaps cancelled later."""
 
     def __init__(
         self, world: World, number: int, compiled: bytes, dice: random.Random, kept: Kept | None = None
     ) -> None:
         self.key = f"start/{number}"
         self.run: RunId | None = None
-        #: A restored backup knows nothing of the run.
+        #: Whether a restored backup does not contain the run.
         self.is_gone = False
         self._world = world
         trigger = Trigger(kind=TriggerKind.API, by="token:ci", key=self.key)
@@ -47,7 +47,7 @@ class Start:
         self._is_cancelled = False
 
     def ask(self) -> None:
-        """Asks the daemon, if it lives, and looks again later."""
+        """Sends the request to the daemon, if it is up, and checks again later."""
         world = self._world
         if self.run is not None:
             return
@@ -70,7 +70,7 @@ class Start:
                 world.loop.outside(self._cancel_after_s, self.cancel)
 
     def cancel(self) -> None:
-        """Asks for the run's end until somebody confirms it."""
+        """Requests a cancel until it is confirmed."""
         world = self._world
         if self._is_cancelled:
             return
@@ -87,7 +87,7 @@ class Start:
         except Retryable:
             return
         except Rejected as error:
-            # Over already; anything else would be a broken promise.
+            # The run has completed already; any other reason would be a broken promise.
             world.checks.expect(error.status == 409 or self.is_gone, f"a cancel was refused: {error}")
         else:
             world.checks.cancel_acknowledged(self.run)
@@ -95,7 +95,7 @@ class Start:
 
 
 class Revocation:
-    """Somebody takes an agent's right to work away, and asks until it is confirmed."""
+    """Revokes an agent, and repeats the request until it is confirmed."""
 
     def __init__(self, world: World, agent: AgentId) -> None:
         self.is_done = False
@@ -103,7 +103,7 @@ class Revocation:
         self.agent = agent
 
     def ask(self) -> None:
-        """Asks the daemon, if it lives, and looks again later."""
+        """Sends the request to the daemon, if it is up, and checks again later."""
         world = self._world
         if self.is_done:
             return
@@ -119,7 +119,7 @@ class Revocation:
         except Retryable:
             return
         except Rejected as error:
-            # An earlier try was durable, and its answer was lost.
+            # An earlier request was durable, and its answer was lost.
             world.checks.expect(error.code == "WF227", f"a revocation was refused: {error}")
         if not self.is_done:
             self.is_done = True
@@ -128,9 +128,9 @@ class Revocation:
 
 
 class Repeaters:
-    """Those who want again what did not succeed, as long as things go wrong."""
+    """People who re-run what did not succeed, as long as faults occur."""
 
-    #: Re-runs of one world: each of them may fail, too.
+    #: Maximum number of re-runs in one world; each of them may fail, too.
     MOST = 3
 
     def __init__(self, world: World, dice: random.Random) -> None:
@@ -139,7 +139,7 @@ class Repeaters:
         self._done: set[RunId] = set()
 
     def look(self) -> None:
-        """Somebody looks at what is over, and starts one of it again."""
+        """Picks one of the completed runs and re-runs it."""
         world = self._world
         if world.healed_at is not None or len(self._done) >= self.MOST:
             return
@@ -172,14 +172,14 @@ class Repeaters:
 
 
 class Approvers:
-    """Those who are asked for approvals: they look now and then, and decide about what they find."""
+    """The approvers: they look from time to time, and decide about what they find."""
 
     def __init__(self, world: World, dice: random.Random) -> None:
         self._world = world
         self._dice = dice
 
     def look(self) -> None:
-        """Somebody looks at what waits, and decides about one thing."""
+        """Looks for pending approvals, and decides about one of them."""
         world = self._world
         world.loop.outside(self._dice.uniform(0.3, 4.0), self.look)
         waiting = [
@@ -201,7 +201,7 @@ class Approvers:
         except Retryable:
             return
         except Rejected as error:
-            # Decided, not theirs to decide, or over.
+            # Already decided, not theirs to decide, or completed.
             world.checks.expect(error.status in (403, 409), f"a decision was refused: {error}")
             return
         world.checks.gates.decision_acknowledged(run, job, step, who)

@@ -1,6 +1,8 @@
-"""Workflows of a world, made from its seed: jobs with needs and conditions, retries, time-outs, sleeps, and what is lost.
+"""Workflows of a world, made from its seed: jobs with needs and conditions, retries, timeouts, sleeps, and lost
+attempts.
 
-Plans are made directly, not compiled from a file: the language has tests of its own, and a plan costs a hundredth of it.
+Plans are made directly, not compiled from a file: the language has its own tests, and making a plan directly costs a
+hundredth of compiling one.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ _CONDITIONS = (None, None, None, None, "always()", "failure()", "success()", "ca
 
 
 def make(dice: random.Random, number: int, groups: tuple[str, ...]) -> Plan:
-    """One workflow."""
+    """Returns one workflow."""
     jobs: list[JobPlan] = []
     for index in range(dice.choice((1, 1, 2, 2, 3, 4))):
         known = [job.id for job in jobs]
@@ -29,7 +31,7 @@ def make(dice: random.Random, number: int, groups: tuple[str, ...]) -> Plan:
 
 
 def make_long(dice: random.Random, groups: tuple[str, ...]) -> Plan:
-    """A workflow whose step outlives a long cut, and is tried again when it is lost: its attempts must not meet."""
+    """Returns a workflow whose step outlives a long cut and is retried when lost: its attempts must not overlap."""
     step = StepPlan(
         id=StepId("1"),
         is_named=True,
@@ -47,7 +49,7 @@ def make_long(dice: random.Random, groups: tuple[str, ...]) -> Plan:
 
 
 def make_pushed(dice: random.Random, groups: tuple[str, ...]) -> Plan:
-    """What the files of the repository say apart from their triggers: a short job, so that many may run."""
+    """Returns the plan of the repository's files, triggers aside: a short job, so that many can run."""
     step = StepPlan(
         id=StepId("1"),
         is_named=True,
@@ -102,7 +104,7 @@ def _step(dice: random.Random, number: int) -> StepPlan:
 
 
 def script(dice: random.Random) -> str:
-    """What a step does: how long, how much it prints, how it ends at each attempt."""
+    """Returns a step's script: how long it runs, how much it prints, how it ends in each attempt."""
     duration_ms = dice.choice((1, 10, 30, 30, 80, 80, 200, 200, 700, 700, 2_000, 2_000, 5_000, 5_000, 25_000))
     words = [f"d={duration_ms}", f"p={dice.choice((0, 0, 1, 3, 8))}"]
     codes = dice.choice(("0", "0", "0", "0", "0", "1", "1,0", "1,1,0", "7"))
@@ -115,7 +117,7 @@ def script(dice: random.Random) -> str:
 
 
 def retry(dice: random.Random) -> RetryPolicy:
-    """A policy of a step."""
+    """Returns the retry policy of a step."""
     return RetryPolicy(
         max_attempts=dice.choice((2, 3, 5)),
         initial_interval_ms=dice.choice((0, 100, 1_500)),

@@ -1,16 +1,16 @@
-"""The trace: what happened in a world, the newest part of it for people and a digest of all of it for comparison."""
+"""The trace of a world: the newest lines for people, and a digest of all lines for comparison."""
 
 from __future__ import annotations
 
 import zlib
 from collections import deque
 
-#: Lines that are kept for a person.
+#: Number of lines that are kept for people.
 LINES_MAX = 400
 
 
 class Trace:
-    """Lines with their time; `digest` changes with every one of them."""
+    """Lines with their times; `digest` changes with every line."""
 
     def __init__(self, *, is_whole: bool = False) -> None:
         self._lines: deque[str] = deque(maxlen=None if is_whole else LINES_MAX)
@@ -25,6 +25,6 @@ class Trace:
         self._lines.append(line)
 
     def lines(self) -> list[str]:
-        """What was kept, oldest first."""
+        """Returns the kept lines, oldest first."""
         left_out = self.count - len(self._lines)
         return [*([f"({left_out} lines before)"] if left_out else []), *self._lines]

@@ -1,7 +1,7 @@
-"""A repository whose files start by the clock, by requests and after one another, and the people who push to it.
+"""A repository whose files start by schedule, by webhook and after other workflows, and the people who push to it.
 
-Rules of this file: it has one branch, so that what counts is what is applied there; movements of other refs are the other
-repository's. A text says by its first word what starts the file: `tick:every-2000:skip:last`,
+Rules of this file: it has one branch, so only what is applied there counts; the other repository covers updates of
+other refs. The first word of a text says what starts the file: `tick:every-2000:skip:last`,
 `after:workflows/tick.yml:success`, `hook`, `push`, `manual`, `broken`.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TICK, TOCK = "workflows/tick.yml", "workflows/tock.yml"
 HOOK, HOOK_NAME, HOOK_SECRET = "workflows/hook.yml", "deploy", "secret of the hook"
 NEXT, LAST = "workflows/next.yml", "workflows/last.yml"
-#: How long a run takes: mostly less than the time between two instants, sometimes longer than a person waits.
+#: How long a run takes: mostly less than the time between two instants, sometimes longer than people wait.
 _DURATIONS_MS = (10, 10, 100, 700, 3_000, 12_000)
 _PERIODS_MS = (2_000, 3_000, 5_000, 7_000)
 _ZONE = "UTC"
@@ -50,12 +50,12 @@ class Triggered(Repository):
         self._commit(files, (MAIN,))
 
     def begin(self) -> None:
-        """People push from now on."""
+        """People start to push."""
         for _ in range(self._dice.choice((1, 2, 4, 7))):
             self._world.loop.outside(self._dice.uniform(0.0, 20.0), self._do_something)
 
     def triggers(self, path: str, content: bytes) -> Triggers | None:
-        """When a file starts; None for one that is broken."""
+        """Returns the triggers of a file; None for a broken one."""
         del path
         says = kind(content)
         if says.startswith("tick:"):
@@ -69,7 +69,7 @@ class Triggered(Repository):
         return KINDS[says]
 
     def schedules(self, commit: str) -> dict[tuple[str, str], ScheduleTrigger]:
-        """The schedules of a commit's files, by path and expression."""
+        """Returns the schedules of a commit's files, by path and expression."""
         return {
             (path, schedule.cron): schedule
             for path, text in self.commits[commit].files.items()
@@ -78,13 +78,13 @@ class Triggered(Repository):
         }
 
     def is_hooked(self, commit: str) -> bool:
-        """Whether the commit has a good file with the hook."""
+        """Returns whether the commit has a valid file with the webhook."""
         text = self.commits[commit].files.get(HOOK, b"broken")
         triggers = self.triggers(HOOK, text)
         return triggers is not None and triggers.webhook is not None
 
     def applied(self, batch: Batch) -> str | None:
-        """The commit that a transaction says is applied, if it says so of one."""
+        """Returns the commit that a transaction records as applied, if it records one."""
         stream = repository_stream(self.settings.name)
         facts = [fact for append in batch.appends if append.stream == stream for fact in append.events]
         return next((fact.commit for fact in reversed(facts) if isinstance(fact, RevisionApplied)), None)
@@ -115,7 +115,7 @@ class Triggered(Repository):
             others = [other for other in self.paths if other != path]
             names = dice.sample(others, dice.choice((1, 1, 2)))
             if dice.random() < 0.4:
-                # Two that follow each other make a chain.
+                # Two files that follow each other form a chain.
                 names = sorted({*names, LAST if path == NEXT else NEXT})
             return f"after:{','.join(names)}:{dice.choice(('', 'success', 'success,lost', 'failure,lost,cancelled'))}"
         periods = dice.sample(_PERIODS_MS, dice.choice((1, 1, 2)))

@@ -1,4 +1,4 @@
-"""The truth: what really ran where and when, as nobody inside the world can know it."""
+"""The truth: what really ran, where and when; no component inside the world can know it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ StepKey = tuple[str, str, str]
 
 
 class Execution:
-    """One process that was started for an attempt. Times are the world's milliseconds, unless they say wall."""
+    """One process that was started for an attempt. Times are the world's milliseconds, unless their name says wall."""
 
     def __init__(self, key: TaskId, server: str, started_at: int, started_wall_ms: int) -> None:
         self.key = key
@@ -21,10 +21,10 @@ class Execution:
         self.started_wall_ms = started_wall_ms
         self.ended_at: int | None = None
         self.exit_code: int | None = None
-        #: `exited`, or what ended it.
+        #: `exited`, or what ended the process.
         self.how = ""
         self.printed = b""
-        #: What it hands back if it succeeds; no two attempts hand back the same.
+        #: The output that it sets if it succeeds; no two attempts set the same.
         self.outputs: dict[str, Any] = {"made": f"{attempt.run}/{attempt.job}/{attempt.step}#{attempt.number}"}
 
 
@@ -36,7 +36,7 @@ class Truth:
         self.by_step: dict[StepKey, list[Execution]] = {}
 
     def started(self, key: TaskId, server: str, now: int, wall_ms: int) -> Execution:
-        """A process exists."""
+        """Records that a process was started."""
         execution = Execution(key, server, now, wall_ms)
         attempt = key.attempt
         self.by_attempt.setdefault(attempt, []).append(execution)

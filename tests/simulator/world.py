@@ -1,8 +1,8 @@
 """One world: servers, a daemon, people and a nemesis, from one seed.
 
-A world has two phases. In the first one things go wrong, as the seed says. Then everything is healed: cuts are mended, disks
-have room, frozen processes go on, and nothing goes wrong any more. Nobody comes to the rescue either: from there on every run
-must end by itself within its time, and when all have ended nothing may be left anywhere.
+A world has two phases. In the first one things go wrong, as the seed decides. Then everything is healed: cuts are
+mended, disks have room, frozen processes continue, and no more faults occur. People do not intervene either: from then
+on every run must complete within its time, and when all runs have completed, nothing may be left anywhere.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ from waterflowd.testing.host import codec
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
 
-#: From the end of the daemon to its next start by the service manager, in seconds.
+#: Time between the daemon's exit and its next start by the service manager, in seconds.
 RESTART_S = (0.1, 3.0)
-#: What an attempt's end may take beyond its run's time once all is healed: silence found, connected again, `lost-after`
-#: over, refused and offered again, the grace, results sent again.
+#: How much longer than its run's time an attempt may take to end once everything is healed: time to detect silence, to
+#: reconnect, `lost-after`, to be refused and offered again, the grace period, and to send the results again.
 GRACE_MS = 60_000 + LOST_AFTER_MS
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What one world came to."""
+    """The result of one world."""
 
     seed: int
-    #: The broken promise; None when all were kept.
+    #: The broken promise; None if all were kept.
     violation: str | None
     trace: list[str]
     #: Changes with every line of the trace.
@@ -62,7 +62,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     faults: dict[str, int]
     conclusions: dict[str, int]
     events: dict[str, int]
-    #: The world's time at its end, in ms.
+    #: The world's time when it ended, in ms.
     ended_at: int
     frames: int
     processes: int
@@ -75,11 +75,11 @@ class SimulatedClock(Clock):
         self._world = world
 
     def boot_ms(self) -> int:
-        """The world's time."""
+        """Returns the world's time."""
         return self._world.now_ms
 
     def wall_ms(self) -> int:
-        """What the servers' wall clocks show."""
+        """Returns what the servers' wall clocks show."""
         return self._world.wall_ms()
 
 
@@ -94,16 +94,16 @@ class World:
         self.violation: Violation | None = None
         self.truth = Truth()
         self.network = Network(self.loop, self.chance)
-        # Events through bytes cost much and show little more: some worlds will do.
+        # Passing events through bytes costs much and shows little more, so only some worlds do it.
         self.memory = MemoryLog(codec() if self.chance.shape.random() < 0.2 else None)
         self.outputs = MemoryOutputLogs()
         self.daemon: Daemon | None = None
         self.agents_started = 0
         self.is_daemon_disk_full = False
         self.wall_offset_ms = 0
-        #: Since when the wall clocks have been how wrong, in ms.
+        #: How wrong the wall clocks have been, and since when, in ms.
         self.wall_offsets = [(-1, 0)]
-        #: When everything was healed, by the log's clock; None before.
+        #: When everything was healed, by the log's clock; None before that.
         self.healed_at: int | None = None
         self.release = waterflow_agent.__version__
         self._tokens = 0
@@ -146,23 +146,23 @@ class World:
 
     @property
     def now_ms(self) -> int:
-        """The world's time."""
+        """Returns the world's time."""
         return self.loop.now_ms
 
     def log_ms(self) -> int:
-        """The log's clock."""
+        """Returns the time of the log's clock."""
         return BEGAN_AT + self.loop.now_ms
 
     def seconds(self, at: int) -> float:
-        """A time of the log as the loop counts it, to the end of its millisecond."""
+        """Converts a time of the log to the loop's time, at the end of its millisecond."""
         return (at - BEGAN_AT + 1) / 1000
 
     def wall_ms(self) -> int:
-        """What the servers' wall clocks show."""
+        """Returns what the servers' wall clocks show."""
         return BEGAN_AT + self.loop.now_ms + self.wall_offset_ms
 
     def tree(self, repository: str, revision: str) -> dict[str, bytes] | None:
-        """The files of a revision, by path."""
+        """Returns the files of a revision, by path."""
         if repository == child_runs.REPOSITORY:
             return {}
         known = next((one for one in self.repositories if one.settings.name == repository), None)
@@ -170,32 +170,32 @@ class World:
         return commit.files if commit is not None else None
 
     def set_wall(self, by_ms: int) -> None:
-        """Somebody sets the wall clocks forward, or back."""
+        """Sets the wall clocks forward or back."""
         self.wall_offset_ms += by_ms
         self.wall_offsets.append((self.loop.now_ms, self.wall_offset_ms))
         self.note(f"wall clocks jump by {by_ms} ms")
 
     def note(self, text: str) -> None:
-        """A line of the trace."""
+        """Adds a line to the trace."""
         self.trace.note(self.loop.now_ms, text)
 
     def new_token(self) -> str:
-        """A session's name that was never used before."""
+        """Returns a session name that was never used before."""
         self._tokens += 1
         return f"session-{self._tokens:08}"
 
     async def sleep(self, delay_s: float) -> None:
-        """Some time of a disk."""
+        """Waits as long as a disk operation takes."""
         await asyncio.sleep(delay_s)
 
     async def never(self) -> None:
-        """Does not return: the process has been killed."""
+        """Never returns, because the process has been killed."""
         await self.loop.create_future()
 
     # Faults -----------------------------------------------------------------------------------------------------------
 
     def kill_daemon(self, process: Process, why: str) -> None:
-        """SIGKILL; it is started again some time later."""
+        """Kills the daemon with SIGKILL; it is started again some time later."""
         if process.is_dead or self.daemon is None or self.daemon.process is not process:
             return
         self.note(f"daemon killed {why}")
@@ -221,7 +221,7 @@ class World:
                 self.checks.check_run(self.daemon.world.runs.get(shadow.id), shadow)
 
     def _travelled(self) -> None:
-        """The log is an older one: people find out what is not true any more, and see to it."""
+        """Reacts to a restored older log: people notice what is no longer true, and correct it."""
         self.checks.restored(self.memory)
         for start in self.starts:
             start.is_gone = start.run is not None and start.run not in self.checks.shadows
@@ -233,35 +233,35 @@ class World:
             repository.restored()
 
     def kill_agent(self, process: Process, why: str) -> None:
-        """SIGKILL of one process of an agent."""
+        """Kills one process of an agent with SIGKILL."""
         for server in self.servers:
             if server.agent is not None and server.agent.process is process:
                 server.kill_agent(why)
 
     def freeze(self, process: Process, duration_s: float) -> None:
-        """SIGSTOP, and SIGCONT later."""
+        """Stops a process with SIGSTOP, and continues it later with SIGCONT."""
         self.note(f"{process.name} frozen for {duration_s:.1f} s")
         self.loop.pause(process)
         self.loop.outside(duration_s, self.thaw, process)
 
     def revoke(self, server: Server) -> None:
-        """Somebody ends the agent's right to work."""
+        """Revokes the agent."""
         server.is_revoked = True
         self.revocations.append(Revocation(self, AgentId(fingerprint(server.public_key))))
         self.revocations[-1].ask()
 
     def thaw(self, process: Process) -> None:
-        """SIGCONT."""
+        """Continues a process with SIGCONT."""
         if process.is_paused:
             self.note(f"{process.name} goes on")
             self.loop.resume(process)
 
     def empty_daemon_disk(self) -> None:
-        """There is room again."""
+        """Makes room on the daemon's disk."""
         self.is_daemon_disk_full = False
 
     def empty_disk(self, server: Server) -> None:
-        """There is room again."""
+        """Makes room on the server's disk."""
         if server.disk.is_full:
             server.disk_full_at = self.now_ms
         server.disk.is_full = False
@@ -269,7 +269,7 @@ class World:
     # The life of a world ----------------------------------------------------------------------------------------------
 
     def live(self) -> Report:
-        """Runs both phases and gives what came of it."""
+        """Runs both phases and returns the report."""
         with installed(self):
             try:
                 self._live()
@@ -371,7 +371,7 @@ class World:
             self.checks.fail(f"a run is stalled: {self.daemon.world.stalled}")
 
     def _is_quiet(self) -> bool:
-        """All wishes are runs, all runs are over, and no agent holds or owes anything."""
+        """Returns whether all starts became runs, all runs have completed, and no agent has anything left to report."""
         if self.daemon is None or any(start.run is None for start in self.starts):
             return False
         if not all(shadow.is_completed for shadow in self.checks.shadows.values()):
@@ -424,7 +424,7 @@ class World:
             self.checks.expect(not server.taken, f"slots are left: {list(server.taken)}")
 
     def check_driver(self, touched: list[Run]) -> None:
-        """Right after a commit: the driver against the shadows."""
+        """Compares the driver with the shadow runs, right after a commit."""
         if self.daemon is None:
             return
         world = self.daemon.world
@@ -454,7 +454,7 @@ class World:
         self.checks.gates.check_groups()
 
     def check_queue(self) -> None:
-        """Right before a commit: no attempt waits for a slot that is free."""
+        """Checks right before a commit that no attempt waits for a slot that is free."""
         if self.daemon is None:
             return
         placement, registry = self.daemon.world.placement, self.daemon.world.registry
@@ -484,7 +484,7 @@ class World:
 
 
 def simulate(seed: int, *, has_whole_trace: bool = False) -> Report:
-    """Makes the world of this seed and lets it live."""
+    """Creates the world of this seed and runs it."""
     return World(seed, has_whole_trace=has_whole_trace).live()
 
 

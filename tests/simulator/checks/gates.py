@@ -1,7 +1,7 @@
-"""What is promised about gates and turns: approvals, concurrency groups, instances of jobs, and the servers of a job.
+"""What is promised about gates and order: approvals, concurrency groups, instances of jobs, and the servers of a job.
 
-Rules of this file: as for checks.py; each rule is written from the language's side, with the shadows as they are before an
-event. What may be so for a moment within a batch is looked at when the batch is whole.
+Rules of this file: the same as in promises.py. Each rule is written from the language's side, with the shadow runs as
+they are before an event. What may hold for a moment within a batch is checked when the batch is complete.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from waterflowd.model.statuses import FAILURES, Conclusion, Status
 if TYPE_CHECKING:
     from tests.simulator.world import World
 
-#: The first events of a job at work, and of an instance whose turn has come.
+#: The first events of a job that starts to work, and of an instance whose turn it is.
 _BEGIN = (events.JobReady, events.JobExpanded, events.JobEntered)
 _TURN = (*_BEGIN, events.LockRequested)
 
@@ -31,25 +31,25 @@ Group = tuple[str, str]
 
 
 class Gates:
-    """These checkers of one world."""
+    """The gate checkers of one world."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        #: What people have decided, by the log.
+        #: People's decisions, according to the log.
         self._decided: set[tuple[RunId, JobId, StepId | None, str]] = set()
-        #: When those waited who were granted a place in the batch that is looked at.
+        #: When the holders that were granted a lock in the current batch started to wait.
         self._granted: list[tuple[Group, int]] = []
         self._has_locks = False
-        #: When the next batch of a job may begin.
+        #: When the next batch of a job may start.
         self._resumes: dict[tuple[RunId, JobId], int] = {}
 
     def forget(self) -> None:
-        """The log is an older one."""
+        """Starts afresh, because the log is an older one."""
         self._decided.clear()
         self._granted.clear()
 
     def before(self, shadow: Run, event: Any) -> None:
-        """An event is about to be applied to the shadow."""
+        """Checks an event that is about to be applied to the shadow run."""
         if isinstance(event, _TURN) and event.job is not None:
             self._check_turn(shadow, shadow.jobs_by_id[event.job], event.at)
         if isinstance(event, _BEGIN):
@@ -85,7 +85,7 @@ class Gates:
     # Turns ------------------------------------------------------------------------------------------------------------
 
     def _check_turn(self, shadow: Run, job: Job, at: int) -> None:
-        """Instances begin in their order, batch by batch, and never more than `max-parallel` at a time."""
+        """Instances start in their order, batch by batch, and never more than `max-parallel` at a time."""
         parent = job.parent
         if job.status is not Status.QUEUED or not job.is_instance or parent is None or parent.children is None:
             return
@@ -104,7 +104,7 @@ class Gates:
         self._expect(at >= resumes_at, f"{name} begins {resumes_at - at} ms too early after a batch")
 
     def _check_begin(self, shadow: Run, job: Job) -> None:
-        """Needs, approval and place in a concurrency group come before a job's work."""
+        """Needs, approval and lock come before a job's work."""
         name = f"job {job.id} of {shadow.id}"
         open_needs = [need for need in job.plan.needs if job.scope.jobs[need].conclusion is None]
         self._expect(job.is_instance or not open_needs, f"{name} begins before {open_needs}")
@@ -119,7 +119,7 @@ class Gates:
             self._expect(job.lock is not None and job.lock.is_held, f"{name} begins without its place in a group")
 
     def _check_expanded(self, shadow: Run, event: events.JobExpanded) -> None:
-        """Instances on each server: each of them once, for each of the matrix's instances."""
+        """A job that runs on each server has exactly one instance per server and matrix combination."""
         job = shadow.jobs_by_id[event.job]
         self._expect(job.children is None, f"{job.id} of {shadow.id} becomes others twice")
         if job.plan.target is None:
@@ -129,7 +129,7 @@ class Gates:
         self._expect(all(one.agent for one in event.instances), f"{job.id} of {shadow.id} has an instance on no server")
 
     def _check_server(self, shadow: Run, event: events.AttemptDispatched) -> None:
-        """A job keeps its server for the whole of a try; an instance on each server has that one."""
+        """A job keeps its server for a whole try; an instance for one server runs on that server."""
         job = shadow.jobs_by_id[event.job]
         name = f"{event.job}/{event.step}#{event.attempt} of {shadow.id}"
         self._expect(job.agent in (None, event.agent), f"{name} goes to {event.agent}, its job is on {job.agent}")
@@ -145,7 +145,7 @@ class Gates:
         self._expect(not open_steps, f"{job.id} of {shadow.id} is tried again while {open_steps} run")
 
     def _check_block(self, shadow: Run, event: events.BlockStarted) -> None:
-        """A loop goes on only after passes that did not fail, and not for ever; branches are as many as they are."""
+        """A loop continues only after iterations that did not fail, and not forever; branches are those of the file."""
         step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
         name = f"block {event.number} of {event.job}/{event.step} of {shadow.id}"
         begun, params = len(step.blocks), step.plan.params
@@ -160,7 +160,7 @@ class Gates:
         self._expect(begun < most, f"{name} begins, and there are {most}")
 
     def _check_kept(self, shadow: Run, kept: Kept, event: Any) -> None:
-        """What a re-run keeps is not done again, and is what it was."""
+        """What a re-run keeps is not executed again, and is unchanged."""
         if isinstance(event, (*_BEGIN, events.LockRequested, events.ApprovalRequested)) and event.job is not None:
             is_whole = isinstance(event, events.ApprovalRequested) and event.step is not None
             self._expect(is_whole or event.job not in kept.jobs, f"{event.job} of {shadow.id} is kept, and begins")
@@ -194,14 +194,14 @@ class Gates:
             self._expect(given >= step.approval.minimum and not step.approval.rejected_by, text)
 
     def decision_acknowledged(self, run: RunId, job: JobId, step: StepId | None, by: str) -> None:
-        """Somebody was told that their word counts (G1)."""
+        """Records that a person was told that their decision counts (G1)."""
         is_known = (run, job, step, by) in self._decided
         self._expect(is_known, f"G1: the word of {by} about {job}/{step} of {run} is not in the log")
 
     # Concurrency groups -----------------------------------------------------------------------------------------------
 
     def check_groups(self) -> None:
-        """After a batch: no group has more holders than places, nobody was overtaken, nobody waits beside a free place."""
+        """After a batch: no group exceeds its limit, the order was kept, and nobody waits while a lock is free."""
         granted, self._granted = self._granted, []
         if not self._has_locks:
             return
@@ -223,7 +223,7 @@ class Gates:
             self._expect(is_first, f"somebody who came later has got a place in {group}")
 
     def check_host(self, shadow: Run, locks: Locks, surveys: set[ServerListRequest]) -> None:
-        """What the host keeps of the run's places and questions is what its state needs."""
+        """The host's locks and server list requests of the run are those that its state needs."""
         kept: dict[Holder, bool] = {}
         for holder, name in locks._of_runs.get(shadow.id, {}).items():
             kept[holder] = holder in locks._groups[name].holders
@@ -240,7 +240,7 @@ def _lock(shadow: Run, job: JobId | None) -> Lock | None:
 
 
 def _locks(shadow: Run) -> Iterator[tuple[JobId | None, Lock]]:
-    """The places that the run and its jobs hold, or still want."""
+    """Yields the locks that the run and its jobs hold or wait for."""
     if shadow.is_completed:
         return
     is_ending = shadow.is_cancelled or shadow.is_timed_out

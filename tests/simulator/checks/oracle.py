@@ -1,7 +1,7 @@
-"""The oracle: what the rules of the language say, written a second time and from the other side.
+"""The oracle: the rules of the language, implemented a second time and independently.
 
-Rules of this file: nothing of the engine's own decisions is used, only its state's fields and the plan; where both are wrong
-in the same way, nobody notices.
+Rules of this file: none of the engine's decisions are used, only the fields of its state and the plan. If both are
+wrong in the same way, no check notices.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from waterflowd.model.statuses import Outcome, Status
 if TYPE_CHECKING:
     from tests.simulator.truth import Execution
 
-#: Attempts in a row that agents may refuse before the step fails, and attempts of `on-lost: retry` without a `retry`.
+#: How often in a row agents may refuse attempts before the step fails, and attempts of `on-lost: retry` without a
+#: `retry`.
 REFUSALS_MAX = 6
 LOST_MAX = 3
-#: How long after the grace a stop that is not answered has an end.
+#: How long after the grace period an unconfirmed stop is given up.
 STOP_ANSWER_MS = 60_000
 _WORDS = {Outcome.FAILURE: "failure", Outcome.TIMED_OUT: "timeout", Outcome.LOST: "lost"}
 
 
 def at_work(block: Block) -> Iterator[Step]:
-    """The steps whose turn it is in the block and in those that it has begun, the outer ones first."""
+    """Yields the steps whose turn it is in the block and in the blocks that it has started, outer steps first."""
     step = block.current
     if step is None:
         return
@@ -38,7 +39,7 @@ def at_work(block: Block) -> Iterator[Step]:
 
 
 def timers(job: Job) -> set[Timer]:
-    """The timers that an active job needs."""
+    """Returns the timers that an active job needs."""
     if job.children is not None:
         at = job.children.resume_at
         return set() if at is None else {Timer(kind=TimerKind.BATCH_PAUSE, due_at=at, job=job.id)}
@@ -49,7 +50,7 @@ def timers(job: Job) -> set[Timer]:
     needed: set[Timer] = set()
     active = [step for step in at_work(job.root) if step.status is not Status.QUEUED]
     if any(step.approval is not None for step in active) or job.is_timed_out:
-        # Its time stands still while it waits for people.
+        # Its timeout is paused while it waits for people.
         pass
     elif job.deadline_at is not None:
         needed.add(Timer(kind=TimerKind.JOB_TIMEOUT, due_at=job.deadline_at, job=job.id))
@@ -72,12 +73,12 @@ def timers(job: Job) -> set[Timer]:
 
 
 def active(siblings: list[Job]) -> int:
-    """How many instances have begun and are not over."""
+    """Returns how many instances have started and not ended."""
     return sum(job.status not in (Status.QUEUED, Status.COMPLETED) for job in siblings)
 
 
 def batch_is_open(job: Job) -> bool:
-    """Whether all instances of the batches before this one's are over, and the pause after them too."""
+    """Returns whether all instances of the earlier batches, and the pause after them, have ended."""
     assert job.parent is not None
     children = job.parent.children
     assert children is not None
@@ -87,7 +88,7 @@ def batch_is_open(job: Job) -> bool:
 
 
 def takes_lock(job: Job) -> bool:
-    """Whether this job takes the place in the concurrency group that its file names: servers share one."""
+    """Returns whether this job takes the lock of its concurrency group itself: instances per server share one."""
     if job.plan.concurrency is None:
         return False
     if job.plan.target is not None:
@@ -96,13 +97,13 @@ def takes_lock(job: Job) -> bool:
 
 
 def asks(job: Job) -> bool:
-    """Whether the job waits for the list of its servers."""
+    """Returns whether the job waits for the list of its servers."""
     is_waiting = job.is_begun and job.children is None and job.status is Status.WAITING
     return is_waiting and job.plan.target is not None and not job.is_instance
 
 
 def is_next(run: Run, job: Job) -> bool:
-    """Whether a job that is queued should have begun: nothing of what the file says comes before it."""
+    """Returns whether a queued job should have started because nothing in the file delays it."""
     if run.started_at is None:
         return False
     if any(job.scope.jobs[need].conclusion is None for need in job.plan.needs):
@@ -118,7 +119,7 @@ def is_next(run: Run, job: Job) -> bool:
 
 
 def owner(job: Job) -> str | None:
-    """Who has a job that is not at its steps: words, empty for nobody, None for a job at its steps."""
+    """Returns what a job waits for before its steps, empty for nothing; None for a job that executes its steps."""
     if job.children is not None:
         is_open = any(child.conclusion is None for child in job.children.jobs)
         return "its jobs" if is_open or job.children.resume_at is not None else ""
@@ -132,19 +133,19 @@ def owner(job: Job) -> str | None:
 
 
 def attempts_max(plan: StepPlan) -> int:
-    """How many processes a step may have in all, by its file."""
+    """Returns how many processes a step may have in total, by its file."""
     if plan.retry is not None:
         return plan.retry.max_attempts
     return LOST_MAX if plan.on_lost is OnLost.RETRY else 1
 
 
 def tries_max(plan: JobPlan) -> int:
-    """How many tries a job may have in all, by its file."""
+    """Returns how many tries a job may have in total, by its file."""
     return plan.retry.max_attempts if plan.retry is not None else 1
 
 
 def allows(plan: StepPlan, attempt: Attempt) -> bool:
-    """Whether the file wants an outcome tried again, were there no bound."""
+    """Returns whether the file retries this outcome, limits aside."""
     word = _WORDS.get(attempt.outcome) if attempt.outcome is not None else None
     if word is None:
         return False
@@ -158,7 +159,7 @@ def allows(plan: StepPlan, attempt: Attempt) -> bool:
 
 
 def is_tried_again(step: Step) -> bool:
-    """Whether another attempt must follow: the file says so, or agents have refused the newest ones only a few times."""
+    """Returns whether another attempt must follow: the file says so, or agents have refused only a few times."""
     outcomes = [attempt.outcome for attempt in step.attempts[step.earlier :]]
     if outcomes[-1] is Outcome.REFUSED:
         newest = outcomes[-REFUSALS_MAX:]
@@ -168,12 +169,12 @@ def is_tried_again(step: Step) -> bool:
 
 
 def hands_back(params: dict[str, Any]) -> bool:
-    """Whether a script hands back an output when it succeeds."""
+    """Returns whether a script sets an output when it succeeds."""
     return "o" in params["run"].split()
 
 
 def contradiction(event: events.AttemptFinished, execution: Execution | None) -> str:
-    """What really happened and speaks against the outcome; empty when nothing does."""
+    """Describes what really happened and contradicts the outcome; empty if nothing does."""
     outcome = event.outcome
     if outcome is Outcome.REFUSED:
         return "it ran" if execution is not None else ""

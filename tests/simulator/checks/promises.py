@@ -2,10 +2,11 @@
 
 Rules of this file:
 
-- Each check names its promise (G1 to G9). A check looks at the truth, at the durable log and at what left the daemon; never
-  at what the parts say about themselves.
-- The shadow of a run is the fold of its durable events, made here, one event at a time. Right after each commit the driver's
-  own run must be the same, and what it keeps for the run (timers, slots, wants) must be what that state needs.
+- Each check names its promise (G1 to G9). A check looks at the truth, at the durable log and at what left the daemon,
+  never at what the components say about themselves.
+- The shadow of a run is the fold of its durable events, made here, one event at a time. Right after each commit the
+  driver's own run must be equal to it, and what the driver keeps for the run (timers, slots, slot requests) must be
+  what that state needs.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ if TYPE_CHECKING:
     from tests.simulator.world import World
     from waterflowd.testing.memory_log import MemoryLog
 
-#: What may pass after a job's time, or after the healing, until it has ended: the link is found dead, opened again, the
-#: stop is said, and the grace is over.
+#: How long after its time limit, or after the healing, a job may take to end: the link is found dead and reopened, the
+#: stop is sent, and the grace period passes.
 JOB_GRACE_MS = 40_000
-#: From the answer to a revocation until the daemon has settled what the agent had said, at the slowest: frozen, or its disk is
-#: full; then until what is held is lost, with a restart in between.
+#: The longest time from the answer to a revocation until the daemon has settled what the agent had sent, with the
+#: daemon frozen or its disk full; then until what the agent held is lost, with a restart in between.
 REVOKED_MS = 30_000
 LOST_MS = 30_000
-#: What a forged or stale report claims; it must never be seen anywhere.
+#: What a forged or stale report claims; it must never appear anywhere.
 FORGED = "forged"
 
 
@@ -71,33 +72,33 @@ class Checks:
         self.gates = Gates(world)
         self.child_runs = ChildRuns(world)
         self.events: Counter[str] = Counter()
-        #: What somebody was told, and must be true after every crash.
+        #: What people or agents were told; it must be true after every crash.
         self.acknowledged_starts: dict[str, RunId] = {}
         self._sleeps: dict[tuple[RunId, JobId, StepId], int] = {}
         self._acknowledged_cancels: set[RunId] = set()
         self._acknowledged_results: dict[messages.TaskId, messages.Finished] = {}
         self._acknowledged_output: dict[AttemptId, int] = {}
-        #: Agents that work no more, and when somebody was told so.
+        #: Revoked agents, and when people were told about the revocation.
         self._revoked: dict[AgentId, int] = {}
-        #: Jobs that were over before a backup was restored: agents may have been told so, and hear it only now.
+        #: Jobs that had ended before a backup was restored: agents may have been told already, or hear it only now.
         self._over_before: set[tuple[str, str]] = set()
 
     def fail(self, text: str, error: BaseException | None = None) -> None:
-        """A promise is broken: the world ends with this sentence."""
+        """Reports a broken promise: the world ends with this sentence."""
         if self._world.violation is None:
             self._world.note(f"VIOLATION: {text}")
             self._world.violation = Violation(text)
             self._world.violation.__cause__ = error
 
     def expect(self, is_kept: object, text: str) -> None:
-        """Fails unless it is so."""
+        """Fails unless the promise is kept."""
         if not is_kept:
             self.fail(text)
 
     # The log ----------------------------------------------------------------------------------------------------------
 
     def committed(self, batch: Batch) -> None:
-        """A batch is durable: the shadows follow, and the driver must agree with them (G2, G5)."""
+        """Applies a durable batch to the shadow runs and compares the driver with them (G2, G5)."""
         touched = []
         for append in batch.appends:
             if not append.stream.startswith("run/"):
@@ -114,9 +115,9 @@ class Checks:
         self._world.check_driver(touched)
 
     def restored(self, memory: MemoryLog) -> None:
-        """The log is an older one: the shadows are folded anew, and what people were told is forgotten where it is not true.
+        """Folds the shadow runs of the older log again, and forgets what people were told and is no longer true.
 
-        Agents have gone on: what a restored backup holds open must never begin again.
+        Agents were not restored: what a restored backup holds open must never start again.
         """
         self._over_before.update(
             (shadow.id, job.id) for shadow in self.shadows.values() for job in shadow.jobs if _is_over(shadow, job)
@@ -156,11 +157,11 @@ class Checks:
             checker.committed(batch, is_news=is_news)
 
     def movements_of(self, repository: Repository) -> Movements:
-        """The checker of a repository's movements."""
+        """Returns the checker of a repository's ref updates."""
         return self.movements[self._world.repositories.index(repository)]
 
     def open_triggers(self) -> str:
-        """What should start, or be known, and is not yet; empty when there is nothing."""
+        """Describes what should start, or be known, and is not yet; empty if there is nothing."""
         for movements in self.movements:
             if not movements.is_current():
                 return movements.what_is_open()
@@ -168,7 +169,7 @@ class Checks:
         return next(filter(None, (one.what_is_open() for one in waiting)), "")
 
     def is_undone(self, revocation: Revocation) -> bool:
-        """Whether a backup without the revocation was restored."""
+        """Returns whether a backup without the revocation was restored."""
         return revocation.agent not in self._revoked
 
     def _shadow(self, run_id: RunId, happened: list[Any]) -> Run:
@@ -212,7 +213,7 @@ class Checks:
             self._check_step_end(shadow, step, event)
 
     def _check_step_end(self, shadow: Run, step: Step, event: events.StepCompleted) -> None:
-        """A sleep was as long as it said, and what the file wants tried again was tried again."""
+        """A sleep lasted as long as requested, and what the file says to retry was retried."""
         name = f"{event.job}/{event.step} of {shadow.id}"
         due_at = self._sleeps.get((shadow.id, event.job, event.step))
         is_slept = due_at is not None and event.conclusion is Conclusion.SUCCESS
@@ -222,17 +223,17 @@ class Checks:
             self.expect(not is_left, f"{name} ends {event.outcome.value}, and the file says that it is tried again")
 
     def _check_job_time(self, shadow: Run, job: Any, at: int) -> None:
-        """A job is over within its own time, once daemon and agents can talk (G7)."""
+        """A job ends within its time limit once daemon and agents can communicate (G7)."""
         healed_at = self._world.healed_at
         due_at = job.start_deadline_at if job.deadline_at is None else job.deadline_at
-        # A run that a step has started and must end with the job has its own time for its `always()` steps.
+        # A child run that must end with the job has its own time for its `always()` steps.
         has_child_run = any(attempt.child_run for step in job.steps_by_id.values() for attempt in step.attempts)
         if healed_at is not None and due_at is not None and job.retry_at is None and not has_child_run:
             late_ms = at - max(due_at, healed_at) - JOB_GRACE_MS
             self.expect(late_ms <= 0, f"G7: job {job.id} of {shadow.id} ends {late_ms} ms after its time and grace")
 
     def _check_finished(self, shadow: Run, event: events.AttemptFinished) -> None:
-        """The outcome of an attempt is what really happened, and nobody's word (G3, G4, G5)."""
+        """The outcome of an attempt is what really happened, not what somebody claims (G3, G4, G5)."""
         attempt = shadow.attempt(event.job, event.step, event.attempt)
         name = f"{shadow.id[-6:]} {event.job}/{event.step}#{event.attempt}"
         if attempt is None:
@@ -256,7 +257,7 @@ class Checks:
             self.expect(event.outputs == handed_back, f"G3: {name} has the outputs {event.outputs} of another")
 
     def _check_revoked(self, attempt: Attempt, event: events.AttemptFinished, name: str) -> None:
-        """What a revoked agent held ends lost, whatever it says later; what it had said before may be on its way still."""
+        """What a revoked agent held is lost, whatever it reports later; what it reported before may still arrive."""
         revoked_at = self._revoked.get(attempt.agent) if attempt.agent is not None else None
         if revoked_at is not None and event.at > revoked_at + REVOKED_MS:
             self.expect(
@@ -267,13 +268,13 @@ class Checks:
             )
 
     def followed(self, record: Record, number: int) -> None:
-        """A subscriber was shown a record: durable, and the next one."""
+        """A subscriber received a record: it is durable, and it is the next one."""
         self.expect(record.seq == number, f"G2: a subscriber was shown {record.seq} in place of {number}")
 
     # What was told ----------------------------------------------------------------------------------------------------
 
     def leaves(self, agent: AgentId, message: messages.DaemonMessage, *, is_connected: bool) -> None:
-        """A message is about to leave the daemon, if the agent is connected: what it rests on must be durable (G1)."""
+        """A message is about to be sent, if the agent is connected: the facts behind it must be durable (G1)."""
         if isinstance(message, messages.Offer):
             key = message.task.key
             attempt = self._durable_attempt(key)
@@ -292,7 +293,7 @@ class Checks:
         return shadow.attempt(key.attempt.job, key.attempt.step, key.attempt.number) if shadow is not None else None
 
     def acknowledged(self, server: Server, message: messages.Numbered) -> None:
-        """An agent was told that a report of it is durable (G1)."""
+        """An agent was told that one of its reports is durable (G1)."""
         if isinstance(message, messages.Started | messages.Finished) and self._is_unknown(message.key):
             return
         if isinstance(message, messages.Finished):
@@ -304,7 +305,7 @@ class Checks:
             self.expect(is_there, f"G1: {server.name} was told that the start of {message.key} is durable")
 
     def _is_unknown(self, key: messages.TaskId) -> bool:
-        """Whether a restored backup cannot know of the attempt: what is said of it is heard, and kept nowhere."""
+        """Returns whether a restored backup cannot know the attempt: reports about it are accepted and not stored."""
         attempt = self._durable_attempt(key)
         return key.epoch < self._world.backups.epoch and (attempt is None or attempt.epoch != key.epoch)
 
@@ -327,22 +328,22 @@ class Checks:
         self.expect(run in self.shadows, f"G1: the start of {run} is acknowledged and not in the log")
 
     def cancel_acknowledged(self, run: RunId) -> None:
-        """A client was told that its cancel is taken (G1)."""
+        """A client was told that its cancel was accepted (G1)."""
         shadow = self.shadows[run]
         if not shadow.is_completed:
-            # A run that ended by itself meanwhile has no cancel.
+            # A run that completed in the meantime has no cancel.
             self._acknowledged_cancels.add(run)
             self.expect(shadow.is_cancelled, f"G1: the cancel of {run} is acknowledged and not in the log")
 
     def revocation_acknowledged(self, agent: AgentId) -> None:
-        """A client was told that the agent works no more: from now on it is given nothing, whatever happens."""
+        """A client was told that the agent is revoked: from now on it must not get any work."""
         self._revoked[agent] = self._world.log_ms()
         self.expect(
             _is_revoked(self._world.memory, agent), f"G1: the revocation of {agent} is acknowledged and not in the log"
         )
 
     def daemon_crashed(self) -> None:
-        """The log that is left: everything that was told is in it, and it folds to the shadows (G1, G2)."""
+        """Checks the log after a crash: it holds everything acknowledged, and it folds to the shadow runs (G1, G2)."""
         memory = self._world.memory
         for run_id, shadow in self.shadows.items():
             records = memory.read(run_stream(run_id))
@@ -371,7 +372,7 @@ class Checks:
             self.fail(f"G2: the driver's {shadow.id} at {live.seq} is not the fold of its log at {shadow.seq}")
 
     def check_owed(self, shadow: Run, timers: set[Timer], wants: set[AttemptId], taken: set[AttemptId]) -> None:
-        """Timers, wants and slots of a run are what its state needs, no more and no less; somebody owns each open job."""
+        """Timers, slot requests and slots of a run are exactly what its state needs; each open job has an owner."""
         owed_timers: set[Timer] = set()
         owed_wants: set[AttemptId] = set()
         owed_slots: set[AttemptId] = set()
@@ -395,7 +396,7 @@ class Checks:
         )
 
     def _check_steps(self, shadow: Run, job: Job, wants: set[AttemptId], slots: set[AttemptId]) -> None:
-        """Somebody owns each step whose turn it is; adds what its attempts want and hold."""
+        """Each step whose turn it is has an owner; adds what its attempts request and hold."""
         steps = list(oracle.at_work(job.root))
         self.expect(steps, f"nobody owns job {job.id} of {shadow.id}")
         for step in steps:
@@ -409,7 +410,7 @@ class Checks:
                 open_blocks = sum(block.current is not None for block in step.blocks)
                 self.expect(open_blocks <= step.max_parallel, f"{open_blocks} at a time in {name}")
             elif step.is_child_run and attempt is not None and attempt.status is AttemptStatus.PENDING:
-                # Who has it is for another checker.
+                # Another checker looks at who holds it.
                 pass
             elif attempt is not None and attempt.status is not AttemptStatus.FINISHED:
                 key = AttemptId(shadow.id, job.id, step.id, attempt.number)
@@ -422,7 +423,7 @@ class Checks:
     # Processes --------------------------------------------------------------------------------------------------------
 
     def process_started(self, server: Server, execution: Execution) -> None:
-        """A step's process begins: at most once for its attempt, alone for its step, allowed by the file, in a slot (G3)."""
+        """A process starts at most once per attempt, alone for its step, allowed by the file, and in a slot (G3)."""
         key, truth = execution.key, self._world.truth
         name = f"{key.attempt.run[-6:]} {key.attempt.job}/{key.attempt.step}#{key.attempt.number}"
         self.expect(
@@ -456,12 +457,12 @@ class Checks:
             )
 
     def _is_of_earlier_try(self, earlier: Execution) -> bool:
-        """Whether the job has begun again since: the file says that what it did is done again."""
+        """Returns whether the job was tried again since: then the file allows what it did to be done again."""
         job = self.shadows[earlier.key.attempt.run].jobs_by_id[earlier.key.attempt.job]
         return job.number > 1 and earlier.key.attempt.number <= job.steps_by_id[earlier.key.attempt.step].earlier
 
     def _check_allowed(self, earlier: Execution, name: str) -> None:
-        """The earlier attempt did run: the file must say that its outcome is tried again."""
+        """The earlier attempt did run: the file must say that its outcome is retried."""
         attempt = self._durable_attempt(earlier.key)
         shadow = self.shadows[earlier.key.attempt.run]
         plan = shadow.jobs_by_id[earlier.key.attempt.job].steps_by_id[earlier.key.attempt.step].plan
@@ -469,7 +470,7 @@ class Checks:
         self.expect(oracle.allows(plan, attempt), text)
 
     def entered(self, task: messages.Task, files: dict[str, bytes]) -> None:
-        """A step is about to run in its job's directory, which began with these files."""
+        """A step is about to run in its job's directory, which was created with these files."""
         tree = task.tree
         wanted = self._world.tree(tree.repository, tree.revision) if tree is not None else {}
         self.expect(
@@ -477,10 +478,10 @@ class Checks:
         )
 
     def released(self, run: str, job: str) -> None:
-        """An agent removes a job's working directory: nothing of the job, or of its try there, may come any more."""
+        """An agent removes a job's working directory: nothing more of the job, or of that try, may follow."""
         shadow = self.shadows.get(RunId(run))
         found = shadow.jobs_by_id.get(JobId(job)) if shadow is not None else None
-        # A restored backup may know the run, which is over, and not what its jobs had become.
+        # A restored backup may know that the run has completed without knowing what became of its jobs.
         is_over = (shadow is not None and shadow.is_completed) or (run, job) in self._over_before
         if shadow is not None and found is not None:
             is_over = is_over or _is_over(shadow, found)
@@ -489,7 +490,7 @@ class Checks:
     # The end ----------------------------------------------------------------------------------------------------------
 
     def at_the_end(self) -> None:
-        """All runs are over: output is whole, and nothing is left anywhere (G5, G7, G9)."""
+        """All runs have completed: output is complete, and nothing is left anywhere (G5, G7, G9)."""
         for shadow in self.shadows.values():
             self.expect(shadow.is_completed, f"G7: {shadow.id} is open: {shadow.reason.text}")
             for job in shadow.jobs:
@@ -499,8 +500,10 @@ class Checks:
         self.daemon_crashed()
 
     def _is_kept(self, step: Step, attempt: Attempt) -> bool:
-        """Whether the server has what the attempt printed: not what was not flushed when its power went, nor what a node
-        inside the agent printed while the disk was full, which is in no file.
+        """Returns whether the server has what the attempt printed.
+
+        It does not have what was not flushed before a power cut, nor what a node inside the agent printed while the
+        disk was full, because that is in no file.
         """
         dispatched_at = (attempt.dispatched_at or 0) - self._world.log_ms() + self._world.now_ms
         server = next(server for server in self._world.servers if server.name == attempt.agent_name)
@@ -526,7 +529,7 @@ class Checks:
 
 
 def _is_over(run: Run, job: Job) -> bool:
-    """Whether nothing more of the job, or of the try whose directory there is, can come."""
+    """Returns whether nothing more of the job, or of the try whose directory exists, can follow."""
     return run.is_completed or job.conclusion is not None or job.number > 1 or job.retry_at is not None
 
 

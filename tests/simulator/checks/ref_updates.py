@@ -1,8 +1,8 @@
-"""What is promised of triggers (G6), compared with what the log says: every movement is seen, and starts its files once.
+"""What is promised about triggers (G6), compared with the log: every ref update is noticed, and starts its files once.
 
-Rules of this file: what a movement should start is found here from the truth alone (the repository's commits and where its refs
-stood), never from what the loop says about files. Where people cannot know either (two refs pushed one after the other before
-the first look at an empty repository) both answers are right.
+Rules of this file: what a ref update should start is derived from the truth alone (the repository's commits and the
+history of its refs), never from what the loop says about files. Where people cannot know either (two refs pushed one
+after the other before an empty repository is first read), both answers are right.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 class _Followed:
-    """A ref as far as the log goes."""
+    """A ref as the log knows it."""
 
     def __init__(self) -> None:
         self.number = 0
-        #: The earliest place of the ref's history at which it can have been seen.
+        #: The earliest index in the ref's history at which it can have been read.
         self.index = -1
         self.commit: str | None = None
-        #: The files of the newest commit that was applied, even after a removal.
+        #: The files of the newest applied commit, even after the ref was removed.
         self.files: dict[str, bytes] = {}
 
 
 class Movements:
-    """The checker of G6."""
+    """The checker of ref updates (G6) for one repository."""
 
     def __init__(self, world: World, repository: Repository) -> None:
         self._world = world
@@ -40,20 +40,20 @@ class Movements:
         self.forget()
 
     def forget(self) -> None:
-        """Nothing is in the log."""
+        """Starts afresh, because the log is empty."""
         self._refs: dict[str, _Followed] = {}
         self._was_empty = False
-        #: All refs that are watched are recorded: one that comes later is new.
+        #: All watched refs are recorded: one that appears later is new.
         self._is_complete = False
-        #: When the first ref of all was recorded.
+        #: When the first ref was recorded.
         self._first_at: float | None = None
         self._facts = 0
-        #: A backup was restored, and nobody has said yet that its repository may be looked at.
+        #: A backup was restored, and the repository has not been resumed yet.
         self.is_held = False
         self.started: dict[tuple[str, int, str], RunId] = {}
 
     def committed(self, batch: Batch) -> None:
-        """A batch is durable: the facts of the repository and the runs in it belong together."""
+        """A batch is durable: the repository's facts and the runs in it belong together."""
         stream = repository_stream(self._repository.settings.name)
         facts = [fact for append in batch.appends if append.stream == stream for fact in append.events]
         self._facts += len(facts)
@@ -100,7 +100,7 @@ class Movements:
         return created
 
     def _moved(self, repository: Repository, fact: events.RevisionApplied) -> tuple[set[tuple[str, str]], bool]:
-        """What the movement starts, and whether that is certain."""
+        """Returns what the ref update starts, and whether that is certain."""
         is_new = fact.ref not in self._refs
         followed = self._refs.setdefault(fact.ref, _Followed())
         name = f"movement {fact.update_number} of {fact.ref}"
@@ -124,16 +124,16 @@ class Movements:
         return starts, is_certain
 
     def _first_sight(self, repository: Repository, ref: str, seen_at: float) -> tuple[dict[str, bytes] | None, bool]:
-        """What a ref that was never seen before is compared with, None for one that starts nothing; and if that is sure."""
+        """Returns the files that a new ref is compared with (None if it starts nothing), and whether that is certain."""
         if self._is_complete:
-            # It was made since: new is what the other ref does not have.
+            # It was created later: what the other ref does not have is new.
             others = [one for name, one in self._refs.items() if name != ref and one.commit is not None]
             return (others[0].files if others else {}), True
         came = repository.history[ref][0][0]
         if self._first_at is None:
             self._first_at = seen_at
             return ({}, True) if self._was_empty else (None, True)
-        # Beside another one, in the first push to an empty repository or right behind it: nobody can know.
+        # It was pushed to an empty repository together with another ref or right after it, so the result is uncertain.
         is_open = self._was_empty and came <= self._first_at
         return ({}, False) if is_open else (None, True)
 
@@ -149,25 +149,25 @@ class Movements:
         followed.index = gone[0] if gone else followed.index
 
     def synced(self, asked: dict[str, int]) -> None:
-        """Somebody was told that the refs as they were when they asked, or newer, are applied."""
+        """People were told that the refs as they were when they asked, or newer ones, are applied."""
         repository = self._repository
         for ref, place in asked.items():
             states = [commit for _, commit in repository.history[ref][place:]]
             self._expect(self._applied(ref) in states, f"{ref} is said to be applied, and is not")
 
     def is_current(self) -> bool:
-        """Whether the log knows where the refs are."""
+        """Returns whether the log has the current refs."""
         repository = self._repository
         is_seen = all(self._applied(ref) == repository.tip(ref) for ref in repository.watched())
         return is_seen and all(ref in repository.tips() for ref in self._refs if self._applied(ref) is not None)
 
     def daemon_crashed(self) -> None:
-        """What was recorded of the repository is still there."""
+        """Checks that what was recorded of the repository still exists."""
         head = self._world.memory.head(repository_stream(self._repository.settings.name))
         self._expect(head == self._facts, f"{head} facts of the repository are left of {self._facts}")
 
     def what_is_open(self) -> str:
-        """The difference between the refs and the log."""
+        """Describes the difference between the refs and the log."""
         refs = {
             ref: (self._applied(ref), self._repository.tip(ref)) for ref in {**self._repository.history, **self._refs}
         }
@@ -181,7 +181,7 @@ class Movements:
 
 
 def _is_meant(path: str, ref: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Whether a movement between these files starts the one at `path`, as its first word says."""
+    """Returns whether a change between these files starts the one at `path`, according to its first word."""
     says = kind(after[path])
     if says == "change":
         return bool(before.get(path) != after[path])

@@ -1,8 +1,9 @@
-"""What is promised of schedules (G6), compared with the log: each instant is decided once, rightly, and starts one run at most.
+"""What is promised about schedules (G6), compared with the log: each instant is decided once, correctly, and starts at
+most one run.
 
-Rules of this file: what should become of an instant is found here from the truth alone: the calendar, the files of the
-commit that is applied, what the wall clock showed when it was decided, and whether the run before was over. Where two things
-happened in one millisecond nobody can know which came first, and both answers are right.
+Rules of this file: what should happen at an instant is derived from the truth alone: the calendar, the files of the
+applied commit, what the wall clock showed when it was decided, and whether the previous run had completed. Where two
+things happened in the same millisecond, their order is unknown and both answers are right.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ if TYPE_CHECKING:
     from tests.simulator.triggered import Triggered
     from tests.simulator.world import World
 
-#: A file and the times that it names.
+#: A file and one of its cron expressions.
 Name = tuple[str, str]
-#: An instant, what became of it, why; and for missed ones how many, and whether there were more.
+#: An instant, its outcome and the reason; for missed ones also how many, and whether there were more.
 Row = tuple[int, ScheduleOutcome, str, int, bool]
-#: How soon another instant must come for a world to wait for it.
+#: A world waits for another instant that comes within this time.
 SOON_MS = 10_000
-#: How soon somebody asks for the end of a run that must go for a newer instant.
+#: A run that a newer instant replaces must be cancelled within this time.
 CANCEL_MS = 4_000
 _Item = TypeVar("_Item")
 
 
 class _Held:
-    """A schedule as far as the log goes."""
+    """A schedule as the log knows it."""
 
     def __init__(self, handled_at: int) -> None:
         self.handled_at = handled_at
@@ -56,13 +57,13 @@ class Instants:
         self.forget()
 
     def forget(self) -> None:
-        """Nothing is in the log."""
+        """Starts afresh, because the log is empty."""
         self._held: dict[Name, _Held] = {}
         self._started: dict[tuple[Name, int], RunId] = {}
-        #: Since when which commit is applied, and when a run's end became durable; in ms of the world.
+        #: When each commit was applied, and when a run's completion became durable; in ms of the world.
         self._commits: list[tuple[int, str]] = []
         self._ended: dict[RunId, int] = {}
-        #: Runs that must go for a newer instant, and since when; only of a time without faults and news of files.
+        #: Runs that a newer instant replaces, and since when; only from times without faults and changes of files.
         self._cancelled: dict[RunId, int] = {}
         #: Since when nothing may be decided, in ms of the world.
         self._suspended_at: int | None = None
@@ -70,7 +71,7 @@ class Instants:
     # The log ----------------------------------------------------------------------------------------------------------
 
     def committed(self, batch: Batch, *, is_news: bool = True) -> None:
-        """A batch is durable, and the shadows have followed."""
+        """Checks a batch that is durable and applied to the shadow runs."""
         created: dict[tuple[Name, int], RunId] = {}
         decided: dict[Name, list[events.ScheduleDecided]] = defaultdict(list)
         for append in batch.appends:
@@ -148,7 +149,8 @@ class Instants:
             return
         rows = [(fact.due_at, fact.outcome, fact.code, fact.count, fact.has_more) for fact in facts]
         if is_news:
-            # One that was on its way when somebody suspended the repository is in the log after it.
+            # A decision that was already in progress when the repository was suspended appears in the log after the
+            # suspension.
             is_held = self._suspended_at is not None and self._suspended_at < facts[0].at - BEGAN_AT
             self._expect(not is_held, f"{name} is decided while its repository is suspended")
             self._check_decision(name, held, facts[0].at, rows)
@@ -180,7 +182,7 @@ class Instants:
             self._expect(False, f"{name} is decided {_texts(rows)}, not {list(map(_texts, right))} ({text}, {named})")
 
     def _must_go(self, name: Name, held: _Held) -> None:
-        """An instant waits: with `overlap: cancel` the run before it ends soon."""
+        """An instant waits: with `overlap: cancel` the run before it must be cancelled soon."""
         schedule = self._repository.schedules(self._commits[-1][1]).get(name)
         is_cancelling = schedule is not None and schedule.overlap is Overlap.CANCEL
         if is_cancelling and held.run is not None and self._world.healed_at is not None:
@@ -189,15 +191,15 @@ class Instants:
     # What was so, by the log's clock ----------------------------------------------------------------------------------
 
     def _walls(self, at: int) -> list[int]:
-        """What the wall clock showed."""
+        """Returns what the wall clock may have shown."""
         return [at + offset for offset in _in_force(self._world.wall_offsets, at - BEGAN_AT)]
 
     def _wanted(self, at: int) -> list[dict[Name, ScheduleTrigger]]:
-        """The schedules of the files that were applied."""
+        """Returns the schedules of the files that may have been applied."""
         return [self._repository.schedules(commit) for commit in _in_force(self._commits, at - BEGAN_AT)]
 
     def _busy(self, held: _Held, at: int) -> list[bool]:
-        """Whether the newest run was open."""
+        """Returns whether the newest run may have been open."""
         if held.run is None:
             return [False]
         ended = self._ended.get(held.run)
@@ -209,7 +211,7 @@ class Instants:
     # The end ----------------------------------------------------------------------------------------------------------
 
     def what_is_open(self) -> str:
-        """What is due and not decided, or comes soon; empty when there is nothing."""
+        """Describes what is due and not decided, or due soon; empty if there is nothing."""
         commit = self._repository.tip(MAIN)
         wanted = self._repository.schedules(commit) if commit is not None else {}
         if self._held.keys() != wanted.keys():
@@ -232,7 +234,7 @@ class Instants:
 def meant(
     schedule: ScheduleTrigger, handled_at: int, queue: Sequence[int], wall: int, *, is_busy: bool
 ) -> Iterator[Row]:
-    """What is decided about everything that waits or has come, by the words of docs/schedules.md."""
+    """Yields what docs/schedules.md decides about every instant that waits or is due."""
     waiting = list(queue)
     if waiting and not is_busy:
         yield waiting.pop(0), ScheduleOutcome.STARTED, "waited", 1, False
@@ -265,7 +267,7 @@ def meant(
 
 
 def _in_force(history: Sequence[tuple[int, _Item]], now: int) -> list[_Item]:
-    """What held at a time of the world: one, or all of its millisecond."""
+    """Returns the values that held at a time of the world: one, or all of that millisecond."""
     found: list[_Item] = []
     for since, item in reversed(history):
         if since <= now:

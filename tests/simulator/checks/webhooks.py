@@ -1,8 +1,10 @@
-"""Webhooks: those who send signed requests, again until they are answered and sometimes after that, and what they are promised.
+"""Webhooks: senders that repeat signed requests until they are answered, and sometimes afterwards, and what they are
+promised.
 
-Rules of this file: a request is the same one however often it is sent, byte for byte. Its payload holds the number of what has
-happened at the sender, so the checker knows by the log alone what each run was started for: one run for each delivery. A
-request without an id and a time is the same delivery in one window of time and the next one, as docs/webhooks.md says.
+Rules of this file: a request is the same, byte for byte, however often it is sent. Its payload holds a number that
+identifies what happened at the sender, so the checker knows from the log alone what each run was started for: one run
+per delivery. A request without an id and a time is the same delivery in one time window and the next one, as
+docs/webhooks.md says.
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ if TYPE_CHECKING:
 
 
 class _Request:
-    """What is sent, and what its sender knows."""
+    """A request and its sender's knowledge about it."""
 
     def __init__(self, number: int, *, wall_s: int, has_id: bool, is_timed: bool) -> None:
         self.number = number
         self.wall_s = wall_s if is_timed else None
-        #: Whether it has no id and no time, so that it is another delivery much later.
+        #: Whether it has no id and no time, so that it counts as another delivery much later.
         self.is_bare = not (has_id or is_timed)
         self.body = json.dumps({"number": number}).encode()
         self.headers: dict[str, str] = {}
@@ -45,12 +47,12 @@ class _Request:
             signed = f"{wall_s}.{self.headers.get('x-waterflow-delivery', '')}.".encode() + self.body
         digest = hmac.new(HOOK_SECRET.encode(), signed, hashlib.sha256).hexdigest()
         self.headers["x-hub-signature-256"] = f"sha256={digest}"
-        #: How many answers it waits for, each to a sending of its own.
+        #: How many answers it waits for, each for one time it was sent.
         self.wanted = 1
 
 
 class Senders:
-    """The people, or programs, at the other end."""
+    """The people, or programs, that send requests."""
 
     def __init__(self, world: World, dice: random.Random, repository: Triggered) -> None:
         self._world = world
@@ -60,12 +62,12 @@ class Senders:
         self._due = dice.choice((2, 4, 6))
 
     def begin(self) -> None:
-        """They send from now on."""
+        """Starts sending."""
         for _ in range(self._due):
             self._world.loop.outside(self._dice.uniform(0.5, 22.0), self._send)
 
     def what_is_open(self) -> str:
-        """Whoever waits for an answer; empty when nobody does."""
+        """Describes the requests that wait for an answer; empty if none does."""
         waiting = [request.number for request in self._requests if request.wanted > 0]
         return f"G6: nobody answers the deliveries {waiting}" if waiting or len(self._requests) < self._due else ""
 
@@ -83,7 +85,7 @@ class Senders:
             return
         if world.daemon is not None:
             world.loop.spawn(world.daemon.process, self._deliver(request), f"sender of delivery {request.number}")
-        # Sometimes it does not wait for the answer to the one before.
+        # Sometimes it does not wait for the answer to the previous one.
         patience_s = 0.05 if self._dice.random() < 0.15 else self._dice.uniform(0.3, PATIENCE_S)
         world.loop.outside(patience_s, self._ask, request)
 
@@ -110,7 +112,7 @@ class Senders:
         world.checks.deliveries.answered(request.number, row.id)
 
     def _refused(self, request: _Request) -> None:
-        """Nobody knows the hook, or the request is too old."""
+        """The webhook is unknown, or the request is too old."""
         world = self._world
         if request.wall_s is not None and abs(world.wall_ms() // 1000 - request.wall_s) > HOOK_WINDOW_S:
             request.wanted = 0
@@ -137,14 +139,14 @@ class Deliveries:
         self.forget()
 
     def forget(self) -> None:
-        """Nothing is in the log."""
-        #: The runs of each delivery by its number, with the id that it had.
+        """Starts afresh, because the log is empty."""
+        #: The runs of each delivery by its number, with the id that the delivery had.
         self._runs: dict[int, list[tuple[str, RunId]]] = defaultdict(list)
-        #: Whether the hook is a file's, by the log.
+        #: Whether a file defines the webhook, according to the log.
         self.is_hooked = False
 
     def committed(self, batch: Batch, *, is_news: bool = True) -> None:
-        """A batch is durable, and the shadows have followed."""
+        """Checks a batch that is durable and applied to the shadow runs."""
         del is_news
         for append in batch.appends:
             for event in append.events:
@@ -152,7 +154,7 @@ class Deliveries:
                     self._created(RunId(append.stream.removeprefix(run_stream(RunId("")))), event)
         commit = self._repository.applied(batch)
         if commit is not None:
-            # What is broken keeps its hook; then nobody can know it by this commit alone.
+            # A broken file keeps its webhook, so this commit alone does not tell whether there is one.
             self.is_hooked = self._repository.is_hooked(commit)
 
     def _created(self, run: RunId, event: run_events.RunCreated) -> None:
@@ -166,7 +168,7 @@ class Deliveries:
         self._expect(is_named, f"{run} is of {event.revision}, where no good file has the hook")
 
     def answered(self, number: int, run: RunId) -> None:
-        """A sender was told that its delivery is this run."""
+        """A sender was told that this run belongs to its delivery."""
         runs = [known for _, known in self._runs[number]]
         self._expect(run in runs, f"delivery {number} is answered with {run}, and has started {runs}")
         key = self._world.checks.shadows[run].trigger.key if run in runs else None
@@ -174,7 +176,7 @@ class Deliveries:
             self._world.checks.start_acknowledged(key, run)
 
     def what_is_open(self) -> str:
-        """Nothing: who waits is asked."""
+        """Returns an empty text, because the senders themselves are asked."""
         return ""
 
     def _expect(self, is_kept: object, text: str) -> None:
@@ -182,7 +184,7 @@ class Deliveries:
 
 
 def _is_same(one: str, other: str) -> bool:
-    """Whether two ids of one request mean one delivery: those that end in a window of time do in the next one, too."""
+    """Returns whether two ids of one request mean one delivery: ids with a time window also match the next window."""
     head, _, window = one.rpartition("-")
     other_head, _, other_window = other.rpartition("-")
     if not head.startswith("sha256-") or head != other_head:

@@ -1,8 +1,9 @@
-"""What is promised of starts after other workflows (G6), compared with the log: once for each completed run, and chains end.
+"""What is promised about `workflow_run` (G6), compared with the log: one start for each completed run, and finite
+chains.
 
-Rules of this file: which files ask for a run that has completed is found here from the truth alone: the files of the commit
-that is applied at that place of the log. A file that goes on asking must be started; one that has asked and was changed since
-may be, and no other one.
+Rules of this file: which files react to a completed run is derived from the truth alone: the files of the commit that
+is applied at that point of the log. A file that still reacts to it must be started; one that did and has changed since
+may be started, and no other file.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from tests.simulator.triggered import Triggered
     from tests.simulator.world import World
 
-#: Runs in a row that started one another, by docs/workflows.md.
+#: Maximum length of a chain of runs that start one another, from docs/workflows.md.
 CHAIN_MAX = 5
 
 
@@ -35,19 +36,19 @@ class Followers:
         self.forget()
 
     def forget(self) -> None:
-        """Nothing is in the log."""
-        #: What the newest versions ask for, by path, and the last ones without errors.
+        """Starts afresh, because the log is empty."""
+        #: What the newest versions react to, by path, and the last versions without errors.
         self._asking: dict[str, WorkflowRunTrigger] = {}
         self._good: dict[str, WorkflowRunTrigger] = {}
         self._depths: dict[RunId, int] = {}
-        #: Completed runs and the files that have asked for them; those that must still start, and what has started.
+        #: Completed runs and the files that reacted to them; those that must still start, and those that have started.
         self._asked: set[tuple[RunId, str]] = set()
         self._owed: set[tuple[RunId, str]] = set()
         self._started: dict[tuple[RunId, str], RunId] = {}
         self._suspended_at: int | None = None
 
     def committed(self, batch: Batch, *, is_news: bool = True) -> None:
-        """A batch is durable, and the shadows have followed."""
+        """Checks a batch that is durable and applied to the shadow runs."""
         created: list[RunId] = []
         marks: list[events.CompletedRunsHandled] = []
         for append in batch.appends:
@@ -67,7 +68,8 @@ class Followers:
                 marks, f"{created} are started, and their transaction does not say how far the log was followed"
             )
             suspended_at = self._suspended_at if is_news else None
-            # One that was on its way when somebody suspended the repository is in the log after it.
+            # A start that was already in progress when the repository was suspended appears in the log after the
+            # suspension.
             is_held = suspended_at is not None and any(suspended_at < mark.at - BEGAN_AT for mark in marks)
             self._expect(not is_held, f"{created} are started while their repository is suspended")
 
@@ -126,7 +128,7 @@ class Followers:
         return not asks.conclusions or shadow.conclusion.value in asks.conclusions
 
     def what_is_open(self) -> str:
-        """What must start and has not; empty when there is nothing."""
+        """Describes what must start and has not; empty if there is nothing."""
         return f"G6: nothing has followed {sorted(self._owed)}" if self._owed else ""
 
     def _expect(self, is_kept: object, text: str) -> None:

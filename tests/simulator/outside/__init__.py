@@ -1,1 +1,1 @@
-"""The simulated surroundings: daemon, network, servers, repositories, disks and secret sources."""
+"""The simulated outside: daemon, network, servers, repositories, disks and secret sources."""

@@ -1,4 +1,4 @@
-"""The daemon: one process after the other over the same log, made of the real host, engine, fleet and sessions."""
+"""The daemon: one process after the other on the same log, made of the real host, engine, fleet and sessions."""
 
 from __future__ import annotations
 
@@ -51,28 +51,28 @@ LOST_AFTER_MS = 15_000
 
 
 class Clock:
-    """The log's clock: goes on through restarts and knows no jump."""
+    """The log's clock: continues across restarts and never jumps."""
 
     def __init__(self, now: Callable[[], int]) -> None:
         self.now = now
 
 
 class _Silent:
-    """A log that keeps nothing."""
+    """A logger that keeps nothing."""
 
     def warning(self, *_: object, **__: object) -> None:
-        """Dropped."""
+        """Drops the message."""
 
 
 class _CheckedLink:
-    """`ports.Link` over the real sessions; looks at each message before it leaves."""
+    """`ports.Link` over the real sessions; checks each message before it leaves."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.sessions: Sessions | None = None
 
     def send(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage]) -> None:
-        """What is said to an agent must be durable already."""
+        """Checks that what is sent to an agent is already durable."""
         is_connected = self.sessions is not None and agent in self.sessions.connected
         for message in outgoing:
             self._world.checks.leaves(agent, message, is_connected=is_connected)
@@ -136,7 +136,7 @@ class Daemon:
         self.agents.recovered()
         simulated.network.open(Door(self.process, self.sessions.take, enrollment.is_approved))
         self.webhooks: SignedWebhookService | None = None
-        #: Of each repository of the world, by name.
+        #: The loop of each repository of the world, by name.
         self.loops = self._repositories(clock)
         self._watch(self.driver.run(), "driver")
         self._watch(outputs.run(), "output logs")
@@ -145,7 +145,7 @@ class Daemon:
             self._watch(ChildRunStarter(self.driver, ChildWorkflows(simulated, simulated.files)).run(), "starter")
 
     def _repositories(self, clock: Clock) -> dict[str, RepositoryLoop]:
-        """The loops of the world's repositories, at work."""
+        """Starts the loops of the world's repositories."""
         simulated = self._simulated
         webhooks, plans = WebhookRegistry(), PlanCache(self.log)
         loops: dict[str, RepositoryLoop] = {}
@@ -174,11 +174,11 @@ class Daemon:
         return loops
 
     def _on_clone(self, agent: AgentId, hello: messages.Hello) -> None:
-        # A false alarm, which a late `Hello` of a process that is dead may raise; it must not keep the live one out.
+        # A late `Hello` of a dead process can cause a false alarm; it must not keep the running agent out.
         self._simulated.note(f"alarm: {agent} seems to be a clone: {hello.instance}")
 
     async def _follow(self) -> None:
-        """A subscriber of the feed: sees every durable record once and in order."""
+        """Subscribes to the feed: it must see every durable record once and in order."""
         after = 0
         async for record in self.feed.subscribe(None, after):
             after += 1

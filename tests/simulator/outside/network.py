@@ -1,9 +1,10 @@
-"""The network between agents and daemon, under the real link on the one side and the real sessions on the other.
+"""The network between agents and daemon, below the real link on one side and the real sessions on the other.
 
-A connection keeps the order of its frames, as TCP does; two connections keep none between them. What may go wrong is what was
-measured with ZeroMQ: a frame that `send` had accepted is lost, comes late, or (of a hostile or broken middle) comes twice.
-A cut holds frames back, in one direction or both. A short one is invisible but for the time; one that outlasts the heartbeats
-closes the connection on both sides, each at a moment of its own, and what was on the way is gone.
+A connection keeps the order of its frames, as TCP does; two connections are not ordered relative to each other. The
+faults are those that were measured with ZeroMQ: a frame that `send` had accepted is lost, arrives late, or (with a
+hostile or broken middlebox) arrives twice. A cut holds frames back, in one direction or both. A short cut only delays;
+one that outlasts the heartbeats closes the connection on both sides, each at its own moment, and the frames in flight
+are lost.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from tests.simulator.chance import Chance
 from tests.simulator.loop import Process, VirtualLoop
 from waterflowd.dispatch.router import IncomingFrame, SendResult
 
-#: ZeroMQ's heartbeat time-out closes a connection that is cut for longer.
+#: ZeroMQ's heartbeat timeout closes a connection that is cut for longer.
 HEARTBEAT_S = 8.0
-#: What a connect to a host takes that does not answer.
+#: How long a connect to a host that does not answer takes.
 CONNECT_TIMEOUT_S = 5.0
-#: Frames that wait for a peer which takes nothing.
+#: Maximum number of frames that wait for a peer that reads nothing.
 FRAMES_OUTBOUND_MAX = 1_000
 
 
 class _Inbox:
-    """What has arrived and who waits for it."""
+    """The frames that have arrived, and who waits for them."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
@@ -48,7 +49,7 @@ class _Inbox:
 
 
 class Dealer:
-    """Instead of an agent's `waterflow_agent.session.dealer.Dealer`."""
+    """Replaces an agent's `waterflow_agent.session.dealer.Dealer`."""
 
     def __init__(self, network: Network, host: str, public_key: str, process: Process) -> None:
         self.network = network
@@ -63,22 +64,22 @@ class Dealer:
     # What the link calls.
 
     async def next_event(self) -> zmq.Event:
-        """What happens to the connection next."""
+        """Returns the next event of the connection."""
         event: zmq.Event = await self._events.take()
         return event
 
     def connect(self, endpoint: str) -> None:
-        """Begins to connect."""
+        """Starts to connect."""
         del endpoint
         self.network.connect(self)
 
     async def read(self, take: Callable[[memoryview], None]) -> None:
-        """Hands over each frame."""
+        """Passes on each frame."""
         while True:
             take(await self._frames.take())
 
     def send(self, frame: bytes) -> None:
-        """Takes a frame; that is no delivery."""
+        """Accepts a frame, which does not mean that it is delivered."""
         if self.wire is not None:
             self.network.carry_up(self.wire, frame)
 
@@ -92,12 +93,12 @@ class Dealer:
     # What the network calls.
 
     def event(self, event: zmq.Event) -> None:
-        """The monitor says so."""
+        """Delivers an event of the socket monitor."""
         if not self.is_closed:
             self._events.put(event)
 
     def arrived(self, frame: bytes) -> None:
-        """A frame has come."""
+        """Delivers a frame."""
         if not self.is_closed:
             self._frames.put(memoryview(frame))
 
@@ -118,7 +119,7 @@ class Wire:
 
 
 class Door:
-    """The daemon's work port while one process of it lives."""
+    """The daemon's work port while one of its processes runs."""
 
     def __init__(
         self,
@@ -128,12 +129,12 @@ class Door:
     ) -> None:
         self.process = process
         self.take = take
-        #: Asked for the key of each handshake.
+        #: Called with the key of each handshake.
         self.is_approved = is_approved
 
 
 class Cut:
-    """What keeps frames of one server from going through."""
+    """Keeps the frames of one server from getting through."""
 
     def __init__(self, *, is_up: bool, is_down: bool) -> None:
         self.is_up = is_up
@@ -155,11 +156,11 @@ class Network:
     # The daemon's side.
 
     def open(self, door: Door) -> None:
-        """The daemon listens."""
+        """Makes the daemon listen."""
         self._door = door
 
     def close(self) -> None:
-        """The daemon's process is gone: the kernel closes its connections."""
+        """Closes all connections, as the kernel does when the daemon's process has ended."""
         self._door = None
         for wire in self._wires.values():
             self._agent_hears(wire, 0.002)
@@ -167,7 +168,7 @@ class Network:
         self._wires.clear()
 
     def send(self, routing_id: bytes, payload: bytes) -> SendResult:
-        """`Router.send`."""
+        """Works as `Router.send`."""
         wire = self._wires.get(routing_id)
         if wire is None:
             return SendResult.GONE
@@ -191,7 +192,7 @@ class Network:
     # The agent's side.
 
     def connect(self, dealer: Dealer) -> None:
-        """A handshake, or its failure, some time later."""
+        """Completes or fails a handshake some time later."""
         cut = self._cuts.get(dealer.host)
         if self._door is None:
             self.loop.outside(0.002, dealer.event, zmq.Event.CLOSED)
@@ -215,7 +216,7 @@ class Network:
             dealer.event(zmq.Event.HANDSHAKE_SUCCEEDED)
 
     def carry_up(self, wire: Wire, frame: bytes) -> None:
-        """A frame of an agent is on its way."""
+        """Carries a frame of an agent to the daemon."""
         if wire.is_daemon_gone or wire.is_agent_gone:
             return
         self.frames += 1
@@ -230,7 +231,7 @@ class Network:
         incoming = IncomingFrame(
             wire.routing_id, wire.dealer.public_key, wire.dealer.host, memoryview(wire.up.popleft())
         )
-        # The daemon's own turn: a frozen one finds the frames when it goes on.
+        # It runs in the daemon's process: a frozen daemon gets the frames when it resumes.
         self.loop.call_soon(wire.door.take, incoming, context=wire.door.process.context)
 
     def _copies(self) -> int:
@@ -264,7 +265,7 @@ class Network:
                 self._flush(wire)
 
     def _flush(self, wire: Wire) -> None:
-        # Frames whose own moment is still to come go now as well; that moment finds nothing.
+        # Frames that are scheduled for later are delivered now as well; their own timer then finds nothing.
         for _ in range(len(wire.up)):
             self._up(wire)
         for _ in range(len(wire.down)):
@@ -276,7 +277,7 @@ class Network:
                 self._break(wire, self._chance.dice.uniform(0.0, 2.0))
 
     def close_connection(self, host: str) -> None:
-        """The connections of a server end at once, as by a firewall that resets them."""
+        """Closes the connections of a server at once, as a firewall that resets them does."""
         for wire in [wire for wire in self._wires.values() if wire.dealer.host == host]:
             self._break(wire, 0.001)
 
@@ -291,12 +292,12 @@ class Network:
         self.loop.outside(after_s, wire.dealer.event, zmq.Event.DISCONNECTED)
 
     def heal(self) -> None:
-        """No cut is left."""
+        """Removes all cuts."""
         for host, cut in list(self._cuts.items()):
             self._mend(host, cut)
 
     def agent_died(self, process: Process) -> None:
-        """The kernel closes the sockets of the process."""
+        """Closes the sockets of the process, as the kernel does."""
         for wire in self._wires.values():
             if wire.dealer.process is process:
                 wire.dealer.close()

@@ -1,12 +1,13 @@
-"""The repository of a world: what people push to it, and the real reconcile loop's way to read it.
+"""The repository of a world: what people push to it, and how the real reconcile loop reads it.
 
 Rules of this file:
 
-- `Repository` is the truth: commits, where each ref stood one after the other, and what its files are. Nothing of the product
-  is used to make it; content says by itself what it is (`push 3`: the third text of a file that starts at every push).
-- `Source` is one daemon's view. It may be slow, away or unreadable, and it may lose a hint; it never gives an older state than
-  before, as the port says.
-- `Compiler` knows no language: it takes the plan from the table of the world's plans, or says that the file is broken.
+- `Repository` is the truth: commits, the history of each ref, and what its files are. No code of the product is used to
+  make it; content describes itself (`push 3`: the third text of a file that starts at every push).
+- `Source` is one daemon's view. It may be slow, unavailable or unreadable, and it may lose a hint; it never returns an
+  older state than before, as the port requires.
+- `Compiler` knows no language: it takes the plan from the table of the world's plans, or reports that the file is
+  broken.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
     from tests.simulator.world import World
 
 MAIN, RELEASE = "refs/heads/main", "refs/heads/release"
-#: A file that path filters look at, and that is no workflow.
+#: A file that path filters look at, and that is not a workflow.
 SOURCE_FILE = "src/code"
 PATHS = ("workflows/a.yml", "workflows/b.yml", "workflows/c.yml")
-#: What a file's first word says: when it starts. `broken` never does.
+#: The first words of files: when they start. `broken` never does.
 KINDS: dict[str, Triggers | None] = {
     "change": Triggers(on_change=True),
     "push": Triggers(push=PushTrigger()),
@@ -45,7 +46,7 @@ KINDS: dict[str, Triggers | None] = {
     "manual": Triggers(),
     "broken": None,
 }
-#: A person without an answer asks again after this long.
+#: A person without an answer repeats the request after this time.
 PATIENCE_S = 3.0
 
 
@@ -57,14 +58,14 @@ class Content(msgspec.Struct, frozen=True):
 
     @property
     def tree(self) -> str:
-        """The id of what is in it."""
+        """The id of its content."""
         return _digest(repr(sorted(self.files.items())).encode())
 
 
 class Repository:
     """See the file's docstring."""
 
-    #: Where its workflows are.
+    #: The folder of its workflows.
     paths: tuple[str, ...] = PATHS
 
     def __init__(
@@ -77,7 +78,7 @@ class Repository:
         #: Each commit by its id, and each tree.
         self.commits: dict[str, Content] = {}
         self.trees: dict[str, Content] = {}
-        #: Where each ref stood one after the other, and when it came there; None while it is removed.
+        #: The history of each ref, with the time of each change; None while the ref is removed.
         self.history: dict[str, list[tuple[float, str | None]]] = {}
         self.sources: list[Source] = []
         self._world = world
@@ -85,34 +86,34 @@ class Repository:
         self._plan = plan
         self._compiled: dict[tuple[str, bytes], bytes] = {}
         self._texts = 0
-        #: What somebody asks for: `suspend`, `resume`, or `wait` between the two.
+        #: What people request: `suspend`, `resume`, or `wait` between the two.
         self.wish = ""
         if dice.random() < 0.7:
             self._push_something((MAIN,))
 
     def begin(self) -> None:
-        """People push from now on."""
+        """People start to push."""
         for _ in range(self._dice.choice((1, 3, 6, 10))):
             self._world.loop.outside(self._dice.uniform(0.0, 20.0), self._do_something)
         if self._dice.random() < 0.3:
-            # Somebody pushes after all was healed too.
+            # People push after the healing too.
             self._world.loop.outside(self._dice.uniform(25.0, 30.0), self._push_something, (MAIN,))
 
     def tip(self, ref: str) -> str | None:
-        """Where the ref stands."""
+        """Returns the commit of the ref."""
         return self.history[ref][-1][1] if ref in self.history else None
 
     def tips(self) -> dict[str, str]:
-        """The refs that are there."""
+        """Returns the refs that exist."""
         return {ref: tip for ref in sorted(self.history) if (tip := self.tip(ref)) is not None}
 
     def watched(self) -> list[str]:
-        """The refs that the configuration means, as far as there is no telling otherwise."""
+        """Returns the refs that the configuration selects, as far as they can be known."""
         tips = self.tips()
         return list(tips) if self.settings.refs == ("*",) else [MAIN] if MAIN in tips else []
 
     def compiled(self, path: str, content: bytes) -> bytes | None:
-        """The plan of a file; None for one that is broken."""
+        """Returns the plan of a file; None for a broken one."""
         triggers = self.triggers(path, content)
         if triggers is None:
             return None
@@ -122,12 +123,12 @@ class Repository:
         return self._compiled[path, content]
 
     def triggers(self, path: str, content: bytes) -> Triggers | None:
-        """When a file starts; None for one that is broken."""
+        """Returns the triggers of a file; None for a broken one."""
         del path
         return KINDS[kind(content)]
 
     def loop(self) -> RepositoryLoop | None:
-        """The loop of the daemon that lives."""
+        """Returns the loop of the running daemon."""
         daemon = self._world.daemon
         return daemon.loops.get(self.settings.name) if daemon is not None else None
 
@@ -171,11 +172,11 @@ class Repository:
             self._move(ref, content.id, "is pushed to")
 
     def _path(self) -> str:
-        """What somebody changes."""
+        """Chooses the file that people change."""
         return self._dice.choice((*self.paths, SOURCE_FILE))
 
     def _word(self, path: str) -> str:
-        """What the first word of a new text is."""
+        """Chooses the first word of a new text."""
         del path
         return self._dice.choice(list(KINDS))
 
@@ -188,7 +189,7 @@ class Repository:
             source.moved()
 
     def come_back(self) -> None:
-        """It can be read again."""
+        """Makes the repository readable again."""
         self.is_away = False
 
     def _suspend(self) -> None:
@@ -201,7 +202,7 @@ class Repository:
         self._insist()
 
     def _insist(self) -> None:
-        """Asks for what somebody wishes until it is confirmed."""
+        """Repeats what people requested until it is confirmed."""
         world, wish = self._world, self.wish
         if not wish:
             return
@@ -224,17 +225,17 @@ class Repository:
         self._world.note(f"repository: {wish} is confirmed")
         self.wish = ""
         if wish == "suspend":
-            # Nobody else may wish anything meanwhile.
+            # No other request is made in the meantime.
             self.wish = "wait"
             self._world.loop.outside(self._dice.uniform(0.5, 6.0), self._resume)
 
     def restored(self) -> None:
-        """The daemon looks no more until a person says so, who has seen what was lost."""
+        """Keeps the daemon from reading the repository until a person, who has seen what was lost, resumes it."""
         self.wish = "wait"
         self._world.loop.outside(self._dice.uniform(0.5, 6.0), self._resume)
 
     def sync(self) -> None:
-        """Somebody wants to know that what is there now is applied."""
+        """Requests a sync as a person would; once it is confirmed, the current refs must be applied."""
         world = self._world
         loop = self.loop()
         if world.daemon is not None and loop is not None:
@@ -251,7 +252,7 @@ class Repository:
 
 
 class Source:
-    """`reconcile.source.Source` of one process of the daemon."""
+    """`reconcile.source.Source` of one daemon process."""
 
     def __init__(self, world: World, repository: Repository, process: Process) -> None:
         self._world = world
@@ -261,7 +262,7 @@ class Source:
         repository.sources = [self]
 
     def moved(self) -> None:
-        """A ref has moved; the watcher notices, or not."""
+        """Reports that a ref has changed; the watcher may miss it."""
         if not self._process.is_dead and not self._world.chance.happens("hint lost"):
             self._world.loop.call_soon(self._hint.set, context=self._process.context)
 
@@ -344,12 +345,12 @@ class Compiler:
 
 
 def kind(content: bytes) -> str:
-    """What a file's first word says."""
+    """Returns a file's first word."""
     return content.decode().partition(" ")[0]
 
 
 def changed(before: dict[str, bytes], after: dict[str, bytes]) -> tuple[str, ...]:
-    """The paths that differ."""
+    """Returns the paths that differ."""
     return tuple(sorted(path for path in {**before, **after} if before.get(path) != after.get(path)))
 
 

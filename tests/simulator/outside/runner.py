@@ -1,9 +1,9 @@
 """The step runner and the processes of steps, as the agent's real `RunnerClient` sees them through its socket.
 
-A step's script says what its process does: `d=MS` how long it lives, `x=A,B,...` its exit code by attempt, `p=N` how many
-lines it prints, `o` that it hands back an output, `stubborn` that it ignores the stop signal. The runner answers as the real
-one does: a name starts once, ends are on disk before they are told, and a runner that was killed leaves orphans, which the next
-one kills and calls lost. That a process was started is written down in the world's truth and nowhere else.
+A step's script says what its process does: `d=MS` how long it lives, `x=A,B,...` its exit code by attempt, `p=N` how
+many lines it prints, `o` that it sets an output, `stubborn` that it ignores the stop signal. The runner behaves as the
+real one does: a name starts once, results are on disk before they are reported, and a killed runner leaves orphans,
+which the next runner kills and reports as lost. Process starts are recorded in the world's truth and nowhere else.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Behaviour:
 
 
 class _Step:
-    """A process with its spool; `reason` is why it is being ended."""
+    """A process with its spool; `reason` is why it is being stopped."""
 
     def __init__(self, name: str, execution: Execution, behaviour: Behaviour, request: protocol.StartRequest) -> None:
         self.name = name
@@ -60,7 +60,7 @@ class Runner:
         #: In the world's seconds.
         self.answers_from = 0.0
         self._connection: _Pipe | None = None
-        #: Results by name: on the disk of the server, as are the names that were claimed.
+        #: Results by name: stored on the server's disk, as are the claimed names.
         for name, step in list(server.steps.items()):
             self._end_orphan(name, step)
         for name, result in server.results.items():
@@ -90,19 +90,19 @@ class Runner:
     # The agent's connection.
 
     def accept(self, pipe: _Pipe) -> None:
-        """A new agent; the one before is told."""
+        """Accepts a new agent; the previous one is notified."""
         if self._connection is not None:
             self._tell({"type": "replaced"})
         self._connection = pipe
         self._tell({"type": "hello", "protocol": protocol.PROTOCOL, "release": self._world.release, "pid": 1})
 
     def let_go(self, pipe: _Pipe) -> None:
-        """The agent's end was closed."""
+        """Handles that the agent closed its end."""
         if self._connection is pipe:
             self._connection = None
 
     def serve(self, message: dict[str, Any]) -> None:
-        """One message of the agent."""
+        """Handles one message of the agent."""
         kind, name = message["type"], message.get("name", "")
         if kind == "status":
             self._tell({"type": "held", "attempts": self._held()})
@@ -161,7 +161,7 @@ class Runner:
         world.checks.process_started(server, execution)
         self._schedule(step)
         if world.chance.happens("power lost at a start"):
-            # Perhaps before the journal was flushed, and before anybody has heard of it.
+            # Perhaps before the journal was flushed, and before anyone was notified.
             world.loop.outside(world.chance.delay_s(0.0, 0.06), server.reboot)
         self._tell({"type": "started", "name": name, "pid": 2, "at": execution.started_wall_ms})
 
@@ -185,7 +185,7 @@ class Runner:
         chunks = self._server.disk.spools.setdefault(self._server.spool_path(step.name), [])
         begin = chunks[-1].end if chunks else 0
         if not self.is_dead:
-            # Nobody reads the pipe of an orphan.
+            # The pipe of an orphan has no reader.
             stream = spool.STDOUT if line % 3 else spool.STDERR
             chunks.append(SpoolChunk(begin, self._world.wall_ms(), stream, data))
             step.execution.printed += data
@@ -209,7 +209,7 @@ class Runner:
             return
         self._finish(step, code, step.reason or "exited")
         if self.is_dead:
-            # The orphan's end is nobody's to hear.
+            # The end of an orphan is not reported.
             return
         execution = step.execution
         if code == 0 and step.behaviour.hands_back:
@@ -239,24 +239,24 @@ class Runner:
         else:
             self._stop(step, message["reason"])
 
-    # Ends of its own.
+    # How the runner itself ends.
 
     def die(self) -> None:
-        """SIGKILL: the steps go on as orphans, the agent sees its socket closed."""
+        """Kills the runner with SIGKILL: its steps continue as orphans, and the agent finds its socket closed."""
         self.is_dead = True
         pipe, self._connection = self._connection, None
         if pipe is not None:
             pipe.lost()
 
     def power_lost(self) -> None:
-        """Everything is gone at once."""
+        """Loses everything at once."""
         for step in list(self._server.steps.values()):
             self._finish(step, None, "power lost")
         self.die()
 
 
 class _Pipe:
-    """The unix socket between one agent process and the runner: in order, and never lost while both live."""
+    """The unix socket between one agent process and the runner: in order, without loss while both run."""
 
     def __init__(self, world: World, server: Server, process: Process, connection: Any) -> None:
         self._world = world
@@ -271,7 +271,7 @@ class _Pipe:
     # The transport of the agent's protocol object.
 
     def write(self, data: bytes) -> None:
-        """Bytes of the agent."""
+        """Takes bytes from the agent."""
         if self._is_closed:
             return
         messages = self._decoder.feed(data)
@@ -280,11 +280,11 @@ class _Pipe:
         loop.outside(self._up_at - loop.time(), self._serve, messages)
 
     def is_closing(self) -> bool:
-        """Whether nothing more is written."""
+        """Returns whether nothing more is written."""
         return self._is_closed
 
     def close(self) -> None:
-        """The agent lets go."""
+        """Closes the agent's end."""
         if not self._is_closed:
             self._is_closed = True
             if self._runner is not None:
@@ -301,7 +301,7 @@ class _Pipe:
                 self._runner.serve(message)
 
     def tell(self, message: dict[str, object]) -> None:
-        """A message of the runner."""
+        """Delivers a message of the runner."""
         loop = self._world.loop
         self._down_at = max(self._down_at, loop.time() + self._world.chance.delay_s(0.0001, 0.004))
         frames = protocol.frames([protocol.encode(message)])
@@ -312,7 +312,7 @@ class _Pipe:
             self._connection.data_received(frames)
 
     def lost(self) -> None:
-        """The runner is gone."""
+        """Closes the runner's end."""
         if not self._is_closed:
             self._is_closed = True
             self._world.loop.call_soon(self._connection.connection_lost, None, context=self._process.context)

@@ -1,8 +1,8 @@
-"""Secrets that take time: in some worlds the daemon has to read something for a task before it can leave.
+"""Secrets that take time: in some worlds the daemon has to read something before a task can leave.
 
-Rules of this file: the product's own readings, on the world's time; only what they ask is made up. No plan of a world names a
-secret, so none is filled in: what is tried is that offers wait, and that everything else of an attempt (cancels, time-outs,
-settlements, crashes) goes on around them. What is read is soon forgotten, so an offer that is made again waits again.
+Rules of this file: the product's own reading code runs on the world's time; only the sources are made up. No plan of a
+world names a secret, so none is filled in. What this tests is that offers wait, while everything else about an attempt
+(cancels, timeouts, settlements, crashes) continues. Secrets are soon forgotten, so a repeated offer waits again.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from waterflowd.dispatch import lowering
 from waterflowd.engine import Run, commands
 from waterflowd.secrets.secret_reader import SecretReader
 
-#: A source that answers, one that is slow, and how often it says that it cannot at the moment.
+#: A source that answers, one that is slow, and how often it is temporarily unavailable.
 _QUICK_S, _SLOW_S = 0.005, 3.0
 _TROUBLE = 0.2
-#: No world is that long: what cannot be read has tests of its own.
+#: Longer than any world: unreadable secrets have their own tests.
 _PATIENCE_S = 1e9
 
 
 class SlowSecrets:
-    """One process's view of the sources."""
+    """One daemon process's view of the secret sources."""
 
     def __init__(self, chance: Chance) -> None:
         self._chance = chance

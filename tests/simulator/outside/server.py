@@ -1,7 +1,8 @@
-"""A server: its disk, its runner, and one agent process after the other, made of the real parts.
+"""A server: its disk, its runner, and one agent process after the other, made of the real components.
 
-Rules of this file: what survives an agent (disk, runner) and what survives a reboot (disk) are attributes of the server. All
-the rest is made anew by each start, in the order of `waterflow_agent.agent`. A service manager starts an agent that has ended.
+Rules of this file: what survives an agent (disk, runner) and what survives a reboot (disk) are attributes of the
+server. Everything else is made anew at each start, in the order of `waterflow_agent.agent`. A service manager restarts
+an agent that has exited.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ from waterflow_agent.wire.session import Received
 if TYPE_CHECKING:
     from tests.simulator.world import World
 
-#: From the end of an agent to its next start by the service manager, and of a whole boot; seconds.
+#: Time from the exit of an agent to its next start by the service manager, and of a whole boot; in seconds.
 RESTART_S = (0.2, 2.0)
 BOOT_S = (2.0, 8.0)
-#: From the start of a runner until it answers: a Python process on an idle or a busy machine.
+#: Time from the start of a runner until it answers: a Python process on an idle or a busy machine.
 RUNNER_START_S = (0.03, 2.0)
-#: How often a checkout finds nothing of what was kept.
+#: How often a checkout finds none of the kept files.
 KEPT_FILES_LOST = 0.1
 
 
@@ -60,50 +61,50 @@ class Server:
         self.runner: Runner | None = None
         self.agent: Agent | None = None
         self.boots = 0
-        #: When the power went for the last time, in the world's time.
+        #: When the power was last lost, in the world's time.
         self.power_lost_at = -1
-        #: When its disk was full for the last time.
+        #: When its disk was last full.
         self.disk_full_at = -1
-        #: It never comes back.
+        #: Whether it never comes back.
         self.is_scrapped = False
-        #: Somebody wants it to work no more; what runs there runs to its end.
+        #: Whether people revoked it; what runs there continues to its end.
         self.is_revoked = False
-        #: What the runner has: running steps, and the results of all names that were claimed (None while open).
+        #: The runner's state: running steps, and the results of all claimed names (None while open).
         self.steps: dict[str, Any] = {}
         self.results: dict[str, dict[str, object] | None] = {}
-        #: Which attempt a name at the runner is; which directory its files are in; what is in the directories.
+        #: The attempt of each name at the runner; the directory of its files; the content of the directories.
         self.names: dict[str, TaskId] = {}
         self.places: dict[str, int] = {}
         self.files: dict[int, dict[str, Any]] = {}
-        #: Jobs that have a working directory here, and the files that it began with.
+        #: Jobs that have a working directory here, and the files that it initially had.
         self.workspaces: dict[tuple[str, str], dict[str, bytes]] = {}
-        #: Files of repositories that are kept, by Git id.
+        #: Kept files of repositories, by Git id.
         self.blobs: dict[bytes, bytes] = {}
         self._world = world
         self._is_booting = False
 
     @property
     def boot_id(self) -> str:
-        """Of the current boot."""
+        """The id of the current boot."""
         return f"{self.name}-boot-{self.boots}"
 
     def spool_path(self, name: str) -> str:
-        """Where the runner keeps what an attempt printed."""
+        """Returns the path of the output that an attempt printed."""
         return f"/simulated/{self.name}/attempts/{name}/output"
 
     def start_runner(self) -> None:
-        """A new runner, which settles what the one before has left."""
+        """Starts a new runner, which settles what the previous one left."""
         if self.runner is None or self.runner.is_dead:
             self.runner = Runner(self._world, self)
             self.runner.answers_from = self._world.loop.time() + self._world.chance.delay_s(*RUNNER_START_S)
 
     def start_agent(self) -> None:
-        """The service manager starts the agent, unless it runs or the machine is down."""
+        """Starts the agent as the service manager does, unless it runs or the machine is down."""
         if self.agent is None and not self._is_booting and not self.is_scrapped:
             self.agent = Agent(self._world, self)
 
     def kill_agent(self, why: str) -> None:
-        """SIGKILL; it is started again some time later."""
+        """Kills the agent with SIGKILL; it is started again some time later."""
         agent, self.agent = self.agent, None
         if agent is None:
             return
@@ -115,7 +116,7 @@ class Server:
         world.loop.outside(world.chance.delay_s(*RESTART_S), self.start_agent)
 
     def reboot(self) -> None:
-        """The power goes, and comes back."""
+        """Cuts the power; it returns later."""
         if self._is_booting:
             return
         world = self._world
@@ -130,7 +131,7 @@ class Server:
         world.loop.outside(world.chance.delay_s(*BOOT_S), self._booted)
 
     def scrap(self) -> None:
-        """The power goes for good."""
+        """Cuts the power for good."""
         self.is_scrapped = True
         self._world.note(f"{self.name}: never comes back")
         self.reboot()
@@ -204,18 +205,18 @@ class Agent:
         self._world.loop.create_task(work, name=name).add_done_callback(self._failed)
 
     def _failed(self, ended: Any) -> None:
-        """A task ended or failed: the agent's process ends with it."""
+        """Handles a task that ended or failed: the agent's process ends with it."""
         if self.process.is_dead or ended.cancelled():
             return
         error = ended.exception()
         if _code(error) == "WF302":
-            # A full disk at its start: the process ends and is started again.
+            # The disk is full at startup: the process exits and is started again.
             self._server.kill_agent(f"by itself: {error}")
             return
         self._world.checks.fail(f"{self.process.name} ended: {error!r}", error)
 
     def close_runner_connection(self) -> None:
-        """The kernel closes the runner's socket."""
+        """Closes the runner's socket, as the kernel does."""
         connection = self.runner_client._connection if self.runner_client is not None else None
         if connection is not None and connection._transport is not None:
             connection._transport.close()
@@ -237,7 +238,7 @@ class _Sockets:
         return Dealer(self._world.network, self._server.name, self._server.public_key, self._process)
 
     def close(self) -> None:
-        """Nothing is shared between the sockets."""
+        """Does nothing, because the sockets share nothing."""
 
 
 class _ObservedHandler:
@@ -271,7 +272,7 @@ class _SpoolReader:
         self._index = 0
 
     def read(self, from_offset: int, max_bytes: int, *, tail: bool = True) -> list[SpoolChunk]:
-        """Returns what is in the spool from an offset on."""
+        """Returns the content of the spool from an offset on."""
         del tail
         if self._index >= len(self._chunks) or from_offset < self._chunks[self._index].offset:
             self._index = 0
@@ -286,13 +287,13 @@ class _SpoolReader:
 
 
 class _Steps(ProcessSteps):
-    """The real steps without files: a script goes to the simulated runner as it is."""
+    """The real steps without files: a script is passed to the simulated runner unchanged."""
 
     server: Server
     workspaces: _WorkingDirectories
 
     def start(self, task: messages.Task, node_input: NodeInput) -> None:
-        """Passes the script to the simulated runner as it is."""
+        """Passes the script to the simulated runner unchanged."""
         assert isinstance(node_input, schema.Shell), "the simulated runner knows scripts only"
         self.workspaces.enter(task)
         name = self.adopt(task.key)
@@ -312,7 +313,7 @@ class _Steps(ProcessSteps):
         self._requested[task.key] = spec
 
     def collect(self, key: TaskId, result: StepResult, cancel_reason: str) -> NodeResult:
-        """What the end of the process means, with what it handed back."""
+        """Returns the result of the ended process, with the outputs that it set."""
         end = exits.interpret(result, cancel_reason=cancel_reason)
         place = self._directory_numbers.get(key)
         if result.reason not in exits.RAN or place is None:
@@ -321,7 +322,7 @@ class _Steps(ProcessSteps):
 
 
 class _Directories:
-    """`stepdirs.StepDirectories` without files: numbers that are used again, with what is in them."""
+    """`stepdirs.StepDirectories` without files: numbers that are reused, with their content."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -350,7 +351,7 @@ class _Directories:
 
 
 class _Directory:
-    """A directory in the making; what `store.PartialTree` is to the disk."""
+    """A directory that is being filled, as `store.PartialTree` is on disk."""
 
     def __init__(self, entries: list[FileEntry]) -> None:
         self.path = self
@@ -360,7 +361,7 @@ class _Directory:
 
 
 class _Trees:
-    """`trees.store.TreeStore` without files. Files that were kept are sometimes gone, as if there had been no room."""
+    """`trees.store.TreeStore` without files. Kept files are sometimes gone, as if space had run out."""
 
     def __init__(self, world: World, server: Server) -> None:
         self._world = world
@@ -392,7 +393,7 @@ class _Trees:
         making.files.clear()
 
     def prepare_spare(self, tree: messages.Tree, files: dict[str, bytes]) -> None:
-        """A directory that is never the job's own has no part in a simulated world."""
+        """Does nothing: a spare directory has no part in a simulated world."""
 
 
 class _WorkingDirectories:

@@ -1,7 +1,7 @@
 """The disks: the daemon's log and output logs, an agent's journal, and what a server keeps over a reboot.
 
-Rules of this file: a write may be the last thing that its process does, just before or just after it has become durable; a disk
-may be full for a while; a power cut loses what the journal had not flushed. Reads never fail.
+Rules of this file: a process may be killed at a write, just before or just after it has become durable; a disk may be
+full for a while; a power cut loses what the journal had not flushed. Reads never fail.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from waterflowd.testing.memory_outputs import MemoryOutputLogs
 if TYPE_CHECKING:
     from tests.simulator.world import World
 
-#: Records after which a journal's segment is rewritten.
+#: Number of records after which a journal starts a new segment.
 SEGMENT_RECORDS = 30
 
 
 class Log(MemoryLog):
-    """`ports.Log` of one process of the daemon, over a memory log that outlives it."""
+    """`ports.Log` of one daemon process, over a memory log that outlives it."""
 
     def __init__(self, world: World, process: Process, memory: MemoryLog) -> None:
-        # One log under two hands: whatever either writes, both have.
+        # Both objects share one log: what either of them writes, both have.
         self.__dict__ = memory.__dict__
         self._outside = (world, process)
 
     def append(self, batch: Batch) -> Awaitable[int]:
-        """Durable some milliseconds later, or never."""
+        """Makes the batch durable some milliseconds later, or never."""
         return self._append(batch)
 
     async def _append(self, batch: Batch) -> int:
@@ -55,7 +55,7 @@ class Log(MemoryLog):
 
 
 class OutputLogs(MemoryOutputLogs):
-    """`ports.OutputLogs` of one process of the daemon; `memory` outlives it."""
+    """`ports.OutputLogs` of one daemon process; `memory` outlives it."""
 
     def __init__(self, world: World, process: Process, memory: MemoryOutputLogs) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class OutputLogs(MemoryOutputLogs):
         self._logs = memory._logs
 
     def append(self, pieces: Sequence[OutputAppend]) -> Awaitable[list[int]]:
-        """Durable some milliseconds later, or never."""
+        """Makes the output durable some milliseconds later, or never."""
         return self._append(pieces)
 
     async def _append(self, pieces: Sequence[OutputAppend]) -> list[int]:
@@ -94,7 +94,7 @@ class _Segment:
 
 
 class Disk:
-    """What a server keeps: the agent's journal, spools, what the runner wrote, and the files of steps."""
+    """What a server keeps: the agent's journal, spools, the runner's files, and the files of steps."""
 
     def __init__(self) -> None:
         self.segments: list[_Segment] = []
@@ -103,7 +103,7 @@ class Disk:
         self.is_full = False
 
     def lose_power(self, *, loses_tail: bool) -> None:
-        """What was not flushed is gone, or happens to be there."""
+        """Loses what was not flushed, or keeps it by chance."""
         if loses_tail:
             for segment in self.segments:
                 del segment.frames[segment.flushed :]
@@ -120,11 +120,11 @@ class Journal(journal.Journal):
 
     @property
     def is_large(self) -> bool:
-        """Soon, so that segments change often."""
+        """Returns true early, so that segments change often."""
         return len(self._disk.segments[-1].frames) > SEGMENT_RECORDS
 
     def read(self) -> tuple[str, list[ledger_records.LedgerRecord | ledger_records.ReleasedRecord]]:
-        """Boot id and facts; a snapshot takes the place of everything before it."""
+        """Returns the boot id and the facts; a snapshot replaces everything before it."""
         boot_id = ""
         facts: list[ledger_records.LedgerRecord | ledger_records.ReleasedRecord] = []
         for segment in self._disk.segments:
@@ -137,13 +137,13 @@ class Journal(journal.Journal):
         return boot_id, facts
 
     def begin(self, boot_id: str, facts: list[ledger_records.LedgerRecord]) -> None:
-        """A new segment."""
+        """Starts a new segment."""
         self._check("a segment")
         snapshot = ledger_records.SnapshotRecord(ledger_records.VERSION, boot_id, facts)
         self._disk.segments.append(_Segment(journal._encoder.encode(snapshot)))
 
     def append(self, facts: Sequence[ledger_records.LedgerRecord | ledger_records.ReleasedRecord]) -> None:
-        """More records of the newest segment."""
+        """Adds records to the newest segment."""
         if not facts or self._process.is_dead:
             return
         self._check("a record")
@@ -156,7 +156,7 @@ class Journal(journal.Journal):
             raise Killed
 
     def flush(self) -> None:
-        """All of it is safe; older segments go."""
+        """Makes everything durable and removes older segments."""
         if self._process.is_dead:
             return
         segment = self._disk.segments[-1]
@@ -164,7 +164,7 @@ class Journal(journal.Journal):
         self._disk.segments = [segment]
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing, because nothing is open."""
 
     def _check(self, what: str) -> None:
         if self._disk.is_full:

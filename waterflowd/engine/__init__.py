@@ -4,11 +4,11 @@
               what happened       the fold           what follows from it        what the host must do
 
 - `step(run, input, now)` is the only entry point of the live path; `fold` over the log is the recovery path; both end in the
-  same `evolve`, and `outstanding` derives from state alone what must be done. A property test holds them equal.
+  same `evolve`, and `outstanding` derives the required commands from state alone. A property test checks that both agree.
 - The host makes events durable before it executes commands. Commands may be executed twice.
 - Some commands, such as `RequestSlot`, are answered inside the same batch: the answer comes back as an input.
-- Time is the log's clock in ms and always an argument. Ids, and what only the outside knows, are in the inputs.
-- A change of behaviour gets a number in flags.py, so that old logs replay under the rules they were written by.
+- Time is the log's time in ms and always an argument. Ids, and everything known only outside the run, are in the inputs.
+- A change of behaviour gets a number in flags.py, so that an old log is replayed under the rules of its time.
 
 Read state/runs.py first, then one scenario under tests/golden, then step.py.
 """

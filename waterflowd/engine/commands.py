@@ -27,7 +27,7 @@ class RequestSlot(Command, frozen=True, kw_only=True):
     labels: tuple[tuple[str, str], ...] = ()
     node: str
     agent: AgentId | None
-    #: Servers to use only when there is no other: earlier tries of the job failed there.
+    #: Servers to use only if no other is available, because earlier tries of the job failed there.
     avoid: tuple[AgentId, ...] = ()
     #: Secrets that must have a value.
     secrets: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class DropServerList(Command, frozen=True, kw_only=True):
 
 
 class AcquireLock(Command, frozen=True, kw_only=True):
-    """Request a slot in a concurrency group, or keep the one that is held; answered again whenever the answer changes."""
+    """Request a slot in a concurrency group, or keep the one already held; answered again whenever the answer changes."""
 
     job: JobId | None
     group: str

@@ -80,12 +80,12 @@ def _slot_granted(run: Run, given: inputs.SlotGranted, now: int) -> Events:
     if job is None or step is None or attempt is None or attempt.status is not AttemptStatus.PENDING or step.stop:
         return ()
     if (job.agent or job.pinned or given.agent) != given.agent:
-        # Another branch of the job has been given a server meanwhile, and the slot is requested again.
+        # Meanwhile another branch of the job got a server, and the slot is requested again.
         return ()
     is_first = job.agent is None
     why = reason(ReasonCode.DISPATCHED, f"sent to {given.agent_name}", agent=given.agent_name)
     deadline_at = job.deadline_at or now + job.timeout_ms
-    # Expressions may read the server, which is the job's from this event on.
+    # Expressions may read the server, which belongs to the job from this event on.
     server = contexts.agent(given.facts if is_first else job.agent_facts, given.agent_name, job.group)
     values = _render(run, job, step, server, now)
     if isinstance(values, Reason):
@@ -151,7 +151,7 @@ _ABSENT = (ReasonCode.SERVER_UNREACHABLE, ReasonCode.SERVER_LOST)
 
 
 def _may_not_wait(job: Job) -> bool:
-    """Whether the job is an instance on one server, has started nothing there, and must not wait for it."""
+    """Whether the job is an instance for one server, has not started anything there, and must not wait for the server."""
     target = job.plan.target
     has_begun = job.agent is not None or job.number > 1
     return job.pinned is not None and not has_begun and target is not None and target.offline is not Offline.WAIT
@@ -294,7 +294,7 @@ def _result_reason(given: inputs.TaskFinished) -> Reason:
     try:
         code = ReasonCode(given.reason_code) if given.reason_code else _DEFAULT_CODES[given.outcome]
     except ValueError:
-        # A newer agent may know more codes; its text still says what happened.
+        # A newer agent may send unknown codes; its text still says what happened.
         code = _DEFAULT_CODES[given.outcome]
     text = given.reason_text
     if not text:

@@ -1,10 +1,10 @@
-"""Events: the facts of one run, in the past tense, as the log holds them.
+"""Events: the facts of one run, named in the past tense, as they are stored in the log.
 
 Rules of this file:
 
-- An event says what was decided and everything that the decision knew from outside; folding it again needs nothing else.
-- Every event that changes a status carries its reason. `at` is the log's clock in ms.
-- Stored logs hold these records for ever: a new field has a default, a field never changes its meaning, a kind is never
+- An event records what was decided and all outside information that the decision used; folding it again needs nothing else.
+- Every event that changes a status carries its reason. `at` is the log's time in ms.
+- Stored logs keep these records forever: a new field has a default, a field never changes its meaning, and a kind is never
   renamed. A changed shape gets a new kind and an upcaster in the store's codec.
 """
 
@@ -28,7 +28,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One instance of a job: what tells it from the others. Its id is `JOB[key]`."""
+    """One instance of a job: what distinguishes it from the others. Its id is `JOB[key]`."""
 
     key: str
     name: str = ""
@@ -39,18 +39,18 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the daemon's configuration asks of a job that enters an environment, as it was when the run was created."""
+    """What the daemon's configuration requires of a job that uses an environment, as of the creation of the run."""
 
     approvers: tuple[str, ...] = ()
     minimum: int = 0
     may_approve_own: bool = True
-    #: Whether the run's ref is one that may enter.
+    #: Whether jobs of the run's ref may use the environment.
     is_ref_allowed: bool = True
     vars: dict[str, Any] = {}
 
 
 class RunCreated(Event, frozen=True, kw_only=True, tag="run-created"):
-    """The run exists: all its jobs are queued. `vars` are resolved."""
+    """The run was created and all its jobs are queued. `vars` are resolved."""
 
     plan_hash: str
     number: int
@@ -59,29 +59,29 @@ class RunCreated(Event, frozen=True, kw_only=True, tag="run-created"):
     revision: str | None = None
     inputs: dict[str, Any] = {}
     vars: dict[str, Any] = {}
-    #: Numbers of the behaviour flags that hold for the run's whole life (flags.py).
+    #: Numbers of the behaviour flags that apply to the run until it ends (flags.py).
     flags: tuple[int, ...] = ()
     deadline_at: int
-    #: What was laid over the file's `vars` at the start.
+    #: Variables that were set at the start and override the file's `vars`.
     given_vars: dict[str, Any] = {}
-    #: Of a re-run: the run that it does again, and what it takes over of it.
+    #: Of a re-run: the original run, and what is reused from it.
     rerun_of: RunId | None = None
     kept: Kept | None = None
-    #: What `hashFiles` gives, by its patterns joined by line ends.
+    #: Results of `hashFiles`, by its patterns joined by newlines.
     hashes: dict[str, str] = {}
-    #: By the environment's name.
+    #: By the name of the environment.
     environments: dict[str, Policy] = {}
     reason: Reason
 
 
 class RunStarted(Event, frozen=True, kw_only=True, tag="run-started"):
-    """The first job's turn has come."""
+    """The first job may start."""
 
     reason: Reason
 
 
 class LockRequested(Event, frozen=True, kw_only=True, tag="lock-requested"):
-    """The run, or the job, must have a place in this concurrency group before it goes on."""
+    """The run or job requested a slot in this concurrency group and waits until it has one."""
 
     job: JobId | None = None
     group: str
@@ -92,31 +92,31 @@ class LockRequested(Event, frozen=True, kw_only=True, tag="lock-requested"):
 
 
 class LockWaiting(Event, frozen=True, kw_only=True, tag="lock-waiting"):
-    """The group is full; recorded whenever the place in the queue changes."""
+    """The group is full. Recorded again whenever the position in the queue changes."""
 
     job: JobId | None = None
     reason: Reason
 
 
 class LockGranted(Event, frozen=True, kw_only=True, tag="lock-granted"):
-    """The place is the run's or job's until it ends."""
+    """The run or job holds its slot in the concurrency group until it ends."""
 
     job: JobId | None = None
 
 
 class LockRefused(Event, frozen=True, kw_only=True, tag="lock-refused"):
-    """There is no place: the group is full and says `reject`, or a newer one took the place in the queue."""
+    """The slot was refused: the group is full (`queue: reject`), or a newer request replaced this one in the queue."""
 
     job: JobId | None = None
     reason: Reason
 
 
 class ApprovalRequested(Event, frozen=True, kw_only=True, tag="approval-requested"):
-    """The job, or its step, waits for people. `due_at` is when `default` decides for them."""
+    """The job, or its step, waits for approval. Without a decision by `due_at`, `default` applies."""
 
     job: JobId
     step: StepId | None = None
-    #: The environment, for a job.
+    #: The environment, if a job waits.
     environment: str = ""
     approvers: tuple[str, ...] = ()
     minimum: int = 1
@@ -128,7 +128,7 @@ class ApprovalRequested(Event, frozen=True, kw_only=True, tag="approval-requeste
 
 
 class ApprovalGiven(Event, frozen=True, kw_only=True, tag="approval-given"):
-    """Somebody has decided."""
+    """The approval was decided by a person or, after the timeout, by its default."""
 
     job: JobId
     step: StepId | None = None
@@ -139,24 +139,24 @@ class ApprovalGiven(Event, frozen=True, kw_only=True, tag="approval-given"):
 
 
 class JobExpanded(Event, frozen=True, kw_only=True, tag="job-expanded"):
-    """The job is these instances from now on, in this order. The list is fixed."""
+    """The job was expanded to these instances, in this order. The list never changes."""
 
     job: JobId
     instances: list[Instance]
-    #: How many are at work at a time; None: all.
+    #: Maximum number that run at the same time; None: all.
     max_parallel: int | None = None
-    #: Ends of the batches, as counts of instances from the first; the last is all of them.
+    #: Ends of the batches, as numbers of instances counted from the first; the last one is the total.
     batches: list[int] = []
     pause_ms: int = 0
-    #: With more failures than this no new instance starts; None: however many.
+    #: After more failures than this no new instance starts; None: no limit.
     max_failures: int | None = None
-    #: The first failure also ends those at work.
+    #: The first failure also stops the running instances.
     fail_fast: bool = False
     reason: Reason
 
 
 class JobEntered(Event, frozen=True, kw_only=True, tag="job-entered"):
-    """The job is the jobs of the workflow that it calls from now on, with these values."""
+    """The job was expanded to the jobs of the workflow that it calls, with these values."""
 
     job: JobId
     name: str
@@ -166,7 +166,7 @@ class JobEntered(Event, frozen=True, kw_only=True, tag="job-entered"):
 
 
 class JobHalted(Event, frozen=True, kw_only=True, tag="job-halted"):
-    """No new instance of the job starts; with `is_stopped` those at work end."""
+    """No new instance of the job starts; with `is_stopped` the running ones are stopped."""
 
     job: JobId
     is_stopped: bool
@@ -174,14 +174,14 @@ class JobHalted(Event, frozen=True, kw_only=True, tag="job-halted"):
 
 
 class JobCancelled(Event, frozen=True, kw_only=True, tag="job-cancelled"):
-    """The job must end, though its run goes on: another one took its place in its concurrency group."""
+    """The job must end although its run continues: another one took its slot in the concurrency group."""
 
     job: JobId
     reason: Reason
 
 
 class BatchCompleted(Event, frozen=True, kw_only=True, tag="batch-completed"):
-    """All instances of the batch have ended; the next one begins at `resume_at`."""
+    """All instances of the batch have ended; the next batch starts at `resume_at`."""
 
     job: JobId
     #: From 1.
@@ -191,7 +191,7 @@ class BatchCompleted(Event, frozen=True, kw_only=True, tag="batch-completed"):
 
 
 class BatchStarted(Event, frozen=True, kw_only=True, tag="batch-started"):
-    """The pause before this batch is over."""
+    """The pause before this batch has ended."""
 
     job: JobId
     #: From 1.
@@ -199,31 +199,31 @@ class BatchStarted(Event, frozen=True, kw_only=True, tag="batch-started"):
 
 
 class JobWaiting(Event, frozen=True, kw_only=True, tag="job-waiting"):
-    """Why the job waits, as a whole: there is no server yet of which it could have an instance."""
+    """The job as a whole waits, because no server is available yet on which it could have an instance; `reason` has details."""
 
     job: JobId
     reason: Reason
 
 
 class JobSkipped(Event, frozen=True, kw_only=True, tag="job-skipped"):
-    """The job ends without having begun anything: its server is not there, and the file says not to wait for it."""
+    """The job ends without starting a step: its server is not available, and the file says not to wait for it."""
 
     job: JobId
     reason: Reason
 
 
 class JobRetryScheduled(Event, frozen=True, kw_only=True, tag="job-retry-scheduled"):
-    """The job has failed and is tried again at `due_at`."""
+    """The job failed and will be retried at `due_at`."""
 
     job: JobId
-    #: The try that will be made then, from 2.
+    #: Number of the next try, from 2.
     number: int
     due_at: int
     reason: Reason
 
 
 class JobRestarted(Event, frozen=True, kw_only=True, tag="job-restarted"):
-    """The job begins again with its first step, and waits for a server."""
+    """The job restarts from its first step, and waits for a server."""
 
     job: JobId
     number: int
@@ -232,24 +232,24 @@ class JobRestarted(Event, frozen=True, kw_only=True, tag="job-restarted"):
 
 
 class StepEntered(Event, frozen=True, kw_only=True, tag="step-entered"):
-    """The step's blocks may begin. `count` is how many there will be; None for a `while`, which is asked each time."""
+    """The step's blocks may start. `count` is their number; None for a `while`, which is evaluated before each iteration."""
 
     job: JobId
     step: StepId
     name: str | None = None
     count: int | None = None
-    #: Values of `items`, in order; empty for what is no loop over items.
+    #: Values of `items`, in order; empty unless the step is a loop over items.
     items: list[Any] = []
     #: The rendered inputs of a composite step.
     inputs: dict[str, Any] = {}
     max_parallel: int = 1
-    #: When its time is over.
+    #: When the step times out.
     deadline_at: int | None = None
     reason: Reason
 
 
 class BlockStarted(Event, frozen=True, kw_only=True, tag="block-started"):
-    """The steps of one block of the step are queued: of `plan`, one of its blocks. `number` counts those that began, from 0."""
+    """The steps of a block are queued. `plan` is the index of its plan in the step; `number` counts started blocks from 0."""
 
     job: JobId
     step: StepId
@@ -258,7 +258,7 @@ class BlockStarted(Event, frozen=True, kw_only=True, tag="block-started"):
 
 
 class StepTimedOut(Event, frozen=True, kw_only=True, tag="step-timed-out"):
-    """The time of a step with blocks is over: what runs in it is stopped."""
+    """A step with blocks timed out: everything that runs inside it is stopped."""
 
     job: JobId
     step: StepId
@@ -266,7 +266,7 @@ class StepTimedOut(Event, frozen=True, kw_only=True, tag="step-timed-out"):
 
 
 class JobReady(Event, frozen=True, kw_only=True, tag="job-ready"):
-    """The job's needs are met and its condition holds: it waits for a server, or for nothing if it needs none."""
+    """The job's needs are met and its condition is true: it waits for a server, unless it needs none."""
 
     job: JobId
     name: str
@@ -278,7 +278,7 @@ class JobReady(Event, frozen=True, kw_only=True, tag="job-ready"):
 
 
 class AttemptQueued(Event, frozen=True, kw_only=True, tag="attempt-queued"):
-    """The step's turn has come: this attempt wants a slot."""
+    """It is the step's turn: this attempt requests a slot."""
 
     job: JobId
     step: StepId
@@ -286,7 +286,7 @@ class AttemptQueued(Event, frozen=True, kw_only=True, tag="attempt-queued"):
 
 
 class AttemptWaiting(Event, frozen=True, kw_only=True, tag="attempt-waiting"):
-    """No slot yet; recorded whenever the reason changes."""
+    """The attempt has no slot yet. Recorded again whenever the reason changes."""
 
     job: JobId
     step: StepId
@@ -295,9 +295,9 @@ class AttemptWaiting(Event, frozen=True, kw_only=True, tag="attempt-waiting"):
 
 
 class AttemptDispatched(Event, frozen=True, kw_only=True, tag="attempt-dispatched"):
-    """The attempt belongs to one agent under one lease (`epoch`). It stands in the log before the offer is sent.
+    """The attempt belongs to one agent under one lease (`epoch`). It is in the log before the offer is sent.
 
-    What held expressions is rendered here; None says that the plan's own value holds.
+    Values that contained expressions are rendered here; None means that the plan's own value applies.
     """
 
     job: JobId
@@ -307,7 +307,7 @@ class AttemptDispatched(Event, frozen=True, kw_only=True, tag="attempt-dispatche
     agent: AgentId
     agent_name: str
     boot_id: str
-    #: What the `agent` context shows; only in the dispatch that gives the job its server.
+    #: Content of the `agent` context; only in the dispatch that assigns a server to the job.
     facts: dict[str, Any] = {}
     name: str | None = None
     params: dict[str, Any] | None = None
@@ -315,7 +315,7 @@ class AttemptDispatched(Event, frozen=True, kw_only=True, tag="attempt-dispatche
     working_directory: str | None = None
     #: The version of an own node: the SHA-256 of its file, or a package and its version; "" for a node of Waterflow.
     node_version: str = ""
-    #: From the start of the process on.
+    #: Counted from the start of the process.
     timeout_ms: int
     #: The job's own deadline, set by its first dispatch.
     job_deadline_at: int
@@ -323,7 +323,7 @@ class AttemptDispatched(Event, frozen=True, kw_only=True, tag="attempt-dispatche
 
 
 class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt-started"):
-    """The agent says that the process runs."""
+    """The agent reported that the process is running."""
 
     job: JobId
     step: StepId
@@ -332,7 +332,7 @@ class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt-started"):
 
 
 class AttemptFinished(Event, frozen=True, kw_only=True, tag="attempt-finished"):
-    """How the attempt ended. `outcome` is the agent's word, or `lost` when nobody can know."""
+    """The attempt ended. `outcome` is what the agent reported, or `lost` when the outcome cannot be known."""
 
     job: JobId
     step: StepId
@@ -349,18 +349,18 @@ class AttemptFinished(Event, frozen=True, kw_only=True, tag="attempt-finished"):
 
 
 class RetryScheduled(Event, frozen=True, kw_only=True, tag="retry-scheduled"):
-    """The step is tried again at `due_at`."""
+    """The step will be retried at `due_at`."""
 
     job: JobId
     step: StepId
-    #: The attempt that will be made then.
+    #: Number of the next attempt.
     attempt: AttemptNo
     due_at: int
     reason: Reason
 
 
 class StepSleeping(Event, frozen=True, kw_only=True, tag="step-sleeping"):
-    """The step waits in the log until `due_at` and holds no server."""
+    """The step sleeps until `due_at` without occupying a server."""
 
     job: JobId
     step: StepId
@@ -369,7 +369,7 @@ class StepSleeping(Event, frozen=True, kw_only=True, tag="step-sleeping"):
 
 
 class ChildRunRequested(Event, frozen=True, kw_only=True, tag="child-run-requested"):
-    """The attempt starts another run of this workflow; the parameters are rendered."""
+    """The attempt starts a child run of this workflow; the parameters are rendered."""
 
     job: JobId
     step: StepId
@@ -377,15 +377,15 @@ class ChildRunRequested(Event, frozen=True, kw_only=True, tag="child-run-request
     name: str | None = None
     workflow: str
     inputs: dict[str, Any] = {}
-    #: Whether the step ends with that run, and not at its start.
+    #: Whether the step ends when the child run ends, rather than when it starts.
     is_awaited: bool = True
-    #: When its time is over.
+    #: When the step times out.
     deadline_at: int | None = None
     reason: Reason
 
 
 class ChildRunStarted(Event, frozen=True, kw_only=True, tag="child-run-started"):
-    """The run that the attempt wanted exists. Both facts come to the log in one transaction."""
+    """The attempt's child run was created. This event and those of the child run are written in one transaction."""
 
     job: JobId
     step: StepId
@@ -395,7 +395,7 @@ class ChildRunStarted(Event, frozen=True, kw_only=True, tag="child-run-started")
 
 
 class StepHeld(Event, frozen=True, kw_only=True, tag="step-held"):
-    """The last attempt's outcome is unknown and the file says that a person decides."""
+    """The last attempt's outcome is unknown, and the file requires a person to decide."""
 
     job: JobId
     step: StepId
@@ -403,21 +403,21 @@ class StepHeld(Event, frozen=True, kw_only=True, tag="step-held"):
 
 
 class StepCompleted(Event, frozen=True, kw_only=True, tag="step-completed"):
-    """The step ended. `outcome` is the truth, `conclusion` what follows go by (`continue-on-error`)."""
+    """The step ended. `outcome` is how; `conclusion` takes `continue-on-error` into account, and later steps depend on it."""
 
     job: JobId
     step: StepId
     outcome: Conclusion
     conclusion: Conclusion
-    #: Of a step of the engine, or of one that was kept; None: those of its last attempt.
+    #: Outputs of an engine node or of a reused step; None: those of the last attempt.
     outputs: dict[str, Any] | None = None
-    #: What a kept step wrote to the environment.
+    #: What a reused step wrote to the environment.
     env: dict[str, str] = {}
     reason: Reason
 
 
 class JobTimedOut(Event, frozen=True, kw_only=True, tag="job-timed-out"):
-    """The job's time is over: what runs of it is stopped."""
+    """The job timed out: everything that runs in it is stopped."""
 
     job: JobId
     reason: Reason
@@ -434,7 +434,7 @@ class JobCompleted(Event, frozen=True, kw_only=True, tag="job-completed"):
 
 
 class CancelRequested(Event, frozen=True, kw_only=True, tag="cancel-requested"):
-    """Somebody asked for the run's end; with `is_forced` nothing more is waited for."""
+    """The run was cancelled; with `is_forced` it ends without waiting for anything."""
 
     by: str
     is_forced: bool = False
@@ -442,13 +442,13 @@ class CancelRequested(Event, frozen=True, kw_only=True, tag="cancel-requested"):
 
 
 class RunTimedOut(Event, frozen=True, kw_only=True, tag="run-timed-out"):
-    """The run's time is over: what runs of it is stopped."""
+    """The run timed out: everything that runs in it is stopped."""
 
     reason: Reason
 
 
 class LateReport(Event, frozen=True, kw_only=True, tag="late-report"):
-    """Evidence: an agent's result that came after the attempt had ended otherwise. Changes nothing."""
+    """An agent's result that arrived after the attempt had ended otherwise. Recorded as evidence; changes nothing."""
 
     job: JobId
     step: StepId
@@ -460,10 +460,10 @@ class LateReport(Event, frozen=True, kw_only=True, tag="late-report"):
 
 
 class RunCompleted(Event, frozen=True, kw_only=True, tag="run-completed"):
-    """The run ended; the last event that changes it."""
+    """The run ended. This is the last event that changes it."""
 
     conclusion: Conclusion
-    #: What it gives to the step that started it.
+    #: Outputs for the step that started the run.
     outputs: dict[str, Any] = {}
     reason: Reason
 

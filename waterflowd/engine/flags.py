@@ -1,8 +1,8 @@
-"""Numbered behaviour flags: how an old log is replayed under the rules that it was written by.
+"""Numbered behaviour flags, by which an old log is replayed under the rules in force when it was written.
 
-Rules of this file: when a change of `decide` or `moves` would make an open run of an older version go on differently, the
-new behaviour gets a number here and is taken only by runs that carry it. A run records `CURRENT` when it is created. A number
-is never used again, and one that this version does not know stalls the run: guessing would be worse than waiting.
+Rules of this file: when a change of `decide` or `moves` would make an open run of an older version continue differently,
+the new behaviour gets a number here and applies only to runs that carry it. A run records `CURRENT` when it is created. A
+number is never reused, and one that this version does not know stalls the run: guessing would be worse than waiting.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from waterflow_agent.errors import Stalled
 
-#: What a run of this version records. No behaviour has changed since the first version, so there is no flag yet.
+#: The flags that new runs record. No flags exist yet, because no behaviour has changed since the first version.
 CURRENT: tuple[int, ...] = ()
 
 KNOWN: frozenset[int] = frozenset()

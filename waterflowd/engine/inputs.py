@@ -1,7 +1,7 @@
-"""Inputs: requests and reports, things that happened outside one run. Nothing here is a fact of the log yet.
+"""Inputs: requests and reports from outside the run. They are not in the log; the events that they cause are.
 
-Rules of this file: an input may be stale, repeated or wrong; `decide` says what it means. What only the outside knows
-(ids, random numbers, the agent that the fleet chose) is part of the input, and is recorded in the events.
+Rules of this file: an input may be stale, repeated or wrong; `decide` determines its effect. Everything known only outside the
+run (ids, random numbers, the agent that the fleet chose) is part of the input, and is recorded in the events.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from waterflowd.model.statuses import Conclusion, Outcome
 
 
 class TimerKind(Enum):
-    """What a timer of a run is for."""
+    """The purpose of a timer."""
 
-    #: The run's time-out.
+    #: The run's timeout.
     RUN_TIMEOUT = "run-timeout"
-    #: The time-out of a job that waits for a server.
+    #: The timeout of a job that waits for a server.
     JOB_START = "job-start"
-    #: The job's time-out.
+    #: The job's timeout.
     JOB_TIMEOUT = "job-timeout"
     #: The end of a `sleep` step.
     STEP_SLEEP = "step-sleep"
@@ -33,9 +33,9 @@ class TimerKind(Enum):
     STEP_RETRY = "step-retry"
     #: The time within which an agent must confirm a stop.
     STEP_STOP = "step-stop"
-    #: The time-out of a step with blocks.
+    #: The timeout of a step with blocks.
     STEP_TIMEOUT = "step-timeout"
-    #: The time-out of an approval.
+    #: The timeout of an approval.
     APPROVAL = "approval"
     #: The next try of a job.
     JOB_RETRY = "job-retry"
@@ -98,7 +98,7 @@ class SlotPending(Input, frozen=True, kw_only=True):
 
 
 class SlotDenied(Input, frozen=True, kw_only=True):
-    """Answer to `RequestSlot`: never, and why; for example a secret that no source has."""
+    """Answer to `RequestSlot`: the attempt will never get a slot, and why; for example a secret that no source has."""
 
     job: JobId
     step: StepId
@@ -118,7 +118,7 @@ class ChildRunCreated(Input, frozen=True, kw_only=True):
 
 
 class ChildRunNotCreated(Input, frozen=True, kw_only=True):
-    """Answer to `StartChildRun`: not yet, or (`is_refused`) never."""
+    """Answer to `StartChildRun`: the child run could not be created yet, or (`is_refused`) never will be."""
 
     job: JobId
     step: StepId
@@ -140,12 +140,12 @@ class ChildRunEnded(Input, frozen=True, kw_only=True):
 
 
 class ServersListed(Input, frozen=True, kw_only=True):
-    """Answer to `ListServers`: the present servers of the group, by name; or why there is none."""
+    """Answer to `ListServers`: the current servers of the group, by name; or why it has none."""
 
     job: JobId
     servers: list[tuple[AgentId, str]]
     reason: Reason | None = None
-    #: There never will be one.
+    #: The group will never have one for this job.
     is_refused: bool = False
 
 
@@ -156,7 +156,7 @@ class LockAcquired(Input, frozen=True, kw_only=True):
 
 
 class LockNotAcquired(Input, frozen=True, kw_only=True):
-    """Answer to `AcquireLock`: not yet, or (`is_refused`) never."""
+    """Answer to `AcquireLock`: the slot was not granted yet, or (`is_refused`) never will be."""
 
     job: JobId | None
     is_refused: bool = False
@@ -164,7 +164,7 @@ class LockNotAcquired(Input, frozen=True, kw_only=True):
 
 
 class DecideApproval(Input, frozen=True, kw_only=True):
-    """A person decides about an approval. The host has checked that the person may."""
+    """A person's decision about an approval. The host has checked that the person may decide."""
 
     job: JobId
     step: StepId | None = None

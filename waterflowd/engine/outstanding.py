@@ -2,7 +2,7 @@
 
 Rules of this file: this is the only place that says which state requires which command. Recovery computes all of them; the live
 path (step.py) computes those of the affected parts before and after its events and returns the difference. So both agree.
-The commands of a block follow from its job and itself, so that other blocks need not be read.
+The commands of a block depend only on the block and its job, so that other blocks need not be read.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`step`: the only entry point. Every input of a run enters here; events and commands come out.
 
-Rules of this file: decide, apply, follow every move to the fixed point in the order of the file, then return the commands that
+Rules of this file: decide, apply, make moves in the order of the file until none is left, then return the commands that
 are new or no longer needed. The host makes the events durable before it executes any command, except the requests to the fleet,
 which are answered inside the same batch.
 """
@@ -114,7 +114,7 @@ class _Owed:
         return owed_to_block(self._run, job, block) if block is not None else ()
 
     def difference(self) -> Iterator[commands.Command]:
-        """What ends the commands that are no longer needed, then the new commands; of the run, then job by job."""
+        """Commands that undo those no longer needed, then the new commands; first of the run, then job by job."""
         run = self._run
         for _, parts in itertools.groupby(sorted(self._of_parts), key=lambda part: part[0]):
             before: list[commands.Command] = []
@@ -152,7 +152,7 @@ def _released(run: Run, happened: list[events.RunEvent]) -> Iterator[commands.Co
                 yield commands.ReleaseJob(job=event.job, agent=agent)
 
 
-#: Ends that the agent has not reported itself, so that it must be told to stop.
+#: Reasons for ends that the agent did not report itself, so that it must be told to stop.
 _TOLD = (ReasonCode.TERMINATED,)
 
 

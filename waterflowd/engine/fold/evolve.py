@@ -2,10 +2,10 @@
 
 Rules of this file, evolve_jobs.py and evolve_steps.py:
 
-- Total on logged events and free of decisions: what to do was decided before the event was written. The live path and the
-  recovery path are this same code.
-- Every change of a status is asserted against the tables of `model.statuses`; a failed assertion stalls that run alone.
-- The cost of an event does not grow with the size of the run, except for those that end waiting in all of its jobs.
+- `evolve` handles every logged event and decides nothing: decisions were made before the event was written. The live path and
+  the recovery path share this code.
+- Every change of a status is asserted against the tables of `model.statuses`; a failed assertion stalls only that run.
+- The cost of an event does not grow with the size of the run, except for events that end the waiting of all jobs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from waterflowd.model.statuses import Conclusion, Outcome, Status
 
 
 def evolve(run: Run, event: events.RunEvent) -> Run:
-    """Applies one event to the run, in place, and gives the run. Raises `Stalled` WF403 when the event cannot be true."""
+    """Applies one event to the run, in place, and returns the run. Raises `Stalled` WF403 if the event cannot be true."""
     try:
         _HANDLERS[type(event)](run, event)
     except (AssertionError, KeyError, IndexError) as error:
@@ -39,7 +39,7 @@ def evolve(run: Run, event: events.RunEvent) -> Run:
 
 
 def fold(run_id: RunId, plan: Plan, history: Iterable[events.RunEvent]) -> Run:
-    """The run that these events make."""
+    """Returns the run that results from these events."""
     run = Run(run_id, plan)
     for event in history:
         evolve(run, event)

@@ -1,4 +1,4 @@
-"""How events change jobs: their gates, what they become, their end; see evolve.py for the rules."""
+"""How events change jobs: their gates, expansion and completion. See evolve.py for the rules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from waterflowd.model.statuses import FAILURES, Conclusion, Status
 
 
 def _admit(job: Job) -> None:
-    """The first event of an instance takes its turn."""
+    """Marks an instance as started at its first event."""
     if not job.is_instance or job.is_admitted:
         return
     assert job.parent is not None
@@ -27,7 +27,7 @@ def _admit(job: Job) -> None:
 
 
 def lock_requested(run: Run, event: events.LockRequested) -> None:
-    """A place in a concurrency group is asked for."""
+    """The run or job waits for a slot in a concurrency group."""
     lock = Lock(event.group, event.limit, event.queue, event.cancel_in_progress, event.at)
     owner: Run | Job = run
     if event.job is None:
@@ -47,19 +47,19 @@ def _lock(run: Run, job: JobId | None) -> tuple[Run | Job, Lock]:
 
 
 def lock_waiting(run: Run, event: events.LockWaiting) -> None:
-    """The group is full."""
+    """The concurrency group is full: records why the run or job waits."""
     owner, lock = _lock(run, event.job)
     assert not lock.is_held, "who has a place does not wait"
     owner.reason = event.reason
 
 
 def lock_granted(run: Run, event: events.LockGranted) -> None:
-    """The place is theirs."""
+    """The run or job holds its slot in the concurrency group."""
     _lock(run, event.job)[1].is_held = True
 
 
 def lock_refused(run: Run, event: events.LockRefused) -> None:
-    """There will be no place."""
+    """The concurrency group refused the run or job."""
     owner, lock = _lock(run, event.job)
     assert not lock.is_held, "a place is not taken away"
     lock.refusal = event.reason
@@ -67,7 +67,7 @@ def lock_refused(run: Run, event: events.LockRefused) -> None:
 
 
 def approval_requested(run: Run, event: events.ApprovalRequested) -> None:
-    """A step, or a job before its environment, waits for people."""
+    """A step, or a job with an environment, waits for approval."""
     job = run.jobs_by_id[event.job]
     approval = Approval(event.approvers, event.minimum, event.may_approve_own, event.due_at)
     approval.environment = event.environment
@@ -89,7 +89,7 @@ def approval_requested(run: Run, event: events.ApprovalRequested) -> None:
 
 
 def approval_given(run: Run, event: events.ApprovalGiven) -> None:
-    """Somebody has decided."""
+    """Records a decision about an approval."""
     job = run.jobs_by_id[event.job]
     approval = job.approval if event.step is None else job.steps_by_id[event.step].approval
     assert approval is not None, "nobody asked for it"
@@ -123,7 +123,7 @@ def job_ready(run: Run, event: events.JobReady) -> None:
 
 
 def job_waiting(run: Run, event: events.JobWaiting) -> None:
-    """Why there is no list of servers yet."""
+    """Records why the list of servers is not available yet."""
     run.jobs_by_id[event.job].reason = event.reason
 
 
@@ -138,7 +138,7 @@ def _begin(job: Job, at: int) -> Children:
 
 
 def job_expanded(run: Run, event: events.JobExpanded) -> None:
-    """The job is its instances from now on."""
+    """The job becomes its instances."""
     job = run.jobs_by_id[event.job]
     children = _begin(job, event.at)
     job.reason = event.reason
@@ -160,7 +160,7 @@ def job_expanded(run: Run, event: events.JobExpanded) -> None:
 
 
 def job_entered(run: Run, event: events.JobEntered) -> None:
-    """The job is the jobs of the workflow that it calls from now on."""
+    """The job becomes the jobs of the workflow that it calls."""
     job = run.jobs_by_id[event.job]
     call = job.plan.call
     assert call is not None, "the job calls nothing"
@@ -179,7 +179,7 @@ def job_entered(run: Run, event: events.JobEntered) -> None:
 
 
 def job_halted(run: Run, event: events.JobHalted) -> None:
-    """No new instance starts."""
+    """No new instance of the job starts."""
     children = run.jobs_by_id[event.job].children
     assert children is not None, "only instances are halted"
     children.halted = event.reason
@@ -194,7 +194,7 @@ def job_cancelled(run: Run, event: events.JobCancelled) -> None:
 
 
 def batch_completed(run: Run, event: events.BatchCompleted) -> None:
-    """The next batch begins, now or after a pause."""
+    """The next batch starts, now or after a pause."""
     job = run.jobs_by_id[event.job]
     children = job.children
     assert children is not None, "only instances come in batches"
@@ -205,7 +205,7 @@ def batch_completed(run: Run, event: events.BatchCompleted) -> None:
 
 
 def batch_started(run: Run, event: events.BatchStarted) -> None:
-    """The pause is over."""
+    """The pause before the batch has ended."""
     children = run.jobs_by_id[event.job].children
     assert children is not None, "only instances come in batches"
     children.resume_at = None
@@ -224,7 +224,7 @@ def job_retry_scheduled(run: Run, event: events.JobRetryScheduled) -> None:
 
 
 def job_restarted(run: Run, event: events.JobRestarted) -> None:
-    """The job begins again; its attempts are numbered on."""
+    """The job restarts; its attempts continue their numbering."""
     job = run.jobs_by_id[event.job]
     job.number = event.number
     job.retry_at = None
@@ -244,7 +244,7 @@ def job_restarted(run: Run, event: events.JobRestarted) -> None:
 
 
 def job_skipped(run: Run, event: events.JobSkipped) -> None:
-    """What the job has begun ends, and so does it."""
+    """The job is skipped; whatever it started must end first."""
     job = run.jobs_by_id[event.job]
     job.is_skipped = True
     job.stop_reason = event.reason
@@ -252,7 +252,7 @@ def job_skipped(run: Run, event: events.JobSkipped) -> None:
 
 
 def job_timed_out(run: Run, event: events.JobTimedOut) -> None:
-    """What runs of the job must end."""
+    """Everything that runs in the job must end."""
     job = run.jobs_by_id[event.job]
     job.is_timed_out = True
     job.reason = event.reason
@@ -260,7 +260,7 @@ def job_timed_out(run: Run, event: events.JobTimedOut) -> None:
 
 
 def _skip_steps(job: Job, event: events.JobCompleted) -> None:
-    """Steps of a job that ended before their turn never ran. They have no outcome: a re-run has nothing to keep of them."""
+    """Steps whose turn had not come when the job ended never ran. They have no outcome, and a re-run reuses nothing of them."""
     for step in job.steps[job.root.cursor :]:
         if step.status is Status.QUEUED:
             move(step, Status.COMPLETED)
@@ -270,7 +270,7 @@ def _skip_steps(job: Job, event: events.JobCompleted) -> None:
 
 
 def job_completed(run: Run, event: events.JobCompleted) -> None:
-    """The job has ended: others may have their turn."""
+    """The job has ended: others may start."""
     job = run.jobs_by_id[event.job]
     _admit(job)
     move(job, Status.COMPLETED)

@@ -11,7 +11,7 @@ from waterflowd.model.statuses import FAILURES, AttemptStatus, Status
 
 
 def start_job(job: Job, at: int, deadline_at: int, why: Reason) -> None:
-    """The job has begun its work, by this step."""
+    """The job starts with this step."""
     move(job, Status.RUNNING)
     job.reason = why
     if job.started_at is None:
@@ -20,7 +20,7 @@ def start_job(job: Job, at: int, deadline_at: int, why: Reason) -> None:
 
 
 def attempt_queued(run: Run, event: events.AttemptQueued) -> None:
-    """An attempt wants a slot."""
+    """An attempt requests a slot."""
     _, step = find(run, event.job, event.step)
     assert event.attempt == len(step.attempts) + 1, f"attempt {event.attempt} follows {len(step.attempts)}"
     assert step is step.block.current, "only the step whose turn it is may be tried"
@@ -32,7 +32,7 @@ def attempt_queued(run: Run, event: events.AttemptQueued) -> None:
 
 
 def attempt_waiting(run: Run, event: events.AttemptWaiting) -> None:
-    """Why there is no slot yet."""
+    """Records why the attempt has no slot yet."""
     job, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
     assert attempt.status is AttemptStatus.PENDING, "only a pending attempt waits for a slot"
     attempt.reason = event.reason
@@ -68,7 +68,7 @@ def attempt_dispatched(run: Run, event: events.AttemptDispatched) -> None:
 
 
 def attempt_started(run: Run, event: events.AttemptStarted) -> None:
-    """The process runs."""
+    """The attempt's process is running."""
     _, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
     move_attempt(attempt, AttemptStatus.STARTED)
     attempt.started_at = event.started_at
@@ -78,7 +78,7 @@ def attempt_started(run: Run, event: events.AttemptStarted) -> None:
 
 
 def attempt_finished(run: Run, event: events.AttemptFinished) -> None:
-    """The attempt's result."""
+    """Records the attempt's result."""
     job, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
     move_attempt(attempt, AttemptStatus.FINISHED)
     attempt.outcome = event.outcome
@@ -107,7 +107,7 @@ def retry_scheduled(run: Run, event: events.RetryScheduled) -> None:
 
 
 def step_sleeping(run: Run, event: events.StepSleeping) -> None:
-    """The step is a timer now."""
+    """The step sleeps until its timer is due."""
     job, step = find(run, event.job, event.step)
     assert step is step.block.current, "only the step whose turn it is may sleep"
     move(step, Status.WAITING)
@@ -116,12 +116,12 @@ def step_sleeping(run: Run, event: events.StepSleeping) -> None:
     step.reason = event.reason
     start_job(job, event.at, event.at + job.timeout_ms, event.reason)
     assert job.deadline_at is not None
-    # A job's time is for its work: what it sleeps by its own wish is not counted.
+    # Sleep does not count against the job's timeout.
     job.deadline_at += max(0, event.due_at - event.at)
 
 
 def child_run_requested(run: Run, event: events.ChildRunRequested) -> None:
-    """The attempt is the start of another run."""
+    """The attempt starts a child run."""
     job, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
     assert attempt.status is AttemptStatus.PENDING, "only a pending attempt wants a run"
     assert attempt.params is None, "an attempt wants a run once"
@@ -137,7 +137,7 @@ def child_run_requested(run: Run, event: events.ChildRunRequested) -> None:
 
 
 def child_run_started(run: Run, event: events.ChildRunStarted) -> None:
-    """The run that the attempt wanted exists."""
+    """The attempt's child run was created."""
     job, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
     assert attempt.status is AttemptStatus.PENDING, "only a pending attempt starts a run"
     assert attempt.params is not None, "an attempt wants a run before it starts one"
@@ -150,7 +150,7 @@ def child_run_started(run: Run, event: events.ChildRunStarted) -> None:
 
 
 def step_held(run: Run, event: events.StepHeld) -> None:
-    """A person must decide."""
+    """The step waits for a person's decision."""
     job, step = find(run, event.job, event.step)
     move(step, Status.WAITING)
     step.is_held = True
@@ -159,7 +159,7 @@ def step_held(run: Run, event: events.StepHeld) -> None:
 
 
 def _extend(job: Job, waited_ms: int) -> None:
-    """A job's time is for its work, and for finding a server: how long people took to decide is not counted."""
+    """Extends the job's timeout and its start timeout: the time that people take to decide does not count."""
     if job.deadline_at is not None:
         job.deadline_at += max(0, waited_ms)
     elif job.start_deadline_at is not None:
@@ -167,7 +167,7 @@ def _extend(job: Job, waited_ms: int) -> None:
 
 
 def step_completed(run: Run, event: events.StepCompleted) -> None:
-    """A step has ended: the turn of the next one in its block comes, or the block ends."""
+    """A step has ended: the next one in its block follows, or the block ends."""
     job, step = find(run, event.job, event.step)
     block = step.block
     assert step is block.current, "steps complete in order"
@@ -199,12 +199,12 @@ def step_completed(run: Run, event: events.StepCompleted) -> None:
 
 
 def late_report(run: Run, event: events.LateReport) -> None:
-    """Evidence."""
+    """Changes nothing: the event is only evidence."""
     find_attempt(run, event.job, event.step, event.attempt)[2].is_late_recorded = True
 
 
 def step_entered(run: Run, event: events.StepEntered) -> None:
-    """The step's blocks may begin."""
+    """The step's blocks may start."""
     job, step = find(run, event.job, event.step)
     assert step is step.block.current, "only the step whose turn it is may be entered"
     move(step, Status.RUNNING)
@@ -232,7 +232,7 @@ def block_started(run: Run, event: events.BlockStarted) -> None:
 
 
 def step_timed_out(run: Run, event: events.StepTimedOut) -> None:
-    """What is inside of the step must end."""
+    """Everything that runs inside the step must end."""
     job, step = find(run, event.job, event.step)
     step.is_timed_out = True
     step.deadline_at = None

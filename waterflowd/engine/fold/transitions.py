@@ -1,4 +1,4 @@
-"""The moves that `evolve` makes, asserted against the tables of `model.statuses`, and how it finds what an event names."""
+"""Status changes for `evolve`, checked against the tables of `model.statuses`, and look-ups of what an event names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from waterflowd.model.statuses import ATTEMPT_TRANSITIONS, TRANSITIONS, AttemptS
 
 
 def move(thing: Run | Job | Step, status: Status) -> None:
-    """Changes a status; nothing happens when it is that one already."""
+    """Changes a status; does nothing if it is unchanged."""
     if thing.status is status:
         return
     assert status in TRANSITIONS[thing.status], f"{thing.status.value} -> {status.value}"
@@ -37,7 +37,7 @@ def find_attempt(run: Run, job: JobId, step: StepId, number: AttemptNo) -> tuple
 
 
 def stop(job: Job, urgency: Stop, why: Reason, at: int, inside: Step | None = None) -> None:
-    """What is at work in the job, or inside of one of its steps, must end."""
+    """Marks everything that runs in the job, or inside one of its steps, as to be stopped."""
     if job.status is Status.COMPLETED:
         return
     for step in job.active_steps():
@@ -48,7 +48,7 @@ def stop(job: Job, urgency: Stop, why: Reason, at: int, inside: Step | None = No
 
 
 def is_inside(step: Step, owner: Step) -> bool:
-    """Whether the step stands in a block of `owner`, at any depth."""
+    """Whether the step is in a block of `owner`, at any depth."""
     above = step.block.owner
     while above is not None and above is not owner:
         above = above.block.owner
@@ -56,7 +56,7 @@ def is_inside(step: Step, owner: Step) -> bool:
 
 
 def cancel_job(job: Job, why: Reason, at: int) -> None:
-    """The job must end, with everything that it has become. What has not begun is for moves to end."""
+    """Cancels the job and everything that it has become. Moves end whatever has not started."""
     if job.status not in (Status.WAITING, Status.RUNNING):
         return
     job.is_cancelled = True

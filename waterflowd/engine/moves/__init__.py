@@ -1,1 +1,1 @@
-"""What follows from the state of a run by itself, one event at a time."""
+"""The events that follow from the state of a run alone, one at a time."""

@@ -1,7 +1,7 @@
-"""The parts of a run that an event affects: whose outstanding commands may change, and from which moves may follow.
+"""The parts of a run that an event affects: where outstanding commands may change, and where moves may follow.
 
 Rules of this file: an event names what it changes, so that its cost does not grow with the run. Only events about the whole
-run, or about everything that a job has become, affect more.
+run, or about everything that a job has become, affect more parts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from waterflowd.engine.fold.transitions import is_inside
 from waterflowd.engine.state.blocks import Block, Step
 from waterflowd.engine.state.runs import Job, Run
 
-#: A part of a run: the index of a job and the number of one of its blocks. For moves, block 0 also stands for the job as a
+#: A part of a run: the index of a job and the number of one of its blocks. For moves, block 0 also means the job as a
 #: whole.
 Part = tuple[int, int]
 #: Instead of a block's number, for commands: the job without its blocks.
@@ -89,7 +89,7 @@ def command_parts(run: Run, event: events.RunEvent) -> Iterator[Part]:
     job = run.jobs_by_id[event.job]  # type: ignore[union-attr]
     if kind in _OF_STEPS and event.step is not None:  # type: ignore[union-attr]
         step = job.steps_by_id[event.step]  # type: ignore[union-attr]
-        # The first server starts the job's time-out, and its other branches request their slots there.
+        # The first server starts the job's timeout, and its other branches request their slots there.
         if kind is events.StepTimedOut or (kind is events.AttemptDispatched and job.agent is None):
             yield from _parts_for_commands(job)
             return
@@ -112,7 +112,7 @@ def _parts_for_commands(job: Job) -> Iterator[Part]:
 
 
 def move_parts(run: Run, event: events.RunEvent) -> Sequence[Part]:
-    """The places at which something may follow, once the event is applied."""
+    """The parts from which moves may follow once the event is applied."""
     kind = type(event)
     if kind in _WHOLE_RUN or (kind is events.LockRefused and event.job is None):  # type: ignore[union-attr]
         return [part for job in run.jobs for part in _parts_for_moves(job)]

@@ -1,6 +1,6 @@
-"""Moves of steps with steps inside: `condition`, `loop`, `parallel` and composite steps. What they start, and how they end.
+"""Moves of steps with steps inside: `condition`, `loop`, `parallel` and composite steps. They start blocks and end the step.
 
-After a block has failed, a loop starts no further iteration; those that run continue to their end, as do the branches of
+After a block has failed, a loop starts no further iteration; running iterations continue to their end, as do the branches of
 `parallel`.
 """
 
@@ -28,7 +28,7 @@ _SUCCEEDED = reason(ReasonCode.SUCCEEDED, "all steps inside succeeded")
 
 
 def enter(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.StepEntered:
-    """Starts the step. Raises `Rejected`, or `ValueError` with a sentence."""
+    """Starts the step. Raises `Rejected`, or `ValueError` with the reason as a sentence."""
     plan = step.plan
     inputs: dict[str, Any] = {}
     items: list[Any] = []
@@ -132,7 +132,7 @@ def _iterations(count: int) -> str:
 
 
 def end(run: Run, job: Job, step: Step, now: int) -> tuple[Conclusion, Reason, dict[str, Any]]:
-    """How a step ended whose blocks have all ended, and its outputs. Raises `Rejected`."""
+    """Conclusion, reason and outputs of a step whose blocks have all ended. Raises `Rejected`."""
     outputs = _outputs(run, job, step, now)
     if step.failed_block is None:
         return Conclusion.SUCCESS, _SUCCEEDED, outputs

@@ -1,4 +1,4 @@
-"""Moves of a job as a whole: its gates, what it becomes, its end. See run_moves.py for the rules.
+"""Moves of a job as a whole: its gates, expansion and completion. See run_moves.py for the rules.
 
 The gates of a job, in order: its turn among the instances of its job, its needs, its `if`, the approval of its environment, its
 slot in a concurrency group. Then it becomes instances, or the jobs that it calls, or waits for a server.
@@ -23,14 +23,14 @@ from waterflowd.model.statuses import FAILURES, Conclusion, Status, verb
 GROUP_LENGTH_MAX = 100
 CONCURRENCY_GROUP_LENGTH_MAX = 200
 
-#: The conclusions of steps that a cancel has stopped or kept from starting.
+#: The conclusions of steps that a cancel has stopped or prevented from starting.
 _CUT_SHORT = (Conclusion.CANCELLED, Conclusion.SKIPPED)
 
 _SUCCEEDED = reason(ReasonCode.SUCCEEDED, "all steps succeeded")
 
 
 def of_job(run: Run, job: Job, now: int) -> events.RunEvent | None:
-    """The next move of a job whose steps are not at work."""
+    """The next move of a job whose steps are not running."""
     if job.children is not None:
         return child_moves.of_parent(run, job, now)
     ending = _ending(run, job)
@@ -47,7 +47,7 @@ def of_job(run: Run, job: Job, now: int) -> events.RunEvent | None:
 
 
 def _ending(run: Run, job: Job) -> tuple[Conclusion, Reason] | None:
-    """How a job ends whose steps are not at work and must not start; None when it may continue."""
+    """Conclusion and reason of a job whose steps are not running and must not start; None if the job may continue."""
     if run.is_forced:
         return Conclusion.CANCELLED, run.reason
     if run.is_timed_out:
@@ -234,7 +234,7 @@ def _enter(run: Run, job: Job, env: expr.Env, now: int) -> events.JobEntered:
 
 
 def end(run: Run, job: Job, now: int) -> events.RunEvent:
-    """The end of a job whose steps are all completed, or its next try."""
+    """The completion of a job whose steps are all completed, or its next try."""
     outcome, why = _outcome(run, job)
     if outcome in FAILURES and job.plan.retry is not None and not job.is_cancelled and not run.is_timed_out:
         seed = f"{run.id}/{job.id}"

@@ -1,13 +1,13 @@
 """Moves: the events that follow from the state of a run alone, one at a time.
 
 Rules of all modules here: `of_part` and `of_run` read the state and return the next event, or None when nothing follows. `step`
-(step.py) applies it and asks again, in the order of the jobs and of their blocks, until nothing follows; so the log explains
+(step.py) applies it and repeats, in the order of the jobs and of their blocks, until nothing follows; so the log explains
 every consequence. They read one job (its direct needs, and the job that it is a part of) and one of its blocks, so that the
 cost of an event does not grow with the run.
 
-When a run or job has timed out, everything that has not run is skipped, `always()` steps included: the run's end is bounded.
-After a cancel, steps and jobs whose `if` holds (`always()`, `cancelled()`) still run, within the job's time-out; after a forced
-cancel nothing runs.
+When a run or job has timed out, everything that has not run is skipped, including `always()` steps, so that the run ends in
+bounded time. After a cancel, steps and jobs whose `if` is true (`always()`, `cancelled()`) still run, within the job's timeout;
+after a forced cancel nothing runs.
 """
 
 from __future__ import annotations

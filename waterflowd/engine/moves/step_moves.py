@@ -180,7 +180,7 @@ def _active_approval(run: Run, job: Job, step: Step, now: int) -> events.RunEven
 def _active_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | None:
     attempt = step.last
     if attempt is None or step.retry_at is not None or step.is_held:
-        # Nothing of it runs: it sleeps, or waits for its next attempt or for a person.
+        # No process of it is running: it sleeps, or waits for its next attempt or for a person.
         return _complete(run, job, step, Conclusion.CANCELLED, step.stop_reason, now) if step.stop else None
     if attempt.status is AttemptStatus.FINISHED:
         return _after_attempt(run, job, step, attempt, now)

@@ -1,7 +1,7 @@
-"""Approvals: what waits for people, who may decide, and what a decision leads to.
+"""Approvals: pending approvals, who may decide them, and the effect of a decision.
 
-Rules of this file: `refusal` is the only place that says who may not decide. The API calls it to answer with a sentence;
-`decide` calls it again because an input may be stale.
+Rules of this file: only `refusal` determines who may not decide. The API calls it to answer with a reason; `decide` calls it
+again because an input may be stale.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from waterflowd.model.statuses import Conclusion, Status
 
 #: Largest number of people that one approval may require.
 MINIMUM_MAX = 20
-#: Recorded as the decider when the time-out decides.
+#: Recorded as the decider when the timeout decides.
 TIME_OUT = "time-out"
 
 
 def request(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.ApprovalRequested:
-    """Starts an `approval` step. Raises `Rejected`, or `ValueError` with a sentence."""
+    """Starts an `approval` step. Raises `Rejected`, or `ValueError` with the reason as a sentence."""
     given = expr.render(step.plan.params, env)
     assert isinstance(given, dict)
     approvers = _approvers(given.get("approvers"))
@@ -54,7 +54,7 @@ def request(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.A
 
 
 def any_of(approvers: tuple[str, ...]) -> str:
-    """The people of whom one must decide: `alice, bob or carol`."""
+    """The approvers as text: `alice, bob or carol`."""
     if len(approvers) > 1:
         return f"{', '.join(approvers[:-1])} or {approvers[-1]}"
     return approvers[0] if approvers else "an approver"
@@ -77,7 +77,7 @@ def _milliseconds(value: Any) -> int:
 
 
 def outcome(approval: Approval) -> Conclusion | None:
-    """The decision; None while people are still needed."""
+    """The decision; None while more decisions are needed."""
     if approval.rejected_by is not None:
         return Conclusion.FAILURE
     return Conclusion.SUCCESS if len(approval.given) >= approval.minimum else None

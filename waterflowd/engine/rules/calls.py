@@ -1,6 +1,6 @@
 """Inputs of called workflows and composite steps: their values once the expressions in them are evaluated.
 
-The compiler has checked the names, and the values that hold no expression; the others are checked here, by the same rules.
+The compiler has checked the names, and the values without expressions; the others are checked here, by the same rules.
 """
 
 from __future__ import annotations

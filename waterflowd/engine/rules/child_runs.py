@@ -4,8 +4,8 @@ Rules of this file:
 
 - The step has attempts like a step on a server, but holds no server. An attempt is pending until it ends: first its parameters
   are rendered (`ChildRunRequested`), then the host starts the run (`ChildRunStarted`), and the attempt ends with that run.
-- When a step must end, its run is cancelled and the step ends after it, so that nothing keeps running unnoticed. On a forced
-  cancel the step ends at once, and its run is cancelled by force too.
+- When a step must end, its child run is cancelled and the step ends after it, so that nothing keeps running unnoticed. On a
+  forced cancel the step ends at once, and the cancel of its child run is forced too.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, verb
 
-#: Outputs that the node sets itself, over those of the run.
+#: Outputs that the node sets itself, overriding those of the run.
 RUN_ID = "run-id"
 CONCLUSION = "conclusion"
 
 _OUTCOMES = {
     Conclusion.SUCCESS: Outcome.SUCCESS,
-    # Everything in it was skipped by its own rules: neither the run nor the step has failed.
+    # Everything in the run was skipped by its own rules: neither the run nor the step has failed.
     Conclusion.SKIPPED: Outcome.SUCCESS,
 }
 
@@ -51,7 +51,7 @@ def of_attempt(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> ev
 
 
 def _cut_outcome(run: Run, job: Job, step: Step) -> Outcome:
-    """How an attempt ends that must stop."""
+    """The outcome of an attempt that must stop."""
     is_late = job.is_timed_out or run.is_timed_out if step.stop else step.is_timed_out
     return Outcome.TIMED_OUT if is_late and not run.is_cancelled else Outcome.CANCELLED
 
@@ -86,7 +86,7 @@ def _requested(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> ev
 
 
 def _parameters(given: Any) -> tuple[str, dict[str, Any], bool]:
-    """Workflow, inputs and `wait`; raises `ValueError` with a sentence."""
+    """Returns workflow, inputs and `wait`. Raises `ValueError` with the reason as a sentence."""
     workflow, values, is_awaited = given.get("workflow"), given.get("inputs"), given.get("wait")
     if not isinstance(workflow, str) or not workflow:
         raise ValueError("workflow must be the path of a workflow file")
@@ -129,7 +129,7 @@ def created(run: Run, given: inputs.ChildRunCreated, now: int) -> Events:
 
 
 def not_created(run: Run, given: inputs.ChildRunNotCreated, now: int) -> Events:
-    """The child run was not created, for now or for good."""
+    """The child run was not created yet, or never will be."""
     found = _pending(run, given)
     if found is None or found[2].child_run is not None:
         return ()
@@ -166,7 +166,7 @@ def _end_reason(step: Step, outcome: Outcome, given: inputs.ChildRunEnded) -> Re
 def _pending(
     run: Run, given: inputs.ChildRunCreated | inputs.ChildRunNotCreated | inputs.ChildRunEnded
 ) -> tuple[Job, Step, Attempt] | None:
-    """The attempt that a report is about, while it starts or awaits a child run."""
+    """The attempt that a report names, if it starts or awaits a child run."""
     attempt = run.attempt(given.job, given.step, given.attempt)
     if attempt is None or attempt.status is not AttemptStatus.PENDING or attempt.params is None:
         return None

@@ -17,14 +17,14 @@ OUTPUTS_BYTES_MAX = 1 << 20
 
 
 def complete(job: Job, conclusion: Conclusion, why: Reason, now: int) -> events.JobCompleted:
-    """The job's end, without outputs."""
+    """The completion of a job, without outputs."""
     return events.JobCompleted(at=now, job=job.id, outcome=conclusion, conclusion=conclusion, reason=why)
 
 
 def completed(
     job: Job, outcome: Conclusion, why: Reason, wanted: dict[str, Any], env: expr.Env, now: int
 ) -> events.JobCompleted:
-    """The job's end with its outputs; `continue-on-error` may turn a failure into a success."""
+    """The completion of a job, with its outputs; `continue-on-error` may turn a failure into a success."""
     outputs: dict[str, object] = {}
     conclusion = outcome
     try:
@@ -43,7 +43,7 @@ def completed(
 
 
 def run_completed(run: Run, conclusion: Conclusion, why: Reason, now: int) -> events.RunCompleted:
-    """The run's end, with its outputs. Outputs that cannot be evaluated fail the run."""
+    """The completion of a run, with its outputs. Outputs that cannot be evaluated fail the run."""
     wanted = run.plan.outputs
     if not wanted:
         return events.RunCompleted(at=now, conclusion=conclusion, reason=why)

@@ -1,7 +1,7 @@
-"""What expressions can see: the contexts of one place of a run, made only when an expression asks for them.
+"""The contexts that expressions in one part of a run can read, created only when an expression uses them.
 
-Rules of this file: reads the run, changes nothing. Shapes follow GitHub's contexts; what is beyond them is in the language
-reference. Values that a run has not yet are null, never an error.
+Rules of this file: it reads the run and changes nothing. Shapes follow GitHub's contexts; the language reference describes
+additions. Values that do not exist yet are null, never an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from waterflowd.model.statuses import Conclusion, result_word
 
 
 class _Place(NamedTuple):
-    """Where an expression stands; `server` is the one that the job's step is about to run on."""
+    """The position of an expression in a run; `server` is the one on which the job's step is about to run."""
 
     run: Run
     scope: Scope
@@ -27,13 +27,13 @@ class _Place(NamedTuple):
 
     @property
     def at_job(self) -> Job:
-        """The job, where there is one."""
+        """The job of an expression that belongs to a job."""
         assert self.job is not None
         return self.job
 
     @property
     def at_block(self) -> Block:
-        """The block, where there is one."""
+        """The block of an expression that belongs to a block."""
         assert self.block is not None
         return self.block
 
@@ -42,7 +42,7 @@ _Makers = Mapping[str, Callable[[_Place], object]]
 
 
 class Contexts(dict[str, object]):
-    """Contexts by name; each is made at its first use."""
+    """Contexts by name; each is created at its first use."""
 
     def __init__(self, makers: _Makers, place: _Place) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def _need(needed: Job) -> dict[str, object]:
 
 
 def step_facts(step: Step) -> dict[str, object]:
-    """What `steps.<id>` shows."""
+    """The content of `steps.<id>`."""
     return {
         "outputs": step.outputs,
         "outcome": _result(step.outcome),
@@ -108,7 +108,7 @@ def step_facts(step: Step) -> dict[str, object]:
 
 
 def _steps(block: Block) -> dict[str, object]:
-    """The steps that a step of the block can see: those before it, and those before the steps that it stands in."""
+    """The steps that a step of the block can see: those before it, and those before the steps that contain it."""
     result: dict[str, object] = {}
     around: Block | None = block
     while around is not None:
@@ -116,7 +116,7 @@ def _steps(block: Block) -> dict[str, object]:
             if step.plan.is_named:
                 result.setdefault(step.plan.id, step_facts(step))
         owner = around.owner
-        # A composite step is a world of its own.
+        # Inside a composite step, the steps around it are not visible.
         around = owner.block if owner is not None and owner.plan.node != COMPOSITE else None
     return result
 
@@ -135,7 +135,7 @@ def _strategy(job: Job) -> dict[str, object]:
 
 
 class _Secrets(Mapping[str, object]):
-    """Every secret as its reference: what is filled in on the way to the agent. Which ones there are nobody can ask."""
+    """Maps each name of a secret to its reference, whose value is filled in for the agent. The names cannot be listed."""
 
     def __getitem__(self, name: str) -> object:
         return secrets.reference(name)
@@ -174,7 +174,7 @@ def _vars(place: _Place) -> dict[str, Any]:
 
 
 def _inputs(place: _Place) -> dict[str, Any]:
-    """Those of the composite step around, or of the workflow."""
+    """The inputs of the enclosing composite step, or else of the workflow."""
     owner = place.block.owner if place.block is not None else None
     while owner is not None:
         if owner.plan.node == COMPOSITE:
@@ -212,10 +212,10 @@ _FOR_STEP: _Makers = {
 
 
 def job_status(run: Run, job: Job) -> expr.Status:
-    """What the status functions say in a job's `if`."""
+    """The results of the status functions in a job's `if`."""
     needs = [job.scope.jobs[need] for need in job.plan.needs]
     caller = job.caller
-    # A call that began after the run was cancelled, by its own `if`, is not concerned; nor is what it calls.
+    # A call that started after the run was cancelled, by its own `if`, is not affected, and neither is what it calls.
     is_cancelled = run.is_cancelled if caller is None else caller.is_cancelled
     return expr.Status(
         success=not is_cancelled and all(need.has_success for need in needs),
@@ -225,7 +225,7 @@ def job_status(run: Run, job: Job) -> expr.Status:
 
 
 def step_status(job: Job, block: Block) -> expr.Status:
-    """What the status functions say in a step's `if`."""
+    """The results of the status functions in a step's `if`."""
     return expr.Status(
         success=not job.is_cancelled and block.failed_step is None,
         failure=block.failed_step is not None,
@@ -234,17 +234,17 @@ def step_status(job: Job, block: Block) -> expr.Status:
 
 
 def for_vars(inputs: dict[str, Any], known: dict[str, Any], git: dict[str, Any], payload: dict[str, Any]) -> expr.Env:
-    """What the values of `vars` can see: inputs, the trigger, and the vars before them."""
+    """The environment for the values of `vars`: inputs, the trigger, and the preceding vars."""
     return expr.Env(contexts={"inputs": inputs, "vars": known, "git": git, "event": payload})
 
 
 def for_run(run: Run, now: int) -> expr.Env:
-    """What the keys of the run as a whole can see."""
+    """The environment for the keys of the run as a whole."""
     return expr.Env(contexts=Contexts(_FOR_RUN, _Place(run, run.scope)), now_at=now, hash_files=run.hash_files)
 
 
 def for_job(run: Run, job: Job, now: int) -> expr.Env:
-    """What the keys of a job can see before it has a server."""
+    """The environment for the keys of a job before it has a server."""
     place = _Place(run, job.scope, job)
     return expr.Env(
         contexts=Contexts(_FOR_JOB, place), status=job_status(run, job), now_at=now, hash_files=run.hash_files
@@ -252,7 +252,7 @@ def for_job(run: Run, job: Job, now: int) -> expr.Env:
 
 
 def for_instance(run: Run, job: Job, values: dict[str, Any], now: int) -> expr.Env:
-    """What the name of an instance can see before there is one."""
+    """The environment for the name of an instance that does not exist yet."""
     found = for_job(run, job, now)
     assert isinstance(found.contexts, Contexts)
     found.contexts["matrix"] = values
@@ -260,7 +260,7 @@ def for_instance(run: Run, job: Job, values: dict[str, Any], now: int) -> expr.E
 
 
 def for_call(run: Run, job: Job, scope: Scope, now: int) -> expr.Env:
-    """What the outputs of a workflow that was called can see."""
+    """The environment for the outputs of a called workflow."""
     return expr.Env(
         contexts=Contexts(_FOR_CALL, _Place(run, scope)),
         status=job_status(run, job),
@@ -270,7 +270,7 @@ def for_call(run: Run, job: Job, scope: Scope, now: int) -> expr.Env:
 
 
 def for_outputs(run: Run, now: int) -> expr.Env:
-    """What the outputs of the run can see."""
+    """The environment for the outputs of the run."""
     return expr.Env(contexts=Contexts(_FOR_CALL, _Place(run, run.scope)), now_at=now, hash_files=run.hash_files)
 
 
@@ -282,9 +282,9 @@ def for_step(
     env: dict[str, str] | None = None,
     server: dict[str, object] | None = None,
 ) -> expr.Env:
-    """What the keys of the block's current step can see.
+    """The environment for the keys of the block's current step.
 
-    `env` is the environment so far, `server` the one it is about to run on.
+    `env` holds the environment variables so far, `server` the server that the step is about to run on.
     """
     contexts = Contexts(_FOR_STEP, _Place(run, job.scope, job, block, server))
     if block.owner is not None:
@@ -295,7 +295,7 @@ def for_step(
 
 
 def for_pass(run: Run, job: Job, step: Step, index: int, now: int, env: dict[str, str]) -> expr.Env:
-    """What the `while` of a loop can see before the pass of this number, from 0."""
+    """The environment for the `while` of a loop before the iteration with this index, from 0."""
     found = for_step(run, job, step.block, now, env)
     assert isinstance(found.contexts, Contexts)
     found.contexts["loop"] = _pass(step, index)
@@ -307,7 +307,7 @@ def _pass(step: Step, index: int) -> dict[str, object]:
 
 
 def _add_passes(contexts: Contexts, block: Block) -> None:
-    """The values of the loops around, the innermost first."""
+    """Adds the values of the enclosing loops, innermost first."""
     around: Block | None = block
     while around is not None and around.owner is not None:
         owner = around.owner

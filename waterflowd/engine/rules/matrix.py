@@ -1,7 +1,7 @@
-"""From a matrix to its instances, and from sizes to numbers. Pure.
+"""Expands a matrix to instances, and computes numbers of instances from sizes. Pure.
 
 The rules are GitHub's: the product of the dimensions in their order, less what `exclude` matches; an entry of `include` adds
-its values to each instance whose own values it does not change, and is an instance of its own where there is none.
+its values to each instance whose own values it does not change, and becomes a new instance if it fits none.
 Source: the workflow syntax of GitHub Actions, `jobs.<job_id>.strategy.matrix`.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from waterflow_agent.errors import Rejected
 from waterflowd import expr
 
-#: As at GitHub.
+#: Same limit as in GitHub Actions.
 INSTANCES_MAX = 256
 #: Servers of one job.
 SERVERS_MAX = 4_096
@@ -88,7 +88,7 @@ def _word(value: Any) -> str:
 
 
 def label(values: dict[str, Any]) -> str:
-    """The values for people: `linux, 3`."""
+    """The values as text for people: `linux, 3`."""
     shown = (value if isinstance(value, str) else expr.to_text(value) for value in values.values())
     return ", ".join(shown)
 

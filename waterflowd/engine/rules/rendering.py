@@ -1,7 +1,7 @@
-"""Rendering: from the plan's text with expressions to the values of one attempt.
+"""Rendering: evaluates the expressions in the plan's text to the values of one attempt.
 
-Rules of this file: pure; an `ExpressionError` goes to the caller, who turns it into a failure with a reason. What is static
-in the plan is not rendered and not recorded again. The environment is layered: workflow, job, what earlier steps wrote to
+Rules of this file: pure; the caller turns an `ExpressionError` into a failure with a reason. Static values of the plan are
+neither rendered nor recorded again. The environment is layered: workflow, job, what earlier steps wrote to
 `WATERFLOW_ENV`, step; a layer's values may refer to the layers below.
 """
 
@@ -23,7 +23,7 @@ VALUES_BYTES_MAX = (2 << 20) - (64 << 10)
 #: Names are shown in lists and in the process's environment.
 NAME_LENGTH_MAX = 500
 
-#: The longest time-out that is accepted: 35 days, as GitHub's longest.
+#: The longest accepted timeout: 35 days, as in GitHub Actions.
 MINUTES_MAX = 50_400.0
 
 
@@ -71,7 +71,7 @@ def minutes_ms(value: float | str | None, env: expr.Env, where: str) -> int | No
 
 
 def environment(run: Run, job: Job, step: Step) -> dict[str, str]:
-    """The step's whole environment when every layer is static."""
+    """The step's whole environment if every layer is static."""
     layers = {**job.scope.env, **job.plan.env, **job.env, **step.plan.env}
     return {name: text(value) for name, value in layers.items()}
 
@@ -95,7 +95,7 @@ def _rendered_environment(run: Run, job: Job, step: Step, server: dict[str, obje
 
 
 def render(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> Rendered:
-    """The values of the step's next attempt. Raises `ExpressionError`, or `Rejected` also for what no agent would accept."""
+    """The values of the step's next attempt. Raises `ExpressionError`, or `Rejected`, also for values that no agent accepts."""
     plan = step.plan
     is_env_static = all(expr.is_static(layer) for layer in (job.scope.env, job.plan.env, plan.env))
     is_name_static = "${{" not in plan.name

@@ -1,8 +1,8 @@
 """Re-runs: what a new run reuses from an earlier one, and what it runs again. Pure.
 
-Rules of this file: a re-run is a new run. A job is kept as a whole, with its outputs, when it succeeded and nothing that it
-needs is done again; of the job in which a re-run begins, the steps before that place are kept. Instances are kept one by one,
-so that a new one joins them where the matrix or the group has grown.
+Rules of this file: a re-run is a new run. A job is reused as a whole, with its outputs, if it succeeded and none of its
+needs runs again; of the job in which a re-run starts, the steps before the starting point are reused. Instances are reused
+one by one, so that new ones are added if the matrix or the group has grown.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from waterflowd.model.plan import JobPlan, Plan
 from waterflowd.model.records import Kept, KeptJob, KeptStep
 from waterflowd.model.statuses import FAILURES, Conclusion
 
-#: What `servers` may hold.
+#: Allowed values of `servers`.
 SERVER_CHOICES = ("failed", "not-reached")
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """Which parts to run again; without any of these, everything."""
 
-    #: What did not succeed, and what comes after it.
+    #: Everything that did not succeed, and what follows it.
     is_failed: bool = False
     #: From this part on: `JOB`, `JOB/STEP`, or the id of a step that only one job has.
     start: str | None = None
@@ -35,7 +35,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """What is reused and what runs again: for the new run, and for people."""
+    """What is reused and what runs again, both for the new run and as text for people."""
 
     kept: Kept | None
     #: Jobs and `job/step`s.
@@ -46,7 +46,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 def select(run: Run, plan: Plan, wish: Wish) -> Selection:
     """What is reused and what runs again when `plan` replaces the run's own.
 
-    Raises `Rejected` WF606 when the run is open or the plan does not fit, WF605 for a wish that names nothing.
+    Raises `Rejected` WF606 when the run is open or the plan does not fit, WF605 if the wish names nothing that exists.
     """
     if not run.is_completed:
         raise Rejected("WF606", f"run {run.id} is not completed; cancel it, or wait until it ends", status=409)
@@ -191,7 +191,7 @@ def _steps_before(job: Job, step: Step) -> dict[str, KeptStep]:
 
 
 def _check_fits(run: Run, plan: Plan, first: Job | None, step: Step | None) -> None:
-    """Whether what is reused means the same in the new plan."""
+    """Checks that the reused parts mean the same in the new plan."""
     if plan is run.plan:
         return
     theirs = {job.id: job for job in plan.jobs}

@@ -1,8 +1,8 @@
-"""Limits on results: what of an agent's report about an attempt may enter the log.
+"""Limits on results: which parts of an agent's report about an attempt may be logged.
 
-Rules of this file: an agent is authenticated, not trusted. How the attempt ended is its to say; numbers are kept within what
-everybody behind the log can show, and outputs are plain values within bounds. Results whose outputs are not to be had are
-failures: what follows would go by values that are not there.
+Rules of this file: an agent is authenticated, not trusted. It decides how the attempt ended; but numbers are limited to what
+every reader of the log can show, and outputs are plain values within bounds. Results whose outputs cannot be recorded are
+failures, because later steps would depend on missing values.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 from waterflowd.engine import inputs
 from waterflowd.model.statuses import Outcome
 
-#: Outputs and environment of one attempt. Agents keep to 1 MiB as the step wrote it; encoded it is never twice of that.
+#: Outputs and environment of one attempt. Agents accept 1 MiB from a step; encoded it is always less than twice that size.
 RESULT_BYTES_MAX = 2 << 20
 #: As deep as values of expressions nest.
 HEIGHT_MAX = 128
@@ -29,12 +29,12 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def instant(at: int) -> int:
-    """An agent's time in ms, within what a date can be."""
+    """An agent's time in ms, limited to the range of dates."""
     return min(max(at, 0), AT_MAX)
 
 
 def sound(given: inputs.TaskFinished) -> inputs.TaskFinished:
-    """The result as it may be recorded; unchanged if it is valid."""
+    """Returns the result as it may be recorded; unchanged if it is valid."""
     fault = _fault(given) if given.outputs or given.env else ""
     code = given.exit_code
     sound = msgspec.structs.replace(
@@ -65,7 +65,7 @@ def _fault(given: inputs.TaskFinished) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether the value is one that JSON knows, nested no deeper than expressions go."""
+    """Whether the value consists of JSON types, nested no deeper than expressions allow."""
     level = [value]
     for _ in range(HEIGHT_MAX + 1):
         inner: list[Any] = []

@@ -1,7 +1,7 @@
 """Whether and when a step or job is retried.
 
-Rules of this file: pure arithmetic on a policy and one result. Jitter is not random: it is a hash of what is tried, so a
-replay and a test see the same; it spreads the steps of many runs as well as dice would.
+Rules of this file: pure arithmetic on a policy and one result. Jitter is not random: it is a hash of the retried part, so
+that replays and tests are deterministic; it spreads the steps of many runs as well as random numbers would.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _JOB_WORDS = {Conclusion.FAILURE: "failure", Conclusion.TIMED_OUT: "timeout", Co
 
 
 def delay_ms(plan: StepPlan, outcome: Outcome, exit_code: int | None, attempts: int, seed: str) -> int | None:
-    """Milliseconds until the next attempt after `attempts` of them, or None when there is none."""
+    """Milliseconds until the next attempt after `attempts` of them, or None if the step is not retried."""
     word = _WORDS.get(outcome)
     if word is None:
         return None
@@ -38,7 +38,7 @@ def delay_ms(plan: StepPlan, outcome: Outcome, exit_code: int | None, attempts: 
 
 
 def job_delay_ms(policy: RetryPolicy, conclusion: Conclusion, number: int, seed: str) -> int | None:
-    """Milliseconds until the next try of a job after `number` of them, or None when there is none."""
+    """Milliseconds until the next try of a job after `number` of them, or None if the job is not retried."""
     word = _JOB_WORDS[conclusion]
     if number >= policy.max_attempts or word not in policy.on or word in policy.never_on:
         return None
@@ -46,10 +46,10 @@ def job_delay_ms(policy: RetryPolicy, conclusion: Conclusion, number: int, seed:
 
 
 def refused_delay_ms(refusals: int) -> int | None:
-    """Milliseconds until the next attempt after `refusals` of them in a row that no agent has begun, or None at the bound.
+    """Milliseconds until the next attempt after agents refused `refusals` attempts in a row, or None at the limit.
 
-    An attempt that never ran may be made again without being asked: nothing is done twice. It does not count as one of the
-    author's `max-attempts`.
+    An attempt that never started can be repeated without a `retry` policy, because nothing is done twice. It does not count
+    towards `max-attempts`.
     """
     return None if refusals >= REFUSALS_MAX else REFUSED_DELAY_MS << (refusals - 1)
 
@@ -59,7 +59,7 @@ def _matches(words: tuple[str, ...], word: str, exit_code: int | None) -> bool:
 
 
 def _interval_ms(policy: RetryPolicy, attempts: int, seed: str) -> int:
-    # The exponent is bounded so that a large one is an infinite wait cut to the maximum, not an overflow.
+    # The exponent is bounded to avoid an overflow; the delay is limited to the maximum anyway.
     factor = policy.backoff_coefficient ** min(attempts - 1, 64)
     interval = min(policy.initial_interval_ms * factor, policy.max_interval_ms)
     share = int.from_bytes(hashlib.blake2b(f"{seed}/{attempts}".encode(), digest_size=4).digest(), "big") / 0xFFFFFFFF

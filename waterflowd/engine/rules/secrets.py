@@ -1,8 +1,8 @@
 """References to secrets: what the log holds instead of their values.
 
 Rules of this file: an expression never sees a secret's value. `${{ secrets.NAME }}` evaluates to a reference, which the host
-fills in on the way to the agent, and only for the names that the step's own plan lists. So a text from elsewhere that looks
-like a reference gives nothing that the step does not have.
+replaces by the value when it sends the task, and only for the names listed in the step's plan. So text from elsewhere that
+looks like a reference reveals nothing that the step could not read anyway.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def has_reference(value: object) -> bool:
 
 
 def fill(value: Any, names: frozenset[str], resolve: Callable[[str], str]) -> Any:
-    """The JSON value with the references to `names` replaced by what `resolve` gives for them; others stay."""
+    """The JSON value with the references to `names` replaced by the results of `resolve`; others stay."""
     match value:
         case str():
             if _OPEN not in value:

@@ -1,4 +1,4 @@
-"""The `sleep` node: from its parameters to the time at which the step wakes. Pure arithmetic."""
+"""The `sleep` node: computes the time at which the step wakes from its parameters. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ SLEEP_MS_MAX = 366 * 24 * 3_600_000
 
 
 def due_at(parameters: Json, now: int) -> int:
-    """When a step with these rendered parameters wakes, in ms; not before `now`. Raises `ValueError` with a sentence.
+    """When a step with these rendered parameters wakes, in ms; not before `now`. Raises `ValueError` with the reason.
 
-    `duration` is a text such as `1h30m` or a number of seconds, `until` RFC 3339 or milliseconds; one of them is given.
+    `duration` is text such as `1h30m` or a number of seconds, `until` RFC 3339 or milliseconds; exactly one is set.
     """
     assert isinstance(parameters, dict), "the compiler gives a mapping"
     given = {name: value for name, value in parameters.items() if value is not None}
@@ -31,7 +31,7 @@ def _milliseconds(duration: Json) -> int:
         return durations.parse(duration)
     if isinstance(duration, bool) or not isinstance(duration, int | float):
         raise ValueError("duration must be a number of seconds or a duration such as 30s")
-    # An integer is not asked: one of hundreds of digits has no float.
+    # Integers are not checked: one with hundreds of digits cannot be converted to float.
     if isinstance(duration, float) and not math.isfinite(duration):
         raise ValueError("duration must be a number of seconds or a duration such as 30s")
     return round(duration * 1000)

@@ -1,4 +1,4 @@
-"""Blocks, steps and attempts: what is at work inside a job.
+"""Blocks, steps and attempts: the running parts of a job.
 
 Rules of this file: data and queries on it; written by `evolve` alone. The steps of a block run one after another: its `cursor`
 is the index of the current step; steps before it are completed, steps after it are queued. Each job has a root block. Control
@@ -38,7 +38,7 @@ class Stop(IntEnum):
 
     #: It may continue.
     NO = 0
-    #: By its stop policy: signal, grace period, kill.
+    #: According to its stop policy: signal, grace period, kill.
     ASKED = 1
     #: At once, without waiting for its agent.
     FORCED = 2
@@ -63,7 +63,7 @@ class Attempt:
     exit_code: int | None = None
     reason: Reason = CREATED
     outputs: dict[str, Any] = field(default_factory=dict)
-    #: What it wrote to `WATERFLOW_ENV`.
+    #: What the attempt wrote to `WATERFLOW_ENV`.
     exported: dict[str, str] = field(default_factory=dict)
     output_bytes: int = 0
     output_dropped: int = 0
@@ -73,7 +73,7 @@ class Attempt:
     working_directory: str | None = None
     timeout_ms: int = 0
     is_late_recorded: bool = False
-    #: The run that it started.
+    #: The run that the attempt started.
     child_run: RunId | None = None
 
     @property
@@ -145,7 +145,7 @@ class Step:
     started_at: int | None = None
     completed_at: int | None = None
     approval: Approval | None = None
-    #: Outputs that come from no attempt.
+    #: Outputs that do not come from an attempt.
     own_outputs: dict[str, Any] | None = None
     #: Of a step with blocks: the ones that have started.
     blocks: list[Block] = field(default_factory=list)

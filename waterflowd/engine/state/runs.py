@@ -4,7 +4,7 @@ Rules of this file: data and queries on it. Only `evolve` writes these objects, 
 the run; everything else reads them. Nothing here decides.
 
 A run has jobs, a job has blocks, a block has steps (blocks.py), a step has attempts. The current steps of a job's open blocks
-are at work.
+are active.
 
 A job has steps, or becomes other jobs when its turn comes: instances of itself (`strategy`, `target: each`), or the jobs of
 the workflow that it calls. Their ids start with its own, and they come after all other jobs in `run.jobs`.
@@ -66,7 +66,7 @@ class Children:
     #: How many are not completed, and how many of these have started.
     open: int = 0
     active: int = 0
-    #: The first instance whose turn has not come.
+    #: The first instance that may not start yet.
     next_index: int = 0
     failures: int = 0
     max_parallel: int | None = None
@@ -93,7 +93,7 @@ class Job:
     scope: Scope
     #: The job that became this one and others.
     parent: Job | None = None
-    #: Of an instance: what tells it from the others, its values, and its position among them.
+    #: Of an instance: its unique key, its values, and its position among the others.
     key: str | None = None
     matrix: dict[str, Any] = field(default_factory=dict)
     position: int = 0
@@ -114,13 +114,13 @@ class Job:
     #: Blocks that have not ended, by number.
     blocks: dict[int, Block] = field(default_factory=dict)
     root: Block = field(init=False)
-    #: How many steps wait for approval; the job's time-out is suspended meanwhile.
+    #: How many steps wait for approval; the job's timeout is suspended meanwhile.
     open_approvals: int = 0
     #: How many needs are not completed; an instance is created when there are none.
     open_needs: int = field(init=False)
-    #: All gates have been passed: its steps or children are at work.
+    #: All gates have been passed: its steps or children are active.
     is_begun: bool = False
-    #: Of an instance: its turn among the instances has come.
+    #: Of an instance: it may start, as its predecessors leave room for it.
     is_admitted: bool = False
     approval: Approval | None = None
     is_approved: bool = False
@@ -195,14 +195,14 @@ class Job:
         return self.root.current
 
     def active_steps(self) -> Iterator[Step]:
-        """The steps without blocks that are at work, in the order in which their blocks started."""
+        """The active steps without blocks, in the order in which their blocks started."""
         for block in self.blocks.values():
             step = block.current
             if step is not None and not step.has_blocks and step.status is not Status.QUEUED:
                 yield step
 
     def has_other_active_step(self, step: Step) -> bool:
-        """Whether another step without blocks is at work."""
+        """Whether another step without blocks is active."""
         return any(other is not step for other in self.active_steps())
 
     def new_root(self) -> None:
@@ -244,7 +244,7 @@ class Run:
     repository: str | None = None
     revision: str | None = None
     flags: frozenset[int] = frozenset()
-    #: Variables that were given at the start, over the file's `vars`.
+    #: Variables that were set at the start and override the file's `vars`.
     given_vars: dict[str, Any] = field(default_factory=dict)
     #: The run that this one re-runs, and what it reuses of it.
     rerun_of: RunId | None = None

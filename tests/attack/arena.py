@@ -28,17 +28,17 @@ class Arena(World):
 
     def __init__(self, folder: Path) -> None:
         self.daemon_dir = folder / "daemon"
-        #: Data directories of agents that are elsewhere than in the world's folder.
+        #: Data directories of agents that are not in the world's folder.
         self.agent_places: dict[str, Path] = {}
         super().__init__(folder)
         self.markers = folder / "markers"
         self.judge = Judge(self, self.markers)
         self._keys = itertools.count()
-        #: Put in front of the next process that is started.
+        #: Put in front of the command of the next process.
         self._wrapper: list[str] = []
 
     def write_config(self, repositories: str = "", agents: str = "") -> None:
-        """As the world's, with the data directory that is attacked."""
+        """Writes the world's configuration, with the data directory that is attacked."""
         super().write_config(repositories, agents)
         text = self.config.read_text()
         self.config.write_text(text.replace(f'"{self.folder / "daemon"}"', f'"{self.daemon_dir}"'))
@@ -46,7 +46,7 @@ class Arena(World):
     # Processes --------------------------------------------------------------------------------------------------------
 
     def spawn(self, module: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
-        """As the world's, under `started_under`'s fault."""
+        """Starts a process as the world does, with the fault of `started_under`."""
         with log.open("ab") as output:
             return subprocess.Popen(
                 [*self._wrapper, sys.executable, "-m", module, *arguments],
@@ -59,7 +59,7 @@ class Arena(World):
 
     @contextlib.contextmanager
     def started_under(self, fault: Fault) -> Iterator[None]:
-        """What is started inside of the block is struck by the fault."""
+        """Applies the fault to processes that are started inside the block."""
         self._wrapper = started_with(fault)
         try:
             yield
@@ -67,29 +67,29 @@ class Arena(World):
             self._wrapper = []
 
     def spawn_daemon(self) -> subprocess.Popen[bytes]:
-        """Starts the daemon without waiting for anything."""
+        """Starts the daemon without waiting for it."""
         self._drop_client()
         self._daemon = self.spawn("waterflowd", "run", "--config", str(self.config), log=self.log)
         return self._daemon
 
     @property
     def daemon_process(self) -> subprocess.Popen[bytes]:
-        """The daemon's process."""
+        """Returns the daemon's process."""
         assert self._daemon is not None
         return self._daemon
 
     def spawn_agent(self, name: str) -> subprocess.Popen[bytes]:
-        """Starts an agent without waiting for anything."""
+        """Starts an agent without waiting for it."""
         config = self.folder / f"{name}.toml"
         self._agents[name] = self.spawn(self.agent_module, "run", "--config", str(config), log=self.agent_log(name))
         return self._agents[name]
 
     def agent_dir(self, name: str) -> Path:
-        """The agent's data directory."""
+        """Returns the agent's data directory."""
         return self.agent_places.get(name, super().agent_dir(name))
 
     def close(self) -> None:
-        """As the world's; and the control groups of runners that were killed go too, as nobody comes back to them."""
+        """Closes the world, and removes the control groups of killed runners, which nothing else would remove."""
         super().close()
         for config in self.folder.glob("*.toml"):
             runner = os.path.realpath(self.agent_dir(config.stem) / "runner")
@@ -104,24 +104,24 @@ class Arena(World):
         )
 
     def agent_rows(self) -> list[dict[str, Any]]:
-        """The agents as the API shows them, up to a hundred."""
+        """Returns the agents as the API shows them, up to a hundred."""
         rows: list[dict[str, Any]] = self.api("GET", "/v1/agents", params={"limit": 100}).json()["agents"]
         return rows
 
     def is_daemon_ready(self) -> bool:
-        """Whether it answers, without a claim about it."""
+        """Returns whether the daemon answers, without failing the test if it does not."""
         try:
             return self.api("GET", "/ready").status_code == 200
         except httpx.HTTPError:
             return False
 
     def lose_agent(self, name: str) -> None:
-        """`kill -9`, and waits until the daemon gives it no work any more."""
+        """Kills the agent with `kill -9`, and waits until the daemon no longer gives it work."""
         self.kill_agent(name)
         wait_until(lambda: name not in self.connected(), f"the daemon to notice that {name} is gone")
 
     def runner_pid(self, name: str) -> int:
-        """The agent's step runner."""
+        """Returns the process id of the agent's step runner."""
         return wait_until(lambda: self._find_runner(name), f"the runner of {name}")
 
     def _find_runner(self, name: str) -> int | None:
@@ -138,7 +138,7 @@ class Arena(World):
         return None
 
     def steps(self) -> set[int]:
-        """Processes of steps, by the mark that the runner puts into their environment."""
+        """Returns the processes of steps, found by the variable that the runner sets in their environment."""
         mark = b"WATERFLOW_ATTEMPT_DIRECTORY=" + os.fsencode(self.folder)
         found = set()
         for entry in Path("/proc").iterdir():
@@ -150,22 +150,22 @@ class Arena(World):
         return found
 
     def freeze(self, pid: int) -> None:
-        """SIGSTOP."""
+        """Stops a process with SIGSTOP."""
         os.kill(pid, signal.SIGSTOP)
 
     def thaw(self, pid: int) -> None:
-        """SIGCONT."""
+        """Continues a process with SIGCONT."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
 
     # Runs -------------------------------------------------------------------------------------------------------------
 
     def key(self) -> str:
-        """A new key of a start."""
+        """Returns a new idempotency key for a start."""
         return f"key-{next(self._keys)}"
 
     def post(self, key: str, text: str | None = None) -> str | None:
-        """Starts a run under a key; the answered id, or None when there was no answer."""
+        """Starts a run under a key; returns the answered id, or None if there was no answer."""
         headers = {"content-type": "application/yaml", "idempotency-key": key}
         content = (text or workflow(self.markers)).encode()
         try:
@@ -179,7 +179,7 @@ class Arena(World):
         return str(answer.json()["id"])
 
     def is_over(self, run: str) -> bool:
-        """Whether the run is completed, as far as the daemon answers."""
+        """Returns whether the daemon answers that the run has completed."""
         try:
             return bool(self.api("GET", f"/v1/runs/{run}").json()["status"] == "completed")
         except httpx.HTTPError:
@@ -187,7 +187,7 @@ class Arena(World):
             return False
 
     def count_runs(self) -> int:
-        """All runs that the daemon knows."""
+        """Returns the number of runs that the daemon knows."""
         rows, cursor = 0, None
         while True:
             page = self.api("GET", "/v1/runs", params={"limit": 100, **({"cursor": cursor} if cursor else {})}).json()
@@ -197,14 +197,14 @@ class Arena(World):
                 return rows
 
     def latency_s(self, text: str = GOOD) -> float:
-        """How long a small run takes from its start to its end."""
+        """Returns how many seconds a small run takes from start to completion."""
         began = time.monotonic()
         self.wait_for(self.start(text))
         return time.monotonic() - began
 
 
 def _remove_groups(name: str) -> None:
-    """Removes the empty control group of this name, below this process's own or at the top."""
+    """Removes the empty control group of this name, below this process's group or at the top."""
     own = [line.split(":", 2)[2].lstrip("/") for line in Path("/proc/self/cgroup").read_text().splitlines()]
     for root in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")):
         for place in {root, *(root / path for path in own)}:
@@ -214,7 +214,7 @@ def _remove_groups(name: str) -> None:
 
 
 def memory_bytes(pid: int, field: str = "RssAnon") -> int:
-    """A figure of the process's memory."""
+    """Returns a figure of the process's memory, in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
@@ -222,23 +222,23 @@ def memory_bytes(pid: int, field: str = "RssAnon") -> int:
 
 
 def descriptors(pid: int) -> int:
-    """How many files the process has open."""
+    """Returns how many files the process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 class Peak:
-    """The largest value of a figure over the time of a block, read by whoever calls `look`."""
+    """The largest value of a figure during a block, read at each call of `look`."""
 
     def __init__(self, read: Callable[[], int]) -> None:
         self._read = read
         self.before = self.highest = read()
 
     def look(self) -> bool:
-        """Reads it once; always false, to be asked among the claims of a `wait_until`."""
+        """Reads the figure once; always returns false, so that it can be part of the condition of a `wait_until`."""
         self.highest = max(self.highest, self._read())
         return False
 
     @property
     def growth(self) -> int:
-        """Above what it was at the beginning."""
+        """Returns how far the largest value is above the first one."""
         return self.highest - self.before

@@ -1,4 +1,4 @@
-"""Fixtures of the attacks."""
+"""Fixtures of the attack tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.chance import IS_FULL
 
 @pytest.fixture
 def empty_arena(tmp_path: Path) -> Iterator[Arena]:
-    """Nothing started."""
+    """An arena with nothing started."""
     made = Arena(tmp_path)
     try:
         yield made
@@ -24,7 +24,7 @@ def empty_arena(tmp_path: Path) -> Iterator[Arena]:
 
 @pytest.fixture
 def arena(empty_arena: Arena) -> Arena:
-    """A daemon and two agents of the group `web`."""
+    """An arena with a daemon and two agents of the group `web`."""
     empty_arena.start_daemon()
     empty_arena.add_agent("web-1", "web")
     empty_arena.add_agent("web-2", "web")
@@ -33,13 +33,13 @@ def arena(empty_arena: Arena) -> Arena:
 
 @pytest.fixture
 def nightly() -> None:
-    """Skips what takes too long for every day."""
+    """Skips tests that take too long for a daily run."""
     if not IS_FULL:
         pytest.skip("part of `make nightly` (WATERFLOW_SWEEP=full)")
 
 
 @pytest.fixture
 def root() -> None:
-    """Skips where this is not root."""
+    """Skips the test unless it runs as root."""
     if os.geteuid() != 0:
         pytest.skip("needs root")

@@ -1,10 +1,10 @@
 """Faults at a chosen system call: strace kills a process there, or makes the call fail.
 
-A fault is `(system call, count)`: it strikes when a thread of the process makes this call for the count-th time. A kill strikes
-on the way into the call, so the kill at call N is the kill right behind call N-1, and all N together are all the places
-where a process that is seen from outside can die.
+A fault is `(system call, count)`: it strikes when a thread of the process makes this call for the count-th time. A kill
+strikes on entry to the call, so the kill at call N is the kill right after call N-1. All N together are all the points
+at which the death of the process can be told apart from outside.
 
-Where strace or the right to trace is missing, `requires_strace` skips with the reason.
+Where strace or the permission to trace is missing, `requires_strace` skips the test with the reason.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ import pytest
 from tests.acceptance.world import wait_until
 from tests.patience import PATIENCE_S
 
-#: strace lets go soon, unless it has lost count of a process that was killed.
+#: How long strace may take to detach; it detaches soon, unless it has lost track of a process that was killed.
 _LET_GO_S = 2.0
 
 
 class Fault(NamedTuple):
-    """What happens, and when."""
+    """A fault and when it strikes."""
 
     call: str
     number: int
-    #: What strace calls the tampering: `signal=SIGKILL`, `error=EIO`.
+    #: The tampering in strace's syntax: `signal=SIGKILL`, `error=EIO`.
     effect: str = "signal=SIGKILL"
-    #: Whether every further call is struck too.
+    #: Whether the fault also strikes every further call.
     lasts: bool = False
 
     def __str__(self) -> str:
         return f"{self.effect} at {self.call} number {self.number}{' and later' if self.lasts else ''}"
 
     def options(self) -> list[str]:
-        """Of strace."""
+        """Returns the options of strace."""
         when = f"{self.number}{'+' if self.lasts else ''}"
         return ["-e", f"trace={self.call}", "-e", f"inject={self.call}:{self.effect}:when={when}"]
 
@@ -60,19 +60,19 @@ def _why_not() -> str | None:
 
 
 def requires_strace() -> None:
-    """Skips the test on a machine without."""
+    """Skips the test on a machine without a working strace."""
     reason = _why_not()
     if reason is not None:
         pytest.skip(reason)
 
 
 def started_with(fault: Fault) -> list[str]:
-    """What to put in front of a command so that the fault strikes it; the command keeps its process id."""
+    """Returns what to put in front of a command so that the fault strikes it; the command keeps its process id."""
     return ["strace", "-D", "-f", "-qq", "-o", os.devnull, *fault.options()]
 
 
 class Attached:
-    """strace on a running process and its threads; a context manager that lets go at the end."""
+    """strace attached to a running process and its threads; a context manager that detaches at the end."""
 
     def __init__(self, pid: int, fault: Fault, *, threads: bool = True) -> None:
         self.fault = fault
@@ -88,7 +88,7 @@ class Attached:
 
     def _is_attached(self, pid: int) -> bool:
         if not is_alive(pid):
-            # Struck by its first call, before this could be seen.
+            # The fault struck its first call before strace was seen to be attached.
             return True
         if self._strace.poll() is not None:
             assert self._strace.stderr is not None
@@ -100,14 +100,14 @@ class Attached:
             return False
 
     def close(self) -> None:
-        """Lets the process go on without faults, if it is still there."""
+        """Lets the process continue without faults, if it still exists."""
         if self._strace.poll() is None:
             self._strace.terminate()
         try:
-            # What is in the middle of an injected fault must come out of it: no signal but the asked one may end strace.
+            # An injected fault that is in progress must complete: only the requested signal may end strace.
             self._strace.wait(10 * _LET_GO_S if is_alive(self._pid) else _LET_GO_S)
         except subprocess.TimeoutExpired:
-            # It waits for threads that the kill took away. When it is gone the kernel lets go of what is left.
+            # strace waits for threads that the kill took away. When it has exited, the kernel releases what is left.
             self._strace.kill()
             self._strace.wait(PATIENCE_S)
         assert self._strace.stderr is not None
@@ -128,7 +128,7 @@ def _tracer(task: Path) -> int:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process runs: one that only waits for its parent to notice its end does not."""
+    """Returns whether the process runs; a zombie does not count."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -137,7 +137,7 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_for_end(pid: int, patience_s: float) -> bool:
-    """Whether the process ended within the time."""
+    """Returns whether the process ended within the time."""
     deadline = time.monotonic() + patience_s
     while is_alive(pid):
         if time.monotonic() > deadline:

@@ -1,11 +1,13 @@
 """The judge: knows nothing but the public API and the marker files that steps leave behind.
 
-Each step of the judged workflow appends `RUN JOB STEP ATTEMPT begin` to a file when it starts and the same with `end` when it
-is done, and prints two lines. From these and from what the API says, the judge decides whether the promises were kept:
+Each step of the judged workflow appends `RUN JOB STEP ATTEMPT begin` to a file when it starts and the same with `end`
+when it
+ends, and prints two lines. From these and from what the API says, the judge decides whether the promises were kept:
 
-- every id that was answered exists, and its run ends;
-- no attempt began twice, whatever is called a success began and ended once, and what was refused never began;
-- the history of each run has no gap and one end;
+- every id that was answered exists, and its run completes;
+- no attempt started twice, every attempt that is called a success started and ended once, and refused attempts never
+  started;
+- the history of each run has no gap and one completion;
 - the output of what succeeded is complete, in order, and without repetition.
 """
 
@@ -23,7 +25,7 @@ STEPS = 3
 
 
 def workflow(markers: Path) -> str:
-    """Two jobs at once and one that needs both: shell steps with markers, a step inside of the agent, an output."""
+    """Two parallel jobs and one that needs both: shell steps with markers, a step inside the agent, an output."""
     return "jobs:\n" + _job("one", markers) + _job("two", markers) + _job("three", markers, "[one, two]")
 
 
@@ -62,7 +64,7 @@ class Judge:
         self._markers = markers
 
     def run(self, run: str, *, may_be_lost: bool = False) -> dict[str, Any]:
-        """Waits for the run's end and judges it; with `may_be_lost` steps may have ended `lost` and the rest been skipped."""
+        """Waits until the run has completed and judges it; with `may_be_lost`, steps may be `lost` or skipped."""
         try:
             found = self._world.wait_for(run)
         except AssertionError as error:
@@ -82,7 +84,7 @@ class Judge:
         return found
 
     def events(self, run: str) -> list[dict[str, Any]]:
-        """The whole history."""
+        """Returns the whole history of the run."""
         rows: list[dict[str, Any]] = []
         cursor = ""
         while True:
@@ -160,7 +162,7 @@ class Judge:
             assert texts == lines, f"{place} printed {texts}: {said}"
 
     def _expected(self, found: dict[str, Any]) -> dict[str, list[str]]:
-        """What each attempt that succeeded must have printed."""
+        """Returns what each attempt that succeeded must have printed."""
         lines: dict[str, list[str]] = {}
         for job in found["jobs"]:
             for number, step in enumerate(job["steps"]):

@@ -19,7 +19,7 @@ _PAGE_BYTES = 4096
 
 @contextlib.contextmanager
 def small_disk(folder: Path, kind: str, mib: int) -> Iterator[Path]:
-    """A file system of this size; root's business."""
+    """Mounts a file system of this size; needs root."""
     place = folder / "disk"
     place.mkdir()
     if kind == "tmpfs":
@@ -42,9 +42,10 @@ def small_disk(folder: Path, kind: str, mib: int) -> Iterator[Path]:
 
 
 def cut_power(folder: Path) -> None:
-    """The ext4 file system of `small_disk` after its power was cut: what had not left for the device by now is lost.
+    """Puts the ext4 file system of `small_disk` into its state after a power cut: what has not reached the device is
+    lost.
 
-    Whoever writes there must be gone already: the device is read until nothing changes on it meanwhile.
+    All writers must have exited: the device is read until it no longer changes.
     """
     place, left = folder / "disk", folder / "left.img"
     wait_until(lambda: _copied(_image(folder), left) == _copied(_image(folder), left), "the device to be still")
@@ -62,13 +63,13 @@ def _mount(image: Path, place: Path) -> list[str]:
 
 
 def _copied(image: Path, to: Path) -> bytes:
-    """Copies it, and gives the copy's hash."""
+    """Copies the image, and returns the hash of the copy."""
     shutil.copyfile(image, to)
     return hashlib.blake2b(to.read_bytes()).digest()
 
 
 def fill(place: Path) -> Path:
-    """Takes all the space that is left."""
+    """Takes all the space that is left; returns the file that takes it."""
     filler = place / "filler"
     with filler.open("ab", buffering=0) as file:
         for size in (1 << 20, _PAGE_BYTES, 1):

@@ -1,4 +1,4 @@
-"""Which faults a sweep tries: a fixed few in every run, and all of them at night.
+"""The faults that a sweep tries: a few random ones in every run, and all of them at night.
 
 The seed is printed with every fault; `WATERFLOW_SEED` repeats a sweep, `WATERFLOW_FAULT=rename:8` a single fault.
 `WATERFLOW_SWEEP=full` counts from 1 up, for each system call in turn, until the process outlives the work.
@@ -16,16 +16,16 @@ import pytest
 from tests.attack.injection import Fault
 from tests.chance import IS_FULL, SEED
 
-#: `CALL:COUNT`, to try one fault alone.
+#: `CALL:COUNT`, to try only one fault.
 ONE = os.environ.get("WATERFLOW_FAULT", "")
-#: Of each kind of process, every day, unless a sweep says otherwise.
+#: Number of random faults per kind of process in a daily run, unless a sweep says otherwise.
 ROUNDS = 6
-#: One more than any process made of one call under the work of a sweep; to end a sweep that would not end.
+#: More calls than any process makes during the work of a sweep; ends a sweep that would never end.
 _COUNT_MAX = 400
 
 
 def portions(calls: Sequence[tuple[str, int]]) -> list[Any]:
-    """What a test of its own tries, as parameters: all calls every day, and in the night each by itself, which takes long."""
+    """Returns a test's parameters: all calls together every day, each call separately at night (slow)."""
     if not IS_FULL:
         return [pytest.param(calls, id="some")]
     return [pytest.param([call], id=call[0]) for call in calls]
@@ -38,10 +38,10 @@ def sweep(
     effect: str = "signal=SIGKILL",
     rounds: int = ROUNDS,
 ) -> list[Fault]:
-    """Tries faults with `strike`, which tells whether the fault struck; gives those that did.
+    """Tries faults with `strike`, which returns whether the fault struck; returns those that did.
 
-    `calls` are the system calls with a count that they usually reach, within which chance chooses. `found` are faults that
-    once broke something: they are always tried.
+    `calls` are the system calls with a count that they usually reach; random counts stay within it. `found` are faults
+    that once revealed a bug: they are always tried.
     """
     struck: list[Fault] = []
 
@@ -73,7 +73,8 @@ def sweep(
         call, usual = dice.choice(calls)
         tried(call, dice.randint(1, usual))
     for call, _ in calls:
-        # Chance may have chosen only calls that this process did not come to; the first one of some kind it does make.
+        # The random faults may all be calls that this process did not reach; the first call of some kind is always
+        # reached.
         if struck or tried(call, 1):
             break
     return struck

@@ -26,12 +26,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if IS_FULL else 1200)]
 
 
 def test_an_agent_whose_journal_fails_stops_with_a_sentence_and_loses_nothing(arena: Arena) -> None:
-    """EIO at the N-th flush: it exits with WF303, or continues if that is harmless; the next start settles everything."""
+    """EIO at the N-th flush ends the agent with WF303, or is harmless; the next start settles everything."""
     requires_strace()
 
     def strike(fault: Fault) -> bool:
         if arena.agent_process("web-1").poll() is not None:
-            # The fault before struck after its last run was over, and later than anybody looked.
+            # The previous fault struck after the last run had completed, and after the last check.
             arena.start_agent("web-1")
         pid = arena.agent_process("web-1").pid
         said = arena.agent_log("web-1").stat().st_size
@@ -57,7 +57,7 @@ def test_an_agent_whose_journal_fails_stops_with_a_sentence_and_loses_nothing(ar
 @pytest.mark.root
 @pytest.mark.usefixtures("root")
 def test_an_agent_without_space_keeps_results_and_continues_when_there_is_some(empty_arena: Arena) -> None:
-    """Running steps end; output without space is counted as dropped; nothing is wrongly reported as a success."""
+    """Running steps end; output that does not fit is counted as dropped; nothing is wrongly reported as a success."""
     arena = empty_arena
     arena.start_daemon()
     with small_disk(arena.folder, "tmpfs", 24) as place:
@@ -91,7 +91,7 @@ def test_an_agent_without_space_keeps_results_and_continues_when_there_is_some(e
 
 @pytest.fixture
 def mute_runner(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A step runner that cannot write to its own log."""
+    """Starts a step runner that cannot write to its own log."""
     command = [sys.executable, "-m", "waterflow_agent.runner", "--data-dir", str(tmp_path)]
     with open("/dev/full", "wb") as full:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=full, stderr=full)
@@ -105,7 +105,7 @@ def mute_runner(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 async def test_a_runner_whose_log_is_on_the_full_disk_keeps_its_steps(
     tmp_path: Path, mute_runner: subprocess.Popen[bytes]
 ) -> None:
-    """What it cannot say about the disk must not end it: the other steps go on, and every start is answered."""
+    """A runner that cannot write to its log keeps running: its steps continue, and every start is answered."""
     ends = {}
     async with asyncio.timeout(PATIENCE_S), RunnerClient(tmp_path, starts_runner=False) as runner:
         runner.start(_spec("good", "sleep 1; echo done"))
@@ -135,7 +135,7 @@ def _spec(name: str, script: str) -> StepSpec:
 
 
 def _has_said(arena: Arena, run: str) -> bool:
-    """Whether there is an attempt with an end, or the agent has ended and is started again."""
+    """Returns whether an attempt has finished or the agent has exited."""
     if not is_alive(arena.agent_process("web-1").pid):
         arena.agent_process("web-1").wait()
         return True

@@ -31,7 +31,7 @@ _PAGE_BYTES = 4096
 
 
 def test_a_write_error_stops_the_daemon_with_a_sentence_and_loses_nothing(arena: Arena) -> None:
-    """EIO at the N-th write or flush of the log: exit 1 with WF303, and the next start has every acknowledged run."""
+    """EIO at the N-th write or flush ends the daemon with WF303; the next start has all acknowledged runs."""
     requires_strace()
 
     def strike(fault: Fault) -> bool:
@@ -60,13 +60,13 @@ def test_a_write_error_stops_the_daemon_with_a_sentence_and_loses_nothing(arena:
         return is_struck
 
     calls = [("fdatasync", 12), ("pwrite64", 30)]
-    # A start that waited for the commit was answered with a bare 500, five seconds later.
+    # A regression: a start that waited for the commit was answered with a bare 500, five seconds later.
     found = [("pwrite64", 2)]
     assert sweep(calls, strike, found, effect="error=EIO", rounds=2), "no fault struck"
 
 
 def _goes_on(arena: Arena, answers: dict[str, str | None]) -> bool:
-    """Whether one more start is written and run to its end; else a write has failed before it, and the daemon has ended."""
+    """Returns whether one more run starts and completes; if not, a write failed and the daemon has exited."""
     process, key = arena.daemon_process, arena.key()
     run = answers[key] = arena.post(key)
     wait_until(
@@ -82,7 +82,7 @@ def _goes_on(arena: Arena, answers: dict[str, str | None]) -> bool:
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
 @pytest.mark.usefixtures("root")
 def test_a_full_disk_refuses_starts_keeps_results_and_recovers_by_itself(empty_arena: Arena, kind: str) -> None:
-    """507 with a message; running steps continue; once there is space everything arrives without a restart."""
+    """Starts are refused with 507 and a message, running steps continue, and once there is space everything arrives."""
     arena = empty_arena
     with small_disk(arena.folder, kind, 64) as place:
         arena.daemon_dir = place / "daemon"
@@ -120,7 +120,7 @@ def test_a_full_disk_refuses_starts_keeps_results_and_recovers_by_itself(empty_a
 
 
 def _refusal(arena: Arena, place: Path) -> dict[str, Any] | None:
-    """The answer to a start once it is one that refuses; what space was freed meanwhile is taken."""
+    """Returns the answer to a start once one is refused; fills the disk again first, in case space was freed."""
     fill(place)
     headers = {"content-type": "application/yaml"}
     answer = arena.api("POST", "/v1/runs", content=GOOD.encode(), headers=headers)
@@ -132,7 +132,7 @@ def _refusal(arena: Arena, place: Path) -> dict[str, Any] | None:
 @pytest.mark.root
 @pytest.mark.usefixtures("root")
 def test_a_daemon_that_is_killed_on_a_full_disk_starts_again(empty_arena: Arena) -> None:
-    """It needs a little space for its generation, which the ballast provides; otherwise it reports a full disk."""
+    """The daemon needs a little space to start, which the ballast provides; otherwise it reports a full disk."""
     arena = empty_arena
     with small_disk(arena.folder, "tmpfs", 64) as place:
         arena.daemon_dir = place / "daemon"
@@ -161,7 +161,7 @@ def test_a_daemon_that_is_killed_on_a_full_disk_starts_again(empty_arena: Arena)
 
 
 def _is_up(arena: Arena, is_ready: Callable[[Arena], bool]) -> bool:
-    """Waits for the daemon that was spawned to be ready, or to end: false."""
+    """Waits until the daemon that was spawned is ready; returns false if it exits instead."""
     process = arena.daemon_process
     wait_until(lambda: process.poll() is not None or is_ready(arena), "the daemon to be ready or to end")
     return process.poll() is None
@@ -178,13 +178,13 @@ def _answers(arena: Arena) -> bool:
 
 
 def _history(arena: Arena) -> list[str]:
-    """A data directory with some work in it, stopped; the runs."""
+    """Makes a data directory with some work in it, with the daemon stopped; returns the runs."""
     arena.start_daemon()
     arena.add_agent("web-1", "web")
     runs = [arena.start(job("seq 300")) for _ in range(5)]
     for run in runs:
         arena.wait_for(run)
-        # A run may be over before all of its output is stored.
+        # A run may complete before all of its output is stored.
         arena.lines(run, count=300)
     assert arena.stop_daemon() == 0
     arena.kill_agent("web-1")
@@ -192,7 +192,7 @@ def _history(arena: Arena) -> list[str]:
 
 
 def _starts(arena: Arena) -> bool:
-    """Whether the daemon starts; else it must have said WF304 and ended with 1, and not by a signal."""
+    """Returns whether the daemon starts; otherwise it must report WF304 and exit with 1, not by a signal."""
     said = arena.log.stat().st_size
     process = arena.spawn_daemon()
     if _is_up(arena, Arena.is_daemon_ready):
@@ -205,7 +205,7 @@ def _starts(arena: Arena) -> bool:
 
 
 def test_a_truncated_log_is_refused_with_a_sentence(empty_arena: Arena) -> None:
-    """At every tested page boundary and at size 0: exit 1 and WF304, never SIGBUS, never a false state."""
+    """At every tested page boundary and at size 0 the daemon exits with 1 and WF304, never by SIGBUS."""
     arena = empty_arena
     runs = _history(arena)
     file = arena.daemon_dir / "log.mdb" / "data.mdb"
@@ -231,7 +231,7 @@ def test_a_truncated_log_is_refused_with_a_sentence(empty_arena: Arena) -> None:
 
 @pytest.mark.usefixtures("nightly")
 def test_a_flipped_byte_is_refused_or_reported_and_never_served(empty_arena: Arena) -> None:
-    """Anywhere in the file: the start is refused, a read returns WF304, or the byte was unused."""
+    """Wherever the byte is, the start is refused, a read returns WF304, or the byte was unused."""
     arena = empty_arena
     runs = _history(arena)
     file = arena.daemon_dir / "log.mdb" / "data.mdb"
@@ -262,7 +262,7 @@ def test_a_flipped_byte_is_refused_or_reported_and_never_served(empty_arena: Are
 
 @pytest.mark.usefixtures("nightly")
 def test_a_salvaged_log_starts_and_shows_nothing_false(empty_arena: Arena) -> None:
-    """Zeroed pages and flipped bits: `fsck --salvage` ends with a verdict, and a daemon shows a true prefix of each run."""
+    """After `fsck --salvage` of zeroed pages and flipped bits, a daemon shows a true prefix of each run."""
     arena = empty_arena
     runs = _history(arena)
     arena.start_daemon()
@@ -304,7 +304,7 @@ def test_a_salvaged_log_starts_and_shows_nothing_false(empty_arena: Arena) -> No
 
 
 def _events(arena: Arena, run: str) -> list[dict[str, Any]]:
-    """The events of a run, without their places in the whole log."""
+    """Returns the events of a run, without their positions in the whole log."""
     answer = arena.api("GET", f"/v1/runs/{run}/events")
     assert answer.status_code == 200, answer.text
     events: list[dict[str, Any]] = answer.json()["events"]
@@ -312,7 +312,7 @@ def _events(arena: Arena, run: str) -> list[dict[str, Any]]:
 
 
 def test_damaged_output_is_answered_with_a_problem(empty_arena: Arena) -> None:
-    """503 with WF304 before any of it is shown, and no traceback in the daemon's log; other runs can be read as before."""
+    """The answer is 503 with WF304 and no output, the log has no traceback, and other runs stay readable."""
     arena = empty_arena
     runs = _history(arena)
     file = arena.daemon_dir / "log.mdb" / "data.mdb"
@@ -332,7 +332,7 @@ def test_damaged_output_is_answered_with_a_problem(empty_arena: Arena) -> None:
 
 
 def _shown(arena: Arena, runs: list[str]) -> list[str]:
-    """What the API says about the runs, or the code of what it says instead."""
+    """Returns what the API answers about the runs, or the error code that it answers instead."""
     shown = []
     for run in runs:
         for part in ("", "/events", "/logs"):
@@ -340,7 +340,7 @@ def _shown(arena: Arena, runs: list[str]) -> list[str]:
             try:
                 answer = arena.api("GET", f"/v1/runs/{run}{part}")
             except httpx.RemoteProtocolError:
-                # It had begun to answer when it met the damage; its own log has the words, a moment later.
+                # The daemon met the damage while answering; its own log has the message a moment later.
                 shown.append(wait_until(functools.partial(_told, arena, said), "the daemon to say what is wrong"))
             else:
                 shown.append(answer.text if answer.status_code == 200 else f"{answer.status_code} {answer.text}")
@@ -348,7 +348,7 @@ def _shown(arena: Arena, runs: list[str]) -> list[str]:
 
 
 def _told(arena: Arena, start: int) -> str | None:
-    """What the daemon's log says from there on, once it names damage."""
+    """Returns what the daemon's log says from that position on, once it reports damage."""
     text = arena.log.read_text()[start:]
     return text if "WF304" in text else None
 
@@ -360,7 +360,7 @@ def _same(arena: Arena, runs: list[str], what: str) -> None:
 
 
 def test_other_files_of_the_data_directory_are_refused_with_a_sentence(empty_arena: Arena) -> None:
-    """An empty, garbled or missing FORMAT, key or clock: a start that works, or exit 1 with a code."""
+    """With an empty, garbled or missing FORMAT, key or clock, the daemon starts properly or exits with 1 and a code."""
     arena = empty_arena
     _history(arena)
     kept = arena.folder / "kept"

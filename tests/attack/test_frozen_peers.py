@@ -1,4 +1,4 @@
-"""Frozen processes: SIGSTOP of an agent, a runner and the daemon in the middle of steps, then SIGCONT."""
+"""Frozen processes: an agent, a runner or the daemon gets SIGSTOP while steps run, then SIGCONT."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.chance import IS_FULL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-#: How long a peer stands still: in the night longer than heartbeats are waited for.
+#: How long a peer is frozen; at night, longer than the heartbeats allow.
 FROZEN_S = 10.0 if IS_FULL else 3.0
 
 
@@ -23,7 +23,7 @@ def _steady(arena: Arena, count: int = 40) -> str:
 
 
 def _sit_out(arena: Arena, until: float) -> float:
-    """Small runs until then; the slowest one."""
+    """Starts small runs until this time; returns the longest duration of one."""
     slowest = 0.0
     while time.monotonic() < until:
         slowest = max(slowest, arena.latency_s())
@@ -31,14 +31,14 @@ def _sit_out(arena: Arena, until: float) -> float:
 
 
 def test_a_frozen_agent_delays_nobody_else_and_resumes_its_step(arena: Arena) -> None:
-    """Runs on the other agent continue; the step continues, and its output arrives completely and once."""
+    """Runs on the other agent continue; afterwards the step continues, and its output arrives completely and once."""
     run = _steady(arena)
     arena.lines(run, count=1)
     name = arena.run(run)["jobs"][0]["agent"]
     pid = arena.agent_process(name).pid
     arena.freeze(pid)
     try:
-        # What was offered to the frozen one waits for it; two at once show that the rest goes elsewhere.
+        # What was offered to the frozen agent waits for it; further runs show that the rest goes to the other one.
         waiting = [arena.start(job("echo other")) for _ in range(6)]
         wait_until(lambda: any(arena.is_over(run) for run in waiting), "a run on the other agent")
         time.sleep(FROZEN_S)
@@ -68,7 +68,7 @@ def test_a_frozen_agent_of_another_group_costs_others_nothing(arena: Arena) -> N
 
 
 def test_a_frozen_daemon_misses_nothing(arena: Arena) -> None:
-    """Steps continue and end meanwhile; when the daemon resumes it gets every report once."""
+    """Steps continue and end in the meantime; when the daemon resumes, it gets every report once."""
     keys = {arena.key(): None for _ in range(4)}
     runs = [arena.post(key) for key in keys]
     long = _steady(arena, 15)
@@ -88,7 +88,7 @@ def test_a_frozen_daemon_misses_nothing(arena: Arena) -> None:
 
 
 def test_a_frozen_runner_delays_its_steps_and_no_more(arena: Arena) -> None:
-    """Its pipe fills and its steps wait; when it resumes everything arrives, in order."""
+    """The runner's pipe fills and its steps wait; when it resumes, everything arrives in order."""
     arena.lose_agent("web-2")
     run = arena.start(job("echo begin; seq 50000; echo end"))
     pid = arena.runner_pid("web-1")
@@ -103,7 +103,7 @@ def test_a_frozen_runner_delays_its_steps_and_no_more(arena: Arena) -> None:
 
 
 def test_a_job_is_cancelled_while_its_agent_is_frozen(arena: Arena) -> None:
-    """The cancel is sent again when the agent resumes; the step ends once and nothing is left."""
+    """The cancel is sent again when the agent resumes; the step ends once, and nothing is left."""
     run = _steady(arena, 6_000)
     arena.lines(run, count=1)
     pid = arena.agent_process(arena.run(run)["jobs"][0]["agent"]).pid

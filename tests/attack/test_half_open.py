@@ -19,13 +19,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 COUNT = 5_000 if IS_FULL else 1_000
 MIB = 1 << 20
-#: A greeting of ZeroMQ's protocol as far as its first part.
+#: The first part of a greeting in ZeroMQ's protocol.
 _GREETING = b"\xff\0\0\0\0\0\0\0\x01\x7f"
 
 
 @contextlib.contextmanager
 def _many_descriptors(count: int) -> Iterator[int]:
-    """Lets this process open that many more, as far as it may; gives how many."""
+    """Lets this process open that many more files, as far as permitted; yields how many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + 500
     limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -38,7 +38,7 @@ def _many_descriptors(count: int) -> Iterator[int]:
 
 @pytest.mark.parametrize("port", ["work", "enroll", "api"])
 def test_thousands_of_half_open_connections_do_no_harm(arena: Arena, port: str) -> None:
-    """Meanwhile runs continue and agents connect; afterwards memory and descriptors are as before."""
+    """Runs continue and agents connect in the meantime; afterwards memory and descriptors are as before."""
     number = {"work": arena.work_port, "enroll": arena.enroll_port, "api": arena.api_port}[port]
     pid = arena.daemon_pid
     for _ in range(20):
@@ -54,7 +54,7 @@ def test_thousands_of_half_open_connections_do_no_harm(arena: Arena, port: str) 
                 part = dice.choice([b"", _GREETING[: dice.randint(1, 10)], b"GET /v1/ru", b"\0" * dice.randint(1, 64)])
                 peer.sendall(part)
             except OSError:
-                # The daemon may refuse what is too much.
+                # The daemon may refuse excess connections.
                 continue
             opened += 1
         memory.look()

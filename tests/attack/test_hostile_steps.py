@@ -24,20 +24,20 @@ MIB = 1 << 20
 
 
 def job(script: str, *, keys: str = "", name: str = "a", then: str = "") -> str:
-    """A workflow of one job with one script; `keys` and `then` are more lines of the step and after it."""
+    """Returns a workflow of one job with one script; `keys` and `then` are more lines in and after the step."""
     lines = "".join(f"          {line}\n" for line in script.splitlines())
     extra = "".join(f"        {line}\n" for line in keys.splitlines())
     return f"jobs:\n  {name}:\n    runs-on: web\n    steps:\n      - id: s\n        run: |\n{lines}{extra}{then}"
 
 
 def step(found: dict[str, Any]) -> dict[str, Any]:
-    """The run's first step."""
+    """Returns the run's first step."""
     first: dict[str, Any] = found["jobs"][0]["steps"][0]
     return first
 
 
 def all_alive(arena: Arena) -> None:
-    """Both agents are connected, and a small run ends well."""
+    """Checks that both agents are connected, and that a small run succeeds."""
     wait_until(lambda: arena.connected() == {"web-1", "web-2"}, "both agents")
     assert arena.wait_for(arena.start(GOOD))["conclusion"] == "success"
 
@@ -55,7 +55,7 @@ sleep 997"""
 
 @pytest.mark.parametrize(("script", "stop"), [(DEAF, "SIGTERM"), (FORKS, "SIGTERM"), (DEAF, "SIGINT")])
 def test_a_step_that_ignores_its_stop_signal_is_killed_with_its_children(arena: Arena, script: str, stop: str) -> None:
-    """After the grace period everything is gone, whether it forked, left its session or ignores signals."""
+    """After the grace period every process is gone, whether it forked, left its session or ignores signals."""
     run = arena.start(job(script, keys=f"stop: {{signal: {stop}, grace: 300ms}}"))
     arena.lines(run, count=1)
 
@@ -68,7 +68,7 @@ def test_a_step_that_ignores_its_stop_signal_is_killed_with_its_children(arena: 
 
 
 def test_a_daemonised_child_that_holds_the_output_does_not_hold_the_step(arena: Arena) -> None:
-    """The step ends when its main process ends; the orphan is stopped, and its last output counts."""
+    """The step ends when its main process ends; the orphan is stopped, and its last output is kept."""
     script = "(setsid sh -c 'while :; do sleep 0.1; done' &)\nsetsid sleep 996 &\necho mine"
     run = arena.start(job(script, keys="stop: {grace: 300ms}"))
 
@@ -80,7 +80,7 @@ def test_a_daemonised_child_that_holds_the_output_does_not_hold_the_step(arena: 
 
 
 def test_a_fork_bomb_is_ended_by_the_timeout(arena: Arena) -> None:
-    """A thousand processes that multiply while they are killed: nothing is left, the agent survives."""
+    """A thousand processes that multiply while they are killed leave nothing behind, and the agent survives."""
     script = "for n in $(seq 300); do (while :; do (sleep 5 &); sleep 0.05; done) & done\nwait"
     run = arena.start(job(script, keys="timeout-minutes: 0.03\nstop: {grace: 100ms}"))
 
@@ -92,7 +92,7 @@ def test_a_fork_bomb_is_ended_by_the_timeout(arena: Arena) -> None:
 
 
 def test_a_step_that_kills_its_agent_continues_and_succeeds(arena: Arena) -> None:
-    """The runner holds it; the next agent finds its result."""
+    """The runner keeps the step running, and the next agent finds its result."""
     arena.lose_agent("web-2")
     pid = arena.agent_process("web-1").pid
     run = arena.start(job(f"echo before\nkill -9 {pid}\nsleep 0.3\necho after"))
@@ -107,7 +107,7 @@ def test_a_step_that_kills_its_agent_continues_and_succeeds(arena: Arena) -> Non
 
 
 def test_a_step_that_kills_its_runner_is_lost_and_gone(arena: Arena) -> None:
-    """Its outcome is unknown, so it is `lost`, and none of its processes keeps running."""
+    """The step's outcome is unknown, so it is `lost`, and none of its processes keeps running."""
     marker = arena.folder / "marker"
     arena.lose_agent("web-2")
     run = arena.start(job(f"echo x >> {marker}\nkill -9 $PPID\nsleep 600\necho y >> {marker}"))
@@ -144,7 +144,7 @@ def test_a_stopped_step_is_ended_by_its_timeout(arena: Arena) -> None:
 
 
 def test_thirty_cancels_at_random_moments_each_end_once(arena: Arena) -> None:
-    """Before the dispatch, while it starts, at its end: cancelled or done, one end, no process left."""
+    """Whenever the cancel arrives, each run is cancelled or succeeds exactly once and leaves no process."""
     dice = random.Random(SEED)
     print(f"WATERFLOW_SEED={SEED}")
     runs = []
@@ -168,7 +168,7 @@ def test_thirty_cancels_at_random_moments_each_end_once(arena: Arena) -> None:
 
 
 def test_a_timeout_fires_while_the_daemon_is_down(arena: Arena) -> None:
-    """The agent enforces it; the restarted daemon gets the report."""
+    """The agent enforces the timeout, and the restarted daemon gets the report."""
     run = arena.start(job("echo begin\nsleep 600", keys="timeout-minutes: 0.1\nstop: {grace: 200ms}"))
     arena.lines(run, count=1)
     arena.kill_daemon()
@@ -185,7 +185,7 @@ def test_a_timeout_fires_while_the_daemon_is_down(arena: Arena) -> None:
 
 
 def _read_logs(arena: Arena, run: str) -> tuple[int, int]:
-    """Lines and characters of the run's whole output, read as a stream."""
+    """Returns the number of lines and characters of the run's whole output, read as a stream."""
     import httpx
 
     lines = characters = 0
@@ -212,7 +212,7 @@ def test_a_gigabyte_without_a_newline_is_truncated_and_marked_and_nobody_else_wa
     attempt = step(found)["attempts"][0]
     assert found["conclusion"] == "success", found
     kept = attempt["output_bytes"]
-    # A line in the place of what is missing says how much that is; it counts as kept.
+    # A line that replaces the missing part says how large that part is; the line counts as kept.
     assert 0 <= kept + attempt["output_dropped"] - (size + 1) < 200, attempt
     assert 0 < kept <= 64 * MIB + 64 * 1024, kept
     _, characters = _read_logs(arena, run)
@@ -223,7 +223,7 @@ def test_a_gigabyte_without_a_newline_is_truncated_and_marked_and_nobody_else_wa
 
 
 def test_a_million_short_lines_arrive_each_once(arena: Arena) -> None:
-    """In order, or dropped by the limit with a count; the daemon stays small."""
+    """The lines arrive in order, or are dropped by the limit and counted; the daemon stays small."""
     count = 10_000_000 if IS_FULL else 1_000_000
     memory = Peak(lambda: memory_bytes(arena.daemon_pid))
     began = time.monotonic()
@@ -272,7 +272,7 @@ def test_binary_output_is_shown_and_does_no_harm(arena: Arena) -> None:
 
 
 def test_a_working_directory_that_is_removed_is_a_clear_failure_and_no_more(arena: Arena) -> None:
-    """A step removes its own directory: it continues, and the next one fails with a message."""
+    """A step that removes its own directory continues, and the next step fails with a message."""
     script = 'rm -rf "$WATERFLOW_WORKSPACE"\necho gone'
     run = arena.start(job(script, then="      - run: pwd\n"))
 
@@ -286,7 +286,7 @@ def test_a_working_directory_that_is_removed_is_a_clear_failure_and_no_more(aren
 
 
 def test_values_larger_than_the_kernels_limit_reach_the_script_completely(arena: Arena) -> None:
-    """128 KiB is the kernel's limit for one environment variable, not the workflow's."""
+    """The kernel's limit of 128 KiB for one environment variable does not limit the workflow."""
     for size in (120_000, 131_000, 131_072, 200 * 1024):
         run = arena.start(job('echo "${#BIG} ${#SMALL}"', keys=f"env: {{BIG: {'x' * size}, SMALL: y}}"))
         assert arena.wait_for(run)["conclusion"] == "success", step(arena.run(run))
@@ -333,7 +333,7 @@ HOSTILE_OUTPUTS = {
 
 
 def test_hostile_files_of_outputs_fail_their_own_step_and_nothing_else(arena: Arena) -> None:
-    """A link, a pipe, a device, a gigabyte: only a regular file is read, and the next step gets a clean one."""
+    """Of a link, a pipe, a device or a gigabyte, only a regular file is read, and the next step gets a clean file."""
     arena.lose_agent("web-2")
     before = descriptors(arena.agent_process("web-1").pid)
     memory = Peak(lambda: memory_bytes(arena.agent_process("web-1").pid))
@@ -353,7 +353,7 @@ def test_hostile_files_of_outputs_fail_their_own_step_and_nothing_else(arena: Ar
 
 
 def test_a_step_that_removes_its_agents_files_ends_somehow_and_the_daemon_lives(arena: Arena) -> None:
-    """A step with the agent's own user may ruin its agent, but nothing else: the other agent keeps working."""
+    """A step that runs as the agent's user may ruin its agent, but nothing else: the other agent keeps working."""
     arena.lose_agent("web-2")
     run = arena.start(job('rm -rf "$(dirname "$WATERFLOW_OUTPUT")/../../"*\necho done'))
     wait_until(lambda: not living.found(arena.agent_dir("web-1"), "journal/*"), "the files to be gone")

@@ -1,4 +1,4 @@
-"""`kill -9` at a chosen system call of the daemon, an agent or its runner: at work, and at the first start."""
+"""`kill -9` at a chosen system call of the daemon, an agent or its runner: during work, and at the first start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if IS_FULL else 1200)]
 
-#: What each process does to the world outside of it, with a count that is reached at the work of one round.
+#: System calls with outside effects of each process, with a count that the work of one round reaches.
 DAEMON_CALLS = [
     ("pwrite64", 30),
     ("fdatasync", 12),
@@ -53,7 +53,7 @@ RUNNER_CALLS = [
 
 
 def _work_until_killed(arena: Arena, pid: int) -> tuple[list[str], dict[str, str | None]]:
-    """Starts two runs and waits for their end or the process's; gives their keys and what was answered."""
+    """Starts two runs and waits until they or the process end; returns their keys and the answers."""
     keys = [arena.key(), arena.key()]
     answers = {key: arena.post(key) for key in keys}
     known = [run for run in answers.values() if run is not None]
@@ -66,7 +66,7 @@ def _work_until_killed(arena: Arena, pid: int) -> tuple[list[str], dict[str, str
 
 
 def _settle(arena: Arena, answers: dict[str, str | None], *, may_be_lost: bool = False) -> None:
-    """Repeats the starts, which must give the runs that were answered, and judges all."""
+    """Repeats the starts, which must return the same runs as before, and judges all runs."""
     runs: list[str] = []
     for key, answered in answers.items():
         run = arena.post(key)
@@ -102,7 +102,7 @@ def test_the_daemon_dies_at_any_call_and_keeps_its_promises(arena: Arena, calls:
 
 @pytest.mark.parametrize("calls", portions(AGENT_CALLS))
 def test_an_agent_dies_at_any_call_and_its_steps_continue(arena: Arena, calls: list[tuple[str, int]]) -> None:
-    """Runs still succeed: the next agent finds what its runner continued (G3, G9)."""
+    """Runs still succeed: the next agent takes over what its runner continued (G3, G9)."""
     requires_strace()
 
     def strike(fault: Fault) -> bool:
@@ -123,13 +123,13 @@ def test_an_agent_dies_at_any_call_and_its_steps_continue(arena: Arena, calls: l
 def test_a_runner_dies_at_any_call_and_nothing_is_called_a_success_wrongly(
     arena: Arena, calls: list[tuple[str, int]]
 ) -> None:
-    """Its steps end `lost` and are gone, everything else succeeds, nothing starts twice (G3)."""
+    """The runner's steps are `lost` and gone, everything else succeeds, and nothing starts twice (G3)."""
     requires_strace()
 
     def strike(fault: Fault) -> bool:
         arena.latency_s("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo warm\n")
         pid = arena.runner_pid("web-1")
-        # One thread, and its children are steps, which are not to be struck.
+        # The runner has one thread, and its children are steps, which must not be struck.
         with Attached(pid, fault, threads=False):
             _, answers = _work_until_killed(arena, pid)
         is_struck = not is_alive(pid)
@@ -155,7 +155,7 @@ FIRST_DAEMON_CALLS = [
     ("fchmod", 2),
     ("unlink", 3),
 ]
-#: An empty file that LMDB had made and not yet written was called a damaged log.
+#: A regression: an empty file that LMDB had created and not yet written was reported as a damaged log.
 FOUND = [("pwrite64", 1)]
 FIRST_AGENT_CALLS = [
     ("write", 12),
@@ -169,7 +169,7 @@ FIRST_AGENT_CALLS = [
 
 
 def _dies(process: subprocess.Popen[bytes], is_up: object) -> bool:
-    """Whether the process ended before `is_up` held."""
+    """Returns whether the process ended before `is_up` held."""
     assert callable(is_up)
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
@@ -185,7 +185,7 @@ def _dies(process: subprocess.Popen[bytes], is_up: object) -> bool:
 def test_the_daemon_dies_at_any_call_of_its_first_start_and_the_second_is_clean(
     empty_arena: Arena, calls: list[tuple[str, int]]
 ) -> None:
-    """No partial data directory, key or socket ever needs manual repair."""
+    """A partial data directory, key or socket never needs manual repair."""
     requires_strace()
     arena = empty_arena
     rounds = 0
@@ -212,7 +212,7 @@ def test_the_daemon_dies_at_any_call_of_its_first_start_and_the_second_is_clean(
 def test_an_agent_dies_at_any_call_of_its_enrollment_and_the_second_try_is_let_in(
     empty_arena: Arena, calls: list[tuple[str, int]]
 ) -> None:
-    """A token with one use is enough, however often the agent dies on the way; there is one agent, not two."""
+    """However often the agent is killed while it joins, a token with one use suffices; only one agent exists."""
     requires_strace()
     arena = empty_arena
     arena.start_daemon()
@@ -238,7 +238,7 @@ def test_an_agent_dies_at_any_call_of_its_enrollment_and_the_second_try_is_let_i
 
 
 def test_a_killed_process_is_noticed() -> None:
-    """The sweeps depend on it: strace kills at the call, and not before."""
+    """strace kills at the call and not before, as the sweeps require."""
     requires_strace()
     fault = Fault("getppid", 3)
 

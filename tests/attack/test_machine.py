@@ -23,19 +23,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 class Bare(Arena):
-    """An arena whose processes get next to nothing of an environment, and the worst umask."""
+    """An arena whose processes get almost no environment, and the worst umask."""
 
     extra: dict[str, str] = {}
     umask = -1
 
     def environment(self) -> dict[str, str]:
-        """No HOME, no UTF-8."""
+        """Returns an environment without HOME and UTF-8."""
         kept = ("PATH", "PYTHONDONTWRITEBYTECODE", "WATERFLOW_SERVER", "VIRTUAL_ENV", "PYTHONPATH")
         found = super().environment()
         return {name: found[name] for name in kept if name in found} | self.extra
 
     def spawn(self, module: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
-        """Under the umask."""
+        """Starts a process with the umask."""
         with log.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
@@ -50,7 +50,7 @@ class Bare(Arena):
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Iterator[Bare]:
-    """Nothing started."""
+    """An arena with nothing started."""
     made = Bare(tmp_path)
     try:
         yield made
@@ -59,7 +59,7 @@ def bare(tmp_path: Path) -> Iterator[Bare]:
 
 
 def _modes(folder: Path) -> dict[str, int]:
-    """Everything below the folder that others may do something with."""
+    """Returns everything below the folder that other users can access, with its mode."""
     open_to_others = {}
     for path in [folder, *folder.rglob("*")]:
         status = path.lstat()
@@ -73,7 +73,7 @@ def _modes(folder: Path) -> dict[str, int]:
     [(0o000, {"LANG": "C"}), (0o077, {"LC_ALL": "POSIX"}), (0o022, {"LC_ALL": "C", "PYTHONUTF8": "0"})],
 )
 def test_locale_umask_and_home_change_nothing(bare: Bare, umask: int, extra: dict[str, str]) -> None:
-    """The same results, and no files that others can read, however the processes were started (A21, A24)."""
+    """The results are the same and no file is readable by others, however the processes were started (A21, A24)."""
     bare.umask, bare.extra = umask, extra
     bare.start_daemon()
     bare.add_agent("web-1", "web")
@@ -93,7 +93,7 @@ def test_locale_umask_and_home_change_nothing(bare: Bare, umask: int, extra: dic
 
 
 def test_no_secret_is_in_any_command_line_or_log(arena: Arena) -> None:
-    """Join tokens, their secrets and private keys: not in argv, not in the logs of daemon and agents (A21)."""
+    """Join tokens, their secrets and private keys appear neither in argv nor in the logs of daemon and agents (A21)."""
     answer = arena.api("POST", "/v1/tokens", json={"role": "viewer", "name": "x"}).json()
     token = arena.token("web")
     secrets = [token.encode(), answer["secret"].encode(), *_private_keys(arena)]
@@ -112,7 +112,7 @@ def test_no_secret_is_in_any_command_line_or_log(arena: Arena) -> None:
 
 
 def _private_keys(arena: Arena) -> list[bytes]:
-    """The secret halves of the key pairs of the daemon and of two agents."""
+    """Returns the private keys of the daemon and of two agents."""
     found = [(arena.daemon_dir / "keys" / "server.key").read_bytes().splitlines()[1]]
     for name in ("web-1", "web-2"):
         pair = json.loads((arena.agent_dir(name) / "keys" / "agent.key").read_bytes())
@@ -122,7 +122,7 @@ def _private_keys(arena: Arena) -> list[bytes]:
 
 @pytest.mark.parametrize("way", ["directly", "by a symbolic link", "by a bind mount"])
 def test_a_second_daemon_on_one_data_directory_ends_at_once(arena: Arena, way: str) -> None:
-    """Exit 1 with WF310 and the process id of the first one, which keeps working."""
+    """The second daemon exits with 1, WF310 and the process id of the first one, which keeps working."""
     other = arena.folder / "other"
     with contextlib.ExitStack() as stack:
         if way == "directly":
@@ -185,7 +185,7 @@ def test_a_cloned_agent_gets_no_work_and_the_first_one_continues(arena: Arena) -
 
 
 def test_a_revoked_agent_is_cut_in_the_middle_of_its_step(arena: Arena) -> None:
-    """Its session ends and is not reopened; its steps end `lost`, even if it still reports (A6)."""
+    """The agent's session ends and is not reopened; its steps are `lost`, even if it still reports (A6)."""
     arena.lose_agent("web-2")
     run = arena.start(job("echo begin; sleep 600; echo end"))
     arena.lines(run, count=1)

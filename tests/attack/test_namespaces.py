@@ -28,7 +28,7 @@ from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 
-#: How long the cable is cut: in the night longer than the heartbeats of the link allow, and never as long as `lost-after`.
+#: How long the cable is cut; at night, longer than the heartbeats of the link allow, but never as long as `lost-after`.
 CUT_S = 20.0 if IS_FULL else 8.0
 _names = itertools.count()
 
@@ -40,7 +40,7 @@ def _run(*command: str) -> None:
 
 
 class Hosts:
-    """Two namespaces with a cable; their names are this process's own."""
+    """Two namespaces with a cable; their names are unique to this process."""
 
     def __init__(self) -> None:
         mark = f"wf{os.getpid() % 100_000:05d}{next(_names)}"
@@ -48,7 +48,7 @@ class Hosts:
         self.daemon_end, self.agent_end = f"{mark}x", f"{mark}y"
 
     def make(self) -> None:
-        """Raises `OSError` where this machine cannot."""
+        """Creates both namespaces and the cable. Raises `OSError` if this machine cannot."""
         for name in (self.here, self.there):
             _run("ip", "netns", "add", name)
             _run("ip", "-n", name, "link", "set", "lo", "up")
@@ -60,21 +60,21 @@ class Hosts:
             _run("ip", "-n", name, "link", "set", end, "up")
 
     def remove(self) -> None:
-        """The cable goes with them."""
+        """Removes both namespaces, and the cable with them."""
         for name in (self.here, self.there):
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
     def cable(self, state: str) -> None:
-        """`up` or `down`, at both ends."""
+        """Sets the cable `up` or `down`, at both ends."""
         _run("ip", "-n", self.here, "link", "set", self.daemon_end, state)
 
     def deafen(self, name: str) -> None:
-        """Nobody hears this namespace any more, while it hears everybody: its frames go to an address that is nobody's."""
+        """Sends all frames of this namespace to a MAC address that nothing has; it still receives frames."""
         end, other = self._ends(name)
         _run("ip", "-n", name, "neigh", "replace", other, "lladdr", "02:00:00:00:00:99", "dev", end, "nud", "permanent")
 
     def mend(self, name: str) -> None:
-        """Undoes `deafen`: the address is asked for again."""
+        """Undoes `deafen`: the address is resolved again."""
         end, other = self._ends(name)
         subprocess.run(["ip", "-n", name, "neigh", "del", other, "dev", end], capture_output=True, check=False)
 
@@ -82,7 +82,7 @@ class Hosts:
         return (self.daemon_end, "10.98.76.2") if name == self.here else (self.agent_end, "10.98.76.1")
 
     def spoil(self, *what: str) -> bool:
-        """Makes the cable bad in both directions (`loss 5%`); false where this kernel has no netem."""
+        """Makes the cable unreliable in both directions (`loss 5%`); returns false if this kernel has no netem."""
         try:
             for name, end in ((self.here, self.daemon_end), (self.there, self.agent_end)):
                 _run("tc", "-n", name, "qdisc", "replace", "dev", end, "root", "netem", *what)
@@ -92,7 +92,7 @@ class Hosts:
         return True
 
     def flicker(self, seconds: float, dice: random.Random) -> None:
-        """Loses what is sent for moments, now in one direction and now in the other: about a twentieth of the time."""
+        """Drops what is sent for short moments in one direction or the other, about 5 % of the time."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             time.sleep(dice.uniform(0.1, 0.5))
@@ -110,13 +110,13 @@ class TwoHosts(Arena):
         self.hosts = hosts
 
     def write_config(self, repositories: str = "", agents: str = "") -> None:
-        """The ports for agents are on the cable."""
+        """Writes the configuration with the agents' ports on the cable."""
         super().write_config(repositories, agents)
         text = self.config.read_text().replace("tcp://127.0.0.1:", "tcp://10.98.76.1:")
         self.config.write_text(text)
 
     def spawn(self, module: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
-        """In the namespace that is its own."""
+        """Starts a module in its namespace."""
         name = self.hosts.here if module == "waterflowd" else self.hosts.there
         with log.open("ab") as output:
             return subprocess.Popen(
@@ -129,10 +129,10 @@ class TwoHosts(Arena):
             )
 
     def api(self, method: str, path: str, **options: object) -> httpx.Response:
-        """By the unix socket: the TCP address is in the daemon's namespace."""
+        """Sends a request over the unix socket, because the TCP address is in the daemon's namespace."""
         if self._client is None:
             with socket.socket(socket.AF_UNIX) as probe:
-                # The client would leave its own socket to the collector when nobody listens.
+                # If nothing listens, the client would leave its socket to the garbage collector.
                 try:
                     probe.connect(str(self.socket))
                 except OSError as error:
@@ -144,7 +144,7 @@ class TwoHosts(Arena):
 
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[TwoHosts]:
-    """A daemon on one host, an agent on the other."""
+    """A daemon on one host and an agent on the other."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     if shutil.which("ip") is None:
@@ -168,7 +168,7 @@ def _counted(count: int, pause_s: float) -> str:
 
 
 def _whole(world: TwoHosts, run: str, count: int) -> None:
-    """The run succeeded with one attempt, and its lines are there once and in order."""
+    """Checks that the run succeeded with one attempt, and that its lines arrived once and in order."""
     found = world.wait_for(run)
     assert found["conclusion"] == "success", found
     assert len(found["jobs"][0]["steps"][0]["attempts"]) == 1
@@ -176,7 +176,7 @@ def _whole(world: TwoHosts, run: str, count: int) -> None:
 
 
 def test_a_cut_in_the_middle_of_a_step_loses_no_line(two: TwoHosts) -> None:
-    """The step continues; afterwards its lines arrive, each once."""
+    """The step continues, and afterwards each of its lines arrives once."""
     count = int(CUT_S * 10) + 60
     run = two.start(_counted(count, 0.1))
     two.lines(run, count=10)
@@ -206,7 +206,7 @@ def test_a_cut_through_the_end_of_a_step_loses_no_result(two: TwoHosts) -> None:
 
 @pytest.mark.parametrize("way", ["to the agent", "to the daemon"])
 def test_loss_in_one_direction_is_a_cut_like_any_other(two: TwoHosts, way: str) -> None:
-    """One side receives but is not received."""
+    """Loss in one direction, where one side receives but is not received, has the same effect as a cut."""
     name = two.hosts.here if way == "to the agent" else two.hosts.there
     count = int(CUT_S * 10) + 40
     run = two.start(_counted(count, 0.1))
@@ -222,7 +222,7 @@ def test_loss_in_one_direction_is_a_cut_like_any_other(two: TwoHosts, way: str) 
 
 
 def test_a_lossy_cable_loses_and_repeats_no_line(two: TwoHosts) -> None:
-    """5 % loss, delay, duplicates and reordering by netem; without it, moments of loss in either direction."""
+    """Lines arrive once despite 5 % loss, delay, duplicates and reordering (without netem: short losses)."""
     is_spoilt = two.hosts.spoil("delay", "10ms", "5ms", "loss", "5%", "duplicate", "2%", "reorder", "10%")
     runs = [two.start(_counted(200, 0.02)) for _ in range(4)]
     if not is_spoilt:
@@ -233,7 +233,7 @@ def test_a_lossy_cable_loses_and_repeats_no_line(two: TwoHosts) -> None:
 
 
 def test_a_daemon_that_is_killed_behind_a_cut_cable_settles_when_it_is_back(two: TwoHosts) -> None:
-    """Cut, kill, start, reconnect: one attempt, all lines."""
+    """After a cut, a kill, a start and a reconnect there is one attempt with all lines."""
     count = 80
     run = two.start(_counted(count, 0.05))
     two.lines(run, count=5)

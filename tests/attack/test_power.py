@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(3600 if IS
 
 @pytest.mark.usefixtures("root")
 def test_what_was_answered_is_there_after_a_power_cut(empty_arena: Arena) -> None:
-    """On ext4: acknowledged starts and results survive; each run succeeds, and nothing runs twice."""
+    """On ext4, acknowledged starts and results survive, each run succeeds, and nothing runs twice."""
     arena = empty_arena
     dice = random.Random(SEED)
     print(f"WATERFLOW_SEED={SEED}")
@@ -36,7 +36,7 @@ def test_what_was_answered_is_there_after_a_power_cut(empty_arena: Arena) -> Non
                     answers[key] = arena.post(key)
                 first = next(iter(answers.values()))
                 if dice.random() < 0.5 and first is not None:
-                    # Later, when results have been acknowledged and the others are at work.
+                    # Kill it later, when results have been acknowledged and the other runs are in progress.
                     wait_until(functools.partial(arena.is_over, first), "the first run to end")
                 arena.kill_daemon()
                 cut_power(arena.folder)

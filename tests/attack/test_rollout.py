@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 class RollOut:
-    """Servers of the group `web`, the marker file, and the folder whose files tell steps to go on."""
+    """Servers of the group `web`, the marker file, and the folder whose files let steps continue."""
 
     def __init__(self, arena: Arena, servers: int) -> None:
         self.arena = arena
@@ -32,7 +32,7 @@ class RollOut:
         wait_until(lambda: arena.connected() == set(self.servers), "the servers to be connected")
 
     def start(self, label: str, runs_on: str) -> str:
-        """Starts a roll-out; its steps go on when a file `LABEL-SERVER` holds their exit code."""
+        """Starts a rollout; its steps continue when a file `LABEL-SERVER` holds their exit code."""
         return self.arena.start(f"""jobs:
   roll:
     runs-on: {{group: web, target: each, {runs_on}}}
@@ -52,13 +52,13 @@ class RollOut:
             fresh.rename(self.place / f"{label}-{server}")
 
     def marks(self, label: str, word: str) -> list[str]:
-        """The servers that have begun, or ended, in order."""
+        """Returns the servers that have started, or ended, in order."""
         path = self.place / label
         lines = path.read_text().splitlines() if path.exists() else []
         return [line.split()[0] for line in lines if line.endswith(f" {word}")]
 
     def wait_for_begin(self, label: str, servers: list[str]) -> None:
-        """Waits until all of these servers have begun."""
+        """Waits until all of these servers have started."""
         try:
             wait_until(lambda: set(servers) <= set(self.marks(label, "begin")), f"{servers} to begin")
         except AssertionError as error:
@@ -70,18 +70,18 @@ class RollOut:
             raise AssertionError(f"{error}: {reasons} {agents} {self.arena.events(run)[-5:]}") from None
 
     def restart_daemon(self) -> None:
-        """`kill -9`, and a new one."""
+        """Kills the daemon with `kill -9`, and starts a new one."""
         self.arena.kill_daemon()
         self.arena.start_daemon()
 
     def expansion(self, run: str) -> list[str]:
-        """The servers that the log says belong to the roll-out; said once."""
+        """Returns the servers that the rollout expanded to; the log must record this exactly once."""
         (event,) = [event for event in self.arena.events(run) if event["type"] == "job-expanded"]
         return [instance["agent_name"] for instance in event["instances"]]
 
 
 def _check(roll: RollOut, label: str, run: str, batches: list[list[str]]) -> None:
-    """Every server ran once, in its batch, and the list is the one of the beginning."""
+    """Checks that every server ran once, in its batch, and that the list of servers never changed."""
     servers = [server for batch in batches for server in batch]
     assert Counter(roll.marks(label, "begin")) == Counter(servers) == Counter(roll.marks(label, "end"))
     lines = (roll.place / label).read_text().splitlines()
@@ -95,7 +95,7 @@ def _check(roll: RollOut, label: str, run: str, batches: list[list[str]]) -> Non
 
 
 def roll_out_under_fire(roll: RollOut, batches: list[list[str]], spelling: str) -> None:
-    """Kills the daemon in every batch while some of it ends without it, and an agent in every one; a server joins meanwhile."""
+    """Kills the daemon and an agent in every batch, while some steps end; a server joins in the meantime."""
     run = roll.start("fire", f"batch: {spelling}")
     for number, batch in enumerate(batches):
         roll.wait_for_begin("fire", batch)
@@ -118,7 +118,7 @@ def roll_out_under_fire(roll: RollOut, batches: list[list[str]], spelling: str) 
 
 
 def halt_under_fire(roll: RollOut, first: list[str], never: list[str]) -> None:
-    """Two fail while the daemon is away and one is allowed: it halts all the same, and stays halted after another kill."""
+    """Two servers fail while the daemon is down and one may: the rollout halts, and stays halted after another kill."""
     run = roll.start("halt", f"batch: {len(first)}, max-failures: 1")
     roll.wait_for_begin("halt", first)
     roll.arena.kill_daemon()
@@ -144,7 +144,7 @@ def halt_under_fire(roll: RollOut, first: list[str], never: list[str]) -> None:
 
 
 def test_a_roll_out_is_killed_in_each_batch_and_no_server_runs_twice(empty_arena: Arena) -> None:
-    """Four servers in two batches: the list stays, batches follow one another, each server runs once; a halt persists."""
+    """Despite kills, the server list stays, batches run in order, each server runs once, and a halt persists."""
     empty_arena.start_daemon()
     roll = RollOut(empty_arena, 4)
     names = roll.servers
@@ -153,7 +153,7 @@ def test_a_roll_out_is_killed_in_each_batch_and_no_server_runs_twice(empty_arena
 
 
 def test_ten_servers_in_three_batches(empty_arena: Arena) -> None:
-    """The same with growing batches: one server, three, and the other six."""
+    """The same holds for growing batches: one server, three, and the other six."""
     empty_arena.start_daemon()
     roll = RollOut(empty_arena, 10)
     names = roll.servers

@@ -13,7 +13,7 @@ from tests.chance import IS_FULL
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 RUNS = 2_000 if IS_FULL else 150
-#: Runs before the first reading: caches fill, the allocator takes its arenas.
+#: Runs before the first reading, in which caches fill and the allocator takes its arenas.
 _WARM = RUNS // 4
 MIB = 1 << 20
 #: The daemon keeps rows of completed runs in the log, not in memory; an allocator's noise is a few MiB.

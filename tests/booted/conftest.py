@@ -1,4 +1,4 @@
-"""A booted machine for each test: it takes a fifth of a second."""
+"""A booted machine for each test: booting takes a fifth of a second."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.booted.machine import Machine
 
 @pytest.fixture
 def bare_machine(tmp_path: Path) -> Iterator[Machine]:
-    """Systemd has booted; the programs and units are there, and nothing is set up or started."""
+    """A machine with systemd booted and programs and units installed, but nothing configured or started."""
     for program in ("systemd-nspawn", "nsenter", "git"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
@@ -30,6 +30,6 @@ def bare_machine(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.fixture
 def machine(bare_machine: Machine) -> Machine:
-    """The daemon and an agent of the group `web` run as services."""
+    """A machine on which the daemon and an agent of the group `web` run as services."""
     bare_machine.install()
     return bare_machine

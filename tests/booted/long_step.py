@@ -1,4 +1,4 @@
-"""A run whose first step goes on until it is told to end, and whose second one needs its result."""
+"""A run whose first step continues until it is told to end, and whose second step needs its result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from tests.acceptance.world import wait_until
 from tests.booted.machine import Machine
 
-#: Where steps of both profiles may write.
+#: A path that steps of both profiles may write to.
 _FOLDER = "/var/lib/waterflow-agent"
 _MARKS, _DOOR = f"{_FOLDER}/marks", f"{_FOLDER}/door"
 _WORKFLOW = f"""
@@ -34,7 +34,7 @@ jobs:
 
 
 class LongStep:
-    """Starts it and waits until its process is at work."""
+    """Starts the run and waits until the first step's process is working."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -47,15 +47,15 @@ class LongStep:
 
     @property
     def marks(self) -> list[str]:
-        """What the step has written of itself."""
+        """Returns the lines that the step has written about itself."""
         return self._marks.read_text().split() if self._marks.exists() else []
 
     def let_end(self) -> None:
-        """Tells it to end."""
+        """Lets the step end."""
         self._door.touch()
 
     def judge(self) -> None:
-        """It went on as if nothing had happened: one attempt, one begin, one end, its output, and its result."""
+        """Checks that the step was undisturbed: one attempt, one start, one end, its output, and its result."""
         self.let_end()
         found = self._machine.wait_for(self.run)
         assert found["conclusion"] == "success", f"{found['jobs']}\n{self._machine.journal()}"
@@ -65,7 +65,7 @@ class LongStep:
         assert self._machine.lines(self.run) == ["first line", "last line", "4711 rows"]
 
     def judge_lost(self) -> dict[str, Any]:
-        """Nobody can know how it ended: it is lost, at once and for good, and never begun again. Gives the attempt."""
+        """Checks that the attempt, whose outcome is unknown, is lost and never restarted. Returns it."""
         found = self._machine.wait_for(self.run)
         assert found["conclusion"] == "lost", f"{found['jobs']}\n{self._machine.journal()}"
         assert self.marks == ["begin"]

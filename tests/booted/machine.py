@@ -1,7 +1,8 @@
-"""A machine of its own: systemd as process 1 in namespaces (systemd-nspawn), with a network that ends at its own loopback.
+"""A separate machine: systemd as process 1 in namespaces (systemd-nspawn), with a network that consists of its own
+loopback.
 
-Commands run inside by `nsenter`; the API is asked over its unix socket, whose path is reached through process 1's root. The
-machine has control groups of its own, and what runs in it ends with it.
+Commands run inside by `nsenter`; API requests use its unix socket, whose path is reached through process 1's root. The
+machine has its own control groups, and everything that runs in it ends with it.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from tests.acceptance.world import wait_until
 from tests.booted.root import Root
 from tests.patience import PATIENCE_S
 
-#: Where control groups may be mounted, new and old style; systemd uses those of the first and the last two.
+#: Mount points of control groups, new and old style; systemd uses those of the first and the last two.
 _HIERARCHIES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")
-#: Enters the control groups that are named before `--`, then becomes the command behind it.
+#: Enters the control groups that are named before `--`, then executes the command after it.
 _ENTER = 'while [ "$1" != -- ]; do echo $$ >"$1" || exit; shift; done; shift; exec "$@"'
-#: The exit code of a systemd-nspawn that leaves the reboot to whom started it, as it does with `--keep-unit`.
+#: The exit code with which systemd-nspawn leaves the reboot to its caller, as it does with `--keep-unit`.
 _WANTS_TO_BE_STARTED_AGAIN = 133
-#: Where systemd-nspawn keeps a directory for each machine; it removes it only from a tmpfs.
+#: Where systemd-nspawn keeps a directory for each machine, which it removes only from a tmpfs.
 _PROPAGATION = Path("/run/systemd/nspawn/propagate")
 _numbers = itertools.count()
 
@@ -42,16 +43,16 @@ class Machine:
         self._name = f"waterflow-booted-{os.getpid()}-{next(_numbers)}"
         self._groups = [Path(place, self._name) for place in _HIERARCHIES if Path(place, "cgroup.procs").exists()]
         self._process: subprocess.Popen[bytes] | None = None
-        #: Process 1 of the machine, by the number that it has out here.
+        #: Process 1 of the machine, by its process id on the host.
         self.leader = 0
 
     # The machine ------------------------------------------------------------------------------------------------------
 
     def boot(self) -> None:
-        """Starts it, and waits until systemd has done what is enabled."""
+        """Starts the machine, and waits until systemd has started the enabled units."""
         for place in self._groups:
             place.mkdir(exist_ok=True)
-        # A systemd of this machine allots the control group; where there is none, the one that was made here is kept.
+        # The host's systemd assigns the control group; without a systemd, the one that was created here is kept.
         keeps_group = [] if Path("/run/systemd/system").is_dir() else ["--keep-unit"]
         options = ["--quiet", "--register=no", *keeps_group, "--private-network", "--link-journal=no", "--console=pipe"]
         nspawn = ["systemd-nspawn", *options, f"--machine={self._name}", f"--directory={self.root.path}"]
@@ -67,7 +68,7 @@ class Machine:
         self._await_boot()
 
     def reboot(self, *options: str) -> None:
-        """Ends everything in it and starts it again, with the disk as it is; the options are those of `systemctl reboot`."""
+        """Reboots the machine with the same disk; the options are those of `systemctl reboot`."""
         before = self.leader
         # A sudden reboot ends the command as well.
         self.run("systemctl", "reboot", *options, check=False)
@@ -91,15 +92,16 @@ class Machine:
         return next((int(child) for child in children if _is_process_1(int(child))), 0)
 
     def _is_up(self) -> bool:
-        # "degraded": a unit of the image fails in here; that is not ours to judge.
+        # "degraded": a unit of the image fails in here; that is not for us to judge.
         return self.run("systemctl", "is-system-running", check=False).stdout.strip() in ("running", "degraded")
 
     def close(self) -> None:
-        """Ends it at once, and removes its control groups."""
+        """Ends the machine at once, and removes its control groups."""
         if self._process is not None:
             if self.leader:
                 with contextlib.suppress(ProcessLookupError):
-                    # With process 1 the kernel ends all others of its namespace, and systemd-nspawn tidies up after it.
+                    # When process 1 ends, the kernel ends all others in its namespace, and systemd-nspawn cleans up
+                    # afterwards.
                     os.kill(self.leader, signal.SIGKILL)
             else:
                 self._process.kill()
@@ -113,7 +115,7 @@ class Machine:
     # Commands ---------------------------------------------------------------------------------------------------------
 
     def run(self, *command: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Runs a command inside, as root, to its end."""
+        """Runs a command inside as root, and waits for it."""
         spaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd=/"]
         done = subprocess.run(
             ["nsenter", "--target", str(self.leader), *spaces, "--", *command],
@@ -129,15 +131,15 @@ class Machine:
         return done
 
     def systemctl(self, *arguments: str) -> None:
-        """Runs systemctl, which has to agree."""
+        """Runs systemctl, which has to succeed."""
         self.run("systemctl", *arguments)
 
     def show(self, unit: str, key: str) -> str:
-        """A property of a unit as systemd has it."""
+        """Returns a property of a unit, as systemd reports it."""
         return self.run("systemctl", "show", f"--property={key}", "--value", unit).stdout.strip()
 
     def pid(self, unit: str) -> int:
-        """The unit's main process, by the number that it has inside; 0 when there is none."""
+        """Returns the process id inside of the unit's main process; 0 if there is none."""
         return int(self.show(unit, "MainPID"))
 
     def kill(self, unit: str, name: str) -> None:
@@ -150,14 +152,14 @@ class Machine:
         self.systemctl("daemon-reload")
 
     def journal(self) -> str:
-        """What systemd and the services have said, for messages of failures."""
+        """Returns the journal of systemd and the services, for failure messages."""
         done = self.run("journalctl", "--no-pager", "--quiet", "--lines=80", "--output=short-monotonic", check=False)
         return done.stdout
 
     # The product ------------------------------------------------------------------------------------------------------
 
     def install(self) -> None:
-        """What an administrator does: users, configuration, a repository, the daemon, a token, the agent."""
+        """Installs the product as administrators do: users, configuration, repository, daemon, token, agent."""
         self.run("systemd-sysusers")
         self.root.write("/etc/waterflow/waterflowd.toml", CONFIG)
         self.run("git", "init", "--quiet", "--bare", "--initial-branch=main", "/srv/ops.git")
@@ -170,12 +172,12 @@ class Machine:
         wait_until(self.is_connected, "the agent to be connected")
 
     def is_connected(self) -> bool:
-        """Whether the daemon answers and has its agent, and the agent's present process says the same."""
+        """Returns whether the daemon reports its agent as connected, and the current agent process confirms it."""
         try:
             rows = self.api("GET", "/v1/agents")["agents"]
         except OSError:
             return False
-        # What the daemon knows may be of the process before; what the agent knows may be of the daemon before.
+        # The daemon's information may be about the previous agent process, and the agent's about the previous daemon.
         said = self.run("waterflow-agent", "status", "--json", check=False).stdout
         if [row["status"] for row in rows] != ["connected"] or not said:
             return False
@@ -183,7 +185,7 @@ class Machine:
         return bool(status["is_connected"]) and status["pid"] == self.pid("waterflow-agent")
 
     def api(self, method: str, path: str, body: str = "", content_type: str = "application/json") -> Any:
-        """What a request to the unix socket is answered, which has to be a success. Raises `OSError` when nobody answers."""
+        """Returns the answer to a request on the unix socket; it must succeed. Raises `OSError` if nothing answers."""
         connection = _Connection(f"/proc/{self.leader}/root/run/waterflow/waterflowd.sock")
         try:
             connection.request(method, path, body.encode(), {"content-type": content_type})
@@ -197,16 +199,16 @@ class Machine:
         return json.loads(text) if answer.headers.get_content_type() == "application/json" else text
 
     def runs(self) -> list[dict[str, Any]]:
-        """The runs, newest first."""
+        """Returns the runs, newest first."""
         found: list[dict[str, Any]] = self.api("GET", "/v1/runs")["runs"]
         return found
 
     def start(self, workflow: str) -> str:
-        """Posts a workflow and gives the run's id."""
+        """Posts a workflow and returns the run's id."""
         return str(self.api("POST", "/v1/workflows", workflow, "application/yaml")["id"])
 
     def wait_for(self, run: str) -> dict[str, Any]:
-        """The run once it is completed; the daemon may be away meanwhile."""
+        """Returns the run once it has completed; the daemon may be down in the meantime."""
         found: dict[str, Any] = {}
 
         def completed() -> bool:
@@ -221,11 +223,11 @@ class Machine:
         return found
 
     def lines(self, run: str) -> list[str]:
-        """What the run's steps printed."""
+        """Returns what the run's steps printed."""
         return [json.loads(line)["text"] for line in self.api("GET", f"/v1/runs/{run}/logs").splitlines()]
 
 
-#: The daemon's, and the agents' address: the machine has no other network.
+#: The address of the daemon, also for agents: the machine has no other network.
 CONFIG = """[agents]
 listen = "tcp://127.0.0.1:7233"
 enroll-listen = "tcp://127.0.0.1:7234"

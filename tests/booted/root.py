@@ -1,9 +1,11 @@
-"""A root directory in which this machine's systemd boots with the product's units, made within a second and without downloads.
+"""A root directory in which this machine's systemd boots with the product's units, made within a second and without
+downloads.
 
-`/usr` is this machine's own, read-only, with a layer of links to the programs; `/etc`, `/var` and `/opt` are new and the root's
-own. The product lies in `/opt/waterflow` as `docs/operations.md` installs it: a virtual environment of the Python that runs the
-tests, with copies of both packages and the dependencies of this environment. So nothing but the unit files' own words decides
-what the services see, and what is booted is the systemd of the machine that the tests run on, whichever version that is.
+`/usr` is this machine's own, read-only, with an extra layer of links to the programs; `/etc`, `/var` and `/opt` are new
+and belong to the root directory. The product is in `/opt/waterflow`, as `docs/operations.md` installs it: a virtual
+environment of the Python that runs the tests, with copies of both packages and the dependencies of this environment. So
+only the unit files decide what the services can access, and the booted systemd is the one of the machine that the tests
+run on, whichever version that is.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ PROGRAMS = {
     "waterflowctl": "waterflowd.ctl.main",
     "waterflow-agent": "waterflow_agent.cli",
 }
-#: Where this environment's Python and its dependencies are seen inside.
+#: Where this environment's Python and its dependencies appear inside.
 _PYTHON, _DEPENDENCIES = "/opt/python", "/opt/dependencies"
 _FILES = {
     "passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
@@ -35,7 +37,7 @@ _FILES = {
 
 
 class Root:
-    """The directory below `folder`, and what has to be laid over it when it is booted."""
+    """The directory below `folder`, and what has to be mounted over it at boot."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "root"
@@ -48,18 +50,18 @@ class Root:
 
     @property
     def layers(self) -> list[str]:
-        """Arguments of `systemd-nspawn`."""
+        """Returns the arguments of `systemd-nspawn`."""
         binds = [f"--bind-ro={sysconfig.get_path('purelib')}:{_DEPENDENCIES}"]
         if self._python is not None:
             binds.append(f"--bind-ro={self._python}:{_PYTHON}")
         return [f"--overlay-ro=/usr:{self._usr}:/usr", *binds]
 
     def inside(self, path: str) -> Path:
-        """A file of the root by the name that it has inside."""
+        """Returns the file of the root directory that has this path inside."""
         return self.path / path.lstrip("/")
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        """Writes a file, with the directories above it."""
+        """Writes a file and creates its parent directories."""
         place = self.inside(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
@@ -67,7 +69,7 @@ class Root:
 
     @property
     def packages(self) -> Path:
-        """Where the packages are installed."""
+        """Returns where the packages are installed."""
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         return self.inside("/opt/waterflow/lib") / version / "site-packages"
 
@@ -80,11 +82,11 @@ class Root:
         for name, text in _FILES.items():
             self.write(f"/etc/{name}", text)
         self.inside("/etc/shadow").chmod(0o600)
-        # Without an id systemd would take this for a first boot and enable whatever it finds in /usr.
+        # Without a machine id, systemd would take this for a first boot and enable everything it finds in /usr.
         self.write("/etc/machine-id", f"{uuid.uuid4().hex}\n")
         shutil.copy("/usr/lib/os-release", self.inside("/etc/os-release"))
         shutil.copy("/etc/ld.so.cache", self.inside("/etc/ld.so.cache"))
-        # Nothing of the image's own services; what is booted is systemd, journald and ours.
+        # Mask the image's own services; only systemd, journald and the product's services are booted.
         self.link("/etc/systemd/system/default.target", "/usr/lib/systemd/system/multi-user.target")
         for unit in ("systemd-logind.service", "systemd-user-sessions.service", "dbus.service", "dbus.socket"):
             self.link(f"/etc/systemd/system/{unit}", "/dev/null")
@@ -92,7 +94,7 @@ class Root:
             self.link(f"/etc/systemd/system/{unit}", "/dev/null")
 
     def link(self, path: str, target: str) -> None:
-        """Makes a symbolic link."""
+        """Creates a symbolic link."""
         place = self.inside(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(target)
@@ -114,7 +116,7 @@ class Root:
         self._install_libraries()
 
     def _install_libraries(self) -> None:
-        """A Python with a shared library of its own finds it by its old path; inside it goes before any other of that name."""
+        """Lets a Python with its own shared library find it by its old path, before others of the same name."""
         if self._python is not None:
             place = self._usr / "lib" / (sysconfig.get_config_var("MULTIARCH") or "")
             place.mkdir(parents=True)
@@ -126,7 +128,7 @@ class Root:
             shutil.copy(unit, self.inside("/etc/systemd/system"))
         (self.inside("/etc/sysusers.d")).mkdir()
         shutil.copy(UNITS / "sysusers.d" / "waterflow.conf", self.inside("/etc/sysusers.d"))
-        # As docs/operations.md says for a place other than /usr.
+        # As docs/operations.md says for a location other than /usr.
         self.write(
             "/etc/systemd/system/waterflow-runner.service.d/place.conf",
             "[Service]\nExecStart=\nExecStart=/opt/waterflow/bin/python3 -P -m waterflow_agent.runner"
@@ -135,5 +137,5 @@ class Root:
 
 
 def copy_package(source: Path, target: Path) -> None:
-    """A package with what is compiled of it already, and without what is being written just now."""
+    """Copies a package with its compiled files, but without files that are being written right now."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.pyc.*"))

@@ -1,4 +1,4 @@
-"""The node `systemd/unit` where it belongs: on a machine that has booted systemd, with an agent that may change it."""
+"""The node `systemd/unit` on a machine with a booted systemd and an agent that may change units."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 
 UNIT = "[Service]\nExecStart=/bin/sleep 100000\n[Install]\nWantedBy=multi-user.target\n"
 BROKEN = "[Service]\nType=oneshot\nExecStart=/bin/false\n"
-#: Dies of its reload, which ends only when systemd knows of that.
+#: Its main process is killed by its reload, which ends only after that.
 DIES = (
     "[Service]\nExecStart=/bin/sleep 100000\n"
     "ExecReload=/bin/sh -c 'kill -KILL $MAINPID; while kill -0 $MAINPID; do sleep 0.1; done'\n"
 )
-#: Starts and stops only once it may.
+#: Waits for this file before it starts or stops.
 _GATE = "/run/gate"
 _WAIT = f"/bin/sh -c 'until test -e {_GATE}; do sleep 0.1; done'"
 SLOW_TO_START = (
@@ -34,7 +34,7 @@ SLOW_TO_STOP = (
 
 @pytest.fixture
 def machine(bare_machine: Machine) -> Machine:
-    """Its agent's steps are root's."""
+    """A machine whose agent runs steps as root."""
     for name in ("waterflow-agent.service.d", "waterflow-runner.service.d"):
         target = bare_machine.root.inside(f"/etc/systemd/system/{name}")
         shutil.copytree(UNITS / "privileged" / name, target, dirs_exist_ok=True)
@@ -44,20 +44,20 @@ def machine(bare_machine: Machine) -> Machine:
 
 
 def _begun(machine: Machine, *, more: str = "", **params: Any) -> str:
-    """A run of the node with these parameters; `more` is what else the step has."""
+    """Starts a run of the node with these parameters; `more` are further lines of the step. Returns the run's id."""
     given = "".join(f"          {name}: {value}\n" for name, value in params.items())
     text = f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: systemd/unit\n{more}        with:\n{given}"
     return machine.start(text)
 
 
 def _step(machine: Machine, run: str) -> dict[str, Any]:
-    """Its step, once it is over."""
+    """Returns the run's step once it has completed."""
     step: dict[str, Any] = machine.wait_for(run)["jobs"][0]["steps"][0]
     return step
 
 
 def _ended(machine: Machine, **params: Any) -> dict[str, Any]:
-    """The step of a run of the node with these parameters."""
+    """Runs the node with these parameters and returns the completed step."""
     return _step(machine, _begun(machine, **params))
 
 
@@ -66,7 +66,7 @@ def _is(machine: Machine, unit: str, state: str) -> None:
 
 
 def test_a_unit_is_brought_into_its_state_and_left_there(machine: Machine) -> None:
-    """Started, enabled, restarted, stopped; `changed` says whether anything had to be done; what fails says so."""
+    """It is started, enabled, restarted or stopped; `changed` says whether it had to be; failures are reported."""
     machine.root.write("/etc/systemd/system/app.service", UNIT)
     machine.root.write("/etc/systemd/system/broken.service", BROKEN)
 
@@ -79,7 +79,7 @@ def test_a_unit_is_brought_into_its_state_and_left_there(machine: Machine) -> No
     assert (again["outputs"]["changed"], machine.pid("app.service")) == (False, pid)
     assert _ended(machine, name="app.service", state="restarted")["outputs"]["changed"]
     assert machine.pid("app.service") != pid
-    # What runs is reloaded, or restarted where it cannot be; asked for nothing, a unit is only looked at.
+    # A running unit is reloaded, or restarted if it cannot reload; without a requested state, a unit is only inspected.
     for params in ({"state": "reloaded"}, {"state": "started", "reload": "true"}, {"reload": "true"}):
         pid = machine.pid("app.service")
         assert _ended(machine, name="app.service", **params)["outputs"]["changed"], params
@@ -108,7 +108,7 @@ def test_a_unit_is_brought_into_its_state_and_left_there(machine: Machine) -> No
 
 
 def test_a_start_that_lasts_goes_on_when_its_step_is_cancelled_or_too_slow(machine: Machine) -> None:
-    """The step says why it waits no more; systemd goes on, and a later step waits for the same start."""
+    """The step says why it stopped waiting; systemd continues, and a later step waits for the same start."""
     machine.root.write("/etc/systemd/system/slow.service", SLOW_TO_START)
     run = _begun(machine, name="slow.service", state="started", **{"daemon-reload": "true"})
     _is(machine, "slow.service", "activating")
@@ -131,7 +131,7 @@ def test_a_start_that_lasts_goes_on_when_its_step_is_cancelled_or_too_slow(machi
 
 
 def test_a_stop_that_lasts_is_waited_for_by_whoever_asks_for_it(machine: Machine) -> None:
-    """Also by a step that finds the unit on its way there."""
+    """A step that requests the stop, or finds the unit already stopping, waits until the unit has stopped."""
     machine.root.write("/etc/systemd/system/slow.service", SLOW_TO_STOP)
     _ended(machine, name="slow.service", state="started", **{"daemon-reload": "true"})
     first = _begun(machine, name="slow.service", state="stopped")
@@ -147,7 +147,7 @@ def test_a_stop_that_lasts_is_waited_for_by_whoever_asks_for_it(machine: Machine
 
 
 def test_a_start_that_lasts_outlives_its_agent(machine: Machine) -> None:
-    """Killed in the middle and started again, the agent has the one result of the one attempt."""
+    """After the agent is killed during the step and restarted, it has the one result of the one attempt."""
     machine.root.write("/etc/systemd/system/slow.service", SLOW_TO_START)
     run = _begun(machine, name="slow.service", state="started", enabled="true", **{"daemon-reload": "true"})
     _is(machine, "slow.service", "activating")

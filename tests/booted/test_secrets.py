@@ -1,4 +1,4 @@
-"""Secrets under a systemd that has booted: real credentials of the daemon's unit, and encrypted files behind its walls."""
+"""Secrets under a booted systemd: real credentials of the daemon's unit, and encrypted files in its sandbox."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ age-identity-file = "/etc/waterflow/ops.agekey"
 
 
 def _give_credentials(machine: Machine) -> None:
-    """As docs/secrets.md says: one as it is, one encrypted with the machine's own key."""
+    """Sets up credentials as in docs/secrets.md: one in plain text, one encrypted with the machine's own key."""
     machine.root.write("/etc/waterflow/loaded", VALUES["LOADED"] + "\n", 0o600)
     machine.run("systemd-creds", "setup")
     place = "/etc/waterflow/sealed.cred"
@@ -45,7 +45,7 @@ def _give_credentials(machine: Machine) -> None:
 
 
 def _give_key(machine: Machine) -> pyrage.x25519.Identity:
-    """A key that belongs to root, and that the daemon's group may read."""
+    """Creates a key that belongs to root, and that the daemon's group may read."""
     identity = pyrage.x25519.Identity.generate()
     machine.root.write("/etc/waterflow/ops.agekey", f"{identity}\n", 0o640)
     machine.run("chgrp", "waterflow", "/etc/waterflow/ops.agekey")
@@ -55,7 +55,7 @@ def _give_key(machine: Machine) -> pyrage.x25519.Identity:
 
 
 def _push(machine: Machine, identity: pyrage.x25519.Identity) -> dict[str, Any]:
-    """Pushes a workflow and an encrypted file, and gives the run when it is over."""
+    """Pushes a workflow and an encrypted file; returns the run when it has completed."""
     machine.run("git", "clone", "--quiet", "/srv/ops.git", "/srv/clone")
     machine.root.write("/srv/clone/workflows/w.yml", STEP)
     sealed = machine.root.inside("/srv/clone/secrets/OF_AGE.age")
@@ -70,7 +70,7 @@ def _push(machine: Machine, identity: pyrage.x25519.Identity) -> dict[str, Any]:
 
 
 def test_credentials_of_the_unit_and_encrypted_files_are_secrets(machine: Machine) -> None:
-    """Loaded, encrypted with the machine's key, and by age; masked in the output, and in no journal, unit or process."""
+    """Credentials and age files reach the step, are masked, and are in no journal, unit or process."""
     _give_credentials(machine)
     identity = _give_key(machine)
     machine.systemctl("restart", "waterflowd.service")

@@ -1,4 +1,4 @@
-"""The services under a systemd that has booted: they start, they are denied what their units say, and steps outlive them."""
+"""The services under a booted systemd: they start, their units confine them, and steps outlive them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tests.booted.root import PACKAGES, UNITS, copy_package
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 
 SERVICES = ("waterflowd", "waterflow-agent", "waterflow-runner")
-#: Exposure as `systemd-analyze security` counts it, in tenths.
+#: Maximum exposure as `systemd-analyze security` measures it, in tenths.
 EXPOSURE_MAX = 20
 GREETING = "name: greeting\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo hello\n"
 
 
 def _script(text: str) -> str:
-    """A workflow of one step."""
+    """Returns a workflow of one step."""
     lines = "".join(f"          {line}\n" for line in text.splitlines())
     return f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: |\n{lines}"
 
 
 def _printed(machine: Machine, text: str) -> list[str]:
-    """What a step with this script prints; it has to succeed."""
+    """Returns what a step with this script prints; the step has to succeed."""
     run = machine.start(_script(text))
     found = machine.wait_for(run)
     assert found["conclusion"] == "success", f"{found['jobs']}: {machine.lines(run)}"
@@ -39,7 +39,7 @@ def _printed(machine: Machine, text: str) -> list[str]:
 
 
 def test_the_services_start_and_a_push_runs(machine: Machine) -> None:
-    """The daemon says when it is ready and has its watchdog armed, the agent joins by a token, the runner is on its own."""
+    """The daemon reports readiness and has a watchdog, the agent joins by token, the runner is a separate unit."""
     assert [machine.show(unit, "ActiveState") for unit in SERVICES] == ["active"] * 3
     assert len({machine.pid(unit) for unit in SERVICES}) == 3
     assert machine.show("waterflowd", "Type") == "notify"
@@ -61,7 +61,7 @@ def test_the_services_start_and_a_push_runs(machine: Machine) -> None:
 
 
 def test_after_a_boot_everything_is_there_again(machine: Machine) -> None:
-    """Enabled units start by themselves; the agent needs its token no more."""
+    """Enabled units start at boot, and the agent no longer needs its token."""
     machine.run("rm", "/etc/waterflow/join.token")
     machine.reboot()
     wait_until(machine.is_connected, "the agent to be connected")
@@ -69,7 +69,7 @@ def test_after_a_boot_everything_is_there_again(machine: Machine) -> None:
 
 
 def test_a_daemon_that_was_started_without_a_configuration_can_read_one_later(bare_machine: Machine) -> None:
-    """The directory for it that systemd makes is not closed to the daemon, nor to the agent."""
+    """The configuration directory that systemd creates is readable by the daemon and by the agent."""
     bare_machine.run("systemd-sysusers")
     bare_machine.systemctl("start", "waterflowd.service")
     bare_machine.systemctl("stop", "waterflowd.service")
@@ -92,7 +92,7 @@ def test_a_wrong_configuration_is_not_tried_again(bare_machine: Machine) -> None
 
 
 def test_systemd_finds_nothing_wrong_and_little_exposed(machine: Machine) -> None:
-    """`systemd-analyze verify` has no word to say, and `security` counts 2.0 at most for each running service."""
+    """`systemd-analyze verify` reports nothing, and `security` rates each running service 2.0 at most."""
     paths = [f"/etc/systemd/system/{unit}.service" for unit in SERVICES]
     verified = machine.run("systemd-analyze", "verify", "--man=no", *paths, check=False)
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
@@ -104,7 +104,7 @@ def test_systemd_finds_nothing_wrong_and_little_exposed(machine: Machine) -> Non
 
 
 def test_a_step_of_the_unprivileged_profile_may_little(machine: Machine) -> None:
-    """Its own user, no way up, no secrets of the system, nothing to write but its own place, and a control group of its own."""
+    """It has its own user and control group, no way to gain privileges, no secrets and no other directory to write to."""
     printed = _printed(
         machine,
         """id --user --name
@@ -123,7 +123,7 @@ touch mine && echo written""",
 
 
 def test_a_step_of_the_privileged_profile_is_root(bare_machine: Machine) -> None:
-    """With both drop-ins a step may read the shadow file, write to /etc and ask systemd; the agent itself may not."""
+    """With both drop-ins a step may read the shadow file, write to /etc and use systemctl; the agent itself may not."""
     for name in ("waterflow-agent.service.d", "waterflow-runner.service.d"):
         target = bare_machine.root.inside(f"/etc/systemd/system/{name}")
         shutil.copytree(UNITS / "privileged" / name, target, dirs_exist_ok=True)
@@ -175,7 +175,7 @@ def _restart_both(machine: Machine) -> None:
 
 @pytest.mark.parametrize("happens", [_restart_agent, _kill_agent, _restart_daemon, _kill_daemon, _restart_both])
 def test_a_step_goes_on_whatever_happens_to_the_services(machine: Machine, happens: Callable[[Machine], None]) -> None:
-    """Its process, its output and its result do not notice; the runner is the same one all the time."""
+    """The step's process, output and result are not affected, and the runner stays the same throughout."""
     runner = machine.pid("waterflow-runner")
     step = LongStep(machine)
     happens(machine)
@@ -185,7 +185,7 @@ def test_a_step_goes_on_whatever_happens_to_the_services(machine: Machine, happe
 
 
 def test_systemd_restarts_a_daemon_that_hangs(machine: Machine) -> None:
-    """A daemon that does not feed its watchdog is killed and started again, and the run goes on."""
+    """A daemon that does not feed its watchdog is killed and started again, and the run continues."""
     machine.change("waterflowd", "WatchdogSec=5s")
     machine.systemctl("restart", "waterflowd.service")
     wait_until(machine.is_connected, "the agent to be connected")
@@ -199,7 +199,7 @@ def test_systemd_restarts_a_daemon_that_hangs(machine: Machine) -> None:
 
 
 def test_an_upgrade_of_the_agent_leaves_its_step_alone_and_then_renews_the_runner(machine: Machine) -> None:
-    """Stop, other files, start: the step goes on under the old runner, which makes room for the new one when it is idle."""
+    """After new files are installed, the step continues under the old runner, which is replaced when idle."""
     runner = machine.pid("waterflow-runner")
     step = LongStep(machine)
     machine.systemctl("stop", "waterflow-agent.service")
@@ -228,7 +228,7 @@ def _restart_runner(machine: Machine) -> None:
 def test_a_runner_that_ends_comes_back_and_its_step_is_lost(
     machine: Machine, happens: Callable[[Machine], None]
 ) -> None:
-    """Nobody can know any more how the step ends, so it is ended; the next one is taken by the new runner."""
+    """The step's outcome can no longer be known, so the step is ended; the new runner executes the next one."""
     runner = machine.pid("waterflow-runner")
     step = LongStep(machine)
     happens(machine)
@@ -241,9 +241,9 @@ def test_a_runner_that_ends_comes_back_and_its_step_is_lost(
 def test_a_reboot_loses_what_ran_at_once(machine: Machine, way: list[str]) -> None:
     """The attempt is `lost` as soon as the agent is back, long before `lost-after`, and a new run works.
 
-    A container shares the kernel of its host, and a service that has a /proc of its own (ProtectProc=) sees the kernel's boot
-    id there, which such a reboot leaves as it was. So here it is the runner that finds its step gone; that another id has the
-    same end is shown in `tests/sim` and `tests/unit/host/test_agents.py`.
+    A container shares the kernel of its host, and a service with its own /proc (ProtectProc=) sees the kernel's boot id
+    there, which such a reboot does not change. So here it is the runner that finds its step gone; that a new boot id
+    has the same effect is tested in `tests/sim` and `tests/unit/host/test_agents.py`.
     """
     step = LongStep(machine)
     machine.reboot(*way)

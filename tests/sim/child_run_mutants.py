@@ -1,4 +1,4 @@
-"""Mutants of runs that steps start; see mutants.py."""
+"""Mutants of child runs; see mutants.py."""
 
 from __future__ import annotations
 

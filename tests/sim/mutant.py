@@ -1,4 +1,4 @@
-"""What a mutant is; see mutants.py."""
+"""The data of a mutant; see mutants.py."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Mutant(NamedTuple):
-    """What is broken: the function, the piece of its source, what stands there instead, and what that means."""
+    """What is broken: the function, the piece of its source, the replacement, and what the change means."""
 
     where: str
     old: str
     new: str
     meaning: str
-    #: The test that must fail, `module:function`, where worlds rarely come to it; empty: worlds must.
+    #: The test that must fail, `module:function`, where worlds rarely reach the code; empty if worlds must notice it.
     test: str = ""

@@ -1,9 +1,9 @@
-"""Mutants: the product broken in many small ways. The simulator must notice each of them, or it watches nothing.
+"""Mutants: the product broken in many small ways. The simulator must notice each of them, or it checks nothing.
 
-A mutant changes a piece of one function's source; its new code takes the place of the old one inside the same function object,
-so whoever has imported the function gets the mutant. `python -m tests.sim.mutants` lets worlds live under each mutant until
-one breaks a promise, and prints the table. What no world can notice by design (a second line of defence behind a first)
-names the test that must notice it.
+A mutant replaces a piece of one function's source; the new code is put into the same function object, so every module
+that has imported the function gets the mutant. `python -m tests.sim.mutants` runs worlds under each mutant until one
+breaks a promise, and prints the table. A mutant that no world can notice by design (a second line of defence behind a
+first) names the test that must notice it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.sim import child_run_mutants, trigger_mutants
 from tests.sim.mutant import Mutant
 from tests.simulator import simulate
 
-#: Worlds that a mutant may survive.
+#: Maximum number of worlds to try per mutant.
 SEEDS_MAX = 2_500
 
 
@@ -98,7 +98,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         "nobody looks at the jobs behind",
     ),
-    # Jobs that become many.
+    # Expanded jobs.
     Mutant(
         f"{_CHILDREN}:has_turn",
         "and (children.max_parallel is None or children.active < children.max_parallel)",
@@ -239,7 +239,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         "no timer for a step with others inside",
     ),
-    # What is kept.
+    # Re-runs.
     Mutant(
         f"{_RERUN}:_with_dependents",
         "again |= more",
@@ -365,7 +365,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "if live is not None:",
         "if False:",
         "two attempts of one step",
-        # No world comes here: the daemon offers the next attempt only to a server that has answered for the last one.
+        # No world reaches this: the daemon offers the next attempt only to a server that has answered for the previous
+        # one.
         "tests.unit.agent.test_ledger:test_second_attempt_of_a_step_does_not_start_while_the_first_lives",
     ),
     Mutant(f"{_LEDGER}:Ledger.undelivered", "undelivered.append(entry.result)", "pass", "results are sent once"),
@@ -423,7 +424,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "self._go_back(key, stream)",
         "pass",
         "a new session does not send again what was on its way",
-        # In a world it comes later all the same: what nobody answers is sent again.
+        # In a world the output arrives later anyway, because what is not acknowledged is sent again.
         "tests.unit.agent.test_output:test_new_session_begins_at_the_last_acknowledgement",
     ),
     Mutant(f"{_SESSION}:Session._take_numbered", "if first > self._received + 1:", "if False:", "a gap is not seen"),
@@ -549,7 +550,7 @@ MUTANTS: tuple[Mutant, ...] = (
 
 @contextlib.contextmanager
 def alive(mutant: Mutant) -> Iterator[None]:
-    """The product is this mutant. Raises `LookupError` when the source has nothing to break any more."""
+    """Makes the product this mutant. Raises `LookupError` if the source no longer contains the piece to replace."""
     function = _function(mutant.where)
     source = textwrap.dedent(inspect.getsource(function))
     if source.count(mutant.old) != 1:
@@ -579,7 +580,7 @@ def _compiled(source: str, function: types.FunctionType) -> types.CodeType:
 
 
 def hunt(mutant: Mutant, seeds: int = SEEDS_MAX) -> tuple[int, str] | None:
-    """The first seed in whose world the mutant breaks a promise, and which; None when it survives all of them."""
+    """Returns the first seed whose world breaks a promise, and which promise; None if the mutant survives."""
     with alive(mutant):
         if mutant.test:
             return _tried(mutant.test)
@@ -594,7 +595,7 @@ def hunt(mutant: Mutant, seeds: int = SEEDS_MAX) -> tuple[int, str] | None:
 
 
 def _tried(name: str) -> tuple[int, str] | None:
-    """How the test of this name fails."""
+    """Returns how the test of this name fails."""
     module, _, function = name.partition(":")
     test = getattr(importlib.import_module(module), function)
     try:
@@ -608,7 +609,7 @@ def _tried(name: str) -> tuple[int, str] | None:
 
 
 def main(words: Sequence[str] = ()) -> int:
-    """Prints a line for each mutant, or for those whose place or meaning has one of the words; the number of survivors."""
+    """Prints a line for each mutant whose function or meaning contains a word; returns the number of survivors."""
     survivors = 0
     chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.where + mutant.meaning for word in words)]
     for number, mutant in enumerate(chosen, 1):

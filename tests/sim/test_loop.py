@@ -1,4 +1,4 @@
-"""The virtual loop: time is a number, and a process ends where it is killed."""
+"""The virtual loop: time is a number, and a killed process stops exactly where it is."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.simulator.loop import Killed, Process, VirtualLoop
 
 @pytest.fixture
 def loop() -> VirtualLoop:
-    """A loop of its own."""
+    """Returns a new loop."""
     return VirtualLoop()
 
 
 def test_time_moves_straight_to_the_next_timer(loop: VirtualLoop) -> None:
-    """A year takes no longer than an instant, and timers of one instant fire in their order."""
+    """Waiting for a year takes no longer than an instant, and timers of one instant fire in order."""
     fired: list[tuple[float, str]] = []
     for delay_s, name in ((5.0, "b"), (31_536_000.0, "c"), (5.0, "b2"), (0.0, "a")):
         loop.outside(delay_s, lambda name=name: fired.append((loop.time(), name)))
@@ -31,7 +31,7 @@ def test_time_moves_straight_to_the_next_timer(loop: VirtualLoop) -> None:
 
 
 def test_killed_process_runs_nothing_any_more(loop: VirtualLoop) -> None:
-    """Neither its timers nor its tasks; what its `finally` schedules is dropped too."""
+    """Neither its timers nor its tasks run, and what its `finally` schedules is dropped too."""
     process, seen = Process("p"), []
 
     async def work() -> None:
@@ -54,7 +54,7 @@ def test_killed_process_runs_nothing_any_more(loop: VirtualLoop) -> None:
 
 
 def test_process_that_kills_itself_goes_no_further(loop: VirtualLoop) -> None:
-    """It is taken out of the middle of what it did, and nobody calls that a failure."""
+    """A process that kills itself is interrupted at once, and this does not count as a failure."""
     process, seen = Process("p"), []
 
     def end() -> None:
@@ -76,7 +76,7 @@ def test_process_that_kills_itself_goes_no_further(loop: VirtualLoop) -> None:
 
 
 def test_paused_process_catches_up_in_order(loop: VirtualLoop) -> None:
-    """Time goes on without it; what became due runs when it goes on."""
+    """Time continues while it is paused; what became due runs when it resumes."""
     process, seen = Process("p"), []
     for delay_s in (1.0, 2.0, 9.0):
         process.run(loop.call_later, delay_s, lambda delay_s=delay_s: seen.append((delay_s, loop.time())))
@@ -89,7 +89,7 @@ def test_paused_process_catches_up_in_order(loop: VirtualLoop) -> None:
 
 
 def test_what_nobody_catches_is_remembered(loop: VirtualLoop) -> None:
-    """A bug in a callback must fail the world, not vanish in a log."""
+    """An uncaught error in a callback is recorded, so that it fails the world instead of vanishing in a log."""
     loop.outside(0.0, lambda: 1 / 0)
 
     loop.advance(1.0)

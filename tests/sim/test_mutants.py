@@ -1,4 +1,4 @@
-"""The simulator notices when the product is broken; `make mutants` tries all of them."""
+"""The simulator notices when the product is broken; `make mutants` tries all mutants."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from tests.sim import mutants
 from tests.sim.mutant import Mutant
 
-#: A mutant of each part that falls soon, so that the test costs little.
+#: One mutant of each component, chosen because it is noticed early, so that the test costs little.
 QUICK = (
     "a report under another epoch counts",
     "a step is tried without end",
@@ -21,7 +21,7 @@ QUICK_SEEDS_MAX = 100
 
 @pytest.mark.parametrize("meaning", QUICK)
 def test_broken_product_is_noticed(meaning: str) -> None:
-    """Within a bounded number of worlds."""
+    """The simulator notices the mutant within a limited number of worlds."""
     mutant = next(mutant for mutant in mutants.MUTANTS if mutant.meaning == meaning)
 
     assert mutants.hunt(mutant, QUICK_SEEDS_MAX) is not None
@@ -29,7 +29,7 @@ def test_broken_product_is_noticed(meaning: str) -> None:
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=[f"{one.where}: {one.meaning}" for one in mutants.MUTANTS])
 def test_every_mutant_still_breaks_something(mutant: Mutant) -> None:
-    """The piece that it changes stands in the source once; after the mutant the function is its old self."""
+    """The source contains the replaced piece exactly once, and afterwards the function is restored."""
     function = mutants._function(mutant.where)
     before = function.__code__
 
@@ -40,5 +40,5 @@ def test_every_mutant_still_breaks_something(mutant: Mutant) -> None:
 
 
 def test_meanings_differ() -> None:
-    """They are the mutants' names."""
+    """Each meaning is unique, because it serves as the mutant's name."""
     assert len({mutant.meaning for mutant in mutants.MUTANTS}) == len(mutants.MUTANTS) >= 50

@@ -1,4 +1,4 @@
-"""Worlds in which everything goes wrong that may go wrong: every promise is kept in each of them."""
+"""Worlds with every kind of fault: every promise is kept in each of them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from tests.patience import PATIENCE_S
 from tests.simulator import campaign, simulate
 
-#: Worlds of one test; several tests, so that they run at the same time.
+#: Number of worlds per test; there are several tests, so that they can run in parallel.
 WORLDS = 40
 KEPT = campaign.kept_seeds(Path(__file__).parent / "seeds.txt")
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_every_promise_is_kept(part: int) -> None:
-    """A bounded number of worlds; `make sim SEEDS=N` lives through as many as there is time for."""
+    """Every promise is kept in a limited number of worlds; `make sim SEEDS=N` runs as many as there is time for."""
     totals = campaign.run(range(part * WORLDS, (part + 1) * WORLDS))
 
     assert not totals.failed, "\n\n".join(campaign.explained(report) for report in totals.failed[:3])
@@ -27,15 +27,15 @@ def test_every_promise_is_kept(part: int) -> None:
 
 @pytest.mark.parametrize("seed", KEPT)
 def test_seed_that_found_something_finds_it_no_more(seed: int) -> None:
-    """See seeds.txt."""
+    """Every promise is kept in the world of a seed that once broke one (see seeds.txt)."""
     report = simulate(seed)
 
     assert report.violation is None, campaign.explained(report)
 
 
 def test_worlds_meet_what_they_are_for() -> None:
-    """Runs really complete, each fault really happens, and each kind of event is really seen."""
-    # Few steps are held for a person; these worlds have some.
+    """Across the worlds, runs complete, each fault happens, and each kind of event occurs."""
+    # Few steps wait for a person after being lost; these worlds have some.
     totals = campaign.run([*range(10_000, 10_120), 20_151, 20_221])
 
     assert totals.conclusions["success"] > 20
@@ -75,7 +75,7 @@ def test_worlds_meet_what_they_are_for() -> None:
 
 
 def test_same_seed_gives_the_same_trace() -> None:
-    """In this process twice, and in others, whatever order their sets have."""
+    """The trace is the same twice in this process, and in other processes, whatever the order of their sets."""
     seed = 4711
     first, second = simulate(seed, has_whole_trace=True), simulate(seed, has_whole_trace=True)
     assert first.trace == second.trace

@@ -1,4 +1,4 @@
-"""Mutants of what starts by the clock, by requests and after other runs; see mutants.py."""
+"""Mutants of schedules, webhooks and workflow_run triggers; see mutants.py."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "of several instants that come at once the newest is decided alone",
     ),
     Mutant(f"{_SCHEDULES}:_Decider.take_queued", "and not self.is_busy", "", "two runs of a schedule are open"),
-    # What follows other workflows.
+    # Workflow_run triggers.
     Mutant(
         f"{_WORKFLOW_RUN_TRIGGERS}:WorkflowRunTriggers._start",
         "await self._repository.apply([self._handled(record.seq)], starts)",
@@ -104,7 +104,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "versions = before.workflow_run_versions if before is not None else ()",
         "versions: tuple[TriggerVersion, ...] = ()",
         "a file that changes forgets the runs that it was to follow",
-        # Worlds come to it, but seldom.
+        # Worlds reach this code, but seldom.
         "tests.unit.reconcile.test_state:test_the_trigger_of_a_file_is_known_for_each_position_of_the_log",
     ),
     # Webhooks.

@@ -116,7 +116,7 @@ def test_the_store_and_its_twin_agree(sessions: list[list[tuple]]) -> None:  # t
                 assert store.verify().records == twin.last_seq
 
 
-names = st.builds(AttemptId, run=st.just(RUNS[0]), job=st.just("j"), step=st.sampled_from("st"), attempt=st.just(1))
+names = st.builds(AttemptId, run=st.just(RUNS[0]), job=st.just("j"), step=st.sampled_from("st"), number=st.just(1))
 sizes = st.sampled_from([0, 1, 10, 100, 8_000, 65_000])
 
 

@@ -172,6 +172,6 @@ def test_an_agent_that_has_lost_the_secrets_withholds_the_output(secret_world: W
     found = world.wait_for(run)
 
     assert found["conclusion"] == "failure"
-    assert "not known here any more" in found["jobs"][0]["steps"][0]["reason"]["text"]
+    assert "no longer knows the secrets" in found["jobs"][0]["steps"][0]["reason"]["text"]
     assert [secret for secret in SECRETS if secret in _shown(world, run)] == []
     wait_until(lambda: not _at_rest(world), "the raw output to be removed from the server")

@@ -157,17 +157,17 @@ def test_a_parameter_of_an_own_node_may_be_a_secret(empty_world: World) -> None:
 
 
 BROKEN = {
-    "exits": (node("import os; os._exit(0)"), "ended without a result"),
+    "exits": (node("import os; os._exit(0)"), "exited without a result"),
     "crashes": (node("import ctypes; ctypes.string_at(0)"), "SIGSEGV"),
     "breaks": ("import nowhere_to_be_found\n", "nodes/bad/breaks.py:1: ModuleNotFoundError"),
-    "two": (node("pass") + "\n\nclass Other(Own):\n    pass\n", "these are several: Own, Other"),
+    "two": (node("pass") + "\n\nclass Other(Own):\n    pass\n", "expected one node class, found Own, Other"),
     "raises": (node("raise KeyError('x')"), "KeyError: 'x'"),
     "fails": (node("raise NodeFailure('not today')"), "not today"),
     "wrong": (node("pass"), "with.count: expected a whole number"),
-    "huge": (node("return {'a': 'x' * (2 << 20)}"), "outputs are over the limit"),
-    "deep": (node("a = []", "for _ in range(500): a = [a]", "return {'a': a}"), "nested deeper than 128"),
+    "huge": (node("return {'a': 'x' * (2 << 20)}"), "outputs exceed the limit"),
+    "deep": (node("a = []", "for _ in range(500): a = [a]", "return {'a': a}"), "nested more than 128 levels deep"),
     "large": (node("return {'a': 1 << 200}"), "more than 64 bits"),
-    "late": (node("while True: pass"), "the time-out of"),
+    "late": (node("while True: pass"), "timed out after"),
 }
 
 
@@ -288,7 +288,7 @@ def test_nodes_of_a_server_come_change_break_and_go_without_a_restart(empty_worl
     assert "hello.py:1: ModuleNotFoundError" in broken["fault"]
     shown = world.ctl("agents").stdout
     assert "own nodes of web-2: local/hello" in shown
-    assert "web-2: the node local/hello is broken" in shown
+    assert "web-2: node local/hello cannot be used" in shown
     again = world.start(workflow)
     world.wait_for(again, PATIENCE_S)
     assert world.lines(again, 2) == ["first", "one"]

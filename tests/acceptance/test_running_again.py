@@ -52,7 +52,7 @@ def test_a_run_is_done_again_from_where_it_failed_with_the_corrected_file(empty_
     done = world.ctl("rerun", old, "--from", "put", "--at", fixed[:12])
 
     assert done.returncode == 0, (done.stdout, done.stderr)
-    assert done.stdout.index("kept: build, deploy/prepare") < done.stdout.index("started release #2")
+    assert done.stdout.index("reused: build, deploy/prepare") < done.stdout.index("started release #2")
     row = world.api("GET", "/v1/runs").json()["runs"][0]
     assert (row["rerun_of"], row["revision"], row["trigger"]["kind"]) == (old, fixed, "rerun")
     jobs = jobs_of(world.run(row["id"]))

@@ -6,14 +6,8 @@ use the same functions, so that text looks the same wherever it is shown.
 
 from __future__ import annotations
 
-import re
-
-#: Control characters, line and paragraph separators, surrogates, and invisible characters that reorder or hide text.
-#: The joiners U+200C and U+200D stay: scripts and emoji need them, and they cannot hide anything.
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\U000e0000-\U000e007f\ud800-\udfff]"
-)
+#: Characters that do not print but are harmless: spaces, and the joiners that scripts and emoji need.
+_HARMLESS = frozenset("\u00a0\u2002\u2003\u2009\u200c\u200d\u202f\u3000")
 #: Characters. More than any reason or error of the project has, and few enough that no name fills a screen.
 LENGTH_MAX = 1_000
 #: Marks where text was cut.
@@ -28,7 +22,7 @@ def escape_for_display(text: str, length_max: int = LENGTH_MAX) -> str:
     # The text is cut before it is escaped, so that the work is bounded, and again after it, because escapes are longer.
     text = text[: length_max + 1]
     if not text.isprintable():
-        text = _UNSAFE.sub(_escape, text)
+        text = "".join(c if c.isprintable() or c in _HARMLESS else _escape(c) for c in text)
     return shorten(text, length_max)
 
 
@@ -48,5 +42,5 @@ def shorten(text: str, length_max: int) -> str:
     return text if len(text) <= length_max else text[: length_max - 1] + ELLIPSIS
 
 
-def _escape(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode("ascii")
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from waterflow_agent.display import escape_for_display
 from waterflowd.dsl import Compiled, compile_from_files, compile_workflow, render_diagnostic
 from waterflowd.dsl.reporting.snippets import snippet
 from waterflowd.model import plan
@@ -134,7 +135,7 @@ def check(content: bytes, files: dict[str, bytes] = FILES) -> None:
         assert error.column >= 1
         assert 1 <= error.caret <= len(error.snippet) + 1
         assert len(error.message) < 2_000
-        assert all(character.isprintable() or character == "\n" for character in render_diagnostic(error))
+        assert all(escape_for_display(line, 10_000) == line for line in render_diagnostic(error).split("\n"))
 
 
 @_SETTINGS
@@ -229,7 +230,7 @@ def test_files_that_use_one_another_in_any_way_are_answered(graph: dict[str, lis
 def test_a_snippet_is_bounded_and_printable(line: str, column: int) -> None:
     """The caret points into the snippet."""
     text, caret = snippet(line, column)
-    assert text.isprintable()
+    assert escape_for_display(text) == text
     assert len(text) <= 1_300
     assert 1 <= caret <= len(text) + 1
 

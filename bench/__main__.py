@@ -1,4 +1,4 @@
-"""`make bench`: the figures, each as a share of the machine's own limit, measured in one run.
+"""`make bench`: measures all figures in one run, some of them as a share of what this machine can do at most.
 
 `python -m bench [NAME ...]` measures only the named ones: one-run many-runs busy-api processes push ready many-open
 reconnect output masking checkout memory cli expressions events language transfer own-nodes.
@@ -42,12 +42,12 @@ BENCHES: dict[str, Callable[[Path], list[Row]]] = {
 
 
 def main(names: list[str]) -> int:
-    """Measures and prints the table; ends 0 whatever the figures are."""
+    """Measures and prints the table. Returns 0 even if goals are missed, and 2 for an unknown name."""
     unknown = [name for name in names if name not in BENCHES]
     if unknown:
         print(f"unknown: {', '.join(unknown)}; there are: {', '.join(BENCHES)}", file=sys.stderr)
         return 2
-    # Processes that the benchmark starts in folders of their own find its modules too.
+    # Processes that the benchmark starts in other folders must find its modules, too.
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     rows: list[Row] = []
     for name in names or BENCHES:

@@ -1,8 +1,9 @@
-"""The bare loop: the most that two Python processes can do on this machine, with nothing of a workflow engine in it.
+"""The bare loop: the highest rate of steps that two Python processes can reach here without a workflow engine.
 
-A server (asyncio) has a CURVE ROUTER, a worker process one DEALER that answers at once. For each answer the server appends two
-events of a usual size to LMDB, in one synced transaction for all answers that have come, on a thread of its own, and only then
-sends the next step. The benchmark's figures are shares of this one, measured in the same run on the same machine.
+A server (asyncio) has a CURVE ROUTER socket, and a worker process has one DEALER socket and answers immediately. For
+each answer the server appends two events of typical size to LMDB, in one synced transaction for all answers received
+so far, on a separate thread. Only then does it send the next step. Other figures are shares of this rate, measured in
+the same run.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import zmq.auth.asyncio
 
 from bench.figures import Latencies
 
-#: An event of the size that a step's result has.
+#: An event of the size of a step's result.
 EVENT = {
     "type": "attempt-finished",
     "at": 1_764_000_000_000,
@@ -36,7 +37,7 @@ _STOP = b"stop"
 
 
 def _answer(endpoint: str, server_key: bytes) -> None:
-    """The worker: sends every step back."""
+    """The worker process: sends every step back."""
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
     dealer.curve_publickey, dealer.curve_secretkey = zmq.curve_keypair()
@@ -49,7 +50,7 @@ def _answer(endpoint: str, server_key: bytes) -> None:
 
 
 class _Log:
-    """Appends events with ascending keys; what is appended is on disk."""
+    """Appends events with ascending keys. They are on disk when `append` returns."""
 
     def __init__(self, folder: str) -> None:
         self.environment = lmdb.open(folder, map_size=8 << 30)
@@ -74,7 +75,7 @@ async def _serve(runs: int, seconds: float, folder: str) -> Latencies:
     port = router.bind_to_random_port("tcp://127.0.0.1")
     worker = multiprocessing.get_context("spawn").Process(target=_answer, args=(f"tcp://127.0.0.1:{port}", public))
     worker.start()
-    while not router.poll(10):  # noqa: ASYNC110  the authenticator needs the loop meanwhile
+    while not router.poll(10):  # noqa: ASYNC110  the authenticator needs the loop
         await asyncio.sleep(0.01)
     peer, _ = router.recv_multipart()
     log, thread, loop = _Log(folder), ThreadPoolExecutor(1), asyncio.get_running_loop()

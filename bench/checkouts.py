@@ -1,4 +1,4 @@
-"""CheckoutService: a large tree to a new agent, and the same one after a small change."""
+"""Checkouts: sending a large tree to a new agent, and again after a small change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORKFLOW = "on: {push: {}}\njobs:\n  a:\n    runs-on: web\n    steps:\n      - r
 
 
 def checkouts(folder: Path) -> list[Row]:
-    """From the offer to the first process of the job: everything new, then one file of it, the median of a few."""
+    """Time from the offer to the first process of the job: for a new tree, and the median after changes of one file."""
     world = World(folder)
     try:
         clone = world.make_repository()
@@ -56,7 +56,7 @@ def checkouts(folder: Path) -> list[Row]:
 
 
 def _begun_s(world: World, count: int) -> float:
-    """From the offer of the newest run's step to the start of its process, in seconds."""
+    """Seconds from the offer of the newest run's step to the start of its process."""
 
     def newest() -> dict[str, Any] | None:
         rows = world.api("GET", "/v1/runs").json()["runs"]
@@ -70,7 +70,7 @@ def _begun_s(world: World, count: int) -> float:
 
 
 def _written_s(clone: Path, target: Path) -> float:
-    """How long this disk takes for the same files, one after the other."""
+    """Seconds to write the same files on this disk, one after the other."""
     contents = [path.read_bytes() for path in sorted(clone.glob("data/*/*"))]
     began = time.perf_counter()
     for number, content in enumerate(contents):

@@ -1,4 +1,4 @@
-"""Events: what one costs the engine in a run of 10,000 steps, against one of 10 steps."""
+"""Events: the cost of one event for the engine in a run of 10,000 steps, compared with a run of 10 steps."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from bench.figures import Row
 from tests.unit.engine.test_cost import SHAPES, Feeder
 
 LARGE, SMALL = 10_000, 10
-#: Of the middle of a run: the same kinds of events in both.
+#: Results measured in a small run, after a third of it has finished, so that both sizes have the same kinds of events.
 RESULTS = 3
 REPEATED = 60
 
 
 def _us_per_event(shape: str, size: int, count: int) -> float:
-    """µs of processor time for each event that follows from results in the middle of a run."""
+    """Processor time in µs per event, for results that arrive halfway through a run."""
     feeder = Feeder(SHAPES[shape](size))
     for _ in range(min(size // 3, 300)):
         feeder.finish_one()
@@ -28,8 +28,8 @@ def _us_per_event(shape: str, size: int, count: int) -> float:
 
 
 def events() -> list[Row]:
-    """The worst of some shapes of runs; small runs are repeated, since each has few events."""
-    # What other figures have left in this process is no part of the price.
+    """The worst ratio of several shapes of runs. Small runs are repeated, because each has few events."""
+    # Objects that earlier benchmarks left in this process must not slow down garbage collection here.
     gc.collect()
     gc.freeze()
     ratios: dict[str, tuple[float, float]] = {}

@@ -1,4 +1,4 @@
-"""Expressions: how long one takes to evaluate, and how long a script is scanned for the places of its expressions."""
+"""Expressions: how long it takes to evaluate one, and to find and replace the expressions in a script."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONTEXTS: dict[str, object] = {
     "event": {"commits": [{"message": f"fix {number}", "author": {"name": "a"}} for number in range(5)]},
 }
 
-#: What people write, from GitHub's own documentation and from workflows like it.
+#: Typical expressions, from GitHub's documentation and similar workflows.
 TYPICAL = [
     "inputs.env",
     "inputs.env == 'prod' && needs.build.result == 'success'",
@@ -39,12 +39,12 @@ SCRIPT = "\n".join(
 
 
 def _us(action: Callable[[], object]) -> float:
-    """The time of one call in µs: the best of many short rows, since whatever else runs here only ever adds to it."""
+    """The time of one call in µs: the best of many short series, because other load can only increase it."""
     return min(timeit.repeat(action, number=200, repeat=50)) / 200 * 1e6
 
 
 def expressions() -> list[Row]:
-    """Evaluation of parsed expressions, as the engine does it, and the way of a script from text to a safe one."""
+    """Evaluates parsed expressions, as the engine does, and makes a script safe."""
     env = expr.Env(contexts=CONTEXTS, status=expr.Status(), now_at=1)
     nodes = [expr.parse(source) for source in TYPICAL]
     times = [_us(partial(expr.evaluate, node, env)) for node in nodes]

@@ -1,4 +1,4 @@
-"""Figures: what was measured, what it is compared with, and the table."""
+"""Figures: measured values, their goals, and the table of results."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Latencies:
-    """Durations in seconds of things that were done in `seconds` in all."""
+    """Durations of single operations in seconds; all of them together took `seconds`."""
 
     seconds: float = 0.0
     each: list[float] = field(default_factory=list)
 
     def add(self, duration_s: float) -> None:
-        """One more."""
+        """Adds one duration."""
         self.each.append(duration_s)
 
     @property
     def per_second(self) -> float:
-        """How many were done in a second."""
+        """Operations per second."""
         return len(self.each) / self.seconds
 
     def quantile_ms(self, share: float) -> float:
-        """The duration that `share` of them do not exceed, in ms."""
+        """The duration in ms that a `share` of the operations does not exceed."""
         ordered = sorted(self.each)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
 
@@ -35,7 +35,7 @@ class Latencies:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table. `is_met` is None where there is no goal."""
+    """One row of the table. `is_met` is None if there is no goal."""
 
     name: str
     measured: str

@@ -1,6 +1,6 @@
-"""The workflow language: what a large file costs from bytes to a plan, a folder of files to be checked, and the schema.
+"""The workflow language: the cost of compiling a large file, of validating a folder of files, and of the JSON Schema.
 
-All of it in processor time: it waits for nothing, so whatever else runs here would only be measured along.
+All times are processor time: this code never waits, so wall-clock time would only add the load of other processes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bench.figures import Row
 
 FILES = 1_000
 
-#: One job of a large file; eleven of its lines are a step with a little of everything.
+#: One job of a large file. Each step has eleven lines that use many features.
 _JOB = """  job-{0}:
     name: Job {0} of ${{{{ git.short-sha }}}}
     runs-on: web-servers
@@ -51,7 +51,7 @@ vars:
 jobs:
 """
 
-#: A file as people have many of.
+#: A typical file.
 _TYPICAL = """name: service-{0}
 on:
   push: {{branches: [main], paths: ['services/{0}/**']}}
@@ -79,7 +79,7 @@ jobs:
 
 
 def large_file(lines: int = 1_000) -> str:
-    """A workflow of about so many lines, in jobs of ten steps."""
+    """A workflow of exactly `lines` lines, in jobs of nine steps."""
     text, job = _TOP, 0
     while text.count("\n") < lines:
         text += _JOB.format(job) + "".join(_STEP.format(number) for number in range(9))
@@ -93,7 +93,7 @@ def _large() -> bytes:
 
 
 def language(folder: Path) -> list[Row]:
-    """A large file, a thousand files by the command line, and the schema."""
+    """Compiles a large file, validates a thousand files with the command line, and builds the schema."""
     from waterflowd.dsl import compile_workflow
     from waterflowd.dsl.reference import json_schema
 

@@ -1,7 +1,8 @@
 """Many agents in one process: the real link with the real protocol and keys, and a handler that runs nothing.
 
-Each holds one attempt that runs. When it has connected again it reports the attempt's end, so that a run's end proves its
-agent's settlement. `python -m bench.light_agents FILE` lives until SIGTERM; the file is a `Crew` in msgpack.
+Each agent holds one running attempt. After it has reconnected, it reports the attempt as finished, so a completed run
+proves that its agent was settled. `python -m bench.light_agents FILE` runs until SIGTERM; the file is a `Crew` in
+msgpack.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Member(msgspec.Struct):
 
 
 class Crew(msgspec.Struct):
-    """The agents of one process, and where they connect to."""
+    """The agents of one process, and the address of their daemon."""
 
     endpoint: str
     server_key: str
@@ -40,7 +41,7 @@ class Crew(msgspec.Struct):
 
 
 class LightHandler:
-    """See the file's docstring. Implements `link.MessageHandler`."""
+    """Holds one attempt and runs nothing. Implements `link.MessageHandler`."""
 
     def __init__(self, attempt: messages.TaskId, boot_id: str) -> None:
         self.link: Link | None = None
@@ -51,7 +52,7 @@ class LightHandler:
         self._is_known = False
 
     def hello(self, session: str) -> messages.Hello:
-        """An agent with one slot, which is taken."""
+        """Introduces an agent with one slot, which is taken until the daemon has the result."""
         return messages.Hello(
             session=session,
             protocol=messages.PROTOCOL_VERSION,
@@ -70,7 +71,7 @@ class LightHandler:
         )
 
     def on_opened(self, welcome: messages.Welcome) -> None:
-        """At the second time the attempt is over."""
+        """Reports the attempt as finished when the second session opens."""
         if self._is_known and self._state is not None:
             self._state = messages.AttemptState.FINISHED
             now = time.time_ns() // 1_000_000
@@ -93,18 +94,18 @@ class LightHandler:
         self._is_known = True
 
     def on_received(self, received: Received) -> None:
-        """Takes note of the daemon's acknowledgement; has a journal for nothing else."""
+        """Forgets the attempt once the daemon has acknowledged its result, and acknowledges the daemon's messages."""
         if received.acknowledged:
             self._state = None
         if received.numbered and self.link is not None:
             self.link.acknowledge(received.numbered[-1][0])
 
     def send_output(self, now: int) -> int | None:
-        """Prints nothing."""
+        """Sends nothing, because there is no output."""
         return None
 
     def on_closed(self, reason: str) -> None:
-        """The link connects again."""
+        """Does nothing: the link reconnects."""
 
 
 async def _serve(crew: Crew) -> None:

@@ -1,4 +1,4 @@
-"""Masking: what twenty secrets cost of the output's throughput, on real processes and in the agent alone."""
+"""Masking: how much twenty secrets reduce the throughput of output, with real processes and in the agent alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.acceptance.world import World, wait_until
 from waterflow_agent.execution.masking import Masks, StreamMasker
 
 SECRETS = 20
-#: Less than what is sent while a step runs, so that sending and printing go side by side.
+#: Small enough that output is sent while the step prints, so both happen at the same time.
 MIB = 24
 ROUNDS = 5
 LINE = (
@@ -28,7 +28,7 @@ WORKFLOW = """jobs:
 
 
 def masking(folder: Path) -> list[Row]:
-    """From the start of a step to the last byte in the daemon's log: without secrets and with twenty, the best of a few."""
+    """Time from the start of a step until the daemon has all output, with and without secrets: the best of five."""
     values = [secrets.token_urlsafe(24) for _ in range(SECRETS)]
     file = folder / "secrets.toml"
     file.touch(mode=0o600)
@@ -70,12 +70,12 @@ def _print(world: World, count: int) -> float:
 
 
 def _sizes(spools: Path) -> int:
-    """The largest spool on the server; one byte is none."""
+    """The size of the largest spool on the server in bytes. A spool of one byte is empty."""
     return max((path.stat().st_size for path in spools.glob("*/output")), default=0)
 
 
 def _scan(values: list[str]) -> tuple[float, float]:
-    """MB/s of typical lines, and of lines that all hold a secret."""
+    """Throughput in MB/s for typical lines, and for lines that all contain a secret."""
     masks = Masks(values)
     rates = []
     for line in (LINE, LINE + b"token=" + values[0].encode() + b"\n"):

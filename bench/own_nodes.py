@@ -1,4 +1,4 @@
-"""Nodes on the agent alone: how soon a new version of an own node is noticed, and what a node that is no process costs."""
+"""Nodes in the agent alone: how soon an own node's new version is noticed, and the cost of a node without a process."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from waterflow_agent.wire.session import Received
 
 ROUNDS = 200
 STEPS = 2_000
-#: A class with as much around it as people write.
+#: A class in a file of typical size.
 SOURCE = (
     "from waterflow_agent.nodes.node import Node\n\n\nclass Own(Node):\n    ...\n" + "# what it does, and why\n" * 500
 )
 
 
 def own_nodes(folder: Path) -> list[Row]:
-    """A node path that is full, of which one file changes; `log` through executor, ledger and journal."""
+    """Changes one file in a full node path, and runs the node `log` through executor, ledger and journal."""
     (folder / "agent").mkdir()
     changes, looks = _reload(folder / "nodes")
     log_ms = asyncio.run(_log(folder / "agent"))

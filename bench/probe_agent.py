@@ -1,6 +1,7 @@
-"""A real agent whose `log` node notes the instant of each call, so that step to step times are known to the microsecond.
+"""A real agent whose `log` node records the instant of each call, to measure the time between steps in microseconds.
 
-The log's own times are whole milliseconds. The noted instants (perf_counter_ns) go to the file in BENCH_INSTANTS on SIGTERM.
+Times in the log are whole milliseconds. On SIGTERM, the instants (perf_counter_ns) are written to the file that
+BENCH_INSTANTS names.
 """
 
 from __future__ import annotations

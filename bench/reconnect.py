@@ -1,4 +1,4 @@
-"""A thousand agents that come back at once: how long after a restart of the daemon all of them are settled."""
+"""A thousand agents reconnect at once: how long it takes to settle all of them after a restart of the daemon."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from waterflowd.model.records import Batch, StreamAppend
 from waterflowd.store.opening import open_store
 
 AGENTS = 1_000
-#: Every link has a ZeroMQ context of its own, with two threads and a dozen descriptors.
+#: Every link has a separate ZeroMQ context, with two threads and a dozen file descriptors.
 AGENTS_PER_PROCESS = 250
 PATIENCE_S = 120.0
 
 
 async def _fill(data_dir: Path) -> list[Member]:
-    """Writes a log with that many agents, each of which has begun the last step of a run."""
+    """Writes a log with `AGENTS` agents, each of which has started the last step of a run."""
     content = past()
     compiled, plan_hash = plan.decode(content), plan.content_hash(content)
     at = time.time_ns() // 1_000_000 - 10_000_000
@@ -58,7 +58,7 @@ async def _fill(data_dir: Path) -> list[Member]:
 
 
 def _metric(world: World, name: str) -> float:
-    """The value of a metric of the daemon; 0 where it has none yet."""
+    """The value of a metric of the daemon; 0 if it has no value yet."""
     for line in world.api("GET", "/metrics").text.splitlines():
         if line.startswith(name + " "):
             return float(line.rpartition(" ")[2])
@@ -73,7 +73,7 @@ def _wait(claim: Callable[[], bool]) -> None:
 
 
 def reconnect(folder: Path) -> list[Row]:
-    """From the start of a killed daemon until a thousand agents are connected and what they hold is settled."""
+    """Time from the restart of a killed daemon until a thousand agents are connected and their attempts are settled."""
     world = World(folder)
     members = asyncio.run(_fill(folder / "daemon"))
     crews: list[subprocess.Popen[bytes]] = []

@@ -1,4 +1,4 @@
-"""Restart and size: how soon a daemon with a long past is ready, and how much memory everything takes at rest."""
+"""Restart and size: how soon a daemon with a long history is ready, and how much memory the processes use when idle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _AGENT = AgentId("SHA256:" + "A" * 43)
 def history(
     plan_hash: str, compiled: plan.Plan, number: int, at: int, *, is_open: bool, agent: AgentId = _AGENT
 ) -> tuple[Run, list[object]]:
-    """A run's events as the engine makes them: all its steps done, or stopped before the last one, which is on `agent`."""
+    """A run and its events from the engine: with all steps done, or, if open, with the last one running on `agent`."""
     run = Run(ids.run_id(at, number), compiled)
     start = inputs.StartRun(
         plan_hash=plan_hash,
@@ -65,7 +65,7 @@ def history(
 
 
 def past() -> bytes:
-    """The plan of the runs that are made up."""
+    """The encoded plan of the generated runs."""
     lines = "\n".join("      - {uses: log, with: {message: x}}" for _ in range(STEPS))
     source = f"name: past\njobs:\n  one:\n    runs-on: web\n    steps:\n{lines}\n"
     content = compile_workflow("past.yml", source.encode()).plan
@@ -74,7 +74,7 @@ def past() -> bytes:
 
 
 def fill(data_dir: Path, finished: int, opened: int) -> int:
-    """Writes a log with that many runs; gives the number of events of an open one."""
+    """Writes a log with that many finished and open runs. Returns the number of events of an open run."""
     content = past()
     compiled, plan_hash = plan.decode(content), plan.content_hash(content)
     at = time.time_ns() // 1_000_000 - 10_000_000
@@ -111,7 +111,7 @@ def anonymous_mb(pid: int) -> float:
 
 
 def ready(folder: Path, finished: int = 100_000, opened: int = 1_000) -> list[Row]:
-    """From the start of the process to `/ready` with a long past."""
+    """Time from the start of the process until `/ready` succeeds, with a long history."""
     world = World(folder)
     count = fill(folder / "daemon", finished, opened)
     try:
@@ -133,7 +133,7 @@ def ready(folder: Path, finished: int = 100_000, opened: int = 1_000) -> list[Ro
 
 
 def many_open(folder: Path) -> list[Row]:
-    """From the start of the process to `/ready` with 10,000 open runs."""
+    """Time from the start of the process until `/ready` succeeds, with 10,000 open runs."""
     return [
         Row(row.name, row.measured, "5 s", float(row.measured.split()[0]) <= 5, row.note)
         for row in ready(folder, finished=0, opened=10_000)
@@ -141,7 +141,7 @@ def many_open(folder: Path) -> list[Row]:
 
 
 def output(folder: Path) -> list[Row]:
-    """A step that prints 1 GB without a newline: what it does to the daemon's memory."""
+    """Growth of the daemon's memory while a step prints 1 GB without a newline."""
     world = World(folder)
     try:
         world.start_daemon()
@@ -165,7 +165,7 @@ def output(folder: Path) -> list[Row]:
 
 
 def memory(folder: Path) -> list[Row]:
-    """Anonymous memory at rest: daemon with 10,000 finished runs, agent, runner."""
+    """Anonymous memory of the idle daemon (with 10,000 finished runs), agent and runner."""
     world = World(folder)
     fill(folder / "daemon", 10_000, 0)
     try:

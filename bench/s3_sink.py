@@ -1,8 +1,8 @@
-"""A server that takes objects as S3 does, as fast as it can, and keeps none: `python -m bench.s3_sink` prints its address.
+"""A server that accepts S3 uploads as fast as it can and discards them. `python -m bench.s3_sink` prints its address.
 
-With the file of a certificate for localhost, whose key is beside it, over TLS.
+If the argument is the file of a certificate for localhost, with `key.pem` in the same folder, the server uses TLS.
 
-It knows what an upload in parts needs and nothing else, so that the sender is what is measured.
+It supports only multipart uploads, so that a benchmark measures the sender.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 def main(certificate: str | None = None) -> None:
-    """Serves until it is ended."""
+    """Serves until the process is killed."""
     server = socket.create_server(("127.0.0.1", 0))
     scheme = "http" if certificate is None else "https"
     if certificate is not None:

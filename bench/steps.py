@@ -1,4 +1,4 @@
-"""Steps: how many a second, and how long from one to the next, through the daemon, the link and real agents."""
+"""Steps: their rate, and the time from one to the next, with the daemon, the link and real agents."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RUNS_AT_ONCE = 100
 
 
 def _no_op(steps: int, until_at: int | None = None) -> str:
-    """A job of no-op steps; with `until_at` (ms) they begin then, however long before the run was started."""
+    """A workflow with one job of no-op steps. With `until_at` (ms), they start at that time."""
     lines = "\n".join("      - {uses: log, with: {message: x}}" for _ in range(steps))
     if until_at is not None:
         lines = f"      - {{uses: sleep, with: {{until: {until_at}}}}}\n{lines}"
@@ -39,7 +39,7 @@ def _elapsed(run: dict[str, str]) -> float:
 
 
 def _completed(world: World, run: str) -> dict[str, str]:
-    """The run's row once it is completed. Asks seldom and for little: the daemon is being measured."""
+    """Waits until the run is completed and returns its row. Polls rarely, to put little load on the daemon."""
     while True:
         rows = world.api("GET", "/v1/runs?limit=1").json()["runs"]
         if rows[0]["id"] == run and rows[0]["status"] == "completed":
@@ -49,12 +49,12 @@ def _completed(world: World, run: str) -> dict[str, str]:
 
 
 def _log_time(world: World) -> int:
-    """The log's clock now, in ms: a new run's time of creation."""
+    """The current time of the log's clock in ms, taken from the creation of a new run."""
     return _ms(world.run(world.start(_no_op(1)))["created_at"])
 
 
 def one_run(folder: Path, seconds: float) -> list[Row]:
-    """One run of sequential no-op steps at a time, on one agent."""
+    """Measures single runs of sequential no-op steps on one agent, one run after the other."""
     bare = bare_loop.measure(1, seconds)
     world = World(folder)
     instants = folder / "instants"
@@ -68,7 +68,7 @@ def one_run(folder: Path, seconds: float) -> list[Row]:
             run = _completed(world, world.start(workflow))
             assert run["conclusion"] == "success", run["reason"]
             if number:
-                # The first run warms the processes up.
+                # The first run only warms up the processes.
                 total += _elapsed(run)
                 count += STEPS
         world.stop_agent("web-1")
@@ -98,7 +98,7 @@ def one_run(folder: Path, seconds: float) -> list[Row]:
 
 
 def _latencies(instants: Path) -> Latencies:
-    """Times from one step to the next, without the first run, which warms the processes up."""
+    """Times from one step to the next, without the first run, which only warms up the processes."""
     times = [int(line) for line in instants.read_text().split()]
     latencies = Latencies()
     for begin in range(STEPS, len(times), STEPS):
@@ -108,7 +108,7 @@ def _latencies(instants: Path) -> Latencies:
 
 
 def _load(world: World, stop: threading.Event) -> None:
-    """50 requests and 5 validations a second, evenly."""
+    """Sends 50 requests and 5 validations per second, evenly spaced."""
     source = (Path(__file__).parents[1] / "examples" / "deploy.yml").read_bytes()
     with httpx.Client(base_url=f"http://127.0.0.1:{world.api_port}", timeout=10) as client:
         for number in itertools.count():
@@ -120,7 +120,7 @@ def _load(world: World, stop: threading.Event) -> None:
 
 
 def busy_api(folder: Path) -> list[Row]:
-    """Step to step under 50 API requests and 5 validations a second, against the same at rest."""
+    """Compares the time between steps under 50 API requests and 5 validations per second with that without load."""
     world = World(folder)
     os.environ["BENCH_INSTANTS"] = str(folder / "instants")
     p99: list[float] = []
@@ -158,7 +158,7 @@ def busy_api(folder: Path) -> list[Row]:
 
 
 def many_runs(folder: Path, seconds: float) -> list[Row]:
-    """A hundred runs of sequential no-op steps at once, on two agents."""
+    """Measures a hundred concurrent runs of sequential no-op steps on two agents."""
     bare = bare_loop.measure(RUNS_AT_ONCE, seconds)
     world = World(folder)
     try:
@@ -191,7 +191,7 @@ def many_runs(folder: Path, seconds: float) -> list[Row]:
 
 
 def _spawn_limit(seconds: float) -> float:
-    """`sh -c true` with pipes, 16 at once, by threads and Popen: what the machine gives."""
+    """The machine's limit: `sh -c true` with pipes, 16 at a time, with threads and Popen."""
 
     def one(_: int) -> None:
         subprocess.run(["sh", "-c", "true"], stdin=subprocess.DEVNULL, capture_output=True, check=True)
@@ -205,7 +205,7 @@ def _spawn_limit(seconds: float) -> float:
 
 
 def processes(folder: Path, seconds: float) -> list[Row]:
-    """Steps that are real processes, 16 at once on one agent."""
+    """Measures steps that are real processes, 16 at a time on one agent."""
     limit = _spawn_limit(seconds)
     rows = []
     for shell in ("bash", "sh"):
@@ -237,7 +237,7 @@ def processes(folder: Path, seconds: float) -> list[Row]:
 
 
 def push(folder: Path, pushes: int) -> list[Row]:
-    """From the end of `git push` to the first step's process."""
+    """Time from the end of `git push` to the start of the first step's process."""
     world = World(folder)
     latencies = Latencies()
     try:
@@ -262,7 +262,7 @@ def push(folder: Path, pushes: int) -> list[Row]:
 
 
 def command_line() -> list[Row]:
-    """What `waterflowctl --help` takes, wall clock."""
+    """Wall-clock time of `waterflowctl --help`."""
     latencies = Latencies()
     for _ in range(10):
         began = time.perf_counter()

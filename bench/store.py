@@ -1,6 +1,7 @@
-"""How fast the store is: events a second, latency of one commit, reading, and opening a directory with a long history.
+"""Speed of the store: events per second, latency of one commit, reading, and opening a directory with a long history.
 
-Run it with `python bench/store.py [DIRECTORY]`; the directory (by default a temporary one) should be on the disk in question.
+Run it with `python bench/store.py [DIRECTORY]`. The directory (by default a temporary one) should be on the disk to be
+measured.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def run(number: int) -> ids.RunId:
 
 
 def event(number: int) -> events.AttemptFinished:
-    """An event of ordinary size."""
+    """An event of typical size."""
     return events.AttemptFinished(
         at=1_700_000_000_000 + number,
         job=ids.JobId("deploy"),
@@ -51,7 +52,7 @@ def event(number: int) -> events.AttemptFinished:
 
 
 def batch(of: ids.RunId, expected: int, count: int) -> records.Batch:
-    """`count` events of one run."""
+    """A batch of `count` events of one run."""
     append = records.StreamAppend(
         stream=ids.run_stream(of), expected=expected, at=expected, events=[event(n) for n in range(count)]
     )
@@ -59,7 +60,7 @@ def batch(of: ids.RunId, expected: int, count: int) -> records.Batch:
 
 
 def summary(number: int, status: Status) -> records.RunSummary:
-    """A row of a run."""
+    """The summary row of a run."""
     is_done = status is Status.COMPLETED
     return records.RunSummary(
         id=run(number),
@@ -80,7 +81,7 @@ def summary(number: int, status: Status) -> records.RunSummary:
 
 
 def rate(store: Store, size: int, seconds: float, concurrency: int) -> float:
-    """Events a second through `append` on the loop, in batches of `size`, with as many streams in flight."""
+    """Events per second through `append` on the loop, in batches of `size`, with `concurrency` streams at a time."""
 
     async def one(stream: int, until: float) -> int:
         of, position = run(size * 1_000 + concurrency * 1_000_000 + stream), 0
@@ -98,7 +99,7 @@ def rate(store: Store, size: int, seconds: float, concurrency: int) -> float:
 
 
 def latencies(store: Store, count: int) -> list[float]:
-    """Seconds of single appends of one event each, one after the other."""
+    """Durations in seconds of appends of one event each, one after the other."""
 
     async def measure() -> list[float]:
         taken = []
@@ -113,9 +114,9 @@ def latencies(store: Store, count: int) -> list[float]:
 
 
 def bare_latencies(path: Path, count: int) -> list[float]:
-    """Seconds of single commits of the same rows (a record and its stream's head) into the same file by LMDB alone.
+    """Durations in seconds of commits of the same rows (a record and its stream's head) to the same file by LMDB alone.
 
-    Spoils the store for further use.
+    The store cannot be used afterwards.
     """
     taken = []
     with lmdb.open(os.fspath(path / "log.mdb"), map_size=64 << 30, max_dbs=12, lib_version=0) as environment:
@@ -130,14 +131,14 @@ def bare_latencies(path: Path, count: int) -> list[float]:
 
 
 def timed(function: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
+    """The duration of a call in seconds."""
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
 
 
 def fill(store: Store) -> None:
-    """A long history: finished runs with a row each, open runs with their events in turns, as they really come."""
+    """Writes a long history: finished runs with one row each, and open runs with interleaved events, as in real use."""
     for start in range(0, FINISHED_RUNS, 5_000):
         rows = [summary(1_000_000 + number, Status.COMPLETED) for number in range(start, start + 5_000)]
         store.log.append_blocking(records.Batch(summaries=rows))
@@ -150,7 +151,7 @@ def fill(store: Store) -> None:
 
 
 def recover(path: Path) -> tuple[float, float]:
-    """Seconds to open the directory and list its open runs, and to read all events of those."""
+    """Seconds to open the directory and list its open runs, and seconds to read all of their events."""
     started = time.perf_counter()
     with open_store(path, UNIONS) as store:
         runs = list(store.log.open_runs())
@@ -160,7 +161,7 @@ def recover(path: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Measures everything and prints the table."""
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(sys.argv[1] if len(sys.argv) > 1 else temporary) / "store-bench"
         with open_store(path, UNIONS) as store:

@@ -1,7 +1,7 @@
-"""`file/transfer`: 1 GB from a file to S3, beside what the library needs by itself, as processes; and the node's memory.
+"""`file/transfer`: the time to send 1 GB from a file to S3, compared with the library alone, and the node's memory.
 
-To moto, which keeps what it gets as a real server does, and to a sink over TLS, as Amazon's is spoken to: so fast that the
-sender is what is measured.
+Both run as processes. They send to moto, which stores objects like a real server, and to a sink over TLS, as with
+Amazon S3. The sink is so fast that only the sender is measured.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROUNDS = 5
 MEMORY_MB_MAX = 100
 BUCKET = "bench"
 
-#: The same parts, as many at a time, straight from the file.
+#: Uploads with the library alone: with the same part size and concurrency as the node.
 _LIBRARY = f"""
 import pathlib, sys, obstore
 from obstore.store import S3Store
@@ -54,7 +54,7 @@ time.sleep(1e9)
 
 
 def transfer(folder: Path) -> list[Row]:
-    """The median of a few rounds in turn, so that what else the machine does falls on both."""
+    """The median of a few rounds. Library and node take turns, so that other load affects both."""
     file = folder / "large"
     with file.open("wb") as opened:
         opened.truncate(BYTES)
@@ -62,7 +62,7 @@ def transfer(folder: Path) -> list[Row]:
     with _served("-m", "bench.s3_sink", str(certificate)) as endpoint:
         fast = _Compared(folder, endpoint, file, str(authority), ROUNDS)
     with _served("-c", _MOTO) as endpoint:
-        # Each takes ten seconds.
+        # Each round takes ten seconds.
         slow = _Compared(folder, endpoint, file, "", 3)
     memory_mb = max(fast.memory_mb, slow.memory_mb)
     return [
@@ -74,7 +74,7 @@ def transfer(folder: Path) -> list[Row]:
 
 @contextlib.contextmanager
 def _served(*arguments: str) -> Iterator[str]:
-    """The address of a server of its own process."""
+    """Runs a server in a separate process and yields its address."""
     server = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
@@ -86,7 +86,7 @@ def _served(*arguments: str) -> Iterator[str]:
 
 
 class _Compared:
-    """What the library and the node took."""
+    """The times of the library and the node, and the node's memory."""
 
     def __init__(self, folder: Path, endpoint: str, file: Path, authority: str, rounds: int) -> None:
         library, node, memory = [], [], []
@@ -128,11 +128,11 @@ def _node(folder: Path, endpoint: str, file: Path, authority: str) -> list[str]:
 
 
 def _timed(argv: list[str]) -> tuple[float, float]:
-    """Seconds and the most memory in MB of a process that ends well."""
+    """Duration in seconds and peak memory in MB of a process that must succeed."""
     began = time.perf_counter()
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
     peak = 0
-    # Not by `wait4`, which counts in what this process had when it made the other one.
+    # Not with `wait4`: its peak includes the memory of this process at the time of the fork.
     while process.poll() is None:
         with contextlib.suppress(OSError, AssertionError):
             peak = max(peak, memory_bytes(process.pid, "VmHWM"))

@@ -159,7 +159,7 @@ def assemble(source: Path, target: Path, patchelf: Path) -> None:
 
 
 def settle(interpreter: Path, libraries: str, patchelf: Path) -> None:
-    """Says where the shared libraries are in the end: an absolute path holds where /proc is missing, too."""
+    """Sets the final path of the shared libraries. It is absolute, so it works without /proc, too."""
     _run([str(patchelf), "--force-rpath", "--set-rpath", libraries, str(interpreter)], interpreter.parent)
 
 

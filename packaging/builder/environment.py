@@ -1,4 +1,4 @@
-"""The libraries: everything that the lock names and our wheels, of which each package gets what its distribution needs.
+"""The libraries: all locked distributions and our wheels. Each package gets those that its distribution needs.
 
 pip runs under the private interpreter, so what it takes is made for that one. Hashes are demanded, and nothing is compiled:
 only wheels come in. Bytecode is made last, at once and in one process, with hashes that Python does not check
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from builder import cpython
 
-#: pip's own records: paths of the building machine, and lists that the later steps make untrue.
+#: Records of pip that are removed: paths on the build machine, and file lists that later build steps invalidate.
 _RECORDS = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 
 
@@ -32,7 +32,7 @@ class Library:
         }
 
     def closure(self, name: str, extras: frozenset[str] = frozenset()) -> list[str]:
-        """A distribution and all that it needs of what is installed, sorted."""
+        """A distribution and all of its installed dependencies, sorted."""
         found: dict[str, None] = {}
         waiting = [(name, extras)]
         while waiting:
@@ -64,7 +64,7 @@ class Library:
 
 
 def install(interpreter: Path, pip: Path, locks: list[Path], wheels: list[Path]) -> Library:
-    """Installs what the lock names and the wheels; `pip` is a folder that pip can be imported from."""
+    """Installs the locked distributions and the wheels. `pip` is a folder from which pip can be imported."""
     target = interpreter.parents[1] / "all"
     scratch = interpreter.parents[1] / "scratch"
     scratch.mkdir()
@@ -90,7 +90,7 @@ def install(interpreter: Path, pip: Path, locks: list[Path], wheels: list[Path])
 
 
 def compile_all(root: Path, prefix: str) -> None:
-    """Makes the bytecode of everything below `root/prefix`, with the paths that it has once it is installed."""
+    """Compiles everything below `root/prefix` to bytecode that contains the paths after installation."""
     home = root / prefix.lstrip("/")
     environment = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
     command = [str(home / "bin" / f"python{cpython.VERSION}"), "-B", "-m", "compileall", "-q", "-j", "1"]
@@ -99,7 +99,7 @@ def compile_all(root: Path, prefix: str) -> None:
 
 
 def strip(folder: Path) -> None:
-    """Removes what running programs have no use for: tests, type stubs, sources of C, and debugging symbols."""
+    """Removes files that are not needed at run time: tests, type stubs, C sources, and debugging symbols."""
     for place in sorted(folder.rglob("*"), reverse=True):
         if place.is_dir() and place.name in ("tests", "test", "testing_data") and not _is_ours(place, folder):
             shutil.rmtree(place)
@@ -111,7 +111,7 @@ def strip(folder: Path) -> None:
 
 
 def silence_scripts(folder: Path) -> None:
-    """Takes the system's interpreter out of the first line of modules that are scripts as well. No line moves."""
+    """Blanks the `#!` line of modules that are also scripts. Line numbers stay the same."""
     for place in folder.rglob("*.py"):
         content = place.read_bytes()
         if content.startswith(b"#!"):

@@ -1,4 +1,4 @@
-"""A tree becomes a deb or an rpm, by nfpm."""
+"""Packs a directory tree as deb or rpm, with nfpm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from builder import layout
 from builder.layout import Tree
 
-#: What the interpreter and the libraries need of the system. The rest is inside.
+#: Dependencies of the interpreter and the libraries on the system. Everything else is bundled.
 _DEPENDS = {
     "deb": [
         "libc6 (>= 2.36)",
@@ -40,7 +40,7 @@ class Nfpm:
         self._at_s = at_s
 
     def pack(self, tree: Tree, kind: str) -> Path:
-        """Makes the package and gives its file."""
+        """Builds the package and returns its file."""
         package = tree.package
         name = {
             "deb": f"{package.name}_{self._version}-{self._release}_amd64.deb",
@@ -89,7 +89,7 @@ class Nfpm:
 
 
 def _script(tree: Tree, kind: str, name: str) -> Path:
-    """A maintainer script: the words of its format, with the package's name and services put in."""
+    """A maintainer script: the template of its format, filled in with the package's name and services."""
     package = tree.package
     text = (layout.PACKAGING / "scripts" / kind / name).read_text("utf-8")
     words = (layout.PACKAGING / "scripts" / f"{package.name}.sh").read_text("utf-8")

@@ -334,7 +334,7 @@ def _entry(root: Path, place: Path, kind: str) -> dict[str, Any]:
     information = {"owner": "root", "group": "root", "mode": place.stat().st_mode & 0o777}
     if place.is_dir():
         return {"dst": path, "type": "dir", "file_info": information | {"mode": 0o755}}
-    # nfpm leaves documentation out of a deb when it is called so.
+    # nfpm omits files of the type documentation from a deb.
     documentation = {"/usr/share/doc/": "doc", "/usr/share/man/": "doc"} if kind == "rpm" else {}
     types = {"/etc/": "config|noreplace", **documentation}
     found = next((name for start, name in types.items() if path.startswith(start)), "")

@@ -64,7 +64,7 @@ def completions(program: Program) -> dict[str, str]:
         kind = shell_completion.get_completion_class(shell)
         assert kind is not None, shell
         made = kind(program.command, {}, program.name, variable)
-        # `source` of bash asks the bash of this machine for its version first.
+        # The `source` method for bash would first run this machine's bash to check its version.
         scripts[shell] = made.source_template % made.source_vars()
     return scripts
 

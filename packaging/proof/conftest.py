@@ -1,7 +1,7 @@
-"""Packages and root directories, made once for all tests.
+"""Packages and root directories, built once for all tests.
 
-`WATERFLOW_PROOF` names a folder in which packages and archives of roots are kept between two calls; by default all are made
-anew.
+`WATERFLOW_PROOF` names a folder that keeps packages and archives of root directories between calls. By default
+everything is built again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LAST_CHANGE = ["git", "log", "-1", "--format=%ct"]
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where packages and roots lie."""
+    """The folder of packages and root directories."""
     need("mmdebstrap", "systemd-nspawn", "nsenter", "dpkg-deb", "strip")
     kept = os.environ.get("WATERFLOW_PROOF")
     folder = Path(kept) if kept else tmp_path_factory.mktemp("workshop")
@@ -51,7 +51,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _once(
     folder: Path, name: str, command: list[str], checkout: Path = REPOSITORY, umask: int = 0o022, **environment: str
 ) -> Path:
-    """What a command makes as its last argument, made by one process only."""
+    """Returns the path that the command creates as its last argument. Only one process runs the command."""
     made = folder / name
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -72,20 +72,20 @@ def _command(workshop: Path, wheels: Path, name: str, *options: str) -> list[str
 
 @pytest.fixture(scope="session")
 def wheels(workshop: Path) -> Path:
-    """Both distributions."""
+    """The wheels of both distributions."""
     return _once(workshop, "wheels", _WHEELS)
 
 
 @pytest.fixture(scope="session")
 def packages(workshop: Path, wheels: Path) -> Path:
-    """All packages, of release 1."""
+    """All packages of release 1."""
     path = str(REPOSITORY / "packaging")
     return _once(workshop, "packages", _command(workshop, wheels, "packages"), PYTHONPATH=path)
 
 
 @pytest.fixture(scope="session")
 def packages_again(workshop: Path, packages: Path) -> Path:
-    """The same from the beginning, wheels included: later, of another copy of the sources, as another environment would."""
+    """The same packages and wheels, built again: later, from a copy of the sources, in a different environment."""
     copy = workshop / "copy"
     shutil.rmtree(copy, ignore_errors=True)
     listed = subprocess.run(
@@ -93,7 +93,7 @@ def packages_again(workshop: Path, packages: Path) -> Path:
     ).stdout
     for name in filter(None, listed.split("\0")):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        # Not its times: the copy is of today.
+        # `copy` does not keep the modification times, so all files of the copy are new.
         shutil.copy(REPOSITORY / name, copy / name)
     at_s = subprocess.run(_LAST_CHANGE, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
     other = {"SOURCE_DATE_EPOCH": at_s, "TZ": "Pacific/Auckland", "LC_ALL": "C", "PYTHONHASHSEED": "7"}
@@ -105,33 +105,33 @@ def packages_again(workshop: Path, packages: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def newer_packages(workshop: Path, wheels: Path) -> Path:
-    """The debs of release 2."""
+    """The deb packages of release 2."""
     command = _command(workshop, wheels, "newer-packages", "--release=2", "--format=deb")
     return _once(workshop, "newer-packages", command, PYTHONPATH=str(REPOSITORY / "packaging"))
 
 
 @pytest.fixture(scope="session")
 def make_archive(workshop: Path) -> Callable[..., Path]:
-    """Makes a small Debian of the mirror that this machine has: its suite, what it is for, and what is in it."""
+    """Returns a function that builds a small Debian from this machine's mirror: suite, purpose, included packages."""
 
     def make(suite: str, purpose: str, *included: str) -> Path:
         command = ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", "Component: main"]
         site = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
         options = f"--quiet --variant=minbase --format=tar --include={','.join(included)}"
-        # mmdebstrap takes the mirror behind the target, so a shell puts the target in its place.
+        # mmdebstrap expects the mirror after the target, so a shell moves the target before it.
         return _once(workshop, f"{suite}-{purpose}.tar", ["sh", "-c", f'mmdebstrap {options} {suite} "$0" {site}'])
 
     return make
 
 
 def _bootable(make_archive: Callable[..., Path], suite: str) -> Path:
-    """One without Python."""
+    """The archive of a bootable Debian without Python."""
     return make_archive(suite, "bootable", "systemd", "systemd-sysv", "dbus", "git", "ca-certificates")
 
 
 @pytest.fixture
 def bookworm(make_archive: Callable[..., Path], tmp_path: Path) -> Iterator[PackagedRoot]:
-    """The files of a Debian 12."""
+    """The root directory of a Debian 12."""
     root = PackagedRoot(tmp_path / "root", _bootable(make_archive, "bookworm"))
     yield root
     shutil.rmtree(root.path, ignore_errors=True)
@@ -141,7 +141,7 @@ def bookworm(make_archive: Callable[..., Path], tmp_path: Path) -> Iterator[Pack
 def machine(
     request: pytest.FixtureRequest, make_archive: Callable[..., Path], packages: Path, tmp_path: Path
 ) -> Iterator[PackagedMachine]:
-    """A booted Debian without Python, which holds the debs."""
+    """A booted Debian without Python, with the deb packages copied to it."""
     root = PackagedRoot(tmp_path / "root", _bootable(make_archive, request.param))
     root.bring(packages)
     booted = PackagedMachine(tmp_path, root)

@@ -1,6 +1,6 @@
-"""A Docker engine of the tests' own, in a network of its own: nothing of this machine's is used or changed.
+"""A private Docker engine in a separate network namespace. It neither uses nor changes this machine's Docker.
 
-Its network ends at its own loopback, so images are made of what is imported and copied, and ports collide with nobody's.
+Its network has only a loopback interface, so images are built from imported and copied files, and ports cannot collide.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _START = 'ip link set lo up && exec dockerd "$@"'
 
 
 class Engine:
-    """See the file's docstring."""
+    """A private Docker engine in a separate network namespace."""
 
     def __init__(self) -> None:
-        # A unix socket's path is short.
+        # The path of a Unix socket must be short.
         self.folder = Path(tempfile.mkdtemp(prefix="wf-engine-", dir="/tmp"))
         self.socket = self.folder / "d.sock"
         self._log = (self.folder / "log").open("wb")
@@ -40,7 +40,7 @@ class Engine:
         )
 
     def await_start(self) -> None:
-        """Waits until it answers."""
+        """Waits until the engine answers."""
         wait_until(lambda: self._is_over() or not self.docker("version", check=False).returncode, "engine", PATIENCE_S)
         assert not self._is_over(), (self.folder / "log").read_text()[-4000:]
 
@@ -48,7 +48,7 @@ class Engine:
         return self._process.poll() is not None
 
     def docker(self, *arguments: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Runs a command of Docker's to its end."""
+        """Runs a `docker` command and waits for it."""
         done = subprocess.run(
             ["docker", *arguments],
             env=os.environ | {"DOCKER_HOST": f"unix://{self.socket}", "DOCKER_BUILDKIT": "0"},
@@ -64,7 +64,7 @@ class Engine:
         return done
 
     def get(self, url: str) -> Any:
-        """What a GET in the engine's network answers."""
+        """Sends a GET request in the engine's network, and returns the decoded JSON."""
         command = [
             "nsenter",
             f"--target={self._process.pid}",
@@ -78,7 +78,7 @@ class Engine:
         return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     def close(self) -> None:
-        """Ends it with its containers, and removes what it has made."""
+        """Stops the engine and its containers, and removes its files."""
         if not self._is_over():
             containers = self.docker("ps", "--all", "--quiet", check=False).stdout.split()
             if containers:

@@ -1,4 +1,4 @@
-"""A booted Debian on which the packages are installed by dpkg, as an administrator would."""
+"""A booted Debian on which the packages are installed with dpkg, as an administrator would do it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.booted import machine as booted
 PATIENCE_S = 180.0
 _HIERARCHIES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")
 _numbers = itertools.count()
-#: The daemon's, with one more table: where agents connect, for the machine has no network but its loopback.
+#: Added to the daemon's configuration. Agents connect to loopback, because the machine has no other network.
 CONFIG = '\n[agents]\naddress = "127.0.0.1"\n[[repositories]]\nname = "ops"\nurl = "/srv/ops.git"\n'
 
 
@@ -32,11 +32,11 @@ class PackagedRoot:
         )
 
     def inside(self, path: str) -> Path:
-        """A file of the root by the name that it has inside."""
+        """The path on this machine of a path inside the root directory."""
         return self.path / path.lstrip("/")
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        """Writes a file, with the directories above it."""
+        """Writes a file and creates its parent directories."""
         place = self.inside(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
@@ -44,19 +44,19 @@ class PackagedRoot:
 
     @property
     def brought(self) -> Path:
-        """Where debs are installed from."""
+        """The directory from which deb packages are installed."""
         place = self.inside("/srv/packages")
         place.mkdir(parents=True, exist_ok=True)
         return place
 
     def bring(self, packages: Path) -> None:
-        """Copies debs to where they are installed from."""
+        """Copies deb packages into the directory from which they are installed."""
         for file in packages.glob("*.deb"):
             shutil.copy(file, self.brought)
 
 
 class PackagedMachine(booted.Machine):
-    """See the file's docstring."""
+    """A booted Debian on which the packages are installed with dpkg."""
 
     root: PackagedRoot  # type: ignore[assignment]
 
@@ -69,12 +69,12 @@ class PackagedMachine(booted.Machine):
         self.leader = 0
 
     def add(self, name: str, release: int = 1) -> str:
-        """Installs a package, or upgrades it, and gives what dpkg said."""
+        """Installs or upgrades a package, and returns the output of dpkg."""
         (file,) = self.root.brought.glob(f"{name}_*-{release}_amd64.deb")
         return self.run("dpkg", "--force-confold", "--install", f"/srv/packages/{file.name}").stdout
 
     def join(self) -> None:
-        """The two commands that the packages print: a token made by the daemon, put where the agent waits for it."""
+        """Enrolls the agent as the packages explain: creates a token, and writes it to the agent's token file."""
         configuration = self.root.inside("/etc/waterflow/waterflowd.toml")
         text = configuration.read_text().replace("[agents]\n", "")
         configuration.write_text(text + CONFIG)
@@ -100,12 +100,12 @@ class PackagedMachine(booted.Machine):
         return self.show(unit, "ActiveState") == "active"
 
     def exposure(self, unit: str) -> float:
-        """What `systemd-analyze security` thinks of a unit; 0 is safest."""
+        """The exposure level of a unit according to `systemd-analyze security`; 0 is safest."""
         said = self.run("systemd-analyze", "security", "--no-pager", unit).stdout
         (line,) = [line for line in said.splitlines() if "Overall exposure level" in line]
         return float(line.split(":")[1].split()[0])
 
     def close(self) -> None:
-        """Ends it at once."""
+        """Ends the machine at once."""
         with contextlib.suppress(ProcessLookupError):
             super().close()

@@ -1,4 +1,4 @@
-"""The compose file, as docs/installation.md has it, on a real engine with images made of a locally imported Debian 13."""
+"""The compose file works as docs/installation.md describes, on a real engine, with an imported Debian 13 as base."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.acceptance.world import wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1800)]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-#: What the images would fetch, and the base of all of them.
+#: Packages that the images would download, and the base of all images.
 INCLUDED = ("ca-certificates", "openssh-client", "docker-cli", "docker-compose")
 BASE = "debian:13-slim"
-#: With the engine's socket the agent has what the Docker nodes need, `docker compose` included.
+#: A workflow with Docker nodes: the agent's image has all that they need, including `docker compose`.
 CONTAINERS = """name: containers
 jobs:
   a:
@@ -41,7 +41,7 @@ jobs:
 
 @pytest.fixture
 def engine(make_archive: Callable[..., Path]) -> Iterator[Engine]:
-    """One with nothing but the base image."""
+    """An engine that has only the base image."""
     need("dockerd", "docker", "containerd", "ip", "unshare", "nsenter", "curl")
     archive = make_archive("trixie", "containers", *INCLUDED)
     started = Engine()
@@ -55,7 +55,7 @@ def engine(make_archive: Callable[..., Path]) -> Iterator[Engine]:
 
 @pytest.fixture
 def checkout(packages: Path, tmp_path: Path) -> Path:
-    """What of a checkout the images are made of, after `make deb`."""
+    """The files of a checkout from which the images are built, after `make deb`."""
     shutil.copytree(REPOSITORY / "packaging" / "docker", tmp_path / "packaging" / "docker")
     (tmp_path / "dist").mkdir()
     for file in packages.glob("*.deb"):
@@ -64,7 +64,7 @@ def checkout(packages: Path, tmp_path: Path) -> Path:
 
 
 def test_a_server_and_an_agent_are_one_command(engine: Engine, checkout: Path) -> None:
-    """Up, asked for its health, used, and there again after `down` and `up`. The Compose is the one in the agent's image."""
+    """`up` starts a healthy, usable system, also again after `down`. Compose is run from the agent's image."""
     dockerfile = checkout / "packaging" / "docker" / "Dockerfile"
     engine.docker("build", f"--file={dockerfile}", "--target=agent", "--tag=waterflow-agent", str(checkout / "dist"))
     here = ["--volume", f"{engine.socket}:/var/run/docker.sock", "--volume", f"{checkout}:{checkout}"]

@@ -1,4 +1,4 @@
-"""The debs on Debian 12 and 13 without Python: installed, used, upgraded in the middle of work, removed and purged."""
+"""Deb packages on Debian 12 and 13 without Python: installed, used, upgraded while steps run, removed and purged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERVICES = ("waterflowd", "waterflow-agent", "waterflow-runner")
 EXPOSURE_MAX = 2.0
 RUNS = 20
 GREETING = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo hello\n"
-#: Writes to /tmp all the while, and ends when it is told to.
+#: Writes to /tmp continuously until the file `door` exists.
 WRITER = """jobs:
   a:
     runs-on: web
@@ -37,7 +37,7 @@ WAITER = """jobs:
       - run: echo second
 """
 
-#: What nodes import is in the package: httpx, and Docker's SDK, asyncssh and obstore, which find nobody who answers.
+#: Uses libraries that the package must contain: httpx; and Docker's SDK, asyncssh and obstore with unreachable servers.
 NODES = """jobs:
   a:
     runs-on: web
@@ -63,7 +63,7 @@ NODES = """jobs:
 
 
 def test_what_is_installed_is_used_upgraded_removed_and_purged(machine: PackagedMachine, newer_packages: Path) -> None:
-    """One life of a machine: each part needs the one before it, and a boot with two installations takes its time."""
+    """All parts share one machine: each depends on the previous one, and booting and installing is slow."""
     _installation_starts_the_daemon(machine)
     _agent_waits_for_its_token_and_says_so(machine)
     machine.join()
@@ -166,7 +166,7 @@ def _survives_a_reboot(machine: PackagedMachine) -> None:
 
 
 def _signs(machine: PackagedMachine) -> tuple[Path, Path]:
-    """What steps write as they begin, and what lets them end; neither is there."""
+    """Removes and returns two files: steps append to the first when they start, and end when the second exists."""
     found = tuple(machine.root.inside(f"/var/lib/waterflow-agent/{name}") for name in ("marks", "door"))
     for file in found:
         file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What the packages do not cover is for pipx and the wheels."""
+"""On systems without packages, the wheels are installed with pipx."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def test_pipx_installs_the_wheels_and_the_demo_works(wheels: Path, tmp_path: Path) -> None:
-    """As docs/installation.md has it; the demo ends with its run's exit code where there is no terminal."""
+    """The commands in docs/installation.md work. Without a terminal, the demo exits with the exit code of its run."""
     need("pipx")
     environment = os.environ | {"PIPX_HOME": f"{tmp_path}/home", "PIPX_BIN_DIR": f"{tmp_path}/bin"}
     (daemon,) = wheels.glob("waterflow-*.whl")

@@ -1,4 +1,4 @@
-"""Services of the packages that do not start: `systemctl status` says why and what to do."""
+"""If a service of the packages does not start, `systemctl status` shows why and what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONFIGURATION = "/etc/waterflow/waterflowd.toml"
 
 
 def test_a_failed_start_is_explained(machine: PackagedMachine) -> None:
-    """One machine for all of it, since a boot is dear: by the installation itself, and each time by `systemctl status`."""
+    """`systemctl status` and the installation explain each failure. All parts share a machine: booting is slow."""
     _a_port_that_is_taken(machine)
     _a_wrong_configuration(machine)
     _data_of_a_newer_release(machine)
@@ -26,7 +26,7 @@ def _a_port_that_is_taken(machine: PackagedMachine) -> None:
     said = machine.add("waterflow")
     assert "waterflowd is not running: api.listen = '127.0.0.1:8080' cannot be used" in said
     assert "waterflowd runs" not in said
-    # It is tried five times, for a port may become free.
+    # systemd tries five times, because the port may become free.
     _is_explained(machine, "Address already in use", "choose another address or end what holds it [WF610]")
     machine.systemctl("stop", "squatter.socket")
     _runs_again(machine)
@@ -79,7 +79,7 @@ def _is_explained(machine: PackagedMachine, *words: str) -> None:
     command = ("systemctl", "status", "waterflowd")
     said = machine.run(*command, check=False).stdout
     assert all(word in said for word in words), said
-    # Who may not read the journal has the service's own status.
+    # Users who may not read the journal see the service's status text.
     assert "Status: " in said
     said = machine.run("runuser", "-u", "nobody", "--", *command, check=False).stdout
     assert all(word in said for word in words), said

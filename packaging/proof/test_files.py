@@ -1,4 +1,4 @@
-"""The packages as files: equal when built again, of a bearable size, apart from each other, and right in the judges' eyes."""
+"""The package files: reproducible, small enough, without common files, and accepted by lintian and rpmlint."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _deb(folder: Path, name: str) -> Path:
 
 
 def test_two_builds_are_equal_to_the_byte(packages: Path, packages_again: Path) -> None:
-    """Of one commit: in other folders, later, under another umask, locale and zone, with wheels of their own."""
+    """Two builds of a commit are identical despite other folders, wheels, build time, umask, locale and time zone."""
     digests = [
         {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
         for folder in (packages, packages_again)
@@ -71,19 +71,19 @@ def test_two_builds_are_equal_to_the_byte(packages: Path, packages_again: Path) 
 
 
 def test_the_agent_is_small(packages: Path) -> None:
-    """A server that only runs steps gets no more than it needs."""
+    """The agent's packages are below the size limit, because a server that only runs steps needs little."""
     assert all(file.stat().st_size < AGENT_MIB_MAX << 20 for file in packages.glob("waterflow-agent*"))
 
 
 def test_the_packages_share_no_file(packages: Path) -> None:
-    """So either goes without the other."""
+    """No file is in both packages, so each can be removed without the other."""
     daemon, agent = (_listed(_deb(packages, name)) for name in PACKAGES)
     assert not daemon & agent
 
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_what_administrators_look_for_is_where_they_look(packages: Path, name: str) -> None:
-    """Units, users, configuration, man pages, completions for three shells, licences, a bill of materials."""
+    """Units, users, configuration, man pages, completions, licences and the bill of materials are in place."""
     listed = _listed(_deb(packages, name))
     missing = [path for path in (*IN_BOTH, *IN_ONE[name]) if f".{path.replace('@', name)}" not in listed]
     assert missing == []
@@ -95,7 +95,7 @@ def test_what_administrators_look_for_is_where_they_look(packages: Path, name: s
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_the_bill_names_what_is_inside(packages: Path, tmp_path: Path, name: str) -> None:
-    """Every distribution, and the OpenSSL that is ours to update."""
+    """The bill of materials lists every Python distribution and the bundled OpenSSL, and the licences are included."""
     subprocess.run(["dpkg-deb", "--extract", str(_deb(packages, name)), str(tmp_path)], check=True)
     bill = json.loads((tmp_path / f"usr/share/doc/{name}/sbom.cdx.json").read_text())
     named = {component["name"] for component in bill["components"]}
@@ -109,7 +109,7 @@ def test_the_bill_names_what_is_inside(packages: Path, tmp_path: Path, name: str
 
 
 def test_lintian_finds_no_error(packages: Path) -> None:
-    """What is overridden says why in the package."""
+    """lintian reports no error; each override in the package gives its reason."""
     need("lintian")
     command = ["lintian", "--allow-root", "--fail-on=error", *map(str, packages.glob("*.deb"))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -117,7 +117,7 @@ def test_lintian_finds_no_error(packages: Path) -> None:
 
 
 def test_rpmlint_finds_no_error(packages: Path) -> None:
-    """What is filtered says why in rpmlint.toml."""
+    """rpmlint reports no error; each filter in rpmlint.toml gives its reason."""
     need("rpmlint", "rpm")
     settings = Path(__file__).parents[1] / "files" / "rpmlint.toml"
     command = ["rpmlint", f"--config={settings}", *map(str, packages.glob("*.rpm"))]
@@ -126,7 +126,7 @@ def test_rpmlint_finds_no_error(packages: Path) -> None:
 
 
 def test_the_rpms_install_verify_and_go(packages: Path, bookworm: PackagedRoot, tmp_path: Path) -> None:
-    """By dnf from a local repository, with dependencies on; a Debian and a package that says so stand in for Fedora."""
+    """dnf installs and removes the rpms with dependency checks; Debian and a stand-in package replace Fedora here."""
     need("dnf", "createrepo_c", "rpm", "rpmbuild")
     repository, root = tmp_path / "repository", bookworm.path
     repository.mkdir()
@@ -161,7 +161,7 @@ def test_the_rpms_install_verify_and_go(packages: Path, bookworm: PackagedRoot, 
 
 
 def _make_stand_in(folder: Path, repository: Path) -> None:
-    """A package that provides what ours depend on, so that dnf resolves for real where no Fedora can be had."""
+    """Builds a package that provides our dependencies, so that dnf can resolve them without a Fedora."""
     spec = folder / "stand-in.spec"
     provides = "\n".join(
         f"Provides: {item}"

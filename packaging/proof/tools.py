@@ -1,4 +1,4 @@
-"""Programs of this machine that a proof cannot do without."""
+"""Checks for programs that a proof needs on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def need(*programs: str) -> None:
-    """Skips the test when one is missing; with `WATERFLOW_PROOF_WHOLE` in the environment that is a failure."""
+    """Skips the test if a program is missing, or fails it if `WATERFLOW_PROOF_WHOLE` is set in the environment."""
     missing = [program for program in programs if shutil.which(program) is None]
     if os.geteuid() != 0:
         missing.append("the rights of root")

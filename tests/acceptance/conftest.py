@@ -1,4 +1,4 @@
-"""Fixtures of the acceptance ring."""
+"""Fixtures of the acceptance tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A way to a TCP server that stands still in the middle, until a test lets it go on."""
+"""A proxy to a TCP server that stops in the middle until a test lets it continue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 
 class Gate:
-    """`url` leads to `endpoint`; what clients send stops after `after_bytes` in all, until `open`."""
+    """A proxy at `url` to `endpoint`: stops after `after_bytes` from clients in total, until `open` is called."""
 
     def __init__(self, endpoint: str, after_bytes: int) -> None:
         place = urlsplit(endpoint)
@@ -37,7 +37,7 @@ class Gate:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def is_reached(self) -> bool:
-        """Whether somebody stands before it."""
+        """Returns whether a client waits at the gate."""
         return self._reached.is_set()
 
     def open(self) -> None:

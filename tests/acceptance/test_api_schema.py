@@ -1,6 +1,7 @@
-"""The running daemon matches its own `/openapi.json`: every answer is one that the document describes.
+"""The running daemon matches its own `/openapi.json`: the document describes every answer.
 
-Schemathesis generates valid and invalid requests from the document. `WATERFLOW_SWEEP=full` generates many more of them."""
+Schemathesis generates valid and invalid requests from the document. `WATERFLOW_SWEEP=full` generates many more of
+them."""
 
 from __future__ import annotations
 
@@ -47,9 +48,9 @@ class Served(NamedTuple):
     """A daemon that requires tokens, with an agent, a repository and a run."""
 
     address: str
-    #: Header by principal; None for nobody.
+    #: Authorization header by principal; None without a token.
     principals: dict[str, str | None]
-    #: Values of path parameters that exist: (parameter, beginning of the path), value.
+    #: Existing values of path parameters: (parameter, prefix of the path), value.
     known: dict[tuple[str, str], str]
 
 
@@ -94,9 +95,9 @@ def _serve(world: World) -> Served:
 
 def _operations(served: Served) -> list[Any]:
     document = httpx.get(f"{served.address}/openapi.json", timeout=PATIENCE_S).json()
-    # The one stream without an end has tests of its own.
+    # The only endless stream has its own tests.
     del document["paths"]["/v1/events"]
-    # Who asks is this test's to say, or requests would be made with tokens that are none.
+    # This test chooses the principal; otherwise requests would be made with invalid tokens.
     for methods in document["paths"].values():
         for operation in methods.values():
             operation["x-needs-token"] = operation.pop("security", None) is not None
@@ -106,7 +107,7 @@ def _operations(served: Served) -> list[Any]:
 
 
 def _requests(served: Served, operation: Any) -> st.SearchStrategy[tuple[Any, bool]]:
-    """Valid and invalid requests of the operation, and whether they refer to something that exists."""
+    """Generates valid and invalid requests of the operation, and whether they refer to something that exists."""
     modes = [schemathesis.GenerationMode.POSITIVE]
     if operation.path_parameters or operation.query or operation.body:
         modes.append(schemathesis.GenerationMode.NEGATIVE)
@@ -114,14 +115,14 @@ def _requests(served: Served, operation: Any) -> st.SearchStrategy[tuple[Any, bo
 
 
 def _is_expected(principal: str, operation: Any, response: Any) -> bool:
-    """Whether the status matches the principal: 401 without a token, 403 for a role that is too low."""
+    """Returns whether the status matches the principal: 401 without a token, 403 for a role that is too low."""
     status: int = response.status_code
     if principal != "nobody" and b"no such path" in response.content:
-        # An address that no route takes, such as one with a line break: nobody's role is asked for.
+        # An address that matches no route, such as one with a line break: roles are not checked.
         return status == 404
     definition = operation.definition.raw
     if definition.get("x-signed"):
-        # No token helps: nobody here can sign.
+        # A token does not help, because the requests are not signed.
         return status != 403
     if not definition["x-needs-token"]:
         return status not in (401, 403)
@@ -132,7 +133,7 @@ def _is_expected(principal: str, operation: Any, response: Any) -> bool:
 
 
 def _check(served: Served, principal: str, operation: Any) -> None:
-    """Sends requests of one operation and checks the answers."""
+    """Sends requests for one operation and checks the answers."""
     header = served.principals[principal]
     headers = {"Authorization": header} if header else {}
 
@@ -147,7 +148,8 @@ def _check(served: Served, principal: str, operation: Any) -> None:
     def conforms(asked: tuple[Any, bool]) -> None:
         case, is_about_something = asked
         case.headers.pop("Authorization", None)
-        # Beyond 64 KiB of address and headers (a character takes up to 12 bytes) the connection is cut, with an answer or not.
+        # Beyond 64 KiB of address and headers (a character takes up to 12 bytes) the connection is closed, with or
+        # without an answer.
         assume(len(repr((case.query, case.path_parameters, dict(case.headers)))) < 4_000)
         for (name, beginning), value in served.known.items():
             if is_about_something and operation.path.startswith(beginning) and name in case.path_parameters:
@@ -165,7 +167,7 @@ def _check(served: Served, principal: str, operation: Any) -> None:
 @pytest.mark.timeout(3_600 if EXAMPLES > 10 else 1200)
 @pytest.mark.parametrize("principal", ["nobody", "viewer", "admin"])
 def test_every_answer_is_described(served: Served, principal: str) -> None:
-    """Status, content type and schema of each answer to each operation; never a 5xx, and never more than the role permits."""
+    """Status, content type and schema of each answer are described; none is a 5xx or exceeds the role."""
     operations = _operations(served)
     assert len(operations) > 25
     for operation in operations:

@@ -1,4 +1,4 @@
-"""What an operator reads afterwards: the audit trail and the daemon's own log, of real processes."""
+"""What operators read afterwards: the audit trail and the daemon's own log, with real processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FINE = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: log\n        wi
 
 
 def _audit(world: World) -> list[dict[str, Any]]:
-    """All rows that people have made, oldest first."""
+    """Returns all rows that people caused, oldest first."""
     answered = world.ctl("audit", "--json", "--limit", "1000")
     assert answered.returncode == 0, answered.stderr
     rows: list[dict[str, Any]] = json.loads(answered.stdout)
@@ -38,7 +38,7 @@ def _audit(world: World) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_what_was_done_is_in_the_audit_trail_after_kill_9(empty_world: World) -> None:
-    """Who, what and when, of what the command line and the API did until the moment of the kill."""
+    """The audit trail says who did what and when, by command line and API, up to the moment of the kill."""
     world = empty_world
     world.start_daemon()
     world.add_agent("web-1", "web")
@@ -68,7 +68,7 @@ def test_what_was_done_is_in_the_audit_trail_after_kill_9(empty_world: World) ->
 
 @pytest.mark.slow
 def test_a_key_that_nobody_approved_leaves_a_record_and_few_of_them(empty_world: World) -> None:
-    """A stranger with a key of its own tries again and again; the trail has some of it, not all."""
+    """When an unknown key tries again and again, the audit trail records some of the attempts, not all."""
     world = empty_world
     world.start_daemon()
     began = time.monotonic()
@@ -92,14 +92,14 @@ def test_a_key_that_nobody_approved_leaves_a_record_and_few_of_them(empty_world:
     assert rows[0]["facts"]["door"] == "agents"
     assert rows[0]["facts"]["code"] == "WF212"
     assert rows[0]["by"] == "127.0.0.1"
-    # Six of one source, and one more for each minute that this may have taken.
+    # Six from one source, and one more for each minute that this may have taken.
     found = len([row for row in _audit(world) if row["what"] == "refused"])
     assert found <= 6 + (time.monotonic() - began) / 60
 
 
 @pytest.mark.slow
 def test_every_line_of_the_log_is_an_object_that_says_what_it_is_about(empty_world: World) -> None:
-    """In a life with a failed run, refused strangers, bytes that are no HTTP, and a kill; no token is in it."""
+    """With a failed run, rejected strangers, bytes that are not HTTP, and a kill; no line contains a token."""
     world = empty_world
     clone = world.make_repository()
     world.config.write_text(world.config.read_text() + '\n[log]\nlevel = "debug"\nformat = "json"\n')
@@ -111,7 +111,7 @@ def test_every_line_of_the_log_is_an_object_that_says_what_it_is_about(empty_wor
     assert world.wait_for(run)["conclusion"] == "failure"
     secret = world.api("POST", "/v1/tokens", json={"role": "viewer", "name": "v"}).json()["secret"]
     world.api("GET", f"/v1/runs?name={secret}")
-    # Far more than one a second, on any machine.
+    # Far more than one per second, on any machine.
     for _ in range(300):
         with socket.create_connection(("127.0.0.1", world.api_port)) as stranger:
             stranger.sendall(b"\x1b[2J\xff\r\n\r\n")

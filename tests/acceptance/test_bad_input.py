@@ -1,4 +1,4 @@
-"""Broken and hostile input on the real ports: a clear error or a waiting reason, and everything else goes on."""
+"""Broken and hostile input on the real ports: a clear error or a waiting reason, and everything else continues."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BROKEN: dict[str, tuple[bytes, int, str]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_file_is_a_clear_error_and_the_next_one_runs(world: World, name: str) -> None:
-    """The answer is a problem with a code and a sentence; the daemon lives and works."""
+    """The answer is a problem with a code and a message, and the daemon keeps working."""
     content, status, text = BROKEN[name]
 
     answer = world.api("POST", "/v1/workflows", content=content, headers=YAML)
@@ -51,7 +51,7 @@ def test_a_broken_file_is_a_clear_error_and_the_next_one_runs(world: World, name
 
 
 def test_hostile_files_in_a_push_are_shown_and_the_good_one_runs(empty_world: World) -> None:
-    """A symbolic link, a bomb, a deep file, a huge one and names with newlines: each has its error, none is followed."""
+    """A symbolic link, a bomb, a deep file, a huge one and names with newlines are reported and have no effect."""
     world = empty_world
     clone = world.make_repository()
     world.start_daemon()
@@ -88,7 +88,7 @@ def _garbage() -> list[bytes]:
 
 
 def test_garbage_on_every_port_disturbs_nobody(world: World) -> None:
-    """The ports for agents, the API on TCP and on its socket: bytes of any kind, and the fleet works on."""
+    """Agent ports, API over TCP, API socket: the fleet keeps working, whatever bytes they receive."""
     for port in (world.work_port, world.enroll_port, world.api_port):
         for content in _garbage():
             with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as peer:
@@ -116,7 +116,7 @@ def test_garbage_on_every_port_disturbs_nobody(world: World) -> None:
 
 
 def test_an_agent_with_a_foreign_key_gets_nothing(world: World, tmp_path: Path) -> None:
-    """A made-up token for this server: the enrollment is refused with a sentence, the agent ends, no row of it appears."""
+    """With a made-up token, enrollment is refused with a message, and the agent exits and is not listed."""
     from waterflow_agent import join_token
 
     real = join_token.decode(world.token("web"))

@@ -1,4 +1,4 @@
-"""A job's directory begins with the repository's files at the run's commit, on servers that know nothing of Git."""
+"""A job's directory starts with the repository's files at the run's commit, on servers without Git."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _runs(world: World, count: int = 1) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def clone(empty_world: World) -> Path:
-    """A repository with an agent of `web`, and nothing pushed."""
+    """A clone of a repository without commits, with an agent of `web`."""
     clone = empty_world.make_repository()
     empty_world.start_daemon()
     empty_world.add_agent("web-1", "web")
@@ -58,7 +58,7 @@ def clone(empty_world: World) -> Path:
 
 
 def test_the_files_of_the_commit_are_there_before_the_first_step(empty_world: World, clone: Path) -> None:
-    """With modes, links and the empty directory of a submodule; what a step changes is for the job's later steps alone."""
+    """Modes, links and a submodule's empty directory are right; only later steps of the job see a step's changes."""
     world = empty_world
     (clone / "app").mkdir()
     (clone / "app/tool").write_text("#!/bin/sh\necho tool\n")
@@ -76,7 +76,7 @@ def test_the_files_of_the_commit_are_there_before_the_first_step(empty_world: Wo
 
 
 def test_the_next_commit_brings_what_has_changed(empty_world: World, clone: Path) -> None:
-    """Files that a server has are not sent again: the agent says how many it fetched."""
+    """Files that a server already has are not sent again; the agent reports how many it fetched."""
     world = empty_world
     workflow = (
         "on: {push: {}}\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: cat app/version; ls data | wc -l\n"
@@ -99,7 +99,7 @@ def test_the_next_commit_brings_what_has_changed(empty_world: World, clone: Path
 
 
 def test_what_leads_out_of_the_repository_fails_the_step_with_its_path(empty_world: World, clone: Path) -> None:
-    """Nothing of the step runs, and the text says what to do; patterns leave it out."""
+    """The step does not run, and the message says what to do; patterns can exclude the file."""
     world = empty_world
     (clone / "out").symlink_to("/etc/passwd")
     text = "on: {push: {}}\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: cat out\n"
@@ -115,7 +115,7 @@ def test_what_leads_out_of_the_repository_fails_the_step_with_its_path(empty_wor
 
 
 def test_a_checkout_goes_on_after_the_daemon_and_again_after_the_agent(empty_world: World, clone: Path) -> None:
-    """Killed while files are on the way: the step begins once, with all of them."""
+    """After a kill during the transfer, the step starts once, with all files."""
     world = empty_world
     marker = world.folder / "ran"
     files = {f"data/{number}": f"{number} {os.urandom(20_000).hex()}\n" for number in range(1_500)}
@@ -141,7 +141,7 @@ def test_a_checkout_goes_on_after_the_daemon_and_again_after_the_agent(empty_wor
 
 
 def test_a_cancelled_checkout_leaves_nothing(empty_world: World, clone: Path) -> None:
-    """The repository is away, so the step waits for its files; the cancel ends it at once and the directory goes."""
+    """A step that waits for files of an unavailable repository is cancelled at once, and its directory is removed."""
     world = empty_world
     steps = "      - uses: approval\n      - run: 'true'\n"
     text = f"on: {{push: {{}}}}\njobs:\n  a:\n    runs-on: web\n    steps:\n{steps}"

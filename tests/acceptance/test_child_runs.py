@@ -1,4 +1,4 @@
-"""Steps that start other runs, on real processes, with the daemon killed in between."""
+"""Steps that start child runs, with real processes, with the daemon killed in between."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ jobs:
 
 
 def runs(world: World, name: str) -> list[dict[str, Any]]:
-    """The runs of a workflow, oldest first."""
+    """Returns the runs of a workflow, oldest first."""
     rows: list[dict[str, Any]] = world.api("GET", "/v1/runs").json()["runs"]
     return [row for row in reversed(rows) if row["name"] == name]
 
 
 def begin(world: World, folder: Path, more: str = "") -> str:
-    """A repository whose push has started the parent; gives its run."""
+    """Pushes a repository that starts the parent; returns the parent run."""
     clone = world.make_repository()
     world.start_daemon()
     world.add_agent("web-1", "web")
@@ -67,7 +67,7 @@ def kill_and_start(world: World) -> None:
 
 
 def test_g6_a_step_starts_one_run_and_ends_with_it_over_kills(empty_world: World, tmp_path: Path) -> None:
-    """The daemon is killed as soon as the run is there, while the step waits, and when its run may end."""
+    """The daemon is killed as soon as the child run exists, while the step waits, and when the child run may end."""
     world = empty_world
     run = begin(world, tmp_path)
     kill_and_start(world)
@@ -105,7 +105,7 @@ def test_g6_a_step_starts_one_run_and_ends_with_it_over_kills(empty_world: World
 
 
 def test_a_cancel_takes_the_run_of_the_step_along_over_a_kill(empty_world: World, tmp_path: Path) -> None:
-    """The cancel is answered, the daemon killed at once; both runs are cancelled, the parent last."""
+    """The daemon is killed right after it has answered the cancel; both runs are cancelled, the parent last."""
     world = empty_world
     run = begin(world, tmp_path)
     wait_until(lambda: (tmp_path / "begun").exists(), "the other run's step", 60)
@@ -121,7 +121,7 @@ def test_a_cancel_takes_the_run_of_the_step_along_over_a_kill(empty_world: World
 
 
 def test_a_step_that_waits_for_no_run_ends_at_once(empty_world: World, tmp_path: Path) -> None:
-    """The parent is over while the run that it started goes on; and a file that is sent alone has none to start."""
+    """The parent completes while its child run continues; a file that is sent without a repository cannot start any."""
     world = empty_world
     run = begin(world, tmp_path, ", wait: false")
     assert world.wait_for(run, 60)["conclusion"] == "success"

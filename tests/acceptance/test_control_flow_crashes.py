@@ -1,6 +1,7 @@
-"""`kill -9` of the daemon and of the agent inside of a loop, a parallel, an approval and a sleep: every step runs once.
+"""`kill -9` of the daemon and of the agent inside a loop, a parallel, an approval and a sleep: every step runs once.
 
-Each step says that it has begun, waits for a file, and says that it has ended; so each kill strikes at a place that is known.
+Each step reports that it has started, waits for a file, and reports that it has ended, so the state at each kill is
+known.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ WORKFLOW = """jobs:
 
 
 class Crashes:
-    """One run in a world, and what happens to it."""
+    """One run in a world, and the crashes that happen to it."""
 
     def __init__(self, world: World, place: Path) -> None:
         self.world = world
@@ -55,7 +56,7 @@ class Crashes:
         self.run = world.start(WORKFLOW.replace("PLACE", str(place)))
 
     def wait_for(self, step: str) -> None:
-        """Waits until the step has begun."""
+        """Waits until the step has started."""
         wait_until((self.place / step.replace("/", ":")).exists, f"{step} to begin")
 
     def let_go(self, step: str) -> None:
@@ -67,21 +68,21 @@ class Crashes:
         wait_until(lambda: mark in self.marks(), mark)
 
     def marks(self) -> list[str]:
-        """The marker file's lines."""
+        """Returns the lines of the marker file."""
         path = self.place / "marks"
         return path.read_text().splitlines() if path.exists() else []
 
     def step_reason(self, step: str) -> str:
-        """Why the step of the file is where it is."""
+        """Returns the code of the step's reason."""
         steps = {row["id"]: row for row in self.world.run(self.run)["jobs"][0]["steps"]}
         return str(steps[step]["reason"]["code"])
 
     def history(self) -> list[tuple[str, str | None]]:
-        """Kinds of events and their steps: what has been stays there, however late somebody looks."""
+        """Returns the types of the run's events and their steps, which a late reader still sees."""
         return [(event["type"], event.get("step")) for event in self.world.events(self.run)]
 
     def restart_both(self) -> None:
-        """Kills both, and starts both."""
+        """Kills the daemon and the agent, and starts both."""
         self.world.kill_daemon()
         self.world.kill_agent("web-1")
         self.world.start_daemon()
@@ -89,7 +90,7 @@ class Crashes:
 
 
 def test_a_run_survives_kills_in_a_loop_a_parallel_an_approval_and_a_sleep(empty_world: World, tmp_path: Path) -> None:
-    """Steps that end while nobody is there are counted all the same, and what waits goes on to wait; no mark is there twice."""
+    """Steps that end while both are down count, waiting parts keep waiting, and no mark appears twice."""
     place = tmp_path / "place"
     place.mkdir()
     world = empty_world
@@ -152,7 +153,7 @@ jobs:
 
 
 def test_queues_and_the_next_try_of_a_job_survive_kills(empty_world: World, tmp_path: Path) -> None:
-    """Who has a concurrency group and who waits for it stands in the log, and so does the instant of a job's next try."""
+    """The holder and the queue of a concurrency group are in the log, and so is the time of a job's next try."""
     place = tmp_path / "place"
     place.mkdir()
     world = empty_world

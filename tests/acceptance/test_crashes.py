@@ -47,7 +47,7 @@ def _check(world: World, run: str, marker: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900 + 60 * ROUNDS)
 def test_a_killed_daemon_loses_nothing_and_runs_nothing_twice(world: World, tmp_path: Path) -> None:
-    """Each step's marker has exactly one line, whenever the daemon was killed; running steps went on."""
+    """Each step's marker has exactly one line, whenever the daemon was killed; running steps continued."""
     dice = random.Random(SEED)
     print(f"seed {SEED}")
     for number in range(ROUNDS):
@@ -62,7 +62,7 @@ def test_a_killed_daemon_loses_nothing_and_runs_nothing_twice(world: World, tmp_
 @pytest.mark.slow
 @pytest.mark.timeout(900 + 60 * ROUNDS)
 def test_a_killed_agent_finds_its_steps_again(world: World, tmp_path: Path) -> None:
-    """The step went on without its agent; its result and its output arrive once."""
+    """The step continues without its agent; its result and its output arrive once."""
     dice = random.Random(SEED)
     print(f"seed {SEED}")
     for number in range(ROUNDS):
@@ -78,7 +78,7 @@ def test_a_killed_agent_finds_its_steps_again(world: World, tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.timeout(900 + 60 * ROUNDS)
 def test_an_answered_start_is_never_lost(world: World) -> None:
-    """`kill -9` on the 201: the id exists after the restart, and the run ends."""
+    """After `kill -9` right behind the 201, the run exists and completes."""
     workflow = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: log\n        with: {message: hello}\n"
     runs = []
     for _ in range(2 * ROUNDS):
@@ -91,7 +91,7 @@ def test_an_answered_start_is_never_lost(world: World) -> None:
 
 
 def test_both_killed_at_once(world: World, tmp_path: Path) -> None:
-    """The step goes on under the runner alone; daemon and agent settle when they are back."""
+    """The step continues under the runner alone; daemon and agent settle when they are back."""
     marker = tmp_path / "marker"
     run = world.start(
         f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo one; sleep 1; echo two; echo x >> {marker}\n"

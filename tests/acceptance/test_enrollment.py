@@ -1,4 +1,4 @@
-"""How servers come into the fleet and leave it: by token, by a person's word, and by revocation."""
+"""How servers join and leave the fleet: by token, by approval, and by revocation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SLEEPER = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: sleep 600\n"
 
 
 def test_a_person_approves_a_fingerprint(empty_world: World) -> None:
-    """No token: the agent knows the server's key, shows its own fingerprint, and waits; the daemon gives the groups."""
+    """An agent without a token pins the server's key, shows its own fingerprint, and waits for its groups."""
     world = empty_world
     world.start_daemon()
     key = world.ctl("agents", "key").stdout.splitlines()[-1]
@@ -36,7 +36,7 @@ def test_a_person_approves_a_fingerprint(empty_world: World) -> None:
 
 
 def test_a_token_lets_in_as_many_agents_as_it_says(empty_world: World) -> None:
-    """Once by default: the second agent is refused with a sentence and the exit code for it."""
+    """By default that is one: a second agent is refused with a message and its own exit code."""
     world = empty_world
     world.start_daemon()
     token = world.folder / "token"
@@ -56,7 +56,7 @@ def test_a_token_lets_in_as_many_agents_as_it_says(empty_world: World) -> None:
 
 
 def test_a_revoked_agent_is_cut_and_what_it_holds_is_lost(world: World) -> None:
-    """In the middle of a step, which nobody waits for; it does not come back, and the run says what happened."""
+    """It is revoked during a step; it does not reconnect, and the run says what happened."""
     run = world.start(SLEEPER)
     wait_until(lambda: world.run(run)["jobs"][0]["status"] == "running", "the job to run")
     name = world.run(run)["jobs"][0]["agent"]

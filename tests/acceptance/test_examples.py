@@ -23,11 +23,11 @@ class Case:
     file: str
     #: Options of `waterflowctl run`.
     options: tuple[str, ...] = ()
-    #: What the command ends with: 0 for a run that succeeded, 1 for one that failed.
+    #: The command's exit code: 0 for a run that succeeded, 1 for one that failed.
     code: int = 0
-    #: Lines that the steps print, among others.
+    #: Some of the lines that the steps print.
     prints: tuple[str, ...] = ()
-    #: Lines that they must not print.
+    #: Lines that the steps must not print.
     never_prints: tuple[str, ...] = ()
 
 
@@ -110,7 +110,7 @@ CASES = [
     ),
     Case(file="concurrency.yml", prints=("deploying to staging", "migrating")),
     Case(file="concurrency.yml", options=("-i", "environment=production"), prints=("deploying to production",)),
-    # It calls a file that is not sent with it; below it starts from a repository.
+    # It calls a file that is not sent with it; a test below starts it from a repository.
     Case(file="reusable.yml", code=5),
     Case(file="own-node.yml", code=5),
     Case(file="start-another.yml", code=5),
@@ -136,14 +136,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def test_every_example_is_run() -> None:
-    """A new example gets a case."""
+    """Every example file has a case."""
     by_others = {"reusable-build.yml", "s3-backup.yml"}
     assert {case.file for case in CASES} | by_others == {file.name for file in EXAMPLES.glob("*.yml")}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join([case.file, *case.options]))
 def test_an_example_ends_as_it_says(world: World, case: Case) -> None:
-    """Started as its comment shows, it ends with the code and prints the lines that it should."""
+    """When started as its comment shows, it exits with the code and prints the expected lines."""
     ended = world.ctl("run", str(EXAMPLES / case.file), *case.options)
     assert ended.returncode == case.code, ended.stdout + ended.stderr
     if case.prints or case.never_prints:
@@ -154,7 +154,7 @@ def test_an_example_ends_as_it_says(world: World, case: Case) -> None:
 
 
 def test_the_example_with_a_question_waits_for_the_answer(world: World) -> None:
-    """The last step of control-flow.yml does not run before somebody says yes."""
+    """The last step of control-flow.yml does not run before it is approved."""
     started = world.ctl("run", str(EXAMPLES / "control-flow.yml"), "-i", "ask=true", "--detach")
     assert started.returncode == 0, started.stderr
     run = world.api("GET", "/v1/runs?limit=1").json()["runs"][0]["id"]
@@ -167,7 +167,7 @@ def test_the_example_with_a_question_waits_for_the_answer(world: World) -> None:
 
 
 def test_the_example_of_several_files_starts_from_a_repository(world: World) -> None:
-    """reusable.yml, with the workflow that it calls and the composite step, as one push."""
+    """reusable.yml works when it is pushed together with the workflow that it calls and the composite step."""
     names = {"workflows/reusable.yml": "reusable.yml", "reusable-build.yml": "reusable-build.yml"}
     step = "steps/announce/step.yml"
     files = {place: (EXAMPLES / name).read_text() for place, name in {**names, step: step}.items()}
@@ -186,7 +186,7 @@ def test_the_example_of_several_files_starts_from_a_repository(world: World) -> 
 
 
 def test_the_example_with_a_node_of_its_own_starts_from_a_repository(world: World) -> None:
-    """own-node.yml with the class that its step uses, as one push."""
+    """own-node.yml works when it is pushed together with the class that its step uses."""
     node = "nodes/release/notes.py"
     schema = "nodes/release/notes.schema.json"
     names = {"workflows/own-node.yml": "own-node.yml", node: node, schema: schema}
@@ -202,7 +202,7 @@ def test_the_example_with_a_node_of_its_own_starts_from_a_repository(world: Worl
 
 
 def test_the_backup_to_s3_sends_and_compares(world: World, bucket: Bucket) -> None:
-    """Under its two names; what is fetched back has the checksum of what was sent."""
+    """The backup is stored under its two names, and the fetched copy has the checksum of what was sent."""
     place = ("--var", f"endpoint={bucket.endpoint}", "--var", "bucket=bucket")
     ended = world.ctl("run", str(EXAMPLES / "s3-backup.yml"), *place)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -1,4 +1,4 @@
-"""`hashFiles` from a push to a script, by every way to start a run."""
+"""`hashFiles` from a push to a script, for every way to start a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _digest(*contents: str) -> str:
 
 @pytest.mark.slow
 def test_the_digest_is_that_of_the_run_s_commit(empty_world: World) -> None:
-    """Of the pushed commit for a push, of the applied one for a start by hand; it stands in the log, and a restart keeps it."""
+    """A push uses the pushed commit, a manual start the applied one; the digest survives a restart."""
     world = empty_world
     clone = world.make_repository()
     world.start_daemon()

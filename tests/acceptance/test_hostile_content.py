@@ -1,4 +1,4 @@
-"""What strangers write, on real processes: an input in every place that takes one is data, once, and nothing else."""
+"""Input from strangers, with real processes: wherever an input is accepted it is data, evaluated once."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.patience import PATIENCE_S
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 TOKEN = "heron-4711-of-the-daemon"
-#: Which step of the workflow below fails with the input, and how often it prints the input in Base64.
+#: The number of the step below that fails with the input, and how often the workflow prints the input in Base64.
 FAILED, PRINTED = 9, 13
 
-#: An input in each place of the language that takes one, but for those that decide where a job runs.
+#: An input in each place of the language that accepts one, except those that decide where a job runs.
 EVERYWHERE = """name: everywhere
 on:
   workflow_dispatch:
@@ -97,7 +97,7 @@ SHOW = """inputs: {text: {required: true}}
 steps: [{run: 'printf %s "${{ inputs.text }}" | base64 -w 0'}]
 """
 
-#: Where a job runs, its environment and its time are decided by texts as well.
+#: A job's group, its environment and its timeout can be texts with an input as well.
 NOWHERE = """on: {workflow_dispatch: {inputs: {evil: {type: string}}}}
 jobs:
   group:
@@ -152,7 +152,7 @@ def _start(world: World, path: str, **inputs: str) -> str:
 
 
 def _decoded(lines: list[str]) -> list[str]:
-    """What lines of Base64 say; others are left out."""
+    """Decodes the lines that are Base64; skips all others."""
     found = []
     for line in lines:
         try:
@@ -167,7 +167,7 @@ def _steps(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_an_input_is_data_in_every_place_and_is_evaluated_once(hostile_world: World, tmp_path: Path) -> None:
-    """Scripts, environment, parameters, outputs, loops, matrices, calls, composite steps and names: the same text comes out."""
+    """Scripts, environment, parameters, outputs, loops, matrices, calls, composite steps and names keep the text."""
     world, place = hostile_world, tmp_path / "place"
     for number, (name, text) in enumerate(HOSTILE.items()):
         value = text.replace("PLACE", str(place))
@@ -189,7 +189,7 @@ def test_an_input_is_data_in_every_place_and_is_evaluated_once(hostile_world: Wo
 
 def _comes_out_unchanged(world: World, run: str, value: str) -> None:
     wait_until(lambda: len(_decoded(world.lines(run))) >= PRINTED, f"the output of all steps for {value!r}", PATIENCE_S)
-    # A here-document and a substitution end without the line's ends of the value.
+    # A here-document and a substitution drop the value's trailing newlines.
     assert [text for text in _decoded(world.lines(run)) if text not in (value, value.rstrip("\n"))] == []
 
 
@@ -210,7 +210,7 @@ def _shows_no_secret(world: World, run: str) -> None:
 def test_an_input_that_says_where_a_job_runs_finds_no_such_group(
     hostile_world: World, tmp_path: Path, name: str
 ) -> None:
-    """It is a name of a group like any other, which nobody has."""
+    """The input is taken as an ordinary group name, and no agent has this group."""
     world = hostile_world
     value = HOSTILE[name].replace("PLACE", str(tmp_path / "place"))
     run = _start(world, "workflows/nowhere.yml", evil=value)
@@ -221,7 +221,7 @@ def test_an_input_that_says_where_a_job_runs_finds_no_such_group(
 
 
 def test_an_expression_that_holds_an_expression_is_a_text(world: World) -> None:
-    """What the outer one gives is not looked at again; no secret is asked for."""
+    """The result of the outer expression is not evaluated again, and no secret is requested."""
     step = "- run: echo \"${{ '${{ secrets.TOKEN }}' }}\""
     run = world.start(f"jobs:\n  a:\n    runs-on: web\n    steps:\n      {step}\n")
     assert world.wait_for(run, PATIENCE_S)["conclusion"] == "success"

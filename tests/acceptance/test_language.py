@@ -1,7 +1,7 @@
-"""The workflow language on real processes: where, how often and when jobs run, seen from inside of their steps.
+"""The workflow language with real processes: where, how often and when jobs run, as their steps see it.
 
-What a step saw, it prints or writes to a marker file; what the daemon made of it comes from the API. One world with three
-servers serves every test, so each test tidies what it stops. `PLACE` in a workflow is the test's own folder.
+Steps print what they see or write it to a marker file; the daemon's view comes from the API. One world with three
+servers serves all tests, so each test cleans up what it stops. `PLACE` in a workflow is the test's own folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A daemon and three servers of the group `web`; one of them is also `big`, two have a label."""
+    """A daemon and three servers of the group `web`; one of them is also in `big`, two have a label."""
     made = World(tmp_path_factory.mktemp("language"))
     try:
         made.start_daemon()
@@ -53,7 +53,7 @@ MATRIX = """jobs:
 
 
 def test_a_matrix_runs_its_instances_with_their_values_so_many_at_a_time(world: World, tmp_path: Path) -> None:
-    """Values reach scripts and names as they are, `max-parallel` holds over all servers, and each has its own directory."""
+    """Values arrive unchanged, `max-parallel` holds across servers, and each instance has its own directory."""
     run, jobs = run_to_end(world, MATRIX, tmp_path)
 
     assert sorted(world.lines(run, 3)) == [
@@ -68,7 +68,7 @@ def test_a_matrix_runs_its_instances_with_their_values_so_many_at_a_time(world: 
 
 
 def test_fail_fast_stops_the_instances_that_run(world: World, tmp_path: Path) -> None:
-    """The process of the other instance really ends, and the run is a failure and not cancelled."""
+    """The other instance's process ends, and the run is a failure and not cancelled."""
     _, jobs = run_to_end(
         world,
         """jobs:
@@ -98,7 +98,7 @@ def test_fail_fast_stops_the_instances_that_run(world: World, tmp_path: Path) ->
 
 
 def test_labels_choose_among_the_servers_of_a_group(world: World) -> None:
-    """`runs-on` with labels goes to a server that has all of them; `agent` tells them."""
+    """`runs-on` with labels selects a server that has all of them, and the `agent` context has the labels."""
     run, jobs = run_to_end(
         world,
         """jobs:
@@ -141,7 +141,7 @@ EACH = """jobs:
 
 
 def test_each_server_in_batches_with_a_pause_and_all_servers(world: World, tmp_path: Path) -> None:
-    """Each server once, batch after batch, and what each handed back is read by its name."""
+    """Each server runs once, batch after batch, and each server's outputs can be read by its name."""
     run, jobs = run_to_end(world, EACH, tmp_path)
 
     assert (tmp_path / "marks").read_text().splitlines() == [f"web-{n} roll[web-{n}]" for n in (1, 2, 3)]
@@ -154,7 +154,7 @@ def test_each_server_in_batches_with_a_pause_and_all_servers(world: World, tmp_p
 
 
 def test_past_max_failures_no_new_server_starts(world: World, tmp_path: Path) -> None:
-    """One failure is allowed, the second one stops the roll-out before the third server."""
+    """One failure is allowed; the second one stops the rollout before the third server."""
     _, jobs = run_to_end(
         world,
         """jobs:
@@ -191,7 +191,7 @@ OFFLINE = """jobs:
 
 
 def test_a_server_that_is_away_fails_is_skipped_or_is_waited_for(world: World, tmp_path: Path) -> None:
-    """`offline` says which; the one that is waited for runs as soon as it is back."""
+    """`offline` decides which of these applies; a server that is waited for runs the job as soon as it is back."""
     world.stop_agent("web-3")
     wait_until(lambda: "web-3" not in world.connected(), "web-3 to be gone")
 
@@ -218,7 +218,7 @@ def test_a_server_that_is_away_fails_is_skipped_or_is_waited_for(world: World, t
 def test_a_job_that_failed_starts_again_on_another_server_and_the_old_one_is_tidied(
     world: World, tmp_path: Path
 ) -> None:
-    """From its first step, with a new directory; the first server's directory goes at once."""
+    """The job restarts at its first step in a new directory; the first server's directory is removed at once."""
     run, jobs = run_to_end(
         world,
         """jobs:
@@ -260,7 +260,7 @@ RERUN = """jobs:
 
 
 def test_what_failed_runs_again_and_nothing_else(world: World, tmp_path: Path) -> None:
-    """A matrix multiplies with the servers; the second run does the one instance again that failed, and what comes after."""
+    """A matrix is combined with the servers; the re-run executes only the failed instance, and what depends on it."""
     first, jobs = run_to_end(world, RERUN, tmp_path, "failure")
     assert {name: job["conclusion"] for name, job in jobs.items() if job["conclusion"] != "success"} == {
         "roll": "failure",
@@ -283,7 +283,7 @@ def test_what_failed_runs_again_and_nothing_else(world: World, tmp_path: Path) -
 
 
 def _locked(group: str, folder: Path, name: str, *, at: str, more: str = "") -> str:
-    """One job that says where it is, and goes on when it is told."""
+    """Returns a workflow of one job that marks its start and continues when its file appears."""
     line = f"concurrency: {{group: {group}, {more}}}"
     return f"""{line if at == "run" else ""}
 jobs:
@@ -301,7 +301,7 @@ jobs:
 
 @pytest.mark.parametrize("at", ["run", "job"])
 def test_runs_of_one_concurrency_group_take_turns(world: World, tmp_path: Path, at: str) -> None:
-    """First come, first served; a `latest` takes the place of those that wait, a `reject` does not wait."""
+    """Runs take turns in order of arrival; a `latest` replaces those that wait, and a `reject` does not wait."""
     group = f"turns-{at}"
     first = world.start(_locked(group, tmp_path, "first", at=at))
     wait_until((tmp_path / "first.pid").exists, "the first to run")
@@ -323,7 +323,7 @@ def test_runs_of_one_concurrency_group_take_turns(world: World, tmp_path: Path, 
 
 @pytest.mark.parametrize("at", ["run", "job"])
 def test_cancel_in_progress_ends_the_process_before_the_next_begins(world: World, tmp_path: Path, at: str) -> None:
-    """The older one is cancelled, its process is gone, and only then the newer one has the group."""
+    """The older run is cancelled and its process ends, and only then does the newer run get the lock."""
     group = f"newest-{at}"
     older = world.start(_locked(group, tmp_path, "older", at=at))
     wait_until((tmp_path / "older.pid").exists, "the older one to run")

@@ -1,4 +1,4 @@
-"""Workflows of several files on real processes: a push starts what calls other workflows and uses steps of the repository."""
+"""Workflows of several files with real processes: called workflows and composite steps, started by a push."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ jobs:
 
 
 def test_a_push_starts_a_workflow_of_several_files(empty_world: World) -> None:
-    """Composite steps inside of composite steps, a called workflow with inputs, secrets and outputs, of one commit."""
+    """Nested composite steps and a called workflow with inputs, secrets and outputs come from one commit."""
     world = empty_world
     clone = world.make_repository()
     world.daemon_environment["WATERFLOW_SECRET_OUTER"] = "twelve chars"

@@ -1,4 +1,4 @@
-"""Environments and approvals on real processes: nothing starts before the people who must have said yes."""
+"""Environments and approvals with real processes: nothing starts before the required people have approved."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ jobs:
 
 
 class People:
-    """Tokens of approvers."""
+    """The approvers, with their tokens."""
 
     def __init__(self, world: World, *names: str) -> None:
         self._world = world
@@ -67,13 +67,13 @@ class People:
             self._headers[name] = {"authorization": f"Bearer {answer.json()['secret']}"}
 
     def say(self, name: str, word: str, run: str, job: str, step: str | None = None) -> int:
-        """Approves or rejects; gives the answer's status."""
+        """Approves or rejects; returns the status of the answer."""
         body = {"job": job, **({"step": step} if step is not None else {})}
         return self._world.api("POST", f"/v1/runs/{run}/{word}", json=body, headers=self._headers[name]).status_code
 
 
 def test_nothing_starts_before_the_people_who_must_have_said_yes(empty_world: World, tmp_path: Path) -> None:
-    """Whose word counts is the configuration's or the file's business; variables of the environment go before the file's."""
+    """The configuration or the file names the approvers; the environment's variables override the file's."""
     world, place = empty_world, tmp_path / "place"
     place.mkdir()
     world.write_config(CONFIGURATION)

@@ -1,4 +1,4 @@
-"""Secrets on real processes: the value arrives in the step, and stands nowhere else."""
+"""Secrets with real processes: the value arrives in the step, and is stored nowhere else."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _holds(folder: Path, value: str) -> list[Path]:
 
 
 def test_a_secret_arrives_in_the_step_and_stands_nowhere_else(empty_world: World, tmp_path: Path) -> None:
-    """Not in an event, the log on disk, the agent's files or what anybody says of itself; while the step runs and after it."""
+    """The value is in no event, log, agent file or process information, neither while the step runs nor afterwards."""
     world = empty_world
     place = tmp_path / "place"
     place.mkdir()

@@ -1,6 +1,6 @@
-"""The workflow language on real processes: what steps get, what they hand back, how they end, and steps inside of steps.
+"""The workflow language with real processes: what steps get, their outputs, how they end, and nested steps.
 
-One world with two servers serves every test. `PLACE` in a workflow is the test's own folder.
+One world with two servers serves all tests. `PLACE` in a workflow is the test's own folder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def ends(world: World, run: str) -> dict[str, str]:
-    """The conclusion of each step, inner ones included, by `JOB/STEP`."""
+    """Returns the conclusion of each step by `JOB/STEP`, including inner steps."""
     return {
         f"{event['job']}/{event['step']}": event["conclusion"]
         for event in world.events(run)
@@ -70,7 +70,7 @@ jobs:
 
 
 def test_environment_variables_and_defaults_come_in_layers(world: World) -> None:
-    """Workflow, job, step; `defaults.run` of the job goes before the workflow's, key by key."""
+    """The layers are workflow, job and step; the job's `defaults.run` overrides the workflow's, key by key."""
     run, _ = run_to_end(world, LAYERS)
 
     assert world.lines(run, 5) == [
@@ -116,7 +116,7 @@ FILES = """jobs:
 
 
 def test_outputs_are_kept_when_a_step_fails_and_always_runs(world: World) -> None:
-    """The step files have GitHub's names too; `continue-on-error`, `failure()` and `always()` do as they say."""
+    """The step files have GitHub's names too; `continue-on-error`, `failure()` and `always()` work as documented."""
     run, jobs = run_to_end(world, FILES, conclusion="failure")
 
     assert world.lines(run, 5) == [
@@ -134,7 +134,7 @@ HOSTILE = '"; touch PLACE/owned; echo "$(touch PLACE/owned)`touch PLACE/owned`\'
 
 
 def test_an_expression_is_data_unless_the_step_says_otherwise(world: World, tmp_path: Path) -> None:
-    """Whatever a value holds, the script prints it; `unsafe-interpolation` pastes it, and it runs."""
+    """The script prints any value; with `unsafe-interpolation` the value is pasted and executed."""
     value = HOSTILE.replace("PLACE", str(tmp_path))
     workflow = {
         "vars": {"value": value, "command": "echo $((6 * 7))"},
@@ -156,7 +156,7 @@ def test_an_expression_is_data_unless_the_step_says_otherwise(world: World, tmp_
 
 
 def test_output_is_kept_up_to_its_bound(world: World) -> None:
-    """`output-max-bytes` keeps the beginning and the end, and a mark says how much is missing."""
+    """`output-max-bytes` keeps the beginning and the end, and a marker says how much is missing."""
     run, jobs = run_to_end(
         world,
         """jobs:
@@ -208,7 +208,7 @@ TIMES = """jobs:
 
 
 def test_a_step_with_steps_in_it_has_its_own_time(world: World, tmp_path: Path) -> None:
-    """When it is over, the processes inside are stopped, and the step has timed out."""
+    """When the time is up, the processes inside are stopped, and the step has timed out."""
     run, _ = run_to_end(world, TIMES, tmp_path)
 
     assert world.lines(run, 1) == ["failure failure failure"], "as GitHub has no word of its own for it"
@@ -259,11 +259,11 @@ def _text(path: Path) -> str:
 
 
 def test_a_step_whose_end_nobody_knows_ends_as_its_file_says(world: World, tmp_path: Path) -> None:
-    """`on-lost`: an honest `lost`, another attempt, or a person who must look; the runner is killed to find out."""
+    """`on-lost` gives `lost`, another attempt, or a wait for a person; the runner is killed to provoke each."""
     world.add_agent("lonely", "lonely")
     run = world.start(LOST.replace("PLACE", str(tmp_path)))
     wait_until(lambda: all((tmp_path / name).exists() for name in ("fail", "hold")), "the two that leave a file to run")
-    # A file is there before its line is.
+    # The file exists before its line is written.
     wait_until(
         lambda: all(_text(tmp_path / name) == "x\n" for name in ("retry", "policy")), "the two that count to run"
     )
@@ -306,7 +306,7 @@ CANCELLED = """jobs:
 
 
 def test_a_cancel_reaches_into_a_loop_and_leaves_what_always_runs(world: World, tmp_path: Path) -> None:
-    """The processes inside get their signal and are gone; `always()` steps run, inside and after."""
+    """The processes inside get their signal and end; `always()` steps run, inside and afterwards."""
     run = world.start(CANCELLED.replace("PLACE", str(tmp_path)))
     wait_until(lambda: len(list(tmp_path.glob("pid*"))) == 2, "both passes to run")
     assert world.api("POST", f"/v1/runs/{run}/cancel").status_code == 202
@@ -355,7 +355,7 @@ NESTED = """jobs:
 
 
 def test_steps_nest_in_loops_conditions_and_branches(world: World, tmp_path: Path) -> None:
-    """Each inner step runs once, under its path, with the values of the loops around it."""
+    """Each inner step runs once, under its path, with the values of the surrounding loops."""
     run, _ = run_to_end(world, NESTED, tmp_path)
 
     marks = (tmp_path / "marks").read_text().splitlines()
@@ -371,7 +371,7 @@ def test_steps_nest_in_loops_conditions_and_branches(world: World, tmp_path: Pat
 
 
 def test_more_branches_and_passes_than_the_server_has_slots_follow_one_another(world: World) -> None:
-    """Whatever the file says of `max-parallel`, one slot runs one step at a time, and nothing waits for ever."""
+    """Whatever the file sets as `max-parallel`, one slot runs one step at a time, and nothing waits forever."""
     world.add_agent("tiny", "tiny", slots=1)
     run, _ = run_to_end(
         world,
@@ -392,7 +392,7 @@ def test_more_branches_and_passes_than_the_server_has_slots_follow_one_another(w
 
 
 def test_long_names_reach_everywhere(world: World) -> None:
-    """Ids as long as they may be, deep inside: directories, names of processes' files and the output's place hold them."""
+    """Directories, process files and output paths can hold ids of the maximum length at the deepest nesting."""
 
     def nested(depth: int) -> list[dict[str, Any]]:
         if depth == 0:

@@ -1,4 +1,4 @@
-"""The main job: a push runs a workflow on real agents, and the command line shows all of it."""
+"""The main job: a push runs a workflow on real agents, and the command line shows everything."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _push_and_wait(world: World, files: dict[str, str]) -> dict[str, object]:
 
 
 def test_a_push_runs_the_workflow_and_every_command_shows_it(fleet: World) -> None:
-    """`git push` alone starts it; the commands of the first five minutes tell what happened."""
+    """`git push` alone starts the run; the commands of the first five minutes show what happened."""
     run = _push_and_wait(fleet, {"workflows/deploy.yml": DEPLOY})
 
     assert run["conclusion"] == "success"
@@ -74,7 +74,7 @@ def test_a_push_runs_the_workflow_and_every_command_shows_it(fleet: World) -> No
 
 
 def test_a_file_runs_by_hand_and_its_result_is_the_exit_code(fleet: World) -> None:
-    """`run FILE` waits and ends with the run's result: 0, 1, and 3 after a cancel."""
+    """`run FILE` waits and exits with the run's result: 0, 1, or 3 after a cancel."""
     good, bad = fleet.folder / "good.yml", fleet.folder / "bad.yml"
     good.write_text("jobs:\n  a:\n    runs-on: web-servers\n    steps:\n      - run: echo fine\n")
     bad.write_text("jobs:\n  a:\n    runs-on: web-servers\n    steps:\n      - run: exit 3\n")
@@ -94,7 +94,7 @@ def test_a_file_runs_by_hand_and_its_result_is_the_exit_code(fleet: World) -> No
 
 
 def test_a_waiting_run_says_why_and_goes_on_when_a_server_comes(fleet: World) -> None:
-    """The reason has a code and a sentence that names the next command."""
+    """The reason has a code and a message that names the next command."""
     run = fleet.start("jobs:\n  a:\n    runs-on: gpu-servers\n    steps:\n      - run: echo at last\n")
     waiting = wait_until(
         lambda: (job := fleet.run(run)["jobs"][0])["reason"]["code"] == "no-server-in-group" and job, "a reason"
@@ -108,7 +108,7 @@ def test_a_waiting_run_says_why_and_goes_on_when_a_server_comes(fleet: World) ->
 
 
 def test_a_broken_file_blocks_nobody_and_shows_its_place(fleet: World) -> None:
-    """One push with a good and a broken file: the good one runs, the broken one is shown with its line."""
+    """After one push with a good and a broken file, the good one runs and the broken one is shown with its line."""
     run = _push_and_wait(
         fleet,
         {
@@ -125,7 +125,7 @@ def test_a_broken_file_blocks_nobody_and_shows_its_place(fleet: World) -> None:
 
 
 def test_commits_pushed_while_the_daemon_was_down_run_once_for_the_newest(fleet: World) -> None:
-    """Level-triggered: what counts is where the ref stands, not how it came there."""
+    """Triggers are level-based: only the current commit of the ref counts, not the commits in between."""
     _push_and_wait(fleet, {"workflows/deploy.yml": DEPLOY})
     fleet.kill_daemon()
     for number in range(3):
@@ -141,7 +141,7 @@ def test_commits_pushed_while_the_daemon_was_down_run_once_for_the_newest(fleet:
 
 
 def test_a_sleeping_run_survives_a_restart_and_holds_no_server(fleet: World) -> None:
-    """The timer is in the log: the daemon may be killed meanwhile, and the agent may be away."""
+    """The timer is in the log, so the daemon may be killed and the agent may be away in the meantime."""
     run = fleet.start(
         """jobs:
   a:
@@ -163,7 +163,7 @@ def test_a_sleeping_run_survives_a_restart_and_holds_no_server(fleet: World) -> 
 
 
 def test_a_stop_by_sigterm_leaves_steps_running(fleet: World) -> None:
-    """An orderly stop and a start lose nothing either, and end 0."""
+    """An orderly stop and a start lose nothing either, and the daemon exits with 0."""
     run = fleet.start("jobs:\n  a:\n    runs-on: web-servers\n    steps:\n      - run: sleep 1; echo done\n")
     wait_until(lambda: fleet.run(run)["jobs"][0]["status"] == "running", "the job to run")
     assert fleet.stop_daemon() == 0
@@ -175,7 +175,7 @@ def test_a_stop_by_sigterm_leaves_steps_running(fleet: World) -> None:
 
 @pytest.mark.parametrize("way", ["same path", "symbolic link", pytest.param("bind mount", marks=pytest.mark.root)])
 def test_a_second_daemon_on_the_directory_refuses_with_a_sentence(empty_world: World, way: str) -> None:
-    """With the process that holds it, and the first one goes on."""
+    """The message names the process that holds the directory, and the first daemon continues."""
     empty_world.start_daemon()
     directory = empty_world.folder / "daemon"
     other = empty_world.folder / "other"
@@ -213,7 +213,7 @@ def test_a_second_daemon_on_the_directory_refuses_with_a_sentence(empty_world: W
 
 
 def test_curl_without_a_token(fleet: World, tmp_path: Path) -> None:
-    """The five requests of the README, as a person types them."""
+    """The five requests of the README work as a person types them."""
 
     def curl(*arguments: str) -> dict[str, object]:
         answer = subprocess.run(

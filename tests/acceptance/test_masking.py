@@ -1,4 +1,4 @@
-"""Secrets that a step prints on real processes: masked on the server, in every form that masking knows, and nowhere at rest."""
+"""Secrets that a step prints, with real processes: masked on the server in every known form, and never stored."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ WORKFLOW = """jobs:
         with: {message: "bad token ${{ secrets.TOKEN }}"}
 """
 
-#: What must be nowhere: the values, and what they look like encoded.
+#: What must not appear anywhere: the values and their encodings.
 SECRETS = [
     TOKEN,
     base64.b64encode(TOKEN.encode()).decode()[:-4],
@@ -93,13 +93,13 @@ def _book(world: World) -> Path:
 
 
 def _at_rest(world: World) -> set[str]:
-    """Files of this world with a secret in them, but for the source of the secrets."""
+    """Returns the files of this world that contain a secret, except the source of the secrets."""
     holders = living.holding(world.folder, *(secret.encode() for secret in SECRETS))
     return {str(path.relative_to(world.folder)) for path in holders if path.name != "secrets.toml"}
 
 
 def _shown(world: World, run: str) -> str:
-    """All that the API tells of the run."""
+    """Returns everything that the API shows about the run."""
     paths = (f"/v1/runs/{run}", f"/v1/runs/{run}/events", f"/v1/runs/{run}/logs")
     return "\n".join(world.api("GET", path).text for path in paths)
 
@@ -116,7 +116,7 @@ def _command_lines() -> bytes:
 
 @pytest.mark.parametrize("is_restarted", [False, True], ids=["steady agent", "agent killed and started again"])
 def test_no_secret_leaves_the_server_or_stays_there(secret_world: World, is_restarted: bool) -> None:
-    """Raw, split, encoded, traced, of many lines, in outputs and reasons; what is documented as a miss is one."""
+    """Secrets are masked raw, split, encoded, traced, multi-line, in outputs and reasons, except documented misses."""
     world, place = secret_world, secret_world.folder / "place"
     place.mkdir()
     run = world.start(WORKFLOW.replace("PLACE", str(place)))
@@ -159,7 +159,7 @@ def test_no_secret_leaves_the_server_or_stays_there(secret_world: World, is_rest
 
 
 def test_an_agent_that_has_lost_the_secrets_withholds_the_output(secret_world: World) -> None:
-    """Somebody has removed the values while the agent was away: nothing is told rather than something unmasked."""
+    """If the values were removed while the agent was away, its output is withheld rather than shown unmasked."""
     world, place = secret_world, secret_world.folder / "place"
     place.mkdir()
     run = world.start(WORKFLOW.replace("PLACE", str(place)))

@@ -22,14 +22,14 @@ def _values(text: str) -> dict[tuple[str, ...], float]:
 
 
 def test_the_documented_metrics_are_the_existing_ones() -> None:
-    """The table of docs/metrics.md equals the list; counters have their suffix."""
+    """The table of docs/metrics.md equals the list, and counters have the right suffix."""
     shown = {f"{name}_total" if kind.is_counter else name for name, kind in METRICS.items()}
 
     assert set(re.findall(r"^\| `(waterflow_\w+)` \|", _PAGE.read_text(), re.MULTILINE)) == shown
 
 
 def test_a_run_is_counted(empty_world: World) -> None:
-    """By its trigger, by its conclusion, with its events and its slot; the link counts its frames."""
+    """The metrics count the run by trigger and conclusion, its events and its slot, and the frames of the link."""
     empty_world.start_daemon()
     empty_world.add_agent("web-1", "web", slots=3)
     run = empty_world.start("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: exit 1\n")

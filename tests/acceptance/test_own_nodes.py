@@ -1,4 +1,4 @@
-"""Nodes of an author's own on real processes: from the repository, from the server, and all that can be wrong with them."""
+"""Own nodes with real processes: from the repository, from the server, and everything that can be wrong with them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Own(Node[Given]):
 
 
 def node(*lines: str) -> str:
-    """A file whose node does this."""
+    """Returns a file with a node that executes these lines."""
     return HEAD + "".join(f"        {line}\n" for line in lines)
 
 
 def first_run(world: World, revision: str) -> str:
-    """The id of the run that the push has started."""
+    """Returns the run that the push started."""
     row: dict[str, Any] = wait_until(
         lambda: next(iter(world.api("GET", f"/v1/runs?revision={revision}").json()["runs"]), None),
         "the run",
@@ -44,14 +44,14 @@ def first_run(world: World, revision: str) -> str:
 
 
 def versions(world: World, run: str) -> list[str]:
-    """Which versions of own nodes the run's attempts were sent with."""
+    """Returns the versions of own nodes with which the run's attempts were sent."""
     found = [event for event in world.events(run) if event["type"] == "attempt-dispatched"]
     return [event["node_version"] for event in found if event.get("node_version")]
 
 
 @pytest.fixture
 def repository(empty_world: World) -> World:
-    """A world with a watched repository and one agent, of the group `web`."""
+    """A world with a watched repository and one agent of the group `web`."""
     empty_world.make_repository()
     empty_world.start_daemon()
     empty_world.add_agent("web-1", "web")
@@ -59,7 +59,7 @@ def repository(empty_world: World) -> World:
 
 
 def test_the_page_s_node_runs_in_the_push_that_brings_it(empty_world: World, tmp_path: Path) -> None:
-    """docs/own-nodes.md, word for word: the class and the workflow that uses it, pushed together."""
+    """The class and the workflow of docs/own-nodes.md work unchanged when they are pushed together."""
     world = empty_world
     clone = world.make_repository()
     world.start_daemon()
@@ -76,7 +76,7 @@ def test_the_page_s_node_runs_in_the_push_that_brings_it(empty_world: World, tmp
 
 
 def test_a_change_is_live_in_the_next_run_and_a_run_keeps_its_version(repository: World, tmp_path: Path) -> None:
-    """The steps of an open run go on with the node of its commit, also after the daemon's restart and in a re-run."""
+    """The steps of an open run keep the node of its commit, also after a restart of the daemon and in a re-run."""
     world, gate = repository, tmp_path / "gate"
     workflow = (
         "on: push\njobs:\n  a:\n    runs-on: web\n    steps:\n      - {uses: shop/wait}\n      - {uses: shop/wait}\n"
@@ -112,7 +112,7 @@ def test_a_change_is_live_in_the_next_run_and_a_run_keeps_its_version(repository
 
 
 def test_a_script_of_the_repository_runs_as_it_is_at_the_run_s_commit(repository: World) -> None:
-    """By its first line, with arguments that are data, and with outputs; its mode does not matter."""
+    """It is executed by its first line, with arguments that are data, and with outputs; its mode does not matter."""
     script = (
         "#!/usr/bin/env python3\nimport os, sys\nprint(sys.argv[1:], os.environ['WHO'])\n"
         "open(os.environ['WATERFLOW_OUTPUT'], 'a').write('said=%s\\n' % sys.argv[1])\n"
@@ -133,7 +133,7 @@ def test_a_script_of_the_repository_runs_as_it_is_at_the_run_s_commit(repository
 
 
 def test_a_parameter_of_an_own_node_may_be_a_secret(empty_world: World) -> None:
-    """The node has its value; what it prints and gives is masked, and the log has the reference alone."""
+    """The node gets the value; its output and results are masked, and the log has only the reference."""
     world = empty_world
     world.make_repository()
     world.daemon_environment["WATERFLOW_SECRET_TOKEN"] = "a-secret-of-ours"
@@ -172,7 +172,7 @@ BROKEN = {
 
 
 def test_a_node_that_is_broken_fails_its_step_and_nothing_else(repository: World) -> None:
-    """Each job fails with a reason of its own; the agent is the same process and does the next job as well."""
+    """Each job fails with its own reason; the agent process stays the same and executes the next job as well."""
     world = repository
     agent = world.agent_process("web-1").pid
     steps = {name: f"{{uses: bad/{name}}}" for name in BROKEN}
@@ -194,7 +194,7 @@ def test_a_node_that_is_broken_fails_its_step_and_nothing_else(repository: World
 
 
 def test_a_node_that_never_ends_is_cancelled(repository: World) -> None:
-    """One that hears the signal says its last word; one that does not is ended by force."""
+    """A node that handles the signal can still print something; one that does not is killed."""
     world = repository
     hears = node(
         "import asyncio", "print('begun')", "try:", "    await asyncio.sleep(3600)", "finally:", "    print('bye')"
@@ -219,13 +219,13 @@ def test_a_node_that_never_ends_is_cancelled(repository: World) -> None:
 
 
 def own_nodes(world: World, agent: str) -> dict[str, dict[str, Any]]:
-    """What the daemon knows of an agent's own nodes."""
+    """Returns what the daemon knows about an agent's own nodes."""
     rows = world.api("GET", "/v1/agents").json()["agents"]
     return {own["name"]: own for row in rows if row["name"] == agent for own in row["own_nodes"]}
 
 
 def known(world: World, agent: str, name: str, **fields: str) -> dict[str, Any]:
-    """The node once the daemon knows it so."""
+    """Returns the node once the daemon knows it with these fields."""
     return wait_until(
         lambda: (
             found
@@ -239,7 +239,7 @@ def known(world: World, agent: str, name: str, **fields: str) -> dict[str, Any]:
 
 
 def replace(path: Path, text: str) -> None:
-    """A file that is there at once, as the documentation asks for."""
+    """Replaces a file atomically, as the documentation asks for."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     new.write_text(text)
@@ -247,13 +247,13 @@ def replace(path: Path, text: str) -> None:
 
 
 def test_nodes_of_a_server_come_change_break_and_go_without_a_restart(empty_world: World, tmp_path: Path) -> None:
-    """A run waits for a node, by name, and starts once a server has it; a broken file is told of, and what worked stays."""
+    """A run waits for a named node until a server has it; a broken file is reported, and old nodes keep working."""
     world, path = empty_world, tmp_path / "nodes" / "local" / "hello.py"
     world.start_daemon()
     world.add_agent("web-1", "web")
     world.add_agent("web-2", "web", settings=f'node-path = ["{tmp_path}/nodes"]')
     agent = world.agent_process("web-2").pid
-    # Two steps, and only the second one needs the node: the job goes where both can run.
+    # Only the second of two steps needs the node: the job runs on a server that can execute both.
     workflow = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo first\n      - {uses: local/hello}\n"
 
     refused = world.api("POST", "/v1/validate", content=workflow.encode(), headers={"content-type": "application/yaml"})
@@ -262,7 +262,7 @@ def test_nodes_of_a_server_come_change_break_and_go_without_a_restart(empty_worl
     assert (error["code"], error["line"]) == ("WF114", 6)
     assert 'no server of group "web" has the node "local/hello"' in error["message"]
 
-    # A server that is away may have the node: the run may wait for it.
+    # A server that is away may have the node, so the run may wait for it.
     world.stop_agent("web-1")
     wait_until(lambda: "web-1" not in world.connected(), "web-1 to be away", PATIENCE_S)
     run = world.start(workflow)
@@ -310,7 +310,7 @@ def test_nodes_of_a_server_come_change_break_and_go_without_a_restart(empty_worl
 
 
 def test_a_step_goes_on_while_its_server_tells_of_a_new_node(empty_world: World, tmp_path: Path) -> None:
-    """The agent says hello again on its connection; what runs is neither lost nor repeated, and its output is whole."""
+    """The agent sends another `Hello`; running steps are not lost or repeated, and output is complete."""
     world, gate = empty_world, tmp_path / "gate"
     world.start_daemon()
     world.add_agent("web-1", "web", settings=f'node-path = ["{tmp_path}/nodes"]')

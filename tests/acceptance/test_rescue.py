@@ -33,7 +33,7 @@ def waterflowd(world: World, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def gated(marker: Path, gate: Path) -> str:
-    """Two steps; the first waits for a file."""
+    """Returns a workflow of two steps, of which the first waits for a file."""
     return (
         "jobs:\n  a:\n    runs-on: web\n    steps:\n"
         f"      - run: |\n          echo one >> {marker}\n          while [ ! -e {gate} ]; do sleep 0.05; done\n"
@@ -87,7 +87,7 @@ def test_after_a_restore_nothing_runs_twice(empty_world: World) -> None:
 
     backup = waterflowd(world, "backup", str(world.folder / "backup"))
     assert backup.returncode == 0, backup.stderr
-    # The daemon goes on: a run of the backup ends, another begins, a push comes.
+    # The daemon continues: a run of the backup ends, another starts, and a commit is pushed.
     gates["open"].touch()
     assert world.wait_for(runs["open"])["conclusion"] == "success"
     gates["after"].touch()
@@ -96,7 +96,7 @@ def test_after_a_restore_nothing_runs_twice(empty_world: World) -> None:
     world.push(clone, {"more": "1"})
     wait_until(lambda: pushed.read_text() == "x\nx\n", "the second push to have run")
     assert world.stop_daemon() == 0
-    # While nobody listens a step of the backup ends: its agent keeps the result.
+    # While the daemon is down, a step of the backup ends: its agent keeps the result.
     gates["late"].touch()
     (world.folder / "daemon").rename(world.folder / "daemon.old")
     restored = waterflowd(world, "restore", str(world.folder / "backup"), "--json")
@@ -120,7 +120,7 @@ def test_after_a_restore_nothing_runs_twice(empty_world: World) -> None:
     )
     fresh = world.start(gated(world.folder / "fresh", gates["over"]))
     assert world.wait_for(fresh)["conclusion"] == "success"
-    # The step of `running` has been stopped: its gate opens to nobody.
+    # The step of `running` has been stopped, so opening its gate has no effect.
     gates["running"].touch()
     assert pushed.read_text() == "x\nx\n"
     assert {name: mark.read_text() for name, mark in marks.items()} == {
@@ -130,13 +130,13 @@ def test_after_a_restore_nothing_runs_twice(empty_world: World) -> None:
         "running": "one\n",
         "after": "one\ntwo\n",
     }
-    # After a person has looked, what was pushed meanwhile counts as one push.
+    # After `resume`, everything that was pushed in the meantime counts as one push.
     assert world.ctl("resume", "ops").returncode == 0
     wait_until(lambda: pushed.read_text() == "x\nx\nx\n", "the push to count once it may")
 
 
 def test_a_move_to_another_directory_continues(empty_world: World) -> None:
-    """After stop, backup, `restore --continue` and start, a step that ran meanwhile is recovered."""
+    """After stop, backup, `restore --continue` and start, a step that ended in the meantime is recovered."""
     world = empty_world
     world.start_daemon()
     world.add_agent("web-1", "web")
@@ -155,7 +155,7 @@ def test_a_move_to_another_directory_continues(empty_world: World) -> None:
 
 
 def test_a_damaged_log_is_salvaged_and_usable(empty_world: World) -> None:
-    """Complete runs are unchanged and continue; the run whose stream was cut is ended, and its step does not run again."""
+    """Intact runs are unchanged and continue; the run with the cut stream is ended, and its step does not run again."""
     world = empty_world
     world.start_daemon()
     world.add_agent("web-1", "web", slots=8)
@@ -202,7 +202,7 @@ def test_a_damaged_log_is_salvaged_and_usable(empty_world: World) -> None:
 
 
 def _dispatch_of(directory: Path, run: str) -> bytes:
-    """The stored record of the run that dispatched its attempt."""
+    """Returns the stored record with which the run's attempt was dispatched."""
     environment = Environment(directory / layout.ENVIRONMENT_DIRECTORY, is_readonly=True)
     try:
         with environment.reading() as transaction:
@@ -215,7 +215,7 @@ def _dispatch_of(directory: Path, run: str) -> bytes:
 
 
 def test_failing_commands_print_one_line(empty_world: World) -> None:
-    """A missing directory or one that is not empty: exit code 1, one line with a code, and no traceback."""
+    """A missing or non-empty directory gives exit code 1 and one line with a code, without a traceback."""
     world = empty_world
     nothing = waterflowd(world, "backup", str(world.folder / "backup"))
     unknown = waterflowd(world, "restore", str(world.folder / "no-backup"))

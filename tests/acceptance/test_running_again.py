@@ -1,4 +1,4 @@
-"""A run is done again from where it failed, with the corrected file, on real agents and across a crash of the daemon."""
+"""Re-running a run from its failure on, with the corrected file, on real agents and across a crash of the daemon."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PATH = "workflows/release.yml"
 
 
 def test_a_run_is_done_again_from_where_it_failed_with_the_corrected_file(empty_world: World) -> None:
-    """What is kept is said first, its outputs are what the rest sees, and the new run names the old one."""
+    """Kept steps are announced first, the other steps see their outputs, and the new run names the old one."""
     world = empty_world
     clone = world.make_repository()
     world.start_daemon()

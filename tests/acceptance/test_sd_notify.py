@@ -47,7 +47,7 @@ def test_the_daemon_notifies_ready_watchdog_and_stopping(empty_world: World) -> 
     ("line", "exit_code", "said"), [("colour = 1", 2, "WF620"), ('data-dir = "FILE/x"', 1, "WF317")]
 )
 def test_a_failed_start_is_reported_as_status(empty_world: World, line: str, exit_code: int, said: str) -> None:
-    """In one line, for users who may read `systemctl status` but not the journal."""
+    """The status is one line, for users who may read `systemctl status` but not the journal."""
     path, config, file = (empty_world.folder / name for name in ("notify.sock", "wrong.toml", "file"))
     file.touch()
     config.write_text(line.replace("FILE", str(file)) + "\n")

@@ -1,4 +1,4 @@
-"""Secrets of every source on real processes: they arrive, are masked, and stand nowhere; a source that fails is told."""
+"""Secrets of every source with real processes: they arrive, are masked, are never stored."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ PLAIN = "jobs: {a: {runs-on: web, steps: [{run: echo plain}]}}"
 
 @pytest.fixture(scope="module")
 def server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    """A real server of Vault's API; each test opens it again."""
+    """A real server of Vault's API; each test unseals it again."""
     with openbao.serving(pytestconfig, tmp_path_factory.mktemp("openbao")) as running:
         running.put("apps/web", value=VALUES["OF_VAULT"])
         running.policy("web", "secret/data/apps/web")
@@ -61,7 +61,7 @@ def server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 
 
 class Setting:
-    """A world with a repository, and what its daemon needs to know secrets by."""
+    """A world with a repository, and the secret sources of its daemon."""
 
     def __init__(self, world: World, place: Path) -> None:
         self.world = world
@@ -72,19 +72,19 @@ class Setting:
         (self.clone / "secrets").mkdir()
 
     def private(self, name: str, content: str) -> Path:
-        """A file that nobody else may read, outside of the world's folder."""
+        """Creates a file that only its owner may read, outside the world's folder."""
         path = self.place / name
         path.touch(mode=0o600)
         path.write_text(content)
         return path
 
     def seal(self, name: str, content: str, *more: Any) -> None:
-        """An encrypted file in the clone, for the daemon and others."""
+        """Creates an encrypted file in the clone, for the daemon and other recipients."""
         recipients = [identity.to_public() for identity in (*more, self.identity)]
         (self.clone / "secrets" / name).write_bytes(pyrage.encrypt(content.encode(), recipients))
 
     def configure(self, vault: OpenBao | None = None, token: str = "", give_up_after: str = "10m") -> None:
-        """The daemon's configuration, with the sources that the tests use."""
+        """Writes the daemon's configuration, with the sources that the tests use."""
         lines = f"""[log]
 level = "debug"
 [[repositories]]
@@ -107,7 +107,7 @@ secrets = {{ OF_VAULT = "apps/web#value", MISSING = "apps/web#none" }}
         self.world.write_config(lines)
 
     def start(self) -> None:
-        """The daemon, and an agent."""
+        """Starts the daemon and an agent."""
         self.world.start_daemon()
         self.world.add_agent("web-1", "web")
 
@@ -119,14 +119,14 @@ def setting(empty_world: World, tmp_path_factory: pytest.TempPathFactory) -> Set
 
 
 def attempt_reason(world: World, run: str) -> dict[str, Any]:
-    """Why the first step of the run is as it is; empty while nobody has said so."""
+    """Returns the reason of the run's first step; empty while there is none."""
     steps = world.run(run)["jobs"][0]["steps"]
     reason: dict[str, Any] = (steps[0]["reason"] or {}) if steps else {}
     return reason
 
 
 def test_secrets_of_every_source_arrive_and_stand_nowhere(setting: Setting, server: OpenBao) -> None:
-    """Environment, systemd credential, file, Vault, encrypted files: in no log, answer, event, file or command line."""
+    """Values of every source (environment, credential, file, Vault, age) are in no log, answer, event or argv."""
     world = setting.world
     credentials = setting.place / "credentials"
     credentials.mkdir()
@@ -177,12 +177,12 @@ def _contents(path: Path) -> bytes:
 
 
 def _at_rest(folder: Path, wanted: list[str]) -> set[str]:
-    """Files of daemon, agent and repository that hold one of the words."""
+    """Returns the files of daemon, agent and repository that contain one of the texts."""
     return {str(path.relative_to(folder)) for path in living.holding(folder, *(word.encode() for word in wanted))}
 
 
 def test_a_run_has_the_secrets_of_its_own_commit(setting: Setting) -> None:
-    """A newer push changes nothing for a run of an older commit, not even when it is done again."""
+    """A newer push changes nothing for a run of an older commit, not even when it is re-run."""
     world, workflow = setting.world, "on: {push: {}}\n" + ONE.format(name="OF_TABLE")
     setting.configure()
     setting.seal("all.toml.age", 'OF_TABLE = "four"')
@@ -210,7 +210,7 @@ def test_a_run_has_the_secrets_of_its_own_commit(setting: Setting) -> None:
 
 
 def test_a_sealed_vault_holds_up_what_needs_it_alone_and_over_a_crash(setting: Setting, server: OpenBao) -> None:
-    """The step says what it waits for, others run, a daemon that was killed goes on waiting; then the step runs."""
+    """The step says what it waits for, other runs continue, a killed daemon resumes waiting, and then the step runs."""
     world = setting.world
     setting.configure(server, server.token("web"))
     setting.start()
@@ -233,7 +233,7 @@ def test_a_sealed_vault_holds_up_what_needs_it_alone_and_over_a_crash(setting: S
 
 
 def test_what_can_never_be_read_fails_its_step_with_a_code_and_a_sentence(setting: Setting, server: OpenBao) -> None:
-    """A token that Vault refuses, a field that is not there, a file for other recipients, a patience that is over."""
+    """A token that Vault refuses, a missing field, a file for other recipients, or a timeout fails the step."""
     world = setting.world
     setting.configure(server, "no-such-token")
     setting.identity = pyrage.x25519.Identity.generate()
@@ -257,7 +257,7 @@ def test_what_can_never_be_read_fails_its_step_with_a_code_and_a_sentence(settin
 
 
 def test_patience_that_is_over_fails_the_step(setting: Setting, server: OpenBao) -> None:
-    """Nothing waits for ever for a server that never opens."""
+    """A step does not wait forever for a server that stays sealed."""
     world = setting.world
     setting.configure(server, server.token("web"), give_up_after="200ms")
     setting.start()
@@ -271,7 +271,7 @@ def test_patience_that_is_over_fails_the_step(setting: Setting, server: OpenBao)
 
 
 def test_a_key_in_the_data_directory_is_refused_by_the_check_of_the_configuration(setting: Setting) -> None:
-    """And one that others can read; with the key of the configuration and what to do."""
+    """So is a key that others can read; the message names the setting and says what to do."""
     world = setting.world
     setting.configure()
 

@@ -1,4 +1,4 @@
-"""Streams over broken connections and over `kill -9` of the daemon: each item once, in order."""
+"""Streams across broken connections and `kill -9` of the daemon: each item arrives once and in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.patience import PATIENCE_S
 
 KILLS = 3
 LINES = 1_500
-#: Two jobs print at once; after each part a job waits for the test's word, so that each kill meets it at work.
+#: Two jobs print in parallel; after each part a job waits for a file of the test, so that each kill hits it at work.
 WORKFLOW = """
 name: printing
 jobs:
@@ -37,7 +37,7 @@ JOB = """
 
 
 class Follower(threading.Thread):
-    """Follows one stream to its end, from item to item, over every break; cuts the connection by itself now and then."""
+    """Follows a stream until it ends and resumes after the last item; sometimes disconnects on purpose."""
 
     def __init__(self, address: str, path: str, *, cut_every: int, last: str | None = None) -> None:
         super().__init__(daemon=True, name=f"follower of {path}")
@@ -51,13 +51,13 @@ class Follower(threading.Thread):
         self._last = last
 
     def run(self) -> None:
-        """Until the stream says that it is over, or nobody wants it any more."""
+        """Follows the stream until it ends, or until `stop` is called."""
         while not self._give_up.is_set() and not self.has_ended:
             try:
                 with httpx.Client(base_url=self._address, timeout=PATIENCE_S) as client:
                     self._follow(client)
             except httpx.HTTPError:
-                # The daemon is gone: it comes back.
+                # The daemon is down and will be restarted.
                 self._give_up.wait(0.05)
             self.breaks += 1
 
@@ -83,11 +83,11 @@ class Follower(threading.Thread):
                         return
 
     def wait_for(self, count: int) -> None:
-        """Returns when so many items have come."""
+        """Returns when this number of items has arrived."""
         wait_until(lambda: len(self.items) >= count, f"{count} items of {self._path}")
 
     def stop(self) -> None:
-        """Wants no more."""
+        """Stops following the stream."""
         self._give_up.set()
 
 
@@ -98,7 +98,7 @@ def _open(gates: Path, part: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_every_item_comes_once_and_in_order_over_kills_of_the_daemon(world: World) -> None:
-    """Output, a run's events, and the whole feed, each followed by somebody who always comes back with the last id."""
+    """This holds for output, a run's events and the whole feed, each read by a client that resumes with the last id."""
     gates = world.folder / "gates"
     gates.mkdir()
     jobs = "".join(JOB.format(name=name, gates=gates, kills=KILLS, lines=LINES) for name in ("a", "b"))
@@ -113,7 +113,7 @@ def test_every_item_comes_once_and_in_order_over_kills_of_the_daemon(world: Worl
             follower.start()
         for part in range(KILLS):
             _open(gates, part)
-            # In the middle of a part: more is being printed, sent and stored at this moment.
+            # Kill it during a part, while more output is being printed, sent and stored.
             logs.wait_for(2 * LINES * part + LINES // 2)
             world.kill_daemon()
             world.start_daemon()
@@ -137,7 +137,7 @@ def test_every_item_comes_once_and_in_order_over_kills_of_the_daemon(world: Worl
 
 
 def _check_output(items: list[tuple[str, Any]]) -> None:
-    """Each job's lines, all of them, once and in order."""
+    """Checks that all lines of each job arrived once and in order."""
     for name in ("a", "b"):
         lines = [row["text"] for _, row in items if row["job"] == name]
         assert lines == [*(f"{name} {n}" for n in range(1, LINES * (KILLS + 1) + 1)), f"{name} done"]
@@ -146,7 +146,7 @@ def _check_output(items: list[tuple[str, Any]]) -> None:
 
 
 def _feed_until(world: World, run: str) -> list[Any]:
-    """The whole feed up to the end of the run, read in one go."""
+    """Reads the whole feed up to the run's completion over one connection."""
     found: list[Any] = []
     with (
         httpx.Client(base_url=f"http://127.0.0.1:{world.api_port}", timeout=PATIENCE_S) as client,

@@ -1,4 +1,4 @@
-"""Webhooks and workflows after workflows on real processes, with the daemon killed in between."""
+"""Webhooks and workflow_run triggers with real processes, with the daemon killed in between."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def runs(world: World) -> list[dict[str, Any]]:
 
 
 def test_g6_a_hook_and_what_follows_it_start_once_over_kills(empty_world: World) -> None:
-    """The delivery is answered, the daemon killed at once; each is there once, in every later life."""
+    """The daemon is killed right after it answered the delivery; each run exists once after every restart."""
     world = empty_world
     world.daemon_environment["WATERFLOW_SECRET_HOOK_KEY"] = KEY
     clone = world.make_repository()

@@ -1,4 +1,4 @@
-"""What operators do all day, from a push to three servers: deploy, inspect, back up; also with a daemon that dies."""
+"""What operators do every day, from a push to three servers: deploy, inspect, back up; also with daemon kills."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(1200)
 __all__ = ["bucket", "engine", "moto", "plugins"]
 
 GROUPS = ("database", "backend", "frontend")
-#: One service, which is healthy once the file of its gate is there.
+#: One service, which is healthy once its gate file exists.
 COMPOSE = """services:
   {name}:
     image: {image}
@@ -53,7 +53,7 @@ JOB = """  {name}:
 
 @pytest.fixture
 def world(empty_world: World) -> World:
-    """Three servers, each in a group of its own, and a repository."""
+    """Three servers, each in its own group, and a repository."""
     empty_world.make_repository()
     empty_world.start_daemon()
     for group in GROUPS:
@@ -62,7 +62,7 @@ def world(empty_world: World) -> World:
 
 
 def newest(world: World, count: int) -> str:
-    """The id of the newest of `count` runs."""
+    """Returns the id of the newest run once there are `count` runs."""
     found = wait_until(
         lambda: rows if len(rows := world.api("GET", "/v1/runs").json()["runs"]) == count else None, f"{count} runs"
     )
@@ -70,7 +70,7 @@ def newest(world: World, count: int) -> str:
 
 
 def done(world: World, run: str) -> dict[str, Any]:
-    """The run, which has to succeed."""
+    """Returns the completed run, which has to succeed."""
     found = world.wait_for(run, patience_s=240)
     assert found["conclusion"] == "success", world.lines(run)
     return found
@@ -102,7 +102,7 @@ class Shop:
         )
 
     def open(self, *names: str) -> None:
-        """These services become healthy."""
+        """Makes these services healthy."""
         for name in names:
             (self.gates / name).write_text("open")
 
@@ -110,7 +110,7 @@ class Shop:
         return subprocess.check_output(["docker", *arguments], env=os.environ | self.env, text=True)
 
     def containers(self) -> dict[str, tuple[str, str]]:
-        """Id and version of the container of each project that is there."""
+        """Returns the id and version of each project's container."""
         found = {}
         for name in GROUPS:
             for container in self.docker(
@@ -134,7 +134,7 @@ def shop(world: World, engine: str, plugins: str) -> Iterator[Shop]:
 @pytest.mark.slow
 @pytest.mark.root
 def test_a_deployment_goes_through_three_groups_in_order(world: World, shop: Shop) -> None:
-    """Each waits until the one before is healthy; the next push brings the next version everywhere."""
+    """Each group waits until the previous one is healthy; the next push deploys the next version everywhere."""
     shop.deploy("v1")
     run = newest(world, 1)
     wait_until(lambda: set(shop.containers()) == {"database"}, "the database's container")
@@ -153,7 +153,7 @@ def test_a_deployment_goes_through_three_groups_in_order(world: World, shop: Sho
 @pytest.mark.slow
 @pytest.mark.root
 def test_a_deployment_goes_on_when_the_daemon_dies_while_compose_is_at_work(world: World, shop: Shop) -> None:
-    """It is killed while the database becomes healthy: nothing is started twice, and the other two follow."""
+    """It is killed while the database becomes healthy: nothing is started twice, and the other two services follow."""
     shop.deploy("v1")
     run = newest(world, 1)
     before = wait_until(shop.containers, "the database's container")
@@ -189,7 +189,7 @@ jobs:
 
 
 def test_an_inspection_runs_on_every_server(world: World) -> None:
-    """With a script of the repository, and a service that comes up late."""
+    """The inspection uses a script of the repository, and a service that starts late."""
     asked = 0
 
     def answer(request: Request) -> None:
@@ -236,13 +236,13 @@ SIZE = 20 << 20
 
 
 def backup(endpoint: str) -> dict[str, str]:
-    """The workflow's file."""
+    """Returns the workflow's file."""
     text = BACKUP.format(size=SIZE, endpoint=endpoint, access=KEYS["access-key"], secret=KEYS["secret-key"])
     return {"workflows/backup.yml": text}
 
 
 def arrived(world: World, run: str, bucket: Bucket) -> None:
-    """The whole backup is at its place, once, under the day's name."""
+    """Checks that the whole backup is stored once, under the day's name."""
     (key,) = bucket.keys()
     assert re.fullmatch(r"shop/\d{4}-\d{2}-\d{2}/shop\.sql", key)
     content = bucket.get(key)
@@ -253,7 +253,7 @@ def arrived(world: World, run: str, bucket: Bucket) -> None:
 
 @pytest.mark.slow
 def test_a_backup_arrives_under_the_name_of_its_day(world: World, bucket: Bucket) -> None:
-    """Whole, with its checksum as an output."""
+    """The backup is complete, and its checksum is an output."""
     world.push(world.clone, backup(bucket.endpoint))
     run = newest(world, 1)
     done(world, run)
@@ -262,7 +262,7 @@ def test_a_backup_arrives_under_the_name_of_its_day(world: World, bucket: Bucket
 
 @pytest.mark.slow
 def test_a_backup_arrives_when_the_daemon_dies_while_it_is_sent(world: World, bucket: Bucket) -> None:
-    """It is killed with half of the parts at the server: the step goes on and is not done again."""
+    """The daemon is killed when half of the parts have been sent: the step continues and is not repeated."""
     with Gate(bucket.endpoint, after_bytes=SIZE // 2) as gate:
         world.push(world.clone, backup(gate.url))
         run = newest(world, 1)

@@ -1,4 +1,4 @@
-"""A job keeps its working directory on its server until it is over, whatever happens in between."""
+"""A job keeps its working directory on its server until it has ended, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _directories(world: World, run: str) -> list[Path]:
 
 
 def test_a_directory_outlives_its_agent_between_two_steps_and_goes_with_the_job(world: World) -> None:
-    """The agent holds nothing of the job while it sleeps, is killed and started anew: the next step finds its file."""
+    """The agent is killed and restarted while the job sleeps, and the next step still finds its file."""
     run = world.start(WORKFLOW)
     wait_until(lambda: "step-sleeping" in [event["type"] for event in world.events(run)], "the sleep")
     name = world.run(run)["jobs"][0]["agent"]
@@ -37,7 +37,7 @@ def test_a_directory_outlives_its_agent_between_two_steps_and_goes_with_the_job(
 
 
 def test_a_directory_goes_when_its_agent_comes_back_after_the_job_was_over(world: World) -> None:
-    """The daemon's word that the job is over was lost with the connection: it is said again when the agent connects."""
+    """The message that the job has ended was lost with the connection; it is sent again when the agent reconnects."""
     run = world.start("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: sleep 600\n")
     wait_until(lambda: world.run(run)["jobs"][0]["status"] == "running", "the job to run")
     name = world.run(run)["jobs"][0]["agent"]

@@ -1,6 +1,6 @@
-"""A world of real processes: a daemon, agents, a Git repository, on loopback and in a folder of its own.
+"""A world of real processes: a daemon, agents and a Git repository, on loopback and in a separate folder.
 
-Everything that a test starts is ended with the world, runners and steps included; nothing else is touched.
+Everything that a test starts is stopped with the world, including runners and steps; nothing else is touched.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Answer = TypeVar("Answer")
 
 
 def wait_until(claim: Callable[[], Answer | None], what: str, patience_s: float = PATIENCE_S) -> Answer:
-    """The first true answer of `claim`; fails the test with `what` when there is none in time."""
+    """Returns the first true answer of `claim`; fails the test with `what` if there is none in time."""
     deadline = time.monotonic() + patience_s
     while True:
         found = claim()
@@ -50,9 +50,9 @@ class World:
         self.api_port, self.work_port, self.enroll_port = self._ports.numbers
         self._daemon: subprocess.Popen[bytes] | None = None
         self._agents: dict[str, subprocess.Popen[bytes]] = {}
-        #: What is run as an agent; the benchmark measures inside of it.
+        #: The module that is run as an agent; the benchmark measures inside it.
         self.agent_module = "waterflow_agent"
-        #: What the daemon has in its environment beside the rest, such as secrets.
+        #: Additional environment variables of the daemon, such as secrets.
         self.daemon_environment: dict[str, str] = {}
         self._client: httpx.Client | None = None
         self.write_config()
@@ -60,7 +60,7 @@ class World:
     # The daemon -------------------------------------------------------------------------------------------------------
 
     def write_config(self, repositories: str = "", agents: str = "") -> None:
-        """Writes the daemon's configuration; `agents` are more lines of that table."""
+        """Writes the daemon's configuration; `agents` are further lines of that table."""
         self.config.write_text(
             f"""data-dir = "{self.folder / "daemon"}"
 [api]
@@ -77,7 +77,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         )
 
     def environment(self) -> dict[str, str]:
-        """What every process of the world gets: nothing of the developer's own settings."""
+        """Returns the environment of every process of the world, without the developer's settings."""
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
@@ -92,7 +92,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         }
 
     def spawn(self, module: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
-        """Starts a module as a process of this world; what it says goes to `log`."""
+        """Starts a module as a process of this world; its output goes to `log`."""
         more = self.daemon_environment if module == "waterflowd" else {}
         with log.open("ab") as output:
             return subprocess.Popen(
@@ -119,19 +119,19 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
 
     @property
     def daemon_pid(self) -> int:
-        """The daemon's process."""
+        """Returns the daemon's process id."""
         assert self._daemon is not None
         return self._daemon.pid
 
     def kill_daemon(self) -> None:
-        """`kill -9`, and waits until it is gone."""
+        """Kills the daemon with `kill -9`, and waits until it has exited."""
         assert self._daemon is not None
         self._daemon.kill()
         self._daemon.wait()
         self._drop_client()
 
     def stop_daemon(self) -> int:
-        """SIGTERM; gives the exit code."""
+        """Stops the daemon with SIGTERM; returns the exit code."""
         assert self._daemon is not None
         self._daemon.terminate()
         self._drop_client()
@@ -140,7 +140,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
     # Agents -----------------------------------------------------------------------------------------------------------
 
     def token(self, *groups: str, uses: int = 1) -> str:
-        """A join token for these groups."""
+        """Creates a join token for these groups."""
         body = {"groups": list(groups), "ttl": "1h", "uses": uses}
         answer = self.api("POST", "/v1/agents/tokens", json=body)
         assert answer.status_code in (200, 201), answer.text
@@ -149,7 +149,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
     def add_agent(
         self, name: str, *groups: str, slots: int = 4, labels: dict[str, str] | None = None, settings: str = ""
     ) -> None:
-        """Enrolls an agent of these groups and waits until it is connected; `settings` are more lines of its file."""
+        """Enrolls an agent and waits until it is connected; `settings` are further lines of its configuration."""
         table = ", ".join(f'{key} = "{value}"' for key, value in (labels or {}).items())
         token = self.folder / f"{name}.token"
         token.write_text(self.token(*groups) + "\n")
@@ -160,7 +160,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         self.start_agent(name)
 
     def agent_dir(self, name: str) -> Path:
-        """The agent's data directory."""
+        """Returns the agent's data directory."""
         return self.folder / f"agent-{name}"
 
     def start_agent(self, name: str) -> None:
@@ -170,34 +170,34 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         wait_until(lambda: name in self.connected(), f"agent {name} to be connected")
 
     def agent_log(self, name: str) -> Path:
-        """What the agent says of itself."""
+        """Returns the path of the agent's own log."""
         return self.folder / f"{name}.log"
 
     def kill_agent(self, name: str) -> None:
-        """`kill -9`; its runner and steps go on."""
+        """Kills the agent with `kill -9`; its runner and steps continue."""
         process = self._agents.pop(name)
         process.kill()
         process.wait()
 
     def stop_agent(self, name: str) -> None:
-        """SIGTERM, and waits until it is gone; its runner and steps go on."""
+        """Stops the agent with SIGTERM, and waits until it has exited; its runner and steps continue."""
         process = self._agents.pop(name)
         process.terminate()
         process.wait(PATIENCE_S)
 
     def agent_process(self, name: str) -> subprocess.Popen[bytes]:
-        """The agent's process."""
+        """Returns the agent's process."""
         return self._agents[name]
 
     def connected(self) -> set[str]:
-        """Names of the connected agents."""
+        """Returns the names of the connected agents."""
         rows = self.api("GET", "/v1/agents").json()["agents"]
         return {row["name"] for row in rows if row["status"] == "connected"}
 
     # The API ----------------------------------------------------------------------------------------------------------
 
     def api(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """One request over TCP, where this world's daemon needs no token."""
+        """Sends a request over TCP, where this world's daemon needs no token."""
         if self._client is None:
             self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.api_port}", timeout=PATIENCE_S)
         return self._client.request(method, path, **options)
@@ -208,7 +208,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
             self._client = None
 
     def start(self, workflow: str) -> str:
-        """Posts a workflow and gives the run's id."""
+        """Posts a workflow and returns the run's id."""
         answer = self.api(
             "POST", "/v1/workflows", content=workflow.encode(), headers={"content-type": "application/yaml"}
         )
@@ -216,14 +216,14 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         return str(answer.json()["id"])
 
     def run(self, run: str) -> dict[str, Any]:
-        """The run as the API shows it."""
+        """Returns the run as the API shows it."""
         answer = self.api("GET", f"/v1/runs/{run}")
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found
 
     def wait_for(self, run: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
-        """The run once it is completed."""
+        """Returns the run once it has completed."""
 
         def completed() -> dict[str, Any] | None:
             found = self.run(run)
@@ -232,7 +232,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         return wait_until(completed, f"run {run} to end", patience_s)
 
     def events(self, run: str) -> list[dict[str, Any]]:
-        """The whole history of a run."""
+        """Returns the whole history of a run."""
         rows: list[dict[str, Any]] = []
         cursor = ""
         while True:
@@ -245,7 +245,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
             cursor = page["next"]
 
     def lines(self, run: str, count: int | None = None) -> list[str]:
-        """What the run's steps printed; waits for `count` lines when it is given."""
+        """Returns what the run's steps printed; waits for `count` lines if it is set."""
 
         def read() -> list[str]:
             answer = self.api("GET", f"/v1/runs/{run}/logs")
@@ -259,7 +259,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
     # Git --------------------------------------------------------------------------------------------------------------
 
     def git(self, *arguments: str, cwd: Path | None = None) -> str:
-        """Runs git with an identity of its own and no settings of this machine."""
+        """Runs git with a test identity and without the settings of this machine."""
         environment = {
             **self.environment(),
             "GIT_CONFIG_NOSYSTEM": "1",
@@ -273,7 +273,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         ).stdout
 
     def make_repository(self) -> Path:
-        """A bare repository and a `clone` of it. The configuration watches it from the next start on."""
+        """Creates a bare repository and a `clone` of it. The daemon watches it from its next start on."""
         self.git("init", "--quiet", "--bare", "--initial-branch=main", str(self.repository))
         self.git("clone", "--quiet", str(self.repository), str(self.clone))
         self.git("checkout", "--quiet", "-B", "main", cwd=self.clone)
@@ -281,7 +281,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         return self.clone
 
     def push(self, clone: Path, files: dict[str, str], message: str = "change") -> str:
-        """Commits the files and pushes; gives the commit."""
+        """Commits the files and pushes; returns the commit."""
         for name, content in files.items():
             path = clone / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -294,7 +294,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
     # The CLI ----------------------------------------------------------------------------------------------------------
 
     def ctl(self, *arguments: str, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
-        """Runs waterflowctl to its end."""
+        """Runs waterflowctl and waits for it."""
         return subprocess.run(
             [sys.executable, "-m", "waterflowd.ctl", *arguments],
             env=self.environment(),
@@ -309,7 +309,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
     # The end ----------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Ends everything that belongs to this world: all processes whose command line or folder is in it."""
+        """Stops all processes whose command line or working directory is in this world's folder."""
         self._drop_client()
         for process in (self._daemon, *self._agents.values()):
             if process is not None and process.poll() is None:
@@ -322,7 +322,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         self._ports.close()
 
     def _leftovers(self) -> Iterator[int]:
-        """Runners and steps: their working directory or their arguments are in the world's folder."""
+        """Yields runners and steps: their working directory or their arguments are in the world's folder."""
         mark = os.fsencode(self.folder)
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -339,7 +339,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
 def run_to_end(
     world: World, workflow: str, place: Path | None = None, conclusion: str = "success"
 ) -> tuple[str, dict[str, Any]]:
-    """Starts a workflow, in which `PLACE` is a folder, waits for its end, and gives the run's id and its jobs by id."""
+    """Runs a workflow, in which `PLACE` is a folder, to completion; returns the run's id and its jobs by id."""
     run = world.start(workflow.replace("PLACE", str(place)))
     found = world.wait_for(run)
     assert found["conclusion"] == conclusion, (found["reason"], found["jobs"])
@@ -347,12 +347,12 @@ def run_to_end(
 
 
 def jobs_of(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The jobs of a run, or of a job, and what they have become, by id."""
+    """Returns the jobs of a run, or of a job, by id, with those that they expanded to."""
     return {name: job for top in found.get("jobs", ()) for name, job in [(str(top["id"]), top), *jobs_of(top).items()]}
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process is there, and no zombie."""
+    """Returns whether the process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:

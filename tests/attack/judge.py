@@ -1,8 +1,8 @@
 """The judge: knows nothing but the public API and the marker files that steps leave behind.
 
 Each step of the judged workflow appends `RUN JOB STEP ATTEMPT begin` to a file when it starts and the same with `end`
-when it
-ends, and prints two lines. From these and from what the API says, the judge decides whether the promises were kept:
+when it ends, and prints two lines. From these and from what the API says, the judge decides whether the promises were
+kept:
 
 - every id that was answered exists, and its run completes;
 - no attempt started twice, every attempt that is called a success started and ended once, and refused attempts never

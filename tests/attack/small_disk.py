@@ -42,8 +42,7 @@ def small_disk(folder: Path, kind: str, mib: int) -> Iterator[Path]:
 
 
 def cut_power(folder: Path) -> None:
-    """Puts the ext4 file system of `small_disk` into its state after a power cut: what has not reached the device is
-    lost.
+    """Simulates a power cut of the ext4 file system of `small_disk`: what has not reached the device is lost.
 
     All writers must have exited: the device is read until it no longer changes.
     """

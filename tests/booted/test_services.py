@@ -104,7 +104,7 @@ def test_systemd_finds_nothing_wrong_and_little_exposed(machine: Machine) -> Non
 
 
 def test_a_step_of_the_unprivileged_profile_may_little(machine: Machine) -> None:
-    """It has its own user and control group, no way to gain privileges, no secrets and no other directory to write to."""
+    """It has its own user and control group, gains no privileges, reads no secrets, and writes only in its directory."""
     printed = _printed(
         machine,
         """id --user --name

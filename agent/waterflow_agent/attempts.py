@@ -1,6 +1,6 @@
-"""The identity of an attempt and how it can end: what both distributions call by the same name.
+"""The identity of an attempt and its possible outcomes, shared by both distributions.
 
-Rules of this file: it imports records alone, so that the wire, the ledger and the daemon's pure packages can import it. The
+Rules of this file: it imports only msgspec, so that the wire, the ledger and the daemon's pure packages can import it. The
 daemon imports these names through `waterflowd.model.ids` and `waterflowd.model.statuses`.
 """
 
@@ -12,7 +12,7 @@ from typing import NewType
 import msgspec
 
 RunId = NewType("RunId", str)
-#: The key of a job in its workflow file; of an instance or a called job, with what tells it apart.
+#: The key of a job in its workflow file; for an instance or a called job, with a part that makes it unique.
 JobId = NewType("JobId", str)
 #: The step's `id`, or its 1-based position when it has none; inside a block, below the id of the block's step.
 #: Unique in its job.
@@ -36,11 +36,11 @@ class AttemptId(msgspec.Struct, frozen=True, order=True, array_like=True):
 class Outcome(Enum):
     """How an attempt ended, as its agent reported it."""
 
-    #: The node did what it should.
+    #: The node succeeded.
     SUCCESS = "success"
     #: It ran and failed.
     FAILURE = "failure"
-    #: It was stopped because its time-out had passed.
+    #: It was stopped because it timed out.
     TIMED_OUT = "timed-out"
     #: It was stopped because it was cancelled.
     CANCELLED = "cancelled"
@@ -49,5 +49,5 @@ class Outcome(Enum):
     #: The agent never started it and never will.
     REFUSED = "refused"
 
-    #: Members are singletons, and `Enum` would run Python code to hash a name.
+    #: Members are singletons: hashing them by identity is fast, while `Enum` runs Python code to hash the name.
     __hash__ = object.__hash__

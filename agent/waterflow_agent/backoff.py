@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Doublings, at most: keeps the power small however long something fails.
+#: Maximum number of doublings: keeps the power small however long something fails.
 _DOUBLINGS_MAX = 20
 
 
@@ -16,7 +16,7 @@ class Backoff:
     max_s: float
 
     def delay_s(self, failures: int, jitter: float = 1.0) -> float:
-        """The delay after this many failures in a row; 0 after none.
+        """Returns the delay after this many failures in a row; 0 without failures.
 
         `jitter`, from 0 to 1, picks a point between `first_s` and the full delay: pass a random number where many clients
         could otherwise return at the same moment.

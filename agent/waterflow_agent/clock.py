@@ -1,7 +1,7 @@
-"""The machine's clocks. Whatever depends on time gets a `Clock`; tests and the simulator pass one of their own.
+"""The machine's clocks. Whatever depends on time gets a `Clock`; tests and the simulator pass a different one.
 
 The boot clock counts suspended time and is not affected when the wall clock is set, so it measures durations. The wall clock
-is only for what people read. This module imports the standard library alone, because the step runner uses it too.
+is only for times that people read. This module imports only the standard library, because the step runner uses it too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ class Clock:
     """The clocks of this machine, in milliseconds."""
 
     def boot_ms(self) -> int:
-        """Returns the time since boot, suspended time included."""
+        """Returns the time since boot, including suspended time."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
     def wall_ms(self) -> int:

@@ -20,7 +20,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe() -> Machine:
-    """Returns what is true now: the host name may change while the agent runs."""
+    """Returns the current facts: the host name may change while the agent runs."""
     return Machine(
         machine_id=_first_line("/etc/machine-id"),
         hostname=socket.gethostname(),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from waterflow_agent.wire import messages
 from waterflowd.dispatch import handshake
 
-#: When a clone may connect again: somebody has to fix one of the servers first.
+#: When a clone may connect again: one of the servers has to be fixed first.
 CLONE_RETRY_MS = 60_000
 
 

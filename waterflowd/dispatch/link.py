@@ -1,7 +1,7 @@
 """The daemon's side of the link: two ports, one authenticator, all sessions. Implements `ports.Link`.
 
-`start` binds both ports. The caller then supervises `tasks`: if one of them ends, the daemon must stop, because nothing is
-read any more. `close` ends everything without calling the listener, because the agents are still there.
+`start` binds both ports. The caller then supervises `tasks`: if one of them ends, the daemon must stop, because it no longer
+reads messages. `close` ends everything without calling the listener, because the agents are still there.
 """
 
 from __future__ import annotations

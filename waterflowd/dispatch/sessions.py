@@ -42,7 +42,7 @@ PAUSE_MS = 1_000
 HELLOS_BURST = 20
 HELLOS_PER_S = 1.0
 HELLO_RETRY_MS = 5_000
-#: When an agent may reconnect after a fault of its own ended the session.
+#: When an agent may reconnect after its own fault ended the session.
 FAULT_RETRY_MS = 5_000
 #: Processor time that reading one agent's frames may take: at once, and per second. A busy agent (20,000 results a second)
 #: needs 10 ms a second; a frame of millions of empty lists costs 400 ms, and nothing in it is malformed.

@@ -1,4 +1,5 @@
-"""The fleet: which agents may work (registry.py, the fold of events.py), who is connected, and who gets what (placement.py).
+"""The fleet: which agents may work (registry.py, the fold of events.py), and which are connected and run which attempts
+(placement.py).
 
 Pure: connections, time and keys come from outside as arguments.
 """

@@ -1,6 +1,6 @@
-"""Facts of the `fleet` stream: which agents may work, in which groups, and the join tokens that let new ones in.
+"""Facts of the `fleet` stream: which agents may work, in which groups, and the join tokens that enroll new ones.
 
-Rules of this file: the same as for a run's events (engine/events.py): past tense, for ever readable, new fields with defaults.
+Rules of this file: the same as for a run's events (engine/events.py): past tense, readable forever, new fields have defaults.
 A token's secret is never stored, only its SHA-256.
 """
 
@@ -19,7 +19,7 @@ class FleetFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
 
 
 class AgentApproved(FleetFact, frozen=True, kw_only=True, tag="agent-approved"):
-    """This key is an agent of these groups. The same key again replaces name and groups."""
+    """The key was approved as an agent of these groups. A repeated approval replaces name and groups."""
 
     agent: AgentId
     #: Z85 text of the CURVE public key.
@@ -28,18 +28,18 @@ class AgentApproved(FleetFact, frozen=True, kw_only=True, tag="agent-approved"):
     groups: tuple[str, ...]
     hostname: str = ""
     machine_id: str = ""
-    #: Id of the join token that let it in; None when a person approved the fingerprint.
+    #: Id of the join token that enrolled it; None if a person approved the fingerprint.
     token: str | None = None
 
 
 class AgentRevoked(FleetFact, frozen=True, kw_only=True, tag="agent-revoked"):
-    """The key is an agent no more and never again without a new approval."""
+    """The key is no longer an agent, and cannot become one again without a new approval."""
 
     agent: AgentId
 
 
 class JoinTokenCreated(FleetFact, frozen=True, kw_only=True, tag="join-token-created"):
-    """A join token exists: until `expires_at`, for `uses` agents (None: any number), into these groups."""
+    """A join token was created: valid until `expires_at`, for `uses` agents (None: any number), which join these groups."""
 
     token: str
     secret_sha256: str

@@ -40,7 +40,7 @@ class SlotRequest(msgspec.Struct, frozen=True):
     agent: AgentId | None
     #: Labels that the server must have.
     labels: tuple[tuple[str, str], ...] = ()
-    #: Servers to use only when there is no other.
+    #: Servers to use only if no other is available.
     avoid: tuple[AgentId, ...] = ()
     #: Nodes that later steps of the job need; the job keeps its server.
     later: frozenset[str] = frozenset()
@@ -60,7 +60,7 @@ class ServerListRequest(NamedTuple):
 
 
 class Server(msgspec.Struct, kw_only=True):
-    """The present state of one agent. `taken` holds the attempts that occupy its slots, by the log."""
+    """The current state of one agent. `taken` holds the attempts that occupy its slots, by the log."""
 
     agent: AgentId
     is_connected: bool = False
@@ -100,7 +100,7 @@ class Placement:
         self._registry = registry
         self.servers: dict[AgentId, Server] = {}
         self._requests: dict[AttemptId, SlotRequest] = {}
-        #: The order of arrival.
+        #: Numbers that record the order of arrival.
         self._numbers = count()
         self._arrived: dict[AttemptId, int] = {}
         #: The attempts of each run that hold a slot (and on which agent) or wait for one (None).
@@ -146,12 +146,12 @@ class Placement:
         self._recheck(agent)
 
     def gathered(self) -> None:
-        """Agents have had their time to connect since the daemon's start."""
+        """The time for agents to connect after the daemon's start has passed."""
         self.is_gathering = False
         self._to_recheck.update(dict.fromkeys(self._by_agent))
 
     def enrollment_changed(self, agent: AgentId, groups: tuple[str, ...]) -> None:
-        """The agent was approved, revoked or moved between groups: requests for these groups may have another answer."""
+        """The agent was approved, revoked or moved between groups: requests for these groups may have a new answer."""
         self._maybe_free[agent] = None
         self._to_recheck.update(dict.fromkeys(groups))
         self._recheck(agent)
@@ -205,7 +205,7 @@ class Placement:
         best_free = 0.0
         for agent in self._registry.group(request.group):
             server = self.servers.get(agent)
-            # The free slots of an agent with a queue of its own belong to the steps of started jobs.
+            # The free slots of an agent with its own queue belong to the steps of started jobs.
             if server is None or not _fits(request, server) or agent in self._by_agent:
                 continue
             free: float = server.free
@@ -227,7 +227,7 @@ class Placement:
             self._by_group.setdefault(request.group, OrderedDict())[attempt] = request
 
     def cancel(self, attempt: AttemptId) -> None:
-        """Removes the attempt's request from the queue, if it is there."""
+        """Removes the attempt's request from the queue, if it is queued."""
         request = self._requests.pop(attempt, None)
         if request is None:
             return

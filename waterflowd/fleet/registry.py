@@ -1,7 +1,7 @@
-"""The registry: the fold of the `fleet` stream. Which keys are agents, of which groups, and which join tokens let new ones in.
+"""The registry: the fold of the `fleet` stream. Which keys are agents, of which groups, and which join tokens enroll new ones.
 
-Rules of this file: `apply` is total on logged facts and decides nothing; the questions below it change nothing. A token counts
-its uses from the approvals that name it, so a use and the approval are one fact.
+Rules of this file: `apply` handles every logged fact and decides nothing; the queries below it change nothing. The uses of a
+token are counted from the approvals that name it, so a use and the approval are one fact.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from waterflow_agent.errors import Rejected
 from waterflowd.fleet import events
 from waterflowd.model.ids import AgentId
 
-#: Group and agent names: they appear in commands, file names and URLs.
+#: Names of groups and agents. They appear in commands, file names and URLs.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: Built-in group of all servers; never assigned.
 ALL_SERVERS = "all-servers"
@@ -54,7 +54,7 @@ class Registry:
     def __init__(self) -> None:
         self.agents: dict[AgentId, Enrolled] = {}
         self.tokens: dict[str, JoinToken] = {}
-        #: Keys that were agents and must not come back by a token that they still know.
+        #: Keys of former agents, which must not enroll again with a token that they still have.
         self.revoked: set[AgentId] = set()
         self._keys: dict[str, AgentId] = {}
         self._groups: dict[str, dict[AgentId, Enrolled]] = {}
@@ -111,11 +111,11 @@ class Registry:
                 del self._groups[group]
 
     def agent_of_key(self, public_key: str) -> AgentId | None:
-        """The agent that this public key (Z85) is, if it is one."""
+        """The agent with this public key (Z85), or None."""
         return self._keys.get(public_key)
 
     def group(self, name: str) -> dict[AgentId, Enrolled]:
-        """The agents of a group; of the built-in group, all."""
+        """The agents of a group; all agents for the built-in group."""
         return self.agents if name == ALL_SERVERS else self._groups.get(name, {})
 
     @property
@@ -124,7 +124,7 @@ class Registry:
         return self._groups
 
     def check_token(self, text: str, now: int) -> JoinToken:
-        """The token that `ID.SECRET` names. Raises `Rejected` WF224 when it is unknown, wrong, used up or too old."""
+        """The token that `ID.SECRET` names. Raises `Rejected` WF224 if it is unknown, wrong, used up or expired."""
         name, _, secret = text.partition(".")
         token = self.tokens.get(name)
         digest = hashlib.sha256(secret.encode()).hexdigest()
@@ -140,7 +140,7 @@ class Registry:
 
 
 def check_groups(groups: tuple[str, ...]) -> tuple[str, ...]:
-    """The groups without repetitions. Raises `Rejected` WF225 for names that no group can have."""
+    """The groups without duplicates. Raises `Rejected` WF225 for invalid names."""
     unique = tuple(dict.fromkeys(groups))
     if not unique:
         raise Rejected("WF225", "at least one group is needed: --group NAME")
@@ -155,7 +155,7 @@ def check_groups(groups: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def free_name(wanted: str, agent: AgentId, registry: Registry) -> str:
-    """A name for people that no other agent has: the wanted one where possible, else with a number."""
+    """A display name that no other agent has: the requested one if possible, else with a number."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "-", wanted)[:48].lstrip("._-") or "agent"
     taken = {entry.name for entry in registry.agents.values() if entry.agent != agent}
     if plain not in taken:

@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-- Steps advance the driver's own runs at once; nobody else sees any of it until the batch is durable.
+- Steps advance the driver's own runs at once; nothing of it is visible elsewhere until the batch is durable.
 - Requests to the fleet are answered inside the batch: the answer is fed back as an input of the same batch.
 - Outgoing messages are built now, from the state that they belong to, and sent only after the commit.
 - A secret that is still being read delays only what needs it: no slot is requested, or the offer is deferred

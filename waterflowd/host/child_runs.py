@@ -4,8 +4,8 @@ Rules of this file:
 
 - The registry is bookkeeping, rebuilt from the log at each start; nothing in it is authoritative.
 - A child run starts under a trigger key that names the attempt, so that repeated requests cannot start it twice.
-- It is a run of the same repository at the same commit, started on behalf of whoever started its parent: ref, approvals and
-  groups are checked as for any other run.
+- It is a run of the same repository at the same commit, started on behalf of the principal that started its parent: ref,
+  approvals and groups are checked as for any other run.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def start_request(run: Run, attempt: AttemptId, compiled: bytes, arguments: dict
         revision=run.revision,
         trigger=Trigger(
             kind=TriggerKind.PARENT_RUN,
-            # Who must not approve a run that they started must not get around that with a child run.
+            # A child run must not let people approve what they started themselves.
             by=run.trigger.by,
             key=trigger_key(attempt),
             ref=run.trigger.ref,
@@ -169,7 +169,7 @@ def started(attempt: AttemptId, row: RunSummary) -> inputs.ChildRunCreated:
 
 
 def not_started(attempt: AttemptId, why: Reason, *, is_refused: bool) -> inputs.ChildRunNotCreated:
-    """The child run does not exist, for now or for good."""
+    """The child run was not created yet, or never will be."""
     return inputs.ChildRunNotCreated(
         job=attempt.job, step=attempt.step, attempt=attempt.number, reason=why, is_refused=is_refused
     )

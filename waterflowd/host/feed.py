@@ -1,8 +1,8 @@
 """The feed: durable records as they are written, for the streams of the API.
 
 Rules of this file: subscribers pull from the log by position, so history and new records have no gap between them, and a slow
-subscriber costs no memory here. Only wake-ups are pushed. A waiting subscriber keeps its event alive, so a subscriber that
-leaves leaves nothing behind.
+subscriber costs no memory here. Only wake-ups are pushed. A waiting subscriber keeps its event alive, so nothing remains
+after a subscriber has left.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
         return run
 
     def offers(self, run: Run, command: commands.SendTask) -> list[messages.Offer]:
-        """The offer of an attempt; empty while a secret is being read, and then made when the secret is there."""
+        """The offer of an attempt; empty while a secret is being read, in which case the offer is made later."""
         instance = self.placement.server(command.agent).instance
         try:
             return [messages.Offer(self.lower(run, command, instance))]
@@ -85,7 +85,7 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
             return []
 
     def stall(self, run: Run, error: Exception) -> None:
-        """Removes a run that cannot continue until somebody has looked at it; the other runs are not affected."""
+        """Removes a run that cannot continue without a person; the other runs are not affected."""
         logger.error("run %s is stalled; other runs continue", run.id, exc_info=error, extra={"run": run.id})
         self.stalled[run.id] = f"stalled after event {run.seq}: {error}"
         self.drop(run.id)

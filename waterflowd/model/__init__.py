@@ -1,1 +1,1 @@
-"""What everybody talks about: ids, plans, statuses with their transition tables, and reasons. Pure data."""
+"""Types shared by all packages: ids, plans, statuses with their transition tables, and reasons. Pure data."""

@@ -1,7 +1,7 @@
 """Chains: runs that start one another, after their end (`workflow_run`) or by a step (`parent_run`).
 
-Rules of this file: what a run was started by stands in its trigger's payload, with the number of runs before it. Both ways
-count in one number, so that a chain that mixes them has an end too.
+Rules of this file: the payload of a run's trigger names the run that started it, with the number of runs before it. Both kinds
+of starts share one count, so that a chain that mixes them is bounded too.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from waterflowd.model.records import Trigger, TriggerKind
 #: Kinds of triggers by which one run starts another; the payload holds a mapping of the same name.
 AFTER = TriggerKind.WORKFLOW_RUN.value
 PARENT_RUN = TriggerKind.PARENT_RUN.value
-#: Runs in a row, of which each started the next one by a step.
+#: Maximum length of a chain in which a step of each run started the next run.
 CHILD_RUN_DEPTH_MAX = 8
 
 
 def depth_of(trigger: Trigger) -> int:
-    """How many runs before this one started one another."""
+    """Number of runs before this one in the chain."""
     name = trigger.payload.get("name")
     about = trigger.payload.get(name) if name in (AFTER, PARENT_RUN) else None
     depth = about.get("depth") if isinstance(about, dict) else None

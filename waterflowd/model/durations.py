@@ -11,14 +11,14 @@ _WHOLE = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
 
 
 def parse(text: str) -> int:
-    """Milliseconds of a duration. Raises `ValueError` with a sentence for anything else."""
+    """Returns a duration in milliseconds. Raises `ValueError` with the reason for any other text."""
     if not _WHOLE.fullmatch(text):
         raise ValueError(f'"{text[:40]}" is not a duration; write 500ms, 30s, 5m, 1h30m or 2d')
     return round(sum(float(number) * _UNITS_MS[unit] for number, unit in _PART.findall(text)))
 
 
 def text(milliseconds: int) -> str:
-    """A duration as people read it: 90 seconds are `1 m 30 s`."""
+    """Formats a duration for people: 90 seconds are `1 m 30 s`."""
     if milliseconds < 1000:
         return f"{milliseconds} ms"
     seconds = round(milliseconds / 1000)
@@ -31,7 +31,7 @@ def text(milliseconds: int) -> str:
 
 
 def instant(value: str | int) -> int:
-    """Milliseconds since 1970 of an instant: RFC 3339 with a zone, or the milliseconds themselves. Raises `ValueError`."""
+    """Returns an instant in milliseconds since 1970, from RFC 3339 with a zone or from milliseconds. Raises `ValueError`."""
     if isinstance(value, int):
         return value
     try:

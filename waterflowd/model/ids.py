@@ -1,4 +1,4 @@
-"""Identifiers. Each kind is a type of its own, so that two strings cannot be swapped; none is ever used again.
+"""Identifiers. Each kind has its own type, so that two kinds cannot be confused. Ids are never reused.
 
 A run's id is a ULID: 48 bits of milliseconds and 80 random bits in Crockford's base 32 (26 characters), so ids
 sort by creation. Time and randomness arrive as arguments; this module reads neither.

@@ -1,16 +1,16 @@
-"""The values of inputs: the only place that checks and converts them, for every way in which they are given.
+"""The values of inputs: the only module that checks and converts them, wherever they come from.
 
 Inputs of a run come from the API and the CLI; inputs of a called workflow and of a composite step come from `with`. The
-compiler checks the values that it knows, the engine those that come from expressions; both call this module, so a value
-means the same both ways.
+compiler checks the values that it knows, the engine those that come from expressions; both call this module, so they agree
+on what a value means.
 
 Rules of this file:
 
-- `convert` turns one value into what its type says, or says what was expected and what was found. Text is read as the type
-  says, since the CLI and most expressions yield text.
-- Null means "not given", except for `json`, where it is a value.
-- Patterns match the whole value. They run on a linear-time engine (Rust's, as shipped in pydantic-core), since everybody
-  who may push may write one.
+- `convert` converts one value to its declared type, or reports what was expected and what was found. Text is parsed according
+  to the type, since the CLI and most expressions yield text.
+- Null means that the input is not set, except for `json`, where it is a value.
+- Patterns match the whole value. They run on a linear-time engine (Rust's, as shipped in pydantic-core), since everyone
+  who may push can write one.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from waterflowd.model.wording import describe, did_you_mean
 #: The code of every error about a value or a declaration.
 WRONG_INPUT = "WF110"
 
-#: All inputs of a start as JSON; GitHub's bound.
+#: Limit of all inputs of a start as JSON, as in GitHub Actions.
 INPUTS_BYTES_MAX = 65_535
 #: Nesting of a JSON input; every later reader recurses over it.
 JSON_LEVELS_MAX = 64
 #: Characters of a text that is read as a number.
 _NUMBER_CHARACTERS_MAX = 64
 
-#: The value of an input that is not given and has no default, as at GitHub.
+#: The value of an input that is not set and has no default, as in GitHub Actions.
 _EMPTY: dict[InputType, Json] = {
     InputType.STRING: "",
     InputType.NUMBER: 0,
@@ -47,7 +47,7 @@ _EMPTY: dict[InputType, Json] = {
 
 
 def check_start(specs: Sequence[InputSpec], arguments: Mapping[str, Json]) -> dict[str, Json]:
-    """The inputs of a run that is started: as `resolve`, and with a bound on their size."""
+    """Resolves the inputs of a new run: like `resolve`, with a limit on their size."""
     values = resolve(specs, arguments)
     if len(json.dumps(values).encode()) > INPUTS_BYTES_MAX:
         raise Rejected(WRONG_INPUT, f"the inputs have more than {INPUTS_BYTES_MAX:,} bytes", status=422)
@@ -58,7 +58,7 @@ def resolve(specs: Sequence[InputSpec], arguments: Mapping[str, Json], callee: s
     """A value for each declared input, in the order of the declarations: the converted argument, or the default.
 
     Raises `Rejected` WF110, with the input's name in `where`, for an input that is unknown, missing or of the wrong kind.
-    `callee` names what declares the inputs, where the reader of the error does not know it.
+    `callee` names the declaring workflow or step, if the error must mention it.
     """
     names = {spec.name.lower(): spec.name for spec in specs}
     given: dict[str, Json] = {}
@@ -74,7 +74,7 @@ def resolve(specs: Sequence[InputSpec], arguments: Mapping[str, Json], callee: s
 
 
 def known_inputs(specs: Sequence[InputSpec]) -> str:
-    """The suggestion for an unknown input that is like no other one."""
+    """The suggestion for an unknown input whose name resembles no known one."""
     return f"known inputs: {', '.join(spec.name for spec in specs)}" if specs else "it takes no inputs"
 
 
@@ -92,7 +92,7 @@ def _value(spec: InputSpec, arguments: Mapping[str, Json], of: str) -> Json:
 
 
 def default_of(spec: InputSpec) -> Json:
-    """The value of an input that is not given."""
+    """The value of an input that is not set."""
     if spec.default is not None:
         return spec.default
     return spec.options[0] if spec.type is InputType.CHOICE else _EMPTY[spec.type]
@@ -103,7 +103,7 @@ def _rejected(name: str, text: str) -> Rejected:
 
 
 def convert(spec: InputSpec, value: Json) -> Json:
-    """The value as the declaration wants it; raises ValueError with what was expected and what was found."""
+    """Converts the value to its declared type; raises ValueError with what was expected and what was found."""
     match spec.type:
         case InputType.STRING:
             return _string(spec, value)
@@ -120,7 +120,7 @@ def convert(spec: InputSpec, value: Json) -> Json:
 def check_secret(spec: InputSpec, value: Json) -> None:
     """Checks a value with a secret in it; raises ValueError when the input needs a value that can be checked.
 
-    Only the server knows what a secret is, so nothing but text without a pattern, and secrets inside of JSON, can be taken.
+    The value of a secret is only known on the server, so only text without a pattern, and secrets inside JSON, are accepted.
     """
     is_free_text = spec.type is InputType.STRING and spec.pattern is None
     if not is_free_text and not (spec.type is InputType.JSON and not isinstance(value, str)):
@@ -132,7 +132,7 @@ def check_secret(spec: InputSpec, value: Json) -> None:
 
 
 def _text(value: Json) -> Json:
-    """Numbers and booleans as text, as expressions write them; everything else unchanged."""
+    """Converts numbers and booleans to text, as expressions do; returns everything else unchanged."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return number_to_text(value) if isinstance(value, int | float) else value

@@ -1,4 +1,4 @@
-"""Numbers as JSON, expressions and inputs share them: one normal form, and one way to write them as text.
+"""Numbers in JSON, expressions and inputs: one normal form, and one way to write them as text.
 
 Numbers are JavaScript's, with one difference: an integer stays exact while it fits into 64 bits, so an id from a
 payload reaches a script unchanged, where GitHub would round it past 2**53. A whole float becomes an int (`1.0` is
@@ -12,15 +12,15 @@ from decimal import ROUND_HALF_UP, Context, Decimal
 
 Number = int | float
 
-#: Integers outside are rounded to floats, as all of them are in JavaScript: these are what the log and the wire have room for,
-#: and what a workflow file may hold.
+#: Integers outside this range are rounded to floats, as all integers are in JavaScript. The log, the wire and workflow files
+#: have the same range.
 INTEGER_MIN = -(2**63)
 INTEGER_MAX = 2**64 - 1
 
-#: Largest float below which every integer has a float of its own.
+#: Largest float up to which every integer is exactly representable.
 _FLOAT_EXACT = 2.0**53
 
-#: `toFixed(15)` of the largest number that it writes out needs 21 digits before the point and 15 behind it.
+#: `toFixed(15)` of the largest number that it writes out needs 21 digits before the point and 15 after it.
 _FIXED = Context(prec=40)
 _FIFTEEN_PLACES = Decimal(1).scaleb(-15)
 

@@ -1,7 +1,7 @@
 """A plan: a workflow compiled, checked, and pinned by the hash of its content.
 
-Rules of this file: a plan is data. Text that holds `${{ }}` stays text in it, was parsed once by the compiler, and is
-rendered by the engine when its turn comes; so equal files give equal plans and equal hashes. Durations are
+Rules of this file: a plan is data. Text with `${{ }}` is kept as text; the compiler has checked it, and the engine renders it
+when it is needed. So equal files have equal plans and equal hashes. Durations are
 milliseconds. A new field has a default, so that plans in old logs still load.
 """
 
@@ -21,7 +21,7 @@ Json = Any
 
 
 class InputType(Enum):
-    """What an input of a start by hand may hold."""
+    """The type of an input."""
 
     STRING = "string"
     NUMBER = "number"
@@ -31,11 +31,11 @@ class InputType(Enum):
 
 
 class OnLost(Enum):
-    """What happens when nobody can know how an attempt ended."""
+    """What happens when the outcome of an attempt is unknown."""
 
     #: The step ends `lost`.
     FAIL = "fail"
-    #: The step is tried again; only because the author wrote so.
+    #: The step is retried; only if the author asked for it.
     RETRY = "retry"
     #: A person decides.
     HOLD = "hold"
@@ -44,22 +44,22 @@ class OnLost(Enum):
 class Overlap(Enum):
     """What happens when an instant of a schedule comes while a run of the same schedule is still open."""
 
-    #: Nothing is started for the instant.
+    #: The instant starts no run.
     SKIP = "skip"
-    #: It is started when the runs before it have ended.
+    #: Its run starts when the runs before it have ended.
     QUEUE = "queue"
-    #: The open run is cancelled; the newest instant is started when it has ended.
+    #: The open run is cancelled; when it has ended, a run starts for the newest instant.
     CANCEL = "cancel"
 
 
 class CatchUp(Enum):
-    """What happens with the instants of a schedule that came while nobody could start them."""
+    """What happens with the instants of a schedule that passed while the daemon could not start runs."""
 
-    #: Nothing is started for them.
+    #: They start no run.
     NONE = "none"
     #: One run, for the newest of them.
     LAST = "last"
-    #: A run for each of them, up to a bound.
+    #: A run for each of them, up to a limit.
     ALL = "all"
 
 
@@ -76,7 +76,7 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PushTrigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Runs on a movement of a ref. Patterns follow GitHub's glob rules, `!` included; empty means any."""
+    """Runs on an update of a ref. Patterns follow GitHub's glob rules, including `!`; empty means any."""
 
     branches: tuple[str, ...] = ()
     branches_ignore: tuple[str, ...] = ()
@@ -93,7 +93,7 @@ class ScheduleTrigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     timezone: str = "UTC"
     overlap: Overlap = Overlap.SKIP
     catch_up: CatchUp = CatchUp.LAST
-    #: Laid over the file's own `vars`; static.
+    #: Override the file's own `vars`; static.
     vars: dict[str, Json] = {}
 
 
@@ -101,23 +101,23 @@ class WebhookTrigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """Runs on a signed request to `/v1/hooks/<name>`."""
 
     name: str
-    #: Name of the secret that signs.
+    #: Name of the secret that signs requests.
     secret: str
 
 
 class WorkflowRunTrigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Runs after another workflow of the repository. Patterns as of a push; empty means any."""
+    """Runs after another workflow of the repository. Patterns are like those of a push; empty means any."""
 
     #: Names or paths.
     workflows: tuple[str, ...]
-    #: `success`, `failure`, ...; empty: however it ended.
+    #: `success`, `failure`, ...; empty: any conclusion.
     conclusions: tuple[str, ...] = ()
     branches: tuple[str, ...] = ()
     branches_ignore: tuple[str, ...] = ()
 
 
 class Triggers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What starts the workflow. `on_change` is the meaning of a file without `on`: a push that adds or changes it."""
+    """What starts the workflow. `on_change` applies to a file without `on`: a push that adds or changes it."""
 
     on_change: bool = False
     push: PushTrigger | None = None
@@ -128,36 +128,36 @@ class Triggers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def is_only_called(self) -> bool:
-        """Whether nothing starts the workflow but other workflows: its `on` has `workflow_call` alone."""
+        """Whether only other workflows start the workflow, because its `on` contains only `workflow_call`."""
         return self == Triggers(dispatch=False)
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """When and how often a step is tried again. `on` and `never_on` hold `failure`, `timeout`, `lost`, `exit:N`."""
+    """When and how often a step is retried. `on` and `never_on` contain `failure`, `timeout`, `lost`, `exit:N`."""
 
     max_attempts: int = 1
     initial_interval_ms: int = 1_000
     backoff_coefficient: float = 2.0
     max_interval_ms: int = 60_000
-    #: Share of the interval that is added or taken away at random, 0 to 1.
+    #: Maximum share of the interval that is randomly added or subtracted, 0 to 1.
     jitter: float = 0.1
     on: tuple[str, ...] = ("failure", "timeout")
     never_on: tuple[str, ...] = ()
 
 
 class StopPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a running process group is ended: the signal, then SIGKILL after the grace."""
+    """How a running process group is stopped: the signal, then SIGKILL after the grace period."""
 
     signal: str = "SIGTERM"
     grace_ms: int = 10_000
 
 
 class Queue(Enum):
-    """What happens to those that find their concurrency group full."""
+    """What happens to runs and jobs whose concurrency group is full."""
 
-    #: They wait in the order in which they came.
+    #: They wait in order of arrival.
     FIFO = "fifo"
-    #: The newest waits; an older one that waits is cancelled.
+    #: The newest one waits; an older waiting one is cancelled.
     LATEST = "latest"
     #: They are refused.
     REJECT = "reject"
@@ -175,26 +175,26 @@ class Offline(Enum):
 
 
 class ConcurrencyPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`concurrency`: how many runs or jobs of one name may be at work at a time. The name belongs to the repository."""
+    """`concurrency`: how many runs or jobs of one group may be active at a time. The group belongs to the repository."""
 
     #: May be an expression.
     group: str
     limit: int = 1
     queue: Queue = Queue.FIFO
-    #: Whether those at work are cancelled for the newcomer; may be an expression.
+    #: Whether active ones are cancelled in favour of a new one; may be an expression.
     cancel_in_progress: bool | str = False
 
 
 class EnvironmentPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`environment`: the gate before a job. What the daemon's configuration asks for the same name comes on top."""
+    """`environment`: the gate before a job. Requirements of the daemon's configuration for the same name are added."""
 
     #: May be an expression.
     name: str
-    #: Principals that may approve; empty: whoever has the role.
+    #: Principals that may approve; empty: all with the role.
     approvers: tuple[str, ...] = ()
-    #: How many approvals are needed; 0 when the file asks for none.
+    #: Number of required approvals; 0 if the file requires none.
     minimum: int = 0
-    #: Whether the one who started the run may approve it.
+    #: Whether the person who started the run may approve it.
     may_approve_own: bool = True
 
 
@@ -209,7 +209,7 @@ class MatrixPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class StrategyPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`strategy`: a job as many instances."""
+    """`strategy`: a job that becomes many instances."""
 
     matrix: MatrixPlan | None = None
     #: A number or an expression; None: all at once.
@@ -223,19 +223,19 @@ class TargetPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Sizes are a number of servers, or a share such as `25%`, rounded up; each may be an expression.
     """
 
-    #: Sizes of the batches, one after the other; the last one repeats. Empty: one batch.
+    #: Sizes of the batches in order; the last one repeats. Empty: one batch.
     batch: tuple[int | str, ...] = ()
     max_parallel: int | str | None = None
-    #: With more failures than this, no new server starts; None: however many.
+    #: After more failures than this no new server starts; None: no limit.
     max_failures: int | str | None = None
-    #: Between two batches.
+    #: Pause between two batches.
     pause_ms: int = 0
     offline: Offline = Offline.FAIL
     wait_ms: int = 600_000
 
 
 class BlockPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Steps inside of a step, in order: a branch, the body of a loop, a composite step."""
+    """Steps inside a step, in order: a branch, the body of a loop, a composite step."""
 
     #: `then`, `else`, `steps`, or the branch's number.
     name: str
@@ -243,7 +243,7 @@ class BlockPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class StepPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One step. `params`, `env`, `condition` and the rest may hold expressions as text, unless a line says otherwise.
+    """One step. `params`, `env`, `condition` and the other fields may contain expressions as text, unless noted otherwise.
 
     Nodes of the engine: `condition` (`params.if`; blocks `then` and, if given, `else`), `loop` (`params.items`, `as`,
     `max-parallel`, or `params.while`, `max-iterations`; one block), `parallel` (a block for each branch), `composite`
@@ -252,7 +252,7 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     id: StepId
-    #: True when the file gave the id, so that expressions may name the step.
+    #: Whether the file sets the id, so that expressions may refer to the step.
     is_named: bool = False
     name: str
     #: Static: `shell`, `sleep`, `log`, ...
@@ -269,34 +269,34 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry: RetryPolicy | None = None
     on_lost: OnLost = OnLost.FAIL
     stop: StopPolicy = StopPolicy()
-    #: What is kept of an attempt's output; None: the agent's usual bound.
+    #: Limit of an attempt's output; None: the agent's default limit.
     output_bytes_max: int | None = None
-    #: Names of the secrets that `env` and `params` refer to; nothing else is filled in for the step.
+    #: Names of the secrets that `env` and `params` refer to; no other secrets are filled in for the step.
     secrets: tuple[str, ...] = ()
     #: The script has expressions pasted into it (`unsafe-interpolation`).
     is_unsafe: bool = False
-    #: The steps inside of a node of the engine.
+    #: The steps inside an engine node.
     blocks: tuple[BlockPlan, ...] = ()
-    #: What a composite step gives out, over its own `steps`.
+    #: Outputs of a composite step: expressions over its own `steps`.
     outputs: dict[str, Json] = {}
     #: Line of the step in its file, 1-based; 0 when unknown.
     line: int = 0
 
 
 class CallPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A reusable workflow inside of the plan that calls it. Its jobs see its own inputs, vars and env, and one another."""
+    """A reusable workflow inside the plan that calls it. Its jobs see its own inputs, vars and env, and one another."""
 
-    #: Of the file that is called.
+    #: Path of the called file.
     path: str
     name: str
     inputs: tuple[InputSpec, ...] = ()
-    #: What the caller gives, by name; may hold expressions over the caller's contexts.
+    #: The caller's arguments by name; may contain expressions over the caller's contexts.
     given: dict[str, Json] = {}
     vars: dict[str, Json] = {}
     env: dict[str, Json] = {}
     #: Expressions over `jobs.<id>.outputs`.
     outputs: dict[str, Json] = {}
-    #: The callee's name of a secret, and the caller's. None: all, under their own names.
+    #: The callee's name of each secret, and the caller's name. None: all secrets under the same names.
     secrets: dict[str, str] | None = {}
     jobs: tuple[JobPlan, ...]
 
@@ -304,23 +304,23 @@ class CallPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class JobPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One job: its steps run in order, on one server of `group`, in one working directory.
 
-    With `strategy` or `target` it becomes instances of itself, with `call` it is the jobs of another workflow.
+    With `strategy` or `target` it becomes instances of itself, with `call` the jobs of another workflow.
     """
 
     id: JobId
     name: str
     #: The group's name; may be an expression over `inputs`, `vars`, `matrix` and `needs`. Empty for a call.
     group: str = ""
-    #: Labels that a server must have beside the group; values may be expressions.
+    #: Labels that a server must have in addition to the group; values may be expressions.
     labels: dict[str, Json] = {}
     target: TargetPlan | None = None
     strategy: StrategyPlan | None = None
     call: CallPlan | None = None
     concurrency: ConcurrencyPlan | None = None
     environment: EnvironmentPlan | None = None
-    #: The job starts again, from its first step and on another server if there is one.
+    #: When to restart the job from its first step, on another server if possible.
     retry: RetryPolicy | None = None
-    #: Whether the working directory holds the repository's tree, or the patterns of the paths that it holds.
+    #: Whether the working directory contains the repository's files, or the patterns of the paths that it contains.
     checkout: bool | tuple[str, ...] = True
     needs: tuple[JobId, ...] = ()
     condition: str | None = None
@@ -335,7 +335,7 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class NodePlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A node of the repository that steps of the plan use: its file, as it was at the revision."""
+    """A node of the repository that steps of the plan use: its file at the revision."""
 
     name: str
     #: SHA-256 of the file.
@@ -344,7 +344,7 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A compiled workflow. Jobs stand in the order of the file, which is the order in which the engine looks at them."""
+    """A compiled workflow. Jobs are in the order of the file, in which the engine examines them."""
 
     name: str
     #: Path in the repository, or the name under which it was sent; the workflow's identity.
@@ -356,16 +356,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     env: dict[str, Json] = {}
     timeout_ms: int | None = None
     concurrency: ConcurrencyPlan | None = None
-    #: Patterns of the calls of `hashFiles`, those of one call joined by line ends: their digests come with the start.
+    #: Patterns of the calls of `hashFiles`, joined by newlines for each call; their digests are part of the start request.
     hashed: tuple[str, ...] = ()
-    #: Of all jobs, those of called workflows included. A node that is neither here nor one of Waterflow's is the servers'.
+    #: Nodes of all jobs, including called workflows. A node that is neither here nor built in is a server's own node.
     nodes: tuple[NodePlan, ...] = ()
-    #: What a run gives to the step that started it: expressions over `jobs.<id>.outputs`.
+    #: Outputs of a run for the step that started it: expressions over `jobs.<id>.outputs`.
     outputs: dict[str, Json] = {}
     jobs: tuple[JobPlan, ...]
 
     def node(self, name: str) -> NodePlan | None:
-        """The node of the repository that is called so, if it is one."""
+        """The node of the repository with this name, or None."""
         return next((node for node in self.nodes if node.name == name), None) if self.nodes else None
 
 
@@ -383,12 +383,12 @@ _decoder = msgspec.msgpack.Decoder(Plan)
 
 
 def encode(plan: Plan) -> bytes:
-    """The plan's bytes: the same file gives the same bytes. Mappings keep the file's order, in which `vars` are evaluated."""
+    """Encodes the plan; equal files have equal bytes. Mappings keep the order of the file, in which `vars` are evaluated."""
     return _encoder.encode(plan)
 
 
 def decode(content: bytes) -> Plan:
-    """The plan in `content`; raises `msgspec.ValidationError` for anything else."""
+    """Decodes a plan. Raises `msgspec.ValidationError` for any other content."""
     return _decoder.decode(content)
 
 

@@ -1,7 +1,7 @@
 """Why a run, job, step or attempt has its status: a stable code, and one sentence with its facts.
 
-Rules of this file: each code has a `#:` line in `ReasonCode`. The sentence is made with the decision, stored in the event, and
-the same in the CLI, the API and the UI. Facts hold the same for programs.
+Rules of this file: each code has a `#:` line in `ReasonCode`. The sentence is written when the decision is made, stored in the
+event, and the same in the CLI, the API and the UI. Facts contain the same for programs.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class ReasonCode(Enum):
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why something is as it is. `facts` hold what `text` says, for programs."""
+    """Why something has its status. `facts` contain what `text` says, for programs."""
 
     code: ReasonCode
     text: str
@@ -145,10 +145,10 @@ def reason(code: ReasonCode, text: str, **facts: str | int | float | bool | list
 
 
 def rejection(error: Rejected) -> Reason:
-    """The reason of a step or job that an error ends before it begins."""
+    """The reason of a step or job that an error ends before it starts."""
     code = ReasonCode.INPUT_INVALID if error.code == WRONG_INPUT else ReasonCode.EXPRESSION_ERROR
     return reason(code, error.text, error=error.code)
 
 
-#: The reason of what has just been made.
+#: The reason of a new run, job or step.
 CREATED = reason(ReasonCode.CREATED, "created")

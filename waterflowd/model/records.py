@@ -1,6 +1,6 @@
-"""What the log hands out and takes in, apart from the events themselves: records, batches, summaries, requests.
+"""Types read from and written to the log, apart from the events themselves: records, batches, summaries, requests.
 
-Rules of this file: pure data, shared by the host, the store and the API so that none of them needs another's insides.
+Rules of this file: pure data, shared by the host, the store and the API so that they do not depend on one another's internals.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from waterflowd.model.statuses import Conclusion, Status
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One event where it stands in the log."""
+    """One event with its position in the log."""
 
-    #: Place in the whole log, ascending, from 1.
+    #: Position in the whole log, ascending, from 1.
     seq: int
     stream: StreamName
-    #: Place in its stream, from 1 without gaps. `?at=SEQ` and `--at SEQ` mean this number.
+    #: Position in its stream, from 1 without gaps. `?at=SEQ` and `--at SEQ` refer to this number.
     position: int
     #: The log's time when the event was decided, in ms.
     at: int
@@ -29,7 +29,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamAppend(msgspec.Struct, kw_only=True):
-    """Events to add to one stream that must stand at `expected` (0 for a new one)."""
+    """Events to append to one stream whose position must be `expected` (0 for a new one)."""
 
     stream: StreamName
     expected: int
@@ -66,7 +66,7 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: TriggerKind
     #: The principal: a token's name, `uid:N`, the author of the push, `schedule`, `hook:NAME` or `run:ID`.
     by: str = ""
-    #: Unique key of the trigger; a second start with it gives the first one's run.
+    #: Unique key of the trigger; a second start with the same key returns the first run.
     key: str | None = None
     ref: str | None = None
     #: The commit's facts for the `git` context.
@@ -94,7 +94,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     completed_at: int | None = None
     #: Position of the run's newest event when this row was written.
     seq: int
-    #: The run that this one does again, as a whole or in part.
+    #: The run that this one re-runs, as a whole or in part.
     rerun_of: RunId | None = None
 
 
@@ -102,7 +102,7 @@ class Batch(msgspec.Struct, kw_only=True):
     """Everything that one transaction makes durable together."""
 
     appends: list[StreamAppend] = []
-    #: Content by hash; a plan that is there already is left as it is.
+    #: Content by hash; a plan that is already stored is not changed.
     plans: dict[str, bytes] = {}
     #: Rows of runs whose status, conclusion or reason changed; the set of open runs follows from them.
     summaries: list[RunSummary] = []
@@ -118,14 +118,14 @@ class Batch(msgspec.Struct, kw_only=True):
 
 
 class KeptJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A job of the earlier run."""
+    """A reused job of the earlier run."""
 
     conclusion: Conclusion
     outputs: dict[str, Any] = {}
 
 
 class KeptStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A step of the earlier run."""
+    """A reused step of the earlier run."""
 
     outcome: Conclusion
     conclusion: Conclusion
@@ -134,14 +134,14 @@ class KeptStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a run takes over from the run that it is a re-run of, instead of doing it again."""
+    """What a re-run reuses from the earlier run instead of running it again."""
 
     run: RunId
     #: Finished jobs by id.
     jobs: dict[str, KeptJob] = {}
-    #: Finished steps of jobs that are not kept as a whole, by job and step.
+    #: Finished steps of jobs that are not reused as a whole, by job and step.
     steps: dict[str, dict[str, KeptStep]] = {}
-    #: The servers of jobs with `target: each` that are done again, by job; jobs that are not named take all.
+    #: The servers on which jobs with `target: each` run again, by job; jobs without an entry use all servers.
     servers: dict[str, list[str]] = {}
 
 
@@ -153,9 +153,9 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
     repository: str | None = None
     revision: str | None = None
     inputs: dict[str, Any] = {}
-    #: Laid over the file's own `vars`.
+    #: Override the file's own `vars`.
     vars: dict[str, Any] = {}
-    #: Of a re-run: the run that it does again, and what it takes over of it.
+    #: Of a re-run: the original run, and what is reused from it.
     rerun_of: RunId | None = None
     kept: Kept | None = None
     #: Digests of the plan's `hashed` patterns over the tree of the revision.
@@ -165,23 +165,23 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checkout(msgspec.Struct, frozen=True, kw_only=True):
-    """The files that a job's working directory begins with: those of a revision that the patterns choose."""
+    """The initial files of a job's working directory: those of a revision that match the patterns."""
 
     repository: str
     revision: str
-    #: None stand for every file.
+    #: Empty: all files.
     patterns: tuple[str, ...] = ()
 
 
 class FilesListed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a checkout holds: the list as an agent gets it (`waterflow_agent.checkout.file_list`), and the Git ids in it."""
+    """The files of a checkout: the list as an agent receives it (`waterflow_agent.checkout.file_list`), and its Git ids."""
 
     content: bytes
     blobs: frozenset[bytes]
 
 
 class OutputPiece(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of an output log: where it begins (bytes), when it was printed (ms), on which stream (1 or 2), and what."""
+    """A piece of an output log: its offset (bytes), time (ms), stream (1 or 2) and content."""
 
     offset: int
     at: int
@@ -190,7 +190,7 @@ class OutputPiece(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutputAppend(msgspec.Struct, frozen=True, kw_only=True):
-    """Pieces to add to one output log, in order and without gaps from the first one's offset on."""
+    """Pieces to append to one output log, in order and without gaps from the first one's offset."""
 
     attempt: AttemptId
     pieces: list[OutputPiece]

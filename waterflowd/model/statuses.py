@@ -1,8 +1,8 @@
-"""Statuses and conclusions of runs, jobs, steps and attempts, with the moves that are allowed between them.
+"""Statuses and conclusions of runs, jobs, steps and attempts, with the allowed transitions between them.
 
-Rules of this file: a status says what is happening, a conclusion how it ended, a `Reason` (reasons.py) why. "In doubt",
-"held" and "stalled" are reasons, not statuses. The tables are the truth: `evolve` asserts every move against them,
-the documentation's diagrams and a test that every non-terminal status has an owner and a deadline read them.
+Rules of this file: a status says what is happening, a conclusion how it ended, and a `Reason` (reasons.py) why. "In doubt",
+"held" and "stalled" are reasons, not statuses. The tables are authoritative: `evolve` checks every transition
+against them, and so do the tests of the documentation's diagrams.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from waterflow_agent.attempts import Outcome as Outcome
 
 
 class _Word(Enum):
-    """An enum whose members are hashed as what they are, singletons; an `Enum` runs Python code to hash its name."""
+    """An enum whose members are hashed by identity, which is fast; `Enum` runs Python code to hash the name."""
 
     __hash__ = object.__hash__
 
 
 class Status(_Word):
-    """Where a run, a job or a step is."""
+    """The status of a run, a job or a step."""
 
-    #: Nothing of it has started; its turn has not come.
+    #: Not started; it is not its turn yet.
     QUEUED = "queued"
-    #: Its turn has come, and something outside must happen first: a server, a timer, a person.
+    #: It is its turn, but it waits for something outside: a server, a timer, a person.
     WAITING = "waiting"
-    #: An agent, a timer or a part of it is at work.
+    #: An agent, a timer or a part of it is active.
     RUNNING = "running"
     #: Ended; it has a conclusion and never changes again.
     COMPLETED = "completed"
@@ -35,13 +35,13 @@ class Status(_Word):
 class Conclusion(_Word):
     """How a run, a job or a step ended."""
 
-    #: Did what it should.
+    #: Succeeded.
     SUCCESS = "success"
     #: Ran and failed.
     FAILURE = "failure"
     #: It was cancelled.
     CANCELLED = "cancelled"
-    #: Its time-out passed and it was stopped.
+    #: It timed out and was stopped.
     TIMED_OUT = "timed-out"
     #: Never ran, by the file's own rules.
     SKIPPED = "skipped"
@@ -50,19 +50,19 @@ class Conclusion(_Word):
 
 
 class AttemptStatus(_Word):
-    """Where one try of a step is."""
+    """The status of one try of a step."""
 
-    #: Ready to go; waits for a slot on a server. Owner: the fleet; deadline: the job's start and run time-outs.
+    #: Ready; waits for a slot on a server. Owner: the fleet; deadline: the job's start timeout and timeout.
     PENDING = "pending"
-    #: Committed to one agent and offered to it. Owner: the agent; deadline: the attempt's time-out.
+    #: Committed to one agent and offered to it. Owner: the agent; deadline: the attempt's timeout.
     DISPATCHED = "dispatched"
-    #: The agent has started it. Owner: the agent; deadline: the attempt's time-out.
+    #: The agent has started it. Owner: the agent; deadline: the attempt's timeout.
     STARTED = "started"
     #: Ended; its result is in the log.
     FINISHED = "finished"
 
 
-#: Allowed moves of runs, jobs and steps.
+#: Allowed transitions of runs, jobs and steps.
 TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.WAITING, Status.RUNNING, Status.COMPLETED}),
     Status.WAITING: frozenset({Status.RUNNING, Status.COMPLETED}),
@@ -70,7 +70,7 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.COMPLETED: frozenset(),
 }
 
-#: Allowed moves of attempts. DISPATCHED goes straight to FINISHED when a result arrives before the start's report.
+#: Allowed transitions of attempts. DISPATCHED goes straight to FINISHED if a result arrives before the report of the start.
 ATTEMPT_TRANSITIONS: dict[AttemptStatus, frozenset[AttemptStatus]] = {
     AttemptStatus.PENDING: frozenset({AttemptStatus.DISPATCHED, AttemptStatus.FINISHED}),
     AttemptStatus.DISPATCHED: frozenset({AttemptStatus.STARTED, AttemptStatus.FINISHED}),
@@ -78,7 +78,7 @@ ATTEMPT_TRANSITIONS: dict[AttemptStatus, frozenset[AttemptStatus]] = {
     AttemptStatus.FINISHED: frozenset(),
 }
 
-#: From worst to best, as a run takes the worst conclusion of its jobs.
+#: From worst to best; a run has the worst conclusion of its jobs.
 SEVERITY: tuple[Conclusion, ...] = (
     Conclusion.LOST,
     Conclusion.TIMED_OUT,
@@ -93,7 +93,7 @@ FAILURES = frozenset({Conclusion.FAILURE, Conclusion.TIMED_OUT, Conclusion.LOST}
 
 
 def worst(conclusions: Iterable[Conclusion]) -> Conclusion:
-    """The worst of `conclusions`; `SUCCESS` when there is none."""
+    """Returns the worst of `conclusions`; `SUCCESS` if they are empty."""
     return min(conclusions, key=SEVERITY.index, default=Conclusion.SUCCESS)
 
 
@@ -113,5 +113,5 @@ def verb(conclusion: Conclusion) -> str:
 
 
 def result_word(conclusion: Conclusion) -> str:
-    """The word that `needs.x.result` and `outcome` show: all three kinds of failure read `failure`."""
+    """The value of `needs.x.result` and `outcome`: all three kinds of failure are `failure`."""
     return "failure" if conclusion in FAILURES else conclusion.value

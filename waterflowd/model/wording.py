@@ -1,4 +1,4 @@
-"""Words that messages share: what a value is called, and what somebody probably meant by a misspelt name."""
+"""Wording shared by messages: descriptions of values, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def describe(value: object) -> str:
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` most likely stands for, or None."""
+    """The known name that `name` most likely means, or None."""
     spelled = {candidate.lower(): candidate for candidate in known}
     found = difflib.get_close_matches(name.lower()[:64], spelled, n=1, cutoff=0.6)
     return spelled[found[0]] if found else None

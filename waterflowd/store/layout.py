@@ -53,7 +53,7 @@ DATABASES = ("meta", "records", "heads", "marks", "plans", "runs", "open", "keys
 
 #: Sparse, so it costs only address space; growing it later has to wait for every reader.
 MAP_BYTES = 64 << 30
-#: Enough for about 100,000 small events, or a few minutes of results while somebody frees space.
+#: Enough for about 100,000 small events, or a few minutes of results until space is freed.
 BALLAST_BYTES = 64 << 20
 #: The ballast takes at most this fraction of a small file system.
 BALLAST_SHARE = 16

@@ -12,7 +12,7 @@ from waterflow_agent.wire.messages import FileChunk
 from waterflowd.model.records import Checkout, FilesListed
 from waterflowd.reconcile import codes, globs
 
-#: The files of a revision, by path; None for one that is not there.
+#: The files of a revision, by path; None if it does not exist.
 Trees = Callable[[str, str], Mapping[str, bytes] | None]
 
 

@@ -12,7 +12,7 @@ class MemoryChildWorkflows:
 
     def __init__(self, files: dict[str, str] | None = None) -> None:
         self.files = files if files is not None else {}
-        #: What was asked for, in order.
+        #: The requested plans, in order.
         self.asked: list[tuple[str, str, str]] = []
         self._failures: list[WaterflowError] = []
 

@@ -92,7 +92,7 @@ class TreeStore:
             partial = self._updated(self._empty(), dict(files))
             partial.writer.finish()
         except OSError:
-            # Probably a full disk, where a spare directory would be a waste.
+            # Probably the disk is full; then a spare directory would only waste space.
             return
         if partial.missing:
             self.drop(partial)

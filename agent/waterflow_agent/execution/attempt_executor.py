@@ -270,7 +270,7 @@ class AttemptExecutor:
             self._output.open(entry)
 
     def _finish_unprepared(self, key: TaskId, error: Rejected | OSError) -> None:
-        """Ends an attempt whose files, or whose job's files, could not be made; nothing of it ran."""
+        """Ends an attempt whose files, or whose job's files, could not be created; nothing of it ran."""
         if isinstance(error, Rejected):
             self.finish_unstarted(key, failure("node-error", error.text))
             return

@@ -1,4 +1,4 @@
-"""Steps that are processes: from a task to a request to the runner, and from the runner's result to an outcome.
+"""Steps that are processes: turns a task into a request to the runner, and the runner's result into an outcome.
 
 The only module that knows where the files of an attempt are, and the attempt's name at the runner. The name follows from the
 attempt's identity alone, so that a later process of the agent finds its steps again.

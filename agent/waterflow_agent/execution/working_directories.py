@@ -125,16 +125,16 @@ def _names(path: Path) -> list[str]:
 
 
 def resolve(workspace: Path, wanted: str | None) -> Path:
-    """Where a step runs: its `working-directory`, which lies in the job's directory, by whatever path it is named.
+    """Returns the directory in which a step runs: its `working-directory`, which must be inside the job's directory.
 
-    An expression may have given it, and so a stranger. Raises `Rejected` WF703 for one that leaves, is missing, or is no
-    directory.
+    The path may come from an expression, so it is not trusted. Raises `Rejected` WF703 if it leads out of the job's directory,
+    does not exist, or is not a directory.
     """
     if not wanted:
         return workspace
     if "\0" in wanted:
         raise Rejected("WF703", "working-directory: a NUL byte")
-    # Resolved with its links, as a step before may have made one that leads out.
+    # Symbolic links are resolved, because an earlier step may have created one that leads out.
     path, root = Path(os.path.realpath(workspace / wanted)), Path(os.path.realpath(workspace))
     if not path.is_relative_to(root):
         raise Rejected("WF703", f"working-directory: {wanted!r} leaves the job's directory")
@@ -144,16 +144,16 @@ def resolve(workspace: Path, wanted: str | None) -> Path:
 
 
 def directory_name(name: str) -> str:
-    """`name` as one safe path component; different names give different components."""
+    """Returns `name` as one safe path component; different names have different components."""
     if _PLAIN_NAME.fullmatch(name):
         return name
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:60].strip("-") or "x"
-    # The tilde is in no plain name, so the two forms never meet.
+    # Plain names contain no tilde, so the two forms cannot be equal.
     return f"{slug}~{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
 
 
 def remove_tree(path: Path) -> bool:
-    """Removes everything below `path` and itself, whatever a step did to it; False, and a log line, if something is left."""
+    """Removes `path` and everything below it, whatever a step did to it; returns False, and logs, if something is left."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return True
@@ -164,7 +164,7 @@ def remove_tree(path: Path) -> bool:
         return False
     shutil.rmtree(path, ignore_errors=True)
     if os.path.lexists(path):
-        # Rare, so this is a second walk: directories without permissions, and immutable files.
+        # A second walk, because directories without permissions and immutable files are rare.
         _loosen(path)
         shutil.rmtree(path, ignore_errors=True)
     if os.path.lexists(path):
@@ -174,11 +174,11 @@ def remove_tree(path: Path) -> bool:
 
 
 def _loosen(path: Path) -> None:
-    """Gives this user every permission on the directories below `path` and takes immutable flags away."""
+    """Gives this user all permissions on the directories below `path` and removes immutable flags."""
     for _, directories, files, directory_fd in os.fwalk(path, onerror=None, follow_symlinks=False):
         _loosen_directory(directory_fd)
         for name in directories:
-            # Before the walk goes in, which it could not without permission.
+            # Before the walk enters the directory, which requires the permission.
             _chmod_no_link(directory_fd, name)
         for name in files:
             _clear_flags_of(name, directory_fd)
@@ -218,12 +218,12 @@ def _clear_flags(fd: int) -> None:
         if flags & _FIXED_FLAGS:
             fcntl.ioctl(fd, _SET_FLAGS, (flags & ~_FIXED_FLAGS).to_bytes(8, "little"))
     except OSError:
-        # Not every file system has flags, and only root may take them away.
+        # Not every file system has flags, and only root may remove them.
         return
 
 
 def _mounts_below(path: Path) -> list[str]:
-    """Mount points below `path`, innermost first."""
+    """Returns the mount points below `path`, innermost first."""
     prefix = os.path.realpath(path) + "/"
     found: list[str] = []
     try:

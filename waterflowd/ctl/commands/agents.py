@@ -1,4 +1,4 @@
-"""`agents` and `groups`: the servers, and who lets them in."""
+"""`agents` and `groups`: the servers, and their enrollment."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def show(context: click.Context, run: str, at: int | None, as_json: bool) -> Non
     for text in _facts(found):
         click.echo(style(escape_for_display(text), "bright_black"))
     if at is None:
-        # What was pending in the past cannot be decided any more.
+        # Approvals that were pending at an earlier time can no longer be decided.
         for line in pending_approvals.lines(found):
             click.echo(line)
     if found["conclusion"] not in (None, "success", "skipped"):

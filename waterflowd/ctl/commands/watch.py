@@ -43,7 +43,7 @@ def watch(context: click.Context, run: str, as_json: bool) -> None:
 
 
 def watch_to_end(client: Client, run: str, *, as_json: bool = False) -> int:
-    """Show a run until it ends and return the exit code; Ctrl-C says how to come back."""
+    """Show a run until it ends and return the exit code; on Ctrl-C, print how to resume watching."""
     events = _follow(client, run)
     try:
         if as_json:

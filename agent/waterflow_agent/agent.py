@@ -1,8 +1,8 @@
 """The composition and life cycle of an agent: the only module that knows every part.
 
 Order at the start: the data directory and its lock, the keys, the enrollment if necessary, the journal, the runner and the
-attempts that it holds, and only then the link. Order at the end: the link, the connection to the runner, the journal. The runner
-and its steps keep running.
+attempts that it holds, and only then the link. Order at the end: the link, the connection to the runner, the journal. The
+runner and its steps keep running.
 """
 
 from __future__ import annotations

@@ -3,20 +3,20 @@
 The language is GitHub's, with its coercions, plus arithmetic on numbers and a few functions. The data flow, one module
 for each arrow:
 
-    source ─lexer─▶ tokens ─parser─▶ nodes ─scope─▶ what is wrong with it, what it refers to
-                                        ├─evaluation (values, functions, jsontext)─▶ value, given an Env
-                                        └─explain─▶ the same with its values beside it, for people
+    source ─lexer─▶ tokens ─parser─▶ nodes ─scope─▶ errors and references
+                                        ├─evaluation (values, functions, json_text)─▶ value, for an Env
+                                        └─explain─▶ source with its values, for people
     text with ${{ }} ─template─▶ value or text          script ─scripts─▶ script + environment
 
 Rules of the package:
 
 - Pure: what an expression can see is in its `Env`, so the same `Env` gives the same value at every replay.
-- Total: parsing raises nothing but ExpressionError, evaluation nothing but ExpressionError for JSON values in the
-  contexts, whatever a hostile author wrote. No source makes Python recurse deeply.
-- Bounded: 8 KiB of source, 64 levels, 1 MiB of result; no function builds more than that on its way.
+- Total: whatever a hostile author wrote, parsing raises only ExpressionError, and so does evaluation if the contexts
+  contain JSON values. No source makes Python recurse deeply.
+- Bounded: 8 KiB of source, 64 levels, 1 MiB of result; no function builds more than that, not even temporarily.
 - Text that an expression yields is never parsed again.
 
-Every error has a code of `errors.CODES` and the character offset in the text that it was parsed from.
+Every error has a code of `errors.CODES` and a character offset in the parsed text.
 """
 
 from waterflowd.expr.env import Env, Status

@@ -1,6 +1,6 @@
-"""What can be wrong with an expression, and where.
+"""Errors of expressions, and their positions.
 
-Every problem has one of the codes below and the character offset in the text that it was found in: the source
+Every error has one of the codes below and a character offset in the text: the source
 for `parse`, the whole text for `parse_template`, `parse_condition` and scripts. The caller, which knows the file,
 turns the offset into line and column. `suggestion` is the name that the author probably meant; the text does not repeat it.
 """
@@ -20,7 +20,7 @@ UNTERMINATED = "WF127"
 UNSAFE_PLACE = "WF128"
 NOT_HERE = "WF129"
 
-#: Every code of this package and what it means; codes are stable.
+#: Every code of this package and its meaning; codes are stable.
 CODES: dict[str, str] = {
     SYNTAX: "the text is not a valid expression",
     BOUND: "an expression, its depth, or its result is too large",
@@ -36,7 +36,7 @@ CODES: dict[str, str] = {
 
 
 class ExpressionError(Rejected):
-    """An expression is wrong: `offset` is the place in the text it was read from, in characters from 0."""
+    """An error of an expression; `offset` is its position in the parsed text, in characters from 0."""
 
     def __init__(self, code: str, text: str, offset: int, *, suggestion: str | None = None) -> None:
         super().__init__(code, text)

@@ -1,6 +1,6 @@
-"""A tree to its value, through closures that are built once for each tree.
+"""Evaluates a tree, through closures that are built once for each tree.
 
-`compiled(node)` turns every node into a function of the `Env`; the tree's height is bounded, so is the recursion.
+`compiled(node)` turns every node into a function of the `Env`; the tree's height is bounded, and so is the recursion.
 Operands of `&&` and `||` are evaluated only as far as needed. Evaluation ends with a value or with an ExpressionError
 that has the offset; any other exception is a bug of the host, such as a context that is not JSON data.
 """
@@ -37,7 +37,7 @@ Evaluator = Callable[[Env], object]
 def evaluate(node: Node, env: Env) -> Value:
     """Return the value of an expression as plain JSON data that shares nothing with the contexts.
 
-    Raises ExpressionError when it has none, or one over the bound of a result.
+    Raises ExpressionError if it has no value, or one that exceeds the size limit of results.
     """
     value = compiled(node)(env)
     try:
@@ -47,7 +47,7 @@ def evaluate(node: Node, env: Env) -> Value:
 
 
 def evaluate_condition(node: Node, env: Env) -> bool:
-    """Return whether an expression is true; cheaper than `evaluate`, since no value leaves."""
+    """Return whether an expression is true; cheaper than `evaluate`, since no value is copied."""
     return is_truthy(compiled(node)(env))
 
 
@@ -132,7 +132,7 @@ def _call(node: Call) -> Evaluator:
 
 
 def find_function(node: Call) -> Function:
-    """Return the function of a call; raises ExpressionError when there is none or the arguments do not fit."""
+    """Return the function of a call; raises ExpressionError if it does not exist or has another number of arguments."""
     function = FUNCTIONS.get(node.name.lower())
     if function is None:
         names = (known.name for known in FUNCTIONS.values())

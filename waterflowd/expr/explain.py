@@ -19,10 +19,10 @@ from waterflowd.expr.parser import PRECEDENCE
 from waterflowd.expr.values import Value, is_truthy, to_text
 from waterflowd.model.numbers import shortest
 
-#: One line of a terminal or of a table in the UI.
+#: Fits on one line of a terminal or of a table in the UI.
 EXPLANATION_CHARACTERS_MAX = 200
 
-#: So that one long value does not hide the others.
+#: Limit of each value, so that one long value does not hide the others.
 _VALUE_CHARACTERS_MAX = 60
 
 
@@ -38,7 +38,7 @@ def unparse(node: Node) -> str:
 
 
 def _without_implied(node: Node, env: Env) -> Node:
-    """Return the part of an implied `success() && ...` that decided."""
+    """Return the part of an implied `success() && ...` that determined the result."""
     if isinstance(node, Logical) and node.offset == IMPLIED:
         success, condition = node.operands
         try:

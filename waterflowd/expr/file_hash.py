@@ -1,11 +1,11 @@
-"""The pure part of `hashFiles`: which files of a tree the patterns choose, and the digest of them.
+"""The pure part of `hashFiles`: which files of a tree match the patterns, and their digest.
 
 As in GitHub: a pattern is relative to the root of the repository; `*`, `?` and `[...]` stay within one part of a
-path, `**` is any number of parts; a pattern that matches a folder chooses all below it; names that start with a point
-are nothing special; one text may hold several patterns, one a line; a line that starts with `#` is a comment, one
-that starts with `!` takes files away again, and the last pattern that matches decides. Names are compared with case.
-The digest is SHA-256 over the SHA-256 of each chosen file in the order of their paths, so it changes with what the
-files hold and not with when they were written; it is '' when no file is chosen.
+path, `**` is any number of parts; a pattern that matches a folder includes everything below it; names that start with a dot
+are not special; one text may contain several patterns, one per line; a line that starts with `#` is a comment, one
+that starts with `!` excludes files, and the last matching pattern decides. Names are case-sensitive. The digest is
+SHA-256 over the SHA-256 of each matching file in the order of their paths, so it depends on the contents of the files
+and not on their times; it is '' if no file matches.
 
 The caller provides the tree, and records the result, since the value must be the same at every replay. Matching takes time
 proportional to pattern times path for every pattern.
@@ -20,30 +20,30 @@ from dataclasses import dataclass
 from waterflowd.expr.errors import BOUND, WRONG_VALUE
 from waterflowd.expr.json_text import Problem
 
-#: Lines in all patterns of one call; people write three.
+#: Maximum number of lines in all patterns of one call; typical are three.
 PATTERNS_MAX = 255
 
-#: Stands for `**` among the parts of a path, and for `*` among the characters of a part.
+#: Represents `**` among the parts of a path, and `*` among the characters of a part.
 _MANY = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """One pattern: its parts, and whether it takes files away."""
+    """One pattern: its parts, and whether it excludes files."""
 
     parts: tuple[str | None, ...]
     is_exclusion: bool
 
     def matches(self, path: str) -> bool:
         """Return whether a file's path, or a folder above it, matches."""
-        # The `**` at the end is what chooses all below a folder.
+        # The `**` at the end includes everything below a folder.
         return _matches((*self.parts, _MANY), path.split("/"), _part_matches)
 
 
 def hash_files(texts: Iterable[str], paths: Iterable[str], digest_of: Callable[[str], bytes]) -> str:
-    """Return the digest of the files that the patterns choose from `paths`; `digest_of` yields a file's SHA-256.
+    """Return the digest of the files of `paths` that match the patterns; `digest_of` returns a file's SHA-256.
 
-    Raises Problem when a pattern leads out of the tree or there are too many.
+    Raises Problem if a pattern leads out of the tree, or if there are too many patterns.
     """
     chosen = matching(patterns_of(texts), paths)
     if not chosen:
@@ -71,7 +71,7 @@ def patterns_of(texts: Iterable[str]) -> list[Pattern]:
 
 
 def matching(patterns: Sequence[Pattern], paths: Iterable[str]) -> list[str]:
-    """Return the chosen paths in the order of their bytes."""
+    """Return the matching paths in the order of their bytes."""
     chosen = []
     for path in paths:
         last = next((pattern for pattern in reversed(patterns) if pattern.matches(path)), None)
@@ -85,7 +85,7 @@ def _part_matches(pattern: str, part: str) -> bool:
 
 
 def _symbols(pattern: str) -> tuple[str | None, ...]:
-    """Return the symbols of one part: a character (also `?`), one behind a backslash, a class in brackets, or `_MANY`."""
+    """Return the symbols of one part: a character (also `?`), an escaped one, a class in brackets, or `_MANY`."""
     symbols: list[str | None] = []
     position = 0
     while position < len(pattern):
@@ -131,9 +131,9 @@ def _is_in_class(inside: str, character: str) -> bool:
 
 
 def _matches(pattern: Sequence[str | None], things: Sequence[str], one_matches: Callable[[str, str], bool]) -> bool:
-    """Return whether things match symbols among which `_MANY` stands for any number of things.
+    """Return whether things match symbols, of which `_MANY` matches any number of things.
 
-    Going back to the last `_MANY` alone is enough, since an earlier one could only skip what this one may skip as well.
+    Backtracking to the last `_MANY` is enough, since an earlier one could only skip what this one may skip as well.
     """
     at, thing, after_many, resume = 0, 0, -1, 0
     while thing < len(things):

@@ -1,8 +1,8 @@
-"""The functions of expressions, each with its name, its number of arguments and what it does.
+"""The functions of expressions, each with its name, its number of arguments and its documentation.
 
-Names are compared without case. As in GitHub, text functions read any primitive as text (`upper(1.50)` is `1.5`).
-A function raises `Problem`; the evaluator adds the place. No function can build more than the result bound, not even
-for a moment, and none does more work than linear in its arguments and its result.
+Names are case-insensitive. As in GitHub, text functions read any primitive as text (`upper(1.50)` is `1.5`).
+A function raises `Problem`; the evaluator adds the position. No function builds more than the size limit of results,
+not even temporarily, and the work of each is linear in its arguments and its result.
 
 GitHub does not have `len`, `upper`, `lower`, `trim`, `split`, `replace`, `default`, `range`, `now`.
 """
@@ -38,7 +38,7 @@ Implementation = Callable[[list[Any], Env], object]
 #: A run has at most 10,000 inner steps, so no loop could process a longer list.
 RANGE_ITEMS_MAX = 10_000
 
-#: As GitHub has it.
+#: Same limit as in GitHub Actions.
 ARGUMENTS_MAX = 255
 
 
@@ -50,12 +50,12 @@ class Function:
     least: int
     most: int
     call: Implementation
-    #: The possible calls, as the reference shows them.
+    #: The possible calls, for the reference.
     usage: str
     description: str
-    #: Expressions whose values the reference shows.
+    #: Expressions that the reference shows with their values.
     examples: tuple[str, ...] = ()
-    #: Whether the number of arguments has to be odd: pairs, and one more.
+    #: Whether the number of arguments must be odd: pairs, and one more.
     is_odd: bool = False
     #: Whether `call` gets functions that compute the arguments, so that it computes only those that it needs.
     is_lazy: bool = False

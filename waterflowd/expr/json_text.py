@@ -24,10 +24,10 @@ from waterflowd.expr.values import (
 )
 from waterflowd.model.numbers import Number, normal, shortest
 
-#: Larger results belong into a file; this is also the limit of a job's outputs.
+#: Larger results belong in a file; this is also the limit of a job's outputs.
 RESULT_BYTES_MAX = 1024 * 1024
 
-#: Nesting of values; far below what Python can recurse over, far above what people write.
+#: Nesting of values; far below Python's recursion limit, far above what people write.
 VALUE_HEIGHT_MAX = 128
 
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -44,7 +44,7 @@ class Problem(Exception):
 
 
 def too_large() -> Problem:
-    """Return the problem of a result over the bound."""
+    """Return the problem of a result that exceeds the limit."""
     return Problem(BOUND, f"the result is larger than {RESULT_BYTES_MAX} bytes")
 
 
@@ -54,14 +54,14 @@ def size_of(text: str) -> int:
 
 
 def bounded(text: str) -> str:
-    """Return `text` if it is within the bound."""
+    """Return `text` if it is within the limit; raises Problem otherwise."""
     if len(text) > RESULT_BYTES_MAX or size_of(text) > RESULT_BYTES_MAX:
         raise too_large()
     return text
 
 
 def joined(parts: Iterable[str], separator: str = "") -> str:
-    """Return `separator.join(parts)` without ever building more than the bound."""
+    """Return `separator.join(parts)` without ever building more than the limit."""
     kept: list[str] = []
     total = 0
     for part in parts:
@@ -73,7 +73,7 @@ def joined(parts: Iterable[str], separator: str = "") -> str:
 
 
 def plain(value: Value) -> Value:
-    """Return a copy made of dict, list and scalars alone; raises Problem when it is over the bounds."""
+    """Return a copy that contains only dicts, lists and scalars; raises Problem if it exceeds the limits."""
     budget = [RESULT_BYTES_MAX]
     return _plain(value, budget, VALUE_HEIGHT_MAX)
 

@@ -1,4 +1,4 @@
-"""Source text to tokens, by the rules of GitHub's lexer plus the arithmetic operators.
+"""Splits source text into tokens, by the rules of GitHub's lexer plus the arithmetic operators.
 
 A hyphen inside a name belongs to the name, as in GitHub: `a-b` is one name, so a subtraction of names needs spaces
 (`a - b`) or parentheses. `+` and `-` where a value may start are the sign of a number literal; anywhere else they
@@ -15,7 +15,7 @@ from waterflow_agent.display import quote
 from waterflowd.expr.errors import BOUND, SYNTAX, ExpressionError
 from waterflowd.expr.values import number_from_text
 
-#: GitHub allows 21,000 characters, far more than anybody can read.
+#: GitHub allows 21,000 characters, far more than people can read.
 SOURCE_BYTES_MAX = 8 * 1024
 
 NAME = "name"
@@ -34,7 +34,7 @@ class Token(NamedTuple):
 
 
 _SPACE = re.compile(r"[ \t\r\n]+")
-#: What may follow a dot, and what a context is called.
+#: Names of contexts, and names after a dot.
 NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _NUMBER = re.compile(
     r"0[xX][0-9a-fA-F]+|0[oO][0-7]+|0[bB][01]+"
@@ -70,7 +70,7 @@ def tokenize(source: str) -> list[Token]:
     try:
         is_too_long = len(source) > SOURCE_BYTES_MAX or len(source.encode()) > SOURCE_BYTES_MAX
     except UnicodeEncodeError as error:
-        # Text with it could not be stored.
+        # Text that contains it could not be stored.
         raise ExpressionError(SYNTAX, "half of a surrogate pair is not a character", error.start) from None
     if is_too_long:
         raise ExpressionError(BOUND, f"the expression is longer than {SOURCE_BYTES_MAX} bytes", 0)

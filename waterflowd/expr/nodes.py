@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-#: Deeper than any expression a person writes (GitHub allows 50), shallow enough to recurse over without a thought.
+#: Deeper than any expression a person writes (GitHub allows 50), shallow enough for recursion.
 HEIGHT_MAX = 64
 
 #: Offset of a node that the source does not contain.

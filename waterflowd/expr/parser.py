@@ -1,10 +1,10 @@
-"""Tokens to a tree: operator precedence within one function, recursion only where the source nests.
+"""Builds a tree from tokens: operator precedence within one function, recursion only where the source nests.
 
-From loose to tight: `||`, `&&`, `== !=`, `< <= > >=`, `+ -`, `* / %`, `!`, then `.` and `[ ]`. All of them group to the
-left. As in GitHub only a context, a call and a parenthesised expression can be indexed.
+From lowest to highest precedence: `||`, `&&`, `== !=`, `< <= > >=`, `+ -`, `* / %`, `!`, then `.` and `[ ]`. All of them group
+to the left. As in GitHub only a context, a call and a parenthesised expression can be indexed.
 
 Nesting is counted while parsing and the height of the finished tree is checked as well, since a chain of left-grouping
-operators is deep without being nested. Neither ever meets Python's own recursion limit.
+operators is deep without being nested. Neither ever reaches Python's recursion limit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from waterflowd.expr.nodes import (
     walk,
 )
 
-#: How tightly the operators bind; higher is tighter.
+#: Precedence of the operators; a higher number binds more tightly.
 PRECEDENCE = {
     "||": 1,
     "&&": 2,

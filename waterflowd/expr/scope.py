@@ -1,7 +1,7 @@
 """Static analysis of an expression: the names it may use, and the names it does use.
 
-`check` reports every problem at once. It knows names, not types: what a property of data holds is known only when it
-runs, and one that does not exist is null.
+`check` reports every problem at once. It knows names, not types: the properties of data are only known at run time,
+and one that does not exist is null.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from waterflowd.expr.nodes import Call, Context, Filter, Index, Literal, Node, c
 from waterflowd.expr.values import to_text
 from waterflowd.model.wording import closest
 
-#: Nobody reads more errors of one expression, and each costs a search for a suggestion.
+#: More errors of one expression are not helpful, and each costs a search for a suggestion.
 ERRORS_MAX = 50
 
 #: Part of a reference's path that is only known in a run.
@@ -113,10 +113,10 @@ def _name_error(index: Index, scope: Scope) -> ExpressionError | None:
 
 
 def references(node: Node) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Yield every use of a context as its path and place, in source order, duplicates included.
+    """Yield the path and position of every use of a context, in source order, including duplicates.
 
     The context's name is in lower case, the rest as written. A filter or a computed index is ANY in the path;
-    what computes it is yielded as well.
+    contexts that compute the index are yielded as well.
     """
     waiting = [node]
     while waiting:

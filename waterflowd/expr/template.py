@@ -2,7 +2,7 @@
 
 A text that is exactly one expression keeps the type of its value; any other text with expressions becomes a string.
 The value of an expression is never parsed again, so a value that contains `${{` is unchanged. An expression ends at
-the first `}}` outside of its strings.
+the first `}}` outside its strings.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def is_static(value: Value) -> bool:
 def parse_condition(text: str) -> Node:
     """Return the tree of an `if`: the wrapper may be missing, and `success() &&` is implied.
 
-    Nothing is implied when a status function is called anywhere. A text that mixes `${{ }}` with more is an error,
+    Nothing is implied when a status function is called anywhere. A text that mixes `${{ }}` with other text is an error,
     since it would be a string and so always true. Raises ExpressionError.
     """
     stripped = text.strip()

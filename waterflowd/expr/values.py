@@ -1,11 +1,11 @@
 """The values of expressions and GitHub's coercions between them.
 
-A value is what JSON can say: None, bool, int or float, str, a list or tuple, a Mapping with string keys. Mappings may
-be lazy. Anything else is a mistake of the host and raises TypeError.
+A value is JSON data: None, bool, int or float, str, a list or tuple, a Mapping with string keys. Mappings may
+be lazy. Anything else is a bug of the host and raises TypeError.
 
 Numbers are JavaScript's, with one difference: an integer stays exact while it fits into 64 bits, so an id from a
 payload reaches a script unchanged, where GitHub would round it past 2**53. A whole float becomes an int (`1.0` is
-`1`, `-0` is `0`), larger integers become floats; so whatever an expression yields can be stored.
+`1`, `-0` is `0`), larger integers become floats; so every result of an expression can be stored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from waterflowd.model.numbers import Number, normal, number_to_text
 Value = object
 
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-#: Digits that an integer within the bound may have; more are read as a float at once, which never takes long.
+#: Integers with more digits are out of range and are read as floats, which is fast.
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _PREFIXED = {"x": (16, re.compile(r"[0-9a-fA-F]+")), "o": (8, re.compile(r"[0-7]+")), "b": (2, re.compile(r"[01]+"))}
 _INFINITE = {"Infinity": math.inf, "+Infinity": math.inf, "-Infinity": -math.inf}
@@ -43,13 +43,13 @@ _KINDS: dict[type, str] = {
 
 
 class Filtered(list[object]):
-    """What a filter yields: an array whose next index applies to each of its items."""
+    """The result of a filter: an array whose next index applies to each of its items."""
 
     __slots__ = ()
 
 
 def kind_of(value: Value) -> str:
-    """Return the kind of a value as it is called in error texts; raises TypeError for what is not a value."""
+    """Return the kind of a value for error messages; raises TypeError for anything that is not a value."""
     kind = _KINDS.get(type(value))
     if kind is not None:
         return kind
@@ -122,14 +122,14 @@ def is_truthy(value: Value) -> bool:
 
 
 def fold(text: str) -> str:
-    """Return what strings are compared by: upper case, except that a dotless i stays one."""
+    """Return the form in which strings are compared: upper case, except that a dotless i is kept."""
     if "ı" in text:
         return "ı".join(part.upper() for part in text.split("ı"))
     return text.upper()
 
 
 def equals(left: Value, right: Value) -> bool:
-    """Return GitHub's loose equality: strings without case, unlike primitives as numbers, collections by identity."""
+    """Compare by GitHub's loose equality: strings without case, different primitives as numbers, collections by identity."""
     if type(left) is str and type(right) is str:
         return left == right or fold(left) == fold(right)
     left_kind, right_kind = kind_of(left), kind_of(right)
@@ -151,12 +151,12 @@ def is_less(left: Value, right: Value) -> bool:
 
 
 def _order(text: str) -> bytes:
-    """Return what JavaScript orders strings by: their UTF-16 units."""
+    """Return the sort key of strings in JavaScript: their UTF-16 units."""
     return text.encode("utf-16-be", "surrogatepass")
 
 
 def property_of(value: Any, key: Value) -> Value:
-    """Return `value[key]`, null where there is none; an object's keys match without case, the exact one first."""
+    """Return `value[key]`, or null if it does not exist; keys of objects are case-insensitive, an exact match wins."""
     kind = _KINDS.get(type(value)) or kind_of(value)
     if kind is OBJECT:
         return _member(value, key)
@@ -203,7 +203,7 @@ def _each(items: Filtered, key: Value) -> Filtered:
                 result.append(found)
         elif kind is ARRAY:
             if position == -1:
-                # Only here, since a name costs time to find out that it is no number.
+                # Only here, because parsing a name as a number costs time.
                 position = _position(key)
             if position is not None and position < len(item):
                 result.append(item[position])

@@ -76,7 +76,7 @@ async def run(
 
 
 async def _chunks(stream: asyncio.StreamReader | None, shown: BinaryIO | None) -> AsyncIterator[bytes]:
-    """Yield what arrives, and print it at once if `shown` is parameters."""
+    """Yield chunks as they arrive, and write each to `shown` at once, unless it is None."""
     assert stream is not None
     while chunk := await stream.read(_CHUNK):
         if shown is not None:

@@ -8,8 +8,8 @@ The environment; later entries override earlier ones:
 4. the variables of Waterflow: `WATERFLOW_RUN_ID`, `_JOB`, `_STEP`, `_STEP_NAME`, `_ATTEMPT`, `_AGENT`, `_WORKSPACE`, and
    `WATERFLOW_OUTPUT`, `_ENV`, `_SUMMARY`, with `GITHUB_OUTPUT`, `GITHUB_ENV`, `GITHUB_STEP_SUMMARY` for the same files.
 
-Linux limits a variable to 128 KiB. A value over `VALUE_BYTES_MAX` is contents to a file, whose path is in `NAME_FILE`; in a
-script for bash or sh, the shell variable `NAME` has it too (not exported: child processes use the file).
+Linux limits a variable to 128 KiB. A value over `VALUE_BYTES_MAX` is written to a file, whose path is in `NAME_FILE`; in a
+script for bash or sh, the shell variable `NAME` contains it too (not exported: child processes use the file).
 """
 
 from __future__ import annotations

@@ -293,7 +293,7 @@ class Step:
 
     def _finish(self) -> None:
         for stream in tuple(self._pipes):
-            # The step's processes have ended, so the pipe holds the rest; a foreign process could fill it for ever.
+            # The step's processes have ended, so the pipe holds the rest; a foreign process could fill it forever.
             for _ in range(_FINAL_READS_MAX):
                 if self._read_once(stream) <= 0:
                     break

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class SessionHandler:
-    """Implements `link.MessageHandler`: gives the messages of the daemon their meaning."""
+    """Implements `link.MessageHandler`: acts on the messages of the daemon."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ Rules of this file:
 - A session ends when nothing was received for the time that `Welcome` named. This is measured with the boot clock, so an agent
   that was suspended or stopped ends the session before it reads any message, and never starts an outdated offer.
 - Everything queued in one turn of the loop is sent in one flush, in the next turn.
-- `MessageHandler` gives the messages their meaning; this module only knows sessions.
+- `MessageHandler` acts on the messages; this module only knows sessions.
 """
 
 from __future__ import annotations

@@ -250,7 +250,7 @@ class FileRequest(msgspec.Struct, frozen=True, array_like=True, tag="file-reques
     key: TaskId
     #: Chosen by the agent; the response repeats it.
     number: int
-    #: Git ids of files, 20 bytes each, in the wanted order; empty to request the list of the files.
+    #: Git ids of files, 20 bytes each, in the requested order; empty to request the list of the files.
     blobs: list[bytes]
     #: Offset in the first file, or in the list.
     offset: int

@@ -1,8 +1,8 @@
 """The libraries: all locked distributions and our wheels. Each package gets those that its distribution needs.
 
-pip runs under the private interpreter, so what it takes is made for that one. Hashes are demanded, and nothing is compiled:
-only wheels come in. Bytecode is made last, at once and in one process, with hashes that Python does not check
-("unchecked-hash"): the files are read-only for the services, and times would differ from build to build.
+pip runs under the private interpreter, so it selects wheels for that interpreter. Hashes are required, and only wheels
+are accepted, so nothing is compiled. Bytecode is compiled last, in one process, with hashes that Python does not check
+("unchecked-hash"): the services cannot write these files, and timestamps would differ between builds.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ To change a rule, change it here first, in a commit that gives the reason.
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -360,3 +361,56 @@ print(sorted(tops - sys.stdlib_module_names - {{'__main__', 'waterflow_agent'}})
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert (ended.stdout, ended.stderr) == ("[]\n", "")
+
+
+# Cycles ---------------------------------------------------------------------------------------------------------------
+
+
+def _imports_at_load(source: Source, known: frozenset[str]) -> set[str]:
+    """The modules of the project that a module imports when it is loaded; imports inside functions come later."""
+    found: set[str] = set()
+    bodies: list[list[ast.stmt]] = [source.tree.body]
+    while bodies:
+        for node in bodies.pop():
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                part = Source(
+                    module=source.module, path=source.path, text=ast.unparse(node), is_package=source.is_package
+                )
+                found |= {_known_module(item.name, known) for item in sources.imports(part)}
+            bodies += [
+                body
+                for field in ("body", "orelse", "finalbody")
+                if isinstance(body := getattr(node, field, None), list)
+            ]
+    return found - {"", source.module}
+
+
+def _known_module(name: str, known: frozenset[str]) -> str:
+    parent = name.rpartition(".")[0]
+    return name if name in known else parent if parent in known else ""
+
+
+def _cycle(graph: dict[str, set[str]]) -> list[str]:
+    """A cycle of the graph, or nothing."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other_in_a_cycle() -> None:
+    """Imports point one way, over both distributions."""
+    known = frozenset(source.module for source in sources.shipped())
+    graph = {source.module: _imports_at_load(source, known) for source in sources.shipped()}
+    assert sum(map(len, graph.values())) > 1_000
+    assert _cycle(graph) == []
+
+
+def test_a_cycle_is_found() -> None:
+    """The test above detects cycles."""
+    known = frozenset({"a.b", "a.c"})
+    files = [Source(module="a.b", path="", text="from a import c"), Source(module="a.c", path="", text="import a.b")]
+    assert _cycle({source.module: _imports_at_load(source, known) for source in files})

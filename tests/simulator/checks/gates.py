@@ -196,7 +196,7 @@ class Gates:
     def decision_acknowledged(self, run: RunId, job: JobId, step: StepId | None, by: str) -> None:
         """Records that a person was told that their decision counts (G1)."""
         is_known = (run, job, step, by) in self._decided
-        self._expect(is_known, f"G1: the word of {by} about {job}/{step} of {run} is not in the log")
+        self._expect(is_known, f"G1: the decision of {by} about {job}/{step} of {run} is not in the log")
 
     # Concurrency groups -----------------------------------------------------------------------------------------------
 

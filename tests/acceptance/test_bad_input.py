@@ -51,7 +51,7 @@ def test_a_broken_file_is_a_clear_error_and_the_next_one_runs(world: World, name
 
 
 def test_hostile_files_in_a_push_are_shown_and_the_good_one_runs(empty_world: World) -> None:
-    """A symbolic link, a bomb, a deep file, a huge one and names with newlines are reported and have no effect."""
+    """A symbolic link, a bomb, a deep file, a huge one and names with newlines are reported and do no harm."""
     world = empty_world
     clone = world.make_repository()
     world.start_daemon()

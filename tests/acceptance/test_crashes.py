@@ -78,7 +78,7 @@ def test_a_killed_agent_finds_its_steps_again(world: World, tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.timeout(900 + 60 * ROUNDS)
 def test_an_answered_start_is_never_lost(world: World) -> None:
-    """After `kill -9` right behind the 201, the run exists and completes."""
+    """After a `kill -9` right after the 201, the run exists and completes."""
     workflow = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: log\n        with: {message: hello}\n"
     runs = []
     for _ in range(2 * ROUNDS):

@@ -41,7 +41,7 @@ def ends(world: World, run: str) -> dict[str, str]:
     }
 
 
-# What steps get ---------------------------------------------------------------------------------------------------------
+# Input and output of steps ----------------------------------------------------------------------------------------------
 
 
 LAYERS = """env: {LAYER: workflow, WORKFLOW: w, BASE: "${{ vars.app.name }}"}
@@ -178,7 +178,7 @@ def test_output_is_kept_up_to_its_bound(world: World) -> None:
     assert any("bytes" in line and "x" * 50 not in line for line in lines), [line[:80] for line in lines]
 
 
-# How steps end ----------------------------------------------------------------------------------------------------------
+# Completion of steps ----------------------------------------------------------------------------------------------------
 
 
 TIMES = """jobs:
@@ -316,7 +316,7 @@ def test_a_cancel_reaches_into_a_loop_and_leaves_what_always_runs(world: World, 
     assert not any(is_running(int(path.read_text())) for path in tmp_path.glob("pid*"))
 
 
-# Steps inside of steps --------------------------------------------------------------------------------------------------
+# Nested steps -----------------------------------------------------------------------------------------------------------
 
 
 NESTED = """jobs:

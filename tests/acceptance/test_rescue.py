@@ -42,7 +42,7 @@ def gated(marker: Path, gate: Path) -> str:
 
 
 def start_both(world: World) -> None:
-    """Restarts the agent too, because its reconnect backoff has grown meanwhile; its steps continue."""
+    """Restarts the agent too, because its reconnect backoff has grown in the meantime; its steps continue."""
     world.kill_agent("web-1")
     world.start_daemon()
     world.start_agent("web-1")

@@ -306,7 +306,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
             check=False,
         )
 
-    # The end ----------------------------------------------------------------------------------------------------------
+    # Clean-up ---------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Stops all processes whose command line or working directory is in this world's folder."""

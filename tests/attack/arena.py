@@ -1,4 +1,4 @@
-"""Attacked processes: daemon and agents under strace, with faults at chosen system calls, and runs that start meanwhile."""
+"""Attacked processes: daemon and agents under strace, with faults at chosen system calls, while runs start."""
 
 from __future__ import annotations
 

@@ -333,7 +333,7 @@ HOSTILE_OUTPUTS = {
 
 
 def test_hostile_files_of_outputs_fail_their_own_step_and_nothing_else(arena: Arena) -> None:
-    """Of a link, a pipe, a device or a gigabyte, only a regular file is read, and the next step gets a clean file."""
+    """Only regular files of limited size are read, no links, pipes or devices; the next step gets a clean file."""
     arena.lose_agent("web-2")
     before = descriptors(arena.agent_process("web-1").pid)
     memory = Peak(lambda: memory_bytes(arena.agent_process("web-1").pid))

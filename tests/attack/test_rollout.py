@@ -1,4 +1,4 @@
-"""A rollout over every server of a group, while the daemon and an agent are killed in the middle of each batch.
+"""A rollout over every server of a group, while the daemon and an agent are killed during each batch.
 
 Each server's step reports its start, waits for a signal, and reports its end, so the test knows the state at each kill. At the
 end the marker file shows what ran where, how often and in which order.

@@ -139,7 +139,7 @@ class Machine:
         return self.run("systemctl", "show", f"--property={key}", "--value", unit).stdout.strip()
 
     def pid(self, unit: str) -> int:
-        """Returns the process id inside of the unit's main process; 0 if there is none."""
+        """Returns the process id of the unit's main process, as seen inside the machine; 0 if there is none."""
         return int(self.show(unit, "MainPID"))
 
     def kill(self, unit: str, name: str) -> None:

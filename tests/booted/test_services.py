@@ -35,7 +35,7 @@ def _printed(machine: Machine, text: str) -> list[str]:
     return machine.lines(run)
 
 
-# What starts -----------------------------------------------------------------------------------------------------------
+# Start -----------------------------------------------------------------------------------------------------------------
 
 
 def test_the_services_start_and_a_push_runs(machine: Machine) -> None:
@@ -88,7 +88,7 @@ def test_a_wrong_configuration_is_not_tried_again(bare_machine: Machine) -> None
     assert 'did you mean "data-dir"?' in bare_machine.journal()
 
 
-# What is denied --------------------------------------------------------------------------------------------------------
+# Confinement -----------------------------------------------------------------------------------------------------------
 
 
 def test_systemd_finds_nothing_wrong_and_little_exposed(machine: Machine) -> None:
@@ -142,7 +142,7 @@ mount -t tmpfs none /mnt 2>/dev/null || mkdir -p /run/of-a-step && echo mounted"
     assert "NoNewPrivs:\t1" in status
 
 
-# What steps outlive ----------------------------------------------------------------------------------------------------
+# Steps that outlive services -------------------------------------------------------------------------------------------
 
 
 def _restart_agent(machine: Machine) -> None:

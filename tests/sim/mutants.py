@@ -135,7 +135,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "pass",
         "no timer for the pause between batches",
     ),
-    # Tries of a job.
+    # Retries of jobs.
     Mutant(f"{_RETRY}:job_delay_ms", "number >= policy.max_attempts or ", "", "a job is tried without end"),
     Mutant(
         f"{_OWED}:owed_to_job_alone",
@@ -532,7 +532,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "of the files of an answer the rest is not asked for",
         "tests.unit.agent.test_checkout:test_a_checkout_brings_small_and_large_files",
     ),
-    # A backup.
+    # Backups.
     Mutant(
         "waterflowd.rescue.operations:WorkCloser.end_runs",
         "for run_id in runs:",

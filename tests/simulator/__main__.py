@@ -18,7 +18,7 @@ EXPLAINED_MAX = 5
 @click.option("--first", default=0, show_default=True, help="The first one's seed.")
 @click.option("--seed", type=int, help="One world alone, with its whole trace.")
 def main(seeds: int, first: int, seed: int | None) -> None:
-    """Simulates worlds of a daemon and its agents in which everything goes wrong that may go wrong."""
+    """Simulates worlds of a daemon and its agents with all kinds of faults."""
     if seed is not None:
         report = simulate(seed, has_whole_trace=True)
         print("\n".join(report.trace))

@@ -32,7 +32,7 @@ class Backups:
         self.restored_at = -1
 
     def begin(self) -> None:
-        """Takes and restores a backup at random moments, but does not restore any more after the healing."""
+        """Takes and restores a backup at random moments; nothing is restored after the healing."""
         dice = self._world.chance.more
         taken_s = dice.uniform(0.5, 12.0)
         self._world.loop.outside(taken_s, self._take)

@@ -221,7 +221,7 @@ class World:
                 self.checks.check_run(self.daemon.world.runs.get(shadow.id), shadow)
 
     def _travelled(self) -> None:
-        """Reacts to a restored older log: people notice what is no longer true, and correct it."""
+        """Reacts to a restored older log: people notice what is no longer true, and repeat their requests."""
         self.checks.restored(self.memory)
         for start in self.starts:
             start.is_gone = start.run is not None and start.run not in self.checks.shadows
@@ -266,7 +266,7 @@ class World:
             server.disk_full_at = self.now_ms
         server.disk.is_full = False
 
-    # The life of a world ----------------------------------------------------------------------------------------------
+    # Phases -----------------------------------------------------------------------------------------------------------
 
     def live(self) -> Report:
         """Runs both phases and returns the report."""
@@ -351,7 +351,7 @@ class World:
             self.thaw(process)
 
     def _deadline(self, healed_at: int) -> int:
-        """When all must be over: each run's end or its own time, from its creation or the healing on, and the grace."""
+        """Returns when all runs must have completed: the latest of the healing, their ends and deadlines, plus grace."""
         ends = [(shadow.completed_at or shadow.deadline_at) - BEGAN_AT for shadow in self.checks.shadows.values()]
         return max([healed_at + GRACE_MS, *(end + GRACE_MS for end in ends)])
 

@@ -82,7 +82,7 @@ class Gates:
     def _expect(self, is_kept: object, text: str) -> None:
         self._world.checks.expect(is_kept, text)
 
-    # Turns ------------------------------------------------------------------------------------------------------------
+    # Order of instances -----------------------------------------------------------------------------------------------
 
     def _check_turn(self, shadow: Run, job: Job, at: int) -> None:
         """Instances start in their order, batch by batch, and never more than `max-parallel` at a time."""

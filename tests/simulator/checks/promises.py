@@ -271,7 +271,7 @@ class Checks:
         """A subscriber received a record: it is durable, and it is the next one."""
         self.expect(record.seq == number, f"G2: a subscriber was shown {record.seq} in place of {number}")
 
-    # What was told ----------------------------------------------------------------------------------------------------
+    # Acknowledgements -------------------------------------------------------------------------------------------------
 
     def leaves(self, agent: AgentId, message: messages.DaemonMessage, *, is_connected: bool) -> None:
         """A message is about to be sent, if the agent is connected: the facts behind it must be durable (G1)."""
@@ -487,7 +487,7 @@ class Checks:
             is_over = is_over or _is_over(shadow, found)
         self.expect(is_over, f"the working directory of {run} {job} is removed, and the job is not over")
 
-    # The end ----------------------------------------------------------------------------------------------------------
+    # End of a world ---------------------------------------------------------------------------------------------------
 
     def at_the_end(self) -> None:
         """All runs have completed: output is complete, and nothing is left anywhere (G5, G7, G9)."""

@@ -65,7 +65,7 @@ class Instants:
         self._ended: dict[RunId, int] = {}
         #: Runs that a newer instant replaces, and since when; only from times without faults and changes of files.
         self._cancelled: dict[RunId, int] = {}
-        #: Since when nothing may be decided, in ms of the world.
+        #: When the repository was suspended, so that nothing may be decided; in ms of the world.
         self._suspended_at: int | None = None
 
     # The log ----------------------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ class Instants:
         if is_cancelling and held.run is not None and self._world.healed_at is not None:
             self._cancelled.setdefault(held.run, self._world.now_ms)
 
-    # What was so, by the log's clock ----------------------------------------------------------------------------------
+    # Past states, by the log's clock ----------------------------------------------------------------------------------
 
     def _walls(self, at: int) -> list[int]:
         """Returns what the wall clock may have shown."""
@@ -208,7 +208,7 @@ class Instants:
         now = at - BEGAN_AT
         return [True, False] if ended == now else [ended > now]
 
-    # The end ----------------------------------------------------------------------------------------------------------
+    # End of a world ---------------------------------------------------------------------------------------------------
 
     def what_is_open(self) -> str:
         """Describes what is due and not decided, or due soon; empty if there is nothing."""

@@ -243,7 +243,7 @@ class Network:
         late_s = self._chance.dice.uniform(0.2, 3.0) if self._chance.happens("frame late") else 0.0
         return max(earliest, self.loop.time() + self._chance.delay_s(0.0002, 0.02) + late_s)
 
-    # What goes wrong.
+    # Faults.
 
     def _cut(self, wire: Wire) -> Cut:
         return self._cuts.get(wire.dealer.host, _NO_CUT)

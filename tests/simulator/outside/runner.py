@@ -57,7 +57,7 @@ class Runner:
         self._world = world
         self._server = server
         self.is_dead = False
-        #: In the world's seconds.
+        #: When the runner starts to answer, in seconds of the world.
         self.answers_from = 0.0
         self._connection: _Pipe | None = None
         #: Results by name: stored on the server's disk, as are the claimed names.

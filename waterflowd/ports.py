@@ -41,9 +41,9 @@ class Log(Protocol):
         """Makes the batch durable in one transaction, completely or not at all; returns the last global sequence.
 
         Batches are committed in the order of the calls. Several may share a transaction (group commit); a batch with invalid
-        content still fails alone. Raises `Stalled` WF301 when a stream is not at the expected position or another daemon has
-        opened the directory, and `Retryable` WF302 when the disk is full (nothing was written; the daemon is read-only until
-        there is space again). After an I/O error every call raises `Stalled` WF303.
+        content does not affect the others. Raises `Stalled` WF301 when a stream is not at the expected position or another
+        daemon has opened the directory, and `Retryable` WF302 when the disk is full (nothing was written; the daemon is
+        read-only until there is space again). After an I/O error every call raises `Stalled` WF303.
         """
         ...
 
@@ -95,7 +95,7 @@ class Log(Protocol):
         ...
 
     def run_for_key(self, key: str) -> RunId | None:
-        """The run that a trigger key started; None if there is none."""
+        """The run that a trigger key started, or None."""
         ...
 
     def counter(self, name: str) -> int:

@@ -129,7 +129,7 @@ async def enroll(
 
 
 async def ask(settings: EnrollmentSettings, pair: KeyPair, request: messages.EnrollRequest) -> messages.EnrollAnswer:
-    """Sends one request and returns its answer. Raises `Retryable` WF233 when there is none, or an invalid one."""
+    """Sends one request and returns its answer. Raises `Retryable` WF233 if there is no valid answer."""
     import zmq
     import zmq.asyncio
 

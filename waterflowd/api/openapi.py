@@ -118,7 +118,7 @@ def _complete(operation: dict[str, Any], method: str, path: str, role: Role | No
     possible |= {408, 413, 415} if body else set()
     possible |= {409, 507} if method != "get" else {507} if path == "/ready" else set()
     is_workflow = "application/yaml" in body or path.endswith(("/run", "/rerun"))
-    # FastAPI declares a 422 of its own, for what is a 400 here.
+    # FastAPI declares its own 422, which is a 400 here.
     possible |= {int(status) for status in declared if status != "422"} | ({422} if is_workflow else set())
     for status in declared:
         del responses[status]

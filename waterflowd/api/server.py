@@ -3,7 +3,7 @@
 Rules of this file:
 
 - The sockets are bound here, before the server starts, so that `start` reports a port in use with a clear error.
-- The unix socket gets its mode between `bind` and `listen`, so nobody can connect before. The uid of the peer is read from
+- The unix socket gets its mode between `bind` and `listen`, so no client can connect before. The uid of the peer is read from
   the kernel once per connection, and kept in the state of the connection.
 - The daemon handles signals, not uvicorn. `stop` ends the streams first.
 """

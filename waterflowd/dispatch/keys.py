@@ -32,7 +32,7 @@ class ServerKeys:
 
 
 def load_server_keys(data_dir: Path) -> ServerKeys:
-    """The key pair of this data directory, created if there is none.
+    """The key pair of this data directory, created if it does not exist.
 
     Raises `Stalled` WF220 when the file is damaged or readable by others.
     """

@@ -25,7 +25,7 @@ OUTPUT_BYTES_MAX = 64 << 20
 #: Total size of the secrets of one step; a key file has a few thousand bytes.
 SECRETS_BYTES_MAX = 128 << 10
 
-#: The value of a secret, by its name in the sources; None if there is none. Raises `Retryable` while it is being read,
+#: The value of a secret, by its name in the sources; None if it does not exist. Raises `Retryable` while it is being read,
 #: `Rejected` when it cannot be read.
 Secret = Callable[[str], str | None]
 

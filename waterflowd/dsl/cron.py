@@ -1,21 +1,21 @@
-"""Cron expressions: the instants that they mean in a time zone.
+"""Cron expressions: the instants at which they are due in a time zone.
 
 Rules of this file: five fields (minute, hour, day of month, month, day of week), or a word such as `@daily`. A local
 time becomes an instant by these rules, which are those of Debian's cron:
 
 - An expression for fixed times (neither its minute nor its hour begins with `*`) runs once for each time that it names.
-  A time that a change of the clocks leaves out runs once, right after the gap; several of one gap run once together. A
-  time that comes twice runs at its first occurrence.
-- An expression for an interval (minute or hour begins with `*`, as in `*/30 * * * *`) runs at each real occurrence: not in
-  a gap, and twice where a time comes twice.
+  A time that a clock change skips runs once, right after the gap; several times in one gap run once together. A time that
+  occurs twice runs at its first occurrence.
+- An expression for an interval (minute or hour begins with `*`, as in `*/30 * * * *`) runs at each actual occurrence: not in
+  a gap, and twice if a time occurs twice.
 
-Theory: which local times match is a question of the calendar alone, and `cronsim` answers it; it is asked without a zone,
-because its own rules for zones lose or repeat times where the clocks change by half an hour or at midnight. Local times
-are made instants here. Where the offset from UTC does not change nearby, a local time is one instant and the order of both
-is the same. Elsewhere a time may be none, one or two instants, so what lies near a change is collected and sorted before
-any of it is given out. No zone changes twice within two days.
+Theory: which local times match depends on the calendar alone, and `cronsim` computes them. It is used without a zone, because
+its own rules for zones lose or repeat times where the clocks change by half an hour or at midnight. Local times are converted
+to instants here. Where the offset from UTC does not change nearby, a local time is one instant and both have the same order.
+Elsewhere a local time may be zero, one or two instants, so the instants near a change are collected and sorted before any of
+them is returned. No zone changes twice within two days.
 
-Known impurity: the tables of zones are read from files, the system's or those of `tzdata`, once per zone and process.
+Known impurity: the tables of zones are read from files, of the system or of `tzdata`, once per zone and process.
 Instants are milliseconds since 1970 in UTC.
 """
 
@@ -54,13 +54,13 @@ _FIELDS = (
 )
 #: No zone has ever changed its offset by more than a day.
 _CHANGE_MAX = timedelta(days=1)
-#: Any day will do to see whether an expression has instants at all, and this one sees leap days soon.
+#: An arbitrary day from which to check that an expression has instants at all; leap days follow soon after it.
 _PROBE = datetime(2000, 1, 1)
 _EPOCH = datetime(1970, 1, 1)
-#: The calendar of `datetime` ends in 9999; a zone needs days around each time.
+#: The calendar of `datetime` ends in 9999; zones need a few days around each time.
 _AT_MAX = 253_370_764_800_000
 _ZONE = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")
-#: Names that systems keep among the zones and that mean something else on each machine, or count leap seconds.
+#: Names among the system's zones that differ between machines, or count leap seconds.
 _NO_ZONES = re.compile(r"(?:posix|right)/.*|localtime|posixrules|Factory")
 
 
@@ -69,7 +69,7 @@ class CronError(ValueError):
 
 
 def check(expression: str) -> str:
-    """The expression with single blanks and words written out as fields; raises `CronError`."""
+    """The expression with single spaces, and with words replaced by fields; raises `CronError`."""
     written = expression.strip()
     if len(written) > EXPRESSION_LENGTH_MAX:
         raise CronError(f"the cron expression has {len(written):,} characters; the limit is {EXPRESSION_LENGTH_MAX}")
@@ -92,13 +92,13 @@ def zone_of(name: str) -> ZoneInfo:
         try:
             return ZoneInfo(name)
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            # A folder of zones such as `Europe` is an OSError or a ValueError, by the version of Python.
+            # A folder of zones such as `Europe` raises OSError or ValueError, depending on the version of Python.
             pass
     raise CronError(f'unknown time zone "{name[:60]}"; {_zone_hint(name)}')
 
 
 def next_instants(expression: str, zone: str, after: int) -> Iterator[int]:
-    """The instants after `after`, ascending, without end unless the calendar has one. Raises `CronError` at once."""
+    """The instants after `after`, ascending, until the calendar ends. Raises `CronError` at once."""
     fields, where = check(expression), zone_of(zone)
     return _instants(fields, where, min(max(after, 0), _AT_MAX))
 
@@ -111,7 +111,7 @@ def upcoming(expression: str, zone: str, after: int, count: int) -> list[int]:
 def newest_instants(expression: str, zone: str, after: int, until: int, limit: int) -> tuple[list[int], bool]:
     """The newest `limit` instants after `after` and up to `until`, ascending, and whether there are more of them.
 
-    The cost is bounded however long the time in between is.
+    The cost is bounded, however long the interval is.
     """
     for days in (1 / 24, 1, 32, 366, 1_500, 20_000):
         start = max(after, until - int(days * 86_400_000))
@@ -183,7 +183,7 @@ def _instants(fields: str, zone: ZoneInfo, after: int) -> Iterator[int]:
             pending += _occurrences(local, zone, is_interval)
             continue
         for instant in (*sorted(pending), _millis(local - _offset(local, zone))):
-            # Several times of one gap are one instant, and so is what was given out before.
+            # Several times in one gap are the same instant, which may have been returned already.
             if instant > last:
                 last = instant
                 yield instant
@@ -192,7 +192,7 @@ def _instants(fields: str, zone: ZoneInfo, after: int) -> Iterator[int]:
 
 
 def _matching(fields: str, start: datetime) -> Iterator[datetime]:
-    """Local times that the calendar gives, after `start`; ends where the calendar does."""
+    """Matching local times after `start`, until the calendar ends."""
     times = CronSim(fields, start)
     while True:
         try:
@@ -211,7 +211,7 @@ def _is_steady(local: datetime, zone: ZoneInfo) -> bool:
 
 
 def _margin(local: datetime, zone: ZoneInfo) -> timedelta:
-    """How near a change of the offset concerns a local time: twice what the offset changes by in these days."""
+    """The distance at which a change of the offset affects a local time: twice the change of the offset in these days."""
     return 2 * abs(_offset(local + _CHANGE_MAX, zone) - _offset(local - _CHANGE_MAX, zone))
 
 
@@ -220,10 +220,10 @@ def _offset(local: datetime, zone: ZoneInfo, fold: int = 0) -> timedelta:
 
 
 def _occurrences(local: datetime, zone: ZoneInfo, is_interval: bool) -> list[int]:
-    """The instants that a local time near a change of the offset stands for."""
+    """The instants of a local time near a change of the offset."""
     first, second = _offset(local, zone), _offset(local, zone, fold=1)
     if first < second:
-        # In a gap: before it the first offset held, after it the second one does.
+        # In a gap: before it the first offset applies, after it the second.
         return [] if is_interval else [_end_of_gap(local, zone, first, second)]
     instants = [_millis(local - first)]
     if first > second and is_interval:

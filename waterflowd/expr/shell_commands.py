@@ -94,7 +94,7 @@ class Command:
     here_string: Word | None = None
     #: Whether its input is redirected.
     has_input: bool = False
-    #: A command inside of it that runs its input as code.
+    #: A command inside it that runs its input as code.
     reader: str | None = None
 
 

@@ -23,7 +23,7 @@ _WORD_CHARACTERS_MAX = 200
 
 
 class FrameKind(Enum):
-    """The syntax that a frame is inside of."""
+    """The syntax that contains a frame."""
 
     COMMANDS = "commands"
     SINGLE = "single quotes"
@@ -51,7 +51,7 @@ class Compound:
 
     outer: Pipeline
     used_before: int
-    #: A command inside of it that runs its input as code.
+    #: A command inside it that runs its input as code.
     reader: str | None = None
 
 

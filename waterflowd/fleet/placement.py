@@ -307,7 +307,7 @@ class Placement:
     ) -> list[Enrolled] | Reason:
         """The servers of the group that have the labels and that `accept` takes, sorted by name.
 
-        When there is none, returns why and keeps the request for `changed_lists`.
+        Without such servers it returns the reason and keeps the request for `changed_lists`.
         """
         found = self._list_servers(group, labels, accept)
         if isinstance(found, Reason):

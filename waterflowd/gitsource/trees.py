@@ -2,7 +2,7 @@
 
 Rules of this file: only regular files are read. Anything else that is named like a workflow is reported as a problem of that
 path, and is neither followed nor entered; so nothing outside the repository can be read. All work is bounded, and exceeding a
-bound is an error of its own.
+limit is a separate error.
 """
 
 from __future__ import annotations

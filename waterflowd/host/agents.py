@@ -1,4 +1,4 @@
-"""Handles agents: settles with each one that connects, takes its reports, and gives it up when it stays away too long.
+"""Handles agents: settles with each one that connects, takes its reports, and gives up those that stay away too long.
 
 Rules of this file: the link identifies an agent (by the key that ZeroMQ reports). The log says which attempts an agent should
 have (`taken`), its `Hello` says which it has; the difference is settled before anything new is sent. While a commit is in

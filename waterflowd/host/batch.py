@@ -7,7 +7,7 @@ Rules of this file:
 - Outgoing messages are built now, from the state that they belong to, and sent only after the commit.
 - A secret that is still being read delays only what needs it: no slot is requested, or the offer is deferred
   (`LiveState.awaiting_secrets`), and both are repeated when there is news.
-- A run whose step raises an exception is stalled alone: it leaves the live state; its log and the error stay visible.
+- If the step of a run raises an exception, only that run stalls: it leaves the live state; its log and error stay visible.
 - Values that the log cannot store are rejected before they enter a batch: they would fail the other runs' events too.
 """
 

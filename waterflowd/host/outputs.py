@@ -2,7 +2,7 @@
 
 Rules of this file: only the agent that has (or had) the attempt may append to its output log, and only up to a log's limit.
 Output is collected while an append is in progress and then written at once. The agents' windows bound what is collected;
-a limit here applies to agents that ignore their window. Output that belongs nowhere (its run is not in the log) is
+a limit here applies to agents that ignore their window. Output whose run is not in the log is
 acknowledged and dropped with a line in the daemon's log: otherwise its agent would send it forever.
 """
 

@@ -1,6 +1,6 @@
 """Facts of a stream `repo/<name>`: what was read from the repository, and what was decided.
 
-Rules of this file: as for the events of runs (engine/events.py): past tense, readable for ever, new fields have defaults, `at`
+Rules of this file: as for the events of runs (engine/events.py): past tense, readable forever, new fields have defaults, `at`
 is the log's clock in ms. A fact and the runs that it started are appended in one transaction, so the log never holds one
 without the other. A run's `RunCreated` holds the trigger key that started it.
 

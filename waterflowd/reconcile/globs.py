@@ -5,7 +5,7 @@ character before them; `[a-z0-9_]` matches one of those characters; `\\` escapes
 with `!` excludes what earlier patterns selected. In a list the last matching pattern decides. `**/` at the beginning of a path
 component may be empty, so `**/README.md` matches `README.md` too.
 
-Theory: anybody who may push controls the patterns and the paths. A backtracking matcher is exponential in the number of
+Theory: everyone who may push controls the patterns and the paths. A backtracking matcher is exponential in the number of
 wildcards, so a pattern becomes a nondeterministic automaton, which is made deterministic lazily, as texts need it (Thompson's
 construction). A text costs one lookup per character.
 Source of the rules: "Filter pattern cheat sheet" of the GitHub Actions documentation.
@@ -117,7 +117,7 @@ class _Automaton:
         self._moves[state].append((test, middle))
         if quantifier == "+":
             self._moves[middle].append((test, middle))
-            # The loop needs a state of its own, or the next atom's moves would join it.
+            # The loop needs a separate state, or the next atom's moves would join it.
             end = self._new_state()
             self._empty[middle].append(end)
             return end

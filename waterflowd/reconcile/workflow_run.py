@@ -6,7 +6,7 @@ Rules of this file:
   the completed run was for.
 - A completed run starts a file once: the trigger key contains both. Runs that completed before the file had the trigger start
   nothing.
-- A chain of runs that trigger each other ends after `CHAIN_MAX` runs, so that workflows with a cycle do not run for ever.
+- A chain of runs that trigger each other ends after `CHAIN_MAX` runs, so that workflows with a cycle do not run forever.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class SecretReader:
             logger.error("cannot read secrets of %s: %s", " ".join(key), error)
             entry.failure = error if isinstance(error, Rejected) else Rejected(error.code, error.text)
         except Exception as error:
-            # A supervision point: steps that need the secret must not wait for ever.
+            # A supervision point: steps that need the secret must not wait forever.
             logger.error("cannot read secrets of %s", " ".join(key), exc_info=error)
             entry.failure = Rejected("WF626", "internal error; see the daemon's log")
         entry.task = None

@@ -17,7 +17,7 @@ FREE_TIMES = 2
 
 
 class Ballast:
-    """The reserve file of one data directory. Used by the writer thread alone."""
+    """The reserve file of one data directory. Only used by the writer thread."""
 
     def __init__(self, directory: Path, *, size_bytes: int = layout.BALLAST_BYTES) -> None:
         self._path = directory / layout.BALLAST_FILE

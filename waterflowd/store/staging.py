@@ -28,7 +28,7 @@ class Work(Protocol):
     def stage(self, staging: Staging) -> Any:
         """Checks, then stages. Returns the result for the caller, delivered once it is durable.
 
-        Raises a `WaterflowError` only before anything is staged: then this item fails alone.
+        Raises a `WaterflowError` only before anything is staged: then only this item fails.
         """
         ...
 
@@ -43,7 +43,7 @@ class Staging:
         self._transaction = transaction
         self._rows: dict[str, dict[bytes, bytes | None]] = {}
         self._records: list[tuple[bytes, bytes]] = []
-        #: Sequence and time of the newest record, staged ones included.
+        #: Sequence and time of the newest record, including staged ones.
         self.last_seq = last_seq
         self.last_at = last_at
 

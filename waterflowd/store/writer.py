@@ -4,7 +4,7 @@ Rules of this file:
 
 - It takes everything that is queued, up to the size of a group, and commits it in one LMDB transaction. A commit costs one
   flush, however much it contains, so events become cheaper as the load grows.
-- Items are committed in the order of their submission. A rejected item fails alone (staging.py).
+- Items are committed in the order of their submission. A rejected item does not affect the others (staging.py).
 - Every transaction checks the generation record. A different number means that another daemon has opened the directory
   in spite of the lock: this one must never write again.
 - Full map: grow it and commit again. Full disk: release the ballast and commit again; without ballast the group fails with
@@ -32,7 +32,7 @@ from waterflowd.store.environment import Environment
 from waterflowd.store.health import FailureLatch
 from waterflowd.store.staging import Staging, Work
 
-#: About 8,000 events of 1 KiB: some tens of milliseconds, so that no caller waits longer for another one's flood.
+#: About 8,000 events of 1 KiB: some tens of milliseconds, so that a flood from one caller does not delay others for longer.
 GROUP_BYTES_MAX = 8 << 20
 #: How often the reader slots of dead processes are freed.
 READER_CHECK_S = 60.0

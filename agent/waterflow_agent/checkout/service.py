@@ -65,7 +65,7 @@ class CheckoutService:
         await asyncio.gather(*self._spare_tasks, return_exceptions=True)
 
     async def make(self, key: TaskId, tree: Tree) -> None:
-        """Returns when the attempt's job has its directory. Raises `Rejected` and `OSError`; then there is no directory."""
+        """Returns when the attempt's job has its directory. Raises `Rejected` and `OSError`; then no directory exists."""
         job = (key.attempt.run, key.attempt.job)
         lock = self._jobs.get(job)
         if lock is None:

@@ -74,7 +74,7 @@ class OutputLog:
         self._printed += printed
 
     def read(self, offset: int, bytes_max: int, *, is_complete: bool) -> list[OutputChunk]:
-        """Returns chunks from `offset` on, about `bytes_max` in total; none when there is no more for now."""
+        """Returns chunks from `offset` on, about `bytes_max` in total; none if no more is available yet."""
         if offset < self._offset:
             self._rewind()
         chunks: list[OutputChunk] = []

@@ -105,7 +105,7 @@ class AttemptDirectory:
         return written is not None and written != os.stat(self.record_path).st_ino
 
     def read_result(self) -> Message | None:
-        """Return the result, or None when there is none or it cannot be read."""
+        """Return the result, or None if it does not exist or cannot be read."""
         record = self.read_record()
         return None if record is None else record.result
 

@@ -105,7 +105,7 @@ def _empty(path: str) -> bool:
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_size > OUTPUT_BYTES_MAX:
             return False
         if status.st_size > 1:
-            # To the first byte, which both kinds of files keep; `attempt_directory` explains why not to nothing.
+            # Truncated to one byte, as in an empty file of either kind; `attempt_directory` explains why not to zero bytes.
             os.truncate(f"{path}/{name}", 1)
     return True
 

@@ -29,7 +29,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The agent at the time `at` (ms)."""
 
     pid: int
-    #: When the process started, in ticks since boot: tells it from a later process with the same number.
+    #: When the process started, in ticks since boot: distinguishes it from a later process with the same number.
     process_started: int
     at: int
     name: str

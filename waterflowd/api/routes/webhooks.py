@@ -1,6 +1,6 @@
 """Webhooks: a signed request from another program starts a workflow.
 
-Rules of this file: the signature is the permission, so no token is needed. Whoever cannot sign learns nothing: an unknown
+Rules of this file: the signature is the permission, so no token is needed. Clients that cannot sign learn nothing: an unknown
 webhook, a webhook whose secret has no value, and a wrong signature get the same answer after the same work. The checks before
 the signature (size, type, rate) do not depend on the webhook.
 """

@@ -1,7 +1,7 @@
 """Reusable workflows: `uses: ./path.yml` of a job is the jobs of another file of the same revision.
 
-Rules of this file: a callee is compiled once, whoever calls it, since it sees nothing of its caller but inputs and
-secrets. Its errors are in its own report. Calls nest, without cycles, at most `DEPTH_MAX` levels deep.
+Rules of this file: a callee is compiled once for all its callers, since it sees only inputs and secrets of its
+caller. Its errors are in its own report. Calls nest, without cycles, at most `DEPTH_MAX` levels deep.
 """
 
 from __future__ import annotations

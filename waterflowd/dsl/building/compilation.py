@@ -1,4 +1,4 @@
-"""One compilation: the files that it looks at, and the bounds that hold for all of them together.
+"""One compilation: the files that it uses, and the limits that apply to all of them together.
 
 Rules of this file: other files of the same revision are read through a callback, each once. A file that several jobs or steps
 use is compiled once, but its steps count for every use, so that files which use each other cannot grow without bound.

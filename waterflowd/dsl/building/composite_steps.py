@@ -1,4 +1,4 @@
-"""Composite steps: `uses: ./steps/deploy` stands for the steps of `steps/deploy/step.yml`.
+"""Composite steps: `uses: ./steps/deploy` runs the steps of `steps/deploy/step.yml`.
 
 Rules of this file: the steps of a composite step see their inputs and nothing else of the calling workflow, so each file is
 compiled once. They run on the server and in the working directory of the step that uses them, with its environment. GitHub's

@@ -13,7 +13,7 @@ from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl.models.expression_scopes import CONTEXTS
 
-#: The fields of each context that has the same everywhere; None where they depend on the run.
+#: The fields of each context that has the same fields everywhere; None if they depend on the run.
 FIXED: dict[str, Collection[str] | None] = {
     name: tuple(CONTEXTS[name].fields) or None
     for name in ("run", "git", "strategy", "loop", "job", "agent", "runner", "event", "env")
@@ -62,7 +62,7 @@ class Availability:
     contexts: Mapping[str, Collection[str] | None]
     #: Names below contexts that exist, and why they cannot be used here.
     out_of_reach: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    #: Contexts that exist, and why they do not here.
+    #: Contexts that exist elsewhere, and why they are not available here.
     why_not: Mapping[str, str] = field(default_factory=dict)
     #: What is known of jobs, by lower-case id.
     jobs: Mapping[str, NeededJob] = field(default_factory=dict)

@@ -76,7 +76,7 @@ class JobBuilder:
     def build(
         self, name: str, job: models.Job, names: WorkflowNames, needs: tuple[str, ...], scope: BlockScope
     ) -> JobPlan:
-        """The plan of one job; `scope` is what the workflow gives to the steps of all its jobs."""
+        """The plan of one job; `scope` is the scope that the workflow provides for the steps of all its jobs."""
         path: Path = ("jobs", name)
         # An unknown need is reported once, not again for each expression that uses it.
         wanted = tuple(job.needs)
@@ -197,7 +197,7 @@ class JobBuilder:
 
 
 def workflow_scope(workflow: models.Workflow, names: WorkflowNames) -> BlockScope:
-    """The scope that a workflow gives to the steps of all its jobs."""
+    """The scope that a workflow provides for the steps of all its jobs."""
     return BlockScope(
         available=names.for_workflow(),
         secrets=secret_references.names_in(dict(workflow.env)),

@@ -19,7 +19,7 @@ ALL_SERVERS = "all-servers"
 
 _GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _NAME_CHARACTERS_MAX = 200
-#: Keys of `runs-on` that mean something for a job on every server only.
+#: Keys of `runs-on` that only apply to a job on every server.
 _EACH_KEYS = ("batch", "max-parallel", "max-failures", "pause", "offline", "wait-minutes")
 
 

@@ -59,7 +59,7 @@ _PROCESS_KEYS: dict[str, str] = {
     "stop": "it has no process to stop",
     "output-max-bytes": "it has no output",
 }
-#: The ones that `workflow/run` takes all the same: each attempt starts a new run.
+#: Keys among them that `workflow/run` accepts nevertheless: each attempt starts a new run.
 _RETRY_KEYS = ("retry", "retry-strategy")
 
 _NO_SECRETS = "this node runs in the daemon, which records its values"

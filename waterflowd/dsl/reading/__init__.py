@@ -1,1 +1,1 @@
-"""From a file's bytes to a tree in which every value knows its line and column."""
+"""Reads a file's bytes into a tree in which every value has its line and column."""

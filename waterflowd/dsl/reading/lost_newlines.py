@@ -6,7 +6,7 @@ import re
 
 _KEY = re.compile(r"(name|on|jobs|runs-on|steps|uses|run|with|needs):(?=\s|\\n|$)")
 
-#: So many different keys in one line are no accident, and one of them must be `jobs`.
+#: Minimum number of different keys in one line that cannot be accidental; one of them must be `jobs`.
 _KEYS_MIN = 3
 
 

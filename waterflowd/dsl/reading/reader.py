@@ -1,12 +1,12 @@
 """Reads a file's bytes into a tree with positions, within limits.
 
-Rules of this file: libyaml's event parser does the YAML; the tree is built from its events in one loop without
-recursion, so a hostile file meets a bound before anything grows with it (libyaml's own composer recurses and crashes
-at 30,000 levels). Aliases share their anchor's nodes and are counted as if they were written out, so an alias bomb
-meets the same bounds. Errors that leave the rest readable (a duplicate key, a tag) are reported, and reading
-continues. The only module that imports `yaml`.
+Rules of this file: libyaml's event parser parses the YAML; the tree is built from its events in one loop without
+recursion, so a hostile file reaches a limit before it uses much memory (libyaml's own composer recurses and crashes
+at 30,000 levels). Aliases share their anchor's nodes and are counted as if they were written out, so the same limits
+apply to alias bombs. Errors that leave the rest readable (a duplicate key, a tag) are reported, and reading
+continues. Only this module imports `yaml`.
 
-What is read is YAML 1.2's core schema (`scalars`), plus merge keys (`<<`), one document, text keys only.
+The supported language is YAML 1.2's core schema (`scalars`), plus merge keys (`<<`), one document, text keys only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DEPTH_MAX = 64
 #: Characters of all scalars with aliases written out.
 SCALAR_CHARACTERS_MAX = 1024 * 1024
 
-#: What YAML 1.2 does not allow in a file (5.1), surrogates aside, which UTF-8 cannot say.
+#: Characters that YAML 1.2 does not allow in a file (5.1), except surrogates, which UTF-8 cannot encode.
 _NOT_PRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _BOM = "\ufeff"
@@ -46,7 +46,7 @@ class Unreadable(Exception):
 def decode(content: bytes, report: Report) -> str:
     """The file's text without a byte order mark; reports and raises Unreadable when it is not text.
 
-    Offsets in the report count from the text as far as it could be decoded, which `prefix` gives.
+    Offsets in the report refer to the part of the text that could be decoded, which `prefix` returns.
     """
     if content.startswith(_UTF16_MARKS) or b"\x00" in content[:4]:
         report.add(0, codes.ENCODING, "the file is UTF-16 or UTF-32, expected UTF-8", "save it as UTF-8")
@@ -75,7 +75,7 @@ def prefix(content: bytes) -> str:
 
 
 def read(text: str, report: Report) -> Document:
-    """The tree of a text; reports errors, and raises Unreadable when there is no tree."""
+    """The tree of a text; reports errors, and raises Unreadable if the text has no tree."""
     lines = Lines(text)
     try:
         root = _Builder(text, lines, report).build()
@@ -149,7 +149,7 @@ def _span(event: Any) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class _Anchor:
-    """An anchored node and what writing it out again would add."""
+    """An anchored node, and the counts that each alias of it adds."""
 
     node: Node
     is_open: bool

@@ -1,6 +1,6 @@
 """Values of plain scalars: the core schema of YAML 1.2, limited to JSON values.
 
-`on`, `yes`, `no`, `off` and `12:30:45` are text, `012` is twelve, `true` and `~` are what they look like.
+`on`, `yes`, `no`, `off` and `12:30:45` are text, `012` is twelve, `true` is a boolean and `~` is null.
 Source: YAML 1.2.2, 10.3.2. Differences: `.inf` and `.nan` are refused because JSON has no such numbers, and an
 integer that does not fit into 64 bits is refused because it cannot be stored or sent.
 """
@@ -20,7 +20,7 @@ _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _NOT_JSON = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
-#: More characters than any 64-bit integer needs, even with zeros in front; converting more costs quadratic time.
+#: More characters than any 64-bit integer needs, even with leading zeros; converting more costs quadratic time.
 _INTEGER_CHARACTERS_MAX = 64
 
 CORE_TAG = "tag:yaml.org,2002:"
@@ -31,7 +31,7 @@ class ScalarError(ValueError):
 
 
 class TagError(ScalarError):
-    """A tag that is not of the core schema."""
+    """A tag that does not belong to the core schema."""
 
 
 def plain_value(text: str) -> Json:

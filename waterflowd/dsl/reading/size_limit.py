@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
 
-#: Far above any workflow that people maintain, far below what hurts: 1 MiB of YAML takes about a second.
+#: Far larger than any workflow that people maintain, and still fast to read: 1 MiB of YAML takes about a second.
 CONTENT_BYTES_MAX = 1024 * 1024
 
 

@@ -1,12 +1,12 @@
 """The tree of a file: its values and their positions.
 
-Rules of this file: a node knows the characters it was read from (`start` and `end`, offsets in the document's text),
+Rules of this file: a node has its position in the document's text (`start` and `end`, character offsets),
 so that every check can point to it. An alias is the node of its anchor, so a node may occur several times in the
-tree, with the position of the anchor. A path is the keys and list positions from the root; mappings have text keys
-only.
+tree, with the position of the anchor. A path consists of the keys and list positions from the root; mappings have text
+keys only.
 
 Numbers remember how they were written, because `1.20` in an environment means `1.20` and `0755` means `0755`: they are
-`WrittenInt` and `WrittenFloat` until `plain` makes JSON of them.
+`WrittenInt` and `WrittenFloat` until `plain` converts them to JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from waterflowd.model.plan import Json
 
 Path = tuple[str | int, ...]
 
-#: What editors call the end of a line.
+#: The line ends that editors recognize.
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
@@ -45,7 +45,7 @@ class Entry(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Scalar:
-    """A text, number, boolean or null. `style` is empty for a plain one, else its quote, `|` or `>`."""
+    """A text, number, boolean or null. `style` is empty for a plain scalar, else its quote, `|` or `>`."""
 
     start: int
     end: int
@@ -65,7 +65,7 @@ class Sequence:
 
 @dataclass(slots=True, eq=False)
 class Mapping:
-    """A mapping in the order of the file, merge keys resolved."""
+    """A mapping in the order of the file, with merge keys resolved."""
 
     start: int
     end: int
@@ -101,7 +101,7 @@ def plain(value: Json) -> Json:
 
 
 class Lines:
-    """The lines of a text: from an offset to line and column, and from a line to its text."""
+    """The lines of a text: converts offsets to lines and columns, and returns the text of a line."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -150,11 +150,11 @@ class Document:
         return node, key
 
     def value_start(self, path: Path) -> int:
-        """Offset of the value at a path, or of the deepest one on the way there."""
+        """Offset of the value at a path, or of the deepest existing value along the path."""
         return self.find(path)[0].start
 
     def key_start(self, path: Path) -> int:
-        """Offset of the key of the value at a path; of the value itself where there is no key."""
+        """Offset of the key of the value at a path; of the value itself if it has no key."""
         node, key = self.find(path)
         return key.start if key is not None else node.start
 

@@ -1,6 +1,6 @@
-"""The codes of the language and what each means. Codes are stable: none is ever reused for something else.
+"""The codes of the language and their meanings. Codes are stable and never reused.
 
-Expressions have codes of their own (`waterflowd.expr.errors.CODES`, WF120 to WF129); `CODES` holds all of them. WF137 to
+Expressions have separate codes (`waterflowd.expr.errors.CODES`, WF120 to WF129); `CODES` holds all of them. WF137 to
 WF140 and WF145 are warnings.
 """
 
@@ -40,7 +40,7 @@ NO_EFFECT = "WF139"
 UNSAFE_RETRY = "WF140"
 UNSEEN_NODE = "WF145"
 
-#: Every code of the language and what it means.
+#: Every code of the language and its meaning.
 CODES: dict[str, str] = {
     ENCODING: "the file is not UTF-8 text",
     SYNTAX: "the file is not valid YAML",

@@ -14,7 +14,7 @@ from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.diagnostics import Diagnostic, Severity
 from waterflowd.dsl.reporting.snippets import snippet
 
-#: More than anybody fixes before validating again.
+#: More than people fix before validating again.
 ERRORS_MAX = 100
 
 #: Checking stops here: a file with so many errors is an attempt to make checking slow.
@@ -56,7 +56,7 @@ class Report:
         return len(self._found) >= FOUND_MAX
 
     def diagnostics(self, path: str, lines: Lines) -> list[Diagnostic]:
-        """The errors in the order of the file, the last one saying how many more there are."""
+        """The errors in the order of the file; the last one says how many were left out."""
         found = sorted(self._found.items())
         shown = [_diagnostic(path, lines, *key, suggestion) for key, suggestion in found[:ERRORS_MAX]]
         if len(found) > ERRORS_MAX:

@@ -42,7 +42,7 @@ _Makers = Mapping[str, Callable[[_Place], object]]
 
 
 class Contexts(dict[str, object]):
-    """Contexts by name; each is created at its first use."""
+    """Contexts by name; each is created when it is first used."""
 
     def __init__(self, makers: _Makers, place: _Place) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from waterflowd.reconcile.settings import RepositorySettings
 #: Cached plans; one has a few kilobytes, at most 16 MiB.
 _PLANS_MAX = 32
 
-#: Gives the content of a regular file by repository, commit and path; None if there is none.
+#: Returns the content of a regular file by repository, commit and path; None if it does not exist.
 ReadFile = Callable[[RepositorySettings, str, str], Awaitable[bytes | None]]
 
 

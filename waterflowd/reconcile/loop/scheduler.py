@@ -65,7 +65,7 @@ class Scheduler:
         #: Fields of every line of the daemon's own log.
         self._log_fields = {"repository": self._name}
         self._ports = ports
-        #: The time after which the next due time was computed, and the due time; None when there is none.
+        #: The time after which the next due time was computed, and the due time; None if it has no next one.
         self._next: dict[ScheduleName, tuple[int, int | None]] = {}
         #: The runs that have been cancelled for a newer one.
         self._cancelled: dict[ScheduleName, RunId] = {}
@@ -136,7 +136,7 @@ class Scheduler:
             if schedules.is_due(schedule, self._next_of(schedule), self._ports.wall()):
                 current = self._current(schedule)
                 if current is None:
-                    # No file has it any more; `_compare` drops it after the next reconciliation.
+                    # No file contains it now; `_compare` drops it after the next reconciliation.
                     continue
                 try:
                     await self._decide(schedule, *current)
@@ -220,7 +220,7 @@ class Scheduler:
     # What is known
 
     def _current(self, schedule: ScheduleState) -> tuple[RefState, FileState, ScheduleTrigger] | None:
-        """The applied file that has the schedule, and its trigger there; None if no file has it any more."""
+        """The applied file that has the schedule, and its trigger there; None if no file contains it now."""
         ref = self._repository.state.refs.get(schedule.ref)
         file = ref.files.get(schedule.name.path) if ref is not None and not ref.is_removed else None
         if ref is None or file is None or not self._may_start(file):

@@ -1,8 +1,8 @@
 """The names of webhooks, which all repositories of a daemon share, and the files that own them.
 
-Rules of this file: only files of the default refs count. A name belongs to the file that has had it longest, by the log, so
-nobody can take over another repository's webhook by using its name; other files with the name have an error until it is free.
-A file with errors keeps its name, and a renamed file hands it to its new path.
+Rules of this file: only files of the default refs count. A name belongs to the file that has had it longest, according to
+the log, so no repository can take over another one's webhook by using its name; other files with the name have an error until
+it is free. A file with errors keeps its name, and a renamed file hands it to its new path.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def test_a_start_that_lasts_goes_on_when_its_step_is_cancelled_or_too_slow(machi
 
     slow = _step(machine, _begun(machine, name="slow.service", state="started", more="        timeout-minutes: 0.05\n"))
     assert (slow["conclusion"], slow["attempts"][0]["outcome"]) == ("timed-out", "timed-out"), slow
-    assert "the time-out of 3 s has passed" in slow["reason"]["text"]
+    assert "timed out after 3 s" in slow["reason"]["text"]
     assert machine.show("slow.service", "ActiveState") == "activating"
 
     run = _begun(machine, name="slow.service", state="started")

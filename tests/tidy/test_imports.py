@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -414,3 +415,32 @@ def test_a_cycle_is_found() -> None:
     known = frozenset({"a.b", "a.c"})
     files = [Source(module="a.b", path="", text="from a import c"), Source(module="a.c", path="", text="import a.b")]
     assert _cycle({source.module: _imports_at_load(source, known) for source in files})
+
+
+# ARCHITECTURE.md ------------------------------------------------------------------------------------------------------
+
+
+def _rows(heading: str) -> dict[str, str]:
+    """The rows of a table of ARCHITECTURE.md: package, and the cell that names other packages."""
+    text = (sources.ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    table = text.partition(f"| {heading} |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
+    return {re.findall(r"`([a-z_.]+)`", row[0])[0]: row[2] for row in rows}
+
+
+def _named(cell: str) -> set[str]:
+    return {name for name in re.findall(r"[a-z_.]+", cell) if name not in ("", ".")}
+
+
+def test_the_architecture_lists_what_pure_packages_may_import() -> None:
+    """The first table is `PURE`; libraries are in another column."""
+    libraries = {RECORDS, "pydantic", "pydantic_core"}
+    documented = {package: _named(cell) for package, cell in _rows("pure package").items()}
+    assert documented == {package: set(names) - libraries for package, names in PURE.items()}
+
+
+def test_the_architecture_lists_what_shells_never_import() -> None:
+    """The second table is `NEVER`."""
+    assert {package: _named(cell) for package, cell in _rows("shell").items()} == {
+        package: set(names) for package, names in NEVER.items()
+    }

@@ -395,15 +395,15 @@ async def test_output_over_the_cap_is_counted(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ('rm -f "$WATERFLOW_OUTPUT"; mkfifo "$WATERFLOW_OUTPUT"', "not a regular file"),
-        ('ln -sf /etc/passwd "$WATERFLOW_OUTPUT"', "cannot be read"),
-        ('ln -sf /dev/zero "$WATERFLOW_OUTPUT"', "cannot be read"),
+        ('rm -f "$WATERFLOW_OUTPUT"; mkfifo "$WATERFLOW_OUTPUT"', "no longer a regular file"),
+        ('ln -sf /etc/passwd "$WATERFLOW_OUTPUT"', "cannot read WATERFLOW_OUTPUT"),
+        ('ln -sf /dev/zero "$WATERFLOW_OUTPUT"', "cannot read WATERFLOW_OUTPUT"),
         ('head -c 10000000 /dev/zero > "$WATERFLOW_OUTPUT"', "too large"),
         ('truncate -s 10G "$WATERFLOW_OUTPUT"', "too large"),
-        ('printf "a=\\377" > "$WATERFLOW_OUTPUT"', "not UTF-8"),
+        ('printf "a=\\377" > "$WATERFLOW_OUTPUT"', "invalid UTF-8"),
         ('echo "no separator" > "$WATERFLOW_OUTPUT"', "line 1: expected name=value"),
-        ('printf "ok=1\\na<<END\\ntext\\n" > "$WATERFLOW_OUTPUT"', "line 2: the delimiter"),
-        ('rm -f "$WATERFLOW_OUTPUT"; mkdir "$WATERFLOW_OUTPUT"', "not a regular file"),
+        ('printf "ok=1\\na<<END\\ntext\\n" > "$WATERFLOW_OUTPUT"', "line 2: the closing delimiter is missing"),
+        ('rm -f "$WATERFLOW_OUTPUT"; mkdir "$WATERFLOW_OUTPUT"', "no longer a regular file"),
     ],
 )
 async def test_hostile_output_file_fails_the_step(bench: Bench, what: str, said: str) -> None:

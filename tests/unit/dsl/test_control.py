@@ -129,7 +129,7 @@ def test_steps_around_are_visible_inside(language: Language) -> None:
         ("{uses: parallel, with: {branches: []}}", "WF106", "at least one"),
         ("{uses: parallel, with: {branches: [[]]}}", "WF106", "at least one"),
         ("{uses: parallel, with: {branches: 3}}", "WF106", "a list"),
-        ("{uses: approval, with: {minimum: 3, approvers: [a]}}", "WF115", "only 1 approvers"),
+        ("{uses: approval, with: {minimum: 3, approvers: [a]}}", "WF115", "lists only 1"),
         ("{uses: approval, with: {minimum: 21}}", "WF106", "to 20"),
         ("{uses: approval, with: {default: approve}}", "WF116", "timeout"),
         ("{uses: approval, with: {timeout: 5}}", "WF106", "5s"),

@@ -154,7 +154,7 @@ def test_a_job_has_a_retry_policy_and_a_checkout(language: Language) -> None:
         ("concurrency: {group: '${{ steps.a }}'}", "WF129", "available here"),
         ("environment: {approvers: a}", "WF105", "name"),
         ("environment: {name: a, url: b}", "WF113", "output"),
-        ("environment: {name: a, approvers: [b], minimum: 2}", "WF106", "only 1 approvers"),
+        ("environment: {name: a, approvers: [b], minimum: 2}", "WF106", "lists only 1"),
         ("checkout: yes", "WF106", "true, false"),
         ("retry: 3", "WF106", "a mapping"),
         ("with: {a: 1}", "WF116", "uses"),

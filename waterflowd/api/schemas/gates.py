@@ -16,7 +16,7 @@ from waterflowd.model.plan import Queue
 
 #: Approvals of one run in one answer.
 PENDING_MAX = 100
-#: What happens when nobody decides in time.
+#: What happens if there is no decision in time.
 ApprovalDefault = Literal["approve", "reject"]
 
 

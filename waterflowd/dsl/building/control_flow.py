@@ -158,7 +158,7 @@ class ControlFlow:
             self._source.at_key((*at, "default"), codes.EXCLUSIVE_KEYS, text, "add timeout, such as timeout: 2d")
         people = wanted.approvers
         if people and expr.is_static(list(people)) and isinstance(wanted.minimum, int) and wanted.minimum > len(people):
-            text = f"minimum: {wanted.minimum} approvals are required, but there are only {len(people)} approvers"
+            text = f"minimum: {wanted.minimum} approvals are required, but `approvers` lists only {len(people)}"
             self._source.at_value((*at, "minimum"), codes.WRONG_PARAMETER, text)
         return params
 

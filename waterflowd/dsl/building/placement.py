@@ -98,9 +98,7 @@ class PlacementBuilder:
         self._check_name((*path, "name"), "environment", wanted.name)
         minimum = wanted.minimum if wanted.minimum is not None else 1 if wanted.approvers else 0
         if wanted.approvers and minimum > len(set(wanted.approvers)):
-            text = (
-                f"minimum: {minimum} approvals are required, but there are only {len(set(wanted.approvers))} approvers"
-            )
+            text = f"minimum: {minimum} approvals are required, but `approvers` lists only {len(set(wanted.approvers))}"
             self._source.at_value((*path, "minimum"), codes.WRONG_VALUE, text)
         return EnvironmentPlan(
             name=wanted.name,

@@ -19,7 +19,6 @@ from waterflowd.dsl.building.inputs import check_arguments
 from waterflowd.dsl.models.validation import validate
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import TooMany
 from waterflowd.model.plan import CallPlan, JobPlan, StepPlan
 from waterflowd.model.wording import did_you_mean
 
@@ -79,7 +78,7 @@ class WorkflowCalls:
             return None
         known = file in self._callees
         if not known and len(self._open) <= DEPTH_MAX:
-            self._callees[file] = self._compile(file)
+            self._callees[file] = self._compilation.build_file(file, self._open, self._compile)
         callee = self._callees.get(file)
         if len(self._open) > DEPTH_MAX or (callee is not None and len(self._open) - 1 + callee.height > DEPTH_MAX):
             text = f"workflow calls are nested more than {DEPTH_MAX} levels deep"
@@ -111,23 +110,9 @@ class WorkflowCalls:
             return None
         return file
 
-    def _compile(self, file: str) -> Callee | None:
-        content = self._compilation.find(file)
-        assert content is not None
-        source = self._compilation.open(file, content)
-        if source is None:
-            return None
-        self._open.append(file)
-        try:
-            workflow = validate(source.document, source.report, models.Workflow)
-            return self._build(source, workflow) if workflow is not None else None
-        except TooMany:
-            # Its own report is full; the files that use it are still checked.
-            if not source.report.is_full:
-                raise
-            return None
-        finally:
-            self._open.pop()
+    def _compile(self, source: SourceFile) -> Callee | None:
+        workflow = validate(source.document, source.report, models.Workflow)
+        return self._build(source, workflow) if workflow is not None else None
 
     def _secrets(self, source: SourceFile, path: Path, job: models.Job, callee: Callee) -> dict[str, str] | None:
         """The callee's names of secrets and the caller's; None for all of them."""

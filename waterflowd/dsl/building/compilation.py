@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from waterflowd.dsl.reading import reader
 from waterflowd.dsl.reading.size_limit import CONTENT_BYTES_MAX, oversized
@@ -64,6 +65,7 @@ PATH_CHARACTERS_MAX = 400
 #: Files of own nodes, which go into the plan.
 NODE_BYTES_MAX = 1 << 20
 
+_Built = TypeVar("_Built")
 _OUTSIDE = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
@@ -137,6 +139,26 @@ class Compilation:
             return None
         self._opened.append(_Opened(path, document.lines, report))
         return SourceFile(path, document, report)
+
+    def build_file(
+        self, path: str, open_files: list[str], build: Callable[[SourceFile], _Built | None]
+    ) -> _Built | None:
+        """What `build` makes of a file that was found; None when it has errors. Meanwhile `open_files` ends with the path."""
+        content = self.find(path)
+        assert content is not None
+        source = self.open(path, content)
+        if source is None:
+            return None
+        open_files.append(path)
+        try:
+            return build(source)
+        except TooMany:
+            # The file's own report is full; the files that use it are still checked.
+            if not source.report.is_full:
+                raise
+            return None
+        finally:
+            open_files.pop()
 
     def take_node(self, node: NodePlan) -> bool:
         """Adds an own node to the plan; False when the plan would become too large."""

@@ -23,7 +23,6 @@ from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.models.validation import validate
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import TooMany
 from waterflowd.model.plan import InputSpec, Json, StepPlan
 
 #: File names of a composite step in its folder, ours first.
@@ -84,7 +83,7 @@ class CompositeSteps:
             return None
         is_new = file not in self._built
         if is_new:
-            self._built[file] = self._build(file)
+            self._built[file] = self._compilation.build_file(file, self._open, self._compiled)
         built = self._built[file]
         if built is None:
             return None
@@ -115,23 +114,6 @@ class CompositeSteps:
         text = f"the composite step {quote(uses)} does not exist in this revision"
         source.at_value(at, codes.WRONG_CALL, text, f"expected the file {names[0]}")
         return None
-
-    def _build(self, file: str) -> _CompiledFile | None:
-        content = self._compilation.find(file)
-        assert content is not None
-        source = self._compilation.open(file, content)
-        if source is None:
-            return None
-        self._open.append(file)
-        try:
-            return self._compiled(source)
-        except TooMany:
-            # Its own report is full; the files that use it are still checked.
-            if not source.report.is_full:
-                raise
-            return None
-        finally:
-            self._open.pop()
 
     def _compiled(self, source: SourceFile) -> _CompiledFile | None:
         wanted = validate(source.document, source.report, CompositeStep)

@@ -92,8 +92,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_WORKFLOW_RUN}:trigger_key",
-        'key = f"workflow-run:{run}:{path}"',
-        'key = f"workflow-run:{path}"',
+        'f"workflow-run:{run}"',
+        '"workflow-run"',
         "a file follows one run only",
     ),
     Mutant(
@@ -110,8 +110,8 @@ MUTANTS: tuple[Mutant, ...] = (
     # Webhooks.
     Mutant(
         f"{_WEBHOOKS}:trigger_key",
-        'key = f"hook:{repository}:{name}:{delivery_id}"',
-        'key = f"hook:{repository}:{name}"',
+        'f"{name}:{delivery_id}"',
+        "name",
         "all deliveries of a hook are one",
     ),
     Mutant(

@@ -11,21 +11,18 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from waterflow_agent.errors import Rejected
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.outstanding import owed_to_block
-from waterflowd.model import chains, plan
+from waterflowd.model import chains, ids, plan
 from waterflowd.model.ids import AttemptId, RunId
 from waterflowd.model.inputs import check_start
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion
-
-_KEY_BYTES_MAX = 400
 
 
 class ChildRunRegistry:
@@ -135,10 +132,7 @@ def check_depth(run: Run) -> None:
 
 def trigger_key(attempt: AttemptId) -> str:
     """The key that makes an attempt start at most one child run; long keys are replaced by a hash."""
-    key = f"child-run:{attempt.run}:{attempt.job}:{attempt.step}:{attempt.number}"
-    if len(key.encode()) > _KEY_BYTES_MAX:
-        key = f"child-run:{attempt.run}:sha256-{hashlib.sha256(key.encode()).hexdigest()}"
-    return key
+    return ids.trigger_key(f"child-run:{attempt.run}", f"{attempt.job}:{attempt.step}:{attempt.number}")
 
 
 def _payload(run: Run, attempt: AttemptId) -> dict[str, Any]:

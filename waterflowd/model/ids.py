@@ -7,6 +7,7 @@ Source of the format: the ULID specification, https://github.com/ulid/spec.
 
 from __future__ import annotations
 
+import hashlib
 from typing import NewType
 
 from waterflow_agent.attempts import AttemptId, AttemptNo, JobId, RunId, StepId
@@ -38,6 +39,9 @@ _DIGITS = frozenset(_ALPHABET)
 _RANDOM_BITS = 80
 RUN_ID_LENGTH = 26
 
+#: A key of the log's index has at most 511 bytes, and the store adds a prefix.
+_TRIGGER_KEY_BYTES_MAX = 400
+
 FLEET = StreamName("fleet")
 AUDIT = StreamName("audit")
 
@@ -61,3 +65,14 @@ def run_stream(run: RunId) -> StreamName:
 def repository_stream(name: str) -> StreamName:
     """The stream that holds what was observed and applied of the repository `name`."""
     return StreamName(f"repo/{name}")
+
+
+def trigger_key(scope: str, trigger: str) -> str:
+    """The key that lets one trigger start at most one run: `SCOPE:TRIGGER`, the trigger as a hash when the key is too long.
+
+    The scope says what starts the run and for whom (`push:ops`); it must be short enough to leave room for the hash.
+    """
+    key = f"{scope}:{trigger}"
+    if len(key.encode()) <= _TRIGGER_KEY_BYTES_MAX:
+        return key
+    return f"{scope}:sha256-{hashlib.sha256(trigger.encode()).hexdigest()}"

@@ -16,7 +16,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import msgspec
 
 from waterflowd.dsl import cron
+from waterflowd.model import ids
 from waterflowd.model.plan import CatchUp, Overlap, ScheduleTrigger
 from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 from waterflowd.reconcile import events, ref_updates
@@ -38,8 +38,6 @@ CATCH_UP_MAX = 100
 QUEUE_MAX = 100
 #: A clock that is set back further than this was wrong before; corrections of a running clock are seconds.
 CLOCK_BACK_MAX_MS = 3_600_000
-#: A key of the log's index has at most 511 bytes.
-_KEY_BYTES_MAX = 400
 
 #: The meaning of the codes of decisions and drops, for messages.
 CODES: dict[str, str] = {
@@ -145,11 +143,7 @@ def refused(schedule: ScheduleState, decision: Decision) -> tuple[events.Fact, .
 
 def trigger_key(repository: str, name: ScheduleName, due_at: int) -> str:
     """The key under which a due time of a schedule starts its run once; a long one contains a hash."""
-    head = f"schedule:{repository}:"
-    tail = f"{name.timezone}:{name.cron}:{name.path}"
-    if len((head + tail).encode()) > _KEY_BYTES_MAX:
-        tail = f"sha256-{hashlib.sha256(tail.encode()).hexdigest()}"
-    return f"{head}{due_at}:{tail}"
+    return ids.trigger_key(f"schedule:{repository}:{due_at}", f"{name.timezone}:{name.cron}:{name.path}")
 
 
 def start_request(

@@ -15,11 +15,11 @@ Rules of this file:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 import msgspec
 
+from waterflowd.model import ids
 from waterflowd.model.plan import PushTrigger, Triggers
 from waterflowd.reconcile import globs, refs
 from waterflowd.reconcile.events import FileApplied
@@ -28,9 +28,6 @@ from waterflowd.reconcile.state import RefState
 
 #: Patterns that select, and patterns that exclude.
 _Filter = tuple[tuple[str, ...], tuple[str, ...]]
-
-#: A key of the log's index has at most 511 bytes, and other modules add a prefix.
-_KEY_BYTES_MAX = 400
 
 
 class RefUpdate(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,12 +65,7 @@ def new_files(
 
 def trigger_key(repository: str, update: RefUpdate, path: str) -> str:
     """The key under which an update starts a file once; a long one ends in a hash."""
-    head = f"push:{repository}:"
-    tail = f"{update.ref}:{update.number}:{path}"
-    if len((head + tail).encode()) > _KEY_BYTES_MAX:
-        # The number stays readable; the hash makes the rest unique.
-        tail = f"sha256-{hashlib.sha256(tail.encode()).hexdigest()}:{update.number}"
-    return head + tail
+    return ids.trigger_key(f"push:{repository}", f"{update.ref}:{update.number}:{path}")
 
 
 def _is_pushed(push: PushTrigger, update: RefUpdate) -> bool:

@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from waterflowd.model import ids
 from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 from waterflowd.reconcile import ref_updates
 from waterflowd.reconcile.state import RefState
@@ -39,7 +40,6 @@ EVENTS = ("x-github-event", "x-gitea-event", "x-gogs-event")
 _DELIVERY = re.compile(r"[A-Za-z0-9_:-]{1,128}")
 _SECONDS = re.compile(r"[0-9]{1,12}")
 _TIMED = re.compile(rb"[0-9]{1,12}\.[A-Za-z0-9_:-]{0,128}\.")
-_KEY_BYTES_MAX = 400
 _EVENT_LENGTH_MAX = 100
 #: Keys that the `event` context adds to the payload.
 RESERVED = frozenset({"name", "webhook", "payload"})
@@ -91,10 +91,7 @@ def delivery(headers: Mapping[str, str], body: bytes, wall_s: int) -> Delivery |
 
 def trigger_key(repository: str, name: str, delivery_id: str) -> str:
     """The key under which a delivery starts its run once; a long one ends in a hash."""
-    key = f"hook:{repository}:{name}:{delivery_id}"
-    if len(key.encode()) > _KEY_BYTES_MAX:
-        key = f"hook:{repository}:sha256-{hashlib.sha256(key.encode()).hexdigest()}"
-    return key
+    return ids.trigger_key(f"hook:{repository}", f"{name}:{delivery_id}")
 
 
 def event_of(payload: Any, name: str, of: Delivery) -> dict[str, Any]:

@@ -11,10 +11,9 @@ Rules of this file:
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
-from waterflowd.model import chains
+from waterflowd.model import chains, ids
 from waterflowd.model.ids import RunId
 from waterflowd.model.plan import WorkflowRunTrigger
 from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
@@ -24,7 +23,6 @@ from waterflowd.reconcile.state import FileState, RefState
 #: Runs in a chain of triggers.
 CHAIN_MAX = 5
 KIND = chains.AFTER
-_KEY_BYTES_MAX = 400
 
 
 def triggered_files(ref: RefState | None) -> dict[str, FileState]:
@@ -56,10 +54,7 @@ def _is_branch_selected(trigger: WorkflowRunTrigger, ref: str | None) -> bool:
 
 def trigger_key(run: RunId, path: str) -> str:
     """The key under which a completed run starts a file once; a long one ends in a hash."""
-    key = f"workflow-run:{run}:{path}"
-    if len(key.encode()) > _KEY_BYTES_MAX:
-        key = f"workflow-run:{run}:sha256-{hashlib.sha256(path.encode()).hexdigest()}"
-    return key
+    return ids.trigger_key(f"workflow-run:{run}", path)
 
 
 def event_of(row: RunSummary, depth: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_NODE}:ended",
-        "_OUTCOMES.get(given.conclusion, Outcome.FAILURE)",
+        "_OUTCOMES.get(input.conclusion, Outcome.FAILURE)",
         "Outcome.SUCCESS",
         "a run that failed is no failure",
     ),

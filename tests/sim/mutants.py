@@ -56,9 +56,9 @@ _SESSION, _RUNNER_CLIENT = "waterflow_agent.wire.session", "waterflow_agent.exec
 MUTANTS: tuple[Mutant, ...] = (
     # The engine.
     Mutant(
-        f"{_DECIDE}:_is_lease_holder", "attempt.epoch == given.epoch and ", "", "a report under another epoch counts"
+        f"{_DECIDE}:_is_lease_holder", "attempt.epoch == input.epoch and ", "", "a report under another epoch counts"
     ),
-    Mutant(f"{_DECIDE}:_is_lease_holder", " and attempt.agent == given.agent", "", "another agent's report counts"),
+    Mutant(f"{_DECIDE}:_is_lease_holder", " and attempt.agent == input.agent", "", "another agent's report counts"),
     Mutant(f"{_DECIDE}:_is_lease_holder", "attempt.is_open and ", "", "an attempt ends twice"),
     Mutant(f"{_EVOLVE_JOBS}:job_completed", "dependent.open_needs -= 1", "pass", "needs never end"),
     Mutant(f"{_EVOLVE_JOBS}:job_completed", "run.open_jobs -= 1", "run.open_jobs -= 2", "a run ends before its jobs"),
@@ -223,7 +223,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_DECIDE}:_slot_granted",
-        "(job.agent or job.pinned or given.agent) != given.agent",
+        "(job.agent or job.pinned or input.agent) != input.agent",
         "False",
         "branches run on two servers",
     ),

@@ -28,89 +28,89 @@ RUN_TIMEOUT_MS = 30 * 24 * 3_600_000
 Events = tuple[events.RunEvent, ...]
 
 
-def decide(run: Run, given: inputs.Input, now: int) -> Events:
+def decide(run: Run, input: inputs.Input, now: int) -> Events:
     """The facts that the input makes true at `now` (ms, the log's clock)."""
-    if run.is_completed and not isinstance(given, inputs.TaskFinished):
+    if run.is_completed and not isinstance(input, inputs.TaskFinished):
         return ()
-    return _DECIDERS[type(given)](run, given, now)
+    return _DECIDERS[type(input)](run, input, now)
 
 
-def _start(run: Run, given: inputs.StartRun, now: int) -> Events:
+def _start(run: Run, input: inputs.StartRun, now: int) -> Events:
     if run.seq:
         return ()
     plan = run.plan
     problem: Reason | None = None
     try:
-        values = rendering.resolve_vars(plan.vars | given.vars, given.inputs, given.trigger)
+        values = rendering.resolve_vars(plan.vars | input.vars, input.inputs, input.trigger)
     except Rejected as error:
         values = {}
         problem = reason(ReasonCode.EXPRESSION_ERROR, f"vars: {error.text}", error=error.code)
     created = events.RunCreated(
         at=now,
-        plan_hash=given.plan_hash,
-        number=given.number,
-        trigger=given.trigger,
-        repository=given.repository,
-        revision=given.revision,
-        inputs=given.inputs,
+        plan_hash=input.plan_hash,
+        number=input.number,
+        trigger=input.trigger,
+        repository=input.repository,
+        revision=input.revision,
+        inputs=input.inputs,
         vars=values,
         flags=flags.CURRENT,
-        given_vars=given.vars,
-        rerun_of=given.rerun_of,
-        kept=given.kept,
-        hashes=given.hashes,
-        environments=given.environments,
+        given_vars=input.vars,
+        rerun_of=input.rerun_of,
+        kept=input.kept,
+        hashes=input.hashes,
+        environments=input.environments,
         deadline_at=now + (plan.timeout_ms or RUN_TIMEOUT_MS),
-        reason=_created(given),
+        reason=_created(input),
     )
     if problem is None:
         return (created,)
     return created, events.RunCompleted(at=now, conclusion=Conclusion.FAILURE, reason=problem)
 
 
-def _created(given: inputs.StartRun) -> Reason:
-    kind = given.trigger.kind.value
-    if given.rerun_of is None:
+def _created(input: inputs.StartRun) -> Reason:
+    kind = input.trigger.kind.value
+    if input.rerun_of is None:
         return reason(ReasonCode.CREATED, f"started by {kind}", trigger=kind)
-    return reason(ReasonCode.CREATED, f"re-run of {given.rerun_of}", trigger=kind, run=given.rerun_of)
+    return reason(ReasonCode.CREATED, f"re-run of {input.rerun_of}", trigger=kind, run=input.rerun_of)
 
 
-def _slot_granted(run: Run, given: inputs.SlotGranted, now: int) -> Events:
-    job, step, attempt = _named(run, given.job, given.step, given.attempt)
+def _slot_granted(run: Run, input: inputs.SlotGranted, now: int) -> Events:
+    job, step, attempt = _named(run, input.job, input.step, input.attempt)
     if job is None or step is None or attempt is None or attempt.status is not AttemptStatus.PENDING or step.stop:
         return ()
-    if (job.agent or job.pinned or given.agent) != given.agent:
+    if (job.agent or job.pinned or input.agent) != input.agent:
         # Meanwhile another branch of the job got a server, and the slot is requested again.
         return ()
     is_first = job.agent is None
-    why = reason(ReasonCode.DISPATCHED, f"sent to {given.agent_name}", agent=given.agent_name)
+    cause = reason(ReasonCode.DISPATCHED, f"sent to {input.agent_name}", agent=input.agent_name)
     deadline_at = job.deadline_at or now + job.timeout_ms
     # Expressions may read the server, which belongs to the job from this event on.
-    server = contexts.agent(given.facts if is_first else job.agent_facts, given.agent_name, job.group)
+    server = contexts.agent(input.facts if is_first else job.agent_facts, input.agent_name, job.group)
     values = _render(run, job, step, server, now)
     if isinstance(values, Reason):
-        return (_failed(given.job, given.step, attempt, values, now),)
+        return (_failed(input.job, input.step, attempt, values, now),)
     left_ms = max(1, deadline_at - now)
     own = run.plan.node(step.plan.node)
     return (
         events.AttemptDispatched(
             at=now,
-            job=given.job,
-            step=given.step,
-            attempt=given.attempt,
-            epoch=given.epoch,
-            agent=given.agent,
-            agent_name=given.agent_name,
-            boot_id=given.boot_id,
-            facts=given.facts if is_first else {},
+            job=input.job,
+            step=input.step,
+            attempt=input.attempt,
+            epoch=input.epoch,
+            agent=input.agent,
+            agent_name=input.agent_name,
+            boot_id=input.boot_id,
+            facts=input.facts if is_first else {},
             name=values.name,
             params=values.params,
             env=values.env,
             working_directory=values.working_directory,
-            node_version=given.node_version if own is None else own.version,
+            node_version=input.node_version if own is None else own.version,
             timeout_ms=min(values.timeout_ms or left_ms, left_ms),
             job_deadline_at=deadline_at,
-            reason=why,
+            reason=cause,
         ),
     )
 
@@ -122,28 +122,28 @@ def _render(run: Run, job: Job, step: Step, server: dict[str, object], now: int)
         return reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
 
 
-def _failed(job: Any, step: Any, attempt: Attempt, why: Reason, now: int) -> events.AttemptFinished:
+def _failed(job: Any, step: Any, attempt: Attempt, cause: Reason, now: int) -> events.AttemptFinished:
     return events.AttemptFinished(
-        at=now, job=job, step=step, attempt=attempt.number, outcome=Outcome.FAILURE, reason=why
+        at=now, job=job, step=step, attempt=attempt.number, outcome=Outcome.FAILURE, reason=cause
     )
 
 
-def _slot_denied(run: Run, given: inputs.SlotDenied, now: int) -> Events:
-    _, _, attempt = _named(run, given.job, given.step, given.attempt)
+def _slot_denied(run: Run, input: inputs.SlotDenied, now: int) -> Events:
+    _, _, attempt = _named(run, input.job, input.step, input.attempt)
     if attempt is None or attempt.status is not AttemptStatus.PENDING:
         return ()
-    return (_failed(given.job, given.step, attempt, given.reason, now),)
+    return (_failed(input.job, input.step, attempt, input.reason, now),)
 
 
-def _slot_pending(run: Run, given: inputs.SlotPending, now: int) -> Events:
-    job, _, attempt = _named(run, given.job, given.step, given.attempt)
+def _slot_pending(run: Run, input: inputs.SlotPending, now: int) -> Events:
+    job, _, attempt = _named(run, input.job, input.step, input.attempt)
     if job is None or attempt is None or attempt.status is not AttemptStatus.PENDING:
         return ()
-    if given.reason.code in _ABSENT and _may_not_wait(job):
-        return (_absent(job, given, attempt, now),)
-    if attempt.reason == given.reason:
+    if input.reason.code in _ABSENT and _may_not_wait(job):
+        return (_absent(job, input, attempt, now),)
+    if attempt.reason == input.reason:
         return ()
-    return (events.AttemptWaiting(at=now, job=given.job, step=given.step, attempt=given.attempt, reason=given.reason),)
+    return (events.AttemptWaiting(at=now, job=input.job, step=input.step, attempt=input.attempt, reason=input.reason),)
 
 
 #: The server is not connected, or no longer enrolled.
@@ -157,33 +157,33 @@ def _may_not_wait(job: Job) -> bool:
     return job.pinned is not None and not has_begun and target is not None and target.offline is not Offline.WAIT
 
 
-def _absent(job: Job, given: inputs.SlotPending, attempt: Attempt, now: int) -> events.RunEvent:
+def _absent(job: Job, input: inputs.SlotPending, attempt: Attempt, now: int) -> events.RunEvent:
     assert job.plan.target is not None
-    is_lost = given.reason.code is ReasonCode.SERVER_LOST
+    is_lost = input.reason.code is ReasonCode.SERVER_LOST
     text = f"server {job.pinned_name} is {'no longer enrolled' if is_lost else 'not connected'}"
-    why = reason(given.reason.code, text, agent=job.pinned_name)
+    cause = reason(input.reason.code, text, agent=job.pinned_name)
     if job.plan.target.offline is Offline.FAIL:
-        return _failed(given.job, given.step, attempt, why, now)
-    return events.JobSkipped(at=now, job=job.id, reason=why)
+        return _failed(input.job, input.step, attempt, cause, now)
+    return events.JobSkipped(at=now, job=job.id, reason=cause)
 
 
-def _servers_listed(run: Run, given: inputs.ServersListed, now: int) -> Events:
-    job = run.jobs_by_id.get(given.job)
+def _servers_listed(run: Run, input: inputs.ServersListed, now: int) -> Events:
+    job = run.jobs_by_id.get(input.job)
     if job is None or not needs_server_list(job):
         return ()
-    if given.is_refused and given.reason is not None:
-        return (completion.complete(job, Conclusion.FAILURE, given.reason, now),)
-    if given.reason is not None:
-        if given.reason == job.reason:
+    if input.is_refused and input.reason is not None:
+        return (completion.complete(job, Conclusion.FAILURE, input.reason, now),)
+    if input.reason is not None:
+        if input.reason == job.reason:
             return ()
-        return (events.JobWaiting(at=now, job=job.id, reason=given.reason),)
-    servers = given.servers
+        return (events.JobWaiting(at=now, job=job.id, reason=input.reason),)
+    servers = input.servers
     wanted = run.kept.servers.get(job.id) if run.kept is not None else None
     if wanted is not None:
         servers = [(agent, name) for agent, name in servers if name in wanted]
     if not servers:
-        why = reason(ReasonCode.NO_SERVER_IN_GROUP, "none of the servers to re-run is still enrolled")
-        return (completion.complete(job, Conclusion.FAILURE, why, now),)
+        cause = reason(ReasonCode.NO_SERVER_IN_GROUP, "none of the servers to re-run is still enrolled")
+        return (completion.complete(job, Conclusion.FAILURE, cause, now),)
     return (child_moves.expand_servers(run, job, servers, now),)
 
 
@@ -191,29 +191,29 @@ def _owner(run: Run, job: Any) -> Run | Job | None:
     return run if job is None else run.jobs_by_id.get(job)
 
 
-def _lock_acquired(run: Run, given: inputs.LockAcquired, now: int) -> Events:
-    owner = _owner(run, given.job)
+def _lock_acquired(run: Run, input: inputs.LockAcquired, now: int) -> Events:
+    owner = _owner(run, input.job)
     if owner is None or not needs_lock(owner):
         return ()
-    return (events.LockGranted(at=now, job=given.job),)
+    return (events.LockGranted(at=now, job=input.job),)
 
 
-def _lock_not_acquired(run: Run, given: inputs.LockNotAcquired, now: int) -> Events:
-    owner = _owner(run, given.job)
+def _lock_not_acquired(run: Run, input: inputs.LockNotAcquired, now: int) -> Events:
+    owner = _owner(run, input.job)
     if owner is None or not needs_lock(owner):
         return ()
-    if given.is_refused:
-        return (events.LockRefused(at=now, job=given.job, reason=given.reason),)
-    if owner.reason == given.reason:
+    if input.is_refused:
+        return (events.LockRefused(at=now, job=input.job, reason=input.reason),)
+    if owner.reason == input.reason:
         return ()
-    return (events.LockWaiting(at=now, job=given.job, reason=given.reason),)
+    return (events.LockWaiting(at=now, job=input.job, reason=input.reason),)
 
 
-def _cancel_job(run: Run, given: inputs.CancelJob, now: int) -> Events:
-    job = run.jobs_by_id.get(given.job)
+def _cancel_job(run: Run, input: inputs.CancelJob, now: int) -> Events:
+    job = run.jobs_by_id.get(input.job)
     if job is None or job.is_cancelled or job.status not in (Status.WAITING, Status.RUNNING):
         return ()
-    return (events.JobCancelled(at=now, job=job.id, reason=given.reason),)
+    return (events.JobCancelled(at=now, job=job.id, reason=input.reason),)
 
 
 def _named(run: Run, job: Any, step: Any, number: Any) -> tuple[Job | None, Step | None, Attempt | None]:
@@ -224,82 +224,82 @@ def _named(run: Run, job: Any, step: Any, number: Any) -> tuple[Job | None, Step
     return owner, found, found.attempts[number - 1]
 
 
-def _is_lease_holder(attempt: Attempt, given: inputs.Report) -> bool:
-    return attempt.is_open and attempt.epoch == given.epoch and attempt.agent == given.agent
+def _is_lease_holder(attempt: Attempt, input: inputs.Report) -> bool:
+    return attempt.is_open and attempt.epoch == input.epoch and attempt.agent == input.agent
 
 
-def _task_started(run: Run, given: inputs.TaskStarted, now: int) -> Events:
-    _, _, attempt = _named(run, given.job, given.step, given.attempt)
-    if attempt is None or attempt.status is not AttemptStatus.DISPATCHED or not _is_lease_holder(attempt, given):
+def _task_started(run: Run, input: inputs.TaskStarted, now: int) -> Events:
+    _, _, attempt = _named(run, input.job, input.step, input.attempt)
+    if attempt is None or attempt.status is not AttemptStatus.DISPATCHED or not _is_lease_holder(attempt, input):
         return ()
     return (
         events.AttemptStarted(
             at=now,
-            job=given.job,
-            step=given.step,
-            attempt=given.attempt,
-            started_at=result_limits.instant(given.started_at),
+            job=input.job,
+            step=input.step,
+            attempt=input.attempt,
+            started_at=result_limits.instant(input.started_at),
         ),
     )
 
 
-def _task_finished(run: Run, given: inputs.TaskFinished, now: int) -> Events:
-    _, step, attempt = _named(run, given.job, given.step, given.attempt)
+def _task_finished(run: Run, input: inputs.TaskFinished, now: int) -> Events:
+    _, step, attempt = _named(run, input.job, input.step, input.attempt)
     if step is None or attempt is None:
         return ()
-    given = result_limits.sound(given)
-    if not _is_lease_holder(attempt, given):
-        return _evidence(attempt, given, now)
+    input = result_limits.sound(input)
+    if not _is_lease_holder(attempt, input):
+        return _evidence(attempt, input, now)
     return (
         events.AttemptFinished(
             at=now,
-            job=given.job,
-            step=given.step,
-            attempt=given.attempt,
-            outcome=given.outcome,
-            exit_code=given.exit_code,
-            outputs=given.outputs,
-            env=given.env,
-            started_at=given.started_at,
-            finished_at=given.finished_at,
-            output_bytes=given.output_bytes,
-            output_dropped=given.output_dropped,
-            reason=_result_reason(given),
+            job=input.job,
+            step=input.step,
+            attempt=input.attempt,
+            outcome=input.outcome,
+            exit_code=input.exit_code,
+            outputs=input.outputs,
+            env=input.env,
+            started_at=input.started_at,
+            finished_at=input.finished_at,
+            output_bytes=input.output_bytes,
+            output_dropped=input.output_dropped,
+            reason=_result_reason(input),
         ),
     )
 
 
-def _evidence(attempt: Attempt, given: inputs.TaskFinished, now: int) -> Events:
+def _evidence(attempt: Attempt, input: inputs.TaskFinished, now: int) -> Events:
     """Records a result that cannot be applied, once per attempt; a plain repetition is ignored."""
-    is_repetition = attempt.epoch == given.epoch and attempt.agent == given.agent and attempt.outcome is given.outcome
+    is_repetition = attempt.epoch == input.epoch and attempt.agent == input.agent and attempt.outcome is input.outcome
     if is_repetition or attempt.is_late_recorded:
         return ()
     return (
         events.LateReport(
             at=now,
-            job=given.job,
-            step=given.step,
-            attempt=given.attempt,
-            epoch=given.epoch,
-            agent=given.agent,
-            outcome=given.outcome,
-            exit_code=given.exit_code,
+            job=input.job,
+            step=input.step,
+            attempt=input.attempt,
+            epoch=input.epoch,
+            agent=input.agent,
+            outcome=input.outcome,
+            exit_code=input.exit_code,
         ),
     )
 
 
-def _result_reason(given: inputs.TaskFinished) -> Reason:
-    if given.outcome is Outcome.SUCCESS:
+def _result_reason(input: inputs.TaskFinished) -> Reason:
+    if input.outcome is Outcome.SUCCESS:
         return _SUCCEEDED
     try:
-        code = ReasonCode(given.reason_code) if given.reason_code else _DEFAULT_CODES[given.outcome]
+        code = ReasonCode(input.reason_code) if input.reason_code else _DEFAULT_CODES[input.outcome]
     except ValueError:
         # A newer agent may send unknown codes; its text still says what happened.
-        code = _DEFAULT_CODES[given.outcome]
-    text = given.reason_text
+        code = _DEFAULT_CODES[input.outcome]
+    text = input.reason_text
     if not text:
-        text = f"exit code {given.exit_code}" if given.exit_code is not None else given.outcome.value
-    return reason(code, text, **({"exit-code": given.exit_code} if given.exit_code is not None else {}))
+        text = f"exit code {input.exit_code}" if input.exit_code is not None else input.outcome.value
+    return reason(code, text, **({"exit-code": input.exit_code} if input.exit_code is not None else {}))
 
 
 _SUCCEEDED = reason(ReasonCode.SUCCEEDED, "succeeded")
@@ -312,29 +312,29 @@ _DEFAULT_CODES = {
 }
 
 
-def _task_lost(run: Run, given: inputs.TaskLost, now: int) -> Events:
-    _, _, attempt = _named(run, given.job, given.step, given.attempt)
-    if attempt is None or not _is_lease_holder(attempt, given):
+def _task_lost(run: Run, input: inputs.TaskLost, now: int) -> Events:
+    _, _, attempt = _named(run, input.job, input.step, input.attempt)
+    if attempt is None or not _is_lease_holder(attempt, input):
         return ()
     return (
         events.AttemptFinished(
             at=now,
-            job=given.job,
-            step=given.step,
-            attempt=given.attempt,
+            job=input.job,
+            step=input.step,
+            attempt=input.attempt,
             outcome=Outcome.LOST,
-            reason=given.reason,
+            reason=input.reason,
         ),
     )
 
 
-def _timer_fired(run: Run, given: inputs.TimerFired, now: int) -> Events:
-    timer = given.timer
+def _timer_fired(run: Run, input: inputs.TimerFired, now: int) -> Events:
+    timer = input.timer
     if timer.kind is inputs.TimerKind.RUN_TIMEOUT:
         if timer.due_at != run.deadline_at or run.is_timed_out:
             return ()
-        why = reason(ReasonCode.TIMEOUT, f"run timed out after {durations.text(timer.due_at - run.created_at)}")
-        return (events.RunTimedOut(at=now, reason=why),)
+        cause = reason(ReasonCode.TIMEOUT, f"run timed out after {durations.text(timer.due_at - run.created_at)}")
+        return (events.RunTimedOut(at=now, reason=cause),)
     job = run.jobs_by_id.get(timer.job) if timer.job is not None else None
     if job is None or job.status is Status.COMPLETED:
         return ()
@@ -347,9 +347,11 @@ def _timer_fired(run: Run, given: inputs.TimerFired, now: int) -> Events:
 def _step_timer(job: Job, step: Step, timer: inputs.Timer, now: int) -> Events:
     match timer.kind:
         case inputs.TimerKind.STEP_SLEEP if step.due_at == timer.due_at and not step.stop:
-            why = reason(ReasonCode.SLEPT, "sleep finished")
+            cause = reason(ReasonCode.SLEPT, "sleep finished")
             done = Conclusion.SUCCESS
-            return (events.StepCompleted(at=now, job=job.id, step=step.id, outcome=done, conclusion=done, reason=why),)
+            return (
+                events.StepCompleted(at=now, job=job.id, step=step.id, outcome=done, conclusion=done, reason=cause),
+            )
         case inputs.TimerKind.STEP_RETRY if step.retry_at == timer.due_at and not step.stop:
             number = AttemptNo(len(step.attempts) + 1)
             return (events.AttemptQueued(at=now, job=job.id, step=step.id, attempt=number),)
@@ -358,8 +360,8 @@ def _step_timer(job: Job, step: Step, timer: inputs.Timer, now: int) -> Events:
         case inputs.TimerKind.STEP_TIMEOUT if step.deadline_at == timer.due_at:
             began_at = step.started_at if step.last is None else step.last.queued_at
             took = durations.text(timer.due_at - (began_at or timer.due_at))
-            why = reason(ReasonCode.TIMEOUT, f"step timed out after {took}")
-            return (events.StepTimedOut(at=now, job=job.id, step=step.id, reason=why),)
+            cause = reason(ReasonCode.TIMEOUT, f"step timed out after {took}")
+            return (events.StepTimedOut(at=now, job=job.id, step=step.id, reason=cause),)
         case inputs.TimerKind.APPROVAL if step.approval is not None and step.approval.due_at == timer.due_at:
             return approvals.time_out(job, step, now)
     return ()
@@ -372,10 +374,10 @@ def _unanswered(job: Job, step: Step, timer: inputs.Timer, now: int) -> Events:
         return ()
     waited = durations.text(timer.due_at - step.stop_at)
     text = f"{attempt.agent_name} did not confirm the stop within {waited} ({step.stop_reason.text})"
-    why = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
+    cause = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
     return (
         events.AttemptFinished(
-            at=now, job=job.id, step=step.id, attempt=attempt.number, outcome=Outcome.LOST, reason=why
+            at=now, job=job.id, step=step.id, attempt=attempt.number, outcome=Outcome.LOST, reason=cause
         ),
     )
 
@@ -383,10 +385,10 @@ def _unanswered(job: Job, step: Step, timer: inputs.Timer, now: int) -> Events:
 def _job_timer(run: Run, job: Job, timer: inputs.Timer, now: int) -> Events:
     match timer.kind:
         case inputs.TimerKind.JOB_RETRY if job.retry_at == timer.due_at and not job.is_cancelled:
-            why = reason(ReasonCode.STARTED, f'try {job.number + 1}: waiting for a server of group "{job.group}"')
+            cause = reason(ReasonCode.STARTED, f'try {job.number + 1}: waiting for a server of group "{job.group}"')
             deadline_at = now + job.plan.start_timeout_ms
             restarted = events.JobRestarted(
-                at=now, job=job.id, number=job.number + 1, start_deadline_at=deadline_at, reason=why
+                at=now, job=job.id, number=job.number + 1, start_deadline_at=deadline_at, reason=cause
             )
             return (restarted,)
         case inputs.TimerKind.BATCH_PAUSE if job.children is not None and job.children.resume_at == timer.due_at:
@@ -401,20 +403,20 @@ def _job_time(job: Job, timer: inputs.Timer, now: int) -> Events:
         if job.deadline_at is not None or timer.due_at != job.start_deadline_at:
             return ()
         waited = durations.text(timer.due_at - (job.ready_at or timer.due_at))
-        why = reason(ReasonCode.START_TIMEOUT, f"no server found within {waited}: {job.reason.text}")
-        return (events.JobTimedOut(at=now, job=job.id, reason=why),)
+        cause = reason(ReasonCode.START_TIMEOUT, f"no server found within {waited}: {job.reason.text}")
+        return (events.JobTimedOut(at=now, job=job.id, reason=cause),)
     if timer.due_at != job.deadline_at:
         return ()
-    why = reason(ReasonCode.TIMEOUT, f"job timed out after {durations.text(job.timeout_ms)}")
-    return (events.JobTimedOut(at=now, job=job.id, reason=why),)
+    cause = reason(ReasonCode.TIMEOUT, f"job timed out after {durations.text(job.timeout_ms)}")
+    return (events.JobTimedOut(at=now, job=job.id, reason=cause),)
 
 
-def _cancel(run: Run, given: inputs.CancelRun, now: int) -> Events:
-    if run.is_cancelled and (run.is_forced or not given.is_forced):
+def _cancel(run: Run, input: inputs.CancelRun, now: int) -> Events:
+    if run.is_cancelled and (run.is_forced or not input.is_forced):
         return ()
-    code = ReasonCode.TERMINATED if given.is_forced else ReasonCode.CANCEL_REQUESTED
-    why = reason(code, f"cancelled by {given.by}" + (" (forced)" if given.is_forced else ""), by=given.by)
-    return (events.CancelRequested(at=now, by=given.by, is_forced=given.is_forced, reason=why),)
+    code = ReasonCode.TERMINATED if input.is_forced else ReasonCode.CANCEL_REQUESTED
+    cause = reason(code, f"cancelled by {input.by}" + (" (forced)" if input.is_forced else ""), by=input.by)
+    return (events.CancelRequested(at=now, by=input.by, is_forced=input.is_forced, reason=cause),)
 
 
 _DECIDERS: dict[type, Callable[[Run, Any, int], Events]] = {

@@ -135,7 +135,7 @@ class ChildRunEnded(Input, frozen=True, kw_only=True):
     attempt: AttemptNo
     run: RunId
     conclusion: Conclusion
-    why: str
+    reason: str
     outputs: dict[str, Any] = {}
 
 

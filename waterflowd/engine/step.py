@@ -34,9 +34,9 @@ class Progress(msgspec.Struct, frozen=True):
 _NOTHING = Progress([], [])
 
 
-def step(run: Run, given: inputs.Input, now: int) -> Progress:
+def step(run: Run, input: inputs.Input, now: int) -> Progress:
     """Feeds one input to the run and applies everything that follows from it."""
-    first = decide(run, given, now)
+    first = decide(run, input, now)
     if not first:
         return _NOTHING
     owed = _Owed(run)

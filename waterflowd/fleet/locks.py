@@ -105,16 +105,16 @@ class Locks:
         if ask.holder not in group.asks:
             answers += self._ask(group, ask)
         # The request may have been in the queue already.
-        why = group.reported.get(ask.holder) if ask.holder in group.asks else None
-        return answers if why is None else [*answers, Answer(ask.holder, reason=why)]
+        cause = group.reported.get(ask.holder) if ask.holder in group.asks else None
+        return answers if cause is None else [*answers, Answer(ask.holder, reason=cause)]
 
     def _ask(self, group: _Group, ask: Ask) -> Iterator[Answer]:
         if ask.queue is Queue.LATEST:
             text = f'replaced by a newer one in the queue for concurrency group "{ask.group}"'
-            why = reason(ReasonCode.SUPERSEDED, text, group=ask.group)
+            cause = reason(ReasonCode.SUPERSEDED, text, group=ask.group)
             for older in list(group.asks):
                 self._leave(older)
-                yield Answer(older, is_refused=True, reason=why)
+                yield Answer(older, is_refused=True, reason=cause)
         if not group.asks and len(group.holders) < ask.limit:
             group.holders[ask.holder] = None
             yield Answer(ask.holder, is_granted=True)
@@ -146,10 +146,10 @@ class Locks:
                 continue
             yield from _granted(group)
             for position, ask in enumerate(list(itertools.islice(group.asks.values(), REPORTED_MAX + 1)), 1):
-                why = _waits(group, ask, position)
-                if why != group.reported.get(ask.holder):
-                    group.reported[ask.holder] = why
-                    yield Answer(ask.holder, reason=why)
+                cause = _waits(group, ask, position)
+                if cause != group.reported.get(ask.holder):
+                    group.reported[ask.holder] = cause
+                    yield Answer(ask.holder, reason=cause)
 
     def _enter(self, ask: Ask) -> _Group:
         name = (ask.repository, ask.group)

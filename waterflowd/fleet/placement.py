@@ -181,8 +181,8 @@ class Placement:
                 return found
             self._maybe_free[found.agent] = None
         self._enqueue(request)
-        why = self._reported[attempt] = self._reason(request)
-        return why
+        cause = self._reported[attempt] = self._reason(request)
+        return cause
 
     def _own(self, agent: AgentId) -> Server | None:
         server = self.server(agent)
@@ -353,10 +353,10 @@ class Placement:
         for name in names:
             of_agent, of_group = self._by_agent.get(AgentId(name)), self._by_group.get(name)
             for request in [*(of_agent or {}).values(), *(of_group or {}).values()]:
-                why = self._reason(request)
-                if why != self._reported[request.attempt]:
-                    self._reported[request.attempt] = why
-                    changed.append((request, why))
+                cause = self._reason(request)
+                if cause != self._reported[request.attempt]:
+                    self._reported[request.attempt] = cause
+                    changed.append((request, cause))
         return changed
 
     def _reason(self, request: SlotRequest) -> Reason:

@@ -137,13 +137,13 @@ class AgentHandler:
             if state is None and attempt.status is AttemptStatus.STARTED:
                 # It had started, and the agent has lost its record of it: another offer would run it twice.
                 text = f"{attempt.agent_name} has lost its record of the running step"
-                why = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
-                lost.append((run.id, _lost(agent, key, why)))
+                cause = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
+                lost.append((run.id, _lost(agent, key, cause)))
                 continue
             if attempt.boot_id != server.boot_id:
                 text = f"server {attempt.agent_name} was rebooted while the step ran"
-                why = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
-                lost.append((run.id, _lost(agent, key, why)))
+                cause = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
+                lost.append((run.id, _lost(agent, key, cause)))
                 continue
             try:
                 outgoing.extend(self._outstanding(run, key, is_held=state is not None))
@@ -210,8 +210,8 @@ class AgentHandler:
         """Marks all attempts of the agent as lost: it stayed away too long, or was revoked."""
         lost: list[tuple[RunId, inputs.Input]] = []
         for run, attempt, key in self._taken(self._state.placement.server(agent)):
-            why = reason(code, f"server {attempt.agent_name}: {text}", agent=attempt.agent_name)
-            lost.append((run.id, _lost(agent, key, why)))
+            cause = reason(code, f"server {attempt.agent_name}: {text}", agent=attempt.agent_name)
+            lost.append((run.id, _lost(agent, key, cause)))
         if lost:
             self._driver.submit(lost)
 
@@ -257,14 +257,14 @@ def _do_not_acknowledge() -> None:
     """Takes the place of the acknowledgement after a report that was not accepted."""
 
 
-def _lost(agent: AgentId, key: messages.TaskId, why: Reason) -> inputs.TaskLost:
+def _lost(agent: AgentId, key: messages.TaskId, cause: Reason) -> inputs.TaskLost:
     return inputs.TaskLost(
         job=key.attempt.job,
         step=key.attempt.step,
         attempt=key.attempt.number,
         epoch=key.epoch,
         agent=agent,
-        reason=why,
+        reason=cause,
     )
 
 

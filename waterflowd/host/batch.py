@@ -225,8 +225,8 @@ class Batch:
                 self._others.append((holder.run, inputs.CancelRun(by=by)))
             else:
                 text = f'replaced by {by} in concurrency group "{ask.group}"'
-                why = reason(ReasonCode.SUPERSEDED, text, group=ask.group, run=ask.holder.run)
-                self._others.append((holder.run, inputs.CancelJob(job=holder.job, reason=why)))
+                cause = reason(ReasonCode.SUPERSEDED, text, group=ask.group, run=ask.holder.run)
+                self._others.append((holder.run, inputs.CancelJob(job=holder.job, reason=cause)))
 
     # The end of a batch -----------------------------------------------------------------------------------------------
 
@@ -238,9 +238,9 @@ class Batch:
             for request, server in placement.assign():
                 if not self.feed(request.attempt.run, fleet_requests.slot_granted(self._state, request, server)):
                     placement.free(server.agent, request.attempt)
-            for request, why in placement.changed_reasons():
+            for request, cause in placement.changed_reasons():
                 key = request.attempt
-                self.feed(key.run, inputs.SlotPending(job=key.job, step=key.step, attempt=key.number, reason=why))
+                self.feed(key.run, inputs.SlotPending(job=key.job, step=key.step, attempt=key.number, reason=cause))
             for list_request, found in placement.changed_lists():
                 self.feed(list_request.run, fleet_requests.servers_listed(list_request, found))
             for answer in self._state.locks.news():

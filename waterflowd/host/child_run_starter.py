@@ -96,6 +96,6 @@ class ChildRunStarter:
         where = f"{attempt.job}/{attempt.step}"
         logger.warning("run %s, %s: cannot start the child run yet: %s", attempt.run, where, error)
         text = f"cannot start the child run yet: {error.text}"
-        why = reason(ReasonCode.CHILD_RUN_STARTING, text, error=error.code)
-        self._driver.submit([(attempt.run, child_runs.not_started(attempt, why, is_refused=False))])
+        cause = reason(ReasonCode.CHILD_RUN_STARTING, text, error=error.code)
+        self._driver.submit([(attempt.run, child_runs.not_started(attempt, cause, is_refused=False))])
         asyncio.get_running_loop().call_later(delay_s, self._state.child_runs.retry, attempt)

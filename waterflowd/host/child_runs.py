@@ -162,10 +162,10 @@ def started(attempt: AttemptId, row: RunSummary) -> inputs.ChildRunCreated:
     )
 
 
-def not_started(attempt: AttemptId, why: Reason, *, is_refused: bool) -> inputs.ChildRunNotCreated:
+def not_started(attempt: AttemptId, cause: Reason, *, is_refused: bool) -> inputs.ChildRunNotCreated:
     """The child run was not created yet, or never will be."""
     return inputs.ChildRunNotCreated(
-        job=attempt.job, step=attempt.step, attempt=attempt.number, reason=why, is_refused=is_refused
+        job=attempt.job, step=attempt.step, attempt=attempt.number, reason=cause, is_refused=is_refused
     )
 
 
@@ -178,7 +178,7 @@ def ended(attempt: AttemptId, run: Run) -> inputs.ChildRunEnded:
         attempt=attempt.number,
         run=run.id,
         conclusion=run.conclusion,
-        why=run.reason.text,
+        reason=run.reason.text,
         outputs=run.outputs,
     )
 
@@ -191,7 +191,7 @@ def missing(attempt: AttemptId, run: RunId) -> inputs.ChildRunEnded:
         attempt=attempt.number,
         run=run,
         conclusion=Conclusion.LOST,
-        why="the run is missing from the log; its outcome is unknown",
+        reason="the run is missing from the log; its outcome is unknown",
     )
 
 

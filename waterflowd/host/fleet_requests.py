@@ -45,8 +45,8 @@ def request_slot(state: LiveState, run: Run, command: commands.RequestSlot) -> i
     """Requests a slot for an attempt; returns the answer as an input."""
     job, step, number = command.job, command.step, command.attempt
     if not _may_use_server(state, run.repository, command.group, command.agent):
-        why = _not_allowed(run.repository, command.group)
-        return inputs.SlotDenied(job=job, step=step, attempt=number, reason=why)
+        cause = _not_allowed(run.repository, command.group)
+        return inputs.SlotDenied(job=job, step=step, attempt=number, reason=cause)
     if command.secrets:
         obstacle = _secrets_obstacle(state, run, command)
         if obstacle is not None:
@@ -104,16 +104,16 @@ def _secrets_obstacle(state: LiveState, run: Run, command: commands.RequestSlot)
         missing = state.missing_secrets(run, job, command.secrets)
     except Retryable as error:
         state.awaiting_secrets.append((run.id, command))
-        why = reason(ReasonCode.SECRET_WAITING, error.text)
-        return inputs.SlotPending(job=job, step=step, attempt=number, reason=why)
+        cause = reason(ReasonCode.SECRET_WAITING, error.text)
+        return inputs.SlotPending(job=job, step=step, attempt=number, reason=cause)
     except Rejected as error:
-        why = reason(ReasonCode.SECRET_UNREADABLE, str(error), error=error.code)
-        return inputs.SlotDenied(job=job, step=step, attempt=number, reason=why)
+        cause = reason(ReasonCode.SECRET_UNREADABLE, str(error), error=error.code)
+        return inputs.SlotDenied(job=job, step=step, attempt=number, reason=cause)
     if not missing:
         return None
     text = f"no source has the secret {', '.join(missing)}; set it in the daemon's secrets"
-    why = reason(ReasonCode.SECRET_MISSING, text, secrets=missing)
-    return inputs.SlotDenied(job=job, step=step, attempt=number, reason=why)
+    cause = reason(ReasonCode.SECRET_MISSING, text, secrets=missing)
+    return inputs.SlotDenied(job=job, step=step, attempt=number, reason=cause)
 
 
 def _may_use_server(state: LiveState, repository: str | None, group: str, agent: AgentId | None) -> bool:

@@ -220,7 +220,7 @@ class Scenario:
                 **self._child_run_place(place),
                 run=child_run,
                 conclusion=Conclusion(word),
-                why="its reason",
+                reason="its reason",
                 outputs=outputs,
             )
         )

@@ -372,7 +372,7 @@ async def test_an_answer_about_another_run_changes_nothing() -> None:
         other = await waits(host, run)
         before = host.kinds(run)
         place: dict[str, Any] = {"job": JobId("a"), "step": StepId("other"), "attempt": AttemptNo(1)}
-        wrong = inputs.ChildRunEnded(**place, run=RunId("0" * 26), conclusion=Conclusion.SUCCESS, why="")
+        wrong = inputs.ChildRunEnded(**place, run=RunId("0" * 26), conclusion=Conclusion.SUCCESS, reason="")
         again = inputs.ChildRunCreated(**place, run=RunId("0" * 26), name="x", number=1)
         host.driver.submit([(run, wrong), (run, again)])
         await host.settle()

@@ -10,10 +10,10 @@ from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.statuses import FAILURES, AttemptStatus, Status
 
 
-def start_job(job: Job, at: int, deadline_at: int, why: Reason) -> None:
+def start_job(job: Job, at: int, deadline_at: int, cause: Reason) -> None:
     """The job starts with this step."""
     move(job, Status.RUNNING)
-    job.reason = why
+    job.reason = cause
     if job.started_at is None:
         job.started_at = at
         job.deadline_at = deadline_at
@@ -72,9 +72,9 @@ def attempt_started(run: Run, event: events.AttemptStarted) -> None:
     _, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
     move_attempt(attempt, AttemptStatus.STARTED)
     attempt.started_at = event.started_at
-    why = reason(ReasonCode.STARTED, f"runs on {attempt.agent_name}", agent=attempt.agent_name)
-    attempt.reason = why
-    step.reason = why
+    cause = reason(ReasonCode.STARTED, f"runs on {attempt.agent_name}", agent=attempt.agent_name)
+    attempt.reason = cause
+    step.reason = cause
 
 
 def attempt_finished(run: Run, event: events.AttemptFinished) -> None:

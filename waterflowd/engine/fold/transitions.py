@@ -36,7 +36,7 @@ def find_attempt(run: Run, job: JobId, step: StepId, number: AttemptNo) -> tuple
     return owner, found, found.attempts[number - 1]
 
 
-def stop(job: Job, urgency: Stop, why: Reason, at: int, inside: Step | None = None) -> None:
+def stop(job: Job, urgency: Stop, cause: Reason, at: int, inside: Step | None = None) -> None:
     """Marks everything that runs in the job, or inside one of its steps, as to be stopped."""
     if job.status is Status.COMPLETED:
         return
@@ -44,7 +44,7 @@ def stop(job: Job, urgency: Stop, why: Reason, at: int, inside: Step | None = No
         if step.stop < urgency and (inside is None or is_inside(step, inside)):
             step.stop = urgency
             step.stop_at = at
-            step.stop_reason = why
+            step.stop_reason = cause
 
 
 def is_inside(step: Step, owner: Step) -> bool:
@@ -55,13 +55,13 @@ def is_inside(step: Step, owner: Step) -> bool:
     return above is owner
 
 
-def cancel_job(job: Job, why: Reason, at: int) -> None:
+def cancel_job(job: Job, cause: Reason, at: int) -> None:
     """Cancels the job and everything that it has become. Moves end whatever has not started."""
     if job.status not in (Status.WAITING, Status.RUNNING):
         return
     job.is_cancelled = True
-    job.stop_reason = why
-    stop(job, Stop.ASKED, why, at)
+    job.stop_reason = cause
+    stop(job, Stop.ASKED, cause, at)
     if job.children is not None:
         for child in job.children.jobs:
-            cancel_job(child, why, at)
+            cancel_job(child, cause, at)

@@ -42,8 +42,8 @@ def of_parent(run: Run, job: Job, now: int) -> events.RunEvent | None:
     if children.failures and (children.fail_fast or _is_too_many(children)):
         shown = next(child for child in children.jobs if child.has_failure)
         text = f'"{shown.id}" failed' if children.fail_fast else _failures(children.failures)
-        why = reason(ReasonCode.HALTED, f"{text}: no more instances start", failures=children.failures)
-        return events.JobHalted(at=now, job=job.id, is_stopped=children.fail_fast, reason=why)
+        cause = reason(ReasonCode.HALTED, f"{text}: no more instances start", failures=children.failures)
+        return events.JobHalted(at=now, job=job.id, is_stopped=children.fail_fast, reason=cause)
     return _batch(job, children, now)
 
 
@@ -75,12 +75,12 @@ def _batch(job: Job, children: Children, now: int) -> events.BatchCompleted | No
 
 def _end(run: Run, job: Job, children: Children, now: int) -> events.RunEvent:
     conclusion = worst(child.conclusion for child in children.jobs if child.conclusion is not None)
-    why = _reason(job, children, conclusion)
+    cause = _reason(job, children, conclusion)
     call = job.plan.call
     if children.scope is None or call is None:
-        return completion.completed(job, conclusion, why, {}, contexts.for_job(run, job, now), now)
+        return completion.completed(job, conclusion, cause, {}, contexts.for_job(run, job, now), now)
     env = contexts.for_call(run, job, children.scope, now)
-    return completion.completed(job, conclusion, why, call.outputs, env, now)
+    return completion.completed(job, conclusion, cause, call.outputs, env, now)
 
 
 def _reason(job: Job, children: Children, conclusion: Conclusion) -> Reason:
@@ -165,8 +165,8 @@ def expand_servers(run: Run, job: Job, servers: list[tuple[AgentId, str]], now: 
     try:
         return _expand_servers(run, job, servers, target, env, now)
     except Rejected as error:
-        why = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
-        return completion.complete(job, Conclusion.FAILURE, why, now)
+        cause = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
+        return completion.complete(job, Conclusion.FAILURE, cause, now)
 
 
 def _expand_servers(

@@ -87,10 +87,10 @@ def _gates(run: Run, job: Job, now: int) -> events.RunEvent | None:
         kept = _kept(run, job)
         if kept is not None:
             assert run.kept is not None
-            why = reason(ReasonCode.KEPT, f"reused from run {run.kept.run}", run=run.kept.run)
+            cause = reason(ReasonCode.KEPT, f"reused from run {run.kept.run}", run=run.kept.run)
             conclusion = kept.conclusion
             return events.JobCompleted(
-                at=now, job=job.id, outcome=conclusion, conclusion=conclusion, outputs=kept.outputs, reason=why
+                at=now, job=job.id, outcome=conclusion, conclusion=conclusion, outputs=kept.outputs, reason=cause
             )
         if not job.is_instance and not conditions.holds(job.plan.condition, env):
             return _skipped(run, job, env, now)
@@ -117,13 +117,13 @@ def _takes_lock(job: Job) -> bool:
 def _skipped(run: Run, job: Job, env: expr.Env, now: int) -> events.JobCompleted:
     caller = job.caller
     if run.is_cancelled if caller is None else caller.is_cancelled:
-        why = run.reason if caller is None else caller.stop_reason
-        return completion.complete(job, Conclusion.CANCELLED, why, now)
+        cause = run.reason if caller is None else caller.stop_reason
+        return completion.complete(job, Conclusion.CANCELLED, cause, now)
     for need in job.plan.needs:
         needed = job.scope.jobs[need]
         if needed.conclusion is not None and not needed.has_success and not conditions.names_status(job.plan.condition):
-            why = reason(ReasonCode.NEEDS, f'job "{need}" {verb(needed.conclusion)}', job=need)
-            return completion.complete(job, Conclusion.SKIPPED, why, now)
+            cause = reason(ReasonCode.NEEDS, f'job "{need}" {verb(needed.conclusion)}', job=need)
+            return completion.complete(job, Conclusion.SKIPPED, cause, now)
     return completion.complete(job, Conclusion.SKIPPED, conditions.false(job.plan.condition, env), now)
 
 
@@ -131,16 +131,16 @@ def _environment(run: Run, job: Job, plan: EnvironmentPlan, env: expr.Env, now: 
     if job.approval is not None:
         if job.approval.rejected_by is None:
             return None
-        why = reason(
+        cause = reason(
             ReasonCode.REJECTED, f'rejected by {job.approval.rejected_by} for environment "{job.approval.environment}"'
         )
-        return completion.complete(job, Conclusion.FAILURE, why, now)
+        return completion.complete(job, Conclusion.FAILURE, cause, now)
     name = rendering.label(expr.render(plan.name, env))
     policy = run.environments.get(name, events.Policy())
     if not policy.is_ref_allowed:
         text = f'{run.trigger.ref or "a run without a ref"} may not deploy to environment "{name}"'
-        why = reason(ReasonCode.REF_REFUSED, text, environment=name)
-        return completion.complete(job, Conclusion.FAILURE, why, now)
+        cause = reason(ReasonCode.REF_REFUSED, text, environment=name)
+        return completion.complete(job, Conclusion.FAILURE, cause, now)
     approvers = policy.approvers or plan.approvers
     minimum = max(plan.minimum, policy.minimum, 1 if approvers else 0)
     if minimum == 0:
@@ -186,9 +186,9 @@ def _begin(run: Run, job: Job, env: expr.Env, now: int) -> events.RunEvent:
         return _enter(run, job, env, now)
     group = job.group if job.pinned is not None else _group(rendering.text(expr.render(plan.group, env)))
     name = job.name if job.is_instance else rendering.label(expr.render(plan.name, env))
-    why = reason(ReasonCode.STARTED, f'waiting for a server of group "{group}"', group=group)
+    cause = reason(ReasonCode.STARTED, f'waiting for a server of group "{group}"', group=group)
     if job.pinned is not None:
-        why = reason(ReasonCode.STARTED, f"waiting for server {job.pinned_name}", agent=job.pinned_name)
+        cause = reason(ReasonCode.STARTED, f"waiting for server {job.pinned_name}", agent=job.pinned_name)
     return events.JobReady(
         at=now,
         job=job.id,
@@ -197,7 +197,7 @@ def _begin(run: Run, job: Job, env: expr.Env, now: int) -> events.RunEvent:
         labels={key: rendering.text(expr.render(value, env)) for key, value in plan.labels.items()},
         timeout_ms=rendering.minutes_ms(plan.timeout_minutes, env, "timeout-minutes") or 1,
         start_deadline_at=now + _patience_ms(job),
-        reason=why,
+        reason=cause,
     )
 
 
@@ -235,13 +235,13 @@ def _enter(run: Run, job: Job, env: expr.Env, now: int) -> events.JobEntered:
 
 def end(run: Run, job: Job, now: int) -> events.RunEvent:
     """The completion of a job whose steps are all completed, or its next try."""
-    outcome, why = _outcome(run, job)
+    outcome, cause = _outcome(run, job)
     if outcome in FAILURES and job.plan.retry is not None and not job.is_cancelled and not run.is_timed_out:
         seed = f"{run.id}/{job.id}"
         delay_ms = retry.job_delay_ms(job.plan.retry, outcome, job.number, seed)
         if delay_ms is not None:
             number = job.number + 1
-            text = f"try {job.number} {verb(outcome)} ({why.text}); next try in {durations.text(delay_ms)}"
+            text = f"try {job.number} {verb(outcome)} ({cause.text}); next try in {durations.text(delay_ms)}"
             return events.JobRetryScheduled(
                 at=now,
                 job=job.id,
@@ -249,7 +249,7 @@ def end(run: Run, job: Job, now: int) -> events.RunEvent:
                 due_at=now + delay_ms,
                 reason=reason(ReasonCode.RETRY, text, number=number),
             )
-    return completion.completed(job, outcome, why, job.plan.outputs, contexts.for_step(run, job, job.root, now), now)
+    return completion.completed(job, outcome, cause, job.plan.outputs, contexts.for_step(run, job, job.root, now), now)
 
 
 def _outcome(run: Run, job: Job) -> tuple[Conclusion, Reason]:

@@ -27,8 +27,8 @@ def of_run(run: Run, now: int) -> events.RunEvent | None:
     if not run.seq or run.status is Status.COMPLETED:
         return None
     if run.open_jobs == 0:
-        conclusion, why = _run_end(run)
-        return completion.run_completed(run, conclusion, why, now)
+        conclusion, cause = _run_end(run)
+        return completion.run_completed(run, conclusion, cause, now)
     if run.started_at is not None or is_ending(run):
         return None
     if run.plan.concurrency is not None and run.lock is None:
@@ -47,8 +47,8 @@ def _lock(run: Run, plan: ConcurrencyPlan, now: int) -> events.RunEvent:
     try:
         return job_moves.lock_requested(None, plan, contexts.for_run(run, now), now)
     except Rejected as error:
-        why = reason(ReasonCode.EXPRESSION_ERROR, f"concurrency: {error.text}", error=error.code)
-        return events.RunCompleted(at=now, conclusion=Conclusion.FAILURE, reason=why)
+        cause = reason(ReasonCode.EXPRESSION_ERROR, f"concurrency: {error.text}", error=error.code)
+        return events.RunCompleted(at=now, conclusion=Conclusion.FAILURE, reason=cause)
 
 
 def _run_end(run: Run) -> tuple[Conclusion, Reason]:

@@ -86,7 +86,7 @@ def _kept(run: Run, job: Job, step: Step, now: int) -> events.StepCompleted | No
     kept = run.kept.steps.get(job.id, {}).get(step.id)
     if kept is None:
         return None
-    why = reason(ReasonCode.KEPT, f"reused from run {run.kept.run}", run=run.kept.run)
+    cause = reason(ReasonCode.KEPT, f"reused from run {run.kept.run}", run=run.kept.run)
     return events.StepCompleted(
         at=now,
         job=job.id,
@@ -95,7 +95,7 @@ def _kept(run: Run, job: Job, step: Step, now: int) -> events.StepCompleted | No
         conclusion=kept.conclusion,
         outputs=kept.outputs,
         env=kept.env,
-        reason=why,
+        reason=cause,
     )
 
 
@@ -120,15 +120,15 @@ def _enter(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.Ru
             return approvals.request(run, job, step, env, now)
         return block_moves.enter(run, job, step, env, now)
     except ValueError as error:
-        why = reason(ReasonCode.NODE_ERROR, f"{step.plan.node}: {error}")
-        return _complete(run, job, step, Conclusion.FAILURE, why, now)
+        cause = reason(ReasonCode.NODE_ERROR, f"{step.plan.node}: {error}")
+        return _complete(run, job, step, Conclusion.FAILURE, cause, now)
 
 
 def _sleep(job: Job, step: Step, env: expr.Env, now: int) -> events.RunEvent:
     due_at = sleep.due_at(expr.render(step.plan.params, env), now)
     until = datetime.fromtimestamp(due_at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    why = reason(ReasonCode.SLEEPING, f"sleeping for {durations.text(due_at - now)}, until {until}", until=due_at)
-    return events.StepSleeping(at=now, job=job.id, step=step.id, due_at=due_at, reason=why)
+    cause = reason(ReasonCode.SLEEPING, f"sleeping for {durations.text(due_at - now)}, until {until}", until=due_at)
+    return events.StepSleeping(at=now, job=job.id, step=step.id, due_at=due_at, reason=cause)
 
 
 # At work --------------------------------------------------------------------------------------------------------------
@@ -139,20 +139,20 @@ def _active_blocks(run: Run, job: Job, step: Step, now: int) -> events.RunEvent 
     if is_over or _out_of_time(run, job, step) is not None:
         if step.open_blocks:
             return None
-        conclusion, why = _cut(run, job, step)
-        return _complete(run, job, step, conclusion, why, now)
+        conclusion, cause = _cut(run, job, step)
+        return _complete(run, job, step, conclusion, cause, now)
     try:
         following = block_moves.following(run, job, step, now)
         if following is not None or step.open_blocks:
             return following
-        conclusion, why, outputs = block_moves.end(run, job, step, now)
+        conclusion, cause, outputs = block_moves.end(run, job, step, now)
     except Rejected as error:
         if step.open_blocks:
             # The blocks that run continue to their end; the step cannot end before them.
             return None
         conclusion, outputs = Conclusion.FAILURE, {}
-        why = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
-    return _complete(run, job, step, conclusion, why, now, outputs)
+        cause = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
+    return _complete(run, job, step, conclusion, cause, now, outputs)
 
 
 def _cut(run: Run, job: Job, step: Step) -> tuple[Conclusion, Reason]:
@@ -209,9 +209,9 @@ def _after_attempt(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -
             text = (
                 f"attempt {attempt.number} {ended} ({attempt.reason.text}); next attempt in {durations.text(delay_ms)}"
             )
-            why = reason(ReasonCode.RETRY, text, attempt=number)
+            cause = reason(ReasonCode.RETRY, text, attempt=number)
             return events.RetryScheduled(
-                at=now, job=job.id, step=step.id, attempt=number, due_at=now + delay_ms, reason=why
+                at=now, job=job.id, step=step.id, attempt=number, due_at=now + delay_ms, reason=cause
             )
         if outcome is Outcome.LOST and step.plan.on_lost is OnLost.HOLD:
             text = (
@@ -238,7 +238,7 @@ def _complete(
     job: Job,
     step: Step,
     outcome: Conclusion,
-    why: Reason,
+    cause: Reason,
     now: int,
     outputs: dict[str, object] | None = None,
 ) -> events.StepCompleted:
@@ -248,9 +248,9 @@ def _complete(
             env = contexts.for_step(run, job, step.block, now)
             if rendering.is_continued(step.plan.continue_on_error, env):
                 conclusion = Conclusion.SUCCESS
-                why = reason(ReasonCode.CONTINUED, f"{verb(outcome)}, but continue-on-error is set: {why.text}")
+                cause = reason(ReasonCode.CONTINUED, f"{verb(outcome)}, but continue-on-error is set: {cause.text}")
         except Rejected as error:
-            why = reason(ReasonCode.EXPRESSION_ERROR, f"continue-on-error: {error.text}", error=error.code)
+            cause = reason(ReasonCode.EXPRESSION_ERROR, f"continue-on-error: {error.text}", error=error.code)
     return events.StepCompleted(
-        at=now, job=job.id, step=step.id, outcome=outcome, conclusion=conclusion, outputs=outputs, reason=why
+        at=now, job=job.id, step=step.id, outcome=outcome, conclusion=conclusion, outputs=outputs, reason=cause
     )

@@ -26,19 +26,19 @@ TIME_OUT = "time-out"
 
 def request(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.ApprovalRequested:
     """Starts an `approval` step. Raises `Rejected`, or `ValueError` with the reason as a sentence."""
-    given = expr.render(step.plan.params, env)
-    assert isinstance(given, dict)
-    approvers = _approvers(given.get("approvers"))
-    minimum = expr.to_number(given.get("minimum", 1))
+    params = expr.render(step.plan.params, env)
+    assert isinstance(params, dict)
+    approvers = _approvers(params.get("approvers"))
+    minimum = expr.to_number(params.get("minimum", 1))
     if not 1 <= minimum <= MINIMUM_MAX or minimum != int(minimum):
         raise ValueError(f"minimum is {minimum:g}; it must be a whole number from 1 to {MINIMUM_MAX}")
     if approvers and minimum > len(approvers):
         raise ValueError(f"minimum is {minimum:g}, but there are only {len(approvers)} approvers")
-    timeout = given.get("timeout")
-    default = given.get("default") or "reject"
+    timeout = params.get("timeout")
+    default = params.get("default") or "reject"
     if default not in ("approve", "reject"):
         raise ValueError("default must be approve or reject")
-    message = rendering.text(given.get("message") or "")
+    message = rendering.text(params.get("message") or "")
     whom = any_of(approvers)
     text = f"waiting for {whom} to approve{': ' + message if message else ''}; next: waterflowctl approve {run.id}"
     return events.ApprovalRequested(
@@ -114,12 +114,12 @@ def refusal(run: Run, approval: Approval, by: str) -> str:
     return f"{by} has already approved this" if by in approval.given else ""
 
 
-def decide(run: Run, given: inputs.DecideApproval, now: int) -> tuple[events.RunEvent, ...]:
+def decide(run: Run, input: inputs.DecideApproval, now: int) -> tuple[events.RunEvent, ...]:
     """Records a person's decision; nothing if it is stale or they may not decide."""
-    approval = find(run, given.job, given.step)
-    if approval is None or refusal(run, approval, given.by):
+    approval = find(run, input.job, input.step)
+    if approval is None or refusal(run, approval, input.by):
         return ()
-    return (_given(given.job, given.step, approval, given.by, given.is_approved, given.comment, now),)
+    return (_given(input.job, input.step, approval, input.by, input.is_approved, input.comment, now),)
 
 
 def time_out(job: Job, step: Step, now: int) -> tuple[events.RunEvent, ...]:

@@ -40,13 +40,13 @@ Events = tuple[events.RunEvent, ...]
 def of_attempt(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> events.RunEvent | None:
     """The next move of a pending attempt."""
     if step.stop is Stop.FORCED or (attempt.child_run is None and (step.stop or step.is_timed_out)):
-        why = step.stop_reason if step.stop else step.reason
-        return _finished(job, step, attempt, _cut_outcome(run, job, step), why, now)
+        cause = step.stop_reason if step.stop else step.reason
+        return _finished(job, step, attempt, _cut_outcome(run, job, step), cause, now)
     if attempt.params is None:
         return _requested(run, job, step, attempt, now)
     if attempt.child_run is not None and not attempt.params["wait"]:
-        why = reason(ReasonCode.SUCCEEDED, f"started run {attempt.child_run}", run=attempt.child_run)
-        return _finished(job, step, attempt, Outcome.SUCCESS, why, now, {RUN_ID: attempt.child_run})
+        cause = reason(ReasonCode.SUCCEEDED, f"started run {attempt.child_run}", run=attempt.child_run)
+        return _finished(job, step, attempt, Outcome.SUCCESS, cause, now, {RUN_ID: attempt.child_run})
     return None
 
 
@@ -60,17 +60,17 @@ def _requested(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> ev
     try:
         known = rendering.known_environment(run, job, step, now)
         env = contexts.for_step(run, job, step.block, now, known)
-        given = expr.render(step.plan.params, env)
-        rendering.check_size("the step's parameters", given, rendering.VALUES_BYTES_MAX)
+        input = expr.render(step.plan.params, env)
+        rendering.check_size("the step's parameters", input, rendering.VALUES_BYTES_MAX)
         name = rendering.label(expr.render(step.plan.name, env)) if "${{" in step.plan.name else None
         timeout_ms = rendering.minutes_ms(step.plan.timeout_minutes, env, "timeout-minutes")
-        workflow, values, is_awaited = _parameters(given)
+        workflow, values, is_awaited = _parameters(input)
     except Rejected as error:
-        why = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
-        return _finished(job, step, attempt, Outcome.FAILURE, why, now)
+        cause = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
+        return _finished(job, step, attempt, Outcome.FAILURE, cause, now)
     except ValueError as error:
-        why = reason(ReasonCode.NODE_ERROR, f"{step.plan.node}: {error}")
-        return _finished(job, step, attempt, Outcome.FAILURE, why, now)
+        cause = reason(ReasonCode.NODE_ERROR, f"{step.plan.node}: {error}")
+        return _finished(job, step, attempt, Outcome.FAILURE, cause, now)
     return events.ChildRunRequested(
         at=now,
         job=job.id,
@@ -85,9 +85,9 @@ def _requested(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> ev
     )
 
 
-def _parameters(given: Any) -> tuple[str, dict[str, Any], bool]:
+def _parameters(input: Any) -> tuple[str, dict[str, Any], bool]:
     """Returns workflow, inputs and `wait`. Raises `ValueError` with the reason as a sentence."""
-    workflow, values, is_awaited = given.get("workflow"), given.get("inputs"), given.get("wait")
+    workflow, values, is_awaited = input.get("workflow"), input.get("inputs"), input.get("wait")
     if not isinstance(workflow, str) or not workflow:
         raise ValueError("workflow must be the path of a workflow file")
     if values is not None and not isinstance(values, dict):
@@ -102,74 +102,74 @@ def _finished(
     step: Step,
     attempt: Attempt,
     outcome: Outcome,
-    why: Reason,
+    cause: Reason,
     now: int,
     outputs: dict[str, Any] | None = None,
 ) -> events.AttemptFinished:
     return events.AttemptFinished(
-        at=now, job=job.id, step=step.id, attempt=attempt.number, outcome=outcome, outputs=outputs or {}, reason=why
+        at=now, job=job.id, step=step.id, attempt=attempt.number, outcome=outcome, outputs=outputs or {}, reason=cause
     )
 
 
 # What the host says ---------------------------------------------------------------------------------------------------
 
 
-def created(run: Run, given: inputs.ChildRunCreated, now: int) -> Events:
+def created(run: Run, input: inputs.ChildRunCreated, now: int) -> Events:
     """The child run exists."""
-    found = _pending(run, given)
+    found = _pending(run, input)
     if found is None or found[2].child_run is not None:
         return ()
-    text = f"waiting for run {given.run} ({given.name} #{given.number})"
-    why = reason(ReasonCode.WAITING_CHILD_RUN, text, run=given.run, number=given.number)
+    text = f"waiting for run {input.run} ({input.name} #{input.number})"
+    cause = reason(ReasonCode.WAITING_CHILD_RUN, text, run=input.run, number=input.number)
     return (
         events.ChildRunStarted(
-            at=now, job=given.job, step=given.step, attempt=given.attempt, run=given.run, reason=why
+            at=now, job=input.job, step=input.step, attempt=input.attempt, run=input.run, reason=cause
         ),
     )
 
 
-def not_created(run: Run, given: inputs.ChildRunNotCreated, now: int) -> Events:
+def not_created(run: Run, input: inputs.ChildRunNotCreated, now: int) -> Events:
     """The child run was not created yet, or never will be."""
-    found = _pending(run, given)
+    found = _pending(run, input)
     if found is None or found[2].child_run is not None:
         return ()
     job, step, attempt = found
-    if given.is_refused:
-        return (_finished(job, step, attempt, Outcome.FAILURE, given.reason, now),)
-    if attempt.reason == given.reason:
+    if input.is_refused:
+        return (_finished(job, step, attempt, Outcome.FAILURE, input.reason, now),)
+    if attempt.reason == input.reason:
         return ()
-    return (events.AttemptWaiting(at=now, job=job.id, step=step.id, attempt=attempt.number, reason=given.reason),)
+    return (events.AttemptWaiting(at=now, job=job.id, step=step.id, attempt=attempt.number, reason=input.reason),)
 
 
-def ended(run: Run, given: inputs.ChildRunEnded, now: int) -> Events:
+def ended(run: Run, input: inputs.ChildRunEnded, now: int) -> Events:
     """The child run has ended, and so does the attempt."""
-    found = _pending(run, given)
-    if found is None or found[2].child_run != given.run:
+    found = _pending(run, input)
+    if found is None or found[2].child_run != input.run:
         return ()
     job, step, attempt = found
-    outcome = _OUTCOMES.get(given.conclusion, Outcome.FAILURE)
-    if given.conclusion is Conclusion.CANCELLED and (step.stop or step.is_timed_out):
+    outcome = _OUTCOMES.get(input.conclusion, Outcome.FAILURE)
+    if input.conclusion is Conclusion.CANCELLED and (step.stop or step.is_timed_out):
         outcome = _cut_outcome(run, job, step)
-    outputs = {**given.outputs, RUN_ID: given.run, CONCLUSION: given.conclusion.value}
-    return (_finished(job, step, attempt, outcome, _end_reason(step, outcome, given), now, outputs),)
+    outputs = {**input.outputs, RUN_ID: input.run, CONCLUSION: input.conclusion.value}
+    return (_finished(job, step, attempt, outcome, _end_reason(step, outcome, input), now, outputs),)
 
 
-def _end_reason(step: Step, outcome: Outcome, given: inputs.ChildRunEnded) -> Reason:
+def _end_reason(step: Step, outcome: Outcome, input: inputs.ChildRunEnded) -> Reason:
     if outcome is Outcome.SUCCESS:
-        return reason(ReasonCode.SUCCEEDED, f"run {given.run} {verb(given.conclusion)}", run=given.run)
+        return reason(ReasonCode.SUCCEEDED, f"run {input.run} {verb(input.conclusion)}", run=input.run)
     if outcome is Outcome.FAILURE:
-        text = f"run {given.run} {verb(given.conclusion)}: {given.why}"
-        return reason(ReasonCode.CHILD_RUN_FAILED, text, run=given.run, conclusion=given.conclusion.value)
+        text = f"run {input.run} {verb(input.conclusion)}: {input.reason}"
+        return reason(ReasonCode.CHILD_RUN_FAILED, text, run=input.run, conclusion=input.conclusion.value)
     return step.stop_reason if step.stop else step.reason
 
 
 def _pending(
-    run: Run, given: inputs.ChildRunCreated | inputs.ChildRunNotCreated | inputs.ChildRunEnded
+    run: Run, input: inputs.ChildRunCreated | inputs.ChildRunNotCreated | inputs.ChildRunEnded
 ) -> tuple[Job, Step, Attempt] | None:
     """The attempt that a report names, if it starts or awaits a child run."""
-    attempt = run.attempt(given.job, given.step, given.attempt)
+    attempt = run.attempt(input.job, input.step, input.attempt)
     if attempt is None or attempt.status is not AttemptStatus.PENDING or attempt.params is None:
         return None
-    job = run.jobs_by_id[given.job]
-    step = job.steps_by_id[given.step]
+    job = run.jobs_by_id[input.job]
+    step = job.steps_by_id[input.step]
     return (job, step, attempt) if step.is_child_run else None

@@ -16,13 +16,13 @@ from waterflowd.model.statuses import FAILURES, Conclusion, verb, worst
 OUTPUTS_BYTES_MAX = 1 << 20
 
 
-def complete(job: Job, conclusion: Conclusion, why: Reason, now: int) -> events.JobCompleted:
+def complete(job: Job, conclusion: Conclusion, cause: Reason, now: int) -> events.JobCompleted:
     """The completion of a job, without outputs."""
-    return events.JobCompleted(at=now, job=job.id, outcome=conclusion, conclusion=conclusion, reason=why)
+    return events.JobCompleted(at=now, job=job.id, outcome=conclusion, conclusion=conclusion, reason=cause)
 
 
 def completed(
-    job: Job, outcome: Conclusion, why: Reason, wanted: dict[str, Any], env: expr.Env, now: int
+    job: Job, outcome: Conclusion, cause: Reason, wanted: dict[str, Any], env: expr.Env, now: int
 ) -> events.JobCompleted:
     """The completion of a job, with its outputs; `continue-on-error` may turn a failure into a success."""
     outputs: dict[str, object] = {}
@@ -35,23 +35,25 @@ def completed(
             outputs = rendered
         if outcome in FAILURES and not job.is_template and rendering.is_continued(job.plan.continue_on_error, env):
             conclusion = Conclusion.SUCCESS
-            why = reason(ReasonCode.CONTINUED, f"{verb(outcome)}, but continue-on-error is set: {why.text}")
+            cause = reason(ReasonCode.CONTINUED, f"{verb(outcome)}, but continue-on-error is set: {cause.text}")
     except Rejected as error:
-        why = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
+        cause = reason(ReasonCode.EXPRESSION_ERROR, error.text, error=error.code)
         outcome = conclusion = worst((outcome, Conclusion.FAILURE))
-    return events.JobCompleted(at=now, job=job.id, outcome=outcome, conclusion=conclusion, outputs=outputs, reason=why)
+    return events.JobCompleted(
+        at=now, job=job.id, outcome=outcome, conclusion=conclusion, outputs=outputs, reason=cause
+    )
 
 
-def run_completed(run: Run, conclusion: Conclusion, why: Reason, now: int) -> events.RunCompleted:
+def run_completed(run: Run, conclusion: Conclusion, cause: Reason, now: int) -> events.RunCompleted:
     """The completion of a run, with its outputs. Outputs that cannot be evaluated fail the run."""
     wanted = run.plan.outputs
     if not wanted:
-        return events.RunCompleted(at=now, conclusion=conclusion, reason=why)
+        return events.RunCompleted(at=now, conclusion=conclusion, reason=cause)
     try:
         outputs = expr.render(wanted, contexts.for_outputs(run, now))
         assert isinstance(outputs, dict)
         rendering.check_size("the run's outputs", outputs, OUTPUTS_BYTES_MAX)
     except Rejected as error:
-        why = reason(ReasonCode.EXPRESSION_ERROR, f"outputs: {error.text}", error=error.code)
-        return events.RunCompleted(at=now, conclusion=worst((conclusion, Conclusion.FAILURE)), reason=why)
-    return events.RunCompleted(at=now, conclusion=conclusion, outputs=outputs, reason=why)
+        cause = reason(ReasonCode.EXPRESSION_ERROR, f"outputs: {error.text}", error=error.code)
+        return events.RunCompleted(at=now, conclusion=worst((conclusion, Conclusion.FAILURE)), reason=cause)
+    return events.RunCompleted(at=now, conclusion=conclusion, outputs=outputs, reason=cause)

@@ -33,32 +33,32 @@ def instant(at: int) -> int:
     return min(max(at, 0), AT_MAX)
 
 
-def sound(given: inputs.TaskFinished) -> inputs.TaskFinished:
+def sound(report: inputs.TaskFinished) -> inputs.TaskFinished:
     """Returns the result as it may be recorded; unchanged if it is valid."""
-    fault = _fault(given) if given.outputs or given.env else ""
-    code = given.exit_code
+    fault = _fault(report) if report.outputs or report.env else ""
+    code = report.exit_code
     sound = msgspec.structs.replace(
-        given,
+        report,
         exit_code=None if code is None else min(max(code, EXIT_CODE_MIN), EXIT_CODE_MAX),
-        started_at=instant(given.started_at),
-        finished_at=instant(given.finished_at),
-        output_bytes=min(max(given.output_bytes, 0), BYTES_MAX),
-        output_dropped=min(max(given.output_dropped, 0), BYTES_MAX),
+        started_at=instant(report.started_at),
+        finished_at=instant(report.finished_at),
+        output_bytes=min(max(report.output_bytes, 0), BYTES_MAX),
+        output_dropped=min(max(report.output_dropped, 0), BYTES_MAX),
     )
     if not fault:
         return sound
-    if given.outcome is not Outcome.SUCCESS:
+    if report.outcome is not Outcome.SUCCESS:
         return msgspec.structs.replace(sound, outputs={}, env={})
     return msgspec.structs.replace(
         sound, outcome=Outcome.FAILURE, reason_code="node-error", reason_text=fault, outputs={}, env={}
     )
 
 
-def _fault(given: inputs.TaskFinished) -> str:
-    if not _is_plain(given.outputs):
+def _fault(report: inputs.TaskFinished) -> str:
+    if not _is_plain(report.outputs):
         return "its outputs hold what no expression could read"
     try:
-        size = len(_encode((given.outputs, given.env)))
+        size = len(_encode((report.outputs, report.env)))
     except (ValueError, OverflowError):
         return "its outputs hold a number or a text that cannot be stored"
     return "" if size <= RESULT_BYTES_MAX else f"its outputs of {size} bytes exceed the limit of {RESULT_BYTES_MAX}"

@@ -116,34 +116,34 @@ class CompositeSteps:
         return None
 
     def _compiled(self, source: SourceFile) -> _CompiledFile | None:
-        wanted = validate(source.document, source.report, CompositeStep)
-        if wanted is None:
+        model = validate(source.document, source.report, CompositeStep)
+        if model is None:
             return None
         base: Path = ("steps",)
-        rows = wanted.steps
-        if wanted.runs is not None:
+        rows = model.steps
+        if model.runs is not None:
             if rows is not None:
                 text = "a composite step has either steps or runs (as GitHub's actions have), not both"
                 source.at_key(("runs",), codes.EXCLUSIVE_KEYS, text, "remove one of them")
-            base, rows = ("runs", "steps"), wanted.runs.steps
+            base, rows = ("runs", "steps"), model.runs.steps
         if rows is None:
             node, _ = source.document.find(())
             if not source.report.has_within(node.start, node.end):
                 text = "a composite step requires the key steps"
                 source.report.add(node.start, codes.MISSING_KEY, text, "add steps, a list with at least one entry")
             return None
-        specs = inputs.specs(wanted.inputs, ("inputs",), source.document, source.report)
+        specs = inputs.specs(model.inputs, ("inputs",), source.document, source.report)
         expressions = ExpressionChecker(source, self._compilation.hashed)
         available = for_composite([spec.name for spec in specs])
         steps = self._build_steps(source, expressions, base, rows, BlockScope(available=available))
         ids = Ids("output", source.report)
         after = available.within({"steps": [step.id for step in rows if step.id]})
-        for name, output in wanted.outputs.items():
+        for name, output in model.outputs.items():
             ids.take(name, source.document.key_start(("outputs", name)))
             expressions.text(("outputs", name, "value"), output.value, after)
         return _CompiledFile(
             specs=specs,
-            outputs={name: output.value for name, output in wanted.outputs.items()},
+            outputs={name: output.value for name, output in model.outputs.items()},
             steps=steps,
             height=_height(steps),
             count=_count(steps),

@@ -67,43 +67,45 @@ class ControlFlow:
     def _block(self, name: str, path: Path, steps: list[models.Step], scope: BlockScope) -> BlockPlan:
         return BlockPlan(name=name, steps=self._build_block(path, steps, scope))
 
-    def _parallel(self, at: Path, wanted: ParallelParameters, available: Availability, scope: BlockScope) -> NodeParts:
-        self._expressions.value((*at, "max-parallel"), wanted.max_parallel, available)
+    def _parallel(
+        self, at: Path, parameters: ParallelParameters, available: Availability, scope: BlockScope
+    ) -> NodeParts:
+        self._expressions.value((*at, "max-parallel"), parameters.max_parallel, available)
         blocks = (
             self._block(str(number + 1), (*at, "branches", number), branch, scope)
-            for number, branch in enumerate(wanted.branches)
+            for number, branch in enumerate(parameters.branches)
         )
-        return {} if wanted.max_parallel is None else {"max-parallel": wanted.max_parallel}, tuple(blocks)
+        return {} if parameters.max_parallel is None else {"max-parallel": parameters.max_parallel}, tuple(blocks)
 
     def _condition(
-        self, at: Path, wanted: ConditionParameters, available: Availability, scope: BlockScope
+        self, at: Path, parameters: ConditionParameters, available: Availability, scope: BlockScope
     ) -> NodeParts:
-        self._expressions.condition((*at, "if"), wanted.if_, available)
-        blocks = [self._block("then", (*at, "then"), wanted.then, scope)]
-        if wanted.else_:
-            blocks.append(self._block("else", (*at, "else"), wanted.else_, scope))
-        return {"if": wanted.if_}, tuple(blocks)
+        self._expressions.condition((*at, "if"), parameters.if_, available)
+        blocks = [self._block("then", (*at, "then"), parameters.then, scope)]
+        if parameters.else_:
+            blocks.append(self._block("else", (*at, "else"), parameters.else_, scope))
+        return {"if": parameters.if_}, tuple(blocks)
 
-    def _loop(self, at: Path, wanted: LoopParameters, available: Availability, scope: BlockScope) -> NodeParts:
+    def _loop(self, at: Path, parameters: LoopParameters, available: Availability, scope: BlockScope) -> NodeParts:
         params: dict[str, Json] = {}
         loop: dict[str, Any] = {"loop": contexts.FIXED["loop"]}
-        if wanted.has("items") and wanted.has("while_"):
+        if parameters.has("items") and parameters.has("while_"):
             text = "a loop has either items or while, not both"
             self._source.at_key((*at, "while"), codes.EXCLUSIVE_KEYS, text, "nest one loop inside the other")
-        elif wanted.while_ is not None:
-            params |= self._while(at, wanted, available.within(loop))
+        elif parameters.while_ is not None:
+            params |= self._while(at, parameters, available.within(loop))
         else:
-            params |= self._items(at, wanted, available)
-            if self._is_free(at, wanted.as_, scope):
-                loop[wanted.as_] = None
+            params |= self._items(at, parameters, available)
+            if self._is_free(at, parameters.as_, scope):
+                loop[parameters.as_] = None
         inner = scope.with_loop(loop)
-        return params, (self._block("steps", (*at, "steps"), wanted.steps, inner),)
+        return params, (self._block("steps", (*at, "steps"), parameters.steps, inner),)
 
-    def _items(self, at: Path, wanted: LoopParameters, available: Availability) -> dict[str, Json]:
-        items = wanted.items
+    def _items(self, at: Path, parameters: LoopParameters, available: Availability) -> dict[str, Json]:
+        items = parameters.items
         self._expressions.value((*at, "items"), items, available)
-        self._expressions.value((*at, "max-parallel"), wanted.max_parallel, available)
-        if not wanted.has("items"):
+        self._expressions.value((*at, "max-parallel"), parameters.max_parallel, available)
+        if not parameters.has("items"):
             text = "a loop requires items, or while with max-iterations"
             self._source.at_key(at, codes.WRONG_PARAMETER, text, "add items: a list, or an expression that yields one")
         elif not isinstance(items, list) and not has_expression(items):
@@ -113,24 +115,24 @@ class ControlFlow:
         elif isinstance(items, list) and len(items) > RANGE_ITEMS_MAX:
             text = f"the loop has {len(items):,} items; the limit is {RANGE_ITEMS_MAX:,}"
             self._source.at_key((*at, "items"), codes.BOUND, text)
-        if wanted.has("max_iterations"):
+        if parameters.has("max_iterations"):
             text = "max-iterations is only valid with while; a loop over items ends after the last one"
             self._source.at_key((*at, "max-iterations"), codes.EXCLUSIVE_KEYS, text, "remove it")
-        return {"items": plain(items), "as": wanted.as_, "max-parallel": wanted.max_parallel}
+        return {"items": plain(items), "as": parameters.as_, "max-parallel": parameters.max_parallel}
 
-    def _while(self, at: Path, wanted: LoopParameters, available: Availability) -> dict[str, Json]:
+    def _while(self, at: Path, parameters: LoopParameters, available: Availability) -> dict[str, Json]:
         sentence = "the step {0} runs inside the loop; write the value to $WATERFLOW_ENV there, and use env"
-        inside = {("steps", step.id.lower()): sentence.format(quote(step.id)) for step in wanted.steps if step.id}
-        self._expressions.condition((*at, "while"), wanted.while_, available.within({}, inside))
-        self._expressions.value((*at, "max-iterations"), wanted.max_iterations, available)
-        if wanted.max_iterations is None:
+        inside = {("steps", step.id.lower()): sentence.format(quote(step.id)) for step in parameters.steps if step.id}
+        self._expressions.condition((*at, "while"), parameters.while_, available.within({}, inside))
+        self._expressions.value((*at, "max-iterations"), parameters.max_iterations, available)
+        if parameters.max_iterations is None:
             text = "a loop with while requires max-iterations, so that it always ends"
             self._source.at_key((*at, "while"), codes.WRONG_PARAMETER, text, "add max-iterations: 100")
         for key, field in (("as", "as_"), ("max-parallel", "max_parallel")):
-            if wanted.has(field):
+            if parameters.has(field):
                 text = f"{key} is only valid with items; the passes of while have no item and run one after another"
                 self._source.at_key((*at, key), codes.EXCLUSIVE_KEYS, text, "remove it")
-        return {"while": wanted.while_, "max-iterations": wanted.max_iterations}
+        return {"while": parameters.while_, "max-iterations": parameters.max_iterations}
 
     def _is_free(self, at: Path, name: str, scope: BlockScope) -> bool:
         """Whether `as` is a valid name that no context has yet."""
@@ -148,17 +150,22 @@ class ControlFlow:
             return True
         return False
 
-    def _approval(self, at: Path, wanted: ApprovalParameters, available: Availability) -> dict[str, Json]:
+    def _approval(self, at: Path, parameters: ApprovalParameters, available: Availability) -> dict[str, Json]:
         params: dict[str, Json] = {}
-        for key in wanted.present_keys():
-            params[key] = getattr(wanted, key)
+        for key in parameters.present_keys():
+            params[key] = getattr(parameters, key)
             self._expressions.value((*at, key), params[key], available)
-        if wanted.has("default") and not wanted.has("timeout"):
+        if parameters.has("default") and not parameters.has("timeout"):
             text = "default is the decision after the timeout, but there is no timeout"
             self._source.at_key((*at, "default"), codes.EXCLUSIVE_KEYS, text, "add timeout, such as timeout: 2d")
-        people = wanted.approvers
-        if people and expr.is_static(list(people)) and isinstance(wanted.minimum, int) and wanted.minimum > len(people):
-            text = f"minimum: {wanted.minimum} approvals are required, but `approvers` lists only {len(people)}"
+        people = parameters.approvers
+        if (
+            people
+            and expr.is_static(list(people))
+            and isinstance(parameters.minimum, int)
+            and parameters.minimum > len(people)
+        ):
+            text = f"minimum: {parameters.minimum} approvals are required, but `approvers` lists only {len(people)}"
             self._source.at_value((*at, "minimum"), codes.WRONG_PARAMETER, text)
         return params
 

@@ -28,7 +28,7 @@ def specs(
 ) -> tuple[InputSpec, ...]:
     """The inputs that a file declares under the path `base`; errors in them are reported."""
     checked = _Declarations(base, document, report)
-    return tuple(checked.spec(name, wanted) for name, wanted in declared.items())
+    return tuple(checked.spec(name, model) for name, model in declared.items())
 
 
 def converted(spec: InputSpec, value: object) -> Json:
@@ -46,31 +46,31 @@ class _Declarations:
         self._report = report
         self._ids = ids.Ids("input", report)
 
-    def spec(self, name: str, wanted: models.Input) -> InputSpec:
+    def spec(self, name: str, model: models.Input) -> InputSpec:
         self._ids.take(name, self._document.key_start((*self._base, name)))
         spec = InputSpec(
             name=name,
-            type=InputType(wanted.type),
-            description=wanted.description,
-            required=wanted.required,
-            options=tuple(wanted.options),
-            pattern=wanted.pattern,
+            type=InputType(model.type),
+            description=model.description,
+            required=model.required,
+            options=tuple(model.options),
+            pattern=model.pattern,
         )
         is_choice = spec.type is InputType.CHOICE
         if is_choice and not spec.options:
             self._add(name, "options", "type choice requires options, a list with at least one text")
             spec = _replaced(spec, options=("",))
         if not is_choice and spec.options:
-            self._add(name, "options", f"options is only valid for type choice, not for {wanted.type}")
+            self._add(name, "options", f"options is only valid for type choice, not for {model.type}")
         if spec.pattern is not None and not self._is_pattern(name, spec):
             spec = _replaced(spec, pattern=None)
-        if wanted.default is None:
+        if model.default is None:
             return spec
-        if has_expression(wanted.default):
+        if has_expression(model.default):
             self._add(name, "default", "a default must be a plain value, not an expression")
             return spec
         try:
-            return _replaced(spec, default=converted(spec, wanted.default))
+            return _replaced(spec, default=converted(spec, model.default))
         except ValueError as error:
             self._add(name, "default", str(error))
             return spec

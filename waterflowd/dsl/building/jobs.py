@@ -79,13 +79,13 @@ class JobBuilder:
         """The plan of one job; `scope` is the scope that the workflow provides for the steps of all its jobs."""
         path: Path = ("jobs", name)
         # An unknown need is reported once, not again for each expression that uses it.
-        wanted = tuple(job.needs)
+        needed = tuple(job.needs)
         if job.environment is not None:
             # The daemon's configuration may define more variables for the environment.
             names = replace(names, variables=None)
-        self._expressions.condition((*path, "if"), job.if_, names.for_job_condition(wanted))
-        strategy, instances = self._strategies.build(path, job, names.for_strategy(wanted))
-        available = names.for_job(wanted, instances)
+        self._expressions.condition((*path, "if"), job.if_, names.for_job_condition(needed))
+        strategy, instances = self._strategies.build(path, job, names.for_strategy(needed))
+        available = names.for_job(needed, instances)
         for key, value in (
             ("name", job.name),
             ("timeout-minutes", job.timeout_minutes),
@@ -125,16 +125,16 @@ class JobBuilder:
                     sentence,
                 )
         self._check_required(path, job)
-        wanted = tuple(job.needs)
-        available = names.for_job(wanted, instances)
-        env_available = names.for_job(wanted, instances, has_env=True)
+        needed = tuple(job.needs)
+        available = names.for_job(needed, instances)
+        env_available = names.for_job(needed, instances, has_env=True)
         self._expressions.value((*path, "env"), dict(job.env), env_available.with_secrets)
         check_variable_names((*path, "env"), job.env, self._source.document, self._source.report)
         self._defaults(path, job.defaults, env_available)
         target: TargetPlan | None = None
         if job.runs_on is not None:
             target = self._placement.target((*path, "runs-on"), job.runs_on, available)
-        in_steps = names.for_steps(wanted, instances)
+        in_steps = names.for_steps(needed, instances)
         inside = BlockScope(
             available=in_steps,
             secrets=tuple(dict.fromkeys((*workflow_scope.secrets, *secret_references.names_in(dict(job.env))))),

@@ -54,15 +54,15 @@ def warn_unreachable(
     is_growing = True
     while is_growing:
         is_growing = False
-        for job, wanted in needs.items():
-            need = next((need for need in wanted if need in stopped), None)
+        for job, needed in needs.items():
+            need = next((need for need in needed if need in stopped), None)
             if need is None or job in stopped or not _requires_success(conditions[job]):
                 continue
             stopped.add(job)
             is_growing = True
             text = f"this job can never run, because the job {need} in its needs never runs"
             hint = "add `if: always()` to run it anyway"
-            source.warn_value(("jobs", job, "needs", wanted.index(need)), codes.NEVER_RUNS, text, hint)
+            source.warn_value(("jobs", job, "needs", needed.index(need)), codes.NEVER_RUNS, text, hint)
 
 
 def warn_retry(source: SourceFile, path: Path, max_attempts: int) -> None:

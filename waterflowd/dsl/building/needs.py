@@ -20,14 +20,14 @@ def check_needs(needs: Mapping[str, Sequence[str]], document: Document, report: 
     jobs, _ = document.find(("jobs",))
     written = list(jobs.entries) if isinstance(jobs, TreeMapping) else []
     result: dict[str, tuple[str, ...]] = {}
-    for job, wanted in needs.items():
-        for position, need in enumerate(wanted):
+    for job, needed in needs.items():
+        for position, need in enumerate(needed):
             if need not in written:
                 offset = _place(document, job, position)
                 text = f"unknown job {quote(need)} in needs"
                 others = [name for name in written if name != job]
                 report.add(offset, codes.UNKNOWN_JOB, text, did_you_mean(need, others) or _known(others))
-        result[job] = tuple(dict.fromkeys(need for need in wanted if need in needs))
+        result[job] = tuple(dict.fromkeys(need for need in needed if need in needs))
     for cycle in _cycles(result):
         first, second = cycle[0], cycle[1]
         offset = _place(document, first, list(needs[first]).index(second))

@@ -80,15 +80,15 @@ class NodeChecker:
             self._script(path, result)
         return result
 
-    def _parameter(self, path: Path, name: str, value: Json, wanted: object) -> Json:
+    def _parameter(self, path: Path, name: str, value: Json, expected_type: object) -> Json:
         written = plain(value)
         if isinstance(written, str) and not expr.is_static(written):
             return written
         try:
-            msgspec.convert(_static_part(written), wanted)
+            msgspec.convert(_static_part(written), expected_type)
         except msgspec.ValidationError as error:
             text = as_text(value)
-            if isinstance(text, str) and text is not value and _fits(text, wanted):
+            if isinstance(text, str) and text is not value and _fits(text, expected_type):
                 return text
             reason = str(error).replace("`", "").replace("null", "nothing")
             if not expr.is_static(written):
@@ -141,9 +141,9 @@ def _static_part(value: Json) -> Json:
     return value
 
 
-def _fits(value: Json, wanted: object) -> bool:
+def _fits(value: Json, expected_type: object) -> bool:
     try:
-        msgspec.convert(value, wanted)
+        msgspec.convert(value, expected_type)
     except msgspec.ValidationError:
         return False
     return True

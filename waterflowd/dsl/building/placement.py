@@ -70,41 +70,41 @@ class PlacementBuilder:
             self._source.at_value(at, codes.WRONG_VALUE, text)
 
     def concurrency(
-        self, path: Path, wanted: models.Concurrency | None, available: Availability
+        self, path: Path, model: models.Concurrency | None, available: Availability
     ) -> ConcurrencyPlan | None:
         """The plan of the `concurrency` at `path`."""
-        if wanted is None:
+        if model is None:
             return None
-        self._expressions.text((*path, "group"), wanted.group, available)
-        self._expressions.value((*path, "cancel-in-progress"), wanted.cancel_in_progress, available)
-        self._check_name((*path, "group"), "concurrency", wanted.group)
-        if wanted.cancel_in_progress is True and wanted.queue == "reject":
+        self._expressions.text((*path, "group"), model.group, available)
+        self._expressions.value((*path, "cancel-in-progress"), model.cancel_in_progress, available)
+        self._check_name((*path, "group"), "concurrency", model.group)
+        if model.cancel_in_progress is True and model.queue == "reject":
             text = "cancel-in-progress: true and queue: reject contradict each other"
             self._source.at_key((*path, "cancel-in-progress"), codes.EXCLUSIVE_KEYS, text, "remove one of them")
         return ConcurrencyPlan(
-            group=wanted.group,
-            limit=wanted.limit,
-            queue=Queue(wanted.queue),
-            cancel_in_progress=wanted.cancel_in_progress,
+            group=model.group,
+            limit=model.limit,
+            queue=Queue(model.queue),
+            cancel_in_progress=model.cancel_in_progress,
         )
 
     def environment(
-        self, path: Path, wanted: models.DeploymentEnvironment | None, available: Availability
+        self, path: Path, model: models.DeploymentEnvironment | None, available: Availability
     ) -> EnvironmentPlan | None:
         """The plan of the `environment` at `path`."""
-        if wanted is None:
+        if model is None:
             return None
-        self._expressions.text((*path, "name"), wanted.name, available)
-        self._check_name((*path, "name"), "environment", wanted.name)
-        minimum = wanted.minimum if wanted.minimum is not None else 1 if wanted.approvers else 0
-        if wanted.approvers and minimum > len(set(wanted.approvers)):
-            text = f"minimum: {minimum} approvals are required, but `approvers` lists only {len(set(wanted.approvers))}"
+        self._expressions.text((*path, "name"), model.name, available)
+        self._check_name((*path, "name"), "environment", model.name)
+        minimum = model.minimum if model.minimum is not None else 1 if model.approvers else 0
+        if model.approvers and minimum > len(set(model.approvers)):
+            text = f"minimum: {minimum} approvals are required, but `approvers` lists only {len(set(model.approvers))}"
             self._source.at_value((*path, "minimum"), codes.WRONG_VALUE, text)
         return EnvironmentPlan(
-            name=wanted.name,
-            approvers=tuple(dict.fromkeys(wanted.approvers)),
+            name=model.name,
+            approvers=tuple(dict.fromkeys(model.approvers)),
             minimum=minimum,
-            may_approve_own=wanted.may_approve_own,
+            may_approve_own=model.may_approve_own,
         )
 
     def _check_name(self, at: Path, what: str, name: str) -> None:

@@ -47,27 +47,27 @@ class StrategyBuilder:
         is_each = job.runs_on is not None and (job.runs_on.target == "each" or job.runs_on.group == "all-servers")
         if job.strategy is None:
             return None, Instances(is_each=is_each)
-        wanted, at = job.strategy, (*path, "strategy")
+        model, at = job.strategy, (*path, "strategy")
         for key in ("max-parallel", "fail-fast"):
-            value = getattr(wanted, key.replace("-", "_"))
+            value = getattr(model, key.replace("-", "_"))
             self._expressions.value((*at, key), value, available)
-        if not wanted.has("matrix"):
+        if not model.has("matrix"):
             text = "strategy requires the key matrix"
             hint = "add matrix, or write max-parallel under runs-on" if is_each else "add matrix with a list of values"
             self._source.at_key(at, codes.MISSING_KEY, text, hint)
             return None, Instances(is_each=is_each)
         if is_each:
-            self._check_each(at, job, wanted)
-        self._expressions.value((*at, "matrix"), wanted.matrix, available)
-        matrix, dimensions = self._matrix((*at, "matrix"), wanted.matrix)
-        plan = StrategyPlan(matrix=matrix, max_parallel=wanted.max_parallel, fail_fast=wanted.fail_fast)
+            self._check_each(at, job, model)
+        self._expressions.value((*at, "matrix"), model.matrix, available)
+        matrix, dimensions = self._matrix((*at, "matrix"), model.matrix)
+        plan = StrategyPlan(matrix=matrix, max_parallel=model.max_parallel, fail_fast=model.fail_fast)
         return plan, Instances(has_matrix=True, dimensions=dimensions, is_each=is_each)
 
-    def _check_each(self, at: Path, job: models.Job, wanted: models.Strategy) -> None:
-        if wanted.has("fail_fast"):
+    def _check_each(self, at: Path, job: models.Job, model: models.Strategy) -> None:
+        if model.has("fail_fast"):
             text = "fail-fast is not valid with target: each; use max-failures under runs-on"
             self._source.at_key((*at, "fail-fast"), codes.EXCLUSIVE_KEYS, text, "remove it")
-        if wanted.max_parallel is not None and job.runs_on is not None and job.runs_on.max_parallel is not None:
+        if model.max_parallel is not None and job.runs_on is not None and job.runs_on.max_parallel is not None:
             text = "max-parallel is given twice: here and under runs-on"
             self._source.at_key((*at, "max-parallel"), codes.EXCLUSIVE_KEYS, text, "remove one of them")
 
@@ -188,8 +188,8 @@ def _is_single(text: str) -> bool:
         return True
 
 
-def _agrees(combination: dict[str, Json], wanted: dict[str, Json]) -> bool:
-    return all(combination.get(key) == value for key, value in wanted.items())
+def _agrees(combination: dict[str, Json], model: dict[str, Json]) -> bool:
+    return all(combination.get(key) == value for key, value in model.items())
 
 
 def _written(value: Json) -> Json:

@@ -92,32 +92,32 @@ def _webhook(source: SourceFile, webhook: models.Webhook | None) -> WebhookTrigg
 
 
 def _workflow_run(
-    source: SourceFile, workflow: models.Workflow, wanted: models.WorkflowRun | None
+    source: SourceFile, workflow: models.Workflow, model: models.WorkflowRun | None
 ) -> WorkflowRunTrigger | None:
-    if wanted is None:
+    if model is None:
         return None
-    _check_patterns(source, "workflow_run", "branches", wanted.branches, wanted.branches_ignore)
+    _check_patterns(source, "workflow_run", "branches", model.branches, model.branches_ignore)
     own = {source.path, workflow.name or PurePosixPath(source.path).stem}
-    for position, name in enumerate(wanted.workflows):
+    for position, name in enumerate(model.workflows):
         if name in own:
             text = "a workflow cannot start after itself: it would run forever"
             source.at_value(
                 ("on", "workflow_run", "workflows", position), codes.WRONG_VALUE, text, "name another workflow"
             )
     return WorkflowRunTrigger(
-        workflows=tuple(dict.fromkeys(wanted.workflows)),
-        conclusions=tuple(dict.fromkeys(wanted.conclusions)),
-        branches=tuple(wanted.branches),
-        branches_ignore=tuple(wanted.branches_ignore),
+        workflows=tuple(dict.fromkeys(model.workflows)),
+        conclusions=tuple(dict.fromkeys(model.conclusions)),
+        branches=tuple(model.branches),
+        branches_ignore=tuple(model.branches_ignore),
     )
 
 
-def _check_patterns(source: SourceFile, event: str, key: str, wanted: list[str], ignored: list[str]) -> None:
-    if wanted and ignored:
+def _check_patterns(source: SourceFile, event: str, key: str, model: list[str], ignored: list[str]) -> None:
+    if model and ignored:
         hint = f"list the exceptions under {key}, each with a leading !"
         text = f"{key} and {key}-ignore cannot be combined"
         source.at_key(("on", event, f"{key}-ignore"), codes.EXCLUSIVE_KEYS, text, hint)
-    if wanted and all(pattern.startswith("!") for pattern in wanted):
+    if model and all(pattern.startswith("!") for pattern in model):
         hint = f"add a pattern before them that matches something, or use {key}-ignore"
         text = f"{key} contains only exceptions, so nothing ever matches"
         source.at_key(("on", event, key), codes.WRONG_VALUE, text, hint)

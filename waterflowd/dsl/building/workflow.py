@@ -151,8 +151,8 @@ class _FileBuilder:
         workflow, source = self._workflow, self._source
         self._check_bounds()
         self._check_shared_keys()
-        wanted = {name: job.needs for name, job in workflow.jobs.items()}
-        needs: Mapping[str, tuple[str, ...]] = check_needs(wanted, source.document, source.report)
+        needed = {name: job.needs for name, job in workflow.jobs.items()}
+        needs: Mapping[str, tuple[str, ...]] = check_needs(needed, source.document, source.report)
         builder = JobBuilder(source, self._compilation, composites, called)
         scope = workflow_scope(workflow, self._names)
         ids = Ids("job", source.report)

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent import keys
 from waterflow_agent.errors import Rejected
 
 DEFAULT_FILE = Path("/etc/waterflow/agent.toml")
@@ -183,6 +184,8 @@ def _checked(config: Config) -> Config:
         raise Rejected("WF620", f"slots: expected 1 to {SLOTS_MAX}, found {config.slots}")
     if not 0 <= config.cache_mb <= CACHE_MB_MAX:
         raise Rejected("WF620", f"cache-mb: expected 0 to {CACHE_MB_MAX}, found {config.cache_mb}")
+    if keys.looks_like_fingerprint(config.name):
+        raise Rejected("WF620", f"name: {config.name!r} looks like a fingerprint; choose another name for this agent")
     if not _NAME.fullmatch(config.name):
         raise Rejected("WF620", f"name: expected letters, digits and . _ - (63 at most), found {config.name!r}")
     for key, endpoint in (("server", config.server), ("enroll-server", config.enroll_server)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from waterflow_agent.errors import Stalled
 KEY_BYTES = 32
 KEY_TEXT_LENGTH = 40
 _FILE_NAME = "agent.key"
+#: `SHA256:...` in any spelling, or 43 characters of base 64.
+_LIKE_FINGERPRINT = re.compile(r"\W*sha-?256\W.*|[A-Za-z0-9+/]{43}=?", re.IGNORECASE | re.DOTALL)
 
 
 class KeyPair(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +52,11 @@ def fingerprint(public_key: str) -> str:
     if len(raw) != KEY_BYTES:
         raise ValueError(f"a public key is {KEY_TEXT_LENGTH} characters of Z85")
     return "SHA256:" + base64.b64encode(hashlib.sha256(raw).digest()).decode().rstrip("=")
+
+
+def looks_like_fingerprint(name: str) -> bool:
+    """Whether a person could take the name of an agent for a fingerprint. Such names are refused."""
+    return _LIKE_FINGERPRINT.fullmatch(name) is not None
 
 
 def load_or_create(data_dir: Path) -> KeyPair:

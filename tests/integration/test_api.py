@@ -468,6 +468,31 @@ async def test_agents_are_enrolled_approved_and_revoked(world: ApiHarness, clien
     ]
 
 
+async def test_a_pending_agent_cannot_take_the_place_of_another_one(
+    world: ApiHarness, client: httpx.AsyncClient
+) -> None:
+    """Under the name of a real fingerprint it is neither approved in the real agent's place nor shields it from revocation."""
+    genuine, stranger = "SHA256:" + "g" * 43, "SHA256:" + "s" * 43
+    world.agents.waiting += [
+        PendingRow(fingerprint=genuine, name="db-1", groups=("db",), hostname="h", requested_at=5),
+        PendingRow(fingerprint=stranger, name="SHA256:gggggggggggg", groups=("db",), hostname="h", requested_at=6),
+    ]
+    for text in ("SHA256:gggggggggggg", "db-1", "SHA256:ssssssssssss"):
+        refused = await client.post(f"/v1/agents/{text}/approve", json={"groups": ["db"]})
+        assert (refused.status_code, "whole fingerprint" in refused.json()["detail"]) == (404, True)
+    approved = await client.post(f"/v1/agents/{genuine}/approve", json={"groups": ["db"]})
+    assert (approved.status_code, approved.json()["name"]) == (200, "db-1")
+    world.agents.waiting.append(
+        PendingRow(fingerprint="SHA256:" + "t" * 43, name="db-1", groups=("db",), hostname="h", requested_at=7)
+    )
+    for text in ("SHA256:gggggggggggg", "db-1"):
+        revoked = await client.post(f"/v1/agents/{text}/revoke")
+        assert (revoked.status_code, revoked.json()["fingerprint"]) == (200, genuine)
+        world.agents.agents.append(
+            AgentRow(fingerprint=genuine, name="db-1", groups=("db",), is_connected=True, text="connected")
+        )
+
+
 @pytest.mark.parametrize(
     "body",
     [{"groups": []}, {"groups": ["a b"]}, {"groups": ["all-servers"]}, {"groups": ["g"], "ttl": "never"}, {"groups": [1]},

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from waterflow_agent import keys
+from waterflow_agent.display import quote
 from waterflow_agent.errors import Rejected
 from waterflow_agent.join_token import JoinToken as TokenText
 from waterflow_agent.wire import messages
@@ -100,6 +101,10 @@ class EnrollmentService:
             machine_id=request.machine_id[:64],
             asked_at=self._clock.now(),
         )
+        for name in (request.name, request.hostname):
+            if keys.looks_like_fingerprint(name):
+                text = f"the name {quote(name, 60)} looks like a fingerprint; set `name` of the agent to another one"
+                return self._answer("refused", agent, text)
         if not request.token or agent in self._registry.revoked:
             return self._wait(pending)
         try:
@@ -200,7 +205,7 @@ class EnrollmentService:
     async def approve(self, fingerprint: str, groups: tuple[str, ...], by: str) -> AgentId:
         """Approves a pending agent, or changes an agent's groups. `Rejected` WF227 (404) for an unknown fingerprint."""
         groups = check_groups(groups)
-        agent = self.find(fingerprint)
+        agent = self._known(fingerprint)
         entry = self._registry.agents.get(agent)
         pending = self._pending.get(agent)
         if pending is None and entry is not None:
@@ -213,33 +218,27 @@ class EnrollmentService:
                 machine_id=entry.machine_id,
                 asked_at=entry.approved_at,
             )
-        assert pending is not None, "find returns only known agents"
+        assert pending is not None, "an agent that is neither pending nor approved is not known"
         known = pending
         await self._record(lambda: self._approval(known, groups, by, None))
         return agent
 
     async def revoke(self, fingerprint: str, by: str) -> None:
-        """Revokes an agent; its running attempts are lost. `Rejected` WF227 (404) for an unknown one."""
-        agent = self.find(fingerprint)
+        """Revokes an agent; its running attempts are lost. `Rejected` WF227 (404) for an unknown fingerprint."""
+        agent = self._known(fingerprint)
         if self._pending.pop(agent, None) is not None and agent not in self._registry.agents:
             return
         await self._record(lambda: events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))
         self._link.revoke(agent)
         self._agents.lose(agent, f"revoked by {by}", ReasonCode.SERVER_LOST)
 
-    def find(self, text: str) -> AgentId:
-        """The agent with this fingerprint, fingerprint prefix or name. Raises `Rejected` WF227 (404)."""
-        known = {**self._pending, **self._registry.agents}
-        if text in known:
-            return AgentId(text)
-        matches = [agent for agent in known if agent.removeprefix("SHA256:").startswith(text.removeprefix("SHA256:"))]
-        matches = matches if len(text.removeprefix("SHA256:")) >= 6 else []
-        matches = matches or [entry.agent for entry in self._registry.agents.values() if entry.name == text]
-        if len(matches) != 1:
-            which = "no agent has" if not matches else "several agents have"
-            text = f'{which} the fingerprint or name "{text[:64]}"; waterflowctl agents lists them'
+    def _known(self, fingerprint: str) -> AgentId:
+        """The pending or approved agent with exactly this fingerprint."""
+        agent = AgentId(fingerprint)
+        if agent not in self._registry.agents and agent not in self._pending:
+            text = f"no agent has the fingerprint {quote(fingerprint, 64)}; waterflowctl agents lists them"
             raise Rejected("WF227", text, status=404)
-        return matches[0]
+        return agent
 
     def pending(self) -> list[PendingAgent]:
         """The agents that wait for approval, oldest first."""

@@ -82,6 +82,8 @@ def test_file_is_named_by_the_environment(tmp_path: Path) -> None:
         ('node-path = ["nodes"]\n', "node-path: expected absolute directories"),
         ('server = "example.org"\n', "server: expected tcp://host:port"),
         ('name = "no spaces please"\n', "name: expected"),
+        ('name = "SHA256:uYfNqd1c"\n', "looks like a fingerprint; choose another name"),
+        ('name = "sha256-uYfNqd1c"\n', "looks like a fingerprint; choose another name"),
         ('runner = "other"\n', "runner: expected"),
         ('server-key = "short"\n', "server-key: expected"),
         ("name = \n", "agent.toml: "),

@@ -124,21 +124,33 @@ async def test_pending_agents_are_bounded() -> None:
         assert host.log.last_seq == 0
 
 
-async def test_a_person_may_name_an_agent_by_fingerprint_its_beginning_or_name() -> None:
-    """`SHA256:` is optional, and a prefix of the fingerprint has at least six characters."""
+async def test_an_agent_is_administered_by_its_whole_fingerprint() -> None:
+    """Neither a name nor a prefix is enough here: the API finds the agent that a person names."""
     async with HostHarness() as host:
-        await host.enrollment.request("abcdefgh", ask())
-        await host.enrollment.request("abcdefzz", ask())
-        for text in (agent_id("abcdefgh"), "SHA256:abcdefg", "abcdefg"):
-            assert host.enrollment.find(text) == agent_id("abcdefgh")
-        for text in ("abcdef", "abcd", "", "SHA256:", "nobody", "*"):
+        await host.enrollment.request("abcdefgh", ask(name="web-1"))
+        for text in ("SHA256:abcdefgh", "abcdefgh", "web-1", "", "SHA256:", "*"):
             with pytest.raises(Rejected) as refused:
-                host.enrollment.find(text)
+                await host.enrollment.approve(text, ("web",), "uid:0")
             assert (refused.value.code, refused.value.status) == ("WF227", 404)
-        await host.enrollment.approve("abcdefg", ("web",), "uid:0")
-        name = host.registry.agents[agent_id("abcdefgh")].name
-        await host.enrollment.revoke(name, "uid:0")
+        await host.enrollment.approve(agent_id("abcdefgh"), ("web",), "uid:0")
+        with pytest.raises(Rejected, match="WF227"):
+            await host.enrollment.revoke("web-1", "uid:0")
+        await host.enrollment.revoke(agent_id("abcdefgh"), "uid:0")
         assert not host.enrollment.is_approved("abcdefgh")
+
+
+@pytest.mark.parametrize("name", ["SHA256:abcdefgh", "sha256-abcdefgh", " SHA-256:a", "A" * 43, "b/+" * 14 + "c="])
+async def test_a_name_that_looks_like_a_fingerprint_is_refused(name: str) -> None:
+    """Otherwise a person who reads the list of pending agents could take it for another agent's fingerprint."""
+    async with HostHarness() as host:
+        token = await make_token(host)
+        for fields in ({"name": name}, {"name": "", "hostname": name}):
+            for text in ("", token):
+                answer = await host.enrollment.request("one", ask(text, **fields))
+                assert answer.state == "refused"
+                assert "looks like a fingerprint; set `name` of the agent" in answer.text
+        assert host.enrollment.pending() == []
+        assert not host.enrollment.is_approved("one")
 
 
 async def test_a_cancelled_caller_does_not_separate_the_fact_from_the_registry() -> None:
@@ -194,7 +206,7 @@ async def test_attempts_on_a_revoked_server_are_lost_at_once() -> None:
         agent = host.enroll("web-1", "web")
         host.hello(agent, slots=1)
         first, second = await host.start(TWO_STEPS), await host.start(ONE_STEP)
-        await host.enrollment.revoke("web-1", "uid:0")
+        await host.enrollment.revoke(agent, "uid:0")
         assert host.link.revoked == [agent]
         await until(lambda: (row := host.log.run(first.id)) is not None and row.status is Status.COMPLETED)
         row = host.log.run(first.id)
@@ -214,7 +226,7 @@ async def test_an_agent_moved_to_another_group_serves_that_one() -> None:
         summary = await host.start(ONE_STEP)
         await host.settle()
         assert host.state.runs[summary.id].jobs[0].reason.code.value == "no-server-in-group"
-        await host.enrollment.approve("web-1", ("web",), "uid:0")
+        await host.enrollment.approve(agent, ("web",), "uid:0")
         await until(lambda: bool(host.link.offers()))
 
 

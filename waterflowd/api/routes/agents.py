@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
@@ -36,28 +35,39 @@ from waterflowd.fleet.registry import check_groups
 
 router = APIRouter(tags=["agents"])
 
-_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 #: Shorter prefixes of a fingerprint are too likely to match another agent.
 _PREFIX_LENGTH_MIN = len("SHA256:") + 6
 _TOKEN_TTL_MS = 3_600_000
 _USES_MAX = 100_000
 
 
-def find_fingerprint(services: Services, text: str) -> str:
-    """The fingerprint of the agent with this fingerprint, prefix of it, or name; `Rejected` 404 or 409."""
-    if _FINGERPRINT.fullmatch(text):
-        return text
-    known = [(row.fingerprint, row.name) for row in services.agents.rows()]
-    known += [(row.fingerprint, row.name) for row in services.agents.pending()]
-    found = {fingerprint for fingerprint, name in known if name == text}
-    if not found and len(text) >= _PREFIX_LENGTH_MIN:
-        found = {fingerprint for fingerprint, _ in known if fingerprint.startswith(text)}
+def find_agent(services: Services, text: str) -> str:
+    """The fingerprint of the agent that a person names; `Rejected` 404 or 409.
+
+    Whoever can reach the enrollment port chooses the name of a pending agent, and can compute keys until a prefix of the
+    fingerprint fits. So a pending agent is found only by its whole fingerprint. An approved one is also found by its name, or
+    by a prefix of its fingerprint with `SHA256:`.
+    """
+    approved = [(row.fingerprint, row.name) for row in services.agents.rows()]
+    is_prefix = text.startswith("SHA256:") and len(text) >= _PREFIX_LENGTH_MIN
+    found = [
+        fingerprint
+        for fingerprint, name in approved
+        if text in (fingerprint, name) or (is_prefix and fingerprint.startswith(text))
+    ]
     if len(found) == 1:
-        return found.pop()
+        return found[0]
     shown = escape_for_display(text, 60)
     if found:
         raise Rejected("WF606", f'several agents match "{shown}"; use the fingerprint', status=409)
-    raise Rejected("WF604", f'agent "{shown}" not found; list agents with `waterflowctl agents`', status=404)
+    if any(row.fingerprint == text for row in services.agents.pending()):
+        return text
+    raise Rejected(
+        "WF604",
+        f'agent "{shown}" not found: an approved agent is named by its name or fingerprint, a pending one by its whole '
+        "fingerprint; list agents with `waterflowctl agents`",
+        status=404,
+    )
 
 
 @router.get("/v1/agents", responses={200: returns(AgentList)})
@@ -140,7 +150,7 @@ async def approve_agent(request: Request, services: Ports, principal: Approver, 
     body = await read_json(request, GroupsBody)
     groups = check_groups(tuple(body.groups))
     roles.check_groups(principal, groups)
-    found = find_fingerprint(services, fingerprint)
+    found = find_agent(services, fingerprint)
     _check_agent(services, principal, found)
     row = await services.agents.approve(found, groups, principal.name)
     await services.audit.action(principal, "approve-agent", found, groups=list(groups))
@@ -151,7 +161,7 @@ async def approve_agent(request: Request, services: Ports, principal: Approver, 
 @router.delete("/v1/agents/{fingerprint:path}", responses={200: returns(RevokedAgentSchema)})
 async def revoke_agent(services: Ports, principal: Approver, fingerprint: str) -> Response:
     """End the agent's session, and reject its key from now on."""
-    found = find_fingerprint(services, fingerprint)
+    found = find_agent(services, fingerprint)
     _check_agent(services, principal, found)
     await services.agents.revoke(found, principal.name)
     await services.audit.action(principal, "revoke-agent", found)

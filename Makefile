@@ -40,7 +40,7 @@ coverage: environment-dev ## Measure code coverage; ARGS="tests/unit" selects te
 	@$(bin)/python -m coverage report --skip-covered --sort=cover
 
 nightly: environment-dev ## Run the slow tests: faults at every system call, new random examples (hours); ARGS="-k name" selects tests
-	@WATERFLOW_SWEEP=full WATERFLOW_ROUNDS=50 $(bin)/python -m pytest -n 2 tests/attack tests/acceptance/test_crashes.py tests/acceptance/test_api_schema.py tests/oracle tests/property $(ARGS)
+	@WATERFLOW_SWEEP=full WATERFLOW_ROUNDS=50 $(bin)/python -m pytest -n 2 tests/attack tests/acceptance/recovery/test_crashes.py tests/acceptance/operations/test_api_schema.py tests/oracle tests/property $(ARGS)
 
 golden: environment-dev ## Rewrite the traces of the golden scenarios; review the diff before you commit it
 	@WATERFLOW_GOLDEN=rewrite $(bin)/python -m pytest -q tests/golden $(ARGS)
@@ -49,7 +49,7 @@ reference: environment-dev ## Regenerate the language reference and JSON Schemas
 	@WATERFLOW_REFERENCE=rewrite $(bin)/python -m pytest -q tests/tidy/test_reference.py $(ARGS)
 
 sim: environment-dev ## Simulate daemon and agents under random faults: SEEDS=N runs, or SEED=N to repeat one
-	@$(bin)/python $(if $(MUTANTS),-m tests.sim.mutants,-m tests.simulator $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))) $(ARGS)
+	@$(bin)/python $(if $(MUTANTS),-m tests.mutation.mutants,-m tests.simulator $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))) $(ARGS)
 
 mutants: ## Mutation tests: break the product in many small ways; the simulator must notice each
 	@$(MAKE) --no-print-directory sim MUTANTS=1

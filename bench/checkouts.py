@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Row
-from tests.acceptance.world import World, wait_until
+from tests.acceptance.cluster import World, wait_until
 
 FILES = 10_000
 FILE_BYTES = 10_000

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from bench.figures import Row
-from tests.acceptance.world import World, wait_until
+from tests.acceptance.cluster import World, wait_until
 from waterflow_agent.execution.masking import Masks, StreamMasker
 
 SECRETS = 20

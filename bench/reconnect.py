@@ -14,7 +14,7 @@ import zmq
 from bench.figures import Row
 from bench.light_agents import Crew, Member
 from bench.restart import BOOT_ID, STEPS, history, past
-from tests.acceptance.world import World
+from tests.acceptance.cluster import World
 from waterflow_agent.keys import KeyPair
 from waterflow_agent.testing import task_id
 from waterflowd.app import bootstrap

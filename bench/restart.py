@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Row
-from tests.acceptance.world import World, wait_until
+from tests.acceptance.cluster import World, wait_until
 from waterflowd.app import bootstrap
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import Run, commands, inputs, step

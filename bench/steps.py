@@ -16,7 +16,7 @@ import httpx
 
 from bench import bare_loop
 from bench.figures import Latencies, Row
-from tests.acceptance.world import World, wait_until
+from tests.acceptance.cluster import World, wait_until
 
 STEPS = 200
 RUNS_AT_ONCE = 100

@@ -18,7 +18,7 @@ import msgspec
 
 from bench.figures import Row
 from tests.attack.arena import memory_bytes
-from tests.integration.transfer_world import certified
+from tests.integration.transfer.transfer_harness import certified
 from waterflow_agent.nodes.host import NodeRequest
 
 BYTES = 1_000_000_000

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.acceptance.world import wait_until
+from tests.acceptance.cluster import wait_until
 from tests.booted import machine as booted
 
 PATIENCE_S = 180.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.world import World
+from tests.acceptance.cluster import World
 
 
 @pytest.fixture

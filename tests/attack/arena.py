@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from tests.acceptance.world import World, wait_until
+from tests.acceptance.cluster import World, wait_until
 from tests.attack.injection import Fault, is_alive, started_with
 from tests.attack.judge import Judge, workflow
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.acceptance.world import wait_until
+from tests.acceptance.cluster import wait_until
 from tests.patience import PATIENCE_S
 
 #: How long strace may take to detach; it detaches soon, unless it has lost track of a process that was killed.

@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.world import World, wait_until
+from tests.acceptance.cluster import World, wait_until
 
 #: Shell steps of each job.
 STEPS = 3

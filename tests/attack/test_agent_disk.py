@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.world import wait_until
+from tests.acceptance.cluster import wait_until
 from tests.attack.arena import Arena
 from tests.attack.injection import Attached, Fault, is_alive, requires_strace, wait_for_end
 from tests.attack.small_disk import fill, small_disk

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.world import wait_until
+from tests.acceptance.cluster import wait_until
 from tests.attack.arena import GOOD, Arena
 from tests.attack.injection import Attached, Fault, is_alive, requires_strace
 from tests.attack.small_disk import fill, small_disk

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.acceptance.world import wait_until
+from tests.acceptance.cluster import wait_until
 from tests.attack.arena import GOOD, Arena, Peak, descriptors, memory_bytes
 from tests.chance import IS_FULL, SEED
 from tests.patience import PATIENCE_S

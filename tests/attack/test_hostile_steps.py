@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests import living
-from tests.acceptance.world import wait_until
+from tests.acceptance.cluster import wait_until
 from tests.attack.arena import GOOD, Arena, Peak, descriptors, memory_bytes
 from tests.attack.injection import is_alive
 from tests.chance import IS_FULL, SEED

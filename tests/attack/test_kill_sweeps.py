@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.acceptance.world import wait_until
+from tests.acceptance.cluster import wait_until
 from tests.attack.arena import Arena
 from tests.attack.injection import Attached, Fault, is_alive, requires_strace, started_with, wait_for_end
 from tests.attack.sweep import portions, sweep

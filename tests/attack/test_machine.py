@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.world import wait_until
+from tests.acceptance.cluster import wait_until
 from tests.attack.arena import GOOD, Arena
 from tests.attack.test_hostile_steps import job
 from tests.patience import PATIENCE_S

@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.acceptance.world import wait_until
+from tests.acceptance.cluster import wait_until
 from tests.attack.arena import Arena
 from tests.attack.test_hostile_steps import job
 from tests.chance import IS_FULL, SEED

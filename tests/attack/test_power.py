@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tests.acceptance.world import wait_until
+from tests.acceptance.cluster import wait_until
 from tests.attack.arena import Arena
 from tests.attack.small_disk import cut_power, small_disk
 from tests.chance import IS_FULL, SEED

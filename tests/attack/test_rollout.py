@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.world import jobs_of, wait_until
+from tests.acceptance.cluster import jobs_of, wait_until
 from tests.attack.arena import Arena
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.acceptance.world import wait_until
+from tests.acceptance.cluster import wait_until
 from tests.booted.machine import Machine
 
 #: A path that steps of both profiles may write to.

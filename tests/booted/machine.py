@@ -19,7 +19,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.world import wait_until
+from tests.acceptance.cluster import wait_until
 from tests.booted.root import Root
 from tests.patience import PATIENCE_S
 

@@ -7,7 +7,7 @@ from typing import Any
 import pyrage
 import pytest
 
-from tests.acceptance.world import wait_until
+from tests.acceptance.cluster import wait_until
 from tests.booted.machine import Machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]

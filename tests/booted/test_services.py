@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.acceptance.world import wait_until
+from tests.acceptance.cluster import wait_until
 from tests.booted.long_step import LongStep
 from tests.booted.machine import Machine
 from tests.booted.root import PACKAGES, UNITS, copy_package
@@ -243,7 +243,7 @@ def test_a_reboot_loses_what_ran_at_once(machine: Machine, way: list[str]) -> No
 
     A container shares the kernel of its host, and a service with its own /proc (ProtectProc=) sees the kernel's boot id
     there, which such a reboot does not change. So here it is the runner that finds its step gone; that a new boot id
-    has the same effect is tested in `tests/sim` and `tests/unit/host/test_agents.py`.
+    has the same effect is tested in `tests/simulation` and `tests/unit/host/test_agents.py`.
     """
     step = LongStep(machine)
     machine.reboot(*way)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.integration.test_gitsource_local import Git
+from tests.integration.gitsource.test_local import Git
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.compiler.process import CompilerProcess
 from waterflowd.gitsource.repository_opener import RepositoryOpener

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_gitsource_local import Git
+from tests.integration.gitsource.test_local import Git
 from waterflow_agent.checkout import file_list
 from waterflow_agent.checkout.blob_cache import blob_id
 from waterflow_agent.errors import Rejected, Retryable, WaterflowError

@@ -50,7 +50,7 @@ HAS_REVOCATION = 0.10
 HAS_BACKUP = 0.12
 HAS_LANGUAGE = 0.5
 HAS_SECRETS = 0.25
-#: Chosen so that the worlds of seeds that once found a bug (tests/sim/seeds.txt) have none of these and stay unchanged.
+#: Chosen so that the worlds of seeds that once found a bug (tests/simulation/seeds.txt) have none of these and stay unchanged.
 SALT = 459
 LANGUAGE_SALT = 15767
 SECRETS_SALT = 197

@@ -27,7 +27,7 @@ _REGISTRIES = re.compile(
 
 #: File: pattern that is allowed there, and why.
 EXCEPTIONS: dict[str, tuple[re.Pattern[str], str]] = {
-    "tests/unit/agent/test_shell.py": (_PRIVATE_PATH, "a made-up workspace that nothing is read from"),
+    "tests/unit/agent/nodes/test_shell.py": (_PRIVATE_PATH, "a made-up workspace that nothing is read from"),
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.agent.core_bench import CoreBench, attempt
+from tests.unit.agent.core_harness import CoreBench, attempt
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import AttemptState
 from waterflow_agent.wire.session import Received

@@ -1,0 +1,109 @@
+"""Environments and approvals with real processes: nothing starts before the required people have approved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.cluster import World, wait_until
+
+pytestmark = pytest.mark.slow
+
+CONFIGURATION = """
+[[environments]]
+name = "production"
+approvers = ["alice", "bob"]
+minimum = 2
+vars = { url = "https://www.example.org", level = 2 }
+[[environments]]
+name = "releases"
+refs = ["main"]
+"""
+
+WORKFLOW = """vars: {url: http://localhost, team: web}
+jobs:
+  deploy:
+    runs-on: web
+    environment: production
+    steps:
+      - run: echo "$WATERFLOW_JOB" >> PLACE/marks; echo "${{ vars.url }} ${{ vars.level }} ${{ vars.team }}"
+  release:
+    runs-on: web
+    environment: releases
+    steps: [{run: 'echo release >> PLACE/marks'}]
+  ask:
+    runs-on: web
+    concurrency: ask
+    steps:
+      - run: touch kept
+      - id: go
+        uses: approval
+        with: {approvers: [carol], message: "Go ${{ vars.team }}?"}
+      - run: test -e kept; echo "by ${{ join(steps.go.outputs.by, '+') }}"
+  refuse:
+    runs-on: web
+    steps:
+      - {id: go, uses: approval, continue-on-error: true}
+      - run: echo "${{ steps.go.outcome }} ${{ steps.go.outputs.approved }}"
+  late:
+    runs-on: web
+    steps:
+      - {uses: approval, with: {timeout: 100ms, default: approve}}
+      - run: echo in time
+"""
+
+
+class People:
+    """The approvers, with their tokens."""
+
+    def __init__(self, world: World, *names: str) -> None:
+        self._world = world
+        self._headers = {}
+        for name in names:
+            answer = world.api("POST", "/v1/tokens", json={"name": name, "role": "approver"})
+            assert answer.status_code == 201, answer.text
+            self._headers[name] = {"authorization": f"Bearer {answer.json()['secret']}"}
+
+    def say(self, name: str, word: str, run: str, job: str, step: str | None = None) -> int:
+        """Approves or rejects; returns the status of the answer."""
+        body = {"job": job, **({"step": step} if step is not None else {})}
+        return self._world.api("POST", f"/v1/runs/{run}/{word}", json=body, headers=self._headers[name]).status_code
+
+
+def test_nothing_starts_before_the_people_who_must_have_said_yes(empty_world: World, tmp_path: Path) -> None:
+    """The configuration or the file names the approvers; the environment's variables override the file's."""
+    world, place = empty_world, tmp_path / "place"
+    place.mkdir()
+    world.write_config(CONFIGURATION)
+    world.start_daemon()
+    world.add_agent("web-1", "web", slots=1)
+    people = People(world, "alice", "bob", "carol", "mallory")
+    run = world.start(WORKFLOW.replace("PLACE", str(place)))
+
+    def waiting() -> set[tuple[str, str | None]]:
+        return {(row["job"], row["step"]) for row in world.run(run)["approvals"]}
+
+    wait_until(lambda: waiting() == {("deploy", None), ("ask", "go"), ("refuse", "go")}, "what waits for people")
+    wait_until(lambda: world.run(run)["jobs"][-1]["status"] == "completed", "the approval that comes by itself")
+    assert all(row["slots_busy"] == 0 for row in world.api("GET", "/v1/agents").json()["agents"])
+    assert people.say("mallory", "approve", run, "deploy") == 403
+    assert people.say("alice", "approve", run, "deploy") == 200
+    people.say("alice", "approve", run, "deploy")
+    assert ("deploy", None) in waiting(), "one person is not two"
+    assert people.say("carol", "approve", run, "ask", "go") == 200
+    assert people.say("mallory", "reject", run, "refuse", "go") == 200
+    assert not (place / "marks").exists()
+    assert people.say("bob", "approve", run, "deploy") == 200
+    found: dict[str, Any] = world.wait_for(run)
+
+    assert {job["id"]: job["conclusion"] for job in found["jobs"]} == {
+        "deploy": "success",
+        "release": "failure",
+        "ask": "success",
+        "refuse": "success",
+        "late": "success",
+    }
+    assert sorted(world.lines(run, 4)) == ["by carol", "failure false", "https://www.example.org 2 web", "in time"]
+    assert (place / "marks").read_text() == "deploy\n"

@@ -1,0 +1,140 @@
+"""What operators read afterwards: the audit trail and the daemon's own log, with real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from typing import Any
+
+import pytest
+import zmq
+import zmq.utils.z85
+
+from tests.acceptance.cluster import World, wait_until
+
+FAILING = """
+name: failing
+jobs:
+  a:
+    runs-on: web
+    steps:
+      - uses: log
+        with: {message: fine}
+      - id: second
+        run: exit 7
+"""
+FINE = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: log\n        with: {message: fine}\n"
+
+
+def _audit(world: World) -> list[dict[str, Any]]:
+    """Returns all rows that people caused, oldest first."""
+    answered = world.ctl("audit", "--json", "--limit", "1000")
+    assert answered.returncode == 0, answered.stderr
+    rows: list[dict[str, Any]] = json.loads(answered.stdout)
+    return rows[::-1]
+
+
+@pytest.mark.slow
+def test_what_was_done_is_in_the_audit_trail_after_kill_9(empty_world: World) -> None:
+    """The audit trail says who did what and when, by command line and API, up to the moment of the kill."""
+    world = empty_world
+    world.start_daemon()
+    world.add_agent("web-1", "web")
+    run = world.start(FINE)
+    world.wait_for(run)
+    assert world.ctl("tokens", "create", "--role", "runner", "--name", "ci", "--group", "web").returncode == 0
+    assert world.ctl("tokens", "revoke", "ci").returncode == 0
+    assert world.ctl("agents", "revoke", "web-1").returncode == 0
+    world.kill_daemon()
+    world.start_daemon()
+
+    rows = _audit(world)
+
+    done = [(row["by"], row["what"], row["target"]) for row in rows if row["what"] != "refused"]
+    me = f"uid:{os.getuid()}"
+    assert done[0] == ("anonymous", "create-join-token", "web")
+    assert done[1] == ("anonymous", "start-run", "workflow.yml")
+    assert done[2:4] == [(me, "create-token", "ci"), (me, "revoke-token", "ci")]
+    assert done[4][:2] == (me, "revoke-agent")
+    assert next(row for row in rows if row["what"] == "start-run")["facts"] == {"run": run}
+    assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
+    assert [row["at"] for row in rows] == sorted(row["at"] for row in rows)
+    table = world.ctl("audit")
+    assert "revoke-agent" in table.stdout
+    assert "\x1b" not in table.stdout
+
+
+@pytest.mark.slow
+def test_a_key_that_nobody_approved_leaves_a_record_and_few_of_them(empty_world: World) -> None:
+    """When an unknown key tries again and again, the audit trail records some of the attempts, not all."""
+    world = empty_world
+    world.start_daemon()
+    began = time.monotonic()
+    server = world.api("GET", "/v1/agents").json()["server"]
+    public, secret = zmq.curve_keypair()
+    context = zmq.Context()
+    strangers = []
+    try:
+        for _ in range(20):
+            stranger = context.socket(zmq.DEALER)
+            stranger.setsockopt(zmq.LINGER, 0)
+            stranger.curve_publickey, stranger.curve_secretkey = public, secret
+            stranger.curve_serverkey = server["key"].encode()
+            stranger.connect(f"tcp://127.0.0.1:{world.work_port}")
+            strangers.append(stranger)
+        rows = wait_until(lambda: [row for row in _audit(world) if row["what"] == "refused"], "a refusal in the trail")
+    finally:
+        for stranger in strangers:
+            stranger.close()
+        context.term()
+    assert rows[0]["facts"]["door"] == "agents"
+    assert rows[0]["facts"]["code"] == "WF212"
+    assert rows[0]["by"] == "127.0.0.1"
+    # Six from one source, and one more for each minute that this may have taken.
+    found = len([row for row in _audit(world) if row["what"] == "refused"])
+    assert found <= 6 + (time.monotonic() - began) / 60
+
+
+@pytest.mark.slow
+def test_every_line_of_the_log_is_an_object_that_says_what_it_is_about(empty_world: World) -> None:
+    """With a failed run, rejected strangers, bytes that are not HTTP, and a kill; no line contains a token."""
+    world = empty_world
+    clone = world.make_repository()
+    world.config.write_text(world.config.read_text() + '\n[log]\nlevel = "debug"\nformat = "json"\n')
+    world.start_daemon()
+    world.add_agent("web-1", "web")
+    world.push(clone, {"workflows/one.yml": 'on: push\nname: "t\\ex"\n' + FINE})
+    wait_until(lambda: world.api("GET", "/v1/runs").json()["runs"], "the pushed run to start")
+    run = world.start(FAILING)
+    assert world.wait_for(run)["conclusion"] == "failure"
+    secret = world.api("POST", "/v1/tokens", json={"role": "viewer", "name": "v"}).json()["secret"]
+    world.api("GET", f"/v1/runs?name={secret}")
+    # Far more than one per second, on any machine.
+    for _ in range(300):
+        with socket.create_connection(("127.0.0.1", world.api_port)) as stranger:
+            stranger.sendall(b"\x1b[2J\xff\r\n\r\n")
+            stranger.recv(100)
+    world.kill_daemon()
+    world.start_daemon()
+    assert world.stop_daemon() == 0
+
+    text = world.log.read_text()
+
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert text.isascii()
+    assert "\x1b" not in text
+    assert secret not in text
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    about = [line for line in lines if line.get("run") == run]
+    assert about[0]["message"].startswith("run 1 started")
+    assert all(line["workflow"] == "workflow.yml" for line in about if "workflow" in line)
+    failed = [line for line in about if line["level"] == "warning" and line.get("step") == "second"]
+    assert failed
+    assert (failed[0]["job"], failed[0]["conclusion"]) == ("a", "failure")
+    assert [line for line in about if line.get("agent") == "web-1" and line.get("attempt") == 1]
+    assert any(line.get("repository") == "ops" and "run" in line for line in lines)
+    assert any(line.get("repository") == "ops" and "updated to" in line["message"] for line in lines)
+    assert any("agent" in line and "connected" in line["message"] for line in lines)
+    assert 1 <= sum("Invalid HTTP" in line["message"] for line in lines) < 300

@@ -1,0 +1,65 @@
+"""Re-running a run from its failure on, with the corrected file, on real agents and across a crash of the daemon."""
+
+from __future__ import annotations
+
+import json
+
+from tests.acceptance.cluster import World, jobs_of, wait_until
+
+WORKFLOW = """name: release
+on: workflow_dispatch
+vars: {who: nobody}
+jobs:
+  build:
+    runs-on: web
+    outputs: {stamp: "${{ steps.make.outputs.stamp }}"}
+    steps:
+      - id: make
+        run: |
+          echo "stamp=$(date +%s%N)" >>"$WATERFLOW_OUTPUT"
+          echo built
+  deploy:
+    runs-on: web
+    needs: build
+    steps:
+      - id: prepare
+        run: echo prepared ${{ needs.build.outputs.stamp }}
+      - id: put
+        run: BROKEN
+"""
+PATH = "workflows/release.yml"
+
+
+def test_a_run_is_done_again_from_where_it_failed_with_the_corrected_file(empty_world: World) -> None:
+    """Kept steps are announced first, the other steps see their outputs, and the new run names the old one."""
+    world = empty_world
+    clone = world.make_repository()
+    world.start_daemon()
+    world.add_agent("web-1", "web")
+    world.push(clone, {PATH: WORKFLOW.replace("BROKEN", "exit 3")})
+    wait_until(lambda: world.api("GET", "/v1/definitions").json()["definitions"], "the workflow to be known")
+    assert world.ctl("run", "release", "--var", "who=me").returncode == 1
+    old = world.api("GET", "/v1/runs").json()["runs"][0]["id"]
+    stamp = jobs_of(world.run(old))["build"]["outputs"]["stamp"]
+    world.kill_daemon()
+    world.start_daemon()
+    wait_until(lambda: world.connected() == {"web-1"}, "the agent to be back")
+    fixed = world.push(clone, {PATH: WORKFLOW.replace("BROKEN", "echo put by ${{ vars.who }}")})
+    assert world.ctl("sync", "--wait").returncode == 0
+
+    dry = world.ctl("rerun", old[:20], "--from", "put", "--at", fixed, "--dry-run", "--json")
+    assert json.loads(dry.stdout)["reused"] == ["build", "deploy/prepare"], dry.stderr
+    done = world.ctl("rerun", old, "--from", "put", "--at", fixed[:12])
+
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert done.stdout.index("reused: build, deploy/prepare") < done.stdout.index("started release #2")
+    row = world.api("GET", "/v1/runs").json()["runs"][0]
+    assert (row["rerun_of"], row["revision"], row["trigger"]["kind"]) == (old, fixed, "rerun")
+    jobs = jobs_of(world.run(row["id"]))
+    assert (jobs["build"]["reused"], jobs["build"]["outputs"]) == (True, {"stamp": stamp})
+    assert [step["reused"] for step in jobs["deploy"]["steps"]] == [True, False]
+    assert world.lines(row["id"], 1) == ["put by me"]
+    again = world.ctl("rerun", row["id"], "--detach")
+    assert again.returncode == 0, again.stderr
+    third = world.wait_for(world.api("GET", "/v1/runs").json()["runs"][0]["id"])
+    assert (third["conclusion"], third["rerun_of"], third["reused"]) == ("success", row["id"], None)

@@ -1,0 +1,294 @@
+"""The command line against a real server with an in-memory API: output and exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.integration.ctl.served import HELLO, Server, started_id
+from tests.patience import PATIENCE_S
+from waterflowd.admin.ports import PendingRow, RepositoryRow, ScheduleRow
+from waterflowd.ctl.main import cli
+from waterflowd.model.plan import CatchUp, Overlap
+from waterflowd.reconcile.events import ScheduleOutcome
+
+FAILING = """\
+name: failing
+jobs:
+  a:
+    runs-on: web
+    steps:
+      - id: break
+        run: |
+          print about to break
+          exit 7
+  b: {runs-on: web, needs: a, steps: [{run: print never}]}
+"""
+HOLDING = "name: holding\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with Server(tmp_path / "s.sock") as made:
+        yield made
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    made = {}
+    for name, text in {"hello": HELLO, "failing": FAILING, "holding": HOLDING}.items():
+        path = tmp_path / f"{name}.yml"
+        path.write_text(text)
+        made[name] = str(path)
+    return made
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_run_waits_and_ends_with_the_run_s_result(server: Server, files: dict[str, str]) -> None:
+    """The exit code is 0 or 1; after a failure the command prints the last lines and the next command."""
+    good = server.ctl("run", files["hello"])
+    assert good.exit_code == 0, good.output
+    assert "hello: success" in good.output
+    assert "\x1b" not in good.output
+    bad = server.ctl("run", files["failing"])
+    assert bad.exit_code == 1
+    assert "a/break | about to break" in bad.output
+    assert "next: waterflowctl logs" in bad.output
+
+
+def test_run_by_name_takes_inputs_and_refuses_unknown_ones(server: Server) -> None:
+    """`-i k=v` sets an input; an unknown input is refused with exit code 5, a malformed one with 2."""
+    done = server.ctl("run", "hello", "-i", "who=me")
+    assert done.exit_code == 0
+    shown = json.loads(server.ctl("show", started_id(done), "--json").stdout)
+    assert shown["inputs"] == {"who": "me"}
+    assert server.ctl("run", "hello", "-i", "whoo=me").exit_code == 5
+    assert server.ctl("run", "hello", "-i", "who").exit_code == 2
+    missing = server.ctl("run", "nothing.yml")
+    assert (missing.exit_code, "next: waterflowctl workflows" in missing.output) == (5, True)
+    assert server.ctl("run", "hello", "--dry-run").exit_code == 0
+
+
+def test_a_file_with_errors_is_refused_with_its_places(server: Server, tmp_path: Path) -> None:
+    """The exit code is 5, and the message has the position and a caret."""
+    path = tmp_path / "bad.yml"
+    path.write_text(HELLO.replace("runs-on", "runs-onn"))
+    result = server.ctl("run", str(path))
+    assert result.exit_code == 5
+    assert "bad.yml:6:5" in result.output
+    assert 'did you mean "runs-on"?' in result.output
+
+
+def test_detach_cancel_and_watch(server: Server, files: dict[str, str]) -> None:
+    """A detached run continues; after a cancel its `watch` exits with 3, and a second cancel is refused with 5."""
+    started = server.ctl("run", files["holding"], "--detach")
+    run = started_id(started)
+    assert f"next: waterflowctl watch {run}" in started.output
+    assert server.world is not None
+    server.call(server.world.held())
+    cancelled = server.ctl("cancel", run)
+    assert cancelled.exit_code == 0, cancelled.output
+    assert server.ctl("watch", run).exit_code == 3
+    again = server.ctl("cancel", run, "--force")
+    assert (again.exit_code, "error: " in again.output) == (5, True)
+
+
+def test_logs_and_events_print_lines_and_json(server: Server, files: dict[str, str]) -> None:
+    """Plain lines have a prefix, `--json` prints objects; following a completed run ends at once."""
+    run = started_id(server.ctl("run", files["failing"]))
+    assert server.ctl("logs", run).output == "a/break | about to break\n"
+    assert server.ctl("logs", run, "a/break").output == "about to break\n"
+    assert server.ctl("logs", "-f", run, "a").output == "a/break | about to break\n"
+    assert server.ctl("logs", run, "zzz").exit_code == 5
+    rows = [json.loads(line) for line in server.ctl("events", run, "--json").stdout.splitlines()]
+    assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
+    followed = [json.loads(line) for line in server.ctl("events", "-f", run, "--json").stdout.splitlines()]
+    assert followed == rows
+    text = server.ctl("events", run).output
+    assert "run-created" in text
+    assert "exit code 7" in text
+
+
+def test_why_and_show_give_reasons(server: Server, files: dict[str, str]) -> None:
+    """Each failed or skipped part has a reason; a workflow's name works in place of an id."""
+    server.ctl("run", files["failing"])
+    result = server.ctl("why", "failing")
+    assert result.exit_code == 0
+    assert "a/break: failure: " in result.output
+    assert "b: skipped: " in result.output
+    shown = server.ctl("show", "failing").output
+    assert shown.splitlines()[0].split()[1:3] == ["failing", "#1"]
+    early = server.ctl("show", "failing", "--at", "1").output
+    assert "queued" in early
+    assert server.ctl("show", "failing", "--at", "9999").exit_code == 5
+    server.ctl("run", files["hello"])
+    assert "succeeded" in server.ctl("why", "hello").output
+    assert server.ctl("show", "no-such-run").exit_code == 5
+
+
+def test_hostile_names_do_nothing_to_the_terminal(server: Server, files: dict[str, str]) -> None:
+    """An escape sequence in a step's name is printed as text."""
+    server.ctl("run", files["hello"])
+    shown = server.ctl("show", "hello").output
+    assert "\x1b" not in shown
+    assert "pwn" in shown
+
+
+def test_listings_take_json_as_an_array(server: Server, files: dict[str, str]) -> None:
+    """The output of every list command is a single JSON array."""
+    server.ctl("run", files["hello"])
+    server.ctl("run", files["failing"])
+    for command, key in [
+        ("runs", "id"), ("workflows", "path"), ("agents", "fingerprint"), ("groups", "name"), ("nodes", "name"),
+    ]:  # fmt: skip
+        result = server.ctl(command, "--json")
+        rows = json.loads(result.stdout)
+        assert rows, command
+        assert all(key in row for row in rows)
+        assert server.ctl(command).exit_code == 0
+    assert len(json.loads(server.ctl("runs", "--json", "--limit", "1").stdout)) == 1
+    assert json.loads(server.ctl("runs", "--json", "--status", "failure").stdout)[0]["name"] == "failing"
+    assert server.ctl("runs", "--status", "odd").exit_code == 5
+
+
+def test_schedules_show_instants_in_both_times_and_what_became_of_the_last(server: Server) -> None:
+    """There is one line for each requested instant; the status shows the next one."""
+    assert "no schedules yet" in server.ctl("schedules").output
+    assert server.world is not None
+    nightly = ScheduleRow(
+        path="workflows/backup.yml", name="backup", repository="ops", ref="refs/heads/main", revision="a" * 40,
+        cron="30 2 * * *", timezone="Europe/Berlin", overlap=Overlap.SKIP, catch_up=CatchUp.LAST,
+        next_at=1_792_801_800_000, last_due_at=1_792_715_400_000, last_outcome=ScheduleOutcome.STARTED,
+    )  # fmt: skip
+    server.world.repositories.schedule_rows.append(nightly)
+    lines = server.ctl("schedules", "backup", "--next", "3").output.splitlines()
+    assert len(lines) == 4
+    shown = [" ".join(line.split()) for line in lines]
+    assert shown[1] == (
+        "ops:workflows/backup.yml 30 2 * * * Sat 2026-10-24 00:30 Sat 2026-10-24 02:30 CEST skip last"
+        " started Fri 2026-10-23 02:30 CEST"
+    )
+    assert shown[3] == "Mon 2026-10-26 01:30 Mon 2026-10-26 02:30 CET"
+    (row,) = json.loads(server.ctl("schedules", "--json").stdout)
+    assert (row["next"], row["next_local"]) == (["2026-10-24T00:30:00.000Z"], ["2026-10-24T02:30:00+02:00"])
+    assert "next scheduled runs" in server.ctl("status").output
+    assert server.ctl("schedules", "nope").exit_code == 5
+
+
+def test_status_ends_0_when_healthy_and_1_when_not(server: Server) -> None:
+    """The status fits on one screen and says what is wrong."""
+    healthy = server.ctl("status")
+    assert (healthy.exit_code, "healthy" in healthy.output) == (0, True)
+    assert server.world is not None
+    server.world.repositories.repositories[0] = RepositoryRow(
+        name="ops", url="/r", is_ready=False, text="the remote is away"
+    )
+    assert "no repositories" not in healthy.output
+    degraded = server.ctl("status")
+    assert (degraded.exit_code, "the remote is away" in degraded.output) == (1, True)
+    assert json.loads(server.ctl("status", "--json").stdout)["status"] == "degraded"
+
+
+def test_status_of_a_new_daemon_says_what_to_do_next(server: Server) -> None:
+    """The daemon is healthy but has no repository; a missing server is not reported, because there is one."""
+    assert server.world is not None
+    server.world.repositories.repositories.clear()
+    new = server.ctl("status")
+    assert new.exit_code == 0
+    assert "no repositories: add one to /etc/waterflow/waterflowd.toml" in new.output
+    assert "no agents" not in new.output
+
+
+def test_tokens_open_tcp_for_their_role(server: Server) -> None:
+    """The secret is the last line; TCP works with it, and without it fails with exit code 5 and the next command."""
+    made = server.ctl("tokens", "create", "--role", "viewer", "--name", "ci")
+    secret = made.stdout.splitlines()[-1]
+    assert secret.startswith("wf_")
+    address = f"http://127.0.0.1:{server.port}"
+    with_token = CliRunner().invoke(cli, ["runs", "--server", address], env={"WATERFLOW_TOKEN": secret})
+    assert with_token.exit_code == 0, with_token.output
+    without = CliRunner().invoke(cli, ["--server", address, "runs"], env={"WATERFLOW_TOKEN": ""})
+    assert (without.exit_code, "WATERFLOW_TOKEN" in without.output) == (5, True)
+    denied = CliRunner().invoke(cli, ["--server", address, "tokens"], env={"WATERFLOW_TOKEN": secret})
+    assert denied.exit_code == 5
+    assert secret not in server.ctl("tokens").output
+    assert server.ctl("tokens", "revoke", "ci").exit_code == 0
+    gone = CliRunner().invoke(cli, ["--server", address, "runs"], env={"WATERFLOW_TOKEN": secret})
+    assert gone.exit_code == 5
+
+
+def test_agents_are_let_in_from_the_command_line(server: Server) -> None:
+    """The join token is the last line of the output; approval and revocation name the agent."""
+    assert server.world is not None
+    fingerprint = "SHA256:" + "a/b+" * 10 + "abc"
+    waiting = PendingRow(fingerprint=fingerprint, name="db-1", groups=("db",), hostname="h", requested_at=5)
+    server.world.agents.waiting.append(waiting)
+    made = server.ctl("agents", "token", "--group", "web", "--uses", "0")
+    assert made.stdout.splitlines()[-1] == "wfj_1"
+    assert server.world.agents.tokens[-1][2] is None
+    assert f"agents approve {fingerprint}" in server.ctl("agents").output
+    assert server.ctl("agents", "approve", fingerprint, "--group", "db").exit_code == 0
+    assert server.ctl("agents", "revoke", "db-1").exit_code == 0
+    assert server.ctl("agents", "revoke", "db-1").exit_code == 5
+    assert server.ctl("agents", "token").exit_code == 2
+
+
+def test_sync_reaches_every_repository(server: Server) -> None:
+    """Without a name it syncs all of them; `--wait` waits for the result."""
+    result = server.ctl("sync", "--wait")
+    assert (result.exit_code, "ops: ready" in result.output) == (0, True)
+    assert server.world is not None
+    assert server.world.repositories.synced == [("ops", True)]
+    assert server.ctl("sync", "zzz").exit_code == 5
+
+
+def test_a_repository_is_suspended_and_resumed(server: Server) -> None:
+    """Both commands print the new state; an unknown name is refused."""
+    result = server.ctl("suspend", "ops")
+    assert (result.exit_code, "ops: degraded" in result.output, "suspended by" in result.output) == (0, True, True)
+    assert json.loads(server.ctl("resume", "ops", "--json").stdout)["status"] == "ready"
+    assert server.ctl("suspend", "zzz").exit_code == 5
+
+
+def test_watch_of_a_run_at_work_goes_on_to_its_end(server: Server, files: dict[str, str]) -> None:
+    """The stream sends the history first, and then new events."""
+    run = started_id(server.ctl("run", files["holding"], "--detach"))
+    asyncio.run_coroutine_threadsafe(server.release_all(), server.loop)
+    result = server.ctl("watch", run, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["conclusion"] == "success"
+
+
+def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(server: Server, files: dict[str, str]) -> None:
+    """The run continues, and the next command is printed."""
+    run = started_id(server.ctl("run", files["holding"], "--detach"))
+    words = [sys.executable, "-m", "waterflowd.ctl.main", "--server", f"unix:{server.path}", "watch", run]
+    with subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # If the tests run in the background, the signal may be ignored.
+        preexec_fn=_heed_interrupts,
+    ) as watching:
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        assert "started" in watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        told = watching.stderr.read()
+        assert watching.wait(timeout=PATIENCE_S) == 130
+    assert f"come back with: waterflowctl watch {run}" in told
+    assert json.loads(server.ctl("show", run, "--json").stdout)["status"] == "running"

@@ -1,0 +1,60 @@
+"""Mutants of child runs; see mutants.py."""
+
+from __future__ import annotations
+
+from tests.mutation.mutant import Mutant
+
+_CHILD_RUNS, _NODE = "waterflowd.host.child_runs", "waterflowd.engine.rules.child_runs"
+_STEP, _OWED = "waterflowd.engine.step", "waterflowd.engine.outstanding"
+_DRIVER, _BATCH, _RECOVERY = "waterflowd.host.driver", "waterflowd.host.batch", "waterflowd.host.recovery"
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        f"{_BATCH}:Batch._step",
+        "self._others.extend(",
+        "list(",
+        "the end of a run is not told to the step that waits for it",
+    ),
+    Mutant(f"{_RECOVERY}:resume", "state.child_runs.request(", "(", "a requested child run is forgotten by a restart"),
+    Mutant(
+        f"{_DRIVER}:Driver.start_child_run",
+        "if parent is None or not child_runs.is_requested(parent, attempt):",
+        "if parent is None:",
+        "a child run is started for an attempt that has ended",
+    ),
+    Mutant(
+        f"{_CHILD_RUNS}:trigger_key", ":{attempt.number}", "", "the next attempt of a step has the run of the last one"
+    ),
+    Mutant(
+        f"{_CHILD_RUNS}:ChildRunRegistry.drop", "self._requested.pop(attempt, None)", "pass", "a request stays behind"
+    ),
+    Mutant(
+        f"{_NODE}:ended",
+        "_OUTCOMES.get(input.conclusion, Outcome.FAILURE)",
+        "Outcome.SUCCESS",
+        "a run that failed is no failure",
+    ),
+    Mutant(
+        f"{_NODE}:of_attempt", "step.stop is Stop.FORCED or ", "", "a step that must end by force waits for its run"
+    ),
+    Mutant(
+        f"{_OWED}:_owed_to_child_run",
+        "if step.stop or step.is_timed_out:",
+        "if False:",
+        "a cancel does not reach the run that a step has started",
+        "tests.unit.host.test_child_runs:test_a_cancel_goes_to_the_run_that_the_step_started",
+    ),
+    Mutant(
+        f"{_BATCH}:Batch._watch",
+        "child = state.child_runs.look_up(command.run)",
+        "return []",
+        "the end of a run that nobody watched is not looked for",
+        "tests.unit.host.test_child_runs:test_a_run_that_ended_while_nobody_watched_is_found_in_the_log",
+    ),
+    Mutant(
+        f"{_CHILD_RUNS}:check_depth",
+        ">= chains.CHILD_RUN_DEPTH_MAX",
+        ">= 100",
+        "a chain of runs has no end",
+    ),
+)

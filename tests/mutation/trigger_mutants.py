@@ -1,0 +1,141 @@
+"""Mutants of schedules, webhooks and workflow_run triggers; see mutants.py."""
+
+from __future__ import annotations
+
+from tests.mutation.mutant import Mutant
+
+_SCHEDULES, _SCHEDULER = "waterflowd.reconcile.schedules", "waterflowd.reconcile.loop.scheduler"
+_WORKFLOW_RUN, _WORKFLOW_RUN_TRIGGERS = (
+    "waterflowd.reconcile.workflow_run",
+    "waterflowd.reconcile.loop.workflow_run_triggers",
+)
+_WEBHOOKS, _REGISTRY = "waterflowd.reconcile.webhooks", "waterflowd.reconcile.loop.webhook_registry"
+_STATE = "waterflowd.reconcile.state"
+
+MUTANTS: tuple[Mutant, ...] = (
+    # Schedules.
+    Mutant(
+        f"{_SCHEDULER}:Scheduler._start",
+        "await self._repository.apply(decision.facts, (request,))",
+        "await self._repository.apply(decision.facts, ()); await self._ports.runs.start(request)",
+        "an instant and its run are two transactions",
+    ),
+    Mutant(
+        f"{_SCHEDULER}:Scheduler._tick",
+        "for number, schedule in enumerate(list(state.schedules.values()), start=1):",
+        "for number, schedule in enumerate(list(state.schedules.values())[:1], start=1):",
+        "of several schedules one is looked at",
+    ),
+    Mutant(
+        f"{_SCHEDULER}:Scheduler._tick",
+        "if state.is_suspended:\n            # It was suspended",
+        "if False:\n            # It was suspended",
+        "a schedule is decided after its repository was suspended",
+    ),
+    Mutant(
+        f"{_SCHEDULER}:Scheduler._compare",
+        "if facts:",
+        "if facts and not self._repository.state.schedules:",
+        "schedules stay what they were",
+    ),
+    Mutant(
+        f"{_SCHEDULER}:Scheduler._decide",
+        "if decision.is_cancelling:",
+        "if False:",
+        "a run is not cancelled for a newer instant",
+    ),
+    Mutant(
+        f"{_STATE}:_evolve_schedules",
+        "schedule.handled_at = max(schedule.handled_at, fact.due_at)",
+        "pass",
+        "an instant is decided again",
+    ),
+    Mutant(
+        f"{_SCHEDULES}:changes",
+        "before.handled_at if before is not None else wall_at",
+        "wall_at - 60_000",
+        "a new schedule catches up what was before it",
+    ),
+    Mutant(f"{_SCHEDULES}:went_back", "> CLOCK_BACK_MAX_MS", "> 10**12", "a clock that stood wrong stops a schedule"),
+    Mutant(f"{_SCHEDULES}:is_due", "or bool(schedule.queued)", "", "an instant waits until the next one comes"),
+    Mutant(
+        f"{_SCHEDULES}:decide",
+        "for due_at in to_start:",
+        "for due_at in to_start[-1:]:",
+        "of several instants that come at once the newest is decided alone",
+    ),
+    Mutant(f"{_SCHEDULES}:_Decider.take_queued", "and not self.is_busy", "", "two runs of a schedule are open"),
+    # Workflow_run triggers.
+    Mutant(
+        f"{_WORKFLOW_RUN_TRIGGERS}:WorkflowRunTriggers._start",
+        "await self._repository.apply([self._handled(record.seq)], starts)",
+        "await self._repository.apply([self._handled(record.seq)], ()); [await self._ports.runs.start(one) for one in starts]",
+        "what follows a run is started after that was recorded",
+    ),
+    Mutant(
+        f"{_WORKFLOW_RUN_TRIGGERS}:WorkflowRunTriggers._start",
+        "await self._repository.apply([self._handled(record.seq)], starts)",
+        "await self._repository.apply([self._handled(record.seq)], starts[:1])",
+        "of several files that follow a run one is started",
+    ),
+    Mutant(
+        f"{_WORKFLOW_RUN_TRIGGERS}:WorkflowRunTriggers._tick",
+        "max(self._repository.state.handled_runs_seq, first)",
+        "self._ports.log.last_seq",
+        "what completed while the daemon was down is not followed",
+    ),
+    Mutant(
+        f"{_WORKFLOW_RUN_TRIGGERS}:WorkflowRunTriggers._completed",
+        "if depth > workflow_run.CHAIN_MAX:",
+        "if False:",
+        "files that follow each other run for ever",
+    ),
+    Mutant(
+        f"{_WORKFLOW_RUN}:trigger_key",
+        'f"workflow-run:{run}"',
+        '"workflow-run"',
+        "a file follows one run only",
+    ),
+    Mutant(
+        f"{_WORKFLOW_RUN}:is_triggered", "if trigger.conclusions and", "if False and", "a file follows any conclusion"
+    ),
+    Mutant(
+        f"{_STATE}:_evolve_files",
+        "versions = before.workflow_run_versions if before is not None else ()",
+        "versions: tuple[TriggerVersion, ...] = ()",
+        "a file that changes forgets the runs that it was to follow",
+        # Worlds reach this code, but seldom.
+        "tests.unit.reconcile.test_state:test_the_trigger_of_a_file_is_known_for_each_position_of_the_log",
+    ),
+    # Webhooks.
+    Mutant(
+        f"{_WEBHOOKS}:trigger_key",
+        'f"{name}:{delivery_id}"',
+        "name",
+        "all deliveries of a hook are one",
+    ),
+    Mutant(
+        f"{_WEBHOOKS}:start_request",
+        "earlier_keys=tuple(earlier)",
+        "earlier_keys=()",
+        "a delivery starts another run while the first one is on its way",
+    ),
+    Mutant(
+        f"{_WEBHOOKS}:delivery",
+        ', f"sha256-{digest}-{window + 1}")',
+        ",)",
+        "a clock that is set back makes another delivery",
+    ),
+    Mutant(
+        f"{_WEBHOOKS}:is_genuine",
+        "body if timestamp is None else _signed_text(timestamp, headers, body)",
+        "body",
+        "a request with a time is not genuine",
+    ),
+    Mutant(
+        f"{_REGISTRY}:WebhookRegistry._by_name",
+        "if built_from != self._built_from:",
+        "if not self._built_from:",
+        "hooks stay what they were at the start",
+    ),
+)

@@ -1,0 +1,128 @@
+"""Reports of the step runner: lazy starts, repeated exits, refusals, and its attempts after a restart."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.agent.core_harness import CoreBench, attempt, exited
+from waterflow_agent.attempts import Outcome
+from waterflow_agent.execution import report_handler
+from waterflow_agent.execution.process_steps import attempt_name
+from waterflow_agent.runner.reports import HeldStep, HeldSteps, RequestRefused, StepExited, StepStarted
+from waterflow_agent.state.secret_store import SecretStore
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.session import Received
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[CoreBench]:
+    """A settled core without attempts."""
+    bench = CoreBench(tmp_path)
+    bench.settle()
+    yield bench
+    await bench.close()
+
+
+async def test_a_start_is_reported_only_for_attempts_that_keep_running(bench: CoreBench) -> None:
+    """An attempt that ends at once has a result and no `Started`."""
+    bench.offer(attempt(1), run="true")
+    bench.offer(attempt(2), run="sleep 60")
+    bench.report(StepStarted(attempt_name(attempt(1)), 1, 5), StepStarted(attempt_name(attempt(2)), 2, 6))
+    bench.report(StepExited(attempt_name(attempt(1)), exited()))
+
+    bench.clock.advance(report_handler.STARTED_DELAY_MS)
+    await bench.until(lambda: any(isinstance(message, messages.Started) for message in bench.link.sent))
+
+    started = [message for message in bench.link.sent if isinstance(message, messages.Started)]
+    assert started == [messages.Started(attempt(2), 6)]
+
+
+async def test_a_start_is_repeated_when_the_runner_was_about_to_end(bench: CoreBench) -> None:
+    """The attempt has no result yet."""
+    bench.offer(attempt(), run="true")
+    name = attempt_name(attempt())
+
+    bench.report(RequestRefused(name, "start: the runner is stopping"))
+
+    await bench.until(lambda: bench.runner.started == [name, name])
+    assert bench.link.results() == []
+
+
+async def test_an_attempt_is_lost_when_its_name_was_used_before(bench: CoreBench) -> None:
+    """Something may have run under that name, so it is neither started again nor reported as refused."""
+    bench.offer(attempt(), run="true")
+
+    bench.report(RequestRefused(attempt_name(attempt()), "start: this name was used before"))
+
+    assert [result.outcome for result in bench.link.results()] == [Outcome.LOST]
+
+
+async def test_only_started_attempts_are_lost_when_the_runner_forgets_everything(bench: CoreBench) -> None:
+    """A requested start without an answer is repeated by the runner client."""
+    bench.offer(attempt(1), run="true")
+    bench.offer(attempt(2), run="true")
+    bench.report(StepStarted(attempt_name(attempt(2)), 1, 5))
+
+    bench.report(HeldSteps(()))
+
+    assert [(result.key, result.outcome) for result in bench.link.results()] == [(attempt(2), Outcome.LOST)]
+
+
+async def test_steps_that_the_journal_does_not_know_are_stopped_and_forgotten(bench: CoreBench) -> None:
+    """Running ones are stopped, and forgotten when they have exited."""
+    running = HeldStep(name="a", state="running", pid=1, at=1, output_bytes=0, result=None)
+    ended = HeldStep(name="b", state="ended", pid=None, at=1, output_bytes=0, result=exited())
+
+    bench.report(HeldSteps((running, ended)))
+    bench.report(StepExited("a", exited("cancelled", None)))
+
+    assert bench.runner.cancelled == ["a"]
+    assert bench.runner.forgotten == ["b", "a"]
+
+
+async def test_a_repeated_exit_changes_nothing(bench: CoreBench) -> None:
+    """The first result is final."""
+    bench.offer(attempt(), run="true")
+    bench.report(StepExited(attempt_name(attempt()), exited()))
+    bench.report(StepExited(attempt_name(attempt()), exited(exit_code=1)))
+
+    assert [result.exit_code for result in bench.link.results()] == [0]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_restarted_agent_masks_attempts_of_the_earlier_process(tmp_path: Path, is_known: bool) -> None:
+    """It needs the secrets; without them it withholds the output, and a success without its outputs becomes a failure."""
+    memory = tmp_path / "memory"
+    first = CoreBench(tmp_path, SecretStore(memory))
+    first.settle()
+    first.offer(attempt(), secrets=("s3cret",), run="true")
+    (next(iter((tmp_path / "steps").iterdir())) / "output").write_text("a=s3cret\n")
+    result = first.spool(b"printed s3cret\n")
+    await first.close()
+    assert b"s3cret" not in first.journal_bytes()
+    if not is_known:
+        shutil.rmtree(memory)
+
+    second = CoreBench(tmp_path, SecretStore(memory))
+    second.core.restore()
+    held = HeldStep(
+        name=first.runner.started[0], state="ended", pid=None, at=None, output_bytes=result.output_bytes, result=result
+    )
+    second.report(HeldSteps((held,)))
+
+    (end,) = second.link.results()
+    output = second.output()
+    if is_known:
+        assert (end.outcome, end.outputs) == (Outcome.SUCCESS, {"a": "***"})
+        assert output == b"printed ***\n"
+    else:
+        assert (end.outcome, end.outputs) == (Outcome.FAILURE, {})
+        assert output.startswith(b"waterflow: the agent no longer knows the secrets of this attempt")
+    assert end.output_bytes == len(output)
+    second.receive(Received(acknowledged=[end], loose=[messages.OutputAck(attempt(), end.output_bytes)]))
+    assert not memory.exists()
+    await second.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Row
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 
 FILES = 10_000
 FILE_BYTES = 10_000
@@ -20,25 +20,25 @@ WORKFLOW = "on: {push: {}}\njobs:\n  a:\n    runs-on: web\n    steps:\n      - r
 
 def checkouts(folder: Path) -> list[Row]:
     """Time from the offer to the first process of the job: for a new tree, and the median after changes of one file."""
-    world = World(folder)
+    cluster = Cluster(folder)
     try:
-        clone = world.make_repository()
-        world.start_daemon()
-        world.add_agent("web-1", "web")
+        clone = cluster.make_repository()
+        cluster.start_daemon()
+        cluster.add_agent("web-1", "web")
         for number in range(FILES):
             path = clone / f"data/{number % 100}/{number}"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(os.urandom(FILE_BYTES))
-        world.push(clone, {"workflows/a.yml": WORKFLOW})
-        first = _begun_s(world, 1)
+        cluster.push(clone, {"workflows/a.yml": WORKFLOW})
+        first = _begun_s(cluster, 1)
         plain = _written_s(clone, folder / "copy")
-        later, made = [], world.agent_dir("web-1") / "trees/made"
+        later, made = [], cluster.agent_dir("web-1") / "trees/made"
         for number in range(CHANGES):
             wait_until(lambda: len(list(made.glob("*/data/*/*"))) == FILES, "the spare directory", PATIENCE_S)
-            world.push(clone, {"data/0/0": f"change {number}"})
-            later.append(_begun_s(world, number + 2))
+            cluster.push(clone, {"data/0/0": f"change {number}"})
+            later.append(_begun_s(cluster, number + 2))
     finally:
-        world.close()
+        cluster.close()
     changed = sorted(later)[CHANGES // 2]
     size = f"{FILES:,} files, {FILES * FILE_BYTES // 1_000_000} MB"
     return [
@@ -55,16 +55,16 @@ def checkouts(folder: Path) -> list[Row]:
     ]
 
 
-def _begun_s(world: World, count: int) -> float:
+def _begun_s(cluster: Cluster, count: int) -> float:
     """Seconds from the offer of the newest run's step to the start of its process."""
 
     def newest() -> dict[str, Any] | None:
-        rows = world.api("GET", "/v1/runs").json()["runs"]
+        rows = cluster.api("GET", "/v1/runs").json()["runs"]
         return rows[0] if len(rows) == count else None
 
     run = wait_until(newest, f"run {count}", PATIENCE_S)["id"]
-    step = world.wait_for(run, PATIENCE_S)["jobs"][0]["steps"][0]
-    offered = next(event["at"] for event in world.events(run) if event["type"] == "attempt-dispatched")
+    step = cluster.wait_for(run, PATIENCE_S)["jobs"][0]["steps"][0]
+    offered = next(event["at"] for event in cluster.events(run) if event["type"] == "attempt-dispatched")
     started = step["attempts"][0]["started_at"]
     return (datetime.fromisoformat(started) - datetime.fromisoformat(offered)).total_seconds()
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from bench.figures import Row
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 from waterflow_agent.execution.masking import Masks, StreamMasker
 
 SECRETS = 20
@@ -33,18 +33,18 @@ def masking(folder: Path) -> list[Row]:
     file = folder / "secrets.toml"
     file.touch(mode=0o600)
     file.write_text("".join(f'S{number} = "{value}"\n' for number, value in enumerate(values)))
-    world = World(folder)
-    with world.config.open("a") as config:
+    cluster = Cluster(folder)
+    with cluster.config.open("a") as config:
         config.write(f'[secrets]\nfile = "{file}"\n')
     times: dict[bool, list[float]] = {False: [], True: []}
     try:
-        world.start_daemon()
-        world.add_agent("web-1", "web")
+        cluster.start_daemon()
+        cluster.add_agent("web-1", "web")
         for _ in range(ROUNDS):
             for is_masked, took in times.items():
-                took.append(_print(world, SECRETS if is_masked else 0))
+                took.append(_print(cluster, SECRETS if is_masked else 0))
     finally:
-        world.close()
+        cluster.close()
     plain, masked = (MIB / min(took) for took in (times[False], times[True]))
     share = 1 - masked / plain
     scan, match = _scan(values)
@@ -59,11 +59,11 @@ def masking(folder: Path) -> list[Row]:
     ]
 
 
-def _print(world: World, count: int) -> float:
+def _print(cluster: Cluster, count: int) -> float:
     env = ", ".join(f'S{number}: "${{{{ secrets.S{number} }}}}"' for number in range(count))
     began = time.perf_counter()
-    world.start(WORKFLOW.format(line=LINE.decode().strip(), size=MIB << 20, env=env))
-    spools = world.agent_dir("web-1") / "runner" / "attempts"
+    cluster.start(WORKFLOW.format(line=LINE.decode().strip(), size=MIB << 20, env=env))
+    spools = cluster.agent_dir("web-1") / "runner" / "attempts"
     wait_until(lambda: _sizes(spools) > 1, "the first output", 60)
     wait_until(lambda: _sizes(spools) <= 1, "the last output to be taken", 120)
     return time.perf_counter() - began

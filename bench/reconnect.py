@@ -14,7 +14,7 @@ import zmq
 from bench.figures import Row
 from bench.light_agents import Crew, Member
 from bench.restart import BOOT_ID, STEPS, history, past
-from tests.acceptance.cluster import World
+from tests.acceptance.cluster import Cluster
 from waterflow_agent.keys import KeyPair
 from waterflow_agent.testing import task_id
 from waterflowd.app import bootstrap
@@ -57,9 +57,9 @@ async def _fill(data_dir: Path) -> list[Member]:
     return members
 
 
-def _metric(world: World, name: str) -> float:
+def _metric(cluster: Cluster, name: str) -> float:
     """The value of a metric of the daemon; 0 if it has no value yet."""
-    for line in world.api("GET", "/metrics").text.splitlines():
+    for line in cluster.api("GET", "/metrics").text.splitlines():
         if line.startswith(name + " "):
             return float(line.rpartition(" ")[2])
     return 0.0
@@ -74,33 +74,33 @@ def _wait(claim: Callable[[], bool]) -> None:
 
 def reconnect(folder: Path) -> list[Row]:
     """Time from the restart of a killed daemon until a thousand agents are connected and their attempts are settled."""
-    world = World(folder)
+    cluster = Cluster(folder)
     members = asyncio.run(_fill(folder / "daemon"))
     crews: list[subprocess.Popen[bytes]] = []
     try:
-        world.start_daemon()
+        cluster.start_daemon()
         server_key = load_server_keys(folder / "daemon").public
         for begin in range(0, AGENTS, AGENTS_PER_PROCESS):
             crew = Crew(
-                f"tcp://127.0.0.1:{world.work_port}", server_key, BOOT_ID, members[begin : begin + AGENTS_PER_PROCESS]
+                f"tcp://127.0.0.1:{cluster.work_port}", server_key, BOOT_ID, members[begin : begin + AGENTS_PER_PROCESS]
             )
             file = folder / f"crew-{begin}"
             file.write_bytes(msgspec.msgpack.encode(crew))
-            crews.append(world.spawn("bench.light_agents", str(file), log=folder / "crews.log"))
-        _wait(lambda: _metric(world, 'waterflow_agents{state="connected"}') == AGENTS)
-        world.kill_daemon()
+            crews.append(cluster.spawn("bench.light_agents", str(file), log=folder / "crews.log"))
+        _wait(lambda: _metric(cluster, 'waterflow_agents{state="connected"}') == AGENTS)
+        cluster.kill_daemon()
         began = time.perf_counter()
-        world.start_daemon()
+        cluster.start_daemon()
         ready_s = time.perf_counter() - began
-        _wait(lambda: _metric(world, 'waterflow_agents{state="connected"}') == AGENTS)
+        _wait(lambda: _metric(cluster, 'waterflow_agents{state="connected"}') == AGENTS)
         connected_s = time.perf_counter() - began
-        _wait(lambda: _metric(world, "waterflow_runs_open") == 0)
+        _wait(lambda: _metric(cluster, "waterflow_runs_open") == 0)
         settled_s = time.perf_counter() - began
     finally:
         for process in crews:
             process.kill()
             process.wait()
-        world.close()
+        cluster.close()
     return [
         Row(
             f"{AGENTS:,} agents with a running step each: from the daemon's start to all settled",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Row
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 from waterflowd.app import bootstrap
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import Run, commands, inputs, step
@@ -112,15 +112,15 @@ def anonymous_mb(pid: int) -> float:
 
 def ready(folder: Path, finished: int = 100_000, opened: int = 1_000) -> list[Row]:
     """Time from the start of the process until `/ready` succeeds, with a long history."""
-    world = World(folder)
+    cluster = Cluster(folder)
     count = fill(folder / "daemon", finished, opened)
     try:
         began = time.perf_counter()
-        world.start_daemon()
+        cluster.start_daemon()
         took = time.perf_counter() - began
-        memory = anonymous_mb(world.daemon_pid)
+        memory = anonymous_mb(cluster.daemon_pid)
     finally:
-        world.close()
+        cluster.close()
     return [
         Row(
             f"ready with {finished:,} finished and {opened:,} open runs of {count} events",
@@ -142,21 +142,23 @@ def many_open(folder: Path) -> list[Row]:
 
 def output(folder: Path) -> list[Row]:
     """Growth of the daemon's memory while a step prints 1 GB without a newline."""
-    world = World(folder)
+    cluster = Cluster(folder)
     try:
-        world.start_daemon()
-        world.add_agent("web-1", "web")
-        world.wait_for(world.start("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo warm\n"))
-        before = most = anonymous_mb(world.daemon_pid)
+        cluster.start_daemon()
+        cluster.add_agent("web-1", "web")
+        cluster.wait_for(cluster.start("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo warm\n"))
+        before = most = anonymous_mb(cluster.daemon_pid)
         began = time.perf_counter()
-        run = world.start("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: head -c 1G /dev/zero | tr '\\0' a\n")
-        while world.run(run)["status"] != "completed":
-            most = max(most, anonymous_mb(world.daemon_pid))
+        run = cluster.start(
+            "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: head -c 1G /dev/zero | tr '\\0' a\n"
+        )
+        while cluster.run(run)["status"] != "completed":
+            most = max(most, anonymous_mb(cluster.daemon_pid))
             time.sleep(0.1)
         took = time.perf_counter() - began
-        step = world.run(run)["jobs"][0]["steps"][0]["attempts"][0]
+        step = cluster.run(run)["jobs"][0]["steps"][0]["attempts"][0]
     finally:
-        world.close()
+        cluster.close()
     kept = step["output_bytes"] / 2**20
     note = f"in {took:.1f} s; {kept:.0f} MiB kept, {step['output_dropped'] / 2**20:.0f} MiB counted as missing"
     return [
@@ -166,17 +168,17 @@ def output(folder: Path) -> list[Row]:
 
 def memory(folder: Path) -> list[Row]:
     """Anonymous memory of the idle daemon (with 10,000 finished runs), agent and runner."""
-    world = World(folder)
+    cluster = Cluster(folder)
     fill(folder / "daemon", 10_000, 0)
     try:
-        world.start_daemon()
-        world.add_agent("web-1", "web")
-        world.wait_for(world.start("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo hello\n"))
+        cluster.start_daemon()
+        cluster.add_agent("web-1", "web")
+        cluster.wait_for(cluster.start("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo hello\n"))
         time.sleep(3)
-        runner = wait_until(lambda: _runner_of(world.agent_dir("web-1")), "the runner")
-        sizes = [anonymous_mb(pid) for pid in (world.daemon_pid, world.agent_process("web-1").pid, runner)]
+        runner = wait_until(lambda: _runner_of(cluster.agent_dir("web-1")), "the runner")
+        sizes = [anonymous_mb(pid) for pid in (cluster.daemon_pid, cluster.agent_process("web-1").pid, runner)]
     finally:
-        world.close()
+        cluster.close()
     goals = (100, 40, 12)
     return [
         Row(f"RssAnon of the {name} at rest", f"{size:.0f} MB", f"{goal} MB", size <= goal)

@@ -16,7 +16,7 @@ import httpx
 
 from bench import bare_loop
 from bench.figures import Latencies, Row
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 
 STEPS = 200
 RUNS_AT_ONCE = 100
@@ -38,42 +38,42 @@ def _elapsed(run: dict[str, str]) -> float:
     return (_ms(run["completed_at"]) - _ms(run["created_at"])) / 1000
 
 
-def _completed(world: World, run: str) -> dict[str, str]:
+def _completed(cluster: Cluster, run: str) -> dict[str, str]:
     """Waits until the run is completed and returns its row. Polls rarely, to put little load on the daemon."""
     while True:
-        rows = world.api("GET", "/v1/runs?limit=1").json()["runs"]
+        rows = cluster.api("GET", "/v1/runs?limit=1").json()["runs"]
         if rows[0]["id"] == run and rows[0]["status"] == "completed":
             found: dict[str, str] = rows[0]
             return found
         time.sleep(0.2)
 
 
-def _log_time(world: World) -> int:
+def _log_time(cluster: Cluster) -> int:
     """The current time of the log's clock in ms, taken from the creation of a new run."""
-    return _ms(world.run(world.start(_no_op(1)))["created_at"])
+    return _ms(cluster.run(cluster.start(_no_op(1)))["created_at"])
 
 
 def one_run(folder: Path, seconds: float) -> list[Row]:
     """Measures single runs of sequential no-op steps on one agent, one run after the other."""
     bare = bare_loop.measure(1, seconds)
-    world = World(folder)
+    cluster = Cluster(folder)
     instants = folder / "instants"
     os.environ["BENCH_INSTANTS"] = str(instants)
     try:
-        world.agent_module = "bench.probe_agent"
-        world.start_daemon()
-        world.add_agent("web-1", "web", slots=4)
+        cluster.agent_module = "bench.probe_agent"
+        cluster.start_daemon()
+        cluster.add_agent("web-1", "web", slots=4)
         workflow, total, count = _no_op(STEPS), 0.0, 0
         for number in range(7):
-            run = _completed(world, world.start(workflow))
+            run = _completed(cluster, cluster.start(workflow))
             assert run["conclusion"] == "success", run["reason"]
             if number:
                 # The first run only warms up the processes.
                 total += _elapsed(run)
                 count += STEPS
-        world.stop_agent("web-1")
+        cluster.stop_agent("web-1")
     finally:
-        world.close()
+        cluster.close()
     latencies = _latencies(instants)
     rate = count / total
     share = rate / bare.per_second
@@ -107,10 +107,10 @@ def _latencies(instants: Path) -> Latencies:
     return latencies
 
 
-def _load(world: World, stop: threading.Event) -> None:
+def _load(cluster: Cluster, stop: threading.Event) -> None:
     """Sends 50 requests and 5 validations per second, evenly spaced."""
     source = (Path(__file__).parents[1] / "examples" / "deploy.yml").read_bytes()
-    with httpx.Client(base_url=f"http://127.0.0.1:{world.api_port}", timeout=10) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{cluster.api_port}", timeout=10) as client:
         for number in itertools.count():
             if stop.wait(0.02):
                 return
@@ -121,29 +121,29 @@ def _load(world: World, stop: threading.Event) -> None:
 
 def busy_api(folder: Path) -> list[Row]:
     """Compares the time between steps under 50 API requests and 5 validations per second with that without load."""
-    world = World(folder)
+    cluster = Cluster(folder)
     os.environ["BENCH_INSTANTS"] = str(folder / "instants")
     p99: list[float] = []
     try:
-        world.agent_module = "bench.probe_agent"
-        world.start_daemon()
-        world.add_agent("web-1", "web")
+        cluster.agent_module = "bench.probe_agent"
+        cluster.start_daemon()
+        cluster.add_agent("web-1", "web")
         for is_busy in (False, True):
             stop = threading.Event()
-            load = threading.Thread(target=_load, args=(world, stop))
+            load = threading.Thread(target=_load, args=(cluster, stop))
             if is_busy:
                 load.start()
             for _ in range(6):
-                _completed(world, world.start(_no_op(STEPS)))
+                _completed(cluster, cluster.start(_no_op(STEPS)))
             stop.set()
             if is_busy:
                 load.join()
-            world.stop_agent("web-1")
+            cluster.stop_agent("web-1")
             p99.append(_latencies(folder / "instants").quantile_ms(0.99))
             if not is_busy:
-                world.start_agent("web-1")
+                cluster.start_agent("web-1")
     finally:
-        world.close()
+        cluster.close()
     at_rest, busy = p99
     goal = f"2 x at rest = {2 * at_rest:.1f} ms"
     return [
@@ -160,21 +160,21 @@ def busy_api(folder: Path) -> list[Row]:
 def many_runs(folder: Path, seconds: float) -> list[Row]:
     """Measures a hundred concurrent runs of sequential no-op steps on two agents."""
     bare = bare_loop.measure(RUNS_AT_ONCE, seconds)
-    world = World(folder)
+    cluster = Cluster(folder)
     try:
-        world.start_daemon()
+        cluster.start_daemon()
         for name in ("web-1", "web-2"):
-            world.add_agent(name, "web", slots=RUNS_AT_ONCE)
-        world.wait_for(world.start(_no_op(STEPS)))
-        began_at = _log_time(world) + 4_000
+            cluster.add_agent(name, "web", slots=RUNS_AT_ONCE)
+        cluster.wait_for(cluster.start(_no_op(STEPS)))
+        began_at = _log_time(cluster) + 4_000
         workflow = _no_op(STEPS, began_at)
         with ThreadPoolExecutor(2) as threads:
-            runs = list(threads.map(lambda _: world.start(workflow), range(RUNS_AT_ONCE)))
-        assert _log_time(world) < began_at, "the runs were not started in time"
+            runs = list(threads.map(lambda _: cluster.start(workflow), range(RUNS_AT_ONCE)))
+        assert _log_time(cluster) < began_at, "the runs were not started in time"
         time.sleep(5)
-        found = [world.wait_for(run, 120) for run in runs]
+        found = [cluster.wait_for(run, 120) for run in runs]
     finally:
-        world.close()
+        cluster.close()
     assert all(run["conclusion"] == "success" for run in found)
     ended_at = max(_ms(run["completed_at"]) for run in found)
     rate = RUNS_AT_ONCE * STEPS / (ended_at - began_at) * 1000
@@ -213,14 +213,14 @@ def processes(folder: Path, seconds: float) -> list[Row]:
         jobs = "\n".join(f"  j{number}:\n    runs-on: web\n    steps:\n{steps}" for number in range(16))
         place = folder / shell
         place.mkdir()
-        world = World(place)
+        cluster = Cluster(place)
         try:
-            world.start_daemon()
-            world.add_agent("web-1", "web", slots=16)
-            run = _completed(world, world.start(f"name: processes\njobs:\n{jobs}\n"))
+            cluster.start_daemon()
+            cluster.add_agent("web-1", "web", slots=16)
+            run = _completed(cluster, cluster.start(f"name: processes\njobs:\n{jobs}\n"))
             assert run["conclusion"] == "success", run["reason"]
         finally:
-            world.close()
+            cluster.close()
         rate = 16 * 60 / _elapsed(run)
         share = rate / limit
         note = f"`sh -c true` with pipes {limit:,.0f}" + ("; bash is the default shell" if shell == "bash" else "")
@@ -238,24 +238,24 @@ def processes(folder: Path, seconds: float) -> list[Row]:
 
 def push(folder: Path, pushes: int) -> list[Row]:
     """Time from the end of `git push` to the start of the first step's process."""
-    world = World(folder)
+    cluster = Cluster(folder)
     latencies = Latencies()
     try:
-        clone = world.make_repository()
-        world.start_daemon()
-        world.add_agent("web-1", "web")
+        clone = cluster.make_repository()
+        cluster.start_daemon()
+        cluster.add_agent("web-1", "web")
         marker = folder / "started"
         for number in range(pushes + 2):
             marker.unlink(missing_ok=True)
             script = f"date +%s%N > {marker}.new; mv {marker}.new {marker} # {number}"
             text = f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: {script}\n"
-            world.push(clone, {"workflows/push.yml": text}, f"push {number}")
+            cluster.push(clone, {"workflows/push.yml": text}, f"push {number}")
             pushed = time.time_ns()
             wait_until(marker.exists, "the step")
             if number > 1:
                 latencies.add((int(marker.read_text()) - pushed) / 1e9)
     finally:
-        world.close()
+        cluster.close()
     p50 = latencies.median_ms
     worst = latencies.quantile_ms(1)
     return [Row("end of `git push` to first step, p50", f"{p50:.0f} ms", "150 ms", p50 <= 150, f"worst {worst:.0f} ms")]

@@ -1,6 +1,6 @@
-"""A world of real processes: a daemon, agents and a Git repository, on loopback and in a separate folder.
+"""A cluster of real processes: a daemon, agents and a Git repository, on loopback and in a separate folder.
 
-Everything that a test starts is stopped with the world, including runners and steps; nothing else is touched.
+Everything that a test starts is stopped with the cluster, including runners and steps; nothing else is touched.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def wait_until(claim: Callable[[], Answer | None], what: str, patience_s: float 
         time.sleep(0.02)
 
 
-class World:
+class Cluster:
     """See the file's docstring."""
 
     def __init__(self, folder: Path) -> None:
@@ -77,7 +77,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         )
 
     def environment(self) -> dict[str, str]:
-        """Returns the environment of every process of the world, without the developer's settings."""
+        """Returns the environment of every process of the cluster, without the developer's settings."""
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
@@ -92,7 +92,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         }
 
     def spawn(self, module: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
-        """Starts a module as a process of this world; its output goes to `log`."""
+        """Starts a module as a process of this cluster; its output goes to `log`."""
         more = self.daemon_environment if module == "waterflowd" else {}
         with log.open("ab") as output:
             return subprocess.Popen(
@@ -197,7 +197,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
     # The API ----------------------------------------------------------------------------------------------------------
 
     def api(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Sends a request over TCP, where this world's daemon needs no token."""
+        """Sends a request over TCP, where this cluster's daemon needs no token."""
         if self._client is None:
             self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.api_port}", timeout=PATIENCE_S)
         return self._client.request(method, path, **options)
@@ -309,7 +309,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
     # Clean-up ---------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stops all processes whose command line or working directory is in this world's folder."""
+        """Stops all processes whose command line or working directory is in this cluster's folder."""
         self._drop_client()
         for process in (self._daemon, *self._agents.values()):
             if process is not None and process.poll() is None:
@@ -322,7 +322,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         self._ports.close()
 
     def _leftovers(self) -> Iterator[int]:
-        """Yields runners and steps: their working directory or their arguments are in the world's folder."""
+        """Yields runners and steps: their working directory or their arguments are in the cluster's folder."""
         mark = os.fsencode(self.folder)
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -337,11 +337,11 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
 
 
 def run_to_end(
-    world: World, workflow: str, place: Path | None = None, conclusion: str = "success"
+    cluster: Cluster, workflow: str, place: Path | None = None, conclusion: str = "success"
 ) -> tuple[str, dict[str, Any]]:
     """Runs a workflow, in which `PLACE` is a folder, to completion; returns the run's id and its jobs by id."""
-    run = world.start(workflow.replace("PLACE", str(place)))
-    found = world.wait_for(run)
+    run = cluster.start(workflow.replace("PLACE", str(place)))
+    found = cluster.wait_for(run)
     assert found["conclusion"] == conclusion, (found["reason"], found["jobs"])
     return run, jobs_of(found)
 

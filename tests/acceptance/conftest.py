@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.cluster import World
+from tests.acceptance.cluster import Cluster
 
 
 @pytest.fixture
-def empty_world(tmp_path: Path) -> Iterator[World]:
-    """A world with nothing started."""
-    made = World(tmp_path)
+def empty_cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster with nothing started."""
+    made = Cluster(tmp_path)
     try:
         yield made
     finally:
@@ -21,9 +21,9 @@ def empty_world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def world(empty_world: World) -> World:
-    """A world with a daemon and two agents of the group `web`."""
-    empty_world.start_daemon()
-    empty_world.add_agent("web-1", "web")
-    empty_world.add_agent("web-2", "web")
-    return empty_world
+def cluster(empty_cluster: Cluster) -> Cluster:
+    """A cluster with a daemon and two agents of the group `web`."""
+    empty_cluster.start_daemon()
+    empty_cluster.add_agent("web-1", "web")
+    empty_cluster.add_agent("web-2", "web")
+    return empty_cluster

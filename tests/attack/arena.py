@@ -16,19 +16,19 @@ from typing import Any
 
 import httpx
 
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 from tests.attack.injection import Fault, is_alive, started_with
 from tests.attack.judge import Judge, workflow
 
 GOOD = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: log\n        with: {message: fine}\n"
 
 
-class Arena(World):
+class Arena(Cluster):
     """See the file's docstring."""
 
     def __init__(self, folder: Path) -> None:
         self.daemon_dir = folder / "daemon"
-        #: Data directories of agents that are not in the world's folder.
+        #: Data directories of agents that are not in the cluster's folder.
         self.agent_places: dict[str, Path] = {}
         super().__init__(folder)
         self.markers = folder / "markers"
@@ -38,7 +38,7 @@ class Arena(World):
         self._wrapper: list[str] = []
 
     def write_config(self, repositories: str = "", agents: str = "") -> None:
-        """Writes the world's configuration, with the data directory that is attacked."""
+        """Writes the cluster's configuration, with the data directory that is attacked."""
         super().write_config(repositories, agents)
         text = self.config.read_text()
         self.config.write_text(text.replace(f'"{self.folder / "daemon"}"', f'"{self.daemon_dir}"'))
@@ -46,7 +46,7 @@ class Arena(World):
     # Processes --------------------------------------------------------------------------------------------------------
 
     def spawn(self, module: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
-        """Starts a process as the world does, with the fault of `started_under`."""
+        """Starts a process as the cluster does, with the fault of `started_under`."""
         with log.open("ab") as output:
             return subprocess.Popen(
                 [*self._wrapper, sys.executable, "-m", module, *arguments],
@@ -89,7 +89,7 @@ class Arena(World):
         return self.agent_places.get(name, super().agent_dir(name))
 
     def close(self) -> None:
-        """Closes the world, and removes the control groups of killed runners, which nothing else would remove."""
+        """Closes the cluster, and removes the control groups of killed runners, which nothing else would remove."""
         super().close()
         for config in self.folder.glob("*.toml"):
             runner = os.path.realpath(self.agent_dir(config.stem) / "runner")

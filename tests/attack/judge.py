@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 
 #: Shell steps of each job.
 STEPS = 3
@@ -57,10 +57,10 @@ def _brief(event: dict[str, Any]) -> str:
 
 
 class Judge:
-    """Judges the runs of one world; `markers` is the file that the steps wrote."""
+    """Judges the runs of one cluster; `markers` is the file that the steps wrote."""
 
-    def __init__(self, world: World, markers: Path) -> None:
-        self._world = world
+    def __init__(self, cluster: Cluster, markers: Path) -> None:
+        self._world = cluster
         self._markers = markers
 
     def run(self, run: str, *, may_be_lost: bool = False) -> dict[str, Any]:

@@ -156,23 +156,23 @@ def two(tmp_path: Path) -> Iterator[TwoHosts]:
             hosts.make()
         except OSError as error:
             pytest.skip(f"no network namespaces here: {error}")
-        world = TwoHosts(tmp_path, hosts)
-        stack.callback(world.close)
-        world.start_daemon()
-        world.add_agent("web-1", "web")
-        yield world
+        cluster = TwoHosts(tmp_path, hosts)
+        stack.callback(cluster.close)
+        cluster.start_daemon()
+        cluster.add_agent("web-1", "web")
+        yield cluster
 
 
 def _counted(count: int, pause_s: float) -> str:
     return job(f"for n in $(seq {count}); do echo line $n; sleep {pause_s}; done")
 
 
-def _whole(world: TwoHosts, run: str, count: int) -> None:
+def _whole(cluster: TwoHosts, run: str, count: int) -> None:
     """Checks that the run succeeded with one attempt, and that its lines arrived once and in order."""
-    found = world.wait_for(run)
+    found = cluster.wait_for(run)
     assert found["conclusion"] == "success", found
     assert len(found["jobs"][0]["steps"][0]["attempts"]) == 1
-    assert world.lines(run, count=count) == [f"line {n}" for n in range(1, count + 1)]
+    assert cluster.lines(run, count=count) == [f"line {n}" for n in range(1, count + 1)]
 
 
 def test_a_cut_in_the_middle_of_a_step_loses_no_line(two: TwoHosts) -> None:

@@ -25,15 +25,15 @@ FILES = {
 }
 
 
-class World(NamedTuple):
+class Repository(NamedTuple):
     workflows: ChildWorkflows
     revision: str
 
 
 @pytest.fixture(params=["git", "memory"])
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+async def repository(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Repository]:
     if request.param == "memory":
-        yield World(MemoryChildWorkflows(FILES), "c1")
+        yield Repository(MemoryChildWorkflows(FILES), "c1")
         return
     git = Git(tmp_path / "ops")
     git.path.mkdir()
@@ -53,14 +53,14 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     opener = RepositoryOpener(tmp_path / "mirrors", {})
     settings = RepositorySettings(name="ops", url=str(git.path))
     try:
-        yield World(CommittedWorkflows([settings], opener.file, compiler), revision)
+        yield Repository(CommittedWorkflows([settings], opener.file, compiler), revision)
     finally:
         await compiler.close()
 
 
-async def test_the_plan_is_that_of_the_file_at_the_commit(world: World) -> None:
+async def test_the_plan_is_that_of_the_file_at_the_commit(repository: Repository) -> None:
     """It includes the files that the workflow uses at this commit, and repeating the request gives the same plan."""
-    found = [await world.workflows.plan("ops", world.revision, "workflows/good.yml") for _ in range(2)]
+    found = [await repository.workflows.plan("ops", repository.revision, "workflows/good.yml") for _ in range(2)]
     assert found[0] == found[1]
     plan = plans.decode(found[0])
     assert (plan.name, plan.path) == ("good", "workflows/good.yml")
@@ -76,10 +76,10 @@ async def test_the_plan_is_that_of_the_file_at_the_commit(world: World) -> None:
         ("workflows/broken.yml", "WF511", "has errors"),
     ],
 )
-async def test_a_permanent_error_has_a_code(world: World, path: str, code: str, said: str) -> None:
+async def test_a_permanent_error_has_a_code(repository: Repository, path: str, code: str, said: str) -> None:
     """Links are not followed, and folders are not files; trying again is of no use."""
     with pytest.raises(Rejected, match=code) as caught:
-        await world.workflows.plan("ops", world.revision, path)
+        await repository.workflows.plan("ops", repository.revision, path)
     assert said in caught.value.text
 
 

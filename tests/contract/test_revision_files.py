@@ -21,7 +21,7 @@ from waterflowd.testing.memory_files import MemoryFiles
 FILES = {"README": b"read me\n", "app/a.txt": b"a" * 1_000, "app/empty": b"", "app/sub/b.txt": b"b" * 100}
 
 
-class World:
+class Repository:
     """A repository `ops` with one revision."""
 
     def __init__(self, files: RevisionFiles, revision: str) -> None:
@@ -37,9 +37,9 @@ class World:
 
 
 @pytest.fixture(params=["git", "memory"])
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+async def repository(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Repository]:
     if request.param == "memory":
-        yield World(
+        yield Repository(
             MemoryFiles(lambda repository, revision: FILES if (repository, revision) == ("ops", "1") else None), "1"
         )
         return
@@ -53,44 +53,44 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     contents = RevisionFileReader(
         {"ops": RepositorySettings(name="ops", url=str(tmp_path))}, RepositoryOpener(tmp_path / "mirrors", {})
     )
-    yield World(contents, git("rev-parse", "HEAD").strip())
+    yield Repository(contents, git("rev-parse", "HEAD").strip())
     contents.close()
 
 
-async def test_a_list_has_every_file_by_its_git_id(world: World) -> None:
+async def test_a_list_has_every_file_by_its_git_id(repository: Repository) -> None:
     """The list is sorted by path."""
-    found = await world.paths()
+    found = await repository.paths()
     assert found == {path: blob_id(content) for path, content in FILES.items()}
     assert list(found) == sorted(found)
 
 
-async def test_patterns_select_as_in_a_workflow(world: World) -> None:
+async def test_patterns_select_as_in_a_workflow(repository: Repository) -> None:
     """The last matching pattern decides."""
-    assert list(await world.paths("app/**", "!app/sub/**", "README")) == ["README", "app/a.txt", "app/empty"]
-    assert await world.paths("nothing/**") == {}
+    assert list(await repository.paths("app/**", "!app/sub/**", "README")) == ["README", "app/a.txt", "app/empty"]
+    assert await repository.paths("nothing/**") == {}
 
 
-async def test_chunks_arrive_in_order_and_end_at_the_limit(world: World) -> None:
+async def test_chunks_arrive_in_order_and_end_at_the_limit(repository: Repository) -> None:
     """The last piece may be incomplete; the rest can be read from its offset on."""
-    blobs = list((await world.paths()).values())
-    first = await world.files.pieces("ops", blobs, 0, 500)
+    blobs = list((await repository.paths()).values())
+    first = await repository.files.pieces("ops", blobs, 0, 500)
     assert [(piece.size, len(piece.data)) for piece in first] == [(8, 8), (1_000, 492)]
-    rest = await world.files.pieces("ops", blobs[1:], 492, 10_000)
+    rest = await repository.files.pieces("ops", blobs[1:], 492, 10_000)
     assert [(piece.size, len(piece.data)) for piece in rest] == [(1_000, 508), (0, 0), (100, 100)]
     assert first[1].data + rest[0].data == FILES["app/a.txt"]
 
 
-async def test_a_missing_file_is_an_error_or_ends_the_answer(world: World) -> None:
+async def test_a_missing_file_is_an_error_or_ends_the_answer(repository: Repository) -> None:
     """A missing first file is an error; after other files the answer ends before it."""
-    blobs = [*(await world.paths("README")).values(), b"x" * 20]
-    assert len(await world.files.pieces("ops", blobs, 0, 500)) == 1
+    blobs = [*(await repository.paths("README")).values(), b"x" * 20]
+    assert len(await repository.files.pieces("ops", blobs, 0, 500)) == 1
     with pytest.raises(Retryable):
-        await world.files.pieces("ops", blobs[1:], 0, 500)
+        await repository.files.pieces("ops", blobs[1:], 0, 500)
 
 
-async def test_an_unknown_revision_or_repository_is_an_error(world: World) -> None:
+async def test_an_unknown_revision_or_repository_is_an_error(repository: Repository) -> None:
     """The error has a message."""
     with pytest.raises(WaterflowError):
-        await world.files.listed(Checkout(repository="ops", revision="2" * 40))
+        await repository.files.listed(Checkout(repository="ops", revision="2" * 40))
     with pytest.raises(Rejected):
-        await world.files.listed(Checkout(repository="other", revision=world.revision))
+        await repository.files.listed(Checkout(repository="other", revision=repository.revision))

@@ -171,16 +171,16 @@ def _approvals(run: Run) -> list[str]:
     return [f"{job.id}/{step.id}" if step is not None else job.id for job, step, _ in approvals.pending(run)]
 
 
-def _act(world: Scenario, draw: st.DataObject) -> str:
+def _act(scenario: Scenario, draw: st.DataObject) -> str:
     """Performs one random action from outside."""
-    places = _open_attempts(world.run)
+    places = _open_attempts(scenario.run)
     kinds = ["wait", "connect", "disconnect"]
     if places:
         kinds += ["finish", "finish", "finish", "started", "lost"]
-    wanted, started = _child_runs(world.run, is_started=False), _child_runs(world.run, is_started=True)
+    wanted, started = _child_runs(scenario.run, is_started=False), _child_runs(scenario.run, is_started=True)
     kinds += ["begun", "begun", "refuse", "delay"] if wanted else []
     kinds += ["ended", "ended"] if started else []
-    waiting = _approvals(world.run)
+    waiting = _approvals(scenario.run)
     if waiting:
         kinds += ["approve", "reject"]
     if draw.draw(st.integers(0, 15)) == 0:
@@ -212,56 +212,56 @@ def _act(world: Scenario, draw: st.DataObject) -> str:
             return f"{kind} {draw.draw(st.sampled_from(places))}"
 
 
-def _drain(world: Scenario) -> None:
+def _drain(scenario: Scenario) -> None:
     """Lets the run end: servers are connected, agents report, and time passes, without manual intervention."""
-    world.play("connect web-1 web slots=1 zone=a\nconnect web-2 web,db slots=2")
+    scenario.play("connect web-1 web slots=1 zone=a\nconnect web-2 web,db slots=2")
     for _ in range(600):
-        places = _open_attempts(world.run)
-        if world.run.is_completed:
+        places = _open_attempts(scenario.run)
+        if scenario.run.is_completed:
             return
-        wanted, started = _child_runs(world.run, is_started=False), _child_runs(world.run, is_started=True)
+        wanted, started = _child_runs(scenario.run, is_started=False), _child_runs(scenario.run, is_started=True)
         if wanted:
-            world.play(f"begun {wanted[0]} 01J00000000000000000000001")
+            scenario.play(f"begun {wanted[0]} 01J00000000000000000000001")
         elif started:
-            world.play(f"ended {started[0]} success")
+            scenario.play(f"ended {started[0]} success")
         else:
-            world.play(f"finish {places[0]}" if places else "wait 12h")
-    raise AssertionError(f"the run does not end: {world.run.reason}")
+            scenario.play(f"finish {places[0]}" if places else "wait 12h")
+    raise AssertionError(f"the run does not end: {scenario.run.reason}")
 
 
 @settings(max_examples=120, deadline=None)
 @given(workflow=workflows(), draw=st.data(), count=st.integers(0, 25))
 def test_recovery_equals_the_live_path_and_every_run_ends(workflow: str, draw: st.DataObject, count: int) -> None:
     """After each input, the fold of the log equals the live run and its outstanding commands (checked by the scenario)."""
-    world = Scenario(workflow, _FILES)
-    world.play("start")
+    scenario = Scenario(workflow, _FILES)
+    scenario.play("start")
     for _ in range(count):
-        world.play(_act(world, draw))
-    _drain(world)
-    ends = [event for event in world.history if isinstance(event, events.RunCompleted)]
+        scenario.play(_act(scenario, draw))
+    _drain(scenario)
+    ends = [event for event in scenario.history if isinstance(event, events.RunCompleted)]
     assert len(ends) == 1
-    for job in world.run.jobs:
+    for job in scenario.run.jobs:
         assert job.status is Status.COMPLETED
         for step in job.steps_by_id.values():
             assert step.status in (Status.COMPLETED, Status.QUEUED), "nothing of a job that is over goes on"
-    assert not list(outstanding(world.run))
-    assert len(world.timers) == 0
-    assert all(not server.taken for server in world.placement.servers.values())
-    assert world.placement.waiting == 0
+    assert not list(outstanding(scenario.run))
+    assert len(scenario.timers) == 0
+    assert all(not server.taken for server in scenario.placement.servers.values())
+    assert scenario.placement.waiting == 0
 
 
 @settings(max_examples=40, deadline=None)
 @given(workflow=workflows(), draw=st.data(), count=st.integers(0, 15))
 def test_a_log_cut_anywhere_folds_to_the_state_of_that_moment(workflow: str, draw: st.DataObject, count: int) -> None:
     """Every prefix of a run's events is a valid state, whether it is folded at once or event by event."""
-    world = Scenario(workflow, _FILES)
-    world.play("start")
+    scenario = Scenario(workflow, _FILES)
+    scenario.play("start")
     for _ in range(count):
-        world.play(_act(world, draw))
-    live = Run(RUN, world.plan)
-    for position, event in enumerate(world.history, 1):
+        scenario.play(_act(scenario, draw))
+    live = Run(RUN, scenario.plan)
+    for position, event in enumerate(scenario.history, 1):
         evolve(live, event)
-        assert dump(fold(RUN, world.plan, world.history[:position])) == dump(live)
+        assert dump(fold(RUN, scenario.plan, scenario.history[:position])) == dump(live)
 
 
 @settings(max_examples=60, deadline=None)
@@ -270,14 +270,14 @@ def test_each_attempt_is_dispatched_once_and_never_two_of_a_step_at_a_time(
     workflow: str, draw: st.DataObject, count: int
 ) -> None:
     """G3: an attempt starts at most once, and two attempts of one step never overlap."""
-    world = Scenario(workflow, _FILES)
-    world.play("start")
+    scenario = Scenario(workflow, _FILES)
+    scenario.play("start")
     for _ in range(count):
-        world.play(_act(world, draw))
-    _drain(world)
+        scenario.play(_act(scenario, draw))
+    _drain(scenario)
     open_now: dict[tuple[str, str], int] = {}
     seen: set[tuple[str, str, int]] = set()
-    for event in world.history:
+    for event in scenario.history:
         if isinstance(event, events.AttemptDispatched):
             assert (event.job, event.step) not in open_now
             assert (event.job, event.step, event.attempt) not in seen

@@ -17,7 +17,7 @@ def _attempt(message: messages.Numbered) -> int:
     return message.key.attempt.number
 
 
-class World:
+class SessionPair:
     """The sessions of an agent and a daemon, and the frames in flight between them."""
 
     def __init__(self) -> None:
@@ -88,32 +88,32 @@ _moves = st.lists(
 @given(_moves)
 def test_messages_arrive_once_in_order_and_all_of_them(moves: list[tuple[str, int]]) -> None:
     """Whatever the network does, both sides receive 1, 2, 3...; once it works again, nothing is missing or unacknowledged."""
-    world = World()
+    pair = SessionPair()
     for move, number in moves:
         match move:
             case "report":
-                world.report()
+                pair.report()
             case "order":
-                world.order()
+                pair.order()
             case "emit":
-                world.emit()
+                pair.emit()
             case "daemon" | "agent":
-                world.deliver(move, number)
+                pair.deliver(move, number)
             case "repeat":
-                world.deliver("daemon" if number % 2 else "agent", number, keep=True)
+                pair.deliver("daemon" if number % 2 else "agent", number, keep=True)
             case "lose":
-                pending = world.to_daemon if number % 2 else world.to_agent
+                pending = pair.to_daemon if number % 2 else pair.to_agent
                 del pending[:1]
             case "durable":
-                world.make_durable()
+                pair.make_durable()
             case _:
-                world.now += number * 200
-        assert world.got_by_daemon == list(range(1, len(world.got_by_daemon) + 1))
-        assert world.got_by_agent == list(range(1, len(world.got_by_agent) + 1))
-        assert len(world.acknowledged_to_agent) <= len(world.got_by_daemon)
+                pair.now += number * 200
+        assert pair.got_by_daemon == list(range(1, len(pair.got_by_daemon) + 1))
+        assert pair.got_by_agent == list(range(1, len(pair.got_by_agent) + 1))
+        assert len(pair.acknowledged_to_agent) <= len(pair.got_by_daemon)
 
-    world.heal_and_drain()
+    pair.heal_and_drain()
 
-    assert len(world.got_by_daemon) == world.sent["agent"]
-    assert len(world.got_by_agent) == world.sent["daemon"]
-    assert world.acknowledged_to_agent == list(range(1, world.sent["agent"] + 1))
+    assert len(pair.got_by_daemon) == pair.sent["agent"]
+    assert len(pair.got_by_agent) == pair.sent["daemon"]
+    assert pair.acknowledged_to_agent == list(range(1, pair.sent["agent"] + 1))

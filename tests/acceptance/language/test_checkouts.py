@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests import living
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 
 WORKFLOW = """name: show
 on: {push: {}}
@@ -41,121 +41,121 @@ jobs:
 """
 
 
-def _runs(world: World, count: int = 1) -> list[dict[str, Any]]:
+def _runs(cluster: Cluster, count: int = 1) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = wait_until(
-        lambda: rows if len(rows := world.api("GET", "/v1/runs").json()["runs"]) >= count else None, f"{count} runs"
+        lambda: rows if len(rows := cluster.api("GET", "/v1/runs").json()["runs"]) >= count else None, f"{count} runs"
     )
     return found
 
 
 @pytest.fixture
-def clone(empty_world: World) -> Path:
+def clone(empty_cluster: Cluster) -> Path:
     """A clone of a repository without commits, with an agent of `web`."""
-    clone = empty_world.make_repository()
-    empty_world.start_daemon()
-    empty_world.add_agent("web-1", "web")
+    clone = empty_cluster.make_repository()
+    empty_cluster.start_daemon()
+    empty_cluster.add_agent("web-1", "web")
     return clone
 
 
-def test_the_files_of_the_commit_are_there_before_the_first_step(empty_world: World, clone: Path) -> None:
+def test_the_files_of_the_commit_are_there_before_the_first_step(empty_cluster: Cluster, clone: Path) -> None:
     """Modes, links and a submodule's empty directory are right; only later steps of the job see a step's changes."""
-    world = empty_world
+    cluster = empty_cluster
     (clone / "app").mkdir()
     (clone / "app/tool").write_text("#!/bin/sh\necho tool\n")
     (clone / "app/tool").chmod(0o755)
     (clone / "link").symlink_to("app/version")
-    world.git("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},module", cwd=clone)
+    cluster.git("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},module", cwd=clone)
     (clone / "module").mkdir()
-    world.push(clone, {"workflows/show.yml": WORKFLOW, "app/version": "one\n"})
+    cluster.push(clone, {"workflows/show.yml": WORKFLOW, "app/version": "one\n"})
 
-    run = _runs(world)[0]["id"]
-    assert world.wait_for(run)["conclusion"] == "success", world.lines(run)
+    run = _runs(cluster)[0]["id"]
+    assert cluster.wait_for(run)["conclusion"] == "success", cluster.lines(run)
 
     first = ["one", "tool", "one", ".:", "app", "link", "module", "workflows", "", "module:"]
-    assert world.lines(run, 14) == [*first, "changed", "./app", "./app/tool", "0"]
+    assert cluster.lines(run, 14) == [*first, "changed", "./app", "./app/tool", "0"]
 
 
-def test_the_next_commit_brings_what_has_changed(empty_world: World, clone: Path) -> None:
+def test_the_next_commit_brings_what_has_changed(empty_cluster: Cluster, clone: Path) -> None:
     """Files that a server already has are not sent again; the agent reports how many it fetched."""
-    world = empty_world
+    cluster = empty_cluster
     workflow = (
         "on: {push: {}}\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: cat app/version; ls data | wc -l\n"
     )
     files = {f"data/{number}": f"content {number}\n" for number in range(600)}
-    world.push(clone, {"workflows/show.yml": workflow, "app/version": "one\n", **files})
-    first = _runs(world)[0]["id"]
-    assert world.wait_for(first)["conclusion"] == "success"
-    wait_until(lambda: living.found(world.agent_dir("web-1"), "trees/made/*"), "the spare directory")
+    cluster.push(clone, {"workflows/show.yml": workflow, "app/version": "one\n", **files})
+    first = _runs(cluster)[0]["id"]
+    assert cluster.wait_for(first)["conclusion"] == "success"
+    wait_until(lambda: living.found(cluster.agent_dir("web-1"), "trees/made/*"), "the spare directory")
 
     (clone / "data/7").unlink()
-    world.push(clone, {"app/version": "two\n"})
-    second = _runs(world, 2)[0]["id"]
-    assert world.wait_for(second)["conclusion"] == "success"
+    cluster.push(clone, {"app/version": "two\n"})
+    second = _runs(cluster, 2)[0]["id"]
+    assert cluster.wait_for(second)["conclusion"] == "success"
 
-    assert world.lines(second, 2) == ["two", "599"]
-    fetched = [line for line in world.agent_log("web-1").read_text().splitlines() if "of them fetched" in line]
+    assert cluster.lines(second, 2) == ["two", "599"]
+    fetched = [line for line in cluster.agent_log("web-1").read_text().splitlines() if "of them fetched" in line]
     assert "602 files, 602 of them fetched" in fetched[0]
     assert "601 files, 1 of them fetched" in fetched[1]
 
 
-def test_what_leads_out_of_the_repository_fails_the_step_with_its_path(empty_world: World, clone: Path) -> None:
+def test_what_leads_out_of_the_repository_fails_the_step_with_its_path(empty_cluster: Cluster, clone: Path) -> None:
     """The step does not run, and the message says what to do; patterns can exclude the file."""
-    world = empty_world
+    cluster = empty_cluster
     (clone / "out").symlink_to("/etc/passwd")
     text = "on: {push: {}}\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: cat out\n"
-    world.push(clone, {"workflows/a.yml": text})
-    run = world.wait_for(_runs(world)[0]["id"])
+    cluster.push(clone, {"workflows/a.yml": text})
+    run = cluster.wait_for(_runs(cluster)[0]["id"])
     assert run["conclusion"] == "failure"
     reason = run["jobs"][0]["steps"][0]["reason"]["text"]
     assert "out: links to /etc/passwd, outside of the repository; exclude it in the job's checkout" in reason
 
     patterns = text.replace("    steps", "    checkout: ['**', '!out']\n    steps").replace("cat", "test ! -e")
-    world.push(clone, {"workflows/a.yml": patterns})
-    assert world.wait_for(_runs(world, 2)[0]["id"])["conclusion"] == "success"
+    cluster.push(clone, {"workflows/a.yml": patterns})
+    assert cluster.wait_for(_runs(cluster, 2)[0]["id"])["conclusion"] == "success"
 
 
-def test_a_checkout_goes_on_after_the_daemon_and_again_after_the_agent(empty_world: World, clone: Path) -> None:
+def test_a_checkout_goes_on_after_the_daemon_and_again_after_the_agent(empty_cluster: Cluster, clone: Path) -> None:
     """After a kill during the transfer, the step starts once, with all files."""
-    world = empty_world
-    marker = world.folder / "ran"
+    cluster = empty_cluster
+    marker = cluster.folder / "ran"
     files = {f"data/{number}": f"{number} {os.urandom(20_000).hex()}\n" for number in range(1_500)}
     text = (
         "on: {push: {}}\njobs:\n  a:\n    runs-on: web\n    steps:\n"
         f"      - run: 'echo x >> {marker}; ls data | wc -l; cat data/* | sha256sum'\n"
     )
-    world.push(clone, {"workflows/a.yml": text, **files})
-    run = _runs(world)[0]["id"]
-    made = world.agent_dir("web-1") / "trees/made"
+    cluster.push(clone, {"workflows/a.yml": text, **files})
+    run = _runs(cluster)[0]["id"]
+    made = cluster.agent_dir("web-1") / "trees/made"
 
     wait_until(lambda: living.found(made, "*/data/*"), "the first files")
-    world.kill_daemon()
-    world.start_daemon()
+    cluster.kill_daemon()
+    cluster.start_daemon()
     if not marker.exists():
-        world.kill_agent("web-1")
-        world.start_agent("web-1")
+        cluster.kill_agent("web-1")
+        cluster.start_agent("web-1")
 
-    assert world.wait_for(run)["conclusion"] == "success"
+    assert cluster.wait_for(run)["conclusion"] == "success"
     assert marker.read_text() == "x\n"
     content = "".join(files[f"data/{name}"] for name in sorted(str(number) for number in range(1_500)))
-    assert world.lines(run, 2) == ["1500", f"{hashlib.sha256(content.encode()).hexdigest()}  -"]
+    assert cluster.lines(run, 2) == ["1500", f"{hashlib.sha256(content.encode()).hexdigest()}  -"]
 
 
-def test_a_cancelled_checkout_leaves_nothing(empty_world: World, clone: Path) -> None:
+def test_a_cancelled_checkout_leaves_nothing(empty_cluster: Cluster, clone: Path) -> None:
     """A step that waits for files of an unavailable repository is cancelled at once, and its directory is removed."""
-    world = empty_world
+    cluster = empty_cluster
     steps = "      - uses: approval\n      - run: 'true'\n"
     text = f"on: {{push: {{}}}}\njobs:\n  a:\n    runs-on: web\n    steps:\n{steps}"
-    world.push(clone, {"workflows/a.yml": text})
-    run = _runs(world)[0]["id"]
-    wait_until(lambda: world.run(run)["approvals"], "the approval")
-    shutil.move(world.repository, world.folder / "away")
-    assert world.api("POST", f"/v1/runs/{run}/approve", json={}).status_code == 200
+    cluster.push(clone, {"workflows/a.yml": text})
+    run = _runs(cluster)[0]["id"]
+    wait_until(lambda: cluster.run(run)["approvals"], "the approval")
+    shutil.move(cluster.repository, cluster.folder / "away")
+    assert cluster.api("POST", f"/v1/runs/{run}/approve", json={}).status_code == 200
     wait_until(
-        lambda: world.run(run)["jobs"][0]["steps"][1]["status"] == "running", "the step to be given to the agent"
+        lambda: cluster.run(run)["jobs"][0]["steps"][1]["status"] == "running", "the step to be given to the agent"
     )
-    assert world.api("POST", f"/v1/runs/{run}/cancel", json={}).status_code in (200, 202)
+    assert cluster.api("POST", f"/v1/runs/{run}/cancel", json={}).status_code in (200, 202)
 
-    assert world.wait_for(run)["conclusion"] == "cancelled"
+    assert cluster.wait_for(run)["conclusion"] == "cancelled"
 
-    wait_until(lambda: not living.found(world.agent_dir("web-1"), "work/[!.]*"), "the directory to go")
-    wait_until(lambda: not living.found(world.agent_dir("web-1"), "trees/made/*"), "what was made of it to go")
+    wait_until(lambda: not living.found(cluster.agent_dir("web-1"), "work/[!.]*"), "the directory to go")
+    wait_until(lambda: not living.found(cluster.agent_dir("web-1"), "trees/made/*"), "what was made of it to go")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 from tests.integration.transfer.test_s3 import KEYS, Bucket, bucket, moto
 
 __all__ = ["bucket", "moto"]
@@ -118,9 +118,9 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """One world for all examples, with the groups that they use, and a repository."""
-    made = World(tmp_path_factory.mktemp("examples"))
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One cluster for all examples, with the groups that they use, and a repository."""
+    made = Cluster(tmp_path_factory.mktemp("examples"))
     try:
         made.make_repository()
         made.daemon_environment["WATERFLOW_SECRET_FORGE_TOKEN"] = "forged"
@@ -142,69 +142,69 @@ def test_every_example_is_run() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join([case.file, *case.options]))
-def test_an_example_ends_as_it_says(world: World, case: Case) -> None:
+def test_an_example_ends_as_it_says(cluster: Cluster, case: Case) -> None:
     """When started as its comment shows, it exits with the code and prints the expected lines."""
-    ended = world.ctl("run", str(EXAMPLES / case.file), *case.options)
+    ended = cluster.ctl("run", str(EXAMPLES / case.file), *case.options)
     assert ended.returncode == case.code, ended.stdout + ended.stderr
     if case.prints or case.never_prints:
-        run = world.api("GET", "/v1/runs?limit=1").json()["runs"][0]["id"]
-        wait_until(lambda: set(case.prints) <= set(world.lines(run)), f"run {run} to print all of {case.prints}")
-        lines = world.lines(run)
+        run = cluster.api("GET", "/v1/runs?limit=1").json()["runs"][0]["id"]
+        wait_until(lambda: set(case.prints) <= set(cluster.lines(run)), f"run {run} to print all of {case.prints}")
+        lines = cluster.lines(run)
         assert not set(case.never_prints) & set(lines), lines
 
 
-def test_the_example_with_a_question_waits_for_the_answer(world: World) -> None:
+def test_the_example_with_a_question_waits_for_the_answer(cluster: Cluster) -> None:
     """The last step of control-flow.yml does not run before it is approved."""
-    started = world.ctl("run", str(EXAMPLES / "control-flow.yml"), "-i", "ask=true", "--detach")
+    started = cluster.ctl("run", str(EXAMPLES / "control-flow.yml"), "-i", "ask=true", "--detach")
     assert started.returncode == 0, started.stderr
-    run = world.api("GET", "/v1/runs?limit=1").json()["runs"][0]["id"]
-    (asked,) = wait_until(lambda: world.run(run)["approvals"], "the question")
+    run = cluster.api("GET", "/v1/runs?limit=1").json()["runs"][0]["id"]
+    (asked,) = wait_until(lambda: cluster.run(run)["approvals"], "the question")
     assert "Roll out to alpha, beta" in asked["reason"]["text"]
-    assert "live" not in world.lines(run)
-    assert world.ctl("approve", run).returncode == 0
-    assert world.wait_for(run)["conclusion"] == "success"
-    wait_until(lambda: "live" in world.lines(run), "the last step's output")
+    assert "live" not in cluster.lines(run)
+    assert cluster.ctl("approve", run).returncode == 0
+    assert cluster.wait_for(run)["conclusion"] == "success"
+    wait_until(lambda: "live" in cluster.lines(run), "the last step's output")
 
 
-def test_the_example_of_several_files_starts_from_a_repository(world: World) -> None:
+def test_the_example_of_several_files_starts_from_a_repository(cluster: Cluster) -> None:
     """reusable.yml works when it is pushed together with the workflow that it calls and the composite step."""
     names = {"workflows/reusable.yml": "reusable.yml", "reusable-build.yml": "reusable-build.yml"}
     step = "steps/announce/step.yml"
     files = {place: (EXAMPLES / name).read_text() for place, name in {**names, step: step}.items()}
-    revision = world.push(world.clone, files)
+    revision = cluster.push(cluster.clone, files)
     row = wait_until(
-        lambda: next(iter(world.api("GET", f"/v1/runs?revision={revision}").json()["runs"]), None), "the run"
+        lambda: next(iter(cluster.api("GET", f"/v1/runs?revision={revision}").json()["runs"]), None), "the run"
     )
 
-    found = world.wait_for(row["id"])
+    found = cluster.wait_for(row["id"])
     assert found["conclusion"] == "success", found
-    assert sorted(world.lines(row["id"], 3)) == [
+    assert sorted(cluster.lines(row["id"], 3)) == [
         "/SRV/BUILDS/WEB.TAR IS READY",
         "building web with 2 jobs",
         "it said /SRV/BUILDS/WEB.TAR IS READY",
     ]
 
 
-def test_the_example_with_a_node_of_its_own_starts_from_a_repository(world: World) -> None:
+def test_the_example_with_a_node_of_its_own_starts_from_a_repository(cluster: Cluster) -> None:
     """own-node.yml works when it is pushed together with the class that its step uses."""
     node = "nodes/release/notes.py"
     schema = "nodes/release/notes.schema.json"
     names = {"workflows/own-node.yml": "own-node.yml", node: node, schema: schema}
-    revision = world.push(world.clone, {place: (EXAMPLES / name).read_text() for place, name in names.items()})
+    revision = cluster.push(cluster.clone, {place: (EXAMPLES / name).read_text() for place, name in names.items()})
     row = wait_until(
-        lambda: next(iter(world.api("GET", f"/v1/runs?revision={revision}").json()["runs"]), None), "the run"
+        lambda: next(iter(cluster.api("GET", f"/v1/runs?revision={revision}").json()["runs"]), None), "the run"
     )
 
-    found = world.wait_for(row["id"])
+    found = cluster.wait_for(row["id"])
     assert found["conclusion"] == "success", found
-    lines = world.lines(row["id"], 6)
+    lines = cluster.lines(row["id"], 6)
     assert {"## Fixes", "- the cart keeps its order", "3 changes in 2 parts"} <= set(lines), lines
 
 
-def test_the_backup_to_s3_sends_and_compares(world: World, bucket: Bucket) -> None:
+def test_the_backup_to_s3_sends_and_compares(cluster: Cluster, bucket: Bucket) -> None:
     """The backup is stored under its two names, and the fetched copy has the checksum of what was sent."""
     place = ("--var", f"endpoint={bucket.endpoint}", "--var", "bucket=bucket")
-    ended = world.ctl("run", str(EXAMPLES / "s3-backup.yml"), *place)
+    ended = cluster.ctl("run", str(EXAMPLES / "s3-backup.yml"), *place)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     latest, day = sorted(bucket.keys(), key=len)
     assert bucket.get(latest) == bucket.get(day) != b""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.acceptance.cluster import World, jobs_of, wait_until
+from tests.acceptance.cluster import Cluster, jobs_of, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -76,15 +76,15 @@ jobs:
 """
 
 
-def test_a_push_starts_a_workflow_of_several_files(empty_world: World) -> None:
+def test_a_push_starts_a_workflow_of_several_files(empty_cluster: Cluster) -> None:
     """Nested composite steps and a called workflow with inputs, secrets and outputs come from one commit."""
-    world = empty_world
-    clone = world.make_repository()
-    world.daemon_environment["WATERFLOW_SECRET_OUTER"] = "twelve chars"
-    world.start_daemon()
-    world.add_agent("web-1", "web")
-    world.add_agent("web-2", "web")
-    revision = world.push(
+    cluster = empty_cluster
+    clone = cluster.make_repository()
+    cluster.daemon_environment["WATERFLOW_SECRET_OUTER"] = "twelve chars"
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
+    cluster.add_agent("web-2", "web")
+    revision = cluster.push(
         clone,
         {
             "workflows/main.yml": MAIN,
@@ -93,12 +93,12 @@ def test_a_push_starts_a_workflow_of_several_files(empty_world: World) -> None:
             "steps/check/step.yml": CHECK,
         },
     )
-    row = wait_until(lambda: next(iter(world.api("GET", "/v1/runs").json()["runs"]), None), "the run")
-    found = world.wait_for(row["id"])
+    row = wait_until(lambda: next(iter(cluster.api("GET", "/v1/runs").json()["runs"]), None), "the run")
+    found = cluster.wait_for(row["id"])
 
     assert found["conclusion"] == "success", found
     assert (found["path"], found["revision"]) == ("workflows/main.yml", revision)
-    assert sorted(world.lines(row["id"], 8)) == [
+    assert sorted(cluster.lines(row["id"], 8)) == [
         "after done-outer:80 success",
         "called/each[web-1]",
         "called/each[web-2]",
@@ -109,8 +109,8 @@ def test_a_push_starts_a_workflow_of_several_files(empty_world: World) -> None:
         "put outer first deploy/put",
     ]
     assert {"first", "called", "called/put", "called/each", "called/each[web-2]", "after"} <= set(jobs_of(found))
-    assert len(world.api("GET", "/v1/runs").json()["runs"]) == 1, "what is only called is not started"
+    assert len(cluster.api("GET", "/v1/runs").json()["runs"]) == 1, "what is only called is not started"
 
-    world.kill_daemon()
-    world.start_daemon()
-    assert jobs_of(world.run(row["id"])) == jobs_of(found), "the log alone tells the same"
+    cluster.kill_daemon()
+    cluster.start_daemon()
+    assert jobs_of(cluster.run(row["id"])) == jobs_of(found), "the log alone tells the same"

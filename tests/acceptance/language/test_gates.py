@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -58,11 +58,11 @@ jobs:
 class People:
     """The approvers, with their tokens."""
 
-    def __init__(self, world: World, *names: str) -> None:
-        self._world = world
+    def __init__(self, cluster: Cluster, *names: str) -> None:
+        self._world = cluster
         self._headers = {}
         for name in names:
-            answer = world.api("POST", "/v1/tokens", json={"name": name, "role": "approver"})
+            answer = cluster.api("POST", "/v1/tokens", json={"name": name, "role": "approver"})
             assert answer.status_code == 201, answer.text
             self._headers[name] = {"authorization": f"Bearer {answer.json()['secret']}"}
 
@@ -72,22 +72,22 @@ class People:
         return self._world.api("POST", f"/v1/runs/{run}/{word}", json=body, headers=self._headers[name]).status_code
 
 
-def test_nothing_starts_before_the_people_who_must_have_said_yes(empty_world: World, tmp_path: Path) -> None:
+def test_nothing_starts_before_the_people_who_must_have_said_yes(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The configuration or the file names the approvers; the environment's variables override the file's."""
-    world, place = empty_world, tmp_path / "place"
+    cluster, place = empty_cluster, tmp_path / "place"
     place.mkdir()
-    world.write_config(CONFIGURATION)
-    world.start_daemon()
-    world.add_agent("web-1", "web", slots=1)
-    people = People(world, "alice", "bob", "carol", "mallory")
-    run = world.start(WORKFLOW.replace("PLACE", str(place)))
+    cluster.write_config(CONFIGURATION)
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web", slots=1)
+    people = People(cluster, "alice", "bob", "carol", "mallory")
+    run = cluster.start(WORKFLOW.replace("PLACE", str(place)))
 
     def waiting() -> set[tuple[str, str | None]]:
-        return {(row["job"], row["step"]) for row in world.run(run)["approvals"]}
+        return {(row["job"], row["step"]) for row in cluster.run(run)["approvals"]}
 
     wait_until(lambda: waiting() == {("deploy", None), ("ask", "go"), ("refuse", "go")}, "what waits for people")
-    wait_until(lambda: world.run(run)["jobs"][-1]["status"] == "completed", "the approval that comes by itself")
-    assert all(row["slots_busy"] == 0 for row in world.api("GET", "/v1/agents").json()["agents"])
+    wait_until(lambda: cluster.run(run)["jobs"][-1]["status"] == "completed", "the approval that comes by itself")
+    assert all(row["slots_busy"] == 0 for row in cluster.api("GET", "/v1/agents").json()["agents"])
     assert people.say("mallory", "approve", run, "deploy") == 403
     assert people.say("alice", "approve", run, "deploy") == 200
     people.say("alice", "approve", run, "deploy")
@@ -96,7 +96,7 @@ def test_nothing_starts_before_the_people_who_must_have_said_yes(empty_world: Wo
     assert people.say("mallory", "reject", run, "refuse", "go") == 200
     assert not (place / "marks").exists()
     assert people.say("bob", "approve", run, "deploy") == 200
-    found: dict[str, Any] = world.wait_for(run)
+    found: dict[str, Any] = cluster.wait_for(run)
 
     assert {job["id"]: job["conclusion"] for job in found["jobs"]} == {
         "deploy": "success",
@@ -105,5 +105,5 @@ def test_nothing_starts_before_the_people_who_must_have_said_yes(empty_world: Wo
         "refuse": "success",
         "late": "success",
     }
-    assert sorted(world.lines(run, 4)) == ["by carol", "failure false", "https://www.example.org 2 web", "in time"]
+    assert sorted(cluster.lines(run, 4)) == ["by carol", "failure false", "https://www.example.org 2 web", "in time"]
     assert (place / "marks").read_text() == "deploy\n"

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 
 WORKFLOW = """name: cache
 on: {push: {}, workflow_dispatch: {}}
@@ -25,20 +25,20 @@ def _digest(*contents: str) -> str:
 
 
 @pytest.mark.slow
-def test_the_digest_is_that_of_the_run_s_commit(empty_world: World) -> None:
+def test_the_digest_is_that_of_the_run_s_commit(empty_cluster: Cluster) -> None:
     """A push uses the pushed commit, a manual start the applied one; the digest survives a restart."""
-    world = empty_world
-    clone = world.make_repository()
-    world.start_daemon()
-    world.add_agent("web-1", "web")
-    world.push(clone, {"workflows/cache.yml": WORKFLOW, "a.lock": "1", "sub/b.lock": "2"})
-    first = wait_until(lambda: world.api("GET", "/v1/runs").json()["runs"], "a run of the push")[0]["id"]
-    assert world.wait_for(first)["conclusion"] == "success"
-    assert world.lines(first, count=1) == [_digest("1", "2")]
+    cluster = empty_cluster
+    clone = cluster.make_repository()
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
+    cluster.push(clone, {"workflows/cache.yml": WORKFLOW, "a.lock": "1", "sub/b.lock": "2"})
+    first = wait_until(lambda: cluster.api("GET", "/v1/runs").json()["runs"], "a run of the push")[0]["id"]
+    assert cluster.wait_for(first)["conclusion"] == "success"
+    assert cluster.lines(first, count=1) == [_digest("1", "2")]
 
-    world.push(clone, {"sub/b.lock": "3"})
-    wait_until(lambda: len(world.api("GET", "/v1/runs").json()["runs"]) == 2, "a run of the second push")
-    by_hand = world.ctl("run", "cache")
+    cluster.push(clone, {"sub/b.lock": "3"})
+    wait_until(lambda: len(cluster.api("GET", "/v1/runs").json()["runs"]) == 2, "a run of the second push")
+    by_hand = cluster.ctl("run", "cache")
     assert by_hand.returncode == 0, by_hand.stderr
-    newest = world.api("GET", "/v1/runs").json()["runs"][0]["id"]
-    assert world.lines(newest, count=1) == [_digest("1", "3")]
+    newest = cluster.api("GET", "/v1/runs").json()["runs"][0]["id"]
+    assert cluster.lines(newest, count=1) == [_digest("1", "3")]

@@ -1,6 +1,6 @@
 """The workflow language with real processes: where, how often and when jobs run, as their steps see it.
 
-Steps print what they see or write it to a marker file; the daemon's view comes from the API. One world with three
+Steps print what they see or write it to a marker file; the daemon's view comes from the API. One cluster with three
 servers serves all tests, so each test cleans up what it stops. `PLACE` in a workflow is the test's own folder.
 """
 
@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.cluster import World, is_running, jobs_of, run_to_end, wait_until
+from tests.acceptance.cluster import Cluster, is_running, jobs_of, run_to_end, wait_until
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A daemon and three servers of the group `web`; one of them is also in `big`, two have a label."""
-    made = World(tmp_path_factory.mktemp("language"))
+    made = Cluster(tmp_path_factory.mktemp("language"))
     try:
         made.start_daemon()
         made.add_agent("web-1", "web", "big", labels={"arch": "arm64"})
@@ -52,11 +52,11 @@ MATRIX = """jobs:
 """
 
 
-def test_a_matrix_runs_its_instances_with_their_values_so_many_at_a_time(world: World, tmp_path: Path) -> None:
+def test_a_matrix_runs_its_instances_with_their_values_so_many_at_a_time(cluster: Cluster, tmp_path: Path) -> None:
     """Values arrive unchanged, `max-parallel` holds across servers, and each instance has its own directory."""
-    run, jobs = run_to_end(world, MATRIX, tmp_path)
+    run, jobs = run_to_end(cluster, MATRIX, tmp_path)
 
-    assert sorted(world.lines(run, 3)) == [
+    assert sorted(cluster.lines(run, 3)) == [
         "$HOME|1.20||3|build[HOME,1.20]",
         "linux|1.20|yes|3|build[linux,1.20,yes]",
         'mac "os"|1.20||3|build[mac-os,1.20]',
@@ -67,10 +67,10 @@ def test_a_matrix_runs_its_instances_with_their_values_so_many_at_a_time(world: 
     assert (marks.count("end"), max(at_once)) == (3, 2)
 
 
-def test_fail_fast_stops_the_instances_that_run(world: World, tmp_path: Path) -> None:
+def test_fail_fast_stops_the_instances_that_run(cluster: Cluster, tmp_path: Path) -> None:
     """The other instance's process ends, and the run is a failure and not cancelled."""
     _, jobs = run_to_end(
-        world,
+        cluster,
         """jobs:
   build:
     runs-on: web
@@ -97,10 +97,10 @@ def test_fail_fast_stops_the_instances_that_run(world: World, tmp_path: Path) ->
     assert not (tmp_path / "never").exists()
 
 
-def test_labels_choose_among_the_servers_of_a_group(world: World) -> None:
+def test_labels_choose_among_the_servers_of_a_group(cluster: Cluster) -> None:
     """`runs-on` with labels selects a server that has all of them, and the `agent` context has the labels."""
     run, jobs = run_to_end(
-        world,
+        cluster,
         """jobs:
   arm:
     runs-on: {group: web, labels: {arch: arm64}}
@@ -115,7 +115,7 @@ def test_labels_choose_among_the_servers_of_a_group(world: World) -> None:
     )
 
     assert [jobs[job]["agent"] for job in ("arm", "amd", "big")] == ["web-1", "web-2", "web-1"]
-    assert sorted(world.lines(run, 3)) == ["amd64", "arm64 web-1 web web-1", "big"]
+    assert sorted(cluster.lines(run, 3)) == ["amd64", "arm64 web-1 web web-1", "big"]
 
 
 EACH = """jobs:
@@ -140,23 +140,23 @@ EACH = """jobs:
 """
 
 
-def test_each_server_in_batches_with_a_pause_and_all_servers(world: World, tmp_path: Path) -> None:
+def test_each_server_in_batches_with_a_pause_and_all_servers(cluster: Cluster, tmp_path: Path) -> None:
     """Each server runs once, batch after batch, and each server's outputs can be read by its name."""
-    run, jobs = run_to_end(world, EACH, tmp_path)
+    run, jobs = run_to_end(cluster, EACH, tmp_path)
 
     assert (tmp_path / "marks").read_text().splitlines() == [f"web-{n} roll[web-{n}]" for n in (1, 2, 3)]
-    assert sorted(world.lines(run, 4)) == ["here web-2", "here web-2", "here web-2", "success null"]
+    assert sorted(cluster.lines(run, 4)) == ["here web-2", "here web-2", "here web-2", "success null"]
     assert {job: jobs[job]["agent"] for job in jobs if "[" in job} == {
         f"{job}[web-{n}]": f"web-{n}" for job in ("roll", "everywhere") for n in (1, 2, 3)
     }
-    batches = [event["type"] for event in world.events(run) if event["type"].startswith("batch-")]
+    batches = [event["type"] for event in cluster.events(run) if event["type"].startswith("batch-")]
     assert batches == ["batch-completed", "batch-started"]
 
 
-def test_past_max_failures_no_new_server_starts(world: World, tmp_path: Path) -> None:
+def test_past_max_failures_no_new_server_starts(cluster: Cluster, tmp_path: Path) -> None:
     """One failure is allowed; the second one stops the rollout before the third server."""
     _, jobs = run_to_end(
-        world,
+        cluster,
         """jobs:
   roll:
     runs-on: {group: web, target: each, max-parallel: 1, max-failures: 1}
@@ -190,22 +190,22 @@ OFFLINE = """jobs:
 """
 
 
-def test_a_server_that_is_away_fails_is_skipped_or_is_waited_for(world: World, tmp_path: Path) -> None:
+def test_a_server_that_is_away_fails_is_skipped_or_is_waited_for(cluster: Cluster, tmp_path: Path) -> None:
     """`offline` decides which of these applies; a server that is waited for runs the job as soon as it is back."""
-    world.stop_agent("web-3")
-    wait_until(lambda: "web-3" not in world.connected(), "web-3 to be gone")
+    cluster.stop_agent("web-3")
+    wait_until(lambda: "web-3" not in cluster.connected(), "web-3 to be gone")
 
     def jobs() -> dict[str, Any]:
-        return jobs_of(world.run(run))
+        return jobs_of(cluster.run(run))
 
     try:
-        run = world.start(OFFLINE.replace("PLACE", str(tmp_path)))
+        run = cluster.start(OFFLINE.replace("PLACE", str(tmp_path)))
         others = ("fail", "skip", "short", "wait[web-1]", "wait[web-2]")
         wait_until(lambda: all(jobs()[job]["status"] == "completed" for job in others), "the other jobs")
         found = jobs()
     finally:
-        world.start_agent("web-3")
-    ended = jobs_of(world.wait_for(run))
+        cluster.start_agent("web-3")
+    ended = jobs_of(cluster.wait_for(run))
 
     assert (found["fail[web-3]"]["conclusion"], found["fail[web-1]"]["conclusion"]) == ("failure", "success")
     assert (found["skip[web-3]"]["conclusion"], found["skip"]["conclusion"]) == ("skipped", "success")
@@ -216,11 +216,11 @@ def test_a_server_that_is_away_fails_is_skipped_or_is_waited_for(world: World, t
 
 
 def test_a_job_that_failed_starts_again_on_another_server_and_the_old_one_is_tidied(
-    world: World, tmp_path: Path
+    cluster: Cluster, tmp_path: Path
 ) -> None:
     """The job restarts at its first step in a new directory; the first server's directory is removed at once."""
     run, jobs = run_to_end(
-        world,
+        cluster,
         """jobs:
   a:
     runs-on: web
@@ -242,7 +242,7 @@ def test_a_job_that_failed_starts_again_on_another_server_and_the_old_one_is_tid
     assert first != second
     assert first_place != second_place
     assert jobs["a"]["agent"] == second
-    assert world.lines(run, 1) == ["tidied"]
+    assert cluster.lines(run, 1) == ["tidied"]
 
 
 RERUN = """jobs:
@@ -259,21 +259,21 @@ RERUN = """jobs:
 """
 
 
-def test_what_failed_runs_again_and_nothing_else(world: World, tmp_path: Path) -> None:
+def test_what_failed_runs_again_and_nothing_else(cluster: Cluster, tmp_path: Path) -> None:
     """A matrix is combined with the servers; the re-run executes only the failed instance, and what depends on it."""
-    first, jobs = run_to_end(world, RERUN, tmp_path, "failure")
+    first, jobs = run_to_end(cluster, RERUN, tmp_path, "failure")
     assert {name: job["conclusion"] for name, job in jobs.items() if job["conclusion"] != "success"} == {
         "roll": "failure",
         "roll[web-2,b]": "failure",
         "after": "skipped",
     }
     (tmp_path / "mended").touch()
-    answer = world.api("POST", f"/v1/runs/{first}/rerun", json={"failed": True})
+    answer = cluster.api("POST", f"/v1/runs/{first}/rerun", json={"failed": True})
     assert answer.status_code == 201, answer.text
-    second = world.wait_for(answer.json()["id"])
+    second = cluster.wait_for(answer.json()["id"])
 
     assert (second["conclusion"], second["rerun_of"]) == ("success", first)
-    assert world.lines(second["id"], 1) == ["all of them"]
+    assert cluster.lines(second["id"], 1) == ["all of them"]
     marks = (tmp_path / "marks").read_text().split()
     once = [f"roll[web-{n},{part}]" for n in (1, 2, 3) for part in "ab"]
     assert sorted(marks) == sorted([*once, "roll[web-2,b]"])
@@ -300,38 +300,38 @@ jobs:
 
 
 @pytest.mark.parametrize("at", ["run", "job"])
-def test_runs_of_one_concurrency_group_take_turns(world: World, tmp_path: Path, at: str) -> None:
+def test_runs_of_one_concurrency_group_take_turns(cluster: Cluster, tmp_path: Path, at: str) -> None:
     """Runs take turns in order of arrival; a `latest` replaces those that wait, and a `reject` does not wait."""
     group = f"turns-{at}"
-    first = world.start(_locked(group, tmp_path, "first", at=at))
+    first = cluster.start(_locked(group, tmp_path, "first", at=at))
     wait_until((tmp_path / "first.pid").exists, "the first to run")
     for name in ("second", "third", "fourth"):
         (tmp_path / f"{name}.go").touch()
-    second = world.start(_locked(group, tmp_path, "second", at=at))
-    waiting = world.run(second)
+    second = cluster.start(_locked(group, tmp_path, "second", at=at))
+    waiting = cluster.run(second)
     assert first in (waiting if at == "run" else waiting["jobs"][0])["reason"]["text"]
-    rejected = world.wait_for(world.start(_locked(group, tmp_path, "fourth", at=at, more="queue: reject")))
-    third = world.start(_locked(group, tmp_path, "third", at=at, more="queue: latest"))
-    replaced = world.wait_for(second)
-    assert world.run(third)["status"] != "completed"
+    rejected = cluster.wait_for(cluster.start(_locked(group, tmp_path, "fourth", at=at, more="queue: reject")))
+    third = cluster.start(_locked(group, tmp_path, "third", at=at, more="queue: latest"))
+    replaced = cluster.wait_for(second)
+    assert cluster.run(third)["status"] != "completed"
     (tmp_path / "first.go").touch()
 
-    assert world.wait_for(first)["conclusion"] == world.wait_for(third)["conclusion"] == "success"
+    assert cluster.wait_for(first)["conclusion"] == cluster.wait_for(third)["conclusion"] == "success"
     assert rejected["conclusion"] == replaced["conclusion"] == "cancelled"
     assert (tmp_path / "marks").read_text().splitlines() == ["begin first", "end first", "begin third", "end third"]
 
 
 @pytest.mark.parametrize("at", ["run", "job"])
-def test_cancel_in_progress_ends_the_process_before_the_next_begins(world: World, tmp_path: Path, at: str) -> None:
+def test_cancel_in_progress_ends_the_process_before_the_next_begins(cluster: Cluster, tmp_path: Path, at: str) -> None:
     """The older run is cancelled and its process ends, and only then does the newer run get the lock."""
     group = f"newest-{at}"
-    older = world.start(_locked(group, tmp_path, "older", at=at))
+    older = cluster.start(_locked(group, tmp_path, "older", at=at))
     wait_until((tmp_path / "older.pid").exists, "the older one to run")
     pid = int((tmp_path / "older.pid").read_text())
     (tmp_path / "newer.go").touch()
-    newer = world.start(_locked(group, tmp_path, "newer", at=at, more="cancel-in-progress: true"))
+    newer = cluster.start(_locked(group, tmp_path, "newer", at=at, more="cancel-in-progress: true"))
 
-    assert world.wait_for(newer)["conclusion"] == "success"
-    assert world.wait_for(older)["conclusion"] == "cancelled"
+    assert cluster.wait_for(newer)["conclusion"] == "success"
+    assert cluster.wait_for(older)["conclusion"] == "cancelled"
     assert not is_running(pid)
     assert (tmp_path / "marks").read_text().splitlines() == ["begin older", "begin newer", "end newer"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.cluster import World, jobs_of, wait_until
+from tests.acceptance.cluster import Cluster, jobs_of, wait_until
 from tests.patience import PATIENCE_S
 from tests.unit.test_own_node_files import files_of_page
 
@@ -33,51 +33,51 @@ def node(*lines: str) -> str:
     return HEAD + "".join(f"        {line}\n" for line in lines)
 
 
-def first_run(world: World, revision: str) -> str:
+def first_run(cluster: Cluster, revision: str) -> str:
     """Returns the run that the push started."""
     row: dict[str, Any] = wait_until(
-        lambda: next(iter(world.api("GET", f"/v1/runs?revision={revision}").json()["runs"]), None),
+        lambda: next(iter(cluster.api("GET", f"/v1/runs?revision={revision}").json()["runs"]), None),
         "the run",
         PATIENCE_S,
     )
     return str(row["id"])
 
 
-def versions(world: World, run: str) -> list[str]:
+def versions(cluster: Cluster, run: str) -> list[str]:
     """Returns the versions of own nodes with which the run's attempts were sent."""
-    found = [event for event in world.events(run) if event["type"] == "attempt-dispatched"]
+    found = [event for event in cluster.events(run) if event["type"] == "attempt-dispatched"]
     return [event["node_version"] for event in found if event.get("node_version")]
 
 
 @pytest.fixture
-def repository(empty_world: World) -> World:
-    """A world with a watched repository and one agent of the group `web`."""
-    empty_world.make_repository()
-    empty_world.start_daemon()
-    empty_world.add_agent("web-1", "web")
-    return empty_world
+def repository(empty_cluster: Cluster) -> Cluster:
+    """A cluster with a watched repository and one agent of the group `web`."""
+    empty_cluster.make_repository()
+    empty_cluster.start_daemon()
+    empty_cluster.add_agent("web-1", "web")
+    return empty_cluster
 
 
-def test_the_page_s_node_runs_in_the_push_that_brings_it(empty_world: World, tmp_path: Path) -> None:
+def test_the_page_s_node_runs_in_the_push_that_brings_it(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The class and the workflow of docs/own-nodes.md work unchanged when they are pushed together."""
-    world = empty_world
-    clone = world.make_repository()
-    world.start_daemon()
-    world.add_agent("web-1", "web-servers")
+    cluster = empty_cluster
+    clone = cluster.make_repository()
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web-servers")
     files = files_of_page(tmp_path / "page")
 
-    revision = world.push(
+    revision = cluster.push(
         clone, {"nodes/demo/greet.py": files["nodes/demo/greet.py"], "workflows/greet.yml": files["workflow"]}
     )
 
-    run = first_run(world, revision)
-    assert world.wait_for(run, PATIENCE_S)["conclusion"] == "success", world.run(run)
-    assert world.lines(run, 3) == ["Hello Ada!", "Hello Ada!", "greeted Ada"]
+    run = first_run(cluster, revision)
+    assert cluster.wait_for(run, PATIENCE_S)["conclusion"] == "success", cluster.run(run)
+    assert cluster.lines(run, 3) == ["Hello Ada!", "Hello Ada!", "greeted Ada"]
 
 
-def test_a_change_is_live_in_the_next_run_and_a_run_keeps_its_version(repository: World, tmp_path: Path) -> None:
+def test_a_change_is_live_in_the_next_run_and_a_run_keeps_its_version(repository: Cluster, tmp_path: Path) -> None:
     """The steps of an open run keep the node of its commit, also after a restart of the daemon and in a re-run."""
-    world, gate = repository, tmp_path / "gate"
+    cluster, gate = repository, tmp_path / "gate"
     workflow = (
         "on: push\njobs:\n  a:\n    runs-on: web\n    steps:\n      - {uses: shop/wait}\n      - {uses: shop/wait}\n"
     )
@@ -88,30 +88,30 @@ def test_a_change_is_live_in_the_next_run_and_a_run_keeps_its_version(repository
         "    await asyncio.sleep(0.02)",
         "print('old')",
     ]
-    first = world.push(world.clone, {"workflows/w.yml": workflow, "nodes/shop/wait.py": node(*waiting)})
-    older = first_run(world, first)
-    world.lines(older, 1)
+    first = cluster.push(cluster.clone, {"workflows/w.yml": workflow, "nodes/shop/wait.py": node(*waiting)})
+    older = first_run(cluster, first)
+    cluster.lines(older, 1)
 
-    second = world.push(world.clone, {"nodes/shop/wait.py": node("print('new')")})
-    newer = first_run(world, second)
-    assert world.wait_for(newer, PATIENCE_S)["conclusion"] == "success"
-    world.kill_daemon()
-    world.start_daemon()
+    second = cluster.push(cluster.clone, {"nodes/shop/wait.py": node("print('new')")})
+    newer = first_run(cluster, second)
+    assert cluster.wait_for(newer, PATIENCE_S)["conclusion"] == "success"
+    cluster.kill_daemon()
+    cluster.start_daemon()
     gate.touch()
 
-    assert world.wait_for(older, PATIENCE_S)["conclusion"] == "success", world.run(older)
-    assert world.lines(older, 4) == ["begun", "old", "begun", "old"]
-    assert world.lines(newer, 2) == ["new", "new"]
-    assert len(set(versions(world, older))) == len(set(versions(world, newer))) == 1
-    assert set(versions(world, older)) != set(versions(world, newer))
-    answer = world.api("POST", f"/v1/runs/{older}/rerun", json={})
+    assert cluster.wait_for(older, PATIENCE_S)["conclusion"] == "success", cluster.run(older)
+    assert cluster.lines(older, 4) == ["begun", "old", "begun", "old"]
+    assert cluster.lines(newer, 2) == ["new", "new"]
+    assert len(set(versions(cluster, older))) == len(set(versions(cluster, newer))) == 1
+    assert set(versions(cluster, older)) != set(versions(cluster, newer))
+    answer = cluster.api("POST", f"/v1/runs/{older}/rerun", json={})
     assert answer.status_code == 201, answer.text
     again = str(answer.json()["id"])
-    assert world.wait_for(again, PATIENCE_S)["conclusion"] == "success", world.run(again)
-    assert set(versions(world, again)) == set(versions(world, older))
+    assert cluster.wait_for(again, PATIENCE_S)["conclusion"] == "success", cluster.run(again)
+    assert set(versions(cluster, again)) == set(versions(cluster, older))
 
 
-def test_a_script_of_the_repository_runs_as_it_is_at_the_run_s_commit(repository: World) -> None:
+def test_a_script_of_the_repository_runs_as_it_is_at_the_run_s_commit(repository: Cluster) -> None:
     """It is executed by its first line, with arguments that are data, and with outputs; its mode does not matter."""
     script = (
         "#!/usr/bin/env python3\nimport os, sys\nprint(sys.argv[1:], os.environ['WHO'])\n"
@@ -132,13 +132,13 @@ def test_a_script_of_the_repository_runs_as_it_is_at_the_run_s_commit(repository
     assert said == [f"{[message, 'b']!r} you", f"it said {message}"]
 
 
-def test_a_parameter_of_an_own_node_may_be_a_secret(empty_world: World) -> None:
+def test_a_parameter_of_an_own_node_may_be_a_secret(empty_cluster: Cluster) -> None:
     """The node gets the value; its output and results are masked, and the log has only the reference."""
-    world = empty_world
-    world.make_repository()
-    world.daemon_environment["WATERFLOW_SECRET_TOKEN"] = "a-secret-of-ours"
-    world.start_daemon()
-    world.add_agent("web-1", "web")
+    cluster = empty_cluster
+    cluster.make_repository()
+    cluster.daemon_environment["WATERFLOW_SECRET_TOKEN"] = "a-secret-of-ours"
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
     text = node("print(len(parameters.token), parameters.token)", "return {'said': f'<{parameters.token}>'}")
     workflow = (
         "on: push\njobs:\n  a:\n    runs-on: web\n    steps:\n"
@@ -146,14 +146,14 @@ def test_a_parameter_of_an_own_node_may_be_a_secret(empty_world: World) -> None:
         '      - run: echo "it gave ${{ steps.own.outputs.said }}"\n'
     )
 
-    revision = world.push(
-        world.clone, {"workflows/w.yml": workflow, "nodes/shop/own.py": text.replace("count: int = 1", "token: str")}
+    revision = cluster.push(
+        cluster.clone, {"workflows/w.yml": workflow, "nodes/shop/own.py": text.replace("count: int = 1", "token: str")}
     )
-    run = first_run(world, revision)
+    run = first_run(cluster, revision)
 
-    assert world.wait_for(run, PATIENCE_S)["conclusion"] == "success", world.run(run)
-    assert world.lines(run, 2) == ["16 ***", "it gave <***>"]
-    assert "a-secret-of-ours" not in repr(world.events(run))
+    assert cluster.wait_for(run, PATIENCE_S)["conclusion"] == "success", cluster.run(run)
+    assert cluster.lines(run, 2) == ["16 ***", "it gave <***>"]
+    assert "a-secret-of-ours" not in repr(cluster.events(run))
 
 
 BROKEN = {
@@ -171,31 +171,31 @@ BROKEN = {
 }
 
 
-def test_a_node_that_is_broken_fails_its_step_and_nothing_else(repository: World) -> None:
+def test_a_node_that_is_broken_fails_its_step_and_nothing_else(repository: Cluster) -> None:
     """Each job fails with its own reason; the agent process stays the same and executes the next job as well."""
-    world = repository
-    agent = world.agent_process("web-1").pid
+    cluster = repository
+    agent = cluster.agent_process("web-1").pid
     steps = {name: f"{{uses: bad/{name}}}" for name in BROKEN}
     steps["wrong"] = "{uses: bad/wrong, with: {count: '${{ git.branch }}'}}"
     steps["late"] = "{uses: bad/late, timeout-minutes: 0.05, stop: {grace: 1s}}"
     jobs = "".join(f"  {name}:\n    runs-on: web\n    steps:\n      - {step}\n" for name, step in steps.items())
     files = {f"nodes/bad/{name}.py": text for name, (text, _) in BROKEN.items()}
 
-    revision = world.push(world.clone, {"workflows/w.yml": f"on: push\njobs:\n{jobs}", **files})
-    run = first_run(world, revision)
-    found = jobs_of(world.wait_for(run, PATIENCE_S))
+    revision = cluster.push(cluster.clone, {"workflows/w.yml": f"on: push\njobs:\n{jobs}", **files})
+    run = first_run(cluster, revision)
+    found = jobs_of(cluster.wait_for(run, PATIENCE_S))
 
     said = {name: job["steps"][0]["attempts"][-1]["reason"]["text"] for name, job in found.items()}
     assert {name for name, (_, text) in BROKEN.items() if text not in said[name]} == set(), said
-    assert world.agent_process("web-1").pid == agent
-    assert world.agent_process("web-1").poll() is None
-    after = world.start("jobs:\n  a:\n    runs-on: web\n    steps: [{run: echo fine}]\n")
-    assert world.wait_for(after)["conclusion"] == "success"
+    assert cluster.agent_process("web-1").pid == agent
+    assert cluster.agent_process("web-1").poll() is None
+    after = cluster.start("jobs:\n  a:\n    runs-on: web\n    steps: [{run: echo fine}]\n")
+    assert cluster.wait_for(after)["conclusion"] == "success"
 
 
-def test_a_node_that_never_ends_is_cancelled(repository: World) -> None:
+def test_a_node_that_never_ends_is_cancelled(repository: Cluster) -> None:
     """A node that handles the signal can still print something; one that does not is killed."""
-    world = repository
+    cluster = repository
     hears = node(
         "import asyncio", "print('begun')", "try:", "    await asyncio.sleep(3600)", "finally:", "    print('bye')"
     )
@@ -204,32 +204,32 @@ def test_a_node_that_never_ends_is_cancelled(repository: World) -> None:
         "on: push\njobs:\n  hears: {runs-on: web, steps: [{uses: x/hears, stop: {grace: 60s}}]}\n"
         "  deaf: {runs-on: web, steps: [{uses: x/deaf, stop: {grace: 1s}}]}\n"
     )
-    revision = world.push(
-        world.clone, {"workflows/w.yml": workflow, "nodes/x/hears.py": hears, "nodes/x/deaf.py": deaf}
+    revision = cluster.push(
+        cluster.clone, {"workflows/w.yml": workflow, "nodes/x/hears.py": hears, "nodes/x/deaf.py": deaf}
     )
-    run = first_run(world, revision)
-    world.lines(run, 2)
+    run = first_run(cluster, revision)
+    cluster.lines(run, 2)
 
-    world.api("POST", f"/v1/runs/{run}/cancel", json={})
+    cluster.api("POST", f"/v1/runs/{run}/cancel", json={})
 
-    found = world.wait_for(run, PATIENCE_S)
+    found = cluster.wait_for(run, PATIENCE_S)
     assert found["conclusion"] == "cancelled", found
     assert {job["conclusion"] for job in jobs_of(found).values()} == {"cancelled"}
-    assert sorted(world.lines(run, 4))[:3] == ["begun", "begun", "bye"]
+    assert sorted(cluster.lines(run, 4))[:3] == ["begun", "begun", "bye"]
 
 
-def own_nodes(world: World, agent: str) -> dict[str, dict[str, Any]]:
+def own_nodes(cluster: Cluster, agent: str) -> dict[str, dict[str, Any]]:
     """Returns what the daemon knows about an agent's own nodes."""
-    rows = world.api("GET", "/v1/agents").json()["agents"]
+    rows = cluster.api("GET", "/v1/agents").json()["agents"]
     return {own["name"]: own for row in rows if row["name"] == agent for own in row["own_nodes"]}
 
 
-def known(world: World, agent: str, name: str, **fields: str) -> dict[str, Any]:
+def known(cluster: Cluster, agent: str, name: str, **fields: str) -> dict[str, Any]:
     """Returns the node once the daemon knows it with these fields."""
     return wait_until(
         lambda: (
             found
-            if (found := own_nodes(world, agent).get(name))
+            if (found := own_nodes(cluster, agent).get(name))
             and all(found[key] == value for key, value in fields.items())
             else None
         ),
@@ -246,85 +246,87 @@ def replace(path: Path, text: str) -> None:
     new.rename(path)
 
 
-def test_nodes_of_a_server_come_change_break_and_go_without_a_restart(empty_world: World, tmp_path: Path) -> None:
+def test_nodes_of_a_server_come_change_break_and_go_without_a_restart(empty_cluster: Cluster, tmp_path: Path) -> None:
     """A run waits for a named node until a server has it; a broken file is reported, and old nodes keep working."""
-    world, path = empty_world, tmp_path / "nodes" / "local" / "hello.py"
-    world.start_daemon()
-    world.add_agent("web-1", "web")
-    world.add_agent("web-2", "web", settings=f'node-path = ["{tmp_path}/nodes"]')
-    agent = world.agent_process("web-2").pid
+    cluster, path = empty_cluster, tmp_path / "nodes" / "local" / "hello.py"
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
+    cluster.add_agent("web-2", "web", settings=f'node-path = ["{tmp_path}/nodes"]')
+    agent = cluster.agent_process("web-2").pid
     # Only the second of two steps needs the node: the job runs on a server that can execute both.
     workflow = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo first\n      - {uses: local/hello}\n"
 
-    refused = world.api("POST", "/v1/validate", content=workflow.encode(), headers={"content-type": "application/yaml"})
+    refused = cluster.api(
+        "POST", "/v1/validate", content=workflow.encode(), headers={"content-type": "application/yaml"}
+    )
     assert refused.status_code == 422
     (error,) = refused.json()["errors"]
     assert (error["code"], error["line"]) == ("WF114", 6)
     assert 'no server of group "web" has the node "local/hello"' in error["message"]
 
     # A server that is away may have the node, so the run may wait for it.
-    world.stop_agent("web-1")
-    wait_until(lambda: "web-1" not in world.connected(), "web-1 to be away", PATIENCE_S)
-    run = world.start(workflow)
-    world.start_agent("web-1")
+    cluster.stop_agent("web-1")
+    wait_until(lambda: "web-1" not in cluster.connected(), "web-1 to be away", PATIENCE_S)
+    run = cluster.start(workflow)
+    cluster.start_agent("web-1")
     why = wait_until(
-        lambda: next((job["reason"] for job in jobs_of(world.run(run)).values()), None), "a reason", PATIENCE_S
+        lambda: next((job["reason"] for job in jobs_of(cluster.run(run)).values()), None), "a reason", PATIENCE_S
     )
     assert why["code"] == "no-server-with-node"
     assert (why["node"], 'has the node "local/hello"' in why["text"]) == ("local/hello", True)
 
     replace(path, node("print('one')"))
-    found = jobs_of(world.wait_for(run, PATIENCE_S))
+    found = jobs_of(cluster.wait_for(run, PATIENCE_S))
     assert [step["attempts"][0]["agent"] for step in found["a"]["steps"]] == ["web-2", "web-2"]
-    assert world.lines(run, 2) == ["first", "one"]
-    one = known(world, "web-2", "local/hello", fault="")
-    assert (one["origin"], versions(world, run)) == ("server", [one["version"]])
+    assert cluster.lines(run, 2) == ["first", "one"]
+    one = known(cluster, "web-2", "local/hello", fault="")
+    assert (one["origin"], versions(cluster, run)) == ("server", [one["version"]])
 
     replace(path, "import nowhere_to_be_found\n")
     broken = wait_until(
-        lambda: found if (found := own_nodes(world, "web-2")["local/hello"])["fault"] else None, "a fault", PATIENCE_S
+        lambda: found if (found := own_nodes(cluster, "web-2")["local/hello"])["fault"] else None, "a fault", PATIENCE_S
     )
     assert broken["version"] == one["version"]
     assert "hello.py:1: ModuleNotFoundError" in broken["fault"]
-    shown = world.ctl("agents").stdout
+    shown = cluster.ctl("agents").stdout
     assert "own nodes of web-2: local/hello" in shown
     assert "web-2: node local/hello cannot be used" in shown
-    again = world.start(workflow)
-    world.wait_for(again, PATIENCE_S)
-    assert world.lines(again, 2) == ["first", "one"]
+    again = cluster.start(workflow)
+    cluster.wait_for(again, PATIENCE_S)
+    assert cluster.lines(again, 2) == ["first", "one"]
 
     replace(path, node("print('two')"))
-    two = known(world, "web-2", "local/hello", fault="")
+    two = known(cluster, "web-2", "local/hello", fault="")
     assert two["version"] != one["version"]
-    third = world.start(workflow)
-    world.wait_for(third, PATIENCE_S)
-    assert world.lines(third, 2) == ["first", "two"]
-    listed = world.ctl("nodes", "local/hello").stdout
+    third = cluster.start(workflow)
+    cluster.wait_for(third, PATIENCE_S)
+    assert cluster.lines(third, 2) == ["first", "two"]
+    listed = cluster.ctl("nodes", "local/hello").stdout
     assert "count" in listed
     assert "Does it." in listed
 
     path.unlink()
-    wait_until(lambda: not own_nodes(world, "web-2"), "the node to be gone", PATIENCE_S)
-    assert world.agent_process("web-2").pid == agent
-    assert world.agent_process("web-2").poll() is None
+    wait_until(lambda: not own_nodes(cluster, "web-2"), "the node to be gone", PATIENCE_S)
+    assert cluster.agent_process("web-2").pid == agent
+    assert cluster.agent_process("web-2").poll() is None
 
 
-def test_a_step_goes_on_while_its_server_tells_of_a_new_node(empty_world: World, tmp_path: Path) -> None:
+def test_a_step_goes_on_while_its_server_tells_of_a_new_node(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The agent sends another `Hello`; running steps are not lost or repeated, and output is complete."""
-    world, gate = empty_world, tmp_path / "gate"
-    world.start_daemon()
-    world.add_agent("web-1", "web", settings=f'node-path = ["{tmp_path}/nodes"]')
+    cluster, gate = empty_cluster, tmp_path / "gate"
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web", settings=f'node-path = ["{tmp_path}/nodes"]')
     script = f"echo begun; until [ -e {gate} ]; do sleep 0.02; done; echo ended"
-    run = world.start(f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: {script!r}\n")
-    world.lines(run, 1)
+    run = cluster.start(f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: {script!r}\n")
+    cluster.lines(run, 1)
 
     for number in range(3):
         replace(tmp_path / "nodes" / "local" / f"n{number}.py", node("pass"))
-        known(world, "web-1", f"local/n{number}", fault="")
+        known(cluster, "web-1", f"local/n{number}", fault="")
     gate.touch()
 
-    found = world.wait_for(run, PATIENCE_S)
+    found = cluster.wait_for(run, PATIENCE_S)
     assert found["conclusion"] == "success", found
     (step,) = jobs_of(found)["a"]["steps"]
     assert len(step["attempts"]) == 1
-    assert world.lines(run, 2) == ["begun", "ended"]
+    assert cluster.lines(run, 2) == ["begun", "ended"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import living
-from tests.acceptance.cluster import World, run_to_end, wait_until
+from tests.acceptance.cluster import Cluster, run_to_end, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -42,56 +42,56 @@ def _holds(folder: Path, value: str) -> list[Path]:
     return living.holding(folder, value.encode())
 
 
-def test_a_secret_arrives_in_the_step_and_stands_nowhere_else(empty_world: World, tmp_path: Path) -> None:
+def test_a_secret_arrives_in_the_step_and_stands_nowhere_else(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The value is in no event, log, agent file or process information, neither while the step runs nor afterwards."""
-    world = empty_world
+    cluster = empty_cluster
     place = tmp_path / "place"
     place.mkdir()
     sources = tmp_path / "secrets.toml"
     sources.write_text(f'deploy-token = "{OF_FILE}"\n')
     sources.chmod(0o600)
-    world.write_config(f'[secrets]\nfile = "{sources}"\n')
-    world.daemon_environment["WATERFLOW_SECRET_API_KEY"] = OF_ENVIRONMENT
-    world.start_daemon()
-    world.add_agent("web-1", "web")
+    cluster.write_config(f'[secrets]\nfile = "{sources}"\n')
+    cluster.daemon_environment["WATERFLOW_SECRET_API_KEY"] = OF_ENVIRONMENT
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
 
-    run = world.start(WORKFLOW.replace("PLACE", str(place)))
+    run = cluster.start(WORKFLOW.replace("PLACE", str(place)))
     wait_until((place / "arrived").exists, "the step to run")
     kept = [
         path
         for value in (OF_FILE, OF_ENVIRONMENT)
-        for path in [*_holds(world.folder / "daemon", value), *_holds(world.agent_dir("web-1"), value)]
+        for path in [*_holds(cluster.folder / "daemon", value), *_holds(cluster.agent_dir("web-1"), value)]
     ]
     (place / "go").touch()
-    found = world.wait_for(run)
+    found = cluster.wait_for(run)
 
     assert found["conclusion"] == "success", found
     digests = [hashlib.sha256(text.encode()).hexdigest() for text in (OF_FILE, f"Bearer {OF_ENVIRONMENT}")]
-    assert world.lines(run, 2) == digests
+    assert cluster.lines(run, 2) == digests
     assert found["jobs"][0]["outputs"] == {"length": str(len(OF_FILE))}
-    world.stop_daemon()
-    world.stop_agent("web-1")
+    cluster.stop_daemon()
+    cluster.stop_agent("web-1")
     for value in (OF_FILE, OF_ENVIRONMENT):
-        kept += [path for path in _holds(world.folder, value) if path != sources]
+        kept += [path for path in _holds(cluster.folder, value) if path != sources]
     assert not kept
 
 
 def test_a_secret_without_a_value_fails_the_step_and_a_new_value_needs_no_restart(
-    empty_world: World, tmp_path: Path
+    empty_cluster: Cluster, tmp_path: Path
 ) -> None:
     """The reason names the secret; the file is read again when it changes."""
-    world = empty_world
+    cluster = empty_cluster
     sources = tmp_path / "secrets.toml"
     sources.write_text("")
     sources.chmod(0o600)
-    world.write_config(f'[secrets]\nfile = "{sources}"\n')
-    world.start_daemon()
-    world.add_agent("web-1", "web")
+    cluster.write_config(f'[secrets]\nfile = "{sources}"\n')
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
     workflow = 'jobs: {a: {runs-on: web, steps: [{env: {V: "${{ secrets.LATER }}"}, run: "echo ${#V}"}]}}'
 
-    _, jobs = run_to_end(world, workflow, conclusion="failure")
+    _, jobs = run_to_end(cluster, workflow, conclusion="failure")
     assert jobs["a"]["steps"][0]["reason"]["code"] == "secret-missing"
     assert "LATER" in jobs["a"]["reason"]["text"]
     sources.write_text('later = "four"\n')
-    run, _ = run_to_end(world, workflow)
-    assert world.lines(run, 1) == ["4"]
+    run, _ = run_to_end(cluster, workflow)
+    assert cluster.lines(run, 1) == ["4"]

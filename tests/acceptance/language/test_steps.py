@@ -1,6 +1,6 @@
 """The workflow language with real processes: what steps get, their outputs, how they end, and nested steps.
 
-One world with two servers serves all tests. `PLACE` in a workflow is the test's own folder.
+One cluster with two servers serves all tests. `PLACE` in a workflow is the test's own folder.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 from tests import living
-from tests.acceptance.cluster import World, is_running, jobs_of, run_to_end, wait_until
+from tests.acceptance.cluster import Cluster, is_running, jobs_of, run_to_end, wait_until
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A daemon and two servers of the group `web`."""
-    made = World(tmp_path_factory.mktemp("steps"))
+    made = Cluster(tmp_path_factory.mktemp("steps"))
     try:
         made.start_daemon()
         made.add_agent("web-1", "web")
@@ -32,11 +32,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.close()
 
 
-def ends(world: World, run: str) -> dict[str, str]:
+def ends(cluster: Cluster, run: str) -> dict[str, str]:
     """Returns the conclusion of each step by `JOB/STEP`, including inner steps."""
     return {
         f"{event['job']}/{event['step']}": event["conclusion"]
-        for event in world.events(run)
+        for event in cluster.events(run)
         if event["type"] == "step-completed"
     }
 
@@ -69,11 +69,11 @@ jobs:
 """
 
 
-def test_environment_variables_and_defaults_come_in_layers(world: World) -> None:
+def test_environment_variables_and_defaults_come_in_layers(cluster: Cluster) -> None:
     """The layers are workflow, job and step; the job's `defaults.run` overrides the workflow's, key by key."""
-    run, _ = run_to_end(world, LAYERS)
+    run, _ = run_to_end(cluster, LAYERS)
 
-    assert world.lines(run, 5) == [
+    assert cluster.lines(run, 5) == [
         "other no bash job wj shop 80 443",
         "sub step wj",
         "of a template",
@@ -115,11 +115,11 @@ FILES = """jobs:
 """
 
 
-def test_outputs_are_kept_when_a_step_fails_and_always_runs(world: World) -> None:
+def test_outputs_are_kept_when_a_step_fails_and_always_runs(cluster: Cluster) -> None:
     """The step files have GitHub's names too; `continue-on-error`, `failure()` and `always()` work as documented."""
-    run, jobs = run_to_end(world, FILES, conclusion="failure")
+    run, jobs = run_to_end(cluster, FILES, conclusion="failure")
 
-    assert world.lines(run, 5) == [
+    assert cluster.lines(run, 5) == [
         "failure success 75",
         "failed with broken",
         "always",
@@ -133,7 +133,7 @@ def test_outputs_are_kept_when_a_step_fails_and_always_runs(world: World) -> Non
 HOSTILE = '"; touch PLACE/owned; echo "$(touch PLACE/owned)`touch PLACE/owned`\' %s'
 
 
-def test_an_expression_is_data_unless_the_step_says_otherwise(world: World, tmp_path: Path) -> None:
+def test_an_expression_is_data_unless_the_step_says_otherwise(cluster: Cluster, tmp_path: Path) -> None:
     """The script prints any value; with `unsafe-interpolation` the value is pasted and executed."""
     value = HOSTILE.replace("PLACE", str(tmp_path))
     workflow = {
@@ -149,16 +149,16 @@ def test_an_expression_is_data_unless_the_step_says_otherwise(world: World, tmp_
             }
         },
     }
-    run, _ = run_to_end(world, json.dumps(workflow))
+    run, _ = run_to_end(cluster, json.dumps(workflow))
 
-    assert world.lines(run, 5) == [*[value] * 4, "42"]
+    assert cluster.lines(run, 5) == [*[value] * 4, "42"]
     assert not (tmp_path / "owned").exists()
 
 
-def test_output_is_kept_up_to_its_bound(world: World) -> None:
+def test_output_is_kept_up_to_its_bound(cluster: Cluster) -> None:
     """`output-max-bytes` keeps the beginning and the end, and a marker says how much is missing."""
     run, jobs = run_to_end(
-        world,
+        cluster,
         """jobs:
   a:
     runs-on: web
@@ -170,9 +170,9 @@ def test_output_is_kept_up_to_its_bound(world: World) -> None:
 
     attempt = jobs["a"]["steps"][0]["attempts"][0]
     assert attempt["output_dropped"] > 900_000
-    lines = world.lines(run, 3)
-    wait_until(lambda: world.lines(run)[-1] == "last", "the end of the output")
-    lines = world.lines(run)
+    lines = cluster.lines(run, 3)
+    wait_until(lambda: cluster.lines(run)[-1] == "last", "the end of the output")
+    lines = cluster.lines(run)
     assert lines[0] == "first"
     assert sum(map(len, lines)) < 70_000
     assert any("bytes" in line and "x" * 50 not in line for line in lines), [line[:80] for line in lines]
@@ -207,12 +207,12 @@ TIMES = """jobs:
 """
 
 
-def test_a_step_with_steps_in_it_has_its_own_time(world: World, tmp_path: Path) -> None:
+def test_a_step_with_steps_in_it_has_its_own_time(cluster: Cluster, tmp_path: Path) -> None:
     """When the time is up, the processes inside are stopped, and the step has timed out."""
-    run, _ = run_to_end(world, TIMES, tmp_path)
+    run, _ = run_to_end(cluster, TIMES, tmp_path)
 
-    assert world.lines(run, 1) == ["failure failure failure"], "as GitHub has no word of its own for it"
-    outcomes = {event["step"]: event["outcome"] for event in world.events(run) if event["type"] == "step-completed"}
+    assert cluster.lines(run, 1) == ["failure failure failure"], "as GitHub has no word of its own for it"
+    outcomes = {event["step"]: event["outcome"] for event in cluster.events(run) if event["type"] == "step-completed"}
     assert [outcomes[step] for step in ("rows", "both", "one")] == ["timed-out"] * 3
     pids = [int((tmp_path / f"pid{number}").read_text()) for number in (1, 2) if (tmp_path / f"pid{number}").exists()]
     assert not any(map(is_running, pids))
@@ -242,8 +242,8 @@ LOST = """jobs:
 """
 
 
-def _runner_of(world: World, agent: str) -> int | None:
-    wanted = os.fsencode(str((world.agent_dir(agent) / "runner").resolve()))
+def _runner_of(cluster: Cluster, agent: str) -> int | None:
+    wanted = os.fsencode(str((cluster.agent_dir(agent) / "runner").resolve()))
     for entry in Path("/proc").iterdir():
         try:
             arguments = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
@@ -258,19 +258,19 @@ def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def test_a_step_whose_end_nobody_knows_ends_as_its_file_says(world: World, tmp_path: Path) -> None:
+def test_a_step_whose_end_nobody_knows_ends_as_its_file_says(cluster: Cluster, tmp_path: Path) -> None:
     """`on-lost` gives `lost`, another attempt, or a wait for a person; the runner is killed to provoke each."""
-    world.add_agent("lonely", "lonely")
-    run = world.start(LOST.replace("PLACE", str(tmp_path)))
+    cluster.add_agent("lonely", "lonely")
+    run = cluster.start(LOST.replace("PLACE", str(tmp_path)))
     wait_until(lambda: all((tmp_path / name).exists() for name in ("fail", "hold")), "the two that leave a file to run")
     # The file exists before its line is written.
     wait_until(
         lambda: all(_text(tmp_path / name) == "x\n" for name in ("retry", "policy")), "the two that count to run"
     )
-    os.kill(wait_until(lambda: _runner_of(world, "lonely"), "the runner"), 9)
+    os.kill(wait_until(lambda: _runner_of(cluster, "lonely"), "the runner"), 9)
 
     def jobs() -> dict[str, Any]:
-        return jobs_of(world.run(run))
+        return jobs_of(cluster.run(run))
 
     wait_until(
         lambda: [jobs()[job]["status"] for job in ("fail", "retry", "policy")] == ["completed"] * 3, "three of them"
@@ -279,8 +279,8 @@ def test_a_step_whose_end_nobody_knows_ends_as_its_file_says(world: World, tmp_p
     assert [found[job]["conclusion"] for job in ("fail", "retry", "policy")] == ["lost", "success", "success"]
     assert (tmp_path / "retry").read_text() == (tmp_path / "policy").read_text() == "x\nx\n"
     assert (found["hold"]["steps"][0]["status"], found["hold"]["steps"][0]["reason"]["code"]) == ("waiting", "held")
-    assert world.api("POST", f"/v1/runs/{run}/cancel").status_code in (200, 202)
-    assert world.wait_for(run)["conclusion"] == "cancelled"
+    assert cluster.api("POST", f"/v1/runs/{run}/cancel").status_code in (200, 202)
+    assert cluster.wait_for(run)["conclusion"] == "cancelled"
 
 
 CANCELLED = """jobs:
@@ -305,14 +305,14 @@ CANCELLED = """jobs:
 """
 
 
-def test_a_cancel_reaches_into_a_loop_and_leaves_what_always_runs(world: World, tmp_path: Path) -> None:
+def test_a_cancel_reaches_into_a_loop_and_leaves_what_always_runs(cluster: Cluster, tmp_path: Path) -> None:
     """The processes inside get their signal and end; `always()` steps run, inside and afterwards."""
-    run = world.start(CANCELLED.replace("PLACE", str(tmp_path)))
+    run = cluster.start(CANCELLED.replace("PLACE", str(tmp_path)))
     wait_until(lambda: len(list(tmp_path.glob("pid*"))) == 2, "both passes to run")
-    assert world.api("POST", f"/v1/runs/{run}/cancel").status_code == 202
+    assert cluster.api("POST", f"/v1/runs/{run}/cancel").status_code == 202
 
-    assert world.wait_for(run)["conclusion"] == "cancelled"
-    assert sorted(world.lines(run, 5)) == ["stopped", "stopped", "tidied", "tidied 1", "tidied 2"]
+    assert cluster.wait_for(run)["conclusion"] == "cancelled"
+    assert sorted(cluster.lines(run, 5)) == ["stopped", "stopped", "tidied", "tidied 1", "tidied 2"]
     assert not any(is_running(int(path.read_text())) for path in tmp_path.glob("pid*"))
 
 
@@ -354,9 +354,9 @@ NESTED = """jobs:
 """
 
 
-def test_steps_nest_in_loops_conditions_and_branches(world: World, tmp_path: Path) -> None:
+def test_steps_nest_in_loops_conditions_and_branches(cluster: Cluster, tmp_path: Path) -> None:
     """Each inner step runs once, under its path, with the values of the surrounding loops."""
-    run, _ = run_to_end(world, NESTED, tmp_path)
+    run, _ = run_to_end(cluster, NESTED, tmp_path)
 
     marks = (tmp_path / "marks").read_text().splitlines()
     assert sorted(marks) == [
@@ -365,16 +365,16 @@ def test_steps_nest_in_loops_conditions_and_branches(world: World, tmp_path: Pat
         "outer[1]/both[0]/1 2",
         "outer[1]/both[1]/1/inner",
     ]
-    assert world.lines(run, 1) == ["3 2"]
-    found = ends(world, run)
+    assert cluster.lines(run, 1) == ["3 2"]
+    found = ends(cluster, run)
     assert (len(found), set(found.values())) == (16, {"success"})
 
 
-def test_more_branches_and_passes_than_the_server_has_slots_follow_one_another(world: World) -> None:
+def test_more_branches_and_passes_than_the_server_has_slots_follow_one_another(cluster: Cluster) -> None:
     """Whatever the file sets as `max-parallel`, one slot runs one step at a time, and nothing waits forever."""
-    world.add_agent("tiny", "tiny", slots=1)
+    cluster.add_agent("tiny", "tiny", slots=1)
     run, _ = run_to_end(
-        world,
+        cluster,
         """jobs:
   a:
     runs-on: tiny
@@ -388,10 +388,10 @@ def test_more_branches_and_passes_than_the_server_has_slots_follow_one_another(w
             - [{uses: parallel, with: {branches: [[{run: echo c}], [{run: echo d}]]}}]
 """,
     )
-    assert sorted(world.lines(run, 16)) == sorted([*map(str, range(12)), "a", "b", "c", "d"])
+    assert sorted(cluster.lines(run, 16)) == sorted([*map(str, range(12)), "a", "b", "c", "d"])
 
 
-def test_long_names_reach_everywhere(world: World) -> None:
+def test_long_names_reach_everywhere(cluster: Cluster) -> None:
     """Directories, process files and output paths can hold ids of the maximum length at the deepest nesting."""
 
     def nested(depth: int) -> list[dict[str, Any]]:
@@ -404,11 +404,11 @@ def test_long_names_reach_everywhere(world: World) -> None:
     job = "j" * 100
     values = ["l" * 300, "ünï cödé/../..", "a/b", "a b"]
     workflow = {"jobs": {job: {"runs-on": "web", "strategy": {"matrix": {"of": values}}, "steps": nested(8)}}}
-    run, jobs = run_to_end(world, json.dumps(workflow))
+    run, jobs = run_to_end(cluster, json.dumps(workflow))
 
     assert len(jobs) == 1 + len(values)
-    lines = world.lines(run, 4 * 15_001)
+    lines = cluster.lines(run, 4 * 15_001)
     assert lines.count("has 932") == 4
     assert lines.count("115000") == 4
-    assert set(ends(world, run).values()) == {"success"}
-    wait_until(lambda: not living.found(world.folder, f"agent-*/work/{run}/*"), "the directories to go")
+    assert set(ends(cluster, run).values()) == {"success"}
+    wait_until(lambda: not living.found(cluster.folder, f"agent-*/work/{run}/*"), "the directories to go")

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ jobs:
 """
 
 
-def deliver(world: World, body: bytes, delivery: str, key: str = KEY) -> httpx.Response:
+def deliver(cluster: Cluster, body: bytes, delivery: str, key: str = KEY) -> httpx.Response:
     signature = hmac.new(key.encode(), body, hashlib.sha256).hexdigest()
     headers = {
         "content-type": "application/json",
@@ -46,43 +46,43 @@ def deliver(world: World, body: bytes, delivery: str, key: str = KEY) -> httpx.R
         "x-hub-signature-256": f"sha256={signature}",
         "x-github-delivery": delivery,
     }
-    return world.api("POST", "/v1/hooks/release", content=body, headers=headers)
+    return cluster.api("POST", "/v1/hooks/release", content=body, headers=headers)
 
 
-def runs(world: World) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = world.api("GET", "/v1/runs").json()["runs"]
+def runs(cluster: Cluster) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = cluster.api("GET", "/v1/runs").json()["runs"]
     return rows[::-1]
 
 
-def test_g6_a_hook_and_what_follows_it_start_once_over_kills(empty_world: World) -> None:
+def test_g6_a_hook_and_what_follows_it_start_once_over_kills(empty_cluster: Cluster) -> None:
     """The daemon is killed right after it answered the delivery; each run exists once after every restart."""
-    world = empty_world
-    world.daemon_environment["WATERFLOW_SECRET_HOOK_KEY"] = KEY
-    clone = world.make_repository()
-    world.start_daemon()
-    world.add_agent("web-1", "web")
-    world.push(clone, {"workflows/hooked.yml": HOOKED, "workflows/after.yml": AFTER, "shared/say.yml": SAY})
-    world.api("POST", "/v1/repositories/ops/sync", params={"wait": "true"})
+    cluster = empty_cluster
+    cluster.daemon_environment["WATERFLOW_SECRET_HOOK_KEY"] = KEY
+    clone = cluster.make_repository()
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
+    cluster.push(clone, {"workflows/hooked.yml": HOOKED, "workflows/after.yml": AFTER, "shared/say.yml": SAY})
+    cluster.api("POST", "/v1/repositories/ops/sync", params={"wait": "true"})
 
     body = b'{"text": "hello; $(touch /tmp/never)"}'
-    assert deliver(world, body, "d-1", "wrong").status_code == 401
-    answered = deliver(world, body, "d-1")
+    assert deliver(cluster, body, "d-1", "wrong").status_code == 401
+    answered = deliver(cluster, body, "d-1")
     assert answered.status_code == 202, answered.text
     first = answered.json()["id"]
     for _ in range(2):
-        world.kill_daemon()
-        world.start_daemon()
-        again = deliver(world, body, "d-1")
+        cluster.kill_daemon()
+        cluster.start_daemon()
+        again = deliver(cluster, body, "d-1")
         assert (again.status_code, again.json()["id"]) == (202, first)
-    wait_until(lambda: len(runs(world)) == 2, "the run that follows")
-    followed = runs(world)[1]["id"]
-    assert world.wait_for(first)["conclusion"] == "success"
-    assert world.wait_for(followed)["conclusion"] == "success"
-    assert world.lines(first, 1) == ["it says hello; $(touch /tmp/never)"]
-    assert world.lines(followed, 1) == ["after hooked success"]
-    world.kill_daemon()
-    world.start_daemon()
-    other = deliver(world, body, "d-2").json()["id"]
-    wait_until(lambda: len(runs(world)) == 4, "the second run that follows")
-    assert [row["name"] for row in runs(world)] == ["hooked", "after"] * 2
+    wait_until(lambda: len(runs(cluster)) == 2, "the run that follows")
+    followed = runs(cluster)[1]["id"]
+    assert cluster.wait_for(first)["conclusion"] == "success"
+    assert cluster.wait_for(followed)["conclusion"] == "success"
+    assert cluster.lines(first, 1) == ["it says hello; $(touch /tmp/never)"]
+    assert cluster.lines(followed, 1) == ["after hooked success"]
+    cluster.kill_daemon()
+    cluster.start_daemon()
+    other = deliver(cluster, body, "d-2").json()["id"]
+    wait_until(lambda: len(runs(cluster)) == 4, "the second run that follows")
+    assert [row["name"] for row in runs(cluster)] == ["hooked", "after"] * 2
     assert other != first

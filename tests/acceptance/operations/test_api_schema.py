@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 from tests.chance import IS_FULL
 from tests.patience import PATIENCE_S
 
@@ -57,32 +57,32 @@ class Served(NamedTuple):
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A daemon with an agent, a repository, a workflow, a completed run, and a token for each principal."""
-    world = World(tmp_path_factory.mktemp("world"))
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
     try:
-        yield _serve(world)
+        yield _serve(cluster)
     finally:
-        world.close()
+        cluster.close()
 
 
-def _serve(world: World) -> Served:
-    clone = world.make_repository()
-    world.start_daemon()
-    world.add_agent("web-1", "web")
-    world.push(clone, {"workflows/one.yml": WORKFLOW})
-    wait_until(lambda: world.api("GET", "/v1/definitions").json()["definitions"], "the workflow to be known")
-    run = world.start(WORKFLOW)
-    world.wait_for(run)
+def _serve(cluster: Cluster) -> Served:
+    clone = cluster.make_repository()
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
+    cluster.push(clone, {"workflows/one.yml": WORKFLOW})
+    wait_until(lambda: cluster.api("GET", "/v1/definitions").json()["definitions"], "the workflow to be known")
+    run = cluster.start(WORKFLOW)
+    cluster.wait_for(run)
     made = {
-        role: world.api("POST", "/v1/tokens", json={"role": role, "name": f"the-{role}"}).json()["secret"]
+        role: cluster.api("POST", "/v1/tokens", json={"role": role, "name": f"the-{role}"}).json()["secret"]
         for role in ("viewer", "admin")
     }
-    fingerprint = world.api("GET", "/v1/agents").json()["agents"][0]["fingerprint"]
-    world.stop_daemon()
-    text = world.config.read_text().replace("open = true", "open = false")
-    world.config.write_text(text)
-    world.start_daemon()
+    fingerprint = cluster.api("GET", "/v1/agents").json()["agents"][0]["fingerprint"]
+    cluster.stop_daemon()
+    text = cluster.config.read_text().replace("open = true", "open = false")
+    cluster.config.write_text(text)
+    cluster.start_daemon()
     return Served(
-        address=f"http://127.0.0.1:{world.api_port}",
+        address=f"http://127.0.0.1:{cluster.api_port}",
         principals={"nobody": None, **{role: f"Bearer {secret}" for role, secret in made.items()}},
         known={
             ("run_id", "/v1/runs"): run,

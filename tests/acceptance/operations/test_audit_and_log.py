@@ -12,7 +12,7 @@ import pytest
 import zmq
 import zmq.utils.z85
 
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 
 FAILING = """
 name: failing
@@ -28,29 +28,29 @@ jobs:
 FINE = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: log\n        with: {message: fine}\n"
 
 
-def _audit(world: World) -> list[dict[str, Any]]:
+def _audit(cluster: Cluster) -> list[dict[str, Any]]:
     """Returns all rows that people caused, oldest first."""
-    answered = world.ctl("audit", "--json", "--limit", "1000")
+    answered = cluster.ctl("audit", "--json", "--limit", "1000")
     assert answered.returncode == 0, answered.stderr
     rows: list[dict[str, Any]] = json.loads(answered.stdout)
     return rows[::-1]
 
 
 @pytest.mark.slow
-def test_what_was_done_is_in_the_audit_trail_after_kill_9(empty_world: World) -> None:
+def test_what_was_done_is_in_the_audit_trail_after_kill_9(empty_cluster: Cluster) -> None:
     """The audit trail says who did what and when, by command line and API, up to the moment of the kill."""
-    world = empty_world
-    world.start_daemon()
-    world.add_agent("web-1", "web")
-    run = world.start(FINE)
-    world.wait_for(run)
-    assert world.ctl("tokens", "create", "--role", "runner", "--name", "ci", "--group", "web").returncode == 0
-    assert world.ctl("tokens", "revoke", "ci").returncode == 0
-    assert world.ctl("agents", "revoke", "web-1").returncode == 0
-    world.kill_daemon()
-    world.start_daemon()
+    cluster = empty_cluster
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
+    run = cluster.start(FINE)
+    cluster.wait_for(run)
+    assert cluster.ctl("tokens", "create", "--role", "runner", "--name", "ci", "--group", "web").returncode == 0
+    assert cluster.ctl("tokens", "revoke", "ci").returncode == 0
+    assert cluster.ctl("agents", "revoke", "web-1").returncode == 0
+    cluster.kill_daemon()
+    cluster.start_daemon()
 
-    rows = _audit(world)
+    rows = _audit(cluster)
 
     done = [(row["by"], row["what"], row["target"]) for row in rows if row["what"] != "refused"]
     me = f"uid:{os.getuid()}"
@@ -61,18 +61,18 @@ def test_what_was_done_is_in_the_audit_trail_after_kill_9(empty_world: World) ->
     assert next(row for row in rows if row["what"] == "start-run")["facts"] == {"run": run}
     assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
     assert [row["at"] for row in rows] == sorted(row["at"] for row in rows)
-    table = world.ctl("audit")
+    table = cluster.ctl("audit")
     assert "revoke-agent" in table.stdout
     assert "\x1b" not in table.stdout
 
 
 @pytest.mark.slow
-def test_a_key_that_nobody_approved_leaves_a_record_and_few_of_them(empty_world: World) -> None:
+def test_a_key_that_nobody_approved_leaves_a_record_and_few_of_them(empty_cluster: Cluster) -> None:
     """When an unknown key tries again and again, the audit trail records some of the attempts, not all."""
-    world = empty_world
-    world.start_daemon()
+    cluster = empty_cluster
+    cluster.start_daemon()
     began = time.monotonic()
-    server = world.api("GET", "/v1/agents").json()["server"]
+    server = cluster.api("GET", "/v1/agents").json()["server"]
     public, secret = zmq.curve_keypair()
     context = zmq.Context()
     strangers = []
@@ -82,9 +82,11 @@ def test_a_key_that_nobody_approved_leaves_a_record_and_few_of_them(empty_world:
             stranger.setsockopt(zmq.LINGER, 0)
             stranger.curve_publickey, stranger.curve_secretkey = public, secret
             stranger.curve_serverkey = server["key"].encode()
-            stranger.connect(f"tcp://127.0.0.1:{world.work_port}")
+            stranger.connect(f"tcp://127.0.0.1:{cluster.work_port}")
             strangers.append(stranger)
-        rows = wait_until(lambda: [row for row in _audit(world) if row["what"] == "refused"], "a refusal in the trail")
+        rows = wait_until(
+            lambda: [row for row in _audit(cluster) if row["what"] == "refused"], "a refusal in the trail"
+        )
     finally:
         for stranger in strangers:
             stranger.close()
@@ -93,34 +95,34 @@ def test_a_key_that_nobody_approved_leaves_a_record_and_few_of_them(empty_world:
     assert rows[0]["facts"]["code"] == "WF212"
     assert rows[0]["by"] == "127.0.0.1"
     # Six from one source, and one more for each minute that this may have taken.
-    found = len([row for row in _audit(world) if row["what"] == "refused"])
+    found = len([row for row in _audit(cluster) if row["what"] == "refused"])
     assert found <= 6 + (time.monotonic() - began) / 60
 
 
 @pytest.mark.slow
-def test_every_line_of_the_log_is_an_object_that_says_what_it_is_about(empty_world: World) -> None:
+def test_every_line_of_the_log_is_an_object_that_says_what_it_is_about(empty_cluster: Cluster) -> None:
     """With a failed run, rejected strangers, bytes that are not HTTP, and a kill; no line contains a token."""
-    world = empty_world
-    clone = world.make_repository()
-    world.config.write_text(world.config.read_text() + '\n[log]\nlevel = "debug"\nformat = "json"\n')
-    world.start_daemon()
-    world.add_agent("web-1", "web")
-    world.push(clone, {"workflows/one.yml": 'on: push\nname: "t\\ex"\n' + FINE})
-    wait_until(lambda: world.api("GET", "/v1/runs").json()["runs"], "the pushed run to start")
-    run = world.start(FAILING)
-    assert world.wait_for(run)["conclusion"] == "failure"
-    secret = world.api("POST", "/v1/tokens", json={"role": "viewer", "name": "v"}).json()["secret"]
-    world.api("GET", f"/v1/runs?name={secret}")
+    cluster = empty_cluster
+    clone = cluster.make_repository()
+    cluster.config.write_text(cluster.config.read_text() + '\n[log]\nlevel = "debug"\nformat = "json"\n')
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
+    cluster.push(clone, {"workflows/one.yml": 'on: push\nname: "t\\ex"\n' + FINE})
+    wait_until(lambda: cluster.api("GET", "/v1/runs").json()["runs"], "the pushed run to start")
+    run = cluster.start(FAILING)
+    assert cluster.wait_for(run)["conclusion"] == "failure"
+    secret = cluster.api("POST", "/v1/tokens", json={"role": "viewer", "name": "v"}).json()["secret"]
+    cluster.api("GET", f"/v1/runs?name={secret}")
     # Far more than one per second, on any machine.
     for _ in range(300):
-        with socket.create_connection(("127.0.0.1", world.api_port)) as stranger:
+        with socket.create_connection(("127.0.0.1", cluster.api_port)) as stranger:
             stranger.sendall(b"\x1b[2J\xff\r\n\r\n")
             stranger.recv(100)
-    world.kill_daemon()
-    world.start_daemon()
-    assert world.stop_daemon() == 0
+    cluster.kill_daemon()
+    cluster.start_daemon()
+    assert cluster.stop_daemon() == 0
 
-    text = world.log.read_text()
+    text = cluster.log.read_text()
 
     lines = [json.loads(line) for line in text.splitlines()]
     assert text.isascii()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 from tests.patience import PATIENCE_S
 
 DEPLOY = """name: deploy
@@ -30,28 +30,28 @@ jobs:
 
 
 @pytest.fixture
-def fleet(empty_world: World) -> World:
+def fleet(empty_cluster: Cluster) -> Cluster:
     """A repository, a daemon, one web server and one database server."""
-    empty_world.make_repository()
-    empty_world.start_daemon()
-    empty_world.add_agent("web-1", "web-servers")
-    empty_world.add_agent("db-1", "db-servers")
-    return empty_world
+    empty_cluster.make_repository()
+    empty_cluster.start_daemon()
+    empty_cluster.add_agent("web-1", "web-servers")
+    empty_cluster.add_agent("db-1", "db-servers")
+    return empty_cluster
 
 
-def _runs(world: World) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = world.api("GET", "/v1/runs").json()["runs"]
+def _runs(cluster: Cluster) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = cluster.api("GET", "/v1/runs").json()["runs"]
     return found
 
 
-def _push_and_wait(world: World, files: dict[str, str]) -> dict[str, object]:
-    before = len(_runs(world))
-    world.push(world.clone, files)
-    wait_until(lambda: len(_runs(world)) > before, "the push to start a run")
-    return world.wait_for(str(_runs(world)[0]["id"]))
+def _push_and_wait(cluster: Cluster, files: dict[str, str]) -> dict[str, object]:
+    before = len(_runs(cluster))
+    cluster.push(cluster.clone, files)
+    wait_until(lambda: len(_runs(cluster)) > before, "the push to start a run")
+    return cluster.wait_for(str(_runs(cluster)[0]["id"]))
 
 
-def test_a_push_runs_the_workflow_and_every_command_shows_it(fleet: World) -> None:
+def test_a_push_runs_the_workflow_and_every_command_shows_it(fleet: Cluster) -> None:
     """`git push` alone starts the run; the commands of the first five minutes show what happened."""
     run = _push_and_wait(fleet, {"workflows/deploy.yml": DEPLOY})
 
@@ -73,7 +73,7 @@ def test_a_push_runs_the_workflow_and_every_command_shows_it(fleet: World) -> No
     assert "deploy" in fleet.ctl("workflows").stdout
 
 
-def test_a_file_runs_by_hand_and_its_result_is_the_exit_code(fleet: World) -> None:
+def test_a_file_runs_by_hand_and_its_result_is_the_exit_code(fleet: Cluster) -> None:
     """`run FILE` waits and exits with the run's result: 0, 1, or 3 after a cancel."""
     good, bad = fleet.folder / "good.yml", fleet.folder / "bad.yml"
     good.write_text("jobs:\n  a:\n    runs-on: web-servers\n    steps:\n      - run: echo fine\n")
@@ -93,7 +93,7 @@ def test_a_file_runs_by_hand_and_its_result_is_the_exit_code(fleet: World) -> No
     assert fleet.ctl("watch", detached["id"]).returncode == 3
 
 
-def test_a_waiting_run_says_why_and_goes_on_when_a_server_comes(fleet: World) -> None:
+def test_a_waiting_run_says_why_and_goes_on_when_a_server_comes(fleet: Cluster) -> None:
     """The reason has a code and a message that names the next command."""
     run = fleet.start("jobs:\n  a:\n    runs-on: gpu-servers\n    steps:\n      - run: echo at last\n")
     waiting = wait_until(
@@ -107,7 +107,7 @@ def test_a_waiting_run_says_why_and_goes_on_when_a_server_comes(fleet: World) ->
     assert fleet.wait_for(run)["conclusion"] == "success"
 
 
-def test_a_broken_file_blocks_nobody_and_shows_its_place(fleet: World) -> None:
+def test_a_broken_file_blocks_nobody_and_shows_its_place(fleet: Cluster) -> None:
     """After one push with a good and a broken file, the good one runs and the broken one is shown with its line."""
     run = _push_and_wait(
         fleet,
@@ -124,7 +124,7 @@ def test_a_broken_file_blocks_nobody_and_shows_its_place(fleet: World) -> None:
     assert "broken.yml" in fleet.ctl("status").stdout + fleet.ctl("workflows").stdout
 
 
-def test_commits_pushed_while_the_daemon_was_down_run_once_for_the_newest(fleet: World) -> None:
+def test_commits_pushed_while_the_daemon_was_down_run_once_for_the_newest(fleet: Cluster) -> None:
     """Triggers are level-based: only the current commit of the ref counts, not the commits in between."""
     _push_and_wait(fleet, {"workflows/deploy.yml": DEPLOY})
     fleet.kill_daemon()
@@ -140,7 +140,7 @@ def test_commits_pushed_while_the_daemon_was_down_run_once_for_the_newest(fleet:
     assert len(_runs(fleet)) == 2
 
 
-def test_a_sleeping_run_survives_a_restart_and_holds_no_server(fleet: World) -> None:
+def test_a_sleeping_run_survives_a_restart_and_holds_no_server(fleet: Cluster) -> None:
     """The timer is in the log, so the daemon may be killed and the agent may be away in the meantime."""
     run = fleet.start(
         """jobs:
@@ -162,7 +162,7 @@ def test_a_sleeping_run_survives_a_restart_and_holds_no_server(fleet: World) -> 
     assert fleet.lines(run, 1) == ["awake"]
 
 
-def test_a_stop_by_sigterm_leaves_steps_running(fleet: World) -> None:
+def test_a_stop_by_sigterm_leaves_steps_running(fleet: Cluster) -> None:
     """An orderly stop and a start lose nothing either, and the daemon exits with 0."""
     run = fleet.start("jobs:\n  a:\n    runs-on: web-servers\n    steps:\n      - run: sleep 1; echo done\n")
     wait_until(lambda: fleet.run(run)["jobs"][0]["status"] == "running", "the job to run")
@@ -174,11 +174,11 @@ def test_a_stop_by_sigterm_leaves_steps_running(fleet: World) -> None:
 
 
 @pytest.mark.parametrize("way", ["same path", "symbolic link", pytest.param("bind mount", marks=pytest.mark.root)])
-def test_a_second_daemon_on_the_directory_refuses_with_a_sentence(empty_world: World, way: str) -> None:
+def test_a_second_daemon_on_the_directory_refuses_with_a_sentence(empty_cluster: Cluster, way: str) -> None:
     """The message names the process that holds the directory, and the first daemon continues."""
-    empty_world.start_daemon()
-    directory = empty_world.folder / "daemon"
-    other = empty_world.folder / "other"
+    empty_cluster.start_daemon()
+    directory = empty_cluster.folder / "daemon"
+    other = empty_cluster.folder / "other"
     if way == "same path":
         other = directory
     elif way == "symbolic link":
@@ -188,7 +188,7 @@ def test_a_second_daemon_on_the_directory_refuses_with_a_sentence(empty_world: W
             pytest.skip("a bind mount needs root")
         other.mkdir()
         subprocess.run(["mount", "--bind", str(directory), str(other)], check=True)
-    config = empty_world.folder / "second.toml"
+    config = empty_cluster.folder / "second.toml"
     config.write_text(
         f'data-dir = "{other}"\n[api]\nlisten = "127.0.0.1:0"\nsocket = ""\n'
         '[agents]\nlisten = "tcp://127.0.0.1:*"\nenroll-listen = "tcp://127.0.0.1:*"\n'
@@ -199,7 +199,7 @@ def test_a_second_daemon_on_the_directory_refuses_with_a_sentence(empty_world: W
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,
-            env=empty_world.environment(),
+            env=empty_cluster.environment(),
             check=False,
         )
     finally:
@@ -207,12 +207,12 @@ def test_a_second_daemon_on_the_directory_refuses_with_a_sentence(empty_world: W
             subprocess.run(["umount", str(other)], check=True)
 
     assert second.returncode == 1
-    assert str(empty_world.daemon_pid) in second.stderr
+    assert str(empty_cluster.daemon_pid) in second.stderr
     assert "Traceback" not in second.stderr
-    assert empty_world.api("GET", "/health").status_code == 200
+    assert empty_cluster.api("GET", "/health").status_code == 200
 
 
-def test_curl_without_a_token(fleet: World, tmp_path: Path) -> None:
+def test_curl_without_a_token(fleet: Cluster, tmp_path: Path) -> None:
     """The five requests of the README work as a person types them."""
 
     def curl(*arguments: str) -> dict[str, object]:

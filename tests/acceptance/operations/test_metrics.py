@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.acceptance.cluster import World
+from tests.acceptance.cluster import Cluster
 from waterflowd.admin.metric_samples import METRICS
 
 _PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
@@ -28,14 +28,14 @@ def test_the_documented_metrics_are_the_existing_ones() -> None:
     assert set(re.findall(r"^\| `(waterflow_\w+)` \|", _PAGE.read_text(), re.MULTILINE)) == shown
 
 
-def test_a_run_is_counted(empty_world: World) -> None:
+def test_a_run_is_counted(empty_cluster: Cluster) -> None:
     """The metrics count the run by trigger and conclusion, its events and its slot, and the frames of the link."""
-    empty_world.start_daemon()
-    empty_world.add_agent("web-1", "web", slots=3)
-    run = empty_world.start("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: exit 1\n")
-    empty_world.wait_for(run)
+    empty_cluster.start_daemon()
+    empty_cluster.add_agent("web-1", "web", slots=3)
+    run = empty_cluster.start("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: exit 1\n")
+    empty_cluster.wait_for(run)
 
-    answer = empty_world.api("GET", "/metrics")
+    answer = empty_cluster.api("GET", "/metrics")
 
     assert answer.headers["content-type"].startswith("text/plain")
     values = _values(answer.text)

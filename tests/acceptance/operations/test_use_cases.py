@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 from tests.acceptance.gate import Gate
 from tests.integration.nodes.test_compose import plugins
 from tests.integration.nodes.test_docker import IMAGE, engine
@@ -52,27 +52,27 @@ JOB = """  {name}:
 
 
 @pytest.fixture
-def world(empty_world: World) -> World:
+def cluster(empty_cluster: Cluster) -> Cluster:
     """Three servers, each in its own group, and a repository."""
-    empty_world.make_repository()
-    empty_world.start_daemon()
+    empty_cluster.make_repository()
+    empty_cluster.start_daemon()
     for group in GROUPS:
-        empty_world.add_agent(f"{group}-1", group)
-    return empty_world
+        empty_cluster.add_agent(f"{group}-1", group)
+    return empty_cluster
 
 
-def newest(world: World, count: int) -> str:
+def newest(cluster: Cluster, count: int) -> str:
     """Returns the id of the newest run once there are `count` runs."""
     found = wait_until(
-        lambda: rows if len(rows := world.api("GET", "/v1/runs").json()["runs"]) == count else None, f"{count} runs"
+        lambda: rows if len(rows := cluster.api("GET", "/v1/runs").json()["runs"]) == count else None, f"{count} runs"
     )
     return str(found[0]["id"])
 
 
-def done(world: World, run: str) -> dict[str, Any]:
+def done(cluster: Cluster, run: str) -> dict[str, Any]:
     """Returns the completed run, which has to succeed."""
-    found = world.wait_for(run, patience_s=240)
-    assert found["conclusion"] == "success", world.lines(run)
+    found = cluster.wait_for(run, patience_s=240)
+    assert found["conclusion"] == "success", cluster.lines(run)
     return found
 
 
@@ -82,10 +82,10 @@ def done(world: World, run: str) -> dict[str, Any]:
 class Shop:
     """A shop of three services on one engine, deployed by compose files of the repository."""
 
-    def __init__(self, world: World, engine: str, plugins: str) -> None:
-        self.world = world
+    def __init__(self, cluster: Cluster, engine: str, plugins: str) -> None:
+        self.cluster = cluster
         self.env = {"DOCKER_HOST": engine, "DOCKER_CONFIG": plugins}
-        self.gates = world.folder / "gates"
+        self.gates = cluster.folder / "gates"
         self.gates.mkdir()
         self.files = {f"deploy/{name}.yml": COMPOSE.format(name=name, image=IMAGE, gates=self.gates) for name in GROUPS}
         env = ", ".join(f"{name}: '{value}'" for name, value in self.env.items())
@@ -96,8 +96,8 @@ class Shop:
         self.workflow = f"name: deploy\non: {{push: {{}}}}\nvars: {{version: 'VERSION'}}\nenv: {{{env}}}\njobs:\n{jobs}"
 
     def deploy(self, version: str) -> None:
-        self.world.push(
-            self.world.clone,
+        self.cluster.push(
+            self.cluster.clone,
             {**self.files, "workflows/deploy.yml": self.workflow.replace("VERSION'", f"{version}'", 1)},
         )
 
@@ -123,8 +123,8 @@ class Shop:
 
 
 @pytest.fixture
-def shop(world: World, engine: str, plugins: str) -> Iterator[Shop]:
-    shop = Shop(world, engine, plugins)
+def shop(cluster: Cluster, engine: str, plugins: str) -> Iterator[Shop]:
+    shop = Shop(cluster, engine, plugins)
     yield shop
     containers = shop.docker("ps", "--all", "--quiet").split()
     if containers:
@@ -133,40 +133,40 @@ def shop(world: World, engine: str, plugins: str) -> Iterator[Shop]:
 
 @pytest.mark.slow
 @pytest.mark.root
-def test_a_deployment_goes_through_three_groups_in_order(world: World, shop: Shop) -> None:
+def test_a_deployment_goes_through_three_groups_in_order(cluster: Cluster, shop: Shop) -> None:
     """Each group waits until the previous one is healthy; the next push deploys the next version everywhere."""
     shop.deploy("v1")
-    run = newest(world, 1)
+    run = newest(cluster, 1)
     wait_until(lambda: set(shop.containers()) == {"database"}, "the database's container")
     shop.open("database")
     wait_until(lambda: set(shop.containers()) == {"database", "backend"}, "the backend's container")
     shop.open("backend", "frontend")
-    done(world, run)
+    done(cluster, run)
     said = ["backend is healthy", "database is healthy", "frontend is healthy"]
-    wait_until(lambda: sorted(world.lines(run))[-3:] == said, "what the services are")
+    wait_until(lambda: sorted(cluster.lines(run))[-3:] == said, "what the services are")
 
     shop.deploy("v2")
-    done(world, newest(world, 2))
+    done(cluster, newest(cluster, 2))
     assert {name: version for name, (_, version) in shop.containers().items()} == dict.fromkeys(GROUPS, "v2")
 
 
 @pytest.mark.slow
 @pytest.mark.root
-def test_a_deployment_goes_on_when_the_daemon_dies_while_compose_is_at_work(world: World, shop: Shop) -> None:
+def test_a_deployment_goes_on_when_the_daemon_dies_while_compose_is_at_work(cluster: Cluster, shop: Shop) -> None:
     """It is killed while the database becomes healthy: nothing is started twice, and the other two services follow."""
     shop.deploy("v1")
-    run = newest(world, 1)
+    run = newest(cluster, 1)
     before = wait_until(shop.containers, "the database's container")
-    world.kill_daemon()
+    cluster.kill_daemon()
     shop.open(*GROUPS)
-    world.start_daemon()
+    cluster.start_daemon()
 
-    done(world, run)
+    done(cluster, run)
 
     after = shop.containers()
     assert set(after) == set(GROUPS)
     assert after["database"] == before["database"]
-    tries = [event for event in world.events(run) if event["type"] == "attempt-dispatched"]
+    tries = [event for event in cluster.events(run) if event["type"] == "attempt-dispatched"]
     assert len(tries) == 2 * len(GROUPS)
 
 
@@ -188,7 +188,7 @@ jobs:
 """
 
 
-def test_an_inspection_runs_on_every_server(world: World) -> None:
+def test_an_inspection_runs_on_every_server(cluster: Cluster) -> None:
     """The inspection uses a script of the repository, and a service that starts late."""
     asked = 0
 
@@ -205,11 +205,13 @@ def test_an_inspection_runs_on_every_server(world: World) -> None:
             "inspect.sh": 'echo "$WATERFLOW_AGENT is $1"\n',
             "workflows/inspect.yml": INSPECTION.format(url=server.url),
         }
-        world.push(world.clone, files)
-        run = newest(world, 1)
-        done(world, run)
+        cluster.push(cluster.clone, files)
+        run = newest(cluster, 1)
+        done(cluster, run)
     said = ["backend-1 is fine", "database-1 is fine", "frontend-1 is fine"]
-    wait_until(lambda: sorted(line for line in world.lines(run) if line.endswith(" is fine")) == said, "three answers")
+    wait_until(
+        lambda: sorted(line for line in cluster.lines(run) if line.endswith(" is fine")) == said, "three answers"
+    )
 
 
 # Backup -----------------------------------------------------------------------------------------------------------------
@@ -241,36 +243,36 @@ def backup(endpoint: str) -> dict[str, str]:
     return {"workflows/backup.yml": text}
 
 
-def arrived(world: World, run: str, bucket: Bucket) -> None:
+def arrived(cluster: Cluster, run: str, bucket: Bucket) -> None:
     """Checks that the whole backup is stored once, under the day's name."""
     (key,) = bucket.keys()
     assert re.fullmatch(r"shop/\d{4}-\d{2}-\d{2}/shop\.sql", key)
     content = bucket.get(key)
     assert content == b"x" * SIZE
-    assert f"sha256:{hashlib.sha256(content).hexdigest()}" in world.lines(run)
+    assert f"sha256:{hashlib.sha256(content).hexdigest()}" in cluster.lines(run)
     assert bucket.uploads() == []
 
 
 @pytest.mark.slow
-def test_a_backup_arrives_under_the_name_of_its_day(world: World, bucket: Bucket) -> None:
+def test_a_backup_arrives_under_the_name_of_its_day(cluster: Cluster, bucket: Bucket) -> None:
     """The backup is complete, and its checksum is an output."""
-    world.push(world.clone, backup(bucket.endpoint))
-    run = newest(world, 1)
-    done(world, run)
-    arrived(world, run, bucket)
+    cluster.push(cluster.clone, backup(bucket.endpoint))
+    run = newest(cluster, 1)
+    done(cluster, run)
+    arrived(cluster, run, bucket)
 
 
 @pytest.mark.slow
-def test_a_backup_arrives_when_the_daemon_dies_while_it_is_sent(world: World, bucket: Bucket) -> None:
+def test_a_backup_arrives_when_the_daemon_dies_while_it_is_sent(cluster: Cluster, bucket: Bucket) -> None:
     """The daemon is killed when half of the parts have been sent: the step continues and is not repeated."""
     with Gate(bucket.endpoint, after_bytes=SIZE // 2) as gate:
-        world.push(world.clone, backup(gate.url))
-        run = newest(world, 1)
+        cluster.push(cluster.clone, backup(gate.url))
+        run = newest(cluster, 1)
         wait_until(gate.is_reached, "half of the backup to be sent")
-        world.kill_daemon()
+        cluster.kill_daemon()
         gate.open()
-        world.start_daemon()
-        done(world, run)
-    arrived(world, run, bucket)
-    attempts = [step["attempts"] for step in world.run(run)["jobs"][0]["steps"]]
+        cluster.start_daemon()
+        done(cluster, run)
+    arrived(cluster, run, bucket)
+    attempts = [step["attempts"] for step in cluster.run(run)["jobs"][0]["steps"]]
     assert [len(tries) for tries in attempts] == [1, 1, 1]

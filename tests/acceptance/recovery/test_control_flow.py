@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -48,12 +48,12 @@ WORKFLOW = """jobs:
 
 
 class Crashes:
-    """One run in a world, and the crashes that happen to it."""
+    """One run in a cluster, and the crashes that happen to it."""
 
-    def __init__(self, world: World, place: Path) -> None:
-        self.world = world
+    def __init__(self, cluster: Cluster, place: Path) -> None:
+        self.cluster = cluster
         self.place = place
-        self.run = world.start(WORKFLOW.replace("PLACE", str(place)))
+        self.run = cluster.start(WORKFLOW.replace("PLACE", str(place)))
 
     def wait_for(self, step: str) -> None:
         """Waits until the step has started."""
@@ -74,61 +74,63 @@ class Crashes:
 
     def step_reason(self, step: str) -> str:
         """Returns the code of the step's reason."""
-        steps = {row["id"]: row for row in self.world.run(self.run)["jobs"][0]["steps"]}
+        steps = {row["id"]: row for row in self.cluster.run(self.run)["jobs"][0]["steps"]}
         return str(steps[step]["reason"]["code"])
 
     def history(self) -> list[tuple[str, str | None]]:
         """Returns the types of the run's events and their steps, which a late reader still sees."""
-        return [(event["type"], event.get("step")) for event in self.world.events(self.run)]
+        return [(event["type"], event.get("step")) for event in self.cluster.events(self.run)]
 
     def restart_both(self) -> None:
         """Kills the daemon and the agent, and starts both."""
-        self.world.kill_daemon()
-        self.world.kill_agent("web-1")
-        self.world.start_daemon()
-        self.world.start_agent("web-1")
+        self.cluster.kill_daemon()
+        self.cluster.kill_agent("web-1")
+        self.cluster.start_daemon()
+        self.cluster.start_agent("web-1")
 
 
-def test_a_run_survives_kills_in_a_loop_a_parallel_an_approval_and_a_sleep(empty_world: World, tmp_path: Path) -> None:
+def test_a_run_survives_kills_in_a_loop_a_parallel_an_approval_and_a_sleep(
+    empty_cluster: Cluster, tmp_path: Path
+) -> None:
     """Steps that end while both are down count, waiting parts keep waiting, and no mark appears twice."""
     place = tmp_path / "place"
     place.mkdir()
-    world = empty_world
-    world.start_daemon()
-    world.add_agent("web-1", "web")
-    crashes = Crashes(world, place)
+    cluster = empty_cluster
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
+    crashes = Crashes(cluster, place)
 
     crashes.wait_for("rows[0]/1")
-    world.kill_daemon()
+    cluster.kill_daemon()
     crashes.let_go("rows[0]/1")
     crashes.wait_for_mark("end rows[0]/1")
-    world.start_daemon()
+    cluster.start_daemon()
     crashes.wait_for("rows[1]/1")
-    world.kill_agent("web-1")
+    cluster.kill_agent("web-1")
     crashes.let_go("rows[1]/1")
     crashes.wait_for_mark("end rows[1]/1")
-    world.start_agent("web-1")
+    cluster.start_agent("web-1")
     crashes.wait_for("rows[2]/1")
     crashes.restart_both()
     crashes.let_go("rows[2]/1")
 
     crashes.wait_for("both[0]/1")
     crashes.wait_for("both[1]/1")
-    world.kill_daemon()
+    cluster.kill_daemon()
     crashes.let_go("both[0]/1")
     crashes.wait_for_mark("end both[0]/1")
-    world.kill_agent("web-1")
-    world.start_daemon()
-    world.start_agent("web-1")
+    cluster.kill_agent("web-1")
+    cluster.start_daemon()
+    cluster.start_agent("web-1")
     crashes.let_go("both[1]/1")
 
     wait_until(lambda: crashes.step_reason("go") == "waiting-approval", "the approval")
     crashes.restart_both()
     assert crashes.step_reason("go") == "waiting-approval"
-    assert world.api("POST", f"/v1/runs/{crashes.run}/approve", json={}).status_code == 200
+    assert cluster.api("POST", f"/v1/runs/{crashes.run}/approve", json={}).status_code == 200
     wait_until(lambda: ("step-sleeping", "nap") in crashes.history(), "the sleep")
     crashes.restart_both()
-    found = world.wait_for(crashes.run)
+    found = cluster.wait_for(crashes.run)
 
     assert found["conclusion"] == "success", found
     held = ["rows[0]/1", "rows[1]/1", "rows[2]/1", "both[0]/1", "both[1]/1"]
@@ -152,27 +154,27 @@ jobs:
 """
 
 
-def test_queues_and_the_next_try_of_a_job_survive_kills(empty_world: World, tmp_path: Path) -> None:
+def test_queues_and_the_next_try_of_a_job_survive_kills(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The holder and the queue of a concurrency group are in the log, and so is the time of a job's next try."""
     place = tmp_path / "place"
     place.mkdir()
-    world = empty_world
-    world.start_daemon()
-    world.add_agent("web-1", "web")
-    first = world.start(_held(place, "first", ""))
+    cluster = empty_cluster
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
+    first = cluster.start(_held(place, "first", ""))
     wait_until((place / "marks").exists, "the first to run")
-    second = world.start(_held(place, "second", ""))
-    assert world.run(second)["status"] == "waiting"
-    world.kill_daemon()
+    second = cluster.start(_held(place, "second", ""))
+    assert cluster.run(second)["status"] == "waiting"
+    cluster.kill_daemon()
     (place / "first").touch()
-    world.start_daemon()
-    wait_until(lambda: any(event["type"] == "job-retry-scheduled" for event in world.events(first)), "the pause")
-    world.kill_daemon()
-    world.kill_agent("web-1")
+    cluster.start_daemon()
+    wait_until(lambda: any(event["type"] == "job-retry-scheduled" for event in cluster.events(first)), "the pause")
+    cluster.kill_daemon()
+    cluster.kill_agent("web-1")
     (place / "second").touch()
-    world.start_daemon()
-    world.start_agent("web-1")
+    cluster.start_daemon()
+    cluster.start_agent("web-1")
 
-    assert [world.wait_for(run)["conclusion"] for run in (first, second)] == ["success", "success"]
+    assert [cluster.wait_for(run)["conclusion"] for run in (first, second)] == ["success", "success"]
     marks = (place / "marks").read_text().splitlines()
     assert marks == [f"{word} {name}" for name in ("first", "second") for _ in range(2) for word in ("begin", "end")]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 from tests.chance import SEED
 
 ROUNDS = int(os.environ.get("WATERFLOW_ROUNDS", "3"))
@@ -34,75 +34,75 @@ def _workflow(marker: Path) -> str:
     )
 
 
-def _check(world: World, run: str, marker: Path) -> None:
-    found = world.wait_for(run)
-    assert found["conclusion"] == "success", (found["reason"], world.api("GET", f"/v1/runs/{run}/events").text)
+def _check(cluster: Cluster, run: str, marker: Path) -> None:
+    found = cluster.wait_for(run)
+    assert found["conclusion"] == "success", (found["reason"], cluster.api("GET", f"/v1/runs/{run}/events").text)
     for path in (marker, Path(f"{marker}-2")):
         assert path.read_text().split() == [str(number) for number in range(STEPS)]
     expected = [f"{word} {number}" for number in range(STEPS) for word in ("begin", "end")]
-    lines = world.lines(run, count=2 * len(expected))
+    lines = cluster.lines(run, count=2 * len(expected))
     assert sorted(lines) == sorted(expected * 2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900 + 60 * ROUNDS)
-def test_a_killed_daemon_loses_nothing_and_runs_nothing_twice(world: World, tmp_path: Path) -> None:
+def test_a_killed_daemon_loses_nothing_and_runs_nothing_twice(cluster: Cluster, tmp_path: Path) -> None:
     """Each step's marker has exactly one line, whenever the daemon was killed; running steps continued."""
     dice = random.Random(SEED)
     print(f"seed {SEED}")
     for number in range(ROUNDS):
         marker = tmp_path / f"marker-{number}"
-        run = world.start(_workflow(marker))
+        run = cluster.start(_workflow(marker))
         time.sleep(dice.uniform(0, 2.2))
-        world.kill_daemon()
-        world.start_daemon()
-        _check(world, run, marker)
+        cluster.kill_daemon()
+        cluster.start_daemon()
+        _check(cluster, run, marker)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900 + 60 * ROUNDS)
-def test_a_killed_agent_finds_its_steps_again(world: World, tmp_path: Path) -> None:
+def test_a_killed_agent_finds_its_steps_again(cluster: Cluster, tmp_path: Path) -> None:
     """The step continues without its agent; its result and its output arrive once."""
     dice = random.Random(SEED)
     print(f"seed {SEED}")
     for number in range(ROUNDS):
         marker = tmp_path / f"marker-{number}"
-        run = world.start(_workflow(marker))
+        run = cluster.start(_workflow(marker))
         time.sleep(dice.uniform(0, 2.2))
         victim = dice.choice(["web-1", "web-2"])
-        world.kill_agent(victim)
-        world.start_agent(victim)
-        _check(world, run, marker)
+        cluster.kill_agent(victim)
+        cluster.start_agent(victim)
+        _check(cluster, run, marker)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900 + 60 * ROUNDS)
-def test_an_answered_start_is_never_lost(world: World) -> None:
+def test_an_answered_start_is_never_lost(cluster: Cluster) -> None:
     """After a `kill -9` right after the 201, the run exists and completes."""
     workflow = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: log\n        with: {message: hello}\n"
     runs = []
     for _ in range(2 * ROUNDS):
-        runs.append(world.start(workflow))
-        world.kill_daemon()
-        world.start_daemon()
-        assert world.run(runs[-1])["id"] == runs[-1]
+        runs.append(cluster.start(workflow))
+        cluster.kill_daemon()
+        cluster.start_daemon()
+        assert cluster.run(runs[-1])["id"] == runs[-1]
     for run in runs:
-        assert world.wait_for(run)["conclusion"] == "success"
+        assert cluster.wait_for(run)["conclusion"] == "success"
 
 
-def test_both_killed_at_once(world: World, tmp_path: Path) -> None:
+def test_both_killed_at_once(cluster: Cluster, tmp_path: Path) -> None:
     """The step continues under the runner alone; daemon and agent settle when they are back."""
     marker = tmp_path / "marker"
-    run = world.start(
+    run = cluster.start(
         f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo one; sleep 1; echo two; echo x >> {marker}\n"
     )
-    wait_until(lambda: world.lines(run), "the first line")
-    name = world.run(run)["jobs"][0]["agent"]
-    world.kill_daemon()
-    world.kill_agent(name)
+    wait_until(lambda: cluster.lines(run), "the first line")
+    name = cluster.run(run)["jobs"][0]["agent"]
+    cluster.kill_daemon()
+    cluster.kill_agent(name)
     wait_until(marker.exists, "the step to go on by itself")
-    world.start_daemon()
-    world.start_agent(name)
-    assert world.wait_for(run)["conclusion"] == "success"
-    assert world.lines(run, count=2) == ["one", "two"]
+    cluster.start_daemon()
+    cluster.start_agent(name)
+    assert cluster.wait_for(run)["conclusion"] == "success"
+    assert cluster.lines(run, count=2) == ["one", "two"]
     assert marker.read_text() == "x\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.acceptance.cluster import World, jobs_of, wait_until
+from tests.acceptance.cluster import Cluster, jobs_of, wait_until
 
 WORKFLOW = """name: release
 on: workflow_dispatch
@@ -30,36 +30,36 @@ jobs:
 PATH = "workflows/release.yml"
 
 
-def test_a_run_is_done_again_from_where_it_failed_with_the_corrected_file(empty_world: World) -> None:
+def test_a_run_is_done_again_from_where_it_failed_with_the_corrected_file(empty_cluster: Cluster) -> None:
     """Kept steps are announced first, the other steps see their outputs, and the new run names the old one."""
-    world = empty_world
-    clone = world.make_repository()
-    world.start_daemon()
-    world.add_agent("web-1", "web")
-    world.push(clone, {PATH: WORKFLOW.replace("BROKEN", "exit 3")})
-    wait_until(lambda: world.api("GET", "/v1/definitions").json()["definitions"], "the workflow to be known")
-    assert world.ctl("run", "release", "--var", "who=me").returncode == 1
-    old = world.api("GET", "/v1/runs").json()["runs"][0]["id"]
-    stamp = jobs_of(world.run(old))["build"]["outputs"]["stamp"]
-    world.kill_daemon()
-    world.start_daemon()
-    wait_until(lambda: world.connected() == {"web-1"}, "the agent to be back")
-    fixed = world.push(clone, {PATH: WORKFLOW.replace("BROKEN", "echo put by ${{ vars.who }}")})
-    assert world.ctl("sync", "--wait").returncode == 0
+    cluster = empty_cluster
+    clone = cluster.make_repository()
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
+    cluster.push(clone, {PATH: WORKFLOW.replace("BROKEN", "exit 3")})
+    wait_until(lambda: cluster.api("GET", "/v1/definitions").json()["definitions"], "the workflow to be known")
+    assert cluster.ctl("run", "release", "--var", "who=me").returncode == 1
+    old = cluster.api("GET", "/v1/runs").json()["runs"][0]["id"]
+    stamp = jobs_of(cluster.run(old))["build"]["outputs"]["stamp"]
+    cluster.kill_daemon()
+    cluster.start_daemon()
+    wait_until(lambda: cluster.connected() == {"web-1"}, "the agent to be back")
+    fixed = cluster.push(clone, {PATH: WORKFLOW.replace("BROKEN", "echo put by ${{ vars.who }}")})
+    assert cluster.ctl("sync", "--wait").returncode == 0
 
-    dry = world.ctl("rerun", old[:20], "--from", "put", "--at", fixed, "--dry-run", "--json")
+    dry = cluster.ctl("rerun", old[:20], "--from", "put", "--at", fixed, "--dry-run", "--json")
     assert json.loads(dry.stdout)["reused"] == ["build", "deploy/prepare"], dry.stderr
-    done = world.ctl("rerun", old, "--from", "put", "--at", fixed[:12])
+    done = cluster.ctl("rerun", old, "--from", "put", "--at", fixed[:12])
 
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert done.stdout.index("reused: build, deploy/prepare") < done.stdout.index("started release #2")
-    row = world.api("GET", "/v1/runs").json()["runs"][0]
+    row = cluster.api("GET", "/v1/runs").json()["runs"][0]
     assert (row["rerun_of"], row["revision"], row["trigger"]["kind"]) == (old, fixed, "rerun")
-    jobs = jobs_of(world.run(row["id"]))
+    jobs = jobs_of(cluster.run(row["id"]))
     assert (jobs["build"]["reused"], jobs["build"]["outputs"]) == (True, {"stamp": stamp})
     assert [step["reused"] for step in jobs["deploy"]["steps"]] == [True, False]
-    assert world.lines(row["id"], 1) == ["put by me"]
-    again = world.ctl("rerun", row["id"], "--detach")
+    assert cluster.lines(row["id"], 1) == ["put by me"]
+    again = cluster.ctl("rerun", row["id"], "--detach")
     assert again.returncode == 0, again.stderr
-    third = world.wait_for(world.api("GET", "/v1/runs").json()["runs"][0]["id"])
+    third = cluster.wait_for(cluster.api("GET", "/v1/runs").json()["runs"][0]["id"])
     assert (third["conclusion"], third["rerun_of"], third["reused"]) == ("success", row["id"], None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 from tests.patience import PATIENCE_S
 from waterflowd.model.ids import RunId
 from waterflowd.store import layout
@@ -20,11 +20,11 @@ from waterflowd.store.environment import Environment
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
-def waterflowd(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
+def waterflowd(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "waterflowd", arguments[0], "--config", str(world.config), *arguments[1:]],
-        env=world.environment(),
-        cwd=world.folder,
+        [sys.executable, "-m", "waterflowd", arguments[0], "--config", str(cluster.config), *arguments[1:]],
+        env=cluster.environment(),
+        cwd=cluster.folder,
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
@@ -41,85 +41,85 @@ def gated(marker: Path, gate: Path) -> str:
     )
 
 
-def start_both(world: World) -> None:
+def start_both(cluster: Cluster) -> None:
     """Restarts the agent too, because its reconnect backoff has grown in the meantime; its steps continue."""
-    world.kill_agent("web-1")
-    world.start_daemon()
-    world.start_agent("web-1")
+    cluster.kill_agent("web-1")
+    cluster.start_daemon()
+    cluster.start_agent("web-1")
 
 
-def is_back(world: World) -> None:
+def is_back(cluster: Cluster) -> None:
     """Waits for the agent, whose reconnect backoff has grown while the daemon was down."""
-    wait_until(lambda: "web-1" in world.connected(), "the agent to be back")
+    wait_until(lambda: "web-1" in cluster.connected(), "the agent to be back")
 
 
 def begun(marker: Path) -> None:
     wait_until(lambda: marker.exists() and marker.read_text(), f"{marker.name} to be begun")
 
 
-def events_of(world: World, run: str) -> list[dict[str, Any]]:
-    answer = world.api("GET", f"/v1/runs/{run}/events")
+def events_of(cluster: Cluster, run: str) -> list[dict[str, Any]]:
+    answer = cluster.api("GET", f"/v1/runs/{run}/events")
     assert answer.status_code == 200, answer.text
     found: list[dict[str, Any]] = answer.json()["events"]
     return found
 
 
-def test_after_a_restore_nothing_runs_twice(empty_world: World) -> None:
+def test_after_a_restore_nothing_runs_twice(empty_cluster: Cluster) -> None:
     """After a backup, a restore and a start, open runs are ended, results are late reports, and pushes wait for `resume`."""
-    world = empty_world
-    clone = world.make_repository()
-    world.start_daemon()
-    world.add_agent("web-1", "web", slots=8)
-    pushed = world.folder / "pushed"
-    world.push(
+    cluster = empty_cluster
+    clone = cluster.make_repository()
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web", slots=8)
+    pushed = cluster.folder / "pushed"
+    cluster.push(
         clone,
         {"workflows/p.yml": f"on: push\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo x >> {pushed}\n"},
     )
     begun(pushed)
-    marks = {name: world.folder / name for name in ("over", "open", "late", "running", "after")}
-    gates = {name: world.folder / f"gate-{name}" for name in marks}
+    marks = {name: cluster.folder / name for name in ("over", "open", "late", "running", "after")}
+    gates = {name: cluster.folder / f"gate-{name}" for name in marks}
     gates["over"].touch()
-    runs = {"over": world.start(gated(marks["over"], gates["over"]))}
-    world.wait_for(runs["over"])
+    runs = {"over": cluster.start(gated(marks["over"], gates["over"]))}
+    cluster.wait_for(runs["over"])
     for name in ("open", "late", "running"):
-        runs[name] = world.start(gated(marks[name], gates[name]))
+        runs[name] = cluster.start(gated(marks[name], gates[name]))
         begun(marks[name])
 
-    backup = waterflowd(world, "backup", str(world.folder / "backup"))
+    backup = waterflowd(cluster, "backup", str(cluster.folder / "backup"))
     assert backup.returncode == 0, backup.stderr
     # The daemon continues: a run of the backup ends, another starts, and a commit is pushed.
     gates["open"].touch()
-    assert world.wait_for(runs["open"])["conclusion"] == "success"
+    assert cluster.wait_for(runs["open"])["conclusion"] == "success"
     gates["after"].touch()
-    runs["after"] = world.start(gated(marks["after"], gates["after"]))
-    assert world.wait_for(runs["after"])["conclusion"] == "success"
-    world.push(clone, {"more": "1"})
+    runs["after"] = cluster.start(gated(marks["after"], gates["after"]))
+    assert cluster.wait_for(runs["after"])["conclusion"] == "success"
+    cluster.push(clone, {"more": "1"})
     wait_until(lambda: pushed.read_text() == "x\nx\n", "the second push to have run")
-    assert world.stop_daemon() == 0
+    assert cluster.stop_daemon() == 0
     # While the daemon is down, a step of the backup ends: its agent keeps the result.
     gates["late"].touch()
-    (world.folder / "daemon").rename(world.folder / "daemon.old")
-    restored = waterflowd(world, "restore", str(world.folder / "backup"), "--json")
+    (cluster.folder / "daemon").rename(cluster.folder / "daemon.old")
+    restored = waterflowd(cluster, "restore", str(cluster.folder / "backup"), "--json")
     assert restored.returncode == 0, restored.stderr
     said = json.loads(restored.stdout)
     assert sorted(said["ended"]["runs"]) == sorted(runs[name] for name in ("open", "late", "running"))
     assert said["ended"]["repositories"] == ["ops"]
-    world.start_daemon()
-    is_back(world)
+    cluster.start_daemon()
+    is_back(cluster)
 
-    assert world.run(runs["over"])["conclusion"] == "success"
+    assert cluster.run(runs["over"])["conclusion"] == "success"
     for name in ("open", "late", "running"):
-        found = world.run(runs[name])
+        found = cluster.run(runs[name])
         assert found["conclusion"] == "cancelled"
         assert "restore" in found["reason"]["text"]
         assert found["jobs"][0]["steps"][0]["attempts"][0]["outcome"] == "lost"
-    assert world.api("GET", f"/v1/runs/{runs['after']}").status_code == 404
+    assert cluster.api("GET", f"/v1/runs/{runs['after']}").status_code == 404
     wait_until(
-        lambda: any(event["type"] == "late-report" for event in events_of(world, runs["late"])),
+        lambda: any(event["type"] == "late-report" for event in events_of(cluster, runs["late"])),
         "the result that the agent kept to be recorded as evidence",
     )
-    fresh = world.start(gated(world.folder / "fresh", gates["over"]))
-    assert world.wait_for(fresh)["conclusion"] == "success"
+    fresh = cluster.start(gated(cluster.folder / "fresh", gates["over"]))
+    assert cluster.wait_for(fresh)["conclusion"] == "success"
     # The step of `running` has been stopped, so opening its gate has no effect.
     gates["running"].touch()
     assert pushed.read_text() == "x\nx\n"
@@ -131,74 +131,74 @@ def test_after_a_restore_nothing_runs_twice(empty_world: World) -> None:
         "after": "one\ntwo\n",
     }
     # After `resume`, everything that was pushed in the meantime counts as one push.
-    assert world.ctl("resume", "ops").returncode == 0
+    assert cluster.ctl("resume", "ops").returncode == 0
     wait_until(lambda: pushed.read_text() == "x\nx\nx\n", "the push to count once it may")
 
 
-def test_a_move_to_another_directory_continues(empty_world: World) -> None:
+def test_a_move_to_another_directory_continues(empty_cluster: Cluster) -> None:
     """After stop, backup, `restore --continue` and start, a step that ended in the meantime is recovered."""
-    world = empty_world
-    world.start_daemon()
-    world.add_agent("web-1", "web")
-    marker, gate = world.folder / "marker", world.folder / "gate"
-    run = world.start(gated(marker, gate))
+    cluster = empty_cluster
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
+    marker, gate = cluster.folder / "marker", cluster.folder / "gate"
+    run = cluster.start(gated(marker, gate))
     begun(marker)
-    assert world.stop_daemon() == 0
-    assert waterflowd(world, "backup", str(world.folder / "backup")).returncode == 0
-    shutil.rmtree(world.folder / "daemon")
-    restored = waterflowd(world, "restore", str(world.folder / "backup"), "--continue")
+    assert cluster.stop_daemon() == 0
+    assert waterflowd(cluster, "backup", str(cluster.folder / "backup")).returncode == 0
+    shutil.rmtree(cluster.folder / "daemon")
+    restored = waterflowd(cluster, "restore", str(cluster.folder / "backup"), "--continue")
     assert restored.returncode == 0, restored.stderr
-    start_both(world)
+    start_both(cluster)
     gate.touch()
-    assert world.wait_for(run)["conclusion"] == "success"
+    assert cluster.wait_for(run)["conclusion"] == "success"
     assert marker.read_text() == "one\ntwo\n"
 
 
-def test_a_damaged_log_is_salvaged_and_usable(empty_world: World) -> None:
+def test_a_damaged_log_is_salvaged_and_usable(empty_cluster: Cluster) -> None:
     """Intact runs are unchanged and continue; the run with the cut stream is ended, and its step does not run again."""
-    world = empty_world
-    world.start_daemon()
-    world.add_agent("web-1", "web", slots=8)
-    marks = [world.folder / f"marker-{number}" for number in range(3)]
-    gate = world.folder / "gate"
-    over = world.start("name: finished\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: seq 300\n")
-    world.wait_for(over)
+    cluster = empty_cluster
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web", slots=8)
+    marks = [cluster.folder / f"marker-{number}" for number in range(3)]
+    gate = cluster.folder / "gate"
+    over = cluster.start("name: finished\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: seq 300\n")
+    cluster.wait_for(over)
     runs = []
     for mark in marks:
-        runs.append(world.start(gated(mark, gate)))
+        runs.append(cluster.start(gated(mark, gate)))
         begun(mark)
-    lines = world.lines(over, count=300)
-    numbers = {run: world.run(run)["number"] for run in [over, *runs]}
-    assert world.stop_daemon() == 0
-    file = world.folder / "daemon" / "log.mdb" / "data.mdb"
+    lines = cluster.lines(over, count=300)
+    numbers = {run: cluster.run(run)["number"] for run in [over, *runs]}
+    assert cluster.stop_daemon() == 0
+    file = cluster.folder / "daemon" / "log.mdb" / "data.mdb"
     content = file.read_bytes()
-    dispatch = _dispatch_of(world.folder / "daemon", runs[1])
+    dispatch = _dispatch_of(cluster.folder / "daemon", runs[1])
     broken = content.replace(dispatch, dispatch[:-1] + bytes([dispatch[-1] ^ 1]))
     assert broken != content
     file.write_bytes(broken)
 
-    assert waterflowd(world, "fsck").returncode == 1
-    saved = waterflowd(world, "fsck", "--salvage", str(world.folder / "saved"), "--json")
+    assert waterflowd(cluster, "fsck").returncode == 1
+    saved = waterflowd(cluster, "fsck", "--salvage", str(cluster.folder / "saved"), "--json")
     assert saved.returncode == 3, saved.stderr + saved.stdout
     said = json.loads(saved.stdout)
     assert [cut["stream"] for cut in said["kept"]["cuts"]] == [f"run/{runs[1]}"]
     assert said["ended"]["runs"] == [runs[1]]
     assert file.read_bytes() == broken, "the source is left as it is"
-    (world.folder / "daemon").rename(world.folder / "daemon.damaged")
-    (world.folder / "saved").rename(world.folder / "daemon")
-    assert waterflowd(world, "fsck").returncode == 0
-    start_both(world)
+    (cluster.folder / "daemon").rename(cluster.folder / "daemon.damaged")
+    (cluster.folder / "saved").rename(cluster.folder / "daemon")
+    assert waterflowd(cluster, "fsck").returncode == 0
+    start_both(cluster)
     gate.touch()
     for number in (0, 2):
-        assert world.wait_for(runs[number])["conclusion"] == "success"
+        assert cluster.wait_for(runs[number])["conclusion"] == "success"
         assert marks[number].read_text() == "one\ntwo\n"
-    assert world.run(runs[1])["conclusion"] == "cancelled"
+    assert cluster.run(runs[1])["conclusion"] == "cancelled"
     assert marks[1].read_text() == "one\n"
-    assert world.lines(over) == lines
-    assert world.run(over)["name"] == "finished"
-    assert {run: world.run(run)["number"] for run in [over, *runs]} == numbers
-    fresh = world.start("name: finished\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: seq 300\n")
-    assert world.wait_for(fresh)["number"] == max(numbers.values()) + 1
+    assert cluster.lines(over) == lines
+    assert cluster.run(over)["name"] == "finished"
+    assert {run: cluster.run(run)["number"] for run in [over, *runs]} == numbers
+    fresh = cluster.start("name: finished\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: seq 300\n")
+    assert cluster.wait_for(fresh)["number"] == max(numbers.values()) + 1
 
 
 def _dispatch_of(directory: Path, run: str) -> bytes:
@@ -214,30 +214,30 @@ def _dispatch_of(directory: Path, run: str) -> bytes:
         environment.close()
 
 
-def test_failing_commands_print_one_line(empty_world: World) -> None:
+def test_failing_commands_print_one_line(empty_cluster: Cluster) -> None:
     """A missing or non-empty directory gives exit code 1 and one line with a code, without a traceback."""
-    world = empty_world
-    nothing = waterflowd(world, "backup", str(world.folder / "backup"))
-    unknown = waterflowd(world, "restore", str(world.folder / "no-backup"))
-    empty = waterflowd(world, "fsck", "--salvage", str(world.folder / "saved"))
+    cluster = empty_cluster
+    nothing = waterflowd(cluster, "backup", str(cluster.folder / "backup"))
+    unknown = waterflowd(cluster, "restore", str(cluster.folder / "no-backup"))
+    empty = waterflowd(cluster, "fsck", "--salvage", str(cluster.folder / "saved"))
     for answer in (nothing, unknown, empty):
         assert answer.returncode == 1, answer.stderr
         assert "[WF311]" in answer.stderr
         assert len(answer.stderr.splitlines()) == 1
-    world.start_daemon()
-    made = waterflowd(world, "backup", str(world.folder / "backup"))
+    cluster.start_daemon()
+    made = waterflowd(cluster, "backup", str(cluster.folder / "backup"))
     assert made.returncode == 0, made.stderr
     assert "verified" in made.stdout
     for answer in (
-        waterflowd(world, "restore", str(world.folder / "backup")),
-        waterflowd(world, "backup", str(world.folder / "backup")),
+        waterflowd(cluster, "restore", str(cluster.folder / "backup")),
+        waterflowd(cluster, "backup", str(cluster.folder / "backup")),
     ):
         assert answer.returncode == 1
         assert "[WF315]" in answer.stderr
-    held = waterflowd(world, "fsck", "--salvage", str(world.folder / "saved"))
+    held = waterflowd(cluster, "fsck", "--salvage", str(cluster.folder / "saved"))
     assert (held.returncode, "[WF310]" in held.stderr) == (1, True)
-    assert world.stop_daemon() == 0
-    (world.folder / "daemon" / "log.mdb" / "data.mdb").write_bytes(bytes(100_000))
-    lost = waterflowd(world, "fsck", "--salvage", str(world.folder / "saved"), "--json")
+    assert cluster.stop_daemon() == 0
+    (cluster.folder / "daemon" / "log.mdb" / "data.mdb").write_bytes(bytes(100_000))
+    lost = waterflowd(cluster, "fsck", "--salvage", str(cluster.folder / "saved"), "--json")
     assert lost.returncode == 4, lost.stderr
     assert json.loads(lost.stdout)["verdict"] == "nothing"

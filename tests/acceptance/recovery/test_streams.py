@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 from tests.patience import PATIENCE_S
 
 KILLS = 3
@@ -97,13 +97,13 @@ def _open(gates: Path, part: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_every_item_comes_once_and_in_order_over_kills_of_the_daemon(world: World) -> None:
+def test_every_item_comes_once_and_in_order_over_kills_of_the_daemon(cluster: Cluster) -> None:
     """This holds for output, a run's events and the whole feed, each read by a client that resumes with the last id."""
-    gates = world.folder / "gates"
+    gates = cluster.folder / "gates"
     gates.mkdir()
     jobs = "".join(JOB.format(name=name, gates=gates, kills=KILLS, lines=LINES) for name in ("a", "b"))
-    run = world.start(WORKFLOW.format(jobs=jobs.strip()))
-    address = f"http://127.0.0.1:{world.api_port}"
+    run = cluster.start(WORKFLOW.format(jobs=jobs.strip()))
+    address = f"http://127.0.0.1:{cluster.api_port}"
     logs = Follower(address, f"/v1/runs/{run}/logs?follow=true", cut_every=701)
     events = Follower(address, f"/v1/runs/{run}/events?follow=true", cut_every=2)
     feed = Follower(address, "/v1/events", cut_every=3, last="0")
@@ -115,12 +115,12 @@ def test_every_item_comes_once_and_in_order_over_kills_of_the_daemon(world: Worl
             _open(gates, part)
             # Kill it during a part, while more output is being printed, sent and stored.
             logs.wait_for(2 * LINES * part + LINES // 2)
-            world.kill_daemon()
-            world.start_daemon()
+            cluster.kill_daemon()
+            cluster.start_daemon()
         _open(gates, KILLS)
-        assert world.wait_for(run)["conclusion"] == "success"
+        assert cluster.wait_for(run)["conclusion"] == "success"
         wait_until(lambda: logs.has_ended and events.has_ended, "the streams of the run to end")
-        rest = _feed_until(world, run)
+        rest = _feed_until(cluster, run)
         feed.wait_for(len(rest))
     finally:
         for follower in followers:
@@ -131,7 +131,7 @@ def test_every_item_comes_once_and_in_order_over_kills_of_the_daemon(world: Worl
     positions = [identity for identity, _ in events.items]
     assert positions == [str(number) for number in range(1, len(positions) + 1)]
     assert events.items[-1][1]["type"] == "run-completed"
-    assert [row for _, row in events.items] == world.api("GET", f"/v1/runs/{run}/events").json()["events"]
+    assert [row for _, row in events.items] == cluster.api("GET", f"/v1/runs/{run}/events").json()["events"]
     assert [row for _, row in feed.items][: len(rest)] == rest
     assert min(logs.breaks, events.breaks, feed.breaks) >= KILLS
 
@@ -145,11 +145,11 @@ def _check_output(items: list[tuple[str, Any]]) -> None:
     assert len(identities) == len(set(identities))
 
 
-def _feed_until(world: World, run: str) -> list[Any]:
+def _feed_until(cluster: Cluster, run: str) -> list[Any]:
     """Reads the whole feed up to the run's completion over one connection."""
     found: list[Any] = []
     with (
-        httpx.Client(base_url=f"http://127.0.0.1:{world.api_port}", timeout=PATIENCE_S) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{cluster.api_port}", timeout=PATIENCE_S) as client,
         client.stream("GET", "/v1/events?cursor=0") as response,
     ):
         for line in response.iter_lines():

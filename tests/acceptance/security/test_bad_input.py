@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 from tests.patience import PATIENCE_S
 
 GOOD = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: log\n        with: {message: fine}\n"
@@ -36,26 +36,26 @@ BROKEN: dict[str, tuple[bytes, int, str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_is_a_clear_error_and_the_next_one_runs(world: World, name: str) -> None:
+def test_a_broken_file_is_a_clear_error_and_the_next_one_runs(cluster: Cluster, name: str) -> None:
     """The answer is a problem with a code and a message, and the daemon keeps working."""
     content, status, text = BROKEN[name]
 
-    answer = world.api("POST", "/v1/workflows", content=content, headers=YAML)
+    answer = cluster.api("POST", "/v1/workflows", content=content, headers=YAML)
 
     assert answer.status_code == status, answer.text[:500]
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
     assert problem["code"].startswith("WF")
     assert text in answer.text.replace('\\"', '"')
-    assert world.wait_for(world.start(GOOD))["conclusion"] == "success"
+    assert cluster.wait_for(cluster.start(GOOD))["conclusion"] == "success"
 
 
-def test_hostile_files_in_a_push_are_shown_and_the_good_one_runs(empty_world: World) -> None:
+def test_hostile_files_in_a_push_are_shown_and_the_good_one_runs(empty_cluster: Cluster) -> None:
     """A symbolic link, a bomb, a deep file, a huge one and names with newlines are reported and do no harm."""
-    world = empty_world
-    clone = world.make_repository()
-    world.start_daemon()
-    world.add_agent("web-1", "web")
+    cluster = empty_cluster
+    clone = cluster.make_repository()
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
     folder = clone / "workflows"
     folder.mkdir()
     (folder / "link.yml").symlink_to("/etc/passwd")
@@ -66,15 +66,15 @@ def test_hostile_files_in_a_push_are_shown_and_the_good_one_runs(empty_world: Wo
     (folder / "dir.yml").mkdir()
     (folder / "dir.yml" / "x").write_text("x")
 
-    world.push(clone, {"workflows/good.yml": GOOD})
+    cluster.push(clone, {"workflows/good.yml": GOOD})
 
-    runs = wait_until(lambda: world.api("GET", "/v1/runs").json()["runs"], "the good file to run")
-    assert world.wait_for(runs[0]["id"])["conclusion"] == "success"
-    rows = world.api("GET", "/v1/definitions").json()["definitions"]
+    runs = wait_until(lambda: cluster.api("GET", "/v1/runs").json()["runs"], "the good file to run")
+    assert cluster.wait_for(runs[0]["id"])["conclusion"] == "success"
+    rows = cluster.api("GET", "/v1/definitions").json()["definitions"]
     broken = {row["path"] for row in rows if row["errors"]}
     assert {"workflows/bomb.yml", "workflows/deep.yml", "workflows/huge.yml", "workflows/link.yml"} <= broken
-    assert "root:" not in world.api("GET", "/v1/definitions").text
-    assert world.ctl("status").returncode == 1, "a repository with broken files is degraded"
+    assert "root:" not in cluster.api("GET", "/v1/definitions").text
+    assert cluster.ctl("status").returncode == 1, "a repository with broken files is degraded"
 
 
 def _garbage() -> list[bytes]:
@@ -87,15 +87,15 @@ def _garbage() -> list[bytes]:
     ]
 
 
-def test_garbage_on_every_port_disturbs_nobody(world: World) -> None:
+def test_garbage_on_every_port_disturbs_nobody(cluster: Cluster) -> None:
     """Agent ports, API over TCP, API socket: the fleet keeps working, whatever bytes they receive."""
-    for port in (world.work_port, world.enroll_port, world.api_port):
+    for port in (cluster.work_port, cluster.enroll_port, cluster.api_port):
         for content in _garbage():
             with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as peer:
                 peer.sendall(content)
     for content in _garbage():
         with socket.socket(socket.AF_UNIX) as peer:
-            peer.connect(str(world.socket))
+            peer.connect(str(cluster.socket))
             peer.sendall(content)
     context = zmq.Context()
     try:
@@ -104,22 +104,22 @@ def test_garbage_on_every_port_disturbs_nobody(world: World) -> None:
             dealer.linger = 0
             if mechanism == "plain":
                 dealer.plain_username, dealer.plain_password = b"web-1", b"secret"
-            dealer.connect(f"tcp://127.0.0.1:{world.work_port}")
+            dealer.connect(f"tcp://127.0.0.1:{cluster.work_port}")
             dealer.send(b"hello")
             assert not dealer.poll(300), "nobody may be answered without CURVE"
             dealer.close()
     finally:
         context.destroy(linger=0)
 
-    assert world.wait_for(world.start(GOOD))["conclusion"] == "success"
-    wait_until(lambda: world.connected() == {"web-1", "web-2"}, "both agents and nobody else to be connected")
+    assert cluster.wait_for(cluster.start(GOOD))["conclusion"] == "success"
+    wait_until(lambda: cluster.connected() == {"web-1", "web-2"}, "both agents and nobody else to be connected")
 
 
-def test_an_agent_with_a_foreign_key_gets_nothing(world: World, tmp_path: Path) -> None:
+def test_an_agent_with_a_foreign_key_gets_nothing(cluster: Cluster, tmp_path: Path) -> None:
     """With a made-up token, enrollment is refused with a message, and the agent exits and is not listed."""
     from waterflow_agent import join_token
 
-    real = join_token.decode(world.token("web"))
+    real = join_token.decode(cluster.token("web"))
     forged = join_token.JoinToken(
         enroll_endpoint=real.enroll_endpoint,
         work_endpoint=real.work_endpoint,
@@ -133,8 +133,10 @@ def test_an_agent_with_a_foreign_key_gets_nothing(world: World, tmp_path: Path) 
         f'name = "evil"\njoin-token-file = "{token}"\ndata-dir = "{tmp_path / "agent-evil"}"\n'
     )
 
-    process = world.spawn("waterflow_agent", "run", "--config", str(tmp_path / "evil.toml"), log=tmp_path / "evil.log")
+    process = cluster.spawn(
+        "waterflow_agent", "run", "--config", str(tmp_path / "evil.toml"), log=tmp_path / "evil.log"
+    )
 
     assert process.wait(PATIENCE_S) == 5
     assert "refused" in (tmp_path / "evil.log").read_text()
-    wait_until(lambda: world.connected() == {"web-1", "web-2"}, "both agents and nobody else to be connected")
+    wait_until(lambda: cluster.connected() == {"web-1", "web-2"}, "both agents and nobody else to be connected")

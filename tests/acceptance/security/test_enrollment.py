@@ -2,69 +2,69 @@
 
 from __future__ import annotations
 
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 from tests.patience import PATIENCE_S
 
 SLEEPER = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: sleep 600\n"
 
 
-def test_a_person_approves_a_fingerprint(empty_world: World) -> None:
+def test_a_person_approves_a_fingerprint(empty_cluster: Cluster) -> None:
     """An agent without a token pins the server's key, shows its own fingerprint, and waits for its groups."""
-    world = empty_world
-    world.start_daemon()
-    key = world.ctl("agents", "key").stdout.splitlines()[-1]
-    (world.folder / "db-1.toml").write_text(
-        f'name = "db-1"\nserver = "tcp://127.0.0.1:{world.work_port}"\n'
-        f'enroll-server = "tcp://127.0.0.1:{world.enroll_port}"\nserver-key = "{key}"\ngroups = ["everything"]\n'
-        f'data-dir = "{world.agent_dir("db-1")}"\n'
+    cluster = empty_cluster
+    cluster.start_daemon()
+    key = cluster.ctl("agents", "key").stdout.splitlines()[-1]
+    (cluster.folder / "db-1.toml").write_text(
+        f'name = "db-1"\nserver = "tcp://127.0.0.1:{cluster.work_port}"\n'
+        f'enroll-server = "tcp://127.0.0.1:{cluster.enroll_port}"\nserver-key = "{key}"\ngroups = ["everything"]\n'
+        f'data-dir = "{cluster.agent_dir("db-1")}"\n'
     )
-    agent = world.spawn(
-        "waterflow_agent", "run", "--config", str(world.folder / "db-1.toml"), log=world.agent_log("db-1")
+    agent = cluster.spawn(
+        "waterflow_agent", "run", "--config", str(cluster.folder / "db-1.toml"), log=cluster.agent_log("db-1")
     )
-    [waiting] = wait_until(lambda: world.api("GET", "/v1/agents").json()["pending"], "the request")
-    assert waiting["fingerprint"] in world.agent_log("db-1").read_text()
+    [waiting] = wait_until(lambda: cluster.api("GET", "/v1/agents").json()["pending"], "the request")
+    assert waiting["fingerprint"] in cluster.agent_log("db-1").read_text()
     assert waiting["groups"] == ["everything"]
 
-    approved = world.ctl("agents", "approve", waiting["fingerprint"], "--group", "db-servers")
+    approved = cluster.ctl("agents", "approve", waiting["fingerprint"], "--group", "db-servers")
 
     assert approved.returncode == 0, approved.stderr
-    wait_until(lambda: "db-1" in world.connected(), "the agent to connect")
-    [row] = world.api("GET", "/v1/agents").json()["agents"]
+    wait_until(lambda: "db-1" in cluster.connected(), "the agent to connect")
+    [row] = cluster.api("GET", "/v1/agents").json()["agents"]
     assert row["groups"] == ["db-servers"]
     agent.kill()
     agent.wait()
 
 
-def test_a_token_lets_in_as_many_agents_as_it_says(empty_world: World) -> None:
+def test_a_token_lets_in_as_many_agents_as_it_says(empty_cluster: Cluster) -> None:
     """By default that is one: a second agent is refused with a message and its own exit code."""
-    world = empty_world
-    world.start_daemon()
-    token = world.folder / "token"
-    token.write_text(world.ctl("agents", "token", "--group", "web").stdout.splitlines()[-1])
+    cluster = empty_cluster
+    cluster.start_daemon()
+    token = cluster.folder / "token"
+    token.write_text(cluster.ctl("agents", "token", "--group", "web").stdout.splitlines()[-1])
     processes = []
     for name in ("one", "two"):
-        config = world.folder / f"{name}.toml"
-        config.write_text(f'name = "{name}"\njoin-token-file = "{token}"\ndata-dir = "{world.agent_dir(name)}"\n')
-        processes.append(world.spawn("waterflow_agent", "run", "--config", str(config), log=world.agent_log(name)))
+        config = cluster.folder / f"{name}.toml"
+        config.write_text(f'name = "{name}"\njoin-token-file = "{token}"\ndata-dir = "{cluster.agent_dir(name)}"\n')
+        processes.append(cluster.spawn("waterflow_agent", "run", "--config", str(config), log=cluster.agent_log(name)))
         if name == "one":
-            wait_until(lambda: "one" in world.connected(), "the first agent")
+            wait_until(lambda: "one" in cluster.connected(), "the first agent")
 
     assert processes[1].wait(PATIENCE_S) == 5
-    assert "used up" in world.agent_log("two").read_text()
+    assert "used up" in cluster.agent_log("two").read_text()
     processes[0].kill()
     processes[0].wait()
 
 
-def test_a_revoked_agent_is_cut_and_what_it_holds_is_lost(world: World) -> None:
+def test_a_revoked_agent_is_cut_and_what_it_holds_is_lost(cluster: Cluster) -> None:
     """It is revoked during a step; it does not reconnect, and the run says what happened."""
-    run = world.start(SLEEPER)
-    wait_until(lambda: world.run(run)["jobs"][0]["status"] == "running", "the job to run")
-    name = world.run(run)["jobs"][0]["agent"]
+    run = cluster.start(SLEEPER)
+    wait_until(lambda: cluster.run(run)["jobs"][0]["status"] == "running", "the job to run")
+    name = cluster.run(run)["jobs"][0]["agent"]
 
-    assert world.ctl("agents", "revoke", name).returncode == 0
+    assert cluster.ctl("agents", "revoke", name).returncode == 0
 
-    wait_until(lambda: name not in world.connected(), "the cut")
-    found = world.wait_for(run)
+    wait_until(lambda: name not in cluster.connected(), "the cut")
+    found = cluster.wait_for(run)
     assert found["conclusion"] == "lost"
     assert "revoked by" in found["jobs"][0]["steps"][0]["reason"]["text"]
-    wait_until(lambda: "revoked" in world.agent_log(name).read_text(), "the agent to say so")
+    wait_until(lambda: "revoked" in cluster.agent_log(name).read_text(), "the agent to say so")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests import living
-from tests.acceptance.cluster import World, jobs_of, wait_until
+from tests.acceptance.cluster import Cluster, jobs_of, wait_until
 from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -124,13 +124,13 @@ HOSTILE = {
 
 
 @pytest.fixture
-def hostile_world(empty_world: World, tmp_path: Path) -> World:
+def hostile_world(empty_cluster: Cluster, tmp_path: Path) -> Cluster:
     """A daemon with a repository and a secret, and an agent."""
-    world = empty_world
-    world.daemon_environment["WATERFLOW_SECRET_TOKEN"] = TOKEN
-    clone = world.make_repository()
-    world.start_daemon()
-    world.add_agent("web-1", "web")
+    cluster = empty_cluster
+    cluster.daemon_environment["WATERFLOW_SECRET_TOKEN"] = TOKEN
+    clone = cluster.make_repository()
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
     (tmp_path / "place").mkdir()
     files = {
         "workflows/everywhere.yml": EVERYWHERE,
@@ -138,15 +138,15 @@ def hostile_world(empty_world: World, tmp_path: Path) -> World:
         "workflows/nowhere.yml": NOWHERE,
         "steps/show/step.yml": SHOW,
     }
-    world.push(clone, files)
-    wait_until(lambda: len(world.api("GET", "/v1/definitions").json()["definitions"]) == 3, "the files", PATIENCE_S)
-    rows = world.api("GET", "/v1/definitions").json()["definitions"]
+    cluster.push(clone, files)
+    wait_until(lambda: len(cluster.api("GET", "/v1/definitions").json()["definitions"]) == 3, "the files", PATIENCE_S)
+    rows = cluster.api("GET", "/v1/definitions").json()["definitions"]
     assert [row["errors"] for row in rows if row["errors"]] == []
-    return world
+    return cluster
 
 
-def _start(world: World, path: str, **inputs: str) -> str:
-    answer = world.api("POST", f"/v1/definitions/{path}/run?repository=ops", json={"inputs": inputs})
+def _start(cluster: Cluster, path: str, **inputs: str) -> str:
+    answer = cluster.api("POST", f"/v1/definitions/{path}/run?repository=ops", json={"inputs": inputs})
     assert answer.status_code == 201, answer.text
     return str(answer.json()["id"])
 
@@ -166,63 +166,65 @@ def _steps(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [step for job in jobs_of(found).values() for step in job.get("steps", ())]
 
 
-def test_an_input_is_data_in_every_place_and_is_evaluated_once(hostile_world: World, tmp_path: Path) -> None:
+def test_an_input_is_data_in_every_place_and_is_evaluated_once(hostile_world: Cluster, tmp_path: Path) -> None:
     """Scripts, environment, parameters, outputs, loops, matrices, calls, composite steps and names keep the text."""
-    world, place = hostile_world, tmp_path / "place"
+    cluster, place = hostile_world, tmp_path / "place"
     for number, (name, text) in enumerate(HOSTILE.items()):
         value = text.replace("PLACE", str(place))
         written = place / str(number)
-        run = _start(world, "workflows/everywhere.yml", evil=value, list=json.dumps([value]), written=str(written))
-        found = world.wait_for(run, PATIENCE_S)
-        assert found["conclusion"] == "success", (name, found["reason"], _steps(found), world.lines(run))
-        _comes_out_unchanged(world, run, value)
+        run = _start(cluster, "workflows/everywhere.yml", evil=value, list=json.dumps([value]), written=str(written))
+        found = cluster.wait_for(run, PATIENCE_S)
+        assert found["conclusion"] == "success", (name, found["reason"], _steps(found), cluster.lines(run))
+        _comes_out_unchanged(cluster, run, value)
         assert written.read_bytes().decode() == value, name
         assert found["jobs"][0]["outputs"] == {"passed": value}, name
-        assert "never" not in world.lines(run), f"{name}: a step ran elsewhere than in its job's directory"
+        assert "never" not in cluster.lines(run), f"{name}: a step ran elsewhere than in its job's directory"
         failed = found["jobs"][0]["steps"][FAILED]["reason"]["text"]
         assert "failed " in failed
         assert failed.isprintable(), name
         assert not list(tmp_path.rglob("pwn")), name
-        _shows_no_secret(world, run)
-        _shows_no_escapes(world, run)
+        _shows_no_secret(cluster, run)
+        _shows_no_escapes(cluster, run)
 
 
-def _comes_out_unchanged(world: World, run: str, value: str) -> None:
-    wait_until(lambda: len(_decoded(world.lines(run))) >= PRINTED, f"the output of all steps for {value!r}", PATIENCE_S)
+def _comes_out_unchanged(cluster: Cluster, run: str, value: str) -> None:
+    wait_until(
+        lambda: len(_decoded(cluster.lines(run))) >= PRINTED, f"the output of all steps for {value!r}", PATIENCE_S
+    )
     # A here-document and a substitution drop the value's trailing newlines.
-    assert [text for text in _decoded(world.lines(run)) if text not in (value, value.rstrip("\n"))] == []
+    assert [text for text in _decoded(cluster.lines(run)) if text not in (value, value.rstrip("\n"))] == []
 
 
-def _shows_no_escapes(world: World, run: str) -> None:
+def _shows_no_escapes(cluster: Cluster, run: str) -> None:
     for command in ("logs", "show", "why"):
-        told = world.ctl(command, run).stdout
+        told = cluster.ctl(command, run).stdout
         assert told
         assert not any(mark in told for mark in ("\x1b]", "\x07", "\r", "\u202e")), command
 
 
-def _shows_no_secret(world: World, run: str) -> None:
+def _shows_no_secret(cluster: Cluster, run: str) -> None:
     paths = (f"/v1/runs/{run}", f"/v1/runs/{run}/events", f"/v1/runs/{run}/logs")
-    assert [path for path in paths if TOKEN in world.api("GET", path).text] == []
-    assert living.holding(world.folder / "daemon", TOKEN.encode()) == []
+    assert [path for path in paths if TOKEN in cluster.api("GET", path).text] == []
+    assert living.holding(cluster.folder / "daemon", TOKEN.encode()) == []
 
 
 @pytest.mark.parametrize("name", ["a quote and a command", "a secret's expression", "a way out", "markup and escapes"])
 def test_an_input_that_says_where_a_job_runs_finds_no_such_group(
-    hostile_world: World, tmp_path: Path, name: str
+    hostile_world: Cluster, tmp_path: Path, name: str
 ) -> None:
     """The input is taken as an ordinary group name, and no agent has this group."""
-    world = hostile_world
+    cluster = hostile_world
     value = HOSTILE[name].replace("PLACE", str(tmp_path / "place"))
-    run = _start(world, "workflows/nowhere.yml", evil=value)
-    found = world.wait_for(run, PATIENCE_S)
+    run = _start(cluster, "workflows/nowhere.yml", evil=value)
+    found = cluster.wait_for(run, PATIENCE_S)
     assert found["conclusion"] in ("failure", "timed-out")
     assert not (tmp_path / "place" / "pwn").exists()
-    _shows_no_secret(world, run)
+    _shows_no_secret(cluster, run)
 
 
-def test_an_expression_that_holds_an_expression_is_a_text(world: World) -> None:
+def test_an_expression_that_holds_an_expression_is_a_text(cluster: Cluster) -> None:
     """The result of the outer expression is not evaluated again, and no secret is requested."""
     step = "- run: echo \"${{ '${{ secrets.TOKEN }}' }}\""
-    run = world.start(f"jobs:\n  a:\n    runs-on: web\n    steps:\n      {step}\n")
-    assert world.wait_for(run, PATIENCE_S)["conclusion"] == "success"
-    assert world.lines(run, 1) == ["${{ secrets.TOKEN }}"]
+    run = cluster.start(f"jobs:\n  a:\n    runs-on: web\n    steps:\n      {step}\n")
+    assert cluster.wait_for(run, PATIENCE_S)["conclusion"] == "success"
+    assert cluster.lines(run, 1) == ["${{ secrets.TOKEN }}"]

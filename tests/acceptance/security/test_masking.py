@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import living
-from tests.acceptance.cluster import World, wait_until
+from tests.acceptance.cluster import Cluster, wait_until
 from waterflow_agent.state import secret_store
 
 TOKEN = "heron-4711-Quartz/Zinc+9"
@@ -70,38 +70,38 @@ SECRETS = [
 
 
 @pytest.fixture
-def secret_world(empty_world: World) -> Iterator[World]:
+def secret_world(empty_cluster: Cluster) -> Iterator[Cluster]:
     """A daemon that knows the secrets, and an agent."""
-    book = secret_store.find_directory(empty_world.agent_dir("web-1"), {})
+    book = secret_store.find_directory(empty_cluster.agent_dir("web-1"), {})
     if book is None:
         pytest.skip("there is no directory in memory")
-    sources = empty_world.folder / "secrets.toml"
+    sources = empty_cluster.folder / "secrets.toml"
     sources.touch(mode=0o600)
     sources.write_text(f"TOKEN = '{TOKEN}'\nQUOTED = '''{QUOTED}'''\nPEM = '''{PEM}\n'''\n")
-    with empty_world.config.open("a") as config:
+    with empty_cluster.config.open("a") as config:
         config.write(f'[secrets]\nfile = "{sources}"\n')
-    empty_world.start_daemon()
-    empty_world.add_agent("web-1", "web")
-    yield empty_world
+    empty_cluster.start_daemon()
+    empty_cluster.add_agent("web-1", "web")
+    yield empty_cluster
     shutil.rmtree(book, ignore_errors=True)
 
 
-def _book(world: World) -> Path:
-    book = secret_store.find_directory(world.agent_dir("web-1"), {})
+def _book(cluster: Cluster) -> Path:
+    book = secret_store.find_directory(cluster.agent_dir("web-1"), {})
     assert book is not None
     return book
 
 
-def _at_rest(world: World) -> set[str]:
-    """Returns the files of this world that contain a secret, except the source of the secrets."""
-    holders = living.holding(world.folder, *(secret.encode() for secret in SECRETS))
-    return {str(path.relative_to(world.folder)) for path in holders if path.name != "secrets.toml"}
+def _at_rest(cluster: Cluster) -> set[str]:
+    """Returns the files of this cluster that contain a secret, except the source of the secrets."""
+    holders = living.holding(cluster.folder, *(secret.encode() for secret in SECRETS))
+    return {str(path.relative_to(cluster.folder)) for path in holders if path.name != "secrets.toml"}
 
 
-def _shown(world: World, run: str) -> str:
+def _shown(cluster: Cluster, run: str) -> str:
     """Returns everything that the API shows about the run."""
     paths = (f"/v1/runs/{run}", f"/v1/runs/{run}/events", f"/v1/runs/{run}/logs")
-    return "\n".join(world.api("GET", path).text for path in paths)
+    return "\n".join(cluster.api("GET", path).text for path in paths)
 
 
 def _command_lines() -> bytes:
@@ -115,31 +115,31 @@ def _command_lines() -> bytes:
 
 
 @pytest.mark.parametrize("is_restarted", [False, True], ids=["steady agent", "agent killed and started again"])
-def test_no_secret_leaves_the_server_or_stays_there(secret_world: World, is_restarted: bool) -> None:
+def test_no_secret_leaves_the_server_or_stays_there(secret_world: Cluster, is_restarted: bool) -> None:
     """Secrets are masked raw, split, encoded, traced, multi-line, in outputs and reasons, except documented misses."""
-    world, place = secret_world, secret_world.folder / "place"
+    cluster, place = secret_world, secret_world.folder / "place"
     place.mkdir()
-    run = world.start(WORKFLOW.replace("PLACE", str(place)))
+    run = cluster.start(WORKFLOW.replace("PLACE", str(place)))
     wait_until((place / "half").exists, "the first half to be printed")
-    wait_until(lambda: "a prompt: split" in _shown(world, run), "the line to be told as far as it is no secret")
-    during = _at_rest(world)
-    assert TOKEN[:12] not in _shown(world, run)
+    wait_until(lambda: "a prompt: split" in _shown(cluster, run), "the line to be told as far as it is no secret")
+    during = _at_rest(cluster)
+    assert TOKEN[:12] not in _shown(cluster, run)
     command_lines = _command_lines()
     assert not any(secret.encode() in command_lines for secret in SECRETS)
-    for pid in (world.daemon_pid, world.agent_process("web-1").pid):
+    for pid in (cluster.daemon_pid, cluster.agent_process("web-1").pid):
         limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
         assert [line.split()[4] for line in limits if line.startswith("Max core file size")] == ["0"]
     if is_restarted:
-        world.kill_agent("web-1")
-        world.start_agent("web-1")
+        cluster.kill_agent("web-1")
+        cluster.start_agent("web-1")
     (place / "go").touch()
 
-    found = world.wait_for(run)
+    found = cluster.wait_for(run)
 
     assert found["conclusion"] == "failure"
-    wait_until(lambda: "bad token" in "\n".join(world.lines(run)), "the output of all steps")
-    shown = _shown(world, run)
-    lines = world.lines(run)
+    wait_until(lambda: "bad token" in "\n".join(cluster.lines(run)), "the output of all steps")
+    shown = _shown(cluster, run)
+    lines = cluster.lines(run)
     assert [secret for secret in SECRETS if secret in shown] == []
     assert lines.count("raw *** and more") == 1
     assert lines.count("raw ***") == 1
@@ -151,27 +151,27 @@ def test_no_secret_leaves_the_server_or_stays_there(secret_world: World, is_rest
     assert [step["reason"]["text"] for step in found["jobs"][0]["steps"]][-1].startswith("bad token ***")
     assert found["jobs"][0]["outputs"] == {"leak": "<***>"}
     assert all(Path(path).name.startswith("output") and "attempts" in path for path in during), during
-    wait_until(lambda: not _at_rest(world), "the raw output to be removed from the server")
-    wait_until(lambda: not _book(world).exists(), "the values to be removed from memory")
-    world.stop_agent("web-1")
-    world.stop_daemon()
-    assert _at_rest(world) == set()
+    wait_until(lambda: not _at_rest(cluster), "the raw output to be removed from the server")
+    wait_until(lambda: not _book(cluster).exists(), "the values to be removed from memory")
+    cluster.stop_agent("web-1")
+    cluster.stop_daemon()
+    assert _at_rest(cluster) == set()
 
 
-def test_an_agent_that_has_lost_the_secrets_withholds_the_output(secret_world: World) -> None:
+def test_an_agent_that_has_lost_the_secrets_withholds_the_output(secret_world: Cluster) -> None:
     """If the values were removed while the agent was away, its output is withheld rather than shown unmasked."""
-    world, place = secret_world, secret_world.folder / "place"
+    cluster, place = secret_world, secret_world.folder / "place"
     place.mkdir()
-    run = world.start(WORKFLOW.replace("PLACE", str(place)))
+    run = cluster.start(WORKFLOW.replace("PLACE", str(place)))
     wait_until((place / "half").exists, "the first half to be printed")
-    world.kill_agent("web-1")
-    shutil.rmtree(_book(world))
+    cluster.kill_agent("web-1")
+    shutil.rmtree(_book(cluster))
     (place / "go").touch()
-    world.start_agent("web-1")
+    cluster.start_agent("web-1")
 
-    found = world.wait_for(run)
+    found = cluster.wait_for(run)
 
     assert found["conclusion"] == "failure"
     assert "no longer knows the secrets" in found["jobs"][0]["steps"][0]["reason"]["text"]
-    assert [secret for secret in SECRETS if secret in _shown(world, run)] == []
-    wait_until(lambda: not _at_rest(world), "the raw output to be removed from the server")
+    assert [secret for secret in SECRETS if secret in _shown(cluster, run)] == []
+    wait_until(lambda: not _at_rest(cluster), "the raw output to be removed from the server")

@@ -11,7 +11,7 @@ import pyrage
 import pytest
 
 from tests import living
-from tests.acceptance.cluster import World, jobs_of, wait_until
+from tests.acceptance.cluster import Cluster, jobs_of, wait_until
 from tests.integration.secrets import openbao
 from tests.integration.secrets.openbao import OpenBao
 from tests.patience import PATIENCE_S
@@ -61,18 +61,18 @@ def server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 
 
 class Setting:
-    """A world with a repository, and the secret sources of its daemon."""
+    """A cluster with a repository, and the secret sources of its daemon."""
 
-    def __init__(self, world: World, place: Path) -> None:
-        self.world = world
+    def __init__(self, cluster: Cluster, place: Path) -> None:
+        self.cluster = cluster
         self.place = place
         self.identity = pyrage.x25519.Identity.generate()
         self.identity_file = self.private("ops.agekey", f"{self.identity}\n")
-        self.clone = world.make_repository()
+        self.clone = cluster.make_repository()
         (self.clone / "secrets").mkdir()
 
     def private(self, name: str, content: str) -> Path:
-        """Creates a file that only its owner may read, outside the world's folder."""
+        """Creates a file that only its owner may read, outside the cluster's folder."""
         path = self.place / name
         path.touch(mode=0o600)
         path.write_text(content)
@@ -89,7 +89,7 @@ class Setting:
 level = "debug"
 [[repositories]]
 name = "ops"
-url = "{self.world.repository}"
+url = "{self.cluster.repository}"
 age-files = ["secrets/all.toml.age", "secrets/OF_AGE.age"]
 age-identity-file = "{self.identity_file}"
 [secrets]
@@ -104,49 +104,49 @@ token-file = "{self.private("token", token)}"
 cache = "5s"
 secrets = {{ OF_VAULT = "apps/web#value", MISSING = "apps/web#none" }}
 """
-        self.world.write_config(lines)
+        self.cluster.write_config(lines)
 
     def start(self) -> None:
         """Starts the daemon and an agent."""
-        self.world.start_daemon()
-        self.world.add_agent("web-1", "web")
+        self.cluster.start_daemon()
+        self.cluster.add_agent("web-1", "web")
 
 
 @pytest.fixture
-def setting(empty_world: World, tmp_path_factory: pytest.TempPathFactory) -> Setting:
+def setting(empty_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Setting:
     """See `Setting`; its files are in no folder that is searched for secrets."""
-    return Setting(empty_world, tmp_path_factory.mktemp("sources"))
+    return Setting(empty_cluster, tmp_path_factory.mktemp("sources"))
 
 
-def attempt_reason(world: World, run: str) -> dict[str, Any]:
+def attempt_reason(cluster: Cluster, run: str) -> dict[str, Any]:
     """Returns the reason of the run's first step; empty while there is none."""
-    steps = world.run(run)["jobs"][0]["steps"]
+    steps = cluster.run(run)["jobs"][0]["steps"]
     reason: dict[str, Any] = (steps[0]["reason"] or {}) if steps else {}
     return reason
 
 
 def test_secrets_of_every_source_arrive_and_stand_nowhere(setting: Setting, server: OpenBao) -> None:
     """Values of every source (environment, credential, file, Vault, age) are in no log, answer, event or argv."""
-    world = setting.world
+    cluster = setting.cluster
     credentials = setting.place / "credentials"
     credentials.mkdir()
     (credentials / "secret.of-credential").write_text(VALUES["OF_CREDENTIAL"] + "\n")
-    world.daemon_environment["WATERFLOW_SECRET_OF_ENVIRONMENT"] = VALUES["OF_ENVIRONMENT"]
-    world.daemon_environment["CREDENTIALS_DIRECTORY"] = str(credentials)
+    cluster.daemon_environment["WATERFLOW_SECRET_OF_ENVIRONMENT"] = VALUES["OF_ENVIRONMENT"]
+    cluster.daemon_environment["CREDENTIALS_DIRECTORY"] = str(credentials)
     token = server.token("web")
     setting.configure(server, token)
     setting.seal("all.toml.age", f'OF_TABLE = "{VALUES["OF_TABLE"]}"\nOF_FILE = "what is pushed replaces nothing"\n')
     setting.seal("OF_AGE.age", VALUES["OF_AGE"] + "\n", pyrage.x25519.Identity.generate())
     setting.start()
-    world.push(setting.clone, {"workflows/print.yml": PRINT})
+    cluster.push(setting.clone, {"workflows/print.yml": PRINT})
 
-    runs = wait_until(lambda: world.api("GET", "/v1/runs").json()["runs"], "the push to start a run", PATIENCE_S)
+    runs = wait_until(lambda: cluster.api("GET", "/v1/runs").json()["runs"], "the push to start a run", PATIENCE_S)
     run = runs[0]["id"]
-    found = world.wait_for(run, PATIENCE_S)
+    found = cluster.wait_for(run, PATIENCE_S)
 
-    assert found["conclusion"] == "success", (found["jobs"], world.lines(run))
-    wait_until(lambda: any("OF_AGE has" in line for line in world.lines(run)), "all of the output", PATIENCE_S)
-    lines = world.lines(run)
+    assert found["conclusion"] == "success", (found["jobs"], cluster.lines(run))
+    wait_until(lambda: any("OF_AGE has" in line for line in cluster.lines(run)), "all of the output", PATIENCE_S)
+    lines = cluster.lines(run)
     for name, value in VALUES.items():
         assert f"{name} has {len(value)} characters" in lines
         assert any(line.startswith(f"{name} base64 ***") for line in lines)
@@ -157,16 +157,16 @@ def test_secrets_of_every_source_arrive_and_stand_nowhere(setting: Setting, serv
     wanted += [base64.b64encode(value.encode()).decode()[:24] for value in VALUES.values()]
     wanted += [token, str(setting.identity)]
     shown = "".join(
-        world.api("GET", path).text
+        cluster.api("GET", path).text
         for path in (f"/v1/runs/{run}", f"/v1/runs/{run}/events", f"/v1/runs/{run}/logs", "/v1/definitions", "/metrics")
     )
     assert [word for word in wanted if word in shown] == []
-    wait_until(lambda: not _at_rest(world.folder, wanted), "the raw output to be removed from the server", PATIENCE_S)
+    wait_until(lambda: not _at_rest(cluster.folder, wanted), "the raw output to be removed from the server", PATIENCE_S)
     command_lines = b"".join(_contents(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
     assert not any(word.encode() in command_lines for word in wanted)
-    world.stop_agent("web-1")
-    world.stop_daemon()
-    assert _at_rest(world.folder, wanted) == set()
+    cluster.stop_agent("web-1")
+    cluster.stop_daemon()
+    assert _at_rest(cluster.folder, wanted) == set()
 
 
 def _contents(path: Path) -> bytes:
@@ -183,103 +183,103 @@ def _at_rest(folder: Path, wanted: list[str]) -> set[str]:
 
 def test_a_run_has_the_secrets_of_its_own_commit(setting: Setting) -> None:
     """A newer push changes nothing for a run of an older commit, not even when it is re-run."""
-    world, workflow = setting.world, "on: {push: {}}\n" + ONE.format(name="OF_TABLE")
+    cluster, workflow = setting.cluster, "on: {push: {}}\n" + ONE.format(name="OF_TABLE")
     setting.configure()
     setting.seal("all.toml.age", 'OF_TABLE = "four"')
     setting.start()
-    world.push(setting.clone, {"workflows/one.yml": workflow})
-    first = wait_until(lambda: world.api("GET", "/v1/runs").json()["runs"], "the first run", PATIENCE_S)[0]["id"]
-    assert world.wait_for(first, PATIENCE_S)["conclusion"] == "success"
-    assert world.lines(first, 1) == ["4"]
+    cluster.push(setting.clone, {"workflows/one.yml": workflow})
+    first = wait_until(lambda: cluster.api("GET", "/v1/runs").json()["runs"], "the first run", PATIENCE_S)[0]["id"]
+    assert cluster.wait_for(first, PATIENCE_S)["conclusion"] == "success"
+    assert cluster.lines(first, 1) == ["4"]
     setting.seal("all.toml.age", 'OF_TABLE = "seven77"')
-    world.push(setting.clone, {"workflows/two.yml": workflow})
+    cluster.push(setting.clone, {"workflows/two.yml": workflow})
     second = wait_until(
-        lambda: [row["id"] for row in world.api("GET", "/v1/runs").json()["runs"] if row["path"].endswith("two.yml")],
+        lambda: [row["id"] for row in cluster.api("GET", "/v1/runs").json()["runs"] if row["path"].endswith("two.yml")],
         "the second run",
         PATIENCE_S,
     )[0]
-    assert world.wait_for(second, PATIENCE_S)["conclusion"] == "success"
-    assert world.lines(second, 1) == ["7"]
+    assert cluster.wait_for(second, PATIENCE_S)["conclusion"] == "success"
+    assert cluster.lines(second, 1) == ["7"]
 
-    done = world.ctl("rerun", first, "--json")
+    done = cluster.ctl("rerun", first, "--json")
 
     assert done.returncode == 0, done.stderr
-    again = next(row["id"] for row in world.api("GET", "/v1/runs").json()["runs"] if row["id"] not in (first, second))
-    assert world.wait_for(again, PATIENCE_S)["conclusion"] == "success"
-    assert world.lines(again, 1) == ["4"]
+    again = next(row["id"] for row in cluster.api("GET", "/v1/runs").json()["runs"] if row["id"] not in (first, second))
+    assert cluster.wait_for(again, PATIENCE_S)["conclusion"] == "success"
+    assert cluster.lines(again, 1) == ["4"]
 
 
 def test_a_sealed_vault_holds_up_what_needs_it_alone_and_over_a_crash(setting: Setting, server: OpenBao) -> None:
     """The step says what it waits for, other runs continue, a killed daemon resumes waiting, and then the step runs."""
-    world = setting.world
+    cluster = setting.cluster
     setting.configure(server, server.token("web"))
     setting.start()
     server.seal()
     try:
-        run = world.start(ONE.format(name="OF_VAULT"))
-        wait_until(lambda: "sealed" in attempt_reason(world, run).get("text", ""), "the reason", PATIENCE_S)
-        assert attempt_reason(world, run)["code"] == "secret-waiting"
-        assert "waiting for secret OF_VAULT: Vault is sealed" in world.ctl("why", run).stdout
-        assert world.wait_for(world.start(PLAIN), PATIENCE_S)["conclusion"] == "success"
-        world.kill_daemon()
-        world.start_daemon()
-        wait_until(lambda: "web-1" in world.connected(), "the agent to be back", PATIENCE_S)
-        assert world.run(run)["status"] != "completed"
+        run = cluster.start(ONE.format(name="OF_VAULT"))
+        wait_until(lambda: "sealed" in attempt_reason(cluster, run).get("text", ""), "the reason", PATIENCE_S)
+        assert attempt_reason(cluster, run)["code"] == "secret-waiting"
+        assert "waiting for secret OF_VAULT: Vault is sealed" in cluster.ctl("why", run).stdout
+        assert cluster.wait_for(cluster.start(PLAIN), PATIENCE_S)["conclusion"] == "success"
+        cluster.kill_daemon()
+        cluster.start_daemon()
+        wait_until(lambda: "web-1" in cluster.connected(), "the agent to be back", PATIENCE_S)
+        assert cluster.run(run)["status"] != "completed"
     finally:
         server.unseal()
 
-    assert world.wait_for(run, PATIENCE_S)["conclusion"] == "success"
-    assert world.lines(run, 1) == [str(len(VALUES["OF_VAULT"]))]
+    assert cluster.wait_for(run, PATIENCE_S)["conclusion"] == "success"
+    assert cluster.lines(run, 1) == [str(len(VALUES["OF_VAULT"]))]
 
 
 def test_what_can_never_be_read_fails_its_step_with_a_code_and_a_sentence(setting: Setting, server: OpenBao) -> None:
     """A token that Vault refuses, a missing field, a file for other recipients, or a timeout fails the step."""
-    world = setting.world
+    cluster = setting.cluster
     setting.configure(server, "no-such-token")
     setting.identity = pyrage.x25519.Identity.generate()
     setting.seal("all.toml.age", f'OF_TABLE = "{VALUES["OF_TABLE"]}"')
     setting.start()
-    world.push(setting.clone, {"workflows/one.yml": "on: {push: {}}\n" + ONE.format(name="OF_TABLE")})
+    cluster.push(setting.clone, {"workflows/one.yml": "on: {push: {}}\n" + ONE.format(name="OF_TABLE")})
     runs = {
-        wait_until(lambda: world.api("GET", "/v1/runs").json()["runs"], "a run", PATIENCE_S)[0]["id"]: (
+        wait_until(lambda: cluster.api("GET", "/v1/runs").json()["runs"], "a run", PATIENCE_S)[0]["id"]: (
             "secret-unreadable",
             "cannot decrypt secrets/all.toml.age with age-identity-file",
         ),
-        world.start(ONE.format(name="OF_VAULT")): ("secret-unreadable", "path apps/web (status 403)"),
-        world.start(ONE.format(name="NOWHERE")): ("secret-missing", "no source has the secret NOWHERE"),
+        cluster.start(ONE.format(name="OF_VAULT")): ("secret-unreadable", "path apps/web (status 403)"),
+        cluster.start(ONE.format(name="NOWHERE")): ("secret-missing", "no source has the secret NOWHERE"),
     }
     for run, (code, text) in runs.items():
-        assert world.wait_for(run, PATIENCE_S)["conclusion"] == "failure"
-        reason = next(iter(jobs_of(world.run(run)).values()))["steps"][0]["reason"]
+        assert cluster.wait_for(run, PATIENCE_S)["conclusion"] == "failure"
+        reason = next(iter(jobs_of(cluster.run(run)).values()))["steps"][0]["reason"]
         assert reason["code"] == code
         assert text in reason["text"]
-    assert "lynx" not in world.log.read_text()
+    assert "lynx" not in cluster.log.read_text()
 
 
 def test_patience_that_is_over_fails_the_step(setting: Setting, server: OpenBao) -> None:
     """A step does not wait forever for a server that stays sealed."""
-    world = setting.world
+    cluster = setting.cluster
     setting.configure(server, server.token("web"), give_up_after="200ms")
     setting.start()
     server.seal()
     try:
-        run = world.start(ONE.format(name="OF_VAULT"))
-        assert world.wait_for(run, PATIENCE_S)["conclusion"] == "failure"
+        run = cluster.start(ONE.format(name="OF_VAULT"))
+        assert cluster.wait_for(run, PATIENCE_S)["conclusion"] == "failure"
     finally:
         server.unseal()
-    assert "gave up after 0.2 s [WF626]" in world.run(run)["jobs"][0]["steps"][0]["reason"]["text"]
+    assert "gave up after 0.2 s [WF626]" in cluster.run(run)["jobs"][0]["steps"][0]["reason"]["text"]
 
 
 def test_a_key_in_the_data_directory_is_refused_by_the_check_of_the_configuration(setting: Setting) -> None:
     """So is a key that others can read; the message names the setting and says what to do."""
-    world = setting.world
+    cluster = setting.cluster
     setting.configure()
 
     def check() -> tuple[int, str]:
-        process = world.spawn(
-            "waterflowd", "check-config", "--config", str(world.config), log=world.folder / "check.log"
+        process = cluster.spawn(
+            "waterflowd", "check-config", "--config", str(cluster.config), log=cluster.folder / "check.log"
         )
-        return process.wait(PATIENCE_S), (world.folder / "check.log").read_text()
+        return process.wait(PATIENCE_S), (cluster.folder / "check.log").read_text()
 
     assert check()[0] == 0
     setting.identity_file.chmod(0o644)
@@ -287,8 +287,8 @@ def test_a_key_in_the_data_directory_is_refused_by_the_check_of_the_configuratio
     assert code == 2
     assert f"next: chmod 600 {setting.identity_file} [WF622]" in said
     setting.identity_file.chmod(0o600)
-    (world.folder / "daemon").mkdir(exist_ok=True)
-    setting.identity_file = setting.identity_file.rename(world.folder / "daemon" / "ops.agekey")
+    (cluster.folder / "daemon").mkdir(exist_ok=True)
+    setting.identity_file = setting.identity_file.rename(cluster.folder / "daemon" / "ops.agekey")
     setting.configure()
     code, said = check()
     assert code == 2

@@ -14,10 +14,10 @@ from waterflowd.testing.api import ApiHarness
 
 
 class Served:
-    """A world behind real listeners."""
+    """An in-memory API behind real listeners."""
 
-    def __init__(self, world: ApiHarness, server: ApiServer, path: Path) -> None:
-        self.world = world
+    def __init__(self, harness: ApiHarness, server: ApiServer, path: Path) -> None:
+        self.harness = harness
         self.server = server
         self.path = path
         self.address = f"http://127.0.0.1:{server.port}"
@@ -36,12 +36,12 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def serve(tmp_path: Path, *, is_open: bool = False, requests_per_s: int = 0) -> AsyncIterator[Served]:
-    """Serves a world; `requests_per_s` of each principal, 0 for no bound."""
-    async with ApiHarness(is_open=is_open, listen="127.0.0.1:0", requests_per_s=requests_per_s) as world:
-        world.connect("web-1", "web")
-        server = ApiServer(world.api, "127.0.0.1:0", tmp_path / "s.sock")
+    """Serves an in-memory API; `requests_per_s` of each principal, 0 for no bound."""
+    async with ApiHarness(is_open=is_open, listen="127.0.0.1:0", requests_per_s=requests_per_s) as harness:
+        harness.connect("web-1", "web")
+        server = ApiServer(harness.api, "127.0.0.1:0", tmp_path / "s.sock")
         await server.start()
         try:
-            yield Served(world, server, tmp_path / "s.sock")
+            yield Served(harness, server, tmp_path / "s.sock")
         finally:
             await server.stop()

@@ -52,15 +52,15 @@ NIGHTLY = ScheduleRow(
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[ApiHarness]:
+async def harness() -> AsyncIterator[ApiHarness]:
     async with ApiHarness() as made:
         made.connect("web-1", "web")
         yield made
 
 
 @pytest.fixture
-async def client(world: ApiHarness) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(world.api), base_url="http://127.0.0.1:8080") as made:
+async def client(harness: ApiHarness) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(harness.api), base_url="http://127.0.0.1:8080") as made:
         yield made
 
 
@@ -71,15 +71,15 @@ async def start(client: httpx.AsyncClient, text: str = HELLO, **headers: str) ->
     return started
 
 
-async def test_a_started_run_is_durable_and_found_at_its_url(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_a_started_run_is_durable_and_found_at_its_url(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """The 201 has id, name, status and url; the url shows the run until it is completed."""
     response = await client.post("/v1/runs", content=HELLO, headers=YAML)
     started = response.json()
     assert response.status_code == 201
     assert response.headers["location"] == started["url"] == f"/v1/runs/{started['id']}"
     assert (started["name"], started["number"]) == ("hello", 1)
-    assert world.log.run(started["id"]) is not None
-    await world.completed(started["id"])
+    assert harness.log.run(started["id"]) is not None
+    await harness.completed(started["id"])
     run = (await client.get(started["url"])).json()
     assert (run["status"], run["conclusion"], run["trigger"]["kind"]) == ("completed", "success", "api")
     step = run["jobs"][0]["steps"][0]
@@ -88,24 +88,26 @@ async def test_a_started_run_is_durable_and_found_at_its_url(world: ApiHarness, 
     assert run["completed_at"][19] == "."
 
 
-async def test_the_older_name_starts_and_lists_too(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_the_older_name_starts_and_lists_too(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """`/v1/workflows` is the same resource; its list has its own key."""
     started = (await client.post("/v1/workflows", content=HELLO, headers=YAML)).json()
     listed = (await client.get("/v1/workflows")).json()
     assert [row["id"] for row in listed["workflows"]] == [started["id"]]
     assert (await client.get(f"/v1/workflows/{started['id']}")).status_code == 200
-    await world.completed(started["id"])
+    await harness.completed(started["id"])
     assert (await client.get(f"/v1/workflows/{started['id']}/logs")).status_code == 200
 
 
-async def test_answers_match_the_schemas_of_the_openapi_document(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_answers_match_the_schemas_of_the_openapi_document(
+    harness: ApiHarness, client: httpx.AsyncClient
+) -> None:
     """Every answer decodes as the type that the document describes, and every reference in the document resolves."""
     started = await start(client)
-    await world.completed(started["id"])
-    world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True, text="applied"))
-    world.repositories.files["workflows/hello.yml"] = HELLO.encode()
-    world.repositories.schedule_rows.append(NIGHTLY)
-    world.agents.waiting.append(PendingRow(fingerprint="f", name="n", groups=("web",), hostname="h", requested_at=5))
+    await harness.completed(started["id"])
+    harness.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True, text="applied"))
+    harness.repositories.files["workflows/hello.yml"] = HELLO.encode()
+    harness.repositories.schedule_rows.append(NIGHTLY)
+    harness.agents.waiting.append(PendingRow(fingerprint="f", name="n", groups=("web",), hostname="h", requested_at=5))
     await client.post("/v1/tokens", json={"role": "viewer"})
     schemas: list[tuple[str, type[msgspec.Struct]]] = [
         ("/v1/runs", runs.RunList),
@@ -172,13 +174,13 @@ async def test_a_workflow_with_only_workflow_call_cannot_be_started(client: http
     assert len((await client.get("/v1/runs")).json()["runs"]) == (0 if is_dry else 2)
 
 
-async def test_json_carries_vars_inputs_and_a_dry_run(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_json_carries_vars_inputs_and_a_dry_run(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """Inputs are checked and typed, a dry run starts nothing, unknown inputs are rejected."""
     dry = await client.post("/v1/runs", json={"yaml": HELLO, "inputs": {"who": "me"}, "dry_run": True})
     assert (dry.status_code, dry.json()["inputs"]) == (200, {"who": "me"})
     assert (await client.get("/v1/runs")).json()["runs"] == []
     started = (await client.post("/v1/runs", json={"yaml": HELLO, "inputs": {"who": "me"}, "vars": {"a": [1]}})).json()
-    await world.completed(started["id"])
+    await harness.completed(started["id"])
     run = (await client.get(started["url"])).json()
     assert (run["inputs"], run["vars"]) == ({"who": "me"}, {"a": [1]})
     wrong = await client.post("/v1/runs", json={"yaml": HELLO, "inputs": {"whoo": "me"}})
@@ -186,7 +188,7 @@ async def test_json_carries_vars_inputs_and_a_dry_run(world: ApiHarness, client:
 
 
 async def test_an_idempotency_key_starts_one_run_and_refuses_another_request(
-    world: ApiHarness, client: httpx.AsyncClient
+    harness: ApiHarness, client: httpx.AsyncClient
 ) -> None:
     """The same key returns the first run; with another workflow it is a conflict."""
     first = await start(client, HELLO, **{"Idempotency-Key": "k1"})
@@ -199,11 +201,11 @@ async def test_an_idempotency_key_starts_one_run_and_refuses_another_request(
     assert bad.status_code == 400
 
 
-async def test_lists_are_newest_first_filtered_and_paged_by_key(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_lists_are_newest_first_filtered_and_paged_by_key(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """Pages have no gaps while new runs are added, and filters work on every field."""
     started = [await start(client, HELLO) for _ in range(5)] + [await start(client, FAILING)]
     for row in started:
-        await world.completed(row["id"])
+        await harness.completed(row["id"])
     newest = [row["id"] for row in reversed(started)]
     first = (await client.get("/v1/runs", params={"limit": 2})).json()
     await start(client, HELLO)
@@ -237,7 +239,7 @@ async def test_an_invalid_query_is_a_400_that_names_the_valid_values(client: htt
     assert response.headers["content-type"].startswith("application/")
 
 
-async def test_partial_ids_work_where_they_are_unique(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_partial_ids_work_where_they_are_unique(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """A prefix of an id finds its run in upper or lower case; for an ambiguous one the answer lists the candidates."""
     one, two = await start(client), await start(client)
     ambiguous = await client.get("/v1/runs/0")
@@ -326,10 +328,10 @@ async def test_unknown_addresses_and_methods_are_problems(client: httpx.AsyncCli
     assert overridden.status_code == 400
 
 
-async def test_at_shows_the_run_as_it_was(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_at_shows_the_run_as_it_was(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """After its first event the run is queued; beyond its last event there is a 404."""
     started = await start(client)
-    await world.completed(started["id"])
+    await harness.completed(started["id"])
     first = (await client.get(started["url"], params={"at": 1})).json()
     last = (await client.get(started["url"])).json()
     assert (first["status"], first["seq"]) == ("queued", 1)
@@ -340,10 +342,10 @@ async def test_at_shows_the_run_as_it_was(world: ApiHarness, client: httpx.Async
         assert (await client.get(started["url"], params={"at": wrong})).status_code == 400
 
 
-async def test_events_are_paged_without_gaps_or_sent_as_ndjson(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_events_are_paged_without_gaps_or_sent_as_ndjson(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """Positions are consecutive from 1 across pages; NDJSON has the whole history."""
     started = await start(client)
-    await world.completed(started["id"])
+    await harness.completed(started["id"])
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     while True:
@@ -359,10 +361,10 @@ async def test_events_are_paged_without_gaps_or_sent_as_ndjson(world: ApiHarness
     assert [json.loads(line) for line in lines.text.splitlines()] == found
 
 
-async def test_logs_are_lines_of_json_with_their_place(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_logs_are_lines_of_json_with_their_place(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """Each line of output is an object; `job` and `step` select, and for unknown names the answer lists the known ones."""
     started = await start(client)
-    await world.completed(started["id"])
+    await harness.completed(started["id"])
     response = await client.get(started["url"] + "/logs")
     assert response.headers["content-type"] == "application/x-ndjson"
     rows = [json.loads(line) for line in response.text.splitlines()]
@@ -380,27 +382,29 @@ async def test_logs_are_lines_of_json_with_their_place(world: ApiHarness, client
 
 
 async def test_cancel_is_durable_audited_and_refused_for_a_completed_run(
-    world: ApiHarness, client: httpx.AsyncClient
+    harness: ApiHarness, client: httpx.AsyncClient
 ) -> None:
     """A cancel ends an active run; a second one after the end is a 409."""
     started = await start(client, HOLDING)
-    await world.held()
+    await harness.held()
     response = await client.post(started["url"] + "/cancel")
     assert response.status_code == 202
-    await world.completed(started["id"])
+    await harness.completed(started["id"])
     assert (await client.get(started["url"])).json()["conclusion"] == "cancelled"
     again = await client.post(started["url"] + "/cancel", json={"force": True})
     assert again.status_code == 409
-    fact = world.audit()[-1]
+    fact = harness.audit()[-1]
     assert (fact.what, fact.target, fact.by) == ("cancel-run", started["id"], "anonymous")
     assert (await client.post(started["url"] + "/cancel", json={"forse": True})).status_code == 400
     assert (await client.post(started["url"] + "/cancel", content=b"force", headers=YAML)).status_code == 415
 
 
-async def test_schedules_show_their_next_instants_by_path_or_name(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_schedules_show_their_next_instants_by_path_or_name(
+    harness: ApiHarness, client: httpx.AsyncClient
+) -> None:
     """In UTC, as many as requested; schedules that wait come first in the status."""
     waiting = msgspec.structs.replace(NIGHTLY, path="workflows/z.yml", name="z", next_at=None, waiting=(1_000,))
-    world.repositories.schedule_rows += [NIGHTLY, waiting]
+    harness.repositories.schedule_rows += [NIGHTLY, waiting]
     for name in ("backup", "workflows/backup.yml"):
         (row,) = (await client.get("/v1/schedules", params={"name": name, "next": 3})).json()["schedules"]
         assert row["next"] == ["2026-10-24T00:30:00.000Z", "2026-10-25T00:30:00.000Z", "2026-10-26T01:30:00.000Z"]
@@ -412,10 +416,10 @@ async def test_schedules_show_their_next_instants_by_path_or_name(world: ApiHarn
 
 
 async def test_definitions_are_started_by_path_or_name_with_inputs(
-    world: ApiHarness, client: httpx.AsyncClient
+    harness: ApiHarness, client: httpx.AsyncClient
 ) -> None:
     """The run has the repository and revision, and the start is in the audit trail."""
-    world.repositories.files["workflows/hello.yml"] = HELLO.encode()
+    harness.repositories.files["workflows/hello.yml"] = HELLO.encode()
     listed = (await client.get("/v1/definitions")).json()["definitions"]
     assert [(row["path"], row["inputs"][0]["name"]) for row in listed] == [("workflows/hello.yml", "who")]
     for name in ("workflows/hello.yml", "hello", "workflows%2Fhello.yml"):
@@ -423,19 +427,19 @@ async def test_definitions_are_started_by_path_or_name_with_inputs(
         assert response.status_code == 201, response.text
         run = (await client.get(response.json()["url"])).json()
         assert (run["repository"], run["revision"], run["trigger"]["kind"]) == ("ops", "a" * 40, "manual")
-        assert world.audit()[-1].facts == {"run": run["id"]}
+        assert harness.audit()[-1].facts == {"run": run["id"]}
     assert (await client.post("/v1/definitions/nope/run")).status_code == 404
     assert (await client.get("/v1/definitions/..%2f..%2fetc%2fpasswd")).status_code == 404
 
 
-async def test_repositories_are_synced_by_name(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_repositories_are_synced_by_name(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """For an unknown name the answer lists the configured repositories."""
-    world.repositories.repositories.append(
+    harness.repositories.repositories.append(
         RepositoryRow(name="ops", url="/r", is_ready=False, text="the remote is away")
     )
     response = await client.post("/v1/repositories/ops/sync", params={"wait": "true"})
     assert (response.status_code, response.json()["status"]) == (202, "degraded")
-    assert world.repositories.synced == [("ops", True)]
+    assert harness.repositories.synced == [("ops", True)]
     missing = await client.post("/v1/repositories/opps/sync")
     assert (missing.status_code, "ops" in missing.json()["detail"]) == (404, True)
     status = (await client.get("/v1/status")).json()
@@ -443,15 +447,15 @@ async def test_repositories_are_synced_by_name(world: ApiHarness, client: httpx.
     assert status["problems"] == ["repository ops: the remote is away"]
 
 
-async def test_agents_are_enrolled_approved_and_revoked(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_agents_are_enrolled_approved_and_revoked(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """With join tokens, and by fingerprints that contain a slash; each action is in the audit trail."""
     fingerprint = "SHA256:" + "a/b+" * 10 + "abc"
-    world.agents.waiting.append(
+    harness.agents.waiting.append(
         PendingRow(fingerprint=fingerprint, name="db-1", groups=("db",), hostname="h", requested_at=5)
     )
     made = await client.post("/v1/agents/tokens", json={"groups": ["web"], "ttl": "2h", "uses": 3})
     assert (made.status_code, made.json()["token"]) == (201, "wfj_1")
-    assert world.agents.tokens == [(("web",), 7_200_000, 3, "anonymous")]
+    assert harness.agents.tokens == [(("web",), 7_200_000, 3, "anonymous")]
     listed = (await client.get("/v1/agents")).json()
     assert [row["fingerprint"] for row in listed["pending"]] == [fingerprint]
     path = f"/v1/agents/{fingerprint.replace('/', '%2F')}"
@@ -460,7 +464,7 @@ async def test_agents_are_enrolled_approved_and_revoked(world: ApiHarness, clien
     assert (await client.post(f"{path}/revoke")).status_code == 200
     assert (await client.delete(path)).status_code == 404
     assert (await client.post("/v1/agents/web-1/revoke")).status_code == 200
-    assert [fact.what for fact in world.audit()] == [
+    assert [fact.what for fact in harness.audit()] == [
         "create-join-token",
         "approve-agent",
         "revoke-agent",
@@ -469,11 +473,11 @@ async def test_agents_are_enrolled_approved_and_revoked(world: ApiHarness, clien
 
 
 async def test_a_pending_agent_cannot_take_the_place_of_another_one(
-    world: ApiHarness, client: httpx.AsyncClient
+    harness: ApiHarness, client: httpx.AsyncClient
 ) -> None:
     """Under the name of a real fingerprint it is neither approved in the real agent's place nor shields it from revocation."""
     genuine, stranger = "SHA256:" + "g" * 43, "SHA256:" + "s" * 43
-    world.agents.waiting += [
+    harness.agents.waiting += [
         PendingRow(fingerprint=genuine, name="db-1", groups=("db",), hostname="h", requested_at=5),
         PendingRow(fingerprint=stranger, name="SHA256:gggggggggggg", groups=("db",), hostname="h", requested_at=6),
     ]
@@ -482,13 +486,13 @@ async def test_a_pending_agent_cannot_take_the_place_of_another_one(
         assert (refused.status_code, "whole fingerprint" in refused.json()["detail"]) == (404, True)
     approved = await client.post(f"/v1/agents/{genuine}/approve", json={"groups": ["db"]})
     assert (approved.status_code, approved.json()["name"]) == (200, "db-1")
-    world.agents.waiting.append(
+    harness.agents.waiting.append(
         PendingRow(fingerprint="SHA256:" + "t" * 43, name="db-1", groups=("db",), hostname="h", requested_at=7)
     )
     for text in ("SHA256:gggggggggggg", "db-1"):
         revoked = await client.post(f"/v1/agents/{text}/revoke")
         assert (revoked.status_code, revoked.json()["fingerprint"]) == (200, genuine)
-        world.agents.agents.append(
+        harness.agents.agents.append(
             AgentRow(fingerprint=genuine, name="db-1", groups=("db",), is_connected=True, text="connected")
         )
 
@@ -505,15 +509,15 @@ async def test_an_invalid_join_token_request_is_a_400(client: httpx.AsyncClient,
     assert (await client.post("/v1/agents/tokens", json=body)).status_code == 400
 
 
-async def test_ready_is_503_once_the_daemon_stops(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_ready_is_503_once_the_daemon_stops(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """So that a load balancer notices the stop before the sockets close."""
     assert (await client.get("/ready")).status_code == 200
-    world.api.stop()
+    harness.api.stop()
     assert (await client.get("/ready")).status_code == 503
     assert (await client.get("/health")).status_code == 200
 
 
-async def test_status_shows_what_waits_and_why(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_status_shows_what_waits_and_why(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """A job without a server is listed with its reason."""
     text = HOLDING.replace("runs-on: web", "runs-on: nobody")
     started = await start(client, text)
@@ -522,9 +526,9 @@ async def test_status_shows_what_waits_and_why(world: ApiHarness, client: httpx.
     assert "nobody" in status["waiting"][0]["reason"]["text"]
 
 
-async def test_agents_page_by_name(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_agents_page_by_name(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """Lists in memory are paged by key too."""
-    world.agents.agents += [
+    harness.agents.agents += [
         AgentRow(fingerprint=f"f{number}", name=f"n{number}", groups=(), is_connected=False, text="away")
         for number in range(5)
     ]

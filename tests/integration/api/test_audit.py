@@ -20,25 +20,27 @@ WORKFLOW = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n"
 ASKING = "SHA256:" + "n" * 43
 
 
-def _client(world: ApiHarness, secret: str | None = None, address: str = "192.0.2.7") -> httpx.AsyncClient:
+def _client(harness: ApiHarness, secret: str | None = None, address: str = "192.0.2.7") -> httpx.AsyncClient:
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-    transport = httpx.ASGITransport(world.api, client=(address, 1))
+    transport = httpx.ASGITransport(harness.api, client=(address, 1))
     return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
 
 
-def _refused(world: ApiHarness) -> list[AccessRefused]:
-    return [fact for fact in world.audit() if isinstance(fact, AccessRefused)]
+def _refused(harness: ApiHarness) -> list[AccessRefused]:
+    return [fact for fact in harness.audit() if isinstance(fact, AccessRefused)]
 
 
 async def test_every_change_is_in_the_audit_trail() -> None:
     """One entry per action, newest first, with the documented words."""
-    async with ApiHarness(is_open=False) as world:
-        world.connect("web-1", "web")
-        world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
-        world.repositories.files["one.yml"] = WORKFLOW.encode()
-        world.agents.waiting.append(PendingRow(fingerprint=ASKING, name="new", groups=(), hostname="h", requested_at=1))
-        began = world.clock.now()
-        async with _client(world, world.token(Role.ADMIN, name="ada")) as client:
+    async with ApiHarness(is_open=False) as harness:
+        harness.connect("web-1", "web")
+        harness.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
+        harness.repositories.files["one.yml"] = WORKFLOW.encode()
+        harness.agents.waiting.append(
+            PendingRow(fingerprint=ASKING, name="new", groups=(), hostname="h", requested_at=1)
+        )
+        began = harness.clock.now()
+        async with _client(harness, harness.token(Role.ADMIN, name="ada")) as client:
             runs = [
                 (await client.post("/v1/runs", json={"yaml": WORKFLOW, "path": "sent.yml"})).json()["id"],
                 (await client.post("/v1/definitions/one.yml/run", json={})).json()["id"],
@@ -83,13 +85,13 @@ async def test_every_change_is_in_the_audit_trail() -> None:
 
 async def test_the_audit_trail_is_paged_and_filtered() -> None:
     """Newest first without gaps; filters are the author, the action and the time."""
-    async with ApiHarness(is_open=False) as world:
-        world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
-        ada, bob = (world.token(Role.ADMIN, name=name) for name in ("ada", "bob"))
+    async with ApiHarness(is_open=False) as harness:
+        harness.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
+        ada, bob = (harness.token(Role.ADMIN, name=name) for name in ("ada", "bob"))
         for number in range(7):
-            async with _client(world, ada if number % 2 else bob) as client:
+            async with _client(harness, ada if number % 2 else bob) as client:
                 await client.post(f"/v1/repositories/ops/{'suspend' if number < 3 else 'sync'}")
-        async with _client(world, ada) as client:
+        async with _client(harness, ada) as client:
 
             async def every(**filters: Any) -> list[int]:
                 found: list[int] = []
@@ -113,15 +115,15 @@ async def test_the_audit_trail_is_paged_and_filtered() -> None:
 
 async def test_rejections_are_recorded() -> None:
     """With the principal if it is known, otherwise the address; the content of the request cannot forge an entry."""
-    async with ApiHarness(is_open=False) as world:
-        async with _client(world) as nobody:
+    async with ApiHarness(is_open=False) as harness:
+        async with _client(harness) as nobody:
             await nobody.get("/v1/runs")
             await nobody.get("/v1/%1b[31mred", headers={"Authorization": "Bearer wf_guess"})
             await nobody.get("/health", headers={"Host": "evil.example"})
-        async with _client(world, world.token(Role.VIEWER)) as viewer:
+        async with _client(harness, harness.token(Role.VIEWER)) as viewer:
             await viewer.post("/v1/tokens", json={"role": "admin"})
-        await until(lambda: len(_refused(world)) == 4)
-        assert [(fact.by, fact.door, fact.code, fact.target) for fact in _refused(world)] == [
+        await until(lambda: len(_refused(harness)) == 4)
+        assert [(fact.by, fact.door, fact.code, fact.target) for fact in _refused(harness)] == [
             ("192.0.2.7", "api", "WF601", "GET /v1/runs"),
             ("192.0.2.7", "api", "WF601", "GET /v1/\\x1b[31mred"),
             ("192.0.2.7", "api", "WF603", "GET /health"),
@@ -133,52 +135,52 @@ async def test_records_of_rejections_are_rate_limited_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One source is limited, all sources together too, and later records are possible again."""
-    async with ApiHarness(is_open=False) as world:
+    async with ApiHarness(is_open=False) as harness:
         # It stands still, or a flood that takes a minute would be let in once more.
-        began = world.clock.now()
-        monkeypatch.setattr(world.clock, "now", lambda: began + world.clock.ahead_ms)
-        async with _client(world) as nobody:
+        began = harness.clock.now()
+        monkeypatch.setattr(harness.clock, "now", lambda: began + harness.clock.ahead_ms)
+        async with _client(harness) as nobody:
             for _ in range(50):
                 assert (await nobody.get("/v1/runs")).status_code == 401
-        assert len(_refused(world)) <= audit_trail.SOURCE_BURST
+        assert len(_refused(harness)) <= audit_trail.SOURCE_BURST
         for number in range(150):
-            async with _client(world, address=f"192.0.2.{number}") as nobody:
+            async with _client(harness, address=f"192.0.2.{number}") as nobody:
                 await nobody.get("/v1/runs")
-        await until(lambda: len(_refused(world)) >= audit_trail.BURST)
-        assert len(_refused(world)) == audit_trail.BURST
-        world.clock.ahead_ms += 120_000
-        async with _client(world, address="198.51.100.1") as nobody:
+        await until(lambda: len(_refused(harness)) >= audit_trail.BURST)
+        assert len(_refused(harness)) == audit_trail.BURST
+        harness.clock.ahead_ms += 120_000
+        async with _client(harness, address="198.51.100.1") as nobody:
             await nobody.get("/v1/runs")
-        await until(lambda: len(_refused(world)) == audit_trail.BURST + 1)
-        assert sum(1 + fact.left_out for fact in _refused(world)) == 50 + 150 + 1
+        await until(lambda: len(_refused(harness)) == audit_trail.BURST + 1)
+        assert sum(1 + fact.left_out for fact in _refused(harness)) == 50 + 150 + 1
 
 
 async def test_rejections_of_the_ports_for_agents_are_recorded() -> None:
     """At the same limited rate, with the fingerprint or the address."""
-    async with ApiHarness() as world:
+    async with ApiHarness() as harness:
         for _ in range(100):
-            world.services.audit.agent_rejected("WF212", "key \x1b[2Jabc is not approved", "192.0.2.9")
-        await until(lambda: len(_refused(world)) == audit_trail.SOURCE_BURST)
-        first = _refused(world)[0]
+            harness.services.audit.agent_rejected("WF212", "key \x1b[2Jabc is not approved", "192.0.2.9")
+        await until(lambda: len(_refused(harness)) == audit_trail.SOURCE_BURST)
+        first = _refused(harness)[0]
         assert (first.by, first.door, first.code) == ("192.0.2.9", "agents", "WF212")
         assert "\x1b" not in first.target
 
 
 async def test_a_full_disk_does_not_change_the_answer_to_a_rejected_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """The record is counted as left out and reported later."""
-    async with ApiHarness(is_open=False) as world:
-        record = world.driver.record
+    async with ApiHarness(is_open=False) as harness:
+        record = harness.driver.record
         tried: list[object] = []
 
         async def full(*given: Any) -> None:
             tried.append(given)
             raise Retryable("WF302", "the disk is full")
 
-        async with _client(world) as nobody:
-            monkeypatch.setattr(world.driver, "record", full)
+        async with _client(harness) as nobody:
+            monkeypatch.setattr(harness.driver, "record", full)
             assert (await nobody.get("/v1/runs")).status_code == 401
             await until(lambda: bool(tried))
-            monkeypatch.setattr(world.driver, "record", record)
+            monkeypatch.setattr(harness.driver, "record", record)
             assert (await nobody.get("/v1/status")).status_code == 401
-        await until(lambda: len(_refused(world)) == 1)
-        assert _refused(world)[0].left_out == 1
+        await until(lambda: len(_refused(harness)) == 1)
+        assert _refused(harness)[0].left_out == 1

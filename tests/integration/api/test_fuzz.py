@@ -55,10 +55,10 @@ def request_of(random: Random, method: str, path: str) -> dict[str, Any]:
 async def test_no_request_makes_the_api_fail(seed: int) -> None:
     """Random paths, queries, bodies and types on every route; the seed is in the name of the test."""
     random = Random(seed)
-    async with ApiHarness() as world:
-        world.connect("web-1", "web")
-        world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
-        transport = httpx.ASGITransport(world.api)
+    async with ApiHarness() as harness:
+        harness.connect("web-1", "web")
+        harness.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True))
+        transport = httpx.ASGITransport(harness.api)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             known = routes((await client.get("/openapi.json")).json())
             assert len(known) > 20

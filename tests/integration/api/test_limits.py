@@ -46,7 +46,7 @@ async def until_limited(client: httpx.AsyncClient) -> httpx.Response:
 async def test_each_principal_has_its_own_rate_limit(tmp_path: Path) -> None:
     """Beyond the limit there is a 429 with `Retry-After`; other principals and probes are not affected."""
     async with serve(tmp_path, requests_per_s=1) as served:
-        fast, other = (served.world.token(Role.VIEWER, name=name) for name in ("fast", "other"))
+        fast, other = (served.harness.token(Role.VIEWER, name=name) for name in ("fast", "other"))
         async with served.tcp(fast) as client, served.tcp(other) as second, served.tcp() as nobody:
             answers = [await client.get("/v1/groups") for _ in range(5)]
             assert [answered.status_code for answered in answers] == [200] * 5
@@ -55,7 +55,7 @@ async def test_each_principal_has_its_own_rate_limit(tmp_path: Path) -> None:
             assert int(refused.headers["retry-after"]) >= 1
             assert (await second.get("/v1/groups")).status_code == 200
             assert (await nobody.get("/health")).status_code == 200
-            served.world.clock.ahead_ms += 10_000
+            served.harness.clock.ahead_ms += 10_000
             assert (await client.get("/v1/groups")).status_code == 200
 
 
@@ -73,8 +73,8 @@ async def test_an_open_address_has_a_rate_limit_per_client_address(tmp_path: Pat
 
 async def test_wrong_tokens_are_rate_limited_and_valid_ones_are_not(served: Served) -> None:
     """Guessing tokens leads to a 429; a valid token from the same address still works."""
-    served.world.services.is_open = False
-    async with served.tcp("wf_wrong") as guessing, served.tcp(served.world.token(Role.VIEWER)) as right:
+    served.harness.services.is_open = False
+    async with served.tcp("wf_wrong") as guessing, served.tcp(served.harness.token(Role.VIEWER)) as right:
         assert (await guessing.get("/v1/groups")).status_code == 401
         await until_limited(guessing)
         assert (await right.get("/v1/groups")).status_code == 200
@@ -148,7 +148,7 @@ async def test_a_connection_without_a_request_is_closed(served: Served, monkeypa
             async with asyncio.timeout(PATIENCE_S):
                 assert await reader.read() == b""
             writer.close()
-        assert served.world.api.streams.count == 1
+        assert served.harness.api.streams.count == 1
         assert not stream.is_closed
 
 
@@ -210,7 +210,7 @@ async def test_invalid_ids_are_a_404_everywhere(served: Served, text: str) -> No
 
 async def test_a_method_cannot_be_smuggled_in(served: Served) -> None:
     """Headers and parameters that override the method on other servers have no effect."""
-    async with served.tcp(served.world.token(Role.VIEWER)) as client:
+    async with served.tcp(served.harness.token(Role.VIEWER)) as client:
         for headers in (
             {"X-HTTP-Method-Override": "DELETE"},
             {"X-HTTP-Method": "DELETE"},
@@ -219,4 +219,4 @@ async def test_a_method_cannot_be_smuggled_in(served: Served) -> None:
             answered = await client.get("/v1/runs?_method=DELETE", headers=headers)
             assert answered.status_code == 200
         assert (await client.request("TRACE", "/v1/runs")).status_code == 405
-    await until(lambda: not served.world.api.streams.count)
+    await until(lambda: not served.harness.api.streams.count)

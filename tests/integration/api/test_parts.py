@@ -91,15 +91,15 @@ jobs:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[ApiHarness]:
+async def harness() -> AsyncIterator[ApiHarness]:
     async with ApiHarness() as made:
         made.connect("web-1", "web")
         yield made
 
 
 @pytest.fixture
-async def client(world: ApiHarness) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(world.api), base_url="http://127.0.0.1:8080") as made:
+async def client(harness: ApiHarness) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(harness.api), base_url="http://127.0.0.1:8080") as made:
         yield made
 
 
@@ -117,19 +117,19 @@ async def show(client: httpx.AsyncClient, run: str) -> dict[str, Any]:
     return shown
 
 
-async def done(world: ApiHarness, client: httpx.AsyncClient, text: str) -> dict[str, Any]:
+async def done(harness: ApiHarness, client: httpx.AsyncClient, text: str) -> dict[str, Any]:
     run = await start(client, text)
-    await world.completed(run)
+    await harness.completed(run)
     return await show(client, run)
 
 
 # Jobs, steps and blocks -----------------------------------------------------------------------------------------------
 
 
-async def test_instances_are_below_their_job(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_instances_are_below_their_job(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """The top level lists the jobs of the file; a job on each server has one job per server below it, with its steps."""
-    world.connect("web-2", "web")
-    run = await done(world, client, EACH)
+    harness.connect("web-2", "web")
+    run = await done(harness, client, EACH)
     (job,) = run["jobs"]
     assert (job["kind"], job["counts"], job["jobs_total"], job["steps"]) == ("each", {"success": 2}, 2, [])
     assert [(child["id"], child["server"], child["agent"], child["parent"]) for child in job["jobs"]] == [
@@ -139,9 +139,9 @@ async def test_instances_are_below_their_job(world: ApiHarness, client: httpx.As
     assert [step["id"] for step in job["jobs"][0]["steps"]] == ["one"]
 
 
-async def test_a_matrix_says_which_values_failed(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_a_matrix_says_which_values_failed(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """Values, key and counts by conclusion; the pages can be filtered by failure."""
-    run = await done(world, client, MATRIX)
+    run = await done(harness, client, MATRIX)
     build, after = run["jobs"]
     assert (build["counts"], build["conclusion"], after["conclusion"]) == (
         {"success": 2, "failure": 1},
@@ -169,9 +169,9 @@ async def test_a_matrix_says_which_values_failed(world: ApiHarness, client: http
     assert (await client.get(path, params={"cursor": "x"})).status_code == 400
 
 
-async def test_steps_inside_steps_are_in_blocks(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_steps_inside_steps_are_in_blocks(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """Each pass has its item and its steps, which may contain blocks again; the pages list all of them by their paths."""
-    run = await done(world, client, LOOP)
+    run = await done(harness, client, LOOP)
     loop, end = run["jobs"][0]["steps"]
     assert (loop["node"], loop["blocks_total"], loop["counts"], end["blocks"]) == ("loop", 3, {"success": 3}, [])
     assert [(block["name"], block["item"], block["state"]) for block in loop["blocks"]] == [
@@ -187,7 +187,7 @@ async def test_steps_inside_steps_are_in_blocks(world: ApiHarness, client: httpx
     assert (await client.get(path)).status_code == 400
 
 
-async def test_an_unsafe_interpolation_is_visible(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_an_unsafe_interpolation_is_visible(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """`unsafe-interpolation` is visible on the run."""
     text = "jobs: {a: {runs-on: web, steps: [{run: 'print ${{ run.number }}', unsafe-interpolation: true}, {run: print b}]}}"
     run = (await client.post("/v1/runs", content=text, headers=YAML)).json()["id"]
@@ -196,12 +196,12 @@ async def test_an_unsafe_interpolation_is_visible(world: ApiHarness, client: htt
 
 
 async def test_output_is_selected_by_parts_with_slashes_and_brackets(
-    world: ApiHarness, client: httpx.AsyncClient
+    harness: ApiHarness, client: httpx.AsyncClient
 ) -> None:
     """A job includes its instances, and a step includes its inner steps; the longest existing job name wins."""
-    world.connect("web-2", "web")
-    looped = await done(world, client, LOOP)
-    rolled = await done(world, client, EACH)
+    harness.connect("web-2", "web")
+    looped = await done(harness, client, LOOP)
+    rolled = await done(harness, client, EACH)
 
     async def texts(run: str, **parameters: str) -> list[str]:
         response = await client.get(f"/v1/runs/{run}/logs", params=parameters)
@@ -236,7 +236,7 @@ async def _waiting(client: httpx.AsyncClient, run: str, count: int = 1) -> list[
     raise AssertionError("nothing waits for an approval")
 
 
-async def test_an_approval_is_shown_and_given(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_an_approval_is_shown_and_given(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """The run and the status show what waits; a single pending approval needs no name; the audit trail names the approver."""
     run = await start(client, APPROVAL)
     (waiting,) = await _waiting(client, run)
@@ -247,29 +247,29 @@ async def test_an_approval_is_shown_and_given(world: ApiHarness, client: httpx.A
     assert status["waiting"] == []
     answered = await client.post(f"/v1/runs/{run}/approve", json={"comment": "looks\x07 good"})
     assert answered.status_code == 200, answered.text
-    await world.completed(run)
+    await harness.completed(run)
     step = (await show(client, run))["jobs"][0]["steps"][0]
     assert (step["conclusion"], step["approval"]["approved_by"]) == ("success", ["anonymous"])
-    fact = world.audit()[-1]
+    fact = harness.audit()[-1]
     assert (fact.what, fact.target, fact.facts["job"]) == ("approve-run", run, "ask")
     again = await client.post(f"/v1/runs/{run}/approve")
     assert (again.status_code, again.json()["code"]) == (409, "WF606")
 
 
-async def test_a_rejection_fails_what_waits(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_a_rejection_fails_what_waits(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """With its comment as the reason."""
     run = await start(client, APPROVAL)
     await _waiting(client, run)
     answered = await client.post(f"/v1/runs/{run}/reject", json={"job": "ask", "step": "gate", "comment": "not today"})
     assert answered.status_code == 200, answered.text
-    await world.completed(run)
+    await harness.completed(run)
     shown = await show(client, run)
     assert shown["conclusion"] == "failure"
     assert "not today" in json.dumps(shown["jobs"][0]["steps"][0])
 
 
 async def test_only_approvers_may_decide_and_several_approvals_need_a_name(
-    world: ApiHarness, client: httpx.AsyncClient
+    harness: ApiHarness, client: httpx.AsyncClient
 ) -> None:
     """409 lists several pending approvals; 403 for non-approvers; 409 for a part that does not wait."""
     run = await start(client, ENVIRONMENT)
@@ -281,29 +281,29 @@ async def test_only_approvers_may_decide_and_several_approvals_need_a_name(
     other = await client.post(f"/v1/runs/{run}/approve", json={"job": "three"})
     assert (other.status_code, other.json()["where"]) == (409, "job")
     for name, job in (("alice", "one"), ("bob", "two")):
-        secret = world.token(Role.APPROVER, name=name)
-        world.services.is_open = False
+        secret = harness.token(Role.APPROVER, name=name)
+        harness.services.is_open = False
         bearer = {"Authorization": f"Bearer {secret}"}
         answered = await client.post(f"/v1/runs/{run}/approve", json={"job": job}, headers=bearer)
         assert answered.status_code == 200, answered.text
-        world.services.is_open = True
-    await world.completed(run)
+        harness.services.is_open = True
+    await harness.completed(run)
     assert (await show(client, run))["conclusion"] == "success"
 
 
 async def test_a_token_for_a_group_cannot_approve_or_rerun_runs_of_another(
-    world: ApiHarness, client: httpx.AsyncClient
+    harness: ApiHarness, client: httpx.AsyncClient
 ) -> None:
     """The answer is a 403 that names the group, and nothing changes."""
     waiting = await start(client, APPROVAL)
     await _waiting(client, waiting)
-    ended = (await done(world, client, FLAKY))["id"]
-    bearer = {"Authorization": f"Bearer {world.token(Role.ADMIN, name='bound', groups=('db',))}"}
-    world.services.is_open = False
+    ended = (await done(harness, client, FLAKY))["id"]
+    bearer = {"Authorization": f"Bearer {harness.token(Role.ADMIN, name='bound', groups=('db',))}"}
+    harness.services.is_open = False
     for path in (f"{waiting}/approve", f"{waiting}/reject", f"{ended}/rerun"):
         answered = await client.post(f"/v1/runs/{path}", headers=bearer)
         assert (answered.status_code, answered.json()["code"]) == (403, "WF602"), answered.text
-    world.services.is_open = True
+    harness.services.is_open = True
     assert len(await _waiting(client, waiting)) == 1
     assert len((await client.get("/v1/runs")).json()["runs"]) == 2
 
@@ -311,11 +311,11 @@ async def test_a_token_for_a_group_cannot_approve_or_rerun_runs_of_another(
 # Re-runs --------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_run_runs_again_completely(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_a_run_runs_again_completely(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """The new run has the inputs and vars of the earlier one, names it, and reuses nothing."""
     sent = {"yaml": MATRIX + "vars: {greeting: hi}\n", "vars": {"greeting": "ho"}}
     first = (await client.post("/v1/runs", json=sent)).json()["id"]
-    await world.completed(first)
+    await harness.completed(first)
     answered = await client.post(f"/v1/runs/{first}/rerun")
     found = answered.json()
     assert answered.status_code == 201, answered.text
@@ -327,40 +327,40 @@ async def test_a_run_runs_again_completely(world: ApiHarness, client: httpx.Asyn
         2,
     )
     assert answered.headers["location"] == found["url"]
-    await world.completed(found["id"])
+    await harness.completed(found["id"])
     shown = await show(client, found["id"])
     assert (shown["rerun_of"], shown["reused"], shown["trigger"]["kind"]) == (first, None, "rerun")
-    assert world.services.reader.run(found["id"]).trigger.payload == {"name": "api"}  # type: ignore[union-attr]
+    assert harness.services.reader.run(found["id"]).trigger.payload == {"name": "api"}  # type: ignore[union-attr]
     assert shown["vars"] == {"greeting": "ho"}
     rows = (await client.get("/v1/runs", params={"trigger": "rerun"})).json()["runs"]
     assert [row["rerun_of"] for row in rows] == [first]
-    fact = world.audit()[-1]
+    fact = harness.audit()[-1]
     assert (fact.what, fact.facts["run"]) == ("rerun-run", found["id"])
 
 
 async def test_a_rerun_of_the_failed_jobs_reuses_the_successful_ones(
-    world: ApiHarness, client: httpx.AsyncClient
+    harness: ApiHarness, client: httpx.AsyncClient
 ) -> None:
     """A dry run shows this and starts nothing; then the reused job is marked, and only the failed one has attempts."""
-    first = (await done(world, client, FLAKY))["id"]
+    first = (await done(harness, client, FLAKY))["id"]
     dry = await client.post(f"/v1/runs/{first}/rerun", json={"failed": True, "dry_run": True})
     assert (dry.status_code, dry.json()["reused"], dry.json()["will_run"]) == (200, ["build"], ["deploy"])
     assert dry.json()["id"] is None
     assert len((await client.get("/v1/runs")).json()["runs"]) == 1
     again = (await client.post(f"/v1/runs/{first}/rerun", json={"failed": True})).json()
-    await world.completed(again["id"])
+    await harness.completed(again["id"])
     shown = await show(client, again["id"])
     build, deploy = shown["jobs"]
     assert (build["reused"], deploy["reused"], shown["reused"]["jobs"]) == (True, False, 1)
     assert (len(deploy["steps"][0]["attempts"]), build["conclusion"]) == (1, "success")
 
 
-async def test_a_rerun_can_begin_in_the_middle_of_a_job(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_a_rerun_can_begin_in_the_middle_of_a_job(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """The steps before that one are reused."""
-    first = (await done(world, client, FLAKY))["id"]
+    first = (await done(harness, client, FLAKY))["id"]
     again = (await client.post(f"/v1/runs/{first}/rerun", json={"from": "deploy/put"})).json()
     assert again["reused"] == ["build", "deploy/prepare"]
-    await world.completed(again["id"])
+    await harness.completed(again["id"])
     prepare, put = (await show(client, again["id"]))["jobs"][1]["steps"]
     assert (prepare["reused"], prepare["attempts"], len(put["attempts"])) == (True, [], 1)
 
@@ -378,46 +378,48 @@ async def test_a_rerun_can_begin_in_the_middle_of_a_job(world: ApiHarness, clien
     ],
 )
 async def test_an_impossible_rerun_is_rejected(
-    world: ApiHarness, client: httpx.AsyncClient, body: dict[str, Any], status: int
+    harness: ApiHarness, client: httpx.AsyncClient, body: dict[str, Any], status: int
 ) -> None:
     """Each has its own message, and nothing starts."""
-    first = (await done(world, client, FLAKY))["id"]
+    first = (await done(harness, client, FLAKY))["id"]
     answered = await client.post(f"/v1/runs/{first}/rerun", json=body)
     assert answered.status_code == status, answered.text
     assert len((await client.get("/v1/runs")).json()["runs"]) == 1
 
 
-async def test_an_open_run_cannot_run_again(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_an_open_run_cannot_run_again(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """409 for every selection."""
     run = await start(client, "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n")
-    await world.held()
+    await harness.held()
     answered = await client.post(f"/v1/runs/{run}/rerun", json={"failed": True})
     assert (answered.status_code, answered.json()["code"]) == (409, "WF606")
 
 
-async def test_the_file_of_another_revision_runs_when_it_is_known(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_the_file_of_another_revision_runs_when_it_is_known(
+    harness: ApiHarness, client: httpx.AsyncClient
+) -> None:
     """The revision that is applied now, or that of an earlier run; results are still reused."""
     path = "workflows/flaky.yml"
-    world.repositories.files[path] = FLAKY.encode()
+    harness.repositories.files[path] = FLAKY.encode()
     first = (await client.post(f"/v1/definitions/{path}/run")).json()["id"]
-    await world.completed(first)
-    world.repositories.files[path] = FLAKY.replace("exit 1", "print fine").encode()
-    world.repositories.revision = "b" * 40
+    await harness.completed(first)
+    harness.repositories.files[path] = FLAKY.replace("exit 1", "print fine").encode()
+    harness.repositories.revision = "b" * 40
     again = await client.post(f"/v1/runs/{first}/rerun", json={"failed": True, "at": "BBBB"})
     assert (again.status_code, again.json()["reused"]) == (201, ["build"]), again.text
-    await world.completed(again.json()["id"])
+    await harness.completed(again.json()["id"])
     shown = await show(client, again.json()["id"])
     assert (shown["conclusion"], shown["revision"]) == ("success", "b" * 40)
     back = await client.post(f"/v1/runs/{again.json()['id']}/rerun", json={"at": "aaaa"})
     assert (back.status_code, back.json()["revision"]) == (201, "a" * 40)
-    await world.completed(back.json()["id"])
+    await harness.completed(back.json()["id"])
     unknown = await client.post(f"/v1/runs/{first}/rerun", json={"at": "cccc"})
     assert (unknown.status_code, "bbbbbbbbbbbb" in unknown.json()["detail"]) == (409, True)
 
 
-async def test_a_repeated_request_starts_one_rerun(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_a_repeated_request_starts_one_rerun(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """The same key returns the first one; with another selection it is a conflict."""
-    first = (await done(world, client, FLAKY))["id"]
+    first = (await done(harness, client, FLAKY))["id"]
     key = {"Idempotency-Key": "k1"}
     one = await client.post(f"/v1/runs/{first}/rerun", json={"failed": True}, headers=key)
     two = await client.post(f"/v1/runs/{first}/rerun", json={"failed": True}, headers=key)
@@ -426,15 +428,15 @@ async def test_a_repeated_request_starts_one_rerun(world: ApiHarness, client: ht
     assert (other.status_code, other.json()["code"]) == (409, "WF606")
 
 
-async def test_only_the_servers_that_failed_run_again(world: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_only_the_servers_that_failed_run_again(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """`servers` selects among the instances of a job on each server."""
-    world.connect("web-2", "web")
+    harness.connect("web-2", "web")
     text = EACH.replace("print from ${{ agent.hostname }}", "hold")
     run = await start(client, text)
-    for key in await world.held(2):
-        world.fleet.release(key, 1 if "web-2" in key.attempt.job else 0)
-    await world.completed(run)
+    for key in await harness.held(2):
+        harness.fleet.release(key, 1 if "web-2" in key.attempt.job else 0)
+    await harness.completed(run)
     again = (await client.post(f"/v1/runs/{run}/rerun", json={"servers": ["failed"]})).json()
     assert again["will_run"] == ["roll[web-2]"]
-    await until(lambda: bool(world.fleet.held))
-    assert [key.attempt.job for key in await world.held()] == ["roll[web-2]"]
+    await until(lambda: bool(harness.fleet.held))
+    assert [key.attempt.job for key in await harness.held()] == ["roll[web-2]"]

@@ -67,10 +67,10 @@ def _newer(path: str) -> str:
     return path.replace("/v1/workflows", "/v1/runs")
 
 
-def _client(world: ApiHarness, secret: str | None, state: dict[str, Any] | None = None) -> httpx.AsyncClient:
+def _client(harness: ApiHarness, secret: str | None, state: dict[str, Any] | None = None) -> httpx.AsyncClient:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         scope.setdefault("state", {}).update(state or {})
-        await world.api(scope, receive, send)
+        await harness.api(scope, receive, send)
 
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     transport = httpx.ASGITransport(app)
@@ -89,15 +89,15 @@ def test_every_route_has_its_role_in_the_table() -> None:
 @pytest.mark.parametrize(("method", "path", "needed"), ROUTES, ids=lambda value: str(getattr(value, "word", value)))
 async def test_a_role_permits_exactly_the_routes_in_the_table(method: str, path: str, needed: Role | None) -> None:
     """401 without a token, 403 for a lower role, neither for a sufficient one; whether or not the resource exists."""
-    async with ApiHarness(is_open=False) as world:
+    async with ApiHarness(is_open=False) as harness:
         url = path.replace("{", "").replace("}", "")
-        async with _client(world, None) as nobody:
+        async with _client(harness, None) as nobody:
             answered = await nobody.request(method, url)
             assert (answered.status_code == 401) == (needed is not None), answered.text
         for role in Role:
             if path == ENDLESS and needed is not None and role.includes(needed):
                 continue
-            async with _client(world, world.token(role)) as client:
+            async with _client(harness, harness.token(role)) as client:
                 answered = await client.request(method, url)
             is_refused = needed is not None and not role.includes(needed)
             assert (answered.status_code == 403) == is_refused, (role, answered.text)
@@ -113,8 +113,8 @@ async def test_the_unix_socket_has_roles_by_uid() -> None:
     assert (roles.of_uid(1007), roles.of_uid(1008), roles.of_uid(4242)) == (Role.RUNNER, None, Role.VIEWER)
     assert (roles.of_uid(0), roles.of_uid(os.geteuid())) == (Role.ADMIN, Role.ADMIN)
     assert PeerRoles.of("admin", {"0": "viewer"}).of_uid(0) is Role.VIEWER
-    async with ApiHarness(is_open=True) as world:
-        world.services.peers = roles
+    async with ApiHarness(is_open=True) as harness:
+        harness.services.peers = roles
         for uid, method, path, status in [
             (1007, "GET", "/v1/runs", 200),
             (1007, "GET", "/v1/tokens", 403),
@@ -122,7 +122,7 @@ async def test_the_unix_socket_has_roles_by_uid() -> None:
             (4242, "POST", "/v1/runs", 403),
             (0, "GET", "/v1/tokens", 200),
         ]:
-            async with _client(world, None, {PEER_UID: uid}) as client:
+            async with _client(harness, None, {PEER_UID: uid}) as client:
                 answered = await client.request(method, path)
             assert answered.status_code == status, (uid, path, answered.text)
 
@@ -161,26 +161,26 @@ JOB = "jobs:\n  a:\n    runs-on: {group}\n    steps:\n      - uses: log\n       
 )
 async def test_a_token_for_a_group_reaches_no_other(method: str, path: str, body: dict[str, Any] | None) -> None:
     """Even an admin's: it starts nothing on others, approves no agents for them, and creates no token with more groups."""
-    async with ApiHarness(is_open=False) as world:
-        world.connect("web-1", "web")
-        world.connect("db-1", "db")
-        world.repositories.files["on-db.yml"] = JOB.format(group="db").encode()
-        world.token(Role.ADMIN, name="whole")
-        bound = world.token(Role.ADMIN, name="bound", groups=("web",))
-        async with _client(world, bound) as client:
+    async with ApiHarness(is_open=False) as harness:
+        harness.connect("web-1", "web")
+        harness.connect("db-1", "db")
+        harness.repositories.files["on-db.yml"] = JOB.format(group="db").encode()
+        harness.token(Role.ADMIN, name="whole")
+        bound = harness.token(Role.ADMIN, name="bound", groups=("web",))
+        async with _client(harness, bound) as client:
             answered = await client.request(method, path, json=body)
         assert (answered.status_code, answered.json()["code"]) == (403, "WF602"), answered.text
         assert "bound" in answered.json()["detail"]
-        assert {row.name for row in world.agents.rows()} == {"web-1", "db-1"}
-        assert world.agents.tokens == []
-        assert not [fact for fact in world.audit() if type(fact).__name__ != "AccessRefused"]
+        assert {row.name for row in harness.agents.rows()} == {"web-1", "db-1"}
+        assert harness.agents.tokens == []
+        assert not [fact for fact in harness.audit() if type(fact).__name__ != "AccessRefused"]
 
 
 async def test_a_token_for_a_group_works_for_that_group() -> None:
     """It starts runs, approves agents, and creates tokens with the same group."""
-    async with ApiHarness(is_open=False) as world:
-        world.connect("web-1", "web")
-        async with _client(world, world.token(Role.ADMIN, name="bound", groups=("web",))) as client:
+    async with ApiHarness(is_open=False) as harness:
+        harness.connect("web-1", "web")
+        async with _client(harness, harness.token(Role.ADMIN, name="bound", groups=("web",))) as client:
             for path, body in [
                 ("/v1/runs", {"yaml": JOB.format(group="web")}),
                 ("/v1/agents/tokens", {"groups": ["web"]}),
@@ -194,9 +194,9 @@ async def test_a_token_for_a_group_works_for_that_group() -> None:
 
 async def test_the_last_use_of_a_token_is_shown() -> None:
     """Null before the first use; a rejected request counts as a use too."""
-    async with ApiHarness(is_open=False) as world:
-        secret = world.token(Role.VIEWER)
-        async with _client(world, world.token(Role.ADMIN)) as admin, _client(world, secret) as viewer:
+    async with ApiHarness(is_open=False) as harness:
+        secret = harness.token(Role.VIEWER)
+        async with _client(harness, harness.token(Role.ADMIN)) as admin, _client(harness, secret) as viewer:
             rows = {row["name"]: row for row in (await admin.get("/v1/tokens")).json()["tokens"]}
             assert rows["viewer"]["used_at"] is None
             assert rows["admin"]["used_at"] is not None

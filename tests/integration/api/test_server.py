@@ -100,8 +100,8 @@ async def test_tcp_needs_a_token(served: Served, path: str) -> None:
             ({"Authorization": "Bearer"}, ""),
             ({"Authorization": "Basic d2Y6d2Y="}, ""),
             ({"Authorization": "Bearer wf_" + "x" * 5000}, ""),
-            ({}, "?token=" + served.world.token(Role.ADMIN)),
-            ({}, "?access_token=" + served.world.token(Role.ADMIN)),
+            ({}, "?token=" + served.harness.token(Role.ADMIN)),
+            ({}, "?access_token=" + served.harness.token(Role.ADMIN)),
         ]:
             response = await client.get(path + query, headers=headers)
             assert response.status_code == 401
@@ -124,7 +124,7 @@ async def test_roles_are_enforced_on_every_change(served: Served) -> None:
         (Role.ADMIN, "/v1/tokens/x/revoke", {}),
     ]
     for role in Role:
-        async with served.tcp(served.world.token(role)) as client:
+        async with served.tcp(served.harness.token(role)) as client:
             for needed, path, body in changes:
                 response = await client.post(path, json=body)
                 assert (response.status_code == 403) == (not role.includes(needed)), (role, path, response.text)
@@ -133,9 +133,9 @@ async def test_roles_are_enforced_on_every_change(served: Served) -> None:
 
 async def test_a_token_for_a_group_starts_and_cancels_only_its_runs(served: Served) -> None:
     """With it, runs of another group can be neither started nor cancelled."""
-    served.world.connect("db-1", "db")
+    served.harness.connect("db-1", "db")
     async with (
-        served.tcp(served.world.token(Role.RUNNER, name="dbs", groups=("db",))) as client,
+        served.tcp(served.harness.token(Role.RUNNER, name="dbs", groups=("db",))) as client,
         served.unix() as admin,
     ):
         refused = await client.post("/v1/runs", content=HELLO, headers=YAML)
@@ -163,15 +163,15 @@ async def test_tokens_are_shown_once_expire_and_are_revoked(served: Served) -> N
         assert listed.json()["tokens"][0]["status"] == "valid"
         async with served.tcp(secret) as client:
             assert (await client.get("/v1/runs")).status_code == 200
-            served.world.clock.ahead_ms = 3_700_000
+            served.harness.clock.ahead_ms = 3_700_000
             assert (await client.get("/v1/runs")).status_code == 401
-            served.world.clock.ahead_ms = 0
+            served.harness.clock.ahead_ms = 0
         other = (await admin.post("/v1/tokens", json={"role": "admin", "name": "ops"})).json()
         async with served.tcp(other["secret"]) as client:
             assert (await client.get("/v1/tokens")).status_code == 200
             assert (await admin.delete("/v1/tokens/ops")).json()["status"] == "revoked"
             assert (await client.get("/v1/tokens")).status_code == 401
-        assert secret.encode() not in b"".join(repr(fact).encode() for fact in served.world.audit())
+        assert secret.encode() not in b"".join(repr(fact).encode() for fact in served.harness.audit())
 
 
 async def test_an_open_address_needs_no_token_but_checks_host_and_origin(tmp_path: Path) -> None:
@@ -232,14 +232,14 @@ async def test_the_socket_of_a_killed_daemon_is_replaced_and_that_of_a_running_o
         async with served.unix() as client:
             assert (await client.get("/health")).status_code == 200
         with pytest.raises(Stalled, match="another daemon already listens"):
-            await ApiServer(served.world.api, None, served.path).start()
+            await ApiServer(served.harness.api, None, served.path).start()
         with pytest.raises(Stalled, match="cannot listen"):
-            await ApiServer(served.world.api, f"127.0.0.1:{served.server.port}", None).start()
+            await ApiServer(served.harness.api, f"127.0.0.1:{served.server.port}", None).start()
     with pytest.raises(Stalled, match="exceeds 107 bytes"):
-        await ApiServer(served.world.api, None, tmp_path / ("x" * 120)).start()
+        await ApiServer(served.harness.api, None, tmp_path / ("x" * 120)).start()
     (tmp_path / "file").write_text("precious")
     with pytest.raises(Stalled, match="is not a socket"):
-        await ApiServer(served.world.api, None, tmp_path / "file").start()
+        await ApiServer(served.harness.api, None, tmp_path / "file").start()
     assert (tmp_path / "file").read_text() == "precious"
 
 
@@ -250,11 +250,11 @@ async def test_run_events_follow_from_history_to_the_end_and_resume_anywhere(ser
     """Every position arrives once, in order; resuming at any of them gives the same rest, up to the end event."""
     async with served.unix() as client:
         started = (await client.post("/v1/runs", content=HOLDING, headers=YAML)).json()
-        key = (await served.world.held())[0]
+        key = (await served.harness.held())[0]
         path = started["url"] + "/events"
         async with client.stream("GET", path, params={"follow": "true"}) as response:
             assert response.headers["content-type"].startswith("text/event-stream")
-            served.world.fleet.release(key)
+            served.harness.fleet.release(key)
             whole = await collect_all(response)
         assert [identity for identity, _ in whole] == [str(number) for number in range(1, len(whole) + 1)]
         assert whole[-1][1]["type"] == "run-completed"
@@ -270,10 +270,10 @@ async def test_logs_follow_live_and_resume_at_every_line_without_gap_and_repeat(
     two_jobs = HOLDING + "  b:\n    runs-on: web\n    steps:\n      - run: hold\n"
     async with served.unix() as client:
         started = (await client.post("/v1/runs", content=two_jobs, headers=YAML)).json()
-        one, two = await served.world.held(2)
+        one, two = await served.harness.held(2)
         path = started["url"] + "/logs"
         async with client.stream("GET", path, params={"follow": "true"}) as response:
-            fleet = served.world.fleet
+            fleet = served.harness.fleet
             for key, stream, data in [
                 (one, 1, "half ä".encode()[:-1]),
                 (two, 1, b"whole\npart"),
@@ -318,7 +318,7 @@ async def test_a_stream_shows_the_first_line_of_a_running_step_at_once(served: S
         async with client.stream("GET", started["url"] + "/logs") as response:
             assert [json.loads(line)["text"] async for line in response.aiter_lines()] == ["first"]
         # The server notices that the client has disconnected, and closes its stream.
-        await until(lambda: served.world.api.streams.count == 0)
+        await until(lambda: served.harness.api.streams.count == 0)
 
 
 async def test_the_whole_feed_is_resumable_and_hides_audit_from_viewers(served: Served) -> None:
@@ -326,14 +326,14 @@ async def test_the_whole_feed_is_resumable_and_hides_audit_from_viewers(served: 
     async with served.unix() as admin:
         await admin.post("/v1/tokens", json={"role": "viewer", "name": "v"})
         started = (await admin.post("/v1/runs", content=HELLO, headers=YAML)).json()
-        await served.world.completed(started["id"])
-        last = served.world.log.last_seq
+        await served.harness.completed(started["id"])
+        last = served.harness.log.last_seq
         async with asyncio.timeout(PATIENCE_S), admin.stream("GET", "/v1/events", params={"cursor": "0"}) as response:
             everything = await collect(response, last)
         assert [identity for identity, _ in everything] == [str(number) for number in range(1, last + 1)]
         assert "secret_sha256" not in json.dumps(everything)
         assert {row["stream"] for _, row in everything} == {"audit", f"run/{started['id']}"}
-    async with served.tcp(served.world.token(Role.VIEWER)) as viewer:
+    async with served.tcp(served.harness.token(Role.VIEWER)) as viewer:
         headers = {"Last-Event-ID": "0"}
         async with asyncio.timeout(PATIENCE_S), viewer.stream("GET", "/v1/events", headers=headers) as response:
             shown = await collect(response, last - 2)
@@ -344,24 +344,24 @@ async def test_streams_end_themselves_when_the_server_stops(tmp_path: Path) -> N
     """A stop does not wait for clients, and the stream does not claim that the run has ended."""
     async with serve(tmp_path) as served, served.unix() as client:
         started = (await client.post("/v1/runs", content=HOLDING, headers=YAML)).json()
-        await served.world.held()
+        await served.harness.held()
         for path in (started["url"] + "/events?follow=true", started["url"] + "/logs?follow=true", "/v1/events"):
             async with asyncio.timeout(PATIENCE_S), client.stream("GET", path) as response:
-                await until(lambda: served.world.api.streams.count == 1)
-                served.world.api.stop()
+                await until(lambda: served.harness.api.streams.count == 1)
+                served.harness.api.stop()
                 text = (await response.aread()).decode()
             assert "event: end" not in text
-            served.world.api.streams.stopping.clear()
-            await until(lambda: served.world.api.streams.count == 0)
+            served.harness.api.streams.stopping.clear()
+            await until(lambda: served.harness.api.streams.count == 0)
 
 
 async def test_a_stream_ends_when_its_token_is_revoked(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Revocation also affects open streams."""
     monkeypatch.setattr(streams, "HEARTBEAT_S", 0.02)
-    secret = served.world.token(Role.VIEWER)
+    secret = served.harness.token(Role.VIEWER)
     async with served.unix() as admin, served.tcp(secret) as viewer:
         async with asyncio.timeout(PATIENCE_S), viewer.stream("GET", "/v1/events") as response:
-            await until(lambda: served.world.api.streams.count == 1)
+            await until(lambda: served.harness.api.streams.count == 1)
             await admin.post("/v1/tokens/viewer/revoke")
             text = (await response.aread()).decode()
         assert text.startswith("retry:")
@@ -383,13 +383,13 @@ async def test_announced_output_that_never_arrives_does_not_hold_a_stream_open(
     monkeypatch.setattr(streams, "_STRAGGLERS_S", 0.05)
     async with served.unix() as client:
         started = (await client.post("/v1/runs", content=HOLDING, headers=YAML)).json()
-        key = (await served.world.held())[0]
-        await served.world.fleet.print(key, b"half")
-        size = served.world.outputs.size
-        monkeypatch.setattr(served.world.outputs, "size", lambda name: size(name) + 100)
-        served.world.fleet.release(key)
-        await served.world.completed(started["id"])
-        monkeypatch.setattr(served.world.outputs, "size", size)
+        key = (await served.harness.held())[0]
+        await served.harness.fleet.print(key, b"half")
+        size = served.harness.outputs.size
+        monkeypatch.setattr(served.harness.outputs, "size", lambda name: size(name) + 100)
+        served.harness.fleet.release(key)
+        await served.harness.completed(started["id"])
+        monkeypatch.setattr(served.harness.outputs, "size", size)
         async with asyncio.timeout(PATIENCE_S), client.stream("GET", started["url"] + "/logs?follow=true") as response:
             rows = [row for _, row in await collect_all(response)]
         assert [(row["text"], row["cut"]) for row in rows] == [("first", False), ("half", True)]
@@ -399,14 +399,14 @@ async def test_a_client_that_reads_right_after_the_result_gets_its_output(served
     """Output may arrive after its result, and the client waits for it."""
     async with served.unix() as client:
         started = (await client.post("/v1/runs", content=HOLDING, headers=YAML)).json()
-        key = (await served.world.held())[0]
-        size = served.world.outputs.size
+        key = (await served.harness.held())[0]
+        size = served.harness.outputs.size
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(served.world.outputs, "size", lambda name: size(name) + 5)
-            served.world.fleet.release(key)
-            await served.world.completed(started["id"])
+            patch.setattr(served.harness.outputs, "size", lambda name: size(name) + 5)
+            served.harness.fleet.release(key)
+            await served.harness.completed(started["id"])
         reading = asyncio.create_task(client.get(started["url"] + "/logs"))
-        await until(lambda: served.world.api.streams.count == 1)
-        await served.world.fleet.print(key, b"late\n")
+        await until(lambda: served.harness.api.streams.count == 1)
+        await served.harness.fleet.print(key, b"late\n")
         rows = [json.loads(line) for line in (await reading).text.splitlines()]
         assert [row["text"] for row in rows] == ["first", "late"]

@@ -1,4 +1,4 @@
-"""Serves a world behind a real server, for tests of the command line."""
+"""Serves an in-memory API behind a real server, for tests of the command line."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ jobs:
 
 
 class Server:
-    """A world served from a separate thread, since the command line blocks."""
+    """An in-memory API, served from a separate thread, since the command line blocks."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.loop = asyncio.new_event_loop()
-        self.world: ApiHarness | None = None
+        self.harness: ApiHarness | None = None
         self._stop: asyncio.Event | None = None
         self._thread = Thread(target=self._run, daemon=True)
 
@@ -57,19 +57,19 @@ class Server:
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
-        async with ApiHarness(is_open=False, listen="127.0.0.1:0") as world:
-            world.connect("web-1", "web")
-            world.repositories.files["workflows/hello.yml"] = HELLO.encode()
-            world.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True, text="applied"))
-            server = ApiServer(world.api, "127.0.0.1:0", self.path)
+        async with ApiHarness(is_open=False, listen="127.0.0.1:0") as harness:
+            harness.connect("web-1", "web")
+            harness.repositories.files["workflows/hello.yml"] = HELLO.encode()
+            harness.repositories.repositories.append(RepositoryRow(name="ops", url="/r", is_ready=True, text="applied"))
+            server = ApiServer(harness.api, "127.0.0.1:0", self.path)
             await server.start()
             self.port = server.port
-            self.world = world
+            self.harness = harness
             await self._stop.wait()
             await server.stop()
 
     async def _wait_up(self) -> None:
-        await until(lambda: self.world is not None)
+        await until(lambda: self.harness is not None)
 
     def call(self, coroutine: object) -> object:
         """Runs something in the server's event loop."""
@@ -81,9 +81,9 @@ class Server:
 
     async def release_all(self) -> None:
         """Lets every held attempt finish."""
-        assert self.world is not None
-        for key in await self.world.held():
-            self.world.fleet.release(key)
+        assert self.harness is not None
+        for key in await self.harness.held():
+            self.harness.fleet.release(key)
 
 
 def started_id(result: Result) -> str:

@@ -96,8 +96,8 @@ def test_detach_cancel_and_watch(server: Server, files: dict[str, str]) -> None:
     started = server.ctl("run", files["holding"], "--detach")
     run = started_id(started)
     assert f"next: waterflowctl watch {run}" in started.output
-    assert server.world is not None
-    server.call(server.world.held())
+    assert server.harness is not None
+    server.call(server.harness.held())
     cancelled = server.ctl("cancel", run)
     assert cancelled.exit_code == 0, cancelled.output
     assert server.ctl("watch", run).exit_code == 3
@@ -166,13 +166,13 @@ def test_listings_take_json_as_an_array(server: Server, files: dict[str, str]) -
 def test_schedules_show_instants_in_both_times_and_what_became_of_the_last(server: Server) -> None:
     """There is one line for each requested instant; the status shows the next one."""
     assert "no schedules yet" in server.ctl("schedules").output
-    assert server.world is not None
+    assert server.harness is not None
     nightly = ScheduleRow(
         path="workflows/backup.yml", name="backup", repository="ops", ref="refs/heads/main", revision="a" * 40,
         cron="30 2 * * *", timezone="Europe/Berlin", overlap=Overlap.SKIP, catch_up=CatchUp.LAST,
         next_at=1_792_801_800_000, last_due_at=1_792_715_400_000, last_outcome=ScheduleOutcome.STARTED,
     )  # fmt: skip
-    server.world.repositories.schedule_rows.append(nightly)
+    server.harness.repositories.schedule_rows.append(nightly)
     lines = server.ctl("schedules", "backup", "--next", "3").output.splitlines()
     assert len(lines) == 4
     shown = [" ".join(line.split()) for line in lines]
@@ -191,8 +191,8 @@ def test_status_ends_0_when_healthy_and_1_when_not(server: Server) -> None:
     """The status fits on one screen and says what is wrong."""
     healthy = server.ctl("status")
     assert (healthy.exit_code, "healthy" in healthy.output) == (0, True)
-    assert server.world is not None
-    server.world.repositories.repositories[0] = RepositoryRow(
+    assert server.harness is not None
+    server.harness.repositories.repositories[0] = RepositoryRow(
         name="ops", url="/r", is_ready=False, text="the remote is away"
     )
     assert "no repositories" not in healthy.output
@@ -203,8 +203,8 @@ def test_status_ends_0_when_healthy_and_1_when_not(server: Server) -> None:
 
 def test_status_of_a_new_daemon_says_what_to_do_next(server: Server) -> None:
     """The daemon is healthy but has no repository; a missing server is not reported, because there is one."""
-    assert server.world is not None
-    server.world.repositories.repositories.clear()
+    assert server.harness is not None
+    server.harness.repositories.repositories.clear()
     new = server.ctl("status")
     assert new.exit_code == 0
     assert "no repositories: add one to /etc/waterflow/waterflowd.toml" in new.output
@@ -231,13 +231,13 @@ def test_tokens_open_tcp_for_their_role(server: Server) -> None:
 
 def test_agents_are_let_in_from_the_command_line(server: Server) -> None:
     """The join token is the last line of the output; approval and revocation name the agent."""
-    assert server.world is not None
+    assert server.harness is not None
     fingerprint = "SHA256:" + "a/b+" * 10 + "abc"
     waiting = PendingRow(fingerprint=fingerprint, name="db-1", groups=("db",), hostname="h", requested_at=5)
-    server.world.agents.waiting.append(waiting)
+    server.harness.agents.waiting.append(waiting)
     made = server.ctl("agents", "token", "--group", "web", "--uses", "0")
     assert made.stdout.splitlines()[-1] == "wfj_1"
-    assert server.world.agents.tokens[-1][2] is None
+    assert server.harness.agents.tokens[-1][2] is None
     assert f"agents approve {fingerprint}" in server.ctl("agents").output
     assert server.ctl("agents", "approve", fingerprint, "--group", "db").exit_code == 0
     assert server.ctl("agents", "revoke", "db-1").exit_code == 0
@@ -249,8 +249,8 @@ def test_sync_reaches_every_repository(server: Server) -> None:
     """Without a name it syncs all of them; `--wait` waits for the result."""
     result = server.ctl("sync", "--wait")
     assert (result.exit_code, "ops: ready" in result.output) == (0, True)
-    assert server.world is not None
-    assert server.world.repositories.synced == [("ops", True)]
+    assert server.harness is not None
+    assert server.harness.repositories.synced == [("ops", True)]
     assert server.ctl("sync", "zzz").exit_code == 5
 
 

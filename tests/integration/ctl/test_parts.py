@@ -83,9 +83,9 @@ def detached(server: Server, path: Path, text: str) -> str:
 
 def test_a_job_on_many_servers_is_counted_and_its_failures_are_shown(server: Server, path: Path) -> None:
     """The tree has one instance per server; the failed one is shown with the next command, quoted for a shell."""
-    assert server.world is not None
-    server.loop.call_soon_threadsafe(server.world.connect, "web-2", "web")
-    server.call(until(lambda: len(server.world.agents.agents) == 2))  # type: ignore[union-attr]
+    assert server.harness is not None
+    server.loop.call_soon_threadsafe(server.harness.connect, "web-2", "web")
+    server.call(until(lambda: len(server.harness.agents.agents) == 2))  # type: ignore[union-attr]
     path.write_text(EACH)
     result = server.ctl("run", str(path))
     assert result.exit_code == 1, result.output
@@ -119,7 +119,7 @@ def test_passes_of_a_loop_stand_in_the_tree_with_their_items(server: Server, pat
 def test_an_approval_that_waits_is_shown_everywhere_and_given(server: Server, path: Path) -> None:
     """`show`, `why` and `status` name the approvers and the command to type; after the approval the run continues."""
     run = detached(server, path, GATED)
-    assert server.world is not None
+    assert server.harness is not None
     for command in (("show", run), ("why", run), ("status",)):
         output = server.ctl(*command).output
         assert "waiting for an approver: may it go on?" in output

@@ -313,7 +313,7 @@ def sshd(directory: Path) -> Iterator[Sshd]:
         yield server
 
 
-class World:
+class RemoteRepository:
     """A repository behind a server, and sources that read it over the network."""
 
     def __init__(self, root: Path) -> None:

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from tests.integration.remote import git_servers
-from tests.integration.remote.git_servers import World, contents
+from tests.integration.remote.git_servers import RemoteRepository, contents
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.gitsource.remote import fetcher
@@ -27,10 +27,10 @@ from waterflowd.reconcile import codes
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    world = World(tmp_path)
-    yield world
-    await world.close()
+async def remote(tmp_path: Path) -> AsyncIterator[RemoteRepository]:
+    remote = RemoteRepository(tmp_path)
+    yield remote
+    await remote.close()
 
 
 def packet(content: bytes) -> bytes:
@@ -52,17 +52,17 @@ def fetch_children() -> list[int]:
     return found
 
 
-async def test_a_silent_remote_times_out(world: World) -> None:
+async def test_a_silent_remote_times_out(remote: RemoteRepository) -> None:
     """It accepts the connection and sends nothing."""
-    with world.served(lambda connection: connection.recv(1 << 16, socket.MSG_WAITALL)):
-        source = world.open(fetch_timeout_ms=1_000)
+    with remote.served(lambda connection: connection.recv(1 << 16, socket.MSG_WAITALL)):
+        source = remote.open(fetch_timeout_ms=1_000)
         with pytest.raises(Retryable, match=r"timed out after 1 s.*\(never fetched\)") as caught:
             await source.refs()
     assert caught.value.code == codes.TOO_SLOW
     assert fetch_children() == []
 
 
-async def test_a_remote_that_sends_single_bytes_times_out(world: World) -> None:
+async def test_a_remote_that_sends_single_bytes_times_out(remote: RemoteRepository) -> None:
     """Each byte arrives before a timeout for silence would expire."""
     is_over = threading.Event()
 
@@ -72,27 +72,27 @@ async def test_a_remote_that_sends_single_bytes_times_out(world: World) -> None:
             if is_over.wait(0.05):
                 return
 
-    with world.served(dribble):
-        source = world.open(fetch_timeout_ms=1_000)
+    with remote.served(dribble):
+        source = remote.open(fetch_timeout_ms=1_000)
         with pytest.raises(Retryable, match="timed out after"):
             await source.refs()
         is_over.set()
 
 
 @pytest.mark.parametrize("count", [0, 3, 50, 1_000, 60_000])
-async def test_a_remote_that_vanishes_during_a_fetch_changes_nothing(world: World, count: int) -> None:
+async def test_a_remote_that_vanishes_during_a_fetch_changes_nothing(remote: RemoteRepository, count: int) -> None:
     """The server vanishes within a number, the refs or the pack; the next fetch is complete."""
-    world.work.pushed({"workflows/a.yml": "a: 1\n", "large": os.urandom(60_000).hex()})
-    with world.served(git_servers.cut_after(git_servers.git_daemon(world.root), count)):
-        source = world.open()
+    remote.work.pushed({"workflows/a.yml": "a: 1\n", "large": os.urandom(60_000).hex()})
+    with remote.served(git_servers.cut_after(git_servers.git_daemon(remote.root), count)):
+        source = remote.open()
         with pytest.raises(Retryable) as caught:
             await source.refs()
     assert caught.value.code in (codes.NOT_THERE, codes.OBJECT_UNREADABLE)
-    assert world.packs() == 0
-    with world.served():
-        source = world.open()
+    assert remote.packs() == 0
+    with remote.served():
+        source = remote.open()
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
-    assert not list(world.mirror.glob("objects/tmp_*"))
+    assert not list(remote.mirror.glob("objects/tmp_*"))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ async def test_a_remote_that_vanishes_during_a_fetch_changes_nothing(world: Worl
         + packet(b"packfile\n") + packet(b"\1PACK\0\0\0\2\0\0\0\0" + sha1(b"PACK\0\0\0\2\0\0\0\0").digest()) + b"0000",
     ],
 )  # fmt: skip
-async def test_a_malformed_response_is_a_clear_error(world: World, said: bytes) -> None:
+async def test_a_malformed_response_is_a_clear_error(remote: RemoteRepository, said: bytes) -> None:
     """The message contains no traceback and no control character."""
 
     def answer(connection: socket.socket) -> None:
@@ -122,8 +122,8 @@ async def test_a_malformed_response_is_a_clear_error(world: World, said: bytes) 
         while connection.recv(4_096):
             pass
 
-    with world.served(answer):
-        source = world.open(fetch_timeout_ms=120_000)
+    with remote.served(answer):
+        source = remote.open(fetch_timeout_ms=120_000)
         with pytest.raises((Retryable, Stalled)) as caught:
             await source.refs()
     assert caught.value.code in (codes.NOT_THERE, codes.NOT_A_REPOSITORY, codes.OBJECT_UNREADABLE)
@@ -131,8 +131,8 @@ async def test_a_malformed_response_is_a_clear_error(world: World, said: bytes) 
     assert "Traceback" not in caught.value.text
 
 
-def request(world: World, port: int, **limits: float) -> FetchRequest:
-    objects = world.root / "objects"
+def request(remote: RemoteRepository, port: int, **limits: float) -> FetchRequest:
+    objects = remote.root / "objects"
     (objects / "pack").mkdir(parents=True)
     return FetchRequest(
         url=RemoteUrl(scheme="git", host="127.0.0.1", port=port, path="/ops.git"),
@@ -143,29 +143,29 @@ def request(world: World, port: int, **limits: float) -> FetchRequest:
     )
 
 
-async def test_a_pack_beyond_the_limit_is_refused(world: World) -> None:
+async def test_a_pack_beyond_the_limit_is_refused(remote: RemoteRepository) -> None:
     """It is refused before its bytes are on disk."""
-    world.work.pushed({"workflows/a.yml": "a: 1\n", "large": os.urandom(1 << 20).hex()})
-    with world.served():
-        source = world.open(fetch_bytes_max=1 << 20)
+    remote.work.pushed({"workflows/a.yml": "a: 1\n", "large": os.urandom(1 << 20).hex()})
+    with remote.served():
+        source = remote.open(fetch_bytes_max=1 << 20)
         with pytest.raises(Stalled, match=r"more than 1,048,576 bytes.*fetch-max-bytes") as caught:
             await source.refs()
     assert caught.value.code == codes.FETCH_LIMIT
-    assert world.packs() == 0
+    assert remote.packs() == 0
 
 
-async def test_a_pack_with_too_many_objects_is_refused(world: World) -> None:
+async def test_a_pack_with_too_many_objects_is_refused(remote: RemoteRepository) -> None:
     """The number in its header is checked."""
-    world.work.pushed({f"{number}": str(number) for number in range(20)})
+    remote.work.pushed({f"{number}": str(number) for number in range(20)})
     with (
-        git_servers.serving(git_servers.git_daemon(world.root)) as port,
+        git_servers.serving(git_servers.git_daemon(remote.root)) as port,
         pytest.raises(Stalled, match="22 objects; the maximum is 10") as caught,
     ):
-        await Fetcher().fetch(request(world, port, time_s=PATIENCE_S, objects=10))
+        await Fetcher().fetch(request(remote, port, time_s=PATIENCE_S, objects=10))
     assert caught.value.code == codes.FETCH_LIMIT
 
 
-async def test_an_object_that_inflates_beyond_the_memory_limit_fails_the_fetch(world: World) -> None:
+async def test_an_object_that_inflates_beyond_the_memory_limit_fails_the_fetch(remote: RemoteRepository) -> None:
     """A few hundred kilobytes would inflate to half a gigabyte."""
     size = 512 << 20
     piece = bytes(1 << 20)
@@ -175,39 +175,39 @@ async def test_an_object_that_inflates_beyond_the_memory_limit_fails_the_fetch(w
         digest.update(piece)
         content += deflate.compress(piece)
     content += deflate.flush()
-    folder = world.work.bare / "objects" / digest.hexdigest()[:2]
+    folder = remote.work.bare / "objects" / digest.hexdigest()[:2]
     folder.mkdir()
     (folder / digest.hexdigest()[2:]).write_bytes(content)
-    tree = world.work.git("mktree", cwd=world.work.bare, stdin=f"100644 blob {digest.hexdigest()}\tbomb\n")
-    commit = world.work.git("commit-tree", tree, "-m", "bomb", cwd=world.work.bare)
-    world.work.git("update-ref", "refs/heads/main", commit, cwd=world.work.bare)
-    with git_servers.serving(git_servers.git_daemon(world.root)) as port:
-        bounded = request(world, port, time_s=PATIENCE_S, memory_bytes=300 << 20, pack_bytes=20 << 20)
+    tree = remote.work.git("mktree", cwd=remote.work.bare, stdin=f"100644 blob {digest.hexdigest()}\tbomb\n")
+    commit = remote.work.git("commit-tree", tree, "-m", "bomb", cwd=remote.work.bare)
+    remote.work.git("update-ref", "refs/heads/main", commit, cwd=remote.work.bare)
+    with git_servers.serving(git_servers.git_daemon(remote.root)) as port:
+        bounded = request(remote, port, time_s=PATIENCE_S, memory_bytes=300 << 20, pack_bytes=20 << 20)
         with pytest.raises(Stalled, match="memory") as caught:
             await Fetcher().fetch(bounded)
     assert caught.value.code == codes.FETCH_LIMIT
 
 
-async def test_remotes_that_hang_give_up_their_slots(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_remotes_that_hang_give_up_their_slots(remote: RemoteRepository, monkeypatch: pytest.MonkeyPatch) -> None:
     """There are more of them than children may start at once, and one more that does not hang."""
     monkeypatch.setattr(fetcher, "_AT_ONCE", 2)
     monkeypatch.setattr(fetcher, "_SLOT_S", 0.2)
-    world.work.pushed({"workflows/a.yml": "a: 1\n"})
+    remote.work.pushed({"workflows/a.yml": "a: 1\n"})
 
     def hang(connection: socket.socket) -> None:
         while connection.recv(4_096):
             pass
 
-    with git_servers.serving(hang) as hanging, world.served():
-        opener = world.opener()
+    with git_servers.serving(hang) as hanging, remote.served():
+        opener = remote.opener()
         bad = [
             opener.open(
-                msgspec.structs.replace(world.settings, name=f"bad{number}", url=f"git://127.0.0.1:{hanging}/ops.git")
+                msgspec.structs.replace(remote.settings, name=f"bad{number}", url=f"git://127.0.0.1:{hanging}/ops.git")
             )
             for number in range(4)
         ]
         asking = [asyncio.ensure_future(source.refs()) for source in bad]
-        good = opener.open(world.settings)
+        good = opener.open(remote.settings)
         async with asyncio.timeout(PATIENCE_S):
             assert (await good.refs()).head_ref == "refs/heads/main"
         assert not any(task.done() for task in asking)
@@ -219,7 +219,7 @@ async def test_remotes_that_hang_give_up_their_slots(world: World, monkeypatch: 
     assert fetch_children() == []
 
 
-async def test_a_cancelled_fetch_leaves_no_process(world: World) -> None:
+async def test_a_cancelled_fetch_leaves_no_process(remote: RemoteRepository) -> None:
     """The daemon stops while a remote hangs."""
     is_asked = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -229,8 +229,8 @@ async def test_a_cancelled_fetch_leaves_no_process(world: World) -> None:
         while connection.recv(4_096):
             pass
 
-    with world.served(hang):
-        task = asyncio.ensure_future(world.open().refs())
+    with remote.served(hang):
+        task = asyncio.ensure_future(remote.open().refs())
         async with asyncio.timeout(PATIENCE_S):
             await is_asked.wait()
         assert len(fetch_children()) == 1
@@ -252,7 +252,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_fetch_ends_when_its_daemon_is_killed(world: World) -> None:
+async def test_a_fetch_ends_when_its_daemon_is_killed(remote: RemoteRepository) -> None:
     """Its input ends, so it does not write to a mirror that another daemon uses."""
     is_asked, is_over = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -264,9 +264,9 @@ async def test_a_fetch_ends_when_its_daemon_is_killed(world: World) -> None:
         # The child's exit closes its connection.
         loop.call_soon_threadsafe(is_over.set)
 
-    with world.served(hang):
+    with remote.served(hang):
         daemon = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", _LONE_DAEMON, world.settings.url, str(world.root / "mirrors")
+            sys.executable, "-c", _LONE_DAEMON, remote.settings.url, str(remote.root / "mirrors")
         )
         async with asyncio.timeout(PATIENCE_S):
             await is_asked.wait()

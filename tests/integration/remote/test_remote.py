@@ -13,26 +13,26 @@ import pytest
 
 from tests.integration.reconcile.reconciler_harness import ON_PUSH, Daemon
 from tests.integration.remote import git_servers
-from tests.integration.remote.git_servers import World, contents
+from tests.integration.remote.git_servers import RemoteRepository, contents
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Retryable, Stalled
-from waterflowd.gitsource.remote import source as remote
+from waterflowd.gitsource.remote import source as remote_source
 from waterflowd.reconcile import codes, events
 from waterflowd.reconcile.conditions import ConditionType
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    world = World(tmp_path)
-    yield world
-    await world.close()
+async def remote(tmp_path: Path) -> AsyncIterator[RemoteRepository]:
+    remote = RemoteRepository(tmp_path)
+    yield remote
+    await remote.close()
 
 
 @pytest.mark.parametrize("transport", ["git", "old git", "https", "ssh"])
-async def test_a_remote_is_read_like_a_local_repository(world: World, transport: str) -> None:
+async def test_a_remote_is_read_like_a_local_repository(remote: RemoteRepository, transport: str) -> None:
     """Default branch, branches, both kinds of tags, and files are read; then the next push, and a push backwards."""
-    work = world.work
+    work = remote.work
     work.commit({"workflows/a.yml": "a: 0\n"})
     work.commit({"workflows/a.yml": "a: 1\n" * 300, "workflows/b.yml": "b: 1\n", "src/x": "y"})
     work.git("tag", "--annotate", "v1", "--message", "first")
@@ -43,8 +43,8 @@ async def test_a_remote_is_read_like_a_local_repository(world: World, transport:
     work.git("symbolic-ref", "HEAD", "refs/heads/trunk", cwd=work.bare)
     # With bitmaps a server knows exactly what a commit adds, and omits everything that we claim to have.
     work.git("repack", "-a", "-d", "-b", "--quiet", cwd=work.bare)
-    with world.served_by(transport):
-        source = world.open(refs=("trunk", "main", "tags/*"))
+    with remote.served_by(transport):
+        source = remote.open(refs=("trunk", "main", "tags/*"))
         refs = await source.refs()
         assert refs.head_ref == "refs/heads/trunk"
         assert set(refs.object_ids) == {"refs/heads/trunk", "refs/heads/main", "refs/tags/v1", "refs/tags/light"}
@@ -65,133 +65,133 @@ async def test_a_remote_is_read_like_a_local_repository(world: World, transport:
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 0\n"}
 
 
-async def test_no_history_is_fetched_and_each_commit_only_once(world: World) -> None:
+async def test_no_history_is_fetched_and_each_commit_only_once(remote: RemoteRepository) -> None:
     """The first commit's blob is never fetched, and without an update no pack arrives."""
-    first = world.work.pushed({"workflows/a.yml": "a: 0\n"})
-    world.work.pushed({"workflows/a.yml": "a: 1\n"})
-    with world.served():
-        source = world.open()
+    first = remote.work.pushed({"workflows/a.yml": "a: 0\n"})
+    remote.work.pushed({"workflows/a.yml": "a: 1\n"})
+    with remote.served():
+        source = remote.open()
         refs = await source.refs()
         await source.refs()
-        assert world.packs() == 1
-        assert world.mirror_state().complete == (refs.object_ids["refs/heads/main"],)
+        assert remote.packs() == 1
+        assert remote.mirror_state().complete == (refs.object_ids["refs/heads/main"],)
         with pytest.raises(Retryable, match="is missing"):
             await source.revision(first, None, DEFAULT_FOLDERS)
 
 
-async def test_unwatched_refs_are_listed_and_not_fetched(world: World) -> None:
+async def test_unwatched_refs_are_listed_and_not_fetched(remote: RemoteRepository) -> None:
     """Only refs that match the patterns are transferred."""
-    world.work.pushed({"workflows/a.yml": "a: 1\n"})
-    world.work.commit({"workflows/a.yml": "other: 1\n"})
-    world.work.push("HEAD:refs/heads/other")
-    with world.served():
-        source = world.open(refs=("main",))
+    remote.work.pushed({"workflows/a.yml": "a: 1\n"})
+    remote.work.commit({"workflows/a.yml": "other: 1\n"})
+    remote.work.push("HEAD:refs/heads/other")
+    with remote.served():
+        source = remote.open(refs=("main",))
         refs = await source.refs()
         assert set(refs.object_ids) == {"refs/heads/main", "refs/heads/other"}
-        assert world.mirror_state().complete == (refs.object_ids["refs/heads/main"],)
+        assert remote.mirror_state().complete == (refs.object_ids["refs/heads/main"],)
 
 
-async def test_a_tag_of_a_tree_affects_nothing_else(world: World) -> None:
+async def test_a_tag_of_a_tree_affects_nothing_else(remote: RemoteRepository) -> None:
     """It has its own error and is not fetched repeatedly."""
-    world.work.pushed({"workflows/a.yml": "a: 1\n"})
-    tree = world.work.git("rev-parse", "HEAD^{tree}")
-    world.work.git("tag", "--annotate", "--message", "tree", "of-tree", tree)
-    world.work.push("refs/tags/*:refs/tags/*")
-    with world.served():
-        source = world.open(refs=("main", "tags/*"))
+    remote.work.pushed({"workflows/a.yml": "a: 1\n"})
+    tree = remote.work.git("rev-parse", "HEAD^{tree}")
+    remote.work.git("tag", "--annotate", "--message", "tree", "of-tree", tree)
+    remote.work.push("refs/tags/*:refs/tags/*")
+    with remote.served():
+        source = remote.open(refs=("main", "tags/*"))
         refs = await source.refs()
         assert await contents(source, refs) == {"workflows/a.yml": b"a: 1\n"}
-        assert set(world.mirror_state().complete) == set(refs.object_ids.values())
+        assert set(remote.mirror_state().complete) == set(refs.object_ids.values())
         with pytest.raises(Retryable, match="is not a commit"):
             await source.revision(refs.object_ids["refs/tags/of-tree"], None, DEFAULT_FOLDERS)
 
 
-async def test_an_empty_remote_gets_its_first_push(world: World) -> None:
+async def test_an_empty_remote_gets_its_first_push(remote: RemoteRepository) -> None:
     """The remote has no refs at first, and then one."""
-    with world.served():
-        source = world.open()
+    with remote.served():
+        source = remote.open()
         refs = await source.refs()
         assert (refs.head_ref, refs.object_ids) == ("refs/heads/main", {})
-        world.work.pushed({"workflows/a.yml": "a: 1\n"})
+        remote.work.pushed({"workflows/a.yml": "a: 1\n"})
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
 
 
-async def test_a_server_without_shallow_fetches_works(world: World) -> None:
+async def test_a_server_without_shallow_fetches_works(remote: RemoteRepository) -> None:
     """Without the capability the whole history is fetched, once."""
-    world.work.pushed({"workflows/a.yml": "a: 0\n"})
-    world.work.pushed({"workflows/a.yml": "a: 1\n"})
-    with git_servers.https(world.root) as server:
+    remote.work.pushed({"workflows/a.yml": "a: 0\n"})
+    remote.work.pushed({"workflows/a.yml": "a: 1\n"})
+    with git_servers.https(remote.root) as server:
         # In protocol version 1 the capabilities are a list of words.
         server.edit = lambda path, body: body.replace(b" shallow", b" shollaw")
         server.forget_protocol = True
-        source = world.open(url=server.url(), ca_file=str(server.authority))
+        source = remote.open(url=server.url(), ca_file=str(server.authority))
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
-        assert world.mirror_state().shallow == ()
-        world.work.pushed({"workflows/a.yml": "a: 0\n"})
+        assert remote.mirror_state().shallow == ()
+        remote.work.pushed({"workflows/a.yml": "a: 0\n"})
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 0\n"}
         # The server gains the capability: complete history stays complete.
         server.edit = lambda path, body: body
-        world.work.pushed({"workflows/a.yml": "a: 2\n"})
+        remote.work.pushed({"workflows/a.yml": "a: 2\n"})
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 2\n"}
-        assert len(world.mirror_state().shallow) == 1
+        assert len(remote.mirror_state().shallow) == 1
         # The server loses it again: commits fetched without history are not built upon.
         server.edit = lambda path, body: body.replace(b" shallow", b" shollaw")
-        world.work.pushed({"workflows/a.yml": "a: 3\n"})
+        remote.work.pushed({"workflows/a.yml": "a: 3\n"})
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 3\n"}
 
 
-async def test_a_mirror_is_used_again_after_a_restart(world: World) -> None:
+async def test_a_mirror_is_used_again_after_a_restart(remote: RemoteRepository) -> None:
     """A new source continues with the mirror, and can read it while the remote is unreachable."""
-    world.work.pushed({"workflows/a.yml": "a: 1\n"})
-    with world.served():
-        first = world.open()
+    remote.work.pushed({"workflows/a.yml": "a: 1\n"})
+    with remote.served():
+        first = remote.open()
         refs = await first.refs()
-    source = world.open()
+    source = remote.open()
     with pytest.raises(Retryable, match=r"cannot reach .*\(last fetched \d+ s ago\)") as caught:
         await source.refs()
     assert caught.value.code == codes.NOT_THERE
     assert await contents(source, refs) == {"workflows/a.yml": b"a: 1\n"}
 
 
-async def test_another_url_starts_another_mirror(world: World) -> None:
+async def test_another_url_starts_another_mirror(remote: RemoteRepository) -> None:
     """The state of one remote is not used for another one."""
-    world.work.pushed({"workflows/a.yml": "a: 1\n"})
-    with world.served():
-        await world.open().refs()
-    held = world.mirror_state().complete
-    world.work.pushed({"workflows/a.yml": "a: 2\n"})
-    with world.served():
-        refs = await world.open().refs()
-    assert world.mirror_state().complete == (refs.object_ids["refs/heads/main"],)
-    assert world.mirror_state().complete != held
+    remote.work.pushed({"workflows/a.yml": "a: 1\n"})
+    with remote.served():
+        await remote.open().refs()
+    held = remote.mirror_state().complete
+    remote.work.pushed({"workflows/a.yml": "a: 2\n"})
+    with remote.served():
+        refs = await remote.open().refs()
+    assert remote.mirror_state().complete == (refs.object_ids["refs/heads/main"],)
+    assert remote.mirror_state().complete != held
 
 
-async def test_a_mirror_with_many_packs_is_replaced(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_mirror_with_many_packs_is_replaced(remote: RemoteRepository, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fresh mirror replaces it when no ref has changed, and contains the last applied tree."""
-    monkeypatch.setattr(remote, "_PACKS_MAX", 3)
-    with world.served():
-        source = world.open()
+    monkeypatch.setattr(remote_source, "_PACKS_MAX", 3)
+    with remote.served():
+        source = remote.open()
         for number in range(5):
-            world.work.pushed({"workflows/a.yml": f"a: {number}\n"})
+            remote.work.pushed({"workflows/a.yml": f"a: {number}\n"})
             before = await source.refs()
-        assert world.packs() == 5
+        assert remote.packs() == 5
         refs = await source.refs()
-        assert world.packs() == 1
+        assert remote.packs() == 1
         assert refs == before
         assert await contents(source, refs) == {"workflows/a.yml": b"a: 4\n"}
-        world.work.pushed({"workflows/a.yml": "a: 5\n"})
+        remote.work.pushed({"workflows/a.yml": "a: 5\n"})
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 5\n"}
-        assert sorted(path.name for path in world.mirror.parent.iterdir()) == ["ops.git"]
+        assert sorted(path.name for path in remote.mirror.parent.iterdir()) == ["ops.git"]
 
 
 @pytest.mark.parametrize("damage", ["bytes", "gone"])
-async def test_a_damaged_mirror_is_fetched_anew(world: World, damage: str) -> None:
+async def test_a_damaged_mirror_is_fetched_anew(remote: RemoteRepository, damage: str) -> None:
     """The next fetch restores a damaged object; the mirror is replaced only once for the same refs."""
-    world.work.pushed({"workflows/a.yml": "a: 1\n"})
-    with world.served():
-        source = world.open()
+    remote.work.pushed({"workflows/a.yml": "a: 1\n"})
+    with remote.served():
+        source = remote.open()
         refs = await source.refs()
-        [pack] = world.mirror.glob("objects/pack/*.pack")
+        [pack] = remote.mirror.glob("objects/pack/*.pack")
         if damage == "gone":
             pack.unlink()
         else:
@@ -204,32 +204,32 @@ async def test_a_damaged_mirror_is_fetched_anew(world: World, damage: str) -> No
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
 
 
-async def test_a_removed_mirror_is_created_again(world: World) -> None:
+async def test_a_removed_mirror_is_created_again(remote: RemoteRepository) -> None:
     """A restart with an empty directory fetches everything."""
-    world.work.pushed({"workflows/a.yml": "a: 1\n"})
-    with world.served():
-        await world.open().refs()
-        shutil.rmtree(world.mirror.parent)
-        source = world.open()
+    remote.work.pushed({"workflows/a.yml": "a: 1\n"})
+    with remote.served():
+        await remote.open().refs()
+        shutil.rmtree(remote.mirror.parent)
+        source = remote.open()
         assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
 
 
-async def test_ten_thousand_files_are_fetched_and_listed(world: World) -> None:
+async def test_ten_thousand_files_are_fetched_and_listed(remote: RemoteRepository) -> None:
     """This is the maximum for a repository."""
     files = "".join(f"M 644 inline workflows/{n:05}.yml\ndata <<E\nn: {n}\nE\n" for n in range(10_000))
     stream = f"commit refs/heads/main\ncommitter Ada <ada@example.org> 1 +0000\ndata 1\nx\n{files}"
-    world.work.git("fast-import", "--quiet", cwd=world.work.bare, stdin=stream)
-    with world.served():
-        source = world.open()
+    remote.work.git("fast-import", "--quiet", cwd=remote.work.bare, stdin=stream)
+    with remote.served():
+        source = remote.open()
         refs = await source.refs()
         revision = await source.revision(refs.object_ids["refs/heads/main"], None, DEFAULT_FOLDERS)
     assert len(revision.files) == 10_000
     assert revision.files[-1].path == "workflows/09999.yml"
 
 
-async def test_hostile_trees_are_problems_of_single_files(world: World) -> None:
+async def test_hostile_trees_are_problems_of_single_files(remote: RemoteRepository) -> None:
     """Links, submodules and names with newlines are fetched, and nothing is followed or written."""
-    work = world.work
+    work = remote.work
     (work.path / "workflows").mkdir()
     (work.path / "workflows" / "link.yml").symlink_to("/etc/passwd")
     (work.path / "workflows" / "new\nline.yml").write_text("x")
@@ -238,8 +238,8 @@ async def test_hostile_trees_are_problems_of_single_files(world: World) -> None:
     work.git("update-index", "--add", "--cacheinfo", f"160000,{head},workflows/module.yml")
     work.git("commit", "--quiet", "--message", "module")
     work.push()
-    with world.served():
-        source = world.open()
+    with remote.served():
+        source = remote.open()
         refs = await source.refs()
         revision = await source.revision(refs.object_ids["refs/heads/main"], None, DEFAULT_FOLDERS)
     assert {file.path: file.problem.code if file.problem else None for file in revision.files} == {
@@ -248,19 +248,19 @@ async def test_hostile_trees_are_problems_of_single_files(world: World) -> None:
         "workflows/module.yml": codes.SUBMODULE,
         "workflows/new\\nline.yml": codes.UNSAFE_NAME,
     }
-    assert not list(world.mirror.rglob("*.yml"))
+    assert not list(remote.mirror.rglob("*.yml"))
 
 
 # With the reconcile loop ----------------------------------------------------------------------------------------------
 
 
-async def test_pushes_to_a_remote_start_runs_once(world: World) -> None:
+async def test_pushes_to_a_remote_start_runs_once(remote: RemoteRepository) -> None:
     """A push, a forced push, a deleted branch, a restart: each update is handled once, over the network too."""
-    work = world.work
+    work = remote.work
     work.pushed({"workflows/a.yml": ON_PUSH.format("one")})
-    with world.served():
+    with remote.served():
         daemon = Daemon(
-            msgspec.structs.replace(world.settings, refs=("*",)), open_source=lambda s: world.opener().open(s)
+            msgspec.structs.replace(remote.settings, refs=("*",)), open_source=lambda s: remote.opener().open(s)
         )
         await daemon.start()
         await daemon.sync()
@@ -284,15 +284,15 @@ async def test_pushes_to_a_remote_start_runs_once(world: World) -> None:
         await daemon.stop()
 
 
-async def test_the_interval_notices_a_push(world: World) -> None:
+async def test_the_interval_notices_a_push(remote: RemoteRepository) -> None:
     """No call of `sync` is needed."""
-    world.work.pushed({"workflows/a.yml": ON_PUSH.format("one")})
-    with world.served():
-        settings = msgspec.structs.replace(world.settings, interval_ms=100)
-        daemon = Daemon(settings, open_source=lambda s: world.opener().open(s))
+    remote.work.pushed({"workflows/a.yml": ON_PUSH.format("one")})
+    with remote.served():
+        settings = msgspec.structs.replace(remote.settings, interval_ms=100)
+        daemon = Daemon(settings, open_source=lambda s: remote.opener().open(s))
         await daemon.start()
         await daemon.sync()
-        second = world.work.pushed({"workflows/a.yml": ON_PUSH.format("two")})
+        second = remote.work.pushed({"workflows/a.yml": ON_PUSH.format("two")})
         await daemon.until(lambda: len(daemon.runs.started) == 1)
         assert daemon.started() == [("workflows/a.yml", second)]
         assert daemon.condition(ConditionType.WATCHING) == (False, "polled")
@@ -300,12 +300,12 @@ async def test_the_interval_notices_a_push(world: World) -> None:
         await daemon.stop()
 
 
-async def test_a_remote_that_hangs_affects_only_its_own_repository(world: World) -> None:
+async def test_a_remote_that_hangs_affects_only_its_own_repository(remote: RemoteRepository) -> None:
     """The other one is applied meanwhile; the first one reports a timeout, and recovers without help."""
-    world.work.pushed({"workflows/a.yml": ON_PUSH.format("one")})
+    remote.work.pushed({"workflows/a.yml": ON_PUSH.format("one")})
     gate = asyncio.Event()
     loop = asyncio.get_running_loop()
-    daemon_answer = git_servers.git_daemon(world.root)
+    daemon_answer = git_servers.git_daemon(remote.root)
     is_answering = False
 
     def answer(connection: socket.socket) -> None:
@@ -316,11 +316,11 @@ async def test_a_remote_that_hangs_affects_only_its_own_repository(world: World)
         while connection.recv(4_096):
             pass
 
-    with git_servers.serving(answer) as hanging, world.served():
+    with git_servers.serving(answer) as hanging, remote.served():
         bad = msgspec.structs.replace(
-            world.settings, name="bad", url=f"git://127.0.0.1:{hanging}/ops.git", fetch_timeout_ms=8_000
+            remote.settings, name="bad", url=f"git://127.0.0.1:{hanging}/ops.git", fetch_timeout_ms=8_000
         )
-        daemon = Daemon(world.settings, bad, open_source=lambda s: world.opener().open(s))
+        daemon = Daemon(remote.settings, bad, open_source=lambda s: remote.opener().open(s))
         await daemon.start()
         async with asyncio.timeout(PATIENCE_S):
             await gate.wait()
@@ -336,19 +336,19 @@ async def test_a_remote_that_hangs_affects_only_its_own_repository(world: World)
         await daemon.stop()
 
 
-async def test_a_suspended_remote_is_not_fetched(world: World) -> None:
+async def test_a_suspended_remote_is_not_fetched(remote: RemoteRepository) -> None:
     """It is fetched again once it is resumed."""
-    world.work.pushed({"workflows/a.yml": ON_PUSH.format("one")})
+    remote.work.pushed({"workflows/a.yml": ON_PUSH.format("one")})
     asked = []
-    real = git_servers.git_daemon(world.root)
+    real = git_servers.git_daemon(remote.root)
 
     def counting(connection: socket.socket) -> None:
         asked.append(1)
         real(connection)
 
-    with world.served(counting):
-        settings = msgspec.structs.replace(world.settings, interval_ms=100)
-        daemon = Daemon(settings, open_source=lambda s: world.opener().open(s))
+    with remote.served(counting):
+        settings = msgspec.structs.replace(remote.settings, interval_ms=100)
+        daemon = Daemon(settings, open_source=lambda s: remote.opener().open(s))
         await daemon.start()
         await daemon.sync()
         await daemon.admin.suspend("ops", "ada")
@@ -358,7 +358,7 @@ async def test_a_suspended_remote_is_not_fetched(world: World) -> None:
         await daemon.restart()
         await daemon.until(lambda: daemon.condition(ConditionType.READY)[1] == codes.SUSPENDED)
         before = len(asked)
-        second = world.work.pushed({"workflows/a.yml": ON_PUSH.format("two")})
+        second = remote.work.pushed({"workflows/a.yml": ON_PUSH.format("two")})
         daemon.reconciler.loop("ops").request_reconciliation()
         with pytest.raises(Exception, match="suspended"):
             await daemon.sync()
@@ -369,10 +369,10 @@ async def test_a_suspended_remote_is_not_fetched(world: World) -> None:
         await daemon.stop()
 
 
-async def test_a_missing_repository_needs_a_person(world: World) -> None:
+async def test_a_missing_repository_needs_a_person(remote: RemoteRepository) -> None:
     """The message says what is wrong, over each transport."""
-    with world.served_by("https"):
-        source = world.open(url=world.settings.url.replace("ops.git", "none.git"))
+    with remote.served_by("https"):
+        source = remote.open(url=remote.settings.url.replace("ops.git", "none.git"))
         with pytest.raises(Stalled, match="no such repository") as caught:
             await source.refs()
         assert caught.value.code == codes.NOT_A_REPOSITORY

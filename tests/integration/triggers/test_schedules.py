@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.integration.reconcile.reconciler_harness import ON_PUSH, Daemon, Work
-from tests.integration.triggers.trigger_harness import NAP, UNIONS, TriggerWorld
+from tests.integration.triggers.trigger_harness import NAP, UNIONS, TriggerHarness
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.model import ids
 from waterflowd.model.ids import RunId
@@ -409,25 +409,27 @@ async def test_nothing_is_decided_after_a_suspension_was_confirmed(work: Work) -
     """This holds even if several schedules were due at once and the first one was being decided."""
     two = f"on: {{schedule: ['* * * * *', {{cron: '* * * * *', timezone: Europe/Berlin}}]}}\n{NAP}"
     log = MemoryLog(Codec(UNIONS))
-    async with TriggerWorld(log, RepositorySettings(name="ops", url=str(work.bare))) as world:
+    async with TriggerHarness(log, RepositorySettings(name="ops", url=str(work.bare))) as harness:
         work.pushed({FILE: two})
-        await world.sync()
-        loop = world.reconciler.loop("ops")
-        await world.until(lambda: len(loop.repository.state.schedules) == 2)
+        await harness.sync()
+        loop = harness.reconciler.loop("ops")
+        await harness.until(lambda: len(loop.repository.state.schedules) == 2)
         log.hold()
         other = ids.repository_stream("other")
-        blocking = asyncio.create_task(world.driver.record(other, [events.EmptyRepositorySeen(at=world.clock.now())]))
-        await world.until(lambda: len(log._held) == 1)
-        world.ahead_ms = 2 * MINUTE
+        blocking = asyncio.create_task(
+            harness.driver.record(other, [events.EmptyRepositorySeen(at=harness.clock.now())])
+        )
+        await harness.until(lambda: len(log._held) == 1)
+        harness.ahead_ms = 2 * MINUTE
         loop.repository.notify()
-        await world.until(lambda: len(world.driver._items) == 1)
-        suspending = asyncio.create_task(world.repositories.suspend("ops", "token:ada"))
-        await world.until(lambda: len(world.driver._items) == 2)
+        await harness.until(lambda: len(harness.driver._items) == 1)
+        suspending = asyncio.create_task(harness.repositories.suspend("ops", "token:ada"))
+        await harness.until(lambda: len(harness.driver._items) == 2)
         log.release()
         await asyncio.gather(blocking, suspending)
-        await world.until(lambda: world.runs() and not list(log.open_runs()))
-        await world.repositories.resume("ops", "token:ada")
-        await world.until(lambda: len(world.runs()) >= 2)
+        await harness.until(lambda: harness.runs() and not list(log.open_runs()))
+        await harness.repositories.resume("ops", "token:ada")
+        await harness.until(lambda: len(harness.runs()) >= 2)
         kinds = (events.ScheduleDecided, events.RepositorySuspended, events.RepositoryResumed)
         facts = [type(record.event) for record in log.read(loop.repository.stream)]
         seen = [kind for kind in facts if kind in kinds]

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.integration.reconcile.reconciler_harness import Work
-from tests.integration.triggers.trigger_harness import NAP, SECRET, UNIONS, TriggerWorld, served
+from tests.integration.triggers.trigger_harness import NAP, SECRET, UNIONS, TriggerHarness, served
 from tests.patience import PATIENCE_S
 from waterflowd.access.events import AccessRefused, ActionTaken
 from waterflowd.model.ids import AUDIT, RunId, repository_stream, run_stream
@@ -46,8 +46,8 @@ def signed(body: bytes, secret: str = SECRET, **more: str) -> dict[str, str]:
 class Hooked:
     """A daemon with one workflow that has a webhook."""
 
-    def __init__(self, world: TriggerWorld, work: Work, client: httpx.AsyncClient) -> None:
-        self.world = world
+    def __init__(self, harness: TriggerHarness, work: Work, client: httpx.AsyncClient) -> None:
+        self.harness = harness
         self.work = work
         self.client = client
 
@@ -56,7 +56,7 @@ class Hooked:
 
     def event(self, answered: httpx.Response) -> dict[str, Any]:
         run = RunId(answered.json()["id"])
-        payload: dict[str, Any] = self.world.log.read(run_stream(run))[0].event.trigger.payload
+        payload: dict[str, Any] = self.harness.log.read(run_stream(run))[0].event.trigger.payload
         return payload
 
 
@@ -64,13 +64,13 @@ class Hooked:
 async def hooked(tmp_path: Path) -> AsyncIterator[Hooked]:
     work = Work(tmp_path, "ops")
     work.pushed({"workflows/hooked.yml": HOOKED})
-    async with TriggerWorld(MemoryLog(Codec(UNIONS)), settings_of(work)) as world:
-        await world.sync()
+    async with TriggerHarness(MemoryLog(Codec(UNIONS)), settings_of(work)) as harness:
+        await harness.sync()
         async with (
-            served(world, tmp_path) as address,
+            served(harness, tmp_path) as address,
             httpx.AsyncClient(base_url=address, timeout=PATIENCE_S) as client,
         ):
-            yield Hooked(world, work, client)
+            yield Hooked(harness, work, client)
 
 
 async def test_a_signed_request_starts_the_workflow_of_the_applied_commit(hooked: Hooked) -> None:
@@ -79,7 +79,7 @@ async def test_a_signed_request_starts_the_workflow_of_the_applied_commit(hooked
     headers = signed(body, X_GitHub_Delivery="d-1", X_GitHub_Event="release", Host="ci.example.org")
     answered = await hooked.post(body, headers)
     assert answered.status_code == 202, answered.text
-    (row,) = hooked.world.runs()
+    (row,) = hooked.harness.runs()
     assert (row.id, row.path, row.trigger.kind) == (answered.json()["id"], "workflows/hooked.yml", "webhook")
     assert row.revision == hooked.work.git("rev-parse", "HEAD")
     assert row.trigger.key == "hook:ops:release:d-1"
@@ -87,7 +87,7 @@ async def test_a_signed_request_starts_the_workflow_of_the_applied_commit(hooked
     assert event["release"] == {"tag": "v1"}
     assert event["name"] == "webhook"
     assert event["webhook"] == {"name": "release", "delivery": "d-1", "event": "release"}
-    facts = [record.event for record in hooked.world.log.read(AUDIT)]
+    facts = [record.event for record in hooked.harness.log.read(AUDIT)]
     (noted,) = [fact for fact in facts if isinstance(fact, ActionTaken)]
     assert (noted.by, noted.what, noted.target) == ("hook:release", "start-run", "workflows/hooked.yml")
 
@@ -102,18 +102,18 @@ async def test_g6_a19_a_repeated_delivery_returns_the_first_run(hooked: Hooked) 
     assert first.json()["id"] == again.json()["id"] == other.json()["id"]
     fresh = await hooked.post(body, signed(body, X_GitHub_Delivery="d-2"))
     assert fresh.json()["id"] != first.json()["id"]
-    assert len(hooked.world.runs()) == 2
+    assert len(hooked.harness.runs()) == 2
 
 
 async def test_g6_the_same_body_without_an_id_is_the_same_delivery_for_a_while(hooked: Hooked) -> None:
     """This holds across the boundary of two windows too; much later the same body starts a new run."""
     body = b'{"n": 1}'
-    hooked.world.ahead_ms = -(time.time_ns() // 1_000_000) + 300_000 * 1_000 - 1_000
+    hooked.harness.ahead_ms = -(time.time_ns() // 1_000_000) + 300_000 * 1_000 - 1_000
     first = await hooked.post(body, signed(body))
-    hooked.world.ahead_ms += 60_000
+    hooked.harness.ahead_ms += 60_000
     again = await hooked.post(body, signed(body))
     assert first.json()["id"] == again.json()["id"]
-    hooked.world.ahead_ms += 600_000
+    hooked.harness.ahead_ms += 600_000
     later = await hooked.post(body, signed(body))
     assert later.json()["id"] != first.json()["id"]
 
@@ -121,9 +121,9 @@ async def test_g6_the_same_body_without_an_id_is_the_same_delivery_for_a_while(h
 async def test_g6_the_same_body_is_the_same_delivery_when_the_clock_is_set_back_a_little(hooked: Hooked) -> None:
     """The clock is set back from after the boundary of two windows to before it."""
     body = b'{"n": 1}'
-    hooked.world.ahead_ms = -(time.time_ns() // 1_000_000) + 300_000 * 1_000 + 100
+    hooked.harness.ahead_ms = -(time.time_ns() // 1_000_000) + 300_000 * 1_000 + 100
     first = await hooked.post(body, signed(body))
-    hooked.world.ahead_ms -= 60_000
+    hooked.harness.ahead_ms -= 60_000
     again = await hooked.post(body, signed(body))
     assert first.json()["id"] == again.json()["id"]
 
@@ -131,18 +131,18 @@ async def test_g6_the_same_body_is_the_same_delivery_when_the_clock_is_set_back_
 async def test_g6_the_same_body_is_the_same_delivery_while_the_first_is_pending(hooked: Hooked) -> None:
     """Both wait for the disk, one at the end of a window and one at the beginning of the next."""
     body = b'{"n": 1}'
-    log, driver = hooked.world.log, hooked.world.driver
+    log, driver = hooked.harness.log, hooked.harness.driver
     assert isinstance(log, MemoryLog)
     log.hold()
-    seen = repository_events.EmptyRepositorySeen(at=hooked.world.clock.now())
+    seen = repository_events.EmptyRepositorySeen(at=hooked.harness.clock.now())
     blocking = asyncio.create_task(driver.record(repository_stream("other"), [seen]))
-    await hooked.world.until(lambda: len(log._held) == 1)
-    hooked.world.ahead_ms = -(time.time_ns() // 1_000_000) + 300_000 * 1_000 - 60_000
+    await hooked.harness.until(lambda: len(log._held) == 1)
+    hooked.harness.ahead_ms = -(time.time_ns() // 1_000_000) + 300_000 * 1_000 - 60_000
     first = asyncio.create_task(hooked.post(body, signed(body)))
-    await hooked.world.until(lambda: len(driver._items) == 1)
-    hooked.world.ahead_ms += 120_000
+    await hooked.harness.until(lambda: len(driver._items) == 1)
+    hooked.harness.ahead_ms += 120_000
     again = asyncio.create_task(hooked.post(body, signed(body)))
-    await hooked.world.until(lambda: len(driver._items) == 2)
+    await hooked.harness.until(lambda: len(driver._items) == 2)
     log.release()
     await blocking
     assert (await first).json()["id"] == (await again).json()["id"]
@@ -169,7 +169,7 @@ async def test_a19_an_invalid_signature_is_refused_without_a_hint(hooked: Hooked
     headers = {"Content-Type": "application/json", **headers}
     refused = await hooked.post(b"{}", headers)
     unknown = await hooked.post(b"{}", headers, "nothing")
-    hooked.world.secrets.clear()
+    hooked.harness.secrets.clear()
     powerless = await hooked.post(b"{}", signed(b"{}"))
     assert refused.status_code == unknown.status_code == powerless.status_code == 401
     answers = [answered.json() for answered in (refused, unknown, powerless)]
@@ -179,9 +179,9 @@ async def test_a19_an_invalid_signature_is_refused_without_a_hint(hooked: Hooked
         "/v1/hooks/release",
     ]
     assert answers[0] == answers[1] == answers[2]
-    assert hooked.world.runs() == []
-    await hooked.world.until(
-        lambda: any(isinstance(record.event, AccessRefused) for record in hooked.world.log.read(AUDIT))
+    assert hooked.harness.runs() == []
+    await hooked.harness.until(
+        lambda: any(isinstance(record.event, AccessRefused) for record in hooked.harness.log.read(AUDIT))
     )
 
 
@@ -208,7 +208,7 @@ async def test_a19_a_timestamp_is_signed_and_expires(hooked: Hooked) -> None:
         (f"{now}.d-1.".encode() + body, {k: v for k, v in timed(now, "d-1").items() if "Timestamp" not in k}),
     ):
         assert (await hooked.post(*refused)).status_code == 401
-    assert len(hooked.world.runs()) == 2
+    assert len(hooked.harness.runs()) == 2
 
 
 async def begun(hooked: Hooked, name: str, length: str, body: bytes) -> int:
@@ -239,7 +239,7 @@ async def test_a19_large_bodies_and_other_types_are_refused_first(hooked: Hooked
         assert answered.status_code == 400, answered.text
     wrong_id = await hooked.post(b"{}", signed(b"{}", X_GitHub_Delivery="a/b"))
     assert wrong_id.status_code == 400
-    assert hooked.world.runs() == []
+    assert hooked.harness.runs() == []
     assert (await hooked.post(b"{}", signed(b"{}"))).status_code == 202
 
 
@@ -264,7 +264,7 @@ async def test_githubs_ping_starts_nothing(hooked: Hooked) -> None:
     ping = signed(b"{}", X_GitHub_Event="ping", X_GitHub_Delivery="d-1")
     assert (await hooked.post(b"{}", ping)).status_code == 204
     assert (await hooked.post(b"{}", ping, "nothing")).status_code == 401
-    assert hooked.world.runs() == []
+    assert hooked.harness.runs() == []
 
 
 @pytest.mark.parametrize("body", [b"[1, 2]", b'{"name": "evil", "webhook": 1}'])
@@ -276,19 +276,19 @@ async def test_a_payload_cannot_forge_the_webhook_context(hooked: Hooked, body: 
 
 async def test_a_webhook_depends_on_its_file(hooked: Hooked) -> None:
     """If the file has errors or is suspended, a signed request gets the reason; once removed, the hook is unknown."""
-    world, work = hooked.world, hooked.work
+    harness, work = hooked.harness, hooked.work
     work.pushed({"workflows/hooked.yml": "jobs: ["})
-    await world.sync()
+    await harness.sync()
     broken = await hooked.post(b"{}", signed(b"{}"))
     assert (broken.status_code, broken.json()["code"]) == (409, codes.BROKEN_WORKFLOW)
     work.pushed({"workflows/hooked.yml": HOOKED})
-    await world.sync()
-    await world.repositories.suspend("ops", "token:ada")
+    await harness.sync()
+    await harness.repositories.suspend("ops", "token:ada")
     suspended = await hooked.post(b"{}", signed(b"{}"))
     assert (suspended.status_code, suspended.json()["code"]) == (409, codes.SUSPENDED)
-    await world.repositories.resume("ops", "token:ada")
+    await harness.repositories.resume("ops", "token:ada")
     work.pushed({"workflows/hooked.yml": None})
-    await world.sync()
+    await harness.sync()
     assert (await hooked.post(b"{}", signed(b"{}"))).status_code == 401
 
 
@@ -296,7 +296,7 @@ class Delayed:
     """Holds a delivery whose plan must be recompiled, as after a restart, until it is released."""
 
     def __init__(self, hooked: Hooked) -> None:
-        loop = hooked.world.reconciler.loop("ops")
+        loop = hooked.harness.reconciler.loop("ops")
         self._is_asked, self._may_go_on, self._plan = asyncio.Event(), asyncio.Event(), loop.plan_recovery.plan
         loop.plan_recovery.plan = self._slow  # type: ignore[method-assign, assignment]
         self._posting = asyncio.create_task(hooked.post(b"{}", signed(b"{}")))
@@ -318,10 +318,10 @@ async def test_a_suspension_applies_to_a_delivery_that_waits_for_its_plan(hooked
     """A confirmed suspension is final."""
     delayed = Delayed(hooked)
     await delayed.waits()
-    await hooked.world.repositories.suspend("ops", "token:ada")
+    await hooked.harness.repositories.suspend("ops", "token:ada")
     answered = await delayed.answered()
     assert (answered.status_code, answered.json()["code"]) == (409, codes.SUSPENDED)
-    assert hooked.world.runs() == []
+    assert hooked.harness.runs() == []
 
 
 @pytest.mark.parametrize(
@@ -333,14 +333,14 @@ async def test_a_delivery_that_waits_for_its_plan_starts_the_current_file(
     hooked: Hooked, pushed: str | None, status: int
 ) -> None:
     """A push arrives while the plan is compiled: an old file never runs at the new commit."""
-    world, work = hooked.world, hooked.work
+    harness, work = hooked.harness, hooked.work
     delayed = Delayed(hooked)
     await delayed.waits()
     work.pushed({"workflows/hooked.yml": pushed})
-    await world.sync()
+    await harness.sync()
     answered = await delayed.answered()
     assert answered.status_code == status, answered.text
-    assert [(row.name, row.revision) for row in world.runs()] == (
+    assert [(row.name, row.revision) for row in harness.runs()] == (
         [("newer", work.git("rev-parse", "HEAD"))] if status == 202 else []
     )
 
@@ -350,20 +350,20 @@ async def test_a_name_belongs_to_the_file_that_had_it_first(tmp_path: Path) -> N
     work, second = Work(tmp_path, "ops"), Work(tmp_path, "other")
     log = MemoryLog(Codec(UNIONS))
     settings = (settings_of(second, "other"), settings_of(work))
-    async with TriggerWorld(log, *settings) as world:
-        await world.sync()
-        await world.sync("other")
+    async with TriggerHarness(log, *settings) as harness:
+        await harness.sync()
+        await harness.sync("other")
         work.pushed({"workflows/hooked.yml": HOOKED})
-        await world.sync()
+        await harness.sync()
         second.pushed({"workflows/a.yml": OTHER})
-        await world.sync("other")
+        await harness.sync("other")
         work.pushed({"workflows/a.yml": "on: {push: , webhook: {name: release, secret: HOOK}}\n" + NAP})
-        await world.sync()
-        assert world.runs() == []
-    async with TriggerWorld(log, *settings) as world:
-        await world.sync()
-        await world.sync("other")
-        rows = {(row.repository, row.path): row for row in world.repositories.definitions()}
+        await harness.sync()
+        assert harness.runs() == []
+    async with TriggerHarness(log, *settings) as harness:
+        await harness.sync()
+        await harness.sync("other")
+        rows = {(row.repository, row.path): row for row in harness.repositories.definitions()}
         assert {name for name, row in rows.items() if row.is_ready} == {("ops", "workflows/hooked.yml")}
         assert rows["other", "workflows/a.yml"].errors[0].code == codes.WEBHOOK_NAME_TAKEN
         # A renamed file keeps its name.
@@ -374,14 +374,14 @@ async def test_a_name_belongs_to_the_file_that_had_it_first(tmp_path: Path) -> N
                 "workflows/z.yml": "on: {push: , webhook: {name: release, secret: HOOK}}\n" + NAP,
             }
         )
-        await world.sync()
-        await world.until(lambda: world.paths() == ["workflows/z.yml"])
-        row = world.repositories.definitions()[0]
+        await harness.sync()
+        await harness.until(lambda: harness.paths() == ["workflows/z.yml"])
+        row = harness.repositories.definitions()[0]
         assert (row.repository, row.is_ready) == ("other", False)
         # Once the name is free, the next file gets it.
         work.pushed({"workflows/z.yml": None})
-        await world.sync()
-        assert [row.is_ready for row in world.repositories.definitions()] == [True]
+        await harness.sync()
+        assert [row.is_ready for row in harness.repositories.definitions()] == [True]
 
 
 async def test_g6_a_delivery_survives_a_restart(tmp_path: Path) -> None:
@@ -391,18 +391,18 @@ async def test_g6_a_delivery_survives_a_restart(tmp_path: Path) -> None:
     runs: list[str] = []
     for life in range(3):
         with opening.open_store(tmp_path / "data", UNIONS, ballast_bytes=0) as store:
-            async with TriggerWorld(store.log, settings_of(work)) as world:
+            async with TriggerHarness(store.log, settings_of(work)) as harness:
                 if life == 0:
-                    await world.sync()
+                    await harness.sync()
                     continue
                 async with (
-                    served(world, tmp_path) as address,
+                    served(harness, tmp_path) as address,
                     httpx.AsyncClient(base_url=address, timeout=PATIENCE_S) as client,
                 ):
-                    await world.sync()
+                    await harness.sync()
                     headers = signed(b"{}", X_GitHub_Delivery="d-1")
                     answered = await client.post("/v1/hooks/release", content=b"{}", headers=headers)
                     assert answered.status_code == 202, answered.text
                     runs.append(answered.json()["id"])
-                assert [row.id for row in world.runs()] == runs[:1]
+                assert [row.id for row in harness.runs()] == runs[:1]
     assert runs[0] == runs[1]

@@ -52,7 +52,7 @@ NAP = "jobs: {j: {runs-on: web, steps: [{uses: sleep, with: {duration: 1ms}}]}}\
 SECRET = "a secret of the hook"
 
 
-class TriggerWorld:
+class TriggerHarness:
     """One life of a daemon, over a log that survives it."""
 
     def __init__(self, log: ports.Log, *settings: RepositorySettings) -> None:
@@ -64,7 +64,7 @@ class TriggerWorld:
         outputs, self.feed = MemoryOutputLogs(), Feed(log)
         fleet = ScriptedAgents(outputs, self.feed, self.clock)
         registry = Registry()
-        world = LiveState(
+        harness = LiveState(
             runs={},
             stalled={},
             placement=Placement(registry),
@@ -75,7 +75,7 @@ class TriggerWorld:
             epoch=log.generation,
         )
         queries = RunQueries(log)
-        self.driver = fleet.driver = Driver(world, log, fleet, self.clock, self.feed, queries)
+        self.driver = fleet.driver = Driver(harness, log, fleet, self.clock, self.feed, queries)
         self.compiler = RealCompiler()
         loop_ports = LoopPorts(
             log=log,
@@ -110,7 +110,7 @@ class TriggerWorld:
         self.api = Api(self.services)
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> TriggerWorld:
+    async def __aenter__(self) -> TriggerHarness:
         self.driver.recover()
         self._tasks = [asyncio.create_task(self.driver.run()), asyncio.create_task(self.reconciler.run())]
         return self
@@ -153,9 +153,9 @@ class TriggerWorld:
 
 
 @contextlib.asynccontextmanager
-async def served(world: TriggerWorld, tmp_path: Path) -> AsyncIterator[str]:
-    """Serves the world's API behind a real listener; yields its address."""
-    server = ApiServer(world.api, "127.0.0.1:0", tmp_path / "api.sock")
+async def served(harness: TriggerHarness, tmp_path: Path) -> AsyncIterator[str]:
+    """Serves the harness's API behind a real listener; yields its address."""
+    server = ApiServer(harness.api, "127.0.0.1:0", tmp_path / "api.sock")
     await server.start()
     try:
         yield f"http://127.0.0.1:{server.port}"

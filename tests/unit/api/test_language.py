@@ -11,8 +11,8 @@ from waterflowd.testing.api import ApiHarness
 async def test_the_schema_is_served_without_a_token() -> None:
     """Editors have no token; the text equals the command's output, and an unknown kind is a 400."""
     async with (
-        ApiHarness(is_open=False) as world,
-        httpx.AsyncClient(transport=httpx.ASGITransport(world.api), base_url="http://localhost") as client,
+        ApiHarness(is_open=False) as harness,
+        httpx.AsyncClient(transport=httpx.ASGITransport(harness.api), base_url="http://localhost") as client,
     ):
         for query, kind in (("", "workflow"), ("?kind=workflow", "workflow"), ("?kind=step", "step")):
             answered = await client.get(f"/v1/schema{query}")

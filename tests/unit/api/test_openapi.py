@@ -24,8 +24,8 @@ def document() -> dict[str, Any]:
 
     async def get() -> dict[str, Any]:
         async with (
-            ApiHarness(is_open=False) as world,
-            httpx.AsyncClient(transport=httpx.ASGITransport(world.api), base_url="http://localhost") as client,
+            ApiHarness(is_open=False) as harness,
+            httpx.AsyncClient(transport=httpx.ASGITransport(harness.api), base_url="http://localhost") as client,
         ):
             found: dict[str, Any] = (await client.get("/openapi.json")).json()
             return found

@@ -21,10 +21,10 @@ jobs:
     steps:
       - {step}
 """
-    world = Scenario(workflow)
-    world.play(f"connect web-1 web\n{start}\n{script}")
-    (send,) = [command for command in outstanding(world.run) if isinstance(command, commands.SendTask)]
-    return lowering.lower(world.run, send, instance)
+    scenario = Scenario(workflow)
+    scenario.play(f"connect web-1 web\n{start}\n{script}")
+    (send,) = [command for command in outstanding(scenario.run) if isinstance(command, commands.SendTask)]
+    return lowering.lower(scenario.run, send, instance)
 
 
 def test_the_same_attempt_is_the_same_task() -> None:
@@ -56,20 +56,20 @@ def test_a_rendered_directory_is_the_rendered_one_even_if_it_is_empty() -> None:
 
 def test_a_cancel_names_the_attempt_as_its_offer_did() -> None:
     """An attempt has one identity, for its offer and its cancel."""
-    world = Scenario("jobs: {a: {runs-on: web, steps: [{run: x}]}}")
-    world.play("connect web-1 web\nstart\ncancel")
-    owed = list(outstanding(world.run))
+    scenario = Scenario("jobs: {a: {runs-on: web, steps: [{run: x}]}}")
+    scenario.play("connect web-1 web\nstart\ncancel")
+    owed = list(outstanding(scenario.run))
     (send,) = [command for command in owed if isinstance(command, commands.SendTask)]
     (cancel,) = [command for command in owed if isinstance(command, commands.CancelTask)]
-    assert lowering.cancel(world.run, cancel).key == lowering.lower(world.run, send, "i").key
+    assert lowering.cancel(scenario.run, cancel).key == lowering.lower(scenario.run, send, "i").key
 
 
 def lowered(step: str, **values: str) -> messages.Task:
     """Returns the task of the open attempt of a workflow with this one step, where these secrets have a value."""
-    world = Scenario(f"jobs: {{a: {{runs-on: web, steps: [{step}]}}}}")
-    world.play("connect web-1 web\nstart")
-    (send,) = [command for command in outstanding(world.run) if isinstance(command, commands.SendTask)]
-    return lowering.lower(world.run, send, "i", values.get)
+    scenario = Scenario(f"jobs: {{a: {{runs-on: web, steps: [{step}]}}}}")
+    scenario.play("connect web-1 web\nstart")
+    (send,) = [command for command in outstanding(scenario.run) if isinstance(command, commands.SendTask)]
+    return lowering.lower(scenario.run, send, "i", values.get)
 
 
 def test_secrets_are_filled_in_and_listed() -> None:

@@ -18,43 +18,43 @@ MEGABYTE = "${{ join(range(0, 9999), '012345678901234567890123456789012345678901
 
 
 def play(workflow: str, script: str = "connect web-1 web\nstart") -> Scenario:
-    world = Scenario(workflow)
-    world.play(script)
-    return world
+    scenario = Scenario(workflow)
+    scenario.play(script)
+    return scenario
 
 
-def write(world: Scenario, step: str, name: str, size: int) -> None:
+def write(scenario: Scenario, step: str, name: str, size: int) -> None:
     """Completes the step with an environment variable of this size."""
-    job, found, attempt = world._open(f"a/{step}")
-    world._feed(world._report(job, found, attempt, [f"env.{name}={'x' * size}"]))
+    job, found, attempt = scenario._open(f"a/{step}")
+    scenario._feed(scenario._report(job, found, attempt, [f"env.{name}={'x' * size}"]))
 
 
 def test_a_task_that_no_agent_would_take_fails_its_step() -> None:
     """Three texts of almost 1 MiB exceed the size of a task: the step fails with a message, and nothing is dispatched."""
     lines = "\n".join(f"              {name}: {MEGABYTE}" for name in "ABC")
-    world = play(f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: 'true'\n        env:\n{lines}\n")
-    assert world.run.conclusion is Conclusion.FAILURE
-    failed = world.run.jobs[0].steps[0]
+    scenario = play(f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: 'true'\n        env:\n{lines}\n")
+    assert scenario.run.conclusion is Conclusion.FAILURE
+    failed = scenario.run.jobs[0].steps[0]
     assert "the limit is" in failed.reason.text
-    assert not world.placement.server(world.registry.agents.popitem()[0]).taken
+    assert not scenario.placement.server(scenario.registry.agents.popitem()[0]).taken
 
 
 def test_the_environment_that_steps_wrote_counts_for_the_task_too() -> None:
     """Variables in `WATERFLOW_ENV` add up over the job, and the step whose task becomes too large fails."""
-    world = play("jobs: {a: {runs-on: web, steps: [{run: x}, {run: x}, {run: x}, {run: x}]}}")
+    scenario = play("jobs: {a: {runs-on: web, steps: [{run: x}, {run: x}, {run: x}, {run: x}]}}")
     for number, step in enumerate("123"):
-        write(world, step, f"V{number}", 900_000)
-    assert world.run.jobs[0].steps[3].conclusion is Conclusion.FAILURE
-    assert "environment" in world.run.jobs[0].steps[3].reason.text
+        write(scenario, step, f"V{number}", 900_000)
+    assert scenario.run.jobs[0].steps[3].conclusion is Conclusion.FAILURE
+    assert "environment" in scenario.run.jobs[0].steps[3].reason.text
 
 
 def test_the_largest_task_fits_on_the_wire() -> None:
     """Whatever the engine accepts can be queued, so it never closes an agent's session."""
-    world = play("jobs: {a: {runs-on: web, steps: [{run: x}, {run: x}, {run: x}]}}")
+    scenario = play("jobs: {a: {runs-on: web, steps: [{run: x}, {run: x}, {run: x}]}}")
     for number, step in enumerate("12"):
-        write(world, step, f"V{number}", 950_000)
-    (send,) = [command for command in outstanding(world.run) if isinstance(command, commands.SendTask)]
-    task = lowering.lower(world.run, send, "instance")
+        write(scenario, step, f"V{number}", 950_000)
+    (send,) = [command for command in outstanding(scenario.run) if isinstance(command, commands.SendTask)]
+    task = lowering.lower(scenario.run, send, "instance")
     assert len(memoryview(codec.encode_message(messages.Offer(task)))) <= messages.TASK_BYTES_MAX
 
 
@@ -62,33 +62,33 @@ def test_a_number_of_more_than_64_bits_is_rounded_before_it_is_stored() -> None:
     """An expression rounds it as JavaScript does, so no step or job fails."""
     number = "${{ fromJSON('100000000000000000000') }}"
     workflow = f'jobs: {{a: {{runs-on: web, outputs: {{n: "{number}"}}, steps: [{{run: x}}]}}}}'
-    world = play(workflow, "connect web-1 web\nstart\nfinish a/1")
-    assert world.run.conclusion is Conclusion.SUCCESS
-    assert world.run.jobs[0].outputs == {"n": 1e20}
+    scenario = play(workflow, "connect web-1 web\nstart\nfinish a/1")
+    assert scenario.run.conclusion is Conclusion.SUCCESS
+    assert scenario.run.jobs[0].outputs == {"n": 1e20}
 
 
 def test_names_are_cut() -> None:
     """A rendered name of almost 1 MiB would be useless."""
-    world = play(f'jobs: {{a: {{runs-on: web, name: "{MEGABYTE}", steps: [{{run: x, name: "{MEGABYTE}"}}]}}}}')
-    assert len(world.run.jobs[0].name) == NAME_LENGTH_MAX
-    assert len(world.run.jobs[0].steps[0].name) == NAME_LENGTH_MAX
+    scenario = play(f'jobs: {{a: {{runs-on: web, name: "{MEGABYTE}", steps: [{{run: x, name: "{MEGABYTE}"}}]}}}}')
+    assert len(scenario.run.jobs[0].name) == NAME_LENGTH_MAX
+    assert len(scenario.run.jobs[0].steps[0].name) == NAME_LENGTH_MAX
 
 
 def test_a_group_that_cannot_be_fails_the_job() -> None:
     """A group with an empty name or a name of 1 MiB can never have a server, so the job fails at once with a message."""
     for group in ("${{ '' }}", MEGABYTE):
-        world = play(f'jobs: {{a: {{runs-on: "{group}", steps: [{{run: x}}]}}}}')
-        assert world.run.conclusion is Conclusion.FAILURE
-        assert "group" in world.run.jobs[0].reason.text
+        scenario = play(f'jobs: {{a: {{runs-on: "{group}", steps: [{{run: x}}]}}}}')
+        assert scenario.run.conclusion is Conclusion.FAILURE
+        assert "group" in scenario.run.jobs[0].reason.text
 
 
 def test_a_sleep_that_overflows_fails_its_step() -> None:
     """A duration of four hundred digits exceeds 366 days, and does not stall the run."""
     digits = "1" + "0" * 400
-    world = play(
+    scenario = play(
         f"jobs: {{a: {{runs-on: web, steps: [{{uses: sleep, with: {{duration: \"${{{{ fromJSON('{digits}') }}}}\"}}}}]}}}}"
     )
-    assert world.run.conclusion is Conclusion.FAILURE
+    assert scenario.run.conclusion is Conclusion.FAILURE
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,6 @@ def test_a_sleep_that_overflows_fails_its_step() -> None:
 def test_a_loop_that_cannot_be_fails_its_step(given: dict[str, object], said: str) -> None:
     """Values from expressions are checked when the step starts."""
     step = {"uses": "loop", "with": {**given, "steps": [{"run": "x"}]}}
-    world = play(json.dumps({"jobs": {"a": {"runs-on": "web", "steps": [step]}}}), "connect web-1 web\nstart")
-    assert world.run.conclusion is Conclusion.FAILURE
-    assert said in world.run.jobs[0].steps[0].reason.text
+    scenario = play(json.dumps({"jobs": {"a": {"runs-on": "web", "steps": [step]}}}), "connect web-1 web\nstart")
+    assert scenario.run.conclusion is Conclusion.FAILURE
+    assert said in scenario.run.jobs[0].steps[0].reason.text

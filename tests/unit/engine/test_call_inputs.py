@@ -34,9 +34,9 @@ def composite(declaration: str, value: str) -> Scenario:
     """Returns a run whose second step is a composite step with the first step's output `value` as its input."""
     files = {"steps/deploy/step.yml": f"inputs: {{to: {declaration}}}\nsteps: [{{run: 'deploy ${{{{ inputs.to }}}}'}}]"}
     steps = "[{id: pick, run: pick}, {id: deploy, uses: ./steps/deploy, with: {to: '${{ steps.pick.outputs.value }}'}}]"
-    world = Scenario(f"jobs: {{a: {{runs-on: web, steps: {steps}}}}}", files)
-    world.play(f"connect web-1 web\nstart\nfinish a/pick 'out.value={value}'")
-    return world
+    scenario = Scenario(f"jobs: {{a: {{runs-on: web, steps: {steps}}}}}", files)
+    scenario.play(f"connect web-1 web\nstart\nfinish a/pick 'out.value={value}'")
+    return scenario
 
 
 def call(declaration: str, value: str) -> Scenario:
@@ -45,14 +45,14 @@ def call(declaration: str, value: str) -> Scenario:
         "workflows/callee.yml": f"on: {{workflow_call: {{inputs: {{to: {declaration}}}}}}}\n"
         "jobs: {work: {runs-on: web, steps: [{run: 'deploy ${{ inputs.to }}'}]}}"
     }
-    world = Scenario(
+    scenario = Scenario(
         "jobs:\n"
         "  a: {runs-on: web, steps: [{id: pick, run: pick}], outputs: {value: '${{ steps.pick.outputs.value }}'}}\n"
         "  call: {needs: a, uses: ./workflows/callee.yml, with: {to: '${{ needs.a.outputs.value }}'}}\n",
         files,
     )
-    world.play(f"connect web-1 web\nstart\nfinish a/pick 'out.value={value}'")
-    return world
+    scenario.play(f"connect web-1 web\nstart\nfinish a/pick 'out.value={value}'")
+    return scenario
 
 
 def check_failure(conclusion: Conclusion | None, reason: Reason, value: str, expected: str) -> None:
@@ -68,8 +68,8 @@ def test_a_wrong_value_fails_the_composite_step_before_anything_in_it_runs(
     declaration: str, value: str, expected: str
 ) -> None:
     """A `choice` or `pattern` protects a script only if values that are known late are checked too."""
-    world = composite(declaration, value)
-    step = world.run.jobs[0].steps_by_id[StepId("deploy")]
+    scenario = composite(declaration, value)
+    step = scenario.run.jobs[0].steps_by_id[StepId("deploy")]
     assert not step.blocks
     check_failure(step.conclusion, step.reason, value, expected)
 
@@ -107,11 +107,11 @@ def test_a_choice_that_is_not_given_is_its_first_option() -> None:
         "workflows/callee.yml": f"on: workflow_call\n{callee}jobs: {{work: {{runs-on: web, {work}}}}}",
         "steps/deploy/step.yml": callee + work,
     }
-    world = Scenario(
+    scenario = Scenario(
         "jobs:\n  call: {uses: ./workflows/callee.yml}\n  a: {runs-on: web, steps: [{uses: ./steps/deploy}]}", files
     )
-    world.play("connect web-1 web\nstart")
-    called, job = world.run.jobs[0], world.run.jobs_by_id[JobId("a")]
+    scenario.play("connect web-1 web\nstart")
+    called, job = scenario.run.jobs[0], scenario.run.jobs_by_id[JobId("a")]
     assert called.children is not None
     assert called.children.scope is not None
     assert called.children.scope.inputs == {"to": "staging"}
@@ -121,11 +121,11 @@ def test_a_choice_that_is_not_given_is_its_first_option() -> None:
 def test_null_from_an_expression_is_a_value_that_is_not_given() -> None:
     """The default is used; without one, a required input fails with a reason that says so."""
     files = {"steps/deploy/step.yml": "inputs: {to: {required: true}}\nsteps: [{run: 'deploy ${{ inputs.to }}'}]"}
-    world = Scenario(
+    scenario = Scenario(
         "jobs: {a: {runs-on: web, steps: [{id: deploy, uses: ./steps/deploy, with: {to: '${{ null }}'}}]}}", files
     )
-    world.play("connect web-1 web\nstart")
-    step = world.run.jobs[0].steps_by_id[StepId("deploy")]
+    scenario.play("connect web-1 web\nstart")
+    step = scenario.run.jobs[0].steps_by_id[StepId("deploy")]
     assert step.reason.text == 'input "to" is required, and the value given is null'
 
 
@@ -150,9 +150,9 @@ def test_a_secret_never_passes_a_check_that_cannot_look_at_it(declaration: str, 
         "steps: [{id: inner, uses: ./steps/inner, with: {to: '${{ inputs.to }}'}}]",
     }
     uses = "{id: outer, uses: ./steps/outer, with: {to: '${{ secrets.TOKEN }}'}}"
-    world = Scenario(f"jobs: {{a: {{runs-on: web, steps: [{uses}]}}}}", files)
-    world.play("connect web-1 web\nstart")
-    step = world.run.jobs[0].steps_by_id[StepId("outer/inner")]
+    scenario = Scenario(f"jobs: {{a: {{runs-on: web, steps: [{uses}]}}}}", files)
+    scenario.play("connect web-1 web\nstart")
+    step = scenario.run.jobs[0].steps_by_id[StepId("outer/inner")]
     assert step.conclusion is Conclusion.FAILURE
     assert step.reason.code.value == "input-invalid"
     assert expected in step.reason.text
@@ -165,8 +165,8 @@ def test_text_and_json_may_hold_secrets() -> None:
         "inputs: {text: {}, data: {type: json}}\nsteps: [{run: 'deploy ${{ inputs.text }} ${{ inputs.data.token }}'}]"
     )
     uses = "{id: a, uses: ./steps/inner, with: {text: 'x ${{ secrets.A }}', data: {token: '${{ secrets.B }}'}}}"
-    world = Scenario(f"jobs: {{a: {{runs-on: web, steps: [{uses}]}}}}", {"steps/inner/step.yml": inner})
-    world.play("connect web-1 web\nstart")
-    (inner_step,) = world.run.jobs[0].steps_by_id[StepId("a")].blocks[0].steps
+    scenario = Scenario(f"jobs: {{a: {{runs-on: web, steps: [{uses}]}}}}", {"steps/inner/step.yml": inner})
+    scenario.play("connect web-1 web\nstart")
+    (inner_step,) = scenario.run.jobs[0].steps_by_id[StepId("a")].blocks[0].steps
     assert inner_step.plan.secrets == ("A", "B")
     assert inner_step.attempts

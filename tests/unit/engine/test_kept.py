@@ -14,26 +14,26 @@ MATRIX = "jobs: {a: {strategy: {matrix: {x: [1, 2, 3]}, max-parallel: 1}, runs-o
 
 def test_kept_instances_are_kept_when_another_one_fails_again() -> None:
     """Fail-fast cancels only instances that have not started; instances reused from the earlier run are not affected."""
-    world = Scenario(MATRIX)
-    world.kept = Kept(run=RunId("01J00000000000000000000001"), jobs={"a[2]": KeptJob(conclusion=Conclusion.SUCCESS)})
-    world.play("connect web-1 web\nstart\nfinish a[1]/1 failure")
-    ends = {str(job.id): job for job in world.run.jobs}
+    scenario = Scenario(MATRIX)
+    scenario.kept = Kept(run=RunId("01J00000000000000000000001"), jobs={"a[2]": KeptJob(conclusion=Conclusion.SUCCESS)})
+    scenario.play("connect web-1 web\nstart\nfinish a[1]/1 failure")
+    ends = {str(job.id): job for job in scenario.run.jobs}
     assert ends["a[1]"].conclusion is Conclusion.FAILURE
     assert ends["a[2]"].conclusion is Conclusion.SUCCESS
     assert ends["a[2]"].reason.code is ReasonCode.KEPT
     assert ends["a[3]"].conclusion is Conclusion.CANCELLED
-    assert world.run.conclusion is Conclusion.FAILURE
+    assert scenario.run.conclusion is Conclusion.FAILURE
 
 
 def test_what_depends_on_something_that_is_done_again_is_done_again() -> None:
     """This applies to indirect dependants that succeeded, too: they used results that are no longer valid."""
-    world = Scenario(
+    scenario = Scenario(
         "jobs:\n  a: {runs-on: web, steps: [{run: work}]}\n"
         "  b: {needs: a, if: always(), runs-on: web, steps: [{run: work}]}\n"
         "  c: {needs: b, if: always(), runs-on: web, steps: [{run: work}]}\n"
         "  d: {runs-on: web, steps: [{run: work}]}\n"
     )
-    world.play("connect web-1 web\nstart\nfinish a/1 failure\nfinish b/1\nfinish c/1\nfinish d/1")
-    kept = rerun.select(world.run, world.plan, rerun.Wish(is_failed=True)).kept
+    scenario.play("connect web-1 web\nstart\nfinish a/1 failure\nfinish b/1\nfinish c/1\nfinish d/1")
+    kept = rerun.select(scenario.run, scenario.plan, rerun.Wish(is_failed=True)).kept
     assert kept is not None
     assert list(kept.jobs) == ["d"]

@@ -29,11 +29,11 @@ jobs:
 @pytest.mark.parametrize("script", ["wait 2m\nfinish a[web-1]/1[0]/1[0]/1 timed-out", "disconnect web-1"])
 def test_a_loop_inside_of_one_that_is_over_begins_no_further_pass(script: str) -> None:
     """The outer loop has timed out, or its job is skipped."""
-    world = Scenario(LOOPS)
+    scenario = Scenario(LOOPS)
     slots = 0 if "disconnect" in script else 1
-    world.play(f"connect web-1 web slots={slots}\nstart\n{script}")
-    assert world.run.is_completed
-    assert sum(isinstance(event, events.BlockStarted) for event in world.history) == 2
+    scenario.play(f"connect web-1 web slots={slots}\nstart\n{script}")
+    assert scenario.run.is_completed
+    assert sum(isinstance(event, events.BlockStarted) for event in scenario.history) == 2
 
 
 CALLEE = {
@@ -49,21 +49,21 @@ jobs:
 
 def test_after_a_cancel_jobs_of_a_called_workflow_run_by_their_own_if() -> None:
     """They behave like jobs of the file itself: those with `always()` run, the others are cancelled."""
-    world = Scenario("jobs: {call: {uses: ./workflows/callee.yml}}", CALLEE)
-    world.play("connect web-1 web\nstart\ncancel\nfinish call/work/1 cancelled\nfinish call/tidy/1")
-    ends = {str(job.id): job.conclusion for job in world.run.jobs}
+    scenario = Scenario("jobs: {call: {uses: ./workflows/callee.yml}}", CALLEE)
+    scenario.play("connect web-1 web\nstart\ncancel\nfinish call/work/1 cancelled\nfinish call/tidy/1")
+    ends = {str(job.id): job.conclusion for job in scenario.run.jobs}
     assert ends["call/tidy"] is Conclusion.SUCCESS
-    assert ends["call/more"] is ends["call"] is world.run.conclusion is Conclusion.CANCELLED
+    assert ends["call/more"] is ends["call"] is scenario.run.conclusion is Conclusion.CANCELLED
 
 
 def test_a_call_that_begins_after_a_cancel_does_its_work() -> None:
     """A job whose `if` starts it after the cancel is not affected, and neither are the jobs that it calls."""
-    world = Scenario(
+    scenario = Scenario(
         "jobs:\n  a: {runs-on: web, steps: [{run: work}]}\n"
         "  clean: {needs: a, if: always(), uses: ./workflows/callee.yml}\n",
         CALLEE,
     )
-    world.play("connect web-1 web\nstart\ncancel\nfinish a/1 cancelled")
-    world.play("finish clean/work/1\nfinish clean/tidy/1\nfinish clean/more/1")
-    assert all(job.conclusion is Conclusion.SUCCESS for job in world.run.jobs if job.id.startswith("clean"))
-    assert world.run.conclusion is Conclusion.CANCELLED
+    scenario.play("connect web-1 web\nstart\ncancel\nfinish a/1 cancelled")
+    scenario.play("finish clean/work/1\nfinish clean/tidy/1\nfinish clean/more/1")
+    assert all(job.conclusion is Conclusion.SUCCESS for job in scenario.run.jobs if job.id.startswith("clean"))
+    assert scenario.run.conclusion is Conclusion.CANCELLED

@@ -16,8 +16,8 @@ jobs:
 
 def test_a_failure_is_not_skipped_when_the_server_is_away_at_the_next_try() -> None:
     """The instance has already started there, so its next try waits for the server until the job times out."""
-    world = Scenario(RETRIED)
-    world.play("connect web-1 web\nstart\nfinish a[web-1]/1 failure\ndisconnect web-1\nwait 10s")
-    assert not world.run.is_completed
-    world.play("connect web-1 web\nfinish a[web-1]/1 failure")
-    assert world.run.conclusion is Conclusion.FAILURE
+    scenario = Scenario(RETRIED)
+    scenario.play("connect web-1 web\nstart\nfinish a[web-1]/1 failure\ndisconnect web-1\nwait 10s")
+    assert not scenario.run.is_completed
+    scenario.play("connect web-1 web\nfinish a[web-1]/1 failure")
+    assert scenario.run.conclusion is Conclusion.FAILURE

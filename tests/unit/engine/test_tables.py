@@ -86,10 +86,10 @@ def owners(run: Run, job: Job) -> set[str]:
 @pytest.mark.parametrize(("name", "script"), SCRIPTS.items(), ids=SCRIPTS)
 def test_whatever_is_not_over_has_an_owner_and_a_deadline(name: str, script: str) -> None:
     """A queued job waits for its needs and the run's timeout; any other job has an owner and its own timer."""
-    world = Scenario(WORKFLOW)
+    scenario = Scenario(WORKFLOW)
     for line in script.splitlines():
-        world.play(line)
-        run = world.run
+        scenario.play(line)
+        run = scenario.run
         if not run.seq or run.is_completed:
             continue
         for job in run.jobs:
@@ -109,18 +109,18 @@ def test_whatever_is_not_over_has_an_owner_and_a_deadline(name: str, script: str
 @pytest.mark.parametrize(("name", "script"), SCRIPTS.items(), ids=SCRIPTS)
 def test_time_alone_ends_whatever_no_agent_holds(name: str, script: str) -> None:
     """Without servers, people and reports, timers end every run unless an agent holds one of its attempts."""
-    world = Scenario(f"timeout-minutes: 600{WORKFLOW}")
-    world.play(script)
-    world.play("wait 1d")
+    scenario = Scenario(f"timeout-minutes: 600{WORKFLOW}")
+    scenario.play(script)
+    scenario.play("wait 1d")
     holders = {
-        attempt.agent for job in world.run.jobs for step in job.steps for attempt in step.attempts if attempt.is_open
+        attempt.agent for job in scenario.run.jobs for step in job.steps for attempt in step.attempts if attempt.is_open
     }
-    assert world.run.is_completed or holders
-    for job in world.run.jobs:
+    assert scenario.run.is_completed or holders
+    for job in scenario.run.jobs:
         step = job.current
         if step is not None and step.last is not None and step.last.is_open:
             # The agent has been notified; what remains is its report, or that it is given up.
-            cancels = [command for command in outstanding(world.run) if isinstance(command, commands.CancelTask)]
+            cancels = [command for command in outstanding(scenario.run) if isinstance(command, commands.CancelTask)]
             assert [(command.job, command.step) for command in cancels] == [(job.id, step.id)]
-            world.play(f"lost {job.id}/{step.id}")
-    assert world.run.is_completed, name
+            scenario.play(f"lost {job.id}/{step.id}")
+    assert scenario.run.is_completed, name

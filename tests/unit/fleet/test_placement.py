@@ -11,7 +11,7 @@ from waterflowd.model.reasons import Reason, ReasonCode
 NODES = frozenset({"shell", "log"})
 
 
-class World:
+class Fleet:
     """A registry and a placement, with short names."""
 
     def __init__(self) -> None:
@@ -54,83 +54,83 @@ def attempt(run: str, step: str = "1") -> AttemptId:
 
 def test_a_new_job_goes_to_the_server_with_the_most_free_slots() -> None:
     """It goes to the least loaded of the connected servers of the group."""
-    world = World()
-    world.connect("small", "web", slots=2)
-    world.connect("large", "web", slots=3)
-    world.connect("other", "db", slots=9)
-    assert [world.place(request(run)) for run in "abcde"] == ["large", "small", "large", "small", "large"]
-    assert world.place(request("f")) == "no-free-slot"
+    fleet = Fleet()
+    fleet.connect("small", "web", slots=2)
+    fleet.connect("large", "web", slots=3)
+    fleet.connect("other", "db", slots=9)
+    assert [fleet.place(request(run)) for run in "abcde"] == ["large", "small", "large", "small", "large"]
+    assert fleet.place(request("f")) == "no-free-slot"
 
 
 def test_a_step_of_a_started_job_goes_to_its_own_server_alone() -> None:
     """The job keeps its server even if another server has more free slots."""
-    world = World()
-    world.connect("mine", "web", slots=1)
-    world.connect("roomy", "web", slots=9)
-    assert world.place(request("a", agent="mine")) == "mine"
-    assert world.place(request("b", agent="mine")) == "no-free-slot"
+    fleet = Fleet()
+    fleet.connect("mine", "web", slots=1)
+    fleet.connect("roomy", "web", slots=9)
+    assert fleet.place(request("a", agent="mine")) == "mine"
+    assert fleet.place(request("b", agent="mine")) == "no-free-slot"
 
 
 def test_steps_of_started_jobs_go_before_new_jobs() -> None:
     """A free slot goes to a job that waits for this server, even if a new job has waited longer."""
-    world = World()
-    mine = world.connect("mine", "web")
-    assert world.place(request("running")) == mine
-    world.place(request("new"))
-    world.place(request("running", agent="mine", step="2"))
-    world.placement.free(mine, attempt("running"))
-    assert world.assigned() == [("running", mine)]
+    fleet = Fleet()
+    mine = fleet.connect("mine", "web")
+    assert fleet.place(request("running")) == mine
+    fleet.place(request("new"))
+    fleet.place(request("running", agent="mine", step="2"))
+    fleet.placement.free(mine, attempt("running"))
+    assert fleet.assigned() == [("running", mine)]
 
 
 def test_a_new_job_does_not_overtake_a_started_one() -> None:
     """While a step of a started job waits for a server, that server has no room for a new job."""
-    world = World()
-    mine = world.connect("mine", "web")
-    world.place(request("a"))
-    world.place(request("a", agent="mine", step="2"))
-    world.placement.free(mine, attempt("a"))
-    assert world.place(request("new")) == "no-free-slot"
-    assert world.assigned() == [("a", mine)]
+    fleet = Fleet()
+    mine = fleet.connect("mine", "web")
+    fleet.place(request("a"))
+    fleet.place(request("a", agent="mine", step="2"))
+    fleet.placement.free(mine, attempt("a"))
+    assert fleet.place(request("new")) == "no-free-slot"
+    assert fleet.assigned() == [("a", mine)]
 
 
 def test_within_a_kind_the_oldest_goes_first() -> None:
     """Requests of one group get their slots in the order in which they arrived."""
-    world = World()
+    fleet = Fleet()
     for run in ("first", "second", "third"):
-        world.place(request(run))
-    mine = world.connect("mine", "web", slots=2)
-    assert world.assigned() == [("first", mine), ("second", mine)]
-    assert world.placement.waiting == 1
+        fleet.place(request(run))
+    mine = fleet.connect("mine", "web", slots=2)
+    assert fleet.assigned() == [("first", mine), ("second", mine)]
+    assert fleet.placement.waiting == 1
 
 
 def test_the_oldest_goes_first_across_the_groups_of_a_server() -> None:
     """A server in two groups serves the request that has waited longest, whichever group it names, so neither starves."""
-    world = World()
-    world.enroll("mine", "web", "db")
-    world.place(request("older", "db"))
-    world.place(request("newer", "web"))
-    mine = world.connect("mine")
-    assert world.assigned() == [("older", mine)]
+    fleet = Fleet()
+    fleet.enroll("mine", "web", "db")
+    fleet.place(request("older", "db"))
+    fleet.place(request("newer", "web"))
+    mine = fleet.connect("mine")
+    assert fleet.assigned() == [("older", mine)]
 
 
 def test_a_want_that_no_server_can_take_does_not_hold_up_the_others() -> None:
     """A request for a node that no server has waits with that reason, while later requests get their slots."""
-    world = World()
-    mine = world.connect("mine", "web", slots=1, nodes=frozenset({"shell"}))
-    assert world.place(request("docker", node="docker")) == "no-server-with-node"
-    world.place(request("behind"))
-    assert world.assigned() == [("behind", mine)]
-    assert world.placement.waiting == 1
+    fleet = Fleet()
+    mine = fleet.connect("mine", "web", slots=1, nodes=frozenset({"shell"}))
+    assert fleet.place(request("docker", node="docker")) == "no-server-with-node"
+    fleet.place(request("behind"))
+    assert fleet.assigned() == [("behind", mine)]
+    assert fleet.placement.waiting == 1
 
 
 def test_a_job_goes_where_the_nodes_of_all_its_steps_are() -> None:
     """A job keeps its server, so the nodes of all its steps count from the first step on; the reason names missing ones."""
-    world = World()
-    world.connect("many-slots", "web", slots=9, nodes=frozenset({"shell", "shop/a"}))
-    world.connect("both", "web", nodes=frozenset({"shell", "shop/a", "shop/b"}))
-    assert world.place(request("a", later="shop/a shop/b")) == "both"
+    fleet = Fleet()
+    fleet.connect("many-slots", "web", slots=9, nodes=frozenset({"shell", "shop/a"}))
+    fleet.connect("both", "web", nodes=frozenset({"shell", "shop/a", "shop/b"}))
+    assert fleet.place(request("a", later="shop/a shop/b")) == "both"
 
-    nobody = world.placement.request(request("b", later="shop/a shop/c"))
+    nobody = fleet.placement.request(request("b", later="shop/a shop/c"))
     assert isinstance(nobody, Reason)
     assert nobody.code is ReasonCode.NO_SERVER_WITH_NODE
     assert nobody.facts["node"] == "shop/c"
@@ -139,11 +139,11 @@ def test_a_job_goes_where_the_nodes_of_all_its_steps_are() -> None:
 
 def test_nodes_that_only_stand_on_different_servers_are_a_reason_too() -> None:
     """The reason also covers the case where each node exists somewhere but no single server has all of them."""
-    world = World()
-    world.connect("one", "web", nodes=frozenset({"shell", "shop/a"}))
-    world.connect("two", "web", nodes=frozenset({"shell", "shop/b"}))
+    fleet = Fleet()
+    fleet.connect("one", "web", nodes=frozenset({"shell", "shop/a"}))
+    fleet.connect("two", "web", nodes=frozenset({"shell", "shop/b"}))
 
-    nobody = world.placement.request(request("a", later="shop/a shop/b"))
+    nobody = fleet.placement.request(request("a", later="shop/a shop/b"))
 
     assert isinstance(nobody, Reason)
     assert nobody.text.endswith("and all the other nodes that the job uses")
@@ -151,166 +151,166 @@ def test_nodes_that_only_stand_on_different_servers_are_a_reason_too() -> None:
 
 def test_a_node_that_comes_later_is_news_for_what_waits() -> None:
     """A server that reconnects with the node gets the waiting job."""
-    world = World()
-    mine = world.connect("mine", "web")
-    assert world.place(request("a", later="shop/a")) == "no-server-with-node"
-    assert world.assigned() == []
+    fleet = Fleet()
+    mine = fleet.connect("mine", "web")
+    assert fleet.place(request("a", later="shop/a")) == "no-server-with-node"
+    assert fleet.assigned() == []
 
-    world.connect("mine", nodes=NODES | {"shop/a"})
+    fleet.connect("mine", nodes=NODES | {"shop/a"})
 
-    assert world.assigned() == [("a", mine)]
+    assert fleet.assigned() == [("a", mine)]
 
 
 def test_the_reason_says_what_is_missing() -> None:
     """There are four reasons: no server enrolled, none connected, none with the node, none with a free slot."""
-    world = World()
-    assert world.place(request("a")) == "no-server-in-group"
-    world.enroll("mine", "web")
-    assert world.place(request("b")) == "no-server-connected"
-    world.connect("mine", nodes=frozenset({"log"}))
-    assert world.place(request("c")) == "no-server-with-node"
-    world.connect("mine", slots=0)
-    assert world.place(request("d")) == "no-free-slot"
+    fleet = Fleet()
+    assert fleet.place(request("a")) == "no-server-in-group"
+    fleet.enroll("mine", "web")
+    assert fleet.place(request("b")) == "no-server-connected"
+    fleet.connect("mine", nodes=frozenset({"log"}))
+    assert fleet.place(request("c")) == "no-server-with-node"
+    fleet.connect("mine", slots=0)
+    assert fleet.place(request("d")) == "no-free-slot"
 
 
 def test_news_tells_each_changed_reason_once() -> None:
     """A waiting request is notified only when its reason changes."""
-    world = World()
-    world.place(request("a"))
-    assert world.placement.changed_reasons() == []
-    world.enroll("mine", "web")
-    told = world.placement.changed_reasons()
+    fleet = Fleet()
+    fleet.place(request("a"))
+    assert fleet.placement.changed_reasons() == []
+    fleet.enroll("mine", "web")
+    told = fleet.placement.changed_reasons()
     assert [(item.attempt.run, why.code) for item, why in told] == [("a", ReasonCode.NO_SERVER_CONNECTED)]
-    assert world.placement.changed_reasons() == []
+    assert fleet.placement.changed_reasons() == []
 
 
 def test_slots_are_held_over_a_disconnection() -> None:
     """Running attempts keep their slots, so a server that reconnects has no more free slots than before."""
-    world = World()
-    mine = world.connect("mine", "web", slots=1)
-    world.place(request("a"))
-    world.placement.disconnect(mine, 5, "cut")
-    assert world.place(request("b")) == "no-server-connected"
-    world.connect("mine", slots=1)
-    assert world.assigned() == []
-    world.placement.free(mine, attempt("a"))
-    assert world.assigned() == [("b", mine)]
+    fleet = Fleet()
+    mine = fleet.connect("mine", "web", slots=1)
+    fleet.place(request("a"))
+    fleet.placement.disconnect(mine, 5, "cut")
+    assert fleet.place(request("b")) == "no-server-connected"
+    fleet.connect("mine", slots=1)
+    assert fleet.assigned() == []
+    fleet.placement.free(mine, attempt("a"))
+    assert fleet.assigned() == [("b", mine)]
 
 
 def test_a_server_that_comes_back_with_fewer_slots_gets_nothing_until_it_has_room() -> None:
     """Only the number of slots that the server grants now counts."""
-    world = World()
-    mine = world.connect("mine", "web", slots=2)
-    world.place(request("a"))
-    world.place(request("b"))
-    world.connect("mine", slots=1)
-    world.placement.free(mine, attempt("a"))
-    assert world.place(request("c")) == "no-free-slot"
-    world.placement.free(mine, attempt("b"))
-    assert world.assigned() == [("c", mine)]
+    fleet = Fleet()
+    mine = fleet.connect("mine", "web", slots=2)
+    fleet.place(request("a"))
+    fleet.place(request("b"))
+    fleet.connect("mine", slots=1)
+    fleet.placement.free(mine, attempt("a"))
+    assert fleet.place(request("c")) == "no-free-slot"
+    fleet.placement.free(mine, attempt("b"))
+    assert fleet.assigned() == [("c", mine)]
 
 
 def test_a_withdrawn_want_gets_nothing() -> None:
     """A cancelled request leaves every queue, and cancelling it twice does no harm."""
-    world = World()
-    world.place(request("a"))
-    world.placement.cancel(attempt("a"))
-    world.placement.cancel(attempt("a"))
-    world.connect("mine", "web")
-    assert world.assigned() == []
-    assert world.placement.waiting == 0
+    fleet = Fleet()
+    fleet.place(request("a"))
+    fleet.placement.cancel(attempt("a"))
+    fleet.placement.cancel(attempt("a"))
+    fleet.connect("mine", "web")
+    assert fleet.assigned() == []
+    assert fleet.placement.waiting == 0
 
 
 def test_a_forgotten_run_has_neither_wants_nor_slots() -> None:
     """All requests and slots of the run are dropped, and those of other runs stay."""
-    world = World()
-    mine = world.connect("mine", "web", slots=1)
-    world.place(request("a"))
-    world.place(request("a", agent="mine", step="2"))
-    world.place(request("b"))
-    world.placement.forget(RunId("a"))
-    assert world.assigned() == [("b", mine)]
-    assert list(world.placement.server(mine).taken) == [attempt("b")]
+    fleet = Fleet()
+    mine = fleet.connect("mine", "web", slots=1)
+    fleet.place(request("a"))
+    fleet.place(request("a", agent="mine", step="2"))
+    fleet.place(request("b"))
+    fleet.placement.forget(RunId("a"))
+    assert fleet.assigned() == [("b", mine)]
+    assert list(fleet.placement.server(mine).taken) == [attempt("b")]
 
 
 def test_what_recovery_holds_is_taken() -> None:
     """An attempt that is on a server according to the log holds its slot before the server reconnects."""
-    world = World()
-    world.placement.hold(AgentId("mine"), attempt("a"))
-    mine = world.connect("mine", "web", slots=1)
-    assert world.place(request("b")) == "no-free-slot"
-    world.placement.free(mine, attempt("a"))
-    assert world.assigned() == [("b", mine)]
+    fleet = Fleet()
+    fleet.placement.hold(AgentId("mine"), attempt("a"))
+    mine = fleet.connect("mine", "web", slots=1)
+    assert fleet.place(request("b")) == "no-free-slot"
+    fleet.placement.free(mine, attempt("a"))
+    assert fleet.assigned() == [("b", mine)]
 
 
 def test_a_revoked_server_gets_nothing_although_its_session_is_still_open() -> None:
     """It gets neither new jobs nor further steps of its jobs, although its session is closed a moment later."""
-    world = World()
-    mine = world.connect("mine", "web", slots=2)
-    world.place(request("a"))
-    world.registry.apply(events.AgentRevoked(at=2, by="test", agent=mine))
-    world.placement.enrollment_changed(mine, ("web",))
-    assert world.place(request("a", agent="mine", step="2")) == "server-lost"
-    assert world.place(request("b")) == "no-server-in-group"
-    world.placement.free(mine, attempt("a"))
-    assert world.assigned() == []
+    fleet = Fleet()
+    mine = fleet.connect("mine", "web", slots=2)
+    fleet.place(request("a"))
+    fleet.registry.apply(events.AgentRevoked(at=2, by="test", agent=mine))
+    fleet.placement.enrollment_changed(mine, ("web",))
+    assert fleet.place(request("a", agent="mine", step="2")) == "server-lost"
+    assert fleet.place(request("b")) == "no-server-in-group"
+    fleet.placement.free(mine, attempt("a"))
+    assert fleet.assigned() == []
 
 
 def test_freeing_what_is_not_held_gives_no_slot() -> None:
     """A second `free` for an attempt changes nothing."""
-    world = World()
-    mine = world.connect("mine", "web", slots=1)
-    world.place(request("a"))
-    world.placement.free(mine, attempt("b"))
-    assert world.place(request("c")) == "no-free-slot"
-    assert world.assigned() == []
+    fleet = Fleet()
+    mine = fleet.connect("mine", "web", slots=1)
+    fleet.place(request("a"))
+    fleet.placement.free(mine, attempt("b"))
+    assert fleet.place(request("c")) == "no-free-slot"
+    assert fleet.assigned() == []
 
 
 def test_a_question_that_was_answered_and_is_asked_again_has_one_slot() -> None:
     """If the job got its server meanwhile, a slot of another branch on that server is kept, and one elsewhere is returned."""
-    world = World()
-    world.connect("one", "web", slots=2)
-    world.connect("two", "web", slots=2)
-    assert world.place(request("a", step="x")) == "one"
-    assert world.place(request("a", step="x", agent="one")) == "one"
-    assert world.placement.server(AgentId("one")).free == 1
-    assert world.place(request("a", step="x", agent="two")) == "two"
-    assert [world.placement.server(AgentId(name)).free for name in ("one", "two")] == [2, 1]
+    fleet = Fleet()
+    fleet.connect("one", "web", slots=2)
+    fleet.connect("two", "web", slots=2)
+    assert fleet.place(request("a", step="x")) == "one"
+    assert fleet.place(request("a", step="x", agent="one")) == "one"
+    assert fleet.placement.server(AgentId("one")).free == 1
+    assert fleet.place(request("a", step="x", agent="two")) == "two"
+    assert [fleet.placement.server(AgentId(name)).free for name in ("one", "two")] == [2, 1]
 
 
 def test_a_server_that_is_avoided_gets_the_job_only_when_there_is_no_other() -> None:
     """If two servers become free at the same time, the one that is not avoided is used."""
-    world = World()
+    fleet = Fleet()
     for name in ("bad", "good"):
-        world.connect(name, "web")
-        world.place(request(f"holds-{name}"))
+        fleet.connect(name, "web")
+        fleet.place(request(f"holds-{name}"))
     avoiding = SlotRequest(attempt("a"), "web", "shell", None, (), (AgentId("bad"),))
-    assert world.place(avoiding) == "no-free-slot"
+    assert fleet.place(avoiding) == "no-free-slot"
     for name in ("bad", "good"):
-        world.placement.free(AgentId(name), attempt(f"holds-{name}"))
-    assert world.assigned() == [("a", "good")]
-    assert world.place(SlotRequest(attempt("b"), "web", "shell", None, (), (AgentId("bad"),))) == "bad"
+        fleet.placement.free(AgentId(name), attempt(f"holds-{name}"))
+    assert fleet.assigned() == [("a", "good")]
+    assert fleet.place(SlotRequest(attempt("b"), "web", "shell", None, (), (AgentId("bad"),))) == "bad"
 
 
 def test_kept_surveys_are_looked_at_only_when_servers_have_changed() -> None:
     """An answer that cannot have changed is not computed again."""
-    world = World()
+    fleet = Fleet()
     survey = ServerListRequest(RunId("a"), JobId("each"))
-    assert isinstance(world.placement.list_servers(survey, "web", ()), Reason)
-    assert world.placement.changed_lists() == []
-    world.connect("one", "web")
-    [(asked, found)] = world.placement.changed_lists()
+    assert isinstance(fleet.placement.list_servers(survey, "web", ()), Reason)
+    assert fleet.placement.changed_lists() == []
+    fleet.connect("one", "web")
+    [(asked, found)] = fleet.placement.changed_lists()
     assert asked == survey
     assert not isinstance(found, Reason)
     assert [entry.name for entry in found] == ["one"]
-    assert world.placement.changed_lists() == []
+    assert fleet.placement.changed_lists() == []
 
 
 def test_a_server_that_was_not_seen_yet_is_not_away() -> None:
     """After the daemon starts, servers have some time to connect before they count as offline."""
-    world = World()
-    world.placement.is_gathering = True
-    world.enroll("one", "web")
-    assert world.place(request("a", agent="one")) == "no-server-connected"
-    world.placement.gathered()
-    assert [why.code.value for _, why in world.placement.changed_reasons()] == ["server-unreachable"]
+    fleet = Fleet()
+    fleet.placement.is_gathering = True
+    fleet.enroll("one", "web")
+    assert fleet.place(request("a", agent="one")) == "no-server-connected"
+    fleet.placement.gathered()
+    assert [why.code.value for _, why in fleet.placement.changed_reasons()] == ["server-unreachable"]

@@ -10,6 +10,7 @@ Rules of this package
 - One thread, one `epoll`, no polling: SIGCHLD and pidfds report exits, readable pipes report output.
 - Write first: a result is on disk before it is sent to the agent.
 - A name is started at most once: its `record`, which is written before the process starts, makes sure of that.
+- A process of a step is a descendant of the runner (its reaper), and cannot connect to it as its agent.
 - An unknown outcome is `lost`, never a success.
 
 Modules, in reading order: `protocol` (frames and requests), `spool` (output on disk), `attempt_directory` (the files of one

@@ -8,6 +8,8 @@ does not read is disconnected when `UNSENT_BYTES_MAX` wait for it. Nothing is lo
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
 
@@ -22,6 +24,7 @@ LAZY_MS = 20
 UNSENT_BYTES_MAX = 4 * 1024 * 1024
 _RECEIVE_BYTES = 65_536
 _CREDENTIALS = struct.Struct("3i")
+_SO_PEERPIDFD = 77
 
 
 class AgentConnection:
@@ -44,11 +47,25 @@ class AgentConnection:
         """The socket's descriptor."""
         return self._socket.fileno()
 
-    def peer_uid(self) -> int:
-        """The user of the peer, from the kernel."""
+    def peer(self) -> tuple[int, int]:
+        """Return process (0 if it has ended or is in another namespace) and user of the peer, from the kernel."""
         packed = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        uid: int = _CREDENTIALS.unpack(packed)[1]
-        return uid
+        pid, uid, _ = _CREDENTIALS.unpack(packed)
+        return (pid if self._is_alive(pid) else 0), uid
+
+    def _is_alive(self, pid: int) -> bool:
+        """Whether `pid` is still the process that connected, as far as the kernel can tell; Linux 6.5 is certain."""
+        try:
+            pidfd = self._socket.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+        except OSError as error:
+            return error.errno == errno.ENOPROTOOPT
+        try:
+            with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+                return f"\nPid:\t{pid}\n" in file.read()
+        except OSError:
+            return False
+        finally:
+            os.close(pidfd)
 
     @property
     def has_unsent(self) -> bool:

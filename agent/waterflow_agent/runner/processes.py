@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MARK = "WATERFLOW_ATTEMPT_DIRECTORY"
 
 _PR_SET_CHILD_SUBREAPER = 36
+#: More generations than any program has; also bounds a walk through processes that end meanwhile.
+_ANCESTORS_MAX = 10_000
 #: Bounds the memory and time that one process with a huge environment costs.
 _ENVIRONMENT_BYTES_MAX = 2 * 1024 * 1024
 
@@ -82,6 +84,18 @@ def all_processes() -> Iterator[Process]:
             process = read_process(int(entry))
             if process is not None and not process.is_dead:
                 yield process
+
+
+def is_descendant(pid: int, ancestor: int) -> bool:
+    """Whether the process is below `ancestor` or cannot be examined. The orphans of a reaper are its children."""
+    for _ in range(_ANCESTORS_MAX):
+        process = read_process(pid)
+        if process is None or pid == ancestor:
+            return True
+        if process.parent <= 1:
+            return False
+        pid = process.parent
+    return True
 
 
 def mark_of(pid: int) -> str | None:

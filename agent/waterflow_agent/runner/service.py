@@ -52,6 +52,7 @@ class RunnerService:
         self._ended: set[str] = set(ended)
         self._unwritten: dict[str, Message] = {}
         self._agent: agent_connection.AgentConnection | None = None
+        self._refused_connections = 0
         self._awaits_writable = False
         self._is_stray_search_scheduled = False
         self._will_move = False
@@ -107,7 +108,7 @@ class RunnerService:
         except OSError:
             return
         agent = agent_connection.AgentConnection(connection)
-        if agent.peer_uid() not in (os.geteuid(), 0):
+        if not self._may_connect(agent):
             agent.close()
             return
         if self._agent is not None:
@@ -118,6 +119,17 @@ class RunnerService:
         self.watch(agent.fileno(), self._receive)
         hello: Message = {"type": "hello", "protocol": protocol.PROTOCOL, "release": self._release}
         agent.send(hello | {"pid": os.getpid(), "boot_id": self._boot_id})
+
+    def _may_connect(self, agent: agent_connection.AgentConnection) -> bool:
+        """Whether the peer has this process's user, or is root, and is not a step, which is always a descendant."""
+        pid, uid = agent.peer()
+        if uid in (os.geteuid(), 0) and pid > 0 and not processes.is_descendant(pid, os.getpid()):
+            return True
+        self._refused_connections += 1
+        if self._refused_connections & (self._refused_connections - 1) == 0:
+            # Logged at powers of two, because a step can connect in a loop.
+            _log(f"refused connection {self._refused_connections}: process {pid} of user {uid} is not an agent")
+        return False
 
     def _receive(self) -> None:
         agent = self._agent

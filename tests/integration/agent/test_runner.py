@@ -443,6 +443,48 @@ async def test_a_newer_agent_takes_over(bench: Bench) -> None:
         assert await newer.held() == ()
 
 
+INTRUDER = """import os, socket, sys, time
+if sys.argv[2] == "detached":
+    # An orphan in its own session that does not carry the mark of its step.
+    if os.fork():
+        os.wait()
+        time.sleep(1)
+        sys.exit()
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    if "MARKED" not in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:-1], "again"], {"MARKED": "no"})
+with socket.socket(socket.AF_UNIX) as intruder:
+    intruder.connect(sys.argv[1])
+    try:
+        intruder.sendall(b"\\0\\0\\0\\x13" + b'[{"type":"status"}]')
+        answer = intruder.recv(65536)
+    except ConnectionError:
+        answer = b""
+open(sys.argv[1] + ".answer", "wb").write(answer + b".")
+"""
+
+
+@pytest.mark.parametrize("way", ["attached", "detached"])
+async def test_a_step_that_connects_to_the_runner_is_refused_and_changes_nothing(bench: Bench, way: str) -> None:
+    """The step gets no answer, whether or not it has left its session, and the agent keeps its connection."""
+    await bench.run("before", "exit 0")
+    script = bench.data_dir / "intruder.py"
+    script.write_text(INTRUDER)
+    answer = bench.data_dir / "runner.sock.answer"
+
+    bench.start("a", f"python3 {script} {bench.data_dir}/runner.sock {way}; while :; do sleep 0.1; done", grace_ms=0)
+    await eventually(answer.exists)
+    await eventually(lambda: answer.read_bytes().endswith(b"."))
+    bench.client.cancel("a")
+    ended = await bench.result("a")
+
+    assert answer.read_bytes() == b"."
+    assert ended.reason == "cancelled"
+    assert (await bench.run("after", "exit 0")).exit_code == 0
+
+
 async def test_steps_of_a_killed_runner_are_lost_and_gone(bench: Bench) -> None:
     """Their outcome is unknown: they are killed, and never reported as a success."""
     bench.start("a", "echo $$; (setsid sleep 300 & echo $!); sleep 300 & echo $!; echo ready; wait")

@@ -38,7 +38,7 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_NODE}:of_attempt", "step.stop is Stop.FORCED or ", "", "a step that must end by force waits for its run"
     ),
     Mutant(
-        f"{_OWED}:_owed_to_child_run",
+        f"{_OWED}:_outstanding_of_child_run",
         "if step.stop or step.is_timed_out:",
         "if False:",
         "a cancel does not reach the run that a step has started",

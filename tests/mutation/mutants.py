@@ -76,14 +76,14 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_RETRY}:delay_ms", "attempts >= policy.max_attempts or ", "", "a step is tried without end"),
     Mutant(f"{_RETRY}:delay_ms", " and plan.on_lost is OnLost.RETRY", "", "what is lost is tried again unasked"),
     Mutant(f"{_RETRY}:delay_ms", " or _matches(policy.never_on, word, exit_code)", "", "`never-on` is not heard"),
-    Mutant(f"{_OWED}:_owed_to_step", "if step.retry_at is not None:", "if False:", "no timer for the next attempt"),
+    Mutant(f"{_OWED}:_outstanding_of_step", "if step.retry_at is not None:", "if False:", "no timer for the next attempt"),
     Mutant(
-        f"{_OWED}:owed_to_job_alone",
+        f"{_OWED}:outstanding_of_job_alone",
         "elif not job.is_timed_out and not job.open_approvals:",
         "elif False:",
         "no timer for a job's time",
     ),
-    Mutant(f"{_OWED}:owed_to_run", "if not run.is_timed_out:", "if False:", "no timer for a run's time"),
+    Mutant(f"{_OWED}:outstanding_of_run", "if not run.is_timed_out:", "if False:", "no timer for a run's time"),
     Mutant(f"{_STEP}:_settled", "yield commands.FreeSlot(", "commands.FreeSlot(", "a slot is never freed"),
     Mutant(f"{_STEP}:_settled", "yield commands.DropTimer(timer=timer)", "pass", "a timer outlives its use"),
     Mutant(
@@ -127,19 +127,19 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_EVOLVE_JOBS}:job_completed", "children.active -= job.is_admitted", "pass", "a turn is never given back"),
     Mutant(f"{_AFFECTED}:_of_job", "if kind in _TURNS:", "if False:", "nobody looks at the next instance"),
     Mutant(
-        f"{_OWED}:_owed_to_step", "agent=job.agent or job.pinned", "agent=job.agent", "an instance asks for any server"
+        f"{_OWED}:_outstanding_of_step", "agent=job.agent or job.pinned", "agent=job.agent", "an instance asks for any server"
     ),
     Mutant(
-        f"{_OWED}:owed_to_job_alone",
-        "owed.append(_arm(TimerKind.BATCH_PAUSE, job.children.resume_at, job))",
+        f"{_OWED}:outstanding_of_job_alone",
+        "found.append(_arm(TimerKind.BATCH_PAUSE, job.children.resume_at, job))",
         "pass",
         "no timer for the pause between batches",
     ),
     # Retries of jobs.
     Mutant(f"{_RETRY}:job_delay_ms", "number >= policy.max_attempts or ", "", "a job is tried without end"),
     Mutant(
-        f"{_OWED}:owed_to_job_alone",
-        "owed.append(_arm(TimerKind.JOB_RETRY, job.retry_at, job))",
+        f"{_OWED}:outstanding_of_job_alone",
+        "found.append(_arm(TimerKind.JOB_RETRY, job.retry_at, job))",
         "pass",
         "no timer for a job's next try",
     ),
@@ -207,7 +207,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "anybody approves",
     ),
     Mutant(f"{_APPROVALS}:refusal", "if by in approval.given else", "if False else", "one person approves twice"),
-    Mutant(f"{_OWED}:owed_to_block", "if step.approval.due_at is not None:", "if False:", "no timer for an approval"),
+    Mutant(f"{_OWED}:outstanding_of_block", "if step.approval.due_at is not None:", "if False:", "no timer for an approval"),
     *child_run_mutants.MUTANTS,
     # Blocks.
     Mutant(f"{_BLOCKS}:following", "if step.open_blocks >= step.max_parallel:", "if False:", "more passes at a time"),
@@ -234,7 +234,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a branch loses its slot",
     ),
     Mutant(
-        f"{_OWED}:owed_to_block",
+        f"{_OWED}:outstanding_of_block",
         "if step.deadline_at is not None:",
         "if False:",
         "no timer for a step with others inside",

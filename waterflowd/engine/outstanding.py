@@ -23,20 +23,20 @@ STOP_ANSWER_MS = 60_000
 
 def outstanding(run: Run) -> Iterator[commands.Command]:
     """The outstanding commands: the run's own first, then those of its jobs in the order of the file."""
-    yield from owed_to_run(run)
+    yield from outstanding_of_run(run)
     for job in run.jobs:
-        yield from owed_to_job(run, job)
+        yield from outstanding_of_job(run, job)
 
 
-def owed_to_run(run: Run) -> tuple[commands.Command, ...]:
+def outstanding_of_run(run: Run) -> tuple[commands.Command, ...]:
     """The outstanding commands of the run without its jobs."""
     if run.status is Status.COMPLETED or run.seq == 0:
         return ()
-    owed: tuple[commands.Command, ...] = ()
+    found: tuple[commands.Command, ...] = ()
     if not run.is_timed_out:
-        owed = (commands.ArmTimer(timer=Timer(kind=TimerKind.RUN_TIMEOUT, due_at=run.deadline_at)),)
+        found = (commands.ArmTimer(timer=Timer(kind=TimerKind.RUN_TIMEOUT, due_at=run.deadline_at)),)
     lock = _lock(None, run.lock, is_ending=run.is_cancelled or run.is_timed_out)
-    return owed if lock is None else (*owed, lock)
+    return found if lock is None else (*found, lock)
 
 
 def _lock(job: JobId | None, lock: Lock | None, *, is_ending: bool) -> commands.AcquireLock | None:
@@ -75,53 +75,53 @@ def needs_server_list(job: Job) -> bool:
     )
 
 
-def owed_to_job(run: Run, job: Job) -> tuple[commands.Command, ...]:
+def outstanding_of_job(run: Run, job: Job) -> tuple[commands.Command, ...]:
     """The outstanding commands of one job with all its blocks."""
-    owed = [*owed_to_job_alone(run, job)]
+    found = [*outstanding_of_job_alone(run, job)]
     for block in job.blocks.values():
-        owed += owed_to_block(run, job, block)
-    return tuple(owed)
+        found += outstanding_of_block(run, job, block)
+    return tuple(found)
 
 
-def owed_to_job_alone(run: Run, job: Job) -> tuple[commands.Command, ...]:
+def outstanding_of_job_alone(run: Run, job: Job) -> tuple[commands.Command, ...]:
     """The outstanding commands of one job without its blocks."""
     if job.status is Status.COMPLETED or job.status is Status.QUEUED or run.status is Status.COMPLETED:
         return ()
-    owed: list[commands.Command] = []
+    found: list[commands.Command] = []
     lock = _lock(job.id, job.lock, is_ending=job.is_cancelled)
     if lock is not None:
-        owed.append(lock)
+        found.append(lock)
     if job.children is not None:
         if job.children.resume_at is not None:
-            owed.append(_arm(TimerKind.BATCH_PAUSE, job.children.resume_at, job))
-        return tuple(owed)
+            found.append(_arm(TimerKind.BATCH_PAUSE, job.children.resume_at, job))
+        return tuple(found)
     if not job.is_begun:
-        return tuple(owed)
+        return tuple(found)
     if needs_server_list(job):
-        owed.append(commands.ListServers(job=job.id, group=job.group, labels=tuple(job.labels.items())))
+        found.append(commands.ListServers(job=job.id, group=job.group, labels=tuple(job.labels.items())))
     if job.retry_at is not None:
-        owed.append(_arm(TimerKind.JOB_RETRY, job.retry_at, job))
+        found.append(_arm(TimerKind.JOB_RETRY, job.retry_at, job))
     elif not job.is_timed_out and not job.open_approvals:
-        owed.append(commands.ArmTimer(timer=_job_timer(job)))
-    return tuple(owed)
+        found.append(commands.ArmTimer(timer=_job_timer(job)))
+    return tuple(found)
 
 
-def owed_to_block(run: Run, job: Job, block: Block) -> tuple[commands.Command, ...]:
+def outstanding_of_block(run: Run, job: Job, block: Block) -> tuple[commands.Command, ...]:
     """The outstanding commands of the current step of an open block."""
     step = block.current
     if step is None or step.status is Status.QUEUED:
         return ()
     if job.status is Status.COMPLETED or run.status is Status.COMPLETED:
         return ()
-    owed: list[commands.Command] = []
+    found: list[commands.Command] = []
     if step.deadline_at is not None:
-        owed.append(_arm(TimerKind.STEP_TIMEOUT, step.deadline_at, job, step))
+        found.append(_arm(TimerKind.STEP_TIMEOUT, step.deadline_at, job, step))
     if step.approval is not None:
         if step.approval.due_at is not None:
-            owed.append(_arm(TimerKind.APPROVAL, step.approval.due_at, job, step))
+            found.append(_arm(TimerKind.APPROVAL, step.approval.due_at, job, step))
     elif not step.has_blocks:
-        _owed_to_step(job, step, owed)
-    return tuple(owed)
+        _outstanding_of_step(job, step, found)
+    return tuple(found)
 
 
 def _arm(kind: TimerKind, due_at: int, job: Job, step: Step | None = None) -> commands.ArmTimer:
@@ -130,20 +130,20 @@ def _arm(kind: TimerKind, due_at: int, job: Job, step: Step | None = None) -> co
     )
 
 
-def _owed_to_step(job: Job, step: Step, owed: list[commands.Command]) -> None:
+def _outstanding_of_step(job: Job, step: Step, found: list[commands.Command]) -> None:
     """The outstanding commands of a step that runs on a server or sleeps."""
     if step.due_at is not None:
-        owed.append(_arm(TimerKind.STEP_SLEEP, step.due_at, job, step))
+        found.append(_arm(TimerKind.STEP_SLEEP, step.due_at, job, step))
     if step.retry_at is not None:
-        owed.append(_arm(TimerKind.STEP_RETRY, step.retry_at, job, step))
+        found.append(_arm(TimerKind.STEP_RETRY, step.retry_at, job, step))
     attempt = step.last
     if attempt is None or attempt.status is AttemptStatus.FINISHED:
         return
     if step.is_child_run:
-        owed += _owed_to_child_run(job, step, attempt)
+        found += _outstanding_of_child_run(job, step, attempt)
         return
     if attempt.status is AttemptStatus.PENDING:
-        place = commands.RequestSlot(
+        request = commands.RequestSlot(
             job=job.id,
             step=step.id,
             attempt=attempt.number,
@@ -154,14 +154,14 @@ def _owed_to_step(job: Job, step: Step, owed: list[commands.Command]) -> None:
             avoid=job.avoid,
             secrets=step.plan.secrets,
         )
-        owed.append(place)
+        found.append(request)
         return
     assert attempt.agent is not None
     send = commands.SendTask(job=job.id, step=step.id, attempt=attempt.number, epoch=attempt.epoch, agent=attempt.agent)
-    owed.append(send)
+    found.append(send)
     if step.stop:
-        owed.append(commands.ArmTimer(timer=stop_timer(job, step)))
-        owed.append(
+        found.append(commands.ArmTimer(timer=stop_timer(job, step)))
+        found.append(
             commands.CancelTask(
                 job=job.id,
                 step=step.id,
@@ -174,7 +174,7 @@ def _owed_to_step(job: Job, step: Step, owed: list[commands.Command]) -> None:
         )
 
 
-def _owed_to_child_run(job: Job, step: Step, attempt: Attempt) -> list[commands.Command]:
+def _outstanding_of_child_run(job: Job, step: Step, attempt: Attempt) -> list[commands.Command]:
     """The outstanding commands of an attempt that starts a child run."""
     if attempt.params is None:
         return []
@@ -182,16 +182,16 @@ def _owed_to_child_run(job: Job, step: Step, attempt: Attempt) -> list[commands.
         return [commands.StartChildRun(job=job.id, step=step.id, attempt=attempt.number)]
     if not attempt.params["wait"]:
         return []
-    owed: list[commands.Command] = [
+    found: list[commands.Command] = [
         commands.WatchChildRun(job=job.id, step=step.id, attempt=attempt.number, run=attempt.child_run)
     ]
     if step.stop or step.is_timed_out:
-        owed.append(
+        found.append(
             commands.CancelChildRun(
                 job=job.id, step=step.id, attempt=attempt.number, run=attempt.child_run, is_forced=False
             )
         )
-    return owed
+    return found
 
 
 def stop_timer(job: Job, step: Step) -> Timer:

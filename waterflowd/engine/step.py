@@ -18,7 +18,7 @@ from waterflowd.engine.decide import decide
 from waterflowd.engine.fold.evolve import evolve
 from waterflowd.engine.moves import run_moves
 from waterflowd.engine.moves.affected_parts import ALONE, RUN, Part, command_parts, move_parts
-from waterflowd.engine.outstanding import owed_to_block, owed_to_job_alone, owed_to_run
+from waterflowd.engine.outstanding import outstanding_of_block, outstanding_of_job_alone, outstanding_of_run
 from waterflowd.engine.state.runs import Run
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.statuses import Outcome
@@ -39,14 +39,14 @@ def step(run: Run, input: inputs.Input, now: int) -> Progress:
     first = decide(run, input, now)
     if not first:
         return _NOTHING
-    owed = _Owed(run)
+    outstanding = _OutstandingBefore(run)
     happened: list[events.RunEvent] = []
     waiting = _Waiting()
     for event in first:
-        _apply(run, event, owed, happened, waiting)
+        _apply(run, event, outstanding, happened, waiting)
     while (following := _next(run, waiting, now)) is not None:
-        _apply(run, following, owed, happened, waiting)
-    return Progress(happened, [*owed.difference(), *_released(run, happened)])
+        _apply(run, following, outstanding, happened, waiting)
+    return Progress(happened, [*outstanding.difference(), *_released(run, happened)])
 
 
 class _Waiting:
@@ -82,16 +82,16 @@ def _next(run: Run, waiting: _Waiting, now: int) -> events.RunEvent | None:
     return run_moves.of_run(run, now)
 
 
-def _apply(run: Run, event: events.RunEvent, owed: _Owed, happened: list[events.RunEvent], waiting: _Waiting) -> None:
+def _apply(run: Run, event: events.RunEvent, outstanding: _OutstandingBefore, happened: list[events.RunEvent], waiting: _Waiting) -> None:
     for part in command_parts(run, event):
-        owed.note(part)
+        outstanding.note(part)
     evolve(run, event)
     happened.append(event)
     for part in move_parts(run, event):
         waiting.add(part)
 
 
-class _Owed:
+class _OutstandingBefore:
     """The outstanding commands of the affected parts before the input."""
 
     def __init__(self, run: Run) -> None:
@@ -105,13 +105,13 @@ class _Owed:
 
     def _now(self, part: Part) -> tuple[commands.Command, ...]:
         if part == RUN:
-            return owed_to_run(self._run)
+            return outstanding_of_run(self._run)
         index, number = part
         job = self._run.jobs[index]
         if number == ALONE:
-            return owed_to_job_alone(self._run, job)
+            return outstanding_of_job_alone(self._run, job)
         block = job.root if number == 0 else job.blocks.get(number)
-        return owed_to_block(self._run, job, block) if block is not None else ()
+        return outstanding_of_block(self._run, job, block) if block is not None else ()
 
     def difference(self) -> Iterator[commands.Command]:
         """Commands that undo those no longer needed, then the new commands; first of the run, then job by job."""
@@ -153,7 +153,7 @@ def _released(run: Run, happened: list[events.RunEvent]) -> Iterator[commands.Co
 
 
 #: Reasons for ends that the agent did not report itself, so that it must be told to stop.
-_TOLD = (ReasonCode.TERMINATED,)
+_TERMINATING = (ReasonCode.TERMINATED,)
 
 
 def _settled(run: Run, command: commands.Command) -> Iterator[commands.Command]:
@@ -163,7 +163,7 @@ def _settled(run: Run, command: commands.Command) -> Iterator[commands.Command]:
             yield commands.CancelSlotRequest(job=job, step=name, attempt=number)
         case commands.SendTask(job=job, step=name, attempt=number, agent=agent, epoch=epoch):
             attempt = run.attempt(job, name, number)
-            if attempt is not None and (attempt.outcome is Outcome.LOST or attempt.reason.code in _TOLD):
+            if attempt is not None and (attempt.outcome is Outcome.LOST or attempt.reason.code in _TERMINATING):
                 yield commands.CancelTask(
                     job=job,
                     step=name,
@@ -184,7 +184,7 @@ def _settled(run: Run, command: commands.Command) -> Iterator[commands.Command]:
             yield commands.DropChildRun(job=job, step=name, attempt=number)
         case commands.WatchChildRun(job=job, step=name, attempt=number, run=child_run):
             attempt = run.attempt(job, name, number)
-            if attempt is not None and attempt.reason.code in _TOLD:
+            if attempt is not None and attempt.reason.code in _TERMINATING:
                 yield commands.CancelChildRun(job=job, step=name, attempt=number, run=child_run, is_forced=True)
             yield commands.DropChildRun(job=job, step=name, attempt=number)
         case _:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.engine import Run, commands, inputs
-from waterflowd.engine.outstanding import owed_to_job
+from waterflowd.engine.outstanding import outstanding_of_job
 from waterflowd.engine.state.blocks import Attempt
 from waterflowd.fleet.placement import Server
 from waterflowd.host.driver import Driver
@@ -175,7 +175,7 @@ class AgentHandler:
         return job.number > 1 and job.agent != agent
 
     def _outstanding(self, run: Run, key: messages.TaskId, *, is_held: bool) -> Iterator[messages.DaemonMessage]:
-        for command in owed_to_job(run, run.jobs_by_id[key.attempt.job]):
+        for command in outstanding_of_job(run, run.jobs_by_id[key.attempt.job]):
             if not isinstance(command, commands.SendTask | commands.CancelTask):
                 continue
             if (command.step, command.attempt) != (key.attempt.step, key.attempt.number):

@@ -16,7 +16,7 @@ from typing import Any
 
 from waterflow_agent.errors import Rejected
 from waterflowd.engine import Run, commands, inputs
-from waterflowd.engine.outstanding import owed_to_block
+from waterflowd.engine.outstanding import outstanding_of_block
 from waterflowd.model import chains, ids, plan
 from waterflowd.model.ids import AttemptId, RunId
 from waterflowd.model.inputs import check_start
@@ -102,7 +102,7 @@ def is_requested(run: Run, attempt: AttemptId) -> bool:
     if job is None or step is None or step.block.number not in job.blocks:
         return False
     command = commands.StartChildRun(job=attempt.job, step=attempt.step, attempt=attempt.number)
-    return command in owed_to_block(run, job, step.block)
+    return command in outstanding_of_block(run, job, step.block)
 
 
 def start_request(run: Run, attempt: AttemptId, compiled: bytes, arguments: dict[str, Any]) -> StartRequest:

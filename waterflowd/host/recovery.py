@@ -8,7 +8,7 @@ the answer.
 from __future__ import annotations
 
 from waterflowd.engine import Run, commands, outstanding
-from waterflowd.engine.outstanding import owed_to_block, owed_to_job_alone
+from waterflowd.engine.outstanding import outstanding_of_block, outstanding_of_job_alone
 from waterflowd.host import fleet_requests
 from waterflowd.host.fleet_requests import attempt_id
 from waterflowd.host.live_state import LiveState
@@ -51,8 +51,8 @@ def outstanding_near(run: Run, command: DeferredCommand) -> tuple[commands.Comma
         # The batch that created the job was undone by a full disk.
         return ()
     if isinstance(command, commands.ListServers):
-        return owed_to_job_alone(run, job)
+        return outstanding_of_job_alone(run, job)
     step = job.steps_by_id.get(command.step)
     if step is None or step.block.number not in job.blocks:
         return ()
-    return owed_to_block(run, job, step.block)
+    return outstanding_of_block(run, job, step.block)

@@ -10,7 +10,7 @@ _DRIVER, _BATCH, _RECOVERY = "waterflowd.host.driver", "waterflowd.host.batch", 
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
-        f"{_BATCH}:Batch._step",
+        f"{_BATCH}:BatchBuilder._step",
         "self._others.extend(",
         "list(",
         "the end of a run is not told to the step that waits for it",
@@ -35,7 +35,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "a run that failed is no failure",
     ),
     Mutant(
-        f"{_NODE}:of_attempt", "step.stop is Stop.FORCED or ", "", "a step that must end by force waits for its run"
+        f"{_NODE}:of_attempt",
+        "step.stop is StopUrgency.FORCED or ",
+        "",
+        "a step that must end by force waits for its run",
     ),
     Mutant(
         f"{_OWED}:_outstanding_of_child_run",
@@ -45,7 +48,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "tests.unit.host.test_child_runs:test_a_cancel_goes_to_the_run_that_the_step_started",
     ),
     Mutant(
-        f"{_BATCH}:Batch._watch",
+        f"{_BATCH}:BatchBuilder._watch",
         "child = state.child_runs.look_up(command.run)",
         "return []",
         "the end of a run that nobody watched is not looked for",

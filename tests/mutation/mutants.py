@@ -76,7 +76,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_RETRY}:delay_ms", "attempts >= policy.max_attempts or ", "", "a step is tried without end"),
     Mutant(f"{_RETRY}:delay_ms", " and plan.on_lost is OnLost.RETRY", "", "what is lost is tried again unasked"),
     Mutant(f"{_RETRY}:delay_ms", " or _matches(policy.never_on, word, exit_code)", "", "`never-on` is not heard"),
-    Mutant(f"{_OWED}:_outstanding_of_step", "if step.retry_at is not None:", "if False:", "no timer for the next attempt"),
+    Mutant(
+        f"{_OWED}:_outstanding_of_step", "if step.retry_at is not None:", "if False:", "no timer for the next attempt"
+    ),
     Mutant(
         f"{_OWED}:outstanding_of_job_alone",
         "elif not job.is_timed_out and not job.open_approvals:",
@@ -127,7 +129,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_EVOLVE_JOBS}:job_completed", "children.active -= job.is_admitted", "pass", "a turn is never given back"),
     Mutant(f"{_AFFECTED}:_of_job", "if kind in _TURNS:", "if False:", "nobody looks at the next instance"),
     Mutant(
-        f"{_OWED}:_outstanding_of_step", "agent=job.agent or job.pinned", "agent=job.agent", "an instance asks for any server"
+        f"{_OWED}:_outstanding_of_step",
+        "agent=job.agent or job.pinned",
+        "agent=job.agent",
+        "an instance asks for any server",
     ),
     Mutant(
         f"{_OWED}:outstanding_of_job_alone",
@@ -165,7 +170,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "tests.unit.fleet.test_placement:test_a_server_that_is_avoided_gets_the_job_only_when_there_is_no_other",
     ),
     Mutant(
-        f"{_BATCH}:Batch.assign",
+        f"{_BATCH}:BatchBuilder.assign",
         "placement.changed_lists()",
         "()",
         "a list of servers is not asked for again",
@@ -189,7 +194,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_RECOVERY}:resume", "state.locks.wait(", "(", "a queue is forgotten by a restart"),
     Mutant(f"{_JOBS}:_gates", "if not job.lock.is_held:", "if False:", "a job does not wait for its place"),
     Mutant(
-        f"{_BATCH}:Batch._lock",
+        f"{_BATCH}:BatchBuilder._lock",
         "if is_waiting and command.cancel_in_progress:",
         "if False:",
         "nobody is cancelled for a newcomer",
@@ -207,7 +212,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "anybody approves",
     ),
     Mutant(f"{_APPROVALS}:refusal", "if by in approval.given else", "if False else", "one person approves twice"),
-    Mutant(f"{_OWED}:outstanding_of_block", "if step.approval.due_at is not None:", "if False:", "no timer for an approval"),
+    Mutant(
+        f"{_OWED}:outstanding_of_block", "if step.approval.due_at is not None:", "if False:", "no timer for an approval"
+    ),
     *child_run_mutants.MUTANTS,
     # Blocks.
     Mutant(f"{_BLOCKS}:following", "if step.open_blocks >= step.max_parallel:", "if False:", "more passes at a time"),
@@ -228,7 +235,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "branches run on two servers",
     ),
     Mutant(
-        f"{_BATCH}:Batch._step",
+        f"{_BATCH}:BatchBuilder._step",
         "and not _is_held(run, item)",
         "and commands.SendTask not in map(type, progress.commands)",
         "a branch loses its slot",
@@ -282,7 +289,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "settled too early",
     ),
     Mutant(
-        f"{_BATCH}:Batch.carry_out_deferred",
+        f"{_BATCH}:BatchBuilder.carry_out_deferred",
         "command not in outstanding",
         "False",
         "asked for what is over",
@@ -294,7 +301,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a deferred offer is forgotten",
     ),
     Mutant(
-        f"{_BATCH}:Batch._offer_again",
+        f"{_BATCH}:BatchBuilder._offer_again",
         "commands.SendTask | commands.CancelTask",
         "commands.SendTask",
         "a cancel that left before its offer is not said again",

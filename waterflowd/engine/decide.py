@@ -224,7 +224,7 @@ def _named(run: Run, job: Any, step: Any, number: Any) -> tuple[Job | None, Step
     return owner, found, found.attempts[number - 1]
 
 
-def _is_lease_holder(attempt: Attempt, input: inputs.Report) -> bool:
+def _is_lease_holder(attempt: Attempt, input: inputs.TaskReport) -> bool:
     return attempt.is_open and attempt.epoch == input.epoch and attempt.agent == input.agent
 
 

@@ -180,7 +180,7 @@ class CancelJob(Input, frozen=True, kw_only=True):
     reason: Reason
 
 
-class Report(Input, frozen=True, kw_only=True):
+class TaskReport(Input, frozen=True, kw_only=True):
     """Base of an agent's reports about one attempt; `agent` is the key that ZeroMQ reported, not a claim."""
 
     job: JobId
@@ -190,13 +190,13 @@ class Report(Input, frozen=True, kw_only=True):
     agent: AgentId
 
 
-class TaskStarted(Report, frozen=True, kw_only=True):
+class TaskStarted(TaskReport, frozen=True, kw_only=True):
     """The attempt's process has run since `started_at` (ms, the agent's clock)."""
 
     started_at: int
 
 
-class TaskFinished(Report, frozen=True, kw_only=True):
+class TaskFinished(TaskReport, frozen=True, kw_only=True):
     """The attempt ended. Times are the agent's clock."""
 
     outcome: Outcome
@@ -211,7 +211,7 @@ class TaskFinished(Report, frozen=True, kw_only=True):
     output_dropped: int = 0
 
 
-class TaskLost(Report, frozen=True, kw_only=True):
+class TaskLost(TaskReport, frozen=True, kw_only=True):
     """The outcome of the attempt is unknown: its server rebooted, was revoked, or stayed away too long."""
 
     reason: Reason

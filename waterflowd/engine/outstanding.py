@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from waterflowd.engine import commands
 from waterflowd.engine.inputs import Timer, TimerKind
-from waterflowd.engine.state.blocks import Attempt, Block, Step, Stop
+from waterflowd.engine.state.blocks import Attempt, Block, Step, StopUrgency
 from waterflowd.engine.state.gates import Lock
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import JobId
@@ -168,7 +168,7 @@ def _outstanding_of_step(job: Job, step: Step, found: list[commands.Command]) ->
                 attempt=attempt.number,
                 epoch=attempt.epoch,
                 agent=attempt.agent,
-                is_forced=step.stop is Stop.FORCED,
+                is_forced=step.stop is StopUrgency.FORCED,
                 reason=step.stop_reason.text,
             )
         )

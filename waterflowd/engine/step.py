@@ -82,7 +82,13 @@ def _next(run: Run, waiting: _Waiting, now: int) -> events.RunEvent | None:
     return run_moves.of_run(run, now)
 
 
-def _apply(run: Run, event: events.RunEvent, outstanding: _OutstandingBefore, happened: list[events.RunEvent], waiting: _Waiting) -> None:
+def _apply(
+    run: Run,
+    event: events.RunEvent,
+    outstanding: _OutstandingBefore,
+    happened: list[events.RunEvent],
+    waiting: _Waiting,
+) -> None:
     for part in command_parts(run, event):
         outstanding.note(part)
     evolve(run, event)

@@ -41,7 +41,7 @@ _INDEXED = frozenset(
 )
 
 
-class Batch:
+class BatchBuilder:
     """One transaction in the making."""
 
     def __init__(self, state: LiveState, now: int) -> None:

@@ -34,7 +34,7 @@ from waterflowd.engine import Run, events, fold, inputs
 from waterflowd.engine.decide import decide
 from waterflowd.engine.rules import approvals
 from waterflowd.host import child_runs
-from waterflowd.host.batch import Batch, check_storable
+from waterflowd.host.batch import BatchBuilder, check_storable
 from waterflowd.host.feed import Feed
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.metrics import CommitMetrics
@@ -68,7 +68,7 @@ class _Item(msgspec.Struct, frozen=True):
     Without `failed` there is no caller who could repeat it: the item is kept until it is durable.
     """
 
-    apply: Callable[[Batch], object]
+    apply: Callable[[BatchBuilder], object]
     done: Callable[[], None]
     failed: Callable[[WaterflowError], None] | None
 
@@ -157,7 +157,7 @@ class Driver:
 
     async def _make_batch(self) -> None:
         now = self._clock.now()
-        batch = Batch(self.state, now)
+        batch = BatchBuilder(self.state, now)
         for run_id, timer in self.state.timers.due(now, BATCH_ITEMS_MAX):
             batch.feed(run_id, inputs.TimerFired(timer=timer))
         items: list[_Item] = []
@@ -190,7 +190,7 @@ class Driver:
             self.read_only = ""
         self._publish(batch, items)
 
-    def _publish(self, batch: Batch, items: list[_Item]) -> None:
+    def _publish(self, batch: BatchBuilder, items: list[_Item]) -> None:
         self.is_ahead = False
         for run_id in batch.completed:
             self.state.drop(run_id)
@@ -210,7 +210,7 @@ class Driver:
             ]
             self._link.send(agent, current)
 
-    async def _undo(self, batch: Batch, items: list[_Item], error: Retryable) -> None:
+    async def _undo(self, batch: BatchBuilder, items: list[_Item], error: Retryable) -> None:
         """Undoes a batch that was not committed: restores the touched runs from the log."""
         self.read_only = error.text
         logger.error("read-only: %s", error.text)
@@ -240,7 +240,7 @@ class Driver:
 
     def _submit(
         self,
-        apply: Callable[[Batch], object],
+        apply: Callable[[BatchBuilder], object],
         done: Callable[[], None] = lambda: None,
         failed: Callable[[WaterflowError], None] | None = None,
     ) -> None:
@@ -254,7 +254,7 @@ class Driver:
     def submit(self, items: Sequence[tuple[RunId, inputs.Input]], durable: Callable[[], None] = lambda: None) -> None:
         """Feeds inputs in the next batch; `durable` is called once they are in the log, however long that takes."""
 
-        def apply(batch: Batch) -> None:
+        def apply(batch: BatchBuilder) -> None:
             for run_id, item in items:
                 batch.feed(run_id, item)
 
@@ -263,7 +263,7 @@ class Driver:
     def record_evidence(self, run_id: RunId, report: inputs.Input) -> None:
         """Records a report about a completed run, if it contains news. The run itself never changes again."""
 
-        def apply(batch: Batch) -> None:
+        def apply(batch: BatchBuilder) -> None:
             if self._log.run(run_id) is None:
                 return
             run = self._queries.run(run_id)
@@ -293,7 +293,7 @@ class Driver:
         """Assigns slots again: servers or groups have changed."""
         self._submit(lambda batch: None)
 
-    async def _commit(self, apply: Callable[[Batch], Any]) -> Any:
+    async def _commit(self, apply: Callable[[BatchBuilder], Any]) -> Any:
         """Runs `apply` in the next batch and returns its result once the batch is durable."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         result: list[Any] = []
@@ -331,7 +331,7 @@ class Driver:
         """See `ports.Runs`."""
         requests = [await self._with_hashes(request) for request in starts]
 
-        def apply(batch: Batch) -> list[RunId]:
+        def apply(batch: BatchBuilder) -> list[RunId]:
             return self._start_all(batch, requests, lambda: batch.record(stream, self._log.head(stream), facts))
 
         started: list[RunId] = await self._commit(apply)
@@ -354,7 +354,7 @@ class Driver:
         await self._commit(lambda batch: batch.record(stream, self._log.head(stream), facts))
 
     def _start_all(
-        self, batch: Batch, requests: Sequence[StartRequest], record: Callable[[], None] = lambda: None
+        self, batch: BatchBuilder, requests: Sequence[StartRequest], record: Callable[[], None] = lambda: None
     ) -> list[RunId]:
         """Starts all runs and records the facts, or raises before anything is in the batch."""
         for request in requests:
@@ -374,7 +374,7 @@ class Driver:
             raise Rejected("WF605", f"invalid plan: {error}", where="plan") from error
         check_storable([request.trigger, request.repository, request.revision, request.inputs, request.vars])
 
-    def _known(self, batch: Batch, request: StartRequest) -> RunId | None:
+    def _known(self, batch: BatchBuilder, request: StartRequest) -> RunId | None:
         """The run that one of the request's trigger keys has already started."""
         for key in (request.trigger.key, *request.earlier_keys):
             run = None if key is None else batch.contents.keys.get(key) or self._log.run_for_key(key)
@@ -382,7 +382,7 @@ class Driver:
                 return run
         return None
 
-    def _start(self, batch: Batch, request: StartRequest) -> RunId:
+    def _start(self, batch: BatchBuilder, request: StartRequest) -> RunId:
         key = request.trigger.key
         plan_hash = plan.content_hash(request.plan)
         compiled = self._decode(plan_hash, request.plan)
@@ -423,7 +423,7 @@ class Driver:
         """
         request = await self._with_hashes(request)
 
-        def apply(batch: Batch) -> None:
+        def apply(batch: BatchBuilder) -> None:
             parent = self.state.runs.get(attempt.run)
             if parent is None or not child_runs.is_requested(parent, attempt):
                 return
@@ -442,7 +442,7 @@ class Driver:
         """See `ports.Runs`."""
         decision = inputs.DecideApproval(job=job, step=step, by=by, is_approved=is_approved, comment=comment)
 
-        def apply(batch: Batch) -> None:
+        def apply(batch: BatchBuilder) -> None:
             # Checked inside the batch: an earlier item of it may have decided already, or ended the step.
             self._check_decision(decision, run)
             batch.feed(run, decision)

@@ -10,11 +10,11 @@ from waterflowd.dsl import compile_workflow
 from waterflowd.dsl.reading import reader
 from waterflowd.dsl.reading.tree import plain, to_json
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
-from waterflowd.dsl.reporting.report import Report
+from waterflowd.dsl.reporting.report import DiagnosticReport
 
 
 def read(text: str) -> object:
-    report = Report()
+    report = DiagnosticReport()
     document = reader.read(reader.decode(text.encode(), report), report)
     assert not report
     return plain(to_json(document.root))

@@ -19,7 +19,7 @@ from waterflowd.dsl.reading.tree import plain, to_json
 from waterflowd.dsl.reference.diagnostics import EXAMPLES, RUNTIME_CODES
 from waterflowd.dsl.reference.entries import NODES, SECTIONS, Key, Section
 from waterflowd.dsl.reporting.codes import CODES
-from waterflowd.dsl.reporting.report import Report
+from waterflowd.dsl.reporting.report import DiagnosticReport
 from waterflowd.expr.functions import Function
 
 #: Files that examples use by path.
@@ -229,7 +229,7 @@ def _with_expression(name: str, key: str, expression: str) -> dict[str, Any]:
 
 
 def _example_of(section: Section, key: str) -> dict[str, Any]:
-    content = plain(to_json(reader.read(section.keys[key].example + "\n", Report()).root))
+    content = plain(to_json(reader.read(section.keys[key].example + "\n", DiagnosticReport()).root))
     assert isinstance(content, dict)
     return content
 

@@ -16,7 +16,7 @@ from waterflowd.dsl.reading.size_limit import CONTENT_BYTES_MAX, oversized
 from waterflowd.dsl.reading.tree import Document, Lines, Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
-from waterflowd.dsl.reporting.report import Report, TooMany
+from waterflowd.dsl.reporting.report import DiagnosticReport, TooMany
 from waterflowd.model.plan import NodePlan
 
 
@@ -26,7 +26,7 @@ class SourceFile:
 
     path: str
     document: Document
-    report: Report
+    report: DiagnosticReport
 
     def at_key(self, path: Path, code: str, message: str, suggestion: str = "") -> None:
         """Reports an error at the key at `path`."""
@@ -83,7 +83,7 @@ class _Opened:
 
     path: str
     lines: Lines
-    report: Report
+    report: DiagnosticReport
 
 
 @dataclass(slots=True, eq=False)
@@ -126,7 +126,7 @@ class Compilation:
             return None
         if not self._is_within_bounds(path, content):
             return None
-        report = Report()
+        report = DiagnosticReport()
         try:
             text = reader.decode(content, report)
         except reader.Unreadable:
@@ -172,7 +172,7 @@ class Compilation:
         """The tree of a file whose errors are not part of the result; None when it is unreadable."""
         if len(content) > CONTENT_BYTES_MAX or not self._is_within_bounds(path, content):
             return None
-        report = Report()
+        report = DiagnosticReport()
         try:
             return SourceFile(path, reader.read(reader.decode(content, report), report), report)
         except (reader.Unreadable, TooMany):

@@ -13,7 +13,7 @@ from waterflowd.dsl.building.compilation import SourceFile
 from waterflowd.dsl.models import ids
 from waterflowd.dsl.reading.tree import Document, Path, plain
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import Report
+from waterflowd.dsl.reporting.report import DiagnosticReport
 from waterflowd.dsl.reporting.values import as_text, has_expression
 from waterflowd.model import inputs
 from waterflowd.model.inputs import check_secret, known_inputs
@@ -24,7 +24,7 @@ PATTERN_CHARACTERS_MAX = 500
 
 
 def specs(
-    declared: Mapping[str, models.Input], base: Path, document: Document, report: Report
+    declared: Mapping[str, models.Input], base: Path, document: Document, report: DiagnosticReport
 ) -> tuple[InputSpec, ...]:
     """The inputs that a file declares under the path `base`; errors in them are reported."""
     checked = _Declarations(base, document, report)
@@ -40,7 +40,7 @@ def converted(spec: InputSpec, value: object) -> Json:
 class _Declarations:
     """Checks the declarations of one file."""
 
-    def __init__(self, base: Path, document: Document, report: Report) -> None:
+    def __init__(self, base: Path, document: Document, report: DiagnosticReport) -> None:
         self._base = base
         self._document = document
         self._report = report

@@ -12,7 +12,7 @@ from waterflowd.dsl.building import lints
 from waterflowd.dsl.building.compilation import SourceFile
 from waterflowd.dsl.reading.tree import Document, Path
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import Report
+from waterflowd.dsl.reporting.report import DiagnosticReport
 from waterflowd.expr.scripts import VARIABLE_PREFIX
 from waterflowd.model.plan import RetryPolicy
 
@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME_CHARACTERS_MAX = 255
 
 
-def check_variable_names(path: Path, names: Iterable[str], document: Document, report: Report) -> None:
+def check_variable_names(path: Path, names: Iterable[str], document: Document, report: DiagnosticReport) -> None:
     """Reports names that are invalid in a shell, and those reserved for expressions in scripts."""
     for name in names:
         if not _NAME.fullmatch(name) or len(name) > _NAME_CHARACTERS_MAX:

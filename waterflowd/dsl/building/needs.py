@@ -8,14 +8,16 @@ from waterflow_agent.display import quote
 from waterflowd.dsl.reading.tree import Document
 from waterflowd.dsl.reading.tree import Mapping as TreeMapping
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import Report
+from waterflowd.dsl.reporting.report import DiagnosticReport
 from waterflowd.model.wording import did_you_mean
 
 #: Jobs of a cycle that a message names.
 _SHOWN_MAX = 10
 
 
-def check_needs(needs: Mapping[str, Sequence[str]], document: Document, report: Report) -> dict[str, tuple[str, ...]]:
+def check_needs(
+    needs: Mapping[str, Sequence[str]], document: Document, report: DiagnosticReport
+) -> dict[str, tuple[str, ...]]:
     """The needs of each job that exist, without duplicates; reports unknown jobs and cycles."""
     jobs, _ = document.find(("jobs",))
     written = list(jobs.entries) if isinstance(jobs, TreeMapping) else []

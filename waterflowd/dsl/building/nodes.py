@@ -18,7 +18,7 @@ from waterflowd import expr
 from waterflowd.dsl import models
 from waterflowd.dsl.reading.tree import Document, Path, plain
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import Report
+from waterflowd.dsl.reporting.report import DiagnosticReport
 from waterflowd.dsl.reporting.values import as_text, has_expression
 from waterflowd.expr.errors import UNSAFE_PLACE
 from waterflowd.model import durations
@@ -48,7 +48,7 @@ _STEP_KEYS = frozenset(models.keys(models.Step))
 class NodeChecker:
     """Checks the nodes of one file."""
 
-    def __init__(self, document: Document, report: Report) -> None:
+    def __init__(self, document: Document, report: DiagnosticReport) -> None:
         self._document = document
         self._report = report
 

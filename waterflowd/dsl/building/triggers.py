@@ -13,7 +13,7 @@ from waterflowd.dsl.building import inputs, secret_references
 from waterflowd.dsl.building.compilation import SourceFile
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import Report
+from waterflowd.dsl.reporting.report import DiagnosticReport
 from waterflowd.model.plan import (
     CatchUp,
     InputSpec,
@@ -149,7 +149,7 @@ def build_call_inputs(source: SourceFile, workflow: models.Workflow) -> tuple[In
         return None
     path: Path = (*_CALL, "inputs")
     if not call.has("inputs"):
-        return inputs.specs(workflow.inputs, ("inputs",), source.document, Report())
+        return inputs.specs(workflow.inputs, ("inputs",), source.document, DiagnosticReport())
     if workflow.has("inputs"):
         _check_one_place(source, [(("inputs",), workflow.inputs), (path, call.inputs)])
     return inputs.specs(call.inputs, path, source.document, source.report)

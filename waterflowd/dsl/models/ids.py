@@ -10,7 +10,7 @@ import re
 
 from waterflow_agent.display import quote
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import Report
+from waterflowd.dsl.reporting.report import DiagnosticReport
 
 ID_CHARACTERS_MAX = 100
 
@@ -20,7 +20,7 @@ _ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 class Ids:
     """The ids of one kind in one scope; reports ids that are malformed or already used."""
 
-    def __init__(self, kind: str, report: Report, outer: Ids | None = None) -> None:
+    def __init__(self, kind: str, report: DiagnosticReport, outer: Ids | None = None) -> None:
         self._kind = kind
         self._report = report
         self._taken: dict[str, str] = {}

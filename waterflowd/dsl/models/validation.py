@@ -18,7 +18,7 @@ from waterflowd.dsl.models.field_types import READY
 from waterflowd.dsl.models.model import LanguageModel, keys, model_at, named
 from waterflowd.dsl.reading.tree import Document, Path, to_json
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import Report
+from waterflowd.dsl.reporting.report import DiagnosticReport
 from waterflowd.dsl.reporting.values import describe
 from waterflowd.model.wording import did_you_mean
 
@@ -77,7 +77,7 @@ _OTHER_NAMES = {
 Model = TypeVar("Model", bound=LanguageModel)
 
 
-def validate(document: Document, report: Report, model: type[Model], base: Path = ()) -> Model | None:
+def validate(document: Document, report: DiagnosticReport, model: type[Model], base: Path = ()) -> Model | None:
     """The mapping at `base` of the document as a model; None if it cannot be repaired. Errors are reported."""
     content = to_json(document.find(base)[0])
     reporter = _ErrorReporter(document, report, model, base)
@@ -100,7 +100,7 @@ def validate(document: Document, report: Report, model: type[Model], base: Path 
 class _ErrorReporter:
     """Reports pydantic's errors about one mapping of a document."""
 
-    def __init__(self, document: Document, report: Report, model: type[LanguageModel], base: Path) -> None:
+    def __init__(self, document: Document, report: DiagnosticReport, model: type[LanguageModel], base: Path) -> None:
         self._document = document
         self._report = report
         self._model = model

@@ -24,7 +24,7 @@ from waterflowd.dsl.reading.scalars import CORE_TAG, ScalarError, TagError, plai
 from waterflowd.dsl.reading.size_limit import CONTENT_BYTES_MAX
 from waterflowd.dsl.reading.tree import Document, Entry, Lines, Mapping, Node, Scalar, Sequence
 from waterflowd.dsl.reporting import codes
-from waterflowd.dsl.reporting.report import Report
+from waterflowd.dsl.reporting.report import DiagnosticReport
 
 NODES_MAX = 50_000
 ALIASES_MAX = 100
@@ -43,7 +43,7 @@ class Unreadable(Exception):
     """The file is unreadable; the report says why."""
 
 
-def decode(content: bytes, report: Report) -> str:
+def decode(content: bytes, report: DiagnosticReport) -> str:
     """The file's text without a byte order mark; reports and raises Unreadable when it is not text.
 
     Offsets in the report refer to the part of the text that could be decoded, which `prefix` returns.
@@ -74,7 +74,7 @@ def prefix(content: bytes) -> str:
         return head[: error.start].decode("utf-8").removeprefix(_BOM)
 
 
-def read(text: str, report: Report) -> Document:
+def read(text: str, report: DiagnosticReport) -> Document:
     """The tree of a text; reports errors, and raises Unreadable if the text has no tree."""
     lines = Lines(text)
     try:
@@ -91,7 +91,7 @@ def read(text: str, report: Report) -> Document:
     return Document(text=text, lines=lines, root=root)
 
 
-def _report_syntax(text: str, lines: Lines, error: yaml.MarkedYAMLError, report: Report) -> None:
+def _report_syntax(text: str, lines: Lines, error: yaml.MarkedYAMLError, report: DiagnosticReport) -> None:
     mark: Any = error.problem_mark or error.context_mark
     offset = min(mark.index, len(text)) if mark is not None else 0
     if hint := lost_newlines(text):
@@ -130,7 +130,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["syntax error"])[0]
 
 
-def _report_no_mapping(text: str, root: Node | None, report: Report) -> None:
+def _report_no_mapping(text: str, root: Node | None, report: DiagnosticReport) -> None:
     if hint := lost_newlines(text):
         report.add(0, codes.LOST_NEWLINES, *hint)
         return
@@ -174,7 +174,7 @@ class _Open:
 class _Builder:
     """Builds a tree from the parser's events."""
 
-    def __init__(self, text: str, lines: Lines, report: Report) -> None:
+    def __init__(self, text: str, lines: Lines, report: DiagnosticReport) -> None:
         self._text = text
         self._lines = lines
         self._report = report

@@ -25,7 +25,7 @@ from waterflowd.dsl.reference.annotated_schema import (
     needs_parameters,
     references,
 )
-from waterflowd.dsl.reporting.report import Report
+from waterflowd.dsl.reporting.report import DiagnosticReport
 
 _DRAFT = "http://json-schema.org/draft-07/schema#"
 _TITLES = {"workflow": "Waterflow workflow", "step": "Waterflow composite step"}
@@ -110,7 +110,7 @@ def _standard(part: Any) -> Any:
 def _example_value(key: str, example: str) -> Any:
     if example.startswith("jobs:") and key != "jobs":
         return None
-    content = plain(to_json(reader.read(example + "\n", Report()).root))
+    content = plain(to_json(reader.read(example + "\n", DiagnosticReport()).root))
     return content.get(key) if isinstance(content, dict) else None
 
 

@@ -25,7 +25,7 @@ class TooMany(Exception):
     """The report is full; checking stops."""
 
 
-class Report:
+class DiagnosticReport:
     """Collects the errors and warnings of a file; truthy when there are errors."""
 
     def __init__(self) -> None:

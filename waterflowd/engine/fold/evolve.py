@@ -17,7 +17,7 @@ from waterflow_agent.errors import Stalled
 from waterflowd.engine import events, flags
 from waterflowd.engine.fold import evolve_jobs, evolve_steps
 from waterflowd.engine.fold.transitions import move, stop
-from waterflowd.engine.state.blocks import Stop
+from waterflowd.engine.state.blocks import StopUrgency
 from waterflowd.engine.state.runs import Run
 from waterflowd.model.ids import RunId
 from waterflowd.model.plan import Plan
@@ -86,14 +86,14 @@ def _cancel_requested(run: Run, event: events.CancelRequested) -> None:
         if job.status in (Status.WAITING, Status.RUNNING):
             job.is_cancelled = True
             job.stop_reason = event.reason
-        stop(job, Stop.FORCED if event.is_forced else Stop.ASKED, event.reason, event.at)
+        stop(job, StopUrgency.FORCED if event.is_forced else StopUrgency.REQUESTED, event.reason, event.at)
 
 
 def _run_timed_out(run: Run, event: events.RunTimedOut) -> None:
     run.is_timed_out = True
     run.reason = event.reason
     for job in run.jobs:
-        stop(job, Stop.ASKED, event.reason, event.at)
+        stop(job, StopUrgency.REQUESTED, event.reason, event.at)
 
 
 def _run_completed(run: Run, event: events.RunCompleted) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from waterflowd.engine import events
 from waterflowd.engine.fold.transitions import cancel_job, move, stop
-from waterflowd.engine.state.blocks import Stop
+from waterflowd.engine.state.blocks import StopUrgency
 from waterflowd.engine.state.gates import Approval, Lock
 from waterflowd.engine.state.runs import Children, Job, Run, Scope
 from waterflowd.model.ids import JobId
@@ -248,7 +248,7 @@ def job_skipped(run: Run, event: events.JobSkipped) -> None:
     job = run.jobs_by_id[event.job]
     job.is_skipped = True
     job.stop_reason = event.reason
-    stop(job, Stop.ASKED, event.reason, event.at)
+    stop(job, StopUrgency.REQUESTED, event.reason, event.at)
 
 
 def job_timed_out(run: Run, event: events.JobTimedOut) -> None:
@@ -256,7 +256,7 @@ def job_timed_out(run: Run, event: events.JobTimedOut) -> None:
     job = run.jobs_by_id[event.job]
     job.is_timed_out = True
     job.reason = event.reason
-    stop(job, Stop.ASKED, event.reason, event.at)
+    stop(job, StopUrgency.REQUESTED, event.reason, event.at)
 
 
 def _skip_steps(job: Job, event: events.JobCompleted) -> None:

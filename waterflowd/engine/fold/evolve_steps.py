@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from waterflowd.engine import events
 from waterflowd.engine.fold.transitions import find, find_attempt, move, move_attempt, stop
-from waterflowd.engine.state.blocks import Attempt, Stop
+from waterflowd.engine.state.blocks import Attempt, StopUrgency
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.statuses import FAILURES, AttemptStatus, Status
@@ -237,4 +237,4 @@ def step_timed_out(run: Run, event: events.StepTimedOut) -> None:
     step.is_timed_out = True
     step.deadline_at = None
     step.reason = event.reason
-    stop(job, Stop.ASKED, event.reason, event.at, step)
+    stop(job, StopUrgency.REQUESTED, event.reason, event.at, step)

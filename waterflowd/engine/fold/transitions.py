@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from waterflowd.engine.state.blocks import Attempt, Step, Stop
+from waterflowd.engine.state.blocks import Attempt, Step, StopUrgency
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import AttemptNo, JobId, StepId
 from waterflowd.model.reasons import Reason
@@ -36,7 +36,7 @@ def find_attempt(run: Run, job: JobId, step: StepId, number: AttemptNo) -> tuple
     return owner, found, found.attempts[number - 1]
 
 
-def stop(job: Job, urgency: Stop, cause: Reason, at: int, inside: Step | None = None) -> None:
+def stop(job: Job, urgency: StopUrgency, cause: Reason, at: int, inside: Step | None = None) -> None:
     """Marks everything that runs in the job, or inside one of its steps, as to be stopped."""
     if job.status is Status.COMPLETED:
         return
@@ -61,7 +61,7 @@ def cancel_job(job: Job, cause: Reason, at: int) -> None:
         return
     job.is_cancelled = True
     job.stop_reason = cause
-    stop(job, Stop.ASKED, cause, at)
+    stop(job, StopUrgency.REQUESTED, cause, at)
     if job.children is not None:
         for child in job.children.jobs:
             cancel_job(child, cause, at)

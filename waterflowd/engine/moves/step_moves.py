@@ -11,7 +11,7 @@ from waterflowd.engine import events
 from waterflowd.engine.fold.evolve import CONCLUSIONS
 from waterflowd.engine.moves import block_moves
 from waterflowd.engine.rules import approvals, child_runs, conditions, contexts, rendering, retry, sleep
-from waterflowd.engine.state.blocks import APPROVAL, Attempt, Step, Stop
+from waterflowd.engine.state.blocks import APPROVAL, Attempt, Step, StopUrgency
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model import durations
 from waterflowd.model.ids import AttemptNo
@@ -184,7 +184,7 @@ def _active_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | 
         return _complete(run, job, step, Conclusion.CANCELLED, step.stop_reason, now) if step.stop else None
     if attempt.status is AttemptStatus.FINISHED:
         return _after_attempt(run, job, step, attempt, now)
-    if step.stop is Stop.FORCED or (step.stop and attempt.status is AttemptStatus.PENDING):
+    if step.stop is StopUrgency.FORCED or (step.stop and attempt.status is AttemptStatus.PENDING):
         is_late = job.is_timed_out or run.is_timed_out
         return events.AttemptFinished(
             at=now,

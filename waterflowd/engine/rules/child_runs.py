@@ -16,7 +16,7 @@ from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine import events, inputs
 from waterflowd.engine.rules import contexts, rendering
-from waterflowd.engine.state.blocks import Attempt, Step, Stop
+from waterflowd.engine.state.blocks import Attempt, Step, StopUrgency
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, verb
@@ -39,7 +39,7 @@ Events = tuple[events.RunEvent, ...]
 
 def of_attempt(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> events.RunEvent | None:
     """The next move of a pending attempt."""
-    if step.stop is Stop.FORCED or (attempt.child_run is None and (step.stop or step.is_timed_out)):
+    if step.stop is StopUrgency.FORCED or (attempt.child_run is None and (step.stop or step.is_timed_out)):
         cause = step.stop_reason if step.stop else step.reason
         return _finished(job, step, attempt, _cut_outcome(run, job, step), cause, now)
     if attempt.params is None:

@@ -33,13 +33,13 @@ ENGINE_NODES = CONTROL_NODES | {SLEEP, APPROVAL}
 SERVERLESS_NODES = ENGINE_NODES | {CHILD_RUN}
 
 
-class Stop(IntEnum):
+class StopUrgency(IntEnum):
     """How urgently a step must end."""
 
     #: It may continue.
-    NO = 0
+    NONE = 0
     #: According to its stop policy: signal, grace period, kill.
-    ASKED = 1
+    REQUESTED = 1
     #: At once, without waiting for its agent.
     FORCED = 2
 
@@ -137,7 +137,7 @@ class Step:
     retry_at: int | None = None
     is_held: bool = False
     #: Whether what runs of the step must end. Steps whose turn comes later, such as `always()` ones, are not affected.
-    stop: Stop = Stop.NO
+    stop: StopUrgency = StopUrgency.NONE
     #: When it was asked to end.
     stop_at: int = 0
     #: Why it must end: the first reason, or the one that made it urgent.

@@ -202,7 +202,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(f"{_APPROVALS}:outcome", ">= approval.minimum", ">= 1", "one approval is enough for a step"),
     Mutant(
-        f"{_EVOLVE_JOBS}:approval_given", ">= approval.minimum", ">= 1", "one approval is enough for an environment"
+        f"{_EVOLVE_JOBS}:approval_decided", ">= approval.minimum", ">= 1", "one approval is enough for an environment"
     ),
     Mutant(f"{_JOBS}:_environment", "if minimum == 0:", "if True:", "nobody is asked before an environment"),
     Mutant(
@@ -211,7 +211,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         "anybody approves",
     ),
-    Mutant(f"{_APPROVALS}:refusal", "if by in approval.given else", "if False else", "one person approves twice"),
+    Mutant(f"{_APPROVALS}:refusal", "if by in approval.approved_by else", "if False else", "one person approves twice"),
     Mutant(
         f"{_OWED}:outstanding_of_block", "if step.approval.due_at is not None:", "if False:", "no timer for an approval"
     ),

@@ -65,7 +65,7 @@ def test_worlds_meet_what_they_are_for() -> None:
         "StepTimedOut",
         "ChildRunRequested",
         "ChildRunStarted",
-        "ApprovalGiven",
+        "ApprovalDecided",
         "LockGranted",
         "LockWaiting",
         "LockRefused",

@@ -55,7 +55,7 @@ def _start(run: Run, input: inputs.StartRun, now: int) -> Events:
         inputs=input.inputs,
         vars=values,
         flags=flags.CURRENT,
-        given_vars=input.vars,
+        start_vars=input.vars,
         rerun_of=input.rerun_of,
         kept=input.kept,
         hashes=input.hashes,
@@ -363,7 +363,7 @@ def _step_timer(job: Job, step: Step, timer: inputs.Timer, now: int) -> Events:
             cause = reason(ReasonCode.TIMEOUT, f"step timed out after {took}")
             return (events.StepTimedOut(at=now, job=job.id, step=step.id, reason=cause),)
         case inputs.TimerKind.APPROVAL if step.approval is not None and step.approval.due_at == timer.due_at:
-            return approvals.time_out(job, step, now)
+            return approvals.timeout_decisions(job, step, now)
     return ()
 
 

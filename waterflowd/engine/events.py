@@ -63,7 +63,7 @@ class RunCreated(Event, frozen=True, kw_only=True, tag="run-created"):
     flags: tuple[int, ...] = ()
     deadline_at: int
     #: Variables that were set at the start and override the file's `vars`.
-    given_vars: dict[str, Any] = {}
+    start_vars: dict[str, Any] = {}
     #: Of a re-run: the original run, and what is reused from it.
     rerun_of: RunId | None = None
     kept: Kept | None = None
@@ -127,7 +127,7 @@ class ApprovalRequested(Event, frozen=True, kw_only=True, tag="approval-requeste
     reason: Reason
 
 
-class ApprovalGiven(Event, frozen=True, kw_only=True, tag="approval-given"):
+class ApprovalDecided(Event, frozen=True, kw_only=True, tag="approval-decided"):
     """The approval was decided by a person or, after the timeout, by its default."""
 
     job: JobId
@@ -476,7 +476,7 @@ RunEvent = (
     | LockGranted
     | LockRefused
     | ApprovalRequested
-    | ApprovalGiven
+    | ApprovalDecided
     | JobExpanded
     | JobEntered
     | JobHalted

@@ -61,16 +61,16 @@ def resolve(specs: Sequence[InputSpec], arguments: Mapping[str, Json], callee: s
     `callee` names the declaring workflow or step, if the error must mention it.
     """
     names = {spec.name.lower(): spec.name for spec in specs}
-    given: dict[str, Json] = {}
+    passed: dict[str, Json] = {}
     for name, value in arguments.items():
         known = names.get(name.lower())
         if known is None:
             hint = did_you_mean(name, names.values()) or known_inputs(specs)
             raise _rejected(name, f"{callee or 'the workflow'} has no input {quote(name)}; {hint}")
-        if known in given:
+        if known in passed:
             raise _rejected(name, f"input {quote(known)} is given twice; upper and lower case are the same")
-        given[known] = value
-    return {spec.name: _value(spec, given, f" of {callee}" if callee else "") for spec in specs}
+        passed[known] = value
+    return {spec.name: _value(spec, passed, f" of {callee}" if callee else "") for spec in specs}
 
 
 def known_inputs(specs: Sequence[InputSpec]) -> str:
@@ -86,8 +86,8 @@ def _value(spec: InputSpec, arguments: Mapping[str, Json], of: str) -> Json:
         except ValueError as error:
             raise _rejected(spec.name, f"input {quote(spec.name)}{of}: {error}") from None
     if spec.required and spec.default is None:
-        given = ", and the value given is null" if spec.name in arguments else ""
-        raise _rejected(spec.name, f"input {quote(spec.name)}{of} is required{given}")
+        null_hint = "; it was passed as null" if spec.name in arguments else ""
+        raise _rejected(spec.name, f"input {quote(spec.name)}{of} is required{null_hint}")
     return default_of(spec)
 
 

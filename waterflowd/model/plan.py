@@ -291,7 +291,7 @@ class CallPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     inputs: tuple[InputSpec, ...] = ()
     #: The caller's arguments by name; may contain expressions over the caller's contexts.
-    given: dict[str, Json] = {}
+    arguments: dict[str, Json] = {}
     vars: dict[str, Json] = {}
     env: dict[str, Json] = {}
     #: Expressions over `jobs.<id>.outputs`.

@@ -73,7 +73,7 @@ class ReasonCode(Enum):
     SLEPT = "slept"
     #: Waits before the next attempt.
     RETRY = "retry"
-    #: A time-out of the step, job or run has passed.
+    #: A timeout of the step, job or run has passed.
     TIMEOUT = "timeout"
     #: A cancel was requested.
     CANCEL_REQUESTED = "cancel-requested"

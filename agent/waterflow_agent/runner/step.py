@@ -1,7 +1,7 @@
 """The life of one step, from the start of its process until no process of it is left.
 
     RUNNING  ──main ends──▶ DRAINING ──leftovers, or 1 s without end of output──▶ STOPPING ──grace over──▶ KILLING
-       └──cancel, time-out──────────────────────────────────────────────────────▶ STOPPING
+       └──cancel, timeout───────────────────────────────────────────────────────▶ STOPPING
     each of them but RUNNING ──main reaped and nothing left──▶ OVER      KILLING ──30 s──▶ OVER (and says so)
 
 Rules

@@ -66,7 +66,7 @@ class Gates:
             lock = _lock(shadow, event.job)
             if lock is not None:
                 self._granted.append(((shadow.repository or "", lock.group), lock.requested_at))
-        elif isinstance(event, events.ApprovalGiven):
+        elif isinstance(event, events.ApprovalDecided):
             self._check_decision(shadow, event)
         elif isinstance(event, events.AttemptDispatched):
             self._check_server(shadow, event)
@@ -111,8 +111,10 @@ class Gates:
         self._expect(shadow.started_at is not None, f"{name} begins before its run")
         gate = job.plan.environment
         if gate is not None and not job.is_instance and job.children is None:
-            given = set(job.approval.given) if job.approval is not None else set()
-            self._expect(len(given) >= gate.minimum, f"{name} begins with {len(given)} approvals of {gate.minimum}")
+            approved_by = set(job.approval.approved_by) if job.approval is not None else set()
+            self._expect(
+                len(approved_by) >= gate.minimum, f"{name} begins with {len(approved_by)} approvals of {gate.minimum}"
+            )
             is_rejected = job.approval is not None and job.approval.rejected_by
             self._expect(not is_rejected, f"{name} begins though it was rejected")
         if oracle.takes_lock(job):
@@ -175,23 +177,25 @@ class Gates:
 
     # Approvals --------------------------------------------------------------------------------------------------------
 
-    def _check_decision(self, shadow: Run, event: events.ApprovalGiven) -> None:
+    def _check_decision(self, shadow: Run, event: events.ApprovalDecided) -> None:
         job = shadow.jobs_by_id[event.job]
         approval = job.approval if event.step is None else job.steps_by_id[event.step].approval
         self._decided.add((shadow.id, event.job, event.step, event.by))
-        if approval is None or event.by == "time-out":
+        if approval is None or event.by == "timeout":
             return
         name = f"{event.job}/{event.step} of {shadow.id}"
         is_asked = not approval.approvers or event.by in approval.approvers
         self._expect(is_asked, f"{name} is decided by {event.by}, who was not asked")
-        self._expect(event.by not in approval.given, f"{name} is approved by {event.by} twice")
+        self._expect(event.by not in approval.approved_by, f"{name} is approved by {event.by} twice")
 
     def _check_approved(self, shadow: Run, event: events.StepCompleted) -> None:
         step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
         if step.approval is not None and event.outcome is Conclusion.SUCCESS:
-            given = len(step.approval.given)
-            text = f"{event.job}/{event.step} of {shadow.id} goes on with {given} approvals of {step.approval.minimum}"
-            self._expect(given >= step.approval.minimum and not step.approval.rejected_by, text)
+            count = len(step.approval.approved_by)
+            text = (
+                f"{event.job}/{event.step} of {shadow.id} continues with {count} approvals of {step.approval.minimum}"
+            )
+            self._expect(count >= step.approval.minimum and not step.approval.rejected_by, text)
 
     def decision_acknowledged(self, run: RunId, job: JobId, step: StepId | None, by: str) -> None:
         """Records that a person was told that their decision counts (G1)."""

@@ -77,7 +77,7 @@ def test_a_call_becomes_a_part_of_the_plan(language: Language) -> None:
         InputSpec(name="who", required=True),
         InputSpec(name="count", type=InputType.NUMBER, default=2),
     )
-    assert call.given == {"who": "${{ vars.who }}"}
+    assert call.arguments == {"who": "${{ vars.who }}"}
     assert call.secrets == {"TOKEN": "FORGE"}
     assert call.outputs == {"made": "${{ jobs.build.outputs.made }}", "more": "${{ jobs.build.result }}"}
     assert (call.vars, call.env) == ({"a": "${{ inputs.who }}"}, {"E": "x"})
@@ -110,7 +110,7 @@ def test_inputs_at_the_top_serve_callers_too(language: Language) -> None:
     text, files = called("with: {n: 3}", callee)
     call = language.plan(text, files).jobs[0].call
     assert call is not None
-    assert call.given == {"n": 3}
+    assert call.arguments == {"n": 3}
 
 
 def test_a_file_that_is_used_twice_is_said_to_be_wrong_once(language: Language) -> None:

@@ -126,7 +126,7 @@ def test_null_from_an_expression_is_a_value_that_is_not_given() -> None:
     )
     scenario.play("connect web-1 web\nstart")
     step = scenario.run.jobs[0].steps_by_id[StepId("deploy")]
-    assert step.reason.text == 'input "to" is required, and the value given is null'
+    assert step.reason.text == 'input "to" is required; it was passed as null'
 
 
 SECRETS = [

@@ -71,7 +71,7 @@ async def test_of_two_concurrent_decisions_the_second_is_rejected() -> None:
             for by, is_approved in (("alice", True), ("bob", False))
         ]
         told = await asyncio.gather(*words, return_exceptions=True)
-        given = [event.by for event in host.events(run) if isinstance(event, events.ApprovalGiven)]
+        given = [event.by for event in host.events(run) if isinstance(event, events.ApprovalDecided)]
         assert given == ["alice"]
         assert not isinstance(told[0], BaseException)
         assert isinstance(told[1], Rejected)

@@ -94,7 +94,7 @@ def _request(services: Services, run: Run, body: RerunBody) -> StartRequest:
         repository=run.repository,
         revision=revision,
         inputs=run.inputs,
-        vars=run.given_vars,
+        vars=run.start_vars,
         rerun_of=run.id,
     )
 

@@ -32,7 +32,7 @@ _PRINTED = {
     "step-timed-out": "running",
     "step-completed": "running",
     "approval-requested": "waiting",
-    "approval-given": "running",
+    "approval-decided": "running",
     "lock-waiting": "waiting",
     "lock-refused": "running",
     "job-waiting": "waiting",

@@ -63,9 +63,9 @@ class WorkflowCalls:
         if callee is None:
             return None, None
         what = f"the workflow {quote(job.uses)}"
-        given = check_arguments(source, (*path, "with"), callee.call.inputs, job.with_, what)
+        arguments = check_arguments(source, (*path, "with"), callee.call.inputs, job.with_, what)
         secrets = self._secrets(source, path, job, callee)
-        return msgspec.structs.replace(callee.call, given=given, secrets=secrets), callee.minutes
+        return msgspec.structs.replace(callee.call, arguments=arguments, secrets=secrets), callee.minutes
 
     def _callee(self, source: SourceFile, path: Path, uses: str) -> Callee | None:
         at: Path = (*path, "uses")
@@ -73,8 +73,8 @@ class WorkflowCalls:
         if file is None:
             return None
         if file in self._open:
-            circle = " -> ".join([*self._open[self._open.index(file) :], file])
-            source.at_value(at, codes.WRONG_CALL, f"workflows call each other in a cycle: {circle}")
+            cycle = " -> ".join([*self._open[self._open.index(file) :], file])
+            source.at_value(at, codes.WRONG_CALL, f"workflows call each other in a cycle: {cycle}")
             return None
         known = file in self._callees
         if not known and len(self._open) <= DEPTH_MAX:
@@ -118,7 +118,7 @@ class WorkflowCalls:
         """The callee's names of secrets and the caller's; None for all of them."""
         if isinstance(job.secrets, str):
             return None
-        given: dict[str, str] = {}
+        names: dict[str, str] = {}
         for name, value in job.secrets.items():
             at: Path = (*path, "secrets", name)
             theirs = secret_references.only_name(value)
@@ -133,14 +133,14 @@ class WorkflowCalls:
                 hint = f"write {name}: ${{{{ secrets.NAME }}}}"
                 source.at_value(at, codes.WRONG_SECRET, "expected a reference to one secret of this workflow", hint)
             else:
-                given[name] = theirs
+                names[name] = theirs
         for name, declared in callee.declared_secrets.items():
             if declared.required and name not in job.secrets:
                 self._report_missing(source, path, callee, name, "requires the secret")
         for name in callee.used_secrets:
             if name not in job.secrets and name not in callee.declared_secrets:
                 self._report_missing(source, path, callee, name, "uses the undeclared secret")
-        return given
+        return names
 
     def _report_missing(self, source: SourceFile, path: Path, callee: Callee, name: str, verb: str) -> None:
         text = f"the workflow {quote(callee.call.path)} {verb} {quote(name)}, which this job does not pass"

@@ -46,17 +46,17 @@ class ChildWorkflows:
         #: The inputs of each child workflow, or the reason why it cannot be started.
         self._known: dict[str, tuple[InputSpec, ...] | str] = {}
 
-    def check(self, source: SourceFile, path: Path, given: Mapping[str, Any]) -> None:
+    def check(self, source: SourceFile, path: Path, parameters: Mapping[str, Any]) -> None:
         """Checks the workflow and the inputs of the step at `path`, as far as they are static."""
         if self._compilation.read is None:
             text = "workflow/run starts a workflow of the same repository, but this file was compiled without one"
             source.at_value((*path, "uses"), codes.WRONG_CALL, text, "push it to a watched repository")
             return
-        workflow = given.get("workflow")
+        workflow = parameters.get("workflow")
         if not isinstance(workflow, str) or not expr.is_static(workflow):
             return
         specs = self._specs(source, (*path, "with", "workflow"), workflow)
-        values = given.get("inputs", {})
+        values = parameters.get("inputs", {})
         if specs is not None and isinstance(values, Mapping):
             what = f"the workflow {quote(workflow)}"
             check_arguments(source, (*path, "with", "inputs"), specs, values, what)

@@ -66,7 +66,7 @@ class CompositeSteps:
         self._open: list[str] = []
 
     def parts(
-        self, source: SourceFile, path: Path, uses: str, given: Mapping[str, Json], depth: int
+        self, source: SourceFile, path: Path, uses: str, arguments: Mapping[str, Json], depth: int
     ) -> CompositeUse | None:
         """The composite step that the step at `path` uses; None after an error, which is reported."""
         at: Path = (*path, "uses")
@@ -74,8 +74,8 @@ class CompositeSteps:
         if file is None:
             return None
         if file in self._open:
-            circle = " -> ".join([*self._open[self._open.index(file) :], file])
-            source.at_value(at, codes.WRONG_CALL, f"composite steps use each other in a cycle: {circle}")
+            cycle = " -> ".join([*self._open[self._open.index(file) :], file])
+            source.at_value(at, codes.WRONG_CALL, f"composite steps use each other in a cycle: {cycle}")
             return None
         if len(self._open) >= DEPTH_MAX:
             text = f"composite steps are nested more than {DEPTH_MAX} levels deep"
@@ -92,8 +92,8 @@ class CompositeSteps:
         if depth + built.height - 1 > DEPTH_MAX:
             text = f"with this composite step, steps are nested more than {DEPTH_MAX - 1} levels deep"
             source.at_value(at, codes.BOUND, text, "move some of the steps into a separate job")
-        arguments = check_arguments(source, (*path, "with"), built.specs, given, f"the composite step {quote(uses)}")
-        return CompositeUse(inputs=built.specs, arguments=arguments, outputs=built.outputs, steps=built.steps)
+        checked = check_arguments(source, (*path, "with"), built.specs, arguments, f"the composite step {quote(uses)}")
+        return CompositeUse(inputs=built.specs, arguments=checked, outputs=built.outputs, steps=built.steps)
 
     def _file(self, source: SourceFile, at: Path, uses: str) -> str | None:
         folder = local_path(uses)

@@ -106,12 +106,12 @@ def _replaced(spec: InputSpec, **changes: Any) -> InputSpec:
 
 
 def check_arguments(
-    source: SourceFile, path: Path, specs: Sequence[InputSpec], given: Mapping[str, Json], what: str
+    source: SourceFile, path: Path, specs: Sequence[InputSpec], arguments: Mapping[str, Json], what: str
 ) -> dict[str, Json]:
     """The arguments in the mapping at `path` by input, converted where they are static; errors are reported."""
     known = {spec.name.lower(): spec for spec in specs}
     found: dict[str, Json] = {}
-    for name, value in given.items():
+    for name, value in arguments.items():
         at: Path = (*path, name)
         spec = known.get(name.lower())
         if spec is None:

@@ -60,21 +60,21 @@ class NodeChecker:
             self._report.add(self._document.value_start(path), code, message, suggestion)
         return found
 
-    def parameters(self, path: Path, node: node_schema.NodeSchema, given: Mapping[str, Json]) -> dict[str, Json]:
+    def parameters(self, path: Path, node: node_schema.NodeSchema, parameters: Mapping[str, Json]) -> dict[str, Json]:
         """The parameters as the plan holds them, checked against the node's record."""
         fields = {field.encode_name: field for field in msgspec.structs.fields(node.parameters)}
         result: dict[str, Json] = {}
-        for name, value in given.items():
+        for name, value in parameters.items():
             field = fields.get(name)
             if field is None:
                 self._unknown_parameter((*path, name), node, name, list(fields))
                 continue
             result[name] = self._parameter((*path, name), name, value, field.type)
-        missing = [name for name, field in fields.items() if field.required and name not in given]
+        missing = [name for name, field in fields.items() if field.required and name not in parameters]
         for name in missing:
             text = f"{node.name} requires the parameter {quote(name)}"
             self._add(path, codes.WRONG_PARAMETER, text, f"add it under with: {name}: ...", on_key=True)
-        if node.name == "sleep" and len(result) == len(given):
+        if node.name == "sleep" and len(result) == len(parameters):
             self._sleep(path, result)
         elif node.name == "script":
             self._script(path, result)
@@ -104,10 +104,10 @@ class NodeChecker:
             hint = f"{name} is a key of the step: write it next to uses"
         self._add(path, codes.WRONG_PARAMETER, text, hint or f"known parameters: {', '.join(known)}", on_key=True)
 
-    def _sleep(self, path: Path, given: Mapping[str, Json]) -> None:
-        if len(given) != 1:
+    def _sleep(self, path: Path, parameters: Mapping[str, Json]) -> None:
+        if len(parameters) != 1:
             self._add(path, codes.WRONG_PARAMETER, "sleep requires either duration or until", on_key=True)
-        for name, value in given.items():
+        for name, value in parameters.items():
             if not expr.is_static(value) or not isinstance(value, str):
                 continue
             try:
@@ -118,11 +118,11 @@ class NodeChecker:
             except ValueError as error:
                 self._add((*path, name), codes.WRONG_PARAMETER, f"{name}: {error}")
 
-    def _script(self, path: Path, given: Mapping[str, Json]) -> None:
-        if ("path" in given) == ("content" in given):
+    def _script(self, path: Path, parameters: Mapping[str, Json]) -> None:
+        if ("path" in parameters) == ("content" in parameters):
             self._add(path, codes.WRONG_PARAMETER, "script requires either path or content", on_key=True)
         for name in ("content", "interpreter"):
-            if not expr.is_static(given.get(name)):
+            if not expr.is_static(parameters.get(name)):
                 text = f"{name} cannot contain expressions, because their values would become code"
                 self._add((*path, name), UNSAFE_PLACE, text, "pass values to the script through args or env")
 

@@ -104,16 +104,16 @@ class OwnNodes:
             self._source.at_value(at, codes.WRONG_CALL, f"{path} is not a valid schema: {error}", hint)
             return None
 
-    def parameters(self, path: Path, node: OwnNode, given: Mapping[str, Json]) -> dict[str, Json]:
+    def parameters(self, path: Path, node: OwnNode, parameters: Mapping[str, Json]) -> dict[str, Json]:
         """The parameters as the plan holds them, checked with the node's schema if it has one."""
-        values: dict[str, Json] = {name: plain(value) for name, value in given.items()}
+        values: dict[str, Json] = {name: plain(value) for name, value in parameters.items()}
         if node.schema is None:
             return values
         for where, text in node.schema.faults(values):
             if len(where) == 1:
                 # Where text is expected, a number is taken as it is written.
                 name = str(where[0])
-                written = as_text(given[name])
+                written = as_text(parameters[name])
                 if isinstance(written, str) and not node.schema.faults({**values, name: written}):
                     values[name] = written
                     continue

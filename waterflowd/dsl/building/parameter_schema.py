@@ -103,10 +103,10 @@ class ParameterSchema:
         properties = root.get("properties")
         return list(properties) if isinstance(properties, dict) else []
 
-    def faults(self, given: Mapping[str, Json]) -> list[ParameterError]:
+    def faults(self, parameters: Mapping[str, Json]) -> list[ParameterError]:
         """The errors of these parameters."""
         self._left = _STEPS_MAX
-        return list(self._faults(self._root, dict(given), (), 0))
+        return list(self._faults(self._root, dict(parameters), (), 0))
 
     def _resolved(self, schema: Json) -> dict[str, Json]:
         for _ in range(_DEPTH_MAX):

@@ -191,14 +191,14 @@ class StepBuilder:
     def _own_node(self, path: Path, step: models.Step, node: OwnNode, scope: BlockScope) -> StepPlan:
         self._expressions.value((*path, "with"), step.with_, scope.available.with_secrets)
         self._refuse_script_keys(path, step, node.name)
-        given: dict[str, Any] = dict(step.with_)
-        params = self._own_nodes.parameters((*path, "with") if step.has("with_") else path, node, given)
+        parameters: dict[str, Any] = dict(step.with_)
+        params = self._own_nodes.parameters((*path, "with") if step.has("with_") else path, node, parameters)
         secrets = tuple(dict.fromkeys((*scope.secrets, *secret_references.names_in(params))))
         return msgspec.structs.replace(self._plain(path, step, node.name, scope), params=params, secrets=secrets)
 
     def _refuse_script_keys(self, path: Path, step: models.Step, node: str) -> None:
-        for key, is_given in (("shell", step.shell is not None), ("unsafe-interpolation", step.unsafe_interpolation)):
-            if is_given:
+        for key, is_set in (("shell", step.shell is not None), ("unsafe-interpolation", step.unsafe_interpolation)):
+            if is_set:
                 text = f"{key} is only valid for a script (run), not for {node}"
                 self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
 
@@ -273,9 +273,9 @@ class StepBuilder:
         is_script = node.name == "shell"
         if not is_script and node.runs_in is not node_schema.RunsIn.ENGINE:
             self._refuse_script_keys(path, step, node.name)
-        given: dict[str, Any] = dict(step.with_)
+        parameters: dict[str, Any] = dict(step.with_)
         if step.run is None:
-            params = self._node_checker.parameters((*path, "with") if step.has("with_") else path, node, given)
+            params = self._node_checker.parameters((*path, "with") if step.has("with_") else path, node, parameters)
         else:
             params = {"run": step.run}
             if step.has("with_"):

@@ -11,7 +11,7 @@ from waterflowd.dsl.models.model import EXAMPLE_JOBS, LanguageModel, Page, key
 
 
 class Input(LanguageModel):
-    """One typed value that is given by a start by hand, by a call, or by the step that uses a composite step. All inputs
+    """One typed value that is set by a start by hand, by a call, or by the step that uses a composite step. All inputs
     together are limited to 64 KiB.
     """
 
@@ -27,9 +27,9 @@ class Input(LanguageModel):
         "The type of the value.", "type: choice\noptions: [staging, production]", default="string"
     )
     description: FreeText = key("A description for people.", "description: version to release", default="")
-    required: Boolean = key("Whether a value must be given if there is no default.", "required: true", default=False)
+    required: Boolean = key("Whether a value must be passed if there is no default.", "required: true", default=False)
     default: JsonValue = key(
-        "The value if none is given.",
+        "The default value.",
         "type: number\ndefault: 3",
         default=None,
         without="by type: empty text, 0, false, the first option, or null",

@@ -57,7 +57,7 @@ def _run_created(run: Run, event: events.RunCreated) -> None:
     run.scope.inputs = event.inputs
     run.scope.vars = event.vars
     run.flags = frozenset(event.flags)
-    run.given_vars = event.given_vars
+    run.start_vars = event.start_vars
     run.rerun_of = event.rerun_of or (event.kept.run if event.kept is not None else None)
     run.kept = event.kept
     run.hashes = event.hashes
@@ -112,7 +112,7 @@ _HANDLERS: dict[type, Callable[[Run, Any], None]] = {
     events.LockGranted: evolve_jobs.lock_granted,
     events.LockRefused: evolve_jobs.lock_refused,
     events.ApprovalRequested: evolve_jobs.approval_requested,
-    events.ApprovalGiven: evolve_jobs.approval_given,
+    events.ApprovalDecided: evolve_jobs.approval_decided,
     events.JobReady: evolve_jobs.job_ready,
     events.JobWaiting: evolve_jobs.job_waiting,
     events.JobExpanded: evolve_jobs.job_expanded,

@@ -88,18 +88,18 @@ def approval_requested(run: Run, event: events.ApprovalRequested) -> None:
     job.reason = event.reason
 
 
-def approval_given(run: Run, event: events.ApprovalGiven) -> None:
+def approval_decided(run: Run, event: events.ApprovalDecided) -> None:
     """Records a decision about an approval."""
     job = run.jobs_by_id[event.job]
     approval = job.approval if event.step is None else job.steps_by_id[event.step].approval
     assert approval is not None, "nobody asked for it"
     if event.is_approved:
-        approval.given.append(event.by)
+        approval.approved_by.append(event.by)
     else:
         approval.rejected_by = event.by
     if event.step is None:
         job.reason = event.reason
-        job.is_approved = event.is_approved and len(approval.given) >= approval.minimum
+        job.is_approved = event.is_approved and len(approval.approved_by) >= approval.minimum
     else:
         job.steps_by_id[event.step].reason = event.reason
 

@@ -61,7 +61,7 @@ _OF_STEPS = frozenset({
     events.StepHeld,
     events.StepCompleted,
     events.ApprovalRequested,
-    events.ApprovalGiven,
+    events.ApprovalDecided,
     events.LateReport,
 })  # fmt: skip
 #: Events about a step that do not change the commands of its job, apart from those of its blocks.

@@ -145,8 +145,8 @@ def _environment(run: Run, job: Job, plan: EnvironmentPlan, env: expr.Env, now: 
     minimum = max(plan.minimum, policy.minimum, 1 if approvers else 0)
     if minimum == 0:
         return None
-    whom = approvals.any_of(approvers)
-    text = f'waiting for {whom} to approve environment "{name}"; next: waterflowctl approve {run.id}'
+    approver_text = approvals.any_of(approvers)
+    text = f'waiting for {approver_text} to approve environment "{name}"; next: waterflowctl approve {run.id}'
     return events.ApprovalRequested(
         at=now,
         job=job.id,
@@ -217,9 +217,9 @@ def _group(name: str) -> str:
 def _enter(run: Run, job: Job, env: expr.Env, now: int) -> events.JobEntered:
     call = job.plan.call
     assert call is not None
-    given = expr.render(call.given, env)
-    assert isinstance(given, dict)
-    values = calls.resolve_inputs(call.inputs, given, call.path)
+    arguments = expr.render(call.arguments, env)
+    assert isinstance(arguments, dict)
+    values = calls.resolve_inputs(call.inputs, arguments, call.path)
     return events.JobEntered(
         at=now,
         job=job.id,

@@ -173,7 +173,7 @@ def _active_approval(run: Run, job: Job, step: Step, now: int) -> events.RunEven
     outcome = approvals.outcome(step.approval)
     if outcome is None:
         return None
-    outputs = {"approved": outcome is Conclusion.SUCCESS, "by": list(step.approval.given)}
+    outputs = {"approved": outcome is Conclusion.SUCCESS, "by": list(step.approval.approved_by)}
     return _complete(run, job, step, outcome, step.reason, now, outputs)
 
 

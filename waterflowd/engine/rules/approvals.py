@@ -21,7 +21,7 @@ from waterflowd.model.statuses import Conclusion, Status
 #: Largest number of people that one approval may require.
 MINIMUM_MAX = 20
 #: Recorded as the decider when the timeout decides.
-TIME_OUT = "time-out"
+TIMEOUT = "timeout"
 
 
 def request(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.ApprovalRequested:
@@ -80,7 +80,7 @@ def outcome(approval: Approval) -> Conclusion | None:
     """The decision; None while more decisions are needed."""
     if approval.rejected_by is not None:
         return Conclusion.FAILURE
-    return Conclusion.SUCCESS if len(approval.given) >= approval.minimum else None
+    return Conclusion.SUCCESS if len(approval.approved_by) >= approval.minimum else None
 
 
 def pending(run: Run) -> list[tuple[Job, Step | None, Approval]]:
@@ -111,7 +111,7 @@ def refusal(run: Run, approval: Approval, by: str) -> str:
         return f"{by} may not approve this; approvers: {', '.join(approval.approvers)}"
     if not approval.may_approve_own and by == run.trigger.by:
         return f"{by} started the run and may not approve it"
-    return f"{by} has already approved this" if by in approval.given else ""
+    return f"{by} has already approved this" if by in approval.approved_by else ""
 
 
 def decide(run: Run, input: inputs.DecideApproval, now: int) -> tuple[events.RunEvent, ...]:
@@ -119,28 +119,28 @@ def decide(run: Run, input: inputs.DecideApproval, now: int) -> tuple[events.Run
     approval = find(run, input.job, input.step)
     if approval is None or refusal(run, approval, input.by):
         return ()
-    return (_given(input.job, input.step, approval, input.by, input.is_approved, input.comment, now),)
+    return (_decided(input.job, input.step, approval, input.by, input.is_approved, input.comment, now),)
 
 
-def time_out(job: Job, step: Step, now: int) -> tuple[events.RunEvent, ...]:
+def timeout_decisions(job: Job, step: Step, now: int) -> tuple[events.RunEvent, ...]:
     """No decision was made in time: the default decides."""
     approval = step.approval
     assert approval is not None
     if approval.default == "reject":
-        return (_given(job.id, step.id, approval, TIME_OUT, False, "", now),)
-    missing = approval.minimum - len(approval.given)
-    return tuple(_given(job.id, step.id, approval, TIME_OUT, True, "", now) for _ in range(missing))
+        return (_decided(job.id, step.id, approval, TIMEOUT, False, "", now),)
+    missing = approval.minimum - len(approval.approved_by)
+    return tuple(_decided(job.id, step.id, approval, TIMEOUT, True, "", now) for _ in range(missing))
 
 
-def _given(
+def _decided(
     job: Any, step: Any, approval: Approval, by: str, is_approved: bool, comment: str, now: int
-) -> events.ApprovalGiven:
+) -> events.ApprovalDecided:
     verb = "approved" if is_approved else "rejected"
     text = f"{verb} by {by}" + (f": {comment}" if comment else "")
-    if is_approved and len(approval.given) + 1 < approval.minimum:
-        missing = approval.minimum - len(approval.given) - 1
+    if is_approved and len(approval.approved_by) + 1 < approval.minimum:
+        missing = approval.minimum - len(approval.approved_by) - 1
         text += f"; {missing} more {'approval' if missing == 1 else 'approvals'} needed"
     code = ReasonCode.APPROVED if is_approved else ReasonCode.REJECTED
-    return events.ApprovalGiven(
+    return events.ApprovalDecided(
         at=now, job=job, step=step, by=by, is_approved=is_approved, comment=comment, reason=reason(code, text, by=by)
     )

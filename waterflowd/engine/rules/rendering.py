@@ -45,14 +45,14 @@ def text(value: object) -> str:
     return value if isinstance(value, str) else expr.to_text(value)
 
 
-def resolve_vars(values: dict[str, Any], given: dict[str, Any], trigger: Trigger) -> dict[str, Any]:
+def resolve_vars(values: dict[str, Any], inputs: dict[str, Any], trigger: Trigger) -> dict[str, Any]:
     """The values of `vars` in order, each seeing those before it. Raises `Rejected`."""
     known: dict[str, Any] = {}
     for name, value in values.items():
         if expr.is_static(value):
             known[name] = value
         else:
-            known[name] = expr.render(value, contexts.for_vars(given, dict(known), trigger.git, trigger.payload))
+            known[name] = expr.render(value, contexts.for_vars(inputs, dict(known), trigger.git, trigger.payload))
     return known
 
 

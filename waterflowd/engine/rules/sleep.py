@@ -17,10 +17,10 @@ def due_at(parameters: Json, now: int) -> int:
     `duration` is text such as `1h30m` or a number of seconds, `until` RFC 3339 or milliseconds; exactly one is set.
     """
     assert isinstance(parameters, dict), "the compiler gives a mapping"
-    given = {name: value for name, value in parameters.items() if value is not None}
-    if len(given) != 1 or not given.keys() <= {"duration", "until"}:
+    found = {name: value for name, value in parameters.items() if value is not None}
+    if len(found) != 1 or not found.keys() <= {"duration", "until"}:
         raise ValueError("needs either duration or until")
-    wait_ms = _milliseconds(given["duration"]) if "duration" in given else _instant(given["until"]) - now
+    wait_ms = _milliseconds(found["duration"]) if "duration" in found else _instant(found["until"]) - now
     if wait_ms > SLEEP_MS_MAX:
         raise ValueError("must not be longer than 366 days")
     return now + max(0, wait_ms)

@@ -20,7 +20,7 @@ class Approval:
     #: What happens at `due_at`: `approve` or `reject`.
     default: str = "reject"
     #: Who has approved, in order.
-    given: list[str] = field(default_factory=list)
+    approved_by: list[str] = field(default_factory=list)
     rejected_by: str | None = None
 
 

@@ -245,7 +245,7 @@ class Run:
     revision: str | None = None
     flags: frozenset[int] = frozenset()
     #: Variables that were set at the start and override the file's `vars`.
-    given_vars: dict[str, Any] = field(default_factory=dict)
+    start_vars: dict[str, Any] = field(default_factory=dict)
     #: The run that this one re-runs, and what it reuses of it.
     rerun_of: RunId | None = None
     kept: Kept | None = None

@@ -376,10 +376,10 @@ def run_node(
         output_bytes_max=1 << 20, boot_id="", instance="",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as files:
-        place = shell.AttemptLocation(files=files, workspace=str(directory), agent="test")
+        location = shell.AttemptLocation(files=files, workspace=str(directory), agent="test")
         try:
             node_input = _node_input(name, params)
-            command = process_steps.prepare(task, node_input, place, shell.inherited(os.environ))
+            command = process_steps.prepare(task, node_input, location, shell.inherited(os.environ))
         except Rejected as error:
             return NodeRun(outcome=Outcome.FAILURE, exit_code=None, text=error.text, outputs={}, printed="")
         result, printed = _run_to_end(command, directory, timeout_s)

@@ -115,8 +115,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _malformed(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return problem(400, escape_for_display(f"{place}: {first['msg']}"), instance=request.url.path)
+    field = ".".join(str(part) for part in first["loc"])
+    return problem(400, escape_for_display(f"{field}: {first['msg']}"), instance=request.url.path)
 
 
 async def _bug(request: Request, error: Exception) -> Response:

@@ -256,8 +256,8 @@ def load(
     try:
         config = msgspec.convert(settings, Config, strict=False)
     except msgspec.ValidationError as error:
-        place, _, key = _place(error)
-        variable = _variable(".".join((*place, key)))
+        table_path, _, key = _error_location(error)
+        variable = _variable(".".join((*table_path, key)))
         where = variable if variable in environment else "invalid configuration"
         raise Rejected("WF620", f"{where}: {error}") from error
     return _checked(config)
@@ -271,15 +271,15 @@ def _read(path: Path) -> dict[str, Any]:
         raise Rejected("WF620", f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Rejected("WF620", f"{path}: {error}") from error
-    for place, number, key, known in _unknown(settings, Config, ()):
-        line = _line_of(text, place, number, key)
+    for table_path, number, key, known in _unknown(settings, Config, ()):
+        line = _line_of(text, table_path, number, key)
         close = difflib.get_close_matches(key.replace("_", "-"), known, n=1)
         hint = f' (did you mean "{close[0]}"?)' if close else f"; known here: {', '.join(known)}"
         raise Rejected("WF620", f'{path}:{line}: unknown key "{key}"{hint}')
     try:
         msgspec.convert(settings, Config)
     except msgspec.ValidationError as error:
-        line_text = f":{_line_of(text, *_place(error))}" if "`$." in str(error) else ""
+        line_text = f":{_line_of(text, *_error_location(error))}" if "`$." in str(error) else ""
         raise Rejected("WF620", f"{path}{line_text}: {error}") from error
     return settings
 
@@ -293,21 +293,21 @@ _LISTS: dict[str, type] = {"repositories": RepositoryTable, "environments": Envi
 
 
 def _unknown(
-    settings: dict[str, Any], table: type, place: tuple[str, ...], number: int = 0
+    settings: dict[str, Any], table: type, table_path: tuple[str, ...], number: int = 0
 ) -> Iterator[tuple[tuple[str, ...], int, str, list[str]]]:
     """The table, its index in an array of tables, the unknown key, and the known keys of the table."""
     fields = _fields(table)
     for key, value in settings.items():
         if key not in fields:
-            yield place, number, key, list(fields)
+            yield table_path, number, key, list(fields)
             continue
         inner = _LISTS.get(key, fields[key])
         for position, item in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(item, dict) and isinstance(inner, type) and issubclass(inner, _Table):
-                yield from _unknown(item, inner, (*place, key), position)
+                yield from _unknown(item, inner, (*table_path, key), position)
 
 
-def _place(error: msgspec.ValidationError) -> tuple[tuple[str, ...], int, str]:
+def _error_location(error: msgspec.ValidationError) -> tuple[tuple[str, ...], int, str]:
     """The table, its index in an array of tables, and the key in an error of msgspec; the key is empty for the table itself."""
     found = re.search(r"`\$\.([a-z-]+)(?:\[(\d+|\.\.\.)\])?(?:\.([a-z-]+))?", str(error))
     if found is None:
@@ -318,23 +318,23 @@ def _place(error: msgspec.ValidationError) -> tuple[tuple[str, ...], int, str]:
     return (first,), int(number) if number and number.isdigit() else 0, second or ""
 
 
-def _line_of(text: str, place: tuple[str, ...], number: int, key: str) -> int:
+def _line_of(text: str, table_path: tuple[str, ...], number: int, key: str) -> int:
     """The line of a key in the `number`-th table of that name, or the line of the table, or 1."""
     name = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*[.=]""")
-    dotted = re.compile(rf"""\s*{re.escape(".".join((*place, key)))}\s*[.=]""")
-    inline = re.compile(rf"""\s*{re.escape(".".join(place))}\s*=""") if place else None
+    dotted = re.compile(rf"""\s*{re.escape(".".join((*table_path, key)))}\s*[.=]""")
+    inline = re.compile(rf"""\s*{re.escape(".".join(table_path))}\s*=""") if table_path else None
     header = re.compile(r"\s*\[{1,2}\s*([^\]]+?)\s*\]{1,2}")
     table: tuple[str, ...] = ()
-    fallback, seen = 1, 0
+    fallback, tables_seen = 1, 0
     for line, content in enumerate(text.splitlines(), 1):
         found = header.match(content)
         if found:
             table = tuple(part.strip(" \"'") for part in found.group(1).split("."))
-            if table == (*place, key):
+            if table == (*table_path, key):
                 return line
-            seen += table == place
-            fallback = line if table == place and seen == number + 1 else fallback
-        elif (table == place and seen in (0, number + 1) and name.match(content)) or (
+            tables_seen += table == table_path
+            fallback = line if table == table_path and tables_seen == number + 1 else fallback
+        elif (table == table_path and tables_seen in (0, number + 1) and name.match(content)) or (
             not table and dotted.match(content)
         ):
             return line
@@ -442,13 +442,13 @@ def _check_secrets(config: Config) -> None:
     except ValueError as error:
         raise Rejected("WF620", f"vault.{error}") from None
     for item in config.repositories:
-        place = f"repositories.{item.name}"
+        subject = f"repositories.{item.name}"
         if bool(item.age_files) != bool(item.age_identity_file):
-            raise Rejected("WF620", f"{place}: age-files and age-identity-file must be set together")
+            raise Rejected("WF620", f"{subject}: age-files and age-identity-file must be set together")
         if len(item.age_files) > age.FILES_MAX:
-            raise Rejected("WF620", f"{place}.age-files: at most {age.FILES_MAX} files")
+            raise Rejected("WF620", f"{subject}.age-files: at most {age.FILES_MAX} files")
         for path in item.age_files:
             if not path.endswith(age.SUFFIX) or path.startswith("/") or ".." in path.split("/"):
                 raise Rejected(
-                    "WF620", f'{place}.age-files: expected paths in the repository that end in .age, found "{path}"'
+                    "WF620", f'{subject}.age-files: expected paths in the repository that end in .age, found "{path}"'
                 )

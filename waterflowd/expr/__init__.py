@@ -29,7 +29,7 @@ from waterflowd.expr.parser import parse
 from waterflowd.expr.scope import Scope, check, references
 from waterflowd.expr.scripts import Script, check_script, lower_script
 from waterflowd.expr.template import (
-    Placed,
+    EmbeddedExpression,
     Template,
     is_static,
     is_success_implied,
@@ -55,7 +55,7 @@ __all__ = [
     "Logical",
     "Node",
     "Not",
-    "Placed",
+    "EmbeddedExpression",
     "Scope",
     "Script",
     "Status",

@@ -18,7 +18,7 @@ from waterflowd.expr.errors import UNSAFE_PLACE, ExpressionError
 from waterflowd.expr.nodes import Literal, Node
 from waterflowd.expr.scope import ANY, references
 from waterflowd.expr.shell_scanner import Scanner
-from waterflowd.expr.template import Placed, Template, parse_template
+from waterflowd.expr.template import EmbeddedExpression, Template, parse_template
 from waterflowd.expr.values import ARRAY, OBJECT, Value, kind_of, to_text
 
 #: Returns the value of an expression that is constant in its workflow file, such as a matrix value or an id; else None.
@@ -89,49 +89,53 @@ class _Lowering:
         self.script = Script(text=lowered, env={name: f"${{{{ {source} }}}}" for source, name in self._names.items()})
 
     def _lowered(self, template: Template) -> str:
-        pasted = {placed.start: text for placed in template.expressions if (text := self._pasted(placed)) is not None}
-        open_places = tuple(placed for placed in template.expressions if placed.start not in pasted)
+        pasted = {
+            expression.start: text
+            for expression in template.expressions
+            if (text := self._pasted(expression)) is not None
+        }
+        unresolved = tuple(expression for expression in template.expressions if expression.start not in pasted)
         replacements = dict(pasted)
         if self._shell in _POSIX_SHELLS:
             scanner = Scanner(template.text, template.expressions, frozenset(pasted))
             scanner.scan()
-            for placed in open_places:
-                reference = scanner.references.get(placed.start, "${%s}")
-                replacements[placed.start] = reference % self._variable(placed)
-            self.errors.extend(self._unsafe(placed, place) for placed, place in scanner.unsafe_uses)
+            for expression in unresolved:
+                reference = scanner.references.get(expression.start, "${%s}")
+                replacements[expression.start] = reference % self._variable(expression)
+            self.errors.extend(self._unsafe(expression, location) for expression, location in scanner.unsafe_uses)
         else:
-            place = f"the source of {self._shell or 'an unknown interpreter'}"
-            self.errors.extend(self._unsafe(placed, place) for placed in open_places)
+            location = f"the source of {self._shell or 'an unknown interpreter'}"
+            self.errors.extend(self._unsafe(expression, location) for expression in unresolved)
         return "".join(part if isinstance(part, str) else replacements.get(part.start, "") for part in template.parts)
 
-    def _pasted(self, placed: Placed) -> str | None:
+    def _pasted(self, expression: EmbeddedExpression) -> str | None:
         """Return the text of an expression that is safe to paste anywhere, else None."""
-        if isinstance(placed.node, Literal):
-            value: Value = placed.node.value
+        if isinstance(expression.node, Literal):
+            value: Value = expression.node.value
         else:
-            value = self._constant(placed.node) if self._constant else None
+            value = self._constant(expression.node) if self._constant else None
             if value is None:
                 return None
         text = None if kind_of(value) in (ARRAY, OBJECT) else to_text(value)
         return text if text is not None and _PASTEABLE.fullmatch(text) else None
 
-    def _variable(self, placed: Placed) -> str:
-        source = placed.source.strip()
+    def _variable(self, expression: EmbeddedExpression) -> str:
+        source = expression.source.strip()
         if source not in self._names:
             self._names[source] = f"{VARIABLE_PREFIX}{len(self._names) + 1}"
         return self._names[source]
 
-    def _unsafe(self, placed: Placed, place: str) -> ExpressionError:
-        name = _variable_name(placed.node)
+    def _unsafe(self, expression: EmbeddedExpression, location: str) -> ExpressionError:
+        name = _variable_name(expression.node)
         reading = _READING.get(
             self._shell, '"${0}"' if self._shell in _POSIX_SHELLS else "the environment variable {0}"
         )
         text = (
-            f"the expression is in {place}; assign it to a variable and check the value before you use it there:\n"
-            f"  env:\n    {name}: ${{{{ {placed.source.strip()} }}}}\n"
+            f"the expression is in {location}; assign it to a variable and check the value before you use it there:\n"
+            f"  env:\n    {name}: ${{{{ {expression.source.strip()} }}}}\n"
             f"and read it as {reading.format(name)}"
         )
-        return ExpressionError(UNSAFE_PLACE, text, placed.start)
+        return ExpressionError(UNSAFE_PLACE, text, expression.start)
 
 
 def _variable_name(node: Node) -> str:

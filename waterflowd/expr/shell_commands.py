@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from waterflowd.expr.template import Placed
+from waterflowd.expr.template import EmbeddedExpression
 
 _SHELLS = frozenset({"bash", "sh", "dash", "ash", "ksh", "zsh", "fish", "su"})
 _SHELL_CODE_OPTION = re.compile(r"-[A-Za-z]*c|--command")
@@ -81,7 +81,7 @@ class Word:
     """One word of a command: its text without quotes, as far as known, and the expressions in it."""
 
     text: str = ""
-    placed: list[Placed] = field(default_factory=list)
+    expressions: list[EmbeddedExpression] = field(default_factory=list)
     #: Whether it is a process substitution, `<( )`.
     is_process: bool = False
 
@@ -103,7 +103,7 @@ class Pipeline:
     """Commands joined by `|`, and the expressions in the here-documents that they read."""
 
     commands: list[Command] = field(default_factory=lambda: [Command()])
-    here_documents: list[Placed] = field(default_factory=list)
+    here_documents: list[EmbeddedExpression] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +133,8 @@ def variable_attributes(script: str) -> VariableAttributes:
     return VariableAttributes(frozenset(evaluated), frozenset(arrays))
 
 
-#: An expression whose value would be run as code, and a description of the place.
-UnsafeUse = tuple[Placed, str]
+#: An expression whose value would be run as code, and a description of the location.
+UnsafeUse = tuple[EmbeddedExpression, str]
 
 
 def unsafe_uses(pipeline: Pipeline, variables: VariableAttributes) -> Iterator[UnsafeUse]:
@@ -149,7 +149,7 @@ def unsafe_uses(pipeline: Pipeline, variables: VariableAttributes) -> Iterator[U
                 yield from _all([command.here_string], EVALUATED.format(name))
     if last_reader is not None:
         number, name = last_reader
-        yield from ((placed, EVALUATED.format(name)) for placed in pipeline.here_documents)
+        yield from ((expression, EVALUATED.format(name)) for expression in pipeline.here_documents)
         for command in pipeline.commands[:number]:
             inputs = [command.here_string] if command.here_string is not None else []
             yield from _all(command.words + inputs, EVALUATED.format(name))
@@ -273,15 +273,15 @@ def _in_command(command: Command, variables: VariableAttributes) -> Iterator[Uns
     yield from _code_options(words)
 
 
-def _all(words: list[Word], place: str) -> Iterator[UnsafeUse]:
-    return ((placed, place) for word in words for placed in word.placed)
+def _all(words: list[Word], location: str) -> Iterator[UnsafeUse]:
+    return ((expression, location) for word in words for expression in word.expressions)
 
 
-def _after_option(words: list[Word], place: str) -> Iterator[UnsafeUse]:
+def _after_option(words: list[Word], location: str) -> Iterator[UnsafeUse]:
     """Yield the expressions after the first `-c`."""
     for position, word in enumerate(words):
         if _SHELL_CODE_OPTION.match(word.text):
-            yield from _all(words[position:], place)
+            yield from _all(words[position:], location)
             return
 
 
@@ -351,14 +351,14 @@ def _code_options(words: list[Word]) -> Iterator[UnsafeUse]:
 
 
 def _code_values(name: str, words: list[Word]) -> Iterator[UnsafeUse]:
-    option, place = _code_option(name), EVALUATED.format(name)
+    option, location = _code_option(name), EVALUATED.format(name)
     for position, word in enumerate(words):
         if word.is_process:
-            yield from _all([word], place)
+            yield from _all([word], location)
         if option.fullmatch(word.text):
-            yield from _all(words[position + 1 : _operand_at(words, position + 1) + 1], place)
+            yield from _all(words[position + 1 : _operand_at(words, position + 1) + 1], location)
         elif option.match(word.text) and name not in _SHELLS:
-            yield from _all([word], place)
+            yield from _all([word], location)
 
 
 def _operand_at(words: list[Word], position: int) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from waterflowd.expr.shell_commands import Command, Pipeline, Word
-from waterflowd.expr.template import Placed
+from waterflowd.expr.template import EmbeddedExpression
 
 #: Reserved words that a command may follow.
 _KEYWORDS = frozenset({"then", "else", "elif", "do", "!", "time", "coproc"})
@@ -71,7 +71,7 @@ class Frame:
     is_redirect: bool = False
     #: Commands: whether the current word is the target of `>&` or `<&`.
     is_duplication: bool = False
-    used: list[Placed] = field(default_factory=list)
+    used: list[EmbeddedExpression] = field(default_factory=list)
     #: Commands: `subject`, `pattern` or `body` for each open `case`.
     cases: list[str] = field(default_factory=list)
     #: Commands: the open compound commands, `case` included.

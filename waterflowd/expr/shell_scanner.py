@@ -41,7 +41,7 @@ from waterflowd.expr.shell_commands import (
     variable_attributes,
 )
 from waterflowd.expr.shell_frames import Compound, Frame, FrameKind, HereDocument
-from waterflowd.expr.template import Placed
+from waterflowd.expr.template import EmbeddedExpression
 
 BARE = "${%s}"
 QUOTED = '"${%s}"'
@@ -92,11 +92,13 @@ class Scanner:
     `constants` are the starts of the expressions that will be pasted, which is safe anywhere.
     """
 
-    def __init__(self, text: str, expressions: Iterable[Placed], constants: frozenset[int]) -> None:
-        self._placed = {placed.start: placed for placed in sorted(expressions, key=lambda placed: placed.start)}
-        self._starts = list(self._placed)
+    def __init__(self, text: str, expressions: Iterable[EmbeddedExpression], constants: frozenset[int]) -> None:
+        self._expressions = {
+            expression.start: expression for expression in sorted(expressions, key=lambda expression: expression.start)
+        }
+        self._starts = list(self._expressions)
         self._constants = constants
-        self._text = _blanked(text, self._placed.values())
+        self._text = _blanked(text, self._expressions.values())
         self._stack = [Frame(FrameKind.COMMANDS)]
         self._announced: list[HereDocument] = []
         self._found: dict[int, UnsafeUse] = {}
@@ -115,9 +117,9 @@ class Scanner:
             position, frame = self._position, self._stack[-1]
             if document := self._document_that_ends(position):
                 self._position = self._end_document(document)
-            elif placed := self._placed.get(position):
-                self._expression(placed, frame)
-                self._position = placed.end
+            elif expression := self._expressions.get(position):
+                self._expression(expression, frame)
+                self._position = expression.end
             elif plain := _PLAIN[frame.kind].match(self._text, position, self._limit(frame)):
                 if frame.kind in _IN_WORDS:
                     self._add_to_word(plain.group())
@@ -129,28 +131,28 @@ class Scanner:
 
     # Expressions
 
-    def _expression(self, placed: Placed, frame: Frame) -> None:
-        self.references[placed.start] = self._reference(frame)
+    def _expression(self, expression: EmbeddedExpression, frame: Frame) -> None:
+        self.references[expression.start] = self._reference(frame)
         if frame.kind is FrameKind.COMMENT:
             return
         for outer in self._stack:
             if outer.kind is FrameKind.ARITHMETIC:
-                self._report(placed, ARITHMETIC)
+                self._report(expression, ARITHMETIC)
             elif outer.kind is FrameKind.PARAMETER and outer.is_calculated:
-                self._report(placed, _PARAMETER_NAME)
+                self._report(expression, _PARAMETER_NAME)
             elif outer.kind is FrameKind.DOCUMENT:
-                outer.pipeline.here_documents.append(placed)
+                outer.pipeline.here_documents.append(expression)
                 if outer.reader:
-                    self._report(placed, EVALUATED.format(outer.reader))
+                    self._report(expression, EVALUATED.format(outer.reader))
             if outer.is_in_subscript:
-                self._report(placed, ARITHMETIC)
+                self._report(expression, ARITHMETIC)
             if outer.is_duplication:
-                self._report(placed, _DUPLICATION)
+                self._report(expression, _DUPLICATION)
         if self._is_at_subscript(frame):
-            self._report(placed, ARITHMETIC)
-        self._commands.used.append(placed)
+            self._report(expression, ARITHMETIC)
+        self._commands.used.append(expression)
         if commands := self._word_owner:
-            commands.open_word().placed.append(placed)
+            commands.open_word().expressions.append(expression)
             commands.add(VALUE)
 
     @staticmethod
@@ -169,13 +171,13 @@ class Scanner:
         is_split = frame.kind is FrameKind.COMMANDS or (frame.kind is FrameKind.PARAMETER and frame.is_quoting)
         return QUOTED if is_split and reads_options_as_code(self._commands.command) else BARE
 
-    def _report(self, placed: Placed, place: str) -> None:
-        if placed.start not in self._constants:
-            self._found.setdefault(placed.start, (placed, place))
+    def _report(self, expression: EmbeddedExpression, location: str) -> None:
+        if expression.start not in self._constants:
+            self._found.setdefault(expression.start, (expression, location))
 
-    def _report_within(self, start: int, end: int, place: str) -> None:
+    def _report_within(self, start: int, end: int, location: str) -> None:
         for number in range(bisect_left(self._starts, start), bisect_left(self._starts, end)):
-            self._report(self._placed[self._starts[number]], place)
+            self._report(self._expressions[self._starts[number]], location)
 
     # Frames
 
@@ -233,16 +235,16 @@ class Scanner:
         if frame.used:
             self._commands.used.extend(frame.used)
             if self._stack[-1].kind is FrameKind.COMMANDS and reads_options_as_code(self._stack[-1].command):
-                for placed in frame.used:
-                    self._report(placed, _UNQUOTED_TEST)
+                for expression in frame.used:
+                    self._report(expression, _UNQUOTED_TEST)
             if owner := self._word_owner:
-                owner.open_word().placed.extend(frame.used)
+                owner.open_word().expressions.extend(frame.used)
 
     def _end_pipeline(self, frame: Frame) -> None:
         """Record the unsafe uses of a pipeline, and whether it would run input from outside as code."""
         pipeline = frame.end_pipeline()
-        for placed, place in unsafe_uses(pipeline, self._variables):
-            self._report(placed, place)
+        for expression, location in unsafe_uses(pipeline, self._variables):
+            self._report(expression, location)
         if not pipeline.commands[0].has_input and (reader := pipeline_reads_code(pipeline)):
             frame.note_reader(reader)
 
@@ -361,8 +363,8 @@ class Scanner:
         character = self._text[position]
         if backtick := self._backtick(position):
             return self._read_backtick(backtick)
-        if placed := self._placed.get(position + 1):
-            self._report(placed, _AFTER_BACKSLASH if character == "\\" else _AFTER_DOLLAR)
+        if expression := self._expressions.get(position + 1):
+            self._report(expression, _AFTER_BACKSLASH if character == "\\" else _AFTER_DOLLAR)
             return position + 1
         if character == "$":
             return self._read_dollar(position, frame)
@@ -547,11 +549,11 @@ _READERS: dict[FrameKind, Callable[[Scanner, int, Frame], int]] = {
 }
 
 
-def _blanked(text: str, expressions: Iterable[Placed]) -> str:
+def _blanked(text: str, expressions: Iterable[EmbeddedExpression]) -> str:
     """Return the text with each expression replaced by blanks of the same length."""
     pieces: list[str] = []
     position = 0
-    for placed in expressions:
-        pieces += [text[position : placed.start], _BLANK * (placed.end - placed.start)]
-        position = placed.end
+    for expression in expressions:
+        pieces += [text[position : expression.start], _BLANK * (expression.end - expression.start)]
+        position = expression.end
     return "".join([*pieces, text[position:]])

@@ -32,7 +32,7 @@ _EXPRESSION = re.compile(r"\$\{\{((?:[^'}]|'[^']*'|\}(?!\}))*)\}\}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Placed:
+class EmbeddedExpression:
     """One `${{ }}` in a text: the parsed expression, its source without the braces, and its position."""
 
     node: Node
@@ -46,17 +46,17 @@ class Template:
     """A parsed text: literal pieces and expressions in order. Offsets of its nodes count from the start of the text."""
 
     text: str
-    parts: tuple[str | Placed, ...]
+    parts: tuple[str | EmbeddedExpression, ...]
 
     @property
-    def expressions(self) -> tuple[Placed, ...]:
+    def expressions(self) -> tuple[EmbeddedExpression, ...]:
         """The expressions of the text, in order."""
-        return tuple(part for part in self.parts if isinstance(part, Placed))
+        return tuple(part for part in self.parts if isinstance(part, EmbeddedExpression))
 
     @property
     def single(self) -> Node | None:
         """The expression that is the whole text, so that its value keeps its type."""
-        if len(self.parts) == 1 and isinstance(self.parts[0], Placed):
+        if len(self.parts) == 1 and isinstance(self.parts[0], EmbeddedExpression):
             return self.parts[0].node
         return None
 
@@ -76,7 +76,7 @@ def parse_template(text: str) -> Template:
 
 
 def _parse_template(text: str) -> Template:
-    parts: list[str | Placed] = []
+    parts: list[str | EmbeddedExpression] = []
     position = 0
     while (start := text.find(OPEN, position)) >= 0:
         if start > position:
@@ -85,7 +85,7 @@ def _parse_template(text: str) -> Template:
         if found is None:
             raise ExpressionError(UNTERMINATED, "this ${{ has no closing }}", start)
         node = parse_at(found.group(1), found.start(1))
-        parts.append(Placed(node, found.group(1), start, found.end()))
+        parts.append(EmbeddedExpression(node, found.group(1), start, found.end()))
         position = found.end()
     if position < len(text):
         parts.append(text[position:])
@@ -141,10 +141,10 @@ def parse_condition(text: str) -> Node:
     stripped = text.strip()
     if stripped.startswith(OPEN):
         template = _parse_template(text)
-        placed = template.expressions
-        if len(placed) > 1 or any(isinstance(part, str) and part.strip() for part in template.parts):
-            raise ExpressionError(SYNTAX, "text around ${{ }} makes the condition always true", placed[0].start)
-        node = placed[0].node
+        expressions = template.expressions
+        if len(expressions) > 1 or any(isinstance(part, str) and part.strip() for part in template.parts):
+            raise ExpressionError(SYNTAX, "text around ${{ }} makes the condition always true", expressions[0].start)
+        node = expressions[0].node
     else:
         node = parse_at(text, 0)
     if any(isinstance(part, Call) and part.name.lower() in _STATUS_NAMES for part, _ in walk(node)):

@@ -76,7 +76,7 @@ class Scenario:
         #: What the run reuses of an earlier run.
         self.kept: Kept | None = None
         #: Commands that are not settled yet, to be compared with `outstanding`.
-        self.owed: dict[commands.Command, None] = {}
+        self.outstanding: dict[commands.Command, None] = {}
         self._lines: list[str] = []
 
     def play(self, script: str) -> str:
@@ -118,7 +118,7 @@ class Scenario:
         self._assign()
 
     def _do_start(self, words: list[str]) -> None:
-        given = check_start(self.plan.inputs, dict(word.split("=", 1) for word in words))
+        first = check_start(self.plan.inputs, dict(word.split("=", 1) for word in words))
         self._feed(
             inputs.StartRun(
                 plan_hash=self.plan_hash,
@@ -126,7 +126,7 @@ class Scenario:
                 trigger=Trigger(kind=TriggerKind.CLI, by="uid:0", git={"sha": "0" * 40, "branch": "main"}),
                 repository=None,
                 revision=None,
-                inputs=given,
+                inputs=first,
                 vars={},
                 kept=self.kept,
             )
@@ -150,8 +150,8 @@ class Scenario:
         self._feed(self._report(job, found, attempt, words[1:]))
 
     def _do_late(self, words: list[str]) -> None:
-        place, _, number = words[0].partition("#")
-        job, found = self._named(place)
+        part, _, number = words[0].partition("#")
+        job, found = self._named(part)
         self._feed(self._report(job, found, found.attempts[int(number) - 1], words[1:]))
 
     def _report(self, job: Job, found: StepState, attempt: Attempt, words: list[str]) -> inputs.TaskFinished:
@@ -174,7 +174,9 @@ class Scenario:
 
     def _do_lost(self, words: list[str]) -> None:
         job, found, attempt = self._open(words[0])
-        why = reason(ReasonCode.OUTCOME_UNKNOWN, f"server {attempt.agent_name} was rebooted while the step ran")
+        pending_reason = reason(
+            ReasonCode.OUTCOME_UNKNOWN, f"server {attempt.agent_name} was rebooted while the step ran"
+        )
         self._feed(
             inputs.TaskLost(
                 job=job.id,
@@ -182,7 +184,7 @@ class Scenario:
                 attempt=attempt.number,
                 epoch=attempt.epoch,
                 agent=_agent(attempt),
-                reason=why,
+                reason=pending_reason,
             )
         )
 
@@ -193,31 +195,33 @@ class Scenario:
         self._decide(words, False)
 
     def _decide(self, words: list[str], is_approved: bool) -> None:
-        place, name = words
-        job, step = (JobId(place), None) if JobId(place) in self.run.jobs_by_id else self._names(place)
+        part, name = words
+        job, step = (JobId(part), None) if JobId(part) in self.run.jobs_by_id else self._names(part)
         self._feed(inputs.DecideApproval(job=job, step=step, by=name, is_approved=is_approved))
 
     def _do_begun(self, words: list[str]) -> None:
-        place = self._child_run_place(words[0])
-        self._feed(inputs.ChildRunCreated(**place, run=RunId(words[1]), name="other", number=1))
+        part = self._child_run_attempt(words[0])
+        self._feed(inputs.ChildRunCreated(**part, run=RunId(words[1]), name="other", number=1))
 
     def _do_refuse(self, words: list[str]) -> None:
-        why = reason(ReasonCode.CHILD_RUN_REFUSED, words[1])
-        self._feed(inputs.ChildRunNotCreated(**self._child_run_place(words[0]), is_refused=True, reason=why))
+        pending_reason = reason(ReasonCode.CHILD_RUN_REFUSED, words[1])
+        self._feed(
+            inputs.ChildRunNotCreated(**self._child_run_attempt(words[0]), is_refused=True, reason=pending_reason)
+        )
 
     def _do_delay(self, words: list[str]) -> None:
-        why = reason(ReasonCode.CHILD_RUN_STARTING, words[1])
-        self._feed(inputs.ChildRunNotCreated(**self._child_run_place(words[0]), reason=why))
+        pending_reason = reason(ReasonCode.CHILD_RUN_STARTING, words[1])
+        self._feed(inputs.ChildRunNotCreated(**self._child_run_attempt(words[0]), reason=pending_reason))
 
     def _do_ended(self, words: list[str]) -> None:
-        place, word, *pairs = words
+        part, word, *pairs = words
         outputs = {name.removeprefix("out."): value for name, _, value in (pair.partition("=") for pair in pairs)}
-        child_run = self._named(place)[1].attempts[-1].child_run
+        child_run = self._named(part)[1].attempts[-1].child_run
         if child_run is None:
-            raise ValueError(f"{place} has started no run")
+            raise ValueError(f"{part} has started no run")
         self._feed(
             inputs.ChildRunEnded(
-                **self._child_run_place(place),
+                **self._child_run_attempt(part),
                 run=child_run,
                 conclusion=Conclusion(word),
                 reason="its reason",
@@ -225,7 +229,7 @@ class Scenario:
             )
         )
 
-    def _child_run_place(self, words: str) -> dict[str, Any]:
+    def _child_run_attempt(self, words: str) -> dict[str, Any]:
         job, found = self._named(words)
         return {"job": job.id, "step": found.id, "attempt": found.attempts[-1].number}
 
@@ -237,33 +241,33 @@ class Scenario:
         while (next_at := self.timers.next_at) is not None and next_at <= end:
             self.now = max(self.now, next_at)
             for _, timer in self.timers.due(self.now):
-                self.owed.pop(commands.ArmTimer(timer=timer), None)
+                self.outstanding.pop(commands.ArmTimer(timer=timer), None)
                 self._feed(inputs.TimerFired(timer=timer))
         self.now = end
 
     # The host's part --------------------------------------------------------------------------------------------------
 
-    def _names(self, place: str) -> tuple[JobId, StepId]:
-        job, found = self._named(place)
+    def _names(self, part: str) -> tuple[JobId, StepId]:
+        job, found = self._named(part)
         return job.id, found.id
 
-    def _named(self, place: str) -> tuple[Job, StepState]:
+    def _named(self, part: str) -> tuple[Job, StepState]:
         # Job ids may contain slashes: take the longest that fits.
-        parts = place.split("/")
+        parts = part.split("/")
         for end in range(len(parts) - 1, 0, -1):
             owner = self.run.jobs_by_id.get(JobId("/".join(parts[:end])))
             if owner is not None:
                 return owner, owner.steps_by_id[StepId("/".join(parts[end:]))]
-        raise ValueError(f"there is no job for {place}")
+        raise ValueError(f"there is no job for {part}")
 
-    def _open(self, place: str) -> tuple[Job, StepState, Attempt]:
-        job, found = self._named(place)
+    def _open(self, part: str) -> tuple[Job, StepState, Attempt]:
+        job, found = self._named(part)
         if found.last is None or not found.last.is_open:
-            raise ValueError(f"{place} has no open attempt")
+            raise ValueError(f"{part} has no open attempt")
         return job, found, found.last
 
-    def _feed(self, given: inputs.Input) -> None:
-        waiting = deque([given])
+    def _feed(self, first: inputs.Input) -> None:
+        waiting = deque([first])
         while waiting:
             item = waiting.popleft()
             progress = step(self.run, item, self.now)
@@ -280,7 +284,7 @@ class Scenario:
     def _carry_out(self, command: commands.Command, waiting: deque[inputs.Input]) -> None:
         match command:
             case commands.RequestSlot():
-                self.owed[command] = None
+                self.outstanding[command] = None
                 key = AttemptId(RUN, command.job, command.step, command.attempt)
                 request = SlotRequest(key, command.group, command.node, command.agent, command.labels, command.avoid)
                 answer = self.placement.request(request)
@@ -291,25 +295,33 @@ class Scenario:
                         inputs.SlotPending(job=command.job, step=command.step, attempt=command.attempt, reason=answer)
                     )
             case commands.ListServers():
-                self.owed[command] = None
-                survey = ServerListRequest(RUN, command.job)
+                self.outstanding[command] = None
+                list_request = ServerListRequest(RUN, command.job)
                 waiting.append(
-                    servers_listed(survey, self.placement.list_servers(survey, command.group, command.labels))
+                    servers_listed(
+                        list_request, self.placement.list_servers(list_request, command.group, command.labels)
+                    )
                 )
             case commands.DropServerList(job=job):
                 self.placement.drop_list_request(ServerListRequest(RUN, job))
-                for asked in [
-                    asked for asked in self.owed if isinstance(asked, commands.ListServers) and asked.job == job
+                for request in [
+                    request
+                    for request in self.outstanding
+                    if isinstance(request, commands.ListServers) and request.job == job
                 ]:
-                    del self.owed[asked]
+                    del self.outstanding[request]
             case commands.AcquireLock():
-                self.owed[command] = None
+                self.outstanding[command] = None
                 ask = Ask(Holder(RUN, command.job), command.group, "", command.limit, command.queue)
                 waiting.extend(map(lock_answer, self.locks.ask(ask)))
             case commands.ReleaseLock(job=job):
                 self.locks.release(Holder(RUN, job))
-                for owed in [owed for owed in self.owed if isinstance(owed, commands.AcquireLock) and owed.job == job]:
-                    del self.owed[owed]
+                for request in [
+                    request
+                    for request in self.outstanding
+                    if isinstance(request, commands.AcquireLock) and request.job == job
+                ]:
+                    del self.outstanding[request]
             case commands.CancelSlotRequest(job=job, step=name, attempt=number):
                 self.placement.cancel(AttemptId(RUN, job, name, number))
                 self._settle(commands.RequestSlot, job, name, number)
@@ -320,7 +332,7 @@ class Scenario:
             case commands.StartChildRun() | commands.WatchChildRun() | commands.CancelChildRun():
                 # A forced cancel has already ended the attempt, so nothing is outstanding.
                 if not isinstance(command, commands.CancelChildRun) or not command.is_forced:
-                    self.owed[command] = None
+                    self.outstanding[command] = None
                 self._lines.append(f"  ! {_shown(command)}")
             case commands.DropChildRun(job=job, step=name, attempt=number):
                 for kind in (commands.StartChildRun, commands.WatchChildRun, commands.CancelChildRun):
@@ -329,20 +341,20 @@ class Scenario:
                 self._lines.append(f"  ! {_shown(command)}")
             case commands.ArmTimer(timer=timer):
                 self.timers.arm(RUN, timer)
-                self.owed[command] = None
+                self.outstanding[command] = None
             case commands.DropTimer(timer=timer):
                 self.timers.drop(RUN, timer)
-                self.owed.pop(commands.ArmTimer(timer=timer), None)
+                self.outstanding.pop(commands.ArmTimer(timer=timer), None)
             case commands.SendTask() | commands.CancelTask():
                 attempt = self.run.attempt(command.job, command.step, command.attempt)
                 if attempt is not None and attempt.is_open:
-                    self.owed[command] = None
+                    self.outstanding[command] = None
                 self._lines.append(f"  ! {_shown(command)}")
 
     def _settle(self, kind: type[commands.Command], job: JobId, name: StepId, number: AttemptNo) -> None:
-        for command in list(self.owed):
+        for command in list(self.outstanding):
             if isinstance(command, kind) and (command.job, command.step, command.attempt) == (job, name, number):  # type: ignore[attr-defined]
-                del self.owed[command]
+                del self.outstanding[command]
 
     def _granted(self, request: SlotRequest, server: Server) -> inputs.SlotGranted:
         return inputs.SlotGranted(
@@ -363,18 +375,20 @@ class Scenario:
             self._feed(lock_answer(answer))
         for request, server in list(self.placement.assign()):
             self._feed(self._granted(request, server))
-        for request, why in self.placement.changed_reasons():
+        for request, pending_reason in self.placement.changed_reasons():
             attempt = request.attempt
-            self._feed(inputs.SlotPending(job=attempt.job, step=attempt.step, attempt=attempt.number, reason=why))
+            self._feed(
+                inputs.SlotPending(job=attempt.job, step=attempt.step, attempt=attempt.number, reason=pending_reason)
+            )
 
     def _check(self) -> None:
         """Checks that recovery gives the same state and the same outstanding commands as the live path."""
         again = fold(RUN, self.plan, self.history)
         if dump(again) != dump(self.run):
             raise AssertionError("the fold of the log differs from the live run")
-        owed = set(outstanding(again))
-        if owed != set(self.owed):
-            raise AssertionError(f"outstanding {owed ^ set(self.owed)} differs from what step handed out")
+        expected = set(outstanding(again))
+        if expected != set(self.outstanding):
+            raise AssertionError(f"outstanding {expected ^ set(self.outstanding)} differs from what step handed out")
 
 
 def dump(run: Run) -> Any:
@@ -412,10 +426,10 @@ def _shown(record: events.Event | commands.Command) -> str:
 
 def _fields(record: msgspec.Struct) -> Iterator[str]:
     fields = msgspec.structs.asdict(record)
-    place = "/".join(str(fields.pop(name)) for name in ("job", "step") if fields.get(name) is not None)
+    part = "/".join(str(fields.pop(name)) for name in ("job", "step") if fields.get(name) is not None)
     attempt = fields.pop("attempt", None)
-    if place:
-        yield f" {place}" + (f"#{attempt}" if attempt is not None else "")
+    if part:
+        yield f" {part}" + (f"#{attempt}" if attempt is not None else "")
     for name, value in fields.items():
         if name in ("at", "plan_hash", "trigger") or value in (None, {}, (), "", [], False) or value == 0:
             continue

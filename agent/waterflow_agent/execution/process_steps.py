@@ -124,8 +124,8 @@ class ProcessSteps:
         stop_signal = _signal_number(task.stop_signal)
         name = self.adopt(task.key)
         files = self._directories.path(self._directory_numbers[task.key])
-        place = shell.AttemptLocation(files=files, workspace=str(workspace), agent=self.agent_name)
-        command = prepare(task, node_input, place, self._environment)
+        location = shell.AttemptLocation(files=files, workspace=str(workspace), agent=self.agent_name)
+        command = prepare(task, node_input, location, self._environment)
         spec = StepSpec(
             name=name,
             argv=command.argv,
@@ -196,14 +196,14 @@ class ProcessSteps:
 
 
 def prepare(
-    task: messages.Task, node_input: NodeInput, place: shell.AttemptLocation, environment: Mapping[str, str]
+    task: messages.Task, node_input: NodeInput, location: shell.AttemptLocation, environment: Mapping[str, str]
 ) -> shell.Command:
     """Writes the files of a step and returns its command. Raises `Rejected` or `OSError`."""
     if isinstance(node_input, schema.Shell):
-        return shell.prepare(node_input, task, place, environment)
+        return shell.prepare(node_input, task, location, environment)
     if isinstance(node_input, schema.Script):
-        return script.prepare(node_input, task, place, environment)
-    return node_process.prepare(task, place, environment, node_input if isinstance(node_input, Code) else None)
+        return script.prepare(node_input, task, location, environment)
+    return node_process.prepare(task, location, environment, node_input if isinstance(node_input, Code) else None)
 
 
 def attempt_name(key: TaskId) -> str:

@@ -34,30 +34,30 @@ def recover(root: str, tree: GroupTree | None) -> list[str]:
     ended: list[str] = []
     open_ones: list[AttemptDirectory] = []
     for name in sorted(filter(protocol.is_name, os.listdir(root))):
-        place = AttemptDirectory(root, name)
-        record = place.read_record()
+        directory = AttemptDirectory(root, name)
+        record = directory.read_record()
         if record is None:
             continue
         if record.result is not None:
             ended.append(name)
         else:
-            open_ones.append(place)
+            open_ones.append(directory)
     groups = tree.leftovers() if tree is not None else []
     if open_ones or groups:
-        leaders = {place.path: _leader(place) for place in open_ones}
+        leaders = {directory.path: _leader(directory) for directory in open_ones}
         are_gone = _kill_all(leaders, groups)
-        for place in open_ones:
-            _write_lost(place, are_gone)
-            ended.append(place.name)
+        for directory in open_ones:
+            _write_lost(directory, are_gone)
+            ended.append(directory.name)
     return ended
 
 
-def _leader(place: AttemptDirectory) -> int:
+def _leader(directory: AttemptDirectory) -> int:
     """Return the number of the attempt's main process if it is still running, else 0."""
-    record = place.read_record()
+    record = directory.read_record()
     if record is None or record.spec is None or record.process is None:
         return 0
-    if record.spec.get("boot_id") != processes.boot_id() or place.is_copy(record):
+    if record.spec.get("boot_id") != processes.boot_id() or directory.is_copy(record):
         return 0
     pid, born_ms = record.process.get("pid"), record.process.get("born_ms")
     if not isinstance(pid, int) or pid <= 1 or not isinstance(born_ms, list) or len(born_ms) != 2:
@@ -108,22 +108,22 @@ def _kill_and_wait(left: list[Process], give_up_at: float) -> None:
         os.close(pidfd)
 
 
-def _write_lost(place: AttemptDirectory, are_gone: bool) -> None:
-    record = place.read_record()
+def _write_lost(directory: AttemptDirectory, are_gone: bool) -> None:
+    record = directory.read_record()
     at = record.process.get("at") if record is not None and record.process is not None else None
     text = "the runner was killed while the step ran"
     if not are_gone:
         text += "; some of its processes could not be killed"
     result = service.lost_result(text, at if isinstance(at, int) else None)
-    place.write_result(result | {"output_bytes": _spooled_bytes(place)})
+    directory.write_result(result | {"output_bytes": _spooled_bytes(directory)})
 
 
-def _spooled_bytes(place: AttemptDirectory) -> int:
+def _spooled_bytes(directory: AttemptDirectory) -> int:
     """Return the end of the spool, so that a reader knows when it has everything."""
     # Imported here, because it is needed only after a crash.
     from waterflow_agent.runner.spool import SpoolReader
 
-    reader = SpoolReader(place.output_path)
+    reader = SpoolReader(directory.output_path)
     end = 0
     while chunks := reader.read(end):
         end = chunks[-1].end

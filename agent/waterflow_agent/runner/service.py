@@ -173,33 +173,33 @@ class RunnerService:
         except protocol.BadMessage as error:
             self._refuse(name, f"start: {error}")
             return
-        place = AttemptDirectory(self._root, name)
+        directory = AttemptDirectory(self._root, name)
         try:
-            record_fd = place.claim(request, self._boot_id)
+            record_fd = directory.claim(request, self._boot_id)
         except FileExistsError:
             self._refuse(name, "start: this name was used before")
         except OSError as error:
-            self._record_end(place, _never_started(f"cannot write the attempt's files: {error.strerror}"))
+            self._record_end(directory, _never_started(f"cannot write the attempt's files: {error.strerror}"))
         else:
             try:
-                self._spawn(request, place, record_fd)
+                self._spawn(request, directory, record_fd)
             finally:
                 os.close(record_fd)
 
-    def _spawn(self, request: StartRequest, place: AttemptDirectory, record_fd: int) -> None:
+    def _spawn(self, request: StartRequest, directory: AttemptDirectory, record_fd: int) -> None:
         group, before = None, self.clock.boot_ms()
         try:
             group = self._choose_group(request)
-            spawned = self._spawner.spawn(request, (processes.MARK, place.path))
+            spawned = self._spawner.spawn(request, (processes.MARK, directory.path))
         except SpawnFailed as error:
             if group is not None:
                 group.release()
-            self._record_end(place, _never_started(str(error)))
+            self._record_end(directory, _never_started(str(error)))
             return
         if group is not None and group.has_limits:
             # This process must not share the limits, nor be killed when the step exceeds its memory.
             self._move_on()
-        one = Step(self, request, place, spawned, group)
+        one = Step(self, request, directory, spawned, group)
         self._steps[request.name] = one
         self._pids[one.pid] = one
         try:
@@ -323,18 +323,18 @@ class RunnerService:
 
     # Ends.
 
-    def _record_end(self, place: AttemptDirectory, result: Message) -> None:
-        self._ended.add(place.name)
+    def _record_end(self, directory: AttemptDirectory, result: Message) -> None:
+        self._ended.add(directory.name)
         try:
-            place.write_result(result)
+            directory.write_result(result)
         except OSError as error:
-            _log(f"{place.name}: cannot write its result, retrying: {error.strerror}")
+            _log(f"{directory.name}: cannot write its result, retrying: {error.strerror}")
             if not self._unwritten:
                 self._loop.call_at(self.clock.boot_ms() + _RETRY_MS, self._write_again)
-            self._unwritten[place.name] = result
+            self._unwritten[directory.name] = result
         if self._agent is not None:
-            self._agent.drop_hint(place.name)
-            self._agent.send({"type": "exited", "name": place.name, "result": result})
+            self._agent.drop_hint(directory.name)
+            self._agent.send({"type": "exited", "name": directory.name, "result": result})
 
     def _write_again(self) -> None:
         for name, result in tuple(self._unwritten.items()):

@@ -23,7 +23,7 @@ from waterflowd.model.statuses import FAILURES, Conclusion, Status
 if TYPE_CHECKING:
     from tests.simulator.world import World
 
-#: The first events of a job that starts to work, and of an instance whose turn it is.
+#: The first events of a job that starts to work, and of an instance that may start.
 _BEGIN = (events.JobReady, events.JobExpanded, events.JobEntered)
 _TURN = (*_BEGIN, events.LockRequested)
 

@@ -29,7 +29,7 @@ _WORDS = {Outcome.FAILURE: "failure", Outcome.TIMED_OUT: "timeout", Outcome.LOST
 
 
 def at_work(block: Block) -> Iterator[Step]:
-    """Yields the steps whose turn it is in the block and in the blocks that it has started, outer steps first."""
+    """Yields the current steps of the block and in the blocks that it has started, outer steps first."""
     step = block.current
     if step is None:
         return

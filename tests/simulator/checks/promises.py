@@ -396,7 +396,7 @@ class Checks:
         )
 
     def _check_steps(self, shadow: Run, job: Job, wants: set[AttemptId], slots: set[AttemptId]) -> None:
-        """Each step whose turn it is has an owner; adds what its attempts request and hold."""
+        """Each current step has an owner; adds what its attempts request and hold."""
         steps = list(oracle.at_work(job.root))
         self.expect(steps, f"nobody owns job {job.id} of {shadow.id}")
         for step in steps:

@@ -94,8 +94,8 @@ def find_definition(rows: Sequence[DefinitionRow], path: str, repository: str | 
         text = f'workflow "{shown}" not found; list workflows with `waterflowctl workflows`'
         raise Rejected("WF604", text, status=404)
     if len(found) > 1:
-        places = ", ".join(f"{row.path} in {row.repository}" for row in found[:5])
-        text = f'several workflows are named "{shown}": {places}; use the path and `?repository=`'
+        matches = ", ".join(f"{row.path} in {row.repository}" for row in found[:5])
+        text = f'several workflows are named "{shown}": {matches}; use the path and `?repository=`'
         raise Rejected("WF606", text, status=409)
     return found[0]
 

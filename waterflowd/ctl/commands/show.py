@@ -64,7 +64,7 @@ def why(context: click.Context, run: str, as_json: bool) -> None:
     found = find_run(client_of(context), run)
     reasons = list(run_parts.reasons(found))
     if as_json:
-        print_json_list({"place": part, "state": state, "text": text} for part, state, text in reasons)
+        print_json_list({"part": part, "state": state, "text": text} for part, state, text in reasons)
         return
     if not reasons:
         click.echo(f"all jobs of {found['id']} succeeded")

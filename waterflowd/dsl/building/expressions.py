@@ -104,8 +104,8 @@ class ExpressionChecker:
         except expr.ExpressionError as error:
             self._add(path, value, error)
             return
-        for placed in template.expressions:
-            self._check(path, value, placed.node, available, available.scope)
+        for expression in template.expressions:
+            self._check(path, value, expression.node, available, available.scope)
 
     def value(self, path: Path, value: Json, available: Availability) -> None:
         """Checks every text in a JSON value."""

@@ -25,14 +25,14 @@ def check_needs(
     for job, needed in needs.items():
         for position, need in enumerate(needed):
             if need not in written:
-                offset = _place(document, job, position)
+                offset = _offset(document, job, position)
                 text = f"unknown job {quote(need)} in needs"
                 others = [name for name in written if name != job]
                 report.add(offset, codes.UNKNOWN_JOB, text, did_you_mean(need, others) or _known(others))
         result[job] = tuple(dict.fromkeys(need for need in needed if need in needs))
     for cycle in _cycles(result):
         first, second = cycle[0], cycle[1]
-        offset = _place(document, first, list(needs[first]).index(second))
+        offset = _offset(document, first, list(needs[first]).index(second))
         shown = cycle if len(cycle) <= _SHOWN_MAX else [*cycle[: _SHOWN_MAX - 1], "...", cycle[-1]]
         text = f"dependency cycle between jobs: {' -> '.join(shown)}"
         report.add(offset, codes.CYCLE, text, "remove one of these needs")
@@ -44,7 +44,7 @@ def _known(names: Sequence[str]) -> str:
     return f"known jobs: {shown}" if names else "the workflow has no other job"
 
 
-def _place(document: Document, job: str, position: int) -> int:
+def _offset(document: Document, job: str, position: int) -> int:
     return document.value_start(("jobs", job, "needs", position))
 
 

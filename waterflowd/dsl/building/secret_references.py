@@ -22,8 +22,8 @@ def names_in(value: Json) -> tuple[str, ...]:
             template = expr.parse_template(text)
         except expr.ExpressionError:
             continue
-        for placed in template.expressions:
-            for path, _ in expr.references(placed.node):
+        for expression in template.expressions:
+            for path, _ in expr.references(expression.node):
                 if path[0] == SECRETS and len(path) > 1:
                     found.setdefault(path[1])
     return tuple(found)

@@ -126,19 +126,19 @@ def _check_patterns(source: SourceFile, event: str, key: str, model: list[str], 
 def build_inputs(source: SourceFile, workflow: models.Workflow) -> tuple[InputSpec, ...]:
     """The inputs of a manual start, wherever the file declares them."""
     on = workflow.on
-    places: list[tuple[Path, dict[str, models.Input]]] = []
+    declarations: list[tuple[Path, dict[str, models.Input]]] = []
     if workflow.has("inputs"):
-        places.append((("inputs",), workflow.inputs))
+        declarations.append((("inputs",), workflow.inputs))
     if on is not None and on.workflow_dispatch is not None and on.workflow_dispatch.has("inputs"):
-        places.append(((*_DISPATCH, "inputs"), on.workflow_dispatch.inputs))
+        declarations.append(((*_DISPATCH, "inputs"), on.workflow_dispatch.inputs))
     if on is not None and on.manual is not None and on.manual.has("inputs"):
-        places.append(((*_MANUAL, "inputs"), on.manual.inputs))
-    _check_one_place(source, places)
+        declarations.append(((*_MANUAL, "inputs"), on.manual.inputs))
+    _check_declared_once(source, declarations)
     if on is not None and on.workflow_dispatch is not None and on.manual is not None:
         text = "manual is an alias of workflow_dispatch; only one of them may be given"
         source.at_key(_MANUAL, codes.EXCLUSIVE_KEYS, text, "remove one of them")
     return tuple(
-        spec for path, declared in places for spec in inputs.specs(declared, path, source.document, source.report)
+        spec for path, declared in declarations for spec in inputs.specs(declared, path, source.document, source.report)
     )
 
 
@@ -151,7 +151,7 @@ def build_call_inputs(source: SourceFile, workflow: models.Workflow) -> tuple[In
     if not call.has("inputs"):
         return inputs.specs(workflow.inputs, ("inputs",), source.document, DiagnosticReport())
     if workflow.has("inputs"):
-        _check_one_place(source, [(("inputs",), workflow.inputs), (path, call.inputs)])
+        _check_declared_once(source, [(("inputs",), workflow.inputs), (path, call.inputs)])
     return inputs.specs(call.inputs, path, source.document, source.report)
 
 
@@ -169,9 +169,9 @@ def is_dispatched(workflow: models.Workflow) -> bool:
     return by_hand or bool(workflow.inputs)
 
 
-def _check_one_place(source: SourceFile, places: list[tuple[Path, dict[str, models.Input]]]) -> None:
-    for path, _ in places[1:]:
-        first = ".".join(map(str, places[0][0]))
+def _check_declared_once(source: SourceFile, declarations: list[tuple[Path, dict[str, models.Input]]]) -> None:
+    for path, _ in declarations[1:]:
+        first = ".".join(map(str, declarations[0][0]))
         text = f"inputs are declared twice: here and at {first}"
         source.at_key(path, codes.EXCLUSIVE_KEYS, text, "declare all inputs in one place")
 

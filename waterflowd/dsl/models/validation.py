@@ -114,10 +114,10 @@ class _ErrorReporter:
         if kind == "extra_forbidden":
             self._unknown_key(detail["loc"])
         elif kind == "missing":
-            place = self._document.key_start(path[:-1])
+            offset = self._document.key_start(path[:-1])
             title = model_at(self._model, detail["loc"][:-1]).TITLE
             hint = missing_hint(whole)
-            self._report.add(place, codes.MISSING_KEY, f"{title} needs the key {quote(str(path[-1]))}", hint)
+            self._report.add(offset, codes.MISSING_KEY, f"{title} needs the key {quote(str(path[-1]))}", hint)
         elif kind == READY:
             self._report.add(start, codes.WRONG_VALUE, f"{_subject(path)}: {detail['ctx']['message']}")
         elif kind == "literal_error":
@@ -126,31 +126,31 @@ class _ErrorReporter:
             names = expected.replace(" or ", ", ").split(", ")
             self._report.add(start, codes.WRONG_VALUE, text, did_you_mean(str(detail["input"]), names))
         elif kind in ("too_short", "too_long"):
-            place = self._document.key_start(path)
+            offset = self._document.key_start(path)
             limits = detail["ctx"]
             bound = "at least one entry" if kind == "too_short" else f"at most {limits['max_length']} entries"
-            self._report.add(place, codes.WRONG_VALUE, f"{_subject(path)}: expected {bound}")
+            self._report.add(offset, codes.WRONG_VALUE, f"{_subject(path)}: expected {bound}")
         else:
             expected = _EXPECTED.get(kind, "something else")
             text = f"{_subject(path)}: expected {expected}, not {describe(detail['input'])}"
             self._report.add(start, codes.WRONG_VALUE, text)
 
     def _unknown_key(self, path: Path) -> None:
-        place = self._document.key_start((*self._base, *path))
+        offset = self._document.key_start((*self._base, *path))
         model, name = model_at(self._model, path[:-1]), str(path[-1])
         is_trigger = model is models.Triggers
         what = f"the event {quote(name)}" if is_trigger else named(model, name)
         known = keys(model)
         if name in model.INSTEAD:
-            self._report.add(place, codes.GITHUB_ONLY, f"{what} does not exist here", model.INSTEAD[name])
+            self._report.add(offset, codes.GITHUB_ONLY, f"{what} does not exist here", model.INSTEAD[name])
         elif is_trigger:
             hint = did_you_mean(name, known) or f"known events: {', '.join(known)}"
-            self._report.add(place, codes.UNKNOWN_TRIGGER, f"unknown event {quote(name)} in on", hint)
+            self._report.add(offset, codes.UNKNOWN_TRIGGER, f"unknown event {quote(name)} in on", hint)
         else:
             other = _OTHER_NAMES.get(name)
             hint = did_you_mean(name, known) or (f'did you mean "{other}"?' if other in known else "")
             hint = hint or f"known keys: {', '.join(known)}"
-            self._report.add(place, codes.UNKNOWN_KEY, f"unknown key {quote(name)} in {model.TITLE}", hint)
+            self._report.add(offset, codes.UNKNOWN_KEY, f"unknown key {quote(name)} in {model.TITLE}", hint)
 
 
 def _subject(path: Path) -> str:

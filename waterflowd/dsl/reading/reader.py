@@ -54,9 +54,9 @@ def decode(content: bytes, report: DiagnosticReport) -> str:
     try:
         text = content.decode("utf-8").removeprefix(_BOM)
     except UnicodeDecodeError as error:
-        place = len(prefix(content))
+        offset = len(prefix(content))
         byte = content[error.start]
-        report.add(place, codes.ENCODING, f"byte 0x{byte:02x} is not valid UTF-8", "save the file as UTF-8")
+        report.add(offset, codes.ENCODING, f"byte 0x{byte:02x} is not valid UTF-8", "save the file as UTF-8")
         raise Unreadable from None
     if found := _NOT_PRINTABLE.search(text):
         name = "NUL" if found.group() == "\0" else f"U+{ord(found.group()):04X}"
@@ -101,9 +101,9 @@ def _report_syntax(text: str, lines: Lines, error: yaml.MarkedYAMLError, report:
     source = lines.line(line)
     margin = source[: len(source) - len(source.lstrip())]
     if "\t" in margin:
-        place = lines.start(line) + margin.index("\t")
+        offset = lines.start(line) + margin.index("\t")
         report.add(
-            place,
+            offset,
             codes.TAB,
             "this line is indented with a tab; YAML allows only spaces",
             "replace each tab with spaces",
@@ -137,9 +137,12 @@ def _report_no_mapping(text: str, root: Node | None, report: DiagnosticReport) -
     found = (
         "is empty" if root is None else "contains a list" if isinstance(root, Sequence) else "contains a single value"
     )
-    place = root.start if root is not None else 0
+    offset = root.start if root is not None else 0
     report.add(
-        place, codes.SYNTAX, f"the file {found}; expected a mapping with the key jobs", 'begin with "name:" and "jobs:"'
+        offset,
+        codes.SYNTAX,
+        f"the file {found}; expected a mapping with the key jobs",
+        'begin with "name:" and "jobs:"',
     )
 
 

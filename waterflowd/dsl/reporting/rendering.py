@@ -13,10 +13,10 @@ def render_diagnostic(diagnostic: Diagnostic, colour: bool = False) -> str:
     """The place, the message, the source line and a caret with the suggestion; lines without an end at the last one."""
     mark = _YELLOW if diagnostic.severity is Severity.WARNING else _RED
     bold, mark, cyan, reset = (_BOLD, mark, _CYAN, _RESET) if colour else ("", "", "", "")
-    place = f"{escape_for_display(diagnostic.path)}:{diagnostic.line}:{diagnostic.column}"
+    location = f"{escape_for_display(diagnostic.path)}:{diagnostic.line}:{diagnostic.column}"
     kind = diagnostic.severity.value
     lines = [
-        f"{bold}{place}: {mark}{kind} {diagnostic.code}{reset}{bold}: {escape_for_display(diagnostic.message)}{reset}"
+        f"{bold}{location}: {mark}{kind} {diagnostic.code}{reset}{bold}: {escape_for_display(diagnostic.message)}{reset}"
     ]
     hints = [escape_for_display(line) for line in diagnostic.suggestion.splitlines()]
     if not diagnostic.caret:

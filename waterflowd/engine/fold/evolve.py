@@ -30,10 +30,8 @@ def evolve(run: Run, event: events.RunEvent) -> Run:
     try:
         _HANDLERS[type(event)](run, event)
     except (AssertionError, KeyError, IndexError) as error:
-        place = f"event {run.seq + 1} ({type(event).__name__}) of run {run.id}"
-        raise Stalled(
-            "WF403", f"{place} does not follow from the ones before it: {error or 'broken invariant'}"
-        ) from error
+        subject = f"event {run.seq + 1} ({type(event).__name__}) of run {run.id}"
+        raise Stalled("WF403", f"{subject} does not fit the events before it: {error or 'broken invariant'}") from error
     run.seq += 1
     return run
 
@@ -47,7 +45,7 @@ def fold(run_id: RunId, plan: Plan, history: Iterable[events.RunEvent]) -> Run:
 
 
 def _run_created(run: Run, event: events.RunCreated) -> None:
-    assert run.seq == 0, "a run is created once"
+    assert run.seq == 0, "the run already exists"
     flags.check(event.flags)
     run.plan_hash = event.plan_hash
     run.number = event.number

@@ -17,7 +17,7 @@ def _admit(job: Job) -> None:
         return
     assert job.parent is not None
     assert job.parent.children is not None
-    assert job.position == job.parent.children.next_index, "instances begin in order"
+    assert job.position == job.parent.children.next_index, "instances must start in order"
     job.is_admitted = True
     job.parent.children.next_index += 1
     job.parent.children.active += 1
@@ -42,14 +42,14 @@ def lock_requested(run: Run, event: events.LockRequested) -> None:
 
 def _lock(run: Run, job: JobId | None) -> tuple[Run | Job, Lock]:
     owner = run if job is None else run.jobs_by_id[job]
-    assert owner.lock is not None, "nobody asked for a place"
+    assert owner.lock is not None, "no lock was requested"
     return owner, owner.lock
 
 
 def lock_waiting(run: Run, event: events.LockWaiting) -> None:
     """The concurrency group is full: records why the run or job waits."""
     owner, lock = _lock(run, event.job)
-    assert not lock.is_held, "who has a place does not wait"
+    assert not lock.is_held, "the lock is already held"
     owner.reason = event.reason
 
 
@@ -61,7 +61,7 @@ def lock_granted(run: Run, event: events.LockGranted) -> None:
 def lock_refused(run: Run, event: events.LockRefused) -> None:
     """The concurrency group refused the run or job."""
     owner, lock = _lock(run, event.job)
-    assert not lock.is_held, "a place is not taken away"
+    assert not lock.is_held, "a held lock cannot be refused"
     lock.refusal = event.reason
     owner.reason = event.reason
 
@@ -78,7 +78,7 @@ def approval_requested(run: Run, event: events.ApprovalRequested) -> None:
         job.approval = approval
     else:
         step = job.steps_by_id[event.step]
-        assert step is step.block.current, "only the step whose turn it is may ask"
+        assert step is step.block.current, "only the current step of a block can request an approval"
         move(step, Status.WAITING)
         step.approval = approval
         step.started_at = event.at
@@ -92,7 +92,7 @@ def approval_decided(run: Run, event: events.ApprovalDecided) -> None:
     """Records a decision about an approval."""
     job = run.jobs_by_id[event.job]
     approval = job.approval if event.step is None else job.steps_by_id[event.step].approval
-    assert approval is not None, "nobody asked for it"
+    assert approval is not None, "no approval was requested"
     if event.is_approved:
         approval.approved_by.append(event.by)
     else:
@@ -163,7 +163,7 @@ def job_entered(run: Run, event: events.JobEntered) -> None:
     """The job becomes the jobs of the workflow that it calls."""
     job = run.jobs_by_id[event.job]
     call = job.plan.call
-    assert call is not None, "the job calls nothing"
+    assert call is not None, "the job does not call a workflow"
     children = _begin(job, event.at)
     job.name = event.name
     job.reason = event.reason
@@ -181,7 +181,7 @@ def job_entered(run: Run, event: events.JobEntered) -> None:
 def job_halted(run: Run, event: events.JobHalted) -> None:
     """No new instance of the job starts."""
     children = run.jobs_by_id[event.job].children
-    assert children is not None, "only instances are halted"
+    assert children is not None, "the job has no instances to halt"
     children.halted = event.reason
     if event.is_stopped:
         for child in children.jobs:
@@ -197,8 +197,8 @@ def batch_completed(run: Run, event: events.BatchCompleted) -> None:
     """The next batch starts, now or after a pause."""
     job = run.jobs_by_id[event.job]
     children = job.children
-    assert children is not None, "only instances come in batches"
-    assert event.batch == children.batch + 1, "batches end in order"
+    assert children is not None, "the job has no instances"
+    assert event.batch == children.batch + 1, "batches must complete in order"
     children.batch += 1
     children.resume_at = event.resume_at if event.resume_at > event.at else None
     job.reason = event.reason
@@ -207,7 +207,7 @@ def batch_completed(run: Run, event: events.BatchCompleted) -> None:
 def batch_started(run: Run, event: events.BatchStarted) -> None:
     """The pause before the batch has ended."""
     children = run.jobs_by_id[event.job].children
-    assert children is not None, "only instances come in batches"
+    assert children is not None, "the job has no instances"
     children.resume_at = None
 
 
@@ -217,7 +217,7 @@ def batch_started(run: Run, event: events.BatchStarted) -> None:
 def job_retry_scheduled(run: Run, event: events.JobRetryScheduled) -> None:
     """The job waits for its next try."""
     job = run.jobs_by_id[event.job]
-    assert event.number == job.number + 1, "the retry is the next try"
+    assert event.number == job.number + 1, "the retry must have the next number"
     move(job, Status.WAITING)
     job.retry_at = event.due_at
     job.reason = event.reason

@@ -23,7 +23,7 @@ def attempt_queued(run: Run, event: events.AttemptQueued) -> None:
     """An attempt requests a slot."""
     _, step = find(run, event.job, event.step)
     assert event.attempt == len(step.attempts) + 1, f"attempt {event.attempt} follows {len(step.attempts)}"
-    assert step is step.block.current, "only the step whose turn it is may be tried"
+    assert step is step.block.current, "only the current step of a block can have attempts"
     if step.status is not Status.RUNNING:
         move(step, Status.WAITING)
     step.attempts.append(Attempt(event.attempt, event.at))
@@ -34,7 +34,7 @@ def attempt_queued(run: Run, event: events.AttemptQueued) -> None:
 def attempt_waiting(run: Run, event: events.AttemptWaiting) -> None:
     """Records why the attempt has no slot yet."""
     job, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
-    assert attempt.status is AttemptStatus.PENDING, "only a pending attempt waits for a slot"
+    assert attempt.status is AttemptStatus.PENDING, "only a pending attempt can wait for a slot"
     attempt.reason = event.reason
     step.reason = event.reason
     job.reason = event.reason
@@ -100,7 +100,7 @@ def attempt_finished(run: Run, event: events.AttemptFinished) -> None:
 def retry_scheduled(run: Run, event: events.RetryScheduled) -> None:
     """The step waits for its next attempt."""
     _, step = find(run, event.job, event.step)
-    assert event.attempt == len(step.attempts) + 1, "the retry is the next attempt"
+    assert event.attempt == len(step.attempts) + 1, "the retry must be the next attempt"
     move(step, Status.WAITING)
     step.retry_at = event.due_at
     step.reason = event.reason
@@ -109,7 +109,7 @@ def retry_scheduled(run: Run, event: events.RetryScheduled) -> None:
 def step_sleeping(run: Run, event: events.StepSleeping) -> None:
     """The step sleeps until its timer is due."""
     job, step = find(run, event.job, event.step)
-    assert step is step.block.current, "only the step whose turn it is may sleep"
+    assert step is step.block.current, "only the current step of a block can sleep"
     move(step, Status.WAITING)
     step.due_at = event.due_at
     step.started_at = event.at
@@ -123,8 +123,8 @@ def step_sleeping(run: Run, event: events.StepSleeping) -> None:
 def child_run_requested(run: Run, event: events.ChildRunRequested) -> None:
     """The attempt starts a child run."""
     job, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
-    assert attempt.status is AttemptStatus.PENDING, "only a pending attempt wants a run"
-    assert attempt.params is None, "an attempt wants a run once"
+    assert attempt.status is AttemptStatus.PENDING, "only a pending attempt can request a child run"
+    assert attempt.params is None, "the attempt has already requested a child run"
     attempt.params = {"workflow": event.workflow, "inputs": event.inputs, "wait": event.is_awaited}
     attempt.reason = event.reason
     if event.name is not None:
@@ -139,9 +139,9 @@ def child_run_requested(run: Run, event: events.ChildRunRequested) -> None:
 def child_run_started(run: Run, event: events.ChildRunStarted) -> None:
     """The attempt's child run was created."""
     job, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
-    assert attempt.status is AttemptStatus.PENDING, "only a pending attempt starts a run"
-    assert attempt.params is not None, "an attempt wants a run before it starts one"
-    assert attempt.child_run is None, "an attempt starts one run"
+    assert attempt.status is AttemptStatus.PENDING, "only a pending attempt can start a child run"
+    assert attempt.params is not None, "the attempt has not requested a child run"
+    assert attempt.child_run is None, "the attempt has already started a child run"
     attempt.child_run = event.run
     attempt.started_at = event.at
     attempt.reason = event.reason
@@ -170,8 +170,8 @@ def step_completed(run: Run, event: events.StepCompleted) -> None:
     """A step has ended: the next one in its block follows, or the block ends."""
     job, step = find(run, event.job, event.step)
     block = step.block
-    assert step is block.current, "steps complete in order"
-    assert not step.open_blocks, "what is inside of a step ends before it"
+    assert step is block.current, "steps must complete in order"
+    assert not step.open_blocks, "the blocks inside the step have not completed"
     move(step, Status.COMPLETED)
     step.outcome = event.outcome
     step.conclusion = event.conclusion
@@ -206,7 +206,7 @@ def late_report(run: Run, event: events.LateReport) -> None:
 def step_entered(run: Run, event: events.StepEntered) -> None:
     """The step's blocks may start."""
     job, step = find(run, event.job, event.step)
-    assert step is step.block.current, "only the step whose turn it is may be entered"
+    assert step is step.block.current, "only the current step of a block can be entered"
     move(step, Status.RUNNING)
     move(job, Status.RUNNING)
     if event.name is not None:
@@ -224,8 +224,8 @@ def step_entered(run: Run, event: events.StepEntered) -> None:
 def block_started(run: Run, event: events.BlockStarted) -> None:
     """The steps of a block are queued."""
     job, step = find(run, event.job, event.step)
-    assert step.status is Status.RUNNING, "a block belongs to a step that was entered"
-    assert event.number == len(step.blocks), "blocks begin in order"
+    assert step.status is Status.RUNNING, "the step has not been entered"
+    assert event.number == len(step.blocks), "blocks must start in order"
     block = job.new_block(step, step.plan.blocks[event.plan])
     step.open_blocks += 1
     run.steps_made += len(block.steps)

@@ -1,4 +1,4 @@
-"""Moves of the step whose turn it is in a block. See run_moves.py for the rules."""
+"""Moves of the current step in a block. See run_moves.py for the rules."""
 
 from __future__ import annotations
 

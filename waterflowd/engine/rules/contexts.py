@@ -16,7 +16,7 @@ from waterflowd.engine.state.runs import Job, Run, Scope
 from waterflowd.model.statuses import Conclusion, result_word
 
 
-class _Place(NamedTuple):
+class _Position(NamedTuple):
     """The position of an expression in a run; `server` is the one on which the job's step is about to run."""
 
     run: Run
@@ -38,19 +38,19 @@ class _Place(NamedTuple):
         return self.block
 
 
-_Makers = Mapping[str, Callable[[_Place], object]]
+_Makers = Mapping[str, Callable[[_Position], object]]
 
 
 class Contexts(dict[str, object]):
     """Contexts by name; each is created when it is first used."""
 
-    def __init__(self, makers: _Makers, place: _Place) -> None:
+    def __init__(self, makers: _Makers, position: _Position) -> None:
         super().__init__()
         self._makers = makers
-        self._place = place
+        self._position = position
 
     def __missing__(self, name: str) -> object:
-        value = self[name] = self._makers[name](self._place)
+        value = self[name] = self._makers[name](self._position)
         return value
 
 
@@ -164,50 +164,52 @@ def _payload(run: Run) -> dict[str, object]:
     return {"name": run.trigger.kind.value, **run.trigger.payload}
 
 
-def _vars(place: _Place) -> dict[str, Any]:
-    values = place.scope.vars
-    job = place.job
+def _vars(position: _Position) -> dict[str, Any]:
+    values = position.scope.vars
+    job = position.job
     policy = (
-        place.run.environments.get(job.approval.environment) if job is not None and job.approval is not None else None
+        position.run.environments.get(job.approval.environment)
+        if job is not None and job.approval is not None
+        else None
     )
     return values | policy.vars if policy is not None else values
 
 
-def _inputs(place: _Place) -> dict[str, Any]:
+def _inputs(position: _Position) -> dict[str, Any]:
     """The inputs of the enclosing composite step, or else of the workflow."""
-    owner = place.block.owner if place.block is not None else None
+    owner = position.block.owner if position.block is not None else None
     while owner is not None:
         if owner.plan.node == COMPOSITE:
             return owner.inputs
         owner = owner.block.owner
-    return place.scope.inputs
+    return position.scope.inputs
 
 
 _FOR_RUN: _Makers = {
-    "run": lambda place: _run(place.run),
-    "git": lambda place: place.run.trigger.git,
-    "event": lambda place: _payload(place.run),
-    "inputs": lambda place: _inputs(place),
-    "vars": lambda place: _vars(place),
-    "env": lambda place: {},
+    "run": lambda position: _run(position.run),
+    "git": lambda position: position.run.trigger.git,
+    "event": lambda position: _payload(position.run),
+    "inputs": lambda position: _inputs(position),
+    "vars": lambda position: _vars(position),
+    "env": lambda position: {},
 }
 _FOR_CALL: _Makers = {
     **_FOR_RUN,
-    "jobs": lambda place: {name: _need(called) for name, called in place.scope.jobs.items()},
+    "jobs": lambda position: {name: _need(called) for name, called in position.scope.jobs.items()},
 }
 _FOR_JOB: _Makers = {
     **_FOR_RUN,
-    "needs": lambda place: _needs(place.at_job),
-    "matrix": lambda place: place.at_job.matrix,
-    "strategy": lambda place: _strategy(place.at_job),
-    "secrets": lambda place: _Secrets(),
+    "needs": lambda position: _needs(position.at_job),
+    "matrix": lambda position: position.at_job.matrix,
+    "strategy": lambda position: _strategy(position.at_job),
+    "secrets": lambda position: _Secrets(),
 }
 _FOR_STEP: _Makers = {
     **_FOR_JOB,
-    "steps": lambda place: _steps(place.at_block),
-    "job": lambda place: _job_facts(place.at_job),
-    "agent": lambda place: place.server or _agent(place.at_job),
-    "runner": lambda place: place.server or _agent(place.at_job),
+    "steps": lambda position: _steps(position.at_block),
+    "job": lambda position: _job_facts(position.at_job),
+    "agent": lambda position: position.server or _agent(position.at_job),
+    "runner": lambda position: position.server or _agent(position.at_job),
 }
 
 
@@ -240,14 +242,14 @@ def for_vars(inputs: dict[str, Any], known: dict[str, Any], git: dict[str, Any],
 
 def for_run(run: Run, now: int) -> expr.Env:
     """The environment for the keys of the run as a whole."""
-    return expr.Env(contexts=Contexts(_FOR_RUN, _Place(run, run.scope)), now_at=now, hash_files=run.hash_files)
+    return expr.Env(contexts=Contexts(_FOR_RUN, _Position(run, run.scope)), now_at=now, hash_files=run.hash_files)
 
 
 def for_job(run: Run, job: Job, now: int) -> expr.Env:
     """The environment for the keys of a job before it has a server."""
-    place = _Place(run, job.scope, job)
+    position = _Position(run, job.scope, job)
     return expr.Env(
-        contexts=Contexts(_FOR_JOB, place), status=job_status(run, job), now_at=now, hash_files=run.hash_files
+        contexts=Contexts(_FOR_JOB, position), status=job_status(run, job), now_at=now, hash_files=run.hash_files
     )
 
 
@@ -262,7 +264,7 @@ def for_instance(run: Run, job: Job, values: dict[str, Any], now: int) -> expr.E
 def for_call(run: Run, job: Job, scope: Scope, now: int) -> expr.Env:
     """The environment for the outputs of a called workflow."""
     return expr.Env(
-        contexts=Contexts(_FOR_CALL, _Place(run, scope)),
+        contexts=Contexts(_FOR_CALL, _Position(run, scope)),
         status=job_status(run, job),
         now_at=now,
         hash_files=run.hash_files,
@@ -271,7 +273,7 @@ def for_call(run: Run, job: Job, scope: Scope, now: int) -> expr.Env:
 
 def for_outputs(run: Run, now: int) -> expr.Env:
     """The environment for the outputs of the run."""
-    return expr.Env(contexts=Contexts(_FOR_CALL, _Place(run, run.scope)), now_at=now, hash_files=run.hash_files)
+    return expr.Env(contexts=Contexts(_FOR_CALL, _Position(run, run.scope)), now_at=now, hash_files=run.hash_files)
 
 
 def for_step(
@@ -286,7 +288,7 @@ def for_step(
 
     `env` holds the environment variables so far, `server` the server that the step is about to run on.
     """
-    contexts = Contexts(_FOR_STEP, _Place(run, job.scope, job, block, server))
+    contexts = Contexts(_FOR_STEP, _Position(run, job.scope, job, block, server))
     if block.owner is not None:
         _add_passes(contexts, block)
     if env is not None:

@@ -80,31 +80,31 @@ def _again(run: Run, wish: Wish) -> tuple[set[JobId], Job | None, Step | None]:
     first: Job | None = None
     step: Step | None = None
     if wish.start is not None:
-        first, step = _place(run, wish.start)
-        wanted = {first.id}
-        wanted |= {
+        first, step = _find_part(run, wish.start)
+        requested = {first.id}
+        requested |= {
             job.id
             for job in run.scope.jobs.values()
             if job.conclusion is not Conclusion.SUCCESS and job.id not in _before(run, first)
         }
     elif wish.servers:
-        wanted = {
+        requested = {
             job.id
             for job in run.scope.jobs.values()
             if job.plan.target is not None and job.children is not None and _servers(job, wish.servers)
         }
-        if not wanted:
+        if not requested:
             raise Rejected("WF605", f"no job of run {run.id} has servers with conclusion {' or '.join(wish.servers)}")
     else:
-        wanted = {job.id for job in run.scope.jobs.values() if job.conclusion is not Conclusion.SUCCESS}
-        if not wanted:
+        requested = {job.id for job in run.scope.jobs.values() if job.conclusion is not Conclusion.SUCCESS}
+        if not requested:
             raise Rejected("WF605", f"nothing in run {run.id} failed; omit --failed to re-run all of it")
-    again = _with_dependents(run, wanted)
+    again = _with_dependents(run, requested)
     return again, first, step
 
 
-def _with_dependents(run: Run, wanted: set[JobId]) -> set[JobId]:
-    again = set(wanted)
+def _with_dependents(run: Run, requested: set[JobId]) -> set[JobId]:
+    again = set(requested)
     # Jobs are in any order, so repeat until nothing changes.
     while more := {
         job.id
@@ -152,22 +152,22 @@ def _servers(job: Job, choices: Iterable[str]) -> list[str]:
     return found
 
 
-def _place(run: Run, start: str) -> tuple[Job, Step | None]:
+def _find_part(run: Run, start: str) -> tuple[Job, Step | None]:
     """The job and step that `start` names."""
     name, _, rest = start.partition("/")
     job = next((job for job in run.scope.jobs.values() if job.id == name), None)
     if job is not None and not rest:
         return job, None
-    places = [
+    matches = [
         (owner, step)
         for owner in ([job] if job is not None else run.scope.jobs.values())
         for step in owner.steps
         if step.id == (rest if job is not None else start)
     ]
-    if len(places) == 1:
-        return places[0]
-    if places:
-        names = ", ".join(f"{owner.id}/{step.id}" for owner, step in places)
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = ", ".join(f"{owner.id}/{step.id}" for owner, step in matches)
         raise Rejected("WF605", f'"{start}" is in several jobs; write one of {names}', where="from")
     raise Rejected(
         "WF605", f'run {run.id} has no job or step "{start}"; look with waterflowctl show {run.id}', where="from"

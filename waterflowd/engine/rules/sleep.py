@@ -16,7 +16,7 @@ def due_at(parameters: Json, now: int) -> int:
 
     `duration` is text such as `1h30m` or a number of seconds, `until` RFC 3339 or milliseconds; exactly one is set.
     """
-    assert isinstance(parameters, dict), "the compiler gives a mapping"
+    assert isinstance(parameters, dict), "the parameters must be a mapping"
     found = {name: value for name, value in parameters.items() if value is not None}
     if len(found) != 1 or not found.keys() <= {"duration", "until"}:
         raise ValueError("needs either duration or until")

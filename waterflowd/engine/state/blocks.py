@@ -99,7 +99,7 @@ class Block:
 
     @property
     def current(self) -> Step | None:
-        """The step whose turn it is; None when all are completed."""
+        """The current step; None when all are completed."""
         return self.steps[self.cursor] if self.cursor < len(self.steps) else None
 
     @property

@@ -100,16 +100,16 @@ def status(config_file: Path | None, data_dir: str | None, is_json: bool) -> Non
 
     config = _load(config_file, {"data_dir": data_dir})
     try:
-        shown = status_file.read(Path(config.data_dir))
+        status = status_file.read(Path(config.data_dir))
     except errors.WaterflowError as error:
         raise _failure(error, EXIT_NOT_RUNNING) from error
-    if shown is None:
+    if status is None:
         click.echo(f"no agent is running in {config.data_dir}", err=True)
         _exit(EXIT_NOT_RUNNING)
     elif is_json:
-        click.echo(msgspec.json.encode(shown).decode())
+        click.echo(msgspec.json.encode(status).decode())
     else:
-        click.echo(_rendered(shown))
+        click.echo(_rendered(status))
 
 
 @main.command()
@@ -135,8 +135,8 @@ def node(file: Path, is_schema: bool) -> None:
     if is_schema:
         click.echo(msgspec.json.format(msgspec.json.encode(checked.schema)).decode())
         return
-    shown = ", ".join(name + "*" * is_required for name, is_required in checked.parameters)
-    click.echo(f"{code.name}: {checked.summary or 'no docstring'}\nwith (* required): {shown or 'no parameters'}")
+    parameters = ", ".join(name + "*" * is_required for name, is_required in checked.parameters)
+    click.echo(f"{code.name}: {checked.summary or 'no docstring'}\nwith (* required): {parameters or 'no parameters'}")
 
 
 @main.command()
@@ -145,18 +145,18 @@ def version() -> None:
     click.echo(f"waterflow-agent {waterflow_agent.__version__}")
 
 
-def _rendered(shown: Any) -> str:
+def _rendered(status: Any) -> str:
     lines = [
-        f"name         {shown.name}",
-        f"fingerprint  {shown.fingerprint}",
-        f"server       {shown.server}",
-        f"link         {shown.link}",
-        f"groups       {', '.join(shown.groups) or '-'}",
-        f"attempts     {len(shown.attempts)} held, {shown.slots} slots",
+        f"name         {status.name}",
+        f"fingerprint  {status.fingerprint}",
+        f"server       {status.server}",
+        f"link         {status.link}",
+        f"groups       {', '.join(status.groups) or '-'}",
+        f"attempts     {len(status.attempts)} held, {status.slots} slots",
     ]
-    for attempt in shown.attempts:
+    for attempt in status.attempts:
         lines.append(f"  {attempt.state:<9} {attempt.run} {attempt.job}/{attempt.step_name} attempt {attempt.attempt}")
-    for node in shown.nodes:
+    for node in status.nodes:
         lines.append(f"node         {node.name} ({node.origin}) {node.version[:12] or 'no working version'}")
         if node.fault:
             lines.append(f"  broken: {node.fault}")

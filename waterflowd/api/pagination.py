@@ -24,8 +24,8 @@ def page(
 ) -> tuple[list[_Row], str | None]:
     """One page of rows that are all in memory, in the order of their keys; and the cursor of the next page."""
     ordered = sorted((row for row in rows if cursor is None or key(row) > cursor), key=key)
-    shown = ordered[:limit]
-    return shown, key(shown[-1]) if len(ordered) > limit else None
+    rows = ordered[:limit]
+    return rows, key(rows[-1]) if len(ordered) > limit else None
 
 
 def one_of(text: str, allowed: Sequence[str], where: str) -> str:

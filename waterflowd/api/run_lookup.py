@@ -48,8 +48,8 @@ def resolve(services: Services, text: str) -> RunId:
     if not found:
         raise missing
     if len(found) > 1:
-        shown = ", ".join(found[:_CANDIDATES]) + (", ..." if len(found) > _CANDIDATES else "")
-        raise Rejected("WF606", f'several runs begin with "{prefix}": {shown}; use a longer prefix', status=409)
+        listed = ", ".join(found[:_CANDIDATES]) + (", ..." if len(found) > _CANDIDATES else "")
+        raise Rejected("WF606", f'several runs begin with "{prefix}": {listed}; use a longer prefix', status=409)
     return found[0]
 
 
@@ -105,6 +105,6 @@ def _steps(job: Job) -> Iterator[str]:
 
 def _missing(kind: str, name: str, known: Iterator[str]) -> Rejected:
     names = list(dict.fromkeys(known))
-    shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
-    text = f'{kind} "{escape_for_display(name, 60)}" not found; the {kind}s are: {escape_for_display(shown)}'
+    listed = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+    text = f'{kind} "{escape_for_display(name, 60)}" not found; the {kind}s are: {escape_for_display(listed)}'
     return Rejected("WF604", text, where=kind, status=404)

@@ -133,8 +133,8 @@ class JsonFormatter(Formatter):
 
 def printable(text: str) -> str:
     """The text on one line of limited length, with control characters escaped and tokens shortened."""
-    shown = _TOKEN.sub(r"\1\2...", escape_for_display(text, _TEXT_LENGTH_MAX))
-    return shown if len(text) <= _TEXT_LENGTH_MAX else f"{shown} ({len(text)} characters)"
+    redacted = _TOKEN.sub(r"\1\2...", escape_for_display(text, _TEXT_LENGTH_MAX))
+    return redacted if len(text) <= _TEXT_LENGTH_MAX else f"{redacted} ({len(text)} characters)"
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

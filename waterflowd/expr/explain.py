@@ -29,12 +29,12 @@ _VALUE_CHARACTERS_MAX = 60
 def explain(node: Node, env: Env) -> str:
     """Return a condition with its values in one line; a leaf that cannot be evaluated shows `(?)`."""
     node = _without_implied(node, env)
-    return shorten(escape_for_display(_shown(node, env)), EXPLANATION_CHARACTERS_MAX)
+    return shorten(escape_for_display(_explained(node, env)), EXPLANATION_CHARACTERS_MAX)
 
 
 def unparse(node: Node) -> str:
     """Return the source of an expression in one canonical spelling; parsing it gives an equal tree."""
-    return _shown(node, None)
+    return _explained(node, None)
 
 
 def _without_implied(node: Node, env: Env) -> Node:
@@ -48,14 +48,14 @@ def _without_implied(node: Node, env: Env) -> Node:
     return node
 
 
-def _shown(node: Node, env: Env | None) -> str:
+def _explained(node: Node, env: Env | None) -> str:
     match node:
         case Literal(value):
             return _literal(value)
         case Context() | Index() | Filter():
             return _path(node) + _value(node, env)
         case Call(name, arguments):
-            return f"{name}({', '.join(_shown(argument, env) for argument in arguments)})" + _value(node, env)
+            return f"{name}({', '.join(_explained(argument, env) for argument in arguments)})" + _value(node, env)
         case Not(operand):
             return "!" + _inside(operand, env, PRECEDENCE["!"])
         case Binary(operator, left, right):
@@ -64,15 +64,15 @@ def _shown(node: Node, env: Env | None) -> str:
         case Logical(operator, operands):
             first, *rest = operands
             tightness = PRECEDENCE[operator]
-            shown = [_inside(first, env, tightness), *(_inside(operand, env, tightness + 1) for operand in rest)]
-            return f" {operator} ".join(shown)
+            operands = [_inside(first, env, tightness), *(_inside(operand, env, tightness + 1) for operand in rest)]
+            return f" {operator} ".join(operands)
 
 
 def _inside(node: Node, env: Env | None, least: int) -> str:
     """Return an operand, in parentheses when it binds less tightly than `least`."""
     operator = node.operator if isinstance(node, Binary | Logical) else None
-    shown = _shown(node, env)
-    return f"({shown})" if operator is not None and PRECEDENCE[operator] < least else shown
+    explained = _explained(node, env)
+    return f"({explained})" if operator is not None and PRECEDENCE[operator] < least else explained
 
 
 def _path(node: Node) -> str:
@@ -89,8 +89,8 @@ def _path(node: Node) -> str:
 
 
 def _target(node: Node) -> str:
-    shown = _path(node)
-    return shown if isinstance(node, Context | Index | Filter | Call) else f"({shown})"
+    source = _path(node)
+    return source if isinstance(node, Context | Index | Filter | Call) else f"({source})"
 
 
 def _literal(value: Value) -> str:
@@ -114,8 +114,8 @@ def _value(node: Node, env: Env | None) -> str:
         many = "key" if isinstance(value, Mapping) else "item"
         return f" ({len(value)} {many}{'' if len(value) == 1 else 's'})"
     if isinstance(value, str):
-        shown = shorten(value, _VALUE_CHARACTERS_MAX)
-        return f" ({_literal(shown)})"
+        shortened = shorten(value, _VALUE_CHARACTERS_MAX)
+        return f" ({_literal(shortened)})"
     return f" ({_literal(value)})"
 
 

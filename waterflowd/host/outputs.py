@@ -63,7 +63,7 @@ class OutputCollector:
                 "attempt": attempt.number,
                 "agent": agent,
             }
-            logger.warning("dropped output of %s from agent %s: %s", _shown(key), agent, fault, extra=about)
+            logger.warning("dropped output of %s from agent %s: %s", _display_name(key), agent, fault, extra=about)
             self._link.send(agent, [messages.OutputAck(key, max(output.offset, 0) + size)])
             return
         if self._waiting_bytes[agent] > WAITING_BYTES_MAX:
@@ -120,7 +120,7 @@ class OutputCollector:
                 self._feed.output_published(run)
 
 
-def _shown(key: messages.TaskId) -> str:
+def _display_name(key: messages.TaskId) -> str:
     """The attempt's name for the daemon's log; the agent chose its parts."""
     attempt = key.attempt
     return ascii("/".join((attempt.run, attempt.job, attempt.step, str(attempt.number)))[:200])

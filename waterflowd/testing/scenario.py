@@ -272,7 +272,7 @@ class Scenario:
             item = waiting.popleft()
             progress = step(self.run, item, self.now)
             self.history.extend(progress.events)
-            self._lines.extend(f"  * {_shown(event)}" for event in progress.events)
+            self._lines.extend(f"  * {_line(event)}" for event in progress.events)
             if isinstance(item, inputs.SlotGranted) and not any(
                 isinstance(command, commands.SendTask) for command in progress.commands
             ):
@@ -333,12 +333,12 @@ class Scenario:
                 # A forced cancel has already ended the attempt, so nothing is outstanding.
                 if not isinstance(command, commands.CancelChildRun) or not command.is_forced:
                     self.outstanding[command] = None
-                self._lines.append(f"  ! {_shown(command)}")
+                self._lines.append(f"  ! {_line(command)}")
             case commands.DropChildRun(job=job, step=name, attempt=number):
                 for kind in (commands.StartChildRun, commands.WatchChildRun, commands.CancelChildRun):
                     self._settle(kind, job, name, number)
             case commands.ReleaseJob():
-                self._lines.append(f"  ! {_shown(command)}")
+                self._lines.append(f"  ! {_line(command)}")
             case commands.ArmTimer(timer=timer):
                 self.timers.arm(RUN, timer)
                 self.outstanding[command] = None
@@ -349,7 +349,7 @@ class Scenario:
                 attempt = self.run.attempt(command.job, command.step, command.attempt)
                 if attempt is not None and attempt.is_open:
                     self.outstanding[command] = None
-                self._lines.append(f"  ! {_shown(command)}")
+                self._lines.append(f"  ! {_line(command)}")
 
     def _settle(self, kind: type[commands.Command], job: JobId, name: StepId, number: AttemptNo) -> None:
         for command in list(self.outstanding):
@@ -420,7 +420,7 @@ def _agent(attempt: Attempt) -> AgentId:
     return attempt.agent
 
 
-def _shown(record: events.Event | commands.Command) -> str:
+def _line(record: events.Event | commands.Command) -> str:
     return f"{type(record).__name__}{''.join(_fields(record))}"
 
 

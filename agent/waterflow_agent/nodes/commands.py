@@ -35,7 +35,7 @@ class CompletedProgram(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def run(
-    argv: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None, is_shown: bool = True
+    argv: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None, is_echoed: bool = True
 ) -> CompletedProgram:
     """Run a program until it ends; a cancel terminates it. Raises `NodeFailure` if it cannot be started."""
     try:
@@ -54,11 +54,11 @@ async def run(
     kept, tail = bytearray(), bytearray()
 
     async def read_output() -> None:
-        async for chunk in _chunks(process.stdout, sys.stdout.buffer if is_shown else None):
+        async for chunk in _chunks(process.stdout, sys.stdout.buffer if is_echoed else None):
             kept.extend(chunk[: max(0, KEPT_BYTES_MAX - len(kept))])
 
     async def read_errors() -> None:
-        async for chunk in _chunks(process.stderr, sys.stderr.buffer if is_shown else None):
+        async for chunk in _chunks(process.stderr, sys.stderr.buffer if is_echoed else None):
             tail.extend(chunk)
             del tail[:-TAIL_BYTES_MAX]
 
@@ -75,11 +75,11 @@ async def run(
     )
 
 
-async def _chunks(stream: asyncio.StreamReader | None, shown: BinaryIO | None) -> AsyncIterator[bytes]:
-    """Yield chunks as they arrive, and write each to `shown` at once, unless it is None."""
+async def _chunks(stream: asyncio.StreamReader | None, copy: BinaryIO | None) -> AsyncIterator[bytes]:
+    """Yield chunks as they arrive, and write each to `copy` at once, unless it is None."""
     assert stream is not None
     while chunk := await stream.read(_CHUNK):
-        if shown is not None:
-            shown.write(chunk)
-            shown.flush()
+        if copy is not None:
+            copy.write(chunk)
+            copy.flush()
         yield chunk

@@ -19,7 +19,7 @@ _PULL_FAILED = 18
 
 async def _program(context: Context) -> list[str]:
     """Return the command for version 2 of compose. Raises `NodeFailure` if it is not installed."""
-    found = await commands.run(["docker", "compose", "version", "--short"], cwd=context.directory, is_shown=False)
+    found = await commands.run(["docker", "compose", "version", "--short"], cwd=context.directory, is_echoed=False)
     if found.exit_code or found.stdout.lstrip("v").startswith("1."):
         raise NodeFailure(
             "docker compose version 2 is not installed on this server; next: install docker-compose-plugin from Docker's"
@@ -64,28 +64,28 @@ class ComposeUpNode(Node[schema.ComposeUp]):
         argv += ["--pull", parameters.pull] if parameters.pull is not None else []
         argv += ["--remove-orphans"] if parameters.remove_orphans else []
         done = await commands.run(argv, cwd=context.directory, env=env)
-        shown = await commands.run(
-            [*program, "ps", "--all", "--format", "json"], cwd=context.directory, env=env, is_shown=False
+        result = await commands.run(
+            [*program, "ps", "--all", "--format", "json"], cwd=context.directory, env=env, is_echoed=False
         )
-        services = _services(shown)
+        services = _services(result)
         if done.exit_code:
             raise _failure("up", done, {"services": services or []})
-        if shown.exit_code:
-            raise _failure("ps", shown, {"services": []})
+        if result.exit_code:
+            raise _failure("ps", result, {"services": []})
         if services is None:
             raise NodeFailure("cannot parse the output of docker compose ps", outputs={"services": []})
         return {"services": services}
 
 
-def _services(shown: commands.CompletedProgram) -> list[dict[str, Any]] | None:
+def _services(result: commands.CompletedProgram) -> list[dict[str, Any]] | None:
     """Return the services that `docker compose ps` lists; None if its output cannot be parsed."""
-    text = shown.stdout.strip()
+    text = result.stdout.strip()
     try:
         # One object per line since 2.21, a list before.
         rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
     except ValueError:
         return None
-    if shown.exit_code:
+    if result.exit_code:
         return None
     return [
         {

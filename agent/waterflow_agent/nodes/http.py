@@ -106,7 +106,7 @@ class HttpRequestNode(Node[schema.HttpRequest]):
                 context.warn(beginning)
             may_retry = _is_in(answer["status"], again)
             raise NodeFailure(
-                f"{parameters.method} {_shown(parameters.url)}: status {answer['status']}",
+                f"{parameters.method} {_display_url(parameters.url)}: status {answer['status']}",
                 may_retry=may_retry,
                 outputs=answer,
             )
@@ -130,14 +130,16 @@ class HttpRequestNode(Node[schema.HttpRequest]):
             finally:
                 await response.aclose()
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
-            raise NodeFailure(f"invalid URL {_shown(parameters.url)}: {error}") from error
+            raise NodeFailure(f"invalid URL {_display_url(parameters.url)}: {error}") from error
         except httpx.HTTPError as error:
             text = str(error) or type(error).__name__
             raise NodeFailure(
-                f"{parameters.method} {_shown(parameters.url)}: {text}", may_retry=may_retry(error)
+                f"{parameters.method} {_display_url(parameters.url)}: {text}", may_retry=may_retry(error)
             ) from error
         elapsed_ms = round((time.monotonic() - began) * 1000)
-        context.log(f"{parameters.method.upper()} {_shown(parameters.url)}: {response.status_code} in {elapsed_ms} ms")
+        context.log(
+            f"{parameters.method.upper()} {_display_url(parameters.url)}: {response.status_code} in {elapsed_ms} ms"
+        )
         return {
             "status": response.status_code,
             "headers": dict(response.headers),
@@ -191,7 +193,7 @@ def _retry_after_s(headers: dict[str, str]) -> float | None:
     return wait_s if wait_s is not None and wait_s <= RETRY_AFTER_S_MAX else None
 
 
-def _shown(url: str) -> str:
+def _display_url(url: str) -> str:
     """Return the URL without password and query, which may be secrets."""
     try:
         parsed = httpx.URL(url)
@@ -217,19 +219,19 @@ class HttpWaitNode(Node[schema.HttpWait]):
                 try:
                     response = await http.get(parameters.url)
                     if _is_in(response.status_code, wanted):
-                        context.log(f"{_shown(parameters.url)}: {response.status_code} after {attempts} attempts")
+                        context.log(f"{_display_url(parameters.url)}: {response.status_code} after {attempts} attempts")
                         return {"attempts": attempts, "status": response.status_code}
                     text = f"status {response.status_code}"
                 except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-                    raise NodeFailure(f"invalid URL {_shown(parameters.url)}: {error}") from error
+                    raise NodeFailure(f"invalid URL {_display_url(parameters.url)}: {error}") from error
                 except httpx.HTTPError as error:
                     text = str(error) or type(error).__name__
                 if text != reported:
                     reported = text
-                    context.log(f"{_shown(parameters.url)}: {text}")
+                    context.log(f"{_display_url(parameters.url)}: {text}")
                 if time.monotonic() + pause_s > give_up_at:
                     raise NodeFailure(
-                        f"{_shown(parameters.url)} not ready after {attempts} attempts: {text}",
+                        f"{_display_url(parameters.url)} not ready after {attempts} attempts: {text}",
                         may_retry=True,
                         outputs={"attempts": attempts},
                     )

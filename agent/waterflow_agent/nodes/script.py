@@ -60,23 +60,23 @@ def _interpreter(requested: str | None, head: bytes) -> list[str]:
 
 def _open_script(requested: str, workspace: str) -> tuple[str, bytes]:
     """Return the absolute path of the script, which must be inside the job's directory, and its beginning."""
-    shown = one_line(requested)
+    displayed = one_line(requested)
     if "\0" in requested:
         raise Rejected("WF720", "with.path: contains a NUL byte")
     # Links are resolved, because an earlier step may have created one that leads outside.
     root = os.path.realpath(workspace)
     path = os.path.realpath(Path(root, requested))
     if not Path(path).is_relative_to(root):
-        raise Rejected("WF720", f'with.path: "{shown}" is outside the job\'s directory')
+        raise Rejected("WF720", f'with.path: "{displayed}" is outside the job\'s directory')
     try:
         # Without O_NONBLOCK, opening a pipe would block the agent.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
-        text = f'with.path: cannot read "{shown}" in the job\'s directory: {error.strerror}'
+        text = f'with.path: cannot read "{displayed}" in the job\'s directory: {error.strerror}'
         raise Rejected("WF720", text) from error
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise Rejected("WF720", f'with.path: "{shown}" is not a regular file')
+            raise Rejected("WF720", f'with.path: "{displayed}" is not a regular file')
         return path, os.read(fd, _FIRST_LINE_BYTES_MAX)
     finally:
         os.close(fd)

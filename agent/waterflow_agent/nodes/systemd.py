@@ -69,10 +69,10 @@ class SystemdUnitNode(Node[schema.SystemdUnit]):
     async def _show(self, context: Context, name: str) -> dict[str, str]:
         properties = ("LoadState", "ActiveState", "SubState", "UnitFileState")
         argv = ["systemctl", "show", f"--property={','.join(properties)}", "--", name]
-        shown = await commands.run(argv, cwd=context.directory, is_shown=False)
-        if shown.exit_code:
+        result = await commands.run(argv, cwd=context.directory, is_echoed=False)
+        if result.exit_code:
             raise NodeFailure("cannot connect to systemd on this server", may_retry=True)
-        values = dict(line.split("=", 1) for line in shown.stdout.splitlines() if "=" in line)
+        values = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
         return {name: values.get(name, "") for name in properties}
 
     async def _do(self, context: Context, verb: str, *names: str) -> None:

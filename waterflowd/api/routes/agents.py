@@ -57,14 +57,14 @@ def find_agent(services: Services, text: str) -> str:
     ]
     if len(found) == 1:
         return found[0]
-    shown = escape_for_display(text, 60)
+    displayed = escape_for_display(text, 60)
     if found:
-        raise Rejected("WF606", f'several agents match "{shown}"; use the fingerprint', status=409)
+        raise Rejected("WF606", f'several agents match "{displayed}"; use the fingerprint', status=409)
     if any(row.fingerprint == text for row in services.agents.pending()):
         return text
     raise Rejected(
         "WF604",
-        f'agent "{shown}" not found: an approved agent is named by its name or fingerprint, a pending one by its whole '
+        f'agent "{displayed}" not found: an approved agent is named by its name or fingerprint, a pending one by its whole '
         "fingerprint; list agents with `waterflowctl agents`",
         status=404,
     )
@@ -92,16 +92,16 @@ def _key(row: AgentRow) -> str:
 async def list_groups(services: Ports, _: Viewer, limit: Limit = ROWS_MAX, cursor: PageCursor = None) -> Response:
     """Groups with their agents and slots."""
     groups = GroupSchema.of_agents(services.agents.rows())
-    shown, following = page(groups, lambda group: group.name, limit, cursor)
-    return json_response(GroupList(groups=shown, next=following))
+    rows, following = page(groups, lambda group: group.name, limit, cursor)
+    return json_response(GroupList(groups=rows, next=following))
 
 
 @router.get("/v1/nodes", responses={200: returns(NodeList)})
 async def list_nodes(services: Ports, _: Viewer, limit: Limit = ROWS_MAX, cursor: PageCursor = None) -> Response:
     """The nodes that steps can use: the built-in ones, and those installed on servers. Nodes of repositories are not listed."""
     nodes = _nodes(services.agents.rows())
-    shown, following = page(nodes, lambda node: node.name, limit, cursor)
-    return json_response(NodeList(nodes=shown, next=following))
+    rows, following = page(nodes, lambda node: node.name, limit, cursor)
+    return json_response(NodeList(nodes=rows, next=following))
 
 
 def _nodes(agents: Sequence[AgentRow]) -> list[NodeDescriptionSchema]:

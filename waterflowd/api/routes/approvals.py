@@ -71,6 +71,8 @@ def _find_pending(run: Run, body: DecisionBody) -> tuple[Job, Step | None]:
     names = [job.id if step is None else f"{job.id}/{step.id}" for job, step, _ in pending]
     if not names:
         raise Rejected("WF606", f"run {run.id} is not waiting for an approval", status=409)
-    shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+    listed = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
     problem = "several parts are waiting; name one" if len(found) > 1 else "this part is not waiting for an approval"
-    raise Rejected("WF606", f"{problem}; waiting for an approval: {escape_for_display(shown)}", where="job", status=409)
+    raise Rejected(
+        "WF606", f"{problem}; waiting for an approval: {escape_for_display(listed)}", where="job", status=409
+    )

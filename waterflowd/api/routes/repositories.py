@@ -89,13 +89,13 @@ def find_definition(rows: Sequence[DefinitionRow], path: str, repository: str | 
     """The workflow with this path, or else with this name; `Rejected` 404 for none, 409 for several."""
     candidates = [row for row in rows if repository is None or row.repository == repository]
     found = [row for row in candidates if row.path == path] or [row for row in candidates if row.name == path]
-    shown = escape_for_display(path, 80)
+    displayed = escape_for_display(path, 80)
     if not found:
-        text = f'workflow "{shown}" not found; list workflows with `waterflowctl workflows`'
+        text = f'workflow "{displayed}" not found; list workflows with `waterflowctl workflows`'
         raise Rejected("WF604", text, status=404)
     if len(found) > 1:
         matches = ", ".join(f"{row.path} in {row.repository}" for row in found[:5])
-        text = f'several workflows are named "{shown}": {matches}; use the path and `?repository=`'
+        text = f'several workflows are named "{displayed}": {matches}; use the path and `?repository=`'
         raise Rejected("WF606", text, status=409)
     return found[0]
 

@@ -188,9 +188,9 @@ async def run_events(
         content = streams.read_events(services, run, after)
         return streams.Stream(streams.admit(request), content, streams.NDJSON, is_live=False)
     records = services.log.read(run_stream(run), after + 1, limit + 1)
-    shown = records[:limit]
-    following = str(shown[-1].position) if len(records) > limit else None
-    return json_response(EventList(events=[event_schema(record) for record in shown], next=following))
+    page_records = records[:limit]
+    following = str(page_records[-1].position) if len(records) > limit else None
+    return json_response(EventList(events=[event_schema(record) for record in page_records], next=following))
 
 
 class OutputFilter(msgspec.Struct, frozen=True, kw_only=True):

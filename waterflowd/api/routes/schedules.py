@@ -36,8 +36,8 @@ async def list_schedules(
     if name is not None and not rows:
         text = "this workflow has no schedule; list schedules with `waterflowctl schedules`"
         raise Rejected("WF604", text, status=404)
-    shown, following = page(rows, _key, limit, cursor)
-    return json_response(ScheduleList(schedules=[ScheduleSchema.of(row, count) for row in shown], next=following))
+    page_rows, following = page(rows, _key, limit, cursor)
+    return json_response(ScheduleList(schedules=[ScheduleSchema.of(row, count) for row in page_rows], next=following))
 
 
 def _key(row: ScheduleRow) -> str:

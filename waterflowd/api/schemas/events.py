@@ -46,7 +46,7 @@ class _Form:
         for field in msgspec.structs.fields(event):
             if field.name in HIDDEN or field.name == "at":
                 continue
-            kind, convert = _shown(field.name, hints[field.name])
+            kind, convert = _api_form(field.name, hints[field.name])
             self._converters.append((field.name, convert))
             if field.required:
                 fields.append((field.name, kind))
@@ -77,7 +77,7 @@ class _Form:
         )
 
 
-def _shown(name: str, kind: Any) -> tuple[Any, Callable[[Any], Any]]:
+def _api_form(name: str, kind: Any) -> tuple[Any, Callable[[Any], Any]]:
     """The type of a field in JSON, and what makes its value."""
     if kind is Reason:
         return ReasonSchema, reason_schema

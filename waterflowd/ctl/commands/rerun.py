@@ -77,5 +77,5 @@ def _announce(run: dict[str, Any], planned: dict[str, Any], *, as_json: bool) ->
         ("reused", "green", planned["reused"], planned["reused_total"]),
         ("will run", "cyan", planned["will_run"], planned["will_run_total"]),
     ):
-        shown = ", ".join(names[:_NAMES_MAX]) + (f" and {total - _NAMES_MAX} more" if total > _NAMES_MAX else "")
-        click.echo(f"  {style(title, color)}: {escape_for_display(shown) or 'nothing'}")
+        listed = ", ".join(names[:_NAMES_MAX]) + (f" and {total - _NAMES_MAX} more" if total > _NAMES_MAX else "")
+        click.echo(f"  {style(title, color)}: {escape_for_display(listed) or 'nothing'}")

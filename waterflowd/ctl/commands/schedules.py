@@ -86,10 +86,10 @@ def _lines(row: dict[str, Any]) -> list[Sequence[object]]:
         last += f" {_local(datetime.fromisoformat(row['last_due_at']), row['timezone'])}"
     if row["waiting"]:
         last += f", {len(row['waiting'])} waiting"
-    shown = [(_utc(time), _local(time, row["timezone"])) for time in times] or [("never", "never")]
+    cells = [(_utc(time), _local(time, row["timezone"])) for time in times] or [("never", "never")]
     what = escape_for_display(row["path"] if row["repository"] is None else f"{row['repository']}:{row['path']}")
-    first = [what, escape_for_display(row["cron"]), *shown[0], row["overlap"], row["catch_up"], last]
-    return [first, *(["", "", *pair, "", "", ""] for pair in shown[1:])]
+    first = [what, escape_for_display(row["cron"]), *cells[0], row["overlap"], row["catch_up"], last]
+    return [first, *(["", "", *pair, "", "", ""] for pair in cells[1:])]
 
 
 def _with_zone(row: dict[str, Any]) -> dict[str, Any]:

@@ -98,8 +98,8 @@ class _Diagnostics:
         if compiled.diagnostics:
             self._broken.add(found.path)
         rows = [as_row(each) for each in (*compiled.diagnostics, *compiled.warnings)]
-        shown = [row | {"path": found.display_path(str(row["path"]))} for row in rows]
-        new = [row for row in shown if row not in self.rows]
+        displayed = [row | {"path": found.display_path(str(row["path"]))} for row in rows]
+        new = [row for row in displayed if row not in self.rows]
         self.rows += new
         return new
 

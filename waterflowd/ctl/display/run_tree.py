@@ -83,10 +83,10 @@ def _faint(text: str) -> str:
     return style(text, "bright_black")
 
 
-def _others(counts: dict[str, int], shown: Iterable[str], noun: str) -> list[TreeNode]:
+def _others(counts: dict[str, int], visible: Iterable[str], noun: str) -> list[TreeNode]:
     """Count those that are not shown, by state; nothing if none is shown and all succeeded."""
     rest = Counter(counts)
-    rest.subtract(shown)
+    rest.subtract(visible)
     if set(counts) == {"success"} and rest == Counter(counts):
         return []
     return [
@@ -135,18 +135,18 @@ def _batch(job: dict[str, Any]) -> str:
 
 def _instances(job: dict[str, Any], now_ms: int | None, *, is_short: bool) -> list[TreeNode]:
     instances = job["jobs"]
-    shown = instances
+    visible = instances
     is_whole = job["jobs_total"] <= _INSTANCES_ALL_MAX and len(instances) == job["jobs_total"]
     if job["kind"] != "call" and not is_whole:
         # Completed ones first, because failures are what people look for.
         notable = [instance for instance in instances if _word(instance) not in _UNREMARKABLE]
         notable.sort(key=lambda instance: instance["conclusion"] is None)
         ids = {instance["id"] for instance in notable[:_INSTANCES_SHOWN]}
-        shown = [instance for instance in instances if instance["id"] in ids]
+        visible = [instance for instance in instances if instance["id"] in ids]
     is_short = is_short or len(instances) > _INSTANCES_ALL_MAX
-    nodes = [_job_node(instance, now_ms, is_short=is_short) for instance in shown]
+    nodes = [_job_node(instance, now_ms, is_short=is_short) for instance in visible]
     noun = {"each": "servers", "matrix": "instances"}.get(job["kind"], "jobs")
-    return nodes + _others(job["counts"], map(_word, shown), noun)
+    return nodes + _others(job["counts"], map(_word, visible), noun)
 
 
 def _word(job: dict[str, Any]) -> str:
@@ -188,11 +188,11 @@ def _block_nodes(step: dict[str, Any], blocks: list[dict[str, Any]], now_ms: int
     if step["node"] in _WITHOUT_BLOCK_LINES:
         return [node for block in blocks for node in _step_nodes(block["steps"], now_ms)]
     counts: dict[str, int] = step.get("counts") or {}
-    shown = blocks
+    visible = blocks
     if sum(counts.values()) > _BLOCKS_MAX:
-        shown = [block for block in blocks if block["state"] != "success"][:_BLOCKS_MAX]
-    nodes = [TreeNode(_block_text(block), _step_nodes(block["steps"], now_ms)) for block in shown]
-    return nodes + _others(counts, (block["state"] for block in shown), _block_noun(step))
+        visible = [block for block in blocks if block["state"] != "success"][:_BLOCKS_MAX]
+    nodes = [TreeNode(_block_text(block), _step_nodes(block["steps"], now_ms)) for block in visible]
+    return nodes + _others(counts, (block["state"] for block in visible), _block_noun(step))
 
 
 def _block_text(block: dict[str, Any]) -> str:

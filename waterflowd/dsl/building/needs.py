@@ -33,15 +33,15 @@ def check_needs(
     for cycle in _cycles(result):
         first, second = cycle[0], cycle[1]
         offset = _offset(document, first, list(needs[first]).index(second))
-        shown = cycle if len(cycle) <= _SHOWN_MAX else [*cycle[: _SHOWN_MAX - 1], "...", cycle[-1]]
-        text = f"dependency cycle between jobs: {' -> '.join(shown)}"
+        shortened = cycle if len(cycle) <= _SHOWN_MAX else [*cycle[: _SHOWN_MAX - 1], "...", cycle[-1]]
+        text = f"dependency cycle between jobs: {' -> '.join(shortened)}"
         report.add(offset, codes.CYCLE, text, "remove one of these needs")
     return result
 
 
 def _known(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN_MAX]) + (", ..." if len(names) > _SHOWN_MAX else "")
-    return f"known jobs: {shown}" if names else "the workflow has no other job"
+    listed = ", ".join(names[:_SHOWN_MAX]) + (", ..." if len(names) > _SHOWN_MAX else "")
+    return f"known jobs: {listed}" if names else "the workflow has no other job"
 
 
 def _offset(document: Document, job: str, position: int) -> int:

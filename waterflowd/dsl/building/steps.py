@@ -328,5 +328,7 @@ def _default_name(step: models.Step) -> str:
         return (step.uses or "").removesuffix("@v1")
     first = next((line.strip() for line in step.run.splitlines() if line.strip()), "")
     # Names are rendered; a name made of script source must not be, so the braces of its expressions are changed.
-    shown = _EXPRESSION.sub(r"{\1}", first).replace("${{", "{")
-    return f"Run {shown[:_SCRIPT_NAME_CHARACTERS_MAX]}" + ("..." if len(shown) > _SCRIPT_NAME_CHARACTERS_MAX else "")
+    readable = _EXPRESSION.sub(r"{\1}", first).replace("${{", "{")
+    return f"Run {readable[:_SCRIPT_NAME_CHARACTERS_MAX]}" + (
+        "..." if len(readable) > _SCRIPT_NAME_CHARACTERS_MAX else ""
+    )

@@ -38,9 +38,7 @@ class CompositeStep(LanguageModel):
     INSTEAD = {"author": "write it in a comment", "branding": "remove it"}
     PAGE = Page(name="composite-step", where="the file `step.yml` of a composite step", frame="")
 
-    name: StaticName | None = key(
-        "The name shown to people.", "name: Deploy\nsteps: [{run: ./deploy.sh}]", default=None
-    )
+    name: StaticName | None = key("The display name.", "name: Deploy\nsteps: [{run: ./deploy.sh}]", default=None)
     description: FreeText = key(
         "A description for people.", "description: Deploys the shop\nsteps: [{run: ./deploy.sh}]", default=""
     )

@@ -77,7 +77,7 @@ class Job(LanguageModel):
     PAGE = Page(name="job", where="`jobs.<id>`", frame="jobs:\n  build:\n    {}\n")
 
     name: Name | None = key(
-        "The name shown to people.",
+        "The display name.",
         f"name: Build ${{{{ git.short-sha }}}}\n{_STEPS}",
         default=None,
         expressions="job",

@@ -90,7 +90,7 @@ class Step(LanguageModel):
         pitfalls=("Expressions can refer to earlier steps only.",),
     )
     name: Name | None = key(
-        "The name shown to people.",
+        "The display name.",
         "name: Back up\nrun: ./backup.sh",
         default=None,
         expressions="step",

@@ -43,7 +43,7 @@ class Workflow(LanguageModel):
     PAGE = Page(name="workflow", where="the file", frame="{}\n" + EXAMPLE_JOBS)
 
     name: StaticName | None = key(
-        "The name shown to people.",
+        "The display name.",
         "name: deploy",
         default=None,
         without="the file's name without its ending",

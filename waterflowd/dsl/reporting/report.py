@@ -58,19 +58,19 @@ class DiagnosticReport:
     def diagnostics(self, path: str, lines: Lines) -> list[Diagnostic]:
         """The errors in the order of the file; the last one says how many were left out."""
         found = sorted(self._found.items())
-        shown = [_diagnostic(path, lines, *key, suggestion) for key, suggestion in found[:ERRORS_MAX]]
+        reported = [_diagnostic(path, lines, *key, suggestion) for key, suggestion in found[:ERRORS_MAX]]
         if len(found) > ERRORS_MAX:
             offset = found[ERRORS_MAX][0][0]
             count = "hundreds of" if len(found) == FOUND_MAX else f"{len(found) - ERRORS_MAX} more"
             message = f"{count} errors are not shown"
-            shown.append(_diagnostic(path, lines, offset, codes.MORE_ERRORS, message, "fix the errors above first"))
-        return shown
+            reported.append(_diagnostic(path, lines, offset, codes.MORE_ERRORS, message, "fix the errors above first"))
+        return reported
 
     def warnings(self, path: str, lines: Lines) -> list[Diagnostic]:
         """The warnings in the order of the file."""
         found = sorted(self._warned.items())
-        shown = (_diagnostic(path, lines, *key, suggestion) for key, suggestion in found)
-        return [msgspec.structs.replace(diagnostic, severity=Severity.WARNING) for diagnostic in shown]
+        reported = (_diagnostic(path, lines, *key, suggestion) for key, suggestion in found)
+        return [msgspec.structs.replace(diagnostic, severity=Severity.WARNING) for diagnostic in reported]
 
 
 def _diagnostic(path: str, lines: Lines, offset: int, code: str, message: str, suggestion: str) -> Diagnostic:

@@ -40,8 +40,8 @@ def of_parent(run: Run, job: Job, now: int) -> events.RunEvent | None:
     if children.scope is not None or job.is_cancelled or children.halted is not None or run.is_timed_out:
         return None
     if children.failures and (children.fail_fast or _is_too_many(children)):
-        shown = next(child for child in children.jobs if child.has_failure)
-        text = f'"{shown.id}" failed' if children.fail_fast else _failures(children.failures)
+        failed = next(child for child in children.jobs if child.has_failure)
+        text = f'"{failed.id}" failed' if children.fail_fast else _failures(children.failures)
         cause = reason(ReasonCode.HALTED, f"{text}: no more instances start", failures=children.failures)
         return events.JobHalted(at=now, job=job.id, is_stopped=children.fail_fast, reason=cause)
     return _batch(job, children, now)
@@ -142,10 +142,10 @@ def _listed(part: Any) -> Any:
 def _name(run: Run, job: Job, values: dict[str, Any], server: str | None, now: int) -> str:
     text = job.plan.name
     if "${{" in text:
-        shown = rendering.label(expr.render(text, contexts.for_instance(run, job, values, now)))
+        name = rendering.label(expr.render(text, contexts.for_instance(run, job, values, now)))
         if "matrix." in text:
-            return shown
-        text = shown
+            return name
+        text = name
     parts = [part for part in (server, matrix.label(values)) if part]
     return rendering.label(f"{text} ({', '.join(parts)})" if parts else text)
 

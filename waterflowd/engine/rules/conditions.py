@@ -21,5 +21,5 @@ def names_status(condition: str | None) -> bool:
 
 def false(condition: str | None, env: expr.Env) -> Reason:
     """Why an `if` was false."""
-    shown = expr.explain(expr.parse_condition(condition), env) if condition is not None else "success()"
-    return reason(ReasonCode.CONDITION_FALSE, f"if was false: {shown}", condition=condition)
+    explanation = expr.explain(expr.parse_condition(condition), env) if condition is not None else "success()"
+    return reason(ReasonCode.CONDITION_FALSE, f"if was false: {explanation}", condition=condition)

@@ -89,8 +89,8 @@ def _word(value: Any) -> str:
 
 def label(values: dict[str, Any]) -> str:
     """The values as text for people: `linux, 3`."""
-    shown = (value if isinstance(value, str) else expr.to_text(value) for value in values.values())
-    return ", ".join(shown)
+    texts = (value if isinstance(value, str) else expr.to_text(value) for value in values.values())
+    return ", ".join(texts)
 
 
 def size(value: object, total: int, what: str, *, is_rounded_up: bool) -> int:
@@ -103,8 +103,8 @@ def size(value: object, total: int, what: str, *, is_rounded_up: bool) -> int:
             return math.ceil(exact - 1e-9) if is_rounded_up else math.floor(exact + 1e-9)
     number = expr.to_number(value)
     if not (number == number and number >= 0 and number == int(min(number, 1e15))):
-        shown = value if isinstance(value, str) else expr.to_text(value)
-        raise Rejected("WF111", f"{what} is {shown!r}; it must be a whole number or a share such as 25%")
+        rendered = value if isinstance(value, str) else expr.to_text(value)
+        raise Rejected("WF111", f"{what} is {rendered!r}; it must be a whole number or a share such as 25%")
     return int(number)
 
 

@@ -123,8 +123,8 @@ def render(run: Run, job: Job, step: Step, server: dict[str, object], now: int) 
 
 def label(value: object) -> str:
     """A rendered name, bounded."""
-    shown = text(value)
-    return shown if len(shown) <= NAME_LENGTH_MAX else shown[: NAME_LENGTH_MAX - 1] + "…"
+    name = text(value)
+    return name if len(name) <= NAME_LENGTH_MAX else name[: NAME_LENGTH_MAX - 1] + "…"
 
 
 def check_size(what: str, value: object, bytes_max: int) -> None:

@@ -72,7 +72,7 @@ def select(run: Run, plan: Plan, wish: Wish) -> Selection:
     kept = Kept(run=run.id, jobs=jobs, steps={first.id: steps} if first is not None and steps else {}, servers=servers)
     names = [*jobs, *(f"{first.id}/{name}" for name in steps if first is not None)]
     done = [job.id for job in run.scope.jobs.values() if job.id in again]
-    return Selection(kept=kept, kept_names=names, again_names=_shown(run, done, jobs, servers))
+    return Selection(kept=kept, kept_names=names, again_names=_rerun_names(run, done, jobs, servers))
 
 
 def _again(run: Run, wish: Wish) -> tuple[set[JobId], Job | None, Step | None]:
@@ -216,7 +216,7 @@ def _unfit(text: str) -> Rejected:
     return Rejected("WF606", f"the workflow of that commit does not match the run: {text}", status=409)
 
 
-def _shown(run: Run, again: list[JobId], kept: dict[str, KeptJob], servers: dict[str, list[str]]) -> list[str]:
+def _rerun_names(run: Run, again: list[JobId], kept: dict[str, KeptJob], servers: dict[str, list[str]]) -> list[str]:
     names: list[str] = []
     for name in again:
         job = run.jobs_by_id[name]

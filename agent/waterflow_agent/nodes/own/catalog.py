@@ -157,7 +157,7 @@ class NodeCatalog:
             else:
                 self._reported[name] = msgspec.structs.replace(known, fault=fault)
             return
-        logger.info("node %s: %s, version %s", name, found.code.shown, found.version[:12])
+        logger.info("node %s: %s, version %s", name, found.code.display_path, found.version[:12])
         self._codes[name] = found.code
         self._reported[name] = OwnNode(
             name=name,

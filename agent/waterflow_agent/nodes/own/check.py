@@ -50,12 +50,10 @@ def describe(code: Code) -> CheckResult:
     except Rejected as error:
         return CheckResult(fault=one_line(str(error)))
     except (TypeError, ValueError) as error:
-        return CheckResult(fault=one_line(f"{code.shown}: no schema for the parameter record: {error}"))
+        return CheckResult(fault=one_line(f"{code.display_path}: no schema for the parameter record: {error}"))
     fields = msgspec.structs.fields(node.parameters)
     if len(fields) > PARAMETERS_MAX or any(len(field.encode_name) > NAME_LENGTH_MAX for field in fields):
-        text = (
-            f"{code.shown}: more than {PARAMETERS_MAX} parameters, or a name over {NAME_LENGTH_MAX} characters [WF722]"
-        )
+        text = f"{code.display_path}: more than {PARAMETERS_MAX} parameters, or a name over {NAME_LENGTH_MAX} characters [WF722]"
         return CheckResult(fault=text)
     lines = (node.__doc__ or "").strip().splitlines()
     return CheckResult(
@@ -81,7 +79,7 @@ async def in_child(code: Code, own: Mapping[str, str]) -> CheckResult:
         async with asyncio.timeout(CHECK_S_MAX):
             answer = await _exchange(child, msgspec.json.encode(code))
     except TimeoutError:
-        return CheckResult(fault=f"{code.shown}: loading took more than {CHECK_S_MAX:g} s [WF721]")
+        return CheckResult(fault=f"{code.display_path}: loading took more than {CHECK_S_MAX:g} s [WF721]")
     finally:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -91,7 +89,7 @@ async def in_child(code: Code, own: Mapping[str, str]) -> CheckResult:
     try:
         return msgspec.json.decode(answer, type=CheckResult)
     except (msgspec.MsgspecError, RecursionError):
-        return CheckResult(fault=f"{code.shown}: the process ended while loading [WF721]")
+        return CheckResult(fault=f"{code.display_path}: the process ended while loading [WF721]")
 
 
 async def _exchange(child: asyncio.subprocess.Process, request: bytes) -> bytes:
@@ -120,7 +118,7 @@ def main() -> None:
         answer = msgspec.json.encode(describe(code))
     except SystemExit:
         answer = msgspec.json.encode(
-            CheckResult(fault=f"{code.shown}: the code ends the process while loading [WF721]")
+            CheckResult(fault=f"{code.display_path}: the code ends the process while loading [WF721]")
         )
     with open(answers, "wb") as file:
         file.write(answer + b"\n")

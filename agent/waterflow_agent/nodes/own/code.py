@@ -36,7 +36,7 @@ class Code(msgspec.Struct, frozen=True, kw_only=True):
     entry: str = ""
 
     @property
-    def shown(self) -> str:
+    def display_path(self) -> str:
         """How messages refer to the code."""
         return self.path or self.entry
 
@@ -58,7 +58,8 @@ def load(code: Code) -> type[Node[Any]]:
         traceback.print_exception(type(error), error, own)
         raise Rejected("WF721", f"{_location(code, error)}: {type(error).__name__}: {error}") from error
     if not isinstance(getattr(found, "parameters", None), type) or not issubclass(found.parameters, msgspec.Struct):
-        text = f"{code.shown}: class {found.__name__} has no parameter record; write class {found.__name__}(Node[MyParameters])"
+        name = found.__name__
+        text = f"{code.display_path}: class {name} has no parameter record; write class {name}(Node[MyParameters])"
         raise Rejected("WF722", text)
     return found
 
@@ -104,4 +105,4 @@ def _location(code: Code, error: Exception) -> str:
     if isinstance(error, SyntaxError) and error.filename == code.path:
         return f"{code.path}:{error.lineno}"
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == code.path]
-    return f"{code.path}:{lines[-1]}" if lines else code.shown
+    return f"{code.path}:{lines[-1]}" if lines else code.display_path

@@ -36,8 +36,8 @@ def part(name: str, where: object) -> str:
 
 
 def _refusal(name: str, where: object, reason: str) -> NodeFailure:
-    shown = name if len(name) <= 200 else f"{name[:200]}..."
-    return NodeFailure(f"{where} lists {shown!r}, {reason}; nothing was written")
+    shortened = name if len(name) <= 200 else f"{name[:200]}..."
+    return NodeFailure(f"{where} lists {shortened!r}, {reason}; nothing was written")
 
 
 def is_pattern(text: str) -> bool:

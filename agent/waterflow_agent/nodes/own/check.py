@@ -53,8 +53,8 @@ def describe(code: Code) -> CheckResult:
         return CheckResult(fault=one_line(f"{code.display_path}: no schema for the parameter record: {error}"))
     fields = msgspec.structs.fields(node.parameters)
     if len(fields) > PARAMETERS_MAX or any(len(field.encode_name) > NAME_LENGTH_MAX for field in fields):
-        text = f"{code.display_path}: more than {PARAMETERS_MAX} parameters, or a name over {NAME_LENGTH_MAX} characters [WF722]"
-        return CheckResult(fault=text)
+        limits = f"more than {PARAMETERS_MAX} parameters, or a name over {NAME_LENGTH_MAX} characters"
+        return CheckResult(fault=f"{code.display_path}: {limits} [WF722]")
     lines = (node.__doc__ or "").strip().splitlines()
     return CheckResult(
         summary=one_line(lines[0])[:SUMMARY_LENGTH_MAX] if lines else "",

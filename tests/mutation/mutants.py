@@ -252,11 +252,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "again |= more",
         "break",
         "what depends on something that is done again is kept",
-        "tests.unit.engine.test_kept:test_what_depends_on_something_that_is_done_again_is_done_again",
+        "tests.unit.engine.test_reused:test_what_depends_on_something_that_is_done_again_is_done_again",
     ),
     Mutant(
         f"{_JOBS}:_kept",
-        "run.kept.jobs.get(job.id) if run.kept is not None else None",
+        "run.reused.jobs.get(job.id) if run.reused is not None else None",
         "None",
         "what is kept is done again",
     ),

@@ -12,7 +12,7 @@ from waterflowd.engine import Run
 from waterflowd.engine.rules import approvals, rerun
 from waterflowd.model import plan
 from waterflowd.model.ids import AgentId, JobId, RunId, StepId
-from waterflowd.model.records import Kept, StartRequest, Trigger, TriggerKind
+from waterflowd.model.records import Reused, StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Start:
     """One requested run, with a key that makes repeating the request safe; the run is perhaps cancelled later."""
 
     def __init__(
-        self, world: World, number: int, compiled: bytes, dice: random.Random, kept: Kept | None = None
+        self, world: World, number: int, compiled: bytes, dice: random.Random, reused: Reused | None = None
     ) -> None:
         self.key = f"start/{number}"
         self.run: RunId | None = None
@@ -37,8 +37,8 @@ class Start:
         self._request = StartRequest(
             plan=compiled,
             trigger=trigger,
-            kept=kept,
-            rerun_of=kept.run if kept is not None else None,
+            reused=reused,
+            rerun_of=reused.run if reused is not None else None,
             repository=REPOSITORY if world.chance.has_child_runs else None,
             revision=REVISION if world.chance.has_child_runs else None,
         )
@@ -156,16 +156,16 @@ class Repeaters:
     def _repeat(self, run: Run) -> None:
         world = self._world
         self._done.add(run.id)
-        wish = rerun.Wish(is_failed=True)
+        request = rerun.RerunRequest(is_failed=True)
         if self._dice.random() < 0.4:
             job = self._dice.choice(list(run.scope.jobs.values()))
-            wish = rerun.Wish(start=f"{job.id}/{self._dice.choice(job.steps).id}" if job.steps else job.id)
+            request = rerun.RerunRequest(start=f"{job.id}/{self._dice.choice(job.steps).id}" if job.steps else job.id)
         try:
-            kept = rerun.select(run, run.plan, wish).kept
+            reused = rerun.select(run, run.plan, request).reused
         except Rejected as error:
             world.checks.expect(error.code in ("WF605", "WF606"), f"a re-run was refused: {error}")
             return
-        start = Start(world, len(world.starts), plan.encode(run.plan), self._dice, kept)
+        start = Start(world, len(world.starts), plan.encode(run.plan), self._dice, reused)
         world.note(f"somebody wants {run.id[-6:]} again")
         world.starts.append(start)
         start.ask()

@@ -57,7 +57,7 @@ def _start(run: Run, input: inputs.StartRun, now: int) -> Events:
         flags=flags.CURRENT,
         start_vars=input.vars,
         rerun_of=input.rerun_of,
-        kept=input.kept,
+        reused=input.reused,
         hashes=input.hashes,
         environments=input.environments,
         deadline_at=now + (plan.timeout_ms or RUN_TIMEOUT_MS),
@@ -178,9 +178,9 @@ def _servers_listed(run: Run, input: inputs.ServersListed, now: int) -> Events:
             return ()
         return (events.JobWaiting(at=now, job=job.id, reason=input.reason),)
     servers = input.servers
-    wanted = run.kept.servers.get(job.id) if run.kept is not None else None
-    if wanted is not None:
-        servers = [(agent, name) for agent, name in servers if name in wanted]
+    chosen = run.reused.servers.get(job.id) if run.reused is not None else None
+    if chosen is not None:
+        servers = [(agent, name) for agent, name in servers if name in chosen]
     if not servers:
         cause = reason(ReasonCode.NO_SERVER_IN_GROUP, "none of the servers to re-run is still enrolled")
         return (completion.complete(job, Conclusion.FAILURE, cause, now),)
@@ -247,7 +247,7 @@ def _task_finished(run: Run, input: inputs.TaskFinished, now: int) -> Events:
     _, step, attempt = _named(run, input.job, input.step, input.attempt)
     if step is None or attempt is None:
         return ()
-    input = result_limits.sound(input)
+    input = result_limits.enforce(input)
     if not _is_lease_holder(attempt, input):
         return _evidence(attempt, input, now)
     return (

@@ -17,7 +17,7 @@ import msgspec
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.plan import Queue
 from waterflowd.model.reasons import Reason
-from waterflowd.model.records import Kept, Trigger
+from waterflowd.model.records import Reused, Trigger
 from waterflowd.model.statuses import Conclusion, Outcome
 
 
@@ -66,7 +66,7 @@ class RunCreated(Event, frozen=True, kw_only=True, tag="run-created"):
     start_vars: dict[str, Any] = {}
     #: Of a re-run: the original run, and what is reused from it.
     rerun_of: RunId | None = None
-    kept: Kept | None = None
+    reused: Reused | None = None
     #: Results of `hashFiles`, by its patterns joined by newlines.
     hashes: dict[str, str] = {}
     #: By the name of the environment.

@@ -14,7 +14,7 @@ import msgspec
 from waterflowd.engine import events
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import Reason
-from waterflowd.model.records import Kept, Trigger
+from waterflowd.model.records import Reused, Trigger
 from waterflowd.model.statuses import Conclusion, Outcome
 
 
@@ -67,7 +67,7 @@ class StartRun(Input, frozen=True, kw_only=True):
     inputs: dict[str, Any]
     vars: dict[str, Any]
     rerun_of: RunId | None = None
-    kept: Kept | None = None
+    reused: Reused | None = None
     hashes: dict[str, str] = {}
     environments: dict[str, events.Policy] = {}
 

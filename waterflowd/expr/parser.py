@@ -97,12 +97,12 @@ class _Parser:
 
     def _unexpected(self, expected: str | None = None) -> ExpressionError:
         token = self._current
-        wanted = f', expected "{expected}"' if expected else ""
+        expected_text = f', expected "{expected}"' if expected else ""
         if token.kind != END:
-            return ExpressionError(SYNTAX, f"unexpected {quote(token.text)}{wanted}", token.offset)
+            return ExpressionError(SYNTAX, f"unexpected {quote(token.text)}{expected_text}", token.offset)
         if self._position == 0:
             return ExpressionError(SYNTAX, "expected an expression, found nothing", token.offset)
-        return ExpressionError(SYNTAX, f"the expression is incomplete{wanted}", token.offset)
+        return ExpressionError(SYNTAX, f"the expression is incomplete{expected_text}", token.offset)
 
     def _expression(self) -> Node:
         self._nesting += 1

@@ -190,8 +190,8 @@ def _waits(group: _Group, ask: Ask, position: int) -> Reason:
         text = f'more than {REPORTED_MAX} are ahead in the queue for concurrency group "{ask.group}"'
         return reason(ReasonCode.WAITING_LOCK, text, group=ask.group)
     first = next(iter(group.holders))
-    whom = f"run {first.run}" + (f', job "{first.job}"' if first.job is not None else "")
+    owner = f"run {first.run}" + (f', job "{first.job}"' if first.job is not None else "")
     others = len(group.holders) - 1
     more = "" if not others else " and 1 other" if others == 1 else f" and {others} others"
-    text = f'position {position} in the queue for concurrency group "{ask.group}", held by {whom}{more}'
+    text = f'position {position} in the queue for concurrency group "{ask.group}", held by {owner}{more}'
     return reason(ReasonCode.WAITING_LOCK, text, group=ask.group, position=position, holder=first.run)

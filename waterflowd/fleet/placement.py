@@ -416,9 +416,9 @@ def _no_server(group: str) -> Reason:
 
 
 def _no_server_with_labels(group: str, labels: tuple[tuple[str, str], ...]) -> Reason:
-    wanted = ", ".join(f"{name}={value}" for name, value in labels)
-    text = f'no connected server in group "{group}" has the labels {wanted}'
-    return reason(ReasonCode.NO_SERVER_WITH_LABELS, text, group=group, labels=wanted)
+    label_text = ", ".join(f"{name}={value}" for name, value in labels)
+    text = f'no connected server in group "{group}" has the labels {label_text}'
+    return reason(ReasonCode.NO_SERVER_WITH_LABELS, text, group=group, labels=label_text)
 
 
 def natural(name: str) -> list[tuple[int, str]]:

@@ -154,9 +154,9 @@ def check_groups(groups: tuple[str, ...]) -> tuple[str, ...]:
     return unique
 
 
-def free_name(wanted: str, agent: AgentId, registry: Registry) -> str:
+def free_name(requested: str, agent: AgentId, registry: Registry) -> str:
     """A display name that no other agent has: the requested one if possible, else with a number."""
-    plain = re.sub(r"[^A-Za-z0-9._-]", "-", wanted)[:48].lstrip("._-") or "agent"
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", requested)[:48].lstrip("._-") or "agent"
     taken = {entry.name for entry in registry.agents.values() if entry.agent != agent}
     if plain not in taken:
         return plain

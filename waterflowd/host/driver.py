@@ -405,7 +405,7 @@ class Driver:
                 inputs=request.inputs,
                 vars=request.vars,
                 rerun_of=request.rerun_of,
-                kept=request.kept,
+                reused=request.reused,
                 hashes=request.hashes,
                 environments=self.state.policies(request, compiled),
             ),

@@ -100,7 +100,7 @@ class ReasonCode(Enum):
     #: Its ref may not deploy to the environment.
     REF_REFUSED = "ref-refused"
     #: Reused from the run that this one re-runs.
-    KEPT = "kept"
+    REUSED = "reused"
     #: Enough instances have failed: no new one starts.
     HALTED = "halted"
     #: The pause between two batches.

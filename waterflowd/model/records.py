@@ -117,14 +117,14 @@ class Batch(msgspec.Struct, kw_only=True):
         return not (self.appends or self.plans or self.summaries or self.keys or self.counters)
 
 
-class KeptJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ReusedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A reused job of the earlier run."""
 
     conclusion: Conclusion
     outputs: dict[str, Any] = {}
 
 
-class KeptStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ReusedStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A reused step of the earlier run."""
 
     outcome: Conclusion
@@ -133,14 +133,14 @@ class KeptStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     env: dict[str, str] = {}
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Reused(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a re-run reuses from the earlier run instead of running it again."""
 
     run: RunId
     #: Finished jobs by id.
-    jobs: dict[str, KeptJob] = {}
+    jobs: dict[str, ReusedJob] = {}
     #: Finished steps of jobs that are not reused as a whole, by job and step.
-    steps: dict[str, dict[str, KeptStep]] = {}
+    steps: dict[str, dict[str, ReusedStep]] = {}
     #: The servers on which jobs with `target: each` run again, by job; jobs without an entry use all servers.
     servers: dict[str, list[str]] = {}
 
@@ -157,7 +157,7 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
     vars: dict[str, Any] = {}
     #: Of a re-run: the original run, and what is reused from it.
     rerun_of: RunId | None = None
-    kept: Kept | None = None
+    reused: Reused | None = None
     #: Digests of the plan's `hashed` patterns over the tree of the revision.
     hashes: dict[str, str] = {}
     #: Other trigger keys under which the same request may have started its run already.

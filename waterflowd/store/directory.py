@@ -106,9 +106,9 @@ def _made(path: Path) -> int:
     return descriptor
 
 
-def _unusable(path: Path, why: str | None) -> str:
+def _unusable(path: Path, reason: str | None) -> str:
     return (
-        f"data-dir {path} cannot be used: {why}; create it for the daemon's user, "
+        f"data-dir {path} cannot be used: {reason}; create it for the daemon's user, "
         "and under systemd add it to ReadWritePaths= of the unit"
     )
 
@@ -253,13 +253,15 @@ def _admit(path: Path, found: Format, *, may_be_backup: bool = False) -> None:
 
 def write_format(path: Path, state: State) -> Format:
     """Writes `FORMAT` into a directory, durably and atomically."""
-    wanted = Format(format=layout.FORMAT_VERSION, lmdb=layout.LMDB_ENGINE, release=waterflowd.__version__, state=state)
+    expected = Format(
+        format=layout.FORMAT_VERSION, lmdb=layout.LMDB_ENGINE, release=waterflowd.__version__, state=state
+    )
     file = path / layout.FORMAT_FILE
     fresh = file.with_name(file.name + ".new")
     with fresh.open("wb") as stream:
-        stream.write(msgspec.json.encode(wanted) + b"\n")
+        stream.write(msgspec.json.encode(expected) + b"\n")
         stream.flush()
         os.fsync(stream.fileno())
     fresh.rename(file)
     sync_directory(path)
-    return wanted
+    return expected

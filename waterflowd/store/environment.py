@@ -121,11 +121,11 @@ class Environment:
     def grow(self) -> bool:
         """Doubles the map, up to the size of the file system; False if it cannot grow. Call it outside transactions."""
         size = self._lmdb.info()["map_size"]
-        wanted = min(size * 2, self._disk_bytes()) // _PAGE_BYTES * _PAGE_BYTES
-        if wanted <= size:
+        new_size = min(size * 2, self._disk_bytes()) // _PAGE_BYTES * _PAGE_BYTES
+        if new_size <= size:
             return False
         with self._lock:
-            self._lmdb.set_mapsize(wanted)
+            self._lmdb.set_mapsize(new_size)
         return True
 
     def forget_dead_readers(self) -> None:

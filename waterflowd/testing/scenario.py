@@ -48,7 +48,7 @@ from waterflowd.model import durations, plan
 from waterflowd.model.ids import AgentId, AttemptId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.inputs import check_start
 from waterflowd.model.reasons import ReasonCode, reason
-from waterflowd.model.records import Kept, Trigger, TriggerKind
+from waterflowd.model.records import Reused, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Outcome
 
 RUN = RunId("01J00000000000000000000000")
@@ -74,7 +74,7 @@ class Scenario:
         self.now = START_AT
         self.history: list[events.RunEvent] = []
         #: What the run reuses of an earlier run.
-        self.kept: Kept | None = None
+        self.reused: Reused | None = None
         #: Commands that are not settled yet, to be compared with `outstanding`.
         self.outstanding: dict[commands.Command, None] = {}
         self._lines: list[str] = []
@@ -128,7 +128,7 @@ class Scenario:
                 revision=None,
                 inputs=first,
                 vars={},
-                kept=self.kept,
+                reused=self.reused,
             )
         )
 
@@ -401,17 +401,17 @@ _LEFT_OUT = frozenset({"dependents", "jobs_by_id", "plan", "steps_by_id"})
 _PARTS = (Run, Job, Scope, Children, Block, StepState, Attempt, Approval, Lock)
 
 
-def _plain(value: Any, seen: set[int]) -> Any:
+def _plain(value: Any, known: set[int]) -> Any:
     if isinstance(value, _PARTS):
-        if id(value) in seen:
+        if id(value) in known:
             # A second reference to the same part: its name is enough.
             return f"{type(value).__name__} {getattr(value, 'id', getattr(value, 'number', ''))}"
-        seen.add(id(value))
-        return {name: _plain(getattr(value, name), seen) for name in value.__slots__ if name not in _LEFT_OUT}
+        known.add(id(value))
+        return {name: _plain(getattr(value, name), known) for name in value.__slots__ if name not in _LEFT_OUT}
     if isinstance(value, list):
-        return [_plain(item, seen) for item in value]
+        return [_plain(item, known) for item in value]
     if isinstance(value, dict):
-        return {key: _plain(item, seen) for key, item in value.items()}
+        return {key: _plain(item, known) for key, item in value.items()}
     return value
 
 

@@ -234,7 +234,7 @@ class OutputSender:
         #: Attempts that may have output to send, the next one first.
         self._ready: OrderedDict[TaskId, None] = OrderedDict()
         self._in_flight = 0
-        #: Since when each attempt has had unacknowledged bytes, the oldest first. Kept for each attempt, because
+        #: Since when each attempt has had unacknowledged bytes, the oldest first. Reused for each attempt, because
         #: acknowledgements of one attempt say nothing about another.
         self._unanswered: OrderedDict[TaskId, int] = OrderedDict()
 

@@ -303,7 +303,7 @@ class RunnerClient:
 
     def _send(self, message: bytes) -> None:
         if self._connection is None:
-            # Kept requests are sent after the connect; the others are obsolete by then.
+            # Reused requests are sent after the connect; the others are obsolete by then.
             return
         if not self._outgoing:
             asyncio.get_running_loop().call_soon(self._flush)

@@ -124,22 +124,22 @@ def _names(path: Path) -> list[str]:
         return []
 
 
-def resolve(workspace: Path, wanted: str | None) -> Path:
+def resolve(workspace: Path, requested: str | None) -> Path:
     """Returns the directory in which a step runs: its `working-directory`, which must be inside the job's directory.
 
     The path may come from an expression, so it is not trusted. Raises `Rejected` WF703 if it leads out of the job's directory,
     does not exist, or is not a directory.
     """
-    if not wanted:
+    if not requested:
         return workspace
-    if "\0" in wanted:
+    if "\0" in requested:
         raise Rejected("WF703", "working-directory: a NUL byte")
     # Symbolic links are resolved, because an earlier step may have created one that leads out.
-    path, root = Path(os.path.realpath(workspace / wanted)), Path(os.path.realpath(workspace))
+    path, root = Path(os.path.realpath(workspace / requested)), Path(os.path.realpath(workspace))
     if not path.is_relative_to(root):
-        raise Rejected("WF703", f"working-directory: {wanted!r} leaves the job's directory")
+        raise Rejected("WF703", f"working-directory: {requested!r} leaves the job's directory")
     if not path.is_dir():
-        raise Rejected("WF703", f"working-directory: {wanted!r} is not a directory on this server")
+        raise Rejected("WF703", f"working-directory: {requested!r} is not a directory on this server")
     return path
 
 

@@ -31,9 +31,9 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"(?:[!-~]+(?:[ \t]+[!-~]+)*)?")
 
 
-def _statuses(wanted: Any) -> list[range]:
+def _statuses(statuses: Any) -> list[range]:
     found: list[range] = []
-    for item in wanted if isinstance(wanted, list) else str(wanted).split(","):
+    for item in statuses if isinstance(statuses, list) else str(statuses).split(","):
         text = str(item).strip()
         if len(text) == 3 and text.endswith("xx") and text[0].isdigit():
             found.append(range(int(text[0]) * 100, int(text[0]) * 100 + 100))
@@ -91,20 +91,20 @@ class HttpRequestNode(Node[schema.HttpRequest]):
         bodies = [name for name in ("body", "json", "form") if getattr(parameters, name) is not None]
         if len(bodies) > 1:
             raise NodeFailure(f"{' and '.join(bodies)} are mutually exclusive")
-        wanted, again = _statuses(parameters.expect_status), _statuses(parameters.retry_status)
+        expected, retried = _statuses(parameters.expect_status), _statuses(parameters.retry_status)
         async with client(verify=parameters.verify, timeout_s=duration_s(parameters.timeout, "timeout")) as http:
             answer = await self._send(context, parameters, http)
-            if _is_in(answer["status"], again) and not _is_in(answer["status"], wanted):
+            if _is_in(answer["status"], retried) and not _is_in(answer["status"], expected):
                 wait_s = _retry_after_s(answer["headers"])
                 if wait_s is not None:
                     context.log(f"{answer['status']}: retrying after {wait_s:g} s (Retry-After)")
                     await asyncio.sleep(wait_s)
                     answer = await self._send(context, parameters, http)
-        if not _is_in(answer["status"], wanted):
+        if not _is_in(answer["status"], expected):
             beginning = answer["body"][:SHOWN_BYTES]
             if beginning:
                 context.warn(beginning)
-            may_retry = _is_in(answer["status"], again)
+            may_retry = _is_in(answer["status"], retried)
             raise NodeFailure(
                 f"{parameters.method} {_display_url(parameters.url)}: status {answer['status']}",
                 may_retry=may_retry,
@@ -209,7 +209,7 @@ class HttpWaitNode(Node[schema.HttpWait]):
 
     async def run(self, context: Context, parameters: schema.HttpWait) -> dict[str, Any]:
         """See the base class."""
-        wanted = _statuses(parameters.expect_status)
+        expected = _statuses(parameters.expect_status)
         give_up_at = time.monotonic() + duration_s(parameters.timeout, "timeout")
         pause_s = duration_s(parameters.interval, "interval")
         attempts, reported = 0, ""
@@ -218,7 +218,7 @@ class HttpWaitNode(Node[schema.HttpWait]):
                 attempts += 1
                 try:
                     response = await http.get(parameters.url)
-                    if _is_in(response.status_code, wanted):
+                    if _is_in(response.status_code, expected):
                         context.log(f"{_display_url(parameters.url)}: {response.status_code} after {attempts} attempts")
                         return {"attempts": attempts, "status": response.status_code}
                     text = f"status {response.status_code}"

@@ -41,7 +41,7 @@ class AttemptDirectoryPool:
         self._free: list[int] = []
         self._next = 0
         with contextlib.suppress(FileNotFoundError):
-            # Kept by an earlier agent: a directory is emptied before it gets such a name.
+            # Reused by an earlier agent: a directory is emptied before it gets such a name.
             numbers = [name[len(_FREE) :] for name in os.listdir(root) if name.startswith(_FREE)]
             self._free = [int(number) for number in numbers if number.isdigit()]
             self._next = max(self._free, default=-1) + 1

@@ -202,7 +202,7 @@ class Started(msgspec.Struct, frozen=True, array_like=True, tag="started"):
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
-    """Agent, numbered: how the attempt ended. Kept by the agent until acknowledged."""
+    """Agent, numbered: how the attempt ended. Reused by the agent until acknowledged."""
 
     key: TaskId
     outcome: Outcome

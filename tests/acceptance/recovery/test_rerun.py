@@ -31,7 +31,7 @@ PATH = "workflows/release.yml"
 
 
 def test_a_run_is_done_again_from_where_it_failed_with_the_corrected_file(empty_cluster: Cluster) -> None:
-    """Kept steps are announced first, the other steps see their outputs, and the new run names the old one."""
+    """Reused steps are announced first, the other steps see their outputs, and the new run names the old one."""
     cluster = empty_cluster
     clone = cluster.make_repository()
     cluster.start_daemon()

@@ -17,7 +17,7 @@ from waterflowd.engine.state.runs import Job
 from waterflowd.fleet.locks import Holder, Locks
 from waterflowd.fleet.placement import ServerListRequest
 from waterflowd.model.ids import JobId, RunId, StepId
-from waterflowd.model.records import Kept
+from waterflowd.model.records import Reused
 from waterflowd.model.statuses import FAILURES, Conclusion, Status
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Gates:
             self._check_turn(shadow, shadow.jobs_by_id[event.job], event.at)
         if isinstance(event, _BEGIN):
             self._check_begin(shadow, shadow.jobs_by_id[event.job])
-        if shadow.kept is not None:
-            self._check_kept(shadow, shadow.kept, event)
+        if shadow.reused is not None:
+            self._check_reused(shadow, shadow.reused, event)
         if isinstance(event, events.JobExpanded):
             self._check_expanded(shadow, event)
         elif isinstance(event, events.RunStarted):
@@ -161,19 +161,19 @@ class Gates:
         most = params["max-iterations"] if "while" in params else len(params["items"])
         self._expect(begun < most, f"{name} begins, and there are {most}")
 
-    def _check_kept(self, shadow: Run, kept: Kept, event: Any) -> None:
+    def _check_reused(self, shadow: Run, reused: Reused, event: Any) -> None:
         """What a re-run keeps is not executed again, and is unchanged."""
         if isinstance(event, (*_BEGIN, events.LockRequested, events.ApprovalRequested)) and event.job is not None:
             is_whole = isinstance(event, events.ApprovalRequested) and event.step is not None
-            self._expect(is_whole or event.job not in kept.jobs, f"{event.job} of {shadow.id} is kept, and begins")
-        elif isinstance(event, events.JobCompleted) and event.job in kept.jobs:
-            known = kept.jobs[event.job]
+            self._expect(is_whole or event.job not in reused.jobs, f"{event.job} of {shadow.id} is reused, and begins")
+        elif isinstance(event, events.JobCompleted) and event.job in reused.jobs:
+            known = reused.jobs[event.job]
             is_same = (event.conclusion, event.outputs) == (known.conclusion, known.outputs)
             is_cut = shadow.is_cancelled or shadow.is_timed_out or event.conclusion is Conclusion.CANCELLED
-            self._expect(is_same or is_cut, f"{event.job} of {shadow.id} is kept, and ends otherwise")
+            self._expect(is_same or is_cut, f"{event.job} of {shadow.id} is reused, and ends otherwise")
         elif isinstance(event, events.AttemptQueued | events.StepEntered | events.StepSleeping):
-            is_kept = event.step in kept.steps.get(event.job, {}) and shadow.jobs_by_id[event.job].number == 1
-            self._expect(not is_kept, f"{event.job}/{event.step} of {shadow.id} is kept, and begins")
+            is_reused = event.step in reused.steps.get(event.job, {}) and shadow.jobs_by_id[event.job].number == 1
+            self._expect(not is_reused, f"{event.job}/{event.step} of {shadow.id} is reused, and begins")
 
     # Approvals --------------------------------------------------------------------------------------------------------
 

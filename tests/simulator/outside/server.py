@@ -78,7 +78,7 @@ class Server:
         self.files: dict[int, dict[str, Any]] = {}
         #: Jobs that have a working directory here, and the files that it initially had.
         self.workspaces: dict[tuple[str, str], dict[str, bytes]] = {}
-        #: Kept files of repositories, by Git id.
+        #: Reused files of repositories, by Git id.
         self.blobs: dict[bytes, bytes] = {}
         self._world = world
         self._is_booting = False
@@ -361,7 +361,7 @@ class _Directory:
 
 
 class _Trees:
-    """`trees.store.TreeStore` without files. Kept files are sometimes gone, as if space had run out."""
+    """`trees.store.TreeStore` without files. Reused files are sometimes gone, as if space had run out."""
 
     def __init__(self, world: World, server: Server) -> None:
         self._world = world

@@ -50,7 +50,7 @@ def test_what_is_no_list_is_refused(content: bytes) -> None:
     assert error.value.code == "WF750"
 
 
-# Kept files -------------------------------------------------------------------------------------------------------------
+# Reused files -------------------------------------------------------------------------------------------------------------
 
 
 def test_kept_files_have_a_bound_and_the_oldest_go_first(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from waterflowd.engine import Run, events, fold
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import CREATED, ReasonCode, reason
-from waterflowd.model.records import Kept, KeptJob, KeptStep, Trigger, TriggerKind
+from waterflowd.model.records import Reused, ReusedJob, ReusedStep, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion
 
 EACH = """\
@@ -156,15 +156,15 @@ def test_the_first_value_always_fits() -> None:
 
 def test_a_rerun_shows_how_much_it_reuses() -> None:
     """The answer also names the run that they are reused from."""
-    kept = Kept(
+    reused = Reused(
         run=RunId("01J00000000000000000000001"),
-        jobs={"roll": KeptJob(conclusion=Conclusion.SUCCESS)},
-        steps={"after": {"1": KeptStep(outcome=Conclusion.SUCCESS, conclusion=Conclusion.SUCCESS)}},
+        jobs={"roll": ReusedJob(conclusion=Conclusion.SUCCESS)},
+        steps={"after": {"1": ReusedStep(outcome=Conclusion.SUCCESS, conclusion=Conclusion.SUCCESS)}},
         servers={"roll": ["web-1"]},
     )
-    found = shown(made(EACH, kept=kept))
-    assert found["reused"] == {"run": kept.run, "jobs": 1, "steps": 1, "servers": {"roll": ["web-1"]}}
-    assert found["rerun_of"] == kept.run
+    found = shown(made(EACH, reused=reused))
+    assert found["reused"] == {"run": reused.run, "jobs": 1, "steps": 1, "servers": {"roll": ["web-1"]}}
+    assert found["rerun_of"] == reused.run
 
 
 def test_a_part_is_read_as_the_longest_existing_job() -> None:

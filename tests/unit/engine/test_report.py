@@ -39,7 +39,7 @@ def test_an_honest_result_is_taken_as_it_is() -> None:
     """Outputs of every JSON type are kept unchanged."""
     outputs = {"a": None, "b": True, "c": 1, "d": 1.5, "e": "text", "f": [1, {"g": []}]}
     honest = given(outputs=outputs, env={"A": "b"}, output_bytes=7, output_dropped=1)
-    assert result_limits.sound(honest) == honest
+    assert result_limits.enforce(honest) == honest
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_an_honest_result_is_taken_as_it_is() -> None:
 )
 def test_outputs_that_cannot_be_had_make_a_success_a_failure(outputs: dict[str, Any]) -> None:
     """The step's result gives the reason, and none of its outputs is kept."""
-    result = result_limits.sound(given(outputs=outputs, env={"A": "b"}))
+    result = result_limits.enforce(given(outputs=outputs, env={"A": "b"}))
     assert result.outcome is Outcome.FAILURE
     assert result.reason_code == "node-error"
     assert "outputs" in result.reason_text
@@ -68,14 +68,14 @@ def test_outputs_that_cannot_be_had_make_a_success_a_failure(outputs: dict[str, 
 
 def test_a_failure_with_bad_outputs_stays_the_failure_that_it_is() -> None:
     """The agent's reason is more useful and is kept."""
-    result = result_limits.sound(given(outcome=Outcome.TIMED_OUT, outputs={"a": b"x"}, reason_text="too slow"))
+    result = result_limits.enforce(given(outcome=Outcome.TIMED_OUT, outputs={"a": b"x"}, reason_text="too slow"))
     assert (result.outcome, result.reason_text, result.outputs) == (Outcome.TIMED_OUT, "too slow", {})
 
 
 @pytest.mark.parametrize("number", [-(1 << 63), -1, 1 << 63, (1 << 64) - 1])
 def test_numbers_stay_within_what_can_be_shown(number: int) -> None:
     """Times become valid dates, sizes are not negative, and exit codes have 32 bits."""
-    result = result_limits.sound(
+    result = result_limits.enforce(
         given(exit_code=number, started_at=number, finished_at=number, output_bytes=number, output_dropped=number)
     )
     assert result.exit_code is not None
@@ -89,4 +89,4 @@ def test_numbers_stay_within_what_can_be_shown(number: int) -> None:
 def test_the_deepest_value_that_expressions_read_is_taken() -> None:
     """The limit on nesting is the one of expressions."""
     honest = given(outputs={"a": nested(100)})
-    assert result_limits.sound(honest) == honest
+    assert result_limits.enforce(honest) == honest

@@ -27,7 +27,7 @@ from waterflowd.engine.state.runs import Run
 from waterflowd.model import inputs as input_checks
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import RunId, run_stream
-from waterflowd.model.records import Kept, RunSummary, StartRequest, Trigger, TriggerKind
+from waterflowd.model.records import Reused, RunSummary, StartRequest, Trigger, TriggerKind
 
 router = APIRouter(tags=["runs"])
 
@@ -48,7 +48,7 @@ async def rerun_run(request: Request, services: Ports, principal: Runner, run_id
     start_request = _request(services, run, body)
     plan = run.plan if start_request.revision == run.revision else plans.decode(start_request.plan)
     check_plan(principal, plan)
-    wish = rerun.Wish(is_failed=body.failed, start=body.start, servers=tuple(body.servers))
+    wish = rerun.RerunRequest(is_failed=body.failed, start=body.start, servers=tuple(body.servers))
     selection = rerun.select(run, plan, wish)
     if body.dry_run:
         return json_response(RerunSchema.of(None, run, plan, start_request.revision, selection))
@@ -58,19 +58,19 @@ async def rerun_run(request: Request, services: Ports, principal: Runner, run_id
         input_checks.check_start(plan.inputs, start_request.inputs) if plan is not run.plan else start_request.inputs
     )
     row = await services.runs.start(
-        msgspec.structs.replace(start_request, trigger=trigger, inputs=inputs, kept=selection.kept)
+        msgspec.structs.replace(start_request, trigger=trigger, inputs=inputs, reused=selection.reused)
     )
     if key is not None:
-        _check_same(services, row, earlier, selection.kept)
-    await services.audit.action(principal, "rerun-run", earlier, run=row.id, reused=len(selection.kept_names))
+        _check_same(services, row, earlier, selection.reused)
+    await services.audit.action(principal, "rerun-run", earlier, run=row.id, reused=len(selection.reused_names))
     content = RerunSchema.of(row, run, plan, start_request.revision, selection)
     return json_response(content, 201, {"Location": run_url(row.id)})
 
 
-def _check_same(services: Services, row: RunSummary, earlier: RunId, kept: Kept | None) -> None:
+def _check_same(services: Services, row: RunSummary, earlier: RunId, reused: Reused | None) -> None:
     """A repeated key must come with the same request: otherwise a mistake of the client would stay unnoticed."""
     created = services.log.read(run_stream(row.id), 1, 1)[0].event
-    if not isinstance(created, events.RunCreated) or (created.rerun_of, created.kept) != (earlier, kept):
+    if not isinstance(created, events.RunCreated) or (created.rerun_of, created.reused) != (earlier, reused):
         raise Rejected(
             "WF606", f"this `Idempotency-Key` started run {row.id} with another request; use a new key", status=409
         )

@@ -14,7 +14,7 @@ from waterflowd.engine.rules.rerun import SERVER_CHOICES, Selection
 from waterflowd.engine.state.runs import Run
 from waterflowd.model import chains
 from waterflowd.model.plan import Plan
-from waterflowd.model.records import Kept, RunSummary, Trigger, TriggerKind
+from waterflowd.model.records import Reused, RunSummary, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
 
 #: The path of a workflow that is sent without one.
@@ -136,10 +136,10 @@ class ReusedSchema(msgspec.Struct, frozen=True, kw_only=True):
     servers: dict[str, list[str]]
 
     @classmethod
-    def of(cls, kept: Kept) -> ReusedSchema:
+    def of(cls, reused: Reused) -> ReusedSchema:
         """How much a run reuses."""
-        steps = sum(len(of_job) for of_job in kept.steps.values())
-        return cls(run=kept.run, jobs=len(kept.jobs), steps=steps, servers=kept.servers)
+        steps = sum(len(of_job) for of_job in reused.steps.values())
+        return cls(run=reused.run, jobs=len(reused.jobs), steps=steps, servers=reused.servers)
 
 
 class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
@@ -184,7 +184,7 @@ class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
             outputs=run.outputs,
             vars=run.vars,
             concurrency=ConcurrencySchema.of(run.lock) if run.lock is not None else None,
-            reused=ReusedSchema.of(run.kept) if run.kept is not None else None,
+            reused=ReusedSchema.of(run.reused) if run.reused is not None else None,
             approvals=pending_approvals(run),
             jobs=[JobSchema.of(job, budget, job.outputs) for job in run.scope.jobs.values()],
         )
@@ -315,8 +315,8 @@ class RerunSchema(msgspec.Struct, frozen=True, kw_only=True):
             url=run_url(row.id) if row is not None else None,
             rerun_of=earlier.id,
             revision=revision,
-            reused=selection.kept_names[:RERUN_NAMES_MAX],
-            reused_total=len(selection.kept_names),
-            will_run=selection.again_names[:RERUN_NAMES_MAX],
-            will_run_total=len(selection.again_names),
+            reused=selection.reused_names[:RERUN_NAMES_MAX],
+            reused_total=len(selection.reused_names),
+            will_run=selection.rerun_names[:RERUN_NAMES_MAX],
+            will_run_total=len(selection.rerun_names),
         )

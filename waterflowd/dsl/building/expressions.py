@@ -228,9 +228,9 @@ class ExpressionChecker:
                 suggestion = f"write {ours}" if ours else "use git, event and run"
             elif lowered in KNOWN:
                 code = expression_errors.NOT_HERE
-                why = available.reason_against(lowered)
-                message = f"the context {lowered} cannot be used here" + (f": {why}" if why else "")
-                suggestion = "" if why else f"available here: {', '.join(sorted(available.contexts))}"
+                explanation = available.reason_against(lowered)
+                message = f"the context {lowered} cannot be used here" + (f": {explanation}" if explanation else "")
+                suggestion = "" if explanation else f"available here: {', '.join(sorted(available.contexts))}"
         elif error.code == expression_errors.UNKNOWN_NAME and len(used) > 1:
             reason = available.out_of_reach.get((used[0], used[1].lower()))
             if reason is not None:

@@ -56,8 +56,8 @@ def _run_created(run: Run, event: events.RunCreated) -> None:
     run.scope.vars = event.vars
     run.flags = frozenset(event.flags)
     run.start_vars = event.start_vars
-    run.rerun_of = event.rerun_of or (event.kept.run if event.kept is not None else None)
-    run.kept = event.kept
+    run.rerun_of = event.rerun_of or (event.reused.run if event.reused is not None else None)
+    run.reused = event.reused
     run.hashes = event.hashes
     run.environments = event.environments
     run.created_at = event.at

@@ -16,7 +16,7 @@ from waterflowd.model import durations
 from waterflowd.model.ids import JobId
 from waterflowd.model.plan import ConcurrencyPlan, EnvironmentPlan, Offline
 from waterflowd.model.reasons import Reason, ReasonCode, reason, rejection
-from waterflowd.model.records import KeptJob
+from waterflowd.model.records import ReusedJob
 from waterflowd.model.statuses import FAILURES, Conclusion, Status, verb
 
 #: The same as for a group that the file names.
@@ -67,15 +67,15 @@ def _ending(run: Run, job: Job) -> tuple[Conclusion, Reason] | None:
         return None
     if parent.is_cancelled:
         return Conclusion.CANCELLED, parent.stop_reason
-    if parent.children.halted is not None and _kept(run, job) is None:
+    if parent.children.halted is not None and _reused(run, job) is None:
         conclusion = Conclusion.CANCELLED if parent.children.fail_fast else Conclusion.SKIPPED
         return conclusion, parent.children.halted
     return None
 
 
-def _kept(run: Run, job: Job) -> KeptJob | None:
+def _reused(run: Run, job: Job) -> ReusedJob | None:
     """What the run reuses of the job from an earlier run."""
-    return run.kept.jobs.get(job.id) if run.kept is not None else None
+    return run.reused.jobs.get(job.id) if run.reused is not None else None
 
 
 # Gates ----------------------------------------------------------------------------------------------------------------
@@ -84,13 +84,13 @@ def _kept(run: Run, job: Job) -> KeptJob | None:
 def _gates(run: Run, job: Job, now: int) -> events.RunEvent | None:
     env = contexts.for_job(run, job, now)
     if job.status is Status.QUEUED:
-        kept = _kept(run, job)
-        if kept is not None:
-            assert run.kept is not None
-            cause = reason(ReasonCode.KEPT, f"reused from run {run.kept.run}", run=run.kept.run)
-            conclusion = kept.conclusion
+        reused = _reused(run, job)
+        if reused is not None:
+            assert run.reused is not None
+            cause = reason(ReasonCode.REUSED, f"reused from run {run.reused.run}", run=run.reused.run)
+            conclusion = reused.conclusion
             return events.JobCompleted(
-                at=now, job=job.id, outcome=conclusion, conclusion=conclusion, outputs=kept.outputs, reason=cause
+                at=now, job=job.id, outcome=conclusion, conclusion=conclusion, outputs=reused.outputs, reason=cause
             )
         if not job.is_instance and not conditions.holds(job.plan.condition, env):
             return _skipped(run, job, env, now)

@@ -42,9 +42,9 @@ def _next_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent:
     if run.is_forced or over is not None:
         conclusion = Conclusion.CANCELLED if run.is_forced else Conclusion.SKIPPED
         return _complete(run, job, step, conclusion, run.reason if over is None else over, now)
-    kept = _kept(run, job, step, now)
-    if kept is not None:
-        return kept
+    reused = _reused(run, job, step, now)
+    if reused is not None:
+        return reused
     # Most steps have no `if`, which means `success()`, and run on a server.
     is_plain = step.plan.condition is None and not step.is_engine_node
     if is_plain and contexts.step_status(job, step.block).success:
@@ -80,21 +80,21 @@ def _out_of_time(run: Run, job: Job, step: Step) -> Reason | None:
     return None
 
 
-def _kept(run: Run, job: Job, step: Step, now: int) -> events.StepCompleted | None:
-    if run.kept is None or job.number > 1:
+def _reused(run: Run, job: Job, step: Step, now: int) -> events.StepCompleted | None:
+    if run.reused is None or job.number > 1:
         return None
-    kept = run.kept.steps.get(job.id, {}).get(step.id)
-    if kept is None:
+    reused = run.reused.steps.get(job.id, {}).get(step.id)
+    if reused is None:
         return None
-    cause = reason(ReasonCode.KEPT, f"reused from run {run.kept.run}", run=run.kept.run)
+    cause = reason(ReasonCode.REUSED, f"reused from run {run.reused.run}", run=run.reused.run)
     return events.StepCompleted(
         at=now,
         job=job.id,
         step=step.id,
-        outcome=kept.outcome,
-        conclusion=kept.conclusion,
-        outputs=kept.outputs,
-        env=kept.env,
+        outcome=reused.outcome,
+        conclusion=reused.conclusion,
+        outputs=reused.outputs,
+        env=reused.env,
         reason=cause,
     )
 

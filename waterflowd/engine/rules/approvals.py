@@ -39,8 +39,8 @@ def request(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.A
     if default not in ("approve", "reject"):
         raise ValueError("default must be approve or reject")
     message = rendering.text(params.get("message") or "")
-    whom = any_of(approvers)
-    text = f"waiting for {whom} to approve{': ' + message if message else ''}; next: waterflowctl approve {run.id}"
+    approver_text = any_of(approvers)
+    text = f"waiting for {approver_text} to approve{': ' + message if message else ''}; next: waterflowctl approve {run.id}"
     return events.ApprovalRequested(
         at=now,
         job=job.id,

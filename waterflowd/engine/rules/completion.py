@@ -22,14 +22,14 @@ def complete(job: Job, conclusion: Conclusion, cause: Reason, now: int) -> event
 
 
 def completed(
-    job: Job, outcome: Conclusion, cause: Reason, wanted: dict[str, Any], env: expr.Env, now: int
+    job: Job, outcome: Conclusion, cause: Reason, expressions: dict[str, Any], env: expr.Env, now: int
 ) -> events.JobCompleted:
     """The completion of a job, with its outputs; `continue-on-error` may turn a failure into a success."""
     outputs: dict[str, object] = {}
     conclusion = outcome
     try:
-        if wanted:
-            rendered = expr.render(wanted, env)
+        if expressions:
+            rendered = expr.render(expressions, env)
             assert isinstance(rendered, dict)
             rendering.check_size("the job's outputs", rendered, OUTPUTS_BYTES_MAX)
             outputs = rendered
@@ -46,11 +46,11 @@ def completed(
 
 def run_completed(run: Run, conclusion: Conclusion, cause: Reason, now: int) -> events.RunCompleted:
     """The completion of a run, with its outputs. Outputs that cannot be evaluated fail the run."""
-    wanted = run.plan.outputs
-    if not wanted:
+    expressions = run.plan.outputs
+    if not expressions:
         return events.RunCompleted(at=now, conclusion=conclusion, reason=cause)
     try:
-        outputs = expr.render(wanted, contexts.for_outputs(run, now))
+        outputs = expr.render(expressions, contexts.for_outputs(run, now))
         assert isinstance(outputs, dict)
         rendering.check_size("the run's outputs", outputs, OUTPUTS_BYTES_MAX)
     except Rejected as error:

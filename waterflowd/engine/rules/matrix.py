@@ -115,8 +115,8 @@ def batches(sizes: list[int], total: int) -> list[int]:
     if min(sizes) < 1:
         raise Rejected("WF111", "a batch must have at least 1 server")
     ends: list[int] = []
-    for wanted in itertools.chain(sizes, itertools.repeat(sizes[-1])):
-        end = (ends[-1] if ends else 0) + wanted
+    for size in itertools.chain(sizes, itertools.repeat(sizes[-1])):
+        end = (ends[-1] if ends else 0) + size
         ends.append(min(end, total))
         if end >= total:
             return ends

@@ -16,14 +16,14 @@ from waterflowd.engine.state.blocks import Step
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import JobId
 from waterflowd.model.plan import JobPlan, Plan
-from waterflowd.model.records import Kept, KeptJob, KeptStep
+from waterflowd.model.records import Reused, ReusedJob, ReusedStep
 from waterflowd.model.statuses import FAILURES, Conclusion
 
 #: Allowed values of `servers`.
 SERVER_CHOICES = ("failed", "not-reached")
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class RerunRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Which parts to run again; without any of these, everything."""
 
     #: Everything that did not succeed, and what follows it.
@@ -37,82 +37,86 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
     """What is reused and what runs again, both for the new run and as text for people."""
 
-    kept: Kept | None
+    reused: Reused | None
     #: Jobs and `job/step`s.
-    kept_names: list[str]
-    again_names: list[str]
+    reused_names: list[str]
+    rerun_names: list[str]
 
 
-def select(run: Run, plan: Plan, wish: Wish) -> Selection:
+def select(run: Run, plan: Plan, request: RerunRequest) -> Selection:
     """What is reused and what runs again when `plan` replaces the run's own.
 
-    Raises `Rejected` WF606 when the run is open or the plan does not fit, WF605 if the wish names nothing that exists.
+    Raises `Rejected` WF606 when the run is open or the plan does not fit, WF605 if the request names nothing that exists.
     """
     if not run.is_completed:
         raise Rejected("WF606", f"run {run.id} is not completed; cancel it, or wait until it ends", status=409)
-    unknown = [choice for choice in wish.servers if choice not in SERVER_CHOICES]
+    unknown = [choice for choice in request.servers if choice not in SERVER_CHOICES]
     if unknown:
         raise Rejected("WF605", f"servers: expected {' or '.join(SERVER_CHOICES)}, not {unknown[0]}", where="servers")
-    if not (wish.is_failed or wish.start or wish.servers):
-        return Selection(kept=None, kept_names=[], again_names=[job.id for job in plan.jobs])
-    again, first, step = _again(run, wish)
+    if not (request.is_failed or request.start or request.servers):
+        return Selection(reused=None, reused_names=[], rerun_names=[job.id for job in plan.jobs])
+    rerun_jobs, first, step = _jobs_to_rerun(run, request)
     _check_fits(run, plan, first, step)
-    jobs: dict[str, KeptJob] = {}
+    jobs: dict[str, ReusedJob] = {}
     servers: dict[str, list[str]] = {}
     for job in run.scope.jobs.values():
-        if job.id not in again:
-            _keep_job(job, jobs)
+        if job.id not in rerun_jobs:
+            _reuse_job(job, jobs)
         elif job.children is not None and job.children.scope is None and job is not first:
-            if job.plan.target is not None and wish.servers:
-                servers[job.id] = _servers(job, wish.servers)
+            if job.plan.target is not None and request.servers:
+                servers[job.id] = _servers(job, request.servers)
             for child in job.children.jobs:
-                if child.conclusion is Conclusion.SUCCESS and _may_keep_instances(job, again):
-                    _keep_job(child, jobs)
+                if child.conclusion is Conclusion.SUCCESS and _may_reuse_instances(job, rerun_jobs):
+                    _reuse_job(child, jobs)
     steps = _steps_before(first, step) if first is not None and step is not None else {}
-    kept = Kept(run=run.id, jobs=jobs, steps={first.id: steps} if first is not None and steps else {}, servers=servers)
+    reused = Reused(
+        run=run.id, jobs=jobs, steps={first.id: steps} if first is not None and steps else {}, servers=servers
+    )
     names = [*jobs, *(f"{first.id}/{name}" for name in steps if first is not None)]
-    done = [job.id for job in run.scope.jobs.values() if job.id in again]
-    return Selection(kept=kept, kept_names=names, again_names=_rerun_names(run, done, jobs, servers))
+    done = [job.id for job in run.scope.jobs.values() if job.id in rerun_jobs]
+    return Selection(reused=reused, reused_names=names, rerun_names=_rerun_names(run, done, jobs, servers))
 
 
-def _again(run: Run, wish: Wish) -> tuple[set[JobId], Job | None, Step | None]:
+def _jobs_to_rerun(run: Run, request: RerunRequest) -> tuple[set[JobId], Job | None, Step | None]:
     """The top-level jobs that run again, and the job and step from which, if a part is named."""
     first: Job | None = None
     step: Step | None = None
-    if wish.start is not None:
-        first, step = _find_part(run, wish.start)
+    if request.start is not None:
+        first, step = _find_part(run, request.start)
         requested = {first.id}
         requested |= {
             job.id
             for job in run.scope.jobs.values()
             if job.conclusion is not Conclusion.SUCCESS and job.id not in _before(run, first)
         }
-    elif wish.servers:
+    elif request.servers:
         requested = {
             job.id
             for job in run.scope.jobs.values()
-            if job.plan.target is not None and job.children is not None and _servers(job, wish.servers)
+            if job.plan.target is not None and job.children is not None and _servers(job, request.servers)
         }
         if not requested:
-            raise Rejected("WF605", f"no job of run {run.id} has servers with conclusion {' or '.join(wish.servers)}")
+            raise Rejected(
+                "WF605", f"no job of run {run.id} has servers with conclusion {' or '.join(request.servers)}"
+            )
     else:
         requested = {job.id for job in run.scope.jobs.values() if job.conclusion is not Conclusion.SUCCESS}
         if not requested:
             raise Rejected("WF605", f"nothing in run {run.id} failed; omit --failed to re-run all of it")
-    again = _with_dependents(run, requested)
-    return again, first, step
+    rerun_jobs = _with_dependents(run, requested)
+    return rerun_jobs, first, step
 
 
 def _with_dependents(run: Run, requested: set[JobId]) -> set[JobId]:
-    again = set(requested)
+    rerun_jobs = set(requested)
     # Jobs are in any order, so repeat until nothing changes.
     while more := {
         job.id
         for job in run.scope.jobs.values()
-        if job.id not in again and any(run.scope.jobs[need].id in again for need in job.plan.needs)
+        if job.id not in rerun_jobs and any(run.scope.jobs[need].id in rerun_jobs for need in job.plan.needs)
     }:
-        again |= more
-    return again
+        rerun_jobs |= more
+    return rerun_jobs
 
 
 def _before(run: Run, job: Job) -> set[JobId]:
@@ -127,18 +131,18 @@ def _before(run: Run, job: Job) -> set[JobId]:
     return found
 
 
-def _may_keep_instances(job: Job, again: set[JobId]) -> bool:
-    return not any(need in again for need in job.plan.needs)
+def _may_reuse_instances(job: Job, rerun_jobs: set[JobId]) -> bool:
+    return not any(need in rerun_jobs for need in job.plan.needs)
 
 
-def _keep_job(job: Job, jobs: dict[str, KeptJob]) -> None:
+def _reuse_job(job: Job, jobs: dict[str, ReusedJob]) -> None:
     assert job.conclusion is not None
     if job.children is not None and job.children.scope is None:
         # Jobs that read the outputs of single instances need them all.
         for child in job.children.jobs:
-            _keep_job(child, jobs)
+            _reuse_job(child, jobs)
         return
-    jobs[job.id] = KeptJob(conclusion=job.conclusion, outputs=job.outputs)
+    jobs[job.id] = ReusedJob(conclusion=job.conclusion, outputs=job.outputs)
 
 
 def _servers(job: Job, choices: Iterable[str]) -> list[str]:
@@ -174,20 +178,20 @@ def _find_part(run: Run, start: str) -> tuple[Job, Step | None]:
     )
 
 
-def _steps_before(job: Job, step: Step) -> dict[str, KeptStep]:
-    kept: dict[str, KeptStep] = {}
+def _steps_before(job: Job, step: Step) -> dict[str, ReusedStep]:
+    reused: dict[str, ReusedStep] = {}
     for earlier in job.steps:
         if earlier is step:
-            return kept
+            return reused
         if earlier.outcome is None or earlier.conclusion is None:
             raise Rejected(
-                "WF606", f'step "{earlier.name}" before it has never ended, so it cannot be kept', status=409
+                "WF606", f'step "{earlier.name}" before it has never ended, so it cannot be reused', status=409
             )
         env = earlier.last.exported if earlier.last is not None else {}
-        kept[earlier.id] = KeptStep(
+        reused[earlier.id] = ReusedStep(
             outcome=earlier.outcome, conclusion=earlier.conclusion, outputs=earlier.outputs, env=env
         )
-    return kept
+    return reused
 
 
 def _check_fits(run: Run, plan: Plan, first: Job | None, step: Step | None) -> None:
@@ -216,14 +220,16 @@ def _unfit(text: str) -> Rejected:
     return Rejected("WF606", f"the workflow of that commit does not match the run: {text}", status=409)
 
 
-def _rerun_names(run: Run, again: list[JobId], kept: dict[str, KeptJob], servers: dict[str, list[str]]) -> list[str]:
+def _rerun_names(
+    run: Run, rerun_jobs: list[JobId], reused: dict[str, ReusedJob], servers: dict[str, list[str]]
+) -> list[str]:
     names: list[str] = []
-    for name in again:
+    for name in rerun_jobs:
         job = run.jobs_by_id[name]
         if name in servers:
             names += [f"{name}[{server}]" for server in servers[name]]
         elif job.children is not None and job.children.scope is None:
-            names += [child.id for child in job.children.jobs if child.id not in kept]
+            names += [child.id for child in job.children.jobs if child.id not in reused]
         else:
             names.append(name)
     return names

@@ -1,8 +1,8 @@
-"""Limits on results: which parts of an agent's report about an attempt may be logged.
+"""Limits on results: what an agent's report about an attempt may contain.
 
-Rules of this file: an agent is authenticated, not trusted. It decides how the attempt ended; but numbers are limited to what
-every reader of the log can show, and outputs are plain values within bounds. Results whose outputs cannot be recorded are
-failures, because later steps would depend on missing values.
+Rules of this file: an agent is authenticated, but not trusted. It reports how the attempt ended; numbers are limited to ranges
+that every reader of the log can display, and outputs to JSON values of limited size and depth. A success whose outputs cannot
+be recorded becomes a failure, because later steps would depend on missing values.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def instant(at: int) -> int:
     return min(max(at, 0), AT_MAX)
 
 
-def sound(report: inputs.TaskFinished) -> inputs.TaskFinished:
-    """Returns the result as it may be recorded; unchanged if it is valid."""
+def enforce(report: inputs.TaskFinished) -> inputs.TaskFinished:
+    """The result within all limits; a success whose outputs cannot be recorded becomes a failure."""
     fault = _fault(report) if report.outputs or report.env else ""
     code = report.exit_code
-    sound = msgspec.structs.replace(
+    limited = msgspec.structs.replace(
         report,
         exit_code=None if code is None else min(max(code, EXIT_CODE_MIN), EXIT_CODE_MAX),
         started_at=instant(report.started_at),
@@ -46,22 +46,22 @@ def sound(report: inputs.TaskFinished) -> inputs.TaskFinished:
         output_dropped=min(max(report.output_dropped, 0), BYTES_MAX),
     )
     if not fault:
-        return sound
+        return limited
     if report.outcome is not Outcome.SUCCESS:
-        return msgspec.structs.replace(sound, outputs={}, env={})
+        return msgspec.structs.replace(limited, outputs={}, env={})
     return msgspec.structs.replace(
-        sound, outcome=Outcome.FAILURE, reason_code="node-error", reason_text=fault, outputs={}, env={}
+        limited, outcome=Outcome.FAILURE, reason_code="node-error", reason_text=fault, outputs={}, env={}
     )
 
 
 def _fault(report: inputs.TaskFinished) -> str:
     if not _is_plain(report.outputs):
-        return "its outputs hold what no expression could read"
+        return f"the outputs must consist of JSON values, nested at most {HEIGHT_MAX} levels deep"
     try:
         size = len(_encode((report.outputs, report.env)))
     except (ValueError, OverflowError):
-        return "its outputs hold a number or a text that cannot be stored"
-    return "" if size <= RESULT_BYTES_MAX else f"its outputs of {size} bytes exceed the limit of {RESULT_BYTES_MAX}"
+        return "the outputs contain a number or text that cannot be stored"
+    return "" if size <= RESULT_BYTES_MAX else f"the outputs have {size:,} bytes; the limit is {RESULT_BYTES_MAX:,}"
 
 
 def _is_plain(value: Any) -> bool:

@@ -22,7 +22,7 @@ from waterflowd.engine.state.gates import Approval, Lock
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.plan import BlockPlan, JobPlan, Plan, StepPlan
 from waterflowd.model.reasons import CREATED, Reason
-from waterflowd.model.records import Kept, Trigger, TriggerKind
+from waterflowd.model.records import Reused, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
 
 #: Until `RunCreated` says what started the run.
@@ -248,7 +248,7 @@ class Run:
     start_vars: dict[str, Any] = field(default_factory=dict)
     #: The run that this one re-runs, and what it reuses of it.
     rerun_of: RunId | None = None
-    kept: Kept | None = None
+    reused: Reused | None = None
     hashes: dict[str, str] = field(default_factory=dict)
     environments: dict[str, Policy] = field(default_factory=dict)
     #: Position of the newest event; 0 before the first.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from waterflowd.engine.rules import rerun
 from waterflowd.model.ids import RunId
 from waterflowd.model.reasons import ReasonCode
-from waterflowd.model.records import Kept, KeptJob
+from waterflowd.model.records import Reused, ReusedJob
 from waterflowd.model.statuses import Conclusion
 from waterflowd.testing.scenario import Scenario
 
@@ -15,12 +15,12 @@ MATRIX = "jobs: {a: {strategy: {matrix: {x: [1, 2, 3]}, max-parallel: 1}, runs-o
 def test_kept_instances_are_kept_when_another_one_fails_again() -> None:
     """Fail-fast cancels only instances that have not started; instances reused from the earlier run are not affected."""
     scenario = Scenario(MATRIX)
-    scenario.kept = Kept(run=RunId("01J00000000000000000000001"), jobs={"a[2]": KeptJob(conclusion=Conclusion.SUCCESS)})
+    scenario.reused = Reused(run=RunId("01J00000000000000000000001"), jobs={"a[2]": ReusedJob(conclusion=Conclusion.SUCCESS)})
     scenario.play("connect web-1 web\nstart\nfinish a[1]/1 failure")
     ends = {str(job.id): job for job in scenario.run.jobs}
     assert ends["a[1]"].conclusion is Conclusion.FAILURE
     assert ends["a[2]"].conclusion is Conclusion.SUCCESS
-    assert ends["a[2]"].reason.code is ReasonCode.KEPT
+    assert ends["a[2]"].reason.code is ReasonCode.REUSED
     assert ends["a[3]"].conclusion is Conclusion.CANCELLED
     assert scenario.run.conclusion is Conclusion.FAILURE
 

@@ -178,12 +178,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # Gates.
     Mutant(
-        f"{_LOCKS}:_granted", "if len(group.holders) >= ask.limit:", "if False:", "a group has more than its places"
+        f"{_LOCKS}:_granted", "if len(group.holders) >= request.limit:", "if False:", "a group has more than its places"
     ),
     Mutant(
         f"{_LOCKS}:_granted",
-        "next(iter(group.asks.values()))",
-        "next(reversed(group.asks.values()))",
+        "next(iter(group.waiting.values()))",
+        "next(reversed(group.waiting.values()))",
         "the last one goes first",
     ),
     Mutant(f"{_LOCKS}:Locks.release", "self._leave(holder)", "pass", "a place is never free again"),

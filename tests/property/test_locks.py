@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from waterflowd.fleet.locks import Answer, Ask, Holder, Locks
+from waterflowd.fleet.locks import Holder, LockAnswer, LockRequest, Locks
 from waterflowd.model.ids import JobId, RunId
 from waterflowd.model.plan import Queue
 
@@ -19,13 +19,13 @@ class LocksMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.locks = Locks()
-        self.asks: dict[Holder, Ask] = {}
+        self.asks: dict[Holder, LockRequest] = {}
         self.holding: dict[Holder, None] = {}
         self.waiting: dict[Holder, None] = {}
         self.count = 0
         self.is_settled = True
 
-    def heard(self, answers: list[Answer]) -> None:
+    def heard(self, answers: list[LockAnswer]) -> None:
         for answer in answers:
             holder = answer.holder
             assert holder in self.asks, "nobody is answered who does not ask"
@@ -54,8 +54,8 @@ class LocksMachine(RuleBasedStateMachine):
     def ask(self, group: str, queue: Queue, run: int, is_job: bool) -> None:
         self.count += 1
         holder = Holder(RunId(f"run-{run}"), JobId(f"j{self.count}") if is_job else JobId(f"r{self.count}"))
-        asked = self.asks[holder] = Ask(holder, group, "", LIMITS[group], queue, self.count)
-        answers = self.locks.ask(asked)
+        asked = self.asks[holder] = LockRequest(holder, group, "", LIMITS[group], queue, self.count)
+        answers = self.locks.request(asked)
         self.heard(answers)
         own = [answer for answer in answers if answer.holder == holder]
         assert len(own) == 1, "whoever asks is answered once"
@@ -65,7 +65,7 @@ class LocksMachine(RuleBasedStateMachine):
     @rule(draw=st.data())
     def ask_again(self, draw: st.DataObject) -> None:
         holder = draw.draw(st.sampled_from(sorted(self.asks)))
-        self.heard(self.locks.ask(self.asks[holder]))
+        self.heard(self.locks.request(self.asks[holder]))
 
     @precondition(lambda self: self.asks)
     @rule(draw=st.data())

@@ -34,7 +34,7 @@ class Holder(NamedTuple):
     job: JobId | None
 
 
-class Ask(msgspec.Struct, frozen=True):
+class LockRequest(msgspec.Struct, frozen=True):
     """A request for a slot in a concurrency group."""
 
     holder: Holder
@@ -44,10 +44,10 @@ class Ask(msgspec.Struct, frozen=True):
     limit: int
     queue: Queue
     #: When it was first requested, by the log.
-    asked_at: int = 0
+    requested_at: int = 0
 
 
-class Answer(msgspec.Struct, frozen=True):
+class LockAnswer(msgspec.Struct, frozen=True):
     """The answer to a request: granted, refused for good, or waiting; with a reason unless it is granted."""
 
     holder: Holder
@@ -59,11 +59,11 @@ class Answer(msgspec.Struct, frozen=True):
 class _Group:
     """One concurrency group."""
 
-    __slots__ = ("asks", "holders", "reported")
+    __slots__ = ("holders", "reported", "waiting")
 
     def __init__(self) -> None:
         self.holders: dict[Holder, None] = {}
-        self.asks: OrderedDict[Holder, Ask] = OrderedDict()
+        self.waiting: OrderedDict[Holder, LockRequest] = OrderedDict()
         self.reported: dict[Holder, Reason] = {}
 
 
@@ -76,56 +76,58 @@ class Locks:
         #: Groups in which a slot may have become free.
         self._to_recheck: dict[tuple[str, str], None] = {}
 
-    def hold(self, ask: Ask) -> None:
+    def hold(self, request: LockRequest) -> None:
         """Restores a slot that the log has granted."""
-        self._enter(ask).holders[ask.holder] = None
+        self._enter(request).holders[request.holder] = None
 
-    def wait(self, ask: Ask) -> None:
-        """Restores a request that waits by the log, in the order of `asked_at`; `news` has the answer."""
-        group = self._enter(ask)
-        if ask.holder in group.holders or ask.holder in group.asks:
+    def wait(self, request: LockRequest) -> None:
+        """Restores a request that waits by the log, in the order of `requested_at`; `news` has the answer."""
+        group = self._enter(request)
+        if request.holder in group.holders or request.holder in group.waiting:
             return
-        behind = [holder for holder, other in group.asks.items() if other.asked_at > ask.asked_at]
-        group.asks[ask.holder] = ask
+        behind = [holder for holder, other in group.waiting.items() if other.requested_at > request.requested_at]
+        group.waiting[request.holder] = request
         for holder in behind:
-            group.asks.move_to_end(holder)
-        self._to_recheck[ask.repository, ask.group] = None
+            group.waiting.move_to_end(holder)
+        self._to_recheck[request.repository, request.group] = None
 
     def holders(self, repository: str, group: str) -> list[Holder]:
         """Who holds a slot in the group."""
         found = self._groups.get((repository, group))
         return list(found.holders) if found is not None else []
 
-    def ask(self, ask: Ask) -> list[Answer]:
+    def request(self, request: LockRequest) -> list[LockAnswer]:
         """The answer to this request, and to those that are granted or replaced because of it."""
-        group = self._enter(ask)
+        group = self._enter(request)
         answers = list(_granted(group))
-        if ask.holder in group.holders:
-            return [*answers, Answer(ask.holder, is_granted=True)]
-        if ask.holder not in group.asks:
-            answers += self._ask(group, ask)
+        if request.holder in group.holders:
+            return [*answers, LockAnswer(request.holder, is_granted=True)]
+        if request.holder not in group.waiting:
+            answers += self._decide(group, request)
         # The request may have been in the queue already.
-        cause = group.reported.get(ask.holder) if ask.holder in group.asks else None
-        return answers if cause is None else [*answers, Answer(ask.holder, reason=cause)]
+        cause = group.reported.get(request.holder) if request.holder in group.waiting else None
+        return answers if cause is None else [*answers, LockAnswer(request.holder, reason=cause)]
 
-    def _ask(self, group: _Group, ask: Ask) -> Iterator[Answer]:
-        if ask.queue is Queue.LATEST:
-            text = f'replaced by a newer one in the queue for concurrency group "{ask.group}"'
-            cause = reason(ReasonCode.SUPERSEDED, text, group=ask.group)
-            for older in list(group.asks):
+    def _decide(self, group: _Group, request: LockRequest) -> Iterator[LockAnswer]:
+        if request.queue is Queue.LATEST:
+            text = f'replaced by a newer one in the queue for concurrency group "{request.group}"'
+            cause = reason(ReasonCode.SUPERSEDED, text, group=request.group)
+            for older in list(group.waiting):
                 self._leave(older)
-                yield Answer(older, is_refused=True, reason=cause)
-        if not group.asks and len(group.holders) < ask.limit:
-            group.holders[ask.holder] = None
-            yield Answer(ask.holder, is_granted=True)
+                yield LockAnswer(older, is_refused=True, reason=cause)
+        if not group.waiting and len(group.holders) < request.limit:
+            group.holders[request.holder] = None
+            yield LockAnswer(request.holder, is_granted=True)
             return
-        if ask.queue is Queue.REJECT:
-            self._leave(ask.holder)
-            text = f'concurrency group "{ask.group}" is full (`queue: reject`)'
-            yield Answer(ask.holder, is_refused=True, reason=reason(ReasonCode.LOCK_REFUSED, text, group=ask.group))
+        if request.queue is Queue.REJECT:
+            self._leave(request.holder)
+            text = f'concurrency group "{request.group}" is full (`queue: reject`)'
+            yield LockAnswer(
+                request.holder, is_refused=True, reason=reason(ReasonCode.LOCK_REFUSED, text, group=request.group)
+            )
             return
-        group.asks[ask.holder] = ask
-        group.reported[ask.holder] = _waits(group, ask, len(group.asks))
+        group.waiting[request.holder] = request
+        group.reported[request.holder] = _waiting_reason(group, request, len(group.waiting))
 
     def release(self, holder: Holder) -> None:
         """Frees the slot or removes the request, if there is one."""
@@ -136,7 +138,7 @@ class Locks:
         for holder in list(self._of_runs.get(run, ())):
             self._leave(holder)
 
-    def news(self) -> Iterator[Answer]:
+    def news(self) -> Iterator[LockAnswer]:
         """Grants free slots to waiting requests; also yields the requests whose position has changed."""
         while self._to_recheck:
             name = next(iter(self._to_recheck))
@@ -145,15 +147,15 @@ class Locks:
             if group is None:
                 continue
             yield from _granted(group)
-            for position, ask in enumerate(list(itertools.islice(group.asks.values(), REPORTED_MAX + 1)), 1):
-                cause = _waits(group, ask, position)
-                if cause != group.reported.get(ask.holder):
-                    group.reported[ask.holder] = cause
-                    yield Answer(ask.holder, reason=cause)
+            for position, request in enumerate(list(itertools.islice(group.waiting.values(), REPORTED_MAX + 1)), 1):
+                cause = _waiting_reason(group, request, position)
+                if cause != group.reported.get(request.holder):
+                    group.reported[request.holder] = cause
+                    yield LockAnswer(request.holder, reason=cause)
 
-    def _enter(self, ask: Ask) -> _Group:
-        name = (ask.repository, ask.group)
-        self._of_runs.setdefault(ask.holder.run, {})[ask.holder] = name
+    def _enter(self, request: LockRequest) -> _Group:
+        name = (request.repository, request.group)
+        self._of_runs.setdefault(request.holder.run, {})[request.holder] = name
         return self._groups.setdefault(name, _Group())
 
     def _leave(self, holder: Holder) -> None:
@@ -165,33 +167,33 @@ class Locks:
             del self._of_runs[holder.run]
         group = self._groups[name]
         group.holders.pop(holder, None)
-        group.asks.pop(holder, None)
+        group.waiting.pop(holder, None)
         group.reported.pop(holder, None)
-        if not group.holders and not group.asks:
+        if not group.holders and not group.waiting:
             del self._groups[name]
         else:
             self._to_recheck[name] = None
 
 
-def _granted(group: _Group) -> Iterator[Answer]:
+def _granted(group: _Group) -> Iterator[LockAnswer]:
     """Grants free slots to waiting requests, in order."""
-    while group.asks:
-        ask = next(iter(group.asks.values()))
-        if len(group.holders) >= ask.limit:
+    while group.waiting:
+        request = next(iter(group.waiting.values()))
+        if len(group.holders) >= request.limit:
             return
-        del group.asks[ask.holder]
-        group.reported.pop(ask.holder, None)
-        group.holders[ask.holder] = None
-        yield Answer(ask.holder, is_granted=True)
+        del group.waiting[request.holder]
+        group.reported.pop(request.holder, None)
+        group.holders[request.holder] = None
+        yield LockAnswer(request.holder, is_granted=True)
 
 
-def _waits(group: _Group, ask: Ask, position: int) -> Reason:
+def _waiting_reason(group: _Group, request: LockRequest, position: int) -> Reason:
     if position > REPORTED_MAX:
-        text = f'more than {REPORTED_MAX} are ahead in the queue for concurrency group "{ask.group}"'
-        return reason(ReasonCode.WAITING_LOCK, text, group=ask.group)
+        text = f'more than {REPORTED_MAX} are ahead in the queue for concurrency group "{request.group}"'
+        return reason(ReasonCode.WAITING_LOCK, text, group=request.group)
     first = next(iter(group.holders))
     owner = f"run {first.run}" + (f', job "{first.job}"' if first.job is not None else "")
     others = len(group.holders) - 1
     more = "" if not others else " and 1 other" if others == 1 else f" and {others} others"
-    text = f'position {position} in the queue for concurrency group "{ask.group}", held by {owner}{more}'
-    return reason(ReasonCode.WAITING_LOCK, text, group=ask.group, position=position, holder=first.run)
+    text = f'position {position} in the queue for concurrency group "{request.group}", held by {owner}{more}'
+    return reason(ReasonCode.WAITING_LOCK, text, group=request.group, position=position, holder=first.run)

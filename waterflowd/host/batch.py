@@ -22,7 +22,7 @@ import msgspec
 from waterflow_agent.errors import Rejected
 from waterflow_agent.wire import messages
 from waterflowd.engine import Run, commands, events, inputs, step
-from waterflowd.fleet.locks import Ask, Holder
+from waterflowd.fleet.locks import Holder, LockRequest
 from waterflowd.fleet.placement import ServerListRequest
 from waterflowd.host import child_runs, fleet_requests
 from waterflowd.host.fleet_requests import attempt_id
@@ -210,22 +210,22 @@ class BatchBuilder:
 
     def _lock(self, run: Run, command: commands.AcquireLock) -> None:
         locks = self._state.locks
-        ask = fleet_requests.lock_request(run, command)
+        request = fleet_requests.lock_request(run, command)
         is_waiting = False
-        for answer in locks.ask(ask):
+        for answer in locks.request(request):
             self._others.append((answer.holder.run, fleet_requests.lock_answer(answer)))
-            is_waiting |= answer.holder == ask.holder and not answer.is_granted and not answer.is_refused
+            is_waiting |= answer.holder == request.holder and not answer.is_granted and not answer.is_refused
         if is_waiting and command.cancel_in_progress:
-            self._cancel(locks.holders(ask.repository, ask.group), ask)
+            self._cancel(locks.holders(request.repository, request.group), request)
 
-    def _cancel(self, holders: Sequence[Holder], ask: Ask) -> None:
-        by = f"run {ask.holder.run}"
+    def _cancel(self, holders: Sequence[Holder], request: LockRequest) -> None:
+        by = f"run {request.holder.run}"
         for holder in holders:
             if holder.job is None:
                 self._others.append((holder.run, inputs.CancelRun(by=by)))
             else:
-                text = f'replaced by {by} in concurrency group "{ask.group}"'
-                cause = reason(ReasonCode.SUPERSEDED, text, group=ask.group, run=ask.holder.run)
+                text = f'replaced by {by} in concurrency group "{request.group}"'
+                cause = reason(ReasonCode.SUPERSEDED, text, group=request.group, run=request.holder.run)
                 self._others.append((holder.run, inputs.CancelJob(job=holder.job, reason=cause)))
 
     # The end of a batch -----------------------------------------------------------------------------------------------

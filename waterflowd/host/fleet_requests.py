@@ -13,7 +13,7 @@ from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.nodes.schema import FROM_REPOSITORY
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.state.blocks import SERVERLESS_NODES
-from waterflowd.fleet.locks import Answer, Ask, Holder
+from waterflowd.fleet.locks import Holder, LockAnswer, LockRequest
 from waterflowd.fleet.placement import Server, ServerListRequest, SlotRequest
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled
 from waterflowd.host.live_state import LiveState
@@ -159,14 +159,16 @@ def servers_listed(request: ServerListRequest, found: Sequence[Enrolled] | Reaso
 # Locks ----------------------------------------------------------------------------------------------------------------
 
 
-def lock_request(run: Run, command: commands.AcquireLock) -> Ask:
+def lock_request(run: Run, command: commands.AcquireLock) -> LockRequest:
     """The request of a run or job for its concurrency group."""
     lock = run.lock if command.job is None else run.jobs_by_id[command.job].lock
     asked_at = lock.requested_at if lock is not None else 0
-    return Ask(Holder(run.id, command.job), command.group, run.repository or "", command.limit, command.queue, asked_at)
+    return LockRequest(
+        Holder(run.id, command.job), command.group, run.repository or "", command.limit, command.queue, asked_at
+    )
 
 
-def lock_answer(answer: Answer) -> inputs.Input:
+def lock_answer(answer: LockAnswer) -> inputs.Input:
     """The answer of a concurrency group, as an input."""
     if answer.is_granted:
         return inputs.LockAcquired(job=answer.holder.job)

@@ -39,7 +39,7 @@ from waterflowd.engine.state.blocks import Step as StepState
 from waterflowd.engine.state.gates import Approval, Lock
 from waterflowd.engine.state.runs import Children, Job, Scope
 from waterflowd.fleet import events as fleet_events
-from waterflowd.fleet.locks import Ask, Holder, Locks
+from waterflowd.fleet.locks import Holder, LockRequest, Locks
 from waterflowd.fleet.placement import Placement, Server, ServerListRequest, SlotRequest
 from waterflowd.fleet.registry import Registry
 from waterflowd.host.fleet_requests import lock_answer, servers_listed
@@ -312,8 +312,8 @@ class Scenario:
                     del self.outstanding[request]
             case commands.AcquireLock():
                 self.outstanding[command] = None
-                ask = Ask(Holder(RUN, command.job), command.group, "", command.limit, command.queue)
-                waiting.extend(map(lock_answer, self.locks.ask(ask)))
+                lock_request = LockRequest(Holder(RUN, command.job), command.group, "", command.limit, command.queue)
+                waiting.extend(map(lock_answer, self.locks.request(lock_request)))
             case commands.ReleaseLock(job=job):
                 self.locks.release(Holder(RUN, job))
                 for request in [

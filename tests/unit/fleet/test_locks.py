@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from waterflowd.fleet.locks import REPORTED_MAX, Answer, Ask, Holder, Locks
+from waterflowd.fleet.locks import REPORTED_MAX, Holder, LockAnswer, LockRequest, Locks
 from waterflowd.model.ids import JobId, RunId
 from waterflowd.model.plan import Queue
 
 
-def ask(run: str, *, limit: int = 1, queue: Queue = Queue.FIFO, at: int = 0) -> Ask:
-    return Ask(Holder(RunId(run), None), "deploy", "ops", limit, queue, at)
+def ask(run: str, *, limit: int = 1, queue: Queue = Queue.FIFO, at: int = 0) -> LockRequest:
+    return LockRequest(Holder(RunId(run), None), "deploy", "ops", limit, queue, at)
 
 
-def told(answers: list[Answer]) -> list[tuple[str, str]]:
+def told(answers: list[LockAnswer]) -> list[tuple[str, str]]:
     """Returns each holder with what it was told."""
     words = {(True, False): "granted", (False, True): "refused", (False, False): "waits"}
     return [(answer.holder.run, words[answer.is_granted, answer.is_refused]) for answer in answers]
@@ -24,36 +24,36 @@ def release(locks: Locks, run: str) -> None:
 def test_a_place_that_came_free_is_given_before_the_next_one_asks() -> None:
     """Between a release and its notification, the place belongs to the first waiting holder; a newcomer queues behind it."""
     locks = Locks()
-    assert told(locks.ask(ask("a"))) == [("a", "granted")]
-    assert told(locks.ask(ask("b"))) == [("b", "waits")]
+    assert told(locks.request(ask("a"))) == [("a", "granted")]
+    assert told(locks.request(ask("b"))) == [("b", "waits")]
     release(locks, "a")
-    assert told(locks.ask(ask("c"))) == [("b", "granted"), ("c", "waits")]
+    assert told(locks.request(ask("c"))) == [("b", "granted"), ("c", "waits")]
     assert told(list(locks.news())) == []
 
 
 def test_latest_does_not_take_a_place_that_has_come_free_for_an_older_one() -> None:
     """`latest` supersedes only holders that are really waiting, not one that has already been given a free place."""
     locks = Locks()
-    locks.ask(ask("a"))
-    locks.ask(ask("b", queue=Queue.LATEST))
+    locks.request(ask("a"))
+    locks.request(ask("b", queue=Queue.LATEST))
     release(locks, "a")
-    assert told(locks.ask(ask("c", queue=Queue.LATEST))) == [("b", "granted"), ("c", "waits")]
-    assert told(locks.ask(ask("d", queue=Queue.LATEST))) == [("c", "refused"), ("d", "waits")]
+    assert told(locks.request(ask("c", queue=Queue.LATEST))) == [("b", "granted"), ("c", "waits")]
+    assert told(locks.request(ask("d", queue=Queue.LATEST))) == [("c", "refused"), ("d", "waits")]
 
 
 def test_a_wider_newcomer_that_supersedes_the_queue_has_the_room_behind_it() -> None:
     """Once a newcomer has superseded the queue, only its own limit counts, so a free place is given to it at once."""
     locks = Locks()
-    locks.ask(ask("a"))
-    locks.ask(ask("b"))
-    assert told(locks.ask(ask("c", queue=Queue.LATEST, limit=2))) == [("b", "refused"), ("c", "granted")]
+    locks.request(ask("a"))
+    locks.request(ask("b"))
+    assert told(locks.request(ask("c", queue=Queue.LATEST, limit=2))) == [("b", "refused"), ("c", "granted")]
 
 
 def test_who_waits_by_the_log_has_its_place_in_the_queue_again() -> None:
     """After a recovery or a failed commit, holders that wait according to the log queue before those that asked meanwhile."""
     locks = Locks()
     locks.hold(ask("a", at=1))
-    locks.ask(ask("d", at=4))
+    locks.request(ask("d", at=4))
     locks.wait(ask("c", at=3))
     locks.wait(ask("b", at=2))
     locks.wait(ask("b", at=2))
@@ -67,10 +67,10 @@ def test_who_waits_by_the_log_has_its_place_in_the_queue_again() -> None:
 def test_asking_again_is_answered_as_before() -> None:
     """A repeated request gets the same answer: a holder keeps its place, a waiting one keeps waiting."""
     locks = Locks()
-    locks.ask(ask("a"))
-    locks.ask(ask("b"))
-    assert told(locks.ask(ask("a"))) == [("a", "granted")]
-    assert told(locks.ask(ask("b"))) == [("b", "waits")]
+    locks.request(ask("a"))
+    locks.request(ask("b"))
+    assert told(locks.request(ask("a"))) == [("a", "granted")]
+    assert told(locks.request(ask("b"))) == [("b", "waits")]
     release(locks, "a")
     assert told(list(locks.news())) == [("b", "granted")]
 
@@ -79,7 +79,7 @@ def test_a_long_queue_is_told_of_its_first_positions_only() -> None:
     """The number of notifications after one release does not grow with the length of the queue."""
     locks = Locks()
     for number in range(500):
-        locks.ask(ask(f"{number:03}"))
+        locks.request(ask(f"{number:03}"))
     for number in range(3):
         release(locks, f"{number:03}")
         assert len(list(locks.news())) <= REPORTED_MAX + 2
@@ -88,9 +88,9 @@ def test_a_long_queue_is_told_of_its_first_positions_only() -> None:
 def test_groups_of_repositories_and_of_jobs_are_apart() -> None:
     """Group names are scoped by repository, and a run and its jobs are different holders."""
     locks = Locks()
-    locks.ask(ask("a"))
-    other = Ask(Holder(RunId("b"), JobId("j")), "deploy", "other", 1, Queue.FIFO)
-    assert told(locks.ask(other)) == [("b", "granted")]
+    locks.request(ask("a"))
+    other = LockRequest(Holder(RunId("b"), JobId("j")), "deploy", "other", 1, Queue.FIFO)
+    assert told(locks.request(other)) == [("b", "granted")]
     locks.forget(RunId("b"))
     assert locks.holders("other", "deploy") == []
     assert locks.holders("ops", "deploy") == [Holder(RunId("a"), None)]

@@ -19,7 +19,7 @@ from waterflowd.access.roles import Role
 from waterflowd.api.auth import PUBLIC
 from waterflowd.api.dependencies import ROLE_OF
 from waterflowd.api.problems import MEDIA_TYPE
-from waterflowd.api.responses import REF_TEMPLATE, Described
+from waterflowd.api.responses import REF_TEMPLATE, Described, schema_name
 from waterflowd.api.schemas.problems import ProblemSchema
 
 _DESCRIPTIONS = {
@@ -36,7 +36,8 @@ _DESCRIPTIONS = {
     503: "The daemon is stopping, or cannot do this at the moment.",
     507: "The disk is full; nothing was changed.",
 }
-_PROBLEM = {"$ref": REF_TEMPLATE.format(name=ProblemSchema.__name__)}
+_REF_PREFIX = REF_TEMPLATE.format(name="")
+_PROBLEM = {"$ref": REF_TEMPLATE.format(name=schema_name(ProblemSchema.__name__))}
 
 
 def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
@@ -77,17 +78,25 @@ def _components(routers: Sequence[APIRouter]) -> dict[str, Any]:
     for schema in components.values():
         if "description" in schema:
             schema["description"] = inspect.cleandoc(schema["description"])
-    return {name: _with_one_of(schema) for name, schema in components.items()}
+    named = {schema_name(name): _adapted(schema) for name, schema in components.items()}
+    assert len(named) == len(components), "two classes have the same name in the document"
+    return named
 
 
-def _with_one_of(schema: Any) -> Any:
-    """A tagged union matches exactly one of its types, so `oneOf` says more than msgspec's `anyOf`."""
+def _adapted(schema: Any) -> Any:
+    """The schema with the document's names, and with `oneOf` for tagged unions, which match exactly one of their types."""
     if isinstance(schema, list):
-        return [_with_one_of(item) for item in schema]
+        return [_adapted(item) for item in schema]
+    if isinstance(schema, str):
+        return schema_name(schema) if schema.startswith(_REF_PREFIX) else schema
     if not isinstance(schema, dict):
         return schema
-    is_tagged = "discriminator" in schema and "anyOf" in schema
-    return {"oneOf" if is_tagged and key == "anyOf" else key: _with_one_of(value) for key, value in schema.items()}
+    adapted = {key: _adapted(value) for key, value in schema.items()}
+    if isinstance(title := adapted.get("title"), str):
+        adapted["title"] = schema_name(title)
+    if "discriminator" in adapted and "anyOf" in adapted:
+        adapted["oneOf"] = adapted.pop("anyOf")
+    return adapted
 
 
 def _completed(document: dict[str, Any], routers: Sequence[APIRouter]) -> dict[str, Any]:

@@ -17,6 +17,11 @@ REF_TEMPLATE = "#/components/schemas/{name}"
 _encoder = msgspec.json.Encoder()
 
 
+def schema_name(name: str) -> str:
+    """The name of a class in the OpenAPI document. There, everything is a schema, so its names do not say so."""
+    return name.removesuffix("Schema")
+
+
 def json_response(content: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """The Struct as JSON."""
     return Response(_encoder.encode(content), status_code=status, headers=headers, media_type=JSON_TYPE)
@@ -26,7 +31,7 @@ class Described(dict[str, Any]):
     """A response or request body in the OpenAPI document, with the type that its schema refers to."""
 
     def __init__(self, schema: type[msgspec.Struct], **other: Any) -> None:
-        content = {JSON_TYPE: {"schema": {"$ref": REF_TEMPLATE.format(name=schema.__name__)}}}
+        content = {JSON_TYPE: {"schema": {"$ref": REF_TEMPLATE.format(name=schema_name(schema.__name__))}}}
         super().__init__(other, content={**content, **other.get("content", {})})
         self.schema = schema
 

@@ -48,7 +48,7 @@ def test_events_are_one_of_all_types(document: dict[str, Any]) -> None:
     assert sorted(items["discriminator"]["mapping"]) == sorted(types)
     finished = document["components"]["schemas"]["AttemptFinished"]
     assert finished["properties"]["started_at"]["anyOf"][0] == {"type": "string", "format": "date-time"}
-    assert finished["properties"]["reason"] == {"$ref": "#/components/schemas/ReasonSchema"}
+    assert finished["properties"]["reason"] == {"$ref": "#/components/schemas/Reason"}
     assert {"seq", "log_seq", "stream", "at", "type", "job", "outcome"} <= set(finished["required"])
 
 

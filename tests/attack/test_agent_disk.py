@@ -20,7 +20,7 @@ from tests.attack.test_hostile_steps import job, step
 from tests.chance import IS_FULL
 from tests.patience import PATIENCE_S
 from waterflow_agent.execution.runner_client import RunnerClient
-from waterflow_agent.runner.reports import StepExited, StepSpec
+from waterflow_agent.runner.reports import StepExited, StepResult, StepSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if IS_FULL else 1200)]
 
@@ -106,16 +106,18 @@ async def test_a_runner_whose_log_is_on_the_full_disk_keeps_its_steps(
     tmp_path: Path, mute_runner: subprocess.Popen[bytes]
 ) -> None:
     """A runner that cannot write to its log keeps running: its steps continue, and every start is answered."""
-    ends = {}
-    async with asyncio.timeout(PATIENCE_S), RunnerClient(tmp_path, starts_runner=False) as runner:
+    ends: dict[str, StepResult] = {}
+    runner = RunnerClient(tmp_path, starts_runner=False)
+    async with asyncio.timeout(PATIENCE_S):
+        await runner.connect()
         runner.start(_spec("good", "sleep 1; echo done"))
         (tmp_path / "attempts" / "bad").write_text("in the way of a directory")
         runner.start(_spec("bad", "echo never"))
-        async for report in runner.reports():
-            if isinstance(report, StepExited):
-                ends[report.name] = report.result
-            if len(ends) == 2:
-                break
+        while len(ends) < 2:
+            for report in await runner.receive():
+                if isinstance(report, StepExited):
+                    ends[report.name] = report.result
+        await runner.close()
     assert ends["bad"].reason == "spawn-failed"
     assert ends["good"].exit_code == 0
     assert mute_runner.poll() is None, "the runner has ended"

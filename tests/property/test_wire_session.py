@@ -29,6 +29,9 @@ class SessionPair:
         self.sent = {"agent": 0, "daemon": 0}
         self.got_by_daemon: list[int] = []
         self.got_by_agent: list[int] = []
+        #: The highest numbers received.
+        self.daemon_received = 0
+        self.agent_received = 0
         self.acknowledged_to_agent: list[int] = []
 
     def report(self) -> None:
@@ -53,14 +56,16 @@ class SessionPair:
         if to == "daemon":
             received = self.daemon.receive(frame, self.now)
             self.got_by_daemon += [_attempt(message) for _, message in received.numbered]
+            self.daemon_received = max([self.daemon_received, *(number for number, _ in received.numbered)])
         else:
             received = self.agent.receive(frame, self.now)
             self.got_by_agent += [_attempt(message) for _, message in received.numbered]
+            self.agent_received = max([self.agent_received, *(number for number, _ in received.numbered)])
             self.acknowledged_to_agent += [_attempt(message) for message in received.acknowledged]
 
     def make_durable(self) -> None:
-        self.daemon.acknowledge(self.daemon.received_number, self.now)
-        self.agent.acknowledge(self.agent.received_number, self.now)
+        self.daemon.acknowledge(self.daemon_received, self.now)
+        self.agent.acknowledge(self.agent_received, self.now)
 
     def heal_and_drain(self) -> None:
         for _ in range(60):

@@ -82,10 +82,6 @@ class EnrollmentPort:
         self._working.add(task)
         task.add_done_callback(self._finish)
 
-    async def settled(self) -> None:
-        """Returns when all requests so far are answered."""
-        await asyncio.gather(*self._working, return_exceptions=True)
-
     async def close(self) -> None:
         """Cancels the requests in progress; their agents ask again."""
         working = list(self._working)

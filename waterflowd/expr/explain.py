@@ -64,8 +64,8 @@ def _explained(node: Node, env: Env | None) -> str:
         case Logical(operator, operands):
             first, *rest = operands
             tightness = PRECEDENCE[operator]
-            operands = [_inside(first, env, tightness), *(_inside(operand, env, tightness + 1) for operand in rest)]
-            return f" {operator} ".join(operands)
+            texts = [_inside(first, env, tightness), *(_inside(operand, env, tightness + 1) for operand in rest)]
+            return f" {operator} ".join(texts)
 
 
 def _inside(node: Node, env: Env | None, least: int) -> str:

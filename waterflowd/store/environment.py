@@ -95,16 +95,6 @@ class Environment:
         """The handle of a database."""
         return self._databases[name]
 
-    @property
-    def engine(self) -> str:
-        """Version of the LMDB engine."""
-        return ".".join(map(str, self._lmdb.lib_version()))
-
-    @property
-    def transactions(self) -> int:
-        """Number of the last transaction."""
-        return self._lmdb.info()["last_txnid"]
-
     @contextlib.contextmanager
     def reading(self) -> Iterator[lmdb.Transaction[bytes]]:
         """A snapshot of the durable data; never hold it across an `await`. Raises `Stalled` WF304 when LMDB cannot read."""

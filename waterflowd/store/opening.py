@@ -40,11 +40,6 @@ class Store:
         self._environment = environment
         self._undo = undo
 
-    @property
-    def transactions(self) -> int:
-        """Number of transactions since the log was created."""
-        return self._environment.transactions
-
     def verify(self) -> check.Findings:
         """Reads and checks the whole log. Raises `Stalled` WF304, which names the first bad record."""
         return check.verify(self._environment)

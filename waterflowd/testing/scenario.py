@@ -304,24 +304,14 @@ class Scenario:
                 )
             case commands.DropServerList(job=job):
                 self.placement.drop_list_request(ServerListRequest(RUN, job))
-                for request in [
-                    request
-                    for request in self.outstanding
-                    if isinstance(request, commands.ListServers) and request.job == job
-                ]:
-                    del self.outstanding[request]
+                self._drop(commands.ListServers, job)
             case commands.AcquireLock():
                 self.outstanding[command] = None
                 lock_request = LockRequest(Holder(RUN, command.job), command.group, "", command.limit, command.queue)
                 waiting.extend(map(lock_answer, self.locks.request(lock_request)))
             case commands.ReleaseLock(job=job):
                 self.locks.release(Holder(RUN, job))
-                for request in [
-                    request
-                    for request in self.outstanding
-                    if isinstance(request, commands.AcquireLock) and request.job == job
-                ]:
-                    del self.outstanding[request]
+                self._drop(commands.AcquireLock, job)
             case commands.CancelSlotRequest(job=job, step=name, attempt=number):
                 self.placement.cancel(AttemptId(RUN, job, name, number))
                 self._settle(commands.RequestSlot, job, name, number)
@@ -350,6 +340,11 @@ class Scenario:
                 if attempt is not None and attempt.is_open:
                     self.outstanding[command] = None
                 self._lines.append(f"  ! {_line(command)}")
+
+    def _drop(self, kind: type[commands.ListServers | commands.AcquireLock], job: JobId | None) -> None:
+        for command in list(self.outstanding):
+            if isinstance(command, kind) and command.job == job:
+                del self.outstanding[command]
 
     def _settle(self, kind: type[commands.Command], job: JobId, name: StepId, number: AttemptNo) -> None:
         for command in list(self.outstanding):

@@ -239,11 +239,6 @@ class OutputSender:
         self._unanswered: OrderedDict[TaskId, int] = OrderedDict()
 
     @property
-    def in_flight(self) -> int:
-        """Number of unacknowledged bytes."""
-        return self._in_flight
-
-    @property
     def has_ready(self) -> bool:
         """Whether `take` would return something."""
         return bool(self._ready) and self._in_flight < self._window_bytes

@@ -24,7 +24,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import waterflow_agent
 from waterflow_agent import errors
@@ -44,7 +44,7 @@ from waterflow_agent.runner.reports import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,6 @@ class RunnerClient:
         self._awaits_held = False
         #: The runner has another release and is replaced as soon as it is idle.
         self._is_outdated = False
-        self._held_waiters: list[asyncio.Future[HeldSteps]] = []
         self._keeper: asyncio.Task[None] | None = None
         self._is_closed = False
         self._connected_at = 0.0
@@ -130,18 +129,9 @@ class RunnerClient:
             self._flush()
             await self._connection.finish()
             self._connection = None
-        for waiter in self._held_waiters:
-            waiter.cancel()
         if self._remover is not None:
             await self._remover
         self._has_reports.set()
-
-    async def __aenter__(self) -> Self:
-        await self.connect()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
 
     # Requests.
 
@@ -178,15 +168,8 @@ class RunnerClient:
         if self._remover is None or self._remover.done():
             self._remover = asyncio.create_task(self._remove(), name="waterflow-attempts-removal")
 
-    async def held(self) -> tuple[HeldStep, ...]:
-        """Return what the runner holds now, and wait for a connection if necessary. This is not part of the reports."""
-        waiter: asyncio.Future[HeldSteps] = asyncio.get_running_loop().create_future()
-        self._held_waiters.append(waiter)
-        self._send(_STATUS)
-        return (await waiter).attempts
-
     def stop_runner(self) -> None:
-        """Ask the runner to exit, which it does when no step is running. For tests and upgrades."""
+        """Ask the runner to exit, which it does when no step is running. For upgrades."""
         self._send(_STOP)
 
     # Reports.
@@ -202,12 +185,6 @@ class RunnerClient:
             await self._has_reports.wait()
         reports, self._reports = self._reports, []
         return reports
-
-    async def reports(self) -> AsyncIterator[RunnerReport]:
-        """Yield every report until closed."""
-        while batch := await self.receive():
-            for report in batch:
-                yield report
 
     # The connection.
 
@@ -273,7 +250,6 @@ class RunnerClient:
 
     def _on_connected(self) -> None:
         self._outgoing = [_STATUS, *self._starts.values(), *self._cancels.values()]
-        self._outgoing += [_STATUS] * len(self._held_waiters)
         self._connected_at = asyncio.get_running_loop().time()
         self._awaits_held = True
         self._flush()
@@ -341,7 +317,8 @@ class RunnerClient:
             case "output":
                 return StepOutput(message["name"], message["bytes"])
             case "held":
-                return self._on_held(HeldSteps(tuple(HeldStep.from_json(attempt) for attempt in message["attempts"])))
+                self._awaits_held = False
+                return HeldSteps(tuple(HeldStep.from_json(attempt) for attempt in message["attempts"]))
             case "error":
                 self._starts.pop(message["name"], None)
                 self._cancels.pop(message["name"], None)
@@ -366,22 +343,9 @@ class RunnerClient:
             # An idle runner of another release exits and is replaced. A busy one refuses and is asked again after each step.
             self.stop_runner()
 
-    def _on_held(self, held: HeldSteps) -> HeldSteps | None:
-        if self._awaits_held:
-            self._awaits_held = False
-            return held
-        waiter = self._held_waiters.pop(0) if self._held_waiters else None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(held)
-        return None
-
     def _fail(self, failure: errors.WaterflowError) -> None:
         self._failure = failure
         self._has_reports.set()
-        for waiter in self._held_waiters:
-            if not waiter.done():
-                waiter.set_exception(failure)
-        self._held_waiters.clear()
         if self._connection is not None:
             self._connection.close()
 

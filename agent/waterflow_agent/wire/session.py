@@ -95,11 +95,6 @@ class Session:
             return 0
         return WINDOW_MESSAGES - len(self._unacknowledged)
 
-    @property
-    def received_number(self) -> int:
-        """The highest number received from the peer."""
-        return self._received
-
     def queue(self, message: messages.Message) -> int | None:
         """Queues a message for the next frame. Returns its number if it is of a numbered kind.
 

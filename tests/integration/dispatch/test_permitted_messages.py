@@ -19,6 +19,7 @@ from waterflowd.dispatch.router import IncomingFrame, SendResult
 from waterflowd.dispatch.sessions import Sessions, SessionSettings
 from waterflowd.model.ids import AgentId
 from waterflowd.model.statuses import Outcome
+from waterflowd.testing.awaiting import until
 
 TOKEN = "0123456789abcdef"
 PUBLIC_KEY = zmq.curve_keypair()[0].decode()
@@ -146,7 +147,7 @@ async def test_the_enrollment_port_takes_what_the_table_permits_and_nothing_else
 
     enrollment = EnrollmentPort(host, send, rejections, lambda: 0, lambda: "tcp://:1")
     enrollment.take(inbound(bytes(memoryview(codec.encode_message(message)))))  # type: ignore[arg-type]
-    await enrollment.settled()
+    await until(lambda: answers)
 
     is_permitted = type(message) in messages.PERMITTED[messages.PeerState.ANONYMOUS]
     assert [answer.state for answer in answers] == ["pending" if is_permitted else "refused"]

@@ -38,7 +38,7 @@ def run_url(run: str) -> str:
     return f"/v1/runs/{run}"
 
 
-class TriggerSchema(msgspec.Struct, frozen=True, kw_only=True):
+class RunTriggerSchema(msgspec.Struct, frozen=True, kw_only=True):
     """What started a run."""
 
     kind: TriggerKind
@@ -48,7 +48,7 @@ class TriggerSchema(msgspec.Struct, frozen=True, kw_only=True):
     git: dict[str, Any]
 
     @classmethod
-    def of(cls, trigger: Trigger) -> TriggerSchema:
+    def of(cls, trigger: Trigger) -> RunTriggerSchema:
         """The trigger without its payload."""
         return cls(kind=trigger.kind, by=trigger.by, ref=trigger.ref, key=trigger.key, git=trigger.git)
 
@@ -62,7 +62,7 @@ class RunSummarySchema(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     repository: str | None
     revision: str | None
-    trigger: TriggerSchema
+    trigger: RunTriggerSchema
     rerun_of: str | None
     status: Status
     conclusion: Conclusion | None
@@ -83,7 +83,7 @@ class RunSummarySchema(msgspec.Struct, frozen=True, kw_only=True):
             path=row.path,
             repository=row.repository,
             revision=row.revision,
-            trigger=TriggerSchema.of(row.trigger),
+            trigger=RunTriggerSchema.of(row.trigger),
             rerun_of=row.rerun_of,
             status=row.status,
             conclusion=row.conclusion,
@@ -127,7 +127,7 @@ class ParentRunSchema(msgspec.Struct, frozen=True, kw_only=True):
         return cls(run=parent["id"], job=parent["job"], step=parent["step"], attempt=parent["attempt"])
 
 
-class ReusedSchema(msgspec.Struct, frozen=True, kw_only=True):
+class ReuseSchema(msgspec.Struct, frozen=True, kw_only=True):
     """What a re-run reuses of the earlier run: how many jobs and steps. `servers` are those that run again, by job."""
 
     run: str
@@ -136,7 +136,7 @@ class ReusedSchema(msgspec.Struct, frozen=True, kw_only=True):
     servers: dict[str, list[str]]
 
     @classmethod
-    def of(cls, reused: Reused) -> ReusedSchema:
+    def of(cls, reused: Reused) -> ReuseSchema:
         """How much a run reuses."""
         steps = sum(len(of_job) for of_job in reused.steps.values())
         return cls(run=reused.run, jobs=len(reused.jobs), steps=steps, servers=reused.servers)
@@ -152,7 +152,7 @@ class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
     outputs: dict[str, Any]
     vars: dict[str, Any]
     concurrency: ConcurrencySchema | None
-    reused: ReusedSchema | None
+    reused: ReuseSchema | None
     approvals: list[PendingApprovalSchema]
     jobs: list[JobSchema]
 
@@ -167,7 +167,7 @@ class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
             path=run.plan.path,
             repository=run.repository,
             revision=run.revision,
-            trigger=TriggerSchema.of(run.trigger),
+            trigger=RunTriggerSchema.of(run.trigger),
             rerun_of=run.rerun_of,
             parent_run=ParentRunSchema.of(run.trigger),
             status=run.status,
@@ -184,7 +184,7 @@ class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
             outputs=run.outputs,
             vars=run.vars,
             concurrency=ConcurrencySchema.of(run.lock) if run.lock is not None else None,
-            reused=ReusedSchema.of(run.reused) if run.reused is not None else None,
+            reused=ReuseSchema.of(run.reused) if run.reused is not None else None,
             approvals=pending_approvals(run),
             jobs=[JobSchema.of(job, budget, job.outputs) for job in run.scope.jobs.values()],
         )

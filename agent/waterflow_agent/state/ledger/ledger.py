@@ -154,11 +154,6 @@ class Ledger:
         """Returns the entry of an attempt, or None when it is not held."""
         return self._entries.get(key)
 
-    @property
-    def live_count(self) -> int:
-        """Number of slots in use."""
-        return len(self._live)
-
     def held(self) -> list[messages.HeldAttempt]:
         """Returns every attempt whose result the daemon does not have yet, for `Hello`."""
         return [

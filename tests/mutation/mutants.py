@@ -121,7 +121,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "a pause is forgotten at once",
     ),
     Mutant(f"{_CHILDREN}:_batch", "or children.active or", "or", "a batch is over while its instances run"),
-    Mutant(f"{_JOBS}:_ending", " and _kept(run, job) is None", "", "what is kept is lost when the job is halted"),
+    Mutant(
+        f"{_JOBS}:_ending", " and _reused(run, job) is None", "", "reused instances are lost when the job is halted"
+    ),
     Mutant(f"{_CHILDREN}:of_parent", "if children.failures and (", "if False and (", "no failure halts a job"),
     Mutant(
         f"{_JOBS}:_ending", "if parent.children.halted is not None and", "if False and", "a halted job waits for ever"

@@ -251,16 +251,16 @@ MUTANTS: tuple[Mutant, ...] = (
     # Re-runs.
     Mutant(
         f"{_RERUN}:_with_dependents",
-        "again |= more",
+        "rerun_jobs |= more",
         "break",
-        "what depends on something that is done again is kept",
+        "what depends on something that is done again is reused",
         "tests.unit.engine.test_reused:test_what_depends_on_something_that_is_done_again_is_done_again",
     ),
     Mutant(
-        f"{_JOBS}:_kept",
+        f"{_JOBS}:_reused",
         "run.reused.jobs.get(job.id) if run.reused is not None else None",
         "None",
-        "what is kept is done again",
+        "what is reused runs again",
     ),
     # The host.
     Mutant(

@@ -15,7 +15,9 @@ MATRIX = "jobs: {a: {strategy: {matrix: {x: [1, 2, 3]}, max-parallel: 1}, runs-o
 def test_kept_instances_are_kept_when_another_one_fails_again() -> None:
     """Fail-fast cancels only instances that have not started; instances reused from the earlier run are not affected."""
     scenario = Scenario(MATRIX)
-    scenario.reused = Reused(run=RunId("01J00000000000000000000001"), jobs={"a[2]": ReusedJob(conclusion=Conclusion.SUCCESS)})
+    scenario.reused = Reused(
+        run=RunId("01J00000000000000000000001"), jobs={"a[2]": ReusedJob(conclusion=Conclusion.SUCCESS)}
+    )
     scenario.play("connect web-1 web\nstart\nfinish a[1]/1 failure")
     ends = {str(job.id): job for job in scenario.run.jobs}
     assert ends["a[1]"].conclusion is Conclusion.FAILURE
@@ -34,6 +36,6 @@ def test_what_depends_on_something_that_is_done_again_is_done_again() -> None:
         "  d: {runs-on: web, steps: [{run: work}]}\n"
     )
     scenario.play("connect web-1 web\nstart\nfinish a/1 failure\nfinish b/1\nfinish c/1\nfinish d/1")
-    kept = rerun.select(scenario.run, scenario.plan, rerun.Wish(is_failed=True)).kept
-    assert kept is not None
-    assert list(kept.jobs) == ["d"]
+    reused = rerun.select(scenario.run, scenario.plan, rerun.RerunRequest(is_failed=True)).reused
+    assert reused is not None
+    assert list(reused.jobs) == ["d"]

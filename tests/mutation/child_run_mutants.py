@@ -55,6 +55,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "tests.unit.host.test_child_runs:test_a_run_that_ended_while_nobody_watched_is_found_in_the_log",
     ),
     Mutant(
+        f"{_CHILD_RUNS}:start_request",
+        "scope=run.trigger.scope,",
+        "",
+        "a child run may use groups that the token of its parent may not",
+        "tests.unit.host.test_child_runs:test_a_child_run_reaches_no_group_outside_the_token_that_started_its_parent",
+    ),
+    Mutant(
         f"{_CHILD_RUNS}:check_depth",
         ">= chains.CHILD_RUN_DEPTH_MAX",
         ">= 100",

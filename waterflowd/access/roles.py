@@ -1,9 +1,10 @@
 """Roles, and what the groups of a token permit.
 
-Rules of this file: pure. Roles are nested: a viewer reads; a runner also starts and cancels runs; an approver also approves,
-manages agents and syncs repositories; an admin also manages API tokens. A token may be restricted to groups: then it starts
-and stops only work of these groups, approves agents only for them, and creates only tokens with at most its own groups. The
-groups do not restrict what it can read.
+Rules of this file: pure. What each role permits is a table (`_INCLUDES`); `operator` is not part of the ladder from viewer to
+approver, so that nobody who approves runs can also let servers in. A token may be restricted to groups: then it starts and
+stops only work of these groups, which also holds for everything that follows from it, administers only agents and join tokens
+of them, syncs only repositories that use no other groups, and creates only tokens with at most its own groups. The groups do
+not restrict what it can read.
 """
 
 from __future__ import annotations
@@ -15,27 +16,40 @@ from typing import NoReturn
 import msgspec
 
 from waterflow_agent.errors import Rejected
+from waterflowd.access import policy
 from waterflowd.model.plan import Plan, leaf_jobs
+from waterflowd.model.records import Trigger, TriggerKind
+
+#: The name of everyone on an open address, where nobody authenticates.
+ANONYMOUS = "anonymous"
 
 
 class Role(Enum):
-    """What a principal may do; each role includes the ones before it."""
+    """What a principal may do."""
 
     #: Reads everything except secrets, which nobody can read.
     VIEWER = "viewer"
-    #: Starts and cancels runs.
+    #: Also starts and cancels runs.
     RUNNER = "runner"
-    #: Approves runs and agents, revokes agents, creates join tokens, syncs repositories.
+    #: Also approves runs; syncs, suspends and resumes repositories.
     APPROVER = "approver"
-    #: Creates and revokes API tokens, reads the audit trail.
+    #: Reads, and administers servers: join tokens, approving and revoking agents.
+    OPERATOR = "operator"
+    #: Everything: also API tokens and the audit trail.
     ADMIN = "admin"
 
     def includes(self, other: Role) -> bool:
         """Whether this role may do everything that the other one may."""
-        return _RANKS[self] >= _RANKS[other]
+        return other in _INCLUDES[self]
 
 
-_RANKS = {role: rank for rank, role in enumerate(Role)}
+_INCLUDES = {
+    Role.VIEWER: frozenset({Role.VIEWER}),
+    Role.RUNNER: frozenset({Role.VIEWER, Role.RUNNER}),
+    Role.APPROVER: frozenset({Role.VIEWER, Role.RUNNER, Role.APPROVER}),
+    Role.OPERATOR: frozenset({Role.VIEWER, Role.OPERATOR}),
+    Role.ADMIN: frozenset(Role),
+}
 ROLE_NAMES = [role.value for role in Role]
 
 
@@ -49,16 +63,29 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     #: Id of the token, None without one.
     token: str | None = None
 
+    @property
+    def scope(self) -> tuple[str, ...] | None:
+        """The groups that it may use; None: all."""
+        return None if not self.groups or "*" in self.groups else self.groups
 
-def may_use(principal: Principal, group: str) -> bool:
-    """Whether the principal may use a group: the one function that interprets a token's groups."""
-    return not principal.groups or "*" in principal.groups or group in principal.groups
+
+def trigger_of(principal: Principal, kind: TriggerKind, *, by: str | None = None, key: str | None = None) -> Trigger:
+    """The trigger of a run that the principal starts: the run acts for it, within its groups."""
+    name = None if principal.name == ANONYMOUS else principal.name
+    return Trigger(kind=kind, by=by or principal.name, principal=name, scope=principal.scope, key=key)
+
+
+def narrowed(scope: tuple[str, ...] | None, other: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The groups that both of two scopes include; None: all."""
+    if scope is None or other is None:
+        return other if scope is None else scope
+    return tuple(group for group in scope if group in other)
 
 
 def check_plan(principal: Principal, plan: Plan) -> None:
     """`Rejected` WF602 (403) when the plan uses a group that the principal may not use."""
     for job in leaf_jobs(plan.jobs):
-        if not may_use(principal, job.group):
+        if not policy.may_use(principal.scope, job.group):
             _reject(principal, f'job "{job.id}" runs on "{job.group}"', f"jobs.{job.id}.runs-on")
 
 
@@ -68,7 +95,7 @@ def check_groups(principal: Principal, groups: Iterable[str]) -> None:
     No group at all, or `*`, means every group; only a principal without restrictions may give access to that.
     """
     for group in tuple(groups) or ("*",):
-        if not may_use(principal, group):
+        if not policy.may_use(principal.scope, group):
             _reject(
                 principal, "this affects every group" if group == "*" else f'this affects group "{group}"', "groups"
             )

@@ -160,6 +160,7 @@ def _repository_row(repository: LiveRepository) -> RepositoryRow:
     return RepositoryRow(
         name=repository.name,
         url=repository.settings.url,
+        groups=repository.settings.groups,
         refs=tuple(progress.fetched) or repository.settings.refs,
         fetched_at=progress.fetched_at,
         revision_fetched=progress.fetched.get(first) if first else None,

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
-from waterflowd.access.roles import Principal, Role
+from waterflowd.access.roles import ANONYMOUS, Principal, Role
 from waterflowd.api.problems import problem
 from waterflowd.api.services import Services
 from waterflowd.rates import BucketPerName
@@ -33,8 +33,6 @@ from waterflowd.rates import BucketPerName
 PUBLIC = frozenset({"/health", "/ready", "/version", "/openapi.json", "/v1/schema"})
 #: Requests below this path are signed and carry no token.
 HOOKS = "/v1/hooks/"
-#: The principal's name on an open address.
-ANONYMOUS = "anonymous"
 #: Key of the connection state that holds the uid of the peer on a unix socket.
 PEER_UID = "peer_uid"
 

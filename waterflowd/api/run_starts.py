@@ -6,7 +6,7 @@ import msgspec
 from starlette.requests import Request
 
 from waterflow_agent.errors import Rejected
-from waterflowd.access.roles import Principal, check_plan
+from waterflowd.access.roles import Principal, check_plan, trigger_of
 from waterflowd.api.problems import InvalidWorkflow
 from waterflowd.api.request_bodies import YAML_TYPES, check_path, check_values, content_type, parse_json, read_body
 from waterflowd.api.responses import JSON_TYPE
@@ -73,7 +73,7 @@ def client_trigger(request: Request, principal: Principal) -> Trigger:
     """The trigger of a run whose workflow is sent: `cli` for our own command, `api` for other clients."""
     is_cli = request.headers.get("user-agent", "").startswith("waterflowctl/")
     kind = TriggerKind.CLI if is_cli else TriggerKind.API
-    return Trigger(kind=kind, by=principal.name, key=idempotency_key(request, principal))
+    return trigger_of(principal, kind, key=idempotency_key(request, principal))
 
 
 def check_start(principal: Principal, plan: plans.Plan, request: StartRequest) -> StartRequest:

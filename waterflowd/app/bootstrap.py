@@ -15,6 +15,7 @@ from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.access import events
 from waterflowd.access.peer_roles import PeerRoles
+from waterflowd.access.policy import AccessPolicy
 from waterflowd.access.tokens import TokenRegistry
 from waterflowd.admin.agents import FleetAgentAdmin
 from waterflowd.admin.metrics import DriverMetrics
@@ -141,7 +142,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         child_runs=ChildRunRegistry(queries.known),
         lower=_lower(secrets),
         missing_secrets=_missing_secrets(secrets),
-        may_use=_group_policy(config),
+        access=AccessPolicy(config.repository_settings),
         policies=Environments(config.environments).policies,
         digests=_digests(config, data_dir),
         epoch=log.generation,
@@ -213,17 +214,6 @@ def _reconciling(
     )
     sources = repository_opener.RepositoryOpener(Path(config.data_dir) / "repositories", os.environ)
     return loop_ports, Reconciler(config.repository_settings, sources.open, loop_ports)
-
-
-def _group_policy(config: Config) -> Callable[[str | None, str], bool]:
-    """Which groups runs may use: the configuration decides for runs of repositories, the token of the start for others."""
-    configured = {settings.name: settings for settings in config.repository_settings}
-
-    def may_use(repository: str | None, group: str) -> bool:
-        settings = configured.get(repository) if repository is not None else None
-        return repository is None or (settings is not None and settings.may_use(group))
-
-    return may_use
 
 
 def _lower(secrets: Sources) -> Lower:

@@ -113,8 +113,11 @@ def start_request(run: Run, attempt: AttemptId, compiled: bytes, arguments: dict
         revision=run.revision,
         trigger=Trigger(
             kind=TriggerKind.PARENT_RUN,
-            # A child run must not let people approve what they started themselves.
             by=run.trigger.by,
+            # A child run acts for the same principal, so that nobody can approve what they started themselves, or reach
+            # other groups through it.
+            principal=run.trigger.principal,
+            scope=run.trigger.scope,
             key=trigger_key(attempt),
             ref=run.trigger.ref,
             git=run.trigger.git,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.nodes.schema import FROM_REPOSITORY
+from waterflowd.access.policy import Origin, Refusal
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.state.blocks import SERVERLESS_NODES
 from waterflowd.fleet.locks import Holder, LockAnswer, LockRequest
@@ -44,9 +45,9 @@ def attempt_id(run: RunId, command: _AttemptCommand) -> AttemptId:
 def request_slot(state: LiveState, run: Run, command: commands.RequestSlot) -> inputs.Input:
     """Requests a slot for an attempt; returns the answer as an input."""
     job, step, number = command.job, command.step, command.attempt
-    if not _may_use_server(state, run.repository, command.group, command.agent):
-        cause = _not_allowed(run.repository, command.group)
-        return inputs.SlotDenied(job=job, step=step, attempt=number, reason=cause)
+    refusal = _group_refusal(state, job_origin(run), command.group, command.agent)
+    if refusal is not None:
+        return inputs.SlotDenied(job=job, step=step, attempt=number, reason=refusal.reason)
     if command.secrets:
         obstacle = _secrets_obstacle(state, run, command)
         if obstacle is not None:
@@ -116,17 +117,17 @@ def _secrets_obstacle(state: LiveState, run: Run, command: commands.RequestSlot)
     return inputs.SlotDenied(job=job, step=step, attempt=number, reason=cause)
 
 
-def _may_use_server(state: LiveState, repository: str | None, group: str, agent: AgentId | None) -> bool:
-    """Whether a run of the repository may use the group, or this server of the group of all servers."""
-    if state.may_use(repository, group):
-        return True
+def job_origin(run: Run) -> Origin:
+    """What the rights of the run's jobs depend on."""
+    return Origin(repository=run.repository, scope=run.trigger.scope)
+
+
+def _group_refusal(state: LiveState, origin: Origin, group: str, agent: AgentId | None) -> Refusal | None:
+    """Why the job may not use the group, or this server of the group of all servers; None if it may."""
     entry = state.registry.agents.get(agent) if agent is not None and group == ALL_SERVERS else None
-    return entry is not None and any(state.may_use(repository, name) for name in entry.groups)
-
-
-def _not_allowed(repository: str | None, group: str) -> Reason:
-    text = f'runs of repository "{repository}" may not use group "{group}"; allow it in `groups` of its configuration'
-    return reason(ReasonCode.GROUP_NOT_ALLOWED, text, group=group, repository=repository)
+    if entry is not None:
+        return state.access.server_refusal(origin, entry.groups)
+    return state.access.group_refusal(origin, group)
 
 
 # Server lists ---------------------------------------------------------------------------------------------------------
@@ -134,19 +135,19 @@ def _not_allowed(repository: str | None, group: str) -> Reason:
 
 def list_servers(state: LiveState, run: Run, command: commands.ListServers) -> inputs.ServersListed:
     """Lists the servers of a group that the run may use, as an input."""
-    repository, group = run.repository, command.group
-    if group != ALL_SERVERS and not state.may_use(repository, group):
-        return inputs.ServersListed(
-            job=command.job, servers=[], reason=_not_allowed(repository, group), is_refused=True
-        )
+    origin, group = job_origin(run), command.group
     request = ServerListRequest(run.id, command.job)
-    if group != ALL_SERVERS or state.may_use(repository, ALL_SERVERS):
-        return servers_listed(request, state.placement.list_servers(request, group, command.labels))
-
-    def accept(entry: Enrolled) -> bool:
-        return any(state.may_use(repository, name) for name in entry.groups)
-
-    return servers_listed(request, state.placement.list_servers(request, group, command.labels, accept))
+    if group == ALL_SERVERS:
+        return servers_listed(
+            request,
+            state.placement.list_servers(
+                request, group, command.labels, lambda entry: state.access.server_refusal(origin, entry.groups) is None
+            ),
+        )
+    refusal = state.access.group_refusal(origin, group)
+    if refusal is not None:
+        return inputs.ServersListed(job=command.job, servers=[], reason=refusal.reason, is_refused=True)
+    return servers_listed(request, state.placement.list_servers(request, group, command.labels))
 
 
 def servers_listed(request: ServerListRequest, found: Sequence[Enrolled] | Reason) -> inputs.ServersListed:

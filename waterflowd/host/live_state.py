@@ -12,6 +12,7 @@ import msgspec
 
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
+from waterflowd.access.policy import AccessPolicy
 from waterflowd.engine import Run, commands, events
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
@@ -56,9 +57,8 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     missing_secrets: MissingSecrets = all_missing
     #: Commands to repeat when a secret was read, or could not be read.
     awaiting_secrets: list[tuple[RunId, commands.RequestSlot | commands.SendTask]] = msgspec.field(default_factory=list)
-    #: Whether runs of the repository (None: of no repository) may use the group. Checked for each attempt, because some
-    #: groups are known only then.
-    may_use: Callable[[str | None, str], bool] = lambda repository, group: True
+    #: What jobs may use. Checked for each attempt, because some groups are known only then.
+    access: AccessPolicy = msgspec.field(default_factory=AccessPolicy)
     #: The results of these `hashFiles` calls for a commit of a repository.
     digests: Callable[[str, str, Sequence[str]], Awaitable[dict[str, str]]] = _no_digests
     #: The configured policies of the environments that a new run may enter.

@@ -64,8 +64,13 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What started a run."""
 
     kind: TriggerKind
-    #: The principal: a token's name, `uid:N`, the author of the push, `schedule`, `hook:NAME` or `run:ID`.
+    #: For people: the principal, the author of the push, `schedule`, `hook:NAME` or `run:ID`.
     by: str = ""
+    #: The authenticated principal that started the run, or an earlier run that led to it: a token's name or `uid:N`. None if
+    #: nobody authenticated. Never an author of a commit, which is text that anybody can write.
+    principal: str | None = None
+    #: The groups of that principal's token, which the run may use, and everything that follows from it; None: all.
+    scope: tuple[str, ...] | None = None
     #: Unique key of the trigger; a second start with the same key returns the first run.
     key: str | None = None
     ref: str | None = None

@@ -6,6 +6,7 @@ Rules of this file:
   the completed run was for.
 - A completed run starts a file once: the trigger key contains both. Runs that completed before the file had the trigger start
   nothing.
+- The started run acts for the principal that started the completed one, within the groups of that principal's token.
 - A chain of runs that trigger each other ends after `CHAIN_MAX` runs, so that workflows with a cycle do not run forever.
 """
 
@@ -85,6 +86,8 @@ def start_request(plan: bytes, repository: str, ref: RefState, path: str, row: R
         trigger=Trigger(
             kind=TriggerKind.WORKFLOW_RUN,
             by=f"run:{row.id}",
+            principal=row.trigger.principal,
+            scope=row.trigger.scope,
             key=trigger_key(row.id, path),
             ref=ref.ref,
             git=ref_updates.git_context(repository, ref.ref, ref.commit, ref.author, ref.message),

@@ -10,6 +10,7 @@ import pytest
 from tests.integration.reconcile.reconciler_harness import Work
 from tests.integration.triggers.trigger_harness import NAP, UNIONS, TriggerHarness
 from waterflowd.model.ids import repository_stream, run_stream
+from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion
 from waterflowd.reconcile import events, workflow_run
 from waterflowd.reconcile.settings import RepositorySettings
@@ -63,6 +64,27 @@ async def test_g6_a_completed_run_starts_matching_files_once(work: Work) -> None
         about = trigger.payload["workflow_run"]
         assert (about["id"], about["name"], about["conclusion"], about["depth"]) == (second.id, "build", "success", 1)
         assert (about["branch"], about["revision"], about["event"]) == ("main", commit, "push")
+
+
+async def test_a_triggered_run_acts_for_the_starter_of_the_completed_run(work: Work) -> None:
+    """So a token for one group reaches no other one through a chain of runs, and nobody approves what they started."""
+    async with TriggerWorld(empty_log(), settings_of(work)) as world:
+        await world.sync()
+        first = "name: build\non: workflow_dispatch\n" + NAP
+        second = "name: deploy\non: {workflow_run: {workflows: [build]}}\njobs: {a: {runs-on: db, steps: [{run: x}]}}\n"
+        work.pushed({"workflows/build.yml": first, "workflows/deploy.yml": second})
+        await world.sync()
+        found = world.repositories.plan("workflows/build.yml", None)
+        trigger = Trigger(kind=TriggerKind.MANUAL, by="ci", principal="ci", scope=("web",))
+        await world.driver.start(
+            StartRequest(plan=found.plan, repository="ops", revision=found.revision, trigger=trigger)
+        )
+        await world.until(lambda: len(world.runs()) == 2)
+        await world.settled()
+        triggered = world.runs()[1]
+        assert (triggered.trigger.principal, triggered.trigger.scope) == ("ci", ("web",))
+        assert triggered.conclusion is Conclusion.FAILURE
+        assert 'may only use web, but not group "db"' in triggered.reason.text
 
 
 async def test_g6_a_crash_anywhere_neither_loses_nor_repeats_a_triggered_run(work: Work) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.errors import Rejected, Retryable
+from waterflowd.access.policy import AccessPolicy
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import events, inputs
 from waterflowd.host import child_run_starter as starter_module
@@ -346,12 +347,31 @@ async def test_a_step_that_waits_for_no_run_leaves_it_alone() -> None:
 async def test_the_policy_of_groups_holds_for_the_started_run() -> None:
     """A child run belongs to the same repository, with the same permissions."""
     async with HostHarness() as host:
-        policy = msgspec.structs.replace(host.state, may_use=lambda repository, group: repository is None)
+        policy = msgspec.structs.replace(host.state, access=AccessPolicy([]))
         host.driver.state = policy
         run = await begun(host)
         await waits(host, run)
         last = await ends(host, run, Conclusion.FAILURE)
         assert 'may not use group "web"' in last.reason.text
+
+
+async def test_a_child_run_reaches_no_group_outside_the_token_that_started_its_parent() -> None:
+    """The parent's file uses only `web`; its child uses `db`, and acts for the same principal with the same groups."""
+    on_db = {"workflows/other.yml": OTHER.replace("runs-on: web", "runs-on: db")}
+    async with HostHarness() as host:
+        host.hello(host.enroll("d", "db"))
+        host.workflows.files = {**on_db, PATH: PARENT}
+        bound = request(PARENT, on_db, principal="ann", scope=("web",))
+        run = (await host.driver.start(bound)).id
+        other = await waits(host, run)
+        last = await ends(host, run, Conclusion.FAILURE)
+        assert 'may only use web, but not group "db"' in last.reason.text
+        trigger = host.queries.run(other).trigger
+        assert (trigger.principal, trigger.scope) == ("ann", ("web",))
+        assert host.link.offers() == []
+        free = (await host.driver.start(request(PARENT, on_db, principal="ann"))).id
+        await waits(host, free)
+        await until(lambda: len(host.link.offers()) == 1)
 
 
 async def test_completed_runs_leave_nothing_in_the_registry() -> None:

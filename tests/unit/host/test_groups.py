@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from waterflowd.access.policy import AccessPolicy
 from waterflowd.model.reasons import ReasonCode
-from waterflowd.model.records import StartRequest
+from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.testing.host import HostHarness, agent_id, request
@@ -23,9 +24,7 @@ EVERY = "jobs: {a: {runs-on: all-servers, steps: [{run: work}]}}"
 def guarded() -> HostHarness:
     """Returns a host where runs of the repository may only use `web*`; runs without a repository are not restricted."""
     host = HostHarness()
-    guarded = msgspec.structs.replace(
-        host.state, may_use=lambda repository, group: repository is None or ALLOWED.may_use(group)
-    )
+    guarded = msgspec.structs.replace(host.state, access=AccessPolicy([ALLOWED]))
     host.state = host.driver.state = guarded
     host.outputs._state = guarded
     for name, *groups in (("w", "web"), ("d", "db"), ("both", "web-2", "db")):
@@ -78,7 +77,7 @@ async def test_every_server_chosen_by_an_expression_grants_nothing() -> None:
 async def test_a_repository_without_a_server_waits_for_one_that_it_may_use() -> None:
     """A server of another group does not count."""
     host = HostHarness()
-    guarded = msgspec.structs.replace(host.state, may_use=lambda repository, group: ALLOWED.may_use(group))
+    guarded = msgspec.structs.replace(host.state, access=AccessPolicy([ALLOWED]))
     host.state = host.driver.state = guarded
     host.outputs._state = guarded
     host.enroll("d", "db")
@@ -92,3 +91,36 @@ async def test_a_repository_without_a_server_waits_for_one_that_it_may_use() -> 
         await host.settle()
         assert [agent for agent, _ in host.link.sent] == [agent_id("w")]
         assert row.status is not Status.COMPLETED
+
+
+@pytest.mark.parametrize("workflow", [CHOSEN, EACH])
+async def test_a_run_reaches_no_group_outside_the_token_that_started_it(workflow: str) -> None:
+    """Whether it comes from a repository or not, and also if the token was for no group that the run still may use."""
+    for repository, scope in (("ops", ("web",)), (None, ("web",)), (None, ())):
+        async with guarded() as host:
+            for name in ("w", "d", "both"):
+                host.hello(agent_id(name))
+            trigger = Trigger(kind=TriggerKind.MANUAL, by="bound", principal="bound", scope=scope)
+            started = msgspec.structs.replace(request(workflow), repository=repository, trigger=trigger)
+            # With `target: each`, all servers means those that the token may use.
+            for group in ("web-2", "db", *(["all-servers"] if workflow is CHOSEN else [])):
+                row = await host.driver.start(msgspec.structs.replace(started, inputs={"where": group}))
+                assert row.conclusion is Conclusion.FAILURE
+                assert "may only use" in row.reason.text or "may not use" in row.reason.text
+            assert host.link.offers() == []
+            row = await host.driver.start(msgspec.structs.replace(started, inputs={"where": "web"}))
+            assert (row.status is Status.RUNNING) == bool(scope)
+
+
+async def test_every_server_means_those_of_the_groups_of_the_token() -> None:
+    """A server that is in one of them counts."""
+    async with guarded() as host:
+        for name in ("w", "d", "both"):
+            host.hello(agent_id(name))
+        trigger = Trigger(kind=TriggerKind.MANUAL, by="bound", scope=("db",))
+        await host.driver.start(msgspec.structs.replace(request(EVERY), trigger=trigger))
+        assert {agent for agent, _ in host.link.sent} == {agent_id("d"), agent_id("both")}
+        host.link.sent.clear()
+        # Neither group of the server is permitted by both: the repository may use web-2 there, the token db.
+        await host.driver.start(msgspec.structs.replace(request(EVERY), repository="ops", trigger=trigger))
+        assert host.link.sent == []

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from waterflow_agent.display import escape_for_display, quote
 from waterflow_agent.errors import Rejected
+from waterflowd.access import roles
 from waterflowd.admin.ports import DefinitionRow
 from waterflowd.api import run_starts
 from waterflowd.api.dependencies import Approver, Ports, Runner, Viewer
@@ -20,7 +22,7 @@ from waterflowd.api.schemas.repositories import DefinitionList, DefinitionSchema
 from waterflowd.api.schemas.runs import DryRunSchema, StartDefinitionBody, StartedRunSchema, run_url
 from waterflowd.api.services import Services
 from waterflowd.model import plan as plans
-from waterflowd.model.records import StartRequest, Trigger, TriggerKind
+from waterflowd.model.records import StartRequest, TriggerKind
 
 router = APIRouter(tags=["repositories"])
 
@@ -37,7 +39,7 @@ async def list_repositories(services: Ports, _: Viewer, limit: Limit = ROWS_MAX,
 @router.post("/v1/repositories/{name}/sync", status_code=202, responses={202: returns(RepositorySchema)})
 async def sync_repository(services: Ports, principal: Approver, name: str, wait: Wait = False) -> Response:
     """Fetch the repository now. With `wait`, the answer comes when the newest revision is applied."""
-    _check_known(services, name)
+    _check(services, principal, name)
     row = await services.repositories.sync(name, is_awaited=wait)
     await services.audit.action(principal, "sync-repository", name)
     return json_response(RepositorySchema.of(row), 202)
@@ -46,7 +48,7 @@ async def sync_repository(services: Ports, principal: Approver, name: str, wait:
 @router.post("/v1/repositories/{name}/suspend", responses={200: returns(RepositorySchema)})
 async def suspend_repository(services: Ports, principal: Approver, name: str) -> Response:
     """Ignore pushes to the repository until it is resumed, even across restarts. Its open runs continue."""
-    _check_known(services, name)
+    _check(services, principal, name)
     row = await services.repositories.suspend(name, principal.name)
     await services.audit.action(principal, "suspend-repository", name)
     return json_response(RepositorySchema.of(row))
@@ -55,17 +57,22 @@ async def suspend_repository(services: Ports, principal: Approver, name: str) ->
 @router.post("/v1/repositories/{name}/resume", responses={200: returns(RepositorySchema)})
 async def resume_repository(services: Ports, principal: Approver, name: str) -> Response:
     """Resume a suspended repository at once. Everything that was pushed meanwhile counts as one update per ref."""
-    _check_known(services, name)
+    _check(services, principal, name)
     row = await services.repositories.resume(name, principal.name)
     await services.audit.action(principal, "resume-repository", name)
     return json_response(RepositorySchema.of(row))
 
 
-def _check_known(services: Services, name: str) -> None:
-    names = [row.name for row in services.repositories.status()]
-    if name not in names:
-        known = escape_for_display(", ".join(names) or "none")
+def _check(services: Services, principal: roles.Principal, name: str) -> None:
+    """`Rejected` 404 for an unknown repository, 403 for one that may use a group which the principal may not use.
+
+    Fetching a repository starts runs, and a suspension stops them, on all of its groups.
+    """
+    rows = {row.name: row for row in services.repositories.status()}
+    if name not in rows:
+        known = escape_for_display(", ".join(rows) or "none")
         raise Rejected("WF604", f"repository {quote(name)} not found; configured repositories: {known}", status=404)
+    roles.check_groups(principal, rows[name].groups)
 
 
 @router.get("/v1/definitions", responses={200: returns(DefinitionList)})
@@ -119,7 +126,9 @@ async def run_definition(
     key = run_starts.idempotency_key(request, principal)
     start_request = StartRequest(
         plan=found.plan,
-        trigger=Trigger(kind=TriggerKind.MANUAL, by=principal.name, key=key, ref=found.ref, git=found.git),
+        trigger=msgspec.structs.replace(
+            roles.trigger_of(principal, TriggerKind.MANUAL, key=key), ref=found.ref, git=found.git
+        ),
         repository=found.repository,
         revision=found.revision,
         inputs=body.inputs,

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected, Stalled
-from waterflowd.access.roles import check_plan
+from waterflowd.access.roles import check_plan, narrowed, trigger_of
 from waterflowd.admin.ports import DefinitionPlan
 from waterflowd.api import run_starts
 from waterflowd.api.dependencies import Ports, Runner
@@ -53,7 +53,15 @@ async def rerun_run(request: Request, services: Ports, principal: Runner, run_id
     if body.dry_run:
         return json_response(RerunSchema.of(None, run, plan, start_request.revision, selection))
     key = run_starts.idempotency_key(request, principal)
-    trigger = msgspec.structs.replace(start_request.trigger, by=principal.name, key=key)
+    starter = trigger_of(principal, TriggerKind.RERUN, key=key)
+    # A re-run follows from the earlier run, so it may use no group that the earlier run could not use.
+    trigger = msgspec.structs.replace(
+        start_request.trigger,
+        by=starter.by,
+        principal=starter.principal,
+        scope=narrowed(starter.scope, run.trigger.scope),
+        key=key,
+    )
     inputs = (
         input_checks.check_start(plan.inputs, start_request.inputs) if plan is not run.plan else start_request.inputs
     )

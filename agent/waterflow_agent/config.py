@@ -195,7 +195,9 @@ def _checked(config: Config) -> Config:
         if not os.path.isabs(directory):
             raise Rejected("WF620", f"node-path: expected absolute directories, found {directory!r}")
     if config.server_key and len(config.server_key) != 40:
-        raise Rejected("WF620", "server-key: expected 40 characters of Z85, as `waterflowctl agents token` shows it")
+        raise Rejected(
+            "WF620", "server-key: expected 40 characters of Z85, as `waterflowctl agents tokens create` shows it"
+        )
     if config.runner not in _RUNNERS:
         raise Rejected("WF620", f"runner: expected one of {', '.join(_RUNNERS)}, found {config.runner!r}")
     if config.log_level not in _LEVELS:

@@ -89,8 +89,8 @@ def enrollment_settings(
         )
     raise Rejected(
         "WF232",
-        "this agent is not enrolled: create a join token on the server with `waterflowctl agents token --group G`, then set"
-        f" join-token-file or {TOKEN_VARIABLE}, or run `waterflow-agent enroll --token-file FILE`; or set server and"
+        "this agent is not enrolled: create a join token on the server with `waterflowctl agents tokens create --group G`, then"
+        f" set join-token-file or {TOKEN_VARIABLE}, or run `waterflow-agent enroll --token-file FILE`; or set server and"
         " server-key",
     )
 

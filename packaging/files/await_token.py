@@ -35,7 +35,7 @@ def main() -> int:
         time.sleep(0.1)
     if not problem:
         return 0
-    print(f"{problem}. On the daemon's host: waterflowctl agents token --group GROUP. Then here:")
+    print(f"{problem}. On the daemon's host: waterflowctl agents tokens create --group GROUP. Then here:")
     print(f"echo TOKEN | sudo install -m 600 -o waterflow-agent /dev/stdin {settings.join_token_file}")
     return 1
 

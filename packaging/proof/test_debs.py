@@ -79,12 +79,12 @@ def test_what_is_installed_is_used_upgraded_removed_and_purged(machine: Packaged
 def _installation_starts_the_daemon(machine: PackagedMachine) -> None:
     assert machine.run("sh", "-c", "command -v python3", check=False).returncode != 0
     said = machine.add("waterflow")
-    assert "waterflowctl agents token" in said
+    assert "waterflowctl agents tokens create" in said
     wait_until(lambda: machine.is_active("waterflowd"), "the daemon", PATIENCE_S)
     assert machine.show("waterflowd", "UnitFileState") == "enabled"
     said = machine.run("waterflowctl", "status").stdout
     assert "no repository: name one in /etc/waterflow/waterflowd.toml" in said
-    assert "no agent: waterflowctl agents token" in said
+    assert "no agent: waterflowctl agents tokens create" in said
     listening = machine.root.inside("/etc/waterflow/waterflowd.toml").read_text()
     assert '#listen = "127.0.0.1:8080"' in listening
     machine.run("runuser", "-u", "waterflow", "--", "waterflowd", "check-config")

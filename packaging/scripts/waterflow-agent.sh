@@ -7,6 +7,6 @@ all_units="waterflow-agent.path waterflow-agent.service waterflow-runner.service
 data="/var/lib/waterflow-agent"
 first_words() {
     if [ -e /etc/waterflow/join.token ]; then return 0; fi
-    echo "The agent is waiting for a join token. On the daemon's host: sudo waterflowctl agents token --group GROUP. Then here:"
+    echo "The agent is waiting for a join token. On the daemon's host: sudo waterflowctl agents tokens create --group GROUP. Then here:"
     echo "  echo TOKEN | sudo install -m 600 -o waterflow-agent /dev/stdin /etc/waterflow/join.token"
 }

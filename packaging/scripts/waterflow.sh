@@ -13,5 +13,5 @@ first_words() {
     fi
     echo "waterflowd is running; its API listens on 127.0.0.1:8080 and /run/waterflow/waterflowd.sock. Next:"
     echo "  sudoedit /etc/waterflow/waterflowd.toml && sudo systemctl restart waterflowd     # add a repository"
-    echo "  sudo waterflowctl agents token --group GROUP                                     # enroll a server"
+    echo "  sudo waterflowctl agents tokens create --group GROUP                                     # enroll a server"
 }

@@ -164,7 +164,7 @@ class Machine:
         self.root.write("/etc/waterflow/waterflowd.toml", CONFIG)
         self.run("git", "init", "--quiet", "--bare", "--initial-branch=main", "/srv/ops.git")
         self.systemctl("enable", "--now", "waterflowd.service")
-        token = self.run("waterflowctl", "agents", "token", "--group", "web").stdout
+        token = self.run("waterflowctl", "agents", "tokens", "create", "--group", "web").stdout
         self.root.write("/etc/waterflow/join.token", token, 0o600)
         self.run("chown", "waterflow-agent:", "/etc/waterflow/join.token")
         self.root.write("/etc/waterflow/agent.toml", 'name = "web-1"\njoin-token-file = "/etc/waterflow/join.token"\n')

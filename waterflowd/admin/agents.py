@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from waterflow_agent import keys
-from waterflowd.admin.ports import AgentRow, PendingRow, ServerRow
+from waterflow_agent import join_token, keys
+from waterflowd.admin.ports import AgentRow, JoinTokenRow, PendingRow, ServerRow
 from waterflowd.fleet.placement import Placement
-from waterflowd.fleet.registry import Enrolled, Registry
+from waterflowd.fleet.registry import Enrolled, JoinToken, Registry
 from waterflowd.host.enrollment import EnrollmentService
 
 
@@ -76,9 +76,18 @@ class FleetAgentAdmin:
             enroll=endpoints.enroll,
         )
 
-    async def create_token(self, groups: Sequence[str], ttl_ms: int, uses: int | None, by: str) -> str:
+    async def create_token(self, groups: Sequence[str], ttl_ms: int, uses: int | None, by: str) -> tuple[str, str]:
         """See the protocol."""
-        return await self._enrollment.create_token(tuple(groups), ttl_ms, uses, by)
+        text = await self._enrollment.create_token(tuple(groups), ttl_ms, uses, by)
+        return join_token.decode(text).token_id, text
+
+    def tokens(self) -> Sequence[JoinTokenRow]:
+        """See the protocol."""
+        return [_token_row(token) for token in self._enrollment.tokens()]
+
+    async def revoke_token(self, token_id: str, by: str) -> JoinTokenRow:
+        """See the protocol."""
+        return _token_row(await self._enrollment.revoke_token(token_id, by))
 
     async def approve(self, fingerprint: str, groups: Sequence[str], by: str) -> AgentRow:
         """See the protocol."""
@@ -88,3 +97,16 @@ class FleetAgentAdmin:
     async def revoke(self, fingerprint: str, by: str) -> None:
         """See the protocol."""
         await self._enrollment.revoke(fingerprint, by)
+
+
+def _token_row(token: JoinToken) -> JoinTokenRow:
+    return JoinTokenRow(
+        id=token.token,
+        groups=token.groups,
+        uses=token.uses,
+        used=token.used,
+        created_at=token.created_at,
+        created_by=token.created_by,
+        expires_at=token.expires_at,
+        revoked_at=token.revoked_at,
+    )

@@ -56,6 +56,20 @@ class PendingRow(msgspec.Struct, frozen=True, kw_only=True):
     requested_at: int
 
 
+class JoinTokenRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A join token without its secret. Times are in ms."""
+
+    id: str
+    groups: tuple[str, ...]
+    #: How many agents it may enroll (None: any number), and how many it has enrolled.
+    uses: int | None
+    used: int
+    created_at: int
+    created_by: str
+    expires_at: int
+    revoked_at: int | None = None
+
+
 class ServerRow(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent needs to know of this daemon to enroll without a token."""
 
@@ -82,8 +96,16 @@ class AgentAdmin(Protocol):
         """The addresses and the key of this daemon."""
         ...
 
-    async def create_token(self, groups: Sequence[str], ttl_ms: int, uses: int | None, by: str) -> str:
-        """Creates a join token: one line with the server's key and address. `uses` None means any number."""
+    async def create_token(self, groups: Sequence[str], ttl_ms: int, uses: int | None, by: str) -> tuple[str, str]:
+        """A new join token: its id, and one line with the server's key and address. `uses` None means any number."""
+        ...
+
+    def tokens(self) -> Sequence[JoinTokenRow]:
+        """All join tokens, oldest first, including those that are no longer valid."""
+        ...
+
+    async def revoke_token(self, token_id: str, by: str) -> JoinTokenRow:
+        """The token enrolls no more agents. Idempotent. `Rejected` WF604 (404) for an unknown id."""
         ...
 
     async def approve(self, fingerprint: str, groups: Sequence[str], by: str) -> AgentRow:
@@ -101,6 +123,8 @@ class RepositoryRow(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     #: Without credentials.
     url: str
+    #: Patterns of the groups that its workflows may use.
+    groups: tuple[str, ...] = ("*",)
     refs: tuple[str, ...] = ()
     fetched_at: int | None = None
     revision_fetched: str | None = None

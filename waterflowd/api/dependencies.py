@@ -1,4 +1,4 @@
-"""What routes depend on: the services, and a principal with at least a certain role."""
+"""What routes depend on: the services, and a principal with a role that permits the request."""
 
 from __future__ import annotations
 
@@ -34,6 +34,10 @@ async def _approver(request: Request) -> Principal:
     return _require(request, Role.APPROVER)
 
 
+async def _operator(request: Request) -> Principal:
+    return _require(request, Role.OPERATOR)
+
+
 async def _admin(request: Request) -> Principal:
     return _require(request, Role.ADMIN)
 
@@ -43,6 +47,7 @@ ROLE_OF: dict[object, Role] = {
     _viewer: Role.VIEWER,
     _runner: Role.RUNNER,
     _approver: Role.APPROVER,
+    _operator: Role.OPERATOR,
     _admin: Role.ADMIN,
 }
 
@@ -55,5 +60,6 @@ async def _services(request: Request) -> Services:
 Viewer = Annotated[Principal, Depends(_viewer)]
 Runner = Annotated[Principal, Depends(_runner)]
 Approver = Annotated[Principal, Depends(_approver)]
+Operator = Annotated[Principal, Depends(_operator)]
 Admin = Annotated[Principal, Depends(_admin)]
 Ports = Annotated[Services, Depends(_services)]

@@ -48,7 +48,7 @@ class ApiTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown
     open: bool = False
     #: Path of the unix socket; empty for none.
     socket: str = "/run/waterflow/waterflowd.sock"
-    #: Role of everyone who may connect to the socket: `viewer`, `runner`, `approver`, `admin`, or `none`.
+    #: Role of everyone who may connect to the socket: `viewer`, `runner`, `approver`, `operator`, `admin`, or `none`.
     socket_role: str = "admin"
     #: Roles of individual users: name or uid, and a role or `none`.
     socket_users: dict[str, str] = {}

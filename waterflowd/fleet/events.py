@@ -48,4 +48,10 @@ class JoinTokenCreated(FleetFact, frozen=True, kw_only=True, tag="join-token-cre
     uses: int | None = None
 
 
-Fact = AgentApproved | AgentRevoked | JoinTokenCreated
+class JoinTokenRevoked(FleetFact, frozen=True, kw_only=True, tag="join-token-revoked"):
+    """The join token enrolls no more agents. Those that it has enrolled stay."""
+
+    token: str
+
+
+Fact = AgentApproved | AgentRevoked | JoinTokenCreated | JoinTokenRevoked

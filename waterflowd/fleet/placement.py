@@ -409,9 +409,9 @@ def _fits(request: SlotRequest, server: Server) -> bool:
 
 
 def _no_server(group: str) -> Reason:
-    text = f'no server is enrolled in group "{group}"; next: waterflowctl agents token --group {group}'
+    text = f'no server is enrolled in group "{group}"; next: waterflowctl agents tokens create --group {group}'
     if group == ALL_SERVERS:
-        text = "no server is enrolled; next: waterflowctl agents token --group GROUP"
+        text = "no server is enrolled; next: waterflowctl agents tokens create --group GROUP"
     return reason(ReasonCode.NO_SERVER_IN_GROUP, text, group=group)
 
 

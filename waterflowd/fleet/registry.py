@@ -45,7 +45,13 @@ class JoinToken(msgspec.Struct, kw_only=True):
     expires_at: int
     uses: int | None
     used: int
+    created_at: int
     created_by: str
+    revoked_at: int | None = None
+
+    def is_valid(self, now: int) -> bool:
+        """True until the token is revoked, expires, or is used up."""
+        return self.revoked_at is None and now < self.expires_at and (self.uses is None or self.used < self.uses)
 
 
 class Registry:
@@ -77,8 +83,13 @@ class Registry:
                     expires_at=fact.expires_at,
                     uses=fact.uses,
                     used=0,
+                    created_at=fact.at,
                     created_by=fact.by,
                 )
+            case events.JoinTokenRevoked():
+                token = self.tokens.get(fact.token)
+                if token is not None and token.revoked_at is None:
+                    token.revoked_at = fact.at
 
     def _add(self, fact: events.AgentApproved) -> None:
         entry = Enrolled(
@@ -124,19 +135,24 @@ class Registry:
         return self._groups
 
     def check_token(self, text: str, now: int) -> JoinToken:
-        """The token that `ID.SECRET` names. Raises `Rejected` WF224 if it is unknown, wrong, used up or expired."""
+        """The token that `ID.SECRET` names. Raises `Rejected` WF224 if it is unknown, wrong, revoked, used up or expired."""
         name, _, secret = text.partition(".")
         token = self.tokens.get(name)
         digest = hashlib.sha256(secret.encode()).hexdigest()
         if token is None or not hmac.compare_digest(digest, token.secret_sha256):
-            raise Rejected(
-                "WF224", "the join token is not known here; make a new one: waterflowctl agents token --group G"
-            )
+            raise _unusable("is not known here")
+        if token.revoked_at is not None:
+            raise _unusable("has been revoked")
         if now >= token.expires_at:
-            raise Rejected("WF224", "the join token has expired; make a new one: waterflowctl agents token --group G")
+            raise _unusable("has expired")
         if token.uses is not None and token.used >= token.uses:
-            raise Rejected("WF224", "the join token is used up; make a new one: waterflowctl agents token --group G")
+            raise _unusable("is used up")
         return token
+
+
+def _unusable(problem: str) -> Rejected:
+    next_step = "make a new one: waterflowctl agents tokens create --group GROUP"
+    return Rejected("WF224", f"the join token {problem}; {next_step}")
 
 
 def check_groups(groups: tuple[str, ...]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from waterflow_agent.join_token import JoinToken as TokenText
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.fleet import events
-from waterflowd.fleet.registry import Registry, check_groups, free_name
+from waterflowd.fleet.registry import JoinToken, Registry, check_groups, free_name
 from waterflowd.host.agents import AgentHandler
 from waterflowd.host.driver import Driver
 from waterflowd.model.ids import FLEET, AgentId
@@ -33,6 +33,8 @@ PENDING_MAX = 100
 #: How long a pending agent waits before it asks again.
 ASK_AGAIN_MS = 5_000
 TOKEN_TTL_MS_MAX = 30 * 24 * 3_600_000
+#: Join tokens that are valid at the same time.
+TOKENS_MAX = 10_000
 
 
 class PendingAgent(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,7 +163,7 @@ class EnrollmentService:
                 self._applied(fact)
 
     def _applied(self, fact: events.Fact) -> None:
-        if isinstance(fact, events.JoinTokenCreated):
+        if isinstance(fact, events.JoinTokenCreated | events.JoinTokenRevoked):
             self._registry.apply(fact)
             return
         before = self._registry.agents.get(fact.agent)
@@ -184,6 +186,8 @@ class EnrollmentService:
             raise Rejected("WF226", "a join token needs at least one use")
         name, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         now = self._clock.now()
+        if sum(token.is_valid(now) for token in self._registry.tokens.values()) >= TOKENS_MAX:
+            raise Rejected("WF609", f"the limit of {TOKENS_MAX} valid join tokens is reached; revoke some", status=429)
         fact = events.JoinTokenCreated(
             at=now,
             by=by,
@@ -201,6 +205,22 @@ class EnrollmentService:
             token_id=name,
             secret=secret,
         ).encode()
+
+    def tokens(self) -> list[JoinToken]:
+        """All join tokens, oldest first, including those that are no longer valid."""
+        return list(self._registry.tokens.values())
+
+    async def revoke_token(self, token_id: str, by: str) -> JoinToken:
+        """Revokes a join token. Idempotent. `Rejected` WF604 (404) for an unknown id."""
+        token = self._registry.tokens.get(token_id)
+        if token is None:
+            shown = quote(token_id, 60)
+            text = f"join token {shown} not found; list join tokens with `waterflowctl agents tokens`"
+            raise Rejected("WF604", text, status=404)
+        if token.revoked_at is None:
+            fact = events.JoinTokenRevoked(at=self._clock.now(), by=by, token=token.token)
+            await self._record(lambda: fact)
+        return token
 
     async def approve(self, fingerprint: str, groups: tuple[str, ...], by: str) -> AgentId:
         """Approves a pending agent, or changes an agent's groups. `Rejected` WF227 (404) for an unknown fingerprint."""

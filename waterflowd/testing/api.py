@@ -28,6 +28,7 @@ from waterflowd.admin.ports import (
     AgentRow,
     DefinitionPlan,
     DefinitionRow,
+    JoinTokenRow,
     PendingRow,
     RepositoryRow,
     ScheduleRow,
@@ -187,7 +188,7 @@ class MemoryAgentAdmin:
 
     agents: list[AgentRow] = field(default_factory=list)
     waiting: list[PendingRow] = field(default_factory=list)
-    tokens: list[tuple[tuple[str, ...], int, int | None, str]] = field(default_factory=list)
+    join_tokens: list[JoinTokenRow] = field(default_factory=list)
 
     def rows(self) -> Sequence[AgentRow]:
         """See the protocol."""
@@ -201,10 +202,31 @@ class MemoryAgentAdmin:
         """See the protocol."""
         return ServerRow(key="k" * 40, fingerprint="SHA256:" + "A" * 43, work="tcp://h:7233", enroll="tcp://h:7234")
 
-    async def create_token(self, groups: Sequence[str], ttl_ms: int, uses: int | None, by: str) -> str:
+    async def create_token(self, groups: Sequence[str], ttl_ms: int, uses: int | None, by: str) -> tuple[str, str]:
         """See the protocol."""
-        self.tokens.append((tuple(groups), ttl_ms, uses, by))
-        return f"wfj_{len(self.tokens)}"
+        row = JoinTokenRow(
+            id=f"{len(self.join_tokens) + 1}",
+            groups=tuple(groups),
+            uses=uses,
+            used=0,
+            created_at=0,
+            created_by=by,
+            expires_at=ttl_ms,
+        )
+        self.join_tokens.append(row)
+        return row.id, f"wfj_{row.id}"
+
+    def tokens(self) -> Sequence[JoinTokenRow]:
+        """See the protocol."""
+        return self.join_tokens
+
+    async def revoke_token(self, token_id: str, by: str) -> JoinTokenRow:
+        """See the protocol."""
+        for index, row in enumerate(self.join_tokens):
+            if row.id == token_id:
+                self.join_tokens[index] = msgspec.structs.replace(row, revoked_at=1)
+                return self.join_tokens[index]
+        raise Rejected("WF604", "there is no such join token", status=404)
 
     async def approve(self, fingerprint: str, groups: Sequence[str], by: str) -> AgentRow:
         """See the protocol."""

@@ -19,6 +19,7 @@ from schemathesis.specs.openapi import checks
 from tests.acceptance.cluster import Cluster, wait_until
 from tests.chance import IS_FULL
 from tests.patience import PATIENCE_S
+from waterflowd.access.roles import Role
 
 EXAMPLES = 200 if IS_FULL else 8
 CHECKS: list[Any] = [
@@ -28,7 +29,6 @@ CHECKS: list[Any] = [
     checks.response_headers_conformance,
     checks.response_schema_conformance,
 ]
-ROLES = ["viewer", "runner", "approver", "admin"]
 WORKFLOW = """
 name: one
 inputs:
@@ -77,6 +77,7 @@ def _serve(cluster: Cluster) -> Served:
         for role in ("viewer", "admin")
     }
     fingerprint = cluster.api("GET", "/v1/agents").json()["agents"][0]["fingerprint"]
+    join_token = cluster.api("POST", "/v1/agents/tokens", json={"groups": ["web"]}).json()["id"]
     cluster.stop_daemon()
     text = cluster.config.read_text().replace("open = true", "open = false")
     cluster.config.write_text(text)
@@ -88,6 +89,7 @@ def _serve(cluster: Cluster) -> Served:
             ("run_id", "/v1/runs"): run,
             ("path", "/v1/definitions"): "workflows/one.yml",
             ("name", "/v1/repositories"): "ops",
+            ("token_id", "/v1/agents/tokens"): join_token,
             ("fingerprint", "/v1/agents"): fingerprint,
         },
     )
@@ -128,7 +130,7 @@ def _is_expected(principal: str, operation: Any, response: Any) -> bool:
         return status not in (401, 403)
     if principal == "nobody":
         return status == 401
-    is_allowed = ROLES.index(principal) >= ROLES.index(definition["x-role"])
+    is_allowed = Role(principal).includes(Role(definition["x-role"]))
     return (status not in (401, 403)) if is_allowed else status == 403
 
 

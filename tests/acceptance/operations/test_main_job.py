@@ -99,7 +99,7 @@ def test_a_waiting_run_says_why_and_goes_on_when_a_server_comes(fleet: Cluster) 
     waiting = wait_until(
         lambda: (job := fleet.run(run)["jobs"][0])["reason"]["code"] == "no-server-in-group" and job, "a reason"
     )
-    assert "waterflowctl agents token --group gpu-servers" in waiting["reason"]["text"]
+    assert "waterflowctl agents tokens create --group gpu-servers" in waiting["reason"]["text"]
     assert "gpu-servers" in fleet.ctl("why", run).stdout
 
     fleet.add_agent("gpu-1", "gpu-servers")

@@ -40,7 +40,7 @@ def test_a_token_lets_in_as_many_agents_as_it_says(empty_cluster: Cluster) -> No
     cluster = empty_cluster
     cluster.start_daemon()
     token = cluster.folder / "token"
-    token.write_text(cluster.ctl("agents", "token", "--group", "web").stdout.splitlines()[-1])
+    token.write_text(cluster.ctl("agents", "tokens", "create", "--group", "web").stdout.splitlines()[-1])
     processes = []
     for name in ("one", "two"):
         config = cluster.folder / f"{name}.toml"

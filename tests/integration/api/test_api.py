@@ -455,7 +455,8 @@ async def test_agents_are_enrolled_approved_and_revoked(harness: ApiHarness, cli
     )
     made = await client.post("/v1/agents/tokens", json={"groups": ["web"], "ttl": "2h", "uses": 3})
     assert (made.status_code, made.json()["token"]) == (201, "wfj_1")
-    assert harness.agents.tokens == [(("web",), 7_200_000, 3, "anonymous")]
+    (row,) = (await client.get("/v1/agents/tokens")).json()["tokens"]
+    assert (row["id"], row["groups"], row["uses"], row["created_by"]) == (made.json()["id"], ["web"], 3, "anonymous")
     listed = (await client.get("/v1/agents")).json()
     assert [row["fingerprint"] for row in listed["pending"]] == [fingerprint]
     path = f"/v1/agents/{fingerprint.replace('/', '%2F')}"

@@ -11,9 +11,11 @@ import pytest
 from waterflow_agent.errors import Rejected
 from waterflowd.access.peer_roles import PeerRoles
 from waterflowd.access.roles import Role
+from waterflowd.admin.ports import RepositoryRow
 from waterflowd.api import openapi
 from waterflowd.api.app import ROUTERS
 from waterflowd.api.auth import PEER_UID, PUBLIC
+from waterflowd.model.ids import RunId, run_stream
 from waterflowd.testing.api import ApiHarness
 
 #: The minimum role of each route. Routes of the older name have the same role as the newer ones.
@@ -49,10 +51,13 @@ TABLE: dict[str, Role | None] = {
     "GET /v1/agents": Role.VIEWER,
     "GET /v1/groups": Role.VIEWER,
     "GET /v1/nodes": Role.VIEWER,
-    "POST /v1/agents/tokens": Role.APPROVER,
-    "POST /v1/agents/{fingerprint}/approve": Role.APPROVER,
-    "POST /v1/agents/{fingerprint}/revoke": Role.APPROVER,
-    "DELETE /v1/agents/{fingerprint}": Role.APPROVER,
+    "POST /v1/agents/tokens": Role.OPERATOR,
+    "POST /v1/agents/{fingerprint}/approve": Role.OPERATOR,
+    "POST /v1/agents/{fingerprint}/revoke": Role.OPERATOR,
+    "DELETE /v1/agents/{fingerprint}": Role.OPERATOR,
+    "GET /v1/agents/tokens": Role.OPERATOR,
+    "POST /v1/agents/tokens/{token_id}/revoke": Role.OPERATOR,
+    "DELETE /v1/agents/tokens/{token_id}": Role.OPERATOR,
     "GET /v1/tokens": Role.ADMIN,
     "POST /v1/tokens": Role.ADMIN,
     "POST /v1/tokens/{name}/revoke": Role.ADMIN,
@@ -157,6 +162,11 @@ JOB = "jobs:\n  a:\n    runs-on: {group}\n    steps:\n      - uses: log\n       
         ("POST", "/v1/tokens", {"role": "viewer"}),
         ("POST", "/v1/tokens", {"role": "admin", "groups": ["db"]}),
         ("POST", "/v1/tokens/whole/revoke", {}),
+        ("POST", "/v1/agents/tokens/1/revoke", {}),
+        ("DELETE", "/v1/agents/tokens/1", None),
+        ("POST", "/v1/repositories/both/sync", None),
+        ("POST", "/v1/repositories/every/suspend", None),
+        ("POST", "/v1/repositories/every/resume", None),
     ],
 )
 async def test_a_token_for_a_group_reaches_no_other(method: str, path: str, body: dict[str, Any] | None) -> None:
@@ -165,6 +175,9 @@ async def test_a_token_for_a_group_reaches_no_other(method: str, path: str, body
         harness.connect("web-1", "web")
         harness.connect("db-1", "db")
         harness.repositories.files["on-db.yml"] = JOB.format(group="db").encode()
+        for name, groups in (("both", ("web", "db")), ("every", ("web*",))):
+            harness.repositories.repositories.append(RepositoryRow(name=name, url="/r", is_ready=True, groups=groups))
+        await harness.agents.create_token(("db",), 60_000, 1, "whole")
         harness.token(Role.ADMIN, name="whole")
         bound = harness.token(Role.ADMIN, name="bound", groups=("web",))
         async with _client(harness, bound) as client:
@@ -172,7 +185,9 @@ async def test_a_token_for_a_group_reaches_no_other(method: str, path: str, body
         assert (answered.status_code, answered.json()["code"]) == (403, "WF602"), answered.text
         assert "bound" in answered.json()["detail"]
         assert {row.name for row in harness.agents.rows()} == {"web-1", "db-1"}
-        assert harness.agents.tokens == []
+        assert [row.revoked_at for row in harness.agents.join_tokens] == [None]
+        assert harness.repositories.synced == []
+        assert all(row.is_ready for row in harness.repositories.status())
         assert not [fact for fact in harness.audit() if type(fact).__name__ != "AccessRefused"]
 
 
@@ -180,6 +195,7 @@ async def test_a_token_for_a_group_works_for_that_group() -> None:
     """It starts runs, approves agents, and creates tokens with the same group."""
     async with ApiHarness(is_open=False) as harness:
         harness.connect("web-1", "web")
+        harness.repositories.repositories.append(RepositoryRow(name="web", url="/r", is_ready=True, groups=("web",)))
         async with _client(harness, harness.token(Role.ADMIN, name="bound", groups=("web",))) as client:
             for path, body in [
                 ("/v1/runs", {"yaml": JOB.format(group="web")}),
@@ -190,6 +206,27 @@ async def test_a_token_for_a_group_works_for_that_group() -> None:
                 assert answered.status_code == 201, answered.text
             assert (await client.get("/v1/runs")).status_code == 200
             assert (await client.post("/v1/agents/web-1/revoke")).status_code == 200
+            assert (await client.post("/v1/agents/tokens/1/revoke")).status_code == 200
+            assert (await client.post("/v1/repositories/web/sync")).status_code == 202
+
+
+async def test_a_rerun_has_only_the_groups_that_both_starters_may_use() -> None:
+    """A run follows from the earlier one: a re-run of a restricted run by an admin stays restricted, and the reverse."""
+    async with ApiHarness(is_open=False) as harness:
+        harness.connect("web-1", "web")
+        scopes: list[tuple[str, ...] | None] = []
+        for first, second in [((), ("web",)), (("web", "db"), ()), (("web", "db"), ("web", "x")), ((), ())]:
+            harness.token(Role.ADMIN, name=f"one-{len(scopes)}", groups=first)
+            harness.token(Role.ADMIN, name=f"two-{len(scopes)}", groups=second)
+            secrets = [f"wf_{name}-{len(scopes):0<39}" for name in ("one", "two")]
+            async with _client(harness, secrets[0]) as one, _client(harness, secrets[1]) as two:
+                run = (await one.post("/v1/runs", json={"yaml": JOB.format(group="web")})).json()["id"]
+                await harness.completed(run)
+                again = (await two.post(f"/v1/runs/{run}/rerun", json={})).json()["id"]
+            created = harness.log.read(run_stream(RunId(again)), 1, 1)[0].event
+            assert created.trigger.principal == f"two-{len(scopes)}"
+            scopes.append(created.trigger.scope)
+        assert scopes == [("web",), ("web", "db"), ("web",), None]
 
 
 async def test_the_last_use_of_a_token_is_shown() -> None:

@@ -235,14 +235,18 @@ def test_agents_are_let_in_from_the_command_line(server: Server) -> None:
     fingerprint = "SHA256:" + "a/b+" * 10 + "abc"
     waiting = PendingRow(fingerprint=fingerprint, name="db-1", groups=("db",), hostname="h", requested_at=5)
     server.harness.agents.waiting.append(waiting)
-    made = server.ctl("agents", "token", "--group", "web", "--uses", "0")
+    made = server.ctl("agents", "tokens", "create", "--group", "web", "--uses", "0")
     assert made.stdout.splitlines()[-1] == "wfj_1"
-    assert server.harness.agents.tokens[-1][2] is None
+    assert server.harness.agents.join_tokens[-1].uses is None
+    assert "0/any" in server.ctl("agents", "tokens").output
+    assert server.ctl("agents", "tokens", "revoke", "1").exit_code == 0
+    assert "revoked" in server.ctl("agents", "tokens").output
+    assert server.ctl("agents", "tokens", "revoke", "2").exit_code == 5
     assert f"agents approve {fingerprint}" in server.ctl("agents").output
     assert server.ctl("agents", "approve", fingerprint, "--group", "db").exit_code == 0
     assert server.ctl("agents", "revoke", "db-1").exit_code == 0
     assert server.ctl("agents", "revoke", "db-1").exit_code == 5
-    assert server.ctl("agents", "token").exit_code == 2
+    assert server.ctl("agents", "tokens", "create").exit_code == 2
 
 
 def test_sync_reaches_every_repository(server: Server) -> None:

@@ -68,20 +68,20 @@ async def test_g6_a_completed_run_starts_matching_files_once(work: Work) -> None
 
 async def test_a_triggered_run_acts_for_the_starter_of_the_completed_run(work: Work) -> None:
     """So a token for one group reaches no other one through a chain of runs, and nobody approves what they started."""
-    async with TriggerWorld(empty_log(), settings_of(work)) as world:
-        await world.sync()
+    async with TriggerHarness(empty_log(), settings_of(work)) as harness:
+        await harness.sync()
         first = "name: build\non: workflow_dispatch\n" + NAP
         second = "name: deploy\non: {workflow_run: {workflows: [build]}}\njobs: {a: {runs-on: db, steps: [{run: x}]}}\n"
         work.pushed({"workflows/build.yml": first, "workflows/deploy.yml": second})
-        await world.sync()
-        found = world.repositories.plan("workflows/build.yml", None)
+        await harness.sync()
+        found = harness.repositories.plan("workflows/build.yml", None)
         trigger = Trigger(kind=TriggerKind.MANUAL, by="ci", principal="ci", scope=("web",))
-        await world.driver.start(
+        await harness.driver.start(
             StartRequest(plan=found.plan, repository="ops", revision=found.revision, trigger=trigger)
         )
-        await world.until(lambda: len(world.runs()) == 2)
-        await world.settled()
-        triggered = world.runs()[1]
+        await harness.until(lambda: len(harness.runs()) == 2)
+        await harness.settled()
+        triggered = harness.runs()[1]
         assert (triggered.trigger.principal, triggered.trigger.scope) == ("ci", ("web",))
         assert triggered.conclusion is Conclusion.FAILURE
         assert 'may only use web, but not group "db"' in triggered.reason.text

@@ -13,6 +13,7 @@ from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.wire import messages
 from waterflowd.fleet import events
 from waterflowd.host import driver as driver_module
+from waterflowd.host import enrollment as enrollment_module
 from waterflowd.host.enrollment import PENDING_MAX, DaemonEndpoints
 from waterflowd.model.ids import FLEET
 from waterflowd.model.statuses import Conclusion, Status
@@ -93,8 +94,46 @@ async def test_a_wrong_or_late_token_is_refused_with_a_sentence() -> None:
         for text in (token, "nonsense", "x.y"):
             answer = await host.enrollment.request("one", ask(text))
             assert answer.state == "refused"
-            assert "waterflowctl agents token" in answer.text
+            assert "waterflowctl agents tokens create" in answer.text
         assert host.enrollment.pending() == []
+
+
+async def test_a_revoked_token_enrolls_nobody() -> None:
+    """Also after a restart; the agents that it has enrolled stay, and revoking it again changes nothing."""
+    async with HostHarness() as host:
+        token = await make_token(host, uses=None)
+        assert (await host.enrollment.request("one", ask(token))).state == "approved"
+        (row,) = host.enrollment.tokens()
+        assert (row.used, row.is_valid(host.clock.now())) == (1, True)
+        for _ in range(2):
+            revoked = await host.enrollment.revoke_token(row.token, "uid:0")
+            assert not revoked.is_valid(host.clock.now())
+        assert [type(record.event).__name__ for record in host.log.read(FLEET)] == [
+            "JoinTokenCreated",
+            "AgentApproved",
+            "JoinTokenRevoked",
+        ]
+        again = host.crashed()
+        for other in (host, again):
+            assert other.enrollment.is_approved("one")
+        answer = await host.enrollment.request("two", ask(token))
+        assert (answer.state, "has been revoked" in answer.text) == ("refused", True)
+        assert again.enrollment.tokens()[0].revoked_at is not None
+        with pytest.raises(Rejected) as unknown:
+            await host.enrollment.revoke_token("nothing", "uid:0")
+        assert unknown.value.status == 404
+
+
+async def test_valid_join_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A revoked or used one makes room."""
+    monkeypatch.setattr(enrollment_module, "TOKENS_MAX", 2)
+    async with HostHarness() as host:
+        first = await make_token(host)
+        await make_token(host)
+        with pytest.raises(Rejected, match="WF609"):
+            await make_token(host)
+        await host.enrollment.request("one", ask(first))
+        await make_token(host)
 
 
 async def test_without_a_token_an_agent_waits_for_approval() -> None:

@@ -10,8 +10,8 @@ from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema
 from waterflowd.access import roles
-from waterflowd.admin.ports import AgentRow
-from waterflowd.api.dependencies import Approver, Ports, Viewer
+from waterflowd.admin.ports import AgentRow, JoinTokenRow
+from waterflowd.api.dependencies import Operator, Ports, Viewer
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, page
 from waterflowd.api.request_bodies import parse_ttl, read_json
 from waterflowd.api.responses import json_response, returns, takes
@@ -22,7 +22,9 @@ from waterflowd.api.schemas.agents import (
     GroupsBody,
     GroupSchema,
     JoinTokenBody,
+    JoinTokenList,
     JoinTokenSchema,
+    NewJoinTokenSchema,
     NodeDescriptionSchema,
     NodeList,
     PendingAgentSchema,
@@ -113,13 +115,27 @@ def _nodes(agents: Sequence[AgentRow]) -> list[NodeDescriptionSchema]:
     ]
 
 
+@router.get("/v1/agents/tokens", responses={200: returns(JoinTokenList)})
+async def list_join_tokens(
+    services: Ports, _: Operator, limit: Limit = ROWS_MAX, cursor: PageCursor = None
+) -> Response:
+    """All join tokens without their secrets, oldest first, including those that are no longer valid."""
+    now = services.clock.now()
+    tokens, following = page(services.agents.tokens(), _token_key, limit, cursor)
+    return json_response(JoinTokenList(tokens=[JoinTokenSchema.of(row, now) for row in tokens], next=following))
+
+
+def _token_key(row: JoinTokenRow) -> str:
+    return f"{row.created_at:020} {row.id}"
+
+
 @router.post(
     "/v1/agents/tokens",
     status_code=201,
     openapi_extra=takes(JoinTokenBody),
-    responses={201: returns(JoinTokenSchema)},
+    responses={201: returns(NewJoinTokenSchema)},
 )
-async def create_join_token(request: Request, services: Ports, principal: Approver) -> Response:
+async def create_join_token(request: Request, services: Ports, principal: Operator) -> Response:
     """Create a join token. It is shown only once."""
     body = await read_json(request, JoinTokenBody)
     groups = check_groups(tuple(body.groups))
@@ -127,10 +143,25 @@ async def create_join_token(request: Request, services: Ports, principal: Approv
     if body.uses is not None and not 1 <= body.uses <= _USES_MAX:
         raise Rejected("WF605", f"`uses` must be between 1 and {_USES_MAX}, or null", where="uses")
     ttl_ms = parse_ttl(body.ttl, default_ms=_TOKEN_TTL_MS)
-    token = await services.agents.create_token(groups, ttl_ms, body.uses, principal.name)
-    await services.audit.action(principal, "create-join-token", ",".join(groups), uses=body.uses, ttl_s=ttl_ms // 1000)
+    token_id, token = await services.agents.create_token(groups, ttl_ms, body.uses, principal.name)
+    await services.audit.action(
+        principal, "create-join-token", ",".join(groups), token=token_id, uses=body.uses, ttl_s=ttl_ms // 1000
+    )
     expires_at = timestamp(services.clock.now() + ttl_ms)
-    return json_response(JoinTokenSchema(token=token, groups=groups, uses=body.uses, expires_at=expires_at), 201)
+    made = NewJoinTokenSchema(token=token, id=token_id, groups=groups, uses=body.uses, expires_at=expires_at)
+    return json_response(made, 201)
+
+
+@router.post("/v1/agents/tokens/{token_id}/revoke", responses={200: returns(JoinTokenSchema)})
+@router.delete("/v1/agents/tokens/{token_id}", responses={200: returns(JoinTokenSchema)})
+async def revoke_join_token(services: Ports, principal: Operator, token_id: str) -> Response:
+    """Revoke a join token by its id. The agents that it has enrolled stay."""
+    for row in services.agents.tokens():
+        if row.id == token_id:
+            roles.check_groups(principal, row.groups)
+    row = await services.agents.revoke_token(token_id, principal.name)
+    await services.audit.action(principal, "revoke-join-token", ",".join(row.groups), token=row.id)
+    return json_response(JoinTokenSchema.of(row, services.clock.now()))
 
 
 def _check_agent(services: Services, principal: roles.Principal, fingerprint: str) -> None:
@@ -145,7 +176,7 @@ def _check_agent(services: Services, principal: roles.Principal, fingerprint: st
     openapi_extra=takes(GroupsBody),
     responses={200: returns(AgentSchema)},
 )
-async def approve_agent(request: Request, services: Ports, principal: Approver, fingerprint: str) -> Response:
+async def approve_agent(request: Request, services: Ports, principal: Operator, fingerprint: str) -> Response:
     """Approve a pending agent, or change the groups of an approved one."""
     body = await read_json(request, GroupsBody)
     groups = check_groups(tuple(body.groups))
@@ -159,7 +190,7 @@ async def approve_agent(request: Request, services: Ports, principal: Approver, 
 
 @router.post("/v1/agents/{fingerprint:path}/revoke", responses={200: returns(RevokedAgentSchema)})
 @router.delete("/v1/agents/{fingerprint:path}", responses={200: returns(RevokedAgentSchema)})
-async def revoke_agent(services: Ports, principal: Approver, fingerprint: str) -> Response:
+async def revoke_agent(services: Ports, principal: Operator, fingerprint: str) -> Response:
     """End the agent's session, and reject its key from now on."""
     found = find_agent(services, fingerprint)
     _check_agent(services, principal, found)

@@ -9,7 +9,7 @@ import msgspec
 
 from waterflow_agent.nodes.schema import FROM_REPOSITORY, NodeSchema, RunsIn
 from waterflow_agent.wire.messages import OwnNode
-from waterflowd.admin.ports import AgentRow, PendingRow, ServerRow
+from waterflowd.admin.ports import AgentRow, JoinTokenRow, PendingRow, ServerRow
 from waterflowd.api.timestamps import Timestamp, timestamp
 
 #: The group that holds every agent.
@@ -142,9 +142,54 @@ class JoinTokenBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class JoinTokenSchema(msgspec.Struct, frozen=True, kw_only=True):
-    """A new join token. `token` is shown only once."""
+    """A join token without its secret. `used` agents have joined with it; `uses` null means any number."""
+
+    id: str
+    groups: tuple[str, ...]
+    status: Literal["valid", "used-up", "expired", "revoked"]
+    uses: int | None
+    used: int
+    created_at: Timestamp | None
+    created_by: str
+    expires_at: Timestamp | None
+    revoked_at: Timestamp | None
+
+    @classmethod
+    def of(cls, row: JoinTokenRow, now: int) -> JoinTokenSchema:
+        """The token as it is now."""
+        return cls(
+            id=row.id,
+            groups=row.groups,
+            status=_join_token_status(row, now),
+            uses=row.uses,
+            used=row.used,
+            created_at=timestamp(row.created_at),
+            created_by=row.created_by,
+            expires_at=timestamp(row.expires_at),
+            revoked_at=timestamp(row.revoked_at),
+        )
+
+
+def _join_token_status(row: JoinTokenRow, now: int) -> Literal["valid", "used-up", "expired", "revoked"]:
+    if row.revoked_at is not None:
+        return "revoked"
+    if row.uses is not None and row.used >= row.uses:
+        return "used-up"
+    return "expired" if now >= row.expires_at else "valid"
+
+
+class JoinTokenList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of join tokens."""
+
+    tokens: list[JoinTokenSchema]
+    next: str | None
+
+
+class NewJoinTokenSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """A new join token. `token` is shown only once; its `id` names it in the list."""
 
     token: str
+    id: str
     groups: tuple[str, ...]
     uses: int | None
     expires_at: Timestamp | None

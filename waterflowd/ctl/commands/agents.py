@@ -34,7 +34,7 @@ def agents(context: click.Context, as_json: bool) -> None:
     table(
         ["NAME", "STATUS", "GROUPS", "SLOTS", "VERSION", "SINCE", "FINGERPRINT"],
         [_row(row) for row in rows],
-        empty="no agents yet; create a join token: waterflowctl agents token --group GROUP",
+        empty="no agents yet; create a join token: waterflowctl agents tokens create --group GROUP",
     )
     for row in rows:
         _print_own_nodes(row["name"], row.get("own_nodes", []))
@@ -67,7 +67,35 @@ def _row(row: dict[str, Any]) -> list[str]:
     ]
 
 
-@agents.command("token")
+@agents.group("tokens", invoke_without_command=True)
+@json_option
+@click.pass_context
+def tokens(context: click.Context, as_json: bool) -> None:
+    """List, create and revoke join tokens."""
+    if context.invoked_subcommand is not None:
+        return
+    rows = client_of(context).pages("/v1/agents/tokens", "tokens")
+    if as_json:
+        print_json_list(rows)
+        return
+    table(
+        ["ID", "GROUPS", "STATUS", "USED", "EXPIRES", "CREATED BY"],
+        [
+            [
+                row["id"],
+                escape_for_display(", ".join(row["groups"])),
+                style(row["status"], "green" if row["status"] == "valid" else "bright_black"),
+                f"{row['used']}/{row['uses'] or 'any'}",
+                time_text(row["expires_at"]),
+                escape_for_display(row["created_by"]),
+            ]
+            for row in rows
+        ],
+        empty="no join tokens yet; create one: waterflowctl agents tokens create --group GROUP",
+    )
+
+
+@tokens.command("create")
 @_GROUPS
 @click.option("--ttl", default="1h", show_default=True, help="How long the token is valid.")
 @click.option(
@@ -79,7 +107,7 @@ def _row(row: dict[str, Any]) -> list[str]:
 )
 @json_option
 @click.pass_context
-def token(context: click.Context, groups: tuple[str, ...], ttl: str, uses: int, as_json: bool) -> None:
+def create_token(context: click.Context, groups: tuple[str, ...], ttl: str, uses: int, as_json: bool) -> None:
     """Create a join token; it is the last line of the output."""
     body = {"groups": list(groups), "ttl": ttl, "uses": uses or None}
     created = client_of(context).post("/v1/agents/tokens", body)
@@ -92,6 +120,19 @@ def token(context: click.Context, groups: tuple[str, ...], ttl: str, uses: int, 
     click.echo(f"Join token for {noun} {', '.join(groups)}: {agent_count}, expires {expiry}.", err=True)
     click.echo("On the server, write it to a file and run: waterflow-agent enroll --token-file FILE", err=True)
     click.echo(created["token"])
+
+
+@tokens.command("revoke")
+@click.argument("token", metavar="ID")
+@json_option
+@click.pass_context
+def revoke_token(context: click.Context, token: str, as_json: bool) -> None:
+    """Revoke a join token. The agents that it has enrolled stay."""
+    revoked = client_of(context).post(f"/v1/agents/tokens/{quote(token, safe='')}/revoke")
+    if as_json:
+        print_json([revoked])
+        return
+    click.echo(f"revoked join token {revoked['id']} for {escape_for_display(', '.join(revoked['groups']))}")
 
 
 @agents.command("key")
@@ -154,5 +195,5 @@ def groups(context: click.Context, as_json: bool) -> None:
             ]
             for row in rows
         ],
-        empty="no groups yet; add an agent to one: waterflowctl agents token --group GROUP",
+        empty="no groups yet; add an agent to one: waterflowctl agents tokens create --group GROUP",
     )

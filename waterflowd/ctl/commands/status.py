@@ -54,7 +54,9 @@ def _next_steps(found: dict[str, Any]) -> list[str]:
     if not found["repositories"]:
         steps.append("no repositories: add one to /etc/waterflow/waterflowd.toml, then systemctl restart waterflowd")
     if not found["agents_total"] and not found["pending"]:
-        steps.append("no agents: waterflowctl agents token --group GROUP, and give the token to the agent of a server")
+        steps.append(
+            "no agents: waterflowctl agents tokens create --group GROUP, and give the token to the agent of a server"
+        )
     return steps
 
 

@@ -45,8 +45,8 @@ def tokens(context: click.Context, as_json: bool) -> None:
 @click.option(
     "--role",
     required=True,
-    type=click.Choice(["viewer", "runner", "approver", "admin"]),
-    help="What the token may do; each role includes the ones before it.",
+    type=click.Choice(["viewer", "runner", "approver", "operator", "admin"]),
+    help="What the token may do: read, also start runs, also approve them; administer servers; everything.",
 )
 @click.option("--name", help="Name of its owner, shown in the audit trail.")
 @click.option("--group", "groups", multiple=True, metavar="GROUP", help="Only work of this group; may be repeated.")

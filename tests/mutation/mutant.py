@@ -12,5 +12,5 @@ class Mutant(NamedTuple):
     old: str
     new: str
     meaning: str
-    #: The test that must fail, `module:function`, where worlds rarely reach the code; empty if worlds must notice it.
+    #: The test that must fail, `module:function`, where simulations rarely reach the code; empty if simulations must notice it.
     test: str = ""

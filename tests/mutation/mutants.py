@@ -1,8 +1,8 @@
 """Mutants: the product broken in many small ways. The simulator must notice each of them, or it checks nothing.
 
 A mutant replaces a piece of one function's source; the new code is put into the same function object, so every module
-that has imported the function gets the mutant. `python -m tests.mutation.mutants` runs worlds under each mutant until one
-breaks a promise, and prints the table. A mutant that no world can notice by design (a second line of defence behind a
+that has imported the function gets the mutant. `python -m tests.mutation.mutants` runs simulations under each mutant until one
+breaks a promise, and prints the table. A mutant that no simulation can notice by design (a second line of defence behind a
 first) names the test that must notice it.
 """
 
@@ -26,7 +26,7 @@ from tests.mutation import child_run_mutants, trigger_mutants
 from tests.mutation.mutant import Mutant
 from tests.simulator import simulate
 
-#: Maximum number of worlds to try per mutant.
+#: Maximum number of simulations to try per mutant.
 SEEDS_MAX = 2_500
 
 
@@ -374,7 +374,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if live is not None:",
         "if False:",
         "two attempts of one step",
-        # No world reaches this: the daemon offers the next attempt only to a server that has answered for the previous
+        # No simulation reaches this: the daemon offers the next attempt only to a server that has answered for the previous
         # one.
         "tests.unit.agent.state.test_ledger:test_second_attempt_of_a_step_does_not_start_while_the_first_lives",
     ),
@@ -433,7 +433,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "self._go_back(key, stream)",
         "pass",
         "a new session does not send again what was on its way",
-        # In a world the output arrives later anyway, because what is not acknowledged is sent again.
+        # In a simulation the output arrives later anyway, because what is not acknowledged is sent again.
         "tests.unit.agent.execution.test_output:test_new_session_begins_at_the_last_acknowledgement",
     ),
     Mutant(f"{_SESSION}:Session._take_numbered", "if first > self._received + 1:", "if False:", "a gap is not seen"),
@@ -589,7 +589,7 @@ def _compiled(source: str, function: types.FunctionType) -> types.CodeType:
 
 
 def hunt(mutant: Mutant, seeds: int = SEEDS_MAX) -> tuple[int, str] | None:
-    """Returns the first seed whose world breaks a promise, and which promise; None if the mutant survives."""
+    """Returns the first seed whose simulation breaks a promise, and which promise; None if the mutant survives."""
     with alive(mutant):
         if mutant.test:
             return _tried(mutant.test)
@@ -597,7 +597,7 @@ def hunt(mutant: Mutant, seeds: int = SEEDS_MAX) -> tuple[int, str] | None:
             try:
                 report = simulate(seed)
             except Exception as error:  # noqa: BLE001  a mutant may break anything, and that is noticed too
-                return seed, f"the world broke: {error!r}"
+                return seed, f"the simulation broke: {error!r}"
             if report.violation is not None:
                 return seed, report.violation
     return None

@@ -21,7 +21,7 @@ QUICK_SEEDS_MAX = 100
 
 @pytest.mark.parametrize("meaning", QUICK)
 def test_broken_product_is_noticed(meaning: str) -> None:
-    """The simulator notices the mutant within a limited number of worlds."""
+    """The simulator notices the mutant within a limited number of simulations."""
     mutant = next(mutant for mutant in mutants.MUTANTS if mutant.meaning == meaning)
 
     assert mutants.hunt(mutant, QUICK_SEEDS_MAX) is not None

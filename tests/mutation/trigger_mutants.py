@@ -104,7 +104,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "versions = before.workflow_run_versions if before is not None else ()",
         "versions: tuple[TriggerVersion, ...] = ()",
         "a file that changes forgets the runs that it was to follow",
-        # Worlds reach this code, but seldom.
+        # Simulations reach this code, but seldom.
         "tests.unit.reconcile.test_state:test_the_trigger_of_a_file_is_known_for_each_position_of_the_log",
     ),
     # Webhooks.

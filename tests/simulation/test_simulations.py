@@ -1,4 +1,4 @@
-"""Worlds with every kind of fault: every promise is kept in each of them."""
+"""Simulations with every kind of fault: each promise is kept in each of them."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import pytest
 from tests.patience import PATIENCE_S
 from tests.simulator import campaign, simulate
 
-#: Number of worlds per test; there are several tests, so that they can run in parallel.
-WORLDS = 40
+#: Number of simulations per test; there are several tests, so that they can run in parallel.
+SIMULATIONS = 40
 KEPT = campaign.kept_seeds(Path(__file__).parent / "seeds.txt")
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_every_promise_is_kept(part: int) -> None:
-    """Every promise is kept in a limited number of worlds; `make sim SEEDS=N` runs as many as there is time for."""
-    totals = campaign.run(range(part * WORLDS, (part + 1) * WORLDS))
+    """Every promise is kept in a limited number of simulations; `make sim SEEDS=N` runs as many as there is time for."""
+    totals = campaign.run(range(part * SIMULATIONS, (part + 1) * SIMULATIONS))
 
     assert not totals.failed, "\n\n".join(campaign.explained(report) for report in totals.failed[:3])
 
 
 @pytest.mark.parametrize("seed", KEPT)
 def test_seed_that_found_something_finds_it_no_more(seed: int) -> None:
-    """Every promise is kept in the world of a seed that once broke one (see seeds.txt)."""
+    """Every promise is kept in the simulation of a seed that once broke one (see seeds.txt)."""
     report = simulate(seed)
 
     assert report.violation is None, campaign.explained(report)
 
 
-def test_worlds_meet_what_they_are_for() -> None:
-    """Across the worlds, runs complete, each fault happens, and each kind of event occurs."""
-    # Few steps wait for a person after being lost; these worlds have some.
+def test_simulations_reach_each_fault_and_each_kind_of_event() -> None:
+    """Across the simulations, runs complete, each fault happens, and each kind of event occurs."""
+    # Few steps wait for a person after being lost; these simulations have some.
     totals = campaign.run([*range(10_000, 10_120), 20_151, 20_221])
 
     assert totals.conclusions["success"] > 20

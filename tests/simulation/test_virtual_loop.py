@@ -89,7 +89,7 @@ def test_paused_process_catches_up_in_order(loop: VirtualLoop) -> None:
 
 
 def test_what_nobody_catches_is_remembered(loop: VirtualLoop) -> None:
-    """An uncaught error in a callback is recorded, so that it fails the world instead of vanishing in a log."""
+    """An uncaught error in a callback is recorded, so that it fails the simulation instead of vanishing in a log."""
     loop.outside(0.0, lambda: 1 / 0)
 
     loop.advance(1.0)

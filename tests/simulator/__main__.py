@@ -1,4 +1,4 @@
-"""`python -m tests.simulator`: runs worlds and prints the results. Exits with 1 if a promise was broken."""
+"""`python -m tests.simulator`: runs simulations and prints the results. Exits with 1 if a promise was broken."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import sys
 import click
 
 from tests.simulator import campaign
-from tests.simulator.world import Report, simulate
+from tests.simulator.simulation import Report, simulate
 
 #: How many broken promises are shown in full; the others are only counted.
 EXPLAINED_MAX = 5
 
 
 @click.command()
-@click.option("--seeds", default=1000, show_default=True, help="How many worlds.")
+@click.option("--seeds", default=1000, show_default=True, help="How many simulations.")
 @click.option("--first", default=0, show_default=True, help="The first one's seed.")
-@click.option("--seed", type=int, help="One world alone, with its whole trace.")
+@click.option("--seed", type=int, help="One simulation alone, with its whole trace.")
 def main(seeds: int, first: int, seed: int | None) -> None:
-    """Simulates worlds of a daemon and its agents with all kinds of faults."""
+    """Simulates a daemon and its agents with all kinds of faults."""
     if seed is not None:
         report = simulate(seed, has_whole_trace=True)
         print("\n".join(report.trace))

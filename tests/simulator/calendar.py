@@ -1,9 +1,9 @@
-"""The calendar of a world's schedules: stands in for cron expressions, with seconds instead of minutes.
+"""The calendar of a simulation's schedules: stands in for cron expressions, with seconds instead of minutes.
 
-Rules of this file: a world lasts half a minute, so its calendar is finer, and what the product measures in minutes is
+Rules of this file: a simulation lasts half a minute, so its calendar is finer, and what the product measures in minutes is
 scaled accordingly (`BOUNDS`, `WAKE_S_MAX`); the real expressions have their own tests. An expression is `every N`, in
 milliseconds. Instants occur only in the first half minute of each hour. A wall clock that jumps by an hour therefore
-finds the same instants again, an hour older or newer, and a world has an end.
+finds the same instants again, an hour older or newer, and a simulation has an end.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
 
-#: The log's clock when the world starts.
+#: The log's clock when the simulation starts.
 BEGAN_AT = 1_700_000_000_000
 HOUR_MS = 3_600_000
-#: The part of each hour that has instants; a world is healed before it ends.
+#: The part of each hour that has instants; a simulation is healed before it ends.
 SEASON_MS = 30_000
-#: Names in `reconcile.schedules`, and their values while a world runs.
+#: Names in `reconcile.schedules`, and their values while a simulation runs.
 BOUNDS = {"LATE_MS": 1_500, "CATCH_UP_MAX": 5, "QUEUE_MAX": 3, "CLOCK_BACK_MAX_MS": 20_000}
 WAKE_S_MAX = 3.0
 #: The same for `reconcile.hooks`: how long a signature with a timestamp is valid.

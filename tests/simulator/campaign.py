@@ -1,4 +1,4 @@
-"""A campaign: many worlds one after the other, and their totals."""
+"""A campaign: many simulations one after the other, and their totals."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tests.simulator.patches import processor_s
-from tests.simulator.world import Report, simulate
+from tests.simulator.simulation import Report, simulate
 
-#: How many trace lines of a failed world are shown; repeating its seed alone shows the whole trace.
+#: How many trace lines of a failed simulation are shown; repeating its seed alone shows the whole trace.
 SHOWN_LINES_MAX = 60
 
 
 class Totals:
-    """Sums over all worlds of a campaign."""
+    """Sums over all simulations of a campaign."""
 
     def __init__(self) -> None:
         self.seeds = 0
@@ -28,7 +28,7 @@ class Totals:
         self.failed: list[Report] = []
 
     def add(self, report: Report) -> None:
-        """Adds the report of one world."""
+        """Adds the report of one simulation."""
         self.seeds += 1
         self.simulated_ms += report.ended_at
         self.frames += report.frames
@@ -52,7 +52,7 @@ class Totals:
 
 
 def run(seeds: Iterable[int], on_failure: Callable[[Report], None] = lambda report: None) -> Totals:
-    """Runs the worlds of these seeds."""
+    """Runs the simulations of these seeds."""
     totals = Totals()
     began = processor_s()
     for seed in seeds:

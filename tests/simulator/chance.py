@@ -1,6 +1,6 @@
-"""Chance: which faults a world has, and how often. All of it follows from the seed.
+"""Chance: which faults a simulation has, and how often. All of it follows from the seed.
 
-Rules of this file: a world has a few kinds of faults, not all of them at once, so that one fault does not hide what
+Rules of this file: a simulation has a few kinds of faults, not all of them at once, so that one fault does not hide what
 another would reveal; the seed decides which. Every fault that happens is counted under its name.
 """
 
@@ -44,13 +44,13 @@ CHANCES: dict[str, float] = {
     "step slow": 0.10,
 }
 NAMES = (*MOMENTS, *CHANCES)
-#: Probabilities of optional features of a world, and the faults that these add, in the same two categories.
+#: Probabilities of optional features of a simulation, and the faults that these add, in the same two categories.
 HAS_REPOSITORY = 0.35
 HAS_REVOCATION = 0.10
 HAS_BACKUP = 0.12
 HAS_LANGUAGE = 0.5
 HAS_SECRETS = 0.25
-#: Chosen so that the worlds of seeds that once found a bug (tests/simulation/seeds.txt) have none of these and stay unchanged.
+#: Chosen so that the seeds that once found a bug (tests/simulation/seeds.txt) have none of these and stay unchanged.
 SALT = 459
 LANGUAGE_SALT = 15767
 SECRETS_SALT = 197
@@ -61,7 +61,7 @@ REPOSITORY_MOMENTS = {"repository away": 7.0}
 REPOSITORY_CHANCES = {"hint lost": 0.3, "repository slow": 0.15, "object unreadable": 0.05}
 HAS_TRIGGERS = 0.1
 TRIGGERS_SALT = 6
-#: Faults that are hard on triggers: such a world has some of them in addition.
+#: Faults that are hard on triggers: such a simulation has some of them in addition.
 TRIGGERS_FAULTS = (
     "wall clock jumped",
     "daemon killed",
@@ -79,21 +79,21 @@ CHANCES |= REPOSITORY_CHANCES | CHILD_RUNS_CHANCES | TRIGGERS_CHANCES
 
 
 class Chance:
-    """The dice of one world."""
+    """The dice of one simulation."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        #: Decides what the world is like: plans, servers, start times.
+        #: Decides what the simulation is like: plans, servers, start times.
         self.shape = random.Random(f"{seed}/shape")
         #: Decides what goes wrong, and how long things take.
         self.dice = random.Random(f"{seed}/dice")
         kinds = self.shape.choice((0, 1, 2, 3, 5, 8, len(NAMES)))
         self.active = frozenset(self.shape.sample(NAMES, kinds))
-        #: Whether the world has long steps, and cuts that are longer.
+        #: Whether the simulation has long steps, and cuts that are longer.
         self.is_long = self.shape.random() < 0.12
         if self.is_long:
             self.active |= {"link cut for long"}
-        #: Decides which optional features the world has, and their faults.
+        #: Decides which optional features the simulation has, and their faults.
         self.more = random.Random(f"{seed}/more/{SALT}")
         self.has_repository = self.more.random() < HAS_REPOSITORY
         self.has_revocation = self.more.random() < HAS_REVOCATION

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from tests.simulator.chance import MOMENTS
-from tests.simulator.checks.promises import FORGED
+from tests.simulator.environment import Environment
+from tests.simulator.outside.repository import Repository
+from tests.simulator.outside.server import Server
 from waterflow_agent.attempts import AttemptId, Outcome
 from waterflow_agent.wire import messages
 
-if TYPE_CHECKING:
-    from tests.simulator.outside.server import Server
-    from tests.simulator.world import World
+#: What a forged report claims; it must never appear anywhere.
+FORGED = "forged"
 
 
 class Nemesis:
-    """Causes the faults of one world that do not depend on an operation."""
+    """Causes the faults of one simulation that do not depend on an operation."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._dice = world.chance.dice
+    def __init__(
+        self,
+        environment: Environment,
+        servers: Sequence[Server],
+        repositories: Sequence[Repository],
+        revoke: Callable[[Server], None],
+    ) -> None:
+        self._environment = environment
+        self._servers = servers
+        self._repositories = repositories
+        self._revoke_agent = revoke
+        self._dice = environment.chance.dice
         self._is_over = False
         self._deeds: dict[str, Callable[[], bool]] = {
             "daemon killed": self._kill_daemon,
@@ -44,7 +53,7 @@ class Nemesis:
     def begin(self) -> None:
         """Starts causing faults."""
         for name in MOMENTS:
-            if name in self._world.chance.active:
+            if name in self._environment.chance.active:
                 self._arm(name)
 
     def stop(self) -> None:
@@ -52,23 +61,23 @@ class Nemesis:
         self._is_over = True
 
     def _arm(self, name: str) -> None:
-        self._world.loop.outside(self._dice.expovariate(1 / MOMENTS[name]), self._strike, name)
+        self._environment.loop.outside(self._dice.expovariate(1 / MOMENTS[name]), self._strike, name)
 
     def _strike(self, name: str) -> None:
         if self._is_over:
             return
         if self._deeds[name]():
-            self._world.chance.counts[name] += 1
+            self._environment.chance.counts[name] += 1
         self._arm(name)
 
     def _server(self) -> Server:
-        return self._dice.choice(self._world.servers)
+        return self._dice.choice(self._servers)
 
     def _kill_daemon(self) -> bool:
-        daemon = self._world.daemon
+        daemon = self._environment.daemon
         if daemon is None:
             return False
-        self._world.kill_daemon(daemon.process, "at a random moment")
+        self._environment.kill_daemon(daemon.process, "at a random moment")
         return True
 
     def _kill_agent(self) -> bool:
@@ -79,43 +88,45 @@ class Nemesis:
         return True
 
     def _freeze_daemon(self) -> bool:
-        daemon = self._world.daemon
+        daemon = self._environment.daemon
         if daemon is None or daemon.process.is_paused:
             return False
-        self._world.freeze(daemon.process, self._dice.uniform(0.05, 9.0))
+        self._environment.freeze(daemon.process, self._dice.uniform(0.05, 9.0))
         return True
 
     def _freeze_agent(self) -> bool:
         agent = self._server().agent
         if agent is None or agent.process.is_paused:
             return False
-        self._world.freeze(agent.process, self._dice.choice((self._dice.uniform(0.05, 5.0), self._dice.uniform(5, 25))))
+        self._environment.freeze(
+            agent.process, self._dice.choice((self._dice.uniform(0.05, 5.0), self._dice.uniform(5, 25)))
+        )
         return True
 
     def _fill_daemon_disk(self) -> bool:
-        world = self._world
-        if world.is_daemon_disk_full:
+        environment = self._environment
+        if environment.is_daemon_disk_full:
             return False
-        world.note("daemon: its disk is full")
-        world.is_daemon_disk_full = True
-        world.loop.outside(self._dice.uniform(0.1, 6.0), world.empty_daemon_disk)
+        environment.note("daemon: its disk is full")
+        environment.is_daemon_disk_full = True
+        environment.loop.outside(self._dice.uniform(0.1, 6.0), environment.empty_daemon_disk)
         return True
 
     def _fill_agent_disk(self) -> bool:
         server = self._server()
         if server.disk.is_full:
             return False
-        self._world.note(f"{server.name}: its disk is full")
+        self._environment.note(f"{server.name}: its disk is full")
         server.disk.is_full = True
-        server.disk_full_at = self._world.now_ms
-        self._world.loop.outside(self._dice.uniform(0.1, 6.0), self._world.empty_disk, server)
+        server.disk_full_at = self._environment.now_ms
+        self._environment.loop.outside(self._dice.uniform(0.1, 6.0), server.make_room)
         return True
 
     def _kill_runner(self) -> bool:
         server = self._server()
         if server.runner is None or server.runner.is_dead:
             return False
-        self._world.note(f"{server.name}: runner killed")
+        self._environment.note(f"{server.name}: runner killed")
         server.runner.die()
         return True
 
@@ -125,52 +136,52 @@ class Nemesis:
 
     def _cut(self, least_s: float, most_s: float) -> bool:
         server, duration_s = self._server(), self._dice.uniform(least_s, most_s)
-        self._world.note(f"{server.name}: link cut for {duration_s:.1f} s")
-        self._world.network.cut(server.name, duration_s)
+        self._environment.note(f"{server.name}: link cut for {duration_s:.1f} s")
+        self._environment.network.cut(server.name, duration_s)
         return True
 
     def _cut_one_way(self) -> bool:
         server, duration_s = self._server(), self._dice.uniform(0.1, 20.0)
         is_up = self._dice.random() < 0.5
-        self._world.note(f"{server.name}: link cut {'to' if is_up else 'from'} the daemon for {duration_s:.1f} s")
-        self._world.network.cut(server.name, duration_s, is_up=is_up, is_down=not is_up)
+        self._environment.note(f"{server.name}: link cut {'to' if is_up else 'from'} the daemon for {duration_s:.1f} s")
+        self._environment.network.cut(server.name, duration_s, is_up=is_up, is_down=not is_up)
         return True
 
     def _close_connection(self) -> bool:
         server = self._server()
-        self._world.note(f"{server.name}: connection closed")
-        self._world.network.close_connection(server.name)
+        self._environment.note(f"{server.name}: connection closed")
+        self._environment.network.close_connection(server.name)
         return True
 
     def _jump(self) -> bool:
-        self._world.set_wall(self._dice.choice((-3_600_000, -5_000, 5_000, 3_600_000)))
+        self._environment.set_wall(self._dice.choice((-3_600_000, -5_000, 5_000, 3_600_000)))
         return True
 
     def _take_repository_away(self) -> bool:
-        there = [repository for repository in self._world.repositories if not repository.is_away]
-        if not there:
+        readable = [repository for repository in self._repositories if not repository.is_away]
+        if not readable:
             return False
-        repository = there[0] if len(there) == 1 else self._dice.choice(there)
-        self._world.note("repository: it is away")
+        repository = readable[0] if len(readable) == 1 else self._dice.choice(readable)
+        self._environment.note("repository: it is away")
         repository.is_away = True
-        self._world.loop.outside(self._dice.uniform(0.1, 5.0), repository.come_back)
+        self._environment.loop.outside(self._dice.uniform(0.1, 5.0), repository.come_back)
         return True
 
     def _revoke(self) -> bool:
         server = self._server()
         if server.is_revoked:
             return False
-        self._world.revoke(server)
+        self._revoke_agent(server)
         return True
 
     def _forge(self) -> bool:
         """Sends a report about an open attempt that does not match its lease: another epoch, or another agent."""
-        daemon = self._world.daemon
+        daemon = self._environment.daemon
         if daemon is None or daemon.process.is_paused:
             return False
         open_ones = [
             (run, job, step, step.last)
-            for run in self._world.checks.shadows.values()
+            for run in self._environment.shadows.values()
             for job in run.jobs
             for step in job.steps
             if step.last is not None and step.last.is_open
@@ -188,7 +199,7 @@ class Nemesis:
         else:
             return False
         key = messages.TaskId(AttemptId(run.id, job.id, step.id, attempt.number), epoch)
-        self._world.note(f"stale report of {step.id} from {live.instance} under epoch {epoch}")
+        self._environment.note(f"stale report of {step.id} from {live.instance} under epoch {epoch}")
         report = messages.Finished(key, Outcome.SUCCESS, 0, "", "", {FORGED: 1}, {}, 1, 2, 0, 0)
         daemon.process.run(daemon.agents.received, live.agent, [report], lambda: None)
         return True

@@ -1,8 +1,8 @@
-"""What some worlds' workflows have besides sequences of steps: expanded jobs, gates, blocks, calls, and retries of
+"""What some simulations' workflows have besides sequences of steps: expanded jobs, gates, blocks, calls, and retries of
 jobs.
 
-Rules of this file: plans are made directly, with separate dice, so that worlds without these features stay unchanged. A
-concurrency group has the same limit in all plans of a world, so the checkers know it by its name.
+Rules of this file: plans are made directly, with separate dice, so that simulations without these features stay unchanged. A
+concurrency group has the same limit in all plans of a simulation, so the checkers know it by its name.
 """
 
 from __future__ import annotations

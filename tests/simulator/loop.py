@@ -3,7 +3,7 @@
 Rules of this file:
 
 - Time moves only when nothing is ready, and then straight to the next timer. Running code takes no time.
-- Everything that is scheduled belongs to the process in whose context it was scheduled, or to the world (no process).
+- Everything that is scheduled belongs to the process in whose context it was scheduled, or to the simulation (no process).
 - A killed process runs nothing more: what it had scheduled is dropped, and its coroutines are closed. Code in their
   `finally` still runs, but what that code schedules is dropped as well; the process's ports are taken away first.
 - A paused process (SIGSTOP) keeps what is due for later; time continues without it.
@@ -22,7 +22,7 @@ from typing import Any
 
 #: Maximum number of callbacks in one instant; more mean an endless cycle.
 TURNS_MAX = 50_000
-#: Maximum number of callbacks in the life of a world; an ordinary one has some thousands.
+#: Maximum number of callbacks in the life of a simulation; an ordinary one has some thousands.
 TURNS_IN_ALL_MAX = 1_000_000
 #: A coroutine that awaits in its `finally` has to be closed more than once.
 _CLOSES_MAX = 20
@@ -76,7 +76,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.failures: list[tuple[str, BaseException | None]] = []
 
     def time(self) -> float:
-        """Returns the seconds since the world started."""
+        """Returns the seconds since the simulation started."""
         return self._time
 
     @property
@@ -110,7 +110,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return handle
 
     def outside(self, delay_s: float, callback: Callable[..., Any], *args: Any) -> Any:
-        """Sets a timer of the world itself, whoever calls this: it fires even if a process is killed or paused."""
+        """Sets a timer of the simulation itself, whoever calls this: it fires even if a process is killed or paused."""
         return self.call_at(self._time + delay_s, callback, *args, context=self._nobody)
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:

@@ -1,4 +1,4 @@
-"""Replaces what the real modules take from the machine while a world runs: randomness, the calendar, loggers.
+"""Replaces what the real modules take from the machine while a simulation runs: randomness, the calendar, loggers.
 
 Everything else that touches the outside enters through a port and is simulated there. Only the names below are
 replaced, and they are always restored.
@@ -13,22 +13,20 @@ import sys
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tests.simulator import calendar
+from tests.simulator.environment import Environment
 from waterflowd.host import driver
 from waterflowd.reconcile import schedules, webhooks
 from waterflowd.reconcile.loop import repository, scheduler, workflow_run_triggers
 
-if TYPE_CHECKING:
-    from tests.simulator.world import World
-
 
 class _Supervised:
-    """Replaces the logger of loops that survive any error: in a world, an error that they log ends the world."""
+    """Replaces the logger of loops that survive any error: in a simulation, an error that they log ends the simulation."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
 
     def info(self, *_: object, **__: object) -> None:
         """Drops the message."""
@@ -37,15 +35,15 @@ class _Supervised:
 
     def exception(self, text: str, *args: object, **_: object) -> None:
         """Reports an exception that should never have been raised."""
-        self._world.checks.fail(f"a fault: {text % args}: {sys.exception()!r}", sys.exception())
+        self._environment.fail(f"a fault: {text % args}: {sys.exception()!r}", sys.exception())
 
 
 @contextlib.contextmanager
-def installed(world: World) -> Iterator[None]:
-    """Makes the modules see only this world."""
+def installed(environment: Environment) -> Iterator[None]:
+    """Makes the modules see only this simulation."""
     swapped: list[tuple[Any, str, Any]] = [
-        (driver, "secrets", SimpleNamespace(randbits=world.chance.dice.getrandbits)),
-        *_swapped_for_triggers(world),
+        (driver, "secrets", SimpleNamespace(randbits=environment.chance.dice.getrandbits)),
+        *_swapped_for_triggers(environment),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in swapped]
     level = logging.root.manager.disable
@@ -64,9 +62,11 @@ def installed(world: World) -> Iterator[None]:
             gc.enable()
 
 
-def _swapped_for_triggers(world: World) -> list[tuple[Any, str, Any]]:
+def _swapped_for_triggers(environment: Environment) -> list[tuple[Any, str, Any]]:
     """Returns the replacements for triggers: seconds take the place of the calendar's minutes and of their limits."""
-    swapped = [(module, "_logger", _Supervised(world)) for module in (repository, scheduler, workflow_run_triggers)]
+    swapped = [
+        (module, "_logger", _Supervised(environment)) for module in (repository, scheduler, workflow_run_triggers)
+    ]
     return [
         *swapped,
         (schedules, "cron", calendar),
@@ -78,5 +78,5 @@ def _swapped_for_triggers(world: World) -> list[tuple[Any, str, Any]]:
 
 
 def processor_s() -> float:
-    """Returns the processor time of this thread, for the figures of a campaign; it is not part of any world."""
+    """Returns the processor time of this thread, for the figures of a campaign; it is not part of any simulation."""
     return time.thread_time()

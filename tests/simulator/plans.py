@@ -1,4 +1,4 @@
-"""Workflows of a world, made from its seed: jobs with needs and conditions, retries, timeouts, sleeps, and lost
+"""Workflows of a simulation, made from its seed: jobs with needs and conditions, retries, timeouts, sleeps, and lost
 attempts.
 
 Plans are made directly, not compiled from a file: the language has its own tests, and making a plan directly costs a

@@ -1,4 +1,4 @@
-"""The trace of a world: the newest lines for people, and a digest of all lines for comparison."""
+"""The trace of a simulation: the newest lines for people, and a digest of all lines for comparison."""
 
 from __future__ import annotations
 

@@ -8,11 +8,11 @@ other refs. The first word of a text says what starts the file: `tick:every-2000
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from tests.simulator import plans as rows
+from tests.simulator.environment import Environment
 from tests.simulator.outside.repository import KINDS, MAIN, SOURCE_FILE, Repository, kind
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import repository_stream
@@ -20,9 +20,6 @@ from waterflowd.model.plan import CatchUp, Overlap, ScheduleTrigger, Triggers, W
 from waterflowd.model.records import Batch
 from waterflowd.reconcile.events import RevisionApplied
 from waterflowd.reconcile.settings import RepositorySettings
-
-if TYPE_CHECKING:
-    from tests.simulator.world import World
 
 TICK, TOCK = "workflows/tick.yml", "workflows/tock.yml"
 HOOK, HOOK_NAME, HOOK_SECRET = "workflows/hook.yml", "deploy", "secret of the hook"
@@ -38,21 +35,21 @@ class Triggered(Repository):
 
     paths = (TICK, TOCK, HOOK, NEXT, LAST)
 
-    def __init__(self, world: World, dice: random.Random, groups: tuple[str, ...]) -> None:
+    def __init__(self, environment: Environment, dice: random.Random, groups: tuple[str, ...]) -> None:
         settings = RepositorySettings(name="events", url="", refs=("main",), interval_ms=3_000)
         pushed = rows.make_pushed(dice, groups)
         (job,) = pushed.jobs
         (step,) = job.steps
         step = msgspec.structs.replace(step, params={"run": f"d={dice.choice(_DURATIONS_MS)} p=1 x=0"})
         plan = msgspec.structs.replace(pushed, jobs=(msgspec.structs.replace(job, steps=(step,)),))
-        super().__init__(world, dice, plan, settings)
+        super().__init__(environment, dice, plan, settings)
         files = {path: f"{self._word(path)} first".encode() for path in self.paths if dice.random() < 0.7}
         self._commit(files, (MAIN,))
 
     def begin(self) -> None:
         """People start to push."""
         for _ in range(self._dice.choice((1, 2, 4, 7))):
-            self._world.loop.outside(self._dice.uniform(0.0, 20.0), self._do_something)
+            self._environment.loop.outside(self._dice.uniform(0.0, 20.0), self._do_something)
 
     def triggers(self, path: str, content: bytes) -> Triggers | None:
         """Returns the triggers of a file; None for a broken one."""

@@ -1,4 +1,4 @@
-"""The truth: what really ran, where and when; no component inside the world can know it."""
+"""The truth: what really ran, where and when; no component inside the simulation can know it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ StepKey = tuple[str, str, str]
 
 
 class Execution:
-    """One process that was started for an attempt. Times are the world's milliseconds, unless their name says wall."""
+    """One process that was started for an attempt. Times are the simulation's milliseconds, unless their name says wall."""
 
     def __init__(self, key: TaskId, server: str, started_at: int, started_wall_ms: int) -> None:
         self.key = key

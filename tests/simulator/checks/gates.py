@@ -7,9 +7,10 @@ they are before an event. What may hold for a moment within a batch is checked w
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tests.simulator.checks import oracle
+from tests.simulator.environment import Environment
 from tests.simulator.language import LIMITS
 from waterflowd.engine import Run, events
 from waterflowd.engine.state.gates import Lock
@@ -20,9 +21,6 @@ from waterflowd.model.ids import JobId, RunId, StepId
 from waterflowd.model.records import Reused
 from waterflowd.model.statuses import FAILURES, Conclusion, Status
 
-if TYPE_CHECKING:
-    from tests.simulator.world import World
-
 #: The first events of a job that starts to work, and of an instance that may start.
 _BEGIN = (events.JobReady, events.JobExpanded, events.JobEntered)
 _TURN = (*_BEGIN, events.LockRequested)
@@ -30,11 +28,11 @@ _TURN = (*_BEGIN, events.LockRequested)
 Group = tuple[str, str]
 
 
-class Gates:
-    """The gate checkers of one world."""
+class GateChecker:
+    """The gate checkers of one simulation."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
         #: People's decisions, according to the log.
         self._decided: set[tuple[RunId, JobId, StepId | None, str]] = set()
         #: When the holders that were granted a lock in the current batch started to wait.
@@ -80,7 +78,7 @@ class Gates:
             self._check_try(shadow, event)
 
     def _expect(self, is_kept: object, text: str) -> None:
-        self._world.checks.expect(is_kept, text)
+        self._environment.expect(is_kept, text)
 
     # Order of instances -----------------------------------------------------------------------------------------------
 
@@ -211,7 +209,7 @@ class Gates:
             return
         holders: dict[Group, int] = {}
         waiting: dict[Group, list[int]] = {}
-        for shadow in self._world.checks.shadows.values():
+        for shadow in self._environment.shadows.values():
             for _, lock in _locks(shadow):
                 group = (shadow.repository or "", lock.group)
                 if lock.is_held:

@@ -7,17 +7,15 @@ wrong in the same way, no check notices.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tests.simulator.truth import Execution
 from waterflowd.engine import Run, events
 from waterflowd.engine.inputs import Timer, TimerKind
 from waterflowd.engine.state.blocks import Attempt, Block, Step
 from waterflowd.engine.state.runs import Job
 from waterflowd.model.plan import JobPlan, OnLost, StepPlan
 from waterflowd.model.statuses import Outcome, Status
-
-if TYPE_CHECKING:
-    from tests.simulator.truth import Execution
 
 #: How often in a row agents may refuse attempts before the step fails, and attempts of `on-lost: retry` without a
 #: `retry`.

@@ -1,45 +1,42 @@
-"""The checkers: what is promised, compared with what happened. The first broken promise ends the world.
+"""The checkers: what is promised, compared with what happened. The first broken promise ends the simulation.
 
 Rules of this file:
 
 - Each check names its promise (G1 to G9). A check looks at the truth, at the durable log and at what left the daemon,
   never at what the components say about themselves.
-- The shadow of a run is the fold of its durable events, made here, one event at a time. Right after each commit the
-  driver's own run must be equal to it, and what the driver keeps for the run (timers, slots, slot requests) must be
-  what that state needs.
+- The shadow of a run is the fold of its durable events, made here, one event at a time.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from tests.simulator.checks import oracle
-from tests.simulator.checks.gates import Gates
-from tests.simulator.checks.ref_updates import Movements
-from tests.simulator.checks.schedules import Instants
-from tests.simulator.checks.webhooks import Deliveries
-from tests.simulator.checks.workflow_runs import Followers
-from tests.simulator.child_runs import ChildRuns
+from tests.simulator.checks.child_runs import ChildRunChecker
+from tests.simulator.checks.driver import DriverChecker
+from tests.simulator.checks.gates import GateChecker
+from tests.simulator.checks.ref_updates import RefUpdateChecker
+from tests.simulator.checks.schedules import ScheduleChecker
+from tests.simulator.checks.webhooks import DeliveryChecker
+from tests.simulator.checks.workflow_runs import WorkflowRunChecker
+from tests.simulator.environment import Environment
+from tests.simulator.faults import FORGED
+from tests.simulator.outside.host import Host
+from tests.simulator.outside.repository import Repository
+from tests.simulator.outside.server import Server
+from tests.simulator.triggered import Triggered
+from tests.simulator.truth import Execution
 from waterflow_agent.wire import messages
 from waterflowd.engine import Run, events, evolve
-from waterflowd.engine.inputs import Timer, TimerKind
 from waterflowd.engine.state.blocks import Attempt, Step
 from waterflowd.engine.state.runs import Job
 from waterflowd.fleet.events import AgentRevoked
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import FLEET, AgentId, AttemptId, JobId, RunId, StepId, run_stream
 from waterflowd.model.records import Batch, Record
-from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
-from waterflowd.testing.scenario import dump
-
-if TYPE_CHECKING:
-    from tests.simulator.outside.repository import Repository
-    from tests.simulator.outside.server import Server
-    from tests.simulator.people import Revocation
-    from tests.simulator.truth import Execution
-    from tests.simulator.world import World
-    from waterflowd.testing.memory_log import MemoryLog
+from waterflowd.model.statuses import Conclusion, Outcome
+from waterflowd.testing.memory_log import MemoryLog
 
 #: How long after its time limit, or after the healing, a job may take to end: the link is found dead and reopened, the
 #: stop is sent, and the grace period passes.
@@ -48,30 +45,35 @@ JOB_GRACE_MS = 40_000
 #: daemon frozen or its disk full; then until what the agent held is lost, with a restart in between.
 REVOKED_MS = 30_000
 LOST_MS = 30_000
-#: What a forged or stale report claims; it must never appear anywhere.
-FORGED = "forged"
-
-
-class Violation(AssertionError):
-    """A promise was broken."""
 
 
 class Checks:
-    """All checkers of one world."""
+    """All checkers of one simulation."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self.shadows: dict[RunId, Run] = {}
-        self.movements = [Movements(world, repository) for repository in world.repositories]
-        repository = world.triggered
-        self.triggers: list[Instants | Followers | Deliveries] = []
-        self.deliveries: Deliveries | None = None
-        if repository is not None:
-            self.deliveries = Deliveries(world, repository)
-            self.triggers = [Instants(world, repository), Followers(world, repository), self.deliveries]
-        self.gates = Gates(world)
-        self.child_runs = ChildRuns(world)
-        self.events: Counter[str] = Counter()
+    def __init__(
+        self,
+        environment: Environment,
+        servers: Sequence[Server],
+        repositories: Sequence[Repository],
+        deliveries: DeliveryChecker | None,
+    ) -> None:
+        self._environment = environment
+        self._expect, self._fail = environment.expect, environment.fail
+        self._shadows = environment.shadows
+        self._servers = servers
+        self._ref_updates = {one.settings.name: RefUpdateChecker(environment, one) for one in repositories}
+        self._triggers: list[ScheduleChecker | WorkflowRunChecker | DeliveryChecker] = []
+        for repository in repositories:
+            if isinstance(repository, Triggered):
+                self._triggers += [
+                    ScheduleChecker(environment, repository),
+                    WorkflowRunChecker(environment, repository),
+                ]
+        if deliveries is not None:
+            self._triggers.append(deliveries)
+        self._gates = GateChecker(environment)
+        self._child_runs = ChildRunChecker(environment)
+        self._driver = DriverChecker(environment, self._gates, self._child_runs)
         #: What people or agents were told; it must be true after every crash.
         self.acknowledged_starts: dict[str, RunId] = {}
         self._sleeps: dict[tuple[RunId, JobId, StepId], int] = {}
@@ -83,18 +85,6 @@ class Checks:
         #: Jobs that had ended before a backup was restored: agents may have been told already, or hear it only now.
         self._over_before: set[tuple[str, str]] = set()
 
-    def fail(self, text: str, error: BaseException | None = None) -> None:
-        """Reports a broken promise: the world ends with this sentence."""
-        if self._world.violation is None:
-            self._world.note(f"VIOLATION: {text}")
-            self._world.violation = Violation(text)
-            self._world.violation.__cause__ = error
-
-    def expect(self, is_kept: object, text: str) -> None:
-        """Fails unless the promise is kept."""
-        if not is_kept:
-            self.fail(text)
-
     # The log ----------------------------------------------------------------------------------------------------------
 
     def committed(self, batch: Batch) -> None:
@@ -105,14 +95,14 @@ class Checks:
                 continue
             run_id = RunId(append.stream[4:])
             shadow = self._shadow(run_id, append.events)
-            self.expect(shadow.seq == append.expected, f"G2: {append.stream} has a gap at {append.expected}")
+            self._expect(shadow.seq == append.expected, f"G2: {append.stream} has a gap at {append.expected}")
             for event in append.events:
                 self._check_event(shadow, event)
                 self._evolve(shadow, event)
             touched.append(shadow)
         self._committed_triggers(batch)
-        self.child_runs.committed(batch)
-        self._world.check_driver(touched)
+        self._child_runs.committed(batch)
+        self._driver.check(touched)
 
     def restored(self, memory: MemoryLog) -> None:
         """Folds the shadow runs of the older log again, and forgets what people were told and is no longer true.
@@ -120,15 +110,15 @@ class Checks:
         Agents were not restored: what a restored backup holds open must never start again.
         """
         self._over_before.update(
-            (shadow.id, job.id) for shadow in self.shadows.values() for job in shadow.jobs if _is_over(shadow, job)
+            (shadow.id, job.id) for shadow in self._shadows.values() for job in shadow.jobs if _is_over(shadow, job)
         )
-        self.shadows.clear()
-        for movements in self.movements:
-            movements.forget()
-        for checker in self.triggers:
+        self._shadows.clear()
+        for ref_updates in self._ref_updates.values():
+            ref_updates.forget()
+        for checker in self._triggers:
             checker.forget()
-        self.gates.forget()
-        self.child_runs.forget()
+        self._gates.forget()
+        self._child_runs.forget()
         self._acknowledged_results.clear()
         self._acknowledged_output.clear()
         for batch in memory.commits:
@@ -138,78 +128,77 @@ class Checks:
                     for event in append.events:
                         self._evolve(shadow, event, is_news=False)
             self._committed_triggers(batch, is_news=False)
-            self.child_runs.committed(batch, is_news=False)
-        for movements in self.movements:
-            movements.is_held = True
+            self._child_runs.committed(batch, is_news=False)
+        for ref_updates in self._ref_updates.values():
+            ref_updates.is_held = True
         known = self.acknowledged_starts.items()
         self.acknowledged_starts = {key: run for key, run in known if memory.run_for_key(key) == run}
         self._acknowledged_cancels = {
-            run for run in self._acknowledged_cancels if run in self.shadows and self.shadows[run].is_cancelled
+            run for run in self._acknowledged_cancels if run in self._shadows and self._shadows[run].is_cancelled
         }
         self._revoked = {agent: at for agent, at in self._revoked.items() if _is_revoked(memory, agent)}
-        for shadow in self.shadows.values():
-            self.expect(shadow.is_completed, f"a restored backup goes on with {shadow.id}")
+        for shadow in self._shadows.values():
+            self._expect(shadow.is_completed, f"a restored backup goes on with {shadow.id}")
 
     def _committed_triggers(self, batch: Batch, *, is_news: bool = True) -> None:
-        for movements in self.movements:
-            movements.committed(batch)
-        for checker in self.triggers:
+        for ref_updates in self._ref_updates.values():
+            ref_updates.committed(batch)
+        for checker in self._triggers:
             checker.committed(batch, is_news=is_news)
 
-    def movements_of(self, repository: Repository) -> Movements:
-        """Returns the checker of a repository's ref updates."""
-        return self.movements[self._world.repositories.index(repository)]
+    def synced(self, repository: str, requested: dict[str, int]) -> None:
+        """See `Observer`."""
+        self._ref_updates[repository].synced(requested)
 
     def open_triggers(self) -> str:
         """Describes what should start, or be known, and is not yet; empty if there is nothing."""
-        for movements in self.movements:
-            if not movements.is_current():
-                return movements.what_is_open()
-        waiting = [one for one in (*self.triggers, self._world.senders) if one is not None]
-        return next(filter(None, (one.what_is_open() for one in waiting)), "")
+        for ref_updates in self._ref_updates.values():
+            if not ref_updates.is_current():
+                return ref_updates.what_is_open()
+        return next(filter(None, (one.what_is_open() for one in self._triggers)), "")
 
-    def is_undone(self, revocation: Revocation) -> bool:
+    def is_undone(self, agent: AgentId) -> bool:
         """Returns whether a backup without the revocation was restored."""
-        return revocation.agent not in self._revoked
+        return agent not in self._revoked
 
     def _shadow(self, run_id: RunId, happened: list[Any]) -> Run:
-        shadow = self.shadows.get(run_id)
+        shadow = self._shadows.get(run_id)
         if shadow is None:
-            compiled = self._world.memory.plan(happened[0].plan_hash)
+            compiled = self._environment.memory.plan(happened[0].plan_hash)
             assert compiled is not None, "a created run's plan is in the same batch"
-            shadow = self.shadows[run_id] = Run(run_id, plans.decode(compiled))
+            shadow = self._shadows[run_id] = Run(run_id, plans.decode(compiled))
         return shadow
 
     def _evolve(self, shadow: Run, event: Any, *, is_news: bool = True) -> None:
         if is_news:
-            self.events[type(event).__name__] += 1
-            self._world.note(f"  {shadow.id[-6:]} {_shown(event)}")
+            self._environment.events[type(event).__name__] += 1
+            self._environment.note(f"  {shadow.id[-6:]} {_shown(event)}")
         try:
             evolve(shadow, event)
         except Exception as error:  # noqa: BLE001  whatever it is, the log holds what cannot be folded
-            self.fail(f"G2: event {shadow.seq + 1} of {shadow.id} does not fold: {error}", error)
+            self._fail(f"G2: event {shadow.seq + 1} of {shadow.id} does not fold: {error}", error)
 
     def _check_event(self, shadow: Run, event: Any) -> None:
-        self.gates.before(shadow, event)
+        self._gates.before(shadow, event)
         if shadow.is_completed:
-            self.expect(isinstance(event, events.LateReport), f"G5: {_shown(event)} after the end of {shadow.id}")
+            self._expect(isinstance(event, events.LateReport), f"G5: {_shown(event)} after the end of {shadow.id}")
         elif isinstance(event, events.AttemptFinished):
             self._check_finished(shadow, event)
         elif isinstance(event, events.StepSleeping):
             self._sleeps[shadow.id, event.job, event.step] = event.due_at
         elif isinstance(event, events.RunTimedOut):
-            self.expect(event.at >= shadow.deadline_at, f"G7: {shadow.id} is timed out too early")
+            self._expect(event.at >= shadow.deadline_at, f"G7: {shadow.id} is timed out too early")
         elif isinstance(event, events.JobTimedOut):
             job = shadow.jobs_by_id[event.job]
             due_at = job.start_deadline_at if job.deadline_at is None else job.deadline_at
-            self.expect(due_at is not None and event.at >= due_at, f"G7: job {job.id} of {shadow.id} ends too early")
+            self._expect(due_at is not None and event.at >= due_at, f"G7: job {job.id} of {shadow.id} ends too early")
         elif isinstance(event, events.JobCompleted):
             job = shadow.jobs_by_id[event.job]
             self._check_job_time(shadow, job, event.at)
-            self.expect(job.conclusion is None, f"G5: job {event.job} of {shadow.id} completes twice")
+            self._expect(job.conclusion is None, f"G5: job {event.job} of {shadow.id} completes twice")
         elif isinstance(event, events.StepCompleted):
             step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
-            self.expect(step.conclusion is None, f"G5: step {event.job}/{event.step} of {shadow.id} completes twice")
+            self._expect(step.conclusion is None, f"G5: step {event.job}/{event.step} of {shadow.id} completes twice")
             self._check_step_end(shadow, step, event)
 
     def _check_step_end(self, shadow: Run, step: Step, event: events.StepCompleted) -> None:
@@ -217,59 +206,71 @@ class Checks:
         name = f"{event.job}/{event.step} of {shadow.id}"
         due_at = self._sleeps.get((shadow.id, event.job, event.step))
         is_slept = due_at is not None and event.conclusion is Conclusion.SUCCESS
-        self.expect(not is_slept or event.at >= (due_at or 0), f"{name} slept too short")
+        self._expect(not is_slept or event.at >= (due_at or 0), f"{name} slept too short")
         if step.last is not None and step.last.outcome is not None and not step.stop and not step.is_held:
             is_left = oracle.is_tried_again(step)
-            self.expect(not is_left, f"{name} ends {event.outcome.value}, and the file says that it is tried again")
+            self._expect(not is_left, f"{name} ends {event.outcome.value}, and the file says that it is tried again")
 
     def _check_job_time(self, shadow: Run, job: Any, at: int) -> None:
         """A job ends within its time limit once daemon and agents can communicate (G7)."""
-        healed_at = self._world.healed_at
+        healed_at = self._environment.healed_at
         due_at = job.start_deadline_at if job.deadline_at is None else job.deadline_at
         # A child run that must end with the job has its own time for its `always()` steps.
         has_child_run = any(attempt.child_run for step in job.steps_by_id.values() for attempt in step.attempts)
         if healed_at is not None and due_at is not None and job.retry_at is None and not has_child_run:
             late_ms = at - max(due_at, healed_at) - JOB_GRACE_MS
-            self.expect(late_ms <= 0, f"G7: job {job.id} of {shadow.id} ends {late_ms} ms after its time and grace")
+            self._expect(late_ms <= 0, f"G7: job {job.id} of {shadow.id} ends {late_ms} ms after its time and grace")
 
     def _check_finished(self, shadow: Run, event: events.AttemptFinished) -> None:
         """The outcome of an attempt is what really happened, not what somebody claims (G3, G4, G5)."""
         attempt = shadow.attempt(event.job, event.step, event.attempt)
         name = f"{shadow.id[-6:]} {event.job}/{event.step}#{event.attempt}"
         if attempt is None:
-            self.fail(f"G5: {name} ends and was never made")
+            self._fail(f"G5: {name} ends and was never made")
             return
-        self.expect(attempt.outcome is None, f"G5: {name} ends twice")
+        self._expect(attempt.outcome is None, f"G5: {name} ends twice")
         self._check_revoked(attempt, event, name)
-        self.expect(FORGED not in event.outputs, f"G4: {name} ends with a report that is not its lease's")
+        self._expect(FORGED not in event.outputs, f"G4: {name} ends with a report that is not its lease's")
         step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
         if step.is_child_run:
-            self.child_runs.finished(shadow, step, event)
+            self._child_runs.finished(shadow, step, event)
         if step.plan.node != "shell":
             return
-        executions = self._world.truth.by_attempt.get(AttemptId(shadow.id, event.job, event.step, event.attempt), [])
+        executions = self._environment.truth.by_attempt.get(
+            AttemptId(shadow.id, event.job, event.step, event.attempt), []
+        )
         execution = executions[0] if executions else None
         problem = oracle.contradiction(event, execution)
         if problem:
-            self.fail(f"G3: {name} is said to end {event.outcome.value} ({event.reason.text}): {problem}")
+            self._fail(f"G3: {name} is said to end {event.outcome.value} ({event.reason.text}): {problem}")
         if execution is not None and event.outcome is Outcome.SUCCESS:
             handed_back = execution.outputs if oracle.hands_back(step.plan.params) else {}
-            self.expect(event.outputs == handed_back, f"G3: {name} has the outputs {event.outputs} of another")
+            self._expect(event.outputs == handed_back, f"G3: {name} has the outputs {event.outputs} of another")
 
     def _check_revoked(self, attempt: Attempt, event: events.AttemptFinished, name: str) -> None:
         """What a revoked agent held is lost, whatever it reports later; what it reported before may still arrive."""
         revoked_at = self._revoked.get(attempt.agent) if attempt.agent is not None else None
         if revoked_at is not None and event.at > revoked_at + REVOKED_MS:
-            self.expect(
+            self._expect(
                 event.outcome is Outcome.LOST, f"{name} ends {event.outcome.value}, by an agent that was revoked"
             )
-            self.expect(
+            self._expect(
                 event.at <= revoked_at + REVOKED_MS + LOST_MS, f"{name} was held by a revoked agent for too long"
             )
 
+    def check_run(self, shadow: Run) -> None:
+        """Compares the daemon's run with its shadow."""
+        daemon = self._environment.daemon
+        if daemon is not None:
+            self._driver.check_run(daemon.live_state.runs.get(shadow.id), shadow)
+
+    def before_commit(self) -> None:
+        """See `Observer`."""
+        self._driver.check_queue()
+
     def followed(self, record: Record, number: int) -> None:
         """A subscriber received a record: it is durable, and it is the next one."""
-        self.expect(record.seq == number, f"G2: a subscriber was shown {record.seq} in place of {number}")
+        self._expect(record.seq == number, f"G2: a subscriber was shown {record.seq} in place of {number}")
 
     # Acknowledgements -------------------------------------------------------------------------------------------------
 
@@ -279,20 +280,20 @@ class Checks:
             key = message.task.key
             attempt = self._durable_attempt(key)
             is_known = attempt is not None and attempt.agent == agent and attempt.epoch == key.epoch
-            self.expect(is_known, f"G1: {key} is offered and its dispatch is not in the log")
+            self._expect(is_known, f"G1: {key} is offered and its dispatch is not in the log")
             is_allowed = agent not in self._revoked or not is_connected
-            self.expect(is_allowed, f"{key} is offered to an agent that was revoked")
+            self._expect(is_allowed, f"{key} is offered to an agent that was revoked")
         elif isinstance(message, messages.OutputAck):
-            size = self._world.outputs.size(message.key.attempt)
+            size = self._environment.outputs.size(message.key.attempt)
             if self._is_unknown(message.key):
                 return
-            self.expect(message.offset <= size, f"G1: {message.offset} bytes are acknowledged, {size} are durable")
+            self._expect(message.offset <= size, f"G1: {message.offset} bytes are acknowledged, {size} are durable")
 
     def _durable_attempt(self, key: messages.TaskId) -> Any:
-        shadow = self.shadows.get(key.attempt.run)
+        shadow = self._shadows.get(key.attempt.run)
         return shadow.attempt(key.attempt.job, key.attempt.step, key.attempt.number) if shadow is not None else None
 
-    def acknowledged(self, server: Server, message: messages.Numbered) -> None:
+    def acknowledged(self, host: Host, message: messages.Numbered) -> None:
         """An agent was told that one of its reports is durable (G1)."""
         if isinstance(message, messages.Started | messages.Finished) and self._is_unknown(message.key):
             return
@@ -302,17 +303,17 @@ class Checks:
         elif isinstance(message, messages.Started):
             attempt = self._durable_attempt(message.key)
             is_there = attempt is not None and attempt.status.value in ("started", "finished")
-            self.expect(is_there, f"G1: {server.name} was told that the start of {message.key} is durable")
+            self._expect(is_there, f"G1: {host.name} was told that the start of {message.key} is durable")
 
     def _is_unknown(self, key: messages.TaskId) -> bool:
         """Returns whether a restored backup cannot know the attempt: reports about it are accepted and not stored."""
         attempt = self._durable_attempt(key)
-        return key.epoch < self._world.backups.epoch and (attempt is None or attempt.epoch != key.epoch)
+        return key.epoch < self._environment.restored_epoch and (attempt is None or attempt.epoch != key.epoch)
 
     def _check_result(self, message: messages.Finished) -> None:
         attempt = self._durable_attempt(message.key)
         is_there = attempt is not None and attempt.outcome is not None
-        self.expect(is_there, f"G1: the result of {message.key} is acknowledged and not in the log")
+        self._expect(is_there, f"G1: the result of {message.key} is acknowledged and not in the log")
 
     def output_acknowledged(self, message: messages.OutputAck) -> None:
         """An agent was told how much of an attempt's output is durable (G1)."""
@@ -324,175 +325,122 @@ class Checks:
     def start_acknowledged(self, key: str, run: RunId) -> None:
         """A client was told that its run has started (G1, G6)."""
         known = self.acknowledged_starts.setdefault(key, run)
-        self.expect(known == run, f"G6: the key {key} started {known} and {run}")
-        self.expect(run in self.shadows, f"G1: the start of {run} is acknowledged and not in the log")
+        self._expect(known == run, f"G6: the key {key} started {known} and {run}")
+        self._expect(run in self._shadows, f"G1: the start of {run} is acknowledged and not in the log")
 
     def cancel_acknowledged(self, run: RunId) -> None:
         """A client was told that its cancel was accepted (G1)."""
-        shadow = self.shadows[run]
+        shadow = self._shadows[run]
         if not shadow.is_completed:
             # A run that completed in the meantime has no cancel.
             self._acknowledged_cancels.add(run)
-            self.expect(shadow.is_cancelled, f"G1: the cancel of {run} is acknowledged and not in the log")
+            self._expect(shadow.is_cancelled, f"G1: the cancel of {run} is acknowledged and not in the log")
+
+    def decision_acknowledged(self, run: RunId, job: JobId, step: StepId | None, by: str) -> None:
+        """See `Observer`."""
+        self._gates.decision_acknowledged(run, job, step, by)
 
     def revocation_acknowledged(self, agent: AgentId) -> None:
         """A client was told that the agent is revoked: from now on it must not get any work."""
-        self._revoked[agent] = self._world.log_ms()
-        self.expect(
-            _is_revoked(self._world.memory, agent), f"G1: the revocation of {agent} is acknowledged and not in the log"
+        self._revoked[agent] = self._environment.log_ms()
+        self._expect(
+            _is_revoked(self._environment.memory, agent),
+            f"G1: the revocation of {agent} is acknowledged and not in the log",
         )
 
     def daemon_crashed(self) -> None:
         """Checks the log after a crash: it holds everything acknowledged, and it folds to the shadow runs (G1, G2)."""
-        memory = self._world.memory
-        for run_id, shadow in self.shadows.items():
+        memory = self._environment.memory
+        for run_id, shadow in self._shadows.items():
             records = memory.read(run_stream(run_id))
-            self.expect(
+            self._expect(
                 [record.position for record in records] == list(range(1, shadow.seq + 1)),
                 f"G2: the log of {run_id} has {len(records)} events without gap, not {shadow.seq}",
             )
-        for movements in self.movements:
-            movements.daemon_crashed()
+        for ref_updates in self._ref_updates.values():
+            ref_updates.daemon_crashed()
         for key, run_id in self.acknowledged_starts.items():
-            self.expect(memory.run_for_key(key) == run_id, f"G1: the start of {run_id} was acknowledged and is lost")
+            self._expect(memory.run_for_key(key) == run_id, f"G1: the start of {run_id} was acknowledged and is lost")
         for run_id in self._acknowledged_cancels:
-            self.expect(self.shadows[run_id].is_cancelled, f"G1: the cancel of {run_id} is lost")
+            self._expect(self._shadows[run_id].is_cancelled, f"G1: the cancel of {run_id} is lost")
         for message in self._acknowledged_results.values():
             self._check_result(message)
         for name, size in self._acknowledged_output.items():
-            self.expect(self._world.outputs.size(name) >= size, f"G1: output of {name} was acknowledged and is lost")
-
-    # The driver's own state -------------------------------------------------------------------------------------------
-
-    def check_run(self, live: Run | None, shadow: Run) -> None:
-        """The driver's run is the fold of the log (G2)."""
-        if live is None:
-            self.fail(f"G2: the driver has dropped {shadow.id}, which is open")
-        elif live.seq != shadow.seq or dump(live) != dump(shadow):
-            self.fail(f"G2: the driver's {shadow.id} at {live.seq} is not the fold of its log at {shadow.seq}")
-
-    def check_owed(self, shadow: Run, timers: set[Timer], wants: set[AttemptId], taken: set[AttemptId]) -> None:
-        """Timers, slot requests and slots of a run are exactly what its state needs; each open job has an owner."""
-        owed_timers: set[Timer] = set()
-        owed_wants: set[AttemptId] = set()
-        owed_slots: set[AttemptId] = set()
-        if not shadow.is_completed and not shadow.is_timed_out:
-            owed_timers.add(Timer(kind=TimerKind.RUN_TIMEOUT, due_at=shadow.deadline_at))
-        for job in shadow.jobs:
-            if job.status is Status.QUEUED:
-                is_next = not shadow.is_completed and oracle.is_next(shadow, job)
-                self.expect(not is_next, f"nobody begins job {job.id} of {shadow.id}")
-            if shadow.is_completed or job.status in (Status.QUEUED, Status.COMPLETED):
-                continue
-            owed_timers |= oracle.timers(job)
-            owner = oracle.owner(job)
-            self.expect(owner != "", f"nobody owns job {job.id} of {shadow.id}")
-            if owner is None:
-                self._check_steps(shadow, job, owed_wants, owed_slots)
-        for what, has, owed in (("timers", timers, owed_timers), ("wants", wants, owed_wants)):
-            self.expect(has == owed, f"{what} of {shadow.id}: {has - owed} too many, {owed - has} missing")
-        self.expect(
-            taken == owed_slots, f"slots of {shadow.id}: {taken - owed_slots} too many, {owed_slots - taken} missing"
-        )
-
-    def _check_steps(self, shadow: Run, job: Job, wants: set[AttemptId], slots: set[AttemptId]) -> None:
-        """Each current step has an owner; adds what its attempts request and hold."""
-        steps = list(oracle.at_work(job.root))
-        self.expect(steps, f"nobody owns job {job.id} of {shadow.id}")
-        for step in steps:
-            name = f"step {job.id}/{step.id} of {shadow.id}"
-            attempt = step.last
-            if step.status is Status.QUEUED:
-                self.fail(f"nobody begins {name}")
-            elif step.has_blocks:
-                is_open = any(block.current is not None for block in step.blocks)
-                self.expect(is_open, f"nobody owns {name}")
-                open_blocks = sum(block.current is not None for block in step.blocks)
-                self.expect(open_blocks <= step.max_parallel, f"{open_blocks} at a time in {name}")
-            elif step.is_child_run and attempt is not None and attempt.status is AttemptStatus.PENDING:
-                # Another checker looks at who holds it.
-                pass
-            elif attempt is not None and attempt.status is not AttemptStatus.FINISHED:
-                key = AttemptId(shadow.id, job.id, step.id, attempt.number)
-                (wants if attempt.status is AttemptStatus.PENDING else slots).add(key)
-            elif step.approval is not None:
-                self.expect(step.approval.rejected_by is None, f"nobody owns {name}")
-            elif not step.is_held and step.retry_at is None and step.due_at is None:
-                self.fail(f"nobody owns {name}")
+            self._expect(
+                self._environment.outputs.size(name) >= size, f"G1: output of {name} was acknowledged and is lost"
+            )
 
     # Processes --------------------------------------------------------------------------------------------------------
 
-    def process_started(self, server: Server, execution: Execution) -> None:
+    def process_started(self, host: Host, execution: Execution) -> None:
         """A process starts at most once per attempt, alone for its step, allowed by the file, and in a slot (G3)."""
-        key, truth = execution.key, self._world.truth
+        key, truth = execution.key, self._environment.truth
         name = f"{key.attempt.run[-6:]} {key.attempt.job}/{key.attempt.step}#{key.attempt.number}"
-        self.expect(
-            len(server.steps) <= server.slots, f"{server.name} runs {len(server.steps)} in {server.slots} slots"
-        )
+        self._expect(len(host.steps) <= host.slots, f"{host.name} runs {len(host.steps)} in {host.slots} slots")
         attempt = self._durable_attempt(key)
-        is_older = key.epoch < self._world.backups.epoch
-        self.expect(
+        is_older = key.epoch < self._environment.restored_epoch
+        self._expect(
             is_older or (attempt is not None and attempt.status.value != "pending"),
             f"G1: {name} runs, its dispatch is not in the log",
         )
-        self.expect(
+        self._expect(
             len(truth.by_attempt[key.attempt]) == 1,
             f"G3: {name} is started twice",
         )
         executions = truth.by_step[key.attempt.run, key.attempt.job, key.attempt.step]
         for earlier in executions[:-1]:
-            self.expect(
+            self._expect(
                 earlier.ended_at is not None, f"G3: {name} begins while attempt {earlier.key.attempt.number} runs"
             )
-            is_before = earlier.key.epoch < self._world.backups.epoch
-            self.expect(is_older or not is_before, f"G3: {name} runs again after a backup was restored")
+            is_before = earlier.key.epoch < self._environment.restored_epoch
+            self._expect(is_older or not is_before, f"G3: {name} runs again after a backup was restored")
             if not is_before and not self._is_of_earlier_try(earlier):
                 self._check_allowed(earlier, name)
-        shadow = self.shadows.get(key.attempt.run)
+        shadow = self._shadows.get(key.attempt.run)
         job = shadow.jobs_by_id.get(key.attempt.job) if shadow is not None else None
         if job is not None:
             most = oracle.attempts_max(job.steps_by_id[key.attempt.step].plan) * oracle.tries_max(job.plan)
-            self.expect(
+            self._expect(
                 len(executions) <= most, f"G3: {name} is process {len(executions)} of a step that may have {most}"
             )
 
     def _is_of_earlier_try(self, earlier: Execution) -> bool:
         """Returns whether the job was tried again since: then the file allows what it did to be done again."""
-        job = self.shadows[earlier.key.attempt.run].jobs_by_id[earlier.key.attempt.job]
+        job = self._shadows[earlier.key.attempt.run].jobs_by_id[earlier.key.attempt.job]
         return job.number > 1 and earlier.key.attempt.number <= job.steps_by_id[earlier.key.attempt.step].earlier
 
     def _check_allowed(self, earlier: Execution, name: str) -> None:
         """The earlier attempt did run: the file must say that its outcome is retried."""
         attempt = self._durable_attempt(earlier.key)
-        shadow = self.shadows[earlier.key.attempt.run]
+        shadow = self._shadows[earlier.key.attempt.run]
         plan = shadow.jobs_by_id[earlier.key.attempt.job].steps_by_id[earlier.key.attempt.step].plan
         text = f"G3: {name} runs again after attempt {earlier.key.attempt.number} ended {attempt.outcome}"
-        self.expect(oracle.allows(plan, attempt), text)
+        self._expect(oracle.allows(plan, attempt), text)
 
     def entered(self, task: messages.Task, files: dict[str, bytes]) -> None:
         """A step is about to run in its job's directory, which was created with these files."""
         tree = task.tree
-        wanted = self._world.tree(tree.repository, tree.revision) if tree is not None else {}
-        self.expect(
+        wanted = self._environment.tree(tree.repository, tree.revision) if tree is not None else {}
+        self._expect(
             files == wanted, f"{task.key}: its directory began with {sorted(files)}, not with its revision's files"
         )
 
     def released(self, run: str, job: str) -> None:
         """An agent removes a job's working directory: nothing more of the job, or of that try, may follow."""
-        shadow = self.shadows.get(RunId(run))
+        shadow = self._shadows.get(RunId(run))
         found = shadow.jobs_by_id.get(JobId(job)) if shadow is not None else None
         # A restored backup may know that the run has completed without knowing what became of its jobs.
         is_over = (shadow is not None and shadow.is_completed) or (run, job) in self._over_before
         if shadow is not None and found is not None:
             is_over = is_over or _is_over(shadow, found)
-        self.expect(is_over, f"the working directory of {run} {job} is removed, and the job is not over")
+        self._expect(is_over, f"the working directory of {run} {job} is removed, and the job is not over")
 
-    # End of a world ---------------------------------------------------------------------------------------------------
+    # End of a simulation ---------------------------------------------------------------------------------------------------
 
     def at_the_end(self) -> None:
         """All runs have completed: output is complete, and nothing is left anywhere (G5, G7, G9)."""
-        for shadow in self.shadows.values():
-            self.expect(shadow.is_completed, f"G7: {shadow.id} is open: {shadow.reason.text}")
+        for shadow in self._shadows.values():
+            self._expect(shadow.is_completed, f"G7: {shadow.id} is open: {shadow.reason.text}")
             for job in shadow.jobs:
                 for step in job.steps_by_id.values():
                     for attempt in step.attempts:
@@ -505,27 +453,27 @@ class Checks:
         It does not have what was not flushed before a power cut, nor what a node inside the agent printed while the
         disk was full, because that is in no file.
         """
-        dispatched_at = (attempt.dispatched_at or 0) - self._world.log_ms() + self._world.now_ms
-        server = next(server for server in self._world.servers if server.name == attempt.agent_name)
+        dispatched_at = (attempt.dispatched_at or 0) - self._environment.log_ms() + self._environment.now_ms
+        server = next(server for server in self._servers if server.name == attempt.agent_name)
         is_in_memory = step.plan.node != "shell" and server.disk_full_at >= dispatched_at
-        is_older = dispatched_at <= self._world.backups.restored_at
+        is_older = dispatched_at <= self._environment.restored_at
         return server.power_lost_at < dispatched_at and not (is_in_memory or server.is_revoked or is_older)
 
     def _check_output(self, shadow: Run, job: JobId, step: Any, attempt: Any) -> None:
         name = AttemptId(shadow.id, job, step.id, attempt.number)
-        pieces = self._world.outputs.read(name, 0, 1 << 30)
+        pieces = self._environment.outputs.read(name, 0, 1 << 30)
         data = b"".join(piece.data for piece in pieces)
-        self.expect(attempt.outcome is not None, f"G5: {name} has no end")
-        executions = self._world.truth.by_attempt.get(AttemptId(shadow.id, job, step.id, attempt.number), [])
+        self._expect(attempt.outcome is not None, f"G5: {name} has no end")
+        executions = self._environment.truth.by_attempt.get(AttemptId(shadow.id, job, step.id, attempt.number), [])
         if step.plan.node == "shell":
             printed = executions[0].printed if executions else b""
-            self.expect(printed.startswith(data), f"G9: output of {name} is not what was printed")
+            self._expect(printed.startswith(data), f"G9: output of {name} is not what was printed")
         is_reported = attempt.finished_at is not None and self._is_kept(step, attempt)
         if is_reported and attempt.outcome is not Outcome.LOST:
             text = f"G9: {len(data)} bytes of output of {name}, its result says {attempt.output_bytes}"
-            self.expect(len(data) == attempt.output_bytes, text)
+            self._expect(len(data) == attempt.output_bytes, text)
         if attempt.outcome in (Outcome.SUCCESS, Outcome.FAILURE) and executions and is_reported:
-            self.expect(data == executions[0].printed, f"G9: output of {name} is incomplete")
+            self._expect(data == executions[0].printed, f"G9: output of {name} is incomplete")
 
 
 def _is_over(run: Run, job: Job) -> bool:

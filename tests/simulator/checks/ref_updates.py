@@ -7,16 +7,14 @@ after the other before an empty repository is first read), both answers are righ
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tests.simulator.environment import Environment
 from tests.simulator.outside.repository import MAIN, SOURCE_FILE, Repository, changed, kind
 from waterflowd.engine import events as run_events
 from waterflowd.model.ids import RunId, repository_stream
 from waterflowd.model.records import Batch
 from waterflowd.reconcile import events
-
-if TYPE_CHECKING:
-    from tests.simulator.world import World
 
 
 class _Followed:
@@ -31,11 +29,11 @@ class _Followed:
         self.files: dict[str, bytes] = {}
 
 
-class Movements:
+class RefUpdateChecker:
     """The checker of ref updates (G6) for one repository."""
 
-    def __init__(self, world: World, repository: Repository) -> None:
-        self._world = world
+    def __init__(self, environment: Environment, repository: Repository) -> None:
+        self._environment = environment
         self._repository = repository
         self.forget()
 
@@ -60,7 +58,7 @@ class Movements:
         must: set[tuple[str, str]] = set()
         may: set[tuple[str, str]] = set()
         for fact in facts:
-            self._world.checks.events[type(fact).__name__] += 1
+            self._environment.events[type(fact).__name__] += 1
             if isinstance(fact, events.RevisionApplied):
                 starts, is_certain = self._moved(self._repository, fact)
                 may |= starts
@@ -89,7 +87,7 @@ class Movements:
             if first.repository != self._repository.settings.name:
                 continue
             ref, run = first.trigger.ref or "", RunId(append.stream[4:])
-            path = self._world.checks.shadows[run].plan.path
+            path = self._environment.shadows[run].plan.path
             followed = self._refs.get(ref)
             self._expect(followed is not None and followed.commit == first.revision, f"{run} is of another commit")
             number = followed.number if followed is not None else 0
@@ -112,7 +110,7 @@ class Movements:
         files = repository.commits[fact.commit].files
         before, is_certain = followed.files, True
         if is_new:
-            first, is_certain = self._first_sight(repository, fact.ref, self._world.seconds(fact.at))
+            first, is_certain = self._first_sight(repository, fact.ref, self._environment.seconds(fact.at))
             before = files if first is None else first
         starts = {
             (path, fact.ref) for path in files if path != SOURCE_FILE and _is_meant(path, fact.ref, before, files)
@@ -163,7 +161,7 @@ class Movements:
 
     def daemon_crashed(self) -> None:
         """Checks that what was recorded of the repository still exists."""
-        head = self._world.memory.head(repository_stream(self._repository.settings.name))
+        head = self._environment.memory.head(repository_stream(self._repository.settings.name))
         self._expect(head == self._facts, f"{head} facts of the repository are left of {self._facts}")
 
     def what_is_open(self) -> str:
@@ -177,7 +175,7 @@ class Movements:
         return self._refs[ref].commit if ref in self._refs else None
 
     def _expect(self, is_kept: object, text: str) -> None:
-        self._world.checks.expect(is_kept, f"G6: {text}")
+        self._environment.expect(is_kept, f"G6: {text}")
 
 
 def _is_meant(path: str, ref: str, before: dict[str, Any], after: dict[str, Any]) -> bool:

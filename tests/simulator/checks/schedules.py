@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from tests.simulator import calendar
 from tests.simulator.calendar import BEGAN_AT, BOUNDS
+from tests.simulator.environment import Environment
 from tests.simulator.outside.repository import MAIN
+from tests.simulator.triggered import Triggered
 from waterflowd.engine import events as run_events
 from waterflowd.model.ids import RunId, repository_stream, run_stream
 from waterflowd.model.plan import CatchUp, Overlap, ScheduleTrigger
@@ -23,15 +25,11 @@ from waterflowd.model.records import Batch
 from waterflowd.reconcile import events
 from waterflowd.reconcile.events import ScheduleOutcome
 
-if TYPE_CHECKING:
-    from tests.simulator.triggered import Triggered
-    from tests.simulator.world import World
-
 #: A file and one of its cron expressions.
 Name = tuple[str, str]
 #: An instant, its outcome and the reason; for missed ones also how many, and whether there were more.
 Row = tuple[int, ScheduleOutcome, str, int, bool]
-#: A world waits for another instant that comes within this time.
+#: A simulation waits for another instant that comes within this time.
 SOON_MS = 10_000
 #: A run that a newer instant replaces must be cancelled within this time.
 CANCEL_MS = 4_000
@@ -47,11 +45,11 @@ class _Held:
         self.run: RunId | None = None
 
 
-class Instants:
+class ScheduleChecker:
     """The checker of schedules."""
 
-    def __init__(self, world: World, repository: Triggered) -> None:
-        self._world = world
+    def __init__(self, environment: Environment, repository: Triggered) -> None:
+        self._environment = environment
         self._repository = repository
         self._stream = repository_stream(repository.settings.name)
         self.forget()
@@ -60,12 +58,12 @@ class Instants:
         """Starts afresh, because the log is empty."""
         self._held: dict[Name, _Held] = {}
         self._started: dict[tuple[Name, int], RunId] = {}
-        #: When each commit was applied, and when a run's completion became durable; in ms of the world.
+        #: When each commit was applied, and when a run's completion became durable; in ms of the simulation.
         self._commits: list[tuple[int, str]] = []
         self._ended: dict[RunId, int] = {}
         #: Runs that a newer instant replaces, and since when; only from times without faults and changes of files.
         self._cancelled: dict[RunId, int] = {}
-        #: When the repository was suspended, so that nothing may be decided; in ms of the world.
+        #: When the repository was suspended, so that nothing may be decided; in ms of the simulation.
         self._suspended_at: int | None = None
 
     # The log ----------------------------------------------------------------------------------------------------------
@@ -93,12 +91,12 @@ class Instants:
     def _run_event(self, stream: str, event: object, created: dict[tuple[Name, int], RunId]) -> None:
         run = RunId(stream.removeprefix(run_stream(RunId(""))))
         if isinstance(event, run_events.RunCompleted):
-            self._ended[run] = now = self._world.now_ms
+            self._ended[run] = now = self._environment.now_ms
             late_ms = now - self._cancelled.pop(run, now) - CANCEL_MS
-            is_cancelled = self._world.checks.shadows[run].is_cancelled
+            is_cancelled = self._environment.shadows[run].is_cancelled
             self._expect(late_ms <= 0 or is_cancelled, f"{run} goes on, and a newer instant of its schedule waits")
         elif isinstance(event, run_events.RunCreated) and event.trigger.kind == "schedule":
-            payload, path = event.trigger.payload, self._world.checks.shadows[run].plan.path
+            payload, path = event.trigger.payload, self._environment.shadows[run].plan.path
             key = (path, payload["schedule"]), calendar.read(payload["instant"])
             known = self._started.setdefault(key, run)
             self._expect(known == run, f"{_shown(*key)} has started {known} and {run}")
@@ -108,9 +106,9 @@ class Instants:
     def _fact(self, fact: events.Fact, *, is_news: bool) -> None:
         self._cancelled.clear()
         if isinstance(fact, events.RevisionApplied):
-            self._commits.append((self._world.now_ms, fact.commit))
+            self._commits.append((self._environment.now_ms, fact.commit))
         elif isinstance(fact, events.RepositorySuspended):
-            self._suspended_at = self._world.now_ms
+            self._suspended_at = self._environment.now_ms
         elif isinstance(fact, events.RepositoryResumed):
             self._suspended_at = None
         elif isinstance(fact, events.ScheduleArmed):
@@ -168,7 +166,7 @@ class Instants:
                 held.run = run
                 if (name, instant) in created and is_news and run is not None:
                     commits = _in_force(self._commits, facts[0].at - BEGAN_AT)
-                    revision = self._world.checks.shadows[run].revision
+                    revision = self._environment.shadows[run].revision
                     self._expect(revision in commits, f"{run} is of {revision}, and applied are {commits}")
 
     def _check_decision(self, name: Name, held: _Held, at: int, rows: list[Row]) -> None:
@@ -185,14 +183,14 @@ class Instants:
         """An instant waits: with `overlap: cancel` the run before it must be cancelled soon."""
         schedule = self._repository.schedules(self._commits[-1][1]).get(name)
         is_cancelling = schedule is not None and schedule.overlap is Overlap.CANCEL
-        if is_cancelling and held.run is not None and self._world.healed_at is not None:
-            self._cancelled.setdefault(held.run, self._world.now_ms)
+        if is_cancelling and held.run is not None and self._environment.healed_at is not None:
+            self._cancelled.setdefault(held.run, self._environment.now_ms)
 
     # Past states, by the log's clock ----------------------------------------------------------------------------------
 
     def _walls(self, at: int) -> list[int]:
         """Returns what the wall clock may have shown."""
-        return [at + offset for offset in _in_force(self._world.wall_offsets, at - BEGAN_AT)]
+        return [at + offset for offset in _in_force(self._environment.wall_offsets, at - BEGAN_AT)]
 
     def _wanted(self, at: int) -> list[dict[Name, ScheduleTrigger]]:
         """Returns the schedules of the files that may have been applied."""
@@ -208,7 +206,7 @@ class Instants:
         now = at - BEGAN_AT
         return [True, False] if ended == now else [ended > now]
 
-    # End of a world ---------------------------------------------------------------------------------------------------
+    # End of a simulation ---------------------------------------------------------------------------------------------------
 
     def what_is_open(self) -> str:
         """Describes what is due and not decided, or due soon; empty if there is nothing."""
@@ -216,7 +214,7 @@ class Instants:
         wanted = self._repository.schedules(commit) if commit is not None else {}
         if self._held.keys() != wanted.keys():
             return f"G6: schedules are {sorted(self._held)}, the files name {sorted(wanted)}"
-        wall = self._world.wall_ms()
+        wall = self._environment.wall_ms()
         for name, held in self._held.items():
             if held.handled_at - wall > BOUNDS["CLOCK_BACK_MAX_MS"]:
                 return f"G6: {name} waits for a clock that is {held.handled_at - wall} ms behind"
@@ -228,7 +226,7 @@ class Instants:
         return ""
 
     def _expect(self, is_kept: object, text: str) -> None:
-        self._world.checks.expect(is_kept, f"G6: {text}")
+        self._environment.expect(is_kept, f"G6: {text}")
 
 
 def meant(
@@ -267,7 +265,7 @@ def meant(
 
 
 def _in_force(history: Sequence[tuple[int, _Item]], now: int) -> list[_Item]:
-    """Returns the values that held at a time of the world: one, or all of that millisecond."""
+    """Returns the values that held at a time of the simulation: one, or all of that millisecond."""
     found: list[_Item] = []
     for since, item in reversed(history):
         if since <= now:

@@ -8,9 +8,9 @@ may be started, and no other file.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tests.simulator.calendar import BEGAN_AT
+from tests.simulator.environment import Environment
+from tests.simulator.triggered import Triggered
 from waterflowd.engine import events as run_events
 from waterflowd.model import chains
 from waterflowd.model.ids import RunId, repository_stream, run_stream
@@ -18,19 +18,15 @@ from waterflowd.model.plan import WorkflowRunTrigger
 from waterflowd.model.records import Batch
 from waterflowd.reconcile import events
 
-if TYPE_CHECKING:
-    from tests.simulator.triggered import Triggered
-    from tests.simulator.world import World
-
 #: Maximum length of a chain of runs that start one another, from docs/workflows.md.
 CHAIN_MAX = 5
 
 
-class Followers:
+class WorkflowRunChecker:
     """The checker of `workflow_run`."""
 
-    def __init__(self, world: World, repository: Triggered) -> None:
-        self._world = world
+    def __init__(self, environment: Environment, repository: Triggered) -> None:
+        self._environment = environment
         self._repository = repository
         self._stream = repository_stream(repository.settings.name)
         self.forget()
@@ -75,7 +71,7 @@ class Followers:
 
     def _fact(self, fact: events.Fact) -> None:
         if isinstance(fact, events.RepositorySuspended):
-            self._suspended_at = self._world.now_ms
+            self._suspended_at = self._environment.now_ms
         elif isinstance(fact, events.RepositoryResumed):
             self._suspended_at = None
         elif isinstance(fact, events.RevisionApplied):
@@ -97,7 +93,7 @@ class Followers:
         if event.trigger.kind != chains.AFTER:
             self._depths[run] = 0
             return
-        about, path = event.trigger.payload[chains.AFTER], self._world.checks.shadows[run].plan.path
+        about, path = event.trigger.payload[chains.AFTER], self._environment.shadows[run].plan.path
         earlier = RunId(about["id"])
         name = f"{run} of {path} after {earlier}"
         known = self._started.setdefault((earlier, path), run)
@@ -112,17 +108,17 @@ class Followers:
         self._expect(is_asked, f"{name}: the file does not ask for it")
 
     def _completed(self, run: RunId) -> None:
-        if self._world.checks.shadows[run].repository != self._repository.settings.name:
+        if self._environment.shadows[run].repository != self._repository.settings.name:
             return
         is_last = self._depths[run] >= CHAIN_MAX
         for path, asks in self._good.items():
-            if self._is_asked(asks, run) and path != self._world.checks.shadows[run].plan.path and not is_last:
+            if self._is_asked(asks, run) and path != self._environment.shadows[run].plan.path and not is_last:
                 self._asked.add((run, path))
                 if path in self._asking:
                     self._owed.add((run, path))
 
     def _is_asked(self, asks: WorkflowRunTrigger | None, run: RunId) -> bool:
-        shadow = self._world.checks.shadows[run]
+        shadow = self._environment.shadows[run]
         if asks is None or shadow.plan.path not in asks.workflows or shadow.conclusion is None:
             return False
         return not asks.conclusions or shadow.conclusion.value in asks.conclusions
@@ -132,4 +128,4 @@ class Followers:
         return f"G6: nothing has followed {sorted(self._owed)}" if self._owed else ""
 
     def _expect(self, is_kept: object, text: str) -> None:
-        self._world.checks.expect(is_kept, f"G6: {text}")
+        self._environment.expect(is_kept, f"G6: {text}")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tests.simulator.child_runs import ChildWorkflows
+from tests.simulator.environment import Environment
 from tests.simulator.loop import Process
 from tests.simulator.outside.network import Door
-from tests.simulator.outside.repository import Compiler, Source
+from tests.simulator.outside.repository import Compiler, Repository, Source
 from tests.simulator.outside.secrets import SlowSecrets
 from tests.simulator.outside.storage import Log, OutputLogs
-from tests.simulator.triggered import HOOK_SECRET
+from tests.simulator.triggered import HOOK_SECRET, Triggered
 from waterflow_agent.errors import Stalled
 from waterflow_agent.wire import messages
 from waterflowd import ports
@@ -41,11 +43,6 @@ from waterflowd.reconcile.loop.workflow_run_triggers import WorkflowRunTriggers
 from waterflowd.testing.memory_files import MemoryFiles
 from waterflowd.testing.memory_log import MemoryLog
 
-if TYPE_CHECKING:
-    import logging
-
-    from tests.simulator.world import World
-
 #: How long an agent may stay away before what it holds is lost: less than the product's ten minutes, for speed.
 LOST_AFTER_MS = 15_000
 
@@ -67,15 +64,15 @@ class _Silent:
 class _CheckedLink:
     """`ports.Link` over the real sessions; checks each message before it leaves."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
         self.sessions: Sessions | None = None
 
     def send(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage]) -> None:
         """Checks that what is sent to an agent is already durable."""
         is_connected = self.sessions is not None and agent in self.sessions.connected
         for message in outgoing:
-            self._world.checks.leaves(agent, message, is_connected=is_connected)
+            self._environment.observer.leaves(agent, message, is_connected=is_connected)
         if self.sessions is not None:
             self.sessions.send(agent, outgoing)
 
@@ -88,22 +85,30 @@ class _CheckedLink:
 class Daemon:
     """One process of the daemon."""
 
-    def __init__(self, world: World, memory: MemoryLog) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        memory: MemoryLog,
+        repositories: Sequence[Repository],
+        child_workflows: dict[str, bytes],
+    ) -> None:
         self.process = Process("daemon")
-        self._simulated = world
-        self.log: ports.Log = Log(world, self.process, memory)
+        self._environment = environment
+        self.log: ports.Log = Log(environment, self.process, memory)
         self.memory = memory
+        self._repositories = repositories
+        self._child_workflows = child_workflows
         self.process.run(self._build)
 
     def _build(self) -> None:
-        simulated, log = self._simulated, self.log
+        environment, log = self._environment, self.log
         registry = Registry()
         for record in log.read(FLEET):
             registry.apply(record.event)
-        secrets = SlowSecrets(simulated.chance)
-        clock = Clock(simulated.log_ms)
-        link, self.feed, queries = _CheckedLink(simulated), Feed(log), RunQueries(log)
-        self.world = LiveState(
+        secrets = SlowSecrets(environment.chance)
+        clock = Clock(environment.log_ms)
+        link, self.feed, queries = _CheckedLink(environment), Feed(log), RunQueries(log)
+        self.live_state = LiveState(
             runs={},
             stalled={},
             placement=Placement(registry),
@@ -114,58 +119,60 @@ class Daemon:
             lower=secrets.lower,
             epoch=log.generation,
         )
-        self.driver = Driver(self.world, log, link, clock, self.feed, queries)
+        self.driver = Driver(self.live_state, log, link, clock, self.feed, queries)
         secrets.reader.changed = self.driver.secrets_read
         outputs = OutputCollector(
-            self.world, OutputLogs(simulated, self.process, simulated.outputs), link, self.feed, queries
+            self.live_state, OutputLogs(environment, self.process, environment.outputs), link, self.feed, queries
         )
-        files = FileServer(self.world, MemoryFiles(simulated.tree), link)
+        files = FileServer(self.live_state, MemoryFiles(environment.tree), link)
         self.agents = AgentHandler(self.driver, link, clock, outputs=outputs, files=files, lost_after_ms=LOST_AFTER_MS)
         enrollment = self.enrollment = EnrollmentService(registry, self.driver, self.agents, link, clock)
         silent: logging.Logger = _Silent()  # type: ignore[assignment]
         self.sessions = Sessions(
             self.agents,
             enrollment,
-            simulated.network.send,
+            environment.network.send,
             SessionSettings(generation=log.generation, describe=enrollment.describe, on_clone=self._on_clone),
-            Rejections(silent, lambda: simulated.loop.now_ms),
+            Rejections(silent, lambda: environment.loop.now_ms),
             cpu_s=lambda: 0.0,
         )
         link.sessions = self.sessions
         self.driver.recover()
         self.agents.recovered()
-        simulated.network.open(Door(self.process, self.sessions.take, enrollment.is_approved))
+        environment.network.open(Door(self.process, self.sessions.take, enrollment.is_approved))
         self.webhooks: SignedWebhookService | None = None
-        #: The loop of each repository of the world, by name.
-        self.loops = self._repositories(clock)
+        #: The loop of each repository of the simulation, by name.
+        self.loops = self._start_loops(clock)
         self._watch(self.driver.run(), "driver")
         self._watch(outputs.run(), "output logs")
         self._watch(self._follow(), "follower")
-        if simulated.chance.has_child_runs:
-            self._watch(ChildRunStarter(self.driver, ChildWorkflows(simulated, simulated.files)).run(), "starter")
+        if environment.chance.has_child_runs:
+            self._watch(
+                ChildRunStarter(self.driver, ChildWorkflows(environment, self._child_workflows)).run(), "starter"
+            )
 
-    def _repositories(self, clock: Clock) -> dict[str, RepositoryLoop]:
-        """Starts the loops of the world's repositories."""
-        simulated = self._simulated
+    def _start_loops(self, clock: Clock) -> dict[str, RepositoryLoop]:
+        """Starts the loops of the simulation's repositories."""
+        environment = self._environment
         webhooks, plans = WebhookRegistry(), PlanCache(self.log)
         loops: dict[str, RepositoryLoop] = {}
-        for repository in simulated.repositories:
+        for repository in self._repositories:
             loop_ports = LoopPorts(
                 log=self.log,
                 runs=self.driver,
-                compiler=Compiler(simulated, repository),
+                compiler=Compiler(environment, repository),
                 clock=clock,
                 plans=plans,
-                random=simulated.chance.dice.random,
+                random=environment.chance.dice.random,
                 webhooks=webhooks,
                 feed=self.feed,
-                wall=simulated.wall_ms,
+                wall=environment.wall_ms,
             )
             name = repository.settings.name
-            loop = RepositoryLoop(repository.settings, Source(simulated, repository, self.process), loop_ports)
+            loop = RepositoryLoop(repository.settings, Source(environment, repository, self.process), loop_ports)
             loops[name] = loop
             self._watch(loop.run(), f"repository {name}")
-            if repository is simulated.triggered:
+            if isinstance(repository, Triggered):
                 self._watch(Scheduler(loop.repository, loop.plan_recovery, loop_ports).run(), f"schedules of {name}")
                 self._watch(
                     WorkflowRunTriggers(loop.repository, loop.plan_recovery, loop_ports).run(), f"followers of {name}"
@@ -175,21 +182,21 @@ class Daemon:
 
     def _on_clone(self, agent: AgentId, hello: messages.Hello) -> None:
         # A late `Hello` of a dead process can cause a false alarm; it must not keep the running agent out.
-        self._simulated.note(f"alarm: {agent} seems to be a clone: {hello.instance}")
+        self._environment.note(f"alarm: {agent} seems to be a clone: {hello.instance}")
 
     async def _follow(self) -> None:
         """Subscribes to the feed: it must see every durable record once and in order."""
         after = 0
         async for record in self.feed.subscribe(None, after):
             after += 1
-            self._simulated.checks.followed(record, after)
+            self._environment.observer.followed(record, after)
 
     def _watch(self, work: Any, name: str) -> None:
-        self._simulated.loop.create_task(work, name=name).add_done_callback(self._ended)
+        self._environment.loop.create_task(work, name=name).add_done_callback(self._ended)
 
     def _ended(self, task: Any) -> None:
         if self.process.is_dead or task.cancelled():
             return
         error = task.exception()
         text = "needs a person" if isinstance(error, Stalled) else "ended"
-        self._simulated.checks.fail(f"the daemon's {task.get_name()} {text}: {error!r}", error)
+        self._environment.fail(f"the daemon's {task.get_name()} {text}: {error!r}", error)

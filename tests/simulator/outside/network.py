@@ -142,7 +142,7 @@ class Cut:
 
 
 class Network:
-    """All connections of a world."""
+    """All connections of a simulation."""
 
     def __init__(self, loop: VirtualLoop, chance: Chance) -> None:
         self.loop = loop

@@ -1,4 +1,4 @@
-"""The repository of a world: what people push to it, and how the real reconcile loop reads it.
+"""The repository of a simulation: what people push to it, and how the real reconcile loop reads it.
 
 Rules of this file:
 
@@ -6,7 +6,7 @@ Rules of this file:
   make it; content describes itself (`push 3`: the third text of a file that starts at every push).
 - `Source` is one daemon's view. It may be slow, unavailable or unreadable, and it may lose a hint; it never returns an
   older state than before, as the port requires.
-- `Compiler` knows no language: it takes the plan from the table of the world's plans, or reports that the file is
+- `Compiler` knows no language: it takes the plan from the table of the simulation's plans, or reports that the file is
   broken.
 """
 
@@ -16,10 +16,10 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from tests.simulator.environment import Environment
 from tests.simulator.loop import Process
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.dsl.reporting.diagnostics import Compiled, Diagnostic
@@ -29,9 +29,6 @@ from waterflowd.ports import FileReader
 from waterflowd.reconcile.loop import RepositoryLoop
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.source import Changes, Commit, Refs, Revision, TreeFile, WatchStatus
-
-if TYPE_CHECKING:
-    from tests.simulator.world import World
 
 MAIN, RELEASE = "refs/heads/main", "refs/heads/release"
 #: A file that path filters look at, and that is not a workflow.
@@ -69,7 +66,7 @@ class Repository:
     paths: tuple[str, ...] = PATHS
 
     def __init__(
-        self, world: World, dice: random.Random, plan: Plan, settings: RepositorySettings | None = None
+        self, environment: Environment, dice: random.Random, plan: Plan, settings: RepositorySettings | None = None
     ) -> None:
         self.settings = settings or RepositorySettings(
             name="ops", url="", refs=dice.choice((("*",), ("*",), ("main",), ())), interval_ms=3_000
@@ -81,7 +78,7 @@ class Repository:
         #: The history of each ref, with the time of each change; None while the ref is removed.
         self.history: dict[str, list[tuple[float, str | None]]] = {}
         self.sources: list[Source] = []
-        self._world = world
+        self._environment = environment
         self._dice = dice
         self._plan = plan
         self._compiled: dict[tuple[str, bytes], bytes] = {}
@@ -94,10 +91,10 @@ class Repository:
     def begin(self) -> None:
         """People start to push."""
         for _ in range(self._dice.choice((1, 3, 6, 10))):
-            self._world.loop.outside(self._dice.uniform(0.0, 20.0), self._do_something)
+            self._environment.loop.outside(self._dice.uniform(0.0, 20.0), self._do_something)
         if self._dice.random() < 0.3:
             # People push after the healing too.
-            self._world.loop.outside(self._dice.uniform(25.0, 30.0), self._push_something, (MAIN,))
+            self._environment.loop.outside(self._dice.uniform(25.0, 30.0), self._push_something, (MAIN,))
 
     def tip(self, ref: str) -> str | None:
         """Returns the commit of the ref."""
@@ -129,7 +126,7 @@ class Repository:
 
     def loop(self) -> RepositoryLoop | None:
         """Returns the loop of the running daemon."""
-        daemon = self._world.daemon
+        daemon = self._environment.daemon
         return daemon.loops.get(self.settings.name) if daemon is not None else None
 
     # People -----------------------------------------------------------------------------------------------------------
@@ -183,8 +180,8 @@ class Repository:
     def _move(self, ref: str, commit: str | None, verb: str) -> None:
         if commit == self.tip(ref):
             return
-        self.history.setdefault(ref, []).append((self._world.loop.time(), commit))
-        self._world.note(f"repository: {ref} {verb} {(commit or '')[:7]}")
+        self.history.setdefault(ref, []).append((self._environment.loop.time(), commit))
+        self._environment.note(f"repository: {ref} {verb} {(commit or '')[:7]}")
         for source in self.sources:
             source.moved()
 
@@ -203,13 +200,13 @@ class Repository:
 
     def _insist(self) -> None:
         """Repeats what people requested until it is confirmed."""
-        world, wish = self._world, self.wish
+        environment, wish = self._environment, self.wish
         if not wish:
             return
         loop = self.loop()
-        if world.daemon is not None and loop is not None:
-            world.loop.spawn(world.daemon.process, self._ask(loop, wish), f"somebody: {wish}")
-        world.loop.outside(PATIENCE_S, self._insist_on, wish)
+        if environment.daemon is not None and loop is not None:
+            environment.loop.spawn(environment.daemon.process, self._ask(loop, wish), f"somebody: {wish}")
+        environment.loop.outside(PATIENCE_S, self._insist_on, wish)
 
     def _insist_on(self, wish: str) -> None:
         if self.wish == wish:
@@ -222,40 +219,40 @@ class Repository:
             return
         if self.wish != wish:
             return
-        self._world.note(f"repository: {wish} is confirmed")
+        self._environment.note(f"repository: {wish} is confirmed")
         self.wish = ""
         if wish == "suspend":
             # No other request is made in the meantime.
             self.wish = "wait"
-            self._world.loop.outside(self._dice.uniform(0.5, 6.0), self._resume)
+            self._environment.loop.outside(self._dice.uniform(0.5, 6.0), self._resume)
 
     def restored(self) -> None:
         """Keeps the daemon from reading the repository until a person, who has seen what was lost, resumes it."""
         self.wish = "wait"
-        self._world.loop.outside(self._dice.uniform(0.5, 6.0), self._resume)
+        self._environment.loop.outside(self._dice.uniform(0.5, 6.0), self._resume)
 
     def sync(self) -> None:
         """Requests a sync as a person would; once it is confirmed, the current refs must be applied."""
-        world = self._world
+        environment = self._environment
         loop = self.loop()
-        if world.daemon is not None and loop is not None:
-            world.loop.spawn(world.daemon.process, self._sync(loop), "somebody: sync")
+        if environment.daemon is not None and loop is not None:
+            environment.loop.spawn(environment.daemon.process, self._sync(loop), "somebody: sync")
 
     async def _sync(self, loop: RepositoryLoop) -> None:
-        asked = {ref: len(self.history[ref]) - 1 for ref in self.watched()}
+        requested = {ref: len(self.history[ref]) - 1 for ref in self.watched()}
         try:
             await loop.sync()
         except (Retryable, Rejected) as error:
-            self._world.note(f"repository: a sync ends with {error.code}")
+            self._environment.note(f"repository: a sync ends with {error.code}")
             return
-        self._world.checks.movements_of(self).synced(asked)
+        self._environment.observer.synced(self.settings.name, requested)
 
 
 class Source:
     """`reconcile.source.Source` of one daemon process."""
 
-    def __init__(self, world: World, repository: Repository, process: Process) -> None:
-        self._world = world
+    def __init__(self, environment: Environment, repository: Repository, process: Process) -> None:
+        self._environment = environment
         self._repository = repository
         self._process = process
         self._hint = asyncio.Event()
@@ -263,8 +260,8 @@ class Source:
 
     def moved(self) -> None:
         """Reports that a ref has changed; the watcher may miss it."""
-        if not self._process.is_dead and not self._world.chance.happens("hint lost"):
-            self._world.loop.call_soon(self._hint.set, context=self._process.context)
+        if not self._process.is_dead and not self._environment.chance.happens("hint lost"):
+            self._environment.loop.call_soon(self._hint.set, context=self._process.context)
 
     async def refs(self) -> Refs:
         """See the port."""
@@ -316,9 +313,9 @@ class Source:
         """See the port."""
 
     async def _time(self) -> None:
-        chance = self._world.chance
+        chance = self._environment.chance
         slow_s = chance.dice.uniform(0.5, 4.0) if chance.happens("repository slow") else 0.0
-        await self._world.sleep(slow_s + chance.delay_s(0.001, 0.02))
+        await self._environment.sleep(slow_s + chance.delay_s(0.001, 0.02))
         if self._repository.is_away:
             raise Retryable("WF503", "the repository is not there", after_s=0.5)
         if chance.happens("object unreadable"):
@@ -328,15 +325,15 @@ class Source:
 class Compiler:
     """`ports.Compiler` without a language."""
 
-    def __init__(self, world: World, repository: Repository) -> None:
-        self._world = world
+    def __init__(self, environment: Environment, repository: Repository) -> None:
+        self._environment = environment
         self._repository = repository
 
     async def compile(self, path: str, content: bytes, files: FileReader | None = None) -> Compiled:
         """See the port."""
-        chance = self._world.chance
+        chance = self._environment.chance
         slow_s = chance.triggers.uniform(0.5, 5.0) if chance.happens("compiler slow") else 0.0
-        await self._world.sleep(slow_s + chance.delay_s(0.001, 0.05))
+        await self._environment.sleep(slow_s + chance.delay_s(0.001, 0.05))
         plan = self._repository.compiled(path, content)
         if plan is not None:
             return Compiled(plan=plan, diagnostics=[])

@@ -3,24 +3,23 @@
 A step's script says what its process does: `d=MS` how long it lives, `x=A,B,...` its exit code by attempt, `p=N` how
 many lines it prints, `o` that it sets an output, `stubborn` that it ignores the stop signal. The runner behaves as the
 real one does: a name starts once, results are on disk before they are reported, and a killed runner leaves orphans,
-which the next runner kills and reports as lost. Process starts are recorded in the world's truth and nowhere else.
+which the next runner kills and reports as lost. Process starts are recorded in the simulation's truth and nowhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
+from tests.simulator.environment import Environment
 from tests.simulator.loop import Process
+from tests.simulator.outside.host import Host
+from tests.simulator.truth import Execution
 from waterflow_agent.execution.runner_client import RunnerClient
 from waterflow_agent.runner import protocol, spool
 from waterflow_agent.runner.spool import SpoolChunk
 from waterflow_agent.wire.messages import TaskId
-
-if TYPE_CHECKING:
-    from tests.simulator.outside.server import Server
-    from tests.simulator.truth import Execution
-    from tests.simulator.world import World
 
 
 class Behaviour:
@@ -53,26 +52,27 @@ class _Step:
 class Runner:
     """One process of the runner of one server."""
 
-    def __init__(self, world: World, server: Server) -> None:
-        self._world = world
-        self._server = server
+    def __init__(self, environment: Environment, host: Host, reboot: Callable[[], None]) -> None:
+        self._environment = environment
+        self._host = host
+        self._reboot = reboot
         self.is_dead = False
-        #: When the runner starts to answer, in seconds of the world.
+        #: When the runner starts to answer, in seconds of the simulation.
         self.answers_from = 0.0
         self._connection: _Pipe | None = None
         #: Results by name: stored on the server's disk, as are the claimed names.
-        for name, step in list(server.steps.items()):
+        for name, step in list(host.steps.items()):
             self._end_orphan(name, step)
-        for name, result in server.results.items():
+        for name, result in host.results.items():
             if result is None:
-                server.results[name] = self._lost(name, "the runner was killed while the step ran")
+                host.results[name] = self._lost(name, "the runner was killed while the step ran")
 
     def _end_orphan(self, name: str, step: _Step) -> None:
         self._finish(step, None, "killed by the next runner")
-        self._server.results[name] = self._lost(name, "the runner was killed while the step ran")
+        self._host.results[name] = self._lost(name, "the runner was killed while the step ran")
 
     def _lost(self, name: str, error: str) -> dict[str, object]:
-        chunks = self._server.disk.spools.get(self._server.spool_path(name), [])
+        chunks = self._host.disk.spools.get(self._host.spool_path(name), [])
         return self._result("lost", None, chunks[-1].end if chunks else 0, None) | {"error": error}
 
     def _result(self, reason: str, code: int | None, output: int, started_at: int | None) -> dict[str, object]:
@@ -81,7 +81,7 @@ class Runner:
             "signal": 9 if reason != "lost" and code is None else None,
             "reason": reason,
             "started_at": started_at,
-            "finished_at": self._world.wall_ms(),
+            "finished_at": self._environment.wall_ms(),
             "output_bytes": output,
             "output_dropped": 0,
             "error": None,
@@ -94,7 +94,7 @@ class Runner:
         if self._connection is not None:
             self._tell({"type": "replaced"})
         self._connection = pipe
-        self._tell({"type": "hello", "protocol": protocol.PROTOCOL, "release": self._world.release, "pid": 1})
+        self._tell({"type": "hello", "protocol": protocol.PROTOCOL, "release": self._environment.release, "pid": 1})
 
     def let_go(self, pipe: _Pipe) -> None:
         """Handles that the agent closed its end."""
@@ -111,10 +111,10 @@ class Runner:
         elif kind == "cancel":
             self._cancel(name, message)
         elif kind == "forget":
-            if name in self._server.steps:
+            if name in self._host.steps:
                 self._refuse(name, "forget: the step still runs")
             else:
-                self._server.results.pop(name, None)
+                self._host.results.pop(name, None)
 
     def _tell(self, message: dict[str, object]) -> None:
         if self._connection is not None:
@@ -124,16 +124,16 @@ class Runner:
         self._tell({"type": "error", "name": name, "text": text})
 
     def _tell_state(self, name: str) -> None:
-        step = self._server.steps.get(name)
+        step = self._host.steps.get(name)
         if step is not None:
             self._tell({"type": "started", "name": name, "pid": 2, "at": step.execution.started_wall_ms})
         else:
-            self._tell({"type": "exited", "name": name, "result": self._server.results[name]})
+            self._tell({"type": "exited", "name": name, "result": self._host.results[name]})
 
     def _held(self) -> list[dict[str, object]]:
         held: list[dict[str, object]] = []
-        for name, result in self._server.results.items():
-            step = self._server.steps.get(name)
+        for name, result in self._host.results.items():
+            step = self._host.steps.get(name)
             at = step.execution.started_wall_ms if step is not None else (result or {}).get("started_at")
             state = "ended" if step is None else "stopping" if step.reason else "running"
             held.append({"name": name, "state": state, "pid": 2, "at": at, "output_bytes": 0, "result": result})
@@ -142,33 +142,33 @@ class Runner:
     # Steps.
 
     def _start(self, name: str, message: dict[str, Any]) -> None:
-        server, world = self._server, self._world
-        if name in server.results:
+        host, environment = self._host, self._environment
+        if name in host.results:
             self._tell_state(name)
             return
         request = protocol.StartRequest(message)
-        if world.chance.happens("spawn failed"):
-            world.note(f"{server.name}: {name} cannot be spawned")
-            server.results[name] = self._result("spawn-failed", None, 0, None) | {"error": "no such program"}
+        if environment.chance.happens("spawn failed"):
+            environment.note(f"{host.name}: {name} cannot be spawned")
+            host.results[name] = self._result("spawn-failed", None, 0, None) | {"error": "no such program"}
             self._tell_state(name)
             return
-        key = server.names[name]
+        key = host.names[name]
         behaviour = Behaviour(request.argv[1], key.attempt.number)
-        execution = world.truth.started(key, server.name, world.now_ms, world.wall_ms())
-        world.note(f"{server.name}: {_short(key)} starts ({request.argv[1]})")
-        step = server.steps[name] = _Step(name, execution, behaviour, request)
-        server.results[name] = None
-        world.checks.process_started(server, execution)
+        execution = environment.truth.started(key, host.name, environment.now_ms, environment.wall_ms())
+        environment.note(f"{host.name}: {_short(key)} starts ({request.argv[1]})")
+        step = host.steps[name] = _Step(name, execution, behaviour, request)
+        host.results[name] = None
+        environment.observer.process_started(host, execution)
         self._schedule(step)
-        if world.chance.happens("power lost at a start"):
+        if environment.chance.happens("power lost at a start"):
             # Perhaps before the journal was flushed, and before anyone was notified.
-            world.loop.outside(world.chance.delay_s(0.0, 0.06), server.reboot)
+            environment.loop.outside(environment.chance.delay_s(0.0, 0.06), self._reboot)
         self._tell({"type": "started", "name": name, "pid": 2, "at": execution.started_wall_ms})
 
     def _schedule(self, step: _Step) -> None:
-        loop, behaviour = self._world.loop, step.behaviour
+        loop, behaviour = self._environment.loop, step.behaviour
         duration_ms = behaviour.duration_ms
-        if self._world.chance.happens("step slow"):
+        if self._environment.chance.happens("step slow"):
             duration_ms = duration_ms * 4 + 1_000
         for line in range(behaviour.lines):
             at_s = duration_ms * (line + 1) / (behaviour.lines + 1) / 1000
@@ -182,12 +182,12 @@ class Runner:
         data = (
             f"{key.attempt.job}/{key.attempt.step}#{key.attempt.number} line {line} {'x' * (line * 37 % 90)}\n".encode()
         )
-        chunks = self._server.disk.spools.setdefault(self._server.spool_path(step.name), [])
+        chunks = self._host.disk.spools.setdefault(self._host.spool_path(step.name), [])
         begin = chunks[-1].end if chunks else 0
         if not self.is_dead:
             # The pipe of an orphan has no reader.
             stream = spool.STDOUT if line % 3 else spool.STDERR
-            chunks.append(SpoolChunk(begin, self._world.wall_ms(), stream, data))
+            chunks.append(SpoolChunk(begin, self._environment.wall_ms(), stream, data))
             step.execution.printed += data
             self._tell({"type": "output", "name": step.name, "bytes": begin + len(data)})
 
@@ -195,14 +195,16 @@ class Runner:
         if step.is_over or step.reason or self.is_dead:
             return
         step.reason = reason
-        loop = self._world.loop
+        loop = self._environment.loop
         if not step.behaviour.is_stubborn:
-            step.handles.append(loop.outside(self._world.chance.delay_s(0.001, 0.1), self._exits, step, None))
+            step.handles.append(loop.outside(self._environment.chance.delay_s(0.001, 0.1), self._exits, step, None))
         step.handles.append(loop.outside(step.request.grace_ms / 1000, self._exits, step, None))
 
     def _kill(self, step: _Step, reason: str) -> None:
         step.reason = step.reason or reason
-        step.handles.append(self._world.loop.outside(self._world.chance.delay_s(0.0005, 0.05), self._exits, step, None))
+        step.handles.append(
+            self._environment.loop.outside(self._environment.chance.delay_s(0.0005, 0.05), self._exits, step, None)
+        )
 
     def _exits(self, step: _Step, code: int | None) -> None:
         if step.is_over:
@@ -213,24 +215,24 @@ class Runner:
             return
         execution = step.execution
         if code == 0 and step.behaviour.hands_back:
-            self._server.files[self._server.places[step.name]] = execution.outputs
+            self._host.files[self._host.directories[step.name]] = execution.outputs
         result = self._result(step.reason or "exited", code, len(execution.printed), execution.started_wall_ms)
-        self._server.results[step.name] = result
+        self._host.results[step.name] = result
         self._tell({"type": "exited", "name": step.name, "result": result})
 
     def _finish(self, step: _Step, code: int | None, how: str) -> None:
         step.is_over = True
         for handle in step.handles:
             handle.cancel()
-        self._server.steps.pop(step.name, None)
+        self._host.steps.pop(step.name, None)
         execution = step.execution
-        execution.ended_at, execution.exit_code, execution.how = self._world.now_ms, code, how
-        self._world.note(f"{self._server.name}: {_short(execution.key)} ends: {how} {code}")
+        execution.ended_at, execution.exit_code, execution.how = self._environment.now_ms, code, how
+        self._environment.note(f"{self._host.name}: {_short(execution.key)} ends: {how} {code}")
 
     def _cancel(self, name: str, message: dict[str, Any]) -> None:
-        step = self._server.steps.get(name)
+        step = self._host.steps.get(name)
         if step is None:
-            if name in self._server.results:
+            if name in self._host.results:
                 self._tell_state(name)
             else:
                 self._refuse(name, "cancel: unknown name")
@@ -250,7 +252,7 @@ class Runner:
 
     def power_lost(self) -> None:
         """Loses everything at once."""
-        for step in list(self._server.steps.values()):
+        for step in list(self._host.steps.values()):
             self._finish(step, None, "power lost")
         self.die()
 
@@ -258,12 +260,11 @@ class Runner:
 class _Pipe:
     """The unix socket between one agent process and the runner: in order, without loss while both run."""
 
-    def __init__(self, world: World, server: Server, process: Process, connection: Any) -> None:
-        self._world = world
-        self._server = server
+    def __init__(self, environment: Environment, runner: Runner, process: Process, connection: Any) -> None:
+        self._environment = environment
         self._process = process
         self._connection = connection
-        self._runner = server.runner
+        self._runner = runner
         self._decoder = protocol.Decoder()
         self._up_at = self._down_at = 0.0
         self._is_closed = False
@@ -275,8 +276,8 @@ class _Pipe:
         if self._is_closed:
             return
         messages = self._decoder.feed(data)
-        loop = self._world.loop
-        self._up_at = max(self._up_at, loop.time() + self._world.chance.delay_s(0.0001, 0.004))
+        loop = self._environment.loop
+        self._up_at = max(self._up_at, loop.time() + self._environment.chance.delay_s(0.0001, 0.004))
         loop.outside(self._up_at - loop.time(), self._serve, messages)
 
     def is_closing(self) -> bool:
@@ -287,23 +288,22 @@ class _Pipe:
         """Closes the agent's end."""
         if not self._is_closed:
             self._is_closed = True
-            if self._runner is not None:
-                self._runner.let_go(self)
-            self._world.loop.call_soon(self._connection.connection_lost, None, context=self._process.context)
+            self._runner.let_go(self)
+            self._environment.loop.call_soon(self._connection.connection_lost, None, context=self._process.context)
 
     abort = close
 
     # The runner's side.
 
     def _serve(self, messages: list[Any]) -> None:
-        if self._runner is not None and not self._runner.is_dead:
+        if not self._runner.is_dead:
             for message in messages:
                 self._runner.serve(message)
 
     def tell(self, message: dict[str, object]) -> None:
         """Delivers a message of the runner."""
-        loop = self._world.loop
-        self._down_at = max(self._down_at, loop.time() + self._world.chance.delay_s(0.0001, 0.004))
+        loop = self._environment.loop
+        self._down_at = max(self._down_at, loop.time() + self._environment.chance.delay_s(0.0001, 0.004))
         frames = protocol.frames([protocol.encode(message)])
         loop.call_at(self._down_at, self._arrived, frames, context=self._process.context)
 
@@ -315,50 +315,58 @@ class _Pipe:
         """Closes the runner's end."""
         if not self._is_closed:
             self._is_closed = True
-            self._world.loop.call_soon(self._connection.connection_lost, None, context=self._process.context)
+            self._environment.loop.call_soon(self._connection.connection_lost, None, context=self._process.context)
 
 
 class _Attempts:
     """`runner.attempts.AttemptDirectoryPool` without files."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, host: Host) -> None:
+        self._host = host
 
     def path(self, name: str) -> str:
-        return self._server.spool_path(name).removesuffix("/output")
+        return self._host.spool_path(name).removesuffix("/output")
 
     def prepare(self, name: str) -> str:
         return self.path(name)
 
     def release(self, name: str) -> str | None:
-        self._server.disk.spools.pop(self._server.spool_path(name), None)
+        self._host.disk.spools.pop(self._host.spool_path(name), None)
         return None
 
 
 class SimRunnerClient(RunnerClient):
     """The real client of the runner; only its socket and its directories are simulated."""
 
-    def __init__(self, world: World, server: Server, process: Process) -> None:
-        super().__init__(f"/simulated/{server.name}")
-        self._world = world
-        self._server = server
+    def __init__(
+        self,
+        environment: Environment,
+        host: Host,
+        process: Process,
+        current_runner: Callable[[], Runner | None],
+        start_runner: Callable[[], None],
+    ) -> None:
+        super().__init__(f"/simulated/{host.name}")
+        self._environment = environment
         self._process = process
-        self._attempts = _Attempts(server)  # type: ignore[assignment]
+        self._current_runner = current_runner
+        self._start = start_runner
+        self._attempts = _Attempts(host)  # type: ignore[assignment]
 
     async def _connect_once(self) -> Any:
         from waterflow_agent.execution.runner_client import _Connection
 
-        runner = self._server.runner
-        if runner is None or runner.is_dead or self._world.loop.time() < runner.answers_from:
+        runner = self._current_runner()
+        if runner is None or runner.is_dead or self._environment.loop.time() < runner.answers_from:
             raise ConnectionRefusedError("no runner")
         connection = _Connection(self)
-        pipe = _Pipe(self._world, self._server, self._process, connection)
+        pipe = _Pipe(self._environment, runner, self._process, connection)
         connection.connection_made(pipe)  # type: ignore[arg-type]
         runner.accept(pipe)
         return connection
 
     def _start_runner(self) -> None:
-        self._server.start_runner()
+        self._start()
 
 
 def _short(key: TaskId) -> str:

@@ -1,7 +1,7 @@
-"""Secrets that take time: in some worlds the daemon has to read something before a task can leave.
+"""Secrets that take time: in some simulations the daemon has to read something before a task can leave.
 
-Rules of this file: the product's own reading code runs on the world's time; only the sources are made up. No plan of a
-world names a secret, so none is filled in. What this tests is that offers wait, while everything else about an attempt
+Rules of this file: the product's own reading code runs on the simulation's time; only the sources are made up. No plan of a
+simulation names a secret, so none is filled in. What this tests is that offers wait, while everything else about an attempt
 (cancels, timeouts, settlements, crashes) continues. Secrets are soon forgotten, so a repeated offer waits again.
 """
 
@@ -19,7 +19,7 @@ from waterflowd.secrets.secret_reader import SecretReader
 #: A source that answers, one that is slow, and how often it is temporarily unavailable.
 _QUICK_S, _SLOW_S = 0.005, 3.0
 _TROUBLE = 0.2
-#: Longer than any world: unreadable secrets have their own tests.
+#: Longer than any simulation: unreadable secrets have their own tests.
 _PATIENCE_S = 1e9
 
 

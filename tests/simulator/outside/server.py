@@ -1,21 +1,23 @@
 """A server: its disk, its runner, and one agent process after the other, made of the real components.
 
-Rules of this file: what survives an agent (disk, runner) and what survives a reboot (disk) are attributes of the
-server. Everything else is made anew at each start, in the order of `waterflow_agent.agent`. A service manager restarts
+Rules of this file: what survives an agent and a reboot (disk, records) are attributes of the host; the runner survives
+an agent only. Everything else is made anew at each start, in the order of `waterflow_agent.agent`. A service manager restarts
 an agent that has exited.
 """
 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from tests.simulator.environment import Environment
 from tests.simulator.loop import Process
+from tests.simulator.outside.host import Host
 from tests.simulator.outside.network import Dealer
 from tests.simulator.outside.runner import Runner, SimRunnerClient
-from tests.simulator.outside.storage import Disk, Journal
+from tests.simulator.outside.storage import Journal
 from waterflow_agent.checkout.blob_cache import blob_id
 from waterflow_agent.checkout.file_list import FileEntry
 from waterflow_agent.checkout.file_requests import FileRequests
@@ -36,9 +38,6 @@ from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskId
 from waterflow_agent.wire.session import Received
 
-if TYPE_CHECKING:
-    from tests.simulator.world import World
-
 #: Time from the exit of an agent to its next start by the service manager, and of a whole boot; in seconds.
 RESTART_S = (0.2, 2.0)
 BOOT_S = (2.0, 8.0)
@@ -48,138 +47,112 @@ RUNNER_START_S = (0.03, 2.0)
 KEPT_FILES_LOST = 0.1
 
 
-class Server:
-    """One server of a world."""
+class Server(Host):
+    """One server: a host with its runner and its agent."""
 
-    def __init__(self, world: World, name: str, groups: tuple[str, ...], slots: int) -> None:
-        self.name = name
-        self.groups = groups
-        self.slots = slots
-        #: Z85 text: any forty of its characters whose groups of five are small enough.
-        self.public_key = (name * 40)[:4].rjust(40, "0")
-        self.disk = Disk()
+    def __init__(self, environment: Environment, name: str, groups: tuple[str, ...], slots: int) -> None:
+        super().__init__(name, groups, slots)
         self.runner: Runner | None = None
         self.agent: Agent | None = None
-        self.boots = 0
-        #: When the power was last lost, in the world's time.
-        self.power_lost_at = -1
-        #: When its disk was last full.
-        self.disk_full_at = -1
-        #: Whether it never comes back.
-        self.is_scrapped = False
-        #: Whether people revoked it; what runs there continues to its end.
-        self.is_revoked = False
-        #: The runner's state: running steps, and the results of all claimed names (None while open).
-        self.steps: dict[str, Any] = {}
-        self.results: dict[str, dict[str, object] | None] = {}
-        #: The attempt of each name at the runner; the directory of its files; the content of the directories.
-        self.names: dict[str, TaskId] = {}
-        self.places: dict[str, int] = {}
-        self.files: dict[int, dict[str, Any]] = {}
-        #: Jobs that have a working directory here, and the files that it initially had.
-        self.workspaces: dict[tuple[str, str], dict[str, bytes]] = {}
-        #: Reused files of repositories, by Git id.
-        self.blobs: dict[bytes, bytes] = {}
-        self._world = world
+        self._environment = environment
         self._is_booting = False
 
-    @property
-    def boot_id(self) -> str:
-        """The id of the current boot."""
-        return f"{self.name}-boot-{self.boots}"
-
-    def spool_path(self, name: str) -> str:
-        """Returns the path of the output that an attempt printed."""
-        return f"/simulated/{self.name}/attempts/{name}/output"
+    def make_room(self) -> None:
+        """Makes room on the disk."""
+        if self.disk.is_full:
+            self.disk_full_at = self._environment.now_ms
+        self.disk.is_full = False
 
     def start_runner(self) -> None:
         """Starts a new runner, which settles what the previous one left."""
         if self.runner is None or self.runner.is_dead:
-            self.runner = Runner(self._world, self)
-            self.runner.answers_from = self._world.loop.time() + self._world.chance.delay_s(*RUNNER_START_S)
+            self.runner = Runner(self._environment, self, self.reboot)
+            self.runner.answers_from = self._environment.loop.time() + self._environment.chance.delay_s(*RUNNER_START_S)
 
     def start_agent(self) -> None:
         """Starts the agent as the service manager does, unless it runs or the machine is down."""
         if self.agent is None and not self._is_booting and not self.is_scrapped:
-            self.agent = Agent(self._world, self)
+            self.agent = Agent(self._environment, self)
 
-    def kill_agent(self, why: str) -> None:
+    def kill_agent(self, reason: str) -> None:
         """Kills the agent with SIGKILL; it is started again some time later."""
         agent, self.agent = self.agent, None
         if agent is None:
             return
-        world = self._world
-        world.note(f"{self.name}: agent killed {why}")
-        world.loop.kill(agent.process)
-        world.network.agent_died(agent.process)
+        environment = self._environment
+        environment.note(f"{self.name}: agent killed {reason}")
+        environment.loop.kill(agent.process)
+        environment.network.agent_died(agent.process)
         agent.close_runner_connection()
-        world.loop.outside(world.chance.delay_s(*RESTART_S), self.start_agent)
+        environment.loop.outside(environment.chance.delay_s(*RESTART_S), self.start_agent)
 
     def reboot(self) -> None:
         """Cuts the power; it returns later."""
         if self._is_booting:
             return
-        world = self._world
+        environment = self._environment
         self._is_booting = True
-        world.note(f"{self.name}: power lost")
-        self.power_lost_at = world.now_ms
+        environment.note(f"{self.name}: power lost")
+        self.power_lost_at = environment.now_ms
         self.kill_agent("by a power cut")
         if self.runner is not None:
             self.runner.power_lost()
             self.runner = None
-        self.disk.lose_power(loses_tail=world.chance.happens("journal tail lost"))
-        world.loop.outside(world.chance.delay_s(*BOOT_S), self._booted)
+        self.disk.lose_power(loses_tail=environment.chance.happens("journal tail lost"))
+        environment.loop.outside(environment.chance.delay_s(*BOOT_S), self._booted)
 
     def scrap(self) -> None:
         """Cuts the power for good."""
         self.is_scrapped = True
-        self._world.note(f"{self.name}: never comes back")
+        self._environment.note(f"{self.name}: never comes back")
         self.reboot()
 
     def _booted(self) -> None:
         self.boots += 1
         self._is_booting = False
-        self._world.note(f"{self.name}: booted")
+        self._environment.note(f"{self.name}: booted")
         self.start_agent()
 
 
 class Agent:
     """One process of the agent."""
 
-    def __init__(self, world: World, server: Server) -> None:
+    def __init__(self, environment: Environment, server: Server) -> None:
         self.process = Process(f"agent of {server.name}")
-        self._world = world
+        self._environment = environment
         self._server = server
-        world.agents_started += 1
-        self.instance = f"{server.name}-{world.agents_started}"
-        world.note(f"{server.name}: agent {self.instance} starts")
+        environment.agents_started += 1
+        self.instance = f"{server.name}-{environment.agents_started}"
+        environment.note(f"{server.name}: agent {self.instance} starts")
         self.core: Core | None = None
         self.runner_client: SimRunnerClient | None = None
         self.process.run(self._build)
 
     def _build(self) -> None:
-        world, server = self._world, self._server
-        journal = Journal(world, self.process, server.disk)
-        self.runner_client = SimRunnerClient(world, server, self.process)
+        environment, server = self._environment, self._server
+        journal = Journal(environment, self.process, server.disk)
+        self.runner_client = SimRunnerClient(
+            environment, server, self.process, lambda: server.runner, server.start_runner
+        )
         directories = _Directories(server)
-        workspaces = _WorkingDirectories(world, server)
+        workspaces = _WorkingDirectories(environment, server)
         steps = _Steps(self.runner_client, workspaces, directories, {})  # type: ignore[arg-type]
         steps.server, steps.workspaces = server, workspaces
         link = Link(
             endpoint="tcp://daemon:7600",
-            sockets=_Sockets(world, server, self.process),  # type: ignore[arg-type]
-            new_token=world.new_token,
-            clock=world.clock,
-            dice=random.Random(f"{world.chance.seed}/{self.instance}"),
+            sockets=_Sockets(environment, server, self.process),  # type: ignore[arg-type]
+            new_token=environment.new_token,
+            clock=environment.clock,
+            dice=random.Random(f"{environment.chance.seed}/{self.instance}"),
         )
-        checkouts = CheckoutService(_Trees(world, server), FileRequests(link.send), workspaces)  # type: ignore[arg-type]
+        checkouts = CheckoutService(_Trees(environment, server), FileRequests(link.send), workspaces)  # type: ignore[arg-type]
         core = self.core = Core(
             ledger=Ledger(boot_id=server.boot_id, instance=self.instance, slots=server.slots),
             journal=journal,
             steps=steps,
             checkouts=checkouts,
             sender=link,
-            clock=world.clock,
+            clock=environment.clock,
             output_sender=OutputSender(open_spool=lambda path: _SpoolReader(server.disk.spools.setdefault(path, []))),  # type: ignore[arg-type, return-value]
             describe_machine=lambda: Machine(machine_id="", hostname="host", os="linux", arch="x86_64"),
         )
@@ -195,14 +168,14 @@ class Agent:
 
     async def _keep_connected(self, link: Link, core: Core) -> None:
         await core.executor.is_settled.wait()
-        await link.run(_ObservedHandler(core.session, self._world, self._server))
+        await link.run(_ObservedHandler(core.session, self._environment, self._server))
         if self._server.is_revoked:
             self._server.kill_agent(f"by itself: {link.state}")
             return
-        self._world.checks.fail(f"the link of {self.instance} gave up: {link.state}")
+        self._environment.fail(f"the link of {self.instance} gave up: {link.state}")
 
     def _watch(self, work: Any, name: str) -> None:
-        self._world.loop.create_task(work, name=name).add_done_callback(self._failed)
+        self._environment.loop.create_task(work, name=name).add_done_callback(self._failed)
 
     def _failed(self, ended: Any) -> None:
         """Handles a task that ended or failed: the agent's process ends with it."""
@@ -213,7 +186,7 @@ class Agent:
             # The disk is full at startup: the process exits and is started again.
             self._server.kill_agent(f"by itself: {error}")
             return
-        self._world.checks.fail(f"{self.process.name} ended: {error!r}", error)
+        self._environment.fail(f"{self.process.name} ended: {error!r}", error)
 
     def close_runner_connection(self) -> None:
         """Closes the runner's socket, as the kernel does."""
@@ -229,13 +202,13 @@ def _code(error: BaseException | None) -> str:
 class _Sockets:
     """Simulated sockets in place of `dealer.SocketFactory`."""
 
-    def __init__(self, world: World, server: Server, process: Process) -> None:
-        self._world = world
+    def __init__(self, environment: Environment, server: Server, process: Process) -> None:
+        self._environment = environment
         self._server = server
         self._process = process
 
     def open(self) -> Dealer:
-        return Dealer(self._world.network, self._server.name, self._server.public_key, self._process)
+        return Dealer(self._environment.network, self._server.name, self._server.public_key, self._process)
 
     def close(self) -> None:
         """Does nothing, because the sockets share nothing."""
@@ -244,9 +217,9 @@ class _Sockets:
 class _ObservedHandler:
     """The real handler, observed for what the daemon acknowledged."""
 
-    def __init__(self, handler: SessionHandler, world: World, server: Server) -> None:
+    def __init__(self, handler: SessionHandler, environment: Environment, server: Server) -> None:
         self._handler = handler
-        self._world = world
+        self._environment = environment
         self._server = server
         self.hello = handler.hello
         self.on_opened = handler.on_opened
@@ -255,12 +228,12 @@ class _ObservedHandler:
 
     def on_received(self, received: Received) -> None:
         """Checks that what a frame acknowledges is durable at the daemon."""
-        checks = self._world.checks
+        observer = self._environment.observer
         for message in received.acknowledged:
-            checks.acknowledged(self._server, message)
+            observer.acknowledged(self._server, message)
         for loose in received.loose:
             if isinstance(loose, messages.OutputAck):
-                checks.output_acknowledged(loose)
+                observer.output_acknowledged(loose)
         self._handler.on_received(received)
 
 
@@ -298,7 +271,7 @@ class _Steps(ProcessSteps):
         self.workspaces.enter(task)
         name = self.adopt(task.key)
         self.server.names[name] = task.key
-        self.server.places[name] = self._directory_numbers[task.key]
+        self.server.directories[name] = self._directory_numbers[task.key]
         spec = StepSpec(
             name=name,
             argv=["simulated", node_input.run],
@@ -315,10 +288,10 @@ class _Steps(ProcessSteps):
     def collect(self, key: TaskId, result: StepResult, cancel_reason: str) -> NodeResult:
         """Returns the result of the ended process, with the outputs that it set."""
         end = exits.interpret(result, cancel_reason=cancel_reason)
-        place = self._directory_numbers.get(key)
-        if result.reason not in exits.RAN or place is None:
+        directory = self._directory_numbers.get(key)
+        if result.reason not in exits.RAN or directory is None:
             return end
-        return msgspec.structs.replace(end, outputs=dict(self.server.files.get(place, {})))
+        return msgspec.structs.replace(end, outputs=dict(self.server.files.get(directory, {})))
 
 
 class _Directories:
@@ -363,13 +336,13 @@ class _Directory:
 class _Trees:
     """`trees.store.TreeStore` without files. Reused files are sometimes gone, as if space had run out."""
 
-    def __init__(self, world: World, server: Server) -> None:
-        self._world = world
+    def __init__(self, environment: Environment, server: Server) -> None:
+        self._environment = environment
         self._blobs = server.blobs
 
     def begin(self, tree: messages.Tree, entries: list[FileEntry]) -> _Directory:
         making = _Directory(entries)
-        if self._world.chance.files.random() < KEPT_FILES_LOST:
+        if self._environment.chance.files.random() < KEPT_FILES_LOST:
             self._blobs.clear()
         for entry in entries:
             content = self._blobs.get(entry.blob)
@@ -393,30 +366,30 @@ class _Trees:
         making.files.clear()
 
     def prepare_spare(self, tree: messages.Tree, files: dict[str, bytes]) -> None:
-        """Does nothing: a spare directory has no part in a simulated world."""
+        """Does nothing: a spare directory has no part in a simulation."""
 
 
 class _WorkingDirectories:
     """`WorkingDirectories` without files: which jobs have a directory on the server."""
 
-    def __init__(self, world: World, server: Server) -> None:
-        self._world = world
+    def __init__(self, environment: Environment, server: Server) -> None:
+        self._environment = environment
         self._jobs = server.workspaces
 
     def enter(self, task: messages.Task) -> None:
         files = self._jobs.setdefault((task.key.attempt.run, task.key.attempt.job), {})
-        self._world.checks.entered(task, files)
+        self._environment.observer.entered(task, files)
 
     def has(self, run: str, job: str) -> bool:
         return (run, job) in self._jobs
 
     def adopt(self, run: str, job: str, directory: _Directory) -> None:
-        self._world.checks.expect((run, job) not in self._jobs, f"{job} of {run} got a second directory")
+        self._environment.expect((run, job) not in self._jobs, f"{job} of {run} got a second directory")
         self._jobs[run, job] = directory.files
 
     def jobs(self) -> list[tuple[str, str]]:
         return list(self._jobs)
 
     def release(self, run: str, job: str) -> None:
-        self._world.checks.released(run, job)
+        self._environment.observer.released(run, job)
         self._jobs.pop((run, job), None)

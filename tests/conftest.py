@@ -1,4 +1,4 @@
-"""Settings forevery test: the developer's own settings are removed, and Hypothesis has no deadlines."""
+"""Settings for every test: the developer's own settings are removed, and Hypothesis has no deadlines."""
 
 from __future__ import annotations
 

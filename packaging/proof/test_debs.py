@@ -62,7 +62,9 @@ NODES = """jobs:
 """
 
 
-def test_what_is_installed_is_used_upgraded_removed_and_purged(machine: PackagedMachine, newer_packages: Path) -> None:
+def test_packages_are_installed_used_upgraded_removed_and_purged(
+    machine: PackagedMachine, newer_packages: Path
+) -> None:
     """All parts share one machine: each depends on the previous one, and booting and installing is slow."""
     _installation_starts_the_daemon(machine)
     _agent_waits_for_its_token_and_says_so(machine)

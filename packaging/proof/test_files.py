@@ -82,7 +82,7 @@ def test_the_packages_share_no_file(packages: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_what_administrators_look_for_is_where_they_look(packages: Path, name: str) -> None:
+def test_files_for_administrators_are_in_the_usual_places(packages: Path, name: str) -> None:
     """Units, users, configuration, man pages, completions, licences and the bill of materials are in place."""
     listed = _listed(_deb(packages, name))
     missing = [path for path in (*IN_BOTH, *IN_ONE[name]) if f".{path.replace('@', name)}" not in listed]
@@ -94,7 +94,7 @@ def test_what_administrators_look_for_is_where_they_look(packages: Path, name: s
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_the_bill_names_what_is_inside(packages: Path, tmp_path: Path, name: str) -> None:
+def test_the_bill_of_materials_lists_everything_bundled(packages: Path, tmp_path: Path, name: str) -> None:
     """The bill of materials lists every Python distribution and the bundled OpenSSL, and the licences are included."""
     subprocess.run(["dpkg-deb", "--extract", str(_deb(packages, name)), str(tmp_path)], check=True)
     bill = json.loads((tmp_path / f"usr/share/doc/{name}/sbom.cdx.json").read_text())
@@ -125,7 +125,7 @@ def test_rpmlint_finds_no_error(packages: Path) -> None:
     assert " 0 errors," in done.stdout, done.stdout + done.stderr
 
 
-def test_the_rpms_install_verify_and_go(packages: Path, bookworm: PackagedRoot, tmp_path: Path) -> None:
+def test_the_rpms_install_verify_and_uninstall(packages: Path, bookworm: PackagedRoot, tmp_path: Path) -> None:
     """dnf installs and removes the rpms with dependency checks; Debian and a stand-in package replace Fedora here."""
     need("dnf", "createrepo_c", "rpm", "rpmbuild")
     repository, root = tmp_path / "repository", bookworm.path

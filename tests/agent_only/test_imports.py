@@ -89,7 +89,7 @@ def test_imports_are_declared(path: Path) -> None:
     assert imported <= allowed
 
 
-def test_help_is_light() -> None:
+def test_help_imports_neither_zeromq_nor_the_event_loop() -> None:
     """`--help` imports neither ZeroMQ nor the event loop."""
     script = (
         "import sys\n"

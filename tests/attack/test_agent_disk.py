@@ -25,7 +25,7 @@ from waterflow_agent.runner.reports import StepExited, StepResult, StepSpec
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if IS_FULL else 1200)]
 
 
-def test_an_agent_whose_journal_fails_stops_with_a_sentence_and_loses_nothing(arena: Arena) -> None:
+def test_an_agent_with_a_failing_journal_stops_with_a_message_and_loses_nothing(arena: Arena) -> None:
     """EIO at the N-th flush ends the agent with WF303, or is harmless; the next start settles everything."""
     requires_strace()
 
@@ -56,7 +56,7 @@ def test_an_agent_whose_journal_fails_stops_with_a_sentence_and_loses_nothing(ar
 
 @pytest.mark.root
 @pytest.mark.usefixtures("root")
-def test_an_agent_without_space_keeps_results_and_continues_when_there_is_some(empty_arena: Arena) -> None:
+def test_an_agent_without_disk_space_keeps_results_and_recovers(empty_arena: Arena) -> None:
     """Running steps end; output that does not fit is counted as dropped; nothing is wrongly reported as a success."""
     arena = empty_arena
     arena.start_daemon()
@@ -102,7 +102,7 @@ def mute_runner(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-async def test_a_runner_whose_log_is_on_the_full_disk_keeps_its_steps(
+async def test_a_runner_that_cannot_write_its_log_keeps_its_steps(
     tmp_path: Path, mute_runner: subprocess.Popen[bytes]
 ) -> None:
     """A runner that cannot write to its log keeps running: its steps continue, and every start is answered."""

@@ -30,7 +30,7 @@ _PAGE_BYTES = 4096
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_write_error_stops_the_daemon_with_a_sentence_and_loses_nothing(arena: Arena) -> None:
+def test_a_write_error_stops_the_daemon_with_a_message_and_loses_nothing(arena: Arena) -> None:
     """EIO at the N-th write or flush ends the daemon with WF303; the next start has all acknowledged runs."""
     requires_strace()
 
@@ -204,7 +204,7 @@ def _starts(arena: Arena) -> bool:
     return False
 
 
-def test_a_truncated_log_is_refused_with_a_sentence(empty_arena: Arena) -> None:
+def test_a_truncated_log_is_refused_with_a_clear_message(empty_arena: Arena) -> None:
     """At every tested page boundary and at size 0 the daemon exits with 1 and WF304, never by SIGBUS."""
     arena = empty_arena
     runs = _history(arena)
@@ -261,7 +261,7 @@ def test_a_flipped_byte_is_refused_or_reported_and_never_served(empty_arena: Are
 
 
 @pytest.mark.usefixtures("nightly")
-def test_a_salvaged_log_starts_and_shows_nothing_false(empty_arena: Arena) -> None:
+def test_a_salvaged_log_starts_and_shows_a_true_prefix_of_each_run(empty_arena: Arena) -> None:
     """After `fsck --salvage` of zeroed pages and flipped bits, a daemon shows a true prefix of each run."""
     arena = empty_arena
     runs = _history(arena)
@@ -311,7 +311,7 @@ def _events(arena: Arena, run: str) -> list[dict[str, Any]]:
     return [{name: value for name, value in event.items() if name != "seq"} for event in events]
 
 
-def test_damaged_output_is_answered_with_a_problem(empty_arena: Arena) -> None:
+def test_damaged_output_is_a_503_with_a_problem(empty_arena: Arena) -> None:
     """The answer is 503 with WF304 and no output, the log has no traceback, and other runs stay readable."""
     arena = empty_arena
     runs = _history(arena)
@@ -359,7 +359,7 @@ def _same(arena: Arena, runs: list[str], what: str) -> None:
         assert arena.lines(run) == [str(number) for number in range(1, 301)], what
 
 
-def test_other_files_of_the_data_directory_are_refused_with_a_sentence(empty_arena: Arena) -> None:
+def test_damaged_files_of_the_data_directory_are_refused_with_a_clear_message(empty_arena: Arena) -> None:
     """With an empty, garbled or missing FORMAT, key or clock, the daemon starts properly or exits with 1 and a code."""
     arena = empty_arena
     _history(arena)

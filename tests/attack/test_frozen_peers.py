@@ -30,7 +30,7 @@ def _sit_out(arena: Arena, until: float) -> float:
     return slowest
 
 
-def test_a_frozen_agent_delays_nobody_else_and_resumes_its_step(arena: Arena) -> None:
+def test_a_frozen_agent_delays_no_other_agent_and_resumes_its_step(arena: Arena) -> None:
     """Runs on the other agent continue; afterwards the step continues, and its output arrives completely and once."""
     run = _steady(arena)
     arena.lines(run, count=1)
@@ -52,7 +52,7 @@ def test_a_frozen_agent_delays_nobody_else_and_resumes_its_step(arena: Arena) ->
     wait_until(lambda: arena.connected() == {"web-1", "web-2"}, "both agents")
 
 
-def test_a_frozen_agent_of_another_group_costs_others_nothing(arena: Arena) -> None:
+def test_a_frozen_agent_does_not_delay_another_group(arena: Arena) -> None:
     """Runs of one group start and end while an agent of another group is frozen with work on it."""
     arena.add_agent("db-1", "db")
     stuck = arena.start(job("for n in $(seq 200); do echo $n; done; sleep 1").replace("runs-on: web", "runs-on: db"))
@@ -87,7 +87,7 @@ def test_a_frozen_daemon_misses_nothing(arena: Arena) -> None:
     assert len(arena.run(long)["jobs"][0]["steps"][0]["attempts"]) == 1
 
 
-def test_a_frozen_runner_delays_its_steps_and_no_more(arena: Arena) -> None:
+def test_a_frozen_runner_only_delays_its_steps(arena: Arena) -> None:
     """The runner's pipe fills and its steps wait; when it resumes, everything arrives in order."""
     arena.lose_agent("web-2")
     run = arena.start(job("echo begin; seq 50000; echo end"))

@@ -67,7 +67,7 @@ def test_a_step_that_ignores_its_stop_signal_is_killed_with_its_children(arena: 
     all_alive(arena)
 
 
-def test_a_daemonised_child_that_holds_the_output_does_not_hold_the_step(arena: Arena) -> None:
+def test_a_daemonized_child_that_keeps_the_output_open_does_not_block_the_step(arena: Arena) -> None:
     """The step ends when its main process ends; the orphan is stopped, and its last output is kept."""
     script = "(setsid sh -c 'while :; do sleep 0.1; done' &)\nsetsid sleep 996 &\necho mine"
     run = arena.start(job(script, keys="stop: {grace: 300ms}"))
@@ -79,7 +79,7 @@ def test_a_daemonised_child_that_holds_the_output_does_not_hold_the_step(arena: 
     assert not arena.steps(), "the orphan lives"
 
 
-def test_a_fork_bomb_is_ended_by_the_timeout(arena: Arena) -> None:
+def test_a_timeout_ends_a_fork_bomb(arena: Arena) -> None:
     """A thousand processes that multiply while they are killed leave nothing behind, and the agent survives."""
     script = "for n in $(seq 300); do (while :; do (sleep 5 &); sleep 0.05; done) & done\nwait"
     run = arena.start(job(script, keys="timeout-minutes: 0.03\nstop: {grace: 100ms}"))
@@ -106,7 +106,7 @@ def test_a_step_that_kills_its_agent_continues_and_succeeds(arena: Arena) -> Non
     assert len(step(arena.run(run))["attempts"]) == 1
 
 
-def test_a_step_that_kills_its_runner_is_lost_and_gone(arena: Arena) -> None:
+def test_a_step_that_kills_its_runner_is_lost_and_its_processes_end(arena: Arena) -> None:
     """The step's outcome is unknown, so it is `lost`, and none of its processes keeps running."""
     marker = arena.folder / "marker"
     arena.lose_agent("web-2")
@@ -199,7 +199,7 @@ def _read_logs(arena: Arena, run: str) -> tuple[int, int]:
     return lines, characters
 
 
-def test_a_gigabyte_without_a_newline_is_truncated_and_marked_and_nobody_else_waits(arena: Arena) -> None:
+def test_a_gigabyte_without_a_newline_is_truncated_and_delays_no_other_run(arena: Arena) -> None:
     """The missing bytes are counted, the daemon stays small, and other runs continue."""
     size = 1 << 30
     memory = Peak(lambda: memory_bytes(arena.daemon_pid))
@@ -247,7 +247,7 @@ def test_a_million_short_lines_arrive_each_once(arena: Arena) -> None:
     assert memory.growth <= 64 * MIB, f"the daemon grew by {memory.growth / MIB:.1f} MiB"
 
 
-def test_binary_output_is_shown_and_does_no_harm(arena: Arena) -> None:
+def test_binary_output_is_displayed_as_harmless_text(arena: Arena) -> None:
     """0xff, NUL, escape sequences, carriage returns, markup, and commands of other systems are shown as text."""
     script = (
         r"printf '\377\376\n\0nul\0\n\033]0;title\007\n\033]8;;http://x\033\\link\n'"
@@ -271,7 +271,7 @@ def test_binary_output_is_shown_and_does_no_harm(arena: Arena) -> None:
 # The environment and files --------------------------------------------------------------------------------------------
 
 
-def test_a_working_directory_that_is_removed_is_a_clear_failure_and_no_more(arena: Arena) -> None:
+def test_a_removed_working_directory_fails_only_the_next_step(arena: Arena) -> None:
     """A step that removes its own directory continues, and the next step fails with a message."""
     script = 'rm -rf "$WATERFLOW_WORKSPACE"\necho gone'
     run = arena.start(job(script, then="      - run: pwd\n"))
@@ -332,7 +332,7 @@ HOSTILE_OUTPUTS = {
 }
 
 
-def test_hostile_files_of_outputs_fail_their_own_step_and_nothing_else(arena: Arena) -> None:
+def test_hostile_output_files_fail_only_their_step(arena: Arena) -> None:
     """Only regular files of limited size are read, no links, pipes or devices; the next step gets a clean file."""
     arena.lose_agent("web-2")
     before = descriptors(arena.agent_process("web-1").pid)
@@ -352,7 +352,7 @@ def test_hostile_files_of_outputs_fail_their_own_step_and_nothing_else(arena: Ar
     assert arena.wait_for(arena.start(GOOD))["conclusion"] == "success"
 
 
-def test_a_step_that_removes_its_agents_files_ends_somehow_and_the_daemon_lives(arena: Arena) -> None:
+def test_a_step_that_removes_its_agent_s_files_harms_only_that_agent(arena: Arena) -> None:
     """A step that runs as the agent's user may ruin its agent, but nothing else: the other agent keeps working."""
     arena.lose_agent("web-2")
     run = arena.start(job('rm -rf "$(dirname "$WATERFLOW_OUTPUT")/../../"*\necho done'))

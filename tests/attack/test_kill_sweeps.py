@@ -120,7 +120,7 @@ def test_an_agent_dies_at_any_call_and_its_steps_continue(arena: Arena, calls: l
 
 
 @pytest.mark.parametrize("calls", portions(RUNNER_CALLS))
-def test_a_runner_dies_at_any_call_and_nothing_is_called_a_success_wrongly(
+def test_a_runner_dies_at_any_call_and_no_lost_step_counts_as_success(
     arena: Arena, calls: list[tuple[str, int]]
 ) -> None:
     """The runner's steps are `lost` and gone, everything else succeeds, and nothing starts twice (G3)."""
@@ -182,7 +182,7 @@ def _dies(process: subprocess.Popen[bytes], is_up: object) -> bool:
 
 
 @pytest.mark.parametrize("calls", portions(FIRST_DAEMON_CALLS))
-def test_the_daemon_dies_at_any_call_of_its_first_start_and_the_second_is_clean(
+def test_the_daemon_dies_at_any_call_of_its_first_start_and_the_second_start_succeeds(
     empty_arena: Arena, calls: list[tuple[str, int]]
 ) -> None:
     """A partial data directory, key or socket never needs manual repair."""
@@ -209,7 +209,7 @@ def test_the_daemon_dies_at_any_call_of_its_first_start_and_the_second_is_clean(
 
 
 @pytest.mark.parametrize("calls", portions(FIRST_AGENT_CALLS))
-def test_an_agent_dies_at_any_call_of_its_enrollment_and_the_second_try_is_let_in(
+def test_an_agent_dies_at_any_call_of_its_enrollment_and_the_second_try_succeeds(
     empty_arena: Arena, calls: list[tuple[str, int]]
 ) -> None:
     """However often the agent is killed while it joins, a token with one use suffices; only one agent exists."""

@@ -184,7 +184,7 @@ def test_a_cloned_agent_gets_no_work_and_the_first_one_continues(arena: Arena) -
     assert sorted(marker.read_text().split()) == sorted(runs)
 
 
-def test_a_revoked_agent_is_cut_in_the_middle_of_its_step(arena: Arena) -> None:
+def test_a_revoked_agent_is_disconnected_during_its_step(arena: Arena) -> None:
     """The agent's session ends and is not reopened; its steps are `lost`, even if it still reports (A6)."""
     arena.lose_agent("web-2")
     run = arena.start(job("echo begin; sleep 600; echo end"))

@@ -175,7 +175,7 @@ def _whole(cluster: TwoHosts, run: str, count: int) -> None:
     assert cluster.lines(run, count=count) == [f"line {n}" for n in range(1, count + 1)]
 
 
-def test_a_cut_in_the_middle_of_a_step_loses_no_line(two: TwoHosts) -> None:
+def test_a_disconnection_during_a_step_loses_no_line(two: TwoHosts) -> None:
     """The step continues, and afterwards each of its lines arrives once."""
     count = int(CUT_S * 10) + 60
     run = two.start(_counted(count, 0.1))
@@ -187,7 +187,7 @@ def test_a_cut_in_the_middle_of_a_step_loses_no_line(two: TwoHosts) -> None:
     _whole(two, run, count)
 
 
-def test_a_cut_through_the_end_of_a_step_loses_no_result(two: TwoHosts) -> None:
+def test_a_disconnection_at_the_end_of_a_step_loses_no_result(two: TwoHosts) -> None:
     """The step ends while disconnected; the agent keeps the result, and the next step follows."""
     marker = two.folder / "marker"
     script = f"for n in $(seq 20); do echo line $n; sleep 0.1; done; echo x >> {marker}"
@@ -205,7 +205,7 @@ def test_a_cut_through_the_end_of_a_step_loses_no_result(two: TwoHosts) -> None:
 
 
 @pytest.mark.parametrize("way", ["to the agent", "to the daemon"])
-def test_loss_in_one_direction_is_a_cut_like_any_other(two: TwoHosts, way: str) -> None:
+def test_loss_in_one_direction_counts_as_a_disconnection(two: TwoHosts, way: str) -> None:
     """Loss in one direction, where one side receives but is not received, has the same effect as a cut."""
     name = two.hosts.here if way == "to the agent" else two.hosts.there
     count = int(CUT_S * 10) + 40
@@ -232,7 +232,7 @@ def test_a_lossy_cable_loses_and_repeats_no_line(two: TwoHosts) -> None:
         _whole(two, run, 200)
 
 
-def test_a_daemon_that_is_killed_behind_a_cut_cable_settles_when_it_is_back(two: TwoHosts) -> None:
+def test_a_daemon_killed_while_disconnected_settles_after_the_reconnect(two: TwoHosts) -> None:
     """After a cut, a kill, a start and a reconnect there is one attempt with all lines."""
     count = 80
     run = two.start(_counted(count, 0.05))

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(3600 if IS
 
 
 @pytest.mark.usefixtures("root")
-def test_what_was_answered_is_there_after_a_power_cut(empty_arena: Arena) -> None:
+def test_acknowledged_data_survives_a_power_cut(empty_arena: Arena) -> None:
     """On ext4, acknowledged starts and results survive, each run succeeds, and nothing runs twice."""
     arena = empty_arena
     dice = random.Random(SEED)

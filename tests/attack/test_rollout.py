@@ -143,7 +143,7 @@ def halt_under_fire(roll: RollOut, first: list[str], never: list[str]) -> None:
     _check(roll, "halt", run, [first])
 
 
-def test_a_roll_out_is_killed_in_each_batch_and_no_server_runs_twice(empty_arena: Arena) -> None:
+def test_a_rollout_with_kills_in_each_batch_runs_no_server_twice(empty_arena: Arena) -> None:
     """Despite kills, the server list stays, batches run in order, each server runs once, and a halt persists."""
     empty_arena.start_daemon()
     roll = RollOut(empty_arena, 4)

@@ -34,7 +34,7 @@ def _work(arena: Arena, count: int) -> None:
         assert arena.wait_for(run)["conclusion"] == "success"
 
 
-def test_many_small_runs_leave_memory_and_descriptors_flat(arena: Arena) -> None:
+def test_many_small_runs_do_not_grow_memory_or_descriptors(arena: Arena) -> None:
     """The last three quarters of the runs add only noise."""
     _work(arena, _WARM)
     pids = {"daemon": arena.daemon_pid, "agent": arena.agent_process("web-1").pid, "runner": arena.runner_pid("web-1")}

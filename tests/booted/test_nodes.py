@@ -65,7 +65,7 @@ def _is(machine: Machine, unit: str, state: str) -> None:
     wait_until(lambda: machine.show(unit, "ActiveState") == state, f"{unit} to be {state}")
 
 
-def test_a_unit_is_brought_into_its_state_and_left_there(machine: Machine) -> None:
+def test_a_unit_is_changed_only_if_its_state_differs(machine: Machine) -> None:
     """It is started, enabled, restarted or stopped; `changed` says whether it had to be; failures are reported."""
     machine.root.write("/etc/systemd/system/app.service", UNIT)
     machine.root.write("/etc/systemd/system/broken.service", BROKEN)
@@ -107,7 +107,7 @@ def test_a_unit_is_brought_into_its_state_and_left_there(machine: Machine) -> No
     assert "not found on this server" in missing["reason"]["text"]
 
 
-def test_a_start_that_lasts_goes_on_when_its_step_is_cancelled_or_too_slow(machine: Machine) -> None:
+def test_a_slow_unit_start_continues_when_its_step_is_cancelled_or_times_out(machine: Machine) -> None:
     """The step says why it stopped waiting; systemd continues, and a later step waits for the same start."""
     machine.root.write("/etc/systemd/system/slow.service", SLOW_TO_START)
     run = _begun(machine, name="slow.service", state="started", **{"daemon-reload": "true"})
@@ -130,7 +130,7 @@ def test_a_start_that_lasts_goes_on_when_its_step_is_cancelled_or_too_slow(machi
     assert (waited["conclusion"], waited["outputs"]["active"]) == ("success", "active"), waited
 
 
-def test_a_stop_that_lasts_is_waited_for_by_whoever_asks_for_it(machine: Machine) -> None:
+def test_every_step_that_requests_a_slow_stop_waits_for_it(machine: Machine) -> None:
     """A step that requests the stop, or finds the unit already stopping, waits until the unit has stopped."""
     machine.root.write("/etc/systemd/system/slow.service", SLOW_TO_STOP)
     _ended(machine, name="slow.service", state="started", **{"daemon-reload": "true"})
@@ -146,7 +146,7 @@ def test_a_stop_that_lasts_is_waited_for_by_whoever_asks_for_it(machine: Machine
         assert (step["conclusion"], step["outputs"]["active"]) == ("success", "inactive"), step
 
 
-def test_a_start_that_lasts_outlives_its_agent(machine: Machine) -> None:
+def test_a_slow_unit_start_survives_its_agent(machine: Machine) -> None:
     """After the agent is killed during the step and restarted, it has the one result of the one attempt."""
     machine.root.write("/etc/systemd/system/slow.service", SLOW_TO_START)
     run = _begun(machine, name="slow.service", state="started", enabled="true", **{"daemon-reload": "true"})

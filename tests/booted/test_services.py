@@ -60,7 +60,7 @@ def test_the_services_start_and_a_push_runs(machine: Machine) -> None:
     assert machine.lines(runs[0]["id"]) == ["hello"]
 
 
-def test_after_a_boot_everything_is_there_again(machine: Machine) -> None:
+def test_services_start_again_after_a_reboot(machine: Machine) -> None:
     """Enabled units start at boot, and the agent no longer needs its token."""
     machine.run("rm", "/etc/waterflow/join.token")
     machine.reboot()
@@ -77,7 +77,7 @@ def test_a_daemon_that_was_started_without_a_configuration_can_read_one_later(ba
     assert "ops" in bare_machine.run("waterflowctl", "status").stdout
 
 
-def test_a_wrong_configuration_is_not_tried_again(bare_machine: Machine) -> None:
+def test_an_invalid_configuration_is_not_retried(bare_machine: Machine) -> None:
     """Exit code 2 leaves the unit failed at its first start, with the reason in the journal."""
     bare_machine.run("systemd-sysusers")
     bare_machine.root.write("/etc/waterflow/waterflowd.toml", "data-dri = 1\n")
@@ -91,7 +91,7 @@ def test_a_wrong_configuration_is_not_tried_again(bare_machine: Machine) -> None
 # Confinement -----------------------------------------------------------------------------------------------------------
 
 
-def test_systemd_finds_nothing_wrong_and_little_exposed(machine: Machine) -> None:
+def test_systemd_reports_no_problem_and_low_exposure(machine: Machine) -> None:
     """`systemd-analyze verify` reports nothing, and `security` rates each running service 2.0 at most."""
     paths = [f"/etc/systemd/system/{unit}.service" for unit in SERVICES]
     verified = machine.run("systemd-analyze", "verify", "--man=no", *paths, check=False)
@@ -103,7 +103,7 @@ def test_systemd_finds_nothing_wrong_and_little_exposed(machine: Machine) -> Non
         assert judged.returncode == 0, judged.stdout
 
 
-def test_a_step_of_the_unprivileged_profile_may_little(machine: Machine) -> None:
+def test_a_step_of_the_unprivileged_profile_is_confined(machine: Machine) -> None:
     """It has its own user and control group, gains no privileges, reads no secrets, and writes only in its directory."""
     printed = _printed(
         machine,
@@ -174,7 +174,7 @@ def _restart_both(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("happens", [_restart_agent, _kill_agent, _restart_daemon, _kill_daemon, _restart_both])
-def test_a_step_goes_on_whatever_happens_to_the_services(machine: Machine, happens: Callable[[Machine], None]) -> None:
+def test_a_step_survives_every_restart_of_the_services(machine: Machine, happens: Callable[[Machine], None]) -> None:
     """The step's process, output and result are not affected, and the runner stays the same throughout."""
     runner = machine.pid("waterflow-runner")
     step = LongStep(machine)
@@ -198,7 +198,7 @@ def test_systemd_restarts_a_daemon_that_hangs(machine: Machine) -> None:
     step.judge()
 
 
-def test_an_upgrade_of_the_agent_leaves_its_step_alone_and_then_renews_the_runner(machine: Machine) -> None:
+def test_an_agent_upgrade_keeps_running_steps_and_replaces_an_idle_runner(machine: Machine) -> None:
     """After new files are installed, the step continues under the old runner, which is replaced when idle."""
     runner = machine.pid("waterflow-runner")
     step = LongStep(machine)
@@ -225,7 +225,7 @@ def _restart_runner(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("happens", [_kill_runner, _restart_runner])
-def test_a_runner_that_ends_comes_back_and_its_step_is_lost(
+def test_a_stopped_runner_is_restarted_and_its_step_is_lost(
     machine: Machine, happens: Callable[[Machine], None]
 ) -> None:
     """The step's outcome can no longer be known, so the step is ended; the new runner executes the next one."""
@@ -238,7 +238,7 @@ def test_a_runner_that_ends_comes_back_and_its_step_is_lost(
 
 
 @pytest.mark.parametrize("way", [[], ["--force", "--force"]], ids=["orderly", "sudden"])
-def test_a_reboot_loses_what_ran_at_once(machine: Machine, way: list[str]) -> None:
+def test_a_reboot_makes_running_attempts_lost_at_once(machine: Machine, way: list[str]) -> None:
     """The attempt is `lost` as soon as the agent is back, long before `lost-after`, and a new run works.
 
     A container shares the kernel of its host, and a service with its own /proc (ProtectProc=) sees the kernel's boot id

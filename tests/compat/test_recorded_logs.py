@@ -27,7 +27,7 @@ def unpacked(release: str, directory: Path) -> Path:
 
 
 @pytest.mark.parametrize("release", RECORDINGS)
-def test_a_recorded_data_directory_reads_as_it_was_written(release: str, tmp_path: Path) -> None:
+def test_a_recorded_data_directory_is_read_unchanged(release: str, tmp_path: Path) -> None:
     """This includes every event, row, key, counter and plan, and every byte of output."""
     expected = msgspec.json.decode(gzip.decompress((record_log.LOGS / f"{release}.json.gz").read_bytes()))
     with open_store(unpacked(release, tmp_path), record_log.UNIONS) as store:
@@ -57,6 +57,6 @@ def _go_on(store: Store) -> None:
     store.log.append_blocking(Batch(appends=[append]))
 
 
-def test_there_is_a_recording_of_this_release() -> None:
+def test_this_release_has_a_recording() -> None:
     """Without one, the next release could not be tested for compatibility."""
     assert waterflowd.__version__ in RECORDINGS

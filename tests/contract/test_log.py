@@ -148,7 +148,7 @@ async def test_each_stream_has_its_own_positions_in_one_global_sequence(harness:
 @pytest.mark.parametrize(
     ("first", "limit"), [(1, None), (0, 3), (2, 1), (700, 10), (1, 256), (255, 3), (513, None), (1000, 5), (5, 0)]
 )
-async def test_part_of_a_stream_is_read_from_anywhere(harness: LogHarness, first: int, limit: int | None) -> None:
+async def test_any_part_of_a_stream_can_be_read(harness: LogHarness, first: int, limit: int | None) -> None:
     """`first` and `limit` select the same part that reading the whole stream would show."""
     for expected in range(0, 800, 100):
         await harness.log.append(batch(1, expected, 100))
@@ -171,7 +171,7 @@ async def test_the_feed_continues_after_any_sequence(harness: LogHarness) -> Non
     assert harness.log.feed(15, 4) == []
 
 
-async def test_a_batch_at_the_wrong_position_is_refused_whole(harness: LogHarness) -> None:
+async def test_a_batch_at_the_wrong_position_is_refused_completely(harness: LogHarness) -> None:
     """The error is `Stalled` WF301, and nothing of the batch is stored: neither its valid streams nor its rows."""
     await harness.log.append(batch(1, 0, 2))
     wrong = records.Batch(
@@ -190,7 +190,7 @@ async def test_a_batch_at_the_wrong_position_is_refused_whole(harness: LogHarnes
     assert await harness.log.append(batch(1, 2, 1)) == 3
 
 
-async def test_batches_in_flight_fail_alone(harness: LogHarness) -> None:
+async def test_a_concurrent_batch_fails_without_the_others(harness: LogHarness) -> None:
     """Among concurrent batches, those with a wrong position fail; the others are durable in the order of the calls."""
     calls = [
         harness.log.append(batch(1, 0, 2)),
@@ -221,7 +221,7 @@ async def test_one_batch_may_add_to_a_stream_twice(harness: LogHarness) -> None:
     assert harness.log.head(stream) == 3
 
 
-async def test_an_empty_batch_is_fine(harness: LogHarness) -> None:
+async def test_an_empty_batch_changes_nothing(harness: LogHarness) -> None:
     """It changes nothing and returns the last sequence."""
     await harness.log.append(batch(1, 0, 2))
     assert await harness.log.append(records.Batch()) == 2

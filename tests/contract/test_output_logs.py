@@ -136,7 +136,7 @@ async def test_logs_are_separate(harness: OutputLogsHarness) -> None:
     ]
 
 
-async def test_reading_begins_with_the_piece_that_contains_the_offset(harness: OutputLogsHarness) -> None:
+async def test_reading_starts_with_the_piece_that_contains_the_offset(harness: OutputLogsHarness) -> None:
     """The offset may be inside a piece; after the end there is nothing; otherwise at least one piece is returned."""
     await add(harness.outputs, piece(0, b"abc"), piece(3, b"def"), piece(6, b"ghi"))
     assert [found.offset for found in harness.outputs.read(name(), 4, 100)] == [3, 6]

@@ -56,7 +56,7 @@ def test_a_welcome_leaves_before_offers_that_need_more_frames() -> None:
     assert received[0].loose == [WELCOME]
 
 
-def test_an_attempt_goes_through_its_whole_life() -> None:
+def test_an_attempt_passes_through_all_messages() -> None:
     """Offer, acceptance, result, output and all acknowledgements are exchanged, and nothing remains outstanding."""
     agent, daemon = pair()
     daemon.queue(messages.Offer(task=TASK))
@@ -105,7 +105,7 @@ def test_two_quiet_sides_keep_each_other_alive_without_a_storm() -> None:
     assert frames <= 2 * 30
 
 
-def test_waking_when_asked_is_enough() -> None:
+def test_acting_only_at_next_wake_at_is_enough() -> None:
     """A caller that acts only at `next_wake_at` loses nothing: acknowledgements, resends and keep-alives all happen."""
     agent, daemon = pair()
     agent.queue(FINISHED)

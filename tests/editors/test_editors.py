@@ -97,13 +97,13 @@ def server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
-def test_a_valid_file_has_no_marks(server: LanguageServer, file: Path) -> None:
+def test_a_valid_file_has_no_diagnostics(server: LanguageServer, file: Path) -> None:
     """None of the examples is marked as an error."""
     assert server.problems(file.read_text("utf-8"), is_wrong=False) == []
 
 
 @pytest.mark.parametrize(("text", "line", "word"), BAD.values(), ids=BAD.keys())
-def test_a_mistake_is_marked_at_its_line(server: LanguageServer, text: str, line: int, word: str) -> None:
+def test_a_mistake_has_a_diagnostic_at_its_line(server: LanguageServer, text: str, line: int, word: str) -> None:
     """The mark has the wrong name or what was expected; the compiler refuses the file too."""
     found = server.problems(text, is_wrong=True)
     assert any(marked == line and word in message for marked, message in found), found
@@ -117,6 +117,6 @@ def test_completions_are_offered(server: LanguageServer, text: str, names: list[
 
 
 @pytest.mark.parametrize(("text", "words"), HOVERS.values(), ids=HOVERS.keys())
-def test_the_meaning_of_a_key_is_shown(server: LanguageServer, text: str, words: str) -> None:
+def test_the_description_of_a_key_is_shown_on_hover(server: LanguageServer, text: str, words: str) -> None:
     """The text is the same sentence as in the reference."""
     assert words in server.hover(text)

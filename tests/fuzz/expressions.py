@@ -6,7 +6,7 @@ It mutates and joins its inputs, keeps those that reach a new line or jump of `w
 with the input and its seed. `corpus/` contains inputs that reach most of the package (one per file) and, named `found-*`,
 earlier findings; a run prints the inputs that it would add.
 
-These rules hold forevery input (`examine`): the only exception is ExpressionError, with an offset inside the text; a value
+These rules hold for every input (`examine`): the only exception is ExpressionError, with an offset inside the text; a value
 can be stored and is the same when evaluated again; explaining, unparsing and lowering never fail; no input takes longer than
 `SECONDS_MAX` (a hang ends the process with a traceback).
 """

@@ -5,7 +5,7 @@
 It mutates and joins valid workflows (the examples, and `workflow_corpus/`, which also contains earlier findings), both as
 bytes and as trees of values, and stops at the first finding with the input and its seed.
 
-These rules hold forevery input (`examine`): the result is either a plan or errors, never both and never an exception. The
+These rules hold for every input (`examine`): the result is either a plan or errors, never both and never an exception. The
 same file gives the same result. Each error and warning has an existing code, a message that says what was expected, and a
 location inside the file, and can be displayed. The JSON Schema accepts whatever compiles. No input takes longer than
 `SECONDS_MAX` (a hang ends the process with a traceback).

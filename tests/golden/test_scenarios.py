@@ -44,6 +44,6 @@ def test_scenario_gives_its_trace(path: Path) -> None:
     assert trace == sections.get("trace", "")
 
 
-def test_there_are_scenarios() -> None:
+def test_scenarios_are_found() -> None:
     """The test above must not pass because it found no scenarios."""
     assert len(list(FOLDER.glob("*.txt"))) >= 10

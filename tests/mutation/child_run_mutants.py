@@ -45,14 +45,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "if step.stop or step.is_timed_out:",
         "if False:",
         "a cancel does not reach the run that a step has started",
-        "tests.unit.host.test_child_runs:test_a_cancel_goes_to_the_run_that_the_step_started",
+        "tests.unit.host.test_child_runs:test_a_cancel_reaches_the_child_run",
     ),
     Mutant(
         f"{_BATCH}:BatchBuilder._watch",
         "child = state.child_runs.look_up(command.run)",
         "return []",
         "the end of a run that nobody watched is not looked for",
-        "tests.unit.host.test_child_runs:test_a_run_that_ended_while_nobody_watched_is_found_in_the_log",
+        "tests.unit.host.test_child_runs:test_a_child_run_that_ended_before_recovery_is_found_in_the_log",
     ),
     Mutant(
         f"{_CHILD_RUNS}:start_request",

@@ -169,14 +169,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "return server.agent not in request.avoid or self._best(request) is server",
         "return True",
         "a server that is avoided is taken when it comes free first",
-        "tests.unit.fleet.test_placement:test_a_server_that_is_avoided_gets_the_job_only_when_there_is_no_other",
+        "tests.unit.fleet.test_placement:test_an_avoided_server_is_used_only_without_an_alternative",
     ),
     Mutant(
         f"{_BATCH}:BatchBuilder.assign",
         "placement.changed_lists()",
         "()",
         "a list of servers is not asked for again",
-        "tests.unit.host.test_gates:test_a_job_on_each_server_begins_when_the_first_one_is_enrolled",
+        "tests.unit.host.test_gates:test_a_job_on_each_server_starts_when_the_first_one_is_enrolled",
     ),
     # Gates.
     Mutant(
@@ -254,7 +254,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "rerun_jobs |= more",
         "break",
         "what depends on something that is done again is reused",
-        "tests.unit.engine.test_reused:test_what_depends_on_something_that_is_done_again_is_done_again",
+        "tests.unit.engine.test_reused:test_dependants_of_a_repeated_part_are_repeated",
     ),
     Mutant(
         f"{_JOBS}:_reused",
@@ -307,7 +307,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "commands.SendTask | commands.CancelTask",
         "commands.SendTask",
         "a cancel that left before its offer is not said again",
-        test="tests.unit.host.test_secrets:test_a_cancel_before_the_offer_is_said_again_after_it",
+        test="tests.unit.host.test_secrets:test_a_cancel_before_the_offer_is_repeated_after_it",
     ),
     Mutant(f"{_RECOVERY}:resume", "state.placement.hold(", "(", "slots are free after a restart that are not"),
     Mutant(f"{_RECOVERY}:resume", "state.timers.arm(run.id, timer)", "pass", "no timer after a restart"),
@@ -376,7 +376,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "two attempts of one step",
         # No simulation reaches this: the daemon offers the next attempt only to a server that has answered for the previous
         # one.
-        "tests.unit.agent.state.test_ledger:test_second_attempt_of_a_step_does_not_start_while_the_first_lives",
+        "tests.unit.agent.state.test_ledger:test_second_attempt_of_a_step_does_not_start_while_the_first_runs",
     ),
     Mutant(f"{_LEDGER}:Ledger.undelivered", "undelivered.append(entry.result)", "pass", "results are sent once"),
     Mutant(
@@ -434,7 +434,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "pass",
         "a new session does not send again what was on its way",
         # In a simulation the output arrives later anyway, because what is not acknowledged is sent again.
-        "tests.unit.agent.execution.test_output:test_new_session_begins_at_the_last_acknowledgement",
+        "tests.unit.agent.execution.test_output:test_new_session_starts_at_the_last_acknowledgement",
     ),
     Mutant(f"{_SESSION}:Session._take_numbered", "if first > self._received + 1:", "if False:", "a gap is not seen"),
     Mutant(
@@ -532,14 +532,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "self._send(request)",
         "pass",
         "files that were asked for in a session before never come",
-        "tests.unit.agent.test_checkout:test_what_has_no_answer_is_asked_again_in_the_next_session",
+        "tests.unit.agent.test_checkout:test_unanswered_requests_are_repeated_in_the_next_session",
     ),
     Mutant(
         "waterflow_agent.checkout.service:CheckoutService._fetch_some",
         "requested = requested[len(arrived) :]",
         "requested = []",
         "of the files of an answer the rest is not asked for",
-        "tests.unit.agent.test_checkout:test_a_checkout_brings_small_and_large_files",
+        "tests.unit.agent.test_checkout:test_a_checkout_fetches_small_and_large_files",
     ),
     # Backups.
     Mutant(

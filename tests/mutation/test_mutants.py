@@ -28,7 +28,7 @@ def test_broken_product_is_noticed(meaning: str) -> None:
 
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=[f"{one.where}: {one.meaning}" for one in mutants.MUTANTS])
-def test_every_mutant_still_breaks_something(mutant: Mutant) -> None:
+def test_every_mutant_applies_to_the_source(mutant: Mutant) -> None:
     """The source contains the replaced piece exactly once, and afterwards the function is restored."""
     function = mutants._function(mutant.where)
     before = function.__code__

@@ -62,7 +62,7 @@ def _unordered(outcome: Any) -> Any:
     return outcome
 
 
-def test_what_the_npm_package_alone_takes_is_known() -> None:
+def test_sources_that_only_the_npm_package_accepts_are_listed() -> None:
     """This works for a source that we cannot parse, too."""
     assert is_lenient("join(a.list.*,)", {})
     assert is_lenient("format('{0abc}', 1)", {})
@@ -109,7 +109,7 @@ def is_lenient(source: str, contexts: dict[str, object]) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900 + 60 * ROUNDS)
-def test_generated_expressions_have_the_outcome_that_github_gives_them(evaluator: github.GitHub) -> None:
+def test_generated_expressions_have_github_s_outcome(evaluator: github.GitHub) -> None:
     """They cover literals, operators, coercions, indexes, filters, functions and their errors, over contexts of every shape."""
     compared = 0
 
@@ -157,7 +157,7 @@ DIFFERENCES: list[tuple[str, dict[str, object], object, object]] = [
 
 
 @pytest.mark.parametrize(("source", "contexts", "theirs", "ours"), DIFFERENCES, ids=[row[0] for row in DIFFERENCES])
-def test_where_we_differ_from_github_both_outcomes_are_known(
+def test_known_differences_from_github_have_both_outcomes(
     evaluator: github.GitHub, source: str, contexts: dict[str, object], theirs: object, ours: object
 ) -> None:
     """None stands for an error or for null; a difference that no longer exists must be removed from the list."""
@@ -167,7 +167,7 @@ def test_where_we_differ_from_github_both_outcomes_are_known(
     assert github.our_outcome(source, contexts).get("value") == github.spelled(ours)
 
 
-def test_a_tree_deeper_than_github_allows_is_fine_up_to_our_own_bound(evaluator: github.GitHub) -> None:
+def test_expressions_may_nest_deeper_than_on_github(evaluator: github.GitHub) -> None:
     """GitHub's limit is 50 levels and ours is 64; neither overflows its stack."""
     sources = ["(" * depth + "1" + ")" * depth for depth in (49, 63, 10_000)]
     theirs = [set(outcome) for outcome in evaluator.outcomes(sources, {})]

@@ -63,7 +63,7 @@ def _named(expression: str) -> tuple[set[int], set[int]]:
 
 
 @given(st.sampled_from(_PLACES), _MINUTES, _HOURS)
-def test_instants_agree_with_a_look_at_every_minute(place: tuple[str, datetime], minute: str, hour: str) -> None:
+def test_instants_match_a_check_of_every_minute(place: tuple[str, datetime], minute: str, hour: str) -> None:
     """Each time occurs once and in order, and none is lost, at every kind of clock change."""
     name, start = place
     expression = f"{minute} {hour} * * *"
@@ -77,7 +77,7 @@ def test_instants_agree_with_a_look_at_every_minute(place: tuple[str, datetime],
 
 
 @given(st.sampled_from(_PLACES), _MINUTES, _HOURS, st.integers(0, 2_880), st.integers(1, 5))
-def test_instants_do_not_depend_on_when_somebody_asks(
+def test_instants_do_not_depend_on_the_starting_moment(
     place: tuple[str, datetime], minute: str, hour: str, minutes: int, count: int
 ) -> None:
     """Continuing from any moment gives the remaining instants."""
@@ -93,7 +93,7 @@ def test_instants_do_not_depend_on_when_somebody_asks(
 
 
 @given(st.text(max_size=40), st.text(max_size=20))
-def test_no_text_raises_anything_else(expression: str, zone: str) -> None:
+def test_any_text_is_an_expression_or_a_clear_error(expression: str, zone: str) -> None:
     """Any text is either an expression and a zone, or an error with a message."""
     for check, text in ((cron.check, expression), (cron.zone_of, zone)):
         with contextlib.suppress(cron.CronError):

@@ -235,7 +235,7 @@ def test_a_snippet_is_bounded_and_printable(line: str, column: int) -> None:
     assert 1 <= caret <= len(text) + 1
 
 
-def test_the_base_of_these_tests_compiles() -> None:
+def test_the_undamaged_files_compile() -> None:
     """The damaged files of the other tests must have been valid before."""
     compiled = compile_workflow("w.yml", BASE.encode(), FILES)
     assert not compiled.diagnostics

@@ -252,7 +252,7 @@ def test_recovery_equals_the_live_path_and_every_run_ends(workflow: str, draw: s
 
 @settings(max_examples=40, deadline=None)
 @given(workflow=workflows(), draw=st.data(), count=st.integers(0, 15))
-def test_a_log_cut_anywhere_folds_to_the_state_of_that_moment(workflow: str, draw: st.DataObject, count: int) -> None:
+def test_every_prefix_of_a_log_folds_to_its_state(workflow: str, draw: st.DataObject, count: int) -> None:
     """Every prefix of a run's events is a valid state, whether it is folded at once or event by event."""
     scenario = Scenario(workflow, _FILES)
     scenario.play("start")

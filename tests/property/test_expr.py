@@ -87,7 +87,7 @@ def test_parsing_raises_nothing_but_expression_errors(text: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(SOURCES, ENVS)
-def test_evaluation_ends_with_json_data_or_an_expression_error(source: str, env: expr.Env) -> None:
+def test_evaluation_returns_json_data_or_an_expression_error(source: str, env: expr.Env) -> None:
     """This holds for any contexts, and repeating the evaluation gives the same result."""
     node = expr.parse(source)
 

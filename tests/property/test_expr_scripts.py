@@ -121,7 +121,7 @@ def printed(value: str) -> bytes:
 
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("value", HOSTILE)
-def test_hostile_values_arrive_unchanged_in_every_quoted_place(shell: str, value: str) -> None:
+def test_hostile_values_arrive_unchanged_in_every_quoted_position(shell: str, value: str) -> None:
     """All positions are in one script, so each also sees the effects of the earlier ones."""
     places = EXACT | EXACT_BASH if shell == "bash" else EXACT
     script = SHOW + "\n".join(places.values())
@@ -134,7 +134,7 @@ def test_hostile_values_arrive_unchanged_in_every_quoted_place(shell: str, value
 
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("script", LOOSE)
-def test_hostile_values_are_never_code_in_unquoted_places(shell: str, script: str) -> None:
+def test_hostile_values_are_never_executed_in_unquoted_positions(shell: str, script: str) -> None:
     """Each position is tested with all values: joined to save processes, and one by one where a value ends the script."""
     for value in (HOSTILE[0], HOSTILE[2], HOSTILE[6], HOSTILE[9], HOSTILE[10], " ".join(HOSTILE)):
         _, files = run(shell, script, value)
@@ -149,7 +149,7 @@ def test_hostile_values_are_never_code_in_unquoted_places(shell: str, script: st
     st.lists(st.sampled_from(sorted(EXACT)), min_size=1, max_size=4),
 )
 @example("\r\n", ["double quotes"])
-def test_any_value_arrives_unchanged_in_any_mix_of_places(value: str, names: list[str]) -> None:
+def test_any_value_arrives_unchanged_in_any_mix_of_positions(value: str, names: list[str]) -> None:
     """Positions are in random order, and the value is random text or fragments of shell code."""
     output, files = run("bash", SHOW + "\n".join(EXACT[name] for name in names), value)
 
@@ -183,7 +183,7 @@ NO_COMMANDS = [value for value in HOSTILE[:13] if value.split()[:1] != ["touch"]
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(PIECES, min_size=3, max_size=14).map("".join), st.sampled_from(NO_COMMANDS))
-def test_no_script_however_broken_runs_its_values(script: str, value: str) -> None:
+def test_no_broken_script_executes_its_values(script: str, value: str) -> None:
     """The scanner may misread text that is not valid shell, but even then the value is not executed."""
     script = script.replace("@@", "@ @")
     try:

@@ -59,14 +59,14 @@ def _is_made(root: str, path: str, target: str) -> bool:
     return True
 
 
-def test_a_chain_that_leaves_by_the_links_on_its_way_is_found() -> None:
+def test_a_chain_of_links_that_leaves_is_found() -> None:
     """Each target stays inside on its own, but the chain leads outside."""
     tree = {b"deep/er/top": b"../..", b"y": b"deep/er/top/../x"}
     assert not links.leaves(tree, b"deep/er/top")
     assert links.leaves(tree, b"y")
 
 
-def test_circles_and_what_is_not_there_do_no_harm() -> None:
+def test_link_cycles_and_missing_targets_are_harmless() -> None:
     """The kernel gives up on a cycle, and finds nothing at a missing target."""
     assert not links.leaves({b"a": b"b", b"b": b"a"}, b"a")
     assert not links.leaves({b"a": b"nothing/at/all"}, b"a")

@@ -39,7 +39,7 @@ def simplest(masks: Masks, text: bytes) -> bytes:
 
 
 @given(texts())
-def test_the_search_finds_what_the_simplest_one_finds(case: tuple[list[str], bytes]) -> None:
+def test_the_optimized_search_equals_the_simple_one(case: tuple[list[str], bytes]) -> None:
     """The optimized search misses no form."""
     secrets, text = case
     masks = Masks(secrets)
@@ -48,7 +48,7 @@ def test_the_search_finds_what_the_simplest_one_finds(case: tuple[list[str], byt
 
 @settings(max_examples=300)
 @given(texts(), st.lists(st.integers(0, 700), max_size=8))
-def test_any_cut_gives_the_same(case: tuple[list[str], bytes], cuts: list[int]) -> None:
+def test_the_chunking_does_not_change_the_result(case: tuple[list[str], bytes], cuts: list[int]) -> None:
     """At every point the output depends only on the text so far."""
     secrets, text = case
     masks = Masks(secrets)
@@ -62,7 +62,7 @@ def test_any_cut_gives_the_same(case: tuple[list[str], bytes], cuts: list[int]) 
 
 
 @given(texts())
-def test_a_stream_that_goes_on_is_the_whole(case: tuple[list[str], bytes]) -> None:
+def test_a_continued_stream_equals_the_whole_text(case: tuple[list[str], bytes]) -> None:
     """When text follows that starts no secret, nothing is held back, and the output equals that of the whole text."""
     secrets, text = case
     masks = Masks(secrets)
@@ -70,7 +70,7 @@ def test_a_stream_that_goes_on_is_the_whole(case: tuple[list[str], bytes]) -> No
 
 
 @given(texts())
-def test_masked_text_is_never_longer(case: tuple[list[str], bytes]) -> None:
+def test_masking_never_lengthens_text(case: tuple[list[str], bytes]) -> None:
     """The limits on output and outputs therefore hold for masked text too."""
     secrets, text = case
     assert len(Masks(secrets).data(text)) <= len(text)

@@ -39,7 +39,7 @@ def by_hand(dimensions: dict[str, list[Any]], include: list[dict[str, Any]], exc
     include=_ENTRIES,
     exclude=_ENTRIES,
 )
-def test_instances_are_those_of_github(
+def test_matrix_instances_match_github(
     dimensions: dict[str, list[Any]], include: list[dict[str, Any]], exclude: list[dict[str, Any]]
 ) -> None:
     """The order is product, `exclude`, `include`; an empty matrix is refused; keys are unique and short."""

@@ -58,7 +58,7 @@ _trees = st.dictionaries(st.sampled_from(["a.yml", "b.yml", "c.yml"]), st.sample
 
 
 @given(st.lists(_trees, max_size=8))
-def test_the_fold_equals_the_last_tree_and_no_key_comes_twice(trees: list[dict[str, str]]) -> None:
+def test_the_fold_equals_the_last_tree_and_no_key_repeats(trees: list[dict[str, str]]) -> None:
     """Applying the differences one by one gives the tree itself, from any starting point; objects ending in 4 are invalid."""
     held = state.RepositoryState(name="ops", refs={})
     keys: list[str] = []
@@ -89,7 +89,7 @@ def test_the_fold_equals_the_last_tree_and_no_key_comes_twice(trees: list[dict[s
 @given(
     st.lists(st.tuples(_trees, st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2)), max_size=8)
 )
-def test_the_fold_knows_with_what_each_file_was_made(steps: list[tuple[dict[str, str], dict[str, str]]]) -> None:
+def test_the_fold_knows_the_dependencies_of_each_file(steps: list[tuple[dict[str, str], dict[str, str]]]) -> None:
     """Every file looks for `x` and `y`; after any changes, each file is compiled as if the last tree were the first one."""
     held = state.RepositoryState(name="ops", refs={})
     for number, (tree, others) in enumerate(steps, start=1):

@@ -19,7 +19,7 @@ _STEPS = st.lists(
 
 
 @given(_STEPS, st.sampled_from(Overlap), st.sampled_from(CatchUp))
-def test_an_instant_starts_once_at_most_and_two_runs_are_never_open(
+def test_a_due_time_starts_at_most_one_run_and_runs_never_overlap(
     steps: list[tuple[str, int]], overlap: Overlap, catch_up: CatchUp
 ) -> None:
     """The fold of the facts equals the state on which the decisions were based."""
@@ -55,7 +55,7 @@ def test_an_instant_starts_once_at_most_and_two_runs_are_never_open(
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.sampled_from(CatchUp))
-def test_every_instant_is_decided_once_while_the_clock_goes_on(gaps: list[int], catch_up: CatchUp) -> None:
+def test_every_due_time_is_decided_once(gaps: list[int], catch_up: CatchUp) -> None:
     """Every due time is counted once: as started, queued, skipped or missed."""
     trigger = ScheduleTrigger(cron=NAME.cron, timezone=NAME.timezone, overlap=Overlap.SKIP, catch_up=catch_up)
     armed = ScheduleArmed(at=1, path=NAME.path, cron=NAME.cron, timezone=NAME.timezone, ref="r", from_at=T0)

@@ -43,7 +43,7 @@ def by_hand(found: Any, names: frozenset[str]) -> Any:
 
 
 @given(content=_JSON, names=_GIVEN)
-def test_references_of_the_given_names_are_filled_in_and_nothing_else(content: Any, names: frozenset[str]) -> None:
+def test_only_references_of_the_listed_names_are_filled_in(content: Any, names: frozenset[str]) -> None:
     """Keys and other types stay unchanged, and a reference within a secret's value is not filled in."""
     assert secrets.fill(content, names, value) == by_hand(content, names)
 

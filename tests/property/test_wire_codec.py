@@ -98,7 +98,7 @@ def frames(draw: st.DrawFn) -> tuple[codec.Side, list[Any], list[Any], bytes]:
 
 
 @given(frames())
-def test_every_frame_comes_back_as_it_was_sent(made: tuple[codec.Side, list[object], list[object], bytes]) -> None:
+def test_every_frame_is_decoded_unchanged(made: tuple[codec.Side, list[object], list[object], bytes]) -> None:
     """Encoding and decoding returns the same messages in the same order."""
     side, numbered, loose, encoded = made
 

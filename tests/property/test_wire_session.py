@@ -91,7 +91,7 @@ _moves = st.lists(
 
 @settings(deadline=None)
 @given(_moves)
-def test_messages_arrive_once_in_order_and_all_of_them(moves: list[tuple[str, int]]) -> None:
+def test_all_messages_arrive_once_and_in_order(moves: list[tuple[str, int]]) -> None:
     """Whatever the network does, both sides receive 1, 2, 3...; once it works again, nothing is missing or unacknowledged."""
     pair = SessionPair()
     for move, number in moves:

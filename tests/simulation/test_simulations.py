@@ -26,7 +26,7 @@ def test_every_promise_is_kept(part: int) -> None:
 
 
 @pytest.mark.parametrize("seed", KEPT)
-def test_seed_that_found_something_finds_it_no_more(seed: int) -> None:
+def test_every_promise_is_kept_for_seeds_that_once_found_a_bug(seed: int) -> None:
     """Every promise is kept in the simulation of a seed that once broke one (see seeds.txt)."""
     report = simulate(seed)
 

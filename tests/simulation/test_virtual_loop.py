@@ -15,7 +15,7 @@ def loop() -> VirtualLoop:
     return VirtualLoop()
 
 
-def test_time_moves_straight_to_the_next_timer(loop: VirtualLoop) -> None:
+def test_time_jumps_to_the_next_timer(loop: VirtualLoop) -> None:
     """Waiting for a year takes no longer than an instant, and timers of one instant fire in order."""
     fired: list[tuple[float, str]] = []
     for delay_s, name in ((5.0, "b"), (31_536_000.0, "c"), (5.0, "b2"), (0.0, "a")):
@@ -30,7 +30,7 @@ def test_time_moves_straight_to_the_next_timer(loop: VirtualLoop) -> None:
     loop.close()
 
 
-def test_killed_process_runs_nothing_any_more(loop: VirtualLoop) -> None:
+def test_killed_process_runs_nothing(loop: VirtualLoop) -> None:
     """Neither its timers nor its tasks run, and what its `finally` schedules is dropped too."""
     process, seen = Process("p"), []
 
@@ -53,7 +53,7 @@ def test_killed_process_runs_nothing_any_more(loop: VirtualLoop) -> None:
     loop.close()
 
 
-def test_process_that_kills_itself_goes_no_further(loop: VirtualLoop) -> None:
+def test_process_that_kills_itself_stops_at_once(loop: VirtualLoop) -> None:
     """A process that kills itself is interrupted at once, and this does not count as a failure."""
     process, seen = Process("p"), []
 
@@ -88,7 +88,7 @@ def test_paused_process_catches_up_in_order(loop: VirtualLoop) -> None:
     loop.close()
 
 
-def test_what_nobody_catches_is_remembered(loop: VirtualLoop) -> None:
+def test_uncaught_errors_are_recorded(loop: VirtualLoop) -> None:
     """An uncaught error in a callback is recorded, so that it fails the simulation instead of vanishing in a log."""
     loop.outside(0.0, lambda: 1 / 0)
 

@@ -29,7 +29,7 @@ def _moves(table: Mapping[Enum, frozenset[Enum]]) -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("number", "table"), [(0, TRANSITIONS), (1, ATTEMPT_TRANSITIONS)], ids=["runs", "attempts"])
-def test_a_diagram_has_exactly_the_moves_of_its_table(number: int, table: Mapping[Enum, frozenset[Enum]]) -> None:
+def test_a_diagram_has_exactly_the_transitions_of_its_table(number: int, table: Mapping[Enum, frozenset[Enum]]) -> None:
     """The diagram shows exactly what `evolve` allows."""
     assert _diagrams()[number] == _moves(table)
 

@@ -66,7 +66,7 @@ def test_every_error_code_has_a_row() -> None:
     assert not missing, _report("errors.md", missing)
 
 
-def test_every_row_is_about_a_code_that_exists_and_stands_once() -> None:
+def test_every_row_is_about_an_existing_code_and_unique() -> None:
     """A code that is no longer used must be removed from the page."""
     rows = _codes_on_page()
     assert sorted(rows) == sorted(set(rows))
@@ -223,7 +223,7 @@ def test_every_named_test_exists(page: str) -> None:
     assert not missing, "\n".join(["", f"docs/{page} names tests that do not exist:", *missing])
 
 
-def test_every_fault_names_its_tests_or_says_that_it_has_none() -> None:
+def test_every_fault_names_its_tests_or_none() -> None:
     """Every row of the table of faults is complete, and a missing test is stated explicitly."""
     rows = _fault_table()
     assert len(rows) >= 25

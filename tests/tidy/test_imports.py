@@ -221,7 +221,7 @@ def test_the_rule_holds_in_every_module(rule: Callable[[Source], Iterator[str]])
 
 
 @pytest.mark.parametrize("package", [*PURE, *NEVER, "waterflowd.ctl", "waterflow_agent.runner", *COMPOSITION])
-def test_a_rule_is_about_something_that_exists(package: str) -> None:
+def test_every_rule_is_about_an_existing_package(package: str) -> None:
     """A rule for a package that was renamed would check nothing."""
     assert [source for source in sources.shipped() if sources.is_in(source.module, package)]
 
@@ -325,7 +325,7 @@ ALLOWED: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("module", "text"), ALLOWED, ids=[module for module, _ in ALLOWED])
-def test_what_the_tables_allow_gives_no_finding(module: str, text: str) -> None:
+def test_allowed_imports_give_no_finding(module: str, text: str) -> None:
     """The rules have no false positives for these examples."""
     source = Source(module=module, path="made/up.py", text=text)
     assert [finding for rule in RULES for finding in rule(source)] == []
@@ -340,13 +340,13 @@ def test_what_the_tables_allow_gives_no_finding(module: str, text: str) -> None:
         ("a.b", True, "from .e import d", "a.b.e.d"),
     ],
 )
-def test_a_relative_import_is_read_as_the_absolute_one(module: str, is_package: bool, text: str, name: str) -> None:
+def test_a_relative_import_equals_the_absolute_one(module: str, is_package: bool, text: str, name: str) -> None:
     """The rules apply to every form of import."""
     source = Source(module=module, path="made/up.py", text=text, is_package=is_package)
     assert sources.imports(source) == [Import(name=name, line=1)]
 
 
-def test_the_runner_starts_with_the_standard_library_alone() -> None:
+def test_the_runner_needs_only_the_standard_library() -> None:
     """A real interpreter without any installed packages imports every module of the runner."""
     names = [source.module for source in sources.modules("waterflow_agent")]
     wanted = [name for name in names if sources.is_in(name, "waterflow_agent.runner") and not name.endswith("__main__")]

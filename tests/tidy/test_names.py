@@ -34,13 +34,13 @@ def findings(source: Source) -> Iterator[str]:
             yield f"{source.path}:{node.lineno}: {_UNFINISHED}: a stub"
 
 
-def test_names_say_what_is_inside_and_nothing_is_left_for_later() -> None:
+def test_names_are_descriptive_and_nothing_is_unfinished() -> None:
     """Every Python file of the repository is checked, including tests and benchmarks."""
     found = [finding for source in sources.python_files() for finding in findings(source)]
     assert not found, "\n".join(["", *found])
 
 
-def test_no_text_file_leaves_anything_for_later() -> None:
+def test_no_text_file_has_a_marker_for_unfinished_work() -> None:
     """Documentation, examples and scripts have no such markers either."""
     others = [file for file in sources.files() if file.suffix != ".py"]
     found = [f"{file}: {word.group()}" for file in others if (word := _LATER.search(sources.text_of(file)))]

@@ -35,7 +35,7 @@ def test_every_key_and_table_has_a_comment(samples: ModuleType, name: str) -> No
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_what_is_off_can_be_taken_as_it_stands(samples: ModuleType, tmp_path: Path, name: str) -> None:
+def test_commented_out_lines_are_valid_and_are_the_defaults(samples: ModuleType, tmp_path: Path, name: str) -> None:
     """The file is valid as it is, and with every key and table enabled, and both have the same meaning."""
     text = samples.render(RECORDS[name].Config, ["A head."])
     file = tmp_path / name

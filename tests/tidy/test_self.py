@@ -62,13 +62,13 @@ def test_no_file_names_a_machine_or_a_package_index() -> None:
         "https://py" + "pi.org/simple",
     ],
 )
-def test_what_does_not_belong_is_found(text: str) -> None:
+def test_forbidden_text_is_found(text: str) -> None:
     """Each pattern finds its example."""
     assert findings("made/up.md", text)
 
 
 @pytest.mark.parametrize("text", ["<data-dir>/work/<run>", "{folder}/root/x", "~/work/ops"])
-def test_what_is_harmless_is_not_found(text: str) -> None:
+def test_harmless_text_is_not_found(text: str) -> None:
     """The patterns ignore other paths and words."""
     assert not findings("made/up.md", text)
 
@@ -86,7 +86,7 @@ def _tests_of(file: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
     return [node for node in ast.walk(tree) if isinstance(node, kinds) and node.name.startswith("test_")]
 
 
-def test_every_test_says_what_it_claims() -> None:
+def test_every_test_has_a_docstring() -> None:
     """The name states the claim, and the docstring explains it."""
     found = [
         f"{file.relative_to(sources.ROOT)}:{node.lineno}: {node.name} has no docstring"

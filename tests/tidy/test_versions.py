@@ -76,7 +76,7 @@ def _pins(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9.-]+)==([^ ;\\]+)", text, re.MULTILINE))
 
 
-def test_everything_that_is_declared_is_pinned() -> None:
+def test_every_declared_dependency_is_pinned() -> None:
     """`make lock` has been run since the last change of a dependency."""
     declared = {_name(item) for package in PROJECT_FILES for item in _project(package)["dependencies"]}
     assert declared - {"waterflow-agent"} <= set(_pins("runtime.txt"))

@@ -92,7 +92,7 @@ def test_command_line_before_environment_before_file_before_default(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), ("1", True), ("0", False)])
-def test_booleans_come_from_texts_of_the_environment(tmp_path: Path, text: str, value: bool) -> None:
+def test_booleans_in_the_environment_are_parsed(tmp_path: Path, text: str, value: bool) -> None:
     """The environment contains only text."""
     assert load("", tmp_path, {"WATERFLOWD_API_OPEN": text}).api.open is value
 
@@ -102,7 +102,7 @@ def test_an_invalid_value_in_the_environment_names_its_variable(tmp_path: Path) 
     assert "WATERFLOWD_API_OPEN" in refusal("", tmp_path, {"WATERFLOWD_API_OPEN": "perhaps"})
 
 
-def test_the_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
+def test_the_environment_can_name_the_file(tmp_path: Path) -> None:
     """`WATERFLOWD_CONFIG` is used without an argument, and must exist."""
     file = tmp_path / "other.toml"
     file.write_text('data-dir = "/other"')
@@ -152,7 +152,7 @@ def test_an_unknown_key_is_reported_with_its_line_and_a_suggestion(
         ("data-dir = '\x00'", "waterflowd.toml"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_reported_with_its_place(tmp_path: Path, text: str, place: str) -> None:
+def test_a_value_of_the_wrong_type_is_reported_with_its_location(tmp_path: Path, text: str, place: str) -> None:
     """The cases are a text instead of a list, a missing key, and invalid TOML."""
     assert place in refusal(text, tmp_path)
 

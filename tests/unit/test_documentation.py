@@ -75,7 +75,7 @@ def test_a_workflow_of_the_documentation_compiles(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", [found for found in _blocks() if found.info != "yaml"], ids=lambda found: found.place)
-def test_a_workflow_that_is_shown_as_broken_is_broken(block: Block) -> None:
+def test_a_counterexample_in_the_documentation_is_invalid(block: Block) -> None:
     """A counterexample that has become valid would mislead readers."""
     assert block.info == "yaml broken"
     assert compile_workflow("documentation.yml", block.content.encode()).diagnostics
@@ -93,7 +93,7 @@ def test_every_relative_link_leads_to_a_file_and_a_heading() -> None:
     assert not broken, "\n".join(["", *broken])
 
 
-def test_errors_look_as_the_tutorial_shows_them() -> None:
+def test_errors_match_the_tutorial() -> None:
     """Breaking the tutorial's workflow as described gives exactly the errors that the tutorial and the README show."""
     tutorial = (ROOT / "docs" / "getting-started.md").read_text("utf-8")
     workflow = next(found.content for found in _blocks() if found.content.startswith("name: deploy\n"))

@@ -33,13 +33,13 @@ def test_an_example_compiles(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
-def test_an_example_says_what_it_shows(file: Path) -> None:
+def test_an_example_has_a_comment_and_a_row(file: Path) -> None:
     """It starts with a comment, and has a row in the table."""
     assert file.read_text("utf-8").startswith("# ")
     assert f"| [{file.name}]({file.name}) |" in (EXAMPLES / "README.md").read_text("utf-8")
 
 
-def test_the_table_lists_nothing_that_is_gone() -> None:
+def test_the_table_lists_only_existing_files() -> None:
     """Every link on the page leads to a file."""
     linked = re.findall(r"\]\(([^)#]+)\)", (EXAMPLES / "README.md").read_text("utf-8"))
     assert linked
@@ -70,7 +70,7 @@ def test_a_configuration_file_has_every_key(name: str, table: type) -> None:
     assert not missing
 
 
-def test_the_daemon_takes_its_configuration_file(tmp_path: Path) -> None:
+def test_the_daemon_s_configuration_file_is_valid(tmp_path: Path) -> None:
     """It is valid as it is and with everything enabled; the commented-out values are the defaults."""
     switched_on = tmp_path / "waterflowd.toml"
     switched_on.write_text(_with_every_key("waterflowd.toml"))
@@ -81,7 +81,7 @@ def test_the_daemon_takes_its_configuration_file(tmp_path: Path) -> None:
     assert plain == msgspec.structs.replace(full, agents=msgspec.structs.replace(full.agents, address=""))
 
 
-def test_the_agent_takes_its_configuration_file(tmp_path: Path) -> None:
+def test_the_agent_s_configuration_file_is_valid(tmp_path: Path) -> None:
     """It is valid as it is and with everything enabled."""
     plain = waterflow_agent.config.load(EXAMPLES / "agent.toml", environment={})
     assert plain.join_token_file

@@ -19,7 +19,7 @@ SPECS = (
 )
 
 
-def test_texts_from_a_command_line_are_read_as_the_types_say() -> None:
+def test_text_from_the_command_line_is_converted_by_type() -> None:
     """The CLI sends text; a run gets numbers, booleans and JSON."""
     given = {"who": "bob", "count": "2.5", "loud": "TRUE", "place": "prod", "more": '{"a": [1, null]}'}
     assert check_start(SPECS, given) == {
@@ -31,13 +31,13 @@ def test_texts_from_a_command_line_are_read_as_the_types_say() -> None:
     }
 
 
-def test_typed_values_are_taken_as_they_are() -> None:
+def test_typed_values_are_kept_unchanged() -> None:
     """The API sends JSON, which is kept unchanged."""
     given = {"who": "bob", "count": 7, "loud": False, "place": "dev", "more": [1]}
     assert check_start(SPECS, given) == given
 
 
-def test_what_is_not_given_has_its_default_or_is_empty() -> None:
+def test_an_omitted_input_has_its_default_or_is_empty() -> None:
     """As on GitHub, the defaults are false, the first option, and null for JSON."""
     assert check_start(SPECS, {"who": "bob"}) == {
         "who": "bob",
@@ -48,7 +48,7 @@ def test_what_is_not_given_has_its_default_or_is_empty() -> None:
     }
 
 
-def test_a_whole_number_stays_whole() -> None:
+def test_an_integer_stays_an_integer() -> None:
     """The number `3` stays 3, and a 64-bit id keeps its digits."""
     specs = (InputSpec(name="n", type=InputType.NUMBER),)
     for text in ("3", "9007199254740993"):

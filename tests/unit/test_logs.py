@@ -26,7 +26,7 @@ def record(message: str, *arguments: object, level: int = logging.INFO, **extra:
     )
 
 
-def test_a_line_of_text_has_time_level_logger_sentence_and_fields_in_order() -> None:
+def test_a_text_entry_has_time_level_logger_message_and_fields_in_order() -> None:
     """The subject comes first; values with blanks are quoted; None is omitted."""
     line = logs.TextFormatter().format(
         record("run %s started", 1, by="Ada L", run="01M", job="a", agent=None, forced=True)
@@ -74,7 +74,7 @@ def test_tokens_are_shortened_everywhere() -> None:
     assert "wf_short" in logs.TextFormatter().format(record("wf_short"))
 
 
-def test_a_long_text_is_cut() -> None:
+def test_a_long_text_is_truncated() -> None:
     """The message includes the original length."""
     line = logs.JsonFormatter().format(record("x" * 1_000_000, job="y" * 1_000_000))
     assert len(line) < 20_000
@@ -115,9 +115,7 @@ def told(caplog: pytest.LogCaptureFixture, level: int, *happened: events.Event) 
     return caplog.records
 
 
-def test_what_went_wrong_is_told_and_what_went_right_only_in_detail(
-    caplog: pytest.LogCaptureFixture, reason: Any
-) -> None:
+def test_failures_are_warnings_and_successes_are_debug_entries(caplog: pytest.LogCaptureFixture, reason: Any) -> None:
     """A failed step is a warning with its run, job and step; a successful one is logged only at level `debug`."""
 
     def completed(conclusion: Conclusion) -> events.StepCompleted:
@@ -133,7 +131,7 @@ def test_what_went_wrong_is_told_and_what_went_right_only_in_detail(
     assert (fields["run"], fields["job"], fields["step"], fields["conclusion"]) == ("01M", "a", "2", "failure")
 
 
-def test_an_attempt_that_failed_is_told_with_its_number_and_exit_code(
+def test_a_failed_attempt_is_logged_with_its_number_and_exit_code(
     caplog: pytest.LogCaptureFixture, reason: Any
 ) -> None:
     """It is logged even if a later attempt succeeds."""

@@ -45,7 +45,7 @@ def test_the_files_of_the_page_are_a_node_and_its_tests(tmp_path: Path) -> None:
     assert "2 passed" in ended.stdout
 
 
-def test_the_command_of_the_page_says_what_the_page_says(tmp_path: Path) -> None:
+def test_the_documented_command_prints_the_documented_output(tmp_path: Path) -> None:
     """`waterflow-agent node` prints it, and its schema checks the workflow."""
     files = files_of_page(tmp_path)
     command = [sys.executable, "-m", "waterflow_agent", "node", "nodes/demo/greet.py"]
@@ -66,7 +66,7 @@ def test_the_command_of_the_page_says_what_the_page_says(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("content", "code"), [("broken(", 1), ("", 1)])
-def test_the_command_says_what_is_wrong_with_a_file(tmp_path: Path, content: str, code: int) -> None:
+def test_the_command_reports_what_is_wrong_with_a_file(tmp_path: Path, content: str, code: int) -> None:
     """It prints one message with a location, and returns an exit code."""
     path = tmp_path / "own.py"
     path.write_text(content)

@@ -57,7 +57,7 @@ def clone(empty_cluster: Cluster) -> Path:
     return clone
 
 
-def test_the_files_of_the_commit_are_there_before_the_first_step(empty_cluster: Cluster, clone: Path) -> None:
+def test_files_of_the_commit_exist_before_the_first_step(empty_cluster: Cluster, clone: Path) -> None:
     """Modes, links and a submodule's empty directory are right; only later steps of the job see a step's changes."""
     cluster = empty_cluster
     (clone / "app").mkdir()
@@ -75,7 +75,7 @@ def test_the_files_of_the_commit_are_there_before_the_first_step(empty_cluster: 
     assert cluster.lines(run, 14) == [*first, "changed", "./app", "./app/tool", "0"]
 
 
-def test_the_next_commit_brings_what_has_changed(empty_cluster: Cluster, clone: Path) -> None:
+def test_the_next_commit_transfers_only_changed_files(empty_cluster: Cluster, clone: Path) -> None:
     """Files that a server already has are not sent again; the agent reports how many it fetched."""
     cluster = empty_cluster
     workflow = (
@@ -98,7 +98,7 @@ def test_the_next_commit_brings_what_has_changed(empty_cluster: Cluster, clone: 
     assert "601 files, 1 of them fetched" in fetched[1]
 
 
-def test_what_leads_out_of_the_repository_fails_the_step_with_its_path(empty_cluster: Cluster, clone: Path) -> None:
+def test_a_link_out_of_the_repository_fails_the_step_with_its_path(empty_cluster: Cluster, clone: Path) -> None:
     """The step does not run, and the message says what to do; patterns can exclude the file."""
     cluster = empty_cluster
     (clone / "out").symlink_to("/etc/passwd")
@@ -114,7 +114,7 @@ def test_what_leads_out_of_the_repository_fails_the_step_with_its_path(empty_clu
     assert cluster.wait_for(_runs(cluster, 2)[0]["id"])["conclusion"] == "success"
 
 
-def test_a_checkout_goes_on_after_the_daemon_and_again_after_the_agent(empty_cluster: Cluster, clone: Path) -> None:
+def test_a_checkout_survives_kills_of_daemon_and_agent(empty_cluster: Cluster, clone: Path) -> None:
     """After a kill during the transfer, the step starts once, with all files."""
     cluster = empty_cluster
     marker = cluster.folder / "ran"

@@ -66,7 +66,7 @@ def kill_and_start(cluster: Cluster) -> None:
     cluster.start_daemon()
 
 
-def test_g6_a_step_starts_one_run_and_ends_with_it_over_kills(empty_cluster: Cluster, tmp_path: Path) -> None:
+def test_g6_a_step_starts_one_child_run_and_ends_with_it_despite_kills(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The daemon is killed as soon as the child run exists, while the step waits, and when the child run may end."""
     cluster = empty_cluster
     run = begin(cluster, tmp_path)
@@ -104,7 +104,7 @@ def test_g6_a_step_starts_one_run_and_ends_with_it_over_kills(empty_cluster: Clu
     assert f"child run of step all/other of run {run}" in cluster.ctl("show", other["id"]).stdout
 
 
-def test_a_cancel_takes_the_run_of_the_step_along_over_a_kill(empty_cluster: Cluster, tmp_path: Path) -> None:
+def test_a_cancel_reaches_the_child_run_despite_a_kill(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The daemon is killed right after it has answered the cancel; both runs are cancelled, the parent last."""
     cluster = empty_cluster
     run = begin(cluster, tmp_path)
@@ -120,7 +120,7 @@ def test_a_cancel_takes_the_run_of_the_step_along_over_a_kill(empty_cluster: Clu
     assert ended["completed_at"] >= other["completed_at"]
 
 
-def test_a_step_that_waits_for_no_run_ends_at_once(empty_cluster: Cluster, tmp_path: Path) -> None:
+def test_a_step_that_does_not_wait_for_its_child_run_ends_at_once(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The parent completes while its child run continues; a file that is sent without a repository cannot start any."""
     cluster = empty_cluster
     run = begin(cluster, tmp_path, ", wait: false")

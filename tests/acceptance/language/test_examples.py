@@ -135,14 +135,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         made.close()
 
 
-def test_every_example_is_run() -> None:
+def test_every_example_has_a_case() -> None:
     """Every example file has a case."""
     by_others = {"reusable-build.yml", "s3-backup.yml"}
     assert {case.file for case in CASES} | by_others == {file.name for file in EXAMPLES.glob("*.yml")}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join([case.file, *case.options]))
-def test_an_example_ends_as_it_says(cluster: Cluster, case: Case) -> None:
+def test_an_example_ends_as_its_comments_say(cluster: Cluster, case: Case) -> None:
     """When started as its comment shows, it exits with the code and prints the expected lines."""
     ended = cluster.ctl("run", str(EXAMPLES / case.file), *case.options)
     assert ended.returncode == case.code, ended.stdout + ended.stderr
@@ -153,7 +153,7 @@ def test_an_example_ends_as_it_says(cluster: Cluster, case: Case) -> None:
         assert not set(case.never_prints) & set(lines), lines
 
 
-def test_the_example_with_a_question_waits_for_the_answer(cluster: Cluster) -> None:
+def test_the_example_with_an_approval_waits_for_it(cluster: Cluster) -> None:
     """The last step of control-flow.yml does not run before it is approved."""
     started = cluster.ctl("run", str(EXAMPLES / "control-flow.yml"), "-i", "ask=true", "--detach")
     assert started.returncode == 0, started.stderr
@@ -185,7 +185,7 @@ def test_the_example_of_several_files_starts_from_a_repository(cluster: Cluster)
     ]
 
 
-def test_the_example_with_a_node_of_its_own_starts_from_a_repository(cluster: Cluster) -> None:
+def test_the_example_with_an_own_node_starts_from_a_repository(cluster: Cluster) -> None:
     """own-node.yml works when it is pushed together with the class that its step uses."""
     node = "nodes/release/notes.py"
     schema = "nodes/release/notes.schema.json"
@@ -201,7 +201,7 @@ def test_the_example_with_a_node_of_its_own_starts_from_a_repository(cluster: Cl
     assert {"## Fixes", "- the cart keeps its order", "3 changes in 2 parts"} <= set(lines), lines
 
 
-def test_the_backup_to_s3_sends_and_compares(cluster: Cluster, bucket: Bucket) -> None:
+def test_the_backup_to_s3_is_uploaded_and_verified(cluster: Cluster, bucket: Bucket) -> None:
     """The backup is stored under its two names, and the fetched copy has the checksum of what was sent."""
     place = ("--var", f"endpoint={bucket.endpoint}", "--var", "bucket=bucket")
     ended = cluster.ctl("run", str(EXAMPLES / "s3-backup.yml"), *place)

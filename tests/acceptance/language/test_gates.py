@@ -72,7 +72,7 @@ class People:
         return self._world.api("POST", f"/v1/runs/{run}/{word}", json=body, headers=self._headers[name]).status_code
 
 
-def test_nothing_starts_before_the_people_who_must_have_said_yes(empty_cluster: Cluster, tmp_path: Path) -> None:
+def test_nothing_starts_before_the_required_approvals(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The configuration or the file names the approvers; the environment's variables override the file's."""
     cluster, place = empty_cluster, tmp_path / "place"
     place.mkdir()

@@ -52,7 +52,7 @@ MATRIX = """jobs:
 """
 
 
-def test_a_matrix_runs_its_instances_with_their_values_so_many_at_a_time(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_matrix_runs_its_instances_with_their_values_within_max_parallel(cluster: Cluster, tmp_path: Path) -> None:
     """Values arrive unchanged, `max-parallel` holds across servers, and each instance has its own directory."""
     run, jobs = run_to_end(cluster, MATRIX, tmp_path)
 
@@ -67,7 +67,7 @@ def test_a_matrix_runs_its_instances_with_their_values_so_many_at_a_time(cluster
     assert (marks.count("end"), max(at_once)) == (3, 2)
 
 
-def test_fail_fast_stops_the_instances_that_run(cluster: Cluster, tmp_path: Path) -> None:
+def test_fail_fast_stops_running_instances(cluster: Cluster, tmp_path: Path) -> None:
     """The other instance's process ends, and the run is a failure and not cancelled."""
     _, jobs = run_to_end(
         cluster,
@@ -140,7 +140,7 @@ EACH = """jobs:
 """
 
 
-def test_each_server_in_batches_with_a_pause_and_all_servers(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_rollout_runs_in_batches_with_a_pause(cluster: Cluster, tmp_path: Path) -> None:
     """Each server runs once, batch after batch, and each server's outputs can be read by its name."""
     run, jobs = run_to_end(cluster, EACH, tmp_path)
 
@@ -190,7 +190,7 @@ OFFLINE = """jobs:
 """
 
 
-def test_a_server_that_is_away_fails_is_skipped_or_is_waited_for(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_offline_server_fails_is_skipped_or_is_waited_for(cluster: Cluster, tmp_path: Path) -> None:
     """`offline` decides which of these applies; a server that is waited for runs the job as soon as it is back."""
     cluster.stop_agent("web-3")
     wait_until(lambda: "web-3" not in cluster.connected(), "web-3 to be gone")
@@ -215,7 +215,7 @@ def test_a_server_that_is_away_fails_is_skipped_or_is_waited_for(cluster: Cluste
     assert sorted((tmp_path / "marks").read_text().split()) == ["web-1", "web-2", "web-3"]
 
 
-def test_a_job_that_failed_starts_again_on_another_server_and_the_old_one_is_tidied(
+def test_a_retried_job_starts_on_another_server_and_its_old_directory_is_removed(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     """The job restarts at its first step in a new directory; the first server's directory is removed at once."""
@@ -259,7 +259,7 @@ RERUN = """jobs:
 """
 
 
-def test_what_failed_runs_again_and_nothing_else(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_rerun_of_failed_jobs_runs_nothing_else(cluster: Cluster, tmp_path: Path) -> None:
     """A matrix is combined with the servers; the re-run executes only the failed instance, and what depends on it."""
     first, jobs = run_to_end(cluster, RERUN, tmp_path, "failure")
     assert {name: job["conclusion"] for name, job in jobs.items() if job["conclusion"] != "success"} == {
@@ -300,7 +300,7 @@ jobs:
 
 
 @pytest.mark.parametrize("at", ["run", "job"])
-def test_runs_of_one_concurrency_group_take_turns(cluster: Cluster, tmp_path: Path, at: str) -> None:
+def test_runs_of_one_concurrency_group_run_one_at_a_time(cluster: Cluster, tmp_path: Path, at: str) -> None:
     """Runs take turns in order of arrival; a `latest` replaces those that wait, and a `reject` does not wait."""
     group = f"turns-{at}"
     first = cluster.start(_locked(group, tmp_path, "first", at=at))
@@ -322,7 +322,9 @@ def test_runs_of_one_concurrency_group_take_turns(cluster: Cluster, tmp_path: Pa
 
 
 @pytest.mark.parametrize("at", ["run", "job"])
-def test_cancel_in_progress_ends_the_process_before_the_next_begins(cluster: Cluster, tmp_path: Path, at: str) -> None:
+def test_cancel_in_progress_ends_the_old_process_before_the_new_run_starts(
+    cluster: Cluster, tmp_path: Path, at: str
+) -> None:
     """The older run is cancelled and its process ends, and only then does the newer run get the lock."""
     group = f"newest-{at}"
     older = cluster.start(_locked(group, tmp_path, "older", at=at))

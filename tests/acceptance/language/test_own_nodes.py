@@ -58,7 +58,7 @@ def repository(empty_cluster: Cluster) -> Cluster:
     return empty_cluster
 
 
-def test_the_page_s_node_runs_in_the_push_that_brings_it(empty_cluster: Cluster, tmp_path: Path) -> None:
+def test_the_documented_node_runs_in_the_push_that_adds_it(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The class and the workflow of docs/own-nodes.md work unchanged when they are pushed together."""
     cluster = empty_cluster
     clone = cluster.make_repository()
@@ -75,7 +75,9 @@ def test_the_page_s_node_runs_in_the_push_that_brings_it(empty_cluster: Cluster,
     assert cluster.lines(run, 3) == ["Hello Ada!", "Hello Ada!", "greeted Ada"]
 
 
-def test_a_change_is_live_in_the_next_run_and_a_run_keeps_its_version(repository: Cluster, tmp_path: Path) -> None:
+def test_a_changed_node_applies_to_the_next_run_and_open_runs_keep_their_version(
+    repository: Cluster, tmp_path: Path
+) -> None:
     """The steps of an open run keep the node of its commit, also after a restart of the daemon and in a re-run."""
     cluster, gate = repository, tmp_path / "gate"
     workflow = (
@@ -111,7 +113,7 @@ def test_a_change_is_live_in_the_next_run_and_a_run_keeps_its_version(repository
     assert set(versions(cluster, again)) == set(versions(cluster, older))
 
 
-def test_a_script_of_the_repository_runs_as_it_is_at_the_run_s_commit(repository: Cluster) -> None:
+def test_a_repository_script_runs_as_of_the_run_s_commit(repository: Cluster) -> None:
     """It is executed by its first line, with arguments that are data, and with outputs; its mode does not matter."""
     script = (
         "#!/usr/bin/env python3\nimport os, sys\nprint(sys.argv[1:], os.environ['WHO'])\n"
@@ -171,7 +173,7 @@ BROKEN = {
 }
 
 
-def test_a_node_that_is_broken_fails_its_step_and_nothing_else(repository: Cluster) -> None:
+def test_a_broken_node_fails_only_its_step(repository: Cluster) -> None:
     """Each job fails with its own reason; the agent process stays the same and executes the next job as well."""
     cluster = repository
     agent = cluster.agent_process("web-1").pid
@@ -246,7 +248,9 @@ def replace(path: Path, text: str) -> None:
     new.rename(path)
 
 
-def test_nodes_of_a_server_come_change_break_and_go_without_a_restart(empty_cluster: Cluster, tmp_path: Path) -> None:
+def test_server_nodes_are_added_changed_broken_and_removed_without_a_restart(
+    empty_cluster: Cluster, tmp_path: Path
+) -> None:
     """A run waits for a named node until a server has it; a broken file is reported, and old nodes keep working."""
     cluster, path = empty_cluster, tmp_path / "nodes" / "local" / "hello.py"
     cluster.start_daemon()
@@ -311,7 +315,9 @@ def test_nodes_of_a_server_come_change_break_and_go_without_a_restart(empty_clus
     assert cluster.agent_process("web-2").poll() is None
 
 
-def test_a_step_goes_on_while_its_server_tells_of_a_new_node(empty_cluster: Cluster, tmp_path: Path) -> None:
+def test_a_running_step_is_not_affected_when_its_server_announces_a_node(
+    empty_cluster: Cluster, tmp_path: Path
+) -> None:
     """The agent sends another `Hello`; running steps are not lost or repeated, and output is complete."""
     cluster, gate = empty_cluster, tmp_path / "gate"
     cluster.start_daemon()

@@ -42,7 +42,7 @@ def _holds(folder: Path, value: str) -> list[Path]:
     return living.holding(folder, value.encode())
 
 
-def test_a_secret_arrives_in_the_step_and_stands_nowhere_else(empty_cluster: Cluster, tmp_path: Path) -> None:
+def test_a_secret_reaches_the_step_and_is_stored_nowhere_else(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The value is in no event, log, agent file or process information, neither while the step runs nor afterwards."""
     cluster = empty_cluster
     place = tmp_path / "place"

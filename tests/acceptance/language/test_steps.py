@@ -69,7 +69,7 @@ jobs:
 """
 
 
-def test_environment_variables_and_defaults_come_in_layers(cluster: Cluster) -> None:
+def test_environment_variables_and_defaults_override_by_layer(cluster: Cluster) -> None:
     """The layers are workflow, job and step; the job's `defaults.run` overrides the workflow's, key by key."""
     run, _ = run_to_end(cluster, LAYERS)
 
@@ -115,7 +115,7 @@ FILES = """jobs:
 """
 
 
-def test_outputs_are_kept_when_a_step_fails_and_always_runs(cluster: Cluster) -> None:
+def test_outputs_survive_a_failed_step_and_always_steps_run(cluster: Cluster) -> None:
     """The step files have GitHub's names too; `continue-on-error`, `failure()` and `always()` work as documented."""
     run, jobs = run_to_end(cluster, FILES, conclusion="failure")
 
@@ -133,7 +133,7 @@ def test_outputs_are_kept_when_a_step_fails_and_always_runs(cluster: Cluster) ->
 HOSTILE = '"; touch PLACE/owned; echo "$(touch PLACE/owned)`touch PLACE/owned`\' %s'
 
 
-def test_an_expression_is_data_unless_the_step_says_otherwise(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_expression_is_data_unless_interpolation_is_unsafe(cluster: Cluster, tmp_path: Path) -> None:
     """The script prints any value; with `unsafe-interpolation` the value is pasted and executed."""
     value = HOSTILE.replace("PLACE", str(tmp_path))
     workflow = {
@@ -155,7 +155,7 @@ def test_an_expression_is_data_unless_the_step_says_otherwise(cluster: Cluster, 
     assert not (tmp_path / "owned").exists()
 
 
-def test_output_is_kept_up_to_its_bound(cluster: Cluster) -> None:
+def test_output_is_kept_up_to_its_limit(cluster: Cluster) -> None:
     """`output-max-bytes` keeps the beginning and the end, and a marker says how much is missing."""
     run, jobs = run_to_end(
         cluster,
@@ -207,7 +207,7 @@ TIMES = """jobs:
 """
 
 
-def test_a_step_with_steps_in_it_has_its_own_time(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_step_with_inner_steps_has_its_own_timeout(cluster: Cluster, tmp_path: Path) -> None:
     """When the time is up, the processes inside are stopped, and the step has timed out."""
     run, _ = run_to_end(cluster, TIMES, tmp_path)
 
@@ -258,7 +258,7 @@ def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def test_a_step_whose_end_nobody_knows_ends_as_its_file_says(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_step_with_an_unknown_outcome_follows_on_lost(cluster: Cluster, tmp_path: Path) -> None:
     """`on-lost` gives `lost`, another attempt, or a wait for a person; the runner is killed to provoke each."""
     cluster.add_agent("lonely", "lonely")
     run = cluster.start(LOST.replace("PLACE", str(tmp_path)))
@@ -305,7 +305,7 @@ CANCELLED = """jobs:
 """
 
 
-def test_a_cancel_reaches_into_a_loop_and_leaves_what_always_runs(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_cancel_stops_a_loop_and_still_runs_always_steps(cluster: Cluster, tmp_path: Path) -> None:
     """The processes inside get their signal and end; `always()` steps run, inside and afterwards."""
     run = cluster.start(CANCELLED.replace("PLACE", str(tmp_path)))
     wait_until(lambda: len(list(tmp_path.glob("pid*"))) == 2, "both passes to run")
@@ -370,7 +370,7 @@ def test_steps_nest_in_loops_conditions_and_branches(cluster: Cluster, tmp_path:
     assert (len(found), set(found.values())) == (16, {"success"})
 
 
-def test_more_branches_and_passes_than_the_server_has_slots_follow_one_another(cluster: Cluster) -> None:
+def test_more_branches_and_iterations_than_slots_run_one_after_another(cluster: Cluster) -> None:
     """Whatever the file sets as `max-parallel`, one slot runs one step at a time, and nothing waits forever."""
     cluster.add_agent("tiny", "tiny", slots=1)
     run, _ = run_to_end(
@@ -391,7 +391,7 @@ def test_more_branches_and_passes_than_the_server_has_slots_follow_one_another(c
     assert sorted(cluster.lines(run, 16)) == sorted([*map(str, range(12)), "a", "b", "c", "d"])
 
 
-def test_long_names_reach_everywhere(cluster: Cluster) -> None:
+def test_ids_of_maximum_length_fit_every_path(cluster: Cluster) -> None:
     """Directories, process files and output paths can hold ids of the maximum length at the deepest nesting."""
 
     def nested(depth: int) -> list[dict[str, Any]]:

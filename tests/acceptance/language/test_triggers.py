@@ -54,7 +54,7 @@ def runs(cluster: Cluster) -> list[dict[str, Any]]:
     return rows[::-1]
 
 
-def test_g6_a_hook_and_what_follows_it_start_once_over_kills(empty_cluster: Cluster) -> None:
+def test_g6_a_webhook_and_its_workflow_run_triggers_start_once_despite_kills(empty_cluster: Cluster) -> None:
     """The daemon is killed right after it answered the delivery; each run exists once after every restart."""
     cluster = empty_cluster
     cluster.daemon_environment["WATERFLOW_SECRET_HOOK_KEY"] = KEY

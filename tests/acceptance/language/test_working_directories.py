@@ -22,7 +22,7 @@ def _directories(cluster: Cluster, run: str) -> list[Path]:
     return [path for name in ("web-1", "web-2") for path in living.found(cluster.agent_dir(name), f"work/{run}/*")]
 
 
-def test_a_directory_outlives_its_agent_between_two_steps_and_goes_with_the_job(cluster: Cluster) -> None:
+def test_a_job_directory_survives_its_agent_and_is_removed_with_the_job(cluster: Cluster) -> None:
     """The agent is killed and restarted while the job sleeps, and the next step still finds its file."""
     run = cluster.start(WORKFLOW)
     wait_until(lambda: "step-sleeping" in [event["type"] for event in cluster.events(run)], "the sleep")
@@ -36,7 +36,7 @@ def test_a_directory_outlives_its_agent_between_two_steps_and_goes_with_the_job(
     wait_until(lambda: not _directories(cluster, run), "the directory to go")
 
 
-def test_a_directory_goes_when_its_agent_comes_back_after_the_job_was_over(cluster: Cluster) -> None:
+def test_a_job_directory_is_removed_when_the_agent_reconnects_after_the_job_ended(cluster: Cluster) -> None:
     """The message that the job has ended was lost with the connection; it is sent again when the agent reconnects."""
     run = cluster.start("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: sleep 600\n")
     wait_until(lambda: cluster.run(run)["jobs"][0]["status"] == "running", "the job to run")

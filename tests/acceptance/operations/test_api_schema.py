@@ -168,7 +168,7 @@ def _check(served: Served, principal: str, operation: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3_600 if EXAMPLES > 10 else 1200)
 @pytest.mark.parametrize("principal", ["nobody", "viewer", "admin"])
-def test_every_answer_is_described(served: Served, principal: str) -> None:
+def test_every_response_is_described(served: Served, principal: str) -> None:
     """Status, content type and schema of each answer are described; none is a 5xx or exceeds the role."""
     operations = _operations(served)
     assert len(operations) > 25

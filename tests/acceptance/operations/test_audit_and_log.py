@@ -37,7 +37,7 @@ def _audit(cluster: Cluster) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_what_was_done_is_in_the_audit_trail_after_kill_9(empty_cluster: Cluster) -> None:
+def test_actions_are_in_the_audit_trail_after_kill_9(empty_cluster: Cluster) -> None:
     """The audit trail says who did what and when, by command line and API, up to the moment of the kill."""
     cluster = empty_cluster
     cluster.start_daemon()
@@ -67,7 +67,7 @@ def test_what_was_done_is_in_the_audit_trail_after_kill_9(empty_cluster: Cluster
 
 
 @pytest.mark.slow
-def test_a_key_that_nobody_approved_leaves_a_record_and_few_of_them(empty_cluster: Cluster) -> None:
+def test_repeated_attempts_of_an_unknown_key_are_recorded_at_a_limited_rate(empty_cluster: Cluster) -> None:
     """When an unknown key tries again and again, the audit trail records some of the attempts, not all."""
     cluster = empty_cluster
     cluster.start_daemon()
@@ -100,7 +100,7 @@ def test_a_key_that_nobody_approved_leaves_a_record_and_few_of_them(empty_cluste
 
 
 @pytest.mark.slow
-def test_every_line_of_the_log_is_an_object_that_says_what_it_is_about(empty_cluster: Cluster) -> None:
+def test_every_log_line_is_a_json_object_with_its_subject(empty_cluster: Cluster) -> None:
     """With a failed run, rejected strangers, bytes that are not HTTP, and a kill; no line contains a token."""
     cluster = empty_cluster
     clone = cluster.make_repository()

@@ -93,7 +93,7 @@ def test_a_file_runs_by_hand_and_its_result_is_the_exit_code(fleet: Cluster) -> 
     assert fleet.ctl("watch", detached["id"]).returncode == 3
 
 
-def test_a_waiting_run_says_why_and_goes_on_when_a_server_comes(fleet: Cluster) -> None:
+def test_a_waiting_run_gives_its_reason_and_continues_when_a_server_connects(fleet: Cluster) -> None:
     """The reason has a code and a message that names the next command."""
     run = fleet.start("jobs:\n  a:\n    runs-on: gpu-servers\n    steps:\n      - run: echo at last\n")
     waiting = wait_until(
@@ -107,7 +107,7 @@ def test_a_waiting_run_says_why_and_goes_on_when_a_server_comes(fleet: Cluster) 
     assert fleet.wait_for(run)["conclusion"] == "success"
 
 
-def test_a_broken_file_blocks_nobody_and_shows_its_place(fleet: Cluster) -> None:
+def test_a_broken_file_is_shown_with_its_line_and_blocks_no_other_file(fleet: Cluster) -> None:
     """After one push with a good and a broken file, the good one runs and the broken one is shown with its line."""
     run = _push_and_wait(
         fleet,
@@ -174,7 +174,7 @@ def test_a_stop_by_sigterm_leaves_steps_running(fleet: Cluster) -> None:
 
 
 @pytest.mark.parametrize("way", ["same path", "symbolic link", pytest.param("bind mount", marks=pytest.mark.root)])
-def test_a_second_daemon_on_the_directory_refuses_with_a_sentence(empty_cluster: Cluster, way: str) -> None:
+def test_a_second_daemon_on_one_directory_exits_with_a_clear_message(empty_cluster: Cluster, way: str) -> None:
     """The message names the process that holds the directory, and the first daemon continues."""
     empty_cluster.start_daemon()
     directory = empty_cluster.folder / "daemon"
@@ -212,7 +212,7 @@ def test_a_second_daemon_on_the_directory_refuses_with_a_sentence(empty_cluster:
     assert empty_cluster.api("GET", "/health").status_code == 200
 
 
-def test_curl_without_a_token(fleet: Cluster, tmp_path: Path) -> None:
+def test_curl_needs_no_token_as_in_the_readme(fleet: Cluster, tmp_path: Path) -> None:
     """The five requests of the README work as a person types them."""
 
     def curl(*arguments: str) -> dict[str, object]:

@@ -21,7 +21,7 @@ def _values(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_the_documented_metrics_are_the_existing_ones() -> None:
+def test_the_documented_metrics_match_the_exported_ones() -> None:
     """The table of docs/metrics.md equals the list, and counters have the right suffix."""
     shown = {f"{name}_total" if kind.is_counter else name for name, kind in METRICS.items()}
 

@@ -133,7 +133,7 @@ def shop(cluster: Cluster, engine: str, plugins: str) -> Iterator[Shop]:
 
 @pytest.mark.slow
 @pytest.mark.root
-def test_a_deployment_goes_through_three_groups_in_order(cluster: Cluster, shop: Shop) -> None:
+def test_a_deployment_runs_on_three_groups_in_order(cluster: Cluster, shop: Shop) -> None:
     """Each group waits until the previous one is healthy; the next push deploys the next version everywhere."""
     shop.deploy("v1")
     run = newest(cluster, 1)
@@ -152,7 +152,7 @@ def test_a_deployment_goes_through_three_groups_in_order(cluster: Cluster, shop:
 
 @pytest.mark.slow
 @pytest.mark.root
-def test_a_deployment_goes_on_when_the_daemon_dies_while_compose_is_at_work(cluster: Cluster, shop: Shop) -> None:
+def test_a_deployment_continues_when_the_daemon_dies_during_compose(cluster: Cluster, shop: Shop) -> None:
     """It is killed while the database becomes healthy: nothing is started twice, and the other two services follow."""
     shop.deploy("v1")
     run = newest(cluster, 1)
@@ -254,7 +254,7 @@ def arrived(cluster: Cluster, run: str, bucket: Bucket) -> None:
 
 
 @pytest.mark.slow
-def test_a_backup_arrives_under_the_name_of_its_day(cluster: Cluster, bucket: Bucket) -> None:
+def test_a_backup_is_stored_under_its_date(cluster: Cluster, bucket: Bucket) -> None:
     """The backup is complete, and its checksum is an output."""
     cluster.push(cluster.clone, backup(bucket.endpoint))
     run = newest(cluster, 1)
@@ -263,7 +263,7 @@ def test_a_backup_arrives_under_the_name_of_its_day(cluster: Cluster, bucket: Bu
 
 
 @pytest.mark.slow
-def test_a_backup_arrives_when_the_daemon_dies_while_it_is_sent(cluster: Cluster, bucket: Bucket) -> None:
+def test_a_backup_completes_when_the_daemon_dies_during_the_upload(cluster: Cluster, bucket: Bucket) -> None:
     """The daemon is killed when half of the parts have been sent: the step continues and is not repeated."""
     with Gate(bucket.endpoint, after_bytes=SIZE // 2) as gate:
         cluster.push(cluster.clone, backup(gate.url))

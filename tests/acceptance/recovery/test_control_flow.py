@@ -154,7 +154,7 @@ jobs:
 """
 
 
-def test_queues_and_the_next_try_of_a_job_survive_kills(empty_cluster: Cluster, tmp_path: Path) -> None:
+def test_queues_and_pending_job_retries_survive_kills(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The holder and the queue of a concurrency group are in the log, and so is the time of a job's next try."""
     place = tmp_path / "place"
     place.mkdir()

@@ -61,7 +61,7 @@ def test_a_killed_daemon_loses_nothing_and_runs_nothing_twice(cluster: Cluster, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900 + 60 * ROUNDS)
-def test_a_killed_agent_finds_its_steps_again(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_restarted_agent_takes_over_its_running_steps(cluster: Cluster, tmp_path: Path) -> None:
     """The step continues without its agent; its result and its output arrive once."""
     dice = random.Random(SEED)
     print(f"seed {SEED}")
@@ -90,7 +90,7 @@ def test_an_answered_start_is_never_lost(cluster: Cluster) -> None:
         assert cluster.wait_for(run)["conclusion"] == "success"
 
 
-def test_both_killed_at_once(cluster: Cluster, tmp_path: Path) -> None:
+def test_killing_daemon_and_agent_at_once_loses_nothing(cluster: Cluster, tmp_path: Path) -> None:
     """The step continues under the runner alone; daemon and agent settle when they are back."""
     marker = tmp_path / "marker"
     run = cluster.start(

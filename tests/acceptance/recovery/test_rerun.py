@@ -30,7 +30,7 @@ jobs:
 PATH = "workflows/release.yml"
 
 
-def test_a_run_is_done_again_from_where_it_failed_with_the_corrected_file(empty_cluster: Cluster) -> None:
+def test_a_rerun_starts_at_the_failed_step_with_the_corrected_file(empty_cluster: Cluster) -> None:
     """Reused steps are announced first, the other steps see their outputs, and the new run names the old one."""
     cluster = empty_cluster
     clone = cluster.make_repository()

@@ -97,7 +97,7 @@ def _open(gates: Path, part: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_every_item_comes_once_and_in_order_over_kills_of_the_daemon(cluster: Cluster) -> None:
+def test_every_item_arrives_once_and_in_order_despite_daemon_kills(cluster: Cluster) -> None:
     """This holds for output, a run's events and the whole feed, each read by a client that resumes with the last id."""
     gates = cluster.folder / "gates"
     gates.mkdir()

@@ -36,7 +36,7 @@ BROKEN: dict[str, tuple[bytes, int, str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_is_a_clear_error_and_the_next_one_runs(cluster: Cluster, name: str) -> None:
+def test_a_broken_file_gets_a_clear_error_and_the_next_one_runs(cluster: Cluster, name: str) -> None:
     """The answer is a problem with a code and a message, and the daemon keeps working."""
     content, status, text = BROKEN[name]
 
@@ -50,7 +50,7 @@ def test_a_broken_file_is_a_clear_error_and_the_next_one_runs(cluster: Cluster, 
     assert cluster.wait_for(cluster.start(GOOD))["conclusion"] == "success"
 
 
-def test_hostile_files_in_a_push_are_shown_and_the_good_one_runs(empty_cluster: Cluster) -> None:
+def test_hostile_files_in_a_push_are_reported_and_the_valid_one_runs(empty_cluster: Cluster) -> None:
     """A symbolic link, a bomb, a deep file, a huge one and names with newlines are reported and do no harm."""
     cluster = empty_cluster
     clone = cluster.make_repository()
@@ -87,7 +87,7 @@ def _garbage() -> list[bytes]:
     ]
 
 
-def test_garbage_on_every_port_disturbs_nobody(cluster: Cluster) -> None:
+def test_garbage_on_every_port_does_not_affect_the_fleet(cluster: Cluster) -> None:
     """Agent ports, API over TCP, API socket: the fleet keeps working, whatever bytes they receive."""
     for port in (cluster.work_port, cluster.enroll_port, cluster.api_port):
         for content in _garbage():

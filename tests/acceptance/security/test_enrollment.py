@@ -35,7 +35,7 @@ def test_a_person_approves_a_fingerprint(empty_cluster: Cluster) -> None:
     agent.wait()
 
 
-def test_a_token_lets_in_as_many_agents_as_it_says(empty_cluster: Cluster) -> None:
+def test_a_token_enrolls_as_many_agents_as_it_allows(empty_cluster: Cluster) -> None:
     """By default that is one: a second agent is refused with a message and its own exit code."""
     cluster = empty_cluster
     cluster.start_daemon()
@@ -55,7 +55,7 @@ def test_a_token_lets_in_as_many_agents_as_it_says(empty_cluster: Cluster) -> No
     processes[0].wait()
 
 
-def test_a_revoked_agent_is_cut_and_what_it_holds_is_lost(cluster: Cluster) -> None:
+def test_a_revoked_agent_is_disconnected_and_its_attempts_are_lost(cluster: Cluster) -> None:
     """It is revoked during a step; it does not reconnect, and the run says what happened."""
     run = cluster.start(SLEEPER)
     wait_until(lambda: cluster.run(run)["jobs"][0]["status"] == "running", "the job to run")

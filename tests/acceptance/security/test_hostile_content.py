@@ -166,7 +166,7 @@ def _steps(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [step for job in jobs_of(found).values() for step in job.get("steps", ())]
 
 
-def test_an_input_is_data_in_every_place_and_is_evaluated_once(hostile_world: Cluster, tmp_path: Path) -> None:
+def test_an_input_is_data_everywhere_and_is_evaluated_once(hostile_world: Cluster, tmp_path: Path) -> None:
     """Scripts, environment, parameters, outputs, loops, matrices, calls, composite steps and names keep the text."""
     cluster, place = hostile_world, tmp_path / "place"
     for number, (name, text) in enumerate(HOSTILE.items()):
@@ -209,9 +209,7 @@ def _shows_no_secret(cluster: Cluster, run: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a quote and a command", "a secret's expression", "a way out", "markup and escapes"])
-def test_an_input_that_says_where_a_job_runs_finds_no_such_group(
-    hostile_world: Cluster, tmp_path: Path, name: str
-) -> None:
+def test_a_hostile_input_in_runs_on_is_an_unknown_group(hostile_world: Cluster, tmp_path: Path, name: str) -> None:
     """The input is taken as an ordinary group name, and no agent has this group."""
     cluster = hostile_world
     value = HOSTILE[name].replace("PLACE", str(tmp_path / "place"))
@@ -222,7 +220,7 @@ def test_an_input_that_says_where_a_job_runs_finds_no_such_group(
     _shows_no_secret(cluster, run)
 
 
-def test_an_expression_that_holds_an_expression_is_a_text(cluster: Cluster) -> None:
+def test_the_result_of_an_expression_is_not_evaluated_again(cluster: Cluster) -> None:
     """The result of the outer expression is not evaluated again, and no secret is requested."""
     step = "- run: echo \"${{ '${{ secrets.TOKEN }}' }}\""
     run = cluster.start(f"jobs:\n  a:\n    runs-on: web\n    steps:\n      {step}\n")

@@ -115,7 +115,7 @@ def _command_lines() -> bytes:
 
 
 @pytest.mark.parametrize("is_restarted", [False, True], ids=["steady agent", "agent killed and started again"])
-def test_no_secret_leaves_the_server_or_stays_there(secret_world: Cluster, is_restarted: bool) -> None:
+def test_no_secret_leaves_the_server_or_remains_on_it(secret_world: Cluster, is_restarted: bool) -> None:
     """Secrets are masked raw, split, encoded, traced, multi-line, in outputs and reasons, except documented misses."""
     cluster, place = secret_world, secret_world.folder / "place"
     place.mkdir()

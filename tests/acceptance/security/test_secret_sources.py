@@ -125,7 +125,7 @@ def attempt_reason(cluster: Cluster, run: str) -> dict[str, Any]:
     return reason
 
 
-def test_secrets_of_every_source_arrive_and_stand_nowhere(setting: Setting, server: OpenBao) -> None:
+def test_secrets_of_every_source_reach_the_step_and_are_stored_nowhere(setting: Setting, server: OpenBao) -> None:
     """Values of every source (environment, credential, file, Vault, age) are in no log, answer, event or argv."""
     cluster = setting.cluster
     credentials = setting.place / "credentials"
@@ -181,7 +181,7 @@ def _at_rest(folder: Path, wanted: list[str]) -> set[str]:
     return {str(path.relative_to(folder)) for path in living.holding(folder, *(word.encode() for word in wanted))}
 
 
-def test_a_run_has_the_secrets_of_its_own_commit(setting: Setting) -> None:
+def test_a_run_uses_the_secrets_of_its_commit(setting: Setting) -> None:
     """A newer push changes nothing for a run of an older commit, not even when it is re-run."""
     cluster, workflow = setting.cluster, "on: {push: {}}\n" + ONE.format(name="OF_TABLE")
     setting.configure()
@@ -209,7 +209,7 @@ def test_a_run_has_the_secrets_of_its_own_commit(setting: Setting) -> None:
     assert cluster.lines(again, 1) == ["4"]
 
 
-def test_a_sealed_vault_holds_up_what_needs_it_alone_and_over_a_crash(setting: Setting, server: OpenBao) -> None:
+def test_a_sealed_vault_delays_only_steps_that_need_it_and_across_a_crash(setting: Setting, server: OpenBao) -> None:
     """The step says what it waits for, other runs continue, a killed daemon resumes waiting, and then the step runs."""
     cluster = setting.cluster
     setting.configure(server, server.token("web"))
@@ -232,7 +232,7 @@ def test_a_sealed_vault_holds_up_what_needs_it_alone_and_over_a_crash(setting: S
     assert cluster.lines(run, 1) == [str(len(VALUES["OF_VAULT"]))]
 
 
-def test_what_can_never_be_read_fails_its_step_with_a_code_and_a_sentence(setting: Setting, server: OpenBao) -> None:
+def test_an_unreadable_secret_fails_its_step_with_a_code_and_a_message(setting: Setting, server: OpenBao) -> None:
     """A token that Vault refuses, a missing field, a file for other recipients, or a timeout fails the step."""
     cluster = setting.cluster
     setting.configure(server, "no-such-token")
@@ -256,7 +256,7 @@ def test_what_can_never_be_read_fails_its_step_with_a_code_and_a_sentence(settin
     assert "lynx" not in cluster.log.read_text()
 
 
-def test_patience_that_is_over_fails_the_step(setting: Setting, server: OpenBao) -> None:
+def test_a_step_fails_when_the_secret_timeout_expires(setting: Setting, server: OpenBao) -> None:
     """A step does not wait forever for a server that stays sealed."""
     cluster = setting.cluster
     setting.configure(server, server.token("web"), give_up_after="200ms")
@@ -270,7 +270,7 @@ def test_patience_that_is_over_fails_the_step(setting: Setting, server: OpenBao)
     assert "gave up after 0.2 s [WF626]" in cluster.run(run)["jobs"][0]["steps"][0]["reason"]["text"]
 
 
-def test_a_key_in_the_data_directory_is_refused_by_the_check_of_the_configuration(setting: Setting) -> None:
+def test_check_config_refuses_a_key_in_the_data_directory(setting: Setting) -> None:
     """So is a key that others can read; the message names the setting and says what to do."""
     cluster = setting.cluster
     setting.configure()

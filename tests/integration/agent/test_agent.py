@@ -136,7 +136,7 @@ async def test_nodes_inside_the_agent_need_no_process(bench: Bench) -> None:
     assert not list((bench.data_dir / "runner" / "attempts").glob("01TEST*"))
 
 
-async def test_node_that_is_not_here_is_refused(bench: Bench) -> None:
+async def test_unknown_node_is_refused(bench: Bench) -> None:
     """An unknown node is refused; wrong parameters fail and the message names the field. No process is started."""
     await bench.start()
 
@@ -148,7 +148,7 @@ async def test_node_that_is_not_here_is_refused(bench: Bench) -> None:
     assert "with.message: expected text" in wrong.reason_text
 
 
-async def test_attempt_survives_the_agent(bench: Bench) -> None:
+async def test_attempt_survives_a_restart_of_the_agent(bench: Bench) -> None:
     """A killed and restarted agent continues with its step: one start, complete output, one result."""
     await bench.start_process()
     gate = bench.markers / "gate"
@@ -171,7 +171,7 @@ async def test_attempt_survives_the_agent(bench: Bench) -> None:
     assert bench.marker("ran") == ["started"]
 
 
-async def test_end_that_nobody_saw_is_reported(bench: Bench) -> None:
+async def test_end_without_a_running_agent_is_reported_by_the_next_one(bench: Bench) -> None:
     """A step that ends while no agent is running is reported with its outputs by the next one."""
     await bench.start_process()
     gate = bench.markers / "gate"
@@ -210,7 +210,7 @@ async def test_result_is_kept_until_it_is_acknowledged(bench: Bench) -> None:
     assert bench.marker("ran") == ["ran"]
 
 
-async def test_taken_results_are_gone(bench: Bench) -> None:
+async def test_acknowledged_results_are_deleted(bench: Bench) -> None:
     """Once the daemon has result and output, the agent keeps nothing of the attempt."""
     await bench.start_process()
     await bench.daemon.run(bench.daemon.task(1, run="echo printed"))
@@ -223,7 +223,7 @@ async def test_taken_results_are_gone(bench: Bench) -> None:
     assert bench.daemon.hellos[-1].held == []
 
 
-async def test_offer_that_comes_twice_starts_once(bench: Bench) -> None:
+async def test_repeated_offer_starts_once(bench: Bench) -> None:
     """The same task twice in a frame, again in a later frame, and again after its end starts one process."""
     await bench.start()
     task = bench.daemon.task(1, run=f"echo ran >> {bench.markers}/ran")
@@ -266,7 +266,7 @@ async def test_more_offers_than_slots_are_refused(bench: Bench) -> None:
     assert (refused.outcome, done.outcome) == (Outcome.REFUSED, Outcome.SUCCESS)
 
 
-async def test_cancel_ends_a_step_by_its_policy(bench: Bench) -> None:
+async def test_cancel_sends_the_stop_signal_and_reports_who_cancelled(bench: Bench) -> None:
     """A cancel sends the stop signal and the result says who cancelled; for an unknown attempt it has no effect."""
     await bench.start()
     script = f'trap "echo caught; exit 9" TERM; echo ready >> {bench.markers}/ran; while :; do sleep 0.05; done'
@@ -284,7 +284,7 @@ async def test_cancel_ends_a_step_by_its_policy(bench: Bench) -> None:
     assert b"caught" in output
 
 
-async def test_time_out_is_enforced_here(bench: Bench) -> None:
+async def test_timeout_is_enforced_by_the_agent(bench: Bench) -> None:
     """The agent stops a step that has timed out without the help of the daemon."""
     await bench.start()
 
@@ -332,7 +332,7 @@ async def test_reboot_makes_open_attempts_lost(bench: Bench) -> None:
     assert bench.marker("ran") == ["ran"]
 
 
-async def test_daemon_that_forgot_the_session_gets_a_new_one(bench: Bench) -> None:
+async def test_reset_opens_a_new_session(bench: Bench) -> None:
     """After a `Reset` the agent sends `Hello` again, and running steps continue."""
     await bench.start()
     gate = bench.markers / "gate"
@@ -348,7 +348,7 @@ async def test_daemon_that_forgot_the_session_gets_a_new_one(bench: Bench) -> No
     assert await bench.daemon.output(task.key) == b"done\n"
 
 
-async def test_attempts_that_the_daemon_does_not_want_are_dropped(bench: Bench) -> None:
+async def test_attempts_to_forget_are_killed_and_not_reported(bench: Bench) -> None:
     """Attempts that `Welcome` says to forget are killed and never reported."""
     await bench.start_process()
     script = f"echo $$ >> {bench.markers}/ran; sleep 600"
@@ -366,7 +366,7 @@ async def test_attempts_that_the_daemon_does_not_want_are_dropped(bench: Bench) 
     assert [finished.key for finished in bench.daemon.finished if finished.key == task.key] == []
 
 
-async def test_large_output_arrives_whole(bench: Bench) -> None:
+async def test_large_output_arrives_complete(bench: Bench) -> None:
     """Output larger than the window arrives in order and complete."""
     await bench.start()
     script = 'for i in $(seq 1 60000); do echo "line $i of a long text that goes on"; done'
@@ -378,7 +378,7 @@ async def test_large_output_arrives_whole(bench: Bench) -> None:
     assert finished.output_dropped == 0
 
 
-async def test_output_over_the_cap_is_counted(bench: Bench) -> None:
+async def test_output_over_the_limit_is_counted(bench: Bench) -> None:
     """The first and last part of a flood are kept; a line between them and the result count the dropped bytes."""
     await bench.start()
     script = "echo first; head -c 1000000 /dev/zero | tr '\\0' x; echo; echo last"
@@ -436,7 +436,7 @@ async def test_large_value_is_readable_in_the_script(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("where", ["../..", "/", "/etc", "/no/such/place", "missing", "link"])
-async def test_working_directory_may_not_be_elsewhere(bench: Bench, where: str) -> None:
+async def test_working_directory_outside_the_job_is_refused(bench: Bench, where: str) -> None:
     """A directory outside the job's directory, by name or by link, or a missing one fails before the start."""
     await bench.start()
     await bench.daemon.run(bench.daemon.task(1, run="ln -s / link"))
@@ -482,7 +482,7 @@ async def test_stopped_agent_leaves_its_steps_running(bench: Bench) -> None:
     assert (await bench.daemon.result(task.key)).outcome is Outcome.SUCCESS
 
 
-async def test_private_files_are_private(bench: Bench) -> None:
+async def test_private_files_have_private_modes(bench: Bench) -> None:
     """Key, journal and server file are readable by this user only, whatever the umask is."""
     before = os.umask(0)
     try:

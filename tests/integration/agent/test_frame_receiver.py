@@ -81,7 +81,7 @@ def test_nothing_is_missed_while_both_sides_send() -> None:
     on_each_loop(test)
 
 
-def test_everybody_else_has_a_turn_in_a_flood() -> None:
+def test_other_callbacks_run_during_a_flood() -> None:
     """After `turn_max` messages, other callbacks of the loop get a turn."""
 
     async def test() -> None:
@@ -111,7 +111,7 @@ def test_everybody_else_has_a_turn_in_a_flood() -> None:
     on_each_loop(test)
 
 
-def test_what_goes_wrong_ends_the_reading() -> None:
+def test_errors_end_the_reading() -> None:
     """Errors of `take` and of the socket are raised by `run`."""
 
     async def test() -> None:

@@ -64,7 +64,7 @@ async def eventually(is_true: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_refused_key_is_said_and_tried_again(
+async def test_refused_key_is_reported_and_retried(
     daemon: ScriptedDaemon, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An unknown key is reported clearly, and the agent connects once the key is approved."""
@@ -105,9 +105,7 @@ async def test_silent_server_is_noticed(daemon: ScriptedDaemon, data_dir: Path) 
         await daemon.until(lambda: len(daemon.hellos) >= 2)
 
 
-async def test_agent_that_was_stopped_starts_nothing_old(
-    daemon: ScriptedDaemon, data_dir: Path, tmp_path: Path
-) -> None:
+async def test_suspended_agent_starts_no_outdated_offer(daemon: ScriptedDaemon, data_dir: Path, tmp_path: Path) -> None:
     """An offer that waited while the agent was suspended is not started afterwards."""
     daemon.silence_ms = SILENCE_MS
     enrolled(data_dir, daemon)
@@ -145,7 +143,7 @@ async def told_in_any_session(daemon: ScriptedDaemon, task: messages.Task) -> No
         await daemon.until(lambda: is_there() or len(daemon.hellos) > sessions)  # noqa: B023
 
 
-async def test_rejected_agent_stays_and_does_not_come_back(daemon: ScriptedDaemon, data_dir: Path) -> None:
+async def test_rejected_agent_keeps_its_steps_and_does_not_reconnect(daemon: ScriptedDaemon, data_dir: Path) -> None:
     """After a permanent rejection the agent does not reconnect; its steps continue, and its status has the reason."""
     enrolled(data_dir, daemon)
     daemon.rejection = ("WF215", "another agent uses this key", 0)
@@ -214,7 +212,7 @@ def answer(state: str, text: str = "", work_endpoint: str = "", after_ms: int = 
     return messages.EnrollAnswer(state, text, "SHA256:x", "given", ["web"], work_endpoint, after_ms)
 
 
-async def test_token_makes_an_agent(data_dir: Path) -> None:
+async def test_token_enrolls_an_agent(data_dir: Path) -> None:
     """The token's credential is sent, the answer is stored, and the token is not needed again."""
     async with Enrollment([answer("approved", work_endpoint="tcp://0.0.0.0:7233")]) as port:
         settings = enrollment.enrollment_settings(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
@@ -249,7 +247,7 @@ async def test_agent_enrolls_itself_at_its_first_start(daemon: ScriptedDaemon, d
     assert len(port.requests) == 1
 
 
-async def test_approval_by_a_person_is_waited_for(data_dir: Path) -> None:
+async def test_agent_without_a_token_waits_for_approval(data_dir: Path) -> None:
     """Without a token the agent prints the approval command, and repeats its request until it is approved."""
     said: list[str] = []
     async with Enrollment([answer("pending"), answer("pending"), answer("approved")]) as port:
@@ -268,7 +266,7 @@ async def test_approval_by_a_person_is_waited_for(data_dir: Path) -> None:
     assert server.work_endpoint == "tcp://127.0.0.1:9"
 
 
-async def test_refused_enrollment_ends(data_dir: Path) -> None:
+async def test_refused_enrollment_raises_the_reason(data_dir: Path) -> None:
     """The error contains the reason of the server."""
     async with Enrollment([answer("refused", "the token is used up")]) as port:
         settings = enrollment.enrollment_settings(Config(), {"WATERFLOW_JOIN_TOKEN": port.token().encode()})
@@ -277,7 +275,7 @@ async def test_refused_enrollment_ends(data_dir: Path) -> None:
             await enrollment.enroll(Config(data_dir=str(data_dir)), settings, keys.load_or_create(data_dir))
 
 
-async def test_server_with_another_key_gets_no_answer_through(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_agent_rejects_a_server_with_another_key(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent only connects to the server whose key is in the token."""
     monkeypatch.setattr(enrollment, "ANSWER_S_MAX", 0.3)
     other, _ = zmq.curve_keypair()

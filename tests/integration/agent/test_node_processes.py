@@ -16,7 +16,7 @@ from waterflow_agent.attempts import Outcome
 __all__ = ["bench"]
 
 
-async def test_a_node_s_outputs_keep_their_types_and_its_parameters_do_not_stay(bench: Bench) -> None:
+async def test_a_node_s_outputs_keep_their_types_and_its_request_is_deleted(bench: Bench) -> None:
     """Outputs arrive with their types; the request, which may hold a secret, is deleted as soon as it has been read."""
     await bench.start()
     target = bench.markers / "app.conf"
@@ -31,7 +31,7 @@ async def test_a_node_s_outputs_keep_their_types_and_its_parameters_do_not_stay(
     assert not living.found(bench.data_dir, "**/request")
 
 
-async def test_a_script_in_a_directory_that_a_node_had_is_a_script(bench: Bench) -> None:
+async def test_a_reused_attempt_directory_does_not_mix_nodes_and_scripts(bench: Bench) -> None:
     """Attempt directories are reused; files that a node left there are not taken for the script's."""
     await bench.start()
     await bench.daemon.run(bench.daemon.task(1, node="file/read", params={"path": "/etc/hostname"}))
@@ -41,7 +41,7 @@ async def test_a_script_in_a_directory_that_a_node_had_is_a_script(bench: Bench)
     assert finished.outputs == {"a": "b"}
 
 
-async def test_a_node_that_fails_says_why_and_whether_trying_again_can_help(bench: Bench) -> None:
+async def test_a_failed_node_reports_its_message_and_whether_it_is_temporary(bench: Bench) -> None:
     """Exit code 75 marks a temporary failure, and the reason is the node's own message."""
     await bench.start()
 
@@ -62,9 +62,7 @@ async def test_a_node_that_fails_says_why_and_whether_trying_again_can_help(benc
         ("script", {"content": "#!/no/such/interpreter\ntrue"}),
     ],
 )
-async def test_an_interpreter_that_the_server_does_not_have_is_named(
-    bench: Bench, node: str, params: dict[str, object]
-) -> None:
+async def test_a_missing_interpreter_is_named(bench: Bench, node: str, params: dict[str, object]) -> None:
     """If the interpreter is missing, nothing runs, and the reason names it."""
     await bench.start()
     finished, _ = await bench.daemon.run(bench.daemon.task(1, node=node, params=params))
@@ -72,7 +70,7 @@ async def test_an_interpreter_that_the_server_does_not_have_is_named(
     assert "of-nobody" in finished.reason_text or "/no/such/interpreter" in finished.reason_text
 
 
-async def test_a_node_goes_on_over_a_restart_of_the_agent(bench: Bench) -> None:
+async def test_a_node_survives_a_restart_of_the_agent(bench: Bench) -> None:
     """A node is a process under the runner like any other: a restarted agent gets its result and outputs."""
     await bench.start_process()
     ready = bench.markers / "served"
@@ -91,7 +89,7 @@ async def test_a_node_goes_on_over_a_restart_of_the_agent(bench: Bench) -> None:
     assert finished.outputs["attempts"] >= 2
 
 
-async def test_a_cancel_and_a_time_out_end_a_node(bench: Bench) -> None:
+async def test_a_cancel_and_a_timeout_end_a_node(bench: Bench) -> None:
     """The node stops on the signal if it handles it, and is killed otherwise."""
     await bench.start()
     params = {"url": "http://127.0.0.1:9/", "interval": "20ms", "timeout": "60s"}
@@ -103,7 +101,7 @@ async def test_a_cancel_and_a_time_out_end_a_node(bench: Bench) -> None:
     assert (late.outcome, late.reason_code) == (Outcome.TIMED_OUT, "timeout")
 
 
-async def test_a_module_of_the_repository_does_not_stand_in_for_one_of_ours(bench: Bench) -> None:
+async def test_a_module_of_the_repository_does_not_shadow_a_library(bench: Bench) -> None:
     """Python does not search the working directory for modules."""
     await bench.start()
     job = "echo 'raise SystemExit(99)' > msgspec.py; cp msgspec.py httpx.py; mkdir -p waterflow_agent"
@@ -129,7 +127,7 @@ class Own(Node[Given]):
 """
 
 
-async def test_a_node_that_comes_with_its_task_needs_nothing_of_the_server(bench: Bench) -> None:
+async def test_a_node_in_the_task_needs_no_file_on_the_server(bench: Bench) -> None:
     """The class is sent in the task, and is not left in any file."""
     await bench.start()
     task = bench.daemon.task(1, node="shop/own", params={"who": "Ada"}, env={"HOW": "well"}, source=OWN)
@@ -141,7 +139,7 @@ async def test_a_node_that_comes_with_its_task_needs_nothing_of_the_server(bench
     assert living.holding(bench.data_dir, b"class Own") == []
 
 
-async def test_a_task_cannot_replace_a_node_of_ours(bench: Bench) -> None:
+async def test_a_task_cannot_replace_a_built_in_node(bench: Bench) -> None:
     """A built-in name always means Waterflow's node, even if the task contains a class of that name."""
     await bench.start()
     task = bench.daemon.task(1, node="log", params={"message": "ours"}, source=OWN)
@@ -151,7 +149,7 @@ async def test_a_task_cannot_replace_a_node_of_ours(bench: Bench) -> None:
     assert (finished.outcome, output) == (Outcome.SUCCESS, b"ours\n")
 
 
-async def test_a_number_that_no_message_can_hold_fails_the_node_and_not_the_agent(bench: Bench) -> None:
+async def test_an_oversized_number_fails_the_node_and_not_the_agent(bench: Bench) -> None:
     """The number fits neither into the journal nor into a message, so the node fails and the agent continues."""
     await bench.start()
     large = OWN.replace('{"who": parameters.who}', '{"who": 1 << 100}')

@@ -143,7 +143,7 @@ async def end_runner(data_dir: Path) -> None:
         await eventually(lambda: not is_alive(pid))
 
 
-async def test_exit_codes_and_signals_are_told_as_they_are(bench: Bench) -> None:
+async def test_exit_codes_and_signals_are_reported_unchanged(bench: Bench) -> None:
     """The reported exit code or signal is that of the main process."""
     bench.start("zero", "exit 0")
     bench.start("seven", "exit 7")
@@ -158,7 +158,7 @@ async def test_exit_codes_and_signals_are_told_as_they_are(bench: Bench) -> None
     assert zero.started_at <= zero.finished_at
 
 
-async def test_a_program_that_cannot_be_started_says_why(bench: Bench) -> None:
+async def test_a_program_that_cannot_be_started_gives_a_reason(bench: Bench) -> None:
     """The reason is readable and names the program."""
     bench.client.start(reports.StepSpec(name="a", argv=["no-such-program"], cwd="/", env=ENVIRONMENT))
     bench.client.start(reports.StepSpec(name="b", argv=["/bin/true"], cwd="/no/such/place", env=ENVIRONMENT))
@@ -175,7 +175,7 @@ async def test_a_program_that_cannot_be_started_says_why(bench: Bench) -> None:
     assert "interpreter" in str(c.error)
 
 
-async def test_a_step_gets_its_environment_directory_and_nothing_of_the_runner(bench: Bench) -> None:
+async def test_a_step_inherits_nothing_from_the_runner(bench: Bench) -> None:
     """It has a new session, empty stdin, the requested variables and the mark, default signals, and no other files."""
     script = 'pwd; echo "$A"; env | cut -d= -f1 | sort | xargs; readlink /proc/self/fd/0; ls /proc/self/fd | xargs; '
     script += "grep -E '^Sig(Blk|Ign)' /proc/self/status; ps -o sid= -p $$ | xargs test $$ -eq && echo leads"
@@ -205,7 +205,7 @@ async def test_output_of_both_streams_is_kept_byte_by_byte(bench: Bench) -> None
     assert all(end == begin for (_, end), (begin, _) in itertools.pairwise(offsets))
 
 
-async def test_output_can_be_followed_while_the_step_runs(bench: Bench) -> None:
+async def test_output_is_in_the_spool_while_the_step_runs(bench: Bench) -> None:
     """Output is in the spool as soon as it is printed, not only when the step ends."""
     fifo = bench.data_dir / "fifo"
     os.mkfifo(fifo)
@@ -218,7 +218,7 @@ async def test_output_can_be_followed_while_the_step_runs(bench: Bench) -> None:
     assert bench.output("a", STDOUT) == b"first\nsecond\n"
 
 
-async def test_a_time_out_ends_a_whole_group_that_ignores_sigterm(bench: Bench) -> None:
+async def test_a_timeout_kills_a_whole_group_that_ignores_sigterm(bench: Bench) -> None:
     """Processes that ignore the stop signal are killed after the grace period, also those in another session."""
     script = "trap '' TERM; for i in 1 2 3; do sleep 300 & echo $!; done; setsid sleep 300 & echo $!; echo ready; wait"
     for timeout_ms in (300, 3_000, 30_000):
@@ -260,7 +260,7 @@ async def test_a_forced_cancel_does_not_wait_for_the_grace(bench: Bench) -> None
     assert (result.reason, result.signal) == ("cancelled", signal.SIGKILL)
 
 
-async def test_a_stopped_process_is_ended_as_well(bench: Bench) -> None:
+async def test_a_suspended_process_is_stopped_too(bench: Bench) -> None:
     """A suspended process is continued so that it can handle the signal."""
     bench.start("a", "echo ready; kill -STOP $$; sleep 300", grace_ms=30_000)
     await bench.printed("a", b"ready\n")
@@ -270,7 +270,7 @@ async def test_a_stopped_process_is_ended_as_well(bench: Bench) -> None:
     assert (await bench.result("a")).reason == "cancelled"
 
 
-async def test_a_grace_of_nothing_kills_at_once(bench: Bench) -> None:
+async def test_a_grace_period_of_zero_kills_at_once(bench: Bench) -> None:
     """The only signal is SIGKILL."""
     bench.start("a", "trap 'echo never' TERM; echo ready; while :; do sleep 0.01; done", grace_ms=0)
     await bench.printed("a", b"ready\n")
@@ -291,7 +291,7 @@ async def test_a_grace_of_nothing_kills_at_once(bench: Bench) -> None:
         "setsid bash -c 'trap \"\" TERM; sleep 300; sleep 300' &",
     ],
 )
-async def test_a_daemon_that_holds_the_output_does_not_hold_the_step(bench: Bench, detach: str) -> None:
+async def test_a_daemon_that_keeps_the_output_open_does_not_block_the_step(bench: Bench, detach: str) -> None:
     """The step has the exit code of its main process; remaining processes are stopped before it is reported."""
     result = await bench.run("a", f"{detach}\necho said; exit 5")
 
@@ -301,7 +301,7 @@ async def test_a_daemon_that_holds_the_output_does_not_hold_the_step(bench: Benc
     assert marked(mark) == []
 
 
-async def test_a_daemon_that_let_go_of_everything_is_ended(bench: Bench) -> None:
+async def test_a_fully_detached_daemon_is_killed_with_its_step(bench: Bench) -> None:
     """A daemon (own session, no output, orphaned) does not survive the step."""
     mark = f"WATERFLOW_ATTEMPT_DIRECTORY={bench.client.directory('a')}".encode()
 
@@ -321,7 +321,7 @@ def marked(mark: bytes) -> list[int]:
     return found
 
 
-async def test_last_words_of_a_pipeline_count(bench: Bench) -> None:
+async def test_output_after_the_main_process_exits_is_kept(bench: Bench) -> None:
     """Output of child processes shortly after the main process has exited is kept."""
     # They have one second. A busy machine may use it up, but not ten times in a row.
     for name in (f"a{number}" for number in range(10)):
@@ -332,7 +332,7 @@ async def test_last_words_of_a_pipeline_count(bench: Bench) -> None:
     assert printed == b"late\n"
 
 
-async def test_a_flood_keeps_both_ends_and_the_runner_small(bench: Bench) -> None:
+async def test_a_flood_keeps_both_ends_in_constant_memory(bench: Bench) -> None:
     """Of 100 MB without a newline the first and last part are kept, the gap is counted, and memory does not grow."""
     script = "printf BEGIN; head -c 100000000 /dev/zero | tr '\\0' a; printf END"
 
@@ -356,7 +356,7 @@ def memory_kib(pid: int) -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
 
 
-async def test_a_start_is_done_once(bench: Bench) -> None:
+async def test_a_repeated_start_returns_the_first_state(bench: Bench) -> None:
     """A repeated start returns the state of the first one, both before and after its end."""
     bench.start("a", "echo run >> runs; sleep 0.2")
     bench.start("a", "echo run >> runs; sleep 0.2")
@@ -371,7 +371,7 @@ async def test_a_start_is_done_once(bench: Bench) -> None:
     assert (bench.data_dir / "runs").read_text() == "run\n"
 
 
-async def test_what_was_forgotten_is_gone_from_memory_and_disk(bench: Bench) -> None:
+async def test_forget_removes_an_attempt_from_memory_and_disk(bench: Bench) -> None:
     """After `forget` the directory is deleted, and the runner does not know the name."""
     await bench.run("a", "echo x; echo y > $WATERFLOW_ATTEMPT_DIRECTORY/files/output")
     assert bench.client.directory("a").exists()
@@ -385,7 +385,7 @@ async def test_what_was_forgotten_is_gone_from_memory_and_disk(bench: Bench) -> 
     assert "unknown name" in refused.text
 
 
-async def test_nothing_is_left_in_the_process_table(bench: Bench) -> None:
+async def test_all_child_processes_are_reaped(bench: Bench) -> None:
     """Main processes and their orphans are reaped."""
     for number in range(20):
         bench.start(f"a{number}", "sleep 0.05 & true")
@@ -396,7 +396,7 @@ async def test_nothing_is_left_in_the_process_table(bench: Bench) -> None:
     await eventually(lambda: children(runner) == [])
 
 
-async def test_many_steps_at_once_all_come_back(bench: Bench) -> None:
+async def test_many_concurrent_steps_each_get_their_result(bench: Bench) -> None:
     """Each of a few hundred steps gets its own result and output."""
     for number in range(200):
         bench.start(f"a{number}", f"echo {number}; exit {number % 100}")
@@ -406,7 +406,7 @@ async def test_many_steps_at_once_all_come_back(bench: Bench) -> None:
         assert bench.output(f"a{number}", STDOUT) == b"%d\n" % number
 
 
-async def test_a_step_outlives_its_agent(bench: Bench) -> None:
+async def test_a_step_survives_its_agent(bench: Bench) -> None:
     """A new agent finds the running step and gets its result, and the results of steps that ended meanwhile."""
     bench.start("long", "echo one; while [ ! -e go ]; do sleep 0.01; done; echo two; exit 4")
     bench.start("short", "while [ ! -e go-short ]; do sleep 0.01; done; exit 6")
@@ -488,7 +488,7 @@ async def test_a_step_that_connects_to_the_runner_is_refused_and_changes_nothing
     assert (await bench.run("after", "exit 0")).exit_code == 0
 
 
-async def test_steps_of_a_killed_runner_are_lost_and_gone(bench: Bench) -> None:
+async def test_steps_of_a_killed_runner_are_lost_and_killed(bench: Bench) -> None:
     """Their outcome is unknown: they are killed, and never reported as a success."""
     bench.start("a", "echo $$; (setsid sleep 300 & echo $!); sleep 300 & echo $!; echo ready; wait")
     bench.start("done", "exit 0")
@@ -514,7 +514,7 @@ async def test_steps_of_a_killed_runner_are_lost_and_gone(bench: Bench) -> None:
     assert not (bench.data_dir / "runs").exists()
 
 
-async def test_a_runner_on_a_copied_directory_leaves_the_steps_of_the_first_alone(
+async def test_a_runner_on_a_copied_directory_does_not_touch_the_steps_of_the_first(
     bench: Bench, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """The records of a cloned server name processes of another runner, which may exist on the same machine."""
@@ -539,7 +539,7 @@ async def test_a_runner_on_a_copied_directory_leaves_the_steps_of_the_first_alon
     assert bench.output("a", STDOUT) == b"ready\nend\n"
 
 
-async def test_a_runner_that_is_stopped_ends_its_steps_and_says_lost(bench: Bench) -> None:
+async def test_a_stopped_runner_ends_its_steps_as_lost(bench: Bench) -> None:
     """Stopping the service is not a cancel, so the outcome is lost."""
     bench.start("a", "echo ready; sleep 300")
     await bench.printed("a", b"ready\n")
@@ -553,7 +553,7 @@ async def test_a_runner_that_is_stopped_ends_its_steps_and_says_lost(bench: Benc
     await eventually(lambda: not is_alive(pid))
 
 
-async def test_requests_made_while_the_runner_is_away_are_done_when_it_is_back(bench: Bench) -> None:
+async def test_requests_are_kept_until_the_runner_is_back(bench: Bench) -> None:
     """Starts and cancels are kept until the runner has reported about them."""
     os.kill(bench.runner_pid(), signal.SIGKILL)
 
@@ -562,7 +562,7 @@ async def test_requests_made_while_the_runner_is_away_are_done_when_it_is_back(b
     assert result.exit_code == 9
 
 
-async def test_a_full_pipe_to_a_sleeping_agent_does_not_hold_up_steps(bench: Bench) -> None:
+async def test_a_full_pipe_to_a_stopped_agent_does_not_block_steps(bench: Bench) -> None:
     """The runner continues while its agent does not read."""
     deadline = time.monotonic() + PATIENCE_S
     for number in range(50):
@@ -579,7 +579,7 @@ async def test_a_full_pipe_to_a_sleeping_agent_does_not_hold_up_steps(bench: Ben
         assert (await bench.result(f"a{number}")).exit_code == 0
 
 
-async def test_a_daemon_that_hides_is_ended_by_its_control_group(bench: Bench) -> None:
+async def test_a_hidden_daemon_is_killed_through_its_control_group(bench: Bench) -> None:
     """A daemon with another environment can only be found by its group, and is killed before the result is reported."""
     script = (
         "cat /proc/self/cgroup; env -i setsid bash -c 'echo $$ > daemon; exec sleep 300 </dev/null >/dev/null 2>&1' & "
@@ -609,7 +609,7 @@ async def test_steps_never_share_a_control_group(bench: Bench) -> None:
     assert len(groups) in (0, 5)
 
 
-async def test_a_limit_holds_or_the_step_is_not_started(bench: Bench) -> None:
+async def test_a_step_with_limits_needs_control_groups(bench: Bench) -> None:
     """If limits are not available, a step with limits is not started."""
     script = "for i in 1 2 3 4 5 6 7 8; do sleep 300 & done; echo forked; kill $(jobs -p)"
 
@@ -618,7 +618,7 @@ async def test_a_limit_holds_or_the_step_is_not_started(bench: Bench) -> None:
     assert result.reason == "spawn-failed" or b"forked" not in bench.output("a", STDOUT)
 
 
-async def test_a_second_runner_on_the_directory_refuses(bench: Bench) -> None:
+async def test_a_second_runner_on_one_directory_exits(bench: Bench) -> None:
     """It exits with a dedicated status, and the first runner continues."""
     command = [sys.executable, "-m", "waterflow_agent.runner", "--data-dir", str(bench.data_dir)]
     second = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
@@ -630,7 +630,7 @@ async def test_a_second_runner_on_the_directory_refuses(bench: Bench) -> None:
     assert (await bench.run("a", "exit 0")).exit_code == 0
 
 
-async def test_the_socket_is_for_this_user_alone_and_its_path_may_be_long(tmp_path: Path) -> None:
+async def test_the_socket_is_private_and_its_path_may_be_long(tmp_path: Path) -> None:
     """A path beyond the kernel's limit for sockets works too."""
     data_dir = tmp_path / ("x" * 120)
     data_dir.mkdir()

@@ -88,7 +88,7 @@ async def test_a_started_run_is_durable_and_found_at_its_url(harness: ApiHarness
     assert run["completed_at"][19] == "."
 
 
-async def test_the_older_name_starts_and_lists_too(harness: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_the_workflows_route_is_an_alias_of_runs(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """`/v1/workflows` is the same resource; its list has its own key."""
     started = (await client.post("/v1/workflows", content=HELLO, headers=YAML)).json()
     listed = (await client.get("/v1/workflows")).json()
@@ -138,7 +138,7 @@ async def test_answers_match_the_schemas_of_the_openapi_document(
     assert (await client.get("/docs")).status_code == 404
 
 
-async def test_a_workflow_with_errors_is_a_422_with_every_place(client: httpx.AsyncClient) -> None:
+async def test_a_workflow_with_errors_is_a_422_with_every_location(client: httpx.AsyncClient) -> None:
     """The problem lists each error with code, line and column, both for a start and for a validation."""
     broken = HELLO.replace("runs-on", "runs-onn").replace("run: |", "runn: |")
     for path in ("/v1/runs", "/v1/validate"):
@@ -174,7 +174,7 @@ async def test_a_workflow_with_only_workflow_call_cannot_be_started(client: http
     assert len((await client.get("/v1/runs")).json()["runs"]) == (0 if is_dry else 2)
 
 
-async def test_json_carries_vars_inputs_and_a_dry_run(harness: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_a_json_request_has_vars_inputs_and_a_dry_run(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """Inputs are checked and typed, a dry run starts nothing, unknown inputs are rejected."""
     dry = await client.post("/v1/runs", json={"yaml": HELLO, "inputs": {"who": "me"}, "dry_run": True})
     assert (dry.status_code, dry.json()["inputs"]) == (200, {"who": "me"})
@@ -306,7 +306,7 @@ async def test_a_hostile_body_is_rejected_with_the_right_status(
         assert response.json()["status"] == status
 
 
-async def test_a_body_in_pieces_without_a_length_is_limited_too(client: httpx.AsyncClient) -> None:
+async def test_a_chunked_body_is_limited_too(client: httpx.AsyncClient) -> None:
     """The limit applies to the received bytes, not to the declared length."""
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -361,7 +361,7 @@ async def test_events_are_paged_without_gaps_or_sent_as_ndjson(harness: ApiHarne
     assert [json.loads(line) for line in lines.text.splitlines()] == found
 
 
-async def test_logs_are_lines_of_json_with_their_place(harness: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_logs_are_lines_of_json_with_job_and_step(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """Each line of output is an object; `job` and `step` select, and for unknown names the answer lists the known ones."""
     started = await start(client)
     await harness.completed(started["id"])
@@ -473,9 +473,7 @@ async def test_agents_are_enrolled_approved_and_revoked(harness: ApiHarness, cli
     ]
 
 
-async def test_a_pending_agent_cannot_take_the_place_of_another_one(
-    harness: ApiHarness, client: httpx.AsyncClient
-) -> None:
+async def test_a_pending_agent_cannot_impersonate_another_one(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """Under the name of a real fingerprint it is neither approved in the real agent's place nor shields it from revocation."""
     genuine, stranger = "SHA256:" + "g" * 43, "SHA256:" + "s" * 43
     harness.agents.waiting += [
@@ -518,7 +516,7 @@ async def test_ready_is_503_once_the_daemon_stops(harness: ApiHarness, client: h
     assert (await client.get("/health")).status_code == 200
 
 
-async def test_status_shows_what_waits_and_why(harness: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_status_lists_waiting_jobs_with_their_reasons(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """A job without a server is listed with its reason."""
     text = HOLDING.replace("runs-on: web", "runs-on: nobody")
     started = await start(client, text)
@@ -527,7 +525,7 @@ async def test_status_shows_what_waits_and_why(harness: ApiHarness, client: http
     assert "nobody" in status["waiting"][0]["reason"]["text"]
 
 
-async def test_agents_page_by_name(harness: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_agents_are_paged_by_name(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """Lists in memory are paged by key too."""
     harness.agents.agents += [
         AgentRow(fingerprint=f"f{number}", name=f"n{number}", groups=(), is_connected=False, text="away")

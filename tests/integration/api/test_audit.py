@@ -30,7 +30,7 @@ def _refused(harness: ApiHarness) -> list[AccessRefused]:
     return [fact for fact in harness.audit() if isinstance(fact, AccessRefused)]
 
 
-async def test_every_change_is_in_the_audit_trail() -> None:
+async def test_every_action_is_in_the_audit_trail() -> None:
     """One entry per action, newest first, with the documented words."""
     async with ApiHarness(is_open=False) as harness:
         harness.connect("web-1", "web")

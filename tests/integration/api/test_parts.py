@@ -236,7 +236,7 @@ async def _waiting(client: httpx.AsyncClient, run: str, count: int = 1) -> list[
     raise AssertionError("nothing waits for an approval")
 
 
-async def test_an_approval_is_shown_and_given(harness: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_a_pending_approval_is_listed_and_can_be_given(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """The run and the status show what waits; a single pending approval needs no name; the audit trail names the approver."""
     run = await start(client, APPROVAL)
     (waiting,) = await _waiting(client, run)
@@ -256,7 +256,7 @@ async def test_an_approval_is_shown_and_given(harness: ApiHarness, client: httpx
     assert (again.status_code, again.json()["code"]) == (409, "WF606")
 
 
-async def test_a_rejection_fails_what_waits(harness: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_a_rejection_fails_the_waiting_step(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """With its comment as the reason."""
     run = await start(client, APPROVAL)
     await _waiting(client, run)
@@ -395,9 +395,7 @@ async def test_an_open_run_cannot_run_again(harness: ApiHarness, client: httpx.A
     assert (answered.status_code, answered.json()["code"]) == (409, "WF606")
 
 
-async def test_the_file_of_another_revision_runs_when_it_is_known(
-    harness: ApiHarness, client: httpx.AsyncClient
-) -> None:
+async def test_a_rerun_can_use_the_file_of_a_known_revision(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """The revision that is applied now, or that of an earlier run; results are still reused."""
     path = "workflows/flaky.yml"
     harness.repositories.files[path] = FLAKY.encode()

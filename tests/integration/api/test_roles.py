@@ -229,7 +229,7 @@ async def test_a_rerun_has_only_the_groups_that_both_starters_may_use() -> None:
         assert scopes == [("web",), ("web", "db"), ("web",), None]
 
 
-async def test_the_last_use_of_a_token_is_shown() -> None:
+async def test_the_last_use_of_a_token_is_listed() -> None:
     """Null before the first use; a rejected request counts as a use too."""
     async with ApiHarness(is_open=False) as harness:
         secret = harness.token(Role.VIEWER)

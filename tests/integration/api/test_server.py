@@ -151,7 +151,7 @@ async def test_a_token_for_a_group_starts_and_cancels_only_its_runs(served: Serv
         assert (await client.post("/v1/runs", content=computed, headers=YAML)).status_code in (403, 422)
 
 
-async def test_tokens_are_shown_once_expire_and_are_revoked(served: Served) -> None:
+async def test_tokens_are_displayed_once_expire_and_can_be_revoked(served: Served) -> None:
     """The secret is in no list and not in the event feed; revocation and expiry take effect at once."""
     async with served.unix() as admin:
         made = (await admin.post("/v1/tokens", json={"role": "viewer", "name": "ci", "ttl": "1h"})).json()
@@ -376,7 +376,7 @@ async def test_the_number_of_open_streams_is_limited(served: Served, monkeypatch
         assert (refused.status_code, refused.json()["code"]) == (429, "WF609")
 
 
-async def test_announced_output_that_never_arrives_does_not_hold_a_stream_open(
+async def test_missing_announced_output_does_not_keep_a_stream_open(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a while the stream of a completed run ends with the available output, even with an incomplete line."""

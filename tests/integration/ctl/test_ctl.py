@@ -56,7 +56,7 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_run_waits_and_ends_with_the_run_s_result(server: Server, files: dict[str, str]) -> None:
+def test_run_waits_and_exits_with_the_run_s_result(server: Server, files: dict[str, str]) -> None:
     """The exit code is 0 or 1; after a failure the command prints the last lines and the next command."""
     good = server.ctl("run", files["hello"])
     assert good.exit_code == 0, good.output
@@ -81,7 +81,7 @@ def test_run_by_name_takes_inputs_and_refuses_unknown_ones(server: Server) -> No
     assert server.ctl("run", "hello", "--dry-run").exit_code == 0
 
 
-def test_a_file_with_errors_is_refused_with_its_places(server: Server, tmp_path: Path) -> None:
+def test_a_file_with_errors_is_refused_with_locations(server: Server, tmp_path: Path) -> None:
     """The exit code is 5, and the message has the position and a caret."""
     path = tmp_path / "bad.yml"
     path.write_text(HELLO.replace("runs-on", "runs-onn"))
@@ -146,7 +146,7 @@ def test_hostile_names_do_nothing_to_the_terminal(server: Server, files: dict[st
     assert "pwn" in shown
 
 
-def test_listings_take_json_as_an_array(server: Server, files: dict[str, str]) -> None:
+def test_list_commands_print_a_json_array(server: Server, files: dict[str, str]) -> None:
     """The output of every list command is a single JSON array."""
     server.ctl("run", files["hello"])
     server.ctl("run", files["failing"])
@@ -163,7 +163,7 @@ def test_listings_take_json_as_an_array(server: Server, files: dict[str, str]) -
     assert server.ctl("runs", "--status", "odd").exit_code == 5
 
 
-def test_schedules_show_instants_in_both_times_and_what_became_of_the_last(server: Server) -> None:
+def test_schedules_list_due_times_in_utc_and_local_time_and_the_last_outcome(server: Server) -> None:
     """There is one line for each requested instant; the status shows the next one."""
     assert "no schedules yet" in server.ctl("schedules").output
     assert server.harness is not None
@@ -187,7 +187,7 @@ def test_schedules_show_instants_in_both_times_and_what_became_of_the_last(serve
     assert server.ctl("schedules", "nope").exit_code == 5
 
 
-def test_status_ends_0_when_healthy_and_1_when_not(server: Server) -> None:
+def test_status_exits_with_0_if_healthy_and_1_otherwise(server: Server) -> None:
     """The status fits on one screen and says what is wrong."""
     healthy = server.ctl("status")
     assert (healthy.exit_code, "healthy" in healthy.output) == (0, True)
@@ -201,7 +201,7 @@ def test_status_ends_0_when_healthy_and_1_when_not(server: Server) -> None:
     assert json.loads(server.ctl("status", "--json").stdout)["status"] == "degraded"
 
 
-def test_status_of_a_new_daemon_says_what_to_do_next(server: Server) -> None:
+def test_status_of_a_new_daemon_suggests_the_next_command(server: Server) -> None:
     """The daemon is healthy but has no repository; a missing server is not reported, because there is one."""
     assert server.harness is not None
     server.harness.repositories.repositories.clear()
@@ -211,7 +211,7 @@ def test_status_of_a_new_daemon_says_what_to_do_next(server: Server) -> None:
     assert "no agents" not in new.output
 
 
-def test_tokens_open_tcp_for_their_role(server: Server) -> None:
+def test_a_token_grants_its_role_over_tcp(server: Server) -> None:
     """The secret is the last line; TCP works with it, and without it fails with exit code 5 and the next command."""
     made = server.ctl("tokens", "create", "--role", "viewer", "--name", "ci")
     secret = made.stdout.splitlines()[-1]
@@ -229,7 +229,7 @@ def test_tokens_open_tcp_for_their_role(server: Server) -> None:
     assert gone.exit_code == 5
 
 
-def test_agents_are_let_in_from_the_command_line(server: Server) -> None:
+def test_agents_are_enrolled_and_revoked_from_the_command_line(server: Server) -> None:
     """The join token is the last line of the output; approval and revocation name the agent."""
     assert server.harness is not None
     fingerprint = "SHA256:" + "a/b+" * 10 + "abc"
@@ -266,7 +266,7 @@ def test_a_repository_is_suspended_and_resumed(server: Server) -> None:
     assert server.ctl("suspend", "zzz").exit_code == 5
 
 
-def test_watch_of_a_run_at_work_goes_on_to_its_end(server: Server, files: dict[str, str]) -> None:
+def test_watch_follows_a_run_to_its_end(server: Server, files: dict[str, str]) -> None:
     """The stream sends the history first, and then new events."""
     run = started_id(server.ctl("run", files["holding"], "--detach"))
     asyncio.run_coroutine_threadsafe(server.release_all(), server.loop)
@@ -275,7 +275,7 @@ def test_watch_of_a_run_at_work_goes_on_to_its_end(server: Server, files: dict[s
     assert json.loads(result.stdout)["conclusion"] == "success"
 
 
-def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(server: Server, files: dict[str, str]) -> None:
+def test_ctrl_c_leaves_the_run_running_and_prints_the_next_command(server: Server, files: dict[str, str]) -> None:
     """The run continues, and the next command is printed."""
     run = started_id(server.ctl("run", files["holding"], "--detach"))
     words = [sys.executable, "-m", "waterflowd.ctl.main", "--server", f"unix:{server.path}", "watch", run]

@@ -44,7 +44,7 @@ def processes_in(folder: Path) -> list[str]:
     return found
 
 
-def test_the_demo_ends_with_its_first_run_s_result_and_leaves_nothing(tmp_path: Path) -> None:
+def test_the_demo_exits_with_its_first_run_s_result_and_leaves_nothing(tmp_path: Path) -> None:
     """A push starts the run, the demo watches it and prints the next steps; no process and no file is left."""
     with start(tmp_path) as process:
         output, _ = process.communicate(timeout=4 * PATIENCE_S)
@@ -56,7 +56,7 @@ def test_the_demo_ends_with_its_first_run_s_result_and_leaves_nothing(tmp_path: 
     assert processes_in(tmp_path) == []
 
 
-def test_demos_that_start_at_once_do_not_take_each_other_s_ports(tmp_path: Path) -> None:
+def test_concurrent_demos_use_different_ports(tmp_path: Path) -> None:
     """Each demo finds its own daemon, although a port that was free a moment ago may be taken by now."""
     folders = [tmp_path / str(number) for number in range(4)]
     for folder in folders:
@@ -94,7 +94,7 @@ def test_the_demo_needs_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert compiled.plan is not None, compiled.diagnostics
 
 
-def test_a_taken_port_is_gone_around() -> None:
+def test_a_port_in_use_is_skipped() -> None:
     """If the preferred port is in use, another one is chosen."""
     import socket
 

@@ -81,7 +81,7 @@ def detached(server: Server, path: Path, text: str) -> str:
     return started_id(server.ctl("run", str(path), "--detach"))
 
 
-def test_a_job_on_many_servers_is_counted_and_its_failures_are_shown(server: Server, path: Path) -> None:
+def test_a_job_on_many_servers_lists_its_failures(server: Server, path: Path) -> None:
     """The tree has one instance per server; the failed one is shown with the next command, quoted for a shell."""
     assert server.harness is not None
     server.loop.call_soon_threadsafe(server.harness.connect, "web-2", "web")
@@ -104,7 +104,7 @@ def test_a_job_on_many_servers_is_counted_and_its_failures_are_shown(server: Ser
     assert "will run: roll[web-2]\n" in again.output
 
 
-def test_passes_of_a_loop_stand_in_the_tree_with_their_items(server: Server, path: Path) -> None:
+def test_iterations_of_a_loop_are_in_the_tree_with_their_items(server: Server, path: Path) -> None:
     """The passes are in the tree and in the prefixes of output; a plain `watch` names the inner steps."""
     path.write_text(LOOP)
     result = server.ctl("run", str(path))
@@ -116,7 +116,7 @@ def test_passes_of_a_loop_stand_in_the_tree_with_their_items(server: Server, pat
     assert server.ctl("logs", "looping", "a/all[1]").output == "a/all[1]/say | y\n"
 
 
-def test_an_approval_that_waits_is_shown_everywhere_and_given(server: Server, path: Path) -> None:
+def test_a_pending_approval_is_shown_by_every_command_and_can_be_given(server: Server, path: Path) -> None:
     """`show`, `why` and `status` name the approvers and the command to type; after the approval the run continues."""
     run = detached(server, path, GATED)
     assert server.harness is not None
@@ -132,7 +132,7 @@ def test_an_approval_that_waits_is_shown_everywhere_and_given(server: Server, pa
     assert (again.exit_code, "gated #1 has no pending approvals" in again.output) == (5, True)
 
 
-def test_several_approvals_need_a_place(server: Server, path: Path) -> None:
+def test_several_pending_approvals_need_a_part(server: Server, path: Path) -> None:
     """Without a part they are listed; with one, that job continues, and a rejection fails its job."""
     run = detached(server, path, GATES)
     both = server.ctl("approve", run)
@@ -146,7 +146,7 @@ def test_several_approvals_need_a_place(server: Server, path: Path) -> None:
     assert [job["conclusion"] for job in jobs] == ["success", "failure"]
 
 
-def test_a_rerun_says_what_it_keeps_and_ends_with_the_result(server: Server, path: Path) -> None:
+def test_a_rerun_lists_reused_jobs_and_exits_with_the_result(server: Server, path: Path) -> None:
     """Reused and re-run jobs are listed before the start; the new run names the old one."""
     path.write_text(FLAKY)
     server.ctl("run", str(path))

@@ -47,7 +47,7 @@ def environment(pid: int) -> bytes:
     return Path(f"/proc/{pid}/environ").read_bytes()
 
 
-async def test_the_child_answers_as_the_package_does() -> None:
+async def test_the_child_gives_the_same_results_as_the_package() -> None:
     """It returns a plan or diagnostics, in the order of the calls."""
     async with CompilerProcess() as compiler:
         files = [("a.yml", HELLO), ("b.yml", BROKEN), ("c.yml", b"\xff")] * 5

@@ -51,7 +51,7 @@ def _analyze(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @needs_analyze
 @pytest.mark.parametrize("is_privileged", [False, True], ids=["as shipped", "privileged"])
-def test_systemd_finds_nothing_wrong(tmp_path: Path, is_privileged: bool) -> None:
+def test_systemd_reports_no_problem(tmp_path: Path, is_privileged: bool) -> None:
     """No misspelt directive and no contradiction, including the drop-ins of the privileged profile."""
     folder = _copy(tmp_path)
     if is_privileged:
@@ -70,7 +70,7 @@ def test_a_misspelt_directive_is_found(tmp_path: Path) -> None:
 
 @needs_analyze
 @pytest.mark.parametrize("name", NAMES)
-def test_a_unit_is_hardly_exposed(tmp_path: Path, name: str) -> None:
+def test_each_unit_has_low_exposure(tmp_path: Path, name: str) -> None:
     """This holds for the daemon, the agent, and the steps of the unprivileged profile."""
     if "--threshold" not in _analyze("--help", folder=tmp_path).stdout:
         pytest.skip("this systemd-analyze cannot judge units offline")
@@ -104,7 +104,7 @@ def test_the_runner_is_started_where_the_agent_looks_for_it() -> None:
     assert waterflow_agent.config.load(environment=environment).runner == "service"
 
 
-def test_a_runner_that_goes_leaves_its_steps_alone() -> None:
+def test_stopping_the_runner_unit_does_not_stop_steps() -> None:
     """Stopping reaches only the runner, no other unit stops it, and the control groups below it are delegated."""
     runner = _settings(UNITS / "waterflow-runner.service")
     assert (runner["KillMode"], runner["Delegate"], runner["OOMPolicy"]) == (["process"], ["yes"], ["continue"])
@@ -123,7 +123,7 @@ def test_the_directories_are_the_defaults_of_the_configuration() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_denied_that_the_programs_need(name: str) -> None:
+def test_the_units_permit_what_the_programs_need(name: str) -> None:
     """ZeroMQ needs netlink and resource limits, the clock needs the boot id; only the daemon feeds a watchdog."""
     unit = _settings(UNITS / name)
     assert "AF_NETLINK" in unit["RestrictAddressFamilies"][0].split()
@@ -133,12 +133,12 @@ def test_nothing_is_denied_that_the_programs_need(name: str) -> None:
     assert ("WatchdogSec" in unit) is (name == "waterflowd.service")
 
 
-def test_a_unit_is_told_when_its_program_is_ready() -> None:
+def test_a_unit_is_notified_when_its_program_is_ready() -> None:
     """The daemon and the runner notify systemd; the agent may wait for an approval and does not."""
     assert [_settings(UNITS / name)["Type"] for name in NAMES] == [["notify"], ["exec"], ["notify"]]
 
 
-def test_the_privileged_profile_takes_back_what_the_units_deny() -> None:
+def test_the_privileged_profile_lifts_the_restrictions_of_the_units() -> None:
     """A new restriction in the runner's unit must be lifted in the profile, or be kept on purpose."""
     stays = {
         "UMask",
@@ -157,7 +157,7 @@ def test_the_privileged_profile_takes_back_what_the_units_deny() -> None:
     assert denials - stays == taken_back.keys() - {"User", "Group"}
 
 
-def test_every_user_of_a_unit_is_made() -> None:
+def test_every_user_of_a_unit_is_created() -> None:
     """The file for systemd-sysusers names all of them."""
     text = (UNITS / "sysusers.d" / "waterflow.conf").read_text("utf-8")
     made = set(re.findall(r"^u +(\S+)", text, re.MULTILINE))

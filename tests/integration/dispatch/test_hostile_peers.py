@@ -54,7 +54,7 @@ async def test_a_bad_frame_ends_that_session_only(tmp_path: Path) -> None:
         await bad.open()
 
 
-async def test_a_frame_beyond_the_limit_cuts_its_sender_only(tmp_path: Path) -> None:
+async def test_a_frame_beyond_the_limit_disconnects_only_its_sender(tmp_path: Path) -> None:
     """ZeroMQ drops the connection of a peer that sends too large a part; the others continue."""
     async with started(tmp_path) as link:
         good, bad = link.peer(), link.peer()
@@ -94,7 +94,7 @@ async def test_a_rejected_hello_has_a_reason(tmp_path: Path, protocol: int, slot
         assert link.listener.calls == []
 
 
-async def test_a_hello_comes_alone(tmp_path: Path) -> None:
+async def test_only_a_hello_is_permitted_before_the_welcome(tmp_path: Path) -> None:
     """Before the welcome only a hello is permitted."""
     async with started(tmp_path) as link:
         agent = link.peer()
@@ -162,7 +162,7 @@ async def test_a_foreign_key_never_reaches_the_work_port(tmp_path: Path) -> None
         assert link.dispatch.counters["frames_received"] == 0
 
 
-async def test_other_mechanisms_and_garbage_are_refused_while_a_good_agent_goes_on(tmp_path: Path) -> None:
+async def test_other_mechanisms_and_garbage_are_refused_and_a_valid_agent_continues(tmp_path: Path) -> None:
     """NULL, PLAIN, a wrong server key, HTTP, an old ZeroMQ greeting and noise on both ports: all are rejected."""
     async with started(tmp_path) as link:
         good = link.peer()
@@ -258,7 +258,7 @@ async def test_a_captured_stream_replayed_does_nothing(tmp_path: Path) -> None:
         assert link.dispatch.counters["frames_received"] == received
 
 
-async def test_many_tiny_frames_starve_nobody(tmp_path: Path) -> None:
+async def test_many_tiny_frames_do_not_starve_other_agents(tmp_path: Path) -> None:
     """Ten thousand frames of one agent are all handled, and another agent's result gets through meanwhile."""
     async with started(tmp_path) as link:
         good, eager = link.peer(), link.peer()

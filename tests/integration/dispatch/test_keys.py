@@ -16,7 +16,7 @@ from waterflowd.dispatch.rejections import Rejections
 from waterflowd.rates import BucketPerName, TokenBucket
 
 
-def test_the_pair_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
+def test_the_key_pair_is_created_once_and_is_private(tmp_path: Path) -> None:
     """The second start uses the first one's key; no other file stays behind."""
     first = keys.load_server_keys(tmp_path)
     again = keys.load_server_keys(tmp_path)
@@ -70,7 +70,7 @@ def test_a_bucket_allows_a_burst_and_then_its_rate() -> None:
     assert [bucket.take(now) for now in (400, 500, 600, 1_000)] == [False, True, False, True]
 
 
-def test_names_are_bounded_and_the_oldest_makes_room() -> None:
+def test_names_are_bounded_and_the_oldest_is_dropped() -> None:
     """However many names arrive, only a limited number is kept."""
     buckets = BucketPerName(0.001, 1, 2)
 

@@ -59,7 +59,7 @@ async def test_messages_of_one_turn_share_a_frame(tmp_path: Path) -> None:
         assert len(received.numbered) == 10
 
 
-async def test_a_report_is_acknowledged_once_it_is_durable_and_not_before(tmp_path: Path) -> None:
+async def test_a_report_is_acknowledged_only_once_it_is_durable(tmp_path: Path) -> None:
     """The acknowledgement follows the host's callback, not the arrival."""
     async with started(tmp_path) as link:
         waiting: list[Callable[[], None]] = []
@@ -182,7 +182,7 @@ async def test_a_closed_connection_is_noticed_at_the_next_send(tmp_path: Path) -
         assert link.listener.texts == ["its connection is closed"]
 
 
-async def test_a_revoked_agent_is_cut_at_once_and_stays_out(tmp_path: Path) -> None:
+async def test_a_revoked_agent_is_disconnected_at_once_and_cannot_reconnect(tmp_path: Path) -> None:
     """Its session ends with the reason, its further frames have no effect, and it cannot reconnect."""
     async with started(tmp_path) as link:
         good = link.peer()
@@ -207,7 +207,7 @@ async def test_a_revoked_agent_is_cut_at_once_and_stays_out(tmp_path: Path) -> N
         assert link.names(agent.agent).count("settle") == 1
 
 
-async def test_a_key_that_lost_its_approval_is_cut_at_its_next_frame(tmp_path: Path) -> None:
+async def test_a_key_without_approval_is_disconnected_at_its_next_frame(tmp_path: Path) -> None:
     """Even if nobody called revoke: the key is checked for each frame."""
     async with started(tmp_path) as link:
         agent = link.peer()

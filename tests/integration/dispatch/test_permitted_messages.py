@@ -92,7 +92,7 @@ def frame(message: object, token: str) -> bytes:
     return codec.encode_frame(token, 0, 1, numbered, loose)
 
 
-def test_the_examples_are_all_the_messages_that_there_are() -> None:
+def test_the_examples_cover_every_message_type() -> None:
     """A new kind of message needs a row here, and a decision about who may send it."""
     kinds = {*get_args(messages.Message), messages.EnrollRequest, messages.EnrollAnswer}
 
@@ -101,9 +101,7 @@ def test_the_examples_are_all_the_messages_that_there_are() -> None:
 
 @pytest.mark.parametrize("state", [s for s in messages.PeerState if s is not messages.PeerState.ANONYMOUS])
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
-async def test_the_work_port_takes_what_the_table_permits_and_nothing_else(
-    state: messages.PeerState, message: object
-) -> None:
+async def test_the_work_port_accepts_exactly_what_the_table_permits(state: messages.PeerState, message: object) -> None:
     """A permitted message reaches the listener; any other is counted or answered with a reset."""
     host = Host()
     sent: list[bytes] = []
@@ -135,7 +133,7 @@ async def test_the_work_port_takes_what_the_table_permits_and_nothing_else(
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
-async def test_the_enrollment_port_takes_what_the_table_permits_and_nothing_else(message: object) -> None:
+async def test_the_enrollment_port_accepts_exactly_what_the_table_permits(message: object) -> None:
     """Only enrollment requests are accepted."""
     host = Host()
     answers: list[messages.EnrollAnswer] = []
@@ -155,7 +153,7 @@ async def test_the_enrollment_port_takes_what_the_table_permits_and_nothing_else
     assert rejections.total == (0 if is_permitted else 1)
 
 
-async def test_an_agent_whose_frames_are_costly_to_read_is_cut() -> None:
+async def test_an_agent_with_costly_frames_is_disconnected() -> None:
     """Well-formed frames that use too much processor time end the session; another agent is not affected."""
     host = Host()
     rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)

@@ -151,7 +151,7 @@ async def test_a_change_too_large_to_list_is_incomplete(git: Git, source: LocalS
     assert not revision.changes.is_complete
 
 
-async def test_a_previous_tree_that_is_gone_makes_the_changes_unknown(git: Git, source: LocalSource) -> None:
+async def test_a_missing_previous_tree_makes_the_changes_unknown(git: Git, source: LocalSource) -> None:
     """After a forced push and a cleanup the changes are unknown, but the commit is read."""
     git.write("workflows/a.yml", "a")
     revision = await source.revision(git.commit(), "e" * 40, DEFAULT_FOLDERS)
@@ -185,7 +185,7 @@ async def test_a_workflow_folder_that_is_a_link_is_a_problem_and_not_followed(gi
     assert problems(revision.files) == {"workflows": codes.SYMLINK}
 
 
-async def test_names_that_are_not_printable_are_problems_and_are_escaped(git: Git, source: LocalSource) -> None:
+async def test_unprintable_names_are_problems_and_are_escaped(git: Git, source: LocalSource) -> None:
     """Newlines, escapes, bidirectional controls, foreign encodings, and names that Git refuses are problems."""
     blob = git("hash-object", "-w", "--stdin", stdin=b"x")
     names = [b"a\nb.yml", b"\x1b[31m.yml", "\u202egnp.yml".encode(), b"\xff\xfe.yml", b"../../etc/x.yml", b"ok.yml"]

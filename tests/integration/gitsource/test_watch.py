@@ -207,7 +207,7 @@ async def test_closing_ends_the_threads(work: Path) -> None:
         ("/", "ext4"),
     ],
 )
-def test_the_longest_and_latest_mount_holds_a_path(path: str, expected: str) -> None:
+def test_a_path_belongs_to_its_longest_and_latest_mount(path: str, expected: str) -> None:
     """The last entry for the longest mount point counts; spaces in the table are escaped."""
     table = "\n".join(
         [

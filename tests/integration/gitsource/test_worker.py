@@ -13,7 +13,7 @@ from waterflowd.gitsource.worker import Worker
 from waterflowd.reconcile import codes
 
 
-async def test_results_and_errors_come_back() -> None:
+async def test_results_and_errors_reach_the_caller() -> None:
     """The function's result or exception reaches the caller."""
     worker = Worker("reads")
     assert await worker.call(lambda: threading.current_thread().name, PATIENCE_S) == "reads"

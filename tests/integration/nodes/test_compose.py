@@ -96,7 +96,7 @@ def project(engine: str, plugins: str, tmp_path: Path) -> Iterator[Project]:
         project.docker("volume", "rm", volume)
 
 
-def test_services_come_up_and_say_how_they_are(project: Project) -> None:
+def test_services_start_and_report_their_state(project: Project) -> None:
     """`up` waits until the services are running or healthy; `down` removes them, and their volumes on request."""
     ended = project.run("up", env={"TAG": "v2"})
     assert ended.outcome is Outcome.SUCCESS, ended
@@ -113,7 +113,7 @@ def test_services_come_up_and_say_how_they_are(project: Project) -> None:
     assert project.docker("volume", "ls", "--quiet") == []
 
 
-def test_only_what_has_changed_is_made_anew(project: Project) -> None:
+def test_only_changed_services_are_recreated(project: Project) -> None:
     """`up` recreates only changed services, and removes services that are no longer in the file if requested."""
     project.run("up")
     ids = {name: project.docker("inspect", "--format", "{{.Id}}", f"shop-{name}-1") for name in ("web", "db")}
@@ -126,7 +126,7 @@ def test_only_what_has_changed_is_made_anew(project: Project) -> None:
     assert [service["name"] for service in ended.outputs["services"]] == ["cache", "web"], ended
 
 
-def test_profiles_are_switched_on(project: Project) -> None:
+def test_services_of_a_profile_need_the_profile(project: Project) -> None:
     """Services of a profile start only if the profile is selected."""
     ended = project.run("up", profiles=["debug"])
     assert [service["name"] for service in ended.outputs["services"]] == ["db", "debug", "web"], ended
@@ -134,7 +134,7 @@ def test_profiles_are_switched_on(project: Project) -> None:
     assert project.docker("ps", "--all", "--quiet") == []
 
 
-def test_a_service_that_does_not_get_well_is_a_failure(project: Project) -> None:
+def test_an_unhealthy_service_is_a_failure(project: Project) -> None:
     """The outputs name the unhealthy service, and started services remain for inspection."""
     project.write(check="/bin/none", retries=1)
     ended = project.run("up")
@@ -143,7 +143,7 @@ def test_a_service_that_does_not_get_well_is_a_failure(project: Project) -> None
     assert {service["name"]: service["health"] for service in ended.outputs["services"]}["db"] == "unhealthy"
 
 
-def test_a_service_that_ends_is_a_failure_with_its_exit_code(project: Project) -> None:
+def test_a_service_that_exits_is_a_failure_with_its_exit_code(project: Project) -> None:
     """`up` waits for the service and reports that it exited."""
     project.write(text=FILE.replace('[sleep, "300"]', '[sh, -c, "exit 3"]', 1))
     ended = project.run("up")
@@ -151,7 +151,7 @@ def test_a_service_that_ends_is_a_failure_with_its_exit_code(project: Project) -
     assert {service["name"]: service["exit-code"] for service in ended.outputs["services"]}["web"] == 3
 
 
-def test_what_is_wrong_with_the_file_is_in_the_reason(project: Project) -> None:
+def test_errors_of_the_compose_file_are_in_the_reason(project: Project) -> None:
     """The reason quotes compose's own message, and the failure is permanent."""
     assert project.run("up", file="none.yml").text == f"{project.folder}/none.yml does not exist"
     for text, said in (
@@ -165,7 +165,7 @@ def test_what_is_wrong_with_the_file_is_in_the_reason(project: Project) -> None:
             assert said in ended.text, ended
 
 
-def test_an_engine_or_a_registry_that_is_away_may_come_back(project: Project) -> None:
+def test_an_unreachable_engine_or_registry_is_a_temporary_failure(project: Project) -> None:
     """An unreachable engine or registry is a temporary failure (exit code 75)."""
     project.write(text=FILE.replace("{image}", "127.0.0.1:9/none:1"))
     pull = project.run("up")
@@ -190,7 +190,7 @@ def test_without_the_plugin_there_is_one_clear_error(engine: str, tmp_path: Path
     assert ended.printed.count("\n") == 1
 
 
-def test_version_1_is_not_taken_for_version_2(engine: str, tmp_path: Path) -> None:
+def test_compose_version_1_is_refused(engine: str, tmp_path: Path) -> None:
     """The error names the old version, or says that docker is not installed."""
     (tmp_path / "compose.yml").write_text("services: {}\n")
     (tmp_path / "docker").write_text("#!/bin/sh\necho 1.29.2\n")
@@ -210,9 +210,7 @@ def test_version_1_is_not_taken_for_version_2(engine: str, tmp_path: Path) -> No
         ("echo Cannot connect to the Docker daemon >&2; exit 1", 75, "ended with exit code 1: Cannot connect to the"),
     ],
 )
-def test_a_list_of_services_that_cannot_be_read_is_a_failure(
-    tmp_path: Path, answer: str, exit_code: int, text: str
-) -> None:
+def test_an_unreadable_list_of_services_is_a_failure(tmp_path: Path, answer: str, exit_code: int, text: str) -> None:
     """The services have started, but their state is unknown."""
     (tmp_path / "compose.yml").write_text("services: {}\n")
     (tmp_path / "docker").write_text(f'#!/bin/sh\ncase "$*" in *version*) echo 2.22.0;; *" ps "*) {answer};; esac\n')

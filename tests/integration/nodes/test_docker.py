@@ -84,7 +84,7 @@ def run(node: str, directory: Path, engine: str, /, **params: object) -> NodeRun
     return run_node(node, given, directory=directory, env={"DOCKER_HOST": engine}, timeout_s=2 * PATIENCE_S)
 
 
-def test_a_container_runs_to_its_end_and_its_output_is_the_log(engine: str, tmp_path: Path) -> None:
+def test_a_container_runs_to_completion_and_its_output_is_logged(engine: str, tmp_path: Path) -> None:
     """Exit code and output are reported and the container is removed; a nonzero exit code is a failure."""
     ended = run(
         "docker/run", tmp_path, engine, image=IMAGE, command="sh -c 'echo $A; exit 3'", env={"A": "b"}, network="none"
@@ -108,7 +108,7 @@ def test_a_container_in_the_background_is_entered_and_stopped(engine: str, tmp_p
     assert run("docker/stop", tmp_path, engine, container="box").outputs == {"changed": False}
 
 
-def test_what_the_engine_refuses_is_one_sentence(engine: str, tmp_path: Path) -> None:
+def test_a_refusal_of_the_engine_is_one_clear_message(engine: str, tmp_path: Path) -> None:
     """An unknown image, an unknown container, a malformed command and a missing engine each have a clear message."""
     unknown = run("docker/run", tmp_path, engine, image="127.0.0.1:9/none:1", network="none")
     assert "127.0.0.1:9" in unknown.text
@@ -121,13 +121,13 @@ def test_what_the_engine_refuses_is_one_sentence(engine: str, tmp_path: Path) ->
     assert "cannot connect to the Docker engine" in nobody.text
 
 
-def test_an_image_that_is_there_is_not_pulled_unless_asked(engine: str, tmp_path: Path) -> None:
+def test_an_existing_image_is_pulled_only_on_request(engine: str, tmp_path: Path) -> None:
     """With `always: false` an existing image needs no registry."""
     there = run("docker/pull", tmp_path, engine, image=IMAGE, always=False)
     assert there.outputs["changed"] is False
 
 
-def test_an_image_is_pulled_and_only_a_new_one_is_a_change(engine: str, tmp_path: Path) -> None:
+def test_pulling_reports_a_change_only_for_a_new_image(engine: str, tmp_path: Path) -> None:
     """An image is pulled by tag or digest; another image under the same tag counts as a change."""
     with registry() as images:
         images.go_on.set()
@@ -157,7 +157,7 @@ def test_an_image_that_cannot_be_pulled_is_a_failure_with_the_reason(engine: str
 
 
 @pytest.mark.parametrize("node", ["docker/pull", "docker/run"])
-def test_a_pull_that_fails_after_its_begin_is_a_failure(engine: str, tmp_path: Path, node: str) -> None:
+def test_a_pull_that_fails_halfway_is_a_failure(engine: str, tmp_path: Path, node: str) -> None:
     """An older image with the same name is not taken for the new one."""
     with registry() as images:
         images.go_on.set()
@@ -186,7 +186,7 @@ def test_a_pull_that_fails_after_its_begin_is_a_failure(engine: str, tmp_path: P
         ("docker/stop", {"container": "box", "grace": "soon"}, "grace: expected a duration"),
     ],
 )
-def test_what_never_gets_better_is_one_sentence(
+def test_a_permanent_error_is_one_clear_message(
     engine: str, tmp_path: Path, node: str, params: dict[str, object], text: str
 ) -> None:
     """A permanent error has a clear message, and no container is left whose name would block the next attempt."""
@@ -222,7 +222,7 @@ def test_a_command_that_fails_keeps_its_exit_code_and_output(engine: str, tmp_pa
         ("docker/stop", {"container": "box"}),
     ],
 )
-def test_an_engine_that_is_away_may_come_back(tmp_path: Path, node: str, params: dict[str, object]) -> None:
+def test_an_unreachable_engine_is_a_temporary_failure(tmp_path: Path, node: str, params: dict[str, object]) -> None:
     """An unreachable engine gives exit code 75; a missing or non-executable program is permanent."""
     env = {"DOCKER_HOST": "unix:///tmp/no-engine-here.sock"}
     away = run_node(node, params, directory=tmp_path, env=env)
@@ -238,7 +238,7 @@ def test_an_engine_that_is_away_may_come_back(tmp_path: Path, node: str, params:
         assert (missing.exit_code, missing.text) == (1, "program docker not found on this server")
 
 
-def test_an_engine_that_goes_in_the_middle_of_a_pull_may_come_back(engine: str, tmp_path: Path) -> None:
+def test_an_engine_that_stops_during_a_pull_is_a_temporary_failure(engine: str, tmp_path: Path) -> None:
     """The exit code is 75, because pulled data is either kept or discarded as a whole."""
     with registry() as images, relayed(engine) as relay:
         cutter = threading.Thread(target=lambda: relay.cut_after(lambda: images.is_half.wait(PATIENCE_S)))
@@ -250,7 +250,7 @@ def test_an_engine_that_goes_in_the_middle_of_a_pull_may_come_back(engine: str, 
     assert "Traceback" not in ended.printed
 
 
-def test_an_engine_that_goes_under_a_container_leaves_its_end_unknown(engine: str, tmp_path: Path) -> None:
+def test_an_engine_that_stops_during_a_container_leaves_its_outcome_unknown(engine: str, tmp_path: Path) -> None:
     """The failure is permanent, so the container does not start twice; the outputs name it."""
     with relayed(engine) as relay:
         cutter = threading.Thread(
@@ -268,7 +268,7 @@ def test_an_engine_that_goes_under_a_container_leaves_its_end_unknown(engine: st
         run("docker/stop", tmp_path, engine, container="box", grace="1s", remove=True)
 
 
-def test_a_cancel_while_the_container_is_made_takes_it_back(engine: str, tmp_path: Path) -> None:
+def test_a_cancel_while_the_container_is_created_removes_it(engine: str, tmp_path: Path) -> None:
     """The step is cancelled while the engine's answer to the create request is pending."""
     with relayed(engine, b"/containers/create") as relay:
         command = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"]
@@ -279,7 +279,7 @@ def test_a_cancel_while_the_container_is_made_takes_it_back(engine: str, tmp_pat
     assert _containers(engine) == []
 
 
-def test_a_cancel_while_the_image_is_pulled_makes_no_container(engine: str, tmp_path: Path) -> None:
+def test_a_cancel_while_the_image_is_pulled_creates_no_container(engine: str, tmp_path: Path) -> None:
     """The engine also stops its download from the registry."""
     with registry() as images:
         params = {"image": images.image, "command": "true", "network": "none", "name": "box"}

@@ -26,7 +26,7 @@ def bad(name: str, directory: Path, **params: object) -> NodeRun:
     return ended
 
 
-def test_a_file_is_written_once_and_left_alone_when_it_is_right(tmp_path: Path) -> None:
+def test_a_file_is_written_only_if_it_differs(tmp_path: Path) -> None:
     """`changed` is true only if content or mode differed; the log shows the difference unless the file is private."""
     first = good("file/write", tmp_path, path="etc/app.conf", content="a\nb\n", mode="0640", create_directories=True)
     assert first.outputs["changed"]
@@ -49,7 +49,7 @@ def test_a_file_is_written_once_and_left_alone_when_it_is_right(tmp_path: Path) 
     assert "hunter2" not in hidden.printed
 
 
-def test_what_cannot_be_written_says_why_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failed_write_gives_a_reason_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """A missing directory, a link, a directory at the path, and an invalid mode or owner fail without leftovers."""
     assert "No such file" in bad("file/write", tmp_path, path="no/where", content="x").text
     (tmp_path / "target").write_text("kept")
@@ -67,7 +67,7 @@ def test_what_cannot_be_written_says_why_and_leaves_nothing_behind(tmp_path: Pat
 
 
 @pytest.mark.parametrize("node", ["file/write", "file/template"])
-def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path: Path, node: str) -> None:
+def test_special_files_are_neither_read_nor_replaced(tmp_path: Path, node: str) -> None:
     """Reading a pipe or a device would never end."""
     path = "pipe"
     os.mkfifo(tmp_path / "pipe")
@@ -83,7 +83,7 @@ def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path: Path, node: str)
 
 
 @pytest.mark.root
-def test_a_full_disk_may_be_tried_again_and_an_owner_may_be_a_number(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_temporary_failure_and_owners_may_be_numeric(tmp_path: Path) -> None:
     """The old file is unchanged and no temporary file remains; numeric owners work, and a kept owner is preserved."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -105,7 +105,7 @@ def test_a_full_disk_may_be_tried_again_and_an_owner_may_be_a_number(tmp_path: P
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_long_difference_is_cut(tmp_path: Path) -> None:
+def test_a_long_diff_is_truncated(tmp_path: Path) -> None:
     """The log says how many lines were omitted, and shows no difference for binary content."""
     good("file/write", tmp_path, path="a", content="".join(f"{number}\n" for number in range(1000)))
     ended = good("file/write", tmp_path, path="a", content="")
@@ -113,7 +113,7 @@ def test_a_long_difference_is_cut(tmp_path: Path) -> None:
     assert "\0" not in good("file/write", tmp_path, path="a", content="x\0y").printed
 
 
-def test_a_template_is_filled_and_says_what_is_missing(tmp_path: Path) -> None:
+def test_a_template_is_rendered_and_missing_variables_are_named(tmp_path: Path) -> None:
     """Inserted values are not expanded again, and a dollar sign can be escaped."""
     (tmp_path / "app.tmpl").write_text("port=${port} tls=${tls} name=${name} $${kept}\n")
     values = {"port": 80, "tls": True, "name": "${port}"}
@@ -125,7 +125,7 @@ def test_a_template_is_filled_and_says_what_is_missing(tmp_path: Path) -> None:
     assert bad("file/template", tmp_path, source="binary", path="app").text == f"{tmp_path}/binary is not valid UTF-8"
 
 
-def test_a_file_is_read_within_its_bound(tmp_path: Path) -> None:
+def test_a_file_is_read_up_to_the_limit(tmp_path: Path) -> None:
     """The outputs are text and checksum; a file that is too large, binary or missing is a failure."""
     (tmp_path / "a").write_text("grüß\n")
     read = good("file/read", tmp_path, path="a").outputs
@@ -138,7 +138,7 @@ def test_a_file_is_read_within_its_bound(tmp_path: Path) -> None:
     assert "not a regular file" in bad("file/read", tmp_path, path="pipe").text
 
 
-def test_a_file_is_deleted_and_a_directory_only_when_asked(tmp_path: Path) -> None:
+def test_a_directory_is_deleted_only_on_request(tmp_path: Path) -> None:
     """A link is deleted and its target remains; the workspace and the root are never deleted."""
     (tmp_path / "keep").write_text("x")
     (tmp_path / "link").symlink_to("keep")
@@ -152,7 +152,7 @@ def test_a_file_is_deleted_and_a_directory_only_when_asked(tmp_path: Path) -> No
         assert "refusing to delete" in bad("file/delete", tmp_path, path=path, recursive=True).text
 
 
-def test_no_spelling_of_a_path_deletes_what_is_never_deleted(tmp_path: Path) -> None:
+def test_no_spelling_of_a_path_deletes_a_protected_directory(tmp_path: Path) -> None:
     """A directory above a protected one is protected too."""
     work = tmp_path / "home" / "work"
     (work / "folder").mkdir(parents=True)
@@ -167,7 +167,7 @@ def test_no_spelling_of_a_path_deletes_what_is_never_deleted(tmp_path: Path) -> 
     assert good("file/delete", work, path="../../link").outputs["changed"]
 
 
-def test_what_cannot_be_deleted_says_why(tmp_path: Path) -> None:
+def test_a_failed_deletion_gives_a_reason(tmp_path: Path) -> None:
     """A file that exists but cannot be deleted is a failure."""
     ended = bad("file/delete", tmp_path, path="/proc/self/status")
     assert ended.exit_code == 1
@@ -187,7 +187,7 @@ def test_wrong_parameters_name_the_field(tmp_path: Path, params: dict[str, objec
 
 
 @pytest.mark.parametrize("name", ["a\0b", "~nobody-of-this-name/a", "x" * 300, "file/a"])
-def test_a_path_that_no_file_can_have_is_one_sentence(tmp_path: Path, name: str) -> None:
+def test_an_impossible_path_is_one_clear_message(tmp_path: Path, name: str) -> None:
     """Each node reports such a path without a traceback."""
     (tmp_path / "file").write_text("x")
     for node, params in (

@@ -86,7 +86,7 @@ def run(name: str, directory: Path, **params: object) -> NodeRun:
     return run_node(name, {key.replace("_", "-"): value for key, value in params.items()}, directory=directory)
 
 
-def test_a_request_gives_status_headers_and_body(server: Server, tmp_path: Path) -> None:
+def test_a_request_returns_status_headers_and_body(server: Server, tmp_path: Path) -> None:
     """The request is sent as written and JSON is parsed; passwords and queries are never logged."""
     ended = run(
         "http/request", tmp_path, url=f"{server.url}/x?token=hunter2", method="POST",
@@ -110,14 +110,14 @@ def test_a_refused_status_fails_with_the_beginning_of_the_body(server: Server, t
     assert run("http/request", tmp_path, url=f"{server.url}/status/404", expect_status=[404]).exit_code == 0
 
 
-def test_a_server_that_asks_to_come_back_is_asked_again(server: Server, tmp_path: Path) -> None:
+def test_retry_after_is_honoured_once(server: Server, tmp_path: Path) -> None:
     """The node honours `Retry-After` itself, once."""
     ended = run("http/request", tmp_path, url=f"{server.url}/busy")
     assert ended.outcome is Outcome.SUCCESS, ended
     assert len(server.seen) == 2
 
 
-def test_what_cannot_be_reached_may_be_tried_again(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_a_temporary_failure(tmp_path: Path) -> None:
     """A refused connection gives exit code 75; an invalid URL, or two bodies, is permanent."""
     ended = run("http/request", tmp_path, url="http://127.0.0.1:9/")
     assert ended.exit_code == 75, ended
@@ -125,7 +125,7 @@ def test_what_cannot_be_reached_may_be_tried_again(tmp_path: Path) -> None:
     assert "mutually exclusive" in run("http/request", tmp_path, url="http://127.0.0.1:9/", body="a", json=1).text
 
 
-def test_an_answer_is_bounded_and_can_be_saved(server: Server, tmp_path: Path) -> None:
+def test_a_response_is_limited_and_can_be_saved(server: Server, tmp_path: Path) -> None:
     """An oversized body is a failure that leaves no file; otherwise the complete body is saved."""
     ended = run("http/request", tmp_path, url=f"{server.url}/large", max_bytes=1000)
     assert "larger than 1000 bytes" in ended.text
@@ -135,13 +135,13 @@ def test_an_answer_is_bounded_and_can_be_saved(server: Server, tmp_path: Path) -
     assert ended.outputs["body"] == ""
 
 
-def test_json_that_is_none_is_a_text(server: Server, tmp_path: Path) -> None:
+def test_invalid_json_is_returned_as_text(server: Server, tmp_path: Path) -> None:
     """A body that is not valid JSON is still returned, as text."""
     ended = run("http/request", tmp_path, url=f"{server.url}/garbled")
     assert (ended.outcome, ended.outputs["json"], ended.outputs["body"]) == (Outcome.SUCCESS, None, "{")
 
 
-def test_what_cannot_be_saved_says_why_and_leaves_no_part_of_it(server: Server, tmp_path: Path) -> None:
+def test_a_response_that_cannot_be_saved_leaves_no_partial_file(server: Server, tmp_path: Path) -> None:
     """If the body is too large or cannot be saved, an existing file is unchanged and no partial file remains."""
     (tmp_path / "out.bin").write_text("old")
     (tmp_path / "folder").mkdir()
@@ -158,7 +158,7 @@ def test_what_cannot_be_saved_says_why_and_leaves_no_part_of_it(server: Server, 
     assert (tmp_path / "out.bin").read_text() == "old"
 
 
-def test_a_cancel_leaves_no_part_of_what_is_saved(tmp_path: Path) -> None:
+def test_a_cancel_leaves_no_partial_file(tmp_path: Path) -> None:
     """An existing file is unchanged."""
     (tmp_path / "out").write_text("old")
     go_on = threading.Event()
@@ -177,7 +177,7 @@ def test_a_cancel_leaves_no_part_of_what_is_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_full_disk_may_be_tried_again(server: Server, tmp_path: Path) -> None:
+def test_a_full_disk_is_a_temporary_failure(server: Server, tmp_path: Path) -> None:
     """A full disk is a temporary failure."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -204,7 +204,7 @@ def test_a_full_disk_may_be_tried_again(server: Server, tmp_path: Path) -> None:
         ({"verify": "/none.pem"}, "verify: /none.pem: No such file or directory"),
     ],
 )
-def test_what_never_gets_better_is_exit_code_1(tmp_path: Path, node: str, params: dict[str, object], text: str) -> None:
+def test_a_permanent_error_is_exit_code_1(tmp_path: Path, node: str, params: dict[str, object], text: str) -> None:
     """The message is clear and contains no traceback."""
     ended = run_node(node, {"url": "http://127.0.0.1:9/", **params}, directory=tmp_path)
     assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), ended
@@ -222,7 +222,7 @@ def test_what_never_gets_better_is_exit_code_1(tmp_path: Path, node: str, params
         ({"retry-status": "never"}, 'invalid status "never"'),
     ],
 )
-def test_what_no_request_can_have_is_exit_code_1(
+def test_an_impossible_request_is_exit_code_1(
     server: Server, tmp_path: Path, params: dict[str, object], text: str
 ) -> None:
     """Nothing is sent, and the invalid value is not shown, because it may be a secret."""
@@ -251,7 +251,7 @@ def test_certificates_are_checked(tmp_path: Path) -> None:
         assert "CERTIFICATE_VERIFY_FAILED" in late.text
 
 
-def test_a_server_that_stands_still_or_breaks_off_may_be_tried_again(tmp_path: Path) -> None:
+def test_a_stalled_or_interrupted_response_is_a_temporary_failure(tmp_path: Path) -> None:
     """The attempt ends in time, and the message has the address without its query."""
     go_on = threading.Event()
 
@@ -275,7 +275,7 @@ def test_a_server_that_stands_still_or_breaks_off_may_be_tried_again(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_waiting_ends_when_the_server_is_ready_or_the_time_is_over(server: Server, tmp_path: Path) -> None:
+def test_waiting_ends_when_the_server_is_ready_or_at_the_timeout(server: Server, tmp_path: Path) -> None:
     """The outputs count the attempts, and the log says what the last one saw."""
     ended = run("http/wait", tmp_path, url=f"{server.url}/later/3", interval="20ms")
     assert ended.outcome is Outcome.SUCCESS, ended
@@ -287,7 +287,7 @@ def test_waiting_ends_when_the_server_is_ready_or_the_time_is_over(server: Serve
 
 
 @pytest.mark.parametrize(("template", "key"), [("slack", "text"), ("discord", "content"), ("teams", "attachments")])
-def test_a_message_has_the_shape_of_its_service(server: Server, tmp_path: Path, template: str, key: str) -> None:
+def test_a_message_has_the_format_of_its_service(server: Server, tmp_path: Path, template: str, key: str) -> None:
     """The message is signed if there is a secret, and the address is never logged."""
     ended = run(
         "notify/webhook", tmp_path, url=f"{server.url}/hook/hunter2", message="done ✓", template=template, secret="s3"
@@ -300,7 +300,7 @@ def test_a_message_has_the_shape_of_its_service(server: Server, tmp_path: Path, 
     assert "hunter2" not in ended.printed + ended.text
 
 
-def test_a_hook_that_refuses_is_a_failure_without_its_address(server: Server, tmp_path: Path) -> None:
+def test_a_refused_message_does_not_reveal_the_webhook_url(server: Server, tmp_path: Path) -> None:
     """The address of a hook is a secret, so the message does not contain it."""
     ended = run("notify/webhook", tmp_path, url=f"{server.url}/status/500", message="x")
     assert ended.exit_code == 75
@@ -319,7 +319,7 @@ def test_a_hook_that_refuses_is_a_failure_without_its_address(server: Server, tm
         ({"message": "x", "timeout": "soon"}, 1, "timeout: expected a duration"),
     ],
 )
-def test_a_hook_that_cannot_be_asked_is_one_sentence(
+def test_an_unreachable_webhook_is_one_clear_message(
     tmp_path: Path, params: dict[str, object], exit_code: int | None, text: str
 ) -> None:
     """Only an unreachable server is a temporary failure."""
@@ -337,7 +337,7 @@ def test_a_message_may_be_any_json(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("status", "exit_code"), [(302, 1), (404, 1), (408, 75), (429, 75), (500, 75)])
-def test_a_hook_s_status_says_whether_trying_again_can_help(
+def test_the_webhook_status_decides_whether_the_failure_is_temporary(
     server: Server, tmp_path: Path, status: int, exit_code: int
 ) -> None:
     """The status is also an output of the failed step."""

@@ -260,7 +260,7 @@ async def _judged(bench: Bench, node: Lasting, task: Task) -> Finished:
 
 
 @pytest.mark.parametrize("fate", [_cancelled, _too_slow, _restarted])
-async def test_a_node_that_waits_for_a_server_can_be_ended_and_outlives_its_agent(
+async def test_a_node_that_waits_for_a_server_can_be_stopped_and_survives_its_agent(
     bench: Bench, lasting: Lasting, fate: Callable[[Bench, Lasting], object]
 ) -> None:
     """A cancel or a timeout ends the node; without its agent it continues, and the next agent reports its result."""
@@ -270,7 +270,7 @@ async def test_a_node_that_waits_for_a_server_can_be_ended_and_outlives_its_agen
 @pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.parametrize("fate", [_cancelled, _too_slow, _restarted])
-async def test_a_node_that_waits_for_a_container_can_be_ended_and_outlives_its_agent(
+async def test_a_node_that_waits_for_a_container_can_be_stopped_and_survives_its_agent(
     bench: Bench, contained: Lasting, fate: Callable[[Bench, Lasting], object]
 ) -> None:
     """The same applies to the Docker nodes with a real engine."""

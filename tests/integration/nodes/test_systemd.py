@@ -17,7 +17,7 @@ exec unshare --mount sh -c 'mount -t tmpfs none /run && exec {systemctl} "$@"' s
 
 
 @pytest.mark.parametrize("name", ["-H", "--force"])
-def test_an_option_is_no_name_of_a_unit(tmp_path: Path, name: str) -> None:
+def test_an_option_is_refused_as_a_unit_name(tmp_path: Path, name: str) -> None:
     """An option is refused before systemctl is called."""
     ended = run_node("systemd/unit", {"name": name, "state": "started"}, directory=tmp_path)
     assert (ended.outcome, ended.exit_code, ended.text) == (Outcome.FAILURE, 1, f'invalid unit name "{name}"')
@@ -39,14 +39,14 @@ def test_a_wrong_parameter_is_named(tmp_path: Path, params: dict[str, object], t
     assert text in ended.text
 
 
-def test_a_server_without_systemctl_says_so(tmp_path: Path) -> None:
+def test_a_missing_systemctl_is_a_permanent_failure(tmp_path: Path) -> None:
     """A missing systemctl is a permanent failure."""
     ended = run_node("systemd/unit", {"name": "a.service"}, directory=tmp_path, env={"PATH": str(tmp_path)})
     assert (ended.exit_code, ended.text) == (1, "program systemctl not found on this server")
 
 
 @pytest.mark.root
-def test_a_systemd_that_does_not_answer_may_come_back(tmp_path: Path) -> None:
+def test_an_unresponsive_systemd_is_a_temporary_failure(tmp_path: Path) -> None:
     """The exit code is 75, and nothing was changed."""
     systemctl = shutil.which("systemctl")
     if systemctl is None:

@@ -51,7 +51,7 @@ async def test_a_workflow_runs_with_the_files_that_it_uses(work: Work, daemon: D
     }
 
 
-async def test_a_change_of_a_used_file_is_a_change_of_the_workflow(work: Work, daemon: Daemon) -> None:
+async def test_changing_a_used_file_changes_the_workflow(work: Work, daemon: Daemon) -> None:
     """Workflows that use it are compiled again and run with the new content; others do not."""
     files = {
         "workflows/caller.yml": CALLER,

@@ -69,7 +69,7 @@ async def test_g6_the_first_push_to_an_empty_repository_starts_its_files(work: W
     assert daemon.started() == [("workflows/a.yml", commit)]
 
 
-async def test_an_empty_repository_is_remembered_over_a_restart(work: Work, daemon: Daemon) -> None:
+async def test_an_empty_repository_is_remembered_across_a_restart(work: Work, daemon: Daemon) -> None:
     """The first push starts runs even if the daemon was down at that time."""
     await daemon.sync()
     await daemon.stop()
@@ -190,7 +190,7 @@ async def test_a_file_that_a_newer_version_refuses_delays_nothing(work: Work, da
     assert [row.path for row in daemon.admin.definitions() if not row.is_ready] == ["workflows/old.yml"]
 
 
-async def test_a_removed_file_is_no_longer_known(work: Work, daemon: Daemon) -> None:
+async def test_a_removed_file_cannot_be_started(work: Work, daemon: Daemon) -> None:
     """The file starts nothing and cannot be started manually."""
     await daemon.sync()
     work.pushed({"workflows/b.yml": ON_PUSH.format("b")})
@@ -205,9 +205,7 @@ async def test_a_removed_file_is_no_longer_known(work: Work, daemon: Daemon) -> 
 
 
 @pytest.mark.parametrize("is_after", [False, True])
-async def test_g6_a_transaction_that_fails_is_tried_again_and_starts_once(
-    work: Work, daemon: Daemon, is_after: bool
-) -> None:
+async def test_g6_a_failed_transaction_is_retried_and_starts_once(work: Work, daemon: Daemon, is_after: bool) -> None:
     """Each trigger key starts one run, whether or not the failed transaction reached the log."""
     await daemon.sync()
     faults = daemon.runs.faults_after if is_after else daemon.runs.faults
@@ -220,7 +218,7 @@ async def test_g6_a_transaction_that_fails_is_tried_again_and_starts_once(
     assert len(moved) == 1
 
 
-async def test_a_failure_is_shown_and_raised_by_sync(work: Work, daemon: Daemon) -> None:
+async def test_a_failure_is_a_condition_and_raised_by_sync(work: Work, daemon: Daemon) -> None:
     """The condition has the code and text of the error."""
     await daemon.sync()
     work.commit({"workflows/a.yml": SMALLEST.format("a")})
@@ -390,7 +388,7 @@ async def test_refs_that_a_new_configuration_watches_are_history(work: Work, dae
     assert [path for path, _ in daemon.started()] == ["workflows/b.yml"]
 
 
-async def test_hostile_names_are_data(work: Work, daemons: Callable[..., Daemon], tmp_path: Path) -> None:
+async def test_hostile_names_are_never_executed(work: Work, daemons: Callable[..., Daemon], tmp_path: Path) -> None:
     """Shell syntax in a branch and a message, HTML and a newline in file names are displayed, never executed."""
     daemon = daemons(settings_of(work, refs=("*",)))
     await daemon.start()
@@ -420,7 +418,7 @@ async def test_hostile_names_are_data(work: Work, daemons: Callable[..., Daemon]
     assert not list(tmp_path.rglob("pwn"))  # noqa: ASYNC240
 
 
-async def test_a_group_that_is_not_allowed_is_an_error_of_the_file(work: Work, daemons: Callable[..., Daemon]) -> None:
+async def test_a_forbidden_group_is_an_error_of_the_file(work: Work, daemons: Callable[..., Daemon]) -> None:
     """The configuration, not the repository, decides which groups its workflows may use."""
     daemon = daemons(settings_of(work, groups=("db-*",)))
     await daemon.start()

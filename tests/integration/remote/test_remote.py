@@ -185,7 +185,7 @@ async def test_a_mirror_with_many_packs_is_replaced(remote: RemoteRepository, mo
 
 
 @pytest.mark.parametrize("damage", ["bytes", "gone"])
-async def test_a_damaged_mirror_is_fetched_anew(remote: RemoteRepository, damage: str) -> None:
+async def test_a_damaged_mirror_is_fetched_again(remote: RemoteRepository, damage: str) -> None:
     """The next fetch restores a damaged object; the mirror is replaced only once for the same refs."""
     remote.work.pushed({"workflows/a.yml": "a: 1\n"})
     with remote.served():

@@ -48,6 +48,6 @@ def test_draws_are_the_same_in_ci_and_seeds_every_day(steering: dict[str, str], 
     assert _drawn(**steering) == (is_same, seed)
 
 
-def test_the_night_has_seeds_of_its_own() -> None:
+def test_nightly_runs_use_different_seeds() -> None:
     """Nightly runs use different seeds."""
     assert len({_drawn(CI="true", WATERFLOW_SWEEP="full")[1] for _ in range(3)}) > 1

@@ -11,7 +11,7 @@ from tests import ports
 from tests.ports import Ports
 
 
-def test_ports_that_are_held_are_given_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reserved_ports_are_exclusive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither another test nor the kernel gets a reserved port; a released port is available again."""
     first_of_kernel = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     with Ports(2) as held:
@@ -24,7 +24,7 @@ def test_ports_that_are_held_are_given_to_nobody_else(monkeypatch: pytest.Monkey
         assert set(again.numbers) == set(numbers)
 
 
-def test_a_port_on_which_somebody_listens_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_with_a_listener_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     """A port with another listener is skipped, and the next one is used."""
     with Ports(2) as found:
         taken, free = found.numbers

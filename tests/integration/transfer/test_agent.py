@@ -52,9 +52,7 @@ def is_begun(folder: Path) -> bool:
     return any(path.stat().st_size for path in leftovers(folder))
 
 
-async def test_a_transfer_goes_on_over_a_restart_of_the_agent(
-    bench: Bench, server: Server, go_on: threading.Event
-) -> None:
+async def test_a_transfer_survives_a_restart_of_the_agent(bench: Bench, server: Server, go_on: threading.Event) -> None:
     """The agent is killed during the transfer; the restarted agent reports the result."""
     await bench.start_process()
     task = fetch(bench, server)
@@ -72,7 +70,7 @@ async def test_a_transfer_goes_on_over_a_restart_of_the_agent(
     assert len(server.seen) == 1
 
 
-async def test_a_cancel_and_a_time_out_leave_nothing(bench: Bench, server: Server) -> None:
+async def test_a_cancel_and_a_timeout_leave_nothing(bench: Bench, server: Server) -> None:
     """The node removes its partial files before it exits."""
     await bench.start()
     task = fetch(bench, server, grace_ms=20_000)

@@ -19,7 +19,7 @@ def sha256(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def test_a_file_arrives_whole_with_its_checksum(tmp_path: Path) -> None:
+def test_a_file_arrives_complete_with_its_checksum(tmp_path: Path) -> None:
     """The outputs describe the file; missing folders are created; the mode is the given one, the source's, or 0644."""
     content = os.urandom(5 << 20)
     (tmp_path / "a.bin").write_bytes(content)
@@ -37,7 +37,7 @@ def test_a_file_arrives_whole_with_its_checksum(tmp_path: Path) -> None:
     assert (tmp_path / "c.bin").stat().st_mode & 0o7777 == 0o644
 
 
-def test_an_empty_file_is_one(tmp_path: Path) -> None:
+def test_an_empty_file_is_transferred(tmp_path: Path) -> None:
     """An empty file is transferred like any other."""
     (tmp_path / "a").touch()
     ended = transfer(tmp_path, "a", "b/")
@@ -45,7 +45,7 @@ def test_an_empty_file_is_one(tmp_path: Path) -> None:
     assert (tmp_path / "b/a").read_bytes() == b""
 
 
-def test_a_single_file_goes_into_a_folder_that_is_there(tmp_path: Path) -> None:
+def test_a_single_file_is_placed_in_an_existing_folder(tmp_path: Path) -> None:
     """This is what `cp` does; with a trailing slash the folder is created."""
     (tmp_path / "a").write_text("x")
     (tmp_path / "there").mkdir()
@@ -79,7 +79,7 @@ def logs(tmp_path: Path) -> Path:
         ("logs/**", {"a.log", "b.txt", "2026/c.log", "2026/11/d.log", "ü [1].log"}),
     ],
 )
-def test_folders_and_patterns_keep_what_is_below_them(tmp_path: Path, logs: Path, source: str, names: set[str]) -> None:
+def test_folders_and_patterns_keep_relative_paths(tmp_path: Path, logs: Path, source: str, names: set[str]) -> None:
     """Paths are kept from the first wildcard on; only an explicit pattern or a whole folder includes hidden files."""
     ended = transfer(tmp_path, source, "out")
     assert ended.outcome is Outcome.SUCCESS, ended
@@ -90,14 +90,14 @@ def test_folders_and_patterns_keep_what_is_below_them(tmp_path: Path, logs: Path
     assert ended.outputs["files"] == len(names)
 
 
-def test_the_checksum_of_many_is_that_of_their_list(tmp_path: Path, logs: Path) -> None:
+def test_the_checksum_of_several_files_is_that_of_their_list(tmp_path: Path, logs: Path) -> None:
     """It is the checksum of the output of `sha256sum`, so that other tools can compute it too."""
     ended = transfer(tmp_path, "logs/2026/**/*.log", "out")
     listed = subprocess.run(["sha256sum", "11/d.log", "c.log"], cwd=logs / "2026", capture_output=True, check=True)
     assert ended.outputs["checksum"] == sha256(listed.stdout)
 
 
-def test_what_never_gets_better_is_exit_code_1(tmp_path: Path, logs: Path) -> None:
+def test_a_permanent_error_is_exit_code_1(tmp_path: Path, logs: Path) -> None:
     """Each error has a clear message, and nothing is written."""
     (tmp_path / "a").write_text("x")
     cases: tuple[tuple[str, str, dict[str, Any], str], ...] = (
@@ -130,7 +130,7 @@ def test_what_never_gets_better_is_exit_code_1(tmp_path: Path, logs: Path) -> No
     assert not leftovers(tmp_path)
 
 
-def test_a_failure_keeps_what_was_there_and_says_how_much_came(tmp_path: Path) -> None:
+def test_a_failure_keeps_the_old_file_and_reports_the_transferred_bytes(tmp_path: Path) -> None:
     """The old file is unchanged, and the outputs are kept."""
     (tmp_path / "a").write_text("new")
     (tmp_path / "b").write_text("old")
@@ -152,7 +152,7 @@ def test_date_and_time_are_those_of_the_attempt(tmp_path: Path) -> None:
     assert file.parent.name == file.stem[2:12]
 
 
-def test_links_in_a_folder_are_left_out_and_said(tmp_path: Path) -> None:
+def test_links_in_a_folder_are_skipped_and_reported(tmp_path: Path) -> None:
     """Linked files and folders are skipped and reported; a link that the step names itself is followed."""
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret/key").write_text("hunter2")
@@ -170,7 +170,7 @@ def test_links_in_a_folder_are_left_out_and_said(tmp_path: Path) -> None:
     assert (tmp_path / "key").read_text() == "hunter2"
 
 
-def test_a_link_at_the_destination_leads_nowhere(tmp_path: Path) -> None:
+def test_a_link_at_the_destination_is_not_followed(tmp_path: Path) -> None:
     """A link in place of the file is replaced; one in place of a folder below the destination is refused."""
     (tmp_path / "victim").write_text("old")
     (tmp_path / "a").write_text("new")
@@ -189,7 +189,7 @@ def test_a_link_at_the_destination_leads_nowhere(tmp_path: Path) -> None:
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_repo_is_the_job_s_directory_and_not_out_of_it(tmp_path: Path) -> None:
+def test_repo_is_the_job_s_directory_and_cannot_be_left(tmp_path: Path) -> None:
     """It is the same from any directory of the step; neither `..` nor a link leads outside."""
     workspace = tmp_path / "work"
     (workspace / "conf").mkdir(parents=True)
@@ -207,7 +207,7 @@ def test_repo_is_the_job_s_directory_and_not_out_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [b"new\nline", b"\xff\xfe", b"escape\x1b[31m"])
-def test_a_name_that_others_cannot_have_is_shown_and_refused(tmp_path: Path, name: bytes) -> None:
+def test_an_unportable_name_is_refused_and_escaped(tmp_path: Path, name: bytes) -> None:
     """The name is refused before anything is written, and is escaped in the message."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a").write_text("x")

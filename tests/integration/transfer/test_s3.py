@@ -95,7 +95,7 @@ def send(directory: Path, bucket: Bucket, source: str, destination: str, **more:
 
 
 @pytest.mark.parametrize("content", [b"", SMALL, LARGE], ids=["empty", "small", "in parts"])
-def test_a_file_goes_there_and_comes_back(bucket: Bucket, tmp_path: Path, content: bytes) -> None:
+def test_a_file_is_uploaded_and_downloaded_unchanged(bucket: Bucket, tmp_path: Path, content: bytes) -> None:
     """The checksum is the same, and is verified in both directions."""
     (tmp_path / "a").write_bytes(content)
     there = send(tmp_path, bucket, "a", "s3://bucket/back ups/ü#%25+a", checksum=sha256(content))
@@ -108,14 +108,14 @@ def test_a_file_goes_there_and_comes_back(bucket: Bucket, tmp_path: Path, conten
     assert "hunter2" not in there.printed + back.printed
 
 
-def test_a_file_that_went_there_is_no_failure_afterwards(bucket: Bucket, tmp_path: Path) -> None:
+def test_an_upload_does_not_abort_the_process_at_exit(bucket: Bucket, tmp_path: Path) -> None:
     """Threads of the library outlived the transfer and aborted the process while the interpreter exited."""
     (tmp_path / "a").write_bytes(LARGE)
     ended = [send(tmp_path, bucket, "a", "s3://bucket/a") for _ in range(8)]
     assert [one.exit_code for one in ended] == [0] * 8, ended
 
 
-def test_keys_come_from_the_environment_too(bucket: Bucket, tmp_path: Path) -> None:
+def test_keys_can_come_from_the_environment(bucket: Bucket, tmp_path: Path) -> None:
     """Environment variables work as they do in other tools; parameters take precedence."""
     (tmp_path / "a").write_bytes(SMALL)
     env = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": bucket.endpoint}
@@ -125,7 +125,7 @@ def test_keys_come_from_the_environment_too(bucket: Bucket, tmp_path: Path) -> N
     assert bucket.keys() == ["one", "two"]
 
 
-def test_folders_and_patterns_go_both_ways(bucket: Bucket, tmp_path: Path) -> None:
+def test_folders_and_patterns_work_in_both_directions(bucket: Bucket, tmp_path: Path) -> None:
     """Names below the folder are kept; folder markers are not files, and keys with only the same prefix are skipped."""
     for name in ("in/a.gz", "in/sub/b.gz", "in/sub/c.txt", "in/empty"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -147,14 +147,14 @@ def test_folders_and_patterns_go_both_ways(bucket: Bucket, tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "all").iterdir()] == ["xyz"], ended
 
 
-def test_a_mark_alone_is_no_file(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_folder_marker_is_not_a_file(bucket: Bucket, tmp_path: Path) -> None:
     """A folder that contains nothing else is empty, which is a failure."""
     bucket.put("x/", b"")
     ended = send(tmp_path, bucket, "s3://bucket/x/", "out")
     assert (ended.exit_code, ended.text) == (1, "s3://bucket/x/: no such file")
 
 
-def test_errors_have_a_sentence_and_no_secret(bucket: Bucket, tmp_path: Path) -> None:
+def test_errors_have_a_clear_message_without_secrets(bucket: Bucket, tmp_path: Path) -> None:
     """Each of these errors is permanent."""
     (tmp_path / "a").write_bytes(SMALL)
     for source, destination, more, text in (
@@ -176,7 +176,7 @@ def test_errors_have_a_sentence_and_no_secret(bucket: Bucket, tmp_path: Path) ->
     assert bucket.keys() == []
 
 
-def test_what_is_not_as_it_should_be_never_becomes_an_object(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_checksum_mismatch_creates_no_object(bucket: Bucket, tmp_path: Path) -> None:
     """The checksum is only known at the end; after a mismatch no part remains on the server."""
     bucket.put("x", b"old")
     (tmp_path / "a").write_bytes(LARGE)
@@ -189,7 +189,7 @@ def test_what_is_not_as_it_should_be_never_becomes_an_object(bucket: Bucket, tmp
     assert bucket.uploads() == []
 
 
-def test_a_cancel_takes_the_parts_back(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_cancel_removes_uploaded_parts(bucket: Bucket, tmp_path: Path) -> None:
     """The source pauses in the middle, when the server has parts; after the cancel it has none."""
     go_on = threading.Event()
 
@@ -207,7 +207,7 @@ def test_a_cancel_takes_the_parts_back(bucket: Bucket, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["x/../../etc/cron.d/evil", "x//etc/passwd", "x/new\nline", "x/./a"])
-def test_a_listing_does_not_lead_away(bucket: Bucket, tmp_path: Path, key: str) -> None:
+def test_names_in_a_listing_cannot_leave_the_folder(bucket: Bucket, tmp_path: Path, key: str) -> None:
     """No file is written."""
     bucket.put("x/a", SMALL)
     bucket.put(key, b"evil")
@@ -235,7 +235,7 @@ def refusing(status: int, code: str) -> Callable[[Request], None]:
         (500, "InternalError", 75, "status 500 (InternalError)"),
     ],
 )
-def test_a_refusal_says_whether_trying_again_can_help(
+def test_a_refusal_is_temporary_or_permanent_by_its_error_code(
     tmp_path: Path, status: int, code: str, exit_code: int, text: str
 ) -> None:
     """The message contains the server's error code, but not the rest of its answer."""
@@ -247,7 +247,7 @@ def test_a_refusal_says_whether_trying_again_can_help(
     assert "hunter2" not in ended.text + ended.printed
 
 
-def test_a_server_that_is_away_or_stands_still_may_be_tried_again(tmp_path: Path) -> None:
+def test_an_unreachable_or_stalled_server_is_a_temporary_failure(tmp_path: Path) -> None:
     """Each request has a timeout, so the failure is reported in time."""
     (tmp_path / "a").write_bytes(SMALL)
     go_on = threading.Event()
@@ -309,7 +309,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_not_mixed(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_vanishes_in_the_middle_leaves_no_half_file(tmp_path: Path) -> None:
+def test_a_server_that_vanishes_halfway_leaves_no_partial_file(tmp_path: Path) -> None:
     """Each answer is cut off before its end."""
 
     def answer(request: Request) -> None:
@@ -330,9 +330,7 @@ def test_a_server_that_vanishes_in_the_middle_leaves_no_half_file(tmp_path: Path
     assert not leftovers(tmp_path)
 
 
-def test_more_objects_than_a_transfer_has_are_a_failure(
-    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_objects_are_a_failure(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is checked before anything is written."""
     monkeypatch.setattr(names, "FILES_MAX", 2)
     for name in ("a", "b", "c"):

@@ -61,7 +61,7 @@ def address(server: Sshd, path: object) -> str:
 
 
 @pytest.mark.parametrize("content", [b"", b"small", CONTENT], ids=["empty", "small", "large"])
-def test_a_file_goes_there_and_comes_back(sshd: Sshd, near: Path, far: Path, content: bytes) -> None:
+def test_a_file_is_uploaded_and_downloaded_unchanged(sshd: Sshd, near: Path, far: Path, content: bytes) -> None:
     """Missing folders are created, mode and checksum are kept, and an existing file is replaced."""
     (near / "a").write_bytes(content)
     checksum = f"sha256:{hashlib.sha256(content).hexdigest()}"
@@ -77,7 +77,7 @@ def test_a_file_goes_there_and_comes_back(sshd: Sshd, near: Path, far: Path, con
     assert not leftovers(far)
 
 
-def test_folders_and_patterns_go_both_ways(sshd: Sshd, near: Path, far: Path) -> None:
+def test_folders_and_patterns_work_in_both_directions(sshd: Sshd, near: Path, far: Path) -> None:
     """Links on the server are skipped; a single file goes into an existing folder."""
     for name in ("in/a.gz", "in/sub/b.gz", "in/sub/.c"):
         (near / name).parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def test_folders_and_patterns_go_both_ways(sshd: Sshd, near: Path, far: Path) ->
     assert (far / "y/sub/a.gz").read_text() == "in/a.gz", ended
 
 
-def test_a_mode_is_kept_where_none_is_given(sshd: Sshd, near: Path, far: Path) -> None:
+def test_without_a_mode_files_are_0644(sshd: Sshd, near: Path, far: Path) -> None:
     """Without a mode it is 0644, whatever the umask of the server is."""
     (near / "a").write_text("x")
     (far / "there").write_text("old")
@@ -110,7 +110,7 @@ def test_a_mode_is_kept_where_none_is_given(sshd: Sshd, near: Path, far: Path) -
 
 
 @pytest.mark.root
-def test_an_owner_is_given_by_number(sshd: Sshd, near: Path, far: Path) -> None:
+def test_an_owner_is_set_by_number(sshd: Sshd, near: Path, far: Path) -> None:
     """The protocol has no user names."""
     (near / "a").write_text("x")
     ended = send(near, sshd, "a", address(sshd, far / "a"), owner="12345:23456")
@@ -118,7 +118,7 @@ def test_an_owner_is_given_by_number(sshd: Sshd, near: Path, far: Path) -> None:
     assert ((far / "a").stat().st_uid, (far / "a").stat().st_gid) == (12345, 23456)
 
 
-def test_an_unknown_host_key_is_shown_with_the_next_step(sshd: Sshd, near: Path, far: Path) -> None:
+def test_an_unknown_host_key_is_reported_with_the_next_step(sshd: Sshd, near: Path, far: Path) -> None:
     """The same holds for a changed host key; the password is not sent to such a server."""
     (near / "a").write_text("x")
     shown = git_servers.fingerprint(sshd.host_key)
@@ -162,7 +162,7 @@ def test_a_key_may_be_a_secret_s_text(sshd: Sshd, near: Path, far: Path) -> None
         assert "hunter2" not in ended.printed
 
 
-def test_what_never_gets_better_is_exit_code_1(sshd: Sshd, near: Path, far: Path) -> None:
+def test_a_permanent_error_is_exit_code_1(sshd: Sshd, near: Path, far: Path) -> None:
     """Each error has a clear message that contains no secret."""
     (near / "a").write_text("x")
     (far / "file").write_text("x")
@@ -191,7 +191,7 @@ def test_what_never_gets_better_is_exit_code_1(sshd: Sshd, near: Path, far: Path
     assert not (near / "b").exists()
 
 
-def test_a_server_that_is_away_may_be_tried_again(near: Path) -> None:
+def test_an_unreachable_server_is_a_temporary_failure(near: Path) -> None:
     """No server listens on the port."""
     (near / "a").write_text("x")
     ended = transfer(near, "a", "sftp://127.0.0.1:9/x", password="x")
@@ -199,7 +199,7 @@ def test_a_server_that_is_away_may_be_tried_again(near: Path) -> None:
     assert ended.text == "cannot connect to sftp://127.0.0.1:9/x: Connection refused"
 
 
-def test_a_cancel_takes_back_what_was_begun(sshd: Sshd, near: Path, far: Path) -> None:
+def test_a_cancel_removes_partial_files(sshd: Sshd, near: Path, far: Path) -> None:
     """The source pauses in the middle; the old file is unchanged."""
     (far / "x").write_text("old")
     go_on = threading.Event()
@@ -299,7 +299,7 @@ def with_odd(directory: Path, server: tuple[int, str], source: object, destinati
     return transfer(directory, *ends, **{"password": "secret", "host-key": server[1], **more})
 
 
-def test_a_password_lets_in_and_is_in_no_log(near: Path, far: Path) -> None:
+def test_a_password_works_and_is_never_logged(near: Path, far: Path) -> None:
     """Both directions work with a server that is not OpenSSH's."""
     (near / "a").write_bytes(CONTENT)
     with odd() as server:
@@ -312,7 +312,7 @@ def test_a_password_lets_in_and_is_in_no_log(near: Path, far: Path) -> None:
 
 
 @pytest.mark.parametrize("lie", ["../../etc/cron.d/evil", "/etc/passwd", "sub/evil", "new\nline", "\x1b[31m", ""])
-def test_a_listing_does_not_lead_away(near: Path, far: Path, lie: str) -> None:
+def test_names_in_a_listing_cannot_leave_the_folder(near: Path, far: Path, lie: str) -> None:
     """No file is written, and the names are escaped in the message."""
     (far / "a").write_text("x")
     with odd(lies=(lie,)) as server:
@@ -322,7 +322,7 @@ def test_a_listing_does_not_lead_away(near: Path, far: Path, lie: str) -> None:
     assert list(near.iterdir()) == []
 
 
-def test_a_server_that_vanishes_in_the_middle_leaves_no_half_file(near: Path, far: Path) -> None:
+def test_a_server_that_vanishes_halfway_leaves_no_partial_file(near: Path, far: Path) -> None:
     """This holds in both directions; partial files on the server are removed over a new connection."""
     (near / "a").write_bytes(CONTENT)
     (far / "x").write_bytes(CONTENT)
@@ -345,7 +345,7 @@ def test_a_server_that_vanishes_in_the_middle_leaves_no_half_file(near: Path, fa
     assert sorted(path.name for path in (*near.iterdir(), *far.iterdir())) == ["a", "b", "x"]
 
 
-def test_a_server_that_stands_still_is_a_failure_in_time(near: Path, far: Path) -> None:
+def test_a_stalled_server_times_out(near: Path, far: Path) -> None:
     """Each request has a timeout."""
     (far / "x").write_bytes(CONTENT)
     go_on = threading.Event()
@@ -356,7 +356,7 @@ def test_a_server_that_stands_still_is_a_failure_in_time(near: Path, far: Path) 
     assert list(near.iterdir()) == []
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_taken(near: Path, far: Path) -> None:
+def test_a_file_that_changes_while_it_is_read_is_refused(near: Path, far: Path) -> None:
     """The file has grown by the time its end is reached."""
     (far / "x").write_bytes(CONTENT)
 
@@ -372,7 +372,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_taken(near: Path, far: Path
     assert list(near.iterdir()) == []
 
 
-def test_a_full_disk_at_the_server_may_be_tried_again(near: Path, far: Path) -> None:
+def test_a_full_disk_at_the_server_is_a_temporary_failure(near: Path, far: Path) -> None:
     """No partial file is left on the server."""
     (near / "a").write_bytes(CONTENT)
 
@@ -387,7 +387,7 @@ def test_a_full_disk_at_the_server_may_be_tried_again(near: Path, far: Path) -> 
     assert list(far.iterdir()) == []
 
 
-def test_more_files_than_a_transfer_has_are_a_failure(near: Path, far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_files_are_a_failure(near: Path, far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is checked before anything is written; the server's listing is endless."""
     monkeypatch.setattr(names, "FILES_MAX", 2)
     for name in ("a", "b", "c"):

@@ -29,7 +29,7 @@ def test_a_file_is_fetched_and_verified(tmp_path: Path) -> None:
     assert "hunter2" not in ended.printed
 
 
-def test_what_is_not_as_it_should_be_is_never_seen(tmp_path: Path) -> None:
+def test_an_invalid_download_never_replaces_the_file(tmp_path: Path) -> None:
     """After a wrong checksum or a truncated answer the old file is unchanged, and no partial file remains."""
     (tmp_path / "a").write_text("old")
 
@@ -51,9 +51,7 @@ def test_what_is_not_as_it_should_be_is_never_seen(tmp_path: Path) -> None:
     ("status", "exit_code"), [(401, 1), (403, 1), (404, 1), (408, 75), (429, 75), (500, 75), (503, 75), (304, 1)]
 )
 @pytest.mark.parametrize("method", ["GET", "PUT"])
-def test_a_refused_status_says_whether_trying_again_can_help(
-    tmp_path: Path, method: str, status: int, exit_code: int
-) -> None:
+def test_a_refused_status_is_temporary_or_permanent(tmp_path: Path, method: str, status: int, exit_code: int) -> None:
     """The message has the beginning of the answer, and no secret part of the address."""
     (tmp_path / "a").write_text("x")
 
@@ -72,7 +70,7 @@ def test_a_refused_status_says_whether_trying_again_can_help(
     assert not (tmp_path / "b").exists()
 
 
-def test_headers_stay_with_the_server_that_they_are_for(tmp_path: Path) -> None:
+def test_headers_are_not_sent_to_another_server(tmp_path: Path) -> None:
     """A redirect to another server is followed without the step's headers, and never from https to http."""
     tls = git_servers.authority(tmp_path / "tls")
     with served(lambda request: request.reply(200, CONTENT)) as other, served(lambda request: None) as first:
@@ -117,7 +115,7 @@ def test_certificates_are_checked(tmp_path: Path) -> None:
         assert missing.text == "verify: /none.pem: No such file or directory"
 
 
-def test_a_put_says_its_length_and_many_keep_their_names(tmp_path: Path) -> None:
+def test_an_upload_announces_its_length_and_keeps_names(tmp_path: Path) -> None:
     """A folder is uploaded below the address; content of unknown length is sent in chunks."""
     (tmp_path / "in/sub").mkdir(parents=True)
     (tmp_path / "in/a b").write_bytes(CONTENT)
@@ -174,7 +172,7 @@ def stalled(go_on: threading.Event) -> Callable[[Request], None]:
     return answer
 
 
-def test_a_server_that_falls_silent_is_a_failure_in_time(tmp_path: Path) -> None:
+def test_a_silent_server_times_out(tmp_path: Path) -> None:
     """The failure is temporary, and the partial file is removed."""
     go_on = threading.Event()
     with served(stalled(go_on)) as server:
@@ -184,7 +182,7 @@ def test_a_server_that_falls_silent_is_a_failure_in_time(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cancel_takes_back_what_has_come(tmp_path: Path) -> None:
+def test_a_cancel_removes_the_partial_download(tmp_path: Path) -> None:
     """The old file is unchanged."""
     go_on = threading.Event()
     (tmp_path / "a").write_text("old")
@@ -199,7 +197,7 @@ def test_a_cancel_takes_back_what_has_come(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "old"
 
 
-def test_a_time_out_of_the_step_takes_back_what_has_come(tmp_path: Path) -> None:
+def test_a_timeout_removes_the_partial_download(tmp_path: Path) -> None:
     """A timeout has the same effect as a cancel."""
     go_on = threading.Event()
     with served(stalled(go_on)) as server:
@@ -209,7 +207,7 @@ def test_a_time_out_of_the_step_takes_back_what_has_come(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_reached_may_be_tried_again(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_a_temporary_failure(tmp_path: Path) -> None:
     """No server listens on the port; an invalid URL is a permanent failure."""
     (tmp_path / "a").write_text("x")
     assert transfer(tmp_path, "http://127.0.0.1:9/a", "b").exit_code == 75
@@ -220,7 +218,7 @@ def test_what_cannot_be_reached_may_be_tried_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/..%2f..%2fetc%2fpasswd", "/..", "/a%00b", "/a%0ab"])
-def test_a_name_from_an_address_does_not_lead_away(tmp_path: Path, path: str) -> None:
+def test_a_name_from_a_url_cannot_leave_the_folder(tmp_path: Path, path: str) -> None:
     """Only a plain name can be used within a folder."""
     with served(lambda request: request.reply(200, b"x")) as server:
         ended = transfer(tmp_path, f"{server.url}{path}", "in/")
@@ -228,7 +226,7 @@ def test_a_name_from_an_address_does_not_lead_away(tmp_path: Path, path: str) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_came_before_a_failure_is_said(tmp_path: Path) -> None:
+def test_files_transferred_before_a_failure_are_reported(tmp_path: Path) -> None:
     """The second of three files is refused: one has arrived, and the outputs say so."""
     (tmp_path / "in").mkdir()
     for name in ("a", "b", "c"):
@@ -269,7 +267,7 @@ def test_a_link_that_appears_while_files_are_sent_is_not_followed(tmp_path: Path
     assert b"hunter2" not in b"".join(got)
 
 
-def test_a_header_that_no_request_can_have_is_not_shown(tmp_path: Path) -> None:
+def test_an_invalid_header_is_not_quoted(tmp_path: Path) -> None:
     """It may be a secret, for example one with a trailing newline."""
     (tmp_path / "a").write_text("x")
     with served(lambda request: request.reply(200)) as server:

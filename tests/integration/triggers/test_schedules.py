@@ -269,7 +269,7 @@ async def test_skip_starts_nothing_while_the_previous_run_is_open(work: Work, da
     ]
 
 
-async def test_queue_starts_queued_runs_after_the_previous_run_and_over_a_restart(work: Work, daemon: Daemon) -> None:
+async def test_queue_starts_queued_runs_after_the_previous_run_and_across_a_restart(work: Work, daemon: Daemon) -> None:
     """The runs start in order, one at a time; the queue is in the log."""
     await armed(daemon, work, scheduled(", overlap: queue"))
     for hour in (1, 2, 3):
@@ -308,9 +308,7 @@ async def test_cancel_ends_the_open_run_and_then_starts_the_newest(work: Work, d
     ("content", "code"),
     [(None, "file-removed"), ("jobs: [", "file-broken"), (f"name: s\non: push{BODY}", "entry-removed")],
 )
-async def test_the_schedule_of_a_removed_file_stops_at_once(
-    work: Work, daemon: Daemon, content: str | None, code: str
-) -> None:
+async def test_the_schedule_of_a_removed_file_stops(work: Work, daemon: Daemon, content: str | None, code: str) -> None:
     """If the file is removed, broken or loses the entry, nothing starts at the next due time; the queue is dropped."""
     await armed(daemon, work, scheduled(", overlap: queue"))
     await turned(daemon, MIDNIGHT + HOUR, 1)
@@ -340,7 +338,7 @@ async def test_another_change_of_the_file_neither_loses_nor_repeats_a_run(work: 
     assert sum(isinstance(fact, events.ScheduleArmed) for fact in daemon.facts()) == 1
 
 
-async def test_new_times_count_from_now_on(work: Work, daemon: Daemon) -> None:
+async def test_new_schedules_do_not_catch_up_earlier_times(work: Work, daemon: Daemon) -> None:
     """Due times before the push that added them are not caught up."""
     await armed(daemon, work, scheduled())
     daemon.wall.at = MIDNIGHT + 12 * HOUR
@@ -437,7 +435,7 @@ async def test_nothing_is_decided_after_a_suspension_was_confirmed(work: Work) -
 
 
 @pytest.mark.parametrize("is_committed", [False, True])
-async def test_g6_a_transaction_that_fails_is_tried_again_and_starts_once(
+async def test_g6_a_failed_transaction_is_retried_and_starts_once(
     work: Work, daemon: Daemon, is_committed: bool
 ) -> None:
     """It makes no difference whether the disk was full before the transaction or the answer was lost after it."""
@@ -474,7 +472,7 @@ async def test_two_schedules_of_a_file_are_independent(work: Work, daemon: Daemo
     assert definition.triggers == ("schedule",)
 
 
-def test_a_trigger_key_of_any_names_fits_into_the_index() -> None:
+def test_a_trigger_key_of_long_names_fits_into_the_index() -> None:
     """Long paths are hashed, and different due times and schedules have different keys."""
     names = [
         ScheduleName(path=f"workflows/{'x' * 900}{end}.yml", cron="0 * * * *", timezone="UTC") for end in ("a", "b")

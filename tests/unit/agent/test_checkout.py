@@ -34,7 +34,7 @@ def entry(path: str, content: bytes, kind: FileKind = FileKind.FILE) -> FileEntr
 @pytest.mark.parametrize(
     "path", [b"", b"/etc/x", b"a/../../b", b"a//b", b"./a", b".git/config", b"a\0b", b"a/.", b"x" * 4_000]
 )
-def test_a_list_with_a_path_that_leaves_is_refused(path: bytes) -> None:
+def test_a_list_with_a_path_outside_is_refused(path: bytes) -> None:
     """This covers paths with `..`, absolute paths, and paths of Git's own files."""
     with pytest.raises(Rejected, match="a path that is not allowed"):
         file_list.decode(file_list.encode([FileEntry(path, FileKind.FILE, b"1" * 20)]))
@@ -43,7 +43,7 @@ def test_a_list_with_a_path_that_leaves_is_refused(path: bytes) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"\xc1", b"\x93\x01\x02\x03", file_list.encode([FileEntry(b"a", FileKind.FILE, b"short")])]
 )
-def test_what_is_no_list_is_refused(content: bytes) -> None:
+def test_an_invalid_list_is_refused(content: bytes) -> None:
     """The error code is WF750."""
     with pytest.raises(Rejected) as error:
         file_list.decode(content)
@@ -53,7 +53,7 @@ def test_what_is_no_list_is_refused(content: bytes) -> None:
 # Reused files -------------------------------------------------------------------------------------------------------------
 
 
-def test_kept_files_have_a_bound_and_the_oldest_go_first(tmp_path: Path) -> None:
+def test_cached_files_are_bounded_and_the_oldest_are_dropped(tmp_path: Path) -> None:
     """Recently read files stay; a file that is larger than the cache is not cached."""
     kept = BlobCache(tmp_path, 30)
     contents = [bytes([65 + number]) * 10 for number in range(4)]
@@ -67,7 +67,7 @@ def test_kept_files_have_a_bound_and_the_oldest_go_first(tmp_path: Path) -> None
     assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) == 30
 
 
-def test_kept_files_are_found_by_the_next_process(tmp_path: Path) -> None:
+def test_cached_files_are_found_by_the_next_process(tmp_path: Path) -> None:
     """Files that a crash left incomplete are not used."""
     kept = BlobCache(tmp_path, 100)
     for content in (b"one", b"other"):
@@ -79,7 +79,7 @@ def test_kept_files_are_found_by_the_next_process(tmp_path: Path) -> None:
     assert again.get(blob_id(b"other")) is None
 
 
-def test_a_kept_file_that_was_changed_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+def test_a_changed_cached_file_is_ignored(tmp_path: Path) -> None:
     """The file is fetched and cached again the next time."""
     kept = BlobCache(tmp_path, 100)
     kept.put(blob_id(b"one"), b"one")
@@ -142,7 +142,7 @@ def test_a_directory_has_files_modes_links_and_submodules(disk: TreeStore) -> No
     assert not os.access(making.path / "a/one", os.X_OK)
 
 
-def test_another_file_than_was_asked_for_is_refused(disk: TreeStore) -> None:
+def test_a_file_with_the_wrong_content_is_refused(disk: TreeStore) -> None:
     """The content must match the id in the list."""
     making = disk.begin(TREE, [entry("a", b"1")])
     with pytest.raises(Rejected) as error:
@@ -229,7 +229,7 @@ class Daemon:
         return FileResponse(wanted.key, wanted.number, pieces)
 
 
-async def test_a_checkout_brings_small_and_large_files(tmp_path: Path) -> None:
+async def test_a_checkout_fetches_small_and_large_files(tmp_path: Path) -> None:
     """Files may be empty, numerous or larger than a response; afterwards all of them are cached."""
     workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
     disk = TreeStore(tmp_path / "trees", 1 << 20, workspaces.discard)
@@ -248,7 +248,7 @@ async def test_a_checkout_brings_small_and_large_files(tmp_path: Path) -> None:
     await checkouts.close()
 
 
-async def test_steps_that_begin_together_have_one_checkout(disk: TreeStore, workspaces: WorkingDirectories) -> None:
+async def test_steps_that_start_together_share_one_checkout(disk: TreeStore, workspaces: WorkingDirectories) -> None:
     """A later step sends no request."""
     daemon = Daemon(("a", b"1"))
     checkouts = CheckoutService(disk, daemon.requests, workspaces)
@@ -258,7 +258,7 @@ async def test_steps_that_begin_together_have_one_checkout(disk: TreeStore, work
     await checkouts.close()
 
 
-async def test_what_has_no_answer_is_asked_again_in_the_next_session(tmp_path: Path) -> None:
+async def test_unanswered_requests_are_repeated_in_the_next_session(tmp_path: Path) -> None:
     """The request keeps its number, so that a response to the first request is accepted too."""
     workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
     daemon = Daemon(("a", b"1"))
@@ -294,7 +294,7 @@ async def test_a_checkout_that_is_cancelled_leaves_nothing(
     await checkouts.close()
 
 
-async def test_not_now_is_asked_again_until_it_is_enough(
+async def test_temporary_refusals_are_retried_up_to_a_limit(
     disk: TreeStore, workspaces: WorkingDirectories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the retries the daemon's reason becomes the error; a final refusal fails at once."""
@@ -320,7 +320,7 @@ async def test_not_now_is_asked_again_until_it_is_enough(
 
 
 @pytest.mark.parametrize("piece", [FileChunk(1 << 40, b"x"), FileChunk(10, b"")])
-async def test_an_answer_that_promises_too_much_or_nothing_is_refused(
+async def test_a_response_that_announces_too_much_or_nothing_is_refused(
     disk: TreeStore, workspaces: WorkingDirectories, monkeypatch: pytest.MonkeyPatch, piece: FileChunk
 ) -> None:
     """A checkout can neither fill the memory nor run forever."""

@@ -45,7 +45,7 @@ def test_order_of_precedence(tmp_path: Path) -> None:
     assert (loaded.name, loaded.slots, loaded.data_dir, loaded.log_level) == ("line", 3, "/file", "info")
 
 
-def test_lists_come_from_the_environment(tmp_path: Path) -> None:
+def test_lists_in_the_environment_are_separated_by_commas(tmp_path: Path) -> None:
     """Groups and labels are separated by commas; SERVER_GROUP is the short name."""
     environment = {"SERVER_GROUP": "web-servers", "WATERFLOW_AGENT_LABELS": "zone=a, rack=7"}
 
@@ -64,7 +64,7 @@ def test_the_node_path_is_a_list_of_directories(tmp_path: Path) -> None:
     assert (named.node_path, several.node_path) == (["/etc/nodes"], ["/a", "/b"])
 
 
-def test_file_is_named_by_the_environment(tmp_path: Path) -> None:
+def test_environment_can_name_the_file(tmp_path: Path) -> None:
     """Some services cannot change their command line."""
     path = tmp_path / "other.toml"
     path.write_text("slots = 9\n")
@@ -90,7 +90,7 @@ def test_file_is_named_by_the_environment(tmp_path: Path) -> None:
         ('log-level = "loud"\n', "log-level: expected"),
     ],
 )
-def test_mistake_is_told_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+def test_mistake_is_reported_with_its_location(tmp_path: Path, text: str, said: str) -> None:
     """The message has the line if there is one, and always the key."""
     with pytest.raises(Rejected) as caught:
         load(tmp_path, text)

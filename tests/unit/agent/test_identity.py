@@ -27,14 +27,14 @@ TOKEN = JoinToken(
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
-def test_a_data_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path, name: str) -> None:
+def test_a_data_directory_that_cannot_be_created_is_one_clear_message(tmp_path: Path, name: str) -> None:
     """The error is WF317, with the path and what to do."""
     (tmp_path / "file").touch()
     with pytest.raises(Stalled, match=r"cannot use data-dir .*WF317"):
         agent.prepare_data_dir(tmp_path / name)
 
 
-def test_key_is_made_once(tmp_path: Path) -> None:
+def test_key_is_created_once(tmp_path: Path) -> None:
     """It is a valid pair that only this user can read."""
     before = os.umask(0)
     try:
@@ -48,7 +48,7 @@ def test_key_is_made_once(tmp_path: Path) -> None:
     assert (tmp_path / "keys" / "agent.key").stat().st_mode & 0o777 == 0o600
 
 
-def test_secret_is_not_shown(tmp_path: Path) -> None:
+def test_secret_is_not_in_the_representation(tmp_path: Path) -> None:
     """Neither `repr` nor a log line with the pair contains the secret."""
     pair = keys.load_or_create(tmp_path)
 
@@ -72,7 +72,7 @@ def test_an_invalid_key_has_no_fingerprint(text: str) -> None:
         keys.fingerprint(text)
 
 
-def test_damaged_key_is_told(tmp_path: Path) -> None:
+def test_damaged_key_is_reported(tmp_path: Path) -> None:
     """It is not replaced silently: the daemon knows the old one."""
     keys.load_or_create(tmp_path)
     (tmp_path / "keys" / "agent.key").write_text("{}")
@@ -81,7 +81,7 @@ def test_damaged_key_is_told(tmp_path: Path) -> None:
         keys.load_or_create(tmp_path)
 
 
-def test_token_is_one_line_that_comes_back() -> None:
+def test_token_round_trips_as_one_line() -> None:
     """Surrounding whitespace is ignored."""
     text = TOKEN.encode()
 
@@ -101,7 +101,7 @@ def test_any_text_is_a_token_or_an_error(text: str) -> None:
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
-def test_token_that_was_not_copied_whole_is_refused(cut: int) -> None:
+def test_incomplete_token_is_refused(cut: int) -> None:
     """The message says that the token is damaged."""
     with pytest.raises(Rejected, match="damaged"):
         join_token.decode(TOKEN.encode()[:-cut])

@@ -26,7 +26,7 @@ def welcome(generation: int = 1, forget: tuple[messages.TaskId, ...] = ()) -> me
     return messages.Welcome("s", 1, generation, "web-1", ["web"], 6_000, list(forget))
 
 
-async def test_hello_lists_what_is_held(bench: CoreBench) -> None:
+async def test_hello_lists_held_attempts_and_directories(bench: CoreBench) -> None:
     """The hello lists attempts with their state, and the working directories of jobs."""
     bench.offer(attempt(1), run="true")
     bench.offer(attempt(2), message="hello")
@@ -55,7 +55,7 @@ async def test_a_new_session_sends_unacknowledged_results_and_output_again(bench
     assert bench.output() == b"two\n"
 
 
-async def test_attempts_that_the_daemon_does_not_want_are_stopped(bench: CoreBench) -> None:
+async def test_attempts_unknown_to_the_daemon_are_stopped(bench: CoreBench) -> None:
     """A finished one is removed at once."""
     bench.offer(attempt(1), run="sleep 60")
     bench.offer(attempt(2), message="hello")

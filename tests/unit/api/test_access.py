@@ -86,5 +86,5 @@ def test_a_host_is_read_without_its_port(netloc: str, expected: str | None) -> N
      (-5, "1970-01-01T00:00:00.000Z"), (None, None)],
 )  # fmt: skip
 def test_times_are_rfc_3339_in_utc_with_milliseconds(at: int | None, expected: str | None) -> None:
-    """This holds forevery value, including those of a wrong clock."""
+    """This holds for every value, including those of a wrong clock."""
     assert timestamp(at) == expected

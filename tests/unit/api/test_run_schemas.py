@@ -85,7 +85,7 @@ def shown(run: Run) -> dict[str, Any]:
     return found
 
 
-def test_a_run_on_thousands_of_servers_is_shown_in_part() -> None:
+def test_a_run_on_thousands_of_servers_is_truncated_in_the_response() -> None:
     """All jobs of the file, a hundred instances including the failed ones, and counts of all of them."""
     ends = [
         completed(f"roll[web-{n}]", Conclusion.FAILURE if n in (7, 3_999) else Conclusion.SUCCESS) for n in range(4_000)
@@ -99,7 +99,7 @@ def test_a_run_on_thousands_of_servers_is_shown_in_part() -> None:
     assert len(json.dumps(found)) < 300_000
 
 
-def test_a_loop_of_thousands_of_passes_is_shown_in_part() -> None:
+def test_a_loop_of_thousands_of_iterations_is_truncated_in_the_response() -> None:
     """The answer includes the total number."""
     place: dict[str, Any] = {"job": JobId("a"), "step": StepId("all")}
     passes = 5_000
@@ -114,7 +114,7 @@ def test_a_loop_of_thousands_of_passes_is_shown_in_part() -> None:
     assert (step["blocks"][7]["item"], step["blocks"][7]["steps"][0]["id"]) == (7, "all[7]/in")
 
 
-def test_the_whole_answer_is_bounded_too() -> None:
+def test_the_whole_response_is_bounded() -> None:
     """With many jobs of many instances each, all jobs of the file are shown, and the rows below them are limited."""
     names = [f"roll{n}" for n in range(100)]
     text = "jobs:\n" + "".join(
@@ -208,7 +208,7 @@ def test_a_step_and_its_child_run_name_each_other() -> None:
 
 
 @pytest.mark.parametrize("conclusion", [Conclusion.SKIPPED, Conclusion.CANCELLED, Conclusion.FAILURE])
-def test_the_steps_of_a_job_that_never_began_are_skipped_for_its_reason(conclusion: Conclusion) -> None:
+def test_steps_of_a_job_that_never_started_are_skipped_with_its_reason(conclusion: Conclusion) -> None:
     """A completed run has no queued steps; a step that never ran has no outcome."""
     why = reason(ReasonCode.NEEDS, 'needs job "a", which ended failure')
     end = events.JobCompleted(at=9, job=JobId("after"), outcome=conclusion, conclusion=conclusion, reason=why)

@@ -79,7 +79,7 @@ def slow() -> Iterator[Slow]:
             thread.join()
 
 
-def test_a_wait_outlives_the_bound_of_other_requests(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_has_a_longer_timeout_than_other_requests(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon limits the time of a fetch; other requests time out in the client."""
     monkeypatch.setattr(clients, "_READ_S", 0.05)
     settings = Settings(f"http://127.0.0.1:{slow.server_port}", None)
@@ -104,7 +104,7 @@ def test_only_a_line_feed_separates_items(slow: Slow) -> None:
     client.close()
 
 
-def test_a_followed_stream_ends_with_its_end_event(slow: Slow) -> None:
+def test_a_stream_ends_with_its_end_event(slow: Slow) -> None:
     """Comments are skipped; an item may contain characters that some libraries treat as line breaks."""
     client = Client(Settings(f"http://127.0.0.1:{slow.server_port}", None))
 

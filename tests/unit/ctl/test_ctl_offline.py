@@ -70,7 +70,7 @@ def test_without_a_daemon_the_exit_code_is_4_and_the_next_command_is_named(serve
     assert "next: " in result.output
 
 
-def test_a_server_that_is_none_is_a_usage_error() -> None:
+def test_an_invalid_server_address_is_a_usage_error() -> None:
     """The command does not guess an address."""
     assert ctl("--server", "nonsense", "runs").exit_code == 2
     assert ctl("--server", "ftp://x", "runs").exit_code == 2
@@ -99,7 +99,7 @@ def test_the_context_of_the_configuration_is_used_after_command_line_and_environ
         assert caught.value.exit_code == 2
 
 
-def test_validate_ends_0_for_valid_files_and_1_with_every_error(tmp_path: Path) -> None:
+def test_validate_exits_with_0_for_valid_files_and_1_with_every_error(tmp_path: Path) -> None:
     """It accepts files and directories; `--json` prints the `errors[]` of a 422."""
     (tmp_path / "good.yml").write_text(VALID)
     assert ctl("validate", str(tmp_path)).exit_code == 0
@@ -117,14 +117,14 @@ def test_validate_ends_0_for_valid_files_and_1_with_every_error(tmp_path: Path) 
     assert json.loads(ctl("validate", "--json", str(tmp_path / "good.yml")).stdout) == []
 
 
-def test_validate_says_what_it_cannot_read(tmp_path: Path) -> None:
+def test_validate_reports_unreadable_paths(tmp_path: Path) -> None:
     """A missing file and an empty directory are usage errors."""
     assert ctl("validate", str(tmp_path / "none.yml")).exit_code == 2
     assert ctl("validate", str(tmp_path)).exit_code == 2
     assert ctl("validate").exit_code == 2
 
 
-def test_a_hostile_file_name_is_shown_escaped(tmp_path: Path) -> None:
+def test_a_hostile_file_name_is_escaped(tmp_path: Path) -> None:
     """An escape sequence in a name has no effect on the terminal."""
     path = tmp_path / "a\x1b]0;pwn\x07.yml"
     path.write_text(VALID)

@@ -16,7 +16,7 @@ def test_an_error_reads_the_same_from_the_api_and_from_the_compiler() -> None:
     assert diagnostic_text(as_row(error)) == render_diagnostic(error)
 
 
-def test_hostile_text_in_an_error_is_escaped_and_unknown_shapes_are_shown_as_they_are() -> None:
+def test_hostile_errors_are_escaped_and_unknown_formats_are_printed() -> None:
     """A daemon of another version, or a proxy in between, may answer anything."""
     row = {"code": "WF1", "path": "a\x1b[31m.yml", "line": 1, "column": 1, "message": "x\x07", "new": "field"}
 

@@ -17,7 +17,7 @@ def shown(*outputs: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
     return [f"{row['job']} {row['text']}" for row in rows], list(folding.notes())
 
 
-def test_the_same_output_of_many_servers_is_shown_once() -> None:
+def test_identical_output_of_many_servers_is_printed_once() -> None:
     """One line counts and names the other servers; different output is shown."""
     outputs = [printed(f"roll[web-{n}]", "a", "b" if n != 3 else "c") for n in range(10)]
     lines, notes = shown(*outputs)

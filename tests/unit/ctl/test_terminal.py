@@ -17,7 +17,7 @@ from waterflowd.ctl.options import print_json, print_json_list
 
 
 @given(st.text())
-def test_nothing_that_was_cleaned_moves_a_cursor(text: str) -> None:
+def test_escaped_text_never_moves_the_cursor(text: str) -> None:
     """Control characters and direction marks are removed from any text, and harmless text is unchanged."""
     cleaned = escape_for_display(text)
     assert not any(ord(character) < 32 or 0x7F <= ord(character) < 0xA0 for character in cleaned)

@@ -61,7 +61,7 @@ def servers(*words: str | None, shown: int | None = None) -> dict[str, Any]:
     return job("roll", None, kind="each", counts=counts, jobs_total=len(words), jobs=children[:shown])
 
 
-def test_few_servers_are_all_shown_with_a_count() -> None:
+def test_few_servers_are_all_listed_with_a_count() -> None:
     """Each server is listed with its steps, below a job that says how many have succeeded."""
     assert drawn(run(servers("success", "failure")))[1:] == [
         "└─ ● roll  1/2 servers, 1 failure",
@@ -72,7 +72,7 @@ def test_few_servers_are_all_shown_with_a_count() -> None:
     ]
 
 
-def test_of_many_servers_those_of_interest_are_shown_and_the_others_counted() -> None:
+def test_of_many_servers_failed_and_running_ones_are_listed() -> None:
     """Failed and running ones are listed, with their steps if the tree is short; each other state gets one line."""
     words = [*["success"] * 20, "failure", None, *["queued"] * 3]
     found = servers(*words)
@@ -84,18 +84,18 @@ def test_of_many_servers_those_of_interest_are_shown_and_the_others_counted() ->
     assert len(lines) == 8
 
 
-def test_servers_that_the_answer_leaves_out_are_counted() -> None:
+def test_servers_omitted_from_the_response_are_counted() -> None:
     """The counts cover all servers, whatever the list contains."""
     lines = drawn(run(servers(*["failure"] * 200, shown=100)))
     assert any("188 more servers: failure" in line for line in lines)
 
 
-def test_all_of_many_that_ended_well_are_one_line() -> None:
+def test_many_successful_servers_are_one_line() -> None:
     """The job's own count is enough."""
     assert drawn(run(servers(*["success"] * 50)))[1:] == ["└─ ● roll  50/50 servers"]
 
 
-def test_passes_stand_below_their_loop_with_items_and_the_steps_inside() -> None:
+def test_iterations_are_below_their_loop_with_items_and_inner_steps() -> None:
     """The branches of a condition need no line of their own."""
     inner = step("check", node="condition", blocks_total=1, counts={"success": 1}, blocks=[
         {"index": 0, "name": "then", "item": None, "state": "success", "steps": [step("deep")]},
@@ -116,7 +116,7 @@ def test_passes_stand_below_their_loop_with_items_and_the_steps_inside() -> None
     ]
 
 
-def test_of_many_passes_those_that_are_not_good_are_shown() -> None:
+def test_of_many_iterations_unsuccessful_ones_are_listed() -> None:
     """The other passes are only counted."""
     passes: list[dict[str, Any]] = [
         {"index": n, "name": f"pass {n + 1}", "item": n, "state": "failure" if n == 30 else "success", "steps": []}
@@ -127,7 +127,7 @@ def test_of_many_passes_those_that_are_not_good_are_shown() -> None:
     assert [line.strip(" ├└─") for line in lines[3:]] == ["✗ pass 31: 30", "✓ 99 more passes: success"]
 
 
-def test_a_job_that_calls_shows_the_jobs_that_it_calls() -> None:
+def test_a_calling_job_lists_the_jobs_of_the_called_workflow() -> None:
     """All of them are listed in order, with the path of the file."""
     called = job("deploy", kind="call", calls="workflows/d.yml", counts={"success": 2}, jobs_total=2, jobs=[
         job("deploy/check"), job("deploy/put"),
@@ -139,7 +139,7 @@ def test_a_job_that_calls_shows_the_jobs_that_it_calls() -> None:
     ]
 
 
-def test_a_kept_job_and_a_second_try_say_so() -> None:
+def test_reused_and_retried_jobs_are_marked() -> None:
     """A reused job has nothing below it."""
     kept = job("build", reused=True, steps=[step("make")])
     batch = {"number": 2, "of": 5, "resume_at": None}
@@ -147,7 +147,7 @@ def test_a_kept_job_and_a_second_try_say_so() -> None:
     assert lines[1:] == ["├─ ✓ build  2.5s  reused", "└─ ● deploy  try 2  batch 2 of 5", "   └─ ✓ put  2.5s"]
 
 
-def test_an_older_daemon_s_answer_is_drawn_too() -> None:
+def test_a_response_of_an_older_daemon_is_displayed() -> None:
     """Such an answer has no parts, counts or approvals."""
     old_step = {
         name: value for name, value in step("one").items() if name not in ("counts", "blocks", "blocks_total", "reused")
@@ -161,7 +161,7 @@ def test_an_older_daemon_s_answer_is_drawn_too() -> None:
 
 
 @pytest.mark.parametrize("name", ["\x1b[31mred", "a\nb", "\u202eevil"])
-def test_names_from_outside_move_no_cursor(name: str) -> None:
+def test_names_from_outside_are_escaped(name: str) -> None:
     """Names of instances, items of loops, approvers and comments are escaped."""
     inner = {"index": 0, "name": "pass 1", "item": name, "state": "success", "steps": [step("x", name=name)]}
     loop = step("l", node="loop", blocks_total=1, counts={"success": 1}, blocks=[inner], name=name)
@@ -175,7 +175,7 @@ def test_names_from_outside_move_no_cursor(name: str) -> None:
     assert not set(text) & set("\x1b\n\u202e")
 
 
-def test_what_waits_for_people_says_whom_how_many_and_until_when() -> None:
+def test_a_pending_approval_names_approvers_minimum_and_deadline() -> None:
     """Each approval has one line and one command; the command names the part, quoted, if several parts are waiting."""
     approval = {
         "job": "roll[web-1]", "step": None, "environment": "prod", "approvers": ["alice", "bob"], "minimum": 2,
@@ -203,7 +203,7 @@ def test_reasons_reach_every_part() -> None:
     ]  # fmt: skip
 
 
-def test_the_first_attempt_that_failed_is_found_inside_of_blocks() -> None:
+def test_the_first_failed_attempt_is_found_inside_blocks() -> None:
     """The loop around it has no output and is not chosen."""
     inner = step("l[0]/x", "failure", attempts=[{"attempt": 1}])
     loop = step("l", "failure", node="loop", blocks=[{"steps": [inner]}])
@@ -212,7 +212,7 @@ def test_the_first_attempt_that_failed_is_found_inside_of_blocks() -> None:
     assert run_parts.failed_step(run(job("a"))) is None
 
 
-def test_plain_lines_name_inner_steps_as_they_come() -> None:
+def test_plain_output_names_inner_steps() -> None:
     """They are identified by their path, with the name that was rendered at their dispatch."""
     lines = EventLines(run(job("a", steps=[step("one")])))
     place = {"job": "a", "step": "l[0]/x", "at": _BEGAN}

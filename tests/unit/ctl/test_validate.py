@@ -73,7 +73,7 @@ def test_files_that_a_workflow_uses_are_read_from_its_repository(tmp_path: Path)
     assert "error: 1 error in 2 of 3 files" in result.output
 
 
-def test_the_file_of_a_composite_step_is_checked_as_one(tmp_path: Path) -> None:
+def test_the_file_of_a_composite_step_is_recognized(tmp_path: Path) -> None:
     """It is recognized by its name; inputs that no step provides are not an error."""
     write(tmp_path, {"s/step.yml": "inputs: {a: {required: true}}\nsteps: [{run: 'x ${{ inputs.a }}'}]\n"})
     assert ctl(str(tmp_path)).exit_code == 0
@@ -82,7 +82,7 @@ def test_the_file_of_a_composite_step_is_checked_as_one(tmp_path: Path) -> None:
     assert (result.exit_code, f"{tmp_path / 's' / 'step.yml'}:1:29: error WF125" in result.output) == (1, True)
 
 
-def test_the_root_may_be_named(tmp_path: Path) -> None:
+def test_the_root_can_be_set(tmp_path: Path) -> None:
     """This is needed where neither Git nor the folders determine it."""
     write(tmp_path, {"flows/deep/a.yml": CALLER, "flows/lib/b.yml": CALLEE})
     file = str(tmp_path / "flows" / "deep" / "a.yml")
@@ -99,7 +99,7 @@ def test_files_outside_of_the_repository_are_not_read(tmp_path: Path) -> None:
     assert (result.exit_code, "does not exist in this revision" in result.output) == (1, True)
 
 
-def test_a_warning_is_shown_and_ends_0_unless_it_is_strict(tmp_path: Path) -> None:
+def test_a_warning_fails_only_in_strict_mode(tmp_path: Path) -> None:
     """In JSON the warning has a severity."""
     write(tmp_path, {"a.yml": NEVER})
     file = str(tmp_path / "a.yml")
@@ -112,7 +112,7 @@ def test_a_warning_is_shown_and_ends_0_unless_it_is_strict(tmp_path: Path) -> No
     assert (row["code"], row["severity"]) == ("WF137", "warning")
 
 
-def test_a_range_is_checked_as_it_ends(repository: Path) -> None:
+def test_a_range_is_checked_at_its_last_commit(repository: Path) -> None:
     """Files that the range does not touch are not checked, and neither is the working tree."""
     first = commit(repository, {"workflows/old.yml": BROKEN, "workflows/a.yml": VALID})
     last = commit(repository, {"workflows/a.yml": VALID + "\n", ".waterflow/workflows/b.yml": BROKEN, "c.yml": BROKEN})
@@ -139,7 +139,7 @@ def test_a_workflow_is_checked_when_what_it_uses_changes(repository: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["HEAD", "..HEAD", "HEAD..", "--all..HEAD", "nothing..HEAD"])
-def test_a_range_that_is_none_is_a_usage_error(repository: Path, text: str) -> None:
+def test_an_invalid_range_is_a_usage_error(repository: Path, text: str) -> None:
     """The message contains the next command to type."""
     commit(repository, {"workflows/a.yml": VALID})
     result = ctl("--root", str(repository), f"--range={text}")

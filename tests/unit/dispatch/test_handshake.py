@@ -40,7 +40,7 @@ def test_an_agent_may_send_the_maximum_number_of_nodes() -> None:
         lambda node: [messages.OwnNode("n/m", "server", "1", fault="f" * 600)],
     ],
 )
-def test_an_agent_with_more_gets_no_session(
+def test_an_agent_with_too_many_nodes_gets_no_session(
     change: Callable[[messages.OwnNode], list[messages.OwnNode]],
 ) -> None:
     """The daemon's memory per agent is limited."""

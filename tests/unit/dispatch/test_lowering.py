@@ -47,14 +47,14 @@ def test_the_timeout_is_the_smaller_of_the_steps_and_the_rest_of_the_jobs() -> N
     assert task("run: work").timeout_ms == 600_000
 
 
-def test_a_rendered_directory_is_the_rendered_one_even_if_it_is_empty() -> None:
+def test_an_empty_rendered_directory_is_the_job_s_directory() -> None:
     """An expression that yields nothing means the job's directory, never its own source text."""
     step = "{run: work, working-directory: '${{ inputs.dir }}'}"
     assert task(step, start="start dir=sub").working_directory == "sub"
     assert task(step).working_directory in (None, "")
 
 
-def test_a_cancel_names_the_attempt_as_its_offer_did() -> None:
+def test_a_cancel_has_the_same_attempt_identity_as_its_offer() -> None:
     """An attempt has one identity, for its offer and its cancel."""
     scenario = Scenario("jobs: {a: {runs-on: web, steps: [{run: x}]}}")
     scenario.play("connect web-1 web\nstart\ncancel")
@@ -123,7 +123,7 @@ def test_a_secret_that_has_lost_its_value_fails_the_step() -> None:
     assert "WF623" in found.params["message"]
 
 
-def test_a_text_that_looks_like_a_reference_gives_nothing() -> None:
+def test_text_that_looks_like_a_reference_is_not_filled_in() -> None:
     """Only the names in the step's own plan are filled in."""
     step = "{run: work, env: {A: '${{ secrets.TOKEN }}', B: '\\ue0f0OTHER\\ue0f1'}}"
     assert "value" not in lowered(step.encode().decode("unicode_escape"), TOKEN="s3cret", OTHER="value").env["B"]

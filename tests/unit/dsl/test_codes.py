@@ -17,11 +17,11 @@ def test_every_code_of_the_language_is_documented() -> None:
     assert set(rows) == set(codes.CODES)
 
 
-def test_titles_differ() -> None:
+def test_titles_of_codes_are_unique() -> None:
     """Two codes with the same meaning should be one code."""
     assert len(set(codes.CODES.values())) == len(codes.CODES)
 
 
-def test_the_bound_has_the_code_of_bounds() -> None:
+def test_the_size_limit_has_the_code_of_limits() -> None:
     """The diagnostic that is made without reading uses the same code as the reader."""
     assert size_limit.oversized("w.yml", 2_000_000).code == codes.BOUND

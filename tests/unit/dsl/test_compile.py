@@ -96,7 +96,7 @@ def test_a_schedule_that_catches_up_on_all_queues_unless_the_file_says_otherwise
     assert (other.overlap, other.vars) == (plan.Overlap.CANCEL, {"a": 1.5})
 
 
-def test_push_takes_all_its_filters() -> None:
+def test_push_accepts_all_its_filters() -> None:
     """Branches, tags and paths can be included and excluded; a text is the same as a list of one."""
     on = "{push: {branches: main, tags: ['v*', '!v0*'], paths-ignore: [docs/**]}}"
     triggers = compiled(f"on: {on}\njobs: {{j: {{runs-on: g, steps: [{{run: x}}]}}}}").triggers
@@ -104,7 +104,7 @@ def test_push_takes_all_its_filters() -> None:
 
 
 @pytest.mark.parametrize("event", sorted(GITHUB_EVENTS))
-def test_an_event_that_only_github_has_is_an_error_with_a_sentence(event: str) -> None:
+def test_a_github_only_event_is_an_error_with_a_clear_message(event: str) -> None:
     """Ignoring the event would silently produce a workflow that never runs."""
     for on in (event, f"[push, {event}]", f"{{{event}: {{types: [opened]}}}}"):
         text = f"on: {on}\njobs: {{j: {{runs-on: g, steps: [{{run: x}}]}}}}"
@@ -123,7 +123,7 @@ def test_manual_is_workflow_dispatch() -> None:
         assert result.inputs == (plan.InputSpec(name="n", type=plan.InputType.NUMBER, default=2),)
 
 
-def test_inputs_at_the_top_allow_a_start_by_hand() -> None:
+def test_top_level_inputs_allow_a_manual_start() -> None:
     """The shorthand adds `workflow_dispatch` to the triggers in `on`."""
     result = compiled("on: push\ninputs: {who: }\njobs: {j: {runs-on: g, steps: [{run: x}]}}")
     assert result.triggers.dispatch
@@ -211,7 +211,7 @@ def test_an_expression_in_a_script_becomes_an_environment_variable() -> None:
         assert built.env == {"WF_EXPR_1": "${{ run.id }}"}
 
 
-def test_unsafe_interpolation_keeps_the_text() -> None:
+def test_unsafe_interpolation_keeps_the_script_unchanged() -> None:
     """The author has explicitly asked for the value to be pasted."""
     built = step("{run: 'echo ${{ run.id }}', unsafe-interpolation: true}")
     assert built.params == {"run": "echo ${{ run.id }}"}
@@ -226,23 +226,23 @@ def test_a_step_without_a_name_is_called_by_its_script_or_node() -> None:
     assert step("{uses: log@v1, with: {message: x}}").name == "log"
 
 
-def test_numbers_are_taken_as_text_where_a_node_wants_text() -> None:
+def test_numbers_become_text_for_text_parameters() -> None:
     """They are taken as they are spelled in the file."""
     assert step("{uses: log, with: {message: 1.20}}").params == {"message": "1.20"}
     assert step("{uses: sleep, with: {duration: 5}}").params == {"duration": 5}
 
 
-def test_a_node_is_known_by_its_alias_and_version() -> None:
+def test_a_node_can_be_named_by_alias_and_version() -> None:
     """The plan contains the node's own name and version."""
     assert step("{uses: exec/shell@v1, with: {run: x}}").node == "shell"
 
 
-def test_names_in_expressions_are_compared_without_case() -> None:
+def test_names_in_expressions_are_case_insensitive() -> None:
     """GitHub compares them in the same way."""
     assert step("{id: One, run: x}, {run: 'echo ${{ STEPS.one.outputs.x }}'}").id == "2"
 
 
-def test_an_anchor_serves_several_steps() -> None:
+def test_anchors_and_aliases_are_supported() -> None:
     """Aliases and merge keys are ordinary YAML."""
     built = compiled(
         "jobs:\n  j:\n    runs-on: g\n    steps:\n"
@@ -255,6 +255,6 @@ def test_an_anchor_serves_several_steps() -> None:
     ]
 
 
-def test_vars_that_a_file_does_not_declare_come_with_the_start() -> None:
+def test_a_start_may_set_vars_of_a_file_without_declarations() -> None:
     """Only a file with `vars` restricts which variables a start may set."""
     assert compiled("jobs: {j: {runs-on: '${{ vars.group }}', steps: [{run: x}]}}").jobs[0].group == "${{ vars.group }}"

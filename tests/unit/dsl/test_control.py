@@ -36,7 +36,7 @@ def test_a_loop_has_one_block_and_its_items(language: Language) -> None:
     assert (block.name, [inner.id for inner in block.steps]) == ("steps", ["a", "2"])
 
 
-def test_a_loop_may_go_on_while_something_holds(language: Language) -> None:
+def test_a_loop_may_have_a_while_condition(language: Language) -> None:
     """The condition can use the environment that earlier iterations wrote, and the number of iterations."""
     (step,) = language.steps(
         "{uses: loop, with: {while: env.MORE && loop.number < 5, max-iterations: 10, steps: "
@@ -91,7 +91,7 @@ def test_inner_steps_are_steps(language: Language) -> None:
     assert step.working_directory is None
 
 
-def test_steps_around_are_visible_inside(language: Language) -> None:
+def test_earlier_outer_steps_are_visible_inside(language: Language) -> None:
     """Only steps that have already run are visible."""
     (_, step) = language.steps(
         "{id: a, run: x}, {uses: parallel, with: {branches: [{run: 'echo ${{ steps.a.outcome }}'}]}}"
@@ -169,14 +169,14 @@ def test_steps_around_are_visible_inside(language: Language) -> None:
         ("{id: p, uses: parallel, with: {branches: [{run: 'echo ${{ steps.p.outcome }}'}]}}", "WF129", "not run yet"),
     ],
 )
-def test_a_mistake_around_inner_steps_has_its_code(language: Language, steps: str, code: str, words: str) -> None:
+def test_a_mistake_in_inner_steps_has_its_code(language: Language, steps: str, code: str, words: str) -> None:
     """Each mistake is one error that says what to do."""
     error = language.error(f"jobs: {{j: {{runs-on: g, steps: [{steps}]}}}}")
     assert error.code == code
     assert words in f"{error.message} {error.suggestion}"
 
 
-def test_an_inner_error_has_its_place(language: Language) -> None:
+def test_an_inner_error_has_its_location(language: Language) -> None:
     """The error has the exact position at any depth."""
     text = """\
 jobs:
@@ -207,7 +207,7 @@ def nested(levels: int) -> str:
     return f"jobs: {{j: {{runs-on: g, steps: [{step}]}}}}"
 
 
-def test_blocks_nest_to_a_bound(language: Language) -> None:
+def test_blocks_nest_up_to_a_limit(language: Language) -> None:
     """The limit is 16 levels, including the job's own."""
     assert language.plan(nested(15)).jobs
     assert language.error(nested(16)).code == "WF102"
@@ -227,7 +227,7 @@ def test_the_records_of_the_nodes_name_the_same_parameters() -> None:
         assert sorted(fields) == sorted(keys(model))
 
 
-def test_what_never_runs_is_a_warning(language: Language) -> None:
+def test_unreachable_steps_are_a_warning(language: Language) -> None:
     """This covers conditions that are always false and steps that need such a step; conditions with variables are fine."""
     text = """
 jobs:
@@ -252,7 +252,7 @@ jobs:
         ("uses: notify/webhook, with: {url: http://a, message: hello}", True),
     ],
 )
-def test_a_retry_of_what_is_not_safe_to_repeat_is_a_warning(language: Language, step: str, *, is_warned: bool) -> None:
+def test_retrying_a_step_that_is_not_idempotent_is_a_warning(language: Language, step: str, *, is_warned: bool) -> None:
     """The first attempt may have done its work, with only its result lost."""
     text = f"jobs: {{j: {{runs-on: g, steps: [{{{step}, retry: {{max-attempts: 2}}}}]}}}}"
     assert [warning.code for warning in language.warnings(text)] == ["WF140"] * is_warned
@@ -261,7 +261,7 @@ def test_a_retry_of_what_is_not_safe_to_repeat_is_a_warning(language: Language, 
     )
 
 
-def test_what_has_no_effect_is_a_warning(language: Language) -> None:
+def test_keys_without_effect_are_a_warning(language: Language) -> None:
     """Examples are a retry policy with one attempt, and a step timeout that is longer than the job's."""
     text = "jobs: {j: {runs-on: g, steps: [{run: x, retry: {max-attempts: 1}}, {run: x, timeout-minutes: 600}]}}"
     assert [warning.code for warning in language.warnings(text)] == ["WF139", "WF139"]
@@ -284,7 +284,7 @@ def test_output_is_bounded_in_bytes(language: Language) -> None:
     assert (error.code, "16MiB" in error.message) == ("WF106", True)
 
 
-def test_defaults_go_to_scripts_only(language: Language) -> None:
+def test_defaults_apply_only_to_scripts(language: Language) -> None:
     """A step's value overrides the job's, and that the workflow's."""
     text = """
 defaults: {run: {shell: sh, working-directory: top}}
@@ -310,13 +310,13 @@ def test_a_default_shell_decides_what_is_safe(language: Language) -> None:
     assert language.error(text).code == "WF128"
 
 
-def test_pasting_is_marked(language: Language) -> None:
+def test_unsafe_interpolation_is_marked_in_the_plan(language: Language) -> None:
     """The plan shows reviewers where values are pasted."""
     steps = language.steps("{run: 'x ${{ run.id }}', unsafe-interpolation: true}, {run: x, unsafe-interpolation: true}")
     assert [step.is_unsafe for step in steps] == [True, False]
 
 
-def test_branches_and_items_have_a_bound(language: Language) -> None:
+def test_branches_and_items_are_limited(language: Language) -> None:
     """The limits are 100 branches and 10,000 items; one more is an error that names the limit."""
     for count, code in ((100, None), (101, "WF106")):
         branches = ", ".join(["{run: x}"] * count)

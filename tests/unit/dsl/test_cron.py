@@ -68,7 +68,7 @@ def test_a_time_in_a_fold_runs_once_at_its_first_occurrence(
     assert after(expression, zone, start, len(expected)) == expected
 
 
-def test_a_time_in_a_fold_does_not_come_again_for_who_asks_inside_the_fold() -> None:
+def test_a_time_in_a_fold_is_not_repeated_when_starting_inside_the_fold() -> None:
     """A daemon that starts between the two occurrences has nothing to run until the next day."""
     second = datetime(2026, 10, 25, 2, 10, tzinfo=ZoneInfo(BERLIN), fold=1)
     assert in_utc(cron.upcoming("30 2 * * *", BERLIN, int(second.timestamp() * 1_000), 1)) == ["10-26 01:30"]
@@ -86,7 +86,7 @@ def test_a_time_in_a_fold_does_not_come_again_for_who_asks_inside_the_fold() -> 
         (BERLIN, "*/30 2 * * *", "2026-03-28T12:00", ["03-30 00:00", "03-30 00:30"]),
     ],
 )
-def test_an_interval_runs_at_each_real_one(zone: str, expression: str, start: str, expected: list[str]) -> None:
+def test_an_interval_follows_real_time(zone: str, expression: str, start: str, expected: list[str]) -> None:
     """An interval of half an hour follows real time, whatever the clocks show."""
     assert after(expression, zone, start, len(expected)) == expected
 
@@ -104,13 +104,13 @@ def test_an_interval_runs_at_each_real_one(zone: str, expression: str, start: st
         ("@YEARLY", "2026-12-01", ["2027-01-01", "2028-01-01"]),
     ],
 )
-def test_the_calendar(expression: str, start: str, expected: list[str]) -> None:
+def test_the_calendar_has_leap_days_and_day_alternatives(expression: str, start: str, expected: list[str]) -> None:
     """The cases are leap days, ends of months, and a day of the month or a day of the week, where either is enough."""
     found = cron.upcoming(expression, "UTC", millis(start), 2)
     assert [datetime.fromtimestamp(instant / 1_000, UTC).strftime("%Y-%m-%d") for instant in found] == expected
 
 
-def test_an_instant_is_after_and_never_at_the_start() -> None:
+def test_due_times_are_after_the_start() -> None:
     """Continuing from an instant therefore never returns the same one again."""
     at = millis("2026-11-24T03:00")
     assert cron.upcoming("0 3 * * *", "UTC", at, 1) == [at + 86_400_000]
@@ -140,7 +140,7 @@ def test_an_instant_is_after_and_never_at_the_start() -> None:
         ("@every 5m", "write */5 * * * *"),
     ],
 )
-def test_what_is_no_expression_is_refused_with_a_sentence(expression: str, sentence: str) -> None:
+def test_an_invalid_expression_is_refused_with_a_clear_message(expression: str, sentence: str) -> None:
     """The message names the field, its value and what it accepts."""
     with pytest.raises(cron.CronError) as caught:
         cron.check(expression)
@@ -162,21 +162,21 @@ def test_what_is_no_expression_is_refused_with_a_sentence(expression: str, sente
         ("a\0b", "unknown time zone"),
     ],
 )
-def test_what_is_no_zone_is_refused_with_a_suggestion(zone: str, sentence: str) -> None:
+def test_an_unknown_time_zone_is_refused_with_a_suggestion(zone: str, sentence: str) -> None:
     """Zones are those of the IANA database, the same on every machine."""
     with pytest.raises(cron.CronError) as caught:
         cron.zone_of(zone)
     assert sentence in str(caught.value)
 
 
-def test_the_newest_instants_of_a_long_time_are_found_without_counting_all() -> None:
-    """The case is a schedule forevery minute and a daemon that was stopped for thirty years."""
+def test_the_newest_due_times_of_a_long_period_are_found_quickly() -> None:
+    """The case is a schedule for every minute and a daemon that was stopped for thirty years."""
     until = millis("2026-11-24T12:00:30")
     found, has_more = cron.newest_instants("* * * * *", BERLIN, 0, until, 3)
     assert (in_utc(found), has_more) == (["11-24 11:58", "11-24 11:59", "11-24 12:00"], True)
 
 
-def test_the_newest_instants_are_all_where_there_are_few() -> None:
+def test_a_short_period_has_all_its_due_times() -> None:
     """No instant before the start or after the end is returned."""
     start, until = millis("2025-11-24T03:00"), millis("2026-11-24T03:00")
     found, has_more = cron.newest_instants("0 3 24 11 *", "UTC", start, until, 3)
@@ -184,6 +184,6 @@ def test_the_newest_instants_are_all_where_there_are_few() -> None:
     assert cron.newest_instants("0 3 24 11 *", "UTC", until, start, 3) == ([], False)
 
 
-def test_the_end_of_the_calendar_is_an_end() -> None:
+def test_an_expression_may_have_no_further_due_time() -> None:
     """An expression with no further instants is not an error."""
     assert list(islice(cron.next_instants("0 0 1 1 *", "UTC", 10**15), 5)) == []

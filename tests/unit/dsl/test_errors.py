@@ -176,7 +176,7 @@ def test_a_mistake_has_its_code_and_a_next_action(text: str, code: str, words: s
     assert error.snippet
 
 
-def test_the_place_is_the_character_that_is_wrong() -> None:
+def test_the_location_is_the_wrong_character() -> None:
     """Errors in values point at the value, in keys at the key, and in expressions at a position within the text."""
     text = """\
 jobs:
@@ -220,7 +220,7 @@ def test_one_broken_key_hides_no_other_error() -> None:
     assert [error.code for error in errors_of(text)] == ["WF103", "WF106", "WF122", "WF106", "WF103", "WF104"]
 
 
-def test_a_circle_is_shown_as_a_path() -> None:
+def test_a_dependency_cycle_is_shown_as_a_path() -> None:
     """Each cycle of jobs is one error."""
     text = "jobs:\n" + "".join(
         f"  {job}: {{runs-on: g, needs: {need}, steps: [{{run: x}}]}}\n"
@@ -252,7 +252,7 @@ def test_too_many_jobs_or_steps_are_an_error() -> None:
     assert only_error(workflow(steps=", ".join(["{run: x}"] * 1_001))).code == "WF102"
 
 
-def test_a_script_shows_all_its_unsafe_places() -> None:
+def test_all_unsafe_positions_of_a_script_are_reported() -> None:
     """Each position has the lines that fix it."""
     text = workflow(steps="{run: 'a(${{ run.id }}, ${{ git.sha }})', shell: python}")
     errors = errors_of(text)
@@ -268,8 +268,6 @@ def test_a_script_shows_all_its_unsafe_places() -> None:
         ("{uses: shell, with: {run: x, args: ['${{ git.sha }}', [b]]}}", "args: expected str, got array"),
     ],
 )
-def test_a_parameter_with_expressions_in_it_is_checked_as_far_as_it_is_known(
-    language: Language, step: str, message: str
-) -> None:
+def test_known_parts_of_a_parameter_with_expressions_are_checked(language: Language, step: str, message: str) -> None:
     """A list is not a mapping, whatever the expressions in it evaluate to."""
     assert language.error(f"jobs: {{j: {{runs-on: g, steps: [{step}]}}}}").message == message

@@ -86,7 +86,7 @@ def test_a_call_becomes_a_part_of_the_plan(language: Language) -> None:
     assert (job.group, job.steps, job.timeout_minutes) == ("", (), 30.0)
 
 
-def test_all_secrets_may_be_handed_on(language: Language) -> None:
+def test_all_secrets_can_be_inherited(language: Language) -> None:
     """They keep their names."""
     text, files = called("with: {who: x}, secrets: inherit")
     call = language.plan(text, files).jobs[0].call
@@ -94,7 +94,7 @@ def test_all_secrets_may_be_handed_on(language: Language) -> None:
     assert call.secrets is None
 
 
-def test_a_call_may_be_many_instances(language: Language) -> None:
+def test_a_call_may_have_a_matrix(language: Language) -> None:
     """The inputs in `with` can use the matrix."""
     text, files = called(
         "strategy: {matrix: {a: [1, 2]}}, with: {who: '${{ matrix.a }}'}, secrets: inherit, timeout-minutes: 5"
@@ -104,7 +104,7 @@ def test_a_call_may_be_many_instances(language: Language) -> None:
     assert job.timeout_minutes == 5
 
 
-def test_inputs_at_the_top_serve_callers_too(language: Language) -> None:
+def test_top_level_inputs_apply_to_callers_too(language: Language) -> None:
     """The shorthand declares both kinds of inputs."""
     callee = "on: workflow_call\ninputs: {n: {type: number}}\njobs: {j: {runs-on: g, steps: [{run: x}]}}"
     text, files = called("with: {n: 3}", callee)
@@ -113,14 +113,14 @@ def test_inputs_at_the_top_serve_callers_too(language: Language) -> None:
     assert call.arguments == {"n": 3}
 
 
-def test_a_file_that_is_used_twice_is_said_to_be_wrong_once(language: Language) -> None:
+def test_errors_of_a_file_used_twice_are_reported_once(language: Language) -> None:
     """The error has the path and the line of the file that contains it."""
     text = "jobs: {a: {uses: ./lib/b.yml}, b: {uses: ./lib/b.yml}}"
     error = language.error(text, {"lib/b.yml": "on: workflow_call\njobs:\n  j: {runs-on: g, steps: [{runn: x}]}"})
     assert (error.code, error.path, error.line) == ("WF103", "lib/b.yml", 3)
 
 
-def test_errors_of_all_files_come_together() -> None:
+def test_errors_of_all_files_are_reported_together() -> None:
     """Errors of the first file are listed first."""
     text = "nme: x\njobs: {a: {uses: ./lib/b.yml}}"
     files = {"lib/b.yml": b"on: workflow_call\nnope: 1\njobs: {j: {runs-on: g, steps: [{run: x}]}}"}
@@ -189,7 +189,7 @@ def chain(length: int, last: str) -> dict[str, str]:
 LEAF = "on: workflow_call\njobs: {j: {runs-on: g, steps: [{run: x}]}}"
 
 
-def test_calls_nest_to_a_bound(language: Language) -> None:
+def test_calls_nest_up_to_a_limit(language: Language) -> None:
     """The limit is four levels below the first file."""
     text = "jobs: {j: {uses: ./1.yml}}"
     assert language.plan(text, chain(4, LEAF)).jobs
@@ -197,13 +197,13 @@ def test_calls_nest_to_a_bound(language: Language) -> None:
     assert (error.code, error.path, "4 levels deep" in error.message) == ("WF135", "4.yml", True)
 
 
-def test_a_depth_counts_whoever_compiled_the_file_first(language: Language) -> None:
+def test_the_nesting_limit_does_not_depend_on_the_order_of_compilation(language: Language) -> None:
     """A file that compiles near the top may be too deep in another place."""
     files = chain(4, LEAF) | {"a.yml": "on: workflow_call\njobs: {j: {uses: ./1.yml}}"}
     assert language.error("jobs: {b: {uses: ./1.yml}, j: {uses: ./a.yml}}", files).code == "WF135"
 
 
-def test_a_circle_of_calls_is_an_error_where_it_closes(language: Language) -> None:
+def test_a_cycle_of_calls_is_an_error_where_it_closes(language: Language) -> None:
     """The error shows the whole cycle."""
     files = {
         "a.yml": "on: workflow_call\njobs: {j: {uses: ./b.yml}}",
@@ -213,7 +213,7 @@ def test_a_circle_of_calls_is_an_error_where_it_closes(language: Language) -> No
     assert (error.path, error.message.partition(": ")[2]) == ("b.yml", "a.yml -> b.yml -> a.yml")
 
 
-def test_files_that_multiply_meet_a_bound(language: Language) -> None:
+def test_exponential_calls_exceed_a_limit(language: Language) -> None:
     """Each file calls the next one many times."""
     many = "on: workflow_call\njobs:\n" + "".join(f"  j{n}: {{uses: ./%s.yml}}\n" for n in range(100))
     files = {"1.yml": many.replace("%s", "2"), "2.yml": many.replace("%s", "3"), "3.yml": LEAF}
@@ -249,7 +249,7 @@ def test_a_composite_step_becomes_a_block(language: Language) -> None:
     )
 
 
-def test_a_composite_action_of_github_is_taken(language: Language) -> None:
+def test_a_github_composite_action_is_accepted(language: Language) -> None:
     """The file has `runs.using: composite` and outputs with descriptions."""
     action = """\
 name: x
@@ -267,7 +267,7 @@ runs:
     assert language.error(text, {".github/actions/x/action.yml": node}).code == "WF106"
 
 
-def test_secrets_around_a_composite_step_reach_its_steps(language: Language) -> None:
+def test_secrets_of_a_composite_step_reach_its_inner_steps(language: Language) -> None:
     """They are passed in the environment of the step that uses it, or as an input."""
     text = (
         "jobs: {j: {runs-on: g, steps: [{uses: ./s.yml, env: {T: '${{ secrets.T }}'}, with: {u: '${{ secrets.U }}'}}]}}"
@@ -297,7 +297,7 @@ def test_secrets_around_a_composite_step_reach_its_steps(language: Language) -> 
         ("name: x", "- a", "WF101", "a list"),
     ],
 )
-def test_a_mistake_around_a_composite_step_has_its_code(
+def test_a_mistake_in_a_composite_step_has_its_code(
     language: Language, step: str, content: str, code: str, words: str
 ) -> None:
     """The error is reported in the file that contains the mistake."""
@@ -307,13 +307,13 @@ def test_a_mistake_around_a_composite_step_has_its_code(
     assert words in f"{error.message} {error.suggestion}"
 
 
-def test_a_composite_step_that_is_not_there_is_an_error(language: Language) -> None:
+def test_a_missing_composite_step_is_an_error(language: Language) -> None:
     """The message says where the file should be."""
     error = language.error(USER, {})
     assert (error.code, "steps/deploy/step.yml" in error.suggestion) == ("WF135", True)
 
 
-def test_composite_steps_nest_to_a_bound(language: Language) -> None:
+def test_composite_steps_nest_up_to_a_limit(language: Language) -> None:
     """They may be nested as deeply as blocks, at any level."""
     files = {f"{n}.yml": f"steps: [{{uses: ./{n + 1}.yml}}]" for n in range(1, 40)} | {"40.yml": "steps: [{run: x}]"}
     text = "jobs: {j: {runs-on: g, steps: [{uses: ./1.yml}]}}"
@@ -322,14 +322,14 @@ def test_composite_steps_nest_to_a_bound(language: Language) -> None:
     assert language.plan(text, files).jobs
 
 
-def test_the_answer_names_the_files_that_it_depends_on(language: Language) -> None:
+def test_the_result_names_the_files_that_it_depends_on(language: Language) -> None:
     """Missing files are included, because adding one changes the result."""
     assert language.compiled(CALLER, FILES).files == ["lib/build.yml"]
     found = language.compiled(USER, {"steps/deploy/action.yml": STEP}).files
     assert found == ["steps/deploy/step.yml", "steps/deploy/step.yaml", "steps/deploy/action.yml"]
 
 
-def test_files_elsewhere_are_asked_for_until_all_are_known() -> None:
+def test_missing_files_are_requested_until_all_are_known() -> None:
     """The result is the same as with all files available from the start."""
     files = {path: content.encode() for path, content in chain(3, LEAF).items()}
     text = b"jobs: {j: {uses: ./1.yml}}"
@@ -343,13 +343,13 @@ def test_files_elsewhere_are_asked_for_until_all_are_known() -> None:
     assert rounds == 3
 
 
-def test_a_file_that_is_too_large_is_an_error_of_its_own(language: Language) -> None:
+def test_a_file_that_is_too_large_has_its_own_error(language: Language) -> None:
     """The file is not read."""
     error = language.error("jobs: {j: {uses: ./a.yml}}", {"a.yml": "#" * (2 << 20)})
     assert (error.code, error.path) == ("WF102", "a.yml")
 
 
-def test_files_together_meet_a_bound(language: Language) -> None:
+def test_files_have_a_total_limit(language: Language) -> None:
     """Their number and total size are limited; each error has the path of its file."""
     step = "steps: [{run: x}]\n" + "#" * 1_000_000
     uses = ", ".join(f"{{uses: ./{n}.yml}}" for n in range(6))

@@ -23,13 +23,13 @@ EXAMPLES = [*sorted(ROOT.glob("examples/*.yml")), *sorted(ROOT.glob("examples/st
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_an_example_passes(file: Path) -> None:
+def test_an_example_is_valid(file: Path) -> None:
     """The examples are workflows and the files of composite steps."""
     assert schemas.complaints(file.read_text("utf-8"), "step" if file.name == "step.yml" else "workflow") == []
 
 
 @pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
-def test_the_workflow_of_a_scenario_passes(file: Path) -> None:
+def test_the_workflow_of_a_scenario_is_valid(file: Path) -> None:
     """The files beside it pass too."""
     sections = file.read_text("utf-8").split("\n--- ")
     for section in sections[1:]:
@@ -124,7 +124,7 @@ def test_a_mistake_is_found(text: str) -> None:
     assert compile_workflow("workflows/w.yml", text.encode(), {}).diagnostics
 
 
-def test_a_composite_step_takes_any_inputs() -> None:
+def test_a_composite_step_accepts_any_inputs() -> None:
     """Its inputs are declared in a file that the schema cannot see."""
     assert schemas.complaints("jobs: {j: {runs-on: g, steps: [{uses: ./steps/a, with: {x: [1, {y: z}]}}]}}") == []
 
@@ -145,7 +145,7 @@ def test_the_schema_is_draft_7_and_describes_every_key(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(FILES))
-def test_the_command_prints_it(kind: str) -> None:
+def test_the_command_prints_the_schema(kind: str) -> None:
     """The command works offline and prints the schema byte for byte."""
     done = CliRunner().invoke(cli, ["schema", "--kind", kind])
     assert (done.exit_code, done.output) == (0, json_schema.schema_text(kind))

@@ -42,7 +42,7 @@ def compiled(content: bytes, files: dict[str, bytes | None] | None = None) -> Co
     return compile_workflow("w.yml", content, files)
 
 
-def test_a_node_of_the_repository_goes_into_the_plan() -> None:
+def test_a_node_of_the_repository_is_in_the_plan() -> None:
     """The node is taken from the revision and identified by its hash; changing it changes the plan."""
     answer = compiled(workflow(), {"nodes/shop/greet.py": SOURCE})
     other = compiled(workflow(), {"nodes/shop/greet.py": SOURCE + b"#"})
@@ -58,7 +58,7 @@ def test_a_node_of_the_repository_goes_into_the_plan() -> None:
     assert other.plan != answer.plan
 
 
-def test_a_node_is_in_the_plan_once_whoever_uses_it() -> None:
+def test_a_node_is_in_the_plan_once() -> None:
     """This includes steps in blocks and in composite steps."""
     files: dict[str, bytes | None] = {
         "nodes/shop/greet.py": SOURCE,
@@ -110,7 +110,7 @@ def test_a_node_that_cannot_be_used_is_an_error(
     assert said in found[0].message + found[0].suggestion
 
 
-def test_all_nodes_of_a_workflow_have_a_bound_together() -> None:
+def test_nodes_of_a_workflow_have_a_total_limit() -> None:
     """The plan is in the log, and in memory while its runs are open."""
     size = node_schema.SOURCE_BYTES_MAX
     count = NODE_BYTES_MAX // size
@@ -125,7 +125,7 @@ def test_all_nodes_of_a_workflow_have_a_bound_together() -> None:
 
 
 @pytest.mark.parametrize("files", [None, {}])
-def test_a_node_that_only_servers_can_have_is_a_warning(files: dict[str, bytes | None] | None) -> None:
+def test_a_node_unknown_to_the_compiler_is_a_warning(files: dict[str, bytes | None] | None) -> None:
     """The compiler does not know the nodes of the servers, so the file is valid."""
     answer = compiled(workflow(), files)
 
@@ -150,7 +150,7 @@ def test_a_node_that_only_servers_can_have_is_a_warning(files: dict[str, bytes |
         ("{who: Ada, note: [1]}", "note: expected text, found a list"),
     ],
 )
-def test_a_schema_checks_what_is_known_of_parameters(given: str, said: str) -> None:
+def test_a_schema_checks_parameters_without_expressions(given: str, said: str) -> None:
     """Each key is checked at its line, before anything runs."""
     files: dict[str, bytes | None] = {
         "nodes/shop/greet.py": SOURCE,
@@ -172,7 +172,7 @@ def test_a_schema_checks_what_is_known_of_parameters(given: str, said: str) -> N
         ("{who: 1.10}", {"who": "1.10"}),
     ],
 )
-def test_what_fits_a_schema_or_is_not_known_is_taken(given: str, params: dict[str, object] | None) -> None:
+def test_matching_and_unknown_values_are_accepted(given: str, params: dict[str, object] | None) -> None:
     """A number in place of text keeps its spelling; an expression is checked when its value is known."""
     files: dict[str, bytes | None] = {
         "nodes/shop/greet.py": SOURCE,
@@ -187,13 +187,13 @@ def test_what_fits_a_schema_or_is_not_known_is_taken(given: str, params: dict[st
 
 
 @pytest.mark.parametrize("content", [b"[]", b"1", b"[" * 5_000, b"\xff", b'{"a": "' + b"x" * 70_000 + b'"}'])
-def test_what_is_no_schema_is_refused(content: bytes) -> None:
+def test_an_invalid_schema_is_refused(content: bytes) -> None:
     """Invalid content of a schema file is refused, whatever it is."""
     with pytest.raises(UnusableSchema):
         ParameterSchema(content)
 
 
-def test_a_schema_that_goes_round_ends() -> None:
+def test_a_recursive_schema_terminates() -> None:
     """Endless references and alternatives accept everything."""
     again = {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}
     root = {"$ref": "#/$defs/a", "$defs": {"a": again, "b": {"$ref": "#/$defs/b"}}}

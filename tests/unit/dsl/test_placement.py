@@ -47,7 +47,7 @@ inputs: {fast: {type: boolean}}
     )
 
 
-def test_a_matrix_may_be_one_expression(language: Language) -> None:
+def test_a_matrix_may_be_an_expression(language: Language) -> None:
     """The names of the matrix are then known only during the run."""
     text = """
 jobs:
@@ -86,7 +86,7 @@ def test_a_job_on_each_server_has_a_target(language: Language) -> None:
     )
 
 
-def test_all_servers_means_each_of_them(language: Language) -> None:
+def test_the_group_of_all_servers_implies_target_each(language: Language) -> None:
     """The built-in group implies the target."""
     assert language.job("runs-on: all-servers").target == TargetPlan()
     assert language.job("runs-on: {group: all-servers, batch: 5}").target == TargetPlan(batch=(5,))
@@ -191,14 +191,14 @@ def test_a_mistake_in_runs_on_has_its_code(language: Language, keys: str, code: 
     assert words in f"{error.message} {error.suggestion}"
 
 
-def test_a_job_on_each_server_has_no_second_limits(language: Language) -> None:
+def test_a_job_on_each_server_refuses_contradicting_limits(language: Language) -> None:
     """`fail-fast` and a second `max-parallel` contradict `runs-on`."""
     text = "jobs: {j: {runs-on: {group: g, target: each%s}, strategy: {matrix: {a: [1]}, %s}, steps: [{run: x}]}}"
     assert language.error(text % ("", "fail-fast: true")).code == "WF116"
     assert language.error(text % (", max-parallel: 2", "max-parallel: 2")).code == "WF116"
 
 
-def test_reading_the_outputs_of_a_job_with_instances_is_a_warning(language: Language) -> None:
+def test_outputs_of_a_job_with_instances_are_a_warning(language: Language) -> None:
     """Such a job has no outputs; its instances and servers have them."""
     text = """
 jobs:
@@ -261,7 +261,7 @@ jobs:
         ("{uses: loop, with: {items: '${{ secrets.A }}', steps: [{run: x}]}}", "WF129", "records its values"),
     ],
 )
-def test_a_secret_elsewhere_is_an_error(language: Language, step: str, code: str, words: str) -> None:
+def test_a_secret_outside_env_and_with_is_an_error(language: Language, step: str, code: str, words: str) -> None:
     """The message says where secrets can be used."""
     error = language.error(f"jobs: {{j: {{runs-on: g, steps: [{step}]}}}}")
     assert error.code == code

@@ -25,7 +25,7 @@ def test_a_diagnostic_is_shown_with_its_line_and_a_caret() -> None:
     )
 
 
-def test_a_suggestion_of_several_lines_stands_below_the_caret() -> None:
+def test_a_suggestion_of_several_lines_is_below_the_caret() -> None:
     """The suggested lines keep their own indentation."""
     diagnostic = Diagnostic(
         code="WF128", path="w.yml", line=3, column=1, message="m", snippet="x", caret=1, suggestion="env:\n  A: 1"
@@ -33,13 +33,13 @@ def test_a_suggestion_of_several_lines_stands_below_the_caret() -> None:
     assert render_diagnostic(diagnostic).splitlines()[2:] == ["    | ^", "      env:", "        A: 1"]
 
 
-def test_a_diagnostic_without_a_place_has_no_caret() -> None:
+def test_a_diagnostic_without_a_location_has_no_caret() -> None:
     """A file that was never read has no line to show."""
     diagnostic = Diagnostic(code="WF130", path="w.yml", line=1, column=1, message="m", suggestion="try again")
     assert render_diagnostic(diagnostic) == "w.yml:1:1: error WF130: m\n  try again"
 
 
-def test_colour_adds_nothing_but_colour() -> None:
+def test_colour_does_not_change_the_text() -> None:
     """Without the escape sequences the text is the same."""
     diagnostic = Diagnostic(code="WF104", path="w", line=1, column=1, message="m", snippet="x", caret=1, suggestion="s")
     shown = render_diagnostic(diagnostic, colour=True)
@@ -49,7 +49,7 @@ def test_colour_adds_nothing_but_colour() -> None:
     assert shown == render_diagnostic(diagnostic)
 
 
-def test_a_long_line_is_cut_around_the_place() -> None:
+def test_a_long_line_is_truncated_around_the_error() -> None:
     """The caret still points at the right character."""
     line = "a" * 5_000 + "X" + "b" * 5_000
     text, caret = snippet(line, 5_001)
@@ -59,7 +59,7 @@ def test_a_long_line_is_cut_around_the_place() -> None:
     assert text.endswith("…")
 
 
-def test_control_characters_are_shown_escaped() -> None:
+def test_control_characters_are_escaped() -> None:
     """Escapes, tabs and direction marks cannot reach a terminal, and the caret is moved accordingly."""
     text, caret = snippet("\t\x1b\u202eX", 4)
     assert text == "\\t\\x1b\\u202eX"

@@ -1,4 +1,4 @@
-"""Reading files: the core schema of YAML 1.2, and a limit or an error forevery hostile file."""
+"""Reading files: the core schema of YAML 1.2, and a limit or an error for every hostile file."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_key_on_is_text() -> None:
     assert read("on: push") == {"on": "push"}
 
 
-def test_merge_keys_add_what_is_not_there() -> None:
+def test_merge_keys_add_only_missing_keys() -> None:
     """Own keys override merged ones, and in a list of mappings the first one wins."""
     text = "a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {<<: [*a, *b], x: 0}"
     result = read(text)
@@ -130,20 +130,20 @@ def test_a_number_keeps_its_spelling_in_the_environment() -> None:
         (b"a: !!int x\n", "WF106", (1, 4)),
     ],
 )
-def test_a_file_that_cannot_be_used_says_why_and_where(content: bytes, code: str, place: tuple[int, int]) -> None:
+def test_an_unreadable_file_has_a_code_and_a_location(content: bytes, code: str, place: tuple[int, int]) -> None:
     """Each kind of unreadable file has its own code, and the error has a location."""
     found = [(error.code, (error.line, error.column)) for error in errors_of(content)]
     assert (code, place) in found
 
 
-def test_a_duplicate_key_names_both_places() -> None:
+def test_a_duplicate_key_names_both_locations() -> None:
     """The error points at the second key and says where the first one is."""
     (error,) = (e for e in errors_of("a: 1\nb:\n  c: 1\n  c: 2\n") if e.code == "WF107")
     assert (error.line, error.column) == (4, 3)
     assert "line 3, column 3" in error.message
 
 
-def test_tabs_inside_of_a_script_are_text() -> None:
+def test_tabs_inside_a_script_are_text() -> None:
     """Tabs are forbidden only in indentation."""
     assert read("a: |\n  x\n  \ty\n") == {"a": "x\n\ty\n"}
 
@@ -164,12 +164,12 @@ def test_tabs_inside_of_a_script_are_text() -> None:
     ],
     ids=["flow", "maps", "block", "dashes", "bomb", "nodes", "aliases", "text", "size"],
 )
-def test_a_hostile_file_meets_a_bound(content: bytes) -> None:
+def test_a_hostile_file_exceeds_a_limit(content: bytes) -> None:
     """Depth, nodes, aliases and their expansion are limited, and exceeding a limit is a single error."""
     assert codes_of(content)[0] == "WF102"
 
 
-def test_a_merge_bomb_meets_a_bound() -> None:
+def test_a_merge_bomb_exceeds_a_limit() -> None:
     """Merged keys count as if they were written out."""
     lines = ["a: &a {" + ", ".join(f"k{i}: 1" for i in range(100)) + "}"]
     lines += [f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}' if i else '*a'] * 9)}]}}" for i in range(9)]
@@ -186,7 +186,7 @@ def test_a_number_of_200_000_digits_is_an_error_at_once() -> None:
 
 
 @pytest.mark.parametrize("separator", [" ", ""])
-def test_a_file_without_its_newlines_says_just_that(separator: str) -> None:
+def test_a_file_without_newlines_has_its_own_error(separator: str) -> None:
     """`curl -d @file` and `tr` produce such files, so the mistake has its own code."""
     lines = ["name: hello", "jobs:", "  greet:", "    runs-on: web", "    steps:", "      - run: echo hi", ""]
     errors = errors_of(separator.join(lines))
@@ -201,7 +201,7 @@ def test_escaped_newlines_are_noticed_too() -> None:
     assert [error.code for error in errors] == ["WF133"]
 
 
-def test_a_workflow_in_one_line_is_fine_when_it_is_yaml() -> None:
+def test_a_workflow_in_one_line_of_yaml_is_valid() -> None:
     """Flow style needs no newlines."""
     content = b"{name: x, jobs: {a: {runs-on: g, steps: [{run: echo hi}]}}}"
     assert compile_workflow("w.yml", content).plan is not None

@@ -100,13 +100,13 @@ def test_a_step_may_start_any_workflow_of_its_revision(given: str) -> None:
         ('{workflow: other.yml, inputs: {version: "${{ secrets.X }}"}}', "WF129", "secrets cannot be used here"),
     ],
 )
-def test_what_cannot_be_started_is_an_error_at_the_step(given: str, code: str, said: str) -> None:
+def test_an_invalid_target_is_an_error_at_the_step(given: str, code: str, said: str) -> None:
     """The error points into this file, whichever file contains the mistake."""
     errors = found(given)
     assert [error for error in errors if error[0] == 6 and error[1] == code and said in error[2]], errors
 
 
-def test_a_step_that_starts_a_run_is_tried_again_and_has_a_time() -> None:
+def test_a_step_that_starts_a_run_supports_retry_and_timeout() -> None:
     """The step supports the keys that it shares with steps on agents; those of a process are refused."""
     retry = "        retry: {max-attempts: 2}\n        timeout-minutes: 5\n"
     assert found("{workflow: ops/far.yaml}", key=retry) == []
@@ -115,7 +115,7 @@ def test_a_step_that_starts_a_run_is_tried_again_and_has_a_time() -> None:
         assert [code for _, code, _ in errors] == ["WF116"], errors
 
 
-def test_a_file_that_came_alone_has_nothing_to_start() -> None:
+def test_a_file_without_a_repository_cannot_start_child_runs() -> None:
     """This applies whether the target is known or not, because the run has no repository."""
     for workflow in ("other.yml", '"${{ git.branch }}"'):
         text = f"jobs: {{a: {{runs-on: web, steps: [{{uses: workflow/run, with: {{workflow: {workflow}}}}}]}}}}"
@@ -143,9 +143,7 @@ def test_the_plan_depends_on_the_file_that_its_step_starts() -> None:
         (CALLED.replace("\non:", "\n" + "on:\n  push:"), ["who"], {"url": "${{ jobs.b.outputs.url }}"}),
     ],
 )
-def test_a_run_has_the_inputs_of_a_start_by_hand_or_else_those_of_a_call(
-    on: str, names: list[str], outputs: dict[str, str]
-) -> None:
+def test_a_child_run_has_manual_inputs_or_else_call_inputs(on: str, names: list[str], outputs: dict[str, str]) -> None:
     """The run also has the outputs of a call, however it was started."""
     compiled = compile_workflow("w.yml", on.encode())
     assert compiled.plan is not None, compiled.diagnostics

@@ -36,7 +36,7 @@ def test_nothing_else_starts_a_workflow_that_can_only_be_called(language: Langua
     assert language.plan(f"on: workflow_call{JOBS}").triggers == Triggers(dispatch=False)
 
 
-def test_calls_and_starts_by_hand_may_have_different_inputs(language: Language) -> None:
+def test_calls_and_manual_starts_may_have_different_inputs(language: Language) -> None:
     """Expressions can use both; the plan has those of a manual start."""
     plan = language.plan(
         "on: {workflow_call: {inputs: {a: }}, workflow_dispatch: {inputs: {b: }}}\n"
@@ -76,13 +76,13 @@ def test_a_mistake_in_on_has_its_code(language: Language, on: str, code: str, wo
     assert words in f"{error.message} {error.suggestion}"
 
 
-def test_inputs_for_a_call_are_declared_in_one_place(language: Language) -> None:
+def test_call_inputs_are_declared_only_once(language: Language) -> None:
     """The shorthand and the long form are mutually exclusive."""
     error = language.error(f"inputs: {{a: }}\non: {{workflow_call: {{inputs: {{b: }}}}}}{JOBS}")
     assert (error.code, "declared twice" in error.message) == ("WF116", True)
 
 
-def test_the_context_jobs_exists_in_the_outputs_of_a_call_only(language: Language) -> None:
+def test_the_jobs_context_exists_only_in_outputs_of_a_call(language: Language) -> None:
     """Elsewhere it is `needs`."""
     error = language.error("jobs: {j: {runs-on: g, steps: [{run: 'x ${{ jobs.j.result }}'}]}}")
     assert (error.code, "needs" in error.message) == ("WF129", True)
@@ -97,14 +97,14 @@ def test_the_context_jobs_exists_in_the_outputs_of_a_call_only(language: Languag
         ("github.nothing", "use git"),
     ],
 )
-def test_a_context_of_github_says_what_is_here(language: Language, used: str, words: str) -> None:
+def test_an_unsupported_github_context_names_the_alternative(language: Language, used: str, words: str) -> None:
     """Each of its properties has its own description."""
     error = language.error(f"jobs: {{j: {{runs-on: g, steps: [{{run: 'x ${{{{ {used} }}}}'}}]}}}}")
     assert (error.code, words in error.suggestion) == ("WF113", True)
 
 
 @pytest.mark.parametrize("used", ["runner.temp", "agent.nothing", "job.container", "run.nmber", "git.shaa"])
-def test_a_property_that_no_context_has_is_an_error(language: Language, used: str) -> None:
+def test_an_unknown_context_property_is_an_error(language: Language, used: str) -> None:
     """This applies where the language defines all properties of the context."""
     error = language.error(f"jobs: {{j: {{runs-on: g, steps: [{{run: 'x ${{{{ {used} }}}}'}}]}}}}")
     assert error.code == "WF125"

@@ -29,7 +29,7 @@ def write(scenario: Scenario, step: str, name: str, size: int) -> None:
     scenario._feed(scenario._report(job, found, attempt, [f"env.{name}={'x' * size}"]))
 
 
-def test_a_task_that_no_agent_would_take_fails_its_step() -> None:
+def test_an_oversized_task_fails_its_step() -> None:
     """Three texts of almost 1 MiB exceed the size of a task: the step fails with a message, and nothing is dispatched."""
     lines = "\n".join(f"              {name}: {MEGABYTE}" for name in "ABC")
     scenario = play(f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: 'true'\n        env:\n{lines}\n")
@@ -39,7 +39,7 @@ def test_a_task_that_no_agent_would_take_fails_its_step() -> None:
     assert not scenario.placement.server(scenario.registry.agents.popitem()[0]).taken
 
 
-def test_the_environment_that_steps_wrote_counts_for_the_task_too() -> None:
+def test_variables_set_by_steps_count_towards_the_task_size() -> None:
     """Variables in `WATERFLOW_ENV` add up over the job, and the step whose task becomes too large fails."""
     scenario = play("jobs: {a: {runs-on: web, steps: [{run: x}, {run: x}, {run: x}, {run: x}]}}")
     for number, step in enumerate("123"):
@@ -67,14 +67,14 @@ def test_a_number_of_more_than_64_bits_is_rounded_before_it_is_stored() -> None:
     assert scenario.run.jobs[0].outputs == {"n": 1e20}
 
 
-def test_names_are_cut() -> None:
+def test_rendered_names_are_truncated() -> None:
     """A rendered name of almost 1 MiB would be useless."""
     scenario = play(f'jobs: {{a: {{runs-on: web, name: "{MEGABYTE}", steps: [{{run: x, name: "{MEGABYTE}"}}]}}}}')
     assert len(scenario.run.jobs[0].name) == NAME_LENGTH_MAX
     assert len(scenario.run.jobs[0].steps[0].name) == NAME_LENGTH_MAX
 
 
-def test_a_group_that_cannot_be_fails_the_job() -> None:
+def test_an_invalid_group_fails_the_job() -> None:
     """A group with an empty name or a name of 1 MiB can never have a server, so the job fails at once with a message."""
     for group in ("${{ '' }}", MEGABYTE):
         scenario = play(f'jobs: {{a: {{runs-on: "{group}", steps: [{{run: x}}]}}}}')
@@ -101,7 +101,7 @@ def test_a_sleep_that_overflows_fails_its_step() -> None:
         ({"while": "run.id", "max-iterations": "${{ fromJSON('20000') }}"}, "max-iterations is 20000"),
     ],
 )
-def test_a_loop_that_cannot_be_fails_its_step(given: dict[str, object], said: str) -> None:
+def test_an_invalid_loop_fails_its_step(given: dict[str, object], said: str) -> None:
     """Values from expressions are checked when the step starts."""
     step = {"uses": "loop", "with": {**given, "steps": [{"run": "x"}]}}
     scenario = play(json.dumps({"jobs": {"a": {"runs-on": "web", "steps": [step]}}}), "connect web-1 web\nstart")

@@ -99,7 +99,7 @@ def test_a_value_that_fits_is_converted_for_the_called_workflow(declaration: str
     assert job.children.scope.inputs == {"to": converted}
 
 
-def test_a_choice_that_is_not_given_is_its_first_option() -> None:
+def test_an_omitted_choice_is_its_first_option() -> None:
     """Called workflows and composite steps behave like a manual start."""
     callee = "inputs: {to: {type: choice, options: [staging, production]}}\n"
     work = "steps: [{run: 'deploy ${{ inputs.to }}'}]"
@@ -118,7 +118,7 @@ def test_a_choice_that_is_not_given_is_its_first_option() -> None:
     assert next(iter(job.steps_by_id.values())).inputs == {"to": "staging"}
 
 
-def test_null_from_an_expression_is_a_value_that_is_not_given() -> None:
+def test_null_from_an_expression_is_an_omitted_value() -> None:
     """The default is used; without one, a required input fails with a reason that says so."""
     files = {"steps/deploy/step.yml": "inputs: {to: {required: true}}\nsteps: [{run: 'deploy ${{ inputs.to }}'}]"}
     scenario = Scenario(
@@ -138,7 +138,7 @@ SECRETS = [
 
 
 @pytest.mark.parametrize(("declaration", "expected"), SECRETS)
-def test_a_secret_never_passes_a_check_that_cannot_look_at_it(declaration: str, expected: str) -> None:
+def test_a_secret_never_passes_a_check_of_its_value(declaration: str, expected: str) -> None:
     """The daemon sees only a reference to the secret; the compiler reports it, and for a nested input the engine does."""
     inner = f"inputs: {{to: {declaration}}}\nsteps: [{{run: 'deploy ${{{{ inputs.to }}}}'}}]"
     uses = "{uses: ./steps/inner, with: {to: '${{ secrets.TOKEN }}'}}"
@@ -159,7 +159,7 @@ def test_a_secret_never_passes_a_check_that_cannot_look_at_it(declaration: str, 
     assert "TOKEN" not in step.reason.text
 
 
-def test_text_and_json_may_hold_secrets() -> None:
+def test_text_and_json_inputs_may_contain_secrets() -> None:
     """Their values are filled in when the task is sent to the server."""
     inner = (
         "inputs: {text: {}, data: {type: json}}\nsteps: [{run: 'deploy ${{ inputs.text }} ${{ inputs.data.token }}'}]"

@@ -144,7 +144,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_an_event_of_a_large_run_costs_what_one_of_a_small_run_does(shape: str) -> None:
+def test_the_cost_of_an_event_does_not_depend_on_the_size_of_the_run(shape: str) -> None:
     """Halfway through runs of about 10, 1,000 and 10,000 steps of any shape, the number of lines is the same."""
     found: dict[int, float] = {}
     for size in (10, 1_000, 10_000):
@@ -156,7 +156,7 @@ def test_an_event_of_a_large_run_costs_what_one_of_a_small_run_does(shape: str) 
     assert found[10_000] <= 1.2 * found[10] + 10, found
 
 
-def test_the_first_event_of_a_wide_loop_costs_a_share_for_each_of_its_passes() -> None:
+def test_starting_a_wide_loop_costs_linear_time() -> None:
     """An event that starts many parts has a cost proportional to their number, not to its square."""
     lines: dict[int, int] = {}
     for size in (100, 1_000):
@@ -172,7 +172,7 @@ def jobs_at_work(run: Run) -> list[Job]:
     return [job for job in run.jobs if job.blocks]
 
 
-def test_what_a_run_has_done_leaves_nothing_to_look_at() -> None:
+def test_ended_blocks_are_not_inspected_again() -> None:
     """Blocks that have ended are not inspected by later events."""
     feeder = Feeder(plan(loop(1_000, 4)))
     for _ in range(990):

@@ -35,7 +35,7 @@ def test_an_unknown_number_is_refused_by_name() -> None:
     assert refused.value.code == "WF402"
 
 
-def test_what_this_version_records_it_knows() -> None:
+def test_this_version_knows_the_flags_that_it_records() -> None:
     """A run of this version is never stalled by its own flags."""
     flags.check(flags.CURRENT)
     assert set(flags.CURRENT) <= flags.KNOWN
@@ -50,7 +50,7 @@ def test_a_run_with_an_unknown_flag_is_not_folded() -> None:
     assert Run(RUN, compiled).seq == 0
 
 
-async def test_a_run_of_a_newer_version_is_stalled_alone() -> None:
+async def test_only_a_run_of_a_newer_version_is_stalled() -> None:
     """After a downgrade the other runs continue; the stalled run says that an upgrade is needed."""
     async with HostHarness() as host:
         newer, other = await host.start(), await host.start()

@@ -27,7 +27,7 @@ jobs:
 
 
 @pytest.mark.parametrize("script", ["wait 2m\nfinish a[web-1]/1[0]/1[0]/1 timed-out", "disconnect web-1"])
-def test_a_loop_inside_of_one_that_is_over_begins_no_further_pass(script: str) -> None:
+def test_an_inner_loop_starts_no_iteration_after_the_outer_one_has_ended(script: str) -> None:
     """The outer loop has timed out, or its job is skipped."""
     scenario = Scenario(LOOPS)
     slots = 0 if "disconnect" in script else 1
@@ -56,7 +56,7 @@ def test_after_a_cancel_jobs_of_a_called_workflow_run_by_their_own_if() -> None:
     assert ends["call/more"] is ends["call"] is scenario.run.conclusion is Conclusion.CANCELLED
 
 
-def test_a_call_that_begins_after_a_cancel_does_its_work() -> None:
+def test_a_call_that_starts_after_a_cancel_runs() -> None:
     """A job whose `if` starts it after the cancel is not affected, and neither are the jobs that it calls."""
     scenario = Scenario(
         "jobs:\n  a: {runs-on: web, steps: [{run: work}]}\n"

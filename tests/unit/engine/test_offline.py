@@ -14,7 +14,7 @@ jobs:
 """
 
 
-def test_a_failure_is_not_skipped_when_the_server_is_away_at_the_next_try() -> None:
+def test_a_retry_waits_for_an_offline_server() -> None:
     """The instance has already started there, so its next try waits for the server until the job times out."""
     scenario = Scenario(RETRIED)
     scenario.play("connect web-1 web\nstart\nfinish a[web-1]/1 failure\ndisconnect web-1\nwait 10s")

@@ -35,7 +35,7 @@ def nested(height: int) -> Any:
     return value
 
 
-def test_an_honest_result_is_taken_as_it_is() -> None:
+def test_a_valid_result_is_kept_unchanged() -> None:
     """Outputs of every JSON type are kept unchanged."""
     outputs = {"a": None, "b": True, "c": 1, "d": 1.5, "e": "text", "f": [1, {"g": []}]}
     honest = given(outputs=outputs, env={"A": "b"}, output_bytes=7, output_dropped=1)
@@ -56,7 +56,7 @@ def test_an_honest_result_is_taken_as_it_is() -> None:
     ],
     ids=["large", "negative", "bytes", "key", "extension", "deep", "huge", "surrogate"],
 )
-def test_outputs_that_cannot_be_had_make_a_success_a_failure(outputs: dict[str, Any]) -> None:
+def test_unusable_outputs_turn_a_success_into_a_failure(outputs: dict[str, Any]) -> None:
     """The step's result gives the reason, and none of its outputs is kept."""
     result = result_limits.enforce(given(outputs=outputs, env={"A": "b"}))
     assert result.outcome is Outcome.FAILURE
@@ -66,14 +66,14 @@ def test_outputs_that_cannot_be_had_make_a_success_a_failure(outputs: dict[str, 
     assert result.env == {}
 
 
-def test_a_failure_with_bad_outputs_stays_the_failure_that_it_is() -> None:
+def test_a_failure_with_unusable_outputs_keeps_its_reason() -> None:
     """The agent's reason is more useful and is kept."""
     result = result_limits.enforce(given(outcome=Outcome.TIMED_OUT, outputs={"a": b"x"}, reason_text="too slow"))
     assert (result.outcome, result.reason_text, result.outputs) == (Outcome.TIMED_OUT, "too slow", {})
 
 
 @pytest.mark.parametrize("number", [-(1 << 63), -1, 1 << 63, (1 << 64) - 1])
-def test_numbers_stay_within_what_can_be_shown(number: int) -> None:
+def test_numbers_are_clamped_to_displayable_values(number: int) -> None:
     """Times become valid dates, sizes are not negative, and exit codes have 32 bits."""
     result = result_limits.enforce(
         given(exit_code=number, started_at=number, finished_at=number, output_bytes=number, output_dropped=number)
@@ -86,7 +86,7 @@ def test_numbers_stay_within_what_can_be_shown(number: int) -> None:
     assert 0 <= result.output_dropped <= result_limits.BYTES_MAX
 
 
-def test_the_deepest_value_that_expressions_read_is_taken() -> None:
+def test_a_value_of_the_maximum_depth_is_accepted() -> None:
     """The limit on nesting is the one of expressions."""
     honest = given(outputs={"a": nested(100)})
     assert result_limits.enforce(honest) == honest

@@ -25,19 +25,19 @@ def test_intervals_grow_up_to_the_maximum_and_end_with_the_attempts() -> None:
     assert delays(STEADY, 6) == [100, 200, 400, 500, None, None]
 
 
-def test_without_a_policy_nothing_is_tried_again() -> None:
+def test_nothing_is_retried_without_a_policy() -> None:
     """Only the author may decide that a step is run twice."""
     for outcome in Outcome:
         assert retry.delay_ms(step(None), outcome, 1, 1, "seed") is None
 
 
 @pytest.mark.parametrize("outcome", [Outcome.SUCCESS, Outcome.CANCELLED, Outcome.REFUSED])
-def test_only_failures_are_tried_again(outcome: Outcome) -> None:
+def test_only_failures_are_retried(outcome: Outcome) -> None:
     """Success and cancellation are final, and a refused attempt has its own rule."""
     assert retry.delay_ms(step(STEADY), outcome, None, 1, "seed") is None
 
 
-def test_a_lost_attempt_is_tried_again_only_where_the_file_says_so() -> None:
+def test_a_lost_attempt_is_retried_only_if_the_file_allows_it() -> None:
     """Either `on-lost: retry` or `lost` in the policy's `on` is needed; without a policy there are three attempts in total."""
     lost = Outcome.LOST
     assert retry.delay_ms(step(STEADY), lost, None, 1, "seed") is None
@@ -62,7 +62,7 @@ def test_a_lost_attempt_is_tried_again_only_where_the_file_says_so() -> None:
         (("failure",), ("failure",), 7, False),
     ],
 )
-def test_words_and_exit_codes_choose(
+def test_outcomes_and_exit_codes_select_retries(
     on: tuple[str, ...], never_on: tuple[str, ...], exit_code: int, is_tried: bool
 ) -> None:
     """`on` includes and `never-on` excludes, and `never-on` takes precedence."""
@@ -80,12 +80,12 @@ def test_jitter_spreads_within_its_share_and_repeats_itself() -> None:
     assert all(delay is not None and 500 <= delay <= 1500 for delay in found)
 
 
-def test_a_large_exponent_is_the_maximum_and_no_overflow() -> None:
+def test_a_large_exponent_gives_the_maximum_delay() -> None:
     """The thousandth attempt of a steep policy waits for the maximum delay."""
     policy = RetryPolicy(max_attempts=10_000, backoff_coefficient=1000.0, max_interval_ms=777, jitter=0.0)
     assert retry.delay_ms(step(policy), Outcome.FAILURE, 1, 9_000, "seed") == 777
 
 
-def test_refusals_in_a_row_double_their_delay_and_end() -> None:
+def test_consecutive_refusals_double_the_delay_up_to_a_limit() -> None:
     """A refused attempt never ran, so it is offered again; at the limit the step fails."""
     assert [retry.refused_delay_ms(count) for count in range(1, 8)] == [100, 200, 400, 800, 1600, None, None]

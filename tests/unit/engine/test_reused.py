@@ -12,7 +12,7 @@ from waterflowd.testing.scenario import Scenario
 MATRIX = "jobs: {a: {strategy: {matrix: {x: [1, 2, 3]}, max-parallel: 1}, runs-on: web, steps: [{run: work}]}}"
 
 
-def test_kept_instances_are_kept_when_another_one_fails_again() -> None:
+def test_reused_instances_stay_when_another_one_fails_again() -> None:
     """Fail-fast cancels only instances that have not started; instances reused from the earlier run are not affected."""
     scenario = Scenario(MATRIX)
     scenario.reused = Reused(
@@ -27,7 +27,7 @@ def test_kept_instances_are_kept_when_another_one_fails_again() -> None:
     assert scenario.run.conclusion is Conclusion.FAILURE
 
 
-def test_what_depends_on_something_that_is_done_again_is_done_again() -> None:
+def test_dependants_of_a_repeated_part_are_repeated() -> None:
     """This applies to indirect dependants that succeeded, too: they used results that are no longer valid."""
     scenario = Scenario(
         "jobs:\n  a: {runs-on: web, steps: [{run: work}]}\n"

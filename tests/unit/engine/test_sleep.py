@@ -50,7 +50,7 @@ def test_a_sleep_ends_at_its_instant_and_never_before_now(parameters: dict[str, 
         {"other": 1},
     ],
 )
-def test_what_is_no_sleep_is_a_sentence(parameters: dict[str, Any]) -> None:
+def test_an_invalid_sleep_has_a_clear_error(parameters: dict[str, Any]) -> None:
     """For any value of an expression, the result is an instant or a `ValueError`."""
     with pytest.raises(ValueError):
         sleep.due_at(parameters, NOW)
@@ -67,14 +67,14 @@ def test_what_is_no_sleep_is_a_sentence(parameters: dict[str, Any]) -> None:
         (90_061_000, "1 d 1 h 1 m 1 s"),
     ],
 )
-def test_durations_are_shown_in_the_units_in_which_they_are_written(milliseconds: int, expected: str) -> None:
+def test_displayed_durations_can_be_parsed(milliseconds: int, expected: str) -> None:
     """After removing spaces, a displayed duration parses to the same value."""
     assert durations.text(milliseconds) == expected
     assert durations.parse(expected.replace(" ", "")) == milliseconds
 
 
 @pytest.mark.parametrize("text", ["", "5", "s", "1w", "1h 30m", "-1s", "1e3s", "١s", "9" * 13 + "s", "1h\n"])
-def test_other_texts_are_no_durations(text: str) -> None:
+def test_invalid_durations_are_refused(text: str) -> None:
     """Bare numbers and digits of other alphabets are refused."""
     with pytest.raises(ValueError, match="is not a duration"):
         durations.parse(text)

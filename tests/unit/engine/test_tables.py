@@ -84,7 +84,7 @@ def owners(run: Run, job: Job) -> set[str]:
 
 
 @pytest.mark.parametrize(("name", "script"), SCRIPTS.items(), ids=SCRIPTS)
-def test_whatever_is_not_over_has_an_owner_and_a_deadline(name: str, script: str) -> None:
+def test_every_open_job_has_an_owner_and_a_deadline(name: str, script: str) -> None:
     """A queued job waits for its needs and the run's timeout; any other job has an owner and its own timer."""
     scenario = Scenario(WORKFLOW)
     for line in script.splitlines():
@@ -107,7 +107,7 @@ def test_whatever_is_not_over_has_an_owner_and_a_deadline(name: str, script: str
 
 
 @pytest.mark.parametrize(("name", "script"), SCRIPTS.items(), ids=SCRIPTS)
-def test_time_alone_ends_whatever_no_agent_holds(name: str, script: str) -> None:
+def test_timers_alone_end_every_run_without_attempts_on_agents(name: str, script: str) -> None:
     """Without servers, people and reports, timers end every run unless an agent holds one of its attempts."""
     scenario = Scenario(f"timeout-minutes: 600{WORKFLOW}")
     scenario.play(script)

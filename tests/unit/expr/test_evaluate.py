@@ -56,7 +56,7 @@ def failure(source: str, **more: object) -> expr.ExpressionError:
         ("LEN('a')", 1),
     ],
 )
-def test_functions_beyond_github_do_what_their_documentation_says(source: str, value: object) -> None:
+def test_functions_beyond_github_match_their_documentation(source: str, value: object) -> None:
     """Each promise of the module's documentation has one line here."""
     found = evaluated(source)
 
@@ -98,20 +98,20 @@ def test_functions_beyond_github_do_what_their_documentation_says(source: str, v
         ("true && success()", errors.NOT_HERE, 8),
     ],
 )
-def test_what_has_no_value_is_an_error_with_its_place(source: str, code: str, offset: int) -> None:
+def test_an_undefined_operation_is_an_error_with_its_location(source: str, code: str, offset: int) -> None:
     """The error points at the operator or the function."""
     error = failure(source)
 
     assert (error.code, error.offset) == (code, offset)
 
 
-def test_an_operand_that_is_not_needed_is_not_evaluated() -> None:
+def test_operators_short_circuit() -> None:
     """`&&` and `||` stop at the operand that decides."""
     assert evaluated("false && 1 / 0") is False
     assert evaluated("'x' || 1 / 0") == "x"
 
 
-def test_what_only_the_host_knows_comes_from_the_env() -> None:
+def test_time_status_and_hashes_come_from_the_host() -> None:
     """Time, status and file hashes are passed in by the host."""
     seen: list[tuple[str, ...]] = []
 
@@ -177,7 +177,7 @@ def test_an_object_without_that_name_has_the_property_null() -> None:
     assert failure("__import__('os')").code == errors.UNKNOWN_FUNCTION
 
 
-def test_case_computes_only_what_it_chooses() -> None:
+def test_case_evaluates_only_the_chosen_branch() -> None:
     """Like `&&`, `case` can guard the value behind a condition."""
     assert evaluated("case(in.n == 3, 'three', in.n == 4, fromJSON('no'), fromJSON('no'))") == "three"
     assert evaluated("CASE(false, 1 / 0, true, in.list, null)") == ["a", "b"]
@@ -211,7 +211,7 @@ def test_integers_stay_exact_where_a_float_would_round_them() -> None:
         "huge",
     ],
 )
-def test_a_number_that_has_no_room_in_the_log_is_rounded(source: str) -> None:
+def test_a_number_beyond_64_bits_is_rounded(source: str) -> None:
     """The log and the wire hold 64 bits; a larger number becomes a float, like all numbers in JavaScript."""
     env = expr.Env(contexts={"id": 2**64 - 1, "more": 2**64, "huge": 10**400})
 
@@ -222,7 +222,7 @@ def test_a_number_that_has_no_room_in_the_log_is_rounded(source: str) -> None:
 
 
 @pytest.mark.parametrize("number", [2**64 - 1, 2**63, -(2**63), 2**53 + 1])
-def test_a_number_that_has_room_in_the_log_stays_exact(number: int) -> None:
+def test_a_64_bit_number_stays_exact(number: int) -> None:
     """The number may come from a payload, JSON or text."""
     for source in ("n", "fromJSON(toJSON(n))", "fromJSON(format('{0}', n))", "n + 0"):
         found = expr.evaluate(expr.parse(source), expr.Env(contexts={"n": number}))
@@ -251,7 +251,7 @@ BIG = "x" * 1024 * 1024
         "fromJSON(big.nested)",
     ],
 )
-def test_no_result_passes_the_bound_not_even_on_its_way(source: str) -> None:
+def test_intermediate_results_are_bounded_too(source: str) -> None:
     """A result that would be larger than 1 MiB or too deep is an error before it is built."""
     deep: object = 1
     for _ in range(500):
@@ -273,14 +273,14 @@ def test_no_result_passes_the_bound_not_even_on_its_way(source: str) -> None:
     assert caught.value.code == errors.BOUND
 
 
-def test_brackets_inside_of_json_strings_do_not_count_as_depth() -> None:
+def test_brackets_inside_json_strings_do_not_count_as_depth() -> None:
     """Only real nesting is limited."""
     text = '["' + "[" * 1000 + '", "\\"' + "{" * 1000 + '"]'
 
     assert expr.evaluate(expr.parse("fromJSON(t.x)[0]"), expr.Env(contexts={"t": {"x": text}})) == "[" * 1000
 
 
-def test_a_condition_is_the_truth_of_its_value() -> None:
+def test_a_condition_is_the_truthiness_of_its_value() -> None:
     """`evaluate_condition` returns the truth of what `evaluate` returns."""
     env = expr.Env(contexts=CONTEXTS)
 
@@ -289,7 +289,7 @@ def test_a_condition_is_the_truth_of_its_value() -> None:
     assert not expr.evaluate_condition(expr.parse("NaN"), env)
 
 
-def test_a_context_that_is_not_json_is_a_mistake_of_the_host() -> None:
+def test_a_context_that_is_not_json_raises_type_error() -> None:
     """It raises TypeError, because no author can fix it."""
     with pytest.raises(TypeError):
         expr.evaluate(expr.parse("x"), expr.Env(contexts={"x": {1, 2}}))

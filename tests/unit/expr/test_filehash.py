@@ -53,7 +53,7 @@ def chosen(*texts: str) -> list[str]:
         (["**"], sorted(TREE, key=str.encode)),
     ],
 )
-def test_patterns_choose_as_in_github(texts: list[str], paths: list[str]) -> None:
+def test_patterns_select_as_on_github(texts: list[str], paths: list[str]) -> None:
     """Each promise of the module's documentation has one line here."""
     assert chosen(*texts) == paths
 
@@ -76,13 +76,13 @@ def test_the_digest_is_that_of_the_digests_in_the_order_of_the_paths() -> None:
 @pytest.mark.parametrize(
     ("text", "code"), [("../x", errors.WRONG_VALUE), ("a/../../x", errors.WRONG_VALUE), ("x\n" * 300, errors.BOUND)]
 )
-def test_a_pattern_that_cannot_be_meant_is_a_problem(text: str, code: str) -> None:
+def test_an_invalid_pattern_is_a_problem(text: str, code: str) -> None:
     """Patterns cannot select files outside of the repository, and their number is limited."""
     with pytest.raises(Problem) as caught:
         patterns_of([text])
     assert caught.value.code == code
 
 
-def test_no_pattern_takes_long() -> None:
+def test_every_pattern_takes_linear_time() -> None:
     """Many wildcards over a path that nearly matches would take a backtracking matcher forever."""
     assert matching(patterns_of(["*a" * 200 + "*b", "**/a/" * 100 + "b"]), ["a" * 2000, "/".join("a" * 1000)]) == []

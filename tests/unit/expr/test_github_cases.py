@@ -44,7 +44,7 @@ def outcome(source: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_expressions_have_the_outcome_that_github_gives_them(group: str) -> None:
+def test_expressions_have_github_s_outcome(group: str) -> None:
     """Both the values and the choice of invalid sources match GitHub's implementation."""
     different = [
         (source, expected, found) for source, expected in RECORDED[group] if (found := outcome(source)) != expected

@@ -27,7 +27,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_source_without_measure_is_refused_with_its_place(name: str) -> None:
+def test_an_excessive_source_is_refused_with_its_location(name: str) -> None:
     """The parser does not recurse, and does no work beyond the limit."""
     source, code = SOURCES[name]
 
@@ -61,7 +61,7 @@ def test_a_source_without_measure_is_refused_with_its_place(name: str) -> None:
         ("match('(a+)+$', a.many)", errors.UNKNOWN_FUNCTION),
     ],
 )
-def test_values_without_measure_end_with_a_value_or_an_explained_error(source: str, code: str | None) -> None:
+def test_excessive_values_give_a_value_or_an_explained_error(source: str, code: str | None) -> None:
     """No value grows beyond the limit, no search is exponential, and Python's internals are unreachable."""
     contexts: Mapping[str, object] = {
         "a": {

@@ -76,7 +76,7 @@ def test_arithmetic_binds_tighter_than_comparison_and_groups_to_the_left(source:
         ("a == ٣", 5, "unexpected"),
     ],
 )
-def test_a_syntax_error_names_its_place_and_what_was_expected(source: str, offset: int, part: str) -> None:
+def test_a_syntax_error_names_its_location_and_what_was_expected(source: str, offset: int, part: str) -> None:
     """The offset points at the offending symbol, and the message helps with common mistakes."""
     error = failure(source)
 
@@ -107,7 +107,7 @@ def test_sources_that_are_too_long_or_too_deep_are_errors(source: str) -> None:
     assert failure(source).code == errors.BOUND
 
 
-def test_sixty_levels_and_a_thousand_conditions_are_fine() -> None:
+def test_sixty_levels_and_a_thousand_conditions_are_accepted() -> None:
     """The limit leaves room for real expressions; a long chain of `&&` does not count as nesting."""
     assert evaluated("(" * 60 + "1" + ")" * 60) == 1
     assert evaluated(" && ".join(["n.a"] * 1000)) == 7
@@ -133,7 +133,7 @@ def test_an_unparsed_tree_parses_to_the_same_text(source: str) -> None:
     assert expr.unparse(expr.parse(once)) == once
 
 
-def test_nodes_know_where_they_stand() -> None:
+def test_syntax_nodes_have_their_location() -> None:
     """An operator's node points at the operator, and a leaf at its first character."""
     node = expr.parse("a.b + 12")
 

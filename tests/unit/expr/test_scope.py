@@ -35,9 +35,7 @@ def problems(source: str, scope: expr.Scope = SCOPE) -> list[tuple[str, int, str
         ("success()", [(errors.UNKNOWN_FUNCTION, 0, None)]),
     ],
 )
-def test_a_name_that_does_not_exist_is_an_error_with_its_place(
-    source: str, found: list[tuple[str, int, str | None]]
-) -> None:
+def test_an_unknown_name_is_an_error_with_its_location(source: str, found: list[tuple[str, int, str | None]]) -> None:
     """Contexts, their properties, functions and the number of arguments are checked; names are case-insensitive."""
     assert problems(source) == found
 
@@ -57,7 +55,7 @@ def test_all_problems_are_reported_at_once_in_source_order() -> None:
     assert [offset for _, offset, _ in found] == sorted(offset for _, offset, _ in found)
 
 
-def test_status_functions_are_for_conditions() -> None:
+def test_status_functions_are_allowed_only_in_conditions() -> None:
     """They are allowed in an `if`; elsewhere the error says where they belong."""
     condition = expr.Scope(functions=expr.PLAIN_FUNCTIONS | expr.STATUS_FUNCTIONS)
 
@@ -72,14 +70,14 @@ def test_a_subtraction_without_spaces_is_explained() -> None:
     assert "hyphen" in str(error)
 
 
-def test_a_suggestion_is_part_of_what_a_person_reads() -> None:
+def test_the_message_contains_the_suggestion() -> None:
     """The message ends with the probable name and the error code."""
     error = expr.check(expr.parse("inputs.evn"), SCOPE)[0]
 
     assert str(error) == 'unknown input "evn" (did you mean "env"?) [WF125]'
 
 
-def test_hostile_names_are_shown_short_and_printable() -> None:
+def test_hostile_names_are_truncated_and_escaped() -> None:
     """An error message never contains control characters or a name of a kilobyte."""
     error = expr.check(expr.parse("inputs['\x1b]0;" + "a" * 500 + "']"), SCOPE)[0]
 

@@ -117,7 +117,7 @@ QUOTED = '"${WF_EXPR_1}"'
         ("echo @ | (cat); echo 1 | bash", BARE),
     ],
 )
-def test_a_reference_fits_its_place(script: str, reference: str) -> None:
+def test_a_reference_matches_its_shell_quoting(script: str, reference: str) -> None:
     """`@` marks the expression; the rest of the script does not change."""
     script = script.replace("user@host", "user\0host")
     lowered = expr.lower_script(script.replace("@", X), "bash")
@@ -256,7 +256,7 @@ def test_a_reference_fits_its_place(script: str, reference: str) -> None:
         "eval '@' | { x",
     ],
 )
-def test_a_place_without_a_safe_reference_is_an_error_that_holds_its_fix(script: str) -> None:
+def test_a_position_without_a_safe_reference_is_an_error_with_its_fix(script: str) -> None:
     """The shell would evaluate the value again or reads no variable there; the error contains the `env:` lines."""
     text = script.replace("$@", "$" + X).replace("@", X)
 
@@ -269,7 +269,7 @@ def test_a_place_without_a_safe_reference_is_an_error_that_holds_its_fix(script:
         expr.lower_script(text, "bash")
 
 
-def test_each_expression_has_one_variable_however_often_it_stands() -> None:
+def test_each_expression_has_one_variable() -> None:
     """Variables are numbered in the order of the script."""
     lowered = expr.lower_script("a ${{ x.b }} '${{ x.a }}' \"${{x.b}}\"", "sh")
 
@@ -277,7 +277,7 @@ def test_each_expression_has_one_variable_however_often_it_stands() -> None:
     assert lowered.env == {"WF_EXPR_1": "${{ x.b }}", "WF_EXPR_2": "${{ x.a }}"}
 
 
-def test_all_unsafe_places_are_reported_at_once() -> None:
+def test_all_unsafe_positions_are_reported_at_once() -> None:
     """They are listed in the order of the script, and nothing else is."""
     found = expr.check_script("eval ${{ x.a }}\necho ${{ x.b }}\necho $((${{ x.c }}))", "bash")
 
@@ -293,14 +293,14 @@ def test_a_literal_of_harmless_characters_is_pasted_anywhere(place: str) -> None
     assert lowered.env == {}
 
 
-def test_a_literal_of_other_characters_is_no_exception() -> None:
+def test_a_literal_with_special_characters_becomes_a_variable() -> None:
     """A literal with special characters is passed as a variable."""
     assert expr.lower_script("echo ${{ '$(id)' }}", "bash").env == {"WF_EXPR_1": "${{ '$(id)' }}"}
     with pytest.raises(expr.ExpressionError):
         expr.lower_script("eval ${{ 'a b' }}", "bash")
 
 
-def test_the_caller_knows_more_constants() -> None:
+def test_the_caller_can_provide_constants() -> None:
     """Matrix values are an example; those with other characters, and collections, are not pasted."""
 
     def constant(node: expr.Node) -> object:
@@ -326,7 +326,7 @@ def test_the_caller_knows_more_constants() -> None:
         ("", "environment variable NAME"),
     ],
 )
-def test_the_source_of_another_interpreter_holds_no_expression(shell: str, reading: str) -> None:
+def test_scripts_of_other_interpreters_cannot_contain_expressions(shell: str, reading: str) -> None:
     """The error says how that interpreter reads the variable; constants are pasted there too."""
     found = expr.check_script("print('${{ steps.a.outputs.name }}') # ${{ 'ok' }}", shell)
 
@@ -335,24 +335,24 @@ def test_the_source_of_another_interpreter_holds_no_expression(shell: str, readi
     assert expr.lower_script("print('${{ 'ok' }}')", shell).text == "print('ok')"
 
 
-def test_unsafe_interpolation_leaves_the_script_a_template() -> None:
+def test_unsafe_interpolation_keeps_the_script_a_template() -> None:
     """The author has asked for the value to be pasted, so the text stays a template."""
     assert expr.lower_script("eval ${{ x.a }}", "python", unsafe=True) == expr.Script(text="eval ${{ x.a }}")
 
 
-def test_a_script_without_expressions_is_not_touched() -> None:
+def test_a_script_without_expressions_is_unchanged() -> None:
     """This holds for any content."""
     assert expr.lower_script("echo '$((", "bash") == expr.Script(text="echo '$((")
 
 
-def test_a_script_that_is_no_shell_at_all_is_scanned_to_its_end() -> None:
+def test_an_invalid_script_is_scanned_to_its_end() -> None:
     """The shell itself will report unclosed quotes, stray parentheses and the like."""
     for text in ("'", '"$(', "${", "`", "$((", "case x in", ")", "<<", "<<A", "}", "$'", "\\", "((", "[[", "a[", ";;"):
         for script in (text + X, X + text, text + X + text):
             expr.check_script(script, "bash")
 
 
-def test_a_script_that_nests_without_end_is_an_error() -> None:
+def test_excessive_nesting_in_a_script_is_an_error() -> None:
     """The scanner's stack is limited, so its time is linear."""
     for opening in ("$(", "x (", "${x:-", '"$(', "<("):
         with pytest.raises(expr.ExpressionError) as caught:

@@ -52,7 +52,7 @@ def test_a_text_renders_to_its_value(text: str, value: object) -> None:
         ("x" * 5000 + "${{", errors.UNTERMINATED, 5000),
     ],
 )
-def test_an_error_in_a_template_has_its_place_in_the_whole_text(text: str, code: str, offset: int) -> None:
+def test_an_error_in_a_template_has_its_offset_in_the_whole_text(text: str, code: str, offset: int) -> None:
     """A position within the expression would not help a reader of the file."""
     with pytest.raises(expr.ExpressionError) as caught:
         expr.parse_template(text)
@@ -60,7 +60,7 @@ def test_an_error_in_a_template_has_its_place_in_the_whole_text(text: str, code:
     assert (caught.value.code, caught.value.offset) == (code, offset)
 
 
-def test_nodes_of_a_template_have_their_place_in_the_whole_text() -> None:
+def test_syntax_nodes_of_a_template_have_their_offset_in_the_whole_text() -> None:
     """Positions from `check` and `evaluate` can be shown below the line of the file."""
     template = expr.parse_template("ab ${{ nope.x }} ${{ 1 / 0 }}")
 
@@ -78,7 +78,7 @@ def test_values_are_rendered_in_depth_and_keys_are_not() -> None:
     assert expr.render(value, ENV) == {"a": [3, 1, None, True], "${{ v.n }}": {"b": "n=3"}}
 
 
-def test_a_value_is_static_when_it_holds_no_expression_anywhere() -> None:
+def test_a_value_without_expressions_is_static() -> None:
     """Keys do not count, because they are not rendered."""
     assert expr.is_static({"a": ["x", 1, {"b": "$x {{ }}"}], "${{ k }}": None})
     assert not expr.is_static({"a": [{"b": "x ${{ v.n }}"}]})
@@ -107,7 +107,7 @@ def test_a_rendered_text_is_bounded() -> None:
         ("true || false", False),
     ],
 )
-def test_a_condition_implies_success_unless_it_asks_for_the_status(text: str, value: bool) -> None:
+def test_a_condition_implies_success_unless_it_uses_a_status_function(text: str, value: bool) -> None:
     """The job has already failed here, so only a condition with a status function can be true."""
     node = expr.parse_condition(text)
 

@@ -21,7 +21,7 @@ def release(locks: Locks, run: str) -> None:
     locks.release(Holder(RunId(run), None))
 
 
-def test_a_place_that_came_free_is_given_before_the_next_one_asks() -> None:
+def test_a_free_slot_belongs_to_the_first_waiting_holder() -> None:
     """Between a release and its notification, the place belongs to the first waiting holder; a newcomer queues behind it."""
     locks = Locks()
     assert told(locks.request(ask("a"))) == [("a", "granted")]
@@ -31,7 +31,7 @@ def test_a_place_that_came_free_is_given_before_the_next_one_asks() -> None:
     assert told(list(locks.news())) == []
 
 
-def test_latest_does_not_take_a_place_that_has_come_free_for_an_older_one() -> None:
+def test_latest_does_not_take_a_slot_already_granted_to_an_older_holder() -> None:
     """`latest` supersedes only holders that are really waiting, not one that has already been given a free place."""
     locks = Locks()
     locks.request(ask("a"))
@@ -41,7 +41,7 @@ def test_latest_does_not_take_a_place_that_has_come_free_for_an_older_one() -> N
     assert told(locks.request(ask("d", queue=Queue.LATEST))) == [("c", "refused"), ("d", "waits")]
 
 
-def test_a_wider_newcomer_that_supersedes_the_queue_has_the_room_behind_it() -> None:
+def test_a_newcomer_that_supersedes_the_queue_uses_its_own_limit() -> None:
     """Once a newcomer has superseded the queue, only its own limit counts, so a free place is given to it at once."""
     locks = Locks()
     locks.request(ask("a"))
@@ -49,7 +49,7 @@ def test_a_wider_newcomer_that_supersedes_the_queue_has_the_room_behind_it() -> 
     assert told(locks.request(ask("c", queue=Queue.LATEST, limit=2))) == [("b", "refused"), ("c", "granted")]
 
 
-def test_who_waits_by_the_log_has_its_place_in_the_queue_again() -> None:
+def test_holders_that_wait_according_to_the_log_keep_their_position() -> None:
     """After a recovery or a failed commit, holders that wait according to the log queue before those that asked meanwhile."""
     locks = Locks()
     locks.hold(ask("a", at=1))
@@ -64,7 +64,7 @@ def test_who_waits_by_the_log_has_its_place_in_the_queue_again() -> None:
     assert order == ["b", "c", "d"]
 
 
-def test_asking_again_is_answered_as_before() -> None:
+def test_a_repeated_request_gets_the_same_answer() -> None:
     """A repeated request gets the same answer: a holder keeps its place, a waiting one keeps waiting."""
     locks = Locks()
     locks.request(ask("a"))
@@ -75,7 +75,7 @@ def test_asking_again_is_answered_as_before() -> None:
     assert told(list(locks.news())) == [("b", "granted")]
 
 
-def test_a_long_queue_is_told_of_its_first_positions_only() -> None:
+def test_only_the_first_positions_of_a_long_queue_are_notified() -> None:
     """The number of notifications after one release does not grow with the length of the queue."""
     locks = Locks()
     for number in range(500):
@@ -85,7 +85,7 @@ def test_a_long_queue_is_told_of_its_first_positions_only() -> None:
         assert len(list(locks.news())) <= REPORTED_MAX + 2
 
 
-def test_groups_of_repositories_and_of_jobs_are_apart() -> None:
+def test_groups_are_scoped_by_repository() -> None:
     """Group names are scoped by repository, and a run and its jobs are different holders."""
     locks = Locks()
     locks.request(ask("a"))

@@ -52,7 +52,7 @@ def attempt(run: str, step: str = "1") -> AttemptId:
     return AttemptId(RunId(run), JobId("a"), StepId(step), AttemptNo(1))
 
 
-def test_a_new_job_goes_to_the_server_with_the_most_free_slots() -> None:
+def test_a_new_job_gets_the_server_with_the_most_free_slots() -> None:
     """It goes to the least loaded of the connected servers of the group."""
     fleet = Fleet()
     fleet.connect("small", "web", slots=2)
@@ -62,7 +62,7 @@ def test_a_new_job_goes_to_the_server_with_the_most_free_slots() -> None:
     assert fleet.place(request("f")) == "no-free-slot"
 
 
-def test_a_step_of_a_started_job_goes_to_its_own_server_alone() -> None:
+def test_a_step_of_a_started_job_uses_only_its_server() -> None:
     """The job keeps its server even if another server has more free slots."""
     fleet = Fleet()
     fleet.connect("mine", "web", slots=1)
@@ -71,7 +71,7 @@ def test_a_step_of_a_started_job_goes_to_its_own_server_alone() -> None:
     assert fleet.place(request("b", agent="mine")) == "no-free-slot"
 
 
-def test_steps_of_started_jobs_go_before_new_jobs() -> None:
+def test_steps_of_started_jobs_precede_new_jobs() -> None:
     """A free slot goes to a job that waits for this server, even if a new job has waited longer."""
     fleet = Fleet()
     mine = fleet.connect("mine", "web")
@@ -93,7 +93,7 @@ def test_a_new_job_does_not_overtake_a_started_one() -> None:
     assert fleet.assigned() == [("a", mine)]
 
 
-def test_within_a_kind_the_oldest_goes_first() -> None:
+def test_the_oldest_request_of_a_group_is_served_first() -> None:
     """Requests of one group get their slots in the order in which they arrived."""
     fleet = Fleet()
     for run in ("first", "second", "third"):
@@ -103,7 +103,7 @@ def test_within_a_kind_the_oldest_goes_first() -> None:
     assert fleet.placement.waiting == 1
 
 
-def test_the_oldest_goes_first_across_the_groups_of_a_server() -> None:
+def test_the_oldest_request_is_served_first_across_groups_of_a_server() -> None:
     """A server in two groups serves the request that has waited longest, whichever group it names, so neither starves."""
     fleet = Fleet()
     fleet.enroll("mine", "web", "db")
@@ -113,7 +113,7 @@ def test_the_oldest_goes_first_across_the_groups_of_a_server() -> None:
     assert fleet.assigned() == [("older", mine)]
 
 
-def test_a_want_that_no_server_can_take_does_not_hold_up_the_others() -> None:
+def test_an_unserviceable_request_does_not_block_the_others() -> None:
     """A request for a node that no server has waits with that reason, while later requests get their slots."""
     fleet = Fleet()
     mine = fleet.connect("mine", "web", slots=1, nodes=frozenset({"shell"}))
@@ -123,7 +123,7 @@ def test_a_want_that_no_server_can_take_does_not_hold_up_the_others() -> None:
     assert fleet.placement.waiting == 1
 
 
-def test_a_job_goes_where_the_nodes_of_all_its_steps_are() -> None:
+def test_a_job_needs_a_server_with_the_nodes_of_all_its_steps() -> None:
     """A job keeps its server, so the nodes of all its steps count from the first step on; the reason names missing ones."""
     fleet = Fleet()
     fleet.connect("many-slots", "web", slots=9, nodes=frozenset({"shell", "shop/a"}))
@@ -137,7 +137,7 @@ def test_a_job_goes_where_the_nodes_of_all_its_steps_are() -> None:
     assert nobody.text == 'no connected server in group "web" has the node "shop/c"'
 
 
-def test_nodes_that_only_stand_on_different_servers_are_a_reason_too() -> None:
+def test_nodes_spread_over_several_servers_are_a_reason_to_wait() -> None:
     """The reason also covers the case where each node exists somewhere but no single server has all of them."""
     fleet = Fleet()
     fleet.connect("one", "web", nodes=frozenset({"shell", "shop/a"}))
@@ -149,7 +149,7 @@ def test_nodes_that_only_stand_on_different_servers_are_a_reason_too() -> None:
     assert nobody.text.endswith("and all the other nodes that the job uses")
 
 
-def test_a_node_that_comes_later_is_news_for_what_waits() -> None:
+def test_a_node_added_later_serves_waiting_requests() -> None:
     """A server that reconnects with the node gets the waiting job."""
     fleet = Fleet()
     mine = fleet.connect("mine", "web")
@@ -161,7 +161,7 @@ def test_a_node_that_comes_later_is_news_for_what_waits() -> None:
     assert fleet.assigned() == [("a", mine)]
 
 
-def test_the_reason_says_what_is_missing() -> None:
+def test_the_reason_names_what_is_missing() -> None:
     """There are four reasons: no server enrolled, none connected, none with the node, none with a free slot."""
     fleet = Fleet()
     assert fleet.place(request("a")) == "no-server-in-group"
@@ -173,7 +173,7 @@ def test_the_reason_says_what_is_missing() -> None:
     assert fleet.place(request("d")) == "no-free-slot"
 
 
-def test_news_tells_each_changed_reason_once() -> None:
+def test_each_changed_reason_is_reported_once() -> None:
     """A waiting request is notified only when its reason changes."""
     fleet = Fleet()
     fleet.place(request("a"))
@@ -184,7 +184,7 @@ def test_news_tells_each_changed_reason_once() -> None:
     assert fleet.placement.changed_reasons() == []
 
 
-def test_slots_are_held_over_a_disconnection() -> None:
+def test_slots_are_held_across_a_disconnection() -> None:
     """Running attempts keep their slots, so a server that reconnects has no more free slots than before."""
     fleet = Fleet()
     mine = fleet.connect("mine", "web", slots=1)
@@ -197,7 +197,7 @@ def test_slots_are_held_over_a_disconnection() -> None:
     assert fleet.assigned() == [("b", mine)]
 
 
-def test_a_server_that_comes_back_with_fewer_slots_gets_nothing_until_it_has_room() -> None:
+def test_a_server_that_reconnects_with_fewer_slots_waits_for_a_free_one() -> None:
     """Only the number of slots that the server grants now counts."""
     fleet = Fleet()
     mine = fleet.connect("mine", "web", slots=2)
@@ -210,7 +210,7 @@ def test_a_server_that_comes_back_with_fewer_slots_gets_nothing_until_it_has_roo
     assert fleet.assigned() == [("c", mine)]
 
 
-def test_a_withdrawn_want_gets_nothing() -> None:
+def test_a_cancelled_request_gets_nothing() -> None:
     """A cancelled request leaves every queue, and cancelling it twice does no harm."""
     fleet = Fleet()
     fleet.place(request("a"))
@@ -221,7 +221,7 @@ def test_a_withdrawn_want_gets_nothing() -> None:
     assert fleet.placement.waiting == 0
 
 
-def test_a_forgotten_run_has_neither_wants_nor_slots() -> None:
+def test_forgetting_a_run_drops_its_requests_and_slots() -> None:
     """All requests and slots of the run are dropped, and those of other runs stay."""
     fleet = Fleet()
     mine = fleet.connect("mine", "web", slots=1)
@@ -233,7 +233,7 @@ def test_a_forgotten_run_has_neither_wants_nor_slots() -> None:
     assert list(fleet.placement.server(mine).taken) == [attempt("b")]
 
 
-def test_what_recovery_holds_is_taken() -> None:
+def test_recovered_attempts_hold_their_slots() -> None:
     """An attempt that is on a server according to the log holds its slot before the server reconnects."""
     fleet = Fleet()
     fleet.placement.hold(AgentId("mine"), attempt("a"))
@@ -266,7 +266,7 @@ def test_freeing_what_is_not_held_gives_no_slot() -> None:
     assert fleet.assigned() == []
 
 
-def test_a_question_that_was_answered_and_is_asked_again_has_one_slot() -> None:
+def test_a_repeated_request_that_was_granted_has_one_slot() -> None:
     """If the job got its server meanwhile, a slot of another branch on that server is kept, and one elsewhere is returned."""
     fleet = Fleet()
     fleet.connect("one", "web", slots=2)
@@ -278,7 +278,7 @@ def test_a_question_that_was_answered_and_is_asked_again_has_one_slot() -> None:
     assert [fleet.placement.server(AgentId(name)).free for name in ("one", "two")] == [2, 1]
 
 
-def test_a_server_that_is_avoided_gets_the_job_only_when_there_is_no_other() -> None:
+def test_an_avoided_server_is_used_only_without_an_alternative() -> None:
     """If two servers become free at the same time, the one that is not avoided is used."""
     fleet = Fleet()
     for name in ("bad", "good"):
@@ -292,7 +292,7 @@ def test_a_server_that_is_avoided_gets_the_job_only_when_there_is_no_other() -> 
     assert fleet.place(SlotRequest(attempt("b"), "web", "shell", None, (), (AgentId("bad"),))) == "bad"
 
 
-def test_kept_surveys_are_looked_at_only_when_servers_have_changed() -> None:
+def test_server_list_requests_are_evaluated_only_when_servers_change() -> None:
     """An answer that cannot have changed is not computed again."""
     fleet = Fleet()
     survey = ServerListRequest(RunId("a"), JobId("each"))
@@ -306,7 +306,7 @@ def test_kept_surveys_are_looked_at_only_when_servers_have_changed() -> None:
     assert fleet.placement.changed_lists() == []
 
 
-def test_a_server_that_was_not_seen_yet_is_not_away() -> None:
+def test_a_server_has_time_to_connect_before_it_counts_as_offline() -> None:
     """After the daemon starts, servers have some time to connect before they count as offline."""
     fleet = Fleet()
     fleet.placement.is_gathering = True

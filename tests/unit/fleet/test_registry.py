@@ -42,7 +42,7 @@ def fold(*facts: events.Fact) -> Registry:
     return registry
 
 
-def test_a_token_lets_in_until_it_expires() -> None:
+def test_a_token_is_valid_until_it_expires() -> None:
     """The token is valid until the instant before it expires."""
     registry = fold(token(expires_at=100))
     assert registry.check_token(f"t.{SECRET}", 99).groups == ("web",)
@@ -68,14 +68,14 @@ def test_a_token_without_a_number_of_uses_is_never_used_up() -> None:
 @pytest.mark.parametrize(
     "text", ["t.wrong", "t.", "t", "", ".", f"other.{SECRET}", f".{SECRET}", f"t.{SECRET} ", "t.é\x00"]
 )
-def test_a_wrong_secret_or_name_says_no_more_than_that(text: str) -> None:
+def test_a_wrong_secret_and_an_unknown_name_get_the_same_answer(text: str) -> None:
     """Unknown names and wrong secrets get the same answer, so that they cannot be told apart."""
     with pytest.raises(Rejected, match="not known here") as refused:
         fold(token()).check_token(text, 1)
     assert refused.value.code == "WF224"
 
 
-def test_a_revoked_agent_is_of_no_group_and_its_key_of_nobody() -> None:
+def test_a_revoked_agent_has_no_groups_and_its_key_is_unknown() -> None:
     """A revoked agent has no groups and its key is unknown until it is approved again; revoking twice does no harm."""
     registry = fold(approval("a", "web", "db"), events.AgentRevoked(at=2, by="test", agent=AgentId("a")))
     registry.apply(events.AgentRevoked(at=3, by="test", agent=AgentId("a")))
@@ -128,14 +128,14 @@ def test_groups_are_named_once_each() -> None:
         tuple(f"g{number}" for number in range(GROUPS_MAX + 1)),
     ],
 )
-def test_groups_that_cannot_be_are_refused(groups: tuple[str, ...]) -> None:
+def test_invalid_groups_are_refused(groups: tuple[str, ...]) -> None:
     """An empty list, too many groups, the built-in group and invalid names are refused."""
     with pytest.raises(Rejected) as refused:
         check_groups(groups)
     assert refused.value.code == "WF225"
 
 
-def test_names_are_free_and_plain() -> None:
+def test_names_are_unique_and_plain() -> None:
     """A taken name gets a number; an agent keeps its own; unsafe characters are removed, and an empty name becomes `agent`."""
     registry = fold(approval("a", name="web"), approval("b", name="web-2"))
     assert free_name("web", AgentId("c"), registry) == "web-3"

@@ -15,7 +15,7 @@ from waterflowd.gitsource.remote import address_policy
         "0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "240.0.0.1",
     ],
 )  # fmt: skip
-def test_metadata_services_and_addresses_of_no_server_are_refused(address: str) -> None:
+def test_metadata_services_and_special_addresses_are_refused(address: str) -> None:
     """This includes IPv6 addresses that embed an IPv4 one."""
     assert address_policy.refusal(address)
 

@@ -69,7 +69,7 @@ def test_only_the_newest_commits_are_recorded(made: Mirror) -> None:
     assert made.state.commits[-1] == "399"
 
 
-def test_the_age_is_given_in_the_largest_unit(made: Mirror) -> None:
+def test_an_age_is_displayed_in_the_largest_unit(made: Mirror) -> None:
     """Messages show the age in this form."""
     assert mirror.age_text(None) == "never fetched"
     made.record(fetched())

@@ -54,7 +54,7 @@ def row(host: HostHarness, summary: RunSummary) -> RunSummary:
 
 
 @pytest.mark.parametrize("held", [None, AttemptState.ACCEPTED, AttemptState.STARTED])
-async def test_open_on_another_boot_and_not_finished_is_lost(held: AttemptState | None) -> None:
+async def test_an_attempt_of_another_boot_without_a_result_is_lost(held: AttemptState | None) -> None:
     """After a reboot the outcome is unknown; the attempt is not offered again."""
     async with HostHarness() as host:
         agent, summary, key = await running(host)
@@ -65,7 +65,7 @@ async def test_open_on_another_boot_and_not_finished_is_lost(held: AttemptState 
         assert finished.reason.code is ReasonCode.OUTCOME_UNKNOWN
 
 
-async def test_open_on_another_boot_and_finished_is_its_report() -> None:
+async def test_an_attempt_of_another_boot_with_a_result_is_reported() -> None:
     """A result that was journalled before the reboot counts."""
     async with HostHarness() as host:
         agent, summary, key = await running(host)
@@ -76,7 +76,7 @@ async def test_open_on_another_boot_and_finished_is_its_report() -> None:
         assert row(host, summary).conclusion is Conclusion.SUCCESS
 
 
-async def test_open_on_this_boot_and_unknown_to_the_agent_is_offered_again() -> None:
+async def test_an_attempt_unknown_to_its_agent_is_offered_again() -> None:
     """The agent never accepted the offer, so it gets the same attempt again under the same lease."""
     async with HostHarness() as host:
         agent, _, key = await running(host)
@@ -171,7 +171,7 @@ async def test_a_late_result_is_acknowledged_and_recorded_once() -> None:
         assert row(host, summary).conclusion is Conclusion.CANCELLED
 
 
-async def test_an_attempt_of_an_older_epoch_is_not_this_one() -> None:
+async def test_an_attempt_of_an_older_epoch_is_forgotten() -> None:
     """An attempt under another lease is forgotten, and its result is recorded as evidence but never applied."""
     async with HostHarness() as host:
         agent, summary, key = await running(host)
@@ -201,7 +201,7 @@ async def test_another_agents_report_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("run", ["", "0" * 26, "x" * 5_000, "\x00", "é"])
-async def test_a_report_about_no_run_is_acknowledged_and_dropped(run: str) -> None:
+async def test_a_report_about_an_unknown_run_is_acknowledged_and_dropped(run: str) -> None:
     """After a restore the daemon may know less than its agents: they must not repeat it forever."""
     async with HostHarness() as host:
         agent, _, key = await running(host)
@@ -227,7 +227,7 @@ async def test_a_report_about_no_run_is_acknowledged_and_dropped(run: str) -> No
         {"reason_code": "a code of the future", "reason_text": "\x1b[31m" + "x" * 100_000},
     ],
 )
-async def test_a_hostile_result_ends_its_step_and_does_no_other_harm(changes: dict[str, Any]) -> None:
+async def test_a_hostile_result_only_ends_its_step(changes: dict[str, Any]) -> None:
     """Whatever the wire accepts, the run ends, and its row and events can be shown."""
     async with HostHarness() as host:
         agent, summary, key = await running(host)
@@ -238,7 +238,7 @@ async def test_a_hostile_result_ends_its_step_and_does_no_other_harm(changes: di
         assert host.is_alive
 
 
-async def test_a_server_that_stays_away_loses_what_it_holds() -> None:
+async def test_a_server_offline_beyond_lost_after_loses_its_attempts() -> None:
     """They are lost after `lost-after`, and not before."""
     async with HostHarness() as host:
         agent, summary, _ = await running(host)
@@ -251,7 +251,7 @@ async def test_a_server_that_stays_away_loses_what_it_holds() -> None:
         assert (finished.outcome, finished.reason.code) == (Outcome.LOST, ReasonCode.SERVER_LOST)
 
 
-async def test_a_server_that_comes_back_in_time_loses_nothing() -> None:
+async def test_a_server_that_reconnects_in_time_loses_nothing() -> None:
     """Reconnecting cancels the timer; giving up a connected server has no effect."""
     async with HostHarness() as host:
         agent, summary, key = await running(host)
@@ -281,8 +281,8 @@ async def test_a_lost_attempt_that_may_run_again_runs_elsewhere_and_its_late_res
         assert row(host, summary).conclusion is Conclusion.SUCCESS
 
 
-async def test_after_a_restart_a_server_that_never_comes_back_is_given_up() -> None:
-    """Recovery starts the timer again forevery server that has an attempt."""
+async def test_after_a_restart_a_server_that_never_reconnects_loses_its_attempts() -> None:
+    """Recovery starts the timer again for every server that has an attempt."""
     async with HostHarness() as first:
         agent, summary, _ = await running(first)
     async with first.crashed() as host:
@@ -324,7 +324,7 @@ async def test_nothing_that_is_not_durable_is_sent_to_an_agent_that_connects() -
         await until(lambda: bool(host.link.offers()))
 
 
-async def test_what_a_held_commit_ends_is_not_forgotten_before_it_is_durable() -> None:
+async def test_an_attempt_is_forgotten_only_when_its_end_is_durable() -> None:
     """A cancel that may still fail must not make the agent drop its attempt."""
     async with HostHarness() as host:
         agent, summary, key = await running(host)

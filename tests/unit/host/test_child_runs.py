@@ -110,7 +110,7 @@ async def work(host: HostHarness, **changes: Any) -> None:
     await host.settle()
 
 
-async def test_a_step_starts_a_run_and_ends_with_it_and_its_outputs() -> None:
+async def test_a_step_starts_a_child_run_and_ends_with_its_outputs() -> None:
     """It is a run of the same repository at the same commit, by the same person; parent and child name each other."""
     async with HostHarness() as host:
         run = await begun(host)
@@ -128,7 +128,7 @@ async def test_a_step_starts_a_run_and_ends_with_it_and_its_outputs() -> None:
         assert host.queries.run(other).outputs == {"got": "made-2"}
 
 
-async def test_a_run_that_fails_is_named_by_the_step_that_waited_for_it() -> None:
+async def test_a_failed_child_run_is_named_by_its_step() -> None:
     """The step shows the child run's conclusion and reason."""
     async with HostHarness() as host:
         run = await begun(host)
@@ -141,7 +141,7 @@ async def test_a_run_that_fails_is_named_by_the_step_that_waited_for_it() -> Non
         assert step.outputs["conclusion"] == "failure"
 
 
-async def test_after_a_crash_at_any_commit_one_run_is_started_and_waited_for() -> None:
+async def test_after_a_crash_at_any_commit_one_child_run_is_started_and_awaited() -> None:
     """The log is cut after each of its transactions: recovery starts one child run, and the parent ends."""
     async with HostHarness() as host:
         run = await begun(host)
@@ -164,7 +164,7 @@ async def test_after_a_crash_at_any_commit_one_run_is_started_and_waited_for() -
     assert {"ChildRunRequested", "ChildRunStarted", "RunCompleted"} <= seen
 
 
-async def test_a_run_that_ended_while_nobody_watched_is_found_in_the_log() -> None:
+async def test_a_child_run_that_ended_before_recovery_is_found_in_the_log() -> None:
     """This can happen after a restore: the log contains the end of the child run, but not the parent's answer."""
     async with HostHarness() as host:
         run = await begun(host)
@@ -209,7 +209,7 @@ async def test_a_child_run_missing_from_the_log_is_lost() -> None:
         assert "its outcome is unknown" in last.reason.text
 
 
-async def test_a_failed_commit_starts_nothing_and_is_made_again() -> None:
+async def test_a_failed_commit_starts_nothing_and_is_repeated() -> None:
     """The disk is full when the child run starts, and again when it ends."""
     async with HostHarness() as host:
         run = await begun(host)
@@ -221,7 +221,7 @@ async def test_a_failed_commit_starts_nothing_and_is_made_again() -> None:
         assert len(all_of(host)) == 1
 
 
-async def test_an_attempt_starts_one_run_however_often_it_is_asked_for() -> None:
+async def test_an_attempt_starts_one_child_run_despite_repeated_requests() -> None:
     """Two concurrent starts for the same attempt, as after a failed commit, start one child run."""
     async with HostHarness() as host:
         run = await begun(host)
@@ -235,7 +235,7 @@ async def test_an_attempt_starts_one_run_however_often_it_is_asked_for() -> None
         assert list(all_of(host)) == [other]
 
 
-async def test_a_target_that_cannot_be_read_now_is_waited_for() -> None:
+async def test_a_temporarily_unreadable_target_is_awaited() -> None:
     """The step shows the reason, and continues when the target can be read."""
     async with HostHarness() as host:
         host.workflows.fail_next(Retryable("WF503", "the repository cannot be read", after_s=0.0))
@@ -270,7 +270,7 @@ async def test_a_permanent_error_fails_the_step_with_its_code(step: str, said: s
         assert host.queries.run(run).jobs[0].steps[0].reason.code.value == "child-run-refused"
 
 
-async def test_a_run_without_a_repository_has_no_other_workflow_to_start() -> None:
+async def test_a_run_without_a_repository_cannot_start_child_runs() -> None:
     """The plan was compiled with a repository and started without one; a single file does not compile."""
     async with HostHarness() as host:
         started = await host.driver.start(msgspec.structs.replace(request(), repository=None, revision=None))
@@ -305,7 +305,7 @@ def test_the_depth_counts_child_runs_and_workflow_run_triggers() -> None:
     )
 
 
-async def test_a_cancel_goes_to_the_run_that_the_step_started() -> None:
+async def test_a_cancel_reaches_the_child_run() -> None:
     """The parent ends after the child run, and both are cancelled."""
     async with HostHarness() as host:
         run = await begun(host)
@@ -333,7 +333,7 @@ async def test_a_cancel_by_force_ends_both_at_once() -> None:
         assert host.queries.run(other).is_forced
 
 
-async def test_a_step_that_waits_for_no_run_leaves_it_alone() -> None:
+async def test_a_step_that_does_not_wait_does_not_affect_its_child_run() -> None:
     """With `wait: false`, neither the parent's end nor its cancel affects the child run."""
     text = PARENT.replace("with: {", "with: {wait: false, ")
     async with HostHarness() as host:
@@ -344,7 +344,7 @@ async def test_a_step_that_waits_for_no_run_leaves_it_alone() -> None:
         assert not host.queries.run(other).is_completed
 
 
-async def test_the_policy_of_groups_holds_for_the_started_run() -> None:
+async def test_the_group_policy_applies_to_the_child_run() -> None:
     """A child run belongs to the same repository, with the same permissions."""
     async with HostHarness() as host:
         policy = msgspec.structs.replace(host.state, access=AccessPolicy([]))
@@ -429,13 +429,13 @@ async def test_an_internal_error_in_one_start_does_not_stop_the_others() -> None
         assert "internal error" in str([event for event in host.events(run) if hasattr(event, "reason")])
 
 
-def test_a_refusal_says_which_input_is_meant() -> None:
+def test_a_refusal_names_the_input() -> None:
     """The message names the input and the error code."""
     why = child_runs.refusal(Rejected("WF110", "it is required", where="version"))
     assert (why.text, why.facts) == ("version: it is required [WF110]", {"error": "WF110"})
 
 
-async def test_a_job_with_such_a_step_behind_others_is_placed() -> None:
+async def test_a_job_with_a_later_child_run_step_is_placed() -> None:
     """The first step of a job requires the nodes of all others; `workflow/run` needs none on the server."""
     text = PARENT.replace("      - id: other", "      - run: before\n      - id: other")
     async with HostHarness() as host:

@@ -70,7 +70,7 @@ def test_time_in_suspend_counts(machine: Machine, path: Path) -> None:
     assert clock.now() == before + 3_600_000
 
 
-def test_a_reboot_adds_the_wall_clocks_difference(machine: Machine, path: Path) -> None:
+def test_a_reboot_adds_the_difference_of_the_wall_clock(machine: Machine, path: Path) -> None:
     """A sleep of thirty days survives a reboot."""
     before = LogClock(path, 0, machine).now()
     machine.reboot("two")
@@ -89,7 +89,7 @@ def test_a_reboot_into_the_past_does_not_go_back(machine: Machine, path: Path) -
     assert clock.now() == before + 7
 
 
-def test_a_log_that_is_ahead_wins(machine: Machine, path: Path) -> None:
+def test_a_log_that_is_ahead_sets_the_clock(machine: Machine, path: Path) -> None:
     """This happens, for example, after restoring a log from another machine within the same boot."""
     LogClock(path, 0, machine)
     ahead = machine.wall + 1_000_000

@@ -13,7 +13,7 @@ from waterflowd.model.statuses import Conclusion
 from waterflowd.testing.host import HostHarness
 
 
-async def test_a_started_step_that_its_agent_does_not_know_any_more_is_lost_and_not_offered_again() -> None:
+async def test_a_started_step_forgotten_by_its_agent_is_lost_and_not_offered_again() -> None:
     """G3: the agent's journal is lost, so an offer could run the step a second time."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
@@ -63,7 +63,7 @@ async def test_nothing_is_acknowledged_behind_a_report_of_a_stalled_run_until_th
         assert third.id in host.state.runs
 
 
-async def test_a_task_that_cannot_be_made_keeps_one_run_back_and_not_its_agent() -> None:
+async def test_a_failing_task_delays_one_run_and_not_its_agent() -> None:
     """The settlement continues without the failing run, and the daemon keeps running."""
 
     def lower(run: object, *_: object) -> messages.Task:
@@ -83,7 +83,7 @@ async def test_a_task_that_cannot_be_made_keeps_one_run_back_and_not_its_agent()
         assert RunId(run.id) in host.state.stalled
 
 
-async def test_an_agent_that_never_answers_a_stop_does_not_keep_the_run() -> None:
+async def test_an_agent_that_never_confirms_a_stop_does_not_keep_the_run_open() -> None:
     """G7: one minute after the grace period of the cancel, the attempt is lost and the run ends."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")

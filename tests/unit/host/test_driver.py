@@ -56,7 +56,7 @@ async def test_nothing_is_sent_before_the_commit() -> None:
         assert host.link.offers()[0].attempt.run == summary.id
 
 
-async def test_a_report_is_acknowledged_after_its_commit_only() -> None:
+async def test_a_report_is_acknowledged_only_after_its_commit() -> None:
     """`durable` is called once the result is in the log, and not while the commit is held."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
@@ -171,7 +171,7 @@ async def test_read_only_lasts_until_a_commit_has_succeeded() -> None:
         assert host.driver.read_only == ""
 
 
-async def test_any_other_failure_of_a_commit_ends_the_driver() -> None:
+async def test_any_other_commit_failure_ends_the_driver() -> None:
     """After an I/O error the driver stops with `Stalled`, so that the daemon restarts and verifies; no caller keeps waiting."""
     host = HostHarness()
     host.log.fail_next(Stalled("WF303", "an I/O error"))
@@ -185,7 +185,7 @@ async def test_any_other_failure_of_a_commit_ends_the_driver() -> None:
         await asyncio.wait_for(host.start(), PATIENCE_S)
 
 
-async def test_a_run_that_raises_is_stalled_alone() -> None:
+async def test_only_a_run_that_raises_is_stalled() -> None:
     """A bug that one run triggers stalls it with its position in the log; the other runs of the batch continue."""
 
     def broken(run: Run, command: commands.SendTask, instance: str) -> messages.Task:
@@ -269,7 +269,7 @@ async def test_the_same_trigger_key_starts_one_run() -> None:
         assert (await host.start(key="other")).id != first.id
 
 
-async def test_a_key_of_a_request_that_came_before_starts_no_other_run() -> None:
+async def test_an_earlier_key_of_the_same_request_starts_no_second_run() -> None:
     """G6: a start may list earlier keys of the same request; also while the first start is in progress."""
     async with HostHarness() as host:
         again = msgspec.structs.replace(request(key="b"), earlier_keys=("a",))
@@ -318,7 +318,7 @@ def _fact() -> repository_events.Fact:
     return repository_events.RepositoryResumed(at=1, by="test")
 
 
-async def test_starts_without_facts_leave_their_stream_alone() -> None:
+async def test_starts_without_facts_add_no_record() -> None:
     """An empty list of facts adds no record."""
     async with HostHarness() as host:
         await host.driver.apply(StreamName("repo/ops"), [], [request()])
@@ -396,7 +396,7 @@ async def test_timers_fire_by_the_logs_clock() -> None:
         assert row.conclusion is Conclusion.SUCCESS
 
 
-async def test_a_run_whose_log_cannot_be_understood_does_not_stop_recovery() -> None:
+async def test_a_run_with_a_broken_log_does_not_stop_recovery() -> None:
     """One run's broken log stalls it; the others are recovered."""
     async with HostHarness() as host:
         bad, good = await host.start(), await host.start()

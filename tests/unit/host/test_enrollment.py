@@ -69,7 +69,7 @@ async def test_a_token_with_one_use_approves_one_of_many_concurrent_requests() -
         assert len(host.registry.agents) == 1
 
 
-async def test_one_key_that_asks_twice_at_once_is_approved_twice_by_one_use() -> None:
+async def test_a_repeated_request_of_one_key_uses_a_token_once() -> None:
     """An agent that repeats its request is not refused because its first request used up the token."""
     async with HostHarness() as host:
         token = await make_token(host, uses=1)
@@ -86,7 +86,7 @@ async def test_concurrent_agents_get_different_names() -> None:
         assert sorted(entry.name for entry in host.registry.agents.values()) == ["web", "web-2", "web-3", "web-4"]
 
 
-async def test_a_wrong_or_late_token_is_refused_with_a_sentence() -> None:
+async def test_an_invalid_or_expired_token_is_refused_with_a_message() -> None:
     """The agent does not become pending, because it was meant to be enrolled by the token."""
     async with HostHarness() as host:
         token = await make_token(host, ttl_ms=5_000)
@@ -219,7 +219,7 @@ async def test_a_full_disk_approves_nothing() -> None:
         assert (await host.enrollment.request("one", ask(token))).state == "approved"
 
 
-async def test_a_revoked_key_does_not_come_back_by_a_token() -> None:
+async def test_a_token_does_not_enroll_a_revoked_key_again() -> None:
     """Not even a token with remaining uses enrolls it again: a person must approve it."""
     async with HostHarness() as host:
         token = await make_token(host, uses=None)

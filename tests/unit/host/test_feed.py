@@ -31,7 +31,7 @@ async def take(records: AsyncIterator[Record], count: int) -> list[int]:
     return [(await anext(records)).position for _ in range(count)]
 
 
-async def test_history_comes_before_the_tail_without_gap_or_repetition() -> None:
+async def test_history_precedes_the_tail_without_gap_or_repetition() -> None:
     """Several pages of history are read, then records that are appended while a subscriber waits."""
     log = MemoryLog()
     feed = Feed(log)
@@ -103,7 +103,7 @@ async def test_output_and_events_of_a_run_wake_those_that_wait_for_output() -> N
         await asyncio.wait_for(waiting, PATIENCE_S)
 
 
-async def test_subscribers_that_left_cost_no_memory() -> None:
+async def test_former_subscribers_use_no_memory() -> None:
     """Streams that never grow again, such as those of completed runs, use no memory without subscribers."""
     feed = Feed(MemoryLog())
     tasks = [asyncio.create_task(take(feed.subscribe(StreamName(f"run/{number}"), 0), 1)) for number in range(50)] + [

@@ -61,7 +61,7 @@ async def test_all_branches_of_a_job_run_on_its_server_and_hold_a_slot_each(slot
         assert host.state.placement.waiting == 0
 
 
-async def test_of_two_concurrent_decisions_the_second_is_rejected() -> None:
+async def test_the_second_of_two_concurrent_decisions_is_rejected() -> None:
     """The log records the first decision; only its caller gets success."""
     async with HostHarness() as host:
         run = (await host.start(APPROVAL)).id
@@ -98,7 +98,7 @@ async def test_a_commit_that_fails_does_not_change_the_order_of_a_queue() -> Non
             await until(lambda run=run: host.kinds(run)[-1] == "RunCompleted")  # type: ignore[misc]
 
 
-async def test_a_queue_keeps_its_order_over_a_restart_and_a_newcomer_is_behind_it() -> None:
+async def test_a_queue_keeps_its_order_across_a_restart() -> None:
     """The order comes from the log and is restored before any new request."""
     async with HostHarness() as host:
         host.enroll("web-1", "web")
@@ -138,7 +138,7 @@ async def test_a_restart_of_the_daemon_does_not_count_as_absence_of_a_server() -
         assert [key.attempt.run for key in again.link.offers()] == [run.id]
 
 
-async def test_a_server_that_stays_away_after_a_restart_fails_its_instance() -> None:
+async def test_a_server_that_does_not_reconnect_after_a_restart_fails_its_instance() -> None:
     """The instance fails when the server's time to connect has passed."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
@@ -154,7 +154,7 @@ async def test_a_server_that_stays_away_after_a_restart_fails_its_instance() -> 
         assert again.kinds(run.id)[-1] == "RunCompleted"
 
 
-async def test_a_server_that_is_revoked_before_its_turn_does_not_hold_the_job_up() -> None:
+async def test_a_server_revoked_before_its_turn_does_not_block_the_job() -> None:
     """It will never connect again: the instance ends as for an absent server."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
@@ -184,7 +184,7 @@ async def test_a_retried_job_avoids_the_server_of_its_last_attempt() -> None:
         assert host.kinds(run.id)[-1] == "RunCompleted"
 
 
-async def test_a_job_on_each_server_begins_when_the_first_one_is_enrolled() -> None:
+async def test_a_job_on_each_server_starts_when_the_first_one_is_enrolled() -> None:
     """Until then the request is kept, and the reason is shown."""
     async with HostHarness() as host:
         run = await host.start(EACH)

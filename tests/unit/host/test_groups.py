@@ -54,7 +54,7 @@ async def test_a_group_that_a_run_chooses_is_refused_at_once(workflow: str) -> N
         assert unbound.status is Status.RUNNING
 
 
-async def test_every_server_means_those_of_the_groups_that_the_repository_may_use() -> None:
+async def test_the_group_of_all_servers_is_limited_to_permitted_groups() -> None:
     """This includes servers that are enrolled later."""
     async with guarded() as host:
         for name in ("w", "d", "both"):

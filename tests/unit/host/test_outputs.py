@@ -151,7 +151,7 @@ async def test_output_beyond_the_limit_is_not_stored() -> None:
         assert host.output_logs.size(key.attempt) == 0
 
 
-async def test_odd_offsets_and_times_do_no_harm() -> None:
+async def test_invalid_offsets_and_times_are_clamped_or_rejected() -> None:
     """Values made up by an agent are clamped or rejected."""
     async with HostHarness() as host:
         agent, key = await running(host)

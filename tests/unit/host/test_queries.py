@@ -19,7 +19,7 @@ from waterflowd.testing.scenario import dump
 UNKNOWN = RunId("01J00000000000000000000000")
 
 
-async def test_a_run_is_shown_as_it_was_at_each_of_its_events() -> None:
+async def test_a_run_can_be_read_as_of_each_event() -> None:
     """Each state is the fold of that many events, and the last one is the current run."""
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")

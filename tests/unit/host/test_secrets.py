@@ -78,7 +78,7 @@ async def dispatched_without_value(host: HostHarness, source: Source) -> tuple[A
     return agent, slow
 
 
-async def test_a_secret_that_is_being_read_holds_up_its_own_step_alone() -> None:
+async def test_a_secret_that_is_being_read_delays_only_its_step() -> None:
     """It takes no slot; another run uses the only one meanwhile. Once the secret is read, the step gets its value."""
     source = Source()
     async with source.host() as host:
@@ -102,7 +102,7 @@ async def test_a_secret_that_is_being_read_holds_up_its_own_step_alone() -> None
         assert not host.state.awaiting_secrets
 
 
-async def test_news_that_change_nothing_are_no_events_and_a_new_trouble_is_one() -> None:
+async def test_only_a_new_reason_is_an_event() -> None:
     """Each reason is recorded once."""
     source = Source()
     async with source.host() as host:
@@ -124,7 +124,7 @@ async def test_news_that_change_nothing_are_no_events_and_a_new_trouble_is_one()
         (None, ReasonCode.SECRET_MISSING),
     ],
 )
-async def test_a_secret_that_cannot_be_read_or_is_nowhere_fails_the_step_with_its_code(
+async def test_an_unreadable_or_missing_secret_fails_the_step_with_its_code(
     answer: Rejected | None, code: ReasonCode
 ) -> None:
     """There are two codes: one for the administrator of the source, the other for the author of the file."""
@@ -143,7 +143,7 @@ async def test_a_secret_that_cannot_be_read_or_is_nowhere_fails_the_step_with_it
         assert host.placed() == {}
 
 
-async def test_a_run_that_is_cancelled_meanwhile_asks_for_nothing_any_more() -> None:
+async def test_a_cancelled_run_requests_no_secret() -> None:
     """A later value has no effect."""
     source = Source()
     async with source.host() as host:
@@ -157,7 +157,7 @@ async def test_a_run_that_is_cancelled_meanwhile_asks_for_nothing_any_more() -> 
         assert not host.state.awaiting_secrets
 
 
-async def test_a_value_that_is_forgotten_before_the_task_leaves_delays_the_offer_and_nothing_else() -> None:
+async def test_a_value_that_expires_before_the_offer_only_delays_it() -> None:
     """The step keeps its slot, and the offer follows once, when the value is available again."""
     source = Source(VALUE)
     async with source.host() as host:
@@ -168,7 +168,7 @@ async def test_a_value_that_is_forgotten_before_the_task_leaves_delays_the_offer
         assert [key.attempt.run for key in host.link.offers()] == [slow.id]
 
 
-async def test_a_cancel_before_the_offer_is_said_again_after_it() -> None:
+async def test_a_cancel_before_the_offer_is_repeated_after_it() -> None:
     """The agent did not know the attempt yet: without this the step would run to its end."""
     source = Source(VALUE)
     async with source.host() as host:
@@ -180,7 +180,7 @@ async def test_a_cancel_before_the_offer_is_said_again_after_it() -> None:
         assert [type(message) for message in host.link.take()] == [messages.Offer, messages.Cancel]
 
 
-async def test_an_offer_whose_secret_cannot_be_read_any_more_is_a_task_that_fails() -> None:
+async def test_an_offer_fails_if_its_secret_can_no_longer_be_read() -> None:
     """The slot is released, and the step has the reason."""
     source = Source(VALUE)
     async with source.host() as host:
@@ -192,7 +192,7 @@ async def test_an_offer_whose_secret_cannot_be_read_any_more_is_a_task_that_fail
         assert "gave up after 600 s [WF626]" in offer.task.params["message"]
 
 
-async def test_an_agent_that_comes_back_meanwhile_has_its_offer_when_the_value_is_there() -> None:
+async def test_a_reconnected_agent_gets_its_offer_when_the_value_is_available() -> None:
     """Its settlement cannot make the offer yet, and forgets nothing."""
     source = Source(VALUE)
     async with source.host() as host:
@@ -207,7 +207,7 @@ async def test_an_agent_that_comes_back_meanwhile_has_its_offer_when_the_value_i
         assert {(task.key.attempt.run, task.instance) for task in offers} == {(slow.id, "instance-2")}
 
 
-async def test_a_daemon_that_comes_back_reads_again_and_offers_what_the_agent_lacks() -> None:
+async def test_a_restarted_daemon_reads_secrets_again_and_repeats_missing_offers() -> None:
     """The restart happens before and after the step has its slot; nothing is lost or fails."""
     source = Source()
     async with source.host() as host:
@@ -228,7 +228,7 @@ async def test_a_daemon_that_comes_back_reads_again_and_offers_what_the_agent_la
         assert sorted(key.attempt.run for key in host.link.offers()) == sorted([waiting.id, sent.id])
 
 
-async def test_a_bug_in_making_the_offer_stalls_its_own_run_alone() -> None:
+async def test_a_bug_in_an_offer_stalls_only_its_run() -> None:
     """One secret may concern many runs."""
     source = Source(VALUE)
     async with source.host() as host:
@@ -241,7 +241,7 @@ async def test_a_bug_in_making_the_offer_stalls_its_own_run_alone() -> None:
         assert len(host.link.offers()) == 1
 
 
-async def test_what_waits_for_a_job_that_a_full_disk_has_undone_asks_for_nothing() -> None:
+async def test_a_job_undone_by_a_full_disk_requests_no_secret() -> None:
     """The job is no longer in any log, and the other runs continue."""
     async with HostHarness() as host:
         run = await host.start(ONE_STEP)

@@ -27,7 +27,7 @@ async def commit_on_its_way(host: HostHarness) -> AsyncIterator[None]:
     await host.settle()
 
 
-async def test_agent_that_connects_during_a_commit_hears_of_it_only_when_it_is_durable() -> None:
+async def test_agent_that_connects_during_a_commit_is_informed_only_when_it_is_durable() -> None:
     """An earlier offer, cancel or release could depend on events that a crash removes."""
     async with HostHarness() as host:
         agent = host.enroll("s", "web")
@@ -38,7 +38,7 @@ async def test_agent_that_connects_during_a_commit_hears_of_it_only_when_it_is_d
         assert len(set(host.link.offers())) == 1
 
 
-async def test_session_that_ended_before_the_commit_hears_nothing() -> None:
+async def test_session_that_ended_before_the_commit_gets_no_message() -> None:
     """The next session starts its own settlement."""
     async with HostHarness() as host:
         agent = host.enroll("s", "web")
@@ -73,7 +73,7 @@ async def test_attempt_whose_end_is_not_durable_yet_is_not_forgotten() -> None:
         assert any(isinstance(message, messages.Cancel) and message.key == key for message in host.link.take())
 
 
-async def test_slot_that_is_owed_is_asked_for_once_after_failed_commits() -> None:
+async def test_slot_is_requested_once_after_failed_commits() -> None:
     """Each recovery from a full disk requests slots again; a slot that was taken twice would never be freed."""
     async with HostHarness() as host:
         run = await host.start(ONE_STEP)
@@ -91,7 +91,7 @@ async def test_slot_that_is_owed_is_asked_for_once_after_failed_commits() -> Non
         assert host.state.placement.waiting == 0
 
 
-async def test_report_that_waits_for_its_turn_comes_before_the_settlement() -> None:
+async def test_queued_report_precedes_the_settlement() -> None:
     """After a refusal that the agent's next instance does not know, the attempt has ended and is not offered again."""
     async with HostHarness() as host:
         agent = host.enroll("s", "web")
@@ -120,7 +120,7 @@ async def test_offer_for_an_earlier_start_of_the_agent_is_not_sent() -> None:
         assert offers == ["instance-2"]
 
 
-async def test_a_directory_that_was_made_after_the_hello_goes_with_its_job() -> None:
+async def test_a_directory_created_after_the_hello_is_removed_with_its_job() -> None:
     """The attempt was accepted when the session began, and its result arrives in the batch of the settlement."""
     async with HostHarness() as host:
         agent = host.enroll("s", "web")

@@ -36,7 +36,7 @@ def test_equal_times_fire_in_the_order_of_arming() -> None:
     assert [item.job for _, item in timers.due(10)] == ["c", "a", "b"]
 
 
-def test_arming_twice_is_arming_once() -> None:
+def test_arming_twice_has_the_effect_of_once() -> None:
     """Recovery may repeat what the live path has done."""
     timers = Timers()
     timers.arm(RUN, timer(10))
@@ -81,7 +81,7 @@ def test_next_at_is_never_later_than_the_next_timer() -> None:
     assert next_at <= 20
 
 
-def test_one_call_gives_no_more_than_was_asked_for() -> None:
+def test_one_call_returns_at_most_the_requested_number() -> None:
     """Thousands of timers that are due at once are returned in several calls, and none is lost."""
     timers = Timers()
     for number in range(25):

@@ -79,7 +79,7 @@ def test_the_last_pattern_that_matches_decides(patterns: list[str], selected: li
         ("a\\", "a\\", True),
     ],
 )
-def test_edge_cases_of_the_rules(pattern: str, text: str, is_matching: bool) -> None:
+def test_edge_cases_are_literal_text(pattern: str, text: str, is_matching: bool) -> None:
     """Escapes, odd brackets, quantifiers at the edge and hostile names are literal text where no rule applies."""
     assert globs.is_match(pattern, text) is is_matching
 

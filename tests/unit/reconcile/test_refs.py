@@ -57,6 +57,6 @@ def test_the_only_branch_is_the_default_if_the_branch_of_head_does_not_exist() -
         ),
     ],
 )
-def test_nothing_to_watch_is_explained(found: Refs, patterns: tuple[str, ...], words: str) -> None:
+def test_a_configuration_that_watches_nothing_is_explained(found: Refs, patterns: tuple[str, ...], words: str) -> None:
     """Each message gives the reason and lists the existing refs."""
     assert words in refs.nothing_watched(found, patterns)

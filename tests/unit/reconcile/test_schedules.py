@@ -133,7 +133,7 @@ def test_a_dropped_schedule_has_a_reason(ref: RefState | None, may_start: bool, 
     assert code in schedules.CODES
 
 
-def test_a_decision_reads_as_a_sentence() -> None:
+def test_a_decision_has_a_readable_message() -> None:
     """The sentence contains the number of times, or the minimum if they were not all counted."""
     decided = ScheduleDecided(
         at=1, path="p", cron="c", timezone="UTC", due_at=T0, outcome=ScheduleOutcome.MISSED, code="too-many",

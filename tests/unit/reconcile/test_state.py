@@ -42,7 +42,7 @@ def test_a_file_with_errors_keeps_its_last_valid_version() -> None:
     assert file.commit == "c2"
 
 
-def test_a_file_that_was_never_valid_has_no_valid_version() -> None:
+def test_a_file_that_was_never_valid_has_no_earlier_version() -> None:
     """There is nothing to fall back on."""
     folded = state.fold("ops", [applied(1, broken("a.yml", "1"))])
     assert folded.refs[MAIN].files["a.yml"].good is None

@@ -77,7 +77,7 @@ def applied(number: int, *files: events.FileApplied, removed: tuple[str, ...] = 
     )
 
 
-def test_a_file_owns_its_name_since_it_has_had_it_without_a_break() -> None:
+def test_a_file_owns_its_name_as_long_as_it_keeps_it() -> None:
     """It keeps its position when changed, broken for a while or renamed, and loses it by giving the name up."""
     held = state.RepositoryState(name="ops", refs={}, schedules={})
 

@@ -32,7 +32,7 @@ def test_a_name_can_be_claimed_once(tmp_path: Path) -> None:
         claim(tmp_path, "a")
 
 
-def test_the_record_tells_request_process_and_result_and_no_environment(tmp_path: Path) -> None:
+def test_the_record_has_request_process_and_result_but_no_environment(tmp_path: Path) -> None:
     """Each of them is a line, and no line contains secrets."""
     place = AttemptDirectory(str(tmp_path), "a")
     fd = place.claim(request("a"), "boot")
@@ -50,7 +50,7 @@ def test_the_record_tells_request_process_and_result_and_no_environment(tmp_path
     assert b"hunter2" not in Path(place.record_path).read_bytes()
 
 
-def test_a_torn_result_is_no_result(tmp_path: Path) -> None:
+def test_a_torn_result_is_ignored(tmp_path: Path) -> None:
     """A line without a newline is ignored."""
     place = claim(tmp_path, "a")
     place.write_result({"reason": "exited"})
@@ -61,7 +61,7 @@ def test_a_torn_result_is_no_result(tmp_path: Path) -> None:
     assert place.read_record() is not None
 
 
-def test_a_released_directory_is_used_again_as_good_as_new(tmp_path: Path) -> None:
+def test_a_released_directory_is_reused_clean(tmp_path: Path) -> None:
     """The next attempt sees nothing of the last one, and the old name no longer exists."""
     store = AttemptDirectoryPool(str(tmp_path))
     store.prepare("a")
@@ -80,7 +80,7 @@ def test_a_released_directory_is_used_again_as_good_as_new(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("left", ["files/output", "other", "output.1"])
-def test_a_directory_with_something_left_in_it_is_removed(tmp_path: Path, left: str) -> None:
+def test_an_unclean_directory_is_removed(tmp_path: Path, left: str) -> None:
     """Only clean directories are kept."""
     store = AttemptDirectoryPool(str(tmp_path))
     store.prepare("a")
@@ -111,7 +111,7 @@ def test_links_left_in_a_directory_are_not_followed(tmp_path: Path, link: str) -
     assert precious.read_text() == "precious"
 
 
-def test_preparing_twice_keeps_what_was_put_there(tmp_path: Path) -> None:
+def test_preparing_twice_keeps_existing_files(tmp_path: Path) -> None:
     """The agent may prepare a directory, fill it, and start."""
     store = AttemptDirectoryPool(str(tmp_path))
     store.prepare("a")
@@ -123,6 +123,6 @@ def test_preparing_twice_keeps_what_was_put_there(tmp_path: Path) -> None:
     assert Path(tmp_path, "b", "script").read_text() == "true"
 
 
-def test_releasing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
+def test_releasing_a_missing_directory_is_not_an_error(tmp_path: Path) -> None:
     """This happens with a second `forget`."""
     assert AttemptDirectoryPool(str(tmp_path)).release("a") is None

@@ -17,7 +17,7 @@ MESSAGES: list[protocol.Message] = [
 VALID: protocol.Message = {"type": "start", "name": "a.1", "argv": ["/bin/true"], "cwd": "/", "env": {"A": "b"}}
 
 
-def test_messages_survive_every_cut_of_the_stream() -> None:
+def test_messages_are_decoded_wherever_the_stream_is_split() -> None:
     """The decoder returns the same messages wherever the bytes are cut."""
     stream = protocol.frames(map(protocol.encode, MESSAGES)) * 2
     for cut in range(len(stream)):
@@ -45,7 +45,7 @@ def test_many_messages_are_split_into_frames_that_a_peer_accepts() -> None:
         struct.pack(">I", 100_000) + b"[" * 100_000,
     ],
 )
-def test_what_is_not_a_list_of_messages_is_refused(frame: bytes) -> None:
+def test_an_invalid_list_of_messages_is_refused(frame: bytes) -> None:
     """Garbage closes the connection but does not stop the runner."""
     with pytest.raises(BadMessage):
         Decoder().feed(frame)
@@ -96,7 +96,7 @@ def test_a_wrong_field_is_refused_by_its_name(field: str, value: object) -> None
         StartRequest(VALID | {field: value})
 
 
-def test_a_refusal_does_not_tell_the_value_of_a_variable() -> None:
+def test_a_refusal_does_not_reveal_the_value_of_a_variable() -> None:
     """An environment may contain secrets."""
     with pytest.raises(BadMessage) as refusal:
         StartRequest(VALID | {"env": {"TOKEN": "hunter2\0"}})

@@ -31,7 +31,7 @@ def directory_bytes(path: Path) -> int:
     return sum(entry.stat().st_size for entry in os.scandir(path))
 
 
-def test_chunks_come_back_in_order_with_stream_time_and_offset(tmp_path: Path) -> None:
+def test_chunks_are_read_in_order_with_stream_time_and_offset(tmp_path: Path) -> None:
     """Appended output is read unchanged, for each stream."""
     write(tmp_path / "output", [(STDOUT, b"one"), (STDERR, b"two\xff\x00"), (STDOUT, b"three")]).close(9)
 
@@ -68,7 +68,7 @@ def test_a_reader_sees_what_is_appended_after_it_reached_the_end(tmp_path: Path)
     writer.close(6)
 
 
-def test_output_up_to_the_cap_is_complete(tmp_path: Path) -> None:
+def test_output_up_to_the_limit_is_complete(tmp_path: Path) -> None:
     """Up to the size limit nothing is dropped, whatever the sizes of the writes."""
     pieces = [(STDOUT, bytes([65 + number % 26]) * (number % 97 + 1)) for number in range(200)]
     whole = b"".join(payload for _, payload in pieces)
@@ -81,7 +81,7 @@ def test_output_up_to_the_cap_is_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bytes_max", [16, 1_000, 65_536])
-def test_a_flood_keeps_its_first_and_last_part_and_says_what_is_missing(tmp_path: Path, bytes_max: int) -> None:
+def test_a_flood_keeps_its_first_and_last_part_and_the_size_of_the_gap(tmp_path: Path, bytes_max: int) -> None:
     """First half and at least the last seven sixteenths stay; the gap between them has the exact size."""
     whole = b"".join(b"%07d " % number for number in range(bytes_max))
     writer = write(tmp_path / "output", [(STDOUT, whole[i : i + 700]) for i in range(0, len(whole), 700)], bytes_max)
@@ -99,7 +99,7 @@ def test_a_flood_keeps_its_first_and_last_part_and_says_what_is_missing(tmp_path
     assert whole.endswith(last)
 
 
-def test_a_reader_that_starts_in_the_gap_is_told_of_its_rest(tmp_path: Path) -> None:
+def test_a_reader_that_starts_in_the_gap_gets_the_size_of_its_rest(tmp_path: Path) -> None:
     """Offsets count missing bytes too, so reading may start anywhere in a gap."""
     writer = write(tmp_path / "output", [(STDOUT, b"x" * 100)] * 100, bytes_max=1_600)
     writer.close(0)
@@ -110,7 +110,7 @@ def test_a_reader_that_starts_in_the_gap_is_told_of_its_rest(tmp_path: Path) -> 
     assert (rest.stream, rest.offset, rest.dropped) == (MISSING, gap.offset + 10, gap.dropped - 10)
 
 
-def test_the_tail_is_left_out_on_request(tmp_path: Path) -> None:
+def test_the_tail_can_be_omitted(tmp_path: Path) -> None:
     """While the step runs, only the first half is read."""
     write(tmp_path / "output", [(STDOUT, b"x" * 100)] * 100, bytes_max=1_600)
 
@@ -130,7 +130,7 @@ def test_bytes_on_disk_are_bounded_even_for_output_of_single_bytes(tmp_path: Pat
     assert sum(len(chunk.data) + chunk.dropped for chunk in read_all(tmp_path / "output")) == 300_000
 
 
-def test_a_cap_of_nothing_keeps_the_count(tmp_path: Path) -> None:
+def test_a_limit_of_zero_keeps_the_count(tmp_path: Path) -> None:
     """With a size limit of 0 only the number of bytes is known."""
     write(tmp_path / "output", [(STDOUT, b"abc"), (STDERR, b"de")], bytes_max=0).close(4)
 
@@ -148,7 +148,7 @@ def test_a_torn_last_record_is_the_end(tmp_path: Path) -> None:
     assert [chunk.data for chunk in read_all(tmp_path / "output")] == [b"whole"]
 
 
-def test_a_disk_that_refuses_loses_bytes_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failing_disk_loses_only_output(tmp_path: Path) -> None:
     """The writer keeps counting when nothing can be written."""
     writer = write(tmp_path / "absent" / "output", [(STDOUT, b"lost"), (STDOUT, b"too")])
     (tmp_path / "absent").mkdir()
@@ -161,7 +161,7 @@ def test_a_disk_that_refuses_loses_bytes_and_nothing_else(tmp_path: Path) -> Non
     assert writer.dropped == 7
 
 
-def test_a_spool_of_one_byte_is_an_empty_one_and_can_be_used_again(tmp_path: Path) -> None:
+def test_a_spool_of_one_byte_is_empty_and_reusable(tmp_path: Path) -> None:
     """A reused directory keeps the first byte of its files."""
     write(tmp_path / "output", [(STDOUT, b"before")]).close(0)
     os.truncate(tmp_path / "output", 1)

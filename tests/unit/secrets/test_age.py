@@ -57,7 +57,7 @@ def sealed(content: bytes, *identities: pyrage.x25519.Identity, armored: bool = 
 
 
 @pytest.mark.parametrize("armored", [False, True])
-async def test_a_table_holds_several_secrets_and_any_other_file_one(
+async def test_a_table_file_has_several_secrets_and_any_other_file_one(
     identity: pyrage.x25519.Identity, key_file: Path, armored: bool
 ) -> None:
     """The file name decides; a trailing newline of a single value is stripped."""

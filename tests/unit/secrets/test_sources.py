@@ -84,7 +84,7 @@ async def got(sources: Sources, name: str, commit: RunRevision = COMMIT) -> str 
     return sources.get(name, commit)
 
 
-async def test_the_first_source_with_the_name_wins_and_later_ones_are_not_asked() -> None:
+async def test_the_first_source_with_the_name_wins_and_later_ones_are_not_read() -> None:
     """The order is the daemon's host, Vault, the repository's files."""
     files = Files(values={"own": "f", "both": "f", "of_file": "f"})
     vault = Server({"own": "v", "both": "v", "of_vault": "v"})

@@ -34,7 +34,7 @@ def test_the_order_is_variable_credential_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "\n", "two words", "two\nlines", "na\u00efve", "esc\x1b"])
-def test_a_key_that_no_header_can_hold_is_refused_and_not_quoted(tmp_path: Path, content: str) -> None:
+def test_a_key_that_is_not_a_valid_header_is_refused_and_not_quoted(tmp_path: Path, content: str) -> None:
     """The HTTP library would quote it in its own error."""
     file = private(tmp_path / "token", f"hvs.{content}" if content.strip() else content)
     with pytest.raises(Rejected, match="does not hold a Vault key") as raised:

@@ -21,7 +21,7 @@ def frame_of(*, numbered: list[messages.Message] = (), loose: list[messages.Mess
     )
 
 
-def test_a_frame_comes_back_as_it_was_sent() -> None:
+def test_a_frame_is_decoded_unchanged() -> None:
     """Decoding an encoded frame returns its parts as typed values."""
     frame = codec.decode_frame(frame_of(numbered=[STARTED], first=7), codec.Side.AGENT)
 
@@ -70,7 +70,7 @@ def test_a_kind_that_this_peer_may_not_send_is_refused(frame: bytes, sender: cod
         b"\x95\xa1s\x00\x01\x91\x93\xa7started\x95\xa1r\xa1j\xa1s\x01\x01\x01\x90" + b"trailing",
     ],
 )
-def test_bytes_that_are_no_frame_are_refused(frame: bytes) -> None:
+def test_invalid_frames_are_refused(frame: bytes) -> None:
     """Garbage, bombs, bad UTF-8, negative and huge numbers are WF202."""
     with pytest.raises(RemoteProtocolError) as caught:
         codec.decode_frame(frame, codec.Side.AGENT)
@@ -78,7 +78,7 @@ def test_bytes_that_are_no_frame_are_refused(frame: bytes) -> None:
     assert caught.value.code == "WF202"
 
 
-def test_a_part_beyond_the_limit_is_refused_unread() -> None:
+def test_an_oversized_part_is_refused_undecoded() -> None:
     """More bytes than a socket should accept are WF201."""
     with pytest.raises(RemoteProtocolError) as caught:
         codec.decode_frame(bytes(messages.MESSAGE_BYTES_MAX + 1), codec.Side.AGENT)
@@ -86,7 +86,7 @@ def test_a_part_beyond_the_limit_is_refused_unread() -> None:
     assert caught.value.code == "WF201"
 
 
-def test_what_a_peer_wrote_is_made_printable_in_the_error() -> None:
+def test_text_of_a_peer_is_escaped_in_the_error() -> None:
     """The name of an unknown kind reaches a log without control characters, and truncated."""
     evil = codec.encode_frame("s", 0, 1, [msgspec.Raw(msgspec.msgpack.encode(["\x1b]0;x\x07\n" + "é" * 900, 1]))], [])
 
@@ -110,7 +110,7 @@ def test_fields_of_a_newer_peer_are_ignored() -> None:
 
 
 @pytest.mark.parametrize("value", [2**70, object(), "\ud800"])
-def test_a_message_that_msgpack_cannot_hold_is_a_bug_here(value: object) -> None:
+def test_an_unencodable_message_is_a_local_error(value: object) -> None:
     """A message that cannot be encoded is an error of this side: LocalProtocolError WF206."""
     message = messages.Finished(KEY, Outcome.SUCCESS, 0, "", "", {"x": value}, {}, 1, 2, 0, 0)
 
@@ -120,7 +120,7 @@ def test_a_message_that_msgpack_cannot_hold_is_a_bug_here(value: object) -> None
     assert caught.value.code == "WF206"
 
 
-def test_a_message_that_no_peer_would_take_is_not_encoded() -> None:
+def test_an_oversized_message_is_not_encoded() -> None:
     """A message that is larger than a socket accepts is refused by its sender."""
     with pytest.raises(LocalProtocolError) as caught:
         codec.encode_message(messages.Reset(text="x" * messages.MESSAGE_BYTES_MAX))
@@ -128,7 +128,7 @@ def test_a_message_that_no_peer_would_take_is_not_encoded() -> None:
     assert caught.value.code == "WF206"
 
 
-def test_an_enrollment_request_comes_back_as_it_was_sent() -> None:
+def test_an_enrollment_request_is_decoded_unchanged() -> None:
     """The enrollment port carries messages without frames in both directions."""
     wanted = messages.EnrollRequest(1, "token", "web-1", ["web"], "host", "machine", "0.1.0")
     answer = messages.EnrollAnswer("pending", "wait", "SHA256:x", "web-1", [], "tcp://:1", 5_000)

@@ -35,7 +35,7 @@ def agent_frame(*, first: int, count: int, ack: int = 0, token: str = TOKEN) -> 
     return codec.encode_frame(token, ack, first, raws, [])
 
 
-def test_all_that_is_queued_leaves_in_one_frame() -> None:
+def test_all_queued_messages_are_sent_in_one_frame() -> None:
     """Messages of one turn share a frame and have consecutive numbers from 1."""
     ours = agent()
     numbers = [ours.queue(started(at)) for at in range(3)]
@@ -48,7 +48,7 @@ def test_all_that_is_queued_leaves_in_one_frame() -> None:
     assert ours.frames(0) == []
 
 
-def test_output_comes_after_everything_else() -> None:
+def test_output_follows_all_other_messages() -> None:
     """Output comes after the results in a frame, whatever was queued first."""
     ours = agent()
     chunk = messages.OutputChunk(at=1, stream=1, data=bytes(messages.OUTPUT_CHUNK_BYTES_MAX))
@@ -78,7 +78,7 @@ def test_long_lists_are_split_over_frames_of_bounded_size() -> None:
     assert numbers == list(range(1, 11))
 
 
-def test_a_message_larger_than_a_frame_travels_alone() -> None:
+def test_a_message_larger_than_a_frame_has_its_own_frame() -> None:
     """A single larger message gets its own frame, which a socket still accepts."""
     ours = agent()
     ours.queue(started(1))
@@ -91,7 +91,7 @@ def test_a_message_larger_than_a_frame_travels_alone() -> None:
     assert len(frames[1]) <= messages.MESSAGE_BYTES_MAX
 
 
-def test_an_acknowledgement_waits_a_moment_for_a_frame_to_ride_on() -> None:
+def test_an_acknowledgement_is_delayed_to_share_a_frame() -> None:
     """It is sent after 50 ms, or at once with any other message."""
     theirs = daemon()
     theirs.receive(agent_frame(first=1, count=2), 0)
@@ -104,7 +104,7 @@ def test_an_acknowledgement_waits_a_moment_for_a_frame_to_ride_on() -> None:
     assert theirs.frames(61) == []
 
 
-def test_nothing_is_acknowledged_before_the_host_says_so() -> None:
+def test_nothing_is_acknowledged_before_it_is_durable() -> None:
     """A received message that is not durable is not acknowledged by any frame."""
     theirs = daemon()
     theirs.receive(agent_frame(first=1, count=2), 0)
@@ -115,7 +115,7 @@ def test_nothing_is_acknowledged_before_the_host_says_so() -> None:
     assert codec.decode_frame(frame, codec.Side.DAEMON).ack == 0
 
 
-def test_what_is_not_acknowledged_is_sent_again_ever_more_rarely() -> None:
+def test_unacknowledged_messages_are_resent_with_backoff() -> None:
     """It is sent again after 5 s, then after 10, 20, 30 and 30 s."""
     ours = agent()
     ours.silence_ms = 10**9
@@ -147,7 +147,7 @@ def test_an_acknowledged_message_is_never_sent_again() -> None:
     assert again[0].first_number == 2
 
 
-def test_one_round_of_sending_again_is_bounded() -> None:
+def test_one_round_of_resending_is_bounded() -> None:
     """A peer that is slow to acknowledge megabytes does not get all of them again at once."""
     ours = agent()
     outputs = {"text": "x" * 900_000}
@@ -198,7 +198,7 @@ def test_a_frame_of_another_session_changes_nothing() -> None:
     assert theirs.is_silent(6_000)
 
 
-def test_a_frame_without_a_session_brings_loose_messages_only() -> None:
+def test_only_loose_messages_are_read_without_a_session() -> None:
     """Loose messages of the daemon are handled without a session; numbered ones are ignored."""
     ours = agent()
     frame = codec.encode_frame(
@@ -224,7 +224,7 @@ def test_a_frame_without_a_session_brings_loose_messages_only() -> None:
         (b"\xc1", "WF202"),
     ],
 )
-def test_a_peer_that_breaks_the_rules_is_named(frame: bytes, code: str) -> None:
+def test_a_protocol_violation_is_an_error_of_the_peer(frame: bytes, code: str) -> None:
     """An acknowledgement of an unsent message, numbers below 1, and an exceeded window are errors of the peer."""
     with pytest.raises(RemoteProtocolError) as caught:
         daemon().receive(frame, 0)
@@ -263,7 +263,7 @@ def test_the_window_bounds_bytes_too() -> None:
     assert queued <= session.WINDOW_BYTES // (3 << 20) + 1
 
 
-def test_loose_messages_that_nobody_collects_are_bounded() -> None:
+def test_unsent_loose_messages_are_bounded() -> None:
     """A caller that never sends gets an error instead of filling the memory."""
     ours = agent()
     output = messages.Output(key=KEY, offset=0, chunks=[messages.OutputChunk(at=1, stream=1, data=bytes(3 << 20))])
@@ -276,7 +276,7 @@ def test_loose_messages_that_nobody_collects_are_bounded() -> None:
     assert caught.value.code == "WF207"
 
 
-def test_acknowledging_what_never_came_is_a_bug_here() -> None:
+def test_acknowledging_an_unreceived_message_is_a_local_error() -> None:
     """A message that was not received cannot be acknowledged."""
     with pytest.raises(LocalProtocolError) as caught:
         daemon().acknowledge(1, 0)
@@ -284,7 +284,7 @@ def test_acknowledging_what_never_came_is_a_bug_here() -> None:
     assert caught.value.code == "WF208"
 
 
-def test_a_quiet_session_keeps_itself_alive() -> None:
+def test_an_idle_session_sends_keep_alives() -> None:
     """A frame is sent every third of the silence, so the peer does not consider the session lost."""
     ours, theirs = agent(), daemon()
     for now in range(0, 60_000, 500):
@@ -293,7 +293,7 @@ def test_a_quiet_session_keeps_itself_alive() -> None:
         assert not theirs.is_silent(now)
 
 
-def test_a_peer_that_says_nothing_is_silent_after_the_agreed_time() -> None:
+def test_a_peer_that_sends_nothing_is_silent_after_the_agreed_time() -> None:
     """The silence starts with the last frame of this session, and `next_wake_at` includes its end."""
     theirs = daemon()
     theirs.receive(agent_frame(first=1, count=1), 1_000)
@@ -304,7 +304,7 @@ def test_a_peer_that_says_nothing_is_silent_after_the_agreed_time() -> None:
     assert theirs.is_silent(7_000)
 
 
-def test_a_pause_of_this_side_is_not_the_peers_silence() -> None:
+def test_a_suspension_of_this_side_does_not_count_as_the_peer_s_silence() -> None:
     """After a suspension of this side the peer gets the full time again."""
     theirs = daemon()
     theirs.forgive(100_000)

@@ -29,7 +29,9 @@ async def bench(tmp_path: Path) -> AsyncIterator[CoreBench]:
     await bench.close()
 
 
-async def test_the_journal_has_an_attempt_before_the_runner(bench: CoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_attempt_is_journalled_before_the_runner_gets_it(
+    bench: CoreBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The daemon's message is acknowledged after both."""
     order: list[str] = []
 
@@ -71,7 +73,7 @@ async def test_a_full_disk_starts_nothing_and_loses_no_result(
     assert again.held() == bench.ledger.held()
 
 
-async def test_files_of_a_step_are_kept_until_the_journal_has_its_result(
+async def test_step_files_are_kept_until_the_result_is_journalled(
     bench: CoreBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A later process of the agent may need them, so no other step gets the directory before."""
@@ -90,7 +92,7 @@ async def test_files_of_a_step_are_kept_until_the_journal_has_its_result(
     assert output.read_text() == "a=1\n"
 
 
-async def test_the_directory_of_a_finished_step_belongs_to_the_next_one(bench: CoreBench, tmp_path: Path) -> None:
+async def test_the_directory_of_a_finished_step_is_reused(bench: CoreBench, tmp_path: Path) -> None:
     """This holds after a restart too, even if the daemon has not acknowledged the first result yet."""
     bench.offer(attempt(1), run="true")
     bench.report(StepExited(attempt_name(attempt(1)), exited()))
@@ -168,7 +170,7 @@ async def respond(bench: CoreBench, response: messages.FileResponse | None = Non
     bench.receive(Received(loose=[msgspec.structs.replace(response, number=request.number)]))
 
 
-async def test_a_step_starts_when_its_job_has_its_files(waiting: CoreBench, tmp_path: Path) -> None:
+async def test_a_step_starts_when_the_checkout_is_complete(waiting: CoreBench, tmp_path: Path) -> None:
     """It does not start earlier; the next step of the job starts at once."""
     await respond(waiting)
     assert waiting.runner.started == []
@@ -211,7 +213,7 @@ async def test_a_restarted_runner_does_not_end_an_attempt_that_waits_for_files(w
     await waiting.until(lambda: waiting.runner.started)
 
 
-async def test_a_step_fails_with_the_daemon_s_reason_when_its_files_cannot_be_had(waiting: CoreBench) -> None:
+async def test_a_step_fails_with_the_daemon_s_reason_if_its_files_are_unavailable(waiting: CoreBench) -> None:
     """Nothing of the step runs."""
     await respond(
         waiting, messages.FileResponse(attempt(), 0, [], "WF520", "out: a link to /etc, out of the repository")
@@ -224,7 +226,7 @@ async def test_a_step_fails_with_the_daemon_s_reason_when_its_files_cannot_be_ha
     assert waiting.runner.started == []
 
 
-async def test_an_agent_that_ends_during_a_checkout_reports_that_nothing_ran(tmp_path: Path) -> None:
+async def test_an_agent_restarted_during_a_checkout_refuses_the_attempt(tmp_path: Path) -> None:
     """Its next process refuses the attempt, so that it is offered again, and finds no partial directory."""
     bench = CoreBench(tmp_path)
     bench.settle()

@@ -38,7 +38,7 @@ def base64_of(text: str) -> str:
         base64_of(SECRET).rstrip("=")[:-1],
     ],
 )
-def test_every_face_is_masked(said: str) -> None:
+def test_every_encoding_is_masked(said: str) -> None:
     """Secrets are masked as they are, and in the form used in URLs, JSON, shells and Base64."""
     assert Masks([SECRET]).text(f"a {said} b") == "a *** b"
 
@@ -58,7 +58,7 @@ def test_base64_is_found_at_every_alignment(before: str, after: str, urlsafe: bo
 
 
 @pytest.mark.parametrize("shell", ["bash", "sh"])
-def test_what_a_tracing_shell_prints_is_masked(shell: str) -> None:
+def test_shell_tracing_output_is_masked(shell: str) -> None:
     """Shells differ in how they quote with `set -x`."""
     if shutil.which(shell) is None:
         pytest.skip(f"there is no {shell}")
@@ -90,7 +90,7 @@ def test_wrapped_base64_of_a_long_value_is_masked(width: int) -> None:
     assert len(masked.replace("***", "").replace("\n", "")) <= 8
 
 
-def test_a_long_value_is_masked_as_one() -> None:
+def test_a_long_value_is_masked_as_a_whole() -> None:
     """It is searched in parts, but masked as one."""
     value = "".join(chr(97 + n % 23) + str(n) for n in range(900))
     assert Masks([value]).text(f"[{value}]") == "[***]"
@@ -102,26 +102,26 @@ def test_overlapping_secrets_hide_each_other() -> None:
     assert Masks(["abcd", "abcdefgh"]).text("abcdefgh abcdefg") == "*** ***efg"
 
 
-def test_short_values_are_left_alone() -> None:
+def test_short_values_are_not_masked() -> None:
     """Masking values of less than four bytes would hide ordinary text."""
     assert Masks(["abc", "", "\n"]).text("abc") == "abc"
     assert Masks([]).text("abc") == "abc"
 
 
-def test_values_of_json_are_masked_inside() -> None:
+def test_values_inside_json_are_masked() -> None:
     """This includes names and lists; values of other types stay unchanged."""
     masks = Masks(["s3cret"])
     given = {"a": ["xs3crety", 1, None, True], "s3cret": {"b": "s3cret"}, "c": "\ud800"}
     assert masks.value(given) == {"a": ["x***y", 1, None, True], "***": {"b": "***"}, "c": "\ud800"}
 
 
-def test_what_cannot_be_found_is_known() -> None:
+def test_documented_masking_gaps_remain() -> None:
     """The documented gaps are reversed text, hexadecimal, and spaces between the letters."""
     for said in (SECRET[::-1], SECRET.encode().hex(), " ".join(SECRET)):
         assert Masks([SECRET]).text(said) == said
 
 
-def test_no_more_than_a_beginning_is_held_back() -> None:
+def test_only_a_possible_secret_prefix_is_held_back() -> None:
     """A prompt without a newline is sent at once; a possible secret is held back, and sent if it turns out not to be one."""
     stream = StreamMasker(Masks(["password1234"]))
     assert stream.feed(b"Continue? ") == b"Continue? "
@@ -140,13 +140,13 @@ def test_the_greater_half_of_a_secret_at_the_end_is_masked() -> None:
     assert (stream.feed(b"x pass"), stream.finish()) == (b"x ", b"pass")
 
 
-def test_what_is_held_back_is_bounded() -> None:
+def test_held_back_text_is_bounded() -> None:
     """A flood of the same letter is not held back."""
     stream = StreamMasker(Masks(["a" * 500, "b" * FORM_BYTES_MAX]))
     told = b"".join(stream.feed(b"a") for _ in range(2_000)) + stream.feed(b"!")
     assert told == b"***!"
 
 
-def test_masks_do_not_show_values() -> None:
+def test_the_representation_of_masks_has_no_values() -> None:
     """Their representation does not contain values, not even in a debug log."""
     assert "s3cret" not in repr(Masks(["s3cret"]))

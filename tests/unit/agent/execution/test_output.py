@@ -41,7 +41,7 @@ def everything(log: OutputLog, size: int = 1_000) -> bytes:
     return b"".join(parts)
 
 
-def test_spool_comes_first_and_the_agent_last(tmp_path: Path) -> None:
+def test_spool_output_precedes_the_agent_s_output(tmp_path: Path) -> None:
     """Both are one log with continuous offsets."""
     log = OutputLog(spooled(tmp_path / "output", [b"one\n", b"two\n"]))
     log.append(chunks_of([(2, b"from the agent\n")], 5))
@@ -50,7 +50,7 @@ def test_spool_comes_first_and_the_agent_last(tmp_path: Path) -> None:
     assert log.size() == 23
 
 
-def test_what_the_cap_left_out_is_one_line(tmp_path: Path) -> None:
+def test_dropped_output_is_one_line(tmp_path: Path) -> None:
     """The line counts the bytes, and the log's size counts the line."""
     path = spooled(tmp_path / "output", [b"a" * 100, b"b" * 1_000, b"c" * 100], cap=400)
 
@@ -65,7 +65,7 @@ def test_what_the_cap_left_out_is_one_line(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=20), st.integers(20, 400), st.data())
-def test_log_reads_the_same_from_anywhere(pieces: list[bytes], cap: int, data: st.DataObject) -> None:
+def test_log_has_the_same_bytes_from_every_offset(pieces: list[bytes], cap: int, data: st.DataObject) -> None:
     """The bytes at an offset are the same wherever reading starts, because the daemon may have any prefix."""
     import tempfile
 
@@ -82,7 +82,7 @@ def test_log_reads_the_same_from_anywhere(pieces: list[bytes], cap: int, data: s
     assert piece or offset == len(whole)
 
 
-def test_running_step_sends_the_first_half_of_its_cap(tmp_path: Path) -> None:
+def test_running_step_sends_the_first_half_of_its_limit(tmp_path: Path) -> None:
     """The bytes after it may still be dropped, so they are sent after the exit."""
     path = spooled(tmp_path / "output", [b"a" * 100, b"b" * 300], cap=200, is_complete=False)
     log = OutputLog(path)
@@ -92,7 +92,7 @@ def test_running_step_sends_the_first_half_of_its_cap(tmp_path: Path) -> None:
     assert running == b"a" * 100
 
 
-def test_window_is_over_all_attempts(tmp_path: Path) -> None:
+def test_window_is_shared_by_all_attempts(tmp_path: Path) -> None:
     """Two floods share it in turns, and continue with each acknowledgement."""
     pump = OutputSender(window_bytes=150_000)
     for number in (1, 2):
@@ -111,7 +111,7 @@ def test_window_is_over_all_attempts(tmp_path: Path) -> None:
     assert pump.take(4)[0] == [], "the window is full"
 
 
-def test_end_is_told_when_all_is_acknowledged(tmp_path: Path) -> None:
+def test_end_is_reported_when_all_output_is_acknowledged(tmp_path: Path) -> None:
     """It is reported only for an attempt that has ended."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"text"]))
@@ -127,7 +127,7 @@ def test_end_is_told_when_all_is_acknowledged(tmp_path: Path) -> None:
     assert pump.acknowledge(key(), 5, 0)
 
 
-def test_end_after_the_last_acknowledgement_is_told_at_once(tmp_path: Path) -> None:
+def test_end_after_the_last_acknowledgement_is_reported_at_once(tmp_path: Path) -> None:
     """The daemon acknowledged all output while the step was running, so no further acknowledgement will come."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"all"]))
@@ -137,7 +137,7 @@ def test_end_after_the_last_acknowledgement_is_told_at_once(tmp_path: Path) -> N
     assert pump.finish(key(), [], 3)
 
 
-def test_new_session_begins_at_the_last_acknowledgement(tmp_path: Path) -> None:
+def test_new_session_starts_at_the_last_acknowledgement(tmp_path: Path) -> None:
     """Output in flight is sent again."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"one", b"two"]))
@@ -151,7 +151,7 @@ def test_new_session_begins_at_the_last_acknowledgement(tmp_path: Path) -> None:
     assert [(output.offset, text([output])) for output in outputs] == [(3, b"two")]
 
 
-def test_daemon_that_has_more_is_believed(tmp_path: Path) -> None:
+def test_first_acknowledgement_after_a_restart_sets_the_offset(tmp_path: Path) -> None:
     """After a restart of the agent, the first acknowledgement says how far the daemon's log reaches."""
     pump = OutputSender(window_bytes=1)
     pump.open(key(), spooled(tmp_path / "output", [b"0123456789"]))
@@ -180,7 +180,7 @@ def test_gap_at_the_daemon_is_filled_once(tmp_path: Path) -> None:
     assert twice == []
 
 
-def test_output_without_an_answer_goes_out_again(tmp_path: Path) -> None:
+def test_unacknowledged_output_is_sent_again(tmp_path: Path) -> None:
     """It is sent again after `RESEND_MS`, and not before."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"one"]))
@@ -192,7 +192,7 @@ def test_output_without_an_answer_goes_out_again(tmp_path: Path) -> None:
     assert text(pump.take(1_000 + RESEND_MS)[0]) == b"one"
 
 
-def test_spool_that_was_removed_is_told(tmp_path: Path) -> None:
+def test_removed_spool_is_reported(tmp_path: Path) -> None:
     """The agent must not keep the attempt forever because of deleted bytes."""
     pump = OutputSender()
     pump.open(key(), str(tmp_path / "nothing"))
@@ -214,7 +214,7 @@ def test_dropped_attempt_frees_the_window(tmp_path: Path) -> None:
     assert text(pump.take(1)[0]) == b"two"
 
 
-def test_message_is_never_larger_than_allowed(tmp_path: Path) -> None:
+def test_message_never_exceeds_the_limit(tmp_path: Path) -> None:
     """This includes the lines that count dropped bytes."""
     pump = OutputSender()
     pump.open(key(), spooled(tmp_path / "output", [b"x" * 50_000] * 9, cap=200_000))
@@ -234,7 +234,7 @@ def test_message_is_never_larger_than_allowed(tmp_path: Path) -> None:
     assert len(missing_line(10**15)) < 100
 
 
-def test_what_was_lost_is_sent_again_whatever_other_attempts_hear(tmp_path: Path) -> None:
+def test_lost_output_is_sent_again_despite_acknowledgements_of_other_attempts(tmp_path: Path) -> None:
     """Acknowledgements of one attempt do not delay the retransmission of another."""
     pump = OutputSender()
     for number in (1, 2):
@@ -248,7 +248,7 @@ def test_what_was_lost_is_sent_again_whatever_other_attempts_hear(tmp_path: Path
     assert pump.next_wake_at() == 2 * RESEND_MS - 1
 
 
-def test_daemon_that_knows_less_than_before_gets_it_again(tmp_path: Path) -> None:
+def test_daemon_restored_from_a_backup_gets_missing_output_again(tmp_path: Path) -> None:
     """A restored backup has less output than was acknowledged, so the first acknowledgement of a session counts."""
     pump = OutputSender(window_bytes=8)
     pump.open(key(), spooled(tmp_path / "output", [b"abcdefgh"]))

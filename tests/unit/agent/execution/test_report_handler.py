@@ -41,7 +41,7 @@ async def test_a_start_is_reported_only_for_attempts_that_keep_running(bench: Co
     assert started == [messages.Started(attempt(2), 6)]
 
 
-async def test_a_start_is_repeated_when_the_runner_was_about_to_end(bench: CoreBench) -> None:
+async def test_a_start_is_repeated_after_a_runner_shutdown(bench: CoreBench) -> None:
     """The attempt has no result yet."""
     bench.offer(attempt(), run="true")
     name = attempt_name(attempt())
@@ -61,7 +61,7 @@ async def test_an_attempt_is_lost_when_its_name_was_used_before(bench: CoreBench
     assert [result.outcome for result in bench.link.results()] == [Outcome.LOST]
 
 
-async def test_only_started_attempts_are_lost_when_the_runner_forgets_everything(bench: CoreBench) -> None:
+async def test_only_started_attempts_are_lost_when_the_runner_restarts_empty(bench: CoreBench) -> None:
     """A requested start without an answer is repeated by the runner client."""
     bench.offer(attempt(1), run="true")
     bench.offer(attempt(2), run="true")
@@ -72,7 +72,7 @@ async def test_only_started_attempts_are_lost_when_the_runner_forgets_everything
     assert [(result.key, result.outcome) for result in bench.link.results()] == [(attempt(2), Outcome.LOST)]
 
 
-async def test_steps_that_the_journal_does_not_know_are_stopped_and_forgotten(bench: CoreBench) -> None:
+async def test_steps_missing_from_the_journal_are_stopped_and_forgotten(bench: CoreBench) -> None:
     """Running ones are stopped, and forgotten when they have exited."""
     running = HeldStep(name="a", state="running", pid=1, at=1, output_bytes=0, result=None)
     ended = HeldStep(name="b", state="ended", pid=None, at=1, output_bytes=0, result=exited())

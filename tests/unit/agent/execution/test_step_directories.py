@@ -31,7 +31,7 @@ def directories(tmp_path: Path, discarded: list[Path]) -> StepDirectories:
     return StepDirectories(tmp_path / "steps", discard)
 
 
-def test_directory_is_emptied_and_used_again(directories: StepDirectories, discarded: list[Path]) -> None:
+def test_directory_is_emptied_and_reused(directories: StepDirectories, discarded: list[Path]) -> None:
     """The next step sees no files of the last one."""
     first = directories.take()
     files = step_files.create(directories.path(first))
@@ -57,7 +57,7 @@ def test_directory_is_emptied_and_used_again(directories: StepDirectories, disca
         lambda path: ((path / "summary").unlink(), (path / "summary").mkdir()),
     ],
 )
-def test_spoiled_directory_is_not_used_again(
+def test_unclean_directory_is_not_reused(
     directories: StepDirectories, discarded: list[Path], spoil: Callable[[Path], object]
 ) -> None:
     """The cases are another file, a link, a pipe, a second link, another mode, and a directory."""
@@ -72,7 +72,7 @@ def test_spoiled_directory_is_not_used_again(
     assert directories.take() != number
 
 
-def test_later_start_keeps_what_attempts_have(tmp_path: Path, directories: StepDirectories) -> None:
+def test_restart_keeps_the_directories_of_open_attempts(tmp_path: Path, directories: StepDirectories) -> None:
     """The others are freed, and no number is assigned twice."""
     for _ in range(3):
         step_files.create(directories.path(directories.take()))

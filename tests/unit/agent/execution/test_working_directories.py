@@ -15,7 +15,7 @@ from waterflow_agent.execution.working_directories import WorkingDirectories
 from waterflow_agent.testing import FakeClock
 
 
-def test_jobs_of_a_run_have_directories_of_their_own(tmp_path: Path) -> None:
+def test_each_job_of_a_run_has_its_own_directory(tmp_path: Path) -> None:
     """The same job gets the same directory again, with its content."""
     workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
     first, second = workspaces.enter("run", "a"), workspaces.enter("run", "b")
@@ -25,7 +25,7 @@ def test_jobs_of_a_run_have_directories_of_their_own(tmp_path: Path) -> None:
     assert (workspaces.enter("run", "a") / "file").read_text() == "x"
 
 
-def test_directory_that_a_step_removed_is_made_again(tmp_path: Path) -> None:
+def test_directory_that_a_step_removed_is_recreated(tmp_path: Path) -> None:
     """The next step of the job can run."""
     workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
     workspaces.enter("run", "a").rmdir()
@@ -34,7 +34,7 @@ def test_directory_that_a_step_removed_is_made_again(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
-def test_names_are_safe_and_different(one: str, two: str) -> None:
+def test_directory_names_are_safe_and_unique(one: str, two: str) -> None:
     """For any job name, the directory is a single path component and differs from those of other jobs."""
     name = working_directories.directory_name(one)
 
@@ -45,7 +45,7 @@ def test_names_are_safe_and_different(one: str, two: str) -> None:
     assert (name == working_directories.directory_name(two)) == (one == two)
 
 
-def test_relative_directory_stays_inside(tmp_path: Path) -> None:
+def test_relative_directory_cannot_leave_the_job(tmp_path: Path) -> None:
     """Neither `..` nor a link leads outside."""
     inside = tmp_path / "job"
     (inside / "sub").mkdir(parents=True)
@@ -60,7 +60,7 @@ def test_relative_directory_stays_inside(tmp_path: Path) -> None:
             working_directories.resolve(inside, wanted)
 
 
-def test_absolute_directory_stays_inside_too(tmp_path: Path) -> None:
+def test_absolute_directory_cannot_leave_the_job(tmp_path: Path) -> None:
     """The path may come from an input or a branch name, so only paths inside the job's directory are allowed."""
     inside = tmp_path / "job"
     (inside / "sub").mkdir(parents=True)
@@ -96,7 +96,7 @@ def test_directories_of_unused_runs_are_deleted(tmp_path: Path, monkeypatch: pyt
     assert list((tmp_path / "work" / ".trash").iterdir()) == []
 
 
-def test_a_released_job_goes_and_its_run_with_the_last_one(tmp_path: Path) -> None:
+def test_releasing_the_last_job_removes_the_run_s_directory(tmp_path: Path) -> None:
     """Directories are listed by run and job, also by a new agent. Releasing an unknown job does nothing."""
     workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
     for job in ("a", "b"):
@@ -136,7 +136,7 @@ def test_hostile_tree_is_removed(tmp_path: Path) -> None:
     assert kept.read_text() == "x"
 
 
-def test_link_in_place_of_a_tree_is_removed_alone(tmp_path: Path) -> None:
+def test_link_in_place_of_a_tree_is_removed_without_its_target(tmp_path: Path) -> None:
     """The target of the link is never removed."""
     (tmp_path / "kept").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "kept")

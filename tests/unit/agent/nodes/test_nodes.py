@@ -24,7 +24,7 @@ def test_log_prints_one_line() -> None:
     assert instant.run(schema.Log(message="hi\n")).printed == [(1, b"hi\n")]
 
 
-def test_fail_has_its_exit_code_and_message() -> None:
+def test_fail_reports_its_exit_code_and_message() -> None:
     """It fails like a process with this exit code would."""
     end = instant.run(schema.Fail(message="why", exit_code=75))
 
@@ -59,7 +59,7 @@ def test_nodes_are_found_by_name_alias_and_version(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["sleep", "no/such", "workflow/run", ""])
-def test_node_that_does_not_run_here_is_refused(name: str) -> None:
+def test_node_that_does_not_run_on_agents_is_refused(name: str) -> None:
     """Unknown nodes and those of the engine are refused."""
     with pytest.raises(Rejected, match="WF701"):
         parameters.find(name)
@@ -94,7 +94,7 @@ def test_wrong_parameter_is_named(params: dict[str, object], said: str) -> None:
         (result("from the future", 0), Outcome.LOST, "outcome-unknown", "unknown"),
     ],
 )
-def test_end_of_a_process_is_an_outcome(ended: StepResult, outcome: Outcome, code: str, said: str) -> None:
+def test_exit_of_a_process_is_an_outcome(ended: StepResult, outcome: Outcome, code: str, said: str) -> None:
     """Only exit code 0 is a success; an outcome that this version does not know is lost."""
     end = exits.interpret(ended, timeout_ms=120_000, cancel_reason="somebody")
 

@@ -99,7 +99,7 @@ def test_a_file_with_one_class_is_a_node(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_node_that_does_not_work_says_why(tmp_path: Path, text: str, said: str) -> None:
+def test_a_failing_node_reports_its_error(tmp_path: Path, text: str, said: str) -> None:
     """The node's own errors and crashes become a failure that names their location."""
     ended = run(tmp_path, text)
 
@@ -107,7 +107,7 @@ def test_a_node_that_does_not_work_says_why(tmp_path: Path, text: str, said: str
     assert re.search(said, ended.text), ended.text
 
 
-def test_nothing_returned_are_no_outputs(tmp_path: Path) -> None:
+def test_a_node_without_a_return_value_has_no_outputs(tmp_path: Path) -> None:
     """A node without outputs needs no return statement."""
     ended = run(tmp_path, node("pass"))
 
@@ -124,7 +124,7 @@ def test_wrong_parameters_are_named_before_the_node_runs(tmp_path: Path) -> None
     assert not [line for line in wrong.printed.splitlines() if line.startswith("hello")]
 
 
-def test_a_traceback_shows_the_author_s_lines_and_none_of_ours(tmp_path: Path) -> None:
+def test_a_traceback_has_only_the_author_s_lines(tmp_path: Path) -> None:
     """The traceback shows them although the file is executed from its text."""
     ended = run(tmp_path, "def broken() -> None:\n    raise ValueError('here')\n\n\nbroken()\n")
 
@@ -143,7 +143,7 @@ def test_an_endless_node_is_stopped(tmp_path: Path, body: str) -> None:
     assert ended.outcome is Outcome.TIMED_OUT
 
 
-async def test_a_check_tells_what_is_known_of_a_node() -> None:
+async def test_a_check_describes_a_node_without_running_it() -> None:
     """Nothing of the node runs in the process that asks."""
     checked = await check.in_child(Code(name="demo/greet", path="greet.py", text=GREET), os.environ)
 
@@ -162,14 +162,14 @@ async def test_a_check_tells_what_is_known_of_a_node() -> None:
         "import ctypes; ctypes.string_at(0)",
     ],
 )
-async def test_a_check_survives_what_it_checks(text: str) -> None:
+async def test_a_check_survives_a_crashing_file(text: str) -> None:
     """However the child process ends, the check reports a fault, and what the child prints is not taken as an answer."""
     checked = await check.in_child(Code(name="a/b", path="b.py", text=text), os.environ)
 
     assert "[WF721]" in checked.fault
 
 
-def test_what_code_starts_while_it_is_checked_ends_with_the_check(tmp_path: Path) -> None:
+def test_child_processes_end_with_the_check(tmp_path: Path) -> None:
     """Child processes are stopped even if they hold the pipes open, and standard input is empty."""
     started = tmp_path / "started"
     text = (
@@ -184,7 +184,7 @@ def test_what_code_starts_while_it_is_checked_ends_with_the_check(tmp_path: Path
     wait_until(lambda: not is_running(int(started.read_text())), "the end of what it started", 60)
 
 
-async def test_code_that_never_ends_loading_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_code_that_never_finishes_loading_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that it has started is stopped too."""
     monkeypatch.setattr(check, "CHECK_S_MAX", 1.0)
 
@@ -200,7 +200,7 @@ def write(root: Path, name: str, text: str) -> Path:
     return path
 
 
-async def test_the_shelf_follows_its_files(tmp_path: Path) -> None:
+async def test_the_catalog_follows_its_files(tmp_path: Path) -> None:
     """Files may be new, changed, broken, fixed or removed: the last working version stays until the file is deleted."""
     catalog = NodeCatalog([str(tmp_path)])
     await catalog.refresh()
@@ -235,7 +235,7 @@ async def test_the_shelf_follows_its_files(tmp_path: Path) -> None:
     assert (catalog.names, catalog.reported) == ([], [])
 
 
-async def test_a_file_that_was_not_touched_is_not_read_again(tmp_path: Path) -> None:
+async def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
     """A scan only calls stat; a file whose time changed is read again but is not reported as changed."""
     path = write(tmp_path, "demo/greet", GREET)
     catalog = NodeCatalog([str(tmp_path)])
@@ -256,7 +256,7 @@ async def test_a_file_that_was_not_touched_is_not_read_again(tmp_path: Path) -> 
         ("demo/two", TWO, 0o644, "expected one node class"),
     ],
 )
-async def test_a_file_that_is_not_taken_is_told_of(tmp_path: Path, name: str, text: str, mode: int, said: str) -> None:
+async def test_a_refused_file_is_reported(tmp_path: Path, name: str, text: str, mode: int, said: str) -> None:
     """The report contains the reason, and no step can use the name."""
     write(tmp_path, name, text).chmod(mode)
     catalog = NodeCatalog([str(tmp_path)])
@@ -269,7 +269,7 @@ async def test_a_file_that_is_not_taken_is_told_of(tmp_path: Path, name: str, te
     assert said in told.fault
 
 
-async def test_what_is_no_node_s_file_is_left_alone(tmp_path: Path) -> None:
+async def test_other_files_are_ignored(tmp_path: Path) -> None:
     """Other names and nested folders are ignored, other file types are reported; the first directory with a name wins."""
     first, second = tmp_path / "first", tmp_path / "second"
     write(first, "demo/greet", GREET)
@@ -297,7 +297,7 @@ async def test_nodes_are_bounded(tmp_path: Path) -> None:
     assert [one.code.name for one in found] == [f"demo/n{number:03}" for number in range(NODES_MAX)]
 
 
-async def test_packages_bring_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_installed_packages_can_provide_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They use an entry point; names of built-in nodes are refused, and a file in the node path takes precedence."""
     (tmp_path / "shop_nodes.py").write_text(GREET)
     about = tmp_path / "shop_nodes-1.2.dist-info"

@@ -27,7 +27,7 @@ def run(directory: Path, **params: object) -> NodeRun:
     ],
 )
 @pytest.mark.parametrize("by", ["path", "content"])
-def test_a_script_is_run_by_what_it_names(
+def test_a_script_selects_its_interpreter(
     tmp_path: Path, by: str, first_line: str, interpreter: str | None, body: str, printed: str
 ) -> None:
     """The step's interpreter is used, else the file's first line as in the kernel, else sh; no file mode is needed."""
@@ -45,7 +45,7 @@ def test_a_script_is_run_by_what_it_names(
     assert (ended.outcome is Outcome.SUCCESS) is bool(printed)
 
 
-def test_what_a_script_writes_are_its_outputs(tmp_path: Path) -> None:
+def test_a_script_writes_outputs(tmp_path: Path) -> None:
     """The node writes outputs in the same way as `shell`."""
     ended = run(tmp_path, content='echo "a=b" >> "$WATERFLOW_OUTPUT"; exit 3')
 
@@ -53,7 +53,7 @@ def test_what_a_script_writes_are_its_outputs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/hostname", "link", "missing", "folder", "pipe", "a\0b", "."])
-def test_only_files_of_the_job_s_directory_are_run(tmp_path: Path, path: str) -> None:
+def test_scripts_outside_the_job_s_directory_are_refused(tmp_path: Path, path: str) -> None:
     """Paths and links must not lead outside, and a path that is not a regular file does not block the agent."""
     workspace = tmp_path / "work"
     (workspace / "folder").mkdir(parents=True)
@@ -69,11 +69,11 @@ def test_only_files_of_the_job_s_directory_are_run(tmp_path: Path, path: str) ->
 
 
 @pytest.mark.parametrize("given", [{}, {"path": "a", "content": "b"}])
-def test_a_script_is_a_file_or_a_text(tmp_path: Path, given: dict[str, object]) -> None:
+def test_a_script_is_either_a_file_or_a_text(tmp_path: Path, given: dict[str, object]) -> None:
     """Exactly one of the two must be given."""
     assert "either path or content" in run(tmp_path, **given).text
 
 
-def test_an_interpreter_that_is_no_command_is_an_error(tmp_path: Path) -> None:
+def test_an_invalid_interpreter_is_an_error(tmp_path: Path) -> None:
     """An unclosed quote makes the command invalid."""
     assert run(tmp_path, content="echo", interpreter='"bash').text.startswith("with.interpreter: ")

@@ -48,7 +48,7 @@ def run(command: Command) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command.argv, env=command.env, capture_output=True, check=False, timeout=PATIENCE_S)
 
 
-def test_environment_is_reduced_and_named(tmp_path: Path) -> None:
+def test_environment_has_only_known_variables(tmp_path: Path) -> None:
     """Only known variables of the agent are passed on, together with those of the step and of Waterflow."""
     env = prepared(tmp_path, schema.Shell(run="true"), {"MINE": "1", "CI": "no", "WATERFLOW_RUN_ID": "forged"}).env
 
@@ -78,7 +78,7 @@ def test_default_shell_stops_at_the_first_failure(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, b"")
 
 
-def test_line_numbers_are_the_scripts(tmp_path: Path) -> None:
+def test_line_numbers_are_those_of_the_script(tmp_path: Path) -> None:
     """Text that is inserted before a script is put on its first line, so line numbers do not change."""
     command = prepared(tmp_path, schema.Shell(run="true\necho $LINENO"), {"BIG": "x" * 200_000})
 
@@ -87,7 +87,7 @@ def test_line_numbers_are_the_scripts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("which", ["bash", "sh"])
 @pytest.mark.parametrize("value", ["x" * 120_000, "x" * 120_000 + "\n\n", "ü'\"$(id)`\\" * 20_000])
-def test_large_values_come_through_files(tmp_path: Path, which: str, value: str) -> None:
+def test_large_values_are_passed_in_files(tmp_path: Path, which: str, value: str) -> None:
     """A value that is too large for an environment becomes a shell variable and a file, byte for byte."""
     command = prepared(tmp_path, schema.Shell(run='printf %s "$BIG"', shell=which), {"BIG": value})
 
@@ -96,7 +96,7 @@ def test_large_values_come_through_files(tmp_path: Path, which: str, value: str)
     assert run(command).stdout == value.encode()
 
 
-def test_environment_that_no_process_can_have_is_refused(tmp_path: Path) -> None:
+def test_oversized_environment_is_refused(tmp_path: Path) -> None:
     """The error is raised before anything starts, and names the largest variable."""
     env = {f"V{number}": "x" * 90_000 for number in range(30)} | {"LARGEST": "x" * 99_000}
 
@@ -115,7 +115,9 @@ def test_environment_that_no_process_can_have_is_refused(tmp_path: Path) -> None
         (schema.Shell(run="x", shell="env 'A=b c' sh {0} -x"), ["env", "A=b c", "sh", "{}", "-x"]),
     ],
 )
-def test_command_lines(tmp_path: Path, parameters: schema.Shell, argv: list[str]) -> None:
+def test_known_shells_and_templates_give_command_lines(
+    tmp_path: Path, parameters: schema.Shell, argv: list[str]
+) -> None:
     """Known shells and a template are supported; arguments come last and are never split."""
     expected = [part.replace("{}", f"{tmp_path}/script") for part in argv]
 
@@ -123,14 +125,14 @@ def test_command_lines(tmp_path: Path, parameters: schema.Shell, argv: list[str]
 
 
 @pytest.mark.parametrize("text", ["zsh", "perl -w", "'open {0}"])
-def test_shell_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+def test_unknown_shell_is_refused(tmp_path: Path, text: str) -> None:
     """The value is neither a known shell nor a command with a placeholder for the script."""
     with pytest.raises(Rejected, match=r"with\.shell"):
         prepared(tmp_path, schema.Shell(run="x", shell=text))
 
 
 @pytest.mark.parametrize("env", [{"A=B": "x"}, {"": "x"}, {"A": "x\0y"}])
-def test_variable_that_is_none_is_refused(tmp_path: Path, env: dict[str, str]) -> None:
+def test_invalid_variable_is_refused(tmp_path: Path, env: dict[str, str]) -> None:
     """The error contains the variable's name, never its value."""
     with pytest.raises(Rejected, match="env: ") as caught:
         prepared(tmp_path, schema.Shell(run="x"), env)

@@ -47,7 +47,7 @@ def collected(files: StepFiles, output: bytes = b"", env: bytes = b"") -> StepFi
         (b"my-output_2=x", {"my-output_2": "x"}),
     ],
 )
-def test_entries(files: StepFiles, content: bytes, outputs: dict[str, str] | None) -> None:
+def test_step_file_entries_are_parsed(files: StepFiles, content: bytes, outputs: dict[str, str] | None) -> None:
     """`name=value` and blocks are parsed as documented."""
     if outputs is None:
         with pytest.raises(Rejected, match="line 1"):
@@ -86,7 +86,7 @@ def test_malformed_entry_names_its_line(files: StepFiles, content: bytes, said: 
         *("GIT_SSH_COMMAND", "WF_EXPR_1", "WATERFLOW_RUN_ID", "GITHUB_OUTPUT", "IFS", "PS4", "SHELLOPTS"),
     ],
 )
-def test_names_that_steer_programs_are_not_taken(files: StepFiles, name: str) -> None:
+def test_variables_that_control_programs_are_dropped(files: StepFiles, name: str) -> None:
     """In any spelling they are dropped with a message; as outputs they are harmless."""
     content = f"{name}=evil\nGOOD=yes\n".encode()
     written = collected(files, content, content)
@@ -96,7 +96,7 @@ def test_names_that_steer_programs_are_not_taken(files: StepFiles, name: str) ->
     assert written.outputs[name] == "evil"
 
 
-def test_both_files_share_one_bound(files: StepFiles) -> None:
+def test_both_files_share_one_limit(files: StepFiles) -> None:
     """Together they may have 1 MiB, and one more byte fails the step."""
     half = b"a=" + b"x" * ((1 << 19) - 3) + b"\n"
 
@@ -119,7 +119,7 @@ def test_missing_files_are_empty(files: StepFiles) -> None:
         st.text(st.characters(codec="utf-8", exclude_characters="\0\r")),
     )
 )
-def test_blocks_carry_any_text(values: dict[str, str]) -> None:
+def test_blocks_hold_any_text(values: dict[str, str]) -> None:
     """A value that is written as a block with its own delimiter is read back unchanged."""
     content = "".join(f"{name}<<~END~\n{value}\n~END~\n" for name, value in values.items() if "~END~" not in value)
 

@@ -39,13 +39,13 @@ def context(tmp_path: Path) -> Context:
         ("https://ann:hunter2@host:1/a?sig=hunter2#x", "https://host:1/a"),
     ],
 )
-def test_an_address_is_shown_without_what_may_be_secret(text: str, shown: str) -> None:
+def test_an_address_is_displayed_without_credentials(text: str, shown: str) -> None:
     """Credentials are removed, and names are left unchanged."""
     assert str(address.parse(text, "source")) == shown
 
 
 @given(st.text(max_size=60))
-def test_whatever_is_given_is_an_address_or_a_sentence(text: str) -> None:
+def test_any_text_is_an_address_or_a_clear_error(text: str) -> None:
     """The parser returns an address or raises an error with a message, and nothing else."""
     said = "source"
     try:
@@ -55,14 +55,14 @@ def test_whatever_is_given_is_an_address_or_a_sentence(text: str) -> None:
     assert said.startswith("source")
 
 
-def test_date_and_time_sort_as_names_do() -> None:
+def test_date_and_time_are_valid_sortable_names() -> None:
     """They contain only characters that are allowed in names."""
     now = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
     assert address.fill("s3://b/{date}/x-{time}-{other}", now) == "s3://b/2026-01-02/x-030405-{other}"
 
 
 @given(st.text(alphabet=st.sampled_from("ab./\\\0\n ü"), max_size=12) | st.text(max_size=12))
-def test_a_checked_name_stays_below(name: str) -> None:
+def test_a_checked_name_stays_inside_the_folder(name: str) -> None:
     """Whatever a listing contains, a name is either inside the folder or refused."""
     refusal = None
     try:
@@ -76,7 +76,7 @@ def test_a_checked_name_stays_below(name: str) -> None:
 
 
 @given(st.lists(st.text(alphabet="abc.*?[]!^-ü", min_size=1, max_size=6), min_size=1, max_size=3))
-def test_patterns_match_as_the_library_s_do(parts: list[str]) -> None:
+def test_patterns_match_as_in_the_standard_library(parts: list[str]) -> None:
     """Patterns are matched component by component where no name has a leading dot; an invalid one gives a message."""
     pattern = "/".join(parts)
     if "**" in pattern or any(part.startswith((".", "[")) for part in parts):
@@ -91,7 +91,7 @@ def test_patterns_match_as_the_library_s_do(parts: list[str]) -> None:
             assert bool(found.fullmatch(name)) == with_library, (pattern, name)
 
 
-def test_wildcards_do_not_reach_over_folders_and_dots() -> None:
+def test_wildcards_do_not_match_separators_and_leading_dots() -> None:
     """Only `**` crosses folders."""
     every = ["a.gz", "x/a.gz", "x/y/a.gz", ".a.gz", ".x/a.gz", "x/.y/a.gz"]
     assert [name for name in every if names.compile_pattern("*.gz").fullmatch(name)] == ["a.gz"]
@@ -107,7 +107,7 @@ async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
-def test_the_end_is_held_back_until_all_is_right(context: Context) -> None:
+def test_the_last_chunk_is_held_back_until_the_checksum_is_verified(context: Context) -> None:
     """If the checksum or the size is wrong, the last chunk is never delivered."""
     right = f"sha256:{hashlib.sha256(b'abc').hexdigest()}"
 
@@ -127,7 +127,7 @@ def test_the_end_is_held_back_until_all_is_right(context: Context) -> None:
     assert asyncio.run(collect(4, right)) == [b"a", b"b", b"True"]
 
 
-def test_lines_about_progress_stay_few(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_lines_are_rate_limited(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
     """The first lines are five seconds apart, and a whole day has fewer than a hundred."""
     now = 0.0
     progress = Progress(context, 86_400 << 20, clock=lambda: now)
@@ -143,7 +143,7 @@ def test_lines_about_progress_stay_few(context: Context, capsys: pytest.CaptureF
     ("count", "text"),
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 << 30, "5.0 GiB"), (1 << 60, "1048576.0 TiB")],
 )
-def test_amounts_are_for_people(count: int, text: str) -> None:
+def test_amounts_have_units(count: int, text: str) -> None:
     """Amounts are shown with units in powers of 1024."""
     assert amount(count) == text
 
@@ -173,7 +173,7 @@ def test_a_library_that_is_missing_is_one_clear_error(
     assert asyncio.run(FileTransferNode().run(context, plain))["files"] == 1
 
 
-def test_more_files_than_a_transfer_has_are_a_failure(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_files_are_a_failure(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """The transfer fails before anything is written."""
     monkeypatch.setattr(names, "FILES_MAX", 2)
     (context.directory / "in").mkdir()

@@ -26,7 +26,7 @@ def reread(directory: Path) -> tuple[str, list[records.LedgerRecord | records.Re
         journal.close()
 
 
-def test_records_come_back_in_order(tmp_path: Path) -> None:
+def test_records_are_read_in_order(tmp_path: Path) -> None:
     """Appended records are read after those of the snapshot."""
     journal = Journal(tmp_path)
     journal.begin("boot", [accepted(1)])
@@ -54,7 +54,7 @@ def test_directory_has_one_owner(tmp_path: Path) -> None:
     Journal(tmp_path).close()
 
 
-def test_torn_tail_is_cut_at_every_position(tmp_path: Path) -> None:
+def test_torn_tail_is_truncated_at_every_position(tmp_path: Path) -> None:
     """Wherever the last write stopped, complete records are read, and nothing is appended after the torn one."""
     journal = Journal(tmp_path / "whole")
     journal.begin("boot", [accepted(1)])
@@ -78,7 +78,7 @@ def test_torn_tail_is_cut_at_every_position(tmp_path: Path) -> None:
         assert reread(directory)[1] == [accepted(1), accepted(2), accepted(4)]
 
 
-def test_torn_snapshot_leaves_the_segment_before_it(tmp_path: Path) -> None:
+def test_torn_snapshot_keeps_the_previous_segment(tmp_path: Path) -> None:
     """An older segment is deleted only when the new one is on disk; until then either is enough."""
     journal = Journal(tmp_path)
     journal.begin("boot", [accepted(1)])
@@ -92,7 +92,7 @@ def test_torn_snapshot_leaves_the_segment_before_it(tmp_path: Path) -> None:
     assert facts == [accepted(1)]
 
 
-def test_flush_removes_what_is_replaced(tmp_path: Path) -> None:
+def test_flush_removes_replaced_segments(tmp_path: Path) -> None:
     """After a flush a single segment remains, and it is complete."""
     journal = Journal(tmp_path)
     journal.begin("boot", [accepted(1)])
@@ -120,7 +120,7 @@ def test_flipped_bit_is_noticed(tmp_path: Path) -> None:
     assert reread(tmp_path) == ("boot", [])
 
 
-def test_newer_version_is_not_guessed_at(tmp_path: Path) -> None:
+def test_newer_version_is_refused(tmp_path: Path) -> None:
     """A journal written by a newer agent stops this one instead of being misread."""
     journal = Journal(tmp_path)
     journal.begin("boot", [])
@@ -133,7 +133,7 @@ def test_newer_version_is_not_guessed_at(tmp_path: Path) -> None:
         reread(tmp_path)
 
 
-def test_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_the_journal_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A partial write is undone, and the next write is valid."""
     journal = Journal(tmp_path)
     journal.begin("boot", [accepted(1)])

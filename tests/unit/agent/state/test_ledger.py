@@ -77,7 +77,7 @@ def test_offer_is_started_once(ledger: Ledger) -> None:
     assert second is None
 
 
-def test_offer_of_an_attempt_that_is_gone_is_not_started_again(ledger: Ledger) -> None:
+def test_offer_of_a_removed_attempt_is_not_started_again(ledger: Ledger) -> None:
     """This holds even after the daemon has acknowledged the result and the entry was removed."""
     started(ledger, key())
     ledger.finish(finished(key()))
@@ -93,7 +93,7 @@ def test_offer_for_another_start_is_refused(ledger: Ledger, fields: dict[str, ob
     assert outcome_of(ledger.offer(task(key(), **fields), NOW)) is Outcome.REFUSED
 
 
-def test_refused_attempt_is_not_started_by_a_better_offer(ledger: Ledger) -> None:
+def test_refused_attempt_is_not_started_by_a_second_offer(ledger: Ledger) -> None:
     """Its result is final, even after the daemon has acknowledged it."""
     ledger.offer(task(key(), instance="other"), NOW)
     ledger.result_acknowledged(key())
@@ -101,14 +101,14 @@ def test_refused_attempt_is_not_started_by_a_better_offer(ledger: Ledger) -> Non
     assert ledger.offer(task(key()), NOW) is None
 
 
-def test_offer_made_before_a_restart_is_still_known(ledger: Ledger) -> None:
+def test_offer_accepted_before_a_restart_is_a_duplicate(ledger: Ledger) -> None:
     """A second offer of an attempt that an earlier process accepted is a duplicate."""
     ledger.replay(records.AcceptedRecord(key(), "shell", "a step", NOW))
 
     assert ledger.offer(task(key(), instance="the one before"), NOW) is None
 
 
-def test_second_attempt_of_a_step_does_not_start_while_the_first_lives() -> None:
+def test_second_attempt_of_a_step_does_not_start_while_the_first_runs() -> None:
     """Two attempts of one step never run at the same time."""
     for second, outcome in (
         (key(attempt=2), Outcome.REFUSED),
@@ -121,7 +121,7 @@ def test_second_attempt_of_a_step_does_not_start_while_the_first_lives() -> None
         assert outcome_of(ledger.offer(task(second), NOW)) is outcome
 
 
-def test_next_attempt_is_taken_when_the_first_is_over(ledger: Ledger) -> None:
+def test_next_attempt_is_accepted_when_the_first_has_ended(ledger: Ledger) -> None:
     """It is accepted even if the daemon has not acknowledged the first one's result."""
     started(ledger, key())
     ledger.finish(finished(key()))
@@ -129,7 +129,7 @@ def test_next_attempt_is_taken_when_the_first_is_over(ledger: Ledger) -> None:
     assert isinstance(ledger.offer(task(key(attempt=2)), NOW), StartAttempt)
 
 
-def test_attempt_older_than_one_that_was_here_is_not_started(ledger: Ledger) -> None:
+def test_attempt_older_than_a_known_one_is_lost(ledger: Ledger) -> None:
     """It may have run, so it is lost and not refused."""
     started(ledger, key(epoch=3))
     ledger.finish(finished(key(epoch=3)))
@@ -173,7 +173,7 @@ def test_cancel_before_the_start_ends_it(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("is_finished", [False, True])
-def test_cancel_of_what_is_unknown_or_over_is_ignored(ledger: Ledger, is_finished: bool) -> None:
+def test_cancel_of_an_unknown_or_ended_attempt_is_ignored(ledger: Ledger, is_finished: bool) -> None:
     """The settlement or the result informs the daemon."""
     if is_finished:
         started(ledger, key())
@@ -193,7 +193,7 @@ def test_result_is_final(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("order", ["result first", "output first"])
-def test_attempt_is_held_until_result_and_output_are_taken(ledger: Ledger, order: str) -> None:
+def test_attempt_is_kept_until_result_and_output_are_acknowledged(ledger: Ledger, order: str) -> None:
     """In either order, the attempt is removed after the second acknowledgement."""
     started(ledger, key())
     ledger.finish(finished(key(), output_bytes=5), has_spool=True)
@@ -206,7 +206,7 @@ def test_attempt_is_held_until_result_and_output_are_taken(ledger: Ledger, order
     assert moves == [None, ReleaseAttempt(key())]
 
 
-def test_new_session_is_told_what_is_owed(ledger: Ledger) -> None:
+def test_new_session_sends_unacknowledged_reports(ledger: Ledger) -> None:
     """Unacknowledged results and known starts are sent once each."""
     started(ledger, key("a"))
     started(ledger, key("b"))
@@ -245,7 +245,7 @@ def test_forgotten_attempt_is_killed_and_not_reported(ledger: Ledger) -> None:
         (RunnerView.PENDING, True, None),
     ],
 )
-def test_accepted_attempt_after_a_restart(
+def test_accepted_attempt_is_refused_after_a_restart_and_lost_after_a_reboot(
     ledger: Ledger, view: RunnerView, is_same_boot: bool, expected: Outcome | None
 ) -> None:
     """An attempt that the runner does not know did not run, unless the machine was rebooted."""
@@ -257,7 +257,7 @@ def test_accepted_attempt_after_a_restart(
     assert [outcome_of(move) for move in moves] == ([] if expected is None else [expected])
 
 
-def test_started_attempt_that_the_runner_does_not_know_is_lost(ledger: Ledger) -> None:
+def test_started_attempt_unknown_to_the_runner_is_lost(ledger: Ledger) -> None:
     """It ran with an unknown outcome, so it counts neither as a success nor as refused."""
     ledger.replay(records.AcceptedRecord(key(), "shell", "a step", NOW))
     ledger.replay(records.StartedRecord(key(), NOW))

@@ -20,7 +20,7 @@ def text_of(store: SecretStore, key: TaskId) -> str | None:
     return None if masks is None else masks.text("a s3cret value")
 
 
-def test_a_later_book_knows_what_an_earlier_one_kept(tmp_path: Path) -> None:
+def test_a_later_process_reads_the_secrets_of_an_earlier_one(tmp_path: Path) -> None:
     """Secrets of attempts that still exist are kept. Others are deleted, and the directory is removed with the last one."""
     directory = tmp_path / "memory"
     earlier = SecretStore(directory)
@@ -38,7 +38,7 @@ def test_a_later_book_knows_what_an_earlier_one_kept(tmp_path: Path) -> None:
     assert not directory.exists()
 
 
-def test_without_a_directory_this_process_still_knows(tmp_path: Path) -> None:
+def test_without_a_directory_secrets_stay_in_memory(tmp_path: Path) -> None:
     """Nothing is written to a disk."""
     store = SecretStore(None)
     store.keep(FIRST, ["s3cret"])
@@ -49,9 +49,7 @@ def test_without_a_directory_this_process_still_knows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["open to others", "link", "file"])
-def test_a_directory_that_somebody_else_may_have_made_is_not_used(
-    tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_directory_of_another_user_is_not_used(tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture) -> None:
     """Another user may have created it; the agent continues with the secrets in its memory."""
     directory, other = tmp_path / "memory", tmp_path / "other"
     other.mkdir(mode=0o700)
@@ -72,7 +70,7 @@ def test_a_directory_that_somebody_else_may_have_made_is_not_used(
     assert list(other.iterdir()) == []
 
 
-def test_a_torn_file_is_no_value(tmp_path: Path) -> None:
+def test_a_torn_file_has_no_value(tmp_path: Path) -> None:
     """An agent that was killed during the write had not started the step."""
     directory = tmp_path / "memory"
     SecretStore(directory).keep(FIRST, ["s3cret"])
@@ -80,7 +78,7 @@ def test_a_torn_file_is_no_value(tmp_path: Path) -> None:
     assert text_of(SecretStore(directory), FIRST) is None
 
 
-def test_the_place_is_in_memory_and_the_agents_own(tmp_path: Path) -> None:
+def test_the_directory_is_in_memory_and_unique_to_the_agent(tmp_path: Path) -> None:
     """Each data directory has its own; directories on a disk are skipped."""
     found = secret_store.find_directory(
         tmp_path / "a", {"RUNTIME_DIRECTORY": "relative:/x", "XDG_RUNTIME_DIR": "/proc/self"}

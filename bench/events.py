@@ -40,5 +40,5 @@ def events() -> list[Row]:
         ratios[shape] = small, large
     shape, (small, large) = max(ratios.items(), key=lambda item: item[1][1] / item[1][0])
     name = f"an event of a run of {LARGE:,} steps against {SMALL}"
-    shown = f"{large:.0f} µs and {small:.0f} µs, {shape}, the worst of {len(ratios)}"
-    return [Row(name, f"{large / small:.2f}", "1.5", large / small <= 1.5, shown)]
+    comment = f"{large:.0f} µs and {small:.0f} µs, {shape}, the worst of {len(ratios)}"
+    return [Row(name, f"{large / small:.2f}", "1.5", large / small <= 1.5, comment)]

@@ -45,7 +45,7 @@ def history(
         command = waiting.pop(0)
         if isinstance(command, commands.RequestSlot):
             names: dict[str, Any] = {"job": command.job, "step": command.step, "attempt": command.attempt, "epoch": 1}
-            given: inputs.Input = inputs.SlotGranted(
+            next_input: inputs.Input = inputs.SlotGranted(
                 **names, agent=agent, agent_name="bench", boot_id=BOOT_ID, facts={"hostname": "bench"}
             )
         elif isinstance(command, commands.SendTask):
@@ -53,12 +53,12 @@ def history(
                 break
             done += 1
             names = {"job": command.job, "step": command.step, "attempt": command.attempt, "epoch": 1}
-            given = inputs.TaskFinished(
+            next_input = inputs.TaskFinished(
                 **names, agent=agent, outcome=Outcome.SUCCESS, exit_code=0, started_at=at, finished_at=at
             )
         else:
             continue
-        progress = step(run, given, at)
+        progress = step(run, next_input, at)
         happened += progress.events
         waiting += progress.commands
     return run, happened

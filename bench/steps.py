@@ -211,9 +211,9 @@ def processes(folder: Path, seconds: float) -> list[Row]:
     for shell in ("bash", "sh"):
         steps = "\n".join(f"      - {{run: 'true', shell: {shell}}}" for _ in range(60))
         jobs = "\n".join(f"  j{number}:\n    runs-on: web\n    steps:\n{steps}" for number in range(16))
-        place = folder / shell
-        place.mkdir()
-        cluster = Cluster(place)
+        location = folder / shell
+        location.mkdir()
+        cluster = Cluster(location)
         try:
             cluster.start_daemon()
             cluster.add_agent("web-1", "web", slots=16)

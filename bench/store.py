@@ -104,9 +104,9 @@ def latencies(store: Store, count: int) -> list[float]:
     async def measure() -> list[float]:
         taken = []
         for position in range(count):
-            wanted = batch(run(99), position, 1)
+            requested = batch(run(99), position, 1)
             started = time.perf_counter()
-            await store.log.append(wanted)
+            await store.log.append(requested)
             taken.append(time.perf_counter() - started)
         return taken
 

@@ -37,17 +37,17 @@ class PackagedRoot:
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """Writes a file and creates its parent directories."""
-        place = self.inside(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text)
-        place.chmod(mode)
+        location = self.inside(path)
+        location.parent.mkdir(parents=True, exist_ok=True)
+        location.write_text(text)
+        location.chmod(mode)
 
     @property
     def brought(self) -> Path:
         """The directory from which deb packages are installed."""
-        place = self.inside("/srv/packages")
-        place.mkdir(parents=True, exist_ok=True)
-        return place
+        location = self.inside("/srv/packages")
+        location.mkdir(parents=True, exist_ok=True)
+        return location
 
     def bring(self, packages: Path) -> None:
         """Copies deb packages into the directory from which they are installed."""
@@ -64,7 +64,9 @@ class PackagedMachine(booted.Machine):
         self.root = root
         self._console = folder / "console"
         self._name = f"waterflow-packaged-{os.getpid()}-{next(_numbers)}"
-        self._groups = [Path(place, self._name) for place in _HIERARCHIES if Path(place, "cgroup.procs").exists()]
+        self._groups = [
+            Path(location, self._name) for location in _HIERARCHIES if Path(location, "cgroup.procs").exists()
+        ]
         self._process = None
         self.leader = 0
 
@@ -101,8 +103,8 @@ class PackagedMachine(booted.Machine):
 
     def exposure(self, unit: str) -> float:
         """The exposure level of a unit according to `systemd-analyze security`; 0 is safest."""
-        said = self.run("systemd-analyze", "security", "--no-pager", unit).stdout
-        (line,) = [line for line in said.splitlines() if "Overall exposure level" in line]
+        message = self.run("systemd-analyze", "security", "--no-pager", unit).stdout
+        (line,) = [line for line in message.splitlines() if "Overall exposure level" in line]
         return float(line.split(":")[1].split()[0])
 
     def close(self) -> None:

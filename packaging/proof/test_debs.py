@@ -80,13 +80,13 @@ def test_packages_are_installed_used_upgraded_removed_and_purged(
 
 def _installation_starts_the_daemon(machine: PackagedMachine) -> None:
     assert machine.run("sh", "-c", "command -v python3", check=False).returncode != 0
-    said = machine.add("waterflow")
-    assert "waterflowctl agents tokens create" in said
+    message = machine.add("waterflow")
+    assert "waterflowctl agents tokens create" in message
     wait_until(lambda: machine.is_active("waterflowd"), "the daemon", PATIENCE_S)
     assert machine.show("waterflowd", "UnitFileState") == "enabled"
-    said = machine.run("waterflowctl", "status").stdout
-    assert "no repository: name one in /etc/waterflow/waterflowd.toml" in said
-    assert "no agent: waterflowctl agents tokens create" in said
+    message = machine.run("waterflowctl", "status").stdout
+    assert "no repository: name one in /etc/waterflow/waterflowd.toml" in message
+    assert "no agent: waterflowctl agents tokens create" in message
     listening = machine.root.inside("/etc/waterflow/waterflowd.toml").read_text()
     assert '#listen = "127.0.0.1:8080"' in listening
     machine.run("runuser", "-u", "waterflow", "--", "waterflowd", "check-config")
@@ -95,8 +95,8 @@ def _installation_starts_the_daemon(machine: PackagedMachine) -> None:
 
 
 def _agent_waits_for_its_token_and_says_so(machine: PackagedMachine) -> None:
-    said = machine.add("waterflow-agent")
-    assert "The agent is waiting for a join token" in said
+    message = machine.add("waterflow-agent")
+    assert "The agent is waiting for a join token" in message
     status = machine.run("systemctl", "status", "--no-pager", "waterflow-agent", check=False).stdout
     assert "waiting for a join token in /etc/waterflow/join.token" in status
     assert not machine.is_active("waterflow-agent")
@@ -111,9 +111,9 @@ def _push_runs(machine: PackagedMachine) -> None:
 
 
 def _units_are_in_order(machine: PackagedMachine) -> None:
-    place = "/usr/lib/systemd/system"
-    units = [f"{place}/{name}.service" for name in SERVICES]
-    done = machine.run("systemd-analyze", "verify", *units, f"{place}/waterflow-agent.path", check=False)
+    location = "/usr/lib/systemd/system"
+    units = [f"{location}/{name}.service" for name in SERVICES]
+    done = machine.run("systemd-analyze", "verify", *units, f"{location}/waterflow-agent.path", check=False)
     assert done.stdout + done.stderr == ""
     assert done.returncode == 0
     for unit in ("waterflowd.service", "waterflow-agent.service"):
@@ -126,18 +126,18 @@ def _completions_complete(machine: PackagedMachine) -> None:
     for program in ("waterflowd", "waterflowctl"):
         script = machine.run("cat", f"/usr/share/bash-completion/completions/{program}").stdout
         assert f"_{program.upper()}_COMPLETE=bash_complete" in script
-    asked = ("COMP_WORDS=waterflowctl sta", "COMP_CWORD=1", "_WATERFLOWCTL_COMPLETE=bash_complete")
-    assert machine.run("env", *asked, "waterflowctl").stdout == "plain,status\n"
+    requested = ("COMP_WORDS=waterflowctl sta", "COMP_CWORD=1", "_WATERFLOWCTL_COMPLETE=bash_complete")
+    assert machine.run("env", *requested, "waterflowctl").stdout == "plain,status\n"
 
 
 def _nodes_have_what_they_need(machine: PackagedMachine) -> None:
     run = machine.wait_for(machine.start(NODES))
     assert run["conclusion"] == "success", run["jobs"]
     assert [step["outcome"] for step in run["jobs"][0]["steps"]] == ["success"] * 2 + ["failure"] * 3
-    said = "\n".join(machine.lines(run["id"]))
-    assert "no Docker engine answers" in said
-    assert "cannot connect to sftp://ada@127.0.0.1:9/f: Connection refused" in said
-    assert "s3://b/k: the server cannot be reached" in said
+    message = "\n".join(machine.lines(run["id"]))
+    assert "no Docker engine answers" in message
+    assert "cannot connect to sftp://ada@127.0.0.1:9/f: Connection refused" in message
+    assert "s3://b/k: the server cannot be reached" in message
 
 
 def _survives_kills_in_the_middle_of_a_run(machine: PackagedMachine) -> None:
@@ -210,8 +210,8 @@ def _removal_keeps_data_and_purge_does_not(machine: PackagedMachine) -> None:
     assert inside("/etc/waterflow/waterflowd.toml").exists()
     assert not any(machine.is_active(unit) for unit in SERVICES)
     machine.run("dpkg", "--purge", *packages)
-    gone = ("/var/lib/waterflow", "/var/lib/waterflow-agent", "/etc/waterflow", "/usr/share/doc/waterflow")
-    assert [path for path in gone if inside(path).exists()] == []
+    removed = ("/var/lib/waterflow", "/var/lib/waterflow-agent", "/etc/waterflow", "/usr/share/doc/waterflow")
+    assert [path for path in removed if inside(path).exists()] == []
     listed = machine.run("sh", "-c", "find / -xdev -name '*waterflow*' -not -path '/proc/*'").stdout
     left = [line for line in listed.splitlines() if not re.match(r"/(srv|tmp|var/log|var/tmp|run|sys)/", line)]
     assert left == []

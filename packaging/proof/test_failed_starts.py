@@ -23,9 +23,9 @@ def test_a_failed_start_is_explained(machine: PackagedMachine) -> None:
 
 def _a_port_that_is_taken(machine: PackagedMachine) -> None:
     machine.run("systemd-run", "--unit=squatter", "--socket-property=ListenStream=127.0.0.1:8080", "/bin/true")
-    said = machine.add("waterflow")
-    assert "waterflowd is not running: api.listen = '127.0.0.1:8080' cannot be used" in said
-    assert "waterflowd runs" not in said
+    message = machine.add("waterflow")
+    assert "waterflowd is not running: api.listen = '127.0.0.1:8080' cannot be used" in message
+    assert "waterflowd runs" not in message
     # systemd tries five times, because the port may become free.
     _is_explained(machine, "Address already in use", "choose another address or end what holds it [WF610]")
     machine.systemctl("stop", "squatter.socket")
@@ -69,25 +69,25 @@ def _a_token_that_is_none(machine: PackagedMachine) -> None:
     target = "/etc/waterflow/join.token"
     machine.run("install", "-m", "600", "-o", "waterflow-agent", "/dev/stdin", target, stdin="rubbish\n")
     wait_until(lambda: machine.show("waterflow-agent", "ActiveState") == "failed", "it to stay down", PATIENCE_S)
-    said = machine.run("systemctl", "status", "waterflow-agent", check=False).stdout
-    assert 'a join token is one line that starts with "wfj1."' in said
-    assert "[WF230]" in said
+    message = machine.run("systemctl", "status", "waterflow-agent", check=False).stdout
+    assert 'a join token is one line that starts with "wfj1."' in message
+    assert "[WF230]" in message
 
 
 def _is_explained(machine: PackagedMachine, *words: str) -> None:
     wait_until(lambda: machine.show("waterflowd", "ActiveState") == "failed", "it to stay down", PATIENCE_S)
     command = ("systemctl", "status", "waterflowd")
-    said = machine.run(*command, check=False).stdout
-    assert all(word in said for word in words), said
+    message = machine.run(*command, check=False).stdout
+    assert all(word in message for word in words), message
     # Users who may not read the journal see the service's status text.
-    assert "Status: " in said
-    said = machine.run("runuser", "-u", "nobody", "--", *command, check=False).stdout
-    assert all(word in said for word in words), said
+    assert "Status: " in message
+    message = machine.run("runuser", "-u", "nobody", "--", *command, check=False).stdout
+    assert all(word in message for word in words), message
 
 
 def _runs_again(machine: PackagedMachine) -> None:
     machine.run("systemctl", "reset-failed", "waterflowd")
     machine.systemctl("start", "waterflowd")
     assert machine.is_active("waterflowd")
-    said = machine.run("systemctl", "status", "waterflowd").stdout
-    assert "[WF" not in said.partition("Status: ")[2].partition("\n")[0], said
+    message = machine.run("systemctl", "status", "waterflowd").stdout
+    assert "[WF" not in message.partition("Status: ")[2].partition("\n")[0], message

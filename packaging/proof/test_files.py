@@ -89,7 +89,7 @@ def test_files_for_administrators_are_in_the_usual_places(packages: Path, name: 
     assert missing == []
     for program in PROGRAMS[name]:
         assert f"./usr/bin/{program}" in listed
-        assert {f".{place.format(program)}" for place in COMPLETIONS} <= listed
+        assert {f".{location.format(program)}" for location in COMPLETIONS} <= listed
         assert any(path.startswith("./usr/share/man/man") and f"/{program}." in path for path in listed)
 
 
@@ -100,11 +100,11 @@ def test_the_bill_of_materials_lists_everything_bundled(packages: Path, tmp_path
     bill = json.loads((tmp_path / f"usr/share/doc/{name}/sbom.cdx.json").read_text())
     named = {component["name"] for component in bill["components"]}
     installed = {
-        place.name.split("-")[0].replace("_", "-").lower() for place in tmp_path.glob("usr/lib/**/*.dist-info")
+        location.name.split("-")[0].replace("_", "-").lower() for location in tmp_path.glob("usr/lib/**/*.dist-info")
     }
     assert installed <= named
     assert "libssl3" in named
-    licences = {place.stem for place in (tmp_path / f"usr/share/doc/{name}/licenses").iterdir()}
+    licences = {location.stem for location in (tmp_path / f"usr/share/doc/{name}/licenses").iterdir()}
     assert len(licences) >= len(installed)
 
 
@@ -156,7 +156,7 @@ def test_the_rpms_install_verify_and_uninstall(packages: Path, bookworm: Package
     assert "waterflow-agent:" in (root / "etc/passwd").read_text()
     assert (root / "etc/systemd/system/multi-user.target.wants/waterflow-runner.service").is_symlink()
     subprocess.run([*dnf, *options, "remove", *PACKAGES], check=True)
-    left = [str(place) for folder in ("usr", "etc") for place in (root / folder).rglob("*waterflow*")]
+    left = [str(location) for folder in ("usr", "etc") for location in (root / folder).rglob("*waterflow*")]
     assert left == []
 
 

@@ -329,18 +329,18 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
                 continue
             try:
                 arguments = (entry / "cmdline").read_bytes()
-                place = os.fsencode(os.readlink(entry / "cwd"))
+                directory = os.fsencode(os.readlink(entry / "cwd"))
             except OSError:
                 continue
-            if mark in arguments or place == mark or place.startswith(mark + b"/"):
+            if mark in arguments or directory == mark or directory.startswith(mark + b"/"):
                 yield int(entry.name)
 
 
 def run_to_end(
-    cluster: Cluster, workflow: str, place: Path | None = None, conclusion: str = "success"
+    cluster: Cluster, workflow: str, directory: Path | None = None, conclusion: str = "success"
 ) -> tuple[str, dict[str, Any]]:
     """Runs a workflow, in which `PLACE` is a folder, to completion; returns the run's id and its jobs by id."""
-    run = cluster.start(workflow.replace("PLACE", str(place)))
+    run = cluster.start(workflow.replace("PLACE", str(directory)))
     found = cluster.wait_for(run)
     assert found["conclusion"] == conclusion, (found["reason"], found["jobs"])
     return run, jobs_of(found)

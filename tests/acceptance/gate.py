@@ -14,8 +14,8 @@ class Gate:
     """A proxy at `url` to `endpoint`: stops after `after_bytes` from clients in total, until `open` is called."""
 
     def __init__(self, endpoint: str, after_bytes: int) -> None:
-        place = urlsplit(endpoint)
-        self._target = (str(place.hostname), int(place.port or 80))
+        address = urlsplit(endpoint)
+        self._target = (str(address.hostname), int(address.port or 80))
         self._left = after_bytes
         self._lock = threading.Lock()
         self._reached = threading.Event()

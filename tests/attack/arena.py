@@ -125,7 +125,7 @@ class Arena(Cluster):
         return wait_until(lambda: self._find_runner(name), f"the runner of {name}")
 
     def _find_runner(self, name: str) -> int | None:
-        wanted = os.fsencode(str((self.agent_dir(name) / "runner").resolve()))
+        runner_directory = os.fsencode(str((self.agent_dir(name) / "runner").resolve()))
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
@@ -133,7 +133,7 @@ class Arena(Cluster):
                 arguments = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"waterflow_agent.runner" in arguments and wanted in arguments and is_alive(int(entry.name)):
+            if b"waterflow_agent.runner" in arguments and runner_directory in arguments and is_alive(int(entry.name)):
                 return int(entry.name)
         return None
 
@@ -207,8 +207,8 @@ def _remove_groups(name: str) -> None:
     """Removes the empty control group of this name, below this process's group or at the top."""
     own = [line.split(":", 2)[2].lstrip("/") for line in Path("/proc/self/cgroup").read_text().splitlines()]
     for root in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")):
-        for place in {root, *(root / path for path in own)}:
-            for folder, _, _ in os.walk(place / name, topdown=False):
+        for directory in {root, *(root / path for path in own)}:
+            for folder, _, _ in os.walk(directory / name, topdown=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(folder)
 

@@ -72,15 +72,15 @@ class Judge:
             agents = self._world.api("GET", "/v1/agents").text
             raise AssertionError(f"{error}: {agents}\n{history}") from None
         events = self.events(run)
-        said = "\n".join(["", json.dumps(found["jobs"]), *map(_brief, events)])
+        context = "\n".join(["", json.dumps(found["jobs"]), *map(_brief, events)])
         if not may_be_lost:
-            assert found["conclusion"] == "success", f"the run ended {found['conclusion']}: {said}"
-        self._judge_history(found, events, said)
-        self._judge_markers(found, said, may_be_lost)
-        self._judge_output(found, said)
+            assert found["conclusion"] == "success", f"the run ended {found['conclusion']}: {context}"
+        self._judge_history(found, events, context)
+        self._judge_markers(found, context, may_be_lost)
+        self._judge_output(found, context)
         if found["conclusion"] == "success":
             for job in found["jobs"]:
-                assert job["outputs"] == {"kept": str(STEPS - 1)}, said
+                assert job["outputs"] == {"kept": str(STEPS - 1)}, context
         return found
 
     def events(self, run: str) -> list[dict[str, Any]]:
@@ -96,24 +96,24 @@ class Judge:
                 return rows
             cursor = page["next"]
 
-    def _judge_history(self, found: dict[str, Any], events: list[dict[str, Any]], said: str) -> None:
-        assert [row["seq"] for row in events] == list(range(1, len(events) + 1)), f"a gap: {said}"
-        assert found["seq"] == len(events), f"the run stands at another place than its history: {said}"
+    def _judge_history(self, found: dict[str, Any], events: list[dict[str, Any]], context: str) -> None:
+        assert [row["seq"] for row in events] == list(range(1, len(events) + 1)), f"a gap: {context}"
+        assert found["seq"] == len(events), f"the run stands at another place than its history: {context}"
         numbers = [row["log_seq"] for row in events]
-        assert numbers == sorted(set(numbers)), f"out of order: {said}"
+        assert numbers == sorted(set(numbers)), f"out of order: {context}"
         times = [row["at"] for row in events]
-        assert times == sorted(times), f"time runs backwards: {said}"
+        assert times == sorted(times), f"time runs backwards: {context}"
         ends = Counter((row["type"], row.get("job"), row.get("step"), row.get("attempt")) for row in events)
         for (kind, *_), count in ends.items():
             if kind in ("run-completed", "job-completed", "step-completed", "attempt-finished", "attempt-lost"):
-                assert count == 1, f"{count} ends by {kind}: {said}"
-        assert events[-1]["type"] == "run-completed", said
+                assert count == 1, f"{count} ends by {kind}: {context}"
+        assert events[-1]["type"] == "run-completed", context
         dispatched = Counter(
             (row["job"], row["step"], row["attempt"]) for row in events if row["type"] == "attempt-dispatched"
         )
-        assert all(count == 1 for count in dispatched.values()), f"an attempt was dispatched twice: {said}"
+        assert all(count == 1 for count in dispatched.values()), f"an attempt was dispatched twice: {context}"
 
-    def _judge_markers(self, found: dict[str, Any], said: str, may_be_lost: bool) -> None:
+    def _judge_markers(self, found: dict[str, Any], context: str, may_be_lost: bool) -> None:
         marks = self._marks(found["id"])
         for job in found["jobs"]:
             for step in job["steps"]:
@@ -124,15 +124,15 @@ class Judge:
                     for attempt in step["attempts"]
                 ]
                 for attempt, left in attempts:
-                    assert left in ([], ["begin"], ["begin", "end"]), f"{step['id']}: {left}: {said}"
+                    assert left in ([], ["begin"], ["begin", "end"]), f"{step['id']}: {left}: {context}"
                     if attempt["outcome"] == "success":
-                        assert left == ["begin", "end"], f"{job['id']}.{step['id']} succeeded with {left}: {said}"
+                        assert left == ["begin", "end"], f"{job['id']}.{step['id']} succeeded with {left}: {context}"
                     elif attempt["outcome"] == "refused":
-                        assert not left, f"{job['id']}.{step['id']} was refused and ran: {said}"
+                        assert not left, f"{job['id']}.{step['id']} was refused and ran: {context}"
                     else:
-                        assert may_be_lost, said
-                        assert attempt["outcome"] in ("lost", None), f"neither lost nor a success: {said}"
-        assert not marks, f"attempts that the history does not know began: {marks}: {said}"
+                        assert may_be_lost, context
+                        assert attempt["outcome"] in ("lost", None), f"neither lost nor a success: {context}"
+        assert not marks, f"attempts that the history does not know began: {marks}: {context}"
 
     def _marks(self, run: str) -> dict[tuple[str, str, str], list[str]]:
         marks: dict[tuple[str, str, str], list[str]] = defaultdict(list)
@@ -143,7 +143,7 @@ class Judge:
                 marks[job, step, attempt].append(word)
         return marks
 
-    def _judge_output(self, found: dict[str, Any], said: str) -> None:
+    def _judge_output(self, found: dict[str, Any], context: str) -> None:
         expected = self._expected(found)
         printed: dict[str, list[dict[str, Any]]] = {}
 
@@ -154,12 +154,12 @@ class Judge:
             for text in answer.text.splitlines():
                 line = json.loads(text)
                 printed.setdefault(f"{line['job']}.{line['step']}.{line['attempt']}", []).append(line)
-            return all(len(printed.get(place, [])) >= len(lines) for place, lines in expected.items())
+            return all(len(printed.get(part, [])) >= len(lines) for part, lines in expected.items())
 
         wait_until(complete, f"the output of run {found['id']}; expected {expected}, there are {printed}")
-        for place, lines in expected.items():
-            texts = [line["text"] for line in printed[place]]
-            assert texts == lines, f"{place} printed {texts}: {said}"
+        for part, lines in expected.items():
+            texts = [line["text"] for line in printed[part]]
+            assert texts == lines, f"{part} printed {texts}: {context}"
 
     def _expected(self, found: dict[str, Any]) -> dict[str, list[str]]:
         """Returns what each attempt that succeeded must have printed."""
@@ -170,6 +170,6 @@ class Judge:
                     if attempt["outcome"] == "success":
                         name = job["id"]
                         texts = [f"begin {name} {number}", f"end {name} {number}"]
-                        place = f"{name}.{step['id']}.{attempt['attempt']}"
-                        lines[place] = texts if step["node"] == "shell" else [f"said {name}"]
+                        part = f"{name}.{step['id']}.{attempt['attempt']}"
+                        lines[part] = texts if step["node"] == "shell" else [f"said {name}"]
         return lines

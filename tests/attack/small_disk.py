@@ -20,10 +20,10 @@ _PAGE_BYTES = 4096
 @contextlib.contextmanager
 def small_disk(folder: Path, kind: str, mib: int) -> Iterator[Path]:
     """Mounts a file system of this size; needs root."""
-    place = folder / "disk"
-    place.mkdir()
+    directory = folder / "disk"
+    directory.mkdir()
     if kind == "tmpfs":
-        command = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "waterflow-attack", str(place)]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "waterflow-attack", str(directory)]
     else:
         image = _image(folder)
         with image.open("wb") as file:
@@ -31,14 +31,14 @@ def small_disk(folder: Path, kind: str, mib: int) -> Iterator[Path]:
         made = subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], capture_output=True, text=True, check=False)
         if made.returncode:
             pytest.skip(f"no ext4 can be made here: {made.stderr}")
-        command = _mount(image, place)
+        command = _mount(image, directory)
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"nothing can be mounted here: {mounted.stderr.strip()}")
     try:
-        yield place
+        yield directory
     finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=False, capture_output=True)
+        subprocess.run(["umount", "--lazy", str(directory)], check=False, capture_output=True)
 
 
 def cut_power(folder: Path) -> None:
@@ -46,19 +46,19 @@ def cut_power(folder: Path) -> None:
 
     All writers must have exited: the device is read until it no longer changes.
     """
-    place, left = folder / "disk", folder / "left.img"
+    directory, left = folder / "disk", folder / "left.img"
     wait_until(lambda: _copied(_image(folder), left) == _copied(_image(folder), left), "the device to be still")
-    subprocess.run(["umount", "--lazy", str(place)], check=True, capture_output=True)
+    subprocess.run(["umount", "--lazy", str(directory)], check=True, capture_output=True)
     os.replace(left, _image(folder))
-    subprocess.run(_mount(_image(folder), place), check=True, capture_output=True)
+    subprocess.run(_mount(_image(folder), directory), check=True, capture_output=True)
 
 
 def _image(folder: Path) -> Path:
     return folder / "disk.img"
 
 
-def _mount(image: Path, place: Path) -> list[str]:
-    return ["mount", "-o", "loop", str(image), str(place)]
+def _mount(image: Path, directory: Path) -> list[str]:
+    return ["mount", "-o", "loop", str(image), str(directory)]
 
 
 def _copied(image: Path, to: Path) -> bytes:
@@ -67,9 +67,9 @@ def _copied(image: Path, to: Path) -> bytes:
     return hashlib.blake2b(to.read_bytes()).digest()
 
 
-def fill(place: Path) -> Path:
+def fill(directory: Path) -> Path:
     """Takes all the space that is left; returns the file that takes it."""
-    filler = place / "filler"
+    filler = directory / "filler"
     with filler.open("ab", buffering=0) as file:
         for size in (1 << 20, _PAGE_BYTES, 1):
             with contextlib.suppress(OSError):

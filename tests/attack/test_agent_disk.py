@@ -34,7 +34,7 @@ def test_an_agent_with_a_failing_journal_stops_with_a_message_and_loses_nothing(
             # The previous fault struck after the last run had completed, and after the last check.
             arena.start_agent("web-1")
         pid = arena.agent_process("web-1").pid
-        said = arena.agent_log("web-1").stat().st_size
+        log_size = arena.agent_log("web-1").stat().st_size
         with Attached(pid, fault):
             answers = {key: arena.post(key) for key in (arena.key(), arena.key())}
             runs = [run for run in answers.values() if run]
@@ -42,7 +42,7 @@ def test_an_agent_with_a_failing_journal_stops_with_a_message_and_loses_nothing(
         is_struck = wait_for_end(pid, 0.3)
         if is_struck:
             code = arena.agent_process("web-1").wait(PATIENCE_S)
-            text = arena.agent_log("web-1").read_text()[said:]
+            text = arena.agent_log("web-1").read_text()[log_size:]
             assert code > 0, f"it ended with {code}: {text[-3000:]}"
             assert "[WF303]" in text, text[-3000:]
             assert "Traceback" not in text, text[-3000:]
@@ -60,8 +60,8 @@ def test_an_agent_without_disk_space_keeps_results_and_recovers(empty_arena: Are
     """Running steps end; output that does not fit is counted as dropped; nothing is wrongly reported as a success."""
     arena = empty_arena
     arena.start_daemon()
-    with small_disk(arena.folder, "tmpfs", 24) as place:
-        arena.agent_places["web-1"] = place / "agent"
+    with small_disk(arena.folder, "tmpfs", 24) as directory:
+        arena.agent_places["web-1"] = directory / "agent"
         try:
             arena.add_agent("web-1", "web")
             assert arena.wait_for(arena.start(job("echo warm")))["conclusion"] == "success"
@@ -69,7 +69,7 @@ def test_an_agent_without_disk_space_keeps_results_and_recovers(empty_arena: Are
             script = f"echo begin\nwhile [ ! -e {gate} ]; do sleep 0.05; done\nseq 2000\necho x >> {marker}"
             run = arena.start(job(script))
             arena.lines(run, count=1)
-            filler = fill(place)
+            filler = fill(directory)
             gate.touch()
             wait_until(marker.exists, "the step to go on")
             during = arena.start(job("echo during"))
@@ -79,10 +79,10 @@ def test_an_agent_without_disk_space_keeps_results_and_recovers(empty_arena: Are
             attempt = step(found)["attempts"][0]
             assert attempt["outcome"] == "success", attempt
             assert marker.read_text() == "x\n"
-            shown = arena.lines(run, count=2001 if attempt["output_dropped"] == 0 else None)
-            assert shown[0] == "begin"
+            displayed = arena.lines(run, count=2001 if attempt["output_dropped"] == 0 else None)
+            assert displayed[0] == "begin"
             if attempt["output_dropped"] == 0:
-                assert shown == ["begin", *map(str, range(1, 2001))]
+                assert displayed == ["begin", *map(str, range(1, 2001))]
             arena.wait_for(during)
             assert arena.wait_for(arena.start(job("echo after")))["conclusion"] == "success"
         finally:

@@ -36,7 +36,7 @@ def test_a_write_error_stops_the_daemon_with_a_message_and_loses_nothing(arena: 
 
     def strike(fault: Fault) -> bool:
         pid = arena.daemon_pid
-        said = arena.log.stat().st_size
+        log_size = arena.log.stat().st_size
         answers: dict[str, str | None] = {}
         with Attached(pid, fault):
             for _ in range(3):
@@ -47,7 +47,7 @@ def test_a_write_error_stops_the_daemon_with_a_message_and_loses_nothing(arena: 
         is_struck = not _goes_on(arena, answers)
         if is_struck:
             code = arena.daemon_process.wait(PATIENCE_S)
-            text = arena.log.read_text()[said:]
+            text = arena.log.read_text()[log_size:]
             assert code == 1, f"it ended with {code}: {text[-3000:]}"
             assert "WF303" in text.splitlines()[-1], text[-3000:]
             assert "Traceback" not in text, text[-3000:]
@@ -84,8 +84,8 @@ def _goes_on(arena: Arena, answers: dict[str, str | None]) -> bool:
 def test_a_full_disk_refuses_starts_keeps_results_and_recovers_by_itself(empty_arena: Arena, kind: str) -> None:
     """Starts are refused with 507 and a message, running steps continue, and once there is space everything arrives."""
     arena = empty_arena
-    with small_disk(arena.folder, kind, 64) as place:
-        arena.daemon_dir = place / "daemon"
+    with small_disk(arena.folder, kind, 64) as directory:
+        arena.daemon_dir = directory / "daemon"
         arena.write_config()
         arena.start_daemon()
         try:
@@ -96,8 +96,8 @@ def test_a_full_disk_refuses_starts_keeps_results_and_recovers_by_itself(empty_a
             script = f"echo begin\nwhile [ ! -e {gate} ]; do sleep 0.05; done\nseq 5000\necho x >> {marker}"
             run = arena.start(job(script, then="      - run: echo second\n"))
             arena.lines(run, count=1)
-            filler = fill(place)
-            refused = wait_until(lambda: _refusal(arena, place), "a start to be refused")
+            filler = fill(directory)
+            refused = wait_until(lambda: _refusal(arena, directory), "a start to be refused")
             assert refused["status"] == 507, refused
             assert refused["code"] == "WF302", refused
             assert "full" in refused["detail"] or "space" in refused["detail"], refused
@@ -119,9 +119,9 @@ def test_a_full_disk_refuses_starts_keeps_results_and_recovers_by_itself(empty_a
             arena.close()
 
 
-def _refusal(arena: Arena, place: Path) -> dict[str, Any] | None:
+def _refusal(arena: Arena, directory: Path) -> dict[str, Any] | None:
     """Returns the answer to a start once one is refused; fills the disk again first, in case space was freed."""
-    fill(place)
+    fill(directory)
     headers = {"content-type": "application/yaml"}
     answer = arena.api("POST", "/v1/runs", content=GOOD.encode(), headers=headers)
     assert answer.status_code in (201, 507), answer.text
@@ -134,15 +134,15 @@ def _refusal(arena: Arena, place: Path) -> dict[str, Any] | None:
 def test_a_daemon_that_is_killed_on_a_full_disk_starts_again(empty_arena: Arena) -> None:
     """The daemon needs a little space to start, which the ballast provides; otherwise it reports a full disk."""
     arena = empty_arena
-    with small_disk(arena.folder, "tmpfs", 64) as place:
-        arena.daemon_dir = place / "daemon"
+    with small_disk(arena.folder, "tmpfs", 64) as directory:
+        arena.daemon_dir = directory / "daemon"
         arena.write_config()
         arena.start_daemon()
         try:
             arena.add_agent("web-1", "web")
             run = arena.start(GOOD)
             arena.wait_for(run)
-            fill(place)
+            fill(directory)
             for _ in range(3):
                 arena.kill_daemon()
                 arena.spawn_daemon()
@@ -150,8 +150,8 @@ def test_a_daemon_that_is_killed_on_a_full_disk_starts_again(empty_arena: Arena)
                     assert "WF302" in arena.log.read_text().splitlines()[-1], arena.log.read_text()[-2000:]
                     break
                 assert arena.run(run)["conclusion"] == "success"
-                fill(place)
-            (place / "filler").unlink()
+                fill(directory)
+            (directory / "filler").unlink()
             if arena.daemon_process.poll() is None:
                 arena.kill_daemon()
             arena.start_daemon()
@@ -193,11 +193,11 @@ def _history(arena: Arena) -> list[str]:
 
 def _starts(arena: Arena) -> bool:
     """Returns whether the daemon starts; otherwise it must report WF304 and exit with 1, not by a signal."""
-    said = arena.log.stat().st_size
+    log_size = arena.log.stat().st_size
     process = arena.spawn_daemon()
     if _is_up(arena, Arena.is_daemon_ready):
         return True
-    text = arena.log.read_text()[said:]
+    text = arena.log.read_text()[log_size:]
     assert process.returncode == 1, f"it ended with {process.returncode}: {text[-3000:]}"
     assert "Traceback" not in text, text[-3000:]
     assert "WF304" in text.splitlines()[-1], text[-3000:]
@@ -251,9 +251,9 @@ def test_a_flipped_byte_is_refused_or_reported_and_never_served(empty_arena: Are
         if not _starts(arena):
             counts["refused"] += 1
             continue
-        shown = _shown(arena, runs)
-        counts["untouched" if shown == truth else "told"] += 1
-        for got, true in zip(shown, truth, strict=True):
+        displayed = _shown(arena, runs)
+        counts["untouched" if displayed == truth else "told"] += 1
+        for got, true in zip(displayed, truth, strict=True):
             assert got == true or "WF304" in got, f"byte {at} changed: {got[:2000]} is not {true[:2000]}"
         if arena.daemon_process.poll() is None:
             arena.kill_daemon()
@@ -294,10 +294,10 @@ def test_a_salvaged_log_starts_and_shows_a_true_prefix_of_each_run(empty_arena: 
                 if arena.api("GET", f"/v1/runs/{run}").status_code == 404:
                     assert verdict == 3, f"byte {at}: {run} is gone without a word"
                     continue
-                shown = _events(arena, run)
-                kept = [event for event in shown if event in true]
+                displayed = _events(arena, run)
+                kept = [event for event in displayed if event in true]
                 assert kept == true[: len(kept)], f"byte {at}: {run} has a false event"
-                assert shown == true or verdict == 3, f"byte {at}: {run} is cut without a word"
+                assert displayed == true or verdict == 3, f"byte {at}: {run} is cut without a word"
             arena.kill_daemon()
         shutil.rmtree(arena.daemon_dir, ignore_errors=True)
     print(verdicts)
@@ -333,18 +333,20 @@ def test_damaged_output_is_a_503_with_a_problem(empty_arena: Arena) -> None:
 
 def _shown(arena: Arena, runs: list[str]) -> list[str]:
     """Returns what the API answers about the runs, or the error code that it answers instead."""
-    shown = []
+    displayed = []
     for run in runs:
         for part in ("", "/events", "/logs"):
-            said = arena.log.stat().st_size
+            log_size = arena.log.stat().st_size
             try:
                 answer = arena.api("GET", f"/v1/runs/{run}{part}")
             except httpx.RemoteProtocolError:
                 # The daemon met the damage while answering; its own log has the message a moment later.
-                shown.append(wait_until(functools.partial(_told, arena, said), "the daemon to say what is wrong"))
+                displayed.append(
+                    wait_until(functools.partial(_told, arena, log_size), "the daemon to say what is wrong")
+                )
             else:
-                shown.append(answer.text if answer.status_code == 200 else f"{answer.status_code} {answer.text}")
-    return shown
+                displayed.append(answer.text if answer.status_code == 200 else f"{answer.status_code} {answer.text}")
+    return displayed
 
 
 def _told(arena: Arena, start: int) -> str | None:
@@ -377,10 +379,10 @@ def test_damaged_files_of_the_data_directory_are_refused_with_a_clear_message(em
                 path.unlink(missing_ok=True)
             elif path.exists():
                 path.write_bytes(content)
-            said = arena.log.stat().st_size
+            log_size = arena.log.stat().st_size
             process = arena.spawn_daemon()
             is_up = _is_up(arena, Arena.is_daemon_ready)
-            text = arena.log.read_text()[said:]
+            text = arena.log.read_text()[log_size:]
             if is_up:
                 ends[f"{name} {how}"] = "started"
                 arena.kill_daemon()

@@ -27,8 +27,8 @@ _GREETING = b"\xff\0\0\0\0\0\0\0\x01\x7f"
 def _many_descriptors(count: int) -> Iterator[int]:
     """Lets this process open that many more files, as far as permitted; yields how many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + 500
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    expected = count + 500
+    limit = expected if hard == resource.RLIM_INFINITY else min(expected, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(limit, soft), hard))
     try:
         yield min(count, max(limit, soft) - 500)

@@ -263,9 +263,9 @@ def test_binary_output_is_displayed_as_harmless_text(arena: Arena) -> None:
     assert lines[1] == "\0nul\0"
     assert "/x" not in lines[-1].split(":"), "a line of output changed the environment"
     assert "<script>alert(1)</script>" in lines
-    shown = arena.ctl("logs", run)
-    assert shown.returncode == 0, shown.stderr
-    assert "\033]" not in shown.stdout, "an escape sequence reached the terminal"
+    displayed = arena.ctl("logs", run)
+    assert displayed.returncode == 0, displayed.stderr
+    assert "\033]" not in displayed.stdout, "an escape sequence reached the terminal"
 
 
 # The environment and files --------------------------------------------------------------------------------------------

@@ -245,6 +245,6 @@ def test_a_killed_process_is_noticed() -> None:
     script = "import os\nfor n in range(5): os.getppid(); print(n, flush=True)"
     command = [*started_with(fault), sys.executable, "-S", "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        said, _ = process.communicate(timeout=PATIENCE_S)
+        message, _ = process.communicate(timeout=PATIENCE_S)
     assert wait_for_end(process.pid, PATIENCE_S)
-    assert said.split() == ["0", "1"]
+    assert message.split() == ["0", "1"]

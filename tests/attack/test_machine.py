@@ -99,15 +99,15 @@ def test_no_secret_is_in_any_command_line_or_log(arena: Arena) -> None:
     secrets = [token.encode(), answer["secret"].encode(), *_private_keys(arena)]
     assert len(secrets) == 5
 
-    places = {
+    locations = {
         str(path): path.read_bytes() for path in (*arena.folder.glob("*.log"), *arena.daemon_dir.rglob("data.mdb"))
     }
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                places[str(entry)] = (entry / "cmdline").read_bytes()
+                locations[str(entry)] = (entry / "cmdline").read_bytes()
     for secret in secrets:
-        found = [place for place, text in places.items() if secret in text]
+        found = [location for location, text in locations.items() if secret in text]
         assert not found, f"a secret is in {found}"
 
 

@@ -22,8 +22,8 @@ def test_acknowledged_data_survives_a_power_cut(empty_arena: Arena) -> None:
     dice = random.Random(SEED)
     print(f"WATERFLOW_SEED={SEED}")
     total = 0
-    with small_disk(arena.folder, "ext4", 64) as place:
-        arena.daemon_dir = place / "daemon"
+    with small_disk(arena.folder, "ext4", 64) as directory:
+        arena.daemon_dir = directory / "daemon"
         arena.write_config()
         arena.start_daemon()
         for name in ("web-1", "web-2"):

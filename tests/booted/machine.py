@@ -41,7 +41,9 @@ class Machine:
         self.root = Root(folder)
         self._console = folder / "console"
         self._name = f"waterflow-booted-{os.getpid()}-{next(_numbers)}"
-        self._groups = [Path(place, self._name) for place in _HIERARCHIES if Path(place, "cgroup.procs").exists()]
+        self._groups = [
+            Path(directory, self._name) for directory in _HIERARCHIES if Path(directory, "cgroup.procs").exists()
+        ]
         self._process: subprocess.Popen[bytes] | None = None
         #: Process 1 of the machine, by its process id on the host.
         self.leader = 0
@@ -50,13 +52,13 @@ class Machine:
 
     def boot(self) -> None:
         """Starts the machine, and waits until systemd has started the enabled units."""
-        for place in self._groups:
-            place.mkdir(exist_ok=True)
+        for directory in self._groups:
+            directory.mkdir(exist_ok=True)
         # The host's systemd assigns the control group; without a systemd, the one that was created here is kept.
         keeps_group = [] if Path("/run/systemd/system").is_dir() else ["--keep-unit"]
         options = ["--quiet", "--register=no", *keeps_group, "--private-network", "--link-journal=no", "--console=pipe"]
         nspawn = ["systemd-nspawn", *options, f"--machine={self._name}", f"--directory={self.root.path}"]
-        doors = [f"{place}/cgroup.procs" for place in self._groups]
+        doors = [f"{directory}/cgroup.procs" for directory in self._groups]
         with self._console.open("ab") as console:
             self._process = subprocess.Popen(
                 ["sh", "-c", _ENTER, "sh", *doors, "--", *nspawn, *self.root.layers, "--boot"],
@@ -106,8 +108,8 @@ class Machine:
             else:
                 self._process.kill()
             self._process.wait(PATIENCE_S)
-        for place in self._groups:
-            for folder, _, _ in os.walk(place, topdown=False):
+        for directory in self._groups:
+            for folder, _, _ in os.walk(directory, topdown=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(folder)
         shutil.rmtree(_PROPAGATION / self._name, ignore_errors=True)
@@ -178,10 +180,10 @@ class Machine:
         except OSError:
             return False
         # The daemon's information may be about the previous agent process, and the agent's about the previous daemon.
-        said = self.run("waterflow-agent", "status", "--json", check=False).stdout
-        if [row["status"] for row in rows] != ["connected"] or not said:
+        message = self.run("waterflow-agent", "status", "--json", check=False).stdout
+        if [row["status"] for row in rows] != ["connected"] or not message:
             return False
-        status = json.loads(said)
+        status = json.loads(message)
         return bool(status["is_connected"]) and status["pid"] == self.pid("waterflow-agent")
 
     def api(self, method: str, path: str, body: str = "", content_type: str = "application/json") -> Any:

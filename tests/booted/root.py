@@ -62,10 +62,10 @@ class Root:
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """Writes a file and creates its parent directories."""
-        place = self.inside(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text)
-        place.chmod(mode)
+        target_path = self.inside(path)
+        target_path.parent.mkdir(parents=True, exist_ok=True)
+        target_path.write_text(text)
+        target_path.chmod(mode)
 
     @property
     def packages(self) -> Path:
@@ -95,9 +95,9 @@ class Root:
 
     def link(self, path: str, target: str) -> None:
         """Creates a symbolic link."""
-        place = self.inside(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(target)
+        target_path = self.inside(path)
+        target_path.parent.mkdir(parents=True, exist_ok=True)
+        target_path.symlink_to(target)
 
     def _install(self) -> None:
         home = Path(_PYTHON if self._python is not None else sys.base_prefix) / "bin"
@@ -118,10 +118,10 @@ class Root:
     def _install_libraries(self) -> None:
         """Lets a Python with its own shared library find it by its old path, before others of the same name."""
         if self._python is not None:
-            place = self._usr / "lib" / (sysconfig.get_config_var("MULTIARCH") or "")
-            place.mkdir(parents=True)
+            directory = self._usr / "lib" / (sysconfig.get_config_var("MULTIARCH") or "")
+            directory.mkdir(parents=True)
             for library in (self._python / "lib").glob("libpython3.*.so.*"):
-                shutil.copy(library, place / library.name)
+                shutil.copy(library, directory / library.name)
 
     def _install_units(self) -> None:
         for unit in sorted(UNITS.glob("*.service")):

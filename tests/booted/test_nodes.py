@@ -45,8 +45,8 @@ def machine(bare_machine: Machine) -> Machine:
 
 def _begun(machine: Machine, *, more: str = "", **params: Any) -> str:
     """Starts a run of the node with these parameters; `more` are further lines of the step. Returns the run's id."""
-    given = "".join(f"          {name}: {value}\n" for name, value in params.items())
-    text = f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: systemd/unit\n{more}        with:\n{given}"
+    values = "".join(f"          {name}: {value}\n" for name, value in params.items())
+    text = f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: systemd/unit\n{more}        with:\n{values}"
     return machine.start(text)
 
 

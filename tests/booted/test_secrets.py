@@ -36,11 +36,11 @@ def _give_credentials(machine: Machine) -> None:
     """Sets up credentials as in docs/secrets.md: one in plain text, one encrypted with the machine's own key."""
     machine.root.write("/etc/waterflow/loaded", VALUES["LOADED"] + "\n", 0o600)
     machine.run("systemd-creds", "setup")
-    place = "/etc/waterflow/sealed.cred"
-    machine.run("systemd-creds", "encrypt", "--name=secret.SEALED", "-", place, stdin=VALUES["SEALED"])
+    path = "/etc/waterflow/sealed.cred"
+    machine.run("systemd-creds", "encrypt", "--name=secret.SEALED", "-", path, stdin=VALUES["SEALED"])
     machine.change(
         "waterflowd",
-        f"LoadCredential=secret.LOADED:/etc/waterflow/loaded\nLoadCredentialEncrypted=secret.SEALED:{place}",
+        f"LoadCredential=secret.LOADED:/etc/waterflow/loaded\nLoadCredentialEncrypted=secret.SEALED:{path}",
     )
 
 
@@ -82,13 +82,13 @@ def test_credentials_of_the_unit_and_encrypted_files_are_secrets(machine: Machin
     digest = machine.run("sh", "-c", "sha256sum | cut -c 1-16", stdin="".join(f"{v}\n" for v in VALUES.values()))
     wait_until(lambda: len(machine.lines(found["id"])) == 4, "the output")
     assert machine.lines(found["id"]) == [digest.stdout.strip(), "***", "***", "***"]
-    told = machine.run("journalctl", "--no-pager", "--quiet", "--output=verbose").stdout
-    shown = machine.run("systemctl", "show", "waterflowd", "waterflow-agent", "waterflow-runner").stdout
+    reported = machine.run("journalctl", "--no-pager", "--quiet", "--output=verbose").stdout
+    displayed = machine.run("systemctl", "show", "waterflowd", "waterflow-agent", "waterflow-runner").stdout
     command_lines = machine.run("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
     environment = machine.run("cat", f"/proc/{machine.pid('waterflowd')}/environ").stdout
     for value in (*VALUES.values(), str(identity)):
-        assert value not in told
-        assert value not in shown
+        assert value not in reported
+        assert value not in displayed
         assert value not in command_lines
         assert value not in environment
     searched = ("grep", "-rlF", *(f"--regexp={value}" for value in VALUES.values()), "/var/lib")

@@ -34,8 +34,8 @@ def test_a_recorded_data_directory_is_read_unchanged(release: str, tmp_path: Pat
         found = record_log.view(store)
         assert store.verify().records == len(expected["feed"])
     assert found.keys() >= expected.keys()
-    for part, wanted in expected.items():
-        assert found[part] == wanted, part
+    for part, requested in expected.items():
+        assert found[part] == requested, part
 
 
 @pytest.mark.parametrize("release", RECORDINGS)

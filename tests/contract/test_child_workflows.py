@@ -68,7 +68,7 @@ async def test_the_plan_is_that_of_the_file_at_the_commit(repository: Repository
 
 
 @pytest.mark.parametrize(
-    ("path", "code", "said"),
+    ("path", "code", "message"),
     [
         ("workflows/nowhere.yml", "WF135", 'no workflow file "workflows/nowhere.yml"'),
         ("workflows/link.yml", "WF135", "no workflow file"),
@@ -76,11 +76,11 @@ async def test_the_plan_is_that_of_the_file_at_the_commit(repository: Repository
         ("workflows/broken.yml", "WF511", "has errors"),
     ],
 )
-async def test_a_permanent_error_has_a_code(repository: Repository, path: str, code: str, said: str) -> None:
+async def test_a_permanent_error_has_a_code(repository: Repository, path: str, code: str, message: str) -> None:
     """Links are not followed, and folders are not files; trying again is of no use."""
     with pytest.raises(Rejected, match=code) as caught:
         await repository.workflows.plan("ops", repository.revision, path)
-    assert said in caught.value.text
+    assert message in caught.value.text
 
 
 async def test_an_unreadable_commit_is_a_temporary_error(tmp_path: Path) -> None:

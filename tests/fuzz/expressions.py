@@ -207,9 +207,9 @@ def _expression(text: str) -> None:
     again = _tried(lambda: expr.parse(spelled), len(spelled))
     if again is not None and expr.unparse(again) != spelled:
         raise Finding(f"unparsed {spelled!r} means {expr.unparse(again)!r}")
-    shown = expr.explain(node, ENV)
-    if not shown.isprintable() or len(shown) > 200:
-        raise Finding(f"explained as {shown!r}")
+    displayed = expr.explain(node, ENV)
+    if not displayed.isprintable() or len(displayed) > 200:
+        raise Finding(f"explained as {displayed!r}")
     list(expr.references(node))
 
 

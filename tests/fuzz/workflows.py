@@ -288,9 +288,9 @@ def _explained(found: Diagnostic, content: bytes) -> None:
         raise Finding(f"a code that does not exist: {found}")
     if not found.message.strip() or len(found.message) > 2_000 or any(word in found.message for word in UNEXPLAINED):
         raise Finding(f"a sentence that explains nothing: {found}")
-    shown = render_diagnostic(found)
-    if not all(character.isprintable() or character == "\n" for character in shown):
-        raise Finding(f"something that cannot be shown: {shown!r}")
+    displayed = render_diagnostic(found)
+    if not all(character.isprintable() or character == "\n" for character in displayed):
+        raise Finding(f"something that cannot be shown: {displayed!r}")
 
 
 def corpus() -> list[bytes]:
@@ -346,10 +346,10 @@ def _places(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def _of_tree(tree: Any, trees: list[Any], chance: random.Random) -> Any:
-    places = _places(tree)
-    if not places:
+    locations = _places(tree)
+    if not locations:
         return json.loads(json.dumps(chance.choice(trees)))
-    part, key = chance.choice(places)
+    part, key = chance.choice(locations)
     other = chance.choice(trees) if chance.random() < 0.3 else tree
     taken, name = chance.choice(_places(other))
     copied = json.loads(json.dumps(taken[name]))
@@ -375,9 +375,9 @@ def _change(part: Any, key: Any, chance: random.Random) -> None:
     """Changes a value into a similar one."""
     value = part[key]
     if isinstance(value, str) and value:
-        place = chance.randrange(len(value))
+        offset = chance.randrange(len(value))
         part[key] = (
-            value[:place] + chance.choice(("", "x", "${{ ", " }}", "'", " ", "\n", "é", "0")) + value[place + 1 :]
+            value[:offset] + chance.choice(("", "x", "${{ ", " }}", "'", " ", "\n", "é", "0")) + value[offset + 1 :]
         )
     elif isinstance(value, list) and value:
         part[key] = value * chance.choice((2, 3, 300))
@@ -390,23 +390,23 @@ def _place(content: bytes, chance: random.Random) -> int:
 
 
 def _inserted(content: bytes, inputs: list[bytes], chance: random.Random) -> bytes:
-    place = _place(content, chance)
-    return content[:place] + chance.choice(PIECES) + content[place:]
+    offset = _place(content, chance)
+    return content[:offset] + chance.choice(PIECES) + content[offset:]
 
 
 def _removed(content: bytes, inputs: list[bytes], chance: random.Random) -> bytes:
-    place = _place(content, chance)
-    return content[:place] + content[place + chance.choice((1, 1, 2, 5, 40)) :]
+    offset = _place(content, chance)
+    return content[:offset] + content[offset + chance.choice((1, 1, 2, 5, 40)) :]
 
 
 def _replaced(content: bytes, inputs: list[bytes], chance: random.Random) -> bytes:
-    place = _place(content, chance)
-    return content[:place] + chance.choice(PIECES) + content[place + chance.choice((1, 1, 2, 4)) :]
+    offset = _place(content, chance)
+    return content[:offset] + chance.choice(PIECES) + content[offset + chance.choice((1, 1, 2, 4)) :]
 
 
 def _flipped(content: bytes, inputs: list[bytes], chance: random.Random) -> bytes:
-    place = chance.randrange(len(content)) if content else 0
-    return content[:place] + bytes([chance.randrange(256)]) + content[place + 1 :]
+    offset = chance.randrange(len(content)) if content else 0
+    return content[:offset] + bytes([chance.randrange(256)]) + content[offset + 1 :]
 
 
 def _joined(content: bytes, inputs: list[bytes], chance: random.Random) -> bytes:

@@ -268,9 +268,9 @@ _TOKENS = _words(
 SOUP = st.builds(lambda tokens, space: space.join(tokens), st.lists(_TOKENS, max_size=7), _SPACES)
 
 
-def _damaged(source: str, place: int, patch: str) -> str:
-    place %= len(source) + 1
-    return source[:place] + patch + source[place + (not patch) :]
+def _damaged(source: str, offset: int, patch: str) -> str:
+    offset %= len(source) + 1
+    return source[:offset] + patch + source[offset + (not patch) :]
 
 
 #: An expression with one character added or removed, and one with the wrong number of arguments.

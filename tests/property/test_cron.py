@@ -63,9 +63,9 @@ def _named(expression: str) -> tuple[set[int], set[int]]:
 
 
 @given(st.sampled_from(_PLACES), _MINUTES, _HOURS)
-def test_instants_match_a_check_of_every_minute(place: tuple[str, datetime], minute: str, hour: str) -> None:
+def test_instants_match_a_check_of_every_minute(case: tuple[str, datetime], minute: str, hour: str) -> None:
     """Each time occurs once and in order, and none is lost, at every kind of clock change."""
-    name, start = place
+    name, start = case
     expression = f"{minute} {hour} * * *"
     until = int((start + _SPAN).timestamp() * 1_000)
     found: list[int] = []
@@ -78,10 +78,10 @@ def test_instants_match_a_check_of_every_minute(place: tuple[str, datetime], min
 
 @given(st.sampled_from(_PLACES), _MINUTES, _HOURS, st.integers(0, 2_880), st.integers(1, 5))
 def test_instants_do_not_depend_on_the_starting_moment(
-    place: tuple[str, datetime], minute: str, hour: str, minutes: int, count: int
+    case: tuple[str, datetime], minute: str, hour: str, minutes: int, count: int
 ) -> None:
     """Continuing from any moment gives the remaining instants."""
-    name, start = place
+    name, start = case
     expression = f"{minute} {hour} * * *"
     middle = int((start + timedelta(minutes=minutes)).timestamp() * 1_000)
     whole: list[int] = []

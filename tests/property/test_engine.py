@@ -173,12 +173,12 @@ def _approvals(run: Run) -> list[str]:
 
 def _act(scenario: Scenario, draw: st.DataObject) -> str:
     """Performs one random action from outside."""
-    places = _open_attempts(scenario.run)
+    parts = _open_attempts(scenario.run)
     kinds = ["wait", "connect", "disconnect"]
-    if places:
+    if parts:
         kinds += ["finish", "finish", "finish", "started", "lost"]
-    wanted, started = _child_runs(scenario.run, is_started=False), _child_runs(scenario.run, is_started=True)
-    kinds += ["begun", "begun", "refuse", "delay"] if wanted else []
+    requested, started = _child_runs(scenario.run, is_started=False), _child_runs(scenario.run, is_started=True)
+    kinds += ["begun", "begun", "refuse", "delay"] if requested else []
     kinds += ["ended", "ended"] if started else []
     waiting = _approvals(scenario.run)
     if waiting:
@@ -199,33 +199,37 @@ def _act(scenario: Scenario, draw: st.DataObject) -> str:
         case "cancel":
             return draw.draw(st.sampled_from(["cancel", "cancel force"]))
         case "begun":
-            return f"begun {draw.draw(st.sampled_from(wanted))} 01J0000000000000000000000{draw.draw(st.integers(1, 9))}"
+            return (
+                f"begun {draw.draw(st.sampled_from(requested))} 01J0000000000000000000000{draw.draw(st.integers(1, 9))}"
+            )
         case "refuse" | "delay":
-            return f"{kind} {draw.draw(st.sampled_from(wanted))} '{draw.draw(st.sampled_from(['why', 'because']))}'"
+            return (
+                f"{kind} {draw.draw(st.sampled_from(requested))} '{draw.draw(st.sampled_from(['cause', 'because']))}'"
+            )
         case "ended":
             conclusion = draw.draw(st.sampled_from([conclusion.value for conclusion in Conclusion]))
             return f"ended {draw.draw(st.sampled_from(started))} {conclusion} out.x=1"
         case "finish":
             outcome = draw.draw(st.sampled_from([outcome.value for outcome in Outcome]))
-            return f"finish {draw.draw(st.sampled_from(places))} {outcome}"
+            return f"finish {draw.draw(st.sampled_from(parts))} {outcome}"
         case _:
-            return f"{kind} {draw.draw(st.sampled_from(places))}"
+            return f"{kind} {draw.draw(st.sampled_from(parts))}"
 
 
 def _drain(scenario: Scenario) -> None:
     """Lets the run end: servers are connected, agents report, and time passes, without manual intervention."""
     scenario.play("connect web-1 web slots=1 zone=a\nconnect web-2 web,db slots=2")
     for _ in range(600):
-        places = _open_attempts(scenario.run)
+        parts = _open_attempts(scenario.run)
         if scenario.run.is_completed:
             return
-        wanted, started = _child_runs(scenario.run, is_started=False), _child_runs(scenario.run, is_started=True)
-        if wanted:
-            scenario.play(f"begun {wanted[0]} 01J00000000000000000000001")
+        requested, started = _child_runs(scenario.run, is_started=False), _child_runs(scenario.run, is_started=True)
+        if requested:
+            scenario.play(f"begun {requested[0]} 01J00000000000000000000001")
         elif started:
             scenario.play(f"ended {started[0]} success")
         else:
-            scenario.play(f"finish {places[0]}" if places else "wait 12h")
+            scenario.play(f"finish {parts[0]}" if parts else "wait 12h")
     raise AssertionError(f"the run does not end: {scenario.run.reason}")
 
 

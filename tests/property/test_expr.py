@@ -109,9 +109,9 @@ def test_checking_explaining_and_unparsing_never_fail(source: str, env: expr.Env
 
     expr.check(node, expr.Scope(contexts={"a": ["b"]}))
     assert len(list(expr.references(node))) <= len(source)
-    shown = expr.explain(node, env)
-    assert shown.isprintable()
-    assert len(shown) <= 200
+    displayed = expr.explain(node, env)
+    assert displayed.isprintable()
+    assert len(displayed) <= 200
     assert expr.unparse(expr.parse(expr.unparse(node))) == expr.unparse(node)
 
 

@@ -123,12 +123,12 @@ def printed(value: str) -> bytes:
 @pytest.mark.parametrize("value", HOSTILE)
 def test_hostile_values_arrive_unchanged_in_every_quoted_position(shell: str, value: str) -> None:
     """All positions are in one script, so each also sees the effects of the earlier ones."""
-    places = EXACT | EXACT_BASH if shell == "bash" else EXACT
-    script = SHOW + "\n".join(places.values())
+    locations = EXACT | EXACT_BASH if shell == "bash" else EXACT
+    script = SHOW + "\n".join(locations.values())
 
     output, files = run(shell, script, value)
 
-    assert output.split(b"|END|")[:-1] == [value.encode()] * len(places)
+    assert output.split(b"|END|")[:-1] == [value.encode()] * len(locations)
     assert files == []
 
 

@@ -25,7 +25,7 @@ class LocksMachine(RuleBasedStateMachine):
         self.count = 0
         self.is_settled = True
 
-    def heard(self, answers: list[LockAnswer]) -> None:
+    def received(self, answers: list[LockAnswer]) -> None:
         for answer in answers:
             holder = answer.holder
             assert holder in self.asks, "nobody is answered who does not ask"
@@ -36,11 +36,11 @@ class LocksMachine(RuleBasedStateMachine):
                 self.holding[holder] = None
             elif answer.is_refused:
                 assert holder not in self.holding, "a place is not taken away"
-                self.gone(holder)
+                self.removed(holder)
             elif holder not in self.holding:
                 self.waiting.setdefault(holder)
 
-    def gone(self, holder: Holder) -> None:
+    def removed(self, holder: Holder) -> None:
         self.asks.pop(holder, None)
         self.holding.pop(holder, None)
         self.waiting.pop(holder, None)
@@ -54,9 +54,9 @@ class LocksMachine(RuleBasedStateMachine):
     def ask(self, group: str, queue: Queue, run: int, is_job: bool) -> None:
         self.count += 1
         holder = Holder(RunId(f"run-{run}"), JobId(f"j{self.count}") if is_job else JobId(f"r{self.count}"))
-        asked = self.asks[holder] = LockRequest(holder, group, "", LIMITS[group], queue, self.count)
-        answers = self.locks.request(asked)
-        self.heard(answers)
+        requested = self.asks[holder] = LockRequest(holder, group, "", LIMITS[group], queue, self.count)
+        answers = self.locks.request(requested)
+        self.received(answers)
         own = [answer for answer in answers if answer.holder == holder]
         assert len(own) == 1, "whoever asks is answered once"
         assert not own[0].is_refused or queue is Queue.REJECT
@@ -65,14 +65,14 @@ class LocksMachine(RuleBasedStateMachine):
     @rule(draw=st.data())
     def ask_again(self, draw: st.DataObject) -> None:
         holder = draw.draw(st.sampled_from(sorted(self.asks)))
-        self.heard(self.locks.request(self.asks[holder]))
+        self.received(self.locks.request(self.asks[holder]))
 
     @precondition(lambda self: self.asks)
     @rule(draw=st.data())
     def release(self, draw: st.DataObject) -> None:
         holder = draw.draw(st.sampled_from(sorted(self.asks)))
         self.locks.release(holder)
-        self.gone(holder)
+        self.removed(holder)
         self.is_settled = False
 
     @rule(run=st.integers(0, 4))
@@ -80,12 +80,12 @@ class LocksMachine(RuleBasedStateMachine):
         name = RunId(f"run-{run}")
         self.locks.forget(name)
         for holder in [holder for holder in self.asks if holder.run == name]:
-            self.gone(holder)
+            self.removed(holder)
         self.is_settled = False
 
     @rule()
     def news(self) -> None:
-        self.heard(list(self.locks.news()))
+        self.received(list(self.locks.news()))
         self.is_settled = True
         for group, limit in LIMITS.items():
             held = sum(self.asks[holder].group == group for holder in self.holding)

@@ -53,12 +53,12 @@ def test_the_chunking_does_not_change_the_result(case: tuple[list[str], bytes], 
     secrets, text = case
     masks = Masks(secrets)
     stream = StreamMasker(masks)
-    told, at = b"", 0
+    reported, at = b"", 0
     for cut in sorted({min(cut, len(text)) for cut in cuts} | {len(text)}):
-        told += stream.feed(text[at:cut])
+        reported += stream.feed(text[at:cut])
         at = cut
-        assert told == StreamMasker(masks).feed(text[:cut])
-    assert told + stream.finish() == _whole(masks, text)
+        assert reported == StreamMasker(masks).feed(text[:cut])
+    assert reported + stream.finish() == _whole(masks, text)
 
 
 @given(texts())

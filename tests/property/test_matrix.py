@@ -43,13 +43,13 @@ def test_matrix_instances_match_github(
     dimensions: dict[str, list[Any]], include: list[dict[str, Any]], exclude: list[dict[str, Any]]
 ) -> None:
     """The order is product, `exclude`, `include`; an empty matrix is refused; keys are unique and short."""
-    wanted = by_hand(dimensions, include, exclude)
-    if not wanted:
+    expected = by_hand(dimensions, include, exclude)
+    if not expected:
         with pytest.raises(Rejected, match="no instance"):
             matrix.instances(dimensions, include, exclude)
         return
     found = matrix.instances(dimensions, include, exclude)
-    assert found == wanted
+    assert found == expected
     keys = matrix.keys(found)
     assert len(set(keys)) == len(keys) == len(found)
     assert all(0 < len(key) <= matrix.KEY_LENGTH_MAX + 5 and "/" not in key for key in keys)
@@ -72,9 +72,9 @@ def test_batches_cover_all_servers_in_order(sizes: list[int], total: int) -> Non
     ends = matrix.batches(sizes, total)
     assert ends[-1] == total
     lengths = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
-    wanted = [*sizes, *[sizes[-1]] * total]
-    assert lengths[:-1] == wanted[: len(lengths) - 1]
-    assert 1 <= lengths[-1] <= wanted[len(lengths) - 1]
+    expected = [*sizes, *[sizes[-1]] * total]
+    assert lengths[:-1] == expected[: len(lengths) - 1]
+    assert 1 <= lengths[-1] <= expected[len(lengths) - 1]
 
 
 @given(share=st.integers(0, 100), total=st.integers(0, 4096))

@@ -95,12 +95,12 @@ def test_the_fold_knows_the_dependencies_of_each_file(steps: list[tuple[dict[str
     for number, (tree, others) in enumerate(steps, start=1):
         before = held.refs.get(MAIN)
         seen = [TreeFile(path=path, blob=blob) for path, blob in sorted(tree.items())]
-        stands = diff.unchanged_in({path: TreeFile(path=path, blob=blob) for path, blob in others.items()})
-        difference = diff.difference(before.files if before else {}, seen, stands)
+        unchanged = diff.unchanged_in({path: TreeFile(path=path, blob=blob) for path, blob in others.items()})
+        difference = diff.difference(before.files if before else {}, seen, unchanged)
         used = {path: others.get(path, "") for path in "xy"}
         became = {}
         for file in difference.files:
-            known = next(filter(stands, held.known(file.path, file.blob)), None)
+            known = next(filter(unchanged, held.known(file.path, file.blob)), None)
             became[file.path] = known or FileApplied(path=file.path, blob=file.blob, plan_hash=file.blob, used=used)
         fact = events.RevisionApplied(
             at=number,
@@ -116,7 +116,7 @@ def test_the_fold_knows_the_dependencies_of_each_file(steps: list[tuple[dict[str
         assert {path: (file.newest.blob, file.newest.used) for path, file in files.items()} == {
             path: (blob, used) for path, blob in tree.items()
         }
-        assert diff.difference(files, seen, stands) == diff.Difference()
+        assert diff.difference(files, seen, unchanged) == diff.Difference()
 
 
 def _became(file: TreeFile) -> FileApplied:

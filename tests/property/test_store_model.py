@@ -67,12 +67,12 @@ batches = st.tuples(
 def built(log: Log, plan: tuple) -> Batch:  # type: ignore[type-arg]
     """Returns the batch of a drawn plan: most appends are at the right position, some ahead of it or behind."""
     heads = {stream: log.head(stream) for stream in STREAMS}
-    wanted = []
+    stream_appends = []
     for stream, ahead, count, at in plan[0]:
         facts = [events.RunStarted(at=at + number, reason=REASON) for number in range(count)]
-        wanted.append(StreamAppend(stream=stream, expected=max(heads[stream] + ahead, 0), at=at, events=facts))
+        stream_appends.append(StreamAppend(stream=stream, expected=max(heads[stream] + ahead, 0), at=at, events=facts))
         heads[stream] += count
-    return Batch(appends=wanted, plans=plan[1], summaries=plan[2], keys=plan[3], counters=plan[4])
+    return Batch(appends=stream_appends, plans=plan[1], summaries=plan[2], keys=plan[3], counters=plan[4])
 
 
 def outcome(log: MemoryLog | LmdbLog, batch: Batch) -> int | str:
@@ -135,8 +135,10 @@ def test_output_logs_and_their_twin_agree(sessions: list[list[list[tuple[Attempt
         for calls in sessions:
             with open_store(Path(directory), CODEC) as store:
                 for call in calls:
-                    wanted = [_pieces(twin, *each) for each in call]
-                    assert asyncio.run(_append(store.outputs, wanted)) == asyncio.run(_append(twin, wanted))
+                    stream_appends = [_pieces(twin, *each) for each in call]
+                    assert asyncio.run(_append(store.outputs, stream_appends)) == asyncio.run(
+                        _append(twin, stream_appends)
+                    )
                 for step in "st":
                     name = attempt_id(RUNS[0], "j", step, 1)
                     for offset in (0, 1, 70_000, store.outputs.size(name) - 1):
@@ -153,8 +155,8 @@ def _pieces(twin: MemoryOutputLogs, name: AttemptId, ahead: int, lengths: list[i
     return OutputAppend(attempt=name, pieces=pieces)
 
 
-async def _append(logs: OutputLogs, wanted: list[OutputAppend]) -> list[int]:
-    return await logs.append(wanted)
+async def _append(logs: OutputLogs, stream_appends: list[OutputAppend]) -> list[int]:
+    return await logs.append(stream_appends)
 
 
 stored = st.builds(
@@ -174,23 +176,23 @@ stored = st.builds(
 
 
 @given(stored)
-def test_a_record_is_unpacked_as_it_was_packed(wanted: record.StoredRecord) -> None:
+def test_a_record_is_unpacked_as_it_was_packed(stream_appends: record.StoredRecord) -> None:
     """Every field survives."""
-    assert record.unpack(wanted.seq, record.pack(wanted)) == wanted
+    assert record.unpack(stream_appends.seq, record.pack(stream_appends)) == stream_appends
 
 
 @given(stored, st.data())
-def test_any_damage_to_a_record_is_detected(wanted: record.StoredRecord, draw: st.DataObject) -> None:
+def test_any_damage_to_a_record_is_detected(stream_appends: record.StoredRecord, draw: st.DataObject) -> None:
     """A flipped bit, another length or another position in the log gives WF304 and no record."""
-    packed = record.pack(wanted)
+    packed = record.pack(stream_appends)
     at = draw.draw(st.integers(0, len(packed) * 8 - 1))
     flipped = bytearray(packed)
     flipped[at // 8] ^= 1 << at % 8
     for seq, value in (
-        (wanted.seq, bytes(flipped)),
-        (wanted.seq + 1, packed),
-        (wanted.seq, packed[:-1]),
-        (wanted.seq, b""),
+        (stream_appends.seq, bytes(flipped)),
+        (stream_appends.seq + 1, packed),
+        (stream_appends.seq, packed[:-1]),
+        (stream_appends.seq, b""),
     ):
         with pytest.raises(Stalled, match="WF304"):
             record.unpack(seq, value)

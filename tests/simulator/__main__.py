@@ -9,7 +9,7 @@ import click
 from tests.simulator import campaign
 from tests.simulator.simulation import Report, simulate
 
-#: How many broken promises are shown in full; the others are only counted.
+#: How many broken promises are failed_seeds in full; the others are only counted.
 EXPLAINED_MAX = 5
 
 
@@ -24,11 +24,11 @@ def main(seeds: int, first: int, seed: int | None) -> None:
         print("\n".join(report.trace))
         print(report.violation or "no promise was broken")
         sys.exit(report.violation is not None)
-    shown: list[int] = []
+    failed_seeds: list[int] = []
 
     def show(report: Report) -> None:
-        shown.append(report.seed)
-        if len(shown) <= EXPLAINED_MAX:
+        failed_seeds.append(report.seed)
+        if len(failed_seeds) <= EXPLAINED_MAX:
             print(campaign.explained(report), flush=True)
         else:
             print(f"seed {report.seed}: {report.violation}", flush=True)

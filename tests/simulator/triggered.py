@@ -89,12 +89,12 @@ class Triggered(Repository):
     # People -----------------------------------------------------------------------------------------------------------
 
     def _do_something(self) -> None:
-        deed = self._dice.random()
-        if deed < 0.6:
+        action = self._dice.random()
+        if action < 0.6:
             self._push_something((MAIN,))
-        elif deed < 0.75:
+        elif action < 0.75:
             self._move(MAIN, self._dice.choice(list(self.commits)), "is forced to")
-        elif deed < 0.9:
+        elif action < 0.9:
             self._suspend()
         else:
             self.sync()

@@ -78,7 +78,7 @@ def report() -> str:
     for title, found in sections:
         rows = sorted(found, reverse=True)
         if rows:
-            lines += [f"{title}: {len(rows)}", *(f"  {size:5} {place}" for size, place in rows[:10])]
+            lines += [f"{title}: {len(rows)}", *(f"  {size:5} {location}" for size, location in rows[:10])]
     return "\n".join(lines)
 
 

@@ -349,11 +349,13 @@ def test_a_relative_import_equals_the_absolute_one(module: str, is_package: bool
 def test_the_runner_needs_only_the_standard_library() -> None:
     """A real interpreter without any installed packages imports every module of the runner."""
     names = [source.module for source in sources.modules("waterflow_agent")]
-    wanted = [name for name in names if sources.is_in(name, "waterflow_agent.runner") and not name.endswith("__main__")]
+    expected = [
+        name for name in names if sources.is_in(name, "waterflow_agent.runner") and not name.endswith("__main__")
+    ]
     code = f"""
 import importlib, sys
 sys.path.insert(0, {str(sources.PACKAGE_ROOTS["waterflow_agent"])!r})
-for name in {wanted!r}:
+for name in {expected!r}:
     importlib.import_module(name)
 tops = {{name.partition('.')[0] for name in sys.modules}}
 print(sorted(tops - sys.stdlib_module_names - {{'__main__', 'waterflow_agent'}}))

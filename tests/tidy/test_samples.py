@@ -28,9 +28,9 @@ def samples(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_every_key_and_table_has_a_comment(samples: ModuleType, name: str) -> None:
     """Administrators read the meaning of a key in the file."""
     lines = samples.render(RECORDS[name].Config, []).splitlines()
-    places = [number for number, line in enumerate(lines) if _KEY.match(line) or line.lstrip("#").startswith("[")]
-    assert len(places) > 10
-    bare = [lines[number] for number in places if not re.match(r"# \S", lines[number - 1])]
+    locations = [number for number, line in enumerate(lines) if _KEY.match(line) or line.lstrip("#").startswith("[")]
+    assert len(locations) > 10
+    bare = [lines[number] for number in locations if not re.match(r"# \S", lines[number - 1])]
     assert bare == [], "no comment (`#:` before the field) for these"
 
 

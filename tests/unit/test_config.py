@@ -134,13 +134,13 @@ def test_an_unknown_key_is_reported_with_its_line_and_a_suggestion(
     tmp_path: Path, text: str, line: int, meant: str
 ) -> None:
     """This holds in every table and in every notation."""
-    told = refusal(text, tmp_path)
-    assert f"waterflowd.toml:{line}: unknown key" in told
-    assert not meant or f'did you mean "{meant}"' in told
+    reported = refusal(text, tmp_path)
+    assert f"waterflowd.toml:{line}: unknown key" in reported
+    assert not meant or f'did you mean "{meant}"' in reported
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "location"),
     [
         ("data-dir = 5\n", ":1"),
         ("\n[api]\nopen = 'yes'\n", ":3"),
@@ -152,9 +152,9 @@ def test_an_unknown_key_is_reported_with_its_line_and_a_suggestion(
         ("data-dir = '\x00'", "waterflowd.toml"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_reported_with_its_location(tmp_path: Path, text: str, place: str) -> None:
+def test_a_value_of_the_wrong_type_is_reported_with_its_location(tmp_path: Path, text: str, location: str) -> None:
     """The cases are a text instead of a list, a missing key, and invalid TOML."""
-    assert place in refusal(text, tmp_path)
+    assert location in refusal(text, tmp_path)
 
 
 def test_a_file_in_another_encoding_is_an_error(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_file_in_another_encoding_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[api]\nlisten = '8080'\n", "api.listen"),
         ("[api]\nlisten = '127.0.0.1:99999'\n", "api.listen"),
@@ -184,9 +184,9 @@ def test_a_file_in_another_encoding_is_an_error(tmp_path: Path) -> None:
         ("data-dir = ''\n", "data-dir"),
     ],
 )
-def test_an_invalid_value_is_reported_with_its_key(tmp_path: Path, text: str, said: str) -> None:
+def test_an_invalid_value_is_reported_with_its_key(tmp_path: Path, text: str, message: str) -> None:
     """It is reported before anything is opened."""
-    assert said in refusal(text, tmp_path)
+    assert message in refusal(text, tmp_path)
 
 
 def test_repository_names_are_unique(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_repository_names_are_unique(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "address", "told"),
+    ("endpoint", "address", "reported"),
     [
         ("tcp://127.0.0.1:7233", "", "tcp://127.0.0.1:7233"),
         ("tcp://0.0.0.0:7233", "wf.example", "tcp://wf.example:7233"),
@@ -208,9 +208,9 @@ def test_repository_names_are_unique(tmp_path: Path) -> None:
         ("tcp://[2001:db8::2]:7233", "", "tcp://[2001:db8::2]:7233"),
     ],
 )
-def test_a_join_token_names_an_address_that_others_can_reach(endpoint: str, address: str, told: str) -> None:
+def test_a_join_token_names_an_address_that_others_can_reach(endpoint: str, address: str, reported: str) -> None:
     """It is the configured one, or the one in `listen`, or the name of this host, always with the bound port."""
-    assert config.advertised(endpoint, address) == told
+    assert config.advertised(endpoint, address) == reported
 
 
 VAULT = """[vault]
@@ -235,7 +235,7 @@ def test_the_vault_table_becomes_its_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("https://vault", "http://vault", "vault.address: http would expose"),
         ("https://vault.example.org:8200", "vault.example.org", "vault.address: expected https://host:port"),
@@ -255,16 +255,16 @@ def test_the_vault_table_becomes_its_settings(tmp_path: Path) -> None:
         ("{lines}", "token = 5", 'unknown key "token"'),
     ],
 )
-def test_errors_of_the_vault_table_name_the_key(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_errors_of_the_vault_table_name_the_key(tmp_path: Path, old: str, new: str, message: str) -> None:
     """They are reported before any request; the file cannot contain a token."""
     with pytest.raises(Rejected) as raised:
         _load(tmp_path, VAULT.replace(old, new).replace("{lines}", ""))
     assert raised.value.code == "WF620"
-    assert said in raised.value.text
+    assert message in raised.value.text
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         ('age-files = ["a.age"]', "must be set together"),
         ('age-identity-file = "/k"', "must be set together"),
@@ -274,9 +274,9 @@ def test_errors_of_the_vault_table_name_the_key(tmp_path: Path, old: str, new: s
         (f'age-files = {["a.age"] * 21}\nage-identity-file = "/k"', "at most 20 files"),
     ],
 )
-def test_errors_of_encrypted_files_name_the_repository(tmp_path: Path, lines: str, said: str) -> None:
+def test_errors_of_encrypted_files_name_the_repository(tmp_path: Path, lines: str, message: str) -> None:
     """Files and key must be set together, and the files are in the repository."""
     with pytest.raises(Rejected) as raised:
         _load(tmp_path, f'[[repositories]]\nname = "ops"\nurl = "/srv/ops.git"\n{lines}\n')
     assert "repositories.ops" in raised.value.text
-    assert said in raised.value.text
+    assert message in raised.value.text

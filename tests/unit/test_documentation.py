@@ -21,7 +21,7 @@ _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 class Block(NamedTuple):
     """A fenced block that is a whole workflow."""
 
-    place: str
+    location: str
     info: str
     content: str
 
@@ -67,14 +67,18 @@ def test_there_are_pages_and_workflows() -> None:
     assert len(_blocks()) >= 10
 
 
-@pytest.mark.parametrize("block", [found for found in _blocks() if found.info == "yaml"], ids=lambda found: found.place)
+@pytest.mark.parametrize(
+    "block", [found for found in _blocks() if found.info == "yaml"], ids=lambda found: found.location
+)
 def test_a_workflow_of_the_documentation_compiles(block: Block) -> None:
     """A reader can copy it as it is."""
     compiled = compile_workflow("documentation.yml", block.content.encode(), _BESIDE)
     assert compiled.plan is not None, [(found.line, found.code, found.message) for found in compiled.diagnostics]
 
 
-@pytest.mark.parametrize("block", [found for found in _blocks() if found.info != "yaml"], ids=lambda found: found.place)
+@pytest.mark.parametrize(
+    "block", [found for found in _blocks() if found.info != "yaml"], ids=lambda found: found.location
+)
 def test_a_counterexample_in_the_documentation_is_invalid(block: Block) -> None:
     """A counterexample that has become valid would mislead readers."""
     assert block.info == "yaml broken"

@@ -21,8 +21,8 @@ SPECS = (
 
 def test_text_from_the_command_line_is_converted_by_type() -> None:
     """The CLI sends text; a run gets numbers, booleans and JSON."""
-    given = {"who": "bob", "count": "2.5", "loud": "TRUE", "place": "prod", "more": '{"a": [1, null]}'}
-    assert check_start(SPECS, given) == {
+    values = {"who": "bob", "count": "2.5", "loud": "TRUE", "place": "prod", "more": '{"a": [1, null]}'}
+    assert check_start(SPECS, values) == {
         "who": "bob",
         "count": 2.5,
         "loud": True,
@@ -33,8 +33,8 @@ def test_text_from_the_command_line_is_converted_by_type() -> None:
 
 def test_typed_values_are_kept_unchanged() -> None:
     """The API sends JSON, which is kept unchanged."""
-    given = {"who": "bob", "count": 7, "loud": False, "place": "dev", "more": [1]}
-    assert check_start(SPECS, given) == given
+    values = {"who": "bob", "count": 7, "loud": False, "place": "dev", "more": [1]}
+    assert check_start(SPECS, values) == values
 
 
 def test_an_omitted_input_has_its_default_or_is_empty() -> None:
@@ -58,7 +58,7 @@ def test_an_integer_stays_an_integer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "where"),
+    ("values", "where"),
     [
         ({}, "who"),
         ({"who": None}, "who"),
@@ -81,10 +81,10 @@ def test_an_integer_stays_an_integer() -> None:
         ({"who": "bob", "whom": "x"}, "whom"),
     ],
 )
-def test_a_wrong_input_is_rejected_by_name(given: dict[str, Any], where: str) -> None:
+def test_a_wrong_input_is_rejected_by_name(values: dict[str, Any], where: str) -> None:
     """WF110 names the input both in `where` and in the message."""
     with pytest.raises(Rejected) as caught:
-        check_start(SPECS, given)
+        check_start(SPECS, values)
     assert caught.value.code == "WF110"
     assert caught.value.where == where
     assert where in caught.value.text

@@ -106,7 +106,7 @@ def test_entries_that_strangers_cause_are_rate_limited_and_errors_are_not() -> N
 # Log lines about runs -----------------------------------------------------------------------------------------------------
 
 
-def told(caplog: pytest.LogCaptureFixture, level: int, *happened: events.Event) -> list[logging.LogRecord]:
+def reported(caplog: pytest.LogCaptureFixture, level: int, *happened: events.Event) -> list[logging.LogRecord]:
     """Returns the log lines of a batch with these events of one run."""
     caplog.set_level(level, logger="waterflow.run")
     caplog.clear()
@@ -123,9 +123,9 @@ def test_failures_are_warnings_and_successes_are_debug_entries(caplog: pytest.Lo
             at=1, job=JobId("a"), step=StepId("2"), outcome=conclusion, conclusion=conclusion, reason=reason
         )
 
-    assert told(caplog, logging.INFO, completed(Conclusion.SUCCESS)) == []
-    assert len(told(caplog, logging.DEBUG, completed(Conclusion.SUCCESS))) == 1
-    (line,) = told(caplog, logging.INFO, completed(Conclusion.FAILURE))
+    assert reported(caplog, logging.INFO, completed(Conclusion.SUCCESS)) == []
+    assert len(reported(caplog, logging.DEBUG, completed(Conclusion.SUCCESS))) == 1
+    (line,) = reported(caplog, logging.INFO, completed(Conclusion.FAILURE))
     assert line.levelno == logging.WARNING
     fields = vars(line)
     assert (fields["run"], fields["job"], fields["step"], fields["conclusion"]) == ("01M", "a", "2", "failure")
@@ -144,10 +144,10 @@ def test_a_failed_attempt_is_logged_with_its_number_and_exit_code(
         exit_code=7,
         reason=reason,
     )
-    (line,) = told(caplog, logging.INFO, finished)
+    (line,) = reported(caplog, logging.INFO, finished)
     fields = vars(line)
     assert (fields["attempt"], fields["exit_code"]) == (3, 7)
-    assert told(caplog, logging.WARNING, finished) == []
+    assert reported(caplog, logging.WARNING, finished) == []
 
 
 @pytest.fixture

@@ -50,10 +50,10 @@ def test_the_documented_command_prints_the_documented_output(tmp_path: Path) -> 
     files = files_of_page(tmp_path)
     command = [sys.executable, "-m", "waterflow_agent", "node", "nodes/demo/greet.py"]
 
-    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300).stdout
+    displayed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300).stdout
     schema = subprocess.run([*command, "--schema"], cwd=tmp_path, capture_output=True, check=True, timeout=300).stdout
 
-    assert shown in PAGE.read_text("utf-8")
+    assert displayed in PAGE.read_text("utf-8")
     repository: dict[str, bytes | None] = {
         "nodes/demo/greet.py": files["nodes/demo/greet.py"].encode(),
         "nodes/demo/greet.schema.json": schema,

@@ -96,9 +96,9 @@ def test_g6_a_step_starts_one_child_run_and_ends_with_it_despite_kills(empty_clu
     assert cluster.lines(run, 1) == [f"run {other['id']} says for main"]
     created = cluster.events(other["id"])[0]
     assert created["trigger"]["kind"] == "parent_run"
-    shown = cluster.run(other["id"])
-    assert shown["parent_run"] == {"run": run, "job": "all", "step": "other", "attempt": 1}
-    assert shown["outputs"] == {"answer": "for main"}
+    displayed = cluster.run(other["id"])
+    assert displayed["parent_run"] == {"run": run, "job": "all", "step": "other", "attempt": 1}
+    assert displayed["outputs"] == {"answer": "for main"}
     assert ended["jobs"][0]["steps"][0]["attempts"][0]["child_run"] == other["id"]
     assert f"run {other['id']}" in cluster.ctl("show", run).stdout
     assert f"child run of step all/other of run {run}" in cluster.ctl("show", other["id"]).stdout

@@ -158,8 +158,8 @@ def test_the_example_with_an_approval_waits_for_it(cluster: Cluster) -> None:
     started = cluster.ctl("run", str(EXAMPLES / "control-flow.yml"), "-i", "ask=true", "--detach")
     assert started.returncode == 0, started.stderr
     run = cluster.api("GET", "/v1/runs?limit=1").json()["runs"][0]["id"]
-    (asked,) = wait_until(lambda: cluster.run(run)["approvals"], "the question")
-    assert "Roll out to alpha, beta" in asked["reason"]["text"]
+    (requested,) = wait_until(lambda: cluster.run(run)["approvals"], "the question")
+    assert "Roll out to alpha, beta" in requested["reason"]["text"]
     assert "live" not in cluster.lines(run)
     assert cluster.ctl("approve", run).returncode == 0
     assert cluster.wait_for(run)["conclusion"] == "success"
@@ -170,7 +170,7 @@ def test_the_example_of_several_files_starts_from_a_repository(cluster: Cluster)
     """reusable.yml works when it is pushed together with the workflow that it calls and the composite step."""
     names = {"workflows/reusable.yml": "reusable.yml", "reusable-build.yml": "reusable-build.yml"}
     step = "steps/announce/step.yml"
-    files = {place: (EXAMPLES / name).read_text() for place, name in {**names, step: step}.items()}
+    files = {path: (EXAMPLES / name).read_text() for path, name in {**names, step: step}.items()}
     revision = cluster.push(cluster.clone, files)
     row = wait_until(
         lambda: next(iter(cluster.api("GET", f"/v1/runs?revision={revision}").json()["runs"]), None), "the run"
@@ -190,7 +190,7 @@ def test_the_example_with_an_own_node_starts_from_a_repository(cluster: Cluster)
     node = "nodes/release/notes.py"
     schema = "nodes/release/notes.schema.json"
     names = {"workflows/own-node.yml": "own-node.yml", node: node, schema: schema}
-    revision = cluster.push(cluster.clone, {place: (EXAMPLES / name).read_text() for place, name in names.items()})
+    revision = cluster.push(cluster.clone, {path: (EXAMPLES / name).read_text() for path, name in names.items()})
     row = wait_until(
         lambda: next(iter(cluster.api("GET", f"/v1/runs?revision={revision}").json()["runs"]), None), "the run"
     )
@@ -203,8 +203,8 @@ def test_the_example_with_an_own_node_starts_from_a_repository(cluster: Cluster)
 
 def test_the_backup_to_s3_is_uploaded_and_verified(cluster: Cluster, bucket: Bucket) -> None:
     """The backup is stored under its two names, and the fetched copy has the checksum of what was sent."""
-    place = ("--var", f"endpoint={bucket.endpoint}", "--var", "bucket=bucket")
-    ended = cluster.ctl("run", str(EXAMPLES / "s3-backup.yml"), *place)
+    path = ("--var", f"endpoint={bucket.endpoint}", "--var", "bucket=bucket")
+    ended = cluster.ctl("run", str(EXAMPLES / "s3-backup.yml"), *path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     latest, day = sorted(bucket.keys(), key=len)
     assert bucket.get(latest) == bucket.get(day) != b""

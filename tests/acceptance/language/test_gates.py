@@ -74,13 +74,13 @@ class People:
 
 def test_nothing_starts_before_the_required_approvals(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The configuration or the file names the approvers; the environment's variables override the file's."""
-    cluster, place = empty_cluster, tmp_path / "place"
-    place.mkdir()
+    cluster, directory = empty_cluster, tmp_path / "place"
+    directory.mkdir()
     cluster.write_config(CONFIGURATION)
     cluster.start_daemon()
     cluster.add_agent("web-1", "web", slots=1)
     people = People(cluster, "alice", "bob", "carol", "mallory")
-    run = cluster.start(WORKFLOW.replace("PLACE", str(place)))
+    run = cluster.start(WORKFLOW.replace("PLACE", str(directory)))
 
     def waiting() -> set[tuple[str, str | None]]:
         return {(row["job"], row["step"]) for row in cluster.run(run)["approvals"]}
@@ -94,7 +94,7 @@ def test_nothing_starts_before_the_required_approvals(empty_cluster: Cluster, tm
     assert ("deploy", None) in waiting(), "one person is not two"
     assert people.say("carol", "approve", run, "ask", "go") == 200
     assert people.say("mallory", "reject", run, "refuse", "go") == 200
-    assert not (place / "marks").exists()
+    assert not (directory / "marks").exists()
     assert people.say("bob", "approve", run, "deploy") == 200
     found: dict[str, Any] = cluster.wait_for(run)
 
@@ -106,4 +106,4 @@ def test_nothing_starts_before_the_required_approvals(empty_cluster: Cluster, tm
         "late": "success",
     }
     assert sorted(cluster.lines(run, 4)) == ["by carol", "failure false", "https://www.example.org 2 web", "in time"]
-    assert (place / "marks").read_text() == "deploy\n"
+    assert (directory / "marks").read_text() == "deploy\n"

@@ -130,8 +130,8 @@ def test_a_repository_script_runs_as_of_the_run_s_commit(repository: Cluster) ->
     run = first_run(repository, revision)
 
     assert repository.wait_for(run, PATIENCE_S)["conclusion"] == "success", repository.run(run)
-    said = repository.lines(run, 2)
-    assert said == [f"{[message, 'b']!r} you", f"it said {message}"]
+    expected_message = repository.lines(run, 2)
+    assert expected_message == [f"{[message, 'b']!r} you", f"it said {message}"]
 
 
 def test_a_parameter_of_an_own_node_may_be_a_secret(empty_cluster: Cluster) -> None:
@@ -187,8 +187,8 @@ def test_a_broken_node_fails_only_its_step(repository: Cluster) -> None:
     run = first_run(cluster, revision)
     found = jobs_of(cluster.wait_for(run, PATIENCE_S))
 
-    said = {name: job["steps"][0]["attempts"][-1]["reason"]["text"] for name, job in found.items()}
-    assert {name for name, (_, text) in BROKEN.items() if text not in said[name]} == set(), said
+    expected_message = {name: job["steps"][0]["attempts"][-1]["reason"]["text"] for name, job in found.items()}
+    assert {name for name, (_, text) in BROKEN.items() if text not in expected_message[name]} == set(), expected_message
     assert cluster.agent_process("web-1").pid == agent
     assert cluster.agent_process("web-1").poll() is None
     after = cluster.start("jobs:\n  a:\n    runs-on: web\n    steps: [{run: echo fine}]\n")
@@ -273,11 +273,11 @@ def test_server_nodes_are_added_changed_broken_and_removed_without_a_restart(
     wait_until(lambda: "web-1" not in cluster.connected(), "web-1 to be away", PATIENCE_S)
     run = cluster.start(workflow)
     cluster.start_agent("web-1")
-    why = wait_until(
+    reason = wait_until(
         lambda: next((job["reason"] for job in jobs_of(cluster.run(run)).values()), None), "a reason", PATIENCE_S
     )
-    assert why["code"] == "no-server-with-node"
-    assert (why["node"], 'has the node "local/hello"' in why["text"]) == ("local/hello", True)
+    assert reason["code"] == "no-server-with-node"
+    assert (reason["node"], 'has the node "local/hello"' in reason["text"]) == ("local/hello", True)
 
     replace(path, node("print('one')"))
     found = jobs_of(cluster.wait_for(run, PATIENCE_S))
@@ -292,9 +292,9 @@ def test_server_nodes_are_added_changed_broken_and_removed_without_a_restart(
     )
     assert broken["version"] == one["version"]
     assert "hello.py:1: ModuleNotFoundError" in broken["fault"]
-    shown = cluster.ctl("agents").stdout
-    assert "own nodes of web-2: local/hello" in shown
-    assert "web-2: node local/hello cannot be used" in shown
+    displayed = cluster.ctl("agents").stdout
+    assert "own nodes of web-2: local/hello" in displayed
+    assert "web-2: node local/hello cannot be used" in displayed
     again = cluster.start(workflow)
     cluster.wait_for(again, PATIENCE_S)
     assert cluster.lines(again, 2) == ["first", "one"]

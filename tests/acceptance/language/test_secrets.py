@@ -45,8 +45,8 @@ def _holds(folder: Path, value: str) -> list[Path]:
 def test_a_secret_reaches_the_step_and_is_stored_nowhere_else(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The value is in no event, log, agent file or process information, neither while the step runs nor afterwards."""
     cluster = empty_cluster
-    place = tmp_path / "place"
-    place.mkdir()
+    directory = tmp_path / "place"
+    directory.mkdir()
     sources = tmp_path / "secrets.toml"
     sources.write_text(f'deploy-token = "{OF_FILE}"\n')
     sources.chmod(0o600)
@@ -55,14 +55,14 @@ def test_a_secret_reaches_the_step_and_is_stored_nowhere_else(empty_cluster: Clu
     cluster.start_daemon()
     cluster.add_agent("web-1", "web")
 
-    run = cluster.start(WORKFLOW.replace("PLACE", str(place)))
-    wait_until((place / "arrived").exists, "the step to run")
+    run = cluster.start(WORKFLOW.replace("PLACE", str(directory)))
+    wait_until((directory / "arrived").exists, "the step to run")
     kept = [
         path
         for value in (OF_FILE, OF_ENVIRONMENT)
         for path in [*_holds(cluster.folder / "daemon", value), *_holds(cluster.agent_dir("web-1"), value)]
     ]
-    (place / "go").touch()
+    (directory / "go").touch()
     found = cluster.wait_for(run)
 
     assert found["conclusion"] == "success", found

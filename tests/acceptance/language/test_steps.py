@@ -243,13 +243,13 @@ LOST = """jobs:
 
 
 def _runner_of(cluster: Cluster, agent: str) -> int | None:
-    wanted = os.fsencode(str((cluster.agent_dir(agent) / "runner").resolve()))
+    expected = os.fsencode(str((cluster.agent_dir(agent) / "runner").resolve()))
     for entry in Path("/proc").iterdir():
         try:
             arguments = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
         except OSError:
             continue
-        if b"waterflow_agent.runner" in arguments and wanted in arguments and is_running(int(entry.name)):
+        if b"waterflow_agent.runner" in arguments and expected in arguments and is_running(int(entry.name)):
             return int(entry.name)
     return None
 

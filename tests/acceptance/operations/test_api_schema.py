@@ -146,9 +146,9 @@ def _check(served: Served, principal: str, operation: Any) -> None:
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(asked=_requests(served, operation))
-    def conforms(asked: tuple[Any, bool]) -> None:
-        case, is_about_something = asked
+    @given(requested=_requests(served, operation))
+    def conforms(requested: tuple[Any, bool]) -> None:
+        case, is_about_something = requested
         case.headers.pop("Authorization", None)
         # Beyond 64 KiB of address and headers (a character takes up to 12 bytes) the connection is closed, with or
         # without an answer.

@@ -23,9 +23,9 @@ def _values(text: str) -> dict[tuple[str, ...], float]:
 
 def test_the_documented_metrics_match_the_exported_ones() -> None:
     """The table of docs/metrics.md equals the list, and counters have the right suffix."""
-    shown = {f"{name}_total" if kind.is_counter else name for name, kind in METRICS.items()}
+    documented_names = {f"{name}_total" if kind.is_counter else name for name, kind in METRICS.items()}
 
-    assert set(re.findall(r"^\| `(waterflow_\w+)` \|", _PAGE.read_text(), re.MULTILINE)) == shown
+    assert set(re.findall(r"^\| `(waterflow_\w+)` \|", _PAGE.read_text(), re.MULTILINE)) == documented_names
 
 
 def test_a_run_is_counted(empty_cluster: Cluster) -> None:

@@ -13,10 +13,10 @@ from tests.acceptance.cluster import Cluster
 from tests.patience import PATIENCE_S
 
 
-def _received(manager: socket.socket, wanted: str, count: int = 1) -> None:
+def _received(manager: socket.socket, expected: str, count: int = 1) -> None:
     """Waits for `count` messages with the line; the timeout of the socket fails the test."""
     while count:
-        if wanted in manager.recv(4096).decode().splitlines():
+        if expected in manager.recv(4096).decode().splitlines():
             count -= 1
 
 
@@ -44,9 +44,9 @@ def test_the_daemon_notifies_ready_watchdog_and_stopping(empty_cluster: Cluster)
 
 
 @pytest.mark.parametrize(
-    ("line", "exit_code", "said"), [("colour = 1", 2, "WF620"), ('data-dir = "FILE/x"', 1, "WF317")]
+    ("line", "exit_code", "message"), [("colour = 1", 2, "WF620"), ('data-dir = "FILE/x"', 1, "WF317")]
 )
-def test_a_failed_start_is_reported_as_status(empty_cluster: Cluster, line: str, exit_code: int, said: str) -> None:
+def test_a_failed_start_is_reported_as_status(empty_cluster: Cluster, line: str, exit_code: int, message: str) -> None:
     """The status is one line, for users who may read `systemctl status` but not the journal."""
     path, config, file = (empty_cluster.folder / name for name in ("notify.sock", "wrong.toml", "file"))
     file.touch()
@@ -68,5 +68,5 @@ def test_a_failed_start_is_reported_as_status(empty_cluster: Cluster, line: str,
                 messages += manager.recv(4096).decode().splitlines()
     assert ended.returncode == exit_code, ended.stderr
     assert ended.stderr.startswith("waterflowd: ")
-    assert said in ended.stderr
+    assert message in ended.stderr
     assert f"STATUS={ended.stderr.strip().removeprefix('waterflowd: ')}" in messages

@@ -142,8 +142,8 @@ def test_a_deployment_runs_on_three_groups_in_order(cluster: Cluster, shop: Shop
     wait_until(lambda: set(shop.containers()) == {"database", "backend"}, "the backend's container")
     shop.open("backend", "frontend")
     done(cluster, run)
-    said = ["backend is healthy", "database is healthy", "frontend is healthy"]
-    wait_until(lambda: sorted(cluster.lines(run))[-3:] == said, "what the services are")
+    message = ["backend is healthy", "database is healthy", "frontend is healthy"]
+    wait_until(lambda: sorted(cluster.lines(run))[-3:] == message, "what the services are")
 
     shop.deploy("v2")
     done(cluster, newest(cluster, 2))
@@ -190,12 +190,12 @@ jobs:
 
 def test_an_inspection_runs_on_every_server(cluster: Cluster) -> None:
     """The inspection uses a script of the repository, and a service that starts late."""
-    asked = 0
+    requested = 0
 
     def answer(request: Request) -> None:
-        nonlocal asked
-        asked += 1
-        if asked <= 3:
+        nonlocal requested
+        requested += 1
+        if requested <= 3:
             request.reply(503)
         else:
             request.reply(200, b'{"status": "fine"}', content_type="application/json")
@@ -208,9 +208,9 @@ def test_an_inspection_runs_on_every_server(cluster: Cluster) -> None:
         cluster.push(cluster.clone, files)
         run = newest(cluster, 1)
         done(cluster, run)
-    said = ["backend-1 is fine", "database-1 is fine", "frontend-1 is fine"]
+    message = ["backend-1 is fine", "database-1 is fine", "frontend-1 is fine"]
     wait_until(
-        lambda: sorted(line for line in cluster.lines(run) if line.endswith(" is fine")) == said, "three answers"
+        lambda: sorted(line for line in cluster.lines(run) if line.endswith(" is fine")) == message, "three answers"
     )
 
 

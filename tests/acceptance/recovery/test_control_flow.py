@@ -50,10 +50,10 @@ WORKFLOW = """jobs:
 class Crashes:
     """One run in a cluster, and the crashes that happen to it."""
 
-    def __init__(self, cluster: Cluster, place: Path) -> None:
+    def __init__(self, cluster: Cluster, directory: Path) -> None:
         self.cluster = cluster
-        self.place = place
-        self.run = cluster.start(WORKFLOW.replace("PLACE", str(place)))
+        self.place = directory
+        self.run = cluster.start(WORKFLOW.replace("PLACE", str(directory)))
 
     def wait_for(self, step: str) -> None:
         """Waits until the step has started."""
@@ -93,12 +93,12 @@ def test_a_run_survives_kills_in_a_loop_a_parallel_an_approval_and_a_sleep(
     empty_cluster: Cluster, tmp_path: Path
 ) -> None:
     """Steps that end while both are down count, waiting parts keep waiting, and no mark appears twice."""
-    place = tmp_path / "place"
-    place.mkdir()
+    directory = tmp_path / "place"
+    directory.mkdir()
     cluster = empty_cluster
     cluster.start_daemon()
     cluster.add_agent("web-1", "web")
-    crashes = Crashes(cluster, place)
+    crashes = Crashes(cluster, directory)
 
     crashes.wait_for("rows[0]/1")
     cluster.kill_daemon()
@@ -139,7 +139,7 @@ def test_a_run_survives_kills_in_a_loop_a_parallel_an_approval_and_a_sleep(
     assert Counter(crashes.marks()) == Counter(expected)
 
 
-def _held(place: Path, name: str, more: str) -> str:
+def _held(directory: Path, name: str, more: str) -> str:
     return f"""concurrency: {{group: deploy, {more}}}
 jobs:
   a:
@@ -147,34 +147,34 @@ jobs:
     retry: {{max-attempts: 2, initial-interval: 1500ms}}
     steps:
       - run: |
-          echo "begin {name}" >> {place}/marks
-          while test ! -e {place}/{name}; do sleep 0.05; done
-          echo "end {name}" >> {place}/marks
-          test $(grep -c "begin {name}" {place}/marks) = 2
+          echo "begin {name}" >> {directory}/marks
+          while test ! -e {directory}/{name}; do sleep 0.05; done
+          echo "end {name}" >> {directory}/marks
+          test $(grep -c "begin {name}" {directory}/marks) = 2
 """
 
 
 def test_queues_and_pending_job_retries_survive_kills(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The holder and the queue of a concurrency group are in the log, and so is the time of a job's next try."""
-    place = tmp_path / "place"
-    place.mkdir()
+    directory = tmp_path / "place"
+    directory.mkdir()
     cluster = empty_cluster
     cluster.start_daemon()
     cluster.add_agent("web-1", "web")
-    first = cluster.start(_held(place, "first", ""))
-    wait_until((place / "marks").exists, "the first to run")
-    second = cluster.start(_held(place, "second", ""))
+    first = cluster.start(_held(directory, "first", ""))
+    wait_until((directory / "marks").exists, "the first to run")
+    second = cluster.start(_held(directory, "second", ""))
     assert cluster.run(second)["status"] == "waiting"
     cluster.kill_daemon()
-    (place / "first").touch()
+    (directory / "first").touch()
     cluster.start_daemon()
     wait_until(lambda: any(event["type"] == "job-retry-scheduled" for event in cluster.events(first)), "the pause")
     cluster.kill_daemon()
     cluster.kill_agent("web-1")
-    (place / "second").touch()
+    (directory / "second").touch()
     cluster.start_daemon()
     cluster.start_agent("web-1")
 
     assert [cluster.wait_for(run)["conclusion"] for run in (first, second)] == ["success", "success"]
-    marks = (place / "marks").read_text().splitlines()
+    marks = (directory / "marks").read_text().splitlines()
     assert marks == [f"{word} {name}" for name in ("first", "second") for _ in range(2) for word in ("begin", "end")]

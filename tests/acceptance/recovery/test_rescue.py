@@ -101,9 +101,9 @@ def test_after_a_restore_nothing_runs_twice(empty_cluster: Cluster) -> None:
     (cluster.folder / "daemon").rename(cluster.folder / "daemon.old")
     restored = waterflowd(cluster, "restore", str(cluster.folder / "backup"), "--json")
     assert restored.returncode == 0, restored.stderr
-    said = json.loads(restored.stdout)
-    assert sorted(said["ended"]["runs"]) == sorted(runs[name] for name in ("open", "late", "running"))
-    assert said["ended"]["repositories"] == ["ops"]
+    message = json.loads(restored.stdout)
+    assert sorted(message["ended"]["runs"]) == sorted(runs[name] for name in ("open", "late", "running"))
+    assert message["ended"]["repositories"] == ["ops"]
     cluster.start_daemon()
     is_back(cluster)
 
@@ -180,9 +180,9 @@ def test_a_damaged_log_is_salvaged_and_usable(empty_cluster: Cluster) -> None:
     assert waterflowd(cluster, "fsck").returncode == 1
     saved = waterflowd(cluster, "fsck", "--salvage", str(cluster.folder / "saved"), "--json")
     assert saved.returncode == 3, saved.stderr + saved.stdout
-    said = json.loads(saved.stdout)
-    assert [cut["stream"] for cut in said["kept"]["cuts"]] == [f"run/{runs[1]}"]
-    assert said["ended"]["runs"] == [runs[1]]
+    message = json.loads(saved.stdout)
+    assert [cut["stream"] for cut in message["kept"]["cuts"]] == [f"run/{runs[1]}"]
+    assert message["ended"]["runs"] == [runs[1]]
     assert file.read_bytes() == broken, "the source is left as it is"
     (cluster.folder / "daemon").rename(cluster.folder / "daemon.damaged")
     (cluster.folder / "saved").rename(cluster.folder / "daemon")

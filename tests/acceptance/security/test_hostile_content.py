@@ -124,7 +124,7 @@ HOSTILE = {
 
 
 @pytest.fixture
-def hostile_world(empty_cluster: Cluster, tmp_path: Path) -> Cluster:
+def hostile_cluster(empty_cluster: Cluster, tmp_path: Path) -> Cluster:
     """A daemon with a repository and a secret, and an agent."""
     cluster = empty_cluster
     cluster.daemon_environment["WATERFLOW_SECRET_TOKEN"] = TOKEN
@@ -166,12 +166,12 @@ def _steps(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [step for job in jobs_of(found).values() for step in job.get("steps", ())]
 
 
-def test_an_input_is_data_everywhere_and_is_evaluated_once(hostile_world: Cluster, tmp_path: Path) -> None:
+def test_an_input_is_data_everywhere_and_is_evaluated_once(hostile_cluster: Cluster, tmp_path: Path) -> None:
     """Scripts, environment, parameters, outputs, loops, matrices, calls, composite steps and names keep the text."""
-    cluster, place = hostile_world, tmp_path / "place"
+    cluster, directory = hostile_cluster, tmp_path / "place"
     for number, (name, text) in enumerate(HOSTILE.items()):
-        value = text.replace("PLACE", str(place))
-        written = place / str(number)
+        value = text.replace("PLACE", str(directory))
+        written = directory / str(number)
         run = _start(cluster, "workflows/everywhere.yml", evil=value, list=json.dumps([value]), written=str(written))
         found = cluster.wait_for(run, PATIENCE_S)
         assert found["conclusion"] == "success", (name, found["reason"], _steps(found), cluster.lines(run))
@@ -197,9 +197,9 @@ def _comes_out_unchanged(cluster: Cluster, run: str, value: str) -> None:
 
 def _shows_no_escapes(cluster: Cluster, run: str) -> None:
     for command in ("logs", "show", "why"):
-        told = cluster.ctl(command, run).stdout
-        assert told
-        assert not any(mark in told for mark in ("\x1b]", "\x07", "\r", "\u202e")), command
+        reported = cluster.ctl(command, run).stdout
+        assert reported
+        assert not any(mark in reported for mark in ("\x1b]", "\x07", "\r", "\u202e")), command
 
 
 def _shows_no_secret(cluster: Cluster, run: str) -> None:
@@ -209,9 +209,9 @@ def _shows_no_secret(cluster: Cluster, run: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a quote and a command", "a secret's expression", "a way out", "markup and escapes"])
-def test_a_hostile_input_in_runs_on_is_an_unknown_group(hostile_world: Cluster, tmp_path: Path, name: str) -> None:
+def test_a_hostile_input_in_runs_on_is_an_unknown_group(hostile_cluster: Cluster, tmp_path: Path, name: str) -> None:
     """The input is taken as an ordinary group name, and no agent has this group."""
-    cluster = hostile_world
+    cluster = hostile_cluster
     value = HOSTILE[name].replace("PLACE", str(tmp_path / "place"))
     run = _start(cluster, "workflows/nowhere.yml", evil=value)
     found = cluster.wait_for(run, PATIENCE_S)

@@ -70,10 +70,10 @@ SECRETS = [
 
 
 @pytest.fixture
-def secret_world(empty_cluster: Cluster) -> Iterator[Cluster]:
+def secret_cluster(empty_cluster: Cluster) -> Iterator[Cluster]:
     """A daemon that knows the secrets, and an agent."""
-    book = secret_store.find_directory(empty_cluster.agent_dir("web-1"), {})
-    if book is None:
+    secret_directory = secret_store.find_directory(empty_cluster.agent_dir("web-1"), {})
+    if secret_directory is None:
         pytest.skip("there is no directory in memory")
     sources = empty_cluster.folder / "secrets.toml"
     sources.touch(mode=0o600)
@@ -83,13 +83,13 @@ def secret_world(empty_cluster: Cluster) -> Iterator[Cluster]:
     empty_cluster.start_daemon()
     empty_cluster.add_agent("web-1", "web")
     yield empty_cluster
-    shutil.rmtree(book, ignore_errors=True)
+    shutil.rmtree(secret_directory, ignore_errors=True)
 
 
 def _book(cluster: Cluster) -> Path:
-    book = secret_store.find_directory(cluster.agent_dir("web-1"), {})
-    assert book is not None
-    return book
+    secret_directory = secret_store.find_directory(cluster.agent_dir("web-1"), {})
+    assert secret_directory is not None
+    return secret_directory
 
 
 def _at_rest(cluster: Cluster) -> set[str]:
@@ -115,12 +115,12 @@ def _command_lines() -> bytes:
 
 
 @pytest.mark.parametrize("is_restarted", [False, True], ids=["steady agent", "agent killed and started again"])
-def test_no_secret_leaves_the_server_or_remains_on_it(secret_world: Cluster, is_restarted: bool) -> None:
+def test_no_secret_leaves_the_server_or_remains_on_it(secret_cluster: Cluster, is_restarted: bool) -> None:
     """Secrets are masked raw, split, encoded, traced, multi-line, in outputs and reasons, except documented misses."""
-    cluster, place = secret_world, secret_world.folder / "place"
-    place.mkdir()
-    run = cluster.start(WORKFLOW.replace("PLACE", str(place)))
-    wait_until((place / "half").exists, "the first half to be printed")
+    cluster, directory = secret_cluster, secret_cluster.folder / "place"
+    directory.mkdir()
+    run = cluster.start(WORKFLOW.replace("PLACE", str(directory)))
+    wait_until((directory / "half").exists, "the first half to be printed")
     wait_until(lambda: "a prompt: split" in _shown(cluster, run), "the line to be told as far as it is no secret")
     during = _at_rest(cluster)
     assert TOKEN[:12] not in _shown(cluster, run)
@@ -132,15 +132,15 @@ def test_no_secret_leaves_the_server_or_remains_on_it(secret_world: Cluster, is_
     if is_restarted:
         cluster.kill_agent("web-1")
         cluster.start_agent("web-1")
-    (place / "go").touch()
+    (directory / "go").touch()
 
     found = cluster.wait_for(run)
 
     assert found["conclusion"] == "failure"
     wait_until(lambda: "bad token" in "\n".join(cluster.lines(run)), "the output of all steps")
-    shown = _shown(cluster, run)
+    displayed = _shown(cluster, run)
     lines = cluster.lines(run)
-    assert [secret for secret in SECRETS if secret in shown] == []
+    assert [secret for secret in SECRETS if secret in displayed] == []
     assert lines.count("raw *** and more") == 1
     assert lines.count("raw ***") == 1
     assert "a prompt: split ***" in lines
@@ -158,15 +158,15 @@ def test_no_secret_leaves_the_server_or_remains_on_it(secret_world: Cluster, is_
     assert _at_rest(cluster) == set()
 
 
-def test_an_agent_that_has_lost_the_secrets_withholds_the_output(secret_world: Cluster) -> None:
+def test_an_agent_that_has_lost_the_secrets_withholds_the_output(secret_cluster: Cluster) -> None:
     """If the values were removed while the agent was away, its output is withheld rather than shown unmasked."""
-    cluster, place = secret_world, secret_world.folder / "place"
-    place.mkdir()
-    run = cluster.start(WORKFLOW.replace("PLACE", str(place)))
-    wait_until((place / "half").exists, "the first half to be printed")
+    cluster, directory = secret_cluster, secret_cluster.folder / "place"
+    directory.mkdir()
+    run = cluster.start(WORKFLOW.replace("PLACE", str(directory)))
+    wait_until((directory / "half").exists, "the first half to be printed")
     cluster.kill_agent("web-1")
     shutil.rmtree(_book(cluster))
-    (place / "go").touch()
+    (directory / "go").touch()
     cluster.start_agent("web-1")
 
     found = cluster.wait_for(run)

@@ -63,9 +63,9 @@ def server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 class Setting:
     """A cluster with a repository, and the secret sources of its daemon."""
 
-    def __init__(self, cluster: Cluster, place: Path) -> None:
+    def __init__(self, cluster: Cluster, directory: Path) -> None:
         self.cluster = cluster
-        self.place = place
+        self.place = directory
         self.identity = pyrage.x25519.Identity.generate()
         self.identity_file = self.private("ops.agekey", f"{self.identity}\n")
         self.clone = cluster.make_repository()
@@ -153,20 +153,22 @@ def test_secrets_of_every_source_reach_the_step_and_are_stored_nowhere(setting: 
     assert f"OF_FILE has {len(VALUES['OF_FILE'])} characters" in lines
     assert found["jobs"][0]["outputs"] == {"leak": "***"}
 
-    wanted = [line for value in VALUES.values() for line in value.splitlines()]
-    wanted += [base64.b64encode(value.encode()).decode()[:24] for value in VALUES.values()]
-    wanted += [token, str(setting.identity)]
-    shown = "".join(
+    expected = [line for value in VALUES.values() for line in value.splitlines()]
+    expected += [base64.b64encode(value.encode()).decode()[:24] for value in VALUES.values()]
+    expected += [token, str(setting.identity)]
+    displayed = "".join(
         cluster.api("GET", path).text
         for path in (f"/v1/runs/{run}", f"/v1/runs/{run}/events", f"/v1/runs/{run}/logs", "/v1/definitions", "/metrics")
     )
-    assert [word for word in wanted if word in shown] == []
-    wait_until(lambda: not _at_rest(cluster.folder, wanted), "the raw output to be removed from the server", PATIENCE_S)
+    assert [word for word in expected if word in displayed] == []
+    wait_until(
+        lambda: not _at_rest(cluster.folder, expected), "the raw output to be removed from the server", PATIENCE_S
+    )
     command_lines = b"".join(_contents(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
-    assert not any(word.encode() in command_lines for word in wanted)
+    assert not any(word.encode() in command_lines for word in expected)
     cluster.stop_agent("web-1")
     cluster.stop_daemon()
-    assert _at_rest(cluster.folder, wanted) == set()
+    assert _at_rest(cluster.folder, expected) == set()
 
 
 def _contents(path: Path) -> bytes:
@@ -176,9 +178,9 @@ def _contents(path: Path) -> bytes:
         return b""
 
 
-def _at_rest(folder: Path, wanted: list[str]) -> set[str]:
+def _at_rest(folder: Path, expected: list[str]) -> set[str]:
     """Returns the files of daemon, agent and repository that contain one of the texts."""
-    return {str(path.relative_to(folder)) for path in living.holding(folder, *(word.encode() for word in wanted))}
+    return {str(path.relative_to(folder)) for path in living.holding(folder, *(word.encode() for word in expected))}
 
 
 def test_a_run_uses_the_secrets_of_its_commit(setting: Setting) -> None:
@@ -283,13 +285,13 @@ def test_check_config_refuses_a_key_in_the_data_directory(setting: Setting) -> N
 
     assert check()[0] == 0
     setting.identity_file.chmod(0o644)
-    code, said = check()
+    code, message = check()
     assert code == 2
-    assert f"next: chmod 600 {setting.identity_file} [WF622]" in said
+    assert f"next: chmod 600 {setting.identity_file} [WF622]" in message
     setting.identity_file.chmod(0o600)
     (cluster.folder / "daemon").mkdir(exist_ok=True)
     setting.identity_file = setting.identity_file.rename(cluster.folder / "daemon" / "ops.agekey")
     setting.configure()
-    code, said = check()
+    code, message = check()
     assert code == 2
-    assert "is in the data directory" in said
+    assert "is in the data directory" in message

@@ -126,11 +126,11 @@ async def test_nodes_inside_the_agent_need_no_process(bench: Bench) -> None:
     task = bench.daemon.task
 
     logged, output = await bench.daemon.run(task(1, node="log", params={"message": "hi"}))
-    failed, why = await bench.daemon.run(task(2, node="fail", params={"message": "no", "exit-code": 7}))
+    failed, cause = await bench.daemon.run(task(2, node="fail", params={"message": "no", "exit-code": 7}))
     made, _ = await bench.daemon.run(task(3, node="set-outputs", params={"outputs": {"n": 1, "list": [True]}}))
 
     assert (logged.outcome, output) == (Outcome.SUCCESS, b"hi\n")
-    assert (failed.outcome, failed.exit_code, failed.reason_text, why) == (Outcome.FAILURE, 7, "no", b"no\n")
+    assert (failed.outcome, failed.exit_code, failed.reason_text, cause) == (Outcome.FAILURE, 7, "no", b"no\n")
     assert made.outputs == {"n": 1, "list": [True]}
     assert ["Finished", "Output"] in bench.daemon.frames
     assert not list((bench.data_dir / "runner" / "attempts").glob("01TEST*"))
@@ -393,7 +393,7 @@ async def test_output_over_the_limit_is_counted(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("what", "message"),
     [
         ('rm -f "$WATERFLOW_OUTPUT"; mkfifo "$WATERFLOW_OUTPUT"', "no longer a regular file"),
         ('ln -sf /etc/passwd "$WATERFLOW_OUTPUT"', "cannot read WATERFLOW_OUTPUT"),
@@ -406,7 +406,7 @@ async def test_output_over_the_limit_is_counted(bench: Bench) -> None:
         ('rm -f "$WATERFLOW_OUTPUT"; mkdir "$WATERFLOW_OUTPUT"', "no longer a regular file"),
     ],
 )
-async def test_hostile_output_file_fails_the_step(bench: Bench, what: str, said: str) -> None:
+async def test_hostile_output_file_fails_the_step(bench: Bench, what: str, message: str) -> None:
     """Whatever a script does to its output file, the step fails with a clear reason and the agent continues."""
     await bench.start()
 
@@ -414,8 +414,8 @@ async def test_hostile_output_file_fails_the_step(bench: Bench, what: str, said:
     after, _ = await bench.daemon.run(bench.daemon.task(2, run="true"))
 
     assert (finished.outcome, finished.reason_code) == (Outcome.FAILURE, "node-error")
-    assert said in finished.reason_text
-    assert said.encode() in output
+    assert message in finished.reason_text
+    assert message.encode() in output
     assert finished.outputs == {}
     assert after.outcome is Outcome.SUCCESS
 

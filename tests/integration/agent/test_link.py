@@ -74,10 +74,10 @@ async def test_refused_key_is_reported_and_retried(
 
     async with running(Agent(Config(name="a", data_dir=str(data_dir)))):
         await daemon.until(lambda: daemon.refused_handshakes >= 3)
-        await eventually(lambda: (shown := status.read(data_dir)) and "refused this agent's key" in shown.link)
+        await eventually(lambda: (displayed := status.read(data_dir)) and "refused this agent's key" in displayed.link)
         daemon.is_approving = True
         await daemon.session_opened()
-        await eventually(lambda: (shown := status.read(data_dir)) and shown.is_connected)
+        await eventually(lambda: (displayed := status.read(data_dir)) and displayed.is_connected)
 
 
 async def test_back_off_of_a_refused_key_is_long() -> None:
@@ -149,7 +149,9 @@ async def test_rejected_agent_keeps_its_steps_and_does_not_reconnect(daemon: Scr
     daemon.rejection = ("WF215", "another agent uses this key", 0)
 
     async with running(Agent(Config(name="a", data_dir=str(data_dir)))) as task:
-        await eventually(lambda: (shown := status.read(data_dir)) and "another agent uses this key" in shown.link)
+        await eventually(
+            lambda: (displayed := status.read(data_dir)) and "another agent uses this key" in displayed.link
+        )
         assert len(daemon.hellos) == 1
         assert not task.done()
 
@@ -164,10 +166,10 @@ async def test_second_agent_in_one_directory_is_refused(daemon: ScriptedDaemon, 
             *(sys.executable, "-m", "waterflow_agent", "run", "--data-dir", str(data_dir)),
             stderr=asyncio.subprocess.PIPE,
         )
-        _, said = await process.communicate()
+        _, message = await process.communicate()
 
     assert process.returncode == 1
-    assert b"another agent uses" in said
+    assert b"another agent uses" in message
 
 
 class Enrollment:
@@ -249,7 +251,7 @@ async def test_agent_enrolls_itself_at_its_first_start(daemon: ScriptedDaemon, d
 
 async def test_agent_without_a_token_waits_for_approval(data_dir: Path) -> None:
     """Without a token the agent prints the approval command, and repeats its request until it is approved."""
-    said: list[str] = []
+    message: list[str] = []
     async with Enrollment([answer("pending"), answer("pending"), answer("approved")]) as port:
         config = Config(
             groups=["web"],
@@ -259,9 +261,9 @@ async def test_agent_without_a_token_waits_for_approval(data_dir: Path) -> None:
             data_dir=str(data_dir),
         )
         pair = keys.load_or_create(data_dir)
-        server = await enrollment.enroll(config, enrollment.enrollment_settings(config, {}), pair, said.append)
+        server = await enrollment.enroll(config, enrollment.enrollment_settings(config, {}), pair, message.append)
 
-    assert f"waterflowctl agents approve {pair.fingerprint} --group web" in said[0]
+    assert f"waterflowctl agents approve {pair.fingerprint} --group web" in message[0]
     assert [request.token for request in port.requests] == ["", "", ""]
     assert server.work_endpoint == "tcp://127.0.0.1:9"
 
@@ -301,13 +303,13 @@ async def test_command_line_enrolls_and_shows(tmp_path: Path, data_dir: Path) ->
         way = await command("run", "--data-dir", str(data_dir))
         done = await command("enroll", "--data-dir", str(data_dir), "--token-file", str(token))
         again = await command("enroll", "--data-dir", str(data_dir), "--token-file", str(token))
-        shown = await command("version")
+        displayed = await command("version")
 
     assert (none[0], "no agent is running" in none[1]) == (4, True)
     assert (way[0], "not enrolled" in way[1]) == (5, True)
     assert (done[0], "enrolled as given in web" in done[1]) == (0, True)
     assert (again[0], "already enrolled" in again[1]) == (0, True)
-    assert shown == (0, "waterflow-agent 0.1.0\n")
+    assert displayed == (0, "waterflow-agent 0.1.0\n")
     assert "wfj1." not in done[1]
     assert len(port.requests) == 1
 
@@ -321,5 +323,5 @@ async def command(*arguments: str) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await process.communicate()
-    return process.returncode or 0, said.decode()
+    message, _ = await process.communicate()
+    return process.returncode or 0, message.decode()

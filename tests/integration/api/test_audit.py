@@ -97,8 +97,8 @@ async def test_the_audit_trail_is_paged_and_filtered() -> None:
                 found: list[int] = []
                 cursor: str | None = None
                 while True:
-                    asked = {"limit": 2, **filters} | ({"cursor": cursor} if cursor else {})
-                    page = (await client.get("/v1/audit", params=asked)).json()
+                    requested = {"limit": 2, **filters} | ({"cursor": cursor} if cursor else {})
+                    page = (await client.get("/v1/audit", params=requested)).json()
                     found += [row["seq"] for row in page["audit"]]
                     cursor = page["next"]
                     if cursor is None:
@@ -116,10 +116,10 @@ async def test_the_audit_trail_is_paged_and_filtered() -> None:
 async def test_rejections_are_recorded() -> None:
     """With the principal if it is known, otherwise the address; the content of the request cannot forge an entry."""
     async with ApiHarness(is_open=False) as harness:
-        async with _client(harness) as nobody:
-            await nobody.get("/v1/runs")
-            await nobody.get("/v1/%1b[31mred", headers={"Authorization": "Bearer wf_guess"})
-            await nobody.get("/health", headers={"Host": "evil.example"})
+        async with _client(harness) as anonymous:
+            await anonymous.get("/v1/runs")
+            await anonymous.get("/v1/%1b[31mred", headers={"Authorization": "Bearer wf_guess"})
+            await anonymous.get("/health", headers={"Host": "evil.example"})
         async with _client(harness, harness.token(Role.VIEWER)) as viewer:
             await viewer.post("/v1/tokens", json={"role": "admin"})
         await until(lambda: len(_refused(harness)) == 4)
@@ -139,18 +139,18 @@ async def test_records_of_rejections_are_rate_limited_and_counted(
         # It stands still, or a flood that takes a minute would be let in once more.
         began = harness.clock.now()
         monkeypatch.setattr(harness.clock, "now", lambda: began + harness.clock.ahead_ms)
-        async with _client(harness) as nobody:
+        async with _client(harness) as anonymous:
             for _ in range(50):
-                assert (await nobody.get("/v1/runs")).status_code == 401
+                assert (await anonymous.get("/v1/runs")).status_code == 401
         assert len(_refused(harness)) <= audit_trail.SOURCE_BURST
         for number in range(150):
-            async with _client(harness, address=f"192.0.2.{number}") as nobody:
-                await nobody.get("/v1/runs")
+            async with _client(harness, address=f"192.0.2.{number}") as anonymous:
+                await anonymous.get("/v1/runs")
         await until(lambda: len(_refused(harness)) >= audit_trail.BURST)
         assert len(_refused(harness)) == audit_trail.BURST
         harness.clock.ahead_ms += 120_000
-        async with _client(harness, address="198.51.100.1") as nobody:
-            await nobody.get("/v1/runs")
+        async with _client(harness, address="198.51.100.1") as anonymous:
+            await anonymous.get("/v1/runs")
         await until(lambda: len(_refused(harness)) == audit_trail.BURST + 1)
         assert sum(1 + fact.left_out for fact in _refused(harness)) == 50 + 150 + 1
 
@@ -172,15 +172,15 @@ async def test_a_full_disk_does_not_change_the_answer_to_a_rejected_request(monk
         record = harness.driver.record
         tried: list[object] = []
 
-        async def full(*given: Any) -> None:
-            tried.append(given)
+        async def full(*values: Any) -> None:
+            tried.append(values)
             raise Retryable("WF302", "the disk is full")
 
-        async with _client(harness) as nobody:
+        async with _client(harness) as anonymous:
             monkeypatch.setattr(harness.driver, "record", full)
-            assert (await nobody.get("/v1/runs")).status_code == 401
+            assert (await anonymous.get("/v1/runs")).status_code == 401
             await until(lambda: bool(tried))
             monkeypatch.setattr(harness.driver, "record", record)
-            assert (await nobody.get("/v1/status")).status_code == 401
+            assert (await anonymous.get("/v1/status")).status_code == 401
         await until(lambda: len(_refused(harness)) == 1)
         assert _refused(harness)[0].left_out == 1

@@ -64,8 +64,8 @@ async def test_no_request_makes_the_api_fail(seed: int) -> None:
             assert len(known) > 20
             for _ in range(_ROUNDS):
                 for method, path in known:
-                    wanted = request_of(random, method, path)
-                    response = await client.request(**wanted)
-                    assert response.status_code < 500, (wanted, response.text)
+                    options = request_of(random, method, path)
+                    response = await client.request(**options)
+                    assert response.status_code < 500, (options, response.text)
                     if not (path == "/metrics" and response.status_code == 200):
-                        assert "json" in response.headers["content-type"], wanted
+                        assert "json" in response.headers["content-type"], options

@@ -47,14 +47,14 @@ async def test_each_principal_has_its_own_rate_limit(tmp_path: Path) -> None:
     """Beyond the limit there is a 429 with `Retry-After`; other principals and probes are not affected."""
     async with serve(tmp_path, requests_per_s=1) as served:
         fast, other = (served.harness.token(Role.VIEWER, name=name) for name in ("fast", "other"))
-        async with served.tcp(fast) as client, served.tcp(other) as second, served.tcp() as nobody:
+        async with served.tcp(fast) as client, served.tcp(other) as second, served.tcp() as anonymous:
             answers = [await client.get("/v1/groups") for _ in range(5)]
             assert [answered.status_code for answered in answers] == [200] * 5
             refused = await until_limited(client)
             assert code(refused) == (429, "WF611")
             assert int(refused.headers["retry-after"]) >= 1
             assert (await second.get("/v1/groups")).status_code == 200
-            assert (await nobody.get("/health")).status_code == 200
+            assert (await anonymous.get("/health")).status_code == 200
             served.harness.clock.ahead_ms += 10_000
             assert (await client.get("/v1/groups")).status_code == 200
 

@@ -112,9 +112,9 @@ async def start(client: httpx.AsyncClient, text: str) -> str:
 async def show(client: httpx.AsyncClient, run: str) -> dict[str, Any]:
     response = await client.get(f"/v1/runs/{run}")
     assert response.status_code == 200, response.text
-    shown: dict[str, Any] = response.json()
-    msgspec.convert(shown, RunSchema)
-    return shown
+    displayed: dict[str, Any] = response.json()
+    msgspec.convert(displayed, RunSchema)
+    return displayed
 
 
 async def done(harness: ApiHarness, client: httpx.AsyncClient, text: str) -> dict[str, Any]:
@@ -263,9 +263,9 @@ async def test_a_rejection_fails_the_waiting_step(harness: ApiHarness, client: h
     answered = await client.post(f"/v1/runs/{run}/reject", json={"job": "ask", "step": "gate", "comment": "not today"})
     assert answered.status_code == 200, answered.text
     await harness.completed(run)
-    shown = await show(client, run)
-    assert shown["conclusion"] == "failure"
-    assert "not today" in json.dumps(shown["jobs"][0]["steps"][0])
+    displayed = await show(client, run)
+    assert displayed["conclusion"] == "failure"
+    assert "not today" in json.dumps(displayed["jobs"][0]["steps"][0])
 
 
 async def test_only_approvers_may_decide_and_several_approvals_need_a_name(
@@ -328,10 +328,10 @@ async def test_a_run_runs_again_completely(harness: ApiHarness, client: httpx.As
     )
     assert answered.headers["location"] == found["url"]
     await harness.completed(found["id"])
-    shown = await show(client, found["id"])
-    assert (shown["rerun_of"], shown["reused"], shown["trigger"]["kind"]) == (first, None, "rerun")
+    displayed = await show(client, found["id"])
+    assert (displayed["rerun_of"], displayed["reused"], displayed["trigger"]["kind"]) == (first, None, "rerun")
     assert harness.services.reader.run(found["id"]).trigger.payload == {"name": "api"}  # type: ignore[union-attr]
-    assert shown["vars"] == {"greeting": "ho"}
+    assert displayed["vars"] == {"greeting": "ho"}
     rows = (await client.get("/v1/runs", params={"trigger": "rerun"})).json()["runs"]
     assert [row["rerun_of"] for row in rows] == [first]
     fact = harness.audit()[-1]
@@ -349,9 +349,9 @@ async def test_a_rerun_of_the_failed_jobs_reuses_the_successful_ones(
     assert len((await client.get("/v1/runs")).json()["runs"]) == 1
     again = (await client.post(f"/v1/runs/{first}/rerun", json={"failed": True})).json()
     await harness.completed(again["id"])
-    shown = await show(client, again["id"])
-    build, deploy = shown["jobs"]
-    assert (build["reused"], deploy["reused"], shown["reused"]["jobs"]) == (True, False, 1)
+    displayed = await show(client, again["id"])
+    build, deploy = displayed["jobs"]
+    assert (build["reused"], deploy["reused"], displayed["reused"]["jobs"]) == (True, False, 1)
     assert (len(deploy["steps"][0]["attempts"]), build["conclusion"]) == (1, "success")
 
 
@@ -406,8 +406,8 @@ async def test_a_rerun_can_use_the_file_of_a_known_revision(harness: ApiHarness,
     again = await client.post(f"/v1/runs/{first}/rerun", json={"failed": True, "at": "BBBB"})
     assert (again.status_code, again.json()["reused"]) == (201, ["build"]), again.text
     await harness.completed(again.json()["id"])
-    shown = await show(client, again.json()["id"])
-    assert (shown["conclusion"], shown["revision"]) == ("success", "b" * 40)
+    displayed = await show(client, again.json()["id"])
+    assert (displayed["conclusion"], displayed["revision"]) == ("success", "b" * 40)
     back = await client.post(f"/v1/runs/{again.json()['id']}/rerun", json={"at": "aaaa"})
     assert (back.status_code, back.json()["revision"]) == (201, "a" * 40)
     await harness.completed(back.json()["id"])

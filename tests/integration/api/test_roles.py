@@ -96,8 +96,8 @@ async def test_a_role_permits_exactly_the_routes_in_the_table(method: str, path:
     """401 without a token, 403 for a lower role, neither for a sufficient one; whether or not the resource exists."""
     async with ApiHarness(is_open=False) as harness:
         url = path.replace("{", "").replace("}", "")
-        async with _client(harness, None) as nobody:
-            answered = await nobody.request(method, url)
+        async with _client(harness, None) as anonymous:
+            answered = await anonymous.request(method, url)
             assert (answered.status_code == 401) == (needed is not None), answered.text
         for role in Role:
             if path == ENDLESS and needed is not None and role.includes(needed):

@@ -190,10 +190,10 @@ async def test_an_open_address_needs_no_token_but_checks_host_and_origin(tmp_pat
         assert own.status_code == 201
         crossed = await client.post("/v1/runs", content=HELLO, headers={**YAML, "Sec-Fetch-Site": "cross-site"})
         assert crossed.status_code == 403
-        shown = await client.get("/v1/runs")
-        assert shown.headers["x-content-type-options"] == "nosniff"
-        assert "frame-ancestors 'none'" in shown.headers["content-security-policy"]
-        assert "access-control-allow-origin" not in shown.headers
+        displayed = await client.get("/v1/runs")
+        assert displayed.headers["x-content-type-options"] == "nosniff"
+        assert "frame-ancestors 'none'" in displayed.headers["content-security-policy"]
+        assert "access-control-allow-origin" not in displayed.headers
 
 
 async def test_garbage_on_the_port_does_not_affect_other_clients(served: Served) -> None:
@@ -336,8 +336,8 @@ async def test_the_whole_feed_is_resumable_and_hides_audit_from_viewers(served: 
     async with served.tcp(served.harness.token(Role.VIEWER)) as viewer:
         headers = {"Last-Event-ID": "0"}
         async with asyncio.timeout(PATIENCE_S), viewer.stream("GET", "/v1/events", headers=headers) as response:
-            shown = await collect(response, last - 2)
-        assert {row["stream"] for _, row in shown} == {f"run/{started['id']}"}
+            displayed = await collect(response, last - 2)
+        assert {row["stream"] for _, row in displayed} == {f"run/{started['id']}"}
 
 
 async def test_streams_end_themselves_when_the_server_stops(tmp_path: Path) -> None:

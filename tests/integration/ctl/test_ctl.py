@@ -72,8 +72,8 @@ def test_run_by_name_takes_inputs_and_refuses_unknown_ones(server: Server) -> No
     """`-i k=v` sets an input; an unknown input is refused with exit code 5, a malformed one with 2."""
     done = server.ctl("run", "hello", "-i", "who=me")
     assert done.exit_code == 0
-    shown = json.loads(server.ctl("show", started_id(done), "--json").stdout)
-    assert shown["inputs"] == {"who": "me"}
+    displayed = json.loads(server.ctl("show", started_id(done), "--json").stdout)
+    assert displayed["inputs"] == {"who": "me"}
     assert server.ctl("run", "hello", "-i", "whoo=me").exit_code == 5
     assert server.ctl("run", "hello", "-i", "who").exit_code == 2
     missing = server.ctl("run", "nothing.yml")
@@ -128,8 +128,8 @@ def test_why_and_show_give_reasons(server: Server, files: dict[str, str]) -> Non
     assert result.exit_code == 0
     assert "a/break: failure: " in result.output
     assert "b: skipped: " in result.output
-    shown = server.ctl("show", "failing").output
-    assert shown.splitlines()[0].split()[1:3] == ["failing", "#1"]
+    displayed = server.ctl("show", "failing").output
+    assert displayed.splitlines()[0].split()[1:3] == ["failing", "#1"]
     early = server.ctl("show", "failing", "--at", "1").output
     assert "queued" in early
     assert server.ctl("show", "failing", "--at", "9999").exit_code == 5
@@ -141,9 +141,9 @@ def test_why_and_show_give_reasons(server: Server, files: dict[str, str]) -> Non
 def test_hostile_names_do_nothing_to_the_terminal(server: Server, files: dict[str, str]) -> None:
     """An escape sequence in a step's name is printed as text."""
     server.ctl("run", files["hello"])
-    shown = server.ctl("show", "hello").output
-    assert "\x1b" not in shown
-    assert "pwn" in shown
+    displayed = server.ctl("show", "hello").output
+    assert "\x1b" not in displayed
+    assert "pwn" in displayed
 
 
 def test_list_commands_print_a_json_array(server: Server, files: dict[str, str]) -> None:
@@ -175,12 +175,12 @@ def test_schedules_list_due_times_in_utc_and_local_time_and_the_last_outcome(ser
     server.harness.repositories.schedule_rows.append(nightly)
     lines = server.ctl("schedules", "backup", "--next", "3").output.splitlines()
     assert len(lines) == 4
-    shown = [" ".join(line.split()) for line in lines]
-    assert shown[1] == (
+    displayed = [" ".join(line.split()) for line in lines]
+    assert displayed[1] == (
         "ops:workflows/backup.yml 30 2 * * * Sat 2026-10-24 00:30 Sat 2026-10-24 02:30 CEST skip last"
         " started Fri 2026-10-23 02:30 CEST"
     )
-    assert shown[3] == "Mon 2026-10-26 01:30 Mon 2026-10-26 02:30 CET"
+    assert displayed[3] == "Mon 2026-10-26 01:30 Mon 2026-10-26 02:30 CET"
     (row,) = json.loads(server.ctl("schedules", "--json").stdout)
     assert (row["next"], row["next_local"]) == (["2026-10-24T00:30:00.000Z"], ["2026-10-24T02:30:00+02:00"])
     assert "next scheduled runs" in server.ctl("status").output
@@ -225,8 +225,8 @@ def test_a_token_grants_its_role_over_tcp(server: Server) -> None:
     assert denied.exit_code == 5
     assert secret not in server.ctl("tokens").output
     assert server.ctl("tokens", "revoke", "ci").exit_code == 0
-    gone = CliRunner().invoke(cli, ["--server", address, "runs"], env={"WATERFLOW_TOKEN": secret})
-    assert gone.exit_code == 5
+    rejected = CliRunner().invoke(cli, ["--server", address, "runs"], env={"WATERFLOW_TOKEN": secret})
+    assert rejected.exit_code == 5
 
 
 def test_agents_are_enrolled_and_revoked_from_the_command_line(server: Server) -> None:
@@ -292,7 +292,7 @@ def test_ctrl_c_leaves_the_run_running_and_prints_the_next_command(server: Serve
         assert watching.stderr is not None
         assert "started" in watching.stdout.readline()
         watching.send_signal(signal.SIGINT)
-        told = watching.stderr.read()
+        reported = watching.stderr.read()
         assert watching.wait(timeout=PATIENCE_S) == 130
-    assert f"come back with: waterflowctl watch {run}" in told
+    assert f"come back with: waterflowctl watch {run}" in reported
     assert json.loads(server.ctl("show", run, "--json").stdout)["status"] == "running"

@@ -99,5 +99,5 @@ def test_a_port_in_use_is_skipped() -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        wanted = taken.getsockname()[1]
-        assert free_port(wanted) != wanted
+        preferred = taken.getsockname()[1]
+        assert free_port(preferred) != preferred

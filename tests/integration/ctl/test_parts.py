@@ -90,9 +90,9 @@ def test_a_job_on_many_servers_lists_its_failures(server: Server, path: Path) ->
     result = server.ctl("run", str(path))
     assert result.exit_code == 1, result.output
     assert "'roll[web-2]/one'" in result.output
-    shown = server.ctl("show", "roll").output
-    assert "1/2 servers, 1 failure" in shown
-    assert "roll (web-1)" in shown
+    displayed = server.ctl("show", "roll").output
+    assert "1/2 servers, 1 failure" in displayed
+    assert "roll (web-1)" in displayed
     assert server.ctl("logs", "roll", "roll").output.splitlines() == [
         "roll[web-1]/one | from web-1",
         "roll[web-2]/one | from web-2",
@@ -110,9 +110,9 @@ def test_iterations_of_a_loop_are_in_the_tree_with_their_items(server: Server, p
     result = server.ctl("run", str(path))
     assert result.exit_code == 0, result.output
     assert "a/all[0]/say" in result.output
-    shown = server.ctl("show", "looping").output
-    assert "2/2 passes" in shown
-    assert "pass 2: y" in shown
+    displayed = server.ctl("show", "looping").output
+    assert "2/2 passes" in displayed
+    assert "pass 2: y" in displayed
     assert server.ctl("logs", "looping", "a/all[1]").output == "a/all[1]/say | y\n"
 
 
@@ -124,8 +124,8 @@ def test_a_pending_approval_is_shown_by_every_command_and_can_be_given(server: S
         output = server.ctl(*command).output
         assert "waiting for an approver: may it go on?" in output
         assert f"next: waterflowctl approve {run}" in output
-    given = server.ctl("approve", run, "--comment", "fine")
-    assert (given.exit_code, "approved ask/gate of gated #1" in given.output) == (0, True), given.output
+    values = server.ctl("approve", run, "--comment", "fine")
+    assert (values.exit_code, "approved ask/gate of gated #1" in values.output) == (0, True), values.output
     assert server.ctl("watch", run).exit_code == 0
     assert "fine" in server.ctl("events", run).output
     again = server.ctl("approve", run)
@@ -155,9 +155,9 @@ def test_a_rerun_lists_reused_jobs_and_exits_with_the_result(server: Server, pat
     lines = again.output.splitlines()
     assert again.exit_code == 1
     assert lines[:3] == ["re-running flaky #1", "  reused: build", "  will run: deploy"]
-    shown = server.ctl("show", "flaky").output
-    assert f"re-run of {old}, reused 1 job and 0 steps" in shown
-    assert "build  reused" in shown
+    displayed = server.ctl("show", "flaky").output
+    assert f"re-run of {old}, reused 1 job and 0 steps" in displayed
+    assert "build  reused" in displayed
     middle = server.ctl("rerun", old, "--from", "put", "--detach", "--json")
     assert json.loads(middle.stdout)["reused"] == ["build", "deploy/prepare"]
     whole = server.ctl("rerun", old, "--dry-run")

@@ -212,18 +212,18 @@ FILES: dict[str, bytes] = {
 
 async def test_other_files_are_read_by_the_caller() -> None:
     """The child names missing files until it has all of them; the answer equals that of the package."""
-    asked: list[str] = []
+    requested: list[str] = []
 
     async def files(path: str) -> bytes | None:
-        asked.append(path)
+        requested.append(path)
         return FILES.get(path)
 
     async with CompilerProcess() as compiler:
         answer = await compiler.compile("w.yml", CALLER, files)
         assert answer == compile_workflow("w.yml", CALLER, FILES)
         assert answer.plan is not None
-        assert set(answer.files) <= set(asked)
-        assert len(asked) == len(set(asked))
+        assert set(answer.files) <= set(requested)
+        assert len(requested) == len(set(requested))
 
 
 async def test_a_failing_reader_affects_only_its_call() -> None:

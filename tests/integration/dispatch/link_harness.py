@@ -116,8 +116,8 @@ class Peer:
         self.socket.connect(endpoint)
         return self
 
-    async def say(self, *said: messages.AgentMessage) -> None:
-        for message in said:
+    async def say(self, *outgoing: messages.AgentMessage) -> None:
+        for message in outgoing:
             self.session.queue(message)
         for frame in self.session.frames(0):
             await self.socket.send(frame)
@@ -149,9 +149,13 @@ class Peer:
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 received = self.session.receive(await self.socket.recv(), 0)
-                heard = [*received.loose, *(message for _, message in received.numbered), *received.acknowledged]
-                if any(isinstance(message, kind) for message in heard):
-                    return heard
+                received_messages = [
+                    *received.loose,
+                    *(message for _, message in received.numbered),
+                    *received.acknowledged,
+                ]
+                if any(isinstance(message, kind) for message in received_messages):
+                    return received_messages
 
     async def open(self, *, instance: str = "instance") -> messages.Welcome:
         await self.hello(instance=instance)

@@ -38,11 +38,11 @@ async def test_settlement_comes_before_the_connected_callback(tmp_path: Path) ->
         agent = link.peer()
         await agent.hello()
 
-        heard = await agent.hear(messages.Offer)
+        received_messages = await agent.hear(messages.Offer)
 
-        assert isinstance(heard[0], messages.Welcome)
-        assert heard[0].forget == [KEY]
-        assert heard[1] == messages.Offer(task=TASK)
+        assert isinstance(received_messages[0], messages.Welcome)
+        assert received_messages[0].forget == [KEY]
+        assert received_messages[1] == messages.Offer(task=TASK)
         assert link.names(agent.agent) == ["settle", "connected"]
 
 
@@ -110,9 +110,9 @@ async def test_a_file_request_reaches_the_listener_and_its_response_the_agent(tm
     async with started(tmp_path) as link:
         agent = link.peer()
         await agent.open()
-        wanted = messages.FileRequest(KEY, 1, [b"1" * 20], 0)
-        await agent.say(wanted)
-        await until(lambda: link.listener.questions == [wanted])
+        requested = messages.FileRequest(KEY, 1, [b"1" * 20], 0)
+        await agent.say(requested)
+        await until(lambda: link.listener.questions == [requested])
         content = messages.FileResponse(KEY, 1, [messages.FileChunk(3, b"one")])
         link.dispatch.send(agent.agent, [content])
         assert await agent.hear(messages.FileResponse) == [content]
@@ -258,8 +258,8 @@ async def test_a_restarted_agent_is_not_a_clone(tmp_path: Path) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 await second.hello(instance="second")
-                heard = await second.hear(msgspec.Struct)
-                if isinstance(heard[0], messages.Welcome):
+                received_messages = await second.hear(msgspec.Struct)
+                if isinstance(received_messages[0], messages.Welcome):
                     break
 
         assert link.listener.clones == []

@@ -73,10 +73,10 @@ async def test_anything_but_a_regular_file_is_an_error(git: Git, what: str) -> N
         commit = git("rev-parse", "HEAD").strip()
     else:
         commit = _commit(git)
-    wanted = "other/passwd" if what == "a link in the way" else "secrets/x.age"
+    requested = "other/passwd" if what == "a link in the way" else "secrets/x.age"
     with pytest.raises(Stalled) as raised:
-        await _files(git, commit, wanted)
-    assert wanted.partition("/")[0] in raised.value.text
+        await _files(git, commit, requested)
+    assert requested.partition("/")[0] in raised.value.text
 
 
 async def test_a_file_beyond_the_limit_is_an_error(git: Git) -> None:

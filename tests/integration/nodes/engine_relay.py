@@ -16,11 +16,11 @@ from tests.patience import PATIENCE_S
 class Relay:
     """Forwards everything in both directions. The answer to a request that contains `wanted` waits for `go_on`."""
 
-    def __init__(self, engine: str, folder: Path, wanted: bytes) -> None:
+    def __init__(self, engine: str, folder: Path, marker: bytes) -> None:
         self.address = f"unix://{folder}/relay.sock"
         self.is_asked = threading.Event()
         self.go_on = threading.Event()
-        self._wanted = wanted
+        self._wanted = marker
         self._engine = engine.removeprefix("unix://")
         self._open: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -67,11 +67,11 @@ class Relay:
 
 
 @contextmanager
-def relayed(engine: str, wanted: bytes = b"\0") -> Iterator[Relay]:
+def relayed(engine: str, marker: bytes = b"\0") -> Iterator[Relay]:
     """Relays the engine at this address."""
     # The path of a unix socket must be short.
     folder = Path(tempfile.mkdtemp(prefix="wf-relay-", dir="/tmp"))
-    relay = Relay(engine, folder, wanted)
+    relay = Relay(engine, folder, marker)
     try:
         yield relay
     finally:

@@ -73,10 +73,10 @@ class Project:
         (self.folder / "compose.yml").write_text(text.format(image=IMAGE, check=check, retries=retries))
 
     def run(self, node: str, **params: object) -> NodeRun:
-        given = {"file": "compose.yml", "project": "shop"} | {
+        values = {"file": "compose.yml", "project": "shop"} | {
             key.replace("_", "-"): value for key, value in params.items()
         }
-        return run_node(f"docker/compose-{node}", given, directory=self.folder, env=self.env, timeout_s=2 * PATIENCE_S)
+        return run_node(f"docker/compose-{node}", values, directory=self.folder, env=self.env, timeout_s=2 * PATIENCE_S)
 
     def docker(self, *arguments: str) -> list[str]:
         """Returns the lines that docker prints."""
@@ -154,7 +154,7 @@ def test_a_service_that_exits_is_a_failure_with_its_exit_code(project: Project) 
 def test_errors_of_the_compose_file_are_in_the_reason(project: Project) -> None:
     """The reason quotes compose's own message, and the failure is permanent."""
     assert project.run("up", file="none.yml").text == f"{project.folder}/none.yml does not exist"
-    for text, said in (
+    for text, message in (
         ("services: {web: {image: x, comand: y}}", "Additional property comand is not allowed"),
         ("services: [", "yaml"),
     ):
@@ -162,7 +162,7 @@ def test_errors_of_the_compose_file_are_in_the_reason(project: Project) -> None:
         for node in ("up", "down"):
             ended = project.run(node)
             assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), ended
-            assert said in ended.text, ended
+            assert message in ended.text, ended
 
 
 def test_an_unreachable_engine_or_registry_is_a_temporary_failure(project: Project) -> None:

@@ -80,8 +80,8 @@ def _make_image(folder: Path, environment: dict[str, str]) -> None:
 
 
 def run(node: str, directory: Path, engine: str, /, **params: object) -> NodeRun:
-    given = {key.replace("_", "-"): value for key, value in params.items()}
-    return run_node(node, given, directory=directory, env={"DOCKER_HOST": engine}, timeout_s=2 * PATIENCE_S)
+    values = {key.replace("_", "-"): value for key, value in params.items()}
+    return run_node(node, values, directory=directory, env={"DOCKER_HOST": engine}, timeout_s=2 * PATIENCE_S)
 
 
 def test_a_container_runs_to_completion_and_its_output_is_logged(engine: str, tmp_path: Path) -> None:
@@ -116,15 +116,15 @@ def test_a_refusal_of_the_engine_is_one_clear_message(engine: str, tmp_path: Pat
     assert missing.outcome is Outcome.FAILURE
     assert "No such container" in missing.printed
     assert "quotation" in run("docker/exec", tmp_path, engine, command="docker run 'x").text
-    nobody = run("docker/stop", tmp_path, "unix:///tmp/no-engine-here.sock", container="x")
-    assert nobody.exit_code == 75
-    assert "cannot connect to the Docker engine" in nobody.text
+    refused = run("docker/stop", tmp_path, "unix:///tmp/no-engine-here.sock", container="x")
+    assert refused.exit_code == 75
+    assert "cannot connect to the Docker engine" in refused.text
 
 
 def test_an_existing_image_is_pulled_only_on_request(engine: str, tmp_path: Path) -> None:
     """With `always: false` an existing image needs no registry."""
-    there = run("docker/pull", tmp_path, engine, image=IMAGE, always=False)
-    assert there.outputs["changed"] is False
+    present = run("docker/pull", tmp_path, engine, image=IMAGE, always=False)
+    assert present.outputs["changed"] is False
 
 
 def test_pulling_reports_a_change_only_for_a_new_image(engine: str, tmp_path: Path) -> None:

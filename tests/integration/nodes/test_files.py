@@ -199,5 +199,5 @@ def test_an_impossible_path_is_one_clear_message(tmp_path: Path, name: str) -> N
         ended = bad(node, tmp_path, **params)
         assert ended.exit_code == 1, (node, ended)
         assert "Traceback" not in ended.printed, (node, ended)
-    gone = run_node("file/delete", {"path": name}, directory=tmp_path)
-    assert "Traceback" not in gone.printed
+    deleted = run_node("file/delete", {"path": name}, directory=tmp_path)
+    assert "Traceback" not in deleted.printed

@@ -99,7 +99,7 @@ def lasting(request: pytest.FixtureRequest, standing: tuple[Server, threading.Ev
     """A node that waits for a server or for a file."""
     server, event = standing
     gate, begun = tmp_path / "open", tmp_path / "begun"
-    given: dict[str, dict[str, object]] = {
+    values: dict[str, dict[str, object]] = {
         "http/request": {"url": server.url},
         "http/wait": {"url": f"{server.url}/ready", "interval": "50ms"},
         "notify/webhook": {"url": server.url, "message": "hello"},
@@ -107,8 +107,8 @@ def lasting(request: pytest.FixtureRequest, standing: tuple[Server, threading.Ev
         "script": {"content": f"touch {begun}; until [ -e {gate} ]; do sleep 0.05; done", "interpreter": "sh"},
     }
     if request.param == "script":
-        return Lasting("script", given["script"], is_begun=begun.exists, go_on=gate.touch)
-    return Lasting(request.param, given[request.param], is_begun=lambda: server.seen, go_on=event.set)
+        return Lasting("script", values["script"], is_begun=begun.exists, go_on=gate.touch)
+    return Lasting(request.param, values[request.param], is_begun=lambda: server.seen, go_on=event.set)
 
 
 class Containers:

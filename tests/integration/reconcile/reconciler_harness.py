@@ -116,14 +116,14 @@ class LogRuns:
 class RealCompiler:
     """The language's compiler, in this process; records what it compiled."""
 
-    asked: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
     #: Raised for files whose content contains these words.
     fault: Callable[[bytes], None] = lambda content: None
     #: Words that this version of the language refuses.
     refused: bytes | None = None
 
     async def compile(self, path: str, content: bytes, files: FileReader | None = None) -> Compiled:
-        self.asked.append(path)
+        self.requested.append(path)
         self.fault(content)
         if self.refused is not None and self.refused in content:
             error = Diagnostic(code="WF103", path=path, line=1, column=1, message="unknown key")

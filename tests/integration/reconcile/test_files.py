@@ -61,13 +61,13 @@ async def test_changing_a_used_file_changes_the_workflow(work: Work, daemon: Dae
     work.pushed({**files, "workflows/stepped.yml": STEPPED, "steps/deploy/step.yml": STEP})
     await daemon.sync()
     daemon.started()
-    daemon.compiler.asked.clear()
+    daemon.compiler.requested.clear()
     commit = work.pushed({"workflows/shared.yml": SHARED.replace("one", "two")})
     await daemon.sync()
     (start,) = daemon.runs.started
     assert b"echo two" in start.plan
     assert daemon.started() == [("workflows/caller.yml", commit)]
-    assert daemon.compiler.asked == ["workflows/caller.yml", "workflows/shared.yml"]
+    assert daemon.compiler.requested == ["workflows/caller.yml", "workflows/shared.yml"]
     commit = work.pushed({"steps/deploy/step.yml": STEP.replace("one", "two")})
     await daemon.sync()
     assert daemon.started() == [("workflows/stepped.yml", commit)]
@@ -121,11 +121,11 @@ async def test_a_workflow_is_compiled_per_branch_if_a_used_file_differs(work: Wo
     assert b"echo one" in daemon.admin.plan("workflows/caller.yml", "ops").plan
     # Main gets the same content: it is known from the branch, but still a change here.
     daemon.started()
-    daemon.compiler.asked.clear()
+    daemon.compiler.requested.clear()
     work.push("HEAD:refs/heads/main")
     await daemon.sync()
     assert daemon.started() == [("workflows/caller.yml", commit)]
-    assert daemon.compiler.asked == []
+    assert daemon.compiler.requested == []
     await daemon.stop()
 
 
@@ -138,11 +138,11 @@ async def test_a_restart_compiles_only_lost_plans_from_their_original_content(wo
     daemon.started()
     before = daemon.admin.plan("workflows/caller.yml", None)
     await daemon.restart()
-    daemon.compiler.asked.clear()
+    daemon.compiler.requested.clear()
     await daemon.sync()
-    await daemon.until(lambda: len(daemon.compiler.asked) == 2)
+    await daemon.until(lambda: len(daemon.compiler.requested) == 2)
     await daemon.sync()
-    assert sorted(daemon.compiler.asked) == ["workflows/caller.yml", "workflows/shared.yml"]
+    assert sorted(daemon.compiler.requested) == ["workflows/caller.yml", "workflows/shared.yml"]
     assert daemon.admin.plan("workflows/caller.yml", None) == before
     assert daemon.started() == []
     await daemon.stop()

@@ -122,13 +122,13 @@ async def test_g6_a_push_back_to_an_older_commit_runs_again(work: Work, daemon: 
     work.pushed({"workflows/a.yml": SMALLEST.format("two")})
     await daemon.sync()
     daemon.started()
-    compiled = len(daemon.compiler.asked)
+    compiled = len(daemon.compiler.requested)
     for expected in (older, work.git("rev-parse", "HEAD")):
         work.push(f"{expected}:refs/heads/main")
         await daemon.sync()
         assert daemon.started() == [("workflows/a.yml", expected)]
     # Only the version before the last one is forgotten: the log keeps the newest and the last valid one.
-    assert len(daemon.compiler.asked) - compiled <= 2
+    assert len(daemon.compiler.requested) - compiled <= 2
 
 
 async def test_a_restart_starts_nothing_and_compiles_lost_plans(work: Work, daemon: Daemon) -> None:
@@ -139,13 +139,13 @@ async def test_a_restart_starts_nothing_and_compiles_lost_plans(work: Work, daem
     await daemon.sync()
     daemon.started()
     before = daemon.admin.plan("workflows/b.yml", None)
-    daemon.compiler.asked.clear()
+    daemon.compiler.requested.clear()
     await daemon.restart()
     await daemon.sync()
-    await daemon.until(lambda: bool(daemon.compiler.asked))
+    await daemon.until(lambda: bool(daemon.compiler.requested))
     await daemon.sync()
     assert daemon.started() == []
-    assert daemon.compiler.asked == ["workflows/b.yml"]
+    assert daemon.compiler.requested == ["workflows/b.yml"]
     assert daemon.admin.plan("workflows/b.yml", None) == before
 
 

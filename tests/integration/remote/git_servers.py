@@ -222,8 +222,8 @@ class _Cgi(http.server.BaseHTTPRequestHandler):
         if self.of.moved is not None and self.path.startswith(self.of.moved[0]):
             self._send(301, {"Location": self.path.replace(*self.of.moved)}, b"")
             return
-        wanted = "Basic " + base64.b64encode((self.of.login or "").encode()).decode()
-        if self.of.login is not None and self.headers.get("Authorization") != wanted:
+        expected = "Basic " + base64.b64encode((self.of.login or "").encode()).decode()
+        if self.of.login is not None and self.headers.get("Authorization") != expected:
             self._send(401, {"WWW-Authenticate": 'Basic realm="git"'}, b"")
             return
         path, _, query = self.path.partition("?")

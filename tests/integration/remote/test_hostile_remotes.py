@@ -96,7 +96,7 @@ async def test_a_remote_that_vanishes_during_a_fetch_changes_nothing(remote: Rem
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         b"HTTP/1.0 400 Bad Request\r\n\r\n",
         b"\0" * 64,
@@ -113,11 +113,11 @@ async def test_a_remote_that_vanishes_during_a_fetch_changes_nothing(remote: Rem
         + packet(b"packfile\n") + packet(b"\1PACK\0\0\0\2\0\0\0\0" + sha1(b"PACK\0\0\0\2\0\0\0\0").digest()) + b"0000",
     ],
 )  # fmt: skip
-async def test_a_malformed_response_is_a_clear_error(remote: RemoteRepository, said: bytes) -> None:
+async def test_a_malformed_response_is_a_clear_error(remote: RemoteRepository, message: bytes) -> None:
     """The message contains no traceback and no control character."""
 
     def answer(connection: socket.socket) -> None:
-        connection.sendall(said)
+        connection.sendall(message)
         connection.shutdown(socket.SHUT_WR)
         while connection.recv(4_096):
             pass

@@ -146,8 +146,8 @@ async def test_a_secret_is_in_no_argument_environment_or_message(
 
 async def test_a_token_that_the_server_repeats_is_masked(remote: RemoteRepository, server: Https) -> None:
     """The rest of the server's message is shown."""
-    said = f"ERR your token is {SECRET}\n".encode()
-    packet = f"{len(said) + 4:04x}".encode() + said
+    message = f"ERR your token is {SECRET}\n".encode()
+    packet = f"{len(message) + 4:04x}".encode() + message
     server.edit = lambda path, body: packet if path.endswith("/git-upload-pack") else body
     remote.environment["WATERFLOWD_GIT_TOKEN_OPS"] = SECRET
     with pytest.raises(Retryable, match=r"your token is \*\*\*"):

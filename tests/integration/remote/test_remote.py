@@ -339,11 +339,11 @@ async def test_a_remote_that_hangs_affects_only_its_own_repository(remote: Remot
 async def test_a_suspended_remote_is_not_fetched(remote: RemoteRepository) -> None:
     """It is fetched again once it is resumed."""
     remote.work.pushed({"workflows/a.yml": ON_PUSH.format("one")})
-    asked = []
+    requested = []
     real = git_servers.git_daemon(remote.root)
 
     def counting(connection: socket.socket) -> None:
-        asked.append(1)
+        requested.append(1)
         real(connection)
 
     with remote.served(counting):
@@ -357,12 +357,12 @@ async def test_a_suspended_remote_is_not_fetched(remote: RemoteRepository) -> No
         await daemon.until(lambda: daemon.condition(ConditionType.READY)[1] == codes.SUSPENDED)
         await daemon.restart()
         await daemon.until(lambda: daemon.condition(ConditionType.READY)[1] == codes.SUSPENDED)
-        before = len(asked)
+        before = len(requested)
         second = remote.work.pushed({"workflows/a.yml": ON_PUSH.format("two")})
         daemon.reconciler.loop("ops").request_reconciliation()
         with pytest.raises(Exception, match="suspended"):
             await daemon.sync()
-        assert (len(asked), daemon.started()) == (before, [])
+        assert (len(requested), daemon.started()) == (before, [])
         await daemon.admin.resume("ops", "ada")
         await daemon.until(lambda: len(daemon.runs.started) == 1)
         assert daemon.started() == [("workflows/a.yml", second)]

@@ -98,9 +98,9 @@ async def test_a_closed_port_is_retried(remote: RemoteRepository, sshd: Sshd) ->
 @pytest.mark.parametrize("name", ["it's $(touch pwned) here.git", "a b;c.git", "%h.git"])
 async def test_a_path_is_data_for_the_remote_shell(remote: RemoteRepository, sshd: Sshd, name: str) -> None:
     """Quotes, blanks and commands in it are part of the name."""
-    place = remote.root / name
-    os.rename(remote.work.bare, place)
-    source = remote.open(url=sshd.url(place).replace("%", "%25"))
+    renamed = remote.root / name
+    os.rename(remote.work.bare, renamed)
+    source = remote.open(url=sshd.url(renamed).replace("%", "%25"))
     assert await contents(source, await source.refs()) == {"workflows/a.yml": b"a: 1\n"}
     assert not list(remote.root.rglob("pwned"))
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def files_replaced(path: str, wanted: str = "data.mdb") -> Iterator[None]:
+def files_replaced(path: str, suffix: str = "data.mdb") -> Iterator[None]:
     """Replaces the log's file below LMDB: `/dev/full` has no space, a read-only `/dev/null` fails."""
     ours = [
         int(entry)
         for entry in os.listdir("/proc/self/fd")
-        if (Path("/proc/self/fd") / entry).is_symlink() and os.readlink(f"/proc/self/fd/{entry}").endswith(wanted)
+        if (Path("/proc/self/fd") / entry).is_symlink() and os.readlink(f"/proc/self/fd/{entry}").endswith(suffix)
     ]
     assert ours
     saved = [(descriptor, os.dup(descriptor)) for descriptor in ours]

@@ -120,24 +120,26 @@ async def test_a_damaged_key_hides_nothing(tmp_path: Path) -> None:
     """Each read returns the true value or WF304, whichever bit of whichever key was flipped."""
     with open_store(tmp_path, writer_process.UNIONS) as store:
         await fill(store)
-    places = places_of_keys(tmp_path)
+    locations = places_of_keys(tmp_path)
     dice = random.Random(1)
-    told = 0
+    detected = 0
     with (
         open_store(tmp_path, writer_process.UNIONS) as store,
         (tmp_path / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE).open("r+b", buffering=0) as file,
     ):
-        asked = list(questions(store))
-        truth = [answered(store, question) for question in asked]
+        questions_asked = list(questions(store))
+        truth = [answered(store, question) for question in questions_asked]
         assert "WF304" not in truth
-        for at, length in dice.sample(places, 400):
-            place, bit = at + dice.randrange(length), 1 << dice.randrange(8)
-            (whole,) = os.pread(file.fileno(), 1, place)
-            os.pwrite(file.fileno(), bytes([whole ^ bit]), place)
-            answers = [answered(store, question) for question in asked]
-            os.pwrite(file.fileno(), bytes([whole]), place)
-            told += "WF304" in answers
-            for question, got, true in zip(asked, answers, truth, strict=True):
-                assert got in (true, "WF304"), f"byte {place}, bit {bit}: {question.__defaults__}: {got} is not {true}"
-        assert told > 100, "most of these bits are in rows that somebody asks for"
-        assert [answered(store, question) for question in asked] == truth
+        for at, length in dice.sample(locations, 400):
+            position, bit = at + dice.randrange(length), 1 << dice.randrange(8)
+            (whole,) = os.pread(file.fileno(), 1, position)
+            os.pwrite(file.fileno(), bytes([whole ^ bit]), position)
+            answers = [answered(store, question) for question in questions_asked]
+            os.pwrite(file.fileno(), bytes([whole]), position)
+            detected += "WF304" in answers
+            for question, got, true in zip(questions_asked, answers, truth, strict=True):
+                assert got in (true, "WF304"), (
+                    f"byte {position}, bit {bit}: {question.__defaults__}: {got} is not {true}"
+                )
+        assert detected > 100, "most of these bits are in rows that somebody asks for"
+        assert [answered(store, question) for question in questions_asked] == truth

@@ -205,20 +205,20 @@ def test_salvaged_streams_are_true_prefixes_whatever_the_damage(tmp_path: Path) 
     whole = fill(source)
     file = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE
     content = file.read_bytes()
-    for kind, place in _damages(len(content)):
+    for kind, page_number in _damages(len(content)):
         damaged = bytearray(content)
         if kind == "zero":
-            damaged[place * PAGE_BYTES : (place + 1) * PAGE_BYTES] = bytes(PAGE_BYTES)
+            damaged[page_number * PAGE_BYTES : (page_number + 1) * PAGE_BYTES] = bytes(PAGE_BYTES)
         elif kind == "cut":
-            del damaged[place * PAGE_BYTES :]
+            del damaged[page_number * PAGE_BYTES :]
         else:
-            damaged[place] ^= 1 << (place % 8)
+            damaged[page_number] ^= 1 << (page_number % 8)
         file.write_bytes(damaged)
         found, kept = saved(source, target)
         try:
             check_prefixes(found, kept, whole)
         except AssertionError as error:
-            raise AssertionError(f"{kind} at {place}: {error}") from error
+            raise AssertionError(f"{kind} at {page_number}: {error}") from error
         shutil.rmtree(target)
 
 

@@ -76,9 +76,9 @@ def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path, lines: int) 
             # `communicate` would omit what the loop above has already read ahead.
             rest = process.stdout.read()
             process.wait()
-        for said in rest.splitlines(keepends=True):
-            if said.endswith("\n"):  # The last line may be incomplete.
-                kind, number, position = said.split()
+        for message in rest.splitlines(keepends=True):
+            if message.endswith("\n"):  # The last line may be incomplete.
+                kind, number, position = message.split()
                 acknowledged[kind, int(number)] = int(position)
         with open_store(tmp_path, UNIONS) as store:
             _check_acknowledged(store, acknowledged)
@@ -107,10 +107,10 @@ def test_a_second_daemon_is_refused_with_the_first_ones_process_id(tmp_path: Pat
     with open_store(data, UNIONS):
         for path in (data, link):
             with child("open", path) as process:
-                said = line_of(process)
-            assert said.startswith("stalled")
-            assert said.endswith("[WF310]")
-            assert f"process {os.getpid()}" in said
+                message = line_of(process)
+            assert message.startswith("stalled")
+            assert message.endswith("[WF310]")
+            assert f"process {os.getpid()}" in message
     with child("open", link) as process:
         assert line_of(process) == "open 2"
 
@@ -126,13 +126,13 @@ def test_a_second_daemon_is_refused_through_a_bind_mount(tmp_path: Path) -> None
 
 
 @contextlib.contextmanager
-def mounted(place: Path, *arguments: str) -> Iterator[None]:
-    if subprocess.run(["mount", *arguments, os.fspath(place)], check=False, capture_output=True).returncode:
+def mounted(mount_point: Path, *arguments: str) -> Iterator[None]:
+    if subprocess.run(["mount", *arguments, os.fspath(mount_point)], check=False, capture_output=True).returncode:
         pytest.skip("this machine does not allow mounts")
     try:
         yield
     finally:
-        subprocess.run(["umount", os.fspath(place)], check=True)
+        subprocess.run(["umount", os.fspath(mount_point)], check=True)
 
 
 def test_the_same_process_cannot_open_a_directory_twice(tmp_path: Path) -> None:
@@ -151,8 +151,8 @@ def test_a_killed_daemon_leaves_no_lock_behind(tmp_path: Path) -> None:
 
 async def test_a_daemon_whose_generation_was_taken_stops_writing(tmp_path: Path) -> None:
     """If two daemons ever write to one directory, the older one stops at its next transaction."""
-    told: list[Stalled] = []
-    with open_store(tmp_path, UNIONS, on_poison=told.append) as store:
+    reported: list[Stalled] = []
+    with open_store(tmp_path, UNIONS, on_poison=reported.append) as store:
         await store.log.append(batch(1, 0, 1))
         with child("depose", tmp_path) as process:
             assert process.wait() == 0
@@ -160,7 +160,7 @@ async def test_a_daemon_whose_generation_was_taken_stops_writing(tmp_path: Path)
             await store.log.append(batch(1, 1, 1))
         with pytest.raises(Stalled, match="WF301"):
             store.log.head(stream(1))
-        assert [error.code for error in told] == ["WF301"]
+        assert [error.code for error in reported] == ["WF301"]
     with open_store(tmp_path, UNIONS) as store:
         assert (store.log.generation, store.log.head(stream(1))) == (1000, 1)
 
@@ -350,8 +350,8 @@ async def test_a_full_disk_is_temporary(tmp_path: Path) -> None:
 
 async def test_an_input_output_error_poisons_the_store(tmp_path: Path) -> None:
     """After a failed write nothing is accepted or shown until the daemon has restarted; the callback is called once."""
-    told: list[Stalled] = []
-    with open_store(tmp_path, UNIONS, on_poison=told.append) as store:
+    reported: list[Stalled] = []
+    with open_store(tmp_path, UNIONS, on_poison=reported.append) as store:
         await store.log.append(batch(1, 0, 2))
         with files_replaced("/dev/null"):
             calls = [store.log.append(batch(1, 2, 1)), store.log.append(batch(2, 0, 1))]
@@ -367,7 +367,7 @@ async def test_an_input_output_error_poisons_the_store(tmp_path: Path) -> None:
                 wrong()
         with pytest.raises(Stalled, match="WF303"):
             store.outputs.size(writer_process.name(0))
-        assert [error.code for error in told] == ["WF303"]
+        assert [error.code for error in reported] == ["WF303"]
     with open_store(tmp_path, UNIONS) as store:
         assert [record.position for record in store.log.read(stream(1))] == [1, 2]
 

@@ -98,14 +98,14 @@ def send(directory: Path, bucket: Bucket, source: str, destination: str, **more:
 def test_a_file_is_uploaded_and_downloaded_unchanged(bucket: Bucket, tmp_path: Path, content: bytes) -> None:
     """The checksum is the same, and is verified in both directions."""
     (tmp_path / "a").write_bytes(content)
-    there = send(tmp_path, bucket, "a", "s3://bucket/back ups/ü#%25+a", checksum=sha256(content))
-    assert there.outcome is Outcome.SUCCESS, there
-    assert there.outputs == {"bytes": len(content), "files": 1, "checksum": sha256(content)}
+    uploaded = send(tmp_path, bucket, "a", "s3://bucket/back ups/ü#%25+a", checksum=sha256(content))
+    assert uploaded.outcome is Outcome.SUCCESS, uploaded
+    assert uploaded.outputs == {"bytes": len(content), "files": 1, "checksum": sha256(content)}
     assert bucket.get("back ups/ü#%25+a") == content
     back = send(tmp_path, bucket, "s3://bucket/back ups/ü#%25+a", "b", checksum=sha256(content))
     assert back.outcome is Outcome.SUCCESS, back
     assert (tmp_path / "b").read_bytes() == content
-    assert "hunter2" not in there.printed + back.printed
+    assert "hunter2" not in uploaded.printed + back.printed
 
 
 def test_an_upload_does_not_abort_the_process_at_exit(bucket: Bucket, tmp_path: Path) -> None:
@@ -335,10 +335,10 @@ def test_too_many_objects_are_a_failure(bucket: Bucket, tmp_path: Path, monkeypa
     monkeypatch.setattr(names, "FILES_MAX", 2)
     for name in ("a", "b", "c"):
         bucket.put(f"x/{name}", SMALL)
-    given = schema.FileTransfer(
+    values = schema.FileTransfer(
         source="s3://bucket/x/", destination="out", endpoint=bucket.endpoint, access_key="a", secret_key="b"
     )
     context = Context(directory=tmp_path, workspace=tmp_path, env={})
     with pytest.raises(NodeFailure, match="has more than 2 objects; transfer it in parts"):
-        asyncio.run(FileTransferNode().run(context, given))
+        asyncio.run(FileTransferNode().run(context, values))
     assert list(tmp_path.iterdir()) == []

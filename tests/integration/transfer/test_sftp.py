@@ -66,9 +66,9 @@ def test_a_file_is_uploaded_and_downloaded_unchanged(sshd: Sshd, near: Path, far
     (near / "a").write_bytes(content)
     checksum = f"sha256:{hashlib.sha256(content).hexdigest()}"
     for _ in range(2):
-        there = send(near, sshd, "a", address(sshd, far / "new/ü b"), mode="0640", checksum=checksum)
-        assert there.outcome is Outcome.SUCCESS, there
-        assert there.outputs == {"bytes": len(content), "files": 1, "checksum": checksum}
+        remote_path = send(near, sshd, "a", address(sshd, far / "new/ü b"), mode="0640", checksum=checksum)
+        assert remote_path.outcome is Outcome.SUCCESS, remote_path
+        assert remote_path.outputs == {"bytes": len(content), "files": 1, "checksum": checksum}
     assert (far / "new/ü b").read_bytes() == content
     assert (far / "new/ü b").stat().st_mode & 0o7777 == 0o640
     back = send(near, sshd, address(sshd, far / "new/ü b"), "b", checksum=checksum)
@@ -121,7 +121,7 @@ def test_an_owner_is_set_by_number(sshd: Sshd, near: Path, far: Path) -> None:
 def test_an_unknown_host_key_is_reported_with_the_next_step(sshd: Sshd, near: Path, far: Path) -> None:
     """The same holds for a changed host key; the password is not sent to such a server."""
     (near / "a").write_text("x")
-    shown = git_servers.fingerprint(sshd.host_key)
+    displayed = git_servers.fingerprint(sshd.host_key)
     sshd.known_hosts.write_text("")
     unknown = send(near, sshd, "a", address(sshd, far / "a"))
     sshd.trust(git_servers.make_key(sshd.directory / "other"))
@@ -129,7 +129,7 @@ def test_an_unknown_host_key_is_reported_with_the_next_step(sshd: Sshd, near: Pa
     pinned = send(near, sshd, "a", address(sshd, far / "a"), **{"known-hosts": None, "host-key": "SHA256:" + "A" * 43})
     for ended in (unknown, other, pinned):
         assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), ended
-        assert f"the server offered ssh-ed25519 {shown}; next: if the operator of the server confirms" in ended.text
+        assert f"the server offered ssh-ed25519 {displayed}; next: if the operator of the server confirms" in ended.text
         assert f"ssh-keyscan -p {sshd.port} 127.0.0.1" in ended.text
     assert sshd.known_hosts.read_text().count("\n") == 1
     assert list(far.iterdir()) == []
@@ -166,22 +166,22 @@ def test_a_permanent_error_is_exit_code_1(sshd: Sshd, near: Path, far: Path) -> 
     """Each error has a clear message that contains no secret."""
     (near / "a").write_text("x")
     (far / "file").write_text("x")
-    there = address(sshd, far / "x")
+    remote_path = address(sshd, far / "x")
     stranger = git_servers.make_key(sshd.directory / "stranger")
     (near / "known").write_bytes(b"\xff hunter2")
     for source, destination, more, text in (
-        ("a", there, {"private-key": None}, "sftp needs private-key or password"),
-        ("a", there, {"private-key": str(stranger)}, "authentication failed"),
-        ("a", there, {"private-key": None, "password": "hunter2"}, "authentication failed"),
-        ("a", there, {"private-key": "-----BEGIN hunter2"}, "private-key: invalid key"),
-        ("a", there, {"private-key": "/none"}, "neither a key nor a readable file: No such file"),
-        ("a", there, {"host-key": "x"}, "mutually exclusive"),
-        ("a", there, {"host-key": "x", "known-hosts": None}, "host-key: expected SHA256:"),
-        ("a", there, {"known-hosts": "/none"}, "known-hosts: /none: No such file"),
-        ("a", there, {"known-hosts": "known"}, "known-hosts: "),
+        ("a", remote_path, {"private-key": None}, "sftp needs private-key or password"),
+        ("a", remote_path, {"private-key": str(stranger)}, "authentication failed"),
+        ("a", remote_path, {"private-key": None, "password": "hunter2"}, "authentication failed"),
+        ("a", remote_path, {"private-key": "-----BEGIN hunter2"}, "private-key: invalid key"),
+        ("a", remote_path, {"private-key": "/none"}, "neither a key nor a readable file: No such file"),
+        ("a", remote_path, {"host-key": "x"}, "mutually exclusive"),
+        ("a", remote_path, {"host-key": "x", "known-hosts": None}, "host-key: expected SHA256:"),
+        ("a", remote_path, {"known-hosts": "/none"}, "known-hosts: /none: No such file"),
+        ("a", remote_path, {"known-hosts": "known"}, "known-hosts: "),
         (address(sshd, far / "none"), "b", {}, f"cannot stat {far}/none at sftp://{sshd.user}@127.0.0.1"),
         (address(sshd, far / "*.none"), "b", {}, "no such file"),
-        ("a", there, {"checksum": "sha256:" + "0" * 64}, "checksum mismatch"),
+        ("a", remote_path, {"checksum": "sha256:" + "0" * 64}, "checksum mismatch"),
     ):
         ended = send(near, sshd, source, destination, **more)
         assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 1), (source, destination, more, ended)
@@ -303,10 +303,10 @@ def test_a_password_works_and_is_never_logged(near: Path, far: Path) -> None:
     """Both directions work with a server that is not OpenSSH's."""
     (near / "a").write_bytes(CONTENT)
     with odd() as server:
-        there = with_odd(near, server, "a", f"ODD{far}/a")
+        remote_path = with_odd(near, server, "a", f"ODD{far}/a")
         back = with_odd(near, server, f"ODD{far}/a", "b", checksum=SHA256)
         wrong = with_odd(near, server, f"ODD{far}/a", "c", password="hunter2")
-    assert (there.exit_code, back.exit_code, wrong.exit_code) == (0, 0, 1), (there, back, wrong)
+    assert (remote_path.exit_code, back.exit_code, wrong.exit_code) == (0, 0, 1), (remote_path, back, wrong)
     assert (near / "b").read_bytes() == CONTENT
     assert "hunter2" not in wrong.text + wrong.printed
 
@@ -327,17 +327,17 @@ def test_a_server_that_vanishes_halfway_leaves_no_partial_file(near: Path, far: 
     (near / "a").write_bytes(CONTENT)
     (far / "x").write_bytes(CONTENT)
     (far / "b").write_text("old")
-    gone: list[int] = []
+    closed: list[int] = []
 
     def vanish(count: int, connection: asyncssh.SSHServerConnection) -> None:
-        if count > 1 << 20 and len(gone) < 2:
-            gone.append(count)
+        if count > 1 << 20 and len(closed) < 2:
+            closed.append(count)
             connection.abort()
 
     with odd(before_write=vanish) as server:
-        there = with_odd(near, server, "a", f"ODD{far}/b")
-    assert (there.outcome, there.exit_code) == (Outcome.FAILURE, 75), there
-    gone.clear()
+        remote_path = with_odd(near, server, "a", f"ODD{far}/b")
+    assert (remote_path.outcome, remote_path.exit_code) == (Outcome.FAILURE, 75), remote_path
+    closed.clear()
     with odd(before_read=vanish) as server:
         back = with_odd(near, server, f"ODD{far}/x", "b")
     assert (back.outcome, back.exit_code) == (Outcome.FAILURE, 75), back
@@ -393,10 +393,10 @@ def test_too_many_files_are_a_failure(near: Path, far: Path, monkeypatch: pytest
     for name in ("a", "b", "c"):
         (far / name).write_text("x")
     with odd() as (port, key):
-        given = schema.FileTransfer(
+        values = schema.FileTransfer(
             source=f"sftp://ann@127.0.0.1:{port}{far}", destination="out", password="secret", host_key=key
         )
         context = Context(directory=near, workspace=near, env={})
         with pytest.raises(NodeFailure, match="has more than 2 files; transfer it in parts"):
-            asyncio.run(FileTransferNode().run(context, given))
+            asyncio.run(FileTransferNode().run(context, values))
     assert list(near.iterdir()) == []

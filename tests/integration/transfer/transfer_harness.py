@@ -35,9 +35,9 @@ def transfer(
 ) -> NodeRun:
     """Runs the node to completion, in `directory`."""
     params = {"source": str(source), "destination": str(destination)}
-    given = {name.replace("_", "-"): value for name, value in more.items()}
+    options = {name.replace("_", "-"): value for name, value in more.items()}
     return run_node(
-        "file/transfer", params | given, directory=directory, env=_environment(env), timeout_s=step_timeout_s
+        "file/transfer", params | options, directory=directory, env=_environment(env), timeout_s=step_timeout_s
     )
 
 
@@ -67,8 +67,8 @@ def signalled(
             step_name="a", working_directory=None, timeout_ms=60_000, stop_signal="SIGTERM", grace_ms=10_000,
             output_bytes_max=1 << 20, boot_id="", instance="",
         )  # fmt: skip
-        place = shell.AttemptLocation(files=files, workspace=str(directory), agent="test")
-        command = node_process.prepare(task, place, shell.inherited(os.environ))
+        location = shell.AttemptLocation(files=files, workspace=str(directory), agent="test")
+        command = node_process.prepare(task, location, shell.inherited(os.environ))
         process = subprocess.Popen(
             command.argv, cwd=directory, env=command.env, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

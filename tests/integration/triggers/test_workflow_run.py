@@ -102,10 +102,10 @@ async def test_g6_a_crash_anywhere_neither_loses_nor_repeats_a_triggered_run(wor
         async with TriggerHarness(log.reopened(commits), settings_of(work)) as again:
             await again.sync()
             # A log without the fact that the repository was empty would treat its content as history.
-            wanted = expected if commits else []
-            await again.until(lambda harness=again, wanted=wanted: sorted(harness.paths()) == wanted)  # type: ignore[misc]
+            requested = expected if commits else []
+            await again.until(lambda harness=again, requested=requested: sorted(harness.paths()) == requested)  # type: ignore[misc]
             await again.settled()
-            assert sorted(again.paths()) == wanted, commits
+            assert sorted(again.paths()) == requested, commits
 
 
 async def test_g6_runs_that_completed_before_a_crash_are_handled_after_it(work: Work, tmp_path: Path) -> None:

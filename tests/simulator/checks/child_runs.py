@@ -94,21 +94,24 @@ class ChildRunChecker:
             text = f"{name} ends {event.outcome.value}, and its run ended {other.conclusion}"
             expect(other.conclusion not in (None, Conclusion.SUCCESS), text)
 
-    def check_host(self, shadow: Run, wanted: set[AttemptId], watched: dict[AttemptId, RunId]) -> None:
+    def check_host(self, shadow: Run, requested: set[AttemptId], watched: dict[AttemptId, RunId]) -> None:
         """The host's open requests for child runs are those that the run's state needs."""
-        owed_starts: set[AttemptId] = set()
-        owed_ends: dict[AttemptId, RunId] = {}
+        expected_starts: set[AttemptId] = set()
+        expected_ends: dict[AttemptId, RunId] = {}
         for job in shadow.jobs:
             for step in () if shadow.is_completed else job.active_steps():
                 attempt = step.last
                 if step.plan.node != NODE or attempt is None or attempt.status is not AttemptStatus.PENDING:
                     continue
                 key = AttemptId(shadow.id, job.id, step.id, attempt.number)
-                self._environment.expect(attempt.params is not None, f"nobody asks for the run of {key}")
+                self._environment.expect(attempt.params is not None, f"no child run is requested for {key}")
                 if attempt.child_run is None:
-                    owed_starts.add(key)
+                    expected_starts.add(key)
                 else:
-                    owed_ends[key] = attempt.child_run
+                    expected_ends[key] = attempt.child_run
         expect = self._environment.expect
-        expect(wanted == owed_starts, f"runs that {shadow.id} wants: {wanted} and not {owed_starts}")
-        expect(watched == owed_ends, f"runs that {shadow.id} waits for: {watched} and not {owed_ends}")
+        expect(
+            requested == expected_starts,
+            f"requested child runs of {shadow.id}: {requested}, expected {expected_starts}",
+        )
+        expect(watched == expected_ends, f"awaited child runs of {shadow.id}: {watched}, expected {expected_ends}")

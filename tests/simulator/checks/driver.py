@@ -81,42 +81,47 @@ class DriverChecker:
                 f"G2: the driver's {shadow.id} at {live.seq} is not the fold of its log at {shadow.seq}"
             )
 
-    def _check_outstanding(self, shadow: Run, timers: set[Timer], wants: set[AttemptId], taken: set[AttemptId]) -> None:
+    def _check_outstanding(
+        self, shadow: Run, timers: set[Timer], requests: set[AttemptId], taken: set[AttemptId]
+    ) -> None:
         """Timers, slot requests and slots of a run are exactly what its state needs; each open job has an owner."""
-        owed_timers: set[Timer] = set()
-        owed_wants: set[AttemptId] = set()
-        owed_slots: set[AttemptId] = set()
+        expected_timers: set[Timer] = set()
+        expected_requests: set[AttemptId] = set()
+        expected_slots: set[AttemptId] = set()
         if not shadow.is_completed and not shadow.is_timed_out:
-            owed_timers.add(Timer(kind=TimerKind.RUN_TIMEOUT, due_at=shadow.deadline_at))
+            expected_timers.add(Timer(kind=TimerKind.RUN_TIMEOUT, due_at=shadow.deadline_at))
         for job in shadow.jobs:
             if job.status is Status.QUEUED:
                 is_next = not shadow.is_completed and oracle.is_next(shadow, job)
-                self._environment.expect(not is_next, f"nobody begins job {job.id} of {shadow.id}")
+                self._environment.expect(not is_next, f"nothing starts job {job.id} of {shadow.id}")
             if shadow.is_completed or job.status in (Status.QUEUED, Status.COMPLETED):
                 continue
-            owed_timers |= oracle.timers(job)
+            expected_timers |= oracle.timers(job)
             owner = oracle.owner(job)
-            self._environment.expect(owner != "", f"nobody owns job {job.id} of {shadow.id}")
+            self._environment.expect(owner != "", f"no owner for job {job.id} of {shadow.id}")
             if owner is None:
-                self._check_steps(shadow, job, owed_wants, owed_slots)
-        for what, has, owed in (("timers", timers, owed_timers), ("wants", wants, owed_wants)):
-            self._environment.expect(has == owed, f"{what} of {shadow.id}: {has - owed} too many, {owed - has} missing")
+                self._check_steps(shadow, job, expected_requests, expected_slots)
+        for what, has, expected in (("timers", timers, expected_timers), ("requests", requests, expected_requests)):
+            self._environment.expect(
+                has == expected, f"{what} of {shadow.id}: {has - expected} too many, {expected - has} missing"
+            )
         self._environment.expect(
-            taken == owed_slots, f"slots of {shadow.id}: {taken - owed_slots} too many, {owed_slots - taken} missing"
+            taken == expected_slots,
+            f"slots of {shadow.id}: {taken - expected_slots} too many, {expected_slots - taken} missing",
         )
 
-    def _check_steps(self, shadow: Run, job: Job, wants: set[AttemptId], slots: set[AttemptId]) -> None:
+    def _check_steps(self, shadow: Run, job: Job, requests: set[AttemptId], slots: set[AttemptId]) -> None:
         """Each current step has an owner; adds what its attempts request and hold."""
         steps = list(oracle.at_work(job.root))
-        self._environment.expect(steps, f"nobody owns job {job.id} of {shadow.id}")
+        self._environment.expect(steps, f"no owner for job {job.id} of {shadow.id}")
         for step in steps:
             name = f"step {job.id}/{step.id} of {shadow.id}"
             attempt = step.last
             if step.status is Status.QUEUED:
-                self._environment.fail(f"nobody begins {name}")
+                self._environment.fail(f"nothing starts {name}")
             elif step.has_blocks:
                 is_open = any(block.current is not None for block in step.blocks)
-                self._environment.expect(is_open, f"nobody owns {name}")
+                self._environment.expect(is_open, f"no owner for {name}")
                 open_blocks = sum(block.current is not None for block in step.blocks)
                 self._environment.expect(open_blocks <= step.max_parallel, f"{open_blocks} at a time in {name}")
             elif step.is_child_run and attempt is not None and attempt.status is AttemptStatus.PENDING:
@@ -124,8 +129,8 @@ class DriverChecker:
                 pass
             elif attempt is not None and attempt.status is not AttemptStatus.FINISHED:
                 key = AttemptId(shadow.id, job.id, step.id, attempt.number)
-                (wants if attempt.status is AttemptStatus.PENDING else slots).add(key)
+                (requests if attempt.status is AttemptStatus.PENDING else slots).add(key)
             elif step.approval is not None:
-                self._environment.expect(step.approval.rejected_by is None, f"nobody owns {name}")
+                self._environment.expect(step.approval.rejected_by is None, f"no owner for {name}")
             elif not step.is_held and step.retry_at is None and step.due_at is None:
-                self._environment.fail(f"nobody owns {name}")
+                self._environment.fail(f"no owner for {name}")

@@ -58,7 +58,7 @@ class GateChecker:
             self._check_expanded(shadow, event)
         elif isinstance(event, events.RunStarted):
             is_held = shadow.plan.concurrency is None or (shadow.lock is not None and shadow.lock.is_held)
-            self._expect(is_held, f"{shadow.id} begins without its place in a concurrency group")
+            self._expect(is_held, f"{shadow.id} starts without its concurrency group")
         elif isinstance(event, events.LockGranted):
             self._has_locks = True
             lock = _lock(shadow, event.job)
@@ -116,7 +116,7 @@ class GateChecker:
             is_rejected = job.approval is not None and job.approval.rejected_by
             self._expect(not is_rejected, f"{name} begins though it was rejected")
         if oracle.takes_lock(job):
-            self._expect(job.lock is not None and job.lock.is_held, f"{name} begins without its place in a group")
+            self._expect(job.lock is not None and job.lock.is_held, f"{name} starts without its concurrency group")
 
     def _check_expanded(self, shadow: Run, event: events.JobExpanded) -> None:
         """A job that runs on each server has exactly one instance per server and matrix combination."""
@@ -124,8 +124,8 @@ class GateChecker:
         self._expect(job.children is None, f"{job.id} of {shadow.id} becomes others twice")
         if job.plan.target is None:
             return
-        places = [(one.agent, repr(one.matrix)) for one in event.instances]
-        self._expect(len(set(places)) == len(places), f"{job.id} of {shadow.id} has a server twice: {places}")
+        locations = [(one.agent, repr(one.matrix)) for one in event.instances]
+        self._expect(len(set(locations)) == len(locations), f"{job.id} of {shadow.id} has a server twice: {locations}")
         self._expect(all(one.agent for one in event.instances), f"{job.id} of {shadow.id} has an instance on no server")
 
     def _check_server(self, shadow: Run, event: events.AttemptDispatched) -> None:
@@ -203,7 +203,7 @@ class GateChecker:
     # Concurrency groups -----------------------------------------------------------------------------------------------
 
     def check_groups(self) -> None:
-        """After a batch: no group exceeds its limit, the order was kept, and nobody waits while a lock is free."""
+        """After a batch: no group exceeds its limit, the order was kept, and no holder waits while a slot is free."""
         granted, self._granted = self._granted, []
         if not self._has_locks:
             return
@@ -217,24 +217,26 @@ class GateChecker:
                 else:
                     waiting.setdefault(group, []).append(lock.requested_at)
         for group, count in holders.items():
-            self._expect(count <= LIMITS[group[1]], f"{count} hold places in {group}, which has {LIMITS[group[1]]}")
+            self._expect(count <= LIMITS[group[1]], f"{count} hold a lock of {group}, which has {LIMITS[group[1]]}")
         for group in waiting:
-            self._expect(holders.get(group, 0) >= LIMITS[group[1]], f"somebody waits for a free place in {group}")
+            self._expect(holders.get(group, 0) >= LIMITS[group[1]], f"a holder waits for a free slot of {group}")
         for group, wanted_at in granted:
             is_first = all(wanted_at <= other for other in waiting.get(group, ()))
-            self._expect(is_first, f"somebody who came later has got a place in {group}")
+            self._expect(is_first, f"a later holder was granted a slot of {group}")
 
-    def check_host(self, shadow: Run, locks: Locks, surveys: set[ServerListRequest]) -> None:
+    def check_host(self, shadow: Run, locks: Locks, server_lists: set[ServerListRequest]) -> None:
         """The host's locks and server list requests of the run are those that its state needs."""
         kept: dict[Holder, bool] = {}
         for holder, name in locks._of_runs.get(shadow.id, {}).items():
             kept[holder] = holder in locks._groups[name].holders
-        owed = {Holder(shadow.id, job): lock.is_held for job, lock in _locks(shadow)}
-        self._expect(kept == owed, f"places of {shadow.id}: {kept} and not {owed}")
-        asked = {
+        expected = {Holder(shadow.id, job): lock.is_held for job, lock in _locks(shadow)}
+        self._expect(kept == expected, f"locks of {shadow.id}: {kept}, expected {expected}")
+        requested = {
             ServerListRequest(shadow.id, job.id) for job in shadow.jobs if not shadow.is_completed and oracle.asks(job)
         }
-        self._expect(surveys == asked, f"surveys of {shadow.id}: {surveys} and not {asked}")
+        self._expect(
+            server_lists == requested, f"server list requests of {shadow.id}: {server_lists}, expected {requested}"
+        )
 
 
 def _lock(shadow: Run, job: JobId | None) -> Lock | None:

@@ -420,9 +420,10 @@ class Checks:
     def entered(self, task: messages.Task, files: dict[str, bytes]) -> None:
         """A step is about to run in its job's directory, which was created with these files."""
         tree = task.tree
-        wanted = self._environment.tree(tree.repository, tree.revision) if tree is not None else {}
+        revision_files = self._environment.tree(tree.repository, tree.revision) if tree is not None else {}
         self._expect(
-            files == wanted, f"{task.key}: its directory began with {sorted(files)}, not with its revision's files"
+            files == revision_files,
+            f"{task.key}: its directory began with {sorted(files)}, not with its revision's files",
         )
 
     def released(self, run: str, job: str) -> None:
@@ -487,13 +488,13 @@ def _is_revoked(memory: MemoryLog, agent: AgentId) -> bool:
 
 
 def _shown(event: Any) -> str:
-    place = "/".join(str(getattr(event, name)) for name in ("job", "step") if getattr(event, name, None) is not None)
+    part = "/".join(str(getattr(event, name)) for name in ("job", "step") if getattr(event, name, None) is not None)
     number = getattr(event, "attempt", None)
     end = getattr(event, "outcome", None) or getattr(event, "conclusion", None)
-    why = getattr(event, "reason", None)
-    words = [type(event).__name__, place + (f"#{number}" if number is not None else "")]
+    cause = getattr(event, "reason", None)
+    words = [type(event).__name__, part + (f"#{number}" if number is not None else "")]
     if end is not None:
         words.append(end.value)
-    if why is not None:
-        words.append(f"[{why.text}]")
+    if cause is not None:
+        words.append(f"[{cause.text}]")
     return " ".join(word for word in words if word)

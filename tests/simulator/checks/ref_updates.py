@@ -104,8 +104,10 @@ class RefUpdateChecker:
         name = f"movement {fact.update_number} of {fact.ref}"
         self._expect(fact.update_number == followed.number + 1, f"{name} follows {followed.number}")
         self._expect(fact.commit != followed.commit, f"{name} is none: the ref stands where it stood")
-        places = [place for place, (_, commit) in enumerate(repository.history[fact.ref]) if commit == fact.commit]
-        later = [place for place in places if place > followed.index]
+        indexes = [
+            position for position, (_, commit) in enumerate(repository.history[fact.ref]) if commit == fact.commit
+        ]
+        later = [position for position in indexes if position > followed.index]
         self._expect(later, f"{name} goes back to where the ref was before")
         files = repository.commits[fact.commit].files
         before, is_certain = followed.files, True
@@ -141,16 +143,16 @@ class RefUpdateChecker:
             self._expect(False, f"{fact.ref} is removed and was never seen")
             return
         history = repository.history[fact.ref]
-        gone = [place for place in range(followed.index + 1, len(history)) if history[place][1] is None]
-        self._expect(gone, f"{fact.ref} is said to be removed, and was not")
+        removed = [position for position in range(followed.index + 1, len(history)) if history[position][1] is None]
+        self._expect(removed, f"{fact.ref} is said to be removed, and was not")
         followed.commit = None
-        followed.index = gone[0] if gone else followed.index
+        followed.index = removed[0] if removed else followed.index
 
-    def synced(self, asked: dict[str, int]) -> None:
+    def synced(self, requested: dict[str, int]) -> None:
         """People were told that the refs as they were when they asked, or newer ones, are applied."""
         repository = self._repository
-        for ref, place in asked.items():
-            states = [commit for _, commit in repository.history[ref][place:]]
+        for ref, position in requested.items():
+            states = [commit for _, commit in repository.history[ref][position:]]
             self._expect(self._applied(ref) in states, f"{ref} is said to be applied, and is not")
 
     def is_current(self) -> bool:

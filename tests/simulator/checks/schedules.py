@@ -115,14 +115,14 @@ class ScheduleChecker:
             self._armed((fact.path, fact.cron), fact, is_news=is_news)
         elif isinstance(fact, events.ScheduleDropped):
             name = (fact.path, fact.cron)
-            is_named = all(name in wanted for wanted in self._wanted(fact.at))
+            is_named = all(name in expected for expected in self._wanted(fact.at))
             self._expect(not is_news or not is_named, f"{name} is dropped, and its file names it")
             self._expect(self._held.pop(name, None) is not None, f"{name} is dropped, and nobody has armed it")
 
     def _armed(self, name: Name, fact: events.ScheduleArmed, *, is_news: bool) -> None:
         held = self._held.get(name)
         if is_news:
-            is_named = any(name in wanted for wanted in self._wanted(fact.at))
+            is_named = any(name in expected for expected in self._wanted(fact.at))
             self._expect(is_named, f"{name} is armed, and no file names it")
             walls = self._walls(fact.at)
             self._expect(fact.from_at in walls, f"{name} counts from {fact.from_at - BEGAN_AT} at {_since(walls)}")
@@ -171,7 +171,7 @@ class ScheduleChecker:
 
     def _check_decision(self, name: Name, held: _Held, at: int, rows: list[Row]) -> None:
         walls, busy = self._walls(at), self._busy(held, at)
-        named = [wanted[name] for wanted in self._wanted(at) if name in wanted]
+        named = [expected[name] for expected in self._wanted(at) if name in expected]
         right: list[list[Row]] = []
         for schedule, wall, is_busy in product(named, walls, busy):
             right.append(list(meant(schedule, held.handled_at, held.queue, wall, is_busy=is_busy)))
@@ -211,9 +211,9 @@ class ScheduleChecker:
     def what_is_open(self) -> str:
         """Describes what is due and not decided, or due soon; empty if there is nothing."""
         commit = self._repository.tip(MAIN)
-        wanted = self._repository.schedules(commit) if commit is not None else {}
-        if self._held.keys() != wanted.keys():
-            return f"G6: schedules are {sorted(self._held)}, the files name {sorted(wanted)}"
+        expected = self._repository.schedules(commit) if commit is not None else {}
+        if self._held.keys() != expected.keys():
+            return f"G6: schedules are {sorted(self._held)}, the files name {sorted(expected)}"
         wall = self._environment.wall_ms()
         for name, held in self._held.items():
             if held.handled_at - wall > BOUNDS["CLOCK_BACK_MAX_MS"]:

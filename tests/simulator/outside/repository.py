@@ -132,17 +132,17 @@ class Repository:
     # People -----------------------------------------------------------------------------------------------------------
 
     def _do_something(self) -> None:
-        deed = self._dice.random()
-        if deed < 0.55:
+        action = self._dice.random()
+        if action < 0.55:
             self._push_something((self._dice.choice((MAIN, MAIN, RELEASE)),))
-        elif deed < 0.65:
+        elif action < 0.65:
             self._push_something((MAIN, RELEASE))
-        elif deed < 0.78 and self.commits:
+        elif action < 0.78 and self.commits:
             ref = self._dice.choice((MAIN, RELEASE))
             self._move(ref, self._dice.choice(list(self.commits)), "is forced to")
-        elif deed < 0.84 and self.tips():
+        elif action < 0.84 and self.tips():
             self._move(self._dice.choice(list(self.tips())), None, "is removed")
-        elif deed < 0.90:
+        elif action < 0.90:
             self._suspend()
         else:
             self.sync()

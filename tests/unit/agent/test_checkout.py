@@ -111,7 +111,7 @@ def make(disk: TreeStore, contents: dict[str, bytes], *more: FileEntry, tree: Tr
     return making
 
 
-def shown(root: Path) -> dict[str, str]:
+def displayed(root: Path) -> dict[str, str]:
     """Returns everything below a directory."""
     found = {}
     for folder, folders, files in os.walk(root):
@@ -137,7 +137,7 @@ def test_a_directory_has_files_modes_links_and_submodules(disk: TreeStore) -> No
     )
     disk.add(making, [(blob_id(content), content) for content in (b"1", b"2", b"a/one")])
     disk.finish(making)
-    assert shown(making.path) == {"a/one": "1", "a/same": "1", "tool": "2", "z": "-> a/one", "m/module": "(empty)"}
+    assert displayed(making.path) == {"a/one": "1", "a/same": "1", "tool": "2", "z": "-> a/one", "m/module": "(empty)"}
     assert os.access(making.path / "tool", os.X_OK)
     assert not os.access(making.path / "a/one", os.X_OK)
 
@@ -162,8 +162,8 @@ def test_a_spare_directory_becomes_the_next_tree(disk: TreeStore, monkeypatch: p
     second = make(disk, new, entry("module/x", b"s", FileKind.LINK))
     disk.finish(second)
     assert second.path != first.path
-    assert shown(second.path) == {path: content.decode() for path, content in new.items()} | {"module/x": "-> s"}
-    assert shown(first.path)["changed"] == "1"
+    assert displayed(second.path) == {path: content.decode() for path, content in new.items()} | {"module/x": "-> s"}
+    assert displayed(first.path)["changed"] == "1"
 
 
 def test_a_spare_directory_is_used_once_and_for_its_own_tree(disk: TreeStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_a_spare_directory_is_used_once_and_for_its_own_tree(disk: TreeStore, mo
     disk.prepare_spare(TREE, first.files)
     others = [make(disk, {"a": b"1"}, tree=tree) for tree in (Tree("ops", "1", ["**"]), TREE, TREE)]
     assert len({making.path for making in (first, *others)}) == 4
-    assert all(shown(making.path) == {"a": "1"} for making in others)
+    assert all(displayed(making.path) == {"a": "1"} for making in others)
 
 
 def test_spare_directories_have_a_bound_and_do_not_outlive_the_process(
@@ -212,21 +212,21 @@ class Daemon:
         self.is_away = False
         self.requests = FileRequests(self.take)
 
-    def take(self, wanted: messages.FileRequest) -> None:
-        self.received.append(wanted)
+    def take(self, request: messages.FileRequest) -> None:
+        self.received.append(request)
         if not self.is_away:
-            asyncio.get_running_loop().call_soon(self.requests.on_response, self.answer(wanted))
+            asyncio.get_running_loop().call_soon(self.requests.on_response, self.answer(request))
 
-    def answer(self, wanted: messages.FileRequest) -> FileResponse:
-        pieces, left, offset = [], messages.FILE_RESPONSE_BYTES_MAX, wanted.offset
-        for content in [self.contents[blob] for blob in wanted.blobs] or [self.list]:
+    def answer(self, request: messages.FileRequest) -> FileResponse:
+        pieces, left, offset = [], messages.FILE_RESPONSE_BYTES_MAX, request.offset
+        for content in [self.contents[blob] for blob in request.blobs] or [self.list]:
             part = content[offset : offset + left]
             pieces.append(FileChunk(len(content), part))
             left -= len(part)
             if left <= 0:
                 break
             offset = 0
-        return FileResponse(wanted.key, wanted.number, pieces)
+        return FileResponse(request.key, request.number, pieces)
 
 
 async def test_a_checkout_fetches_small_and_large_files(tmp_path: Path) -> None:
@@ -242,9 +242,9 @@ async def test_a_checkout_fetches_small_and_large_files(tmp_path: Path) -> None:
     assert (root / "large").read_bytes() == large
     assert (root / "empty").read_bytes() == b""
     assert [(root / path).read_bytes() for path, _ in files] == [content for _, content in files]
-    asked = len(daemon.received)
+    requested = len(daemon.received)
     await checkouts.make(task_id("run", "other", "s1", 1, 1), TREE)
-    assert [wanted.blobs for wanted in daemon.received[asked:]] == [[]]
+    assert [request.blobs for request in daemon.received[requested:]] == [[]]
     await checkouts.close()
 
 
@@ -306,16 +306,16 @@ async def test_temporary_refusals_are_retried_up_to_a_limit(
     )
     checkouts = CheckoutService(disk, daemon.requests, workspaces)
     monkeypatch.setattr(
-        daemon, "answer", lambda wanted: FileResponse(KEY, wanted.number, [], "WF503", "it is away", 10)
+        daemon, "answer", lambda request: FileResponse(KEY, request.number, [], "WF503", "it is away", 10)
     )
     with pytest.raises(Rejected, match="it is away"):
         await checkouts.make(KEY, TREE)
     assert len(daemon.received) == 3
-    asked = len(daemon.received)
-    monkeypatch.setattr(daemon, "answer", lambda wanted: FileResponse(KEY, wanted.number, [], "WF520", "a link out"))
+    requested = len(daemon.received)
+    monkeypatch.setattr(daemon, "answer", lambda request: FileResponse(KEY, request.number, [], "WF520", "a link out"))
     with pytest.raises(Rejected, match="a link out"):
         await checkouts.make(KEY, TREE)
-    assert len(daemon.received) == asked + 1
+    assert len(daemon.received) == requested + 1
     await checkouts.close()
 
 
@@ -325,7 +325,7 @@ async def test_a_response_that_announces_too_much_or_nothing_is_refused(
 ) -> None:
     """A checkout can neither fill the memory nor run forever."""
     daemon = Daemon()
-    monkeypatch.setattr(daemon, "answer", lambda wanted: FileResponse(KEY, wanted.number, [piece]))
+    monkeypatch.setattr(daemon, "answer", lambda request: FileResponse(KEY, request.number, [piece]))
     checkouts = CheckoutService(disk, daemon.requests, workspaces)
     with pytest.raises(Rejected) as error:
         await checkouts.make(KEY, TREE)

@@ -73,7 +73,7 @@ def test_environment_can_name_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('name = "a"\n\nslot = 3\n', ':3: unknown key "slot" (did you mean "slots"?)'),
         ("[section]\nx = 1\n", ':1: unknown key "section"'),
@@ -90,12 +90,12 @@ def test_environment_can_name_the_file(tmp_path: Path) -> None:
         ('log-level = "loud"\n', "log-level: expected"),
     ],
 )
-def test_mistake_is_reported_with_its_location(tmp_path: Path, text: str, said: str) -> None:
+def test_mistake_is_reported_with_its_location(tmp_path: Path, text: str, message: str) -> None:
     """The message has the line if there is one, and always the key."""
     with pytest.raises(Rejected) as caught:
         load(tmp_path, text)
 
-    assert said in caught.value.text
+    assert message in caught.value.text
     assert caught.value.code == "WF620"
 
 

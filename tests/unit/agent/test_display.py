@@ -30,11 +30,11 @@ def test_unsafe_characters_are_escaped_and_the_length_is_bounded(text: str, expe
 @given(st.text(max_size=2_000))
 def test_escaped_text_cannot_control_a_terminal(text: str) -> None:
     """The result is bounded, encodes as UTF-8, and has no control characters; escaping it again changes nothing."""
-    shown = escape_for_display(text)
-    assert len(shown) <= 1_000
-    shown.encode()
-    assert not any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 or c in "\u2028\u2029\u202e" for c in shown)
-    assert escape_for_display(shown) == shown
+    displayed = escape_for_display(text)
+    assert len(displayed) <= 1_000
+    displayed.encode()
+    assert not any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 or c in "\u2028\u2029\u202e" for c in displayed)
+    assert escape_for_display(displayed) == displayed
 
 
 def test_a_quoted_name_is_escaped_and_cut() -> None:

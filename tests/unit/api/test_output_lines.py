@@ -42,7 +42,7 @@ def cut(pieces: list[OutputPiece], positions: tuple[int, int] = (0, 0)) -> list[
     return found + list(cutter.finish())
 
 
-def shown(lines: list[Line]) -> list[tuple[int, int, str, bool]]:
+def displayed(lines: list[Line]) -> list[tuple[int, int, str, bool]]:
     return [(line.offset, line.stream, line.text, line.is_cut) for line in lines]
 
 
@@ -58,11 +58,11 @@ def test_lines_do_not_depend_on_the_pieces_and_reading_can_resume_at_any_line(
         pieces = pieces_of(writes, sizes)
         torn = cut(pieces)
         for stream in (1, 2):
-            of_stream = [row for row in shown(torn) if row[1] == stream]
-            assert of_stream == [row for row in shown(whole) if row[1] == stream]
+            of_stream = [row for row in displayed(torn) if row[1] == stream]
+            assert of_stream == [row for row in displayed(whole) if row[1] == stream]
         for index, line in enumerate(torn):
             rest = cut(pieces, line.positions)
-            assert sorted(shown(rest)) == sorted(shown(torn[index + 1 :]))
+            assert sorted(displayed(rest)) == sorted(displayed(torn[index + 1 :]))
 
 
 @settings(max_examples=100, deadline=None)

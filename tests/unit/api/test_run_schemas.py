@@ -77,7 +77,7 @@ def rows(found: Any) -> Iterator[dict[str, Any]]:
             yield from rows(row)
 
 
-def shown(run: Run) -> dict[str, Any]:
+def displayed(run: Run) -> dict[str, Any]:
     """Returns the answer as a client receives it."""
     content = msgspec.json.encode(RunSchema.of_run(run))
     msgspec.json.decode(content, type=RunSchema)
@@ -91,7 +91,7 @@ def test_a_run_on_thousands_of_servers_is_truncated_in_the_response() -> None:
         completed(f"roll[web-{n}]", Conclusion.FAILURE if n in (7, 3_999) else Conclusion.SUCCESS) for n in range(4_000)
     ]
     run = made(EACH, *instances(4_096), *ends)
-    found = shown(run)
+    found = displayed(run)
     roll, after = found["jobs"]
     assert (after["id"], roll["jobs_total"], len(roll["jobs"])) == ("after", 4_096, schemas.LIST_MAX)
     assert roll["counts"] == {"success": 3_998, "failure": 2, "queued": 96}
@@ -101,15 +101,15 @@ def test_a_run_on_thousands_of_servers_is_truncated_in_the_response() -> None:
 
 def test_a_loop_of_thousands_of_iterations_is_truncated_in_the_response() -> None:
     """The answer includes the total number."""
-    place: dict[str, Any] = {"job": JobId("a"), "step": StepId("all")}
+    part: dict[str, Any] = {"job": JobId("a"), "step": StepId("all")}
     passes = 5_000
     run = made(
         LOOP,
         ready("a"),
-        events.StepEntered(at=4, count=passes, items=list(range(passes)), max_parallel=passes, reason=CREATED, **place),
-        *(events.BlockStarted(at=5, number=number, **place) for number in range(passes)),
+        events.StepEntered(at=4, count=passes, items=list(range(passes)), max_parallel=passes, reason=CREATED, **part),
+        *(events.BlockStarted(at=5, number=number, **part) for number in range(passes)),
     )
-    step = shown(run)["jobs"][0]["steps"][0]
+    step = displayed(run)["jobs"][0]["steps"][0]
     assert (step["blocks_total"], step["counts"], len(step["blocks"])) == (passes, {"running": passes}, 100)
     assert (step["blocks"][7]["item"], step["blocks"][7]["steps"][0]["id"]) == (7, "all[7]/in")
 
@@ -124,7 +124,7 @@ def test_the_whole_response_is_bounded() -> None:
     history: list[events.RunEvent] = []
     for name in names:
         history += [ready(name), events.JobExpanded(at=4, job=JobId(name), instances=many, reason=CREATED)]
-    found = shown(made(text, *history))
+    found = displayed(made(text, *history))
     assert [job["id"] for job in found["jobs"]] == names
     assert all(job["jobs_total"] == 50 for job in found["jobs"])
     assert len(list(rows(found))) == len(names) + schemas.ROWS_MAX
@@ -133,7 +133,7 @@ def test_the_whole_response_is_bounded() -> None:
 def test_steps_count_as_rows() -> None:
     """A few instances with many steps cost as much as many instances with a few steps."""
     text = "jobs:\n  roll:\n    runs-on: {group: web, target: each}\n    steps:\n" + "      - run: x\n" * 600
-    found = shown(made(text, *instances(50)))
+    found = displayed(made(text, *instances(50)))
     assert (found["jobs"][0]["jobs_total"], len(found["jobs"][0]["jobs"])) == (50, 2)
 
 
@@ -141,7 +141,7 @@ def test_outputs_below_the_file_s_jobs_are_bounded_and_null_beyond() -> None:
     """The first ones are shown completely, the others not at all."""
     large = {"text": "x" * 900_000}
     run = made(EACH, *instances(5), *(completed(f"roll[web-{n}]", Conclusion.SUCCESS, large) for n in range(5)))
-    outputs = [row["outputs"] for row in shown(run)["jobs"][0]["jobs"]]
+    outputs = [row["outputs"] for row in displayed(run)["jobs"][0]["jobs"]]
     assert outputs == [large, large, None, None, None]
 
 
@@ -162,7 +162,7 @@ def test_a_rerun_shows_how_much_it_reuses() -> None:
         steps={"after": {"1": ReusedStep(outcome=Conclusion.SUCCESS, conclusion=Conclusion.SUCCESS)}},
         servers={"roll": ["web-1"]},
     )
-    found = shown(made(EACH, reused=reused))
+    found = displayed(made(EACH, reused=reused))
     assert found["reused"] == {"run": reused.run, "jobs": 1, "steps": 1, "servers": {"roll": ["web-1"]}}
     assert found["rerun_of"] == reused.run
 
@@ -184,7 +184,7 @@ def test_a_step_and_its_child_run_name_each_other() -> None:
     """The payload of another kind of trigger with the same content is ignored."""
     compiled = compile_workflow("w.yml", CHILD_RUN.encode(), {"w.yml": CHILD_RUN.encode()})
     assert compiled.plan is not None, compiled.diagnostics
-    place: dict[str, Any] = {"job": JobId("a"), "step": StepId("other"), "attempt": AttemptNo(1)}
+    part: dict[str, Any] = {"job": JobId("a"), "step": StepId("other"), "attempt": AttemptNo(1)}
     other = RunId("01J00000000000000000000001")
     about = {"id": "01J00000000000000000000000", "job": "a", "step": "other", "attempt": 1, "depth": 1}
     for kind, known in (
@@ -196,11 +196,11 @@ def test_a_step_and_its_child_run_name_each_other() -> None:
             events.RunCreated(at=1, plan_hash="h", number=1, trigger=trigger, deadline_at=10, reason=CREATED),
             events.RunStarted(at=2, reason=CREATED),
             ready("a"),
-            events.AttemptQueued(at=4, **place),
-            events.ChildRunRequested(at=4, **place, workflow="w.yml", reason=CREATED),
-            events.ChildRunStarted(at=5, **place, run=other, reason=CREATED),
+            events.AttemptQueued(at=4, **part),
+            events.ChildRunRequested(at=4, **part, workflow="w.yml", reason=CREATED),
+            events.ChildRunStarted(at=5, **part, run=other, reason=CREATED),
         ]
-        found = shown(fold(RunId("01J00000000000000000000002"), plans.decode(compiled.plan), history))
+        found = displayed(fold(RunId("01J00000000000000000000002"), plans.decode(compiled.plan), history))
         assert found["parent_run"] == known
         step = found["jobs"][0]["steps"][0]
         assert step["status"] == "waiting"
@@ -210,12 +210,14 @@ def test_a_step_and_its_child_run_name_each_other() -> None:
 @pytest.mark.parametrize("conclusion", [Conclusion.SKIPPED, Conclusion.CANCELLED, Conclusion.FAILURE])
 def test_steps_of_a_job_that_never_started_are_skipped_with_its_reason(conclusion: Conclusion) -> None:
     """A completed run has no queued steps; a step that never ran has no outcome."""
-    why = reason(ReasonCode.NEEDS, 'needs job "a", which ended failure')
-    end = events.JobCompleted(at=9, job=JobId("after"), outcome=conclusion, conclusion=conclusion, reason=why)
-    found = shown(made(EACH, end))
+    skip_reason = reason(ReasonCode.NEEDS, 'needs job "a", which ended failure')
+    end = events.JobCompleted(at=9, job=JobId("after"), outcome=conclusion, conclusion=conclusion, reason=skip_reason)
+    found = displayed(made(EACH, end))
     (step,) = next(job for job in found["jobs"] if job["id"] == "after")["steps"]
     assert (step["status"], step["conclusion"], step["outcome"]) == ("completed", "skipped", None)
-    assert step["reason"] == {"code": "needs", "text": why.text}
+    assert step["reason"] == {"code": "needs", "text": skip_reason.text}
     assert (step["attempts"], step["started_at"]) == ([], None)
     drawn = list(run_tree.lines(found))
-    assert [line for line in drawn if "Run x" in line and why.text in line and glyph("completed", "skipped") in line]
+    assert [
+        line for line in drawn if "Run x" in line and skip_reason.text in line and glyph("completed", "skipped") in line
+    ]

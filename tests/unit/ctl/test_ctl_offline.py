@@ -60,11 +60,15 @@ def test_a_misspelt_command_is_a_usage_error_with_a_suggestion() -> None:
 @pytest.mark.parametrize(
     "server", ["unix:/nonexistent/s.sock", "/nonexistent/s.sock", "http://127.0.0.1:1", "127.0.0.1:1"]
 )
-@pytest.mark.parametrize("place", [0, 2])
-def test_without_a_daemon_the_exit_code_is_4_and_the_next_command_is_named(server: str, place: int) -> None:
+@pytest.mark.parametrize("position", [0, 2])
+def test_without_a_daemon_the_exit_code_is_4_and_the_next_command_is_named(server: str, position: int) -> None:
     """`--server` is accepted before and after the command."""
     words = ["runs", "--limit", "5"]
-    result = ctl(*words[:place], "--server", server, *words[place:]) if place == 0 else ctl(*words, "--server", server)
+    result = (
+        ctl(*words[:position], "--server", server, *words[position:])
+        if position == 0
+        else ctl(*words, "--server", server)
+    )
     assert result.exit_code == 4
     assert "cannot connect to the daemon at" in result.output
     assert "next: " in result.output

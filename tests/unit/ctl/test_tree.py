@@ -51,14 +51,14 @@ def drawn(found: dict[str, Any], **options: bool) -> list[str]:
     return list(run_tree.lines(found, None, **options))
 
 
-def servers(*words: str | None, shown: int | None = None) -> dict[str, Any]:
+def servers(*words: str | None, listed: int | None = None) -> dict[str, Any]:
     children = [
         job(f"roll[web-{n}]", word, agent=f"web-{n}", steps=[step("one", word)]) for n, word in enumerate(words)
     ]
     counts: dict[str, int] = {}
     for word in words:
         counts[word or "running"] = counts.get(word or "running", 0) + 1
-    return job("roll", None, kind="each", counts=counts, jobs_total=len(words), jobs=children[:shown])
+    return job("roll", None, kind="each", counts=counts, jobs_total=len(words), jobs=children[:listed])
 
 
 def test_few_servers_are_all_listed_with_a_count() -> None:
@@ -86,7 +86,7 @@ def test_of_many_servers_failed_and_running_ones_are_listed() -> None:
 
 def test_servers_omitted_from_the_response_are_counted() -> None:
     """The counts cover all servers, whatever the list contains."""
-    lines = drawn(run(servers(*["failure"] * 200, shown=100)))
+    lines = drawn(run(servers(*["failure"] * 200, listed=100)))
     assert any("188 more servers: failure" in line for line in lines)
 
 
@@ -198,7 +198,7 @@ def test_reasons_reach_every_part() -> None:
     found = run(
         job("roll", "failure", jobs_total=3, jobs=[job("roll[1]", "failure", steps=[loop])]), conclusion="failure"
     )
-    assert [place for place, _, _ in run_parts.reasons(found)] == [
+    assert [part for part, _, _ in run_parts.reasons(found)] == [
         "run", "roll", "roll", "roll[1]", "roll[1]/l", "roll[1]/l[0]/x",
     ]  # fmt: skip
 
@@ -215,9 +215,9 @@ def test_the_first_failed_attempt_is_found_inside_blocks() -> None:
 def test_plain_output_names_inner_steps() -> None:
     """They are identified by their path, with the name that was rendered at their dispatch."""
     lines = EventLines(run(job("a", steps=[step("one")])))
-    place = {"job": "a", "step": "l[0]/x", "at": _BEGAN}
-    assert lines.text({"type": "attempt-dispatched", "name": "Deploy x", **place}) is None
-    text = lines.text({"type": "step-completed", "conclusion": "success", "reason": {}, **place, "at": _ENDED})
+    part = {"job": "a", "step": "l[0]/x", "at": _BEGAN}
+    assert lines.text({"type": "attempt-dispatched", "name": "Deploy x", **part}) is None
+    text = lines.text({"type": "step-completed", "conclusion": "success", "reason": {}, **part, "at": _ENDED})
     assert text is not None
     assert text.endswith("✓ a/l[0]/x (Deploy x): success in 2.5s")
     waits = lines.text({"type": "approval-requested", "reason": {"text": "waits for alice"}, "job": "a", "at": _BEGAN})

@@ -158,9 +158,11 @@ def test_sarif_has_a_result_for_each_finding(tmp_path: Path, monkeypatch: pytest
     rules = run["tool"]["driver"]["rules"]
     found = []
     for item in run["results"]:
-        place = item["locations"][0]["physicalLocation"]
+        location = item["locations"][0]["physicalLocation"]
         assert rules[item["ruleIndex"]]["id"] == item["ruleId"]
-        found.append((item["ruleId"], item["level"], place["artifactLocation"]["uri"], place["region"]["startLine"]))
+        found.append(
+            (item["ruleId"], item["level"], location["artifactLocation"]["uri"], location["region"]["startLine"])
+        )
     assert found == [("WF103", "error", "a%20b.yml", 5), ("WF137", "warning", "n.yml", 4)]
     assert ctl("--sarif", "--json", "n.yml").exit_code == 2
 

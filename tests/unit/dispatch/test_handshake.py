@@ -17,9 +17,9 @@ def hello(own: list[messages.OwnNode]) -> messages.Hello:
 
 
 def judged(own: list[messages.OwnNode]) -> messages.Reject | None:
-    said = hello(own)
-    frame = codec.decode_frame(codec.encode_frame(TOKEN, 0, 1, [], [codec.encode_message(said)]), codec.Side.AGENT)
-    return handshake.check(frame, said)
+    message = hello(own)
+    frame = codec.decode_frame(codec.encode_frame(TOKEN, 0, 1, [], [codec.encode_message(message)]), codec.Side.AGENT)
+    return handshake.check(frame, message)
 
 
 def test_an_agent_may_send_the_maximum_number_of_nodes() -> None:

@@ -58,9 +58,9 @@ def test_a_cancel_has_the_same_attempt_identity_as_its_offer() -> None:
     """An attempt has one identity, for its offer and its cancel."""
     scenario = Scenario("jobs: {a: {runs-on: web, steps: [{run: x}]}}")
     scenario.play("connect web-1 web\nstart\ncancel")
-    owed = list(outstanding(scenario.run))
-    (send,) = [command for command in owed if isinstance(command, commands.SendTask)]
-    (cancel,) = [command for command in owed if isinstance(command, commands.CancelTask)]
+    expected_state = list(outstanding(scenario.run))
+    (send,) = [command for command in expected_state if isinstance(command, commands.SendTask)]
+    (cancel,) = [command for command in expected_state if isinstance(command, commands.CancelTask)]
     assert lowering.cancel(scenario.run, cancel).key == lowering.lower(scenario.run, send, "i").key
 
 

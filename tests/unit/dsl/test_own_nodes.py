@@ -34,8 +34,8 @@ SCHEMA = {
 }
 
 
-def workflow(uses: str = "shop/greet", given: str = "{who: Ada}") -> bytes:
-    return f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: {uses}\n        with: {given}\n".encode()
+def workflow(uses: str = "shop/greet", parameters: str = "{who: Ada}") -> bytes:
+    return f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: {uses}\n        with: {parameters}\n".encode()
 
 
 def compiled(content: bytes, files: dict[str, bytes | None] | None = None) -> Compiled:
@@ -76,7 +76,7 @@ def test_a_node_is_in_the_plan_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("uses", "files", "code", "said"),
+    ("uses", "files", "code", "expected_message"),
     [
         ("file/write", {"nodes/file/write.py": SOURCE}, "WF135", "is a built-in node"),
         ("exec/shell", {"nodes/exec/shell.py": SOURCE}, "WF135", "is a built-in node"),
@@ -99,7 +99,7 @@ def test_a_node_is_in_the_plan_once() -> None:
     ],
 )
 def test_a_node_that_cannot_be_used_is_an_error(
-    uses: str, files: dict[str, bytes | None], code: str, said: str
+    uses: str, files: dict[str, bytes | None], code: str, expected_message: str
 ) -> None:
     """The error says what is wrong, and points at the step that uses the node."""
     answer = compiled(workflow(uses), files)
@@ -107,7 +107,7 @@ def test_a_node_that_cannot_be_used_is_an_error(
     found = [error for error in answer.diagnostics if error.code == code]
     assert found, answer.diagnostics
     assert {error.code for error in answer.diagnostics} <= {code, "WF115"}
-    assert said in found[0].message + found[0].suggestion
+    assert expected_message in found[0].message + found[0].suggestion
 
 
 def test_nodes_of_a_workflow_have_a_total_limit() -> None:
@@ -135,7 +135,7 @@ def test_a_node_unknown_to_the_compiler_is_a_warning(files: dict[str, bytes | No
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("parameters", "expected_message"),
     [
         ("{}", 'shop/greet requires "who"'),
         ("{who: ''}", "who: expected at least 1 characters, found 0"),
@@ -150,36 +150,36 @@ def test_a_node_unknown_to_the_compiler_is_a_warning(files: dict[str, bytes | No
         ("{who: Ada, note: [1]}", "note: expected text, found a list"),
     ],
 )
-def test_a_schema_checks_parameters_without_expressions(given: str, said: str) -> None:
+def test_a_schema_checks_parameters_without_expressions(parameters: str, expected_message: str) -> None:
     """Each key is checked at its line, before anything runs."""
     files: dict[str, bytes | None] = {
         "nodes/shop/greet.py": SOURCE,
         "nodes/shop/greet.schema.json": json.dumps(SCHEMA).encode(),
     }
 
-    answer = compiled(workflow(given=given), files)
+    answer = compiled(workflow(parameters=parameters), files)
 
     assert [error.code for error in answer.diagnostics] == ["WF115"], answer.diagnostics
-    assert said in answer.diagnostics[0].message
+    assert expected_message in answer.diagnostics[0].message
     assert answer.diagnostics[0].line == 6
 
 
 @pytest.mark.parametrize(
-    ("given", "params"),
+    ("parameters", "params"),
     [
         ("{who: Ada, times: 9, how: loud, to: [{port: 80, more: x}], note: null}", None),
         ("{who: '${{ git.branch }}', times: '${{ run.number }}', how: '${{ vars }}'}", None),
         ("{who: 1.10}", {"who": "1.10"}),
     ],
 )
-def test_matching_and_unknown_values_are_accepted(given: str, params: dict[str, object] | None) -> None:
+def test_matching_and_unknown_values_are_accepted(parameters: str, params: dict[str, object] | None) -> None:
     """A number in place of text keeps its spelling; an expression is checked when its value is known."""
     files: dict[str, bytes | None] = {
         "nodes/shop/greet.py": SOURCE,
         "nodes/shop/greet.schema.json": json.dumps(SCHEMA).encode(),
     }
 
-    answer = compiled(workflow(given=given), files)
+    answer = compiled(workflow(parameters=parameters), files)
 
     assert answer.plan is not None, answer.diagnostics
     if params is not None:

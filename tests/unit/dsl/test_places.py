@@ -42,11 +42,11 @@ def test_a_diagnostic_without_a_location_has_no_caret() -> None:
 def test_colour_does_not_change_the_text() -> None:
     """Without the escape sequences the text is the same."""
     diagnostic = Diagnostic(code="WF104", path="w", line=1, column=1, message="m", snippet="x", caret=1, suggestion="s")
-    shown = render_diagnostic(diagnostic, colour=True)
+    displayed = render_diagnostic(diagnostic, colour=True)
     for code in ("\x1b[1m", "\x1b[31m", "\x1b[36m", "\x1b[0m"):
-        assert code in shown
-        shown = shown.replace(code, "")
-    assert shown == render_diagnostic(diagnostic)
+        assert code in displayed
+        displayed = displayed.replace(code, "")
+    assert displayed == render_diagnostic(diagnostic)
 
 
 def test_a_long_line_is_truncated_around_the_error() -> None:

@@ -97,7 +97,7 @@ def test_a_number_keeps_its_spelling_in_the_environment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "place"),
+    ("content", "code", "location"),
     [
         (b"\xff\xfej\x00o\x00b\x00s\x00", "WF100", (1, 1)),
         (b"j\x00o\x00b\x00s\x00", "WF100", (1, 1)),
@@ -130,10 +130,10 @@ def test_a_number_keeps_its_spelling_in_the_environment() -> None:
         (b"a: !!int x\n", "WF106", (1, 4)),
     ],
 )
-def test_an_unreadable_file_has_a_code_and_a_location(content: bytes, code: str, place: tuple[int, int]) -> None:
+def test_an_unreadable_file_has_a_code_and_a_location(content: bytes, code: str, location: tuple[int, int]) -> None:
     """Each kind of unreadable file has its own code, and the error has a location."""
     found = [(error.code, (error.line, error.column)) for error in errors_of(content)]
-    assert (code, place) in found
+    assert (code, location) in found
 
 
 def test_a_duplicate_key_names_both_locations() -> None:

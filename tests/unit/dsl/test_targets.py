@@ -32,9 +32,9 @@ FILES = {
 }
 
 
-def found(given: str, files: dict[str, str] | None = None, key: str = "") -> list[tuple[int, str, str]]:
+def found(target: str, files: dict[str, str] | None = None, key: str = "") -> list[tuple[int, str, str]]:
     """Returns line, code and message of each error of a step that starts a run."""
-    text = f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: workflow/run\n        with: {given}\n{key}"
+    text = f"jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: workflow/run\n        with: {target}\n{key}"
     others = {path: content.encode() for path, content in (FILES if files is None else files).items()}
     others["workflows/main.yml"] = text.encode()
     compiled = compile_workflow("workflows/main.yml", text.encode(), others)
@@ -65,7 +65,7 @@ def test_a_target_is_a_path_from_the_root_or_a_name_beside_the_workflow(workflow
 
 
 @pytest.mark.parametrize(
-    "given",
+    "target",
     [
         "{workflow: other.yml, inputs: {version: 1}}",
         "{workflow: ./workflows/other.yml, inputs: {Version: '1', count: '2'}, wait: false}",
@@ -77,13 +77,13 @@ def test_a_target_is_a_path_from_the_root_or_a_name_beside_the_workflow(workflow
         '{workflow: other.yml, inputs: {version: "${{ git.sha }}"}, wait: "${{ git.branch == \'main\' }}"}',
     ],
 )
-def test_a_step_may_start_any_workflow_of_its_revision(given: str) -> None:
+def test_a_step_may_start_any_workflow_of_its_revision(target: str) -> None:
     """A workflow may even start itself; a target with expressions is checked when its value is known."""
-    assert found(given) == []
+    assert found(target) == []
 
 
 @pytest.mark.parametrize(
-    ("given", "code", "said"),
+    ("target", "code", "expected_message"),
     [
         ("{workflow: nowhere.yml}", "WF135", 'the file "workflows/nowhere.yml" does not exist in this revision'),
         ("{workflow: ../x.yml}", "WF135", "not a workflow of this repository"),
@@ -100,10 +100,10 @@ def test_a_step_may_start_any_workflow_of_its_revision(given: str) -> None:
         ('{workflow: other.yml, inputs: {version: "${{ secrets.X }}"}}', "WF129", "secrets cannot be used here"),
     ],
 )
-def test_an_invalid_target_is_an_error_at_the_step(given: str, code: str, said: str) -> None:
+def test_an_invalid_target_is_an_error_at_the_step(target: str, code: str, expected_message: str) -> None:
     """The error points into this file, whichever file contains the mistake."""
-    errors = found(given)
-    assert [error for error in errors if error[0] == 6 and error[1] == code and said in error[2]], errors
+    errors = found(target)
+    assert [error for error in errors if error[0] == 6 and error[1] == code and expected_message in error[2]], errors
 
 
 def test_a_step_that_starts_a_run_supports_retry_and_timeout() -> None:

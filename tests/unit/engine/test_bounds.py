@@ -92,7 +92,7 @@ def test_a_sleep_that_overflows_fails_its_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("parameters", "message"),
     [
         ({"items": "${{ run.id }}"}, "items must be a list"),
         ({"items": "${{ fromJSON(format('[{0},1,2,3]', join(range(0, 9999), ','))) }}"}, "items; the limit is 10000"),
@@ -101,9 +101,9 @@ def test_a_sleep_that_overflows_fails_its_step() -> None:
         ({"while": "run.id", "max-iterations": "${{ fromJSON('20000') }}"}, "max-iterations is 20000"),
     ],
 )
-def test_an_invalid_loop_fails_its_step(given: dict[str, object], said: str) -> None:
+def test_an_invalid_loop_fails_its_step(parameters: dict[str, object], message: str) -> None:
     """Values from expressions are checked when the step starts."""
-    step = {"uses": "loop", "with": {**given, "steps": [{"run": "x"}]}}
+    step = {"uses": "loop", "with": {**parameters, "steps": [{"run": "x"}]}}
     scenario = play(json.dumps({"jobs": {"a": {"runs-on": "web", "steps": [step]}}}), "connect web-1 web\nstart")
     assert scenario.run.conclusion is Conclusion.FAILURE
-    assert said in scenario.run.jobs[0].steps[0].reason.text
+    assert message in scenario.run.jobs[0].steps[0].reason.text

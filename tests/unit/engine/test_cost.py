@@ -63,8 +63,8 @@ class Feeder:
         )
         self.feed(start)
 
-    def feed(self, given: inputs.Input) -> None:
-        waiting: deque[inputs.Input] = deque([given])
+    def feed(self, first_input: inputs.Input) -> None:
+        waiting: deque[inputs.Input] = deque([first_input])
         while waiting:
             progress = step(self.run, waiting.popleft(), AT)
             self.events += len(progress.events)

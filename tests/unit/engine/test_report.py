@@ -13,7 +13,7 @@ from waterflowd.model.ids import AgentId, AttemptNo, JobId, StepId
 from waterflowd.model.statuses import Outcome
 
 
-def given(**changes: Any) -> inputs.TaskFinished:
+def finished(**changes: Any) -> inputs.TaskFinished:
     fields: dict[str, Any] = {
         "job": JobId("a"),
         "step": StepId("1"),
@@ -38,7 +38,7 @@ def nested(height: int) -> Any:
 def test_a_valid_result_is_kept_unchanged() -> None:
     """Outputs of every JSON type are kept unchanged."""
     outputs = {"a": None, "b": True, "c": 1, "d": 1.5, "e": "text", "f": [1, {"g": []}]}
-    honest = given(outputs=outputs, env={"A": "b"}, output_bytes=7, output_dropped=1)
+    honest = finished(outputs=outputs, env={"A": "b"}, output_bytes=7, output_dropped=1)
     assert result_limits.enforce(honest) == honest
 
 
@@ -58,7 +58,7 @@ def test_a_valid_result_is_kept_unchanged() -> None:
 )
 def test_unusable_outputs_turn_a_success_into_a_failure(outputs: dict[str, Any]) -> None:
     """The step's result gives the reason, and none of its outputs is kept."""
-    result = result_limits.enforce(given(outputs=outputs, env={"A": "b"}))
+    result = result_limits.enforce(finished(outputs=outputs, env={"A": "b"}))
     assert result.outcome is Outcome.FAILURE
     assert result.reason_code == "node-error"
     assert "outputs" in result.reason_text
@@ -68,7 +68,7 @@ def test_unusable_outputs_turn_a_success_into_a_failure(outputs: dict[str, Any])
 
 def test_a_failure_with_unusable_outputs_keeps_its_reason() -> None:
     """The agent's reason is more useful and is kept."""
-    result = result_limits.enforce(given(outcome=Outcome.TIMED_OUT, outputs={"a": b"x"}, reason_text="too slow"))
+    result = result_limits.enforce(finished(outcome=Outcome.TIMED_OUT, outputs={"a": b"x"}, reason_text="too slow"))
     assert (result.outcome, result.reason_text, result.outputs) == (Outcome.TIMED_OUT, "too slow", {})
 
 
@@ -76,7 +76,7 @@ def test_a_failure_with_unusable_outputs_keeps_its_reason() -> None:
 def test_numbers_are_clamped_to_displayable_values(number: int) -> None:
     """Times become valid dates, sizes are not negative, and exit codes have 32 bits."""
     result = result_limits.enforce(
-        given(exit_code=number, started_at=number, finished_at=number, output_bytes=number, output_dropped=number)
+        finished(exit_code=number, started_at=number, finished_at=number, output_bytes=number, output_dropped=number)
     )
     assert result.exit_code is not None
     assert result_limits.EXIT_CODE_MIN <= result.exit_code <= result_limits.EXIT_CODE_MAX
@@ -88,5 +88,5 @@ def test_numbers_are_clamped_to_displayable_values(number: int) -> None:
 
 def test_a_value_of_the_maximum_depth_is_accepted() -> None:
     """The limit on nesting is the one of expressions."""
-    honest = given(outputs={"a": nested(100)})
+    honest = finished(outputs={"a": nested(100)})
     assert result_limits.enforce(honest) == honest

@@ -16,7 +16,7 @@ ENV = expr.Env(
 
 
 @pytest.mark.parametrize(
-    ("condition", "shown"),
+    ("condition", "displayed"),
     [
         ("inputs.env == 'prod'", "inputs.env ('dev') == 'prod'"),
         ("inputs.n > 3 || inputs.none", "inputs.n (2) > 3 || inputs.none (null)"),
@@ -31,9 +31,9 @@ ENV = expr.Env(
         ("secrets[inputs.env].x == 1 - (2 - 3)", "secrets[inputs.env].x (***) == 1 - (2 - 3)"),
     ],
 )
-def test_each_leaf_of_a_condition_shows_its_value(condition: str, shown: str) -> None:
+def test_each_leaf_of_a_condition_shows_its_value(condition: str, displayed: str) -> None:
     """Paths and calls are followed by their value in parentheses; an implied `success()` is omitted while it is true."""
-    assert expr.explain(expr.parse_condition(condition), ENV) == shown
+    assert expr.explain(expr.parse_condition(condition), ENV) == displayed
 
 
 def test_an_implied_success_that_failed_is_the_explanation() -> None:
@@ -47,8 +47,8 @@ def test_an_explanation_is_one_short_printable_line() -> None:
     """Control characters, terminal escapes and a megabyte of text do no harm."""
     env = expr.Env(contexts={"x": {"evil": "\x1b]0;pwned\x07\r\n\u202e", "long": "y" * 1_000_000}})
 
-    shown = expr.explain(expr.parse("x.evil == x.long && x.evil == x.long && x.long == x.evil && x.evil"), env)
+    displayed = expr.explain(expr.parse("x.evil == x.long && x.evil == x.long && x.long == x.evil && x.evil"), env)
 
-    assert shown.isprintable()
-    assert len(shown) <= 200
-    assert shown.startswith("x.evil ('\\x1b]0;pwned\\x07\\r\\n\\u202e') == x.long ('yyy")
+    assert displayed.isprintable()
+    assert len(displayed) <= 200
+    assert displayed.startswith("x.evil ('\\x1b]0;pwned\\x07\\r\\n\\u202e') == x.long ('yyy")

@@ -284,12 +284,12 @@ def test_all_unsafe_positions_are_reported_at_once() -> None:
     assert [error.offset for error in found] == [5, 40]
 
 
-@pytest.mark.parametrize("place", ["eval @", "cat <<'EOF'\n@\nEOF", "echo '@'", "echo $((@))", "echo \\@", "a[@]=1"])
-def test_a_literal_of_harmless_characters_is_pasted_anywhere(place: str) -> None:
+@pytest.mark.parametrize("template", ["eval @", "cat <<'EOF'\n@\nEOF", "echo '@'", "echo $((@))", "echo \\@", "a[@]=1"])
+def test_a_literal_of_harmless_characters_is_pasted_anywhere(template: str) -> None:
     """A constant in the file is the author's own text."""
-    lowered = expr.lower_script(place.replace("@", "${{ 'v1.2/a_b:c@d-e' }}"), "bash")
+    lowered = expr.lower_script(template.replace("@", "${{ 'v1.2/a_b:c@d-e' }}"), "bash")
 
-    assert lowered.text == place.replace("@", "v1.2/a_b:c@d-e", 1)
+    assert lowered.text == template.replace("@", "v1.2/a_b:c@d-e", 1)
     assert lowered.env == {}
 
 

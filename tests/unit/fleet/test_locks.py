@@ -11,7 +11,7 @@ def ask(run: str, *, limit: int = 1, queue: Queue = Queue.FIFO, at: int = 0) -> 
     return LockRequest(Holder(RunId(run), None), "deploy", "ops", limit, queue, at)
 
 
-def told(answers: list[LockAnswer]) -> list[tuple[str, str]]:
+def reported(answers: list[LockAnswer]) -> list[tuple[str, str]]:
     """Returns each holder with what it was told."""
     words = {(True, False): "granted", (False, True): "refused", (False, False): "waits"}
     return [(answer.holder.run, words[answer.is_granted, answer.is_refused]) for answer in answers]
@@ -24,11 +24,11 @@ def release(locks: Locks, run: str) -> None:
 def test_a_free_slot_belongs_to_the_first_waiting_holder() -> None:
     """Between a release and its notification, the place belongs to the first waiting holder; a newcomer queues behind it."""
     locks = Locks()
-    assert told(locks.request(ask("a"))) == [("a", "granted")]
-    assert told(locks.request(ask("b"))) == [("b", "waits")]
+    assert reported(locks.request(ask("a"))) == [("a", "granted")]
+    assert reported(locks.request(ask("b"))) == [("b", "waits")]
     release(locks, "a")
-    assert told(locks.request(ask("c"))) == [("b", "granted"), ("c", "waits")]
-    assert told(list(locks.news())) == []
+    assert reported(locks.request(ask("c"))) == [("b", "granted"), ("c", "waits")]
+    assert reported(list(locks.news())) == []
 
 
 def test_latest_does_not_take_a_slot_already_granted_to_an_older_holder() -> None:
@@ -37,8 +37,8 @@ def test_latest_does_not_take_a_slot_already_granted_to_an_older_holder() -> Non
     locks.request(ask("a"))
     locks.request(ask("b", queue=Queue.LATEST))
     release(locks, "a")
-    assert told(locks.request(ask("c", queue=Queue.LATEST))) == [("b", "granted"), ("c", "waits")]
-    assert told(locks.request(ask("d", queue=Queue.LATEST))) == [("c", "refused"), ("d", "waits")]
+    assert reported(locks.request(ask("c", queue=Queue.LATEST))) == [("b", "granted"), ("c", "waits")]
+    assert reported(locks.request(ask("d", queue=Queue.LATEST))) == [("c", "refused"), ("d", "waits")]
 
 
 def test_a_newcomer_that_supersedes_the_queue_uses_its_own_limit() -> None:
@@ -46,7 +46,7 @@ def test_a_newcomer_that_supersedes_the_queue_uses_its_own_limit() -> None:
     locks = Locks()
     locks.request(ask("a"))
     locks.request(ask("b"))
-    assert told(locks.request(ask("c", queue=Queue.LATEST, limit=2))) == [("b", "refused"), ("c", "granted")]
+    assert reported(locks.request(ask("c", queue=Queue.LATEST, limit=2))) == [("b", "refused"), ("c", "granted")]
 
 
 def test_holders_that_wait_according_to_the_log_keep_their_position() -> None:
@@ -69,10 +69,10 @@ def test_a_repeated_request_gets_the_same_answer() -> None:
     locks = Locks()
     locks.request(ask("a"))
     locks.request(ask("b"))
-    assert told(locks.request(ask("a"))) == [("a", "granted")]
-    assert told(locks.request(ask("b"))) == [("b", "waits")]
+    assert reported(locks.request(ask("a"))) == [("a", "granted")]
+    assert reported(locks.request(ask("b"))) == [("b", "waits")]
     release(locks, "a")
-    assert told(list(locks.news())) == [("b", "granted")]
+    assert reported(list(locks.news())) == [("b", "granted")]
 
 
 def test_only_the_first_positions_of_a_long_queue_are_notified() -> None:
@@ -90,7 +90,7 @@ def test_groups_are_scoped_by_repository() -> None:
     locks = Locks()
     locks.request(ask("a"))
     other = LockRequest(Holder(RunId("b"), JobId("j")), "deploy", "other", 1, Queue.FIFO)
-    assert told(locks.request(other)) == [("b", "granted")]
+    assert reported(locks.request(other)) == [("b", "granted")]
     locks.forget(RunId("b"))
     assert locks.holders("other", "deploy") == []
     assert locks.holders("ops", "deploy") == [Holder(RunId("a"), None)]

@@ -130,11 +130,11 @@ def test_a_job_needs_a_server_with_the_nodes_of_all_its_steps() -> None:
     fleet.connect("both", "web", nodes=frozenset({"shell", "shop/a", "shop/b"}))
     assert fleet.place(request("a", later="shop/a shop/b")) == "both"
 
-    nobody = fleet.placement.request(request("b", later="shop/a shop/c"))
-    assert isinstance(nobody, Reason)
-    assert nobody.code is ReasonCode.NO_SERVER_WITH_NODE
-    assert nobody.facts["node"] == "shop/c"
-    assert nobody.text == 'no connected server in group "web" has the node "shop/c"'
+    refused = fleet.placement.request(request("b", later="shop/a shop/c"))
+    assert isinstance(refused, Reason)
+    assert refused.code is ReasonCode.NO_SERVER_WITH_NODE
+    assert refused.facts["node"] == "shop/c"
+    assert refused.text == 'no connected server in group "web" has the node "shop/c"'
 
 
 def test_nodes_spread_over_several_servers_are_a_reason_to_wait() -> None:
@@ -143,10 +143,10 @@ def test_nodes_spread_over_several_servers_are_a_reason_to_wait() -> None:
     fleet.connect("one", "web", nodes=frozenset({"shell", "shop/a"}))
     fleet.connect("two", "web", nodes=frozenset({"shell", "shop/b"}))
 
-    nobody = fleet.placement.request(request("a", later="shop/a shop/b"))
+    refused = fleet.placement.request(request("a", later="shop/a shop/b"))
 
-    assert isinstance(nobody, Reason)
-    assert nobody.text.endswith("and all the other nodes that the job uses")
+    assert isinstance(refused, Reason)
+    assert refused.text.endswith("and all the other nodes that the job uses")
 
 
 def test_a_node_added_later_serves_waiting_requests() -> None:
@@ -179,8 +179,8 @@ def test_each_changed_reason_is_reported_once() -> None:
     fleet.place(request("a"))
     assert fleet.placement.changed_reasons() == []
     fleet.enroll("mine", "web")
-    told = fleet.placement.changed_reasons()
-    assert [(item.attempt.run, why.code) for item, why in told] == [("a", ReasonCode.NO_SERVER_CONNECTED)]
+    reported = fleet.placement.changed_reasons()
+    assert [(item.attempt.run, reason.code) for item, reason in reported] == [("a", ReasonCode.NO_SERVER_CONNECTED)]
     assert fleet.placement.changed_reasons() == []
 
 
@@ -299,8 +299,8 @@ def test_server_list_requests_are_evaluated_only_when_servers_change() -> None:
     assert isinstance(fleet.placement.list_servers(survey, "web", ()), Reason)
     assert fleet.placement.changed_lists() == []
     fleet.connect("one", "web")
-    [(asked, found)] = fleet.placement.changed_lists()
-    assert asked == survey
+    [(requested, found)] = fleet.placement.changed_lists()
+    assert requested == survey
     assert not isinstance(found, Reason)
     assert [entry.name for entry in found] == ["one"]
     assert fleet.placement.changed_lists() == []
@@ -313,4 +313,4 @@ def test_a_server_has_time_to_connect_before_it_counts_as_offline() -> None:
     fleet.enroll("one", "web")
     assert fleet.place(request("a", agent="one")) == "no-server-connected"
     fleet.placement.gathered()
-    assert [why.code.value for _, why in fleet.placement.changed_reasons()] == ["server-unreachable"]
+    assert [reason.code.value for _, reason in fleet.placement.changed_reasons()] == ["server-unreachable"]

@@ -91,7 +91,7 @@ def settings(url: str, **more: str) -> RepositorySettings:
 
 
 @pytest.mark.parametrize(
-    ("given", "hint"),
+    ("values", "hint"),
     [
         (settings("git@host:ops.git"), "ssh-keygen"),
         (settings("git@host:ops.git", ssh_key_file="/k"), "ssh-keyscan"),
@@ -101,8 +101,8 @@ def settings(url: str, **more: str) -> RepositorySettings:
         (settings("https://[fd00:ec2::254]/latest"), "metadata"),
     ],
 )
-def test_a_missing_key_of_a_remote_is_reported(given: RepositorySettings, hint: str) -> None:
+def test_a_missing_key_of_a_remote_is_reported(values: RepositorySettings, hint: str) -> None:
     """The message contains the command that creates the file."""
     with pytest.raises(Rejected, match=hint) as caught:
-        repository_opener.check(given)
+        repository_opener.check(values)
     assert caught.value.code == codes.URL_REFUSED

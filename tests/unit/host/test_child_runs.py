@@ -226,12 +226,14 @@ async def test_an_attempt_starts_one_child_run_despite_repeated_requests() -> No
     async with HostHarness() as host:
         run = await begun(host)
         other = await waits(host, run)
-        place = AttemptId(run, JobId("a"), StepId("other"), AttemptNo(1))
+        attempt = AttemptId(run, JobId("a"), StepId("other"), AttemptNo(1))
         live = host.state.runs[run]
         plan = await host.workflows.plan("ops", "c1", "workflows/other.yml")
-        wanted = child_runs.start_request(live, place, plan, {"version": "2"})
-        await asyncio.gather(host.driver.start_child_run(place, wanted), host.driver.start_child_run(place, wanted))
-        assert (await host.driver.start(wanted)).id == other
+        start_request = child_runs.start_request(live, attempt, plan, {"version": "2"})
+        await asyncio.gather(
+            host.driver.start_child_run(attempt, start_request), host.driver.start_child_run(attempt, start_request)
+        )
+        assert (await host.driver.start(start_request)).id == other
         assert list(all_of(host)) == [other]
 
 
@@ -242,13 +244,13 @@ async def test_a_temporarily_unreadable_target_is_awaited() -> None:
         run = await begun(host)
         await waits(host, run)
         waited = [event.reason for event in host.events(run) if isinstance(event, events.AttemptWaiting)]
-        assert [(why.facts["error"], why.text) for why in waited] == [
+        assert [(wait_reason.facts["error"], wait_reason.text) for wait_reason in waited] == [
             ("WF503", "cannot start the child run yet: the repository cannot be read")
         ]
 
 
 @pytest.mark.parametrize(
-    ("step", "said"),
+    ("step", "message"),
     [
         ('{workflow: "${{ git.branch }}.yml"}', 'no workflow file "workflows/main.yml" [WF135]'),
         ('{workflow: "${{ git.branch }}"}', "give the path or name of a .yml or .yaml file [WF135]"),
@@ -258,14 +260,14 @@ async def test_a_temporarily_unreadable_target_is_awaited() -> None:
         ("{workflow: other.yml, inputs: \"${{ fromJSON('{}') }}\"}", 'input "version" is required [WF110]'),
     ],
 )
-async def test_a_permanent_error_fails_the_step_with_its_code(step: str, said: str) -> None:
+async def test_a_permanent_error_fails_the_step_with_its_code(step: str, message: str) -> None:
     """Some errors are found only at run time: the file's path, whether it compiles, and its inputs."""
     files = {**FILES, "workflows/broken.yml": "jobs: 1"}
     text = f"jobs: {{a: {{runs-on: web, steps: [{{uses: workflow/run, with: {step}}}]}}}}"
     async with HostHarness() as host:
         run = await begun(host, text, files)
         last = await ends(host, run, Conclusion.FAILURE)
-        assert said in last.reason.text
+        assert message in last.reason.text
         assert all_of(host) == {}
         assert host.queries.run(run).jobs[0].steps[0].reason.code.value == "child-run-refused"
 
@@ -381,8 +383,8 @@ async def test_completed_runs_leave_nothing_in_the_registry() -> None:
         await waits(host, run)
         await work(host, outputs={"x": "made"})
         await ends(host, run, Conclusion.SUCCESS)
-        book = host.state.child_runs
-        assert (book._requested, book._waiting, book._watched, book._of_run) == ({}, {}, {}, {})
+        registry = host.state.child_runs
+        assert (registry._requested, registry._waiting, registry._watched, registry._of_run) == ({}, {}, {}, {})
 
 
 async def test_an_answer_about_another_run_changes_nothing() -> None:
@@ -391,9 +393,9 @@ async def test_an_answer_about_another_run_changes_nothing() -> None:
         run = await begun(host)
         other = await waits(host, run)
         before = host.kinds(run)
-        place: dict[str, Any] = {"job": JobId("a"), "step": StepId("other"), "attempt": AttemptNo(1)}
-        wrong = inputs.ChildRunEnded(**place, run=RunId("0" * 26), conclusion=Conclusion.SUCCESS, reason="")
-        again = inputs.ChildRunCreated(**place, run=RunId("0" * 26), name="x", number=1)
+        attempt: dict[str, Any] = {"job": JobId("a"), "step": StepId("other"), "attempt": AttemptNo(1)}
+        wrong = inputs.ChildRunEnded(**attempt, run=RunId("0" * 26), conclusion=Conclusion.SUCCESS, reason="")
+        again = inputs.ChildRunCreated(**attempt, run=RunId("0" * 26), name="x", number=1)
         host.driver.submit([(run, wrong), (run, again)])
         await host.settle()
         assert host.kinds(run) == before
@@ -404,7 +406,7 @@ def test_a_long_attempt_id_gives_a_short_trigger_key() -> None:
     """Ids of nested steps grow, but the length of a trigger key is bounded."""
     long = AttemptId(RunId("0" * 26), JobId("a"), StepId("x/" * 400), AttemptNo(1))
     other = msgspec.structs.replace(long, number=AttemptNo(2))
-    keys = {child_runs.trigger_key(place) for place in (long, other)}
+    keys = {child_runs.trigger_key(attempt) for attempt in (long, other)}
     assert len(keys) == 2
     assert all(len(key) < 200 for key in keys)
 
@@ -431,8 +433,8 @@ async def test_an_internal_error_in_one_start_does_not_stop_the_others() -> None
 
 def test_a_refusal_names_the_input() -> None:
     """The message names the input and the error code."""
-    why = child_runs.refusal(Rejected("WF110", "it is required", where="version"))
-    assert (why.text, why.facts) == ("version: it is required [WF110]", {"error": "WF110"})
+    wait_reason = child_runs.refusal(Rejected("WF110", "it is required", where="version"))
+    assert (wait_reason.text, wait_reason.facts) == ("version: it is required [WF110]", {"error": "WF110"})
 
 
 async def test_a_job_with_a_later_child_run_step_is_placed() -> None:

@@ -27,15 +27,15 @@ def trees(repository: str, revision: str) -> dict[str, bytes] | None:
 async def running(host: HostHarness, revision: str | None = "1", workflow: str = ONE_STEP) -> messages.Task:
     """Returns an agent that has an attempt of a run of this revision."""
     start = request(workflow)
-    given = msgspec.structs.replace(start, repository="ops", revision=revision) if revision else start
-    await host.driver.start(given)
+    with_files = msgspec.structs.replace(start, repository="ops", revision=revision) if revision else start
+    await host.driver.start(with_files)
     await until(lambda: host.link.offers())
     offer = next(message for _, message in host.link.sent if isinstance(message, messages.Offer))
     host.link.take()
     return offer.task
 
 
-async def asked(host: HostHarness, agent: AgentId, request: messages.FileRequest) -> messages.FileResponse:
+async def requested(host: HostHarness, agent: AgentId, request: messages.FileRequest) -> messages.FileResponse:
     host.agents.file_requested(agent, request)
     await until(lambda: [message for _, message in host.link.sent if isinstance(message, messages.FileResponse)])
     return next(message for message in host.link.take() if isinstance(message, messages.FileResponse))
@@ -48,10 +48,10 @@ async def test_the_attempt_s_agent_gets_the_list_and_the_files() -> None:
         host.hello(agent)
         task = await running(host)
         assert task.tree == messages.Tree("ops", "1", [])
-        answer = await asked(host, agent, messages.FileRequest(task.key, 7, [], 0))
+        answer = await requested(host, agent, messages.FileRequest(task.key, 7, [], 0))
         assert (answer.number, answer.code) == (7, "")
         assert [entry.path for entry in file_list.decode(answer.chunks[0].data)] == [b"a", b"b"]
-        answer = await asked(host, agent, messages.FileRequest(task.key, 8, [blob_id(b"two"), blob_id(b"one")], 1))
+        answer = await requested(host, agent, messages.FileRequest(task.key, 8, [blob_id(b"two"), blob_id(b"one")], 1))
         assert [piece.data for piece in answer.chunks] == [b"wo", b"one"]
 
 
@@ -63,10 +63,10 @@ async def test_another_agent_another_epoch_and_another_file_get_nothing() -> Non
         task = await running(host)
         other = msgspec.structs.replace(task.key, epoch=task.key.epoch + 1)
         refused = [
-            await asked(host, agent_id("db-1"), messages.FileRequest(task.key, 1, [], 0)),
-            await asked(host, agent, messages.FileRequest(other, 1, [], 0)),
-            await asked(host, agent, messages.FileRequest(task_id("x", "x", "x", 1, 1), 1, [], 0)),
-            await asked(host, agent, messages.FileRequest(task.key, 1, [blob_id(b"other")], 0)),
+            await requested(host, agent_id("db-1"), messages.FileRequest(task.key, 1, [], 0)),
+            await requested(host, agent, messages.FileRequest(other, 1, [], 0)),
+            await requested(host, agent, messages.FileRequest(task_id("x", "x", "x", 1, 1), 1, [], 0)),
+            await requested(host, agent, messages.FileRequest(task.key, 1, [blob_id(b"other")], 0)),
         ]
         assert {(answer.code, len(answer.chunks), answer.after_ms) for answer in refused} == {("WF219", 0, 0)}
 
@@ -80,7 +80,7 @@ async def test_a_job_without_a_checkout_has_no_files(checkout: str) -> None:
         host.hello(agent)
         task = await running(host, "1" if checkout else None, workflow)
         assert task.tree is None
-        assert (await asked(host, agent, messages.FileRequest(task.key, 1, [], 0))).code == "WF219"
+        assert (await requested(host, agent, messages.FileRequest(task.key, 1, [], 0))).code == "WF219"
 
 
 async def test_a_missing_revision_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,13 +89,13 @@ async def test_a_missing_revision_is_reported(monkeypatch: pytest.MonkeyPatch) -
         agent = host.enroll("web-1", "web")
         host.hello(agent)
         task = await running(host, "3")
-        assert (await asked(host, agent, messages.FileRequest(task.key, 1, [], 0))).after_ms == 0
+        assert (await requested(host, agent, messages.FileRequest(task.key, 1, [], 0))).after_ms == 0
 
         async def away(*_: object) -> None:
             raise Retryable("WF503", "away", after_s=2)
 
         monkeypatch.setattr(host.files._files, "listed", away)
-        answer = await asked(host, agent, messages.FileRequest(task.key, 2, [], 0))
+        answer = await requested(host, agent, messages.FileRequest(task.key, 2, [], 0))
         assert (answer.code, answer.text, answer.after_ms) == ("WF503", "away", 2_000)
 
 
@@ -108,9 +108,9 @@ async def test_requests_beyond_the_limit_get_a_retry_time(monkeypatch: pytest.Mo
         gate = asyncio.Event()
         real = host.files._files.listed
 
-        async def slow(wanted: object) -> object:
+        async def slow(expected: object) -> object:
             await gate.wait()
-            return await real(wanted)  # type: ignore[arg-type]
+            return await real(expected)  # type: ignore[arg-type]
 
         monkeypatch.setattr(host.files._files, "listed", slow)
         for number in range(files_module.REQUESTS_MAX + 5):
@@ -123,4 +123,4 @@ async def test_requests_beyond_the_limit_get_a_retry_time(monkeypatch: pytest.Mo
         await until(lambda: len(host.link.sent) >= files_module.REQUESTS_MAX)
         answers = [message for message in host.link.take() if isinstance(message, messages.FileResponse)]
         assert all(content.chunks for content in answers)
-        assert (await asked(host, agent, messages.FileRequest(task.key, 99, [], 0))).number == 99
+        assert (await requested(host, agent, messages.FileRequest(task.key, 99, [], 0))).number == 99

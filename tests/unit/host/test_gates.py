@@ -70,12 +70,12 @@ async def test_the_second_of_two_concurrent_decisions_is_rejected() -> None:
             host.driver.decide(run, JobId("a"), StepId("1"), by, is_approved=is_approved)
             for by, is_approved in (("alice", True), ("bob", False))
         ]
-        told = await asyncio.gather(*words, return_exceptions=True)
-        given = [event.by for event in host.events(run) if isinstance(event, events.ApprovalDecided)]
-        assert given == ["alice"]
-        assert not isinstance(told[0], BaseException)
-        assert isinstance(told[1], Rejected)
-        assert (told[1].code, told[1].status) == ("WF606", 409)
+        results = await asyncio.gather(*words, return_exceptions=True)
+        approvers = [event.by for event in host.events(run) if isinstance(event, events.ApprovalDecided)]
+        assert approvers == ["alice"]
+        assert not isinstance(results[0], BaseException)
+        assert isinstance(results[1], Rejected)
+        assert (results[1].code, results[1].status) == ("WF606", 409)
 
 
 async def test_a_commit_that_fails_does_not_change_the_order_of_a_queue() -> None:

@@ -32,8 +32,8 @@ def guarded() -> HostHarness:
     return host
 
 
-def of_ops(workflow: str, **given: str) -> StartRequest:
-    return msgspec.structs.replace(request(workflow), repository="ops", inputs=given)
+def of_ops(workflow: str, **values: str) -> StartRequest:
+    return msgspec.structs.replace(request(workflow), repository="ops", inputs=values)
 
 
 @pytest.mark.parametrize("workflow", [CHOSEN, EACH])
@@ -44,8 +44,8 @@ async def test_a_group_that_a_run_chooses_is_refused_at_once(workflow: str) -> N
             host.hello(agent_id(name))
         row = await host.driver.start(of_ops(workflow, where="db"))
         assert (row.status, row.conclusion) == (Status.COMPLETED, Conclusion.FAILURE)
-        told = [event.reason for event in host.events(row.id) if getattr(event, "reason", None) is not None]
-        assert ReasonCode.GROUP_NOT_ALLOWED in {why.code for why in told}
+        reported = [event.reason for event in host.events(row.id) if getattr(event, "reason", None) is not None]
+        assert ReasonCode.GROUP_NOT_ALLOWED in {cause.code for cause in reported}
         assert host.link.offers() == []
         allowed = await host.driver.start(of_ops(workflow, where="web"))
         assert allowed.status is Status.RUNNING

@@ -30,8 +30,8 @@ async def test_a_run_can_be_read_as_of_each_event() -> None:
         head = host.log.head(run_stream(summary.id))
         now = dump(host.queries.run(summary.id))
         for position in range(1, head + 1):
-            shown = host.queries.run(summary.id, position)
-            assert shown.seq == position
+            displayed = host.queries.run(summary.id, position)
+            assert displayed.seq == position
         assert dump(host.queries.run(summary.id, head)) == now
         assert host.queries.run(summary.id, 1).status is Status.QUEUED
         assert dump(host.queries.run(summary.id)) == now, "looking back does not change what is now"

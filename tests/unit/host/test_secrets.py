@@ -245,8 +245,8 @@ async def test_a_job_undone_by_a_full_disk_requests_no_secret() -> None:
     """The job is no longer in any log, and the other runs continue."""
     async with HostHarness() as host:
         run = await host.start(ONE_STEP)
-        gone: Any = commands.ListServers(job=JobId("gone"), group="web")
-        host.state.awaiting_secrets.append((run.id, gone))
+        unknown: Any = commands.ListServers(job=JobId("gone"), group="web")
+        host.state.awaiting_secrets.append((run.id, unknown))
         host.driver.secrets_read()
         # If the driver had stopped, this would wait forever.
         async with asyncio.timeout(PATIENCE_S):

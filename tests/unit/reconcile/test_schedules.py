@@ -24,7 +24,7 @@ def trigger(overlap: Overlap = Overlap.SKIP, catch_up: CatchUp = CatchUp.LAST) -
     return ScheduleTrigger(cron=NAME.cron, overlap=overlap, catch_up=catch_up)
 
 
-def shown(decision: schedules.Decision) -> list[tuple[int, str, str]]:
+def displayed(decision: schedules.Decision) -> list[tuple[int, str, str]]:
     """Returns hours since the start, outcome and code."""
     return [
         ((fact.due_at - T0) // HOUR, fact.outcome.value, fact.code)
@@ -60,13 +60,13 @@ def test_overlap_decides_while_a_run_is_open(
 ) -> None:
     """No run starts, and the reason is recorded."""
     decision = schedules.decide(held(), trigger(overlap), T0 + HOUR, 1, is_open=True)
-    assert (shown(decision), decision.start, decision.is_cancelling) == (expected, None, is_cancelling)
+    assert (displayed(decision), decision.start, decision.is_cancelling) == (expected, None, is_cancelling)
 
 
 def test_queued_runs_start_before_new_ones() -> None:
     """They start in order, one run at a time."""
     decision = schedules.decide(held(queued=(T0,)), trigger(Overlap.QUEUE), T0 + HOUR, 1, is_open=False)
-    assert shown(decision) == [(0, "started", "waited"), (1, "queued", "overlap")]
+    assert displayed(decision) == [(0, "started", "waited"), (1, "queued", "overlap")]
     assert decision.start == T0
 
 
@@ -74,7 +74,7 @@ def test_a_full_queue_skips_with_its_own_code() -> None:
     """The length of the queue is limited."""
     queued = tuple(T0 - HOUR * back for back in reversed(range(schedules.QUEUE_MAX)))
     decision = schedules.decide(held(queued=queued), trigger(Overlap.QUEUE), T0 + HOUR, 1, is_open=True)
-    assert shown(decision) == [(1, "skipped", "queue-full")]
+    assert displayed(decision) == [(1, "skipped", "queue-full")]
 
 
 def test_a_run_is_cancelled_again_until_it_has_ended() -> None:

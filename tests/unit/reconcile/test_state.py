@@ -50,8 +50,8 @@ def test_a_file_that_was_never_valid_has_no_earlier_version() -> None:
 
 def test_a_removed_ref_keeps_its_update_number() -> None:
     """Numbers continue when the ref is created again, so that no trigger key is used twice."""
-    gone = events.RefRemoved(at=3, ref=MAIN, commit="c2")
-    folded = state.fold("ops", [applied(1, good("a.yml", "1")), applied(2, removed=("a.yml",)), gone])
+    missing = events.RefRemoved(at=3, ref=MAIN, commit="c2")
+    folded = state.fold("ops", [applied(1, good("a.yml", "1")), applied(2, removed=("a.yml",)), missing])
     ref = folded.refs[MAIN]
     assert (ref.files, ref.is_removed, ref.update_number) == ({}, True, 2)
     state.evolve(folded, applied(3))
@@ -109,8 +109,8 @@ def test_the_trigger_of_a_file_is_known_for_each_position_of_the_log() -> None:
     ):
         state.evolve(folded, fact, seq)
     file = folded.refs[MAIN].files["a.yml"]
-    asked = {seq: file.workflow_run_at(seq) for seq in (10, 11, 25, 40, 41)}
-    names = {seq: trigger.workflows if trigger is not None else None for seq, trigger in asked.items()}
+    requested = {seq: file.workflow_run_at(seq) for seq in (10, 11, 25, 40, 41)}
+    names = {seq: trigger.workflows if trigger is not None else None for seq, trigger in requested.items()}
     assert names == {10: None, 11: ("build",), 25: ("build",), 40: ("build",), 41: ("build", "test")}
     assert file.workflow_run_since == 10
 
@@ -123,9 +123,9 @@ def test_triggers_that_are_no_longer_needed_are_dropped() -> None:
         state.evolve(folded, events.CompletedRunsHandled(at=seq, seq=seq + 5), seq + 1)
     file = folded.refs[MAIN].files["a.yml"]
     assert len(file.workflow_run_versions) <= 2
-    asked = file.workflow_run_at(996)
-    assert asked is not None
-    assert asked.workflows == ("build 990",)
+    requested = file.workflow_run_at(996)
+    assert requested is not None
+    assert requested.workflows == ("build 990",)
 
 
 def test_a_trigger_that_was_removed_and_added_again_starts_over() -> None:

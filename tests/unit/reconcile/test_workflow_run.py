@@ -56,8 +56,8 @@ def test_a_completed_run_starts_files_with_a_matching_trigger(
     trigger: dict[str, Any], row: RunSummary, expected: bool
 ) -> None:
     """It matches by name or path, conclusion, and branch."""
-    wanted = WorkflowRunTrigger(**{"workflows": ("build",), **trigger})
-    assert workflow_run.is_triggered(wanted, "workflows/deploy.yml", row) is expected
+    requested = WorkflowRunTrigger(**{"workflows": ("build",), **trigger})
+    assert workflow_run.is_triggered(requested, "workflows/deploy.yml", row) is expected
 
 
 def test_a_file_never_starts_after_itself() -> None:

@@ -19,9 +19,9 @@ def request(name: str) -> StartRequest:
 
 
 def claim(root: Path, name: str) -> AttemptDirectory:
-    place = AttemptDirectory(str(root), name)
-    os.close(place.claim(request(name), "boot"))
-    return place
+    directory = AttemptDirectory(str(root), name)
+    os.close(directory.claim(request(name), "boot"))
+    return directory
 
 
 def test_a_name_can_be_claimed_once(tmp_path: Path) -> None:
@@ -34,46 +34,46 @@ def test_a_name_can_be_claimed_once(tmp_path: Path) -> None:
 
 def test_the_record_has_request_process_and_result_but_no_environment(tmp_path: Path) -> None:
     """Each of them is a line, and no line contains secrets."""
-    place = AttemptDirectory(str(tmp_path), "a")
-    fd = place.claim(request("a"), "boot")
+    directory = AttemptDirectory(str(tmp_path), "a")
+    fd = directory.claim(request("a"), "boot")
     attempt_directory.record_process(fd, 17, 1_000, (5, 6))
     os.close(fd)
-    place.write_result({"reason": "exited", "exit_code": 3})
+    directory.write_result({"reason": "exited", "exit_code": 3})
 
-    record = place.read_record()
+    record = directory.read_record()
 
     assert record is not None
     assert record.spec is not None
     assert record.spec["argv"] == ["/bin/true"]
     assert record.process == {"pid": 17, "at": 1_000, "born_ms": [5, 6]}
     assert record.result == {"reason": "exited", "exit_code": 3}
-    assert b"hunter2" not in Path(place.record_path).read_bytes()
+    assert b"hunter2" not in Path(directory.record_path).read_bytes()
 
 
 def test_a_torn_result_is_ignored(tmp_path: Path) -> None:
     """A line without a newline is ignored."""
-    place = claim(tmp_path, "a")
-    place.write_result({"reason": "exited"})
-    content = Path(place.record_path).read_bytes()
-    Path(place.record_path).write_bytes(content[:-1])
+    directory = claim(tmp_path, "a")
+    directory.write_result({"reason": "exited"})
+    content = Path(directory.record_path).read_bytes()
+    Path(directory.record_path).write_bytes(content[:-1])
 
-    assert place.read_result() is None
-    assert place.read_record() is not None
+    assert directory.read_result() is None
+    assert directory.read_record() is not None
 
 
 def test_a_released_directory_is_reused_clean(tmp_path: Path) -> None:
     """The next attempt sees nothing of the last one, and the old name no longer exists."""
     store = AttemptDirectoryPool(str(tmp_path))
     store.prepare("a")
-    place = claim(tmp_path, "a")
-    Path(place.output_path).write_bytes(b"\x01secret output")
-    inode = os.stat(place.path).st_ino
+    directory = claim(tmp_path, "a")
+    Path(directory.output_path).write_bytes(b"\x01secret output")
+    inode = os.stat(directory.path).st_ino
 
     assert store.release("a") is None
     path = store.prepare("b")
 
     assert os.stat(path).st_ino == inode
-    assert not os.path.exists(place.path)
+    assert not os.path.exists(directory.path)
     assert AttemptDirectory(str(tmp_path), "b").read_record() is None
     assert Path(path, "output").read_bytes() == b"\x01"
     claim(tmp_path, "b")

@@ -14,7 +14,7 @@ def test_controllers_stay_off_until_a_step_has_limits(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "cgroup.procs").touch()
     (top / "step-1" / "pids.max").touch()
-    switches = [place / "cgroup.subtree_control" for place in (tmp_path, top)]
+    switches = [cgroup / "cgroup.subtree_control" for cgroup in (tmp_path, top)]
     for switch in switches:
         switch.touch()
 

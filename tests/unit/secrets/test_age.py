@@ -104,7 +104,7 @@ async def test_a_revision_has_its_own_files_and_may_have_none(identity: pyrage.x
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "cannot decrypt"),
         (b"DEPLOY_KEY = plain", "cannot decrypt"),
@@ -115,14 +115,14 @@ async def test_a_revision_has_its_own_files_and_may_have_none(identity: pyrage.x
     ids=["empty", "not encrypted", "a broken header", "a passphrase", "another key"],
 )
 async def test_a_file_that_cannot_be_decrypted_is_reported_without_its_content(
-    key_file: Path, content: bytes, said: str
+    key_file: Path, content: bytes, message: str
 ) -> None:
     """The error names the path."""
     age, _ = opened(key_file, {"secrets/all.toml.age": content})
     with pytest.raises(Rejected, match=r"secrets/all\.toml\.age") as raised:
         await age.read("ops", "c1")
     assert raised.value.code == "WF626"
-    assert said in raised.value.text
+    assert message in raised.value.text
     assert VALUE not in str(raised.value)
 
 
@@ -194,7 +194,7 @@ def _gone(key_file: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (_in_data_dir, "is in the data directory"),
         (_linked_into_data_dir, "is in the data directory"),
@@ -206,7 +206,7 @@ def _gone(key_file: Path) -> Path:
     ],
 )
 async def test_an_unusable_identity_file_is_refused_by_check_and_by_each_read(
-    identity: pyrage.x25519.Identity, key_file: Path, spoil: object, said: str
+    identity: pyrage.x25519.Identity, key_file: Path, spoil: object, message: str
 ) -> None:
     """Its path, its mode or its content is wrong. The error names the configuration key and quotes no line."""
     assert callable(spoil)
@@ -219,7 +219,7 @@ async def test_an_unusable_identity_file_is_refused_by_check_and_by_each_read(
     with pytest.raises(Rejected, match="WF622") as raised:
         age.check()
     assert "age-identity-file" in raised.value.text
-    assert said in raised.value.text
+    assert message in raised.value.text
     with pytest.raises(Rejected, match="WF622"):
         await age.read("ops", "c1")
 
@@ -232,7 +232,7 @@ WHOLE = sealed(TABLE, IDENTITY)
 def test_any_bytes_are_decrypted_or_refused(content: bytes | tuple[int, int]) -> None:
     """Hostile content has no other effect."""
     if isinstance(content, tuple):
-        place, change = content
-        content = WHOLE[:place] + bytes([WHOLE[place] ^ change]) + WHOLE[place + 1 :]
+        offset, change = content
+        content = WHOLE[:offset] + bytes([WHOLE[offset] ^ change]) + WHOLE[offset + 1 :]
     with pytest.raises(pyrage.DecryptError):
         pyrage.decrypt(content, [IDENTITY])

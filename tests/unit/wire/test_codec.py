@@ -130,10 +130,10 @@ def test_an_oversized_message_is_not_encoded() -> None:
 
 def test_an_enrollment_request_is_decoded_unchanged() -> None:
     """The enrollment port carries messages without frames in both directions."""
-    wanted = messages.EnrollRequest(1, "token", "web-1", ["web"], "host", "machine", "0.1.0")
+    requested = messages.EnrollRequest(1, "token", "web-1", ["web"], "host", "machine", "0.1.0")
     answer = messages.EnrollAnswer("pending", "wait", "SHA256:x", "web-1", [], "tcp://:1", 5_000)
 
-    assert codec.decode_enroll_request(bytes(memoryview(codec.encode_message(wanted)))) == wanted
+    assert codec.decode_enroll_request(bytes(memoryview(codec.encode_message(requested)))) == requested
     assert codec.decode_enroll_answer(bytes(memoryview(codec.encode_message(answer)))) == answer
 
 

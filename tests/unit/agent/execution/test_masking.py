@@ -26,7 +26,7 @@ def base64_of(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "printed",
     [
         SECRET,
         quote(SECRET, safe=""),
@@ -38,9 +38,9 @@ def base64_of(text: str) -> str:
         base64_of(SECRET).rstrip("=")[:-1],
     ],
 )
-def test_every_encoding_is_masked(said: str) -> None:
+def test_every_encoding_is_masked(printed: str) -> None:
     """Secrets are masked as they are, and in the form used in URLs, JSON, shells and Base64."""
-    assert Masks([SECRET]).text(f"a {said} b") == "a *** b"
+    assert Masks([SECRET]).text(f"a {printed} b") == "a *** b"
 
 
 @pytest.mark.parametrize("before", ["", "x", "xy", "user:"])
@@ -49,12 +49,12 @@ def test_every_encoding_is_masked(said: str) -> None:
 def test_base64_is_found_at_every_alignment(before: str, after: str, urlsafe: bool) -> None:
     """This includes secrets that were encoded together with other text."""
     encode = base64.urlsafe_b64encode if urlsafe else base64.b64encode
-    said = encode(f"{before}{SECRET}{after}".encode())
+    printed = encode(f"{before}{SECRET}{after}".encode())
 
-    masked = Masks([SECRET]).data(said)
+    masked = Masks([SECRET]).data(printed)
 
     assert MASK in masked
-    assert len(masked) <= len(said) - len(base64_of(SECRET)) + 8, "all but the digits that it shares is gone"
+    assert len(masked) <= len(printed) - len(base64_of(SECRET)) + 8, "all but the digits that it shares is gone"
 
 
 @pytest.mark.parametrize("shell", ["bash", "sh"])
@@ -62,11 +62,11 @@ def test_shell_tracing_output_is_masked(shell: str) -> None:
     """Shells differ in how they quote with `set -x`."""
     if shutil.which(shell) is None:
         pytest.skip(f"there is no {shell}")
-    said = subprocess.run(
+    printed = subprocess.run(
         [shell, "-xc", ': "$S" "--p=$S"'], env={"S": SECRET, "LANG": "C.UTF-8"}, capture_output=True, check=True
     ).stderr
 
-    masked = Masks([SECRET]).data(said)
+    masked = Masks([SECRET]).data(printed)
 
     assert masked.count(MASK) == 2
     assert b"p4ss" not in masked
@@ -82,8 +82,8 @@ def test_each_line_of_a_value_is_masked() -> None:
 @pytest.mark.parametrize("width", [0, 64, 76])
 def test_wrapped_base64_of_a_long_value_is_masked(width: int) -> None:
     """The forms of `base64` and `openssl base64` are masked; at most the few characters of a short last line remain."""
-    said = base64_of(PEM)
-    lines = [said[at : at + width] for at in range(0, len(said), width)] if width else [said]
+    printed = base64_of(PEM)
+    lines = [printed[at : at + width] for at in range(0, len(printed), width)] if width else [printed]
 
     masked = Masks([PEM]).text("\n".join(lines))
 
@@ -111,14 +111,14 @@ def test_short_values_are_not_masked() -> None:
 def test_values_inside_json_are_masked() -> None:
     """This includes names and lists; values of other types stay unchanged."""
     masks = Masks(["s3cret"])
-    given = {"a": ["xs3crety", 1, None, True], "s3cret": {"b": "s3cret"}, "c": "\ud800"}
-    assert masks.value(given) == {"a": ["x***y", 1, None, True], "***": {"b": "***"}, "c": "\ud800"}
+    original = {"a": ["xs3crety", 1, None, True], "s3cret": {"b": "s3cret"}, "c": "\ud800"}
+    assert masks.value(original) == {"a": ["x***y", 1, None, True], "***": {"b": "***"}, "c": "\ud800"}
 
 
 def test_documented_masking_gaps_remain() -> None:
     """The documented gaps are reversed text, hexadecimal, and spaces between the letters."""
-    for said in (SECRET[::-1], SECRET.encode().hex(), " ".join(SECRET)):
-        assert Masks([SECRET]).text(said) == said
+    for printed in (SECRET[::-1], SECRET.encode().hex(), " ".join(SECRET)):
+        assert Masks([SECRET]).text(printed) == printed
 
 
 def test_only_a_possible_secret_prefix_is_held_back() -> None:
@@ -143,8 +143,8 @@ def test_the_greater_half_of_a_secret_at_the_end_is_masked() -> None:
 def test_held_back_text_is_bounded() -> None:
     """A flood of the same letter is not held back."""
     stream = StreamMasker(Masks(["a" * 500, "b" * FORM_BYTES_MAX]))
-    told = b"".join(stream.feed(b"a") for _ in range(2_000)) + stream.feed(b"!")
-    assert told == b"***!"
+    output = b"".join(stream.feed(b"a") for _ in range(2_000)) + stream.feed(b"!")
+    assert output == b"***!"
 
 
 def test_the_representation_of_masks_has_no_values() -> None:

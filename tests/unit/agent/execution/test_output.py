@@ -294,8 +294,8 @@ def test_a_masked_log_is_the_same_from_every_offset(pieces: list[bytes], size: i
         for chunk in OutputLog(path, masks=masks).read(0, 10_000, is_complete=True):
             streams[chunk.stream] += chunk.data
     assert rest == whole[min(offset, len(whole)) :]
-    for number, told in streams.items():
-        assert told == _masked(masks, b"".join(pieces[number - 1 :: 2]))
+    for number, reported in streams.items():
+        assert reported == _masked(masks, b"".join(pieces[number - 1 :: 2]))
 
 
 def _masked(masks: Masks, printed: bytes) -> bytes:
@@ -308,16 +308,16 @@ def test_a_growing_masked_log_has_the_offsets_of_the_finished_one(tmp_path: Path
     writer = SpoolWriter(str(tmp_path / "output"), 1 << 20)
     masks = Masks(["s3cret"])
     log = OutputLog(str(tmp_path / "output"), masks=masks)
-    told = b""
+    reported = b""
     for number, piece in enumerate([b"a s3c", b"on the other s3c", b"ret b", b"ret d", b" s3", b""]):
         if piece:
             writer.append(1 + number % 2, memoryview(piece), number)
-        told += b"".join(chunk.data for chunk in log.read(len(told), 1_000, is_complete=False))
-        assert b"s3c" not in told
+        reported += b"".join(chunk.data for chunk in log.read(len(reported), 1_000, is_complete=False))
+        assert b"s3c" not in reported
     writer.close(9)
 
-    assert told == b"a on the other *** b*** d "
-    assert everything(OutputLog(str(tmp_path / "output"), masks=masks)) == told + b"s3"
+    assert reported == b"a on the other *** b*** d "
+    assert everything(OutputLog(str(tmp_path / "output"), masks=masks)) == reported + b"s3"
 
 
 def test_a_gap_ends_what_is_held_back(tmp_path: Path) -> None:

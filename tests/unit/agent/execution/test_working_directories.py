@@ -55,9 +55,9 @@ def test_relative_directory_cannot_leave_the_job(tmp_path: Path) -> None:
     assert working_directories.resolve(inside, None) == inside
     assert working_directories.resolve(inside, "sub/../sub") == inside / "sub"
     assert working_directories.resolve(inside, "link") == inside / "sub"
-    for wanted in ("..", "../job2", "sub/../../..", "out", "out/etc", "missing", "a\0b"):
+    for requested in ("..", "../job2", "sub/../../..", "out", "out/etc", "missing", "a\0b"):
         with pytest.raises(Rejected, match="working-directory"):
-            working_directories.resolve(inside, wanted)
+            working_directories.resolve(inside, requested)
 
 
 def test_absolute_directory_cannot_leave_the_job(tmp_path: Path) -> None:
@@ -66,9 +66,9 @@ def test_absolute_directory_cannot_leave_the_job(tmp_path: Path) -> None:
     (inside / "sub").mkdir(parents=True)
 
     assert working_directories.resolve(inside, str(inside / "sub")) == inside / "sub"
-    for wanted in ("/", "/etc", str(tmp_path), f"{inside}/../other", "/no/such/place"):
+    for requested in ("/", "/etc", str(tmp_path), f"{inside}/../other", "/no/such/place"):
         with pytest.raises(Rejected, match="leaves the job's directory"):
-            working_directories.resolve(inside, wanted)
+            working_directories.resolve(inside, requested)
 
 
 def test_directories_of_unused_runs_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,23 +66,23 @@ def test_node_that_does_not_run_on_agents_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "said"),
+    ("params", "expected_message"),
     [
         ({}, "missing key message"),
         ({"message": 1}, "with.message: expected text, got a whole number"),
         ({"message": "x", "mesage": "y"}, "unknown key mesage"),
     ],
 )
-def test_wrong_parameter_is_named(params: dict[str, object], said: str) -> None:
+def test_wrong_parameter_is_named(params: dict[str, object], expected_message: str) -> None:
     """The message names the field and says what was expected."""
     with pytest.raises(Rejected) as caught:
         parameters.convert("log", schema.Log, params)
 
-    assert said in caught.value.text
+    assert expected_message in caught.value.text
 
 
 @pytest.mark.parametrize(
-    ("ended", "outcome", "code", "said"),
+    ("ended", "outcome", "code", "expected_message"),
     [
         (result(), Outcome.SUCCESS, "", ""),
         (result(exit_code=3), Outcome.FAILURE, "exit-code", "exit code 3"),
@@ -94,9 +94,9 @@ def test_wrong_parameter_is_named(params: dict[str, object], said: str) -> None:
         (result("from the future", 0), Outcome.LOST, "outcome-unknown", "unknown"),
     ],
 )
-def test_exit_of_a_process_is_an_outcome(ended: StepResult, outcome: Outcome, code: str, said: str) -> None:
+def test_exit_of_a_process_is_an_outcome(ended: StepResult, outcome: Outcome, code: str, expected_message: str) -> None:
     """Only exit code 0 is a success; an outcome that this version does not know is lost."""
     end = exits.interpret(ended, timeout_ms=120_000, cancel_reason="somebody")
 
     assert (end.outcome, end.reason_code) == (outcome, code)
-    assert said in end.reason_text
+    assert expected_message in end.reason_text

@@ -67,7 +67,7 @@ def test_a_file_with_one_class_is_a_node(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("import nowhere_to_be_found\n", r"demo/own\.py:1: ModuleNotFoundError: .*nowhere_to_be_found"),
         ("x = 1\nthis is no python\n", r"demo/own\.py:2: SyntaxError"),
@@ -99,12 +99,12 @@ def test_a_file_with_one_class_is_a_node(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_failing_node_reports_its_error(tmp_path: Path, text: str, said: str) -> None:
+def test_a_failing_node_reports_its_error(tmp_path: Path, text: str, message: str) -> None:
     """The node's own errors and crashes become a failure that names their location."""
     ended = run(tmp_path, text)
 
     assert ended.outcome is Outcome.FAILURE, ended
-    assert re.search(said, ended.text), ended.text
+    assert re.search(message, ended.text), ended.text
 
 
 def test_a_node_without_a_return_value_has_no_outputs(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ async def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "mode", "said"),
+    ("name", "text", "mode", "message"),
     [
         ("file/write", GREET, 0o644, "is a built-in node"),
         ("exec/shell", GREET, 0o644, "is a built-in node"),
@@ -256,7 +256,7 @@ async def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
         ("demo/two", TWO, 0o644, "expected one node class"),
     ],
 )
-async def test_a_refused_file_is_reported(tmp_path: Path, name: str, text: str, mode: int, said: str) -> None:
+async def test_a_refused_file_is_reported(tmp_path: Path, name: str, text: str, mode: int, message: str) -> None:
     """The report contains the reason, and no step can use the name."""
     write(tmp_path, name, text).chmod(mode)
     catalog = NodeCatalog([str(tmp_path)])
@@ -264,9 +264,9 @@ async def test_a_refused_file_is_reported(tmp_path: Path, name: str, text: str, 
     await catalog.refresh()
 
     assert catalog.names == []
-    (told,) = catalog.reported
-    assert (told.name, told.version) == (name, "")
-    assert said in told.fault
+    (reported_text,) = catalog.reported
+    assert (reported_text.name, reported_text.version) == (name, "")
+    assert message in reported_text.fault
 
 
 async def test_other_files_are_ignored(tmp_path: Path) -> None:
@@ -284,7 +284,10 @@ async def test_other_files_are_ignored(tmp_path: Path) -> None:
     await catalog.refresh()
 
     assert catalog.names == ["demo/greet"]
-    assert {told.name for told in catalog.reported if told.fault} == {"demo/folder", "demo/pipe"}
+    assert {reported_text.name for reported_text in catalog.reported if reported_text.fault} == {
+        "demo/folder",
+        "demo/pipe",
+    }
 
 
 async def test_nodes_are_bounded(tmp_path: Path) -> None:
@@ -313,10 +316,10 @@ async def test_installed_packages_can_provide_nodes(tmp_path: Path, monkeypatch:
 
     await catalog.refresh()
 
-    told = {one.name: one for one in catalog.reported}
-    assert (told["shop/greet"].origin, told["shop/greet"].version) == ("package", "shop-nodes 1.2")
-    assert "not a subclass of Node" in told["shop/none"].fault
-    assert "is a built-in node" in told["file/read"].fault
+    reported_text = {one.name: one for one in catalog.reported}
+    assert (reported_text["shop/greet"].origin, reported_text["shop/greet"].version) == ("package", "shop-nodes 1.2")
+    assert "not a subclass of Node" in reported_text["shop/none"].fault
+    assert "is a built-in node" in reported_text["file/read"].fault
     assert catalog.names == ["shop/greet"]
 
     path = write(tmp_path / "nodes", "shop/greet", GREET)

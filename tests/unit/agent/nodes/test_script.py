@@ -32,14 +32,14 @@ def test_a_script_selects_its_interpreter(
 ) -> None:
     """The step's interpreter is used, else the file's first line as in the kernel, else sh; no file mode is needed."""
     text = first_line + body + "\n"
-    given: dict[str, object] = {"content": text}
+    parameters: dict[str, object] = {"content": text}
     if by == "path":
         (tmp_path / "script").write_text(text)
-        given = {"path": "script"}
+        parameters = {"path": "script"}
     if interpreter is not None:
-        given["interpreter"] = interpreter
+        parameters["interpreter"] = interpreter
 
-    ended = run(tmp_path, args=["one two"], **given)
+    ended = run(tmp_path, args=["one two"], **parameters)
 
     assert ended.printed == printed
     assert (ended.outcome is Outcome.SUCCESS) is bool(printed)
@@ -68,10 +68,10 @@ def test_scripts_outside_the_job_s_directory_are_refused(tmp_path: Path, path: s
     assert not ended.printed
 
 
-@pytest.mark.parametrize("given", [{}, {"path": "a", "content": "b"}])
-def test_a_script_is_either_a_file_or_a_text(tmp_path: Path, given: dict[str, object]) -> None:
+@pytest.mark.parametrize("parameters", [{}, {"path": "a", "content": "b"}])
+def test_a_script_is_either_a_file_or_a_text(tmp_path: Path, parameters: dict[str, object]) -> None:
     """Exactly one of the two must be given."""
-    assert "either path or content" in run(tmp_path, **given).text
+    assert "either path or content" in run(tmp_path, **parameters).text
 
 
 def test_an_invalid_interpreter_is_an_error(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ def prepared(tmp_path: Path, parameters: schema.Shell, env: dict[str, str] | Non
         boot_id="",
         instance="",
     )
-    place = AttemptLocation(files=str(tmp_path), workspace="/work/space", agent="web-1")
-    return shell.prepare(parameters, task, place, shell.inherited(OWN))
+    location = AttemptLocation(files=str(tmp_path), workspace="/work/space", agent="web-1")
+    return shell.prepare(parameters, task, location, shell.inherited(OWN))
 
 
 def run(command: Command) -> subprocess.CompletedProcess[bytes]:

@@ -57,7 +57,7 @@ def test_step_file_entries_are_parsed(files: StepFiles, content: bytes, outputs:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"just words", "line 1: expected name=value"),
         (b"ok=1\n=x", "line 2: expected name=value"),
@@ -71,9 +71,9 @@ def test_step_file_entries_are_parsed(files: StepFiles, content: bytes, outputs:
         (b"".join(b"a%d=1\n" % number for number in range(6000)), "more than 5000 names"),
     ],
 )
-def test_malformed_entry_names_its_line(files: StepFiles, content: bytes, said: str) -> None:
+def test_malformed_entry_names_its_line(files: StepFiles, content: bytes, message: str) -> None:
     """The error names the line and never quotes the content, which may be a secret."""
-    with pytest.raises(Rejected, match=said) as caught:
+    with pytest.raises(Rejected, match=message) as caught:
         collected(files, content)
 
     assert "x" not in caught.value.text.removeprefix("WATERFLOW_OUTPUT").replace("expected", "")

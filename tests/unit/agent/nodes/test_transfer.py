@@ -28,7 +28,7 @@ def context(tmp_path: Path) -> Context:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "displayed"),
     [
         ("a b/%20", "a b/%20"),
         ("repo:dist/a", "repo:dist/a"),
@@ -39,20 +39,20 @@ def context(tmp_path: Path) -> Context:
         ("https://ann:hunter2@host:1/a?sig=hunter2#x", "https://host:1/a"),
     ],
 )
-def test_an_address_is_displayed_without_credentials(text: str, shown: str) -> None:
+def test_an_address_is_displayed_without_credentials(text: str, displayed: str) -> None:
     """Credentials are removed, and names are left unchanged."""
-    assert str(address.parse(text, "source")) == shown
+    assert str(address.parse(text, "source")) == displayed
 
 
 @given(st.text(max_size=60))
 def test_any_text_is_an_address_or_a_clear_error(text: str) -> None:
     """The parser returns an address or raises an error with a message, and nothing else."""
-    said = "source"
+    message = "source"
     try:
         address.parse(text, "source")
     except NodeFailure as failure:
-        said = failure.text
-    assert said.startswith("source")
+        message = failure.text
+    assert message.startswith("source")
 
 
 def test_date_and_time_are_valid_sortable_names() -> None:
@@ -111,8 +111,8 @@ def test_the_last_chunk_is_held_back_until_the_checksum_is_verified(context: Con
     """If the checksum or the size is wrong, the last chunk is never delivered."""
     right = f"sha256:{hashlib.sha256(b'abc').hexdigest()}"
 
-    async def collect(size: int | None, wanted: str | None) -> list[bytes]:
-        content = Content("x", chunks(b"a", b"b", b"c"), size=size, checksum=wanted, progress=Progress(context, 3))
+    async def collect(size: int | None, expected: str | None) -> list[bytes]:
+        content = Content("x", chunks(b"a", b"b", b"c"), size=size, checksum=expected, progress=Progress(context, 3))
         got: list[bytes] = []
         try:
             async for chunk in content:

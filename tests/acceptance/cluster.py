@@ -32,7 +32,7 @@ def wait_until(claim: Callable[[], Answer | None], what: str, patience_s: float 
         if found:
             return found
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {patience_s:g} s in vain for {what}")
+            raise AssertionError(f"waited {patience_s:g} s for {what}")
         time.sleep(0.02)
 
 

@@ -1,4 +1,4 @@
-"""The agent's distribution stands alone: what it imports is what it declares, and nothing of the daemon."""
+"""The agent's distribution is self-contained: it imports only what it declares, and nothing of the daemon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODULES = {"pyzmq": "zmq"}
 #: What a module needs that lacks another one first: the Docker nodes.
 BEHIND = {"urllib3"}
 
-#: Runs in a process of its own: everything that is not declared does not exist there.
+#: Runs in a separate process: everything that is not declared does not exist there.
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 

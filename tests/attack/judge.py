@@ -98,7 +98,7 @@ class Judge:
 
     def _judge_history(self, found: dict[str, Any], events: list[dict[str, Any]], context: str) -> None:
         assert [row["seq"] for row in events] == list(range(1, len(events) + 1)), f"a gap: {context}"
-        assert found["seq"] == len(events), f"the run stands at another place than its history: {context}"
+        assert found["seq"] == len(events), f"the run's position differs from its history: {context}"
         numbers = [row["log_seq"] for row in events]
         assert numbers == sorted(set(numbers)), f"out of order: {context}"
         times = [row["at"] for row in events]

@@ -102,7 +102,7 @@ def test_a_full_disk_refuses_starts_keeps_results_and_recovers_by_itself(empty_a
             assert refused["code"] == "WF302", refused
             assert "full" in refused["detail"] or "space" in refused["detail"], refused
             assert arena.api("GET", "/ready").status_code == 507
-            assert arena.api("GET", f"/v1/runs/{run}").status_code == 200, "reading goes on"
+            assert arena.api("GET", f"/v1/runs/{run}").status_code == 200, "reading still works"
             known = arena.count_runs()
             gate.touch()
             wait_until(marker.exists, "the step to go on")
@@ -342,14 +342,14 @@ def _shown(arena: Arena, runs: list[str]) -> list[str]:
             except httpx.RemoteProtocolError:
                 # The daemon met the damage while answering; its own log has the message a moment later.
                 displayed.append(
-                    wait_until(functools.partial(_told, arena, log_size), "the daemon to say what is wrong")
+                    wait_until(functools.partial(_reported, arena, log_size), "the daemon to say what is wrong")
                 )
             else:
                 displayed.append(answer.text if answer.status_code == 200 else f"{answer.status_code} {answer.text}")
     return displayed
 
 
-def _told(arena: Arena, start: int) -> str | None:
+def _reported(arena: Arena, start: int) -> str | None:
     """Returns what the daemon's log says from that position on, once it reports damage."""
     text = arena.log.read_text()[start:]
     return text if "WF304" in text else None

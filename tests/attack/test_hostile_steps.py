@@ -164,7 +164,7 @@ def test_thirty_cancels_at_random_moments_each_end_once(arena: Arena) -> None:
             assert attempt["status"] == "finished", attempt
     assert not arena.steps()
     rows = arena.agent_rows()
-    assert [row["slots_busy"] for row in rows] == [0, 0], "a slot was not given back"
+    assert [row["slots_busy"] for row in rows] == [0, 0], "a slot was not released"
 
 
 def test_a_timeout_fires_while_the_daemon_is_down(arena: Arena) -> None:

@@ -1,4 +1,4 @@
-"""A run whose first step continues until it is told to end, and whose second step needs its result."""
+"""A run whose first step continues until it is released, and whose second step needs its result."""
 
 from __future__ import annotations
 

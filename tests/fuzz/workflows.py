@@ -280,14 +280,14 @@ def examine(content: bytes) -> Compiled:
 def _explained(found: Diagnostic, content: bytes) -> None:
     own = content if found.path == "w.yml" else FILES.get(found.path)
     if own is None:
-        raise Finding(f"an error of a file that nobody has: {found}")
+        raise Finding(f"an error of a file that does not exist: {found}")
     lines = own.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n").count("\n") + 1
     if not (1 <= found.line <= lines and found.column >= 1 and 1 <= found.caret <= len(found.snippet) + 1):
         raise Finding(f"a place outside of the file: {found}")
     if found.code not in CODES:
         raise Finding(f"a code that does not exist: {found}")
     if not found.message.strip() or len(found.message) > 2_000 or any(word in found.message for word in UNEXPLAINED):
-        raise Finding(f"a sentence that explains nothing: {found}")
+        raise Finding(f"a message that explains nothing: {found}")
     displayed = render_diagnostic(found)
     if not all(character.isprintable() or character == "\n" for character in displayed):
         raise Finding(f"something that cannot be shown: {displayed!r}")

@@ -13,9 +13,9 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_BATCH}:BatchBuilder._step",
         "self._others.extend(",
         "list(",
-        "the end of a run is not told to the step that waits for it",
+        "the end of a child run does not reach its step",
     ),
-    Mutant(f"{_RECOVERY}:resume", "state.child_runs.request(", "(", "a requested child run is forgotten by a restart"),
+    Mutant(f"{_RECOVERY}:resume", "state.child_runs.request(", "(", "a requested child run is lost at a restart"),
     Mutant(
         f"{_DRIVER}:Driver.start_child_run",
         "if parent is None or not child_runs.is_requested(parent, attempt):",
@@ -23,35 +23,41 @@ MUTANTS: tuple[Mutant, ...] = (
         "a child run is started for an attempt that has ended",
     ),
     Mutant(
-        f"{_CHILD_RUNS}:trigger_key", ":{attempt.number}", "", "the next attempt of a step has the run of the last one"
+        f"{_CHILD_RUNS}:trigger_key",
+        ":{attempt.number}",
+        "",
+        "the next attempt keeps the child run of the previous one",
     ),
     Mutant(
-        f"{_CHILD_RUNS}:ChildRunRegistry.drop", "self._requested.pop(attempt, None)", "pass", "a request stays behind"
+        f"{_CHILD_RUNS}:ChildRunRegistry.drop",
+        "self._requested.pop(attempt, None)",
+        "pass",
+        "a child run request is not removed",
     ),
     Mutant(
         f"{_NODE}:ended",
         "_OUTCOMES.get(input.conclusion, Outcome.FAILURE)",
         "Outcome.SUCCESS",
-        "a run that failed is no failure",
+        "a failed child run is a success",
     ),
     Mutant(
         f"{_NODE}:of_attempt",
         "step.stop is StopUrgency.FORCED or ",
         "",
-        "a step that must end by force waits for its run",
+        "a forced cancel waits for the child run",
     ),
     Mutant(
         f"{_OWED}:_outstanding_of_child_run",
         "if step.stop or step.is_timed_out:",
         "if False:",
-        "a cancel does not reach the run that a step has started",
+        "a cancel does not reach the child run",
         "tests.unit.host.test_child_runs:test_a_cancel_reaches_the_child_run",
     ),
     Mutant(
         f"{_BATCH}:BatchBuilder._watch",
         "child = state.child_runs.look_up(command.run)",
         "return []",
-        "the end of a run that nobody watched is not looked for",
+        "a child run that ended before recovery is not found",
         "tests.unit.host.test_child_runs:test_a_child_run_that_ended_before_recovery_is_found_in_the_log",
     ),
     Mutant(
@@ -65,6 +71,6 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_CHILD_RUNS}:check_depth",
         ">= chains.CHILD_RUN_DEPTH_MAX",
         ">= 100",
-        "a chain of runs has no end",
+        "child runs have no nesting limit",
     ),
 )

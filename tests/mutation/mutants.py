@@ -60,9 +60,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(f"{_DECIDE}:_is_lease_holder", " and attempt.agent == input.agent", "", "another agent's report counts"),
     Mutant(f"{_DECIDE}:_is_lease_holder", "attempt.is_open and ", "", "an attempt ends twice"),
-    Mutant(f"{_EVOLVE_JOBS}:job_completed", "dependent.open_needs -= 1", "pass", "needs never end"),
+    Mutant(f"{_EVOLVE_JOBS}:job_completed", "dependent.open_needs -= 1", "pass", "`needs` are never satisfied"),
     Mutant(f"{_EVOLVE_JOBS}:job_completed", "run.open_jobs -= 1", "run.open_jobs -= 2", "a run ends before its jobs"),
-    Mutant(f"{_EVOLVE_STEPS}:attempt_queued", "step.retry_at = None", "pass", "an attempt's wait never ends"),
+    Mutant(f"{_EVOLVE_STEPS}:attempt_queued", "step.retry_at = None", "pass", "a waiting attempt never gets its slot"),
     Mutant(
         f"{_EVOLVE_STEPS}:step_sleeping", "step.due_at = event.due_at", "step.due_at = event.at", "a sleep is too short"
     ),
@@ -71,11 +71,13 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_STEPS}:_after_attempt",
         "if delay_ms is not None:",
         "if False:",
-        "no step is tried again, a refused one neither",
+        "no step is retried, not even a refused one",
     ),
-    Mutant(f"{_RETRY}:delay_ms", "attempts >= policy.max_attempts or ", "", "a step is tried without end"),
-    Mutant(f"{_RETRY}:delay_ms", " and plan.on_lost is OnLost.RETRY", "", "what is lost is tried again unasked"),
-    Mutant(f"{_RETRY}:delay_ms", " or _matches(policy.never_on, word, exit_code)", "", "`never-on` is not heard"),
+    Mutant(f"{_RETRY}:delay_ms", "attempts >= policy.max_attempts or ", "", "a step is retried without limit"),
+    Mutant(
+        f"{_RETRY}:delay_ms", " and plan.on_lost is OnLost.RETRY", "", "a lost attempt is retried without `on-lost`"
+    ),
+    Mutant(f"{_RETRY}:delay_ms", " or _matches(policy.never_on, word, exit_code)", "", "`never-on` is ignored"),
     Mutant(
         f"{_OWED}:_outstanding_of_step", "if step.retry_at is not None:", "if False:", "no timer for the next attempt"
     ),
@@ -83,22 +85,22 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_OWED}:outstanding_of_job_alone",
         "elif not job.is_timed_out and not job.open_approvals:",
         "elif False:",
-        "no timer for a job's time",
+        "no timer for a job's timeout",
     ),
-    Mutant(f"{_OWED}:outstanding_of_run", "if not run.is_timed_out:", "if False:", "no timer for a run's time"),
+    Mutant(f"{_OWED}:outstanding_of_run", "if not run.is_timed_out:", "if False:", "no timer for a run's timeout"),
     Mutant(f"{_STEP}:_settled", "yield commands.FreeSlot(", "commands.FreeSlot(", "a slot is never freed"),
-    Mutant(f"{_STEP}:_settled", "yield commands.DropTimer(timer=timer)", "pass", "a timer outlives its use"),
+    Mutant(f"{_STEP}:_settled", "yield commands.DropTimer(timer=timer)", "pass", "a timer is not cancelled"),
     Mutant(
         f"{_STEP}:_settled",
         "yield commands.CancelSlotRequest(",
         "commands.CancelSlotRequest(",
-        "a slot request outlives its attempt",
+        "a slot request is not cancelled",
     ),
     Mutant(
         f"{_AFFECTED}:_of_job",
         "if kind is events.JobCompleted:",
         "if False:",
-        "nobody looks at the jobs behind",
+        "dependent jobs are not considered",
     ),
     # Expanded jobs.
     Mutant(
@@ -111,30 +113,33 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_CHILDREN}:has_turn",
         "and (not children.batches or job.position < children.batches[children.batch])",
         "",
-        "a batch begins before the one before it is over",
+        "a batch starts before the previous one has ended",
     ),
     Mutant(f"{_CHILDREN}:has_turn", "and children.resume_at is None", "", "no pause between batches"),
     Mutant(
         f"{_EVOLVE_JOBS}:batch_completed",
         "event.resume_at if event.resume_at > event.at else None",
         "None",
-        "a pause is forgotten at once",
+        "a pause between batches ends at once",
     ),
-    Mutant(f"{_CHILDREN}:_batch", "or children.active or", "or", "a batch is over while its instances run"),
+    Mutant(f"{_CHILDREN}:_batch", "or children.active or", "or", "a batch ends while its instances run"),
     Mutant(
         f"{_JOBS}:_ending", " and _reused(run, job) is None", "", "reused instances are lost when the job is halted"
     ),
     Mutant(f"{_CHILDREN}:of_parent", "if children.failures and (", "if False and (", "no failure halts a job"),
+    Mutant(f"{_JOBS}:_ending", "if parent.children.halted is not None and", "if False and", "a halted job never ends"),
     Mutant(
-        f"{_JOBS}:_ending", "if parent.children.halted is not None and", "if False and", "a halted job waits for ever"
+        f"{_EVOLVE_JOBS}:job_completed",
+        "children.active -= job.is_admitted",
+        "pass",
+        "a `max-parallel` slot is never released",
     ),
-    Mutant(f"{_EVOLVE_JOBS}:job_completed", "children.active -= job.is_admitted", "pass", "a turn is never given back"),
-    Mutant(f"{_AFFECTED}:_of_job", "if kind in _TURNS:", "if False:", "nobody looks at the next instance"),
+    Mutant(f"{_AFFECTED}:_of_job", "if kind in _TURNS:", "if False:", "the next instance is not considered"),
     Mutant(
         f"{_OWED}:_outstanding_of_step",
         "agent=job.agent or job.pinned",
         "agent=job.agent",
-        "an instance asks for any server",
+        "an instance requests any server",
     ),
     Mutant(
         f"{_OWED}:outstanding_of_job_alone",
@@ -143,90 +148,97 @@ MUTANTS: tuple[Mutant, ...] = (
         "no timer for the pause between batches",
     ),
     # Retries of jobs.
-    Mutant(f"{_RETRY}:job_delay_ms", "number >= policy.max_attempts or ", "", "a job is tried without end"),
+    Mutant(f"{_RETRY}:job_delay_ms", "number >= policy.max_attempts or ", "", "a job is retried without limit"),
     Mutant(
         f"{_OWED}:outstanding_of_job_alone",
         "found.append(_arm(TimerKind.JOB_RETRY, job.retry_at, job))",
         "pass",
-        "no timer for a job's next try",
+        "no timer for the retry of a job",
     ),
     Mutant(
         f"{_EVOLVE_JOBS}:job_restarted",
         "job.agent = None",
         "pass",
-        "a job's next try stays on the server",
+        "the retry of a job stays on its server",
         "tests.unit.host.test_gates:test_a_retried_job_avoids_the_server_of_its_last_attempt",
     ),
     Mutant(
         f"{_EVOLVE_JOBS}:job_restarted",
         "job.avoid = (*job.avoid, job.agent)",
         "pass",
-        "a job's next try may go anywhere",
+        "the retry of a pinned job may use any server",
         "tests.unit.host.test_gates:test_a_retried_job_avoids_the_server_of_its_last_attempt",
     ),
     Mutant(
         f"{_PLACEMENT}:Placement._is_for",
         "return server.agent not in request.avoid or self._best(request) is server",
         "return True",
-        "a server that is avoided is taken when it comes free first",
+        "an avoided server is used if it becomes free first",
         "tests.unit.fleet.test_placement:test_an_avoided_server_is_used_only_without_an_alternative",
     ),
     Mutant(
         f"{_BATCH}:BatchBuilder.assign",
         "placement.changed_lists()",
         "()",
-        "a list of servers is not asked for again",
+        "a server list request is not repeated",
         "tests.unit.host.test_gates:test_a_job_on_each_server_starts_when_the_first_one_is_enrolled",
     ),
     # Gates.
     Mutant(
-        f"{_LOCKS}:_granted", "if len(group.holders) >= request.limit:", "if False:", "a group has more than its places"
+        f"{_LOCKS}:_granted",
+        "if len(group.holders) >= request.limit:",
+        "if False:",
+        "a concurrency group exceeds its limit",
     ),
     Mutant(
         f"{_LOCKS}:_granted",
         "next(iter(group.waiting.values()))",
         "next(reversed(group.waiting.values()))",
-        "the last one goes first",
+        "the newest holder is served first",
     ),
-    Mutant(f"{_LOCKS}:Locks.release", "self._leave(holder)", "pass", "a place is never free again"),
+    Mutant(f"{_LOCKS}:Locks.release", "self._leave(holder)", "pass", "a lock is never released"),
     Mutant(
-        f"{_STEP}:_settled", "yield commands.ReleaseLock(job=job, group=group)", "pass", "a place is never given back"
+        f"{_STEP}:_settled", "yield commands.ReleaseLock(job=job, group=group)", "pass", "no release of a lock is sent"
     ),
-    Mutant(f"{_RECOVERY}:resume", "state.locks.hold(", "(", "places are free after a restart that are not"),
-    Mutant(f"{_RECOVERY}:resume", "state.locks.wait(", "(", "a queue is forgotten by a restart"),
-    Mutant(f"{_JOBS}:_gates", "if not job.lock.is_held:", "if False:", "a job does not wait for its place"),
+    Mutant(f"{_RECOVERY}:resume", "state.locks.hold(", "(", "held locks are free after a restart"),
+    Mutant(f"{_RECOVERY}:resume", "state.locks.wait(", "(", "a queue is lost at a restart"),
+    Mutant(f"{_JOBS}:_gates", "if not job.lock.is_held:", "if False:", "a job does not wait for its lock"),
     Mutant(
         f"{_BATCH}:BatchBuilder._lock",
         "if is_waiting and command.cancel_in_progress:",
         "if False:",
-        "nobody is cancelled for a newcomer",
+        "`cancel-in-progress` cancels nothing",
         "tests.unit.host.test_gates:test_cancel_in_progress_cancels_the_holder_of_the_lock",
     ),
     Mutant(f"{_APPROVALS}:outcome", ">= approval.minimum", ">= 1", "one approval is enough for a step"),
     Mutant(
         f"{_EVOLVE_JOBS}:approval_decided", ">= approval.minimum", ">= 1", "one approval is enough for an environment"
     ),
-    Mutant(f"{_JOBS}:_environment", "if minimum == 0:", "if True:", "nobody is asked before an environment"),
+    Mutant(f"{_JOBS}:_environment", "if minimum == 0:", "if True:", "an environment needs no approval"),
     Mutant(
         f"{_APPROVALS}:refusal",
         "if approval.approvers and by not in approval.approvers:",
         "if False:",
-        "anybody approves",
+        "any person may approve",
     ),
-    Mutant(f"{_APPROVALS}:refusal", "if by in approval.approved_by else", "if False else", "one person approves twice"),
+    Mutant(
+        f"{_APPROVALS}:refusal", "if by in approval.approved_by else", "if False else", "one person may approve twice"
+    ),
     Mutant(
         f"{_OWED}:outstanding_of_block", "if step.approval.due_at is not None:", "if False:", "no timer for an approval"
     ),
     *child_run_mutants.MUTANTS,
     # Blocks.
-    Mutant(f"{_BLOCKS}:following", "if step.open_blocks >= step.max_parallel:", "if False:", "more passes at a time"),
+    Mutant(
+        f"{_BLOCKS}:following", "if step.open_blocks >= step.max_parallel:", "if False:", "more iterations at a time"
+    ),
     Mutant(
         f"{_BLOCKS}:following",
         "if step.plan.node == LOOP and step.failed_block is not None:",
         "if False:",
-        "a loop goes on after a pass that failed",
+        "a loop continues after a failed iteration",
     ),
-    Mutant(f"{_BLOCKS}:_has_another_iteration", "if begun >= limit:", "if False:", "a loop has no bound"),
+    Mutant(f"{_BLOCKS}:_has_another_iteration", "if begun >= limit:", "if False:", "a loop has no limit"),
     Mutant(
         f"{_EVOLVE_STEPS}:step_completed", "block.owner.open_blocks -= 1", "pass", "the end of a block is not noticed"
     ),
@@ -253,27 +265,27 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_RERUN}:_with_dependents",
         "rerun_jobs |= more",
         "break",
-        "what depends on something that is done again is reused",
+        "a dependant of a repeated part is reused",
         "tests.unit.engine.test_reused:test_dependants_of_a_repeated_part_are_repeated",
     ),
     Mutant(
         f"{_JOBS}:_reused",
         "run.reused.jobs.get(job.id) if run.reused is not None else None",
         "None",
-        "what is reused runs again",
+        "a reused part runs again",
     ),
     # The host.
     Mutant(
         f"{_DRIVER}:Driver._make_batch",
         "self.is_ahead = True",
         "self._publish(batch, items)",
-        "said before it is durable",
+        "messages are sent before the commit",
     ),
     Mutant(
         f"{_DRIVER}:Driver._make_batch",
         "await self._undo(batch, items, error)",
         "self._publish(batch, items)",
-        "said though the commit failed",
+        "messages are sent although the commit failed",
     ),
     Mutant(f"{_DRIVER}:Driver._undo", "self.state.drop(run_id)", "pass", "a failed batch is not undone"),
     Mutant(
@@ -288,13 +300,13 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_DRIVER}:Driver.settle",
         "self._submit(lambda batch: batch.settled.add(agent), call)",
         "call()",
-        "settled too early",
+        "a session is settled before its commit",
     ),
     Mutant(
         f"{_BATCH}:BatchBuilder.carry_out_deferred",
         "command not in outstanding",
         "False",
-        "asked for what is over",
+        "a request of an ended attempt is sent",
     ),
     Mutant(
         f"{_LIVE_STATE}:LiveState.offers",
@@ -306,10 +318,10 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_BATCH}:BatchBuilder._offer_again",
         "commands.SendTask | commands.CancelTask",
         "commands.SendTask",
-        "a cancel that left before its offer is not said again",
+        "a cancel sent before its offer is not repeated",
         test="tests.unit.host.test_secrets:test_a_cancel_before_the_offer_is_repeated_after_it",
     ),
-    Mutant(f"{_RECOVERY}:resume", "state.placement.hold(", "(", "slots are free after a restart that are not"),
+    Mutant(f"{_RECOVERY}:resume", "state.placement.hold(", "(", "held slots are free after a restart"),
     Mutant(f"{_RECOVERY}:resume", "state.timers.arm(run.id, timer)", "pass", "no timer after a restart"),
     Mutant(
         f"{_AGENTS}:AgentHandler._settle",
@@ -321,18 +333,23 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_AGENTS}:AgentHandler._settle",
         "outgoing.extend(self._outstanding(run, key, is_held=state is not None))",
         "pass",
-        "what a lost offer or cancel said is not said again",
+        "a lost offer or cancel is not repeated",
     ),
     Mutant(
         f"{_AGENTS}:AgentHandler.received",
         "self._driver.submit(",
         "durable(); self._driver.submit(",
-        "acknowledged too early",
+        "a report is acknowledged before its commit",
     ),
     Mutant(
-        f"{_AGENTS}:AgentHandler._is_over", "job.status is Status.COMPLETED", "True", "directories go before their job"
+        f"{_AGENTS}:AgentHandler._is_over",
+        "job.status is Status.COMPLETED",
+        "True",
+        "a working directory is removed before its job ends",
     ),
-    Mutant(f"{_AGENTS}:AgentHandler.lose", "if lost:", "if False:", "a server that stays away loses nothing"),
+    Mutant(
+        f"{_AGENTS}:AgentHandler.lose", "if lost:", "if False:", "a server offline beyond `lost-after` loses nothing"
+    ),
     Mutant(
         f"{_OUTPUTS}:OutputCollector.received",
         "self._wake.set()",
@@ -347,33 +364,43 @@ MUTANTS: tuple[Mutant, ...] = (
         "a timer in five never fires",
     ),
     Mutant(
-        f"{_TIMERS}:Timers.drop_run", "self._armed.pop(run, {})", "self._armed.get(run, {})", "timers outlive their run"
+        f"{_TIMERS}:Timers.drop_run",
+        "self._armed.pop(run, {})",
+        "self._armed.get(run, {})",
+        "timers of ended runs remain",
     ),
     # The fleet and the link.
-    Mutant(f"{_PLACEMENT}:Server.free", "- len(self.taken)", "- len(self.taken) + 1", "a slot too many"),
+    Mutant(f"{_PLACEMENT}:Server.free", "- len(self.taken)", "- len(self.taken) + 1", "a server has one slot too many"),
     Mutant(
-        f"{_PLACEMENT}:Placement.assign", "self._take(server, request.attempt)", "pass", "a slot is given and not taken"
+        f"{_PLACEMENT}:Placement.assign", "self._take(server, request.attempt)", "pass", "a granted slot is not counted"
     ),
     Mutant(
         f"{_PLACEMENT}:Placement.connect",
         "known.taken if known is not None else {}",
         "{}",
-        "a connection empties the slots",
+        "a connection frees held slots",
     ),
-    Mutant(f"{_PLACEMENT}:Placement.free", "self._maybe_free[agent] = None", "pass", "nobody hears of a free slot"),
+    Mutant(
+        f"{_PLACEMENT}:Placement.free",
+        "self._maybe_free[agent] = None",
+        "pass",
+        "a free slot is not offered to waiting attempts",
+    ),
     Mutant(
         f"{_SESSIONS}:Sessions._take_settled",
         "lambda: self._acknowledge(live, number)",
         "self._acknowledge(live, number) or (lambda: None)",
-        "acknowledged as it comes",
+        "a message is acknowledged on arrival",
     ),
     # The agent.
-    Mutant(f"{_LEDGER}:Ledger._refusal", "if len(self._live) >= self.slots:", "if False:", "more than its slots"),
+    Mutant(
+        f"{_LEDGER}:Ledger._refusal", "if len(self._live) >= self.slots:", "if False:", "an agent exceeds its slots"
+    ),
     Mutant(
         f"{_LEDGER}:Ledger._refusal",
         "if live is not None:",
         "if False:",
-        "two attempts of one step",
+        "two attempts of one step run at once",
         # No simulation reaches this: the daemon offers the next attempt only to a server that has answered for the previous
         # one.
         "tests.unit.agent.state.test_ledger:test_second_attempt_of_a_step_does_not_start_while_the_first_runs",
@@ -389,7 +416,7 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_LEDGER}:Ledger.cancel",
         "if not entry.is_handed_over:",
         "if True:",
-        "a cancel is answered, the process runs on",
+        "a cancel is confirmed without stopping the process",
     ),
     Mutant(
         f"{_LEDGER}:Ledger.snapshot",
@@ -401,9 +428,9 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_LEDGER}:Ledger.replay",
         "self._entries[record.key] = entry",
         "pass",
-        "what was accepted is forgotten by a restart",
+        "an accepted attempt is lost at a restart",
     ),
-    Mutant(f"{_LEDGER}:_without_runner", "Outcome.LOST", "Outcome.SUCCESS", "what nobody knows is a success"),
+    Mutant(f"{_LEDGER}:_without_runner", "Outcome.LOST", "Outcome.SUCCESS", "an unknown outcome is a success"),
     Mutant(
         f"{_EXECUTOR}:AttemptExecutor.commit",
         "is_written = self._journal.write(written)",
@@ -432,11 +459,13 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_OUTPUT_SENDER}:OutputSender.rewind",
         "self._go_back(key, stream)",
         "pass",
-        "a new session does not send again what was on its way",
+        "a new session does not resend output in flight",
         # In a simulation the output arrives later anyway, because what is not acknowledged is sent again.
         "tests.unit.agent.execution.test_output:test_new_session_starts_at_the_last_acknowledgement",
     ),
-    Mutant(f"{_SESSION}:Session._take_numbered", "if first > self._received + 1:", "if False:", "a gap is not seen"),
+    Mutant(
+        f"{_SESSION}:Session._take_numbered", "if first > self._received + 1:", "if False:", "a gap is not detected"
+    ),
     Mutant(
         f"{_SESSION}:Session._due",
         "if self._resend_at is not None and now >= self._resend_at:",
@@ -447,19 +476,19 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_RUNNER_CLIENT}:RunnerClient._on_connected",
         "*self._starts.values(), ",
         "",
-        "a start that the runner never got is not repeated",
+        "a start that never reached the runner is not repeated",
     ),
     Mutant(
         f"{_OUTPUT_SENDER}:OutputSender.take",
         "next(iter(self._unanswered.values()))",
         "max(self._unanswered.values())",
-        "a chatty attempt keeps the lost output of another from being sent again",
+        "acknowledgements of one attempt delay lost output of another",
     ),
     Mutant(
         f"{_OUTPUT_SENDER}:OutputSender.acknowledge",
         "elif offset < stream.acked and stream.rewound_at == _NOT_YET:",
         "elif False:",
-        "output waits for ever for a daemon that was restored",
+        "output is not sent again to a restored daemon",
     ),
     # The repository.
     Mutant(
@@ -472,7 +501,7 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_LOOP}:RepositoryLoop._update_ref",
         "before.update_number + 1 if before",
         "before.update_number if before",
-        "numbers repeat",
+        "update numbers repeat",
     ),
     Mutant(
         f"{_LIVE}:LiveRepository.apply",
@@ -485,7 +514,7 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_LOOP}:RepositoryLoop._pause",
         "self._source.wait_for_change(interval_s)",
         "self._source.wait_for_change(86_400.0)",
-        "a hint that was lost is never made up for",
+        "a lost hint is never compensated by polling",
     ),
     Mutant(
         f"{_LOOP}:RepositoryLoop.sync", "await waiter", "waiter.cancel()", "a sync returns before anything was applied"
@@ -494,51 +523,51 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_LOOP}:RepositoryLoop.run",
         "failure or self.repository.suspension()",
         "failure",
-        "a sync of a repository that is suspended meanwhile succeeds",
+        "a sync succeeds although the repository is suspended meanwhile",
     ),
-    Mutant(f"{_TRIGGERS}:is_started", "if update.is_first_seen:", "if False:", "history starts runs"),
-    Mutant(f"{_TRIGGERS}:is_started", "path in update.files", "True", "a file that did not change starts"),
+    Mutant(f"{_TRIGGERS}:is_started", "if update.is_first_seen:", "if False:", "existing history starts runs"),
+    Mutant(f"{_TRIGGERS}:is_started", "path in update.files", "True", "an unchanged file starts"),
     Mutant(
         f"{_DRIVER}:Driver.apply",
         "self._start_all(batch, requests, lambda: batch.record(stream, self._log.head(stream), facts))",
         "self._start_all(batch, requests[:1], lambda: batch.record(stream, self._log.head(stream), facts))",
-        "of several files one is started",
+        "only one of several files is started",
     ),
     *trigger_mutants.MUTANTS,
     # People.
-    Mutant("waterflowd.fleet.registry:Registry.apply", "self._remove(agent)", "pass", "a revoked agent goes on"),
+    Mutant("waterflowd.fleet.registry:Registry.apply", "self._remove(agent)", "pass", "a revoked agent continues"),
     Mutant(
         "waterflowd.host.enrollment:EnrollmentService.revoke",
         "await self._record(lambda: events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))",
         "self._applied(events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))",
-        "a revocation is in no log",
+        "a revocation is not logged",
     ),
     # Files of repositories.
     Mutant(
         f"{_EXECUTOR}:AttemptExecutor._check_out",
         "await self._checkouts.make(task.key, tree)",
         "pass",
-        "a step begins without its files",
+        "a step starts without its files",
     ),
     Mutant(
         f"{_EXECUTOR}:AttemptExecutor._stop_waiting",
         "task.cancel()",
         "pass",
-        "a step that was cancelled begins when its files are there",
+        "a cancelled step starts when its files arrive",
         "tests.unit.agent.execution.test_attempt_executor:test_a_step_that_is_cancelled_while_it_waits_for_files_never_begins",
     ),
     Mutant(
         "waterflow_agent.checkout.file_requests:FileRequests.on_opened",
         "self._send(request)",
         "pass",
-        "files that were asked for in a session before never come",
+        "file requests of an earlier session are not repeated",
         "tests.unit.agent.test_checkout:test_unanswered_requests_are_repeated_in_the_next_session",
     ),
     Mutant(
         "waterflow_agent.checkout.service:CheckoutService._fetch_some",
         "requested = requested[len(arrived) :]",
         "requested = []",
-        "of the files of an answer the rest is not asked for",
+        "the rest of a file response is not requested",
         "tests.unit.agent.test_checkout:test_a_checkout_fetches_small_and_large_files",
     ),
     # Backups.
@@ -546,13 +575,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "waterflowd.rescue.operations:WorkCloser.end_runs",
         "for run_id in runs:",
         "for run_id in ():",
-        "a backup goes on",
+        "open runs of a restored backup continue",
     ),
     Mutant(
         "waterflowd.rescue.operations:WorkCloser.suspend",
         "for name in dict.fromkeys(names):",
         "for name in ():",
-        "a restored repository is looked at at once",
+        "a restored repository is read at once",
     ),
 )
 

@@ -10,9 +10,9 @@ from tests.mutation.mutant import Mutant
 #: One mutant of each component, chosen because it is noticed early, so that the test costs little.
 QUICK = (
     "a report under another epoch counts",
-    "a step is tried without end",
-    "said before it is durable",
-    "slots are free after a restart that are not",
+    "a step is retried without limit",
+    "messages are sent before the commit",
+    "held slots are free after a restart",
     "results are sent once",
     "an attempt is never released",
 )

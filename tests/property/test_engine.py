@@ -247,7 +247,7 @@ def test_recovery_equals_the_live_path_and_every_run_ends(workflow: str, draw: s
     for job in scenario.run.jobs:
         assert job.status is Status.COMPLETED
         for step in job.steps_by_id.values():
-            assert step.status in (Status.COMPLETED, Status.QUEUED), "nothing of a job that is over goes on"
+            assert step.status in (Status.COMPLETED, Status.QUEUED), "no part of an ended job continues"
     assert not list(outstanding(scenario.run))
     assert len(scenario.timers) == 0
     assert all(not server.taken for server in scenario.placement.servers.values())

@@ -14,7 +14,7 @@ LIMITS = {"one": 1, "two": 2}
 
 
 class LocksMachine(RuleBasedStateMachine):
-    """The model: who was given a place, and who was told to wait, in the order of their requests."""
+    """The model: who was granted a slot, and who waits, in the order of their requests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class LocksMachine(RuleBasedStateMachine):
     def received(self, answers: list[LockAnswer]) -> None:
         for answer in answers:
             holder = answer.holder
-            assert holder in self.asks, "nobody is answered who does not ask"
+            assert holder in self.asks, "only requests are answered"
             if answer.is_granted:
                 before = [one for one in self.waiting if self.asks[one].group == self.asks[holder].group]
                 assert holder not in self.waiting or before[0] == holder, "the first who waits is the next"
@@ -58,7 +58,7 @@ class LocksMachine(RuleBasedStateMachine):
         answers = self.locks.request(requested)
         self.received(answers)
         own = [answer for answer in answers if answer.holder == holder]
-        assert len(own) == 1, "whoever asks is answered once"
+        assert len(own) == 1, "each request is answered once"
         assert not own[0].is_refused or queue is Queue.REJECT
 
     @precondition(lambda self: self.asks)
@@ -90,7 +90,7 @@ class LocksMachine(RuleBasedStateMachine):
         for group, limit in LIMITS.items():
             held = sum(self.asks[holder].group == group for holder in self.holding)
             waits = any(self.asks[holder].group == group for holder in self.waiting)
-            assert not waits or held == limit, "nobody waits while there is room"
+            assert not waits or held == limit, "no holder waits while a slot is free"
         assert not list(self.locks.news()), "news are told once"
 
     @rule(draw=st.data())

@@ -2,7 +2,7 @@
 
 Rules of this file: the log and the output logs are cut to what they were when the backup was taken, and the product's
 own code closes the work that the backup holds open (operations.py). Time, agents, people and the repository stay as
-they are. What people were told after the backup is no longer true, and is forgotten here; what has really run is not
+they are. What was confirmed after the backup is no longer true, and is forgotten here; what has really run is not
 forgotten.
 """
 

@@ -1,4 +1,4 @@
-"""The nemesis: causes faults at random moments until it is stopped."""
+"""The fault injector: causes faults at random moments until it is stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from waterflow_agent.wire import messages
 FORGED = "forged"
 
 
-class Nemesis:
+class FaultInjector:
     """Causes the faults of one simulation that do not depend on an operation."""
 
     def __init__(
@@ -162,7 +162,7 @@ class Nemesis:
         if not readable:
             return False
         repository = readable[0] if len(readable) == 1 else self._dice.choice(readable)
-        self._environment.note("repository: it is away")
+        self._environment.note("repository: unavailable")
         repository.is_away = True
         self._environment.loop.outside(self._dice.uniform(0.1, 5.0), repository.come_back)
         return True

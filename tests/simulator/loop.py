@@ -110,7 +110,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return handle
 
     def outside(self, delay_s: float, callback: Callable[..., Any], *args: Any) -> Any:
-        """Sets a timer of the simulation itself, whoever calls this: it fires even if a process is killed or paused."""
+        """Sets a timer of the simulation itself, independent of the caller: it fires even if a process is killed or paused."""
         return self.call_at(self._time + delay_s, callback, *args, context=self._nobody)
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
@@ -133,7 +133,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         future = self.create_future()
         try:
             future.set_result(func(*args))
-        except Exception as error:  # noqa: BLE001  what a thread raises goes to whoever awaits it
+        except Exception as error:  # noqa: BLE001  what a thread raises is raised by its awaiter
             future.set_exception(error)
         return future
 

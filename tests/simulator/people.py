@@ -80,7 +80,7 @@ class Start:
         assert environment.daemon is not None
         assert self.run is not None
         try:
-            await environment.daemon.driver.cancel(self.run, "somebody", is_forced=self._is_forced)
+            await environment.daemon.driver.cancel(self.run, "alice", is_forced=self._is_forced)
         except Retryable:
             return
         except Rejected as error:
@@ -112,7 +112,7 @@ class Revocation:
         environment = self._environment
         assert environment.daemon is not None, "it is its own task"
         try:
-            await environment.daemon.enrollment.revoke(self.agent, "somebody")
+            await environment.daemon.enrollment.revoke(self.agent, "alice")
         except Retryable:
             return
         except Rejected as error:
@@ -164,7 +164,7 @@ class Repeaters:
             environment.expect(error.code in ("WF605", "WF606"), f"a re-run was refused: {error}")
             return
         start = Start(environment, len(self._starts), plan.encode(run.plan), self._dice, reused)
-        environment.note(f"somebody wants {run.id[-6:]} again")
+        environment.note(f"a person re-runs {run.id[-6:]}")
         self._starts.append(start)
         start.ask()
 
@@ -187,7 +187,7 @@ class Approvers:
         ]
         if waiting and environment.daemon is not None:
             decision = self._decide(*self._dice.choice(waiting))
-            environment.loop.spawn(environment.daemon.process, decision, "somebody decides")
+            environment.loop.spawn(environment.daemon.process, decision, "a person decides")
 
     async def _decide(self, run: RunId, job: JobId, step: StepId | None) -> None:
         environment = self._environment

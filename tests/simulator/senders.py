@@ -63,7 +63,7 @@ class Senders:
     def what_is_open(self) -> str:
         """Describes the requests that wait for an answer; empty if none does."""
         waiting = [request.number for request in self._requests if request.wanted > 0]
-        return f"G6: nobody answers the deliveries {waiting}" if waiting or len(self._requests) < self._due else ""
+        return f"G6: no answer to the deliveries {waiting}" if waiting or len(self._requests) < self._due else ""
 
     def _send(self) -> None:
         has_id, is_timed = self._dice.random() < 0.35, self._dice.random() < 0.3

@@ -18,7 +18,7 @@ from tests.simulator.calendar import BEGAN_AT
 from tests.simulator.checks.promises import Checks
 from tests.simulator.checks.webhooks import DeliveryChecker
 from tests.simulator.environment import Environment
-from tests.simulator.faults import Nemesis
+from tests.simulator.faults import FaultInjector
 from tests.simulator.loop import Process
 from tests.simulator.outside.daemon import LOST_AFTER_MS, Daemon
 from tests.simulator.outside.repository import Repository
@@ -100,7 +100,7 @@ class Simulation(Environment):
         self.revocations: list[Revocation] = []
         self.backups = Backups(self, self.repositories)
         self.observer = self.checks = Checks(self, self.servers, self.repositories, deliveries)
-        self._nemesis = Nemesis(self, self.servers, self.repositories, self.revoke)
+        self._fault_injector = FaultInjector(self, self.servers, self.repositories, self.revoke)
 
     def tree(self, repository: str, revision: str) -> dict[str, bytes] | None:
         """Returns the files of a revision, by path."""
@@ -197,7 +197,7 @@ class Simulation(Environment):
         if self.chance.has_language:
             Approvers(self, self.chance.language).look()
             Repeaters(self, self.chance.language, self.starts).look()
-        self._nemesis.begin()
+        self._fault_injector.begin()
         self.loop.advance(shape.uniform(8.0, 25.0), self._is_over_early)
         self._heal()
         healed_at = self.now_ms
@@ -233,7 +233,7 @@ class Simulation(Environment):
     def _heal(self) -> None:
         self.note("healed")
         self.healed_at = self.log_ms()
-        self._nemesis.stop()
+        self._fault_injector.stop()
         self.chance.is_healed = True
         self.network.heal()
         self.empty_daemon_disk()
@@ -261,7 +261,7 @@ class Simulation(Environment):
 
     def _check_failures(self) -> None:
         for text, error in self.loop.failures:
-            self.fail(f"nobody caught: {text}: {error!r}", error)
+            self.fail(f"uncaught: {text}: {error!r}", error)
         self.loop.failures.clear()
         if self.daemon is not None and self.daemon.live_state.stalled:
             self.fail(f"a run is stalled: {self.daemon.live_state.stalled}")
@@ -316,9 +316,11 @@ class Simulation(Environment):
     def _check_left_overs(self) -> None:
         assert self.daemon is not None
         placement, timers = self.daemon.live_state.placement, self.daemon.live_state.timers
-        self.expect(placement.waiting == 0, f"{placement.waiting} attempts want a slot and nobody has them")
+        self.expect(placement.waiting == 0, f"{placement.waiting} slot requests of no attempt are left")
         self.expect(len(timers) == 0, f"{len(timers)} timers are left")
-        self.expect(not self.daemon.live_state.child_runs._of_run, "somebody waits for a run, and all are over")
+        self.expect(
+            not self.daemon.live_state.child_runs._of_run, "child run requests are left after all runs have completed"
+        )
         for server in placement.servers.values():
             self.expect(not server.taken, f"slots are left: {list(server.taken)}")
 

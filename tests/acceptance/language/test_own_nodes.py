@@ -268,7 +268,7 @@ def test_server_nodes_are_added_changed_broken_and_removed_without_a_restart(
     assert (error["code"], error["line"]) == ("WF114", 6)
     assert 'no server of group "web" has the node "local/hello"' in error["message"]
 
-    # A server that is away may have the node, so the run may wait for it.
+    # An offline server may have the node, so the run may wait for it.
     cluster.stop_agent("web-1")
     wait_until(lambda: "web-1" not in cluster.connected(), "web-1 to be away", PATIENCE_S)
     run = cluster.start(workflow)

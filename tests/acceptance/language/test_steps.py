@@ -211,7 +211,7 @@ def test_a_step_with_inner_steps_has_its_own_timeout(cluster: Cluster, tmp_path:
     """When the time is up, the processes inside are stopped, and the step has timed out."""
     run, _ = run_to_end(cluster, TIMES, tmp_path)
 
-    assert cluster.lines(run, 1) == ["failure failure failure"], "as GitHub has no word of its own for it"
+    assert cluster.lines(run, 1) == ["failure failure failure"], "as GitHub has no separate word for it"
     outcomes = {event["step"]: event["outcome"] for event in cluster.events(run) if event["type"] == "step-completed"}
     assert [outcomes[step] for step in ("rows", "both", "one")] == ["timed-out"] * 3
     pids = [int((tmp_path / f"pid{number}").read_text()) for number in (1, 2) if (tmp_path / f"pid{number}").exists()]

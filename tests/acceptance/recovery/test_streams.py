@@ -36,11 +36,11 @@ JOB = """
 """
 
 
-class Follower(threading.Thread):
+class StreamReader(threading.Thread):
     """Follows a stream until it ends and resumes after the last item; sometimes disconnects on purpose."""
 
     def __init__(self, address: str, path: str, *, cut_every: int, last: str | None = None) -> None:
-        super().__init__(daemon=True, name=f"follower of {path}")
+        super().__init__(daemon=True, name=f"reader of {path}")
         self.items: list[tuple[str, Any]] = []
         self.breaks = 0
         self.has_ended = False
@@ -104,13 +104,13 @@ def test_every_item_arrives_once_and_in_order_despite_daemon_kills(cluster: Clus
     jobs = "".join(JOB.format(name=name, gates=gates, kills=KILLS, lines=LINES) for name in ("a", "b"))
     run = cluster.start(WORKFLOW.format(jobs=jobs.strip()))
     address = f"http://127.0.0.1:{cluster.api_port}"
-    logs = Follower(address, f"/v1/runs/{run}/logs?follow=true", cut_every=701)
-    events = Follower(address, f"/v1/runs/{run}/events?follow=true", cut_every=2)
-    feed = Follower(address, "/v1/events", cut_every=3, last="0")
-    followers = [logs, events, feed]
+    logs = StreamReader(address, f"/v1/runs/{run}/logs?follow=true", cut_every=701)
+    events = StreamReader(address, f"/v1/runs/{run}/events?follow=true", cut_every=2)
+    feed = StreamReader(address, "/v1/events", cut_every=3, last="0")
+    readers = [logs, events, feed]
     try:
-        for follower in followers:
-            follower.start()
+        for reader in readers:
+            reader.start()
         for part in range(KILLS):
             _open(gates, part)
             # Kill it during a part, while more output is being printed, sent and stored.
@@ -123,8 +123,8 @@ def test_every_item_arrives_once_and_in_order_despite_daemon_kills(cluster: Clus
         rest = _feed_until(cluster, run)
         feed.wait_for(len(rest))
     finally:
-        for follower in followers:
-            follower.stop()
+        for reader in readers:
+            reader.stop()
         _open(gates, KILLS)
 
     _check_output(logs.items)

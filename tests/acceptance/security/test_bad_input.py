@@ -106,13 +106,13 @@ def test_garbage_on_every_port_does_not_affect_the_fleet(cluster: Cluster) -> No
                 dealer.plain_username, dealer.plain_password = b"web-1", b"secret"
             dealer.connect(f"tcp://127.0.0.1:{cluster.work_port}")
             dealer.send(b"hello")
-            assert not dealer.poll(300), "nobody may be answered without CURVE"
+            assert not dealer.poll(300), "no answer without CURVE"
             dealer.close()
     finally:
         context.destroy(linger=0)
 
     assert cluster.wait_for(cluster.start(GOOD))["conclusion"] == "success"
-    wait_until(lambda: cluster.connected() == {"web-1", "web-2"}, "both agents and nobody else to be connected")
+    wait_until(lambda: cluster.connected() == {"web-1", "web-2"}, "exactly both agents to be connected")
 
 
 def test_an_agent_with_a_foreign_key_gets_nothing(cluster: Cluster, tmp_path: Path) -> None:
@@ -139,4 +139,4 @@ def test_an_agent_with_a_foreign_key_gets_nothing(cluster: Cluster, tmp_path: Pa
 
     assert process.wait(PATIENCE_S) == 5
     assert "refused" in (tmp_path / "evil.log").read_text()
-    wait_until(lambda: cluster.connected() == {"web-1", "web-2"}, "both agents and nobody else to be connected")
+    wait_until(lambda: cluster.connected() == {"web-1", "web-2"}, "exactly both agents to be connected")

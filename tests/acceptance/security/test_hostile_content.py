@@ -114,7 +114,7 @@ HOSTILE = {
     "the end of a here-document": "x\nEND\ntouch PLACE/pwn\n#",
     "a secret's expression": "${{ secrets.TOKEN }}",
     "an expression in an expression": "${{ '${{ secrets.TOKEN }}' }} ${{ fromJSON('1') }}",
-    "what stands for a secret in the log": "\ue0f0TOKEN\ue0f1",
+    "the placeholder of a secret in the log": "\ue0f0TOKEN\ue0f1",
     "more of the file": 'x"\n      - run: touch PLACE/pwn',
     "a way out": "../../../../../../etc",
     "a place on the server": "/etc",

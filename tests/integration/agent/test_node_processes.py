@@ -57,8 +57,8 @@ async def test_a_failed_node_reports_its_message_and_whether_it_is_temporary(ben
 @pytest.mark.parametrize(
     ("node", "params"),
     [
-        ("shell", {"run": "true", "shell": "pwsh-of-nobody {0}"}),
-        ("script", {"content": "true", "interpreter": "pwsh-of-nobody"}),
+        ("shell", {"run": "true", "shell": "pwsh-that-does-not-exist {0}"}),
+        ("script", {"content": "true", "interpreter": "pwsh-that-does-not-exist"}),
         ("script", {"content": "#!/no/such/interpreter\ntrue"}),
     ],
 )
@@ -67,7 +67,7 @@ async def test_a_missing_interpreter_is_named(bench: Bench, node: str, params: d
     await bench.start()
     finished, _ = await bench.daemon.run(bench.daemon.task(1, node=node, params=params))
     assert (finished.outcome, finished.reason_code) == (Outcome.FAILURE, "spawn-failed"), finished
-    assert "of-nobody" in finished.reason_text or "/no/such/interpreter" in finished.reason_text
+    assert "that-does-not-exist" in finished.reason_text or "/no/such/interpreter" in finished.reason_text
 
 
 async def test_a_node_survives_a_restart_of_the_agent(bench: Bench) -> None:

@@ -596,7 +596,7 @@ async def test_a_hidden_daemon_is_killed_through_its_control_group(bench: Bench)
 
 
 async def test_steps_never_share_a_control_group(bench: Bench) -> None:
-    """Concurrent steps have different groups, and the runner is in none of them."""
+    """Concurrent steps have different groups, and the runner is in another one."""
     for number in range(5):
         bench.start(f"a{number}", "cat /proc/self/cgroup; while [ ! -e go ]; do sleep 0.01; done")
     for number in range(5):

@@ -435,7 +435,7 @@ async def test_definitions_are_started_by_path_or_name_with_inputs(
 async def test_repositories_are_synced_by_name(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """For an unknown name the answer lists the configured repositories."""
     harness.repositories.repositories.append(
-        RepositoryRow(name="ops", url="/r", is_ready=False, text="the remote is away")
+        RepositoryRow(name="ops", url="/r", is_ready=False, text="the remote is unreachable")
     )
     response = await client.post("/v1/repositories/ops/sync", params={"wait": "true"})
     assert (response.status_code, response.json()["status"]) == (202, "degraded")
@@ -444,7 +444,7 @@ async def test_repositories_are_synced_by_name(harness: ApiHarness, client: http
     assert (missing.status_code, "ops" in missing.json()["detail"]) == (404, True)
     status = (await client.get("/v1/status")).json()
     assert status["status"] == "degraded"
-    assert status["problems"] == ["repository ops: the remote is away"]
+    assert status["problems"] == ["repository ops: the remote is unreachable"]
 
 
 async def test_agents_are_enrolled_approved_and_revoked(harness: ApiHarness, client: httpx.AsyncClient) -> None:

@@ -136,7 +136,7 @@ async def test_records_of_rejections_are_rate_limited_and_counted(
 ) -> None:
     """One source is limited, all sources together too, and later records are possible again."""
     async with ApiHarness(is_open=False) as harness:
-        # It stands still, or a flood that takes a minute would be let in once more.
+        # It does not advance: otherwise a flood that takes a minute would be accepted again.
         began = harness.clock.now()
         monkeypatch.setattr(harness.clock, "now", lambda: began + harness.clock.ahead_ms)
         async with _client(harness) as anonymous:

@@ -193,11 +193,11 @@ def test_status_exits_with_0_if_healthy_and_1_otherwise(server: Server) -> None:
     assert (healthy.exit_code, "healthy" in healthy.output) == (0, True)
     assert server.harness is not None
     server.harness.repositories.repositories[0] = RepositoryRow(
-        name="ops", url="/r", is_ready=False, text="the remote is away"
+        name="ops", url="/r", is_ready=False, text="the remote is unreachable"
     )
     assert "no repositories" not in healthy.output
     degraded = server.ctl("status")
-    assert (degraded.exit_code, "the remote is away" in degraded.output) == (1, True)
+    assert (degraded.exit_code, "the remote is unreachable" in degraded.output) == (1, True)
     assert json.loads(server.ctl("status", "--json").stdout)["status"] == "degraded"
 
 

@@ -34,7 +34,7 @@ SILENCE_MS = 900
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+        while not condition():  # noqa: ASYNC110 - the awaited condition has no event
             await asyncio.sleep(0.005)
 
 

@@ -1,4 +1,4 @@
-"""Hostile and broken peers on the real ports: they lose their session, and nobody else is affected."""
+"""Hostile and broken peers on the real ports: they lose their session, and no other peer is affected."""
 
 from __future__ import annotations
 

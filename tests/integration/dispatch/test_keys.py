@@ -100,7 +100,7 @@ def _newcomer() -> CloneDetector:
 
 
 def test_a_newer_process_is_accepted_when_the_older_one_is_silent() -> None:
-    """It waits for two keep-alive intervals, and is told how long."""
+    """It waits for two keep-alive intervals, and the answer says how long."""
     detector = _newcomer()
 
     assert [rejection.after_ms if (rejection := detector.rejection(now)) else 0 for now in (1_000, 4_000, 5_000)] == [

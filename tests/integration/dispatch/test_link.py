@@ -208,7 +208,7 @@ async def test_a_revoked_agent_is_disconnected_at_once_and_cannot_reconnect(tmp_
 
 
 async def test_a_key_without_approval_is_disconnected_at_its_next_frame(tmp_path: Path) -> None:
-    """Even if nobody called revoke: the key is checked for each frame."""
+    """Even without a call of revoke: the key is checked for each frame."""
     async with started(tmp_path) as link:
         agent = link.peer()
         await agent.open()

@@ -148,7 +148,7 @@ class TickingClock:
 
 
 class ManualWall:
-    """A wall clock that stands still until a test sets it or lets it run."""
+    """A wall clock that advances only when a test sets it or lets it run."""
 
     def __init__(self, at: int) -> None:
         self.at = at

@@ -89,7 +89,7 @@ async def test_a_path_without_a_repository_is_reported(remote: RemoteRepository,
 
 
 async def test_a_closed_port_is_retried(remote: RemoteRepository, sshd: Sshd) -> None:
-    """The server may come back."""
+    """The failure may be temporary."""
     with Ports(1) as held, pytest.raises(Retryable, match=r"cannot reach .* by ssh: .*refused") as caught:
         await remote.open(url=f"ssh://{sshd.user}@127.0.0.1:{held.numbers[0]}/ops.git").refs()
     assert caught.value.code == codes.NOT_THERE

@@ -141,5 +141,5 @@ async def test_a_damaged_key_hides_nothing(tmp_path: Path) -> None:
                 assert got in (true, "WF304"), (
                     f"byte {position}, bit {bit}: {question.__defaults__}: {got} is not {true}"
                 )
-        assert detected > 100, "most of these bits are in rows that somebody asks for"
+        assert detected > 100, "most of these bits are in rows that are read"
         assert [answered(store, question) for question in questions_asked] == truth

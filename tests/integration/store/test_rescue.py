@@ -119,8 +119,8 @@ def check_prefixes(
     for name, events_whole in whole.items():
         count = len(kept.get(name, []))
         if count < len(events_whole):
-            is_told = name in cuts or (name not in kept and found.records_lost != 0)
-            assert is_told, f"{name} lost {len(events_whole) - count} events without a word"
+            is_reported = name in cuts or (name not in kept and found.records_lost != 0)
+            assert is_reported, f"{name} lost {len(events_whole) - count} events without a report"
         if name in cuts:
             assert cuts[name].kept == count
             lost = cuts[name].lost

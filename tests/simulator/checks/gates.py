@@ -90,38 +90,38 @@ class GateChecker:
         name = f"{job.id} of {shadow.id}"
         siblings = parent.children.jobs
         begun = [one for one in siblings if one.status is not Status.QUEUED]
-        self._expect(len(begun) == job.position, f"{name} begins as number {len(begun)}")
+        self._expect(len(begun) == job.position, f"{name} starts as number {len(begun)}")
         limit = parent.children.max_parallel
         active = oracle.active(siblings)
-        self._expect(limit is None or active < limit, f"{name} begins beside {active} others, max-parallel is {limit}")
-        self._expect(oracle.batch_is_open(job), f"{name} begins before the batch before it is over")
+        self._expect(limit is None or active < limit, f"{name} starts beside {active} others, max-parallel is {limit}")
+        self._expect(oracle.batch_is_open(job), f"{name} starts before the previous batch has ended")
         failed = sum(one.conclusion in FAILURES for one in siblings)
         most = 0 if parent.children.fail_fast else parent.children.max_failures
-        self._expect(most is None or failed <= most, f"{name} begins though {failed} have failed")
+        self._expect(most is None or failed <= most, f"{name} starts although {failed} have failed")
         resumes_at = self._resumes.get((shadow.id, parent.id), 0)
-        self._expect(at >= resumes_at, f"{name} begins {resumes_at - at} ms too early after a batch")
+        self._expect(at >= resumes_at, f"{name} starts {resumes_at - at} ms too early after a batch")
 
     def _check_begin(self, shadow: Run, job: Job) -> None:
         """Needs, approval and lock come before a job's work."""
         name = f"job {job.id} of {shadow.id}"
         open_needs = [need for need in job.plan.needs if job.scope.jobs[need].conclusion is None]
-        self._expect(job.is_instance or not open_needs, f"{name} begins before {open_needs}")
-        self._expect(shadow.started_at is not None, f"{name} begins before its run")
+        self._expect(job.is_instance or not open_needs, f"{name} starts before {open_needs}")
+        self._expect(shadow.started_at is not None, f"{name} starts before its run")
         gate = job.plan.environment
         if gate is not None and not job.is_instance and job.children is None:
             approved_by = set(job.approval.approved_by) if job.approval is not None else set()
             self._expect(
-                len(approved_by) >= gate.minimum, f"{name} begins with {len(approved_by)} approvals of {gate.minimum}"
+                len(approved_by) >= gate.minimum, f"{name} starts with {len(approved_by)} approvals of {gate.minimum}"
             )
             is_rejected = job.approval is not None and job.approval.rejected_by
-            self._expect(not is_rejected, f"{name} begins though it was rejected")
+            self._expect(not is_rejected, f"{name} starts although it was rejected")
         if oracle.takes_lock(job):
             self._expect(job.lock is not None and job.lock.is_held, f"{name} starts without its concurrency group")
 
     def _check_expanded(self, shadow: Run, event: events.JobExpanded) -> None:
         """A job that runs on each server has exactly one instance per server and matrix combination."""
         job = shadow.jobs_by_id[event.job]
-        self._expect(job.children is None, f"{job.id} of {shadow.id} becomes others twice")
+        self._expect(job.children is None, f"{job.id} of {shadow.id} is expanded twice")
         if job.plan.target is None:
             return
         locations = [(one.agent, repr(one.matrix)) for one in event.instances]
@@ -132,46 +132,48 @@ class GateChecker:
         """A job keeps its server for a whole try; an instance for one server runs on that server."""
         job = shadow.jobs_by_id[event.job]
         name = f"{event.job}/{event.step}#{event.attempt} of {shadow.id}"
-        self._expect(job.agent in (None, event.agent), f"{name} goes to {event.agent}, its job is on {job.agent}")
-        self._expect(job.pinned in (None, event.agent), f"{name} goes to {event.agent}, it belongs on {job.pinned}")
+        self._expect(job.agent in (None, event.agent), f"{name} is sent to {event.agent}, its job is on {job.agent}")
+        self._expect(
+            job.pinned in (None, event.agent), f"{name} is sent to {event.agent}, it is pinned to {job.pinned}"
+        )
 
     def _check_try(self, shadow: Run, event: events.JobRestarted) -> None:
         job = shadow.jobs_by_id[event.job]
         most = job.plan.retry.max_attempts if job.plan.retry is not None else 1
         self._expect(event.number <= most, f"{job.id} of {shadow.id} has try {event.number} of {most}")
         due_at = job.retry_at
-        self._expect(due_at is not None and event.at >= due_at, f"{job.id} of {shadow.id} is tried again too early")
+        self._expect(due_at is not None and event.at >= due_at, f"{job.id} of {shadow.id} is retried too early")
         open_steps = [step.id for step in job.steps_by_id.values() if step.last is not None and step.last.is_open]
-        self._expect(not open_steps, f"{job.id} of {shadow.id} is tried again while {open_steps} run")
+        self._expect(not open_steps, f"{job.id} of {shadow.id} is retried while {open_steps} run")
 
     def _check_block(self, shadow: Run, event: events.BlockStarted) -> None:
         """A loop continues only after iterations that did not fail, and not forever; branches are those of the file."""
         step = shadow.jobs_by_id[event.job].steps_by_id[event.step]
         name = f"block {event.number} of {event.job}/{event.step} of {shadow.id}"
         begun, params = len(step.blocks), step.plan.params
-        self._expect(event.number == begun, f"{name} begins as number {begun}")
+        self._expect(event.number == begun, f"{name} starts as number {begun}")
         if step.plan.node != "loop":
             most = 1 if step.plan.node == "condition" else len(step.plan.blocks)
-            self._expect(begun < most, f"{name} begins, and there are {most}")
+            self._expect(begun < most, f"{name} starts, and there are {most}")
             return
         has_failed = any(block.failed_step is not None for block in step.blocks)
-        self._expect(not has_failed, f"{name} begins after one that failed")
+        self._expect(not has_failed, f"{name} starts after one that failed")
         most = params["max-iterations"] if "while" in params else len(params["items"])
-        self._expect(begun < most, f"{name} begins, and there are {most}")
+        self._expect(begun < most, f"{name} starts, and there are {most}")
 
     def _check_reused(self, shadow: Run, reused: Reused, event: Any) -> None:
         """What a re-run keeps is not executed again, and is unchanged."""
         if isinstance(event, (*_BEGIN, events.LockRequested, events.ApprovalRequested)) and event.job is not None:
             is_whole = isinstance(event, events.ApprovalRequested) and event.step is not None
-            self._expect(is_whole or event.job not in reused.jobs, f"{event.job} of {shadow.id} is reused, and begins")
+            self._expect(is_whole or event.job not in reused.jobs, f"{event.job} of {shadow.id} is reused, but starts")
         elif isinstance(event, events.JobCompleted) and event.job in reused.jobs:
             known = reused.jobs[event.job]
             is_same = (event.conclusion, event.outputs) == (known.conclusion, known.outputs)
             is_cut = shadow.is_cancelled or shadow.is_timed_out or event.conclusion is Conclusion.CANCELLED
-            self._expect(is_same or is_cut, f"{event.job} of {shadow.id} is reused, and ends otherwise")
+            self._expect(is_same or is_cut, f"{event.job} of {shadow.id} is reused, but ends differently")
         elif isinstance(event, events.AttemptQueued | events.StepEntered | events.StepSleeping):
             is_reused = event.step in reused.steps.get(event.job, {}) and shadow.jobs_by_id[event.job].number == 1
-            self._expect(not is_reused, f"{event.job}/{event.step} of {shadow.id} is reused, and begins")
+            self._expect(not is_reused, f"{event.job}/{event.step} of {shadow.id} is reused, but starts")
 
     # Approvals --------------------------------------------------------------------------------------------------------
 
@@ -183,7 +185,7 @@ class GateChecker:
             return
         name = f"{event.job}/{event.step} of {shadow.id}"
         is_asked = not approval.approvers or event.by in approval.approvers
-        self._expect(is_asked, f"{name} is decided by {event.by}, who was not asked")
+        self._expect(is_asked, f"{name} is decided by {event.by}, who is not an approver")
         self._expect(event.by not in approval.approved_by, f"{name} is approved by {event.by} twice")
 
     def _check_approved(self, shadow: Run, event: events.StepCompleted) -> None:
@@ -196,7 +198,7 @@ class GateChecker:
             self._expect(count >= step.approval.minimum and not step.approval.rejected_by, text)
 
     def decision_acknowledged(self, run: RunId, job: JobId, step: StepId | None, by: str) -> None:
-        """Records that a person was told that their decision counts (G1)."""
+        """Records that a decision was confirmed to a person (G1)."""
         is_known = (run, job, step, by) in self._decided
         self._expect(is_known, f"G1: the decision of {by} about {job}/{step} of {run} is not in the log")
 

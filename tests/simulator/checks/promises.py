@@ -74,13 +74,13 @@ class Checks:
         self._gates = GateChecker(environment)
         self._child_runs = ChildRunChecker(environment)
         self._driver = DriverChecker(environment, self._gates, self._child_runs)
-        #: What people or agents were told; it must be true after every crash.
+        #: What was confirmed to people or agents; it must be true after every crash.
         self.acknowledged_starts: dict[str, RunId] = {}
         self._sleeps: dict[tuple[RunId, JobId, StepId], int] = {}
         self._acknowledged_cancels: set[RunId] = set()
         self._acknowledged_results: dict[messages.TaskId, messages.Finished] = {}
         self._acknowledged_output: dict[AttemptId, int] = {}
-        #: Revoked agents, and when people were told about the revocation.
+        #: Revoked agents, and when the revocation was confirmed.
         self._revoked: dict[AgentId, int] = {}
         #: Jobs that had ended before a backup was restored: agents may have been told already, or hear it only now.
         self._over_before: set[tuple[str, str]] = set()
@@ -105,7 +105,7 @@ class Checks:
         self._driver.check(touched)
 
     def restored(self, memory: MemoryLog) -> None:
-        """Folds the shadow runs of the older log again, and forgets what people were told and is no longer true.
+        """Folds the shadow runs of the older log again, and forgets confirmations that are no longer true.
 
         Agents were not restored: what a restored backup holds open must never start again.
         """
@@ -138,7 +138,7 @@ class Checks:
         }
         self._revoked = {agent: at for agent, at in self._revoked.items() if _is_revoked(memory, agent)}
         for shadow in self._shadows.values():
-            self._expect(shadow.is_completed, f"a restored backup goes on with {shadow.id}")
+            self._expect(shadow.is_completed, f"a restored backup continues {shadow.id}")
 
     def _committed_triggers(self, batch: Batch, *, is_news: bool = True) -> None:
         for ref_updates in self._ref_updates.values():
@@ -175,7 +175,7 @@ class Checks:
             self._environment.note(f"  {shadow.id[-6:]} {_shown(event)}")
         try:
             evolve(shadow, event)
-        except Exception as error:  # noqa: BLE001  whatever it is, the log holds what cannot be folded
+        except Exception as error:  # noqa: BLE001  any error means that the log cannot be folded
             self._fail(f"G2: event {shadow.seq + 1} of {shadow.id} does not fold: {error}", error)
 
     def _check_event(self, shadow: Run, event: Any) -> None:
@@ -209,7 +209,7 @@ class Checks:
         self._expect(not is_slept or event.at >= (due_at or 0), f"{name} slept too short")
         if step.last is not None and step.last.outcome is not None and not step.stop and not step.is_held:
             is_left = oracle.is_tried_again(step)
-            self._expect(not is_left, f"{name} ends {event.outcome.value}, and the file says that it is tried again")
+            self._expect(not is_left, f"{name} ends {event.outcome.value}, but the file requires a retry")
 
     def _check_job_time(self, shadow: Run, job: Any, at: int) -> None:
         """A job ends within its time limit once daemon and agents can communicate (G7)."""
@@ -222,7 +222,7 @@ class Checks:
             self._expect(late_ms <= 0, f"G7: job {job.id} of {shadow.id} ends {late_ms} ms after its time and grace")
 
     def _check_finished(self, shadow: Run, event: events.AttemptFinished) -> None:
-        """The outcome of an attempt is what really happened, not what somebody claims (G3, G4, G5)."""
+        """The outcome of an attempt is what really happened, not what is claimed (G3, G4, G5)."""
         attempt = shadow.attempt(event.job, event.step, event.attempt)
         name = f"{shadow.id[-6:]} {event.job}/{event.step}#{event.attempt}"
         if attempt is None:
@@ -242,7 +242,7 @@ class Checks:
         execution = executions[0] if executions else None
         problem = oracle.contradiction(event, execution)
         if problem:
-            self._fail(f"G3: {name} is said to end {event.outcome.value} ({event.reason.text}): {problem}")
+            self._fail(f"G3: {name} is recorded as {event.outcome.value} ({event.reason.text}): {problem}")
         if execution is not None and event.outcome is Outcome.SUCCESS:
             handed_back = execution.outputs if oracle.hands_back(step.plan.params) else {}
             self._expect(event.outputs == handed_back, f"G3: {name} has the outputs {event.outputs} of another")
@@ -270,7 +270,7 @@ class Checks:
 
     def followed(self, record: Record, number: int) -> None:
         """A subscriber received a record: it is durable, and it is the next one."""
-        self._expect(record.seq == number, f"G2: a subscriber was shown {record.seq} in place of {number}")
+        self._expect(record.seq == number, f"G2: a subscriber received {record.seq} instead of {number}")
 
     # Acknowledgements -------------------------------------------------------------------------------------------------
 
@@ -294,7 +294,7 @@ class Checks:
         return shadow.attempt(key.attempt.job, key.attempt.step, key.attempt.number) if shadow is not None else None
 
     def acknowledged(self, host: Host, message: messages.Numbered) -> None:
-        """An agent was told that one of its reports is durable (G1)."""
+        """An agent received the acknowledgement of one of its reports (G1)."""
         if isinstance(message, messages.Started | messages.Finished) and self._is_unknown(message.key):
             return
         if isinstance(message, messages.Finished):
@@ -303,7 +303,9 @@ class Checks:
         elif isinstance(message, messages.Started):
             attempt = self._durable_attempt(message.key)
             is_there = attempt is not None and attempt.status.value in ("started", "finished")
-            self._expect(is_there, f"G1: {host.name} was told that the start of {message.key} is durable")
+            self._expect(
+                is_there, f"G1: {host.name} received an acknowledgement, but the start of {message.key} is not durable"
+            )
 
     def _is_unknown(self, key: messages.TaskId) -> bool:
         """Returns whether a restored backup cannot know the attempt: reports about it are accepted and not stored."""
@@ -316,20 +318,20 @@ class Checks:
         self._expect(is_there, f"G1: the result of {message.key} is acknowledged and not in the log")
 
     def output_acknowledged(self, message: messages.OutputAck) -> None:
-        """An agent was told how much of an attempt's output is durable (G1)."""
+        """An agent received the acknowledgement of output (G1)."""
         name = message.key.attempt
         if self._is_unknown(message.key):
             return
         self._acknowledged_output[name] = max(message.offset, self._acknowledged_output.get(name, 0))
 
     def start_acknowledged(self, key: str, run: RunId) -> None:
-        """A client was told that its run has started (G1, G6)."""
+        """The start of a run was confirmed to a client (G1, G6)."""
         known = self.acknowledged_starts.setdefault(key, run)
         self._expect(known == run, f"G6: the key {key} started {known} and {run}")
         self._expect(run in self._shadows, f"G1: the start of {run} is acknowledged and not in the log")
 
     def cancel_acknowledged(self, run: RunId) -> None:
-        """A client was told that its cancel was accepted (G1)."""
+        """A cancel was confirmed to a client (G1)."""
         shadow = self._shadows[run]
         if not shadow.is_completed:
             # A run that completed in the meantime has no cancel.
@@ -341,7 +343,7 @@ class Checks:
         self._gates.decision_acknowledged(run, job, step, by)
 
     def revocation_acknowledged(self, agent: AgentId) -> None:
-        """A client was told that the agent is revoked: from now on it must not get any work."""
+        """A revocation was confirmed to a client: from now on the agent must not get any work."""
         self._revoked[agent] = self._environment.log_ms()
         self._expect(
             _is_revoked(self._environment.memory, agent),

@@ -75,8 +75,8 @@ class RefUpdateChecker:
         self._expect(
             not created or not self.is_held, f"a restored backup starts {sorted(created)} before a person says so"
         )
-        self._expect(must <= created, f"a movement does not start {sorted(must - created)}")
-        self._expect(created <= may, f"what no movement starts was started: {sorted(created - may)}")
+        self._expect(must <= created, f"a ref update did not start {sorted(must - created)}")
+        self._expect(created <= may, f"started without a ref update: {sorted(created - may)}")
 
     def _created(self, batch: Batch) -> set[tuple[str, str]]:
         created: set[tuple[str, str]] = set()
@@ -92,7 +92,7 @@ class RefUpdateChecker:
             self._expect(followed is not None and followed.commit == first.revision, f"{run} is of another commit")
             number = followed.number if followed is not None else 0
             known = self.started.setdefault((ref, number, path), run)
-            self._expect(known == run, f"movement {number} of {ref} started {path} as {known} and {run}")
+            self._expect(known == run, f"update {number} of {ref} started {path} as {known} and {run}")
             self._expect((path, ref) not in created, f"one transaction starts {path} twice")
             created.add((path, ref))
         return created
@@ -101,9 +101,9 @@ class RefUpdateChecker:
         """Returns what the ref update starts, and whether that is certain."""
         is_new = fact.ref not in self._refs
         followed = self._refs.setdefault(fact.ref, _Followed())
-        name = f"movement {fact.update_number} of {fact.ref}"
+        name = f"update {fact.update_number} of {fact.ref}"
         self._expect(fact.update_number == followed.number + 1, f"{name} follows {followed.number}")
-        self._expect(fact.commit != followed.commit, f"{name} is none: the ref stands where it stood")
+        self._expect(fact.commit != followed.commit, f"{name} does not change the ref")
         indexes = [
             position for position, (_, commit) in enumerate(repository.history[fact.ref]) if commit == fact.commit
         ]
@@ -144,16 +144,16 @@ class RefUpdateChecker:
             return
         history = repository.history[fact.ref]
         removed = [position for position in range(followed.index + 1, len(history)) if history[position][1] is None]
-        self._expect(removed, f"{fact.ref} is said to be removed, and was not")
+        self._expect(removed, f"{fact.ref} is recorded as removed, but was not")
         followed.commit = None
         followed.index = removed[0] if removed else followed.index
 
     def synced(self, requested: dict[str, int]) -> None:
-        """People were told that the refs as they were when they asked, or newer ones, are applied."""
+        """A sync was confirmed: the refs at the time of the request, or newer ones, must be applied."""
         repository = self._repository
         for ref, position in requested.items():
             states = [commit for _, commit in repository.history[ref][position:]]
-            self._expect(self._applied(ref) in states, f"{ref} is said to be applied, and is not")
+            self._expect(self._applied(ref) in states, f"{ref} is confirmed as applied, but is not")
 
     def is_current(self) -> bool:
         """Returns whether the log has the current refs."""

@@ -94,7 +94,9 @@ class ScheduleChecker:
             self._ended[run] = now = self._environment.now_ms
             late_ms = now - self._cancelled.pop(run, now) - CANCEL_MS
             is_cancelled = self._environment.shadows[run].is_cancelled
-            self._expect(late_ms <= 0 or is_cancelled, f"{run} goes on, and a newer instant of its schedule waits")
+            self._expect(
+                late_ms <= 0 or is_cancelled, f"{run} continues although a newer due time of its schedule waits"
+            )
         elif isinstance(event, run_events.RunCreated) and event.trigger.kind == "schedule":
             payload, path = event.trigger.payload, self._environment.shadows[run].plan.path
             key = (path, payload["schedule"]), calendar.read(payload["instant"])
@@ -117,7 +119,7 @@ class ScheduleChecker:
             name = (fact.path, fact.cron)
             is_named = all(name in expected for expected in self._wanted(fact.at))
             self._expect(not is_news or not is_named, f"{name} is dropped, and its file names it")
-            self._expect(self._held.pop(name, None) is not None, f"{name} is dropped, and nobody has armed it")
+            self._expect(self._held.pop(name, None) is not None, f"{name} is dropped and was never armed")
 
     def _armed(self, name: Name, fact: events.ScheduleArmed, *, is_news: bool) -> None:
         held = self._held.get(name)
@@ -127,7 +129,7 @@ class ScheduleChecker:
             walls = self._walls(fact.at)
             self._expect(fact.from_at in walls, f"{name} counts from {fact.from_at - BEGAN_AT} at {_since(walls)}")
             back_ms = held.handled_at - min(walls) if held is not None else BOUNDS["CLOCK_BACK_MAX_MS"] + 1
-            self._expect(back_ms > BOUNDS["CLOCK_BACK_MAX_MS"], f"{name} is armed anew, for a clock {back_ms} ms back")
+            self._expect(back_ms > BOUNDS["CLOCK_BACK_MAX_MS"], f"{name} is armed again, for a clock {back_ms} ms back")
         if held is None:
             self._held[name] = _Held(fact.from_at)
         else:
@@ -143,7 +145,7 @@ class ScheduleChecker:
     ) -> None:
         held = self._held.get(name)
         if held is None:
-            self._expect(False, f"{name} is decided, and nobody has armed it")
+            self._expect(False, f"{name} is decided and was never armed")
             return
         rows = [(fact.due_at, fact.outcome, fact.code, fact.count, fact.has_more) for fact in facts]
         if is_news:
@@ -160,7 +162,7 @@ class ScheduleChecker:
                 self._must_go(name, held)
             elif outcome is ScheduleOutcome.STARTED:
                 run = self._started.get((name, instant))
-                self._expect(run is not None, f"{_shown(name, instant)} is said to have started a run, and has not")
+                self._expect(run is not None, f"{_shown(name, instant)} is recorded as started, but has no run")
                 is_open = held.run is not None and held.run not in self._ended and (name, instant) in created
                 self._expect(not is_open, f"{_shown(name, instant)} is started while {held.run} is open")
                 held.run = run

@@ -53,7 +53,7 @@ class DeliveryChecker:
         self._expect(is_named, f"{run} is of {event.revision}, where no good file has the hook")
 
     def answered(self, number: int, run: RunId) -> None:
-        """A sender was told that this run belongs to its delivery."""
+        """A delivery was confirmed to its sender with this run."""
         runs = [known for _, known in self._runs[number]]
         self._expect(run in runs, f"delivery {number} is answered with {run}, and has started {runs}")
         key = self._environment.shadows[run].trigger.key if run in runs else None

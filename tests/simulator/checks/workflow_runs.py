@@ -39,7 +39,7 @@ class WorkflowRunChecker:
         self._depths: dict[RunId, int] = {}
         #: Completed runs and the files that reacted to them; those that must still start, and those that have started.
         self._asked: set[tuple[RunId, str]] = set()
-        self._owed: set[tuple[RunId, str]] = set()
+        self._pending: set[tuple[RunId, str]] = set()
         self._started: dict[tuple[RunId, str], RunId] = {}
         self._suspended_at: int | None = None
 
@@ -87,7 +87,7 @@ class WorkflowRunChecker:
             }
             broken = {path for path, triggers in found.items() if triggers is None}
             self._good = {path: asks for path, asks in self._good.items() if path in broken} | self._asking
-            self._owed = {(run, path) for run, path in self._owed if self._is_asked(self._asking.get(path), run)}
+            self._pending = {(run, path) for run, path in self._pending if self._is_asked(self._asking.get(path), run)}
 
     def _created(self, run: RunId, event: run_events.RunCreated) -> None:
         if event.trigger.kind != chains.AFTER:
@@ -98,14 +98,14 @@ class WorkflowRunChecker:
         name = f"{run} of {path} after {earlier}"
         known = self._started.setdefault((earlier, path), run)
         self._expect(known == run, f"{earlier} has started {path} as {known} and {run}")
-        self._expect((earlier, path) in self._asked, f"{name}: when that completed nobody asked for it")
-        self._owed.discard((earlier, path))
+        self._expect((earlier, path) in self._asked, f"{name}: the file did not match when that run completed")
+        self._pending.discard((earlier, path))
         depth = self._depths[run] = self._depths[earlier] + 1
         self._expect(about["depth"] == depth <= CHAIN_MAX, f"{name} is number {depth} of a chain, as {about['depth']}")
         files = self._repository.commits[event.revision or ""].files
         triggers = self._repository.triggers(path, files[path]) if path in files else None
         is_asked = triggers is not None and self._is_asked(triggers.workflow_run, earlier)
-        self._expect(is_asked, f"{name}: the file does not ask for it")
+        self._expect(is_asked, f"{name}: the file has no matching trigger")
 
     def _completed(self, run: RunId) -> None:
         if self._environment.shadows[run].repository != self._repository.settings.name:
@@ -115,7 +115,7 @@ class WorkflowRunChecker:
             if self._is_asked(asks, run) and path != self._environment.shadows[run].plan.path and not is_last:
                 self._asked.add((run, path))
                 if path in self._asking:
-                    self._owed.add((run, path))
+                    self._pending.add((run, path))
 
     def _is_asked(self, asks: WorkflowRunTrigger | None, run: RunId) -> bool:
         shadow = self._environment.shadows[run]
@@ -125,7 +125,7 @@ class WorkflowRunChecker:
 
     def what_is_open(self) -> str:
         """Describes what must start and has not; empty if there is nothing."""
-        return f"G6: nothing has followed {sorted(self._owed)}" if self._owed else ""
+        return f"G6: not triggered: {sorted(self._pending)}" if self._pending else ""
 
     def _expect(self, is_kept: object, text: str) -> None:
         self._environment.expect(is_kept, f"G6: {text}")

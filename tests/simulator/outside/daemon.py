@@ -145,7 +145,7 @@ class Daemon:
         self.loops = self._start_loops(clock)
         self._watch(self.driver.run(), "driver")
         self._watch(outputs.run(), "output logs")
-        self._watch(self._follow(), "follower")
+        self._watch(self._follow(), "feed subscriber")
         if environment.chance.has_child_runs:
             self._watch(
                 ChildRunStarter(self.driver, ChildWorkflows(environment, self._child_workflows)).run(), "starter"
@@ -175,7 +175,8 @@ class Daemon:
             if isinstance(repository, Triggered):
                 self._watch(Scheduler(loop.repository, loop.plan_recovery, loop_ports).run(), f"schedules of {name}")
                 self._watch(
-                    WorkflowRunTriggers(loop.repository, loop.plan_recovery, loop_ports).run(), f"followers of {name}"
+                    WorkflowRunTriggers(loop.repository, loop.plan_recovery, loop_ports).run(),
+                    f"workflow_run triggers of {name}",
                 )
                 self.webhooks = SignedWebhookService(loop_ports, loops, lambda _: HOOK_SECRET)
         return loops

@@ -205,7 +205,7 @@ class Repository:
             return
         loop = self.loop()
         if environment.daemon is not None and loop is not None:
-            environment.loop.spawn(environment.daemon.process, self._ask(loop, wish), f"somebody: {wish}")
+            environment.loop.spawn(environment.daemon.process, self._ask(loop, wish), f"person: {wish}")
         environment.loop.outside(PATIENCE_S, self._insist_on, wish)
 
     def _insist_on(self, wish: str) -> None:
@@ -214,7 +214,7 @@ class Repository:
 
     async def _ask(self, loop: RepositoryLoop, wish: str) -> None:
         try:
-            await (loop.suspend("somebody") if wish == "suspend" else loop.resume("somebody"))
+            await (loop.suspend("alice") if wish == "suspend" else loop.resume("alice"))
         except Retryable:
             return
         if self.wish != wish:
@@ -236,7 +236,7 @@ class Repository:
         environment = self._environment
         loop = self.loop()
         if environment.daemon is not None and loop is not None:
-            environment.loop.spawn(environment.daemon.process, self._sync(loop), "somebody: sync")
+            environment.loop.spawn(environment.daemon.process, self._sync(loop), "person: sync")
 
     async def _sync(self, loop: RepositoryLoop) -> None:
         requested = {ref: len(self.history[ref]) - 1 for ref in self.watched()}
@@ -274,7 +274,7 @@ class Source:
         content = self._repository.commits[object_id]
         before = self._repository.trees[previous_tree].files if previous_tree is not None else {}
         return Revision(
-            commit=Commit(id=content.id, tree=content.tree, author="somebody", message="change"),
+            commit=Commit(id=content.id, tree=content.tree, author="alice", message="change"),
             files=tuple(
                 TreeFile(path=path, blob=_digest(text))
                 for path, text in sorted(content.files.items())

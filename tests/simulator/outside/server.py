@@ -1,8 +1,8 @@
 """A server: its disk, its runner, and one agent process after the other, made of the real components.
 
 Rules of this file: what survives an agent and a reboot (disk, records) are attributes of the host; the runner survives
-an agent only. Everything else is made anew at each start, in the order of `waterflow_agent.agent`. A service manager restarts
-an agent that has exited.
+an agent only. Everything else is created again at each start, in the order of `waterflow_agent.agent`. A service manager
+restarts an agent that has exited.
 """
 
 from __future__ import annotations

@@ -306,9 +306,9 @@ async def test_temporary_refusals_are_retried_up_to_a_limit(
     )
     checkouts = CheckoutService(disk, daemon.requests, workspaces)
     monkeypatch.setattr(
-        daemon, "answer", lambda request: FileResponse(KEY, request.number, [], "WF503", "it is away", 10)
+        daemon, "answer", lambda request: FileResponse(KEY, request.number, [], "WF503", "unavailable", 10)
     )
-    with pytest.raises(Rejected, match="it is away"):
+    with pytest.raises(Rejected, match="unavailable"):
         await checkouts.make(KEY, TREE)
     assert len(daemon.received) == 3
     requested = len(daemon.received)

@@ -103,7 +103,7 @@ def test_every_open_job_has_an_owner_and_a_deadline(name: str, script: str) -> N
                 assert step is not None
                 assert deadline, f"{name}: no deadline after {line!r}"
                 mover = {"fleet", "agent", TimerKind.STEP_SLEEP.value, TimerKind.STEP_RETRY.value} & found
-                assert mover or step.is_held, f"{name}: nobody moves {step.id} on after {line!r}"
+                assert mover or step.is_held, f"{name}: nothing advances {step.id} after {line!r}"
 
 
 @pytest.mark.parametrize(("name", "script"), SCRIPTS.items(), ids=SCRIPTS)

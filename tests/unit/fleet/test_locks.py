@@ -12,7 +12,7 @@ def ask(run: str, *, limit: int = 1, queue: Queue = Queue.FIFO, at: int = 0) -> 
 
 
 def reported(answers: list[LockAnswer]) -> list[tuple[str, str]]:
-    """Returns each holder with what it was told."""
+    """Returns each holder with its answer."""
     words = {(True, False): "granted", (False, True): "refused", (False, False): "waits"}
     return [(answer.holder.run, words[answer.is_granted, answer.is_refused]) for answer in answers]
 

@@ -295,12 +295,12 @@ def test_an_avoided_server_is_used_only_without_an_alternative() -> None:
 def test_server_list_requests_are_evaluated_only_when_servers_change() -> None:
     """An answer that cannot have changed is not computed again."""
     fleet = Fleet()
-    survey = ServerListRequest(RunId("a"), JobId("each"))
-    assert isinstance(fleet.placement.list_servers(survey, "web", ()), Reason)
+    request_for_servers = ServerListRequest(RunId("a"), JobId("each"))
+    assert isinstance(fleet.placement.list_servers(request_for_servers, "web", ()), Reason)
     assert fleet.placement.changed_lists() == []
     fleet.connect("one", "web")
     [(requested, found)] = fleet.placement.changed_lists()
-    assert requested == survey
+    assert requested == request_for_servers
     assert not isinstance(found, Reason)
     assert [entry.name for entry in found] == ["one"]
     assert fleet.placement.changed_lists() == []

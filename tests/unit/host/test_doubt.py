@@ -51,7 +51,7 @@ async def test_nothing_is_acknowledged_behind_a_report_of_a_stalled_run_until_th
         assert acknowledged == []
         found = host.log.run(second.id)
         assert found is not None
-        assert found.conclusion is Conclusion.SUCCESS, "the other run goes on all the same"
+        assert found.conclusion is Conclusion.SUCCESS, "the other run continues"
         third = await host.start()
         del host.state.stalled[first.id]
         host.agents.disconnected(agent, "cut")

@@ -114,7 +114,7 @@ async def test_a_queue_keeps_its_order_across_a_restart() -> None:
         for _ in runs:
             (holder,) = again.state.locks.holders("", "deploy")
             order.append(holder.run)
-            await again.driver.cancel(holder.run, "somebody", is_forced=True)
+            await again.driver.cancel(holder.run, "alice", is_forced=True)
             await again.settle()
         assert order == runs
         assert again.state.locks.holders("", "deploy") == []
@@ -161,7 +161,7 @@ async def test_a_server_revoked_before_its_turn_does_not_block_the_job() -> None
         host.hello(agent, slots=0)
         run = await host.start(EACH)
         await host.settle()
-        await host.enrollment.revoke(agent, "somebody")
+        await host.enrollment.revoke(agent, "alice")
         await host.settle()
         assert host.kinds(run.id)[-1] == "RunCompleted"
 

@@ -25,10 +25,10 @@ def broken(path: str, blob: str) -> FileApplied:
     return FileApplied(path=path, blob=blob, errors=(error,))
 
 
-def applied(movement: int, *files: FileApplied, removed: tuple[str, ...] = ()) -> events.RevisionApplied:
-    commit = f"c{movement}"
+def applied(number: int, *files: FileApplied, removed: tuple[str, ...] = ()) -> events.RevisionApplied:
+    commit = f"c{number}"
     return events.RevisionApplied(
-        at=movement, ref=MAIN, update_number=movement, commit=commit, tree=f"t{movement}", files=files, removed=removed
+        at=number, ref=MAIN, update_number=number, commit=commit, tree=f"t{number}", files=files, removed=removed
     )
 
 

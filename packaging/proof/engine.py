@@ -41,10 +41,12 @@ class Engine:
 
     def await_start(self) -> None:
         """Waits until the engine answers."""
-        wait_until(lambda: self._is_over() or not self.docker("version", check=False).returncode, "engine", PATIENCE_S)
-        assert not self._is_over(), (self.folder / "log").read_text()[-4000:]
+        wait_until(
+            lambda: self._has_ended() or not self.docker("version", check=False).returncode, "engine", PATIENCE_S
+        )
+        assert not self._has_ended(), (self.folder / "log").read_text()[-4000:]
 
-    def _is_over(self) -> bool:
+    def _has_ended(self) -> bool:
         return self._process.poll() is not None
 
     def docker(self, *arguments: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -79,7 +81,7 @@ class Engine:
 
     def close(self) -> None:
         """Stops the engine and its containers, and removes its files."""
-        if not self._is_over():
+        if not self._has_ended():
             containers = self.docker("ps", "--all", "--quiet", check=False).stdout.split()
             if containers:
                 self.docker("rm", "--force", *containers, check=False)

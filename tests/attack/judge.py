@@ -60,16 +60,16 @@ class Judge:
     """Judges the runs of one cluster; `markers` is the file that the steps wrote."""
 
     def __init__(self, cluster: Cluster, markers: Path) -> None:
-        self._world = cluster
+        self._cluster = cluster
         self._markers = markers
 
     def run(self, run: str, *, may_be_lost: bool = False) -> dict[str, Any]:
         """Waits until the run has completed and judges it; with `may_be_lost`, steps may be `lost` or skipped."""
         try:
-            found = self._world.wait_for(run)
+            found = self._cluster.wait_for(run)
         except AssertionError as error:
             history = "\n".join(map(_brief, self.events(run)))
-            agents = self._world.api("GET", "/v1/agents").text
+            agents = self._cluster.api("GET", "/v1/agents").text
             raise AssertionError(f"{error}: {agents}\n{history}") from None
         events = self.events(run)
         context = "\n".join(["", json.dumps(found["jobs"]), *map(_brief, events)])
@@ -88,7 +88,7 @@ class Judge:
         rows: list[dict[str, Any]] = []
         cursor = ""
         while True:
-            answer = self._world.api("GET", f"/v1/runs/{run}/events", params={"cursor": cursor} if cursor else {})
+            answer = self._cluster.api("GET", f"/v1/runs/{run}/events", params={"cursor": cursor} if cursor else {})
             assert answer.status_code == 200, answer.text
             page = answer.json()
             rows += page["events"]
@@ -149,7 +149,7 @@ class Judge:
 
         def complete() -> bool:
             printed.clear()
-            answer = self._world.api("GET", f"/v1/runs/{found['id']}/logs")
+            answer = self._cluster.api("GET", f"/v1/runs/{found['id']}/logs")
             assert answer.status_code == 200, answer.text
             for text in answer.text.splitlines():
                 line = json.loads(text)

@@ -44,7 +44,7 @@ def test_a_write_error_stops_the_daemon_with_a_message_and_loses_nothing(arena: 
                 answers[key] = arena.post(key)
             known = [run for run in answers.values() if run]
             wait_until(lambda: not is_alive(pid) or all(map(arena.is_over, known)), "an end")
-        is_struck = not _goes_on(arena, answers)
+        is_struck = not _still_works(arena, answers)
         if is_struck:
             code = arena.daemon_process.wait(PATIENCE_S)
             text = arena.log.read_text()[log_size:]
@@ -65,7 +65,7 @@ def test_a_write_error_stops_the_daemon_with_a_message_and_loses_nothing(arena: 
     assert sweep(calls, strike, found, effect="error=EIO", rounds=2), "no fault struck"
 
 
-def _goes_on(arena: Arena, answers: dict[str, str | None]) -> bool:
+def _still_works(arena: Arena, answers: dict[str, str | None]) -> bool:
     """Returns whether one more run starts and completes; if not, a write failed and the daemon has exited."""
     process, key = arena.daemon_process, arena.key()
     run = answers[key] = arena.post(key)

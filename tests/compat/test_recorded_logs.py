@@ -44,13 +44,13 @@ def test_a_recorded_data_directory_can_be_extended(release: str, tmp_path: Path)
     directory = unpacked(release, tmp_path)
     with open_store(directory, record_log.UNIONS) as store:
         before = store.log.last_seq
-        _go_on(store)
+        _append(store)
     with open_store(directory, record_log.UNIONS) as store:
         assert store.log.last_seq == before + 1
         assert store.verify().records == before + 1
 
 
-def _go_on(store: Store) -> None:
+def _append(store: Store) -> None:
     stream = record_log.STREAMS["fleet"]
     facts = record_log.samples(record_log.UNIONS["fleet"])[:1]
     append = StreamAppend(stream=stream, expected=store.log.head(stream), at=5_000, events=facts)

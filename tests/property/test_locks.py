@@ -1,4 +1,4 @@
-"""Concurrency groups against a model: never more holders than places, and the first in the queue gets the next place."""
+"""Concurrency groups against a model: never more holders than the limit, and the first in the queue gets the next slot."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LocksMachine(RuleBasedStateMachine):
                 self.waiting.pop(holder, None)
                 self.holding[holder] = None
             elif answer.is_refused:
-                assert holder not in self.holding, "a place is not taken away"
+                assert holder not in self.holding, "a granted lock is not taken away"
                 self.removed(holder)
             elif holder not in self.holding:
                 self.waiting.setdefault(holder)
@@ -91,7 +91,7 @@ class LocksMachine(RuleBasedStateMachine):
             held = sum(self.asks[holder].group == group for holder in self.holding)
             waits = any(self.asks[holder].group == group for holder in self.waiting)
             assert not waits or held == limit, "no holder waits while a slot is free"
-        assert not list(self.locks.news()), "news are told once"
+        assert not list(self.locks.news()), "each change is reported once"
 
     @rule(draw=st.data())
     def recover(self, draw: st.DataObject) -> None:

@@ -30,7 +30,7 @@ class FaultInjector:
         self._repositories = repositories
         self._revoke_agent = revoke
         self._dice = environment.chance.dice
-        self._is_over = False
+        self._has_ended = False
         self._deeds: dict[str, Callable[[], bool]] = {
             "daemon killed": self._kill_daemon,
             "daemon frozen": self._freeze_daemon,
@@ -58,13 +58,13 @@ class FaultInjector:
 
     def stop(self) -> None:
         """Stops causing faults."""
-        self._is_over = True
+        self._has_ended = True
 
     def _arm(self, name: str) -> None:
         self._environment.loop.outside(self._dice.expovariate(1 / MOMENTS[name]), self._strike, name)
 
     def _strike(self, name: str) -> None:
-        if self._is_over:
+        if self._has_ended:
             return
         if self._deeds[name]():
             self._environment.chance.counts[name] += 1

@@ -187,19 +187,19 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     # Running ----------------------------------------------------------------------------------------------------------
 
-    def advance(self, until: float, is_over: Callable[[], bool] = lambda: False) -> None:
-        """Runs everything up to this time, or until `is_over` returns true between two instants."""
+    def advance(self, until: float, has_ended: Callable[[], bool] = lambda: False) -> None:
+        """Runs everything up to this time, or until `has_ended` returns true between two instants."""
         previous = asyncio_events._get_running_loop()
         asyncio_events._set_running_loop(self)
         try:
             while True:
                 self._run_instant()
-                if is_over() or not self._timers or self._timers[0][0] > until:
+                if has_ended() or not self._timers or self._timers[0][0] > until:
                     break
                 when, _, handle = heapq.heappop(self._timers)
                 self._time = max(self._time, when)
                 self._instant.append(handle)
-            self._time = max(self._time, min(until, self._time if is_over() else until))
+            self._time = max(self._time, min(until, self._time if has_ended() else until))
         finally:
             asyncio_events._set_running_loop(previous)
 

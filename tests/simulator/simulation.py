@@ -198,7 +198,7 @@ class Simulation(Environment):
             Approvers(self, self.chance.language).look()
             Repeaters(self, self.chance.language, self.starts).look()
         self._fault_injector.begin()
-        self.loop.advance(shape.uniform(8.0, 25.0), self._is_over_early)
+        self.loop.advance(shape.uniform(8.0, 25.0), self._stops_early)
         self._heal()
         healed_at = self.now_ms
         deadline = self._deadline(healed_at)
@@ -254,7 +254,7 @@ class Simulation(Environment):
     def _is_broken(self) -> bool:
         return self.violation is not None or bool(self.loop.failures)
 
-    def _is_over_early(self) -> bool:
+    def _stops_early(self) -> bool:
         if self.loop.failures:
             self._check_failures()
         return self.violation is not None

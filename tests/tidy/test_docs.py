@@ -176,19 +176,19 @@ def test_every_route_is_described() -> None:
 # The language ---------------------------------------------------------------------------------------------------------
 
 
-def _concepts(concept: type[models.LanguageModel] = models.LanguageModel) -> Iterator[type[models.LanguageModel]]:
-    for inner in concept.__subclasses__():
+def _models(model: type[models.LanguageModel] = models.LanguageModel) -> Iterator[type[models.LanguageModel]]:
+    for inner in model.__subclasses__():
         yield inner
-        yield from _concepts(inner)
+        yield from _models(inner)
 
 
 def test_every_key_of_the_language_is_described() -> None:
     """docs/workflows.md mentions it as `key`."""
     text = _page("workflows.md")
     missing = [
-        models.named(concept, key)
-        for concept in _concepts()
-        for key in models.keys(concept)
+        models.named(model, key)
+        for model in _models()
+        for key in models.keys(model)
         if not re.search(rf"`(?:[a-z_-]+\.)*{re.escape(key)}(?:: [^`]*)?`", text)
     ]
     assert not missing, _report("workflows.md", missing)

@@ -319,7 +319,7 @@ class ApiHarness:
         registry = Registry()
         self._placement = Placement(registry)
         self._registry = registry
-        world = LiveState(
+        state = LiveState(
             runs={},
             stalled={},
             placement=self._placement,
@@ -330,7 +330,7 @@ class ApiHarness:
             epoch=self.log.generation,
         )
         queries = RunQueries(self.log)
-        self.driver = Driver(world, self.log, self.fleet, self.clock, self.feed, queries)
+        self.driver = Driver(state, self.log, self.fleet, self.clock, self.feed, queries)
         self.fleet.driver = self.driver
         self.tokens = TokenRegistry()
         self.services = Services(

@@ -59,7 +59,7 @@ class People:
     """The approvers, with their tokens."""
 
     def __init__(self, cluster: Cluster, *names: str) -> None:
-        self._world = cluster
+        self._cluster = cluster
         self._headers = {}
         for name in names:
             answer = cluster.api("POST", "/v1/tokens", json={"name": name, "role": "approver"})
@@ -69,7 +69,7 @@ class People:
     def say(self, name: str, word: str, run: str, job: str, step: str | None = None) -> int:
         """Approves or rejects; returns the status of the answer."""
         body = {"job": job, **({"step": step} if step is not None else {})}
-        return self._world.api("POST", f"/v1/runs/{run}/{word}", json=body, headers=self._headers[name]).status_code
+        return self._cluster.api("POST", f"/v1/runs/{run}/{word}", json=body, headers=self._headers[name]).status_code
 
 
 def test_nothing_starts_before_the_required_approvals(empty_cluster: Cluster, tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ class Wiretap:
 
     def __init__(self, port: int) -> None:
         self.captured = bytearray()
-        self.is_over = asyncio.Event()
+        self.has_ended = asyncio.Event()
         self._port = port
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -225,7 +225,7 @@ class Wiretap:
             for ending in (inward, writer):
                 ending.close()
                 await asyncio.gather(ending.wait_closed(), return_exceptions=True)
-            self.is_over.set()
+            self.has_ended.set()
 
 
 async def test_a_captured_stream_replayed_does_nothing(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ async def test_a_captured_stream_replayed_does_nothing(tmp_path: Path) -> None:
             await link.proves_alive(agent)
             agent.socket.close(linger=0)
             async with asyncio.timeout(PATIENCE_S):
-                await tap.is_over.wait()
+                await tap.has_ended.wait()
         seen, received = list(link.listener.calls), link.dispatch.counters["frames_received"]
 
         with socket.create_connection(("127.0.0.1", port)) as thief:

@@ -58,7 +58,7 @@ class Lasting:
         *,
         is_begun: Callable[[], object],
         go_on: Callable[[], object],
-        is_over: Callable[[], object] = lambda: True,
+        has_ended: Callable[[], object] = lambda: True,
         env: dict[str, str] | None = None,
     ) -> None:
         self.node = node
@@ -67,7 +67,7 @@ class Lasting:
         self.is_begun = is_begun
         self.go_on = go_on
         #: Whether nothing of the node is still running, however it ended.
-        self.is_over = is_over
+        self.has_ended = has_ended
 
     def task(self, bench: Bench, **fields: object) -> Task:
         """Returns the task of the node, in a step that has a secret."""
@@ -137,7 +137,7 @@ class Containers:
             self._params(node),
             is_begun=lambda: self._is_begun(node),
             go_on=self.registry.go_on.set if node == "docker/pull" else (self.gate / "open").touch,
-            is_over=lambda: self._is_over(node),
+            has_ended=lambda: self._has_ended(node),
             env=self.env,
         )
 
@@ -177,7 +177,7 @@ class Containers:
             return self.registry.is_half.is_set()
         return bool(self.docker("ps", "--quiet"))
 
-    def _is_over(self, node: str) -> bool:
+    def _has_ended(self, node: str) -> bool:
         if node == "docker/run":
             return not self.docker("ps", "--all", "--quiet")
         if node == "docker/compose-down":
@@ -249,7 +249,7 @@ async def _judged(bench: Bench, node: Lasting, task: Task) -> Finished:
     """Returns its result after checks: it arrives once, nothing remains, and the secret has leaked nowhere."""
     output = await bench.daemon.output(task.key)
     finished = await bench.daemon.result(task.key)
-    await eventually(node.is_over)
+    await eventually(node.has_ended)
     await eventually(lambda: not list((bench.data_dir / "runner/attempts").glob(f"{task.key.attempt.run}*")))
     # A duplicate would have arrived before the result of a later step.
     await bench.daemon.run(bench.daemon.task(2, node="log", params={"message": "later"}))

@@ -64,19 +64,19 @@ async def test_a_silent_remote_times_out(remote: RemoteRepository) -> None:
 
 async def test_a_remote_that_sends_single_bytes_times_out(remote: RemoteRepository) -> None:
     """Each byte arrives before a timeout for silence would expire."""
-    is_over = threading.Event()
+    has_ended = threading.Event()
 
     def dribble(connection: socket.socket) -> None:
         for byte in packet(b"version 2\n") * 100:
             connection.sendall(bytes([byte]))
-            if is_over.wait(0.05):
+            if has_ended.wait(0.05):
                 return
 
     with remote.served(dribble):
         source = remote.open(fetch_timeout_ms=1_000)
         with pytest.raises(Retryable, match="timed out after"):
             await source.refs()
-        is_over.set()
+        has_ended.set()
 
 
 @pytest.mark.parametrize("count", [0, 3, 50, 1_000, 60_000])
@@ -254,7 +254,7 @@ asyncio.run(main())
 
 async def test_a_fetch_ends_when_its_daemon_is_killed(remote: RemoteRepository) -> None:
     """Its input ends, so it does not write to a mirror that another daemon uses."""
-    is_asked, is_over = asyncio.Event(), asyncio.Event()
+    is_asked, has_ended = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def hang(connection: socket.socket) -> None:
@@ -262,7 +262,7 @@ async def test_a_fetch_ends_when_its_daemon_is_killed(remote: RemoteRepository) 
         while connection.recv(4_096):
             pass
         # The child's exit closes its connection.
-        loop.call_soon_threadsafe(is_over.set)
+        loop.call_soon_threadsafe(has_ended.set)
 
     with remote.served(hang):
         daemon = await asyncio.create_subprocess_exec(
@@ -272,4 +272,4 @@ async def test_a_fetch_ends_when_its_daemon_is_killed(remote: RemoteRepository) 
             await is_asked.wait()
             daemon.kill()
             await daemon.wait()
-            await is_over.wait()
+            await has_ended.wait()

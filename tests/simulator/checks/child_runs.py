@@ -66,8 +66,8 @@ class ChildRunChecker:
             return
         parent = self._parent(run)
         attempt = self._attempt(parent)
-        is_over = attempt is None or attempt.outcome is not None
-        self._environment.expect(is_over, f"G7: {run.id} has ended, and {parent} waits for it")
+        has_ended = attempt is None or attempt.outcome is not None
+        self._environment.expect(has_ended, f"G7: {run.id} has ended, and {parent} waits for it")
 
     def _attempt(self, parent: AttemptId) -> Attempt | None:
         shadow = self._environment.shadows.get(parent.run)

@@ -253,8 +253,8 @@ def _locks(shadow: Run) -> Iterator[tuple[JobId | None, Lock]]:
     if shadow.lock is not None and _is_wanted(shadow.lock, is_ending=is_ending):
         yield None, shadow.lock
     for job in shadow.jobs:
-        is_over = job.status is Status.COMPLETED
-        if job.lock is not None and not is_over and _is_wanted(job.lock, is_ending=job.is_cancelled):
+        has_ended = job.status is Status.COMPLETED
+        if job.lock is not None and not has_ended and _is_wanted(job.lock, is_ending=job.is_cancelled):
             yield job.id, job.lock
 
 

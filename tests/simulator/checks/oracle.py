@@ -81,8 +81,8 @@ def batch_is_open(job: Job) -> bool:
     children = job.parent.children
     assert children is not None
     begins = max((end for end in children.batches if end <= job.position), default=0)
-    is_over = all(one.conclusion is not None for one in children.jobs[:begins])
-    return is_over and children.resume_at is None
+    has_ended = all(one.conclusion is not None for one in children.jobs[:begins])
+    return has_ended and children.resume_at is None
 
 
 def takes_lock(job: Job) -> bool:

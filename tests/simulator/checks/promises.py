@@ -110,7 +110,7 @@ class Checks:
         Agents were not restored: what a restored backup holds open must never start again.
         """
         self._over_before.update(
-            (shadow.id, job.id) for shadow in self._shadows.values() for job in shadow.jobs if _is_over(shadow, job)
+            (shadow.id, job.id) for shadow in self._shadows.values() for job in shadow.jobs if _has_ended(shadow, job)
         )
         self._shadows.clear()
         for ref_updates in self._ref_updates.values():
@@ -433,10 +433,10 @@ class Checks:
         shadow = self._shadows.get(RunId(run))
         found = shadow.jobs_by_id.get(JobId(job)) if shadow is not None else None
         # A restored backup may know that the run has completed without knowing what became of its jobs.
-        is_over = (shadow is not None and shadow.is_completed) or (run, job) in self._over_before
+        has_ended = (shadow is not None and shadow.is_completed) or (run, job) in self._over_before
         if shadow is not None and found is not None:
-            is_over = is_over or _is_over(shadow, found)
-        self._expect(is_over, f"the working directory of {run} {job} is removed, and the job is not over")
+            has_ended = has_ended or _has_ended(shadow, found)
+        self._expect(has_ended, f"the working directory of {run} {job} is removed, and the job is not over")
 
     # End of a simulation ---------------------------------------------------------------------------------------------------
 
@@ -479,7 +479,7 @@ class Checks:
             self._expect(data == executions[0].printed, f"G9: output of {name} is incomplete")
 
 
-def _is_over(run: Run, job: Job) -> bool:
+def _has_ended(run: Run, job: Job) -> bool:
     """Returns whether nothing more of the job, or of the try whose directory exists, can follow."""
     return run.is_completed or job.conclusion is not None or job.number > 1 or job.retry_at is not None
 

@@ -46,7 +46,7 @@ class _Step:
         self.request = request
         self.reason = ""
         self.handles: list[asyncio.TimerHandle] = []
-        self.is_over = False
+        self.has_ended = False
 
 
 class Runner:
@@ -192,7 +192,7 @@ class Runner:
             self._tell({"type": "output", "name": step.name, "bytes": begin + len(data)})
 
     def _stop(self, step: _Step, reason: str) -> None:
-        if step.is_over or step.reason or self.is_dead:
+        if step.has_ended or step.reason or self.is_dead:
             return
         step.reason = reason
         loop = self._environment.loop
@@ -207,7 +207,7 @@ class Runner:
         )
 
     def _exits(self, step: _Step, code: int | None) -> None:
-        if step.is_over:
+        if step.has_ended:
             return
         self._finish(step, code, step.reason or "exited")
         if self.is_dead:
@@ -221,7 +221,7 @@ class Runner:
         self._tell({"type": "exited", "name": step.name, "result": result})
 
     def _finish(self, step: _Step, code: int | None, how: str) -> None:
-        step.is_over = True
+        step.has_ended = True
         for handle in step.handles:
             handle.cancel()
         self._host.steps.pop(step.name, None)

@@ -46,7 +46,7 @@ _USES_MAX = 100_000
 def find_agent(services: Services, text: str) -> str:
     """The fingerprint of the agent that a person names; `Rejected` 404 or 409.
 
-    Whoever can reach the enrollment port chooses the name of a pending agent, and can compute keys until a prefix of the
+    Anyone who can reach the enrollment port chooses the name of a pending agent, and can compute keys until a prefix of the
     fingerprint fits. So a pending agent is found only by its whole fingerprint. An approved one is also found by its name, or
     by a prefix of its fingerprint with `SHA256:`.
     """

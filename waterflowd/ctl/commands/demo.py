@@ -48,10 +48,10 @@ def demo(context: click.Context, keep: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     folder = Path(tempfile.mkdtemp(prefix="waterflow-demo-"))
-    world = Processes(folder)
+    processes = Processes(folder)
     code = RUN_FAILED
     try:
-        play = _Demo(folder, world)
+        play = _Demo(folder, processes)
         context.call_on_close(play.close)
         code = play.play()
     except KeyboardInterrupt:
@@ -59,7 +59,7 @@ def demo(context: click.Context, keep: bool) -> None:
     finally:
         _ignore_signals()
         click.echo("stopping the demo ...")
-        world.end()
+        processes.end()
         if keep:
             click.echo(f"kept all files in {folder}")
         else:
@@ -80,9 +80,9 @@ def _ignore_signals() -> None:
 class _Demo:
     """One demo, from the repository to suggestions what to try next."""
 
-    def __init__(self, folder: Path, world: Processes) -> None:
+    def __init__(self, folder: Path, processes: Processes) -> None:
         self._folder = folder
-        self._world = world
+        self._processes = processes
         self._choose_ports(_PORT)
 
     def _choose_ports(self, preferred: int) -> None:
@@ -114,15 +114,15 @@ class _Demo:
         _say(f"starting a daemon and three agents in {self._folder}")
         for tries_left in reversed(range(_PORT_TRIES)):
             configuration = _daemon_configuration(self._folder, self._port, self._work_port, self._enroll_port, bare)
-            self.daemon = self._world.start("waterflowd", "waterflowd", configuration)
+            self.daemon = self._processes.start("waterflowd", "waterflowd", configuration)
             try:
-                self._world.wait_until(self._is_up, "starting the daemon", _UP_S)
+                self._processes.wait_until(self._is_up, "starting the daemon", _UP_S)
                 break
             except Failure:
                 # Another process, such as a second demo, may have taken a port since it was found free.
-                if not tries_left or not self._world.has_logged("waterflowd", *_PORT_TAKEN):
+                if not tries_left or not self._processes.has_logged("waterflowd", *_PORT_TAKEN):
                     raise
-            self._world.forget("waterflowd")
+            self._processes.forget("waterflowd")
             self._client.close()
             self._choose_ports(0)
         # The daemon must know the empty repository before the first push, so that the push starts a run.
@@ -131,7 +131,7 @@ class _Demo:
 
     def _is_up(self) -> bool:
         # From its log, because another daemon may answer on a port that ours could not get.
-        return self._world.has_logged("waterflowd", "waterflow.daemon: ready in ")
+        return self._processes.has_logged("waterflowd", "waterflow.daemon: ready in ")
 
     def _start_agents(self) -> None:
         for name, group in _AGENTS:
@@ -139,8 +139,8 @@ class _Demo:
             token = self._folder / f"{name}.token"
             token.touch(0o600)
             token.write_text(made["token"] + "\n", "utf-8")
-            self._world.start(name, "waterflow_agent", _agent_configuration(self._folder, name, group, token))
-        self._world.wait_until(self._are_connected, "starting the agents", _UP_S)
+            self._processes.start(name, "waterflow_agent", _agent_configuration(self._folder, name, group, token))
+        self._processes.wait_until(self._are_connected, "starting the agents", _UP_S)
         for name, group in _AGENTS:
             _say(f"agent      {name}   in {group}")
 
@@ -156,7 +156,7 @@ class _Demo:
             rows[:] = self._client.get("/v1/runs", limit=1)["runs"]
             return bool(rows)
 
-        self._world.wait_until(has_run, "the first run", _RUN_S)
+        self._processes.wait_until(has_run, "the first run", _RUN_S)
         _say(f"the push started a run after {time.monotonic() - began:.1f} s\n")
         return rows[0]
 
@@ -167,7 +167,7 @@ class _Demo:
 
     def _print_next_steps(self, work: Path, run: str) -> None:
         address = f"http://127.0.0.1:{self._port}"
-        restart = self._world.command_text("waterflowd", "waterflowd")
+        restart = self._processes.command_text("waterflowd", "waterflowd")
         ctl = _own_command()
         _say(f"""
 {style("Try next, in another terminal:", is_bold=True)}
@@ -197,7 +197,7 @@ class _Demo:
             was_up, is_up = is_up, self._is_up()
             if was_up and not is_up:
                 _say("the daemon has stopped; restart it in another terminal:")
-                _say("  " + self._world.command_text("waterflowd", "waterflowd"))
+                _say("  " + self._processes.command_text("waterflowd", "waterflowd"))
             elif is_up and not was_up:
                 _say("the daemon is running again, and so are its runs: waterflowctl runs")
 

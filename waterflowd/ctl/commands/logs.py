@@ -46,7 +46,7 @@ def logs(
     Control characters are escaped; colours are kept on a terminal.
     """
     client = client_of(context)
-    # With times all lines differ, and a follower needs each line at once.
+    # With times all lines differ, and a reader of a live log needs each line at once.
     is_folded = not (follow or timestamps or as_json) and (is_terminal() if fold is None else fold)
     folding = OutputFolding() if is_folded else None
     run_id = find_run(client, run)["id"]

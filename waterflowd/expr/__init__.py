@@ -26,7 +26,7 @@ from waterflowd.expr.explain import explain, unparse
 from waterflowd.expr.functions import FUNCTIONS, PLAIN_FUNCTIONS, STATUS_FUNCTIONS
 from waterflowd.expr.nodes import Binary, Call, Context, Filter, Index, Literal, Logical, Node, Not
 from waterflowd.expr.parser import parse
-from waterflowd.expr.scope import Scope, check, references
+from waterflowd.expr.scope import Names, Scope, check, references
 from waterflowd.expr.scripts import Script, check_script, lower_script
 from waterflowd.expr.template import (
     EmbeddedExpression,
@@ -53,6 +53,7 @@ __all__ = [
     "Index",
     "Literal",
     "Logical",
+    "Names",
     "Node",
     "Not",
     "EmbeddedExpression",

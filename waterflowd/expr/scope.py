@@ -6,8 +6,9 @@ and one that does not exist is null.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from waterflow_agent.display import quote
 from waterflowd.expr.errors import UNKNOWN_CONTEXT, UNKNOWN_FUNCTION, UNKNOWN_NAME, ExpressionError
@@ -35,12 +36,42 @@ _NOUNS = {
 }
 
 
+class Names(Collection[str]):
+    """Names below a context, compared without case, and those of an outer scope; a lookup costs the same for any number."""
+
+    __slots__ = ("_outer", "_spelled")
+
+    def __init__(self, names: Iterable[str] = (), outer: Names | None = None) -> None:
+        self._spelled = {name.lower(): name for name in names}
+        self._outer = outer
+
+    def add(self, name: str) -> None:
+        """Adds a name, for expressions that are checked afterwards."""
+        self._spelled[name.lower()] = name
+
+    def get(self, name: str) -> str | None:
+        """The name as it was declared; None if there is none."""
+        found = self._spelled.get(name.lower())
+        return self._outer.get(name) if found is None and self._outer is not None else found
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._outer or ()
+        yield from self._spelled.values()
+
+    def __len__(self) -> int:
+        return len(self._spelled) + len(self._outer or ())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
     """The contexts and functions that an expression may use.
 
     `contexts` maps each allowed context (lower case) to the names that exist below it, or to None where they are not
-    known or where an unknown one is null. `functions` are names as documented; add STATUS_FUNCTIONS in an `if`.
+    known or where an unknown one is null; where many expressions use one collection, it should be `Names`. `functions`
+    are names as documented; add STATUS_FUNCTIONS in an `if`.
     """
 
     contexts: Mapping[str, Collection[str] | None] = field(default_factory=dict)
@@ -49,7 +80,7 @@ class Scope:
 
 def check(node: Node, scope: Scope) -> list[ExpressionError]:
     """Return the errors of an expression in source order, at most ERRORS_MAX."""
-    functions = {name.lower() for name in scope.functions}
+    functions = _lowered(frozenset(scope.functions))
     errors: list[ExpressionError] = []
     for part, _ in walk(node):
         match part:
@@ -66,6 +97,11 @@ def check(node: Node, scope: Scope) -> list[ExpressionError]:
         if len(errors) == ERRORS_MAX:
             break
     return sorted(errors, key=lambda error: error.offset)
+
+
+@lru_cache(maxsize=64)
+def _lowered(names: frozenset[str]) -> frozenset[str]:
+    return frozenset(name.lower() for name in names)
 
 
 def _call_error(call: Call, functions: Collection[str], scope: Scope) -> ExpressionError | None:
@@ -104,7 +140,7 @@ def _name_error(index: Index, scope: Scope) -> ExpressionError | None:
     if known is None:
         return None
     name = to_text(index.key.value)
-    if any(candidate.lower() == name.lower() for candidate in known):
+    if name in (known if isinstance(known, Names) else Names(known)):
         return None
     text = f"unknown {_NOUNS.get(lowered, f'name in {lowered}')} {quote(name)}"
     if not known:

@@ -63,6 +63,9 @@ _CALCULATED_FLAGS = frozenset("in")
 _ARRAY_FLAGS = frozenset("aA")
 _NAME_READERS = frozenset({"read", "unset", "mapfile", "readarray", "getopts"})
 
+#: An option of a shell that takes the next word as its value.
+_OPTION_WITH_VALUE = re.compile(r"[-+]\w*[oO]")
+
 #: Represents an expression in the text of a word; matches no pattern for names.
 VALUE = "\0"
 
@@ -104,6 +107,8 @@ class Pipeline:
 
     commands: list[Command] = field(default_factory=lambda: [Command()])
     here_documents: list[EmbeddedExpression] = field(default_factory=list)
+    #: What was found the last time by `pipeline_reads_code`, and what it depends on: only the last command can change.
+    found_reader: tuple[object, str | None] = (None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +162,12 @@ def unsafe_uses(pipeline: Pipeline, variables: VariableAttributes) -> Iterator[U
 
 def pipeline_reads_code(pipeline: Pipeline) -> str | None:
     """Return the name of a command that runs its input as code, such as `bash` in `cat <<EOF | bash`."""
-    return next((name for command in pipeline.commands if (name := reads_code(command))), None)
+    last = pipeline.commands[-1]
+    state = (len(pipeline.commands), len(last.words), last.reader)
+    if pipeline.found_reader[0] != state:
+        found = next((name for command in pipeline.commands if (name := reads_code(command))), None)
+        pipeline.found_reader = (state, found)
+    return pipeline.found_reader[1]
 
 
 def reads_options_as_code(command: Command) -> bool:
@@ -171,12 +181,13 @@ def reads_options_as_code(command: Command) -> bool:
 
 def reads_code(command: Command) -> str | None:
     """Return the name of the command if it runs its standard input as code."""
-    words = _arguments(command)
+    start = _command_at(command.words, 0)
+    while start < len(command.words) and _name(command.words[start]) == "eval":
+        start = _command_at(command.words, start + 1)
+    words = command.words[start:]
     if command.reader or not words:
         return command.reader
     first = _name(words[0])
-    if first == "eval":
-        return reads_code(Command(words[1:]))
     if first in _REMOTE:
         return first if not _remote_code(words) else None
     if first in _SOURCE:
@@ -229,15 +240,19 @@ def _name(word: Word) -> str:
 
 def _arguments(command: Command) -> list[Word]:
     """Return the words from the command's name on, without assignments and prefixes such as `sudo`."""
-    words = command.words
-    position = 0
+    return command.words[_command_at(command.words, 0) :]
+
+
+def _command_at(words: list[Word], start: int) -> int:
+    """Return the position of the command's name from `start` on, behind assignments and prefixes such as `sudo`."""
+    position = start
     while position < len(words) - 1 and (
         _ASSIGNMENT.match(words[position].text)
         or _name(words[position]) in _PREFIXES
-        or (position and words[position].text.startswith("-"))
+        or (position > start and words[position].text.startswith("-"))
     ):
         position += 1
-    return words[position:]
+    return position
 
 
 def _in_command(command: Command, variables: VariableAttributes) -> Iterator[UnsafeUse]:
@@ -352,20 +367,26 @@ def _code_options(words: list[Word]) -> Iterator[UnsafeUse]:
 
 def _code_values(name: str, words: list[Word]) -> Iterator[UnsafeUse]:
     option, location = _code_option(name), EVALUATED.format(name)
+    operands = _operands(words)
+    checked = 0
     for position, word in enumerate(words):
         if word.is_process:
             yield from _all([word], location)
         if option.fullmatch(word.text):
-            yield from _all(words[position + 1 : _operand_at(words, position + 1) + 1], location)
+            end = operands[position + 1] + 1
+            yield from _all(words[max(position + 1, checked) : end], location)
+            checked = max(checked, end)
         elif option.match(word.text) and name not in _SHELLS:
             yield from _all([word], location)
 
 
-def _operand_at(words: list[Word], position: int) -> int:
-    """Return the position of the first operand; `bash -c -o pipefail CODE` has options after the `-c`."""
-    while position < len(words) and words[position].text.startswith(("-", "+")):
-        position += 2 if re.fullmatch(r"[-+]\w*[oO]", words[position].text) else 1
-    return position
+def _operands(words: list[Word]) -> list[int]:
+    """Return the position of the first operand from each word on: `bash -c -o pipefail CODE` has options after the `-c`."""
+    found = list(range(len(words) + 2))
+    for position in reversed(range(len(words))):
+        if words[position].text.startswith(("-", "+")):
+            found[position] = found[position + (2 if _OPTION_WITH_VALUE.fullmatch(words[position].text) else 1)]
+    return found
 
 
 def _awk_program(name: str, words: list[Word]) -> Iterator[UnsafeUse]:

@@ -6,7 +6,7 @@ parenthesis that ends a pattern closes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from enum import Enum
 
 from waterflowd.expr.shell_commands import Command, Pipeline, Word
@@ -61,6 +61,11 @@ class Frame:
 
     kind: FrameKind
     closer: str = ""
+    outer: InitVar[Frame | None] = None
+    #: The innermost commands that contain the frame, or the frame itself.
+    commands: Frame = field(init=False)
+    #: The frame whose word is being read; None in the body of a here-document, which is not part of a word.
+    word_owner: Frame | None = field(init=False)
     #: Whether it was opened inside a subscript: `a["...` or `a[$(...`.
     is_in_subscript: bool = False
 
@@ -92,6 +97,13 @@ class Frame:
 
     #: Commands and here-document: a command that runs the input as code.
     reader: str | None = None
+
+    def __post_init__(self, outer: Frame | None) -> None:
+        is_commands = self.kind is FrameKind.COMMANDS or outer is None
+        self.commands = self if is_commands or outer is None else outer.commands
+        self.word_owner = self if is_commands or outer is None else outer.word_owner
+        if self.kind is FrameKind.DOCUMENT:
+            self.word_owner = None
 
     @property
     def command(self) -> Command:

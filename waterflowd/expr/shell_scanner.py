@@ -16,7 +16,7 @@ value, so a misjudged context yields wrong text, not code. What it must find rel
 a command evaluates the value again (shell_commands.py); these uses are reported as unsafe.
 
 The scan works on a copy of the script in which expressions are blanked out, so that their text is never parsed as shell.
-The stack is bounded, so the time is linear in the length of the script.
+The stack is bounded, and no reader looks further than it consumes, so the time is linear in the length of the script.
 
 Why not tree-sitter-bash: it parses faster, but it is less safe. ARCHITECTURE.md ("Why the shell scanner is our own") has the
 comparison.
@@ -27,6 +27,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from functools import cached_property
 
 from waterflowd.expr.errors import BOUND, ExpressionError
 from waterflowd.expr.shell_commands import (
@@ -100,6 +101,9 @@ class Scanner:
         self._constants = constants
         self._text = _blanked(text, self._expressions.values())
         self._stack = [Frame(FrameKind.COMMANDS)]
+        #: For each open here-document, where the first of it and those around it ends.
+        self._document_ends: list[int] = []
+        self._backtick_depth = 0
         self._announced: list[HereDocument] = []
         self._found: dict[int, UnsafeUse] = {}
         self._position = 0
@@ -151,7 +155,7 @@ class Scanner:
         if self._is_at_subscript(frame):
             self._report(expression, ARITHMETIC)
         self._commands.used.append(expression)
-        if commands := self._word_owner:
+        if commands := frame.word_owner:
             commands.open_word().expressions.append(expression)
             commands.add(VALUE)
 
@@ -183,28 +187,14 @@ class Scanner:
 
     @property
     def _commands(self) -> Frame:
-        return next(frame for frame in reversed(self._stack) if frame.kind is FrameKind.COMMANDS)
-
-    @property
-    def _word_owner(self) -> Frame | None:
-        """The frame whose word is being read; None in the body of a here-document, which is not part of a word."""
-        for frame in reversed(self._stack):
-            if frame.kind is FrameKind.COMMANDS:
-                return frame
-            if frame.kind is FrameKind.DOCUMENT:
-                return None
-        return None
+        return self._stack[-1].commands
 
     def _add_to_word(self, text: str) -> None:
-        if owner := self._word_owner:
+        if owner := self._stack[-1].word_owner:
             owner.add(text)
 
     def _limit(self, frame: Frame) -> int:
         return frame.end if frame.kind is FrameKind.DOCUMENT else len(self._text)
-
-    @property
-    def _backtick_depth(self) -> int:
-        return sum(frame.closer == "`" for frame in self._stack)
 
     def _check_nesting(self, levels: list[Frame] | list[Compound]) -> None:
         if len(levels) > NESTING_MAX:
@@ -214,13 +204,17 @@ class Scanner:
     def _push(self, kind: FrameKind, closer: str = "") -> Frame:
         self._check_nesting(self._stack)
         outer = self._stack[-1] if self._stack else None
-        frame = Frame(kind, closer, is_in_subscript=outer is not None and self._is_at_subscript(outer))
+        frame = Frame(kind, closer, outer, is_in_subscript=outer is not None and self._is_at_subscript(outer))
         self._stack.append(frame)
+        self._backtick_depth += closer == "`"
         return frame
 
     def _pop(self) -> None:
         """Leave a frame; the expressions in a substitution are part of the word around it."""
         frame = self._stack.pop()
+        self._backtick_depth -= frame.closer == "`"
+        if frame.kind is FrameKind.DOCUMENT:
+            self._document_ends.pop()
         if frame.kind is not FrameKind.COMMANDS:
             return
         self._end_pipeline(frame)
@@ -237,7 +231,7 @@ class Scanner:
             if self._stack[-1].kind is FrameKind.COMMANDS and reads_options_as_code(self._stack[-1].command):
                 for expression in frame.used:
                     self._report(expression, _UNQUOTED_TEST)
-            if owner := self._word_owner:
+            if owner := self._stack[-1].word_owner:
                 owner.open_word().expressions.extend(frame.used)
 
     def _end_pipeline(self, frame: Frame) -> None:
@@ -505,6 +499,7 @@ class Scanner:
                 frame = self._push(FrameKind.DOCUMENT)
                 frame.pipeline, frame.end, frame.resume = document.pipeline, end, resume
                 frame.reader = pipeline_reads_code(document.pipeline)
+                self._document_ends.append(min([end, *self._document_ends[-1:]]))
                 return position
             self._report_within(position, end, _QUOTED_DOCUMENT)
             position = resume
@@ -512,22 +507,36 @@ class Scanner:
 
     def _body(self, position: int, document: HereDocument) -> tuple[int, int]:
         """Return the end of the body that starts at `position`, and where the script continues."""
-        length = len(self._text)
-        while position < length:
-            end = self._text.find("\n", position)
-            end = length if end < 0 else end
-            line = self._text[position:end]
-            if (line.lstrip("\t") if document.strips_tabs else line) == document.delimiter:
-                return position, min(end + 1, length)
-            position = end + 1
-        return length, length
+        lines = self._lines_without_tabs if document.strips_tabs else self._lines
+        starts = lines.get(document.delimiter, ())
+        found, length = bisect_left(starts, position), len(self._text)
+        if found == len(starts):
+            return length, length
+        end = self._text.find("\n", starts[found])
+        return starts[found], length if end < 0 else end + 1
+
+    @cached_property
+    def _lines(self) -> dict[str, list[int]]:
+        """Where each line starts, by its text: reading on for each delimiter would cost the square of their number."""
+        lines: dict[str, list[int]] = {}
+        start = 0
+        for line in self._text.split("\n"):
+            lines.setdefault(line, []).append(start)
+            start += len(line) + 1
+        return lines
+
+    @cached_property
+    def _lines_without_tabs(self) -> dict[str, list[int]]:
+        lines: dict[str, list[int]] = {}
+        for line, starts in self._lines.items():
+            lines.setdefault(line.lstrip("\t"), []).extend(starts)
+        return {line: sorted(starts) for line, starts in lines.items()}
 
     def _document_that_ends(self, position: int) -> Frame | None:
         """Return the here-document that ends here, even if frames inside it are still open."""
-        for frame in self._stack:
-            if frame.kind is FrameKind.DOCUMENT and position >= frame.end:
-                return frame
-        return None
+        if not self._document_ends or position < self._document_ends[-1]:
+            return None
+        return next(frame for frame in self._stack if frame.kind is FrameKind.DOCUMENT and position >= frame.end)
 
     def _end_document(self, document: Frame) -> int:
         closed = False

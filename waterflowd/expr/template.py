@@ -25,7 +25,7 @@ OPEN = "${{"
 
 _STATUS_NAMES = frozenset(name.lower() for name in STATUS_FUNCTIONS)
 
-#: Texts up to this many characters are kept parsed; longer ones are scripts, which are parsed once.
+#: Texts up to this many characters are kept parsed; of longer ones, which are scripts, only the last.
 _CACHED_CHARACTERS_MAX = 4096
 
 _EXPRESSION = re.compile(r"\$\{\{((?:[^'}]|'[^']*'|\}(?!\}))*)\}\}")
@@ -72,7 +72,7 @@ class Template:
 
 def parse_template(text: str) -> Template:
     """Return the pieces of a text; raises ExpressionError at the first mistake, with the offset in `text`."""
-    return _cached_template(text) if len(text) <= _CACHED_CHARACTERS_MAX else _parse_template(text)
+    return _cached_template(text) if len(text) <= _CACHED_CHARACTERS_MAX else _last_long_template(text)
 
 
 def _parse_template(text: str) -> Template:
@@ -93,6 +93,7 @@ def _parse_template(text: str) -> Template:
 
 
 _cached_template = lru_cache(maxsize=4096)(_parse_template)
+_last_long_template = lru_cache(maxsize=1)(_parse_template)
 
 
 def render(value: Value, env: Env) -> Value:

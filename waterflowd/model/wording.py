@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import heapq
+from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 
 from waterflow_agent.display import quote
 
@@ -24,11 +27,37 @@ def describe(value: object) -> str:
     return "a mapping"
 
 
+#: Names that a message lists.
+_LISTED_MAX = 10
+#: Names that a suggestion is looked for among, and those of them that are compared exactly: each costs time, and an author may
+#: declare many.
+_CONSIDERED_MAX = 1_000
+_COMPARED_MAX = 20
+_CUTOFF = 0.6
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first names, separated by commas."""
+    shown = list(islice(names, _LISTED_MAX + 1))
+    return ", ".join(shown[:_LISTED_MAX]) + (", ..." if len(shown) > _LISTED_MAX else "")
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` most likely means, or None."""
-    spelled = {candidate.lower(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.lower()[:64], spelled, n=1, cutoff=0.6)
+    """The known name that `name` most likely means, or None. Considers the first 1,000 names."""
+    spelled = {candidate.lower(): candidate for candidate in islice(known, _CONSIDERED_MAX)}
+    lowered = name.lower()[:64]
+    characters = Counter(lowered)
+    likely = heapq.nlargest(_COMPARED_MAX, spelled, key=lambda candidate: _similarity_max(characters, candidate))
+    found = difflib.get_close_matches(lowered, likely, n=1, cutoff=_CUTOFF)
     return spelled[found[0]] if found else None
+
+
+def _similarity_max(characters: Counter[str], candidate: str) -> float:
+    """An upper limit of difflib's ratio, which is much faster: the share of characters that both names have."""
+    length = characters.total() + len(candidate)
+    if 2 * min(characters.total(), len(candidate)) < _CUTOFF * length:
+        return 0.0
+    return 2 * sum(min(count, candidate.count(character)) for character, count in characters.items()) / (length or 1)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

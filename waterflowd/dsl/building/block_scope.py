@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
 from waterflow_agent.display import quote
+from waterflowd import expr
 from waterflowd.dsl import models
 from waterflowd.dsl.building.contexts import Availability
 from waterflowd.dsl.models.ids import Ids
@@ -42,8 +43,8 @@ class BlockScope:
 
     #: The names that its expressions may use, except for the steps of the block itself.
     available: Availability
-    #: Named steps of the enclosing blocks that have run.
-    visible: tuple[str, ...] = ()
+    #: Named steps that have run, in this block and the enclosing ones.
+    visible: expr.Names = field(default_factory=expr.Names)
     ids: Ids | None = None
     #: Names of the items of the enclosing loops.
     loops: tuple[str, ...] = ()
@@ -64,15 +65,30 @@ class BlockScope:
 BuildBlock = Callable[[Path, list[models.Step], BlockScope], tuple[StepPlan, ...]]
 
 
-def names_not_yet_run(names: list[str]) -> dict[tuple[str, str], str]:
-    return {
-        ("steps", name.lower()): f"the step {quote(name)} has not run yet; only earlier steps can be used"
-        for name in names
-    }
+class UnreachableSteps:
+    """Why the other named steps of a block cannot be used: they have not run yet, or they are inside an earlier step."""
+
+    def __init__(self, block: expr.Names, visible: expr.Names) -> None:
+        self._block = block
+        self._visible = visible
+        self._inside: dict[str, str] = {}
+
+    def add_inside(self, plan: StepPlan) -> None:
+        """Adds the steps inside a step that was built."""
+        self._inside |= _names_run_inside(plan)
+
+    def reason(self, context: str, name: str) -> str | None:
+        """See `OutOfReach`."""
+        if context != "steps":
+            return None
+        step = self._block.get(name)
+        if step is not None and step not in self._visible:
+            return f"the step {quote(step)} has not run yet; only earlier steps can be used"
+        return self._inside.get(name)
 
 
-def names_run_inside(plan: StepPlan) -> dict[tuple[str, str], str]:
-    """Why the steps inside a step cannot be used after it, by name."""
+def _names_run_inside(plan: StepPlan) -> dict[str, str]:
+    """Why the steps inside a step cannot be used after it, by name in lower case."""
     if plan.node == COMPOSITE:
         return {}
     hint = "write the value to $WATERFLOW_ENV there, and use env"
@@ -80,11 +96,7 @@ def names_run_inside(plan: StepPlan) -> dict[tuple[str, str], str]:
         results = f"steps.{plan.id}.outputs.results"
         hint = f"use {results}" if plan.is_named else "give the loop an id, and use steps.<id>.outputs.results"
     sentence = "the step {0} runs inside another step, so it cannot be used after it; {1}"
-    return {
-        ("steps", inner.id.lower()): sentence.format(quote(inner.id), hint)
-        for inner in _all_inner(plan)
-        if inner.is_named
-    }
+    return {inner.id.lower(): sentence.format(quote(inner.id), hint) for inner in _all_inner(plan) if inner.is_named}
 
 
 def _all_inner(plan: StepPlan) -> Iterator[StepPlan]:

@@ -20,7 +20,7 @@ from waterflowd.dsl.models.validation import validate
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.model.plan import CallPlan, JobPlan, StepPlan
-from waterflowd.model.wording import did_you_mean
+from waterflowd.model.wording import did_you_mean, listed
 
 #: Nesting of calls below the workflow that is started.
 DEPTH_MAX = 4
@@ -85,7 +85,7 @@ class WorkflowCalls:
             source.at_value(at, codes.WRONG_CALL, text, "move jobs into the workflow that calls them")
             return None
         if callee is not None and known:
-            self._compilation.count(source, path, steps=callee.steps, jobs=callee.jobs)
+            self._compilation.count(source, path, steps=callee.steps, jobs=callee.jobs, used_again=file)
         if callee is not None and not callee.call.jobs:
             return None
         return callee
@@ -125,7 +125,7 @@ class WorkflowCalls:
             if name not in callee.declared_secrets:
                 known = list(callee.declared_secrets)
                 hint = did_you_mean(name, known) or (
-                    f"declared secrets: {', '.join(known)}" if known else "it declares no secrets"
+                    f"declared secrets: {listed(known)}" if known else "it declares no secrets"
                 )
                 text = f"the workflow {quote(callee.call.path)} does not declare the secret {quote(name)}"
                 source.at_key(at, codes.WRONG_SECRET, text, f"{hint}; declare secrets under on.workflow_call.secrets")

@@ -59,6 +59,8 @@ Reader = Callable[[str], bytes | None]
 FILES_MAX = 100
 #: Content of all files of one compilation.
 BYTES_MAX = 4 * CONTENT_BYTES_MAX
+#: The same with each file counted as often as it is used, since the plan holds it as often.
+USED_BYTES_MAX = 16 * CONTENT_BYTES_MAX
 JOBS_MAX = 1_000
 STEPS_MAX = 10_000
 PATH_CHARACTERS_MAX = 400
@@ -100,6 +102,9 @@ class Compilation:
     _opened: list[_Opened] = field(default_factory=list)
     _refused: list[Diagnostic] = field(default_factory=list)
     _bytes: int = 0
+    #: Content of the files that were built, counted once for each use; and the part of it that each file added.
+    _used_bytes: int = 0
+    _bytes_per_use: dict[str, int] = field(default_factory=dict)
     _steps: int = 0
     _jobs: int = 0
 
@@ -150,8 +155,12 @@ class Compilation:
         if source is None:
             return None
         open_files.append(path)
+        before = self._used_bytes
+        self._used_bytes += len(content)
         try:
-            return build(source)
+            built = build(source)
+            self._bytes_per_use[path] = self._used_bytes - before
+            return built
         except TooMany:
             # The file's own report is full; the files that use it are still checked.
             if not source.report.is_full:
@@ -194,15 +203,21 @@ class Compilation:
         if refused not in self._refused:
             self._refused.append(refused)
 
-    def count(self, source: SourceFile, path: Path, *, steps: int = 0, jobs: int = 0) -> None:
-        """Counts steps and jobs; when there are too many, reports an error at `path` and raises `TooMany`."""
+    def count(self, source: SourceFile, path: Path, *, steps: int = 0, jobs: int = 0, used_again: str = "") -> None:
+        """Counts steps, jobs, and another use of a file; beyond a limit, reports an error at `path` and raises `TooMany`."""
         self._steps += steps
         self._jobs += jobs
-        if self._steps <= STEPS_MAX and self._jobs <= JOBS_MAX:
+        self._used_bytes += self._bytes_per_use.get(used_again, 0)
+        if self._steps > STEPS_MAX:
+            text = f"more than {STEPS_MAX:,} steps, including those of the files it uses"
+        elif self._jobs > JOBS_MAX:
+            text = f"more than {JOBS_MAX:,} jobs, including those of the files it uses"
+        elif self._used_bytes > USED_BYTES_MAX:
+            text = (
+                f"the files that it uses have more than {USED_BYTES_MAX:,} bytes, counting each as often as it is used"
+            )
+        else:
             return
-        is_steps = self._steps > STEPS_MAX
-        bound, what = (STEPS_MAX, "steps") if is_steps else (JOBS_MAX, "jobs")
-        text = f"more than {bound:,} {what}, including those of the files it uses"
         source.at_key(path, codes.BOUND, text, "split it into several workflows")
         raise TooMany
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from waterflow_agent.display import quote
+from waterflowd import expr
 from waterflowd.dsl import models
 from waterflowd.dsl.building import inputs
 from waterflowd.dsl.building.block_scope import DEPTH_MAX, BlockScope
@@ -88,7 +89,7 @@ class CompositeSteps:
         if built is None:
             return None
         if not is_new:
-            self._compilation.count(source, path, steps=built.count)
+            self._compilation.count(source, path, steps=built.count, used_again=file)
         if depth + built.height - 1 > DEPTH_MAX:
             text = f"with this composite step, steps are nested more than {DEPTH_MAX - 1} levels deep"
             source.at_value(at, codes.BOUND, text, "move some of the steps into a separate job")
@@ -134,10 +135,10 @@ class CompositeSteps:
             return None
         specs = inputs.specs(model.inputs, ("inputs",), source.document, source.report)
         expressions = ExpressionChecker(source, self._compilation.hashed)
-        available = for_composite([spec.name for spec in specs])
+        available = for_composite(expr.Names(spec.name for spec in specs))
         steps = self._build_steps(source, expressions, base, rows, BlockScope(available=available))
         ids = Ids("output", source.report)
-        after = available.within({"steps": [step.id for step in rows if step.id]})
+        after = available.within({"steps": expr.Names(step.id for step in rows if step.id)})
         for name, output in model.outputs.items():
             ids.take(name, source.document.key_start(("outputs", name)))
             expressions.text(("outputs", name, "value"), output.value, after)

@@ -6,16 +6,17 @@ holds, with our contexts; where a context exists but is not available, a sentenc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl.models.expression_scopes import CONTEXTS
 
 #: The fields of each context that has the same fields everywhere; None if they depend on the run.
-FIXED: dict[str, Collection[str] | None] = {
-    name: tuple(CONTEXTS[name].fields) or None
+FIXED: dict[str, expr.Names | None] = {
+    name: expr.Names(CONTEXTS[name].fields) if CONTEXTS[name].fields else None
     for name in ("run", "git", "strategy", "loop", "job", "agent", "runner", "event", "env")
 }
 
@@ -50,18 +51,23 @@ class NeededJob:
     """What is known of a job to those that need it."""
 
     #: Names of its outputs; None when they are known only with the workflow that it calls.
-    outputs: Collection[str] | None = None
+    outputs: expr.Names | None = None
     has_matrix: bool = False
     is_each: bool = False
+
+
+#: Why the name below the context cannot be used, as a sentence, although it exists; None if it does not exist. The name is in
+#: lower case. Asked only for an error: making the sentences of all names for each key would cost the square of their number.
+OutOfReach = Callable[[str, str], str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Availability:
     """The names that an expression may use, and why others cannot be used, with a sentence about each."""
 
-    contexts: Mapping[str, Collection[str] | None]
-    #: Names below contexts that exist, and why they cannot be used here.
-    out_of_reach: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    contexts: Mapping[str, expr.Names | None]
+    #: Names below contexts that exist but cannot be used here, the innermost scope last.
+    out_of_reach: tuple[OutOfReach, ...] = ()
     #: Contexts that exist elsewhere, and why they are not available here.
     why_not: Mapping[str, str] = field(default_factory=dict)
     #: What is known of jobs, by lower-case id.
@@ -88,15 +94,16 @@ class Availability:
 
     def within(
         self,
-        contexts: Mapping[str, Collection[str] | None],
-        out_of_reach: Mapping[tuple[str, str], str] | None = None,
+        contexts: Mapping[str, expr.Names | None],
+        *out_of_reach: OutOfReach,
     ) -> Availability:
         """The same with more names, such as earlier steps."""
-        return replace(
-            self,
-            contexts={**self.contexts, **contexts},
-            out_of_reach={**self.out_of_reach, **(out_of_reach or {})},
-        )
+        return replace(self, contexts={**self.contexts, **contexts}, out_of_reach=(*self.out_of_reach, *out_of_reach))
+
+    def reason_out_of_reach(self, context: str, name: str) -> str | None:
+        """Why a name below a context that is available cannot be used here; None if it does not exist."""
+        reasons = (reason_for(context, name.lower()) for reason_for in reversed(self.out_of_reach))
+        return next((reason for reason in reasons if reason is not None), None)
 
     def reason_against(self, context: str) -> str:
         """Why a context that exists cannot be used here."""
@@ -109,7 +116,7 @@ class Instances:
 
     has_matrix: bool = False
     #: Names of the matrix; None when an expression decides.
-    dimensions: Collection[str] | None = ()
+    dimensions: expr.Names | None = field(default_factory=expr.Names)
     is_each: bool = False
 
 
@@ -117,22 +124,21 @@ class Instances:
 class WorkflowNames:
     """The names of one workflow file that expressions may use."""
 
-    inputs: Collection[str]
+    inputs: expr.Names
     #: None when the file declares none: then the start request defines them.
-    variables: Collection[str] | None
+    variables: expr.Names | None
     jobs: Mapping[str, NeededJob]
 
-    def for_variable(self, earlier: Collection[str]) -> Availability:
-        """A value of `vars` sees the ones before it."""
-        later = {
-            (
-                "vars",
-                name.lower(),
-            ): f"the variable {quote(name)} is defined further down; use only those above"
-            for name in self.variables or ()
-            if name not in earlier
-        }
-        return Availability(contexts=self._contexts(_TRIGGER) | {"vars": earlier}, out_of_reach=later)
+    def for_variables(self, earlier: expr.Names) -> Availability:
+        """The values of `vars`: each sees those before it, which are added to `earlier` one by one."""
+
+        def reason(context: str, name: str) -> str | None:
+            variable = self.variables.get(name) if self.variables is not None else None
+            if context != "vars" or variable is None or variable in earlier:
+                return None
+            return f"the variable {quote(variable)} is defined further down; use only those above"
+
+        return Availability(contexts=self._contexts(_TRIGGER) | {"vars": earlier}, out_of_reach=(reason,))
 
     def for_workflow(self) -> Availability:
         """The workflow's `env` and `concurrency`, which belong to no job."""
@@ -140,21 +146,21 @@ class WorkflowNames:
 
     def for_call_outputs(self) -> Availability:
         """The outputs of `workflow_call`, which see all jobs."""
-        contexts = {**self._contexts(_RUN), "jobs": list(self.jobs)}
+        contexts = {**self._contexts(_RUN), "jobs": self._job_names}
         why_not = {"needs": "the outputs of workflow_call can use all jobs; write jobs instead of needs"}
         return Availability(contexts=contexts, why_not=why_not, jobs=self._needed)
 
-    def for_job_condition(self, needs: Collection[str]) -> Availability:
+    def for_job_condition(self, needs: expr.Names) -> Availability:
         """The `if` of a job, and its `strategy`: both come before its instances."""
         sentence = "the if of a job is evaluated before its instances exist; use {0} in the if of a step"
         return Availability(
             contexts={**self._contexts(_RUN), "needs": needs},
-            out_of_reach=self._other_jobs(needs),
+            out_of_reach=(self._other_jobs(needs),),
             why_not={name: sentence.format(name) for name in ("matrix", "strategy")},
             jobs=self._needed,
         )
 
-    def for_strategy(self, needs: Collection[str]) -> Availability:
+    def for_strategy(self, needs: expr.Names) -> Availability:
         """`strategy` itself."""
         available = self.for_job_condition(needs)
         return replace(
@@ -162,37 +168,43 @@ class WorkflowNames:
             why_not={name: f"strategy defines {name}, so it cannot use it" for name in ("matrix", "strategy")},
         )
 
-    def for_job(self, needs: Collection[str], instances: Instances, *, has_env: bool = False) -> Availability:
+    def for_job(self, needs: expr.Names, instances: Instances, *, has_env: bool = False) -> Availability:
         """The keys of a job; its `env` may refer to the workflow's."""
         contexts = {**self._contexts((*_RUN, "env") if has_env else _RUN), "needs": needs}
         if instances.has_matrix:
             contexts["matrix"] = instances.dimensions
         if instances.has_matrix or instances.is_each:
             contexts["strategy"] = FIXED["strategy"]
-        return Availability(contexts=contexts, out_of_reach=self._other_jobs(needs), jobs=self._needed)
+        return Availability(contexts=contexts, out_of_reach=(self._other_jobs(needs),), jobs=self._needed)
 
-    def for_steps(self, needs: Collection[str], instances: Instances) -> Availability:
+    def for_steps(self, needs: expr.Names, instances: Instances) -> Availability:
         """The keys of steps; the step builder adds `steps`."""
         available = self.for_job(needs, instances, has_env=True)
         return available.within({name: FIXED[name] for name in ("job", "agent", "runner")})
 
-    def _contexts(self, names: Iterable[str]) -> dict[str, Collection[str] | None]:
+    def _contexts(self, names: Iterable[str]) -> dict[str, expr.Names | None]:
         known = {**FIXED, "inputs": self.inputs, "vars": self.variables}
         return {name: known.get(name) for name in names}
 
-    @property
+    @cached_property
     def _needed(self) -> dict[str, NeededJob]:
         return {name.lower(): job for name, job in self.jobs.items()}
 
-    def _other_jobs(self, needs: Collection[str]) -> dict[tuple[str, str], str]:
-        return {
-            ("needs", name.lower()): f"the job {quote(name)} is not in the needs of this job; add it there"
-            for name in self.jobs
-            if name not in needs
-        }
+    @cached_property
+    def _job_names(self) -> expr.Names:
+        return expr.Names(self.jobs)
+
+    def _other_jobs(self, needs: expr.Names) -> OutOfReach:
+        def reason(context: str, name: str) -> str | None:
+            job = self._job_names.get(name)
+            if context != "needs" or job is None or job in needs:
+                return None
+            return f"the job {quote(job)} is not in the needs of this job; add it there"
+
+        return reason
 
 
-def for_composite(inputs: Collection[str]) -> Availability:
+def for_composite(inputs: expr.Names) -> Availability:
     """The keys of the steps of a composite step, which see nothing of the calling workflow."""
     sentence = "composite steps cannot use {0}; declare an input, and pass the value under with"
     why_not = {name: sentence.format(name) for name in ("vars", "needs", "matrix", "strategy", "loop")}

@@ -122,8 +122,13 @@ class ControlFlow:
 
     def _while(self, at: Path, parameters: LoopParameters, available: Availability) -> dict[str, Json]:
         sentence = "the step {0} runs inside the loop; write the value to $WATERFLOW_ENV there, and use env"
-        inside = {("steps", step.id.lower()): sentence.format(quote(step.id)) for step in parameters.steps if step.id}
-        self._expressions.condition((*at, "while"), parameters.while_, available.within({}, inside))
+        inside = expr.Names(step.id for step in parameters.steps if step.id)
+
+        def reason(context: str, name: str) -> str | None:
+            step = inside.get(name) if context == "steps" else None
+            return sentence.format(quote(step)) if step is not None else None
+
+        self._expressions.condition((*at, "while"), parameters.while_, available.within({}, reason))
         self._expressions.value((*at, "max-iterations"), parameters.max_iterations, available)
         if parameters.max_iterations is None:
             text = "a loop with while requires max-iterations, so that it always ends"

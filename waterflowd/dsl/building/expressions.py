@@ -23,7 +23,7 @@ from waterflowd.expr.json_text import Problem
 from waterflowd.expr.nodes import IMPLIED, Call, Literal, walk
 from waterflowd.expr.scope import ANY
 from waterflowd.model.plan import Json
-from waterflowd.model.wording import did_you_mean
+from waterflowd.model.wording import did_you_mean, listed
 
 #: GitHub's context and ours.
 _GITHUB_NAMES = {
@@ -77,9 +77,9 @@ def _null_of_job(name: str, job: NeededJob, used: tuple[str, ...]) -> tuple[str,
         return f"the job {quote(name)} has neither a matrix nor target: each, so it has no instances", ""
     if key != "outputs" or job.outputs is None or len(used) < 4 or used[3] == ANY:
         return "", ""
-    if used[3].lower() in {output.lower() for output in job.outputs}:
+    if used[3] in job.outputs:
         return "", ""
-    known = f"known outputs: {', '.join(job.outputs)}" if job.outputs else "add it under outputs of that job"
+    known = f"known outputs: {listed(job.outputs)}" if job.outputs else "add it under outputs of that job"
     return f"the job {quote(name)} has no output {quote(used[3])}", did_you_mean(used[3], job.outputs) or known
 
 
@@ -200,7 +200,7 @@ class ExpressionChecker:
         """Warns of a property that no job or step ever has."""
         name, context, key = used[1], used[0], used[2].lower()
         message = hint = ""
-        if ANY in (name, key):
+        if ANY in (name, key) or not self._report.takes_warnings:
             return
         if context == "steps" and key not in STEP_FIELDS:
             message, hint = f"steps have no property {quote(used[2])}", did_you_mean(key, STEP_FIELDS)
@@ -232,7 +232,7 @@ class ExpressionChecker:
                 message = f"the context {lowered} cannot be used here" + (f": {explanation}" if explanation else "")
                 suggestion = "" if explanation else f"available here: {', '.join(sorted(available.contexts))}"
         elif error.code == expression_errors.UNKNOWN_NAME and len(used) > 1:
-            reason = available.out_of_reach.get((used[0], used[1].lower()))
+            reason = available.reason_out_of_reach(used[0], used[1])
             if reason is not None:
                 code, message, suggestion = expression_errors.NOT_HERE, reason, ""
         if suggestion is None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import msgspec
 
 from waterflow_agent.display import quote
+from waterflowd import expr
 from waterflowd.dsl import models
 from waterflowd.dsl.building import lints, secret_references
 from waterflowd.dsl.building.block_scope import BlockScope, ScriptDefaults
@@ -51,7 +52,7 @@ def needed_jobs(workflow: models.Workflow) -> dict[str, NeededJob]:
     """What other jobs know of each job that they need."""
     return {
         name: NeededJob(
-            outputs=None if job.uses is not None else list(job.outputs),
+            outputs=None if job.uses is not None else expr.Names(job.outputs),
             has_matrix=job.strategy is not None and job.strategy.has("matrix"),
             is_each=job.runs_on is not None and (job.runs_on.target == "each" or job.runs_on.group == ALL_SERVERS),
         )
@@ -79,7 +80,7 @@ class JobBuilder:
         """The plan of one job; `scope` is the scope that the workflow provides for the steps of all its jobs."""
         path: Path = ("jobs", name)
         # An unknown need is reported once, not again for each expression that uses it.
-        needed = tuple(job.needs)
+        needed = expr.Names(job.needs)
         if job.environment is not None:
             # The daemon's configuration may define more variables for the environment.
             names = replace(names, variables=None)
@@ -125,7 +126,7 @@ class JobBuilder:
                     sentence,
                 )
         self._check_required(path, job)
-        needed = tuple(job.needs)
+        needed = expr.Names(job.needs)
         available = names.for_job(needed, instances)
         env_available = names.for_job(needed, instances, has_env=True)
         self._expressions.value((*path, "env"), dict(job.env), env_available.with_secrets)
@@ -142,7 +143,7 @@ class JobBuilder:
             timeout_minutes=job.timeout_minutes,
         )
         steps = self._steps.build((*path, "steps"), job.steps or [], inside)
-        self._outputs(path, job, in_steps.within({"steps": [step.id for step in job.steps or [] if step.id]}))
+        self._outputs(path, job, in_steps.within({"steps": expr.Names(step.id for step in job.steps or [] if step.id)}))
         return msgspec.structs.replace(
             plan,
             group=job.runs_on.group if job.runs_on is not None else "",
@@ -165,7 +166,7 @@ class JobBuilder:
                 text = f"{key} is not valid in a job that calls a workflow (uses): {sentence}"
                 self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
         sentence = "values under with are recorded; pass the secret under secrets of this job"
-        available = names.for_job(tuple(job.needs), instances).without_secrets(sentence)
+        available = names.for_job(expr.Names(job.needs), instances).without_secrets(sentence)
         self._expressions.value((*path, "with"), job.with_, available)
         call, minutes = self._calls.plan(self._source, path, job)
         default = minutes if minutes is not None else CALL_MINUTES

@@ -6,6 +6,7 @@ Rules of this file: warn only of certain mistakes, never of what depends on data
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Mapping
 
 from waterflowd import expr
@@ -50,19 +51,22 @@ def warn_unreachable(
     source: SourceFile, needs: dict[str, tuple[str, ...]], conditions: dict[str, str | None], never: Collection[str]
 ) -> None:
     """Warns of jobs that require the success of a job that can never run."""
+    dependents: dict[str, list[str]] = {}
+    for job, needed in needs.items():
+        for need in needed:
+            dependents.setdefault(need, []).append(job)
     stopped = set(never)
-    is_growing = True
-    while is_growing:
-        is_growing = False
-        for job, needed in needs.items():
-            need = next((need for need in needed if need in stopped), None)
-            if need is None or job in stopped or not _requires_success(conditions[job]):
+    waiting = deque(never)
+    while waiting:
+        need = waiting.popleft()
+        for job in dependents.get(need, ()):
+            if job in stopped or not _requires_success(conditions[job]):
                 continue
             stopped.add(job)
-            is_growing = True
+            waiting.append(job)
             text = f"this job can never run, because the job {need} in its needs never runs"
             hint = "add `if: always()` to run it anyway"
-            source.warn_value(("jobs", job, "needs", needed.index(need)), codes.NEVER_RUNS, text, hint)
+            source.warn_value(("jobs", job, "needs", needs[job].index(need)), codes.NEVER_RUNS, text, hint)
 
 
 def warn_retry(source: SourceFile, path: Path, max_attempts: int) -> None:

@@ -9,7 +9,7 @@ from waterflowd.dsl.reading.tree import Document
 from waterflowd.dsl.reading.tree import Mapping as TreeMapping
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import DiagnosticReport
-from waterflowd.model.wording import did_you_mean
+from waterflowd.model.wording import did_you_mean, listed
 
 #: Jobs of a cycle that a message names.
 _SHOWN_MAX = 10
@@ -20,14 +20,14 @@ def check_needs(
 ) -> dict[str, tuple[str, ...]]:
     """The needs of each job that exist, without duplicates; reports unknown jobs and cycles."""
     jobs, _ = document.find(("jobs",))
-    written = list(jobs.entries) if isinstance(jobs, TreeMapping) else []
+    names = jobs.entries.keys() if isinstance(jobs, TreeMapping) else {}.keys()
     result: dict[str, tuple[str, ...]] = {}
     for job, needed in needs.items():
         for position, need in enumerate(needed):
-            if need not in written:
+            if need not in names:
                 offset = _offset(document, job, position)
                 text = f"unknown job {quote(need)} in needs"
-                others = [name for name in written if name != job]
+                others = [name for name in names if name != job]
                 report.add(offset, codes.UNKNOWN_JOB, text, did_you_mean(need, others) or _known(others))
         result[job] = tuple(dict.fromkeys(need for need in needed if need in needs))
     for cycle in _cycles(result):
@@ -40,8 +40,7 @@ def check_needs(
 
 
 def _known(names: Sequence[str]) -> str:
-    listed = ", ".join(names[:_SHOWN_MAX]) + (", ..." if len(names) > _SHOWN_MAX else "")
-    return f"known jobs: {listed}" if names else "the workflow has no other job"
+    return f"known jobs: {listed(names)}" if names else "the workflow has no other job"
 
 
 def _offset(document: Document, job: str, position: int) -> int:

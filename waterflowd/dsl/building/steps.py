@@ -21,8 +21,7 @@ from waterflowd.dsl.building.block_scope import (
     DEPTH_MAX,
     BlockScope,
     ScriptDefaults,
-    names_not_yet_run,
-    names_run_inside,
+    UnreachableSteps,
     with_secrets,
 )
 from waterflowd.dsl.building.child_workflows import WORKFLOW_RUN, ChildWorkflows
@@ -41,10 +40,14 @@ from waterflowd.model.ids import StepId
 from waterflowd.model.plan import BlockPlan, Json, OnLost, RetryPolicy, StepPlan, StopPolicy
 
 STEPS_PER_BLOCK_MAX = 1_000
+#: In the environment of one step, with those of its job and workflow: the plan holds their names once for each step.
+SECRETS_PER_STEP_MAX = 100
 
 #: The shell of a script without `shell`; a server without bash uses `sh`, which expands variables in the same way.
 _DEFAULT_SHELL = "bash"
 _SCRIPT_NAME_CHARACTERS_MAX = 60
+#: What is read of a script's first line for its name: a search in all of a long line can take very long.
+_FIRST_LINE_CHARACTERS_MAX = 200
 _EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
 
 
@@ -94,21 +97,19 @@ class StepBuilder:
         named = [(position, step.id) for position, step in enumerate(steps) if step.id]
         for position, taken in named:
             ids.take(taken, self._document.value_start((*path, position, "id")))
-        hidden: dict[tuple[str, str], str] = {}
-        available: Availability | None = None
+        # Both grow as steps are built, because each step sees those before it.
+        visible = expr.Names(outer=scope.visible)
+        unreachable = UnreachableSteps(expr.Names(taken for _, taken in named), visible)
+        available = scope.available.within({"steps": visible}, unreachable.reason)
+        inside = replace(scope, available=available, visible=visible, ids=ids, depth=scope.depth + 1)
         built: list[StepPlan] = []
         for position, step in enumerate(steps):
-            if available is None:
-                visible = (*scope.visible, *(name for at, name in named if at < position))
-                later = [name for at, name in named if at >= position]
-                available = scope.available.within({"steps": visible}, {**hidden, **names_not_yet_run(later)})
-                inside = replace(scope, available=available, visible=visible, ids=ids, depth=scope.depth + 1)
             plan = self._build((*path, position), step, inside)
             if plan is not None:
                 built.append(plan)
-                hidden |= names_run_inside(plan)
-            if step.id or (plan is not None and plan.blocks):
-                available = None
+                unreachable.add_inside(plan)
+            if step.id:
+                visible.add(step.id)
         return tuple(built)
 
     def _is_within_bounds(self, path: Path, steps: list[models.Step], scope: BlockScope) -> bool:
@@ -130,7 +131,7 @@ class StepBuilder:
         lints.warn_never(self._source, path, "step", step.if_)
         lints.warn_timeout(self._source, path, step.timeout_minutes, scope.timeout_minutes)
         own_secrets = secret_references.names_in(dict(step.env))
-        scope = replace(scope, secrets=tuple(dict.fromkeys((*scope.secrets, *own_secrets))))
+        scope = replace(scope, secrets=self._secrets(path, (*scope.secrets, *own_secrets)))
         if step.uses is not None and step.run is None and step.uses.startswith("."):
             return self._composite(path, step, scope)
         if step.uses is not None and step.run is None:
@@ -169,6 +170,15 @@ class StepBuilder:
             secrets=tuple(dict.fromkeys(secrets)),
             is_unsafe=step.unsafe_interpolation and not expr.is_static(params.get("run")),
         )
+
+    def _secrets(self, path: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The secrets in the environment of a step, without duplicates; none when there are too many, which is reported."""
+        found = tuple(dict.fromkeys(names)) if names else names
+        if len(found) <= SECRETS_PER_STEP_MAX:
+            return found
+        text = f"the step has {len(found):,} secrets in its environment; the limit is {SECRETS_PER_STEP_MAX}"
+        self._source.at_key(path, codes.BOUND, text, "define them in the env of the steps that need them")
+        return ()
 
     def _composite(self, path: Path, step: models.Step, scope: BlockScope) -> StepPlan | None:
         assert step.uses is not None
@@ -326,7 +336,7 @@ def _default_name(step: models.Step) -> str:
     """GitHub's rule: the first line of the script, or the node."""
     if step.run is None:
         return (step.uses or "").removesuffix("@v1")
-    first = next((line.strip() for line in step.run.splitlines() if line.strip()), "")
+    first = next(iter(step.run.lstrip()[:_FIRST_LINE_CHARACTERS_MAX].splitlines()), "").rstrip()
     # Names are rendered; a name made of script source must not be, so the braces of its expressions are changed.
     readable = _EXPRESSION.sub(r"{\1}", first).replace("${{", "{")
     return f"Run {readable[:_SCRIPT_NAME_CHARACTERS_MAX]}" + (

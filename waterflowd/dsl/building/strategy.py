@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 
 from waterflow_agent.display import quote
 from waterflowd import expr
@@ -71,7 +71,7 @@ class StrategyBuilder:
             text = "max-parallel is given twice: here and under runs-on"
             self._source.at_key((*at, "max-parallel"), codes.EXCLUSIVE_KEYS, text, "remove one of them")
 
-    def _matrix(self, at: Path, value: Json) -> tuple[MatrixPlan, Collection[str] | None]:
+    def _matrix(self, at: Path, value: Json) -> tuple[MatrixPlan, expr.Names | None]:
         if has_expression(value):
             if isinstance(value, str) and _is_single(value):
                 return MatrixPlan(expression=value), None
@@ -82,7 +82,7 @@ class StrategyBuilder:
             return self._mapping(at, value)
         return MatrixPlan(), None
 
-    def _mapping(self, at: Path, value: dict[str, Json]) -> tuple[MatrixPlan, Collection[str] | None]:
+    def _mapping(self, at: Path, value: dict[str, Json]) -> tuple[MatrixPlan, expr.Names | None]:
         ids = Ids("matrix dimension", self._source.report)
         dimensions: dict[str, Json] = {}
         for name, items in value.items():
@@ -96,7 +96,7 @@ class StrategyBuilder:
         is_known = isinstance(include, tuple) and all(isinstance(item, dict) for item in include)
         names = [*dimensions, *(key for item in include for key in item)] if is_known else None
         self._check_count(at, plan)
-        return plan, list(dict.fromkeys(names)) if names is not None else None
+        return plan, expr.Names(names) if names is not None else None
 
     def _list(self, at: Path, name: str, items: Json) -> Json:
         """A dimension: a list, or an expression that yields one."""
@@ -161,20 +161,23 @@ class StrategyBuilder:
         ]
         if not names:
             all_of_them = []
-        for position, item in enumerate(excluded):
-            if isinstance(item, dict) and not any(_agrees(combination, item) for combination in all_of_them):
-                text = "no combination of the matrix matches this entry, so it excludes nothing"
-                self._source.warn_value((*at, "exclude", position), codes.NO_EFFECT, text)
-        left = [one for one in all_of_them if not any(isinstance(e, dict) and _agrees(one, e) for e in excluded)]
-        new = [
-            item
-            for item in included
-            if isinstance(item, dict)
-            and not any(all(one[key] == item[key] for key in item if key in one) for one in left)
-        ]
+        exclusions = _Exclusions(excluded)
+        left = [combination for combination in all_of_them if not exclusions.match(combination)]
+        for position in exclusions.unused():
+            text = "no combination of the matrix matches this entry, so it excludes nothing"
+            self._source.warn_value((*at, "exclude", position), codes.NO_EFFECT, text)
+        values: dict[tuple[str, ...], set[Hashable]] = {}
+        new = 0
+        for item in included:
+            if isinstance(item, dict):
+                # An entry that agrees with a combination in the keys that both have is added to it.
+                keys = tuple(key for key in names if key in item)
+                if keys not in values:
+                    values[keys] = {_values(combination, keys) for combination in left}
+                new += _values(item, keys) not in values[keys]
         if not left and not new:
             self._wrong(at, "the matrix has no combinations: it is empty, or exclude removes all of them")
-        return len(left) + len(new)
+        return len(left) + new
 
     def _wrong(self, at: Path, message: str, suggestion: str = "") -> None:
         self._source.at_value(at, codes.WRONG_VALUE, f"matrix: {message}", suggestion)
@@ -188,8 +191,44 @@ def _is_single(text: str) -> bool:
         return True
 
 
-def _agrees(combination: dict[str, Json], model: dict[str, Json]) -> bool:
-    return all(combination.get(key) == value for key, value in model.items())
+class _Exclusions:
+    """The entries of `exclude`, found by their keys and values: comparing each with each combination would take minutes."""
+
+    def __init__(self, entries: Sequence[Json]) -> None:
+        #: Positions of entries by their values, by their keys.
+        self._by_keys: dict[tuple[str, ...], dict[Hashable, list[int]]] = {}
+        self._positions = {position for position, entry in enumerate(entries) if isinstance(entry, dict)}
+        self._used: set[int] = set()
+        for position, entry in enumerate(entries):
+            if isinstance(entry, dict):
+                keys = tuple(sorted(entry))
+                self._by_keys.setdefault(keys, {}).setdefault(_values(entry, keys), []).append(position)
+
+    def match(self, combination: dict[str, Json]) -> bool:
+        """Whether an entry excludes the combination; all that do are used."""
+        found = False
+        for keys, by_values in self._by_keys.items():
+            if positions := by_values.get(_values(combination, keys)):
+                self._used.update(positions)
+                found = True
+        return found
+
+    def unused(self) -> list[int]:
+        """The entries that no combination matched."""
+        return sorted(self._positions - self._used)
+
+
+def _values(item: dict[str, Json], keys: tuple[str, ...]) -> Hashable:
+    return tuple([_hashable(item.get(key)) for key in keys])
+
+
+def _hashable(value: Json) -> Hashable:
+    if isinstance(value, dict):
+        return frozenset((key, _hashable(item)) for key, item in value.items())
+    if isinstance(value, list):
+        return tuple(_hashable(item) for item in value)
+    found: Hashable = value
+    return found
 
 
 def _written(value: Json) -> Json:

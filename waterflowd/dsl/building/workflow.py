@@ -125,20 +125,20 @@ class _FileBuilder:
         self._compilation = compilation
         self._expressions = ExpressionChecker(source, compilation.hashed)
         self._names = WorkflowNames(
-            inputs=list(dict.fromkeys(inputs)),
-            variables=list(workflow.vars) if workflow.vars else None,
+            inputs=expr.Names(inputs),
+            variables=expr.Names(workflow.vars) if workflow.vars else None,
             jobs=needed_jobs(workflow),
         )
 
     def variables(self) -> dict[str, Json]:
         """`vars`."""
         ids = Ids("variable", self._source.report)
-        earlier: list[str] = []
+        earlier = expr.Names()
+        available = self._names.for_variables(earlier)
         for name, value in self._workflow.vars.items():
             ids.take(name, self._source.document.key_start(("vars", name)))
-            if not expr.is_static(value):
-                self._expressions.value(("vars", name), value, self._names.for_variable(tuple(earlier)))
-            earlier.append(name)
+            self._expressions.value(("vars", name), value, available)
+            earlier.add(name)
         return {name: plain(value) for name, value in self._workflow.vars.items()}
 
     def concurrency(self) -> ConcurrencyPlan | None:

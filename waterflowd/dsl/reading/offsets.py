@@ -36,6 +36,8 @@ def _by_expression(scalar: Scalar, source: str, value: str, offset: int) -> int:
     start = opened = -1
     for _ in range(before):
         start, opened = source.find(_OPEN, start + 1), value.find(_OPEN, opened + 1)
+        if start < 0:
+            break
     if before == 0 or start < 0:
         return scalar.start
     return scalar.start + min(start + max(0, offset - opened), len(source))

@@ -17,8 +17,9 @@ from waterflowd.dsl.reporting.snippets import snippet
 #: More than people fix before validating again.
 ERRORS_MAX = 100
 
-#: Checking stops here: a file with so many errors is an attempt to make checking slow.
-FOUND_MAX = 1_000
+#: Checking stops here, since each error costs a search for similar names. Repetitions are cheaper, but not free.
+FOUND_MAX = 200
+_ADDED_MAX = 5 * FOUND_MAX
 
 
 class TooMany(Exception):
@@ -31,17 +32,24 @@ class DiagnosticReport:
     def __init__(self) -> None:
         self._found: dict[tuple[int, str, str], str] = {}
         self._warned: dict[tuple[int, str, str], str] = {}
+        self._added = 0
 
     def add(self, offset: int, code: str, message: str, suggestion: str = "") -> None:
         """Records an error at an offset of the text; a repetition changes nothing. Raises TooMany once it is full."""
         self._found.setdefault((offset, code, message), suggestion)
-        if len(self._found) >= FOUND_MAX:
+        self._added += 1
+        if self.is_full:
             raise TooMany
 
     def warn(self, offset: int, code: str, message: str, suggestion: str = "") -> None:
         """Records a warning; those beyond `ERRORS_MAX` are left out."""
-        if len(self._warned) < ERRORS_MAX:
+        if self.takes_warnings:
             self._warned.setdefault((offset, code, message), suggestion)
+
+    @property
+    def takes_warnings(self) -> bool:
+        """Whether a warning would be kept; look for what is expensive to find only then."""
+        return len(self._warned) < ERRORS_MAX
 
     def has_within(self, start: int, end: int) -> bool:
         """Whether an error has been reported in this part of the text, so that another one would be noise."""
@@ -53,7 +61,7 @@ class DiagnosticReport:
     @property
     def is_full(self) -> bool:
         """Whether checking has ended because of the number of errors."""
-        return len(self._found) >= FOUND_MAX
+        return len(self._found) >= FOUND_MAX or self._added >= _ADDED_MAX
 
     def diagnostics(self, path: str, lines: Lines) -> list[Diagnostic]:
         """The errors in the order of the file; the last one says how many were left out."""
@@ -61,8 +69,8 @@ class DiagnosticReport:
         reported = [_diagnostic(path, lines, *key, suggestion) for key, suggestion in found[:ERRORS_MAX]]
         if len(found) > ERRORS_MAX:
             offset = found[ERRORS_MAX][0][0]
-            count = "hundreds of" if len(found) == FOUND_MAX else f"{len(found) - ERRORS_MAX} more"
-            message = f"{count} errors are not shown"
+            count = f"{len(found) - ERRORS_MAX} more"
+            message = f"at least {count} errors are not shown" if self.is_full else f"{count} errors are not shown"
             reported.append(_diagnostic(path, lines, offset, codes.MORE_ERRORS, message, "fix the errors above first"))
         return reported
 

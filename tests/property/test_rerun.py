@@ -52,7 +52,7 @@ def _check_selection(run: Run, reused: Reused) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(workflow=workflows(), draw=st.data(), count=st.integers(0, 15))
-def test_what_is_reused_and_what_is_done_again(workflow: str, draw: st.DataObject, count: int) -> None:
+def test_a_rerun_reuses_only_independent_parts(workflow: str, draw: st.DataObject, count: int) -> None:
     """No reused part depends on a repeated one; the new run ends, repeats no reused part, and runs all the others."""
     first = Scenario(workflow, _FILES)
     first.play("start")

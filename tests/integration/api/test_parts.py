@@ -139,7 +139,7 @@ async def test_instances_are_below_their_job(harness: ApiHarness, client: httpx.
     assert [step["id"] for step in job["jobs"][0]["steps"]] == ["one"]
 
 
-async def test_a_matrix_says_which_values_failed(harness: ApiHarness, client: httpx.AsyncClient) -> None:
+async def test_a_matrix_shows_which_values_failed(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """Values, key and counts by conclusion; the pages can be filtered by failure."""
     run = await done(harness, client, MATRIX)
     build, after = run["jobs"]

@@ -68,7 +68,7 @@ def test_run_waits_and_exits_with_the_run_s_result(server: Server, files: dict[s
     assert "next: waterflowctl logs" in bad.output
 
 
-def test_run_by_name_takes_inputs_and_refuses_unknown_ones(server: Server) -> None:
+def test_run_by_name_accepts_inputs_and_refuses_unknown_ones(server: Server) -> None:
     """`-i k=v` sets an input; an unknown input is refused with exit code 5, a malformed one with 2."""
     done = server.ctl("run", "hello", "-i", "who=me")
     assert done.exit_code == 0

@@ -30,7 +30,7 @@ async def test_an_agent_enrolls_by_a_token_and_works_on_the_other_port(tmp_path:
         assert (welcome.name, welcome.groups, welcome.generation) == ("web-1", ["web"], 7)
 
 
-async def test_settlement_comes_before_the_connected_callback(tmp_path: Path) -> None:
+async def test_settlement_precedes_the_connected_callback(tmp_path: Path) -> None:
     """Settle, connected, then the host's messages; welcome and offer arrive in one frame."""
     async with started(tmp_path) as link:
         link.listener.forget = [KEY]

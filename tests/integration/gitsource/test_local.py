@@ -126,7 +126,7 @@ async def test_branches_tags_and_files_are_read_loose_and_packed(
     assert contents[revision.files[1].blob] == b"a: 1\n" * 200 + b"4"
 
 
-async def test_changes_are_between_two_trees_whatever_the_history(git: Git, source: LocalSource) -> None:
+async def test_changes_compare_two_trees_and_ignore_history(git: Git, source: LocalSource) -> None:
     """Added, changed, removed and renamed paths are found in the whole tree, across commits and rewritten history."""
     git.write("a/b/c.txt", "1")
     git.write("kept/d.txt", "1")

@@ -199,7 +199,7 @@ def _damages(size: int) -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.timeout(3600 if IS_FULL else 1200)
-def test_salvaged_streams_are_true_prefixes_whatever_the_damage(tmp_path: Path) -> None:
+def test_salvaged_streams_are_true_prefixes_for_any_damage(tmp_path: Path) -> None:
     """Zeroed pages, truncated files, flipped bits: never a false event, an unreported loss, or a crash."""
     source, target = tmp_path / "source", tmp_path / "target"
     whole = fill(source)
@@ -241,7 +241,7 @@ def test_a_killed_salvage_leaves_an_unfinished_copy(tmp_path: Path) -> None:
         pass
 
 
-def test_salvage_refuses_what_it_must_not_touch(tmp_path: Path) -> None:
+def test_salvage_refuses_unsuitable_directories(tmp_path: Path) -> None:
     """A directory in use, one of a newer release, a target that is not empty, a target inside the source."""
     source = tmp_path / "source"
     fill(source)
@@ -432,7 +432,7 @@ def test_a_damaged_log_is_not_backed_up(tmp_path: Path) -> None:
     assert not any(made.iterdir())
 
 
-def test_a_restore_goes_into_an_empty_directory_only(tmp_path: Path) -> None:
+def test_a_restore_needs_an_empty_directory(tmp_path: Path) -> None:
     """Existing data is never overwritten, and a clock behind the backup could repeat generations that agents know."""
     source, made = tmp_path / "source", tmp_path / "made"
     fill(source)
@@ -452,7 +452,7 @@ def test_a_restore_goes_into_an_empty_directory_only(tmp_path: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
-def test_a_copy_to_a_full_disk_fails_with_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_copy_to_a_full_disk_fails_with_a_clear_message_and_leaves_nothing(tmp_path: Path) -> None:
     """Backup, restore and salvage alike: WF315, and no partial copy."""
     source, made, small = tmp_path / "source", tmp_path / "made", tmp_path / "small"
     fill(source, rounds=80)
@@ -476,7 +476,7 @@ def test_a_copy_to_a_full_disk_fails_with_a_sentence_and_leaves_nothing(tmp_path
 @pytest.mark.parametrize(
     ("number", "code"), [("SIGKILL", "WF306"), ("SIGTERM", "WF306"), ("SIGBUS", "WF304"), ("SIGSEGV", "WF304")]
 )
-def test_a_check_killed_from_outside_says_nothing_about_the_log(tmp_path: Path, number: str, code: str) -> None:
+def test_a_killed_check_does_not_report_damage(tmp_path: Path, number: str, code: str) -> None:
     """The kernel's out-of-memory killer does not mean damage; signals that a bad file causes do."""
     kill = f"import os, signal; os.kill(os.getpid(), signal.{number})"
     child = subprocess.run([sys.executable, "-c", kill], capture_output=True, check=False)
@@ -484,7 +484,7 @@ def test_a_check_killed_from_outside_says_nothing_about_the_log(tmp_path: Path, 
         check.judge(tmp_path / layout.LOG_FILE, child)
 
 
-def test_a_check_without_memory_says_nothing_about_the_log(tmp_path: Path) -> None:
+def test_a_check_without_memory_does_not_report_damage(tmp_path: Path) -> None:
     """As under a memory limit of its service."""
     child = subprocess.run([sys.executable, "-c", "raise SystemExit(3)"], capture_output=True, check=False)
     with pytest.raises(Stalled, match=r"memory.*WF306"):

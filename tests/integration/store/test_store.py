@@ -200,7 +200,7 @@ def test_a_log_without_its_format_file_is_refused(tmp_path: Path) -> None:
         open_store(tmp_path, UNIONS)
 
 
-def test_a_data_directory_is_for_its_user_alone(tmp_path: Path) -> None:
+def test_a_data_directory_is_private(tmp_path: Path) -> None:
     """Mode 0700 for directories and 0600 for files, whatever the umask or an older mode is."""
     data = tmp_path / "data"
     data.mkdir(mode=0o755)
@@ -254,7 +254,7 @@ def test_a_flipped_byte_in_a_row_is_detected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.001, 0.1, 0.5, 0.9])
-def test_a_truncated_file_is_refused_with_a_sentence(tmp_path: Path, keep: float) -> None:
+def test_a_truncated_file_is_refused_with_a_clear_message(tmp_path: Path, keep: float) -> None:
     """Opening fails with WF304 instead of a SIGBUS, wherever the file ends."""
     with open_store(tmp_path, UNIONS) as store:
         for expected in range(0, 4_000, 500):
@@ -426,7 +426,7 @@ def last_transaction(data_dir: Path) -> int:
         return int(environment.info()["last_txnid"])
 
 
-async def test_closing_makes_durable_what_was_submitted(tmp_path: Path) -> None:
+async def test_closing_makes_submitted_data_durable(tmp_path: Path) -> None:
     """An orderly shutdown loses nothing, and later calls are rejected."""
     store = open_store(tmp_path, UNIONS)
     calls = [store.log.append(batch(1, expected, 1)) for expected in range(50)]

@@ -122,7 +122,7 @@ async def test_g6_a_schedule_starts_its_run_on_time_at_the_applied_commit(work: 
     }  # fmt: skip
 
 
-async def test_the_timer_alone_starts_a_due_run(work: Work, daemon: Daemon) -> None:
+async def test_the_timer_starts_a_due_run_without_other_input(work: Work, daemon: Daemon) -> None:
     """No push and no read of the repository is needed."""
     await armed(daemon, work, scheduled())
     daemon.turn_to(MIDNIGHT + HOUR - 300)

@@ -177,7 +177,7 @@ def test_a_spare_directory_is_used_once_and_for_its_own_tree(disk: TreeStore, mo
     assert all(displayed(making.path) == {"a": "1"} for making in others)
 
 
-def test_spare_directories_have_a_bound_and_do_not_outlive_the_process(
+def test_spare_directories_are_bounded_and_end_with_the_process(
     disk: TreeStore, tmp_path: Path, workspaces: WorkingDirectories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their state after a power cut is unknown."""

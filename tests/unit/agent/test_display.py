@@ -37,7 +37,7 @@ def test_escaped_text_cannot_control_a_terminal(text: str) -> None:
     assert escape_for_display(displayed) == displayed
 
 
-def test_a_quoted_name_is_escaped_and_cut() -> None:
+def test_a_quoted_name_is_escaped_and_truncated() -> None:
     """The length of a name in a message is limited."""
     assert quote("x" * 500) == '"' + "x" * 59 + '…"'
     assert quote("a\nb") == '"a\\nb"'

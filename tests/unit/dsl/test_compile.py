@@ -87,7 +87,7 @@ def test_all_spellings_of_a_schedule_mean_the_same() -> None:
         assert triggers == plan.Triggers(schedules=(expected,), dispatch=False)
 
 
-def test_a_schedule_that_catches_up_on_all_queues_unless_the_file_says_otherwise() -> None:
+def test_a_schedule_with_catch_up_all_queues_by_default() -> None:
     """Skipping overlapping runs would lose all missed runs except the first."""
     text = "on: {{schedule: {{cron: '@daily', catch-up: all{}}}}}\njobs: {{j: {{runs-on: g, steps: [{{run: x}}]}}}}"
     (usual,) = compiled(text.format("")).triggers.schedules

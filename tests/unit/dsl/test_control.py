@@ -304,7 +304,7 @@ jobs:
     assert language.error(text.replace("top", "/top")).code == "WF132"
 
 
-def test_a_default_shell_decides_what_is_safe(language: Language) -> None:
+def test_the_default_shell_determines_whether_expressions_are_safe(language: Language) -> None:
     """Scripts for other interpreters cannot contain expressions."""
     text = "defaults: {run: {shell: python}}\njobs: {j: {runs-on: g, steps: [{run: 'print(${{ run.id }})'}]}}"
     assert language.error(text).code == "WF128"

@@ -61,7 +61,7 @@ def codes_of(content: str | bytes) -> list[str]:
         ("18446744073709551615", 2**64 - 1),
     ],
 )
-def test_a_plain_scalar_means_what_yaml_1_2_says(written: str, value: object) -> None:
+def test_plain_scalars_follow_yaml_1_2(written: str, value: object) -> None:
     """For example, `on` and `yes` are text, `012` is twelve, and a time of day is not a number."""
     result = read(f"key: {written}")
     assert result == {"key": value}

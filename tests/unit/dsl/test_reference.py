@@ -271,7 +271,7 @@ def _keys_without_expressions() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("name", "key"), list(_keys_without_expressions()))
-def test_a_key_without_a_scope_takes_no_expression(name: str, key: str) -> None:
+def test_a_key_without_a_scope_accepts_no_expression(name: str, key: str) -> None:
     """The editor's description of the key says the same as the compiler."""
     text = json.dumps(_with_expression(name, key, "git.sha"))
     assert compile_workflow("workflows/example.yml", text.encode(), FILES).diagnostics

@@ -256,7 +256,7 @@ def test_a_revoked_server_gets_nothing_although_its_session_is_still_open() -> N
     assert fleet.assigned() == []
 
 
-def test_freeing_what_is_not_held_gives_no_slot() -> None:
+def test_freeing_an_unheld_slot_changes_nothing() -> None:
     """A second `free` for an attempt changes nothing."""
     fleet = Fleet()
     mine = fleet.connect("mine", "web", slots=1)

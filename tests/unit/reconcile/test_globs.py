@@ -90,6 +90,6 @@ def test_a_pattern_that_is_exponential_for_backtracking_matchers_is_fast() -> No
     assert not globs.is_match("**a" * 30 + "b", "a/" * 2_000)
 
 
-def test_a_pattern_beyond_the_bound_matches_nothing() -> None:
+def test_a_pattern_beyond_the_limit_matches_nothing() -> None:
     """A pattern of a megabyte is not compiled."""
     assert not globs.is_match("a" * (globs.PATTERN_LENGTH_MAX + 1), "a" * (globs.PATTERN_LENGTH_MAX + 1))

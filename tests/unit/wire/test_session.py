@@ -232,7 +232,7 @@ def test_a_protocol_violation_is_an_error_of_the_peer(frame: bytes, code: str) -
     assert caught.value.code == code
 
 
-def test_the_window_bounds_what_may_be_queued() -> None:
+def test_the_window_limits_queued_messages() -> None:
     """Beyond 4,096 unacknowledged messages a message is refused, until one is acknowledged."""
     ours, theirs = agent(), daemon()
     for at in range(session.WINDOW_MESSAGES):

@@ -320,7 +320,7 @@ def test_a_growing_masked_log_has_the_offsets_of_the_finished_one(tmp_path: Path
     assert everything(OutputLog(str(tmp_path / "output"), masks=masks)) == reported + b"s3"
 
 
-def test_a_gap_ends_what_is_held_back(tmp_path: Path) -> None:
+def test_a_gap_releases_held_back_text(tmp_path: Path) -> None:
     """The start of a secret before dropped bytes is sent before the line that counts them, or masked."""
     path = spooled(tmp_path / "output", [b"x" * 190 + b"password12", b"b" * 1_000, b"c" * 100], cap=400)
 

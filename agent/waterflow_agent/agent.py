@@ -22,12 +22,14 @@ from waterflow_agent.checkout.file_requests import FileRequests
 from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.checkout.tree_store import TreeStore
 from waterflow_agent.clock import Clock
-from waterflow_agent.config import Config
+from waterflow_agent.config import Config, step_policy
 from waterflow_agent.core import Core
-from waterflow_agent.errors import Stalled
+from waterflow_agent.errors import Rejected, Stalled
 from waterflow_agent.execution.process_steps import ProcessSteps
 from waterflow_agent.execution.runner_client import RunnerClient
+from waterflow_agent.execution.sharing import UserCommands
 from waterflow_agent.execution.step_directories import StepDirectories
+from waterflow_agent.execution.step_policy import account_of
 from waterflow_agent.execution.working_directories import WorkingDirectories
 from waterflow_agent.keys import KeyPair
 from waterflow_agent.nodes.own.catalog import NodeCatalog
@@ -134,7 +136,9 @@ class _EnrolledAgent:
         self._runner = RunnerClient(runner_dir, starts_runner=config.runner == "own")
         self._workspaces = workspaces = WorkingDirectories(self._data_dir / "work", self._clock)
         directories = StepDirectories(self._data_dir / "steps", workspaces.discard)
-        steps = ProcessSteps(self._runner, workspaces, directories, environment)
+        self._commands = UserCommands(self._runner)
+        self._policy = step_policy(config)
+        steps = ProcessSteps(self._runner, workspaces, directories, environment, self._policy)
         steps.agent_name = server.name
         self._nodes = NodeCatalog(config.node_path, environment)
         self._has_nodes = asyncio.Event()
@@ -149,7 +153,7 @@ class _EnrolledAgent:
             ledger=Ledger(boot_id=machine.boot_id(), instance=os.urandom(8).hex(), slots=config.slots),
             journal=journal,
             steps=steps,
-            checkouts=CheckoutService(store, FileRequests(self._link.send), workspaces),
+            checkouts=CheckoutService(store, FileRequests(self._link.send), workspaces, self._commands),
             sender=self._link,
             secrets=SecretStore(secret_store.find_directory(self._data_dir, environment)),
             nodes=self._nodes,
@@ -182,6 +186,8 @@ class _EnrolledAgent:
     async def keep_connected(self) -> None:
         """Keeps a session with the daemon open, once the ledger is settled."""
         await self._core.executor.is_settled.wait()
+        for text in self._policy.warnings(self._runner.abilities):
+            logger.warning("%s", text)
         with contextlib.suppress(TimeoutError):
             # The first `Hello` should list all nodes, so that a restarted agent does not appear to have lost them.
             await asyncio.wait_for(self._has_nodes.wait(), NODES_FIRST_S_MAX)
@@ -208,8 +214,20 @@ class _EnrolledAgent:
         await self._core.executor.is_settled.wait()
         while True:
             self._workspaces.retire_unused({entry.key.attempt.run for entry in self._core.ledger})
+            await self._remove_as_steps()
             await asyncio.to_thread(self._workspaces.empty_trash)
             await asyncio.sleep(SWEEP_S)
+
+    async def _remove_as_steps(self) -> None:
+        """Removes what steps of other users have created in directories that are no longer needed."""
+        for place, uid in self._workspaces.owned_by_steps():
+            try:
+                account = account_of(uid)
+                error = await self._commands.remove(place, account) if account is not None else f"user {uid} is unknown"
+            except Rejected as rejected:
+                error = rejected.text
+            if error:
+                logger.warning("cannot remove all of %s yet: %s", place, error)
 
     async def close(self) -> None:
         """Ends the background work and the connection to the runner."""
@@ -217,7 +235,12 @@ class _EnrolledAgent:
         await self._runner.close()
 
     def _status(self) -> status.Status:
+        step_user, limits = self._policy.describe(self._runner.abilities)
         return status.Status(
+            step_user=step_user,
+            limits=limits,
+            leftovers=self._runner.leftovers,
+            warnings=self._policy.warnings(self._runner.abilities) if self._core.executor.is_settled.is_set() else [],
             pid=os.getpid(),
             process_started=status.process_started(os.getpid()),
             at=self._clock.wall_ms(),
@@ -237,7 +260,8 @@ def prepare_data_dir(path: Path) -> None:
     """Creates the data directory, or removes other users' permissions on it. Raises `Stalled` WF317 when it cannot be used."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.stat().st_mode & 0o077:
+        # Steps of other users may enter it (0711), where the directories for them are.
+        if path.stat().st_mode & 0o066:
             os.chmod(path, 0o700)
     except OSError as error:
         raise Stalled(

@@ -154,6 +154,12 @@ def _rendered(status: Any) -> str:
         f"groups       {', '.join(status.groups) or '-'}",
         f"attempts     {len(status.attempts)} held, {status.slots} slots",
     ]
+    lines += [
+        f"steps        run as {status.step_user}",
+        f"limits       {', '.join(status.limits) or '-'}",
+        f"leftovers    {status.leftovers} processes ended",
+        *(f"warning      {text}" for text in status.warnings),
+    ]
     for attempt in status.attempts:
         lines.append(f"  {attempt.state:<9} {attempt.run} {attempt.job}/{attempt.step_name} attempt {attempt.attempt}")
     for node in status.nodes:

@@ -19,6 +19,7 @@ import msgspec
 
 from waterflow_agent import keys
 from waterflow_agent.errors import Rejected
+from waterflow_agent.execution.step_policy import MEMORY_SHARE, StepPolicy, memory_of_machine
 
 DEFAULT_FILE = Path("/etc/waterflow/agent.toml")
 ENVIRONMENT_PREFIX = "WATERFLOW_AGENT_"
@@ -29,6 +30,12 @@ ENROLL_PORT = 7234
 SLOTS_MAX = 1024
 CACHE_MB_MAX = 1 << 20
 
+#: What Linux can have.
+PROCESSES_MAX = 4_000_000
+
+_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_MEMORY = re.compile(r"(?:([0-9]{1,12})\s*(KiB|MiB|GiB|TiB)?)?")
+_CPU = re.compile(r"(?:([0-9]{1,6})\s*%)?")
 _ENDPOINT = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _RUNNERS = ("own", "service")
@@ -62,6 +69,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_u
     node_path: list[str] = []
     #: `own`: the agent starts the step runner, which keeps running without it; `service`: a service manager starts it.
     runner: str = "own"
+    #: The user of steps. Default: `waterflow-step` if the server has it and the step runner may use it, else the agent's user.
+    step_user: str = ""
+    #: Further users that jobs may choose with `user`.
+    step_users: list[str] = []
+    #: The user of steps for individual groups, `{ db = "postgres" }`.
+    group_users: dict[str, str] = {}
+    #: Memory of one step, such as `2GiB`, or `0` for no limit. Default: 75 % of the server's memory.
+    step_memory: str = ""
+    #: Processes and threads of one step; 0 for no limit.
+    step_processes: int = 2048
+    #: Processor time of one step in percent of one processor, such as `200%`. Default: no limit.
+    step_cpu: str = ""
     #: `debug`, `info`, `warning` or `error`.
     log_level: str = "info"
 
@@ -97,6 +116,27 @@ def enroll_endpoint(config: Config) -> str:
     if config.enroll_server or not config.server:
         return config.enroll_server
     return f"{config.server.rpartition(':')[0]}:{ENROLL_PORT}"
+
+
+def step_policy(config: Config) -> StepPolicy:
+    """Returns what the configuration says about steps. Raises `Rejected` WF620."""
+    if not 0 <= config.step_processes <= PROCESSES_MAX:
+        raise Rejected("WF620", f"step-processes: expected 0 to {PROCESSES_MAX}, found {config.step_processes}")
+    memory = _MEMORY.fullmatch(config.step_memory)
+    if memory is None:
+        raise Rejected("WF620", f"step-memory: expected bytes such as 2GiB, or 0, found {config.step_memory!r}")
+    cpu = _CPU.fullmatch(config.step_cpu)
+    if cpu is None:
+        raise Rejected("WF620", f"step-cpu: expected a percentage such as 200%, found {config.step_cpu!r}")
+    share = int(memory_of_machine() * MEMORY_SHARE)
+    return StepPolicy(
+        user=config.step_user,
+        users=tuple(config.step_users),
+        group_users=config.group_users,
+        memory_bytes=int(memory[1]) * _UNITS[memory[2] or ""] if memory[1] else share,
+        processes=config.step_processes,
+        cpu_percent=int(cpu[1] or 0),
+    )
 
 
 def _named_by(environment: Mapping[str, str]) -> Path | None:
@@ -153,15 +193,15 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _from_text(key: str, text: str, variable: str) -> Any:
-    if key in ("slots", "cache-mb"):
+    if key in ("slots", "cache-mb", "step-processes"):
         if not text.strip().isdigit():
             raise Rejected("WF620", f"{variable}: expected a number, found {text!r}")
         return int(text)
-    if key == "groups":
+    if key in ("groups", "step-users"):
         return [part.strip() for part in text.split(",") if part.strip()]
     if key == "node-path":
         return [part for part in text.split(":") if part]
-    if key == "labels":
+    if key in ("labels", "group-users"):
         return labels_from_text(text.split(","), variable)
     return text
 
@@ -200,6 +240,7 @@ def _checked(config: Config) -> Config:
         )
     if config.runner not in _RUNNERS:
         raise Rejected("WF620", f"runner: expected one of {', '.join(_RUNNERS)}, found {config.runner!r}")
+    step_policy(config)
     if config.log_level not in _LEVELS:
         raise Rejected("WF620", f"log-level: expected one of {', '.join(_LEVELS)}, found {config.log_level!r}")
     return config

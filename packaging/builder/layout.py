@@ -138,6 +138,7 @@ AGENT = Package(
                 ("/etc/waterflow/agent.toml", "Configuration, with every key."),
                 ("/etc/waterflow/join.token", "Join token: the agent enrolls once this file exists."),
                 ("/var/lib/waterflow-agent/", "Data directory: the agent's key, its journal, and job directories."),
+                ("/var/lib/waterflow-step/", "Home directory of the steps."),
             ),
         ),
     ),
@@ -155,6 +156,7 @@ AGENT = Package(
     unused=cpython.UNUSED_BY_AGENT,
     files=(
         ("packaging/files/waterflow-agent.sysusers", "/usr/lib/sysusers.d/waterflow-agent.conf", 0o644),
+        ("packaging/files/waterflow-agent.tmpfiles", "/usr/lib/tmpfiles.d/waterflow-agent.conf", 0o644),
         ("packaging/files/waterflow-agent.path", "/usr/lib/systemd/system/waterflow-agent.path", 0o644),
         (
             "packaging/files/waterflow-agent.conf",

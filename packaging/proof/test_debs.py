@@ -22,9 +22,9 @@ WRITER = """jobs:
     runs-on: web
     steps:
       - run: |
-          echo begin >> /var/lib/waterflow-agent/marks
+          echo begin >> /var/lib/waterflow-step/marks
           n=0
-          until test -e /var/lib/waterflow-agent/door; do n=$((n+1)); echo $n >> /tmp/numbers; sleep 0.1; done
+          until test -e /var/lib/waterflow-step/door; do n=$((n+1)); echo $n >> /tmp/numbers; sleep 0.1; done
           test "$(wc -l < /tmp/numbers)" = "$n" && echo whole
 """
 WAITER = """jobs:
@@ -32,8 +32,8 @@ WAITER = """jobs:
     runs-on: web
     steps:
       - run: |
-          echo begin >> /var/lib/waterflow-agent/marks
-          until test -e /var/lib/waterflow-agent/door; do sleep 0.2; done
+          echo begin >> /var/lib/waterflow-step/marks
+          until test -e /var/lib/waterflow-step/door; do sleep 0.2; done
       - run: echo second
 """
 
@@ -169,7 +169,7 @@ def _survives_a_reboot(machine: PackagedMachine) -> None:
 
 def _signs(machine: PackagedMachine) -> tuple[Path, Path]:
     """Removes and returns two files: steps append to the first when they start, and end when the second exists."""
-    found = tuple(machine.root.inside(f"/var/lib/waterflow-agent/{name}") for name in ("marks", "door"))
+    found = tuple(machine.root.inside(f"/var/lib/waterflow-step/{name}") for name in ("marks", "door"))
     for file in found:
         file.unlink(missing_ok=True)
     return found[0], found[1]
@@ -210,7 +210,13 @@ def _removal_keeps_data_and_purge_does_not(machine: PackagedMachine) -> None:
     assert inside("/etc/waterflow/waterflowd.toml").exists()
     assert not any(machine.is_active(unit) for unit in SERVICES)
     machine.run("dpkg", "--purge", *packages)
-    removed = ("/var/lib/waterflow", "/var/lib/waterflow-agent", "/etc/waterflow", "/usr/share/doc/waterflow")
+    removed = (
+        "/var/lib/waterflow",
+        "/var/lib/waterflow-agent",
+        "/var/lib/waterflow-step",
+        "/etc/waterflow",
+        "/usr/share/doc/waterflow",
+    )
     assert [path for path in removed if inside(path).exists()] == []
     listed = machine.run("sh", "-c", "find / -xdev -name '*waterflow*' -not -path '/proc/*'").stdout
     left = [line for line in listed.splitlines() if not re.match(r"/(srv|tmp|var/log|var/tmp|run|sys)/", line)]

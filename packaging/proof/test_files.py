@@ -43,6 +43,7 @@ IN_ONE = {
         "/usr/lib/systemd/system/waterflow-agent.service",
         "/usr/lib/systemd/system/waterflow-agent.path",
         "/usr/lib/systemd/system/waterflow-runner.service",
+        "/usr/lib/tmpfiles.d/waterflow-agent.conf",
         "/usr/share/waterflow-agent/privileged/waterflow-agent.service.d/privileged.conf",
         "/usr/share/waterflow-agent/privileged/waterflow-runner.service.d/privileged.conf",
     ),

@@ -4,7 +4,7 @@ units="waterflow-runner.service waterflow-agent.path waterflow-agent.service"
 renewed="waterflow-agent.service"
 # Stopped before the package is removed, in this order.
 all_units="waterflow-agent.path waterflow-agent.service waterflow-runner.service"
-data="/var/lib/waterflow-agent"
+data="/var/lib/waterflow-agent /var/lib/waterflow-step"
 first_words() {
     if [ -e /etc/waterflow/join.token ]; then return 0; fi
     echo "The agent is waiting for a join token. On the daemon's host: sudo waterflowctl agents tokens create --group GROUP. Then here:"

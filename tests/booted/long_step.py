@@ -7,8 +7,8 @@ from typing import Any
 from tests.acceptance.cluster import wait_until
 from tests.booted.machine import Machine
 
-#: A path that steps of both profiles may write to.
-_FOLDER = "/var/lib/waterflow-agent"
+#: The home directory of steps, to which steps of both profiles may write.
+_FOLDER = "/var/lib/waterflow-step"
 _MARKS, _DOOR = f"{_FOLDER}/marks", f"{_FOLDER}/door"
 _WORKFLOW = f"""
 jobs:

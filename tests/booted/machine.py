@@ -163,6 +163,7 @@ class Machine:
     def install(self) -> None:
         """Installs the product as administrators do: users, configuration, repository, daemon, token, agent."""
         self.run("systemd-sysusers")
+        self.run("systemd-tmpfiles", "--create", "waterflow-agent.conf")
         self.root.write("/etc/waterflow/waterflowd.toml", CONFIG)
         self.run("git", "init", "--quiet", "--bare", "--initial-branch=main", "/srv/ops.git")
         self.systemctl("enable", "--now", "waterflowd.service")

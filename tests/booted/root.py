@@ -128,11 +128,14 @@ class Root:
             shutil.copy(unit, self.inside("/etc/systemd/system"))
         (self.inside("/etc/sysusers.d")).mkdir()
         shutil.copy(UNITS / "sysusers.d" / "waterflow.conf", self.inside("/etc/sysusers.d"))
+        (self.inside("/etc/tmpfiles.d")).mkdir()
+        shutil.copy(UNITS / "tmpfiles.d" / "waterflow-agent.conf", self.inside("/etc/tmpfiles.d"))
         # As docs/operations.md says for a location other than /usr.
         self.write(
             "/etc/systemd/system/waterflow-runner.service.d/place.conf",
-            "[Service]\nExecStart=\nExecStart=/opt/waterflow/bin/python3 -P -m waterflow_agent.runner"
-            " --data-dir /var/lib/waterflow-agent/runner\n",
+            "[Service]\nExecStart=\nExecStart=!/opt/waterflow/bin/python3 -P -m waterflow_agent.runner"
+            " --data-dir /var/lib/waterflow-agent/runner --user waterflow-agent"
+            " --users-from /etc/waterflow/agent.toml\n",
         )
 
 

@@ -56,7 +56,8 @@ def test_the_services_start_and_a_push_runs(machine: Machine) -> None:
     machine.run(*git, "commit", "--quiet", "--message=Greet")
     machine.run(*git, "push", "--quiet", "origin", "HEAD:main")
     runs = wait_until(machine.runs, "a run of the push")
-    assert machine.wait_for(runs[0]["id"])["conclusion"] == "success"
+    found = machine.wait_for(runs[0]["id"])
+    assert found["conclusion"] == "success", f"{found['jobs']}\n{machine.journal()}"
     assert machine.lines(runs[0]["id"]) == ["hello"]
 
 
@@ -118,7 +119,7 @@ touch mine && echo written""",
     )
     group = printed.pop(-2)
     denied = ["no shadow", "no writing", "no log", "no namespaces"]
-    assert printed == ["waterflow-agent", "NoNewPrivs: 1", *denied, "written"]
+    assert printed == ["waterflow-step", "NoNewPrivs: 1", *denied, "written"]
     assert re.fullmatch(r"/system\.slice/waterflow-runner\.service/waterflow-\w+/step-\d+", group)
 
 

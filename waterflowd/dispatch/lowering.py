@@ -19,6 +19,7 @@ from waterflowd.engine import commands
 from waterflowd.engine.rules import checkout, rendering, secrets
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import AttemptId
+from waterflowd.model.plan import LimitsPlan
 
 #: Default size limit of an attempt's output: 64 MiB of its beginning and end are kept.
 OUTPUT_BYTES_MAX = 64 << 20
@@ -76,7 +77,16 @@ def lower(run: Run, command: commands.SendTask, instance: str, secret: Secret = 
         secrets=sorted({value for value in values.values() if value}),
         tree=_tree(run, job, node),
         source="" if own is None else own.source,
+        user=job.plan.user,
+        group=job.group,
+        limits=_limits(plan.limits),
     )
+
+
+def _limits(limits: LimitsPlan | None) -> messages.Limits | None:
+    if limits is None:
+        return None
+    return messages.Limits(limits.memory_bytes, limits.processes, limits.cpu_percent)
 
 
 def _tree(run: Run, job: Job, node: str) -> messages.Tree | None:

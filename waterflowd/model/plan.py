@@ -152,6 +152,15 @@ class StopPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     grace_ms: int = 10_000
 
 
+class LimitsPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`limits`: what a step may use at most. None: the limit of its server."""
+
+    memory_bytes: int | None = None
+    processes: int | None = None
+    #: Of one processor; 200 is two processors.
+    cpu_percent: int | None = None
+
+
 class Queue(Enum):
     """What happens to runs and jobs whose concurrency group is full."""
 
@@ -271,6 +280,7 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stop: StopPolicy = StopPolicy()
     #: Limit of an attempt's output; None: the agent's default limit.
     output_bytes_max: int | None = None
+    limits: LimitsPlan | None = None
     #: Names of the secrets that `env` and `params` refer to; no other secrets are filled in for the step.
     secrets: tuple[str, ...] = ()
     #: The script has expressions pasted into it (`unsafe-interpolation`).
@@ -322,6 +332,8 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry: RetryPolicy | None = None
     #: Whether the working directory contains the repository's files, or the patterns of the paths that it contains.
     checkout: bool | tuple[str, ...] = True
+    #: The user of the job's processes; empty for the one that the server's agent is configured with.
+    user: str = ""
     needs: tuple[JobId, ...] = ()
     condition: str | None = None
     env: dict[str, Json] = {}

@@ -33,6 +33,8 @@ class ReasonCode(Enum):
     EXIT_CODE = "exit-code"
     #: The process was ended by a signal that Waterflow did not send.
     SIGNAL = "signal"
+    #: The step exceeded a limit (`limits`), and was ended.
+    LIMIT = "limit"
     #: The node reported an error of its own.
     NODE_ERROR = "node-error"
     #: The step's process could not be started.

@@ -13,12 +13,15 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
 from waterflow_agent.checkout import file_list
 from waterflow_agent.checkout.tree_store import PartialTree, TreeStore
 from waterflow_agent.errors import Rejected
+from waterflow_agent.execution.sharing import UserCommands
+from waterflow_agent.execution.step_policy import Account
 from waterflow_agent.execution.working_directories import WorkingDirectories
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskId, Tree
@@ -36,7 +39,15 @@ BLOBS_ASKED = 256
 class CheckoutService:
     """All checkouts of one agent. For the loop's thread."""
 
-    def __init__(self, store: TreeStore, requests: FileRequests, workspaces: WorkingDirectories) -> None:
+    def __init__(
+        self,
+        store: TreeStore,
+        requests: FileRequests,
+        workspaces: WorkingDirectories,
+        commands: UserCommands | None = None,
+    ) -> None:
+        """`commands` runs as the users of steps; None when all steps have the agent's own user."""
+        self._commands = commands
         self._store = store
         self._requests = requests
         self._workspaces = workspaces
@@ -64,17 +75,20 @@ class CheckoutService:
             task.cancel()
         await asyncio.gather(*self._spare_tasks, return_exceptions=True)
 
-    async def make(self, key: TaskId, tree: Tree) -> None:
-        """Returns when the attempt's job has its directory. Raises `Rejected` and `OSError`; then no directory exists."""
+    async def make(self, key: TaskId, tree: Tree, account: Account | None = None) -> None:
+        """Returns when the attempt's job has its directory, whose files belong to `account`.
+
+        Raises `Rejected` and `OSError`; then no directory exists.
+        """
         job = (key.attempt.run, key.attempt.job)
         lock = self._jobs.get(job)
         if lock is None:
             lock = self._jobs[job] = asyncio.Lock()
         async with lock:
             if not self.has(key):
-                await self._make(key, tree)
+                await self._make(key, tree, account)
 
-    async def _make(self, key: TaskId, tree: Tree) -> None:
+    async def _make(self, key: TaskId, tree: Tree, account: Account | None) -> None:
         entries = await asyncio.to_thread(file_list.decode, await self._list(key))
         # Filled by the thread, so that a cancellation while it works does not lose the directory.
         begun: list[PartialTree] = []
@@ -84,7 +98,10 @@ class CheckoutService:
             fetched = len(partial.missing)
             await self._fetch(key, partial)
             await self._on_disk(lambda: self._store.finish(partial))
-            self._workspaces.adopt(key.attempt.run, key.attempt.job, partial.path)
+            if account is None:
+                self._workspaces.adopt(key.attempt.run, key.attempt.job, partial.path)
+            else:
+                await self._copy(key, partial.path, account)
         except BaseException:
             for partial in begun:
                 self._store.drop(partial)
@@ -99,6 +116,20 @@ class CheckoutService:
         task = asyncio.create_task(self._prepare_spare(tree, partial), name="spare-tree")
         self._spare_tasks.add(task)
         task.add_done_callback(self._spare_tasks.discard)
+
+    async def _copy(self, key: TaskId, files: Path, account: Account) -> None:
+        """Makes the job's directory from a copy of the files that a process of the account makes, which then owns it."""
+        assert self._commands is not None, "only a runner that can change users has accounts"
+        run, job = key.attempt.run, key.attempt.job
+        source, target = self._workspaces.prepare(run, job, account, files)
+        try:
+            await self._commands.copy(source, target, account)
+            self._workspaces.adopt(run, job, target)
+        except BaseException:
+            self._workspaces.discard(target)
+            raise
+        finally:
+            self._workspaces.discard(source)
 
     async def _prepare_spare(self, tree: Tree, partial: PartialTree) -> None:
         await self._on_disk(lambda: self._store.prepare_spare(tree, partial.files))

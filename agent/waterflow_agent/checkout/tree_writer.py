@@ -1,7 +1,8 @@
 """Writes a tree into a directory, or changes one tree into another. Blocking.
 
 Rules of this file: only the agent uses the directory while it is written. Links are created last, so nothing is ever written
-through one. An existing file is an error and is never overwritten: the list contains each path once.
+through one. An existing file is an error and is never overwritten: the list contains each path once. Files have the usual
+modes, whatever the umask of the agent is, because steps of another user read them. The directory above is private.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from waterflow_agent.checkout.blob_cache import write_all
 from waterflow_agent.checkout.file_list import FileEntry, FileKind
 
 _MODES = {FileKind.FILE: 0o644, FileKind.EXECUTABLE: 0o755}
+_FOLDER_MODE = 0o755
 
 
 class TreeWriter:
@@ -36,6 +38,7 @@ class TreeWriter:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         file = os.open(self._at(entry.path), flags, _MODES[entry.kind])
         try:
+            os.fchmod(file, _MODES[entry.kind])
             write_all(file, content)
         finally:
             os.close(file)
@@ -70,7 +73,8 @@ class TreeWriter:
             return
         self._enter(os.path.dirname(folder))
         with suppress(FileExistsError):
-            os.mkdir(self._at(folder), 0o755)
+            os.mkdir(self._at(folder), _FOLDER_MODE)
+            os.chmod(self._at(folder), _FOLDER_MODE)
         self._folders.add(folder)
 
     def _at(self, path: bytes) -> bytes:

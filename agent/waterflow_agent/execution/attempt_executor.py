@@ -245,7 +245,7 @@ class AttemptExecutor:
         """Fetches the job's files, then starts the attempt. Cancelled when the attempt ends."""
         failed: Rejected | OSError | None = None
         try:
-            await self._checkouts.make(task.key, tree)
+            await self._checkouts.make(task.key, tree, self._steps.account(task))
         except (Rejected, OSError) as error:
             failed = error
         self._waiting.pop(task.key, None)

@@ -17,13 +17,14 @@ from typing import Protocol
 import msgspec
 
 from waterflow_agent.errors import Rejected
-from waterflow_agent.execution import working_directories
+from waterflow_agent.execution import sharing, working_directories
 from waterflow_agent.execution.step_directories import StepDirectories
+from waterflow_agent.execution.step_policy import Account, StepPolicy
 from waterflow_agent.execution.working_directories import WorkingDirectories
 from waterflow_agent.nodes import exits, node_process, schema, script, shell, step_files
 from waterflow_agent.nodes.outcome import NodeResult
 from waterflow_agent.nodes.own.code import Code
-from waterflow_agent.runner.reports import RunnerReport, StepResult, StepSpec
+from waterflow_agent.runner.reports import RunnerAbilities, RunnerReport, StepResult, StepSpec
 from waterflow_agent.state.ledger import LedgerEntry
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskId
@@ -33,6 +34,11 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
 
 class Runner(Protocol):
     """The step runner, as far as steps need it; implemented by `RunnerClient`."""
+
+    @property
+    def abilities(self) -> RunnerAbilities:
+        """What the runner can enforce; known before its first report."""
+        ...
 
     def directory(self, name: str) -> Path:
         """Returns the directory with the attempt's `output`."""
@@ -68,6 +74,7 @@ class ProcessSteps:
         workspaces: WorkingDirectories,
         directories: StepDirectories,
         environment: Mapping[str, str] | None = None,
+        policy: StepPolicy | None = None,
     ) -> None:
         #: What steps see in `WATERFLOW_AGENT`.
         self.agent_name = ""
@@ -78,6 +85,7 @@ class ProcessSteps:
         self._names: dict[TaskId, str] = {}
         #: What this process has asked the runner to start.
         self._requested: dict[TaskId, StepSpec] = {}
+        self._policy = policy or StepPolicy()
         self._directories = directories
         self._directory_numbers: dict[TaskId, int] = {}
 
@@ -117,15 +125,24 @@ class ProcessSteps:
         """Whether this process has requested the start, which the runner client repeats after each reconnect."""
         return key in self._requested
 
+    def account(self, task: messages.Task) -> Account | None:
+        """Returns the user of the task's step, None for the agent's own. Raises `Rejected`."""
+        return self._policy.account(task, self._runner.abilities)
+
     def start(self, task: messages.Task, node_input: NodeInput) -> None:
         """Requests the start of the step. Raises `Rejected` or `OSError` when that is impossible; then nothing of it runs."""
-        workspace = self._workspaces.enter(task.key.attempt.run, task.key.attempt.job)
-        cwd = working_directories.resolve(workspace, task.working_directory)
+        account = self.account(task)
+        limits = self._policy.limits(task, self._runner.abilities)
+        workspace = self._workspaces.enter(task.key.attempt.run, task.key.attempt.job, account)
+        cwd = working_directories.resolve(workspace, task.working_directory, account)
         stop_signal = _signal_number(task.stop_signal)
         name = self.adopt(task.key)
         files = self._directories.path(self._directory_numbers[task.key])
         location = shell.AttemptLocation(files=files, workspace=str(workspace), agent=self.agent_name)
-        command = prepare(task, node_input, location, self._environment)
+        environment = self._environment if account is None else {**self._environment, **account.environment}
+        command = prepare(task, node_input, location, environment)
+        if account is not None:
+            sharing.share_files(files, account.uid)
         spec = StepSpec(
             name=name,
             argv=command.argv,
@@ -135,6 +152,11 @@ class ProcessSteps:
             stop_signal=stop_signal,
             grace_ms=task.grace_ms,
             output_bytes_max=task.output_bytes_max,
+            pids_max=limits.get("processes"),
+            memory_bytes_max=limits.get("memory"),
+            cpu_percent_max=limits.get("cpu"),
+            user=None if account is None else account.name,
+            within=None if account is None else str(workspace),
         )
         self._runner.start(spec)
         self._requested[task.key] = spec

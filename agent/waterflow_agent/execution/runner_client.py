@@ -35,6 +35,7 @@ from waterflow_agent.runner.reports import (
     HeldStep,
     HeldSteps,
     RequestRefused,
+    RunnerAbilities,
     RunnerReport,
     StepExited,
     StepOutput,
@@ -101,6 +102,12 @@ class RunnerClient:
         self._attempts = AttemptDirectoryPool(f"{self._data_dir}/attempts")
         self._to_remove: list[str] = []
         self._remover: asyncio.Task[None] | None = None
+        #: Commands of the agent itself, which are no attempts, by name.
+        self._commands: dict[str, asyncio.Future[StepResult]] = {}
+        #: What the runner can enforce; known once it has answered.
+        self.abilities = RunnerAbilities(can_switch=False, limits=frozenset())
+        #: Processes that steps left behind and that were ended, since the start of the runner.
+        self.leftovers = 0
 
     def directory(self, name: str) -> Path:
         """Return the step's directory: its spool begins at `output`, and `files` is for what the step returns."""
@@ -167,6 +174,21 @@ class RunnerClient:
         self._to_remove.append(path)
         if self._remover is None or self._remover.done():
             self._remover = asyncio.create_task(self._remove(), name="waterflow-attempts-removal")
+
+    async def run_command(self, spec: StepSpec) -> StepResult:
+        """Run a command of the agent itself, such as one that needs another user. Its result is not part of the reports.
+
+        A cancelled call stops the command. Raises `Rejected` when the runner refuses it.
+        """
+        done: asyncio.Future[StepResult] = asyncio.get_running_loop().create_future()
+        self._commands[spec.name] = done
+        try:
+            self.start(spec)
+            return await done
+        finally:
+            self._commands.pop(spec.name, None)
+            if not done.done() or done.cancelled():
+                self.cancel(spec.name, is_forced=True)
 
     def stop_runner(self) -> None:
         """Ask the runner to exit, which it does when no step is running. For upgrades."""
@@ -310,19 +332,25 @@ class RunnerClient:
                 self._cancels.pop(name, None)
                 if self._is_outdated:
                     self.stop_runner()
-                return StepExited(name, StepResult.from_json(message["result"]))
+                result = StepResult.from_json(message["result"])
+                return None if self._finish_command(name, result) else StepExited(name, result)
             case "started":
                 self._starts.pop(message["name"], None)
                 return StepStarted(message["name"], message["pid"], message["at"])
             case "output":
                 return StepOutput(message["name"], message["bytes"])
             case "held":
-                self._awaits_held = False
-                return HeldSteps(tuple(HeldStep.from_json(attempt) for attempt in message["attempts"]))
+                return self._on_held(HeldSteps(tuple(HeldStep.from_json(attempt) for attempt in message["attempts"])))
             case "error":
                 self._starts.pop(message["name"], None)
                 self._cancels.pop(message["name"], None)
+                command = self._commands.get(message["name"])
+                if command is not None and not command.done():
+                    command.set_exception(errors.Rejected("WF340", message["text"]))
+                    return None
                 return RequestRefused(message["name"], message["text"])
+            case "leftovers":
+                self._on_leftovers(message["count"])
             case "replaced":
                 self._fail(
                     errors.Stalled("WF342", "another agent has connected to the step runner of this data directory")
@@ -331,6 +359,20 @@ class RunnerClient:
                 self._on_hello(message)
         return None
 
+    def _finish_command(self, name: str, result: StepResult) -> bool:
+        """Return whether `name` was a command of the agent itself, whose caller now has the result."""
+        command = self._commands.get(name)
+        if command is None:
+            return False
+        if not command.done():
+            command.set_result(result)
+        return True
+
+    def _on_leftovers(self, count: int) -> None:
+        if count > self.leftovers:
+            logger.warning("ended processes that steps left behind: %d, %d in total", count - self.leftovers, count)
+        self.leftovers = count
+
     def _on_hello(self, message: dict[str, Any]) -> None:
         if message["protocol"] != protocol.PROTOCOL:
             text = (
@@ -338,14 +380,26 @@ class RunnerClient:
             )
             self._fail(errors.Stalled("WF343", f"{text}; stop it when no step is running"))
             return
+        self.abilities = RunnerAbilities(can_switch=message["can_switch"], limits=frozenset(message["limits"]))
+        self.leftovers = message["leftovers"]
         self._is_outdated = message["release"] != waterflow_agent.__version__
         if self._is_outdated:
             # An idle runner of another release exits and is replaced. A busy one refuses and is asked again after each step.
             self.stop_runner()
 
+    def _on_held(self, held: HeldSteps) -> HeldSteps:
+        self._awaits_held = False
+        for step in held.attempts:
+            if step.result is not None:
+                self._finish_command(step.name, step.result)
+        return HeldSteps(tuple(step for step in held.attempts if step.name not in self._commands))
+
     def _fail(self, failure: errors.WaterflowError) -> None:
         self._failure = failure
         self._has_reports.set()
+        for command in self._commands.values():
+            if not command.done():
+                command.set_exception(failure)
         if self._connection is not None:
             self._connection.close()
 

@@ -4,6 +4,9 @@ A job's directory is deleted when the daemon releases the job. Between two steps
 days, and may restart. Directories that the daemon never releases are deleted after `KEEP_S` without use. A directory is first
 renamed into `work/.trash`, so that a slow or failed removal cannot affect a new step; a failed removal is tried again later.
 Removal runs in a thread, follows no links and does not enter mounted file systems.
+
+The directory of a job whose steps have another user belongs to the agent, too; what its steps create belongs to that user, and
+`owned_by_steps` names what only that user can remove.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from pathlib import Path
 
 from waterflow_agent.clock import Clock
 from waterflow_agent.errors import Rejected
+from waterflow_agent.execution import sharing
+from waterflow_agent.execution.step_policy import Account
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +56,28 @@ class WorkingDirectories:
         self._used_at: dict[str, int] = {}
         self._made: set[tuple[str, str]] = set()
 
-    def enter(self, run: str, job: str) -> Path:
-        """Returns the job's directory, which is created if necessary. Raises `OSError`."""
+    def enter(self, run: str, job: str, account: Account | None = None) -> Path:
+        """Returns the job's directory, which is created if necessary, and shared. Raises `OSError` and `Rejected`."""
         path = self._root / directory_name(run) / directory_name(job)
         self._used_at[directory_name(run)] = self._clock.boot_ms()
         if (run, job) not in self._made or not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._share(path, account)
             self._made.add((run, job))
         return path
+
+    def prepare(self, run: str, job: str, account: Account, files: Path) -> tuple[Path, Path]:
+        """Prepares a job's directory for a copy of `files`, which the account can read then. Returns where they are, and an
+        empty directory for `adopt`. Raises `OSError`, `Rejected`.
+        """
+        parent = self._root / directory_name(run)
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        source, target = (parent / f".{kind}-{os.urandom(6).hex()}" for kind in ("files", "new"))
+        os.rename(files, source)
+        sharing.grant(source, account.uid, sharing.READ | sharing.ENTER)
+        target.mkdir(mode=0o700)
+        self._share(target, account)
+        return source, target
 
     def has(self, run: str, job: str) -> bool:
         """Whether the job has a directory."""
@@ -70,6 +89,13 @@ class WorkingDirectories:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.rename(directory, path)
         self._made.add((run, job))
+
+    def _share(self, path: Path, account: Account | None) -> None:
+        if account is None:
+            return
+        sharing.grant(path, account.uid, sharing.READ | sharing.WRITE | sharing.ENTER)
+        for parent in (path.parent, self._root, self._root.parent):
+            sharing.open_parent(parent)
 
     def jobs(self) -> list[tuple[str, str]]:
         """Returns run and job of each directory, `JOBS_MAX` at most."""
@@ -111,6 +137,14 @@ class WorkingDirectories:
         for name in os.listdir(self._trash):
             remove_tree(self._trash / name)
 
+    def owned_by_steps(self) -> list[tuple[Path, int]]:
+        """Returns the directories of the trash in which other users own something, with each of these users' ids."""
+        places = [self._trash / name for name in os.listdir(self._trash)]
+        found = [(place, uid) for place in places for uid in sharing.foreign_owners(place)]
+        if found:
+            sharing.open_parent(self._trash)
+        return found
+
     def _retire(self, name: str) -> None:
         self._used_at.pop(name, None)
         self._made = {(run, job) for run, job in self._made if directory_name(run) != name}
@@ -119,21 +153,25 @@ class WorkingDirectories:
 
 def _names(path: Path) -> list[str]:
     try:
-        return os.listdir(path)
+        # A name that begins with a dot is a directory that is not complete yet.
+        return [name for name in os.listdir(path) if not name.startswith(".")]
     except (NotADirectoryError, FileNotFoundError):
         return []
 
 
-def resolve(workspace: Path, requested: str | None) -> Path:
+def resolve(workspace: Path, requested: str | None, account: Account | None = None) -> Path:
     """Returns the directory in which a step runs: its `working-directory`, which must be inside the job's directory.
 
     The path may come from an expression, so it is not trusted. Raises `Rejected` WF703 if it leads out of the job's directory,
-    does not exist, or is not a directory.
+    does not exist, or is not a directory. What another user's steps have created may be closed to this process: then the step's
+    own process checks it when it enters it.
     """
     if not requested:
         return workspace
     if "\0" in requested:
         raise Rejected("WF703", "working-directory: a NUL byte")
+    if account is not None:
+        return workspace / requested
     # Symbolic links are resolved, because an earlier step may have created one that leads out.
     path, root = Path(os.path.realpath(workspace / requested)), Path(os.path.realpath(workspace))
     if not path.is_relative_to(root):

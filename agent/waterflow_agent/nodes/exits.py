@@ -9,7 +9,7 @@ from waterflow_agent.nodes.outcome import NodeResult, failure, one_line
 from waterflow_agent.runner.reports import StepResult
 
 #: Reasons of steps that ran, so that there are results to collect.
-RAN = frozenset({"exited", "timed-out", "cancelled"})
+RAN = frozenset({"exited", "timed-out", "cancelled", "limit"})
 
 
 def interpret(result: StepResult, *, timeout_ms: int | None = None, cancel_reason: str = "") -> NodeResult:
@@ -31,6 +31,8 @@ def interpret(result: StepResult, *, timeout_ms: int | None = None, cancel_reaso
             reason_code="cancel-requested",
             reason_text=one_line(f"cancelled: {cancel_reason}" if cancel_reason else "cancelled"),
         )
+    if result.reason == "limit":
+        return failure("limit", result.error or "ended by a limit", exit_code=result.exit_code)
     if result.reason == "spawn-failed":
         return failure("spawn-failed", result.error or "the process could not be started")
     # "lost", or a reason of a newer runner: the outcome is unknown.

@@ -119,7 +119,9 @@ def _result(outputs: object, name: str) -> NodeOutput:
 
 def _write(path: Path, content: bytes) -> None:
     new = path.with_name(f"{RESULT}.new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    # The agent reads it, which may have another user. Nobody else can enter the directory.
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    os.fchmod(fd, 0o644)
     with open(fd, "wb") as file:
         file.write(content)
     new.rename(path)

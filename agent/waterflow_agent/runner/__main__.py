@@ -1,4 +1,8 @@
-"""The runner's entry point: `python -m waterflow_agent.runner --data-dir DIR [--detach] [--idle-exit-s N] [--no-cgroup]`.
+"""The runner's entry point: `python -m waterflow_agent.runner --data-dir DIR [--detach] [--idle-exit-s N] [--no-cgroup]
+[--user NAME] [--users-from FILE]`.
+
+`--user` is for a runner that a service manager starts as root: it becomes this user, the agent's, and keeps the right to start
+steps as other users. `--users-from` is the agent's configuration file, which lists them.
 
 Exit status: 0 when it was stopped, 2 for wrong arguments or a directory that cannot be used, 3 when another runner
 serves the directory. With `--detach` the command returns 0 as soon as the runner answers on `DIR/runner.sock`, and the
@@ -15,13 +19,17 @@ import socket
 import sys
 
 import waterflow_agent
-from waterflow_agent.runner import cgroup, processes, recovery, service
+from waterflow_agent.runner import cgroup, processes, recovery, service, users
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-USAGE = "usage: python -m waterflow_agent.runner --data-dir DIR [--detach] [--idle-exit-s N] [--no-cgroup]"
+USAGE = (
+    "usage: python -m waterflow_agent.runner --data-dir DIR [--detach] [--idle-exit-s N] [--no-cgroup] [--user NAME]"
+    " [--users-from FILE]"
+)
+_WITH_VALUE = ("--data-dir", "--idle-exit-s", "--user", "--users-from")
 #: Waiting connections; agents connect one at a time.
 _BACKLOG = 8
 #: The kernel's limit for the path of a unix socket, less its final NUL.
@@ -36,10 +44,12 @@ class Options:
         self.is_detached = False
         self.uses_groups = True
         self.idle_exit_s: int | None = None
+        self.user: str | None = None
+        self.users_from: str | None = None
         rest = list(arguments)
         while rest:
             option, _, value = rest.pop(0).partition("=")
-            if option in ("--data-dir", "--idle-exit-s") and not value:
+            if option in _WITH_VALUE and not value:
                 if not rest:
                     raise ValueError(f"{option} needs a value")
                 value = rest.pop(0)
@@ -54,6 +64,10 @@ class Options:
             if not value.isdigit():
                 raise ValueError(f"--idle-exit-s: {value!r} is not a number of seconds")
             self.idle_exit_s = int(value)
+        elif option == "--user":
+            self.user = value
+        elif option == "--users-from":
+            self.users_from = value
         elif option == "--detach":
             self.is_detached = True
         elif option == "--no-cgroup":
@@ -70,6 +84,14 @@ def main(arguments: Sequence[str]) -> int:
         print(f"waterflow-runner: {error}\n{USAGE}", file=sys.stderr)
         return 2
     try:
+        if options.user is not None:
+            users.take_user(options.user)
+    except (users.UserRefused, OSError) as error:
+        print(f"waterflow-runner: cannot work as {options.user}: {error}", file=sys.stderr)
+        return 2
+    try:
+        os.makedirs(options.data_directory, mode=0o700, exist_ok=True)
+        os.chmod(options.data_directory, 0o700)
         if not _lock(options.data_directory):
             print(f"waterflow-runner: another runner serves {options.data_directory}", file=sys.stderr)
             return 3
@@ -93,8 +115,16 @@ def _serve(options: Options, root: str, listener: socket.socket) -> None:
     processes.become_reaper()
     label = hashlib.sha256(os.fsencode(options.data_directory)).hexdigest()[:12]
     tree = cgroup.find_tree(label) if options.uses_groups else None
-    ended = recovery.recover(root, tree)
-    runner = service.RunnerService(root, listener, tree=tree, ended=ended, release=waterflow_agent.__version__)
+    allowed = users.Users(options.users_from)
+    ended = recovery.recover(root, tree, allowed)
+    runner = service.RunnerService(
+        root,
+        listener,
+        tree=tree,
+        allowed=allowed,
+        ended=ended,
+        release=waterflow_agent.__version__,
+    )
     _notify_systemd("READY=1")
     runner.run(idle_s=options.idle_exit_s)
     if tree is not None:

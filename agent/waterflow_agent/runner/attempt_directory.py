@@ -63,6 +63,7 @@ class AttemptDirectory:
             "grace_ms": request.grace_ms,
             "output_bytes_max": request.output_bytes_max,
             "boot_id": boot_id,
+            "user": request.user,
             # Identifies the file: a copy of the directory has the same lines, but its processes belong to another runner.
             "inode": found.st_ino,
         }

@@ -9,15 +9,19 @@ Rules
   in an unused group, the *start group*: its children start there, and then the runner moves into another unused group. The
   kernel delays the first move after a while by a grace period (8 ms here, the next ones take 10 µs), so the move to the next
   start group is postponed until the loop has time, or the next start needs it.
-- An empty group is reused, because creating one costs more than moving into it. A group with limits is not.
-- Controllers are enabled for the first step with limits, not before: a group with enabled controllers accepts no processes, so
-  a service manager could not start a new runner while a step of a killed one is still running.
+- An empty group is reused, because creating one costs more than moving into it. Its limits stay, so it is reused for steps with
+  the same limits; most steps have the default ones.
+- Controllers are enabled for the first step with limits, not before. A group with enabled controllers accepts no processes, so
+  a service manager must first end what a killed runner has left (`KillMode=mixed`).
+- The groups belong to the user of the runner, so a step of another user can neither leave its group nor enter another one.
 - `cgroup.kill` kills a whole group at once, including fork bombs.
 """
 
 from __future__ import annotations
 
 import os
+
+from waterflow_agent.runner.limits import AppliedLimits, Controllers, read, write
 
 #: How systemd marks a delegated group.
 _DELEGATED_MARKS = ("trusted.delegate", "user.delegate")
@@ -31,20 +35,23 @@ _PREFIX = "step-"
 class StepGroup:
     """The control group of one step."""
 
-    __slots__ = ("_tree", "has_limits", "path")
+    __slots__ = ("_tree", "applied", "path")
 
     def __init__(self, path: str, tree: GroupTree) -> None:
         self.path = path
-        self.has_limits = False
+        self.applied = AppliedLimits({})
         self._tree = tree
 
-    def limit(self, pids_max: int | None, memory_bytes_max: int | None) -> None:
-        """Set limits. Raises `OSError` for a limit whose controller is not delegated to this machine."""
-        for name, value in (("pids.max", pids_max), ("memory.max", memory_bytes_max)):
-            if value is not None:
-                self.has_limits = True
-                self._tree.enable_controllers()
-                _write(f"{self.path}/{name}", str(value))
+    def limit(self, wanted: dict[str, int]) -> None:
+        """Set limits for good. Raises `OSError` for a limit that this machine cannot enforce."""
+        if wanted:
+            self._tree.enable_controllers()
+            self.applied = self._tree.controllers.apply(wanted, self.path)
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether any limit is set."""
+        return bool(self.applied.limits)
 
     def processes(self) -> set[int]:
         """Return the numbers of all processes in the group and in groups below it, except this process."""
@@ -62,15 +69,15 @@ class StepGroup:
     def is_vacant(self) -> bool:
         """Whether no living process except this one is in the group or below it."""
         if not self._tree.is_in(self):
-            return b"populated 0" in _read(f"{self.path}/cgroup.events")
-        return not _has_groups_below(self.path) and _read(f"{self.path}/cgroup.procs").split() == [b"%d" % os.getpid()]
+            return b"populated 0" in read(f"{self.path}/cgroup.events")
+        return not _has_groups_below(self.path) and read(f"{self.path}/cgroup.procs").split() == [b"%d" % os.getpid()]
 
     def kill(self) -> None:
         """Kill every process in the group at once. Does nothing before Linux 5.14; the caller signals each process too."""
         try:
             if self._tree.is_in(self):
                 self._tree.move_home()
-            _write(f"{self.path}/cgroup.kill", "1")
+            write(f"{self.path}/cgroup.kill", "1")
         except OSError:
             return
 
@@ -85,17 +92,32 @@ class StepGroup:
                 os.rmdir(path)
             except OSError:
                 return False
-        return True
+        return self.applied.remove()
 
 
 class GroupTree:
     """The part of the tree that belongs to the runner of one data directory."""
 
-    __slots__ = ("_base", "_home", "_is_used", "_number", "_origin", "_released", "_start_group", "_top", "_unused")
+    __slots__ = (
+        "_base",
+        "_home",
+        "_is_used",
+        "_limits",
+        "_number",
+        "_origin",
+        "_released",
+        "_start_group",
+        "_top",
+        "_unused",
+        "controllers",
+    )
 
-    def __init__(self, base: str, origin: str, label: str) -> None:
+    def __init__(self, base: str, origin: str, label: str, *, with_version_1: bool = False) -> None:
         """Create the part below `base` and move into its leaf. Raises `OSError` when the kernel refuses."""
         self._base, self._origin = base, origin
+        self.controllers = Controllers(base, label, with_version_1=with_version_1)
+        #: Those of the last step, which the next one probably has too.
+        self._limits: dict[str, int] = {}
         self._top = f"{base}/waterflow-{label}"
         self._home = f"{self._top}/runner"
         for path in (self._top, self._home):
@@ -103,7 +125,7 @@ class GroupTree:
                 os.mkdir(path)
             except FileExistsError:
                 continue
-        _write(f"{self._home}/cgroup.procs", "0")
+        write(f"{self._home}/cgroup.procs", "0")
         self._number = 0
         #: The group that this process is in, None at home; `_is_used` when a step was started there.
         self._start_group: StepGroup | None = None
@@ -121,10 +143,15 @@ class GroupTree:
         if self.is_ready:
             return
         while True:
-            is_new = not self._unused
-            group = self._make() if is_new else self._unused.pop()
+            suitable = next((one for one in self._unused if one.applied.limits == self._limits), None)
+            is_new = suitable is None
+            if suitable is None:
+                group = self._make()
+            else:
+                group = suitable
+                self._unused.remove(suitable)
             try:
-                _write(f"{group.path}/cgroup.procs", "0")
+                write(f"{group.path}/cgroup.procs", "0")
             except FileNotFoundError:
                 # An empty group was deleted by others. A missing new group is an error.
                 if is_new:
@@ -133,19 +160,23 @@ class GroupTree:
             self._start_group, self._is_used = group, False
             return
 
-    def take(self) -> StepGroup:
-        """Return the group in which all children start until `make_ready` is called. Raises `OSError`."""
+    def take(self, wanted: dict[str, int]) -> StepGroup:
+        """Return the group, with these limits, in which all children start until `make_ready` is called. Raises `OSError`."""
+        if self._start_group is not None and self._start_group.applied.limits != wanted:
+            self.move_home()
+        self._limits = wanted
         self.make_ready()
         assert self._start_group is not None
         self._is_used = True
+        self._start_group.applied.begin()
         return self._start_group
 
     def enable_controllers(self) -> None:
         """Enable the delegated controllers for groups of steps. If one is missing, setting its limit fails."""
         for path in (self._base, self._top):
-            for controller in ("+pids", "+memory"):
+            for controller in self.controllers.delegated:
                 try:
-                    _write(f"{path}/cgroup.subtree_control", controller)
+                    write(f"{path}/cgroup.subtree_control", f"+{controller}")
                 except OSError:
                     continue
 
@@ -156,14 +187,14 @@ class GroupTree:
     def move_home(self) -> None:
         """Move to the group of the runner, where no step is started or killed. Raises `OSError`."""
         if self._start_group is not None:
-            _write(f"{self._home}/cgroup.procs", "0")
+            write(f"{self._home}/cgroup.procs", "0")
             if not self._is_used:
                 self._unused.append(self._start_group)
             self._start_group, self._is_used = None, False
 
     def release(self, group: StepGroup) -> None:
         """Take back the group of an ended step."""
-        if group is self._start_group and not group.has_limits and group.is_vacant:
+        if group is self._start_group and group.is_vacant:
             # No move is needed: the next step may start here. So a sequence of short steps costs nothing.
             self._is_used = False
             return
@@ -172,7 +203,7 @@ class GroupTree:
         for one in self._released:
             if one is self._start_group or not one.is_vacant:
                 still.append(one)
-            elif one.has_limits or len(self._unused) >= _UNUSED_MAX or _has_groups_below(one.path):
+            elif len(self._unused) >= _UNUSED_MAX or _has_groups_below(one.path):
                 if not one.remove():
                     still.append(one)
             else:
@@ -188,7 +219,7 @@ class GroupTree:
     def close(self) -> None:
         """Move back to the original group and remove empty groups."""
         try:
-            _write(f"{self._origin}/cgroup.procs", "0")
+            write(f"{self._origin}/cgroup.procs", "0")
         except OSError:
             return
         for path, _, _ in os.walk(self._top, topdown=False):
@@ -196,11 +227,17 @@ class GroupTree:
                 os.rmdir(path)
             except OSError:
                 continue
+        self.controllers.close()
 
     def _make(self) -> StepGroup:
         self._number += 1
         group = StepGroup(f"{self._top}/{_PREFIX}{self._number}", self)
         os.mkdir(group.path)
+        try:
+            group.limit(self._limits)
+        except OSError:
+            group.remove()
+            raise
         return group
 
 
@@ -215,7 +252,7 @@ def find_tree(label: str) -> GroupTree | None:
         # systemd's DelegateSubgroup= puts the process into a leaf below the delegated group.
         if len(base) >= len(mount) and _is_delegated(base):
             try:
-                return GroupTree(base, origin, label)
+                return GroupTree(base, origin, label, with_version_1=_owns_machine())
             except OSError:
                 return None
     return None
@@ -243,29 +280,15 @@ def _is_delegated(path: str) -> bool:
         except OSError:
             continue
     if os.geteuid() == 0:
-        return not os.path.isdir(_SYSTEMD_RUNS)
+        return _owns_machine()
     return os.stat(path).st_uid == os.geteuid()
+
+
+def _owns_machine() -> bool:
+    """Whether this process may use any group: it is root's, and no service manager manages the groups."""
+    return os.geteuid() == 0 and not os.path.isdir(_SYSTEMD_RUNS)
 
 
 def _has_groups_below(path: str) -> bool:
     # A group's link count is 2 plus the groups below it.
     return os.stat(path).st_nlink > 2
-
-
-def _read(path: str) -> bytes:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.read(fd, 65_536)
-    finally:
-        os.close(fd)
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode("ascii"))
-    finally:
-        os.close(fd)

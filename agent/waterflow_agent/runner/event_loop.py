@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 READABLE = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 WRITABLE = select.EPOLLOUT
+#: Something exceptional, such as a counter of a control group that has changed.
+EXCEPTIONAL = select.EPOLLPRI
 _EVENTS_MAX = 256
 #: epoll does not count suspended time, so a timeout that passed meanwhile is noticed at most this late.
 _WAIT_S_MAX = 10.0
@@ -63,10 +65,10 @@ class EventLoop:
             if one is None or one.due == due:
                 call()
 
-    def watch(self, fd: int, ready: Callable[[], None]) -> None:
-        """Call `ready` in each turn in which `fd` is readable or its other end is closed."""
+    def watch(self, fd: int, ready: Callable[[], None], events: int = READABLE) -> None:
+        """Call `ready` in each turn in which `fd` is readable or its other end is closed, or with one of other `events`."""
         self._ready[fd] = ready
-        self._epoll.register(fd, READABLE)
+        self._epoll.register(fd, events)
 
     def watch_both_ways(self, fd: int, both_ways: bool) -> None:
         """Choose whether a watched `fd` is also ready when it is writable."""

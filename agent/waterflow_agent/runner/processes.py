@@ -27,6 +27,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _ANCESTORS_MAX = 10_000
 #: Bounds the memory and time that one process with a huge environment costs.
 _ENVIRONMENT_BYTES_MAX = 2 * 1024 * 1024
+#: The start time of a process that cannot be examined.
+_UNKNOWN = -1
 
 
 class Process:
@@ -41,6 +43,11 @@ class Process:
         self.group = int(fields[2])
         self.session = int(fields[3])
         self.start_time = int(fields[19])
+
+    @classmethod
+    def hidden(cls, pid: int) -> Process:
+        """Return a process that exists but cannot be examined, such as one that is not dumpable."""
+        return cls(pid, [b"?", *[b"0"] * 18, b"%d" % _UNKNOWN])
 
     def was_born_between(self, earliest_ms: int, latest_ms: int) -> bool:
         """Whether it started between these times of the boot clock, within the precision of the kernel's ticks."""
@@ -126,11 +133,38 @@ def mark_of(pid: int) -> str | None:
 
 def members(leader: int, mark: str, contained: Collection[int]) -> list[Process]:
     """Return the living processes of the step led by `leader`: of its session, its group, in `contained`, or with its mark."""
-    return [
+    found = [
         process
         for process in all_processes()
         if leader in (process.session, process.group) or process.pid in contained or mark_of(process.pid) == mark
     ]
+    seen = {process.pid for process in found}
+    return found + [Process.hidden(pid) for pid in contained if pid not in seen and _exists(pid)]
+
+
+def _exists(pid: int) -> bool:
+    """Whether a process with this number exists, even if `/proc` hides it."""
+    process = read_process(pid)
+    if process is not None:
+        return not process.is_dead
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def children() -> list[int]:
+    """Return the numbers of this process's children, including adopted and exited ones."""
+    own = os.getpid()
+    try:
+        with open(f"/proc/{own}/task/{own}/children", encoding="ascii") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        # A kernel without this file; then only visible processes are found.
+        return [process.pid for process in all_processes() if process.parent == own]
 
 
 def send_signal(process: Process, number: int) -> int:
@@ -142,10 +176,11 @@ def send_signal(process: Process, number: int) -> int:
             # Out of descriptors: the signal must be sent anyway, at the risk that the number was reused.
             _send_by_number(process, number)
         return -1
-    now = read_process(process.pid)
-    if now is None or now.start_time != process.start_time:
-        os.close(fd)
-        return -1
+    if process.start_time != _UNKNOWN:
+        now = read_process(process.pid)
+        if now is None or now.start_time != process.start_time:
+            os.close(fd)
+            return -1
     try:
         signal.pidfd_send_signal(fd, number)
     except ProcessLookupError:

@@ -6,18 +6,20 @@ messages share a frame, because at hundreds of steps a second the wake-up of the
 
     agent -> runner                                       runner -> agent
     start   name argv cwd env timeout_ms stop_signal      hello    protocol release pid boot_id
-            grace_ms output_bytes_max cgroup ...          started  name pid at
+            grace_ms output_bytes_max cgroup user                  can_switch limits leftovers
+            within and limits                             started  name pid at
     cancel  name reason                                   output   name bytes      (a hint: the spool grew to that size)
     status                                                exited   name result
     forget  name                                          held     attempts [name state pid at output_bytes result]
     stop                                                  error    name text       (name may be null)
+                                                          leftovers count          (killed since the runner's start)
                                                           replaced                 (a newer agent took over)
 
 `start` is idempotent by name: a second one is answered with the state of the first. Text is UTF-8; other bytes (in an argument
 or a path) are lone surrogates, as with Python's `surrogateescape`.
 
 A result has `exit_code` (null when a signal ended the process), `signal`, `reason` (`exited`, `timed-out`, `cancelled`,
-`spawn-failed`, `lost`), `started_at` and `finished_at` (milliseconds, wall clock), `output_bytes` (all that the step
+`limit`, `spawn-failed`, `lost`), `started_at` and `finished_at` (milliseconds, wall clock), `output_bytes` (all that the step
 printed), `output_dropped` (bytes of it that the spool does not hold) and `error` (null, or a sentence for people).
 """
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     Message = dict[str, object]
 
 #: Increased when an older peer would misunderstand a message; not for new fields.
-PROTOCOL = 1
+PROTOCOL = 2
 #: Twice the limit of Linux for arguments and environment of a process, which leaves room for JSON escapes.
 FRAME_BYTES_MAX = 8 * 1024 * 1024
 #: Enough for any log that a person reads. Of a longer one the first and the last part are kept.
@@ -45,7 +47,7 @@ NAME_CHARACTERS_MAX = 200
 SIGTERM = 15
 SIGNAL_MAX = 64
 
-REASONS = frozenset({"exited", "timed-out", "cancelled", "spawn-failed", "lost"})
+REASONS = frozenset({"exited", "timed-out", "cancelled", "limit", "spawn-failed", "lost"})
 
 _LENGTH = struct.Struct(">I")
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
@@ -144,6 +146,7 @@ class StartRequest:
     __slots__ = (
         "argv",
         "cgroup",
+        "cpu_percent_max",
         "cwd",
         "env",
         "grace_ms",
@@ -153,6 +156,8 @@ class StartRequest:
         "pids_max",
         "stop_signal",
         "timeout_ms",
+        "user",
+        "within",
     )
 
     def __init__(self, message: Message) -> None:
@@ -173,6 +178,24 @@ class StartRequest:
         self.cgroup: bool = message.get("cgroup", True) is True
         self.pids_max: int | None = _number(message, "pids_max", None)
         self.memory_bytes_max: int | None = _number(message, "memory_bytes_max", None)
+        self.cpu_percent_max: int | None = _number(message, "cpu_percent_max", None)
+        #: The user of the process; None for the runner's own.
+        self.user: str | None = _text(message, "user")
+        #: The directory that the working directory of another user's process must not leave.
+        self.within: str | None = _text(message, "within")
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The limits that need a control group, by name."""
+        limits = {"processes": self.pids_max, "memory": self.memory_bytes_max, "cpu": self.cpu_percent_max}
+        return {name: value for name, value in limits.items() if value is not None}
+
+
+def _text(message: Message, key: str) -> str | None:
+    value = message.get(key)
+    if value is not None and (not isinstance(value, str) or not value or "\0" in value):
+        raise BadMessage(f"{key}: expected text, found {value!r}")
+    return value
 
 
 def _text_list(message: Message, key: str) -> list[str]:

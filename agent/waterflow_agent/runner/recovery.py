@@ -14,19 +14,20 @@ import select
 import signal
 import time
 
-from waterflow_agent.runner import processes, protocol, service
+from waterflow_agent.runner import processes, protocol, service, users
 from waterflow_agent.runner.attempt_directory import AttemptDirectory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from waterflow_agent.runner.cgroup import GroupTree, StepGroup
     from waterflow_agent.runner.processes import Process
+    from waterflow_agent.runner.users import User, Users
 
 #: Killed processes end within milliseconds, or are stuck in the kernel and cannot be waited for.
 _PATIENCE_S = 5.0
 
 
-def recover(root: str, tree: GroupTree | None) -> list[str]:
+def recover(root: str, tree: GroupTree | None, allowed: Users) -> list[str]:
     """Settle every attempt below `root` that has no result. Returns the names of all attempts, which then have one.
 
     Raises `OSError` when a result cannot be written: then the runner must not start.
@@ -44,15 +45,15 @@ def recover(root: str, tree: GroupTree | None) -> list[str]:
             open_ones.append(directory)
     groups = tree.leftovers() if tree is not None else []
     if open_ones or groups:
-        leaders = {directory.path: _leader(directory) for directory in open_ones}
-        are_gone = _kill_all(leaders, groups)
+        leaders = {directory.path: _leader(directory, allowed) for directory in open_ones}
+        are_gone = _kill_all(leaders, groups, [None, *allowed.all()])
         for directory in open_ones:
             _write_lost(directory, are_gone)
             ended.append(directory.name)
     return ended
 
 
-def _leader(directory: AttemptDirectory) -> int:
+def _leader(directory: AttemptDirectory, allowed: Users) -> int:
     """Return the number of the attempt's main process if it is still running, else 0."""
     record = directory.read_record()
     if record is None or record.spec is None or record.process is None:
@@ -62,12 +63,19 @@ def _leader(directory: AttemptDirectory) -> int:
     pid, born_ms = record.process.get("pid"), record.process.get("born_ms")
     if not isinstance(pid, int) or pid <= 1 or not isinstance(born_ms, list) or len(born_ms) != 2:
         return 0
-    process = processes.read_process(pid)
+    name = record.spec.get("user")
+    try:
+        user = allowed.find(name) if isinstance(name, str) else None
+    except users.UserRefused:
+        # Its user is no longer allowed. Its control group, if it has one, still ends it.
+        return 0
+    with users.acting_as(user):
+        process = processes.read_process(pid)
     return pid if process is not None and process.was_born_between(*born_ms) else 0
 
 
-def _kill_all(leaders: dict[str, int], groups: list[StepGroup]) -> bool:
-    """Kill the remaining processes of the attempts. Returns False when some are left after `_PATIENCE_S`."""
+def _kill_all(leaders: dict[str, int], groups: list[StepGroup], owners: list[User | None]) -> bool:
+    """Kill the processes of the attempts, which have these users. Returns False when some are left after `_PATIENCE_S`."""
     give_up_at = time.monotonic() + _PATIENCE_S
     sessions = {pid for pid in leaders.values() if pid}
     while True:
@@ -75,7 +83,12 @@ def _kill_all(leaders: dict[str, int], groups: list[StepGroup]) -> bool:
         for group in groups:
             contained |= group.processes()
             group.kill()
-        left = [one for one in processes.all_processes() if _belongs(one, sessions, contained, leaders)]
+        left: list[tuple[User | None, Process]] = []
+        for owner in owners:
+            with users.acting_as(owner):
+                left += [
+                    (owner, one) for one in processes.all_processes() if _belongs(one, sessions, contained, leaders)
+                ]
         if not left:
             for group in groups:
                 group.remove()
@@ -94,9 +107,14 @@ def _belongs(process: Process, sessions: set[int], contained: set[int], leaders:
     )
 
 
-def _kill_and_wait(left: list[Process], give_up_at: float) -> None:
+def _kill_and_wait(left: list[tuple[User | None, Process]], give_up_at: float) -> None:
     poll = select.poll()
-    pidfds = [pidfd for one in left if (pidfd := processes.send_signal(one, signal.SIGKILL)) >= 0]
+    pidfds: list[int] = []
+    for owner, one in left:
+        with users.acting_as(owner):
+            pidfd = processes.send_signal(one, signal.SIGKILL)
+        if pidfd >= 0:
+            pidfds.append(pidfd)
     for pidfd in pidfds:
         poll.register(pidfd, select.POLLIN)
     waiting = set(pidfds)

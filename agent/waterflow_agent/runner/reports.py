@@ -33,6 +33,11 @@ class StepSpec:
     cgroup: bool = True
     pids_max: int | None = None
     memory_bytes_max: int | None = None
+    cpu_percent_max: int | None = None
+    #: The user of the process; None for the runner's own.
+    user: str | None = None
+    #: For another user: the directory that `cwd` must be in.
+    within: str | None = None
 
     def encode(self) -> bytes:
         """Return the `start` message. Raises `Rejected` when the runner would refuse it."""
@@ -49,6 +54,9 @@ class StepSpec:
             "cgroup": self.cgroup,
             "pids_max": self.pids_max,
             "memory_bytes_max": self.memory_bytes_max,
+            "cpu_percent_max": self.cpu_percent_max,
+            "user": self.user,
+            "within": self.within,
         }
         try:
             protocol.StartRequest(message)
@@ -148,6 +156,16 @@ class RequestRefused:
 
     name: str | None
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerAbilities:
+    """What the runner can enforce on this machine."""
+
+    #: Steps can run as other users than the runner.
+    can_switch: bool
+    #: The limits that it can set: some of `memory`, `processes` and `cpu`.
+    limits: frozenset[str]
 
 
 RunnerReport = HeldSteps | StepStarted | StepOutput | StepExited | RequestRefused

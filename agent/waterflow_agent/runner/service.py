@@ -11,9 +11,10 @@ import signal
 import sys
 
 from waterflow_agent.clock import Clock
-from waterflow_agent.runner import agent_connection, attempt_directory, processes, protocol, step
+from waterflow_agent.runner import agent_connection, attempt_directory, event_loop, processes, protocol, step, users
 from waterflow_agent.runner.attempt_directory import AttemptDirectory
 from waterflow_agent.runner.event_loop import EventLoop
+from waterflow_agent.runner.limits import POLL_MS
 from waterflow_agent.runner.spawn import Spawner, SpawnFailed
 from waterflow_agent.runner.step import Step
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from waterflow_agent.runner.cgroup import GroupTree, StepGroup
     from waterflow_agent.runner.protocol import Message, StartRequest
+    from waterflow_agent.runner.users import User, Users
 
 #: Between attempts to write a result to a full disk, and from the end of a step to the search for strays.
 _RETRY_MS = 1_000
@@ -36,13 +38,23 @@ class RunnerService:
     """The runner of one directory. `run` returns when it was asked to stop and holds no running step."""
 
     def __init__(
-        self, root: str, listener: socket.socket, *, tree: GroupTree | None, ended: Iterable[str], release: str
+        self,
+        root: str,
+        listener: socket.socket,
+        *,
+        tree: GroupTree | None,
+        allowed: Users,
+        ended: Iterable[str],
+        release: str,
     ) -> None:
         """`root` is `DIR/attempts`; `ended` are the names on disk that have a result."""
         self.clock = Clock()
         self._root = root
         self._listener = listener
         self._tree = tree
+        self._users = allowed
+        #: Processes that steps left behind, since the start of this process.
+        self._leftovers = 0
         self._release = release
         self._boot_id = processes.boot_id()
         self._spawner = Spawner()
@@ -56,6 +68,7 @@ class RunnerService:
         self._awaits_writable = False
         self._is_stray_search_scheduled = False
         self._will_move = False
+        self._will_poll_limits = False
         self._idle_ms: int | None = None
         self._idle_since = self.clock.boot_ms()
         self._is_stopping = False
@@ -77,6 +90,10 @@ class RunnerService:
         """Call `ready` when `fd` is readable."""
         self._loop.watch(fd, ready)
 
+    def watch_counter(self, fd: int, ready: Callable[[], None]) -> None:
+        """Call `ready` when the counters in this file of a control group change."""
+        self._loop.watch(fd, ready, event_loop.EXCEPTIONAL)
+
     def unwatch(self, fd: int) -> None:
         """Forget and close `fd`."""
         self._loop.unwatch(fd)
@@ -90,14 +107,18 @@ class RunnerService:
         if self._agent is not None:
             self._agent.hint(one.name, one.output_bytes, self.clock.boot_ms())
 
+    def has_left_over(self, count: int) -> None:
+        """Count processes that a step left behind, and tell the agent."""
+        self._leftovers += count
+        if self._agent is not None:
+            self._agent.send_lazily({"type": "leftovers", "count": self._leftovers}, self.clock.boot_ms())
+
     def is_over(self, one: Step, result: Message) -> None:
         """Record the result and send it."""
         del self._steps[one.name]
         self._pids.pop(one.pid, None)
         self._record_end(one.directory, result)
-        if self._tree is None and not self._is_stray_search_scheduled:
-            self._is_stray_search_scheduled = True
-            self._loop.call_at(self.clock.boot_ms() + _STRAYS_MS, self._end_strays)
+        self._search_strays_soon()
         self._check_idle()
 
     # Messages of the agent.
@@ -118,7 +139,9 @@ class RunnerService:
         self._agent = agent
         self.watch(agent.fileno(), self._receive)
         hello: Message = {"type": "hello", "protocol": protocol.PROTOCOL, "release": self._release}
-        agent.send(hello | {"pid": os.getpid(), "boot_id": self._boot_id})
+        hello |= {"pid": os.getpid(), "boot_id": self._boot_id, "can_switch": self._users.can_switch}
+        limits = sorted(self._tree.controllers.names) if self._tree is not None else []
+        agent.send(hello | {"limits": limits, "leftovers": self._leftovers})
 
     def _may_connect(self, agent: agent_connection.AgentConnection) -> bool:
         """Whether the peer has this process's user, or is root, and is not a step, which is always a descendant."""
@@ -189,19 +212,21 @@ class RunnerService:
     def _spawn(self, request: StartRequest, directory: AttemptDirectory, record_fd: int) -> None:
         group, before = None, self.clock.boot_ms()
         try:
+            user = self._users.find(request.user) if request.user is not None else None
             group = self._choose_group(request)
-            spawned = self._spawner.spawn(request, (processes.MARK, directory.path))
-        except SpawnFailed as error:
+            spawned = self._spawner.spawn(request, (processes.MARK, directory.path), user)
+        except (SpawnFailed, users.UserRefused) as error:
+            self._leave_limits(group)
             if group is not None:
                 group.release()
             self._record_end(directory, _never_started(str(error)))
             return
-        if group is not None and group.has_limits:
-            # This process must not share the limits, nor be killed when the step exceeds its memory.
-            self._move_on()
-        one = Step(self, request, directory, spawned, group)
+        self._leave_limits(group)
+        one = Step(self, request, directory, spawned, group, user)
         self._steps[request.name] = one
         self._pids[one.pid] = one
+        if group is not None and group.applied.must_be_polled:
+            self._poll_limits_soon()
         try:
             # The start time is bracketed with the clock, because reading it from /proc right after an exec takes 200 µs.
             attempt_directory.record_process(record_fd, one.pid, one.started_at, (before, self.clock.boot_ms()))
@@ -212,10 +237,21 @@ class RunnerService:
             started: Message = {"type": "started", "name": one.name, "pid": one.pid, "at": one.started_at}
             self._agent.send_lazily(started, self.clock.boot_ms())
 
+    def _poll_limits_soon(self) -> None:
+        if not self._will_poll_limits:
+            self._will_poll_limits = True
+            self._loop.call_at(self.clock.boot_ms() + POLL_MS, self._poll_limits)
+
+    def _poll_limits(self) -> None:
+        self._will_poll_limits = False
+        for one in tuple(self._steps.values()):
+            one.check_limits()
+        if self._steps:
+            self._poll_limits_soon()
+
     def _choose_group(self, request: StartRequest) -> StepGroup | None:
         """Move into the group in which the step will start. Raises `SpawnFailed` when that is impossible."""
-        needs_limits = request.pids_max is not None or request.memory_bytes_max is not None
-        if needs_limits and (self._tree is None or not request.cgroup):
+        if request.limits and (self._tree is None or not request.cgroup):
             raise SpawnFailed("limits need a control group, but this machine delegates none to the runner")
         if self._tree is None:
             return None
@@ -227,13 +263,18 @@ class RunnerService:
             raise SpawnFailed(f"cannot use control groups: {error.strerror}") from error
         return None
 
-    def _take_group(self, tree: GroupTree, request: StartRequest) -> StepGroup:
-        group = tree.take()
+    def _leave_limits(self, group: StepGroup | None) -> None:
+        """Leave a group with limits: this process must not share them, nor be killed when the step exceeds its memory."""
+        if group is None or not group.has_limits:
+            return
         try:
-            group.limit(request.pids_max, request.memory_bytes_max)
-        except OSError:
-            group.release()
-            raise
+            group.applied.leave()
+        except OSError as error:
+            _log(f"cannot leave the groups of a step: {error.strerror}")
+        self._move_on()
+
+    def _take_group(self, tree: GroupTree, request: StartRequest) -> StepGroup:
+        group = tree.take(request.limits)
         if not self._will_move:
             # A step that ends before that needs no move at all.
             self._will_move = True
@@ -364,19 +405,66 @@ class RunnerService:
             else:
                 one.cancel("lost", "the runner was stopped while the step ran")
 
+    def _search_strays_soon(self) -> None:
+        if not self._is_stray_search_scheduled:
+            self._is_stray_search_scheduled = True
+            self._loop.call_at(self.clock.boot_ms() + _STRAYS_MS, self._end_strays)
+
     def _end_strays(self) -> None:
-        """Kill processes that detached themselves from an ended step. Without control groups they are found by their mark."""
+        """Kill processes that detached themselves from an ended step: its orphans have become children of this process."""
         self._is_stray_search_scheduled = False
-        own = os.getpid()
-        for process in processes.all_processes():
-            if process.parent != own or process.pid in self._pids:
-                continue
-            mark = processes.mark_of(process.pid)
-            root, _, name = (mark or "").rpartition("/")
-            if root == self._root and name not in self._steps:
-                pidfd = processes.send_signal(process, signal.SIGKILL)
-                if pidfd >= 0:
-                    os.close(pidfd)
+        strays = [pid for pid in processes.children() if pid not in self._pids]
+        if strays:
+            strays = [pid for pid in strays if not self._may_belong_to_a_step(pid)]
+        for pid in strays:
+            self._kill_child(pid)
+        if strays:
+            _log(f"killed {len(strays)} processes that had left their step")
+            self.has_left_over(len(strays))
+            # Their children become children of this process.
+            self._search_strays_soon()
+
+    def _may_belong_to_a_step(self, pid: int) -> bool:
+        """Whether this orphan may be of a step that still runs: it is in its group, or at least started after it."""
+        process = self._examine(pid)
+        if process is not None and process.is_dead:
+            return True
+        if self._tree is not None:
+            return any(one.group is not None and pid in one.group.processes() for one in self._steps.values())
+        if process is None:
+            return False
+        with users.acting_as(self._owner(pid)):
+            root, _, name = (processes.mark_of(pid) or "").rpartition("/")
+        if root == self._root and name:
+            return name in self._steps
+        # It has removed its mark, and a process is not older than its step.
+        return any(process.start_time >= started for started in map(self._start_time, self._steps.values()))
+
+    def _start_time(self, one: Step) -> int:
+        process = self._examine(one.pid)
+        return 0 if process is None else process.start_time
+
+    def _examine(self, pid: int) -> processes.Process | None:
+        with users.acting_as(self._owner(pid)):
+            return processes.read_process(pid)
+
+    def _owner(self, pid: int) -> User | None:
+        """Return the user as which this process can see the process, None for its own."""
+        for user in self._users.all():
+            with users.acting_as(user):
+                if os.access(f"/proc/{pid}/environ", os.R_OK, effective_ids=True):
+                    return user
+        return None
+
+    def _kill_child(self, pid: int) -> None:
+        """Kill a child, whose number cannot be reused before it is reaped, with the right of whichever user it has."""
+        for user in (None, *self._users.all()):
+            with users.acting_as(user):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except OSError:
+                    continue
+                return
 
     # The agent's connection.
 

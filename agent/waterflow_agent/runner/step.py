@@ -21,7 +21,7 @@ import functools
 import os
 import signal
 
-from waterflow_agent.runner import processes, spool
+from waterflow_agent.runner import processes, spool, users
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from waterflow_agent.runner.processes import Process
     from waterflow_agent.runner.protocol import Message, StartRequest
     from waterflow_agent.runner.spawn import Spawned
+    from waterflow_agent.runner.users import User
 
     class StepHost(Protocol):
         """What a step needs from the loop; everything is called in the loop's one thread."""
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
         def watch(self, fd: int, ready: Callable[[], None]) -> None:
             """Call `ready` each time `fd` is readable or its other end is closed."""
 
+        def watch_counter(self, fd: int, ready: Callable[[], None]) -> None:
+            """Call `ready` each time the counters in this file of a control group change."""
+
         def unwatch(self, fd: int) -> None:
             """Stop watching `fd` and close it."""
 
@@ -53,6 +57,9 @@ if TYPE_CHECKING:
 
         def has_grown(self, step: Step) -> None:
             """The step printed something."""
+
+        def has_left_over(self, count: int) -> None:
+            """The main process has exited and left this many processes behind, which are ended now."""
 
         def is_over(self, step: Step, result: Message) -> None:
             """The step has ended and no process of it is left; called once."""
@@ -94,17 +101,19 @@ class Step:
     __slots__ = (
         "_clock",
         "_error",
+        "_forks",
         "_grace_ms",
-        "_group",
         "_host",
         "_pipes",
         "_reason",
         "_spool",
         "_status",
         "_stop_signal",
+        "_user",
         "_watched",
         "directory",
         "due",
+        "group",
         "phase",
         "pid",
         "started_at",
@@ -117,7 +126,9 @@ class Step:
         directory: AttemptDirectory,
         spawned: Spawned,
         group: StepGroup | None,
+        user: User | None = None,
     ) -> None:
+        """`user` is the user of the process when it is not this process's own."""
         self._host = host
         self._clock = host.clock
         self.directory = directory
@@ -125,7 +136,9 @@ class Step:
         self.phase = RUNNING
         self.started_at = self._clock.wall_ms()
         self.due: int | None = None
-        self._group = group
+        self.group = group
+        self._user = user
+        self._forks = -1
         self._stop_signal = request.stop_signal
         self._grace_ms = request.grace_ms
         self._reason: str | None = None
@@ -138,6 +151,10 @@ class Step:
         host.watch(spawned.stderr, self._on_stderr)
         if request.timeout_ms is not None:
             self._arm(request.timeout_ms)
+        if group is not None:
+            self._forks = group.applied.open_events()
+        if self._forks >= 0:
+            host.watch_counter(self._forks, self._on_fork_failure)
 
     @property
     def name(self) -> str:
@@ -168,12 +185,19 @@ class Step:
     def on_exit(self, status: int) -> None:
         """The main process was reaped with this wait status."""
         self._status = status
+        if status and self._reason is None and self.group is not None and (text := self.group.applied.exceeded()):
+            self._reason, self._error = "limit", text
         if self.phase == RUNNING:
             self._move(DRAINING)
             self.due = None
             if self._pipes:
                 self._arm(DRAIN_MS)
         self._settle()
+
+    def check_limits(self) -> None:
+        """Kill the step if it has exceeded a limit."""
+        if self.group is not None and self.phase == RUNNING and (text := self.group.applied.exceeded()):
+            self.kill("limit", text)
 
     def on_due(self) -> None:
         """The timer has expired."""
@@ -209,6 +233,12 @@ class Step:
             self._host.has_grown(self)
         return count
 
+    def _on_fork_failure(self) -> None:
+        """A process of the step could not start another one, because of a limit."""
+        # Reading is what re-arms the event.
+        os.pread(self._forks, 4096, 0)
+        self.check_limits()
+
     def _on_leftover_end(self, pidfd: int) -> None:
         self._watched.discard(pidfd)
         self._host.unwatch(pidfd)
@@ -231,8 +261,8 @@ class Step:
     def _kill(self) -> None:
         self._move(KILLING)
         self._arm(KILL_PATIENCE_MS)
-        if self._group is not None:
-            self._group.kill()
+        if self.group is not None:
+            self.group.kill()
         self._signal_all(signal.SIGKILL)
         self._settle()
 
@@ -247,7 +277,7 @@ class Step:
             return
         if self._pipes and self.phase == DRAINING and self.due is not None:
             return
-        if not self._pipes and processes.group_is_empty(self.pid) and (self._group is None or self._group.is_vacant):
+        if not self._pipes and processes.group_is_empty(self.pid) and (self.group is None or self.group.is_vacant):
             self._finish()
             return
         for _ in range(_LOOKS_MAX):
@@ -257,6 +287,7 @@ class Step:
                 self._finish()
                 return
             if self.phase == DRAINING:
+                self._host.has_left_over(len(leftovers))
                 self._stop("exited")
                 return
             self._watch(leftovers)
@@ -266,7 +297,8 @@ class Step:
     def _watch(self, leftovers: list[Process]) -> None:
         """Wait for the exit of the leftovers, and kill them in the phase KILLING."""
         for process in leftovers:
-            pidfd = processes.send_signal(process, signal.SIGKILL if self.phase == KILLING else 0)
+            with users.acting_as(self._user):
+                pidfd = processes.send_signal(process, signal.SIGKILL if self.phase == KILLING else 0)
             if pidfd < 0:
                 continue
             if len(self._watched) >= _WATCHED_MAX:
@@ -276,20 +308,24 @@ class Step:
             self._host.watch(pidfd, functools.partial(self._on_leftover_end, pidfd))
 
     def _signal_all(self, *numbers: int) -> None:
-        if self._status is None:
-            for number in numbers:
-                processes.signal_group(self.pid, number)
-        for process in self._members():
-            if self._status is None and process.group == self.pid:
-                continue
-            for number in numbers:
-                pidfd = processes.send_signal(process, number)
-                if pidfd >= 0:
-                    os.close(pidfd)
+        with users.acting_as(self._user):
+            if self._status is None:
+                for number in numbers:
+                    processes.signal_group(self.pid, number)
+        members = self._members()
+        with users.acting_as(self._user):
+            for process in members:
+                if self._status is None and process.group == self.pid:
+                    continue
+                for number in numbers:
+                    pidfd = processes.send_signal(process, number)
+                    if pidfd >= 0:
+                        os.close(pidfd)
 
     def _members(self) -> list[Process]:
-        contained = self._group.processes() if self._group is not None else ()
-        return processes.members(self.pid, self.directory.path, contained)
+        contained = self.group.processes() if self.group is not None else ()
+        with users.acting_as(self._user):
+            return processes.members(self.pid, self.directory.path, contained)
 
     def _finish(self) -> None:
         for stream in tuple(self._pipes):
@@ -301,8 +337,10 @@ class Step:
         for pidfd in self._watched:
             self._host.unwatch(pidfd)
         self._watched.clear()
-        if self._group is not None:
-            self._group.release()
+        if self._forks >= 0:
+            self._host.unwatch(self._forks)
+        if self.group is not None:
+            self.group.release()
         self._move(OVER)
         self.due = None
         finished_at = self._clock.wall_ms()

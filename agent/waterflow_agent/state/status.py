@@ -40,6 +40,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     groups: list[str]
     slots: int
     attempts: list[AttemptStatus]
+    #: The user of steps unless a job chooses another one, and the enforced limits of a step, for people.
+    step_user: str = ""
+    limits: list[str] = []
+    #: Processes that steps left behind and that were ended, since the start of the step runner.
+    leftovers: int = 0
+    #: A sentence for each kind of isolation that this server does not enforce.
+    warnings: list[str] = []
     #: The nodes of this server that are not built in.
     nodes: list[OwnNode] = []
 

@@ -76,6 +76,14 @@ class Tree(msgspec.Struct, frozen=True, array_like=True):
     patterns: list[str]
 
 
+class Limits(msgspec.Struct, frozen=True, array_like=True):
+    """What a step may use at most; None for the agent's default. The processor time is in percent of one processor."""
+
+    memory_bytes: int | None = None
+    processes: int | None = None
+    cpu_percent: int | None = None
+
+
 class Task(msgspec.Struct, frozen=True, array_like=True):
     """An attempt on the wire: everything that an agent needs to run it. Durations are milliseconds."""
 
@@ -102,6 +110,11 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     tree: Tree | None = None
     #: The file of a node of the repository, at the run's commit; "" for every other node.
     source: str = ""
+    #: The job's `user`; "" for the user that the agent's configuration names.
+    user: str = ""
+    #: The group for which the job was placed on the agent.
+    group: str = ""
+    limits: Limits | None = None
 
 
 class OwnNode(msgspec.Struct, frozen=True, array_like=True):

@@ -49,6 +49,10 @@ class _Step:
         self.has_ended = False
 
 
+#: What a runner without privileges reports.
+_ABILITIES: dict[str, Any] = {"can_switch": False, "limits": [], "leftovers": 0}
+
+
 class Runner:
     """One process of the runner of one server."""
 
@@ -94,7 +98,8 @@ class Runner:
         if self._connection is not None:
             self._tell({"type": "replaced"})
         self._connection = pipe
-        self._tell({"type": "hello", "protocol": protocol.PROTOCOL, "release": self._environment.release, "pid": 1})
+        hello = {"type": "hello", "protocol": protocol.PROTOCOL, "release": self._environment.release, "pid": 1}
+        self._tell(hello | _ABILITIES)
 
     def let_go(self, pipe: _Pipe) -> None:
         """Handles that the agent closed its end."""

@@ -16,7 +16,7 @@ from waterflow_agent.errors import Retryable
 from waterflow_agent.execution.process_steps import ProcessSteps
 from waterflow_agent.execution.step_directories import StepDirectories
 from waterflow_agent.execution.working_directories import WorkingDirectories
-from waterflow_agent.runner.reports import HeldSteps, RunnerReport, StepResult, StepSpec
+from waterflow_agent.runner.reports import HeldSteps, RunnerAbilities, RunnerReport, StepResult, StepSpec
 from waterflow_agent.runner.spool import SpoolWriter
 from waterflow_agent.state.journal import Journal
 from waterflow_agent.state.ledger import Ledger
@@ -36,6 +36,10 @@ class FakeRunner:
         self.cancelled: list[str] = []
         self.forgotten: list[str] = []
         self._changed = changed
+
+    @property
+    def abilities(self) -> RunnerAbilities:
+        return RunnerAbilities(can_switch=False, limits=frozenset())
 
     def directory(self, name: str) -> Path:
         return self.root / name

@@ -14,15 +14,16 @@ def test_controllers_stay_off_until_a_step_has_limits(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "cgroup.procs").touch()
     (top / "step-1" / "pids.max").touch()
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
     switches = [cgroup / "cgroup.subtree_control" for cgroup in (tmp_path, top)]
     for switch in switches:
         switch.touch()
 
     tree = GroupTree(str(tmp_path), str(tmp_path), "label")
     group = StepGroup(str(top / "step-1"), tree)
-    group.limit(None, None)
+    group.limit({})
     assert [switch.read_text() for switch in switches] == ["", ""]
 
-    group.limit(100, None)
-    assert all("+memory" in switch.read_text() for switch in switches)
+    group.limit({"processes": 100})
+    assert all("+pids" in switch.read_text() for switch in switches)
     assert (top / "step-1" / "pids.max").read_text() == "100"

@@ -39,6 +39,7 @@ _STEP_JOB_KEYS: dict[str, str] = {
     "outputs": "the called workflow defines its outputs; read them through needs",
     "retry": "set retry in the jobs of the called workflow",
     "checkout": "set it in the jobs of the called workflow",
+    "user": "set it in the jobs of the called workflow",
     "start-timeout-minutes": "set it in the jobs of the called workflow",
 }
 #: Keys that are only valid in a job that calls a workflow, and what to do instead.
@@ -151,6 +152,7 @@ class JobBuilder:
             target=target,
             retry=retry_policy(self._source, (*path, "retry"), job.retry),
             checkout=job.checkout if isinstance(job.checkout, bool) else tuple(job.checkout),
+            user=job.user or "",
             env=dict(job.env),
             timeout_minutes=job.timeout_minutes,
             start_timeout_ms=round(job.start_timeout_minutes * 60_000),

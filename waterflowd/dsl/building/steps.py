@@ -37,7 +37,7 @@ from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.model.ids import StepId
-from waterflowd.model.plan import BlockPlan, Json, OnLost, RetryPolicy, StepPlan, StopPolicy
+from waterflowd.model.plan import BlockPlan, Json, LimitsPlan, OnLost, RetryPolicy, StepPlan, StopPolicy
 
 STEPS_PER_BLOCK_MAX = 1_000
 #: In the environment of one step, with those of its job and workflow: the plan holds their names once for each step.
@@ -61,6 +61,7 @@ _PROCESS_KEYS: dict[str, str] = {
     "on-lost": "it does not run on a server, so it cannot be lost",
     "stop": "it has no process to stop",
     "output-max-bytes": "it has no output",
+    "limits": "it has no process to limit",
 }
 #: Keys among them that `workflow/run` accepts nevertheless: each attempt starts a new run.
 _RETRY_KEYS = ("retry", "retry-strategy")
@@ -228,6 +229,7 @@ class StepBuilder:
             on_lost=OnLost(step.on_lost),
             stop=StopPolicy(signal=step.stop.signal, grace_ms=step.stop.grace),
             output_bytes_max=step.output_max_bytes,
+            limits=_limits(step.limits),
             secrets=() if node in models.CONTROL_FLOW else scope.secrets,
             line=self._source.line(path),
         )
@@ -330,6 +332,11 @@ class StepBuilder:
             )
         key = "retry" if step.retry is not None else "retry-strategy"
         return retry_policy(self._source, (*path, key), step.retry or step.retry_strategy)
+
+
+def _limits(limits: models.Limits) -> LimitsPlan | None:
+    plan = LimitsPlan(memory_bytes=limits.memory, processes=limits.processes, cpu_percent=limits.cpu)
+    return None if plan == LimitsPlan() else plan
 
 
 def _default_name(step: models.Step) -> str:

@@ -19,7 +19,7 @@ from waterflowd.dsl.models.job import Job
 from waterflowd.dsl.models.model import LanguageModel, Page, keys, model_at, named
 from waterflowd.dsl.models.placement import Concurrency, DeploymentEnvironment, RunsOn, Strategy
 from waterflowd.dsl.models.schedule import Schedule
-from waterflowd.dsl.models.step import Retry, Step, Stop
+from waterflowd.dsl.models.step import Limits, Retry, Step, Stop
 from waterflowd.dsl.models.triggers import (
     CallOutput,
     CallSecret,
@@ -46,6 +46,7 @@ __all__ = [
     "Input",
     "Job",
     "LanguageModel",
+    "Limits",
     "LoopParameters",
     "Page",
     "ParallelParameters",

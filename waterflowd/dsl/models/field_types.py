@@ -39,6 +39,10 @@ SERVERS_MAX = 100_000
 
 #: The part of one attempt's output that is kept.
 OUTPUT_BYTES_MIN, OUTPUT_BYTES_MAX = 1 << 10, 1 << 30
+#: Less memory than this is not enough for any shell.
+MEMORY_BYTES_MIN, MEMORY_BYTES_MAX = 4 << 20, 64 << 40
+#: 1024 processors.
+CPU_PERCENT_MAX = 102_400
 
 _NO_EXPRESSION = "an expression is not allowed here: the value must be known before the run"
 
@@ -200,8 +204,9 @@ def _in_range(least: float, most: float) -> Callable[[object], float]:
 
 
 _PERCENTAGE = re.compile(r"([0-9]{1,3})%")
-_BYTES = re.compile(r"([0-9]{1,12})\s*(KiB|MiB|GiB|)")
-_BYTES_PER_UNIT = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_BYTES = re.compile(r"([0-9]{1,12})\s*(KiB|MiB|GiB|TiB|)")
+_BYTES_PER_UNIT = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_PERCENTAGE = re.compile(r"([0-9]{1,6})\s*%")
 
 
 def _server_count(least: int) -> Callable[[object], int | str]:
@@ -226,11 +231,32 @@ def _server_counts(value: object) -> list[int | str]:
 
 
 def _bytes(value: object) -> int:
-    text = as_text(value)
-    found = _BYTES.fullmatch(text) if isinstance(text, str) and not isinstance(value, bool) else None
-    number = int(found.group(1)) * _BYTES_PER_UNIT[found.group(2)] if found else 0
+    number = _size(value)
     if not OUTPUT_BYTES_MIN <= number <= OUTPUT_BYTES_MAX:
         raise wrong(f"expected bytes from 1KiB to 1GiB, such as 16MiB, not {describe(value)}")
+    return number
+
+
+def _memory(value: object) -> int:
+    number = _size(value)
+    if not MEMORY_BYTES_MIN <= number <= MEMORY_BYTES_MAX:
+        raise wrong(f"expected bytes from 4MiB to 64TiB, such as 2GiB, not {describe(value)}")
+    return number
+
+
+def _size(value: object) -> int:
+    """The number of bytes, 0 for anything else."""
+    text = as_text(value)
+    found = _BYTES.fullmatch(text) if isinstance(text, str) and not isinstance(value, bool) else None
+    return int(found.group(1)) * _BYTES_PER_UNIT[found.group(2)] if found else 0
+
+
+def _percentage(value: object) -> int:
+    text = as_text(value)
+    found = _PERCENTAGE.fullmatch(text) if isinstance(text, str) and not isinstance(value, bool) else None
+    number = int(found.group(1)) if found else 0
+    if not 1 <= number <= CPU_PERCENT_MAX:
+        raise wrong(f"expected a percentage of one processor from 1% to 102400%, such as 200%, not {describe(value)}")
     return number
 
 
@@ -356,6 +382,16 @@ _BYTES_SCHEMA = {
     "minimum": OUTPUT_BYTES_MIN,
     "maximum": OUTPUT_BYTES_MAX,
     "x-takes": "bytes, such as `16MiB`, from 1 KiB to 1 GiB",
+}
+_MEMORY_SCHEMA = {
+    **matching(r"^[0-9]{1,12}\s*(KiB|MiB|GiB|TiB|)$", "bytes, such as 2GiB", "integer", "string"),
+    "minimum": MEMORY_BYTES_MIN,
+    "maximum": MEMORY_BYTES_MAX,
+    "x-takes": "bytes, such as `2GiB`, from 4 MiB to 64 TiB",
+}
+_PERCENTAGE_SCHEMA = {
+    **matching(r"^[0-9]{1,6}\s*%$", "a percentage, such as 200%", "string"),
+    "x-takes": "a percentage of one processor, such as `200%`",
 }
 
 
@@ -512,6 +548,14 @@ ApprovalsOrExpression = Annotated[
 ]
 #: A size such as `16MiB`, or a number of bytes.
 Bytes = Annotated[int, PlainValidator(_bytes), WithJsonSchema(_BYTES_SCHEMA)]
+#: The same for memory: `2GiB`.
+Memory = Annotated[int, PlainValidator(_memory), WithJsonSchema(_MEMORY_SCHEMA)]
+#: Processor time in percent of one processor, such as `200%`.
+Percentage = Annotated[int, PlainValidator(_percentage), WithJsonSchema(_PERCENTAGE_SCHEMA)]
+#: A number of processes.
+Processes = Annotated[
+    int, PlainValidator(_whole_number(1, 4_000_000)), WithJsonSchema(_whole_number_schema(1, 4_000_000))
+]
 #: Everything, nothing, or the paths that match.
 PatternsOrBoolean = Annotated[
     bool | list[str],

@@ -180,6 +180,14 @@ class Job(LanguageModel):
         default=True,
         only="steps",
     )
+    user: StaticText | None = key(
+        "The user of the server as which the job's processes run. The agent's configuration lists the possible ones.",
+        f"user: deploy\n{_STEPS}",
+        default=None,
+        without="the user that the agent's configuration names",
+        only="steps",
+        pitfalls=("On a server whose agent does not allow this user, the job's steps fail.",),
+    )
     outputs: OutputTexts = key(
         "Names and values for the jobs that need this one. At most 1 MiB.",
         "runs-on: web-servers\noutputs:\n  version: ${{ steps.find.outputs.version }}\n"

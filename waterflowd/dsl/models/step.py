@@ -17,9 +17,12 @@ from waterflowd.dsl.models.field_types import (
     EnvironmentVariables,
     Fraction,
     JsonValue,
+    Memory,
     MinutesOrExpression,
     Name,
     OrEmpty,
+    Percentage,
+    Processes,
     RetryReasons,
     Signal,
     StaticText,
@@ -73,6 +76,35 @@ class Stop(LanguageModel):
 
     signal: Signal = key("The signal.", "signal: SIGINT", default="SIGTERM")
     grace: Duration = key("How long the processes have to exit.", "grace: 1m", default=10_000)
+
+
+class Limits(LanguageModel):
+    """What the processes of a step may use together. A step that exceeds a limit ends as a failure that names it."""
+
+    TITLE = "limits"
+    PAGE = Page(
+        name="limits", where="`jobs.<id>.steps[*].limits`", frame=_SCRIPT_FRAME + "        limits:\n          {}\n"
+    )
+
+    memory: Memory | None = key(
+        "The memory of all processes of the step.",
+        "memory: 2GiB",
+        default=None,
+        without="the server's limit",
+        pitfalls=("Files that a step writes to a file system in memory (`/dev/shm`) count too.",),
+    )
+    processes: Processes | None = key(
+        "How many processes and threads the step may have at a time. It is ended when it tries to start one more.",
+        "processes: 512",
+        default=None,
+        without="the server's limit",
+    )
+    cpu: Percentage | None = key(
+        "The processor time per time, in percent of one processor. A step that needs more is slowed down.",
+        "cpu: 200%",
+        default=None,
+        without="the server's limit",
+    )
 
 
 class Step(LanguageModel):
@@ -205,6 +237,15 @@ class Step(LanguageModel):
         without="64 MiB",
         only="process",
         pitfalls=("The output log says how much was dropped; it cannot be recovered.",),
+    )
+    limits: Limits = key(
+        "What the step may use at most: memory, processes, processor time. The agent's configuration sets the limits of its"
+        " server; a step can only ask for less.",
+        "run: ./import.sh\nlimits: {memory: 2GiB, processes: 512, cpu: 200%}",
+        default=Limits(),
+        without="the limits of the server",
+        only="process",
+        pitfalls=("On a server that cannot enforce a limit, a step that asks for it fails.",),
     )
     unsafe_interpolation: Boolean = key(
         "Inserts the values of expressions into the script as text.",

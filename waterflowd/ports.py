@@ -134,6 +134,13 @@ class Link(Protocol):
         """Ends the agent's session at once; its key is refused from now on."""
         ...
 
+    def reject(self, agent: AgentId, code: str, text: str) -> None:
+        """Counts a message of the agent that the host rejected, logs some of them, and charges the agent for it.
+
+        An agent that does not stop loses its connection.
+        """
+        ...
+
 
 class AgentListener(Protocol):
     """Callbacks from the link to the host. Calls for one agent arrive in order."""

@@ -12,7 +12,13 @@ import pytest
 from tests.tidy import sources
 
 #: Names of modules that differ from their distribution's name.
-DISTRIBUTIONS = {"yaml": "pyyaml", "zmq": "pyzmq", "pydantic_core": "pydantic", "starlette": "fastapi"}
+DISTRIBUTIONS = {
+    "nacl": "pynacl",
+    "yaml": "pyyaml",
+    "zmq": "pyzmq",
+    "pydantic_core": "pydantic",
+    "starlette": "fastapi",
+}
 PROJECT_FILES = {"waterflowd": "pyproject.toml", "waterflow_agent": "agent/pyproject.toml"}
 
 

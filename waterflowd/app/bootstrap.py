@@ -92,6 +92,11 @@ class _LateLink:
         if self.target is not None:
             self.target.revoke(agent)
 
+    def reject(self, agent: AgentId, code: str, text: str) -> None:
+        """See `ports.Link`."""
+        if self.target is not None:
+            self.target.reject(agent, code, text)
+
 
 @dataclass(kw_only=True)
 class Parts:

@@ -2,7 +2,8 @@
 
 The connection proves the key to enroll. The enroller decides by the request's token, or leaves the decision to a person.
 Anybody may connect, so everything is bounded: requests per key, per address and in total, and concurrent requests. Beyond a
-limit the answer is `pending` with a later time to ask again, which does not involve the enroller.
+limit the answer is `pending` with a later time to ask again, which does not involve the enroller. A connection is for one
+request; `LIMITS` bounds the connections.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import msgspec
 from waterflow_agent.errors import LocalProtocolError, Rejected, RemoteProtocolError, Retryable, WaterflowError
 from waterflow_agent.keys import fingerprint
 from waterflow_agent.wire import codec, messages
+from waterflowd.dispatch.port.client import IncomingMessage
+from waterflowd.dispatch.port.limits import PortLimits
+from waterflowd.dispatch.port.records import Refused, Verdict
 from waterflowd.dispatch.rejections import Rejections
-from waterflowd.dispatch.router import IncomingFrame, SendResult
+from waterflowd.dispatch.sessions import Connections
 from waterflowd.ports import Enroller
 from waterflowd.rates import BucketPerName, TokenBucket
 
@@ -30,6 +34,22 @@ _NAMES_MAX = 1_024
 WORKING_MAX = 32
 #: When an agent may ask again after it exceeded a limit.
 BUSY_RETRY_MS = 5_000
+#: Idle connections displace one another, so a few are enough; a connection has said what it wants within a round trip.
+LIMITS = PortLimits(
+    waiting_max=512,
+    waiting_per_address_max=128,
+    active_max=512,
+    active_per_address_max=128,
+    per_key_max=4,
+    arrivals_burst=200,
+    arrivals_per_s=50.0,
+)
+#: Log lines about internal errors, which a request may trigger.
+FAULT_LINES_PER_S, FAULT_LINES_BURST = 0.1, 5
+#: Answers are a few hundred bytes.
+OUTBOUND_BYTES_MAX = 2 * codec.ENROLL_BYTES_MAX
+#: Running steps and agents take precedence over strangers.
+NICENESS = 5
 _GROUPS_MAX = 64
 _TEXT_LENGTH_MAX = 256
 
@@ -42,23 +62,35 @@ class EnrollmentPort:
     def __init__(
         self,
         enroller: Enroller,
-        send: Callable[[bytes, bytes], SendResult],
+        connections: Connections,
         rejections: Rejections,
         clock: Callable[[], int],
         work_endpoint: Callable[[], str],
     ) -> None:
         self.requests_answered = 0
         self._enroller = enroller
-        self._send = send
+        self._connections = connections
         self._rejections = rejections
         self._clock = clock
         self._work_endpoint = work_endpoint
         self._per_key = BucketPerName(PER_KEY_PER_S, PER_KEY_BURST, _NAMES_MAX)
         self._per_address = BucketPerName(PER_ADDRESS_PER_S, PER_ADDRESS_BURST, _NAMES_MAX)
         self._in_all = TokenBucket(IN_ALL_PER_S, IN_ALL_BURST, clock())
+        self._faults = TokenBucket(FAULT_LINES_PER_S, FAULT_LINES_BURST, clock())
         self._working: set[asyncio.Task[None]] = set()
 
-    def take(self, incoming: IncomingFrame) -> None:
+    def admit(self, public_key: str, address: str) -> Verdict:
+        """See `port.client.PortListener`: every key may ask."""
+        return Verdict.ACCEPT
+
+    def closed(self, connection: int, text: str) -> None:
+        """See `port.client.PortListener`: an agent that wants the answer asks again."""
+
+    def refused(self, report: Refused) -> None:
+        """See `port.client.PortListener`."""
+        self._rejections.record(report.code, report.text, report.address, report.count)
+
+    def take(self, incoming: IncomingMessage) -> None:
         """Handles one frame of the enrollment port. Never raises because of its content."""
         now = self._clock()
         # The narrow limits first: requests beyond them must not use up the shared one.
@@ -89,7 +121,7 @@ class EnrollmentPort:
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)
 
-    def _permitted(self, incoming: IncomingFrame) -> messages.EnrollRequest:
+    def _permitted(self, incoming: IncomingMessage) -> messages.EnrollRequest:
         request = codec.decode_enroll_request(incoming.payload)
         if type(request) not in messages.PERMITTED[messages.PeerState.ANONYMOUS]:
             raise RemoteProtocolError("WF213", "this port accepts only enrollment requests")
@@ -107,7 +139,7 @@ class EnrollmentPort:
             raise RemoteProtocolError("WF214", "too many groups, or a text is too long")
         return request
 
-    async def _work(self, incoming: IncomingFrame, request: messages.EnrollRequest) -> None:
+    async def _work(self, incoming: IncomingMessage, request: messages.EnrollRequest) -> None:
         try:
             answer = await self._enroller.request(incoming.public_key, request)
         except Retryable as error:
@@ -118,11 +150,11 @@ class EnrollmentPort:
             answer = _answer("refused", str(error), 0)
         self._answer(incoming, answer)
 
-    def _postpone(self, incoming: IncomingFrame, text: str) -> None:
+    def _postpone(self, incoming: IncomingMessage, text: str) -> None:
         self._rejections.record("WF217", text, incoming.address)
         self._answer(incoming, _answer("pending", f"{text}: ask again later [WF217]", BUSY_RETRY_MS))
 
-    def _answer(self, incoming: IncomingFrame, answer: messages.EnrollAnswer) -> None:
+    def _answer(self, incoming: IncomingMessage, answer: messages.EnrollAnswer) -> None:
         """Sends an answer, and fills in what only the link knows."""
         answer = msgspec.structs.replace(
             answer,
@@ -134,13 +166,15 @@ class EnrollmentPort:
         except LocalProtocolError as error:
             _logger.error("cannot send an enrollment answer: %s", error)
             return
-        # An agent that has disconnected, or cannot receive, asks again.
-        self._send(incoming.routing_id, payload)
+        # An agent that has disconnected, or cannot receive, asks again. A connection is for one request.
+        self._connections.send(incoming.connection, payload)
+        self._connections.disconnect(incoming.connection)
         self.requests_answered += 1
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._working.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._faults.take(self._clock()):
             # The supervision point per peer: the agent gets no answer, and asks again.
             _logger.error("internal error in an enrollment request", exc_info=error)
 

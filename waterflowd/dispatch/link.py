@@ -1,7 +1,8 @@
-"""The daemon's side of the link: two ports, one authenticator, all sessions. Implements `ports.Link`.
+"""The daemon's side of the link: two ports and all sessions. Implements `ports.Link`.
 
-`start` binds both ports. The caller then supervises `tasks`: if one of them ends, the daemon must stop, because it no longer
-reads messages. `close` ends everything without calling the listener, because the agents are still there.
+`start` binds both ports and starts their processes. The caller then supervises `tasks`: if one of them ends, the daemon must
+stop, because nothing replaces the process of that port. `close` ends everything without calling the listener, because the
+agents are still there.
 """
 
 from __future__ import annotations
@@ -11,17 +12,15 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import zmq.asyncio
-
 from waterflow_agent.errors import Stalled
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS
+from waterflowd.dispatch import enrollment, sessions
 from waterflowd.dispatch.enrollment import EnrollmentPort
 from waterflowd.dispatch.keys import ServerKeys
+from waterflowd.dispatch.port.client import Port, PortSettings
 from waterflowd.dispatch.rejections import Rejections
-from waterflowd.dispatch.router import Router
 from waterflowd.dispatch.sessions import Sessions, SessionSettings
-from waterflowd.dispatch.zap import ENROLL_DOMAIN, WORK_DOMAIN, Authenticator
 from waterflowd.model.ids import AgentId
 from waterflowd.ports import AgentListener, Enroller
 
@@ -57,9 +56,7 @@ class Dispatch:
         )
         #: Called with code, text and peer of logged rejections, for the audit trail. Set it before `start`.
         self.on_rejection: Callable[[str, str, str], None] = lambda code, text, peer: None
-        self._context: zmq.asyncio.Context | None = None
-        self._authenticator: Authenticator | None = None
-        self._routers: list[Router] = []
+        self._ports: list[Port] = []
         self._sessions: Sessions | None = None
         self._enrollment_port: EnrollmentPort | None = None
         self._rejections: Rejections | None = None
@@ -73,27 +70,32 @@ class Dispatch:
         def clock() -> int:
             return int(loop.time() * 1000)
 
-        context = self._context = zmq.asyncio.Context()
         rejections = self._rejections = Rejections(_logger, clock, self.on_rejection)
-        authenticator = self._authenticator = Authenticator(context, self._enroller.is_approved, rejections)
-        # The same context, but without a future per frame.
-        plain: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(context)
-        work = Router(plain, self._keys, WORK_DOMAIN)
-        enroll = Router(plain, self._keys, ENROLL_DOMAIN, part_bytes_max=codec.ENROLL_BYTES_MAX)
-        self._routers = [work, enroll]
-        sessions = self._sessions = Sessions(self._listener, self._enroller, work.send, self._settings, rejections)
-        enrollment = self._enrollment_port = EnrollmentPort(
-            self._enroller, enroll.send, rejections, clock, lambda: _port_only(self._endpoints.work)
+        work = Port(self._keys, PortSettings("work", sessions.LIMITS))
+        enroll = Port(
+            self._keys,
+            PortSettings(
+                "enrollment",
+                enrollment.LIMITS,
+                part_bytes_max=codec.ENROLL_BYTES_MAX,
+                outbound_bytes_max=enrollment.OUTBOUND_BYTES_MAX,
+                messages_max=1,
+                niceness=enrollment.NICENESS,
+            ),
+        )
+        self._ports = [work, enroll]
+        agents = self._sessions = Sessions(self._listener, self._enroller, work, self._settings, rejections)
+        newcomers = self._enrollment_port = EnrollmentPort(
+            self._enroller, enroll, rejections, clock, lambda: _port_only(self._endpoints.work)
         )
         try:
-            self._endpoints = BoundEndpoints(_bind(work, endpoint), _bind(enroll, enroll_endpoint))
+            self._endpoints = BoundEndpoints(work.bind(endpoint), enroll.bind(enroll_endpoint))
         except Stalled:
             await self.close()
             raise
         self._tasks = (
-            loop.create_task(authenticator.run(), name="dispatch authenticator"),
-            loop.create_task(work.run(sessions.take), name="dispatch work port"),
-            loop.create_task(enroll.run(enrollment.take), name="dispatch enrollment port"),
+            loop.create_task(work.run(agents), name="dispatch work port"),
+            loop.create_task(enroll.run(newcomers), name="dispatch enrollment port"),
         )
 
     @property
@@ -103,8 +105,13 @@ class Dispatch:
 
     @property
     def tasks(self) -> tuple[asyncio.Task[None], ...]:
-        """The reader tasks. They never end by themselves: if one does, it has failed and the daemon must stop."""
+        """The tasks that keep the ports' processes running. If one of them ends, it has failed and the daemon must stop."""
         return self._tasks
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes of the ports, work port first; one that is being replaced is missing."""
+        return tuple(port.pid for port in self._ports if port.pid is not None)
 
     @property
     def connected(self) -> frozenset[AgentId]:
@@ -117,8 +124,8 @@ class Dispatch:
         if self._sessions is None or self._enrollment_port is None or self._rejections is None:
             return {}
         return {
-            "frames_received": sum(router.frames_received for router in self._routers),
-            "frames_misshapen": sum(router.frames_misshapen for router in self._routers),
+            "frames_received": sum(port.messages_received for port in self._ports),
+            "port_restarts": sum(port.restarts for port in self._ports),
             "frames_refused": self._rejections.total,
             "frames_foreign": self._sessions.frames_foreign,
             "sessions_opened": self._sessions.sessions_opened,
@@ -138,8 +145,16 @@ class Dispatch:
         if self._sessions is not None:
             self._sessions.revoke(agent)
 
+    def reject(self, agent: AgentId, code: str, text: str) -> None:
+        """See `ports.Link.reject`."""
+        if self._sessions is not None:
+            self._sessions.reject(agent, code, text)
+
     async def close(self) -> None:
         """Stops reading, closes the ports and frees all resources. May be called repeatedly, and without `start`."""
+        # Before the processes end, because the end of a connection must not end its session here.
+        if self._sessions is not None:
+            self._sessions.close()
         tasks, self._tasks = self._tasks, ()
         for task in tasks:
             task.cancel()
@@ -147,22 +162,8 @@ class Dispatch:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._enrollment_port is not None:
             await self._enrollment_port.close()
-        if self._sessions is not None:
-            self._sessions.close()
-        for router in self._routers:
-            router.close()
-        if self._authenticator is not None:
-            self._authenticator.close()
-        if self._context is not None:
-            self._context.destroy(linger=0)
-            self._context = None
-
-
-def _bind(router: Router, endpoint: str) -> str:
-    try:
-        return router.bind(endpoint)
-    except zmq.ZMQError as error:
-        raise Stalled("WF221", f"cannot listen on {endpoint}: {error.strerror}; change it, or free the port") from error
+        for port in self._ports:
+            port.close()
 
 
 def _port_only(endpoint: str) -> str:

@@ -2,15 +2,17 @@
 
 Rules of this file:
 
-- An agent is identified by the key of its connection. The routing id finds a session, and its key must match.
+- An agent is identified by the key of its connection. The connection's number finds a session.
 - The key is checked for each frame, not only in the handshake: a revoked agent is disconnected at its next frame.
 - A peer may send only what `messages.PERMITTED` allows in its state; everything else is rejected.
 - An agent has one session. A newer `Hello` of the same process replaces it. A `Hello` of another process with the same key
   waits until the older one has proven dead, and is rejected for good if the older one keeps sending: a clone.
-- Reading an agent's frames has a budget of processor time, because a frame that is expensive to read can be well-formed.
-- A peer's fault ends only its session. The agent opens another one, and messages in flight are settled there.
-- A session ends with exactly one `listener.disconnected`, whatever the cause, and makes no calls afterwards.
-  The listener is never called from inside its own call of `send` or `revoke`.
+- Reading and handling an agent's frames has a budget of processor time, because a frame that is expensive can be well-formed.
+  An agent that uses it up loses its connection, and may connect again when it has some budget again.
+- A peer's fault ends only its session. The agent opens another one, and messages in flight are settled there. A peer that
+  does not receive, or does not stop, loses its connection.
+- A session ends with exactly one `listener.disconnected`, whatever the cause, and makes no calls afterwards. The listener is
+  never called from inside its own call of `send` or `revoke`.
 - Messages to an agent are sent by `_flush`, once per turn of the event loop, so that all messages of a turn share frames.
 """
 
@@ -22,6 +24,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
@@ -30,8 +33,10 @@ from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS, Session
 from waterflowd.dispatch import handshake
 from waterflowd.dispatch.clone_detection import CloneDetector
+from waterflowd.dispatch.port.client import IncomingMessage
+from waterflowd.dispatch.port.limits import PortLimits
+from waterflowd.dispatch.port.records import Refused, Verdict
 from waterflowd.dispatch.rejections import Rejections
-from waterflowd.dispatch.router import IncomingFrame, SendResult
 from waterflowd.model.ids import AgentId
 from waterflowd.ports import AgentListener, Enroller
 from waterflowd.rates import BucketPerName
@@ -44,11 +49,25 @@ HELLOS_PER_S = 1.0
 HELLO_RETRY_MS = 5_000
 #: When an agent may reconnect after its own fault ended the session.
 FAULT_RETRY_MS = 5_000
-#: Processor time that reading one agent's frames may take: at once, and per second. A busy agent (20,000 results a second)
-#: needs 10 ms a second; a frame of millions of empty lists costs 400 ms, and nothing in it is malformed.
-READING_MS_BURST = 2_000
-READING_MS_PER_S = 200.0
+#: Processor time that one agent's frames may take: at once, and per second. A busy agent (20,000 results a second) needs 150 ms
+#: a second; a frame of millions of empty lists costs 400 ms, and nothing in it is malformed.
+EFFORT_MS_BURST = 2_000
+EFFORT_MS_PER_S = 250.0
+#: Charged for each message that the host rejects: it is counted, may be logged, and is answered.
+REJECTION_MS = 0.2
 _AGENTS_MAX = 4_096
+#: A whole site may connect at the same time, from behind one address, after the daemon's restart.
+LIMITS = PortLimits(
+    waiting_max=2_048,
+    waiting_per_address_max=1_024,
+    active_max=8_192,
+    active_per_address_max=8_192,
+    per_key_max=8,
+    arrivals_burst=4_096,
+    arrivals_per_s=500.0,
+)
+#: Why an agent has to wait.
+OVERLOAD = "its frames take too much processor time; it has to wait"
 
 _logger = logging.getLogger("waterflow.dispatch")
 
@@ -65,15 +84,26 @@ class SessionSettings:
     silence_ms: int = SILENCE_MS
 
 
+class Connections(Protocol):
+    """The connections of a port; see `port.client.Port`."""
+
+    def send(self, connection: int, payload: bytes) -> bool:
+        """Sends a message without ever waiting. False if the connection is closed."""
+        ...
+
+    def disconnect(self, connection: int) -> None:
+        """Closes a connection after everything is sent."""
+        ...
+
+
 class _OpenSession:
     """One open session of one agent."""
 
-    __slots__ = ("agent", "detector", "has_ended", "instance", "public_key", "routing_id", "session", "wake", "wake_at")
+    __slots__ = ("agent", "connection", "detector", "has_ended", "instance", "session", "wake", "wake_at")
 
-    def __init__(self, agent: AgentId, incoming: IncomingFrame, instance: str, session: Session) -> None:
+    def __init__(self, agent: AgentId, incoming: IncomingMessage, instance: str, session: Session) -> None:
         self.agent = agent
-        self.public_key = incoming.public_key
-        self.routing_id = incoming.routing_id
+        self.connection = incoming.connection
         self.instance = instance
         self.session = session
         self.detector: CloneDetector | None = None
@@ -89,7 +119,7 @@ class Sessions:
         self,
         listener: AgentListener,
         enroller: Enroller,
-        send: Callable[[bytes, bytes], SendResult],
+        connections: Connections,
         settings: SessionSettings,
         rejections: Rejections,
         cpu_s: Callable[[], float] = time.thread_time,
@@ -103,15 +133,15 @@ class Sessions:
         self.resets_sent = 0
         self._listener = listener
         self._enroller = enroller
-        self._send_frame = send
+        self._connections = connections
         self._settings = settings
         self._rejections = rejections
         self._cpu_s = cpu_s
         self._loop = asyncio.get_running_loop()
         self._by_agent: dict[AgentId, _OpenSession] = {}
-        self._by_route: dict[bytes, _OpenSession] = {}
+        self._by_connection: dict[int, _OpenSession] = {}
         self._hellos = BucketPerName(HELLOS_PER_S, HELLOS_BURST, _AGENTS_MAX)
-        self._reading = BucketPerName(READING_MS_PER_S, READING_MS_BURST, _AGENTS_MAX)
+        self._effort = BucketPerName(EFFORT_MS_PER_S, EFFORT_MS_BURST, _AGENTS_MAX)
         self._dirty: dict[_OpenSession, None] = {}
         self._flush_handle: asyncio.Handle | None = None
 
@@ -145,32 +175,73 @@ class Sessions:
             self._send_reject(live, "WF212", text, after_ms=0)
             # In the next turn, because the listener must not be called from inside its own call; no frame arrives before.
             self._loop.call_soon(self.end, live, text)
+            self._connections.disconnect(live.connection)
 
-    def take(self, incoming: IncomingFrame) -> None:
+    def reject(self, agent: AgentId, code: str, text: str) -> None:
+        """Counts and logs a message that the host rejected, and charges the agent for it; see `ports.Link.reject`."""
+        self._rejections.record(code, text, agent)
+        self._effort.bucket(agent, self._now()).spend(REJECTION_MS)
+
+    # The port ---------------------------------------------------------------------------------------------------------
+
+    def admit(self, public_key: str, address: str) -> Verdict:
+        """See `port.client.PortListener`."""
+        if not self._enroller.is_approved(public_key):
+            self._rejections.record("WF212", f"key {public_key} is not approved", address)
+            return Verdict.REFUSE
+        agent, now = _agent_of(public_key), self._now()
+        if self._effort.bucket(agent, now).is_spent(now):
+            self._rejections.record("WF218", OVERLOAD, agent)
+            return Verdict.CLOSE
+        return Verdict.ACCEPT
+
+    def closed(self, connection: int, text: str) -> None:
+        """See `port.client.PortListener`."""
+        live = self._by_connection.get(connection)
+        if live is not None:
+            self.end(live, text)
+
+    def refused(self, report: Refused) -> None:
+        """See `port.client.PortListener`."""
+        self._rejections.record(report.code, report.text, report.address, report.count)
+
+    def take(self, incoming: IncomingMessage) -> None:
         """Handles one frame of the work port. Never raises because of its content."""
-        live = self._by_route.get(incoming.routing_id)
+        live = self._by_connection.get(incoming.connection)
         if not self._enroller.is_approved(incoming.public_key):
             self._rejections.record("WF212", "a frame with a key that is not approved", incoming.address)
             if live is not None:
                 self._close(live, "WF212", "the agent's key is not approved", after_ms=0)
+            self._connections.disconnect(incoming.connection)
             return
-        agent = _agent_of(incoming.public_key)
+        agent, now = _agent_of(incoming.public_key), self._now()
+        effort = self._effort.bucket(agent, now)
+        if effort.is_spent(now):
+            self._rejections.record("WF218", OVERLOAD, agent)
+            if live is not None:
+                self._close(live, "WF218", OVERLOAD, after_ms=FAULT_RETRY_MS)
+            self._connections.disconnect(incoming.connection)
+            return
+        began = self._cpu_s()
         try:
             self._take(agent, incoming, live)
         except RemoteProtocolError as error:
             self._rejections.record(error.code, error.text, agent)
             if live is not None:
                 self._close(live, error.code, error.text, after_ms=FAULT_RETRY_MS)
-            elif self._hellos.take(agent, self._now()):
+            elif self._hellos.take(agent, now):
                 # It may be a hello of a protocol version that cannot be read: tell the agent why no session opens.
                 fault = messages.Reject(session="", code=error.code, text=error.text, after_ms=FAULT_RETRY_MS)
-                self._send_unnumbered(incoming.routing_id, "", fault)
+                self._send_unnumbered(incoming.connection, "", fault)
         except Exception:
             # The supervision point per peer: a bug that one agent's frame triggers ends only that agent's session.
             _logger.exception("internal error in a frame of %s", agent, extra={"agent": agent})
             broken = self._by_agent.get(agent)
             if broken is not None:
                 self.end(broken, "internal error in one of its frames; see the daemon's log")
+            self._connections.disconnect(incoming.connection)
+        finally:
+            effort.spend((self._cpu_s() - began) * 1000)
 
     def end(self, live: _OpenSession, text: str) -> None:
         """Closes a session and calls the listener, once."""
@@ -180,7 +251,7 @@ class Sessions:
         if live.wake is not None:
             live.wake.cancel()
         self._dirty.pop(live, None)
-        self._by_route.pop(live.routing_id, None)
+        self._by_connection.pop(live.connection, None)
         self._by_agent.pop(live.agent, None)
         self.sessions_closed += 1
         _logger.info("agent %s disconnected: %s", live.agent, escape_for_display(text), extra={"agent": live.agent})
@@ -195,14 +266,14 @@ class Sessions:
             if live.wake is not None:
                 live.wake.cancel()
         self._by_agent.clear()
-        self._by_route.clear()
+        self._by_connection.clear()
         self._dirty.clear()
 
     def _now(self) -> int:
         return int(self._loop.time() * 1000)
 
-    def _take(self, agent: AgentId, incoming: IncomingFrame, live: _OpenSession | None) -> None:
-        frame = self._read(agent, incoming.payload)
+    def _take(self, agent: AgentId, incoming: IncomingMessage, live: _OpenSession | None) -> None:
+        frame = codec.decode_frame(incoming.payload, codec.Side.AGENT)
         hello = next((message for message in frame.loose if isinstance(message, messages.Hello)), None)
         state = messages.PeerState.CONNECTED if live is None or hello is not None else messages.PeerState.SETTLED
         allowed = messages.PERMITTED[state]
@@ -215,16 +286,6 @@ class Sessions:
             self._handle_hello(agent, incoming, frame, hello)
         elif live is not None:
             self._take_settled(live, frame)
-
-    def _read(self, agent: AgentId, payload: memoryview) -> codec.Frame:
-        budget = self._reading.bucket(agent, self._now())
-        if budget.is_spent(self._now()):
-            raise RemoteProtocolError("WF218", "its frames take too much processor time to read")
-        began = self._cpu_s()
-        try:
-            return codec.decode_frame(payload, codec.Side.AGENT)
-        finally:
-            budget.spend((self._cpu_s() - began) * 1000)
 
     def _take_settled(self, live: _OpenSession, frame: codec.Frame) -> None:
         now = self._now()
@@ -253,7 +314,9 @@ class Sessions:
 
     # Opening a session ------------------------------------------------------------------------------------------------
 
-    def _handle_hello(self, agent: AgentId, incoming: IncomingFrame, frame: codec.Frame, hello: messages.Hello) -> None:
+    def _handle_hello(
+        self, agent: AgentId, incoming: IncomingMessage, frame: codec.Frame, hello: messages.Hello
+    ) -> None:
         rejection = handshake.check(frame, hello)
         if rejection is None and not self._hellos.take(agent, self._now()):
             rejection = handshake.reject(hello, "WF216", "too many hellos; try again later", after_ms=HELLO_RETRY_MS)
@@ -262,22 +325,18 @@ class Sessions:
             rejection = self._replace(older, incoming, hello)
         if rejection is not None:
             self._rejections.record(rejection.code, rejection.text, agent)
-            self._send_unnumbered(incoming.routing_id, hello.session, rejection)
+            self._send_unnumbered(incoming.connection, hello.session, rejection)
             return
         self._open(agent, incoming, hello)
 
-    def _replace(self, older: _OpenSession, incoming: IncomingFrame, hello: messages.Hello) -> messages.Reject | None:
+    def _replace(self, older: _OpenSession, incoming: IncomingMessage, hello: messages.Hello) -> messages.Reject | None:
         """Ends the older session if the new process may replace it; otherwise returns the reason."""
         if hello.session == older.session.token:
             return handshake.reject(hello, "WF214", "this session token was used before", after_ms=1)
-        if hello.instance == older.instance or incoming.routing_id == older.routing_id:
+        if hello.instance == older.instance or incoming.connection == older.connection:
             self.end(older, "the agent reconnected")
             return None
         now = self._now()
-        probe = codec.encode_frame(older.session.token, 0, 1, [], [])
-        if self._send_frame(older.routing_id, probe) is SendResult.GONE:
-            self.end(older, "its connection is closed, and a new process of the agent connected")
-            return None
         detector = older.detector
         if detector is None or detector.hello.instance != hello.instance:
             detector = CloneDetector(hello, now, self._settings.silence_ms)
@@ -301,7 +360,7 @@ class Sessions:
         )
         self._settings.on_clone(live.agent, detector.hello)
 
-    def _open(self, agent: AgentId, incoming: IncomingFrame, hello: messages.Hello) -> None:
+    def _open(self, agent: AgentId, incoming: IncomingMessage, hello: messages.Hello) -> None:
         forget = self._listener.settle(agent, hello)
         name, groups = self._settings.describe(agent)
         session = Session(hello.session, codec.Side.AGENT, self._now(), self._settings.silence_ms)
@@ -317,7 +376,7 @@ class Sessions:
             )
         )
         live = _OpenSession(agent, incoming, hello.instance, session)
-        self._by_agent[agent] = self._by_route[incoming.routing_id] = live
+        self._by_agent[agent] = self._by_connection[incoming.connection] = live
         self.sessions_opened += 1
         _logger.info(
             "agent %s (%s) connected from %s",
@@ -331,10 +390,10 @@ class Sessions:
 
     # Sending ----------------------------------------------------------------------------------------------------------
 
-    def _reset(self, incoming: IncomingFrame, token: str) -> None:
+    def _reset(self, incoming: IncomingMessage, token: str) -> None:
         self.resets_sent += 1
         self._send_unnumbered(
-            incoming.routing_id, token, messages.Reset(text="no open session on this connection; send a new hello")
+            incoming.connection, token, messages.Reset(text="no open session on this connection; send a new hello")
         )
 
     def _close(self, live: _OpenSession, code: str, text: str, *, after_ms: int) -> None:
@@ -344,12 +403,12 @@ class Sessions:
     def _send_reject(self, live: _OpenSession, code: str, text: str, *, after_ms: int) -> None:
         token = live.session.token
         self._send_unnumbered(
-            live.routing_id, token, messages.Reject(session=token, code=code, text=text, after_ms=after_ms)
+            live.connection, token, messages.Reject(session=token, code=code, text=text, after_ms=after_ms)
         )
 
-    def _send_unnumbered(self, routing_id: bytes, token: str, message: messages.Reject | messages.Reset) -> None:
+    def _send_unnumbered(self, connection: int, token: str, message: messages.Reject | messages.Reset) -> None:
         """Sends a message outside the session's state machine; it is lost if it cannot be sent at once."""
-        self._send_frame(routing_id, codec.encode_frame(token, 0, 1, [], [codec.encode_message(message)]))
+        self._connections.send(connection, codec.encode_frame(token, 0, 1, [], [codec.encode_message(message)]))
 
     def _schedule_flush(self, live: _OpenSession) -> None:
         self._dirty[live] = None
@@ -366,14 +425,9 @@ class Sessions:
 
     def _send_frames(self, live: _OpenSession, now: int) -> None:
         for frame in live.session.frames(now):
-            sent = self._send_frame(live.routing_id, frame)
-            if sent is SendResult.QUEUED:
-                continue
-            self.end(
-                live,
-                "its connection is closed" if sent is SendResult.GONE else "it does not receive: frozen or far behind",
-            )
-            return
+            if not self._connections.send(live.connection, frame):
+                self.end(live, "its connection is closed")
+                return
         self._arm(live, now)
 
     def _arm(self, live: _OpenSession, now: int) -> None:
@@ -394,6 +448,7 @@ class Sessions:
             live.session.forgive(now)
         if live.session.is_silent(now):
             self.end(live, f"no frame for {self._settings.silence_ms / 1000:g} s")
+            self._connections.disconnect(live.connection)
             return
         self._send_frames(live, now)
 

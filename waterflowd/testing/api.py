@@ -116,6 +116,9 @@ class ScriptedAgents:
     def revoke(self, agent: AgentId) -> None:
         """See `ports.Link`."""
 
+    def reject(self, agent: AgentId, code: str, text: str) -> None:
+        """See `ports.Link`."""
+
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)

@@ -80,6 +80,7 @@ class RecordingLink:
     def __init__(self) -> None:
         self.sent: list[tuple[AgentId, messages.DaemonMessage]] = []
         self.revoked: list[AgentId] = []
+        self.rejected: list[tuple[AgentId, str]] = []
         self.watch: Callable[[AgentId, messages.DaemonMessage], None] | None = None
 
     def send(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage]) -> None:
@@ -92,6 +93,10 @@ class RecordingLink:
     def revoke(self, agent: AgentId) -> None:
         """See `ports.Link`."""
         self.revoked.append(agent)
+
+    def reject(self, agent: AgentId, code: str, text: str) -> None:
+        """See `ports.Link`."""
+        self.rejected.append((agent, code))
 
     def take(self) -> list[messages.DaemonMessage]:
         """The messages sent since the last call."""

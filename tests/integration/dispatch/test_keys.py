@@ -12,7 +12,7 @@ from waterflow_agent.errors import Stalled
 from waterflow_agent.wire import messages
 from waterflowd.dispatch import keys
 from waterflowd.dispatch.clone_detection import CLONE_RETRY_MS, CloneDetector
-from waterflowd.dispatch.rejections import Rejections
+from waterflowd.dispatch.rejections import PEER_LINES_BURST, Rejections
 from waterflowd.rates import BucketPerName, TokenBucket
 
 
@@ -83,15 +83,27 @@ def test_all_rejections_are_counted_and_some_are_logged(caplog: pytest.LogCaptur
     now = [0]
     rejections = Rejections(logging.getLogger("waterflow.test"), lambda: now[0])
     with caplog.at_level(logging.WARNING):
-        for _ in range(1_000):
-            rejections.record("WF202", "evil\x1b[2J\ntext", "10.0.0.1")
+        for number in range(1_000):
+            rejections.record("WF202", "evil\x1b[2J\ntext", f"10.0.0.{number}")
         now[0] = 1_000
-        rejections.record("WF202", "one more", "10.0.0.1")
+        rejections.record("WF202", "one more", "10.0.1.1")
 
     assert rejections.total == rejections.counts["WF202"] == 1_001
     assert len(caplog.messages) == 21
     assert "980 more rejections" in caplog.messages[-1]
     assert all(message.isprintable() for message in caplog.messages)
+
+
+def test_one_peer_does_not_hide_what_the_others_do(caplog: pytest.LogCaptureFixture) -> None:
+    """A flood of one peer uses up its own few lines, and another peer's first rejection is still logged."""
+    rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(1_000):
+            rejections.record("WF202", "noise", "10.0.0.1")
+        rejections.record("WF212", "a break-in", "10.0.0.2")
+
+    assert len(caplog.messages) == PEER_LINES_BURST + 1
+    assert "a break-in" in caplog.messages[-1]
 
 
 def _newcomer() -> CloneDetector:

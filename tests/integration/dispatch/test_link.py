@@ -167,18 +167,14 @@ async def test_a_silent_agent_is_disconnected(tmp_path: Path) -> None:
         assert link.listener.texts == ["no frame for 0.9 s"]
 
 
-async def test_a_closed_connection_is_noticed_at_the_next_send(tmp_path: Path) -> None:
-    """The session ends at once, not after the silence limit."""
+async def test_a_closed_connection_is_noticed(tmp_path: Path) -> None:
+    """The session ends at once, not at the next send or after the silence limit."""
     async with started(tmp_path) as link:
         agent = link.peer()
         await agent.open()
         agent.socket.close(linger=0)
 
-        def is_noticed() -> bool:
-            link.dispatch.send(agent.agent, [messages.OutputAck(key=KEY, offset=1)])
-            return link.names(agent.agent)[-1] == "disconnected"
-
-        await until(is_noticed)
+        await until(lambda: link.names(agent.agent)[-1] == "disconnected")
         assert link.listener.texts == ["its connection is closed"]
 
 
@@ -200,8 +196,8 @@ async def test_a_revoked_agent_is_disconnected_at_once_and_cannot_reconnect(tmp_
         await agent.say(FINISHED)
         await agent.hello()
         Peer(link, (agent.public, agent.secret)).connect(link.dispatch.endpoints.work)
-        # At least: ZeroMQ tries the refused handshake again and again.
-        await until(lambda: link.dispatch.counters["frames_refused"] >= refused + 3)
+        # At least: ZeroMQ connects again by itself.
+        await until(lambda: link.dispatch.counters["frames_refused"] >= refused + 2)
         await link.proves_alive(good)
         assert link.listener.reports == [FINISHED]
         assert link.names(agent.agent).count("settle") == 1

@@ -14,8 +14,9 @@ from waterflow_agent.keys import fingerprint
 from waterflow_agent.testing import task_id
 from waterflow_agent.wire import codec, messages
 from waterflowd.dispatch.enrollment import EnrollmentPort
+from waterflowd.dispatch.port.client import IncomingMessage
+from waterflowd.dispatch.port.records import Verdict
 from waterflowd.dispatch.rejections import Rejections
-from waterflowd.dispatch.router import IncomingFrame, SendResult
 from waterflowd.dispatch.sessions import Sessions, SessionSettings
 from waterflowd.model.ids import AgentId
 from waterflowd.model.statuses import Outcome
@@ -82,8 +83,23 @@ class Host:
         return self.is_approving
 
 
-def inbound(payload: bytes) -> IncomingFrame:
-    return IncomingFrame(b"route", PUBLIC_KEY, "127.0.0.1", memoryview(payload))
+class Outgoing:
+    """Takes the place of the port: records what is sent and closed."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.disconnected: list[int] = []
+
+    def send(self, connection: int, payload: bytes) -> bool:
+        self.sent.append(payload)
+        return True
+
+    def disconnect(self, connection: int) -> None:
+        self.disconnected.append(connection)
+
+
+def inbound(payload: bytes) -> IncomingMessage:
+    return IncomingMessage(1, PUBLIC_KEY, "127.0.0.1", memoryview(payload))
 
 
 def frame(message: object, token: str) -> bytes:
@@ -104,15 +120,10 @@ def test_the_examples_cover_every_message_type() -> None:
 async def test_the_work_port_accepts_exactly_what_the_table_permits(state: messages.PeerState, message: object) -> None:
     """A permitted message reaches the listener; any other is counted or answered with a reset."""
     host = Host()
-    sent: list[bytes] = []
+    port = Outgoing()
     rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)
-
-    def send(routing_id: bytes, payload: bytes) -> SendResult:
-        sent.append(payload)
-        return SendResult.QUEUED
-
     settings = SessionSettings(generation=1, describe=lambda agent: ("n", []), on_clone=lambda agent, hello: None)
-    sessions = Sessions(host, host, send, settings, rejections)
+    sessions = Sessions(host, host, port, settings, rejections)
     if state is not messages.PeerState.CONNECTED:
         opening = messages.Hello(TOKEN, 1, 1, "0", "instance", "machine", "boot", 1, "h", "linux", "arm", {}, [], [])
         sessions.take(inbound(frame(opening, TOKEN)))
@@ -127,7 +138,7 @@ async def test_the_work_port_accepts_exactly_what_the_table_permits(state: messa
     else:
         assert not reached
         assert rejections.total or sessions.resets_sent
-        assert sent or state is messages.PeerState.REVOKED
+        assert port.sent or state is messages.PeerState.REVOKED
         assert fingerprint(PUBLIC_KEY) not in sessions.connected or state is messages.PeerState.SETTLED
     sessions.close()
 
@@ -136,32 +147,29 @@ async def test_the_work_port_accepts_exactly_what_the_table_permits(state: messa
 async def test_the_enrollment_port_accepts_exactly_what_the_table_permits(message: object) -> None:
     """Only enrollment requests are accepted."""
     host = Host()
-    answers: list[messages.EnrollAnswer] = []
+    port = Outgoing()
     rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)
-
-    def send(routing_id: bytes, payload: bytes) -> SendResult:
-        answers.append(codec.decode_enroll_answer(payload))
-        return SendResult.QUEUED
-
-    enrollment = EnrollmentPort(host, send, rejections, lambda: 0, lambda: "tcp://:1")
+    enrollment = EnrollmentPort(host, port, rejections, lambda: 0, lambda: "tcp://:1")
     enrollment.take(inbound(bytes(memoryview(codec.encode_message(message)))))  # type: ignore[arg-type]
-    await until(lambda: answers)
+    await until(lambda: port.sent)
 
     is_permitted = type(message) in messages.PERMITTED[messages.PeerState.ANONYMOUS]
-    assert [answer.state for answer in answers] == ["pending" if is_permitted else "refused"]
+    assert [codec.decode_enroll_answer(payload).state for payload in port.sent] == [
+        "pending" if is_permitted else "refused"
+    ]
     assert host.calls == (["request"] if is_permitted else [])
     assert rejections.total == (0 if is_permitted else 1)
+    # A connection is for one request.
+    assert port.disconnected == [1]
 
 
 async def test_an_agent_with_costly_frames_is_disconnected() -> None:
-    """Well-formed frames that use too much processor time end the session; another agent is not affected."""
-    host = Host()
+    """Well-formed frames that use too much processor time end the connection; another agent is not affected."""
+    host, port = Host(), Outgoing()
     rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)
     processor_s = itertools.count(0, 60)
     settings = SessionSettings(generation=1, describe=lambda agent: ("n", []), on_clone=lambda agent, hello: None)
-    sessions = Sessions(
-        host, host, lambda route, payload: SendResult.QUEUED, settings, rejections, lambda: next(processor_s)
-    )
+    sessions = Sessions(host, host, port, settings, rejections, lambda: next(processor_s))
     opening = messages.Hello(TOKEN, 1, 1, "0", "instance", "machine", "boot", 1, "h", "linux", "arm", {}, [], [])
     sessions.take(inbound(frame(opening, TOKEN)))
 
@@ -170,11 +178,15 @@ async def test_an_agent_with_costly_frames_is_disconnected() -> None:
 
     assert rejections.counts["WF218"] == 1
     assert host.calls == ["settle", "connected", "disconnected"]
+    assert port.disconnected == [1]
+    # Nothing more of it is read, and it may not connect again at once.
     read = next(processor_s)
     sessions.take(inbound(frame(opening, TOKEN)))
     assert next(processor_s) == read + 60
     assert fingerprint(PUBLIC_KEY) not in sessions.connected
+    assert sessions.admit(PUBLIC_KEY, "127.0.0.1") is Verdict.CLOSE
     other = zmq.curve_keypair()[0].decode()
-    sessions.take(IncomingFrame(b"other", other, "127.0.0.1", memoryview(frame(opening, TOKEN))))
+    assert sessions.admit(other, "127.0.0.1") is Verdict.ACCEPT
+    sessions.take(IncomingMessage(2, other, "127.0.0.1", memoryview(frame(opening, TOKEN))))
     assert sessions.connected == {fingerprint(other)}
     sessions.close()

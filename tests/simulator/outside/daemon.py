@@ -81,6 +81,11 @@ class _CheckedLink:
         if self.sessions is not None:
             self.sessions.revoke(agent)
 
+    def reject(self, agent: AgentId, code: str, text: str) -> None:
+        """See `ports.Link`."""
+        if self.sessions is not None:
+            self.sessions.reject(agent, code, text)
+
 
 class Daemon:
     """One process of the daemon."""
@@ -131,7 +136,7 @@ class Daemon:
         self.sessions = Sessions(
             self.agents,
             enrollment,
-            environment.network.send,
+            environment.network,
             SessionSettings(generation=log.generation, describe=enrollment.describe, on_clone=self._on_clone),
             Rejections(silent, lambda: environment.loop.now_ms),
             cpu_s=lambda: 0.0,
@@ -139,7 +144,7 @@ class Daemon:
         link.sessions = self.sessions
         self.driver.recover()
         self.agents.recovered()
-        environment.network.open(Door(self.process, self.sessions.take, enrollment.is_approved))
+        environment.network.open(Door(self.process, self.sessions.take, self.sessions.closed, enrollment.is_approved))
         self.webhooks: SignedWebhookService | None = None
         #: The loop of each repository of the simulation, by name.
         self.loops = self._start_loops(clock)

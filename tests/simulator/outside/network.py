@@ -1,10 +1,9 @@
 """The network between agents and daemon, below the real link on one side and the real sessions on the other.
 
 A connection keeps the order of its frames, as TCP does; two connections are not ordered relative to each other. The
-faults are those that were measured with ZeroMQ: a frame that `send` had accepted is lost, arrives late, or (with a
+faults are those that were measured: a frame that `send` had accepted is lost, arrives late, or (with a
 hostile or broken middlebox) arrives twice. A cut holds frames back, in one direction or both. A short cut only delays;
-one that outlasts the heartbeats closes the connection on both sides, each at its own moment, and the frames in flight
-are lost.
+one that lasts longer closes the connection on both sides, each at its own moment, and the frames in flight are lost.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ import zmq
 
 from tests.simulator.chance import Chance
 from tests.simulator.loop import Process, VirtualLoop
-from waterflowd.dispatch.router import IncomingFrame, SendResult
+from waterflowd.dispatch.port.client import IncomingMessage
 
-#: ZeroMQ's heartbeat timeout closes a connection that is cut for longer.
-HEARTBEAT_S = 8.0
+#: A connection that is cut for longer is closed.
+CUT_S_MAX = 8.0
 #: How long a connect to a host that does not answer takes.
 CONNECT_TIMEOUT_S = 5.0
 #: Maximum number of frames that wait for a peer that reads nothing.
@@ -88,7 +87,7 @@ class Dealer:
         del linger_ms
         self.is_closed = True
         if self.wire is not None:
-            self.wire.is_agent_gone = True
+            self.network.agent_closes(self.wire)
 
     # What the network calls.
 
@@ -106,10 +105,10 @@ class Dealer:
 class Wire:
     """One TCP connection with its two directions."""
 
-    def __init__(self, dealer: Dealer, door: Door, routing_id: bytes) -> None:
+    def __init__(self, dealer: Dealer, door: Door, connection: int) -> None:
         self.dealer = dealer
         self.door = door
-        self.routing_id = routing_id
+        self.connection = connection
         self.is_agent_gone = False
         self.is_daemon_gone = False
         self.up: deque[bytes] = deque()
@@ -124,11 +123,13 @@ class Door:
     def __init__(
         self,
         process: Process,
-        take: Callable[[IncomingFrame], None],
+        take: Callable[[IncomingMessage], None],
+        closed: Callable[[int, str], None],
         is_approved: Callable[[str], bool] = lambda key: True,
     ) -> None:
         self.process = process
         self.take = take
+        self.closed = closed
         #: Called with the key of each handshake.
         self.is_approved = is_approved
 
@@ -149,7 +150,7 @@ class Network:
         self.frames = 0
         self._chance = chance
         self._door: Door | None = None
-        self._wires: dict[bytes, Wire] = {}
+        self._wires: dict[int, Wire] = {}
         self._cuts: dict[str, Cut] = {}
         self._numbers = 0
 
@@ -167,22 +168,27 @@ class Network:
             wire.is_daemon_gone = True
         self._wires.clear()
 
-    def send(self, routing_id: bytes, payload: bytes) -> SendResult:
-        """Works as `Router.send`."""
-        wire = self._wires.get(routing_id)
+    def send(self, connection: int, payload: bytes) -> bool:
+        """Works as `Port.send`."""
+        wire = self._wires.get(connection)
         if wire is None:
-            return SendResult.GONE
-        if wire.is_agent_gone and not self._cut(wire).is_up:
-            self._wires.pop(routing_id, None)
-            return SendResult.GONE
+            return False
         if len(wire.down) >= FRAMES_OUTBOUND_MAX:
-            return SendResult.FULL
+            self._break(wire, 0.002)
+            return True
         self.frames += 1
         for _ in range(self._copies()):
             wire.down.append(payload)
             wire.down_at = self._deliver_at(wire.down_at)
             self.loop.outside(wire.down_at - self.loop.time(), self._down, wire)
-        return SendResult.QUEUED
+        return True
+
+    def disconnect(self, connection: int) -> None:
+        """Works as `Port.disconnect`: what was sent before still arrives."""
+        wire = self._wires.pop(connection, None)
+        if wire is not None:
+            wire.is_daemon_gone = True
+            self._agent_hears(wire, max(0.0, wire.down_at - self.loop.time()) + 0.002)
 
     def _down(self, wire: Wire) -> None:
         if not wire.down or self._cut(wire).is_down:
@@ -209,10 +215,10 @@ class Network:
             dealer.event(zmq.Event.HANDSHAKE_FAILED_AUTH)
             return
         self._numbers += 1
-        wire = Wire(dealer, self._door, self._numbers.to_bytes(5, "big"))
+        wire = Wire(dealer, self._door, self._numbers)
         if not dealer.is_closed:
             dealer.wire = wire
-            self._wires[wire.routing_id] = wire
+            self._wires[wire.connection] = wire
             dealer.event(zmq.Event.HANDSHAKE_SUCCEEDED)
 
     def carry_up(self, wire: Wire, frame: bytes) -> None:
@@ -228,11 +234,27 @@ class Network:
     def _up(self, wire: Wire) -> None:
         if not wire.up or self._cut(wire).is_up or wire.is_daemon_gone:
             return
-        incoming = IncomingFrame(
-            wire.routing_id, wire.dealer.public_key, wire.dealer.host, memoryview(wire.up.popleft())
+        incoming = IncomingMessage(
+            wire.connection, wire.dealer.public_key, wire.dealer.host, memoryview(wire.up.popleft())
         )
         # It runs in the daemon's process: a frozen daemon gets the frames when it resumes.
         self.loop.call_soon(wire.door.take, incoming, context=wire.door.process.context)
+
+    def agent_closes(self, wire: Wire) -> None:
+        """The agent closes its end: the daemon notices that after the frames that were sent before."""
+        if not wire.is_agent_gone:
+            wire.is_agent_gone = True
+            self.loop.outside(max(0.0, wire.up_at - self.loop.time()) + 0.001, self._daemon_notices, wire)
+
+    def _daemon_notices(self, wire: Wire) -> None:
+        # A cut holds this back, too.
+        if self._wires.get(wire.connection) is wire and not self._cut(wire).is_up:
+            del self._wires[wire.connection]
+            self._daemon_hears(wire)
+
+    def _daemon_hears(self, wire: Wire) -> None:
+        door = wire.door
+        self.loop.call_soon(door.closed, wire.connection, "its connection is closed", context=door.process.context)
 
     def _copies(self) -> int:
         if self._chance.happens("frame lost"):
@@ -254,7 +276,7 @@ class Network:
             return
         cut = self._cuts[host] = Cut(is_up=is_up, is_down=is_down)
         self.loop.outside(duration_s, self._mend, host, cut)
-        self.loop.outside(HEARTBEAT_S, self._outlasted, host, cut)
+        self.loop.outside(CUT_S_MAX, self._outlasted, host, cut)
 
     def _mend(self, host: str, cut: Cut) -> None:
         if self._cuts.get(host) is not cut:
@@ -270,6 +292,8 @@ class Network:
             self._up(wire)
         for _ in range(len(wire.down)):
             self._down(wire)
+        if wire.is_agent_gone:
+            self._daemon_notices(wire)
 
     def _outlasted(self, host: str, cut: Cut) -> None:
         if self._cuts.get(host) is cut:
@@ -285,7 +309,8 @@ class Network:
         wire.up.clear()
         wire.down.clear()
         wire.is_daemon_gone = True
-        self._wires.pop(wire.routing_id, None)
+        if self._wires.pop(wire.connection, None) is not None:
+            self._daemon_hears(wire)
         self._agent_hears(wire, within_s)
 
     def _agent_hears(self, wire: Wire, after_s: float) -> None:
@@ -298,7 +323,7 @@ class Network:
 
     def agent_died(self, process: Process) -> None:
         """Closes the sockets of the process, as the kernel does."""
-        for wire in self._wires.values():
+        for wire in list(self._wires.values()):
             if wire.dealer.process is process:
                 wire.dealer.close()
 

@@ -24,6 +24,14 @@ from tests.ports import Ports
 Answer = TypeVar("Answer")
 
 
+#: Lets every workflow read every secret: the tests of other things do not care about rights.
+EVERY_SECRET = """[[secrets.grants]]
+secrets = ["*"]
+repositories = ["*"]
+without-repository = true
+"""
+
+
 def wait_until(claim: Callable[[], Answer | None], what: str, patience_s: float = PATIENCE_S) -> Answer:
     """Returns the first true answer of `claim`; fails the test with `what` if there is none in time."""
     deadline = time.monotonic() + patience_s
@@ -54,6 +62,8 @@ class Cluster:
         self.agent_module = "waterflow_agent"
         #: Additional environment variables of the daemon, such as secrets.
         self.daemon_environment: dict[str, str] = {}
+        #: The grants of secrets in the configuration.
+        self.grants = EVERY_SECRET
         self._client: httpx.Client | None = None
         self.write_config()
 
@@ -73,6 +83,7 @@ listen = "tcp://127.0.0.1:{self.work_port}"
 enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
 {agents}
 {repositories}
+{self.grants}
 """
         )
 

@@ -29,6 +29,11 @@ jobs:
 """
 REPOSITORY = """age-files = ["secrets/OF_AGE.age"]
 age-identity-file = "/etc/waterflow/ops.agekey"
+[[secrets.grants]]
+secrets = ["LOADED", "SEALED", "OF_AGE"]
+repositories = ["ops"]
+refs = ["main"]
+groups = ["web"]
 """
 
 

@@ -66,7 +66,8 @@ def _with_every_key(name: str) -> str:
 def test_a_configuration_file_has_every_key(name: str, table: type) -> None:
     """Each key is either set or commented out."""
     text = _with_every_key(name)
-    missing = [key for key in _keys(table) if not re.search(rf"^\[*{re.escape(key)}(?: = |\])", text, re.MULTILINE)]
+    prefix = r"^(?:\[+(?:[a-z-]+\.)*)?"
+    missing = [key for key in _keys(table) if not re.search(rf"{prefix}{re.escape(key)}(?: = |\])", text, re.MULTILINE)]
     assert not missing
 
 

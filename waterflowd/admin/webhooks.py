@@ -29,7 +29,13 @@ class SignedWebhookService:
         """See the protocol."""
         owner = self._ports.webhooks.owner(name)
         webhook = owner.file.webhook if owner is not None else None
-        secret = self._secret(webhook.secret) if webhook is not None else None
+        secret = self._secret(webhook.secret) if webhook is not None and owner is not None else None
+        if (
+            webhook is not None
+            and owner is not None
+            and self._ports.access.webhook_refusal(owner.repository, webhook.secret)
+        ):
+            secret = None
         wall_s = self._ports.wall() // 1_000
         if not webhooks.is_genuine(secret, headers, body, wall_s) or owner is None:
             return None

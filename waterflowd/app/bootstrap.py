@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import waterflowd
-from waterflow_agent.errors import Stalled
+from waterflow_agent.errors import Rejected, Stalled
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.access import events
@@ -25,7 +27,8 @@ from waterflowd.admin.webhooks import SignedWebhookService
 from waterflowd.api.app import Api
 from waterflowd.api.server import ApiServer
 from waterflowd.api.services import Services
-from waterflowd.app.config import Config
+from waterflowd.app import workflow_check
+from waterflowd.app.config import Config, access_policy
 from waterflowd.app.environments import Environments
 from waterflowd.compiler.process import CompilerProcess
 from waterflowd.dispatch import keys, lowering
@@ -46,6 +49,7 @@ from waterflowd.host.driver import Driver
 from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
 from waterflowd.host.file_server import FileServer
+from waterflowd.host.fleet_requests import job_origin
 from waterflowd.host.live_state import LiveState, Lower, MissingSecrets
 from waterflowd.host.outputs import OutputCollector
 from waterflowd.host.queries import RunQueries
@@ -135,7 +139,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     clock = LogClock(data_dir / "clock.json", log.last_at)
     server_keys = keys.load_server_keys(data_dir)
     registry = _registry(log)
-    secrets = _secrets(config)
+    secrets, access = _secrets(config), access_policy(config)
     link, feed, queries = _LateLink(), Feed(log), RunQueries(log)
     state = LiveState(
         runs={},
@@ -145,9 +149,9 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         registry=registry,
         timers=Timers(),
         child_runs=ChildRunRegistry(queries.known),
-        lower=_lower(secrets),
+        lower=_lower(secrets, access),
         missing_secrets=_missing_secrets(secrets),
-        access=AccessPolicy(config.repository_settings),
+        access=access,
         policies=Environments(config.environments).policies,
         digests=_digests(config, data_dir),
         epoch=log.generation,
@@ -162,7 +166,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     dispatch = Dispatch(agents, enrollment, server_keys, log.generation, enrollment.describe)
     link.target = dispatch
     compiler = CompilerProcess()
-    loop_ports, reconciler = _reconciling(config, log, driver, feed, compiler, clock)
+    loop_ports, reconciler = _reconciling(config, log, driver, feed, compiler, clock, access)
     services = Services(
         log=log,
         outputs=store.outputs,
@@ -212,19 +216,42 @@ def _registry(log: ports.Log) -> Registry:
 
 
 def _reconciling(
-    config: Config, log: ports.Log, driver: Driver, feed: Feed, compiler: CompilerProcess, clock: LogClock
+    config: Config,
+    log: ports.Log,
+    driver: Driver,
+    feed: Feed,
+    compiler: CompilerProcess,
+    clock: LogClock,
+    access: AccessPolicy,
 ) -> tuple[LoopPorts, Reconciler]:
     loop_ports = LoopPorts(
-        log=log, runs=driver, compiler=compiler, clock=clock, plans=PlanCache(log), random=random.random, feed=feed
+        log=log,
+        runs=driver,
+        compiler=compiler,
+        clock=clock,
+        plans=PlanCache(log),
+        random=random.random,
+        feed=feed,
+        access=access,
     )
     sources = repository_opener.RepositoryOpener(Path(config.data_dir) / "repositories", os.environ)
     return loop_ports, Reconciler(config.repository_settings, sources.open, loop_ports)
 
 
-def _lower(secrets: Sources) -> Lower:
+def _lower(secrets: Sources, access: AccessPolicy) -> Lower:
+    """Lowers attempts. Grants are checked again, because the daemon may have got another configuration since the dispatch."""
+
     def lower(run: Run, command: commands.SendTask, instance: str) -> messages.Task:
-        commit = RunRevision(run.repository, run.revision)
-        return lowering.lower(run, command, instance, lambda name: secrets.get(name, commit))
+        commit, job = RunRevision(run.repository, run.revision), run.jobs_by_id[command.job]
+        origin = job_origin(run, job)
+
+        def get(name: str) -> str | None:
+            refusal = access.secret_refusal(origin, job.group, name)
+            if refusal is not None:
+                raise Rejected(refusal.code, refusal.sentence)
+            return secrets.get(name, commit)
+
+        return lowering.lower(run, command, instance, get)
 
     return lower
 
@@ -304,6 +331,21 @@ def check_repositories(config: Config) -> None:
     """Raises `Rejected` WF502 for a repository that cannot be opened with its configuration."""
     for settings in config.repository_settings:
         repository_opener.check(settings)
+
+
+def check_workflows(config: Config) -> list[workflow_check.RepositoryReport]:
+    """Compares what the workflows of all repositories use with the configuration. Remotes are fetched to a temporary folder."""
+
+    async def check(folder: Path) -> list[workflow_check.RepositoryReport]:
+        opener, access = repository_opener.RepositoryOpener(folder, os.environ), access_policy(config)
+        async with CompilerProcess() as compiler:
+            return [
+                await workflow_check.check_repository(settings, opener.open, compiler, access)
+                for settings in config.repository_settings
+            ]
+
+    with tempfile.TemporaryDirectory(prefix="waterflowd-check-") as folder:
+        return asyncio.run(check(Path(folder)))
 
 
 def check_access(config: Config) -> None:

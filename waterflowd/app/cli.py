@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 import waterflowd
+from waterflow_agent.display import escape_for_display
 
 if TYPE_CHECKING:
     from waterflow_agent.errors import WaterflowError
@@ -84,9 +85,12 @@ def _loop_factory() -> Any:
 @main.command("check-config")
 @_FILE
 def check_config(file: str | None) -> None:
-    """Check the configuration. The exit code is 0 when it is valid, 2 otherwise."""
+    """Check the configuration. The exit code is 0 when it is valid, 2 otherwise.
+
+    Then it lists what the workflows of the repositories may not use, and the lines that would permit it.
+    """
     from waterflow_agent.errors import WaterflowError
-    from waterflowd.app import bootstrap
+    from waterflowd.app import bootstrap, workflow_check
 
     config = _load(file)
     try:
@@ -99,6 +103,8 @@ def check_config(file: str | None) -> None:
     count = len(config.repositories)
     noun = "repository" if count == 1 else "repositories"
     click.echo(f"configuration OK: data directory {config.data_dir}, {count} {noun}")
+    for report in bootstrap.check_workflows(config):
+        click.echo("\n".join(map(escape_for_display, workflow_check.text_of(report))))
 
 
 _DATA_DIR = click.option("--data-dir", help="Data directory, if it is not the configured one.")

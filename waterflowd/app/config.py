@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from waterflow_agent.errors import Rejected
+from waterflowd.access.policy import AccessPolicy, EnvironmentRules, Grant
 from waterflowd.model import durations
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS, RepositorySettings
 from waterflowd.secrets import age, vault_settings
@@ -89,6 +90,8 @@ class RepositoryTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_
     interval: str = "1m"
     #: Groups that its workflows may use.
     groups: tuple[str, ...] = ("*",)
+    #: Names of the secrets that its webhooks may be signed with. No workflow can read them.
+    webhook_keys: tuple[str, ...] = ()
     #: For https: a file with one line, a token or `user:token`; mode 0600.
     credentials_file: str = ""
     #: Required for ssh: the private key, without a passphrase; mode 0600.
@@ -109,6 +112,23 @@ class RepositoryTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_
     age_identity_file: str = ""
 
 
+class GrantTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Lets jobs read secrets; without a grant no job can read any. Names are patterns with `*`; an empty list: any."""
+
+    #: Names of secrets; `-` equals `_`, and case does not matter.
+    secrets: tuple[str, ...]
+    #: Names of repositories.
+    repositories: tuple[str, ...] = ()
+    #: Also for workflows that are sent to the API, which are in no repository.
+    without_repository: bool = False
+    #: Patterns of branches, or of tags with the prefix `tags/`.
+    refs: tuple[str, ...] = ()
+    #: Environments, one of which the job must have.
+    environments: tuple[str, ...] = ()
+    #: Groups that the job may run on.
+    groups: tuple[str, ...] = ()
+
+
 class SecretsTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """Sources of secrets, in the order in which they are searched."""
 
@@ -120,6 +140,8 @@ class SecretsTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unk
     file: str = ""
     #: How long a source that does not answer is retried before the step fails.
     give_up_after: str = "10m"
+    #: Which jobs may read which secrets.
+    grants: tuple[GrantTable, ...] = ()
 
     @property
     def give_up_after_s(self) -> float:
@@ -185,6 +207,10 @@ class EnvironmentTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid
     self_approval: bool = True
     #: Patterns of the refs whose runs may use the environment; empty: all.
     refs: tuple[str, ...] = ()
+    #: Groups that only jobs with this environment may use, as patterns with `*`.
+    groups: tuple[str, ...] = ()
+    #: Secrets that only jobs with this environment may read, as patterns with `*`.
+    secrets: tuple[str, ...] = ()
     #: Override the workflow's `vars` in these jobs.
     vars: dict[str, Any] = {}
 
@@ -222,6 +248,7 @@ class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
                 paths=item.paths,
                 interval_ms=durations.parse(item.interval),
                 groups=item.groups,
+                webhook_keys=item.webhook_keys,
                 credentials_file=item.credentials_file,
                 ssh_key_file=item.ssh_key_file,
                 known_hosts_file=item.known_hosts_file,
@@ -232,6 +259,15 @@ class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
             )
             for item in self.repositories
         ]
+
+
+def access_policy(config: Config) -> AccessPolicy:
+    """What the configuration lets jobs use."""
+    environments = [
+        EnvironmentRules(name=item.name, groups=item.groups, secrets=item.secrets) for item in config.environments
+    ]
+    grants = [Grant(**msgspec.structs.asdict(item)) for item in config.secrets.grants]
+    return AccessPolicy(config.repository_settings, environments, grants)
 
 
 def load(
@@ -289,7 +325,11 @@ def _fields(table: type) -> dict[str, Any]:
 
 
 #: Keys that are arrays of tables.
-_LISTS: dict[str, type] = {"repositories": RepositoryTable, "environments": EnvironmentTable}
+_LISTS: dict[str, type] = {
+    "repositories": RepositoryTable,
+    "environments": EnvironmentTable,
+    "grants": GrantTable,
+}
 
 
 def _unknown(
@@ -350,7 +390,7 @@ def _variable(name: str) -> str:
 def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     for key, kind in _fields(Config).items():
         if isinstance(kind, type) and issubclass(kind, _Table):
-            names = [f"{key}.{inner}" for inner in _fields(kind)]
+            names = [f"{key}.{inner}" for inner in _fields(kind) if inner not in _LISTS]
         elif key in _LISTS:
             continue
         else:
@@ -392,6 +432,7 @@ def _checked(config: Config) -> Config:
             raise Rejected("WF620", f"repositories.{item.name}.fetch-max-bytes: expected 1 MiB to 1 TiB in bytes")
     _check_environments(config.environments)
     _check_secrets(config)
+    _check_grants(config)
     names = [item.name for item in config.repositories]
     for name in names:
         if names.count(name) > 1:
@@ -430,6 +471,24 @@ def _check_environments(environments: Sequence[EnvironmentTable]) -> None:
         most = len(item.approvers) or APPROVALS_MAX
         if not 0 <= item.minimum <= most:
             raise Rejected("WF620", f"environments.{item.name}.minimum: expected 0 to {most}")
+
+
+def _check_grants(config: Config) -> None:
+    """A grant that names a repository or an environment which does not exist is a mistake, and so is one for nothing."""
+    known = {
+        "repositories": {item.name for item in config.repositories},
+        "environments": {item.name for item in config.environments},
+    }
+    for number, grant in enumerate(config.secrets.grants, 1):
+        where = f"secrets.grants, number {number}"
+        if not grant.secrets:
+            raise Rejected("WF620", f"{where}: secrets: name at least one secret")
+        if not grant.repositories and not grant.without_repository:
+            raise Rejected("WF620", f"{where}: name repositories, or set without-repository = true")
+        for key, names in (("repositories", grant.repositories), ("environments", grant.environments)):
+            unknown = [name for name in names if "*" not in name and name not in known[key]]
+            if unknown:
+                raise Rejected("WF620", f'{where}: {key}: "{unknown[0]}" is not configured')
 
 
 def _check_secrets(config: Config) -> None:

@@ -111,6 +111,13 @@ class LockRefused(Event, frozen=True, kw_only=True, tag="lock-refused"):
     reason: Reason
 
 
+class EnvironmentEntered(Event, frozen=True, kw_only=True, tag="environment-entered"):
+    """The name of the job's environment was evaluated. It is evaluated once: its gate and its rights have the same name."""
+
+    job: JobId
+    environment: str
+
+
 class ApprovalRequested(Event, frozen=True, kw_only=True, tag="approval-requested"):
     """The job, or its step, waits for approval. Without a decision by `due_at`, `default` applies."""
 
@@ -475,6 +482,7 @@ RunEvent = (
     | LockWaiting
     | LockGranted
     | LockRefused
+    | EnvironmentEntered
     | ApprovalRequested
     | ApprovalDecided
     | JobExpanded

@@ -42,7 +42,7 @@ from waterflowd.host.queries import RunQueries
 from waterflowd.host.recovery import DeferredCommand, resume
 from waterflowd.host.run_logging import log_batch
 from waterflowd.host.run_summary import summary
-from waterflowd.model import ids, plan
+from waterflowd.model import accesses, ids, plan
 from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId, StepId, StreamName, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
 
@@ -89,6 +89,8 @@ class Driver:
         self._items: deque[_Item] = deque()
         self._wake = asyncio.Event()
         self._plans: dict[str, plan.Plan] = {}
+        #: Repositories and plans that the configuration permits; it does not change while the daemon runs.
+        self._permitted: set[tuple[str | None, str]] = set()
         #: The runs are ahead of the log: a commit is in progress.
         self.is_ahead = False
         #: Why nothing can be written at the moment; empty if writing works.
@@ -368,10 +370,16 @@ class Driver:
         return [self._known(batch, request) or self._start(batch, request) for request in requests]
 
     def _check(self, request: StartRequest) -> None:
+        plan_hash = plan.content_hash(request.plan)
         try:
-            self._decode(plan.content_hash(request.plan), request.plan)
+            compiled = self._decode(plan_hash, request.plan)
         except msgspec.MsgspecError as error:
             raise Rejected("WF605", f"invalid plan: {error}", where="plan") from error
+        if (request.repository, plan_hash) not in self._permitted:
+            self.state.access.check_plan(request.repository, accesses.of_plan(compiled))
+            if len(self._permitted) >= PLANS_CACHED:
+                self._permitted.clear()
+            self._permitted.add((request.repository, plan_hash))
         check_storable([request.trigger, request.repository, request.revision, request.inputs, request.vars])
 
     def _known(self, batch: BatchBuilder, request: StartRequest) -> RunId | None:

@@ -2,7 +2,8 @@
 
 Rules of this file: a request is answered inside the batch, because its answer is an input of the same batch. A job keeps its
 server, so its first slot request names the nodes of all its steps. A node of the repository comes with the task, so its server
-only needs an agent that accepts such tasks. An attempt gets no slot before all of its secrets can be read.
+only needs an agent that accepts such tasks. An attempt gets a slot only if its job may use the group and read the secrets, and
+only when all of its secrets can be read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from waterflow_agent.nodes.schema import FROM_REPOSITORY
 from waterflowd.access.policy import Origin, Refusal
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.state.blocks import SERVERLESS_NODES
+from waterflowd.engine.state.runs import Job
 from waterflowd.fleet.locks import Holder, LockAnswer, LockRequest
 from waterflowd.fleet.placement import Server, ServerListRequest, SlotRequest
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled
@@ -45,7 +47,10 @@ def attempt_id(run: RunId, command: _AttemptCommand) -> AttemptId:
 def request_slot(state: LiveState, run: Run, command: commands.RequestSlot) -> inputs.Input:
     """Requests a slot for an attempt; returns the answer as an input."""
     job, step, number = command.job, command.step, command.attempt
-    refusal = _group_refusal(state, job_origin(run), command.group, command.agent)
+    origin = job_origin(run, run.jobs_by_id[job])
+    refusal = _group_refusal(state, origin, command.group, command.agent)
+    if refusal is None and command.secrets:
+        refusal = _secret_refusal(state, origin, run.jobs_by_id[job], command)
     if refusal is not None:
         return inputs.SlotDenied(job=job, step=step, attempt=number, reason=refusal.reason)
     if command.secrets:
@@ -117,9 +122,10 @@ def _secrets_obstacle(state: LiveState, run: Run, command: commands.RequestSlot)
     return inputs.SlotDenied(job=job, step=step, attempt=number, reason=cause)
 
 
-def job_origin(run: Run) -> Origin:
-    """What the rights of the run's jobs depend on."""
-    return Origin(repository=run.repository, scope=run.trigger.scope)
+def job_origin(run: Run, job: Job) -> Origin:
+    """What the rights of the job depend on."""
+    trigger = run.trigger
+    return Origin(repository=run.repository, ref=trigger.ref, scope=trigger.scope, environments=job.environments)
 
 
 def _group_refusal(state: LiveState, origin: Origin, group: str, agent: AgentId | None) -> Refusal | None:
@@ -130,12 +136,22 @@ def _group_refusal(state: LiveState, origin: Origin, group: str, agent: AgentId 
     return state.access.group_refusal(origin, group)
 
 
+def _secret_refusal(state: LiveState, origin: Origin, job: Job, command: commands.RequestSlot) -> Refusal | None:
+    """Why the job may not read one of the attempt's secrets; None if it may read all."""
+    for name in command.secrets:
+        outer = job.scope.secret(name)
+        refusal = state.access.secret_refusal(origin, command.group, outer) if outer is not None else None
+        if refusal is not None:
+            return refusal
+    return None
+
+
 # Server lists ---------------------------------------------------------------------------------------------------------
 
 
 def list_servers(state: LiveState, run: Run, command: commands.ListServers) -> inputs.ServersListed:
     """Lists the servers of a group that the run may use, as an input."""
-    origin, group = job_origin(run), command.group
+    origin, group = job_origin(run, run.jobs_by_id[command.job]), command.group
     request = ServerListRequest(run.id, command.job)
     if group == ALL_SERVERS:
         return servers_listed(

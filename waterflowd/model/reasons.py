@@ -113,6 +113,10 @@ class ReasonCode(Enum):
     NO_SERVER_WITH_LABELS = "no-server-with-labels"
     #: The repository may not use the group.
     GROUP_NOT_ALLOWED = "group-not-allowed"
+    #: The group or secret belongs to an environment that the job does not have.
+    ENVIRONMENT_REQUIRED = "environment-required"
+    #: No grant of the configuration lets the job read the secret.
+    SECRET_NOT_GRANTED = "secret-not-granted"
     #: A secret has no value in any source.
     SECRET_MISSING = "secret-missing"
     #: Waits for a secret that is being read.

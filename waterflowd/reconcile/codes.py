@@ -23,6 +23,9 @@ FILE_TOO_LARGE = "WF524"
 UNKNOWN_MODE = "WF525"
 GROUP_NOT_ALLOWED = "WF526"
 WEBHOOK_NAME_TAKEN = "WF527"
+ENVIRONMENT_REQUIRED = "WF528"
+SECRET_NOT_GRANTED = "WF529"
+WEBHOOK_KEY_NOT_ALLOWED = "WF530"
 
 #: Codes of the API for names that are unknown or ambiguous.
 NOT_FOUND = "WF604"
@@ -54,4 +57,7 @@ CODES: dict[str, str] = {
     UNKNOWN_MODE: "a workflow file has an unknown mode",
     GROUP_NOT_ALLOWED: "a workflow names a group that its repository may not use",
     WEBHOOK_NAME_TAKEN: "the webhook name of a workflow already belongs to another workflow",
+    ENVIRONMENT_REQUIRED: "a job uses a group or secret of an environment that it does not have",
+    SECRET_NOT_GRANTED: "no grant of the configuration lets a job read a secret",
+    WEBHOOK_KEY_NOT_ALLOWED: "the configuration does not let a webhook be signed with this secret",
 }

@@ -15,11 +15,12 @@ from enum import Enum
 import msgspec
 
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
+from waterflowd.model.accesses import JobAccess
 from waterflowd.model.plan import Triggers
 
 #: About 100 KB in one record; a first commit with more files takes several.
 FILES_PER_FACT = 500
-#: Files of a fact, together with the other files that they use.
+#: Files of a fact, together with the other files that they use and with the accesses of their jobs.
 PATHS_PER_FACT = 2_000
 ERRORS_MAX = 20
 
@@ -40,8 +41,8 @@ class FileApplied(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     plan_hash: str | None = None
     name: str = ""
     triggers: Triggers | None = None
-    #: The groups of its jobs, as written in the file.
-    groups: tuple[str, ...] = ()
+    #: What its jobs use; jobs that use the same are recorded once.
+    accesses: tuple[JobAccess, ...] = ()
     #: The other files of the revision that it was compiled with, by path: the Git object; a code and the object for anything
     #: but a regular file; empty for a missing file. If one of them changes, the file is compiled again.
     used: dict[str, str] = {}

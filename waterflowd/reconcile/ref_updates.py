@@ -13,6 +13,7 @@ import msgspec
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.dsl.reporting.diagnostics import Compiled, Diagnostic
+from waterflowd.model import accesses
 from waterflowd.model import plan as plans
 from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 from waterflowd.reconcile import codes, events, refs, triggers
@@ -41,9 +42,14 @@ def file_applied(file: TreeFile, compiled: Compiled, used: Mapping[str, str] | N
         plan_hash=plans.content_hash(compiled.plan),
         name=plan.name,
         triggers=plan.triggers,
-        groups=tuple(sorted({job.group for job in plans.leaf_jobs(plan.jobs)})),
+        accesses=_distinct(accesses.of_plan(plan)),
         used=dict(used or {}),
     )
+
+
+def _distinct(found: Iterable[accesses.JobAccess]) -> tuple[accesses.JobAccess, ...]:
+    """The first of the jobs that use the same."""
+    return tuple({(item.group, item.environments, item.secrets): item for item in reversed(list(found))}.values())[::-1]
 
 
 def file_refused(
@@ -95,7 +101,7 @@ def _windows(files: Sequence[FileApplied]) -> list[tuple[FileApplied, ...]]:
     windows: list[list[FileApplied]] = [[]]
     paths = 0
     for file in files:
-        weight = 1 + len(file.used)
+        weight = 1 + len(file.used) + len(file.accesses)
         if windows[-1] and (len(windows[-1]) >= FILES_PER_FACT or paths + weight > PATHS_PER_FACT):
             windows.append([])
             paths = 0
@@ -125,10 +131,8 @@ def with_files(changes: FileChanges, files: Sequence[FileApplied]) -> FileChange
     return FileChanges(files=tuple(by_path[path] for path in sorted(by_path)), removed=changes.removed)
 
 
-def started(
-    update: triggers.RefUpdate, before: Mapping[str, FileState], changes: FileChanges, settings: RepositorySettings
-) -> list[FileApplied]:
-    """The files that the update starts, by path."""
+def started(update: triggers.RefUpdate, before: Mapping[str, FileState], changes: FileChanges) -> list[FileApplied]:
+    """The files that the update starts, by path, if the configuration permits what they use."""
     after = {path: file.newest for path, file in before.items()}
     for path in changes.removed:
         after.pop(path, None)
@@ -139,7 +143,6 @@ def started(
         if file.plan_hash is not None
         and file.triggers is not None
         and triggers.is_started(file.triggers, file.path, update)
-        and not group_errors(file, settings)
     ]
 
 
@@ -157,7 +160,7 @@ def group_errors(file: FileApplied, settings: RepositorySettings) -> tuple[Diagn
             message=f'repository "{settings.name}" may not use group "{escape_for_display(group)}"',
             suggestion=f"use one of its groups ({', '.join(settings.groups)}), or allow this one in the configuration",
         )
-        for group in file.groups
+        for group in sorted({access.group for access in file.accesses})
         if not settings.may_name(group)
     )
 

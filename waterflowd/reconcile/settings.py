@@ -26,6 +26,8 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
     interval_ms: int = 30_000
     #: The groups that its workflows may use, as patterns with `*` as the only special character.
     groups: tuple[str, ...] = ("*",)
+    #: The names of the secrets that its webhooks may be signed with, and that no workflow can read.
+    webhook_keys: tuple[str, ...] = ()
     #: File with a token or `user:token`, for https; empty for none.
     credentials_file: str = ""
     #: File with the private key, for ssh.
@@ -42,7 +44,7 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def may_use(self, group: str) -> bool:
         """Whether the repository's workflows may use the group with this name."""
-        return any(_is_match(pattern, group) for pattern in self.groups)
+        return any(is_match(pattern, group) for pattern in self.groups)
 
     def may_name(self, group: str) -> bool:
         """Whether a file may contain the group as it is written there.
@@ -52,5 +54,6 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
         return "${{" in group or group == ALL_SERVERS or self.may_use(group)
 
 
-def _is_match(pattern: str, group: str) -> bool:
-    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), group, re.DOTALL) is not None
+def is_match(pattern: str, name: str) -> bool:
+    """Whether a pattern of the configuration matches the whole name; `*` is its only special character."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name, re.DOTALL) is not None

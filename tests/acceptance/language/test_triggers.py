@@ -59,6 +59,8 @@ def test_g6_a_webhook_and_its_workflow_run_triggers_start_once_despite_kills(emp
     cluster = empty_cluster
     cluster.daemon_environment["WATERFLOW_SECRET_HOOK_KEY"] = KEY
     clone = cluster.make_repository()
+    configured = cluster.config.read_text()
+    cluster.config.write_text(configured.replace('name = "ops"', 'name = "ops"\nwebhook-keys = ["HOOK_KEY"]'))
     cluster.start_daemon()
     cluster.add_agent("web-1", "web")
     cluster.push(clone, {"workflows/hooked.yml": HOOKED, "workflows/after.yml": AFTER, "shared/say.yml": SAY})

@@ -82,12 +82,11 @@ def test_a_file_with_errors_starts_nothing() -> None:
     good = ref_updates.file_applied(TreeFile(path="a.yml", blob="1"), compiled("a.yml", "web"))
     bad = ref_updates.file_refused(TreeFile(path="a.yml", blob="2"), [])
     before = {"a.yml": state.FileState(newest=good, good=good, commit="1")}
-    settings = RepositorySettings(name="ops", url="/srv/ops.git")
     changes = FileChanges(files=(bad,))
-    assert ref_updates.started(update(files=frozenset({"a.yml"})), before, changes, settings) == []
+    assert ref_updates.started(update(files=frozenset({"a.yml"})), before, changes) == []
 
 
-def test_a_file_with_a_forbidden_group_does_not_start() -> None:
+def test_a_file_with_a_forbidden_group_has_an_error() -> None:
     """The configuration decides, even if the file does not change. Groups from expressions are checked at run time."""
     file = ref_updates.file_applied(
         TreeFile(path="a.yml", blob="1"), compiled("a.yml", "db", "web-1", "${{ inputs.g }}", "all-servers")
@@ -95,6 +94,6 @@ def test_a_file_with_a_forbidden_group_does_not_start() -> None:
     wide = RepositorySettings(name="ops", url="/srv/ops.git")
     narrow = RepositorySettings(name="ops", url="/srv/ops.git", groups=("web-*",))
     changes = FileChanges(files=(file,))
-    assert ref_updates.started(update(files=frozenset({"a.yml"})), {}, changes, wide) == [file]
-    assert ref_updates.started(update(files=frozenset({"a.yml"})), {}, changes, narrow) == []
+    assert ref_updates.started(update(files=frozenset({"a.yml"})), {}, changes) == [file]
+    assert ref_updates.group_errors(file, wide) == ()
     assert [error.code for error in ref_updates.group_errors(file, narrow)] == ["WF526"]

@@ -109,6 +109,7 @@ _HANDLERS: dict[type, Callable[[Run, Any], None]] = {
     events.LockWaiting: evolve_jobs.lock_waiting,
     events.LockGranted: evolve_jobs.lock_granted,
     events.LockRefused: evolve_jobs.lock_refused,
+    events.EnvironmentEntered: evolve_jobs.environment_entered,
     events.ApprovalRequested: evolve_jobs.approval_requested,
     events.ApprovalDecided: evolve_jobs.approval_decided,
     events.JobReady: evolve_jobs.job_ready,

@@ -66,6 +66,13 @@ def lock_refused(run: Run, event: events.LockRefused) -> None:
     owner.reason = event.reason
 
 
+def environment_entered(run: Run, event: events.EnvironmentEntered) -> None:
+    """The job has this environment from now on."""
+    job = run.jobs_by_id[event.job]
+    assert job.environment is None, "a job has one environment"
+    job.environment = event.environment
+
+
 def approval_requested(run: Run, event: events.ApprovalRequested) -> None:
     """A step, or a job with an environment, waits for approval."""
     job = run.jobs_by_id[event.job]

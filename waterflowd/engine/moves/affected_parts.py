@@ -40,6 +40,7 @@ _TURNS = frozenset({
     events.JobEntered,
     events.JobExpanded,
     events.JobCompleted,
+    events.EnvironmentEntered,
     events.LockRequested,
     events.BatchCompleted,
     events.BatchStarted,

@@ -83,7 +83,8 @@ def _reused(run: Run, job: Job) -> ReusedJob | None:
 
 def _gates(run: Run, job: Job, now: int) -> events.RunEvent | None:
     env = contexts.for_job(run, job, now)
-    if job.status is Status.QUEUED:
+    # The condition is evaluated once, without the variables of the environment.
+    if job.status is Status.QUEUED and job.environment is None:
         reused = _reused(run, job)
         if reused is not None:
             assert run.reused is not None
@@ -96,7 +97,10 @@ def _gates(run: Run, job: Job, now: int) -> events.RunEvent | None:
             return _skipped(run, job, env, now)
     plan = job.plan
     if plan.environment is not None and not job.is_instance and not job.is_approved:
-        gate = _environment(run, job, plan.environment, env, now)
+        if job.environment is None:
+            name = rendering.label(expr.render(plan.environment.name, env))
+            return events.EnvironmentEntered(at=now, job=job.id, environment=name)
+        gate = _environment(run, job, plan.environment, job.environment, now)
         if gate is not None or (not job.is_approved and job.approval is not None):
             return gate
     if plan.concurrency is not None and _takes_lock(job):
@@ -127,7 +131,7 @@ def _skipped(run: Run, job: Job, env: expr.Env, now: int) -> events.JobCompleted
     return completion.complete(job, Conclusion.SKIPPED, conditions.false(job.plan.condition, env), now)
 
 
-def _environment(run: Run, job: Job, plan: EnvironmentPlan, env: expr.Env, now: int) -> events.RunEvent | None:
+def _environment(run: Run, job: Job, plan: EnvironmentPlan, name: str, now: int) -> events.RunEvent | None:
     if job.approval is not None:
         if job.approval.rejected_by is None:
             return None
@@ -135,7 +139,6 @@ def _environment(run: Run, job: Job, plan: EnvironmentPlan, env: expr.Env, now: 
             ReasonCode.REJECTED, f'rejected by {job.approval.rejected_by} for environment "{job.approval.environment}"'
         )
         return completion.complete(job, Conclusion.FAILURE, cause, now)
-    name = rendering.label(expr.render(plan.name, env))
     policy = run.environments.get(name, events.Policy())
     if not policy.is_ref_allowed:
         text = f'{run.trigger.ref or "a run without a ref"} may not deploy to environment "{name}"'

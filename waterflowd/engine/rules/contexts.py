@@ -166,12 +166,8 @@ def _payload(run: Run) -> dict[str, object]:
 
 def _vars(position: _Position) -> dict[str, Any]:
     values = position.scope.vars
-    job = position.job
-    policy = (
-        position.run.environments.get(job.approval.environment)
-        if job is not None and job.approval is not None
-        else None
-    )
+    environment = position.job.own_environment if position.job is not None else None
+    policy = position.run.environments.get(environment) if environment is not None else None
     return values | policy.vars if policy is not None else values
 
 

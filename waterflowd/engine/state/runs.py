@@ -122,6 +122,8 @@ class Job:
     is_begun: bool = False
     #: Of an instance: it may start, as its predecessors leave room for it.
     is_admitted: bool = False
+    #: The name of its environment, once it is known.
+    environment: str | None = None
     approval: Approval | None = None
     is_approved: bool = False
     lock: Lock | None = None
@@ -170,6 +172,25 @@ class Job:
     def is_template(self) -> bool:
         """True for a job that becomes instances of itself."""
         return self.key is None and (self.plan.strategy is not None or self.plan.target is not None)
+
+    @property
+    def own_environment(self) -> str | None:
+        """Its environment; for an instance that of the job that became it."""
+        job = self
+        while job.is_instance and job.parent is not None:
+            job = job.parent
+        return job.environment
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """The environments whose gates it has passed: its own, and those of the jobs that call it, innermost first."""
+        found: list[str] = []
+        job: Job | None = self
+        while job is not None:
+            if job.environment is not None:
+                found.append(job.environment)
+            job = job.parent
+        return tuple(found)
 
     @property
     def caller(self) -> Job | None:

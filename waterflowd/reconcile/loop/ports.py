@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from waterflowd.access.policy import AccessPolicy
 from waterflowd.ports import Clock, Compiler, Feed, Log, Runs
 from waterflowd.reconcile.loop.plan_cache import PlanCache
 from waterflowd.reconcile.loop.webhook_registry import WebhookRegistry
@@ -24,6 +25,8 @@ class LoopPorts:
     random: Callable[[], float]
     #: The names of webhooks, which all repositories share.
     webhooks: WebhookRegistry = field(default_factory=WebhookRegistry)
+    #: What the workflows of all repositories may use.
+    access: AccessPolicy = field(default_factory=AccessPolicy)
     #: Announces new records to `workflow_run` triggers; without it the log is polled.
     feed: Feed | None = None
     #: The wall clock in ms, used only for schedules and signatures. It may jump.

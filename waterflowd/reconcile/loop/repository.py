@@ -192,7 +192,8 @@ class RepositoryLoop:
         before = repository.state.refs.get(update.ref)
         files = before.files if before else {}
         # Many files with many patterns over many paths take seconds, during which the event loop must stay free.
-        started = await asyncio.to_thread(ref_updates.started, update, files, changes, self.settings)
+        started = await asyncio.to_thread(ref_updates.started, update, files, changes)
+        started = [file for file in started if not repository.access_errors(file)]
         if repository.is_default(update.ref):
             started = [file for file in started if not self._ports.webhooks.errors_after(name, file, changes)]
         push = ref_updates.push_of(name, update, before.commit if before else None, revision.commit, object_id)

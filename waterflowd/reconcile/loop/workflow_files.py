@@ -10,6 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -17,7 +18,6 @@ from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.ports import Compiler
 from waterflowd.reconcile import diff, ref_updates
 from waterflowd.reconcile.events import FileApplied
-from waterflowd.reconcile.loop.plan_cache import PlanCache
 from waterflowd.reconcile.source import Source, TreeFile
 from waterflowd.reconcile.state import RepositoryState
 
@@ -25,10 +25,18 @@ from waterflowd.reconcile.state import RepositoryState
 _BLOBS_AT_ONCE = 16
 
 
+class Plans(Protocol):
+    """What keeps the plans of compiled files."""
+
+    def put(self, plan_hash: str, plan: bytes) -> None:
+        """Keeps a plan."""
+        ...
+
+
 class WorkflowFiles:
     """Compiles the files of one repository, one call at a time."""
 
-    def __init__(self, source: Source, compiler: Compiler, plans: PlanCache) -> None:
+    def __init__(self, source: Source, compiler: Compiler, plans: Plans) -> None:
         self._source = source
         self._compiler = compiler
         self._plans = plans

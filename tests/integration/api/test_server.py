@@ -111,14 +111,14 @@ async def test_tcp_needs_a_token(served: Served, path: str) -> None:
 
 
 async def test_roles_are_enforced_on_every_change(served: Served) -> None:
-    """A viewer changes nothing, a runner starts and cancels, an approver approves agents, an admin creates tokens."""
+    """A viewer changes nothing, a runner starts and cancels, an operator approves agents, an admin creates tokens."""
     changes = [
         (Role.RUNNER, "/v1/runs", {"yaml": HELLO}),
         (Role.RUNNER, "/v1/runs/0000/cancel", {}),
         (Role.RUNNER, "/v1/definitions/x/run", {}),
-        (Role.APPROVER, "/v1/agents/tokens", {"groups": ["web"]}),
-        (Role.APPROVER, "/v1/agents/x/approve", {"groups": ["web"]}),
-        (Role.APPROVER, "/v1/agents/x/revoke", {}),
+        (Role.OPERATOR, "/v1/agents/tokens", {"groups": ["web"]}),
+        (Role.OPERATOR, "/v1/agents/x/approve", {"groups": ["web"]}),
+        (Role.OPERATOR, "/v1/agents/x/revoke", {}),
         (Role.APPROVER, "/v1/repositories/x/sync", {}),
         (Role.ADMIN, "/v1/tokens", {"role": "viewer"}),
         (Role.ADMIN, "/v1/tokens/x/revoke", {}),

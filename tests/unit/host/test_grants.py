@@ -124,7 +124,7 @@ async def test_a_group_of_an_environment_is_refused_without_it() -> None:
     ],
 )
 async def test_what_no_run_could_do_is_refused_before_the_run_exists(workflow: str, code: str) -> None:
-    """Whoever starts it: this is the one place through which every start passes."""
+    """Every start is checked: this is the one place through which every start passes."""
     async with guarded() as host:
         for repository in ("shop", None):
             with pytest.raises(Rejected) as refused:

@@ -100,6 +100,9 @@ class LightHandler:
         if received.numbered and self.link is not None:
             self.link.acknowledge(received.numbered[-1][0])
 
+    def on_confirmed(self, at: int) -> None:
+        """Does nothing: there are no steps with leases."""
+
     def send_output(self, now: int) -> int | None:
         """Sends nothing, because there is no output."""
         return None

@@ -74,7 +74,11 @@ TRIGGERS_FAULTS = (
 #: A slow compiler meets files that have changed in the meantime.
 TRIGGERS_CHANCES = {"compiler slow": 0.4}
 REVOCATION_MOMENTS = {"agent revoked": 12.0}
-MOMENTS |= REPOSITORY_MOMENTS | REVOCATION_MOMENTS
+#: Worlds whose steps may start elsewhere when their server is cut off, with cuts that outlast every lease.
+HAS_LEASES = 0.15
+LEASES_SALT = 0
+LEASES_MOMENTS = {"link cut for very long": 15.0}
+MOMENTS |= REPOSITORY_MOMENTS | REVOCATION_MOMENTS | LEASES_MOMENTS
 CHANCES |= REPOSITORY_CHANCES | CHILD_RUNS_CHANCES | TRIGGERS_CHANCES
 
 
@@ -120,6 +124,13 @@ class Chance:
             self.active |= set(self.triggers.sample(list(TRIGGERS_CHANCES), self.triggers.choice((0, 1))))
         if self.has_revocation:
             self.active |= set(REVOCATION_MOMENTS)
+        #: Decides whether steps have leases and what goes wrong with them; separate dice.
+        self.leases = random.Random(f"{seed}/leases/{LEASES_SALT}")
+        self.has_leases = self.leases.random() < HAS_LEASES
+        if self.has_leases:
+            self.active |= set(LEASES_MOMENTS)
+        #: Decides how wrong the clocks of servers are.
+        self.clocks = random.Random(f"{seed}/clocks")
         #: Decides which repository files are kept on servers.
         self.files = random.Random(f"{seed}/files")
         self.counts: Counter[str] = Counter()

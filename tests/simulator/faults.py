@@ -42,6 +42,7 @@ class FaultInjector:
             "server rebooted": self._reboot,
             "link cut": lambda: self._cut(0.1, 6.0),
             "link cut for long": lambda: self._cut(9.0, 25.0),
+            "link cut for very long": lambda: self._cut(15.0, 70.0),
             "link cut one way": self._cut_one_way,
             "connection closed": self._close_connection,
             "stale report": self._forge,

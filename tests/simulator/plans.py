@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import random
 
+import msgspec
+
 from waterflowd.model.ids import JobId, StepId
-from waterflowd.model.plan import JobPlan, OnLost, Plan, RetryPolicy, StepPlan, StopPolicy
+from waterflowd.model.plan import ConcurrencyPlan, JobPlan, OnLost, Plan, RetryPolicy, StepPlan, StopPolicy
 
 _CONDITIONS = (None, None, None, None, "always()", "failure()", "success()", "cancelled()", "always()")
 
@@ -46,6 +48,38 @@ def make_long(dice: random.Random, groups: tuple[str, ...]) -> Plan:
         for index, group in enumerate(groups)
     )
     return Plan(name="long", path="workflows/long.yml", timeout_ms=150_000, jobs=jobs)
+
+
+def make_exclusive(dice: random.Random, number: int, groups: tuple[str, ...]) -> Plan:
+    """Returns a workflow with long steps that may start elsewhere: the job moves to another server, or holds a lock."""
+    kind = dice.choice(("moves", "moves", "job", "run"))
+    step = StepPlan(
+        id=StepId("1"),
+        is_named=True,
+        name="exclusive",
+        node="shell",
+        params={"run": f"d={dice.choice((3_000, 20_000, 60_000))} p=3 x=0 {dice.choice(('stubborn', ''))}"},
+        on_lost=dice.choice((OnLost.FAIL, OnLost.FAIL, OnLost.RETRY)),
+        stop=StopPolicy(grace_ms=dice.choice((0, 1_500, 4_000))),
+    )
+    lock = ConcurrencyPlan(group="deploy" if kind == "job" else "release")
+    policy = RetryPolicy(max_attempts=3, initial_interval_ms=0, on=dice.choice((("lost",), ("lost", "timeout"))))
+    job = JobPlan(
+        id=JobId("j0"),
+        name="exclusive",
+        group=dice.choice(groups),
+        timeout_minutes=dice.choice((0.5, 2.0)),
+        retry=policy if kind == "moves" else None,
+        concurrency=lock if kind == "job" else None,
+        steps=(step, msgspec.structs.replace(step, id=StepId("2"), params={"run": "d=30 p=1 x=0"})),
+    )
+    return Plan(
+        name=f"exclusive {number}",
+        path=f"workflows/exclusive-{number}.yml",
+        timeout_ms=200_000,
+        jobs=(job,),
+        concurrency=lock if kind == "run" else None,
+    )
 
 
 def make_pushed(dice: random.Random, groups: tuple[str, ...]) -> Plan:

@@ -75,9 +75,18 @@ class Simulation(Environment):
             )
             for number in range(max(len(groups), shape.choice((1, 2, 3))))
         ]
+        if self.chance.has_leases:
+            # At least two servers to choose from.
+            groups = groups[:1]
+            for number in range(len(self.servers), 2):
+                self.servers.append(Server(self, f"s{number}", groups, 1))
+            for server in self.servers:
+                server.groups = groups
         made = [workflows.make(shape, number, groups) for number in range(shape.choice((1, 2, 3)))]
         if self.chance.has_language:
             made = [language.make(self.chance.language, number, groups) for number in range(len(made))]
+        if self.chance.has_leases:
+            made = [workflows.make_exclusive(self.chance.leases, number, groups) for number in range(len(made))]
         self.files = child_runs.files(self.chance.child_runs, groups) if self.chance.has_child_runs else {}
         if self.chance.has_child_runs:
             made = [child_runs.mix(self.chance.child_runs, plan) for plan in made]
@@ -198,7 +207,10 @@ class Simulation(Environment):
             Approvers(self, self.chance.language).look()
             Repeaters(self, self.chance.language, self.starts).look()
         self._fault_injector.begin()
-        self.loop.advance(shape.uniform(8.0, 25.0), self._stops_early)
+        ends_s = shape.uniform(8.0, 25.0)
+        self.loop.advance(
+            self.chance.leases.uniform(30.0, 90.0) if self.chance.has_leases else ends_s, self._stops_early
+        )
         self._heal()
         healed_at = self.now_ms
         deadline = self._deadline(healed_at)

@@ -24,6 +24,10 @@ class Execution:
         #: `exited`, or what ended the process.
         self.how = ""
         self.printed = b""
+        #: The runner was killed: nobody stops the process until the next one has started.
+        self.is_orphan = False
+        #: The concurrency groups that its run and its jobs hold, each with its holder.
+        self.held: list[tuple[tuple[str, str], Any]] = []
         #: The output that it sets if it succeeds; no two attempts set the same.
         self.outputs: dict[str, Any] = {"made": f"{attempt.run}/{attempt.job}/{attempt.step}#{attempt.number}"}
 
@@ -34,11 +38,18 @@ class Truth:
     def __init__(self) -> None:
         self.by_attempt: dict[AttemptId, list[Execution]] = {}
         self.by_step: dict[StepKey, list[Execution]] = {}
+        #: The processes that run now.
+        self.running: dict[Execution, None] = {}
 
     def started(self, key: TaskId, server: str, now: int, wall_ms: int) -> Execution:
         """Records that a process was started."""
         execution = Execution(key, server, now, wall_ms)
         attempt = key.attempt
         self.by_attempt.setdefault(attempt, []).append(execution)
+        self.running[execution] = None
         self.by_step.setdefault((attempt.run, attempt.job, attempt.step), []).append(execution)
         return execution
+
+    def ended(self, execution: Execution) -> None:
+        """Records that a process has ended."""
+        del self.running[execution]

@@ -35,6 +35,7 @@ from waterflowd.dispatch import keys, lowering
 from waterflowd.dispatch.link import Dispatch
 from waterflowd.engine import Run, commands
 from waterflowd.engine.events import RunEvent
+from waterflowd.engine.rules import leases
 from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
@@ -155,6 +156,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         policies=Environments(config.environments).policies,
         digests=_digests(config, data_dir),
         epoch=log.generation,
+        lease_ms=leases.lease_ms(config.agents.lost_after_ms),
     )
     driver = Driver(state, log, link, clock, feed, queries)
     secrets.reader.changed = driver.secrets_read

@@ -80,6 +80,7 @@ def lower(run: Run, command: commands.SendTask, instance: str, secret: Secret = 
         user=job.plan.user,
         group=job.group,
         limits=_limits(plan.limits),
+        lease_ms=attempt.lease_ms,
     )
 
 

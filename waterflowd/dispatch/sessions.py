@@ -327,7 +327,7 @@ class Sessions:
             self._rejections.record(rejection.code, rejection.text, agent)
             self._send_unnumbered(incoming.connection, hello.session, rejection)
             return
-        self._open(agent, incoming, hello)
+        self._open(agent, incoming, hello, frame.stamp)
 
     def _replace(self, older: _OpenSession, incoming: IncomingMessage, hello: messages.Hello) -> messages.Reject | None:
         """Ends the older session if the new process may replace it; otherwise returns the reason."""
@@ -360,10 +360,10 @@ class Sessions:
         )
         self._settings.on_clone(live.agent, detector.hello)
 
-    def _open(self, agent: AgentId, incoming: IncomingMessage, hello: messages.Hello) -> None:
+    def _open(self, agent: AgentId, incoming: IncomingMessage, hello: messages.Hello, stamp: int) -> None:
         forget = self._listener.settle(agent, hello)
         name, groups = self._settings.describe(agent)
-        session = Session(hello.session, codec.Side.AGENT, self._now(), self._settings.silence_ms)
+        session = Session(hello.session, codec.Side.AGENT, self._now(), self._settings.silence_ms, stamp)
         session.queue(
             messages.Welcome(
                 session=hello.session,

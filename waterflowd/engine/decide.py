@@ -13,7 +13,7 @@ from waterflow_agent.errors import Rejected
 from waterflowd.engine import events, flags, inputs
 from waterflowd.engine.moves import child_moves
 from waterflowd.engine.outstanding import needs_lock, needs_server_list, stop_timer
-from waterflowd.engine.rules import approvals, child_runs, completion, contexts, rendering, result_limits
+from waterflowd.engine.rules import approvals, child_runs, completion, contexts, leases, rendering, result_limits
 from waterflowd.engine.state.blocks import Attempt, Step
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model import durations
@@ -110,6 +110,7 @@ def _slot_granted(run: Run, input: inputs.SlotGranted, now: int) -> Events:
             node_version=input.node_version if own is None else own.version,
             timeout_ms=min(values.timeout_ms or left_ms, left_ms),
             job_deadline_at=deadline_at,
+            lease_ms=input.lease_ms if leases.is_exclusive(run, job, step) else 0,
             reason=cause,
         ),
     )

@@ -326,6 +326,9 @@ class AttemptDispatched(Event, frozen=True, kw_only=True, tag="attempt-dispatche
     timeout_ms: int
     #: The job's own deadline, set by its first dispatch.
     job_deadline_at: int
+    #: How long the attempt may run without news from the daemon, because something else may start elsewhere once it has ended
+    #: (rules/leases.py); 0: any time.
+    lease_ms: int = 0
     reason: Reason
 
 

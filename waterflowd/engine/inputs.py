@@ -86,6 +86,8 @@ class SlotGranted(Input, frozen=True, kw_only=True):
     facts: dict[str, Any]
     #: The version of the node, where it is the server's own.
     node_version: str = ""
+    #: The lease of an attempt that needs one.
+    lease_ms: int = 0
 
 
 class SlotPending(Input, frozen=True, kw_only=True):
@@ -224,7 +226,7 @@ class TimerFired(Input, frozen=True, kw_only=True):
 
 
 class CancelRun(Input, frozen=True, kw_only=True):
-    """Cancel the run; with `is_forced`, without waiting for agents."""
+    """Cancel the run; with `is_forced`, without waiting for agents, except for attempts with a lease."""
 
     by: str
     is_forced: bool = False

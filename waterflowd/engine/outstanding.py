@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from waterflowd.engine import commands
 from waterflowd.engine.inputs import Timer, TimerKind
+from waterflowd.engine.rules import leases
 from waterflowd.engine.state.blocks import Attempt, Block, Step, StopUrgency
 from waterflowd.engine.state.gates import Lock
 from waterflowd.engine.state.runs import Job, Run
@@ -195,8 +196,10 @@ def _outstanding_of_child_run(job: Job, step: Step, attempt: Attempt) -> list[co
 
 
 def stop_timer(job: Job, step: Step) -> Timer:
-    """When a stop counts as unconfirmed: after its grace period, and time for the messages."""
+    """When a stop counts as unconfirmed: after its grace period, time for the messages, and the attempt's lease."""
     due_at = step.stop_at + step.plan.stop.grace_ms + STOP_ANSWER_MS
+    if step.last is not None and step.last.lease_ms:
+        due_at += leases.over_after_ms(step.last.lease_ms, step.plan.stop.grace_ms)
     return Timer(kind=TimerKind.STEP_STOP, due_at=due_at, job=job.id, step=step.id)
 
 

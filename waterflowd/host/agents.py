@@ -14,6 +14,10 @@ progress the runs are ahead of the log, and reports may be queued, so the settle
 | ended | accepted | forget it, or kill it if that was known too late for the `Welcome` |
 | ended | started | kill it; its report is evidence |
 | ended | finished | its report is acknowledged |
+
+An attempt with a lease (engine/rules/leases.py) is lost only when its server says so, or when its lease has certainly ended:
+counted from the moment at which the agent's session ended, or from the daemon's start, because the daemon confirms nothing of
+that agent afterwards. The time is measured with the loop's clock, which nothing sets.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.outstanding import outstanding_of_job
+from waterflowd.engine.rules import leases
 from waterflowd.engine.state.blocks import Attempt
 from waterflowd.fleet.placement import Server
 from waterflowd.host.driver import Driver
@@ -64,7 +69,11 @@ class AgentHandler:
         self._hellos: dict[AgentId, messages.Hello] = {}
         #: Agents whose session gets no more acknowledgements, because it had a report for a stalled run.
         self._unacknowledged: set[AgentId] = set()
+        #: When an agent's session ended, by the loop's clock; for agents that may return.
+        self._away_since: dict[AgentId, float] = {}
         self._lost_timers: dict[AgentId, asyncio.TimerHandle] = {}
+        #: Attempts that end as lost when their lease has ended, although their agent is connected.
+        self._doubtful: dict[messages.TaskId, asyncio.TimerHandle] = {}
         self._gathering: asyncio.TimerHandle | None = None
 
     def recovered(self) -> None:
@@ -104,6 +113,7 @@ class AgentHandler:
         timer = self._lost_timers.pop(agent, None)
         if timer is not None:
             timer.cancel()
+        self._away_since.pop(agent, None)
         self._state.placement.connect(server)
         self._hellos[agent] = hello
         self._unacknowledged.discard(agent)
@@ -138,7 +148,10 @@ class AgentHandler:
                 # It had started, and the agent has lost its record of it: another offer would run it twice.
                 text = f"{attempt.agent_name} has lost its record of the running step"
                 cause = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
-                lost.append((run.id, _lost(agent, key, cause)))
+                if attempt.lease_ms:
+                    self._lose_later(agent, run, attempt, key, cause)
+                else:
+                    lost.append((run.id, _lost(agent, key, cause)))
                 continue
             if attempt.boot_id != server.boot_id:
                 text = f"server {attempt.agent_name} was rebooted while the step ran"
@@ -197,19 +210,53 @@ class AgentHandler:
         if old is not None:
             old.cancel()
         loop = asyncio.get_running_loop()
+        self._away_since[agent] = loop.time()
         self._lost_timers[agent] = loop.call_later(self._lost_after_ms / 1000, self._give_up, agent)
 
     def _give_up(self, agent: AgentId) -> None:
+        """The agent has been away for `lost-after`: its attempts are lost, those with a lease when that has ended."""
         self._lost_timers.pop(agent, None)
-        server = self._state.placement.server(agent)
-        if server.is_connected:
+        if self._state.placement.server(agent).is_connected:
             return
-        self.lose(agent, f"not connected for {self._lost_after_ms // 1000} s", ReasonCode.SERVER_LOST)
+        loop = asyncio.get_running_loop()
+        away_ms = (loop.time() - self._away_since[agent]) * 1000
+        lost: list[tuple[RunId, inputs.Input]] = []
+        waits_ms = []
+        for run, attempt, key in self._taken(self._state.placement.server(agent)):
+            wait_ms = self._patience_ms(run, attempt, key) - away_ms
+            if wait_ms > 0:
+                waits_ms.append(wait_ms)
+                continue
+            text = f"server {attempt.agent_name}: not connected for {round(away_ms / 1000)} s"
+            lost.append((run.id, _lost(agent, key, reason(ReasonCode.SERVER_LOST, text, agent=attempt.agent_name))))
+        if lost:
+            self._driver.submit(lost)
+        if waits_ms:
+            self._lost_timers[agent] = loop.call_later(min(waits_ms) / 1000, self._give_up, agent)
+
+    def _patience_ms(self, run: Run, attempt: Attempt, key: messages.TaskId) -> int:
+        """How long after the end of its agent's session an attempt is lost."""
+        if not attempt.lease_ms:
+            return self._lost_after_ms
+        return max(self._lost_after_ms, _lease_over_ms(run, attempt, key))
+
+    def _lose_later(self, agent: AgentId, run: Run, attempt: Attempt, key: messages.TaskId, cause: Reason) -> None:
+        """Marks an attempt as lost when its lease has ended, because nothing else will say that it has ended."""
+        if key not in self._doubtful:
+            delay_s = _lease_over_ms(run, attempt, key) / 1000
+            loop = asyncio.get_running_loop()
+            self._doubtful[key] = loop.call_later(delay_s, self._lose_doubtful, agent, run.id, key, cause)
+
+    def _lose_doubtful(self, agent: AgentId, run: RunId, key: messages.TaskId, cause: Reason) -> None:
+        del self._doubtful[key]
+        self._driver.submit([(run, _lost(agent, key, cause))])
 
     def lose(self, agent: AgentId, text: str, code: ReasonCode) -> None:
-        """Marks all attempts of the agent as lost: it stayed away too long, or was revoked."""
+        """Marks all attempts of a revoked agent as lost, except those with a lease: they are lost when that has ended."""
         lost: list[tuple[RunId, inputs.Input]] = []
         for run, attempt, key in self._taken(self._state.placement.server(agent)):
+            if attempt.lease_ms:
+                continue
             cause = reason(code, f"server {attempt.agent_name}: {text}", agent=attempt.agent_name)
             lost.append((run.id, _lost(agent, key, cause)))
         if lost:
@@ -251,6 +298,12 @@ class AgentHandler:
     def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
         """See `ports.AgentListener`."""
         self._files.file_requested(agent, request)
+
+
+def _lease_over_ms(run: Run, attempt: Attempt, key: messages.TaskId) -> int:
+    """How long after the daemon's last confirmation an attempt with a lease has certainly ended."""
+    step = run.jobs_by_id[key.attempt.job].steps_by_id[key.attempt.step]
+    return leases.over_after_ms(attempt.lease_ms, step.plan.stop.grace_ms)
 
 
 def _do_not_acknowledge() -> None:

@@ -77,6 +77,7 @@ def slot_granted(state: LiveState, request: SlotRequest, server: Server) -> inpu
         boot_id=server.boot_id,
         facts=server.facts,
         node_version=server.version_of(request.node),
+        lease_ms=state.lease_ms,
     )
 
 

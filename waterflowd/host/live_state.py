@@ -14,6 +14,7 @@ from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflowd.access.policy import AccessPolicy
 from waterflowd.engine import Run, commands, events
+from waterflowd.engine.rules import leases
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
@@ -65,6 +66,8 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     policies: Callable[[StartRequest, Plan], dict[str, events.Policy]] = lambda request, plan: {}
     #: Generation of the data directory: the epoch of new leases.
     epoch: int
+    #: The lease of attempts that need one (engine/rules/leases.py).
+    lease_ms: int = leases.LEASE_MS_MIN
 
     def run_of_open_attempt(self, agent: AgentId, key: messages.TaskId) -> Run | None:
         """The run of an open attempt that the agent holds under this lease; None for any other attempt."""

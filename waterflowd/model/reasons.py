@@ -65,6 +65,8 @@ class ReasonCode(Enum):
     SERVER_UNREACHABLE = "server-unreachable"
     #: The job's server is lost: `lost-after` has passed, it rebooted, or it was revoked.
     SERVER_LOST = "server-lost"
+    #: The server stopped the step, because it had no connection to the daemon for too long.
+    LEASE_ENDED = "lease-ended"
     #: No server was found within `start-timeout-minutes`.
     START_TIMEOUT = "start-timeout"
     #: Sent to an agent, not yet started there.

@@ -170,7 +170,7 @@ class WorkCloser:
         """First a cancel, so that attempts on agents end as lost, not cancelled; then by force, so that no cleanup runs."""
         ending = list(step(run, inputs.CancelRun(by=self._by), self._now).events)
         unknown = reason(ReasonCode.OUTCOME_UNKNOWN, f"{self._by}: the outcome is not in the log")
-        for job, each in [(owner, each) for owner in run.jobs for each in owner.steps]:
+        for job, each in [(owner, each) for owner in run.jobs for each in owner.active_steps()]:
             attempt = each.last
             if attempt is not None and attempt.is_open and attempt.agent is not None:
                 report = inputs.TaskLost(

@@ -17,6 +17,7 @@ from waterflowd.access import events
 from waterflowd.dispatch import lowering
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine.events import RunEvent
+from waterflowd.engine.rules import leases
 from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
@@ -154,6 +155,7 @@ class HostHarness:
             lower=lower,
             missing_secrets=missing_secrets,
             epoch=self.log.generation,
+            lease_ms=leases.lease_ms(LOST_AFTER_MS),
         )
         self.driver = Driver(self.state, self.log, self.link, self.clock, self.feed, self.queries)
         self.outputs = OutputCollector(self.state, self.output_logs, self.link, self.feed, self.queries)
@@ -177,7 +179,10 @@ class HostHarness:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for handle in self.agents._lost_timers.values():  # the daemon's end closes the loop; a test's does not
+        for handle in (
+            *self.agents._lost_timers.values(),
+            *self.agents._doubtful.values(),
+        ):  # the daemon's end closes the loop; a test's does not
             handle.cancel()
         if self.agents._gathering is not None:
             self.agents._gathering.cancel()

@@ -34,6 +34,7 @@ import msgspec
 from waterflow_agent.nodes import schema
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import Run, commands, events, fold, inputs, outstanding, step
+from waterflowd.engine.rules import leases
 from waterflowd.engine.state.blocks import Attempt, Block
 from waterflowd.engine.state.blocks import Step as StepState
 from waterflowd.engine.state.gates import Approval, Lock
@@ -361,6 +362,7 @@ class Scenario:
             agent_name=str(server.agent),
             boot_id=server.boot_id,
             facts=server.facts,
+            lease_ms=leases.lease_ms(600_000),
         )
 
     def _assign(self) -> None:

@@ -52,6 +52,10 @@ class Runner(Protocol):
         """Stops the step with its stop signal and grace period, or kills it."""
         ...
 
+    def confirm(self, at: int) -> None:
+        """Extends the leases: the daemon knew at `at` (the boot clock) that the agent was alive."""
+        ...
+
     def forget(self, name: str) -> None:
         """Forgets the attempt and deletes its files."""
         ...
@@ -149,6 +153,7 @@ class ProcessSteps:
             cwd=str(cwd),
             env=command.env,
             timeout_ms=task.timeout_ms,
+            lease_ms=task.lease_ms,
             stop_signal=stop_signal,
             grace_ms=task.grace_ms,
             output_bytes_max=task.output_bytes_max,
@@ -170,6 +175,10 @@ class ProcessSteps:
     def stop(self, key: TaskId, *, is_forced: bool) -> None:
         """Stops the process with its stop signal and grace period, or kills it. Its exit is reported as usual."""
         self._runner.cancel(self.adopt(key), is_forced=is_forced)
+
+    def confirm_leases(self, at: int) -> None:
+        """Extends the leases of all steps: the daemon knew at `at` (the boot clock) that this agent was alive."""
+        self._runner.confirm(at)
 
     def collect(self, key: TaskId, result: StepResult, cancel_reason: str) -> NodeResult:
         """Returns what the exit of the process means, with the outputs that the step has written."""

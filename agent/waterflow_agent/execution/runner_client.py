@@ -88,6 +88,8 @@ class RunnerClient:
         #: Encoded messages, like the queue below.
         self._starts: dict[str, bytes] = {}
         self._cancels: dict[str, bytes] = {}
+        #: The newest confirmation of the daemon.
+        self._confirmation: list[bytes] = []
         self._outgoing: list[bytes] = []
         self._reports: list[RunnerReport] = []
         self._has_reports = asyncio.Event()
@@ -161,6 +163,12 @@ class RunnerClient:
         """
         message = protocol.encode({"type": "cancel", "name": name, "reason": reason, "force": is_forced})
         self._cancels[name] = message
+        self._send(message)
+
+    def confirm(self, at: int) -> None:
+        """Extend the leases: at this time of the boot clock the daemon knew that this agent was alive."""
+        message = protocol.encode({"type": "confirm", "at": at})
+        self._confirmation = [message]
         self._send(message)
 
     def forget(self, name: str) -> None:
@@ -271,7 +279,7 @@ class RunnerClient:
             )
 
     def _on_connected(self) -> None:
-        self._outgoing = [_STATUS, *self._starts.values(), *self._cancels.values()]
+        self._outgoing = [_STATUS, *self._confirmation, *self._starts.values(), *self._cancels.values()]
         self._connected_at = asyncio.get_running_loop().time()
         self._awaits_held = True
         self._flush()

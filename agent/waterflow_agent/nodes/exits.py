@@ -33,6 +33,8 @@ def interpret(result: StepResult, *, timeout_ms: int | None = None, cancel_reaso
         )
     if result.reason == "limit":
         return failure("limit", result.error or "ended by a limit", exit_code=result.exit_code)
+    if result.reason == "lease-ended":
+        return _lease_ended(result)
     if result.reason == "spawn-failed":
         return failure("spawn-failed", result.error or "the process could not be started")
     # "lost", or a reason of a newer runner: the outcome is unknown.
@@ -41,6 +43,14 @@ def interpret(result: StepResult, *, timeout_ms: int | None = None, cancel_reaso
         reason_code="outcome-unknown",
         reason_text=one_line(result.error or "outcome unknown"),
     )
+
+
+def _lease_ended(result: StepResult) -> NodeResult:
+    """The step was stopped, or not started, because something else may start elsewhere."""
+    text = "no connection to the daemon for too long, so that something else may start elsewhere"
+    if result.started_at is None:
+        return NodeResult(outcome=Outcome.REFUSED, reason_code="refused", reason_text=f"not started: {text}")
+    return NodeResult(outcome=Outcome.LOST, reason_code="lease-ended", reason_text=f"stopped by its server: {text}")
 
 
 def _exited(result: StepResult) -> NodeResult:

@@ -25,8 +25,9 @@ WRITABLE = select.EPOLLOUT
 #: Something exceptional, such as a counter of a control group that has changed.
 EXCEPTIONAL = select.EPOLLPRI
 _EVENTS_MAX = 256
-#: epoll does not count suspended time, so a timeout that passed meanwhile is noticed at most this late.
-_WAIT_S_MAX = 10.0
+#: epoll does not count suspended time, so a timeout that passed meanwhile is noticed at most this late; a lease sooner.
+WAIT_S_MAX = 10.0
+LEASE_WAIT_S_MAX = 0.25
 #: Entries in the heap beyond those of living steps before it is cleaned.
 _STALE_MAX = 256
 
@@ -46,6 +47,8 @@ class EventLoop:
         #: A heap of (due, order, step or None, callback).
         self._due: list[tuple[int, int, Step | None, Callable[[], None]]] = []
         self._order = 0
+        #: How late a time may be noticed after the machine was suspended.
+        self.wait_s_max = WAIT_S_MAX
         self._is_stop_requested = False
         self._wakeup, self._wakeup_end = socket.socketpair()
         self._listen_to_signals()
@@ -101,7 +104,7 @@ class EventLoop:
     def _wait_s(self, latest: int | None) -> float:
         if self._due and (latest is None or self._due[0][0] < latest):
             latest = self._due[0][0]
-        return -1 if latest is None else min(max(0, latest - self._clock.boot_ms()) / 1_000, _WAIT_S_MAX)
+        return -1 if latest is None else min(max(0, latest - self._clock.boot_ms()) / 1_000, self.wait_s_max)
 
     def _reap(self) -> None:
         """Reap every child that has exited, also adopted ones, then handle a signal to stop."""

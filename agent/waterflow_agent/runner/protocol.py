@@ -9,18 +9,21 @@ messages share a frame, because at hundreds of steps a second the wake-up of the
             grace_ms output_bytes_max cgroup user                  can_switch limits leftovers
             within and limits                             started  name pid at
     cancel  name reason                                   output   name bytes      (a hint: the spool grew to that size)
-    status                                                exited   name result
+    confirm at                                            exited   name result
+    status
     forget  name                                          held     attempts [name state pid at output_bytes result]
     stop                                                  error    name text       (name may be null)
                                                           leftovers count          (killed since the runner's start)
                                                           replaced                 (a newer agent took over)
 
+`confirm` extends the leases (see `leases`): at `at` (boot clock) the daemon knew that the agent was alive.
+
 `start` is idempotent by name: a second one is answered with the state of the first. Text is UTF-8; other bytes (in an argument
 or a path) are lone surrogates, as with Python's `surrogateescape`.
 
 A result has `exit_code` (null when a signal ended the process), `signal`, `reason` (`exited`, `timed-out`, `cancelled`,
-`limit`, `spawn-failed`, `lost`), `started_at` and `finished_at` (milliseconds, wall clock), `output_bytes` (all that the step
-printed), `output_dropped` (bytes of it that the spool does not hold) and `error` (null, or a sentence for people).
+`lease-ended`, `limit`, `spawn-failed`, `lost`), `started_at` and `finished_at` (milliseconds, wall clock), `output_bytes` (all
+that the step printed), `output_dropped` (bytes of it that the spool lacks) and `error` (null, or a sentence for people).
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ NAME_CHARACTERS_MAX = 200
 SIGTERM = 15
 SIGNAL_MAX = 64
 
-REASONS = frozenset({"exited", "timed-out", "cancelled", "limit", "spawn-failed", "lost"})
+REASONS = frozenset({"exited", "timed-out", "cancelled", "lease-ended", "limit", "spawn-failed", "lost"})
 
 _LENGTH = struct.Struct(">I")
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
@@ -150,6 +153,7 @@ class StartRequest:
         "cwd",
         "env",
         "grace_ms",
+        "lease_ms",
         "memory_bytes_max",
         "name",
         "output_bytes_max",
@@ -172,6 +176,8 @@ class StartRequest:
         self.timeout_ms: int | None = _number(message, "timeout_ms", None)
         self.grace_ms: int = _number(message, "grace_ms", GRACE_MS) or 0
         self.output_bytes_max: int = _number(message, "output_bytes_max", OUTPUT_BYTES_MAX) or 0
+        #: 0: the step continues without the daemon.
+        self.lease_ms: int = _number(message, "lease_ms", 0) or 0
         self.stop_signal: int = _number(message, "stop_signal", SIGTERM) or SIGTERM
         if self.stop_signal > SIGNAL_MAX:
             raise BadMessage(f"stop_signal: {self.stop_signal} is not a signal")

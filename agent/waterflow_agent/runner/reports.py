@@ -27,6 +27,8 @@ class StepSpec:
     cwd: str
     env: Mapping[str, str] = field(repr=False)
     timeout_ms: int | None = None
+    #: How long it may run without news from the daemon; 0 for any time.
+    lease_ms: int = 0
     stop_signal: int = protocol.SIGTERM
     grace_ms: int = protocol.GRACE_MS
     output_bytes_max: int = protocol.OUTPUT_BYTES_MAX
@@ -48,6 +50,7 @@ class StepSpec:
             "cwd": self.cwd,
             "env": dict(self.env),
             "timeout_ms": self.timeout_ms,
+            "lease_ms": self.lease_ms,
             "stop_signal": self.stop_signal,
             "grace_ms": self.grace_ms,
             "output_bytes_max": self.output_bytes_max,

@@ -14,6 +14,7 @@ from waterflow_agent.clock import Clock
 from waterflow_agent.runner import agent_connection, attempt_directory, event_loop, processes, protocol, step, users
 from waterflow_agent.runner.attempt_directory import AttemptDirectory
 from waterflow_agent.runner.event_loop import EventLoop
+from waterflow_agent.runner.leases import Leases
 from waterflow_agent.runner.limits import POLL_MS
 from waterflow_agent.runner.spawn import Spawner, SpawnFailed
 from waterflow_agent.runner.step import Step
@@ -63,6 +64,8 @@ class RunnerService:
         self._pids: dict[int, Step] = {}
         self._ended: set[str] = set(ended)
         self._unwritten: dict[str, Message] = {}
+        self._leases = Leases()
+        self._lease_timer_at: int | None = None
         self._agent: agent_connection.AgentConnection | None = None
         self._refused_connections = 0
         self._awaits_writable = False
@@ -117,6 +120,7 @@ class RunnerService:
         """Record the result and send it."""
         del self._steps[one.name]
         self._pids.pop(one.pid, None)
+        self._drop_lease(one.name)
         self._record_end(one.directory, result)
         self._search_strays_soon()
         self._check_idle()
@@ -173,6 +177,10 @@ class RunnerService:
             self._send({"type": "held", "attempts": self._held()})
         elif kind == "stop":
             self._stop_when_idle()
+        elif kind == "confirm":
+            at = message.get("at")
+            if isinstance(at, int):
+                self._leases.confirm(at, self.clock.boot_ms())
         elif not isinstance(name, str) or not protocol.is_name(name):
             self._refuse(None, f"{kind}: {name!r} is not a safe name")
         elif kind == "start":
@@ -211,6 +219,10 @@ class RunnerService:
 
     def _spawn(self, request: StartRequest, directory: AttemptDirectory, record_fd: int) -> None:
         group, before = None, self.clock.boot_ms()
+        if request.lease_ms and self._leases.is_over(request.lease_ms, before):
+            error = "the agent had no connection to the daemon for too long"
+            self._record_end(directory, _result("lease-ended", error, None))
+            return
         try:
             user = self._users.find(request.user) if request.user is not None else None
             group = self._choose_group(request)
@@ -227,6 +239,9 @@ class RunnerService:
         self._pids[one.pid] = one
         if group is not None and group.applied.must_be_polled:
             self._poll_limits_soon()
+        if request.lease_ms:
+            self._leases.add(one.name, request.lease_ms)
+            self._watch_leases()
         try:
             # The start time is bracketed with the clock, because reading it from /proc right after an exec takes 200 µs.
             attempt_directory.record_process(record_fd, one.pid, one.started_at, (before, self.clock.boot_ms()))
@@ -315,6 +330,28 @@ class RunnerService:
             self._refuse(None, "stop: steps are running, or a result is not on disk yet")
         else:
             self._is_stopping = True
+
+    # Leases.
+
+    def _watch_leases(self) -> None:
+        """Have the next end of a lease noticed in time, also after the machine was suspended."""
+        end_at = self._leases.next_end_at
+        self._loop.wait_s_max = event_loop.WAIT_S_MAX if end_at is None else event_loop.LEASE_WAIT_S_MAX
+        if end_at is not None and (self._lease_timer_at is None or end_at < self._lease_timer_at):
+            self._lease_timer_at = end_at
+            self._loop.call_at(end_at, self._end_leases)
+
+    def _end_leases(self) -> None:
+        self._lease_timer_at = None
+        for name in self._leases.ended(self.clock.boot_ms()):
+            self._leases.drop(name)
+            self._steps[name].cancel("lease-ended")
+        self._watch_leases()
+
+    def _drop_lease(self, name: str) -> None:
+        self._leases.drop(name)
+        if self._leases.next_end_at is None:
+            self._loop.wait_s_max = event_loop.WAIT_S_MAX
 
     # Answers.
 

@@ -21,6 +21,9 @@ from waterflow_agent.wire.session import Received
 
 logger = logging.getLogger(__name__)
 
+#: How often leases are extended at most: a small part of the shortest one, and rare compared with frames under load.
+CONFIRM_MS = 1_000
+
 
 class SessionHandler:
     """Implements `link.MessageHandler`: acts on the messages of the daemon."""
@@ -53,6 +56,7 @@ class SessionHandler:
         self._describe_machine = describe_machine
         self._announced_nodes: list[messages.OwnNode] = []
         self._generation = 0
+        self._confirmed_at = -CONFIRM_MS
 
     @property
     def is_outdated(self) -> bool:
@@ -95,6 +99,12 @@ class SessionHandler:
         self._output.sender.rewind()
         self._checkouts.on_opened()
         self._executor.commit()
+
+    def on_confirmed(self, at: int) -> None:
+        """Extends the leases of the steps, at most once per `CONFIRM_MS`."""
+        if at >= self._confirmed_at + CONFIRM_MS:
+            self._confirmed_at = at
+            self._steps.confirm_leases(at)
 
     def on_received(self, received: Received) -> None:
         """Handles one frame: acknowledgements first, then files and output, then offers and cancellations."""

@@ -82,6 +82,10 @@ class MessageHandler(Protocol):
         """Handles one frame of an open session. `Welcome`, `Reject` and `Reset` are handled by the link."""
         ...
 
+    def on_confirmed(self, at: int) -> None:
+        """The daemon has confirmed that it knew this agent to be alive at `at` (the boot clock)."""
+        ...
+
     def send_output(self, now: int) -> int | None:
         """Called before each flush: sends what may go now. Returns when to call this again, at the latest."""
         ...
@@ -330,6 +334,8 @@ class _Connection:
             return
         if received.loose and not self._settle(received):
             return
+        if self.is_open and not received.is_foreign and session.confirmed_at:
+            self._handler.on_confirmed(session.confirmed_at)
         if self.is_open and not self._ended.done():
             self._handler.on_received(received)
         self.wake()

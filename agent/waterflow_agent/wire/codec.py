@@ -1,10 +1,12 @@
 """Encodes and decodes frames, with limits. Whatever the bytes are, the result is a frame or a `RemoteProtocolError`.
 
-A frame is a msgpack array: `[session, ack, first_number, [numbered messages], [loose messages]]`.
+A frame is a msgpack array: `[session, ack, first_number, [numbered messages], [loose messages], stamp]`.
 
 - `session` is the token that the agent chose in its `Hello`. It is empty in an answer to a frame without a session.
 - `ack` is the highest number of the peer's messages up to which all are durable on this side; 0 for none.
 - The numbered messages have the numbers `first_number`, `first_number + 1`, and so on.
+- `stamp` of an agent's frame is the agent's boot clock when it sent the frame. A frame of the daemon repeats the highest stamp
+  of the session that it has received; so the agent knows until when the daemon certainly knew that it was alive. 0 for none.
 - Later versions may add fields at the end; this version ignores them.
 - Each list is decoded as the kinds of messages that the peer may send: for the daemon, `Offer` from an agent is an unknown
   kind.
@@ -54,6 +56,7 @@ class AgentFrame(msgspec.Struct, frozen=True, array_like=True):
     first_number: _Number
     numbered: list[messages.Started | messages.Finished]
     loose: list[messages.Hello | messages.Output | messages.FileRequest]
+    stamp: _Number = 0
 
 
 class DaemonFrame(msgspec.Struct, frozen=True, array_like=True):
@@ -64,6 +67,7 @@ class DaemonFrame(msgspec.Struct, frozen=True, array_like=True):
     first_number: _Number
     numbered: list[messages.Offer | messages.Cancel | messages.Release]
     loose: list[messages.Welcome | messages.Reject | messages.Reset | messages.OutputAck | messages.FileResponse]
+    stamp: _Number = 0
 
 
 Frame = AgentFrame | DaemonFrame
@@ -91,10 +95,15 @@ def encode_message(message: messages.Message | messages.EnrollRequest | messages
 
 
 def encode_frame(
-    session: str, ack: int, first_number: int, numbered: Sequence[msgspec.Raw], loose: Sequence[msgspec.Raw]
+    session: str,
+    ack: int,
+    first_number: int,
+    numbered: Sequence[msgspec.Raw],
+    loose: Sequence[msgspec.Raw],
+    stamp: int = 0,
 ) -> bytes:
     """Returns a frame with encoded messages. The session splits lists so that frames stay small."""
-    frame = _encoder.encode((session, ack, first_number, numbered, loose))
+    frame = _encoder.encode((session, ack, first_number, numbered, loose, stamp))
     if len(frame) > messages.MESSAGE_BYTES_MAX:
         raise LocalProtocolError("WF206", f"a frame has {len(frame)} bytes; the limit is {messages.MESSAGE_BYTES_MAX}")
     return frame

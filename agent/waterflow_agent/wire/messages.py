@@ -115,6 +115,9 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     #: The group for which the job was placed on the agent.
     group: str = ""
     limits: Limits | None = None
+    #: The step is stopped when the daemon has not confirmed the agent's session for this long, because something else may start
+    #: elsewhere then; 0: it continues.
+    lease_ms: int = 0
 
 
 class OwnNode(msgspec.Struct, frozen=True, array_like=True):

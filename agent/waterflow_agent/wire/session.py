@@ -9,6 +9,8 @@ Rules:
   frame, at most 50 ms later.
 - Unacknowledged messages are sent again after 5 s, then 10, 20, 30, 30... A frame is sent at least every third of the time
   after which a silent peer is considered lost.
+- The daemon repeats the stamp of the newest frame that it has received. `confirmed_at` is that time on the agent's own clock:
+  up to then the daemon knew that the agent was alive, whatever has happened to frames since. Leases are counted from it.
 - Everything is bounded: 4,096 messages or 64 MiB may be unacknowledged. A peer that sends more violates the protocol.
 - A frame of another session (late or forged) changes nothing. A frame without a session brings loose messages only.
 
@@ -62,7 +64,7 @@ class _Unacknowledged(msgspec.Struct, frozen=True):
 class Session:
     """The session `token`, on the side that is not `peer`. Times are milliseconds of the boot clock."""
 
-    def __init__(self, token: str, peer: codec.Side, now: int, silence_ms: int = SILENCE_MS) -> None:
+    def __init__(self, token: str, peer: codec.Side, now: int, silence_ms: int = SILENCE_MS, stamp: int = 0) -> None:
         self.token = token
         self.silence_ms = silence_ms
         #: Numbered messages dropped as duplicates, and frames refused because of a gap.
@@ -87,6 +89,8 @@ class Session:
         self._resend_at: int | None = None
         self._sent_at = now
         self._heard_at = now
+        #: The highest stamp of the peer: to repeat it, or (on the agent) what the daemon has confirmed.
+        self._stamp = stamp
 
     @property
     def room(self) -> int:
@@ -94,6 +98,11 @@ class Session:
         if self._unacknowledged_bytes >= WINDOW_BYTES:
             return 0
         return WINDOW_MESSAGES - len(self._unacknowledged)
+
+    @property
+    def confirmed_at(self) -> int:
+        """On the agent: when it sent the newest frame that the daemon has confirmed; 0 for none."""
+        return self._stamp
 
     def queue(self, message: messages.Message) -> int | None:
         """Queues a message for the next frame. Returns its number if it is of a numbered kind.
@@ -127,12 +136,12 @@ class Session:
 
     def frames(self, now: int) -> list[bytes]:
         """Returns the frames to send now, in order; none when nothing is due. They are considered sent."""
-        frames = self._pack(self._due(now)) if self._has_news(now) else []
+        frames = self._pack(self._due(now), self._stamp_at(now)) if self._has_news(now) else []
         if not frames:
             is_ack_due = self._ack_due_at is not None and now >= self._ack_due_at
             if not is_ack_due and now < self._sent_at + self.silence_ms // 3:
                 return []
-            frames = [codec.encode_frame(self.token, self._durable, self._sent + 1, [], [])]
+            frames = [codec.encode_frame(self.token, self._durable, self._sent + 1, [], [], self._stamp_at(now))]
         self._ack_due_at = None
         self._sent_at = now
         return frames
@@ -150,6 +159,9 @@ class Session:
         if frame.ack > self._sent:
             raise RemoteProtocolError("WF204", f"message {frame.ack} was acknowledged, but only {self._sent} were sent")
         self._heard_at = now
+        if frame.stamp > self._stamp:
+            # What this side never sent cannot have been confirmed.
+            self._stamp = frame.stamp if self._peer is codec.Side.AGENT else min(frame.stamp, self._sent_at)
         return Received(
             numbered=self._take_numbered(frame, now) if frame.numbered else [],
             loose=list(frame.loose),
@@ -241,7 +253,11 @@ class Session:
             left -= entry.size
             yield self._acked + 1 + index, entry.raw
 
-    def _pack(self, due: Iterator[tuple[int, msgspec.Raw]]) -> list[bytes]:
+    def _stamp_at(self, now: int) -> int:
+        """The agent stamps its frames with its clock; the daemon repeats the newest stamp."""
+        return now if self._peer is codec.Side.DAEMON else self._stamp
+
+    def _pack(self, due: Iterator[tuple[int, msgspec.Raw]], stamp: int) -> list[bytes]:
         """Returns frames of at most `FRAME_BYTES_MAX`; a single larger message gets its own frame."""
         frames: list[bytes] = []
         numbered: list[msgspec.Raw] = []
@@ -251,7 +267,8 @@ class Session:
             length = len(memoryview(raw))
             is_apart = bool(number and numbered and number != first + len(numbered))
             if (is_apart or size + length > messages.FRAME_BYTES_MAX) and (numbered or loose):
-                frames.append(codec.encode_frame(self.token, self._durable, first or self._sent + 1, numbered, loose))
+                first = first or self._sent + 1
+                frames.append(codec.encode_frame(self.token, self._durable, first, numbered, loose, stamp))
                 numbered, loose, first, size = [], [], 0, codec.FRAME_OVERHEAD_BYTES
             size += length
             if not number:
@@ -259,5 +276,6 @@ class Session:
                 continue
             first = first or number
             numbered.append(raw)
-        frames.append(codec.encode_frame(self.token, self._durable, first or self._sent + 1, numbered, loose))
+        first = first or self._sent + 1
+        frames.append(codec.encode_frame(self.token, self._durable, first, numbered, loose, stamp))
         return frames

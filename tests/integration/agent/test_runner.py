@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE_S
+from waterflow_agent.attempts import Outcome
+from waterflow_agent.clock import Clock
 from waterflow_agent.execution.runner_client import RunnerClient
+from waterflow_agent.nodes import exits
 from waterflow_agent.runner import reports
 from waterflow_agent.runner.spool import MISSING, STDERR, STDOUT, SpoolChunk, SpoolReader
 
@@ -643,3 +646,57 @@ async def test_the_socket_is_private_and_its_path_may_be_long(tmp_path: Path) ->
     finally:
         await bench.client.close()
         await end_runner(data_dir)
+
+
+def boot_ms() -> int:
+    return Clock().boot_ms()
+
+
+async def test_a_step_is_stopped_when_its_lease_ends(bench: Bench) -> None:
+    """It is counted from the confirmation, so a later one extends it."""
+    bench.client.confirm(boot_ms())
+    bench.start("a", "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.01; done", lease_ms=60_000)
+    await bench.printed("a", b"ready\n")
+    bench.client.confirm(boot_ms() - 600_000)
+    bench.start("b", "sleep 300", lease_ms=1)
+
+    assert (await bench.result("b")).started_at is None, "an older confirmation changes nothing, and its lease is over"
+    bench.start("c", "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.01; done", lease_ms=2_000)
+    bench.client.confirm(boot_ms())
+
+    result = await bench.result("c")
+    assert result.reason == "lease-ended"
+    bench.client.cancel("a", is_forced=True)
+    assert (await bench.result("a")).reason == "cancelled", "its lease is longer"
+
+
+async def test_a_runner_without_an_agent_stops_what_has_a_lease(bench: Bench) -> None:
+    """The agent may be dead: the lease ends all the same, and the next agent is told. Other steps continue."""
+    bench.client.confirm(boot_ms())
+    bench.start("a", "sleep 300", lease_ms=2_000)
+    bench.start("b", "echo $$; sleep 300")
+    started = await bench.started("a")
+    await bench.started("b")
+    await bench.client.close()
+
+    await eventually(lambda: not is_alive(started.pid))
+
+    bench.client, bench.seen = bench.new_client(), []
+    await bench.client.connect()
+    report = await bench.until(lambda report: isinstance(report, reports.HeldSteps))
+    assert isinstance(report, reports.HeldSteps)
+    held = {one.name: one for one in report.attempts}
+    result = held["a"].result
+    assert result is not None
+    assert (result.reason, held["b"].state) == ("lease-ended", "running")
+    bench.client.cancel("b", is_forced=True)
+    await bench.result("b")
+
+
+async def test_nothing_with_a_lease_starts_before_a_session_was_confirmed(bench: Bench) -> None:
+    """The first agent of a runner has to reach the daemon first; what has not started may be tried again."""
+    result = await bench.run("a", "echo started", lease_ms=1_000)
+
+    assert (result.reason, result.started_at) == ("lease-ended", None)
+    assert exits.interpret(result).outcome is Outcome.REFUSED
+    assert bench.chunks("a") == []

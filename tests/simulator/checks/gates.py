@@ -12,6 +12,7 @@ from typing import Any
 from tests.simulator.checks import oracle
 from tests.simulator.environment import Environment
 from tests.simulator.language import LIMITS
+from tests.simulator.truth import Execution
 from waterflowd.engine import Run, events
 from waterflowd.engine.state.gates import Lock
 from waterflowd.engine.state.runs import Job
@@ -68,6 +69,7 @@ class GateChecker:
             self._check_decision(shadow, event)
         elif isinstance(event, events.AttemptDispatched):
             self._check_server(shadow, event)
+            self._check_lease(shadow, event)
         elif isinstance(event, events.StepCompleted):
             self._check_approved(shadow, event)
         elif isinstance(event, events.BatchCompleted):
@@ -136,6 +138,33 @@ class GateChecker:
         self._expect(
             job.pinned in (None, event.agent), f"{name} is sent to {event.agent}, it is pinned to {job.pinned}"
         )
+
+    def _check_lease(self, shadow: Run, event: events.AttemptDispatched) -> None:
+        """An attempt has a lease exactly when its end may start something elsewhere."""
+        job = shadow.jobs_by_id[event.job]
+        needs = oracle.is_exclusive(shadow, job, job.steps_by_id[event.step])
+        name = f"{event.job}/{event.step}#{event.attempt} of {shadow.id}"
+        self._expect((event.lease_ms > 0) == needs, f"{name} has a lease of {event.lease_ms} ms")
+
+    def process_started(self, shadow: Run, execution: Execution) -> None:
+        """No more holders of a group are at work at the same time than it has slots, wherever their processes run (G3)."""
+        job: Job | None = shadow.jobs_by_id[execution.key.attempt.job]
+        repository = shadow.repository or ""
+        if shadow.lock is not None and shadow.lock.is_held:
+            execution.held.append(((repository, shadow.lock.group), Holder(shadow.id, None)))
+        while job is not None:
+            if job.lock is not None and job.lock.is_held:
+                execution.held.append(((repository, job.lock.group), Holder(shadow.id, job.id)))
+            job = job.parent
+        for group, _ in execution.held:
+            at_work = {
+                holder
+                for other in self._environment.truth.running
+                if not other.is_orphan and other.key.epoch >= self._environment.restored_epoch
+                for held, holder in other.held
+                if held == group
+            }
+            self._expect(len(at_work) <= LIMITS[group[1]], f"G3: {at_work} work at the same time in {group}")
 
     def _check_try(self, shadow: Run, event: events.JobRestarted) -> None:
         job = shadow.jobs_by_id[event.job]

@@ -65,9 +65,27 @@ def timers(job: Job) -> set[Timer]:
             if at is not None:
                 needed.add(Timer(kind=kind, due_at=at, job=job.id, step=step.id))
         if step.stop and step.last is not None and step.last.is_open:
-            due_at = step.stop_at + step.plan.stop.grace_ms + STOP_ANSWER_MS
+            grace_ms = step.plan.stop.grace_ms
+            due_at = step.stop_at + grace_ms + STOP_ANSWER_MS + over_after_ms(step.last.lease_ms, grace_ms)
             needed.add(Timer(kind=TimerKind.STEP_STOP, due_at=due_at, job=job.id, step=step.id))
     return needed
+
+
+def over_after_ms(lease_ms: int, grace_ms: int) -> int:
+    """Returns how long the daemon waits for a step with this lease: 5 s for the kill, 3 % for the clocks."""
+    return (lease_ms + grace_ms + 5_000) * 103 // 100 if lease_ms else 0
+
+
+def is_exclusive(run: Run, job: Job, step: Step) -> bool:
+    """Returns whether something may start elsewhere when an attempt of the step ends and nobody knows how."""
+    if step.plan.on_lost is OnLost.HOLD:
+        return False
+    owners: list[Run | Job] = [run, job]
+    while owners[-1] is not run and (above := getattr(owners[-1], "parent", None)) is not None:
+        owners.append(above)
+    tries = job.plan.retry.max_attempts if job.plan.retry is not None else 1
+    is_tied = job.pinned is not None
+    return any(owner.lock is not None for owner in owners) or (job.number < tries and not is_tied)
 
 
 def active(siblings: list[Job]) -> int:

@@ -392,7 +392,8 @@ class Checks:
         executions = truth.by_step[key.attempt.run, key.attempt.job, key.attempt.step]
         for earlier in executions[:-1]:
             self._expect(
-                earlier.ended_at is not None, f"G3: {name} begins while attempt {earlier.key.attempt.number} runs"
+                earlier.ended_at is not None or earlier.is_orphan,
+                f"G3: {name} begins while attempt {earlier.key.attempt.number} runs",
             )
             is_before = earlier.key.epoch < self._environment.restored_epoch
             self._expect(is_older or not is_before, f"G3: {name} runs again after a backup was restored")
@@ -400,7 +401,8 @@ class Checks:
                 self._check_allowed(earlier, name)
         shadow = self._shadows.get(key.attempt.run)
         job = shadow.jobs_by_id.get(key.attempt.job) if shadow is not None else None
-        if job is not None:
+        if shadow is not None and job is not None:
+            self._gates.process_started(shadow, execution)
             most = oracle.attempts_max(job.steps_by_id[key.attempt.step].plan) * oracle.tries_max(job.plan)
             self._expect(
                 len(executions) <= most, f"G3: {name} is process {len(executions)} of a step that may have {most}"

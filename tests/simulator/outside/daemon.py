@@ -20,6 +20,7 @@ from waterflowd import ports
 from waterflowd.admin.webhooks import SignedWebhookService
 from waterflowd.dispatch.rejections import Rejections
 from waterflowd.dispatch.sessions import Sessions, SessionSettings
+from waterflowd.engine.rules import leases
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
@@ -123,6 +124,7 @@ class Daemon:
             child_runs=ChildRunRegistry(queries.known),
             lower=secrets.lower,
             epoch=log.generation,
+            lease_ms=leases.lease_ms(LOST_AFTER_MS),
         )
         self.driver = Driver(self.live_state, log, link, clock, self.feed, queries)
         secrets.reader.changed = self.driver.secrets_read

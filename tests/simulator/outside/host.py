@@ -5,14 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 from tests.simulator.outside.disk import Disk
+from waterflow_agent.clock import Clock
 from waterflow_agent.wire.messages import TaskId
+
+
+class ServerClock(Clock):
+    """The clocks of one server. Its boot clock runs a little too fast or too slow."""
+
+    def __init__(self, time: Clock, rate: float) -> None:
+        self._time = time
+        self._rate = rate
+
+    def boot_ms(self) -> int:
+        """Returns the simulation's time, as this server measures it."""
+        return int(self._time.boot_ms() * self._rate)
+
+    def wall_ms(self) -> int:
+        """Returns what the servers' wall clocks show."""
+        return self._time.wall_ms()
+
+    def real_s(self, milliseconds: int) -> float:
+        """Converts a duration that the server measures to seconds of the simulation."""
+        return milliseconds / self._rate / 1000
 
 
 class Host:
     """One server's hardware, disk and records."""
 
-    def __init__(self, name: str, groups: tuple[str, ...], slots: int) -> None:
+    def __init__(self, name: str, groups: tuple[str, ...], slots: int, clock: ServerClock) -> None:
         self.name = name
+        self.clock = clock
         self.groups = groups
         self.slots = slots
         #: Z85 text: any forty of its characters whose groups of five are small enough.

@@ -18,6 +18,7 @@ from tests.simulator.outside.host import Host
 from tests.simulator.truth import Execution
 from waterflow_agent.execution.runner_client import RunnerClient
 from waterflow_agent.runner import protocol, spool
+from waterflow_agent.runner.leases import Leases
 from waterflow_agent.runner.spool import SpoolChunk
 from waterflow_agent.wire.messages import TaskId
 
@@ -64,6 +65,7 @@ class Runner:
         #: When the runner starts to answer, in seconds of the simulation.
         self.answers_from = 0.0
         self._connection: _Pipe | None = None
+        self._leases = Leases()
         #: Results by name: stored on the server's disk, as are the claimed names.
         for name, step in list(host.steps.items()):
             self._end_orphan(name, step)
@@ -115,6 +117,8 @@ class Runner:
             self._start(name, message)
         elif kind == "cancel":
             self._cancel(name, message)
+        elif kind == "confirm":
+            self._leases.confirm(message["at"], self._host.clock.boot_ms())
         elif kind == "forget":
             if name in self._host.steps:
                 self._refuse(name, "forget: the step still runs")
@@ -152,6 +156,11 @@ class Runner:
             self._tell_state(name)
             return
         request = protocol.StartRequest(message)
+        if request.lease_ms and self._leases.is_over(request.lease_ms, host.clock.boot_ms()):
+            environment.note(f"{host.name}: the lease of {name} is over before it starts")
+            host.results[name] = self._result("lease-ended", None, 0, None)
+            self._tell_state(name)
+            return
         if environment.chance.happens("spawn failed"):
             environment.note(f"{host.name}: {name} cannot be spawned")
             host.results[name] = self._result("spawn-failed", None, 0, None) | {"error": "no such program"}
@@ -165,6 +174,9 @@ class Runner:
         host.results[name] = None
         environment.observer.process_started(host, execution)
         self._schedule(step)
+        if request.lease_ms:
+            self._leases.add(name, request.lease_ms)
+            self._watch_lease()
         if environment.chance.happens("power lost at a start"):
             # Perhaps before the journal was flushed, and before anyone was notified.
             environment.loop.outside(environment.chance.delay_s(0.0, 0.06), self._reboot)
@@ -181,6 +193,23 @@ class Runner:
         step.handles.append(loop.outside(duration_ms / 1000, self._exits, step, behaviour.exit_code))
         if step.request.timeout_ms is not None:
             step.handles.append(loop.outside(step.request.timeout_ms / 1000, self._stop, step, "timed-out"))
+
+    def _watch_lease(self) -> None:
+        end_at = self._leases.next_end_at
+        if end_at is not None:
+            clock = self._host.clock
+            delay_s = clock.real_s(max(0, end_at - clock.boot_ms())) + self._environment.chance.leases.uniform(
+                0.0, 0.25
+            )
+            self._environment.loop.outside(delay_s, self._end_leases)
+
+    def _end_leases(self) -> None:
+        if self.is_dead:
+            return
+        for name in self._leases.ended(self._host.clock.boot_ms()):
+            self._leases.drop(name)
+            self._stop(self._host.steps[name], "lease-ended")
+        self._watch_lease()
 
     def _print(self, step: _Step, line: int) -> None:
         key = step.execution.key
@@ -203,7 +232,8 @@ class Runner:
         loop = self._environment.loop
         if not step.behaviour.is_stubborn:
             step.handles.append(loop.outside(self._environment.chance.delay_s(0.001, 0.1), self._exits, step, None))
-        step.handles.append(loop.outside(step.request.grace_ms / 1000, self._exits, step, None))
+        grace_s = self._host.clock.real_s(step.request.grace_ms)
+        step.handles.append(loop.outside(grace_s, self._exits, step, None))
 
     def _kill(self, step: _Step, reason: str) -> None:
         step.reason = step.reason or reason
@@ -227,6 +257,8 @@ class Runner:
 
     def _finish(self, step: _Step, code: int | None, how: str) -> None:
         step.has_ended = True
+        self._leases.drop(step.name)
+        self._environment.truth.ended(step.execution)
         for handle in step.handles:
             handle.cancel()
         self._host.steps.pop(step.name, None)
@@ -251,6 +283,8 @@ class Runner:
     def die(self) -> None:
         """Kills the runner with SIGKILL: its steps continue as orphans, and the agent finds its socket closed."""
         self.is_dead = True
+        for step in self._host.steps.values():
+            step.execution.is_orphan = True
         pipe, self._connection = self._connection, None
         if pipe is not None:
             pipe.lost()

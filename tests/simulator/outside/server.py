@@ -14,7 +14,7 @@ import msgspec
 
 from tests.simulator.environment import Environment
 from tests.simulator.loop import Process
-from tests.simulator.outside.host import Host
+from tests.simulator.outside.host import Host, ServerClock
 from tests.simulator.outside.network import Dealer
 from tests.simulator.outside.runner import Runner, SimRunnerClient
 from tests.simulator.outside.storage import Journal
@@ -43,6 +43,8 @@ RESTART_S = (0.2, 2.0)
 BOOT_S = (2.0, 8.0)
 #: Time from the start of a runner until it answers: a Python process on an idle or a busy machine.
 RUNNER_START_S = (0.03, 2.0)
+#: How fast the boot clock of a server runs.
+RATES = (0.99, 0.99, 1.0, 1.01)
 #: How often a checkout finds none of the kept files.
 KEPT_FILES_LOST = 0.1
 
@@ -51,7 +53,7 @@ class Server(Host):
     """One server: a host with its runner and its agent."""
 
     def __init__(self, environment: Environment, name: str, groups: tuple[str, ...], slots: int) -> None:
-        super().__init__(name, groups, slots)
+        super().__init__(name, groups, slots, ServerClock(environment.clock, environment.chance.clocks.choice(RATES)))
         self.runner: Runner | None = None
         self.agent: Agent | None = None
         self._environment = environment
@@ -142,7 +144,7 @@ class Agent:
             endpoint="tcp://daemon:7600",
             sockets=_Sockets(environment, server, self.process),  # type: ignore[arg-type]
             new_token=environment.new_token,
-            clock=environment.clock,
+            clock=server.clock,
             dice=random.Random(f"{environment.chance.seed}/{self.instance}"),
         )
         checkouts = CheckoutService(_Trees(environment, server), FileRequests(link.send), workspaces)  # type: ignore[arg-type]
@@ -152,7 +154,7 @@ class Agent:
             steps=steps,
             checkouts=checkouts,
             sender=link,
-            clock=environment.clock,
+            clock=server.clock,
             output_sender=OutputSender(open_spool=lambda path: _SpoolReader(server.disk.spools.setdefault(path, []))),  # type: ignore[arg-type, return-value]
             describe_machine=lambda: Machine(machine_id="", hostname="host", os="linux", arch="x86_64"),
         )
@@ -223,6 +225,7 @@ class _ObservedHandler:
         self._server = server
         self.hello = handler.hello
         self.on_opened = handler.on_opened
+        self.on_confirmed = handler.on_confirmed
         self.send_output = handler.send_output
         self.on_closed = handler.on_closed
 
@@ -278,6 +281,7 @@ class _Steps(ProcessSteps):
             cwd="/",
             env={},
             timeout_ms=task.timeout_ms,
+            lease_ms=task.lease_ms,
             stop_signal=process_steps._signal_number(task.stop_signal),
             grace_ms=task.grace_ms,
             output_bytes_max=task.output_bytes_max,

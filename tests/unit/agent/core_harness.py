@@ -35,6 +35,7 @@ class FakeRunner:
         self.started: list[str] = []
         self.cancelled: list[str] = []
         self.forgotten: list[str] = []
+        self.confirmed: list[int] = []
         self._changed = changed
 
     @property
@@ -50,6 +51,9 @@ class FakeRunner:
 
     def cancel(self, name: str, *, is_forced: bool = False) -> None:
         self.cancelled.append(name)
+
+    def confirm(self, at: int) -> None:
+        self.confirmed.append(at)
 
     def forget(self, name: str) -> None:
         self.forgotten.append(name)

@@ -71,3 +71,11 @@ async def test_the_session_has_the_groups_that_the_daemon_assigned(bench: CoreBe
     bench.core.session.on_opened(welcome())
 
     assert bench.core.session.groups == ["web"]
+
+
+async def test_confirmations_extend_the_leases_about_once_per_second(bench: CoreBench) -> None:
+    """Under load every frame confirms something, and the runner needs few of these messages."""
+    for at in (5_000, 5_400, 5_999, 6_000, 6_100, 9_000):
+        bench.core.session.on_confirmed(at)
+
+    assert bench.runner.confirmed == [5_000, 6_000, 9_000]

@@ -11,6 +11,7 @@ from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import AttemptState, HeldAttempt
 from waterflowd.engine import events
+from waterflowd.engine.rules import leases
 from waterflowd.host import driver as driver_module
 from waterflowd.model.ids import AgentId, AttemptId, RunId
 from waterflowd.model.reasons import ReasonCode
@@ -45,6 +46,12 @@ async def again(
     forget = host.hello(agent, held=list(held), boot_id=boot_id)
     await host.settle()
     return forget
+
+
+def stays_away(host: HostHarness, agent: AgentId, duration_ms: int) -> None:
+    """Lets the agent's timer expire this long after its session ended, in all."""
+    host.agents._away_since[agent] = asyncio.get_running_loop().time() - duration_ms / 1000
+    host.agents._give_up(agent)
 
 
 def row(host: HostHarness, summary: RunSummary) -> RunSummary:
@@ -245,7 +252,7 @@ async def test_a_server_offline_beyond_lost_after_loses_its_attempts() -> None:
         host.agents.disconnected(agent, "cut")
         timer = host.agents._lost_timers[agent]
         assert timer.when() - asyncio.get_running_loop().time() <= LOST_AFTER_MS / 1000
-        host.agents._give_up(agent)
+        stays_away(host, agent, LOST_AFTER_MS)
         await until(lambda: row(host, summary).status is Status.COMPLETED)
         (finished,) = [event for event in host.events(summary.id) if isinstance(event, events.AttemptFinished)]
         assert (finished.outcome, finished.reason.code) == (Outcome.LOST, ReasonCode.SERVER_LOST)
@@ -267,7 +274,7 @@ async def test_a_lost_attempt_that_may_run_again_runs_elsewhere_and_its_late_res
     async with HostHarness() as host:
         agent, summary, key = await running(host, ON_LOST_RETRY)
         host.agents.disconnected(agent, "cut")
-        host.agents._give_up(agent)
+        stays_away(host, agent, LOST_AFTER_MS)
         await host.settle()
         await host.advance(10_000)
         host.hello(agent, held=[HeldAttempt(key, AttemptState.FINISHED)])
@@ -287,7 +294,7 @@ async def test_after_a_restart_a_server_that_never_reconnects_loses_its_attempts
         agent, summary, _ = await running(first)
     async with first.crashed() as host:
         assert agent in host.agents._lost_timers
-        host.agents._give_up(agent)
+        stays_away(host, agent, LOST_AFTER_MS)
         await until(lambda: row(host, summary).status is Status.COMPLETED)
 
 
@@ -361,3 +368,72 @@ async def test_the_events_of_a_run_name_only_agents_that_had_it() -> None:
             agent
         ]
         assert key.attempt.run == summary.id
+
+
+RETRIED = "jobs: {a: {runs-on: web, retry: {max-attempts: 2, on: [lost]}, steps: [{run: work, stop: {grace: 9m}}]}}"
+#: The daemon waits this long for a step of `RETRIED`, longer than `lost-after` because of its grace period.
+LEASE_OVER_MS = leases.over_after_ms(leases.lease_ms(LOST_AFTER_MS), 540_000)
+
+
+async def test_an_attempt_with_a_lease_is_lost_when_its_lease_has_ended() -> None:
+    """Until then its server may still be stopping it, and another one must not start it."""
+    async with HostHarness() as host:
+        agent, summary, _ = await running(host, RETRIED)
+        host.agents.disconnected(agent, "cut")
+        stays_away(host, agent, LOST_AFTER_MS)
+        await host.settle()
+        assert "AttemptFinished" not in host.kinds(summary.id)
+        stays_away(host, agent, LEASE_OVER_MS - 1_000)
+        await host.settle()
+        assert "AttemptFinished" not in host.kinds(summary.id)
+
+        stays_away(host, agent, LEASE_OVER_MS)
+        await host.settle()
+
+        (finished,) = [event for event in host.events(summary.id) if isinstance(event, events.AttemptFinished)]
+        assert (finished.outcome, finished.reason.code) == (Outcome.LOST, ReasonCode.SERVER_LOST)
+        assert "JobRetryScheduled" in host.kinds(summary.id)
+
+
+async def test_a_revoked_agent_keeps_the_lease_of_its_attempts() -> None:
+    """It cannot be told to stop them, so they are lost as for a server that is away."""
+    async with HostHarness() as host:
+        agent, summary, _ = await running(host, RETRIED)
+        host.agents.disconnected(agent, "revoked")
+
+        host.agents.lose(agent, "revoked by ada", ReasonCode.SERVER_LOST)
+        await host.settle()
+
+        assert "AttemptFinished" not in host.kinds(summary.id)
+        stays_away(host, agent, LEASE_OVER_MS)
+        await host.settle()
+        assert "JobRetryScheduled" in host.kinds(summary.id)
+
+
+async def test_a_daemon_that_has_started_counts_from_its_start() -> None:
+    """It does not know when the server was cut off."""
+    async with HostHarness() as host:
+        agent, summary, _ = await running(host, RETRIED)
+    async with host.crashed() as again:
+        begun_at = again.agents._away_since[agent]
+        assert asyncio.get_running_loop().time() - begun_at < 60
+        again.agents._give_up(agent)
+        await again.settle()
+        assert "AttemptFinished" not in again.kinds(summary.id)
+
+
+async def test_a_lost_record_of_an_attempt_with_a_lease_is_not_its_end() -> None:
+    """The step may still run under a runner that the agent does not know; that runner gets no confirmations."""
+    async with HostHarness() as host:
+        agent, summary, key = await running(host, RETRIED)
+        host.started(agent, key)
+        await host.settle()
+        await again(host, agent)
+        assert "AttemptFinished" not in host.kinds(summary.id)
+        timer = host.agents._doubtful[key]
+        assert timer.when() - asyncio.get_running_loop().time() > (LEASE_OVER_MS - 60_000) / 1000
+
+        host.agents._lose_doubtful(agent, RunId(summary.id), key, host.state.runs[summary.id].reason)
+        await host.settle()
+
+        assert "JobRetryScheduled" in host.kinds(summary.id)

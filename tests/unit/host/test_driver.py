@@ -20,7 +20,7 @@ from waterflowd.model.records import Record, StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.reconcile import events as repository_events
 from waterflowd.testing.awaiting import until
-from waterflowd.testing.host import ONE_STEP, TWO_STEPS, HostHarness, request
+from waterflowd.testing.host import LOST_AFTER_MS, ONE_STEP, TWO_STEPS, HostHarness, request
 from waterflowd.testing.scenario import dump
 
 FULL = Retryable("WF302", "the disk is full")
@@ -142,6 +142,7 @@ async def test_findings_of_the_host_survive_a_full_disk() -> None:
         host.agents.disconnected(agent, "cut")
         await host.settle()
         host.log.fail_next(FULL)
+        host.agents._away_since[agent] -= LOST_AFTER_MS / 1000
         host.agents._give_up(agent)
         await until(lambda: (row := host.log.run(summary.id)) is not None and row.status is Status.COMPLETED)
 

@@ -101,12 +101,13 @@ def test_text_of_a_peer_is_escaped_in_the_error() -> None:
 def test_fields_of_a_newer_peer_are_ignored() -> None:
     """Extra fields at the end of a frame and of a message change nothing."""
     newer = msgspec.msgpack.encode(
-        ["s", 0, 1, [["started", [["r", "j", "s", 1, "x"], 1, "x"], 5, {"new": 1}]], [], "more"]
+        ["s", 0, 1, [["started", [["r", "j", "s", 1, "x"], 1, "x"], 5, {"new": 1}]], [], 7, "more"]
     )
 
     frame = codec.decode_frame(newer, codec.Side.AGENT)
 
     assert frame.numbered == [messages.Started(key=task_id("r", "j", "s", 1, 1), at=5)]
+    assert frame.stamp == 7
 
 
 @pytest.mark.parametrize("value", [2**70, object(), "\ud800"])

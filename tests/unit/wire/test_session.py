@@ -311,3 +311,47 @@ def test_a_suspension_of_this_side_does_not_count_as_the_peer_s_silence() -> Non
 
     assert not theirs.is_silent(105_999)
     assert theirs.is_silent(106_000)
+
+
+def test_the_daemon_confirms_the_newest_stamp_that_it_has_received() -> None:
+    """What counts is when the agent sent the frame, not when it or the answer arrived."""
+    ours, theirs = agent(1_000), daemon(0)
+    (frame,) = ours.frames(1_000 + session.SILENCE_MS)
+    assert ours.confirmed_at == 0
+
+    theirs.receive(frame, 50)
+    (answer,) = theirs.frames(session.SILENCE_MS)
+    ours.receive(answer, 900_000)
+
+    assert ours.confirmed_at == 1_000 + session.SILENCE_MS
+
+
+def test_frames_of_a_daemon_that_hears_nothing_confirm_nothing() -> None:
+    """In a partition of one direction the session stays open, and the lease ends."""
+    ours, theirs = agent(1_000), daemon(0)
+    theirs.receive(ours.frames(1_000 + session.SILENCE_MS)[0], 50)
+    ours.receive(theirs.frames(session.SILENCE_MS)[0], 8_000)
+    ours.frames(20_000)
+
+    ours.receive(theirs.frames(2 * session.SILENCE_MS)[0], 21_000)
+
+    assert ours.confirmed_at == 1_000 + session.SILENCE_MS
+
+
+def test_what_was_never_sent_cannot_be_confirmed() -> None:
+    """A stamp from the future extends nothing beyond the newest frame."""
+    ours = agent(1_000)
+
+    ours.receive(codec.encode_frame(TOKEN, 0, 1, [], [], 10**12), 1_500)
+
+    assert ours.confirmed_at == 1_000
+
+
+def test_the_hello_is_confirmed_by_the_answer() -> None:
+    """The daemon's first frame repeats the stamp of the frame that opened the session."""
+    theirs = Session(TOKEN, codec.Side.AGENT, 0, stamp=77)
+    theirs.queue(messages.Welcome(TOKEN, 1, 1, "web-1", [], 6_000, []))
+
+    (frame,) = theirs.frames(0)
+
+    assert codec.decode_frame(frame, codec.Side.DAEMON).stamp == 77

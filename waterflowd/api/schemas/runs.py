@@ -223,7 +223,7 @@ class StartDefinitionBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class CancelBody(msgspec.Struct, forbid_unknown_fields=True):
-    """How to cancel a run. With `force` it ends at once, without waiting for agents."""
+    """How to cancel a run. With `force` it ends without waiting for agents, except for steps with a lease."""
 
     force: bool = False
 

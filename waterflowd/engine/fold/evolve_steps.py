@@ -53,6 +53,7 @@ def attempt_dispatched(run: Run, event: events.AttemptDispatched) -> None:
     attempt.env = event.env
     attempt.working_directory = event.working_directory
     attempt.timeout_ms = event.timeout_ms
+    attempt.lease_ms = event.lease_ms
     attempt.reason = event.reason
     if event.name is not None:
         step.name = event.name

@@ -184,7 +184,9 @@ def _active_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | 
         return _complete(run, job, step, Conclusion.CANCELLED, step.stop_reason, now) if step.stop else None
     if attempt.status is AttemptStatus.FINISHED:
         return _after_attempt(run, job, step, attempt, now)
-    if step.stop is StopUrgency.FORCED or (step.stop and attempt.status is AttemptStatus.PENDING):
+    is_pending = attempt.status is AttemptStatus.PENDING
+    # Something else may start elsewhere once an attempt with a lease has ended: only its server or its lease ends it.
+    if step.stop and (is_pending or (step.stop is StopUrgency.FORCED and not attempt.lease_ms)):
         is_late = job.is_timed_out or run.is_timed_out
         return events.AttemptFinished(
             at=now,

@@ -72,6 +72,8 @@ class Attempt:
     env: dict[str, str] | None = None
     working_directory: str | None = None
     timeout_ms: int = 0
+    #: How long it may run without news from the daemon; 0 for any time.
+    lease_ms: int = 0
     is_late_recorded: bool = False
     #: The run that the attempt started.
     child_run: RunId | None = None

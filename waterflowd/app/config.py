@@ -20,6 +20,7 @@ import msgspec
 
 from waterflow_agent.errors import Rejected
 from waterflowd.access.policy import AccessPolicy, EnvironmentRules, Grant
+from waterflowd.engine import events
 from waterflowd.model import durations
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS, RepositorySettings
 from waterflowd.secrets import age, vault_settings
@@ -29,6 +30,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 ENVIRONMENT_PREFIX = "WATERFLOWD_"
 
+#: What an environment does with runs that nobody authenticated started.
+UNATTENDED = tuple(choice.value for choice in events.Unattended)
 #: The largest number of approvals that an environment may require.
 APPROVALS_MAX = 20
 
@@ -203,8 +206,11 @@ class EnvironmentTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid
     approvers: tuple[str, ...] = ()
     #: Number of approvals required; 1 when there are approvers.
     minimum: int = 0
-    #: Whether the author of a run may approve it.
+    #: Whether the principal that started a run may approve it.
     self_approval: bool = True
+    #: With `self-approval = false`, for runs that nobody authenticated started (push, schedule, webhook): `two-approvers`, or
+    #: `refuse`.
+    unattended: str = "two-approvers"
     #: Patterns of the refs whose runs may use the environment; empty: all.
     refs: tuple[str, ...] = ()
     #: Groups that only jobs with this environment may use, as patterns with `*`.
@@ -468,6 +474,9 @@ def _check_environments(environments: Sequence[EnvironmentTable]) -> None:
     for item in environments:
         if not item.name or names.count(item.name) > 1:
             raise Rejected("WF620", f'environments: name "{item.name}" is empty or a duplicate')
+        if item.unattended not in UNATTENDED:
+            text = f"expected {' or '.join(UNATTENDED)}, found {item.unattended!r}"
+            raise Rejected("WF620", f"environments.{item.name}.unattended: {text}")
         most = len(item.approvers) or APPROVALS_MAX
         if not 0 <= item.minimum <= most:
             raise Rejected("WF620", f"environments.{item.name}.minimum: expected 0 to {most}")

@@ -38,8 +38,9 @@ def _names(jobs: Sequence[JobPlan]) -> set[str]:
 def _policy(item: EnvironmentTable, ref: str | None) -> events.Policy:
     return events.Policy(
         approvers=item.approvers,
-        minimum=max(item.minimum, 1 if item.approvers else 0),
+        minimum=max(item.minimum, 0 if item.self_approval and not item.approvers else 1),
         may_approve_own=item.self_approval,
+        unattended=events.Unattended(item.unattended),
         is_ref_allowed=not item.refs or (ref is not None and refs.is_selected(ref, item.refs)),
         vars=item.vars,
     )

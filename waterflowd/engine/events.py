@@ -10,6 +10,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 import msgspec
@@ -38,12 +39,22 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     agent_name: str = ""
 
 
+class Unattended(Enum):
+    """What `self-approval = false` means for a run that nobody authenticated started, such as one of a push."""
+
+    #: Two different principals must approve.
+    TWO_APPROVERS = "two-approvers"
+    #: The job fails.
+    REFUSE = "refuse"
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the daemon's configuration requires of a job that uses an environment, as of the creation of the run."""
 
     approvers: tuple[str, ...] = ()
     minimum: int = 0
     may_approve_own: bool = True
+    unattended: Unattended = Unattended.TWO_APPROVERS
     #: Whether jobs of the run's ref may use the environment.
     is_ref_allowed: bool = True
     vars: dict[str, Any] = {}

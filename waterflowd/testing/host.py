@@ -120,7 +120,9 @@ def request(workflow: str = ONE_STEP, *, key: str | None = None, path: str = "wo
     compiled = compile_workflow(path, workflow.encode())
     if compiled.plan is None:
         raise ValueError(f"the workflow has errors: {compiled.diagnostics}")
-    return StartRequest(plan=compiled.plan, trigger=Trigger(kind=TriggerKind.CLI, by="uid:0", key=key))
+    return StartRequest(
+        plan=compiled.plan, trigger=Trigger(kind=TriggerKind.CLI, by="uid:0", principal="uid:0", key=key)
+    )
 
 
 class HostHarness:

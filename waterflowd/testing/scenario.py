@@ -124,7 +124,9 @@ class Scenario:
             inputs.StartRun(
                 plan_hash=self.plan_hash,
                 number=1,
-                trigger=Trigger(kind=TriggerKind.CLI, by="uid:0", git={"sha": "0" * 40, "branch": "main"}),
+                trigger=Trigger(
+                    kind=TriggerKind.CLI, by="uid:0", principal="uid:0", git={"sha": "0" * 40, "branch": "main"}
+                ),
                 repository=None,
                 revision=None,
                 inputs=first,

@@ -219,7 +219,7 @@ class DeploymentEnvironment(LanguageModel):
         "How many people must approve.",
         "name: production\napprovers: [ann, bob]\nminimum: 2",
         default=None,
-        without="1 with `approvers`, otherwise 0",
+        without="1 with `approvers` or without `may-approve-own`, otherwise 0",
         pitfalls=("It must not exceed the number of approvers.",),
     )
     may_approve_own: Boolean = key(

@@ -145,20 +145,42 @@ def _environment(run: Run, job: Job, plan: EnvironmentPlan, name: str, now: int)
         cause = reason(ReasonCode.REF_REFUSED, text, environment=name)
         return completion.complete(job, Conclusion.FAILURE, cause, now)
     approvers = policy.approvers or plan.approvers
-    minimum = max(plan.minimum, policy.minimum, 1 if approvers else 0)
+    may_approve_own = plan.may_approve_own and policy.may_approve_own
+    minimum = max(plan.minimum, policy.minimum, 0 if may_approve_own and not approvers else 1)
     if minimum == 0:
         return None
+    why = ""
+    if not may_approve_own and run.trigger.principal is None:
+        # Nobody is known to have started the run, so one approver could be that person.
+        if policy.unattended is events.Unattended.REFUSE:
+            text = (
+                f'environment "{name}" refuses runs that nobody authenticated started; start one with waterflowctl run'
+            )
+            return _unattended(job, name, text, now)
+        minimum = max(minimum, 2)
+        if approvers and len(approvers) < minimum:
+            text = (
+                f'environment "{name}" requires two approvers for a run that nobody authenticated started, but only '
+                f"{approvers[0]} may approve; start one with waterflowctl run"
+            )
+            return _unattended(job, name, text, now)
+        why = f" ({minimum} approvals, because nobody authenticated started the run)"
     approver_text = approvals.any_of(approvers)
-    text = f'waiting for {approver_text} to approve environment "{name}"; next: waterflowctl approve {run.id}'
+    text = f'waiting for {approver_text} to approve environment "{name}"{why}; next: waterflowctl approve {run.id}'
     return events.ApprovalRequested(
         at=now,
         job=job.id,
         environment=name,
         approvers=approvers,
         minimum=minimum,
-        may_approve_own=plan.may_approve_own and policy.may_approve_own,
+        may_approve_own=may_approve_own,
         reason=reason(ReasonCode.WAITING_APPROVAL, text, environment=name),
     )
+
+
+def _unattended(job: Job, environment: str, text: str, now: int) -> events.JobCompleted:
+    cause = reason(ReasonCode.UNATTENDED_REFUSED, text, environment=environment)
+    return completion.complete(job, Conclusion.FAILURE, cause, now)
 
 
 def lock_requested(job: JobId | None, plan: ConcurrencyPlan, env: expr.Env, now: int) -> events.LockRequested:

@@ -1,7 +1,8 @@
 """Approvals: pending approvals, who may decide them, and the effect of a decision.
 
 Rules of this file: only `refusal` determines who may not decide. The API calls it to answer with a reason; `decide` calls it
-again because an input may be stale.
+again because an input may be stale. Names are compared only with the principal that authenticated when the run was started,
+never with the author of a commit, which anybody can forge.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def refusal(run: Run, approval: Approval, by: str) -> str:
     """Why this person may not decide; empty if they may."""
     if approval.approvers and by not in approval.approvers:
         return f"{by} may not approve this; approvers: {', '.join(approval.approvers)}"
-    if not approval.may_approve_own and by == run.trigger.by:
+    if not approval.may_approve_own and by == run.trigger.principal:
         return f"{by} started the run and may not approve it"
     return f"{by} has already approved this" if by in approval.approved_by else ""
 

@@ -24,7 +24,7 @@ from waterflow_agent.checkout.tree_store import TreeStore
 from waterflow_agent.clock import Clock
 from waterflow_agent.config import Config, step_policy
 from waterflow_agent.core import Core
-from waterflow_agent.errors import Rejected, Stalled
+from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflow_agent.execution.process_steps import ProcessSteps
 from waterflow_agent.execution.runner_client import RunnerClient
 from waterflow_agent.execution.sharing import UserCommands
@@ -48,6 +48,8 @@ SWEEP_S = 60.0
 #: How often the nodes of this server are checked for changes, and how long the first check may delay the first connection.
 NODES_S = 1.0
 NODES_FIRST_S_MAX = 20.0
+#: Between attempts to start a step runner.
+RUNNER_RETRY_S = 5.0
 
 
 class Agent:
@@ -136,6 +138,8 @@ class _EnrolledAgent:
         self._runner = RunnerClient(runner_dir, starts_runner=config.runner == "own")
         self._workspaces = workspaces = WorkingDirectories(self._data_dir / "work", self._clock)
         directories = StepDirectories(self._data_dir / "steps", workspaces.discard)
+        #: Why there is no runner, or "".
+        self._problem = ""
         self._commands = UserCommands(self._runner)
         self._policy = step_policy(config)
         steps = ProcessSteps(self._runner, workspaces, directories, environment, self._policy)
@@ -168,8 +172,16 @@ class _EnrolledAgent:
         return self._core.failure
 
     async def handle_reports(self) -> None:
-        """Connects to the runner and handles its reports."""
-        await self._runner.connect()
+        """Connects to the runner and handles its reports. A runner that cannot start, as on a full disk, is tried again."""
+        while True:
+            try:
+                await self._runner.connect()
+                break
+            except Retryable as error:
+                logger.error("%s; trying again in %.0f s", error, RUNNER_RETRY_S)
+                self._problem = error.text
+            await asyncio.sleep(RUNNER_RETRY_S)
+        self._problem = ""
         while batch := await self._runner.receive():
             self._core.reports.on_reports(batch)
 
@@ -234,13 +246,19 @@ class _EnrolledAgent:
         await self._core.close()
         await self._runner.close()
 
+    def _warnings(self) -> list[str]:
+        problems = [text for text in (self._problem, self._core.problem) if text]
+        if self._core.executor.is_settled.is_set():
+            problems += self._policy.warnings(self._runner.abilities)
+        return problems
+
     def _status(self) -> status.Status:
         step_user, limits = self._policy.describe(self._runner.abilities)
         return status.Status(
             step_user=step_user,
             limits=limits,
             leftovers=self._runner.leftovers,
-            warnings=self._policy.warnings(self._runner.abilities) if self._core.executor.is_settled.is_set() else [],
+            warnings=self._warnings(),
             pid=os.getpid(),
             process_started=status.process_started(os.getpid()),
             at=self._clock.wall_ms(),

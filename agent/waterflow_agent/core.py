@@ -83,12 +83,18 @@ class Core:
             labels=labels or {},
             clock=clock,
             describe_machine=describe_machine,
+            problem=lambda: self._writer.problem,
         )
 
     @property
     def failure(self) -> asyncio.Future[None]:
         """Fails with the error of a background task, after which the agent has to stop."""
         return self._background.failure
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be started now, or ""."""
+        return self._writer.problem
 
     def restore(self) -> None:
         """Restores the ledger from the journal. The runner's first report then settles it."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,12 +82,59 @@ def test_an_agent_without_disk_space_keeps_results_and_recovers(empty_arena: Are
             assert marker.read_text() == "x\n"
             displayed = arena.lines(run, count=2001 if attempt["output_dropped"] == 0 else None)
             assert displayed[0] == "begin"
+            marks = [line for line in displayed if "bytes of output were dropped here" in line]
+            assert bool(marks) == (attempt["output_dropped"] > 0), displayed[-3:]
             if attempt["output_dropped"] == 0:
                 assert displayed == ["begin", *map(str, range(1, 2001))]
             arena.wait_for(during)
             assert arena.wait_for(arena.start(job("echo after")))["conclusion"] == "success"
         finally:
             arena.close()
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+def test_an_agent_that_starts_on_a_full_disk_reports_it_and_works_once_there_is_space(
+    empty_arena: Arena, kind: str
+) -> None:
+    """It stays connected without slots, says why in its status and in the list of agents, and then runs what has waited."""
+    arena = empty_arena
+    arena.start_daemon()
+    with small_disk(arena.folder, kind, 24) as directory:
+        arena.agent_places["web-1"] = directory / "agent"
+        try:
+            arena.add_agent("web-1", "web")
+            assert arena.wait_for(arena.start(job("echo warm")))["conclusion"] == "success"
+            arena.stop_agent("web-1")
+            filler = fill(directory)
+
+            arena.start_agent("web-1")
+            wait_until(lambda: "disk is full" in _row(arena)["text"], "the daemon to know")
+            assert _row(arena)["slots"] == 0
+            wait_until(lambda: "disk is full" in _status(arena), "the status to say it")
+            waiting = arena.start(job("echo waited"))
+            wait_until(lambda: arena.run(waiting)["status"] == "running", "the run to wait for a slot")
+            assert arena.agent_process("web-1").poll() is None
+
+            filler.unlink()
+            found = arena.wait_for(waiting)
+            assert found["conclusion"] == "success", found
+            assert len(step(found)["attempts"]) == 1
+            wait_until(lambda: (_row(arena)["text"], _row(arena)["slots"]) == ("connected", 4), "the slots to be back")
+            wait_until(lambda: "disk is full" not in _status(arena), "the status to say so")
+        finally:
+            arena.close()
+
+
+def _row(arena: Arena) -> dict[str, Any]:
+    (row,) = arena.api("GET", "/v1/agents").json()["agents"]
+    return dict(row)
+
+
+def _status(arena: Arena) -> str:
+    command = [sys.executable, "-m", "waterflow_agent", "status", "--config", str(arena.folder / "web-1.toml")]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S).stdout
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from waterflow_agent import join_token, keys
 from waterflowd.admin.ports import AgentRow, JoinTokenRow, PendingRow, ServerRow
-from waterflowd.fleet.placement import Placement
+from waterflowd.fleet.placement import Placement, Server
 from waterflowd.fleet.registry import Enrolled, JoinToken, Registry
 from waterflowd.host.enrollment import EnrollmentService
 
@@ -40,7 +40,7 @@ class FleetAgentAdmin:
             name=entry.name,
             groups=entry.groups,
             is_connected=server.is_connected,
-            text="connected" if server.is_connected else server.text,
+            text=_text(server),
             seen_at=server.changed_at or None,
             hostname=server.facts.get("hostname", entry.hostname),
             version=server.version,
@@ -110,3 +110,9 @@ def _token_row(token: JoinToken) -> JoinTokenRow:
         expires_at=token.expires_at,
         revoked_at=token.revoked_at,
     )
+
+
+def _text(server: Server) -> str:
+    if not server.is_connected:
+        return server.text
+    return f"connected, but {server.problem}" if server.problem else "connected"

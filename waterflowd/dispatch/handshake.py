@@ -47,7 +47,16 @@ def _problem(frame: codec.Frame, hello: messages.Hello) -> str:
         return f"a hello must carry its frame's session token, of at least {TOKEN_LENGTH_MIN} characters"
     if not 0 <= hello.slots <= SLOTS_MAX:
         return f"an agent has 0 to {SLOTS_MAX} slots, not {hello.slots}: change `slots` in its configuration"
-    texts = (hello.agent_version, hello.instance, hello.machine_id, hello.boot_id, hello.hostname, hello.os, hello.arch)
+    texts = (
+        hello.agent_version,
+        hello.instance,
+        hello.machine_id,
+        hello.boot_id,
+        hello.hostname,
+        hello.os,
+        hello.arch,
+        hello.problem,
+    )
     if not (hello.instance and hello.boot_id) or any(len(text) > _TEXT_LENGTH_MAX for text in texts):
         return f"instance and boot id are required, and no text may exceed {_TEXT_LENGTH_MAX} characters"
     if len(hello.labels) > _LABELS_MAX or any(len(k) + len(v) > _TEXT_LENGTH_MAX for k, v in hello.labels.items()):

@@ -72,6 +72,8 @@ class Server(msgspec.Struct, kw_only=True):
     #: The `agent` context of expressions.
     facts: dict[str, Any] = {}
     version: str = ""
+    #: Why it cannot start anything although it is connected, as the agent says, or "".
+    problem: str = ""
     #: When the agent last connected or disconnected (ms, the log's clock).
     changed_at: int = 0
     #: Why it is not connected, one sentence.

@@ -108,6 +108,7 @@ class AgentHandler:
                 "labels": hello.labels,
             },
             version=hello.agent_version,
+            problem=hello.problem,
             changed_at=self._clock.now(),
         )
         timer = self._lost_timers.pop(agent, None)

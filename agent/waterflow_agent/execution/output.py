@@ -1,8 +1,8 @@
 """Sends what steps print: read from the runner's spools, in chunks, again and again until the daemon has acknowledged them.
 
 The output log of an attempt is the content of its spool, with secrets masked, followed by what the agent itself prints. Where
-the spool's size limit dropped bytes, the log has one line on stream 2 that counts them. Offsets on the wire count bytes of this
-log, so they have no gaps.
+the spool's size limit or a full disk dropped bytes, the log has one line on stream 2 that counts them. Offsets on the wire
+count bytes of this log, so they have no gaps.
 
 Rules of this file:
 
@@ -97,6 +97,11 @@ class OutputLog:
         while self.read(self._offset, _CHUNK_BYTES, is_complete=True):
             continue
         return self._offset
+
+    @property
+    def spool_end(self) -> int:
+        """How many of the bytes that the step printed have been read, or are known to be missing."""
+        return self._spool_offset
 
     def mark_clean(self) -> None:
         """Notes that the whole log contains no secret, so that it is not searched again."""

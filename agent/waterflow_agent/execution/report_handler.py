@@ -14,14 +14,17 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from waterflow_agent.attempts import Outcome
 from waterflow_agent.background import BackgroundTasks
 from waterflow_agent.clock import Clock
 from waterflow_agent.execution.attempt_executor import AttemptExecutor
 from waterflow_agent.execution.attempt_output import AttemptOutput
+from waterflow_agent.execution.output import missing_line
 from waterflow_agent.execution.process_steps import ProcessSteps
 from waterflow_agent.nodes.outcome import NodeResult
-from waterflow_agent.runner import reports
+from waterflow_agent.runner import reports, spool
 from waterflow_agent.state.ledger import Ledger, LedgerEntry, RunnerView
 from waterflow_agent.wire.messages import AttemptState, TaskId
 
@@ -112,7 +115,12 @@ class RunnerReportHandler:
 
     async def _measure_and_finish(self, entry: LedgerEntry, result: reports.StepResult, end: NodeResult) -> None:
         """Finishes an attempt whose log is not as large as its spool: gaps add marker lines, masks are shorter than secrets."""
-        size = await asyncio.to_thread(self._output.log_to_measure(entry).size)
+        log = self._output.log_to_measure(entry)
+        size = await asyncio.to_thread(log.size)
+        missing = result.output_bytes - log.spool_end
+        if result.output_dropped and missing > 0:
+            # The disk was still full at the exit, so the runner could not note in the spool that its end is missing.
+            end = msgspec.structs.replace(end, printed=[(spool.STDERR, missing_line(missing)), *end.printed])
         self._executor.finish_process(entry, result, end, size)
         self._executor.commit()
 

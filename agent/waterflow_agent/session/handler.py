@@ -41,7 +41,9 @@ class SessionHandler:
         labels: dict[str, str],
         clock: Clock,
         describe_machine: Callable[[], machine.Machine] = machine.describe,
+        problem: Callable[[], str] = lambda: "",
     ) -> None:
+        """`problem` says why nothing can be started now, or is empty."""
         #: As the daemon said in the last `Welcome`.
         self.groups: list[str] = []
         self._ledger = ledger
@@ -54,19 +56,21 @@ class SessionHandler:
         self._labels = labels
         self._clock = clock
         self._describe_machine = describe_machine
+        self._problem = problem
+        self._announced_problem = ""
         self._announced_nodes: list[messages.OwnNode] = []
         self._generation = 0
         self._confirmed_at = -CONFIRM_MS
 
     @property
     def is_outdated(self) -> bool:
-        """Whether the nodes of this server have changed since the last `Hello`."""
-        return self._announced_nodes != self._nodes.reported
+        """Whether the nodes of this server, or its problem, have changed since the last `Hello`."""
+        return (self._announced_nodes, self._announced_problem) != (self._nodes.reported, self._problem())
 
     def hello(self, session: str) -> messages.Hello:
         """Returns the opening of a session, with everything that is held."""
         described = self._describe_machine()
-        self._announced_nodes = self._nodes.reported
+        self._announced_nodes, self._announced_problem = self._nodes.reported, self._problem()
         return messages.Hello(
             session=session,
             protocol=messages.PROTOCOL_VERSION,
@@ -75,7 +79,7 @@ class SessionHandler:
             instance=self._ledger.instance,
             machine_id=described.machine_id,
             boot_id=self._ledger.boot_id,
-            slots=self._ledger.slots,
+            slots=0 if self._announced_problem else self._ledger.slots,
             hostname=described.hostname,
             os=described.os,
             arch=described.arch,
@@ -84,6 +88,7 @@ class SessionHandler:
             held=self._ledger.held(),
             jobs=self._steps.jobs(),
             own_nodes=self._announced_nodes,
+            problem=self._announced_problem,
         )
 
     def on_opened(self, welcome: messages.Welcome) -> None:

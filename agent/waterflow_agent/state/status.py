@@ -8,9 +8,12 @@ from pathlib import Path
 import msgspec
 
 from waterflow_agent.errors import Retryable
+from waterflow_agent.state.journal import DISK_FULL_ERRORS
 from waterflow_agent.wire.messages import OwnNode
 
 _FILE_NAME = "status.json"
+#: The file is padded to a multiple of this, which a longer text can use when the disk is full: a block of every file system.
+_RESERVE_BYTES = 4096
 
 
 class AttemptStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,13 +55,29 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write(data_dir: Path, status: Status) -> None:
-    """Replaces the file. Raises `OSError`."""
+    """Replaces the file, or on a full disk overwrites it in place, for which it has a reserve. Raises `OSError`."""
     path = data_dir / _FILE_NAME
     temporary = path.with_suffix(".new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with open(fd, "wb") as file:
-        file.write(msgspec.json.encode(status))
-    os.rename(temporary, path)
+    content = msgspec.json.encode(status)
+    content = content.ljust(len(content) + _RESERVE_BYTES - len(content) % _RESERVE_BYTES)
+    try:
+        _write(temporary, content, os.O_CREAT | os.O_TRUNC)
+        os.rename(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno not in DISK_FULL_ERRORS:
+            raise
+        # A reader that comes in between finds a damaged file and says so; the next second it is complete.
+        _write(path, content, 0)
+
+
+def _write(path: Path, content: bytes, flags: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    with open(fd, "wb", buffering=0) as file:
+        size = os.fstat(fd).st_size
+        file.write(content)
+        if size > len(content):
+            file.truncate(len(content))
 
 
 def read(data_dir: Path) -> Status | None:

@@ -157,6 +157,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     jobs: list[tuple[str, str]] = []
     #: The nodes that are not built in; those that work are in `nodes` too.
     own_nodes: list[OwnNode] = []
+    #: Why the agent cannot start anything now, one sentence; then `slots` is 0.
+    problem: str = ""
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):

@@ -55,7 +55,8 @@ def _print_own_nodes(agent: str, nodes: list[dict[str, Any]]) -> None:
 def _row(row: dict[str, Any]) -> list[str]:
     colors = {"connected": "green", "pending": "yellow"}
     slots = f"{row['slots_busy']}/{row['slots']}" if "slots" in row else ""
-    status = row["status"] if row["status"] != "disconnected" else escape_for_display(row["text"])
+    is_as_usual = row["status"] == "pending" or row["text"] == "connected"
+    status = row["status"] if is_as_usual else escape_for_display(row["text"])
     return [
         escape_for_display(row["name"]),
         style(status, colors.get(row["status"], "red")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -91,6 +92,21 @@ async def test_a_repeated_exit_changes_nothing(bench: CoreBench) -> None:
     bench.report(StepExited(attempt_name(attempt()), exited(exit_code=1)))
 
     assert [result.exit_code for result in bench.link.results()] == [0]
+
+
+@pytest.mark.parametrize("kept", [b"", b"kept\n"])
+async def test_lost_output_is_marked_even_if_the_runner_could_not_mark_it(bench: CoreBench, kept: bytes) -> None:
+    """On a full disk the spool ends too early, and a line in the log counts the missing bytes."""
+    bench.offer(attempt(), run="true")
+    result = bench.spool(kept)
+    lost = dataclasses.replace(result, output_bytes=len(kept) + 70, output_dropped=70)
+
+    bench.report(StepExited(attempt_name(attempt()), lost))
+    await bench.until(bench.link.results)
+
+    output = bench.output()
+    assert output == kept + b"\n[waterflow: 70 bytes of output were dropped here]\n"
+    assert [end.output_bytes for end in bench.link.results()] == [len(output)]
 
 
 @pytest.mark.parametrize("is_known", [True, False])

@@ -147,7 +147,7 @@ def _hello(token: str) -> messages.Hello:
 
 
 def _foreign(aim: Aim, number: int) -> messages.TaskId:
-    return task_id(aim.run, "a", "1", number, 1)
+    return task_id(aim.run, "a", "s", number, 1)
 
 
 def _finished(key: messages.TaskId) -> messages.Finished:

@@ -35,7 +35,7 @@ from waterflowd.engine.state.blocks import Attempt
 from waterflowd.fleet.placement import Server
 from waterflowd.host.driver import Driver
 from waterflowd.host.file_server import FileServer
-from waterflowd.host.outputs import OutputCollector
+from waterflowd.host.outputs import OutputCollector, display_name
 from waterflowd.model.ids import AgentId, JobId, RunId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.statuses import AttemptStatus, Status
@@ -286,11 +286,20 @@ class AgentHandler:
                 # The agent keeps the result until the run can accept it. Acknowledgements are cumulative, so this session
                 # gets no more of them; reports that are accepted meanwhile are sent again and ignored then.
                 self._unacknowledged.add(agent)
+            elif not self._is_holder(agent, report.key):
+                self._link.reject(
+                    agent, "WF215", f"report about {display_name(report.key)}: the agent does not have it"
+                )
             elif run_id in self._state.runs:
                 accepted.append((run_id, _report(agent, report)))
             elif isinstance(report, messages.Finished):
                 self._driver.record_evidence(run_id, _report(agent, report))
         self._driver.submit(accepted, _do_not_acknowledge if agent in self._unacknowledged else durable)
+
+    def _is_holder(self, agent: AgentId, key: messages.TaskId) -> bool:
+        """Whether the attempt is or was the agent's, under any lease. A false report must not even become evidence."""
+        attempt = self._driver.attempt(key.attempt)
+        return attempt is not None and attempt.agent == agent
 
     def output(self, agent: AgentId, output: messages.Output) -> None:
         """See `ports.AgentListener`."""

@@ -33,6 +33,7 @@ from waterflowd import ports
 from waterflowd.engine import Run, events, fold, inputs
 from waterflowd.engine.decide import decide
 from waterflowd.engine.rules import approvals
+from waterflowd.engine.state.blocks import Attempt
 from waterflowd.host import child_runs
 from waterflowd.host.batch import BatchBuilder, check_storable
 from waterflowd.host.feed import Feed
@@ -273,6 +274,10 @@ class Driver:
             batch.record_evidence(run, evidence)
 
         self._submit(apply)
+
+    def attempt(self, name: AttemptId) -> Attempt | None:
+        """The attempt of this name, in an open or a completed run; None if there is none."""
+        return self._queries.attempt(self.state.runs, name)
 
     def settle(self, agent: AgentId, call: Callable[[], None]) -> None:
         """Calls `call` once everything submitted so far is durable and no commit is in progress."""

@@ -38,13 +38,20 @@ class FileServer:
 
     def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
         """An agent requests files."""
+        found = self._checkout(agent, request.key)
+        if found is None:
+            # Usually the attempt has just ended.
+            text = "the attempt that needs the files is not open on this server"
+            self._link.reject(agent, "WF219", text)
+            self._link.send(agent, [messages.FileResponse(request.key, request.number, [], "WF219", text)])
+            return
         if self._open[agent] >= REQUESTS_MAX:
             # Requests of earlier short sessions may still be in progress; the agent asks again.
             text = "too many file requests of this agent are in progress"
             self._link.send(agent, [messages.FileResponse(request.key, request.number, [], "WF219", text, RETRY_MS)])
             return
         self._open[agent] += 1
-        task = asyncio.create_task(self._answer(agent, request), name="files for an agent")
+        task = asyncio.create_task(self._answer(agent, request, found), name="files for an agent")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -54,9 +61,9 @@ class FileServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _answer(self, agent: AgentId, request: messages.FileRequest) -> None:
+    async def _answer(self, agent: AgentId, request: messages.FileRequest, found: Checkout) -> None:
         try:
-            response = messages.FileResponse(request.key, request.number, await self._chunks(agent, request))
+            response = messages.FileResponse(request.key, request.number, await self._chunks(request, found))
         except WaterflowError as error:
             after_ms = int(error.after_s * 1_000) if isinstance(error, Retryable) else 0
             response = messages.FileResponse(request.key, request.number, [], error.code, error.text, after_ms)
@@ -71,10 +78,7 @@ class FileServer:
                 del self._open[agent]
         self._link.send(agent, [response])
 
-    async def _chunks(self, agent: AgentId, request: messages.FileRequest) -> list[messages.FileChunk]:
-        found = self._checkout(agent, request.key)
-        if found is None:
-            raise WaterflowError("WF219", "the attempt that needs the files is not open on this server")
+    async def _chunks(self, request: messages.FileRequest, found: Checkout) -> list[messages.FileChunk]:
         listed = await self._files.listed(found)
         if not request.blobs:
             offset = min(max(request.offset, 0), len(listed.content))

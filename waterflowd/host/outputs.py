@@ -2,8 +2,8 @@
 
 Rules of this file: only the agent that has (or had) the attempt may append to its output log, and only up to a log's limit.
 Output is collected while an append is in progress and then written at once. The agents' windows bound what is collected;
-a limit here applies to agents that ignore their window. Output whose run is not in the log is
-acknowledged and dropped with a line in the daemon's log: otherwise its agent would send it forever.
+a limit here applies to agents that ignore their window. Other output is rejected: it is
+acknowledged, because its agent would send it forever otherwise, and recorded against that agent.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import asyncio
 import logging
 from collections import Counter
 
-from waterflow_agent.errors import Retryable, WaterflowError
+from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflowd import ports
-from waterflowd.engine import Run
 from waterflowd.host.feed import Feed
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.queries import RunQueries
-from waterflowd.model.ids import AgentId, is_run_id
+from waterflowd.model.ids import AgentId
 from waterflowd.model.records import OutputAppend, OutputPiece
 
 logger = logging.getLogger("waterflow.host")
@@ -30,6 +29,8 @@ COLLECT_S = 0.025
 LOG_BYTES_MAX = 65 << 20
 #: Limit of collected bytes per agent, a few times its window; beyond it the agent has to send again.
 WAITING_BYTES_MAX = 8 * messages.OUTPUT_WINDOW_BYTES
+#: Memory of a message and of a chunk besides their bytes.
+_OVERHEAD_BYTES = 256
 #: Pause after a full disk.
 DISK_FULL_PAUSE_S = 1.0
 
@@ -55,21 +56,14 @@ class OutputCollector:
         size = sum(len(chunk.data) for chunk in output.chunks)
         fault = self._fault(agent, key, output.offset, size)
         if fault:
-            attempt = key.attempt
-            about = {
-                "run": attempt.run,
-                "job": attempt.job,
-                "step": attempt.step,
-                "attempt": attempt.number,
-                "agent": agent,
-            }
-            logger.warning("dropped output of %s from agent %s: %s", _display_name(key), agent, fault, extra=about)
+            self._link.reject(agent, "WF215", f"output of {display_name(key)}: {fault}")
             self._link.send(agent, [messages.OutputAck(key, max(output.offset, 0) + size)])
             return
         if self._waiting_bytes[agent] > WAITING_BYTES_MAX:
             self._link.send(agent, [messages.OutputAck(key, self._logs.size(key.attempt))])
             return
-        self._waiting_bytes[agent] += size
+        # Empty messages and chunks are not free either.
+        self._waiting_bytes[agent] += size + _OVERHEAD_BYTES * (1 + len(output.chunks))
         pieces = []
         offset = output.offset
         for chunk in output.chunks:
@@ -85,15 +79,7 @@ class OutputCollector:
         return "" if 0 <= offset <= LOG_BYTES_MAX - size else "the offset is beyond the size limit of a log"
 
     def _is_owner(self, agent: AgentId, key: messages.TaskId) -> bool:
-        run: Run | None = self._state.runs.get(key.attempt.run)
-        if run is None:
-            if not is_run_id(key.attempt.run):
-                return False
-            try:
-                run = self._queries.run(key.attempt.run)
-            except WaterflowError:
-                return False
-        attempt = run.attempt(key.attempt.job, key.attempt.step, key.attempt.number)
+        attempt = self._queries.attempt(self._state.runs, key.attempt)
         return attempt is not None and attempt.agent == agent and attempt.epoch == key.epoch
 
     async def run(self) -> None:
@@ -120,7 +106,7 @@ class OutputCollector:
                 self._feed.output_published(run)
 
 
-def _display_name(key: messages.TaskId) -> str:
-    """The attempt's name for the daemon's log; the agent chose its parts."""
+def display_name(key: messages.TaskId) -> str:
+    """The attempt's name for the daemon's log; an agent chose its parts."""
     attempt = key.attempt
     return ascii("/".join((attempt.run, attempt.job, attempt.step, str(attempt.number)))[:200])

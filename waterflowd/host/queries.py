@@ -8,12 +8,14 @@ travel: the run after its first `at` events.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 from waterflow_agent.errors import Rejected, Stalled, WaterflowError
 from waterflowd import ports
 from waterflowd.engine import Run, evolve, fold
+from waterflowd.engine.state.blocks import Attempt
 from waterflowd.model import plan
-from waterflowd.model.ids import RunId, run_stream
+from waterflowd.model.ids import AttemptId, RunId, is_run_id, run_stream
 
 #: Runs in the cache; about 1 KB per step each.
 CACHED_RUNS = 64
@@ -32,6 +34,13 @@ class RunQueries:
             return self.run(run_id)
         except WaterflowError:
             return None
+
+    def attempt(self, open_runs: Mapping[RunId, Run], name: AttemptId) -> Attempt | None:
+        """The attempt, of an open run or of one in the log; None if there is none. `name` may come from anywhere."""
+        run = open_runs.get(name.run)
+        if run is None and is_run_id(name.run):
+            run = self.known(name.run)
+        return run.attempt(name.job, name.step, name.number) if run is not None else None
 
     def run(self, run_id: RunId, at: int | None = None) -> Run:
         """The run, now or after its first `at` events. Use it before the next call, which may change it in place."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from waterflow_agent.execution.masking import Masks, StreamMasker
 from waterflow_agent.runner import spool
@@ -74,7 +74,10 @@ class OutputLog:
         self._printed += printed
 
     def read(self, offset: int, bytes_max: int, *, is_complete: bool) -> list[OutputChunk]:
-        """Returns chunks from `offset` on, about `bytes_max` in total; none if no more is available yet."""
+        """Returns chunks from `offset` on, about `bytes_max` in total; none if no more is available yet.
+
+        There may be more of them than one message may contain.
+        """
         if offset < self._offset:
             self._rewind()
         chunks: list[OutputChunk] = []
@@ -343,7 +346,7 @@ class OutputSender:
                     broken.append(key)
                 continue
             self._unanswered.setdefault(key, now)
-            outputs.append(messages.Output(key, stream.sent, chunks))
+            outputs += _messages(key, stream.sent, chunks)
             stream.sent += size
             self._in_flight += size
             if stream.total is None or stream.sent < stream.total:
@@ -360,3 +363,11 @@ class OutputSender:
         stream.sent = stream.acked
         if stream.total is None or stream.sent < stream.total:
             self._ready[key] = None
+
+
+def _messages(key: TaskId, offset: int, chunks: list[OutputChunk]) -> Iterator[messages.Output]:
+    """Yields the messages with these chunks, which begin at `offset`."""
+    for at in range(0, len(chunks), messages.OUTPUT_CHUNKS_MAX):
+        some = chunks[at : at + messages.OUTPUT_CHUNKS_MAX]
+        yield messages.Output(key, offset, some)
+        offset += sum(len(chunk.data) for chunk in some)

@@ -7,6 +7,7 @@ A frame is a msgpack array: `[session, ack, first_number, [numbered messages], [
 - The numbered messages have the numbers `first_number`, `first_number + 1`, and so on.
 - `stamp` of an agent's frame is the agent's boot clock when it sent the frame. A frame of the daemon repeats the highest stamp
   of the session that it has received; so the agent knows until when the daemon certainly knew that it was alive. 0 for none.
+- Each list has at most `FRAME_MESSAGES_MAX` messages, whatever their size.
 - Later versions may add fields at the end; this version ignores them.
 - Each list is decoded as the kinds of messages that the peer may send: for the daemon, `Offer` from an agent is an unknown
   kind.
@@ -38,6 +39,7 @@ ENROLL_BYTES_MAX = 16 << 10
 _TEXT_LENGTH_MAX = 200
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))]
+_Few = msgspec.Meta(max_length=messages.FRAME_MESSAGES_MAX)
 _Token = Annotated[str, msgspec.Meta(max_length=TOKEN_LENGTH_MAX)]
 
 
@@ -54,8 +56,8 @@ class AgentFrame(msgspec.Struct, frozen=True, array_like=True):
     session: _Token
     ack: _Number
     first_number: _Number
-    numbered: list[messages.Started | messages.Finished]
-    loose: list[messages.Hello | messages.Output | messages.FileRequest]
+    numbered: Annotated[list[messages.Started | messages.Finished], _Few]
+    loose: Annotated[list[messages.Hello | messages.Output | messages.FileRequest], _Few]
     stamp: _Number = 0
 
 
@@ -65,8 +67,10 @@ class DaemonFrame(msgspec.Struct, frozen=True, array_like=True):
     session: _Token
     ack: _Number
     first_number: _Number
-    numbered: list[messages.Offer | messages.Cancel | messages.Release]
-    loose: list[messages.Welcome | messages.Reject | messages.Reset | messages.OutputAck | messages.FileResponse]
+    numbered: Annotated[list[messages.Offer | messages.Cancel | messages.Release], _Few]
+    loose: Annotated[
+        list[messages.Welcome | messages.Reject | messages.Reset | messages.OutputAck | messages.FileResponse], _Few
+    ]
     stamp: _Number = 0
 
 

@@ -14,7 +14,7 @@ Rules of this file:
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -28,12 +28,16 @@ PROTOCOL_VERSION_MIN = 1
 FRAME_BYTES_MAX = 1 << 20
 #: Largest frame that the sockets accept (`ZMQ_MAXMSGSIZE`): room for one message that is itself near the limit.
 MESSAGE_BYTES_MAX = 4 << 20
+#: Messages in one frame. A thousand of the smallest ones take the daemon a few milliseconds.
+FRAME_MESSAGES_MAX = 1_024
 #: Largest task: a script of 1 MiB (the bound of a workflow file) and its environment.
 TASK_BYTES_MAX = 2 << 20
 #: Unacknowledged output of an agent.
 OUTPUT_WINDOW_BYTES = 1 << 20
 #: Largest chunk of output in one message.
 OUTPUT_CHUNK_BYTES_MAX = 64 << 10
+#: Chunks in one message; a step that prints single bytes makes one of each.
+OUTPUT_CHUNKS_MAX = 1_024
 #: `WATERFLOW_OUTPUT` and `WATERFLOW_ENV` of an attempt together.
 OUTPUTS_BYTES_MAX = 1 << 20
 #: File requests of an agent that are in flight. Together with the size of a response the window is 1 MiB: enough for 10 MB/s at
@@ -58,6 +62,10 @@ class AttemptState(Enum):
     ACCEPTED = "accepted"
     STARTED = "started"
     FINISHED = "finished"
+
+
+#: Attempts and working directories of an agent: those in its slots, and results that the daemon has not acknowledged yet.
+HELD_MAX = 65_536
 
 
 class HeldAttempt(msgspec.Struct, frozen=True, array_like=True):
@@ -152,9 +160,9 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     arch: str
     labels: dict[str, str]
     nodes: list[str]
-    held: list[HeldAttempt]
+    held: Annotated[list[HeldAttempt], msgspec.Meta(max_length=HELD_MAX)]
     #: Run and job of each working directory; the daemon releases those of ended jobs.
-    jobs: list[tuple[str, str]] = []
+    jobs: Annotated[list[tuple[str, str]], msgspec.Meta(max_length=HELD_MAX)] = []
     #: The nodes that are not built in; those that work are in `nodes` too.
     own_nodes: list[OwnNode] = []
     #: Why the agent cannot start anything now, one sentence; then `slots` is 0.
@@ -252,7 +260,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True, tag="output"):
 
     key: TaskId
     offset: int
-    chunks: list[OutputChunk]
+    chunks: Annotated[list[OutputChunk], msgspec.Meta(max_length=OUTPUT_CHUNKS_MAX)]
 
 
 class OutputAck(msgspec.Struct, frozen=True, array_like=True, tag="output-ack"):
@@ -269,7 +277,7 @@ class FileRequest(msgspec.Struct, frozen=True, array_like=True, tag="file-reques
     #: Chosen by the agent; the response repeats it.
     number: int
     #: Git ids of files, 20 bytes each, in the requested order; empty to request the list of the files.
-    blobs: list[bytes]
+    blobs: Annotated[list[bytes], msgspec.Meta(max_length=FILE_REQUEST_BLOBS_MAX)]
     #: Offset in the first file, or in the list.
     offset: int
 

@@ -258,7 +258,7 @@ class Session:
         return now if self._peer is codec.Side.DAEMON else self._stamp
 
     def _pack(self, due: Iterator[tuple[int, msgspec.Raw]], stamp: int) -> list[bytes]:
-        """Returns frames of at most `FRAME_BYTES_MAX`; a single larger message gets its own frame."""
+        """Returns frames of at most `FRAME_BYTES_MAX` and `FRAME_MESSAGES_MAX`; a larger message gets its own frame."""
         frames: list[bytes] = []
         numbered: list[msgspec.Raw] = []
         loose: list[msgspec.Raw] = []
@@ -266,7 +266,10 @@ class Session:
         for number, raw in due:
             length = len(memoryview(raw))
             is_apart = bool(number and numbered and number != first + len(numbered))
-            if (is_apart or size + length > messages.FRAME_BYTES_MAX) and (numbered or loose):
+            is_full = (
+                size + length > messages.FRAME_BYTES_MAX or len(numbered) + len(loose) >= messages.FRAME_MESSAGES_MAX
+            )
+            if (is_apart or is_full) and (numbered or loose):
                 first = first or self._sent + 1
                 frames.append(codec.encode_frame(self.token, self._durable, first, numbered, loose, stamp))
                 numbered, loose, first, size = [], [], 0, codec.FRAME_OVERHEAD_BYTES

@@ -49,6 +49,7 @@ class RecordingListener:
         self.questions: list[messages.FileRequest] = []
         self.clones: list[AgentId] = []
         self.forget: list[messages.TaskId] = []
+        self.on_output: Callable[[AgentId, messages.Output], None] = lambda agent, output: None
         self.on_connected: Callable[[AgentId], None] = lambda agent: None
         self.on_received: Callable[[Callable[[], None]], None] = lambda durable: durable()
 
@@ -73,6 +74,7 @@ class RecordingListener:
 
     def output(self, agent: AgentId, output: messages.Output) -> None:
         self.outputs.append(output)
+        self.on_output(agent, output)
 
     def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
         self.questions.append(request)

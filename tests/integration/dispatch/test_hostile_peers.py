@@ -150,6 +150,47 @@ async def test_messages_for_an_agent_without_a_session_are_dropped(tmp_path: Pat
         assert link.dispatch.counters["messages_dropped"] == 1
 
 
+async def test_a_frame_of_too_many_messages_is_refused(tmp_path: Path) -> None:
+    """12,000 empty outputs are small, and took the daemon most of a second to handle."""
+    async with started(tmp_path) as link:
+        good, bad = link.peer(), link.peer()
+        await good.open()
+        await bad.open()
+        outputs = [codec.encode_message(messages.Output(KEY, 0, []))] * 12_000
+        await bad.socket.send(codec.encode_frame(bad.session.token, 0, 1, [], outputs))
+
+        (rejected,) = await bad.hear(messages.Reject)
+
+        assert isinstance(rejected, messages.Reject)
+        assert rejected.code == "WF202"
+        assert link.listener.outputs == []
+        await link.proves_alive(good)
+
+
+async def test_an_agent_that_is_rejected_again_and_again_is_disconnected(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the host rejects is charged to its sender and logged a few times; another agent is not affected."""
+    async with started(tmp_path) as link:
+        good, bad = link.peer(), link.peer()
+        await good.open()
+        await bad.open()
+        link.listener.on_output = lambda agent, output: link.dispatch.reject(agent, "WF215", "not its attempt")
+        outputs = [codec.encode_message(messages.Output(KEY, 0, []))] * messages.FRAME_MESSAGES_MAX
+        frame = codec.encode_frame(bad.session.token, 0, 1, [], outputs)
+        with caplog.at_level(logging.WARNING, logger="waterflow.dispatch"):
+            while link.names(bad.agent)[-1] != "disconnected":
+                await bad.socket.send(frame)
+                await asyncio.sleep(0)
+            await link.proves_alive(good)
+
+        assert 1_000 < link.dispatch.counters["frames_refused"] < 50 * messages.FRAME_MESSAGES_MAX
+        assert len(caplog.records) < 20
+        (rejected,) = await bad.hear(messages.Reject)
+        assert isinstance(rejected, messages.Reject)
+        assert rejected.code == "WF218"
+
+
 # Strangers ----------------------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +285,7 @@ async def test_a_captured_stream_replayed_does_nothing(tmp_path: Path) -> None:
             agent.socket.close(linger=0)
             async with asyncio.timeout(PATIENCE_S):
                 await tap.has_ended.wait()
+        await until(lambda: link.names(agent.agent)[-1] == "disconnected")
         seen, received = list(link.listener.calls), link.dispatch.counters["frames_received"]
 
         with socket.create_connection(("127.0.0.1", port)) as thief:

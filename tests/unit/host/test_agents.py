@@ -196,15 +196,37 @@ async def test_an_attempt_of_an_older_epoch_is_forgotten() -> None:
 
 
 async def test_another_agents_report_changes_nothing() -> None:
-    """A report about another agent's attempt is only evidence: the link identifies an agent, not the message."""
+    """It is recorded against its sender, and leaves no trace in the run: the link identifies an agent, not the message."""
     async with HostHarness() as host:
         _, summary, key = await running(host)
         intruder = host.enroll("web-2", "web")
         host.hello(intruder)
-        host.finished(intruder, key)
+        before = host.kinds(summary.id)
+        acknowledged: list[bool] = []
+        host.finished(intruder, key, lambda: acknowledged.append(True))
+        await until(lambda: bool(acknowledged))
         await host.settle()
         assert row(host, summary).status is not Status.COMPLETED
+        assert host.kinds(summary.id) == before
+        assert host.link.rejected == [(intruder, "WF215")]
+
+
+async def test_a_false_report_does_not_hide_the_late_one() -> None:
+    """An agent of another group reports first about an ended attempt; the evidence of the agent that had it is recorded."""
+    async with HostHarness() as host:
+        agent, summary, key = await over(host)
+        intruder = host.enroll("db-1", "db")
+        host.hello(intruder)
+        for outcome in Outcome:
+            host.finished(intruder, key, outcome=outcome)
+        await host.settle()
+        assert "LateReport" not in host.kinds(summary.id)
+        assert {sender for sender, _ in host.link.rejected} == {intruder}
+        host.finished(agent, key)
+        await host.settle()
         assert host.kinds(summary.id)[-1] == "LateReport"
+        (late,) = [event for event in host.events(summary.id) if isinstance(event, events.LateReport)]
+        assert late.agent == agent
 
 
 @pytest.mark.parametrize("run", ["", "0" * 26, "x" * 5_000, "\x00", "é"])

@@ -220,16 +220,41 @@ def test_only_loose_messages_are_read_without_a_session() -> None:
     [
         (agent_frame(first=1, count=1, ack=1), "WF204"),
         (agent_frame(first=0, count=1), "WF204"),
-        (agent_frame(first=1, count=session.WINDOW_MESSAGES + 1), "WF205"),
+        (agent_frame(first=1, count=messages.FRAME_MESSAGES_MAX + 1), "WF202"),
         (b"\xc1", "WF202"),
     ],
 )
 def test_a_protocol_violation_is_an_error_of_the_peer(frame: bytes, code: str) -> None:
-    """An acknowledgement of an unsent message, numbers below 1, and an exceeded window are errors of the peer."""
+    """An acknowledgement of an unsent message, numbers below 1, and a frame of too many messages are errors of the peer."""
     with pytest.raises(RemoteProtocolError) as caught:
         daemon().receive(frame, 0)
 
     assert caught.value.code == code
+
+
+def test_more_unacknowledged_messages_than_the_window_are_an_error_of_the_peer() -> None:
+    """However many frames bring them."""
+    ours = daemon()
+    for first in range(1, session.WINDOW_MESSAGES, messages.FRAME_MESSAGES_MAX):
+        ours.receive(agent_frame(first=first, count=messages.FRAME_MESSAGES_MAX), 0)
+
+    with pytest.raises(RemoteProtocolError) as caught:
+        ours.receive(agent_frame(first=session.WINDOW_MESSAGES + 1, count=1), 0)
+    assert caught.value.code == "WF205"
+
+
+def test_a_frame_has_a_limited_number_of_messages() -> None:
+    """What was queued in one turn is split, and arrives in order."""
+    theirs, ours = agent(), daemon()
+    for _ in range(3 * messages.FRAME_MESSAGES_MAX):
+        theirs.queue(messages.Started(key=KEY, at=1))
+    theirs.queue(messages.Output(KEY, 0, []))
+    received = [ours.receive(frame, 0) for frame in theirs.frames(0)]
+
+    assert [len(part.numbered) + len(part.loose) for part in received] == [messages.FRAME_MESSAGES_MAX] * 3 + [1]
+    assert [number for part in received for number, _ in part.numbered] == [
+        *range(1, 3 * messages.FRAME_MESSAGES_MAX + 1)
+    ]
 
 
 def test_the_window_limits_queued_messages() -> None:

@@ -82,6 +82,19 @@ def test_log_has_the_same_bytes_from_every_offset(pieces: list[bytes], cap: int,
     assert piece or offset == len(whole)
 
 
+def test_many_small_chunks_are_split_over_messages(tmp_path: Path) -> None:
+    """A step that prints single bytes makes a chunk of each; the offsets stay without gaps."""
+    count = 2 * messages.OUTPUT_CHUNKS_MAX + 10
+    sender = OutputSender()
+    sender.open(key(), spooled(tmp_path / "output", [b"x"] * count))
+    sender.finish(key(), [], count)
+    outputs, _ = sender.take(0)
+
+    assert [len(output.chunks) for output in outputs] == [messages.OUTPUT_CHUNKS_MAX] * 2 + [10]
+    assert [output.offset for output in outputs] == [0, messages.OUTPUT_CHUNKS_MAX, 2 * messages.OUTPUT_CHUNKS_MAX]
+    assert text(outputs) == b"x" * count
+
+
 def test_running_step_sends_the_first_half_of_its_limit(tmp_path: Path) -> None:
     """The bytes after it may still be dropped, so they are sent after the exit."""
     path = spooled(tmp_path / "output", [b"a" * 100, b"b" * 300], cap=200, is_complete=False)

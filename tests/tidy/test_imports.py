@@ -24,7 +24,8 @@ RECORDS = "msgspec"
 #: Package: what it may import besides itself, `ERRORS` and `PURE_LIBRARY`.
 PURE: dict[str, frozenset[str]] = {
     "waterflow_agent.attempts": frozenset({RECORDS}),
-    "waterflowd.model": frozenset({"waterflow_agent.attempts", RECORDS}),
+    "waterflow_agent.durations": frozenset(),
+    "waterflowd.model": frozenset({"waterflow_agent.attempts", "waterflow_agent.durations", RECORDS}),
     "waterflowd.expr": frozenset({"waterflowd.model"}),
     "waterflowd.dsl": frozenset(
         {"waterflowd.model", "waterflowd.expr", "waterflow_agent.nodes.schema", "pydantic", "pydantic_core", RECORDS}

@@ -27,6 +27,7 @@ import lmdb
 import msgspec
 
 import waterflowd
+from waterflow_agent.clock import Clock
 from waterflow_agent.errors import Stalled
 from waterflowd.model.ids import AttemptId
 from waterflowd.store import check, directory, layout, output_files, outputs
@@ -88,7 +89,7 @@ def back_up(source: Path, target: Path, knows: Knows) -> Manifest:
     directory.admit(source)
     with copy_directory(target, source) as made:
         early = {os.fspath(file) for file in output_files.files_in(source / layout.OUTPUT_DIRECTORY)}
-        made_at = _wall_ms()
+        made_at = Clock().wall_ms()
         _copy_log(source, made)
         found = _verified(made)
         environment = Environment(made / layout.ENVIRONMENT_DIRECTORY, is_readonly=True)
@@ -330,7 +331,7 @@ def _manifest(source: Path) -> Manifest:
 
 def _check_clock(manifest: Manifest) -> None:
     """A restored log takes its generation from the clock: a clock that is behind could repeat one that agents know."""
-    if _wall_ms() + CLOCK_SLACK_MS < manifest.made_at:
+    if Clock().wall_ms() + CLOCK_SLACK_MS < manifest.made_at:
         made = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(manifest.made_at / 1000))
         raise Stalled(
             "WF316", f"the backup was made at {made}, but this machine's clock is behind; set the clock first"
@@ -348,10 +349,6 @@ def sync_directories(made: Path) -> None:
     """Makes the names of all files durable."""
     for path, _, _ in os.walk(made):
         directory.sync_directory(Path(path))
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def main() -> int:

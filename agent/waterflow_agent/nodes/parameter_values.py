@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import pwd
 import re
 
+from waterflow_agent import durations
 from waterflow_agent.nodes.node import NodeFailure
 
 #: Mode of a new file if the step sets none.
 DEFAULT_MODE = 0o644
-
-_UNITS_S = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_PART = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)(ms|d|h|m|s)")
-_WHOLE = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
 
 
 def duration_s(value: str | int | float, name: str) -> float:
@@ -21,8 +19,9 @@ def duration_s(value: str | int | float, name: str) -> float:
     if isinstance(value, int | float):
         if value > 0:
             return float(value)
-    elif _WHOLE.fullmatch(value):
-        return sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(value))
+    else:
+        with contextlib.suppress(ValueError):
+            return durations.parse(value) / 1000
     raise NodeFailure(f"{name}: expected a duration such as 30s or a number of seconds, not {value!r}")
 
 

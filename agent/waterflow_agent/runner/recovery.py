@@ -14,6 +14,7 @@ import select
 import signal
 import time
 
+from waterflow_agent.clock import Clock
 from waterflow_agent.runner import processes, protocol, service, users
 from waterflow_agent.runner.attempt_directory import AttemptDirectory
 
@@ -132,7 +133,7 @@ def _write_lost(directory: AttemptDirectory, are_gone: bool) -> None:
     text = "the runner was killed while the step ran"
     if not are_gone:
         text += "; some of its processes could not be killed"
-    result = service.lost_result(text, at if isinstance(at, int) else None)
+    result = service.lost_result(text, Clock().wall_ms(), at if isinstance(at, int) else None)
     directory.write_result(result | {"output_bytes": _spooled_bytes(directory)})
 
 

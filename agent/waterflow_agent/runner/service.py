@@ -210,7 +210,7 @@ class RunnerService:
         except FileExistsError:
             self._refuse(name, "start: this name was used before")
         except OSError as error:
-            self._record_end(directory, _never_started(f"cannot write the attempt's files: {error.strerror}"))
+            self._record_end(directory, self._never_started(f"cannot write the attempt's files: {error.strerror}"))
         else:
             try:
                 self._spawn(request, directory, record_fd)
@@ -221,7 +221,7 @@ class RunnerService:
         group, before = None, self.clock.boot_ms()
         if request.lease_ms and self._leases.is_over(request.lease_ms, before):
             error = "the agent had no connection to the daemon for too long"
-            self._record_end(directory, _result("lease-ended", error, None))
+            self._record_end(directory, self._never_started(error, "lease-ended"))
             return
         try:
             user = self._users.find(request.user) if request.user is not None else None
@@ -231,7 +231,7 @@ class RunnerService:
             self._leave_limits(group)
             if group is not None:
                 group.release()
-            self._record_end(directory, _never_started(str(error)))
+            self._record_end(directory, self._never_started(str(error)))
             return
         self._leave_limits(group)
         one = Step(self, request, directory, spawned, group, user)
@@ -397,9 +397,12 @@ class RunnerService:
 
     def _result_of(self, name: str) -> Message:
         result = self._unwritten.get(name) or AttemptDirectory(self._root, name).read_result()
-        return result or lost_result("its result cannot be read")
+        return result or lost_result("its result cannot be read", self.clock.wall_ms())
 
     # Ends.
+
+    def _never_started(self, error: str, reason: str = "spawn-failed") -> Message:
+        return _result(reason, error, None, self.clock.wall_ms())
 
     def _record_end(self, directory: AttemptDirectory, result: Message) -> None:
         self._ended.add(directory.name)
@@ -546,22 +549,18 @@ class RunnerService:
         self._loop.call_at(since + self._idle_ms, end_if_idle)
 
 
-def lost_result(error: str, started_at: int | None = None) -> Message:
+def lost_result(error: str, finished_at: int, started_at: int | None = None) -> Message:
     """Return the result of an attempt whose outcome is unknown."""
-    return _result("lost", error, started_at)
+    return _result("lost", error, started_at, finished_at)
 
 
-def _never_started(error: str) -> Message:
-    return _result("spawn-failed", error, None)
-
-
-def _result(reason: str, error: str, started_at: int | None) -> Message:
+def _result(reason: str, error: str, started_at: int | None, finished_at: int) -> Message:
     return {
         "exit_code": None,
         "signal": None,
         "reason": reason,
         "started_at": started_at,
-        "finished_at": Clock().wall_ms(),
+        "finished_at": finished_at,
         "output_bytes": 0,
         "output_dropped": 0,
         "error": error,

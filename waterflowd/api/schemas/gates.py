@@ -65,14 +65,7 @@ class PendingApprovalSchema(ApprovalSchema, frozen=True, kw_only=True):
             job=job.id,
             step=step.id if step is not None else None,
             reason=reason_schema(step.reason if step is not None else job.reason),
-            environment=approval.environment or None,
-            approvers=approval.approvers,
-            minimum=approval.minimum,
-            approved_by=approval.approved_by,
-            rejected_by=approval.rejected_by,
-            self_approval=approval.may_approve_own,
-            due_at=timestamp(approval.due_at),
-            default=_default(approval),
+            **msgspec.structs.asdict(ApprovalSchema.of(approval)),
         )
 
 

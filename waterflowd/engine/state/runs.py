@@ -212,7 +212,7 @@ class Job:
 
     @property
     def current(self) -> Step | None:
-        """The step of the root block whose turn it is."""
+        """The current step of the root block."""
         return self.root.current
 
     def active_steps(self) -> Iterator[Step]:

@@ -26,7 +26,9 @@ class RepositoryReport(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     files: int = 0
-    #: One sentence each: what a workflow may not use, or why it could not be checked.
+    #: Why it cannot be read now; empty if it was read.
+    failure: str = ""
+    #: One sentence each: what a workflow may not use, or its first error.
     problems: tuple[str, ...] = ()
     #: Lines to add to the configuration.
     lines: tuple[str, ...] = ()
@@ -49,11 +51,11 @@ async def check_repository(
     try:
         source = open_source(settings)
     except WaterflowError as error:
-        return RepositoryReport(name=settings.name, problems=(str(error),))
+        return RepositoryReport(name=settings.name, failure=str(error))
     try:
         files = await _files(settings, source, compiler)
     except WaterflowError as error:
-        return RepositoryReport(name=settings.name, problems=(f"cannot be read now: {error}",))
+        return RepositoryReport(name=settings.name, failure=str(error))
     finally:
         await source.close()
     return _report(settings, files, access)
@@ -116,8 +118,10 @@ def _list(names: Sequence[str]) -> str:
 
 def text_of(report: RepositoryReport) -> list[str]:
     """The report as lines of text, without an end at the last one."""
-    noun = "workflow" if report.files == 1 else "workflows"
-    lines = [f'repository "{report.name}": {report.files} {noun}' + (":" if report.problems else " OK")]
+    if report.failure:
+        return [f'repository "{report.name}" cannot be read now: {report.failure}']
+    count = {0: "no workflows", 1: "1 workflow"}.get(report.files, f"{report.files} workflows")
+    lines = [f'repository "{report.name}": {count}' + (":" if report.problems else "")]
     lines += [f"  {problem}" for problem in report.problems]
     if report.lines:
         lines += ["lines to add to the configuration, if they may use that:", "", *report.lines, ""]

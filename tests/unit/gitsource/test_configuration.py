@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from dulwich.repo import Repo
 
 from waterflow_agent.errors import Rejected
 from waterflowd.app import config
@@ -64,6 +65,21 @@ def test_check_config_reports_what_cannot_work(tmp_path: Path, lines: list[str],
     assert done.exit_code == 2
     assert words in done.output
     assert "geheim" not in done.output
+
+
+def test_check_config_tolerates_a_repository_that_cannot_be_read_now(tmp_path: Path) -> None:
+    """The configuration is valid; what cannot be checked is named, and the other repositories are checked."""
+    empty = tmp_path / "empty.git"
+    Repo.init_bare(str(empty), mkdir=True).close()
+    file = written(
+        tmp_path, f'url = "{tmp_path}/gone.git"', "[[repositories]]", 'name = "empty"', f'url = "{empty}"', ""
+    )
+    done = CliRunner().invoke(main, ["check-config", "--config", str(file)])
+    assert done.exit_code == 0, done.output
+    _, gone, other = done.output.splitlines()
+    assert gone.startswith('repository "ops" cannot be read now: ')
+    assert "does not exist [WF503]" in gone
+    assert other == 'repository "empty": no workflows'
 
 
 def test_the_variable_of_a_repository_is_its_name_in_capitals() -> None:

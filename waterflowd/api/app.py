@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waterflowd.api import openapi, problems
 from waterflowd.api.auth import AuthMiddleware
+from waterflowd.api.quotas import Pools
 from waterflowd.api.routes import (
     agents,
     approvals,
@@ -51,7 +52,8 @@ class Api:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.streams = Streams()
-        self._app: ASGIApp = AuthMiddleware(_build(services, self.streams), services)
+        self.pools = Pools()
+        self._app: ASGIApp = AuthMiddleware(_build(services, self.streams), services, self.pools)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""

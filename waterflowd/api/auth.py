@@ -9,8 +9,9 @@ Rules of this file:
 - On TCP `Host` must name this daemon (DNS rebinding), and `Origin`, if a browser sends one, must be the same host and port
   (cross-site requests).
 - Default deny: only the paths in `PUBLIC` need no principal. Webhooks need neither a token nor a `Host`: they are signed.
-- Each principal, and each address without one, has a rate limit; beyond it the answer is a 429 that costs next to nothing.
-  Wrong tokens have a much lower limit, which does not affect a valid token from the same address.
+- Each principal, and each address without one, has a rate limit, and limits of requests and streams at a time (quotas.py);
+  beyond one the answer is a 429 that costs next to nothing. Wrong tokens have a much lower limit, which does not affect a valid
+  token from the same address.
 - Rejections are recorded in the audit trail, at a limited rate (access/audit_trail.py).
 """
 
@@ -26,6 +27,7 @@ from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
 from waterflowd.access.roles import ANONYMOUS, Principal, Role
 from waterflowd.api.problems import problem
+from waterflowd.api.quotas import Admission, Pools, source_of_address
 from waterflowd.api.services import Services
 from waterflowd.rates import BucketPerName
 
@@ -35,6 +37,10 @@ PUBLIC = frozenset({"/health", "/ready", "/version", "/openapi.json", "/v1/schem
 HOOKS = "/v1/hooks/"
 #: Key of the connection state that holds the uid of the peer on a unix socket.
 PEER_UID = "peer_uid"
+#: Key of the connection state that says why the connection is refused.
+REFUSAL = "refusal"
+#: Key of the request state that holds its `Admission`.
+ADMISSION = "admission"
 
 #: The burst in seconds of the rate: enough for the pages of a list, or a screen that loads.
 _BURST_S = 5
@@ -55,9 +61,10 @@ _HEADERS = {
 class AuthMiddleware:
     """ASGI middleware: adds the principal to the request, or answers with a problem."""
 
-    def __init__(self, app: ASGIApp, services: Services) -> None:
+    def __init__(self, app: ASGIApp, services: Services, pools: Pools) -> None:
         self._app = app
         self._services = services
+        self._pools = pools
         per_s = services.requests_per_s
         self._rates = BucketPerName(per_s, per_s * _BURST_S, _NAMES_MAX) if per_s else None
         self._wrong = BucketPerName(_WRONG_PER_S, _WRONG_BURST, _NAMES_MAX)
@@ -84,15 +91,22 @@ class AuthMiddleware:
 
         state = scope.setdefault("state", {})
         try:
+            if REFUSAL in state:
+                raise Rejected("WF609", state[REFUSAL], status=429)
             principal = self._admit(scope)
-            self._check_rate(scope, principal)
+            client = _client_of(scope, principal)
+            self._check_rate(client)
+            admission = Admission(self._pools.unix if PEER_UID in state else self._pools.tcp, client)
         except Rejected as error:
             if error.status != 429:
                 self._record(scope, None, error.code)
-            await _problem(error, scope["path"])(scope, receive, send_guarded)
+            await _problem(error, scope["path"], closes=REFUSAL in state)(scope, receive, send_guarded)
             return
-        state["principal"] = principal
-        await self._app(scope, receive, send_guarded)
+        state["principal"], state[ADMISSION] = principal, admission
+        try:
+            await self._app(scope, receive, send_guarded)
+        finally:
+            admission.release()
         if status in (401, 403):
             self._record(scope, principal, state.get("refused_code", ""))
 
@@ -100,13 +114,11 @@ class AuthMiddleware:
         by = principal.name if principal is not None else source_of(scope)
         self._services.audit.rejection("api", code, f"{scope['method']} {scope['path']}", by)
 
-    def _check_rate(self, scope: Scope, principal: Principal | None) -> None:
+    def _check_rate(self, client: str) -> None:
         if self._rates is None:
             return
-        # By the id of the token, if there is one: names may be reused, and everyone on an open address has the same name.
-        name = principal.token or principal.name if principal is not None else ""
         now = self._services.clock.now()
-        bucket = self._rates.bucket(name if name and name != ANONYMOUS else source_of(scope), now)
+        bucket = self._rates.bucket(client, now)
         if not bucket.take(now):
             text = f"rate limit of {self._services.requests_per_s} requests per second exceeded; wait {bucket.wait_ms(now)} ms"
             raise Rejected("WF611", text, status=429)
@@ -151,8 +163,21 @@ class AuthMiddleware:
         return principal
 
 
-def _problem(error: Rejected, path: str) -> Response:
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(error.status)
+def _client_of(scope: Scope, principal: Principal | None) -> str:
+    """The name of the client for limits: by the id of the token, if there is one, because names may be reused.
+
+    Without a principal, and on an open address, where everyone has the same name, it is the address.
+    """
+    name = principal.token or principal.name if principal is not None else ""
+    if name and name != ANONYMOUS:
+        return name
+    return source_of_address(source_of(scope))
+
+
+def _problem(error: Rejected, path: str, *, closes: bool = False) -> Response:
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(error.status, {})
+    if closes:
+        headers = {**headers, "Connection": "close"}
     return problem(error.status, error.text, code=error.code, instance=path, headers=headers)
 
 

@@ -6,58 +6,116 @@ Rules of this file:
 - The unix socket gets its mode between `bind` and `listen`, so no client can connect before. The uid of the peer is read from
   the kernel once per connection, and kept in the state of the connection.
 - The daemon handles signals, not uvicorn. `stop` ends the streams first.
+- A connection that says nothing is closed by a timer, and earlier when another one needs its place (connections.py). TCP and
+  the unix socket have separate places.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 import stat
 import struct
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import h11
 import uvicorn
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from waterflow_agent.errors import Stalled
+from waterflowd.api import quotas
 from waterflowd.api.app import Api
-from waterflowd.api.auth import PEER_UID
+from waterflowd.api.auth import PEER_UID, REFUSAL
+from waterflowd.api.connections import REFUSED_MAX, ConnectionTable
+from waterflowd.api.problems import problem
+from waterflowd.api.request_heads import StrictConnection
 
 _SOCKET_MODE = 0o660
 #: `sun_path` has 108 bytes including the final NUL.
 _SOCKET_PATH_BYTES_MAX = 107
-_BACKLOG = 512
+#: Connections that the kernel holds for us, and that are accepted in one go before the limits apply to them.
+BACKLOG = 128
 #: Requests that take longer during a stop are aborted; streams end at once.
 _GRACE_S = 5
-#: Open connections; each stream is one, and our own clients need one at a time. Further ones are closed at once.
-CONNECTIONS_MAX = 512
 #: A connection without a new request for this long is closed at the next check, at most this much later.
-HEAD_S_MAX = 30.0
+HEAD_S_MAX = 10.0
+#: File descriptors that the API may use beside the TCP connections within the limit: for the unix socket, and for connections
+#: that were accepted before the limits apply, or that wait for a refusal.
+RESERVED_DESCRIPTORS = quotas.UNIX.connections + 2 * (BACKLOG + REFUSED_MAX)
+#: How long a refused connection may take to send the request that is answered with the reason.
+_REFUSED_S = 2.0
 _UCRED = struct.Struct("3i")
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 with the uid of the peer on a unix socket, and a timeout for idle connections."""
+    """HTTP/1.1 with strict heads, the uid of the peer on a unix socket, limits, and a timeout for idle connections."""
+
+    def __init__(self, *arguments: Any, tables: _Tables, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.conn = StrictConnection()
+        self._tables = tables
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._last_cycle: object = None
-        self._idle_check = self.loop.call_later(HEAD_S_MAX, self._close_if_idle)
-        if len(self.connections) > CONNECTIONS_MAX:
-            transport.abort()
-            return
         uid = _peer_uid(transport)
         if uid is not None:
             self.app_state = {**self.app_state, PEER_UID: uid}
+            self._table, source = self._tables.unix, str(uid)
+        else:
+            self._table, source = self._tables.tcp, quotas.source_of_address(self.client[0] if self.client else "")
+        refusal = self._table.add(self, source)
+        self._idle_check = self.loop.call_later(
+            HEAD_S_MAX if refusal is None else _REFUSED_S, self._close_if_idle if refusal is None else self.abort
+        )
+        if refusal:
+            self.app_state = {**self.app_state, REFUSAL: refusal}
+        elif refusal is not None:
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._idle_check.cancel()
+        self._table.remove(self)
         super().connection_lost(exc)
+
+    def abort(self) -> None:
+        """See `connections.Connection`."""
+        self.transport.abort()
+
+    def handle_events(self) -> None:
+        """Reads what has arrived; a request makes the connection busy."""
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:
+            self._table.set_busy(self)
+
+    def on_response_complete(self) -> None:
+        """The connection is idle, unless the next request has already arrived."""
+        self._table.set_idle(self)
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers a request that is not valid HTTP, and closes the connection."""
+        error = sys.exception()
+        answer = problem(400, str(error) if isinstance(error, h11.RemoteProtocolError) else msg, code="WF605")
+        headers = [*answer.raw_headers, (b"connection", b"close")]
+        with contextlib.suppress(h11.LocalProtocolError):
+            # A part of the body was malformed after the answer had begun: then there is only the end of the connection.
+            for event in (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=bytes(answer.body)),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def _close_if_idle(self) -> None:
         """Closes the connection when no request is active and none has begun since the last check."""
@@ -81,6 +139,14 @@ def _peer_uid(transport: asyncio.Transport) -> int | None:
         return cast(int, uid)
 
 
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """The connections of both listeners."""
+
+    tcp: ConnectionTable
+    unix: ConnectionTable
+
+
 class _Server(uvicorn.Server):
     """Uvicorn embedded in the daemon."""
 
@@ -102,10 +168,17 @@ class _Server(uvicorn.Server):
 class ApiServer:
     """Serves an API on `listen` (`host:port`, port 0 for any) and on the unix socket `path`; either may be None."""
 
-    def __init__(self, api: Api, listen: str | None, path: Path | None) -> None:
+    def __init__(
+        self, api: Api, listen: str | None, path: Path | None, *, connections_max: int = quotas.TCP.connections
+    ) -> None:
+        """`connections_max` is the number of TCP connections for which there are file descriptors."""
         self._api = api
         self._listen = listen
         self._path = path
+        self.tables = _Tables(
+            ConnectionTable(connections_max, min(quotas.TCP.connections_per_source, connections_max // 2)),
+            ConnectionTable(quotas.UNIX.connections, quotas.UNIX.connections_per_source),
+        )
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._inode: int | None = None
@@ -128,18 +201,18 @@ class ApiServer:
             raise
         config = Config(
             self._api,
-            http=_Protocol,
+            http=functools.partial(_Protocol, tables=self.tables),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             interface="asgi3",
             log_config=None,
-            log_level="warning",
+            # What strangers can cause is a warning there, such as a request that is not HTTP.
+            log_level="error",
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
             timeout_graceful_shutdown=_GRACE_S,
-            h11_max_incomplete_event_size=64 << 10,
         )
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=sockets), name="api server")
@@ -173,7 +246,7 @@ def _bind_tcp(listen: str) -> socket.socket:
     host = host.removeprefix("[").removesuffix("]")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
     except (OSError, ValueError, OverflowError) as error:
         raise Stalled(
             "WF610",
@@ -192,7 +265,7 @@ def _bind_unix(path: Path) -> socket.socket:
         _remove_stale(path)
         opened.bind(os.fspath(path))
         os.chmod(path, _SOCKET_MODE)
-        opened.listen(_BACKLOG)
+        opened.listen(BACKLOG)
     except OSError as error:
         opened.close()
         raise Stalled("WF610", f"cannot listen on api.socket = {os.fspath(path)!r} ({error})") from error

@@ -24,10 +24,11 @@ from waterflowd.admin.metrics import DriverMetrics
 from waterflowd.admin.repositories import GitRepositoryAdmin
 from waterflowd.admin.runs import LogRunReader
 from waterflowd.admin.webhooks import SignedWebhookService
+from waterflowd.api import quotas
 from waterflowd.api.app import Api
-from waterflowd.api.server import ApiServer
+from waterflowd.api.server import RESERVED_DESCRIPTORS, ApiServer
 from waterflowd.api.services import Services
-from waterflowd.app import workflow_check
+from waterflowd.app import file_descriptors, workflow_check
 from waterflowd.app.config import Config, access_policy
 from waterflowd.app.environments import Environments
 from waterflowd.compiler.process import CompilerProcess
@@ -204,7 +205,14 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         dispatch=dispatch,
         compiler=compiler,
         reconciler=reconciler,
-        api=ApiServer(api, config.api.listen or None, Path(config.api.socket) if config.api.socket else None),
+        api=ApiServer(
+            api,
+            config.api.listen or None,
+            Path(config.api.socket) if config.api.socket else None,
+            connections_max=file_descriptors.connections_max(
+                file_descriptors.raise_limit(), quotas.TCP.connections, RESERVED_DESCRIPTORS
+            ),
+        ),
         secrets=secrets,
         starter=ChildRunStarter(driver, _child_workflows(config, data_dir, compiler)),
     )

@@ -13,7 +13,7 @@ import pytest
 from tests.integration.api.served import Served, serve
 from tests.patience import PATIENCE_S
 from waterflowd.access.roles import Role
-from waterflowd.api import request_bodies, server
+from waterflowd.api import quotas, request_bodies, server
 from waterflowd.testing.awaiting import until
 
 YAML = {"Content-Type": "application/yaml"}
@@ -152,29 +152,182 @@ async def test_a_connection_without_a_request_is_closed(served: Served, monkeypa
         assert not stream.is_closed
 
 
-async def test_connections_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection beyond the limit is closed at once; when another one closes, a new one is accepted."""
-    monkeypatch.setattr(server, "CONNECTIONS_MAX", 2)
-    held = [await asyncio.open_connection("127.0.0.1", served.server.port) for _ in range(2)]
+async def answer_of(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], path: str = "/health") -> bytes:
+    """Sends a request on an open connection; returns the answer up to its end, empty if there is none."""
+    reader, writer = connection
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        async with asyncio.timeout(PATIENCE_S):
+            return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
 
-    async def is_cut() -> bool:
-        reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
-        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                return not await reader.read()
-        except ConnectionError:
-            return True
-        finally:
-            writer.close()
 
-    assert await is_cut()
+async def test_silent_connections_keep_nobody_out(served: Served) -> None:
+    """520 connections that send nothing: another client on TCP is answered at once, and so is the unix socket."""
+    held = [await asyncio.open_connection("127.0.0.1", served.server.port) for _ in range(520)]
+    await until(lambda: len(served.server.tables.tcp) == quotas.TCP.connections_per_source)
+    async with served.tcp() as client, served.unix() as admin:
+        for _ in range(3):
+            assert (await client.get("/v1/groups")).status_code == 200
+            assert (await admin.get("/v1/groups")).status_code == 200
+    # The oldest were closed for the newest, which still work.
+    assert (await answer_of(held[-1])).startswith(b"HTTP/1.1 200")
+    assert await answer_of(held[0]) == b""
     for _, writer in held:
         writer.close()
-        await writer.wait_closed()
+
+
+async def test_streams_of_one_viewer_keep_nobody_out(tmp_path: Path) -> None:
+    """It opens 256 of them, and gets a part; another viewer and the administrator's unix socket open theirs."""
+    async with serve(tmp_path) as served:
+        greedy, other = (served.harness.token(Role.VIEWER, name=name) for name in ("greedy", "other"))
+        request = f"GET /v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {greedy}\r\n\r\n".encode()
+        statuses: list[bytes] = []
+        held = []
+        for _ in range(256):
+            connection = await asyncio.open_connection("127.0.0.1", served.server.port)
+            held.append(connection)
+            connection[1].write(request)
+            async with asyncio.timeout(PATIENCE_S):
+                head = await connection[0].readuntil(b"\r\n\r\n")
+                statuses.append(head.split()[1])
+                if statuses[-1] == b"429":
+                    problem = await connection[0].readuntil(b"}")
+                    assert b"you have 32 open streams, which is the limit" in problem
+        assert statuses.count(b"200") == quotas.TCP.streams_per_client
+        assert statuses.count(b"429") == 256 - quotas.TCP.streams_per_client
+        async with served.tcp(other) as viewer, served.unix() as admin:
+            for client in (viewer, admin):
+                async with client.stream("GET", "/v1/events") as response:
+                    assert response.status_code == 200
+                assert (await client.get("/v1/groups")).status_code == 200
+        for _, writer in held:
+            writer.close()
+
+
+async def test_a_connection_is_refused_with_the_reason_only_when_all_are_busy(tmp_path: Path) -> None:
+    """While each connection of the address carries a stream, a new one gets a 429; the unix socket has others."""
+    async with serve(tmp_path, is_open=True) as served, served.unix() as admin:
+        table = served.server.tables.tcp
+        table._per_source = 2
+        streams_open = [served.tcp() for _ in range(2)]
+        async with streams_open[0].stream("GET", "/v1/events"), streams_open[1].stream("GET", "/v1/events"):
+            answered = await answer_of(await asyncio.open_connection("127.0.0.1", served.server.port))
+            assert answered.startswith(b"HTTP/1.1 429")
+            assert b"2 connections from your address are busy" in answered
+            assert (await admin.get("/v1/groups")).status_code == 200
+        for client in streams_open:
+            await client.aclose()
+        await until(lambda: not len(table))
+        assert (await answer_of(await asyncio.open_connection("127.0.0.1", served.server.port))).startswith(
+            b"HTTP/1.1 200"
+        )
+
+
+async def test_requests_of_one_client_at_a_time_are_limited(tmp_path: Path) -> None:
+    """Requests whose body does not arrive occupy only their own client's share, also when nobody knows who they are."""
+    async with serve(tmp_path) as served:
+        slow = served.harness.token(Role.RUNNER, name="slow")
+        pools = served.harness.api.pools
+        pools.tcp.requests = quotas.Quota("requests", 4, 2)
+        head = "POST /v1/validate HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Type: application/yaml\r\n"
+        held = []
+        for _ in range(2):
+            _, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+            writer.write((head + "Content-Length: 9\r\n\r\na").format(slow).encode())
+            held.append(writer)
+        await until(lambda: pools.tcp.requests.count == 2)
+        async with served.tcp(slow) as client, served.tcp(served.harness.token(Role.VIEWER)) as other:
+            refused = await client.get("/v1/groups")
+            assert code(refused) == (429, "WF609")
+            assert "you have 2 open requests" in refused.json()["detail"]
+            assert (await other.get("/v1/groups")).status_code == 200
+        for writer in held:
+            writer.close()
+        await until(lambda: not pools.tcp.requests.count)
+
+
+# Framing ------------------------------------------------------------------------------------------------------------------
+
+SECOND = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def framed(*lines: bytes, body: bytes = b"0\r\n\r\n" + SECOND, version: bytes = b"1.1", end: bytes = b"\r\n") -> bytes:
+    """A request with these header lines, whose body one server reads as empty, and another as a second request."""
+    request = b"POST /v1/validate HTTP/" + version
+    return end.join([request, b"Host: localhost", b"Content-Type: application/yaml", *lines, b"", b""]) + body
+
+
+LENGTH = b"Content-Length: %d" % (5 + len(SECOND))
+CHUNKED = b"Transfer-Encoding: chunked"
+
+AMBIGUOUS = {
+    "length and encoding": framed(LENGTH, CHUNKED),
+    "encoding and length": framed(CHUNKED, LENGTH),
+    "length zero and encoding": framed(b"Content-Length: 0", CHUNKED),
+    "two equal lengths": framed(LENGTH, LENGTH),
+    "two lengths": framed(LENGTH, b"Content-Length: 5"),
+    "a list of lengths": framed(LENGTH + b", " + LENGTH.partition(b": ")[2]),
+    "a signed length": framed(b"Content-Length: +5"),
+    "a hexadecimal length": framed(b"Content-Length: 0x5"),
+    "a length with an underscore": framed(b"Content-Length: 1_0"),
+    "an empty length": framed(b"Content-Length: "),
+    "an endless length": framed(b"Content-Length: " + b"9" * 40),
+    "two encodings": framed(CHUNKED, CHUNKED),
+    "a list of encodings": framed(b"Transfer-Encoding: chunked, identity"),
+    "another encoding": framed(b"Transfer-Encoding: gzip, chunked"),
+    "an unknown encoding": framed(b"Transfer-Encoding: xchunked"),
+    "an encoding after a vertical tab": framed(b"Transfer-Encoding: \x0bchunked"),
+    "an encoding on the next line": framed(b"Transfer-Encoding:\r\n chunked"),
+    "a header that hides an encoding": framed(LENGTH, b"X: a\r\n\tTransfer-Encoding: chunked"),
+    "a space before the colon": framed(b"Transfer-Encoding : chunked"),
+    "a space before the name": framed(b" Transfer-Encoding: chunked"),
+    "an encoding in HTTP/1.0": framed(CHUNKED, version=b"1.0"),
+    "bare line feeds": framed(CHUNKED, end=b"\n"),
+    "one bare line feed": framed(b"X: a\nTransfer-Encoding: chunked"),
+    "a bare carriage return": framed(b"X: a\rTransfer-Encoding: chunked", LENGTH),
+    "a NUL in a name": framed(b"Transfer-Encoding\0: chunked"),
+}
+
+
+@pytest.mark.parametrize("listener", ["tcp", "unix"])
+@pytest.mark.parametrize("form", AMBIGUOUS)
+async def test_a_request_whose_end_is_ambiguous_has_one_answer(served: Served, form: str, listener: str) -> None:
+    """It is a 400, whatever the request says, and the connection is closed: nothing in it is a second request."""
+    if listener == "tcp":
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+    else:
+        reader, writer = await asyncio.open_unix_connection(str(served.path))
+    writer.write(AMBIGUOUS[form])
     async with asyncio.timeout(PATIENCE_S):
-        while await is_cut():
-            pass
+        answered = await reader.read()
+    writer.close()
+    assert answered.startswith(b"HTTP/1.1 400 "), answered
+    assert answered.count(b"HTTP/1.1 ") == 1
+    head, _, body = answered.partition(b"\r\n\r\n")
+    assert b"connection: close" in head.lower()
+    assert b'"code":"WF605"' in body
+
+
+async def test_two_requests_in_one_packet_have_two_answers(served: Served) -> None:
+    """Pipelining works with heads that are not ambiguous, with a body of either kind between them, and byte by byte."""
+    body = b"jobs: {j: {runs-on: g, steps: [{run: x}]}}"
+    first = framed(b"Content-Length: %d" % len(body), body=body)
+    second = framed(CHUNKED, body=b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+    last = SECOND.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    for size in (1 << 16, 1):
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+        whole = first + second + last
+        for start in range(0, len(whole), size):
+            writer.write(whole[start : start + size])
+            await writer.drain()
+        async with asyncio.timeout(PATIENCE_S):
+            answered = await reader.read()
+        writer.close()
+        assert answered.count(b"HTTP/1.1 200") == 3, answered
 
 
 # Paths --------------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from tests.integration.api.served import Served, serve
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Stalled
 from waterflowd.access.roles import Role
+from waterflowd.api import quotas
 from waterflowd.api.server import ApiServer
 from waterflowd.api.streaming import streams
 from waterflowd.testing.awaiting import until
@@ -368,12 +369,17 @@ async def test_a_stream_ends_when_its_token_is_revoked(served: Served, monkeypat
         assert "event: end" not in text
 
 
-async def test_the_number_of_open_streams_is_limited(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream beyond the limit is refused with a 429."""
-    monkeypatch.setattr(streams, "STREAMS_MAX", 1)
-    async with served.unix() as client, client.stream("GET", "/v1/events"):
-        refused = await client.get("/v1/events")
-        assert (refused.status_code, refused.json()["code"]) == (429, "WF609")
+async def test_the_number_of_open_streams_is_limited(served: Served) -> None:
+    """A stream beyond the limit of its client is refused with a 429 that says so, until one ends."""
+    served.harness.api.pools.unix.streams = quotas.Quota("streams", 8, 1)
+    async with served.unix() as client:
+        async with client.stream("GET", "/v1/events"):
+            refused = await client.get("/v1/events")
+            assert (refused.status_code, refused.json()["code"]) == (429, "WF609")
+            assert "you have 1 open streams" in refused.json()["detail"]
+        await until(lambda: not served.harness.api.pools.unix.streams.count)
+        async with client.stream("GET", "/v1/events") as response:
+            assert response.status_code == 200
 
 
 async def test_missing_announced_output_does_not_keep_a_stream_open(

@@ -24,6 +24,9 @@ from starlette.types import Receive, Scope, Send
 
 from waterflow_agent.errors import Rejected, WaterflowError
 from waterflowd.access.roles import Principal, Role
+from waterflowd.api.auth import ADMISSION
+from waterflowd.api.disconnects import until_disconnected
+from waterflowd.api.quotas import Admission
 from waterflowd.api.schemas.events import event_schema
 from waterflowd.api.services import Services
 from waterflowd.api.streaming.output_reader import RunOutput
@@ -39,8 +42,6 @@ HEARTBEAT_S = 15.0
 _STRAGGLERS_S = 10.0
 #: The same for a client that does not follow.
 _ANNOUNCED_S = 2.0
-#: Each costs a task or two; many dashboards need far fewer.
-STREAMS_MAX = 256
 #: A few milliseconds of encoding.
 _RECORDS = 200
 _HEARTBEAT = b": still here\n\n"
@@ -96,7 +97,7 @@ class Stream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the response."""
         self._streams.count += 1
-        gone = asyncio.create_task(_disconnected(receive), name="stream: client")
+        gone = asyncio.create_task(until_disconnected(receive), name="stream: client")
         sent = asyncio.create_task(self._send(send), name="stream: body")
         try:
             await asyncio.wait({gone, sent}, return_when=asyncio.FIRST_COMPLETED)
@@ -123,17 +124,11 @@ class Stream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 def admit(request: Request) -> Streams:
     """The open streams, if one more is allowed; `Rejected` 429 otherwise."""
     streams: Streams = request.app.state.streams
-    if streams.count >= STREAMS_MAX:
-        text = f"the limit of {STREAMS_MAX} open streams is reached; close some, or try again later"
-        raise Rejected("WF609", text, status=429)
+    admission: Admission = getattr(request.state, ADMISSION)
+    admission.becomes_stream()
     return streams
 
 

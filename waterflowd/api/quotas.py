@@ -1,0 +1,121 @@
+"""What the API can do at the same time, and who may use how much of it: requests, streams and connections.
+
+Rules of this file:
+
+- TCP and the unix socket have separate pools, so that nothing on the network keeps the administrator of the machine out.
+- In each pool there is a limit for one client (a principal; without one, an address), and one for all together. Beyond the
+  latter a client that holds nothing is still admitted, from a reserve: several clients together cannot keep another out either.
+- A refusal is a 429 that says which limit was reached.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from dataclasses import dataclass, field
+
+from waterflow_agent.errors import Rejected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The limits of one pool."""
+
+    #: Open connections, and those of one address or uid.
+    connections: int
+    connections_per_source: int
+    #: Requests that are being answered, except streams. Each may hold a body of 2 MiB in memory.
+    requests: int = 128
+    requests_per_client: int = 32
+    #: Open streams; each costs a task or two. A dashboard needs one or two of them.
+    streams: int = 256
+    streams_per_client: int = 32
+
+
+TCP = Limits(connections=512, connections_per_source=256)
+UNIX = Limits(connections=128, connections_per_source=96, requests=64, streams=64)
+
+
+class Quota:
+    """Counts what clients hold of one kind: `limit` of it in total, `per_client` for each, and a quarter more in reserve."""
+
+    def __init__(self, what: str, limit: int, per_client: int) -> None:
+        self._what = what
+        self._limit = limit
+        self._per_client = per_client
+        self._held: Counter[str] = Counter()
+        self.count = 0
+
+    def take(self, client: str) -> None:
+        """Counts one more; raises `Rejected` WF609 with status 429 beyond a limit."""
+        held = self._held[client]
+        if held >= self._per_client:
+            text = f"you have {held} open {self._what}, which is the limit; wait until one of them ends"
+            raise Rejected("WF609", text, status=429)
+        if self.count >= self._limit and (held or self.count >= self._limit + self._limit // 4):
+            text = f"the limit of {self._limit} open {self._what} of all clients is reached; try again later"
+            raise Rejected("WF609", text, status=429)
+        self._held[client] += 1
+        self.count += 1
+
+    def release(self, client: str) -> None:
+        """Counts one less."""
+        self.count -= 1
+        self._held[client] -= 1
+        if not self._held[client]:
+            del self._held[client]
+
+
+class Pool:
+    """The requests and streams of TCP, or of the unix socket."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.requests = Quota("requests", limits.requests, limits.requests_per_client)
+        self.streams = Quota("streams", limits.streams, limits.streams_per_client)
+
+
+@dataclass(slots=True)
+class Pools:
+    """All pools."""
+
+    tcp: Pool = field(default_factory=lambda: Pool(TCP))
+    unix: Pool = field(default_factory=lambda: Pool(UNIX))
+
+
+class Admission:
+    """What one request holds: a place among the requests, and once it is a stream, one among the streams instead."""
+
+    def __init__(self, pool: Pool, client: str) -> None:
+        """Takes a place; raises `Rejected` 429 when there is none."""
+        self._pool = pool
+        self.client = client
+        pool.requests.take(client)
+        self._quota: Quota | None = pool.requests
+
+    def becomes_stream(self) -> None:
+        """Changes to a stream; raises `Rejected` 429 when there is no place for another one."""
+        if self._quota is self._pool.streams:
+            return
+        self._pool.streams.take(self.client)
+        self.release()
+        self._quota = self._pool.streams
+
+    def release(self) -> None:
+        """Frees the place. Idempotent."""
+        quota, self._quota = self._quota, None
+        if quota is not None:
+            quota.release(self.client)
+
+
+def source_of_address(host: str) -> str:
+    """The address as far as one client can choose it: a /64 of IPv6 is one source."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))

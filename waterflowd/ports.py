@@ -191,8 +191,11 @@ FileReader = Callable[[str], Awaitable[bytes | None]]
 class Compiler(Protocol):
     """Compiles files into plans in a warm child process with limits, so that a hostile file cannot stop the daemon."""
 
-    async def compile(self, path: str, content: bytes, files: FileReader | None = None) -> Compiled:
+    async def compile(self, path: str, content: bytes, files: FileReader | None = None, *, client: str) -> Compiled:
         """Compiles one file. Never raises because of the file's content: a crash or a timeout is a diagnostic too.
+
+        `client` names who should not delay others: each client gets the same share of time. Raises `Rejected` WF609 with
+        status 429 when too many of its files are waiting. When the caller is cancelled, its work is dropped.
 
         `files` reads other files of the same revision that the workflow uses; its exceptions are passed on. Without it, a
         workflow that uses other files gets an error. `Compiled.files` has all requested paths, found or not: when one of

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ import httpx
 from tests.acceptance.cluster import Cluster, wait_until
 from tests.attack.injection import Fault, is_alive, started_with
 from tests.attack.judge import Judge, workflow
+from tests.patience import PATIENCE_S
 
 GOOD = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: log\n        with: {message: fine}\n"
 
@@ -148,6 +150,19 @@ class Arena(Cluster):
                 if mark in (entry / "environ").read_bytes() and is_alive(int(entry.name)):
                     found.add(int(entry.name))
         return found
+
+    def api_by_socket(self, method: str, path: str, **options: object) -> httpx.Response:
+        """Sends a request over the unix socket, as the administrator of the machine."""
+        if self._client is None:
+            with socket.socket(socket.AF_UNIX) as probe:
+                # If nothing listens, the client would leave its socket to the garbage collector.
+                try:
+                    probe.connect(str(self.socket))
+                except OSError as error:
+                    raise httpx.ConnectError(str(error)) from error
+            transport = httpx.HTTPTransport(uds=str(self.socket))
+            self._client = httpx.Client(transport=transport, base_url="http://localhost", timeout=PATIENCE_S)
+        return self._client.request(method, path, **options)  # type: ignore[arg-type]
 
     def freeze(self, pid: int) -> None:
         """Stops a process with SIGSTOP."""

@@ -10,7 +10,6 @@ import itertools
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -24,7 +23,6 @@ from tests.acceptance.cluster import wait_until
 from tests.attack.arena import Arena
 from tests.attack.test_hostile_steps import job
 from tests.chance import IS_FULL, SEED
-from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 
@@ -130,16 +128,7 @@ class TwoHosts(Arena):
 
     def api(self, method: str, path: str, **options: object) -> httpx.Response:
         """Sends a request over the unix socket, because the TCP address is in the daemon's namespace."""
-        if self._client is None:
-            with socket.socket(socket.AF_UNIX) as probe:
-                # If nothing listens, the client would leave its socket to the garbage collector.
-                try:
-                    probe.connect(str(self.socket))
-                except OSError as error:
-                    raise httpx.ConnectError(str(error)) from error
-            transport = httpx.HTTPTransport(uds=str(self.socket))
-            self._client = httpx.Client(transport=transport, base_url="http://localhost", timeout=PATIENCE_S)
-        return self._client.request(method, path, **options)  # type: ignore[arg-type]
+        return self.api_by_socket(method, path, **options)
 
 
 @pytest.fixture

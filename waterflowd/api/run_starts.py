@@ -7,6 +7,8 @@ from starlette.requests import Request
 
 from waterflow_agent.errors import Rejected
 from waterflowd.access.roles import Principal, check_plan, trigger_of
+from waterflowd.api.auth import ADMISSION
+from waterflowd.api.disconnects import while_connected
 from waterflowd.api.problems import InvalidWorkflow
 from waterflowd.api.request_bodies import YAML_TYPES, check_path, check_values, content_type, parse_json, read_body
 from waterflowd.api.responses import JSON_TYPE
@@ -18,6 +20,7 @@ from waterflowd.model import inputs as input_checks
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import run_stream
 from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
+from waterflowd.ports import Compiler
 
 _KEY_LENGTH_MAX = 200
 
@@ -45,9 +48,11 @@ async def read_workflow(request: Request, path: str | None) -> StartRunBody:
     return sent
 
 
-async def compile_workflow(services: Services, sent: StartRunBody) -> bytes:
-    """The plan of a workflow that was sent; raises `InvalidWorkflow` with every error."""
-    compiled = await services.compiler.compile(sent.path, sent.yaml.encode("utf-8", "surrogateescape"))
+async def compile_workflow(request: Request, services: Services, compiler: Compiler, sent: StartRunBody) -> bytes:
+    """The plan of a workflow that was sent; raises `InvalidWorkflow` with every error. Stops when the client disconnects."""
+    client: str = getattr(request.state, ADMISSION).client
+    content = sent.yaml.encode("utf-8", "surrogateescape")
+    compiled = await while_connected(request, compiler.compile(sent.path, content, client=client))
     if compiled.plan is None:
         raise InvalidWorkflow(compiled.diagnostics)
     if errors := list(unknown_nodes(plans.decode(compiled.plan), services.agents.rows())):

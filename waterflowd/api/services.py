@@ -37,6 +37,8 @@ class Services:
     runs: Runs
     feed: Feed
     compiler: Compiler
+    #: Compiles files that are only validated: in a separate process, so that they never delay runs.
+    validator: Compiler
     reader: RunReader
     agents: AgentAdmin
     repositories: RepositoryAdmin

@@ -119,6 +119,7 @@ class Parts:
     enrollment: EnrollmentService
     dispatch: Dispatch
     compiler: CompilerProcess
+    validator: CompilerProcess
     reconciler: Reconciler
     starter: ChildRunStarter
     api: ApiServer
@@ -168,7 +169,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     enrollment = EnrollmentService(registry, driver, agents, link, clock)
     dispatch = Dispatch(agents, enrollment, server_keys, log.generation, enrollment.describe)
     link.target = dispatch
-    compiler = CompilerProcess()
+    compiler, validator = CompilerProcess(), CompilerProcess(starts_early=False)
     loop_ports, reconciler = _reconciling(config, log, driver, feed, compiler, clock, access)
     services = Services(
         log=log,
@@ -176,6 +177,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         runs=driver,
         feed=feed,
         compiler=compiler,
+        validator=validator,
         reader=LogRunReader(queries, driver),
         agents=FleetAgentAdmin(registry, state.placement, enrollment),
         repositories=GitRepositoryAdmin(reconciler),
@@ -204,6 +206,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         enrollment=enrollment,
         dispatch=dispatch,
         compiler=compiler,
+        validator=validator,
         reconciler=reconciler,
         api=ApiServer(
             api,

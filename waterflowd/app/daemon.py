@@ -71,6 +71,7 @@ async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int
         tasks.append(asyncio.create_task(coroutine, name=name))  # type: ignore[arg-type]
 
     await parts.compiler.start()
+    await parts.validator.start()
     count = parts.driver.recover()
     parts.agents.recovered()
     agents = parts.config.agents
@@ -131,5 +132,6 @@ async def _stop(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> None
     await parts.secrets.close()
     await parts.dispatch.close()
     await parts.compiler.close()
+    await parts.validator.close()
     parts.contents.close()
     parts.store.close()

@@ -64,7 +64,7 @@ async def check_repository(
 async def _files(settings: RepositorySettings, source: Source, compiler: Compiler) -> list[FileApplied]:
     """The compiled files at all watched refs, equal ones once."""
     found = await source.refs()
-    workflow_files = WorkflowFiles(source, compiler, _NoPlans())
+    workflow_files = WorkflowFiles(settings.name, source, compiler, _NoPlans())
     state = RepositoryState(name=settings.name, refs={})
     files: dict[tuple[str, str], FileApplied] = {}
     for ref in refs.watched(found, settings.refs):

@@ -1,8 +1,8 @@
 """The compiler process: reads requests from standard input and writes answers to standard output, one at a time.
 
 Rules of this file: the process isolates the daemon from hostile files. It has no sockets, secrets or files of the daemon, and
-limits itself before the first file: memory, no core dump, low priority. An alarm ends it when a file takes too long, even
-without the parent. It also ends at the end of its input.
+limits itself before the first file: memory, no core dump, low priority. The kernel ends it when a file takes too much processor
+time (SIGPROF), and an alarm when it takes too long, even without the parent. It also ends at the end of its input.
 
 A frame is its length as four bytes, big-endian, followed by msgpack. First, an empty frame reports that the process is ready.
 Then each request is answered with one `Answer`: the outcome, or the paths of the files that the next request for the same
@@ -71,7 +71,7 @@ def limit(memory_bytes: int) -> None:
     os.nice(NICENESS)
 
 
-def serve(requests: BinaryIO, answers: BinaryIO, timeout_s: float) -> None:
+def serve(requests: BinaryIO, answers: BinaryIO, cpu_s: float, timeout_s: float) -> None:
     """Answers requests until the input ends."""
     decoder = msgspec.msgpack.Decoder(Request)
     encoder = msgspec.msgpack.Encoder()
@@ -79,23 +79,26 @@ def serve(requests: BinaryIO, answers: BinaryIO, timeout_s: float) -> None:
     answers.flush()
     while len(head := requests.read(LENGTH.size)) == LENGTH.size:
         request = decoder.decode(requests.read(LENGTH.unpack(head)[0]))
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
         signal.setitimer(signal.ITIMER_REAL, timeout_s)
-        answer = compiled(request)
+        payload = encoder.encode(compiled(request))
         signal.setitimer(signal.ITIMER_REAL, 0)
-        answers.write(encode_frame(encoder.encode(answer)))
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        answers.write(encode_frame(payload))
         answers.flush()
 
 
-def main(memory_bytes: int, timeout_s: float) -> None:
+def main(memory_bytes: int, cpu_s: float, timeout_s: float) -> None:
     """Runs the compiler process until its input ends."""
     # Ctrl-C and SIGTERM are for the parent; when it ends, the input ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     dsl.compile_workflow("warm-up.yml", _WARM_UP)
     limit(memory_bytes)
     try:
-        serve(sys.stdin.buffer, sys.stdout.buffer, timeout_s)
+        serve(sys.stdin.buffer, sys.stdout.buffer, cpu_s, timeout_s)
     except BrokenPipeError:
         # The daemon was killed: exit without the messages that Python would print.
         os._exit(0)

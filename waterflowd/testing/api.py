@@ -79,7 +79,7 @@ class WallClock:
 class DirectCompiler:
     """Compiles in this process."""
 
-    async def compile(self, path: str, content: bytes, files: FileReader | None = None) -> Compiled:
+    async def compile(self, path: str, content: bytes, files: FileReader | None = None, *, client: str) -> Compiled:
         """See `ports.Compiler`."""
         if files is None:
             return compile_workflow(path, content)
@@ -343,6 +343,7 @@ class ApiHarness:
             runs=self.driver,
             feed=self.feed,
             compiler=DirectCompiler(),
+            validator=DirectCompiler(),
             reader=LogRunReader(queries, self.driver),
             agents=self.agents,
             repositories=self.repositories,

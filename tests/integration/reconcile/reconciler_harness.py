@@ -122,7 +122,7 @@ class RealCompiler:
     #: Words that this version of the language refuses.
     refused: bytes | None = None
 
-    async def compile(self, path: str, content: bytes, files: FileReader | None = None) -> Compiled:
+    async def compile(self, path: str, content: bytes, files: FileReader | None = None, *, client: str) -> Compiled:
         self.requested.append(path)
         self.fault(content)
         if self.refused is not None and self.refused in content:

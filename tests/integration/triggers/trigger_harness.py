@@ -96,6 +96,7 @@ class TriggerHarness:
             runs=self.driver,
             feed=self.feed,
             compiler=self.compiler,
+            validator=self.compiler,
             reader=LogRunReader(queries, self.driver),
             agents=MemoryAgentAdmin(),
             repositories=self.repositories,

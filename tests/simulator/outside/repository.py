@@ -329,7 +329,7 @@ class Compiler:
         self._environment = environment
         self._repository = repository
 
-    async def compile(self, path: str, content: bytes, files: FileReader | None = None) -> Compiled:
+    async def compile(self, path: str, content: bytes, files: FileReader | None = None, *, client: str) -> Compiled:
         """See the port."""
         chance = self._environment.chance
         slow_s = chance.triggers.uniform(0.5, 5.0) if chance.happens("compiler slow") else 0.0

@@ -59,7 +59,7 @@ Trigger = Annotated[
 async def start_run(request: Request, services: Ports, principal: Runner, path: Text = None) -> Response:
     """Validate and start a workflow that is sent. The run is durable when the answer comes."""
     sent = await run_starts.read_workflow(request, path)
-    compiled = await run_starts.compile_workflow(services, sent)
+    compiled = await run_starts.compile_workflow(request, services, services.compiler, sent)
     trigger = run_starts.client_trigger(request, principal)
     start_request = StartRequest(plan=compiled, trigger=trigger, inputs=sent.inputs, vars=sent.vars)
     plan = plans.decode(compiled)

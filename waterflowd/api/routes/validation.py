@@ -20,7 +20,7 @@ router = APIRouter(tags=["validate"])
 async def validate(request: Request, services: Ports, _: Viewer, path: Text = None) -> Response:
     """Compile a workflow that is sent, and check its inputs if there are any. A 422 holds all errors with their places."""
     sent = await run_starts.read_workflow(request, path)
-    plan = plans.decode(await run_starts.compile_workflow(services, sent))
+    plan = plans.decode(await run_starts.compile_workflow(request, services, services.validator, sent))
     if sent.inputs:
         input_checks.check_start(plan.inputs, sent.inputs)
     return json_response(ValidFileSchema.of(plan))

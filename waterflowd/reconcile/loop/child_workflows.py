@@ -14,6 +14,7 @@ from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.dsl.reporting import codes as dsl_codes
 from waterflowd.ports import Compiler
 from waterflowd.reconcile import codes
+from waterflowd.reconcile.loop.workflow_files import compiler_client
 from waterflowd.reconcile.settings import RepositorySettings
 
 #: Cached plans; one has a few kilobytes, at most 16 MiB.
@@ -57,7 +58,7 @@ class CommittedWorkflows:
                 f'no workflow file "{escape_for_display(path)}" at {revision[:7]}; paths start at the repository root'
             )
             raise Rejected(dsl_codes.WRONG_CALL, text)
-        compiled = await self._compiler.compile(path, content, read)
+        compiled = await self._compiler.compile(path, content, read, client=compiler_client(repository))
         if compiled.plan is not None:
             return compiled.plan
         first = compiled.diagnostics[0]

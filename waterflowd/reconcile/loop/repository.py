@@ -46,7 +46,7 @@ class RepositoryLoop:
         self.repository = LiveRepository(settings, ports)
         self._source = source
         self._ports = ports
-        self._files = WorkflowFiles(source, ports.compiler, ports.plans)
+        self._files = WorkflowFiles(settings.name, source, ports.compiler, ports.plans)
         self._wake = asyncio.Event()
         self.plan_recovery = PlanRecovery(self.repository, self._files, ports.plans, ports.clock, self._wake.set)
         self._sync_waiters: list[asyncio.Future[None]] = []

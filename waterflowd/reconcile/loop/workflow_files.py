@@ -33,10 +33,16 @@ class Plans(Protocol):
         ...
 
 
+def compiler_client(repository: str) -> str:
+    """The name under which files of a repository are compiled."""
+    return f"repository {repository}"
+
+
 class WorkflowFiles:
     """Compiles the files of one repository, one call at a time."""
 
-    def __init__(self, source: Source, compiler: Compiler, plans: Plans) -> None:
+    def __init__(self, repository: str, source: Source, compiler: Compiler, plans: Plans) -> None:
+        self._client = compiler_client(repository)
         self._source = source
         self._compiler = compiler
         self._plans = plans
@@ -74,7 +80,7 @@ class WorkflowFiles:
         if content is None:
             return ref_updates.file_refused(file, [ref_updates.file_too_large(file)])
         others = _TreeReader(self._source, tree)
-        compiled = await self._compiler.compile(file.path, content, others.read)
+        compiled = await self._compiler.compile(file.path, content, others.read, client=self._client)
         if others.problems and compiled.plan is None:
             # The compiler only knows that the file could not be read.
             compiled = msgspec.structs.replace(compiled, diagnostics=[*others.problems, *compiled.diagnostics])
@@ -89,7 +95,8 @@ class WorkflowFiles:
         refused: list[FileApplied] = []
         for file in files:
             others = _RecordedReader(self._source, file)
-            compiled = await self._compiler.compile(file.path, contents[file.blob] or b"", others.read)
+            content = contents[file.blob] or b""
+            compiled = await self._compiler.compile(file.path, content, others.read, client=self._client)
             if compiled.plan is not None and file.plan_hash is not None:
                 self._plans.put(file.plan_hash, compiled.plan)
             else:

@@ -35,7 +35,7 @@ from waterflow_agent.keys import KeyPair
 from waterflow_agent.nodes.own.catalog import NodeCatalog
 from waterflow_agent.session.dealer import SocketFactory
 from waterflow_agent.session.link import Link
-from waterflow_agent.state import secret_store, status
+from waterflow_agent.state import installation, secret_store, status
 from waterflow_agent.state.journal import Journal
 from waterflow_agent.state.ledger import Ledger
 from waterflow_agent.state.secret_store import SecretStore
@@ -163,6 +163,7 @@ class _EnrolledAgent:
             nodes=self._nodes,
             labels=config.labels,
             clock=self._clock,
+            installation=installation.load_or_create(self._data_dir),
         )
         self._core.restore()
 

@@ -43,6 +43,7 @@ class Core:
         labels: dict[str, str] | None = None,
         clock: Clock | None = None,
         output_sender: OutputSender | None = None,
+        installation: str = "",
         describe_machine: Callable[[], machine.Machine] = machine.describe,
     ) -> None:
         clock = clock or Clock()
@@ -82,6 +83,7 @@ class Core:
             sender=sender,
             labels=labels or {},
             clock=clock,
+            installation=installation,
             describe_machine=describe_machine,
             problem=lambda: self._writer.problem,
         )

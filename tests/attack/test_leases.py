@@ -205,3 +205,44 @@ def test_the_next_holder_waits_until_the_server_of_the_previous_one_has_stopped_
 
     second = _second(servers, cut_at)
     assert _overlap_s(servers.ticks_on("far")[0], second) < 0
+
+
+def test_a_copied_agent_gets_nothing_while_the_original_is_cut_off(servers: Servers) -> None:
+    """The copy is refused although the original is silent, until a person accepts it; then nothing overlaps."""
+    servers.start(_holder(servers))
+    wait_until(lambda: servers.ticks_on("far"), "the step to run")
+    servers.start(_holder(servers))
+    servers.hosts.cable("down")
+    cut_at = time.time()
+    copy = servers.folder / "agent-copy"
+    sockets = shutil.ignore_patterns("*.sock")
+    shutil.copytree(servers.agent_dir("far"), copy, symlinks=True, ignore=sockets, ignore_dangling_symlinks=True)
+    config = servers.folder / "copy.toml"
+    config.write_text((servers.folder / "far.toml").read_text().replace(str(servers.agent_dir("far")), str(copy)))
+    log = servers.folder / "copy.log"
+    process = servers.spawn("waterflow_agent", "run", "--config", str(config), log=log)
+    try:
+        _check_copy(servers, log, cut_at)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _check_copy(servers: Servers, log: Path, cut_at: float) -> None:
+    wait_until(lambda: "WF211" in log.read_text(), "the copy to be refused")
+    # Longer than the silence after which the original's session has ended, and than its attempt's lease.
+    time.sleep(max(0.0, cut_at + 40.0 - time.time()))
+
+    assert servers.connected() == set()
+    assert len(servers.ticked()) == 1
+    status = servers.ctl("status")
+    assert status.returncode == 1
+    assert "waterflowctl agents accept far" in status.stdout
+    assert "waterflowctl agents accept far" in servers.ctl("agents").stdout
+    accepted = servers.ctl("agents", "accept", "far")
+    assert accepted.returncode == 0, accepted.stderr
+    wait_until(lambda: len(servers.ticked()) == 2, "the copy to run the next holder's step", PATIENCE_S)
+    first, second = servers.ticked().values()
+    assert _overlap_s(first, second) < 0
+    servers.hosts.cable("up")
+    wait_until(lambda: "WF211" in servers.agent_log("far").read_text(), "the original to be refused", PATIENCE_S)

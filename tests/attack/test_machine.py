@@ -184,6 +184,32 @@ def test_a_cloned_agent_gets_no_work_and_the_first_one_continues(arena: Arena) -
     assert sorted(marker.read_text().split()) == sorted(runs)
 
 
+def test_a_copy_of_a_silent_agent_is_refused_until_a_person_accepts_it(arena: Arena) -> None:
+    """The copied key belongs to another data directory; a moved one is accepted with a command."""
+    arena.lose_agent("web-1")
+    arena.lose_agent("web-2")
+    copy, config, log = arena.folder / "agent-moved", arena.folder / "moved.toml", arena.folder / "moved.log"
+    sockets = shutil.ignore_patterns("*.sock")
+    shutil.copytree(arena.agent_dir("web-1"), copy, symlinks=True, ignore=sockets, ignore_dangling_symlinks=True)
+    config.write_text((arena.folder / "web-1.toml").read_text().replace(str(arena.agent_dir("web-1")), str(copy)))
+    run = arena.start(GOOD)
+    process = arena.spawn("waterflow_agent", "run", "--config", str(config), log=log)
+    try:
+        wait_until(lambda: "WF211" in log.read_text(), "the copy to be refused")
+        assert arena.connected() == set()
+        assert "waterflowctl agents accept web-1" in arena.ctl("status").stdout
+
+        assert arena.ctl("agents", "accept", "web-1").returncode == 0
+
+        process.kill()
+        process.wait()
+        process = arena.spawn("waterflow_agent", "run", "--config", str(config), log=log)
+        assert arena.wait_for(run)["conclusion"] == "success"
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_revoked_agent_is_disconnected_during_its_step(arena: Arena) -> None:
     """The agent's session ends and is not reopened; its steps are `lost`, even if it still reports (A6)."""
     arena.lose_agent("web-2")

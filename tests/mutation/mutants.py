@@ -22,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tests.mutation import child_run_mutants, trigger_mutants
+from tests.mutation import child_run_mutants, lease_mutants, trigger_mutants
 from tests.mutation.mutant import Mutant
 from tests.simulator import simulate
 
@@ -548,6 +548,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "only one of several files is started",
     ),
     *trigger_mutants.MUTANTS,
+    *lease_mutants.MUTANTS,
     # People.
     Mutant("waterflowd.fleet.registry:Registry.apply", "self._remove(agent)", "pass", "a revoked agent continues"),
     Mutant(

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from waterflow_agent import join_token, keys
+from waterflow_agent.display import escape_for_display
 from waterflowd.admin.ports import AgentRow, JoinTokenRow, PendingRow, ServerRow
 from waterflowd.fleet.placement import Placement, Server
 from waterflowd.fleet.registry import Enrolled, JoinToken, Registry
 from waterflowd.host.enrollment import EnrollmentService
+from waterflowd.host.identities import AgentIdentities
+from waterflowd.model.ids import AgentId
 
 
 class FleetAgentAdmin:
     """Implements `admin.ports.AgentAdmin`."""
 
-    def __init__(self, registry: Registry, placement: Placement, enrollment: EnrollmentService) -> None:
+    def __init__(
+        self, registry: Registry, placement: Placement, enrollment: EnrollmentService, identities: AgentIdentities
+    ) -> None:
         self._registry = registry
+        self._identities = identities
         self._placement = placement
         self._enrollment = enrollment
 
@@ -34,6 +40,8 @@ class FleetAgentAdmin:
                 is_connected=False,
                 text=text,
                 hostname=entry.hostname,
+                boot_changed_at=entry.boot_changed_at or None,
+                alarm=self._alarm(entry),
             )
         return AgentRow(
             fingerprint=entry.agent,
@@ -51,6 +59,18 @@ class FleetAgentAdmin:
             labels=server.facts.get("labels", {}),
             nodes=tuple(sorted(server.nodes)),
             own_nodes=server.own_nodes,
+            boot_changed_at=entry.boot_changed_at or None,
+            alarm=self._alarm(entry),
+        )
+
+    def _alarm(self, entry: Enrolled) -> str:
+        clone = self._identities.refused(entry.agent)
+        if clone is None:
+            return ""
+        host = escape_for_display(clone.hostname, 64) or "unnamed"
+        return (
+            f"another server ({host}) with its key is refused: it {clone.text}; if it replaces this one: waterflowctl agents "
+            f"accept {entry.name}; if not, the key was copied: revoke it and enroll the server again [WF211]"
         )
 
     def pending(self) -> Sequence[PendingRow]:
@@ -92,6 +112,12 @@ class FleetAgentAdmin:
     async def approve(self, fingerprint: str, groups: Sequence[str], by: str) -> AgentRow:
         """See the protocol."""
         agent = await self._enrollment.approve(fingerprint, tuple(groups), by)
+        return self._row(self._registry.agents[agent])
+
+    async def accept(self, fingerprint: str, by: str) -> AgentRow:
+        """See the protocol."""
+        agent = AgentId(fingerprint)
+        await self._identities.accept(agent, by)
         return self._row(self._registry.agents[agent])
 
     async def revoke(self, fingerprint: str, by: str) -> None:

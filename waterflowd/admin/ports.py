@@ -43,6 +43,10 @@ class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     nodes: tuple[str, ...] = ()
     own_nodes: tuple[OwnNode, ...] = ()
+    #: When its boot last changed, in ms; None if it has not.
+    boot_changed_at: int | None = None
+    #: What a person has to look at, one sentence; "" for nothing.
+    alarm: str = ""
 
 
 class PendingRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +114,10 @@ class AgentAdmin(Protocol):
 
     async def approve(self, fingerprint: str, groups: Sequence[str], by: str) -> AgentRow:
         """Approves a pending agent, or changes its groups. Idempotent. `Rejected` WF604 (404) for an unknown key."""
+        ...
+
+    async def accept(self, fingerprint: str, by: str) -> AgentRow:
+        """Lets the refused server have the agent's key. `Rejected` WF606 (409) if there is none, or the agent is connected."""
         ...
 
     async def revoke(self, fingerprint: str, by: str) -> None:

@@ -52,6 +52,7 @@ from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
 from waterflowd.host.file_server import FileServer
 from waterflowd.host.fleet_requests import job_origin
+from waterflowd.host.identities import AgentIdentities
 from waterflowd.host.live_state import LiveState, Lower, MissingSecrets
 from waterflowd.host.outputs import OutputCollector
 from waterflowd.host.queries import RunQueries
@@ -167,7 +168,16 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     files = FileServer(state, contents, link)
     agents = AgentHandler(driver, link, clock, outputs=outputs, files=files, lost_after_ms=config.agents.lost_after_ms)
     enrollment = EnrollmentService(registry, driver, agents, link, clock)
-    dispatch = Dispatch(agents, enrollment, server_keys, log.generation, enrollment.describe)
+    identities = AgentIdentities(registry, state.placement, driver, clock)
+    dispatch = Dispatch(
+        agents,
+        enrollment,
+        server_keys,
+        log.generation,
+        enrollment.describe,
+        on_clone=identities.clone_found,
+        identify=identities.identify,
+    )
     link.target = dispatch
     compiler, validator = CompilerProcess(), CompilerProcess(starts_early=False)
     loop_ports, reconciler = _reconciling(config, log, driver, feed, compiler, clock, access)
@@ -179,7 +189,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
         compiler=compiler,
         validator=validator,
         reader=LogRunReader(queries, driver),
-        agents=FleetAgentAdmin(registry, state.placement, enrollment),
+        agents=FleetAgentAdmin(registry, state.placement, enrollment, identities),
         repositories=GitRepositoryAdmin(reconciler),
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,

@@ -56,6 +56,7 @@ def _problem(frame: codec.Frame, hello: messages.Hello) -> str:
         hello.os,
         hello.arch,
         hello.problem,
+        hello.installation,
     )
     if not (hello.instance and hello.boot_id) or any(len(text) > _TEXT_LENGTH_MAX for text in texts):
         return f"instance and boot id are required, and no text may exceed {_TEXT_LENGTH_MAX} characters"

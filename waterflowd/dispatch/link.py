@@ -46,13 +46,14 @@ class Dispatch:
         describe: Callable[[AgentId], tuple[str, list[str]]],
         *,
         on_clone: Callable[[AgentId, messages.Hello], None] = lambda agent, hello: None,
+        identify: Callable[[AgentId, messages.Hello], str] = lambda agent, hello: "",
         silence_ms: int = SILENCE_MS,
     ) -> None:
         self._listener = listener
         self._enroller = enroller
         self._keys = keys
         self._settings = SessionSettings(
-            generation=generation, describe=describe, on_clone=on_clone, silence_ms=silence_ms
+            generation=generation, describe=describe, on_clone=on_clone, identify=identify, silence_ms=silence_ms
         )
         #: Called with code, text and peer of logged rejections, for the audit trail. Set it before `start`.
         self.on_rejection: Callable[[str, str, str], None] = lambda code, text, peer: None

@@ -6,7 +6,8 @@ Rules of this file:
 - The key is checked for each frame, not only in the handshake: a revoked agent is disconnected at its next frame.
 - A peer may send only what `messages.PERMITTED` allows in its state; everything else is rejected.
 - An agent has one session. A newer `Hello` of the same process replaces it. A `Hello` of another process with the same key
-  waits until the older one has proven dead, and is rejected for good if the older one keeps sending: a clone.
+  waits until the older one has proven dead, and is rejected for good if the older one keeps sending: a clone. A `Hello`
+  from another machine or installation is rejected before, even if the older one is silent.
 - Reading and handling an agent's frames has a budget of processor time, because a frame that is expensive can be well-formed.
   An agent that uses it up loses its connection, and may connect again when it has some budget again.
 - A peer's fault ends only its session. The agent opens another one, and messages in flight are settled there. A peer that
@@ -32,7 +33,7 @@ from waterflow_agent.keys import fingerprint
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS, Session
 from waterflowd.dispatch import handshake
-from waterflowd.dispatch.clone_detection import CloneDetector
+from waterflowd.dispatch.clone_detection import CLONE_RETRY_MS, CloneDetector
 from waterflowd.dispatch.port.client import IncomingMessage
 from waterflowd.dispatch.port.limits import PortLimits
 from waterflowd.dispatch.port.records import Refused, Verdict
@@ -81,6 +82,8 @@ class SessionSettings:
     describe: Callable[[AgentId], tuple[str, list[str]]]
     #: Called with the newer process's `Hello` when two live processes use one key.
     on_clone: Callable[[AgentId, messages.Hello], None]
+    #: Why this `Hello` is not from the machine and the installation that the key belongs to; "" if it is.
+    identify: Callable[[AgentId, messages.Hello], str] = lambda agent, hello: ""
     silence_ms: int = SILENCE_MS
 
 
@@ -320,6 +323,9 @@ class Sessions:
         rejection = handshake.check(frame, hello)
         if rejection is None and not self._hellos.take(agent, self._now()):
             rejection = handshake.reject(hello, "WF216", "too many hellos; try again later", after_ms=HELLO_RETRY_MS)
+        problem = self._settings.identify(agent, hello) if rejection is None else ""
+        if problem:
+            rejection = handshake.reject(hello, "WF211", problem, after_ms=CLONE_RETRY_MS)
         older = self._by_agent.get(agent)
         if rejection is None and older is not None:
             rejection = self._replace(older, incoming, hello)

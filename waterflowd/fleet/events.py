@@ -32,6 +32,17 @@ class AgentApproved(FleetFact, frozen=True, kw_only=True, tag="agent-approved"):
     token: str | None = None
 
 
+class AgentIdentified(FleetFact, frozen=True, kw_only=True, tag="agent-identified"):
+    """The agent's key belongs to this machine, installation and boot: by its first session, after a reboot, or by a person."""
+
+    agent: AgentId
+    machine_id: str
+    installation: str
+    boot_id: str
+    #: A person has accepted another machine or installation (`by`); what the former one runs may still be running.
+    is_accepted: bool = False
+
+
 class AgentRevoked(FleetFact, frozen=True, kw_only=True, tag="agent-revoked"):
     """The key is no longer an agent, and cannot become one again without a new approval."""
 
@@ -54,4 +65,4 @@ class JoinTokenRevoked(FleetFact, frozen=True, kw_only=True, tag="join-token-rev
     token: str
 
 
-Fact = AgentApproved | AgentRevoked | JoinTokenCreated | JoinTokenRevoked
+Fact = AgentApproved | AgentIdentified | AgentRevoked | JoinTokenCreated | JoinTokenRevoked

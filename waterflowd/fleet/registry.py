@@ -21,6 +21,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: Built-in group of all servers; never assigned.
 ALL_SERVERS = "all-servers"
 GROUPS_MAX = 32
+#: Earlier boots of an agent that are remembered.
+BOOTS_MAX = 64
 
 
 class Enrolled(msgspec.Struct, kw_only=True):
@@ -34,6 +36,14 @@ class Enrolled(msgspec.Struct, kw_only=True):
     machine_id: str
     approved_at: int
     approved_by: str
+    #: What the key belongs to besides the machine; "" until the first session.
+    installation: str = ""
+    boot_id: str = ""
+    #: Earlier boots, which cannot come back.
+    past_boots: tuple[str, ...] = ()
+    #: When its boot last changed, and when a person last accepted another machine or installation; 0 for never.
+    boot_changed_at: int = 0
+    accepted_at: int = 0
 
 
 class JoinToken(msgspec.Struct, kw_only=True):
@@ -69,9 +79,16 @@ class Registry:
         """Folds one fact."""
         match fact:
             case events.AgentApproved():
+                known = self.agents.get(fact.agent)
                 self._remove(fact.agent)
                 self._add(fact)
+                if known is not None:
+                    _copy_identity(known, self.agents[fact.agent])
                 self.revoked.discard(fact.agent)
+            case events.AgentIdentified():
+                entry = self.agents.get(fact.agent)
+                if entry is not None:
+                    _identify(entry, fact)
             case events.AgentRevoked(agent=agent):
                 self._remove(agent)
                 self.revoked.add(agent)
@@ -148,6 +165,23 @@ class Registry:
         if token.uses is not None and token.used >= token.uses:
             raise _unusable("is used up")
         return token
+
+
+def _copy_identity(known: Enrolled, entry: Enrolled) -> None:
+    """Another name or other groups do not change what the key belongs to."""
+    entry.machine_id, entry.installation, entry.boot_id = known.machine_id, known.installation, known.boot_id
+    entry.past_boots = known.past_boots
+    entry.boot_changed_at, entry.accepted_at = known.boot_changed_at, known.accepted_at
+
+
+def _identify(entry: Enrolled, fact: events.AgentIdentified) -> None:
+    if entry.boot_id and entry.boot_id != fact.boot_id:
+        entry.past_boots = (*entry.past_boots[1 - BOOTS_MAX :], entry.boot_id)
+        entry.boot_changed_at = fact.at
+    entry.past_boots = tuple(boot for boot in entry.past_boots if boot != fact.boot_id)
+    entry.machine_id, entry.installation, entry.boot_id = fact.machine_id, fact.installation, fact.boot_id
+    if fact.is_accepted:
+        entry.accepted_at = fact.at
 
 
 def _unusable(problem: str) -> Rejected:

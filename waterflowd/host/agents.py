@@ -38,7 +38,7 @@ from waterflowd.host.file_server import FileServer
 from waterflowd.host.outputs import OutputCollector, display_name
 from waterflowd.model.ids import AgentId, JobId, RunId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
-from waterflowd.model.statuses import AttemptStatus, Status
+from waterflowd.model.statuses import AttemptStatus, Outcome, Status
 
 logger = logging.getLogger("waterflow.host")
 
@@ -145,6 +145,9 @@ class AgentHandler:
             state = held.pop(key, None)
             if state is messages.AttemptState.FINISHED:
                 continue
+            if self._was_elsewhere(agent, attempt):
+                lost.extend(self._lost_elsewhere(agent, run, attempt, key))
+                continue
             if state is None and attempt.status is AttemptStatus.STARTED:
                 # It had started, and the agent has lost its record of it: another offer would run it twice.
                 text = f"{attempt.agent_name} has lost its record of the running step"
@@ -248,6 +251,21 @@ class AgentHandler:
             loop = asyncio.get_running_loop()
             self._doubtful[key] = loop.call_later(delay_s, self._lose_doubtful, agent, run.id, key, cause)
 
+    def _was_elsewhere(self, agent: AgentId, attempt: Attempt) -> bool:
+        """Whether a person has accepted another server for the key since: the attempt may still run on the former one."""
+        entry = self._state.registry.agents.get(agent)
+        return entry is not None and (attempt.dispatched_at or 0) < entry.accepted_at
+
+    def _lost_elsewhere(
+        self, agent: AgentId, run: Run, attempt: Attempt, key: messages.TaskId
+    ) -> list[tuple[RunId, inputs.Input]]:
+        text = f"{attempt.agent_name} moved to another server while the step ran"
+        cause = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
+        if attempt.lease_ms:
+            self._lose_later(agent, run, attempt, key, cause)
+            return []
+        return [(run.id, _lost(agent, key, cause))]
+
     def _lose_doubtful(self, agent: AgentId, run: RunId, key: messages.TaskId, cause: Reason) -> None:
         del self._doubtful[key]
         self._driver.submit([(run, _lost(agent, key, cause))])
@@ -290,6 +308,11 @@ class AgentHandler:
                 self._link.reject(
                     agent, "WF215", f"report about {display_name(report.key)}: the agent does not have it"
                 )
+            elif run_id in self._state.runs and self._knows_nothing(agent, report):
+                run, key = self._state.runs[run_id], report.key
+                attempt = run.attempt(key.attempt.job, key.attempt.step, key.attempt.number)
+                assert attempt is not None, "its lease was compared"
+                accepted.extend(self._lost_elsewhere(agent, run, attempt, key))
             elif run_id in self._state.runs:
                 accepted.append((run_id, _report(agent, report)))
             elif isinstance(report, messages.Finished):
@@ -300,6 +323,15 @@ class AgentHandler:
         """Whether the attempt is or was the agent's, under any lease. A false report must not even become evidence."""
         attempt = self._driver.attempt(key.attempt)
         return attempt is not None and attempt.agent == agent
+
+    def _knows_nothing(self, agent: AgentId, report: messages.Started | messages.Finished) -> bool:
+        """Whether the report says nothing, because its attempt ran on the server that the key belonged to before."""
+        if not isinstance(report, messages.Finished) or report.outcome not in (Outcome.LOST, Outcome.REFUSED):
+            return False
+        run = self._state.run_of_open_attempt(agent, report.key)
+        name = report.key.attempt
+        attempt = run.attempt(name.job, name.step, name.number) if run is not None else None
+        return attempt is not None and self._was_elsewhere(agent, attempt)
 
     def output(self, agent: AgentId, output: messages.Output) -> None:
         """See `ports.AgentListener`."""

@@ -279,6 +279,10 @@ class Driver:
         """The attempt of this name, in an open or a completed run; None if there is none."""
         return self._queries.attempt(self.state.runs, name)
 
+    def keep(self, stream: StreamName, facts: Sequence[Any]) -> None:
+        """Records findings of the host itself in the next batch, or as soon as they can be written."""
+        self._submit(lambda batch: batch.record(stream, self._log.head(stream), facts))
+
     def settle(self, agent: AgentId, call: Callable[[], None]) -> None:
         """Calls `call` once everything submitted so far is durable and no commit is in progress."""
         self._submit(lambda batch: batch.settled.add(agent), call)

@@ -242,6 +242,14 @@ class MemoryAgentAdmin:
                 return made
         raise Rejected("WF604", "no such key has asked", status=404)
 
+    async def accept(self, fingerprint: str, by: str) -> AgentRow:
+        """See the protocol."""
+        for index, row in enumerate(self.agents):
+            if row.fingerprint == fingerprint and row.alarm:
+                self.agents[index] = msgspec.structs.replace(row, alarm="")
+                return self.agents[index]
+        raise Rejected("WF606", "no other server has tried to connect", status=409)
+
     async def revoke(self, fingerprint: str, by: str) -> None:
         """See the protocol."""
         if all(row.fingerprint != fingerprint for row in self.agents):

@@ -40,6 +40,7 @@ class SessionHandler:
         sender: MessageSender,
         labels: dict[str, str],
         clock: Clock,
+        installation: str = "",
         describe_machine: Callable[[], machine.Machine] = machine.describe,
         problem: Callable[[], str] = lambda: "",
     ) -> None:
@@ -55,6 +56,7 @@ class SessionHandler:
         self._sender = sender
         self._labels = labels
         self._clock = clock
+        self._installation = installation
         self._describe_machine = describe_machine
         self._problem = problem
         self._announced_problem = ""
@@ -89,6 +91,7 @@ class SessionHandler:
             jobs=self._steps.jobs(),
             own_nodes=self._announced_nodes,
             problem=self._announced_problem,
+            installation=self._installation,
         )
 
     def on_opened(self, welcome: messages.Welcome) -> None:

@@ -167,6 +167,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     own_nodes: list[OwnNode] = []
     #: Why the agent cannot start anything now, one sentence; then `slots` is 0.
     problem: str = ""
+    #: Identifies the agent's data directory; a copy of it has another one.
+    installation: str = ""
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):

@@ -53,6 +53,7 @@ TABLE: dict[str, Role | None] = {
     "GET /v1/nodes": Role.VIEWER,
     "POST /v1/agents/tokens": Role.OPERATOR,
     "POST /v1/agents/{fingerprint}/approve": Role.OPERATOR,
+    "POST /v1/agents/{fingerprint}/accept": Role.OPERATOR,
     "POST /v1/agents/{fingerprint}/revoke": Role.OPERATOR,
     "DELETE /v1/agents/{fingerprint}": Role.OPERATOR,
     "GET /v1/agents/tokens": Role.OPERATOR,

@@ -31,6 +31,7 @@ from waterflowd.host.driver import Driver
 from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
 from waterflowd.host.file_server import FileServer
+from waterflowd.host.identities import AgentIdentities
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.outputs import OutputCollector
 from waterflowd.host.queries import RunQueries
@@ -134,12 +135,18 @@ class Daemon:
         files = FileServer(self.live_state, MemoryFiles(environment.tree), link)
         self.agents = AgentHandler(self.driver, link, clock, outputs=outputs, files=files, lost_after_ms=LOST_AFTER_MS)
         enrollment = self.enrollment = EnrollmentService(registry, self.driver, self.agents, link, clock)
+        identities = AgentIdentities(registry, self.live_state.placement, self.driver, clock)
         silent: logging.Logger = _Silent()  # type: ignore[assignment]
         self.sessions = Sessions(
             self.agents,
             enrollment,
             environment.network,
-            SessionSettings(generation=log.generation, describe=enrollment.describe, on_clone=self._on_clone),
+            SessionSettings(
+                generation=log.generation,
+                describe=enrollment.describe,
+                on_clone=self._on_clone,
+                identify=identities.identify,
+            ),
             Rejections(silent, lambda: environment.loop.now_ms),
             cpu_s=lambda: 0.0,
         )

@@ -188,6 +188,16 @@ async def approve_agent(request: Request, services: Ports, principal: Operator, 
     return json_response(AgentSchema.of(row))
 
 
+@router.post("/v1/agents/{fingerprint:path}/accept", responses={200: returns(AgentSchema)})
+async def accept_agent(services: Ports, principal: Operator, fingerprint: str) -> Response:
+    """Accept the refused server as the new server of the agent: another machine, or a data directory that was moved."""
+    found = find_agent(services, fingerprint)
+    _check_agent(services, principal, found)
+    row = await services.agents.accept(found, principal.name)
+    await services.audit.action(principal, "accept-agent", found, hostname=row.hostname)
+    return json_response(AgentSchema.of(row))
+
+
 @router.post("/v1/agents/{fingerprint:path}/revoke", responses={200: returns(RevokedAgentSchema)})
 @router.delete("/v1/agents/{fingerprint:path}", responses={200: returns(RevokedAgentSchema)})
 async def revoke_agent(services: Ports, principal: Operator, fingerprint: str) -> Response:

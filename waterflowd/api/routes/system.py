@@ -115,7 +115,9 @@ def _next_schedules(services: Services) -> list[ScheduleRow]:
 
 def _problems(services: Services) -> list[str]:
     found = [f"repository {row.name}: {row.text}" for row in services.repositories.status() if not row.is_ready]
-    found += [f"agent {row.name}: {row.text}" for row in services.agents.rows() if not row.is_connected]
+    agents = services.agents.rows()
+    found += [f"agent {row.name}: {row.text}" for row in agents if not row.is_connected]
+    found[:0] = [f"agent {row.name}: {row.alarm}" for row in agents if row.alarm]
     found[:0] = [f"run {run}: {text}" for run, text in services.reader.stalled().items()]
     text = services.reader.read_only_text()
     return ([text] if text is not None else []) + found[:_ROWS]

@@ -43,6 +43,10 @@ class AgentSchema(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     nodes: list[str]
     own_nodes: list[OwnNodeSchema]
+    #: When its boot last changed.
+    boot_changed_at: Timestamp | None
+    #: What a person has to look at; empty for nothing.
+    alarm: str
 
     @classmethod
     def of(cls, row: AgentRow) -> AgentSchema:
@@ -66,6 +70,8 @@ class AgentSchema(msgspec.Struct, frozen=True, kw_only=True):
                 OwnNodeSchema(name=own.name, origin=own.origin, version=own.version, fault=own.fault)
                 for own in row.own_nodes
             ],
+            boot_changed_at=timestamp(row.boot_changed_at),
+            alarm=row.alarm,
         )
 
 

@@ -38,6 +38,8 @@ def agents(context: click.Context, as_json: bool) -> None:
     )
     for row in rows:
         _print_own_nodes(row["name"], row.get("own_nodes", []))
+        if row.get("alarm"):
+            click.echo(style(escape_for_display(f"! {row['name']}: {row['alarm']}"), "red"))
     for row in pending:
         click.echo(f"next: waterflowctl agents approve {escape_for_display(row['fingerprint'])} --group GROUP")
 
@@ -161,6 +163,19 @@ def approve(context: click.Context, fingerprint: str, groups: tuple[str, ...], a
         print_json([agent])
         return
     click.echo(f"approved {escape_for_display(agent['name'])} for {escape_for_display(', '.join(agent['groups']))}")
+
+
+@agents.command("accept")
+@click.argument("agent", metavar="FINGERPRINT-or-NAME")
+@json_option
+@click.pass_context
+def accept(context: click.Context, agent: str, as_json: bool) -> None:
+    """Accept another server for an agent's key: a replaced machine, or a data directory that was moved."""
+    accepted = client_of(context).post(f"/v1/agents/{quote(agent, safe='')}/accept")
+    if as_json:
+        print_json([accepted])
+        return
+    click.echo(f"accepted the new server of {escape_for_display(accepted['name'])}; it connects within about a minute")
 
 
 @agents.command("revoke")

@@ -13,6 +13,8 @@ from waterflowd.ctl.options import client_of, count, json_option, print_json
 
 #: Rows of a section, so that everything fits on one screen.
 _ROWS = 8
+#: How long a changed boot is shown.
+_NEW_BOOT_MS = 24 * 3_600_000
 
 
 @click.command()
@@ -86,7 +88,10 @@ def _agent(row: dict[str, Any]) -> str:
     is_connected = row["status"] == "connected"
     sign = glyph("completed", "success" if is_connected else "lost")
     slots = f"{row['slots_busy']}/{row['slots']} slots busy" if is_connected else escape_for_display(row["text"])
-    return f"{sign} {escape_for_display(row['name'])}  {escape_for_display(', '.join(row['groups']))}  {slots}"
+    changed_at = millis(row.get("boot_changed_at"))
+    is_new = changed_at is not None and now_ms() - changed_at < _NEW_BOOT_MS
+    boot = style(f"  new boot at {time_text(row['boot_changed_at'])}", "yellow") if is_new else ""
+    return f"{sign} {escape_for_display(row['name'])}  {escape_for_display(', '.join(row['groups']))}  {slots}{boot}"
 
 
 def _run(row: dict[str, Any]) -> str:

@@ -1,0 +1,86 @@
+"""Mutants of leases: each breaks one rule of time, so that two servers may work at the same time."""
+
+from __future__ import annotations
+
+from tests.mutation.mutant import Mutant
+
+_LEASES, _AGENTS = "waterflowd.engine.rules.leases", "waterflowd.host.agents"
+_RUNNER_LEASES, _SESSION = "waterflow_agent.runner.leases", "waterflow_agent.wire.session"
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(f"{_LEASES}:is_exclusive", " or _may_move(job)", "", "a job that may move to another server has no lease"),
+    Mutant(f"{_LEASES}:is_exclusive", " or _has_lock(job)", "", "the holder of a concurrency group has no lease"),
+    Mutant(
+        f"{_LEASES}:_has_lock", "above = above.parent", "above = None", "a job in a job that holds a lock has no lease"
+    ),
+    Mutant("waterflowd.dispatch.lowering:lower", "lease_ms=attempt.lease_ms,", "", "an offer does not tell its lease"),
+    Mutant(
+        f"{_AGENTS}:AgentHandler._patience_ms",
+        "max(self._lost_after_ms, _lease_over_ms(run, attempt, key))",
+        "self._lost_after_ms",
+        "the daemon does not wait for the end of a lease",
+    ),
+    Mutant(
+        f"{_AGENTS}:AgentHandler.lose",
+        "if attempt.lease_ms:",
+        "if False:",
+        "a revoked agent loses its leases at once",
+    ),
+    Mutant(
+        "waterflowd.engine.moves.step_moves:_active_step",
+        " and not attempt.lease_ms",
+        "",
+        "a forced cancel ends an attempt that may still run",
+    ),
+    Mutant(
+        "waterflowd.engine.outstanding:stop_timer",
+        "due_at += leases.over_after_ms(step.last.lease_ms, step.plan.stop.grace_ms)",
+        "pass",
+        "a stop counts as unconfirmed before the lease has ended",
+    ),
+    Mutant(
+        f"{_RUNNER_LEASES}:Leases.is_over",
+        "return now >= self._confirmed_at + length_ms",
+        "return False",
+        "the runner ends no lease",
+    ),
+    Mutant(
+        f"{_SESSION}:Session.take",
+        "min(frame.stamp, self._sent_at)",
+        "self._sent_at",
+        "a frame of the daemon confirms what it has not received",
+    ),
+    Mutant(
+        f"{_SESSION}:Session._stamp_at",
+        "else self._stamp",
+        "else 0",
+        "the daemon confirms nothing",
+    ),
+    Mutant(
+        "waterflow_agent.session.handler:SessionHandler.on_confirmed",
+        "self._steps.confirm_leases(at)",
+        "self._steps.confirm_leases(self._clock.boot_ms() + 15_000)",
+        "a lease is counted from later than the confirmed message",
+        "tests.unit.agent.test_session_handler:test_confirmations_extend_the_leases_about_once_per_second",
+    ),
+    Mutant(
+        f"{_LEASES}:over_after_ms",
+        "(100 + DRIFT_PERCENT)",
+        "100",
+        "the daemon does not allow for wrong clocks",
+        "tests.unit.engine.test_leases:test_the_daemon_waits_for_the_slowest_server_and_the_fastest_daemon",
+    ),
+    Mutant(
+        f"{_LEASES}:over_after_ms",
+        "+ KILL_MS",
+        "",
+        "the daemon does not allow for the time to kill",
+        "tests.unit.engine.test_leases:test_the_daemon_waits_for_the_slowest_server_and_the_fastest_daemon",
+    ),
+    Mutant(
+        f"{_LEASES}:over_after_ms",
+        "lease_ms + grace_ms",
+        "lease_ms",
+        "the daemon does not allow for the grace period",
+    ),
+)

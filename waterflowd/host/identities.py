@@ -1,0 +1,139 @@
+"""What an agent's key belongs to: a machine, an installation (data directory) and a boot. All others with the key are clones.
+
+Rules of this file:
+
+- The first session decides which machine and installation a key belongs to; the machine is already known from the enrollment.
+- A key that comes from another machine or installation, or with a boot that was followed by another one, is refused until a
+  person accepts it (`waterflowctl agents accept`), even if the agent that it belongs to is silent.
+- Another boot of the same machine and installation is a reboot: it is accepted and recorded.
+- Whoever has read the agent's whole data directory as it runs can claim its identity, but not be connected at the same time
+  (dispatch/clone_detection.py).
+- Refused clones are kept in memory: they try again about once a minute. The audit trail has every rejection.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from waterflow_agent.errors import Rejected
+from waterflow_agent.wire import messages
+from waterflowd import ports
+from waterflowd.fleet import events
+from waterflowd.fleet.placement import Placement
+from waterflowd.fleet.registry import Enrolled, Registry
+from waterflowd.host.driver import Driver
+from waterflowd.model.ids import FLEET, AgentId
+
+#: How long after its last try a clone counts as refused; it tries again after a minute.
+REFUSED_MS = 5 * 60_000
+#: Of a machine id in the registry; enrollment stores no more.
+MACHINE_ID_LENGTH = 64
+
+
+class RefusedClone(msgspec.Struct, frozen=True, kw_only=True):
+    """A server that has used an agent's key and was refused."""
+
+    machine_id: str
+    installation: str
+    boot_id: str
+    hostname: str
+    #: One sentence without a subject, such as `comes from another machine`.
+    text: str
+    refused_at: int
+
+
+class AgentIdentities:
+    """Compares each session with what the registry knows; the only writer of `AgentIdentified`."""
+
+    def __init__(self, registry: Registry, placement: Placement, driver: Driver, clock: ports.Clock) -> None:
+        self._registry = registry
+        self._placement = placement
+        self._driver = driver
+        self._clock = clock
+        self._refused: dict[AgentId, RefusedClone] = {}
+
+    def identify(self, agent: AgentId, hello: messages.Hello) -> str:
+        """Why this `Hello` may not open a session, with the next step; "" if it may."""
+        entry = self._registry.agents.get(agent)
+        if entry is None:
+            # The link refuses keys that are not approved.
+            return ""
+        problem = _difference(entry, hello)
+        if problem:
+            self._refuse(agent, hello, problem)
+            return (
+                f"this agent's key belongs to another server: it {problem}. If this server replaces that one, run "
+                f"`waterflowctl agents accept {entry.name}`; if not, enroll this server with a new data directory"
+            )
+        known = (entry.machine_id, entry.installation, entry.boot_id)
+        if known != (_machine_id(hello), hello.installation, hello.boot_id):
+            fact = self._fact(agent, "waterflowd", hello.machine_id, hello.installation, hello.boot_id)
+            # At once, so that a second server that connects now is compared with this one.
+            self._registry.apply(fact)
+            self._driver.keep(FLEET, [fact])
+        return ""
+
+    def clone_found(self, agent: AgentId, hello: messages.Hello) -> None:
+        """Two live processes use the key; the newer one, with this `Hello`, is refused."""
+        self._refuse(agent, hello, "uses the key at the same time")
+
+    def refused(self, agent: AgentId) -> RefusedClone | None:
+        """The clone that is refused at the moment; None if there is none."""
+        clone = self._refused.get(agent)
+        if clone is not None and self._clock.now() - clone.refused_at > REFUSED_MS:
+            del self._refused[agent]
+            return None
+        return clone
+
+    async def accept(self, agent: AgentId, by: str) -> None:
+        """Lets the refused server have the key. `Rejected` WF606 (409) if there is none, or the agent is connected."""
+        clone = self.refused(agent)
+        entry = self._registry.agents[agent]
+        if clone is None:
+            text = f"no other server has tried to connect with the key of {entry.name} in the last minutes"
+            raise Rejected("WF606", text, status=409)
+        if self._placement.server(agent).is_connected:
+            text = f"{entry.name} is connected from the server that its key belongs to; stop that agent first"
+            raise Rejected("WF606", text, status=409)
+        fact = self._fact(agent, by, clone.machine_id, clone.installation, clone.boot_id, is_accepted=True)
+        await self._driver.record(FLEET, [fact])
+        self._registry.apply(fact)
+        self._refused.pop(agent, None)
+
+    def _fact(
+        self, agent: AgentId, by: str, machine_id: str, installation: str, boot_id: str, *, is_accepted: bool = False
+    ) -> events.AgentIdentified:
+        return events.AgentIdentified(
+            at=self._clock.now(),
+            by=by,
+            agent=agent,
+            machine_id=machine_id[:MACHINE_ID_LENGTH],
+            installation=installation,
+            boot_id=boot_id,
+            is_accepted=is_accepted,
+        )
+
+    def _refuse(self, agent: AgentId, hello: messages.Hello, problem: str) -> None:
+        self._refused[agent] = RefusedClone(
+            machine_id=hello.machine_id,
+            installation=hello.installation,
+            boot_id=hello.boot_id,
+            hostname=hello.hostname,
+            text=problem,
+            refused_at=self._clock.now(),
+        )
+
+
+def _machine_id(hello: messages.Hello) -> str:
+    return hello.machine_id[:MACHINE_ID_LENGTH]
+
+
+def _difference(entry: Enrolled, hello: messages.Hello) -> str:
+    """How the `Hello` differs from what the key belongs to; "" if it does not."""
+    if entry.machine_id and _machine_id(hello) != entry.machine_id:
+        return "comes from another machine"
+    if entry.installation and hello.installation != entry.installation:
+        return "has another data directory, or one that was copied or moved"
+    if hello.boot_id in entry.past_boots:
+        return "was booted before the newest boot of its machine, so that the machine was cloned or set back"
+    return ""

@@ -236,7 +236,8 @@ class AgentHandler:
         if lost:
             self._driver.submit(lost)
         if waits_ms:
-            self._lost_timers[agent] = loop.call_later(min(waits_ms) / 1000, self._give_up, agent)
+            # At least a millisecond: a difference of two floating-point numbers may be too small to let time pass.
+            self._lost_timers[agent] = loop.call_later(max(1.0, min(waits_ms)) / 1000, self._give_up, agent)
 
     def _patience_ms(self, run: Run, attempt: Attempt, key: messages.TaskId) -> int:
         """How long after the end of its agent's session an attempt is lost."""

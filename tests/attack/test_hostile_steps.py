@@ -80,13 +80,17 @@ def test_a_daemonized_child_that_keeps_the_output_open_does_not_block_the_step(a
 
 
 def test_a_timeout_ends_a_fork_bomb(arena: Arena) -> None:
-    """A thousand processes that multiply while they are killed leave nothing behind, and the agent survives."""
+    """A thousand processes that multiply while they are killed leave nothing behind, and the agent survives.
+
+    On a fast machine they reach the limit for processes before the timeout.
+    """
     script = "for n in $(seq 300); do (while :; do (sleep 5 &); sleep 0.05; done) & done\nwait"
     run = arena.start(job(script, keys="timeout-minutes: 0.03\nstop: {grace: 100ms}"))
 
     found = arena.wait_for(run)
 
-    assert step(found)["conclusion"] == "timed-out", step(found)
+    ended = step(found)
+    assert ended["conclusion"] == "timed-out" or ended["reason"]["code"] == "limit", ended
     assert not arena.steps()
     all_alive(arena)
 

@@ -55,6 +55,7 @@ class WorkingDirectories:
         #: When the agent last held an attempt of each run, in milliseconds of the boot clock.
         self._used_at: dict[str, int] = {}
         self._made: set[tuple[str, str]] = set()
+        self._discard_unfinished()
 
     def enter(self, run: str, job: str, account: Account | None = None) -> Path:
         """Returns the job's directory, which is created if necessary, and shared. Raises `OSError` and `Rejected`."""
@@ -144,6 +145,15 @@ class WorkingDirectories:
         if found:
             sharing.open_parent(self._trash)
         return found
+
+    def _discard_unfinished(self) -> None:
+        """Moves directories to the trash that an earlier process of the agent had only begun to copy."""
+        for run in os.listdir(self._root):
+            if run == _TRASH or not (self._root / run).is_dir():
+                continue
+            for name in os.listdir(self._root / run):
+                if name.startswith("."):
+                    self.discard(self._root / run / name)
 
     def _retire(self, name: str) -> None:
         self._used_at.pop(name, None)

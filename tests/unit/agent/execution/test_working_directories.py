@@ -164,3 +164,15 @@ def test_immutable_file_is_removed(tmp_path: Path) -> None:
         os.close(fd)
 
     assert working_directories.remove_tree(tree)
+
+
+def test_a_directory_that_was_not_complete_is_removed_by_the_next_process(tmp_path: Path) -> None:
+    """A copy that a restart of the agent interrupted is no job's directory, and does not stay on the disk."""
+    first = WorkingDirectories(tmp_path / "work", FakeClock())
+    first.enter("run", "a")
+    (tmp_path / "work" / "run" / ".new-1").mkdir()
+
+    second = WorkingDirectories(tmp_path / "work", FakeClock())
+
+    assert second.jobs() == [("run", "a")]
+    assert not (tmp_path / "work" / "run" / ".new-1").exists()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -152,6 +154,37 @@ def test_an_attack_on_the_ports_delays_nobody_else(arena: Arena, name: str) -> N
     assert grown <= GROWTH_BYTES_MAX, f"memory grew by {grown / MIB:.1f} MiB"
     assert arena.wait_for(arena.start(GOOD))["conclusion"] == "success"
     assert {"web-1", "web-2"} <= arena.connected()
+
+
+def test_the_death_of_a_port_process_costs_a_reconnect(arena: Arena) -> None:
+    """Both processes are killed again and again; steps continue, runs succeed once, and newcomers are let in."""
+    pid = arena.daemon_pid
+    long = arena.start(job("for n in $(seq 80); do echo line $n; sleep 0.1; done"))
+    arena.lines(long, count=1)
+    runs = []
+    for _ in range(4):
+        for child in wait_until(lambda: _ports(arena), "both processes"):
+            os.kill(child, signal.SIGKILL)
+        runs.append(arena.start(GOOD))
+    wait_until(lambda: _port_restarts(arena) == 8, "all to be replaced")
+    for run in runs:
+        assert arena.wait_for(run)["conclusion"] == "success"
+    assert arena.wait_for(long)["conclusion"] == "success"
+    assert arena.lines(long, count=80) == [f"line {n}" for n in range(1, 81)]
+    assert len(arena.run(long)["jobs"][0]["steps"][0]["attempts"]) == 1
+    arena.add_agent("after", "web")
+    wait_until(lambda: {"web-1", "web-2", "after"} <= arena.connected(), "all agents to be connected")
+    assert arena.daemon_pid == pid
+
+
+def _ports(arena: Arena) -> list[int]:
+    """Both processes of the ports; empty while one of them is being replaced."""
+    found = []
+    for pid in _processes(arena)[1:]:
+        with contextlib.suppress(OSError):
+            if b"waterflowd.dispatch.port" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found if len(found) == 2 else []
 
 
 #: An attack that takes part in the combined test: called again and again with the arena, until the test ends.

@@ -138,12 +138,12 @@ class Peer(asyncio.Protocol):
             self._receive(b"")
 
     def _pause(self) -> None:
-        if not self._is_paused and self.transport is not None:
+        if not self._is_paused and self.transport is not None and not self.transport.is_closing():
             self._is_paused = True
             self.transport.pause_reading()
 
     def _resume(self) -> None:
-        if self._is_paused and self.transport is not None:
+        if self._is_paused and self.transport is not None and not self.transport.is_closing():
             self._is_paused = False
             self.heard = self._port.loop.time()
             self.transport.resume_reading()

@@ -9,7 +9,7 @@ Rules of this file:
   waits until the older one has proven dead, and is rejected for good if the older one keeps sending: a clone. A `Hello`
   from another machine or installation is rejected before, even if the older one is silent.
 - Reading and handling an agent's frames has a budget of processor time, because a frame that is expensive can be well-formed.
-  An agent that uses it up loses its connection, and may connect again when it has some budget again.
+  An agent that uses it up loses its connection, and has to wait, longer each time.
 - A peer's fault ends only its session. The agent opens another one, and messages in flight are settled there. A peer that
   does not receive, or does not stop, loses its connection.
 - A session ends with exactly one `listener.disconnected`, whatever the cause, and makes no calls afterwards. The listener is
@@ -23,6 +23,7 @@ import asyncio
 import functools
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,6 +55,9 @@ FAULT_RETRY_MS = 5_000
 #: a second; a frame of millions of empty lists costs 400 ms, and nothing in it is malformed.
 EFFORT_MS_BURST = 2_000
 EFFORT_MS_PER_S = 250.0
+#: How long an agent has to wait after it used up its budget: doubled each time, until it has behaved for a while.
+PENALTY_MS, PENALTY_MS_MAX = 10_000, 300_000
+_FORGIVEN_AFTER_MS = 600_000
 #: Charged for each message that the host rejects: it is counted, may be logged, and is answered.
 REJECTION_MS = 0.2
 _AGENTS_MAX = 4_096
@@ -145,6 +149,8 @@ class Sessions:
         self._by_connection: dict[int, _OpenSession] = {}
         self._hellos = BucketPerName(HELLOS_PER_S, HELLOS_BURST, _AGENTS_MAX)
         self._effort = BucketPerName(EFFORT_MS_PER_S, EFFORT_MS_BURST, _AGENTS_MAX)
+        #: Agents that used up their budget: until when they have to wait, and how long that was. The oldest ones come first.
+        self._penalties: OrderedDict[AgentId, tuple[int, int]] = OrderedDict()
         self._dirty: dict[_OpenSession, None] = {}
         self._flush_handle: asyncio.Handle | None = None
 
@@ -192,8 +198,8 @@ class Sessions:
         if not self._enroller.is_approved(public_key):
             self._rejections.record("WF212", f"key {public_key} is not approved", address)
             return Verdict.REFUSE
-        agent, now = _agent_of(public_key), self._now()
-        if self._effort.bucket(agent, now).is_spent(now):
+        agent = _agent_of(public_key)
+        if self._is_punished(agent, self._now()):
             self._rejections.record("WF218", OVERLOAD, agent)
             return Verdict.CLOSE
         return Verdict.ACCEPT
@@ -219,10 +225,11 @@ class Sessions:
             return
         agent, now = _agent_of(incoming.public_key), self._now()
         effort = self._effort.bucket(agent, now)
-        if effort.is_spent(now):
+        if effort.is_spent(now) or self._is_punished(agent, now):
             self._rejections.record("WF218", OVERLOAD, agent)
+            penalty_ms = self._punish(agent, now)
             if live is not None:
-                self._close(live, "WF218", OVERLOAD, after_ms=FAULT_RETRY_MS)
+                self._close(live, "WF218", OVERLOAD, after_ms=penalty_ms)
             self._connections.disconnect(incoming.connection)
             return
         began = self._cpu_s()
@@ -245,6 +252,24 @@ class Sessions:
             self._connections.disconnect(incoming.connection)
         finally:
             effort.spend((self._cpu_s() - began) * 1000)
+
+    def _is_punished(self, agent: AgentId, now: int) -> bool:
+        return agent in self._penalties and now < self._penalties[agent][0]
+
+    def _punish(self, agent: AgentId, now: int) -> int:
+        """Makes an agent that used up its budget wait; returns for how long in ms."""
+        until, last_ms = self._penalties.pop(agent, (0, 0))
+        if now < until:
+            # Another connection of the same agent.
+            penalty_ms = last_ms
+        else:
+            is_forgiven = now > until + _FORGIVEN_AFTER_MS
+            penalty_ms = PENALTY_MS if is_forgiven or not last_ms else min(2 * last_ms, PENALTY_MS_MAX)
+            until = now + penalty_ms
+        self._penalties[agent] = until, penalty_ms
+        if len(self._penalties) > _AGENTS_MAX:
+            self._penalties.popitem(last=False)
+        return max(1, until - now)
 
     def end(self, live: _OpenSession, text: str) -> None:
         """Closes a session and calls the listener, once."""

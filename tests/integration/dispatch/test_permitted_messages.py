@@ -190,3 +190,20 @@ async def test_an_agent_with_costly_frames_is_disconnected() -> None:
     sessions.take(IncomingMessage(2, other, "127.0.0.1", memoryview(frame(opening, TOKEN))))
     assert sessions.connected == {fingerprint(other)}
     sessions.close()
+
+
+async def test_an_agent_that_uses_up_its_budget_again_waits_longer() -> None:
+    """Twice as long each time, up to five minutes; what it does meanwhile adds nothing, and good behaviour is rewarded."""
+    host = Host()
+    rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)
+    settings = SessionSettings(generation=1, describe=lambda agent: ("n", []), on_clone=lambda agent, hello: None)
+    sessions = Sessions(host, host, Outgoing(), settings, rejections)
+    agent, now, waits = AgentId("SHA256:agent"), 1_000, []
+    for _ in range(7):
+        waits.append(sessions._punish(agent, now))
+        assert sessions._punish(agent, now + 1) == waits[-1] - 1
+        now += waits[-1]
+
+    assert waits == [10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000]
+    assert sessions._punish(agent, now + 3_600_000) == 10_000
+    sessions.close()

@@ -111,23 +111,31 @@ _DATA_DIR = click.option("--data-dir", help="Data directory, if it is not the co
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
+_IDENTITY = click.option(
+    "--identity",
+    "identity_file",
+    metavar="KEY-FILE",
+    help="File with the age identity that decrypts an encrypted backup.",
+)
+
+
 @main.command()
 @_FILE
 @_DATA_DIR
+@_IDENTITY
 @click.option("--salvage", "target", metavar="DEST", help="Copy everything that verifies into the new directory DEST.")
 @_JSON
-def fsck(file: str | None, data_dir: str | None, target: str | None, as_json: bool) -> None:
-    """Check the whole event log of a stopped daemon. The exit code is 0 when it is intact, 1 otherwise.
+def fsck(file: str | None, data_dir: str | None, identity_file: str | None, target: str | None, as_json: bool) -> None:
+    """Check the whole event log of a stopped daemon, or a backup. The exit code is 0 when it is intact, 1 otherwise.
 
     With --salvage, the data directory is not changed, and the exit code is 0 when everything was saved, 3 when part of it is
     lost, and 4 when nothing could be saved.
     """
-    from waterflowd.app import bootstrap
     from waterflowd.rescue import messages, operations
 
     config = _load(file, **{"data-dir": data_dir})
     if target is None:
-        found = _run_or_exit(lambda: bootstrap.examine(config))
+        found = _run_or_exit(lambda: operations.examine(config, _path(identity_file)))
         _print(
             [f"intact: {found.records} records in {found.streams} streams of {config.data_dir}"],
             found._asdict(),
@@ -143,13 +151,23 @@ def fsck(file: str | None, data_dir: str | None, target: str | None, as_json: bo
 @_FILE
 @_DATA_DIR
 @click.argument("target", metavar="DEST")
+@click.option(
+    "--encrypt-to",
+    "recipients",
+    metavar="RECIPIENT",
+    multiple=True,
+    help="Encrypt the backup to this age recipient (age1...); repeat for others. DEST becomes one file.",
+)
 @_JSON
-def backup(file: str | None, data_dir: str | None, target: str, as_json: bool) -> None:
-    """Create a backup in the new or empty directory DEST. The daemon may be running."""
+def backup(file: str | None, data_dir: str | None, target: str, recipients: tuple[str, ...], as_json: bool) -> None:
+    """Create a backup in the new or empty directory DEST. The daemon may be running.
+
+    With --encrypt-to, DEST is a new file, and nothing of the backup is in the clear outside of the data directory.
+    """
     from waterflowd.rescue import messages, operations
 
     config = _load(file, **{"data-dir": data_dir})
-    made = _run_or_exit(lambda: operations.back_up(config, Path(target)))
+    made = _run_or_exit(lambda: operations.back_up(config, Path(target), recipients))
     _print(messages.of_backup(made, target), made, as_json)
 
 
@@ -163,8 +181,16 @@ def backup(file: str | None, data_dir: str | None, target: str, as_json: bool) -
     is_flag=True,
     help="Continue open runs instead of ending them. Only safe if no daemon has run since the backup.",
 )
+@_IDENTITY
 @_JSON
-def restore(file: str | None, data_dir: str | None, source: str, is_continued: bool, as_json: bool) -> None:
+def restore(
+    file: str | None,
+    data_dir: str | None,
+    source: str,
+    is_continued: bool,
+    identity_file: str | None,
+    as_json: bool,
+) -> None:
     """Restore the data directory, which must be empty, from the backup SRC.
 
     Work that is open in the backup may have continued since. So that nothing runs twice, its runs are ended and the
@@ -173,8 +199,14 @@ def restore(file: str | None, data_dir: str | None, source: str, is_continued: b
     from waterflowd.rescue import messages, operations
 
     config = _load(file, **{"data-dir": data_dir})
-    made = _run_or_exit(lambda: operations.restore(config, Path(source), is_continued=is_continued))
+    made = _run_or_exit(
+        lambda: operations.restore(config, Path(source), is_continued=is_continued, identity_file=_path(identity_file))
+    )
     _print(messages.of_restore(made, is_continued=is_continued), made, as_json)
+
+
+def _path(name: str | None) -> Path | None:
+    return Path(name) if name is not None else None
 
 
 def _run_or_exit(call: Callable[[], Result]) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from waterflowd.rescue.archive import EncryptedBackup
 from waterflowd.rescue.operations import ClosedWork, RestoreResult, SalvageResult
 from waterflowd.store.copying import Manifest
 from waterflowd.store.salvage import SalvageReport
@@ -14,10 +15,18 @@ LISTED_MAX = 20
 
 def of_backup(made: Manifest, target: str) -> list[str]:
     """The output after a backup."""
+    content = f"{made.records} records in {made.streams} streams, {len(made.files)} files, {made.size_bytes} bytes"
+    if isinstance(made, EncryptedBackup):
+        return [
+            f"encrypted backup created: {target}",
+            content,
+            f"SHA-256 of the file: {made.archive_sha256} ({made.archive_bytes} bytes)",
+            "The backup does not contain the configuration. To check it: waterflowd fsck --data-dir FILE --identity KEY-FILE",
+        ]
     return [
         f"backup created and verified: {target}",
-        f"{made.records} records in {made.streams} streams, {len(made.files)} files, {made.size_bytes} bytes",
-        "The backup does not contain the configuration.",
+        content,
+        "The backup does not contain the configuration. It contains the server's key: protect it, or use --encrypt-to.",
     ]
 
 

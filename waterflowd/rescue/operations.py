@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from waterflow_agent.errors import WaterflowError
+from waterflow_agent.errors import Stalled, WaterflowError
+from waterflowd.app import bootstrap
 from waterflowd.app.bootstrap import UNIONS
 from waterflowd.app.config import Config
 from waterflowd.engine import Run, events, fold, inputs, step
@@ -32,8 +34,11 @@ from waterflowd.model.records import Batch, RunSummary, StreamAppend
 from waterflowd.model.statuses import Status
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile import state as repository_state
+from waterflowd.rescue import archive, encryption
+from waterflowd.secrets import age
 from waterflowd.store import copying
 from waterflowd.store import salvage as store_salvage
+from waterflowd.store.check import Findings
 from waterflowd.store.codec import Codec
 from waterflowd.store.environment import Environment
 from waterflowd.store.log import LmdbLog, read_stream
@@ -72,8 +77,20 @@ class SalvageResult(msgspec.Struct, kw_only=True):
     ended: ClosedWork
 
 
-def back_up(config: Config, target: Path) -> copying.Manifest:
-    """Creates a backup; the daemon may be running. Raises what `copying.back_up` raises."""
+def examine(config: Config, identity_file: Path | None) -> Findings:
+    """Checks the configured data directory, or the backup in its place. Raises what it finds, as `Stalled`."""
+    path = Path(config.data_dir)
+    if not path.is_file():
+        return bootstrap.examine(config)
+    return archive.examine(path, _identities(path, identity_file, path), named=str(identity_file))
+
+
+def back_up(config: Config, target: Path, encrypt_to: Sequence[str] = ()) -> copying.Manifest:
+    """Creates a backup, or an encrypted one for these age recipients; the daemon may be running.
+
+    Raises what `copying.back_up`, `archive.back_up` and `encryption.parse_recipients` raise.
+    """
+    recipients = encryption.parse_recipients(encrypt_to)
     codec = Codec(UNIONS)
 
     def knows(environment: Environment, name: AttemptId) -> bool:
@@ -83,17 +100,24 @@ def back_up(config: Config, target: Path) -> copying.Manifest:
             for record in read_stream(environment, codec, run_stream(name.run))
         )
 
+    if recipients:
+        return archive.back_up(Path(config.data_dir), target, recipients, knows)
     return copying.back_up(Path(config.data_dir), target, knows)
 
 
-def restore(config: Config, source: Path, *, is_continued: bool = False) -> RestoreResult:
-    """Restores the configured data directory, which must be empty, from a backup. Raises what `copying.restore_backup` raises.
+def restore(
+    config: Config, source: Path, *, is_continued: bool = False, identity_file: Path | None = None
+) -> RestoreResult:
+    """Restores the configured data directory, which must be empty, from a backup.
+
+    An encrypted backup needs the identity file of one of its recipients. Raises what `copying.restore_backup` and
+    `archive.extract` raise.
 
     With `is_continued`, open work continues: only safe when no daemon has run since the backup.
     """
     target = Path(config.data_dir)
     ended = ClosedWork()
-    with copying.restore_backup(source, target) as manifest, open_store(target, UNIONS, is_rescue=True) as store:
+    with _copied(source, target, identity_file) as manifest, open_store(target, UNIONS, is_rescue=True) as store:
         ended.generation = store.log.generation
         if not is_continued:
             when = f" of {_day(manifest.made_at)}" if manifest is not None else ""
@@ -101,6 +125,24 @@ def restore(config: Config, source: Path, *, is_continued: bool = False) -> Rest
             closer.end_runs(list(store.log.open_runs()))
             closer.suspend([*_repositories(store.log), *(each.name for each in config.repositories)])
     return RestoreResult(backup=manifest, directory=str(target), ended=ended)
+
+
+def _copied(source: Path, target: Path, identity_file: Path | None) -> AbstractContextManager[copying.Manifest | None]:
+    if not source.is_file():
+        return copying.restore_backup(source, target)
+    identities = _identities(source, identity_file, target)
+    return copying.restored(
+        source, target, lambda made: archive.extract(source, identities, made, named=str(identity_file))
+    )
+
+
+def _identities(source: Path, identity_file: Path | None, data_dir: Path) -> list[Any]:
+    """Raises `Stalled` WF318 without a file, and `Rejected` WF622 for one that cannot be used."""
+    if identity_file is None:
+        if not encryption.is_encrypted(source):
+            raise Stalled("WF311", f"{source} is neither a data directory nor a backup")
+        raise Stalled("WF318", f"{source} is an encrypted backup; name the file that decrypts it with --identity FILE")
+    return age.read_identities(identity_file, "--identity", data_dir)
 
 
 def salvage(config: Config, target: Path) -> SalvageResult:

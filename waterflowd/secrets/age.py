@@ -25,6 +25,8 @@ from waterflowd.secrets import key_file, values
 
 #: How long decrypted values stay in memory. A revision never changes; this limits the exposure.
 CACHE_S = 60.0
+#: The configuration's key for an identity file.
+_KEY = "age-identity-file"
 SUFFIX = ".age"
 _TABLE_SUFFIX = ".toml.age"
 #: Limits for one repository and for one identity file.
@@ -58,7 +60,7 @@ class AgeFiles:
     def check(self) -> None:
         """Raises `Rejected` WF622 for an identity file that cannot be used. Blocks."""
         for encrypted in self._encrypted.values():
-            _identities(encrypted.identity_file, self._data_dir)
+            read_identities(encrypted.identity_file, _KEY, self._data_dir)
 
     async def read(self, repository: str, revision: str) -> tuple[dict[str, str], float]:
         """The values in the files of a revision by normalized name, and how many seconds they may be cached.
@@ -71,7 +73,7 @@ class AgeFiles:
         return decrypted, CACHE_S
 
     def _decrypt(self, encrypted: EncryptedFiles, contents: dict[str, bytes]) -> dict[str, str]:
-        identities = _identities(encrypted.identity_file, self._data_dir) if contents else []
+        identities = read_identities(encrypted.identity_file, _KEY, self._data_dir) if contents else []
         found: dict[str, str] = {}
         for path in encrypted.files:
             if path in contents:
@@ -97,18 +99,19 @@ def _values(path: str, content: bytes, identities: list[pyrage.x25519.Identity])
         raise Rejected("WF626", f"{path} does not hold UTF-8 text") from None
 
 
-def _identities(file: Path, data_dir: Path) -> list[pyrage.x25519.Identity]:
-    """The identities in a file as age-keygen writes it: one a line, and comments."""
-    text = key_file.read(file, "age-identity-file", data_dir)
+def read_identities(file: Path, key: str, data_dir: Path) -> list[pyrage.x25519.Identity]:
+    """The identities in a file as age-keygen writes it: one a line, and comments.
+
+    `key` is the configuration's key, or the option, that names the file. Raises `Rejected` WF622.
+    """
+    text = key_file.read(file, key, data_dir)
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not 1 <= len(lines) <= IDENTITIES_MAX:
-        raise Rejected(
-            "WF622", f"age-identity-file: {file} holds {len(lines)} identities, expected 1 to {IDENTITIES_MAX}"
-        )
+        raise Rejected("WF622", f"{key}: {file} holds {len(lines)} identities, expected 1 to {IDENTITIES_MAX}")
     try:
         return [pyrage.x25519.Identity.from_str(line) for line in lines]
     except pyrage.IdentityError:
         raise Rejected(
             "WF622",
-            f"age-identity-file: {file} has a line that is not an AGE-SECRET-KEY-1...; create one with age-keygen",
+            f"{key}: {file} has a line that is not an AGE-SECRET-KEY-1...; create one with age-keygen",
         ) from None

@@ -14,14 +14,17 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import lmdb
 import msgspec
@@ -44,8 +47,10 @@ CLOCK_SLACK_MS = 60_000
 
 #: The child's exit code for an error of the system, not of LMDB: most likely a full disk.
 _TARGET_FAILED = 4
-_BLOCK_BYTES = 1 << 20
-_DIGEST_BYTES = 32
+BLOCK_BYTES = 1 << 20
+#: The unit of `st_blocks`, whatever the file system's blocks are.
+_STAT_BLOCK_BYTES = 512
+DIGEST_BYTES = 32
 
 
 class CopiedFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,8 +80,39 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return sum(file.size_bytes for file in self.files)
 
 
+class Readable(Protocol):
+    """A stream of bytes; an empty read is its end."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes."""
+        ...
+
+
 #: Whether the snapshot records that an attempt was sent to an agent.
 Knows = Callable[[Environment, AttemptId], bool]
+
+
+class Snapshot(NamedTuple):
+    """A verified copy of a log, and the files that belong to it."""
+
+    #: When it was taken (wall clock, ms).
+    made_at: int
+    generation: int
+    found: check.Findings
+    #: The files of the data directory to copy besides the log. One that is gone by then is no longer needed.
+    files: list[Path]
+
+    def manifest(self, files: list[CopiedFile]) -> Manifest:
+        """The list of a backup that consists of these files."""
+        return Manifest(
+            format=layout.FORMAT_VERSION,
+            release=waterflowd.__version__,
+            made_at=self.made_at,
+            generation=self.generation,
+            records=self.found.records,
+            streams=self.found.streams,
+            files=files,
+        )
 
 
 def back_up(source: Path, target: Path, knows: Knows) -> Manifest:
@@ -85,61 +121,84 @@ def back_up(source: Path, target: Path, knows: Knows) -> Manifest:
     Raises `Stalled`, and leaves nothing in the target: WF311 when the source is not a data directory, WF315 when the target is
     not empty or cannot be written, WF304 when the log is damaged.
     """
-    source = _existing(source)
-    directory.admit(source)
+    source = data_directory(source)
     with copy_directory(target, source) as made:
-        early = {os.fspath(file) for file in output_files.files_in(source / layout.OUTPUT_DIRECTORY)}
-        made_at = Clock().wall_ms()
-        _copy_log(source, made)
-        found = _verified(made)
-        environment = Environment(made / layout.ENVIRONMENT_DIRECTORY, is_readonly=True)
-        try:
-            generation = _generation(environment)
-            files = [_hashed(made / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE, made)]
-            for file in output_files.files_in(source / layout.OUTPUT_DIRECTORY):
-                if _is_of_snapshot(file, environment, is_early=os.fspath(file) in early, knows=knows):
-                    files += _copied([file, file.with_name(file.name + ".index")], source, made)
-        finally:
-            environment.close()
-        files += _copied([source / name for name in OTHER_FILES], source, made)
-        manifest = Manifest(
-            format=layout.FORMAT_VERSION,
-            release=waterflowd.__version__,
-            made_at=made_at,
-            generation=generation,
-            records=found.records,
-            streams=found.streams,
-            files=files,
-        )
-        _write(made / layout.MANIFEST_FILE, msgspec.json.format(msgspec.json.encode(manifest)))
+        taken = take_snapshot(source, made, knows)
+        log = _hashed(made / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE, made)
+        manifest = taken.manifest([log, *_copied(taken.files, source, made)])
+        _write(made / layout.MANIFEST_FILE, encode_manifest(manifest))
         sync_directories(made)
         directory.write_format(made, State.BACKUP)
         return manifest
+
+
+def data_directory(source: Path) -> Path:
+    """The absolute path of a data directory that can be backed up. Raises `Stalled` WF311 to WF314."""
+    source = _existing(source)
+    directory.admit(source)
+    return source
+
+
+def take_snapshot(source: Path, made: Path, knows: Knows) -> Snapshot:
+    """Copies the log of the data directory `source` into the directory `made`, verifies it, and lists what belongs to it.
+
+    Raises `Stalled` WF311 without a log, WF304 when it is damaged, WF306 when the check could not finish, WF315 when it cannot
+    be written.
+    """
+    early = {os.fspath(file) for file in output_files.files_in(source / layout.OUTPUT_DIRECTORY)}
+    made_at = Clock().wall_ms()
+    _copy_log(source, made)
+    found = _verified(made)
+    environment = Environment(made / layout.ENVIRONMENT_DIRECTORY, is_readonly=True)
+    files = []
+    try:
+        generation = _generation(environment)
+        for file in output_files.files_in(source / layout.OUTPUT_DIRECTORY):
+            if _is_of_snapshot(file, environment, is_early=os.fspath(file) in early, knows=knows):
+                files += [file, file.with_name(file.name + ".index")]
+    finally:
+        environment.close()
+    files += [source / name for name in OTHER_FILES]
+    return Snapshot(made_at=made_at, generation=generation, found=found, files=files)
 
 
 @contextlib.contextmanager
 def restore_backup(source: Path, target: Path) -> Iterator[Manifest | None]:
     """Copies a backup, or a stopped daemon's data directory, into the new or empty directory `target`, and verifies it.
 
-    Inside the block the target can be opened for rescue. It becomes a data directory when the block succeeds; otherwise it is
-    emptied. Yields None when the source is a data directory. Raises `Stalled`: WF311 or WF313 when the source is not a
-    complete backup, WF304 when it is damaged, WF310 while a daemon uses it, WF315 when the target is not empty, WF316 when
-    the clock is behind the backup.
+    The block works as in `restored`. Yields None when the source is a data directory. Raises `Stalled`: WF311 or WF313 when
+    the source is not a complete backup, WF304 when it is damaged, WF310 while a daemon uses it, WF315 when the target is not
+    empty, WF316 when the clock is behind the backup.
     """
     source = _existing(source)
     is_backup = directory.admit(source, may_be_backup=True).state is State.BACKUP
     manifest = _manifest(source) if is_backup else None
+
+    def copy_in(made: Path) -> Manifest | None:
+        if manifest is None:
+            _copy_directory(source, made)
+            return None
+        for file in manifest.files:
+            _copy_checked(source, made, file)
+        return manifest
+
     with contextlib.ExitStack() as undo:
         if manifest is None:
             undo.enter_context(directory.held(source))
         else:
-            _check_clock(manifest)
-        made = undo.enter_context(copy_directory(target, source))
-        if manifest is None:
-            _copy_directory(source, made)
-        else:
-            for file in manifest.files:
-                _copy_checked(source, made, file)
+            check_clock(manifest)
+        yield undo.enter_context(restored(source, target, copy_in))
+
+
+@contextlib.contextmanager
+def restored(source: Path, target: Path, copy_in: Callable[[Path], Manifest | None]) -> Iterator[Manifest | None]:
+    """Verifies what `copy_in` writes into the new or empty directory `target`; yields what it returned.
+
+    Inside the block the target can be opened for rescue. It becomes a data directory when the block succeeds; otherwise it is
+    emptied. Raises `Stalled` WF315 when the target is not empty, and WF304 when the copy is damaged.
+    """
+    with copy_directory(target, source) as made:
+        manifest = copy_in(made)
         sync_directories(made)
         _verified(made)
         yield manifest
@@ -147,11 +206,62 @@ def restore_backup(source: Path, target: Path) -> Iterator[Manifest | None]:
 
 
 @contextlib.contextmanager
+def snapshot_directory(source: Path) -> Iterator[Path]:
+    """A place in the data directory `source` for a copy of its log, removed afterwards; one that was left behind is replaced.
+
+    A copy in the clear stays on the disk, and under the protection, of the original. Raises `Stalled` WF310 while another
+    process uses it, WF315 when it cannot be written or has not enough space.
+    """
+    place = source / layout.SNAPSHOT_DIRECTORY
+    # The child of a killed process may still be copying to the place that it was told.
+    made = place / secrets.token_hex(8)
+    log = source / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE
+    if not log.exists():
+        raise _no_log(source)
+    with contextlib.ExitStack() as undo:
+        try:
+            place.mkdir(mode=0o700, exist_ok=True)
+            undo.enter_context(_held(place))
+            undo.callback(shutil.rmtree, place, ignore_errors=True)
+            for left in place.iterdir():
+                shutil.rmtree(left, ignore_errors=True)
+            made.mkdir(mode=0o700)
+            hand_over([place, made], source)
+            _check_space(made, log.stat().st_blocks * _STAT_BLOCK_BYTES)
+        except OSError as error:
+            raise Stalled("WF315", f"the snapshot of the log in {place} failed: {error}") from error
+        yield made
+
+
+@contextlib.contextmanager
+def _held(place: Path) -> Iterator[None]:
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise Stalled("WF310", f"{place} is in use by another encrypted backup; wait for its end") from None
+    finally:
+        os.close(descriptor)
+
+
+def _check_space(made: Path, log_bytes: int) -> None:
+    disk = os.statvfs(made)
+    free = disk.f_bavail * disk.f_frsize
+    # A daemon would notice a full disk as well.
+    needed = log_bytes + layout.BALLAST_BYTES
+    if free < needed:
+        raise Stalled(
+            "WF315",
+            f"an encrypted backup needs {needed >> 20} MiB in {made} for a snapshot of the log, and {free >> 20} MiB are free; "
+            "free some space, or make a backup that is not encrypted on another disk and encrypt it there",
+        )
+
+
+@contextlib.contextmanager
 def copy_directory(target: Path, source: Path) -> Iterator[Path]:
     """A directory marked as incomplete; emptied again when the block fails. Raises `Stalled` WF315."""
-    whole = Path(os.path.realpath(target))
-    if whole.is_relative_to(os.path.realpath(source)):
-        raise Stalled("WF315", f"{target} is inside {source}, which must not change; name a directory outside it")
+    check_outside(target, source)
     made = directory.make_copy_directory(target)
     try:
         yield made
@@ -161,6 +271,12 @@ def copy_directory(target: Path, source: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise Stalled("WF315", f"the copy to {made} failed: {error}") from error
         raise
+
+
+def check_outside(target: Path, source: Path) -> None:
+    """Raises `Stalled` WF315 when the target of a copy is inside its source."""
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
+        raise Stalled("WF315", f"{target} is inside {source}, which must not change; choose a place outside it")
 
 
 def _empty(made: Path) -> None:
@@ -253,18 +369,33 @@ def _copied(files: list[Path], source: Path, made: Path) -> list[CopiedFile]:
 def copy(file: Path, target: Path, path: str, *, size_bytes: int | None = None) -> CopiedFile:
     """Copies a file's current content, or its first `size_bytes`, and flushes it. `path` is its name in the list."""
     with file.open("rb") as content:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-        size = left = os.fstat(content.fileno()).st_size if size_bytes is None else size_bytes
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as copy:
-            while left and (block := content.read(min(left, _BLOCK_BYTES))):
-                digest.update(block)
-                copy.write(block)
-                left -= len(block)
-            copy.flush()
-            os.fsync(descriptor)
-    return CopiedFile(path=path, size_bytes=size - left, digest=digest.hexdigest())
+        size = os.fstat(content.fileno()).st_size if size_bytes is None else size_bytes
+        return copy_stream(content, target, path, size)
+
+
+def copy_stream(content: Readable, target: Path, path: str, size_bytes: int) -> CopiedFile:
+    """Copies at most `size_bytes` of a stream into the new file `target`, and flushes it."""
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as written:
+        copied = digest_stream(content, path, size_bytes, written.write)
+        written.flush()
+        os.fsync(descriptor)
+    return copied
+
+
+def digest_stream(
+    content: Readable, path: str, size_bytes: int, write: Callable[[bytes], object] | None = None
+) -> CopiedFile:
+    """Size and digest of the stream's next bytes, at most `size_bytes`, each block of which is passed to `write`."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    left = size_bytes
+    while left and (block := content.read(min(left, BLOCK_BYTES))):
+        digest.update(block)
+        if write is not None:
+            write(block)
+        left -= len(block)
+    return CopiedFile(path=path, size_bytes=size_bytes - left, digest=digest.hexdigest())
 
 
 def _copy_checked(source: Path, made: Path, listed: CopiedFile) -> None:
@@ -311,13 +442,13 @@ def _copy_directory(source: Path, made: Path) -> None:
 
 
 def _hashed(file: Path, made: Path) -> CopiedFile:
-    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    size = 0
     with file.open("rb") as content:
-        while block := content.read(_BLOCK_BYTES):
-            digest.update(block)
-            size += len(block)
-    return CopiedFile(path=os.fspath(file.relative_to(made)), size_bytes=size, digest=digest.hexdigest())
+        return digest_stream(content, os.fspath(file.relative_to(made)), os.fstat(content.fileno()).st_size)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The content of `backup.json`, for people as well."""
+    return msgspec.json.format(msgspec.json.encode(manifest))
 
 
 def _manifest(source: Path) -> Manifest:
@@ -329,8 +460,11 @@ def _manifest(source: Path) -> Manifest:
         ) from error
 
 
-def _check_clock(manifest: Manifest) -> None:
-    """A restored log takes its generation from the clock: a clock that is behind could repeat one that agents know."""
+def check_clock(manifest: Manifest) -> None:
+    """Raises `Stalled` WF316 when the clock is behind the backup.
+
+    A restored log takes its generation from the clock: a clock that is behind could repeat one that agents know.
+    """
     if Clock().wall_ms() + CLOCK_SLACK_MS < manifest.made_at:
         made = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(manifest.made_at / 1000))
         raise Stalled(

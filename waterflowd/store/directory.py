@@ -206,13 +206,21 @@ def _read_or_write_format(path: Path) -> Format:
 
 def read_format(path: Path) -> Format | None:
     """The content of `FORMAT`; None without the file. Raises `Stalled` WF311 when this release cannot read it."""
-    file = path / layout.FORMAT_FILE
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=Format)
+        content = (path / layout.FORMAT_FILE).read_bytes()
     except FileNotFoundError:
         return None
+    return decode_format(content, path)
+
+
+def decode_format(content: bytes, path: Path) -> Format:
+    """The `FORMAT` of the directory or archive `path`. Raises `Stalled` WF311 when this release cannot read it."""
+    try:
+        found = msgspec.json.decode(content, type=Format)
     except msgspec.DecodeError as error:
-        raise Stalled("WF311", f"{file} cannot be read ({error}), so the format of the log is unknown") from error
+        raise Stalled(
+            "WF311", f"{path / layout.FORMAT_FILE} cannot be read ({error}), so the format of the log is unknown"
+        ) from error
     if found.format > layout.FORMAT_VERSION or found.lmdb != layout.LMDB_ENGINE:
         raise Stalled(
             "WF311",
@@ -251,15 +259,23 @@ def _admit(path: Path, found: Format, *, may_be_backup: bool = False) -> None:
         )
 
 
+def current_format(state: State) -> Format:
+    """What this release writes."""
+    return Format(format=layout.FORMAT_VERSION, lmdb=layout.LMDB_ENGINE, release=waterflowd.__version__, state=state)
+
+
+def encode_format(written: Format) -> bytes:
+    """The content of the file `FORMAT`."""
+    return msgspec.json.encode(written) + b"\n"
+
+
 def write_format(path: Path, state: State) -> Format:
     """Writes `FORMAT` into a directory, durably and atomically."""
-    expected = Format(
-        format=layout.FORMAT_VERSION, lmdb=layout.LMDB_ENGINE, release=waterflowd.__version__, state=state
-    )
+    expected = current_format(state)
     file = path / layout.FORMAT_FILE
     fresh = file.with_name(file.name + ".new")
     with fresh.open("wb") as stream:
-        stream.write(msgspec.json.encode(expected) + b"\n")
+        stream.write(encode_format(expected))
         stream.flush()
         os.fsync(stream.fileno())
     fresh.rename(file)

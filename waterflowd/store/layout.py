@@ -7,6 +7,7 @@ Files of a data directory::
     ballast         reserved disk space for the case that the disk is full; exists while a daemon runs
     log.mdb/        the LMDB environment
     output/<run>/   large output logs, one append-only file per attempt
+    snapshot.tmp/   copy of the log; exists while an encrypted backup is created
 
 Databases of the environment (keys -> values; all integers big-endian, so that keys sort as numbers do):
 
@@ -48,6 +49,7 @@ ENVIRONMENT_DIRECTORY = "log.mdb"
 #: LMDB's name for its file.
 LOG_FILE = "data.mdb"
 OUTPUT_DIRECTORY = "output"
+SNAPSHOT_DIRECTORY = "snapshot.tmp"
 
 DATABASES = ("meta", "records", "heads", "marks", "plans", "runs", "open", "keys", "counters", "output")
 

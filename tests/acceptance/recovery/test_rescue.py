@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyrage
 import pytest
 
 from tests.acceptance.cluster import Cluster, wait_until
@@ -133,6 +135,49 @@ def test_after_a_restore_nothing_runs_twice(empty_cluster: Cluster) -> None:
     # After `resume`, everything that was pushed in the meantime counts as one push.
     assert cluster.ctl("resume", "ops").returncode == 0
     wait_until(lambda: pushed.read_text() == "x\nx\nx\n", "the push to count once it may")
+
+
+def test_an_encrypted_backup_reveals_nothing_and_restores_everything(empty_cluster: Cluster) -> None:
+    """Made beside a running daemon, checked without it, and restored: the run, its output, and the agent's trust are there."""
+    cluster = empty_cluster
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
+    text = "a line that is nobody's business"
+    run = cluster.start(
+        f'name: confidential\njobs:\n  a:\n    runs-on: web\n    steps:\n      - run: seq 300; echo "{text}"\n'
+    )
+    cluster.wait_for(run)
+    lines = cluster.lines(run, count=301)
+    key = (cluster.folder / "daemon" / "keys" / "server.key").read_text().split()
+    identity = pyrage.x25519.Identity.generate()
+    key_file, wrong, made = cluster.folder / "key.txt", cluster.folder / "wrong.txt", cluster.folder / "made.age"
+    for file, owner in ((key_file, identity), (wrong, pyrage.x25519.Identity.generate())):
+        file.touch(mode=0o600)
+        file.write_text(f"# a comment\n{owner}\n")
+
+    backup = waterflowd(cluster, "backup", str(made), "--encrypt-to", str(identity.to_public()), "--json")
+    assert backup.returncode == 0, backup.stderr
+    content = made.read_bytes()
+    for secret in (*key, text, "confidential", run):
+        assert secret.encode() not in content
+    assert hashlib.sha256(content).hexdigest() == json.loads(backup.stdout)["archive_sha256"]
+    assert not (cluster.folder / "daemon" / "snapshot.tmp").exists()
+    fsck = waterflowd(cluster, "fsck", "--data-dir", str(made), "--identity", str(key_file))
+    assert (fsck.returncode, fsck.stdout.split()[:2]) == (0, ["intact:", str(json.loads(backup.stdout)["records"])])
+    assert cluster.stop_daemon() == 0
+    (cluster.folder / "daemon").rename(cluster.folder / "daemon.old")
+    for arguments, code in (((), "WF318"), (("--identity", str(wrong)), "WF318"), (("--identity", str(made)), "WF622")):
+        refused = waterflowd(cluster, "restore", str(made), *arguments)
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1), refused.stderr
+        assert f"[{code}]" in refused.stderr
+    restored = waterflowd(cluster, "restore", str(made), "--identity", str(key_file))
+    assert restored.returncode == 0, restored.stderr
+    start_both(cluster)
+    is_back(cluster)
+    assert cluster.run(run)["conclusion"] == "success"
+    assert cluster.lines(run, count=301) == lines
+    fresh = cluster.start("jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: echo again\n")
+    assert cluster.wait_for(fresh)["conclusion"] == "success"
 
 
 def test_a_move_to_another_directory_continues(empty_cluster: Cluster) -> None:

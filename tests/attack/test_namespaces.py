@@ -108,9 +108,9 @@ class TwoHosts(Arena):
         self.hosts = hosts
 
     def write_config(self, repositories: str = "", agents: str = "") -> None:
-        """Writes the configuration with the agents' ports on the cable."""
+        """Writes the configuration with all ports on the cable; the API needs tokens there."""
         super().write_config(repositories, agents)
-        text = self.config.read_text().replace("tcp://127.0.0.1:", "tcp://10.98.76.1:")
+        text = self.config.read_text().replace("127.0.0.1:", "10.98.76.1:").replace("open = true\n", "")
         self.config.write_text(text)
 
     def spawn(self, module: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:

@@ -19,12 +19,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "max(self._lost_after_ms, _lease_over_ms(run, attempt, key))",
         "self._lost_after_ms",
         "the daemon does not wait for the end of a lease",
+        # In simulations, the time until a silent session ends is longer than what is missing then.
+        "tests.unit.host.test_agents:test_an_attempt_with_a_lease_is_lost_when_its_lease_has_ended",
     ),
     Mutant(
         f"{_AGENTS}:AgentHandler.lose",
         "if attempt.lease_ms:",
         "if False:",
         "a revoked agent loses its leases at once",
+        "tests.unit.host.test_agents:test_a_revoked_agent_keeps_the_lease_of_its_attempts",
     ),
     Mutant(
         "waterflowd.engine.moves.step_moves:_active_step",
@@ -47,14 +50,16 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         f"{_SESSION}:Session.take",
         "min(frame.stamp, self._sent_at)",
-        "self._sent_at",
-        "a frame of the daemon confirms what it has not received",
+        "frame.stamp",
+        "a frame of the daemon confirms the future",
+        "tests.unit.wire.test_session:test_what_was_never_sent_cannot_be_confirmed",
     ),
     Mutant(
         f"{_SESSION}:Session._stamp_at",
         "else self._stamp",
         "else 0",
         "the daemon confirms nothing",
+        "tests.unit.wire.test_session:test_the_daemon_confirms_the_newest_stamp_that_it_has_received",
     ),
     Mutant(
         "waterflow_agent.session.handler:SessionHandler.on_confirmed",
@@ -82,5 +87,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "lease_ms + grace_ms",
         "lease_ms",
         "the daemon does not allow for the grace period",
+        "tests.unit.engine.test_leases:test_the_daemon_waits_for_the_slowest_server_and_the_fastest_daemon",
     ),
 )

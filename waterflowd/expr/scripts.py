@@ -1,7 +1,7 @@
 """Script safety: an expression in `run` is data, never code.
 
 In a script for bash or sh, each expression becomes an environment variable, and the script gets a reference to that
-variable with the quoting its context needs (shell_scanner.py determines the context). Where no reference is safe, the error
+variable with the quoting its context needs (shell/scanner.py determines the context). Where no reference is safe, the error
 contains the `env:` lines that fix it. A script for another interpreter may contain no expressions, except constants of
 the workflow file made of characters that are special nowhere.
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from waterflowd.expr.errors import UNSAFE_PLACE, ExpressionError
 from waterflowd.expr.nodes import Literal, Node
 from waterflowd.expr.scope import ANY, references
-from waterflowd.expr.shell_scanner import Scanner
+from waterflowd.expr.shell.scanner import Scanner
 from waterflowd.expr.template import EmbeddedExpression, Template, parse_template
 from waterflowd.expr.values import ARRAY, OBJECT, Value, kind_of, to_text
 

@@ -13,7 +13,7 @@ quotes, `${ }`, arithmetic, comments and here-documents. The innermost frame det
 
 The scanner is safe without being a complete shell parser: each reference has balanced quotes and never contains the
 value, so a misjudged context yields wrong text, not code. What it must find reliably are the places where the shell or
-a command evaluates the value again (shell_commands.py); these uses are reported as unsafe.
+a command evaluates the value again (shell/commands.py); these uses are reported as unsafe.
 
 The scan works on a copy of the script in which expressions are blanked out, so that their text is never parsed as shell.
 The stack is bounded, and no reader looks further than it consumes, so the time is linear in the length of the script.
@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 
 from waterflowd.expr.errors import BOUND, ExpressionError
-from waterflowd.expr.shell_commands import (
+from waterflowd.expr.shell.commands import (
     ARITHMETIC,
     EVALUATED,
     LIST,
@@ -41,7 +41,7 @@ from waterflowd.expr.shell_commands import (
     unsafe_uses,
     variable_attributes,
 )
-from waterflowd.expr.shell_frames import Compound, Frame, FrameKind, HereDocument
+from waterflowd.expr.shell.frames import Compound, Frame, FrameKind, HereDocument
 from waterflowd.expr.template import EmbeddedExpression
 
 BARE = "${%s}"

@@ -31,7 +31,7 @@ jobs:
     runs-on: g
     outputs: {made: '${{ steps.s.outputs.made }}'}
     steps:
-      - {id: s, run: 'make ${{ inputs.count }}', env: {T: '${{ secrets.TOKEN }}'}}
+      - {id: s, run: 'echo ${{ inputs.count }}', env: {T: '${{ secrets.TOKEN }}'}}
 """
 
 CALLER = """\

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import InitVar, dataclass, field
 from enum import Enum
 
-from waterflowd.expr.shell.commands import Command, Pipeline, Word
+from waterflowd.expr.shell.words import Command, Pipeline, Word
 from waterflowd.expr.template import EmbeddedExpression
 
 #: Reserved words that a command may follow.

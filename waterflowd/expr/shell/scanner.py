@@ -5,7 +5,7 @@ quotes, `${ }`, arithmetic, comments and here-documents. The innermost frame det
 
 | frame | reference |
 |---|---|
-| arguments of `[` and `test`, the first argument of `printf` | `"${NAME}"` |
+| arguments of `[`, `test`, `ssh`, `tar` and the like, the first argument of `printf` | `"${NAME}"` |
 | other commands, double quotes, `${x:-...}`, unquoted here-document, comment | `${NAME}` |
 | single quotes | `'"${NAME}"'` |
 | `$'...'` | `'"${NAME}"$'` |
@@ -30,18 +30,11 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 
 from waterflowd.expr.errors import BOUND, ExpressionError
-from waterflowd.expr.shell.commands import (
-    ARITHMETIC,
-    EVALUATED,
-    LIST,
-    VALUE,
-    UnsafeUse,
-    pipeline_reads_code,
-    reads_options_as_code,
-    unsafe_uses,
-    variable_attributes,
-)
+from waterflowd.expr.shell.commands import ARITHMETIC, pipeline_reads_code, reads_options_as_code, unsafe_uses
 from waterflowd.expr.shell.frames import Compound, Frame, FrameKind, HereDocument
+from waterflowd.expr.shell.invocations import EVALUATED
+from waterflowd.expr.shell.variables import variables_of
+from waterflowd.expr.shell.words import LIST, SUBSTITUTION, VALUE, UnsafeUse
 from waterflowd.expr.template import EmbeddedExpression
 
 BARE = "${%s}"
@@ -83,7 +76,10 @@ _AFTER_BACKSLASH = "the character after a backslash"
 _DUPLICATION = "the target of `>&` or `<&`, which bash expands twice; use `&>` or `>`"
 _DELIMITER = "the delimiter of a here-document"
 _QUOTED_DOCUMENT = "a here-document with a quoted delimiter, where nothing is expanded"
-_UNQUOTED_TEST = "an unquoted substitution that `[` or `printf` may take for its option `-v`; put it in double quotes"
+_UNQUOTED = (
+    "an unquoted substitution, which the command may take for an option that runs commands, such as `-v` of `[`;"
+    " put it in double quotes"
+)
 _PARAMETER_NAME = "the name, subscript or offset of `${ }`, where bash runs commands in a subscript"
 
 
@@ -107,7 +103,7 @@ class Scanner:
         self._announced: list[HereDocument] = []
         self._found: dict[int, UnsafeUse] = {}
         self._position = 0
-        self._variables = variable_attributes(text)
+        self._variables = variables_of(text)
         self.references: dict[int, str] = {}
 
     @property
@@ -230,7 +226,7 @@ class Scanner:
             self._commands.used.extend(frame.used)
             if self._stack[-1].kind is FrameKind.COMMANDS and reads_options_as_code(self._stack[-1].command):
                 for expression in frame.used:
-                    self._report(expression, _UNQUOTED_TEST)
+                    self._report(expression, _UNQUOTED)
             if owner := self._stack[-1].word_owner:
                 owner.open_word().expressions.extend(frame.used)
 
@@ -239,7 +235,7 @@ class Scanner:
         pipeline = frame.end_pipeline()
         for expression, location in unsafe_uses(pipeline, self._variables):
             self._report(expression, location)
-        if not pipeline.commands[0].has_input and (reader := pipeline_reads_code(pipeline)):
+        if not pipeline.commands[0].has_input and (reader := pipeline_reads_code(pipeline, self._variables)):
             frame.note_reader(reader)
 
     # Readers of a COMMANDS frame: each consumes at least one character and returns the next position.
@@ -380,6 +376,8 @@ class Scanner:
             level, backslashes = level + 1, backslashes // 2
         depth = self._backtick_depth
         if level == depth + 1 and may_open:
+            if self._stack[-1].kind in _IN_WORDS:
+                self._add_to_word(SUBSTITUTION)
             self._push(FrameKind.COMMANDS, "`")
         while level <= depth and self._backtick_depth >= level:
             self._pop()
@@ -395,18 +393,21 @@ class Scanner:
             self._push(FrameKind.ARITHMETIC, "]")
             return position + 2
         if text.startswith("$(", position):
+            if frame.kind in _IN_WORDS:
+                self._add_to_word(SUBSTITUTION)
             self._push(FrameKind.COMMANDS, ")")
             return position + 2
         if text.startswith("${", position):
-            if frame.kind is FrameKind.COMMANDS and (named := _NAMED_PARAMETER.match(text, position)):
-                frame.add(f"${named.group(1)}")
+            if frame.kind in _IN_WORDS:
+                named = _NAMED_PARAMETER.match(text, position)
+                self._add_to_word(f"${named.group(1) if named else ''}")
             return self._read_parameter_start(position, frame)
         if is_unquoted and text.startswith(("$'", '$"'), position):
             quote = text[position + 1]
             self._push(FrameKind.ANSI if quote == "'" else FrameKind.DOUBLE, quote)
             return position + 2
-        if frame.kind is FrameKind.COMMANDS:
-            frame.add("$")
+        if frame.kind in _IN_WORDS:
+            self._add_to_word("$")
         # `$$` is the process id, unless its second dollar starts an expression, which was handled before.
         is_process_id = text.startswith("$$", position)
         return position + (2 if is_process_id else 1)
@@ -498,7 +499,7 @@ class Scanner:
             if not document.is_quoted:
                 frame = self._push(FrameKind.DOCUMENT)
                 frame.pipeline, frame.end, frame.resume = document.pipeline, end, resume
-                frame.reader = pipeline_reads_code(document.pipeline)
+                frame.reader = pipeline_reads_code(document.pipeline, self._variables)
                 self._document_ends.append(min([end, *self._document_ends[-1:]]))
                 return position
             self._report_within(position, end, _QUOTED_DOCUMENT)

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,63 @@ def test_the_demo_exits_with_its_first_run_s_result_and_leaves_nothing(tmp_path:
     assert "kill -9" in output
     assert list(tmp_path.iterdir()) == []
     assert processes_in(tmp_path) == []
+
+
+def tried_as_nobody(code: str) -> str:
+    """Returns what Python code prints when another user of the machine runs it; as the same user where that is impossible."""
+    # Imported first: the other user may not be able to read this Python's library.
+    child = f"import encodings.idna, http.client, os, socket\nif os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n{code}"
+    done = subprocess.run([sys.executable, "-S", "-c", child], capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout.strip() or done.stderr
+
+
+def test_another_user_of_the_machine_gets_nothing_from_a_demo() -> None:
+    """The port wants a token, also for reading and for starting runs; socket, files and join tokens are out of reach."""
+    # Not below pytest's own directory, which other users cannot enter anyway.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        with start(Path(folder)) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if "(Back up): started" in line:
+                    break
+            [demo] = Path(folder).iterdir()
+            port = tomllib.loads((demo / "waterflowd.toml").read_text())["api"]["listen"].rpartition(":")[2]
+            answers = {}
+            for method, path in (
+                ("GET", "/v1/runs"),
+                ("POST", "/v1/runs"),
+                ("POST", "/v1/tokens"),
+                ("GET", "/metrics"),
+            ):
+                answers[path, method] = tried_as_nobody(
+                    f"c = http.client.HTTPConnection('127.0.0.1', {port})\n"
+                    f"c.request({method!r}, {path!r}, body='{{}}', headers={{'Content-Type': 'application/json'}})\n"
+                    "print(c.getresponse().status)"
+                )
+            reached = tried_as_nobody(f"socket.socket(socket.AF_UNIX).connect({str(demo / 'waterflowd.sock')!r})")
+            listed = tried_as_nobody(f"print(os.listdir({str(demo)!r}))")
+            output = process.stdout.read()
+        assert process.returncode == 0, output
+    assert set(answers.values()) == {"401"}, answers
+    assert "export WATERFLOW_TOKEN=wf_" in output
+    if os.getuid() == 0:
+        assert "PermissionError" in reached
+        assert "PermissionError" in listed
+
+
+def test_a_deep_directory_still_has_a_socket(tmp_path: Path) -> None:
+    """Where the path of the socket would be too long, the socket gets a directory of its own, which is removed too."""
+    deep = tmp_path / ("d" * 90)
+    deep.mkdir()
+    before = set(Path("/tmp").glob("waterflow-demo-*"))
+    with start(deep) as process:
+        output, _ = process.communicate(timeout=4 * PATIENCE_S)
+    assert process.returncode == 0, output
+    assert "daemon     unix:/tmp/waterflow-demo-" in output
+    socket_path = Path(output.split("daemon     unix:")[1].split(" ")[0])
+    assert socket_path.parent not in before
+    assert not socket_path.parent.exists()
 
 
 def test_concurrent_demos_use_different_ports(tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
-"""`demo`: all of Waterflow on this machine, in a temporary directory, without root and without a network."""
+"""`demo`: all of Waterflow on this machine, in a temporary directory, without root and without a network.
+
+Other users of the machine can neither read the directory nor reach the unix socket in it, and the API's port needs a token.
+"""
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import signal
@@ -31,6 +35,8 @@ _PORT_TAKEN = ("[WF610]", "[WF221]")
 #: Far longer than needed, even on a busy machine.
 _UP_S = 120.0
 _RUN_S = 120.0
+#: The path of a unix socket has at most so many bytes.
+_SOCKET_PATH_BYTES_MAX = 107
 _AGENTS = (("web-1", "web-servers"), ("web-2", "web-servers"), ("db-1", "db-servers"))
 
 
@@ -50,6 +56,7 @@ def demo(context: click.Context, keep: bool) -> None:
     folder = Path(tempfile.mkdtemp(prefix="waterflow-demo-"))
     processes = Processes(folder)
     code = RUN_FAILED
+    play: _Demo | None = None
     try:
         play = _Demo(folder, processes)
         context.call_on_close(play.close)
@@ -60,6 +67,8 @@ def demo(context: click.Context, keep: bool) -> None:
         _ignore_signals()
         click.echo("stopping the demo ...")
         processes.end()
+        if play is not None:
+            play.remove_socket()
         if keep:
             click.echo(f"kept all files in {folder}")
         else:
@@ -83,11 +92,14 @@ class _Demo:
     def __init__(self, folder: Path, processes: Processes) -> None:
         self._folder = folder
         self._processes = processes
+        self._socket = folder / "waterflowd.sock"
+        if len(os.fsencode(self._socket)) > _SOCKET_PATH_BYTES_MAX:
+            self._socket = Path(tempfile.mkdtemp(prefix="waterflow-demo-", dir="/tmp")) / "waterflowd.sock"
+        self._client = Client(Settings(server=f"unix:{self._socket}", token=None))
         self._choose_ports(_PORT)
 
     def _choose_ports(self, preferred: int) -> None:
         self._port, self._work_port, self._enroll_port = free_port(preferred), free_port(), free_port()
-        self._client = Client(Settings(server=f"http://127.0.0.1:{self._port}", token=None))
 
     def play(self) -> int:
         """Run the demo and return the exit code of the first run."""
@@ -101,7 +113,7 @@ class _Demo:
         self._print_output(run["id"])
         if code == 130:
             return code
-        self._print_next_steps(work, run["id"])
+        self._print_next_steps(work, run["id"], self._create_token())
         if sys.stdin.isatty() and sys.stdout.isatty():
             self._stay()
         return code
@@ -110,10 +122,15 @@ class _Demo:
         """Close the connection to the daemon."""
         self._client.close()
 
+    def remove_socket(self) -> None:
+        """Remove the socket's directory, if it is another one than the demo's."""
+        if self._socket.parent != self._folder:
+            shutil.rmtree(self._socket.parent, ignore_errors=True)
+
     def _start_daemon(self, bare: Path) -> None:
         _say(f"starting a daemon and three agents in {self._folder}")
         for tries_left in reversed(range(_PORT_TRIES)):
-            configuration = _daemon_configuration(self._folder, self._port, self._work_port, self._enroll_port, bare)
+            configuration = self._daemon_configuration(bare)
             self.daemon = self._processes.start("waterflowd", "waterflowd", configuration)
             try:
                 self._processes.wait_until(self._is_up, "starting the daemon", _UP_S)
@@ -127,7 +144,23 @@ class _Demo:
             self._choose_ports(0)
         # The daemon must know the empty repository before the first push, so that the push starts a run.
         self._client.post("/v1/repositories/ops/sync", wait="true")
-        _say(f"daemon     http://127.0.0.1:{self._port}   (process {self.daemon.pid})")
+        _say(f"daemon     unix:{self._socket}   (process {self.daemon.pid})")
+
+    def _daemon_configuration(self, bare: Path) -> str:
+        return f"""\
+data-dir = {_toml_string(self._folder / "data")}
+[api]
+listen = "127.0.0.1:{self._port}"
+socket = {_toml_string(self._socket)}
+[agents]
+listen = "tcp://127.0.0.1:{self._work_port}"
+enroll-listen = "tcp://127.0.0.1:{self._enroll_port}"
+[[repositories]]
+name = "ops"
+url = {_toml_string(bare)}
+refs = ["main"]
+interval = "1s"
+"""
 
     def _is_up(self) -> bool:
         # From its log, because another daemon may answer on a port that ours could not get.
@@ -165,19 +198,27 @@ class _Demo:
         for row in self._client.lines(f"/v1/runs/{run}/logs"):
             _say(f"{row['job']}/{row['step']} | {clean_line(row['text'], has_colors=False)}")
 
-    def _print_next_steps(self, work: Path, run: str) -> None:
+    def _create_token(self) -> str:
+        """Create the token for the API's port. It is valid for as long as the demo's data exists."""
+        made = self._client.post("/v1/tokens", {"role": "admin", "name": "demo", "groups": [], "ttl": "30d"})
+        return str(made["secret"])
+
+    def _print_next_steps(self, work: Path, run: str, token: str) -> None:
         address = f"http://127.0.0.1:{self._port}"
+        curl = f"curl --unix-socket {shlex.quote(str(self._socket))}"
         restart = self._processes.command_text("waterflowd", "waterflowd")
         ctl = _own_command()
         _say(f"""
 {style("Try next, in another terminal:", is_bold=True)}
-  export WATERFLOW_SERVER={address}
+  export WATERFLOW_SERVER=unix:{self._socket}
   {ctl} status
   {ctl} run deploy
   {ctl} show {run}
-  curl {address}/v1/runs
-  curl {address}/v1/runs/{run}/logs
-  curl -H 'Content-Type: application/yaml' --data-binary @{work / repository.WORKFLOW_PATH} {address}/v1/runs
+  {curl} http://localhost/v1/runs
+  {curl} http://localhost/v1/runs/{run}/logs
+  {curl} -H 'Content-Type: application/yaml' --data-binary @{work / repository.WORKFLOW_PATH} http://localhost/v1/runs
+Only you (and root) can use this socket. Programs that need TCP use {address} with this token of an admin:
+  export WATERFLOW_TOKEN={token}
 
 {style("Change it:", is_bold=True)} each push starts a run, and errors are shown with their line
   cd {work}
@@ -208,27 +249,6 @@ def _own_command() -> str:
         return "waterflowctl"
     beside = Path(sys.executable).with_name("waterflowctl")
     return shlex.quote(str(beside)) if beside.exists() else f"{shlex.quote(sys.executable)} -m waterflowd.ctl"
-
-
-def _daemon_configuration(folder: Path, port: int, work_port: int, enroll_port: int, bare: Path) -> str:
-    # The path of a unix socket has at most 107 bytes; without a socket if the directory is too deep.
-    socket_path = folder / "waterflowd.sock"
-    socket_text = str(socket_path) if len(str(socket_path).encode()) <= 107 else ""
-    return f"""\
-data-dir = {_toml_string(folder / "data")}
-[api]
-listen = "127.0.0.1:{port}"
-open = true
-socket = {_toml_string(socket_text)}
-[agents]
-listen = "tcp://127.0.0.1:{work_port}"
-enroll-listen = "tcp://127.0.0.1:{enroll_port}"
-[[repositories]]
-name = "ops"
-url = {_toml_string(bare)}
-refs = ["main"]
-interval = "1s"
-"""
 
 
 def _agent_configuration(folder: Path, name: str, group: str, token: Path) -> str:

@@ -61,7 +61,8 @@ def test_the_demo_exits_with_its_first_run_s_result_and_leaves_nothing(tmp_path:
 def tried_as_nobody(code: str) -> str:
     """Returns what Python code prints when another user of the machine runs it; as the same user where that is impossible."""
     # Imported first: the other user may not be able to read this Python's library.
-    child = f"import encodings.idna, http.client, os, socket\nif os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n{code}"
+    become = "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)"
+    child = f"import encodings.idna, http.client, os, socket\n{become}\n{code}"
     done = subprocess.run([sys.executable, "-S", "-c", child], capture_output=True, text=True, timeout=60, check=False)
     return done.stdout.strip() or done.stderr
 

@@ -173,6 +173,8 @@ def test_a_cloned_agent_gets_no_work_and_the_first_one_continues(arena: Arena) -
     process = arena.spawn("waterflow_agent", "run", "--config", str(config), log=arena.folder / "clone.log")
     try:
         wait_until(lambda: "WF211" in (arena.folder / "clone.log").read_text(), "the clone to be refused")
+        trail = arena.api("GET", "/v1/audit?what=agent-cloned").json()["audit"]
+        assert ["was rejected" in entry["target"] for entry in trail] == [True]
         gate.touch()
         runs += [arena.start(job(f"echo $WATERFLOW_RUN_ID >> {marker}")) for _ in range(10)]
         for run in runs:

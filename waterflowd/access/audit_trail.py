@@ -1,4 +1,4 @@
-"""The audit trail: who did what and when, and which requests and connections were rejected.
+"""The audit trail: who did what and when, which agents connected, and which requests and connections were rejected.
 
 Rules of this file:
 
@@ -14,9 +14,10 @@ import asyncio
 
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import WaterflowError
-from waterflowd.access.events import AccessRefused, ActionTaken
+from waterflow_agent.wire import messages
+from waterflowd.access.events import AccessRefused, ActionTaken, AgentSession
 from waterflowd.access.roles import Principal
-from waterflowd.model.ids import AUDIT
+from waterflowd.model.ids import AUDIT, AgentId
 from waterflowd.ports import Clock, Runs
 from waterflowd.rates import BucketPerName, TokenBucket
 
@@ -25,6 +26,11 @@ PER_S = 1 / 60
 BURST = 60
 SOURCE_BURST = 6
 _SOURCES_MAX = 256
+#: Sessions: a daemon that restarts has one per agent at once; an agent that flaps has a few, then one a minute.
+SESSIONS_PER_S = 2.0
+SESSIONS_BURST = 5_000
+SESSION_BURST = 10
+_AGENTS_MAX = 8_192
 
 
 class AuditTrail:
@@ -36,6 +42,9 @@ class AuditTrail:
         self._total = TokenBucket(PER_S, BURST, clock.now())
         self._per_source = BucketPerName(PER_S, SOURCE_BURST, _SOURCES_MAX)
         self._left_out = 0
+        self._sessions = TokenBucket(SESSIONS_PER_S, SESSIONS_BURST, clock.now())
+        self._per_agent = BucketPerName(PER_S, SESSION_BURST, _AGENTS_MAX)
+        self._sessions_left_out = 0
         self._writing: set[asyncio.Task[None]] = set()
 
     async def action(
@@ -61,7 +70,25 @@ class AuditTrail:
             target=escape_for_display(target),
             left_out=left_out,
         )
-        task = asyncio.get_running_loop().create_task(self._write(event), name="audit: rejection")
+        self._record_soon(event)
+
+    def agent_session(self, agent: str, what: str, detail: str) -> None:
+        """Records soon that a session began or ended (`connected`, `disconnected`), or that a clone was rejected (`cloned`)."""
+        now = self._clock.now()
+        if not self._per_agent.take(agent, now) or not self._sessions.take(now):
+            self._sessions_left_out += 1
+            return
+        left_out, self._sessions_left_out = self._sessions_left_out, 0
+        self._record_soon(
+            AgentSession(at=now, by=agent, what=what, detail=escape_for_display(detail), left_out=left_out)
+        )
+
+    def agent_cloned(self, agent: AgentId, hello: messages.Hello) -> None:
+        """Records that a second live process with the agent's key was rejected."""
+        self.agent_session(agent, "cloned", f"a second process with this key, on {hello.hostname}, was rejected")
+
+    def _record_soon(self, event: AccessRefused | AgentSession) -> None:
+        task = asyncio.get_running_loop().create_task(self._write(event), name="audit trail")
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
 
@@ -74,8 +101,11 @@ class AuditTrail:
         for task in self._writing:
             task.cancel()
 
-    async def _write(self, event: AccessRefused) -> None:
+    async def _write(self, event: AccessRefused | AgentSession) -> None:
         try:
             await self._runs.record(AUDIT, [event])
         except WaterflowError:
-            self._left_out += 1 + event.left_out
+            if isinstance(event, AgentSession):
+                self._sessions_left_out += 1 + event.left_out
+            else:
+                self._left_out += 1 + event.left_out

@@ -1,4 +1,4 @@
-"""Events of the `audit` stream: API tokens, and what principals did through the API.
+"""Events of the `audit` stream: API tokens, what principals did through the API, the use of secrets, sessions of agents.
 
 Rules of this file: as for a run's events (engine/events.py): past tense, readable by all later releases, new fields have
 defaults. A token's secret is never stored, only its SHA-256.
@@ -60,4 +60,31 @@ class AccessRefused(AccessFact, frozen=True, kw_only=True, tag="access-refused")
     left_out: int = 0
 
 
-Fact = TokenCreated | TokenRevoked | ActionTaken | AccessRefused
+class SecretsUsed(AccessFact, frozen=True, kw_only=True, tag="secrets-used"):
+    """The values of secrets were sent to an agent, for one attempt. `by` is the run; its own events say who started it.
+
+    It is durable before the values are sent.
+    """
+
+    #: The names in the daemon's sources, never the values.
+    names: tuple[str, ...]
+    run: str
+    #: `JOB/STEP`, and the attempt.
+    part: str
+    attempt: int
+    #: The agent's fingerprint and name.
+    agent: str
+    server: str
+
+
+class AgentSession(AccessFact, frozen=True, kw_only=True, tag="agent-session"):
+    """A session with an agent began or ended, at a limited rate. `by` is the agent's fingerprint."""
+
+    #: `connected`, `disconnected`, or `cloned`: another live process uses the agent's key and was rejected.
+    what: str
+    #: The host's name as the agent reports it, or why the session ended.
+    detail: str
+    left_out: int = 0
+
+
+Fact = TokenCreated | TokenRevoked | ActionTaken | AccessRefused | SecretsUsed | AgentSession

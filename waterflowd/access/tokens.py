@@ -12,7 +12,15 @@ from collections.abc import Iterable
 
 import msgspec
 
-from waterflowd.access.events import AccessRefused, ActionTaken, Fact, TokenCreated, TokenRevoked
+from waterflowd.access.events import (
+    AccessRefused,
+    ActionTaken,
+    AgentSession,
+    Fact,
+    SecretsUsed,
+    TokenCreated,
+    TokenRevoked,
+)
 from waterflowd.access.roles import ROLE_NAMES, Principal, Role
 
 #: The prefix of every token, by which scanners for leaked secrets find it.
@@ -70,7 +78,7 @@ class TokenRegistry:
                 token = self._tokens.get(fact.token)
                 if token is not None and token.revoked_at is None:
                     token.revoked_at = fact.at
-            case ActionTaken() | AccessRefused():
+            case ActionTaken() | AccessRefused() | SecretsUsed() | AgentSession():
                 pass
 
     def tokens(self) -> list[Token]:

@@ -28,7 +28,7 @@ from waterflowd.api import quotas
 from waterflowd.api.app import Api
 from waterflowd.api.server import RESERVED_DESCRIPTORS, ApiServer
 from waterflowd.api.services import Services
-from waterflowd.app import file_descriptors, workflow_check
+from waterflowd.app import audit, file_descriptors, workflow_check
 from waterflowd.app.config import Config, access_policy
 from waterflowd.app.environments import Environments
 from waterflowd.compiler.process import CompilerProcess
@@ -130,17 +130,20 @@ class Parts:
 def build(config: Config, on_poison: Callable[[Stalled], None]) -> Parts:
     """Opens the data directory and builds the daemon. Raises `Stalled` when that is not possible."""
     data_dir = Path(config.data_dir)
-    store = opening.open_store(data_dir, UNIONS, on_poison=on_poison)
+    audit_keys = audit.load_keys(config)
+    seals = {AUDIT: audit_keys[0]} if audit_keys else {}
+    store = opening.open_store(data_dir, UNIONS, on_poison=on_poison, seals=seals)
     try:
-        return _build(config, data_dir, store)
+        clock = LogClock(data_dir / "clock.json", store.log.last_at)
+        audit.begin(store.log, audit_keys, clock)
+        return _build(config, data_dir, store, clock)
     except BaseException:
         store.close()
         raise
 
 
-def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
+def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock) -> Parts:
     log = store.log
-    clock = LogClock(data_dir / "clock.json", log.last_at)
     server_keys = keys.load_server_keys(data_dir)
     registry = _registry(log)
     secrets, access = _secrets(config), access_policy(config)
@@ -169,13 +172,18 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     agents = AgentHandler(driver, link, clock, outputs=outputs, files=files, lost_after_ms=config.agents.lost_after_ms)
     enrollment = EnrollmentService(registry, driver, agents, link, clock)
     identities = AgentIdentities(registry, state.placement, driver, clock)
+
+    def clone_found(agent: AgentId, hello: messages.Hello) -> None:
+        identities.clone_found(agent, hello)
+        services.audit.agent_cloned(agent, hello)
+
     dispatch = Dispatch(
         agents,
         enrollment,
         server_keys,
         log.generation,
         enrollment.describe,
-        on_clone=identities.clone_found,
+        on_clone=clone_found,
         identify=identities.identify,
     )
     link.target = dispatch
@@ -204,6 +212,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store) -> Parts:
     )
     api = Api(services)
     dispatch.on_rejection = services.audit.agent_rejected
+    agents.on_session = services.audit.agent_session
     return Parts(
         config=config,
         store=store,
@@ -377,5 +386,8 @@ def check_access(config: Config) -> None:
 
 
 def examine(config: Config) -> Findings:
-    """Checks the whole log of a stopped daemon. Raises `Stalled` for a damaged one."""
-    return opening.examine(Path(config.data_dir))
+    """Checks the whole log of a stopped daemon. Raises `Stalled` for a damaged one, WF321 for a forged audit trail."""
+    keys = audit.load_keys(config)
+    found = opening.examine(Path(config.data_dir), {AUDIT: keys})
+    audit.check_seals(found.seals[AUDIT], keys)
+    return found

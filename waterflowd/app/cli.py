@@ -136,15 +136,26 @@ def fsck(file: str | None, data_dir: str | None, identity_file: str | None, targ
     config = _load(file, **{"data-dir": data_dir})
     if target is None:
         found = _run_or_exit(lambda: operations.examine(config, _path(identity_file)))
-        _print(
-            [f"intact: {found.records} records in {found.streams} streams of {config.data_dir}"],
-            found._asdict(),
-            as_json,
-        )
+        shown = found._asdict() | {"seals": {name: seals._asdict() for name, seals in found.seals.items()}}
+        _print(messages.of_check(found, config.data_dir), shown, as_json)
         return
     saved = _run_or_exit(lambda: operations.salvage(config, Path(target)))
     _print(messages.of_salvage(saved), saved, as_json)
     sys.exit(operations.EXIT_CODES[saved.verdict])
+
+
+@main.command("audit-key")
+@click.argument("path", metavar="FILE")
+def audit_key(path: str) -> None:
+    """Create a key for the audit trail in FILE, or put a new one in front of those that the file has.
+
+    FILE must be outside the data directory. The daemon uses a new key after its next start.
+    """
+    from waterflowd.app import audit
+
+    made = _run_or_exit(lambda: audit.create_key(Path(path)))
+    click.echo(f"created the audit key {made.id.hex()} in {path}")
+    click.echo("The daemon must be able to read it, and nobody else. Keep a copy elsewhere: fsck needs it.")
 
 
 @main.command()

@@ -26,6 +26,7 @@ from waterflowd.reconcile.settings import DEFAULT_FOLDERS, RepositorySettings
 from waterflowd.secrets import age, vault_settings
 
 DEFAULT_FILE = Path("/etc/waterflow/waterflowd.toml")
+DEFAULT_AUDIT_KEY_FILE = "/etc/waterflow/audit.key"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 ENVIRONMENT_PREFIX = "WATERFLOWD_"
@@ -221,6 +222,18 @@ class EnvironmentTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid
     vars: dict[str, Any] = {}
 
 
+class AuditTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """The audit trail: its key, and where every record is sent as well."""
+
+    #: File with the key that seals its records, outside the data directory. The systemd credential `audit-key` takes
+    #: precedence. The default file may be missing; then the records have no seals.
+    key_file: str = DEFAULT_AUDIT_KEY_FILE
+    #: A file to which every record is appended, one JSON object per line; empty for none.
+    export_file: str = ""
+    #: `/dev/log`, `udp://host:port` or `tcp://host:port` of a syslog server; empty for none.
+    export_syslog: str = ""
+
+
 class LogTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """The daemon's own log, on standard error."""
 
@@ -236,6 +249,7 @@ class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
     #: Holds the event log, the keys of the server and the output of steps; must be on a local disk.
     data_dir: str = "/var/lib/waterflow"
     log: LogTable = LogTable()
+    audit: AuditTable = AuditTable()
     api: ApiTable = ApiTable()
     agents: AgentsTable = AgentsTable()
     secrets: SecretsTable = SecretsTable()

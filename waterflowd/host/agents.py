@@ -66,6 +66,8 @@ class AgentHandler:
         self._outputs = outputs
         self._files = files
         self._lost_after_ms = lost_after_ms
+        #: Called with an agent, `connected` or `disconnected`, and a text, for the audit trail.
+        self.on_session: Callable[[AgentId, str, str], None] = lambda agent, what, detail: None
         self._hellos: dict[AgentId, messages.Hello] = {}
         #: Agents whose session gets no more acknowledgements, because it had a report for a stalled run.
         self._unacknowledged: set[AgentId] = set()
@@ -130,6 +132,7 @@ class AgentHandler:
     def connected(self, agent: AgentId) -> None:
         """See `ports.AgentListener`."""
         hello = self._hellos[agent]
+        self.on_session(agent, "connected", hello.hostname)
         self._driver.settle(agent, lambda: self._settle(agent, hello))
 
     def _settle(self, agent: AgentId, hello: messages.Hello) -> None:
@@ -198,13 +201,17 @@ class AgentHandler:
             if (command.step, command.attempt) != (key.attempt.step, key.attempt.number):
                 continue
             if isinstance(command, commands.SendTask) and not is_held:
-                yield from self._state.offers(run, command)
+                for offer in self._state.offers(run, command):
+                    yield offer
+                    # The offer before it, if there was one, may not have left before the daemon's last restart.
+                    self._driver.record_secret_use(run, command)
             elif isinstance(command, commands.CancelTask):
                 yield messages.Cancel(key, command.is_forced, command.reason)
 
     def disconnected(self, agent: AgentId, text: str) -> None:
         """See `ports.AgentListener`."""
         self._hellos.pop(agent, None)
+        self.on_session(agent, "disconnected", text)
         self._state.placement.disconnect(agent, self._clock.now(), text)
         self._await_return(agent)
         self._driver.wake()

@@ -14,7 +14,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -29,8 +29,9 @@ from waterflowd.host.fleet_requests import attempt_id
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.recovery import DeferredCommand, outstanding_near
 from waterflowd.host.run_summary import summary
+from waterflowd.host.secret_uses import secret_uses
 from waterflowd.model import records
-from waterflowd.model.ids import AgentId, AttemptId, RunId, StreamName, run_stream
+from waterflowd.model.ids import AUDIT, AgentId, AttemptId, RunId, StreamName, run_stream
 from waterflowd.model.reasons import ReasonCode, reason
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -44,9 +45,11 @@ _INDEXED = frozenset(
 class BatchBuilder:
     """One transaction in the making."""
 
-    def __init__(self, state: LiveState, now: int) -> None:
+    def __init__(self, state: LiveState, now: int, head_of: Callable[[StreamName], int]) -> None:
+        """`head_of` returns the position of a stream's newest event in the log."""
         self._state = state
         self._now = now
+        self._head_of = head_of
         self.contents = records.Batch(appends=[], plans={}, summaries=[], keys={}, counters={})
         self._appends: dict[StreamName, records.StreamAppend] = {}
         self._rows: dict[RunId, records.RunSummary] = {}
@@ -126,6 +129,8 @@ class BatchBuilder:
             case commands.SendTask(agent=agent):
                 for message in state.offers(run, command):
                     self._send(agent, message)
+                    if message.task.secrets:
+                        self.record(AUDIT, self._head_of(AUDIT), secret_uses(run, command, self._now))
             case commands.FreeSlot(agent=agent):
                 state.placement.free(agent, attempt_id(run.id, command))
             case commands.ListServers():

@@ -30,7 +30,7 @@ import msgspec
 from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflow_agent.wire import messages
 from waterflowd import ports
-from waterflowd.engine import Run, events, fold, inputs
+from waterflowd.engine import Run, commands, events, fold, inputs
 from waterflowd.engine.decide import decide
 from waterflowd.engine.rules import approvals
 from waterflowd.engine.state.blocks import Attempt
@@ -43,8 +43,9 @@ from waterflowd.host.queries import RunQueries
 from waterflowd.host.recovery import DeferredCommand, resume
 from waterflowd.host.run_logging import log_batch
 from waterflowd.host.run_summary import summary
+from waterflowd.host.secret_uses import secret_uses
 from waterflowd.model import accesses, ids, plan
-from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId, StepId, StreamName, run_stream
+from waterflowd.model.ids import AUDIT, AgentId, AttemptId, JobId, RunId, StepId, StreamName, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
 
 logger = logging.getLogger("waterflow.host")
@@ -160,7 +161,7 @@ class Driver:
 
     async def _make_batch(self) -> None:
         now = self._clock.now()
-        batch = BatchBuilder(self.state, now)
+        batch = BatchBuilder(self.state, now, self._log.head)
         for run_id, timer in self.state.timers.due(now, BATCH_ITEMS_MAX):
             batch.feed(run_id, inputs.TimerFired(timer=timer))
         items: list[_Item] = []
@@ -282,6 +283,12 @@ class Driver:
     def keep(self, stream: StreamName, facts: Sequence[Any]) -> None:
         """Records findings of the host itself in the next batch, or as soon as they can be written."""
         self._submit(lambda batch: batch.record(stream, self._log.head(stream), facts))
+
+    def record_secret_use(self, run: Run, command: commands.SendTask) -> None:
+        """Records in the audit trail that the secrets of an attempt are sent, if it has any."""
+        facts = secret_uses(run, command, self._clock.now())
+        if facts:
+            self._submit(lambda batch: batch.record(AUDIT, self._log.head(AUDIT), facts))
 
     def settle(self, agent: AgentId, call: Callable[[], None]) -> None:
         """Calls `call` once everything submitted so far is durable and no commit is in progress."""

@@ -6,11 +6,26 @@ from collections.abc import Iterator, Sequence
 
 from waterflowd.rescue.archive import EncryptedBackup
 from waterflowd.rescue.operations import ClosedWork, RestoreResult, SalvageResult
+from waterflowd.store.check import Findings
 from waterflowd.store.copying import Manifest
 from waterflowd.store.salvage import SalvageReport
 
 #: Names per list; `--json` prints all of them.
 LISTED_MAX = 20
+
+
+def of_check(found: Findings, directory: str) -> list[str]:
+    """The output of `fsck` for an intact log."""
+    lines = [f"intact: {found.records} records in {found.streams} streams of {directory}"]
+    for stream, seals in found.seals.items():
+        if seals.missing_keys:
+            lines.append(f"{stream} trail: not verified, because there is no key ({', '.join(seals.missing_keys)})")
+        elif seals.verified:
+            before = f", {seals.unsealed} from before the key" if seals.unsealed else ""
+            lines.append(f"{stream} trail: sealed, {seals.verified} records verified{before}")
+        else:
+            lines.append(f"{stream} trail: not sealed")
+    return lines
 
 
 def of_backup(made: Manifest, target: str) -> list[str]:

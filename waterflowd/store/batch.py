@@ -7,6 +7,8 @@ anything; after these checks nothing can fail. Positions, sequences and chains a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -17,10 +19,13 @@ from waterflowd.model.records import Batch, RunSummary
 from waterflowd.model.statuses import Status
 from waterflowd.store import layout, record
 from waterflowd.store.codec import Codec
+from waterflowd.store.sealing import SealKey
 from waterflowd.store.staging import Staging
 
 #: Bytes of a record besides the event itself: header, key, and the entry in its page.
 RECORD_OVERHEAD_BYTES = 96
+
+_NO_SEALS: Mapping[StreamName, SealKey] = MappingProxyType({})
 
 _encode_summary = msgspec.msgpack.Encoder().encode
 
@@ -42,8 +47,9 @@ class _Head(NamedTuple):
 class BatchWork:
     """One batch to append to the log; its result is the last global sequence."""
 
-    def __init__(self, batch: Batch, codec: Codec) -> None:
+    def __init__(self, batch: Batch, codec: Codec, seals: Mapping[StreamName, SealKey] = _NO_SEALS) -> None:
         self._schema = codec.schema
+        self._seals = {layout.stream_key(stream): key for stream, key in seals.items()}
         self._appends: list[_Append] = []
         self.size_bytes = 0
         for append in batch.appends:
@@ -93,12 +99,13 @@ class BatchWork:
             if head.position != append.expected:
                 raise _moved(append, head.position)
             before, position, chain = head
-            ref = record.stream_ref(append.key)
+            ref, seal_key = record.stream_ref(append.key), self._seals.get(append.key)
             for body in append.bodies:
                 seq += 1
                 position += 1
+                seal = b"" if seal_key is None else seal_key.seal(chain, self._schema, position, append.at, body)
                 chain = record.next_chain(chain, self._schema, position, append.at, body)
-                stored = record.StoredRecord(seq, ref, position, append.at, before, chain, self._schema, body)
+                stored = record.StoredRecord(seq, ref, position, append.at, before, chain, self._schema, body, seal)
                 records.append((layout.pack_u64(seq), record.pack(stored)))
                 if position % layout.MARK_EVERY == 0:
                     marks.append((append.key + layout.pack_u64(position), layout.pack_u64(seq)))

@@ -14,20 +14,25 @@ checksum of every row.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import lmdb
 import lmdb.verify as lmdb_verify
 
 from waterflow_agent.errors import Stalled
+from waterflowd.model.ids import StreamName
 from waterflowd.store import layout, record
 from waterflowd.store.environment import Environment
+from waterflowd.store.sealing import SealChecker, SealFindings, SealKey
 
 #: Verifying 100 GB at 250 MB/s takes half of this.
 CHECK_TIMEOUT_S = 900.0
@@ -56,6 +61,8 @@ class Findings(NamedTuple):
 
     records: int
     streams: int
+    #: Of the streams whose keys were given.
+    seals: dict[str, SealFindings] = {}
 
 
 def check_in_child(directory: Path, *, is_thorough: bool = False) -> None:
@@ -93,35 +100,109 @@ def judge(file: Path, child: subprocess.CompletedProcess[bytes]) -> None:
         raise _refused(file, lines[-1] if lines else f"the check exited with status {child.returncode}")
 
 
-def verify(environment: Environment) -> Findings:
-    """Reads and checks the whole log. Raises `Stalled` WF304, which names the first bad record."""
+def verify(environment: Environment, seals: Mapping[StreamName, Sequence[SealKey]] = MappingProxyType({})) -> Findings:
+    """Reads and checks the whole log. Raises `Stalled` WF304, which names the first bad record and its run.
+
+    `seals` has the known keys of each stream whose seals are to be checked; `Stalled` WF321 for a seal that is not valid.
+    """
     chains: dict[bytes, tuple[int, int, bytes]] = {}
+    checkers = {layout.stream_key(stream): SealChecker(keys) for stream, keys in seals.items()}
     seq = 0
     with environment.reading() as transaction:
         for key, value in transaction.cursor(environment.database("records")):
             seq += 1
             if layout.unpack_u64(key) != seq:
-                raise record.broken(seq, "it is missing")
-            stored = record.unpack(seq, value)
+                raise record.broken(seq, "it is missing", _owner(environment, transaction, seq, b""))
+            try:
+                stored = record.unpack(seq, value)
+            except Stalled as error:
+                if error.code != "WF304":
+                    raise
+                owner = _owner(environment, transaction, seq, value)
+                raise record.broken(seq, "its checksum does not match", owner) from None
             stream = layout.stream_key(record.stream_name(stored.stream))
-            before, position, chain = chains.get(stream) or (0, 0, record.chain_start(stream))
-            chain = record.next_chain(chain, stored.schema, position + 1, stored.at, stored.body)
+            before, position, chain_before = chains.get(stream) or (0, 0, record.chain_start(stream))
+            chain = record.next_chain(chain_before, stored.schema, position + 1, stored.at, stored.body)
             if (stored.previous, stored.position, stored.chain) != (before, position + 1, chain):
-                raise record.broken(seq, f"it does not continue {record.stream_name(stored.stream)}")
+                owner = _named(stored.stream)
+                raise record.broken(seq, f"it does not continue the events of {owner}", owner)
+            if checker := checkers.get(stream):
+                arguments = (stored.seal, chain_before, stored.schema, position + 1, stored.at, stored.body)
+                if problem := checker.check(*arguments):
+                    raise _forged(stored, problem)
             chains[stream] = (seq, position + 1, chain)
         heads = {
-            key: layout.unpack_head(layout.unseal("heads", key, sealed))
+            key: layout.unpack_head(_unsealed("heads", key, sealed))
             for key, sealed in transaction.cursor(environment.database("heads"))
         }
         for name in layout.DATABASES:
             if name not in ("records", "heads"):
                 for key, sealed in transaction.cursor(environment.database(name)):
-                    layout.unseal(name, key, sealed)
+                    _unsealed(name, key, sealed)
     if heads != chains:
+        differing = sorted(key for key in heads.keys() | chains.keys() if heads.get(key) != chains.get(key))
+        owner = _named(record.stream_ref(differing[0]))
         raise Stalled(
-            "WF304", "the index of stream heads does not match the records; restore a backup of the data directory"
+            "WF304",
+            f"the index of stream heads does not match the records of {owner}; restore a backup of the data directory",
         )
-    return Findings(records=seq, streams=len(chains))
+    return Findings(
+        records=seq,
+        streams=len(chains),
+        seals={record.stream_name(record.stream_ref(key)): checker.findings for key, checker in checkers.items()},
+    )
+
+
+def _named(stream: record.StreamRef) -> str:
+    """`run 01...` for the stream of a run, else `stream NAME`."""
+    name = record.stream_name(stream)
+    return name.replace("/", " ", 1) if layout.run_of_stream(name) else f"stream {name}"
+
+
+def _owner(environment: Environment, transaction: lmdb.Transaction[bytes], seq: int, value: bytes) -> str:
+    """The run or stream that a damaged or missing record belongs to; empty if nothing tells.
+
+    The next record of its stream refers to it, and so does the stream's head if it was the newest. Its own header is the last
+    resort, because it may be what is damaged.
+    """
+    cursor = transaction.cursor(environment.database("records"))
+    found = cursor.set_range(layout.pack_u64(seq + 1))
+    while found:
+        key, later = cursor.item()
+        with contextlib.suppress(Stalled):
+            stored = record.unpack(layout.unpack_u64(key), later)
+            if stored.previous == seq:
+                return _named(stored.stream)
+        found = cursor.next()
+    claimed = record.claimed_stream(value)
+    for key, sealed in transaction.cursor(environment.database("heads")):
+        with contextlib.suppress(Stalled):
+            if layout.unpack_head(layout.unseal("heads", key, sealed))[0] == seq:
+                return _named(record.stream_ref(key))
+            if claimed is not None and record.stream_ref(key) == claimed:
+                return _named(claimed)
+    return ""
+
+
+def _unsealed(database: str, key: bytes, sealed: bytes) -> bytes:
+    """The value of a row; the error names the run, if the row is about one."""
+    try:
+        return layout.unseal(database, key, sealed)
+    except Stalled as error:
+        run = key[1:17] if database in ("heads", "marks") and key[:1] == b"r" else key[:16]
+        if database not in ("heads", "marks", "runs", "open", "output") or len(run) < 16:
+            raise
+        text = f'the row of run {layout.run_of_key(run)} in the index "{database}" is damaged'
+        raise Stalled(error.code, f"{text}; restore a backup of the data directory") from None
+
+
+def _forged(stored: record.StoredRecord, problem: str) -> Stalled:
+    name = record.stream_name(stored.stream)
+    return Stalled(
+        "WF321",
+        f"event {stored.position} of the stream {name} (record {stored.seq}): {problem};"
+        " compare the trail with its export, and with a backup",
+    )
 
 
 def _refused(file: Path, what: str) -> Stalled:

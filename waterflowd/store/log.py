@@ -8,7 +8,7 @@ of the head. A record that fails a check is never returned.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import lmdb
 
@@ -20,6 +20,7 @@ from waterflowd.store.codec import Codec
 from waterflowd.store.environment import Environment
 from waterflowd.store.health import FailureLatch
 from waterflowd.store.rows import find, seek_before, seek_from
+from waterflowd.store.sealing import KEY_ID_BYTES, SealKey
 from waterflowd.store.writer import Writer
 
 #: Rows that one call of `runs` examines: about 60 ms of the loop's time.
@@ -30,13 +31,22 @@ class LmdbLog:
     """The log of one data directory. `append` needs a running loop; `append_blocking` and reads work on any thread."""
 
     def __init__(
-        self, environment: Environment, writer: Writer, *, codec: Codec, latch: FailureLatch, generation: int
+        self,
+        environment: Environment,
+        writer: Writer,
+        *,
+        codec: Codec,
+        latch: FailureLatch,
+        generation: int,
+        seals: Mapping[StreamName, SealKey],
     ) -> None:
+        """`seals` has the keys of the streams whose new records are sealed."""
         self._environment = environment
         self._writer = writer
         self._codec = codec
         self._latch = latch
         self._generation = generation
+        self._seals = seals
 
     @property
     def generation(self) -> int:
@@ -61,12 +71,12 @@ class LmdbLog:
     def append(self, batch: Batch) -> Awaitable[int]:
         """Makes the batch durable; see `ports.Log`. The awaitable is a future of the running loop."""
         self._latch.check()
-        return self._writer.submit(BatchWork(batch, self._codec))
+        return self._writer.submit(BatchWork(batch, self._codec, self._seals))
 
     def append_blocking(self, batch: Batch) -> int:
         """Like `append`, for a thread without a loop: returns when the batch is durable."""
         self._latch.check()
-        last_seq: int = self._writer.run(BatchWork(batch, self._codec)).result()
+        last_seq: int = self._writer.run(BatchWork(batch, self._codec, self._seals)).result()
         return last_seq
 
     def head(self, stream: StreamName) -> int:
@@ -74,6 +84,19 @@ class LmdbLog:
         self._latch.check()
         packed = self._row("heads", layout.stream_key(stream))
         return 0 if packed is None else layout.unpack_head(packed)[1]
+
+    def seal_key_id(self, stream: StreamName) -> str:
+        """The id of the key that sealed the newest record of a stream, in hexadecimal; empty if it has no seal."""
+        self._latch.check()
+        packed = self._row("heads", layout.stream_key(stream))
+        if packed is None:
+            return ""
+        seq = layout.unpack_head(packed)[0]
+        with self._environment.reading() as transaction:
+            value = transaction.get(layout.pack_u64(seq), db=self._environment.database("records"))
+        if value is None:
+            raise record.broken(seq, "it is missing", stream)
+        return record.unpack(seq, value).seal[:KEY_ID_BYTES].hex()
 
     def read(self, stream: StreamName, first: int = 1, limit: int | None = None) -> list[Record]:
         """Durable records of a stream from position `first` on, checked."""

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lmdb
 
 import waterflowd
 from waterflow_agent.errors import Stalled
+from waterflowd.model.ids import StreamName
 from waterflowd.store import check, copying, directory, health, layout
 from waterflowd.store import environment as environment_files
 from waterflowd.store import log as event_log
@@ -26,6 +28,7 @@ from waterflowd.store.health import FailureLatch
 from waterflowd.store.output_files import OutputFiles
 from waterflowd.store.outputs import LmdbOutputLogs
 from waterflowd.store.rows import find
+from waterflowd.store.sealing import SealKey
 from waterflowd.store.writer import GENERATION_KEY, Writer
 
 
@@ -64,14 +67,15 @@ def open_store(
     map_bytes: int = layout.MAP_BYTES,
     ballast_bytes: int = layout.BALLAST_BYTES,
     is_rescue: bool = False,
+    seals: Mapping[StreamName, SealKey] = MappingProxyType({}),
 ) -> Store:
     """Opens a data directory, creating it if necessary. Blocks; call it before the event loop serves requests.
 
-    `unions` are the event unions by kind of stream. `on_poison` is called once, on the thread that found the error, when the
-    store stops for good: the daemon should exit and restart. Raises `Stalled` WF310 when another daemon has locked the
-    directory, WF311 when a newer release wrote it, WF304 when it is damaged, WF306 when the check could not finish, and the
-    errors of `directory.open_directory`. With `is_rescue` it opens the unfinished copy that the caller is making, with a
-    generation that no daemon of the original has used.
+    `unions` are the event unions by kind of stream. `seals` are the keys of streams whose new records are sealed.
+    `on_poison` is called once, on the thread that found the error, when the store stops for good: the daemon should exit and
+    restart. Raises `Stalled` WF310 when another daemon has locked the directory, WF311 when a newer release wrote it, WF304
+    when it is damaged, WF306 when the check could not finish, and the errors of `directory.open_directory`. With `is_rescue`
+    it opens the unfinished copy that the caller is making, with a generation that no daemon of the original has used.
     """
     with contextlib.ExitStack() as undo:
         held = directory.open_directory(path, wait_s=wait_s, is_rescue=is_rescue)
@@ -96,12 +100,14 @@ def open_store(
         )
         undo.callback(outputs.close)
         codec = unions if isinstance(unions, Codec) else Codec(unions)
-        log = event_log.LmdbLog(environment, writer, codec=codec, latch=latch, generation=generation)
+        log = event_log.LmdbLog(environment, writer, codec=codec, latch=latch, generation=generation, seals=seals)
         return Store(log, outputs, environment=environment, undo=undo.pop_all())
 
 
-def examine(path: Path) -> check.Findings:
+def examine(path: Path, seals: Mapping[StreamName, Sequence[SealKey]] = MappingProxyType({})) -> check.Findings:
     """Checks every page and every record of a data directory that no daemon uses, or of a backup. Changes nothing.
+
+    `seals` are the known keys of streams that may be sealed.
 
     Raises `Stalled` WF310 when a daemon uses it, WF304 for the first damage, and WF311 to WF314 for any other directory.
     """
@@ -113,7 +119,7 @@ def examine(path: Path) -> check.Findings:
         check.check_in_child(path, is_thorough=True)
         environment = Environment(path / layout.ENVIRONMENT_DIRECTORY, is_readonly=True)
         undo.callback(environment.close)
-        return check.verify(environment)
+        return check.verify(environment, seals)
 
 
 def _next_generation(environment: Environment, ballast: Ballast, *, is_rescue: bool) -> int:

@@ -1,4 +1,4 @@
-"""One record of the log as bytes: a header of 64 bytes, the stream's name (run streams have none), the event.
+"""One record of the log as bytes: a header of 64 bytes, the stream's name (run streams have none), the event, perhaps a seal.
 
     crc u32 · layout u8 · name length u8 · schema u16 · previous u64 · run 16 bytes · chain 16 bytes · position u64 · at u64
 
@@ -7,6 +7,7 @@
 - `chain` is a BLAKE2b hash over the previous record's chain and this record's position, time, schema and event. The chain
   starts with the hash of the stream's name. It does not cover global sequences, so a stream keeps its chain when its records
   are moved. A CRC detects an accident; the chain also detects a record that was replaced or left out.
+- `layout` is 2 for a record that ends with a seal (sealing.py), else 1.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import NamedTuple
 from waterflow_agent.errors import Stalled
 from waterflowd.model.ids import StreamName
 from waterflowd.store import layout
+from waterflowd.store.sealing import SEAL_BYTES
 
-RECORD_LAYOUT = 1
+RECORD_LAYOUT, SEALED_LAYOUT = 1, 2
 CHAIN_BYTES = 16
 
 _REST = struct.Struct(">BBHQ16s16sQQ")
@@ -47,6 +49,8 @@ class StoredRecord(NamedTuple):
     chain: bytes
     schema: int
     body: bytes
+    #: The id of a key, and the seal that it made; empty for a record without one.
+    seal: bytes = b""
 
 
 def stream_ref(key: bytes) -> StreamRef:
@@ -73,9 +77,10 @@ def next_chain(chain: bytes, schema: int, position: int, at: int, body: bytes) -
 
 def pack(stored: StoredRecord) -> bytes:
     """A record as bytes."""
-    seq, (run, name), position, at, previous, chain, schema, body = stored
-    header = _REST.pack(RECORD_LAYOUT, len(name), schema, previous, run, chain, position, at)
-    rest = b"".join((header, name, body))
+    seq, (run, name), position, at, previous, chain, schema, body, seal = stored
+    record_layout = SEALED_LAYOUT if seal else RECORD_LAYOUT
+    header = _REST.pack(record_layout, len(name), schema, previous, run, chain, position, at)
+    rest = b"".join((header, name, body, seal))
     return zlib.crc32(rest, seq & 0xFFFFFFFF).to_bytes(4, "big") + rest
 
 
@@ -84,17 +89,26 @@ def unpack(seq: int, value: bytes) -> StoredRecord:
     if len(value) < _HEADER_BYTES or zlib.crc32(value[4:], seq & 0xFFFFFFFF) != int.from_bytes(value[:4], "big"):
         raise broken(seq, "its checksum does not match")
     record_layout, name_length, schema, previous, run, chain, position, at = _REST.unpack_from(value, 4)
-    if record_layout != RECORD_LAYOUT:
+    if record_layout not in (RECORD_LAYOUT, SEALED_LAYOUT):
         raise Stalled(
-            "WF401", f"record {seq} has layout {record_layout}; this release knows {RECORD_LAYOUT}; upgrade Waterflow"
+            "WF401", f"record {seq} has layout {record_layout}; this release knows {SEALED_LAYOUT}; upgrade Waterflow"
         )
     name_end = _HEADER_BYTES + name_length
+    body_end = len(value) - (SEAL_BYTES if record_layout == SEALED_LAYOUT else 0)
     stream = StreamRef(run, value[_HEADER_BYTES:name_end])
-    return StoredRecord(seq, stream, position, at, previous, chain, schema, value[name_end:])
+    return StoredRecord(seq, stream, position, at, previous, chain, schema, value[name_end:body_end], value[body_end:])
 
 
-def broken(seq: int, what: str) -> Stalled:
-    """The error for a damaged record."""
-    return Stalled(
-        "WF304", f"record {seq} of the log is damaged: {what}; the records before it are intact, restore a backup"
-    )
+def claimed_stream(value: bytes) -> StreamRef | None:
+    """The stream that a damaged record says it belongs to, if its header is long enough; it may be wrong."""
+    if len(value) < _HEADER_BYTES:
+        return None
+    _, name_length, _, _, run, *_ = _REST.unpack_from(value, 4)
+    return StreamRef(run, value[_HEADER_BYTES : _HEADER_BYTES + name_length])
+
+
+def broken(seq: int, what: str, owner: str = "") -> Stalled:
+    """The error for a damaged record of `owner`, such as `run 01...`, if that is known."""
+    of_owner = f" ({owner})" if owner else ""
+    text = f"record {seq} of the log{of_owner} is damaged: {what}; the records before it are intact, restore a backup"
+    return Stalled("WF304", text)

@@ -93,7 +93,7 @@ class TokenList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditSchema(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of the audit trail: an action, or a rejected request or connection."""
+    """One entry of the audit trail: an action, a use of secrets, a session of an agent, or a rejected request or connection."""
 
     seq: int
     at: Timestamp | None
@@ -118,6 +118,18 @@ class AuditSchema(msgspec.Struct, frozen=True, kw_only=True):
             case events.AccessRefused():
                 what, target = "refused", event.target
                 facts = {"door": event.door, "code": event.code, "left_out": event.left_out}
+            case events.SecretsUsed():
+                what, target = "use-secrets", f"run {event.run}"
+                facts = {
+                    "secrets": list(event.names),
+                    "part": event.part,
+                    "attempt": event.attempt,
+                    "server": event.server,
+                    "agent": event.agent,
+                }
+            case events.AgentSession():
+                what, target = f"agent-{event.what}", event.detail
+                facts = {"left_out": event.left_out}
             case events.ActionTaken():
                 what, target, facts = event.what, event.target, event.facts
         return cls(seq=record.position, at=timestamp(event.at), by=event.by, what=what, target=target, facts=facts)

@@ -6,6 +6,7 @@ Other users of the machine can neither read the directory nor reach the unix soc
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import shutil
 import signal
@@ -129,6 +130,9 @@ class _Demo:
 
     def _start_daemon(self, bare: Path) -> None:
         _say(f"starting a daemon and three agents in {self._folder}")
+        audit_key = self._folder / "audit.key"
+        audit_key.touch(0o600)
+        audit_key.write_text(secrets.token_hex(32) + "\n", "utf-8")
         for tries_left in reversed(range(_PORT_TRIES)):
             configuration = self._daemon_configuration(bare)
             self.daemon = self._processes.start("waterflowd", "waterflowd", configuration)
@@ -149,6 +153,8 @@ class _Demo:
     def _daemon_configuration(self, bare: Path) -> str:
         return f"""\
 data-dir = {_toml_string(self._folder / "data")}
+[audit]
+key-file = {_toml_string(self._folder / "audit.key")}
 [api]
 listen = "127.0.0.1:{self._port}"
 socket = {_toml_string(self._socket)}

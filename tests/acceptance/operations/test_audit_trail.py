@@ -1,0 +1,101 @@
+"""The audit trail of a real daemon: sealed, with the use of secrets and the sessions of agents, and exported."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import sys
+
+import pytest
+
+from tests.acceptance.cluster import Cluster, wait_until
+from tests.patience import PATIENCE_S
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+WORKFLOW = """
+jobs:
+  deploy:
+    runs-on: web
+    steps:
+      - run: echo no secret here
+      - id: login
+        env: {PASSWORD: "${{ secrets.DEPLOY_KEY }}"}
+        run: test "${#PASSWORD}" = 12
+"""
+
+
+def configure(cluster: Cluster, more: str = "") -> None:
+    """Writes a configuration with an audit key beside the data directory."""
+    key = cluster.folder / "audit.key"
+    if not key.exists():
+        key.touch(0o600)
+        key.write_text(secrets.token_hex(32))
+    cluster.write_config(f'[audit]\nkey-file = "{key}"\n{more}')
+
+
+def entries(cluster: Cluster, what: str) -> list[dict[str, object]]:
+    """Returns the entries of the trail with this action, oldest first."""
+    found: list[dict[str, object]] = cluster.api("GET", f"/v1/audit?what={what}&limit=100").json()["audit"]
+    return found[::-1]
+
+
+def fsck(cluster: Cluster) -> subprocess.CompletedProcess[str]:
+    """Checks the data directory of the stopped daemon."""
+    command = [sys.executable, "-m", "waterflowd", "fsck", "--config", str(cluster.config)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+def test_the_use_of_a_secret_is_in_the_sealed_trail_before_the_secret_is_sent(empty_cluster: Cluster) -> None:
+    """Names, run, part and server, never the value; a step without secrets has no entry. A killed daemon loses none of it."""
+    cluster = empty_cluster
+    configure(cluster)
+    cluster.daemon_environment["WATERFLOW_SECRET_DEPLOY_KEY"] = "twelve-chars"
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
+    run = cluster.start(WORKFLOW)
+    assert cluster.wait_for(run)["conclusion"] == "success"
+    cluster.kill_daemon()
+    assert "audit trail: sealed" in fsck(cluster).stdout
+    cluster.start_daemon()
+
+    [used] = entries(cluster, "use-secrets")
+
+    assert used["target"] == f"run {run}"
+    facts = used["facts"]
+    assert isinstance(facts, dict)
+    assert (facts["secrets"], facts["part"], facts["attempt"]) == (["DEPLOY_KEY"], "deploy/login", 1)
+    assert facts["server"] == "web-1"
+    assert "twelve-chars" not in cluster.api("GET", "/v1/audit").text
+    # A session has no answer that reports its record, so it is recorded soon after it began.
+    wait_until(lambda: len(entries(cluster, "agent-connected")) >= 2, "the sessions to be recorded")
+    assert entries(cluster, "agent-connected")[0]["by"] == facts["agent"]
+    cluster.stop_agent("web-1")
+    wait_until(lambda: entries(cluster, "agent-disconnected"), "the end of the session to be recorded")
+    assert [entry["target"] for entry in entries(cluster, "change-audit-key")] != []
+    assert cluster.stop_daemon() == 0
+    assert fsck(cluster).returncode == 0
+
+
+def test_a_daemon_whose_audit_key_is_gone_says_what_to_do(empty_cluster: Cluster) -> None:
+    """It does not start, and a new key continues the trail."""
+    cluster = empty_cluster
+    configure(cluster)
+    cluster.start_daemon()
+    assert cluster.stop_daemon() == 0
+    key = cluster.folder / "audit.key"
+    key.unlink()
+    cluster.write_config('[audit]\nkey-file = ""\n')
+    command = [sys.executable, "-m", "waterflowd", "run", "--config", str(cluster.config)]
+    refused = subprocess.run(
+        command, env=cluster.environment(), capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert refused.returncode != 0
+    assert "WF320" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+    subprocess.run([sys.executable, "-m", "waterflowd", "audit-key", str(key)], timeout=PATIENCE_S, check=True)
+    configure(cluster)
+    cluster.start_daemon()
+
+    assert len(entries(cluster, "change-audit-key")) == 2

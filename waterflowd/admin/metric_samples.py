@@ -34,6 +34,7 @@ METRICS: dict[str, MetricSpec] = {
     "waterflow_log_commits": MetricSpec("Batches committed since the start of the daemon", True),
     "waterflow_log_commit_seconds": MetricSpec("Total time that batches waited for the disk", True),
     "waterflow_log_read_only": MetricSpec("1 while new work is refused because the disk is almost full", False),
+    "waterflow_audit_export_waiting": MetricSpec("Records of the audit trail that are not exported yet", False, "to"),
     "waterflow_link": MetricSpec("Messages and connections of agents since the start of the daemon", True, "what"),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import waterflowd
 from waterflowd.admin.metric_samples import Sample
@@ -12,9 +12,16 @@ from waterflowd.host.driver import Driver
 class DriverMetrics:
     """Implements `admin.ports.MetricsReader`."""
 
-    def __init__(self, driver: Driver, link_counters: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        link_counters: Callable[[], Mapping[str, int]],
+        waiting_exports: Callable[[], Iterable[tuple[str, int]]] = tuple,
+    ) -> None:
+        """`waiting_exports` yields each destination of the audit trail, and its number of records that are not exported yet."""
         self._driver = driver
         self._link_counters = link_counters
+        self._waiting_exports = waiting_exports
 
     def samples(self) -> Iterator[Sample]:
         """See the protocol."""
@@ -35,4 +42,5 @@ class DriverMetrics:
         yield Sample("waterflow_log_commits", metrics.commits)
         yield Sample("waterflow_log_commit_seconds", metrics.commit_s)
         yield Sample("waterflow_log_read_only", 1 if self._driver.refusal else 0)
+        yield from (Sample("waterflow_audit_export_waiting", count, name) for name, count in self._waiting_exports())
         yield from (Sample("waterflow_link", count, name) for name, count in self._link_counters().items())

@@ -29,6 +29,7 @@ from waterflowd.api.app import Api
 from waterflowd.api.server import RESERVED_DESCRIPTORS, ApiServer
 from waterflowd.api.services import Services
 from waterflowd.app import audit, file_descriptors, workflow_check
+from waterflowd.app.audit_export import AuditExport, destinations
 from waterflowd.app.config import Config, access_policy
 from waterflowd.app.environments import Environments
 from waterflowd.compiler.process import CompilerProcess
@@ -125,6 +126,7 @@ class Parts:
     starter: ChildRunStarter
     api: ApiServer
     secrets: Sources
+    audit_export: AuditExport
 
 
 def build(config: Config, on_poison: Callable[[Stalled], None]) -> Parts:
@@ -187,6 +189,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         identify=identities.identify,
     )
     link.target = dispatch
+    audit_export = AuditExport(log, feed, destinations(config.audit), data_dir)
     compiler, validator = CompilerProcess(), CompilerProcess(starts_early=False)
     loop_ports, reconciler = _reconciling(config, log, driver, feed, compiler, clock, access)
     services = Services(
@@ -202,7 +205,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,
         tokens=TokenRegistry(record.event for record in log.read(AUDIT)),
-        metrics=DriverMetrics(driver, lambda: dispatch.counters),
+        metrics=DriverMetrics(driver, lambda: dispatch.counters, audit_export.waiting),
         version=waterflowd.__version__,
         started_at=clock.now(),
         peers=PeerRoles.of(config.api.socket_role, config.api.socket_users),
@@ -236,6 +239,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
             ),
         ),
         secrets=secrets,
+        audit_export=audit_export,
         starter=ChildRunStarter(driver, _child_workflows(config, data_dir, compiler)),
     )
 
@@ -378,6 +382,12 @@ def check_workflows(config: Config) -> list[workflow_check.RepositoryReport]:
 
     with tempfile.TemporaryDirectory(prefix="waterflowd-check-") as folder:
         return asyncio.run(check(Path(folder)))
+
+
+def check_audit(config: Config) -> None:
+    """Raises `Rejected` WF620 for an invalid destination of the audit trail, WF622 or `Stalled` WF320 for an unusable key."""
+    destinations(config.audit)
+    audit.load_keys(config)
 
 
 def check_access(config: Config) -> None:

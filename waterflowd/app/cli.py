@@ -95,6 +95,7 @@ def check_config(file: str | None) -> None:
     config = _load(file)
     try:
         bootstrap.check_access(config)
+        bootstrap.check_audit(config)
         bootstrap.check_secrets(config)
         bootstrap.check_repositories(config)
     except WaterflowError as error:

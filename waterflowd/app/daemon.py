@@ -87,6 +87,7 @@ async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int
     watch(parts.outputs.run(), "output logs")
     watch(parts.reconciler.run(), "repositories")
     watch(parts.starter.run(), "starter")
+    watch(parts.audit_export.run(), "audit export")
     if parts.config.api.socket:
         Path(parts.config.api.socket).parent.mkdir(parents=True, exist_ok=True)
     await parts.api.start()

@@ -5,6 +5,7 @@ renewed="waterflow-agent.service"
 # Stopped before the package is removed, in this order.
 all_units="waterflow-agent.path waterflow-agent.service waterflow-runner.service"
 data="/var/lib/waterflow-agent /var/lib/waterflow-step"
+prepare() { :; }
 first_words() {
     if [ -e /etc/waterflow/join.token ]; then return 0; fi
     echo "The agent is waiting for a join token. On the daemon's host: sudo waterflowctl agents tokens create --group GROUP. Then here:"

@@ -5,6 +5,14 @@ renewed="waterflowd.service"
 # Stopped before the package is removed, in this order.
 all_units="waterflowd.service"
 data="/var/lib/waterflow"
+# The key of the audit trail: the daemon reads it, and cannot write it. It is kept when the package is removed.
+prepare() {
+    key=/etc/waterflow/audit.key
+    if [ -e "$key" ]; then return 0; fi
+    mkdir -p -m 755 /etc/waterflow
+    (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$key.new" && echo >> "$key.new")
+    chgrp waterflow "$key.new" && chmod 640 "$key.new" && mv "$key.new" "$key"
+}
 first_words() {
     if ! systemctl --quiet is-active waterflowd.service; then
         echo "waterflowd is not running: $(systemctl show --property=StatusText --value waterflowd.service)"

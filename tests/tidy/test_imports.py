@@ -115,7 +115,7 @@ API_CONTRACTS = ("waterflowd.api.services", *ADMIN_CONTRACTS)
 #: The composition root; `testing` builds the environments in which tests run.
 #: `rescue` combines the store's copies with the engine's events while no daemon is running.
 COMPOSITION = (
-    *("waterflowd.app.bootstrap", "waterflowd.app.daemon", "waterflowd.testing"),
+    *("waterflowd.app.bootstrap", "waterflowd.app.audit", "waterflowd.app.daemon", "waterflowd.testing"),
     *("waterflowd.rescue",),
 )
 

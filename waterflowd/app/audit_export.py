@@ -19,8 +19,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -57,6 +58,9 @@ class Destination(Protocol):
     def deliver(self, at: int, line: bytes) -> None:
         """Delivers one record of that time (ms), a JSON object without a newline. Raises `OSError`."""
 
+    def close(self) -> None:
+        """Closes the connection, if there is one."""
+
 
 class FileDestination:
     """Appends lines to a file, which may be renamed at any time (logrotate)."""
@@ -79,6 +83,9 @@ class FileDestination:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def close(self) -> None:
+        """See `Destination`. The file is open only during a delivery."""
 
 
 class SyslogDestination:
@@ -108,17 +115,21 @@ class SyslogDestination:
                 self._socket = self._connect()
             self._socket.sendall(self._message(at, line))
         except OSError:
-            if self._socket is not None:
-                self._socket.close()
-            self._socket = None
+            self.close()
             raise
+
+    def close(self) -> None:
+        """See `Destination`."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def _connect(self) -> socket.socket:
         if self._kind == "tcp":
             return socket.create_connection(self._target, timeout=_CONNECT_S)
         if self._kind == "local":
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            target: object = self._target[0]
+            target: Any = self._target[0]
         else:
             family, kind, protocol, _, target = socket.getaddrinfo(*self._target, type=socket.SOCK_DGRAM)[0]
             connection = socket.socket(family, kind, protocol)
@@ -170,9 +181,13 @@ class AuditExport:
             yield name, head - position
 
     async def run(self) -> None:
-        """Exports for ever."""
-        await asyncio.gather(*(self._export(each) for each in self._destinations))
-        await asyncio.Event().wait()
+        """Exports until it is cancelled."""
+        try:
+            await asyncio.gather(*(self._export(each) for each in self._destinations))
+            await asyncio.Event().wait()
+        finally:
+            for destination in self._destinations:
+                destination.close()
 
     async def _export(self, destination: Destination) -> None:
         call = _InThread()
@@ -181,7 +196,7 @@ class AuditExport:
             line = _line(record)
             while True:
                 try:
-                    await call(lambda line=line, at=record.at: destination.deliver(at, line))
+                    await call(partial(destination.deliver, record.at, line))
                 except OSError as error:
                     failures += 1
                     if failures == 1:
@@ -225,16 +240,17 @@ class _InThread:
     """Runs one blocking call at a time on a thread that the process does not wait for."""
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
+        self._is_busy = False
 
     async def __call__(self, function: Callable[[], None]) -> None:
         """Returns when the call does. Raises its `OSError`, or one if it takes too long or an earlier call still hangs."""
-        if self._thread is not None and self._thread.is_alive():
+        if self._is_busy:
             raise OSError("an earlier write still hangs")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
 
         def settle(error: BaseException | None) -> None:
+            self._is_busy = False
             if future.done():
                 return
             if error is None:
@@ -254,8 +270,8 @@ class _InThread:
                 # The event loop was closed meanwhile.
                 return
 
-        self._thread = threading.Thread(target=call, name="audit export", daemon=True)
-        self._thread.start()
+        self._is_busy = True
+        threading.Thread(target=call, name="audit export", daemon=True).start()
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 await future

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import subprocess
 import sys
@@ -49,7 +50,8 @@ def fsck(cluster: Cluster) -> subprocess.CompletedProcess[str]:
 def test_the_use_of_a_secret_is_in_the_sealed_trail_before_the_secret_is_sent(empty_cluster: Cluster) -> None:
     """Names, run, part and server, never the value; a step without secrets has no entry. A killed daemon loses none of it."""
     cluster = empty_cluster
-    configure(cluster)
+    exported = cluster.folder / "audit.jsonl"
+    configure(cluster, f'export-file = "{exported}"')
     cluster.daemon_environment["WATERFLOW_SECRET_DEPLOY_KEY"] = "twelve-chars"
     cluster.start_daemon()
     cluster.add_agent("web-1", "web")
@@ -73,6 +75,12 @@ def test_the_use_of_a_secret_is_in_the_sealed_trail_before_the_secret_is_sent(em
     cluster.stop_agent("web-1")
     wait_until(lambda: entries(cluster, "agent-disconnected"), "the end of the session to be recorded")
     assert [entry["target"] for entry in entries(cluster, "change-audit-key")] != []
+    newest = cluster.api("GET", "/v1/audit?limit=1").json()["audit"][0]["seq"]
+
+    def positions() -> set[int]:
+        return {json.loads(line)["position"] for line in exported.read_text().splitlines()}
+
+    wait_until(lambda: positions() >= set(range(1, newest + 1)), "the trail to be exported")
     assert cluster.stop_daemon() == 0
     assert fsck(cluster).returncode == 0
 

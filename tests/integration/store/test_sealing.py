@@ -1,4 +1,4 @@
-"""A sealed stream: whoever can write the data directory, but has no key, cannot change its history unnoticed."""
+"""A sealed stream: somebody who can write the data directory, but has no key, cannot change its history unnoticed."""
 
 from __future__ import annotations
 

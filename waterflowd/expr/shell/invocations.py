@@ -33,7 +33,7 @@ _SHELL_OPTION_WITH_VALUE = re.compile(r"[-+]\w*[oO]")
 #: Variables in one command that are replaced, and nested launchers in one that are followed; real commands have about two.
 _REPLACED_MAX = 20
 _NESTED_MAX = 10
-#: Words of a text that are searched for a program that reads the same input.
+#: Words of a text that are searched for a program that reads the same input, and of a command for `--`.
 _SEARCHED_WORDS_MAX = 200
 _LOGIN_SHELL = re.compile(r"-[A-Za-z]*[si]|--shell|--login")
 
@@ -265,14 +265,21 @@ def _git_setting(words: list[Word], program: Program) -> list[Word]:
 
 
 def is_risky(words: list[Word]) -> bool:
-    """Return whether the next argument of a command, if it were split, could become an option that runs code."""
-    found = arguments(words)
-    if not found or any(word.text == "--" for word in found):
+    """Return whether the next argument of a command, if it were split, could become an option that runs code.
+
+    Called for every expression, so only the beginning of a command is searched: `--` must be there.
+    """
+    start = _command_at(words, 0)
+    if start >= len(words):
         return False
-    program = programs.program_of(found[0].name)
-    if program is None:
-        return found[0].name == "find"
-    return bool(_invocation(found[0].name, program, found[1:], None).program.risky_option)
+    name = words[start].name
+    program = programs.program_of(name)
+    if name != "find" and (program is None or not (program.risky_option or name == "git")):
+        return False
+    found = words[start : start + _SEARCHED_WORDS_MAX]
+    if any(word.text == "--" for word in found):
+        return False
+    return program is None or bool(_invocation(name, program, found[1:], None).program.risky_option)
 
 
 def reads_code(words: list[Word]) -> str | None:

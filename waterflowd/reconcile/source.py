@@ -16,8 +16,8 @@ from waterflowd.dsl.reporting.diagnostics import Diagnostic
 
 #: The maximum size of a workflow file, as in the language.
 FILE_BYTES_MAX = 1 << 20
-#: Workflow files of one commit; a repository with more is refused as a whole.
-FILES_MAX = 10_000
+#: Workflow files of one commit in the configured folders; a repository with more is refused as a whole.
+FILES_MAX = 20_000
 #: Folders below a workflow folder.
 DEPTH_MAX = 10
 #: Changed paths that path filters match; a larger change counts as one that changes everything, as on GitHub.

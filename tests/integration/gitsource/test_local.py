@@ -343,7 +343,43 @@ async def test_the_event_loop_stays_free_while_a_large_tree_is_read(git: Git, so
 async def test_too_many_files_stall_the_repository(git: Git, source: LocalSource) -> None:
     """With one file beyond the limit the whole listing is refused instead of being truncated silently."""
     blob = git("hash-object", "-w", "--stdin", stdin=b"x")
-    inner = git.tree(*(("100644", blob, f"{number:05}.yml".encode()) for number in range(10_001)))
+    inner = git.tree(*(("100644", blob, f"{number:05}.yml".encode()) for number in range(20_001)))
     commit = git.commit_tree(git.tree(("40000", inner, b"workflows")))
-    with pytest.raises(Stalled, match="more than 10,000"):
+    with pytest.raises(Stalled, match="more than 20,000"):
         await source.revision(commit, None, DEFAULT_FOLDERS)
+
+
+def _wide(git: Git, blob: str, name: bytes) -> str:
+    """Creates a tree of 100,000 files in 10,100 folders, from three objects."""
+    files = git.tree(*(("100644", blob, b"%02d%s" % (number, name)) for number in range(10)))
+    inner = git.tree(*(("40000", files, b"d%02d" % number) for number in range(100)))
+    return git.tree(*(("40000", inner, b"d%02d" % number) for number in range(100)))
+
+
+@pytest.mark.parametrize("folder", [b"src", b"workflows"])
+async def test_files_that_are_no_workflows_make_no_difference(git: Git, source: LocalSource, folder: bytes) -> None:
+    """100,000 of them, elsewhere or beside the workflow; a file named like a workflow elsewhere does not count either."""
+    blob = git.loose(b"blob", b"on: push\njobs: {}\n")
+    wide = _wide(git, blob, b".yml" if folder == b"src" else b".txt")
+    workflow = ("100644", blob, b"a.yml")
+    if folder == b"workflows":
+        root = git.tree(("40000", git.tree(workflow, ("40000", wide, b"data")), b"workflows"))
+    else:
+        root = git.tree(("40000", wide, b"src"), ("40000", git.tree(workflow), b"workflows"))
+    commit = git("commit-tree", root, "-m", "wide")
+
+    found = await source.revision(commit, None, DEFAULT_FOLDERS)
+
+    assert [file.path for file in found.files] == ["workflows/a.yml"]
+
+
+async def test_too_many_folders_are_refused_with_their_limit(
+    git: Git, source: LocalSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says what to change; other repositories are not affected."""
+    monkeypatch.setattr("waterflowd.gitsource.trees._LISTED_TREES_MAX", 1_000)
+    blob = git.loose(b"blob", b"x")
+    root = git.tree(("40000", _wide(git, blob, b".txt"), b"workflows"))
+
+    with pytest.raises(Stalled, match=r"more than 1,000 folders below workflows/; let `paths` .*WF508"):
+        await source.revision(git("commit-tree", root, "-m", "wide"), None, DEFAULT_FOLDERS)

@@ -5,7 +5,7 @@ renewed="waterflowd.service"
 # Stopped before the package is removed, in this order.
 all_units="waterflowd.service"
 data="/var/lib/waterflow"
-# The key of the audit trail: the daemon reads it, and cannot write it. It is kept when the package is removed.
+# The key of the audit trail: the daemon reads it, and cannot write it. It is kept with the data directory.
 prepare() {
     key=/etc/waterflow/audit.key
     if [ -e "$key" ]; then return 0; fi

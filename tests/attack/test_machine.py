@@ -174,7 +174,8 @@ def test_a_cloned_agent_gets_no_work_and_the_first_one_continues(arena: Arena) -
     try:
         wait_until(lambda: "WF211" in (arena.folder / "clone.log").read_text(), "the clone to be refused")
         trail = arena.api("GET", "/v1/audit?what=agent-cloned").json()["audit"]
-        assert ["was rejected" in entry["target"] for entry in trail] == [True]
+        assert trail
+        assert all("was refused" in entry["target"] for entry in trail)
         gate.touch()
         runs += [arena.start(job(f"echo $WATERFLOW_RUN_ID >> {marker}")) for _ in range(10)]
         for run in runs:

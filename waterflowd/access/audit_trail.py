@@ -14,10 +14,9 @@ import asyncio
 
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import WaterflowError
-from waterflow_agent.wire import messages
 from waterflowd.access.events import AccessRefused, ActionTaken, AgentSession
 from waterflowd.access.roles import Principal
-from waterflowd.model.ids import AUDIT, AgentId
+from waterflowd.model.ids import AUDIT
 from waterflowd.ports import Clock, Runs
 from waterflowd.rates import BucketPerName, TokenBucket
 
@@ -73,7 +72,7 @@ class AuditTrail:
         self._record_soon(event)
 
     def agent_session(self, agent: str, what: str, detail: str) -> None:
-        """Records soon that a session began or ended (`connected`, `disconnected`), or that a clone was rejected (`cloned`)."""
+        """Records soon that a session began or ended (`connected`, `disconnected`), or that a clone was refused (`cloned`)."""
         now = self._clock.now()
         if not self._per_agent.take(agent, now) or not self._sessions.take(now):
             self._sessions_left_out += 1
@@ -82,10 +81,6 @@ class AuditTrail:
         self._record_soon(
             AgentSession(at=now, by=agent, what=what, detail=escape_for_display(detail), left_out=left_out)
         )
-
-    def agent_cloned(self, agent: AgentId, hello: messages.Hello) -> None:
-        """Records that a second live process with the agent's key was rejected."""
-        self.agent_session(agent, "cloned", f"a second process with this key, on {hello.hostname}, was rejected")
 
     def _record_soon(self, event: AccessRefused | AgentSession) -> None:
         task = asyncio.get_running_loop().create_task(self._write(event), name="audit trail")

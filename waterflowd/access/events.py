@@ -80,7 +80,7 @@ class SecretsUsed(AccessFact, frozen=True, kw_only=True, tag="secrets-used"):
 class AgentSession(AccessFact, frozen=True, kw_only=True, tag="agent-session"):
     """A session with an agent began or ended, at a limited rate. `by` is the agent's fingerprint."""
 
-    #: `connected`, `disconnected`, or `cloned`: another live process uses the agent's key and was rejected.
+    #: `connected`, `disconnected`, or `cloned`: another server uses the agent's key and was refused.
     what: str
     #: The host's name as the agent reports it, or why the session ended.
     detail: str

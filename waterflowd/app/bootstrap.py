@@ -174,18 +174,13 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
     agents = AgentHandler(driver, link, clock, outputs=outputs, files=files, lost_after_ms=config.agents.lost_after_ms)
     enrollment = EnrollmentService(registry, driver, agents, link, clock)
     identities = AgentIdentities(registry, state.placement, driver, clock)
-
-    def clone_found(agent: AgentId, hello: messages.Hello) -> None:
-        identities.clone_found(agent, hello)
-        services.audit.agent_cloned(agent, hello)
-
     dispatch = Dispatch(
         agents,
         enrollment,
         server_keys,
         log.generation,
         enrollment.describe,
-        on_clone=clone_found,
+        on_clone=identities.clone_found,
         identify=identities.identify,
     )
     link.target = dispatch
@@ -216,6 +211,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
     api = Api(services)
     dispatch.on_rejection = services.audit.agent_rejected
     agents.on_session = services.audit.agent_session
+    identities.on_refused = services.audit.agent_session
     return Parts(
         config=config,
         store=store,

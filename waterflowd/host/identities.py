@@ -13,6 +13,8 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from waterflow_agent.errors import Rejected
@@ -51,6 +53,8 @@ class AgentIdentities:
         self._driver = driver
         self._clock = clock
         self._refused: dict[AgentId, RefusedClone] = {}
+        #: Called with an agent, `cloned` and a text for each refused clone, for the audit trail.
+        self.on_refused: Callable[[AgentId, str, str], None] = lambda agent, what, detail: None
 
     def identify(self, agent: AgentId, hello: messages.Hello) -> str:
         """Why this `Hello` may not open a session, with the next step; "" if it may."""
@@ -122,6 +126,7 @@ class AgentIdentities:
             text=problem,
             refused_at=self._clock.now(),
         )
+        self.on_refused(agent, "cloned", f"a server with this key, {hello.hostname}, was refused: it {problem}")
 
 
 def _machine_id(hello: messages.Hello) -> str:

@@ -148,9 +148,10 @@ def fsck(file: str | None, data_dir: str | None, identity_file: str | None, targ
 @main.command("audit-key")
 @click.argument("path", metavar="FILE")
 def audit_key(path: str) -> None:
-    """Create a key for the audit trail in FILE, or put a new one in front of those that the file has.
+    """Create or renew the key of the audit trail.
 
-    FILE must be outside the data directory. The daemon uses a new key after its next start.
+    A new key is put in front of those that FILE has. FILE must be outside the data directory. The daemon uses a new key
+    after its next start.
     """
     from waterflowd.app import audit
 
@@ -172,9 +173,10 @@ def audit_key(path: str) -> None:
 )
 @_JSON
 def backup(file: str | None, data_dir: str | None, target: str, recipients: tuple[str, ...], as_json: bool) -> None:
-    """Create a backup in the new or empty directory DEST. The daemon may be running.
+    """Create a backup in the new or empty directory DEST.
 
-    With --encrypt-to, DEST is a new file, and nothing of the backup is in the clear outside of the data directory.
+    The daemon may be running. With --encrypt-to, DEST is a new file, and nothing of the backup is in the clear
+    outside of the data directory.
     """
     from waterflowd.rescue import messages, operations
 
@@ -203,7 +205,7 @@ def restore(
     identity_file: str | None,
     as_json: bool,
 ) -> None:
-    """Restore the data directory, which must be empty, from the backup SRC.
+    """Restore an empty data directory from the backup SRC.
 
     Work that is open in the backup may have continued since. So that nothing runs twice, its runs are ended and the
     repositories are suspended.

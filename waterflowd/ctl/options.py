@@ -84,7 +84,6 @@ def find_run(client: Client, text: str) -> dict[str, Any]:
             raise
         rows = client.get("/v1/runs", name=text[:300], limit=1)["runs"]
         if not rows:
-            error.next_step = "waterflowctl runs"
             raise
         found = client.get(run_path(rows[0]["id"]))
     return found

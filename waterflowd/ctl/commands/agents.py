@@ -8,7 +8,7 @@ from urllib.parse import quote
 import click
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.display.terminal import style, table, time_text
+from waterflowd.ctl.display.terminal import short_fingerprint, style, table, time_text
 from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list
 
 #: Names that fit on one line; `--json` has all.
@@ -57,7 +57,8 @@ def _print_own_nodes(agent: str, nodes: list[dict[str, Any]]) -> None:
 def _row(row: dict[str, Any]) -> list[str]:
     colors = {"connected": "green", "pending": "yellow"}
     slots = f"{row['slots_busy']}/{row['slots']}" if "slots" in row else ""
-    is_as_usual = row["status"] == "pending" or row["text"] == "connected"
+    is_pending = row["status"] == "pending"
+    is_as_usual = is_pending or row["text"] == "connected"
     status = row["status"] if is_as_usual else escape_for_display(row["text"])
     return [
         escape_for_display(row["name"]),
@@ -66,7 +67,8 @@ def _row(row: dict[str, Any]) -> list[str]:
         slots,
         escape_for_display(row.get("version", "")),
         time_text(row.get("seen_at") or row.get("requested_at")),
-        escape_for_display(row["fingerprint"]),
+        # A pending agent is approved by its whole fingerprint.
+        escape_for_display(row["fingerprint"]) if is_pending else short_fingerprint(row["fingerprint"]),
     ]
 
 
@@ -142,7 +144,10 @@ def revoke_token(context: click.Context, token: str, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def key(context: click.Context, as_json: bool) -> None:
-    """Print the server's public key for an agent's `server-key`; it is the last line of the output."""
+    """Print the server's public key, for agents' configuration.
+
+    The key is the last line of the output; `server-key` in the configuration of an agent takes it.
+    """
     server = client_of(context).get("/v1/agents", limit=1)["server"]
     if as_json:
         print_json([server])
@@ -170,7 +175,10 @@ def approve(context: click.Context, fingerprint: str, groups: tuple[str, ...], a
 @json_option
 @click.pass_context
 def accept(context: click.Context, agent: str, as_json: bool) -> None:
-    """Accept another server for an agent's key: a replaced machine, or a data directory that was moved."""
+    """Accept another server for an agent's key.
+
+    Use it after a machine was replaced, or after the agent's data directory was moved.
+    """
     accepted = client_of(context).post(f"/v1/agents/{quote(agent, safe='')}/accept")
     if as_json:
         print_json([accepted])

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.display.terminal import style, table, time_text
+from waterflowd.ctl.display.terminal import short_fingerprint, style, table, time_text
 from waterflowd.ctl.options import client_of, json_option, limit_option, print_json_list
 
 
@@ -29,7 +29,7 @@ def audit(context: click.Context, /, limit: int, as_json: bool, **filters: str |
         [
             [
                 time_text(row["at"]),
-                escape_for_display(row["by"]),
+                short_fingerprint(row["by"]),
                 style(escape_for_display(row["what"]), "red" if row["what"] == "refused" else None),
                 escape_for_display(row["target"]),
                 style(escape_for_display(_details(row["facts"])), "bright_black"),

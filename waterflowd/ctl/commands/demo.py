@@ -181,7 +181,7 @@ interval = "1s"
             self._processes.start(name, "waterflow_agent", _agent_configuration(self._folder, name, group, token))
         self._processes.wait_until(self._are_connected, "starting the agents", _UP_S)
         for name, group in _AGENTS:
-            _say(f"agent      {name}   in {group}")
+            _say(f"agent      {name:<6} in {group}")
 
     def _are_connected(self) -> bool:
         rows = self._client.get("/v1/agents")["agents"]

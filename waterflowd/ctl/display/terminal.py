@@ -17,9 +17,12 @@ from datetime import datetime
 
 import click
 
-from waterflow_agent.display import escape_for_display
+from waterflow_agent.display import escape_for_display, shorten
 
 _SGR = re.compile(r"\x1b\[[0-9;:]{0,40}m")
+
+#: Enough of a fingerprint to tell agents apart in a table; `--json` has all of it.
+_FINGERPRINT_LENGTH = 20
 
 #: Glyph, its replacement where the encoding is not Unicode, and its colour.
 _GLYPHS = {
@@ -53,6 +56,11 @@ def clean_line(text: str, *, has_colors: bool) -> str:
 
 def _escape_but_tabs(text: str) -> str:
     return "\t".join(escape_for_display(part) for part in text.split("\t"))
+
+
+def short_fingerprint(text: str) -> str:
+    """Return the text escaped, with only the beginning of a fingerprint."""
+    return escape_for_display(shorten(text, _FINGERPRINT_LENGTH) if text.startswith("SHA256:") else text)
 
 
 def is_terminal() -> bool:

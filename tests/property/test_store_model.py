@@ -19,7 +19,7 @@ from waterflowd.model.reasons import Reason, ReasonCode
 from waterflowd.model.records import Batch, OutputAppend, OutputPiece, RunSummary, StreamAppend, Trigger, TriggerKind
 from waterflowd.model.statuses import Status
 from waterflowd.ports import Log, OutputLogs
-from waterflowd.store import layout, record
+from waterflowd.store import layout, record, sealing
 from waterflowd.store.codec import Codec
 from waterflowd.store.log import LmdbLog
 from waterflowd.store.opening import open_store
@@ -135,10 +135,8 @@ def test_output_logs_and_their_twin_agree(sessions: list[list[list[tuple[Attempt
         for calls in sessions:
             with open_store(Path(directory), CODEC) as store:
                 for call in calls:
-                    stream_appends = [_pieces(twin, *each) for each in call]
-                    assert asyncio.run(_append(store.outputs, stream_appends)) == asyncio.run(
-                        _append(twin, stream_appends)
-                    )
+                    appends = [_pieces(twin, *each) for each in call]
+                    assert asyncio.run(_append(store.outputs, appends)) == asyncio.run(_append(twin, appends))
                 for step in "st":
                     name = attempt_id(RUNS[0], "j", step, 1)
                     for offset in (0, 1, 70_000, store.outputs.size(name) - 1):
@@ -155,8 +153,8 @@ def _pieces(twin: MemoryOutputLogs, name: AttemptId, ahead: int, lengths: list[i
     return OutputAppend(attempt=name, pieces=pieces)
 
 
-async def _append(logs: OutputLogs, stream_appends: list[OutputAppend]) -> list[int]:
-    return await logs.append(stream_appends)
+async def _append(logs: OutputLogs, appends: list[OutputAppend]) -> list[int]:
+    return await logs.append(appends)
 
 
 stored = st.builds(
@@ -172,27 +170,28 @@ stored = st.builds(
     chain=st.binary(min_size=16, max_size=16),
     schema=st.integers(0, 2**16 - 1),
     body=st.binary(max_size=300),
+    seal=st.one_of(st.just(b""), st.binary(min_size=sealing.SEAL_BYTES, max_size=sealing.SEAL_BYTES)),
 )
 
 
 @given(stored)
-def test_a_record_is_unpacked_as_it_was_packed(stream_appends: record.StoredRecord) -> None:
+def test_a_record_is_unpacked_as_it_was_packed(original: record.StoredRecord) -> None:
     """Every field survives."""
-    assert record.unpack(stream_appends.seq, record.pack(stream_appends)) == stream_appends
+    assert record.unpack(original.seq, record.pack(original)) == original
 
 
 @given(stored, st.data())
-def test_any_damage_to_a_record_is_detected(stream_appends: record.StoredRecord, draw: st.DataObject) -> None:
+def test_any_damage_to_a_record_is_detected(original: record.StoredRecord, draw: st.DataObject) -> None:
     """A flipped bit, another length or another position in the log gives WF304 and no record."""
-    packed = record.pack(stream_appends)
+    packed = record.pack(original)
     at = draw.draw(st.integers(0, len(packed) * 8 - 1))
     flipped = bytearray(packed)
     flipped[at // 8] ^= 1 << at % 8
     for seq, value in (
-        (stream_appends.seq, bytes(flipped)),
-        (stream_appends.seq + 1, packed),
-        (stream_appends.seq, packed[:-1]),
-        (stream_appends.seq, b""),
+        (original.seq, bytes(flipped)),
+        (original.seq + 1, packed),
+        (original.seq, packed[:-1]),
+        (original.seq, b""),
     ):
         with pytest.raises(Stalled, match="WF304"):
             record.unpack(seq, value)

@@ -560,7 +560,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # Files of repositories.
     Mutant(
         f"{_EXECUTOR}:AttemptExecutor._check_out",
-        "await self._checkouts.make(task.key, tree)",
+        "await self._checkouts.make(task.key, tree, self._steps.account(task))",
         "pass",
         "a step starts without its files",
     ),

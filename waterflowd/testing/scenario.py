@@ -340,6 +340,9 @@ class Scenario:
                 self.outstanding.pop(commands.ArmTimer(timer=timer), None)
             case commands.SendTask() | commands.CancelTask():
                 attempt = self.run.attempt(command.job, command.step, command.attempt)
+                if isinstance(command, commands.CancelTask) and command.is_forced:
+                    # It replaces the cancel before it, as the agent's ledger does: a leased attempt is open after both.
+                    self._settle(commands.CancelTask, command.job, command.step, command.attempt)
                 if attempt is not None and attempt.is_open:
                     self.outstanding[command] = None
                 self._lines.append(f"  ! {_line(command)}")

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from waterflowd.engine import commands, outstanding
 from waterflowd.engine.rules import leases
 from waterflowd.testing.scenario import Scenario
 
@@ -71,3 +72,17 @@ def test_the_daemon_waits_for_the_slowest_server_and_the_fastest_daemon() -> Non
         ends_after_ms = (lease_ms + grace_ms + leases.KILL_MS) / 0.99
         waited_ms = leases.over_after_ms(lease_ms, grace_ms) / 1.01
         assert waited_ms >= ends_after_ms
+
+
+def test_a_forced_cancel_replaces_the_cancel_before_it() -> None:
+    """The leased attempt is still open, so its server is told again; afterwards only the forced cancel is outstanding."""
+    scenario = Scenario(EXCLUSIVE["the job holds a slot"])
+    scenario.play("connect web-1 web\nstart\ncancel")
+    told = scenario.play("cancel force").rpartition("> cancel force")[2]
+
+    assert told.count("! CancelTask a/1#1") == 1
+    assert "is_forced=True" in told.rpartition("! CancelTask")[2]
+    (cancel,) = [command for command in outstanding(scenario.run) if isinstance(command, commands.CancelTask)]
+    assert cancel.is_forced
+    scenario.play("finish a/1 cancelled")
+    assert scenario.run.is_completed

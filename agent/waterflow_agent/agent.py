@@ -212,14 +212,18 @@ class _EnrolledAgent:
     async def keep_status(self) -> None:
         """Keeps the status file up to date."""
         written: status.Status | None = None
+        failure = ""
         while True:
             now = self._status()
             if written is None or _without_time(now) != _without_time(written):
                 try:
                     status.write(self._data_dir, now)
+                    written, failure = now, ""
                 except OSError as error:
-                    logger.warning("cannot write the status file: %s", error)
-                written = now
+                    # Tried again every time, but logged once.
+                    if str(error) != failure:
+                        logger.warning("cannot write the status file: %s", error)
+                    failure = str(error)
             await asyncio.sleep(STATUS_S)
 
     async def delete_unused_directories(self) -> None:

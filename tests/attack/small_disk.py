@@ -71,8 +71,11 @@ def fill(directory: Path) -> Path:
     """Takes all the space that is left; returns the file that takes it."""
     filler = directory / "filler"
     with filler.open("ab", buffering=0) as file:
-        for size in (1 << 20, _PAGE_BYTES, 1):
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(b"x" * size)
+        for _ in range(2):
+            for size in (1 << 20, _PAGE_BYTES, 1):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(b"x" * size)
+            # ext4 frees the blocks of deleted files, and what it has reserved for delayed writes, only then.
+            os.fsync(file.fileno())
     return filler

@@ -106,6 +106,7 @@ def test_an_agent_that_starts_on_a_full_disk_reports_it_and_works_once_there_is_
         try:
             arena.add_agent("web-1", "web")
             assert arena.wait_for(arena.start(job("echo warm")))["conclusion"] == "success"
+            _delete_leftovers(arena, directory / "agent")
             arena.stop_agent("web-1")
             filler = fill(directory)
 
@@ -125,6 +126,16 @@ def test_an_agent_that_starts_on_a_full_disk_reports_it_and_works_once_there_is_
             wait_until(lambda: "disk is full" not in _status(arena), "the status to say so")
         finally:
             arena.close()
+
+
+def _delete_leftovers(arena: Arena, data_dir: Path) -> None:
+    """Restarts the agent until it has deleted what it holds of the run, which would be space for its journal."""
+    work, attempts = data_dir / "work", data_dir / "runner" / "attempts"
+    wait_until(lambda: os.listdir(work) == [".trash"], "the release of the job")
+    wait_until(lambda: all(name.startswith(".") for name in os.listdir(attempts)), "the release of the attempt")
+    arena.stop_agent("web-1")
+    arena.start_agent("web-1")
+    wait_until(lambda: not os.listdir(work / ".trash"), "the trash to be empty")
 
 
 def _row(arena: Arena) -> dict[str, Any]:

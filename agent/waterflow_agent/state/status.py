@@ -12,8 +12,10 @@ from waterflow_agent.state.journal import DISK_FULL_ERRORS
 from waterflow_agent.wire.messages import OwnNode
 
 _FILE_NAME = "status.json"
-#: The file is padded to a multiple of this, which a longer text can use when the disk is full: a block of every file system.
-_RESERVE_BYTES = 4096
+#: The file is padded to a multiple of this: a block of every file system.
+_BLOCK_BYTES = 4096
+#: At least as much padding is added, which a longer text can use when the disk is full.
+_RESERVE_BYTES = 1024
 
 
 class AttemptStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,26 +60,31 @@ def write(data_dir: Path, status: Status) -> None:
     """Replaces the file, or on a full disk overwrites it in place, for which it has a reserve. Raises `OSError`."""
     path = data_dir / _FILE_NAME
     temporary = path.with_suffix(".new")
-    content = msgspec.json.encode(status)
-    content = content.ljust(len(content) + _RESERVE_BYTES - len(content) % _RESERVE_BYTES)
+    text = msgspec.json.encode(status)
     try:
-        _write(temporary, content, os.O_CREAT | os.O_TRUNC)
+        blocks = -(-(len(text) + _RESERVE_BYTES) // _BLOCK_BYTES)
+        _write(temporary, text.ljust(blocks * _BLOCK_BYTES), os.O_CREAT | os.O_TRUNC)
         os.rename(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if error.errno not in DISK_FULL_ERRORS:
             raise
+        size = path.stat().st_size
+        if len(text) > size:
+            raise
         # A reader that comes in between finds a damaged file and says so; the next second it is complete.
-        _write(path, content, 0)
+        _write(path, text.ljust(size), 0)
 
 
 def _write(path: Path, content: bytes, flags: int) -> None:
+    """Writes all of the content. A write that only has space for a part of it succeeds, and the next one fails."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
-    with open(fd, "wb", buffering=0) as file:
-        size = os.fstat(fd).st_size
-        file.write(content)
-        if size > len(content):
-            file.truncate(len(content))
+    try:
+        written = 0
+        while written < len(content):
+            written += os.write(fd, content[written:])
+    finally:
+        os.close(fd)
 
 
 def read(data_dir: Path) -> Status | None:

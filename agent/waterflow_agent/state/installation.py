@@ -42,7 +42,8 @@ def _load(path: Path) -> str:
 
 def _create(path: Path) -> str:
     new, identity = path.with_suffix(".new"), os.urandom(16).hex()
-    with new.open("w") as file:
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with open(fd, "w") as file:
         inodes = [path.parent.stat().st_ino, os.fstat(file.fileno()).st_ino]
         file.write(json.dumps({"id": identity, "inodes": inodes}) + "\n")
         file.flush()

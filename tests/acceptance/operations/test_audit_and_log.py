@@ -29,7 +29,7 @@ FINE = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: log\n        wi
 
 
 def _audit(cluster: Cluster) -> list[dict[str, Any]]:
-    """Returns all rows that people caused, oldest first."""
+    """Returns all rows, oldest first."""
     answered = cluster.ctl("audit", "--json", "--limit", "1000")
     assert answered.returncode == 0, answered.stderr
     rows: list[dict[str, Any]] = json.loads(answered.stdout)
@@ -52,12 +52,17 @@ def test_actions_are_in_the_audit_trail_after_kill_9(empty_cluster: Cluster) -> 
 
     rows = _audit(cluster)
 
-    done = [(row["by"], row["what"], row["target"]) for row in rows if row["what"] != "refused"]
+    agents = {"agent-connected", "agent-disconnected"}
+    done = [(row["by"], row["what"], row["target"]) for row in rows if row["what"] not in {"refused", *agents}]
     me = f"uid:{os.getuid()}"
     assert done[0] == ("anonymous", "create-join-token", "web")
     assert done[1] == ("anonymous", "start-run", "workflow.yml")
     assert done[2:4] == [(me, "create-token", "ci"), (me, "revoke-token", "ci")]
     assert done[4][:2] == (me, "revoke-agent")
+    assert len(done) == 5
+    agent = done[4][2]
+    assert next(row for row in rows if row["what"] in agents)["what"] == "agent-connected"
+    assert {row["by"] for row in rows if row["what"] in agents} == {agent}
     assert next(row for row in rows if row["what"] == "start-run")["facts"] == {"run": run}
     assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
     assert [row["at"] for row in rows] == sorted(row["at"] for row in rows)

@@ -206,8 +206,8 @@ class ApiServer:
             lifespan="off",
             interface="asgi3",
             log_config=None,
-            # What strangers can cause is a warning there, such as a request that is not HTTP.
-            log_level="error",
+            # What strangers can cause is a warning, such as a request that is not HTTP; app/logs.py limits its rate.
+            log_level="warning",
             access_log=False,
             server_header=False,
             proxy_headers=False,

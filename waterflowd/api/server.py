@@ -8,6 +8,8 @@ Rules of this file:
 - The daemon handles signals, not uvicorn. `stop` ends the streams first.
 - A connection that says nothing is closed by a timer, and earlier when another one needs its place (connections.py). TCP and
   the unix socket have separate places.
+- When the timer fires, the daemon looks again a moment later before it closes the connection. While the process or the machine
+  stood still, timers ran out and requests arrived; closing a connection with such a request would reset it.
 """
 
 from __future__ import annotations
@@ -47,6 +49,11 @@ BACKLOG = 128
 _GRACE_S = 5
 #: A connection without a new request for this long is closed at the next check, at most this much later.
 HEAD_S_MAX = 10.0
+#: Between two requests. Longer than the 5 s after which httpx, also in our own clients, no longer uses a connection: with equal
+#: times the daemon would close connections on which a request is under way.
+_KEEP_ALIVE_S = 8
+#: How long before an idle connection is closed the daemon looks a second time.
+_SECOND_LOOK_S = 1.0
 #: File descriptors that the API may use beside the TCP connections within the limit: for the unix socket, and for connections
 #: that were accepted before the limits apply, or that wait for a refusal.
 RESERVED_DESCRIPTORS = quotas.UNIX.connections + 2 * (BACKLOG + REFUSED_MAX)
@@ -117,13 +124,29 @@ class _Protocol(H11Protocol):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
+    def timeout_keep_alive_handler(self) -> None:
+        """The time between two requests has passed: closes the connection unless one is read until the second look."""
+        self.timeout_keep_alive_task = self.loop.call_later(_SECOND_LOOK_S, super().timeout_keep_alive_handler)
+
     def _close_if_idle(self) -> None:
         """Closes the connection when no request is active and none has begun since the last check."""
+        if self._is_idle():
+            self._idle_check = self.loop.call_later(_SECOND_LOOK_S, self._close_if_still_idle)
+        else:
+            self._check_later()
+
+    def _close_if_still_idle(self) -> None:
+        if self._is_idle():
+            self.transport.close()
+        else:
+            self._check_later()
+
+    def _is_idle(self) -> bool:
         # Each request has its own cycle; before the first request there is none.
         is_active = self.cycle is not None and not self.cycle.response_complete
-        if not is_active and self.cycle is self._last_cycle:
-            self.transport.close()
-            return
+        return not is_active and self.cycle is self._last_cycle
+
+    def _check_later(self) -> None:
         self._last_cycle = self.cycle
         self._idle_check = self.loop.call_later(HEAD_S_MAX, self._close_if_idle)
 
@@ -212,6 +235,7 @@ class ApiServer:
             server_header=False,
             proxy_headers=False,
             backlog=BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_GRACE_S,
         )
         self._server = _Server(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -150,6 +151,29 @@ async def test_a_connection_without_a_request_is_closed(served: Served, monkeypa
             writer.close()
         assert served.harness.api.streams.count == 1
         assert not stream.is_closed
+
+
+@pytest.mark.parametrize("has_sent_before", [True, False], ids=["between requests", "before the first"])
+async def test_a_request_that_arrives_while_the_daemon_stands_still_is_answered(
+    served: Served, monkeypatch: pytest.MonkeyPatch, has_sent_before: bool
+) -> None:
+    """Its connection's time has run out meanwhile, whenever the daemon stopped and the request was sent; it is not reset."""
+    monkeypatch.setattr(server, "_SECOND_LOOK_S", PATIENCE_S)
+    for turns in range(8):
+        with monkeypatch.context() as patch:
+            patch.setattr(server, "HEAD_S_MAX", PATIENCE_S if has_sent_before else 0.01)
+            patch.setattr(served.server._server.config, "timeout_keep_alive", 0.01)  # type: ignore[union-attr]
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+            await until(lambda: len(served.server.tables.tcp) == 1)
+        async with asyncio.timeout(PATIENCE_S):
+            if has_sent_before:
+                writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                await reader.readuntil(b"}")
+            time.sleep(0.03)  # noqa: ASYNC251 - nothing in this process runs, and the timer is overdue
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            assert (await answer_of((reader, writer))).startswith(b"HTTP/1.1 200"), turns
+        await until(lambda: not len(served.server.tables.tcp))
 
 
 async def answer_of(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], path: str = "/health") -> bytes:

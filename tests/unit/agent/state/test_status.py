@@ -51,6 +51,7 @@ def made(link: str = "connected", warnings: list[str] | None = None) -> status.S
 
 
 def test_a_status_is_read_back(tmp_path: Path) -> None:
+    """What was written is what is read."""
     status.write(tmp_path, made())
     assert status.read(tmp_path) == made()
 
@@ -71,6 +72,7 @@ def test_a_full_disk_leaves_space_for_a_longer_status(
 
 
 def test_a_status_that_does_not_fit_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that the disk has no room for changes nothing of the file."""
     status.write(tmp_path, made())
     Disk(monkeypatch, 100)
     with pytest.raises(OSError, match="No space left"):

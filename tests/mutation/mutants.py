@@ -22,6 +22,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
+
 from tests.mutation import child_run_mutants, lease_mutants, trigger_mutants
 from tests.mutation.mutant import Mutant
 from tests.simulator import simulate
@@ -656,7 +658,7 @@ def _tried(name: str) -> tuple[int, str] | None:
             result = test(Path(folder)) if "tmp_path" in inspect.signature(test).parameters else test()
             if inspect.iscoroutine(result):
                 asyncio.run(result)
-    except Exception as error:  # noqa: BLE001  whatever it is, the mutant is noticed
+    except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001  whatever it is, the mutant is noticed
         return 0, f"{function}: {error!r}"
     return None
 

@@ -364,7 +364,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "a working directory is removed before its job ends",
     ),
     Mutant(
-        f"{_AGENTS}:AgentHandler.lose", "if lost:", "if False:", "a server offline beyond `lost-after` loses nothing"
+        f"{_AGENTS}:AgentHandler._give_up",
+        "if lost:",
+        "if False:",
+        "a server offline beyond `lost-after` loses nothing",
     ),
     Mutant(
         f"{_OUTPUTS}:OutputCollector.received",

@@ -574,7 +574,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "task.cancel()",
         "pass",
         "a cancelled step starts when its files arrive",
-        "tests.unit.agent.execution.test_attempt_executor:test_a_step_that_is_cancelled_while_it_waits_for_files_never_begins",
+        "tests.unit.agent.execution.test_attempt_executor:test_a_step_that_is_cancelled_while_it_waits_for_files_never_starts",
     ),
     Mutant(
         "waterflow_agent.checkout.file_requests:FileRequests.on_opened",

@@ -101,7 +101,7 @@ class LightHandler:
             self.link.acknowledge(received.numbered[-1][0])
 
     def on_confirmed(self, at: int) -> None:
-        """Does nothing: there are no steps with leases."""
+        """Does nothing, because the steps of the benchmark have no leases."""
 
     def send_output(self, now: int) -> int | None:
         """Sends nothing, because there is no output."""

@@ -1,10 +1,10 @@
 """Roles, and what the groups of a token permit.
 
 Rules of this file: pure. What each role permits is a table (`_INCLUDES`); `operator` is not part of the ladder from viewer to
-approver, so that nobody who approves runs can also let servers in. A token may be restricted to groups: then it starts and
-stops only work of these groups, which also holds for everything that follows from it, administers only agents and join tokens
-of them, syncs only repositories that use no other groups, and creates only tokens with at most its own groups. The groups do
-not restrict what it can read.
+approver, because those who approve runs must not enroll servers too. A token may be restricted to groups. It then starts and
+stops only work of these groups, including everything that follows from it; administers only their agents and join tokens;
+syncs only repositories that use no other groups; and creates only tokens with at most its own groups. The groups do not
+restrict what it can read.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def check_seals(found: SealFindings, keys: list[SealKey]) -> None:
         raise Stalled(
             "WF321",
             f"{found.unverified} records of the audit trail are sealed with keys that audit.key-file does not name"
-            f" ({', '.join(found.missing_keys)}): add these keys as further lines. If nobody has ever used them, the trail was"
+            f" ({', '.join(found.missing_keys)}): add these keys as further lines. If they were never used here, the trail was"
             " replaced",
         )
     if found.unsealed and not found.verified:

@@ -31,7 +31,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 ENVIRONMENT_PREFIX = "WATERFLOWD_"
 
-#: What an environment does with runs that nobody authenticated started.
+#: How an environment treats runs without an authenticated starter.
 UNATTENDED = tuple(choice.value for choice in events.Unattended)
 #: The largest number of approvals that an environment may require.
 APPROVALS_MAX = 20
@@ -209,7 +209,7 @@ class EnvironmentTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid
     minimum: int = 0
     #: Whether the principal that started a run may approve it.
     self_approval: bool = True
-    #: With `self-approval = false`, for runs that nobody authenticated started (push, schedule, webhook): `two-approvers`, or
+    #: With `self-approval = false`, for runs without an authenticated starter (push, schedule, webhook): `two-approvers`, or
     #: `refuse`.
     unattended: str = "two-approvers"
     #: Patterns of the refs whose runs may use the environment; empty: all.

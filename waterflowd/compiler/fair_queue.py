@@ -51,7 +51,7 @@ class FairQueue(Generic[Work]):
         self._is_filled.set()
 
     def discard(self, name: Hashable, work: Work) -> None:
-        """Removes work that nobody waits for any longer, if it has not been taken."""
+        """Removes work whose client has left, unless it has already been taken."""
         client = self._clients.get(name)
         if client is not None and work in client.waiting:
             client.waiting.remove(work)

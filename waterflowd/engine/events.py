@@ -40,7 +40,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Unattended(Enum):
-    """What `self-approval = false` means for a run that nobody authenticated started, such as one of a push."""
+    """What `self-approval = false` means for a run without an authenticated starter, such as one of a push."""
 
     #: Two different principals must approve.
     TWO_APPROVERS = "two-approvers"

@@ -6,8 +6,8 @@ Rules of this file:
 - A key that comes from another machine or installation, or with a boot that was followed by another one, is refused until a
   person accepts it (`waterflowctl agents accept`), even if the agent that it belongs to is silent.
 - Another boot of the same machine and installation is a reboot: it is accepted and recorded.
-- Anyone who has read the agent's whole data directory as it runs can claim its identity, but not be connected at the same time
-  (dispatch/clone_detection.py).
+- An attacker who can read the data directory of a running agent can claim its identity. Only one of the two can be connected
+  at a time (dispatch/clone_detection.py).
 - Refused clones are kept in memory: they try again about once a minute. The audit trail has every rejection.
 """
 

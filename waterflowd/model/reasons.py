@@ -103,7 +103,7 @@ class ReasonCode(Enum):
     REJECTED = "rejected"
     #: Its ref may not deploy to the environment.
     REF_REFUSED = "ref-refused"
-    #: Nobody authenticated started the run, and the environment does not accept such runs.
+    #: The run has no authenticated starter, and the environment does not accept such runs.
     UNATTENDED_REFUSED = "unattended-refused"
     #: Reused from the run that this one re-runs.
     REUSED = "reused"

@@ -66,8 +66,8 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: TriggerKind
     #: For people: the principal, the author of the push, `schedule`, `hook:NAME` or `run:ID`.
     by: str = ""
-    #: The authenticated principal that started the run, or an earlier run that led to it: a token's name or `uid:N`. None if
-    #: nobody authenticated. Never an author of a commit, which is text that anybody can write.
+    #: The authenticated principal that started the run, or an earlier run that led to it: a token's name or `uid:N`. None for
+    #: a push, a schedule, a webhook and an open address. Never the author of a commit, which anyone can forge.
     principal: str | None = None
     #: The groups of that principal's token, which the run may use, and everything that follows from it; None: all.
     scope: tuple[str, ...] | None = None

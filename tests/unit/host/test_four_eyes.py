@@ -53,14 +53,14 @@ async def approve(host: HostHarness, row: RunSummary, by: str) -> bool:
     ],
     ids=lambda trigger: trigger.kind.value,
 )
-async def test_a_run_that_nobody_authenticated_started_needs_two_approvers(
+async def test_a_run_without_an_authenticated_starter_needs_two_approvers(
     settings: dict[str, Any], trigger: Trigger
 ) -> None:
     """One person alone could have caused it, whatever the author of the commit is called."""
     async with host_with(**settings) as host:
         row = await started(host, trigger)
         assert (
-            "2 approvals, because nobody authenticated started the run" in host.state.runs[row.id].jobs[0].reason.text
+            "2 approvals, because the run has no authenticated starter" in host.state.runs[row.id].jobs[0].reason.text
         )
         assert not await approve(host, row, "alice")
         with pytest.raises(Rejected, match="already approved"):
@@ -95,7 +95,7 @@ async def test_the_principal_that_started_a_run_may_not_approve_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"unattended": "refuse"}, "refuses runs that nobody authenticated started"),
+        ({"unattended": "refuse"}, "refuses runs without an authenticated starter"),
         ({"approvers": ("alice",)}, "requires two approvers"),
     ],
 )

@@ -154,17 +154,17 @@ def _environment(run: Run, job: Job, plan: EnvironmentPlan, name: str, now: int)
         # Nobody is known to have started the run, so one approver could be that person.
         if policy.unattended is events.Unattended.REFUSE:
             text = (
-                f'environment "{name}" refuses runs that nobody authenticated started; start one with waterflowctl run'
+                f'environment "{name}" refuses runs without an authenticated starter; start one with waterflowctl run'
             )
             return _unattended(job, name, text, now)
         minimum = max(minimum, 2)
         if approvers and len(approvers) < minimum:
             text = (
-                f'environment "{name}" requires two approvers for a run that nobody authenticated started, but only '
+                f'environment "{name}" requires two approvers for a run without an authenticated starter, but only '
                 f"{approvers[0]} may approve; start one with waterflowctl run"
             )
             return _unattended(job, name, text, now)
-        why = f" ({minimum} approvals, because nobody authenticated started the run)"
+        why = f" ({minimum} approvals, because the run has no authenticated starter)"
     approver_text = approvals.any_of(approvers)
     text = f'waiting for {approver_text} to approve environment "{name}"{why}; next: waterflowctl approve {run.id}'
     return events.ApprovalRequested(

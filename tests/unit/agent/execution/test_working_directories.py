@@ -167,7 +167,7 @@ def test_immutable_file_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_was_not_complete_is_removed_by_the_next_process(tmp_path: Path) -> None:
-    """A copy that a restart of the agent interrupted is no job's directory, and does not stay on the disk."""
+    """A copy that was interrupted by a restart of the agent is not used as a job's directory, and is deleted."""
     first = WorkingDirectories(tmp_path / "work", FakeClock())
     first.enter("run", "a")
     (tmp_path / "work" / "run" / ".new-1").mkdir()

@@ -1,25 +1,20 @@
-"""Attacks on the API, each one a process of its own, so that it can be killed in the middle.
+"""Attacks on the API, each in its own process (attack_process.py).
 
-    python -m tests.attack.api_attacks NAME JSON
-
-`JSON` is an `Aim`. An attack prints a line when everything is open or sent once, and continues until it is killed.
+An attack prints a line when everything is open or sent once, and continues until it is killed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
-import resource
-import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
-from typing import IO
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.attack import attack_process
 
 #: A file within the limits of the language that takes as long to compile as the compiler allows.
 SLOW_FILE = (
@@ -147,31 +142,13 @@ ATTACKS: dict[str, Callable[[Aim], Awaitable[None]]] = {
 }
 
 
-@contextlib.contextmanager
-def attack(
-    name: str, aim: Aim, *, wrapper: tuple[str, ...] = (), log: IO[bytes] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs an attack inside the block, and kills it at its end. `wrapper` goes in front of the command (`ip netns exec`)."""
-    process = subprocess.Popen(
-        [*wrapper, sys.executable, "-m", "tests.attack.api_attacks", name, msgspec.json.encode(aim).decode()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=log or subprocess.DEVNULL,
-        cwd=ROOT,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+#: Runs one of these attacks, see `attack_process.attack`.
+attack = functools.partial(attack_process.attack, "tests.attack.api_attacks")
 
 
 def main(name: str, aim: str) -> None:
     """Runs the attack `name`."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    attack_process.allow_many_descriptors()
 
     async def run() -> None:
         await ATTACKS[name](msgspec.json.decode(aim, type=Aim))

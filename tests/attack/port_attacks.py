@@ -1,33 +1,27 @@
-"""Attacks on the ports for agents, each one a process of its own, so that it can be killed in the middle.
+"""Attacks on the ports for agents, each in its own process (attack_process.py).
 
-    python -m tests.attack.port_attacks NAME JSON
-
-`JSON` is an `Aim`. An attack prints a line when everything is sent, and then holds what it has opened until it is killed.
+An attack prints a line when everything is sent, and then holds what it has opened until it is killed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
-import resource
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import IO
+from collections.abc import Callable
 
 import msgspec
 import zmq
 
+from tests.attack import attack_process
 from waterflow_agent.attempts import Outcome
 from waterflow_agent.testing import task_id
 from waterflow_agent.wire import codec, messages
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Aim(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,32 +160,14 @@ ATTACKS: dict[str, Callable[[Aim], None]] = {
 }
 
 
-@contextlib.contextmanager
-def attack(
-    name: str, aim: Aim, *, wrapper: tuple[str, ...] = (), log: IO[bytes] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs an attack inside the block, and kills it at its end. `wrapper` goes in front of the command (`ip netns exec`)."""
-    process = subprocess.Popen(
-        [*wrapper, sys.executable, "-m", "tests.attack.port_attacks", name, msgspec.json.encode(aim).decode()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=log or subprocess.DEVNULL,
-        cwd=ROOT,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+#: Runs one of these attacks, see `attack_process.attack`.
+attack = functools.partial(attack_process.attack, "tests.attack.port_attacks")
 
 
 def main(name: str, aim: str) -> None:
     """Runs the attack `name`. On a network the attackers have processors of their own, so here they get what others leave."""
     os.nice(19)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    attack_process.allow_many_descriptors()
     ATTACKS[name](msgspec.json.decode(aim, type=Aim))
 
 

@@ -14,7 +14,16 @@ from tests.attack import api_attacks
 from tests.attack.api_attacks import Aim
 from tests.attack.arena import Peak, memory_bytes
 from tests.attack.test_namespaces import TwoHosts, two
-from tests.attack.test_port_attacks import GROWTH_BYTES_MAX, MIB, p99, port_attacks, step_times_ms
+from tests.attack.test_port_attacks import (
+    GROWTH_BYTES_MAX,
+    MIB,
+    log_bytes,
+    p99,
+    port_attacks,
+    port_processes,
+    port_restarts,
+    step_times_ms,
+)
 from tests.chance import IS_FULL
 
 __all__ = ["two"]
@@ -46,11 +55,12 @@ def attacks_on_the_api(cluster: TwoHosts) -> list[Attack]:
 
 
 def test_every_attack_at_once_leaves_the_others_alone(two: TwoHosts) -> None:
-    """Runs of 200 steps succeed beside them, the unix socket answers, the daemon is the same, and its memory does not grow."""
+    """Runs of 200 steps succeed beside them, the unix socket answers, no process is restarted, and memory does not grow."""
     attacks = [*attacks_on_the_api(two), *port_attacks(two)]
     calm = p99(step_times_ms(two) + step_times_ms(two))
-    pid = two.daemon_pid
-    memory = Peak(lambda: memory_bytes(pid))
+    processes = [two.daemon_pid, *port_processes(two)]
+    memory = [Peak(lambda pid=pid: memory_bytes(pid)) for pid in processes]  # type: ignore[misc]
+    log = log_bytes(two)
     times: list[int] = []
     slowest_answer = 0.0
     deadline = time.monotonic() + TOGETHER_S
@@ -64,13 +74,16 @@ def test_every_attack_at_once_leaves_the_others_alone(two: TwoHosts) -> None:
                 began = time.monotonic()
                 assert two.api("GET", "/v1/runs?limit=1").status_code == 200
                 slowest_answer = max(slowest_answer, time.monotonic() - began)
-                memory.look()
+                for peak in memory:
+                    peak.look()
+    grown = sum(peak.growth for peak in memory)
     print(
         f"{len(times)} steps, p99 {p99(times)} ms, calm {calm} ms; an answer took {slowest_answer:.3f} s at most;"
-        f" memory +{memory.growth / MIB:.1f} MiB"
+        f" log +{(log_bytes(two) - log) / 1024:.0f} KiB, memory +{grown / MIB:.1f} MiB"
     )
-    assert two.daemon_pid == pid
-    assert memory.growth <= GROWTH_BYTES_MAX, f"memory grew by {memory.growth / MIB:.1f} MiB"
+    assert [two.daemon_pid, *port_processes(two)] == processes
+    assert port_restarts(two) == 0
+    assert grown <= GROWTH_BYTES_MAX, f"memory grew by {grown / MIB:.1f} MiB"
     wait_until(lambda: "web-1" in two.connected(), "the honest agent to be connected")
     if IS_FULL:
         # During the day other tests share the processors.

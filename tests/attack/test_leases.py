@@ -7,7 +7,6 @@ file again and again, so that the file shows for how long two of them ran at onc
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.cluster import wait_until
-from tests.attack.test_namespaces import Hosts, TwoHosts
+from tests.attack.test_namespaces import TwoHosts, hosts_here
 from tests.chance import IS_FULL
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
@@ -76,23 +75,11 @@ class Servers(TwoHosts):
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[Servers]:
     """A daemon with two servers, one of which can be cut off."""
-    if os.geteuid() != 0:
-        pytest.skip("network namespaces need root")
-    if shutil.which("ip") is None:
-        pytest.skip("there is no `ip`")
-    hosts = Hosts()
-    with contextlib.ExitStack() as stack:
-        stack.callback(hosts.remove)
-        try:
-            hosts.make()
-        except OSError as error:
-            pytest.skip(f"no network namespaces here: {error}")
-        world = Servers(tmp_path, hosts)
-        stack.callback(world.close)
-        world.write_config(agents=f'lost-after = "{LOST_AFTER_S}s"')
-        world.start_daemon()
-        world.add_agent("far", "web")
-        yield world
+    with hosts_here() as hosts, contextlib.closing(Servers(tmp_path, hosts)) as cluster:
+        cluster.write_config(agents=f'lost-after = "{LOST_AFTER_S}s"')
+        cluster.start_daemon()
+        cluster.add_agent("far", "web")
+        yield cluster
 
 
 def _retried(servers: Servers) -> str:

@@ -131,22 +131,28 @@ class TwoHosts(Arena):
         return self.api_by_socket(method, path, **options)
 
 
-@pytest.fixture
-def two(tmp_path: Path) -> Iterator[TwoHosts]:
-    """A daemon on one host and an agent on the other."""
+@contextlib.contextmanager
+def hosts_here() -> Iterator[Hosts]:
+    """Two hosts for the block; skips the test where there are no network namespaces."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     if shutil.which("ip") is None:
         pytest.skip("there is no `ip`")
     hosts = Hosts()
-    with contextlib.ExitStack() as stack:
-        stack.callback(hosts.remove)
+    try:
         try:
             hosts.make()
         except OSError as error:
             pytest.skip(f"no network namespaces here: {error}")
-        cluster = TwoHosts(tmp_path, hosts)
-        stack.callback(cluster.close)
+        yield hosts
+    finally:
+        hosts.remove()
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[TwoHosts]:
+    """A daemon on one host and an agent on the other."""
+    with hosts_here() as hosts, contextlib.closing(TwoHosts(tmp_path, hosts)) as cluster:
         cluster.start_daemon()
         cluster.add_agent("web-1", "web")
         yield cluster

@@ -45,9 +45,9 @@ def write(target: Path, name: str, version: str, library: Path, parts: list[Part
 def copy_licences(target: Path, library: Path, source: Path, parts: list[Part]) -> None:
     """Writes one licence file for each Python distribution and each Debian package below `target`."""
     target.mkdir(parents=True)
-    for place in sorted(library.glob("*.dist-info")):
-        texts = [file.read_text("utf-8", "replace") for file in _licence_files(place)]
-        about = HeaderParser().parsestr((place / "METADATA").read_text("utf-8"))
+    for entry in sorted(library.glob("*.dist-info")):
+        texts = [file.read_text("utf-8", "replace") for file in _licence_files(entry)]
+        about = HeaderParser().parsestr((entry / "METADATA").read_text("utf-8"))
         stated = about["License-Expression"] or about["License"] or ""
         text = (
             "\n\n".join(texts)
@@ -60,17 +60,17 @@ def copy_licences(target: Path, library: Path, source: Path, parts: list[Part]) 
         file.chmod(0o644)
 
 
-def _licence_files(place: Path) -> list[Path]:
+def _licence_files(entry: Path) -> list[Path]:
     return [
         file
-        for file in sorted(place.rglob("*"))
+        for file in sorted(entry.rglob("*"))
         if file.is_file() and (file.name.lower().startswith(_LICENCE_NAMES) or file.parent.name == "licenses")
     ]
 
 
 def _distributions(library: Path) -> Iterator[dict[str, Any]]:
-    for place in sorted(library.glob("*.dist-info")):
-        about = HeaderParser().parsestr((place / "METADATA").read_text("utf-8"))
+    for entry in sorted(library.glob("*.dist-info")):
+        about = HeaderParser().parsestr((entry / "METADATA").read_text("utf-8"))
         name, version = about["Name"].lower().replace("_", "-").replace(".", "-"), about["Version"]
         purl = f"pkg:pypi/{name}@{version}"
         component = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}

@@ -151,7 +151,7 @@ def assemble(source: Path, target: Path, patchelf: Path) -> None:
     (target / "bin" / "python3").symlink_to(interpreter.name)
     shutil.copytree(source / "usr" / "lib" / f"python{VERSION}", library, symlinks=True)
     for name in LIBRARIES:
-        (found,) = {place.resolve() for place in source.glob(f"**/{name}")}
+        (found,) = {entry.resolve() for entry in source.glob(f"**/{name}")}
         shutil.copy(found, target / "lib" / name)
     drop(library, _UNUSED)
     for cache in list(library.rglob("__pycache__")):
@@ -166,11 +166,11 @@ def settle(interpreter: Path, libraries: str, patchelf: Path) -> None:
 def drop(library: Path, patterns: tuple[str, ...]) -> None:
     """Removes parts of the standard library."""
     for pattern in patterns:
-        for place in list(library.glob(pattern)):
-            if place.is_dir() and not place.is_symlink():
-                shutil.rmtree(place)
+        for entry in list(library.glob(pattern)):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
             else:
-                place.unlink()
+                entry.unlink()
 
 
 def _run(command: list[str], folder: Path) -> str:

@@ -28,7 +28,7 @@ class Library:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.distributions = {
-            _normal(_metadata(place)["Name"]): place for place in sorted(folder.glob("*.dist-info")) if place.is_dir()
+            _normal(_metadata(entry)["Name"]): entry for entry in sorted(folder.glob("*.dist-info")) if entry.is_dir()
         }
 
     def closure(self, name: str, extras: frozenset[str] = frozenset()) -> list[str]:
@@ -58,9 +58,9 @@ class Library:
             for path in paths:
                 if path.startswith(("../", "bin/")) or path.endswith(".pyc") or Path(path).name in _RECORDS:
                     continue
-                place = target / path
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(self.folder / path, place)
+                entry = target / path
+                entry.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(self.folder / path, entry)
 
 
 def install(interpreter: Path, pip: Path, locks: list[Path], wheels: list[Path]) -> Library:
@@ -100,31 +100,31 @@ def compile_all(root: Path, prefix: str) -> None:
 
 def strip(folder: Path) -> None:
     """Removes files that are not needed at run time: tests, type stubs, C sources, and debugging symbols."""
-    for place in sorted(folder.rglob("*"), reverse=True):
-        if place.is_dir() and place.name in ("tests", "test", "testing_data") and not _is_ours(place, folder):
-            shutil.rmtree(place)
-        elif place.is_file() and place.suffix in (".pyi", ".pyx", ".pxd", ".pxi", ".c", ".h", ".typed"):
-            place.unlink()
-        elif place.is_file() and ".so" in place.suffixes:
-            subprocess.run(["strip", "--strip-unneeded", "--enable-deterministic-archives", str(place)], check=True)
-            place.chmod(0o644)
+    for entry in sorted(folder.rglob("*"), reverse=True):
+        if entry.is_dir() and entry.name in ("tests", "test", "testing_data") and not _is_ours(entry, folder):
+            shutil.rmtree(entry)
+        elif entry.is_file() and entry.suffix in (".pyi", ".pyx", ".pxd", ".pxi", ".c", ".h", ".typed"):
+            entry.unlink()
+        elif entry.is_file() and ".so" in entry.suffixes:
+            subprocess.run(["strip", "--strip-unneeded", "--enable-deterministic-archives", str(entry)], check=True)
+            entry.chmod(0o644)
 
 
 def silence_scripts(folder: Path) -> None:
     """Blanks the `#!` line of modules that are also scripts. Line numbers stay the same."""
-    for place in folder.rglob("*.py"):
-        content = place.read_bytes()
+    for entry in folder.rglob("*.py"):
+        content = entry.read_bytes()
         if content.startswith(b"#!"):
-            place.write_bytes(b"#" + content[content.find(b"\n") :])
-        place.chmod(0o644)
+            entry.write_bytes(b"#" + content[content.find(b"\n") :])
+        entry.chmod(0o644)
 
 
-def _is_ours(place: Path, folder: Path) -> bool:
-    return place.relative_to(folder).parts[0] in ("waterflowd", "waterflow_agent")
+def _is_ours(entry: Path, folder: Path) -> bool:
+    return entry.relative_to(folder).parts[0] in ("waterflowd", "waterflow_agent")
 
 
-def _metadata(place: Path) -> Message:
-    return HeaderParser().parsestr((place / "METADATA").read_text("utf-8"))
+def _metadata(entry: Path) -> Message:
+    return HeaderParser().parsestr((entry / "METADATA").read_text("utf-8"))
 
 
 def _normal(name: str) -> str:

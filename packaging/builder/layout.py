@@ -186,15 +186,15 @@ class Tree:
 
     def inside(self, path: str) -> Path:
         """The path of a package file in the tree. Creates its parent directories."""
-        place = self.root / path.lstrip("/")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        return place
+        entry = self.root / path.lstrip("/")
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        return entry
 
     def write(self, path: str, text: str | bytes, mode: int = 0o644) -> None:
         """Writes a file."""
-        place = self.inside(path)
-        place.write_bytes(text.encode() if isinstance(text, str) else text)
-        place.chmod(mode)
+        entry = self.inside(path)
+        entry.write_bytes(text.encode() if isinstance(text, str) else text)
+        entry.chmod(mode)
 
     def link(self, path: str, target: str) -> None:
         """Makes a symbolic link."""
@@ -250,8 +250,8 @@ def add_documents(tree: Tree, version: str, at_s: int, parts: list[Part], source
     package = tree.package
     folder = f"/usr/share/doc/{package.name}"
     for name in package.documents:
-        place = REPOSITORY / name
-        for file in [place] if place.is_file() else sorted(place.rglob("*.*")):
+        entry = REPOSITORY / name
+        for file in [entry] if entry.is_file() else sorted(entry.rglob("*.*")):
             tree.write(f"{folder}/{file.relative_to(REPOSITORY)}", file.read_bytes())
     tree.write(f"{folder}/changelog.gz", _packed((REPOSITORY / "CHANGELOG.md").read_bytes()))
     tree.write(f"{folder}/copyright", _copyright(package.name))
@@ -311,14 +311,14 @@ def _packed(content: bytes) -> bytes:
 
 def settings_of(tree: Tree, kind: str) -> dict[str, Any]:
     """The files of the tree for nfpm: path, mode, and what they are."""
-    places = [place for place in sorted(tree.root.rglob("*")) if _is_ours(tree, place)]
-    return {"contents": [_entry(tree.root, place, kind) for place in places]}
+    entries = [entry for entry in sorted(tree.root.rglob("*")) if _is_ours(tree, entry)]
+    return {"contents": [_entry(tree.root, entry, kind) for entry in entries]}
 
 
-def _is_ours(tree: Tree, place: Path) -> bool:
+def _is_ours(tree: Tree, entry: Path) -> bool:
     """Files and links, and the directories that no other package has."""
-    path = "/" + str(place.relative_to(tree.root))
-    if place.is_symlink() or not place.is_dir():
+    path = "/" + str(entry.relative_to(tree.root))
+    if entry.is_symlink() or not entry.is_dir():
         return True
     name = tree.package.name
     own = (f"/usr/lib/{name}", f"/usr/share/doc/{name}", f"/usr/share/{name}")
@@ -329,15 +329,15 @@ def _is_ours(tree: Tree, place: Path) -> bool:
     )
 
 
-def _entry(root: Path, place: Path, kind: str) -> dict[str, Any]:
-    path = "/" + str(place.relative_to(root))
-    if place.is_symlink():
-        return {"src": str(place.readlink()), "dst": path, "type": "symlink"}
-    information = {"owner": "root", "group": "root", "mode": place.stat().st_mode & 0o777}
-    if place.is_dir():
+def _entry(root: Path, entry: Path, kind: str) -> dict[str, Any]:
+    path = "/" + str(entry.relative_to(root))
+    if entry.is_symlink():
+        return {"src": str(entry.readlink()), "dst": path, "type": "symlink"}
+    information = {"owner": "root", "group": "root", "mode": entry.stat().st_mode & 0o777}
+    if entry.is_dir():
         return {"dst": path, "type": "dir", "file_info": information | {"mode": 0o755}}
     # nfpm omits files of the type documentation from a deb.
     documentation = {"/usr/share/doc/": "doc", "/usr/share/man/": "doc"} if kind == "rpm" else {}
     types = {"/etc/": "config|noreplace", **documentation}
     found = next((name for start, name in types.items() if path.startswith(start)), "")
-    return {"src": str(place), "dst": path, "type": found, "file_info": information}
+    return {"src": str(entry), "dst": path, "type": found, "file_info": information}

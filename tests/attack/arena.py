@@ -193,7 +193,7 @@ class Arena(Cluster):
         assert answer.status_code in (200, 201), answer.text
         return str(answer.json()["id"])
 
-    def is_over(self, run: str) -> bool:
+    def has_ended(self, run: str) -> bool:
         """Returns whether the daemon answers that the run has completed."""
         try:
             return bool(self.api("GET", f"/v1/runs/{run}").json()["status"] == "completed")

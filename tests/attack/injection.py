@@ -47,7 +47,7 @@ class Fault(NamedTuple):
 
 
 @functools.cache
-def _why_not() -> str | None:
+def _obstacle() -> str | None:
     if sys.platform != "linux" or shutil.which("strace") is None:
         return "strace is not installed"
     tried = subprocess.run(
@@ -61,7 +61,7 @@ def _why_not() -> str | None:
 
 def requires_strace() -> None:
     """Skips the test on a machine without a working strace."""
-    reason = _why_not()
+    reason = _obstacle()
     if reason is not None:
         pytest.skip(reason)
 

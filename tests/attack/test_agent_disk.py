@@ -39,7 +39,7 @@ def test_an_agent_with_a_failing_journal_stops_with_a_message_and_loses_nothing(
         with Attached(pid, fault):
             answers = {key: arena.post(key) for key in (arena.key(), arena.key())}
             runs = [run for run in answers.values() if run]
-            wait_until(lambda: not is_alive(pid) or all(map(arena.is_over, runs)), "an end")
+            wait_until(lambda: not is_alive(pid) or all(map(arena.has_ended, runs)), "an end")
         is_struck = wait_for_end(pid, 0.3)
         if is_struck:
             code = arena.agent_process("web-1").wait(PATIENCE_S)

@@ -43,7 +43,7 @@ def test_a_write_error_stops_the_daemon_with_a_message_and_loses_nothing(arena: 
                 key = arena.key()
                 answers[key] = arena.post(key)
             known = [run for run in answers.values() if run]
-            wait_until(lambda: not is_alive(pid) or all(map(arena.is_over, known)), "an end")
+            wait_until(lambda: not is_alive(pid) or all(map(arena.has_ended, known)), "an end")
         is_struck = not _still_works(arena, answers)
         if is_struck:
             code = arena.daemon_process.wait(PATIENCE_S)
@@ -70,7 +70,8 @@ def _still_works(arena: Arena, answers: dict[str, str | None]) -> bool:
     process, key = arena.daemon_process, arena.key()
     run = answers[key] = arena.post(key)
     wait_until(
-        lambda: process.poll() is not None or (run is not None and arena.is_over(run)), "the daemon to end or to go on"
+        lambda: process.poll() is not None or (run is not None and arena.has_ended(run)),
+        "the daemon to end or to go on",
     )
     return process.poll() is None
 

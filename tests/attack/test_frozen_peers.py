@@ -40,7 +40,7 @@ def test_a_frozen_agent_delays_no_other_agent_and_resumes_its_step(arena: Arena)
     try:
         # What was offered to the frozen agent waits for it; further runs show that the rest goes to the other one.
         waiting = [arena.start(job("echo other")) for _ in range(6)]
-        wait_until(lambda: any(arena.is_over(run) for run in waiting), "a run on the other agent")
+        wait_until(lambda: any(arena.has_ended(run) for run in waiting), "a run on the other agent")
         time.sleep(FROZEN_S)
     finally:
         arena.thaw(pid)

@@ -209,7 +209,7 @@ def test_a_gigabyte_without_a_newline_is_truncated_and_delays_no_other_run(arena
     memory = Peak(lambda: memory_bytes(arena.daemon_pid))
     run = arena.start(job(f"head -c {size} /dev/zero | tr '\\0' a\necho"))
     slowest = 0.0
-    while not arena.is_over(run):
+    while not arena.has_ended(run):
         slowest = max(slowest, arena.latency_s())
         memory.look()
     found = arena.run(run)
@@ -233,7 +233,7 @@ def test_a_million_short_lines_arrive_each_once(arena: Arena) -> None:
     began = time.monotonic()
     run = arena.start(job(f"seq {count}"))
     slowest = 0.0
-    while not arena.is_over(run):
+    while not arena.has_ended(run):
         slowest = max(slowest, arena.latency_s())
         memory.look()
     took = time.monotonic() - began

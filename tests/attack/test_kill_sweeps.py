@@ -59,7 +59,7 @@ def _work_until_killed(arena: Arena, pid: int) -> tuple[list[str], dict[str, str
     known = [run for run in answers.values() if run is not None]
 
     def is_done() -> bool:
-        return not is_alive(pid) or (len(known) == len(keys) and all(arena.is_over(run) for run in known))
+        return not is_alive(pid) or (len(known) == len(keys) and all(arena.has_ended(run) for run in known))
 
     wait_until(is_done, "the end of the work, or of the process", PATIENCE_S)
     return keys, answers

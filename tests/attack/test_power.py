@@ -37,7 +37,7 @@ def test_acknowledged_data_survives_a_power_cut(empty_arena: Arena) -> None:
                 first = next(iter(answers.values()))
                 if dice.random() < 0.5 and first is not None:
                     # Kill it later, when results have been acknowledged and the other runs are in progress.
-                    wait_until(functools.partial(arena.is_over, first), "the first run to end")
+                    wait_until(functools.partial(arena.has_ended, first), "the first run to end")
                 arena.kill_daemon()
                 cut_power(arena.folder)
                 arena.start_daemon()

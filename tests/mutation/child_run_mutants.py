@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutation.mutant import Mutant
 
 _CHILD_RUNS, _NODE = "waterflowd.host.child_runs", "waterflowd.engine.rules.child_runs"
-_STEP, _OWED = "waterflowd.engine.step", "waterflowd.engine.outstanding"
+_STEP, _OUTSTANDING = "waterflowd.engine.step", "waterflowd.engine.outstanding"
 _DRIVER, _BATCH, _RECOVERY = "waterflowd.host.driver", "waterflowd.host.batch", "waterflowd.host.recovery"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -47,7 +47,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a forced cancel waits for the child run",
     ),
     Mutant(
-        f"{_OWED}:_outstanding_of_child_run",
+        f"{_OUTSTANDING}:_outstanding_of_child_run",
         "if step.stop or step.is_timed_out:",
         "if False:",
         "a cancel does not reach the child run",

@@ -42,7 +42,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a stop counts as unconfirmed before the lease has ended",
     ),
     Mutant(
-        f"{_RUNNER_LEASES}:Leases.is_over",
+        f"{_RUNNER_LEASES}:Leases.has_ended",
         "return now >= self._confirmed_at + length_ms",
         "return False",
         "the runner ends no lease",

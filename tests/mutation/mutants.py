@@ -41,7 +41,7 @@ _STEPS, _BLOCKS, _APPROVALS = (
     "waterflowd.engine.rules.approvals",
 )
 _LOCKS, _RERUN = "waterflowd.fleet.locks", "waterflowd.engine.rules.rerun"
-_STEP, _OWED, _RETRY = "waterflowd.engine.step", "waterflowd.engine.outstanding", "waterflowd.engine.rules.retry"
+_STEP, _OUTSTANDING, _RETRY = "waterflowd.engine.step", "waterflowd.engine.outstanding", "waterflowd.engine.rules.retry"
 _DRIVER, _BATCH, _AGENTS = "waterflowd.host.driver", "waterflowd.host.batch", "waterflowd.host.agents"
 _RECOVERY, _LIVE_STATE = "waterflowd.host.recovery", "waterflowd.host.live_state"
 _TIMERS, _OUTPUTS = "waterflowd.host.timers", "waterflowd.host.outputs"
@@ -81,10 +81,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(f"{_RETRY}:delay_ms", " or _matches(policy.never_on, word, exit_code)", "", "`never-on` is ignored"),
     Mutant(
-        f"{_OWED}:_outstanding_of_step", "if step.retry_at is not None:", "if False:", "no timer for the next attempt"
+        f"{_OUTSTANDING}:_outstanding_of_step",
+        "if step.retry_at is not None:",
+        "if False:",
+        "no timer for the next attempt",
     ),
     Mutant(
-        f"{_OWED}:outstanding_of_job_alone",
+        f"{_OUTSTANDING}:outstanding_of_job_alone",
         "elif not job.is_timed_out and not job.open_approvals:",
         "elif False:",
         "no timer for a job's timeout",
@@ -103,7 +106,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "grants are not checked when a slot is requested",
         "tests.unit.host.test_grants:test_a_group_that_is_known_late_needs_the_grant_too",
     ),
-    Mutant(f"{_OWED}:outstanding_of_run", "if not run.is_timed_out:", "if False:", "no timer for a run's timeout"),
+    Mutant(
+        f"{_OUTSTANDING}:outstanding_of_run", "if not run.is_timed_out:", "if False:", "no timer for a run's timeout"
+    ),
     Mutant(f"{_STEP}:_settled", "yield commands.FreeSlot(", "commands.FreeSlot(", "a slot is never freed"),
     Mutant(f"{_STEP}:_settled", "yield commands.DropTimer(timer=timer)", "pass", "a timer is not cancelled"),
     Mutant(
@@ -152,13 +157,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(f"{_AFFECTED}:_of_job", "if kind in _TURNS:", "if False:", "the next instance is not considered"),
     Mutant(
-        f"{_OWED}:_outstanding_of_step",
+        f"{_OUTSTANDING}:_outstanding_of_step",
         "agent=job.agent or job.pinned",
         "agent=job.agent",
         "an instance requests any server",
     ),
     Mutant(
-        f"{_OWED}:outstanding_of_job_alone",
+        f"{_OUTSTANDING}:outstanding_of_job_alone",
         "found.append(_arm(TimerKind.BATCH_PAUSE, job.children.resume_at, job))",
         "pass",
         "no timer for the pause between batches",
@@ -166,7 +171,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # Retries of jobs.
     Mutant(f"{_RETRY}:job_delay_ms", "number >= policy.max_attempts or ", "", "a job is retried without limit"),
     Mutant(
-        f"{_OWED}:outstanding_of_job_alone",
+        f"{_OUTSTANDING}:outstanding_of_job_alone",
         "found.append(_arm(TimerKind.JOB_RETRY, job.retry_at, job))",
         "pass",
         "no timer for the retry of a job",
@@ -241,7 +246,10 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_APPROVALS}:refusal", "if by in approval.approved_by else", "if False else", "one person may approve twice"
     ),
     Mutant(
-        f"{_OWED}:outstanding_of_block", "if step.approval.due_at is not None:", "if False:", "no timer for an approval"
+        f"{_OUTSTANDING}:outstanding_of_block",
+        "if step.approval.due_at is not None:",
+        "if False:",
+        "no timer for an approval",
     ),
     *child_run_mutants.MUTANTS,
     # Blocks.
@@ -271,7 +279,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a branch loses its slot",
     ),
     Mutant(
-        f"{_OWED}:outstanding_of_block",
+        f"{_OUTSTANDING}:outstanding_of_block",
         "if step.deadline_at is not None:",
         "if False:",
         "no timer for a step with others inside",
@@ -358,7 +366,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a report is acknowledged before its commit",
     ),
     Mutant(
-        f"{_AGENTS}:AgentHandler._is_over",
+        f"{_AGENTS}:AgentHandler._has_ended",
         "job.status is Status.COMPLETED",
         "True",
         "a working directory is removed before its job ends",

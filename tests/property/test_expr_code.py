@@ -99,7 +99,7 @@ def test_a_place_where_a_program_runs_the_value_is_refused(program: str, script:
     """It is an error of the file, and there is one error for each expression."""
     found = expr.check_script(text_of(script), "bash")
 
-    assert {error.code for error in found} == {errors.UNSAFE_PLACE}
+    assert {error.code for error in found} == {errors.UNSAFE_EXPRESSION}
 
 
 def test_the_refused_places_are_dangerous() -> None:

@@ -81,7 +81,7 @@ class FleetAgentAdmin:
                 name=item.name,
                 groups=item.groups,
                 hostname=item.hostname,
-                requested_at=item.asked_at,
+                requested_at=item.requested_at,
             )
             for item in self._enrollment.pending()
         ]

@@ -17,7 +17,7 @@ WRONG_ARITY = "WF124"
 UNKNOWN_NAME = "WF125"
 WRONG_VALUE = "WF126"
 UNTERMINATED = "WF127"
-UNSAFE_PLACE = "WF128"
+UNSAFE_EXPRESSION = "WF128"
 NOT_HERE = "WF129"
 
 #: Every code of this package and its meaning; codes are stable.
@@ -30,7 +30,7 @@ CODES: dict[str, str] = {
     UNKNOWN_NAME: "a step, job, input or other name below a context does not exist",
     WRONG_VALUE: "an operator or a function got a value that it cannot use",
     UNTERMINATED: "`${{` without its `}}`",
-    UNSAFE_PLACE: "an expression in a script where its value could be executed as code",
+    UNSAFE_EXPRESSION: "an expression in a script where its value could be executed as code",
     NOT_HERE: "a value that is not available here, such as the status outside of `if`",
 }
 

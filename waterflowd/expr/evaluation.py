@@ -121,9 +121,9 @@ def _call(node: Call) -> Evaluator:
     call, name, offset, is_lazy = function.call, function.name, max(node.offset, 0), function.is_lazy
 
     def answer(env: Env) -> object:
-        given = [partial(argument, env) if is_lazy else argument(env) for argument in arguments]
+        values = [partial(argument, env) if is_lazy else argument(env) for argument in arguments]
         try:
-            return call(given, env)
+            return call(values, env)
         except Problem as problem:
             text = problem.text if problem.text.startswith(name) else f"{name}: {problem.text}"
             raise ExpressionError(problem.code, text, offset) from None

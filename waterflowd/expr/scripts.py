@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from waterflowd.expr.errors import UNSAFE_PLACE, ExpressionError
+from waterflowd.expr.errors import UNSAFE_EXPRESSION, ExpressionError
 from waterflowd.expr.nodes import Literal, Node
 from waterflowd.expr.scope import ANY, references
 from waterflowd.expr.shell.scanner import Scanner
@@ -135,7 +135,7 @@ class _Lowering:
             f"  env:\n    {name}: ${{{{ {expression.source.strip()} }}}}\n"
             f"and read it as {reading.format(name)}"
         )
-        return ExpressionError(UNSAFE_PLACE, text, expression.start)
+        return ExpressionError(UNSAFE_EXPRESSION, text, expression.start)
 
 
 def _variable_name(node: Node) -> str:

@@ -176,14 +176,14 @@ class AgentHandler:
         # An accepted attempt may have created its job's directory since.
         accepted = [item.key for item in hello.held if item.state is messages.AttemptState.ACCEPTED]
         jobs = dict.fromkeys([*hello.jobs, *((key.attempt.run, key.attempt.job) for key in accepted)])
-        outgoing.extend(messages.Release(run, job) for run, job in jobs if self._is_over(agent, run, job))
+        outgoing.extend(messages.Release(run, job) for run, job in jobs if self._has_ended(agent, run, job))
         if outgoing:
             self._link.send(agent, outgoing)
         if lost:
             self._driver.submit(lost)
         self._driver.wake()
 
-    def _is_over(self, agent: AgentId, run_id: str, job_id: str) -> bool:
+    def _has_ended(self, agent: AgentId, run_id: str, job_id: str) -> bool:
         """Whether the agent will get no more of the job. False for a stalled run, and for one missing from the log."""
         run = self._state.runs.get(RunId(run_id))
         if run is None:

@@ -30,8 +30,8 @@ from waterflowd.model.reasons import ReasonCode
 
 #: Pending agents; beyond it the oldest is dropped, and asks again.
 PENDING_MAX = 100
-#: How long a pending agent waits before it asks again.
-ASK_AGAIN_MS = 5_000
+#: How long a pending agent waits before it sends its request again.
+RETRY_MS = 5_000
 TOKEN_TTL_MS_MAX = 30 * 24 * 3_600_000
 #: Join tokens that are valid at the same time.
 TOKENS_MAX = 10_000
@@ -46,7 +46,7 @@ class PendingAgent(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[str, ...]
     hostname: str
     machine_id: str
-    asked_at: int
+    requested_at: int
 
 
 class DaemonEndpoints(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +101,7 @@ class EnrollmentService:
             groups=tuple(group[:64] for group in request.groups[:16]),
             hostname=request.hostname[:255],
             machine_id=request.machine_id[:64],
-            asked_at=self._clock.now(),
+            requested_at=self._clock.now(),
         )
         for name in (request.name, request.hostname):
             if keys.looks_like_fingerprint(name):
@@ -122,7 +122,7 @@ class EnrollmentService:
         if len(self._pending) > PENDING_MAX:
             self._pending.popitem(last=False)
         text = f"waiting for approval: waterflowctl agents approve {agent} --group GROUP"
-        return self._answer("pending", agent, text, after_ms=ASK_AGAIN_MS)
+        return self._answer("pending", agent, text, after_ms=RETRY_MS)
 
     def _joined(self, pending: PendingAgent, text: str) -> events.AgentApproved | None:
         """The approval by a token; None when an earlier request of the same key was approved already."""
@@ -214,8 +214,7 @@ class EnrollmentService:
         """Revokes a join token. Idempotent. `Rejected` WF604 (404) for an unknown id."""
         token = self._registry.tokens.get(token_id)
         if token is None:
-            shown = quote(token_id, 60)
-            text = f"join token {shown} not found; list join tokens with `waterflowctl agents tokens`"
+            text = f"join token {quote(token_id, 60)} not found; list join tokens with `waterflowctl agents tokens`"
             raise Rejected("WF604", text, status=404)
         if token.revoked_at is None:
             fact = events.JoinTokenRevoked(at=self._clock.now(), by=by, token=token.token)
@@ -236,7 +235,7 @@ class EnrollmentService:
                 groups=entry.groups,
                 hostname=entry.hostname,
                 machine_id=entry.machine_id,
-                asked_at=entry.approved_at,
+                requested_at=entry.approved_at,
             )
         assert pending is not None, "an agent that is neither pending nor approved is not known"
         known = pending

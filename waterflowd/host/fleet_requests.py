@@ -180,9 +180,9 @@ def servers_listed(request: ServerListRequest, found: Sequence[Enrolled] | Reaso
 def lock_request(run: Run, command: commands.AcquireLock) -> LockRequest:
     """The request of a run or job for its concurrency group."""
     lock = run.lock if command.job is None else run.jobs_by_id[command.job].lock
-    asked_at = lock.requested_at if lock is not None else 0
+    requested_at = lock.requested_at if lock is not None else 0
     return LockRequest(
-        Holder(run.id, command.job), command.group, run.repository or "", command.limit, command.queue, asked_at
+        Holder(run.id, command.job), command.group, run.repository or "", command.limit, command.queue, requested_at
     )
 
 

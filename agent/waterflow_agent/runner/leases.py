@@ -25,7 +25,7 @@ class Leases:
         """The daemon knew the agent to be alive at `at`. An earlier time than before changes nothing, nor does the future."""
         self._confirmed_at = max(self._confirmed_at, min(at, now))
 
-    def is_over(self, length_ms: int, now: int) -> bool:
+    def has_ended(self, length_ms: int, now: int) -> bool:
         """Whether a lease of this length has ended, so that its step must not start."""
         return now >= self._confirmed_at + length_ms
 
@@ -39,7 +39,7 @@ class Leases:
 
     def ended(self, now: int) -> list[str]:
         """Return the steps whose lease has ended."""
-        return [name for name, length_ms in self._lengths_ms.items() if self.is_over(length_ms, now)]
+        return [name for name, length_ms in self._lengths_ms.items() if self.has_ended(length_ms, now)]
 
     @property
     def next_end_at(self) -> int | None:

@@ -75,14 +75,14 @@ class Controllers:
         applied = AppliedLimits(dict(limits))
         for name, value in limits.items():
             if name in self._delegated:
-                applied.places[name] = path
+                applied.groups[name] = path
                 write_limit(path, name, value, is_version_1=False)
             elif name in self._homes:
-                place = f"{self._homes[name]}/waterflow-{self._label}/{os.path.basename(path)}"
-                os.makedirs(place, exist_ok=True)
-                applied.places[name] = place
-                applied.homes[place] = self._homes[name]
-                write_limit(place, name, value, is_version_1=True)
+                group = f"{self._homes[name]}/waterflow-{self._label}/{os.path.basename(path)}"
+                os.makedirs(group, exist_ok=True)
+                applied.groups[name] = group
+                applied.homes[group] = self._homes[name]
+                write_limit(group, name, value, is_version_1=True)
             else:
                 raise OSError(0, f"this machine cannot enforce a limit for {name}")
         return applied
@@ -100,21 +100,21 @@ class Controllers:
 class AppliedLimits:
     """The limits of one step, and the groups that enforce them."""
 
-    __slots__ = ("_before", "homes", "limits", "places")
+    __slots__ = ("_before", "groups", "homes", "limits")
 
     def __init__(self, limits: dict[str, int]) -> None:
         self.limits = limits
         #: The group of each limit.
-        self.places: dict[str, str] = {}
+        self.groups: dict[str, str] = {}
         #: The groups of version 1, and where this process is otherwise.
         self.homes: dict[str, str] = {}
         self._before: dict[str, int] = {}
 
     def begin(self) -> None:
         """Enter the groups of version 1, and note the counters. Raises `OSError`."""
-        self._before = {name: self._count(name) for name in self.places}
-        for place in self.homes:
-            write(f"{place}/cgroup.procs", "0")
+        self._before = {name: self._count(name) for name in self.groups}
+        for group in self.homes:
+            write(f"{group}/cgroup.procs", "0")
 
     def leave(self) -> None:
         """Leave the groups of version 1, after the start of the step. Raises `OSError`."""
@@ -131,21 +131,21 @@ class AppliedLimits:
     @property
     def must_be_polled(self) -> bool:
         """Whether nothing but the counter says that the limit for processes was reached."""
-        return self.places.get("processes", "") in self.homes
+        return self.groups.get("processes", "") in self.homes
 
     def open_events(self) -> int:
         """Return a descriptor with an event (`EPOLLPRI`) for each fork that the limit prevents, or -1 without events."""
-        if "processes" not in self.places or self.must_be_polled:
+        if "processes" not in self.groups or self.must_be_polled:
             return -1
-        fd = os.open(f"{self.places['processes']}/pids.events", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"{self.groups['processes']}/pids.events", os.O_RDONLY | os.O_CLOEXEC)
         os.read(fd, 4096)
         return fd
 
     def remove(self) -> bool:
         """Remove the groups of version 1. Returns False when the kernel refuses, because a process is in one."""
-        for place in self.homes:
+        for group in self.homes:
             try:
-                os.rmdir(place)
+                os.rmdir(group)
             except FileNotFoundError:
                 continue
             except OSError:
@@ -153,33 +153,33 @@ class AppliedLimits:
         return True
 
     def _count(self, name: str) -> int:
-        place = self.places[name]
-        file, key = (_VERSION_1 if place in self.homes else _VERSION_2).get(name, ("", ""))
+        group = self.groups[name]
+        file, key = (_VERSION_1 if group in self.homes else _VERSION_2).get(name, ("", ""))
         if not file:
             return 0
-        for line in read(f"{place}/{file}").splitlines():
+        for line in read(f"{group}/{file}").splitlines():
             found, _, value = line.partition(b" ")
             if found == key.encode():
                 return int(value)
         return 0
 
 
-def write_limit(place: str, name: str, value: int, *, is_version_1: bool) -> None:
+def write_limit(group: str, name: str, value: int, *, is_version_1: bool) -> None:
     """Set one limit of a group. Raises `OSError`."""
     if name == "processes":
-        write(f"{place}/pids.max", str(value))
+        write(f"{group}/pids.max", str(value))
     elif name == "memory" and is_version_1:
-        write(f"{place}/memory.limit_in_bytes", str(value))
-        _write_if_exists(f"{place}/memory.memsw.limit_in_bytes", str(value))
+        write(f"{group}/memory.limit_in_bytes", str(value))
+        _write_if_exists(f"{group}/memory.memsw.limit_in_bytes", str(value))
     elif name == "memory":
-        write(f"{place}/memory.max", str(value))
-        _write_if_exists(f"{place}/memory.swap.max", "0")
-        _write_if_exists(f"{place}/memory.oom.group", "1")
+        write(f"{group}/memory.max", str(value))
+        _write_if_exists(f"{group}/memory.swap.max", "0")
+        _write_if_exists(f"{group}/memory.oom.group", "1")
     elif is_version_1:
-        write(f"{place}/cpu.cfs_period_us", str(_PERIOD_US))
-        write(f"{place}/cpu.cfs_quota_us", str(value * _PERIOD_US // 100))
+        write(f"{group}/cpu.cfs_period_us", str(_PERIOD_US))
+        write(f"{group}/cpu.cfs_quota_us", str(value * _PERIOD_US // 100))
     else:
-        write(f"{place}/cpu.max", f"{value * _PERIOD_US // 100} {_PERIOD_US}")
+        write(f"{group}/cpu.max", f"{value * _PERIOD_US // 100} {_PERIOD_US}")
 
 
 def read(path: str) -> bytes:

@@ -116,7 +116,7 @@ class RunnerService:
         if self._agent is not None:
             self._agent.send_lazily({"type": "leftovers", "count": self._leftovers}, self.clock.boot_ms())
 
-    def is_over(self, one: Step, result: Message) -> None:
+    def step_ended(self, one: Step, result: Message) -> None:
         """Record the result and send it."""
         del self._steps[one.name]
         self._pids.pop(one.pid, None)
@@ -219,7 +219,7 @@ class RunnerService:
 
     def _spawn(self, request: StartRequest, directory: AttemptDirectory, record_fd: int) -> None:
         group, before = None, self.clock.boot_ms()
-        if request.lease_ms and self._leases.is_over(request.lease_ms, before):
+        if request.lease_ms and self._leases.has_ended(request.lease_ms, before):
             error = "the agent had no connection to the daemon for too long"
             self._record_end(directory, self._never_started(error, "lease-ended"))
             return

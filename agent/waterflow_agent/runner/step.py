@@ -61,7 +61,7 @@ if TYPE_CHECKING:
         def has_left_over(self, count: int) -> None:
             """The main process has exited and left this many processes behind, which are ended now."""
 
-        def is_over(self, step: Step, result: Message) -> None:
+        def step_ended(self, step: Step, result: Message) -> None:
             """The step has ended and no process of it is left; called once."""
 
 
@@ -345,7 +345,7 @@ class Step:
         self.due = None
         finished_at = self._clock.wall_ms()
         self._spool.close(finished_at)
-        self._host.is_over(self, self._result(finished_at))
+        self._host.step_ended(self, self._result(finished_at))
 
     def _result(self, finished_at: int) -> Message:
         code = None if self._status is None else os.waitstatus_to_exitcode(self._status)

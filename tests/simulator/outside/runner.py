@@ -156,7 +156,7 @@ class Runner:
             self._tell_state(name)
             return
         request = protocol.StartRequest(message)
-        if request.lease_ms and self._leases.is_over(request.lease_ms, host.clock.boot_ms()):
+        if request.lease_ms and self._leases.has_ended(request.lease_ms, host.clock.boot_ms()):
             environment.note(f"{host.name}: the lease of {name} is over before it starts")
             host.results[name] = self._result("lease-ended", None, 0, None)
             self._tell_state(name)

@@ -261,7 +261,7 @@ def test_a_position_without_a_safe_reference_is_an_error_with_its_fix(script: st
 
     found = expr.check_script(text, "bash")
 
-    assert [error.code for error in found] == [errors.UNSAFE_PLACE]
+    assert [error.code for error in found] == [errors.UNSAFE_EXPRESSION]
     assert found[0].offset == text.index(X)
     assert "env:\n    X: ${{ inputs.x }}\n" in found[0].text
     with pytest.raises(expr.ExpressionError):

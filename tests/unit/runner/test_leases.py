@@ -38,7 +38,7 @@ def test_an_earlier_confirmation_changes_nothing() -> None:
     held = leases(1_000)
     held.confirm(10, 2_000)
 
-    assert not held.is_over(500, 1_499)
+    assert not held.has_ended(500, 1_499)
 
 
 def test_the_future_cannot_be_confirmed() -> None:
@@ -46,12 +46,12 @@ def test_the_future_cannot_be_confirmed() -> None:
     held = leases(1_000)
     held.confirm(10**12, 1_200)
 
-    assert held.is_over(500, 1_700)
+    assert held.has_ended(500, 1_700)
 
 
 def test_without_a_confirmation_nothing_may_start() -> None:
     """A runner that has never heard of a session starts no step with a lease."""
-    assert Leases().is_over(500, 10_000)
+    assert Leases().has_ended(500, 10_000)
 
 
 def test_a_step_that_has_ended_has_no_lease() -> None:

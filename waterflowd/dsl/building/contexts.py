@@ -37,7 +37,7 @@ KNOWN = frozenset([*FIXED, *_RUN, "needs", "steps", "jobs", "matrix", SECRETS])
 _FUNCTIONS = expr.PLAIN_FUNCTIONS
 _CONDITION_FUNCTIONS = _FUNCTIONS | expr.STATUS_FUNCTIONS
 
-_WHY_NOT: dict[str, str] = {
+_UNAVAILABLE: dict[str, str] = {
     SECRETS: "secrets are only available in env and with; their values are filled in when the step is sent to its server",
     "matrix": "this job has no strategy.matrix",
     "strategy": "this job has neither strategy.matrix nor target: each",
@@ -69,7 +69,7 @@ class Availability:
     #: Names below contexts that exist but cannot be used here, the innermost scope last.
     out_of_reach: tuple[OutOfReach, ...] = ()
     #: Contexts that exist elsewhere, and why they are not available here.
-    why_not: Mapping[str, str] = field(default_factory=dict)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
     #: What is known of jobs, by lower-case id.
     jobs: Mapping[str, NeededJob] = field(default_factory=dict)
 
@@ -86,11 +86,11 @@ class Availability:
     @property
     def with_secrets(self) -> Availability:
         """The same with secrets, for a value that is sent to a server, unless secrets are excluded here."""
-        return self if SECRETS in self.why_not else replace(self, contexts={**self.contexts, SECRETS: None})
+        return self if SECRETS in self.unavailable else replace(self, contexts={**self.contexts, SECRETS: None})
 
     def without_secrets(self, sentence: str) -> Availability:
         """The same without secrets; the sentence says why."""
-        return replace(self, why_not={**self.why_not, SECRETS: sentence})
+        return replace(self, unavailable={**self.unavailable, SECRETS: sentence})
 
     def within(
         self,
@@ -107,7 +107,7 @@ class Availability:
 
     def reason_against(self, context: str) -> str:
         """Why a context that exists cannot be used here."""
-        return self.why_not.get(context) or _WHY_NOT.get(context, "")
+        return self.unavailable.get(context) or _UNAVAILABLE.get(context, "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +147,8 @@ class WorkflowNames:
     def for_call_outputs(self) -> Availability:
         """The outputs of `workflow_call`, which see all jobs."""
         contexts = {**self._contexts(_RUN), "jobs": self._job_names}
-        why_not = {"needs": "the outputs of workflow_call can use all jobs; write jobs instead of needs"}
-        return Availability(contexts=contexts, why_not=why_not, jobs=self._needed)
+        unavailable = {"needs": "the outputs of workflow_call can use all jobs; write jobs instead of needs"}
+        return Availability(contexts=contexts, unavailable=unavailable, jobs=self._needed)
 
     def for_job_condition(self, needs: expr.Names) -> Availability:
         """The `if` of a job, and its `strategy`: both come before its instances."""
@@ -156,7 +156,7 @@ class WorkflowNames:
         return Availability(
             contexts={**self._contexts(_RUN), "needs": needs},
             out_of_reach=(self._other_jobs(needs),),
-            why_not={name: sentence.format(name) for name in ("matrix", "strategy")},
+            unavailable={name: sentence.format(name) for name in ("matrix", "strategy")},
             jobs=self._needed,
         )
 
@@ -165,7 +165,7 @@ class WorkflowNames:
         available = self.for_job_condition(needs)
         return replace(
             available,
-            why_not={name: f"strategy defines {name}, so it cannot use it" for name in ("matrix", "strategy")},
+            unavailable={name: f"strategy defines {name}, so it cannot use it" for name in ("matrix", "strategy")},
         )
 
     def for_job(self, needs: expr.Names, instances: Instances, *, has_env: bool = False) -> Availability:
@@ -207,7 +207,7 @@ class WorkflowNames:
 def for_composite(inputs: expr.Names) -> Availability:
     """The keys of the steps of a composite step, which see nothing of the calling workflow."""
     sentence = "composite steps cannot use {0}; declare an input, and pass the value under with"
-    why_not = {name: sentence.format(name) for name in ("vars", "needs", "matrix", "strategy", "loop")}
-    why_not[SECRETS] = "composite steps cannot use secrets; declare an input, and pass the secret under with"
+    unavailable = {name: sentence.format(name) for name in ("vars", "needs", "matrix", "strategy", "loop")}
+    unavailable[SECRETS] = "composite steps cannot use secrets; declare an input, and pass the secret under with"
     contexts = {**{name: FIXED.get(name) for name in _COMPOSITE}, "inputs": inputs}
-    return Availability(contexts=contexts, why_not=why_not)
+    return Availability(contexts=contexts, unavailable=unavailable)

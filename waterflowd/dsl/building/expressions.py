@@ -141,7 +141,7 @@ class ExpressionChecker:
             return expr.lower_script(text, shell, unsafe=unsafe)
         except expr.ExpressionError as first:
             # Lowering stops at the first error; authors want to see all of them.
-            errors = [first] if first.code != expression_errors.UNSAFE_PLACE else expr.check_script(text, shell)
+            errors = [first] if first.code != expression_errors.UNSAFE_EXPRESSION else expr.check_script(text, shell)
         for error in errors:
             self._add(path, text, error)
         return None

@@ -20,7 +20,7 @@ from waterflowd.dsl.reading.tree import Document, Path, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import DiagnosticReport
 from waterflowd.dsl.reporting.values import as_text, has_expression
-from waterflowd.expr.errors import UNSAFE_PLACE
+from waterflowd.expr.errors import UNSAFE_EXPRESSION
 from waterflowd.model import durations
 from waterflowd.model.plan import Json
 from waterflowd.model.wording import did_you_mean
@@ -124,7 +124,7 @@ class NodeChecker:
         for name in ("content", "interpreter"):
             if not expr.is_static(parameters.get(name)):
                 text = f"{name} cannot contain expressions, because their values would become code"
-                self._add((*path, name), UNSAFE_PLACE, text, "pass values to the script through args or env")
+                self._add((*path, name), UNSAFE_EXPRESSION, text, "pass values to the script through args or env")
 
     def _add(self, path: Path, code: str, message: str, suggestion: str = "", *, on_key: bool = False) -> None:
         offset = self._document.key_start(path) if on_key else self._document.value_start(path)

@@ -83,7 +83,7 @@ EXAMPLES: dict[str, Example] = {
     errors.WRONG_ARITY: _step("run: echo ${{ upper() }}"),
     errors.UNKNOWN_NAME: _step("run: echo ${{ inputs.version }}"),
     errors.UNTERMINATED: _step("run: echo ${{ git.sha"),
-    errors.UNSAFE_PLACE: _step("shell: python\nrun: print('${{ git.branch }}')"),
+    errors.UNSAFE_EXPRESSION: _step("shell: python\nrun: print('${{ git.branch }}')"),
     errors.NOT_HERE: _step("run: echo ${{ matrix.version }}"),
     codes.TAB: Example("jobs:\n  build:\n\truns-on: web-servers\n    steps:\n      - run: make\n"),
     codes.OUTSIDE_PATH: _step("run: make\nworking-directory: ../other"),

@@ -135,8 +135,8 @@ def _sleep(job: Job, step: Step, env: expr.Env, now: int) -> events.RunEvent:
 
 
 def _active_blocks(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | None:
-    is_over = step.is_timed_out or job.is_cancelled or run.is_forced
-    if is_over or _out_of_time(run, job, step) is not None:
+    is_stopping = step.is_timed_out or job.is_cancelled or run.is_forced
+    if is_stopping or _out_of_time(run, job, step) is not None:
         if step.open_blocks:
             return None
         conclusion, cause = _cut(run, job, step)

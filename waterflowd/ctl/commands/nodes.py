@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from typing import Any
 
 import click
 
 from waterflow_agent.display import escape_for_display, quote
 from waterflowd.ctl.client import Client
-from waterflowd.ctl.display.terminal import table
+from waterflowd.ctl.display.terminal import style
 from waterflowd.ctl.failures import REFUSED, Failure
 from waterflowd.ctl.options import client_of, json_option, print_json_list
 
@@ -18,16 +20,20 @@ from waterflowd.ctl.options import client_of, json_option, print_json_list
 @json_option
 @click.pass_context
 def nodes(context: click.Context, name: str | None, as_json: bool) -> None:
-    """List the nodes that steps can use, or show one of them."""
+    """List the nodes that steps can use, or show one of them.
+
+    Parameters with a * are required.
+    """
     rows = _nodes(client_of(context), name)
     if as_json:
         print_json_list(rows)
         return
-    table(
-        ["NODE", "PARAMETERS (* required)", "DESCRIPTION"],
-        [[escape_for_display(row["name"]), _parameters(row), escape_for_display(row["summary"])] for row in rows],
-        empty="no nodes",
-    )
+    width = shutil.get_terminal_size().columns
+    for row in rows:
+        click.echo(style(escape_for_display(row["name"]), is_bold=True))
+        for text in (row["summary"], _parameters(row)):
+            for line in textwrap.wrap(escape_for_display(text), width - 2, break_on_hyphens=False):
+                click.echo(f"  {line}")
 
 
 def _nodes(client: Client, name: str | None) -> list[dict[str, Any]]:
@@ -42,4 +48,4 @@ def _nodes(client: Client, name: str | None) -> list[dict[str, Any]]:
 
 def _parameters(row: dict[str, Any]) -> str:
     names = [parameter["name"] + ("*" if parameter["required"] else "") for parameter in row["parameters"]]
-    return escape_for_display(", ".join(names))
+    return ", ".join(names)

@@ -20,6 +20,7 @@ from waterflowd.model import durations
 from waterflowd.model.ids import AttemptNo
 from waterflowd.model.plan import Offline
 from waterflowd.model.reasons import Reason, ReasonCode, reason
+from waterflowd.model.records import TriggerKind
 from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 
 #: A run without `timeout-minutes` has 30 days.
@@ -71,7 +72,8 @@ def _start(run: Run, input: inputs.StartRun, now: int) -> Events:
 def _created(input: inputs.StartRun) -> Reason:
     kind = input.trigger.kind.value
     if input.rerun_of is None:
-        return reason(ReasonCode.CREATED, f"started by {kind}", trigger=kind)
+        text = "started manually" if input.trigger.kind is TriggerKind.MANUAL else f"started by {kind}"
+        return reason(ReasonCode.CREATED, text, trigger=kind)
     return reason(ReasonCode.CREATED, f"re-run of {input.rerun_of}", trigger=kind, run=input.rerun_of)
 
 

@@ -31,7 +31,7 @@ class FrameReceiver:
     async def run(self) -> None:
         """Receives until cancelled. Raises what the socket or `take` has raised."""
         descriptor = self._socket.fileno()
-        self._loop.add_reader(descriptor, self._turn)
+        self._loop.add_reader(descriptor, self._readable)
         self.look()
         try:
             await self._failed
@@ -43,12 +43,18 @@ class FrameReceiver:
     def look(self) -> None:
         """Reads the socket in the next turn of the loop. Call this after sending."""
         if self._next is None:
-            self._next = self._loop.call_soon(self._turn)
+            self._next = self._loop.call_soon(self._scheduled)
+
+    def _readable(self) -> None:
+        # A scheduled turn reads as well. Two in one iteration of the loop would let other callbacks wait for both.
+        if self._next is None:
+            self._turn()
+
+    def _scheduled(self) -> None:
+        self._next = None
+        self._turn()
 
     def _turn(self) -> None:
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
         try:
             for _ in range(self._turn_max):
                 if self._failed.done():

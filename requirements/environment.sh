@@ -15,7 +15,7 @@ state_of() {
     {
         echo "$root"
         cat requirements/environment.sh requirements/runtime.txt pyproject.toml agent/pyproject.toml
-        if [ "$1" = dev ]; then cat requirements/dev.txt; fi
+        if [ "$1" = dev ]; then cat requirements/temporal.txt requirements/dev.txt; fi
     } | cksum
 }
 
@@ -64,8 +64,13 @@ fi
 
 echo "installing dependencies into $directory; the first time takes about a minute ..."
 rm -f "$directory"/.made-for-*
-install --require-hashes -r requirements/runtime.txt
-if [ "$level" = dev ]; then install --require-hashes -r requirements/dev.txt; fi
+if [ "$level" = dev ]; then
+    # temporal.txt contains everything in runtime.txt.
+    install --require-hashes -r requirements/temporal.txt
+    install --require-hashes -r requirements/dev.txt
+else
+    install --require-hashes -r requirements/runtime.txt
+fi
 # The lock files are complete and include the build backend, so nothing else is downloaded.
 install --no-build-isolation --no-deps --editable ./agent --editable .
 if [ "$level" = dev ]; then state_of dev >"$directory/.made-for-dev"; fi

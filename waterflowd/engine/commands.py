@@ -1,7 +1,11 @@
 """Commands: what the host must do for a run, once the events that led to them are on disk.
 
-Rules of this file: a command can be executed twice without harm. Requests to the fleet (`RequestSlot`, `ListServers`,
-`AcquireLock`) are executed before the commit, because their answers are inputs of the same batch.
+Rules of this file:
+
+- A command can be executed twice without harm. Requests to the fleet (`RequestSlot`, `ListServers`, `AcquireLock`) are executed
+  before the commit, because their answers are inputs of the same batch.
+- A host may store commands until they are carried out (`model/codec.py`), so the rules for fields and kinds of events apply to
+  them.
 """
 
 from __future__ import annotations
@@ -13,11 +17,11 @@ from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.plan import Queue
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True):
+class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
     """Base of all commands."""
 
 
-class RequestSlot(Command, frozen=True, kw_only=True):
+class RequestSlot(Command, frozen=True, kw_only=True, tag="request-slot"):
     """Request a slot: on `agent` if the job has its server already, else on any server of `group`."""
 
     job: JobId
@@ -33,7 +37,7 @@ class RequestSlot(Command, frozen=True, kw_only=True):
     secrets: tuple[str, ...] = ()
 
 
-class ListServers(Command, frozen=True, kw_only=True):
+class ListServers(Command, frozen=True, kw_only=True, tag="list-servers"):
     """List the servers of the group, and again whenever they change, until the job has its instances."""
 
     job: JobId
@@ -41,13 +45,13 @@ class ListServers(Command, frozen=True, kw_only=True):
     labels: tuple[tuple[str, str], ...] = ()
 
 
-class DropServerList(Command, frozen=True, kw_only=True):
+class DropServerList(Command, frozen=True, kw_only=True, tag="drop-server-list"):
     """The job no longer needs the list of servers."""
 
     job: JobId
 
 
-class AcquireLock(Command, frozen=True, kw_only=True):
+class AcquireLock(Command, frozen=True, kw_only=True, tag="acquire-lock"):
     """Request a slot in a concurrency group, or keep the one already held; answered again whenever the answer changes."""
 
     job: JobId | None
@@ -57,14 +61,14 @@ class AcquireLock(Command, frozen=True, kw_only=True):
     cancel_in_progress: bool
 
 
-class ReleaseLock(Command, frozen=True, kw_only=True):
+class ReleaseLock(Command, frozen=True, kw_only=True, tag="release-lock"):
     """Free the slot in the concurrency group, or withdraw the request for it."""
 
     job: JobId | None
     group: str
 
 
-class CancelSlotRequest(Command, frozen=True, kw_only=True):
+class CancelSlotRequest(Command, frozen=True, kw_only=True, tag="cancel-slot-request"):
     """The attempt no longer needs a slot."""
 
     job: JobId
@@ -72,7 +76,7 @@ class CancelSlotRequest(Command, frozen=True, kw_only=True):
     attempt: AttemptNo
 
 
-class StartChildRun(Command, frozen=True, kw_only=True):
+class StartChildRun(Command, frozen=True, kw_only=True, tag="start-child-run"):
     """Start the child run, once; the start and `ChildRunCreated` belong to one batch."""
 
     job: JobId
@@ -80,7 +84,7 @@ class StartChildRun(Command, frozen=True, kw_only=True):
     attempt: AttemptNo
 
 
-class WatchChildRun(Command, frozen=True, kw_only=True):
+class WatchChildRun(Command, frozen=True, kw_only=True, tag="watch-child-run"):
     """Feed `ChildRunEnded` when the child run has ended; at once if it has ended already."""
 
     job: JobId
@@ -89,7 +93,7 @@ class WatchChildRun(Command, frozen=True, kw_only=True):
     run: RunId
 
 
-class CancelChildRun(Command, frozen=True, kw_only=True):
+class CancelChildRun(Command, frozen=True, kw_only=True, tag="cancel-child-run"):
     """Cancel the child run, unless it has ended."""
 
     job: JobId
@@ -99,7 +103,7 @@ class CancelChildRun(Command, frozen=True, kw_only=True):
     is_forced: bool
 
 
-class DropChildRun(Command, frozen=True, kw_only=True):
+class DropChildRun(Command, frozen=True, kw_only=True, tag="drop-child-run"):
     """The attempt no longer starts or awaits a child run."""
 
     job: JobId
@@ -107,7 +111,7 @@ class DropChildRun(Command, frozen=True, kw_only=True):
     attempt: AttemptNo
 
 
-class SendTask(Command, frozen=True, kw_only=True):
+class SendTask(Command, frozen=True, kw_only=True, tag="send-task"):
     """Offer the attempt to the agent that holds its lease."""
 
     job: JobId
@@ -117,7 +121,7 @@ class SendTask(Command, frozen=True, kw_only=True):
     agent: AgentId
 
 
-class CancelTask(Command, frozen=True, kw_only=True):
+class CancelTask(Command, frozen=True, kw_only=True, tag="cancel-task"):
     """Tell the agent to stop the attempt."""
 
     job: JobId
@@ -129,7 +133,7 @@ class CancelTask(Command, frozen=True, kw_only=True):
     reason: str
 
 
-class FreeSlot(Command, frozen=True, kw_only=True):
+class FreeSlot(Command, frozen=True, kw_only=True, tag="free-slot"):
     """The attempt has ended: free its slot."""
 
     job: JobId
@@ -138,20 +142,40 @@ class FreeSlot(Command, frozen=True, kw_only=True):
     agent: AgentId
 
 
-class ReleaseJob(Command, frozen=True, kw_only=True):
+class ReleaseJob(Command, frozen=True, kw_only=True, tag="release-job"):
     """The job has ended: tell its agent that it may remove the working directory. Repeated when the agent connects."""
 
     job: JobId
     agent: AgentId
 
 
-class ArmTimer(Command, frozen=True, kw_only=True):
+class ArmTimer(Command, frozen=True, kw_only=True, tag="arm-timer"):
     """Feed `TimerFired(timer)` at `timer.due_at`."""
 
     timer: Timer
 
 
-class DropTimer(Command, frozen=True, kw_only=True):
+class DropTimer(Command, frozen=True, kw_only=True, tag="drop-timer"):
     """The timer is no longer needed."""
 
     timer: Timer
+
+
+RunCommand = (
+    RequestSlot
+    | ListServers
+    | DropServerList
+    | AcquireLock
+    | ReleaseLock
+    | CancelSlotRequest
+    | StartChildRun
+    | WatchChildRun
+    | CancelChildRun
+    | DropChildRun
+    | SendTask
+    | CancelTask
+    | FreeSlot
+    | ReleaseJob
+    | ArmTimer
+    | DropTimer
+)

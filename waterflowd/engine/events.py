@@ -5,7 +5,7 @@ Rules of this file:
 - An event records what was decided and all outside information that the decision used; folding it again needs nothing else.
 - Every event that changes a status carries its reason. `at` is the log's time in ms.
 - Stored logs keep these records forever: a new field has a default, a field never changes its meaning, and a kind is never
-  renamed. A changed shape gets a new kind and an upcaster in the store's codec.
+  renamed. A changed shape gets a new kind and an upcaster in `model/codec.py`.
 """
 
 from __future__ import annotations

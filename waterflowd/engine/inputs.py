@@ -1,7 +1,10 @@
 """Inputs: requests and reports from outside the run. They are not in the log; the events that they cause are.
 
-Rules of this file: an input may be stale, repeated or wrong; `decide` determines its effect. Everything known only outside the
-run (ids, random numbers, the agent that the fleet chose) is part of the input, and is recorded in the events.
+Rules of this file:
+
+- An input may be stale, repeated or wrong; `decide` determines its effect. Everything known only outside the run (ids, random
+  numbers, the agent that the fleet chose) is part of the input, and is recorded in the events.
+- A host may store inputs until a turn takes them (`model/codec.py`), so the rules for fields and kinds of events apply to them.
 """
 
 from __future__ import annotations
@@ -52,11 +55,11 @@ class Timer(msgspec.Struct, frozen=True, kw_only=True):
     step: StepId | None = None
 
 
-class Input(msgspec.Struct, frozen=True, kw_only=True):
+class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
     """Base of all inputs."""
 
 
-class StartRun(Input, frozen=True, kw_only=True):
+class StartRun(Input, frozen=True, kw_only=True, tag="start-run"):
     """Start the run; it has its plan already. `vars` override the file's own."""
 
     plan_hash: str
@@ -72,7 +75,7 @@ class StartRun(Input, frozen=True, kw_only=True):
     environments: dict[str, events.Policy] = {}
 
 
-class SlotGranted(Input, frozen=True, kw_only=True):
+class SlotGranted(Input, frozen=True, kw_only=True, tag="slot-granted"):
     """Answer to `RequestSlot`: the attempt has a slot on this agent."""
 
     job: JobId
@@ -90,7 +93,7 @@ class SlotGranted(Input, frozen=True, kw_only=True):
     lease_ms: int = 0
 
 
-class SlotPending(Input, frozen=True, kw_only=True):
+class SlotPending(Input, frozen=True, kw_only=True, tag="slot-pending"):
     """Answer to `RequestSlot`: no slot yet, and why."""
 
     job: JobId
@@ -99,7 +102,7 @@ class SlotPending(Input, frozen=True, kw_only=True):
     reason: Reason
 
 
-class SlotDenied(Input, frozen=True, kw_only=True):
+class SlotDenied(Input, frozen=True, kw_only=True, tag="slot-denied"):
     """Answer to `RequestSlot`: the attempt will never get a slot, and why; for example a secret that no source has."""
 
     job: JobId
@@ -108,7 +111,7 @@ class SlotDenied(Input, frozen=True, kw_only=True):
     reason: Reason
 
 
-class ChildRunCreated(Input, frozen=True, kw_only=True):
+class ChildRunCreated(Input, frozen=True, kw_only=True, tag="child-run-created"):
     """Answer to `StartChildRun`: the child run exists. `name` and `number` are for people."""
 
     job: JobId
@@ -119,7 +122,7 @@ class ChildRunCreated(Input, frozen=True, kw_only=True):
     number: int
 
 
-class ChildRunNotCreated(Input, frozen=True, kw_only=True):
+class ChildRunNotCreated(Input, frozen=True, kw_only=True, tag="child-run-not-created"):
     """Answer to `StartChildRun`: the child run could not be created yet, or (`is_refused`) never will be."""
 
     job: JobId
@@ -129,7 +132,7 @@ class ChildRunNotCreated(Input, frozen=True, kw_only=True):
     reason: Reason
 
 
-class ChildRunEnded(Input, frozen=True, kw_only=True):
+class ChildRunEnded(Input, frozen=True, kw_only=True, tag="child-run-ended"):
     """Answer to `WatchChildRun`, once the child run has ended: its conclusion, reason and outputs."""
 
     job: JobId
@@ -141,7 +144,7 @@ class ChildRunEnded(Input, frozen=True, kw_only=True):
     outputs: dict[str, Any] = {}
 
 
-class ServersListed(Input, frozen=True, kw_only=True):
+class ServersListed(Input, frozen=True, kw_only=True, tag="servers-listed"):
     """Answer to `ListServers`: the current servers of the group, by name; or why it has none."""
 
     job: JobId
@@ -151,13 +154,13 @@ class ServersListed(Input, frozen=True, kw_only=True):
     is_refused: bool = False
 
 
-class LockAcquired(Input, frozen=True, kw_only=True):
+class LockAcquired(Input, frozen=True, kw_only=True, tag="lock-acquired"):
     """Answer to `AcquireLock`: the run or job holds the slot."""
 
     job: JobId | None
 
 
-class LockNotAcquired(Input, frozen=True, kw_only=True):
+class LockNotAcquired(Input, frozen=True, kw_only=True, tag="lock-not-acquired"):
     """Answer to `AcquireLock`: the slot was not granted yet, or (`is_refused`) never will be."""
 
     job: JobId | None
@@ -165,7 +168,7 @@ class LockNotAcquired(Input, frozen=True, kw_only=True):
     reason: Reason
 
 
-class DecideApproval(Input, frozen=True, kw_only=True):
+class DecideApproval(Input, frozen=True, kw_only=True, tag="decide-approval"):
     """A person's decision about an approval. The host has checked that the person may decide."""
 
     job: JobId
@@ -175,7 +178,7 @@ class DecideApproval(Input, frozen=True, kw_only=True):
     comment: str = ""
 
 
-class CancelJob(Input, frozen=True, kw_only=True):
+class CancelJob(Input, frozen=True, kw_only=True, tag="cancel-job"):
     """Cancel one job."""
 
     job: JobId
@@ -192,13 +195,13 @@ class TaskReport(Input, frozen=True, kw_only=True):
     agent: AgentId
 
 
-class TaskStarted(TaskReport, frozen=True, kw_only=True):
+class TaskStarted(TaskReport, frozen=True, kw_only=True, tag="task-started"):
     """The attempt's process has run since `started_at` (ms, the agent's clock)."""
 
     started_at: int
 
 
-class TaskFinished(TaskReport, frozen=True, kw_only=True):
+class TaskFinished(TaskReport, frozen=True, kw_only=True, tag="task-finished"):
     """The attempt ended. Times are the agent's clock."""
 
     outcome: Outcome
@@ -213,20 +216,41 @@ class TaskFinished(TaskReport, frozen=True, kw_only=True):
     output_dropped: int = 0
 
 
-class TaskLost(TaskReport, frozen=True, kw_only=True):
+class TaskLost(TaskReport, frozen=True, kw_only=True, tag="task-lost"):
     """The outcome of the attempt is unknown: its server rebooted, was revoked, or stayed away too long."""
 
     reason: Reason
 
 
-class TimerFired(Input, frozen=True, kw_only=True):
+class TimerFired(Input, frozen=True, kw_only=True, tag="timer-fired"):
     """A timer is due."""
 
     timer: Timer
 
 
-class CancelRun(Input, frozen=True, kw_only=True):
+class CancelRun(Input, frozen=True, kw_only=True, tag="cancel-run"):
     """Cancel the run; with `is_forced`, without waiting for agents, except for attempts with a lease."""
 
     by: str
     is_forced: bool = False
+
+
+RunInput = (
+    StartRun
+    | SlotGranted
+    | SlotPending
+    | SlotDenied
+    | ChildRunCreated
+    | ChildRunNotCreated
+    | ChildRunEnded
+    | ServersListed
+    | LockAcquired
+    | LockNotAcquired
+    | DecideApproval
+    | CancelJob
+    | TaskStarted
+    | TaskFinished
+    | TaskLost
+    | TimerFired
+    | CancelRun
+)

@@ -18,7 +18,8 @@ A scenario drives the real compiler, engine and placement, with a clock that mov
     wait DURATION                          time passes; due timers fire
 
 The trace has a line per event (`*`) and per command for the outside (`!`). After each script command the fold of all events so
-far is compared with the live run: a difference fails the scenario.
+far is compared with the live run: a difference fails the scenario. So does an input or a command that does not survive being
+stored.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from waterflowd.fleet.registry import Registry
 from waterflowd.host.fleet_requests import lock_answer, servers_listed
 from waterflowd.host.timers import Timers
 from waterflowd.model import durations, plan
+from waterflowd.model.codec import ValueCodec
 from waterflowd.model.ids import AgentId, AttemptId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.inputs import check_start
 from waterflowd.model.reasons import ReasonCode, reason
@@ -53,6 +55,8 @@ from waterflowd.model.records import Reused, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Outcome
 
 RUN = RunId("01J00000000000000000000000")
+_INPUTS = ValueCodec("input", inputs.RunInput)
+_COMMANDS = ValueCodec("command", commands.RunCommand)
 START_AT = 1_700_000_000_000
 
 
@@ -272,7 +276,7 @@ class Scenario:
     def _feed(self, first: inputs.Input) -> None:
         waiting = deque([first])
         while waiting:
-            item = waiting.popleft()
+            item = _stored(_INPUTS, waiting.popleft())
             progress = step(self.run, item, self.now)
             self.history.extend(progress.events)
             self._lines.extend(f"  * {_line(event)}" for event in progress.events)
@@ -281,7 +285,7 @@ class Scenario:
             ):
                 self.placement.free(item.agent, AttemptId(RUN, item.job, item.step, item.attempt))
             for command in progress.commands:
-                self._carry_out(command, waiting)
+                self._carry_out(_stored(_COMMANDS, command), waiting)
         self._assign()
 
     def _carry_out(self, command: commands.Command, waiting: deque[inputs.Input]) -> None:
@@ -391,6 +395,14 @@ class Scenario:
         expected = set(outstanding(again))
         if expected != set(self.outstanding):
             raise AssertionError(f"outstanding {expected ^ set(self.outstanding)} differs from what step handed out")
+
+
+def _stored(codec: ValueCodec, value: Any) -> Any:
+    """The value as it is read again after it was stored."""
+    again = codec.decode(codec.schema, codec.encode(value))
+    if again != value:
+        raise AssertionError(f"{value} is read as {again}")
+    return again
 
 
 def dump(run: Run) -> Any:

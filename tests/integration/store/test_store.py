@@ -21,9 +21,10 @@ from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.engine import events
 from waterflowd.fleet import events as fleet_events
 from waterflowd.model import ids
+from waterflowd.model.codec import Upcaster
 from waterflowd.model.records import Batch, OutputAppend, OutputPiece, Record, StreamAppend
 from waterflowd.store import layout
-from waterflowd.store.codec import Codec, Upcaster
+from waterflowd.store.codec import Codec
 from waterflowd.store.opening import Store, examine, open_store
 
 UNIONS = writer_process.UNIONS

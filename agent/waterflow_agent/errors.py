@@ -3,7 +3,7 @@
 `Rejected`: the request is wrong; report that to its sender. `Stalled`: only a person can help; stop retrying.
 `Retryable`: try again later. Any other exception is a bug and crashes its task.
 Codes are stable: WF1xx language, WF2xx link, WF3xx files and store, WF4xx replay, WF5xx repositories, WF6xx API and access,
-WF7xx nodes.
+WF7xx nodes, WF8xx Temporal.
 """
 
 from __future__ import annotations

@@ -82,8 +82,11 @@ NEVER: dict[str, tuple[str, ...]] = {
     "waterflowd.admin": ("lmdb", "zmq", "waterflowd.api"),
     "waterflowd.api": ("lmdb", "zmq"),
     "waterflowd.access": ("lmdb", "zmq", "waterflowd.api", "waterflowd.host"),
+    "waterflowd.temporal": ("lmdb", "zmq", "waterflowd.api"),
     "waterflow_agent": ("waterflowd",),
 }
+#: Libraries of an extra, and the only package that imports them: users without the extra do not have them.
+EXTRAS = {"temporalio": "waterflowd.temporal"}
 #: What the command line may import from the daemon: the API's types, the language, and single modules.
 CTL_MAY = (
     "waterflowd.ctl",
@@ -107,6 +110,7 @@ ADAPTERS = (
     "waterflowd.api",
     "waterflowd.admin",
     "waterflowd.compiler",
+    "waterflowd.temporal",
 )
 #: The part of the administration services that the API may import: protocols, their rows, and the list of metrics.
 ADMIN_CONTRACTS = ("waterflowd.admin.ports", "waterflowd.admin.metric_samples")
@@ -154,6 +158,14 @@ def shell_findings(source: Source) -> Iterator[str]:
         for found in sources.imports(source):
             if found.is_in(*never):
                 yield _text(source, found.line, f"a module of {package} imports {found.name}")
+
+
+def extra_findings(source: Source) -> Iterator[str]:
+    """Returns imports of an extra's library outside of the package that needs it."""
+    for found in sources.imports(source):
+        package = EXTRAS.get(found.top)
+        if package is not None and not sources.is_in(source.module, package):
+            yield _text(source, found.line, f"{source.module} imports {found.name}, which only {package} may do")
 
 
 def ctl_findings(source: Source) -> Iterator[str]:
@@ -206,6 +218,7 @@ def _text(source: Source, line: int, sentence: str) -> str:
 RULES: list[Callable[[Source], Iterator[str]]] = [
     pure_findings,
     shell_findings,
+    extra_findings,
     ctl_findings,
     runner_findings,
     adapter_findings,
@@ -274,6 +287,8 @@ BROKEN: list[tuple[str, str, Callable[[Source], Iterator[str]]]] = [
         for module in never
     ),
     ("waterflow_agent.session.link", "import waterflowd", shell_findings),
+    ("waterflowd.app.bootstrap", "from temporalio.client import Client", extra_findings),
+    ("waterflowd.host.driver", "def f():\n    import temporalio", extra_findings),
     ("waterflowd.ctl.commands.runs", "from waterflowd.host import driver", ctl_findings),
     ("waterflowd.ctl.commands.runs", "from waterflowd.api import app", ctl_findings),
     ("waterflowd.ctl.commands.runs", "from waterflowd import store", ctl_findings),
@@ -321,6 +336,7 @@ ALLOWED: list[tuple[str, str]] = [
     ),
     ("waterflow_agent.runner.service", "import os\nimport waterflow_agent\nfrom waterflow_agent.runner import spool"),
     ("waterflowd.app.bootstrap", "from waterflowd.store.opening import open_store"),
+    ("waterflowd.temporal.codec", "from temporalio.converter import PayloadCodec"),
     ("waterflowd.store.log", "import lmdb\nfrom waterflowd.store import layout"),
 ]
 

@@ -1,0 +1,190 @@
+"""Seals every payload before Temporal stores it, and opens it again.
+
+Who may use a namespace of Temporal may read all of its histories. So a payload (input, fact, signal, result, failure, memo) is
+deflated and then encrypted with XChaCha20-Poly1305. The id of its workflow is additional data: a payload that somebody copies
+into another workflow does not open there.
+
+    data     version (1 byte) | nonce (24 bytes) | ciphertext
+    content  form (1 byte: 0 as it is, 1 deflated) | the payload as Temporal's client encoded it
+
+A payload that is not sealed, was changed, or belongs to another workflow never becomes valid. It is not an exception, because
+an exception would fail the workflow's task again and again, so that one signal that somebody sends by hand would stop a run
+forever. It becomes a payload of the encoding `REFUSED`: the shell drops it, and nothing else can convert it to a value. A
+payload whose key is missing is an exception: the task is repeated until an operator has added the key.
+
+Content is deflated before it is encrypted, so its length says something about how repetitive it is. It contains no secrets,
+only references to them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Self
+
+from nacl import bindings
+from nacl.exceptions import CryptoError
+from temporalio.api.common.v1 import Payload
+from temporalio.converter import (
+    ActivitySerializationContext,
+    PayloadCodec,
+    SerializationContext,
+    WithSerializationContext,
+    WorkflowSerializationContext,
+)
+
+from waterflow_agent.errors import Rejected, Stalled
+from waterflowd.temporal.payload_keys import PayloadKeys
+
+#: The encoding of a sealed payload, and of one that was refused.
+SEALED = b"binary/waterflow-sealed"
+REFUSED = b"binary/waterflow-refused"
+#: The key's id in the metadata of a sealed payload.
+KEY_FIELD = "waterflow-key"
+
+VERSION = 1
+_NONCE_BYTES = bindings.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
+_PLAIN, _DEFLATED = b"\x00", b"\x01"
+_DOMAIN = b"waterflow payload\x00"
+
+#: Temporal refuses payloads of 2 MB. The rest is room for the other payloads of the same event.
+SEALED_BYTES_MAX = 1_500_000
+#: With an object store; also the limit of what is inflated, because it is held in memory.
+CONTENT_BYTES_MAX = 64 << 20
+#: Smaller contents hardly shrink.
+_DEFLATE_BYTES_MIN = 128
+#: Larger ones take milliseconds, which the event loop does not have.
+_THREAD_BYTES_MIN = 256 << 10
+
+
+def seal(payload: Payload, workflow_id: str, keys: PayloadKeys, nonce: bytes) -> Payload:
+    """The sealed payload. `nonce` is 24 random bytes that are never used again."""
+    content = payload.SerializeToString(deterministic=True)
+    if len(content) > CONTENT_BYTES_MAX:
+        raise _too_large(workflow_id, len(content), CONTENT_BYTES_MAX)
+    deflated = zlib.compress(content) if len(content) >= _DEFLATE_BYTES_MIN else content
+    content = _DEFLATED + deflated if len(deflated) < len(content) else _PLAIN + content
+    head = bytes((VERSION,))
+    encrypted = bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(
+        content, _additional(head, workflow_id), nonce, keys.sealing
+    )
+    return Payload(
+        metadata={"encoding": SEALED, KEY_FIELD: keys.sealing_id.encode()}, data=b"".join((head, nonce, encrypted))
+    )
+
+
+def unseal(payload: Payload, workflow_id: str, keys: PayloadKeys) -> Payload:
+    """The payload that was sealed, or one of the encoding `REFUSED` with the reason as its data.
+
+    Raises `Stalled` WF810 when the key is missing, or when the payload was written by a newer release.
+    """
+    if payload.metadata.get("encoding") != SEALED:
+        return _refused("it is not sealed")
+    identifier = payload.metadata.get(KEY_FIELD, b"").decode("ascii", "replace")
+    version, nonce, encrypted = payload.data[:1], payload.data[1 : 1 + _NONCE_BYTES], payload.data[1 + _NONCE_BYTES :]
+    if version > bytes((VERSION,)):
+        raise Stalled(
+            "WF810",
+            f"a payload of workflow {workflow_id} has the format {version[0]}, which is newer than this release;"
+            " next: upgrade this daemon",
+        )
+    key = keys.find(identifier)
+    if key is None:
+        raise Stalled(
+            "WF810",
+            f"a payload of workflow {workflow_id} is sealed with the key {identifier[:32]!r}, which the file of"
+            " temporal.payload-keys does not contain; next: add this key as a further line, on every daemon",
+        )
+    try:
+        content = bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(
+            encrypted, _additional(version, workflow_id), nonce, key
+        )
+    except (CryptoError, ValueError):
+        return _refused("it was changed, or sealed for another workflow")
+    return Payload.FromString(_inflated(content, workflow_id))
+
+
+def refusal(payload: Payload) -> str:
+    """Why a payload was refused; empty for one that was not."""
+    return payload.data.decode() if payload.metadata.get("encoding") == REFUSED else ""
+
+
+def _additional(head: bytes, workflow_id: str) -> bytes:
+    return _DOMAIN + head + workflow_id.encode()
+
+
+def _inflated(content: bytes, workflow_id: str) -> bytes:
+    """The content without its form. The seal was valid, so a daemon wrote it; the limit holds for it as well."""
+    if content[:1] == _PLAIN:
+        return content[1:]
+    inflater = zlib.decompressobj()
+    inflated = inflater.decompress(content[1:], CONTENT_BYTES_MAX)
+    if inflater.unconsumed_tail:
+        raise _too_large(workflow_id, CONTENT_BYTES_MAX + 1, CONTENT_BYTES_MAX)
+    return inflated
+
+
+def _refused(reason: str) -> Payload:
+    return Payload(metadata={"encoding": REFUSED}, data=reason.encode())
+
+
+def _too_large(workflow_id: str, size: int, limit: int) -> Rejected:
+    return Rejected(
+        "WF812",
+        f"a payload of workflow {workflow_id} has {size:,} bytes, the limit is {limit:,}; next: pass large data in files,"
+        " or set temporal.objects if the limit is Temporal's",
+        status=413,
+    )
+
+
+class SealingCodec(PayloadCodec, WithSerializationContext):
+    """The codec of Temporal's client. Temporal's client binds it to a workflow before each use."""
+
+    def __init__(
+        self,
+        keys: PayloadKeys,
+        *,
+        sealed_bytes_max: int = SEALED_BYTES_MAX,
+        random: Callable[[int], bytes] = os.urandom,
+        workflow_id: str = "",
+    ) -> None:
+        self._keys = keys
+        self._sealed_bytes_max = sealed_bytes_max
+        self._random = random
+        self._workflow_id = workflow_id
+
+    def with_context(self, context: SerializationContext) -> Self:
+        """The codec for the payloads of one workflow, and of its activities."""
+        identifier = None
+        if isinstance(context, WorkflowSerializationContext | ActivitySerializationContext):
+            identifier = context.workflow_id
+        return type(self)(
+            self._keys,
+            sealed_bytes_max=self._sealed_bytes_max,
+            random=self._random,
+            workflow_id=identifier or "",
+        )
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Seals payloads. Raises `Rejected` WF812 for one that Temporal would not store."""
+        return [await self._on_thread(payload, self._seal) for payload in payloads]
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Opens payloads; one that must not be trusted becomes a payload of the encoding `REFUSED`."""
+        return [await self._on_thread(payload, self._unseal) for payload in payloads]
+
+    async def _on_thread(self, payload: Payload, call: Callable[[Payload], Payload]) -> Payload:
+        if not self._workflow_id:
+            raise RuntimeError("the codec is not bound to a workflow")
+        return await asyncio.to_thread(call, payload) if len(payload.data) >= _THREAD_BYTES_MIN else call(payload)
+
+    def _seal(self, payload: Payload) -> Payload:
+        sealed = seal(payload, self._workflow_id, self._keys, self._random(_NONCE_BYTES))
+        if len(sealed.data) > self._sealed_bytes_max:
+            raise _too_large(self._workflow_id, len(sealed.data), self._sealed_bytes_max)
+        return sealed
+
+    def _unseal(self, payload: Payload) -> Payload:
+        return unseal(payload, self._workflow_id, self._keys)

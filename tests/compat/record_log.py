@@ -55,6 +55,8 @@ def sample(kind: msgspec.inspect.Type, name: str = "") -> Any:
     match kind:
         case inspect.StructType():
             fields = {field.encode_name: sample(field.type, field.name) for field in kind.fields}
+            if kind.array_like:
+                return [*([kind.tag] if kind.tag_field else []), *fields.values()]
             return {kind.tag_field: kind.tag, **fields} if kind.tag_field else fields
         case inspect.UnionType():
             return sample(next(each for each in kind.types if not isinstance(each, inspect.NoneType)), name)

@@ -1,4 +1,4 @@
-"""Records one input and one command of each kind as this release stores them: `python tests/compat/record_values.py`.
+"""Records inputs, commands and drafts as this release stores them: `python tests/compat/record_values.py`.
 
 It writes `values/<release>.json`: for each kind of value and each type its bytes, and what a reader must find in them. Run it
 when a type or a field was added, and look at the difference. Recordings of published releases must never be changed.
@@ -14,12 +14,13 @@ import msgspec
 
 import waterflowd
 from tests.compat import record_log
+from waterflowd.dispatch import lowering
 from waterflowd.engine import commands, inputs
 from waterflowd.model.codec import ValueCodec
 
 VALUES = Path(__file__).with_name("values")
-#: Kind of value -> its union; events are recorded in logs.
-UNIONS: dict[str, Any] = {"input": inputs.RunInput, "command": commands.RunCommand}
+#: Kind of value -> its type or union; events are recorded in logs.
+UNIONS: dict[str, Any] = {"input": inputs.RunInput, "command": commands.RunCommand, "draft": lowering.Draft}
 
 
 class Recorded(msgspec.Struct, forbid_unknown_fields=True):
@@ -43,7 +44,7 @@ def recording() -> list[Recorded]:
     return [
         Recorded(
             kind=kind,
-            type=type(value).__struct_config__.tag,
+            type=type(value).__struct_config__.tag or kind,
             schema=codec.schema,
             body=codec.encode(value).hex(),
             value=plain(value),

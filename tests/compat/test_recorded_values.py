@@ -1,4 +1,4 @@
-"""Inputs and commands that every release stored are read by this one (G10)."""
+"""Inputs, commands and drafts that every release stored are read by this one (G10)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         f"{_LEASES}:_has_lock", "above = above.parent", "above = None", "a job in a job that holds a lock has no lease"
     ),
-    Mutant("waterflowd.dispatch.lowering:lower", "lease_ms=attempt.lease_ms,", "", "an offer does not tell its lease"),
+    Mutant("waterflowd.dispatch.lowering:draft", "lease_ms=attempt.lease_ms,", "", "an offer does not tell its lease"),
     Mutant(
         f"{_AGENTS}:AgentHandler._patience_ms",
         "max(self._lost_after_ms, _lease_over_ms(run, attempt, key))",

@@ -1,4 +1,4 @@
-"""Every input and every command is read as it was stored, whatever its fields contain."""
+"""Every input, command and draft is read as it was stored, whatever its fields contain."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import inspect
 
+from waterflowd.dispatch import lowering
 from waterflowd.engine import commands, inputs
 from waterflowd.model.codec import ValueCodec
 
@@ -59,7 +60,7 @@ def values_of(kind: inspect.Type) -> st.SearchStrategy[Any]:
             raise TypeError(f"no values for {kind}")
 
 
-UNIONS: dict[str, Any] = {"input": inputs.RunInput, "command": commands.RunCommand}
+UNIONS: dict[str, Any] = {"input": inputs.RunInput, "command": commands.RunCommand, "draft": lowering.Draft}
 STRATEGIES = {kind: values_of(inspect.type_info(union)) for kind, union in UNIONS.items()}
 
 
@@ -74,7 +75,7 @@ def test_every_value_is_read_as_it_was_stored(kind: str, data: st.DataObject) ->
 
     assert codec.decode(codec.schema, body) == value
     stored = msgspec.msgpack.decode(body)
-    assert stored["type"] == type(value).__struct_config__.tag
+    assert stored.get("type") == type(value).__struct_config__.tag
     defaults = {
         field.encode_name: field for field in msgspec.structs.fields(value) if field.default is not msgspec.NODEFAULT
     }

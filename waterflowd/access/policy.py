@@ -22,6 +22,7 @@ import msgspec
 
 from waterflow_agent.display import escape_for_display, quote
 from waterflow_agent.errors import Rejected
+from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.accesses import JobAccess, is_expression
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.reconcile import codes, refs
@@ -34,7 +35,7 @@ _CACHE_SIZE = 4_096
 _SPECIAL = frozenset("\\*?+[]!")
 
 
-class Origin(msgspec.Struct, frozen=True, kw_only=True):
+class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The job that wants to use something, as far as its rights depend on it."""
 
     #: None for a workflow that was sent to the API.
@@ -44,6 +45,12 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     scope: tuple[str, ...] | None = None
     #: The environments whose gates the job has passed, innermost first.
     environments: tuple[str, ...] = ()
+
+
+def job_origin(run: Run, job: Job) -> Origin:
+    """What the rights of the job depend on."""
+    trigger = run.trigger
+    return Origin(repository=run.repository, ref=trigger.ref, scope=trigger.scope, environments=job.environments)
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):

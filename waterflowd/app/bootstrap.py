@@ -8,6 +8,7 @@ import random
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ from waterflowd.app.environments import Environments
 from waterflowd.compiler.process import CompilerProcess
 from waterflowd.dispatch import keys, lowering
 from waterflowd.dispatch.link import Dispatch
-from waterflowd.engine import Run, commands
+from waterflowd.engine import Run
 from waterflowd.engine.events import RunEvent
 from waterflowd.engine.rules import leases
 from waterflowd.fleet import events as fleet_events
@@ -52,7 +53,6 @@ from waterflowd.host.driver import Driver
 from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
 from waterflowd.host.file_server import FileServer
-from waterflowd.host.fleet_requests import job_origin
 from waterflowd.host.identities import AgentIdentities
 from waterflowd.host.live_state import LiveState, Lower, MissingSecrets
 from waterflowd.host.outputs import OutputCollector
@@ -273,19 +273,13 @@ def _reconciling(
 def _lower(secrets: Sources, access: AccessPolicy) -> Lower:
     """Lowers attempts. Grants are checked again, because the daemon may have got another configuration since the dispatch."""
 
-    def lower(run: Run, command: commands.SendTask, instance: str) -> messages.Task:
-        commit, job = RunRevision(run.repository, run.revision), run.jobs_by_id[command.job]
-        origin = job_origin(run, job)
+    def read(request: lowering.SecretRequest, name: str) -> str | None:
+        refusal = access.secret_refusal(request.origin, request.group, name)
+        if refusal is not None:
+            raise Rejected(refusal.code, refusal.sentence)
+        return secrets.get(name, RunRevision(request.origin.repository, request.revision))
 
-        def get(name: str) -> str | None:
-            refusal = access.secret_refusal(origin, job.group, name)
-            if refusal is not None:
-                raise Rejected(refusal.code, refusal.sentence)
-            return secrets.get(name, commit)
-
-        return lowering.lower(run, command, instance, get)
-
-    return lower
+    return partial(lowering.lower, read=read)
 
 
 def _missing_secrets(secrets: Sources) -> MissingSecrets:

@@ -1,13 +1,16 @@
 """Lowering: builds the task that an agent gets for a run's attempt. Pure.
 
-Rules of this file: everything comes from the plan and the attempt's own events, so every offer of an attempt has the same task.
-Only `instance` belongs to the session: an offer is valid for one instance of the agent. The values of secrets are only in the
-task, which also lists them, so that the agent can mask them.
+Rules of this file:
+
+- `draft` says what an attempt needs, from the plan and the attempt's own events alone, so every offer of it has the same task.
+  A draft names its secrets, but never contains a value, so a host may store it (`model/codec.py`).
+- `fill` turns a draft into the task, at the place that sends it. Only `instance` belongs to the session: an offer is valid for
+  one instance of the agent. The values of secrets are only in the task, which also lists them, so that the agent can mask them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -15,6 +18,7 @@ import msgspec
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
+from waterflowd.access.policy import Origin, job_origin
 from waterflowd.engine import commands
 from waterflowd.engine.rules import checkout, rendering, secrets
 from waterflowd.engine.state.runs import Job, Run
@@ -26,13 +30,35 @@ OUTPUT_BYTES_MAX = 64 << 20
 #: Total size of the secrets of one step; a key file has a few thousand bytes.
 SECRETS_BYTES_MAX = 128 << 10
 
+
+class SecretRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The secrets of an attempt, and what the right to read them depends on."""
+
+    #: By the name in the step: the name in the sources; None if the called workflow was not given it.
+    names: dict[str, str | None]
+    origin: Origin
+    #: The group for which the job was placed.
+    group: str
+    #: The commit whose encrypted files may have the values; None without a repository.
+    revision: str | None = None
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A task without what is known only where it is sent: the values of secrets, and the agent's instance."""
+
+    #: With references in place of secrets, and without an instance.
+    task: messages.Task
+    secrets: SecretRequest | None = None
+
+
 #: The value of a secret, by its name in the sources; None if it does not exist. Raises `Retryable` while it is being read,
-#: `Rejected` when it cannot be read.
-Secret = Callable[[str], str | None]
+#: `Rejected` when it cannot be read, or the job may not read it.
+ReadSecret = Callable[[SecretRequest, str], str | None]
 
 
-def _no_secret(name: str) -> None:
-    return None
+def no_secret(request: SecretRequest, name: str) -> None:
+    """Without sources no secret has a value."""
+    return
 
 
 def key_of(run: Run, command: commands.SendTask | commands.CancelTask) -> messages.TaskId:
@@ -40,32 +66,24 @@ def key_of(run: Run, command: commands.SendTask | commands.CancelTask) -> messag
     return messages.TaskId(AttemptId(run.id, command.job, command.step, command.attempt), command.epoch)
 
 
-def lower(run: Run, command: commands.SendTask, instance: str, secret: Secret = _no_secret) -> messages.Task:
-    """The task of an open attempt, with the secrets of its step filled in.
+def lower(run: Run, command: commands.SendTask, instance: str, read: ReadSecret = no_secret) -> messages.Task:
+    """The task of an open attempt, drafted and filled in at one place; see `fill`."""
+    return fill(draft(run, command), instance, read)
 
-    If they cannot be filled in, returns a task that fails with the reason. Raises `Retryable` while a secret is being read.
-    """
+
+def draft(run: Run, command: commands.SendTask) -> Draft:
+    """What the task of an open attempt needs."""
     job = run.jobs_by_id[command.job]
     step = job.steps_by_id[command.step]
     attempt = step.attempts[command.attempt - 1]
     plan = step.plan
     node = plan.node
-    params = attempt.params if attempt.params is not None else plan.params
-    env = attempt.env if attempt.env is not None else rendering.environment(run, job, step)
     own = run.plan.node(node)
-    values: dict[str, str] = {}
-    if plan.secrets:
-        try:
-            values = _values(job, plan.secrets, secret)
-            params, env = _filled(node, params, values), secrets.fill(env, frozenset(values), values.__getitem__)
-            _check_size(values, params, env, "" if own is None else own.source)
-        except Rejected as error:
-            node, params, env, values, own = "fail", {"message": str(error)}, {}, {}, None
-    return messages.Task(
+    task = messages.Task(
         key=key_of(run, command),
         node=node,
-        params=params,
-        env=env,
+        params=attempt.params if attempt.params is not None else plan.params,
+        env=attempt.env if attempt.env is not None else rendering.environment(run, job, step),
         step_name=step.name,
         working_directory=plan.working_directory if attempt.working_directory is None else attempt.working_directory,
         timeout_ms=attempt.timeout_ms,
@@ -73,8 +91,7 @@ def lower(run: Run, command: commands.SendTask, instance: str, secret: Secret = 
         grace_ms=plan.stop.grace_ms,
         output_bytes_max=plan.output_bytes_max or OUTPUT_BYTES_MAX,
         boot_id=attempt.boot_id,
-        instance=instance,
-        secrets=sorted({value for value in values.values() if value}),
+        instance="",
         tree=_tree(run, job, node),
         source="" if own is None else own.source,
         user=job.plan.user,
@@ -82,6 +99,38 @@ def lower(run: Run, command: commands.SendTask, instance: str, secret: Secret = 
         limits=_limits(plan.limits),
         lease_ms=attempt.lease_ms,
     )
+    return Draft(task=task, secrets=_secrets(run, job, plan.secrets) if plan.secrets else None)
+
+
+def _secrets(run: Run, job: Job, names: Sequence[str]) -> SecretRequest:
+    return SecretRequest(
+        names={name: job.scope.secret(name) for name in names},
+        origin=job_origin(run, job),
+        group=job.group,
+        revision=run.revision,
+    )
+
+
+def fill(draft: Draft, instance: str, read: ReadSecret = no_secret) -> messages.Task:
+    """The task of a draft for an instance of the agent, with the secrets of its step filled in.
+
+    If they cannot be filled in, returns a task that fails with the reason. Raises `Retryable` while a secret is being read.
+    """
+    task = draft.task
+    if draft.secrets is None:
+        return msgspec.structs.replace(task, instance=instance)
+    try:
+        values = _values(draft.secrets, read)
+        params = _filled(task.node, task.params, values)
+        env = secrets.fill(task.env, frozenset(values), values.__getitem__)
+        _check_size(values, params, env, task.source)
+    except Rejected as error:
+        # The node runs in the agent, without a directory.
+        return msgspec.structs.replace(
+            task, instance=instance, node="fail", params={"message": str(error)}, env={}, tree=None, source=""
+        )
+    found = sorted({value for value in values.values() if value})
+    return msgspec.structs.replace(task, instance=instance, params=params, env=env, secrets=found)
 
 
 def _limits(limits: LimitsPlan | None) -> messages.Limits | None:
@@ -99,11 +148,10 @@ def _tree(run: Run, job: Job, node: str) -> messages.Tree | None:
     return messages.Tree(files.repository, files.revision, list(files.patterns))
 
 
-def _values(job: Job, names: Iterable[str], secret: Secret) -> dict[str, str]:
+def _values(request: SecretRequest, read: ReadSecret) -> dict[str, str]:
     values: dict[str, str] = {}
-    for name in names:
-        outer = job.scope.secret(name)
-        value = secret(outer) if outer is not None else None
+    for name, outer in request.names.items():
+        value = read(request, outer) if outer is not None else None
         if value is None:
             raise Rejected("WF623", f"the secret {name} no longer has a value in any source")
         values[name] = value

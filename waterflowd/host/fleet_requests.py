@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.nodes.schema import FROM_REPOSITORY
-from waterflowd.access.policy import Origin, Refusal
+from waterflowd.access.policy import Origin, Refusal, job_origin
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.state.blocks import SERVERLESS_NODES
 from waterflowd.engine.state.runs import Job
@@ -121,12 +121,6 @@ def _secrets_obstacle(state: LiveState, run: Run, command: commands.RequestSlot)
     text = f"no source has the secret {', '.join(missing)}; set it in the daemon's secrets"
     cause = reason(ReasonCode.SECRET_MISSING, text, secrets=missing)
     return inputs.SlotDenied(job=job, step=step, attempt=number, reason=cause)
-
-
-def job_origin(run: Run, job: Job) -> Origin:
-    """What the rights of the job depend on."""
-    trigger = run.trigger
-    return Origin(repository=run.repository, ref=trigger.ref, scope=trigger.scope, environments=job.environments)
 
 
 def _group_refusal(state: LiveState, origin: Origin, group: str, agent: AgentId | None) -> Refusal | None:

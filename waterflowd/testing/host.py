@@ -16,6 +16,7 @@ from waterflow_agent.wire import messages
 from waterflowd.access import events
 from waterflowd.dispatch import lowering
 from waterflowd.dsl import compile_workflow
+from waterflowd.engine import Run, commands
 from waterflowd.engine.events import RunEvent
 from waterflowd.engine.rules import leases
 from waterflowd.fleet import events as fleet_events
@@ -33,6 +34,7 @@ from waterflowd.host.live_state import LiveState, Lower, MissingSecrets, all_mis
 from waterflowd.host.outputs import OutputCollector
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
+from waterflowd.model.codec import ValueCodec
 from waterflowd.model.ids import FLEET, AgentId, RunId, run_stream
 from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Outcome
@@ -62,6 +64,20 @@ def codec() -> Codec:
             "audit": events.Fact,
         }
     )
+
+
+_DRAFTS = ValueCodec("draft", lowering.Draft)
+
+
+def stored_lower(
+    run: Run, command: commands.SendTask, instance: str, read: lowering.ReadSecret = lowering.no_secret
+) -> messages.Task:
+    """Lowers an attempt as a host does that stores drafts: the task is filled in from bytes, which contain no secret."""
+    body = _DRAFTS.encode(lowering.draft(run, command))
+    task = lowering.fill(_DRAFTS.decode(_DRAFTS.schema, body), instance, read)
+    if any(value.encode() in body for value in task.secrets):
+        raise AssertionError(f"the draft of {task.key} contains the value of a secret")
+    return task
 
 
 class ManualClock:
@@ -133,7 +149,7 @@ class HostHarness:
         log: MemoryLog | None = None,
         clock: ManualClock | None = None,
         *,
-        lower: Lower = lowering.lower,
+        lower: Lower = stored_lower,
         trees: Trees = no_trees,
         missing_secrets: MissingSecrets = all_missing,
     ) -> None:

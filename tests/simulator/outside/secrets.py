@@ -12,9 +12,9 @@ import asyncio
 from tests.simulator.chance import Chance
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
-from waterflowd.dispatch import lowering
 from waterflowd.engine import Run, commands
 from waterflowd.secrets.secret_reader import SecretReader
+from waterflowd.testing.host import stored_lower
 
 #: A source that answers, one that is slow, and how often it is temporarily unavailable.
 _QUICK_S, _SLOW_S = 0.005, 3.0
@@ -34,7 +34,7 @@ class SlowSecrets:
         """See `host.live_state.Lower`."""
         if self._chance.has_secrets:
             self.reader.get((run.id, command.job, command.step, str(command.attempt)), self._read)
-        return lowering.lower(run, command, instance)
+        return stored_lower(run, command, instance)
 
     async def _read(self) -> tuple[dict[str, str], float]:
         chance = self._chance

@@ -1,10 +1,13 @@
-"""Lowering: every offer of an attempt contains the same task."""
+"""Lowering: every offer of an attempt contains the same task, and what may be stored of it contains no secret."""
 
 from __future__ import annotations
 
 from waterflow_agent.wire import messages
+from waterflowd.access.policy import Origin
 from waterflowd.dispatch import lowering
 from waterflowd.engine import commands, outstanding
+from waterflowd.model.codec import ValueCodec
+from waterflowd.testing.host import stored_lower
 from waterflowd.testing.scenario import Scenario
 
 
@@ -24,7 +27,7 @@ jobs:
     scenario = Scenario(workflow)
     scenario.play(f"connect web-1 web\n{start}\n{script}")
     (send,) = [command for command in outstanding(scenario.run) if isinstance(command, commands.SendTask)]
-    return lowering.lower(scenario.run, send, instance)
+    return stored_lower(scenario.run, send, instance)
 
 
 def test_the_same_attempt_is_the_same_task() -> None:
@@ -69,7 +72,7 @@ def lowered(step: str, **values: str) -> messages.Task:
     scenario = Scenario(f"jobs: {{a: {{runs-on: web, steps: [{step}]}}}}")
     scenario.play("connect web-1 web\nstart")
     (send,) = [command for command in outstanding(scenario.run) if isinstance(command, commands.SendTask)]
-    return lowering.lower(scenario.run, send, "i", values.get)
+    return stored_lower(scenario.run, send, "i", lambda _, name: values.get(name))
 
 
 def test_secrets_are_filled_in_and_listed() -> None:
@@ -98,6 +101,49 @@ def test_a_secret_in_a_script_is_an_environment_variable() -> None:
         assert "s3cret" not in str(found.params)
         assert "s3cret" in found.env.values()
         assert found.secrets == ["s3cret"]
+
+
+CALLED = """
+on: {workflow_call: {secrets: {KEY: {}, REST: {}}}}
+jobs: {b: {runs-on: web, environment: prod, steps: [{run: work, env: {A: "${{ secrets.KEY }}", B: "${{ secrets.REST }}"}}]}}
+"""
+
+
+def test_a_draft_says_whose_secrets_it_needs() -> None:
+    """That is all that the place which fills it in has to know: names in the sources, and what the right to read them needs."""
+    caller = "jobs: {a: {uses: ./workflows/called.yml, secrets: {KEY: '${{ secrets.TOKEN }}'}}}"
+    scenario = Scenario(caller, {"workflows/called.yml": CALLED})
+    scenario.play("connect web-1 web\nstart")
+    (send,) = [command for command in outstanding(scenario.run) if isinstance(command, commands.SendTask)]
+
+    found = lowering.draft(scenario.run, send)
+
+    assert found.secrets == lowering.SecretRequest(
+        names={"KEY": "TOKEN", "REST": None}, origin=Origin(environments=("prod",)), group="web"
+    )
+    assert found.task.secrets == []
+
+
+def test_a_stored_draft_contains_no_secret() -> None:
+    """Its bytes contain the references; the values are only in the task that is made of them, wherever a step uses them."""
+    codec, value = ValueCodec("draft", lowering.Draft), "s3cret-value"
+    steps = (
+        "{run: work, env: {A: 'Bearer ${{ secrets.TOKEN }}'}}",
+        """{run: 'curl -H "${{ secrets.TOKEN }}"'}""",
+        "{uses: log, with: {message: 'x ${{ secrets.TOKEN }}'}}",
+    )
+    for step in steps:
+        scenario = Scenario(f"jobs: {{a: {{runs-on: web, steps: [{step}]}}}}")
+        scenario.play("connect web-1 web\nstart")
+        (send,) = [command for command in outstanding(scenario.run) if isinstance(command, commands.SendTask)]
+
+        body = codec.encode(lowering.draft(scenario.run, send))
+        task = lowering.fill(codec.decode(codec.schema, body), "i", lambda *_: value)
+
+        assert value.encode() not in body
+        assert b"TOKEN" in body
+        assert value in str((task.params, task.env))
+        assert task == lowering.lower(scenario.run, send, "i", lambda *_: value)
 
 
 def test_a_secret_in_a_process_list_is_refused() -> None:

@@ -11,13 +11,12 @@ import pytest
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.wire import messages
-from waterflowd.dispatch import lowering
 from waterflowd.engine import Run, commands, events
 from waterflowd.model.ids import AgentId, JobId, RunId
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import AttemptStatus, Conclusion
-from waterflowd.testing.host import ONE_STEP, HostHarness, ManualClock
+from waterflowd.testing.host import ONE_STEP, HostHarness, ManualClock, stored_lower
 from waterflowd.testing.memory_log import MemoryLog
 
 SLOW = 'jobs: {a: {runs-on: web, steps: [{run: work, env: {V: "${{ secrets.SLOW }}"}}]}}'
@@ -44,7 +43,7 @@ class Source:
 
     def lower(self, run: Run, command: commands.SendTask, instance: str) -> messages.Task:
         """See `host.batch.Lower`."""
-        return lowering.lower(run, command, instance, self.get)
+        return stored_lower(run, command, instance, lambda _, name: self.get(name))
 
     def host(self, log: MemoryLog | None = None, clock: ManualClock | None = None) -> HostHarness:
         """Returns a host with this source."""

@@ -10,7 +10,7 @@ _DRIVER, _BATCH, _RECOVERY = "waterflowd.host.driver", "waterflowd.host.batch", 
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
-        f"{_BATCH}:BatchBuilder._step",
+        f"{_BATCH}:BatchBuilder._index",
         "self._others.extend(",
         "list(",
         "the end of a child run does not reach its step",
@@ -54,7 +54,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "tests.unit.host.test_child_runs:test_a_cancel_reaches_the_child_run",
     ),
     Mutant(
-        f"{_BATCH}:BatchBuilder._watch",
+        "waterflowd.host.answers:LiveAnswers._watch",
         "child = state.child_runs.look_up(command.run)",
         "return []",
         "a child run that ended before recovery is not found",

@@ -43,6 +43,7 @@ _STEPS, _BLOCKS, _APPROVALS = (
 _LOCKS, _RERUN = "waterflowd.fleet.locks", "waterflowd.engine.rules.rerun"
 _STEP, _OUTSTANDING, _RETRY = "waterflowd.engine.step", "waterflowd.engine.outstanding", "waterflowd.engine.rules.retry"
 _DRIVER, _BATCH, _AGENTS = "waterflowd.host.driver", "waterflowd.host.batch", "waterflowd.host.agents"
+_TURN, _ANSWERS = "waterflowd.host.turn", "waterflowd.host.answers"
 _RECOVERY, _LIVE_STATE = "waterflowd.host.recovery", "waterflowd.host.live_state"
 _TIMERS, _OUTPUTS = "waterflowd.host.timers", "waterflowd.host.outputs"
 _PLACEMENT, _SESSIONS = "waterflowd.fleet.placement", "waterflowd.dispatch.sessions"
@@ -225,7 +226,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_RECOVERY}:resume", "state.locks.wait(", "(", "a queue is lost at a restart"),
     Mutant(f"{_JOBS}:_gates", "if not job.lock.is_held:", "if False:", "a job does not wait for its lock"),
     Mutant(
-        f"{_BATCH}:BatchBuilder._lock",
+        f"{_ANSWERS}:LiveAnswers._lock",
         "if is_waiting and command.cancel_in_progress:",
         "if False:",
         "`cancel-in-progress` cancels nothing",
@@ -273,11 +274,19 @@ MUTANTS: tuple[Mutant, ...] = (
         "branches run on two servers",
     ),
     Mutant(
-        f"{_BATCH}:BatchBuilder._step",
+        f"{_TURN}:_feed",
         "and not _is_held(run, item)",
         "and commands.SendTask not in map(type, progress.commands)",
         "a branch loses its slot",
     ),
+    Mutant(
+        f"{_TURN}:_feed",
+        "_answer(run, [_free(item)], answers, turn, following)",
+        "pass",
+        "a slot that no attempt needs stays taken",
+        "tests.unit.host.test_turn:test_a_slot_that_comes_too_late_is_freed",
+    ),
+    Mutant(f"{_TURN}:_answer", "following.extend(answer)", "pass", "an answer that is known at once is dropped"),
     Mutant(
         f"{_OUTSTANDING}:outstanding_of_block",
         "if step.deadline_at is not None:",
@@ -339,7 +348,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a deferred offer is forgotten",
     ),
     Mutant(
-        f"{_BATCH}:BatchBuilder._offer_again",
+        f"{_BATCH}:BatchBuilder.carry_out_deferred",
         "commands.SendTask | commands.CancelTask",
         "commands.SendTask",
         "a cancel sent before its offer is not repeated",
@@ -556,8 +565,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_TRIGGERS}:is_started", "path in update.files", "True", "an unchanged file starts"),
     Mutant(
         f"{_DRIVER}:Driver.apply",
-        "self._start_all(batch, requests, lambda: batch.record(stream, self._log.head(stream), facts))",
-        "self._start_all(batch, requests[:1], lambda: batch.record(stream, self._log.head(stream), facts))",
+        "self._start_all(batch, requests, lambda: batch.record(stream, facts))",
+        "self._start_all(batch, requests[:1], lambda: batch.record(stream, facts))",
         "only one of several files is started",
     ),
     *trigger_mutants.MUTANTS,

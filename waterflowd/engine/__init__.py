@@ -6,7 +6,7 @@
 - `step(run, input, now)` is the only entry point of the live path; `fold` over the log is the recovery path; both end in the
   same `evolve`, and `outstanding` derives the required commands from state alone. A property test checks that both agree.
 - The host makes events durable before it executes commands. Commands may be executed twice.
-- Some commands, such as `RequestSlot`, are answered inside the same batch: the answer comes back as an input.
+- Some commands, such as `RequestSlot`, are answered inside the same turn: the answer comes back as an input.
 - Time is the log's time in ms and always an argument. Ids, and everything known only outside the run, are in the inputs.
 - A change of behaviour gets a number in flags.py, so that an old log is replayed under the rules of its time.
 

@@ -3,7 +3,7 @@
 Rules of this file:
 
 - A command can be executed twice without harm. Requests to the fleet (`RequestSlot`, `ListServers`, `AcquireLock`) are executed
-  before the commit, because their answers are inputs of the same batch.
+  before the commit, because their answers are inputs of the same turn.
 - A host may store commands until they are carried out (`model/codec.py`), so the rules for fields and kinds of events apply to
   them.
 """

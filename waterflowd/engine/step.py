@@ -2,7 +2,7 @@
 
 Rules of this file: decide, apply, make moves in the order of the file until none is left, then return the commands that
 are new or no longer needed. The host makes the events durable before it executes any command, except the requests to the fleet,
-which are answered inside the same batch.
+which are answered inside the same turn.
 """
 
 from __future__ import annotations

@@ -2,29 +2,25 @@
 
 Rules of this file:
 
-- Steps advance the driver's own runs at once; nothing of it is visible elsewhere until the batch is durable.
-- Requests to the fleet are answered inside the batch: the answer is fed back as an input of the same batch.
+- Turns (turn.py) advance the driver's own runs at once; nothing of it is visible elsewhere until the batch is durable.
+- What the live state knows is answered within the turn (answers.py); what one run causes for another is fed in the same batch.
 - Outgoing messages are built now, from the state that they belong to, and sent only after the commit.
 - A secret that is still being read delays only what needs it: no slot is requested, or the offer is deferred
   (`LiveState.awaiting_secrets`), and both are repeated when there is news.
-- If the step of a run raises an exception, only that run stalls: it leaves the live state; its log and error stay visible.
-- Values that the log cannot store are rejected before they enter a batch: they would fail the other runs' events too.
+- If the turn of a run raises an exception, only that run stalls: it leaves the live state; its log and error stay visible.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
-from waterflow_agent.errors import Rejected
 from waterflow_agent.wire import messages
-from waterflowd.engine import Run, commands, events, inputs, step
-from waterflowd.fleet.locks import Holder, LockRequest
-from waterflowd.fleet.placement import ServerListRequest
-from waterflowd.host import child_runs, fleet_requests
+from waterflowd import ports
+from waterflowd.engine import Run, commands, events, fold, inputs
+from waterflowd.host import child_runs, fleet_requests, turn
+from waterflowd.host.answers import LiveAnswers
 from waterflowd.host.fleet_requests import attempt_id
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.recovery import DeferredCommand, outstanding_near
@@ -32,9 +28,6 @@ from waterflowd.host.run_summary import summary
 from waterflowd.host.secret_uses import secret_uses
 from waterflowd.model import records
 from waterflowd.model.ids import AUDIT, AgentId, AttemptId, RunId, StreamName, run_stream
-from waterflowd.model.reasons import ReasonCode, reason
-
-_encode = msgspec.msgpack.Encoder().encode
 
 #: Events after which a run's row in the index is rewritten.
 _INDEXED = frozenset(
@@ -45,11 +38,10 @@ _INDEXED = frozenset(
 class BatchBuilder:
     """One transaction in the making."""
 
-    def __init__(self, state: LiveState, now: int, head_of: Callable[[StreamName], int]) -> None:
-        """`head_of` returns the position of a stream's newest event in the log."""
+    def __init__(self, state: LiveState, now: int, log: ports.Log) -> None:
         self._state = state
         self._now = now
-        self._head_of = head_of
+        self._log = log
         self.contents = records.Batch(appends=[], plans={}, summaries=[], keys={}, counters={})
         self._appends: dict[StreamName, records.StreamAppend] = {}
         self._rows: dict[RunId, records.RunSummary] = {}
@@ -60,43 +52,49 @@ class BatchBuilder:
         self.completed: list[RunId] = []
         #: Inputs that one run caused for other runs; they are fed before the batch is sealed.
         self._others: deque[tuple[RunId, inputs.Input]] = deque()
+        self._answers = LiveAnswers(state, self._others)
         self.touched: dict[RunId, None] = {}
 
     def feed(self, run_id: RunId, item: inputs.Input) -> bool:
-        """Feeds an input, and all inputs that follow from it inside the batch. False when the run is not open."""
+        """Takes a turn of the run with this input. False when the run is not open."""
         run = self._state.runs.get(run_id)
         if run is None:
             return False
-        waiting = deque([item])
-        try:
-            while waiting:
-                self._step(run, waiting.popleft(), waiting)
-        except Exception as error:  # noqa: BLE001  supervision point: one run's failure must not stop the others
-            self._state.stall(run, error)
+        self._take(run, (item,))
         return True
 
-    def _step(self, run: Run, item: inputs.Input, waiting: deque[inputs.Input]) -> None:
+    def _take(self, run: Run, arrived: Sequence[inputs.Input], outstanding: Sequence[commands.Command] = ()) -> None:
         before = run.seq
-        progress = step(run, item, self._now)
-        if progress.events:
-            self._append(run_stream(run.id), before, progress.events)
+        taken = turn.take(run, arrived, self._now, self._answers, outstanding)
+        if taken.facts:
+            self._append(run_stream(run.id), before, taken.facts)
             self.touched[run.id] = None
-            if not _INDEXED.isdisjoint(map(type, progress.events)):
-                self._rows[run.id] = summary(run)
-            if run.is_completed and before < run.seq:
-                self.completed.append(run.id)
-                self._others.extend(
-                    (attempt.run, child_runs.ended(attempt, run))
-                    for attempt in self._state.child_runs.waiting_for(run.id)
-                )
-        if isinstance(item, inputs.SlotGranted) and not _is_held(run, item):
-            # The slot was granted to an attempt that no longer needs it.
-            self._state.placement.free(item.agent, attempt_id(run.id, item))
-        for command in progress.commands:
-            self._carry_out(run, command, waiting)
+            if not _INDEXED.isdisjoint(map(type, taken.facts)):
+                self._index(run if taken.error is None else self._recorded(run))
+        if taken.error is not None:
+            self._state.stall(run, taken.error)
+            return
+        try:
+            for command in taken.commands:
+                self._carry_out(run, command)
+        except Exception as error:  # noqa: BLE001  supervision point: one run's failure must not stop the others
+            self._state.stall(run, error)
+
+    def _index(self, run: Run) -> None:
+        self._rows[run.id] = summary(run)
+        if run.is_completed:
+            self.completed.append(run.id)
+            self._others.extend(
+                (attempt.run, child_runs.ended(attempt, run)) for attempt in self._state.child_runs.waiting_for(run.id)
+            )
+
+    def _recorded(self, run: Run) -> Run:
+        """The run as its log will describe it, after a turn that raised."""
+        stream = run_stream(run.id)
+        history = [record.event for record in self._log.read(stream)]
+        return fold(run.id, run.plan, [*history, *self._appends[stream].events])
 
     def _append(self, stream: StreamName, before: int, facts: Sequence[Any]) -> None:
-        check_storable(facts)
         append = self._appends.get(stream)
         if append is None:
             append = records.StreamAppend(stream=stream, expected=before, at=self._now, events=[])
@@ -104,10 +102,11 @@ class BatchBuilder:
             self.contents.appends.append(append)
         append.events.extend(facts)
 
-    def record(self, stream: StreamName, head: int, facts: Sequence[Any]) -> None:
-        """Adds facts to a stream that is not a run's and ends at position `head` on disk."""
+    def record(self, stream: StreamName, facts: Sequence[Any]) -> None:
+        """Adds facts to a stream that is not a run's."""
         if facts:
-            self._append(stream, head, facts)
+            turn.check_storable(facts)
+            self._append(stream, self._log.head(stream), facts)
 
     def record_evidence(self, run: Run, evidence: Sequence[events.RunEvent]) -> None:
         """Adds late reports to the stream of a completed run, one per attempt and batch."""
@@ -116,50 +115,32 @@ class BatchBuilder:
             attempt = AttemptId(run.id, event.job, event.step, event.attempt)
             if attempt not in self._late:
                 self._late.add(attempt)
+                turn.check_storable([event])
                 self._append(run_stream(run.id), run.seq, [event])
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
-    def _carry_out(self, run: Run, command: commands.Command, waiting: deque[inputs.Input]) -> None:
+    def _carry_out(self, run: Run, command: commands.Command) -> None:
         state = self._state
         # The most frequent ones first.
         match command:
-            case commands.RequestSlot():
-                waiting.append(fleet_requests.request_slot(state, run, command))
             case commands.SendTask(agent=agent):
                 for message in state.offers(run, command):
                     self._send(agent, message)
                     if message.task.secrets:
-                        self.record(AUDIT, self._head_of(AUDIT), secret_uses(run, command, self._now))
-            case commands.FreeSlot(agent=agent):
-                state.placement.free(agent, attempt_id(run.id, command))
-            case commands.ListServers():
-                waiting.append(fleet_requests.list_servers(state, run, command))
-            case commands.DropServerList(job=job):
-                state.placement.drop_list_request(ServerListRequest(run.id, job))
-            case commands.AcquireLock():
-                self._lock(run, command)
-            case commands.ReleaseLock(job=job):
-                state.locks.release(Holder(run.id, job))
-            case commands.StartChildRun():
-                state.child_runs.request(attempt_id(run.id, command))
-            case commands.WatchChildRun():
-                waiting.extend(self._watch(run.id, command))
-            case commands.CancelChildRun():
-                self._cancel_child_run(run.id, command)
-            case commands.DropChildRun():
-                state.child_runs.drop(attempt_id(run.id, command))
-            case commands.CancelSlotRequest():
-                state.placement.cancel(attempt_id(run.id, command))
-            case commands.CancelTask(agent=agent):
-                task = messages.TaskId(AttemptId(run.id, command.job, command.step, command.attempt), command.epoch)
-                self._send(agent, messages.Cancel(task, command.is_forced, command.reason))
-            case commands.ReleaseJob(agent=agent, job=job):
-                self._send(agent, messages.Release(run.id, job))
+                        self.record(AUDIT, secret_uses(run, command, self._now))
             case commands.ArmTimer(timer=timer):
                 state.timers.arm(run.id, timer)
             case commands.DropTimer(timer=timer):
                 state.timers.drop(run.id, timer)
+            case commands.ReleaseJob(agent=agent, job=job):
+                self._send(agent, messages.Release(run.id, job))
+            case commands.CancelTask(agent=agent):
+                task = messages.TaskId(AttemptId(run.id, command.job, command.step, command.attempt), command.epoch)
+                self._send(agent, messages.Cancel(task, command.is_forced, command.reason))
+            case commands.CancelChildRun():
+                # If it is still open.
+                self._others.append((command.run, inputs.CancelRun(by=f"run {run.id}", is_forced=command.is_forced)))
 
     def _send(self, agent: AgentId, message: messages.DaemonMessage) -> None:
         self.outbox.setdefault(agent, []).append(message)
@@ -172,66 +153,14 @@ class BatchBuilder:
             outstanding = () if run is None else outstanding_near(run, command)
             if run is None or command not in outstanding:
                 continue
-            match command:
-                case commands.SendTask():
-                    self._offer_again(run, outstanding)
-                case commands.RequestSlot() if not self._state.placement.knows(attempt_id(run_id, command)):
-                    self.feed(run_id, fleet_requests.request_slot(self._state, run, command))
-                case commands.ListServers():
-                    self.feed(run_id, fleet_requests.list_servers(self._state, run, command))
-                case commands.WatchChildRun():
-                    for answer in self._watch(run_id, command):
-                        self.feed(run_id, answer)
-                case commands.CancelChildRun():
-                    self._cancel_child_run(run_id, command)
-                case _:
-                    pass
-
-    def _offer_again(self, run: Run, outstanding: Sequence[commands.Command]) -> None:
-        """Sends the deferred offer, and again a cancel, which may have left before the agent knew the attempt."""
-        try:
-            for command in outstanding:
-                if isinstance(command, commands.SendTask | commands.CancelTask):
-                    self._carry_out(run, command, deque())
-        except Exception as error:  # noqa: BLE001  supervision point: one run's failure must not stop the others
-            self._state.stall(run, error)
-
-    def _watch(self, run_id: RunId, command: commands.WatchChildRun) -> list[inputs.Input]:
-        """Waits for the end of a child run; returns its result if it has ended."""
-        attempt, state = attempt_id(run_id, command), self._state
-        child = state.runs.get(command.run)
-        if child is None and command.run not in state.stalled:
-            child = state.child_runs.look_up(command.run)
-            if child is None:
-                return [child_runs.missing(attempt, command.run)]
-        if child is not None and child.is_completed:
-            return [child_runs.ended(attempt, child)]
-        state.child_runs.watch(attempt, command.run)
-        return []
-
-    def _cancel_child_run(self, run_id: RunId, command: commands.CancelChildRun) -> None:
-        """Cancels the child run, if it is still open."""
-        self._others.append((command.run, inputs.CancelRun(by=f"run {run_id}", is_forced=command.is_forced)))
-
-    def _lock(self, run: Run, command: commands.AcquireLock) -> None:
-        locks = self._state.locks
-        request = fleet_requests.lock_request(run, command)
-        is_waiting = False
-        for answer in locks.request(request):
-            self._others.append((answer.holder.run, fleet_requests.lock_answer(answer)))
-            is_waiting |= answer.holder == request.holder and not answer.is_granted and not answer.is_refused
-        if is_waiting and command.cancel_in_progress:
-            self._cancel(locks.holders(request.repository, request.group), request)
-
-    def _cancel(self, holders: Sequence[Holder], request: LockRequest) -> None:
-        by = f"run {request.holder.run}"
-        for holder in holders:
-            if holder.job is None:
-                self._others.append((holder.run, inputs.CancelRun(by=by)))
-            else:
-                text = f'replaced by {by} in concurrency group "{request.group}"'
-                cause = reason(ReasonCode.SUPERSEDED, text, group=request.group, run=request.holder.run)
-                self._others.append((holder.run, inputs.CancelJob(job=holder.job, reason=cause)))
+            if isinstance(command, commands.SendTask):
+                # And again a cancel, which may have left before the agent knew the attempt.
+                repeated = [item for item in outstanding if isinstance(item, commands.SendTask | commands.CancelTask)]
+                self._take(run, (), repeated)
+            elif not isinstance(command, commands.RequestSlot) or not self._state.placement.knows(
+                attempt_id(run_id, command)
+            ):
+                self._take(run, (), (command,))
 
     # The end of a batch -----------------------------------------------------------------------------------------------
 
@@ -263,17 +192,3 @@ class BatchBuilder:
         """The complete contents of the batch."""
         self.contents.summaries.extend(self._rows.values())
         return self.contents
-
-
-def _is_held(run: Run, item: inputs.SlotGranted) -> bool:
-    """Whether the attempt has a slot on this server, by this answer or another one to the same request."""
-    attempt = run.attempt(item.job, item.step, item.attempt)
-    return attempt is not None and attempt.is_open and attempt.agent == item.agent
-
-
-def check_storable(content: Sequence[Any]) -> None:
-    """Raises `Rejected` WF605 for values that cannot be encoded: a number of more than 64 bits, a lone surrogate, a cycle."""
-    try:
-        _encode(content)
-    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise Rejected("WF605", f"a value cannot be stored: {error}") from error

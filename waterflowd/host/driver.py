@@ -35,7 +35,7 @@ from waterflowd.engine.decide import decide
 from waterflowd.engine.rules import approvals
 from waterflowd.engine.state.blocks import Attempt
 from waterflowd.host import child_runs
-from waterflowd.host.batch import BatchBuilder, check_storable
+from waterflowd.host.batch import BatchBuilder
 from waterflowd.host.feed import Feed
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.metrics import CommitMetrics
@@ -44,6 +44,7 @@ from waterflowd.host.recovery import DeferredCommand, resume
 from waterflowd.host.run_logging import log_batch
 from waterflowd.host.run_summary import summary
 from waterflowd.host.secret_uses import secret_uses
+from waterflowd.host.turn import check_storable
 from waterflowd.model import accesses, ids, plan
 from waterflowd.model.ids import AUDIT, AgentId, AttemptId, JobId, RunId, StepId, StreamName, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
@@ -161,7 +162,7 @@ class Driver:
 
     async def _make_batch(self) -> None:
         now = self._clock.now()
-        batch = BatchBuilder(self.state, now, self._log.head)
+        batch = BatchBuilder(self.state, now, self._log)
         for run_id, timer in self.state.timers.due(now, BATCH_ITEMS_MAX):
             batch.feed(run_id, inputs.TimerFired(timer=timer))
         items: list[_Item] = []
@@ -282,13 +283,13 @@ class Driver:
 
     def keep(self, stream: StreamName, facts: Sequence[Any]) -> None:
         """Records findings of the host itself in the next batch, or as soon as they can be written."""
-        self._submit(lambda batch: batch.record(stream, self._log.head(stream), facts))
+        self._submit(lambda batch: batch.record(stream, facts))
 
     def record_secret_use(self, run: Run, command: commands.SendTask) -> None:
         """Records in the audit trail that the secrets of an attempt are sent, if it has any."""
         facts = secret_uses(run, command, self._clock.now())
         if facts:
-            self._submit(lambda batch: batch.record(AUDIT, self._log.head(AUDIT), facts))
+            self._submit(lambda batch: batch.record(AUDIT, facts))
 
     def settle(self, agent: AgentId, call: Callable[[], None]) -> None:
         """Calls `call` once everything submitted so far is durable and no commit is in progress."""
@@ -350,7 +351,7 @@ class Driver:
         requests = [await self._with_hashes(request) for request in starts]
 
         def apply(batch: BatchBuilder) -> list[RunId]:
-            return self._start_all(batch, requests, lambda: batch.record(stream, self._log.head(stream), facts))
+            return self._start_all(batch, requests, lambda: batch.record(stream, facts))
 
         started: list[RunId] = await self._commit(apply)
         return started
@@ -369,7 +370,7 @@ class Driver:
 
     async def record(self, stream: StreamName, facts: Sequence[Any]) -> None:
         """See `ports.Runs`."""
-        await self._commit(lambda batch: batch.record(stream, self._log.head(stream), facts))
+        await self._commit(lambda batch: batch.record(stream, facts))
 
     def _start_all(
         self, batch: BatchBuilder, requests: Sequence[StartRequest], record: Callable[[], None] = lambda: None

@@ -61,7 +61,14 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         f"{_DECIDE}:_is_lease_holder", "attempt.epoch == input.epoch and ", "", "a report under another epoch counts"
     ),
-    Mutant(f"{_DECIDE}:_is_lease_holder", " and attempt.agent == input.agent", "", "another agent's report counts"),
+    Mutant(
+        f"{_DECIDE}:_is_lease_holder",
+        " and attempt.agent == input.agent",
+        "",
+        "another agent's report counts",
+        # The host refuses such reports before the engine sees them.
+        test="tests.unit.engine.test_report:test_a_report_of_another_holder_ends_nothing",
+    ),
     Mutant(f"{_DECIDE}:_is_lease_holder", "attempt.is_open and ", "", "an attempt ends twice"),
     Mutant(f"{_EVOLVE_JOBS}:job_completed", "dependent.open_needs -= 1", "pass", "`needs` are never satisfied"),
     Mutant(f"{_EVOLVE_JOBS}:job_completed", "run.open_jobs -= 1", "run.open_jobs -= 2", "a run ends before its jobs"),

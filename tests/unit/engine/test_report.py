@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from waterflowd.engine import inputs
+from tests.unit.engine.test_cost import AT, Feeder, plan, work
+from waterflowd.engine import events, inputs, step
 from waterflowd.engine.rules import result_limits
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, StepId
+from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.statuses import Outcome
 
 
@@ -90,3 +92,24 @@ def test_a_value_of_the_maximum_depth_is_accepted() -> None:
     """The limit on nesting is the one of expressions."""
     honest = finished(outputs={"a": nested(100)})
     assert result_limits.enforce(honest) == honest
+
+
+def test_a_report_of_another_holder_ends_nothing() -> None:
+    """It is recorded as evidence, and the attempt waits for the report of the agent that holds it."""
+    for changes in ({"agent": AgentId("SHA256:other")}, {"epoch": 2}):
+        feeder = Feeder(plan(work()))
+        task = feeder.open.popleft()
+        holder: dict[str, Any] = {
+            "job": task.job,
+            "step": task.step,
+            "attempt": task.attempt,
+            "epoch": task.epoch,
+            "agent": task.agent,
+        }
+        lost = inputs.TaskLost(**{**holder, **changes}, reason=reason(ReasonCode.OUTCOME_UNKNOWN, "lost"))
+        assert not step(feeder.run, lost, AT).events
+        recorded = step(feeder.run, finished(**{**holder, **changes}), AT).events
+        assert [type(event) for event in recorded] == [events.LateReport]
+        assert not feeder.run.is_completed
+        step(feeder.run, finished(**holder), AT)
+        assert feeder.run.is_completed

@@ -200,10 +200,17 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_PLACEMENT}:Placement._is_for",
-        "return server.agent not in request.avoid or self._best(request) is server",
-        "return True",
+        "if server.agent not in request.avoid or self._best(request) is server:",
+        "if True:",
         "an avoided server is used if it becomes free first",
         "tests.unit.fleet.test_placement:test_an_avoided_server_is_used_only_without_an_alternative",
+    ),
+    Mutant(
+        f"{_PLACEMENT}:Placement._take",
+        "self._maybe_free |= self._avoided",
+        "pass",
+        "an avoided server stays idle when the better one is full",
+        "tests.unit.fleet.test_placement:test_an_avoided_server_is_used_once_the_better_one_is_full",
     ),
     Mutant(
         f"{_BATCH}:BatchBuilder.assign",

@@ -120,6 +120,8 @@ class Placement:
         self.is_gathering = False
         #: Agents that may have a free slot, and the groups and agents whose requests may have another reason now.
         self._maybe_free: dict[AgentId, None] = {}
+        #: Agents with a free slot that a request avoids as long as a better server has one.
+        self._avoided: dict[AgentId, None] = {}
         self._to_recheck: dict[str, None] = {}
 
     def server(self, agent: AgentId) -> Server:
@@ -196,6 +198,10 @@ class Placement:
     def _take(self, server: Server, attempt: AttemptId) -> None:
         server.taken[attempt] = None
         self._of_runs.setdefault(attempt.run, {})[attempt] = server.agent
+        if self._avoided and not server.free:
+            # A server that was passed over for this one may now be the best.
+            self._maybe_free |= self._avoided
+            self._avoided.clear()
 
     def _remove(self, attempt: AttemptId) -> None:
         of_run = self._of_runs.get(attempt.run)
@@ -281,6 +287,7 @@ class Placement:
             self.cancel(request.attempt)
             self._take(server, request.attempt)
             yield request, server
+        self._avoided.clear()
 
     def _next_for(self, server: Server) -> SlotRequest | None:
         own = self._by_agent.get(server.agent)
@@ -298,7 +305,10 @@ class Placement:
         """Whether the server can take the request, and no server that it prefers is free."""
         if not _fits(request, server):
             return False
-        return server.agent not in request.avoid or self._best(request) is server
+        if server.agent not in request.avoid or self._best(request) is server:
+            return True
+        self._avoided[server.agent] = None
+        return False
 
     def list_servers(
         self,

@@ -292,6 +292,19 @@ def test_an_avoided_server_is_used_only_without_an_alternative() -> None:
     assert fleet.place(SlotRequest(attempt("b"), "web", "shell", None, (), (AgentId("bad"),))) == "bad"
 
 
+def test_an_avoided_server_is_used_once_the_better_one_is_full() -> None:
+    """Both became free at the same time, and the better one has a slot for only one of the requests."""
+    fleet = Fleet()
+    for name in ("bad", "good"):
+        fleet.connect(name, "web")
+        fleet.place(request(f"holds-{name}"))
+    for run in ("a", "b"):
+        assert fleet.place(SlotRequest(attempt(run), "web", "shell", None, (), (AgentId("bad"),))) == "no-free-slot"
+    for name in ("bad", "good"):
+        fleet.placement.free(AgentId(name), attempt(f"holds-{name}"))
+    assert fleet.assigned() == [("a", "good"), ("b", "bad")]
+
+
 def test_server_list_requests_are_evaluated_only_when_servers_change() -> None:
     """An answer that cannot have changed is not computed again."""
     fleet = Fleet()

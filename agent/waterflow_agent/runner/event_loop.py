@@ -78,8 +78,10 @@ class EventLoop:
         self._epoll.modify(fd, READABLE | WRITABLE if both_ways else READABLE)
 
     def unwatch(self, fd: int) -> None:
-        """Forget and close `fd`. No other process has it open, so closing removes it from epoll too."""
+        """Forget and close `fd`."""
         if self._ready.pop(fd, None) is not None:
+            # Closing is not enough: a child that has not reached its program yet has the file open too.
+            self._epoll.unregister(fd)
             os.close(fd)
 
     def release(self, fd: int) -> None:
@@ -133,7 +135,8 @@ class EventLoop:
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.signal(signal.SIGTERM, self._on_stop_signal)
         signal.signal(signal.SIGINT, self._on_stop_signal)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # Not SIG_IGN, which children would inherit.
+        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
         self.watch(self._wakeup.fileno(), lambda: None)
 
     def _on_stop_signal(self, _number: int, _frame: object) -> None:

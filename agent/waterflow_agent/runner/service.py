@@ -7,7 +7,6 @@ repeated until it succeeds.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 from waterflow_agent.clock import Clock
@@ -109,6 +108,12 @@ class RunnerService:
         """Report to the agent that there is more output."""
         if self._agent is not None:
             self._agent.hint(one.name, one.output_bytes, self.clock.boot_ms())
+
+    def has_started(self, one: Step) -> None:
+        """Tell the agent that the step's program runs."""
+        if self._agent is not None:
+            started: Message = {"type": "started", "name": one.name, "pid": one.pid, "at": one.started_at}
+            self._agent.send_lazily(started, self.clock.boot_ms())
 
     def has_left_over(self, count: int) -> None:
         """Count processes that a step left behind, and tell the agent."""
@@ -248,9 +253,8 @@ class RunnerService:
         except OSError as error:
             # Only a later runner needs this, and it also finds the step by its mark.
             _log(f"{one.name}: cannot record its process: {error.strerror}")
-        if self._agent is not None:
-            started: Message = {"type": "started", "name": one.name, "pid": one.pid, "at": one.started_at}
-            self._agent.send_lazily(started, self.clock.boot_ms())
+        if spawned.pending is None:
+            self.has_started(one)
 
     def _poll_limits_soon(self) -> None:
         if not self._will_poll_limits:
@@ -457,7 +461,7 @@ class RunnerService:
         if strays:
             strays = [pid for pid in strays if not self._may_belong_to_a_step(pid)]
         for pid in strays:
-            self._kill_child(pid)
+            users.kill_child(pid, (None, *self._users.all()))
         if strays:
             _log(f"killed {len(strays)} processes that had left their step")
             self.has_left_over(len(strays))
@@ -495,16 +499,6 @@ class RunnerService:
                 if os.access(f"/proc/{pid}/environ", os.R_OK, effective_ids=True):
                     return user
         return None
-
-    def _kill_child(self, pid: int) -> None:
-        """Kill a child, whose number cannot be reused before it is reaped, with the right of whichever user it has."""
-        for user in (None, *self._users.all()):
-            with users.acting_as(user):
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except OSError:
-                    continue
-                return
 
     # The agent's connection.
 

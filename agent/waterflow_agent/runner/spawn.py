@@ -2,11 +2,12 @@
 
 `posix_spawn` shares memory with the child until its exec (like vfork), so the cost of a start does not depend on the size of
 this process. It has no option for the working directory, so the runner changes its own and goes back: it has one thread and
-needs no working directory. All other descriptors are closed at the exec, because Python opens them so.
+needs no working directory. The directory and the program are found with the permissions of the step's user. All other
+descriptors are closed at the exec, because Python opens them so.
 
-A process of another user is forked, because `posix_spawn` cannot change the user. The child takes the user first, so that the
-working directory and the program are found with the permissions of that user, and reports a failure through a pipe that its
-exec closes.
+A process of another user is forked, because `posix_spawn` cannot change the user; the child runs no Python code. Once it has
+the user, other processes of that user can stop it, even before its exec. So this process never waits for the exec: the child
+reports a failure through a pipe that a successful exec closes (`PendingStart`).
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
+
+# What `subprocess` calls after it has waited for the exec of the previous one. The signature is that of Python 3.11 to 3.14.
+from _posixsubprocess import fork_exec
 
 from waterflow_agent.runner import users
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from waterflow_agent.runner.protocol import StartRequest
     from waterflow_agent.runner.users import User
 
@@ -37,23 +40,53 @@ _DEFAULT_SIGNALS = (
     signal.SIGCHLD,
     signal.SIGTSTP,
 )
-#: A sentence with a path.
-_FAILURE_BYTES_MAX = 4096
+#: Signals that stay ignored in a child of `fork_exec`, unless it restores the two that Python itself ignores.
+_NEVER_IGNORED = _DEFAULT_SIGNALS[2:]
+#: More than a child of `fork_exec` writes: `OSError:`, the error number, `:`, and a word.
+_FAILURE_BYTES_MAX = 256
 
 
 class SpawnFailed(Exception):
     """The process could not be started; the text is for people."""
 
 
+class PendingStart:
+    """A process that may not have reached its program yet."""
+
+    __slots__ = ("_program", "_report", "_user", "fileno")
+
+    def __init__(self, program: str, user: User, fileno: int) -> None:
+        """`fileno` is the reading end (not blocking) of the pipe through which the child reports a failure."""
+        self._program = program
+        self._user = user
+        self._report = b""
+        self.fileno = fileno
+
+    def outcome(self) -> str | None:
+        """Return "" once the program runs or was killed before, why it does not run, or None as long as that is open."""
+        try:
+            # It is written in several pieces, and complete when the child has closed the pipe.
+            while piece := os.read(self.fileno, _FAILURE_BYTES_MAX):
+                self._report += piece
+        except BlockingIOError:
+            return None
+        if not self._report:
+            return ""
+        number = int(self._report.split(b":")[1], 16)
+        with users.acting_as(self._user):
+            return _explain(self._program, OSError(number, os.strerror(number)))
+
+
 class Spawned:
-    """A process that was started, and the reading ends of its pipes (not blocking)."""
+    """A process that was started, the reading ends of its pipes (not blocking), and its start if its outcome is open."""
 
-    __slots__ = ("pid", "stderr", "stdout")
+    __slots__ = ("pending", "pid", "stderr", "stdout")
 
-    def __init__(self, pid: int, stdout: int, stderr: int) -> None:
+    def __init__(self, pid: int, stdout: int, stderr: int, pending: PendingStart | None = None) -> None:
         self.pid = pid
         self.stdout = stdout
         self.stderr = stderr
+        self.pending = pending
 
 
 class Spawner:
@@ -61,21 +94,27 @@ class Spawner:
 
     def __init__(self) -> None:
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        for number in _NEVER_IGNORED:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                # With a handler, a signal has its usual effect after the exec.
+                signal.signal(number, lambda _number, _frame: None)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def spawn(self, request: StartRequest, mark: tuple[str, str], user: User | None = None) -> Spawned:
-        """Start the requested process as `user` with `mark` (name and value) in its environment. Raises `SpawnFailed`."""
+        """Start the requested process as `user` with `mark` (name and value) in its environment. Raises `SpawnFailed`.
+
+        The start of another user's process can still fail later, see `Spawned.pending`.
+        """
         environment = {_bytes(name): _bytes(value) for name, value in request.env.items()}
         environment[mark[0].encode()] = _bytes(mark[1])
         argv = [_bytes(argument) for argument in request.argv]
-        if user is not None:
-            return self._start_as(user, request, argv, environment)
         try:
-            os.chdir(_bytes(request.cwd))
-        except OSError as error:
-            raise SpawnFailed(f"cannot enter the working directory {request.cwd}: {error.strerror}") from error
-        try:
-            program = _find_program(argv[0], environment.get(b"PATH"))
-            return self._start(program, argv, environment)
+            with users.acting_as(user):
+                _enter(request)
+                program = _find_program(argv[0], environment.get(b"PATH"))
+            if user is None:
+                return self._start(program, argv, environment)
+            return self._start_as(user, program, argv, environment)
         except OSError as error:
             raise SpawnFailed(_explain(request.argv[0], error)) from error
         finally:
@@ -105,56 +144,43 @@ class Spawner:
         _close([stdout_end, stderr_end])
         return Spawned(pid, stdout, stderr)
 
-    def _start_as(
-        self, user: User, request: StartRequest, argv: list[bytes], environment: dict[bytes, bytes]
-    ) -> Spawned:
+    def _start_as(self, user: User, program: bytes, argv: list[bytes], environment: dict[bytes, bytes]) -> Spawned:
+        descriptors = _pipes(3)
+        stdout, stdout_end, stderr, stderr_end, failure, failure_end = descriptors
+        # The last argument of older versions: whether vfork may be used, which is never the case with another user.
+        more = () if sys.version_info >= (3, 14) else (False,)
         try:
-            descriptors = _pipes(3)
-            stdout, stdout_end, stderr, stderr_end, failure, failure_end = descriptors
-            pid = os.fork()
-        except OSError as error:
-            raise SpawnFailed(_explain(request.argv[0], error)) from error
-        if pid == 0:
-            self._run_as(user, request, argv, environment, (stdout_end, stderr_end, failure_end))
+            with users.acting_as_root():
+                pid: int = fork_exec(
+                    argv,
+                    (program,),
+                    False,  # close_fds: all are closed by the exec.
+                    (),
+                    None,  # type: ignore[arg-type]  # The working directory is this process's.
+                    [name + b"=" + value for name, value in environment.items()],
+                    self._null,
+                    -1,
+                    -1,
+                    stdout_end,
+                    -1,
+                    stderr_end,
+                    failure,
+                    failure_end,
+                    True,  # Restore the signals that Python ignores.
+                    True,  # A session of its own.
+                    -1,
+                    user.gid,
+                    user.groups,
+                    user.uid,
+                    -1,
+                    None,  # type: ignore[arg-type]  # No code in the child.
+                    *more,
+                )
+        except OSError:
+            _close(descriptors)
+            raise
         _close([stdout_end, stderr_end, failure_end])
-        os.set_blocking(failure, True)
-        text = os.read(failure, _FAILURE_BYTES_MAX)
-        os.close(failure)
-        if not text:
-            return Spawned(pid, stdout, stderr)
-        _close([stdout, stderr])
-        os.waitpid(pid, 0)
-        raise SpawnFailed(text.decode("utf-8", "replace"))
-
-    def _run_as(
-        self,
-        user: User,
-        request: StartRequest,
-        argv: list[bytes],
-        environment: dict[bytes, bytes],
-        ends: tuple[int, int, int],
-    ) -> NoReturn:
-        """Become the step, in the forked child. Nothing here may return or raise into the runner's code."""
-        text = ""
-        try:
-            signal.set_wakeup_fd(-1)
-            for number in _DEFAULT_SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
-            os.setsid()
-            users.become(user)
-            _enter(request)
-            for source, target in ((self._null, 0), (ends[0], 1), (ends[1], 2)):
-                os.dup2(source, target)
-            os.execve(_find_program(argv[0], environment.get(b"PATH")), argv, environment)
-        except SpawnFailed as error:
-            text = str(error)
-        except OSError as error:
-            text = _explain(request.argv[0], error)
-        except BaseException as error:  # noqa: BLE001  a child must never continue with the runner's code
-            text = f"cannot start {request.argv[0]}: {error!r}"
-        finally:
-            os.write(ends[2], text.encode("utf-8", "replace")[:_FAILURE_BYTES_MAX])
-            os._exit(127)
+        return Spawned(pid, stdout, stderr, PendingStart(argv[0].decode("utf-8", "surrogateescape"), user, failure))
 
 
 def _enter(request: StartRequest) -> None:

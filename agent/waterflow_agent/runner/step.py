@@ -10,6 +10,8 @@ Rules
   the grace period. Processes that hold the output may first exit by themselves for one second, so that the end of a pipeline is
   kept.
 - The result is reported only when no process is left and all output is in the spool.
+- A step of another user may be stopped before its program runs, by its user's other processes. Until the start is known to have
+  succeeded, the process is killed without a grace period.
 - The reason is set once: after the first cancel, timeout or exit nothing changes it.
 - Times are of the boot clock, which counts suspended time and is not affected by changes of the wall clock. Times for people
   (`started_at`) are of the wall clock.
@@ -58,6 +60,9 @@ if TYPE_CHECKING:
         def has_grown(self, step: Step) -> None:
             """The step printed something."""
 
+        def has_started(self, step: Step) -> None:
+            """The program runs, which was not known when the step was created; called at most once."""
+
         def has_left_over(self, count: int) -> None:
             """The main process has exited and left this many processes behind, which are ended now."""
 
@@ -104,6 +109,7 @@ class Step:
         "_forks",
         "_grace_ms",
         "_host",
+        "_pending",
         "_pipes",
         "_reason",
         "_spool",
@@ -147,6 +153,9 @@ class Step:
         self._spool = spool.SpoolWriter(directory.output_path, request.output_bytes_max)
         self._pipes: dict[int, int] = {spool.STDOUT: spawned.stdout, spool.STDERR: spawned.stderr}
         self._watched: set[int] = set()
+        self._pending = spawned.pending
+        if self._pending is not None:
+            host.watch(self._pending.fileno, self._look_at_start)
         host.watch(spawned.stdout, self._on_stdout)
         host.watch(spawned.stderr, self._on_stderr)
         if request.timeout_ms is not None:
@@ -184,6 +193,7 @@ class Step:
 
     def on_exit(self, status: int) -> None:
         """The main process was reaped with this wait status."""
+        self._look_at_start()
         self._status = status
         if status and self._reason is None and self.group is not None and (text := self.group.applied.exceeded()):
             self._reason, self._error = "limit", text
@@ -211,6 +221,20 @@ class Step:
         elif self.phase == KILLING:
             self._give_up()
 
+    def _look_at_start(self) -> None:
+        """Note whether the program runs, as soon as that is known."""
+        if self._pending is None:
+            return
+        failure = self._pending.outcome()
+        if failure is None:
+            return
+        self._host.unwatch(self._pending.fileno)
+        self._pending = None
+        if not failure:
+            self._host.has_started(self)
+        elif self._reason is None:
+            self._reason, self._error = "spawn-failed", failure
+
     def _on_stdout(self) -> None:
         self._read(spool.STDOUT)
 
@@ -229,6 +253,8 @@ class Step:
         except BlockingIOError:
             return -1
         if count:
+            # `has_started` comes before the first output.
+            self._look_at_start()
             self._spool.append(stream, _view[:count], self._clock.wall_ms())
             self._host.has_grown(self)
         return count
@@ -247,9 +273,10 @@ class Step:
     # What it does about it.
 
     def _stop(self, reason: str) -> None:
-        if self._status is None:
+        self._look_at_start()
+        if self._status is None and self._reason is None:
             self._reason = reason
-        if self._grace_ms == 0:
+        if self._grace_ms == 0 or self._pending is not None:
             self._kill()
             return
         self._move(STOPPING)
@@ -263,6 +290,9 @@ class Step:
         self._arm(KILL_PATIENCE_MS)
         if self.group is not None:
             self.group.kill()
+        if self._pending is not None:
+            # It may not lead its session yet.
+            users.kill_child(self.pid, (None, self._user))
         self._signal_all(signal.SIGKILL)
         self._settle()
 
@@ -337,6 +367,8 @@ class Step:
         for pidfd in self._watched:
             self._host.unwatch(pidfd)
         self._watched.clear()
+        if self._pending is not None:
+            self._host.unwatch(self._pending.fileno)
         if self._forks >= 0:
             self._host.unwatch(self._forks)
         if self.group is not None:
@@ -349,11 +381,15 @@ class Step:
 
     def _result(self, finished_at: int) -> Message:
         code = None if self._status is None else os.waitstatus_to_exitcode(self._status)
+        has_started = self._reason != "spawn-failed"
+        if not has_started:
+            # The status is that of the process that could not become the program.
+            code = None
         return {
             "exit_code": code if code is not None and code >= 0 else None,
             "signal": -code if code is not None and code < 0 else None,
             "reason": self._reason or "exited",
-            "started_at": self.started_at,
+            "started_at": self.started_at if has_started else None,
             "finished_at": finished_at,
             "output_bytes": self._spool.offset,
             "output_dropped": self._spool.dropped,

@@ -1,9 +1,9 @@
 """The users that steps run as, and how this process acts for them.
 
 Theory. The runner starts as root with few capabilities (`CAP_SETUID`, `CAP_SETGID`) and takes the agent's user, but keeps root
-as its saved user. So it can take another user for a moment (`acting_as`), as which the kernel checks its permissions, or for
-good in a forked child (`become`), which then has no way back. Its real user stays the agent's, so a step can neither signal nor
-trace it. A runner that was not started as root runs every step as its own user.
+as its saved user. So it can take another user for a moment (`acting_as`), as which the kernel checks its permissions, and root
+(`acting_as_root`), to fork a child that takes the step's user for good. Its real user stays the agent's, so a step can neither
+signal nor trace it. A runner that was not started as root runs every step as its own user.
 
 Rules of this file
 - Which users are allowed is decided by root's configuration, not by the agent that asks: a runner that a service manager starts
@@ -17,10 +17,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 #: The user of steps unless the configuration names another one; packages create it.
 DEFAULT_USER = "waterflow-step"
@@ -87,8 +88,9 @@ def acting_as(user: User | None) -> Iterator[None]:
     if user is None:
         yield
         return
-    before = os.geteuid(), os.getegid()
+    before = os.geteuid(), os.getegid(), os.getgroups()
     os.seteuid(0)
+    os.setgroups(user.groups)
     os.setegid(user.gid)
     os.seteuid(user.uid)
     try:
@@ -96,15 +98,30 @@ def acting_as(user: User | None) -> Iterator[None]:
     finally:
         os.seteuid(0)
         os.setegid(before[1])
+        os.setgroups(before[2])
         os.seteuid(before[0])
 
 
-def become(user: User) -> None:
-    """Become `user` for good, in a forked child."""
+@contextlib.contextmanager
+def acting_as_root() -> Iterator[None]:
+    """Have the rights of the saved user for a moment."""
+    before = os.geteuid()
     os.seteuid(0)
-    os.setgroups(user.groups)
-    os.setresgid(user.gid, user.gid, user.gid)
-    os.setresuid(user.uid, user.uid, user.uid)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+def kill_child(pid: int, possible: Iterable[User | None]) -> None:
+    """Kill a child, whose number cannot be reused before it is reaped, with the right of whichever user it has."""
+    for user in possible:
+        with acting_as(user):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                continue
+            return
 
 
 def take_user(name: str) -> None:

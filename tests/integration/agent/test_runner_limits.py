@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.agent.test_runner import Bench, end_runner, eventually, is_alive
+from tests.integration.agent.test_runner import ENVIRONMENT, Bench, end_runner, eventually, is_alive
 from waterflow_agent.runner import reports
 from waterflow_agent.runner.spool import STDOUT
 
@@ -18,6 +18,15 @@ MIB = 1 << 20
 OTHER = "nobody"
 FORK_BOMB = "bomb() { bomb | bomb & }; bomb; wait; sleep 300"
 #: Counts to 20 with a new process for each number, so it notices when it cannot fork.
+#: Stops every other child of the runner as soon as it can, also those that have only just become its own user's.
+FREEZER = """import os, signal, sys
+print("ready", flush=True)
+while True:
+    for pid in open(f"/proc/{sys.argv[1]}/task/{sys.argv[1]}/children").read().split():
+        if int(pid) != os.getpid():
+            try: os.kill(int(pid), signal.SIGSTOP)
+            except OSError: pass
+"""
 NEIGHBOUR = "for i in {1..20}; do /bin/sleep 0.01 || exit 9; echo $i; done"
 
 
@@ -103,15 +112,20 @@ def needs_users(bench: Bench) -> None:
         pytest.skip("only root can start steps as another user")
 
 
+def let_others_enter(directory: Path) -> None:
+    """Lets other users reach files of the test, whose directory belongs to root."""
+    for folder in (directory, *directory.parents):
+        if folder.owner() == "root" and folder.stat().st_mode & 0o011 != 0o011:
+            folder.chmod(folder.stat().st_mode | 0o011)
+
+
 async def test_a_step_of_another_user_cannot_reach_the_runner_or_the_agent(bench: Bench) -> None:
     """It can neither read nor list their directories, connect to the socket, signal the runner, or leave its control group."""
     needs_users(bench)
     secret = bench.data_dir / "agent.key"
     secret.write_text("key")
     secret.chmod(0o600)
-    for folder in (bench.data_dir, *bench.data_dir.parents):
-        if folder.owner() == "root" and folder.stat().st_mode & 0o011 != 0o011:
-            folder.chmod(folder.stat().st_mode | 0o011)
+    let_others_enter(bench.data_dir)
     runner = bench.runner_pid()
     script = f"""id --user --name
 cat {secret} 2>/dev/null || echo no key
@@ -175,6 +189,68 @@ async def test_a_working_directory_of_another_user_may_not_be_outside(bench: Ben
         "spawn-failed",
         "working-directory: /usr/../etc is outside the job's directory",
     )
+
+
+async def test_a_step_that_stops_new_processes_of_its_user_does_not_stop_the_runner(bench: Bench) -> None:
+    """Steps of one user can stop each other, even before their program runs; other steps start, and the stopped ones end."""
+    needs_users(bench)
+    (bench.data_dir / "freezer.py").write_text(FREEZER)
+    let_others_enter(bench.data_dir)
+    bench.start("freezer", f"exec python3 {bench.data_dir}/freezer.py {bench.runner_pid()}", user=OTHER, cwd="/")
+    await bench.printed("freezer", b"ready")
+
+    for turn in range(20):
+        bench.start(f"victim{turn}", "exit 0", user=OTHER, cwd="/")
+        assert (await bench.run(f"neighbour{turn}", "exit 0")).exit_code == 0
+    for turn in range(20):
+        bench.client.cancel(f"victim{turn}")
+    ended = [await bench.result(f"victim{turn}") for turn in range(20)]
+
+    assert {one.reason for one in ended} <= {"exited", "cancelled"}, ended
+    assert "cancelled" in {one.reason for one in ended}, "the freezer never stopped a process"
+
+
+async def test_a_program_that_cannot_be_started_as_another_user_is_explained(bench: Bench) -> None:
+    """As for the runner's own user: the step has not started, and its reason says what is wrong with the program."""
+    needs_users(bench)
+    (bench.data_dir / "lost.sh").write_text("#!/no/such/interpreter\n")
+    (bench.data_dir / "lost.sh").chmod(0o755)
+    (bench.data_dir / "noise").write_bytes(b"\x00\x01\x02")
+    (bench.data_dir / "noise").chmod(0o755)
+    let_others_enter(bench.data_dir)
+    programs = {
+        f"{bench.data_dir}/lost.sh": "the interpreter in its first line does not exist",
+        f"{bench.data_dir}/noise": "Exec format error",
+        "no-such-program": "not found in PATH",
+        "/etc/passwd": "Permission denied",
+    }
+
+    for number, (program, text) in enumerate(programs.items()):
+        for user in (None, OTHER):
+            name = f"{user}{number}"
+            spec = reports.StepSpec(name=name, argv=[program], cwd="/", env=ENVIRONMENT, user=user)
+            bench.client.start(spec)
+            ended = await bench.result(name)
+            assert (ended.reason, ended.error) == ("spawn-failed", f"cannot start {program}: {text}")
+            assert (ended.exit_code, ended.started_at) == (None, None)
+    assert not [report for report in bench.seen if isinstance(report, reports.StepStarted)]
+
+
+async def test_a_step_of_another_user_has_its_groups_and_the_usual_signals(bench: Bench) -> None:
+    """Nothing of the runner's own state reaches it: not its groups, ignored or blocked signals, or open files."""
+    needs_users(bench)
+    # The first 28 signals: the C library keeps two later ones for itself.
+    signals = "sed -nE 's/^(SigIgn|SigBlk):.*[0-9a-f](.{7})$/\\1 \\2/p' /proc/self/status"
+    script = f"id --groups; {signals}; ls /proc/self/fd | wc -l"
+
+    own, other = await bench.run("a", script), await bench.run("b", script, user=OTHER, cwd="/")
+
+    assert (own.exit_code, other.exit_code) == (0, 0)
+    account = pwd.getpwnam(OTHER)
+    groups = " ".join(map(str, os.getgrouplist(OTHER, account.pw_gid)))
+    expected = [groups, *bench.output("a", STDOUT).decode().splitlines()[1:]]
+    assert bench.output("b", STDOUT).decode().splitlines() == expected
+    assert expected[1:3] == ["SigBlk 0000000", "SigIgn 0000000"]
 
 
 async def test_a_step_is_not_started_as_a_user_that_does_not_exist(bench: Bench) -> None:

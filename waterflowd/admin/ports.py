@@ -21,6 +21,7 @@ from waterflowd.model.records import RunSummary
 from waterflowd.reconcile.conditions import Condition
 from waterflowd.reconcile.events import ScheduleOutcome
 from waterflowd.reconcile.webhooks import Delivery
+from waterflowd.turns import Work
 
 
 class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -259,12 +260,11 @@ class WebhookService(Protocol):
 class RunReader(Protocol):
     """The state of runs in the durable log."""
 
-    def run(self, run: RunId) -> Run | None:
-        """The run after its newest durable event; None if there is none. Read it before the next `await`."""
-        ...
+    def run(self, run: RunId, at: int | None = None) -> Work[Run | None]:
+        """The run after its newest durable event, or after its first `at` events; None if there is none.
 
-    def run_at(self, run: RunId, position: int) -> Run | None:
-        """The run after its first `position` events: time travel. Read it before the next `await`."""
+        Read it before the next `await`, after which it may change.
+        """
         ...
 
     def stalled(self) -> Mapping[RunId, str]:

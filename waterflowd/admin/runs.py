@@ -9,6 +9,7 @@ from waterflowd.engine import Run
 from waterflowd.host.driver import Driver
 from waterflowd.host.queries import RunQueries
 from waterflowd.model.ids import RunId
+from waterflowd.turns import Work
 
 
 class LogRunReader:
@@ -18,17 +19,10 @@ class LogRunReader:
         self._queries = queries
         self._driver = driver
 
-    def run(self, run: RunId) -> Run | None:
+    def run(self, run: RunId, at: int | None = None) -> Work[Run | None]:
         """See the protocol."""
         try:
-            return self._queries.run(run)
-        except Rejected:
-            return None
-
-    def run_at(self, run: RunId, position: int) -> Run | None:
-        """See the protocol."""
-        try:
-            return self._queries.run(run, position)
+            return (yield from self._queries.read(run, at))
         except Rejected:
             return None
 

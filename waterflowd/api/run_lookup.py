@@ -53,9 +53,12 @@ def resolve(services: Services, text: str) -> RunId:
     return found[0]
 
 
-def read_run(services: Services, run: RunId) -> Run:
-    """The current state of the run; `Rejected` 404 when its log has been deleted meanwhile."""
-    found = services.reader.run(run)
+async def read_run(services: Services, run: RunId, at: int | None = None) -> Run:
+    """The run, now or after its first `at` events; `Rejected` 404 when its log has been deleted meanwhile.
+
+    Read it before the next `await`, after which it may change.
+    """
+    found = await services.turns.do(services.reader.run(run, at))
     if found is None:
         raise Rejected("WF604", f"run {run} no longer exists", status=404)
     return found

@@ -14,6 +14,7 @@ from waterflowd.access.tokens import TokenRegistry
 from waterflowd.admin.ports import AgentAdmin, MetricsReader, RepositoryAdmin, RunReader, WebhookRequest, WebhookService
 from waterflowd.model.records import RunSummary
 from waterflowd.ports import Clock, Compiler, Feed, Log, OutputLogs, Runs
+from waterflowd.turns import Turns
 
 
 class _NoWebhooks:
@@ -57,6 +58,8 @@ class Services:
     is_open: bool = False
     #: The TCP address as configured, `host:port`; None without TCP.
     listen: str | None = None
+    #: For answers that grow with the size of a run.
+    turns: Turns = field(default_factory=Turns)
     audit: AuditTrail = field(init=False)
     token_admin: TokenAdmin = field(init=False)
 

@@ -3,6 +3,9 @@
 Rules of this file: the driver's own runs are ahead of the disk while a commit is in progress, so only the driver uses them.
 Readers get runs that are folded from the log; a small cache keeps recently read runs and folds only new events. `at` is time
 travel: the run after its first `at` events.
+
+Reading is divided work (turns.py), because a run may have tens of thousands of events. The cache may hold a run of which only
+the first events have been applied; several readers of one run continue where the last one was interrupted.
 """
 
 from __future__ import annotations
@@ -12,13 +15,16 @@ from collections.abc import Mapping
 
 from waterflow_agent.errors import Rejected, Stalled, WaterflowError
 from waterflowd import ports
-from waterflowd.engine import Run, evolve, fold
+from waterflowd.engine import Run, evolve
 from waterflowd.engine.state.blocks import Attempt
 from waterflowd.model import plan
 from waterflowd.model.ids import AttemptId, RunId, is_run_id, run_stream
+from waterflowd.turns import Work, finish
 
 #: Runs in the cache; about 1 KB per step each.
 CACHED_RUNS = 64
+#: Events that are applied before a reader can be interrupted: a millisecond. Divides the distance between the log's marks.
+_EVENTS = 64
 
 
 class RunQueries:
@@ -42,33 +48,47 @@ class RunQueries:
             run = self.known(name.run)
         return run.attempt(name.job, name.step, name.number) if run is not None else None
 
-    def run(self, run_id: RunId, at: int | None = None) -> Run:
-        """The run, now or after its first `at` events. Use it before the next call, which may change it in place."""
-        cached = self._cache.get(run_id)
-        if at is not None and (cached is None or cached.seq != at):
-            return self._fold(run_id, at)
-        if cached is None:
-            cached = self._fold(run_id, None)
-            self._cache[run_id] = cached
+    def run(self, run_id: RunId) -> Run:
+        """The run as it is now. Use it before the next call, which may change it in place."""
+        return finish(self.read(run_id))
+
+    def read(self, run_id: RunId, at: int | None = None) -> Work[Run]:
+        """The run, now or after its first `at` events. Use it before the next call or `await`, after which it may change."""
+        run = self._cache.get(run_id)
+        if at is not None and (run is None or run.seq != at):
+            return (yield from self._apply(self._begin(run_id, at), at))
+        if run is None:
+            run = self._cache[run_id] = self._begin(run_id, None)
             if len(self._cache) > CACHED_RUNS:
                 self._cache.popitem(last=False)
-        elif at is None:
-            try:
-                for record in self._log.read(run_stream(run_id), cached.seq + 1):
-                    evolve(cached, record.event)
-            except WaterflowError:
-                # Some of the new events may have been applied.
-                del self._cache[run_id]
-                raise
-            self._cache.move_to_end(run_id)
-        return cached
+        self._cache.move_to_end(run_id)
+        try:
+            return (yield from self._apply(run, at))
+        except WaterflowError:
+            # Some of the new events may have been applied.
+            self._cache.pop(run_id, None)
+            raise
 
-    def _fold(self, run_id: RunId, at: int | None) -> Run:
-        records = self._log.read(run_stream(run_id), 1, at) if at is None or at >= 1 else []
-        if not records or (at is not None and len(records) < at):
+    def _begin(self, run_id: RunId, at: int | None) -> Run:
+        """The run before its first event."""
+        records = self._log.read(run_stream(run_id), 1, 1) if at is None or at >= 1 else []
+        if not records or (at is not None and at > self._log.head(run_stream(run_id))):
             where = f"run {run_id}" if at is None else f"event {at} of run {run_id}"
             raise Rejected("WF604", f"there is no {where}", status=404)
         compiled = self._log.plan(records[0].event.plan_hash)
         if compiled is None:
             raise Stalled("WF305", f"the plan of run {run_id} is missing from the log; run waterflowd fsck")
-        return fold(run_id, plan.decode(compiled), (record.event for record in records))
+        return Run(run_id, plan.decode(compiled))
+
+    def _apply(self, run: Run, at: int | None) -> Work[Run]:
+        """Applies the events that the run does not have yet, up to event `at`."""
+        while at is None or run.seq < at:
+            # To the next multiple of `_EVENTS`, so that the log begins to read at one of its marks.
+            count = _EVENTS - run.seq % _EVENTS
+            records = self._log.read(run_stream(run.id), run.seq + 1, count if at is None else min(count, at - run.seq))
+            for record in records:
+                evolve(run, record.event)
+            if len(records) < count:
+                break
+            yield
+        return run

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from waterflow_agent.errors import Rejected
 from waterflowd.api.streaming import output_lines
-from waterflowd.api.streaming.output_lines import Cursor, Line, LineCutter, entry, parse_cursor, ranges_of
+from waterflowd.api.streaming.output_lines import Cursor, Line, LineCutter, NumberRanges, entry, parse_cursor
 from waterflowd.model.records import OutputPiece
 
 _TEXT = st.lists(
@@ -91,19 +93,39 @@ def test_a_long_line_is_split_between_characters_and_marked() -> None:
 
 @given(
     st.integers(0, 99),
-    st.lists(st.integers(100, 130), unique=True),
+    st.integers(0, 500),
+    st.lists(st.integers(100, 130)),
     st.dictionaries(st.integers(131, 150), st.tuples(st.integers(0, 9), st.integers(0, 9))),
 )
-def test_a_cursor_reads_as_it_was_written(done: int, closed: list[int], positions: dict[int, tuple[int, int]]) -> None:
+def test_a_cursor_reads_as_it_was_written(
+    done: int, offset: int, closed: list[int], positions: dict[int, tuple[int, int]]
+) -> None:
     """Encoding and decoding returns the same cursor, including ranges."""
-    cursor = Cursor(done=done, ranges=ranges_of(sorted(closed)), positions=positions)
+    ranges = NumberRanges()
+    for number in closed:
+        ranges.add(number)
+    cursor = Cursor(done=done, offset=offset, ranges=ranges.pairs(), positions=positions)
     read = parse_cursor(cursor.text() + entry(200, (5, 6)))
+    assert read.offset == offset
     assert read.positions == positions | {200: (5, 6)}
     assert [number for number in range(131) if read.is_done(number)] == sorted({*range(done), *closed})
 
 
+@given(st.lists(st.integers(0, 40)), st.integers(0, 41))
+def test_ranges_of_numbers_are_ascending_and_as_few_as_possible(numbers: list[int], lowest: int) -> None:
+    """They contain the numbers in any order of adding; ranges that end before a number can be removed."""
+    ranges = NumberRanges()
+    for number in numbers:
+        ranges.add(number)
+    assert [n for first, last in ranges.pairs() for n in range(first, last + 1)] == sorted(set(numbers))
+    assert all(after[0] > before[1] + 1 for before, after in itertools.pairwise(ranges.pairs()))
+    kept = [pair for pair in ranges.pairs() if pair[1] >= lowest]
+    ranges.forget_below(lowest)
+    assert list(ranges.pairs()) == kept
+
+
 @pytest.mark.parametrize(
-    "text", ["", "c", "x1", "c1;", "c1;2", "c1;2=", "c1;2=3=4", "c1;2=3.4.5", "c٣", "c1" + ";1=1" * 20_000]
+    "text", ["", "c", "c1+", "x1", "c1;", "c1;2", "c1;2=", "c1;2=3=4", "c1;2=3.4.5", "c٣", "c1" + ";1=1" * 20_000]
 )
 def test_an_invalid_cursor_is_a_400(text: str) -> None:
     """This includes hostile cursors."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
 from waterflow_agent.errors import Rejected, Stalled
-from waterflowd.engine import events
+from waterflowd import turns
+from waterflowd.engine import Run, events, evolve
 from waterflowd.host import queries as queries_module
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.records import Record
@@ -15,6 +17,7 @@ from waterflowd.model.statuses import Status
 from waterflowd.testing.awaiting import until
 from waterflowd.testing.host import TWO_STEPS, HostHarness
 from waterflowd.testing.scenario import dump
+from waterflowd.turns import finish
 
 UNKNOWN = RunId("01J00000000000000000000000")
 
@@ -30,10 +33,10 @@ async def test_a_run_can_be_read_as_of_each_event() -> None:
         head = host.log.head(run_stream(summary.id))
         now = dump(host.queries.run(summary.id))
         for position in range(1, head + 1):
-            displayed = host.queries.run(summary.id, position)
+            displayed = finish(host.queries.read(summary.id, position))
             assert displayed.seq == position
-        assert dump(host.queries.run(summary.id, head)) == now
-        assert host.queries.run(summary.id, 1).status is Status.QUEUED
+        assert dump(finish(host.queries.read(summary.id, head))) == now
+        assert finish(host.queries.read(summary.id, 1)).status is Status.QUEUED
         assert dump(host.queries.run(summary.id)) == now, "looking back does not change what is now"
 
 
@@ -44,7 +47,7 @@ async def test_a_position_that_does_not_exist_is_404() -> None:
         head = host.log.head(run_stream(summary.id))
         for position in (0, -1, head + 1, 10**9):
             with pytest.raises(Rejected) as refused:
-                host.queries.run(summary.id, position)
+                finish(host.queries.read(summary.id, position))
             assert refused.value.status == 404
         with pytest.raises(Rejected):
             host.queries.run(UNKNOWN)
@@ -100,3 +103,63 @@ async def test_a_run_can_be_read_when_its_start_returns() -> None:
     async with HostHarness() as host:
         for row in await asyncio.gather(*(host.start() for _ in range(5))):
             assert host.queries.run(row.id).number == row.number
+
+
+async def test_readers_of_one_run_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two readers that are interrupted between events apply each event once, and end with the same run."""
+    monkeypatch.setattr(queries_module, "_EVENTS", 2)
+    applied: list[int] = []
+
+    def counted(run: Run, event: events.RunEvent) -> Run:
+        applied.append(run.seq)
+        return evolve(run, event)
+
+    monkeypatch.setattr(queries_module, "evolve", counted)
+    async with HostHarness() as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
+        summary = await host.start(TWO_STEPS)
+        host.finished(agent, host.link.offers()[0])
+        await until(lambda: len(host.link.offers()) == 2)
+        head = host.log.head(run_stream(summary.id))
+        first, second = host.queries.read(summary.id), host.queries.read(summary.id)
+        for _ in range(2):
+            next(first)
+            next(second)
+        runs = [finish(first), finish(second)]
+        assert runs[0] is runs[1]
+        assert runs[0].seq == head
+        assert applied == list(range(head))
+
+
+async def test_a_long_run_is_read_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop continues between any two turns, also for a state of the past."""
+    monkeypatch.setattr(turns, "TURN_S", 0.0)
+    async with HostHarness() as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
+        steps = ", ".join(["{run: work}"] * 100)
+        summary = await host.start(f"jobs: {{a: {{runs-on: web, steps: [{steps}]}}}}")
+        for _ in range(100):
+            await host.settle()
+            host.finished(agent, host.link.offers()[-1])
+        await until(lambda: host.log.run(summary.id).completed_at is not None)  # type: ignore[union-attr]
+        head = host.log.head(run_stream(summary.id))
+        assert head >= 300
+        shared = turns.Turns()
+        for at in (None, head - 1):
+            other = asyncio.create_task(_count_turns())
+            read = await shared.do(host.queries.read(summary.id, at))
+            other.cancel()
+            assert read.seq == (at or head)
+            assert await other >= head // 64 - 1
+
+
+async def _count_turns() -> int:
+    """Returns how often the loop has come here until the task is cancelled."""
+    count = 0
+    with contextlib.suppress(asyncio.CancelledError):
+        while True:
+            await asyncio.sleep(0)
+            count += 1
+    return count

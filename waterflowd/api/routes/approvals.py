@@ -43,7 +43,7 @@ async def _decide(
     request: Request, services: Services, principal: Principal, run_id: RunId, *, is_approved: bool
 ) -> Response:
     body = await read_json(request, DecisionBody)
-    run = read_run(services, run_id)
+    run = await read_run(services, run_id)
     check_plan(principal, run.plan)
     job, step = _find_pending(run, body)
     job_id, step_id = job.id, step.id if step is not None else None

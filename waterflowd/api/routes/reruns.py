@@ -44,7 +44,7 @@ async def rerun_run(request: Request, services: Ports, principal: Runner, run_id
     body = await read_json(request, RerunBody)
     if sum((body.failed, body.start is not None, bool(body.servers))) > 1:
         raise Rejected("WF605", "`failed`, `from` and `servers` exclude each other; use only one of them", where="from")
-    run = read_run(services, earlier)
+    run = await read_run(services, earlier)
     start_request = _request(services, run, body)
     plan = run.plan if start_request.revision == run.revision else plans.decode(start_request.plan)
     check_plan(principal, plan)
@@ -125,9 +125,9 @@ def _plan_at(services: Services, run: Run, revision: str) -> DefinitionPlan:
         return (row.path, row.repository) == (path, repository) and (row.revision or "").startswith(revision)
 
     rows, _ = services.log.runs(before=None, limit=1, accept=fits)
-    earlier = services.reader.run(rows[0].id) if rows else None
-    plan = services.log.plan(earlier.plan_hash) if earlier is not None else None
-    if earlier is None or plan is None:
+    earlier = services.log.read(run_stream(rows[0].id), 1, 1)[0].event if rows else None
+    plan = services.log.plan(earlier.plan_hash) if isinstance(earlier, events.RunCreated) else None
+    if not isinstance(earlier, events.RunCreated) or plan is None:
         known = f"; the newest is {newest[0].revision[:12]}" if newest else ""
         text = (
             f"this daemon has no plan of {path} at {escape_for_display(revision, 64)}; "

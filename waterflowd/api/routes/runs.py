@@ -159,10 +159,7 @@ async def show_run(services: Ports, _: Viewer, run_id: str, at: At = None) -> Re
         raise Rejected(
             "WF604", f"`at` must be between 1 and {head}, the last event of run {run}", where="at", status=404
         )
-    found = services.reader.run_at(run, at) if at is not None else services.reader.run(run)
-    if found is None:
-        raise Rejected("WF604", f"run {run} no longer exists", status=404)
-    return json_response(RunSchema.of_run(found))
+    return json_response(RunSchema.of_run(await read_run(services, run, at)))
 
 
 @router.get("/v1/runs/{run_id}/events", responses={200: returns(EventList, streams.NDJSON, streams.SSE)})
@@ -226,7 +223,7 @@ async def run_logs(
     `job` and `step` include everything below them; `part` is `JOB[/STEP]`.
     """
     run = resolve(services, run_id)
-    found = read_run(services, run)
+    found = await read_run(services, run)
     job, step = (selected.job, selected.step) if selected.part is None else split_part(found, selected.part)
     check_names(found, job, step)
     start = _start(streams.last_event_id(request) or selected.start)
@@ -258,7 +255,7 @@ async def cancel_run(request: Request, services: Ports, principal: Runner, run_i
     """Cancel a run. With `{"force": true}` it ends without waiting for agents, except for steps with a lease."""
     run = resolve(services, run_id)
     body = await read_json(request, CancelBody)
-    check_plan(principal, read_run(services, run).plan)
+    check_plan(principal, (await read_run(services, run)).plan)
     row = await services.runs.cancel(run, principal.name, is_forced=body.force)
     await services.audit.action(principal, "cancel-run", run, force=body.force)
     return json_response(RunSummarySchema.of(row), 202)

@@ -130,7 +130,7 @@ async def _waiting(
     waiting: list[RunPartSchema] = []
     approvals: list[PendingApprovalSchema] = []
     for row in rows:
-        run = services.reader.run(row.id)
+        run = await services.turns.do(services.reader.run(row.id))
         if run is not None:
             approvals += pending_approvals(run)
             waiting += islice(_waiting_parts(run), _ROWS)

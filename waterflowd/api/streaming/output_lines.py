@@ -10,14 +10,16 @@ that are not UTF-8 become U+FFFD only when a whole line or part is complete, so 
 
 The cursor numbers attempts in the order of their dispatch, which the log fixes: `c12;14-17;12=400;18=22.30` means that the
 first 12 and the numbers 14 to 17 (from 0) are complete; of number 12, 400 bytes have been returned; of number 18, 22 bytes of
-stream 1 and 30 bytes of stream 2; of all others, nothing.
+stream 1 and 30 bytes of stream 2; of all others, nothing. `c12+500` means that the
+first 500 bytes of each attempt were not requested.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -28,7 +30,7 @@ from waterflowd.model.records import OutputPiece
 LINE_BYTES_MAX = 64 << 10
 #: No run has more active attempts at once.
 _CURSOR_ENTRIES_MAX = 1_000
-_CURSOR = re.compile(r"c(\d{1,9})((?:;\d{1,9}-\d{1,9}|;\d{1,9}=\d{1,16}(?:\.\d{1,16})?)*)", re.ASCII)
+_CURSOR = re.compile(r"c(\d{1,9})(?:\+(\d{1,16}))?((?:;\d{1,9}-\d{1,9}|;\d{1,9}=\d{1,16}(?:\.\d{1,16})?)*)", re.ASCII)
 _NEWLINE = 10
 
 
@@ -73,6 +75,11 @@ class LineCutter:
         """The offsets before which everything has been returned, per stream."""
         first, second = self._streams
         return self._position(first, self.next_offset), self._position(second, self.next_offset)
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether an incomplete line is waiting for its end."""
+        return any(stream.buffer for stream in self._streams)
 
     @staticmethod
     def _position(stream: _Stream, read: int) -> int:
@@ -169,7 +176,9 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
 
     #: Attempts before this number, in the order of dispatch, are complete.
     done: int = 0
-    #: Further complete attempts: first and last number, inclusive.
+    #: Where incomplete attempts without a position begin.
+    offset: int = 0
+    #: Further complete attempts: first and last number, inclusive, ascending.
     ranges: tuple[tuple[int, int], ...] = ()
     #: Offsets per stream of incomplete attempts, by number.
     positions: Mapping[int, tuple[int, int]] = {}
@@ -177,11 +186,19 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """The cursor as text."""
         ranges = "".join(f";{first}-{last}" for first, last in self.ranges)
-        return f"c{self.done}{ranges}" + "".join(entry(number, both) for number, both in self.positions.items())
+        offset = f"+{self.offset}" if self.offset else ""
+        return f"c{self.done}{offset}{ranges}" + "".join(entry(number, both) for number, both in self.positions.items())
 
     def is_done(self, number: int) -> bool:
         """Whether attempt `number` is complete."""
-        return number < self.done or any(first <= number <= last for first, last in self.ranges)
+        if number < self.done:
+            return True
+        before = bisect_right(self.ranges, number, key=_first)
+        return before > 0 and number <= self.ranges[before - 1][1]
+
+
+def _first(numbers: tuple[int, int]) -> int:
+    return numbers[0]
 
 
 def entry(number: int, positions: tuple[int, int]) -> str:
@@ -190,15 +207,39 @@ def entry(number: int, positions: tuple[int, int]) -> str:
     return f";{number}={first}" if first == second else f";{number}={first}.{second}"
 
 
-def ranges_of(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
-    """Ascending numbers as inclusive ranges."""
-    ranges: list[tuple[int, int]] = []
-    for number in numbers:
-        if ranges and ranges[-1][1] == number - 1:
-            ranges[-1] = (ranges[-1][0], number)
+class NumberRanges:
+    """A set of numbers, as ascending ranges. Adding one costs little when most of its neighbours are in the set."""
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+
+    def add(self, number: int) -> None:
+        """Adds a number."""
+        firsts, lasts = self._firsts, self._lasts
+        index = bisect_right(firsts, number)
+        if index and number <= lasts[index - 1]:
+            return
+        continues = index > 0 and lasts[index - 1] == number - 1
+        if index < len(firsts) and firsts[index] == number + 1:
+            if continues:
+                del firsts[index], lasts[index - 1]
+            else:
+                firsts[index] = number
+        elif continues:
+            lasts[index - 1] = number
         else:
-            ranges.append((number, number))
-    return tuple(ranges)
+            firsts.insert(index, number)
+            lasts.insert(index, number)
+
+    def forget_below(self, number: int) -> None:
+        """Removes ranges that end before this number."""
+        count = bisect_left(self._lasts, number)
+        del self._firsts[:count], self._lasts[:count]
+
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """First and last number of each range, inclusive."""
+        return tuple(zip(self._firsts, self._lasts, strict=True))
 
 
 def parse_cursor(text: str) -> Cursor:
@@ -208,7 +249,7 @@ def parse_cursor(text: str) -> Cursor:
         raise Rejected("WF605", "invalid cursor; omit it to start at the beginning", where="from")
     positions: dict[int, tuple[int, int]] = {}
     ranges: list[tuple[int, int]] = []
-    for part in matched[2].split(";")[1:]:
+    for part in matched[3].split(";")[1:]:
         number, equals, offsets = part.partition("=")
         if equals:
             first, _, second = offsets.partition(".")
@@ -216,4 +257,4 @@ def parse_cursor(text: str) -> Cursor:
         else:
             lowest, _, highest = part.partition("-")
             ranges.append((int(lowest), int(highest)))
-    return Cursor(done=int(matched[1]), ranges=tuple(ranges), positions=positions)
+    return Cursor(done=int(matched[1]), offset=int(matched[2] or 0), ranges=tuple(sorted(ranges)), positions=positions)

@@ -1,8 +1,8 @@
 """The whole output of a run as one sequence of lines that can be resumed at any line.
 
-Rules of this file: synchronous, over the ports `Log` and `OutputLogs`; it reads a bounded amount at a time and never waits.
-Attempts come in the order of their `attempt-dispatched` events. While a run is active, several attempts print concurrently:
-each `read_some` returns what is new of each of them in turn.
+Rules of this file: synchronous, over the ports `Log` and `OutputLogs`; it never waits. It is divided work (turns.py), because a
+run may have thousands of attempts and megabytes of output. Attempts come in the order of their `attempt-dispatched` events.
+While a run is active, several attempts print concurrently: each `read_some` returns what is new of each of them in turn.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from typing import Any, Literal
 import msgspec
 
 from waterflowd.api.run_lookup import is_within
-from waterflowd.api.streaming.output_lines import Cursor, Line, LineCutter, entry, ranges_of
+from waterflowd.api.streaming.output_lines import Cursor, Line, LineCutter, NumberRanges, entry
 from waterflowd.api.timestamps import Timestamp, format_timestamp
 from waterflowd.engine import events
 from waterflowd.model.ids import AttemptId, RunId, run_stream
 from waterflowd.ports import Log, OutputLogs
+from waterflowd.turns import Work
 
-#: Read from one attempt before the next one: a few milliseconds of work.
+#: Read from one attempt before the next one.
 _READ_BYTES = 256 << 10
-_RECORDS = 1_000
+#: Events that are read before a reader can be interrupted: about a millisecond.
+_RECORDS = 64
 
 
 class OutputLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -73,26 +75,30 @@ class RunOutput:
         self._job = job
         self._step = step
         self._cursor = start if isinstance(start, Cursor) else Cursor()
-        self._offset = start if isinstance(start, int) else 0
+        self._offset = start if isinstance(start, int) else start.offset
         self._position = 0
         #: Every attempt of the run, numbered in this order; None for those that were not selected.
         self._attempts: dict[AttemptId, _Attempt | None] = {}
         #: Selected attempts that may have more output, in order.
         self._open: list[_Attempt] = []
-        #: Numbers of selected attempts that have been returned completely, without those before the first open one.
-        self._closed: list[int] = []
+        #: Those of them of which a part has been returned, by number.
+        self._partial: dict[int, _Attempt] = {}
+        #: Numbers of selected attempts that have been returned completely, as ranges, without those before the first open one.
+        self._closed = NumberRanges()
         self.is_completed = False
 
-    def learn(self) -> None:
+    def learn(self) -> Work[None]:
         """Reads the new events of the run."""
         stream = run_stream(self._run)
         while True:
-            records = self._log.read(stream, self._position + 1, _RECORDS)
+            count = _RECORDS - self._position % _RECORDS
+            records = self._log.read(stream, self._position + 1, count)
             for record in records:
                 self._position = record.position
                 self._learn(record.event)
-            if len(records) < _RECORDS:
+            if len(records) < count:
                 return
+            yield
 
     def _learn(self, event: Any) -> None:
         match event:
@@ -119,11 +125,13 @@ class RunOutput:
         if not is_wanted:
             return
         if self._cursor.is_done(number):
-            self._closed.append(number)
+            self._closed.add(number)
             return
         added = _Attempt(number, attempt, self._cursor.positions.get(number, (self._offset, self._offset)))
         self._attempts[attempt] = added
         self._open.append(added)
+        if number in self._cursor.positions:
+            self._partial[number] = added
 
     @property
     def is_drained(self) -> bool:
@@ -135,8 +143,8 @@ class RunOutput:
         """True while output that a finished attempt announced has not arrived."""
         return any(attempt.is_finished and not attempt.is_left for attempt in self._open)
 
-    def read_some(self, *, is_last: bool) -> Iterator[OutputLine]:
-        """A bounded number of new lines, or none. Must be consumed to its end.
+    def read_some(self, *, is_last: bool) -> Iterator[OutputLine | None]:
+        """New lines, if there are any; None where the work may be interrupted. Must be consumed to its end.
 
         A finished attempt is returned completely before the next one; active attempts take turns. `is_last` means that no more
         output is expected: a line without its end is returned as it is.
@@ -145,14 +153,17 @@ class RunOutput:
             if attempt.is_left:
                 continue
             yield from self._read(attempt, is_last=is_last)
+            yield None
             if attempt.is_finished and attempt.cutter.next_offset < self._outputs.size(attempt.name):
                 return
 
     def _read(self, attempt: _Attempt, *, is_last: bool) -> Iterator[OutputLine]:
         cutter = attempt.cutter
         size = self._outputs.size(attempt.name)
-        before = self._cursor_without(attempt) if cutter.next_offset < size or attempt.is_finished or is_last else ""
+        has_lines = cutter.next_offset < size or cutter.has_rest
+        before = self._cursor_without(attempt) if has_lines else ""
         if cutter.next_offset < size:
+            self._partial[attempt.number] = attempt
             for piece in self._outputs.read(attempt.name, cutter.next_offset, _READ_BYTES):
                 for line in cutter.feed(piece):
                     yield _output_line(attempt, line, before, is_cut=line.is_cut)
@@ -162,7 +173,8 @@ class RunOutput:
             for line in cutter.finish():
                 yield _output_line(attempt, line, before, is_cut=line.is_cut)
             self._open.remove(attempt)
-            self._closed.append(attempt.number)
+            self._closed.add(attempt.number)
+            self._partial.pop(attempt.number, None)
         elif is_last:
             for line in cutter.finish():
                 yield _output_line(attempt, line, before, is_cut=True)
@@ -171,13 +183,11 @@ class RunOutput:
     def _cursor_without(self, attempt: _Attempt) -> str:
         """The cursor without the entry for `attempt`, which is open."""
         done = self._open[0].number
-        self._closed = sorted(number for number in self._closed if number > done)
+        self._closed.forget_below(done)
         positions = {
-            other.number: other.cutter.positions
-            for other in self._open
-            if other is not attempt and other.cutter.positions != (0, 0)
+            number: other.cutter.positions for number, other in self._partial.items() if number != attempt.number
         }
-        return Cursor(done=done, ranges=ranges_of(self._closed), positions=positions).text()
+        return Cursor(done=done, offset=self._offset, ranges=self._closed.pairs(), positions=positions).text()
 
 
 def _output_line(attempt: _Attempt, line: Line, before: str, *, is_cut: bool) -> OutputLine:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -29,7 +29,7 @@ from waterflowd.api.disconnects import until_disconnected
 from waterflowd.api.quotas import Admission
 from waterflowd.api.schemas.events import event_schema
 from waterflowd.api.services import Services
-from waterflowd.api.streaming.output_reader import RunOutput
+from waterflowd.api.streaming.output_reader import OutputLine, RunOutput
 from waterflowd.engine import events
 from waterflowd.model.ids import AUDIT, RunId, run_stream
 from waterflowd.model.records import Record
@@ -42,8 +42,8 @@ HEARTBEAT_S = 15.0
 _STRAGGLERS_S = 10.0
 #: The same for a client that does not follow.
 _ANNOUNCED_S = 2.0
-#: A few milliseconds of encoding.
-_RECORDS = 200
+#: Events that are read before a reader can be interrupted: about a millisecond. Divides the distance between the log's marks.
+_RECORDS = 64
 _HEARTBEAT = b": still here\n\n"
 _OPENING = b"retry: 1000\n\n"
 _END = b"event: end\ndata: {}\n\n"
@@ -236,11 +236,16 @@ async def _end(*tasks: asyncio.Future[Any] | None) -> None:
 
 async def read_events(services: Services, run: RunId, after: int) -> AsyncGenerator[bytes, None]:
     """The existing events of a run after a position, as lines of JSON."""
-    stream = run_stream(run)
-    while records := services.log.read(stream, after + 1, _RECORDS):
-        after = records[-1].position
-        yield b"".join(ndjson_frame("", event_schema(record)) for record in records)
-        await asyncio.sleep(0)
+
+    def lines() -> Iterator[bytes | None]:
+        position = after
+        while records := services.log.read(run_stream(run), position + 1, _RECORDS - position % _RECORDS):
+            position = records[-1].position
+            yield b"".join(ndjson_frame("", event_schema(record)) for record in records)
+
+    async with contextlib.aclosing(services.turns.collect(lines())) as pieces:
+        async for piece in pieces:
+            yield b"".join(piece)
 
 
 async def read_output(services: Services, run: RunId, output: RunOutput) -> AsyncGenerator[bytes, None]:
@@ -250,19 +255,20 @@ async def read_output(services: Services, run: RunId, output: RunOutput) -> Asyn
     """
     loop = asyncio.get_running_loop()
     patience_end = loop.time() + _ANNOUNCED_S
-    output.learn()
+    await services.turns.do(output.learn())
     while not output.is_drained:
         grown = asyncio.ensure_future(_once(services.feed.output_grew(run)))
         try:
             # Registered before anything is read, so that output which arrives in between wakes it.
             await asyncio.sleep(0)
             left_s = patience_end - loop.time()
-            lines = [
-                ndjson_frame("", line) for line in output.read_some(is_last=left_s <= 0 or not output.is_missing_output)
-            ]
-            if lines:
-                yield b"".join(lines)
-            elif output.is_missing_output and left_s > 0:
+            has_lines = False
+            new = output.read_some(is_last=left_s <= 0 or not output.is_missing_output)
+            async with contextlib.aclosing(_framed(services, new, ndjson_frame)) as pieces:
+                async for piece in pieces:
+                    has_lines = True
+                    yield piece
+            if not has_lines and output.is_missing_output and left_s > 0:
                 await asyncio.wait([grown], timeout=left_s)
         finally:
             await _end(grown)
@@ -285,14 +291,18 @@ async def follow_output(
                 grown = asyncio.ensure_future(_once(services.feed.output_grew(run)))
                 # Registered before anything is read, so that output which arrives in between wakes it.
                 await asyncio.sleep(0)
-            output.learn()
+            await services.turns.do(output.learn())
             is_late = patience_end is not None and loop.time() >= patience_end
-            lines = [frame(line.cursor, line) for line in output.read_some(is_last=is_late)]
-            if lines:
+            has_lines = False
+            new = output.read_some(is_last=is_late)
+            async with contextlib.aclosing(_framed(services, new, frame)) as pieces:
+                async for piece in pieces:
+                    has_lines = True
+                    yield piece
+                    if stop.done():
+                        return
+            if has_lines:
                 patience_end = None
-                yield b"".join(lines)
-                if stop.done():
-                    return
                 continue
             if output.is_completed and output.is_drained:
                 if is_sse:
@@ -312,6 +322,14 @@ async def follow_output(
                 yield _HEARTBEAT
     finally:
         await _end(stop, grown)
+
+
+async def _framed(services: Services, lines: Iterator[OutputLine | None], frame: Frame) -> AsyncGenerator[bytes, None]:
+    """The lines of each turn in one piece."""
+    framed = (None if line is None else frame(line.cursor, line) for line in lines)
+    async with contextlib.aclosing(services.turns.collect(framed)) as turns:
+        async for found in turns:
+            yield b"".join(found)
 
 
 async def _once(awaitable: Awaitable[None]) -> None:

@@ -1,0 +1,109 @@
+"""Reading the output of runs with many attempts: the cost grows with their number, and the work can be interrupted."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from waterflowd import turns
+from waterflowd.api.streaming import output_reader
+from waterflowd.api.streaming.output_lines import parse_cursor
+from waterflowd.api.streaming.output_reader import OutputLine, RunOutput
+from waterflowd.api.streaming.streams import read_output
+from waterflowd.model.ids import RunId
+from waterflowd.model.statuses import Status
+from waterflowd.testing.api import ApiHarness
+from waterflowd.testing.awaiting import until
+from waterflowd.testing.host import request
+from waterflowd.turns import finish
+
+FOLDER = str(Path(output_reader.__file__).parent)
+
+
+class Lines:
+    """Counts executed lines of the package while it is active."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> Lines:
+        sys.settrace(self._call)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _call(self, frame: FrameType, event: str, arg: Any) -> Any:
+        return self._line if frame.f_code.co_filename.startswith(FOLDER) else None
+
+    def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
+        self.count += event == "line"
+        return self._line
+
+
+async def a_run(harness: ApiHarness, steps: int) -> RunId:
+    """A completed run; its first job is one long step, which ends after everything else, and every second step prints."""
+    harness.connect("web-1", "web")
+    lines = "".join(f"      - run: {'print x' if number % 2 else 'quiet'}\n" for number in range(steps))
+    text = f"jobs:\n  first:\n    runs-on: web\n    steps:\n      - run: hold\n  second:\n    runs-on: web\n    steps:\n{lines}"
+    row = await harness.driver.start(request(text))
+    (held,) = await harness.held()
+    jobs = harness.driver.state.runs[row.id].jobs
+    await until(lambda: jobs[1].status is Status.COMPLETED)
+    harness.fleet.release(held)
+    await harness.completed(row.id)
+    return row.id
+
+
+def all_lines(harness: ApiHarness, run: RunId, start: str | None = None) -> list[OutputLine]:
+    output = RunOutput(harness.log, harness.outputs, run, start=parse_cursor(start) if start is not None else 0)
+    finish(output.learn())
+    return [line for line in output.read_some(is_last=False) if line is not None]
+
+
+async def test_the_cost_of_reading_output_grows_with_the_number_of_attempts() -> None:
+    """Five times as many attempts cost about five times as much, although the first one of them ended last."""
+    costs = []
+    for steps in (100, 500):
+        async with ApiHarness() as harness:
+            run = await a_run(harness, steps)
+            with Lines() as lines:
+                assert len(all_lines(harness, run)) == steps // 2
+            costs.append(lines.count)
+    assert costs[1] <= 6 * costs[0], costs
+
+
+async def test_output_continues_after_any_line_of_a_long_run() -> None:
+    """A cursor leads to the remaining lines; it stays short."""
+    async with ApiHarness() as harness:
+        run = await a_run(harness, 100)
+        found = all_lines(harness, run)
+        for index, line in enumerate(found):
+            assert len(line.cursor) < 40
+            assert all_lines(harness, run, line.cursor) == found[index + 1 :]
+
+
+async def test_output_of_a_long_run_is_read_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts without output are turns too."""
+    monkeypatch.setattr(turns, "TURN_S", 0.0)
+    async with ApiHarness() as harness:
+        run = await a_run(harness, 100)
+        count = 0
+        output = RunOutput(harness.log, harness.outputs, run)
+        counted = turns.Turns()
+        harness.services.turns = counted
+        taken = counted._lock.acquire
+
+        async def take() -> bool:
+            nonlocal count
+            count += 1
+            return await taken()
+
+        monkeypatch.setattr(counted._lock, "acquire", take)
+        pieces = [piece async for piece in read_output(harness.services, run, output)]
+        assert b"".join(pieces).count(b"\n") == 50
+        assert count > 100

@@ -1,0 +1,72 @@
+"""Turns on the event loop: work that grows with the size of a run is divided, so that everything else gets its turn in between.
+
+Rules of this file: work is a generator that yields where it may be interrupted. It is resumed for a turn of a few milliseconds.
+All divided work together gets one turn in each iteration of the loop, one piece of work after the other, so that it does not
+matter how much of it there is. What the work reads may change between its turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Generator, Iterator
+from typing import TypeAlias, TypeVar
+
+#: The length of a turn in seconds: as long as a few steps' messages, and much longer than changing from one task to another.
+TURN_S = 0.002
+
+_Result = TypeVar("_Result")
+_Item = TypeVar("_Item")
+
+#: Divided work with a result.
+Work: TypeAlias = Generator[None, None, _Result]
+
+
+def finish(work: Work[_Result]) -> _Result:
+    """Does all of the work now, for callers that cannot wait."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: _Result = end.value
+            return result
+
+
+class Turns:
+    """The divided work of one event loop."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def do(self, work: Work[_Result]) -> _Result:
+        """Does the work. It has ended in the same turn in which the caller continues."""
+        while True:
+            async with self._lock:
+                deadline = time.perf_counter() + TURN_S
+                try:
+                    next(work)
+                    while time.perf_counter() < deadline:
+                        next(work)
+                except StopIteration as end:
+                    result: _Result = end.value
+                    return result
+                # Still with the lock: the next turn belongs to the next iteration of the loop.
+                await asyncio.sleep(0)
+
+    async def collect(self, items: Iterator[_Item | None]) -> AsyncGenerator[list[_Item], None]:
+        """The items, a list for each turn in which there was one. None is no item, but a place to interrupt."""
+        is_done = False
+        while not is_done:
+            found: list[_Item] = []
+            async with self._lock:
+                deadline = time.perf_counter() + TURN_S
+                for item in items:
+                    if item is not None:
+                        found.append(item)
+                    if time.perf_counter() >= deadline:
+                        break
+                else:
+                    is_done = True
+                await asyncio.sleep(0)
+            if found:
+                yield found

@@ -9,9 +9,9 @@ Rules of this file:
 - On TCP `Host` must name this daemon (DNS rebinding), and `Origin`, if a browser sends one, must be the same host and port
   (cross-site requests).
 - Default deny: only the paths in `PUBLIC` need no principal. Webhooks need neither a token nor a `Host`: they are signed.
-- Each principal, and each address without one, has a rate limit, and limits of requests and streams at a time (quotas.py);
-  beyond one the answer is a 429 that costs next to nothing. Wrong tokens have a much lower limit, which does not affect a valid
-  token from the same address.
+- Each principal, and each address without one, has a rate limit, a limit of the event loop's time, and limits of requests and
+  streams at a time (quotas.py); beyond one the answer is a 429 that costs next to nothing. Wrong tokens have a much
+  lower limit, which does not affect a valid token from the same address.
 - Rejections are recorded in the audit trail, at a limited rate (access/audit_trail.py).
 """
 
@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
 from waterflowd.access.roles import ANONYMOUS, Principal, Role
+from waterflowd.api.loop_time import Timed
 from waterflowd.api.problems import problem
 from waterflowd.api.quotas import Admission, Pools, source_of_address
 from waterflowd.api.services import Services
@@ -44,6 +45,9 @@ ADMISSION = "admission"
 
 #: The burst in seconds of the rate: enough for the pages of a list, or a screen that loads.
 _BURST_S = 5
+#: Processor time of the event loop for the requests of one client, in ms: together, and for each second. A request that needs
+#: several times the usual millisecond counts accordingly. Half of that of an agent (dispatch/sessions.py) at once.
+TIME_MS_BURST, TIME_MS_PER_S = 1_000.0, 250.0
 #: Wrong tokens from one address: enough for a mistake in a script, too few for a brute-force search.
 _WRONG_PER_S, _WRONG_BURST = 1.0, 20
 _NAMES_MAX = 4_096
@@ -67,6 +71,7 @@ class AuthMiddleware:
         self._pools = pools
         per_s = services.requests_per_s
         self._rates = BucketPerName(per_s, per_s * _BURST_S, _NAMES_MAX) if per_s else None
+        self._times = BucketPerName(TIME_MS_PER_S, TIME_MS_BURST, _NAMES_MAX) if per_s else None
         self._wrong = BucketPerName(_WRONG_PER_S, _WRONG_BURST, _NAMES_MAX)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,10 +108,13 @@ class AuthMiddleware:
             await _problem(error, scope["path"], closes=REFUSAL in state)(scope, receive, send_guarded)
             return
         state["principal"], state[ADMISSION] = principal, admission
+        timed = Timed(self._app(scope, receive, send_guarded))
         try:
-            await self._app(scope, receive, send_guarded)
+            await timed
         finally:
             admission.release()
+            if self._times is not None:
+                self._times.bucket(client, self._services.clock.now()).spend(timed.seconds * 1000)
         if status in (401, 403):
             self._record(scope, principal, state.get("refused_code", ""))
 
@@ -115,9 +123,16 @@ class AuthMiddleware:
         self._services.audit.rejection("api", code, f"{scope['method']} {scope['path']}", by)
 
     def _check_rate(self, client: str) -> None:
-        if self._rates is None:
+        if self._rates is None or self._times is None:
             return
         now = self._services.clock.now()
+        times = self._times.bucket(client, now)
+        if times.is_spent(now):
+            text = (
+                f"your requests have taken more than {TIME_MS_PER_S:g} ms of the daemon's time per second; "
+                f"wait {times.wait_ms(now)} ms, and ask for less or less often"
+            )
+            raise Rejected("WF611", text, status=429)
         bucket = self._rates.bucket(client, now)
         if not bucket.take(now):
             text = f"rate limit of {self._services.requests_per_s} requests per second exceeded; wait {bucket.wait_ms(now)} ms"

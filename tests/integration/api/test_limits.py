@@ -16,7 +16,7 @@ import pytest
 from tests.integration.api.served import Served, serve
 from tests.patience import PATIENCE_S
 from waterflowd.access.roles import Role
-from waterflowd.api import quotas, request_bodies, server
+from waterflowd.api import auth, quotas, request_bodies, server
 from waterflowd.api.connections import Connection
 from waterflowd.testing.awaiting import until
 
@@ -60,6 +60,23 @@ async def test_each_principal_has_its_own_rate_limit(tmp_path: Path) -> None:
             assert (await second.get("/v1/groups")).status_code == 200
             assert (await anonymous.get("/health")).status_code == 200
             served.harness.clock.ahead_ms += 10_000
+            assert (await client.get("/v1/groups")).status_code == 200
+
+
+async def test_each_principal_has_its_share_of_the_daemon_s_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose requests take too long in total is refused for a while; other principals are not affected."""
+    monkeypatch.setattr(auth, "TIME_MS_BURST", 5.0)
+    async with serve(tmp_path, requests_per_s=1_000_000) as served:
+        greedy, other = (served.harness.token(Role.VIEWER, name=name) for name in ("greedy", "other"))
+        served.harness.clock.now = lambda: 1_000_000  # type: ignore[method-assign]
+        async with served.tcp(greedy) as client, served.tcp(other) as second:
+            refused = await until_limited(client)
+            assert code(refused) == (429, "WF611")
+            assert "ms of the daemon's time per second; wait " in refused.json()["detail"]
+            assert (await second.get("/v1/groups")).status_code == 200
+            served.harness.clock.now = lambda: 1_010_000  # type: ignore[method-assign]
             assert (await client.get("/v1/groups")).status_code == 200
 
 

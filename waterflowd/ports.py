@@ -86,7 +86,7 @@ class Log(Protocol):
     ) -> tuple[list[RunSummary], RunId | None]:
         """Rows older than `before` that `accept` accepts, newest first; and where to continue, or None at the end.
 
-        One call examines at most 20,000 rows, so a page may be short or empty although more rows follow.
+        One call examines at most 1,000 rows, so a page may be short or empty although more rows follow.
         """
         ...
 

@@ -6,7 +6,7 @@ into: `roll` includes `roll[web-1]`, `deploy` includes `deploy/check`. The name 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 from fastapi import Query
@@ -16,7 +16,9 @@ from waterflow_agent.errors import Rejected
 from waterflowd.api.services import Services
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import RUN_ID_LENGTH, RunId, is_run_id
+from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import Conclusion, Status
+from waterflowd.turns import Work
 
 #: A short text of a query.
 Text = Annotated[str | None, Query(max_length=300)]
@@ -30,6 +32,8 @@ _ID_CHARACTERS = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
 #: As many as fit into one sentence.
 _CANDIDATES = 5
 _NAMES_SHOWN = 20
+#: Calls of `Log.runs`, each of which examines up to 1,000 rows, for one answer.
+_SEARCHES = 20
 
 
 def resolve(services: Services, text: str) -> RunId:
@@ -51,6 +55,29 @@ def resolve(services: Services, text: str) -> RunId:
         listed = ", ".join(found[:_CANDIDATES]) + (", ..." if len(found) > _CANDIDATES else "")
         raise Rejected("WF606", f'several runs begin with "{prefix}": {listed}; use a longer prefix', status=409)
     return found[0]
+
+
+async def search_runs(
+    services: Services, *, before: RunId | None = None, limit: int, accept: Callable[[RunSummary], bool] | None = None
+) -> tuple[list[RunSummary], RunId | None]:
+    """Runs older than `before` that `accept` accepts, newest first, and where to continue.
+
+    The newest 20,000 rows are examined. Fewer runs than `limit` may be found although there are more.
+    """
+    return await services.turns.do(_search(services, before, limit, accept))
+
+
+def _search(
+    services: Services, before: RunId | None, limit: int, accept: Callable[[RunSummary], bool] | None
+) -> Work[tuple[list[RunSummary], RunId | None]]:
+    found: list[RunSummary] = []
+    for _ in range(_SEARCHES):
+        rows, before = services.log.runs(before=before, limit=limit - len(found), accept=accept)
+        found += rows
+        if before is None or len(found) == limit:
+            break
+        yield
+    return found, before
 
 
 async def read_run(services: Services, run: RunId, at: int | None = None) -> Run:

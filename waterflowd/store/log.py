@@ -23,8 +23,8 @@ from waterflowd.store.rows import find, seek_before, seek_from
 from waterflowd.store.sealing import KEY_ID_BYTES, SealKey
 from waterflowd.store.writer import Writer
 
-#: Rows that one call of `runs` examines: about 60 ms of the loop's time.
-RUNS_EXAMINED_MAX = 20_000
+#: Rows that one call of `runs` examines: about 3 ms of the loop's time.
+RUNS_EXAMINED_MAX = 1_000
 
 
 class LmdbLog:

@@ -18,7 +18,7 @@ from waterflowd.model.statuses import Status
 from waterflowd.testing.awaiting import Immediate
 
 #: The same limit as the store's.
-RUNS_EXAMINED_MAX = 20_000
+RUNS_EXAMINED_MAX = 1_000
 
 
 class EventCodec(Protocol):

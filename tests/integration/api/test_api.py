@@ -12,9 +12,11 @@ import msgspec
 import pytest
 
 from waterflowd.admin.ports import AgentRow, PendingRow, RepositoryRow, ScheduleRow
+from waterflowd.api import run_lookup
 from waterflowd.api.schemas import access, agents, events, repositories, runs, system
 from waterflowd.model.plan import CatchUp, Overlap
 from waterflowd.reconcile.events import ScheduleOutcome
+from waterflowd.testing import memory_log
 from waterflowd.testing.api import VERSION, ApiHarness
 
 HELLO = """\
@@ -340,6 +342,23 @@ async def test_at_shows_the_run_as_it_was(harness: ApiHarness, client: httpx.Asy
     assert (beyond.status_code, beyond.json()["where"]) == (404, "at")
     for wrong in ("0", "-1", "x", "9" * 30):
         assert (await client.get(started["url"], params={"at": wrong})).status_code == 400
+
+
+async def test_a_filter_finds_runs_behind_many_others(
+    harness: ApiHarness, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are examined a few at a time; a search that ends early says where to continue."""
+    monkeypatch.setattr(memory_log, "RUNS_EXAMINED_MAX", 2)
+    first = (await start(client, HELLO.replace("name: hello", "name: first")))["id"]
+    for _ in range(5):
+        await start(client)
+    found = (await client.get("/v1/runs?name=first&limit=1")).json()
+    assert [row["id"] for row in found["runs"]] == [first]
+    monkeypatch.setattr(run_lookup, "_SEARCHES", 2)
+    found = (await client.get("/v1/runs?name=first&limit=1")).json()
+    assert found["runs"] == []
+    found = (await client.get(f"/v1/runs?name=first&limit=1&cursor={found['next']}")).json()
+    assert [row["id"] for row in found["runs"]] == [first]
 
 
 async def test_events_are_paged_without_gaps_or_sent_as_ndjson(harness: ApiHarness, client: httpx.AsyncClient) -> None:

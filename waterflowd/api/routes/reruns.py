@@ -18,7 +18,7 @@ from waterflowd.api import run_starts
 from waterflowd.api.dependencies import Ports, Runner
 from waterflowd.api.request_bodies import read_json
 from waterflowd.api.responses import json_response, returns, takes
-from waterflowd.api.run_lookup import read_run, resolve
+from waterflowd.api.run_lookup import read_run, resolve, search_runs
 from waterflowd.api.schemas.runs import RerunBody, RerunSchema, run_url
 from waterflowd.api.services import Services
 from waterflowd.engine import events
@@ -45,7 +45,7 @@ async def rerun_run(request: Request, services: Ports, principal: Runner, run_id
     if sum((body.failed, body.start is not None, bool(body.servers))) > 1:
         raise Rejected("WF605", "`failed`, `from` and `servers` exclude each other; use only one of them", where="from")
     run = await read_run(services, earlier)
-    start_request = _request(services, run, body)
+    start_request = await _request(services, run, body)
     plan = run.plan if start_request.revision == run.revision else plans.decode(start_request.plan)
     check_plan(principal, plan)
     wish = rerun.RerunRequest(is_failed=body.failed, start=body.start, servers=tuple(body.servers))
@@ -84,7 +84,7 @@ def _check_same(services: Services, row: RunSummary, earlier: RunId, reused: Reu
         )
 
 
-def _request(services: Services, run: Run, body: RerunBody) -> StartRequest:
+async def _request(services: Services, run: Run, body: RerunBody) -> StartRequest:
     """A request for the same run again, without an author, and without reuse."""
     old = run.trigger
     # The file sees the same event: a step with `if: event.name == 'push'` must not be skipped in a re-run.
@@ -93,7 +93,7 @@ def _request(services: Services, run: Run, body: RerunBody) -> StartRequest:
     if plan is None:
         raise Stalled("WF305", f"the plan of run {run.id} is missing from the log; run waterflowd fsck")
     if body.at is not None and not (run.revision or "").startswith(body.at.lower()):
-        found = _plan_at(services, run, body.at.lower())
+        found = await _plan_at(services, run, body.at.lower())
         plan, revision = found.plan, found.revision
         trigger = msgspec.structs.replace(trigger, ref=found.ref, git=found.git)
     return StartRequest(
@@ -107,7 +107,7 @@ def _request(services: Services, run: Run, body: RerunBody) -> StartRequest:
     )
 
 
-def _plan_at(services: Services, run: Run, revision: str) -> DefinitionPlan:
+async def _plan_at(services: Services, run: Run, revision: str) -> DefinitionPlan:
     """The file at another revision: the one that is applied now, or that of an earlier run."""
     if run.repository is None:
         raise Rejected(
@@ -124,7 +124,7 @@ def _plan_at(services: Services, run: Run, revision: str) -> DefinitionPlan:
     def fits(row: RunSummary) -> bool:
         return (row.path, row.repository) == (path, repository) and (row.revision or "").startswith(revision)
 
-    rows, _ = services.log.runs(before=None, limit=1, accept=fits)
+    rows, _ = await search_runs(services, limit=1, accept=fits)
     earlier = services.log.read(run_stream(rows[0].id), 1, 1)[0].event if rows else None
     plan = services.log.plan(earlier.plan_hash) if isinstance(earlier, events.RunCreated) else None
     if not isinstance(earlier, events.RunCreated) or plan is None:

@@ -15,7 +15,17 @@ from waterflowd.api.dependencies import Ports, Runner, Viewer
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, one_of
 from waterflowd.api.request_bodies import read_json
 from waterflowd.api.responses import json_response, returns, takes
-from waterflowd.api.run_lookup import STATUSES, Part, StatusFilter, Text, check_names, read_run, resolve, split_part
+from waterflowd.api.run_lookup import (
+    STATUSES,
+    Part,
+    StatusFilter,
+    Text,
+    check_names,
+    read_run,
+    resolve,
+    search_runs,
+    split_part,
+)
 from waterflowd.api.schemas.events import EventList, event_schema
 from waterflowd.api.schemas.runs import (
     CancelBody,
@@ -117,13 +127,13 @@ async def _filter(
 Selected = Annotated[RunFilter, Depends(_filter)]
 
 
-def _page(
+async def _page(
     services: Services, selected: RunFilter, limit: int, cursor: str | None
 ) -> tuple[list[RunSummarySchema], str | None]:
     if cursor is not None and not is_run_id(cursor):
         raise Rejected("WF605", "cursor must be the `next` of an earlier page", where="cursor")
     before = RunId(cursor) if cursor is not None else None
-    rows, following = services.log.runs(before=before, limit=limit, accept=selected.accept())
+    rows, following = await search_runs(services, before=before, limit=limit, accept=selected.accept())
     if following is not None and selected.since_at is not None:
         last = services.log.run(following)
         if last is not None and last.created_at < selected.since_at:
@@ -136,7 +146,7 @@ async def list_runs(
     services: Ports, _: Viewer, selected: Selected, limit: Limit = 50, cursor: PageCursor = None
 ) -> Response:
     """Runs, newest first. `status` is a status or a conclusion."""
-    runs, following = _page(services, selected, limit, cursor)
+    runs, following = await _page(services, selected, limit, cursor)
     return json_response(RunList(runs=runs, next=following))
 
 
@@ -145,7 +155,7 @@ async def list_runs_by_older_name(
     services: Ports, _: Viewer, selected: Selected, limit: Limit = 50, cursor: PageCursor = None
 ) -> Response:
     """Runs, newest first, under the older name."""
-    runs, following = _page(services, selected, limit, cursor)
+    runs, following = await _page(services, selected, limit, cursor)
     return json_response(OlderRunList(workflows=runs, next=following))
 
 

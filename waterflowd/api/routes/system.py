@@ -13,6 +13,7 @@ from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.pagination import PageCursor
 from waterflowd.api.problems import problem
 from waterflowd.api.responses import json_response, returns
+from waterflowd.api.run_lookup import search_runs
 from waterflowd.api.schemas.agents import AgentSchema, PendingAgentSchema
 from waterflowd.api.schemas.gates import PendingApprovalSchema, pending_approvals
 from waterflowd.api.schemas.reasons import reason_schema
@@ -79,7 +80,7 @@ async def status(services: Ports, _: Viewer) -> Response:
     rows = [row for run in islice(services.log.open_runs(), _OPEN_RUNS_MAX) if (row := services.log.run(run))]
     running = [row for row in rows if row.status is Status.RUNNING]
     waiting, approvals = await _waiting(services, rows)
-    failed, _next = services.log.runs(before=None, limit=_FAILED_MAX, accept=lambda row: row.conclusion in FAILURES)
+    failed, _next = await search_runs(services, limit=_FAILED_MAX, accept=lambda row: row.conclusion in FAILURES)
     agents = services.agents.rows()
     problems = _problems(services)
     return json_response(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -20,8 +21,14 @@ _EPOCH = datetime(1970, 1, 1)
 
 def format_timestamp(at: int) -> str:
     """Milliseconds since 1970 as text. What no calendar holds is moved to the nearest instant that it does."""
-    bounded = min(max(at, 0), _INSTANT_MAX)
-    return (_EPOCH + timedelta(milliseconds=bounded)).isoformat(timespec="milliseconds") + "Z"
+    second, millisecond = divmod(min(max(at, 0), _INSTANT_MAX), 1000)
+    return f"{_second_text(second)}.{millisecond:03d}Z"
+
+
+@lru_cache(maxsize=4_096)
+def _second_text(second: int) -> str:
+    # An answer has up to a few thousand times, and most of them are in the same few seconds.
+    return (_EPOCH + timedelta(seconds=second)).isoformat(timespec="seconds")
 
 
 def timestamp(at: int | None) -> str | None:

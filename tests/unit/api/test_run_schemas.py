@@ -16,6 +16,7 @@ from waterflowd.ctl.display import run_tree
 from waterflowd.ctl.display.terminal import glyph
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import Run, events, fold
+from waterflowd.engine.state.blocks import Attempt
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.reasons import CREATED, ReasonCode, reason
@@ -131,10 +132,56 @@ def test_the_whole_response_is_bounded() -> None:
 
 
 def test_steps_count_as_rows() -> None:
-    """A few instances with many steps cost as much as many instances with a few steps."""
+    """All instances are shown, and the steps of the first ones."""
     text = "jobs:\n  roll:\n    runs-on: {group: web, target: each}\n    steps:\n" + "      - run: x\n" * 600
     found = displayed(made(text, *instances(50)))
-    assert (found["jobs"][0]["jobs_total"], len(found["jobs"][0]["jobs"])) == (50, 2)
+    shown = found["jobs"][0]["jobs"]
+    assert (found["jobs"][0]["jobs_total"], len(shown)) == (50, 50)
+    assert [len(job["steps"]) for job in shown] == [100, 100, 50, *[0] * 47]
+    assert all(job["steps_total"] == 600 for job in shown)
+
+
+def test_a_file_with_thousands_of_steps_is_truncated_in_the_response() -> None:
+    """All jobs, at most a hundred steps of each, and the failed step first, wherever it is."""
+    names = [f"j{n}" for n in range(10)]
+    text = "jobs:\n" + "".join(
+        f"  {name}:\n    runs-on: web\n    steps:\n" + "      - run: x\n" * 1_000 for name in names
+    )
+    part: dict[str, Any] = {"job": JobId("j9"), "step": StepId("900")}
+    skipped = [
+        events.StepCompleted(
+            at=5,
+            job=JobId("j9"),
+            step=StepId(f"{number}"),
+            outcome=Conclusion.SKIPPED,
+            conclusion=Conclusion.SKIPPED,
+            reason=CREATED,
+        )
+        for number in range(1, 900)
+    ]
+    failed = events.StepCompleted(
+        at=6, outcome=Conclusion.FAILURE, conclusion=Conclusion.FAILURE, reason=CREATED, **part
+    )
+    run = made(text, ready("j9"), *skipped, failed)
+    found = displayed(run)
+    assert [(job["id"], job["steps_total"]) for job in found["jobs"]] == [(name, 1_000) for name in names]
+    assert [step["id"] for step in found["jobs"][9]["steps"]] == [*(f"{n}" for n in range(1, 100)), "900"]
+    assert len(list(rows(found))) == len(names) + schemas.ROWS_MAX
+    lines = list(run_tree.lines(found))
+    assert sum("900 more steps" in line for line in lines) == 3
+    assert any(line.endswith("1000 more steps") for line in lines)
+
+
+def test_many_attempts_count_as_rows() -> None:
+    """Each step has its newest attempt, and older ones as far as there is space."""
+    text = "jobs:\n  a:\n    runs-on: web\n    steps:\n" + "      - run: x\n" * 90
+    run = made(text)
+    for step in run.jobs[0].steps:
+        step.attempts += [Attempt(AttemptNo(number), 1) for number in range(1, 51)]
+    steps = displayed(run)["jobs"][0]["steps"]
+    assert len(steps) == 90
+    assert all(step["attempts"][-1]["attempt"] == 50 for step in steps)
+    assert sum(len(step["attempts"]) for step in steps) == 90 + schemas.ROWS_MAX
 
 
 def test_outputs_below_the_file_s_jobs_are_bounded_and_null_beyond() -> None:

@@ -156,7 +156,7 @@ async def test_a_long_run_is_read_in_turns(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def _count_turns() -> int:
-    """Returns how often the loop has come here until the task is cancelled."""
+    """Returns how often the loop passes here until the task is cancelled."""
     count = 0
     with contextlib.suppress(asyncio.CancelledError):
         while True:

@@ -4,10 +4,10 @@ Rules of this file:
 
 - The list at the top holds the jobs of the file, with the steps of the file. The instances of a job, or the jobs of the
   workflow that it calls, are in its `jobs`; what runs inside a step is in its `blocks`.
-- An answer is bounded, however large the run is. Below the jobs and steps of the file there are at most `LIST_MAX` rows in one
-  list and `ROWS_MAX` rows in total, with `VALUES_BYTES_MAX` of outputs. `jobs_total` and `blocks_total` are the real numbers,
-  and `counts` counts all of them by state. Rows that failed or are active take precedence. `routes/run_parts.py` pages through
-  everything.
+- An answer is bounded, however large the run is, because it is built in one turn of the event loop. It has all jobs of the
+  file; otherwise `LIST_MAX` rows in one list, `ROWS_MAX` steps of the file and as many rows below them at most, with
+  `VALUES_BYTES_MAX` of outputs. `jobs_total`, `steps_total` and `blocks_total` are the real numbers, and `counts` counts all
+  jobs and blocks by state. Rows that failed or are active take precedence. `routes/run_parts.py` pages through everything.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from waterflowd.engine.state.runs import Job
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 
-#: Rows of one list below a job or a step: what a person can read through.
+#: Rows of one list: what a person can read through.
 LIST_MAX = 100
-#: Rows below the jobs and steps of the file in one answer: about 1 MB, 20 ms.
-ROWS_MAX = 1_000
+#: Steps of the file's jobs in one answer, and again rows below them. Each attempt of a step after the first counts as a row.
+#: About 400 KB, 6 ms.
+ROWS_MAX = 300
 #: Outputs of those rows in one answer.
 VALUES_BYTES_MAX = 2 << 20
 #: The newest attempts of one step.
@@ -39,9 +40,11 @@ JobKind = Literal["steps", "matrix", "each", "call"]
 BlockState = Literal["running", "success", "failure", "cancelled"]
 
 _Value = TypeVar("_Value")
-_Part = TypeVar("_Part", Job, Block)
+_Part = TypeVar("_Part", Job, Step, Block)
+_Row = TypeVar("_Row")
 _encoder = msgspec.json.Encoder()
 #: Shown first, then the active ones, then the rest.
+_ACTIVE = frozenset({Status.RUNNING, Status.WAITING})
 _UNSUCCESSFUL = frozenset({Conclusion.FAILURE, Conclusion.LOST, Conclusion.TIMED_OUT, Conclusion.CANCELLED})
 
 
@@ -49,6 +52,7 @@ class Budget:
     """How much more an answer may hold."""
 
     def __init__(self) -> None:
+        self._file_rows = ROWS_MAX
         self._rows = ROWS_MAX
         self._bytes = VALUES_BYTES_MAX
         self._is_first = True
@@ -64,16 +68,39 @@ class Budget:
         self._bytes -= size
         return value
 
-    def select(self, parts: Sequence[_Part], rank: Callable[[_Part], int]) -> list[_Part]:
-        """The parts that the answer shows, in their order; of too many, those with the lowest ranks. Their steps count too."""
-        order = range(len(parts)) if len(parts) <= LIST_MAX else sorted(range(len(parts)), key=lambda n: rank(parts[n]))
-        selected: list[int] = []
-        for index in order[:LIST_MAX]:
-            if self._rows <= 0:
-                break
-            selected.append(index)
-            self._rows -= 1 + len(parts[index].steps)
-        return [parts[index] for index in sorted(selected)]
+    def rows(
+        self,
+        parts: Sequence[_Part],
+        rank: Callable[[_Part], int],
+        row: Callable[[_Part], _Row],
+        *,
+        is_of_file: bool = False,
+    ) -> list[_Row]:
+        """Rows of the parts that the answer shows, in their order; of too many, those with the lowest ranks."""
+        count = min(LIST_MAX, self._file_rows if is_of_file else self._rows)
+        if is_of_file:
+            self._file_rows -= min(count, len(parts))
+        else:
+            self._rows -= min(count, len(parts))
+        return in_order(parts, rank, row, count)
+
+    def newest(self, attempts: Sequence[Attempt]) -> Sequence[Attempt]:
+        """The attempts that the answer shows: the newest one, and those before it as far as there is space."""
+        shown = attempts[-min(ATTEMPTS_MAX, 1 + max(self._rows, 0)) :]
+        self._rows -= max(len(shown) - 1, 0)
+        return shown
+
+
+def in_order(
+    parts: Sequence[_Part], rank: Callable[[_Part], int], row: Callable[[_Part], _Row], count: int | None = None
+) -> list[_Row]:
+    """Rows of the `count` parts with the lowest ranks, in the order of the parts.
+
+    Those with the lowest ranks are made first, so that a budget suffices for what is below them.
+    """
+    ranked = sorted(range(len(parts)), key=lambda index: rank(parts[index]))[:count]
+    made = {index: row(parts[index]) for index in ranked}
+    return [made[index] for index in sorted(made)]
 
 
 class AttemptSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -169,7 +196,7 @@ class StepSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             retry_at=timestamp(step.retry_at),
             started_at=timestamp(step.started_at),
             completed_at=timestamp(step.completed_at),
-            attempts=[AttemptSchema.of(attempt) for attempt in step.attempts[-ATTEMPTS_MAX:]],
+            attempts=[AttemptSchema.of(attempt) for attempt in budget.newest(step.attempts)],
             counts=dict(Counter(block_state(block) for block in step.blocks)) if step.blocks else {},
             blocks_total=max(len(step.blocks), step.count or 0),
             blocks=_blocks(step, budget) if with_blocks and step.blocks else [],
@@ -183,22 +210,28 @@ class BlockSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     name: str
     item: Any
     state: BlockState
+    steps_total: int
     steps: list[StepSchema]
 
-
-def _blocks(step: Step, budget: Budget) -> list[BlockSchema]:
-    return [
-        BlockSchema(
+    @classmethod
+    def of(cls, step: Step, block: Block, budget: Budget) -> BlockSchema:
+        """A block of a step, with what is inside it."""
+        return cls(
             index=block.index,
             name=_block_name(step, block),
             item=budget.value(block.item),
             state=block_state(block),
-            steps=[
-                StepSchema.of(inner, budget, budget.value(inner.outputs), with_blocks=True) for inner in block.steps
-            ],
+            steps_total=len(block.steps),
+            steps=budget.rows(
+                block.steps,
+                rank_of,
+                lambda inner: StepSchema.of(inner, budget, budget.value(inner.outputs), with_blocks=True),
+            ),
         )
-        for block in budget.select(step.blocks, _block_rank)
-    ]
+
+
+def _blocks(step: Step, budget: Budget) -> list[BlockSchema]:
+    return budget.rows(step.blocks, _block_rank, lambda block: BlockSchema.of(step, block, budget))
 
 
 def _block_name(step: Step, block: Block) -> str:
@@ -265,6 +298,7 @@ class JobSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     batch: BatchSchema | None
     started_at: Timestamp | None
     completed_at: Timestamp | None
+    steps_total: int
     steps: list[StepSchema]
     counts: dict[str, int]
     jobs_total: int
@@ -306,15 +340,18 @@ class JobSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             batch=_batch(job),
             started_at=timestamp(job.started_at),
             completed_at=timestamp(job.completed_at),
-            steps=[
-                StepSchema.of(
+            steps_total=len(job.steps),
+            steps=budget.rows(
+                job.steps,
+                rank_of,
+                lambda step: StepSchema.of(
                     step,
                     budget,
                     step.outputs if job.parent is None else budget.value(step.outputs),
                     with_blocks=is_deep,
-                )
-                for step in job.steps
-            ],
+                ),
+                is_of_file=job.parent is None,
+            ),
             counts=dict(Counter((child.conclusion or child.status).value for child in jobs)) if jobs else {},
             jobs_total=len(jobs),
             jobs=_jobs(jobs, budget) if is_deep else [],
@@ -336,7 +373,7 @@ class StepList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _jobs(jobs: Sequence[Job], budget: Budget) -> list[JobSchema]:
-    return [JobSchema.of(child, budget, budget.value(child.outputs)) for child in budget.select(jobs, _job_rank)]
+    return budget.rows(jobs, rank_of, lambda child: JobSchema.of(child, budget, budget.value(child.outputs)))
 
 
 def _kind(job: Job) -> JobKind:
@@ -355,7 +392,8 @@ def _batch(job: Job) -> BatchSchema | None:
     return BatchSchema(number=number, of=len(children.batches), resume_at=timestamp(children.resume_at))
 
 
-def _job_rank(job: Job) -> int:
-    if job.conclusion in _UNSUCCESSFUL:
+def rank_of(part: Job | Step) -> int:
+    """The lowest for jobs and steps that failed, then for active ones."""
+    if part.conclusion in _UNSUCCESSFUL:
         return 0
-    return 1 if job.status in (Status.RUNNING, Status.WAITING) else 2
+    return 1 if part.status in _ACTIVE else 2

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from waterflowd.api.schemas.gates import ConcurrencySchema, PendingApprovalSchema, pending_approvals
-from waterflowd.api.schemas.jobs import Budget, JobSchema
+from waterflowd.api.schemas.jobs import Budget, JobSchema, in_order, rank_of
 from waterflowd.api.schemas.reasons import ReasonSchema, reason_schema
 from waterflowd.api.timestamps import Timestamp, timestamp
 from waterflowd.engine.rules.rerun import SERVER_CHOICES, Selection
@@ -186,7 +186,7 @@ class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
             concurrency=ConcurrencySchema.of(run.lock) if run.lock is not None else None,
             reused=ReuseSchema.of(run.reused) if run.reused is not None else None,
             approvals=pending_approvals(run),
-            jobs=[JobSchema.of(job, budget, job.outputs) for job in run.scope.jobs.values()],
+            jobs=in_order(list(run.scope.jobs.values()), rank_of, lambda job: JobSchema.of(job, budget, job.outputs)),
         )
 
 

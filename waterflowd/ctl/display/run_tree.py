@@ -107,7 +107,7 @@ def _job_node(job: dict[str, Any], now_ms: int | None, *, is_short: bool) -> Tre
         return TreeNode(text, _instances(job, now_ms, is_short=is_short))
     if is_short and (job["conclusion"] in ("success", "skipped") or job["status"] == "queued"):
         return TreeNode(text)
-    return TreeNode(text, _step_nodes(job["steps"], now_ms))
+    return TreeNode(text, _step_nodes(job, now_ms))
 
 
 def _servers(job: dict[str, Any]) -> str:
@@ -156,8 +156,13 @@ def _word(job: dict[str, Any]) -> str:
 # Steps
 
 
-def _step_nodes(steps: list[dict[str, Any]], now_ms: int | None) -> list[TreeNode]:
-    return [_step_node(step, now_ms) for step in steps]
+def _step_nodes(owner: dict[str, Any], now_ms: int | None) -> list[TreeNode]:
+    """The steps of a job or block that the answer contains, and how many more there are."""
+    steps = owner["steps"]
+    hidden = owner.get("steps_total", 0) - len(steps)
+    noun = "step" if hidden == 1 else "steps"
+    more = [TreeNode(_faint(f"{hidden} more {noun}"))] if hidden > 0 else []
+    return [_step_node(step, now_ms) for step in steps] + more
 
 
 def _step_node(step: dict[str, Any], now_ms: int | None) -> TreeNode:
@@ -186,12 +191,12 @@ def _block_count(step: dict[str, Any]) -> str:
 
 def _block_nodes(step: dict[str, Any], blocks: list[dict[str, Any]], now_ms: int | None) -> list[TreeNode]:
     if step["node"] in _WITHOUT_BLOCK_LINES:
-        return [node for block in blocks for node in _step_nodes(block["steps"], now_ms)]
+        return [node for block in blocks for node in _step_nodes(block, now_ms)]
     counts: dict[str, int] = step.get("counts") or {}
     visible = blocks
     if sum(counts.values()) > _BLOCKS_MAX:
         visible = [block for block in blocks if block["state"] != "success"][:_BLOCKS_MAX]
-    nodes = [TreeNode(_block_text(block), _step_nodes(block["steps"], now_ms)) for block in visible]
+    nodes = [TreeNode(_block_text(block), _step_nodes(block, now_ms)) for block in visible]
     return nodes + _others(counts, (block["state"] for block in visible), _block_noun(step))
 
 

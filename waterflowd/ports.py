@@ -103,16 +103,21 @@ class Log(Protocol):
         ...
 
 
-class OutputLogs(Protocol):
-    """The output of steps, one log per attempt, addressed by byte offset."""
+class OutputWriter(Protocol):
+    """Stores the output of steps, one log per attempt, addressed by byte offset."""
 
     def append(self, pieces: Sequence[OutputAppend]) -> Awaitable[list[int]]:
         """Makes output durable; returns each log's new size, in the order of the argument.
 
-        Idempotent: known bytes are skipped, and a piece after a gap is ignored. The returned size says where to continue.
-        Delays `Log.append` by at most one transaction.
+        Idempotent: known bytes are skipped, and a piece after a gap is ignored. The returned size says where to continue; for
+        an append without pieces it is the durable size. Delays `Log.append` by at most one transaction. Raises `Retryable` when
+        nothing can be stored at the moment; a part of the output may be durable then.
         """
         ...
+
+
+class OutputLogs(OutputWriter, Protocol):
+    """Output logs on the daemon's own disk, which are read at once."""
 
     def size(self, name: AttemptId) -> int:
         """Durable size in bytes; 0 for an unknown log."""
@@ -120,6 +125,41 @@ class OutputLogs(Protocol):
 
     def read(self, name: AttemptId, offset: int, bytes_max: int) -> list[OutputPiece]:
         """Durable pieces from the one that contains `offset` (it may begin earlier), about `bytes_max` in total."""
+        ...
+
+
+class SharedOutputLogs(OutputWriter, Protocol):
+    """Output logs that several daemons share, on storage that takes time to read.
+
+    Two daemons may append the same bytes of one log at the same time, after its agent has changed from one to the other.
+    """
+
+    async def size(self, name: AttemptId) -> int:
+        """As `OutputLogs.size`; includes what other daemons have stored. Raises `Retryable`."""
+        ...
+
+    async def read(self, name: AttemptId, offset: int, bytes_max: int) -> list[OutputPiece]:
+        """As `OutputLogs.read`. Raises `Retryable`, and `Stalled` WF304 for damaged output."""
+        ...
+
+
+class Objects(Protocol):
+    """Objects under keys such as `a/b/c`, on storage that several daemons share. Calls may overlap.
+
+    A key's parts are letters, digits, `-`, `_` and `.`. Every method raises `Retryable` WF322 when the storage cannot be
+    reached, is full, or refuses.
+    """
+
+    async def put(self, key: str, content: bytes) -> None:
+        """Stores an object, completely or not at all; durable on return. Replaces one that is there already."""
+        ...
+
+    async def get(self, key: str) -> bytes | None:
+        """The content of an object; None if there is none."""
+        ...
+
+    async def names(self, folder: str) -> list[str]:
+        """The last parts of all keys directly below `folder`, sorted. Includes everything that was stored before the call."""
         ...
 
 

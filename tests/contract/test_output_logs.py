@@ -1,4 +1,4 @@
-"""The contract of all output logs, on disk or in memory (`ports.OutputLogs`)."""
+"""The contract of all output logs: on disk, in memory, as objects (`ports.OutputLogs`, `ports.SharedOutputLogs`)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.transfer.test_s3 import Bucket, bucket, moto
 from waterflow_agent.testing import attempt_id
 from waterflowd.model import ids
 from waterflowd.model.ids import AttemptId
 from waterflowd.model.records import OutputAppend, OutputPiece
-from waterflowd.ports import OutputLogs
+from waterflowd.objects.opening import open_objects
+from waterflowd.objects.outputs import ObjectOutputLogs
+from waterflowd.ports import Objects, OutputLogs, SharedOutputLogs
 from waterflowd.store.opening import open_store
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
+
+__all__ = ["bucket", "moto"]
 
 RUN = ids.run_id(1_700_000_000_000, 7)
 #: More than a log may have before it is moved to a file.
@@ -22,22 +27,55 @@ LARGE = 100_000
 
 
 class OutputLogsHarness:
-    """Output logs, and a way to open them again; the in-memory twin keeps its state."""
+    """Output logs, and a way to open them again; the in-memory twin keeps its state. Reads wait where that is necessary."""
 
-    def __init__(self, outputs: OutputLogs, reopen: Callable[[], OutputLogs]) -> None:
+    def __init__(
+        self, outputs: OutputLogs | SharedOutputLogs, reopen: Callable[[], OutputLogs | SharedOutputLogs]
+    ) -> None:
         self.outputs = outputs
         self._reopen = reopen
 
-    def reopened(self) -> OutputLogs:
+    def reopen(self) -> None:
+        """Opens the logs again, as another process would."""
         self.outputs = self._reopen()
-        return self.outputs
+
+    async def size(self, of: AttemptId | None = None) -> int:
+        found = self.outputs.size(of or name())
+        return found if isinstance(found, int) else await found
+
+    async def read(self, offset: int, bytes_max: int, of: AttemptId | None = None) -> list[OutputPiece]:
+        found = self.outputs.read(of or name(), offset, bytes_max)
+        return found if isinstance(found, list) else await found
+
+    async def text(self, of: AttemptId | None = None, offset: int = 0) -> bytes:
+        """Returns all bytes from `offset` on, read in small pages."""
+        found = b""
+        while pieces := await self.read(offset + len(found), 10_000, of):
+            begun = offset + len(found) - pieces[0].offset
+            found += b"".join(printed.data for printed in pieces)[begun:]
+        return found
 
 
-@pytest.fixture(params=["lmdb", "memory"])
+@pytest.fixture
+def s3_objects(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Objects:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDTEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2-secret")
+    return open_objects("s3://bucket/some/prefix", {"AWS_ENDPOINT_URL": bucket.endpoint})
+
+
+@pytest.fixture(params=["lmdb", "memory", "directory", "s3"])
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OutputLogsHarness]:
     if request.param == "memory":
         outputs = MemoryOutputLogs()
         yield OutputLogsHarness(outputs, lambda: outputs)
+        return
+    if request.param in ("directory", "s3"):
+        objects = (
+            open_objects(f"dir:{tmp_path}", {})
+            if request.param == "directory"
+            else request.getfixturevalue("s3_objects")
+        )
+        yield OutputLogsHarness(ObjectOutputLogs(objects), lambda: ObjectOutputLogs(objects))
         return
     stores = [open_store(tmp_path / "data", {})]
 
@@ -58,58 +96,48 @@ def piece(offset: int, printed: bytes, at: int = 5, stream: int = 1) -> OutputPi
     return OutputPiece(offset=offset, at=at, stream=stream, data=printed)
 
 
-async def add(outputs: OutputLogs, *pieces: OutputPiece, to: AttemptId | None = None) -> int:
-    return (await outputs.append([OutputAppend(attempt=to or name(), pieces=list(pieces))]))[0]
-
-
-def text(outputs: OutputLogs, of: AttemptId | None = None, offset: int = 0) -> bytes:
-    """Returns all bytes from `offset` on, read in small pages."""
-    of = of or name()
-    found = b""
-    while pieces := outputs.read(of, offset + len(found), 10_000):
-        begun = offset + len(found) - pieces[0].offset
-        found += b"".join(printed.data for printed in pieces)[begun:]
-    return found
+async def add(harness: OutputLogsHarness, *pieces: OutputPiece, to: AttemptId | None = None) -> int:
+    return (await harness.outputs.append([OutputAppend(attempt=to or name(), pieces=list(pieces))]))[0]
 
 
 async def test_a_new_log_is_empty(harness: OutputLogsHarness) -> None:
     """The size is 0 and there are no pieces; appending nothing does not change this."""
-    assert (harness.outputs.size(name()), harness.outputs.read(name(), 0, 100)) == (0, [])
-    assert await add(harness.outputs) == 0
+    assert (await harness.size(), await harness.read(0, 100)) == (0, [])
+    assert await add(harness) == 0
     assert await harness.outputs.append([]) == []
 
 
 async def test_pieces_are_read_as_they_were_written(harness: OutputLogsHarness) -> None:
     """Each piece has its offset, time, stream and bytes, and the order is kept."""
     pieces = [piece(0, b"one\n", 10, 1), piece(4, b"\x00\xff", 11, 2), piece(6, b"three", 12, 1)]
-    assert await add(harness.outputs, *pieces) == 11
-    assert harness.outputs.read(name(), 0, 1_000) == pieces
-    assert harness.outputs.size(name()) == 11
+    assert await add(harness, *pieces) == 11
+    assert await harness.read(0, 1_000) == pieces
+    assert await harness.size() == 11
 
 
 async def test_known_bytes_are_skipped(harness: OutputLogsHarness) -> None:
     """A repetition changes nothing; a piece that extends beyond the end adds its new part."""
-    await add(harness.outputs, piece(0, b"abc"), piece(3, b"def"))
-    assert await add(harness.outputs, piece(0, b"abc"), piece(3, b"def"), piece(6, b"ghi")) == 9
-    assert await add(harness.outputs, piece(6, b"ghiJK")) == 11
-    assert await add(harness.outputs, piece(3, b"def")) == 11
-    assert text(harness.outputs) == b"abcdefghiJK"
+    await add(harness, piece(0, b"abc"), piece(3, b"def"))
+    assert await add(harness, piece(0, b"abc"), piece(3, b"def"), piece(6, b"ghi")) == 9
+    assert await add(harness, piece(6, b"ghiJK")) == 11
+    assert await add(harness, piece(3, b"def")) == 11
+    assert await harness.text() == b"abcdefghiJK"
 
 
 async def test_pieces_after_a_gap_are_ignored(harness: OutputLogsHarness) -> None:
     """The returned size says where to continue."""
-    assert await add(harness.outputs, piece(5, b"late")) == 0
-    assert await add(harness.outputs, piece(0, b"abc"), piece(4, b"e")) == 3
-    assert await add(harness.outputs, piece(4, b"e"), piece(3, b"d")) == 3
-    assert text(harness.outputs) == b"abc"
+    assert await add(harness, piece(5, b"late")) == 0
+    assert await add(harness, piece(0, b"abc"), piece(4, b"e")) == 3
+    assert await add(harness, piece(4, b"e"), piece(3, b"d")) == 3
+    assert await harness.text() == b"abc"
 
 
 async def test_invalid_times_and_streams_are_clamped(harness: OutputLogsHarness) -> None:
     """They come from an agent, so the bytes are accepted whatever they are."""
-    assert await add(harness.outputs, piece(0, b"a", at=-7, stream=-1), piece(1, b"b", at=1 << 70, stream=999)) == 2
-    assert harness.outputs.read(name(), 0, 10) == [piece(0, b"a", 0, 0), piece(1, b"b", (1 << 63) - 1, 255)]
-    assert await add(harness.outputs, piece(-5, b"12345ab-c")) == 4
-    assert text(harness.outputs) == b"ab-c"
+    assert await add(harness, piece(0, b"a", at=-7, stream=-1), piece(1, b"b", at=1 << 70, stream=999)) == 2
+    assert await harness.read(0, 10) == [piece(0, b"a", 0, 0), piece(1, b"b", (1 << 63) - 1, 255)]
+    assert await add(harness, piece(-5, b"12345ab-c")) == 4
+    assert await harness.text() == b"ab-c"
 
 
 async def test_logs_are_separate(harness: OutputLogsHarness) -> None:
@@ -126,23 +154,23 @@ async def test_logs_are_separate(harness: OutputLogsHarness) -> None:
     ]
     for large in (b"", b"x" * LARGE):
         appends = [
-            OutputAppend(attempt=each, pieces=[piece(harness.outputs.size(each), b"%d" % number + large)])
+            OutputAppend(attempt=each, pieces=[piece(await harness.size(each), b"%d" % number + large)])
             for number, each in enumerate(names)
         ]
         sizes = await harness.outputs.append(appends)
-        assert sizes == [harness.outputs.size(each) for each in names]
-    assert [text(harness.outputs, each)[:2] for each in names] == [
+        assert sizes == [await harness.size(each) for each in names]
+    assert [(await harness.text(each))[:2] for each in names] == [
         b"%d%d" % (number, number) for number in range(len(names))
     ]
 
 
 async def test_reading_starts_with_the_piece_that_contains_the_offset(harness: OutputLogsHarness) -> None:
     """The offset may be inside a piece; after the end there is nothing; otherwise at least one piece is returned."""
-    await add(harness.outputs, piece(0, b"abc"), piece(3, b"def"), piece(6, b"ghi"))
-    assert [found.offset for found in harness.outputs.read(name(), 4, 100)] == [3, 6]
-    assert [found.offset for found in harness.outputs.read(name(), 3, 1)] == [3]
-    assert [found.offset for found in harness.outputs.read(name(), 0, 4)] == [0, 3]
-    assert harness.outputs.read(name(), 9, 100) == []
+    await add(harness, piece(0, b"abc"), piece(3, b"def"), piece(6, b"ghi"))
+    assert [found.offset for found in await harness.read(4, 100)] == [3, 6]
+    assert [found.offset for found in await harness.read(3, 1)] == [3]
+    assert [found.offset for found in await harness.read(0, 4)] == [0, 3]
+    assert await harness.read(9, 100) == []
 
 
 async def test_a_log_grows_from_small_to_large(harness: OutputLogsHarness) -> None:
@@ -153,11 +181,11 @@ async def test_a_log_grows_from_small_to_large(harness: OutputLogsHarness) -> No
         pieces = [
             piece(start, whole[start : start + 8_000]) for start in range(size, min(size + step, len(whole)), 8_000)
         ]
-        size = await add(harness.outputs, *pieces)
+        size = await add(harness, *pieces)
     assert size == len(whole)
-    assert text(harness.outputs) == whole
+    assert await harness.text() == whole
     for offset in (0, 9, 8_000, 65_535, 65_536, 70_001, len(whole) - 1):
-        assert text(harness.outputs, offset=offset) == whole[offset:]
+        assert await harness.text(offset=offset) == whole[offset:]
 
 
 async def test_appends_in_flight_keep_their_order(harness: OutputLogsHarness) -> None:
@@ -169,9 +197,9 @@ async def test_appends_in_flight_keep_their_order(harness: OutputLogsHarness) ->
         calls.append(harness.outputs.append([OutputAppend(attempt=name(f"s{number}"), pieces=[piece(0, printed)])]))
         offset += len(printed)
     sizes = await asyncio.gather(*(_sizes(call) for call in calls))
-    assert sizes[-2] == [offset] == [harness.outputs.size(name())]
-    assert len(text(harness.outputs)) == offset
-    assert harness.outputs.size(name("s1")) == 100
+    assert sizes[-2] == [offset] == [await harness.size()]
+    assert len(await harness.text()) == offset
+    assert await harness.size(name("s1")) == 100
 
 
 async def _sizes(call: object) -> list[int]:
@@ -180,12 +208,12 @@ async def _sizes(call: object) -> list[int]:
 
 async def test_everything_is_readable_after_reopening(harness: OutputLogsHarness) -> None:
     """Small and large logs can be read and continued."""
-    await add(harness.outputs, piece(0, b"small"))
-    await add(harness.outputs, piece(0, b"y" * LARGE), to=name("large"))
-    await add(harness.outputs, piece(LARGE, b"!"), to=name("large"))
-    outputs = harness.reopened()
-    assert (outputs.size(name()), outputs.size(name("large"))) == (5, LARGE + 1)
-    assert await add(outputs, piece(5, b" log")) == 9
-    assert await add(outputs, piece(LARGE + 1, b"?"), to=name("large")) == LARGE + 2
-    assert text(outputs) == b"small log"
-    assert text(outputs, name("large"), LARGE - 1) == b"y!?"
+    await add(harness, piece(0, b"small"))
+    await add(harness, piece(0, b"y" * LARGE), to=name("large"))
+    await add(harness, piece(LARGE, b"!"), to=name("large"))
+    harness.reopen()
+    assert (await harness.size(), await harness.size(name("large"))) == (5, LARGE + 1)
+    assert await add(harness, piece(5, b" log")) == 9
+    assert await add(harness, piece(LARGE + 1, b"?"), to=name("large")) == LARGE + 2
+    assert await harness.text() == b"small log"
+    assert await harness.text(name("large"), LARGE - 1) == b"y!?"

@@ -76,6 +76,7 @@ ZONE_READS = {"fromtimestamp": 2, "astimezone": 1}
 NEVER: dict[str, tuple[str, ...]] = {
     "waterflowd.host": ("lmdb", "zmq", "waterflowd.api"),
     "waterflowd.store": ("zmq", "waterflowd.api", "waterflowd.host"),
+    "waterflowd.objects": ("lmdb", "zmq", "waterflowd.api", "waterflowd.host"),
     "waterflowd.dispatch": ("lmdb", "waterflowd.api"),
     "waterflowd.gitsource": ("lmdb", "zmq", "waterflowd.api"),
     "waterflowd.reconcile": ("lmdb", "zmq", "waterflowd.api", "waterflowd.admin"),
@@ -105,6 +106,7 @@ RUNNER_MAY = (
 #: The concrete classes behind the ports, which only some modules may name.
 ADAPTERS = (
     "waterflowd.store",
+    "waterflowd.objects",
     "waterflowd.dispatch",
     "waterflowd.gitsource",
     "waterflowd.api",

@@ -39,7 +39,7 @@ class OutputCollector:
     """Collects output and writes it."""
 
     def __init__(
-        self, state: LiveState, logs: ports.OutputLogs, link: ports.Link, feed: Feed, queries: RunQueries
+        self, state: LiveState, logs: ports.OutputWriter, link: ports.Link, feed: Feed, queries: RunQueries
     ) -> None:
         self._state = state
         self._logs = logs
@@ -48,6 +48,8 @@ class OutputCollector:
         self._queries = queries
         self._waiting: list[tuple[AgentId, messages.TaskId, OutputAppend]] = []
         self._waiting_bytes: Counter[AgentId] = Counter()
+        #: Attempts of which some output was dropped since the last write.
+        self._dropped: set[messages.TaskId] = set()
         self._wake = asyncio.Event()
 
     def received(self, agent: AgentId, output: messages.Output) -> None:
@@ -60,7 +62,10 @@ class OutputCollector:
             self._link.send(agent, [messages.OutputAck(key, max(output.offset, 0) + size)])
             return
         if self._waiting_bytes[agent] > WAITING_BYTES_MAX:
-            self._link.send(agent, [messages.OutputAck(key, self._logs.size(key.attempt))])
+            if key not in self._dropped:
+                # Without pieces: the answer says where the agent has to continue.
+                self._dropped.add(key)
+                self._waiting.append((agent, key, OutputAppend(attempt=key.attempt, pieces=[])))
             return
         # Empty messages and chunks are not free either.
         self._waiting_bytes[agent] += size + _OVERHEAD_BYTES * (1 + len(output.chunks))
@@ -90,13 +95,8 @@ class OutputCollector:
             self._wake.clear()
             waiting, self._waiting = self._waiting, []
             self._waiting_bytes.clear()
-            try:
-                sizes = await self._logs.append([append for _, _, append in waiting])
-            except Retryable as error:
-                logger.error("cannot write output; agents will send it again: %s", error.text)
-                await asyncio.sleep(DISK_FULL_PAUSE_S)
-                # Acknowledging the durable sizes tells the agents where to continue.
-                sizes = [self._logs.size(append.attempt) for _, _, append in waiting]
+            self._dropped.clear()
+            sizes = await self._append([append for _, _, append in waiting])
             acknowledgements: dict[AgentId, list[messages.OutputAck]] = {}
             for (agent, key, _), size in zip(waiting, sizes, strict=True):
                 acknowledgements.setdefault(agent, []).append(messages.OutputAck(key, size))
@@ -104,6 +104,16 @@ class OutputCollector:
                 self._link.send(agent, outgoing)
             for run in dict.fromkeys(append.attempt.run for _, _, append in waiting):
                 self._feed.output_published(run)
+
+    async def _append(self, appends: list[OutputAppend]) -> list[int]:
+        """The sizes after the appends. After a failure without them: the durable sizes tell the agents where to continue."""
+        while True:
+            try:
+                return await self._logs.append(appends)
+            except Retryable as error:
+                logger.error("cannot write output; agents will send it again: %s", error.text)
+            await asyncio.sleep(DISK_FULL_PAUSE_S)
+            appends = [OutputAppend(attempt=append.attempt, pieces=[]) for append in appends]
 
 
 def display_name(key: messages.TaskId) -> str:

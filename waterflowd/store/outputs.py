@@ -30,6 +30,7 @@ import lmdb
 
 from waterflow_agent.errors import Stalled, WaterflowError
 from waterflowd.model.ids import AttemptId
+from waterflowd.model.output_pieces import new_pieces
 from waterflowd.model.records import OutputAppend, OutputPiece
 from waterflowd.store import health, layout
 from waterflowd.store.environment import Environment
@@ -43,8 +44,6 @@ from waterflowd.store.writer import Writer
 SMALL_BYTES_MAX = 64 << 10
 #: Bytes that are flushed together; also the most that a crash can leave unflushed at the end of a file.
 GROUP_BYTES_MAX = 8 << 20
-#: The ranges of a stored piece's fields.
-AT_MAX, STREAM_MAX = (1 << 63) - 1, 255
 #: Ends of logs kept in memory, a few hundred bytes each.
 TAILS_MAX = 4096
 
@@ -385,24 +384,3 @@ def log_prefix(name: AttemptId) -> bytes:
         raise ValueError(f"not an attempt number: {name.number}")
     step = hashlib.blake2b(f"{name.job}\0{name.step}".encode(), digest_size=16).digest()
     return layout.run_key(name.run) + step + name.number.to_bytes(4, "big")
-
-
-def new_pieces(pieces: Sequence[OutputPiece], size: int) -> list[OutputPiece]:
-    """The part of `pieces` that continues a log of `size` bytes; a piece that begins before the end is shortened.
-
-    Time and stream come from an agent and are clamped to the range of their fields, so that no agent can make a write fail.
-    """
-    fresh: list[OutputPiece] = []
-    for piece in pieces:
-        end = piece.offset + len(piece.data)
-        if piece.offset > size:
-            break
-        if end <= size:
-            continue
-        at = min(max(piece.at, 0), AT_MAX)
-        stream = min(max(piece.stream, 0), STREAM_MAX)
-        if (piece.offset, piece.at, piece.stream) != (size, at, stream):
-            piece = OutputPiece(offset=size, at=at, stream=stream, data=piece.data[size - piece.offset :])
-        fresh.append(piece)
-        size = end
-    return fresh

@@ -1,0 +1,96 @@
+"""Objects in a bucket of S3 or a compatible service, with the library of the Rust ecosystem (obstore, an extra).
+
+Credentials, region and endpoint come from the usual `AWS_*` variables, else from the cloud machine. A stored object is durable
+and visible to every daemon when the service has answered: S3 is strongly consistent.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import obstore
+from obstore import exceptions
+from obstore.store import S3Store
+
+from waterflow_agent.errors import Retryable
+
+#: Retries of the library; longer outages are the caller's.
+_RETRY: Any = {
+    "max_retries": 3,
+    "retry_timeout": timedelta(seconds=30),
+    "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=5), "base": 2},
+}
+_CONNECT_S, _REQUEST_S = 10, 60
+_DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
+_STATUS = re.compile(r"status code:? (\d{3})|HTTP status \w+ error \((\d{3})")
+
+
+class S3Objects:
+    """Implements `ports.Objects`."""
+
+    def __init__(self, bucket: str, prefix: str = "", *, endpoint: str | None = None) -> None:
+        """`endpoint` is the service's URL; without one it is Amazon's, or that of the environment."""
+        self._place = f"s3://{bucket}/{prefix}".rstrip("/")
+        options: dict[str, Any] = {
+            "connect_timeout": timedelta(seconds=_CONNECT_S),
+            "timeout": timedelta(seconds=_REQUEST_S),
+            "allow_http": bool(endpoint and endpoint.startswith("http://")),
+        }
+        known: dict[str, Any] = {} if endpoint is None else {"endpoint": endpoint}
+        self._store = S3Store(bucket, prefix=prefix or None, client_options=options, retry_config=_RETRY, **known)  # type: ignore[arg-type]
+
+    async def put(self, key: str, content: bytes) -> None:
+        """See `ports.Objects`."""
+        try:
+            await obstore.put_async(self._store, key, content, use_multipart=False)
+        except (exceptions.BaseError, OSError) as error:
+            raise self._failure(error) from error
+
+    async def get(self, key: str) -> bytes | None:
+        """See `ports.Objects`."""
+        try:
+            found = await obstore.get_async(self._store, key)
+            return bytes(await found.bytes_async())
+        except FileNotFoundError as error:
+            if _code(error) not in ("", "NoSuchKey"):
+                raise self._failure(error) from error
+            return None
+        except (exceptions.BaseError, OSError) as error:
+            raise self._failure(error) from error
+
+    async def names(self, folder: str) -> list[str]:
+        """See `ports.Objects`."""
+        try:
+            found = await obstore.list_with_delimiter_async(self._store, prefix=folder)
+        except (exceptions.BaseError, OSError) as error:
+            raise self._failure(error) from error
+        return sorted(item["path"].rpartition("/")[2] for item in found["objects"])
+
+    def _failure(self, error: Exception) -> Retryable:
+        """The error for people; messages of the library contain whole requests."""
+        text, code = str(error).partition("\n\nDebug source")[0], _code(error)
+        found = _STATUS.search(text)
+        status = (found[1] or found[2]) if found else ""
+        if code == "NoSuchBucket":
+            reason = "no such bucket; create it"
+        elif status in ("401", "403") or isinstance(error, _DENIED):
+            denied = f"access denied ({code})" if code else "access denied"
+            reason = f"{denied}; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the policy"
+        elif status:
+            reason = f"status {status} ({code})" if code else f"status {status}"
+        elif "certificate" in text.lower():
+            reason = "the certificate of its server is not trusted; add its authority to the system's certificates"
+        elif "/latest/" in text:
+            # The metadata service, where cloud machines get credentials, is the last source that is tried.
+            reason = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        else:
+            reason = "its server cannot be reached, or did not answer in time"
+        return Retryable("WF322", f"the object storage {self._place} cannot be used: {reason}")
+
+
+def _code(error: Exception) -> str:
+    found = _CODE.search(str(error))
+    return found[1] if found else ""

@@ -31,9 +31,17 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "waterflowd.engine.moves.step_moves:_active_step",
-        " and not attempt.lease_ms",
+        "attempt.lease_ms > 0 or ",
         "",
-        "a forced cancel ends an attempt that may still run",
+        "a forced cancel ends an attempt with a lease that may still run",
+        "tests.unit.engine.test_leases:test_a_forced_cancel_replaces_the_cancel_before_it",
+    ),
+    Mutant(
+        "waterflowd.engine.moves.step_moves:_active_step",
+        " or step.plan.on_lost is OnLost.HOLD",
+        "",
+        "a forced cancel ends an attempt on which a person decides, and that may still run",
+        "tests.unit.engine.test_leases:test_the_next_holder_waits_until_a_step_that_a_person_decides_on_has_stopped",
     ),
     Mutant(
         "waterflowd.engine.outstanding:stop_timer",

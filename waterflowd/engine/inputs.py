@@ -229,7 +229,7 @@ class TimerFired(Input, frozen=True, kw_only=True, tag="timer-fired"):
 
 
 class CancelRun(Input, frozen=True, kw_only=True, tag="cancel-run"):
-    """Cancel the run; with `is_forced`, without waiting for agents, except for attempts with a lease."""
+    """Cancel the run; with `is_forced`, without waiting for agents, except for attempts with a lease or `on-lost: hold`."""
 
     by: str
     is_forced: bool = False

@@ -74,6 +74,18 @@ def test_the_daemon_waits_for_the_slowest_server_and_the_fastest_daemon() -> Non
         assert waited_ms >= ends_after_ms
 
 
+def test_the_next_holder_waits_until_a_step_that_a_person_decides_on_has_stopped() -> None:
+    """A forced cancel ends a step with `on-lost: hold` only when its server confirms the stop, or does not answer in time."""
+    workflow = "jobs: {a: {runs-on: web, concurrency: {group: p}, steps: [{run: x, on-lost: hold}]}}"
+    for end in ("finish a/1 cancelled", "wait 2m"):
+        scenario = Scenario(workflow)
+        scenario.play("connect web-1 web\nstart")
+        scenario.play("cancel force")
+        assert not scenario.run.is_completed
+        scenario.play(end)
+        assert scenario.run.is_completed
+
+
 def test_a_forced_cancel_replaces_the_cancel_before_it() -> None:
     """The leased attempt is still open, so its server is told again; afterwards only the forced cancel is outstanding."""
     scenario = Scenario(EXCLUSIVE["the job holds a slot"])

@@ -262,7 +262,7 @@ def _start(text: str | None) -> Cursor | int:
 )
 @router.post("/v1/workflows/{run_id}/cancel", status_code=202, include_in_schema=False)
 async def cancel_run(request: Request, services: Ports, principal: Runner, run_id: str) -> Response:
-    """Cancel a run. With `{"force": true}` it ends without waiting for agents, except for steps with a lease."""
+    """Cancel a run. With `{"force": true}`, only steps with a lease or `on-lost: hold` are waited for."""
     run = resolve(services, run_id)
     body = await read_json(request, CancelBody)
     check_plan(principal, (await read_run(services, run)).plan)

@@ -223,7 +223,7 @@ class StartDefinitionBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class CancelBody(msgspec.Struct, forbid_unknown_fields=True):
-    """How to cancel a run. With `force` it ends without waiting for agents, except for steps with a lease."""
+    """How to cancel a run. With `force`, only steps with a lease or `on-lost: hold` are waited for."""
 
     force: bool = False
 

@@ -185,8 +185,9 @@ def _active_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | 
     if attempt.status is AttemptStatus.FINISHED:
         return _after_attempt(run, job, step, attempt, now)
     is_pending = attempt.status is AttemptStatus.PENDING
-    # Something else may start elsewhere once an attempt with a lease has ended: only its server or its lease ends it.
-    if step.stop and (is_pending or (step.stop is StopUrgency.FORCED and not attempt.lease_ms)):
+    # What waits for the end of this attempt must not start before its server has confirmed the stop, or has had time for it.
+    is_awaited = attempt.lease_ms > 0 or step.plan.on_lost is OnLost.HOLD
+    if step.stop and (is_pending or (step.stop is StopUrgency.FORCED and not is_awaited)):
         is_late = job.is_timed_out or run.is_timed_out
         return events.AttemptFinished(
             at=now,

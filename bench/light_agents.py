@@ -20,6 +20,7 @@ from waterflow_agent.clock import Clock
 from waterflow_agent.keys import KeyPair
 from waterflow_agent.session.dealer import SocketFactory
 from waterflow_agent.session.link import Link
+from waterflow_agent.session.server_keys import ServerKeys
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.session import Received
 
@@ -117,7 +118,8 @@ async def _serve(crew: Crew) -> None:
         handler = LightHandler(member.attempt, crew.boot_id)
         handler.link = Link(
             endpoint=crew.endpoint,
-            sockets=SocketFactory(server_key=crew.server_key, keys=member.keys),
+            sockets=SocketFactory(member.keys),
+            server_keys=ServerKeys(crew.server_key),
             new_token=lambda: os.urandom(16).hex(),
             clock=Clock(),
         )

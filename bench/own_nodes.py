@@ -21,6 +21,7 @@ from waterflow_agent.nodes.own.catalog import NODES_MAX, NodeCatalog
 from waterflow_agent.runner import reports
 from waterflow_agent.session.dealer import SocketFactory
 from waterflow_agent.session.link import Link
+from waterflow_agent.session.server_keys import ServerKeys
 from waterflow_agent.state.journal import Journal
 from waterflow_agent.state.ledger import Ledger
 from waterflow_agent.testing import task_id
@@ -83,7 +84,8 @@ async def _log(data_dir: Path) -> float:
     checkouts = CheckoutService(store, FileRequests(lambda request: None), workspaces)
     link = Link(
         endpoint="",
-        sockets=SocketFactory(server_key="", keys=KeyPair(public="", secret="")),
+        sockets=SocketFactory(KeyPair(public="", secret="")),
+        server_keys=ServerKeys(""),
         new_token=str,
         clock=Clock(),
     )

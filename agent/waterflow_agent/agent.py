@@ -35,10 +35,12 @@ from waterflow_agent.keys import KeyPair
 from waterflow_agent.nodes.own.catalog import NodeCatalog
 from waterflow_agent.session.dealer import SocketFactory
 from waterflow_agent.session.link import Link
+from waterflow_agent.session.server_keys import ServerKeys
 from waterflow_agent.state import installation, secret_store, status
 from waterflow_agent.state.journal import Journal
 from waterflow_agent.state.ledger import Ledger
 from waterflow_agent.state.secret_store import SecretStore
+from waterflow_agent.wire import messages
 
 logger = logging.getLogger(__name__)
 
@@ -146,9 +148,13 @@ class _EnrolledAgent:
         steps.agent_name = server.name
         self._nodes = NodeCatalog(config.node_path, environment)
         self._has_nodes = asyncio.Event()
+        self._server_keys = ServerKeys(
+            server.server_key, server.old_server_keys, wall_ms=self._clock.wall_ms, store=self._store_server_keys
+        )
         self._link = Link(
             endpoint=config.server or server.work_endpoint,
-            sockets=SocketFactory(server_key=server.server_key, keys=pair),
+            sockets=SocketFactory(pair),
+            server_keys=self._server_keys,
             new_token=lambda: os.urandom(16).hex(),
             clock=self._clock,
         )
@@ -166,6 +172,10 @@ class _EnrolledAgent:
             installation=installation.load_or_create(self._data_dir),
         )
         self._core.restore()
+
+    def _store_server_keys(self, current: str, old: list[messages.OldServerKey]) -> None:
+        server = self._server = msgspec.structs.replace(self._server, server_key=current, old_server_keys=old)
+        enrollment.store(self._data_dir, server)
 
     @property
     def failure(self) -> asyncio.Future[None]:
@@ -270,6 +280,7 @@ class _EnrolledAgent:
             name=self._server.name,
             fingerprint=self._pair.fingerprint,
             server=self._link.endpoint,
+            server_fingerprint=keys.fingerprint(self._server_keys.current),
             is_connected=self._link.is_open,
             link=self._link.state,
             groups=self._core.session.groups or self._server.groups,

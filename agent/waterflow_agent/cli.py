@@ -150,6 +150,7 @@ def _rendered(status: Any) -> str:
         f"name         {status.name}",
         f"fingerprint  {status.fingerprint}",
         f"server       {status.server}",
+        f"server key   {status.server_fingerprint}",
         f"link         {status.link}",
         f"groups       {', '.join(status.groups) or '-'}",
         f"attempts     {len(status.attempts)} held, {status.slots} slots",

@@ -42,6 +42,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     work_endpoint: str
     name: str
     groups: list[str]
+    #: Former keys of the server that this agent has used, and still accepts for a while; see session/server_keys.py.
+    old_server_keys: list[messages.OldServerKey] = []
 
 
 class EnrollmentSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +65,11 @@ def load(data_dir: Path) -> Server | None:
         return None
     except msgspec.MsgspecError as error:
         raise Stalled("WF304", f"{path} is damaged; delete it and enroll this agent again") from error
+
+
+def store(data_dir: Path, server: Server) -> None:
+    """Stores the server of this agent, atomically. Raises `OSError`."""
+    keys.write_private(data_dir / _FILE_NAME, msgspec.json.encode(server))
 
 
 def enrollment_settings(
@@ -112,13 +119,14 @@ async def enroll(
         failures = 0
         if answer.state == "approved":
             server = Server(
-                server_key=settings.server_key,
+                server_key=answer.server_key or settings.server_key,
                 work_endpoint=_work_endpoint(config, settings, answer.work_endpoint),
                 name=answer.name,
                 groups=answer.groups,
+                # A token of before a rotation has an old key.
+                old_server_keys=[old for old in answer.old_server_keys if old.key == settings.server_key],
             )
-            path = Path(config.data_dir) / _FILE_NAME
-            await asyncio.to_thread(keys.write_private, path, msgspec.json.encode(server))
+            await asyncio.to_thread(store, Path(config.data_dir), server)
             say(f"enrolled as {server.name} in {', '.join(server.groups) or 'no group'}")
             return server
         if answer.state != "pending":

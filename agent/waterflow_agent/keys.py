@@ -86,14 +86,16 @@ def _create(path: Path) -> KeyPair:
     return pair
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Writes a file of mode 0600 atomically; it is on disk when this returns."""
+def write_private(path: Path, content: bytes, *, owner: os.stat_result | None = None) -> None:
+    """Writes a file of mode 0600 atomically; it is on disk when this returns. Root can write it for another `owner`."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         with open(fd, "wb") as file:
             file.write(content)
             file.flush()
+            if owner is not None and owner.st_uid != os.geteuid():
+                os.fchown(fd, owner.st_uid, owner.st_gid)
             os.fsync(fd)
         os.rename(temporary, path)
     except OSError:

@@ -18,6 +18,7 @@ from tests.acceptance.cluster import wait_until
 from tests.attack.arena import GOOD, Arena
 from tests.attack.test_hostile_steps import job
 from tests.patience import PATIENCE_S
+from waterflowd.dispatch.keys import read_server_keys
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -113,7 +114,7 @@ def test_no_secret_is_in_any_command_line_or_log(arena: Arena) -> None:
 
 def _private_keys(arena: Arena) -> list[bytes]:
     """Returns the private keys of the daemon and of two agents."""
-    found = [(arena.daemon_dir / "keys" / "server.key").read_bytes().splitlines()[1]]
+    found = [pair.secret.encode() for pair in read_server_keys(arena.daemon_dir).pairs]
     for name in ("web-1", "web-2"):
         pair = json.loads((arena.agent_dir(name) / "keys" / "agent.key").read_bytes())
         found.append(pair["secret"].encode())

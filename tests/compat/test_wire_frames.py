@@ -290,6 +290,31 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
         [],
         [messages.Reject(session=TOKEN, code="WF210", text="upgrade the agent", after_ms=60_000)],
     ),
+    "v1-key-rotated": (
+        codec.Side.DAEMON,
+        0,
+        1,
+        [],
+        [messages.KeyRotated(TOKEN, "n" * 40, [messages.OldServerKey("o" * 40, 1_790_000_000_000)])],
+    ),
+    "v1-welcome-with-old-keys": (
+        codec.Side.DAEMON,
+        0,
+        1,
+        [],
+        [
+            messages.Welcome(
+                session=TOKEN,
+                protocol=1,
+                generation=3,
+                name="web-1",
+                groups=["web"],
+                silence_ms=15_000,
+                forget=[],
+                old_server_keys=[messages.OldServerKey("o" * 40, 1_790_000_000_000)],
+            )
+        ],
+    ),
     "v1-reset": (codec.Side.DAEMON, 0, 1, [], [messages.Reset(text="say hello again")]),
     "v1-keep-alive": (codec.Side.AGENT, 12, 5, [], []),
 }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from waterflow_agent import join_token, keys
 from waterflow_agent.display import escape_for_display
+from waterflowd import ports
 from waterflowd.admin.ports import AgentRow, JoinTokenRow, PendingRow, ServerRow
 from waterflowd.fleet.placement import Placement, Server
 from waterflowd.fleet.registry import Enrolled, JoinToken, Registry
+from waterflowd.fleet.server_keys import ServerKey, ends_at
 from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.identities import AgentIdentities
 from waterflowd.model.ids import AgentId
@@ -18,9 +21,18 @@ class FleetAgentAdmin:
     """Implements `admin.ports.AgentAdmin`."""
 
     def __init__(
-        self, registry: Registry, placement: Placement, enrollment: EnrollmentService, identities: AgentIdentities
+        self,
+        registry: Registry,
+        placement: Placement,
+        enrollment: EnrollmentService,
+        identities: AgentIdentities,
+        server_keys: Sequence[ServerKey],
+        clock: ports.Clock,
     ) -> None:
+        """`server_keys` are the keys of the server, the current one first."""
         self._registry = registry
+        self._server_keys = server_keys
+        self._clock = clock
         self._identities = identities
         self._placement = placement
         self._enrollment = enrollment
@@ -66,11 +78,24 @@ class FleetAgentAdmin:
     def _alarm(self, entry: Enrolled) -> str:
         clone = self._identities.refused(entry.agent)
         if clone is None:
-            return ""
+            return self._key_alarm(entry)
         host = escape_for_display(clone.hostname, 64) or "unnamed"
         return (
             f"another server ({host}) with its key is refused: it {clone.text}; if it replaces this one: waterflowctl agents "
             f"accept {entry.name}; if not, the key was copied: revoke it and enroll the server again [WF211]"
+        )
+
+    def _key_alarm(self, entry: Enrolled) -> str:
+        """Says that the agent will be cut off soon, because it has not followed a rotation of the server's key."""
+        until = ends_at(entry, self._server_keys, self._clock.now())
+        if until is None:
+            return ""
+        if not until:
+            return "it knows only a key of the server that is no longer accepted: enroll it again"
+        when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(until / 1_000))
+        return (
+            f"it has not connected since the server's key was rotated, and the old key is accepted until {when}: start it "
+            "before, or enroll it again"
         )
 
     def pending(self) -> Sequence[PendingRow]:

@@ -29,6 +29,7 @@ METRICS: dict[str, MetricSpec] = {
     "waterflow_attempts_waiting": MetricSpec("Attempts waiting for a slot", False),
     "waterflow_slots": MetricSpec("Slots of connected agents", False, "state"),
     "waterflow_agents": MetricSpec("Approved agents", False, "state"),
+    "waterflow_agents_on_old_key": MetricSpec("Agents that have not connected with the server's current key", False),
     "waterflow_timers": MetricSpec("Armed timers", False),
     "waterflow_log_events": MetricSpec("Events committed since the start of the daemon", True),
     "waterflow_log_commits": MetricSpec("Batches committed since the start of the daemon", True),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import waterflowd
 from waterflowd.admin.metric_samples import Sample
+from waterflowd.fleet.server_keys import ServerKey, agents_behind
 from waterflowd.host.driver import Driver
 
 
@@ -17,11 +18,16 @@ class DriverMetrics:
         driver: Driver,
         link_counters: Callable[[], Mapping[str, int]],
         waiting_exports: Callable[[], Iterable[tuple[str, int]]] = tuple,
+        server_keys: Sequence[ServerKey] = (),
     ) -> None:
-        """`waiting_exports` yields each destination of the audit trail, and its number of records that are not exported yet."""
+        """`waiting_exports` yields each destination of the audit trail, and its number of records that are not exported yet.
+
+        `server_keys` are the keys of the server, the current one first.
+        """
         self._driver = driver
         self._link_counters = link_counters
         self._waiting_exports = waiting_exports
+        self._server_keys = server_keys
 
     def samples(self) -> Iterator[Sample]:
         """See the protocol."""
@@ -37,6 +43,8 @@ class DriverMetrics:
         yield Sample("waterflow_slots", sum(max(0, server.free) for server in connected), "free")
         yield Sample("waterflow_agents", len(connected), "connected")
         yield Sample("waterflow_agents", max(0, len(state.registry.agents) - len(connected)), "away")
+        behind = [each for key in self._server_keys[:1] for each in agents_behind(state.registry, key)]
+        yield Sample("waterflow_agents_on_old_key", len(behind))
         yield Sample("waterflow_timers", len(state.timers))
         yield Sample("waterflow_log_events", metrics.events)
         yield Sample("waterflow_log_commits", metrics.commits)

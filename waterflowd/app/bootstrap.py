@@ -147,7 +147,7 @@ def build(config: Config, on_poison: Callable[[Stalled], None]) -> Parts:
 def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock) -> Parts:
     log = store.log
     server_keys = keys.load_server_keys(data_dir)
-    registry = _registry(log)
+    registry = Registry.of(record.event for record in log.read(FLEET))
     secrets, access = _secrets(config), access_policy(config)
     link, feed, queries = _LateLink(), Feed(log), RunQueries(log)
     state = LiveState(
@@ -173,7 +173,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
     files = FileServer(state, contents, link)
     agents = AgentHandler(driver, link, clock, outputs=outputs, files=files, lost_after_ms=config.agents.lost_after_ms)
     enrollment = EnrollmentService(registry, driver, agents, link, clock)
-    identities = AgentIdentities(registry, state.placement, driver, clock)
+    identities = AgentIdentities(registry, state.placement, driver, clock, server_keys.current.fingerprint)
     dispatch = Dispatch(
         agents,
         enrollment,
@@ -182,6 +182,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         enrollment.describe,
         on_clone=identities.clone_found,
         identify=identities.identify,
+        wall_ms=clock.now,
     )
     link.target = dispatch
     audit_export = AuditExport(log, feed, destinations(config.audit), data_dir)
@@ -195,12 +196,12 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         compiler=compiler,
         validator=validator,
         reader=LogRunReader(queries, driver),
-        agents=FleetAgentAdmin(registry, state.placement, enrollment, identities),
+        agents=FleetAgentAdmin(registry, state.placement, enrollment, identities, server_keys.described(), clock),
         repositories=GitRepositoryAdmin(reconciler),
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,
         tokens=TokenRegistry(record.event for record in log.read(AUDIT)),
-        metrics=DriverMetrics(driver, lambda: dispatch.counters, audit_export.waiting),
+        metrics=DriverMetrics(driver, lambda: dispatch.counters, audit_export.waiting, server_keys.described()),
         version=waterflowd.__version__,
         started_at=clock.now(),
         peers=PeerRoles.of(config.api.socket_role, config.api.socket_users),
@@ -238,13 +239,6 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         audit_export=audit_export,
         starter=ChildRunStarter(driver, _child_workflows(config, data_dir, compiler)),
     )
-
-
-def _registry(log: ports.Log) -> Registry:
-    registry = Registry()
-    for record in log.read(FLEET):
-        registry.apply(record.event)
-    return registry
 
 
 def _reconciling(

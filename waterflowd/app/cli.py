@@ -160,6 +160,67 @@ def audit_key(path: str) -> None:
     click.echo("The daemon must be able to read it, and nobody else. Keep a copy elsewhere: fsck needs it.")
 
 
+@main.group(invoke_without_command=True)
+@_FILE
+@_DATA_DIR
+@_JSON
+@click.pass_context
+def keys(context: click.Context, file: str | None, data_dir: str | None, as_json: bool) -> None:
+    """List the keys of the server, and the agents that have not followed to the current one.
+
+    The daemon may be running.
+    """
+    if context.invoked_subcommand is None:
+        from waterflowd.rescue import server_keys
+
+        config = _load(file, **{"data-dir": data_dir})
+        found = _run_or_exit(lambda: server_keys.listing(config))
+        _print(list(map(escape_for_display, server_keys.text_of(found))), found, as_json)
+
+
+@keys.command("rotate")
+@_FILE
+@_DATA_DIR
+@click.option(
+    "--accept-old-for",
+    metavar="DURATION",
+    default="30d",
+    show_default=True,
+    help="How long the old key is accepted. Agents that have not connected by then must be enrolled again.",
+)
+@_JSON
+def rotate_keys(file: str | None, data_dir: str | None, accept_old_for: str, as_json: bool) -> None:
+    """Create a new key of the server. The daemon must be stopped.
+
+    Agents follow by themselves when they connect next: they learn the new key over the old one.
+    """
+    from waterflow_agent import durations
+    from waterflowd.rescue import server_keys
+
+    try:
+        accept_old_ms = durations.parse(accept_old_for)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--accept-old-for") from error
+    config = _load(file, **{"data-dir": data_dir})
+    found = _run_or_exit(lambda: server_keys.rotate(config, accept_old_ms))
+    lines = [*server_keys.text_of(found), "Start the daemon now, and make a backup: older ones have only the old key."]
+    _print(list(map(escape_for_display, lines)), found, as_json)
+
+
+@keys.command("retire")
+@_FILE
+@_DATA_DIR
+@click.option("--force", "is_forced", is_flag=True, help="Cut off agents that still use an old key.")
+@_JSON
+def retire_keys(file: str | None, data_dir: str | None, is_forced: bool, as_json: bool) -> None:
+    """Stop accepting old keys of the server now. The daemon must be stopped."""
+    from waterflowd.rescue import server_keys
+
+    config = _load(file, **{"data-dir": data_dir})
+    found = _run_or_exit(lambda: server_keys.retire(config, is_forced=is_forced))
+    _print(list(map(escape_for_display, server_keys.text_of(found))), found, as_json)
+
+
 @main.command()
 @_FILE
 @_DATA_DIR

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -56,6 +57,15 @@ _TEXT_LENGTH_MAX = 256
 _logger = logging.getLogger("waterflow.dispatch.enroll")
 
 
+class Introduction(NamedTuple):
+    """What each approved agent needs to know of this daemon."""
+
+    work_endpoint: str
+    #: The current key, which the agent uses from now on; its join token may name an old one.
+    server_key: str
+    old_server_keys: list[messages.OldServerKey]
+
+
 class EnrollmentPort:
     """Answers the enrollment port."""
 
@@ -65,14 +75,14 @@ class EnrollmentPort:
         connections: Connections,
         rejections: Rejections,
         clock: Callable[[], int],
-        work_endpoint: Callable[[], str],
+        introduction: Callable[[], Introduction],
     ) -> None:
         self.requests_answered = 0
         self._enroller = enroller
         self._connections = connections
         self._rejections = rejections
         self._clock = clock
-        self._work_endpoint = work_endpoint
+        self._introduction = introduction
         self._per_key = BucketPerName(PER_KEY_PER_S, PER_KEY_BURST, _NAMES_MAX)
         self._per_address = BucketPerName(PER_ADDRESS_PER_S, PER_ADDRESS_BURST, _NAMES_MAX)
         self._in_all = TokenBucket(IN_ALL_PER_S, IN_ALL_BURST, clock())
@@ -156,10 +166,13 @@ class EnrollmentPort:
 
     def _answer(self, incoming: IncomingMessage, answer: messages.EnrollAnswer) -> None:
         """Sends an answer, and fills in what only the link knows."""
+        introduction = self._introduction()
         answer = msgspec.structs.replace(
             answer,
             fingerprint=answer.fingerprint or fingerprint(incoming.public_key),
-            work_endpoint=answer.work_endpoint or self._work_endpoint(),
+            work_endpoint=answer.work_endpoint or introduction.work_endpoint,
+            server_key=introduction.server_key,
+            old_server_keys=introduction.old_server_keys,
         )
         try:
             payload = bytes(memoryview(codec.encode_message(answer)))

@@ -16,9 +16,9 @@ from waterflow_agent.errors import Stalled
 from waterflow_agent.wire import codec, messages
 from waterflow_agent.wire.session import SILENCE_MS
 from waterflowd.dispatch import enrollment, sessions
-from waterflowd.dispatch.enrollment import EnrollmentPort
+from waterflowd.dispatch.enrollment import EnrollmentPort, Introduction
 from waterflowd.dispatch.keys import ServerKeys
-from waterflowd.dispatch.port.client import Port, PortSettings
+from waterflowd.dispatch.port.client import WALL_MS, Port, PortSettings
 from waterflowd.dispatch.rejections import Rejections
 from waterflowd.dispatch.sessions import Sessions, SessionSettings
 from waterflowd.model.ids import AgentId
@@ -48,12 +48,21 @@ class Dispatch:
         on_clone: Callable[[AgentId, messages.Hello], None] = lambda agent, hello: None,
         identify: Callable[[AgentId, messages.Hello], str] = lambda agent, hello: "",
         silence_ms: int = SILENCE_MS,
+        wall_ms: Callable[[], int] = WALL_MS,
     ) -> None:
+        """`wall_ms` is the clock by which old keys of the server expire."""
         self._listener = listener
         self._enroller = enroller
         self._keys = keys
+        self._wall_ms = wall_ms
         self._settings = SessionSettings(
-            generation=generation, describe=describe, on_clone=on_clone, identify=identify, silence_ms=silence_ms
+            generation=generation,
+            describe=describe,
+            on_clone=on_clone,
+            identify=identify,
+            silence_ms=silence_ms,
+            server_key=keys.public,
+            old_server_keys=self._old_keys,
         )
         #: Called with code, text and peer of logged rejections, for the audit trail. Set it before `start`.
         self.on_rejection: Callable[[str, str, str], None] = lambda code, text, peer: None
@@ -72,7 +81,7 @@ class Dispatch:
             return int(loop.time() * 1000)
 
         rejections = self._rejections = Rejections(_logger, clock, self.on_rejection)
-        work = Port(self._keys, PortSettings("work", sessions.LIMITS))
+        work = Port(self._keys, PortSettings("work", sessions.LIMITS), self._wall_ms)
         enroll = Port(
             self._keys,
             PortSettings(
@@ -83,11 +92,12 @@ class Dispatch:
                 messages_max=1,
                 niceness=enrollment.NICENESS,
             ),
+            self._wall_ms,
         )
         self._ports = [work, enroll]
         agents = self._sessions = Sessions(self._listener, self._enroller, work, self._settings, rejections)
         newcomers = self._enrollment_port = EnrollmentPort(
-            self._enroller, enroll, rejections, clock, lambda: _port_only(self._endpoints.work)
+            self._enroller, enroll, rejections, clock, self._introduction
         )
         try:
             self._endpoints = BoundEndpoints(work.bind(endpoint), enroll.bind(enroll_endpoint))
@@ -133,6 +143,7 @@ class Dispatch:
             "sessions_closed": self._sessions.sessions_closed,
             "messages_dropped": self._sessions.messages_dropped,
             "resets_sent": self._sessions.resets_sent,
+            "key_rotations_sent": self._sessions.key_rotations_sent,
             "enrollments_answered": self._enrollment_port.requests_answered,
         }
 
@@ -150,6 +161,12 @@ class Dispatch:
         """See `ports.Link.reject`."""
         if self._sessions is not None:
             self._sessions.reject(agent, code, text)
+
+    def _old_keys(self) -> list[messages.OldServerKey]:
+        return self._keys.announced(self._wall_ms())
+
+    def _introduction(self) -> Introduction:
+        return Introduction(_port_only(self._endpoints.work), self._keys.public, self._old_keys())
 
     async def close(self) -> None:
         """Stops reading, closes the ports and frees all resources. May be called repeatedly, and without `start`."""

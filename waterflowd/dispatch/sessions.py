@@ -8,6 +8,8 @@ Rules of this file:
 - An agent has one session. A newer `Hello` of the same process replaces it. A `Hello` of another process with the same key
   waits until the older one has proven dead, and is rejected for good if the older one keeps sending: a clone. A `Hello`
   from another machine or installation is rejected before, even if the older one is silent.
+- A connection with an old key of the server opens no session: its `Hello` is answered with the current key, and the agent
+  connects again with that one.
 - Reading and handling an agent's frames has a budget of processor time, because a frame that is expensive can be well-formed.
   An agent that uses it up loses its connection, and has to wait, longer each time.
 - A peer's fault ends only its session. The agent opens another one, and messages in flight are settled there. A peer that
@@ -89,6 +91,9 @@ class SessionSettings:
     #: Why this `Hello` is not from the machine and the installation that the key belongs to; "" if it is.
     identify: Callable[[AgentId, messages.Hello], str] = lambda agent, hello: ""
     silence_ms: int = SILENCE_MS
+    #: The server's current key (Z85), and the old ones that are still accepted.
+    server_key: str = ""
+    old_server_keys: Callable[[], list[messages.OldServerKey]] = list
 
 
 class Connections(Protocol):
@@ -138,6 +143,8 @@ class Sessions:
         #: Messages of the host for an agent without a session.
         self.messages_dropped = 0
         self.resets_sent = 0
+        #: Agents that were told the server's new key.
+        self.key_rotations_sent = 0
         self._listener = listener
         self._enroller = enroller
         self._connections = connections
@@ -348,6 +355,9 @@ class Sessions:
         rejection = handshake.check(frame, hello)
         if rejection is None and not self._hellos.take(agent, self._now()):
             rejection = handshake.reject(hello, "WF216", "too many hellos; try again later", after_ms=HELLO_RETRY_MS)
+        if rejection is None and incoming.is_on_old_key:
+            self._tell_key(agent, incoming, hello)
+            return
         problem = self._settings.identify(agent, hello) if rejection is None else ""
         if problem:
             rejection = handshake.reject(hello, "WF211", problem, after_ms=CLONE_RETRY_MS)
@@ -359,6 +369,17 @@ class Sessions:
             self._send_unnumbered(incoming.connection, hello.session, rejection)
             return
         self._open(agent, incoming, hello, frame.stamp)
+
+    def _tell_key(self, agent: AgentId, incoming: IncomingMessage, hello: messages.Hello) -> None:
+        """Tells an agent that knows an old key of this server the current one. Its session, if it has one, is not affected."""
+        self.key_rotations_sent += 1
+        settings = self._settings
+        rotated = messages.KeyRotated(hello.session, settings.server_key, settings.old_server_keys())
+        self._send_unnumbered(incoming.connection, hello.session, rotated)
+        self._connections.disconnect(incoming.connection)
+        _logger.info(
+            "agent %s knows an old key of this server; it was told the current one", agent, extra={"agent": agent}
+        )
 
     def _replace(self, older: _OpenSession, incoming: IncomingMessage, hello: messages.Hello) -> messages.Reject | None:
         """Ends the older session if the new process may replace it; otherwise returns the reason."""
@@ -404,6 +425,7 @@ class Sessions:
                 groups=groups,
                 silence_ms=self._settings.silence_ms,
                 forget=forget,
+                old_server_keys=self._settings.old_server_keys(),
             )
         )
         live = _OpenSession(agent, incoming, hello.instance, session)
@@ -437,7 +459,9 @@ class Sessions:
             live.connection, token, messages.Reject(session=token, code=code, text=text, after_ms=after_ms)
         )
 
-    def _send_unnumbered(self, connection: int, token: str, message: messages.Reject | messages.Reset) -> None:
+    def _send_unnumbered(
+        self, connection: int, token: str, message: messages.Reject | messages.Reset | messages.KeyRotated
+    ) -> None:
         """Sends a message outside the session's state machine; it is lost if it cannot be sent at once."""
         self._connections.send(connection, codec.encode_frame(token, 0, 1, [], [codec.encode_message(message)]))
 

@@ -39,6 +39,8 @@ class AgentIdentified(FleetFact, frozen=True, kw_only=True, tag="agent-identifie
     machine_id: str
     installation: str
     boot_id: str
+    #: Fingerprint of the server's key that the agent uses, and so has followed to.
+    server_key: str = ""
     #: A person has accepted another machine or installation (`by`); what the former one runs may still be running.
     is_accepted: bool = False
 

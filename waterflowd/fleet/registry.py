@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections.abc import Iterable
 
 import msgspec
 
@@ -44,6 +45,8 @@ class Enrolled(msgspec.Struct, kw_only=True):
     #: When its boot last changed, and when a person last accepted another machine or installation; 0 for never.
     boot_changed_at: int = 0
     accepted_at: int = 0
+    #: Fingerprint of the server's key that the agent used in its newest session; "" before the first one.
+    server_key: str = ""
 
 
 class JoinToken(msgspec.Struct, kw_only=True):
@@ -74,6 +77,14 @@ class Registry:
         self.revoked: set[AgentId] = set()
         self._keys: dict[str, AgentId] = {}
         self._groups: dict[str, dict[AgentId, Enrolled]] = {}
+
+    @classmethod
+    def of(cls, facts: Iterable[events.Fact]) -> Registry:
+        """The registry of all facts of the stream."""
+        made = cls()
+        for fact in facts:
+            made.apply(fact)
+        return made
 
     def apply(self, fact: events.Fact) -> None:
         """Folds one fact."""
@@ -170,7 +181,7 @@ class Registry:
 def _copy_identity(known: Enrolled, entry: Enrolled) -> None:
     """Another name or other groups do not change what the key belongs to."""
     entry.machine_id, entry.installation, entry.boot_id = known.machine_id, known.installation, known.boot_id
-    entry.past_boots = known.past_boots
+    entry.past_boots, entry.server_key = known.past_boots, known.server_key
     entry.boot_changed_at, entry.accepted_at = known.boot_changed_at, known.accepted_at
 
 
@@ -180,6 +191,8 @@ def _identify(entry: Enrolled, fact: events.AgentIdentified) -> None:
         entry.boot_changed_at = fact.at
     entry.past_boots = tuple(boot for boot in entry.past_boots if boot != fact.boot_id)
     entry.machine_id, entry.installation, entry.boot_id = fact.machine_id, fact.installation, fact.boot_id
+    if fact.server_key:
+        entry.server_key = fact.server_key
     if fact.is_accepted:
         entry.accepted_at = fact.at
 

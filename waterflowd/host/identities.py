@@ -9,6 +9,7 @@ Rules of this file:
 - An attacker who can read the data directory of a running agent can claim its identity. Only one of the two can be connected
   at a time (dispatch/clone_detection.py).
 - Refused clones are kept in memory: they try again about once a minute. The audit trail has every rejection.
+- The same record says which of the server's keys the agent uses, so that an operator knows when all have followed a rotation.
 """
 
 from __future__ import annotations
@@ -47,7 +48,11 @@ class RefusedClone(msgspec.Struct, frozen=True, kw_only=True):
 class AgentIdentities:
     """Compares each session with what the registry knows; the only writer of `AgentIdentified`."""
 
-    def __init__(self, registry: Registry, placement: Placement, driver: Driver, clock: ports.Clock) -> None:
+    def __init__(
+        self, registry: Registry, placement: Placement, driver: Driver, clock: ports.Clock, server_key: str = ""
+    ) -> None:
+        """`server_key` is the fingerprint of the server's current key, which every agent with a session uses."""
+        self._server_key = server_key
         self._registry = registry
         self._placement = placement
         self._driver = driver
@@ -69,9 +74,10 @@ class AgentIdentities:
                 f"this agent's key belongs to another server: it {problem}. If this server replaces that one, run "
                 f"`waterflowctl agents accept {entry.name}`; if not, enroll this server with a new data directory"
             )
-        known = (entry.machine_id, entry.installation, entry.boot_id)
-        if known != (_machine_id(hello), hello.installation, hello.boot_id):
+        known = (entry.machine_id, entry.installation, entry.boot_id, entry.server_key)
+        if known != (_machine_id(hello), hello.installation, hello.boot_id, self._server_key):
             fact = self._fact(agent, "waterflowd", hello.machine_id, hello.installation, hello.boot_id)
+            fact = msgspec.structs.replace(fact, server_key=self._server_key)
             # At once, so that a second server that connects now is compared with this one.
             self._registry.apply(fact)
             self._driver.keep(FLEET, [fact])

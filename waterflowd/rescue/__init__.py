@@ -1,1 +1,1 @@
-"""Backup, restore and salvage of a data directory."""
+"""Backup, restore and salvage of a data directory, and the rotation of its keys."""

@@ -88,16 +88,15 @@ class Dealer:
 class SocketFactory:
     """Opens the sockets of one agent, one at a time."""
 
-    def __init__(self, *, server_key: str, keys: KeyPair) -> None:
-        self._server_key = server_key
+    def __init__(self, keys: KeyPair) -> None:
         self._keys = keys
         self._context: zmq.asyncio.Context | None = None
 
-    def open(self) -> Dealer:
-        """Returns a socket that is not connected yet."""
+    def open(self, server_key: str) -> Dealer:
+        """Returns a socket that is not connected yet, for a server with this key."""
         if self._context is None:
             self._context = zmq.asyncio.Context()
-        return Dealer(self._context, server_key=self._server_key, keys=self._keys)
+        return Dealer(self._context, server_key=server_key, keys=self._keys)
 
     def close(self) -> None:
         """Closes all sockets."""

@@ -3,6 +3,7 @@
     wait ──▶ connect ──handshake──▶ Hello ──Welcome──▶ open ──┐
       ▲                                └──────Reset◀──────────┤
       └── key refused, unreachable, rejected, lost, silent ◀──┘
+      └── the server has a new key ◀──KeyRotated── Hello
 
 Rules of this file:
 
@@ -11,6 +12,7 @@ Rules of this file:
 - A session ends when nothing was received for the time that `Welcome` named. This is measured with the boot clock, so an agent
   that was suspended or stopped ends the session before it reads any message, and never starts an outdated offer.
 - Everything queued in one turn of the loop is sent in one flush, in the next turn.
+- Which of the server's keys a connection uses, and whether a new one is accepted, is decided by `server_keys`.
 - `MessageHandler` acts on the messages; this module only knows sessions.
 """
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
@@ -31,6 +34,7 @@ from waterflow_agent.backoff import Backoff
 from waterflow_agent.clock import Clock
 from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
 from waterflow_agent.session.dealer import LINGER_MS, Dealer, SocketFactory
+from waterflow_agent.session.server_keys import ServerKeys
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.codec import Side
 from waterflow_agent.wire.session import Received, Session
@@ -56,6 +60,8 @@ class EndReason(Enum):
     REJECTED = "rejected"
     #: Either side violated the protocol.
     PROTOCOL_ERROR = "protocol-error"
+    #: The server has a new key, which the next connection uses.
+    KEY_ROTATED = "key-rotated"
 
 
 class ConnectionEnd(msgspec.Struct, frozen=True):
@@ -119,6 +125,7 @@ class Link:
         *,
         endpoint: str,
         sockets: SocketFactory,
+        server_keys: ServerKeys,
         new_token: Callable[[], str],
         clock: Clock,
         dice: random.Random | None = None,
@@ -127,6 +134,7 @@ class Link:
         #: What the connection is doing, in one line for people.
         self.state = "not connected yet"
         self._sockets = sockets
+        self._server_keys = server_keys
         self._new_token = new_token
         self._clock = clock
         self._dice = dice or random.Random()
@@ -142,11 +150,14 @@ class Link:
         failures = 0
         try:
             while True:
-                connection = self._connection = _Connection(
-                    self.endpoint, self._sockets.open(), handler, self._new_token, self._clock, self._on_state
-                )
+                connection = self._connect(handler)
                 end = await connection.run()
-                failures = 0 if connection.was_open else failures + 1
+                is_progress = connection.was_open or end.reason is EndReason.KEY_ROTATED
+                failures = 0 if is_progress else failures + 1
+                if connection.is_proven:
+                    self._server_keys.was_proven()
+                elif connection.is_answered:
+                    self._server_keys.was_not_proven()
                 self._log_end(end)
                 if end.reason is EndReason.REJECTED and end.after_ms == 0:
                     return
@@ -154,6 +165,20 @@ class Link:
         finally:
             self._connection = None
             self._sockets.close()
+
+    def _connect(self, handler: MessageHandler) -> _Connection:
+        key = self._server_keys.choose()
+        self._connection = _Connection(
+            self.endpoint,
+            self._sockets.open(key),
+            handler,
+            self._new_token,
+            self._clock,
+            self._on_state,
+            self._server_keys,
+            key,
+        )
+        return self._connection
 
     def send(self, message: messages.AgentMessage) -> None:
         """See `MessageSender`."""
@@ -203,15 +228,22 @@ class _Connection:
         new_token: Callable[[], str],
         clock: Clock,
         on_state: Callable[[str], None],
+        server_keys: ServerKeys,
+        server_key: str,
     ) -> None:
         self.is_open = False
         self.was_open = False
+        #: Whether somebody answers at the endpoint, and whether it has proven the server's key.
+        self.is_answered = False
+        self.is_proven = False
         self._endpoint = endpoint
         self._socket = socket
         self._handler = handler
         self._new_token = new_token
         self._clock = clock
         self._on_state = on_state
+        self._server_keys = server_keys
+        self._server_key = server_key
         self._session: Session | None = None
         self._backlog: deque[messages.AgentMessage] = deque()
         self._flushing: asyncio.Handle | None = None
@@ -267,14 +299,23 @@ class _Connection:
     async def _watch(self) -> None:
         while True:
             kind = await self._socket.next_event()
+            self.is_answered |= kind is not zmq.Event.CLOSED
             if kind is zmq.Event.HANDSHAKE_SUCCEEDED:
+                self.is_proven = True
                 self._send_hello()
             elif kind is zmq.Event.HANDSHAKE_FAILED_AUTH:
+                self.is_proven = True
                 text = "the server refused this agent's key: it is not enrolled there, or was revoked [WF212]"
                 self._end(EndReason.REFUSED, text)
             elif kind is zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
                 text = "not a Waterflow server, or its key differs from the one that this agent has stored"
                 self._end(EndReason.PROTOCOL_ERROR, text)
+            elif kind is zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
+                text = (
+                    "the handshake failed: the server has just stopped, or its key differs from the one that this agent has "
+                    "stored; if the server's key was rotated, the old one may have expired: enroll this agent again"
+                )
+                self._end(EndReason.UNREACHABLE, text)
             elif kind is zmq.Event.CLOSED:
                 self._end(EndReason.UNREACHABLE, "the server does not answer")
             else:
@@ -345,6 +386,9 @@ class _Connection:
         for message in received.loose:
             if isinstance(message, messages.Welcome):
                 self._open(message)
+            elif isinstance(message, messages.KeyRotated):
+                self._rotate(message)
+                return False
             elif isinstance(message, messages.Reject):
                 self._end(EndReason.REJECTED, f"{message.text} [{message.code}]", message.after_ms)
                 return False
@@ -367,8 +411,31 @@ class _Connection:
         self.is_open = self.was_open = True
         if self._opening is not None:
             self._opening.cancel()
-        self._on_state(f"connected as {welcome.name} in {', '.join(welcome.groups) or 'no group'}")
+        self._server_keys.confirm(self._server_key, welcome.old_server_keys)
+        self._on_state(f"connected as {welcome.name} in {', '.join(welcome.groups) or 'no group'}{self._warning()}")
         self._handler.on_opened(welcome)
+
+    def _warning(self) -> str:
+        if self._server_key == self._server_keys.current:
+            return ""
+        until = self._server_keys.accepted_until(self._server_key)
+        when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(until / 1_000))
+        return (
+            f"; the server uses an old key, as after a restore of an older backup, and this agent accepts it until {when}: "
+            "restore the server's newest keys/server.key, or enroll this agent again"
+        )
+
+    def _rotate(self, rotated: messages.KeyRotated) -> None:
+        if self.is_open:
+            self._end(EndReason.PROTOCOL_ERROR, "the server announced a new key inside of a session")
+        elif self._server_keys.rotate(self._server_key, rotated):
+            self._end(EndReason.KEY_ROTATED, "the server has a new key; connecting again with it")
+        else:
+            self._end(
+                EndReason.PROTOCOL_ERROR,
+                "a server with an old key announced a key that this agent does not know, and it was not accepted: restore the "
+                "server's newest keys/server.key, or enroll this agent again",
+            )
 
     def _close_session(self, reason: str) -> None:
         was_open, self.is_open, self._session = self.is_open, False, None

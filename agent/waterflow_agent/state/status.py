@@ -54,6 +54,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str] = []
     #: The nodes of this server that are not built in.
     nodes: list[OwnNode] = []
+    #: Of the server's key that this agent uses.
+    server_fingerprint: str = ""
 
 
 def write(data_dir: Path, status: Status) -> None:

@@ -69,7 +69,15 @@ class DaemonFrame(msgspec.Struct, frozen=True, array_like=True):
     first_number: _Number
     numbered: Annotated[list[messages.Offer | messages.Cancel | messages.Release], _Few]
     loose: Annotated[
-        list[messages.Welcome | messages.Reject | messages.Reset | messages.OutputAck | messages.FileResponse], _Few
+        list[
+            messages.Welcome
+            | messages.KeyRotated
+            | messages.Reject
+            | messages.Reset
+            | messages.OutputAck
+            | messages.FileResponse
+        ],
+        _Few,
     ]
     stamp: _Number = 0
 

@@ -171,6 +171,17 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     installation: str = ""
 
 
+class OldServerKey(msgspec.Struct, frozen=True, array_like=True):
+    """A former key of the server (Z85), and until when it is accepted (ms, wall clock)."""
+
+    key: str
+    accepted_until: int
+
+
+#: Old keys in one message; a server has a few at most.
+OldServerKeys = Annotated[list[OldServerKey], msgspec.Meta(max_length=16)]
+
+
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
     """Daemon, loose, answer to `Hello`: the session is open, its numbers start at 1. Offers and cancellations follow."""
 
@@ -184,6 +195,16 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
     silence_ms: int
     #: The attempts of `held` that the daemon does not want: drop them, whatever their state.
     forget: list[TaskId]
+    #: The old keys of the server that are still accepted. An agent drops those that it knows and that are not listed.
+    old_server_keys: OldServerKeys = []
+
+
+class KeyRotated(msgspec.Struct, frozen=True, array_like=True, tag="key-rotated"):
+    """Daemon, loose, answer to `Hello` on a connection with an old key of the server: no session; use this key from now on."""
+
+    session: str
+    server_key: str
+    old_server_keys: OldServerKeys
 
 
 class Reject(msgspec.Struct, frozen=True, array_like=True, tag="reject"):
@@ -330,10 +351,13 @@ class EnrollAnswer(msgspec.Struct, frozen=True, array_like=True, tag="enrolled")
     #: The work port as `tcp://host:port`; without a host, the agent uses the host of the enrollment port.
     work_endpoint: str
     after_ms: int
+    #: The server's current key, which the agent uses from now on; "" for the key of this connection.
+    server_key: str = ""
+    old_server_keys: OldServerKeys = []
 
 
 AgentMessage = Hello | Started | Finished | Output | FileRequest
-DaemonMessage = Welcome | Reject | Reset | Offer | Cancel | Release | OutputAck | FileResponse
+DaemonMessage = Welcome | KeyRotated | Reject | Reset | Offer | Cancel | Release | OutputAck | FileResponse
 Numbered = Offer | Cancel | Release | Started | Finished
 Message = AgentMessage | DaemonMessage
 

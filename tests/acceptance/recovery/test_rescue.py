@@ -15,6 +15,7 @@ import pytest
 
 from tests.acceptance.cluster import Cluster, wait_until
 from tests.patience import PATIENCE_S
+from waterflowd.dispatch.keys import read_server_keys
 from waterflowd.model.ids import RunId
 from waterflowd.store import layout
 from waterflowd.store.environment import Environment
@@ -148,7 +149,7 @@ def test_an_encrypted_backup_reveals_nothing_and_restores_everything(empty_clust
     )
     cluster.wait_for(run)
     lines = cluster.lines(run, count=301)
-    key = (cluster.folder / "daemon" / "keys" / "server.key").read_text().split()
+    pair = read_server_keys(cluster.folder / "daemon").current
     identity = pyrage.x25519.Identity.generate()
     key_file, wrong, made = cluster.folder / "key.txt", cluster.folder / "wrong.txt", cluster.folder / "made.age"
     for file, owner in ((key_file, identity), (wrong, pyrage.x25519.Identity.generate())):
@@ -158,7 +159,7 @@ def test_an_encrypted_backup_reveals_nothing_and_restores_everything(empty_clust
     backup = waterflowd(cluster, "backup", str(made), "--encrypt-to", str(identity.to_public()), "--json")
     assert backup.returncode == 0, backup.stderr
     content = made.read_bytes()
-    for secret in (*key, text, "confidential", run):
+    for secret in (pair.public, pair.secret, text, "confidential", run):
         assert secret.encode() not in content
     assert hashlib.sha256(content).hexdigest() == json.loads(backup.stdout)["archive_sha256"]
     assert not (cluster.folder / "daemon" / "snapshot.tmp").exists()

@@ -24,6 +24,7 @@ from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.join_token import JoinToken
 from waterflow_agent.session import link
 from waterflow_agent.session.dealer import SocketFactory
+from waterflow_agent.session.server_keys import ServerKeys
 from waterflow_agent.state import status
 from waterflow_agent.testing import ScriptedDaemon, end_runner, enrolled, runner_pids
 from waterflow_agent.wire import codec, messages
@@ -82,8 +83,8 @@ async def test_refused_key_is_reported_and_retried(
 
 async def test_back_off_of_a_refused_key_is_long() -> None:
     """Only a person can approve it, so the delay grows from seconds to half a minute, with jitter."""
-    sockets = SocketFactory(server_key="", keys=keys.KeyPair(public="x" * 40, secret="y" * 40))
-    one = link.Link(endpoint="", sockets=sockets, new_token=str, clock=Clock())
+    sockets = SocketFactory(keys.KeyPair(public="x" * 40, secret="y" * 40))
+    one = link.Link(endpoint="", sockets=sockets, server_keys=ServerKeys(""), new_token=str, clock=Clock())
     refused = link.ConnectionEnd(link.EndReason.REFUSED, "no")
 
     delays = [[one._delay_s(refused, failures) for _ in range(50)] for failures in (1, 3, 20)]

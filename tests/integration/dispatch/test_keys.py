@@ -26,7 +26,7 @@ def test_the_key_pair_is_created_once_and_is_private(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert [entry.name for entry in path.parent.iterdir()] == ["server.key"]
-    assert first.secret not in repr(first)
+    assert first.current.secret not in repr(first)
 
 
 def _load(data_dir: Path) -> str:

@@ -13,7 +13,7 @@ import zmq
 from waterflow_agent.keys import fingerprint
 from waterflow_agent.testing import task_id
 from waterflow_agent.wire import codec, messages
-from waterflowd.dispatch.enrollment import EnrollmentPort
+from waterflowd.dispatch.enrollment import EnrollmentPort, Introduction
 from waterflowd.dispatch.port.client import IncomingMessage
 from waterflowd.dispatch.port.records import Verdict
 from waterflowd.dispatch.rejections import Rejections
@@ -37,6 +37,7 @@ EXAMPLES: tuple[object, ...] = (
     messages.Welcome(TOKEN, 1, 1, "n", [], 1, []),
     messages.Reject(TOKEN, "WF210", "no", 0),
     messages.Reset("again"),
+    messages.KeyRotated(TOKEN, "k", []),
     messages.Offer(TASK),
     messages.Cancel(KEY, False, ""),
     messages.Release("run", "job"),
@@ -149,7 +150,7 @@ async def test_the_enrollment_port_accepts_exactly_what_the_table_permits(messag
     host = Host()
     port = Outgoing()
     rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)
-    enrollment = EnrollmentPort(host, port, rejections, lambda: 0, lambda: "tcp://:1")
+    enrollment = EnrollmentPort(host, port, rejections, lambda: 0, lambda: Introduction("tcp://:1", "", []))
     enrollment.take(inbound(bytes(memoryview(codec.encode_message(message)))))  # type: ignore[arg-type]
     await until(lambda: port.sent)
 

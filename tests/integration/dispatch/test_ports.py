@@ -23,9 +23,10 @@ from waterflow_agent.errors import Stalled
 from waterflow_agent.keys import fingerprint
 from waterflow_agent.wire import codec, messages
 from waterflowd.dispatch import keys
+from waterflowd.dispatch.port import process
 from waterflowd.dispatch.port.client import IncomingMessage, Port, PortSettings
 from waterflowd.dispatch.port.limits import PortLimits
-from waterflowd.dispatch.port.records import Refused, Verdict
+from waterflowd.dispatch.port.records import AcceptedPair, Kind, Refused, Setup, Verdict, record
 
 LIMITS = PortLimits(
     waiting_max=20,
@@ -322,6 +323,37 @@ async def test_every_kind_of_address_can_be_bound(tmp_path: Path, endpoint: str)
     with socket.create_connection((host.strip("[]").replace("::1", "::1"), int(number))):
         pass
     made.close()
+
+
+async def test_an_old_key_expires_while_the_port_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection gets the keys that are accepted when it begins; the current one has no end."""
+    monkeypatch.setattr(process, "_descriptors", lambda: 1_024)
+    loop, now = asyncio.get_running_loop(), 50_000
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port_process = process.PortProcess(listener, loop, lambda: now)
+        pairs = [AcceptedPair(b"new", b"n", None), AcceptedPair(b"old", b"o", 1_000), AcceptedPair(b"older", b"p", 10)]
+        setup = Setup(
+            pairs=pairs,
+            limits=LIMITS,
+            part_bytes_max=1,
+            outbound_bytes_max=1,
+            outbound_total_max=1,
+            messages_max=0,
+            first_connection=0,
+        )
+        port_process.data_received(record(Kind.SETUP, 0, msgspec.msgpack.encode(setup)))
+        loop.remove_reader(listener.fileno())
+
+        accepted = {}
+        for now in (50_009, 50_010, 50_999, 51_000):
+            accepted[now] = [pair.public for pair in port_process.pairs()]
+
+    assert accepted == {
+        50_009: [b"new", b"old", b"older"],
+        50_010: [b"new", b"old"],
+        50_999: [b"new", b"old"],
+        51_000: [b"new"],
+    }
 
 
 # Attacks ------------------------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def test_nothing_of_an_encrypted_backup_is_in_the_clear(tmp_path: Path, identity
     fill(source)
     (tmp_path / "server.key").rename(source / "keys" / "server.key")
     secrets = [
-        keys.secret.encode(),
+        keys.current.secret.encode(),
         keys.public.encode(),
         text(2, 7).encode(),
         b"A" * 100,

@@ -33,6 +33,7 @@ from waterflow_agent.runner.reports import StepResult, StepSpec
 from waterflow_agent.runner.spool import SpoolChunk
 from waterflow_agent.session.handler import SessionHandler
 from waterflow_agent.session.link import Link
+from waterflow_agent.session.server_keys import ServerKeys
 from waterflow_agent.state.ledger import Ledger
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskId
@@ -143,6 +144,7 @@ class Agent:
         link = Link(
             endpoint="tcp://daemon:7600",
             sockets=_Sockets(environment, server, self.process),  # type: ignore[arg-type]
+            server_keys=ServerKeys(""),
             new_token=environment.new_token,
             clock=server.clock,
             dice=random.Random(f"{environment.chance.seed}/{self.instance}"),
@@ -209,7 +211,7 @@ class _Sockets:
         self._server = server
         self._process = process
 
-    def open(self) -> Dealer:
+    def open(self, server_key: str) -> Dealer:
         return Dealer(self._environment.network, self._server.name, self._server.public_key, self._process)
 
     def close(self) -> None:

@@ -17,10 +17,12 @@ from waterflowd.dispatch.port.zmtp import ServerConnection, State
 
 PUBLIC, SECRET = bindings.crypto_box_keypair()
 PART_MAX = 1_000
+#: What the server sends before it has read a key.
+GREETING_OF_SERVER = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + b"\x01" + bytes(31)
 
 
 def connection() -> ServerConnection:
-    return ServerConnection(PUBLIC, SECRET, PART_MAX, os.urandom)
+    return ServerConnection([curve.KeyPair(PUBLIC, SECRET)], PART_MAX, os.urandom)
 
 
 def asked(client: CurveClient) -> ServerConnection:
@@ -238,3 +240,44 @@ def test_noise_is_an_error_or_nothing(noise: bytes, is_greeted: bool) -> None:
 def _changed(content: bytes, at: int, mask: int) -> bytes:
     at %= len(content)
     return content[:at] + bytes((content[at] ^ mask,)) + content[at + 1 :]
+
+
+def test_a_client_of_an_old_key_is_recognized_while_that_key_is_accepted() -> None:
+    """Each connection stays with the key that opened its first message; the current key is tried first."""
+    pairs = [curve.KeyPair(*bindings.crypto_box_keypair()) for _ in range(4)]
+    for number, pair in enumerate(pairs):
+        client = CurveClient(pair.public)
+        server = ServerConnection(pairs, PART_MAX, os.urandom)
+        server.receive(GREETING + client.hello())
+        client.welcome(taken(server)[64:])
+        server.receive(client.initiate())
+
+        assert (server.client, server.is_on_old_key) == (client.public, number > 0)
+        server.accept()
+        taken(server)
+        assert server.receive(client.message(b"x")) == [b"x"]
+
+
+def test_a_key_that_is_not_accepted_opens_nothing() -> None:
+    """A client of an expired key gets no answer to its first message."""
+    expired, *pairs = [curve.KeyPair(*bindings.crypto_box_keypair()) for _ in range(3)]
+    client = CurveClient(expired.public)
+    server = ServerConnection(pairs, PART_MAX, os.urandom)
+
+    with pytest.raises(RemoteProtocolError, match="wrong key"):
+        server.receive(GREETING + client.hello())
+
+    assert taken(server) == GREETING_OF_SERVER
+
+
+@pytest.mark.parametrize(("opened_with", "vouched_for"), [(0, 1), (1, 0), (1, 2)])
+def test_a_vouch_for_another_key_of_the_server_proves_nothing(opened_with: int, vouched_for: int) -> None:
+    """Somebody who knows one key of the server cannot pass on a vouch that was made for another one."""
+    pairs = [curve.KeyPair(*bindings.crypto_box_keypair()) for _ in range(3)]
+    client = CurveClient(pairs[opened_with].public)
+    server = ServerConnection(pairs, PART_MAX, os.urandom)
+    server.receive(GREETING + client.hello())
+    client.welcome(taken(server)[64:])
+
+    with pytest.raises(RemoteProtocolError, match="INITIATE"):
+        server.receive(client.initiate(vouched_server=pairs[vouched_for].public))

@@ -11,6 +11,7 @@ from waterflow_agent.errors import Rejected
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import AttemptState, HeldAttempt
 from waterflowd.fleet import events
+from waterflowd.fleet.server_keys import ServerKey, agents_behind
 from waterflowd.host.identities import REFUSED_MS, AgentIdentities
 from waterflowd.model.ids import FLEET, AgentId
 from waterflowd.testing.host import ONE_STEP, HostHarness
@@ -18,8 +19,8 @@ from waterflowd.testing.host import ONE_STEP, HostHarness
 RETRIED = "jobs: {a: {runs-on: web, retry: {max-attempts: 2, on: [lost]}, steps: [{run: work}]}}"
 
 
-def identities_of(host: HostHarness) -> AgentIdentities:
-    return AgentIdentities(host.registry, host.state.placement, host.driver, host.clock)
+def identities_of(host: HostHarness, server_key: str = "") -> AgentIdentities:
+    return AgentIdentities(host.registry, host.state.placement, host.driver, host.clock, server_key)
 
 
 def hello(**changes: Any) -> messages.Hello:
@@ -170,3 +171,44 @@ async def test_attempts_of_the_former_server_are_lost_when_their_lease_has_ended
         assert host.link.offers() == []
         assert ("AttemptFinished" in host.kinds(summary.id)) == (workflow == ONE_STEP)
         assert (key in host.agents._doubtful) == (workflow == RETRIED)
+
+
+def new_key(created_at: int) -> ServerKey:
+    return ServerKey(fingerprint="SHA256:new", created_at=created_at, accepted_until=0)
+
+
+async def test_an_agent_has_followed_a_rotation_when_it_connects_with_the_new_key() -> None:
+    """The fact is recorded once, survives a restart, and is not changed by an approval for other groups."""
+    async with HostHarness() as host:
+        agent = host.enroll("web-1", "web")
+        assert identities_of(host, "SHA256:old").identify(agent, hello()) == ""
+        await host.settle()
+        created_at = host.clock.now() + 1
+        await host.advance(10)
+        assert [entry.name for entry in agents_behind(host.registry, new_key(created_at))] == ["web-1"]
+
+        for _ in range(3):
+            assert identities_of(host, "SHA256:new").identify(agent, hello()) == ""
+        await host.settle()
+
+        assert agents_behind(host.registry, new_key(created_at)) == []
+        await host.enrollment.approve(agent, ("db",), "alice")
+        recorded = [record.event for record in host.log.read(FLEET)]
+    assert [event.server_key for event in recorded if isinstance(event, events.AgentIdentified)] == [
+        "SHA256:old",
+        "SHA256:new",
+    ]
+    async with host.crashed() as again:
+        assert agents_behind(again.registry, new_key(created_at)) == []
+
+
+async def test_an_agent_enrolled_after_a_rotation_has_the_new_key() -> None:
+    """It has not connected yet, and got the key with the enrollment. One that was enrolled before has not followed yet."""
+    async with HostHarness() as host:
+        host.enroll("before", "web")
+        await host.advance(10)
+        created_at = host.clock.now()
+        await host.advance(10)
+        host.enroll("after", "web")
+
+        assert [entry.name for entry in agents_behind(host.registry, new_key(created_at))] == ["before"]

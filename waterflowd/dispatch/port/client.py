@@ -29,13 +29,14 @@ import msgspec
 from zmq.utils import z85
 
 from waterflow_agent.backoff import Backoff
+from waterflow_agent.clock import Clock
 from waterflow_agent.errors import RemoteProtocolError, Stalled
 from waterflow_agent.keys import KEY_BYTES
 from waterflow_agent.wire import messages
 from waterflowd.dispatch.keys import ServerKeys
 from waterflowd.dispatch.port import records
 from waterflowd.dispatch.port.limits import PortLimits
-from waterflowd.dispatch.port.records import Kind, Record, Refused, Setup, Verdict
+from waterflowd.dispatch.port.records import AcceptedPair, Kind, Record, Refused, Setup, Verdict
 
 #: Messages handled before other tasks of the event loop get their turn.
 TURN_MESSAGES = 128
@@ -59,16 +60,23 @@ _BOOT = (
 )
 _KEPT_ENVIRONMENT = frozenset(["LD_LIBRARY_PATH"])
 
+#: The clock by which old keys expire, unless the caller has a better one.
+WALL_MS = Clock().wall_ms
+
 _logger = logging.getLogger("waterflow.dispatch")
 
 
 class IncomingMessage(NamedTuple):
-    """One message: the number of its connection, the proven key, the network address, and the bytes."""
+    """One message: the number of its connection, the proven key, the network address, and the bytes.
+
+    `is_on_old_key`: the peer knows this server by an old key, which only serves to tell it the current one.
+    """
 
     connection: int
     public_key: str
     address: str
     payload: memoryview
+    is_on_old_key: bool = False
 
 
 class PortListener(Protocol):
@@ -108,19 +116,21 @@ class PortSettings(NamedTuple):
 class Port:
     """One port. `bind`, then `run` as a task; everything is called on the event loop's thread."""
 
-    def __init__(self, keys: ServerKeys, settings: PortSettings) -> None:
+    def __init__(self, keys: ServerKeys, settings: PortSettings, wall_ms: Callable[[], int] = WALL_MS) -> None:
+        """`wall_ms` is the clock by which old keys expire."""
         self.messages_received = 0
         #: Processes that were replaced.
         self.restarts = 0
         self.endpoint = ""
         self._keys = keys
         self._settings = settings
+        self._wall_ms = wall_ms
         self._listener: PortListener | None = None
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._channel: _Channel | None = None
-        #: Proven key and address of each admitted connection.
-        self._connections: dict[int, tuple[str, str]] = {}
+        #: Proven key and address of each admitted connection, and whether it uses an old key of the server.
+        self._connections: dict[int, tuple[str, str, bool]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._waiting: deque[Record] = deque()
         self._turn: asyncio.Handle | None = None
@@ -213,9 +223,16 @@ class Port:
     def _setup(self) -> Setup:
         self._generation += 1
         settings = self._settings
+        now = self._wall_ms()
         return Setup(
-            public_key=z85.decode(self._keys.public),
-            secret_key=z85.decode(self._keys.secret),
+            pairs=[
+                AcceptedPair(
+                    z85.decode(pair.public),
+                    z85.decode(pair.secret),
+                    None if pair is self._keys.current else pair.accepted_until - now,
+                )
+                for pair in (self._keys.current, *self._keys.old(now))
+            ],
             limits=settings.limits,
             part_bytes_max=settings.part_bytes_max,
             outbound_bytes_max=settings.outbound_bytes_max,
@@ -283,7 +300,8 @@ class Port:
                 elif (known := self._connections.get(connection)) is not None:
                     self.messages_received += 1
                     credit[connection] = credit.get(connection, 0) + records.cost(payload)
-                    listener.take(IncomingMessage(connection, *known, payload))
+                    key, address, is_on_old_key = known
+                    listener.take(IncomingMessage(connection, key, address, payload, is_on_old_key))
         except Exception:
             # The supervision point of the port: whatever its process has sent ends only that process.
             _logger.exception("internal error in a record of the %s port", self._settings.name)
@@ -303,13 +321,14 @@ class Port:
     ) -> None:
         if kind == Kind.PROVEN:
             content = bytes(payload)
-            key, address = z85.encode(content[:KEY_BYTES]).decode(), content[KEY_BYTES:].decode("ascii", "replace")
+            key, is_on_old_key = z85.encode(content[:KEY_BYTES]).decode(), bool(content[KEY_BYTES])
+            address = content[KEY_BYTES + 1 :].decode("ascii", "replace")
             if len(self._connections) >= self._settings.limits.total:
                 channel.fail("ignores the limits")
                 return
             verdict = listener.admit(key, address)
             if verdict is Verdict.ACCEPT:
-                self._connections[connection] = key, address
+                self._connections[connection] = key, address, is_on_old_key
             channel.write(records.record(Kind.VERDICT, connection, bytes((verdict,))))
         elif kind == Kind.CLOSED:
             if self._connections.pop(connection, None) is not None:

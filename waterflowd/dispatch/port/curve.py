@@ -5,12 +5,16 @@
 Names as in the specification: `C` and `S` are the long-term keys of client and server, `c` and `s` those of one connection.
 The cookie, which a server may use to keep no state before INITIATE, is random here: a connection's few keys are kept, and
 `limits` bounds the connections.
+
+A server may have several long-term keys, while its clients move from old ones to a new one. HELLO does not name the key, but
+only the right one opens it; the connection then stays with that key.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from nacl import bindings
 from nacl.exceptions import CryptoError
@@ -39,15 +43,23 @@ INITIATE_BYTES_MAX = (
 MESSAGE_OVERHEAD_BYTES = len(_MESSAGE) + _COUNTER_BYTES + _MAC_BYTES + 1
 
 
+class KeyPair(NamedTuple):
+    """A long-term key of the server, 32 bytes each."""
+
+    public: bytes
+    secret: bytes
+
+
 class CurveServer:
     """The handshake and the messages of one connection. Every method raises `RemoteProtocolError` WF202 for invalid bytes."""
 
-    __slots__ = ("_c", "_cookie", "_public", "_random", "_received", "_s", "_secret", "_sent", "_shared")
+    __slots__ = ("_c", "_cookie", "_pairs", "_random", "_received", "_s", "_sent", "_shared", "used")
 
-    def __init__(self, public_key: bytes, secret_key: bytes, random: Callable[[int], bytes]) -> None:
-        """`random` returns that many unpredictable bytes."""
-        self._public = public_key
-        self._secret = secret_key
+    def __init__(self, pairs: Sequence[KeyPair], random: Callable[[int], bytes]) -> None:
+        """`pairs` are tried in this order: the most usual one comes first. `random` returns that many unpredictable bytes."""
+        #: The position of the client's choice in `pairs`, after HELLO.
+        self.used = 0
+        self._pairs = pairs
         self._random = random
         self._c = b""
         self._s = b""
@@ -65,9 +77,7 @@ class CurveServer:
         at = len(_HELLO_PADDED)
         self._c = body[at : at + KEY_BYTES]
         counter = body[at + KEY_BYTES : at + KEY_BYTES + _COUNTER_BYTES]
-        shared = _shared(self._c, self._secret)
-        if _open(body[at + KEY_BYTES + _COUNTER_BYTES :], b"CurveZMQHELLO---" + counter, shared) != bytes(64):
-            raise _invalid("HELLO")
+        shared = self._choose(body[at + KEY_BYTES + _COUNTER_BYTES :], b"CurveZMQHELLO---" + counter)
         self._received = int.from_bytes(counter)
         public, self._s = bindings.crypto_box_keypair()
         self._cookie = self._random(_COOKIE_BYTES)
@@ -91,7 +101,7 @@ class CurveServer:
             raise _invalid("INITIATE")
         # The client's long-term key vouches for the key of this connection, and for this server.
         vouched = _open(vouch[16:], b"VOUCH---" + vouch[:16], _shared(client, self._s))
-        if not hmac.compare_digest(vouched, self._c + self._public):
+        if not hmac.compare_digest(vouched, self._c + self._pairs[self.used].public):
             raise _invalid("INITIATE")
         return client
 
@@ -121,6 +131,19 @@ class CurveServer:
         if not content:
             raise _invalid("MESSAGE")
         return content[0], content[1:]
+
+    def _choose(self, box: bytes, nonce: bytes) -> bytes:
+        """Finds the pair that opens HELLO; returns the secret that it shares with the client."""
+        failure = _invalid("HELLO")
+        for used, pair in enumerate(self._pairs):
+            shared = _shared(self._c, pair.secret)
+            try:
+                if _open(box, nonce, shared) == bytes(64):
+                    self.used = used
+                    return shared
+            except RemoteProtocolError as error:
+                failure = error
+        raise failure
 
     def _newer(self, counter: bytes) -> bytes:
         number = int.from_bytes(counter)

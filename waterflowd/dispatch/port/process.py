@@ -19,12 +19,14 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
 
+from waterflow_agent.clock import Clock
 from waterflow_agent.errors import RemoteProtocolError
-from waterflowd.dispatch.port import records, zmtp
+from waterflowd.dispatch.port import curve, records, zmtp
 from waterflowd.dispatch.port.limits import Census
 from waterflowd.dispatch.port.records import Kind, Setup, Verdict
 
@@ -42,6 +44,7 @@ _LINGER_S = 1.0
 _OWN_DESCRIPTORS = 32
 #: Address space: the interpreter, its libraries, and the buffers within the limits.
 _MEMORY_BYTES_MAX = 2 << 30
+_BOOT_MS = Clock().boot_ms
 _RESET = b"\x01\0\0\0\0\0\0\0"
 _MAPPED_IPV4 = "::ffff:"
 
@@ -57,8 +60,7 @@ class Peer(asyncio.Protocol):
         #: Bytes in the transport's buffer when it was last looked at.
         self.unsent = 0
         self._port = port
-        setup = port.setup
-        self._zmtp = zmtp.ServerConnection(setup.public_key, setup.secret_key, setup.part_bytes_max, os.urandom)
+        self._zmtp = zmtp.ServerConnection(port.pairs(), port.setup.part_bytes_max, os.urandom)
         self._window = records.WINDOW_COST
         self._messages = 0
         #: Whether it has sent all messages that the port takes from one connection.
@@ -158,7 +160,7 @@ class Peer(asyncio.Protocol):
             self.abort(refusal)
             return
         self._is_known = True
-        port.tell(Kind.PROVEN, self.number, key + self.address.encode())
+        port.tell(Kind.PROVEN, self.number, key + bytes((self._zmtp.is_on_old_key,)) + self.address.encode())
 
     def decided(self, verdict: Verdict) -> None:
         """The daemon has decided about the key."""
@@ -237,7 +239,10 @@ class Peer(asyncio.Protocol):
 class PortProcess(asyncio.Protocol):
     """The port's connections, and the socket pair to the daemon."""
 
-    def __init__(self, listener: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, listener: socket.socket, loop: asyncio.AbstractEventLoop, boot_ms: Callable[[], int] = _BOOT_MS
+    ) -> None:
+        """`boot_ms` is the clock by which old keys expire."""
         self.loop = loop
         self.ended: asyncio.Future[None] = loop.create_future()
         self._listener = listener
@@ -247,6 +252,9 @@ class PortProcess(asyncio.Protocol):
         self._flushing: asyncio.Handle | None = None
         self._peers: dict[int, Peer] = {}
         self._setup: Setup | None = None
+        self._boot_ms = boot_ms
+        #: The key pairs of the server, and until when (boot clock, ms) an old one is accepted.
+        self._pairs: list[tuple[curve.KeyPair, int | None]] = []
         self._census: Census | None = None
         self._next = 0
         self._outbound = 0
@@ -265,6 +273,13 @@ class PortProcess(asyncio.Protocol):
         """The connections by address and key."""
         assert self._census is not None
         return self._census
+
+    def pairs(self) -> list[curve.KeyPair]:
+        """The key pairs that are accepted now, the current one first."""
+        if len(self._pairs) == 1:
+            return [self._pairs[0][0]]
+        now = self._boot_ms()
+        return [pair for pair, until in self._pairs if until is None or now < until]
 
     # The daemon -------------------------------------------------------------------------------------------------------
 
@@ -326,6 +341,11 @@ class PortProcess(asyncio.Protocol):
     # Connections ------------------------------------------------------------------------------------------------------
 
     def _begin(self, setup: Setup) -> None:
+        now = self._boot_ms()
+        self._pairs = [
+            (curve.KeyPair(pair.public, pair.secret), None if pair.accepted_ms is None else now + pair.accepted_ms)
+            for pair in setup.pairs
+        ]
         limits = setup.limits.within(_descriptors() - _OWN_DESCRIPTORS)
         self._setup, self._census, self._next = setup, Census(limits), setup.first_connection
         self.loop.add_reader(self._listener.fileno(), self._accept)

@@ -48,7 +48,8 @@ class Kind(IntEnum):
     CLOSE = 5
     #: In both directions: the process answers each one, as a sign of life.
     PING = 6
-    #: To the daemon: a connection has proven a key: its 32 bytes, then the address.
+    #: To the daemon: a connection has proven a key: its 32 bytes, a byte that is 1 if it uses an old key of the server, and
+    #: the address.
     PROVEN = 7
     #: To the daemon: the connection is closed; the payload says why, for people.
     CLOSED = 8
@@ -66,11 +67,20 @@ class Verdict(IntEnum):
     CLOSE = 2
 
 
+class AcceptedPair(msgspec.Struct, frozen=True, array_like=True):
+    """A key pair of the server, 32 bytes each."""
+
+    public: bytes
+    secret: bytes
+    #: For how long it is accepted, from now on; None for the current one.
+    accepted_ms: int | None
+
+
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """How to serve a port."""
 
-    public_key: bytes
-    secret_key: bytes
+    #: The current one first.
+    pairs: list[AcceptedPair]
     limits: PortLimits
     part_bytes_max: int
     #: Bytes that may wait to be sent to one peer, and to all of them.

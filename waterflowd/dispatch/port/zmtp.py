@@ -11,7 +11,7 @@ connection may make this side keep is bounded: a few hundred bytes before its ke
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 from waterflow_agent.errors import RemoteProtocolError
@@ -43,18 +43,22 @@ class ServerConnection:
 
     __slots__ = ("_buffer", "_curve", "_part_bytes_max", "_signed", "client", "outgoing", "state")
 
-    def __init__(
-        self, public_key: bytes, secret_key: bytes, part_bytes_max: int, random: Callable[[int], bytes]
-    ) -> None:
+    def __init__(self, pairs: Sequence[curve.KeyPair], part_bytes_max: int, random: Callable[[int], bytes]) -> None:
+        """`pairs` are the server's keys, the current one first."""
         self.state = State.GREETING
         #: The client's public key, once it is proven.
         self.client = b""
         #: Bytes to send; the caller sends and clears them.
         self.outgoing: list[bytes] = []
-        self._curve = curve.CurveServer(public_key, secret_key, random)
+        self._curve = curve.CurveServer(pairs, random)
         self._part_bytes_max = part_bytes_max
         self._buffer = bytearray()
         self._signed = False
+
+    @property
+    def is_on_old_key(self) -> bool:
+        """Whether the client knows the server by another key than the current one."""
+        return self._curve.used > 0
 
     @property
     def buffered(self) -> int:

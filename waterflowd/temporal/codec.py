@@ -36,11 +36,11 @@ from temporalio.converter import (
 )
 
 from waterflow_agent.errors import Rejected, Stalled
+from waterflowd.temporal.messages import REFUSED
 from waterflowd.temporal.payload_keys import PayloadKeys
 
-#: The encoding of a sealed payload, and of one that was refused.
+#: The encoding of a sealed payload.
 SEALED = b"binary/waterflow-sealed"
-REFUSED = b"binary/waterflow-refused"
 #: The key's id in the metadata of a sealed payload.
 KEY_FIELD = "waterflow-key"
 
@@ -160,9 +160,11 @@ class SealingCodec(PayloadCodec, WithSerializationContext):
         identifier = None
         if isinstance(context, WorkflowSerializationContext | ActivitySerializationContext):
             identifier = context.workflow_id
+        # The arguments of a local activity stay in this process; `StreamActivities` checks the size of what it returns.
+        is_stored = not (isinstance(context, ActivitySerializationContext) and context.is_local)
         return type(self)(
             self._keys,
-            sealed_bytes_max=self._sealed_bytes_max,
+            sealed_bytes_max=self._sealed_bytes_max if is_stored else CONTENT_BYTES_MAX,
             random=self._random,
             workflow_id=identifier or "",
         )

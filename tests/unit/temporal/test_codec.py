@@ -11,7 +11,7 @@ from temporalio.api.common.v1 import Payload
 from temporalio.converter import ActivitySerializationContext, NexusSerializationContext, WorkflowSerializationContext
 
 from waterflow_agent.errors import Rejected, Stalled
-from waterflowd.temporal import codec
+from waterflowd.temporal import codec, messages
 from waterflowd.temporal.payload_keys import PayloadKeys
 
 OLD, NEW = bytes(range(32)), bytes(range(32, 64))
@@ -76,7 +76,7 @@ def test_every_changed_byte_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "payload",
-    [PLAIN, Payload(), Payload(metadata={"encoding": codec.REFUSED}, data=b"x")],
+    [PLAIN, Payload(), Payload(metadata={"encoding": messages.REFUSED}, data=b"x")],
     ids=["plain", "empty", "refused"],
 )
 def test_a_payload_without_a_seal_is_refused(payload: Payload) -> None:

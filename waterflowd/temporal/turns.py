@@ -1,0 +1,62 @@
+"""The local activities that a daemon offers to the shell: a turn, and the check whether a stream fits into a new execution.
+
+Rules of this file: an error of Waterflow's own keeps its code, so that the shell can name what stalls a stream. Those that only
+a person can help with are not retried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+from temporalio import activity
+from temporalio.converter import DataConverter, WorkflowSerializationContext
+from temporalio.exceptions import ApplicationError
+
+from waterflow_agent.errors import Rejected, Stalled, WaterflowError
+from waterflowd.temporal import messages
+from waterflowd.temporal.codec import SEALED_BYTES_MAX
+
+
+class StreamActivities:
+    """What a worker that carries out streams must offer."""
+
+    def __init__(self, turn: messages.Turn, converter: DataConverter) -> None:
+        self._turn = turn
+        self._converter = converter
+
+    @property
+    def all(self) -> Sequence[Callable[..., Awaitable[Any]]]:
+        """The activities, for the worker."""
+        return [self.turn, self.check_size]
+
+    @activity.defn(name=messages.TURN)
+    async def turn(self, request: messages.TurnRequest) -> messages.TurnResult:
+        """One turn of the engine. Its result is checked here, where an error still has a name."""
+        try:
+            result = await self._turn(request)
+            await self._check_size(request.stream, result)
+        except WaterflowError as error:
+            raise _failure(error) from error
+        return result
+
+    @activity.defn(name=messages.CHECK_SIZE)
+    async def check_size(self, begin: messages.Begin) -> None:
+        """Fails with WF812 when the next execution could not begin with these facts."""
+        identifier = activity.info().workflow_id
+        assert identifier is not None, "a local activity belongs to a workflow"
+        try:
+            await self._check_size(identifier, begin)
+        except WaterflowError as error:
+            raise _failure(error) from error
+
+    async def _check_size(self, stream: str, value: messages.TurnResult | messages.Begin) -> None:
+        if len(msgspec.msgpack.encode(value)) <= SEALED_BYTES_MAX:
+            return
+        context = WorkflowSerializationContext(namespace=activity.info().namespace, workflow_id=stream)
+        await self._converter.with_context(context).encode([value])
+
+
+def _failure(error: WaterflowError) -> ApplicationError:
+    return ApplicationError(error.text, type=error.code, non_retryable=isinstance(error, Stalled | Rejected))

@@ -126,7 +126,7 @@ API_CONTRACTS = ("waterflowd.api.services", *ADMIN_CONTRACTS)
 #: `rescue` combines the store's copies with the engine's events while no daemon is running.
 COMPOSITION = (
     *("waterflowd.app.bootstrap", "waterflowd.app.audit", "waterflowd.app.daemon", "waterflowd.testing"),
-    *("waterflowd.rescue",),
+    *("waterflowd.app.cluster_check", "waterflowd.rescue"),
 )
 
 

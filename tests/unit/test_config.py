@@ -182,11 +182,49 @@ def test_a_file_in_another_encoding_is_an_error(tmp_path: Path) -> None:
         ("[log]\nformat = 'xml'\n", "log.format"),
         ("[api]\nrequests-per-second = -1\n", "api.requests-per-second"),
         ("data-dir = ''\n", "data-dir"),
+        ("engine = 'lmdb'\n", "engine: expected log or temporal, found 'lmdb'"),
+        ("engine = 'temporal'\n", 'temporal.address: required with engine = "temporal"'),
+        (
+            "engine = 'temporal'\n[temporal]\naddress = 'a:1'\n",
+            'temporal.payload-keys: required with engine = "temporal"',
+        ),
+        ("[temporal]\naddress = 'a:1'\n", "temporal.payload-keys: required with temporal.address"),
+        ("[temporal]\naddress = 'a'\npayload-keys = '/k'\n", "temporal.address: expected host:port, found 'a'"),
+        ("[temporal]\naddress = 'a:99999'\npayload-keys = '/k'\n", "temporal.address"),
+        ("[temporal]\nnamespace = 'a b'\n", "temporal.namespace"),
+        ("[temporal]\ncert = '/c'\n", "temporal: cert and key must be set together"),
+        ("[temporal]\ncert = '/c'\nkey = '/k'\napi-key-file = '/a'\n", "temporal: set either cert and key"),
+        ("[temporal]\nobjects = '/srv'\n", "temporal.objects: expected dir:/path or s3://bucket/prefix"),
+        ("[temporal]\nname = 'd 1'\n", "temporal.name"),
     ],
 )
 def test_an_invalid_value_is_reported_with_its_key(tmp_path: Path, text: str, message: str) -> None:
     """It is reported before anything is opened."""
     assert message in refusal(text, tmp_path)
+
+
+def test_the_temporal_table_is_read(tmp_path: Path) -> None:
+    """With the log engine it may be there as well, so that a cluster can be prepared."""
+    text = """
+[temporal]
+address = "temporal.internal:7233"
+namespace = "flows"
+ca = "/etc/waterflow/ca.pem"
+cert = "/etc/waterflow/cert.pem"
+key = "/etc/waterflow/cert.key"
+payload-keys = "/etc/waterflow/payload.keys"
+objects = "s3://bucket/waterflow"
+name = "d1"
+"""
+    found = load(text, tmp_path, {"WATERFLOWD_TEMPORAL_NAMESPACE": "other"})
+    assert (found.engine, found.temporal.address, found.temporal.namespace) == (
+        "log",
+        "temporal.internal:7233",
+        "other",
+    )
+    assert load('engine = "temporal"\n' + text, tmp_path).engine == "temporal"
+    for objects in ("dir:/srv/waterflow", "s3://bucket"):
+        assert load(f'[temporal]\nobjects = "{objects}"\n', tmp_path).temporal.objects == objects
 
 
 def test_repository_names_are_unique(tmp_path: Path) -> None:

@@ -84,16 +84,24 @@ def _loop_factory() -> Any:
 
 @main.command("check-config")
 @_FILE
-def check_config(file: str | None) -> None:
+@click.option("--connect", is_flag=True, help="Connect to the Temporal cluster, and list what is missing there.")
+def check_config(file: str | None, connect: bool) -> None:
     """Check the configuration. The exit code is 0 when it is valid, 2 otherwise.
 
-    Then it lists what the workflows of the repositories may not use, and the lines that would permit it.
+    Then it lists what the workflows of the repositories may not use, and the lines that would permit it. With --connect,
+    the exit code is 1 when the cluster lacks something.
     """
     from waterflow_agent.errors import WaterflowError
-    from waterflowd.app import bootstrap, workflow_check
+    from waterflowd.app import bootstrap, cluster_check, workflow_check
 
     config = _load(file)
     try:
+        if connect:
+            is_ready, lines = cluster_check.check_cluster(config)
+            click.echo("\n".join(map(escape_for_display, lines)))
+            if not is_ready:
+                sys.exit(1)
+        cluster_check.refuse_unbuilt_engine(config)
         bootstrap.check_access(config)
         bootstrap.check_audit(config)
         bootstrap.check_secrets(config)

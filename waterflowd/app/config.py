@@ -29,6 +29,7 @@ DEFAULT_FILE = Path("/etc/waterflow/waterflowd.toml")
 DEFAULT_AUDIT_KEY_FILE = "/etc/waterflow/audit.key"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
+ENGINES = ("log", "temporal")
 ENVIRONMENT_PREFIX = "WATERFLOWD_"
 
 #: How an environment treats runs without an authenticated starter.
@@ -37,6 +38,8 @@ UNATTENDED = tuple(choice.value for choice in events.Unattended)
 APPROVALS_MAX = 20
 
 _ENDPOINT = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+|\*):([0-9]{1,5}|\*)")
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+_OBJECTS = re.compile(r"dir:/.*|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?")
 _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
@@ -234,6 +237,28 @@ class AuditTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unkno
     export_syslog: str = ""
 
 
+class TemporalTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """The Temporal cluster of `engine = "temporal"`, which is being built: a cluster can be checked, but runs nothing yet."""
+
+    #: `host:port` of the cluster's gRPC port. TLS is required, except on this machine without `ca`.
+    address: str = ""
+    #: A namespace for this engine alone.
+    namespace: str = "waterflow"
+    #: CA certificates of the cluster; default: those of the system.
+    ca: str = ""
+    #: The certificate with which the daemon authenticates, and its key, mode 0600.
+    cert: str = ""
+    key: str = ""
+    #: Instead of a certificate: a file with an API key, mode 0600.
+    api_key_file: str = ""
+    #: The keys that seal what Temporal stores, one per line, mode 0600: the first one seals, all open.
+    payload_keys: str = ""
+    #: Not built yet. Where large values and output logs will be kept: `dir:/path` on a shared file system, or `s3://bucket/prefix`.
+    objects: str = ""
+    #: Identifies this daemon in Temporal; default: the name of the host.
+    name: str = ""
+
+
 class LogTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """The daemon's own log, on standard error."""
 
@@ -248,6 +273,9 @@ class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
 
     #: Holds the event log, the keys of the server and the output of steps; must be on a local disk.
     data_dir: str = "/var/lib/waterflow"
+    #: `log`: the event log in `data-dir`. `temporal` is not built yet; the daemon refuses to start with it.
+    engine: str = "log"
+    temporal: TemporalTable = TemporalTable()
     log: LogTable = LogTable()
     audit: AuditTable = AuditTable()
     api: ApiTable = ApiTable()
@@ -451,6 +479,7 @@ def _checked(config: Config) -> Config:
         if not 1 << 20 <= item.fetch_max_bytes <= 1 << 40:
             raise Rejected("WF620", f"repositories.{item.name}.fetch-max-bytes: expected 1 MiB to 1 TiB in bytes")
     _check_environments(config.environments)
+    _check_temporal(config)
     _check_secrets(config)
     _check_grants(config)
     names = [item.name for item in config.repositories]
@@ -494,6 +523,32 @@ def _check_environments(environments: Sequence[EnvironmentTable]) -> None:
         most = len(item.approvers) or APPROVALS_MAX
         if not 0 <= item.minimum <= most:
             raise Rejected("WF620", f"environments.{item.name}.minimum: expected 0 to {most}")
+
+
+def _check_temporal(config: Config) -> None:
+    """Checks the settings of the cluster. The files that they name are only read when they are used."""
+    if config.engine not in ENGINES:
+        raise Rejected("WF620", f"engine: expected {' or '.join(ENGINES)}, found {config.engine!r}")
+    table = config.temporal
+    required = ("address", "payload-keys") if config.engine == "temporal" or table.address else ()
+    for key in required:
+        if not getattr(table, key.replace("-", "_")):
+            why = 'engine = "temporal"' if config.engine == "temporal" else "temporal.address"
+            raise Rejected("WF620", f"temporal.{key}: required with {why}")
+    if table.address and not (_LISTEN.fullmatch(table.address) and _is_port(table.address)):
+        raise Rejected("WF620", f"temporal.address: expected host:port, found {table.address!r}")
+    if not _NAMESPACE.fullmatch(table.namespace):
+        raise Rejected(
+            "WF620", f'temporal.namespace: use letters, digits, ".", "_", "-"; found {table.namespace[:64]!r}'
+        )
+    if bool(table.cert) != bool(table.key):
+        raise Rejected("WF620", "temporal: cert and key must be set together")
+    if table.cert and table.api_key_file:
+        raise Rejected("WF620", "temporal: set either cert and key, or api-key-file")
+    if table.objects and not _OBJECTS.fullmatch(table.objects):
+        raise Rejected("WF620", f"temporal.objects: expected dir:/path or s3://bucket/prefix, found {table.objects!r}")
+    if table.name and not _NAMESPACE.fullmatch(table.name):
+        raise Rejected("WF620", f'temporal.name: use letters, digits, ".", "_", "-"; found {table.name[:64]!r}')
 
 
 def _check_grants(config: Config) -> None:

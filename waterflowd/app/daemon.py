@@ -16,6 +16,7 @@ from pathlib import Path
 
 from waterflow_agent.errors import Stalled
 from waterflowd.app import bootstrap
+from waterflowd.app.cluster_check import refuse_unbuilt_engine
 from waterflowd.app.config import Config, advertised
 from waterflowd.app.sd_notify import notify, watchdog_interval_s
 from waterflowd.host.enrollment import DaemonEndpoints
@@ -33,6 +34,7 @@ SWITCH_INTERVAL_S = 0.0005
 async def serve(config: Config) -> None:
     """Runs the daemon until SIGTERM or SIGINT. Raises `Stalled` when it cannot start or must not continue."""
     began = time.monotonic()
+    refuse_unbuilt_engine(config)
     loop = asyncio.get_running_loop()
     stop = loop.create_future()
 

@@ -4,5 +4,6 @@ Only this package imports Temporal's client. It holds
 
 - `shell`: the workflow code, which decides nothing;
 - `messages`, `turns`: what the shell and the daemon tell each other, and the activities that the daemon offers to it;
+- `cluster`, `check`: the connection, and what a cluster lacks;
 - `codec`, `payload_keys`, `converter`: how values are stored in Temporal, sealed.
 """

@@ -1,0 +1,84 @@
+"""The engine on Temporal, as far as it is built: the daemon refuses to run with it; `check-config --connect` checks a cluster.
+
+Temporal's client is an extra, so it is imported only here, when it is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+from waterflow_agent.errors import Rejected, Stalled
+from waterflowd.app.config import Config
+from waterflowd.secrets import key_file
+
+_NOT_BUILT = (
+    'engine = "temporal" is not built yet: this release can only check a cluster (waterflowd check-config --connect);'
+    ' next: remove the key, or set engine = "log"'
+)
+
+
+def refuse_unbuilt_engine(config: Config) -> None:
+    """Raises `Stalled` WF800 for an engine that this release has only in part."""
+    if config.engine != "log":
+        raise Stalled("WF800", _NOT_BUILT)
+
+
+def check_cluster(config: Config) -> tuple[bool, list[str]]:
+    """Connects to the configured cluster. Whether nothing is missing, and lines for people.
+
+    Raises `Rejected` WF620 without an address, WF622 for a key file, WF803 for a certificate, and
+    `Stalled` WF801 without the extra.
+    """
+    if not config.temporal.address:
+        raise Rejected("WF620", "temporal.address is not set, so there is no cluster to connect to; next: set it")
+    try:
+        from waterflowd.temporal import check, cluster, converter, payload_keys
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "temporalio":
+            raise
+        text = 'Temporal\'s client is not installed; next: pip install "waterflow[temporal]"'
+        raise Stalled("WF801", text) from error
+    table, data_dir = config.temporal, Path(config.data_dir)
+    keys_file = Path(table.payload_keys)
+    keys = payload_keys.parse(key_file.read(keys_file, "temporal.payload-keys", data_dir), str(keys_file))
+    settings = cluster.ClusterSettings(
+        address=table.address,
+        namespace=table.namespace,
+        ca=_text(table.ca, "ca"),
+        ca_file=table.ca,
+        cert=_text(table.cert, "cert"),
+        cert_file=table.cert,
+        key=key_file.read(Path(table.key), "temporal.key", data_dir) if table.key else "",
+        key_file=table.key,
+        api_key=_api_key(table.api_key_file, data_dir),
+    )
+    name = table.name or socket.gethostname()
+    report = asyncio.run(check.check(settings, converter.data_converter(keys), f"{name}/{os.getpid()}"))
+    lines = [f"{finding.text} [{finding.code}]" for finding in report.findings]
+    if report.server_version:
+        lines.insert(
+            0, f"connected to Temporal {report.server_version} at {table.address}, namespace {table.namespace}"
+        )
+    if not report.findings:
+        lines.append("nothing is missing")
+    return not report.findings, lines
+
+
+def _text(path: str, key: str) -> str:
+    try:
+        return Path(path).read_text("ascii") if path else ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not PEM text"
+        raise Rejected("WF803", f"temporal.{key}: {path} cannot be read: {reason}; next: correct the path") from error
+
+
+def _api_key(path: str, data_dir: Path) -> str:
+    if not path:
+        return ""
+    text = key_file.read(Path(path), "temporal.api-key-file", data_dir).strip()
+    if not text or len(text.split()) != 1:
+        raise Rejected("WF622", f"temporal.api-key-file: expected one API key in {path}")
+    return text

@@ -246,8 +246,9 @@ class TemporalTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_un
     namespace: str = "waterflow"
     #: CA certificates of the cluster; default: those of the system.
     ca: str = ""
-    #: The certificate with which the daemon authenticates, and its key, mode 0600.
+    #: The certificate with which the daemon authenticates.
     cert: str = ""
+    #: Its private key, mode 0600.
     key: str = ""
     #: Instead of a certificate: a file with an API key, mode 0600.
     api_key_file: str = ""

@@ -7,8 +7,8 @@ signal nor trace it. A runner that was not started as root runs every step as it
 
 Rules of this file
 - Which users are allowed is decided by root's configuration, not by the agent that asks: a runner that a service manager starts
-  reads `step-user`, `step-users` and `group-users` of the agent's configuration file. One that the agent starts has the agent's
-  rights anyway, and is told no such file.
+  reads `step-user`, `step-users` and `group-users` of the agent's configuration file, and the variables of these names in its
+  own environment, which root's unit sets. One that the agent starts has the agent's rights anyway, and is told no such file.
 - Root is allowed only where the unit says so (`WATERFLOW_RUNNER_ALLOW_ROOT`), or where the runner itself runs as root.
 """
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 DEFAULT_USER = "waterflow-step"
 #: Set by the privileged profile.
 ALLOW_ROOT_VARIABLE = "WATERFLOW_RUNNER_ALLOW_ROOT"
-_KEYS = ("step-user", "step-users", "group-users")
+#: Keys of the configuration, and the variables that set them.
+_KEYS = {key: f"WATERFLOW_AGENT_{key.replace('-', '_').upper()}" for key in ("step-user", "step-users", "group-users")}
 
 
 class UserRefused(Exception):
@@ -138,7 +139,7 @@ def take_user(name: str) -> None:
 
 
 def _allowed(configuration: str) -> set[str]:
-    """Return the names in the configuration, and the default. Read each time: a change needs no restart of running steps."""
+    """Return the names in the configuration and the environment, and the default. The file is read each time."""
     # Imported here: most runners never need it.
     import tomllib
 
@@ -146,12 +147,15 @@ def _allowed(configuration: str) -> set[str]:
         with open(configuration, "rb") as file:
             settings = tomllib.load(file)
     except FileNotFoundError:
-        return {DEFAULT_USER}
+        settings = {}
     except (OSError, ValueError) as error:
         raise UserRefused(f"cannot read {configuration}: {error}") from error
     names = {DEFAULT_USER}
-    for key in _KEYS:
+    for key, variable in _KEYS.items():
         value = settings.get(key)
         values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
         names.update(one for one in values if isinstance(one, str))
-    return names
+        # `NAME`, `NAME,NAME` or `group=NAME,group=NAME`.
+        for part in os.environ.get(variable, "").split(","):
+            names.add(part.rpartition("=")[2].strip())
+    return names - {""}

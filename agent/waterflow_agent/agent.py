@@ -1,8 +1,8 @@
 """The composition and life cycle of an agent: the only module that knows every part.
 
 Order at the start: the data directory and its lock, the keys, the enrollment if necessary, the journal, the runner and the
-attempts that it holds, and only then the link. Order at the end: the link, the connection to the runner, the journal. The
-runner and its steps keep running.
+attempts that it holds, and only then the link. While the disk is too full for one of these files, the agent waits. Order at the
+end: the link, the connection to the runner, the journal. The runner and its steps keep running.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from waterflow_agent.session.dealer import SocketFactory
 from waterflow_agent.session.link import Link
 from waterflow_agent.session.server_keys import ServerKeys
 from waterflow_agent.state import installation, secret_store, status
-from waterflow_agent.state.journal import Journal
+from waterflow_agent.state.journal import DISK_FULL_ERRORS, Journal
 from waterflow_agent.state.ledger import Ledger
 from waterflow_agent.state.secret_store import SecretStore
 from waterflow_agent.wire import messages
@@ -50,6 +50,8 @@ SWEEP_S = 60.0
 #: How often the nodes of this server are checked for changes, and how long the first check may delay the first connection.
 NODES_S = 1.0
 NODES_FIRST_S_MAX = 20.0
+#: Between attempts to write what an agent needs to start on a full disk.
+SPACE_RETRY_S = 2.0
 #: Between attempts to start a step runner.
 RUNNER_RETRY_S = 5.0
 
@@ -62,6 +64,7 @@ class Agent:
         self._environment = os.environ if environment is None else environment
         self._data_dir = Path(config.data_dir)
         self._stop = asyncio.Event()
+        self._journal: Journal | None = None
 
     def stop(self) -> None:
         """Ends `run` in an orderly way; the steps keep running under the runner."""
@@ -69,15 +72,40 @@ class Agent:
 
     async def run(self) -> None:
         """Runs the agent. Raises `Rejected` and `Stalled` when a person has to do something."""
-        prepare_data_dir(self._data_dir)
-        journal = Journal(self._data_dir / "journal")
         try:
-            pair = keys.load_or_create(self._data_dir)
-            server = await self._unless_stopped(self._find_server(pair))
-            if server is not None:
-                await self._serve(_EnrolledAgent(self._config, self._environment, journal, pair, server))
+            agent = await self._unless_stopped(self._prepare())
+            if agent is not None:
+                await self._serve(agent)
         finally:
-            journal.close()
+            if self._journal is not None:
+                self._journal.close()
+
+    async def _prepare(self) -> _EnrolledAgent:
+        """Prepares everything that has to be on disk before the agent may connect; waits while the disk is full."""
+        is_waiting = False
+        while True:
+            try:
+                return await self._prepare_once()
+            except OSError as error:
+                if error.errno not in DISK_FULL_ERRORS:
+                    raise
+                if not is_waiting:
+                    logger.error(
+                        "the disk is full: this agent waits for space for its files in %s [WF302]", self._data_dir
+                    )
+                is_waiting = True
+            await asyncio.sleep(SPACE_RETRY_S)
+
+    async def _prepare_once(self) -> _EnrolledAgent:
+        """Raises `OSError` when the disk is full. What exists by then is used the next time."""
+        prepare_data_dir(self._data_dir)
+        if self._journal is None:
+            self._journal = Journal(self._data_dir / "journal")
+        pair = keys.load_or_create(self._data_dir)
+        # Before the enrollment, which is for this installation.
+        identity = installation.load_or_create(self._data_dir)
+        server = await self._find_server(pair)
+        return _EnrolledAgent(self._config, self._environment, self._journal, pair, server, identity)
 
     async def _find_server(self, pair: KeyPair) -> enrollment.Server:
         server = enrollment.load(self._data_dir)
@@ -104,8 +132,8 @@ class Agent:
             await asyncio.gather(*tasks, return_exceptions=True)
             await agent.close()
 
-    async def _unless_stopped(self, work: Coroutine[None, None, enrollment.Server]) -> enrollment.Server | None:
-        task = asyncio.create_task(work, name="enrollment")
+    async def _unless_stopped(self, work: Coroutine[None, None, _EnrolledAgent]) -> _EnrolledAgent | None:
+        task = asyncio.create_task(work, name="preparation")
         try:
             await self._until_stopped([task])
             return task.result() if task.done() else None
@@ -128,8 +156,15 @@ class _EnrolledAgent:
     """The parts of an agent that has a server; its methods are the agent's tasks."""
 
     def __init__(
-        self, config: Config, environment: Mapping[str, str], journal: Journal, pair: KeyPair, server: enrollment.Server
+        self,
+        config: Config,
+        environment: Mapping[str, str],
+        journal: Journal,
+        pair: KeyPair,
+        server: enrollment.Server,
+        identity: str,
     ) -> None:
+        """`identity` is the id of the installation. Raises `OSError` when a directory cannot be created."""
         self._config = config
         self._pair = pair
         self._server = server
@@ -169,7 +204,7 @@ class _EnrolledAgent:
             nodes=self._nodes,
             labels=config.labels,
             clock=self._clock,
-            installation=installation.load_or_create(self._data_dir),
+            installation=identity,
         )
         self._core.restore()
 
@@ -291,13 +326,18 @@ class _EnrolledAgent:
 
 
 def prepare_data_dir(path: Path) -> None:
-    """Creates the data directory, or removes other users' permissions on it. Raises `Stalled` WF317 when it cannot be used."""
+    """Creates the data directory, or removes other users' permissions on it.
+
+    Raises `OSError` when the disk is full, otherwise `Stalled` WF317 when it cannot be used.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Steps of other users may enter it (0711), where the directories for them are.
         if path.stat().st_mode & 0o066:
             os.chmod(path, 0o700)
     except OSError as error:
+        if error.errno in DISK_FULL_ERRORS:
+            raise
         raise Stalled(
             "WF317",
             f"cannot use data-dir {path}: {error.strerror}; make it writable for the agent's user, or choose another directory",

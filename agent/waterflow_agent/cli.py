@@ -104,7 +104,7 @@ def status(config_file: Path | None, data_dir: str | None, is_json: bool) -> Non
     except errors.WaterflowError as error:
         raise _failure(error, EXIT_NOT_RUNNING) from error
     if status is None:
-        click.echo(f"no agent is running in {config.data_dir}", err=True)
+        click.echo(_why_no_status(Path(config.data_dir)), err=True)
         _exit(EXIT_NOT_RUNNING)
     elif is_json:
         click.echo(msgspec.json.encode(status).decode())
@@ -143,6 +143,22 @@ def node(file: Path, is_schema: bool) -> None:
 def version() -> None:
     """Show the version."""
     click.echo(f"waterflow-agent {waterflow_agent.__version__}")
+
+
+def _why_no_status(data_dir: Path) -> str:
+    import os
+
+    from waterflow_agent.state import journal
+
+    try:
+        is_full = os.statvfs(data_dir).f_bavail == 0
+    except OSError:
+        is_full = False
+    if is_full:
+        return f"no agent is connected from {data_dir}, and its disk is full: an agent that is started waits for space"
+    if journal.is_locked(data_dir / "journal"):
+        return f"the agent in {data_dir} is starting, or waits to be approved: its log says which"
+    return f"no agent is running in {data_dir}"
 
 
 def _rendered(status: Any) -> str:
@@ -223,6 +239,9 @@ async def _enroll(config: Config, token_file: Path | None) -> int:
     except errors.WaterflowError as error:
         click.echo(f"waterflow-agent: {error}", err=True)
         return EXIT_REFUSED
+    except OSError as error:
+        click.echo(f"waterflow-agent: cannot write to {data_dir}: {error.strerror}", err=True)
+        return EXIT_STOPPED
     return 0
 
 

@@ -176,9 +176,13 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
 
     def start_agent(self, name: str) -> None:
         """Starts an agent that has been added, and waits until it is connected."""
+        self.launch_agent(name)
+        wait_until(lambda: name in self.connected(), f"agent {name} to be connected")
+
+    def launch_agent(self, name: str) -> None:
+        """Starts the process of an agent whose configuration exists."""
         config = self.folder / f"{name}.toml"
         self._agents[name] = self.spawn(self.agent_module, "run", "--config", str(config), log=self.agent_log(name))
-        wait_until(lambda: name in self.connected(), f"agent {name} to be connected")
 
     def agent_log(self, name: str) -> Path:
         """Returns the path of the agent's own log."""

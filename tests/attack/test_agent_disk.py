@@ -128,6 +128,58 @@ def test_an_agent_that_starts_on_a_full_disk_reports_it_and_works_once_there_is_
             arena.close()
 
 
+@pytest.mark.root
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+def test_an_agent_that_first_starts_on_a_full_disk_waits_and_then_enrolls(empty_arena: Arena, kind: str) -> None:
+    """It keeps running, says why in its log and to `status`, uses its token once, and works as soon as there is space."""
+    arena = empty_arena
+    arena.start_daemon()
+    with small_disk(arena.folder, kind, 24) as directory:
+        arena.agent_places["web-1"] = directory / "agent"
+        try:
+            arena.configure_agent("web-1", "web")
+            filler = fill(directory)
+
+            arena.launch_agent("web-1")
+            wait_until(lambda: "disk is full" in arena.agent_log("web-1").read_text(), "the log to say it")
+            assert "disk is full" in _status(arena)
+            assert arena.agent_process("web-1").poll() is None
+
+            filler.unlink()
+            wait_until(lambda: "web-1" in arena.connected(), "the agent to be connected")
+            assert arena.wait_for(arena.start(job("echo enrolled")))["conclusion"] == "success"
+            assert arena.agent_log("web-1").read_text().count("disk is full") == 1
+        finally:
+            arena.close()
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("root")
+def test_a_missing_installation_file_on_a_full_disk_is_a_state(empty_arena: Arena) -> None:
+    """The agent waits for space; then it is another installation, which a person accepts."""
+    arena = empty_arena
+    arena.start_daemon()
+    with small_disk(arena.folder, "tmpfs", 24) as directory:
+        arena.agent_places["web-1"] = directory / "agent"
+        try:
+            arena.add_agent("web-1", "web")
+            arena.stop_agent("web-1")
+            (directory / "agent" / "installation").unlink()
+            filler = fill(directory)
+
+            arena.launch_agent("web-1")
+            wait_until(lambda: "disk is full" in arena.agent_log("web-1").read_text(), "the log to say it")
+            assert arena.agent_process("web-1").poll() is None
+
+            filler.unlink()
+            wait_until((directory / "agent" / "installation").exists, "the file to be written")
+            wait_until(lambda: _row(arena)["status"] != "away", "the daemon to see the other installation")
+            assert arena.agent_process("web-1").poll() is None
+        finally:
+            arena.close()
+
+
 def _delete_leftovers(arena: Arena, data_dir: Path) -> None:
     """Restarts the agent until it has deleted what it holds of the run, which would be space for its journal."""
     work, attempts = data_dir / "work", data_dir / "runner" / "attempts"
@@ -145,7 +197,8 @@ def _row(arena: Arena) -> dict[str, Any]:
 
 def _status(arena: Arena) -> str:
     command = [sys.executable, "-m", "waterflow_agent", "status", "--config", str(arena.folder / "web-1.toml")]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S).stdout
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    return done.stdout + done.stderr
 
 
 @pytest.fixture

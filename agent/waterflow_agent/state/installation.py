@@ -13,19 +13,23 @@ import os
 from pathlib import Path
 
 from waterflow_agent.errors import Stalled
+from waterflow_agent.state.journal import DISK_FULL_ERRORS
 
 FILE = "installation"
 
 
 def load_or_create(data_dir: Path) -> str:
-    """Returns the id of this data directory. Raises `Stalled` WF317 when the file cannot be written."""
+    """Returns the id of this data directory.
+
+    Raises `OSError` when the disk is full, otherwise `Stalled` WF317 when the file cannot be written.
+    """
     path = data_dir / FILE
     try:
         return _load(path) or _create(path)
     except OSError as error:
-        raise Stalled(
-            "WF317", f"cannot use {path}: {error.strerror}; make it writable for the agent's user, and free some space"
-        ) from error
+        if error.errno in DISK_FULL_ERRORS:
+            raise
+        raise Stalled("WF317", f"cannot use {path}: {error.strerror}; make it writable for the agent's user") from error
 
 
 def _load(path: Path) -> str:

@@ -43,6 +43,21 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(records.Record)
 
 
+def is_locked(directory: Path) -> bool:
+    """Whether an agent uses this journal."""
+    try:
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 class Journal:
     """The journal of one directory. Call `append` from the loop's thread, and `flush` from one thread at a time."""
 

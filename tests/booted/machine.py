@@ -210,7 +210,7 @@ class Machine:
         """Posts a workflow and returns the run's id."""
         return str(self.api("POST", "/v1/workflows", workflow, "application/yaml")["id"])
 
-    def wait_for(self, run: str) -> dict[str, Any]:
+    def wait_for(self, run: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
         """Returns the run once it has completed; the daemon may be down in the meantime."""
         found: dict[str, Any] = {}
 
@@ -220,7 +220,7 @@ class Machine:
             return found.get("status") == "completed"
 
         try:
-            wait_until(completed, f"run {run} to end")
+            wait_until(completed, f"run {run} to end", patience_s)
         except AssertionError as error:
             raise AssertionError(f"{error}: {json.dumps(found)}\n{self.journal()}") from None
         return found

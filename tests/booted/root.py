@@ -26,6 +26,8 @@ PROGRAMS = {
 }
 #: Where this environment's Python and its dependencies appear inside.
 _PYTHON, _DEPENDENCIES = "/opt/python", "/opt/dependencies"
+#: Where the tests of this repository appear inside, with the settings of pytest.
+SUITE = "/opt/suite"
 _FILES = {
     "passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
     "group": "root:x:0:\nnogroup:x:65534:\n",
@@ -51,7 +53,10 @@ class Root:
     @property
     def layers(self) -> list[str]:
         """Returns the arguments of `systemd-nspawn`."""
-        binds = [f"--bind-ro={sysconfig.get_path('purelib')}:{_DEPENDENCIES}"]
+        binds = [
+            f"--bind-ro={sysconfig.get_path('purelib')}:{_DEPENDENCIES}",
+            f"--bind-ro={REPOSITORY / 'tests'}:{SUITE}/tests",
+        ]
         if self._python is not None:
             binds.append(f"--bind-ro={self._python}:{_PYTHON}")
         return [f"--overlay-ro=/usr:{self._usr}:/usr", *binds]
@@ -86,6 +91,8 @@ class Root:
         self.write("/etc/machine-id", f"{uuid.uuid4().hex}\n")
         shutil.copy("/usr/lib/os-release", self.inside("/etc/os-release"))
         shutil.copy("/etc/ld.so.cache", self.inside("/etc/ld.so.cache"))
+        # Links to the authorities in /usr, without private keys.
+        shutil.copytree("/etc/ssl", self.inside("/etc/ssl"), symlinks=True, ignore=shutil.ignore_patterns("private"))
         # Mask the image's own services; only systemd, journald and the product's services are booted.
         self.link("/etc/systemd/system/default.target", "/usr/lib/systemd/system/multi-user.target")
         for unit in ("systemd-logind.service", "systemd-user-sessions.service", "dbus.service", "dbus.socket"):
@@ -106,6 +113,7 @@ class Root:
         self.link("/opt/waterflow/bin/python3", f"{home}/{name}")
         self.packages.mkdir(parents=True)
         (self.packages / "dependencies.pth").write_text(f"{_DEPENDENCIES}\n")
+        self.write(f"{SUITE}/pyproject.toml", (REPOSITORY / "pyproject.toml").read_text())
         for package, source in PACKAGES.items():
             copy_package(source, self.packages / package)
         (self._usr / "bin").mkdir(parents=True)

@@ -19,13 +19,17 @@ from waterflowd.model.records import (
     OutputAppend,
     OutputPiece,
     Record,
+    RunFilter,
     RunSummary,
     StartRequest,
 )
 
 
-class Log(Protocol):
-    """The event log: streams of events with one global sequence, durable when `append` returns."""
+class Journal(Protocol):
+    """The log engine's event log: streams of events with one global sequence, durable when `append` returns.
+
+    Its reads are for its only writer, the driver, and for what runs in step with it. All other readers use `History`.
+    """
 
     @property
     def generation(self) -> int:
@@ -81,10 +85,8 @@ class Log(Protocol):
         """The row of one run; None if unknown."""
         ...
 
-    def runs(
-        self, *, before: RunId | None, limit: int, accept: Callable[[RunSummary], bool] | None = None
-    ) -> tuple[list[RunSummary], RunId | None]:
-        """Rows older than `before` that `accept` accepts, newest first; and where to continue, or None at the end.
+    def runs(self, selected: RunFilter, *, before: RunId | None, limit: int) -> tuple[list[RunSummary], RunId | None]:
+        """The selected rows older than `before`, newest first; and where to continue, or None at the end.
 
         One call examines at most 1,000 rows, so a page may be short or empty although more rows follow.
         """
@@ -103,6 +105,59 @@ class Log(Protocol):
         ...
 
 
+class History(Protocol):
+    """What was recorded, for readers: the API, time travel, re-runs, archives, live streams.
+
+    It has only what is durable. It is asynchronous because another engine keeps its history elsewhere: lists may then be a
+    second or two late, and `follow` is a long poll. Allows concurrent calls.
+    """
+
+    async def read(self, stream: StreamName, first: int = 1, limit: int | None = None) -> list[Record]:
+        """Records of a stream from position `first`, in order. Raises `Stalled` WF304 for a damaged record."""
+        ...
+
+    async def head(self, stream: StreamName) -> int:
+        """Position of the stream's newest event; 0 for an empty stream."""
+        ...
+
+    def follow(self, stream: StreamName, after: int) -> AsyncIterator[Record]:
+        """Records of a stream after position `after`, without a gap, as they become durable. Never ends."""
+        ...
+
+    def output_grew(self, run: RunId) -> Awaitable[None]:
+        """Returns when more output of the run's attempts is durable, or an event of the run is."""
+        ...
+
+    async def plan(self, plan_hash: str) -> bytes | None:
+        """The plan with this hash; None if unknown."""
+        ...
+
+    async def run(self, run: RunId) -> RunSummary | None:
+        """The row of one run; None if unknown."""
+        ...
+
+    async def runs(
+        self, selected: RunFilter, *, before: RunId | None = None, limit: int
+    ) -> tuple[list[RunSummary], RunId | None]:
+        """The selected rows older than `before`, newest first; and where to continue, or None at the end.
+
+        A page may be short or empty although more rows follow.
+        """
+        ...
+
+    async def open_runs(self, limit: int) -> list[RunSummary]:
+        """The rows of runs that are not completed, oldest first."""
+        ...
+
+    async def runs_by_prefix(self, prefix: str, limit: int) -> list[RunId]:
+        """Run ids that begin with `prefix` (case-insensitive), at most `limit`."""
+        ...
+
+    async def run_for_key(self, key: str) -> RunId | None:
+        """The run that a trigger key started, or None."""
+        ...
+
+
 class OutputWriter(Protocol):
     """Stores the output of steps, one log per attempt, addressed by byte offset."""
 
@@ -110,8 +165,8 @@ class OutputWriter(Protocol):
         """Makes output durable; returns each log's new size, in the order of the argument.
 
         Idempotent: known bytes are skipped, and a piece after a gap is ignored. The returned size says where to continue; for
-        an append without pieces it is the durable size. Delays `Log.append` by at most one transaction. Raises `Retryable` when
-        nothing can be stored at the moment; a part of the output may be durable then.
+        an append without pieces it is the durable size. Delays `Journal.append` by at most one transaction. Raises `Retryable`
+        when nothing can be stored at the moment; a part of the output may be durable then.
         """
         ...
 
@@ -300,14 +355,15 @@ class Runs(Protocol):
 
 
 class Feed(Protocol):
-    """Durable records as they are written."""
+    """The records of all streams in one order. Only an engine that keeps them in one log has a feed."""
 
-    def subscribe(self, stream: StreamName | None, after: int) -> AsyncIterator[Record]:
-        """Records of one stream after position `after`, or of all streams after a global sequence; without gaps."""
+    @property
+    def last_seq(self) -> int:
+        """Global sequence of the newest durable record."""
         ...
 
-    def output_grew(self, run: RunId) -> Awaitable[None]:
-        """Returns when more output of the run's attempts is durable, or an event of the run is."""
+    def everything(self, after: int) -> AsyncIterator[Record]:
+        """Records of all streams after a global sequence, without a gap, as they become durable. Never ends."""
         ...
 
 

@@ -26,7 +26,16 @@ from waterflowd.engine import events
 from waterflowd.fleet import events as fleet_events
 from waterflowd.model import ids
 from waterflowd.model.reasons import Reason, ReasonCode
-from waterflowd.model.records import Batch, OutputAppend, OutputPiece, RunSummary, StreamAppend, Trigger, TriggerKind
+from waterflowd.model.records import (
+    Batch,
+    OutputAppend,
+    OutputPiece,
+    RunFilter,
+    RunSummary,
+    StreamAppend,
+    Trigger,
+    TriggerKind,
+)
 from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.reconcile import events as repository_events
 from waterflowd.store.opening import Store, open_store
@@ -149,7 +158,7 @@ def view(store: Store) -> Any:
         "heads": {stream: log.head(stream) for stream in STREAMS.values()},
         "part": [record.position for record in log.read(ids.run_stream(RUNS[1]), 250, 10)],
         "open": list(log.open_runs()),
-        "runs": log.runs(before=None, limit=10)[0],
+        "runs": log.runs(RunFilter(), before=None, limit=10)[0],
         "keys": [log.run_for_key(f"key {number}") for number in range(4)],
         "counters": [log.counter("deploy"), log.counter("other")],
         "plan": (log.plan("ab" * 32) or b"").decode(),

@@ -1,4 +1,4 @@
-"""The contract of every event log, on LMDB or in memory (`ports.Log`)."""
+"""The contract of every event log, on LMDB or in memory (`ports.Journal`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from waterflowd.fleet import events as fleet_events
 from waterflowd.model import ids, records
 from waterflowd.model.reasons import Reason, ReasonCode
 from waterflowd.model.statuses import Conclusion, Status
-from waterflowd.ports import Log
+from waterflowd.ports import Journal
 from waterflowd.store.codec import Codec
 from waterflowd.store.opening import open_store
 from waterflowd.testing.memory_log import MemoryLog
@@ -23,17 +23,17 @@ from waterflowd.testing.memory_log import MemoryLog
 CODEC = Codec({"run": events.RunEvent, "fleet": fleet_events.Fact, "repo": fleet_events.Fact})
 REASON = Reason(code=ReasonCode.STARTED, text="started")
 
-Reopen = Callable[[], Log]
+Reopen = Callable[[], Journal]
 
 
 class LogHarness:
     """A log, and a way to open it again."""
 
-    def __init__(self, log: Log, reopen: Callable[[], Log]) -> None:
+    def __init__(self, log: Journal, reopen: Callable[[], Journal]) -> None:
         self.log = log
         self._reopen = reopen
 
-    def reopened(self) -> Log:
+    def reopened(self) -> Journal:
         self.log = self._reopen()
         return self.log
 
@@ -43,7 +43,7 @@ def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LogHarne
     if request.param == "memory":
         logs = [MemoryLog(CODEC)]
 
-        def again() -> Log:
+        def again() -> Journal:
             logs.append(logs[-1].reopened())
             return logs[-1]
 
@@ -51,7 +51,7 @@ def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LogHarne
         return
     stores = [open_store(tmp_path / "data", CODEC)]
 
-    def open_again() -> Log:
+    def open_again() -> Journal:
         stores[-1].close()
         stores.append(open_store(tmp_path / "data", CODEC))
         return stores[-1].log
@@ -93,7 +93,7 @@ def summary(number: int, status: Status = Status.RUNNING, name: str = "deploy") 
     )
 
 
-async def refused(log: Log, wrong: records.Batch) -> Stalled:
+async def refused(log: Journal, wrong: records.Batch) -> Stalled:
     with pytest.raises(Stalled) as caught:
         await log.append(wrong)
     return caught.value
@@ -106,7 +106,7 @@ async def test_a_new_log_is_empty(harness: LogHarness) -> None:
     assert [log.read(ids.FLEET), log.feed(0, 10), [*log.open_runs()], log.runs_by_prefix("", 10)] == [[], [], [], []]
     assert [log.run(run(1)), log.plan("x"), log.run_for_key("k")] == [None, None, None]
     assert log.counter("c") == 0
-    assert log.runs(before=None, limit=10) == ([], None)
+    assert log.runs(records.RunFilter(), before=None, limit=10) == ([], None)
 
 
 async def test_events_are_read_as_they_were_written(harness: LogHarness) -> None:
@@ -246,13 +246,13 @@ async def test_rows_are_paged_newest_first(harness: LogHarness) -> None:
     await harness.log.append(
         records.Batch(summaries=[summary(number, name=f"w{number % 3}") for number in range(1, 11)])
     )
-    first, cursor = harness.log.runs(before=None, limit=4)
+    first, cursor = harness.log.runs(records.RunFilter(), before=None, limit=4)
     assert ([row.number for row in first], cursor) == ([10, 9, 8, 7], run(7))
-    rest, cursor = harness.log.runs(before=cursor, limit=6)
+    rest, cursor = harness.log.runs(records.RunFilter(), before=cursor, limit=6)
     assert ([row.number for row in rest], cursor) == ([6, 5, 4, 3, 2, 1], None)
-    some, cursor = harness.log.runs(before=run(10), limit=2, accept=lambda row: row.name == "w0")
+    some, cursor = harness.log.runs(records.RunFilter(name="w0"), before=run(10), limit=2)
     assert ([row.number for row in some], cursor) == ([9, 6], run(6))
-    assert harness.log.runs(before=run(1), limit=5) == ([], None)
+    assert harness.log.runs(records.RunFilter(), before=run(1), limit=5) == ([], None)
 
 
 async def test_run_ids_are_found_by_prefix(harness: LogHarness) -> None:

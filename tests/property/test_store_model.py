@@ -16,9 +16,18 @@ from waterflowd.engine import events
 from waterflowd.model import ids
 from waterflowd.model.ids import AttemptId
 from waterflowd.model.reasons import Reason, ReasonCode
-from waterflowd.model.records import Batch, OutputAppend, OutputPiece, RunSummary, StreamAppend, Trigger, TriggerKind
+from waterflowd.model.records import (
+    Batch,
+    OutputAppend,
+    OutputPiece,
+    RunFilter,
+    RunSummary,
+    StreamAppend,
+    Trigger,
+    TriggerKind,
+)
 from waterflowd.model.statuses import Status
-from waterflowd.ports import Log, OutputLogs
+from waterflowd.ports import Journal, OutputLogs
 from waterflowd.store import layout, record, sealing
 from waterflowd.store.codec import Codec
 from waterflowd.store.log import LmdbLog
@@ -64,7 +73,7 @@ batches = st.tuples(
 )
 
 
-def built(log: Log, plan: tuple) -> Batch:  # type: ignore[type-arg]
+def built(log: Journal, plan: tuple) -> Batch:  # type: ignore[type-arg]
     """Returns the batch of a drawn plan: most appends are at the right position, some ahead of it or behind."""
     heads = {stream: log.head(stream) for stream in STREAMS}
     stream_appends = []
@@ -82,7 +91,7 @@ def outcome(log: MemoryLog | LmdbLog, batch: Batch) -> int | str:
         return str(error)
 
 
-def view(log: Log) -> list[object]:
+def view(log: Journal) -> list[object]:
     """Returns everything that can be queried."""
     return [
         log.last_seq,
@@ -92,8 +101,8 @@ def view(log: Log) -> list[object]:
         [(log.head(stream), log.read(stream), log.read(stream, 256, 2)) for stream in STREAMS],
         list(log.open_runs()),
         [log.run(run) for run in RUNS],
-        log.runs(before=None, limit=2),
-        [log.runs(before=run, limit=2) for run in RUNS],
+        log.runs(RunFilter(), before=None, limit=2),
+        [log.runs(RunFilter(), before=run, limit=2) for run in RUNS],
         [log.runs_by_prefix(prefix, 2) for prefix in ("", "0", "0000000001", RUNS[2], "1")],
         [(log.plan(key), log.run_for_key(key), log.counter(key)) for key in KEYS],
     ]

@@ -21,7 +21,6 @@ from waterflowd.model.records import RunSummary
 from waterflowd.reconcile.conditions import Condition
 from waterflowd.reconcile.events import ScheduleOutcome
 from waterflowd.reconcile.webhooks import Delivery
-from waterflowd.turns import Work
 
 
 class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -258,9 +257,9 @@ class WebhookService(Protocol):
 
 
 class RunReader(Protocol):
-    """The state of runs in the durable log."""
+    """The state of runs, by the durable history."""
 
-    def run(self, run: RunId, at: int | None = None) -> Work[Run | None]:
+    async def run(self, run: RunId, at: int | None = None) -> Run | None:
         """The run after its newest durable event, or after its first `at` events; None if there is none.
 
         Read it before the next `await`, after which it may change.

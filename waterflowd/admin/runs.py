@@ -9,20 +9,21 @@ from waterflowd.engine import Run
 from waterflowd.host.driver import Driver
 from waterflowd.host.queries import RunQueries
 from waterflowd.model.ids import RunId
-from waterflowd.turns import Work
+from waterflowd.turns import Turns
 
 
 class LogRunReader:
     """Implements `admin.ports.RunReader`."""
 
-    def __init__(self, queries: RunQueries, driver: Driver) -> None:
+    def __init__(self, queries: RunQueries, driver: Driver, turns: Turns) -> None:
         self._queries = queries
         self._driver = driver
+        self._turns = turns
 
-    def run(self, run: RunId, at: int | None = None) -> Work[Run | None]:
+    async def run(self, run: RunId, at: int | None = None) -> Run | None:
         """See the protocol."""
         try:
-            return (yield from self._queries.read(run, at))
+            return await self._turns.do(self._queries.read(run, at))
         except Rejected:
             return None
 

@@ -6,7 +6,7 @@ into: `roll` includes `roll[web-1]`, `deploy` includes `deploy/check`. The name 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import Query
@@ -16,9 +16,7 @@ from waterflow_agent.errors import Rejected
 from waterflowd.api.services import Services
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import RUN_ID_LENGTH, RunId, is_run_id
-from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import Conclusion, Status
-from waterflowd.turns import Work
 
 #: A short text of a query.
 Text = Annotated[str | None, Query(max_length=300)]
@@ -32,23 +30,21 @@ _ID_CHARACTERS = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
 #: As many as fit into one sentence.
 _CANDIDATES = 5
 _NAMES_SHOWN = 20
-#: Calls of `Log.runs`, each of which examines up to 1,000 rows, for one answer.
-_SEARCHES = 20
 
 
-def resolve(services: Services, text: str) -> RunId:
+async def resolve(services: Services, text: str) -> RunId:
     """The run with this id, or with an id that begins so; `Rejected` 404 for none, 409 for several."""
     prefix = text.upper()
     missing = Rejected(
         "WF604", f'run "{escape_for_display(text, 40)}" not found; list runs with `waterflowctl runs`', status=404
     )
     if is_run_id(prefix):
-        if services.log.run(RunId(prefix)) is None:
+        if await services.history.run(RunId(prefix)) is None:
             raise missing
         return RunId(prefix)
     if not 0 < len(prefix) < RUN_ID_LENGTH or not _ID_CHARACTERS.issuperset(prefix):
         raise missing
-    found = services.log.runs_by_prefix(prefix, _CANDIDATES + 1)
+    found = await services.history.runs_by_prefix(prefix, _CANDIDATES + 1)
     if not found:
         raise missing
     if len(found) > 1:
@@ -57,35 +53,12 @@ def resolve(services: Services, text: str) -> RunId:
     return found[0]
 
 
-async def search_runs(
-    services: Services, *, before: RunId | None = None, limit: int, accept: Callable[[RunSummary], bool] | None = None
-) -> tuple[list[RunSummary], RunId | None]:
-    """Runs older than `before` that `accept` accepts, newest first, and where to continue.
-
-    The newest 20,000 rows are examined. Fewer runs than `limit` may be found although there are more.
-    """
-    return await services.turns.do(_search(services, before, limit, accept))
-
-
-def _search(
-    services: Services, before: RunId | None, limit: int, accept: Callable[[RunSummary], bool] | None
-) -> Work[tuple[list[RunSummary], RunId | None]]:
-    found: list[RunSummary] = []
-    for _ in range(_SEARCHES):
-        rows, before = services.log.runs(before=before, limit=limit - len(found), accept=accept)
-        found += rows
-        if before is None or len(found) == limit:
-            break
-        yield
-    return found, before
-
-
 async def read_run(services: Services, run: RunId, at: int | None = None) -> Run:
     """The run, now or after its first `at` events; `Rejected` 404 when its log has been deleted meanwhile.
 
     Read it before the next `await`, after which it may change.
     """
-    found = await services.turns.do(services.reader.run(run, at))
+    found = await services.reader.run(run, at)
     if found is None:
         raise Rejected("WF604", f"run {run} no longer exists", status=404)
     return found

@@ -96,16 +96,16 @@ def check_start(principal: Principal, plan: plans.Plan, request: StartRequest) -
 async def start(services: Services, request: StartRequest) -> RunSummary:
     """Starts a checked request; durable when it returns. A repeated key returns the earlier run."""
     key = request.trigger.key
-    earlier = services.log.run_for_key(key) if key is not None else None
+    earlier = await services.history.run_for_key(key) if key is not None else None
     row = await services.runs.start(request)
     if earlier is not None:
-        _check_same(services, row, request)
+        await _check_same(services, row, request)
     return row
 
 
-def _check_same(services: Services, row: RunSummary, request: StartRequest) -> None:
+async def _check_same(services: Services, row: RunSummary, request: StartRequest) -> None:
     """A repeated key must come with the same request: otherwise a mistake of the client would stay unnoticed."""
-    first = services.log.read(run_stream(row.id), 1, 1)
+    first = await services.history.read(run_stream(row.id), 1, 1)
     created = first[0].event if first else None
     if not isinstance(created, events.RunCreated):
         return

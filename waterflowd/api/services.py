@@ -13,7 +13,7 @@ from waterflowd.access.token_admin import TokenAdmin
 from waterflowd.access.tokens import TokenRegistry
 from waterflowd.admin.ports import AgentAdmin, MetricsReader, RepositoryAdmin, RunReader, WebhookRequest, WebhookService
 from waterflowd.model.records import RunSummary
-from waterflowd.ports import Clock, Compiler, Feed, Log, OutputLogs, Runs
+from waterflowd.ports import Clock, Compiler, Feed, History, OutputLogs, Runs
 from waterflowd.turns import Turns
 
 
@@ -33,10 +33,11 @@ class _NoWebhooks:
 class Services:
     """Everything that the API needs."""
 
-    log: Log
+    history: History
+    #: Increases with each start or restore.
+    generation: int
     outputs: OutputLogs
     runs: Runs
-    feed: Feed
     compiler: Compiler
     #: Compiles files that are only validated: in a separate process, so that they never delay runs.
     validator: Compiler
@@ -49,6 +50,8 @@ class Services:
     version: str
     #: When the daemon started, in ms.
     started_at: int
+    #: None for an engine without a common order of all events.
+    feed: Feed | None = None
     webhooks: WebhookService = field(default_factory=_NoWebhooks)
     #: Roles on the unix socket.
     peers: PeerRoles = field(default_factory=PeerRoles)

@@ -167,9 +167,9 @@ def destinations(table: AuditTable) -> list[Destination]:
 class AuditExport:
     """Exports the trail to all destinations."""
 
-    def __init__(self, log: ports.Log, feed: ports.Feed, found: list[Destination], data_dir: Path) -> None:
+    def __init__(self, log: ports.Journal, history: ports.History, found: list[Destination], data_dir: Path) -> None:
         self._log = log
-        self._feed = feed
+        self._history = history
         self._destinations = found
         self._data_dir = data_dir
         self._positions = {each.name: self._stored_position(each) for each in found}
@@ -192,7 +192,7 @@ class AuditExport:
     async def _export(self, destination: Destination) -> None:
         call = _InThread()
         failures = 0
-        async for record in self._feed.subscribe(AUDIT, self._positions[destination.name]):
+        async for record in self._history.follow(AUDIT, self._positions[destination.name]):
             line = _line(record)
             while True:
                 try:

@@ -53,6 +53,7 @@ from waterflowd.host.driver import Driver
 from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
 from waterflowd.host.file_server import FileServer
+from waterflowd.host.history import LogHistory
 from waterflowd.host.identities import AgentIdentities
 from waterflowd.host.live_state import LiveState, Lower, MissingSecrets
 from waterflowd.host.outputs import OutputCollector
@@ -70,6 +71,7 @@ from waterflowd.secrets.secret_reader import SecretReader
 from waterflowd.secrets.sources import RunRevision, Sources
 from waterflowd.store import opening
 from waterflowd.store.check import Findings
+from waterflowd.turns import Turns
 
 if TYPE_CHECKING:
     # Importing it takes a tenth of a second, so it is only imported when it is configured.
@@ -150,6 +152,8 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
     registry = Registry.of(record.event for record in log.read(FLEET))
     secrets, access = _secrets(config), access_policy(config)
     link, feed, queries = _LateLink(), Feed(log), RunQueries(log)
+    turns = Turns()
+    history = LogHistory(log, feed, turns)
     state = LiveState(
         runs={},
         stalled={},
@@ -185,21 +189,23 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         wall_ms=clock.now,
     )
     link.target = dispatch
-    audit_export = AuditExport(log, feed, destinations(config.audit), data_dir)
+    audit_export = AuditExport(log, history, destinations(config.audit), data_dir)
     compiler, validator = CompilerProcess(), CompilerProcess(starts_early=False)
     loop_ports, reconciler = _reconciling(config, log, driver, feed, compiler, clock, access)
     services = Services(
-        log=log,
+        history=history,
+        generation=log.generation,
         outputs=store.outputs,
         runs=driver,
         feed=feed,
         compiler=compiler,
         validator=validator,
-        reader=LogRunReader(queries, driver),
+        reader=LogRunReader(queries, driver, turns),
         agents=FleetAgentAdmin(registry, state.placement, enrollment, identities, server_keys.described(), clock),
         repositories=GitRepositoryAdmin(reconciler),
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,
+        turns=turns,
         tokens=TokenRegistry(record.event for record in log.read(AUDIT)),
         metrics=DriverMetrics(driver, lambda: dispatch.counters, audit_export.waiting, server_keys.described()),
         version=waterflowd.__version__,
@@ -243,7 +249,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
 
 def _reconciling(
     config: Config,
-    log: ports.Log,
+    log: ports.Journal,
     driver: Driver,
     feed: Feed,
     compiler: CompilerProcess,

@@ -38,7 +38,7 @@ _INDEXED = frozenset(
 class BatchBuilder:
     """One transaction in the making."""
 
-    def __init__(self, state: LiveState, now: int, log: ports.Log) -> None:
+    def __init__(self, state: LiveState, now: int, log: ports.Journal) -> None:
         self._state = state
         self._now = now
         self._log = log

@@ -80,7 +80,13 @@ class Driver:
     """See the file's docstring. Implements `ports.Runs`."""
 
     def __init__(
-        self, state: LiveState, log: ports.Log, link: ports.Link, clock: ports.Clock, feed: Feed, queries: RunQueries
+        self,
+        state: LiveState,
+        log: ports.Journal,
+        link: ports.Link,
+        clock: ports.Clock,
+        feed: Feed,
+        queries: RunQueries,
     ) -> None:
         self.state = state
         self._queries = queries

@@ -20,9 +20,9 @@ PAGE = 200
 
 
 class Feed:
-    """Implements `ports.Feed` over a log."""
+    """Implements `ports.Feed` over a log, and the waiting for `ports.History`."""
 
-    def __init__(self, log: ports.Log) -> None:
+    def __init__(self, log: ports.Journal) -> None:
         self._log = log
         self._any = asyncio.Event()
         self._streams: WeakValueDictionary[StreamName, asyncio.Event] = WeakValueDictionary()
@@ -45,18 +45,35 @@ class Feed:
         if waiting is not None:
             waiting.set()
 
-    async def subscribe(self, stream: StreamName | None, after: int) -> AsyncIterator[Record]:
-        """Records of one stream after a position, or of all after a global sequence, without a gap. Never ends."""
+    @property
+    def last_seq(self) -> int:
+        """See `ports.Feed`."""
+        return self._log.last_seq
+
+    async def everything(self, after: int) -> AsyncIterator[Record]:
+        """See `ports.Feed`."""
         while True:
-            # Created before the read, so that a record that becomes durable in between ends the wait below.
-            event = self._any if stream is None else self._streams.setdefault(stream, asyncio.Event())
-            page = self._log.feed(after, PAGE) if stream is None else self._log.read(stream, after + 1, PAGE)
+            # Taken before the read, so that a record that becomes durable in between ends the wait below.
+            event = self._any
+            page = self._log.feed(after, PAGE)
             for record in page:
-                after = record.seq if stream is None else record.position
+                after = record.seq
+                yield record
+            if not page:
+                await event.wait()
+
+    async def follow(self, stream: StreamName, after: int) -> AsyncIterator[Record]:
+        """See `ports.History`."""
+        while True:
+            # Created before the read, for the same reason.
+            event = self._streams.setdefault(stream, asyncio.Event())
+            page = self._log.read(stream, after + 1, PAGE)
+            for record in page:
+                after = record.position
                 yield record
             if not page:
                 await event.wait()
 
     async def output_grew(self, run: RunId) -> None:
-        """Returns when more output of the run, or an event of the run, is durable."""
+        """See `ports.History`."""
         await self._outputs.setdefault(run, asyncio.Event()).wait()

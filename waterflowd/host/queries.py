@@ -30,7 +30,7 @@ _EVENTS = 64
 class RunQueries:
     """Reads runs from a log, with a cache."""
 
-    def __init__(self, log: ports.Log) -> None:
+    def __init__(self, log: ports.Journal) -> None:
         self._log = log
         self._cache: OrderedDict[RunId, Run] = OrderedDict()
 

@@ -12,7 +12,7 @@ import msgspec
 
 from waterflowd.model.ids import AttemptId, RunId, StreamName
 from waterflowd.model.reasons import Reason
-from waterflowd.model.statuses import Conclusion, Status
+from waterflowd.model.statuses import FAILURES, Conclusion, Status
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +101,38 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seq: int
     #: The run that this one re-runs, as a whole or in part.
     rerun_of: RunId | None = None
+
+
+class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs to list; None matches all. Data and not a function, so that an index elsewhere can search for it."""
+
+    #: A status or a conclusion.
+    status: str | None = None
+    #: The workflow's name or path.
+    name: str | None = None
+    path: str | None = None
+    repository: str | None = None
+    trigger: str | None = None
+    #: The beginning of a revision.
+    revision: str | None = None
+    #: The earliest creation, in ms.
+    since_at: int | None = None
+    #: Only runs that failed: a conclusion for which `failure()` is true.
+    has_failed: bool = False
+
+    def matches(self, row: RunSummary) -> bool:
+        """Whether the row belongs in the list."""
+        conclusion = row.conclusion.value if row.conclusion is not None else None
+        return (
+            (self.status is None or self.status in (row.status.value, conclusion))
+            and (self.name is None or self.name in (row.name, row.path))
+            and (self.path is None or self.path == row.path)
+            and (self.repository is None or self.repository == row.repository)
+            and (self.trigger is None or self.trigger == row.trigger.kind)
+            and (self.revision is None or (row.revision or "").startswith(self.revision))
+            and (self.since_at is None or row.created_at >= self.since_at)
+            and (not self.has_failed or row.conclusion in FAILURES)
+        )
 
 
 class Batch(msgspec.Struct, kw_only=True):

@@ -1,4 +1,4 @@
-"""The event log on LMDB: the adapter of `ports.Log`.
+"""The event log on LMDB: the adapter of `ports.Journal`.
 
 Rules of this file: a write is encoded here and done on the writer thread (batch.py, writer.py); a read is one read
 transaction per call, on the caller's thread. A stream is read backwards along `previous`, from its head or from the
@@ -8,12 +8,12 @@ of the head. A record that fails a check is never returned.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 
 import lmdb
 
 from waterflowd.model.ids import RUN_ID_LENGTH, RunId, StreamName
-from waterflowd.model.records import Batch, Record, RunSummary
+from waterflowd.model.records import Batch, Record, RunFilter, RunSummary
 from waterflowd.store import layout, record
 from waterflowd.store.batch import BatchWork, decode_summary
 from waterflowd.store.codec import Codec
@@ -69,7 +69,7 @@ class LmdbLog:
         return self._writer.is_disk_low
 
     def append(self, batch: Batch) -> Awaitable[int]:
-        """Makes the batch durable; see `ports.Log`. The awaitable is a future of the running loop."""
+        """Makes the batch durable; see `ports.Journal`. The awaitable is a future of the running loop."""
         self._latch.check()
         return self._writer.submit(BatchWork(batch, self._codec, self._seals))
 
@@ -158,9 +158,7 @@ class LmdbLog:
         row = self._row("runs", key)
         return None if row is None else decode_summary(row)
 
-    def runs(
-        self, *, before: RunId | None, limit: int, accept: Callable[[RunSummary], bool] | None = None
-    ) -> tuple[list[RunSummary], RunId | None]:
+    def runs(self, selected: RunFilter, *, before: RunId | None, limit: int) -> tuple[list[RunSummary], RunId | None]:
         """A page of rows, newest first, and the start of the next page."""
         self._latch.check()
         page: list[RunSummary] = []
@@ -171,7 +169,7 @@ class LmdbLog:
             while more and len(page) < limit and examined < RUNS_EXAMINED_MAX:
                 key, sealed = cursor.item()
                 summary = decode_summary(layout.unseal("runs", key, sealed))
-                if accept is None or accept(summary):
+                if selected.matches(summary):
                     page.append(summary)
                 before = summary.id
                 examined += 1

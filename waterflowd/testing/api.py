@@ -47,6 +47,7 @@ from waterflowd.fleet.placement import Placement, Server
 from waterflowd.fleet.registry import Registry
 from waterflowd.host.driver import Driver
 from waterflowd.host.feed import Feed
+from waterflowd.host.history import LogHistory
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
@@ -58,6 +59,7 @@ from waterflowd.ports import FileReader
 from waterflowd.testing.awaiting import until
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
+from waterflowd.turns import Turns
 
 VERSION = "0.0.0-test"
 
@@ -344,18 +346,21 @@ class ApiHarness:
         self.driver = Driver(state, self.log, self.fleet, self.clock, self.feed, queries)
         self.fleet.driver = self.driver
         self.tokens = TokenRegistry()
+        turns = Turns()
         self.services = Services(
-            log=self.log,
+            history=LogHistory(self.log, self.feed, turns),
+            generation=self.log.generation,
             metrics=DriverMetrics(self.driver, dict),
             outputs=self.outputs,
             runs=self.driver,
             feed=self.feed,
             compiler=DirectCompiler(),
             validator=DirectCompiler(),
-            reader=LogRunReader(queries, self.driver),
+            reader=LogRunReader(queries, self.driver, turns),
             agents=self.agents,
             repositories=self.repositories,
             clock=self.clock,
+            turns=turns,
             tokens=self.tokens,
             version=VERSION,
             started_at=self.clock.now(),

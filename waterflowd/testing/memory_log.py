@@ -1,4 +1,4 @@
-"""An in-memory `ports.Log`, which passes the same contract tests as the real log.
+"""An in-memory `ports.Journal`, which passes the same contract tests as the real log.
 
 Rules of this file: the same results and errors as the store, immediately and without threads. In addition, tests can delay
 commits (`hold`, `release`), let the next ones fail (`fail_next`), and restart from the durable state or from any earlier
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from waterflow_agent.errors import Stalled, WaterflowError
 from waterflowd.model.ids import RunId, StreamName
-from waterflowd.model.records import Batch, Record, RunSummary
+from waterflowd.model.records import Batch, Record, RunFilter, RunSummary
 from waterflowd.model.statuses import Status
 from waterflowd.testing.awaiting import Immediate
 
@@ -150,9 +150,7 @@ class MemoryLog:
         self._check()
         return self._summaries.get(run)
 
-    def runs(
-        self, *, before: RunId | None, limit: int, accept: Callable[[RunSummary], bool] | None = None
-    ) -> tuple[list[RunSummary], RunId | None]:
+    def runs(self, selected: RunFilter, *, before: RunId | None, limit: int) -> tuple[list[RunSummary], RunId | None]:
         """A page of rows, newest first, and the start of the next page."""
         self._check()
         rest = [run for run in sorted(self._summaries, reverse=True) if before is None or run < before]
@@ -161,7 +159,7 @@ class MemoryLog:
         while examined < min(len(rest), RUNS_EXAMINED_MAX) and len(page) < limit:
             summary = self._summaries[rest[examined]]
             examined += 1
-            if accept is None or accept(summary):
+            if selected.matches(summary):
                 page.append(summary)
         if examined == len(rest):
             return page, None

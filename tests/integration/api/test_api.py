@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from waterflowd.admin.ports import AgentRow, PendingRow, RepositoryRow, ScheduleRow
-from waterflowd.api import run_lookup
 from waterflowd.api.schemas import access, agents, events, repositories, runs, system
+from waterflowd.host import history
 from waterflowd.model.plan import CatchUp, Overlap
 from waterflowd.reconcile.events import ScheduleOutcome
 from waterflowd.testing import memory_log
@@ -354,7 +354,7 @@ async def test_a_filter_finds_runs_behind_many_others(
         await start(client)
     found = (await client.get("/v1/runs?name=first&limit=1")).json()
     assert [row["id"] for row in found["runs"]] == [first]
-    monkeypatch.setattr(run_lookup, "_SEARCHES", 2)
+    monkeypatch.setattr(history, "_SEARCHES", 2)
     found = (await client.get("/v1/runs?name=first&limit=1")).json()
     assert found["runs"] == []
     found = (await client.get(f"/v1/runs?name=first&limit=1&cursor={found['next']}")).json()

@@ -16,7 +16,6 @@ from waterflowd.api.schemas.runs import RerunSchema, RunSchema
 from waterflowd.api.schemas.system import SystemStatusSchema
 from waterflowd.testing.api import ApiHarness
 from waterflowd.testing.awaiting import until
-from waterflowd.turns import finish
 
 YAML = {"Content-Type": "application/yaml"}
 EACH = """\
@@ -331,7 +330,7 @@ async def test_a_run_runs_again_completely(harness: ApiHarness, client: httpx.As
     await harness.completed(found["id"])
     displayed = await show(client, found["id"])
     assert (displayed["rerun_of"], displayed["reused"], displayed["trigger"]["kind"]) == (first, None, "rerun")
-    assert finish(harness.services.reader.run(found["id"])).trigger.payload == {"name": "api"}  # type: ignore[union-attr]
+    assert (await harness.services.reader.run(found["id"])).trigger.payload == {"name": "api"}  # type: ignore[union-attr]
     assert displayed["vars"] == {"greeting": "ho"}
     rows = (await client.get("/v1/runs", params={"trigger": "rerun"})).json()["runs"]
     assert [row["rerun_of"] for row in rows] == [first]

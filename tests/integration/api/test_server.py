@@ -341,6 +341,23 @@ async def test_the_whole_feed_is_resumable_and_hides_audit_from_viewers(served: 
         assert {row["stream"] for _, row in displayed} == {f"run/{started['id']}"}
 
 
+async def test_an_engine_without_a_feed_shows_its_runs_all_the_same(served: Served) -> None:
+    """The order of all events is optional; the events of one run and the state of the system are not."""
+    served.harness.services.feed = None
+    async with served.unix() as client:
+        started = (await client.post("/v1/runs", content=HELLO, headers=YAML)).json()
+        await served.harness.completed(started["id"])
+        refused = await client.get("/v1/events")
+        assert (refused.status_code, refused.json()["code"]) == (404, "WF604")
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            client.stream("GET", started["url"] + "/events?follow=true") as response,
+        ):
+            found = await collect(response, 3)
+        assert [identity for identity, _ in found] == ["1", "2", "3"]
+        assert (await client.get("/v1/status")).json()["daemon"]["log_seq"] == 0
+
+
 async def test_streams_end_themselves_when_the_server_stops(tmp_path: Path) -> None:
     """A stop does not wait for clients, and the stream does not claim that the run has ended."""
     async with serve(tmp_path) as served, served.unix() as client:

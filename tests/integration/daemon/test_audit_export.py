@@ -14,10 +14,12 @@ from waterflowd.access.events import ActionTaken
 from waterflowd.app.audit_export import AuditExport, Destination, FileDestination, SyslogDestination
 from waterflowd.app.bootstrap import UNIONS
 from waterflowd.host.feed import Feed
+from waterflowd.host.history import LogHistory
 from waterflowd.model.ids import AUDIT
 from waterflowd.model.records import Batch, StreamAppend
 from waterflowd.store.opening import Store, open_store
 from waterflowd.testing.awaiting import until
+from waterflowd.turns import Turns
 
 AT = 1_700_000_000_123
 
@@ -35,7 +37,9 @@ class Trail:
     async def __aenter__(self) -> Trail:
         self._store = open_store(self._path, UNIONS)
         self._feed = Feed(self._store.log)
-        self.export = AuditExport(self._store.log, self._feed, self._destinations, self._path)
+        self.export = AuditExport(
+            self._store.log, LogHistory(self._store.log, self._feed, Turns()), self._destinations, self._path
+        )
         self._task = asyncio.create_task(self.export.run())
         return self
 

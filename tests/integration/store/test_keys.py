@@ -16,7 +16,16 @@ from waterflow_agent.errors import Stalled
 from waterflowd.engine import events
 from waterflowd.model import ids
 from waterflowd.model.reasons import Reason, ReasonCode
-from waterflowd.model.records import Batch, OutputAppend, OutputPiece, RunSummary, StreamAppend, Trigger, TriggerKind
+from waterflowd.model.records import (
+    Batch,
+    OutputAppend,
+    OutputPiece,
+    RunFilter,
+    RunSummary,
+    StreamAppend,
+    Trigger,
+    TriggerKind,
+)
 from waterflowd.model.statuses import Status
 from waterflowd.store import layout
 from waterflowd.store.opening import Store, open_store
@@ -79,8 +88,8 @@ def questions(store: Store) -> Iterator[Question]:
     for after, limit in ((0, 1_000), (10, 3), (RUNS - 1, 10), (RUNS, 10)):
         yield functools.partial(log.feed, after, limit)
     yield lambda: list(log.open_runs())
-    yield lambda: log.runs(before=None, limit=100)
-    yield lambda: log.runs(before=writer_process.run(30), limit=7)
+    yield lambda: log.runs(RunFilter(), before=None, limit=100)
+    yield lambda: log.runs(RunFilter(), before=writer_process.run(30), limit=7)
     yield lambda: log.runs_by_prefix(writer_process.run(7), 3)
     yield lambda: log.runs_by_prefix(writer_process.run(0)[:8], 100)
     yield lambda: sorted(log.streams())

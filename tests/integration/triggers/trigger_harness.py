@@ -29,10 +29,11 @@ from waterflowd.fleet.registry import Registry
 from waterflowd.gitsource.local import open_source
 from waterflowd.host.driver import Driver
 from waterflowd.host.feed import Feed
+from waterflowd.host.history import LogHistory
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
-from waterflowd.model.records import RunSummary
+from waterflowd.model.records import RunFilter, RunSummary
 from waterflowd.model.statuses import Status
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.loop import LoopPorts, Reconciler
@@ -40,6 +41,7 @@ from waterflowd.reconcile.loop.plan_cache import PlanCache
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.testing.api import MemoryAgentAdmin, ScriptedAgents, WallClock
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
+from waterflowd.turns import Turns
 
 UNIONS = {
     "run": run_events.RunEvent,
@@ -55,7 +57,7 @@ SECRET = "a secret of the hook"
 class TriggerHarness:
     """One life of a daemon, over a log that survives it."""
 
-    def __init__(self, log: ports.Log, *settings: RepositorySettings) -> None:
+    def __init__(self, log: ports.Journal, *settings: RepositorySettings) -> None:
         self.log = log
         self.clock = WallClock()
         self.secrets = {"HOOK": SECRET}
@@ -89,19 +91,22 @@ class TriggerHarness:
         )
         self.reconciler = Reconciler(settings, open_source, loop_ports)
         self.repositories = GitRepositoryAdmin(self.reconciler)
+        turns = Turns()
         self.services = Services(
-            log=log,
+            history=LogHistory(log, self.feed, turns),
+            generation=log.generation,
             metrics=DriverMetrics(self.driver, dict),
             outputs=outputs,
             runs=self.driver,
             feed=self.feed,
             compiler=self.compiler,
             validator=self.compiler,
-            reader=LogRunReader(queries, self.driver),
+            reader=LogRunReader(queries, self.driver, turns),
             agents=MemoryAgentAdmin(),
             repositories=self.repositories,
             webhooks=SignedWebhookService(loop_ports, self.reconciler.loops, self.secrets.get),
             clock=self.clock,
+            turns=turns,
             tokens=TokenRegistry(),
             version="0",
             started_at=self.clock.now(),
@@ -145,7 +150,7 @@ class TriggerHarness:
 
     def runs(self) -> list[RunSummary]:
         """The runs, oldest first."""
-        rows, _ = self.log.runs(before=None, limit=1_000)
+        rows, _ = self.log.runs(RunFilter(), before=None, limit=1_000)
         return rows[::-1]
 
     def paths(self, *, are_open: bool = True) -> list[str]:

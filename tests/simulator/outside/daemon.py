@@ -101,7 +101,7 @@ class Daemon:
     ) -> None:
         self.process = Process("daemon")
         self._environment = environment
-        self.log: ports.Log = Log(environment, self.process, memory)
+        self.log: ports.Journal = Log(environment, self.process, memory)
         self.memory = memory
         self._repositories = repositories
         self._child_workflows = child_workflows
@@ -202,7 +202,7 @@ class Daemon:
     async def _follow(self) -> None:
         """Subscribes to the feed: it must see every durable record once and in order."""
         after = 0
-        async for record in self.feed.subscribe(None, after):
+        async for record in self.feed.everything(after):
             after += 1
             self._environment.observer.followed(record, after)
 

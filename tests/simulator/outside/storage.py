@@ -23,7 +23,7 @@ SEGMENT_RECORDS = 30
 
 
 class Log(MemoryLog):
-    """`ports.Log` of one daemon process, over a memory log that outlives it."""
+    """`ports.Journal` of one daemon process, over a memory log that outlives it."""
 
     def __init__(self, environment: Environment, process: Process, memory: MemoryLog) -> None:
         # Both objects share one log: what either of them writes, both have.

@@ -19,7 +19,6 @@ from waterflowd.model.statuses import Status
 from waterflowd.testing.api import ApiHarness
 from waterflowd.testing.awaiting import until
 from waterflowd.testing.host import request
-from waterflowd.turns import finish
 
 FOLDER = str(Path(output_reader.__file__).parent)
 
@@ -59,9 +58,11 @@ async def a_run(harness: ApiHarness, steps: int) -> RunId:
     return row.id
 
 
-def all_lines(harness: ApiHarness, run: RunId, start: str | None = None) -> list[OutputLine]:
-    output = RunOutput(harness.log, harness.outputs, run, start=parse_cursor(start) if start is not None else 0)
-    finish(output.learn())
+async def all_lines(harness: ApiHarness, run: RunId, start: str | None = None) -> list[OutputLine]:
+    output = RunOutput(
+        harness.services.history, harness.outputs, run, start=parse_cursor(start) if start is not None else 0
+    )
+    await output.learn()
     return [line for line in output.read_some(is_last=False) if line is not None]
 
 
@@ -72,7 +73,7 @@ async def test_the_cost_of_reading_output_grows_with_the_number_of_attempts() ->
         async with ApiHarness() as harness:
             run = await a_run(harness, steps)
             with Lines() as lines:
-                assert len(all_lines(harness, run)) == steps // 2
+                assert len(await all_lines(harness, run)) == steps // 2
             costs.append(lines.count)
     assert costs[1] <= 6 * costs[0], costs
 
@@ -81,10 +82,10 @@ async def test_output_continues_after_any_line_of_a_long_run() -> None:
     """A cursor leads to the remaining lines; it stays short."""
     async with ApiHarness() as harness:
         run = await a_run(harness, 100)
-        found = all_lines(harness, run)
+        found = await all_lines(harness, run)
         for index, line in enumerate(found):
             assert len(line.cursor) < 40
-            assert all_lines(harness, run, line.cursor) == found[index + 1 :]
+            assert await all_lines(harness, run, line.cursor) == found[index + 1 :]
 
 
 async def test_output_of_a_long_run_is_read_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +94,7 @@ async def test_output_of_a_long_run_is_read_in_turns(monkeypatch: pytest.MonkeyP
     async with ApiHarness() as harness:
         run = await a_run(harness, 100)
         count = 0
-        output = RunOutput(harness.log, harness.outputs, run)
+        output = RunOutput(harness.services.history, harness.outputs, run)
         counted = turns.Turns()
         harness.services.turns = counted
         taken = counted._lock.acquire

@@ -43,7 +43,7 @@ async def test_nothing_is_sent_before_the_commit() -> None:
         await host.settle()
         host.log.hold()
         start = asyncio.create_task(host.start())
-        grown = asyncio.create_task(_first(host.feed.subscribe(None, host.log.last_seq)))
+        grown = asyncio.create_task(_first(host.feed.everything(host.log.last_seq)))
         await until(lambda: bool(host.log._held))
         await asyncio.sleep(0)
         assert not start.done()

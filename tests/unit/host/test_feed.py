@@ -36,7 +36,7 @@ async def test_history_precedes_the_tail_without_gap_or_repetition() -> None:
     log = MemoryLog()
     feed = Feed(log)
     append(log, feed, PAGE * 2 + 5)
-    records = feed.subscribe(FLEET, 3)
+    records = feed.follow(FLEET, 3)
     assert await take(records, PAGE * 2 + 2) == list(range(4, PAGE * 2 + 6))
     waiting = asyncio.create_task(take(records, 2))
     await asyncio.sleep(0)
@@ -58,7 +58,7 @@ async def test_appends_at_every_moment_are_seen_once() -> None:
 
     async def read(stream: StreamName | None, pauses: int) -> list[int]:
         found = []
-        async for record in feed.subscribe(stream, 0):
+        async for record in feed.everything(0) if stream is None else feed.follow(stream, 0):
             found.append(record.seq if stream is None else record.position)
             if len(found) % pauses == 0:
                 await asyncio.sleep(0)
@@ -76,7 +76,7 @@ async def test_a_subscriber_of_one_stream_is_not_woken_by_another() -> None:
     """It gets only its own records."""
     log = MemoryLog()
     feed = Feed(log)
-    waiting = asyncio.create_task(take(feed.subscribe(FLEET, 0), 1))
+    waiting = asyncio.create_task(take(feed.follow(FLEET, 0), 1))
     await asyncio.sleep(0)
     append(log, feed, 1, OTHER)
     await asyncio.sleep(0)
@@ -106,7 +106,7 @@ async def test_output_and_events_of_a_run_wake_those_that_wait_for_output() -> N
 async def test_former_subscribers_use_no_memory() -> None:
     """Streams that never grow again, such as those of completed runs, use no memory without subscribers."""
     feed = Feed(MemoryLog())
-    tasks = [asyncio.create_task(take(feed.subscribe(StreamName(f"run/{number}"), 0), 1)) for number in range(50)] + [
+    tasks = [asyncio.create_task(take(feed.follow(StreamName(f"run/{number}"), 0), 1)) for number in range(50)] + [
         asyncio.create_task(_wait(feed, RunId(str(number)))) for number in range(50)
     ]
     await asyncio.sleep(0)
@@ -133,7 +133,7 @@ async def test_the_feed_follows_a_run() -> None:
         seen: list[str] = []
 
         async def watch() -> None:
-            async for record in host.feed.subscribe(None, 0):
+            async for record in host.feed.everything(0):
                 assert host.log.last_seq >= record.seq
                 seen.append(type(record.event).__name__)
 

@@ -30,13 +30,13 @@ _NAMES_SHOWN = 10
 @router.post("/v1/runs/{run_id}/approve", openapi_extra=takes(DecisionBody), responses={200: returns(RunSummarySchema)})
 async def approve_run(request: Request, services: Ports, principal: Approver, run_id: str) -> Response:
     """Approve the part of the run that waits. Name its `job`, and its `step`, when more than one part waits."""
-    return await _decide(request, services, principal, resolve(services, run_id), is_approved=True)
+    return await _decide(request, services, principal, await resolve(services, run_id), is_approved=True)
 
 
 @router.post("/v1/runs/{run_id}/reject", openapi_extra=takes(DecisionBody), responses={200: returns(RunSummarySchema)})
 async def reject_run(request: Request, services: Ports, principal: Approver, run_id: str) -> Response:
     """Reject the part of the run that waits: the job or step fails."""
-    return await _decide(request, services, principal, resolve(services, run_id), is_approved=False)
+    return await _decide(request, services, principal, await resolve(services, run_id), is_approved=False)
 
 
 async def _decide(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
@@ -52,25 +52,27 @@ async def list_audit(
     cursor: PageCursor = None,
 ) -> Response:
     """Actions of principals, and rejected requests and connections, newest first."""
-    end = services.log.head(AUDIT) + 1
+    end = await services.history.head(AUDIT) + 1
     before = min(parse_position(cursor), end) if cursor is not None else end
     entries: list[AuditSchema] = []
-    following = None
-    for examined, record in enumerate(_backwards(services, before)):
+    following, examined = None, 0
+    async for record in _backwards(services, before):
         if selected.since_at is not None and record.at < selected.since_at:
             break
         if len(entries) == limit or examined == _EXAMINED_MAX:
             following = str(record.position + 1)
             break
+        examined += 1
         entry = AuditSchema.of(record, services.tokens)
         if selected.matches(entry):
             entries.append(entry)
     return json_response(AuditList(audit=entries, next=following))
 
 
-def _backwards(services: Services, before: int) -> Iterator[Record]:
+async def _backwards(services: Services, before: int) -> AsyncIterator[Record]:
     """The records of the audit stream before a position, newest first."""
     while before > 1:
         first = max(1, before - _PAGE)
-        yield from reversed(services.log.read(AUDIT, first, before - first))
+        for record in reversed(await services.history.read(AUDIT, first, before - first)):
+            yield record
         before = first

@@ -18,7 +18,7 @@ from waterflowd.api import run_starts
 from waterflowd.api.dependencies import Ports, Runner
 from waterflowd.api.request_bodies import read_json
 from waterflowd.api.responses import json_response, returns, takes
-from waterflowd.api.run_lookup import read_run, resolve, search_runs
+from waterflowd.api.run_lookup import read_run, resolve
 from waterflowd.api.schemas.runs import RerunBody, RerunSchema, run_url
 from waterflowd.api.services import Services
 from waterflowd.engine import events
@@ -27,7 +27,7 @@ from waterflowd.engine.state.runs import Run
 from waterflowd.model import inputs as input_checks
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import RunId, run_stream
-from waterflowd.model.records import Reused, RunSummary, StartRequest, Trigger, TriggerKind
+from waterflowd.model.records import Reused, RunFilter, RunSummary, StartRequest, Trigger, TriggerKind
 
 router = APIRouter(tags=["runs"])
 
@@ -40,7 +40,7 @@ router = APIRouter(tags=["runs"])
 )
 async def rerun_run(request: Request, services: Ports, principal: Runner, run_id: str) -> Response:
     """Run a completed run again, completely or in part. With `dry_run`, only show what is reused and what would run."""
-    earlier = resolve(services, run_id)
+    earlier = await resolve(services, run_id)
     body = await read_json(request, RerunBody)
     if sum((body.failed, body.start is not None, bool(body.servers))) > 1:
         raise Rejected("WF605", "`failed`, `from` and `servers` exclude each other; use only one of them", where="from")
@@ -69,15 +69,15 @@ async def rerun_run(request: Request, services: Ports, principal: Runner, run_id
         msgspec.structs.replace(start_request, trigger=trigger, inputs=inputs, reused=selection.reused)
     )
     if key is not None:
-        _check_same(services, row, earlier, selection.reused)
+        await _check_same(services, row, earlier, selection.reused)
     await services.audit.action(principal, "rerun-run", earlier, run=row.id, reused=len(selection.reused_names))
     content = RerunSchema.of(row, run, plan, start_request.revision, selection)
     return json_response(content, 201, {"Location": run_url(row.id)})
 
 
-def _check_same(services: Services, row: RunSummary, earlier: RunId, reused: Reused | None) -> None:
+async def _check_same(services: Services, row: RunSummary, earlier: RunId, reused: Reused | None) -> None:
     """A repeated key must come with the same request: otherwise a mistake of the client would stay unnoticed."""
-    created = services.log.read(run_stream(row.id), 1, 1)[0].event
+    created = (await services.history.read(run_stream(row.id), 1, 1))[0].event
     if not isinstance(created, events.RunCreated) or (created.rerun_of, created.reused) != (earlier, reused):
         raise Rejected(
             "WF606", f"this `Idempotency-Key` started run {row.id} with another request; use a new key", status=409
@@ -89,7 +89,7 @@ async def _request(services: Services, run: Run, body: RerunBody) -> StartReques
     old = run.trigger
     # The file sees the same event: a step with `if: event.name == 'push'` must not be skipped in a re-run.
     trigger = Trigger(kind=TriggerKind.RERUN, ref=old.ref, git=old.git, payload={"name": old.kind.value, **old.payload})
-    plan, revision = services.log.plan(run.plan_hash), run.revision
+    plan, revision = await services.history.plan(run.plan_hash), run.revision
     if plan is None:
         raise Stalled("WF305", f"the plan of run {run.id} is missing from the log; run waterflowd fsck")
     if body.at is not None and not (run.revision or "").startswith(body.at.lower()):
@@ -120,13 +120,10 @@ async def _plan_at(services: Services, run: Run, revision: str) -> DefinitionPla
     newest = [row for row in services.repositories.definitions() if (row.path, row.repository) == (path, repository)]
     if any(row.revision.startswith(revision) for row in newest):
         return services.repositories.plan(path, repository)
-
-    def fits(row: RunSummary) -> bool:
-        return (row.path, row.repository) == (path, repository) and (row.revision or "").startswith(revision)
-
-    rows, _ = await search_runs(services, limit=1, accept=fits)
-    earlier = services.log.read(run_stream(rows[0].id), 1, 1)[0].event if rows else None
-    plan = services.log.plan(earlier.plan_hash) if isinstance(earlier, events.RunCreated) else None
+    selected = RunFilter(path=path, repository=repository, revision=revision)
+    rows, _ = await services.history.runs(selected, limit=1)
+    earlier = (await services.history.read(run_stream(rows[0].id), 1, 1))[0].event if rows else None
+    plan = await services.history.plan(earlier.plan_hash) if isinstance(earlier, events.RunCreated) else None
     if not isinstance(earlier, events.RunCreated) or plan is None:
         known = f"; the newest is {newest[0].revision[:12]}" if newest else ""
         text = (

@@ -38,7 +38,7 @@ async def list_jobs(
 
     Each comes with its steps, but without the jobs below it. `status` is a status or a conclusion.
     """
-    run = await read_run(services, resolve(services, run_id))
+    run = await read_run(services, await resolve(services, run_id))
     jobs: Iterable[Job] = run.jobs
     if job is not None:
         children = find_job(run, job).children
@@ -63,7 +63,7 @@ async def list_steps(
 
     `status` is a status or a conclusion.
     """
-    run = await read_run(services, resolve(services, run_id))
+    run = await read_run(services, await resolve(services, run_id))
     steps = find_job(run, job).steps_by_id.values()
     selected = steps if step is None else (found for found in steps if is_within(found.id, step))
     found, following = _page(selected, status, limit, cursor)

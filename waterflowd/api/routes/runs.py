@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -23,7 +22,6 @@ from waterflowd.api.run_lookup import (
     check_names,
     read_run,
     resolve,
-    search_runs,
     split_part,
 )
 from waterflowd.api.schemas.events import EventList, event_schema
@@ -45,7 +43,7 @@ from waterflowd.api.streaming.output_reader import RunOutput
 from waterflowd.api.timestamps import parse_timestamp
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import RunId, is_run_id, run_stream
-from waterflowd.model.records import RunSummary, StartRequest, TriggerKind
+from waterflowd.model.records import RunFilter, StartRequest, TriggerKind
 
 router = APIRouter(tags=["runs"])
 
@@ -81,33 +79,6 @@ async def start_run(request: Request, services: Ports, principal: Runner, path: 
     return json_response(StartedRunSchema.of(run), 201, {"Location": run_url(run.id)})
 
 
-class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which runs to list; None matches all."""
-
-    status: str | None
-    name: str | None
-    trigger: str | None
-    revision: str | None
-    since_at: int | None
-
-    def accept(self) -> Callable[[RunSummary], bool] | None:
-        """The filter as a function; None when it matches all runs."""
-        if self == RunFilter(status=None, name=None, trigger=None, revision=None, since_at=None):
-            return None
-
-        def matches(row: RunSummary) -> bool:
-            conclusion = row.conclusion.value if row.conclusion is not None else None
-            return (
-                (self.status is None or self.status in (row.status.value, conclusion))
-                and (self.name is None or self.name in (row.name, row.path))
-                and (self.trigger is None or self.trigger == row.trigger.kind)
-                and (self.revision is None or (row.revision or "").startswith(self.revision))
-                and (self.since_at is None or row.created_at >= self.since_at)
-            )
-
-        return matches
-
-
 async def _filter(
     status: StatusFilter = None,
     name: Text = None,
@@ -133,11 +104,7 @@ async def _page(
     if cursor is not None and not is_run_id(cursor):
         raise Rejected("WF605", "cursor must be the `next` of an earlier page", where="cursor")
     before = RunId(cursor) if cursor is not None else None
-    rows, following = await search_runs(services, before=before, limit=limit, accept=selected.accept())
-    if following is not None and selected.since_at is not None:
-        last = services.log.run(following)
-        if last is not None and last.created_at < selected.since_at:
-            following = None
+    rows, following = await services.history.runs(selected, before=before, limit=limit)
     return [RunSummarySchema.of(row) for row in rows], following
 
 
@@ -163,8 +130,8 @@ async def list_runs_by_older_name(
 @router.get("/v1/workflows/{run_id}", include_in_schema=False)
 async def show_run(services: Ports, _: Viewer, run_id: str, at: At = None) -> Response:
     """A run with its jobs, steps, attempts and reasons. `at` shows its state after that event."""
-    run = resolve(services, run_id)
-    head = services.log.head(run_stream(run))
+    run = await resolve(services, run_id)
+    head = await services.history.head(run_stream(run))
     if at is not None and at > head:
         raise Rejected(
             "WF604", f"`at` must be between 1 and {head}, the last event of run {run}", where="at", status=404
@@ -183,7 +150,7 @@ async def run_events(
     cursor: PageCursor = None,
 ) -> Response:
     """The event history of a run: a page, or all of it with `Accept: application/x-ndjson`, or a stream with `follow`."""
-    run = resolve(services, run_id)
+    run = await resolve(services, run_id)
     after = streams.parse_position(streams.last_event_id(request) or cursor or "0")
     is_ndjson = streams.accepts_ndjson(request)
     if follow:
@@ -194,7 +161,7 @@ async def run_events(
     if is_ndjson:
         content = streams.read_events(services, run, after)
         return streams.Stream(streams.admit(request), content, streams.NDJSON, is_live=False)
-    records = services.log.read(run_stream(run), after + 1, limit + 1)
+    records = await services.history.read(run_stream(run), after + 1, limit + 1)
     page_records = records[:limit]
     following = str(page_records[-1].position) if len(records) > limit else None
     return json_response(EventList(events=[event_schema(record) for record in page_records], next=following))
@@ -232,12 +199,12 @@ async def run_logs(
 
     `job` and `step` include everything below them; `part` is `JOB[/STEP]`.
     """
-    run = resolve(services, run_id)
+    run = await resolve(services, run_id)
     found = await read_run(services, run)
     job, step = (selected.job, selected.step) if selected.part is None else split_part(found, selected.part)
     check_names(found, job, step)
     start = _start(streams.last_event_id(request) or selected.start)
-    output = RunOutput(services.log, services.outputs, run, job=job, step=step, start=start)
+    output = RunOutput(services.history, services.outputs, run, job=job, step=step, start=start)
     opened = streams.admit(request)
     if not follow:
         return streams.Stream(opened, streams.read_output(services, run, output), streams.NDJSON, is_live=False)
@@ -263,7 +230,7 @@ def _start(text: str | None) -> Cursor | int:
 @router.post("/v1/workflows/{run_id}/cancel", status_code=202, include_in_schema=False)
 async def cancel_run(request: Request, services: Ports, principal: Runner, run_id: str) -> Response:
     """Cancel a run. With `{"force": true}`, only steps with a lease or `on-lost: hold` are waited for."""
-    run = resolve(services, run_id)
+    run = await resolve(services, run_id)
     body = await read_json(request, CancelBody)
     check_plan(principal, (await read_run(services, run)).plan)
     row = await services.runs.cancel(run, principal.name, is_forced=body.force)

@@ -8,12 +8,12 @@ from itertools import islice
 
 from fastapi import APIRouter, Request, Response
 
+from waterflow_agent.errors import Rejected
 from waterflowd.admin.ports import ScheduleRow
 from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.pagination import PageCursor
 from waterflowd.api.problems import problem
 from waterflowd.api.responses import json_response, returns
-from waterflowd.api.run_lookup import search_runs
 from waterflowd.api.schemas.agents import AgentSchema, PendingAgentSchema
 from waterflowd.api.schemas.gates import PendingApprovalSchema, pending_approvals
 from waterflowd.api.schemas.reasons import reason_schema
@@ -26,8 +26,8 @@ from waterflowd.api.timestamps import timestamp
 from waterflowd.engine.state.blocks import Step
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.reasons import Reason
-from waterflowd.model.records import RunSummary
-from waterflowd.model.statuses import FAILURES, Status
+from waterflowd.model.records import RunFilter, RunSummary
+from waterflowd.model.statuses import Status
 
 router = APIRouter(tags=["system"])
 
@@ -69,18 +69,21 @@ async def version(services: Ports) -> Response:
 async def follow_events(request: Request, services: Ports, principal: Viewer, cursor: PageCursor = None) -> Response:
     """All events of the system from now on, or after `cursor` (a global sequence; 0 for all) or `Last-Event-ID`."""
     position = streams.last_event_id(request) or cursor
-    after = streams.parse_position(position) if position is not None else services.log.last_seq
+    feed = services.feed
+    if feed is None:
+        raise Rejected("WF604", "this daemon has no feed of all events; follow one run instead", status=404)
+    after = streams.parse_position(position) if position is not None else feed.last_seq
     opened = streams.admit(request)
-    return streams.Stream(opened, streams.follow_everything(services, opened, principal, after), streams.SSE)
+    return streams.Stream(opened, streams.follow_everything(services, feed, opened, principal, after), streams.SSE)
 
 
 @router.get("/v1/status", responses={200: returns(SystemStatusSchema)})
 async def status(services: Ports, _: Viewer) -> Response:
     """The state of the system on one screen: problems, running and waiting runs with reasons, and recent failures."""
-    rows = [row for run in islice(services.log.open_runs(), _OPEN_RUNS_MAX) if (row := services.log.run(run))]
+    rows = await services.history.open_runs(_OPEN_RUNS_MAX)
     running = [row for row in rows if row.status is Status.RUNNING]
     waiting, approvals = await _waiting(services, rows)
-    failed, _next = await search_runs(services, limit=_FAILED_MAX, accept=lambda row: row.conclusion in FAILURES)
+    failed, _next = await services.history.runs(RunFilter(has_failed=True), limit=_FAILED_MAX)
     agents = services.agents.rows()
     problems = _problems(services)
     return json_response(
@@ -91,8 +94,8 @@ async def status(services: Ports, _: Viewer) -> Response:
                 version=services.version,
                 started_at=timestamp(services.started_at),
                 now=timestamp(services.clock.now()),
-                generation=services.log.generation,
-                log_seq=services.log.last_seq,
+                generation=services.generation,
+                log_seq=services.feed.last_seq if services.feed is not None else 0,
             ),
             repositories=[RepositorySchema.of(row) for row in services.repositories.status()[:_REPOSITORIES_MAX]],
             agents=[AgentSchema.of(row) for row in agents[:_AGENTS_MAX]],
@@ -131,7 +134,7 @@ async def _waiting(
     waiting: list[RunPartSchema] = []
     approvals: list[PendingApprovalSchema] = []
     for row in rows:
-        run = await services.turns.do(services.reader.run(row.id))
+        run = await services.reader.run(row.id)
         if run is not None:
             approvals += pending_approvals(run)
             waiting += islice(_waiting_parts(run), _ROWS)

@@ -27,7 +27,7 @@ class VersionSchema(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DaemonSchema(msgspec.Struct, frozen=True, kw_only=True):
-    """The daemon itself. `generation` counts its starts, `log_seq` is the newest event of the log."""
+    """The daemon itself. `generation` counts its starts, `log_seq` is the newest event of the log, 0 without a feed."""
 
     version: str
     started_at: Timestamp | None

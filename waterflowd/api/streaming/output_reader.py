@@ -1,8 +1,9 @@
 """The whole output of a run as one sequence of lines that can be resumed at any line.
 
-Rules of this file: synchronous, over the ports `Log` and `OutputLogs`; it never waits. It is divided work (turns.py), because a
-run may have thousands of attempts and megabytes of output. Attempts come in the order of their `attempt-dispatched` events.
-While a run is active, several attempts print concurrently: each `read_some` returns what is new of each of them in turn.
+Rules of this file: it reads the history and the output logs, and never waits for anything new. Reading lines is divided work
+(turns.py), because a run may have thousands of attempts and megabytes of output. Attempts come in the order of their
+`attempt-dispatched` events. While a run is active, several attempts print concurrently: each `read_some` returns what is new of
+each of them in turn.
 """
 
 from __future__ import annotations
@@ -17,13 +18,12 @@ from waterflowd.api.streaming.output_lines import Cursor, Line, LineCutter, Numb
 from waterflowd.api.timestamps import Timestamp, format_timestamp
 from waterflowd.engine import events
 from waterflowd.model.ids import AttemptId, RunId, run_stream
-from waterflowd.ports import Log, OutputLogs
-from waterflowd.turns import Work
+from waterflowd.ports import History, OutputLogs
 
 #: Read from one attempt before the next one.
 _READ_BYTES = 256 << 10
-#: Events that are read before a reader can be interrupted: about a millisecond.
-_RECORDS = 64
+#: Events that are read at a time. A multiple of what the history reads before it can be interrupted.
+_RECORDS = 512
 
 
 class OutputLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -61,7 +61,7 @@ class RunOutput:
 
     def __init__(
         self,
-        log: Log,
+        history: History,
         outputs: OutputLogs,
         run: RunId,
         *,
@@ -69,7 +69,7 @@ class RunOutput:
         step: str | None = None,
         start: Cursor | int = 0,
     ) -> None:
-        self._log = log
+        self._history = history
         self._outputs = outputs
         self._run = run
         self._job = job
@@ -87,18 +87,17 @@ class RunOutput:
         self._closed = NumberRanges()
         self.is_completed = False
 
-    def learn(self) -> Work[None]:
+    async def learn(self) -> None:
         """Reads the new events of the run."""
         stream = run_stream(self._run)
         while True:
             count = _RECORDS - self._position % _RECORDS
-            records = self._log.read(stream, self._position + 1, count)
+            records = await self._history.read(stream, self._position + 1, count)
             for record in records:
                 self._position = record.position
                 self._learn(record.event)
             if len(records) < count:
                 return
-            yield
 
     def _learn(self, event: Any) -> None:
         match event:

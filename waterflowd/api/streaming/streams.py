@@ -33,6 +33,7 @@ from waterflowd.api.streaming.output_reader import OutputLine, RunOutput
 from waterflowd.engine import events
 from waterflowd.model.ids import AUDIT, RunId, run_stream
 from waterflowd.model.records import Record
+from waterflowd.ports import Feed
 
 logger = logging.getLogger("waterflow.api")
 
@@ -42,8 +43,8 @@ HEARTBEAT_S = 15.0
 _STRAGGLERS_S = 10.0
 #: The same for a client that does not follow.
 _ANNOUNCED_S = 2.0
-#: Events that are read before a reader can be interrupted: about a millisecond. Divides the distance between the log's marks.
-_RECORDS = 64
+#: Events that are read at a time: about 4 ms of work, which is divided. A multiple of what the history reads at a time.
+_RECORDS = 256
 _HEARTBEAT = b": still here\n\n"
 _OPENING = b"retry: 1000\n\n"
 _END = b"event: end\ndata: {}\n\n"
@@ -157,13 +158,13 @@ async def follow_run_events(
     if is_sse:
         yield _OPENING
     stream = run_stream(run)
-    row = services.log.run(run)
-    if row is not None and row.completed_at is not None and services.log.head(stream) <= after:
+    row = await services.history.run(run)
+    if row is not None and row.completed_at is not None and await services.history.head(stream) <= after:
         if is_sse:
             yield _END
         return
     async with contextlib.aclosing(
-        _watched(services, streams, principal, services.feed.subscribe(stream, after))
+        _watched(services, streams, principal, services.history.follow(stream, after))
     ) as source:
         async for record in source:
             if record is None:
@@ -178,13 +179,11 @@ async def follow_run_events(
 
 
 async def follow_everything(
-    services: Services, streams: Streams, principal: Principal, after: int
+    services: Services, feed: Feed, streams: Streams, principal: Principal, after: int
 ) -> AsyncGenerator[bytes, None]:
     """All events of the system after a global sequence, without end. Only admins receive the audit stream."""
     yield _OPENING
-    async with contextlib.aclosing(
-        _watched(services, streams, principal, services.feed.subscribe(None, after))
-    ) as source:
+    async with contextlib.aclosing(_watched(services, streams, principal, feed.everything(after))) as source:
         async for record in source:
             if record is None:
                 yield _HEARTBEAT
@@ -236,16 +235,12 @@ async def _end(*tasks: asyncio.Future[Any] | None) -> None:
 
 async def read_events(services: Services, run: RunId, after: int) -> AsyncGenerator[bytes, None]:
     """The existing events of a run after a position, as lines of JSON."""
-
-    def lines() -> Iterator[bytes | None]:
-        position = after
-        while records := services.log.read(run_stream(run), position + 1, _RECORDS - position % _RECORDS):
-            position = records[-1].position
-            yield b"".join(ndjson_frame("", event_schema(record)) for record in records)
-
-    async with contextlib.aclosing(services.turns.collect(lines())) as pieces:
-        async for piece in pieces:
-            yield b"".join(piece)
+    while records := await services.history.read(run_stream(run), after + 1, _RECORDS - after % _RECORDS):
+        after = records[-1].position
+        lines = (ndjson_frame("", event_schema(record)) for record in records)
+        async with contextlib.aclosing(services.turns.collect(lines)) as pieces:
+            async for piece in pieces:
+                yield b"".join(piece)
 
 
 async def read_output(services: Services, run: RunId, output: RunOutput) -> AsyncGenerator[bytes, None]:
@@ -255,9 +250,9 @@ async def read_output(services: Services, run: RunId, output: RunOutput) -> Asyn
     """
     loop = asyncio.get_running_loop()
     patience_end = loop.time() + _ANNOUNCED_S
-    await services.turns.do(output.learn())
+    await output.learn()
     while not output.is_drained:
-        grown = asyncio.ensure_future(_once(services.feed.output_grew(run)))
+        grown = asyncio.ensure_future(_once(services.history.output_grew(run)))
         try:
             # Registered before anything is read, so that output which arrives in between wakes it.
             await asyncio.sleep(0)
@@ -288,10 +283,10 @@ async def follow_output(
     try:
         while services.tokens.is_current(principal, services.clock.now()):
             if grown is None:
-                grown = asyncio.ensure_future(_once(services.feed.output_grew(run)))
+                grown = asyncio.ensure_future(_once(services.history.output_grew(run)))
                 # Registered before anything is read, so that output which arrives in between wakes it.
                 await asyncio.sleep(0)
-            await services.turns.do(output.learn())
+            await output.learn()
             is_late = patience_end is not None and loop.time() >= patience_end
             has_lines = False
             new = output.read_some(is_last=is_late)

@@ -6,7 +6,7 @@ a different plan, it is kept under the hash that the log knows until the file ch
 
 from __future__ import annotations
 
-from waterflowd.ports import Log
+from waterflowd.ports import Journal
 
 #: About ten thousand plans of typical size.
 _BYTES_MAX = 32 << 20
@@ -15,7 +15,7 @@ _BYTES_MAX = 32 << 20
 class PlanCache:
     """The plans of all repositories. A plan that does not fit into memory is compiled again when it is needed."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Journal) -> None:
         self._log = log
         self._plans: dict[str, bytes] = {}
         self._bytes = 0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from waterflowd.access.policy import AccessPolicy
-from waterflowd.ports import Clock, Compiler, Feed, Log, Runs
+from waterflowd.ports import Clock, Compiler, Feed, Journal, Runs
 from waterflowd.reconcile.loop.plan_cache import PlanCache
 from waterflowd.reconcile.loop.webhook_registry import WebhookRegistry
 
@@ -16,7 +16,7 @@ from waterflowd.reconcile.loop.webhook_registry import WebhookRegistry
 class LoopPorts:
     """Ports, caches and clocks of the reconcile loops."""
 
-    log: Log
+    log: Journal
     runs: Runs
     compiler: Compiler
     clock: Clock

@@ -72,9 +72,7 @@ class WorkflowRunTriggers:
         """Returns when there are records after `seq`, or the repository has changed."""
         feed = self._ports.feed
         changed = asyncio.ensure_future(self._changed.wait())
-        new_records = asyncio.ensure_future(
-            anext(feed.subscribe(None, seq)) if feed is not None else asyncio.sleep(_POLL_S)
-        )
+        new_records = asyncio.ensure_future(anext(feed.everything(seq)) if feed is not None else asyncio.sleep(_POLL_S))
         try:
             await asyncio.wait((changed, new_records), return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -1,0 +1,105 @@
+"""The history of the log engine: its journal and feed as readers see them.
+
+Rules of this file: the journal is read on the event loop, so what grows with a run or with their number is divided work
+(turns.py). A small read is done at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from itertools import islice
+
+from waterflowd import ports
+from waterflowd.host.feed import Feed
+from waterflowd.model.ids import RunId, StreamName
+from waterflowd.model.records import Record, RunFilter, RunSummary
+from waterflowd.turns import Turns, Work
+
+#: Records that are read before a reader can be interrupted: a millisecond. Divides the distance between the log's marks.
+_RECORDS = 64
+#: Calls of `Journal.runs`, each of which examines up to 1,000 rows, for one answer.
+_SEARCHES = 20
+
+
+class LogHistory:
+    """Implements `ports.History`."""
+
+    def __init__(self, journal: ports.Journal, feed: Feed, turns: Turns) -> None:
+        self._journal = journal
+        self._feed = feed
+        self._turns = turns
+
+    async def read(self, stream: StreamName, first: int = 1, limit: int | None = None) -> list[Record]:
+        """See the port."""
+        if limit is not None and limit <= _RECORDS:
+            return self._journal.read(stream, first, limit)
+        return await self._turns.do(self._read(stream, max(first, 1), limit))
+
+    def _read(self, stream: StreamName, first: int, limit: int | None) -> Work[list[Record]]:
+        found: list[Record] = []
+        while limit is None or len(found) < limit:
+            # To the next multiple of `_RECORDS`, so that the log begins to read at one of its marks.
+            count = _RECORDS - (first - 1) % _RECORDS
+            records = self._journal.read(stream, first, count if limit is None else min(count, limit - len(found)))
+            found += records
+            first += len(records)
+            if len(records) < count:
+                break
+            yield
+        return found
+
+    async def head(self, stream: StreamName) -> int:
+        """See the port."""
+        return self._journal.head(stream)
+
+    def follow(self, stream: StreamName, after: int) -> AsyncIterator[Record]:
+        """See the port."""
+        return self._feed.follow(stream, after)
+
+    def output_grew(self, run: RunId) -> Awaitable[None]:
+        """See the port."""
+        return self._feed.output_grew(run)
+
+    async def plan(self, plan_hash: str) -> bytes | None:
+        """See the port."""
+        return self._journal.plan(plan_hash)
+
+    async def run(self, run: RunId) -> RunSummary | None:
+        """See the port."""
+        return self._journal.run(run)
+
+    async def runs(
+        self, selected: RunFilter, *, before: RunId | None = None, limit: int
+    ) -> tuple[list[RunSummary], RunId | None]:
+        """See the port."""
+        rows, following = await self._turns.do(self._search(selected, before, limit))
+        if following is not None and selected.since_at is not None:
+            last = self._journal.run(following)
+            if last is not None and last.created_at < selected.since_at:
+                # Everything older was created before the time, too.
+                following = None
+        return rows, following
+
+    def _search(
+        self, selected: RunFilter, before: RunId | None, limit: int
+    ) -> Work[tuple[list[RunSummary], RunId | None]]:
+        found: list[RunSummary] = []
+        for _ in range(_SEARCHES):
+            rows, before = self._journal.runs(selected, before=before, limit=limit - len(found))
+            found += rows
+            if before is None or len(found) == limit:
+                break
+            yield
+        return found, before
+
+    async def open_runs(self, limit: int) -> list[RunSummary]:
+        """See the port."""
+        return [row for run in islice(self._journal.open_runs(), limit) if (row := self._journal.run(run)) is not None]
+
+    async def runs_by_prefix(self, prefix: str, limit: int) -> list[RunId]:
+        """See the port."""
+        return self._journal.runs_by_prefix(prefix, limit)
+
+    async def run_for_key(self, key: str) -> RunId | None:
+        """See the port."""
+        return self._journal.run_for_key(key)

@@ -35,9 +35,9 @@ def _settings(command: Any) -> Any:
     options = [
         _config_option,
         click.option("--name", help="Name of this agent; default: the host name."),
-        click.option("--server", help="Work address of the server, tcp://host:port."),
+        click.option("--server", help="Work address of the server, tcp://host:port; several are separated by commas."),
         click.option("--server-key", help="Public key of the server, for enrollment without a token."),
-        click.option("--enroll-server", help="Enrollment address of the server."),
+        click.option("--enroll-server", help="Enrollment address of the server, or several."),
         click.option("--group", "groups", multiple=True, help="Group to request; may be repeated."),
         click.option("--slots", type=int, help="Maximum number of steps at a time."),
         click.option("--data-dir", type=click.Path(file_okay=False), help="Data directory of the agent."),

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from waterflow_agent import keys
+from waterflow_agent import addresses, keys
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution.step_policy import MEMORY_SHARE, StepPolicy, memory_of_machine
 
@@ -39,6 +39,8 @@ _CPU = re.compile(r"(?:([0-9]{1,6})\s*%)?")
 _ENDPOINT = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _RUNNERS = ("own", "service")
+#: Settings that are one address or several.
+_ADDRESS_KEYS = ("server", "enroll-server")
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -47,9 +49,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_u
 
     #: For people; the daemon identifies the agent by its key. Default: the host name.
     name: str = ""
-    #: The daemon's work port, `tcp://host:port`; a join token contains it too.
+    #: The daemon's work port, `tcp://host:port`, or several in a list or separated by commas; a join token contains it too.
     server: str = ""
-    #: The enrollment port; default: the host of `server`, port 7234.
+    #: The enrollment port, or several; default: the hosts of `server`, port 7234.
     enroll_server: str = ""
     #: The server's public key, for enrollment without a token.
     server_key: str = ""
@@ -112,10 +114,12 @@ def load(
 
 
 def enroll_endpoint(config: Config) -> str:
-    """Returns the enrollment port that belongs to the configured work port."""
-    if config.enroll_server or not config.server:
+    """Returns the enrollment ports that belong to the configured work ports."""
+    if config.enroll_server:
         return config.enroll_server
-    return f"{config.server.rpartition(':')[0]}:{ENROLL_PORT}"
+    return addresses.join(
+        [f"tcp://{addresses.host_of(endpoint)}:{ENROLL_PORT}" for endpoint in addresses.split(config.server)]
+    )
 
 
 def step_policy(config: Config) -> StepPolicy:
@@ -155,9 +159,11 @@ def _read_file(path: Path) -> dict[str, Any]:
         settings = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise Rejected("WF620", f"{path}: {error}") from error
-    for key in settings:
+    for key, value in settings.items():
         if key not in _KEYS:
             raise Rejected("WF620", f'{path}:{_line_of(text, key)}: unknown key "{key}"{_suggestion(key)}')
+        if key in _ADDRESS_KEYS and isinstance(value, list) and all(isinstance(item, str) for item in value):
+            settings[key] = ",".join(value)
     try:
         msgspec.convert(settings, Config)
     except msgspec.ValidationError as error:
@@ -228,9 +234,8 @@ def _checked(config: Config) -> Config:
         raise Rejected("WF620", f"name: {config.name!r} looks like a fingerprint; choose another name for this agent")
     if not _NAME.fullmatch(config.name):
         raise Rejected("WF620", f"name: expected letters, digits and . _ - (63 at most), found {config.name!r}")
-    for key, endpoint in (("server", config.server), ("enroll-server", config.enroll_server)):
-        if endpoint and not _ENDPOINT.fullmatch(endpoint):
-            raise Rejected("WF620", f"{key}: expected tcp://host:port, found {endpoint!r}")
+    for key, text in zip(_ADDRESS_KEYS, (config.server, config.enroll_server), strict=True):
+        _check_addresses(key, text)
     for directory in config.node_path:
         if not os.path.isabs(directory):
             raise Rejected("WF620", f"node-path: expected absolute directories, found {directory!r}")
@@ -244,6 +249,15 @@ def _checked(config: Config) -> Config:
     if config.log_level not in _LEVELS:
         raise Rejected("WF620", f"log-level: expected one of {', '.join(_LEVELS)}, found {config.log_level!r}")
     return config
+
+
+def _check_addresses(key: str, text: str) -> None:
+    endpoints = addresses.split(text)
+    for endpoint in endpoints:
+        if not _ENDPOINT.fullmatch(endpoint):
+            raise Rejected("WF620", f"{key}: expected tcp://host:port, found {endpoint!r}")
+    if len(endpoints) > addresses.ADDRESSES_MAX:
+        raise Rejected("WF620", f"{key}: expected at most {addresses.ADDRESSES_MAX} addresses, found {len(endpoints)}")
 
 
 def _host_name() -> str:

@@ -19,7 +19,8 @@ from pathlib import Path
 import msgspec
 
 import waterflow_agent
-from waterflow_agent import join_token, keys, machine
+from waterflow_agent import addresses, join_token, keys, machine
+from waterflow_agent.addresses import Addresses
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.config import TOKEN_VARIABLE, Config, enroll_endpoint
 from waterflow_agent.errors import Rejected, RemoteProtocolError, Retryable, Stalled
@@ -39,6 +40,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """The server of this agent."""
 
     server_key: str
+    #: One address, or several (addresses.py).
     work_endpoint: str
     name: str
     groups: list[str]
@@ -47,12 +49,13 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnrollmentSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to enroll: the enrollment port, the server's key, and a credential, or "" for approval by a person."""
+    """How to enroll: the enrollment ports, the server's key, and a credential, or "" for approval by a person."""
 
+    #: One address, or several (addresses.py).
     endpoint: str
     server_key: str
     credential: str
-    #: The work port, if it is known before the answer; may be "".
+    #: The work ports, if they are known before the answer; may be "".
     work_endpoint: str
 
 
@@ -108,12 +111,14 @@ async def enroll(
     """Asks until the daemon has decided, and stores its answer. Raises `Rejected` WF231 when it refuses."""
     failures = 0
     request = _request(config, settings)
+    ports = Addresses(settings.endpoint, random.Random())
     while True:
         try:
-            answer = await ask(settings, pair, request)
+            answer = await ask(msgspec.structs.replace(settings, endpoint=ports.current), pair, request)
         except Retryable as error:
             failures += 1
-            say(f"{settings.endpoint}: {error.text}; retrying")
+            say(f"{ports.current}: {error.text}; retrying")
+            ports.take_next()
             await asyncio.sleep(_BACKOFF.delay_s(failures + 1, jitter=random.random()))
             continue
         failures = 0
@@ -137,7 +142,7 @@ async def enroll(
 
 
 async def ask(settings: EnrollmentSettings, pair: KeyPair, request: messages.EnrollRequest) -> messages.EnrollAnswer:
-    """Sends one request and returns its answer. Raises `Retryable` WF233 if there is no valid answer."""
+    """Sends one request, to settings with one address. Raises `Retryable` WF233 if there is no valid answer."""
     import zmq
     import zmq.asyncio
 
@@ -183,10 +188,11 @@ def _request(config: Config, settings: EnrollmentSettings) -> messages.EnrollReq
 
 
 def _work_endpoint(config: Config, settings: EnrollmentSettings, answered: str) -> str:
-    """Returns the configured endpoint, or the answered one, which may omit the host, or that of the token."""
+    """Returns the configured endpoints, or the answered one, which may omit the host, or those of the token."""
     if config.server or not answered:
         return config.server or settings.work_endpoint
     host, _, port = answered.removeprefix("tcp://").rpartition(":")
-    if host in ("", "*", "0.0.0.0", "[::]"):
-        host = settings.endpoint.removeprefix("tcp://").rpartition(":")[0]
-    return f"tcp://{host}:{port}"
+    if host not in ("", "*", "0.0.0.0", "[::]"):
+        return f"tcp://{host}:{port}"
+    # Each address of the enrollment port is one of the same server.
+    return addresses.join([f"tcp://{addresses.host_of(each)}:{port}" for each in addresses.split(settings.endpoint)])

@@ -14,7 +14,7 @@ import msgspec
 from waterflow_agent.errors import Rejected
 
 PREFIX = "wfj1."
-#: Far more than two addresses, a key and a secret need; a longer text is not a token.
+#: Far more than all addresses, a key and a secret need; a longer text is not a token.
 TEXT_LENGTH_MAX = 4096
 #: A CURVE key as Z85 text.
 _KEY_LENGTH = 40
@@ -32,7 +32,7 @@ class JoinToken(
         "secret": "s",
     },
 ):
-    """The content of a join token. Endpoints are `tcp://host:port`, the key is Z85 text."""
+    """The content of a join token. Endpoints are one `tcp://host:port` or several (addresses.py), the key is Z85 text."""
 
     enroll_endpoint: str
     work_endpoint: str

@@ -81,10 +81,11 @@ class FakeClock(Clock):
 class ScriptedDaemon:
     """A server for one agent. Every list is in the order in which messages were received."""
 
-    def __init__(self) -> None:
+    def __init__(self, like: ScriptedDaemon | None = None) -> None:
+        """`like` has the server's key already: then this is another daemon of the same server."""
         public, secret = zmq.curve_keypair()
-        self.server_key = public.decode("ascii")
-        self._secret = secret
+        self.server_key: str = like.server_key if like is not None else public.decode("ascii")
+        self._secret: bytes = like._secret if like is not None else secret
         self._clock = Clock()
         self._context = zmq.asyncio.Context()
         self._socket = self._new_socket()
@@ -123,6 +124,10 @@ class ScriptedDaemon:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.die()
+
+    async def die(self) -> None:
+        """Closes everything, as the end of a process does."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -244,11 +244,18 @@ def test_repository_names_are_unique(tmp_path: Path) -> None:
         ("tcp://[::]:7233", "2001:db8::1", "tcp://[2001:db8::1]:7233"),
         ("tcp://[::]:7233", "[2001:db8::1]", "tcp://[2001:db8::1]:7233"),
         ("tcp://[2001:db8::2]:7233", "", "tcp://[2001:db8::2]:7233"),
+        ("tcp://0.0.0.0:7233", "wf.example, 2001:db8::1", "tcp://wf.example:7233,tcp://[2001:db8::1]:7233"),
     ],
 )
 def test_a_join_token_names_an_address_that_others_can_reach(endpoint: str, address: str, reported: str) -> None:
-    """It is the configured one, or the one in `listen`, or the name of this host, always with the bound port."""
+    """These are the configured ones, or the one in `listen`, or the name of this host, always with the bound port."""
     assert config.advertised(endpoint, address) == reported
+
+
+def test_a_join_token_has_a_limited_number_of_addresses(tmp_path: Path) -> None:
+    """An agent would accept no more of them."""
+    many = ",".join(f"h{number}" for number in range(17))
+    assert "agents.address: expected at most 16 addresses" in refusal(f'[agents]\naddress = "{many}"', tmp_path)
 
 
 VAULT = """[vault]

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent import addresses
 from waterflow_agent.errors import Rejected
 from waterflowd.access.policy import AccessPolicy, EnvironmentRules, Grant
 from waterflowd.engine import events
@@ -73,7 +74,7 @@ class AgentsTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unkn
     enroll_listen: str = "tcp://0.0.0.0:7234"
     #: How long a server may be disconnected before its running steps count as lost.
     lost_after: str = "10m"
-    #: Host name or address in join tokens; default: that of `listen`, or the name of this host.
+    #: Host names or addresses in join tokens, separated by commas; default: that of `listen`, or the name of this host.
     address: str = ""
 
     @property
@@ -465,6 +466,8 @@ def _checked(config: Config) -> Config:
     for key, endpoint in (("listen", config.agents.listen), ("enroll-listen", config.agents.enroll_listen)):
         if not (_ENDPOINT.fullmatch(endpoint) and _is_port(endpoint)):
             raise Rejected("WF620", f"agents.{key}: expected tcp://host:port, found {endpoint!r}")
+    if len(addresses.split(config.agents.address)) > addresses.ADDRESSES_MAX:
+        raise Rejected("WF620", f"agents.address: expected at most {addresses.ADDRESSES_MAX} addresses")
     for key, text in [
         ("agents.lost-after", config.agents.lost_after),
         ("secrets.give-up-after", config.secrets.give_up_after),
@@ -504,13 +507,14 @@ def _is_port(address: str) -> bool:
 
 
 def advertised(endpoint: str, address: str) -> str:
-    """The endpoint in a join token: the bound port, at the configured address or one that other machines can reach."""
+    """The endpoints in a join token: the bound port, at the configured addresses or one that other machines can reach."""
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    if address:
-        host = f"[{address}]" if ":" in address and not address.startswith("[") else address
-    elif host in ("0.0.0.0", "*", "[::]"):
-        host = socket.gethostname()
-    return f"tcp://{host}:{port}"
+    hosts = addresses.split(address) or [socket.gethostname() if host in ("0.0.0.0", "*", "[::]") else host]
+    return addresses.join([f"tcp://{_bracketed(each)}:{port}" for each in hosts])
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def _check_environments(environments: Sequence[EnvironmentTable]) -> None:

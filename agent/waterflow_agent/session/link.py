@@ -11,6 +11,7 @@ Rules of this file:
   is noticed.
 - A session ends when nothing was received for the time that `Welcome` named. This is measured with the boot clock, so an agent
   that was suspended or stopped ends the session before it reads any message, and never starts an outdated offer.
+- After a connection the next address of the server follows (addresses.py), unless another of the server's keys is to be tried.
 - Everything queued in one turn of the loop is sent in one flush, in the next turn.
 - Which of the server's keys a connection uses, and whether a new one is accepted, is decided by `server_keys`.
 - `MessageHandler` acts on the messages; this module only knows sessions.
@@ -30,6 +31,7 @@ from typing import Protocol
 import msgspec
 import zmq
 
+from waterflow_agent.addresses import Addresses
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.clock import Clock
 from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
@@ -130,7 +132,6 @@ class Link:
         clock: Clock,
         dice: random.Random | None = None,
     ) -> None:
-        self.endpoint = endpoint
         #: What the connection is doing, in one line for people.
         self.state = "not connected yet"
         self._sockets = sockets
@@ -138,7 +139,13 @@ class Link:
         self._new_token = new_token
         self._clock = clock
         self._dice = dice or random.Random()
+        self._addresses = Addresses(endpoint, self._dice)
         self._connection: _Connection | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """The address of the current or the next connection."""
+        return self._addresses.current
 
     @property
     def is_open(self) -> bool:
@@ -154,13 +161,16 @@ class Link:
                 end = await connection.run()
                 is_progress = connection.was_open or end.reason is EndReason.KEY_ROTATED
                 failures = 0 if is_progress else failures + 1
+                is_same_address = end.reason is EndReason.KEY_ROTATED
                 if connection.is_proven:
                     self._server_keys.was_proven()
                 elif connection.is_answered:
-                    self._server_keys.was_not_proven()
+                    is_same_address = self._server_keys.was_not_proven()
                 self._log_end(end)
                 if end.reason is EndReason.REJECTED and end.after_ms == 0:
                     return
+                if not is_same_address:
+                    self._addresses.take_next()
                 await asyncio.sleep(self._delay_s(end, failures))
         finally:
             self._connection = None

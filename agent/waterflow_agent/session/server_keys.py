@@ -40,17 +40,24 @@ class ServerKeys:
 
     def choose(self) -> str:
         """The key for the next connection."""
-        now = self._wall_ms()
-        accepted = [self.current, *(old.key for old in self._old if now < old.accepted_until)]
+        accepted = self._accepted()
         return accepted[self._turn % len(accepted)]
+
+    def _accepted(self) -> list[str]:
+        now = self._wall_ms()
+        return [self.current, *(old.key for old in self._old if now < old.accepted_until)]
 
     def was_proven(self) -> None:
         """The server has proven the chosen key: the next connection begins with the current one."""
         self._turn = 0
 
-    def was_not_proven(self) -> None:
-        """A server has answered, and not proven the chosen key: the next connection tries another one, if there is one."""
+    def was_not_proven(self) -> bool:
+        """A server has answered, and not proven the chosen key: the next connection tries another one, if there is one.
+
+        Returns whether a key is left that this server has not been asked for, so that each address is asked for every key.
+        """
         self._turn += 1
+        return self._turn % len(self._accepted()) != 0
 
     def accepted_until(self, key: str) -> int:
         """Until when an old key is accepted (ms, wall clock); 0 for the current one."""

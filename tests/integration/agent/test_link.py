@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import zmq.asyncio
 from tests.patience import PATIENCE_S
 from waterflow_agent import enrollment, keys
 from waterflow_agent.agent import Agent
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.clock import Clock
 from waterflow_agent.config import Config
@@ -104,6 +106,87 @@ async def test_silent_server_is_noticed(daemon: ScriptedDaemon, data_dir: Path) 
         await daemon.session_opened()
         daemon.mute()
         await daemon.until(lambda: len(daemon.hellos) >= 2)
+
+
+def several(*endpoints: str) -> str:
+    return ",".join(endpoints)
+
+
+@contextlib.contextmanager
+def dead_port() -> Iterator[str]:
+    """Yields an address that nobody else gets, and at which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"tcp://127.0.0.1:{bound.getsockname()[1]}"
+
+
+async def test_an_agent_finds_the_address_that_answers(daemon: ScriptedDaemon, data_dir: Path) -> None:
+    """Wherever it begins: addresses at which nobody listens cost a moment each."""
+    enrolled(data_dir, daemon)
+    with dead_port() as first, dead_port() as second:
+        config = Config(name="a", data_dir=str(data_dir), server=several(first, daemon.endpoint, second))
+        for count in range(1, 5):
+            async with running(Agent(config)):
+                await daemon.session_opened(count)
+                await eventually(lambda: (displayed := status.read(data_dir)) and displayed.is_connected)
+                displayed = status.read(data_dir)
+                assert displayed is not None
+                assert displayed.server == daemon.endpoint
+
+
+async def test_an_agent_continues_its_steps_at_the_next_address(daemon: ScriptedDaemon, data_dir: Path) -> None:
+    """The daemon that offered a step dies; its result is reported to the other one, which says what it knows."""
+    go_on = data_dir / "go-on"
+    async with ScriptedDaemon(like=daemon) as other:
+        enrolled(data_dir, daemon)
+        config = Config(name="a", data_dir=str(data_dir), server=several(daemon.endpoint, other.endpoint))
+        async with running(Agent(config)):
+            await eventually(lambda: daemon.hellos or other.hellos)
+            first, second = (daemon, other) if daemon.hellos else (other, daemon)
+            await first.session_opened()
+            task = first.task(0, run=f"while [ ! -e {go_on} ]; do sleep 0.05; done; echo done")
+            first.offer(task)
+            await first.until(lambda: first.started)
+
+            await first.die()
+            hello = await second.session_opened()
+            go_on.touch()
+
+            assert [held.key for held in hello.held] == [task.key]
+            assert (await second.result(task.key)).outcome is Outcome.SUCCESS
+            assert await second.output(task.key) == b"done\n"
+            assert len(first.hellos) == 1
+            await eventually(lambda: (displayed := status.read(data_dir)) and displayed.server == second.endpoint)
+
+
+async def test_an_agent_that_is_refused_at_one_address_tries_the_next(
+    daemon: ScriptedDaemon, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that has not heard of the approval yet keeps no agent out, if another one has."""
+    monkeypatch.setattr(link, "REFUSED_BACKOFF", Backoff(first_s=0.05, max_s=0.1))
+    daemon.is_approving = False
+    async with ScriptedDaemon(like=daemon) as other:
+        enrolled(data_dir, daemon)
+        config = Config(name="a", data_dir=str(data_dir), server=several(daemon.endpoint, other.endpoint))
+        for count in range(1, 5):
+            async with running(Agent(config)):
+                await other.session_opened(count)
+    assert daemon.hellos == []
+
+
+async def test_every_key_is_tried_at_every_address(daemon: ScriptedDaemon, data_dir: Path) -> None:
+    """A server that proves none of the keys does not make the agent miss the pair of address and key that fits."""
+    old = messages.OldServerKey(zmq.curve_keypair()[0].decode(), 1 << 50)
+    server = enrollment.Server(
+        server_key=daemon.server_key, work_endpoint="", name="a", groups=[], old_server_keys=[old]
+    )
+    enrollment.store(data_dir, server)
+    async with ScriptedDaemon() as stranger:
+        config = Config(name="a", data_dir=str(data_dir), server=several(stranger.endpoint, daemon.endpoint))
+        for count in range(1, 5):
+            async with running(Agent(config)):
+                await daemon.session_opened(count)
+    assert stranger.hellos == []
 
 
 async def test_suspended_agent_starts_no_outdated_offer(daemon: ScriptedDaemon, data_dir: Path, tmp_path: Path) -> None:
@@ -248,6 +331,36 @@ async def test_agent_enrolls_itself_at_its_first_start(daemon: ScriptedDaemon, d
             await eventually(lambda: runner_pids(data_dir) and (data_dir / "runner" / "runner.sock").exists())
 
     assert len(port.requests) == 1
+
+
+async def test_an_agent_enrolls_at_the_address_that_answers(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer names only the port, so all addresses of the server become addresses for work, in their order."""
+    monkeypatch.setattr(enrollment, "ANSWER_S_MAX", 1.0)
+    monkeypatch.setattr(enrollment, "_BACKOFF", Backoff(first_s=0.05, max_s=0.1))
+    async with Enrollment([answer("approved", work_endpoint="tcp://:7233")]) as port:
+        with dead_port() as first, dead_port() as second:
+            endpoints = several(first.replace("127.0.0.1", "127.0.0.2"), port.endpoint, second)
+            config = Config(enroll_server=endpoints, server_key=port.server_key, data_dir=str(data_dir))
+            settings = enrollment.enrollment_settings(config, {})
+            server = await enrollment.enroll(config, settings, keys.load_or_create(data_dir))
+
+    assert server.work_endpoint == "tcp://127.0.0.2:7233,tcp://127.0.0.1:7233"
+    assert len(port.requests) == 1
+
+
+def test_a_token_has_the_addresses_of_the_server() -> None:
+    """As one text each; the configuration of the agent takes precedence."""
+    token = JoinToken(
+        enroll_endpoint="tcp://a:1,tcp://b:1",
+        work_endpoint="tcp://a:2,tcp://b:2",
+        server_key="k" * 40,
+        token_id="t",
+        secret="s",
+    ).encode()
+    found = enrollment.enrollment_settings(Config(), {"WATERFLOW_JOIN_TOKEN": token})
+    assert (found.endpoint, found.work_endpoint) == ("tcp://a:1,tcp://b:1", "tcp://a:2,tcp://b:2")
+    own = enrollment.enrollment_settings(Config(server="tcp://c:2,tcp://d:2"), {"WATERFLOW_JOIN_TOKEN": token})
+    assert own.work_endpoint == "tcp://c:2,tcp://d:2"
 
 
 async def test_agent_without_a_token_waits_for_approval(data_dir: Path) -> None:

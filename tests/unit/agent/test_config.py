@@ -35,6 +35,21 @@ def test_every_key_of_a_file_is_read(tmp_path: Path) -> None:
     assert config.enroll_endpoint(loaded) == "tcp://waterflow.example.org:7234"
 
 
+def test_the_server_may_have_several_addresses(tmp_path: Path) -> None:
+    """In a list, or separated by commas, as on the command line and in the environment; each host has its enrollment port."""
+    both = "tcp://a.example:7300,tcp://[::1]:7300"
+    for loaded in (
+        load(tmp_path, 'server = ["tcp://a.example:7300", "tcp://[::1]:7300"]'),
+        load(tmp_path, f'server = "{both}"'),
+        load(tmp_path, environment={"WATERFLOW_AGENT_SERVER": both}),
+        load(tmp_path, overrides={"server": both}),
+    ):
+        assert loaded.server == both
+        assert config.enroll_endpoint(loaded) == "tcp://a.example:7234,tcp://[::1]:7234"
+    named = load(tmp_path, f'server = "{both}"\nenroll-server = ["tcp://c.example:1", "tcp://d.example:2"]')
+    assert config.enroll_endpoint(named) == "tcp://c.example:1,tcp://d.example:2"
+
+
 def test_order_of_precedence(tmp_path: Path) -> None:
     """The command line precedes the environment, the environment the file, and the file the defaults."""
     text = 'name = "file"\nslots = 2\ndata-dir = "/file"\n'
@@ -81,6 +96,11 @@ def test_environment_can_name_the_file(tmp_path: Path) -> None:
         ("slots = 0\n", "slots: expected 1 to"),
         ('node-path = ["nodes"]\n', "node-path: expected absolute directories"),
         ('server = "example.org"\n', "server: expected tcp://host:port"),
+        ('server = ["tcp://a:1", "example.org"]\n', "server: expected tcp://host:port, found 'example.org'"),
+        ('server = "tcp://a:1;tcp://b:1"\n', "server: expected tcp://host:port"),
+        ('name = "a"\nserver = [1]\n', "agent.toml:2: "),
+        (f"server = {[f'tcp://h{n}:1' for n in range(17)]}\n", "server: expected at most 16 addresses, found 17"),
+        ('enroll-server = ["x"]\n', "enroll-server: expected tcp://host:port"),
         ('name = "no spaces please"\n', "name: expected"),
         ('name = "SHA256:uYfNqd1c"\n', "looks like a fingerprint; choose another name"),
         ('name = "sha256-uYfNqd1c"\n', "looks like a fingerprint; choose another name"),

@@ -1,0 +1,44 @@
+"""The addresses of the server: one or more endpoints of the same server, in texts separated by commas.
+
+Each agent begins at a random one, so that agents spread over the addresses, keeps the one that works, and takes the next one
+after a failure.
+"""
+
+from __future__ import annotations
+
+import random
+
+#: More are a mistake; each costs up to ten seconds when none of them answers.
+ADDRESSES_MAX = 16
+
+
+def split(text: str) -> list[str]:
+    """The single addresses of a text, each once, in order."""
+    return list(dict.fromkeys(part for part in map(str.strip, text.split(",")) if part))
+
+
+def join(endpoints: list[str]) -> str:
+    """The text of some addresses, each once."""
+    return ",".join(dict.fromkeys(endpoints))
+
+
+def host_of(endpoint: str) -> str:
+    """The host of `tcp://host:port`."""
+    return endpoint.removeprefix("tcp://").rpartition(":")[0]
+
+
+class Addresses:
+    """The addresses of one server, one of which is current."""
+
+    def __init__(self, text: str, dice: random.Random) -> None:
+        self._endpoints = split(text) or [""]
+        self._index = dice.randrange(len(self._endpoints)) if len(self._endpoints) > 1 else 0
+
+    @property
+    def current(self) -> str:
+        """The address to use now."""
+        return self._endpoints[self._index]
+
+    def take_next(self) -> None:
+        """The current address has failed: takes the next one, after the last one the first."""
+        self._index = (self._index + 1) % len(self._endpoints)

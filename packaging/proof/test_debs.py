@@ -85,8 +85,8 @@ def _installation_starts_the_daemon(machine: PackagedMachine) -> None:
     wait_until(lambda: machine.is_active("waterflowd"), "the daemon", PATIENCE_S)
     assert machine.show("waterflowd", "UnitFileState") == "enabled"
     message = machine.run("waterflowctl", "status").stdout
-    assert "no repository: name one in /etc/waterflow/waterflowd.toml" in message
-    assert "no agent: waterflowctl agents tokens create" in message
+    assert "no repositories: add one to /etc/waterflow/waterflowd.toml" in message
+    assert "no agents: waterflowctl agents tokens create" in message
     listening = machine.root.inside("/etc/waterflow/waterflowd.toml").read_text()
     assert '#listen = "127.0.0.1:8080"' in listening
     machine.run("runuser", "-u", "waterflow", "--", "waterflowd", "check-config")
@@ -135,9 +135,9 @@ def _nodes_have_what_they_need(machine: PackagedMachine) -> None:
     assert run["conclusion"] == "success", run["jobs"]
     assert [step["outcome"] for step in run["jobs"][0]["steps"]] == ["success"] * 2 + ["failure"] * 3
     message = "\n".join(machine.lines(run["id"]))
-    assert "no Docker engine answers" in message
+    assert "cannot connect to the Docker engine on this server" in message
     assert "cannot connect to sftp://ada@127.0.0.1:9/f: Connection refused" in message
-    assert "s3://b/k: the server cannot be reached" in message
+    assert "s3://b/k: cannot reach the server" in message
 
 
 def _survives_kills_in_the_middle_of_a_run(machine: PackagedMachine) -> None:

@@ -24,10 +24,10 @@ def test_a_failed_start_is_explained(machine: PackagedMachine) -> None:
 def _a_port_that_is_taken(machine: PackagedMachine) -> None:
     machine.run("systemd-run", "--unit=squatter", "--socket-property=ListenStream=127.0.0.1:8080", "/bin/true")
     message = machine.add("waterflow")
-    assert "waterflowd is not running: api.listen = '127.0.0.1:8080' cannot be used" in message
+    assert "waterflowd is not running: cannot listen on api.listen = '127.0.0.1:8080'" in message
     assert "waterflowd runs" not in message
     # systemd tries five times, because the port may become free.
-    _is_explained(machine, "Address already in use", "choose another address or end what holds it [WF610]")
+    _is_explained(machine, "Address already in use", "choose another address, or stop the program that uses it [WF610]")
     machine.systemctl("stop", "squatter.socket")
     _runs_again(machine)
 
@@ -70,7 +70,7 @@ def _a_token_that_is_none(machine: PackagedMachine) -> None:
     machine.run("install", "-m", "600", "-o", "waterflow-agent", "/dev/stdin", target, stdin="rubbish\n")
     wait_until(lambda: machine.show("waterflow-agent", "ActiveState") == "failed", "it to stay down", PATIENCE_S)
     message = machine.run("systemctl", "status", "waterflow-agent", check=False).stdout
-    assert 'a join token is one line that starts with "wfj1."' in message
+    assert 'it must be one line that starts with "wfj1."' in message
     assert "[WF230]" in message
 
 

@@ -148,7 +148,7 @@ attack = functools.partial(attack_process.attack, "tests.attack.api_attacks")
 
 def main(name: str, aim: str) -> None:
     """Runs the attack `name`."""
-    attack_process.allow_many_descriptors()
+    attack_process.prepare()
 
     async def run() -> None:
         await ATTACKS[name](msgspec.json.decode(aim, type=Aim))

@@ -6,6 +6,7 @@ A module of attacks has a function for each in `ATTACKS`, and is run as `python 
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import subprocess
 import sys
@@ -39,7 +40,11 @@ def attack(
             process.stdout.close()
 
 
-def allow_many_descriptors() -> None:
-    """Raises the limit of this process to what the machine allows."""
+def prepare() -> None:
+    """Raises the limit of descriptors to what the machine allows, and lowers the priority of this process.
+
+    On a network the attackers have processors of their own, so here they get what others leave.
+    """
+    os.nice(19)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import os
 import signal
 import socket
 import sys
@@ -165,9 +164,8 @@ attack = functools.partial(attack_process.attack, "tests.attack.port_attacks")
 
 
 def main(name: str, aim: str) -> None:
-    """Runs the attack `name`. On a network the attackers have processors of their own, so here they get what others leave."""
-    os.nice(19)
-    attack_process.allow_many_descriptors()
+    """Runs the attack `name`."""
+    attack_process.prepare()
     ATTACKS[name](msgspec.json.decode(aim, type=Aim))
 
 

@@ -23,7 +23,7 @@ from waterflow_agent.errors import Stalled
 from waterflow_agent.keys import fingerprint
 from waterflow_agent.wire import codec, messages
 from waterflowd.dispatch import keys
-from waterflowd.dispatch.port import process
+from waterflowd.dispatch.port import client, process
 from waterflowd.dispatch.port.client import IncomingMessage, Port, PortSettings
 from waterflowd.dispatch.port.limits import PortLimits
 from waterflowd.dispatch.port.records import AcceptedPair, Kind, Refused, Setup, Verdict, record
@@ -276,7 +276,8 @@ async def test_a_peer_that_does_not_read_loses_its_connection(tmp_path: Path, de
         await sock.send(b"here")
 
         assert await asyncio.wait_for(sock.recv(), PATIENCE_S) == b"here"
-        await until(lambda: recorder.ends == ["it does not receive: frozen or far behind"])
+        await until(lambda: bool(recorder.ends))
+        assert recorder.ends == ["it does not receive: frozen or far behind"]
 
 
 async def test_a_flood_of_one_peer_does_not_delay_another(tmp_path: Path, dealers: Dealers) -> None:
@@ -293,6 +294,36 @@ async def test_a_flood_of_one_peer_does_not_delay_another(tmp_path: Path, dealer
         position = recorder.taken.index(b"calm") - before
 
         assert position < 3_000
+
+
+async def test_the_loop_continues_between_messages_that_take_long(
+    tmp_path: Path, dealers: Dealers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a message that has used up the turn, other callbacks are called before the next message is handled."""
+    monkeypatch.setattr(client, "TURN_S", 0.0)
+    async with port(tmp_path, PortSettings("work", LIMITS)) as (made, recorder, pair):
+        iterations = 0
+        handled: list[int] = []
+        take = recorder.take
+
+        def counted(incoming: IncomingMessage) -> None:
+            handled.append(iterations)
+            take(incoming)
+
+        async def count() -> None:
+            nonlocal iterations
+            while True:
+                iterations += 1
+                await asyncio.sleep(0)
+
+        monkeypatch.setattr(recorder, "take", counted)
+        counting = asyncio.create_task(count())
+        sock = dealers.connect(made, pair)
+        for number in range(50):
+            await sock.send(str(number).encode())
+        assert [int(await asyncio.wait_for(sock.recv(), PATIENCE_S)) for _ in range(50)] == list(range(50))
+        counting.cancel()
+        assert len(set(handled)) == 50
 
 
 async def test_keys_are_refused_or_put_off_by_the_daemon(tmp_path: Path, dealers: Dealers) -> None:

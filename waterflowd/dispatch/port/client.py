@@ -7,8 +7,9 @@ Rules of this file:
   delays. Its connections are closed then: agents connect again, and their sessions send again what was not acknowledged.
 - Nothing that a process does ends the daemon. What it reports about its peers is taken as their word: it terminates the
   encryption, so it can claim any key, and it has the server's secret key.
-- Messages are handled in turns of at most `TURN_MESSAGES`, so that other tasks of the event loop get theirs. The credit for
-  them is returned after each turn.
+- Messages are handled in turns of a few milliseconds, so that other tasks of the event loop get theirs, and one message of each
+  connection after the other (inbox.py). The credit for them is returned after each turn. Reading continues meanwhile, so that a
+  peer's message is not behind those of others that have not even been read; the windows of the connections bound what waits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import logging
 import os
 import socket
 import sys
-from collections import deque
+import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, cast
 
@@ -35,11 +36,14 @@ from waterflow_agent.keys import KEY_BYTES
 from waterflow_agent.wire import messages
 from waterflowd.dispatch.keys import ServerKeys
 from waterflowd.dispatch.port import records
+from waterflowd.dispatch.port.inbox import Inbox
 from waterflowd.dispatch.port.limits import PortLimits
 from waterflowd.dispatch.port.records import AcceptedPair, Kind, Record, Refused, Setup, Verdict
 
-#: Messages handled before other tasks of the event loop get their turn.
-TURN_MESSAGES = 128
+#: How long messages are handled before other tasks of the event loop get their turn. One message may take longer.
+TURN_S = 0.002
+#: What waits to be handled before reading stops, in bytes: the windows of 32 connections.
+_INBOX_COST_MAX = 32 * records.WINDOW_COST
 #: A process without a sign of life for this long is replaced; asked this often.
 SILENCE_S = 30.0
 _PING_S = 5.0
@@ -132,7 +136,7 @@ class Port:
         #: Proven key and address of each admitted connection, and whether it uses an old key of the server.
         self._connections: dict[int, tuple[str, str, bool]] = {}
         self._process: asyncio.subprocess.Process | None = None
-        self._waiting: deque[Record] = deque()
+        self._inbox = Inbox()
         self._turn: asyncio.Handle | None = None
         self._generation = 0
 
@@ -272,7 +276,7 @@ class Port:
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None
-        self._waiting.clear()
+        self._inbox.clear()
         connections, self._connections = self._connections, {}
         for connection in connections:
             assert self._listener is not None
@@ -281,20 +285,24 @@ class Port:
     # Records ----------------------------------------------------------------------------------------------------------
 
     def _received(self, found: list[Record]) -> None:
-        self._waiting.extend(found)
         if self._turn is None:
+            self._inbox.add(found)
             self._handle()
+        else:
+            # Copies, because a record that waits would keep everything in memory that was read with it.
+            self._inbox.add((kind, connection, memoryview(bytes(payload))) for kind, connection, payload in found)
 
     def _handle(self) -> None:
         """Handles waiting records, for one turn of the loop."""
         self._turn = None
-        channel, listener, waiting = self._channel, self._listener, self._waiting
+        channel, listener, inbox = self._channel, self._listener, self._inbox
         if channel is None or listener is None:
             return
         credit: dict[int, int] = {}
+        deadline = time.perf_counter() + TURN_S
         try:
-            for _ in range(min(len(waiting), TURN_MESSAGES)):
-                kind, connection, payload = waiting.popleft()
+            while inbox:
+                kind, connection, payload = inbox.take()
                 if kind != Kind.MESSAGE:
                     self._control(channel, listener, kind, connection, payload)
                 elif (known := self._connections.get(connection)) is not None:
@@ -302,6 +310,8 @@ class Port:
                     credit[connection] = credit.get(connection, 0) + records.cost(payload)
                     key, address, is_on_old_key = known
                     listener.take(IncomingMessage(connection, key, address, payload, is_on_old_key))
+                if time.perf_counter() >= deadline:
+                    break
         except Exception:
             # The supervision point of the port: whatever its process has sent ends only that process.
             _logger.exception("internal error in a record of the %s port", self._settings.name)
@@ -310,9 +320,10 @@ class Port:
         for connection, amount in credit.items():
             if connection in self._connections:
                 channel.write(records.credit(connection, amount))
-        if waiting:
-            channel.pause()
+        if inbox:
             self._turn = self._loop.call_soon(self._handle)
+        if inbox.cost > _INBOX_COST_MAX:
+            channel.pause()
         else:
             channel.resume()
 

@@ -36,6 +36,8 @@ LIMITS = PortLimits(
     per_key_max=2,
     arrivals_burst=1_000,
     arrivals_per_s=1_000.0,
+    # On a loaded machine a handshake takes seconds.
+    handshake_s=60.0,
 )
 IMPATIENT = msgspec.structs.replace(LIMITS, handshake_s=0.5, idle_s=0.5)
 REQUEST = messages.EnrollRequest(1, "", "n", [], "h", "m", "v")
@@ -276,8 +278,7 @@ async def test_a_peer_that_does_not_read_loses_its_connection(tmp_path: Path, de
         await sock.send(b"here")
 
         assert await asyncio.wait_for(sock.recv(), PATIENCE_S) == b"here"
-        await until(lambda: bool(recorder.ends))
-        assert recorder.ends == ["it does not receive: frozen or far behind"]
+        await until(lambda: "it does not receive: frozen or far behind" in recorder.ends)
 
 
 async def test_a_flood_of_one_peer_does_not_delay_another(tmp_path: Path, dealers: Dealers) -> None:

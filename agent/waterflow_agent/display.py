@@ -42,5 +42,10 @@ def shorten(text: str, length_max: int) -> str:
     return text if len(text) <= length_max else text[: length_max - 1] + ELLIPSIS
 
 
+def missing_line(dropped: int, cause: str = "") -> bytes:
+    """Returns the line that replaces dropped bytes of an output log."""
+    return f"\n[waterflow: {dropped} bytes of output were dropped here{': ' if cause else ''}{cause}]\n".encode()
+
+
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")

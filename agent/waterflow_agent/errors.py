@@ -19,13 +19,19 @@ class WaterflowError(Exception):
 
 
 class Rejected(WaterflowError):
-    """The request, file or setting is wrong; retrying it unchanged is useless. `where` names the field or the file."""
+    """The request, file or setting is wrong; retrying it unchanged is useless. `where` names the field or the file.
 
-    def __init__(self, code: str, text: str, *, where: str | None = None, status: int = 400) -> None:
+    With status 429 it exceeds a limit, and may succeed later: in `after_s` seconds, if that is known.
+    """
+
+    def __init__(
+        self, code: str, text: str, *, where: str | None = None, status: int = 400, after_s: float = 0.0
+    ) -> None:
         super().__init__(code, text)
         self.where = where
         #: The HTTP status that the API answers with.
         self.status = status
+        self.after_s = after_s
 
 
 class Stalled(WaterflowError):

@@ -402,8 +402,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_OUTPUTS}:OutputCollector.received",
-        "self._wake.set()",
-        "self._wake.set(); self._link.send(agent, [messages.OutputAck(key, offset)])",
+        "self._collect(agent, key, self._admission.pieces(run.repository, attempt, output))",
+        "self._collect(agent, key, self._admission.pieces(run.repository, attempt, output)); "
+        "self._link.send(agent, [messages.OutputAck(key, output.offset + size)])",
         "output is acknowledged too early",
     ),
     Mutant(f"{_TIMERS}:Timers.due", "self._heap[0][0] <= now", "self._heap[0][0] <= now + 700", "timers fire early"),

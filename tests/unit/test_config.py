@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from waterflow_agent.errors import Rejected
+from waterflowd.access.repository_quotas import RepositoryLimits
 from waterflowd.app import config
 
 WHOLE = """
@@ -72,6 +73,34 @@ def test_every_key_of_the_file_is_read(tmp_path: Path) -> None:
         ("web", "db"),
     )
     assert (apps.interval_ms, apps.groups) == (60_000, ("*",))
+
+
+def test_a_repository_has_the_common_quotas_unless_it_has_its_own(tmp_path: Path) -> None:
+    """A repository that is not in the configuration has the common ones too."""
+    text = '[quotas]\nruns-per-hour = 5\n[[repositories]]\nname = "a"\nurl = "/a"\n[[repositories]]\nname = "b"\nurl = "/b"\n'
+    found = load(text + "quotas = { output-bytes-per-hour = 0 }\n", tmp_path)
+    quotas = config.repository_quotas(found, lambda name: 0)
+    common = RepositoryLimits(runs_per_hour=5, output_bytes_per_hour=1 << 30)
+    assert [quotas.limits(name) for name in ("a", "b", "gone", None)] == [
+        common,
+        RepositoryLimits(runs_per_hour=5),
+        common,
+        common,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("quotas", "message"),
+    [
+        ("{ runs = 1 }", "repositories.a.quotas.runs: unknown quota; known: runs-per-hour, output-bytes-per-hour"),
+        ("{ runs-per-hour = -1 }", "repositories.a.quotas.runs-per-hour: expected 0 (no limit) to "),
+    ],
+)
+def test_an_invalid_quota_is_reported_with_its_repository(tmp_path: Path, quotas: str, message: str) -> None:
+    """Its name or its value."""
+    with pytest.raises(Rejected) as refused:
+        load(f'[[repositories]]\nname = "a"\nurl = "/a"\nquotas = {quotas}\n', tmp_path)
+    assert refused.value.text.startswith(message)
 
 
 def test_an_empty_configuration_is_valid(tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ METRICS: dict[str, MetricSpec] = {
     "waterflow_runs_open": MetricSpec("Open runs", False),
     "waterflow_runs_stalled": MetricSpec("Runs that cannot continue until an operator intervenes", False),
     "waterflow_runs_started": MetricSpec("Runs started since the start of the daemon", True, "trigger"),
+    "waterflow_starts_refused": MetricSpec(
+        "Starts refused by the quota of a repository since the start of the daemon", True
+    ),
     "waterflow_runs_completed": MetricSpec("Runs completed since the start of the daemon", True, "conclusion"),
     "waterflow_attempts_waiting": MetricSpec("Attempts waiting for a slot", False),
     "waterflow_slots": MetricSpec("Slots of connected agents", False, "state"),
@@ -35,6 +38,7 @@ METRICS: dict[str, MetricSpec] = {
     "waterflow_log_commits": MetricSpec("Batches committed since the start of the daemon", True),
     "waterflow_log_commit_seconds": MetricSpec("Total time that batches waited for the disk", True),
     "waterflow_log_read_only": MetricSpec("1 while new work is refused because the disk is almost full", False),
+    "waterflow_output_dropped_bytes": MetricSpec("Output dropped by quotas since the start of the daemon", True),
     "waterflow_audit_export_waiting": MetricSpec("Records of the audit trail that are not exported yet", False, "to"),
     "waterflow_link": MetricSpec("Messages and connections of agents since the start of the daemon", True, "what"),
 }

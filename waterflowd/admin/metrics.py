@@ -37,6 +37,8 @@ class DriverMetrics:
         yield Sample("waterflow_runs_stalled", len(state.stalled))
         yield from (Sample("waterflow_runs_started", count, kind) for kind, count in metrics.started.items())
         yield from (Sample("waterflow_runs_completed", count, how) for how, count in metrics.completed.items())
+        yield Sample("waterflow_starts_refused", state.quotas.starts_refused)
+        yield Sample("waterflow_output_dropped_bytes", state.quotas.output_bytes_dropped)
         yield Sample("waterflow_attempts_waiting", state.placement.waiting)
         connected = [server for server in state.placement.servers.values() if server.is_connected]
         yield Sample("waterflow_slots", sum(len(server.taken) for server in connected), "taken")

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from waterflow_agent.wire.messages import OwnNode
+from waterflowd.access.repository_quotas import QuotaUse
 from waterflowd.admin.metric_samples import Sample
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.engine.state.runs import Run
@@ -142,6 +143,7 @@ class RepositoryRow(msgspec.Struct, frozen=True, kw_only=True):
     #: One sentence about the state.
     text: str = ""
     conditions: tuple[Condition, ...] = ()
+    quotas: tuple[QuotaUse, ...] = ()
 
 
 class DefinitionRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,6 +205,10 @@ class RepositoryAdmin(Protocol):
 
     def status(self) -> Sequence[RepositoryRow]:
         """All repositories of the configuration, in its order."""
+        ...
+
+    def shared_quotas(self) -> Sequence[QuotaUse]:
+        """The quotas that all workflows share which are sent to the API."""
         ...
 
     def definitions(self) -> Sequence[DefinitionRow]:

@@ -8,6 +8,7 @@ import msgspec
 
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
+from waterflowd.access.repository_quotas import QuotaUse, RepositoryQuotas
 from waterflowd.admin.ports import DefinitionPlan, DefinitionRow, RepositoryRow, ScheduleRow
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.model.plan import InputSpec
@@ -36,13 +37,22 @@ _RowsKey = tuple[str, int, int, int]
 class GitRepositoryAdmin:
     """Implements `admin.ports.RepositoryAdmin` over the reconciler."""
 
-    def __init__(self, reconciler: Reconciler) -> None:
+    def __init__(self, reconciler: Reconciler, quotas: RepositoryQuotas) -> None:
         self._reconciler = reconciler
+        self._quotas = quotas
         self._rows: dict[str, tuple[_RowsKey, list[DefinitionRow]]] = {}
 
     def status(self) -> Sequence[RepositoryRow]:
         """All repositories, in the order of the configuration."""
-        return [_repository_row(loop.repository) for loop in self._reconciler.loops.values()]
+        return [self._repository_row(loop.repository) for loop in self._reconciler.loops.values()]
+
+    def shared_quotas(self) -> Sequence[QuotaUse]:
+        """The quotas that workflows share which are sent to the API."""
+        return self._quotas.uses(None, self._reconciler.ports.clock.now())
+
+    def _repository_row(self, repository: LiveRepository) -> RepositoryRow:
+        quotas = self._quotas.uses(repository.name, self._reconciler.ports.clock.now())
+        return _repository_row(repository, quotas)
 
     def definitions(self) -> Sequence[DefinitionRow]:
         """The workflows of each repository's default ref, by path."""
@@ -83,19 +93,19 @@ class GitRepositoryAdmin:
             await loop.sync()
         else:
             loop.request_reconciliation()
-        return _repository_row(loop.repository)
+        return self._repository_row(loop.repository)
 
     async def suspend(self, name: str, by: str) -> RepositoryRow:
         """Ignores pushes to a repository until `resume`. Idempotent."""
         loop = self._reconciler.loop(name)
         await loop.suspend(by)
-        return _repository_row(loop.repository)
+        return self._repository_row(loop.repository)
 
     async def resume(self, name: str, by: str) -> RepositoryRow:
         """Fetches a suspended repository again. Idempotent."""
         loop = self._reconciler.loop(name)
         await loop.resume(by)
-        return _repository_row(loop.repository)
+        return self._repository_row(loop.repository)
 
     def _plan(self, loop: RepositoryLoop, ref: RefState, file: FileState) -> DefinitionPlan:
         errors = loop.repository.errors(file.newest)
@@ -152,7 +162,7 @@ def _errors_text(errors: Sequence[Diagnostic]) -> str:
     return f"{len(errors)} errors, the first: {errors[0].message}"
 
 
-def _repository_row(repository: LiveRepository) -> RepositoryRow:
+def _repository_row(repository: LiveRepository, quotas: Sequence[QuotaUse]) -> RepositoryRow:
     ready = repository.conditions.get(ConditionType.READY)
     progress = repository.progress
     first = next(iter(progress.fetched), None)
@@ -169,6 +179,7 @@ def _repository_row(repository: LiveRepository) -> RepositoryRow:
         is_ready=ready.is_true is True,
         text=ready.text,
         conditions=repository.conditions.all(),
+        quotas=tuple(quotas),
     )
 
 

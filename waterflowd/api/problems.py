@@ -6,6 +6,7 @@ exception is a bug: the server logs it with its traceback, and the client gets a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from http import HTTPStatus
 
@@ -76,7 +77,9 @@ async def _rejected(request: Request, error: Exception) -> Response:
     assert isinstance(error, Rejected)
     # For the audit trail; the middleware reads it after the answer was sent.
     request.state.refused_code = error.code
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+    if error.after_s:
+        headers["Retry-After"] = str(max(1, math.ceil(error.after_s)))
     path = request.url.path
     return problem(error.status, error.text, code=error.code, instance=path, where=error.where, headers=headers)
 

@@ -31,7 +31,7 @@ from waterflowd.api.server import RESERVED_DESCRIPTORS, ApiServer
 from waterflowd.api.services import Services
 from waterflowd.app import audit, file_descriptors, workflow_check
 from waterflowd.app.audit_export import AuditExport, destinations
-from waterflowd.app.config import Config, access_policy
+from waterflowd.app.config import Config, access_policy, repository_quotas
 from waterflowd.app.environments import Environments
 from waterflowd.compiler.process import CompilerProcess
 from waterflowd.dispatch import keys, lowering
@@ -165,6 +165,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         lower=_lower(secrets, access),
         missing_secrets=_missing_secrets(secrets),
         access=access,
+        quotas=repository_quotas(config, log.counter),
         policies=Environments(config.environments).policies,
         digests=_digests(config, data_dir),
         epoch=log.generation,
@@ -173,7 +174,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
     driver = Driver(state, log, link, clock, feed, queries)
     secrets.reader.changed = driver.secrets_read
     contents = _contents(config, data_dir)
-    outputs = OutputCollector(state, store.outputs, link, feed, queries)
+    outputs = OutputCollector(driver, store.outputs, link, feed, clock)
     files = FileServer(state, contents, link)
     agents = AgentHandler(driver, link, clock, outputs=outputs, files=files, lost_after_ms=config.agents.lost_after_ms)
     enrollment = EnrollmentService(registry, driver, agents, link, clock)
@@ -202,7 +203,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         validator=validator,
         reader=LogRunReader(queries, driver, turns),
         agents=FleetAgentAdmin(registry, state.placement, enrollment, identities, server_keys.described(), clock),
-        repositories=GitRepositoryAdmin(reconciler),
+        repositories=GitRepositoryAdmin(reconciler, state.quotas),
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,
         turns=turns,

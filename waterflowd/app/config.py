@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import msgspec
 from waterflow_agent import addresses
 from waterflow_agent.errors import Rejected
 from waterflowd.access.policy import AccessPolicy, EnvironmentRules, Grant
+from waterflowd.access.repository_quotas import QUOTA_MAX, RepositoryLimits, RepositoryQuotas
 from waterflowd.engine import events
 from waterflowd.model import durations
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS, RepositorySettings
@@ -114,10 +115,21 @@ class RepositoryTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_
     fetch_timeout: str = "2m"
     #: Maximum size of one fetch in bytes.
     fetch_max_bytes: int = 1 << 30
+    #: Quotas of this repository that differ from those in `[quotas]`: `runs-per-hour`, `output-bytes-per-hour`.
+    quotas: dict[str, int] = {}
     #: Encrypted files in the repository: `NAME.age` holds one secret, `ANYTHING.toml.age` several.
     age_files: tuple[str, ...] = ()
     #: The private keys for them, as written by age-keygen.
     age_identity_file: str = ""
+
+
+class QuotasTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """What each repository may use; 0 for no limit."""
+
+    #: Runs that a repository may start per hour: all at once, or spread over the hour.
+    runs_per_hour: int = 1000
+    #: Bytes of output of its steps that are stored per hour; workflows that are sent to the API share one such quota.
+    output_bytes_per_hour: int = 1 << 30
 
 
 class GrantTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -284,6 +296,7 @@ class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
     agents: AgentsTable = AgentsTable()
     secrets: SecretsTable = SecretsTable()
     vault: VaultTable = VaultTable()
+    quotas: QuotasTable = QuotasTable()
     environments: tuple[EnvironmentTable, ...] = ()
     repositories: tuple[RepositoryTable, ...] = ()
 
@@ -318,6 +331,18 @@ def access_policy(config: Config) -> AccessPolicy:
     ]
     grants = [Grant(**msgspec.structs.asdict(item)) for item in config.secrets.grants]
     return AccessPolicy(config.repository_settings, environments, grants)
+
+
+def repository_quotas(config: Config, counter: Callable[[str], int]) -> RepositoryQuotas:
+    """The quotas of the configured repositories; `counter` reads a counter of the log."""
+    defaults = msgspec.structs.asdict(config.quotas)
+    own = {
+        item.name: RepositoryLimits(
+            **{name: item.quotas.get(name.replace("_", "-"), default) for name, default in defaults.items()}
+        )
+        for item in config.repositories
+    }
+    return RepositoryQuotas(RepositoryLimits(**defaults), own, counter)
 
 
 def load(
@@ -482,6 +507,7 @@ def _checked(config: Config) -> Config:
     for item in config.repositories:
         if not 1 << 20 <= item.fetch_max_bytes <= 1 << 40:
             raise Rejected("WF620", f"repositories.{item.name}.fetch-max-bytes: expected 1 MiB to 1 TiB in bytes")
+    _check_quotas(config)
     _check_environments(config.environments)
     _check_temporal(config)
     _check_secrets(config)
@@ -515,6 +541,21 @@ def advertised(endpoint: str, address: str) -> str:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _check_quotas(config: Config) -> None:
+    known = list(_fields(QuotasTable))
+    given = [(f"quotas.{key}", key, getattr(config.quotas, key.replace("-", "_"))) for key in known]
+    given += [
+        (f"repositories.{item.name}.quotas.{key}", key, value)
+        for item in config.repositories
+        for key, value in item.quotas.items()
+    ]
+    for where, key, value in given:
+        if key not in known:
+            raise Rejected("WF620", f"{where}: unknown quota; known: {', '.join(known)}")
+        if not 0 <= value <= QUOTA_MAX:
+            raise Rejected("WF620", f"{where}: expected 0 (no limit) to {QUOTA_MAX:,}")
 
 
 def _check_environments(environments: Sequence[EnvironmentTable]) -> None:

@@ -323,7 +323,10 @@ class AgentHandler:
                 accepted.extend(self._lost_elsewhere(agent, run, attempt, key))
             elif run_id in self._state.runs:
                 accepted.append((run_id, _report(agent, report)))
+                if isinstance(report, messages.Finished):
+                    self._outputs.finished(agent, report.key, report.output_bytes)
             elif isinstance(report, messages.Finished):
+                self._outputs.finished(agent, report.key, report.output_bytes)
                 self._driver.record_evidence(run_id, _report(agent, report))
         self._driver.submit(accepted, _do_not_acknowledge if agent in self._unacknowledged else durable)
 

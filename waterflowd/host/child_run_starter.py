@@ -24,7 +24,7 @@ from waterflowd.ports import ChildWorkflows
 #: Concurrent starts: one repository that hangs does not block the others.
 _CONCURRENCY = 8
 _BACKOFF = Backoff(first_s=0.5, max_s=60.0)
-#: Status of a `Rejected` for too many open runs, which is temporary.
+#: Status of a `Rejected` that a limit causes, which is temporary.
 _BUSY = 429
 
 logger = logging.getLogger("waterflow.host")
@@ -91,7 +91,7 @@ class ChildRunStarter:
         if not failures:
             return
         delay_s = _BACKOFF.delay_s(failures)
-        if isinstance(error, Retryable):
+        if isinstance(error, Retryable | Rejected):
             delay_s = max(delay_s, min(error.after_s, _BACKOFF.max_s))
         where = f"{attempt.job}/{attempt.step}"
         logger.warning("run %s, %s: cannot start the child run yet: %s", attempt.run, where, error)

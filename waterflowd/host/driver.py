@@ -21,8 +21,8 @@ import contextlib
 import logging
 import secrets
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -285,11 +285,20 @@ class Driver:
 
     def attempt(self, name: AttemptId) -> Attempt | None:
         """The attempt of this name, in an open or a completed run; None if there is none."""
-        return self._queries.attempt(self.state.runs, name)
+        run = self.find(name.run)
+        return run.attempt(name.job, name.step, name.number) if run is not None else None
+
+    def find(self, run_id: RunId) -> Run | None:
+        """The run, open or completed; None if there is none. `run_id` may come from anywhere."""
+        return self._queries.find(self.state.runs, run_id)
 
     def keep(self, stream: StreamName, facts: Sequence[Any]) -> None:
         """Records findings of the host itself in the next batch, or as soon as they can be written."""
         self._submit(lambda batch: batch.record(stream, facts))
+
+    def keep_counters(self, counters: Mapping[str, int]) -> None:
+        """Records counters in the next batch, or as soon as they can be written."""
+        self._submit(lambda batch: batch.contents.counters.update(counters))
 
     def record_secret_use(self, run: Run, command: commands.SendTask) -> None:
         """Records in the audit trail that the secrets of an attempt are sent, if it has any."""
@@ -384,13 +393,30 @@ class Driver:
         """Starts all runs and records the facts, or raises before anything is in the batch."""
         for request in requests:
             self._check(request)
-        fresh = sum(self._known(batch, request) is None for request in requests)
+        fresh = [request for request in requests if self._known(batch, request) is None]
         if fresh and self._log.is_disk_low:
             raise Retryable("WF302", DISK_LOW)
-        if fresh and len(self.state.runs) + fresh > OPEN_RUNS_MAX:
-            raise Rejected("WF609", f"limit of {OPEN_RUNS_MAX} open runs reached; wait, or cancel some", status=429)
+        if fresh:
+            self._check_open_runs(fresh)
+            self.state.quotas.take_runs(fresh, self._clock.now(), batch.contents.counters)
         record()
         return [self._known(batch, request) or self._start(batch, request) for request in requests]
+
+    def _check_open_runs(self, fresh: Sequence[StartRequest]) -> None:
+        """Refuses starts beyond the limit. A repository may have as many open runs as it leaves to others, or one."""
+        runs = self.state.runs
+        left = OPEN_RUNS_MAX - len(runs) - len(fresh)
+        if left < 0:
+            raise Rejected("WF609", f"limit of {OPEN_RUNS_MAX} open runs reached; wait, or cancel some", status=429)
+        if 2 * left >= OPEN_RUNS_MAX:
+            return
+        for repository, count in Counter(request.repository for request in fresh).items():
+            if repository is None:
+                continue
+            own = count + sum(run.repository == repository for run in runs.values())
+            if own > left + 1:
+                text = f'repository "{repository}" has {own - count} open runs, and may not have more than it leaves to others'
+                raise Rejected("WF609", f"{text} ({left} of {OPEN_RUNS_MAX}); wait, or cancel some", status=429)
 
     def _check(self, request: StartRequest) -> None:
         plan_hash = plan.content_hash(request.plan)
@@ -449,7 +475,7 @@ class Driver:
     async def start_child_run(self, attempt: AttemptId, request: StartRequest) -> None:
         """Starts an attempt's child run and reports it to the parent, in one transaction; nothing if no longer requested.
 
-        Raises `Rejected` when the run can never be started, WF609 with status 429 while too many runs are open, and
+        Raises `Rejected` when the run can never be started, with status 429 while a limit is reached, and
         `Retryable` WF302.
         """
         request = await self._with_hashes(request)

@@ -13,6 +13,7 @@ import msgspec
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflowd.access.policy import AccessPolicy
+from waterflowd.access.repository_quotas import RepositoryQuotas
 from waterflowd.engine import Run, commands, events
 from waterflowd.engine.rules import leases
 from waterflowd.fleet.locks import Locks
@@ -60,6 +61,8 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     awaiting_secrets: list[tuple[RunId, commands.RequestSlot | commands.SendTask]] = msgspec.field(default_factory=list)
     #: What jobs may use. Checked for each attempt, because some groups are known only then.
     access: AccessPolicy = msgspec.field(default_factory=AccessPolicy)
+    #: How many runs and how much output each repository may have per hour.
+    quotas: RepositoryQuotas = msgspec.field(default_factory=RepositoryQuotas)
     #: The results of these `hashFiles` calls for a commit of a repository.
     digests: Callable[[str, str, Sequence[str]], Awaitable[dict[str, str]]] = _no_digests
     #: The configured policies of the environments that a new run may enter.

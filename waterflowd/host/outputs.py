@@ -1,9 +1,9 @@
 """Writes the output of steps from the link to the output logs, and acknowledges it once it is durable.
 
 Rules of this file: only the agent that has (or had) the attempt may append to its output log, and only up to a log's limit.
-Output is collected while an append is in progress and then written at once. The agents' windows bound what is collected;
-a limit here applies to agents that ignore their window. Other output is rejected: it is
-acknowledged, because its agent would send it forever otherwise, and recorded against that agent.
+What is admitted (output_admission.py) is collected while an append is in progress and then written at once. The agents' windows
+bound what is collected; a limit here applies to agents that ignore their window. Other output is rejected: it is acknowledged,
+because its agent would send it forever otherwise, and recorded against that agent.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from collections import Counter
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflowd import ports
+from waterflowd.engine.state.blocks import Attempt
+from waterflowd.host.driver import Driver
 from waterflowd.host.feed import Feed
-from waterflowd.host.live_state import LiveState
-from waterflowd.host.queries import RunQueries
+from waterflowd.host.output_admission import OutputAdmission
 from waterflowd.model.ids import AgentId
 from waterflowd.model.records import OutputAppend, OutputPiece
 
@@ -39,13 +40,13 @@ class OutputCollector:
     """Collects output and writes it."""
 
     def __init__(
-        self, state: LiveState, logs: ports.OutputWriter, link: ports.Link, feed: Feed, queries: RunQueries
+        self, driver: Driver, logs: ports.OutputLogs, link: ports.Link, feed: Feed, clock: ports.Clock
     ) -> None:
-        self._state = state
+        self._driver = driver
         self._logs = logs
         self._link = link
         self._feed = feed
-        self._queries = queries
+        self._admission = OutputAdmission(driver.state.quotas, logs, clock, driver.keep_counters)
         self._waiting: list[tuple[AgentId, messages.TaskId, OutputAppend]] = []
         self._waiting_bytes: Counter[AgentId] = Counter()
         #: Attempts of which some output was dropped since the last write.
@@ -56,8 +57,10 @@ class OutputCollector:
         """An agent has sent output."""
         key = output.key
         size = sum(len(chunk.data) for chunk in output.chunks)
-        fault = self._fault(agent, key, output.offset, size)
-        if fault:
+        run = self._driver.find(key.attempt.run)
+        attempt = run.attempt(key.attempt.job, key.attempt.step, key.attempt.number) if run is not None else None
+        fault = self._fault(agent, key, attempt, output.offset, size)
+        if fault or run is None or attempt is None:
             self._link.reject(agent, "WF215", f"output of {display_name(key)}: {fault}")
             self._link.send(agent, [messages.OutputAck(key, max(output.offset, 0) + size)])
             return
@@ -69,23 +72,23 @@ class OutputCollector:
             return
         # Empty messages and chunks are not free either.
         self._waiting_bytes[agent] += size + _OVERHEAD_BYTES * (1 + len(output.chunks))
-        pieces = []
-        offset = output.offset
-        for chunk in output.chunks:
-            pieces.append(OutputPiece(offset=offset, at=chunk.at, stream=chunk.stream, data=chunk.data))
-            offset += len(chunk.data)
+        self._collect(agent, key, self._admission.pieces(run.repository, attempt, output))
+
+    def finished(self, agent: AgentId, key: messages.TaskId, size: int) -> None:
+        """The agent has reported the end of the attempt, whose whole output log has `size` bytes."""
+        pieces = self._admission.finished(key.attempt, size)
+        if pieces:
+            self._collect(agent, key, pieces)
+
+    def _collect(self, agent: AgentId, key: messages.TaskId, pieces: list[OutputPiece]) -> None:
         self._waiting.append((agent, key, OutputAppend(attempt=key.attempt, pieces=pieces)))
         self._wake.set()
 
-    def _fault(self, agent: AgentId, key: messages.TaskId, offset: int, size: int) -> str:
+    def _fault(self, agent: AgentId, key: messages.TaskId, attempt: Attempt | None, offset: int, size: int) -> str:
         """Why the output cannot be stored; empty if it can."""
-        if not self._is_owner(agent, key):
+        if attempt is None or attempt.agent != agent or attempt.epoch != key.epoch:
             return "the agent does not have this attempt"
         return "" if 0 <= offset <= LOG_BYTES_MAX - size else "the offset is beyond the size limit of a log"
-
-    def _is_owner(self, agent: AgentId, key: messages.TaskId) -> bool:
-        attempt = self._queries.attempt(self._state.runs, key.attempt)
-        return attempt is not None and attempt.agent == agent and attempt.epoch == key.epoch
 
     async def run(self) -> None:
         """Writes output until it is cancelled."""
@@ -99,7 +102,7 @@ class OutputCollector:
             sizes = await self._append([append for _, _, append in waiting])
             acknowledgements: dict[AgentId, list[messages.OutputAck]] = {}
             for (agent, key, _), size in zip(waiting, sizes, strict=True):
-                acknowledgements.setdefault(agent, []).append(messages.OutputAck(key, size))
+                acknowledgements.setdefault(agent, []).append(self._acknowledgement(key, size))
             for agent, outgoing in acknowledgements.items():
                 self._link.send(agent, outgoing)
             for run in dict.fromkeys(append.attempt.run for _, _, append in waiting):
@@ -107,13 +110,24 @@ class OutputCollector:
 
     async def _append(self, appends: list[OutputAppend]) -> list[int]:
         """The sizes after the appends. After a failure without them: the durable sizes tell the agents where to continue."""
+        is_stored = True
         while True:
             try:
-                return await self._logs.append(appends)
+                sizes = await self._logs.append(appends)
             except Retryable as error:
                 logger.error("cannot write output; agents will send it again: %s", error.text)
+            else:
+                break
             await asyncio.sleep(DISK_FULL_PAUSE_S)
+            is_stored = False
             appends = [OutputAppend(attempt=append.attempt, pieces=[]) for append in appends]
+        if not is_stored:
+            for append, size in zip(appends, sizes, strict=True):
+                self._admission.not_stored(append.attempt, size)
+        return sizes
+
+    def _acknowledgement(self, key: messages.TaskId, size: int) -> messages.OutputAck:
+        return messages.OutputAck(key, self._admission.acknowledged(key.attempt, size))
 
 
 def display_name(key: messages.TaskId) -> str:

@@ -16,9 +16,8 @@ from collections.abc import Mapping
 from waterflow_agent.errors import Rejected, Stalled, WaterflowError
 from waterflowd import ports
 from waterflowd.engine import Run, evolve
-from waterflowd.engine.state.blocks import Attempt
 from waterflowd.model import plan
-from waterflowd.model.ids import AttemptId, RunId, is_run_id, run_stream
+from waterflowd.model.ids import RunId, is_run_id, run_stream
 from waterflowd.turns import Work, finish
 
 #: Runs in the cache; about 1 KB per step each.
@@ -41,12 +40,10 @@ class RunQueries:
         except WaterflowError:
             return None
 
-    def attempt(self, open_runs: Mapping[RunId, Run], name: AttemptId) -> Attempt | None:
-        """The attempt, of an open run or of one in the log; None if there is none. `name` may come from anywhere."""
-        run = open_runs.get(name.run)
-        if run is None and is_run_id(name.run):
-            run = self.known(name.run)
-        return run.attempt(name.job, name.step, name.number) if run is not None else None
+    def find(self, open_runs: Mapping[RunId, Run], run_id: RunId) -> Run | None:
+        """The run, open or in the log; None if there is none. `run_id` may come from anywhere."""
+        run = open_runs.get(run_id)
+        return self.known(run_id) if run is None and is_run_id(run_id) else run
 
     def run(self, run_id: RunId) -> Run:
         """The run as it is now. Use it before the next call, which may change it in place."""

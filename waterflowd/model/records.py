@@ -217,8 +217,12 @@ class FilesListed(msgspec.Struct, frozen=True, kw_only=True):
     blobs: frozenset[bytes]
 
 
+#: The stream of the piece that counts what the daemon did not store; it is the last one of its log.
+CUT_STREAM = 3
+
+
 class OutputPiece(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of an output log: its offset (bytes), time (ms), stream (1 or 2) and content."""
+    """A piece of an output log: its offset (bytes), time (ms), stream (1, 2 or `CUT_STREAM`) and content."""
 
     offset: int
     at: int

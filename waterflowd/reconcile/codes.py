@@ -26,6 +26,7 @@ WEBHOOK_NAME_TAKEN = "WF527"
 ENVIRONMENT_REQUIRED = "WF528"
 SECRET_NOT_GRANTED = "WF529"
 WEBHOOK_KEY_NOT_ALLOWED = "WF530"
+RUN_QUOTA = "WF531"
 
 #: Codes of the API for names that are unknown or ambiguous.
 NOT_FOUND = "WF604"
@@ -60,4 +61,5 @@ CODES: dict[str, str] = {
     ENVIRONMENT_REQUIRED: "a job uses a group or secret of an environment that it does not have",
     SECRET_NOT_GRANTED: "no grant of the configuration lets a job read a secret",
     WEBHOOK_KEY_NOT_ALLOWED: "the configuration does not let a webhook be signed with this secret",
+    RUN_QUOTA: "the repository has started as many runs as its quota allows",
 }

@@ -21,6 +21,7 @@ from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
 from waterflowd.access import events
+from waterflowd.access.repository_quotas import QuotaUse
 from waterflowd.access.roles import Role
 from waterflowd.access.tokens import TokenRegistry, hash_secret
 from waterflowd.admin.metrics import DriverMetrics
@@ -267,12 +268,17 @@ class MemoryRepositoryAdmin:
     files: dict[str, bytes] = field(default_factory=dict)
     synced: list[tuple[str, bool]] = field(default_factory=list)
     schedule_rows: list[ScheduleRow] = field(default_factory=list)
+    shared: list[QuotaUse] = field(default_factory=list)
     #: The commit that is applied.
     revision: str = "a" * 40
 
     def status(self) -> Sequence[RepositoryRow]:
         """See the protocol."""
         return self.repositories
+
+    def shared_quotas(self) -> Sequence[QuotaUse]:
+        """See the protocol."""
+        return self.shared
 
     def definitions(self) -> Sequence[DefinitionRow]:
         """See the protocol."""

@@ -14,6 +14,7 @@ from typing import Any
 from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
 from waterflowd.access import events
+from waterflowd.access.repository_quotas import RepositoryLimits, RepositoryQuotas
 from waterflowd.dispatch import lowering
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import Run, commands
@@ -152,6 +153,7 @@ class HostHarness:
         lower: Lower = stored_lower,
         trees: Trees = no_trees,
         missing_secrets: MissingSecrets = all_missing,
+        limits: RepositoryLimits | None = None,
     ) -> None:
         self.clock = clock or ManualClock()
         self.log = log or MemoryLog(codec())
@@ -172,11 +174,12 @@ class HostHarness:
             child_runs=ChildRunRegistry(self.queries.known),
             lower=lower,
             missing_secrets=missing_secrets,
+            quotas=RepositoryQuotas(limits, counter=self.log.counter),
             epoch=self.log.generation,
             lease_ms=leases.lease_ms(LOST_AFTER_MS),
         )
         self.driver = Driver(self.state, self.log, self.link, self.clock, self.feed, self.queries)
-        self.outputs = OutputCollector(self.state, self.output_logs, self.link, self.feed, self.queries)
+        self.outputs = OutputCollector(self.driver, self.output_logs, self.link, self.feed, self.clock)
         self.files = FileServer(self.state, MemoryFiles(trees), self.link)
         self.agents = AgentHandler(
             self.driver, self.link, self.clock, outputs=self.outputs, files=self.files, lost_after_ms=LOST_AFTER_MS

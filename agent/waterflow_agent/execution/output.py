@@ -22,6 +22,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from waterflow_agent.display import missing_line
 from waterflow_agent.execution.masking import Masks, StreamMasker
 from waterflow_agent.runner import spool
 from waterflow_agent.wire import messages
@@ -184,11 +185,6 @@ class OutputLog:
         """Returns what was held back, because nothing follows it."""
         held = [OutputChunk(at, number, stream.finish()) for number, stream in sorted((self._masked or {}).items())]
         return [piece for piece in held if piece.data]
-
-
-def missing_line(dropped: int) -> bytes:
-    """Returns the line that replaces dropped bytes."""
-    return b"\n[waterflow: %d bytes of output were dropped here]\n" % dropped
 
 
 def chunks_of(printed: Iterable[tuple[int, bytes]], at: int) -> list[OutputChunk]:

@@ -19,9 +19,9 @@ import msgspec
 from waterflow_agent.attempts import Outcome
 from waterflow_agent.background import BackgroundTasks
 from waterflow_agent.clock import Clock
+from waterflow_agent.display import missing_line
 from waterflow_agent.execution.attempt_executor import AttemptExecutor
 from waterflow_agent.execution.attempt_output import AttemptOutput
-from waterflow_agent.execution.output import missing_line
 from waterflow_agent.execution.process_steps import ProcessSteps
 from waterflow_agent.nodes.outcome import NodeResult
 from waterflow_agent.runner import reports, spool

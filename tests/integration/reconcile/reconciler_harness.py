@@ -16,6 +16,7 @@ import msgspec
 
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import WaterflowError
+from waterflowd.access.repository_quotas import RepositoryQuotas
 from waterflowd.admin.repositories import GitRepositoryAdmin
 from waterflowd.dsl import compile_from_files, compile_workflow
 from waterflowd.dsl.compile import MissingFiles
@@ -242,7 +243,7 @@ class Daemon:
             wall=self.wall,
         )
         self.reconciler = Reconciler(self.settings, self.open_source, ports)
-        self.admin = GitRepositoryAdmin(self.reconciler)
+        self.admin = GitRepositoryAdmin(self.reconciler, RepositoryQuotas())
 
     async def start(self) -> None:
         self.task = asyncio.create_task(self.reconciler.run())

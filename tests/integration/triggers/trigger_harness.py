@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from tests.integration.reconcile.reconciler_harness import RealCompiler
 from tests.patience import PATIENCE_S
 from waterflowd import ports
 from waterflowd.access import events
+from waterflowd.access.repository_quotas import RepositoryLimits, RepositoryQuotas
 from waterflowd.access.tokens import TokenRegistry
 from waterflowd.admin.metrics import DriverMetrics
 from waterflowd.admin.repositories import GitRepositoryAdmin
@@ -57,7 +58,9 @@ SECRET = "a secret of the hook"
 class TriggerHarness:
     """One life of a daemon, over a log that survives it."""
 
-    def __init__(self, log: ports.Journal, *settings: RepositorySettings) -> None:
+    def __init__(
+        self, log: ports.Journal, *settings: RepositorySettings, limits: Mapping[str, RepositoryLimits] | None = None
+    ) -> None:
         self.log = log
         self.clock = WallClock()
         self.secrets = {"HOOK": SECRET}
@@ -66,6 +69,7 @@ class TriggerHarness:
         outputs, self.feed = MemoryOutputLogs(), Feed(log)
         fleet = ScriptedAgents(outputs, self.feed, self.clock)
         registry = Registry()
+        quotas = RepositoryQuotas(own=limits, counter=log.counter)
         harness = LiveState(
             runs={},
             stalled={},
@@ -74,6 +78,7 @@ class TriggerHarness:
             registry=registry,
             timers=Timers(),
             lower=lowering.lower,
+            quotas=quotas,
             epoch=log.generation,
         )
         queries = RunQueries(log)
@@ -90,7 +95,7 @@ class TriggerHarness:
             wall=lambda: time.time_ns() // 1_000_000 + self.ahead_ms,
         )
         self.reconciler = Reconciler(settings, open_source, loop_ports)
-        self.repositories = GitRepositoryAdmin(self.reconciler)
+        self.repositories = GitRepositoryAdmin(self.reconciler, quotas)
         turns = Turns()
         self.services = Services(
             history=LogHistory(log, self.feed, turns),

@@ -130,7 +130,7 @@ class Daemon:
         self.driver = Driver(self.live_state, log, link, clock, self.feed, queries)
         secrets.reader.changed = self.driver.secrets_read
         outputs = OutputCollector(
-            self.live_state, OutputLogs(environment, self.process, environment.outputs), link, self.feed, queries
+            self.driver, OutputLogs(environment, self.process, environment.outputs), link, self.feed, clock
         )
         files = FileServer(self.live_state, MemoryFiles(environment.tree), link)
         self.agents = AgentHandler(self.driver, link, clock, outputs=outputs, files=files, lost_after_ms=LOST_AFTER_MS)

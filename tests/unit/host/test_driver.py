@@ -301,6 +301,20 @@ async def test_open_runs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         await host.start()
 
 
+async def test_a_repository_leaves_as_many_open_runs_to_others_as_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many it starts, others find room; a run of no repository is not affected."""
+    monkeypatch.setattr(driver_module, "OPEN_RUNS_MAX", 9)
+    async with HostHarness() as host:
+        for name, most in (("web", 5), ("docs", 2), ("shop", 1)):
+            start = msgspec.structs.replace(request(), repository=name)
+            for _ in range(most):
+                await host.driver.start(start)
+            with pytest.raises(Rejected, match=f'"{name}" has {most} open runs, and may not have more') as refused:
+                await host.driver.start(start)
+            assert refused.value.status == 429
+        await host.start()
+
+
 async def test_facts_and_starts_are_applied_together_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """If one of the starts is refused, neither the facts nor the other runs are recorded."""
     monkeypatch.setattr(driver_module, "OPEN_RUNS_MAX", 1)

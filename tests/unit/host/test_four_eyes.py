@@ -26,7 +26,7 @@ def host_with(**settings: Any) -> HostHarness:
     host = HostHarness()
     table = EnvironmentTable(**{"name": "production", "self_approval": False, **settings})
     state = msgspec.structs.replace(host.state, policies=Environments([table]).policies)
-    host.state = host.driver.state = host.outputs._state = state
+    host.state = host.driver.state = state
     return host
 
 

@@ -48,7 +48,7 @@ def guarded(sources: Sources | None = None) -> HostHarness:
     sources = sources or Sources()
     host = HostHarness(missing_secrets=sources.missing)
     access = AccessPolicy([SHOP], [PRODUCTION], GRANTS)
-    host.state = host.driver.state = host.outputs._state = msgspec.structs.replace(host.state, access=access)
+    host.state = host.driver.state = msgspec.structs.replace(host.state, access=access)
     for name in ("web", "db"):
         host.enroll(name, name)
     return host

@@ -26,7 +26,6 @@ def guarded() -> HostHarness:
     host = HostHarness()
     guarded = msgspec.structs.replace(host.state, access=AccessPolicy([ALLOWED]))
     host.state = host.driver.state = guarded
-    host.outputs._state = guarded
     for name, *groups in (("w", "web"), ("d", "db"), ("both", "web-2", "db")):
         host.enroll(name, *groups)
     return host
@@ -79,7 +78,6 @@ async def test_a_repository_without_a_server_waits_for_one_that_it_may_use() -> 
     host = HostHarness()
     guarded = msgspec.structs.replace(host.state, access=AccessPolicy([ALLOWED]))
     host.state = host.driver.state = guarded
-    host.outputs._state = guarded
     host.enroll("d", "db")
     async with host:
         host.hello(agent_id("d"))

@@ -9,6 +9,7 @@ from itertools import islice
 from fastapi import APIRouter, Request, Response
 
 from waterflow_agent.errors import Rejected
+from waterflowd.access.repository_quotas import RUNS_KEY
 from waterflowd.admin.ports import ScheduleRow
 from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.pagination import PageCursor
@@ -118,10 +119,17 @@ def _next_schedules(services: Services) -> list[ScheduleRow]:
 
 
 def _problems(services: Services) -> list[str]:
-    found = [f"repository {row.name}: {row.text}" for row in services.repositories.status() if not row.is_ready]
+    repositories = services.repositories.status()
+    found = [f"repository {row.name}: {row.text}" for row in repositories if not row.is_ready]
+    for row in repositories:
+        # A refused push is the text of a repository that is not ready.
+        used_up = [use for use in row.quotas if use.is_exceeded and (row.is_ready or use.key != RUNS_KEY)]
+        found += [f"repository {row.name}: {use.text}" for use in used_up]
+    shared = services.repositories.shared_quotas()
+    found += [f"workflows sent to the API: {use.text}" for use in shared if use.is_exceeded]
     agents = services.agents.rows()
-    found += [f"agent {row.name}: {row.text}" for row in agents if not row.is_connected]
-    found[:0] = [f"agent {row.name}: {row.alarm}" for row in agents if row.alarm]
+    found += [f"agent {agent.name}: {agent.text}" for agent in agents if not agent.is_connected]
+    found[:0] = [f"agent {agent.name}: {agent.alarm}" for agent in agents if agent.alarm]
     found[:0] = [f"run {run}: {text}" for run, text in services.reader.stalled().items()]
     text = services.reader.read_only_text()
     return ([text] if text is not None else []) + found[:_ROWS]

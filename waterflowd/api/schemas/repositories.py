@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from waterflowd.access.repository_quotas import QuotaUse
 from waterflowd.admin.ports import DefinitionRow, RepositoryRow, ScheduleRow
 from waterflowd.api.schemas.problems import FileErrorSchema
 from waterflowd.api.timestamps import Timestamp, format_timestamp, timestamp
@@ -36,6 +37,21 @@ class ConditionSchema(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class QuotaSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """A quota: its key in the configuration, the amount per hour, and how much is used. `text` if little or nothing is left."""
+
+    key: str
+    limit: int
+    used: int
+    exceeded: bool
+    text: str
+
+    @classmethod
+    def of(cls, use: QuotaUse) -> QuotaSchema:
+        """The quota as it is now."""
+        return cls(key=use.key, limit=use.limit, used=use.used, exceeded=use.is_exceeded, text=use.text)
+
+
 class RepositorySchema(msgspec.Struct, frozen=True, kw_only=True):
     """A watched repository: the revisions that were fetched, attempted and applied last."""
 
@@ -49,6 +65,7 @@ class RepositorySchema(msgspec.Struct, frozen=True, kw_only=True):
     revision_attempted: str | None
     revision_applied: str | None
     conditions: list[ConditionSchema]
+    quotas: list[QuotaSchema]
 
     @classmethod
     def of(cls, row: RepositoryRow) -> RepositorySchema:
@@ -64,6 +81,7 @@ class RepositorySchema(msgspec.Struct, frozen=True, kw_only=True):
             revision_attempted=row.revision_attempted,
             revision_applied=row.revision_applied,
             conditions=[ConditionSchema.of(condition) for condition in row.conditions],
+            quotas=[QuotaSchema.of(use) for use in row.quotas],
         )
 
 

@@ -18,6 +18,7 @@ from waterflowd.api.streaming.output_lines import Cursor, Line, LineCutter, Numb
 from waterflowd.api.timestamps import Timestamp, format_timestamp
 from waterflowd.engine import events
 from waterflowd.model.ids import AttemptId, RunId, run_stream
+from waterflowd.model.records import CUT_STREAM
 from waterflowd.ports import History, OutputLogs
 
 #: Read from one attempt before the next one.
@@ -168,7 +169,7 @@ class RunOutput:
                     yield _output_line(attempt, line, before, is_cut=line.is_cut)
         if cutter.next_offset < size:
             return
-        if attempt.is_finished and size >= attempt.output_bytes:
+        if attempt.is_finished and (size >= attempt.output_bytes or self._is_cut_off(attempt.name, size)):
             for line in cutter.finish():
                 yield _output_line(attempt, line, before, is_cut=line.is_cut)
             self._open.remove(attempt)
@@ -178,6 +179,11 @@ class RunOutput:
             for line in cutter.finish():
                 yield _output_line(attempt, line, before, is_cut=True)
             attempt.is_left = True
+
+    def _is_cut_off(self, name: AttemptId, size: int) -> bool:
+        """Whether the log ends with the mark of what the daemon did not store."""
+        last = self._outputs.read(name, size - 1, 1) if size else []
+        return bool(last) and last[-1].stream == CUT_STREAM
 
     def _cursor_without(self, attempt: _Attempt) -> str:
         """The cursor without the entry for `attempt`, which is open."""

@@ -81,7 +81,10 @@ def _repository(row: dict[str, Any]) -> str:
     sign = glyph("completed", "success" if row["status"] == "ready" else "failure")
     fetched = f"  at {time_text(row['fetched_at'])}" if row["fetched_at"] else ""
     text = "" if row["status"] == "ready" else f"  {escape_for_display(row['text'])}"
-    return f"{sign} {escape_for_display(row['name'])}  {revisions or 'nothing fetched yet'}{fetched}{text}"
+    # Responses of older daemons have no quotas. One that is used up is among the problems.
+    near = [quota for quota in row.get("quotas", []) if quota["text"] and not quota["exceeded"]]
+    quotas = "".join(style(f"  {escape_for_display(quota['text'])}", "yellow") for quota in near)
+    return f"{sign} {escape_for_display(row['name'])}  {revisions or 'nothing fetched yet'}{fetched}{text}{quotas}"
 
 
 def _agent(row: dict[str, Any]) -> str:

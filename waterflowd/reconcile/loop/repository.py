@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.display import escape_for_display
-from waterflow_agent.errors import Retryable, Stalled, WaterflowError
+from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.model.records import StartRequest
 from waterflowd.reconcile import codes, diff, events, ref_updates, refs, triggers
 from waterflowd.reconcile.conditions import ConditionType
@@ -237,7 +237,7 @@ class RepositoryLoop:
                 slower_s = Backoff(interval_s, _STALLED_INTERVAL_MAX_S).delay_s(self._failures)
                 interval_s = max(interval_s, slower_s)
         elif failure is not None:
-            asked_s = failure.after_s if isinstance(failure, Retryable) else 0.0
+            asked_s = failure.after_s if isinstance(failure, Retryable | Rejected) else 0.0
             interval_s = max(_BACKOFF.delay_s(self._failures), asked_s) * (0.75 + 0.5 * self._ports.random())
         elif not watching.is_watching and not watching.is_remote:
             interval_s = min(interval_s, _UNWATCHED_INTERVAL_S)

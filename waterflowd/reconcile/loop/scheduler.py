@@ -37,7 +37,7 @@ _WAITING_S = 1.0
 _BACKOFF = Backoff(first_s=0.5, max_s=60.0)
 #: Schedules that are handled before other tasks get the event loop.
 _AT_ONCE = 50
-#: `Rejected` with this status means too many open runs, which passes.
+#: `Rejected` with this status means that a limit is reached, which passes.
 _BUSY = 429
 
 _logger = logging.getLogger("waterflow.reconcile")

@@ -35,7 +35,7 @@ _RECORD_EVERY = 1_000
 #: How often the log is polled without a feed.
 _POLL_S = 0.05
 _BACKOFF = Backoff(first_s=0.5, max_s=60.0)
-#: `Rejected` with this status means too many open runs, which passes.
+#: `Rejected` with this status means that a limit is reached, which passes.
 _BUSY = 429
 _RUN_STREAM = run_stream(RunId(""))
 

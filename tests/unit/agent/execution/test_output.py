@@ -8,8 +8,9 @@ from tempfile import TemporaryDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waterflow_agent.display import missing_line
 from waterflow_agent.execution.masking import Masks, StreamMasker
-from waterflow_agent.execution.output import RESEND_MS, OutputLog, OutputSender, chunks_of, missing_line
+from waterflow_agent.execution.output import RESEND_MS, OutputLog, OutputSender, chunks_of
 from waterflow_agent.runner.spool import SpoolWriter
 from waterflow_agent.testing import task_id
 from waterflow_agent.wire import messages

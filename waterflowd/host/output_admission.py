@@ -1,0 +1,170 @@
+"""Which output is stored, and where a log is cut off because the quota of its repository is used up.
+
+Rules of this file:
+
+- A cut is final for its attempt: everything after it is dropped, and one piece in its place counts the dropped bytes. The piece
+  has a stream of its own, which no agent can write, and is written when the agent has reported the size of the whole log.
+- Dropped bytes are acknowledged once everything before them is durable, and the last one when the mark is. So nothing here
+  needs to be durable: after a restart the agent sends again what follows the durable log, and the decision is made again.
+- Offsets before the cut mean the same to the agent and in the store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from waterflow_agent.display import missing_line
+from waterflow_agent.wire import messages
+from waterflowd import ports
+from waterflowd.access.repository_quotas import RepositoryQuotas
+from waterflowd.engine.state.blocks import Attempt
+from waterflowd.model.ids import AttemptId
+from waterflowd.model.records import CUT_STREAM, OutputPiece
+from waterflowd.model.statuses import AttemptStatus
+
+logger = logging.getLogger("waterflow.host")
+
+#: Ends of logs kept in memory; the end of another one is read from the store.
+_ENDS_MAX = 4096
+#: Logs that were cut off; without its entry, a log is cut off again where it ends.
+_CUTS_MAX = 65_536
+#: The last stream that an agent can write.
+_STREAM_MAX = 2
+
+
+class _Cut(msgspec.Struct):
+    """A log that was cut off. Offsets are bytes of the agent's log."""
+
+    at: int
+    #: How far the agent has sent its log.
+    seen: int = 0
+    #: Size of the agent's log; None while the attempt runs.
+    total: int | None = None
+    is_marked: bool = False
+
+
+class OutputAdmission:
+    """See the file's docstring. `keep_counters` records counters in the log."""
+
+    def __init__(
+        self,
+        quotas: RepositoryQuotas,
+        logs: ports.OutputLogs,
+        clock: ports.Clock,
+        keep_counters: Callable[[Mapping[str, int]], None],
+    ) -> None:
+        self._quotas = quotas
+        self._logs = logs
+        self._clock = clock
+        self._keep_counters = keep_counters
+        self._began_at = clock.now()
+        #: Where logs end, with what is being written.
+        self._ends: OrderedDict[AttemptId, int] = OrderedDict()
+        self._cuts: OrderedDict[AttemptId, _Cut] = OrderedDict()
+
+    def pieces(self, repository: str | None, attempt: Attempt, output: messages.Output) -> list[OutputPiece]:
+        """The pieces to store: those of the message, none of them, or the mark of a log that was cut off."""
+        name, offset = output.key.attempt, output.offset
+        size = sum(len(chunk.data) for chunk in output.chunks)
+        if name not in self._ends and name not in self._cuts:
+            self._look_up(name, attempt, offset)
+        cut = self._cuts.get(name)
+        if cut is None and self._is_admitted(repository, name, offset, size):
+            return _pieces(output)
+        if cut is None:
+            cut = self._cut(repository, name)
+        cut.seen = max(cut.seen, offset + size)
+        if attempt.status is AttemptStatus.FINISHED and cut.total is None:
+            # Without a report of the agent nobody knows the size.
+            cut.total = attempt.output_bytes or cut.seen
+        return self._mark(cut)
+
+    def finished(self, name: AttemptId, total: int) -> list[OutputPiece]:
+        """Notes the size of the attempt's whole log; returns the mark if it was cut off and is complete now."""
+        cut = self._cuts.get(name)
+        if cut is None:
+            return []
+        cut.total = total
+        return self._mark(cut)
+
+    def acknowledged(self, name: AttemptId, size: int) -> int:
+        """The offset to acknowledge when `size` bytes of the stored log are durable."""
+        cut = self._cuts.get(name)
+        if cut is None or size < cut.at:
+            return size
+        return max(cut.seen, size) if cut.is_marked and size > cut.at else max(cut.seen - 1, cut.at)
+
+    def not_stored(self, name: AttemptId, size: int) -> None:
+        """Pieces of the log could not be stored: its durable size is `size`, and the agent sends again what follows."""
+        self._ends.pop(name, None)
+        cut = self._cuts.get(name)
+        if cut is not None and size < cut.at:
+            del self._cuts[name]
+        elif cut is not None and size == cut.at:
+            cut.is_marked = False
+
+    def _look_up(self, name: AttemptId, attempt: Attempt, offset: int) -> None:
+        """Learns where the log ends. That of a new attempt, the usual case, needs no reading."""
+        if offset == 0 and (attempt.dispatched_at or 0) >= self._began_at:
+            self._end(name, 0)
+            return
+        size = self._logs.size(name)
+        last = self._logs.read(name, size - 1, 1)[-1] if size else None
+        if last is not None and last.stream == CUT_STREAM:
+            self._cuts[name] = _Cut(at=last.offset, is_marked=True)
+        else:
+            self._end(name, size)
+
+    def _end(self, name: AttemptId, end: int) -> None:
+        self._ends[name] = end
+        self._ends.move_to_end(name)
+        if len(self._ends) > _ENDS_MAX:
+            self._ends.popitem(last=False)
+
+    def _is_admitted(self, repository: str | None, name: AttemptId, offset: int, size: int) -> bool:
+        end = self._ends[name]
+        # What follows a gap is not stored, and known bytes are not stored again.
+        added = offset + size - end if offset <= end else 0
+        if added <= 0:
+            return True
+        now = self._clock.now()
+        if not self._quotas.may_grow(repository, offset + size, added, now):
+            return False
+        counters = self._quotas.take_output(repository, added, now)
+        if counters:
+            self._keep_counters(counters)
+        self._end(name, offset + size)
+        return True
+
+    def _cut(self, repository: str | None, name: AttemptId) -> _Cut:
+        cut = self._cuts[name] = _Cut(at=self._ends.pop(name))
+        if len(self._cuts) > _CUTS_MAX:
+            self._cuts.popitem(last=False)
+        if self._quotas.output_was_cut(repository, self._clock.now()):
+            text = "repository %s has used its quota of output: the longest logs are cut off, the first is that of %s"
+            logger.warning(text, repository, name, extra={"repository": repository, "run": name.run})
+        return cut
+
+    def _mark(self, cut: _Cut) -> list[OutputPiece]:
+        """The mark, once it is known how much was dropped."""
+        if cut.is_marked or cut.total is None or cut.seen < cut.total:
+            return []
+        cut.is_marked = True
+        dropped = max(0, cut.total - cut.at)
+        self._quotas.output_bytes_dropped += dropped
+        line = missing_line(dropped, "the output quota of the repository is used up")
+        return [OutputPiece(offset=cut.at, at=self._clock.now(), stream=CUT_STREAM, data=line)]
+
+
+def _pieces(output: messages.Output) -> list[OutputPiece]:
+    pieces = []
+    offset = output.offset
+    for chunk in output.chunks:
+        stream = min(chunk.stream, _STREAM_MAX)
+        pieces.append(OutputPiece(offset=offset, at=chunk.at, stream=stream, data=chunk.data))
+        offset += len(chunk.data)
+    return pieces

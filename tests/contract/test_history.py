@@ -22,7 +22,7 @@ from waterflowd.ports import History
 from waterflowd.store.codec import Codec
 from waterflowd.store.opening import open_store
 from waterflowd.testing.memory_log import MemoryLog
-from waterflowd.turns import Turns
+from waterflowd.time_slices import TimeSlices
 
 CODEC = Codec({"run": events.RunEvent, "fleet": fleet_events.Fact})
 REASON = Reason(code=ReasonCode.STARTED, text="started")
@@ -46,12 +46,14 @@ async def written(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     if request.param == "memory":
         memory = MemoryLog(CODEC)
         feed = Feed(memory)
-        yield Written(LogHistory(memory, feed, Turns()), lambda batch: _publish(feed, batch, memory.append_blocking))
+        yield Written(
+            LogHistory(memory, feed, TimeSlices()), lambda batch: _publish(feed, batch, memory.append_blocking)
+        )
         return
     store = open_store(tmp_path / "data", CODEC)
     stored = Feed(store.log)
     yield Written(
-        LogHistory(store.log, stored, Turns()), lambda batch: _publish(stored, batch, store.log.append_blocking)
+        LogHistory(store.log, stored, TimeSlices()), lambda batch: _publish(stored, batch, store.log.append_blocking)
     )
     store.close()
 

@@ -9,21 +9,21 @@ from waterflowd.engine import Run
 from waterflowd.host.driver import Driver
 from waterflowd.host.queries import RunQueries
 from waterflowd.model.ids import RunId
-from waterflowd.turns import Turns
+from waterflowd.time_slices import TimeSlices
 
 
 class LogRunReader:
     """Implements `admin.ports.RunReader`."""
 
-    def __init__(self, queries: RunQueries, driver: Driver, turns: Turns) -> None:
+    def __init__(self, queries: RunQueries, driver: Driver, time_slices: TimeSlices) -> None:
         self._queries = queries
         self._driver = driver
-        self._turns = turns
+        self._time_slices = time_slices
 
     async def run(self, run: RunId, at: int | None = None) -> Run | None:
         """See the protocol."""
         try:
-            return await self._turns.do(self._queries.read(run, at))
+            return await self._time_slices.do(self._queries.read(run, at))
         except Rejected:
             return None
 

@@ -14,7 +14,7 @@ from waterflowd.access.tokens import TokenRegistry
 from waterflowd.admin.ports import AgentAdmin, MetricsReader, RepositoryAdmin, RunReader, WebhookRequest, WebhookService
 from waterflowd.model.records import RunSummary
 from waterflowd.ports import Clock, Compiler, Feed, History, OutputLogs, Runs
-from waterflowd.turns import Turns
+from waterflowd.time_slices import TimeSlices
 
 
 class _NoWebhooks:
@@ -62,7 +62,7 @@ class Services:
     #: The TCP address as configured, `host:port`; None without TCP.
     listen: str | None = None
     #: For answers that grow with the size of a run.
-    turns: Turns = field(default_factory=Turns)
+    time_slices: TimeSlices = field(default_factory=TimeSlices)
     audit: AuditTrail = field(init=False)
     token_admin: TokenAdmin = field(init=False)
 

@@ -71,7 +71,7 @@ from waterflowd.secrets.secret_reader import SecretReader
 from waterflowd.secrets.sources import RunRevision, Sources
 from waterflowd.store import opening
 from waterflowd.store.check import Findings
-from waterflowd.turns import Turns
+from waterflowd.time_slices import TimeSlices
 
 if TYPE_CHECKING:
     # Importing it takes a tenth of a second, so it is only imported when it is configured.
@@ -152,8 +152,8 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
     registry = Registry.of(record.event for record in log.read(FLEET))
     secrets, access = _secrets(config), access_policy(config)
     link, feed, queries = _LateLink(), Feed(log), RunQueries(log)
-    turns = Turns()
-    history = LogHistory(log, feed, turns)
+    time_slices = TimeSlices()
+    history = LogHistory(log, feed, time_slices)
     state = LiveState(
         runs={},
         stalled={},
@@ -201,12 +201,12 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         feed=feed,
         compiler=compiler,
         validator=validator,
-        reader=LogRunReader(queries, driver, turns),
+        reader=LogRunReader(queries, driver, time_slices),
         agents=FleetAgentAdmin(registry, state.placement, enrollment, identities, server_keys.described(), clock),
         repositories=GitRepositoryAdmin(reconciler, state.quotas),
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,
-        turns=turns,
+        time_slices=time_slices,
         tokens=TokenRegistry(record.event for record in log.read(AUDIT)),
         metrics=DriverMetrics(driver, lambda: dispatch.counters, audit_export.waiting, server_keys.described()),
         version=waterflowd.__version__,

@@ -1,7 +1,7 @@
 """The history of the log engine: its journal and feed as readers see them.
 
 Rules of this file: the journal is read on the event loop, so what grows with a run or with their number is divided work
-(turns.py). A small read is done at once.
+(time_slices.py). A small read is done at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from waterflowd import ports
 from waterflowd.host.feed import Feed
 from waterflowd.model.ids import RunId, StreamName
 from waterflowd.model.records import Record, RunFilter, RunSummary
-from waterflowd.turns import Turns, Work
+from waterflowd.time_slices import TimeSlices, Work
 
 #: Records that are read before a reader can be interrupted: a millisecond. Divides the distance between the log's marks.
 _RECORDS = 64
@@ -24,16 +24,16 @@ _SEARCHES = 20
 class LogHistory:
     """Implements `ports.History`."""
 
-    def __init__(self, journal: ports.Journal, feed: Feed, turns: Turns) -> None:
+    def __init__(self, journal: ports.Journal, feed: Feed, time_slices: TimeSlices) -> None:
         self._journal = journal
         self._feed = feed
-        self._turns = turns
+        self._time_slices = time_slices
 
     async def read(self, stream: StreamName, first: int = 1, limit: int | None = None) -> list[Record]:
         """See the port."""
         if limit is not None and limit <= _RECORDS:
             return self._journal.read(stream, first, limit)
-        return await self._turns.do(self._read(stream, max(first, 1), limit))
+        return await self._time_slices.do(self._read(stream, max(first, 1), limit))
 
     def _read(self, stream: StreamName, first: int, limit: int | None) -> Work[list[Record]]:
         found: list[Record] = []
@@ -72,7 +72,7 @@ class LogHistory:
         self, selected: RunFilter, *, before: RunId | None = None, limit: int
     ) -> tuple[list[RunSummary], RunId | None]:
         """See the port."""
-        rows, following = await self._turns.do(self._search(selected, before, limit))
+        rows, following = await self._time_slices.do(self._search(selected, before, limit))
         if following is not None and selected.since_at is not None:
             last = self._journal.run(following)
             if last is not None and last.created_at < selected.since_at:

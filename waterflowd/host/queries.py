@@ -4,8 +4,8 @@ Rules of this file: the driver's own runs are ahead of the disk while a commit i
 Readers get runs that are folded from the log; a small cache keeps recently read runs and folds only new events. `at` is time
 travel: the run after its first `at` events.
 
-Reading is divided work (turns.py), because a run may have tens of thousands of events. The cache may hold a run of which only
-the first events have been applied; several readers of one run continue where the last one was interrupted.
+Reading is divided work (time_slices.py), because a run may have tens of thousands of events. The cache may hold a run of which
+only the first events have been applied; several readers of one run continue where the last one was interrupted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from waterflowd import ports
 from waterflowd.engine import Run, evolve
 from waterflowd.model import plan
 from waterflowd.model.ids import RunId, is_run_id, run_stream
-from waterflowd.turns import Work, finish
+from waterflowd.time_slices import Work, finish
 
 #: Runs in the cache; about 1 KB per step each.
 CACHED_RUNS = 64

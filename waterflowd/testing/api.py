@@ -60,7 +60,7 @@ from waterflowd.ports import FileReader
 from waterflowd.testing.awaiting import until
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
-from waterflowd.turns import Turns
+from waterflowd.time_slices import TimeSlices
 
 VERSION = "0.0.0-test"
 
@@ -352,9 +352,9 @@ class ApiHarness:
         self.driver = Driver(state, self.log, self.fleet, self.clock, self.feed, queries)
         self.fleet.driver = self.driver
         self.tokens = TokenRegistry()
-        turns = Turns()
+        time_slices = TimeSlices()
         self.services = Services(
-            history=LogHistory(self.log, self.feed, turns),
+            history=LogHistory(self.log, self.feed, time_slices),
             generation=self.log.generation,
             metrics=DriverMetrics(self.driver, dict),
             outputs=self.outputs,
@@ -362,11 +362,11 @@ class ApiHarness:
             feed=self.feed,
             compiler=DirectCompiler(),
             validator=DirectCompiler(),
-            reader=LogRunReader(queries, self.driver, turns),
+            reader=LogRunReader(queries, self.driver, time_slices),
             agents=self.agents,
             repositories=self.repositories,
             clock=self.clock,
-            turns=turns,
+            time_slices=time_slices,
             tokens=self.tokens,
             version=VERSION,
             started_at=self.clock.now(),

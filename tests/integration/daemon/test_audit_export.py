@@ -19,7 +19,7 @@ from waterflowd.model.ids import AUDIT
 from waterflowd.model.records import Batch, StreamAppend
 from waterflowd.store.opening import Store, open_store
 from waterflowd.testing.awaiting import until
-from waterflowd.turns import Turns
+from waterflowd.time_slices import TimeSlices
 
 AT = 1_700_000_000_123
 
@@ -38,7 +38,7 @@ class Trail:
         self._store = open_store(self._path, UNIONS)
         self._feed = Feed(self._store.log)
         self.export = AuditExport(
-            self._store.log, LogHistory(self._store.log, self._feed, Turns()), self._destinations, self._path
+            self._store.log, LogHistory(self._store.log, self._feed, TimeSlices()), self._destinations, self._path
         )
         self._task = asyncio.create_task(self.export.run())
         return self

@@ -301,7 +301,7 @@ async def test_the_loop_continues_between_messages_that_take_long(
     tmp_path: Path, dealers: Dealers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a message that has used up the turn, other callbacks are called before the next message is handled."""
-    monkeypatch.setattr(client, "TURN_S", 0.0)
+    monkeypatch.setattr(client, "SLICE_S", 0.0)
     async with port(tmp_path, PortSettings("work", LIMITS)) as (made, recorder, pair):
         iterations = 0
         handled: list[int] = []

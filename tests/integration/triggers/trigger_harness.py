@@ -42,7 +42,7 @@ from waterflowd.reconcile.loop.plan_cache import PlanCache
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.testing.api import MemoryAgentAdmin, ScriptedAgents, WallClock
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
-from waterflowd.turns import Turns
+from waterflowd.time_slices import TimeSlices
 
 UNIONS = {
     "run": run_events.RunEvent,
@@ -96,9 +96,9 @@ class TriggerHarness:
         )
         self.reconciler = Reconciler(settings, open_source, loop_ports)
         self.repositories = GitRepositoryAdmin(self.reconciler, quotas)
-        turns = Turns()
+        time_slices = TimeSlices()
         self.services = Services(
-            history=LogHistory(log, self.feed, turns),
+            history=LogHistory(log, self.feed, time_slices),
             generation=log.generation,
             metrics=DriverMetrics(self.driver, dict),
             outputs=outputs,
@@ -106,12 +106,12 @@ class TriggerHarness:
             feed=self.feed,
             compiler=self.compiler,
             validator=self.compiler,
-            reader=LogRunReader(queries, self.driver, turns),
+            reader=LogRunReader(queries, self.driver, time_slices),
             agents=MemoryAgentAdmin(),
             repositories=self.repositories,
             webhooks=SignedWebhookService(loop_ports, self.reconciler.loops, self.secrets.get),
             clock=self.clock,
-            turns=turns,
+            time_slices=time_slices,
             tokens=TokenRegistry(),
             version="0",
             started_at=self.clock.now(),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from waterflowd import turns
+from waterflowd import time_slices
 from waterflowd.api.streaming import output_reader
 from waterflowd.api.streaming.output_lines import parse_cursor
 from waterflowd.api.streaming.output_reader import OutputLine, RunOutput
@@ -88,15 +88,15 @@ async def test_output_continues_after_any_line_of_a_long_run() -> None:
             assert await all_lines(harness, run, line.cursor) == found[index + 1 :]
 
 
-async def test_output_of_a_long_run_is_read_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attempts without output are turns too."""
-    monkeypatch.setattr(turns, "TURN_S", 0.0)
+async def test_output_of_a_long_run_is_read_in_time_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts without output are places to interrupt too."""
+    monkeypatch.setattr(time_slices, "SLICE_S", 0.0)
     async with ApiHarness() as harness:
         run = await a_run(harness, 100)
         count = 0
         output = RunOutput(harness.services.history, harness.outputs, run)
-        counted = turns.Turns()
-        harness.services.turns = counted
+        counted = time_slices.TimeSlices()
+        harness.services.time_slices = counted
         taken = counted._lock.acquire
 
         async def take() -> bool:

@@ -15,7 +15,7 @@ from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.records import CUT_STREAM
 from waterflowd.testing.awaiting import until
 from waterflowd.testing.host import HostHarness
-from waterflowd.turns import Turns
+from waterflowd.time_slices import TimeSlices
 
 LIMIT = 10_000
 CHUNK = 500
@@ -124,7 +124,7 @@ async def test_a_reader_knows_that_a_log_with_a_mark_is_complete() -> None:
         await printing.finish(printing.flood, LIMIT)
         await printing.acknowledgement()
         await printing.finish(printing.quiet, 0)
-        output = RunOutput(LogHistory(host.log, host.feed, Turns()), host.output_logs, printing.flood.attempt.run)
+        output = RunOutput(LogHistory(host.log, host.feed, TimeSlices()), host.output_logs, printing.flood.attempt.run)
         await output.learn()
         lines = [line.text for line in output.read_some(is_last=False) if line is not None]
         lines += [line.text for line in output.read_some(is_last=False) if line is not None]

@@ -8,7 +8,7 @@ import contextlib
 import pytest
 
 from waterflow_agent.errors import Rejected, Stalled
-from waterflowd import turns
+from waterflowd import time_slices
 from waterflowd.engine import Run, events, evolve
 from waterflowd.host import queries as queries_module
 from waterflowd.model.ids import RunId, run_stream
@@ -17,7 +17,7 @@ from waterflowd.model.statuses import Status
 from waterflowd.testing.awaiting import until
 from waterflowd.testing.host import TWO_STEPS, HostHarness
 from waterflowd.testing.scenario import dump
-from waterflowd.turns import finish
+from waterflowd.time_slices import finish
 
 UNKNOWN = RunId("01J00000000000000000000000")
 
@@ -132,9 +132,9 @@ async def test_readers_of_one_run_share_the_work(monkeypatch: pytest.MonkeyPatch
         assert applied == list(range(head))
 
 
-async def test_a_long_run_is_read_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop continues between any two turns, also for a state of the past."""
-    monkeypatch.setattr(turns, "TURN_S", 0.0)
+async def test_a_long_run_is_read_in_time_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop continues between any two time slices, also for a state of the past."""
+    monkeypatch.setattr(time_slices, "SLICE_S", 0.0)
     async with HostHarness() as host:
         agent = host.enroll("web-1", "web")
         host.hello(agent)
@@ -146,16 +146,16 @@ async def test_a_long_run_is_read_in_turns(monkeypatch: pytest.MonkeyPatch) -> N
         await until(lambda: host.log.run(summary.id).completed_at is not None)  # type: ignore[union-attr]
         head = host.log.head(run_stream(summary.id))
         assert head >= 300
-        shared = turns.Turns()
+        shared = time_slices.TimeSlices()
         for at in (None, head - 1):
-            other = asyncio.create_task(_count_turns())
+            other = asyncio.create_task(_count_iterations())
             read = await shared.do(host.queries.read(summary.id, at))
             other.cancel()
             assert read.seq == (at or head)
             assert await other >= head // 64 - 1
 
 
-async def _count_turns() -> int:
+async def _count_iterations() -> int:
     """Returns how often the loop passes here until the task is cancelled."""
     count = 0
     with contextlib.suppress(asyncio.CancelledError):

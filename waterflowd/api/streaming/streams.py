@@ -238,7 +238,7 @@ async def read_events(services: Services, run: RunId, after: int) -> AsyncGenera
     while records := await services.history.read(run_stream(run), after + 1, _RECORDS - after % _RECORDS):
         after = records[-1].position
         lines = (ndjson_frame("", event_schema(record)) for record in records)
-        async with contextlib.aclosing(services.turns.collect(lines)) as pieces:
+        async with contextlib.aclosing(services.time_slices.collect(lines)) as pieces:
             async for piece in pieces:
                 yield b"".join(piece)
 
@@ -320,10 +320,10 @@ async def follow_output(
 
 
 async def _framed(services: Services, lines: Iterator[OutputLine | None], frame: Frame) -> AsyncGenerator[bytes, None]:
-    """The lines of each turn in one piece."""
+    """The lines of each time slice in one piece."""
     framed = (None if line is None else frame(line.cursor, line) for line in lines)
-    async with contextlib.aclosing(services.turns.collect(framed)) as turns:
-        async for found in turns:
+    async with contextlib.aclosing(services.time_slices.collect(framed)) as slices:
+        async for found in slices:
             yield b"".join(found)
 
 

@@ -7,8 +7,8 @@ Rules of this file:
   delays. Its connections are closed then: agents connect again, and their sessions send again what was not acknowledged.
 - Nothing that a process does ends the daemon. What it reports about its peers is taken as their word: it terminates the
   encryption, so it can claim any key, and it has the server's secret key.
-- Messages are handled in turns of a few milliseconds, so that other tasks of the event loop get theirs, and one message of each
-  connection after the other (inbox.py). The credit for them is returned after each turn. Reading continues meanwhile, so that a
+- Messages are handled for a few milliseconds at a time, so that other tasks of the event loop continue, and one message of
+  each connection after the other (inbox.py). The credit for them is returned after that. Reading continues meanwhile, so that a
   peer's message is not behind those of others that have not even been read; the windows of the connections bound what waits.
 """
 
@@ -40,8 +40,8 @@ from waterflowd.dispatch.port.inbox import Inbox
 from waterflowd.dispatch.port.limits import PortLimits
 from waterflowd.dispatch.port.records import AcceptedPair, Kind, Record, Refused, Setup, Verdict
 
-#: How long messages are handled before other tasks of the event loop get their turn. One message may take longer.
-TURN_S = 0.002
+#: How long messages are handled before other tasks of the event loop continue. One message may take longer.
+SLICE_S = 0.002
 #: What waits to be handled before reading stops, in bytes: the windows of 32 connections.
 _INBOX_COST_MAX = 32 * records.WINDOW_COST
 #: A process without a sign of life for this long is replaced; asked this often.
@@ -299,7 +299,7 @@ class Port:
         if channel is None or listener is None:
             return
         credit: dict[int, int] = {}
-        deadline = time.perf_counter() + TURN_S
+        deadline = time.perf_counter() + SLICE_S
         try:
             while inbox:
                 kind, connection, payload = inbox.take()

@@ -1,8 +1,8 @@
-"""Turns on the event loop: work that grows with the size of a run is divided, so that everything else gets its turn in between.
+"""Time slices: work that grows with the size of a run is interrupted, so that everything else on the loop continues.
 
-Rules of this file: work is a generator that yields where it may be interrupted. It is resumed for a turn of a few milliseconds.
-All divided work together gets one turn in each iteration of the loop, one piece of work after the other, so that it does not
-matter how much of it there is. What the work reads may change between its turns.
+Rules of this file: work is a generator that yields where it may be interrupted. It is resumed for one time slice.
+All divided work together gets one slice in each iteration of the loop, one piece of work after the other, so that it does not
+matter how much of it there is. What the work reads may change between its slices.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import time
 from collections.abc import AsyncGenerator, Generator, Iterator
 from typing import TypeAlias, TypeVar
 
-#: The length of a turn in seconds: as long as a few steps' messages, and much longer than changing from one task to another.
-TURN_S = 0.002
+#: Length in seconds: as long as a few steps' messages, and much longer than changing from one task to another.
+SLICE_S = 0.002
 
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
@@ -32,17 +32,17 @@ def finish(work: Work[_Result]) -> _Result:
             return result
 
 
-class Turns:
+class TimeSlices:
     """The divided work of one event loop."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
 
     async def do(self, work: Work[_Result]) -> _Result:
-        """Does the work. It has ended in the same turn in which the caller continues."""
+        """Does the work. It has ended in the same slice in which the caller continues."""
         while True:
             async with self._lock:
-                deadline = time.perf_counter() + TURN_S
+                deadline = time.perf_counter() + SLICE_S
                 try:
                     next(work)
                     while time.perf_counter() < deadline:
@@ -50,16 +50,16 @@ class Turns:
                 except StopIteration as end:
                     result: _Result = end.value
                     return result
-                # Still with the lock: the next turn belongs to the next iteration of the loop.
+                # Still with the lock: the next slice belongs to the next iteration of the loop.
                 await asyncio.sleep(0)
 
     async def collect(self, items: Iterator[_Item | None]) -> AsyncGenerator[list[_Item], None]:
-        """The items, a list for each turn in which there was one. None is no item, but a place to interrupt."""
+        """The items, a list for each slice in which there was one. None is no item, but a place to interrupt."""
         is_done = False
         while not is_done:
             found: list[_Item] = []
             async with self._lock:
-                deadline = time.perf_counter() + TURN_S
+                deadline = time.perf_counter() + SLICE_S
                 for item in items:
                     if item is not None:
                         found.append(item)

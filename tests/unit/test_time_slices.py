@@ -1,4 +1,4 @@
-"""Divided work: it gets one turn in each iteration of the loop, however much of it there is."""
+"""Divided work: it gets one time slice in each iteration of the loop, however much of it there is."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from waterflowd import turns
-from waterflowd.turns import Turns, Work, finish
+from waterflowd import time_slices
+from waterflowd.time_slices import TimeSlices, Work, finish
 
 
 @pytest.fixture(autouse=True)
-def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupts work wherever it can be interrupted."""
-    monkeypatch.setattr(turns, "TURN_S", 0.0)
+    monkeypatch.setattr(time_slices, "SLICE_S", 0.0)
 
 
 def work(name: str, count: int, done: list[str]) -> Work[str]:
@@ -32,9 +32,9 @@ def test_work_can_be_done_at_once() -> None:
     assert done == ["a"] * 3
 
 
-async def test_all_work_together_has_one_turn_in_each_iteration_of_the_loop() -> None:
-    """Twenty pieces of work take turns, and between any two turns other tasks continue."""
-    shared, done = Turns(), list[str]()
+async def test_all_work_together_has_one_slice_in_each_iteration_of_the_loop() -> None:
+    """Twenty pieces of work share the slices, and between any two slices other tasks continue."""
+    shared, done = TimeSlices(), list[str]()
 
     async def other() -> None:
         while True:
@@ -50,20 +50,20 @@ async def test_all_work_together_has_one_turn_in_each_iteration_of_the_loop() ->
     assert all("other" in pair for pair in itertools.pairwise(done[1:]) if pair[0] != pair[1])
 
 
-async def test_items_are_collected_turn_by_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn without an item returns nothing, and a long turn returns several."""
+async def test_items_are_collected_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice without an item returns nothing, and a long slice returns several."""
 
     def items() -> Iterator[int | None]:
         yield from (1, None, None, 2, 3)
 
-    assert [found async for found in Turns().collect(items())] == [[1], [2], [3]]
-    monkeypatch.setattr(turns, "TURN_S", 3600.0)
-    assert [found async for found in Turns().collect(items())] == [[1, 2, 3]]
+    assert [found async for found in TimeSlices().collect(items())] == [[1], [2], [3]]
+    monkeypatch.setattr(time_slices, "SLICE_S", 3600.0)
+    assert [found async for found in TimeSlices().collect(items())] == [[1, 2, 3]]
 
 
 async def test_an_error_ends_only_its_own_work() -> None:
     """Other work continues."""
-    shared, done = Turns(), list[str]()
+    shared, done = TimeSlices(), list[str]()
 
     def broken() -> Work[str]:
         yield

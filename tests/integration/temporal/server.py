@@ -6,9 +6,8 @@ survive a `kill -9`. It is for tests and the demo, never for production.
 
 from __future__ import annotations
 
-import ctypes
-import signal
 import subprocess
+import sys
 import sysconfig
 import time
 from dataclasses import dataclass
@@ -38,6 +37,8 @@ _TYPES = {
 }
 #: A service inside of the server may find its port taken; then the server ends, and is started again.
 _STARTS_MAX = 5
+#: Becomes the server, which the kernel ends with the test process (PR_SET_PDEATHSIG): a killed test leaves none behind.
+_END_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 def program() -> Path:
@@ -92,6 +93,7 @@ class Server:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
+                    *(sys.executable, "-c", _END_WITH_PARENT),
                     *(self._program, "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--log-level", "warn"),
                     *("--port", port, "--http-port", http_port, "--metrics-port", metrics_port),
                     *("--db-filename", str(self._folder / "temporal.db"), *pragmas, *dynamic),
@@ -100,7 +102,6 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
             )
         until = time.monotonic() + PATIENCE_S
         health = [str(self._program), "operator", "cluster", "health", "--address", self.address]
@@ -108,11 +109,6 @@ class Server:
             if subprocess.run(health, capture_output=True, check=False).returncode == 0:
                 return True
         return False
-
-
-def _end_with_parent() -> None:
-    """A test process that is killed leaves no server behind."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 @dataclass

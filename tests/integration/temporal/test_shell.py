@@ -272,6 +272,8 @@ async def test_a_killed_server_loses_nothing(namespace: Namespace) -> None:
         namespace.server.kill()
         namespace.server.start()
         await by_name(client, handle, "a1").complete(b"report")
+        # In one task with the end of the attempt, the signal would come first.
+        await until(lambda: engine.count(messages.ActivityCompleted) == 1, "the report")
         await handle.signal(messages.INPUT_SIGNAL, DONE)
         assert await handle.result() == b"done"
     facts = await recorded(client, handle)

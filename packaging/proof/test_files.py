@@ -158,7 +158,9 @@ def test_the_rpms_install_verify_and_uninstall(packages: Path, bookworm: Package
     assert (root / "etc/systemd/system/multi-user.target.wants/waterflow-runner.service").is_symlink()
     subprocess.run([*dnf, *options, "remove", *PACKAGES], check=True)
     left = [str(location) for folder in ("usr", "etc") for location in (root / folder).rglob("*waterflow*")]
-    assert left == []
+    # The key of the audit trail stays, like the data directory: without it the trail can no longer be verified.
+    assert left == [str(root / "etc/waterflow")]
+    assert [file.name for file in (root / "etc/waterflow").iterdir()] == ["audit.key"]
 
 
 def _make_stand_in(folder: Path, repository: Path) -> None:

@@ -420,11 +420,14 @@ async def test_a_reset_execution_stalls_at_once(namespace: Namespace) -> None:
         handle = await start(client)
         await send(handle)
         await until(lambda: engine.count() == 1, "the input")
-        tasks = [
-            event.event_id
-            for event in (await history(client, handle)).events
-            if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
-        ]
+        # A turn has ended before its task has.
+        tasks: list[int] = []
+        while not tasks:
+            tasks = [
+                event.event_id
+                for event in (await history(client, handle)).events
+                if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+            ]
         count = len(engine.requests)
         request = ResetWorkflowExecutionRequest(
             namespace=client.namespace,

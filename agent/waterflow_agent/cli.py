@@ -150,8 +150,11 @@ def _why_no_status(data_dir: Path) -> str:
 
     from waterflow_agent.state import journal
 
+    path = data_dir.absolute()
     try:
-        is_full = os.statvfs(data_dir).f_bavail == 0
+        # On a full disk the data directory itself may be missing.
+        existing = next(folder for folder in (path, *path.parents) if folder.exists())
+        is_full = os.statvfs(existing).f_bavail == 0
     except OSError:
         is_full = False
     if is_full:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
+from tests.executed_lines import ExecutedLines
 from waterflowd import time_slices
 from waterflowd.api.streaming import output_reader
 from waterflowd.api.streaming.output_lines import parse_cursor
@@ -21,27 +19,6 @@ from waterflowd.testing.awaiting import until
 from waterflowd.testing.host import request
 
 FOLDER = str(Path(output_reader.__file__).parent)
-
-
-class Lines:
-    """Counts executed lines of the package while it is active."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __enter__(self) -> Lines:
-        sys.settrace(self._call)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-
-    def _call(self, frame: FrameType, event: str, arg: Any) -> Any:
-        return self._line if frame.f_code.co_filename.startswith(FOLDER) else None
-
-    def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
-        self.count += event == "line"
-        return self._line
 
 
 async def a_run(harness: ApiHarness, steps: int) -> RunId:
@@ -72,7 +49,7 @@ async def test_the_cost_of_reading_output_grows_with_the_number_of_attempts() ->
     for steps in (100, 500):
         async with ApiHarness() as harness:
             run = await a_run(harness, steps)
-            with Lines() as lines:
+            with ExecutedLines(FOLDER) as lines:
                 assert len(await all_lines(harness, run)) == steps // 2
             costs.append(lines.count)
     assert costs[1] <= 6 * costs[0], costs

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
 import waterflowd
+from tests.executed_lines import ExecutedLines
 from waterflowd.dsl import compile_workflow
 from waterflowd.dsl.building.steps import SECRETS_PER_STEP_MAX
 from waterflowd.dsl.reading.reader import EXPRESSIONS_MAX
@@ -26,21 +24,9 @@ FACTOR = 5.0
 def lines_for(text: str) -> int:
     """Returns how many lines of the product compiling the text executes."""
     template._cached_template.cache_clear()
-    count = 0
-
-    def trace(frame: FrameType, event: str, arg: Any) -> Any:
-        nonlocal count
-        if event == "call":
-            return trace if frame.f_code.co_filename.startswith(CODE) else None
-        count += event == "line"
-        return trace
-
-    sys.settrace(trace)
-    try:
+    with ExecutedLines(CODE) as lines:
         compile_workflow("w.yml", text.encode())
-    finally:
-        sys.settrace(None)
-    return count
+    return lines.count
 
 
 def script(*lines: str) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from collections import deque
 from collections.abc import Iterator
-from types import FrameType
-from typing import Any
 
 import pytest
 
+from tests.executed_lines import ExecutedLines
 from waterflowd import engine
 from waterflowd.engine import Run, commands, inputs, step
 from waterflowd.engine.state.runs import Job
@@ -22,27 +20,6 @@ from waterflowd.model.statuses import Outcome
 ENGINE = engine.__path__[0]
 AT = 1_700_000_000_000
 AGENT = AgentId("SHA256:one")
-
-
-class Lines:
-    """Counts executed lines of the engine while it is active."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __enter__(self) -> Lines:
-        sys.settrace(self._call)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-
-    def _call(self, frame: FrameType, event: str, arg: Any) -> Any:
-        return self._line if frame.f_code.co_filename.startswith(ENGINE) else None
-
-    def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
-        self.count += event == "line"
-        return self._line
 
 
 class Feeder:
@@ -95,7 +72,7 @@ class Feeder:
     def costs(self, count: int) -> Iterator[int]:
         """Returns the number of lines for each of the next results, including everything that follows from it."""
         for _ in range(count):
-            with Lines() as lines:
+            with ExecutedLines(ENGINE) as lines:
                 self.finish_one()
             yield lines.count
 
@@ -161,7 +138,7 @@ def test_starting_a_wide_loop_costs_linear_time() -> None:
     lines: dict[int, int] = {}
     for size in (100, 1_000):
         feeder = Feeder(plan(work(), loop(size, size)))
-        with Lines() as counted:
+        with ExecutedLines(ENGINE) as counted:
             feeder.finish_one()
         lines[size] = counted.count
         assert len(feeder.open) == size

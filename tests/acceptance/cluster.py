@@ -306,18 +306,30 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         self.git("push", "--quiet", "origin", "main", cwd=clone)
         return self.git("rev-parse", "HEAD", cwd=clone).strip()
 
-    # The CLI ----------------------------------------------------------------------------------------------------------
+    # Commands ---------------------------------------------------------------------------------------------------------
+
+    def waterflowd(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command of the daemon with the cluster's configuration."""
+        return self._run("waterflowd", *arguments, "--config", str(self.config))
+
+    def agent_status(self, name: str, *arguments: str) -> str:
+        """What `waterflow-agent status` prints."""
+        done = self._run("waterflow_agent", "status", "--config", str(self.folder / f"{name}.toml"), *arguments)
+        return done.stdout + done.stderr
 
     def ctl(self, *arguments: str, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         """Runs waterflowctl and waits for it."""
+        return self._run("waterflowd.ctl", *arguments, timeout_s=timeout_s)
+
+    def _run(self, module: str, *arguments: str, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "waterflowd.ctl", *arguments],
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
             env=self.environment(),
             cwd=self.folder,
             capture_output=True,
             text=True,
             timeout=timeout_s,
-            stdin=subprocess.DEVNULL,
             check=False,
         )
 

@@ -113,7 +113,7 @@ def test_an_agent_that_starts_on_a_full_disk_reports_it_and_works_once_there_is_
             arena.start_agent("web-1")
             wait_until(lambda: "disk is full" in _row(arena)["text"], "the daemon to know")
             assert _row(arena)["slots"] == 0
-            wait_until(lambda: "disk is full" in _status(arena), "the status to say it")
+            wait_until(lambda: "disk is full" in arena.agent_status("web-1"), "the status to say it")
             waiting = arena.start(job("echo waited"))
             wait_until(lambda: arena.run(waiting)["status"] == "running", "the run to wait for a slot")
             assert arena.agent_process("web-1").poll() is None
@@ -123,7 +123,7 @@ def test_an_agent_that_starts_on_a_full_disk_reports_it_and_works_once_there_is_
             assert found["conclusion"] == "success", found
             assert len(step(found)["attempts"]) == 1
             wait_until(lambda: (_row(arena)["text"], _row(arena)["slots"]) == ("connected", 4), "the slots to be back")
-            wait_until(lambda: "disk is full" not in _status(arena), "the status to say so")
+            wait_until(lambda: "disk is full" not in arena.agent_status("web-1"), "the status to say so")
         finally:
             arena.close()
 
@@ -143,7 +143,7 @@ def test_an_agent_that_first_starts_on_a_full_disk_waits_and_then_enrolls(empty_
 
             arena.launch_agent("web-1")
             wait_until(lambda: "disk is full" in arena.agent_log("web-1").read_text(), "the log to say it")
-            assert "disk is full" in _status(arena)
+            assert "disk is full" in arena.agent_status("web-1")
             assert arena.agent_process("web-1").poll() is None
 
             filler.unlink()
@@ -193,12 +193,6 @@ def _delete_leftovers(arena: Arena, data_dir: Path) -> None:
 def _row(arena: Arena) -> dict[str, Any]:
     (row,) = arena.api("GET", "/v1/agents").json()["agents"]
     return dict(row)
-
-
-def _status(arena: Arena) -> str:
-    command = [sys.executable, "-m", "waterflow_agent", "status", "--config", str(arena.folder / "web-1.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
-    return done.stdout + done.stderr
 
 
 @pytest.fixture

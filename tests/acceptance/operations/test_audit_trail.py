@@ -41,12 +41,6 @@ def entries(cluster: Cluster, what: str) -> list[dict[str, object]]:
     return found[::-1]
 
 
-def fsck(cluster: Cluster) -> subprocess.CompletedProcess[str]:
-    """Checks the data directory of the stopped daemon."""
-    command = [sys.executable, "-m", "waterflowd", "fsck", "--config", str(cluster.config)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-
-
 def test_the_use_of_a_secret_is_in_the_sealed_trail_before_the_secret_is_sent(empty_cluster: Cluster) -> None:
     """Names, run, part and server, never the value; a step without secrets has no entry. A killed daemon loses none of it."""
     cluster = empty_cluster
@@ -58,7 +52,7 @@ def test_the_use_of_a_secret_is_in_the_sealed_trail_before_the_secret_is_sent(em
     run = cluster.start(WORKFLOW)
     assert cluster.wait_for(run)["conclusion"] == "success"
     cluster.kill_daemon()
-    assert "audit trail: sealed" in fsck(cluster).stdout
+    assert "audit trail: sealed" in cluster.waterflowd("fsck").stdout
     cluster.start_daemon()
 
     [used] = entries(cluster, "use-secrets")
@@ -82,7 +76,7 @@ def test_the_use_of_a_secret_is_in_the_sealed_trail_before_the_secret_is_sent(em
 
     wait_until(lambda: positions() >= set(range(1, newest + 1)), "the trail to be exported")
     assert cluster.stop_daemon() == 0
-    assert fsck(cluster).returncode == 0
+    assert cluster.waterflowd("fsck").returncode == 0
 
 
 def test_a_daemon_whose_audit_key_is_gone_says_what_to_do(empty_cluster: Cluster) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +12,12 @@ import pyrage
 import pytest
 
 from tests.acceptance.cluster import Cluster, wait_until
-from tests.patience import PATIENCE_S
 from waterflowd.dispatch.keys import read_server_keys
 from waterflowd.model.ids import RunId
 from waterflowd.store import layout
 from waterflowd.store.environment import Environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-
-
-def waterflowd(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "waterflowd", arguments[0], "--config", str(cluster.config), *arguments[1:]],
-        env=cluster.environment(),
-        cwd=cluster.folder,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
 
 
 def gated(marker: Path, gate: Path) -> str:
@@ -88,7 +73,7 @@ def test_after_a_restore_nothing_runs_twice(empty_cluster: Cluster) -> None:
         runs[name] = cluster.start(gated(marks[name], gates[name]))
         begun(marks[name])
 
-    backup = waterflowd(cluster, "backup", str(cluster.folder / "backup"))
+    backup = cluster.waterflowd("backup", str(cluster.folder / "backup"))
     assert backup.returncode == 0, backup.stderr
     # The daemon continues: a run of the backup ends, another starts, and a commit is pushed.
     gates["open"].touch()
@@ -102,7 +87,7 @@ def test_after_a_restore_nothing_runs_twice(empty_cluster: Cluster) -> None:
     # While the daemon is down, a step of the backup ends: its agent keeps the result.
     gates["late"].touch()
     (cluster.folder / "daemon").rename(cluster.folder / "daemon.old")
-    restored = waterflowd(cluster, "restore", str(cluster.folder / "backup"), "--json")
+    restored = cluster.waterflowd("restore", str(cluster.folder / "backup"), "--json")
     assert restored.returncode == 0, restored.stderr
     message = json.loads(restored.stdout)
     assert sorted(message["ended"]["runs"]) == sorted(runs[name] for name in ("open", "late", "running"))
@@ -156,22 +141,22 @@ def test_an_encrypted_backup_reveals_nothing_and_restores_everything(empty_clust
         file.touch(mode=0o600)
         file.write_text(f"# a comment\n{owner}\n")
 
-    backup = waterflowd(cluster, "backup", str(made), "--encrypt-to", str(identity.to_public()), "--json")
+    backup = cluster.waterflowd("backup", str(made), "--encrypt-to", str(identity.to_public()), "--json")
     assert backup.returncode == 0, backup.stderr
     content = made.read_bytes()
     for secret in (pair.public, pair.secret, text, "confidential", run):
         assert secret.encode() not in content
     assert hashlib.sha256(content).hexdigest() == json.loads(backup.stdout)["archive_sha256"]
     assert not (cluster.folder / "daemon" / "snapshot.tmp").exists()
-    fsck = waterflowd(cluster, "fsck", "--data-dir", str(made), "--identity", str(key_file))
+    fsck = cluster.waterflowd("fsck", "--data-dir", str(made), "--identity", str(key_file))
     assert (fsck.returncode, fsck.stdout.split()[:2]) == (0, ["intact:", str(json.loads(backup.stdout)["records"])])
     assert cluster.stop_daemon() == 0
     (cluster.folder / "daemon").rename(cluster.folder / "daemon.old")
     for arguments, code in (((), "WF318"), (("--identity", str(wrong)), "WF318"), (("--identity", str(made)), "WF622")):
-        refused = waterflowd(cluster, "restore", str(made), *arguments)
+        refused = cluster.waterflowd("restore", str(made), *arguments)
         assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1), refused.stderr
         assert f"[{code}]" in refused.stderr
-    restored = waterflowd(cluster, "restore", str(made), "--identity", str(key_file))
+    restored = cluster.waterflowd("restore", str(made), "--identity", str(key_file))
     assert restored.returncode == 0, restored.stderr
     start_both(cluster)
     is_back(cluster)
@@ -190,9 +175,9 @@ def test_a_move_to_another_directory_continues(empty_cluster: Cluster) -> None:
     run = cluster.start(gated(marker, gate))
     begun(marker)
     assert cluster.stop_daemon() == 0
-    assert waterflowd(cluster, "backup", str(cluster.folder / "backup")).returncode == 0
+    assert cluster.waterflowd("backup", str(cluster.folder / "backup")).returncode == 0
     shutil.rmtree(cluster.folder / "daemon")
-    restored = waterflowd(cluster, "restore", str(cluster.folder / "backup"), "--continue")
+    restored = cluster.waterflowd("restore", str(cluster.folder / "backup"), "--continue")
     assert restored.returncode == 0, restored.stderr
     start_both(cluster)
     gate.touch()
@@ -223,8 +208,8 @@ def test_a_damaged_log_is_salvaged_and_usable(empty_cluster: Cluster) -> None:
     assert broken != content
     file.write_bytes(broken)
 
-    assert waterflowd(cluster, "fsck").returncode == 1
-    saved = waterflowd(cluster, "fsck", "--salvage", str(cluster.folder / "saved"), "--json")
+    assert cluster.waterflowd("fsck").returncode == 1
+    saved = cluster.waterflowd("fsck", "--salvage", str(cluster.folder / "saved"), "--json")
     assert saved.returncode == 3, saved.stderr + saved.stdout
     message = json.loads(saved.stdout)
     assert [cut["stream"] for cut in message["kept"]["cuts"]] == [f"run/{runs[1]}"]
@@ -232,7 +217,7 @@ def test_a_damaged_log_is_salvaged_and_usable(empty_cluster: Cluster) -> None:
     assert file.read_bytes() == broken, "the source is left as it is"
     (cluster.folder / "daemon").rename(cluster.folder / "daemon.damaged")
     (cluster.folder / "saved").rename(cluster.folder / "daemon")
-    assert waterflowd(cluster, "fsck").returncode == 0
+    assert cluster.waterflowd("fsck").returncode == 0
     start_both(cluster)
     gate.touch()
     for number in (0, 2):
@@ -263,27 +248,27 @@ def _dispatch_of(directory: Path, run: str) -> bytes:
 def test_failing_commands_print_one_line(empty_cluster: Cluster) -> None:
     """A missing or non-empty directory gives exit code 1 and one line with a code, without a traceback."""
     cluster = empty_cluster
-    nothing = waterflowd(cluster, "backup", str(cluster.folder / "backup"))
-    unknown = waterflowd(cluster, "restore", str(cluster.folder / "no-backup"))
-    empty = waterflowd(cluster, "fsck", "--salvage", str(cluster.folder / "saved"))
+    nothing = cluster.waterflowd("backup", str(cluster.folder / "backup"))
+    unknown = cluster.waterflowd("restore", str(cluster.folder / "no-backup"))
+    empty = cluster.waterflowd("fsck", "--salvage", str(cluster.folder / "saved"))
     for answer in (nothing, unknown, empty):
         assert answer.returncode == 1, answer.stderr
         assert "[WF311]" in answer.stderr
         assert len(answer.stderr.splitlines()) == 1
     cluster.start_daemon()
-    made = waterflowd(cluster, "backup", str(cluster.folder / "backup"))
+    made = cluster.waterflowd("backup", str(cluster.folder / "backup"))
     assert made.returncode == 0, made.stderr
     assert "verified" in made.stdout
     for answer in (
-        waterflowd(cluster, "restore", str(cluster.folder / "backup")),
-        waterflowd(cluster, "backup", str(cluster.folder / "backup")),
+        cluster.waterflowd("restore", str(cluster.folder / "backup")),
+        cluster.waterflowd("backup", str(cluster.folder / "backup")),
     ):
         assert answer.returncode == 1
         assert "[WF315]" in answer.stderr
-    held = waterflowd(cluster, "fsck", "--salvage", str(cluster.folder / "saved"))
+    held = cluster.waterflowd("fsck", "--salvage", str(cluster.folder / "saved"))
     assert (held.returncode, "[WF310]" in held.stderr) == (1, True)
     assert cluster.stop_daemon() == 0
     (cluster.folder / "daemon" / "log.mdb" / "data.mdb").write_bytes(bytes(100_000))
-    lost = waterflowd(cluster, "fsck", "--salvage", str(cluster.folder / "saved"), "--json")
+    lost = cluster.waterflowd("fsck", "--salvage", str(cluster.folder / "saved"), "--json")
     assert lost.returncode == 4, lost.stderr
     assert json.loads(lost.stdout)["verdict"] == "nothing"

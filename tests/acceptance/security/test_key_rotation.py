@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,22 +18,9 @@ from waterflowd.dispatch.keys import ServerKeys
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
-def waterflowd(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command of the daemon."""
-    return subprocess.run(
-        [sys.executable, "-m", "waterflowd", *arguments, "--config", str(cluster.config)],
-        env=cluster.environment(),
-        cwd=cluster.folder,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-
-
 def keys_of(cluster: Cluster, *arguments: str) -> dict[str, Any]:
     """The list of keys that a command prints."""
-    done = waterflowd(cluster, "keys", *arguments, "--json")
+    done = cluster.waterflowd("keys", *arguments, "--json")
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -53,28 +38,6 @@ def server_of(cluster: Cluster, name: str) -> dict[str, Any]:
     """What an agent has stored about its server."""
     found: dict[str, Any] = json.loads((cluster.agent_dir(name) / "server.json").read_bytes())
     return found
-
-
-def agent_status(cluster: Cluster, name: str, *arguments: str) -> str:
-    """What `waterflow-agent status` prints."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "waterflow_agent",
-            "status",
-            "--config",
-            str(cluster.folder / f"{name}.toml"),
-            *arguments,
-        ],
-        env=cluster.environment(),
-        cwd=cluster.folder,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    return done.stdout
 
 
 def old_keys_expire(cluster: Cluster) -> None:
@@ -123,7 +86,7 @@ def test_agents_follow_a_rotation_without_being_touched(cluster: Cluster, tmp_pa
     assert on_old_key(cluster) == 1
     public = cluster.api("GET", "/v1/agents").json()["server"]["key"]
     assert server_of(cluster, working)["server_key"] == public
-    assert away in waterflowd(cluster, "keys").stdout
+    assert away in cluster.waterflowd("keys").stdout
 
     cluster.start_agent(away)
 
@@ -131,7 +94,7 @@ def test_agents_follow_a_rotation_without_being_touched(cluster: Cluster, tmp_pa
     assert on_old_key(cluster) == 0
     # The agent updates the file of its status once a second.
     wait_until(
-        lambda: json.loads(agent_status(cluster, away, "--json"))["server_fingerprint"] == fresh,
+        lambda: json.loads(cluster.agent_status(away, "--json"))["server_fingerprint"] == fresh,
         "the new key in its status",
     )
     (tmp_path / "old.token").write_text(token)
@@ -163,7 +126,7 @@ def test_an_agent_that_comes_back_too_late_is_refused_until_it_is_enrolled_again
     process = cluster.spawn("waterflow_agent", "run", "--config", str(cluster.folder / "web-2.toml"), log=cluster.log)
     try:
         text = "the old one may have expired: enroll this agent again"
-        wait_until(lambda: text in agent_status(cluster, "web-2"), "the refusal")
+        wait_until(lambda: text in cluster.agent_status("web-2"), "the refusal")
     finally:
         process.terminate()
         process.wait(PATIENCE_S)
@@ -183,7 +146,7 @@ def test_old_keys_can_be_retired_when_all_agents_have_followed(cluster: Cluster)
     wait_until(lambda: keys_of(cluster)["agents_on_old_key"] == ["web-2"], "one agent to have followed")
     cluster.stop_daemon()
 
-    refused = waterflowd(cluster, "keys", "retire")
+    refused = cluster.waterflowd("keys", "retire")
 
     assert refused.returncode == 1
     assert "web-2" in refused.stderr
@@ -192,26 +155,27 @@ def test_old_keys_can_be_retired_when_all_agents_have_followed(cluster: Cluster)
     cluster.start_daemon()
     cluster.start_agent("web-2")
     wait_until(lambda: cluster.connected() == {"web-1", "web-2"}, "both agents")
-    assert len(server_of(cluster, "web-1")["old_server_keys"]) == 1
+    # An agent writes the file after the daemon has listed it as connected.
+    wait_until(lambda: len(server_of(cluster, "web-1")["old_server_keys"]) == 1, "the old key to be stored")
     wait_until(lambda: keys_of(cluster)["agents_on_old_key"] == [], "both agents to have followed")
     cluster.stop_daemon()
     assert len(keys_of(cluster, "retire")["keys"]) == 1
     cluster.start_daemon()
     wait_until(lambda: cluster.connected() == {"web-1", "web-2"}, "both agents")
-    assert server_of(cluster, "web-1")["old_server_keys"] == []
+    wait_until(lambda: server_of(cluster, "web-1")["old_server_keys"] == [], "the old key to be dropped")
 
 
 def test_a_rotation_needs_a_stopped_daemon_and_says_so(cluster: Cluster) -> None:
     """Nothing changes, and the text contains the commands."""
     before = keys.read_server_keys(cluster.folder / "daemon")
-    refused = waterflowd(cluster, "keys", "rotate")
+    refused = cluster.waterflowd("keys", "rotate")
 
     assert refused.returncode == 1
     assert "systemctl stop waterflowd" in refused.stderr
     assert "WF310" in refused.stderr
     assert keys.read_server_keys(cluster.folder / "daemon") == before
     for wrong in ("400d", "soon"):
-        assert waterflowd(cluster, "keys", "rotate", "--accept-old-for", wrong).returncode != 0
+        assert cluster.waterflowd("keys", "rotate", "--accept-old-for", wrong).returncode != 0
 
 
 def test_backups_contain_the_list_of_keys(cluster: Cluster) -> None:
@@ -220,12 +184,12 @@ def test_backups_contain_the_list_of_keys(cluster: Cluster) -> None:
     rotate(cluster)
     wait_until(lambda: "web-1" in cluster.connected(), "one agent")
     made = cluster.folder / "backup"
-    assert waterflowd(cluster, "backup", str(made)).returncode == 0
-    assert waterflowd(cluster, "fsck", "--data-dir", str(made)).returncode == 0
+    assert cluster.waterflowd("backup", str(made)).returncode == 0
+    assert cluster.waterflowd("fsck", "--data-dir", str(made)).returncode == 0
     before = keys.read_server_keys(cluster.folder / "daemon")
     cluster.stop_daemon()
     (cluster.folder / "daemon").rename(cluster.folder / "lost")
-    assert waterflowd(cluster, "restore", str(made)).returncode == 0
+    assert cluster.waterflowd("restore", str(made)).returncode == 0
     assert keys.read_server_keys(cluster.folder / "daemon") == before
     cluster.start_daemon()
 

@@ -9,9 +9,9 @@ Rules of this file:
 - On TCP `Host` must name this daemon (DNS rebinding), and `Origin`, if a browser sends one, must be the same host and port
   (cross-site requests).
 - Default deny: only the paths in `PUBLIC` need no principal. Webhooks need neither a token nor a `Host`: they are signed.
-- Each principal, and each address without one, has a rate limit, a limit of the event loop's time, and limits of requests and
-  streams at a time (quotas.py); beyond one the answer is a 429 that costs next to nothing. Wrong tokens have a much
-  lower limit, which does not affect a valid token from the same address.
+- Each principal, and each address without one, has a rate limit, a limit on the event loop's time, and limits on the requests
+  and streams at a time (quotas.py); beyond one the answer is a 429 that costs next to nothing. Wrong tokens have a much lower
+  limit, which does not affect a valid token from the same address.
 - Rejections are recorded in the audit trail, at a limited rate (access/audit_trail.py).
 """
 
@@ -27,7 +27,7 @@ from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
 from waterflowd.access.roles import ANONYMOUS, Principal, Role
 from waterflowd.api.loop_time import Timed
-from waterflowd.api.problems import problem
+from waterflowd.api.problems import problem, retry_after
 from waterflowd.api.quotas import Admission, Pools, source_of_address
 from waterflowd.api.services import Services
 from waterflowd.rates import BucketPerName
@@ -45,8 +45,8 @@ ADMISSION = "admission"
 
 #: The burst in seconds of the rate: enough for the pages of a list, or a screen that loads.
 _BURST_S = 5
-#: Processor time of the event loop for the requests of one client, in ms: together, and for each second. A request that needs
-#: several times the usual millisecond counts accordingly. Half of that of an agent (dispatch/sessions.py) at once.
+#: Processor time of the event loop that the requests of one client may take, in ms: at once, and per second on average. The
+#: usual request takes one. The burst is half that of an agent (dispatch/sessions.py).
 TIME_MS_BURST, TIME_MS_PER_S = 1_000.0, 250.0
 #: Wrong tokens from one address: enough for a mistake in a script, too few for a brute-force search.
 _WRONG_PER_S, _WRONG_BURST = 1.0, 20
@@ -128,11 +128,12 @@ class AuthMiddleware:
         now = self._services.clock.now()
         times = self._times.bucket(client, now)
         if times.is_spent(now):
+            wait_ms = times.wait_ms(now)
             text = (
                 f"your requests have taken more than {TIME_MS_PER_S:g} ms of the daemon's time per second; "
-                f"wait {times.wait_ms(now)} ms, and ask for less or less often"
+                f"wait {wait_ms} ms, and ask for less or less often"
             )
-            raise Rejected("WF611", text, status=429)
+            raise Rejected("WF611", text, status=429, after_s=wait_ms / 1000)
         bucket = self._rates.bucket(client, now)
         if not bucket.take(now):
             text = f"rate limit of {self._services.requests_per_s} requests per second exceeded; wait {bucket.wait_ms(now)} ms"
@@ -190,9 +191,13 @@ def _client_of(scope: Scope, principal: Principal | None) -> str:
 
 
 def _problem(error: Rejected, path: str, *, closes: bool = False) -> Response:
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(error.status, {})
+    headers = {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    elif error.status == 429:
+        headers["Retry-After"] = retry_after(error.after_s)
     if closes:
-        headers = {**headers, "Connection": "close"}
+        headers["Connection"] = "close"
     return problem(error.status, error.text, code=error.code, instance=path, headers=headers)
 
 

@@ -73,13 +73,18 @@ def problem(
     return Response(_encoder.encode(content), status_code=status, headers=headers, media_type=MEDIA_TYPE)
 
 
+def retry_after(after_s: float) -> str:
+    """The value of `Retry-After`: whole seconds, at least one."""
+    return str(max(1, math.ceil(after_s)))
+
+
 async def _rejected(request: Request, error: Exception) -> Response:
     assert isinstance(error, Rejected)
     # For the audit trail; the middleware reads it after the answer was sent.
     request.state.refused_code = error.code
     headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
     if error.after_s:
-        headers["Retry-After"] = str(max(1, math.ceil(error.after_s)))
+        headers["Retry-After"] = retry_after(error.after_s)
     path = request.url.path
     return problem(error.status, error.text, code=error.code, instance=path, where=error.where, headers=headers)
 
@@ -87,7 +92,7 @@ async def _rejected(request: Request, error: Exception) -> Response:
 async def _retryable(request: Request, error: Exception) -> Response:
     assert isinstance(error, Retryable)
     status = 507 if error.code == "WF302" else 503
-    headers = {"Retry-After": str(max(1, round(error.after_s)))}
+    headers = {"Retry-After": retry_after(error.after_s)}
     return problem(status, error.text, code=error.code, instance=request.url.path, headers=headers)
 
 

@@ -72,13 +72,7 @@ class LogHistory:
         self, selected: RunFilter, *, before: RunId | None = None, limit: int
     ) -> tuple[list[RunSummary], RunId | None]:
         """See the port."""
-        rows, following = await self._time_slices.do(self._search(selected, before, limit))
-        if following is not None and selected.since_at is not None:
-            last = self._journal.run(following)
-            if last is not None and last.created_at < selected.since_at:
-                # Everything older was created before the time, too.
-                following = None
-        return rows, following
+        return await self._time_slices.do(self._search(selected, before, limit))
 
     def _search(
         self, selected: RunFilter, before: RunId | None, limit: int
@@ -87,10 +81,20 @@ class LogHistory:
         for _ in range(_SEARCHES):
             rows, before = self._journal.runs(selected, before=before, limit=limit - len(found))
             found += rows
+            if before is not None and self._is_before(before, selected.since_at):
+                # All older runs were created before the time, too.
+                before = None
             if before is None or len(found) == limit:
                 break
             yield
         return found, before
+
+    def _is_before(self, run: RunId, at: int | None) -> bool:
+        """Whether the run was created before the time, if there is one."""
+        if at is None:
+            return False
+        row = self._journal.run(run)
+        return row is not None and row.created_at < at
 
     async def open_runs(self, limit: int) -> list[RunSummary]:
         """See the port."""

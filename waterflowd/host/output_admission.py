@@ -28,7 +28,7 @@ from waterflowd.model.statuses import AttemptStatus
 
 logger = logging.getLogger("waterflow.host")
 
-#: Ends of logs kept in memory; the end of another one is read from the store.
+#: Ends of logs kept in memory; the ends of others are read from the store.
 _ENDS_MAX = 4096
 #: Logs that were cut off; without its entry, a log is cut off again where it ends.
 _CUTS_MAX = 65_536
@@ -79,7 +79,7 @@ class OutputAdmission:
             cut = self._cut(repository, name)
         cut.seen = max(cut.seen, offset + size)
         if attempt.status is AttemptStatus.FINISHED and cut.total is None:
-            # Without a report of the agent nobody knows the size.
+            # Without a report of the agent, the size is unknown.
             cut.total = attempt.output_bytes or cut.seen
         return self._mark(cut)
 
@@ -145,8 +145,9 @@ class OutputAdmission:
         if len(self._cuts) > _CUTS_MAX:
             self._cuts.popitem(last=False)
         if self._quotas.output_was_cut(repository, self._clock.now()):
-            text = "repository %s has used its quota of output: the longest logs are cut off, the first is that of %s"
-            logger.warning(text, repository, name, extra={"repository": repository, "run": name.run})
+            owner = "workflows sent to the API" if repository is None else f"repository {repository}"
+            text = "%s: output quota used up; the longest logs are cut off, first that of run %s, %s/%s"
+            logger.warning(text, owner, name.run, name.job, name.step, extra={"repository": repository, "run": name.run})
         return cut
 
     def _mark(self, cut: _Cut) -> list[OutputPiece]:

@@ -31,8 +31,8 @@ HOUR_MS = 3_600_000
 _PARTS = 1000
 #: Output is recorded after this share of the quota.
 _RECORDED_SHARE = 100
-#: Quotas are shown from this share on.
-NEAR = 0.8
+#: Quotas have a text from this share on.
+_NEAR = 0.8
 #: The largest quota: used amounts stay within 64 bits.
 QUOTA_MAX = 1 << 50
 
@@ -106,8 +106,7 @@ class RepositoryQuotas:
                     raise _refusal(request.repository, limit, used, now)
             taken[request.repository] += 1
         for repository, used in taken.items():
-            for name, value in _counters("runs", repository, used, now).items():
-                counters[name] = value
+            counters.update(_counters("runs", repository, used, now))
 
     def _runs_used(self, repository: str, now: int, counters: Mapping[str, int]) -> float:
         used, at = (
@@ -171,7 +170,7 @@ class RepositoryQuotas:
         text = f"{math.ceil(used):,} of {limit:,} runs per hour used ({RUNS_KEY})"
         if is_exceeded:
             text += f"; the next run may start at {_time(now + _wait_ms(used, limit))}"
-        shown = text if is_exceeded or used >= NEAR * limit else ""
+        shown = text if is_exceeded or used >= _NEAR * limit else ""
         return QuotaUse(key=RUNS_KEY, used=math.ceil(used), limit=limit, text=shown, is_exceeded=is_exceeded)
 
     def _output_use(self, repository: str | None, limit: int, now: int) -> QuotaUse:
@@ -180,7 +179,7 @@ class RepositoryQuotas:
         text = f"{bucket.used / limit:.0%} of {limit:,} bytes of output per hour used ({OUTPUT_KEY})"
         if bucket.cut_at is not None and is_exceeded:
             text += f"; output was cut off at {_time(bucket.cut_at)}"
-        shown = text if is_exceeded or bucket.used >= NEAR * limit else ""
+        shown = text if is_exceeded or bucket.used >= _NEAR * limit else ""
         return QuotaUse(key=OUTPUT_KEY, used=math.ceil(bucket.used), limit=limit, text=shown, is_exceeded=is_exceeded)
 
 

@@ -45,7 +45,7 @@ class DriverMetrics:
         yield Sample("waterflow_slots", sum(max(0, server.free) for server in connected), "free")
         yield Sample("waterflow_agents", len(connected), "connected")
         yield Sample("waterflow_agents", max(0, len(state.registry.agents) - len(connected)), "away")
-        behind = [each for key in self._server_keys[:1] for each in agents_behind(state.registry, key)]
+        behind = agents_behind(state.registry, self._server_keys[0]) if self._server_keys else []
         yield Sample("waterflow_agents_on_old_key", len(behind))
         yield Sample("waterflow_timers", len(state.timers))
         yield Sample("waterflow_log_events", metrics.events)

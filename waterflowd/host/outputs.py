@@ -102,7 +102,8 @@ class OutputCollector:
             sizes = await self._append([append for _, _, append in waiting])
             acknowledgements: dict[AgentId, list[messages.OutputAck]] = {}
             for (agent, key, _), size in zip(waiting, sizes, strict=True):
-                acknowledgements.setdefault(agent, []).append(self._acknowledgement(key, size))
+                offset = self._admission.acknowledged(key.attempt, size)
+                acknowledgements.setdefault(agent, []).append(messages.OutputAck(key, offset))
             for agent, outgoing in acknowledgements.items():
                 self._link.send(agent, outgoing)
             for run in dict.fromkeys(append.attempt.run for _, _, append in waiting):
@@ -125,9 +126,6 @@ class OutputCollector:
             for append, size in zip(appends, sizes, strict=True):
                 self._admission.not_stored(append.attempt, size)
         return sizes
-
-    def _acknowledgement(self, key: messages.TaskId, size: int) -> messages.OutputAck:
-        return messages.OutputAck(key, self._admission.acknowledged(key.attempt, size))
 
 
 def display_name(key: messages.TaskId) -> str:

@@ -14,16 +14,7 @@ from waterflowd.api.dependencies import Ports, Runner, Viewer
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, one_of
 from waterflowd.api.request_bodies import read_json
 from waterflowd.api.responses import json_response, returns, takes
-from waterflowd.api.run_lookup import (
-    STATUSES,
-    Part,
-    StatusFilter,
-    Text,
-    check_names,
-    read_run,
-    resolve,
-    split_part,
-)
+from waterflowd.api.run_lookup import STATUSES, Part, StatusFilter, Text, check_names, read_run, resolve, split_part
 from waterflowd.api.schemas.events import EventList, event_schema
 from waterflowd.api.schemas.runs import (
     CancelBody,

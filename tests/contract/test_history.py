@@ -122,7 +122,7 @@ async def _take(source: AsyncIterator[Record], count: int) -> Sequence[int]:
     return found
 
 
-async def test_who_waits_for_output_is_woken_by_an_event_of_the_run(written: Written) -> None:
+async def test_an_event_of_the_run_wakes_those_that_wait_for_output(written: Written) -> None:
     """The end of an attempt says how much output there is."""
     grown = asyncio.ensure_future(written.history.output_grew(run(1)))
     await asyncio.sleep(0)
@@ -175,7 +175,7 @@ async def test_a_page_continues_where_the_last_one_ended(written: Written) -> No
 
 
 async def test_runs_are_found_by_id_key_and_state(written: Written) -> None:
-    """Open runs come first to last; what is unknown is None, and no error."""
+    """Open runs come first to last; an unknown one is None, not an error."""
     rows = [row(1), row(2, Conclusion.SUCCESS), row(3)]
     written.write(Batch(summaries=rows, keys={"push/1": run(2)}, plans={"h": b"plan"}))
     history = written.history

@@ -82,9 +82,9 @@ def _feed(run: Run, following: deque[inputs.Input], now: int, answers: Answers, 
 
 
 def _answer(
-    run: Run, given: Sequence[commands.Command], answers: Answers, turn: Turn, following: deque[inputs.Input]
+    run: Run, issued: Sequence[commands.Command], answers: Answers, turn: Turn, following: deque[inputs.Input]
 ) -> None:
-    for command in given:
+    for command in issued:
         answer = answers.answer(run, command)
         if answer is None:
             turn.commands.append(command)

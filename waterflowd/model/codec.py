@@ -31,9 +31,9 @@ UPCASTERS: dict[tuple[str, str, int], Upcaster] = {}
 class UnreadableError(ValueError):
     """This release does not understand a stored value; the text says why."""
 
-    def stalled(self, place: str) -> Stalled:
-        """The error for people; `place` says which value it is."""
-        return Stalled("WF401", f"this release cannot read {place}: {self}; upgrade Waterflow")
+    def stalled(self, name: str) -> Stalled:
+        """The error for people; `name` says which value it is."""
+        return Stalled("WF401", f"this release cannot read {name}: {self}; upgrade Waterflow")
 
 
 class _Tagged(msgspec.Struct):

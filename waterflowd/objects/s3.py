@@ -33,7 +33,7 @@ class S3Objects:
 
     def __init__(self, bucket: str, prefix: str = "", *, endpoint: str | None = None) -> None:
         """`endpoint` is the service's URL; without one it is Amazon's, or that of the environment."""
-        self._place = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._address = f"s3://{bucket}/{prefix}".rstrip("/")
         options: dict[str, Any] = {
             "connect_timeout": timedelta(seconds=_CONNECT_S),
             "timeout": timedelta(seconds=_REQUEST_S),
@@ -88,7 +88,7 @@ class S3Objects:
             reason = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         else:
             reason = "its server cannot be reached, or did not answer in time"
-        return Retryable("WF322", f"the object storage {self._place} cannot be used: {reason}")
+        return Retryable("WF322", f"the object storage {self._address} cannot be used: {reason}")
 
 
 def _code(error: Exception) -> str:

@@ -39,7 +39,7 @@ class TimeSlices:
         self._lock = asyncio.Lock()
 
     async def do(self, work: Work[_Result]) -> _Result:
-        """Does the work. It has ended in the same slice in which the caller continues."""
+        """Does the work. The caller continues in the slice in which it ended, so the result is still current."""
         while True:
             async with self._lock:
                 deadline = time.perf_counter() + SLICE_S
@@ -54,7 +54,7 @@ class TimeSlices:
                 await asyncio.sleep(0)
 
     async def collect(self, items: Iterator[_Item | None]) -> AsyncGenerator[list[_Item], None]:
-        """The items, a list for each slice in which there was one. None is no item, but a place to interrupt."""
+        """The items, one list for each slice that has any. A None among them only marks where the work may be interrupted."""
         is_done = False
         while not is_done:
             found: list[_Item] = []

@@ -95,7 +95,7 @@ class FleetAgentAdmin:
         when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(until / 1_000))
         return (
             f"it has not connected since the server's key was rotated, and the old key is accepted until {when}: start it "
-            "before, or enroll it again"
+            "before then, or enroll it again"
         )
 
     def pending(self) -> Sequence[PendingRow]:

@@ -208,7 +208,7 @@ class RepositoryAdmin(Protocol):
         ...
 
     def shared_quotas(self) -> Sequence[QuotaUse]:
-        """The quotas that all workflows share which are sent to the API."""
+        """The quotas that all workflows sent to the API share."""
         ...
 
     def definitions(self) -> Sequence[DefinitionRow]:

@@ -47,7 +47,7 @@ class GitRepositoryAdmin:
         return [self._repository_row(loop.repository) for loop in self._reconciler.loops.values()]
 
     def shared_quotas(self) -> Sequence[QuotaUse]:
-        """The quotas that workflows share which are sent to the API."""
+        """The quotas that all workflows sent to the API share."""
         return self._quotas.uses(None, self._reconciler.ports.clock.now())
 
     def _repository_row(self, repository: LiveRepository) -> RepositoryRow:

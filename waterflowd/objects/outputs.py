@@ -3,7 +3,7 @@
 Rules of this file:
 
 - An object is never changed. When an agent changes from one daemon to another, both may store the same bytes under different
-  names; a reader skips what it has read already. An offset always has the same byte, so it does not matter which one it reads.
+  names; a reader skips what it has read already. Both have the same byte at the same offset, so either may be read.
 - Offsets decide, as in every output log: known bytes are skipped, bytes after a gap are ignored. What a daemon remembers as the
   end of a log may be too low, because another one has continued it, but never too high. So it lists the objects before it
   reports a gap, or an end without having stored anything: an agent may no longer have what lies before the true end.
@@ -32,8 +32,8 @@ from waterflowd.ports import Objects
 ENDS_MAX = 4096
 #: Objects that are stored or read at the same time; each of them is in memory.
 REQUESTS_MAX = 32
-#: Logs whose list of objects is kept for readers, and objects that are kept: one is read in several steps. An object has what
-#: an agent sends before it waits for an acknowledgement, at most 1 MiB.
+#: How many lists of objects and how many loaded objects are kept for readers, which read an object in several steps. An object
+#: holds what an agent sends before it waits for an acknowledgement, at most 1 MiB.
 LISTS_MAX, LOADED_MAX = 256, 16
 
 _Key = TypeVar("_Key")
@@ -75,7 +75,7 @@ class ObjectOutputLogs:
         #: What this daemon knows of the durable end of each log, the least recently used first.
         self._ends: dict[AttemptId, int] = {}
         self._locks: WeakValueDictionary[AttemptId, asyncio.Lock] = WeakValueDictionary()
-        #: What readers have listed and loaded last. Both remain right, because no object ever changes.
+        #: What readers have listed and loaded last. Neither becomes wrong, because no object ever changes.
         self._lists: dict[AttemptId, list[_Part]] = {}
         self._loaded: dict[tuple[AttemptId, _Part], list[OutputPiece]] = {}
 

@@ -42,7 +42,7 @@ class Source:
         return [name for name in names if self.get(name) is None]
 
     def lower(self, run: Run, command: commands.SendTask, instance: str) -> messages.Task:
-        """See `host.batch.Lower`."""
+        """See `host.live_state.Lower`."""
         return stored_lower(run, command, instance, lambda _, name: self.get(name))
 
     def host(self, log: MemoryLog | None = None, clock: ManualClock | None = None) -> HostHarness:

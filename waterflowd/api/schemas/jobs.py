@@ -4,10 +4,11 @@ Rules of this file:
 
 - The list at the top holds the jobs of the file, with the steps of the file. The instances of a job, or the jobs of the
   workflow that it calls, are in its `jobs`; what runs inside a step is in its `blocks`.
-- An answer is bounded, however large the run is, because it is built in one turn of the event loop. It has all jobs of the
-  file; otherwise `LIST_MAX` rows in one list, `ROWS_MAX` steps of the file and as many rows below them at most, with
-  `VALUES_BYTES_MAX` of outputs. `jobs_total`, `steps_total` and `blocks_total` are the real numbers, and `counts` counts all
-  jobs and blocks by state. Rows that failed or are active take precedence. `routes/run_parts.py` pages through everything.
+- An answer is bounded, however large the run is, because it is built in one iteration of the event loop. It has all jobs of
+  the file. Beyond these it has at most `LIST_MAX` rows in one list, `ROWS_MAX` steps of the file and `ROWS_MAX` rows below
+  them, with `VALUES_BYTES_MAX` of outputs. `jobs_total`, `steps_total` and `blocks_total` are the real numbers, and `counts`
+  counts all jobs and blocks by state. Rows that failed or are active take precedence. `routes/run_parts.py` pages through
+  everything.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 
 #: Rows of one list: what a person can read through.
 LIST_MAX = 100
-#: Steps of the file's jobs in one answer, and again rows below them. Each attempt of a step after the first counts as a row.
-#: About 400 KB, 6 ms.
+#: Steps of the file's jobs in one answer; the same number applies to the rows below them. Each attempt of a step after the
+#: first counts as such a row. About 400 KB, 6 ms.
 ROWS_MAX = 300
 #: Outputs of those rows in one answer.
 VALUES_BYTES_MAX = 2 << 20
@@ -44,8 +45,8 @@ _Part = TypeVar("_Part", Job, Step, Block)
 _Row = TypeVar("_Row")
 _encoder = msgspec.json.Encoder()
 #: Shown first, then the active ones, then the rest.
-_ACTIVE = frozenset({Status.RUNNING, Status.WAITING})
 _UNSUCCESSFUL = frozenset({Conclusion.FAILURE, Conclusion.LOST, Conclusion.TIMED_OUT, Conclusion.CANCELLED})
+_ACTIVE = frozenset({Status.RUNNING, Status.WAITING})
 
 
 class Budget:

@@ -38,7 +38,7 @@ class ConditionSchema(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QuotaSchema(msgspec.Struct, frozen=True, kw_only=True):
-    """A quota: its key in the configuration, the amount per hour, and how much is used. `text` if little or nothing is left."""
+    """A quota: its key in the configuration, the amount per hour, and how much of it is used. `text` is empty below 80 %."""
 
     key: str
     limit: int

@@ -10,8 +10,8 @@ that are not UTF-8 become U+FFFD only when a whole line or part is complete, so 
 
 The cursor numbers attempts in the order of their dispatch, which the log fixes: `c12;14-17;12=400;18=22.30` means that the
 first 12 and the numbers 14 to 17 (from 0) are complete; of number 12, 400 bytes have been returned; of number 18, 22 bytes of
-stream 1 and 30 bytes of stream 2; of all others, nothing. `c12+500` means that the
-first 500 bytes of each attempt were not requested.
+stream 1 and 30 bytes of stream 2; of all others, nothing. `c12+500` means that the first 500 bytes of each attempt were not
+requested.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The whole output of a run as one sequence of lines that can be resumed at any line.
 
 Rules of this file: it reads the history and the output logs, and never waits for anything new. Reading lines is divided work
-(turns.py), because a run may have thousands of attempts and megabytes of output. Attempts come in the order of their
+(time_slices.py), because a run may have thousands of attempts and megabytes of output. Attempts come in the order of their
 `attempt-dispatched` events. While a run is active, several attempts print concurrently: each `read_some` returns what is new of
 each of them in turn.
 """

@@ -29,6 +29,18 @@ def test_connections_take_turns_and_keep_their_order() -> None:
     assert [text for connection, text in found if connection == 1] == [f"flood {n}" for n in range(1, 51)]
 
 
+def test_ends_that_wait_behind_messages_are_counted() -> None:
+    """The place of such a connection is free, although a newer connection's turn may come first."""
+    inbox = Inbox()
+    closed: Record = (Kind.CLOSED, 1, memoryview(b""))
+    inbox.add([message(1, "one"), message(1, "two"), closed, message(2, "three")])
+    assert (inbox.count(Kind.CLOSED), inbox.count(Kind.MESSAGE)) == (1, 3)
+    assert [inbox.take()[0] for _ in range(3)] == [Kind.MESSAGE] * 3
+    assert inbox.count(Kind.CLOSED) == 1
+    inbox.take()
+    assert inbox.count(Kind.CLOSED) == 0
+
+
 def test_the_cost_is_that_of_what_waits() -> None:
     """As the windows of the connections count it."""
     inbox = Inbox()

@@ -334,7 +334,7 @@ class Port:
             content = bytes(payload)
             key, is_on_old_key = z85.encode(content[:KEY_BYTES]).decode(), bool(content[KEY_BYTES])
             address = content[KEY_BYTES + 1 :].decode("ascii", "replace")
-            if len(self._connections) >= self._settings.limits.total:
+            if self._is_full():
                 channel.fail("ignores the limits")
                 return
             verdict = listener.admit(key, address)
@@ -348,6 +348,11 @@ class Port:
             listener.refused(msgspec.msgpack.decode(payload, type=Refused))
         elif kind == Kind.PING:
             channel.lives()
+
+    def _is_full(self) -> bool:
+        total = self._settings.limits.total
+        # The process may use the place of a connection whose end still waits behind its messages.
+        return len(self._connections) >= total and len(self._connections) - self._inbox.count(Kind.CLOSED) >= total
 
 
 class _Channel(asyncio.Protocol):

@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 
 from waterflowd.dispatch.port import records
-from waterflowd.dispatch.port.records import Record
+from waterflowd.dispatch.port.records import Kind, Record
 
 
 class Inbox:
@@ -46,6 +46,10 @@ class Inbox:
         else:
             del self._waiting[connection]
         return record
+
+    def count(self, kind: Kind) -> int:
+        """Counts the waiting records of a kind, by looking at each of them."""
+        return sum(record[0] == kind for queue in self._waiting.values() for record in queue)
 
     def clear(self) -> None:
         """Removes everything."""

@@ -178,12 +178,16 @@ def keys(context: click.Context, file: str | None, data_dir: str | None, as_json
 
     The daemon may be running.
     """
-    if context.invoked_subcommand is None:
-        from waterflowd.rescue import server_keys
+    if context.invoked_subcommand is not None:
+        if file or data_dir or as_json:
+            # They would have no effect: the subcommand would change the keys of the default data directory.
+            raise click.UsageError(f"put the options after `{context.invoked_subcommand}`")
+        return
+    from waterflowd.rescue import server_keys
 
-        config = _load(file, **{"data-dir": data_dir})
-        found = _run_or_exit(lambda: server_keys.listing(config))
-        _print(list(map(escape_for_display, server_keys.text_of(found))), found, as_json)
+    config = _load(file, **{"data-dir": data_dir})
+    found = _run_or_exit(lambda: server_keys.listing(config))
+    _print(list(map(escape_for_display, server_keys.text_of(found))), found, as_json)
 
 
 @keys.command("rotate")

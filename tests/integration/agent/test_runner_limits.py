@@ -17,7 +17,6 @@ MIB = 1 << 20
 #: A user that every machine has, and that owns nothing.
 OTHER = "nobody"
 FORK_BOMB = "bomb() { bomb | bomb & }; bomb; wait; sleep 300"
-#: Counts to 20 with a new process for each number, so it notices when it cannot fork.
 #: Stops every other child of the runner as soon as it can, also those that have only just become its own user's.
 FREEZER = """import os, signal, sys
 print("ready", flush=True)
@@ -27,6 +26,7 @@ while True:
             try: os.kill(int(pid), signal.SIGSTOP)
             except OSError: pass
 """
+#: Counts to 20 with a new process for each number, so it notices when it cannot fork.
 NEIGHBOUR = "for i in {1..20}; do /bin/sleep 0.01 || exit 9; echo $i; done"
 
 

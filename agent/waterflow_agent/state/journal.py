@@ -22,6 +22,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,9 @@ RECORD_BYTES_MAX = 64 << 20
 _HEADER_BYTES = 8
 #: The disk or the user's quota is full.
 DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
+
+#: `waterflow-agent status` holds the lock for a moment (`is_locked`), and must not keep an agent from starting.
+_LOCK_ATTEMPTS, _LOCK_RETRY_S = 5, 0.02
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(records.Record)
@@ -58,6 +62,17 @@ def is_locked(directory: Path) -> bool:
     return False
 
 
+def _take_lock(descriptor: int) -> bool:
+    for _ in range(_LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(_LOCK_RETRY_S)
+        else:
+            return True
+    return False
+
+
 class Journal:
     """The journal of one directory. Call `append` from the loop's thread, and `flush` from one thread at a time."""
 
@@ -66,13 +81,9 @@ class Journal:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
         self._lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not _take_lock(self._lock):
             os.close(self._lock)
-            raise Stalled(
-                "WF310", f"another agent uses {directory.parent}; each agent needs its own data directory"
-            ) from error
+            raise Stalled("WF310", f"another agent uses {directory.parent}; each agent needs its own data directory")
         self._fd = -1
         self._number = 0
         self._size = 0

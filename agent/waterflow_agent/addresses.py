@@ -1,6 +1,6 @@
-"""The addresses of the server: one or more endpoints of the same server, in texts separated by commas.
+"""The addresses of the server: one or more endpoints of the same server, separated by commas in a text.
 
-Each agent begins at a random one, so that agents spread over the addresses, keeps the one that works, and takes the next one
+Each agent begins at a random address, so that agents spread over them. It keeps the one that works, and takes the next one
 after a failure.
 """
 
@@ -13,12 +13,12 @@ ADDRESSES_MAX = 16
 
 
 def split(text: str) -> list[str]:
-    """The single addresses of a text, each once, in order."""
+    """The addresses in a text, each once, in order."""
     return list(dict.fromkeys(part for part in map(str.strip, text.split(",")) if part))
 
 
 def join(endpoints: list[str]) -> str:
-    """The text of some addresses, each once."""
+    """The text with these addresses, each once."""
     return ",".join(dict.fromkeys(endpoints))
 
 
@@ -40,5 +40,5 @@ class Addresses:
         return self._endpoints[self._index]
 
     def take_next(self) -> None:
-        """The current address has failed: takes the next one, after the last one the first."""
+        """Makes the next address current, because this one has failed; the first one follows the last one."""
         self._index = (self._index + 1) % len(self._endpoints)

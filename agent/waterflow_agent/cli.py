@@ -158,9 +158,9 @@ def _why_no_status(data_dir: Path) -> str:
     except OSError:
         is_full = False
     if is_full:
-        return f"no agent is connected from {data_dir}, and its disk is full: an agent that is started waits for space"
+        return f"the disk is full: an agent that starts in {data_dir} waits until there is space"
     if journal.is_locked(data_dir / "journal"):
-        return f"the agent in {data_dir} is starting, or waits to be approved: its log says which"
+        return f"the agent in {data_dir} is starting, or waiting for approval; its log says which"
     return f"no agent is running in {data_dir}"
 
 

@@ -253,7 +253,7 @@ class AuditTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unkno
 class TemporalTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """The Temporal cluster of `engine = "temporal"`, which is being built: a cluster can be checked, but runs nothing yet."""
 
-    #: `host:port` of the cluster's gRPC port. TLS is required, except on this machine without `ca`.
+    #: `host:port` of the cluster's gRPC port. TLS is required, except on this machine without `ca`, `cert` and `api-key-file`.
     address: str = ""
     #: A namespace for this engine alone.
     namespace: str = "waterflow"
@@ -267,7 +267,7 @@ class TemporalTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_un
     api_key_file: str = ""
     #: The keys that seal what Temporal stores, one per line, mode 0600: the first one seals, all open.
     payload_keys: str = ""
-    #: Not built yet. Where large values and output logs will be kept: `dir:/path` on a shared file system, or `s3://bucket/prefix`.
+    #: Not built yet. Where large values and output logs will be: `dir:/path` on a shared file system, or `s3://bucket/prefix`.
     objects: str = ""
     #: Identifies this daemon in Temporal; default: the name of the host.
     name: str = ""

@@ -69,18 +69,18 @@ class ServerKeys(msgspec.Struct, frozen=True):
         return self.current.public
 
     def old(self, now: int) -> list[ServerKeyPair]:
-        """The old pairs that are still accepted."""
+        """The old pairs that are accepted at `now`."""
         return [pair for pair in self.pairs[1:] if now < pair.accepted_until]
 
     def described(self) -> list[ServerKey]:
-        """All keys without their halves, the current one first."""
+        """The fingerprints and times of all keys, the current one first."""
         return [
             ServerKey(fingerprint=pair.fingerprint, created_at=pair.created_at, accepted_until=pair.accepted_until)
             for pair in self.pairs
         ]
 
     def announced(self, now: int) -> list[OldServerKey]:
-        """What agents are told about the old keys that are still accepted."""
+        """The old keys that are accepted at `now`, as agents get them."""
         return [OldServerKey(pair.public, pair.accepted_until) for pair in self.old(now)]
 
     def rotated(self, fresh: ServerKeyPair, accept_old_ms: int) -> ServerKeys:

@@ -39,7 +39,7 @@ class AgentIdentified(FleetFact, frozen=True, kw_only=True, tag="agent-identifie
     machine_id: str
     installation: str
     boot_id: str
-    #: Fingerprint of the server's key that the agent uses, and so has followed to.
+    #: Fingerprint of the server's key with which the agent has connected; "" if this fact does not say.
     server_key: str = ""
     #: A person has accepted another machine or installation (`by`); what the former one runs may still be running.
     is_accepted: bool = False

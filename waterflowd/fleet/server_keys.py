@@ -13,7 +13,7 @@ WARNING_MS = 7 * 24 * 3_600_000
 
 
 class ServerKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key of the server, without its halves. Times are in ms."""
+    """A key of the server: its fingerprint and its times (ms), not the key itself."""
 
     fingerprint: str
     created_at: int

@@ -6,7 +6,7 @@ Rules of this file:
   reconnect, which they need anyway to use the new key.
 - It is first recorded in the audit trail, then the file is replaced. A crash between the two leaves the old keys and a record
   of a key that was never used; a key that no record names cannot come into use.
-- The list only reads, beside a running daemon too.
+- Listing the keys only reads, so the daemon may be running.
 """
 
 from __future__ import annotations

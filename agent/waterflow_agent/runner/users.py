@@ -8,7 +8,7 @@ signal nor trace it. A runner that was not started as root runs every step as it
 Rules of this file
 - Which users are allowed is decided by root's configuration, not by the agent that asks: a runner that a service manager starts
   reads `step-user`, `step-users` and `group-users` of the agent's configuration file, and the variables of these names in its
-  own environment, which root's unit sets. One that the agent starts has the agent's rights anyway, and is told no such file.
+  own environment, which root's unit sets. One that the agent starts has the agent's rights anyway, and gets no such file.
 - Root is allowed only where the unit says so (`WATERFLOW_RUNNER_ALLOW_ROOT`), or where the runner itself runs as root.
 """
 

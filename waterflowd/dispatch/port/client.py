@@ -9,7 +9,7 @@ Rules of this file:
   encryption, so it can claim any key, and it has the server's secret key.
 - Messages are handled for a few milliseconds at a time, so that other tasks of the event loop continue, and one message of
   each connection after the other (inbox.py). The credit for them is returned after that. Reading continues meanwhile, so that a
-  peer's message is not behind those of others that have not even been read; the windows of the connections bound what waits.
+  peer's message does not wait in the socket behind those of others; the windows of the connections bound what waits here.
 """
 
 from __future__ import annotations

@@ -58,9 +58,9 @@ class Library:
             for path in paths:
                 if path.startswith(("../", "bin/")) or path.endswith(".pyc") or Path(path).name in _RECORDS:
                     continue
-                entry = target / path
-                entry.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(self.folder / path, entry)
+                copy = target / path
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(self.folder / path, copy)
 
 
 def install(interpreter: Path, pip: Path, locks: list[Path], wheels: list[Path]) -> Library:

@@ -186,15 +186,15 @@ class Tree:
 
     def inside(self, path: str) -> Path:
         """The path of a package file in the tree. Creates its parent directories."""
-        entry = self.root / path.lstrip("/")
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        return entry
+        file = self.root / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
 
     def write(self, path: str, text: str | bytes, mode: int = 0o644) -> None:
         """Writes a file."""
-        entry = self.inside(path)
-        entry.write_bytes(text.encode() if isinstance(text, str) else text)
-        entry.chmod(mode)
+        file = self.inside(path)
+        file.write_bytes(text.encode() if isinstance(text, str) else text)
+        file.chmod(mode)
 
     def link(self, path: str, target: str) -> None:
         """Makes a symbolic link."""

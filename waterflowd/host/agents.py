@@ -321,13 +321,13 @@ class AgentHandler:
                 attempt = run.attempt(key.attempt.job, key.attempt.step, key.attempt.number)
                 assert attempt is not None, "its lease was compared"
                 accepted.extend(self._lost_elsewhere(agent, run, attempt, key))
-            elif run_id in self._state.runs:
-                accepted.append((run_id, _report(agent, report)))
+            else:
                 if isinstance(report, messages.Finished):
                     self._outputs.finished(agent, report.key, report.output_bytes)
-            elif isinstance(report, messages.Finished):
-                self._outputs.finished(agent, report.key, report.output_bytes)
-                self._driver.record_evidence(run_id, _report(agent, report))
+                if run_id in self._state.runs:
+                    accepted.append((run_id, _report(agent, report)))
+                elif isinstance(report, messages.Finished):
+                    self._driver.record_evidence(run_id, _report(agent, report))
         self._driver.submit(accepted, _do_not_acknowledge if agent in self._unacknowledged else durable)
 
     def _is_holder(self, agent: AgentId, key: messages.TaskId) -> bool:

@@ -64,6 +64,7 @@ class OutputAdmission:
         self._began_at = clock.now()
         #: Where logs end, with what is being written.
         self._ends: OrderedDict[AttemptId, int] = OrderedDict()
+        self._has_forgotten = False
         self._cuts: OrderedDict[AttemptId, _Cut] = OrderedDict()
 
     def pieces(self, repository: str | None, attempt: Attempt, output: messages.Output) -> list[OutputPiece]:
@@ -82,6 +83,10 @@ class OutputAdmission:
             # Without a report of the agent, the size is unknown.
             cut.total = attempt.output_bytes or cut.seen
         return self._mark(cut)
+
+    def is_cut(self, name: AttemptId) -> bool:
+        """Whether the attempt's log was cut off."""
+        return name in self._cuts
 
     def finished(self, name: AttemptId, total: int) -> list[OutputPiece]:
         """Notes the size of the attempt's whole log; returns the mark if it was cut off and is complete now."""
@@ -109,7 +114,7 @@ class OutputAdmission:
 
     def _look_up(self, name: AttemptId, attempt: Attempt, offset: int) -> None:
         """Learns where the log ends. That of a new attempt, the usual case, needs no reading."""
-        if offset == 0 and (attempt.dispatched_at or 0) >= self._began_at:
+        if offset == 0 and not self._has_forgotten and (attempt.dispatched_at or 0) >= self._began_at:
             self._end(name, 0)
             return
         size = self._logs.size(name)
@@ -124,6 +129,7 @@ class OutputAdmission:
         self._ends.move_to_end(name)
         if len(self._ends) > _ENDS_MAX:
             self._ends.popitem(last=False)
+            self._has_forgotten = True
 
     def _is_admitted(self, repository: str | None, name: AttemptId, offset: int, size: int) -> bool:
         end = self._ends[name]
@@ -147,7 +153,9 @@ class OutputAdmission:
         if self._quotas.output_was_cut(repository, self._clock.now()):
             owner = "workflows sent to the API" if repository is None else f"repository {repository}"
             text = "%s: output quota used up; the longest logs are cut off, first that of run %s, %s/%s"
-            logger.warning(text, owner, name.run, name.job, name.step, extra={"repository": repository, "run": name.run})
+            logger.warning(
+                text, owner, name.run, name.job, name.step, extra={"repository": repository, "run": name.run}
+            )
         return cut
 
     def _mark(self, cut: _Cut) -> list[OutputPiece]:

@@ -76,9 +76,14 @@ class OutputCollector:
 
     def finished(self, agent: AgentId, key: messages.TaskId, size: int) -> None:
         """The agent has reported the end of the attempt, whose whole output log has `size` bytes."""
-        pieces = self._admission.finished(key.attempt, size)
-        if pieces:
-            self._collect(agent, key, pieces)
+        if not self._admission.is_cut(key.attempt):
+            return
+        attempt = self._driver.attempt(key.attempt)
+        # Under another lease it was another log.
+        if attempt is not None and attempt.epoch == key.epoch:
+            pieces = self._admission.finished(key.attempt, size)
+            if pieces:
+                self._collect(agent, key, pieces)
 
     def _collect(self, agent: AgentId, key: messages.TaskId, pieces: list[OutputPiece]) -> None:
         self._waiting.append((agent, key, OutputAppend(attempt=key.attempt, pieces=pieces)))

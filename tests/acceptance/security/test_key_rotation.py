@@ -174,7 +174,7 @@ def test_a_rotation_needs_a_stopped_daemon_and_says_so(cluster: Cluster) -> None
     assert "systemctl stop waterflowd" in refused.stderr
     assert "WF310" in refused.stderr
     assert keys.read_server_keys(cluster.folder / "daemon") == before
-    misplaced = waterflowd(cluster, "keys", "--data-dir", str(cluster.folder / "daemon"), "rotate")
+    misplaced = cluster.waterflowd("keys", "--data-dir", str(cluster.folder / "daemon"), "rotate")
     assert misplaced.returncode == 2
     assert "put the options after `rotate`" in misplaced.stderr
     for wrong in ("400d", "soon"):

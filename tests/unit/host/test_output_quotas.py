@@ -8,6 +8,7 @@ from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflowd.access.repository_quotas import HOUR_MS, RepositoryLimits
 from waterflowd.api.streaming.output_reader import RunOutput
+from waterflowd.host import output_admission
 from waterflowd.host import outputs as outputs_module
 from waterflowd.host.history import LogHistory
 from waterflowd.model.ids import AgentId
@@ -151,6 +152,28 @@ async def test_known_output_costs_nothing_and_output_after_a_gap_is_not_counted(
             assert await printing.send(printing.flood, 0) == CHUNK
             assert await printing.send(printing.flood, 9_000) == CHUNK
         assert host.state.quotas.uses(None, host.clock.at)[0].used == CHUNK
+
+
+async def test_a_log_whose_end_is_no_longer_in_memory_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its agent sends it again from the beginning while many other logs grow."""
+    monkeypatch.setattr(output_admission, "_ENDS_MAX", 1)
+    async with limited() as host:
+        printing = await Printing.on(host)
+        assert await printing.send(printing.flood, 0) == CHUNK
+        assert await printing.send(printing.quiet, 0) == CHUNK
+        assert await printing.send(printing.flood, 0) == CHUNK
+        assert host.state.quotas.uses(None, host.clock.at)[0].used == 2 * CHUNK
+
+
+async def test_a_report_under_another_lease_completes_no_log() -> None:
+    """It may be about another log of this attempt, so its size says nothing."""
+    async with limited() as host:
+        printing = await Printing.on(host)
+        await printing.print(printing.flood, LIMIT)
+        stale = messages.TaskId(printing.flood.attempt, printing.flood.epoch + 1)
+        await printing.finish(stale, LIMIT)
+        await printing.print(printing.flood, LIMIT)
+        assert printing.log(printing.flood) == text(LIMIT // 2)
 
 
 async def test_after_a_restart_the_agent_sends_again_what_follows_the_cut() -> None:

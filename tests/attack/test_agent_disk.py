@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -55,41 +56,48 @@ def test_an_agent_with_a_failing_journal_stops_with_a_message_and_loses_nothing(
     assert sweep([("fdatasync", 5)], strike, [("fdatasync", 1)], effect="error=EIO", rounds=2), "no fault struck"
 
 
+@contextlib.contextmanager
+def agent_disk(arena: Arena, kind: str) -> Iterator[Path]:
+    """Starts the daemon; the data directory of `web-1` will be on a disk of 24 MiB, whose directory is the value."""
+    arena.start_daemon()
+    with small_disk(arena.folder, kind, 24) as directory:
+        arena.agent_places["web-1"] = directory / "agent"
+        try:
+            yield directory
+        finally:
+            arena.close()
+
+
 @pytest.mark.root
 @pytest.mark.usefixtures("root")
 def test_an_agent_without_disk_space_keeps_results_and_recovers(empty_arena: Arena) -> None:
     """Running steps end; output that does not fit is counted as dropped; nothing is wrongly reported as a success."""
     arena = empty_arena
-    arena.start_daemon()
-    with small_disk(arena.folder, "tmpfs", 24) as directory:
-        arena.agent_places["web-1"] = directory / "agent"
-        try:
-            arena.add_agent("web-1", "web")
-            assert arena.wait_for(arena.start(job("echo warm")))["conclusion"] == "success"
-            gate, marker = arena.folder / "gate", arena.folder / "marker"
-            script = f"echo begin\nwhile [ ! -e {gate} ]; do sleep 0.05; done\nseq 2000\necho x >> {marker}"
-            run = arena.start(job(script))
-            arena.lines(run, count=1)
-            filler = fill(directory)
-            gate.touch()
-            wait_until(marker.exists, "the step to go on")
-            during = arena.start(job("echo during"))
-            wait_until(lambda: _has_said(arena, during), "the start on a full disk to be answered")
-            filler.unlink()
-            found = arena.wait_for(run)
-            attempt = step(found)["attempts"][0]
-            assert attempt["outcome"] == "success", attempt
-            assert marker.read_text() == "x\n"
-            displayed = arena.lines(run, count=2001 if attempt["output_dropped"] == 0 else None)
-            assert displayed[0] == "begin"
-            marks = [line for line in displayed if "bytes of output were dropped here" in line]
-            assert bool(marks) == (attempt["output_dropped"] > 0), displayed[-3:]
-            if attempt["output_dropped"] == 0:
-                assert displayed == ["begin", *map(str, range(1, 2001))]
-            arena.wait_for(during)
-            assert arena.wait_for(arena.start(job("echo after")))["conclusion"] == "success"
-        finally:
-            arena.close()
+    with agent_disk(arena, "tmpfs") as directory:
+        arena.add_agent("web-1", "web")
+        assert arena.wait_for(arena.start(job("echo warm")))["conclusion"] == "success"
+        gate, marker = arena.folder / "gate", arena.folder / "marker"
+        script = f"echo begin\nwhile [ ! -e {gate} ]; do sleep 0.05; done\nseq 2000\necho x >> {marker}"
+        run = arena.start(job(script))
+        arena.lines(run, count=1)
+        filler = fill(directory)
+        gate.touch()
+        wait_until(marker.exists, "the step to go on")
+        during = arena.start(job("echo during"))
+        wait_until(lambda: _has_said(arena, during), "the start on a full disk to be answered")
+        filler.unlink()
+        found = arena.wait_for(run)
+        attempt = step(found)["attempts"][0]
+        assert attempt["outcome"] == "success", attempt
+        assert marker.read_text() == "x\n"
+        displayed = arena.lines(run, count=2001 if attempt["output_dropped"] == 0 else None)
+        assert displayed[0] == "begin"
+        marks = [line for line in displayed if "bytes of output were dropped here" in line]
+        assert bool(marks) == (attempt["output_dropped"] > 0), displayed[-3:]
+        if attempt["output_dropped"] == 0:
+            assert displayed == ["begin", *map(str, range(1, 2001))]
+        arena.wait_for(during)
+        assert arena.wait_for(arena.start(job("echo after")))["conclusion"] == "success"
 
 
 @pytest.mark.root
@@ -100,32 +108,27 @@ def test_an_agent_that_starts_on_a_full_disk_reports_it_and_works_once_there_is_
 ) -> None:
     """It stays connected without slots, says why in its status and in the list of agents, and then runs what has waited."""
     arena = empty_arena
-    arena.start_daemon()
-    with small_disk(arena.folder, kind, 24) as directory:
-        arena.agent_places["web-1"] = directory / "agent"
-        try:
-            arena.add_agent("web-1", "web")
-            assert arena.wait_for(arena.start(job("echo warm")))["conclusion"] == "success"
-            _delete_leftovers(arena, directory / "agent")
-            arena.stop_agent("web-1")
-            filler = fill(directory)
+    with agent_disk(arena, kind) as directory:
+        arena.add_agent("web-1", "web")
+        assert arena.wait_for(arena.start(job("echo warm")))["conclusion"] == "success"
+        _delete_leftovers(arena, directory / "agent")
+        arena.stop_agent("web-1")
+        filler = fill(directory)
 
-            arena.start_agent("web-1")
-            wait_until(lambda: "disk is full" in _row(arena)["text"], "the daemon to know")
-            assert _row(arena)["slots"] == 0
-            wait_until(lambda: "disk is full" in arena.agent_status("web-1"), "the status to say it")
-            waiting = arena.start(job("echo waited"))
-            wait_until(lambda: arena.run(waiting)["status"] == "running", "the run to wait for a slot")
-            assert arena.agent_process("web-1").poll() is None
+        arena.start_agent("web-1")
+        wait_until(lambda: "disk is full" in _row(arena)["text"], "the daemon to know")
+        assert _row(arena)["slots"] == 0
+        wait_until(lambda: "disk is full" in arena.agent_status("web-1"), "the status to say it")
+        waiting = arena.start(job("echo waited"))
+        wait_until(lambda: arena.run(waiting)["status"] == "running", "the run to wait for a slot")
+        assert arena.agent_process("web-1").poll() is None
 
-            filler.unlink()
-            found = arena.wait_for(waiting)
-            assert found["conclusion"] == "success", found
-            assert len(step(found)["attempts"]) == 1
-            wait_until(lambda: (_row(arena)["text"], _row(arena)["slots"]) == ("connected", 4), "the slots to be back")
-            wait_until(lambda: "disk is full" not in arena.agent_status("web-1"), "the status to say so")
-        finally:
-            arena.close()
+        filler.unlink()
+        found = arena.wait_for(waiting)
+        assert found["conclusion"] == "success", found
+        assert len(step(found)["attempts"]) == 1
+        wait_until(lambda: (_row(arena)["text"], _row(arena)["slots"]) == ("connected", 4), "the slots to be back")
+        wait_until(lambda: "disk is full" not in arena.agent_status("web-1"), "the status to say so")
 
 
 @pytest.mark.root
@@ -134,24 +137,19 @@ def test_an_agent_that_starts_on_a_full_disk_reports_it_and_works_once_there_is_
 def test_an_agent_that_first_starts_on_a_full_disk_waits_and_then_enrolls(empty_arena: Arena, kind: str) -> None:
     """It keeps running, says why in its log and to `status`, uses its token once, and works as soon as there is space."""
     arena = empty_arena
-    arena.start_daemon()
-    with small_disk(arena.folder, kind, 24) as directory:
-        arena.agent_places["web-1"] = directory / "agent"
-        try:
-            arena.configure_agent("web-1", "web")
-            filler = fill(directory)
+    with agent_disk(arena, kind) as directory:
+        arena.configure_agent("web-1", "web")
+        filler = fill(directory)
 
-            arena.launch_agent("web-1")
-            wait_until(lambda: "disk is full" in arena.agent_log("web-1").read_text(), "the log to say it")
-            assert "disk is full" in arena.agent_status("web-1")
-            assert arena.agent_process("web-1").poll() is None
+        arena.launch_agent("web-1")
+        wait_until(lambda: "disk is full" in arena.agent_log("web-1").read_text(), "the log to say it")
+        assert "disk is full" in arena.agent_status("web-1")
+        assert arena.agent_process("web-1").poll() is None
 
-            filler.unlink()
-            wait_until(lambda: "web-1" in arena.connected(), "the agent to be connected")
-            assert arena.wait_for(arena.start(job("echo enrolled")))["conclusion"] == "success"
-            assert arena.agent_log("web-1").read_text().count("disk is full") == 1
-        finally:
-            arena.close()
+        filler.unlink()
+        wait_until(lambda: "web-1" in arena.connected(), "the agent to be connected")
+        assert arena.wait_for(arena.start(job("echo enrolled")))["conclusion"] == "success"
+        assert arena.agent_log("web-1").read_text().count("disk is full") == 1
 
 
 @pytest.mark.root
@@ -159,25 +157,20 @@ def test_an_agent_that_first_starts_on_a_full_disk_waits_and_then_enrolls(empty_
 def test_a_missing_installation_file_on_a_full_disk_is_a_state(empty_arena: Arena) -> None:
     """The agent waits for space; then it is another installation, which a person accepts."""
     arena = empty_arena
-    arena.start_daemon()
-    with small_disk(arena.folder, "tmpfs", 24) as directory:
-        arena.agent_places["web-1"] = directory / "agent"
-        try:
-            arena.add_agent("web-1", "web")
-            arena.stop_agent("web-1")
-            (directory / "agent" / "installation").unlink()
-            filler = fill(directory)
+    with agent_disk(arena, "tmpfs") as directory:
+        arena.add_agent("web-1", "web")
+        arena.stop_agent("web-1")
+        (directory / "agent" / "installation").unlink()
+        filler = fill(directory)
 
-            arena.launch_agent("web-1")
-            wait_until(lambda: "disk is full" in arena.agent_log("web-1").read_text(), "the log to say it")
-            assert arena.agent_process("web-1").poll() is None
+        arena.launch_agent("web-1")
+        wait_until(lambda: "disk is full" in arena.agent_log("web-1").read_text(), "the log to say it")
+        assert arena.agent_process("web-1").poll() is None
 
-            filler.unlink()
-            wait_until((directory / "agent" / "installation").exists, "the file to be written")
-            wait_until(lambda: _row(arena)["status"] != "away", "the daemon to see the other installation")
-            assert arena.agent_process("web-1").poll() is None
-        finally:
-            arena.close()
+        filler.unlink()
+        wait_until((directory / "agent" / "installation").exists, "the file to be written")
+        wait_until(lambda: _row(arena)["status"] != "away", "the daemon to see the other installation")
+        assert arena.agent_process("web-1").poll() is None
 
 
 def _delete_leftovers(arena: Arena, data_dir: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Row
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
+from tests.patience import wait_until
 
 FILES = 10_000
 FILE_BYTES = 10_000

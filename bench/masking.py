@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from bench.figures import Row
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
+from tests.patience import wait_until
 from waterflow_agent.execution.masking import Masks, StreamMasker
 
 SECRETS = 20

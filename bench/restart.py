@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Row
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
+from tests.patience import wait_until
 from waterflowd.app import bootstrap
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import Run, commands, inputs, step

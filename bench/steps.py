@@ -16,7 +16,8 @@ import httpx
 
 from bench import bare_loop
 from bench.figures import Latencies, Row
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
+from tests.patience import wait_until
 
 STEPS = 200
 RUNS_AT_ONCE = 100

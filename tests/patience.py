@@ -7,5 +7,23 @@ happen; no test may depend on how fast it does. A failing wait names what it wai
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Answer = TypeVar("Answer")
+
 #: For a single event, including the start of its processes.
 PATIENCE_S = 120.0
+
+
+def wait_until(claim: Callable[[], Answer | None], what: str, patience_s: float = PATIENCE_S) -> Answer:
+    """Returns the first true answer of `claim`; fails the test with `what` if there is none in time."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        found = claim()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {patience_s:g} s for {what}")
+        time.sleep(0.02)

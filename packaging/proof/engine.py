@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.cluster import wait_until
+from tests.patience import wait_until
 
 PATIENCE_S = 120.0
 _START = 'ip link set lo up && exec dockerd "$@"'

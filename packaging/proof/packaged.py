@@ -9,8 +9,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.acceptance.cluster import wait_until
 from tests.booted import machine as booted
+from tests.patience import wait_until
 
 PATIENCE_S = 180.0
 _HIERARCHIES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")

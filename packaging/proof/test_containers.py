@@ -10,7 +10,7 @@ import pytest
 from engine import PATIENCE_S, Engine
 from tools import need
 
-from tests.acceptance.cluster import wait_until
+from tests.patience import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1800)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaged import PATIENCE_S, PackagedMachine
 
-from tests.acceptance.cluster import wait_until
+from tests.patience import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1800)]
 

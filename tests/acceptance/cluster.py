@@ -11,18 +11,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 from tests.ports import Ports
-
-Answer = TypeVar("Answer")
-
 
 #: Lets every workflow read every secret: the tests of other things do not care about rights.
 EVERY_SECRET = """[[secrets.grants]]
@@ -30,18 +26,6 @@ secrets = ["*"]
 repositories = ["*"]
 without-repository = true
 """
-
-
-def wait_until(claim: Callable[[], Answer | None], what: str, patience_s: float = PATIENCE_S) -> Answer:
-    """Returns the first true answer of `claim`; fails the test with `what` if there is none in time."""
-    deadline = time.monotonic() + patience_s
-    while True:
-        found = claim()
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {patience_s:g} s for {what}")
-        time.sleep(0.02)
 
 
 class Cluster:

@@ -17,10 +17,10 @@ from typing import Any
 
 import httpx
 
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
 from tests.attack.injection import Fault, is_alive, started_with
 from tests.attack.judge import Judge, workflow
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 
 GOOD = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: log\n        with: {message: fine}\n"
 

@@ -20,8 +20,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.acceptance.cluster import wait_until
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 
 #: How long strace may take to detach; it detaches soon, unless it has lost track of a process that was killed.
 _LET_GO_S = 2.0

@@ -18,7 +18,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
+from tests.patience import wait_until
 
 #: Shell steps of each job.
 STEPS = 3

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.cluster import wait_until
+from tests.patience import wait_until
 
 _PAGE_BYTES = 4096
 

@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.cluster import wait_until
 from tests.attack.arena import Arena
 from tests.attack.injection import Attached, Fault, is_alive, requires_strace, wait_for_end
 from tests.attack.small_disk import fill, small_disk
 from tests.attack.sweep import sweep
 from tests.attack.test_hostile_steps import job, step
 from tests.chance import IS_FULL
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 from waterflow_agent.execution.runner_client import RunnerClient
 from waterflow_agent.runner.reports import StepExited, StepResult, StepSpec
 

@@ -11,11 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.acceptance.cluster import wait_until
 from tests.attack import api_attacks
 from tests.attack.api_attacks import ATTACKS, Aim
 from tests.attack.arena import GOOD, Arena
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.slow
 

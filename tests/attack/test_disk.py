@@ -13,14 +13,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.cluster import wait_until
 from tests.attack.arena import GOOD, Arena
 from tests.attack.injection import Attached, Fault, is_alive, requires_strace
 from tests.attack.small_disk import fill, small_disk
 from tests.attack.sweep import sweep
 from tests.attack.test_hostile_steps import job
 from tests.chance import IS_FULL, SEED
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if IS_FULL else 1200)]
 

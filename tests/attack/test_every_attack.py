@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from tests.acceptance.cluster import wait_until
 from tests.attack import api_attacks
 from tests.attack.api_attacks import Aim
 from tests.attack.arena import Peak, memory_bytes
@@ -25,6 +24,7 @@ from tests.attack.test_port_attacks import (
     step_times_ms,
 )
 from tests.chance import IS_FULL
+from tests.patience import wait_until
 
 __all__ = ["two"]
 

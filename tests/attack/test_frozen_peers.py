@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from tests.acceptance.cluster import wait_until
 from tests.attack.arena import Arena
 from tests.attack.test_hostile_steps import job
 from tests.chance import IS_FULL
+from tests.patience import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

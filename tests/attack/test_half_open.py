@@ -10,10 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.acceptance.cluster import wait_until
 from tests.attack.arena import GOOD, Arena, Peak, descriptors, memory_bytes
 from tests.chance import IS_FULL, SEED
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

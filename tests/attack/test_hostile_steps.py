@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from tests import living
-from tests.acceptance.cluster import wait_until
 from tests.attack.arena import GOOD, Arena, Peak, descriptors, memory_bytes
 from tests.attack.injection import is_alive
 from tests.chance import IS_FULL, SEED
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800 if IS_FULL else 1200)]
 

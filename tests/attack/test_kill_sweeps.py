@@ -8,12 +8,11 @@ import time
 
 import pytest
 
-from tests.acceptance.cluster import wait_until
 from tests.attack.arena import Arena
 from tests.attack.injection import Attached, Fault, is_alive, requires_strace, started_with, wait_for_end
 from tests.attack.sweep import portions, sweep
 from tests.chance import IS_FULL
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if IS_FULL else 1200)]
 

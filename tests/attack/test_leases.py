@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.cluster import wait_until
 from tests.attack.test_namespaces import TwoHosts, hosts_here
 from tests.chance import IS_FULL
+from tests.patience import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.cluster import wait_until
 from tests.attack.arena import GOOD, Arena
 from tests.attack.test_hostile_steps import job
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 from waterflowd.dispatch.keys import read_server_keys
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

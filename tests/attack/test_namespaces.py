@@ -19,10 +19,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.acceptance.cluster import wait_until
 from tests.attack.arena import Arena
 from tests.attack.test_hostile_steps import job
 from tests.chance import IS_FULL, SEED
+from tests.patience import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 

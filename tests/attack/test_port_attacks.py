@@ -20,11 +20,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.acceptance.cluster import wait_until
 from tests.attack.arena import GOOD, Arena, Peak, memory_bytes
 from tests.attack.port_attacks import Aim, attack
 from tests.attack.test_hostile_steps import job
 from tests.attack.test_namespaces import TwoHosts, two
+from tests.patience import wait_until
 
 __all__ = ["two"]
 

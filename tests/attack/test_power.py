@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from tests.acceptance.cluster import wait_until
 from tests.attack.arena import Arena
 from tests.attack.small_disk import cut_power, small_disk
 from tests.chance import IS_FULL, SEED
+from tests.patience import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(3600 if IS_FULL else 1200)]
 

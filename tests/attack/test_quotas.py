@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.cluster import Cluster, jobs_of, wait_until
+from tests.acceptance.cluster import Cluster, jobs_of
 from tests.attack.arena import Arena
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

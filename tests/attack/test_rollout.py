@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.cluster import jobs_of, wait_until
+from tests.acceptance.cluster import jobs_of
 from tests.attack.arena import Arena
+from tests.patience import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

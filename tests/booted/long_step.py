@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.acceptance.cluster import wait_until
 from tests.booted.machine import Machine
+from tests.patience import wait_until
 
 #: The home directory of steps, to which steps of both profiles may write.
 _FOLDER = "/var/lib/waterflow-step"

@@ -19,9 +19,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.cluster import wait_until
 from tests.booted.root import Root
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 
 #: Mount points of control groups, new and old style; systemd uses those of the first and the last two.
 _HIERARCHIES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.acceptance.cluster import wait_until
 from tests.booted.machine import Machine
+from tests.patience import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 

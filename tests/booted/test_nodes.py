@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.cluster import wait_until
 from tests.booted.machine import Machine
 from tests.booted.root import UNITS
+from tests.patience import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 

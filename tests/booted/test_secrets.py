@@ -7,8 +7,8 @@ from typing import Any
 import pyrage
 import pytest
 
-from tests.acceptance.cluster import wait_until
 from tests.booted.machine import Machine
+from tests.patience import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 

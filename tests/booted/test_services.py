@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.acceptance.cluster import wait_until
 from tests.booted.long_step import LongStep
 from tests.booted.machine import Machine
 from tests.booted.root import PACKAGES, UNITS, copy_package
+from tests.patience import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1200)]
 

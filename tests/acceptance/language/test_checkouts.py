@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests import living
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
+from tests.patience import wait_until
 
 WORKFLOW = """name: show
 on: {push: {}}

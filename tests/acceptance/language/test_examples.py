@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
 from tests.integration.transfer.test_s3 import KEYS, Bucket, bucket, moto
+from tests.patience import wait_until
 
 __all__ = ["bucket", "moto"]
 

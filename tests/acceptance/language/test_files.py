@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.acceptance.cluster import Cluster, jobs_of, wait_until
+from tests.acceptance.cluster import Cluster, jobs_of
+from tests.patience import wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,8 @@ import hashlib
 
 import pytest
 
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
+from tests.patience import wait_until
 
 WORKFLOW = """name: cache
 on: {push: {}, workflow_dispatch: {}}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.cluster import Cluster, jobs_of, wait_until
-from tests.patience import PATIENCE_S
+from tests.acceptance.cluster import Cluster, jobs_of
+from tests.patience import PATIENCE_S, wait_until
 from tests.unit.test_own_node_files import files_of_page
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests import living
-from tests.acceptance.cluster import Cluster, run_to_end, wait_until
+from tests.acceptance.cluster import Cluster, run_to_end
+from tests.patience import wait_until
 
 pytestmark = pytest.mark.slow
 

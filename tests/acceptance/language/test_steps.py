@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests import living
-from tests.acceptance.cluster import Cluster, is_running, jobs_of, run_to_end, wait_until
+from tests.acceptance.cluster import Cluster, is_running, jobs_of, run_to_end
+from tests.patience import wait_until
 
 pytestmark = pytest.mark.slow
 

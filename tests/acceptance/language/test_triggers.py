@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
+from tests.patience import wait_until
 
 pytestmark = pytest.mark.slow
 

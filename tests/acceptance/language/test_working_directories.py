@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests import living
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
+from tests.patience import wait_until
 
 WORKFLOW = """jobs:
   a:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
 from tests.chance import IS_FULL
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 from waterflowd.access.roles import Role
 
 EXAMPLES = 200 if IS_FULL else 8

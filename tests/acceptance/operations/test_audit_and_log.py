@@ -12,7 +12,8 @@ import pytest
 import zmq
 import zmq.utils.z85
 
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
+from tests.patience import wait_until
 
 FAILING = """
 name: failing

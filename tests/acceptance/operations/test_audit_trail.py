@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from tests.acceptance.cluster import Cluster, wait_until
-from tests.patience import PATIENCE_S
+from tests.acceptance.cluster import Cluster
+from tests.patience import PATIENCE_S, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.cluster import Cluster, wait_until
-from tests.patience import PATIENCE_S
+from tests.acceptance.cluster import Cluster
+from tests.patience import PATIENCE_S, wait_until
 
 DEPLOY = """name: deploy
 jobs:

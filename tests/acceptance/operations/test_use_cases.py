@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
 from tests.acceptance.gate import Gate
 from tests.integration.nodes.test_compose import plugins
 from tests.integration.nodes.test_docker import IMAGE, engine
 from tests.integration.transfer.test_s3 import KEYS, Bucket, bucket, moto
 from tests.integration.transfer.transfer_harness import Request, served
+from tests.patience import wait_until
 
 pytestmark = pytest.mark.timeout(1200)
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
 from tests.chance import SEED
+from tests.patience import wait_until
 
 ROUNDS = int(os.environ.get("WATERFLOW_ROUNDS", "3"))
 STEPS = 10

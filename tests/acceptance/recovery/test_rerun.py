@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from tests.acceptance.cluster import Cluster, jobs_of, wait_until
+from tests.acceptance.cluster import Cluster, jobs_of
+from tests.patience import wait_until
 
 WORKFLOW = """name: release
 on: workflow_dispatch

@@ -11,7 +11,8 @@ from typing import Any
 import pyrage
 import pytest
 
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
+from tests.patience import wait_until
 from waterflowd.dispatch.keys import read_server_keys
 from waterflowd.model.ids import RunId
 from waterflowd.store import layout

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from tests.acceptance.cluster import Cluster, wait_until
-from tests.patience import PATIENCE_S
+from tests.acceptance.cluster import Cluster
+from tests.patience import PATIENCE_S, wait_until
 
 GOOD = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - uses: log\n        with: {message: fine}\n"
 YAML = {"content-type": "application/yaml"}

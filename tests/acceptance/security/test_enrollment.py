@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.acceptance.cluster import Cluster, wait_until
-from tests.patience import PATIENCE_S
+from tests.acceptance.cluster import Cluster
+from tests.patience import PATIENCE_S, wait_until
 
 SLEEPER = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: sleep 600\n"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.cluster import Cluster, wait_until
-from tests.patience import PATIENCE_S
+from tests.acceptance.cluster import Cluster
+from tests.patience import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.slow
 

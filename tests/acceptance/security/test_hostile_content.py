@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests import living
-from tests.acceptance.cluster import Cluster, jobs_of, wait_until
-from tests.patience import PATIENCE_S
+from tests.acceptance.cluster import Cluster, jobs_of
+from tests.patience import PATIENCE_S, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

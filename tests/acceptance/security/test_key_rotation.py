@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.acceptance.cluster import Cluster, wait_until
-from tests.patience import PATIENCE_S
+from tests.acceptance.cluster import Cluster
+from tests.patience import PATIENCE_S, wait_until
 from waterflowd.dispatch import keys
 from waterflowd.dispatch.keys import ServerKeys
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests import living
-from tests.acceptance.cluster import Cluster, wait_until
+from tests.acceptance.cluster import Cluster
+from tests.patience import wait_until
 from waterflow_agent.state import secret_store
 
 TOKEN = "heron-4711-Quartz/Zinc+9"

@@ -11,10 +11,10 @@ import pyrage
 import pytest
 
 from tests import living
-from tests.acceptance.cluster import Cluster, jobs_of, wait_until
+from tests.acceptance.cluster import Cluster, jobs_of
 from tests.integration.secrets import openbao
 from tests.integration.secrets.openbao import OpenBao
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

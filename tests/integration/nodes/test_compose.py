@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.nodes.test_docker import IMAGE, engine
-from tests.integration.transfer.transfer_harness import wait_until
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 from waterflow_agent.attempts import Outcome
 from waterflow_agent.testing import NodeRun, run_node
 
@@ -226,7 +225,10 @@ def test_a_cancel_ends_the_waiting(project: Project) -> None:
     project.write(check="/bin/none", retries=1_000)
     process = _started(project)
     try:
-        wait_until(lambda: "shop-db-1" in project.docker("ps", "--format", "{{.Names}}") or process.poll() is not None)
+        wait_until(
+            lambda: "shop-db-1" in project.docker("ps", "--format", "{{.Names}}") or process.poll() is not None,
+            "the container",
+        )
         os.killpg(process.pid, signal.SIGTERM)
         assert process.wait(60) == 128 + signal.SIGTERM
     finally:

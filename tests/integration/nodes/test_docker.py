@@ -16,8 +16,8 @@ import pytest
 
 from tests.integration.nodes.engine_relay import relayed
 from tests.integration.nodes.image_registry import registry
-from tests.integration.transfer.transfer_harness import signalled, wait_until
-from tests.patience import PATIENCE_S
+from tests.integration.transfer.transfer_harness import signalled
+from tests.patience import PATIENCE_S, wait_until
 from waterflow_agent.attempts import Outcome
 from waterflow_agent.testing import NodeRun, run_node
 
@@ -254,7 +254,7 @@ def test_an_engine_that_stops_during_a_container_leaves_its_outcome_unknown(engi
     """The failure is permanent, so the container does not start twice; the outputs name it."""
     with relayed(engine) as relay:
         cutter = threading.Thread(
-            target=relay.cut_after, args=[lambda: wait_until(lambda: _containers(engine, "--quiet"))]
+            target=relay.cut_after, args=[lambda: wait_until(lambda: _containers(engine, "--quiet"), "the container")]
         )
         cutter.start()
         ended = run("docker/run", tmp_path, relay.address, image=IMAGE, command="sleep 300", network="none", name="box")
@@ -286,7 +286,7 @@ def test_a_cancel_while_the_image_is_pulled_creates_no_container(engine: str, tm
         env = {"DOCKER_HOST": engine}
         ended = signalled(tmp_path, params, images.is_half.is_set, node="docker/run", env=env)
         assert ended.returncode == 143, ended.stdout
-        wait_until(images.is_left.is_set)
+        wait_until(images.is_left.is_set, "the container")
     assert _containers(engine) == []
 
 

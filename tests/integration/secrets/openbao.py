@@ -21,8 +21,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.cluster import wait_until
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 from tests.ports import Ports
 
 PINS = Path(__file__).with_name("openbao.txt")

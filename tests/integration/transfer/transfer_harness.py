@@ -9,7 +9,6 @@ import ssl
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from tests.integration.remote import git_servers
 from tests.integration.remote.git_servers import LOOPBACK
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 from waterflow_agent.nodes import node_process, shell
 from waterflow_agent.testing import NodeRun, run_node, task_id
 from waterflow_agent.wire import messages
@@ -74,7 +73,7 @@ def signalled(
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
-            wait_until(lambda: is_time() or process.poll() is not None)
+            wait_until(lambda: is_time() or process.poll() is not None, "the right moment")
             process.send_signal(signal.SIGTERM)
             after()
             printed, _ = process.communicate(timeout=PATIENCE_S)
@@ -82,15 +81,6 @@ def signalled(
             process.kill()
             process.wait()
     return subprocess.CompletedProcess(command.argv, process.returncode, printed)
-
-
-def wait_until(is_so: Callable[[], object]) -> None:
-    """Waits until the condition holds. Raises `TimeoutError`."""
-    give_up_at = time.monotonic() + PATIENCE_S
-    while not is_so():
-        if time.monotonic() > give_up_at:
-            raise TimeoutError
-        time.sleep(0.01)
 
 
 class Request(http.server.BaseHTTPRequestHandler):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.cluster import is_running, wait_until
+from tests.acceptance.cluster import is_running
+from tests.patience import wait_until
 from waterflow_agent.attempts import Outcome
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.own import check

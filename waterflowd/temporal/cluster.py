@@ -112,8 +112,10 @@ async def try_connection(settings: ClusterSettings) -> None:
         raise Stalled("WF803", _verification(settings, error)) from error
     except ssl.SSLError as error:
         raise Stalled("WF803", _handshake(settings, error)) from error
-    except socket.gaierror as error:
-        text = f"has a name that cannot be resolved ({error.strerror}); next: correct it, or check the DNS of this host"
+    except (socket.gaierror, UnicodeError) as error:
+        # Python refuses a name with an empty or a very long label before it asks the resolver.
+        reason = error.strerror if isinstance(error, socket.gaierror) else str(error)
+        text = f"has a name that cannot be resolved ({reason}); next: correct it, or check the DNS of this host"
         raise _unreachable(settings, text) from error
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__

@@ -106,15 +106,16 @@ async def test_a_search_attribute_of_another_type_is_reported(temporal_server: S
 
 
 async def test_a_cluster_that_cannot_be_reached_is_reported() -> None:
-    """A port where nothing listens, and a name that does not exist."""
+    """A port where nothing listens, a name that does not exist, and names that cannot exist."""
     async with doors.listening(doors.silence) as address:
         pass
     code, text = await only(settings(address))
     assert code == "WF802"
     assert text.startswith(f"temporal.address: {address} cannot be reached (")
-    code, text = await only(settings("cluster.invalid:7233"))
-    assert code == "WF802"
-    assert "cluster.invalid:7233 has a name that cannot be resolved" in text
+    for name in ("cluster.invalid", "cluster..invalid", f"{'x' * 64}.invalid"):
+        code, text = await only(settings(f"{name}:7233"))
+        assert code == "WF802"
+        assert f"{name}:7233 has a name that cannot be resolved" in text
 
 
 async def test_a_port_of_something_else_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

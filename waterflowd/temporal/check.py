@@ -1,6 +1,7 @@
-"""What a cluster lacks so that this engine can run on it, each as a sentence with the next step.
+"""What a cluster lacks before this engine can run on it, each as a sentence with the next step.
 
-The check changes nothing in the cluster. Whether this daemon may write is asked with a signal to a workflow that cannot exist.
+The check changes nothing in the cluster. To find out whether this daemon may write, it sends a signal to a workflow that does
+not exist.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from waterflow_agent.errors import WaterflowError
 from waterflowd.temporal import cluster, messages
 from waterflowd.temporal.cluster import ClusterSettings
 
-#: Temporal forgets a run this long after its end: its history, and that its id is taken. A start that a daemon repeats, and a
-#: report of an agent that was away, must come earlier.
+#: Temporal deletes a run's event history this long after its end, and its id can be used again. A start that a daemon repeats,
+#: and a report from an agent that was away, must arrive earlier.
 RETENTION_DAYS_MIN = 7
 _CALL_TIMEOUT = timedelta(seconds=cluster.CONNECT_S_MAX)
 _DAY_S = 24 * 3600
-#: The id of no stream.
+#: An id that no stream has.
 _NO_WORKFLOW = "waterflow-check"
 
 
@@ -88,8 +89,8 @@ async def _namespace(settings: ClusterSettings, client: Client) -> list[Finding]
     return [
         Finding(
             "WF807",
-            f"the namespace {settings.namespace} forgets a workflow {_days(seconds)} after its end, and a run must be"
-            f" known for {RETENTION_DAYS_MIN} days; next: {command}",
+            f"the namespace {settings.namespace} deletes workflows {_days(seconds)} after their end, and runs must be kept"
+            f" for {RETENTION_DAYS_MIN} days; next: {command}",
         )
     ]
 
@@ -148,18 +149,18 @@ def _call_failed(settings: ClusterSettings, what: str, error: RPCError) -> Findi
         case RPCStatusCode.PERMISSION_DENIED:
             return Finding(
                 "WF804",
-                f"{credentials} may not {what} in the namespace {settings.namespace} at {settings.address}"
-                f" ({error.message}); next: give it read and write access to this namespace",
+                f"{credentials} may not {what} at {settings.address}, namespace {settings.namespace} ({error.message});"
+                " next: grant it read and write access to this namespace",
             )
     return Finding(
         "WF802",
-        f"{settings.address} answered with an error to the attempt to {what}: {error.message}"
-        f" ({error.status.name}); next: check the cluster's own log, then repeat the check",
+        f"the attempt to {what} at {settings.address} failed: {error.message} ({error.status.name});"
+        " next: check the cluster's own log, then repeat the check",
     )
 
 
 def _refused_in(error: WaterflowError) -> RPCError | None:
-    """A refusal while connecting, which Temporal's client reports as text alone."""
+    """A refusal while connecting, which Temporal's client reports only as text."""
     text = str(error.__cause__ or "")
     for status in (RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.PERMISSION_DENIED):
         words = "".join(word.capitalize() for word in status.name.split("_"))

@@ -1,7 +1,8 @@
-"""The connection to a Temporal cluster, and why there is none.
+"""The connection to a Temporal cluster, and why it cannot be established.
 
-Temporal's client reports a wrong certificate, a port of something else and a cluster that is down alike, as a transport error.
-So the connection is first tried without it: name, port, TLS, HTTP/2. Each of these steps has its own sentence.
+Temporal's client reports a wrong certificate, a port of another service and a cluster that is down in the same way, as a
+transport error. So the connection is first tried without the client: name, port, TLS, HTTP/2. Each of these steps has its own
+sentence.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ async def try_connection(settings: ClusterSettings) -> None:
             finally:
                 writer.transport.abort()
     except TimeoutError:
-        text = f"does not answer within {CONNECT_S_MAX:g} s; next: check the address, the firewall and the cluster"
+        text = f"did not answer within {CONNECT_S_MAX:g} s; next: check the address, the firewall and the cluster"
         raise _unreachable(settings, text) from None
     except ssl.SSLCertVerificationError as error:
         raise Stalled("WF803", _verification(settings, error)) from error
@@ -122,7 +123,7 @@ async def try_connection(settings: ClusterSettings) -> None:
         text = f"cannot be reached ({reason}); next: check the address, the firewall and the cluster"
         raise _unreachable(settings, text) from error
     if not answer and context is not None:
-        # With TLS 1.3, the client's part of the handshake has ended before the server looks at its certificate.
+        # With TLS 1.3, the client has finished its handshake before the server checks the client's certificate.
         raise Stalled("WF803", _closed(settings))
     if len(answer) < _FRAME_HEADER_BYTES or answer[3] != _SETTINGS:
         hint = (
@@ -185,11 +186,11 @@ def _handshake(settings: ClusterSettings, error: ssl.SSLError) -> str:
     if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason or "UNEXPECTED_EOF" in reason:
         return f"{where} does not speak TLS; next: check the port, and that the cluster has a certificate"
     if "CERTIFICATE_REQUIRED" in reason or ("HANDSHAKE_FAILURE" in reason and not settings.cert):
-        return f"{where} requires a certificate of its clients; next: set temporal.cert and temporal.key"
+        return f"{where} requires a client certificate; next: set temporal.cert and temporal.key"
     if "ALERT" in reason and settings.cert:
         return (
             f"{where} does not accept the certificate in {settings.cert_file} ({error.reason});"
-            " next: use one that is signed by the CA which the cluster trusts"
+            " next: use one that is signed by a CA that the cluster trusts"
         )
     return f"the TLS handshake with {settings.address} failed ({error.reason or error}); next: check temporal.ca"
 
@@ -198,7 +199,7 @@ def _closed(settings: ClusterSettings) -> str:
     where = f"{settings.address} closed the connection after the TLS handshake"
     if settings.cert:
         return f"{where}; next: check that the cluster trusts the CA of the certificate in {settings.cert_file}"
-    return f"{where}; next: if the cluster requires a certificate of its clients, set temporal.cert and temporal.key"
+    return f"{where}; next: if the cluster requires a client certificate, set temporal.cert and temporal.key"
 
 
 def _unreachable(settings: ClusterSettings, text: str) -> Retryable:

@@ -1,4 +1,4 @@
-"""How values become payloads: records as MessagePack, bytes as they are, errors without readable text; then all are sealed."""
+"""How values become payloads: structs as MessagePack, bytes as they are, errors without readable text; then all are sealed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from waterflowd.temporal.payload_keys import PayloadKeys
 Value = TypeVar("Value")
 
 
-class RecordPayloadConverter(EncodingPayloadConverter):
-    """Converts `msgspec.Struct` records. An unknown field of a newer release is ignored."""
+class StructPayloadConverter(EncodingPayloadConverter):
+    """Converts `msgspec.Struct` values. An unknown field of a newer release is ignored."""
 
     @property
     def encoding(self) -> str:
@@ -31,13 +31,13 @@ class RecordPayloadConverter(EncodingPayloadConverter):
         return "binary/msgpack"
 
     def to_payload(self, value: Any) -> Payload | None:
-        """The payload of a record; None for anything else."""
+        """The payload of a struct; None for anything else."""
         if not isinstance(value, msgspec.Struct):
             return None
         return Payload(metadata={"encoding": self.encoding.encode()}, data=msgspec.msgpack.encode(value))
 
     def from_payload(self, payload: Payload, type_hint: type[Value] | None = None) -> Any:
-        """The record; `type_hint` is its type."""
+        """The struct; `type_hint` is its type."""
         return msgspec.msgpack.decode(payload.data, type=type_hint or Any)
 
 
@@ -48,7 +48,7 @@ class PayloadConverter(CompositePayloadConverter):
         super().__init__(
             BinaryNullPayloadConverter(),
             BinaryPlainPayloadConverter(),
-            RecordPayloadConverter(),
+            StructPayloadConverter(),
             JSONPlainPayloadConverter(),
         )
 

@@ -18,14 +18,14 @@ KEYS = PayloadKeys([bytes(range(32))])
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """A record of this test."""
+    """A struct of this test."""
 
     text: str
     content: bytes = b""
 
 
 class NewerNote(msgspec.Struct, frozen=True, kw_only=True):
-    """The same record of a newer release."""
+    """The same struct in a newer release."""
 
     text: str
     more: int
@@ -42,7 +42,7 @@ def bound(workflow_id: str) -> DataConverter:
     [(None, None), (b"\x00\xff", bytes), ("text", str), (Note(text="x", content=b"\x80"), Note), ({"a": [1]}, dict)],
 )
 async def test_every_kind_of_value_returns(value: Any, hint: type | None) -> None:
-    """Records are MessagePack, bytes are kept, everything else is JSON; all of it sealed."""
+    """Structs become MessagePack, bytes are kept, everything else is JSON; all of it sealed."""
     payloads = await bound("run/1").encode([value])
     assert [payload.metadata["encoding"] for payload in payloads] == [codec.SEALED]
     assert await bound("run/1").decode(payloads, [hint] if hint else None) == [value]
@@ -54,7 +54,7 @@ async def test_a_field_of_a_newer_release_is_ignored() -> None:
     assert await bound("run/1").decode(payloads, [Note]) == [Note(text="x")]
 
 
-async def test_a_refused_payload_is_no_value() -> None:
+async def test_a_refused_payload_is_never_a_value() -> None:
     """Callers that do not ask for the refusal get an error, never a value."""
     [payload] = await bound("run/1").encode([Note(text="x")])
     with pytest.raises(KeyError, match="Unknown payload encoding"):
@@ -74,7 +74,7 @@ async def test_the_text_of_an_error_is_sealed() -> None:
     assert (opened.message, list(opened.details)) == ("the password is hunter2", ["more"])
 
 
-async def test_an_error_that_nobody_sealed_stays_an_error() -> None:
+async def test_an_error_that_is_not_sealed_stays_an_error() -> None:
     """Temporal's own errors, such as a timeout, are not sealed."""
     failure = Failure(message="activity timed out")
     failure.timeout_failure_info.SetInParent()
@@ -82,9 +82,9 @@ async def test_an_error_that_nobody_sealed_stays_an_error() -> None:
     assert "timed out" in str(opened)
 
 
-def test_payloads_of_other_kinds_of_records_are_left_to_others() -> None:
-    """The conversion of records takes only records."""
-    assert converter.RecordPayloadConverter().to_payload({"a": 1}) is None
-    made = converter.RecordPayloadConverter().to_payload(Note(text="x"))
+def test_only_structs_are_converted_as_structs() -> None:
+    """Other values are left to the next conversion."""
+    assert converter.StructPayloadConverter().to_payload({"a": 1}) is None
+    made = converter.StructPayloadConverter().to_payload(Note(text="x"))
     assert isinstance(made, Payload)
-    assert converter.RecordPayloadConverter().from_payload(made) == {"text": "x", "content": b""}
+    assert converter.StructPayloadConverter().from_payload(made) == {"text": "x", "content": b""}

@@ -1,9 +1,9 @@
-"""The engine on a Temporal cluster: the same workflows, without a log of this daemon. An extra (`waterflow[temporal]`).
+"""The engine on a Temporal cluster: the same workflows, without the daemon's own log. An extra (`waterflow[temporal]`).
 
 Only this package imports Temporal's client. It holds
 
 - `shell`: the workflow code, which decides nothing;
 - `messages`, `turns`: what the shell and the daemon tell each other, and the activities that the daemon offers to it;
-- `cluster`, `check`: the connection, and what a cluster lacks;
+- `cluster`, `check`: the connection to a cluster, and what the cluster lacks;
 - `codec`, `payload_keys`, `converter`: how values are stored in Temporal, sealed.
 """

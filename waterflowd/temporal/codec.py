@@ -1,19 +1,19 @@
 """Seals every payload before Temporal stores it, and opens it again.
 
-Who may use a namespace of Temporal may read all of its histories. So a payload (input, fact, signal, result, failure, memo) is
-deflated and then encrypted with XChaCha20-Poly1305. The id of its workflow is additional data: a payload that somebody copies
-into another workflow does not open there.
+Anyone who may use a namespace of Temporal can read all event histories in it. So a payload (input, fact, signal, result,
+failure, memo) is deflated and then encrypted with XChaCha20-Poly1305. The id of its workflow is additional data: a payload that
+is copied into another workflow does not open there.
 
     data     version (1 byte) | nonce (24 bytes) | ciphertext
-    content  form (1 byte: 0 as it is, 1 deflated) | the payload as Temporal's client encoded it
+    content  form (1 byte: 0 unchanged, 1 deflated) | the payload as Temporal's client encoded it
 
-A payload that is not sealed, was changed, or belongs to another workflow never becomes valid. It is not an exception, because
-an exception would fail the workflow's task again and again, so that one signal that somebody sends by hand would stop a run
-forever. It becomes a payload of the encoding `REFUSED`: the shell drops it, and nothing else can convert it to a value. A
-payload whose key is missing is an exception: the task is repeated until an operator has added the key.
+A payload that is not sealed, was changed, or belongs to another workflow never becomes valid. It does not raise an exception,
+which would fail the workflow's task again and again, so that one signal sent by hand would stop a run forever. It becomes a
+payload of the encoding `REFUSED`: the shell drops it, and nothing else can convert it to a value. A payload whose key is
+missing does raise an exception: the task is repeated until an operator has added the key.
 
-Content is deflated before it is encrypted, so its length says something about how repetitive it is. It contains no secrets,
-only references to them.
+Content is deflated before it is encrypted, so the length of a payload reveals how repetitive its content is. The content has
+no secrets, only references to them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ SEALED_BYTES_MAX = 1_500_000
 CONTENT_BYTES_MAX = 64 << 20
 #: Smaller contents hardly shrink.
 _DEFLATE_BYTES_MIN = 128
-#: Larger ones take milliseconds, which the event loop does not have.
+#: Larger ones take milliseconds, so they are handled on a thread.
 _THREAD_BYTES_MIN = 256 << 10
 
 
@@ -140,7 +140,7 @@ def _too_large(workflow_id: str, size: int, limit: int) -> Rejected:
 
 
 class SealingCodec(PayloadCodec, WithSerializationContext):
-    """The codec of Temporal's client. Temporal's client binds it to a workflow before each use."""
+    """The codec of Temporal's client, which binds it to a workflow before each use."""
 
     def __init__(
         self,

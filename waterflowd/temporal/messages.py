@@ -1,12 +1,12 @@
 """What the shell and the daemon tell each other about one stream: inputs, turns and commands.
 
-Rules of this file: the shell understands these records and nothing inside them; every `content` is bytes that only the daemon
-reads. They are stored in Temporal's histories, so new fields have defaults, and a tag never gets another meaning.
+Rules of this file: the shell reads these structs, but not what is inside `content`: bytes that only the daemon understands.
+They are stored in Temporal's event histories, so new fields have defaults, and the meaning of a tag never changes.
 
     inputs ─▶ shell ─▶ TurnRequest ─▶ turn, in the daemon ─▶ TurnResult (facts, commands, taken, seq) ─▶ shell ─▶ Temporal
 
-The turn decides, the shell carries out. A turn may be repeated before its result is recorded (a daemon dies, a task times out),
-so it must do nothing but compute. Commands have ids that the turn chooses: a command whose id is in use changes nothing.
+The turn decides, and the shell carries out its commands. A turn may be repeated before its result is recorded (a daemon dies, a
+task times out), so it must only compute. The turn chooses the ids of commands: a command whose id is in use changes nothing.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import msgspec
 WORKFLOW_TYPE = "stream"
 TURN = "turn"
 CHECK_SIZE = "check-size"
-#: Signals: an input of the stream; and the end of a stall, by an operator.
+#: Signals: an input of the stream, and an operator's request to end a stall.
 INPUT_SIGNAL = "input"
 RETRY_SIGNAL = "retry"
-#: The update that brings an input and waits for the turn's answer.
+#: The update that delivers an input and waits for the turn's answer.
 REQUEST_UPDATE = "request"
 #: The search attribute with the code of the error that stalls a stream; not set otherwise.
 STALLED_ATTRIBUTE = "WaterflowStalled"
-#: All search attributes, and their types. Everybody who may read the namespace can read them.
+#: All search attributes, and their types. Anyone who may read the namespace can read them.
 SEARCH_ATTRIBUTES = {
     "WaterflowRepository": "Keyword",
     "WaterflowPath": "Keyword",
@@ -79,7 +79,7 @@ class ActivityFailed(Input, frozen=True, kw_only=True, tag="failed"):
     """An activity ended without a result, after all of its retries."""
 
     id: str
-    #: `timeout`, `cancelled`, `refused` (a result that no daemon has sealed), or the type of the error.
+    #: `timeout`, `cancelled`, `refused` (the result was not sealed by a daemon), or the type of the error.
     code: str
     text: str
     #: Which timeout: `schedule-to-start`, `start-to-close`, `schedule-to-close` or `heartbeat`.
@@ -115,7 +115,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class StartTimer(Command, frozen=True, kw_only=True, tag="start-timer"):
-    """Brings `TimerFired` at `due_at`, in ms. The timer ends with its execution; the next execution starts it again."""
+    """Results in `TimerFired` at `due_at`, in ms. The timer ends with its execution; the next execution starts it again."""
 
     id: str
     due_at: int
@@ -139,7 +139,7 @@ class ScheduleActivity(Command, frozen=True, kw_only=True, tag="schedule-activit
     heartbeat_ms: int = 0
     #: 0: retried until it succeeds, or fails with an error that says not to.
     attempts_max: int = 0
-    #: What Temporal's own pages show; sealed.
+    #: The text for Temporal's own web pages; sealed.
     summary: str = ""
 
 
@@ -171,7 +171,7 @@ class SetMemo(Command, frozen=True, kw_only=True, tag="set-memo"):
 
 
 class AnswerUpdate(Command, frozen=True, kw_only=True, tag="answer"):
-    """Answers an update. One that was taken without an answer is answered with nothing."""
+    """Answers an update. An update that a turn takes without an answer gets an empty one."""
 
     id: str
     content: bytes
@@ -197,13 +197,13 @@ AnyCommand = (
 
 
 class Begin(msgspec.Struct, frozen=True, kw_only=True):
-    """The argument of the workflow: with which an execution begins."""
+    """The argument of the workflow: what an execution begins with."""
 
     #: What a turn needs besides facts; for a run its plan, or the plan's hash.
     subject: bytes = b""
     #: All facts of the stream so far, in order.
     facts: list[bytes] = []
-    #: What arrived before, and no turn has taken yet.
+    #: Inputs that have arrived, and that no turn has taken yet.
     inputs: list[AnyInput] = []
     #: The newest time of a turn in ms, and the newest number of an input.
     now: int = 0
@@ -222,23 +222,23 @@ class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
     inputs: list[AnyInput]
     #: An execution begins: the result has the commands for everything outstanding, not only for what the inputs cause.
     begins: bool = False
-    #: Subject and facts: always when an execution begins, and when the turn before was cold.
+    #: Subject and facts: present when an execution begins, and after a cold result.
     past: Past | None = None
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True):
-    """What folds to the state of a stream."""
+    """What the state of a stream is folded from."""
 
     subject: bytes
     facts: list[bytes]
 
 
 class TurnResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a turn decided. Temporal stores it as one marker, before anything of it is carried out."""
+    """What a turn decided. Temporal stores it as one marker before any of its commands is carried out."""
 
     facts: list[bytes] = []
     commands: list[AnyCommand] = []
-    #: Numbers of the inputs that it took. A turn that is given inputs takes at least one of them.
+    #: Numbers of the inputs that it took: at least one, if the request has any.
     taken: list[int] = []
     #: `seq` of the request, plus the number of facts.
     seq: int = 0
@@ -250,7 +250,7 @@ class Turn(Protocol):
     """The engine, as the shell sees it."""
 
     async def __call__(self, request: TurnRequest) -> TurnResult:
-        """Decides about inputs. May be repeated with the same request, also by another daemon, before its result counts.
+        """Decides about inputs. May be repeated with the same request, also by another daemon, before its result is recorded.
 
         Returns a cold result when it needs `past`. Any error is retried twice; then the stream stalls with its code until an
         operator lets it continue. Raises `Stalled` or `Rejected` for an error that a retry cannot help.

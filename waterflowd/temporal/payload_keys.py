@@ -1,8 +1,8 @@
 """The keys that seal what Temporal stores, from the file that `temporal.payload-keys` names.
 
-A file holds one key per line, 64 hexadecimal digits. The first key seals, all keys open. All daemons must be able to open what
-each of them seals. So a new key is first added to the end of every daemon's file, then moved to the top; an old one is removed
-when no history that Temporal keeps needs it.
+A file holds one key per line, 64 hexadecimal digits. The first key seals, all keys open. Every daemon must be able to open what
+the others seal. So a new key is first added to the end of every daemon's file, then moved to the top; an old one is removed
+when Temporal keeps no event history that needs it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from waterflow_agent.errors import Rejected
 
 #: 256 bits, as XChaCha20-Poly1305 requires.
 KEY_BYTES = 32
-#: More keys than anybody renews within a retention period.
+#: More keys than anyone needs within a retention period.
 KEYS_MAX = 100
 KEY_ID_BYTES = 8
 

@@ -1,24 +1,24 @@
-"""The workflow code of every stream. It decides nothing: it hands inputs to turns and carries out what they command.
+"""The workflow code of every stream. It decides nothing: it passes inputs to turns and carries out their commands.
 
 Rules of this file
 
 - It imports nothing of the engine. A turn is a local activity, so its result is recorded; on replay no turn runs. Everything
-  that may change between releases belongs into turns.
+  that may change between releases belongs in turns.
 - One turn at a time. An input that arrives meanwhile waits. Nothing is cancelled while a turn runs, because commands are
   carried out after it; a request to cancel the workflow is an input like every other.
-- Temporal replays this code against histories of earlier releases. A change of the order or kind of what it does needs
-  `workflow.patched` with an id of its own, and the histories in `tests/compat/histories` must still replay. There is none yet.
+- Temporal replays this code against event histories of earlier releases. A change of what it does, or in which order, needs
+  `workflow.patched` with a new id, and the event histories in `tests/compat/histories` must still replay. No patch exists yet.
 - Its time is that of the task; its order is that in which Temporal delivers. It reads no clock, no random number, no
   environment.
 
 Limits: a turn gets `INPUTS_MAX` inputs; `OPEN_MAX` activities and signals are in flight, and `TASK_MAX` of them are scheduled
 in one workflow task, as Temporal handles larger ones badly. The rest waits here. After `HISTORY_EVENTS_MAX` events or
 `HISTORY_BYTES_MAX` bytes the stream continues as a new execution, which begins with all facts. The commands of its first turn
-start again what was in flight. A change of a limit is a change of what this code does, too.
+start again what was in flight. Changing a limit also changes what this code does.
 
 A stream stalls when a turn has failed three times, when its facts are too large for a new execution, or when an operator has
-reset the execution, as that would do again what was done. A stalled stream keeps its inputs, and continues after the signal
-`retry`.
+reset the execution, because what came after that point would be done again. A stalled stream keeps its inputs, and continues
+after the signal `retry`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from temporalio.exceptions import (
 
 from waterflowd.temporal import messages
 
-#: As many inputs as one turn can handle in milliseconds.
+#: A turn can handle this many inputs within milliseconds.
 INPUTS_MAX = 200
 #: Temporal's own limit of pending activities is 2,000.
 OPEN_MAX = 1000
@@ -52,13 +52,14 @@ TASK_MAX = 100
 #: Temporal warns at 10,240 events or 10 MB, and ends the workflow at 51,200 events or 50 MB.
 HISTORY_EVENTS_MAX = 4096
 HISTORY_BYTES_MAX = 4 << 20
-#: Updates that no turn has taken do not survive a new execution; up to so many times the limit it waits for them.
+#: A new execution loses updates that no turn has taken, so it is delayed for them until the event history has reached this
+#: multiple of the limit.
 _PATIENCE = 2
 
-#: A turn computes for milliseconds. One that takes longer than this has lost its daemon.
+#: A turn takes milliseconds. If one takes longer than this, its daemon is gone.
 TURN_TIMEOUT = timedelta(seconds=60)
 TURN_RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3)
-#: Of an activity without a limit: Temporal requires one.
+#: The timeout of an activity without a limit, because Temporal requires one.
 NO_LIMIT = timedelta(days=3650)
 ACTIVITY_RETRY_INTERVAL_MAX = timedelta(seconds=30)
 
@@ -96,14 +97,14 @@ class Stream:
         self._task_length = self._task_count = 0
         self._is_pumping = False
         self._followed: set[asyncio.Task[None]] = set()
-        #: Updates that wait for their answer.
+        #: Updates whose senders wait for an answer.
         self._answers: dict[str, asyncio.Future[bytes]] = {}
-        # Called when a history continues behind the point to which an operator has reset it.
+        # Called when an event history continues after the point to which an operator has reset it.
         workflow.register_random_seed_callback(self._was_reset)
 
     @workflow.run
     async def run(self, begin: messages.Begin) -> bytes:
-        """Takes turns until one completes the stream. Cancelling the workflow only brings an input."""
+        """Takes turns until one completes the stream. Cancelling the workflow only adds an input."""
         turns = asyncio.create_task(self._take_turns())
         while True:
             try:
@@ -117,10 +118,10 @@ class Stream:
                 reason = workflow.cancellation_reason() or ""
                 self._receive(functools.partial(_cancelled, reason))
             except FailureError as error:
-                # Temporal would take it for the result of the workflow, and end it.
+                # Temporal would treat it as the result of the workflow, and end the workflow.
                 raise RuntimeError(f"the shell has a bug: {error}") from error
         if next_begin is not None:
-            # By default Temporal takes those with which this execution began, and a stall that has ended would come back.
+            # By default Temporal uses the attributes with which this execution began: a stall that has ended would come back.
             workflow.continue_as_new(next_begin, search_attributes=workflow.info().typed_search_attributes)
         return self._result or b""
 
@@ -161,7 +162,7 @@ class Stream:
 
     @request.validator
     def check_request(self, content: RawValue) -> None:
-        """Refuses what no daemon has sealed, and everything once the stream has ended. It leaves no trace in the history."""
+        """Refuses what no daemon has sealed, and everything once the stream has ended. Leaves no trace in the event history."""
         if _content(content) is None:
             raise ApplicationError(_refusal(content), type="refused")
         if self._result is not None:
@@ -177,7 +178,7 @@ class Stream:
     # Turns ----------------------------------------------------------------------------------------------------------
 
     async def _take_turns(self) -> messages.Begin | None:
-        """Returns with what the next execution begins, or None when the stream has ended."""
+        """Returns what the next execution begins with, or None when the stream has ended."""
         while True:
             await workflow.wait_condition(self._has_work)
             if self._is_reset:
@@ -276,7 +277,7 @@ class Stream:
     def _start_timer(self, command: messages.StartTimer) -> None:
         if command.id in self._timers:
             return
-        # At least one millisecond, so that a timer which is due already takes a task of its own.
+        # At least one millisecond, so that a timer which is already due fires in a later task.
         seconds = max(command.due_at - self._now, 1) / 1000
 
         async def wait() -> None:
@@ -287,7 +288,7 @@ class Stream:
         self._timers[command.id] = asyncio.create_task(wait())
 
     def _pump(self) -> None:
-        """Schedules what waits, within the limits; the rest follows in the next task, or when something has ended."""
+        """Schedules what is waiting, within the limits; the rest follows in the next task, or when something has ended."""
         length = workflow.info().get_current_history_length()
         if length != self._task_length:
             self._task_length, self._task_count = length, 0
@@ -333,7 +334,7 @@ class Stream:
 
         async def follow() -> None:
             outcome = await _outcome(command.id, handle)
-            # One that was cancelled by a command is no longer in the table, or has a successor of the same id there.
+            # An activity that a command has cancelled is no longer in the table, or another one with its id is.
             if self._open.get(command.id) is handle:
                 del self._open[command.id]
                 self._receive(lambda number: msgspec.structs.replace(outcome, number=number))
@@ -359,7 +360,7 @@ class Stream:
     # The next execution -----------------------------------------------------------------------------------------------
 
     def _is_long(self) -> bool:
-        """Whether it is time for a new execution: not while a sender waits for its answer, unless that lasts."""
+        """Whether it is time for a new execution: not while a sender waits for an answer, unless that takes long."""
         information = workflow.info()
         events, size = information.get_current_history_length(), information.get_current_history_size()
         share = max(events / HISTORY_EVENTS_MAX, size / HISTORY_BYTES_MAX)
@@ -367,7 +368,7 @@ class Stream:
         return is_long and (not self._answers or share >= _PATIENCE)
 
     async def _next_begin(self) -> messages.Begin | None:
-        """With what the next execution begins; None when that would be too large, and the stream is stalled."""
+        """What the next execution begins with; None when that would be too large, and the stream is stalled."""
         begin = self._begin()
         try:
             await _local(messages.CHECK_SIZE, begin, type(None))
@@ -381,7 +382,7 @@ class Stream:
         return messages.Begin(
             subject=self._subject,
             facts=self._facts,
-            # Who sent an update is told that the execution has ended, and asks again.
+            # The sender of an update gets the error that the execution has ended, and sends it again.
             inputs=[item for item in self._inputs if not isinstance(item, messages.UpdateReceived)],
             now=self._now,
             number=self._number,
@@ -427,7 +428,7 @@ def _limit(duration_ms: int) -> timedelta | None:
 
 
 def _code_and_text(error: FailureError) -> tuple[str, str]:
-    """The code and the text of the error that an activity ended with; that of a local one comes without a wrapper."""
+    """The code and the text of the error with which an activity ended; that of a local activity has no wrapper."""
     cause = (error.cause if isinstance(error, ActivityError) else None) or error
     match cause:
         case ApplicationError():

@@ -1,7 +1,7 @@
 """The local activities that a daemon offers to the shell: a turn, and the check whether a stream fits into a new execution.
 
-Rules of this file: an error of Waterflow's own keeps its code, so that the shell can name what stalls a stream. Those that only
-a person can help with are not retried.
+Rules of this file: Waterflow's own errors keep their codes, so that the shell can report what stalls a stream. Errors that need
+a person are not retried.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from waterflowd.temporal.codec import SEALED_BYTES_MAX
 
 
 class StreamActivities:
-    """What a worker that carries out streams must offer."""
+    """The activities that a worker for streams must offer."""
 
     def __init__(self, turn: messages.Turn, converter: DataConverter) -> None:
         self._turn = turn
@@ -33,7 +33,7 @@ class StreamActivities:
 
     @activity.defn(name=messages.TURN)
     async def turn(self, request: messages.TurnRequest) -> messages.TurnResult:
-        """One turn of the engine. Its result is checked here, where an error still has a name."""
+        """One turn of the engine. The size of its result is checked here, where an error still has a code."""
         try:
             result = await self._turn(request)
             await self._check_size(request.stream, result)

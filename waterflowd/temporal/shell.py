@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -205,13 +206,13 @@ class Stream:
     async def _turn(self) -> messages.TurnResult | None:
         """The result of one turn; None when it failed, and the stream is stalled."""
         self._now = max(self._now, workflow.time_ns() // 1_000_000)
-        given = [self._inputs[index] for index in range(min(len(self._inputs), INPUTS_MAX))]
+        inputs = list(itertools.islice(self._inputs, INPUTS_MAX))
         past = messages.Past(subject=self._subject, facts=self._facts)
         request = messages.TurnRequest(
             stream=workflow.info().workflow_id,
             seq=len(self._facts),
             now=self._now,
-            inputs=given,
+            inputs=inputs,
             begins=not self._has_begun,
             past=None if self._has_begun else past,
         )
@@ -223,7 +224,7 @@ class Stream:
         except FailureError as error:
             self._stall(*_code_and_text(error))
             return None
-        if result.is_cold or result.seq != request.seq + len(result.facts) or (given and not result.taken):
+        if result.is_cold or result.seq != request.seq + len(result.facts) or (inputs and not result.taken):
             self._stall(NOTHING_TAKEN, "a turn was cold twice, took none of its inputs, or counted its facts wrong")
             return None
         return result

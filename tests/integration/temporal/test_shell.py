@@ -49,13 +49,13 @@ async def daemon(client: Client, engine: ToyEngine, *, cache: int = 100) -> Asyn
 
 @dataclass
 class Agents:
-    """Workers of the queue `agents`: they record what they start, and leave it open until the test ends it by name."""
+    """Workers of the queue `agents`: they note what they start, and leave it open until the test ends it by name."""
 
     started: list[tuple[str, bytes]] = field(default_factory=list)
 
     @activity.defn(name="attempt")
     async def attempt(self, argument: bytes) -> bytes:
-        """Starts, and leaves the end to somebody else."""
+        """Starts, and ends when the test completes it."""
         self.started.append((activity.info().activity_id, argument))
         activity.raise_complete_async()
 
@@ -202,7 +202,10 @@ async def test_another_daemon_with_another_engine_continues(namespace: Namespace
             lambda: len(first.requests) >= 1 and bool(first.requests[-1].inputs), "the first turn with an input"
         )
         await send(handle)
-        await until(lambda: first.count() == 2, "both inputs")
+        async with asyncio.timeout(PATIENCE_S):
+            # A turn ends before its task does, and only the task records it.
+            while len(await recorded(client, handle)) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
     count = len(first.requests)
     async with daemon(await namespace.client(), second):
         await handle.signal(messages.INPUT_SIGNAL, DONE)
@@ -354,9 +357,10 @@ async def test_nothing_readable_is_stored(namespace: Namespace) -> None:
         await until(lambda: len(agents.started) == 1, "the attempt")
         attempt = by_name(client, handle, "a1")
         await attempt.heartbeat(f"{word} in a heartbeat")
-        await attempt.fail(RuntimeError(f"{word} in an error"))
+        # Before the failure, which causes the next turn.
         engine.errors = [RuntimeError(f"{word} in a turn")] * 3
-        await until(lambda: not engine.errors, "three failed turns")
+        await attempt.fail(RuntimeError(f"{word} in an error"))
+        await until_stalled(handle, "RuntimeError")
         await handle.signal(messages.RETRY_SIGNAL)
         await handle.signal(messages.INPUT_SIGNAL, content(messages.Complete(content=word.encode())))
         assert await handle.result() == word.encode()
@@ -414,20 +418,21 @@ async def test_a_result_that_temporal_would_not_store_stalls_its_stream(namespac
 
 
 async def test_a_reset_execution_stalls_at_once(namespace: Namespace) -> None:
-    """It would make attempts anew that have ended after that point."""
+    """It would start attempts again that have ended after that point."""
     client, engine = await namespace.client(), ToyEngine()
     async with daemon(client, engine):
         handle = await start(client)
         await send(handle)
         await until(lambda: engine.count() == 1, "the input")
-        # A turn has ended before its task has.
+        # A turn ends before its task does.
         tasks: list[int] = []
-        while not tasks:
-            tasks = [
-                event.event_id
-                for event in (await history(client, handle)).events
-                if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
-            ]
+        async with asyncio.timeout(PATIENCE_S):
+            while not tasks:
+                tasks = [
+                    event.event_id
+                    for event in (await history(client, handle)).events
+                    if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+                ]
         count = len(engine.requests)
         request = ResetWorkflowExecutionRequest(
             namespace=client.namespace,
@@ -446,7 +451,7 @@ async def test_a_reset_execution_stalls_at_once(namespace: Namespace) -> None:
 
 
 async def test_commands_wait_for_their_limits(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most so many are scheduled in one task, and so many are open; the rest follows, and none is lost."""
+    """The number that is scheduled in one task is limited, and the number that is open; the rest follows, and none is lost."""
     monkeypatch.setattr(shell, "TASK_MAX", 7)
     monkeypatch.setattr(shell, "OPEN_MAX", 12)
     client, engine, agents = await namespace.client(), ToyEngine(), Agents()
@@ -476,14 +481,14 @@ async def test_commands_wait_for_their_limits(namespace: Namespace, monkeypatch:
 
 
 async def test_a_failed_activity_says_why(namespace: Namespace) -> None:
-    """A timeout names its kind; an activity that a command cancels brings nothing."""
+    """A timeout names its kind; an activity that a command cancels causes no input."""
     client, engine, agents = await namespace.client(), ToyEngine(), Agents()
     async with daemon(client, engine):
         handle = await start(client)
         await send(
             handle,
             schedule("unpolled", schedule_to_start_ms=200),
-            messages.ScheduleActivity(id="cancelled", name="attempt", queue="agents-of-nobody", content=b""),
+            messages.ScheduleActivity(id="cancelled", name="attempt", queue="unpolled", content=b""),
         )
         await until(lambda: engine.count() == 2, "the timeout")
         await send(handle, messages.CancelActivity(id="cancelled"))

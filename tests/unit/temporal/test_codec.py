@@ -80,12 +80,12 @@ def test_every_changed_byte_is_refused() -> None:
     ids=["plain", "empty", "refused"],
 )
 def test_a_payload_without_a_seal_is_refused(payload: Payload) -> None:
-    """Somebody who may write to the namespace, but has no key, cannot send an input."""
+    """Without a key, the right to write to the namespace is not enough to send an input."""
     assert codec.refusal(codec.unseal(payload, RUN, KEYS)) == "it is not sealed"
 
 
 def test_the_first_key_seals_and_every_key_opens() -> None:
-    """Renewing a key does not close what the old one sealed."""
+    """After a new key is added, what the old one sealed still opens."""
     sealed = codec.seal(PLAIN, RUN, PayloadKeys([OLD]), NONCE)
     assert codec.unseal(sealed, RUN, KEYS) == PLAIN
     newer = codec.seal(PLAIN, RUN, KEYS, NONCE)
@@ -106,7 +106,7 @@ def test_a_missing_key_is_named() -> None:
 
 
 def test_a_format_of_a_newer_release_is_not_taken_for_a_forgery() -> None:
-    """The task is repeated, also on an upgraded daemon, and the payload is not dropped."""
+    """The payload is not dropped, and an upgraded daemon repeats the task."""
     sealed = codec.seal(PLAIN, RUN, KEYS, NONCE)
     newer = Payload(metadata=sealed.metadata, data=b"\x02" + sealed.data[1:])
     with pytest.raises(Stalled, match="newer than this release"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from pathlib import Path
 
 from waterflow_agent.errors import Rejected, Stalled
@@ -27,7 +28,7 @@ def refuse_unbuilt_engine(config: Config) -> None:
 
 
 def check_cluster(config: Config) -> tuple[bool, list[str]]:
-    """Connects to the configured cluster. Whether nothing is missing, and lines for people.
+    """Connects to the configured cluster. Returns whether nothing is missing, and lines for people.
 
     Raises `Rejected` WF620 without an address, WF622 for a key file, WF803 for a certificate, and
     `Stalled` WF801 without the extra.
@@ -39,7 +40,8 @@ def check_cluster(config: Config) -> tuple[bool, list[str]]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "temporalio":
             raise
-        text = 'Temporal\'s client is not installed; next: pip install "waterflow[temporal]"'
+        # Only where Waterflow is installed does pip take its extra: the public index has another project of the same name.
+        text = f"Temporal's client is not installed; next: {sys.executable} -m pip install 'waterflow[temporal]'"
         raise Stalled("WF801", text) from error
     table, data_dir = config.temporal, Path(config.data_dir)
     keys_file = Path(table.payload_keys)

@@ -301,7 +301,7 @@ async def test_without_the_extra_the_command_says_how_to_install_it(tmp_path: Pa
         check=False,
     )
     assert done.stderr == (
-        'waterflowd: Temporal\'s client is not installed; next: pip install "waterflow[temporal]" [WF801]\n'
+        f"waterflowd: Temporal's client is not installed; next: {sys.executable} -m pip install 'waterflow[temporal]' [WF801]\n"
     )
     assert done.returncode == 2
 

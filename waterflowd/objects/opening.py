@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def open_objects(address: str, environment: Mapping[str, str]) -> Objects:
     try:
         from waterflowd.objects.s3 import S3Objects
     except ImportError as error:
-        raise Rejected("WF620", f"{address!r} needs a library: install waterflow[s3]") from error
+        # With this Python: elsewhere, the public index has another project of the name.
+        command = f"{sys.executable} -m pip install 'waterflow[s3]'"
+        raise Rejected("WF620", f"{address!r} needs the library obstore; next: {command}") from error
     endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or None
     return S3Objects(found[1], found[2].strip("/"), endpoint=endpoint)

@@ -108,18 +108,18 @@ def retire(config: Config, *, is_forced: bool) -> KeyList:
 def text_of(found: KeyList) -> Iterator[str]:
     """Lines for people."""
     for row in found.keys:
-        if row.accepted_until is None:
-            state = "current"
-        elif row.is_accepted:
-            state = f"old, accepted until {_time(row.accepted_until)}"
-        else:
-            state = f"old, expired at {_time(row.accepted_until)}"
-        yield f"{row.fingerprint}  created {_time(row.created_at)}  {state}"
+        yield f"{row.fingerprint}  {'current' if row.accepted_until is None else 'old'}"
+        times = f"  created {_time(row.created_at)}"
+        if row.accepted_until is not None:
+            times += f", {'accepted until' if row.is_accepted else 'expired at'} {_time(row.accepted_until)}"
+        yield times
     behind = found.agents_on_old_key
     if behind:
         yield f"{_count(len(behind))} not connected with the current key yet: {', '.join(behind)}"
-    else:
+    elif found.agents:
         yield f"all agents use the current key ({found.agents})"
+    else:
+        yield "no agent is approved yet"
 
 
 def _count(agents: int) -> str:

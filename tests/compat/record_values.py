@@ -1,4 +1,4 @@
-"""Records inputs, commands and drafts as this release stores them: `python tests/compat/record_values.py`.
+"""Records inputs, commands, drafts and orders as this release stores them: `python tests/compat/record_values.py`.
 
 It writes `values/<release>.json`: for each kind of value and each type its bytes, and what a reader must find in them. Run it
 when a type or a field was added, and look at the difference. Recordings of published releases must never be changed.
@@ -17,10 +17,16 @@ from tests.compat import record_log
 from waterflowd.dispatch import lowering
 from waterflowd.engine import commands, inputs
 from waterflowd.model.codec import ValueCodec
+from waterflowd.temporal import orders
 
 VALUES = Path(__file__).with_name("values")
 #: Kind of value -> its type or union; events are recorded in logs.
-UNIONS: dict[str, Any] = {"input": inputs.RunInput, "command": commands.RunCommand, "draft": lowering.Draft}
+UNIONS: dict[str, Any] = {
+    "input": inputs.RunInput,
+    "command": commands.RunCommand,
+    "draft": lowering.Draft,
+    "order": orders.AnyOrder,
+}
 
 
 class Recorded(msgspec.Struct, forbid_unknown_fields=True):

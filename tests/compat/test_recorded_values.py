@@ -1,4 +1,4 @@
-"""Inputs, commands and drafts that every release stored are read by this one (G10)."""
+"""Inputs, commands, drafts and orders that every release stored are read by this one (G10)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import waterflowd
 from tests.compat import record_values
 from waterflowd.engine import commands, inputs
 from waterflowd.model.codec import UnreadableError, ValueCodec
+from waterflowd.temporal import orders
 
 RELEASES = sorted(path.stem for path in record_values.VALUES.glob("*.json"))
 
@@ -41,8 +42,12 @@ def _classes(module: ModuleType, base: type) -> set[type]:
 
 @pytest.mark.parametrize(
     ("module", "base", "union"),
-    [(inputs, inputs.Input, inputs.RunInput), (commands, commands.Command, commands.RunCommand)],
-    ids=["inputs", "commands"],
+    [
+        (inputs, inputs.Input, inputs.RunInput),
+        (commands, commands.Command, commands.RunCommand),
+        (orders, orders.Order, orders.AnyOrder),
+    ],
+    ids=["inputs", "commands", "orders"],
 )
 def test_every_class_is_in_the_union_under_a_tag_of_its_name(module: ModuleType, base: type, union: Any) -> None:
     """A class that was forgotten could not be stored, and could not be read again."""
@@ -90,3 +95,23 @@ def test_a_newer_schema_is_refused_and_an_older_one_is_converted() -> None:
     assert codec.decode(1, body) == inputs.CancelRun(by="ada", is_forced=True)
     with pytest.raises(UnreadableError, match="it has schema 4; this release knows schemas up to 3"):
         codec.decode(4, body)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_packed_value_names_its_schema(release: str) -> None:
+    """Where only bytes are stored, they begin with the schema: an array of the schema and the value."""
+    codecs = record_values.codecs()
+    for recorded in record_values.recorded(release):
+        packed = bytes.fromhex(f"92{recorded.schema:02x}{recorded.body}")
+        value = codecs[recorded.kind].unpack(packed)
+        assert value == codecs[recorded.kind].decode(recorded.schema, bytes.fromhex(recorded.body))
+    assert codecs["input"].pack(inputs.CancelRun(by="ada")).hex() == "920182" + (
+        b"\xa4type\xaacancel-run\xa2by\xa3ada".hex()
+    )
+
+
+@pytest.mark.parametrize("packed", [b"", b"\xc1", b"\x92\x02\x81\xa4type\xa1x", b"\x92\x01\x80"])
+def test_a_packed_value_that_is_not_understood_is_refused(packed: bytes) -> None:
+    """Damaged bytes, a newer schema and an unknown type are errors, never another value."""
+    with pytest.raises(UnreadableError):
+        record_values.codecs()["input"].unpack(packed)

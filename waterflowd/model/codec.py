@@ -42,6 +42,13 @@ class _Tagged(msgspec.Struct):
     type: str = ""
 
 
+class _Packed(msgspec.Struct, frozen=True, array_like=True):
+    """A value together with its schema, for places that store only bytes."""
+
+    schema: int
+    body: msgspec.Raw
+
+
 class ValueCodec:
     """Encodes and decodes the values of one kind. Safe to use from several threads."""
 
@@ -69,6 +76,18 @@ class ValueCodec:
             return msgspec.convert(self._upcast(schema, body), self._union)
         except msgspec.DecodeError as error:
             raise _not_understood(body, error) from error
+
+    def pack(self, value: Any) -> bytes:
+        """Bytes of one value that name their schema."""
+        return msgspec.msgpack.encode(_Packed(self.schema, msgspec.Raw(self.encode(value))))
+
+    def unpack(self, packed: bytes) -> Any:
+        """The value of `pack`. Raises `UnreadableError` if this release does not know it."""
+        try:
+            found = msgspec.msgpack.decode(packed, type=_Packed)
+        except msgspec.DecodeError as error:
+            raise UnreadableError(f"it cannot be decoded ({error})") from error
+        return self.decode(found.schema, bytes(found.body))
 
     def _upcast(self, schema: int, body: bytes) -> dict[str, Any]:
         if schema > self.schema:

@@ -1,0 +1,121 @@
+"""Orders: what the activities of a run tell its gateway to do; and the names of queues and activities.
+
+Rules of this file: a turn writes an order, a gateway reads it, perhaps of another release, and perhaps many times. So new
+fields have defaults, an order may be repeated without harm, and an id names one activity of a run for good. Recordings in
+`tests/compat/values` show what is stored. No order contains the value of a secret.
+
+    activity    queue                          content        result
+    place       group/<group>, agent/<id>      `SlotOrder`    `SlotGranted` or `SlotDenied`, once there is an answer
+    attempt     agent/<id>                     `TaskOrder`    `TaskFinished` or `TaskLost`
+    cancel      agent/<id>                     `CancelOrder`  nothing
+    release     agent/<id>                     `ReleaseOrder` nothing
+
+A result, and the content of a signal to a run, is one input of the engine (`INPUTS`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from waterflow_agent.wire.messages import TaskId
+from waterflowd.dispatch.lowering import Draft, SecretRequest
+from waterflowd.engine.inputs import RunInput
+from waterflowd.model.codec import ValueCodec
+from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId
+
+#: The queue on which daemons take the turns of all streams.
+STREAMS_QUEUE = "streams"
+
+#: Names of activities.
+PLACE = "place"
+ATTEMPT = "attempt"
+CANCEL = "cancel"
+RELEASE = "release"
+
+#: Temporal refuses ids of more than 1,000 bytes.
+_ID_BYTES_MAX = 900
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """Base of all orders."""
+
+
+class SlotOrder(Order, frozen=True, kw_only=True, tag="slot-order"):
+    """Grant a slot to an attempt as soon as one is free: on `agent` if it is set, else on any server of `group` that fits."""
+
+    attempt: AttemptId
+    group: str
+    node: str
+    agent: AgentId | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    #: Servers to use only if no other is available.
+    avoid: tuple[AgentId, ...] = ()
+    #: Nodes that later steps of the job need, sorted.
+    later: tuple[str, ...] = ()
+    #: The attempt's secrets: without a value for each of them the slot is denied. The job may read them.
+    secrets: SecretRequest | None = None
+
+
+class TaskOrder(Order, frozen=True, kw_only=True, tag="task-order"):
+    """Have the agent carry out an attempt, and return its report."""
+
+    agent: AgentId
+    agent_name: str
+    draft: Draft
+    #: When the run recorded the dispatch, in ms.
+    dispatched_at: int
+
+
+class CancelOrder(Order, frozen=True, kw_only=True, tag="cancel-order"):
+    """Have the agent stop an attempt. Changes nothing if the agent does not have it, or has it no longer."""
+
+    agent: AgentId
+    task: TaskId
+    is_forced: bool
+    reason: str
+
+
+class ReleaseOrder(Order, frozen=True, kw_only=True, tag="release-order"):
+    """Tell the agent that it may remove the job's directory."""
+
+    agent: AgentId
+    run: RunId
+    job: JobId
+
+
+AnyOrder = SlotOrder | TaskOrder | CancelOrder | ReleaseOrder
+
+#: How orders, and the inputs of runs, are stored: `pack` and `unpack`.
+ORDERS = ValueCodec("order", AnyOrder)
+INPUTS = ValueCodec("input", RunInput)
+
+
+def group_queue(group: str) -> str:
+    """The queue that a gateway polls while one of its agents in the group has a free slot."""
+    return f"group/{group}"
+
+
+def agent_queue(agent: AgentId) -> str:
+    """The queue that the gateway with the agent's session polls."""
+    return f"agent/{agent}"
+
+
+def attempt_activity(name: str, attempt: AttemptId, *, is_forced: bool = False) -> str:
+    """The id of an activity for one attempt: `place`, `attempt` or `cancel`. A forced cancel is another activity."""
+    parts = [name, attempt.job, attempt.step, str(attempt.number), *(["forced"] if is_forced else [])]
+    return _activity_id(parts)
+
+
+def job_activity(name: str, job: JobId, agent: AgentId) -> str:
+    """The id of an activity for one job on one server: `release`."""
+    return _activity_id([name, job, agent])
+
+
+def _activity_id(parts: list[str]) -> str:
+    """The parts with slashes between them; a slash inside of a part is escaped, so that no two activities share an id."""
+    identifier = "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
+    if len(identifier.encode()) <= _ID_BYTES_MAX:
+        return identifier
+    return f"{parts[0]}/sha256-{hashlib.sha256(identifier.encode()).hexdigest()}"

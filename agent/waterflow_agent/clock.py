@@ -19,3 +19,8 @@ class Clock:
     def wall_ms(self) -> int:
         """Returns the time since 1970."""
         return time.time_ns() // 1_000_000
+
+
+def utc_time(at_ms: float) -> str:
+    """Returns a time in ms as text, to the second: `2026-11-30 17:32:39Z`."""
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at_ms / 1000))

@@ -33,6 +33,11 @@ class Rejected(WaterflowError):
         self.status = status
         self.after_s = after_s
 
+    @property
+    def is_limit(self) -> bool:
+        """Whether a limit is exceeded, so that the same may succeed later."""
+        return self.status == 429
+
 
 class Stalled(WaterflowError):
     """Only a person can help: stop retrying and show the text."""

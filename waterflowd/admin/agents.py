@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from waterflow_agent import join_token, keys
+from waterflow_agent.clock import utc_time
 from waterflow_agent.display import escape_for_display
 from waterflowd import ports
 from waterflowd.admin.ports import AgentRow, JoinTokenRow, PendingRow, ServerRow
@@ -92,7 +92,7 @@ class FleetAgentAdmin:
             return ""
         if not until:
             return "it knows only a key of the server that is no longer accepted: enroll it again"
-        when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(until / 1_000))
+        when = utc_time(until)
         return (
             f"it has not connected since the server's key was rotated, and the old key is accepted until {when}: start it "
             "before then, or enroll it again"

@@ -194,7 +194,7 @@ def _problem(error: Rejected, path: str, *, closes: bool = False) -> Response:
     headers = {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    elif error.status == 429:
+    elif error.is_limit:
         headers["Retry-After"] = retry_after(error.after_s)
     if closes:
         headers["Connection"] = "close"

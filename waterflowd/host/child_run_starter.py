@@ -24,8 +24,6 @@ from waterflowd.ports import ChildWorkflows
 #: Concurrent starts: one repository that hangs does not block the others.
 _CONCURRENCY = 8
 _BACKOFF = Backoff(first_s=0.5, max_s=60.0)
-#: Status of a `Rejected` that a limit causes, which is temporary.
-_BUSY = 429
 
 logger = logging.getLogger("waterflow.host")
 
@@ -50,7 +48,7 @@ class ChildRunStarter:
             try:
                 await self._start(attempt)
             except Rejected as error:
-                if error.status == _BUSY:
+                if error.is_limit:
                     self._retry_later(attempt, error)
                 else:
                     answer = child_runs.not_started(attempt, child_runs.refusal(error), is_refused=True)

@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.clock import utc_time
 from waterflow_agent.errors import Stalled, WaterflowError
 from waterflowd.app import bootstrap
 from waterflowd.app.bootstrap import UNIONS
@@ -120,7 +121,7 @@ def restore(
     with _copied(source, target, identity_file) as manifest, open_store(target, UNIONS, is_rescue=True) as store:
         ended.generation = store.log.generation
         if not is_continued:
-            when = f" of {_day(manifest.made_at)}" if manifest is not None else ""
+            when = f" of {utc_time(manifest.made_at)}" if manifest is not None else ""
             closer = WorkCloser(store.log, f"waterflowd restore (backup{when})", ended)
             closer.end_runs(list(store.log.open_runs()))
             closer.suspend([*_repositories(store.log), *(each.name for each in config.repositories)])
@@ -312,7 +313,3 @@ def _fold(log: LmdbLog, run_id: RunId) -> Run:
     if compiled is None:
         raise LookupError("its plan is lost")
     return fold(run_id, plan.decode(compiled), history)
-
-
-def _day(at: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at / 1000))

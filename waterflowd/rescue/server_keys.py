@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from waterflow_agent.clock import Clock
+from waterflow_agent.clock import Clock, utc_time
 from waterflow_agent.errors import Rejected, Stalled
 from waterflowd.access.events import ActionTaken
 from waterflowd.app import audit
@@ -109,9 +108,9 @@ def text_of(found: KeyList) -> Iterator[str]:
     """Lines for people."""
     for row in found.keys:
         yield f"{row.fingerprint}  {'current' if row.accepted_until is None else 'old'}"
-        times = f"  created {_time(row.created_at)}"
+        times = f"  created {utc_time(row.created_at)}"
         if row.accepted_until is not None:
-            times += f", {'accepted until' if row.is_accepted else 'expired at'} {_time(row.accepted_until)}"
+            times += f", {'accepted until' if row.is_accepted else 'expired at'} {utc_time(row.accepted_until)}"
         yield times
     behind = found.agents_on_old_key
     if behind:
@@ -124,10 +123,6 @@ def text_of(found: KeyList) -> Iterator[str]:
 
 def _count(agents: int) -> str:
     return "1 agent has" if agents == 1 else f"{agents} agents have"
-
-
-def _time(at: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at / 1_000))
 
 
 def _existing(data_dir: Path) -> ServerKeys:

@@ -21,7 +21,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -30,7 +29,7 @@ import lmdb
 import msgspec
 
 import waterflowd
-from waterflow_agent.clock import Clock
+from waterflow_agent.clock import Clock, utc_time
 from waterflow_agent.errors import Stalled
 from waterflowd.model.ids import AttemptId
 from waterflowd.store import check, directory, layout, output_files, outputs
@@ -466,7 +465,7 @@ def check_clock(manifest: Manifest) -> None:
     A restored log takes its generation from the clock: a clock that is behind could repeat one that agents know.
     """
     if Clock().wall_ms() + CLOCK_SLACK_MS < manifest.made_at:
-        made = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(manifest.made_at / 1000))
+        made = utc_time(manifest.made_at)
         raise Stalled(
             "WF316", f"the backup was made at {made}, but this machine's clock is behind; set the clock first"
         )

@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
@@ -33,7 +32,7 @@ import zmq
 
 from waterflow_agent.addresses import Addresses
 from waterflow_agent.backoff import Backoff
-from waterflow_agent.clock import Clock
+from waterflow_agent.clock import Clock, utc_time
 from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
 from waterflow_agent.session.dealer import LINGER_MS, Dealer, SocketFactory
 from waterflow_agent.session.server_keys import ServerKeys
@@ -429,7 +428,7 @@ class _Connection:
         if self._server_key == self._server_keys.current:
             return ""
         until = self._server_keys.accepted_until(self._server_key)
-        when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(until / 1_000))
+        when = utc_time(until)
         return (
             f"; the server uses an old key, as after a restore of an older backup, and this agent accepts it until {when}: "
             "restore the server's newest keys/server.key, or enroll this agent again"

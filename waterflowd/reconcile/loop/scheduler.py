@@ -37,8 +37,6 @@ _WAITING_S = 1.0
 _BACKOFF = Backoff(first_s=0.5, max_s=60.0)
 #: Schedules that are handled before other tasks get the event loop.
 _AT_ONCE = 50
-#: `Rejected` with this status means that a limit is reached, which passes.
-_BUSY = 429
 
 _logger = logging.getLogger("waterflow.reconcile")
 
@@ -200,7 +198,7 @@ class Scheduler:
         try:
             await self._repository.apply(decision.facts, (request,))
         except Rejected as error:
-            if error.status == _BUSY:
+            if error.is_limit:
                 raise
             _logger.warning(
                 "%s %s: scheduled run not started: %s",

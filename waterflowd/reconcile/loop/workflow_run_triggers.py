@@ -35,8 +35,6 @@ _RECORD_EVERY = 1_000
 #: How often the log is polled without a feed.
 _POLL_S = 0.05
 _BACKOFF = Backoff(first_s=0.5, max_s=60.0)
-#: `Rejected` with this status means that a limit is reached, which passes.
-_BUSY = 429
 _RUN_STREAM = run_stream(RunId(""))
 
 _logger = logging.getLogger("waterflow.reconcile")
@@ -171,7 +169,7 @@ class WorkflowRunTriggers:
         try:
             await self._repository.apply([self._handled(record.seq)], starts)
         except Rejected as error:
-            if error.status == _BUSY:
+            if error.is_limit:
                 raise
             # One that can never start does not delay the others or later runs.
             for start in starts:
@@ -183,7 +181,7 @@ class WorkflowRunTriggers:
         try:
             await self._ports.runs.start(start)
         except Rejected as error:
-            if error.status == _BUSY:
+            if error.is_limit:
                 raise
             _logger.warning("%s: run not started: %s", self._name, error, extra=self._log_fields)
 

@@ -102,8 +102,17 @@ def agent_queue(agent: AgentId) -> str:
     return f"agent/{agent}"
 
 
+def task_activity(task: TaskId, agent: AgentId) -> str:
+    """The id of the activity `attempt`. A gateway makes it of a report and the key of the connection that sent it.
+
+    So no report of an agent can complete the attempt of another agent, or one of another lease.
+    """
+    attempt = task.attempt
+    return _activity_id([ATTEMPT, attempt.job, attempt.step, str(attempt.number), str(task.epoch), agent])
+
+
 def attempt_activity(name: str, attempt: AttemptId, *, is_forced: bool = False) -> str:
-    """The id of an activity for one attempt: `place`, `attempt` or `cancel`. A forced cancel is another activity."""
+    """The id of another activity for one attempt: `place` or `cancel`. A forced cancel is another activity."""
     parts = [name, attempt.job, attempt.step, str(attempt.number), *(["forced"] if is_forced else [])]
     return _activity_id(parts)
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from waterflow_agent.errors import WaterflowError
+from waterflowd.access import workflow_errors
 from waterflowd.access.policy import AccessPolicy, grants_for
 from waterflowd.ports import Compiler
-from waterflowd.reconcile import codes, ref_updates, refs
+from waterflowd.reconcile import codes, refs
 from waterflowd.reconcile.events import FileApplied
 from waterflowd.reconcile.loop.workflow_files import WorkflowFiles
 from waterflowd.reconcile.settings import RepositorySettings
@@ -82,7 +83,7 @@ def _report(settings: RepositorySettings, files: Sequence[FileApplied], access: 
     for file in files:
         if file.errors:
             problems[f"{file.path}: {file.errors[0].message} [{file.errors[0].code}]"] = None
-        for error in ref_updates.group_errors(file, settings):
+        for error in workflow_errors.group_errors(file, settings):
             problems[f"{file.path}: {error.message} [{error.code}]"] = None
         groups += [item.group for item in file.accesses if not settings.may_name(item.group)]
         for item, refusal in access.plan_refusals(settings.name, file.accesses):

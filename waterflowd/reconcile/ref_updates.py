@@ -19,7 +19,6 @@ from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 from waterflowd.reconcile import codes, events, refs, triggers
 from waterflowd.reconcile.diff import Difference
 from waterflowd.reconcile.events import ERRORS_MAX, FILES_PER_FACT, PATHS_PER_FACT, FileApplied
-from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.source import FILE_BYTES_MAX, Commit, Revision, TreeFile
 from waterflowd.reconcile.state import FileState
 
@@ -144,25 +143,6 @@ def started(update: triggers.RefUpdate, before: Mapping[str, FileState], changes
         and file.triggers is not None
         and triggers.is_started(file.triggers, file.path, update)
     ]
-
-
-def group_errors(file: FileApplied, settings: RepositorySettings) -> tuple[Diagnostic, ...]:
-    """An error for each group of the file that its repository may not use.
-
-    It is not recorded, because it depends on the configuration, which may change while the file does not.
-    """
-    return tuple(
-        Diagnostic(
-            code=codes.GROUP_NOT_ALLOWED,
-            path=file.path,
-            line=1,
-            column=1,
-            message=f'repository "{settings.name}" may not use group "{escape_for_display(group)}"',
-            suggestion=f"use one of its groups ({', '.join(settings.groups)}), or allow this one in the configuration",
-        )
-        for group in sorted({access.group for access in file.accesses})
-        if not settings.may_name(group)
-    )
 
 
 def start_request(plan: bytes, path: str, update: triggers.RefUpdate, revision: Revision, push: Push) -> StartRequest:

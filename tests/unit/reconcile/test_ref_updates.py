@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from waterflowd.access import workflow_errors
 from waterflowd.dsl.reporting.diagnostics import Compiled, Diagnostic
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import JobId, StepId
@@ -95,5 +96,5 @@ def test_a_file_with_a_forbidden_group_has_an_error() -> None:
     narrow = RepositorySettings(name="ops", url="/srv/ops.git", groups=("web-*",))
     changes = FileChanges(files=(file,))
     assert ref_updates.started(update(files=frozenset({"a.yml"})), {}, changes) == [file]
-    assert ref_updates.group_errors(file, wide) == ()
-    assert [error.code for error in ref_updates.group_errors(file, narrow)] == ["WF526"]
+    assert workflow_errors.group_errors(file, wide) == ()
+    assert [error.code for error in workflow_errors.group_errors(file, narrow)] == ["WF526"]

@@ -7,16 +7,16 @@ administration services read it and record facts through it. Everything is calle
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
+from waterflowd.access import workflow_errors
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.model.ids import repository_stream
 from waterflowd.model.records import StartRequest
-from waterflowd.reconcile import codes, events, ref_updates, state
+from waterflowd.reconcile import codes, events, state
 from waterflowd.reconcile.conditions import Conditions, ConditionType
 from waterflowd.reconcile.events import FileApplied
 from waterflowd.reconcile.loop.ports import LoopPorts
@@ -127,30 +127,8 @@ class LiveRepository:
         return self.access_errors(file) or self._ports.webhooks.errors(self.settings.name, file)
 
     def access_errors(self, file: FileApplied) -> tuple[Diagnostic, ...]:
-        """The file's own errors, or else what the configuration does not let it use. They are not recorded, because the
-        configuration may change while the file does not.
-        """
-        return file.errors or ref_updates.group_errors(file, self.settings) or tuple(self._refused(file))
-
-    def _refused(self, file: FileApplied) -> Iterator[Diagnostic]:
-        access = self._ports.access
-        found = [
-            (item.line, f'job "{escape_for_display(item.job)}": {refusal.text}', refusal)
-            for item, refusal in access.plan_refusals(self.name, file.accesses)
-        ]
-        webhook = file.triggers.webhook if file.triggers is not None else None
-        refused = access.webhook_refusal(self.name, webhook.secret) if webhook is not None else None
-        if refused is not None:
-            found.append((1, refused.text, refused))
-        for line, message, refusal in found[: events.ERRORS_MAX]:
-            yield Diagnostic(
-                code=refusal.code,
-                path=file.path,
-                line=max(1, line),
-                column=1,
-                message=message,
-                suggestion=refusal.suggestion,
-            )
+        """The file's own errors, or else what the configuration does not let it use."""
+        return file.errors or workflow_errors.access_errors(file, self.settings, self._ports.access)
 
     def suspension(self) -> Rejected | None:
         """The error for requests that a suspended repository refuses; None if it is not suspended."""

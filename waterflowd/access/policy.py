@@ -120,6 +120,15 @@ class AccessPolicy:
         self.secret_refusal = lru_cache(_CACHE_SIZE)(self._secret_refusal)
         self._early_refusal = lru_cache(_CACHE_SIZE)(self._secret_refusal_before_run)
 
+    def repository(self, name: str) -> RepositorySettings:
+        """The configuration of a repository. `Rejected` WF604 (404) for an unknown name."""
+        found = (self._repositories or {}).get(name)
+        if found is None:
+            known = escape_for_display(", ".join(self._repositories or ()) or "none")
+            text = f"repository {quote(name)} not found; configured repositories: {known}"
+            raise Rejected(codes.NOT_FOUND, text, where="repository", status=404)
+        return found
+
     # Groups -----------------------------------------------------------------------------------------------------------
 
     def _group_refusal(self, origin: Origin, group: str) -> Refusal | None:

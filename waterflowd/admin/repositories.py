@@ -110,9 +110,9 @@ class GitRepositoryAdmin:
     def _plan(self, loop: RepositoryLoop, ref: RefState, file: FileState) -> DefinitionPlan:
         errors = loop.repository.errors(file.newest)
         if errors:
-            text = (
-                f'workflow "{escape_for_display(file.newest.path)}" has errors at {ref.commit[:7]}: {errors[0].message}'
-            )
+            # The suggestion may be lines for the configuration.
+            first = "; ".join(filter(None, (errors[0].message, " ".join(errors[0].suggestion.split("\n")))))
+            text = f'workflow "{escape_for_display(file.newest.path)}" has errors at {ref.commit[:7]}: {first}'
             raise Rejected(codes.BROKEN_WORKFLOW, text, where="path", status=409)
         plan = self._reconciler.ports.plans.get(file.newest.plan_hash or "")
         if plan is None:

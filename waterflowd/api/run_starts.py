@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 from starlette.requests import Request
+from starlette.responses import Response
 
 from waterflow_agent.errors import Rejected
 from waterflowd.access.roles import Principal, check_plan, trigger_of
@@ -11,30 +14,33 @@ from waterflowd.api.auth import ADMISSION
 from waterflowd.api.disconnects import while_connected
 from waterflowd.api.problems import InvalidWorkflow
 from waterflowd.api.request_bodies import YAML_TYPES, check_path, check_values, content_type, parse_json, read_body
-from waterflowd.api.responses import JSON_TYPE
-from waterflowd.api.schemas.runs import StartRunBody
+from waterflowd.api.responses import JSON_TYPE, json_response
+from waterflowd.api.schemas.runs import DryRunSchema, StartRunBody
 from waterflowd.api.services import Services
 from waterflowd.api.unknown_nodes import unknown_nodes
 from waterflowd.engine import events
+from waterflowd.model import accesses
 from waterflowd.model import inputs as input_checks
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import run_stream
 from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
-from waterflowd.ports import Compiler
+from waterflowd.ports import Compiler, FileReader
 
 _KEY_LENGTH_MAX = 200
 
+_Body = TypeVar("_Body", bound=StartRunBody)
 
-async def read_workflow(request: Request, path: str | None) -> StartRunBody:
+
+async def read_workflow(request: Request, path: str | None, body_type: type[_Body]) -> _Body:
     """The workflow in the body, as YAML or as JSON. `path` comes from the query and takes precedence."""
     kind = content_type(request)
     if kind in YAML_TYPES:
         body = await read_body(request)
         if not body.strip():
             raise Rejected("WF605", "the body is empty; send the workflow: curl --data-binary @file")
-        sent = StartRunBody(yaml=body.decode("utf-8", "surrogateescape"))
+        sent = body_type(yaml=body.decode("utf-8", "surrogateescape"))
     elif kind == JSON_TYPE:
-        sent = parse_json(await read_body(request), StartRunBody)
+        sent = parse_json(await read_body(request), body_type)
     else:
         raise Rejected(
             "WF608",
@@ -48,11 +54,13 @@ async def read_workflow(request: Request, path: str | None) -> StartRunBody:
     return sent
 
 
-async def compile_workflow(request: Request, services: Services, compiler: Compiler, sent: StartRunBody) -> bytes:
+async def compile_workflow(
+    request: Request, services: Services, compiler: Compiler, sent: StartRunBody, files: FileReader | None = None
+) -> bytes:
     """The plan of a workflow that was sent; raises `InvalidWorkflow` with every error. Stops when the client disconnects."""
     client: str = getattr(request.state, ADMISSION).client
     content = sent.yaml.encode("utf-8", "surrogateescape")
-    compiled = await while_connected(request, compiler.compile(sent.path, content, client=client))
+    compiled = await while_connected(request, compiler.compile(sent.path, content, files, client=client))
     if compiled.plan is None:
         raise InvalidWorkflow(compiled.diagnostics)
     if errors := list(unknown_nodes(plans.decode(compiled.plan), services.agents.rows())):
@@ -91,6 +99,12 @@ def check_start(principal: Principal, plan: plans.Plan, request: StartRequest) -
         )
         raise Rejected("WF605", text, where="on", status=422)
     return msgspec.structs.replace(request, inputs=input_checks.check_start(plan.inputs, request.inputs))
+
+
+def dry_run(services: Services, plan: plans.Plan, request: StartRequest) -> Response:
+    """The answer for a checked request that is not started; refused as its start would be."""
+    services.access.check_plan(request.repository, accesses.of_plan(plan))
+    return json_response(DryRunSchema.of(plan, request.inputs))
 
 
 async def start(services: Services, request: StartRequest) -> RunSummary:

@@ -9,6 +9,7 @@ from typing import Any
 from waterflow_agent.errors import Rejected
 from waterflowd.access.audit_trail import AuditTrail
 from waterflowd.access.peer_roles import PeerRoles
+from waterflowd.access.policy import AccessPolicy
 from waterflowd.access.token_admin import TokenAdmin
 from waterflowd.access.tokens import TokenRegistry
 from waterflowd.admin.ports import AgentAdmin, MetricsReader, RepositoryAdmin, RunReader, WebhookRequest, WebhookService
@@ -53,6 +54,8 @@ class Services:
     #: None for an engine without a common order of all events.
     feed: Feed | None = None
     webhooks: WebhookService = field(default_factory=_NoWebhooks)
+    #: What jobs may use, for answers to requests that start nothing; the engine checks what it starts.
+    access: AccessPolicy = field(default_factory=AccessPolicy)
     #: Roles on the unix socket.
     peers: PeerRoles = field(default_factory=PeerRoles)
     #: Requests per second of one principal, or of one address without one; 0 for no limit.

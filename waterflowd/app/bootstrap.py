@@ -204,6 +204,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         reader=LogRunReader(queries, driver, time_slices),
         agents=FleetAgentAdmin(registry, state.placement, enrollment, identities, server_keys.described(), clock),
         repositories=GitRepositoryAdmin(reconciler, state.quotas),
+        access=access,
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,
         time_slices=time_slices,

@@ -72,6 +72,17 @@ def test_the_lines_of_check_config_permit_what_was_refused(empty_cluster: Cluste
     assert (sent.status_code, sent.json()["code"]) == (403, "WF529")
     assert "without-repository = true" in sent.json()["detail"]
 
+    dry = cluster.api("POST", "/v1/runs", json={"yaml": WORKFLOW, "dry_run": True})
+    assert (dry.status_code, dry.json()["detail"]) == (403, sent.json()["detail"])
+    known = cluster.api("POST", "/v1/definitions/workflows/a.yml/run", json={"dry_run": True})
+    assert (known.status_code, known.json()["code"]) == (409, "WF511")
+    assert 'configuration: [[secrets.grants]] secrets = ["DEPLOY_KEY"]' in known.json()["detail"]
+    validated = cluster.ctl("validate", "--repository", "ops", str(clone / "workflows"))
+    assert validated.returncode == 1
+    assert validated.stderr.count("[[secrets.grants]]") == 2
+    assert 'webhook-keys = ["HOOK_KEY"]' in validated.stderr
+    assert "error: 3 errors in 3 of 3 files" in validated.stderr
+
     said = check(cluster)
     cluster.stop_daemon()
     lines = said.partition("lines to add")[2].partition("\n\n")[2].splitlines()

@@ -136,7 +136,7 @@ async def run_definition(
     )
     checked = run_starts.check_start(principal, plan, start_request)
     if body.dry_run:
-        return json_response(DryRunSchema.of(plan, checked.inputs))
+        return run_starts.dry_run(services, plan, checked)
     run = await run_starts.start(services, checked)
     await services.audit.action(principal, "start-run", row.path, run=run.id)
     return json_response(StartedRunSchema.of(run), 201, {"Location": run_url(run.id)})

@@ -24,6 +24,7 @@ from waterflowd.api.services import Services
 from waterflowd.engine import events
 from waterflowd.engine.rules import rerun
 from waterflowd.engine.state.runs import Run
+from waterflowd.model import accesses
 from waterflowd.model import inputs as input_checks
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import RunId, run_stream
@@ -51,6 +52,7 @@ async def rerun_run(request: Request, services: Ports, principal: Runner, run_id
     wish = rerun.RerunRequest(is_failed=body.failed, start=body.start, servers=tuple(body.servers))
     selection = rerun.select(run, plan, wish)
     if body.dry_run:
+        services.access.check_plan(start_request.repository, accesses.of_plan(plan))
         return json_response(RerunSchema.of(None, run, plan, start_request.revision, selection))
     key = run_starts.idempotency_key(request, principal)
     starter = trigger_of(principal, TriggerKind.RERUN, key=key)

@@ -57,14 +57,14 @@ Trigger = Annotated[
 @router.post("/v1/workflows", status_code=201, include_in_schema=False)
 async def start_run(request: Request, services: Ports, principal: Runner, path: Text = None) -> Response:
     """Validate and start a workflow that is sent. The run is durable when the answer comes."""
-    sent = await run_starts.read_workflow(request, path)
+    sent = await run_starts.read_workflow(request, path, StartRunBody)
     compiled = await run_starts.compile_workflow(request, services, services.compiler, sent)
     trigger = run_starts.client_trigger(request, principal)
     start_request = StartRequest(plan=compiled, trigger=trigger, inputs=sent.inputs, vars=sent.vars)
     plan = plans.decode(compiled)
     checked = run_starts.check_start(principal, plan, start_request)
     if sent.dry_run:
-        return json_response(DryRunSchema.of(plan, checked.inputs))
+        return run_starts.dry_run(services, plan, checked)
     run = await run_starts.start(services, checked)
     await services.audit.action(principal, "start-run", sent.path, run=run.id)
     return json_response(StartedRunSchema.of(run), 201, {"Location": run_url(run.id)})

@@ -21,6 +21,8 @@ from waterflowd.model.statuses import Conclusion, Status
 DEFAULT_PATH = "workflow.yml"
 #: A sentence or two; recorded in the run's history.
 COMMENT_LENGTH_MAX = 1_000
+#: As many other files as a workflow can use.
+FILES_MAX = 100
 #: Names of reused and repeated parts in one answer.
 RERUN_NAMES_MAX = 1_000
 
@@ -212,6 +214,14 @@ class StartRunBody(msgspec.Struct, forbid_unknown_fields=True):
     dry_run: bool = False
     #: Runs of one path are numbered together.
     path: str = DEFAULT_PATH
+
+
+class ValidateBody(StartRunBody, forbid_unknown_fields=True):
+    """A workflow to validate, with the files of its repository that it uses, by path."""
+
+    #: The repository that it belongs to; without one it is checked like a workflow that is started with the API.
+    repository: str | None = None
+    files: Annotated[dict[str, str], msgspec.Meta(max_length=FILES_MAX)] = {}
 
 
 class StartDefinitionBody(msgspec.Struct, forbid_unknown_fields=True):

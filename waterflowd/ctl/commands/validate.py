@@ -1,4 +1,4 @@
-"""`validate`: check workflow files without a daemon."""
+"""`validate`: check workflow files without a daemon, or also with what the daemon knows of a repository."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.failures import USAGE, Failure, diagnostic_text
-from waterflowd.ctl.options import count, json_option, print_json_list
+from waterflowd.ctl.failures import USAGE, Failure, Refused, diagnostic_text
+from waterflowd.ctl.options import client_of, count, json_option, print_json_list
 
 if TYPE_CHECKING:
+    from waterflowd.ctl.client import Client
     from waterflowd.ctl.validation.sources import WorkflowFile
 
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option("--range", "commits", metavar="A..B", help="Check the files that these commits change, as they are in B.")
 @click.option("--root", metavar="DIR", help="Root of the repository; default: that of each file.")
+@click.option("--repository", metavar="NAME", help="Also ask the daemon what this repository may not use.")
 @click.option("--strict", is_flag=True, help="Treat warnings as errors.")
 @click.option("--sarif", "as_sarif", is_flag=True, help="Print SARIF 2.1.0, for forges and editors.")
 @json_option
@@ -29,6 +31,7 @@ def validate(
     paths: tuple[str, ...],
     commits: str | None,
     root: str | None,
+    repository: str | None,
     strict: bool,
     as_sarif: bool,
     as_json: bool,
@@ -41,6 +44,8 @@ def validate(
     is_plain = not as_sarif and not as_json
     diagnostics = _Diagnostics()
     for found, compiled in _compiled(paths, commits, root):
+        if repository is not None and compiled.plan is not None:
+            compiled = _with_daemon_errors(client_of(context), repository, found, compiled)
         new = diagnostics.add(found, compiled)
         if is_plain:
             for row in new:
@@ -80,6 +85,23 @@ def _as_step(found: WorkflowFile) -> Any:
     answer = compile_workflow("", workflow, lambda path: found.content if path == found.path else found.read(path))
     errors = [error for error in answer.diagnostics if error.path]
     return Compiled(plan=None, diagnostics=errors, warnings=answer.warnings, files=answer.files)
+
+
+def _with_daemon_errors(client: Client, repository: str, found: WorkflowFile, compiled: Any) -> Any:
+    """Return what the daemon says of a workflow without errors: the configuration and the servers may have some."""
+    from waterflowd.dsl import Compiled
+    from waterflowd.dsl.reporting.diagnostics import from_row
+
+    used = {path: content.decode() for path in compiled.files if (content := found.read(path)) is not None}
+    sent = {"yaml": found.content.decode(), "path": found.path, "repository": repository, "files": used}
+    try:
+        client.post("/v1/validate", sent)
+    except Refused as error:
+        if not error.content.get("errors"):
+            raise
+        errors = [from_row(row) for row in error.content["errors"]]
+        return Compiled(plan=None, diagnostics=errors, warnings=compiled.warnings, files=compiled.files)
+    return compiled
 
 
 class _Diagnostics:

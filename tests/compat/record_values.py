@@ -1,4 +1,4 @@
-"""Records inputs, commands, drafts and orders as this release stores them: `python tests/compat/record_values.py`.
+"""Records inputs, commands, drafts, orders and progress as this release stores them: `python tests/compat/record_values.py`.
 
 It writes `values/<release>.json`: for each kind of value and each type its bytes, and what a reader must find in them. Run it
 when a type or a field was added, and look at the difference. Recordings of published releases must never be changed.
@@ -26,6 +26,7 @@ UNIONS: dict[str, Any] = {
     "command": commands.RunCommand,
     "draft": lowering.Draft,
     "order": orders.AnyOrder,
+    "progress": orders.AttemptProgress,
 }
 
 

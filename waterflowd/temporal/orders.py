@@ -16,6 +16,7 @@ A result, and the content of a signal to a run, is one input of the engine (`INP
 from __future__ import annotations
 
 import hashlib
+from typing import Final, Literal
 
 import msgspec
 
@@ -29,10 +30,10 @@ from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId
 STREAMS_QUEUE = "streams"
 
 #: Names of activities.
-PLACE = "place"
-ATTEMPT = "attempt"
-CANCEL = "cancel"
-RELEASE = "release"
+PLACE: Final = "place"
+ATTEMPT: Final = "attempt"
+CANCEL: Final = "cancel"
+RELEASE: Final = "release"
 
 #: Temporal refuses ids of more than 1,000 bytes.
 _ID_BYTES_MAX = 900
@@ -66,6 +67,10 @@ class TaskOrder(Order, frozen=True, kw_only=True, tag="task-order"):
     draft: Draft
     #: When the run recorded the dispatch, in ms.
     dispatched_at: int
+    #: The run knows that the attempt has started: an agent without a record of it must not start it again.
+    is_started: bool = False
+    #: The run's repository, which the attempt's output is counted for; None for a workflow that was sent to the API.
+    repository: str | None = None
 
 
 class CancelOrder(Order, frozen=True, kw_only=True, tag="cancel-order"):
@@ -85,11 +90,23 @@ class ReleaseOrder(Order, frozen=True, kw_only=True, tag="release-order"):
     job: JobId
 
 
+class AttemptProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="progress"):
+    """What a gateway leaves for the next one in the heartbeats of an attempt's activity."""
+
+    #: When the agent reported the start, by its clock, in ms; 0 for not yet. And whether the run has heard of it.
+    started_at: int = 0
+    is_start_known: bool = False
+    #: Why the attempt must be stopped; None for no cancel.
+    cancel_reason: str | None = None
+    is_forced: bool = False
+
+
 AnyOrder = SlotOrder | TaskOrder | CancelOrder | ReleaseOrder
 
 #: How orders, and the inputs of runs, are stored: `pack` and `unpack`.
 ORDERS = ValueCodec("order", AnyOrder)
 INPUTS = ValueCodec("input", RunInput)
+PROGRESS = ValueCodec("progress", AttemptProgress)
 
 
 def group_queue(group: str) -> str:
@@ -111,7 +128,7 @@ def task_activity(task: TaskId, agent: AgentId) -> str:
     return _activity_id([ATTEMPT, attempt.job, attempt.step, str(attempt.number), str(task.epoch), agent])
 
 
-def attempt_activity(name: str, attempt: AttemptId, *, is_forced: bool = False) -> str:
+def attempt_activity(name: Literal["place", "cancel"], attempt: AttemptId, *, is_forced: bool = False) -> str:
     """The id of another activity for one attempt: `place` or `cancel`. A forced cancel is another activity."""
     parts = [name, attempt.job, attempt.step, str(attempt.number), *(["forced"] if is_forced else [])]
     return _activity_id(parts)

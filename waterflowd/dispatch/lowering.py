@@ -22,7 +22,7 @@ from waterflowd.access.policy import Origin, job_origin
 from waterflowd.engine import commands
 from waterflowd.engine.rules import checkout, rendering, secrets
 from waterflowd.engine.state.runs import Job, Run
-from waterflowd.model.ids import AttemptId
+from waterflowd.model.ids import AttemptId, JobId
 from waterflowd.model.plan import LimitsPlan
 
 #: Default size limit of an attempt's output: 64 MiB of its beginning and end are kept.
@@ -99,10 +99,14 @@ def draft(run: Run, command: commands.SendTask) -> Draft:
         limits=_limits(plan.limits),
         lease_ms=attempt.lease_ms,
     )
-    return Draft(task=task, secrets=_secrets(run, job, plan.secrets) if plan.secrets else None)
+    return Draft(task=task, secrets=secret_request(run, job.id, plan.secrets))
 
 
-def _secrets(run: Run, job: Job, names: Sequence[str]) -> SecretRequest:
+def secret_request(run: Run, job_id: JobId, names: Sequence[str]) -> SecretRequest | None:
+    """The request of an attempt of the job for its secrets; None if it has none."""
+    job = run.jobs_by_id[job_id]
+    if not names:
+        return None
     return SecretRequest(
         names={name: job.scope.secret(name) for name in names},
         origin=job_origin(run, job),

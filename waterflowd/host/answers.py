@@ -40,7 +40,7 @@ class LiveAnswers:
             case commands.SendTask() | commands.ArmTimer() | commands.DropTimer() | commands.ReleaseJob():
                 return None
             case commands.ListServers():
-                return (fleet_requests.list_servers(state, run, command),)
+                return (fleet_requests.list_servers(state.placement, state.access, run, command),)
             case commands.DropServerList(job=job):
                 state.placement.drop_list_request(ServerListRequest(run.id, job))
             case commands.AcquireLock():

@@ -511,13 +511,9 @@ class Driver:
 
     def _check_decision(self, decision: inputs.DecideApproval, run: RunId) -> None:
         live = self.state.runs.get(run)
-        approval = approvals.find(live, decision.job, decision.step) if live is not None else None
-        if live is None or approval is None:
-            where = decision.job if decision.step is None else f"{decision.job}/{decision.step}"
-            raise Rejected("WF606", f"{where} of run {run} is not waiting for approval", status=409)
-        refusal = approvals.refusal(live, approval, decision.by)
-        if refusal:
-            raise Rejected("WF602", refusal, status=403)
+        if live is None:
+            raise Rejected("WF606", f"run {run} is not open, so nothing of it is waiting for approval", status=409)
+        approvals.check(live, decision)
 
     async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:
         """See `ports.Runs`."""

@@ -12,15 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.nodes.schema import FROM_REPOSITORY
-from waterflowd.access.policy import Origin, Refusal, job_origin
+from waterflowd.access.policy import AccessPolicy, Origin, Refusal, job_origin
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.state.blocks import SERVERLESS_NODES
 from waterflowd.engine.state.runs import Job
 from waterflowd.fleet.locks import Holder, LockAnswer, LockRequest
-from waterflowd.fleet.placement import Server, ServerListRequest, SlotRequest
-from waterflowd.fleet.registry import ALL_SERVERS, Enrolled
+from waterflowd.fleet.placement import Placement, Server, ServerListRequest, SlotRequest
+from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
 from waterflowd.host.live_state import LiveState
-from waterflowd.model.ids import AgentId, AttemptId, AttemptNo, JobId, RunId, StepId
+from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.plan import Plan, StepPlan
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 
@@ -47,10 +47,7 @@ def attempt_id(run: RunId, command: _AttemptCommand) -> AttemptId:
 def request_slot(state: LiveState, run: Run, command: commands.RequestSlot) -> inputs.Input:
     """Requests a slot for an attempt; returns the answer as an input."""
     job, step, number = command.job, command.step, command.attempt
-    origin = job_origin(run, run.jobs_by_id[job])
-    refusal = _group_refusal(state, origin, command.group, command.agent)
-    if refusal is None and command.secrets:
-        refusal = _secret_refusal(state, origin, run.jobs_by_id[job], command)
+    refusal = slot_refusal(state.registry, state.access, run, command)
     if refusal is not None:
         return inputs.SlotDenied(job=job, step=step, attempt=number, reason=refusal.reason)
     if command.secrets:
@@ -62,6 +59,20 @@ def request_slot(state: LiveState, run: Run, command: commands.RequestSlot) -> i
     if isinstance(answer, Server):
         return slot_granted(state, request, answer)
     return inputs.SlotPending(job=job, step=step, attempt=number, reason=answer)
+
+
+def slot_refusal(registry: Registry, access: AccessPolicy, run: Run, command: commands.RequestSlot) -> Refusal | None:
+    """Why the job may not use the group, its server, or one of the attempt's secrets; None if it may use all of them."""
+    job = run.jobs_by_id[command.job]
+    origin = job_origin(run, job)
+    entry = registry.agents.get(command.agent) if command.agent is not None and command.group == ALL_SERVERS else None
+    if entry is not None:
+        refusal = access.server_refusal(origin, entry.groups)
+    else:
+        refusal = access.group_refusal(origin, command.group)
+    if refusal is None and command.secrets:
+        refusal = _secret_refusal(access, origin, job, command)
+    return refusal
 
 
 def slot_granted(state: LiveState, request: SlotRequest, server: Server) -> inputs.SlotGranted:
@@ -123,19 +134,11 @@ def _secrets_obstacle(state: LiveState, run: Run, command: commands.RequestSlot)
     return inputs.SlotDenied(job=job, step=step, attempt=number, reason=cause)
 
 
-def _group_refusal(state: LiveState, origin: Origin, group: str, agent: AgentId | None) -> Refusal | None:
-    """Why the job may not use the group, or this server of the group of all servers; None if it may."""
-    entry = state.registry.agents.get(agent) if agent is not None and group == ALL_SERVERS else None
-    if entry is not None:
-        return state.access.server_refusal(origin, entry.groups)
-    return state.access.group_refusal(origin, group)
-
-
-def _secret_refusal(state: LiveState, origin: Origin, job: Job, command: commands.RequestSlot) -> Refusal | None:
+def _secret_refusal(access: AccessPolicy, origin: Origin, job: Job, command: commands.RequestSlot) -> Refusal | None:
     """Why the job may not read one of the attempt's secrets; None if it may read all."""
     for name in command.secrets:
         outer = job.scope.secret(name)
-        refusal = state.access.secret_refusal(origin, command.group, outer) if outer is not None else None
+        refusal = access.secret_refusal(origin, command.group, outer) if outer is not None else None
         if refusal is not None:
             return refusal
     return None
@@ -144,21 +147,23 @@ def _secret_refusal(state: LiveState, origin: Origin, job: Job, command: command
 # Server lists ---------------------------------------------------------------------------------------------------------
 
 
-def list_servers(state: LiveState, run: Run, command: commands.ListServers) -> inputs.ServersListed:
+def list_servers(
+    placement: Placement, access: AccessPolicy, run: Run, command: commands.ListServers
+) -> inputs.ServersListed:
     """Lists the servers of a group that the run may use, as an input."""
     origin, group = job_origin(run, run.jobs_by_id[command.job]), command.group
     request = ServerListRequest(run.id, command.job)
     if group == ALL_SERVERS:
         return servers_listed(
             request,
-            state.placement.list_servers(
-                request, group, command.labels, lambda entry: state.access.server_refusal(origin, entry.groups) is None
+            placement.list_servers(
+                request, group, command.labels, lambda entry: access.server_refusal(origin, entry.groups) is None
             ),
         )
-    refusal = state.access.group_refusal(origin, group)
+    refusal = access.group_refusal(origin, group)
     if refusal is not None:
         return inputs.ServersListed(job=command.job, servers=[], reason=refusal.reason, is_refused=True)
-    return servers_listed(request, state.placement.list_servers(request, group, command.labels))
+    return servers_listed(request, placement.list_servers(request, group, command.labels))
 
 
 def servers_listed(request: ServerListRequest, found: Sequence[Enrolled] | Reason) -> inputs.ServersListed:

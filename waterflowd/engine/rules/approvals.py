@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine import events, inputs
 from waterflowd.engine.rules import rendering
@@ -113,6 +114,17 @@ def refusal(run: Run, approval: Approval, by: str) -> str:
     if not approval.may_approve_own and by == run.trigger.principal:
         return f"{by} started the run and may not approve it"
     return f"{by} has already approved this" if by in approval.approved_by else ""
+
+
+def check(run: Run, input: inputs.DecideApproval) -> None:
+    """Raises `Rejected` WF606 (409) if the job or step does not wait for approval, WF602 (403) if the person may not decide."""
+    approval = find(run, input.job, input.step)
+    if approval is None:
+        where = input.job if input.step is None else f"{input.job}/{input.step}"
+        raise Rejected("WF606", f"{where} of run {run.id} is not waiting for approval", status=409)
+    text = refusal(run, approval, input.by)
+    if text:
+        raise Rejected("WF602", text, status=403)
 
 
 def decide(run: Run, input: inputs.DecideApproval, now: int) -> tuple[events.RunEvent, ...]:

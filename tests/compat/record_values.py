@@ -1,4 +1,4 @@
-"""Records inputs, commands, drafts, orders and progress as this release stores them: `python tests/compat/record_values.py`.
+"""Records what this release stores of runs, besides events: `python tests/compat/record_values.py`.
 
 It writes `values/<release>.json`: for each kind of value and each type its bytes, and what a reader must find in them. Run it
 when a type or a field was added, and look at the difference. Recordings of published releases must never be changed.
@@ -17,7 +17,8 @@ from tests.compat import record_log
 from waterflowd.dispatch import lowering
 from waterflowd.engine import commands, inputs
 from waterflowd.model.codec import ValueCodec
-from waterflowd.temporal import orders
+from waterflowd.model.records import RunSummary
+from waterflowd.temporal import orders, run_turns
 
 VALUES = Path(__file__).with_name("values")
 #: Kind of value -> its type or union; events are recorded in logs.
@@ -27,6 +28,8 @@ UNIONS: dict[str, Any] = {
     "draft": lowering.Draft,
     "order": orders.AnyOrder,
     "progress": orders.AttemptProgress,
+    "answer": run_turns.Answer,
+    "row": RunSummary,
 }
 
 

@@ -215,7 +215,7 @@ class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     #: The workflow's id, which names the stream.
     stream: str
-    #: The number of facts so far. State in memory is valid for exactly one `seq`.
+    #: The number of facts so far. State in memory is valid for exactly one `seq`, and one `state`.
     seq: int
     #: Temporal's time of the task in ms, never less than in an earlier turn of the stream.
     now: int
@@ -224,6 +224,8 @@ class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
     begins: bool = False
     #: Subject and facts: present when an execution begins, and after a cold result.
     past: Past | None = None
+    #: That of the newest result: a turn whose result was lost may have left the same number of other facts in memory.
+    state: bytes = b""
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True):
@@ -242,6 +244,8 @@ class TurnResult(msgspec.Struct, frozen=True, kw_only=True):
     taken: list[int] = []
     #: `seq` of the request, plus the number of facts.
     seq: int = 0
+    #: Names the state after this turn, for example by a hash of all facts. The next request has it.
+    state: bytes = b""
     #: This daemon does not have the state for `seq` in memory: the shell asks again, with `past`.
     is_cold: bool = False
 

@@ -88,6 +88,8 @@ class Stream:
         self._now = begin.now
         self._number = begin.number
         self._stalled = ""
+        #: The name that the newest turn gave to its state.
+        self._state = b""
         self._has_begun = self._is_reset = False
         self._is_cancel_requested = False
         self._result: bytes | None = None
@@ -215,6 +217,7 @@ class Stream:
             inputs=inputs,
             begins=not self._has_begun,
             past=None if self._has_begun else past,
+            state=self._state,
         )
         try:
             result: messages.TurnResult = await _local(messages.TURN, request, messages.TurnResult)
@@ -232,6 +235,7 @@ class Stream:
     def _record(self, result: messages.TurnResult) -> None:
         self._has_begun = True
         self._facts += result.facts
+        self._state = result.state
         taken = set(result.taken)
         updates = [
             item.id for item in self._inputs if isinstance(item, messages.UpdateReceived) and item.number in taken

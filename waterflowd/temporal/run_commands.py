@@ -1,0 +1,191 @@
+"""How the commands of a run are carried out on Temporal: as activities of its gateways, and as timers.
+
+Rules of this file:
+
+- Pure. Ids are derived from the attempt, job or timer, so a command that is repeated changes nothing.
+- An attempt's activity waits for its agent in the agent's queue, and is retried until the agent reports the end. It fails only
+  when no gateway has had the agent for `lost-after`; an attempt with a lease waits until that has certainly ended.
+- A cancel waits as long as its attempt is open. What concerns an attempt or job that has ended is only a courtesy: the gateway
+  settles it with the agent at the next handshake anyway, so it is tried for `COURTESY_MS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from waterflow_agent.wire.messages import TaskId
+from waterflowd.dispatch import lowering
+from waterflowd.engine import Run, commands
+from waterflowd.engine.inputs import Timer
+from waterflowd.engine.rules import leases
+from waterflowd.engine.state.blocks import Attempt
+from waterflowd.host import fleet_requests
+from waterflowd.host.fleet_requests import attempt_id
+from waterflowd.model.ids import AgentId, AttemptId, JobId
+from waterflowd.model.statuses import AttemptStatus
+from waterflowd.temporal import messages, orders
+
+#: A gateway confirms every 20 s that it still has the activity.
+HEARTBEAT_MS = 60_000
+#: For what a gateway does at once.
+SHORT_MS = 10_000
+COURTESY_MS = 60_000
+
+
+def carried_out(run: Run, issued: Sequence[commands.Command], lost_after_ms: int) -> list[messages.AnyCommand]:
+    """What the shell must do for these commands, in their order."""
+    found: list[messages.AnyCommand] = []
+    scheduled: set[str] = set()
+    for command in issued:
+        for each in _of(run, command, lost_after_ms):
+            if isinstance(each, messages.ScheduleActivity):
+                scheduled.add(each.id)
+            elif isinstance(each, messages.CancelActivity) and each.id in scheduled:
+                # Of the same turn: the agent must hear that an attempt which has ended for the run must be stopped.
+                continue
+            found.append(each)
+    return found
+
+
+def _of(run: Run, command: commands.Command, lost_after_ms: int) -> Iterator[messages.AnyCommand]:
+    # The most frequent ones first.
+    match command:
+        case commands.SendTask():
+            yield _task(run, command, lost_after_ms)
+        case commands.FreeSlot():
+            name = attempt_id(run.id, command)
+            epoch = _attempt(run, name).epoch
+            yield messages.CancelActivity(id=orders.task_activity(TaskId(name, epoch), command.agent))
+            for is_forced in (False, True):
+                yield messages.CancelActivity(id=orders.attempt_activity(orders.CANCEL, name, is_forced=is_forced))
+        case commands.ArmTimer(timer=timer):
+            yield messages.StartTimer(id=timer_id(timer), due_at=timer.due_at)
+        case commands.DropTimer(timer=timer):
+            yield messages.CancelTimer(id=timer_id(timer))
+        case commands.RequestSlot():
+            yield _slot(run, command)
+        case commands.CancelSlotRequest(job=job, step=step, attempt=number):
+            yield messages.CancelActivity(
+                id=orders.attempt_activity(orders.PLACE, AttemptId(run.id, job, step, number))
+            )
+        case commands.ReleaseJob(job=job, agent=agent):
+            yield _release(run, job, agent)
+        case commands.CancelTask():
+            yield _cancel(run, command)
+        case _:
+            raise TypeError(f"this command was not answered, and cannot be carried out: {command}")
+
+
+def _slot(run: Run, command: commands.RequestSlot) -> messages.ScheduleActivity:
+    request = fleet_requests.slot_requirements(run, command)
+    order = orders.SlotOrder(
+        attempt=request.attempt,
+        group=request.group,
+        node=request.node,
+        agent=request.agent,
+        labels=request.labels,
+        avoid=request.avoid,
+        later=tuple(sorted(request.later)),
+        secrets=lowering.secret_request(run, command.job, command.secrets),
+    )
+    agent = command.agent
+    return messages.ScheduleActivity(
+        id=orders.attempt_activity(orders.PLACE, request.attempt),
+        name=orders.PLACE,
+        queue=orders.group_queue(command.group) if agent is None else orders.agent_queue(agent),
+        content=orders.ORDERS.pack(order),
+        heartbeat_ms=HEARTBEAT_MS,
+        summary=f"{command.job}/{command.step}: a slot in {command.group}",
+    )
+
+
+def _task(run: Run, command: commands.SendTask, lost_after_ms: int) -> messages.ScheduleActivity:
+    name = attempt_id(run.id, command)
+    attempt = _attempt(run, name)
+    order = orders.TaskOrder(
+        agent=command.agent,
+        agent_name=attempt.agent_name,
+        draft=lowering.draft(run, command),
+        dispatched_at=attempt.dispatched_at or 0,
+        is_started=attempt.status is AttemptStatus.STARTED,
+        repository=run.repository,
+    )
+    return messages.ScheduleActivity(
+        id=task_activity(run, command),
+        name=orders.ATTEMPT,
+        queue=orders.agent_queue(command.agent),
+        content=orders.ORDERS.pack(order),
+        schedule_to_start_ms=lost_ms(run, name, lost_after_ms),
+        heartbeat_ms=HEARTBEAT_MS,
+        summary=f"{command.job}/{command.step} on {attempt.agent_name}",
+    )
+
+
+def task_activity(run: Run, command: commands.SendTask) -> str:
+    """The id of the activity that carries out an attempt."""
+    return orders.task_activity(lowering.key_of(run, command), command.agent)
+
+
+def lost_ms(run: Run, name: AttemptId, lost_after_ms: int) -> int:
+    """How long an attempt waits for its agent before it is lost."""
+    attempt = _attempt(run, name)
+    if not attempt.lease_ms:
+        return lost_after_ms
+    step = run.jobs_by_id[name.job].steps_by_id[name.step]
+    return max(lost_after_ms, leases.over_after_ms(attempt.lease_ms, step.plan.stop.grace_ms))
+
+
+def _cancel(run: Run, command: commands.CancelTask) -> messages.ScheduleActivity:
+    name = AttemptId(run.id, command.job, command.step, command.attempt)
+    order = orders.CancelOrder(
+        agent=command.agent,
+        task=lowering.key_of(run, command),
+        is_forced=command.is_forced,
+        reason=command.reason,
+    )
+    is_open = _attempt(run, name).is_open
+    return messages.ScheduleActivity(
+        id=orders.attempt_activity(orders.CANCEL, name, is_forced=command.is_forced),
+        name=orders.CANCEL,
+        queue=orders.agent_queue(command.agent),
+        content=orders.ORDERS.pack(order),
+        start_to_close_ms=SHORT_MS,
+        schedule_to_start_ms=0 if is_open else COURTESY_MS,
+        summary=f"{command.job}/{command.step}: {'kill' if command.is_forced else 'stop'}",
+    )
+
+
+def _release(run: Run, job: JobId, agent: AgentId) -> messages.ScheduleActivity:
+    order = orders.ReleaseOrder(agent=agent, run=run.id, job=job)
+    return messages.ScheduleActivity(
+        id=orders.job_activity(orders.RELEASE, job, agent),
+        name=orders.RELEASE,
+        queue=orders.agent_queue(agent),
+        content=orders.ORDERS.pack(order),
+        start_to_close_ms=SHORT_MS,
+        schedule_to_start_ms=COURTESY_MS,
+        summary=f"{job}: release the directory",
+    )
+
+
+def _attempt(run: Run, name: AttemptId) -> Attempt:
+    attempt = run.attempt(name.job, name.step, name.number)
+    assert attempt is not None, "a command is about an attempt of its run"
+    return attempt
+
+
+# Timers ---------------------------------------------------------------------------------------------------------------
+
+_timers = msgspec.json.Decoder(Timer)
+
+
+def timer_id(timer: Timer) -> str:
+    """A timer as its id."""
+    return msgspec.json.encode(timer).decode()
+
+
+def timer_of(identifier: str) -> Timer:
+    """The timer with this id. Raises `msgspec.DecodeError` for another one's."""
+    return _timers.decode(identifier)

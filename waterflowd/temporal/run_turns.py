@@ -1,0 +1,407 @@
+"""The turns of runs: the engine, as the shell of a run's stream sees it.
+
+Rules of this file:
+
+- A turn only computes. A run in memory is valid for one sequence of facts, which `state` names; a turn that is repeated, or
+  that comes after another daemon's, is cold and gets all facts.
+- If an input raises, those before it are the result of the turn, and the next turn begins with it: so nothing else is lost when
+  it stalls the run. The run in memory is ahead of the facts then, so it is folded again.
+- A request (an update) is answered with the run's row, or with a refusal; it never stalls a run.
+- A run that has completed still releases its jobs. Temporal drops the activities of a workflow that completes, so the stream
+  ends when they have, or after `CLOSE_MS`.
+- What this engine cannot do yet is refused with a reason that says so.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from waterflow_agent.errors import Rejected, Stalled
+from waterflowd.access.policy import AccessPolicy
+from waterflowd.engine import Run, commands, events, fold, inputs, outstanding
+from waterflowd.engine.rules import approvals
+from waterflowd.fleet.placement import Placement, ServerListRequest
+from waterflowd.fleet.registry import Registry
+from waterflowd.host import fleet_requests, turn
+from waterflowd.host.fleet_requests import attempt_id
+from waterflowd.host.run_summary import summary
+from waterflowd.model import plan
+from waterflowd.model.codec import UnreadableError, ValueCodec
+from waterflowd.model.ids import JobId, RunId
+from waterflowd.model.reasons import ReasonCode, reason
+from waterflowd.model.records import RunSummary
+from waterflowd.temporal import facts, messages, orders, run_commands
+
+#: The prefix of the streams of runs.
+PREFIX = "run/"
+#: The memo with the run's row, for lists.
+ROW_MEMO = "row"
+#: Runs in memory; about 1 KB for each step.
+RUNS_CACHED = 1000
+#: How long a completed run waits until its last activities have ended.
+CLOSE_MS = 60_000
+#: How often a job looks for servers while its group has none.
+LIST_AGAIN_MS = 30_000
+
+FACTS = facts.FactCodec("run", events.RunEvent)
+_CLOSE_TIMER = "close"
+_LIST_TIMER = "list-servers/"
+#: Events after which the row has changed.
+_INDEXED = frozenset(
+    (events.RunCreated, events.RunStarted, events.CancelRequested, events.RunTimedOut, events.RunCompleted)
+)
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a request was refused."""
+
+    code: str
+    text: str
+    where: str = ""
+    status: int = 400
+
+    @property
+    def error(self) -> Rejected:
+        """The error for the sender of the request."""
+        return Rejected(self.code, self.text, where=self.where or None, status=self.status)
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to a request: the run's row after the turn that took it, or a refusal."""
+
+    row: RunSummary | None = None
+    refusal: Refusal | None = None
+
+
+#: How answers and rows are stored.
+ANSWERS = ValueCodec("answer", Answer)
+ROWS = ValueCodec("row", RunSummary)
+
+
+@dataclass
+class _Live:
+    """A run in memory, and the name of the facts that it was folded from."""
+
+    run: Run
+    state: bytes
+    #: Releases and cancels whose activities have not ended, as far as this daemon knows.
+    courtesies: set[str] = field(default_factory=set)
+
+
+@dataclass
+class _Result:
+    """A turn in the making."""
+
+    now: int
+    was_completed: bool
+    facts: list[events.RunEvent] = field(default_factory=list)
+    commands: list[commands.Command] = field(default_factory=list)
+    #: What the shell does besides.
+    others: list[messages.AnyCommand] = field(default_factory=list)
+    taken: list[int] = field(default_factory=list)
+    updates: dict[str, Rejected | None] = field(default_factory=dict)
+
+
+class _InputError(Exception):
+    """An input raised."""
+
+    def __init__(self, index: int, cause: Exception) -> None:
+        super().__init__()
+        self.index = index
+        self.cause = cause
+
+
+class RunTurns:
+    """Implements `messages.Turn` for the streams of runs."""
+
+    def __init__(self, registry: Registry, placement: Placement, access: AccessPolicy, *, lost_after_ms: int) -> None:
+        self._registry = registry
+        self._placement = placement
+        self._access = access
+        self._lost_after_ms = lost_after_ms
+        self._runs: OrderedDict[str, _Live] = OrderedDict()
+
+    async def __call__(self, request: messages.TurnRequest) -> messages.TurnResult:
+        """See `messages.Turn`."""
+        # Whatever happens now, it is no longer valid for what it was.
+        live = self._runs.pop(request.stream, None)
+        if request.past is not None:
+            live = self._fold(request.stream, request.past)
+        elif live is None or live.run.seq != request.seq or live.state != request.state:
+            return messages.TurnResult(is_cold=True, seq=request.seq)
+        try:
+            result = self._take(live, request, len(request.inputs))
+        except _InputError as failed:
+            if failed.index == 0:
+                raise failed.cause from None
+            if request.past is None:
+                return messages.TurnResult(is_cold=True, seq=request.seq)
+            live = self._fold(request.stream, request.past)
+            result = self._take(live, request, failed.index)
+        packed = [FACTS.pack(request.now, event) for event in result.facts]
+        live.state = facts.chain(live.state, packed)
+        issued = self._commands(live, request, result)
+        self._keep(request.stream, live)
+        return messages.TurnResult(
+            facts=packed, commands=issued, taken=result.taken, seq=live.run.seq, state=live.state
+        )
+
+    def _keep(self, stream: str, live: _Live) -> None:
+        self._runs[stream] = live
+        if len(self._runs) > RUNS_CACHED:
+            self._runs.popitem(last=False)
+
+    @staticmethod
+    def _fold(stream: str, past: messages.Past) -> _Live:
+        try:
+            compiled = plan.decode(past.subject)
+        except msgspec.MsgspecError as error:
+            raise Stalled("WF401", f"the plan of {stream} cannot be read: {error}; upgrade Waterflow") from error
+        history = [FACTS.unpack(stream, fact).event for fact in past.facts]
+        run = fold(RunId(stream.removeprefix(PREFIX)), compiled, history)
+        return _Live(run, facts.chain(facts.NO_FACTS, past.facts))
+
+    # Inputs -----------------------------------------------------------------------------------------------------------
+
+    def _take(self, live: _Live, request: messages.TurnRequest, count: int) -> _Result:
+        """Takes the first inputs. Raises `_InputError` for one that raises; the run in memory is then ahead of the facts."""
+        result = _Result(request.now, was_completed=live.run.is_completed)
+        if request.begins:
+            self._feed(live, (), result, outstanding=list(outstanding(live.run)))
+        for index, item in enumerate(request.inputs[:count]):
+            try:
+                self._take_one(live, item, result)
+            except Exception as error:
+                raise _InputError(index, error) from error
+            result.taken.append(item.number)
+        return result
+
+    def _take_one(self, live: _Live, item: messages.AnyInput, result: _Result) -> None:
+        run = live.run
+        match item:
+            case messages.SignalReceived():
+                self._feed(live, (_unpack(run, item.content),), result)
+            case messages.UpdateReceived():
+                self._answer_request(live, item, result)
+            case messages.TimerFired(id=identifier):
+                self._feed(live, self._due(live, identifier, result), result)
+            case messages.ActivityCompleted():
+                live.courtesies.discard(item.id)
+                self._feed(live, (_unpack(run, item.content),) if item.content else (), result)
+            case messages.ActivityFailed():
+                live.courtesies.discard(item.id)
+                self._feed(live, self._failed(run, item), result)
+            case messages.CancelRequested(reason=text):
+                by = f"Temporal's operator: {text}" if text else "Temporal's operator"
+                self._feed(live, (inputs.CancelRun(by=by),), result)
+            case messages.SignalNotDelivered():
+                # A run sends no signals yet.
+                pass
+
+    def _answer_request(self, live: _Live, item: messages.UpdateReceived, result: _Result) -> None:
+        content: inputs.Input | None = None
+        result.updates[item.id] = None
+        try:
+            if item.content:
+                content = orders.INPUTS.unpack(item.content)
+                _check_request(live.run, content)
+        except Rejected as error:
+            result.updates[item.id] = error
+        except UnreadableError as error:
+            result.updates[item.id] = Rejected("WF401", f"this daemon cannot read the request: {error}")
+        else:
+            self._feed(live, () if content is None else (content,), result)
+
+    def _feed(
+        self,
+        live: _Live,
+        arrived: Sequence[inputs.Input],
+        result: _Result,
+        outstanding: Sequence[commands.Command] = (),
+    ) -> None:
+        taken = turn.take(live.run, arrived, result.now, _Answers(self, result), outstanding)
+        if taken.error is not None:
+            raise taken.error
+        result.facts += taken.facts
+        result.commands += taken.commands
+
+    def _due(self, live: _Live, identifier: str, result: _Result) -> Sequence[inputs.Input]:
+        if identifier == _CLOSE_TIMER:
+            live.courtesies.clear()
+            return ()
+        if not identifier.startswith(_LIST_TIMER):
+            return (inputs.TimerFired(timer=run_commands.timer_of(identifier)),)
+        job = JobId(identifier.removeprefix(_LIST_TIMER))
+        again = [
+            command
+            for command in outstanding(live.run)
+            if isinstance(command, commands.ListServers) and command.job == job
+        ]
+        self._feed(live, (), result, outstanding=again)
+        return ()
+
+    def _failed(self, run: Run, item: messages.ActivityFailed) -> Sequence[inputs.Input]:
+        """What an activity's failure means. Those of a cancel and of a release mean nothing: the handshake settles them."""
+        for command in outstanding(run):
+            if isinstance(command, commands.SendTask):
+                if run_commands.task_activity(run, command) == item.id:
+                    return (self._lost(run, command, item),)
+            elif isinstance(command, commands.RequestSlot) and (
+                orders.attempt_activity(orders.PLACE, attempt_id(run.id, command)) == item.id
+            ):
+                text = f"no daemon could look for a server: {item.text} ({item.code})"
+                cause = reason(ReasonCode.NO_SERVER_CONNECTED, text)
+                return (inputs.SlotDenied(job=command.job, step=command.step, attempt=command.attempt, reason=cause),)
+        return ()
+
+    def _lost(self, run: Run, command: commands.SendTask, item: messages.ActivityFailed) -> inputs.TaskLost:
+        name = attempt_id(run.id, command)
+        attempt = run.attempt(name.job, name.step, name.number)
+        assert attempt is not None, "its task is outstanding"
+        if item.timeout == "schedule-to-start":
+            away_s = run_commands.lost_ms(run, name, self._lost_after_ms) // 1000
+            text = f"server {attempt.agent_name}: not connected for {away_s} s"
+            cause = reason(ReasonCode.SERVER_LOST, text, agent=attempt.agent_name)
+        else:
+            text = f"the step's report could not be delivered: {item.text} ({item.code})"
+            cause = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
+        return inputs.TaskLost(
+            job=name.job,
+            step=name.step,
+            attempt=name.number,
+            epoch=command.epoch,
+            agent=command.agent,
+            reason=cause,
+        )
+
+    # Commands ---------------------------------------------------------------------------------------------------------
+
+    def _commands(self, live: _Live, request: messages.TurnRequest, result: _Result) -> list[messages.AnyCommand]:
+        run = live.run
+        issued = [*run_commands.carried_out(run, result.commands, self._lost_after_ms), *result.others]
+        if run.seq and (request.begins or not _INDEXED.isdisjoint(map(type, result.facts))):
+            issued += _row(run)
+        row = summary(run) if run.seq else None
+        for identifier, error in result.updates.items():
+            answer = Answer(row=row) if error is None else Answer(refusal=_refusal(error))
+            issued.append(messages.AnswerUpdate(id=identifier, content=ANSWERS.pack(answer)))
+        _note_courtesies(live, issued)
+        if run.is_completed:
+            if not live.courtesies:
+                issued.append(messages.Complete(content=ROWS.pack(summary(run))))
+            elif not result.was_completed:
+                issued.append(messages.StartTimer(id=_CLOSE_TIMER, due_at=request.now + CLOSE_MS))
+        return issued
+
+    # What is known at once --------------------------------------------------------------------------------------------
+
+    def answer(self, run: Run, command: commands.Command, result: _Result) -> Sequence[inputs.Input] | None:
+        """See `turn.Answers`."""
+        match command:
+            case commands.RequestSlot(job=job, step=step, attempt=number):
+                refusal = fleet_requests.slot_refusal(self._registry, self._access, run, command)
+                if refusal is None:
+                    return None
+                return (inputs.SlotDenied(job=job, step=step, attempt=number, reason=refusal.reason),)
+            case commands.FreeSlot(job=job, step=step, attempt=number, agent=agent):
+                # The gateway frees the slot; if its attempt has ended, what is left of its activities ends as well.
+                attempt = run.attempt(job, step, number)
+                return None if attempt is not None and attempt.agent == agent and not attempt.is_open else ()
+            case commands.ListServers():
+                return (self._list_servers(run, command, result),)
+            case commands.DropServerList(job=job):
+                result.others.append(messages.CancelTimer(id=f"{_LIST_TIMER}{job}"))
+                return ()
+            case commands.AcquireLock(job=lock_job):
+                text = "concurrency groups are not available on the Temporal engine yet; remove `concurrency`"
+                return (
+                    inputs.LockNotAcquired(job=lock_job, is_refused=True, reason=reason(ReasonCode.LOCK_REFUSED, text)),
+                )
+            case (
+                commands.StartChildRun(job=job, step=step, attempt=number)
+                | commands.WatchChildRun(job=job, step=step, attempt=number)
+            ):
+                text = "child runs are not available on the Temporal engine yet; remove the step `workflow/run`"
+                return (
+                    inputs.ChildRunNotCreated(
+                        job=job,
+                        step=step,
+                        attempt=number,
+                        is_refused=True,
+                        reason=reason(ReasonCode.CHILD_RUN_REFUSED, text),
+                    ),
+                )
+            case commands.ReleaseLock() | commands.DropChildRun() | commands.CancelChildRun():
+                # Of what was refused.
+                return ()
+        return None
+
+    def _list_servers(self, run: Run, command: commands.ListServers, result: _Result) -> inputs.ServersListed:
+        answer = fleet_requests.list_servers(self._placement, self._access, run, command)
+        # The registry's changes are not inputs of runs: the job looks again.
+        self._placement.drop_list_request(ServerListRequest(run.id, command.job))
+        if answer.reason is not None and not answer.is_refused:
+            timer = messages.StartTimer(id=f"{_LIST_TIMER}{command.job}", due_at=result.now + LIST_AGAIN_MS)
+            result.others.append(timer)
+        return answer
+
+
+@dataclass
+class _Answers:
+    """Implements `turn.Answers` for one turn."""
+
+    turns: RunTurns
+    result: _Result
+
+    def answer(self, run: Run, command: commands.Command) -> Sequence[inputs.Input] | None:
+        """See `turn.Answers`."""
+        return self.turns.answer(run, command, self.result)
+
+
+def _unpack(run: Run, content: bytes) -> inputs.Input:
+    try:
+        found: inputs.Input = orders.INPUTS.unpack(content)
+    except UnreadableError as error:
+        raise error.stalled(f"an input of run {run.id}") from error
+    return found
+
+
+def _check_request(run: Run, content: inputs.Input) -> None:
+    """Raises `Rejected` for a request that the run cannot accept, as the log engine does."""
+    if isinstance(content, inputs.DecideApproval):
+        approvals.check(run, content)
+    elif run.is_completed:
+        raise Rejected("WF606", f"run {run.id} is already completed", status=409)
+
+
+def _note_courtesies(live: _Live, issued: Sequence[messages.AnyCommand]) -> None:
+    for command in issued:
+        if isinstance(command, messages.ScheduleActivity) and command.name in (orders.CANCEL, orders.RELEASE):
+            live.courtesies.add(command.id)
+        elif isinstance(command, messages.CancelActivity):
+            live.courtesies.discard(command.id)
+
+
+def _refusal(error: Rejected) -> Refusal:
+    return Refusal(code=error.code, text=error.text, where=error.where or "", status=error.status)
+
+
+def _row(run: Run) -> list[messages.AnyCommand]:
+    """The run's row, sealed, and what Temporal can search for, readable."""
+    values: dict[str, str | int | None] = {
+        "WaterflowRepository": run.repository,
+        "WaterflowPath": run.plan.path,
+        "WaterflowStatus": run.status.value,
+        "WaterflowConclusion": run.conclusion.value if run.conclusion is not None else None,
+        "WaterflowTrigger": run.trigger.kind.value,
+        "WaterflowRevision": run.revision,
+        "WaterflowNumber": run.number,
+    }
+    return [
+        messages.SetAttributes(values={name: value for name, value in values.items() if value is not None}),
+        messages.SetMemo(name=ROW_MEMO, content=ROWS.pack(summary(run))),
+    ]

@@ -16,9 +16,11 @@ from click.testing import CliRunner
 
 from tests.integration.ctl.served import HELLO, Server, started_id
 from tests.patience import PATIENCE_S
+from waterflowd.access.roles import Role
 from waterflowd.admin.ports import PendingRow, RepositoryRow, ScheduleRow
 from waterflowd.ctl.main import cli
 from waterflowd.model.plan import CatchUp, Overlap
+from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
 from waterflowd.reconcile.events import ScheduleOutcome
 
 FAILING = """\
@@ -296,3 +298,30 @@ def test_ctrl_c_leaves_the_run_running_and_prints_the_next_command(server: Serve
         assert watching.wait(timeout=PATIENCE_S) == 130
     assert f"come back with: waterflowctl watch {run}" in reported
     assert json.loads(server.ctl("show", run, "--json").stdout)["status"] == "running"
+
+
+def test_show_says_for_whom_a_run_acts(server: Server, files: dict[str, str]) -> None:
+    """The groups of a token follow its runs; the author of a push is shown, but is no principal."""
+    assert server.harness is not None
+    driver, repositories = server.harness.driver, server.harness.repositories
+    secret = server.harness.token(Role.RUNNER, name="ci", groups=("web", "db"))
+    by_token = CliRunner().invoke(
+        cli,
+        ["--server", f"http://127.0.0.1:{server.port}", "run", files["hello"], "--detach"],
+        env={"WATERFLOW_TOKEN": secret},
+    )
+    shown = server.ctl("show", started_id(by_token)).stdout
+    assert "cli by ci, created" in shown
+    assert "may only use the groups web, db" in shown
+    trigger = json.loads(server.ctl("show", started_id(by_token), "--json").stdout)["trigger"]
+    assert (trigger["by"], trigger["principal"], trigger["scope"]) == ("ci", "ci", ["web", "db"])
+
+    for kind, by, principal, scope, text in (
+        (TriggerKind.PUSH, "Ada", None, None, "unattended: started by no authenticated principal"),
+        (TriggerKind.WORKFLOW_RUN, "run:X", "ci", (), "acts for ci\nmay use no group\n"),
+    ):
+        trigger = Trigger(kind=kind, by=by, principal=principal, scope=scope)
+        plan = repositories.plan("workflows/hello.yml", None).plan
+        row = server.call(driver.start(StartRequest(plan=plan, repository="ops", revision="a" * 40, trigger=trigger)))
+        assert isinstance(row, RunSummary)
+        assert text in server.ctl("show", row.id).stdout

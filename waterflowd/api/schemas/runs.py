@@ -41,10 +41,16 @@ def run_url(run: str) -> str:
 
 
 class RunTriggerSchema(msgspec.Struct, frozen=True, kw_only=True):
-    """What started a run."""
+    """What started a run.
+
+    `principal` is the authenticated principal that started it, or an earlier run that led to it; null for an unattended run.
+    `scope` is the groups of that principal's token, which the run may use, and null for all.
+    """
 
     kind: TriggerKind
     by: str
+    principal: str | None
+    scope: list[str] | None
     ref: str | None
     key: str | None
     git: dict[str, Any]
@@ -52,7 +58,15 @@ class RunTriggerSchema(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, trigger: Trigger) -> RunTriggerSchema:
         """The trigger without its payload."""
-        return cls(kind=trigger.kind, by=trigger.by, ref=trigger.ref, key=trigger.key, git=trigger.git)
+        return cls(
+            kind=trigger.kind,
+            by=trigger.by,
+            principal=trigger.principal,
+            scope=None if trigger.scope is None else list(trigger.scope),
+            ref=trigger.ref,
+            key=trigger.key,
+            git=trigger.git,
+        )
 
 
 class RunSummarySchema(msgspec.Struct, frozen=True, kw_only=True):

@@ -45,6 +45,7 @@ def _facts(run: dict[str, Any]) -> list[str]:
     by = f" by {trigger['by']}" if trigger["by"] else ""
     ref = f" on {trigger['ref']}" if trigger["ref"] else ""
     facts = [f"{trigger['kind']}{by}{ref}, created {time_text(run['created_at'])}, seq {run['seq']}"]
+    facts += _rights(trigger)
     if run.get("rerun_of"):
         reused = run.get("reused")
         text = f", reused {count(reused['jobs'], 'job')} and {count(reused['steps'], 'step')}" if reused else ""
@@ -52,6 +53,21 @@ def _facts(run: dict[str, Any]) -> list[str]:
     parent = run.get("parent_run")
     if parent:
         facts.append(f"child run of step {parent['job']}/{parent['step']} of run {parent['run']}")
+    return facts
+
+
+def _rights(trigger: dict[str, Any]) -> list[str]:
+    """Return for whom the run acts, where `by` does not say it. Responses of older daemons have neither field."""
+    if "principal" not in trigger:
+        return []
+    principal, scope = trigger["principal"], trigger["scope"]
+    facts = []
+    if principal is None:
+        facts.append("unattended: started by no authenticated principal")
+    elif principal != trigger["by"]:
+        facts.append(f"acts for {principal}")
+    if scope is not None:
+        facts.append(f"may only use the groups {', '.join(scope)}" if scope else "may use no group")
     return facts
 
 

@@ -39,6 +39,8 @@ METRICS: dict[str, MetricSpec] = {
     "waterflow_log_commit_seconds": MetricSpec("Total time that batches waited for the disk", True),
     "waterflow_log_read_only": MetricSpec("1 while new work is refused because the disk is almost full", False),
     "waterflow_output_dropped_bytes": MetricSpec("Output dropped by quotas since the start of the daemon", True),
+    "waterflow_audit_sealed": MetricSpec("1 if a key seals the audit trail", False),
+    "waterflow_audit_export_failing": MetricSpec("1 while the audit trail cannot be exported", False, "to"),
     "waterflow_audit_export_waiting": MetricSpec("Records of the audit trail that are not exported yet", False, "to"),
     "waterflow_link": MetricSpec("Messages and connections of agents since the start of the daemon", True, "what"),
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import waterflowd
 from waterflowd.admin.metric_samples import Sample
+from waterflowd.admin.ports import AuditAdmin
 from waterflowd.fleet.server_keys import ServerKey, agents_behind
 from waterflowd.host.driver import Driver
 
@@ -17,16 +18,13 @@ class DriverMetrics:
         self,
         driver: Driver,
         link_counters: Callable[[], Mapping[str, int]],
-        waiting_exports: Callable[[], Iterable[tuple[str, int]]] = tuple,
+        audit: AuditAdmin | None = None,
         server_keys: Sequence[ServerKey] = (),
     ) -> None:
-        """`waiting_exports` yields each destination of the audit trail, and its number of records that are not exported yet.
-
-        `server_keys` are the keys of the server, the current one first.
-        """
+        """`server_keys` are the keys of the server, the current one first."""
         self._driver = driver
         self._link_counters = link_counters
-        self._waiting_exports = waiting_exports
+        self._audit = audit
         self._server_keys = server_keys
 
     def samples(self) -> Iterator[Sample]:
@@ -52,5 +50,9 @@ class DriverMetrics:
         yield Sample("waterflow_log_commits", metrics.commits)
         yield Sample("waterflow_log_commit_seconds", metrics.commit_s)
         yield Sample("waterflow_log_read_only", 1 if self._driver.refusal else 0)
-        yield from (Sample("waterflow_audit_export_waiting", count, name) for name, count in self._waiting_exports())
+        if self._audit is not None:
+            yield Sample("waterflow_audit_sealed", 1 if self._audit.is_sealed else 0)
+            for export in self._audit.exports():
+                yield Sample("waterflow_audit_export_waiting", export.waiting, export.name)
+                yield Sample("waterflow_audit_export_failing", 1 if export.failure else 0, export.name)
         yield from (Sample("waterflow_link", count, name) for name, count in self._link_counters().items())

@@ -262,6 +262,30 @@ class WebhookService(Protocol):
         ...
 
 
+class AuditExportRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A destination that every record of the audit trail is sent to."""
+
+    #: `file` or `syslog`.
+    name: str
+    #: Records that it has not got yet.
+    waiting: int
+    #: Why the last record could not be delivered; "" if it was, or was not tried yet.
+    failure: str = ""
+
+
+class AuditAdmin(Protocol):
+    """How the audit trail is protected."""
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether a key seals its records."""
+        ...
+
+    def exports(self) -> Sequence[AuditExportRow]:
+        """The destinations of the export."""
+        ...
+
+
 class RunReader(Protocol):
     """The state of runs, by the durable history."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,16 @@ from waterflowd.access.peer_roles import PeerRoles
 from waterflowd.access.policy import AccessPolicy
 from waterflowd.access.token_admin import TokenAdmin
 from waterflowd.access.tokens import TokenRegistry
-from waterflowd.admin.ports import AgentAdmin, MetricsReader, RepositoryAdmin, RunReader, WebhookRequest, WebhookService
+from waterflowd.admin.ports import (
+    AgentAdmin,
+    AuditAdmin,
+    AuditExportRow,
+    MetricsReader,
+    RepositoryAdmin,
+    RunReader,
+    WebhookRequest,
+    WebhookService,
+)
 from waterflowd.model.records import RunSummary
 from waterflowd.ports import Clock, Compiler, Feed, History, OutputLogs, Runs
 from waterflowd.time_slices import TimeSlices
@@ -28,6 +37,16 @@ class _NoWebhooks:
     async def start(self, request: WebhookRequest, payload: Any) -> tuple[RunSummary, bool]:
         """Never called, because no request is verified."""
         raise Rejected("WF604", "webhook not found", status=404)
+
+
+class _SealedTrail:
+    """The audit trail of a daemon that exports nothing."""
+
+    is_sealed = True
+
+    def exports(self) -> Sequence[AuditExportRow]:
+        """There are none."""
+        return ()
 
 
 @dataclass(kw_only=True)
@@ -56,6 +75,7 @@ class Services:
     webhooks: WebhookService = field(default_factory=_NoWebhooks)
     #: What jobs may use, for answers to requests that start nothing; the engine checks what it starts.
     access: AccessPolicy = field(default_factory=AccessPolicy)
+    audit_admin: AuditAdmin = field(default_factory=_SealedTrail)
     #: Roles on the unix socket.
     peers: PeerRoles = field(default_factory=PeerRoles)
     #: Requests per second of one principal, or of one address without one; 0 for no limit.

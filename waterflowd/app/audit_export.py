@@ -18,7 +18,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,7 @@ import msgspec
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.errors import Rejected
 from waterflowd import ports
+from waterflowd.admin.ports import AuditExportRow
 from waterflowd.app.config import AuditTable
 from waterflowd.model.ids import AUDIT
 from waterflowd.model.records import Record
@@ -165,20 +166,33 @@ def destinations(table: AuditTable) -> list[Destination]:
 
 
 class AuditExport:
-    """Exports the trail to all destinations."""
+    """Exports the trail to all destinations. Implements `admin.ports.AuditAdmin`."""
 
-    def __init__(self, log: ports.Journal, history: ports.History, found: list[Destination], data_dir: Path) -> None:
+    def __init__(
+        self,
+        log: ports.Journal,
+        history: ports.History,
+        found: list[Destination],
+        data_dir: Path,
+        *,
+        is_sealed: bool = False,
+    ) -> None:
         self._log = log
         self._history = history
         self._destinations = found
         self._data_dir = data_dir
         self._positions = {each.name: self._stored_position(each) for each in found}
+        #: Why the last record could not be delivered, by destination.
+        self._failing: dict[str, str] = {}
+        self.is_sealed = is_sealed
 
-    def waiting(self) -> Iterator[tuple[str, int]]:
-        """The number of records that each destination has not got yet."""
+    def exports(self) -> list[AuditExportRow]:
+        """See the protocol."""
         head = self._log.head(AUDIT) if self._positions else 0
-        for name, position in self._positions.items():
-            yield name, head - position
+        return [
+            AuditExportRow(name=name, waiting=head - position, failure=self._failing.get(name, ""))
+            for name, position in self._positions.items()
+        ]
 
     async def run(self) -> None:
         """Exports until it is cancelled."""
@@ -199,6 +213,7 @@ class AuditExport:
                     await call(partial(destination.deliver, record.at, line))
                 except OSError as error:
                     failures += 1
+                    self._failing[destination.name] = str(error.strerror or error)
                     if failures == 1:
                         text = "the audit trail cannot be exported to %s: %s; its records are kept and sent later"
                         logger.warning(text, destination.address, error.strerror or error)
@@ -208,6 +223,7 @@ class AuditExport:
             if failures:
                 logger.info("the audit trail is exported to %s again", destination.address)
                 failures = 0
+                del self._failing[destination.name]
             self._positions[destination.name] = record.position
             self._store_position(destination)
 

@@ -190,7 +190,9 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         wall_ms=clock.now,
     )
     link.target = dispatch
-    audit_export = AuditExport(log, history, destinations(config.audit), data_dir)
+    audit_export = AuditExport(
+        log, history, destinations(config.audit), data_dir, is_sealed=log.seal_key_id(AUDIT) != ""
+    )
     compiler, validator = CompilerProcess(), CompilerProcess(starts_early=False)
     loop_ports, reconciler = _reconciling(config, log, driver, feed, compiler, clock, access)
     services = Services(
@@ -205,11 +207,12 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         agents=FleetAgentAdmin(registry, state.placement, enrollment, identities, server_keys.described(), clock),
         repositories=GitRepositoryAdmin(reconciler, state.quotas),
         access=access,
+        audit_admin=audit_export,
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,
         time_slices=time_slices,
         tokens=TokenRegistry(record.event for record in log.read(AUDIT)),
-        metrics=DriverMetrics(driver, lambda: dispatch.counters, audit_export.waiting, server_keys.described()),
+        metrics=DriverMetrics(driver, lambda: dispatch.counters, audit_export, server_keys.described()),
         version=waterflowd.__version__,
         started_at=clock.now(),
         peers=PeerRoles.of(config.api.socket_role, config.api.socket_users),

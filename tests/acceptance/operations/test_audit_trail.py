@@ -79,6 +79,35 @@ def test_the_use_of_a_secret_is_in_the_sealed_trail_before_the_secret_is_sent(em
     assert cluster.waterflowd("fsck").returncode == 0
 
 
+def test_an_export_that_fails_and_a_missing_key_are_shown(empty_cluster: Cluster) -> None:
+    """A failing export is a problem until it works again; without a key, `status` says how to add one, and exits with 0."""
+    cluster = empty_cluster
+    cluster.start_daemon()
+    shown = cluster.ctl("status")
+    assert shown.returncode == 0
+    assert "the audit trail is not sealed: waterflowd audit-key FILE, and set audit.key-file to FILE" in shown.stdout
+    assert "waterflow_audit_sealed 0" in cluster.api("GET", "/metrics").text
+    assert cluster.stop_daemon() == 0
+
+    folder = cluster.folder / "exports"
+    configure(cluster, f'export-file = "{folder}/audit.jsonl"')
+    cluster.start_daemon()
+    problem = "audit trail: cannot be exported to file: No such file or directory; records that wait: "
+    wait_until(lambda: problem in cluster.ctl("status").stdout, "the failure to be shown")
+    assert cluster.ctl("status").returncode == 1
+    metrics = cluster.api("GET", "/metrics").text
+    assert "waterflow_audit_sealed 1" in metrics
+    assert 'waterflow_audit_export_failing{to="file"} 1' in metrics
+    assert 'waterflow_audit_export_waiting{to="file"} 0' not in metrics
+
+    folder.mkdir()
+    wait_until(lambda: cluster.ctl("status").returncode == 0, "the export to work again", 2 * PATIENCE_S)
+    audit = cluster.api("GET", "/v1/status").json()["audit"]
+    assert audit["sealed"]
+    assert [(row["to"], row["failure"]) for row in audit["exports"]] == [("file", "")]
+    assert "not sealed" not in cluster.ctl("status").stdout
+
+
 def test_a_daemon_whose_audit_key_is_gone_says_what_to_do(empty_cluster: Cluster) -> None:
     """It does not start, and a new key continues the trail."""
     cluster = empty_cluster

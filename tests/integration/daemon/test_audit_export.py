@@ -63,7 +63,7 @@ class Trail:
         """Returns when a destination has everything."""
         assert self.export is not None
         export = self.export
-        await until(lambda: dict(export.waiting())[name] == 0)
+        await until(lambda: all(row.waiting == 0 for row in export.exports() if row.name == name))
 
 
 def targets(path: Path) -> list[str]:
@@ -116,7 +116,7 @@ async def test_records_wait_for_a_syslog_server_that_is_down(tmp_path: Path) -> 
     async with Trail(tmp_path, [SyslogDestination(f"tcp://127.0.0.1:{port}")]) as trail:
         await trail.act("a", "b", "c")
         assert trail.export is not None
-        assert dict(trail.export.waiting()) == {"syslog": 3}
+        assert [row.waiting for row in trail.export.exports()] == [3]
         server = await asyncio.start_server(serve, "127.0.0.1", port)
         await trail.exported("syslog")
         await until(lambda: len(received) >= 3)
@@ -170,7 +170,7 @@ async def test_a_destination_that_hangs_delays_only_itself(tmp_path: Path) -> No
             await trail.act("a", "b")
             await trail.exported("file")
             assert trail.export is not None
-            assert dict(trail.export.waiting()) == {"syslog": 2, "file": 0}
+            assert {row.name: row.waiting for row in trail.export.exports()} == {"syslog": 2, "file": 0}
         assert targets(path) == ["a", "b"]
     finally:
         release.set()

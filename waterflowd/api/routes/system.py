@@ -20,7 +20,13 @@ from waterflowd.api.schemas.gates import PendingApprovalSchema, pending_approval
 from waterflowd.api.schemas.reasons import reason_schema
 from waterflowd.api.schemas.repositories import RepositorySchema, ScheduleSchema
 from waterflowd.api.schemas.runs import RunPartSchema, RunSummarySchema
-from waterflowd.api.schemas.system import DaemonSchema, HealthSchema, SystemStatusSchema, VersionSchema
+from waterflowd.api.schemas.system import (
+    AuditStatusSchema,
+    DaemonSchema,
+    HealthSchema,
+    SystemStatusSchema,
+    VersionSchema,
+)
 from waterflowd.api.services import Services
 from waterflowd.api.streaming import streams
 from waterflowd.api.timestamps import timestamp
@@ -108,6 +114,7 @@ async def status(services: Ports, _: Viewer) -> Response:
             approvals=approvals,
             failed=[RunSummarySchema.of(row) for row in failed],
             schedules=[ScheduleSchema.of(row) for row in _next_schedules(services)],
+            audit=AuditStatusSchema.of(services.audit_admin),
         )
     )
 
@@ -130,6 +137,11 @@ def _problems(services: Services) -> list[str]:
     agents = services.agents.rows()
     found += [f"agent {agent.name}: {agent.text}" for agent in agents if not agent.is_connected]
     found[:0] = [f"agent {agent.name}: {agent.alarm}" for agent in agents if agent.alarm]
+    found[:0] = [
+        f"audit trail: cannot be exported to {export.name}: {export.failure}; records that wait: {export.waiting}"
+        for export in services.audit_admin.exports()
+        if export.failure
+    ]
     found[:0] = [f"run {run}: {text}" for run, text in services.reader.stalled().items()]
     text = services.reader.read_only_text()
     return ([text] if text is not None else []) + found[:_ROWS]

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from waterflowd.admin.ports import AuditAdmin
 from waterflowd.api.schemas.agents import AgentSchema, PendingAgentSchema
 from waterflowd.api.schemas.gates import PendingApprovalSchema
 from waterflowd.api.schemas.repositories import RepositorySchema, ScheduleSchema
@@ -36,6 +37,27 @@ class DaemonSchema(msgspec.Struct, frozen=True, kw_only=True):
     log_seq: int
 
 
+class AuditExportSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """A destination of the audit trail, and the number of records that it has not got. `failure` is "" if it works."""
+
+    to: str
+    waiting: int
+    failure: str
+
+
+class AuditStatusSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """How the audit trail is protected: whether a key seals it, and where it is exported to."""
+
+    sealed: bool
+    exports: list[AuditExportSchema]
+
+    @classmethod
+    def of(cls, audit: AuditAdmin) -> AuditStatusSchema:
+        """The state now."""
+        exports = [AuditExportSchema(to=row.name, waiting=row.waiting, failure=row.failure) for row in audit.exports()]
+        return cls(sealed=audit.is_sealed, exports=exports)
+
+
 class SystemStatusSchema(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the whole system on one screen. `failed` holds the most recent failures."""
 
@@ -52,3 +74,4 @@ class SystemStatusSchema(msgspec.Struct, frozen=True, kw_only=True):
     approvals: list[PendingApprovalSchema]
     failed: list[RunSummarySchema]
     schedules: list[ScheduleSchema]
+    audit: AuditStatusSchema

@@ -51,7 +51,7 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _next_steps(found: dict[str, Any]) -> list[str]:
-    """What a new daemon lacks, and how to add it."""
+    """What the daemon lacks, and how to add it."""
     steps = []
     if not found["repositories"]:
         steps.append("no repositories: add one to /etc/waterflow/waterflowd.toml, then systemctl restart waterflowd")
@@ -59,6 +59,9 @@ def _next_steps(found: dict[str, Any]) -> list[str]:
         steps.append(
             "no agents: waterflowctl agents tokens create --group GROUP, and give the token to the agent of a server"
         )
+    # Responses of older daemons do not say it.
+    if not found.get("audit", {}).get("sealed", True):
+        steps.append("the audit trail is not sealed: waterflowd audit-key FILE, and set audit.key-file to FILE")
     return steps
 
 

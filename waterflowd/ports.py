@@ -11,11 +11,13 @@ from typing import Any, Protocol
 
 from waterflow_agent.wire import messages
 from waterflowd.dsl.reporting.diagnostics import Compiled
+from waterflowd.engine import inputs
 from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId, StepId, StreamName
 from waterflowd.model.records import (
     Batch,
     Checkout,
     FilesListed,
+    HeldAttempt,
     OutputAppend,
     OutputPiece,
     Record,
@@ -264,6 +266,55 @@ class AgentListener(Protocol):
 
     def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
         """Asks for files of a job; the host answers with `FileResponse` through the link."""
+        ...
+
+
+class Attempts(Protocol):
+    """The attempts of agents by the recorded facts: who has which, what an agent should still get, where its reports go."""
+
+    def find(self, name: AttemptId) -> HeldAttempt | None:
+        """The attempt, open or ended; None if there is none or no agent has had it. `name` may come from anywhere."""
+        ...
+
+    def open_attempts(self, agent: AgentId) -> list[HeldAttempt]:
+        """The open attempts of the agent."""
+        ...
+
+    def ended(self, agent: AgentId, keys: Sequence[messages.TaskId]) -> list[messages.TaskId]:
+        """Those of these attempts that are certainly not open on the agent under that lease; may be empty for now."""
+        ...
+
+    def has_job_ended(self, agent: AgentId, run_id: RunId, job_id: JobId) -> bool:
+        """Whether the agent will get no more of the job. False for a stalled run, and for one without recorded facts."""
+        ...
+
+    def is_stalled(self, run: RunId) -> bool:
+        """Whether the run takes no reports until a person has intervened: the agent must keep them."""
+        ...
+
+    def checkout(self, agent: AgentId, key: messages.TaskId) -> Checkout | None:
+        """The files of the job of an open attempt of the agent; None without such an attempt, or if it has no files."""
+        ...
+
+    def outstanding(self, key: messages.TaskId, *, is_held: bool) -> list[messages.DaemonMessage]:
+        """What the agent should still get for an open attempt: its offer, unless the agent holds it, and its cancel."""
+        ...
+
+    def report(
+        self, reports: Sequence[tuple[RunId, inputs.TaskReport]], durable: Callable[[], None] = lambda: None
+    ) -> None:
+        """Hands reports to their runs, in order; repeated ones are harmless. Calls `durable` once all are recorded.
+
+        A result of an ended attempt is recorded as evidence. There is no error: it takes as long as it takes.
+        """
+        ...
+
+    def settle(self, agent: AgentId, call: Callable[[], None]) -> None:
+        """Calls `call` once everything reported so far is recorded, and what it has led to for the agent is known."""
+        ...
+
+    def servers_changed(self) -> None:
+        """Servers have connected, disconnected or got free slots: requests that wait may get a slot now."""
         ...
 
 

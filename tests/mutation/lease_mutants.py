@@ -15,8 +15,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant("waterflowd.dispatch.lowering:draft", "lease_ms=attempt.lease_ms,", "", "an offer does not tell its lease"),
     Mutant(
-        f"{_AGENTS}:AgentHandler._patience_ms",
-        "max(self._lost_after_ms, _lease_over_ms(run, attempt, key))",
+        f"{_AGENTS}:AgentHandler._give_up",
+        "max(self._lost_after_ms, attempt.lease_over_ms)",
         "self._lost_after_ms",
         "the daemon does not wait for the end of a lease",
         # In simulations, the time until a silent session ends is longer than what is missing then.
@@ -24,7 +24,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_AGENTS}:AgentHandler.lose",
-        "if attempt.lease_ms:",
+        "if attempt.lease_over_ms:",
         "if False:",
         "a revoked agent loses its leases at once",
         "tests.unit.host.test_agents:test_a_revoked_agent_keeps_the_lease_of_its_attempts",

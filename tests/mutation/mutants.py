@@ -378,18 +378,18 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_AGENTS}:AgentHandler._settle",
-        "outgoing.extend(self._outstanding(run, key, is_held=state is not None))",
+        "outgoing.extend(self._attempts.outstanding(key, is_held=state is not None))",
         "pass",
         "a lost offer or cancel is not repeated",
     ),
     Mutant(
         f"{_AGENTS}:AgentHandler.received",
-        "self._driver.submit(",
-        "durable(); self._driver.submit(",
+        "self._attempts.report(",
+        "durable(); self._attempts.report(",
         "a report is acknowledged before its commit",
     ),
     Mutant(
-        f"{_AGENTS}:AgentHandler._has_ended",
+        "waterflowd.host.attempts:LiveAttempts.has_job_ended",
         "job.status is Status.COMPLETED",
         "True",
         "a working directory is removed before its job ends",
@@ -402,8 +402,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_OUTPUTS}:OutputCollector.received",
-        "self._collect(agent, key, self._admission.pieces(run.repository, attempt, output))",
-        "self._collect(agent, key, self._admission.pieces(run.repository, attempt, output)); "
+        "self._collect(agent, key, self._admission.pieces(attempt, output))",
+        "self._collect(agent, key, self._admission.pieces(attempt, output)); "
         "self._link.send(agent, [messages.OutputAck(key, output.offset + size)])",
         "output is acknowledged too early",
     ),

@@ -46,6 +46,7 @@ from waterflowd.fleet.registry import Registry
 from waterflowd.gitsource import repository_opener
 from waterflowd.gitsource.revision_files import RevisionFileReader
 from waterflowd.host.agents import AgentHandler
+from waterflowd.host.attempts import LiveAttempts
 from waterflowd.host.child_run_starter import ChildRunStarter
 from waterflowd.host.child_runs import ChildRunRegistry
 from waterflowd.host.clock import LogClock
@@ -56,6 +57,7 @@ from waterflowd.host.file_server import FileServer
 from waterflowd.host.history import LogHistory
 from waterflowd.host.identities import AgentIdentities
 from waterflowd.host.live_state import LiveState, Lower, MissingSecrets
+from waterflowd.host.output_admission import OutputAdmission
 from waterflowd.host.outputs import OutputCollector
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
@@ -173,10 +175,20 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
     )
     driver = Driver(state, log, link, clock, feed, queries)
     secrets.reader.changed = driver.secrets_read
-    contents = _contents(config, data_dir)
-    outputs = OutputCollector(driver, store.outputs, link, feed, clock)
-    files = FileServer(state, contents, link)
-    agents = AgentHandler(driver, link, clock, outputs=outputs, files=files, lost_after_ms=config.agents.lost_after_ms)
+    contents, attempts = _contents(config, data_dir), LiveAttempts(driver, queries)
+    admission = OutputAdmission(state.quotas, store.outputs, clock, driver.keep_counters)
+    outputs = OutputCollector(attempts, admission, store.outputs, link, feed)
+    files = FileServer(attempts, contents, link)
+    agents = AgentHandler(
+        attempts,
+        state.placement,
+        registry,
+        link,
+        clock,
+        outputs=outputs,
+        files=files,
+        lost_after_ms=config.agents.lost_after_ms,
+    )
     enrollment = EnrollmentService(registry, driver, agents, link, clock)
     identities = AgentIdentities(registry, state.placement, driver, clock, server_keys.current.fingerprint)
     dispatch = Dispatch(

@@ -1,8 +1,8 @@
 """Handles agents: settles with each one that connects, takes its reports, and gives up those that stay away too long.
 
-Rules of this file: the link identifies an agent (by the key that ZeroMQ reports). The log says which attempts an agent should
-have (`taken`), its `Hello` says which it has; the difference is settled before anything new is sent. While a commit is in
-progress the runs are ahead of the log, and reports may be queued, so the settlement waits for both:
+Rules of this file: the link identifies an agent (by the key that ZeroMQ reports). The recorded facts (`ports.Attempts`) say
+which attempts an agent should have, its `Hello` says which it has; the difference is settled before anything new is sent.
+While a commit is in progress the runs are ahead of the log, and reports may be queued, so the settlement waits for both:
 
 | in the log | on the agent | settlement |
 |---|---|---|
@@ -23,35 +23,35 @@ that agent afterwards. The time is measured with the loop's clock, which nothing
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from waterflow_agent.wire import messages
 from waterflowd import ports
-from waterflowd.engine import Run, commands, inputs
-from waterflowd.engine.outstanding import outstanding_of_job
-from waterflowd.engine.rules import leases
-from waterflowd.engine.state.blocks import Attempt
-from waterflowd.fleet.placement import Server
-from waterflowd.host.driver import Driver
+from waterflowd.engine import inputs
+from waterflowd.fleet.placement import Placement, Server
+from waterflowd.fleet.registry import Registry
 from waterflowd.host.file_server import FileServer
 from waterflowd.host.outputs import OutputCollector, display_name
 from waterflowd.model.ids import AgentId, JobId, RunId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
-from waterflowd.model.statuses import AttemptStatus, Outcome, Status
-
-logger = logging.getLogger("waterflow.host")
+from waterflowd.model.records import HeldAttempt
+from waterflowd.model.statuses import Outcome
 
 #: How long servers may take to connect after the daemon's start before they count as away.
 GATHER_S = 60.0
 
+#: A report, and the run that it is for.
+_Report = tuple[RunId, inputs.TaskReport]
+
 
 class AgentHandler:
-    """Implements `ports.AgentListener` over the driver's state."""
+    """Implements `ports.AgentListener` over `ports.Attempts` and the servers that are connected here."""
 
     def __init__(
         self,
-        driver: Driver,
+        attempts: ports.Attempts,
+        placement: Placement,
+        registry: Registry,
         link: ports.Link,
         clock: ports.Clock,
         *,
@@ -59,8 +59,9 @@ class AgentHandler:
         files: FileServer,
         lost_after_ms: int,
     ) -> None:
-        self._driver = driver
-        self._state = driver.state
+        self._attempts = attempts
+        self._placement = placement
+        self._registry = registry
         self._link = link
         self._clock = clock
         self._outputs = outputs
@@ -80,16 +81,16 @@ class AgentHandler:
 
     def recovered(self) -> None:
         """Called after recovery: agents that hold attempts have `lost-after` to return, other servers `GATHER_S`."""
-        for server in self._state.placement.servers.values():
+        for server in self._placement.servers.values():
             self._await_return(server.agent)
-        self._state.placement.is_gathering = True
+        self._placement.is_gathering = True
         self._gathering = asyncio.get_running_loop().call_later(
             min(GATHER_S, self._lost_after_ms / 1000), self._gathered
         )
 
     def _gathered(self) -> None:
-        self._state.placement.gathered()
-        self._driver.wake()
+        self._placement.gathered()
+        self._attempts.servers_changed()
 
     # Sessions ---------------------------------------------------------------------------------------------------------
 
@@ -117,23 +118,18 @@ class AgentHandler:
         if timer is not None:
             timer.cancel()
         self._away_since.pop(agent, None)
-        self._state.placement.connect(server)
+        self._placement.connect(server)
         self._hellos[agent] = hello
         self._unacknowledged.discard(agent)
-        if self._driver.is_ahead:
-            # An attempt that has ended only in memory may be open again after a crash; `_settle` handles it once durable.
-            return []
-        return [
-            held.key
-            for held in hello.held
-            if held.state is messages.AttemptState.ACCEPTED and self._state.run_of_open_attempt(agent, held.key) is None
-        ]
+        # `_settle` handles the rest.
+        accepted = [held.key for held in hello.held if held.state is messages.AttemptState.ACCEPTED]
+        return self._attempts.ended(agent, accepted)
 
     def connected(self, agent: AgentId) -> None:
         """See `ports.AgentListener`."""
         hello = self._hellos[agent]
         self.on_session(agent, "connected", hello.hostname)
-        self._driver.settle(agent, lambda: self._settle(agent, hello))
+        self._attempts.settle(agent, lambda: self._settle(agent, hello))
 
     def _settle(self, agent: AgentId, hello: messages.Hello) -> None:
         """Sends what is outstanding for the agent that sent `hello`, unless that session has ended."""
@@ -141,34 +137,28 @@ class AgentHandler:
             return
         del self._hellos[agent]
         held = {item.key: item.state for item in hello.held}
-        server = self._state.placement.server(agent)
+        server = self._placement.server(agent)
         outgoing: list[messages.DaemonMessage] = []
-        lost: list[tuple[RunId, inputs.Input]] = []
-        for run, attempt, key in list(self._taken(server)):
+        lost: list[_Report] = []
+        for attempt in self._attempts.open_attempts(agent):
+            key = _key(attempt)
             state = held.pop(key, None)
             if state is messages.AttemptState.FINISHED:
                 continue
             if self._was_elsewhere(agent, attempt):
-                lost.extend(self._lost_elsewhere(agent, run, attempt, key))
+                lost.extend(self._lost_elsewhere(agent, attempt))
                 continue
-            if state is None and attempt.status is AttemptStatus.STARTED:
+            if state is None and attempt.is_started:
                 # It had started, and the agent has lost its record of it: another offer would run it twice.
                 text = f"{attempt.agent_name} has lost its record of the running step"
-                cause = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
-                if attempt.lease_ms:
-                    self._lose_later(agent, run, attempt, key, cause)
-                else:
-                    lost.append((run.id, _lost(agent, key, cause)))
+                lost.extend(self._lost_now_or_later(agent, attempt, text))
                 continue
             if attempt.boot_id != server.boot_id:
                 text = f"server {attempt.agent_name} was rebooted while the step ran"
                 cause = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
-                lost.append((run.id, _lost(agent, key, cause)))
+                lost.append(_lost(agent, attempt, cause))
                 continue
-            try:
-                outgoing.extend(self._outstanding(run, key, is_held=state is not None))
-            except Exception as error:  # noqa: BLE001  supervision point: one run must not keep the agent out
-                self._state.stall(run, error)
+            outgoing.extend(self._attempts.outstanding(key, is_held=state is not None))
         for key, state in held.items():
             if state is not messages.AttemptState.FINISHED:
                 # Has no effect for an attempt that the `Welcome` told the agent to forget.
@@ -176,45 +166,24 @@ class AgentHandler:
         # An accepted attempt may have created its job's directory since.
         accepted = [item.key for item in hello.held if item.state is messages.AttemptState.ACCEPTED]
         jobs = dict.fromkeys([*hello.jobs, *((key.attempt.run, key.attempt.job) for key in accepted)])
-        outgoing.extend(messages.Release(run, job) for run, job in jobs if self._has_ended(agent, run, job))
+        outgoing.extend(
+            messages.Release(run, job)
+            for run, job in jobs
+            if self._attempts.has_job_ended(agent, RunId(run), JobId(job))
+        )
         if outgoing:
             self._link.send(agent, outgoing)
         if lost:
-            self._driver.submit(lost)
-        self._driver.wake()
-
-    def _has_ended(self, agent: AgentId, run_id: str, job_id: str) -> bool:
-        """Whether the agent will get no more of the job. False for a stalled run, and for one missing from the log."""
-        run = self._state.runs.get(RunId(run_id))
-        if run is None:
-            return RunId(run_id) not in self._state.stalled and self._driver.knows(run_id)
-        job = run.jobs_by_id.get(JobId(job_id))
-        if job is None or job.status is Status.COMPLETED or job.retry_at is not None:
-            return True
-        # The job was retried on another server.
-        return job.number > 1 and job.agent != agent
-
-    def _outstanding(self, run: Run, key: messages.TaskId, *, is_held: bool) -> Iterator[messages.DaemonMessage]:
-        for command in outstanding_of_job(run, run.jobs_by_id[key.attempt.job]):
-            if not isinstance(command, commands.SendTask | commands.CancelTask):
-                continue
-            if (command.step, command.attempt) != (key.attempt.step, key.attempt.number):
-                continue
-            if isinstance(command, commands.SendTask) and not is_held:
-                for offer in self._state.offers(run, command):
-                    yield offer
-                    # The offer before it, if there was one, may not have left before the daemon's last restart.
-                    self._driver.record_secret_use(run, command)
-            elif isinstance(command, commands.CancelTask):
-                yield messages.Cancel(key, command.is_forced, command.reason)
+            self._attempts.report(lost)
+        self._attempts.servers_changed()
 
     def disconnected(self, agent: AgentId, text: str) -> None:
         """See `ports.AgentListener`."""
         self._hellos.pop(agent, None)
         self.on_session(agent, "disconnected", text)
-        self._state.placement.disconnect(agent, self._clock.now(), text)
+        self._placement.disconnect(agent, self._clock.now(), text)
         self._await_return(agent)
-        self._driver.wake()
+        self._attempts.servers_changed()
 
     def _await_return(self, agent: AgentId) -> None:
         old = self._lost_timers.pop(agent, None)
@@ -227,76 +196,63 @@ class AgentHandler:
     def _give_up(self, agent: AgentId) -> None:
         """The agent has been away for `lost-after`: its attempts are lost, those with a lease when that has ended."""
         self._lost_timers.pop(agent, None)
-        if self._state.placement.server(agent).is_connected:
+        if self._placement.server(agent).is_connected:
             return
         loop = asyncio.get_running_loop()
         away_ms = (loop.time() - self._away_since[agent]) * 1000
-        lost: list[tuple[RunId, inputs.Input]] = []
+        lost: list[_Report] = []
         waits_ms = []
-        for run, attempt, key in self._taken(self._state.placement.server(agent)):
-            wait_ms = self._patience_ms(run, attempt, key) - away_ms
+        for attempt in self._attempts.open_attempts(agent):
+            wait_ms = max(self._lost_after_ms, attempt.lease_over_ms) - away_ms
             if wait_ms > 0:
                 waits_ms.append(wait_ms)
                 continue
             text = f"server {attempt.agent_name}: not connected for {round(away_ms / 1000)} s"
-            lost.append((run.id, _lost(agent, key, reason(ReasonCode.SERVER_LOST, text, agent=attempt.agent_name))))
+            lost.append(_lost(agent, attempt, reason(ReasonCode.SERVER_LOST, text, agent=attempt.agent_name)))
         if lost:
-            self._driver.submit(lost)
+            self._attempts.report(lost)
         if waits_ms:
             # At least a millisecond: a difference of two floating-point numbers may be too small to let time pass.
             self._lost_timers[agent] = loop.call_later(max(1.0, min(waits_ms)) / 1000, self._give_up, agent)
 
-    def _patience_ms(self, run: Run, attempt: Attempt, key: messages.TaskId) -> int:
-        """How long after the end of its agent's session an attempt is lost."""
-        if not attempt.lease_ms:
-            return self._lost_after_ms
-        return max(self._lost_after_ms, _lease_over_ms(run, attempt, key))
-
-    def _lose_later(self, agent: AgentId, run: Run, attempt: Attempt, key: messages.TaskId, cause: Reason) -> None:
-        """Marks an attempt as lost when its lease has ended, because nothing else will say that it has ended."""
-        if key not in self._doubtful:
-            delay_s = _lease_over_ms(run, attempt, key) / 1000
-            loop = asyncio.get_running_loop()
-            self._doubtful[key] = loop.call_later(delay_s, self._lose_doubtful, agent, run.id, key, cause)
-
-    def _was_elsewhere(self, agent: AgentId, attempt: Attempt) -> bool:
+    def _was_elsewhere(self, agent: AgentId, attempt: HeldAttempt) -> bool:
         """Whether a person has accepted another server for the key since: the attempt may still run on the former one."""
-        entry = self._state.registry.agents.get(agent)
-        return entry is not None and (attempt.dispatched_at or 0) < entry.accepted_at
+        entry = self._registry.agents.get(agent)
+        return entry is not None and attempt.dispatched_at < entry.accepted_at
 
-    def _lost_elsewhere(
-        self, agent: AgentId, run: Run, attempt: Attempt, key: messages.TaskId
-    ) -> list[tuple[RunId, inputs.Input]]:
-        text = f"{attempt.agent_name} moved to another server while the step ran"
+    def _lost_elsewhere(self, agent: AgentId, attempt: HeldAttempt) -> list[_Report]:
+        return self._lost_now_or_later(
+            agent, attempt, f"{attempt.agent_name} moved to another server while the step ran"
+        )
+
+    def _lost_now_or_later(self, agent: AgentId, attempt: HeldAttempt, text: str) -> list[_Report]:
+        """Reports an attempt as lost: at once, or when its lease has ended, because nothing else will say that it has ended."""
         cause = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
-        if attempt.lease_ms:
-            self._lose_later(agent, run, attempt, key, cause)
-            return []
-        return [(run.id, _lost(agent, key, cause))]
+        if not attempt.lease_over_ms:
+            return [_lost(agent, attempt, cause)]
+        key = _key(attempt)
+        if key not in self._doubtful:
+            loop = asyncio.get_running_loop()
+            delay_s = attempt.lease_over_ms / 1000
+            self._doubtful[key] = loop.call_later(delay_s, self._lose_doubtful, agent, attempt, cause)
+        return []
 
-    def _lose_doubtful(self, agent: AgentId, run: RunId, key: messages.TaskId, cause: Reason) -> None:
-        del self._doubtful[key]
-        self._driver.submit([(run, _lost(agent, key, cause))])
+    def _lose_doubtful(self, agent: AgentId, attempt: HeldAttempt, cause: Reason) -> None:
+        del self._doubtful[_key(attempt)]
+        self._attempts.report([_lost(agent, attempt, cause)])
 
     def lose(self, agent: AgentId, text: str, code: ReasonCode) -> None:
         """Marks all attempts of a revoked agent as lost, except those with a lease: they are lost when that has ended."""
-        lost: list[tuple[RunId, inputs.Input]] = []
-        for run, attempt, key in self._taken(self._state.placement.server(agent)):
-            if attempt.lease_ms:
+        lost: list[_Report] = []
+        for attempt in self._attempts.open_attempts(agent):
+            if attempt.lease_over_ms:
                 continue
             cause = reason(code, f"server {attempt.agent_name}: {text}", agent=attempt.agent_name)
-            lost.append((run.id, _lost(agent, key, cause)))
+            lost.append(_lost(agent, attempt, cause))
         if lost:
-            self._driver.submit(lost)
+            self._attempts.report(lost)
 
     # Attempts ---------------------------------------------------------------------------------------------------------
-
-    def _taken(self, server: Server) -> Iterator[tuple[Run, Attempt, messages.TaskId]]:
-        for name in server.taken:
-            run = self._state.runs.get(name.run)
-            attempt = run.attempt(name.job, name.step, name.number) if run is not None else None
-            if run is not None and attempt is not None and attempt.is_open:
-                yield run, attempt, messages.TaskId(name, attempt.epoch)
 
     def received(
         self,
@@ -305,44 +261,39 @@ class AgentHandler:
         durable: Callable[[], None],
     ) -> None:
         """See `ports.AgentListener`."""
-        accepted: list[tuple[RunId, inputs.Input]] = []
+        accepted: list[_Report] = []
         for report in reports:
-            run_id = report.key.attempt.run
-            if run_id in self._state.stalled:
+            name = report.key.attempt
+            if self._attempts.is_stalled(name.run):
                 # The agent keeps the result until the run can accept it. Acknowledgements are cumulative, so this session
                 # gets no more of them; reports that are accepted meanwhile are sent again and ignored then.
                 self._unacknowledged.add(agent)
-            elif not self._is_holder(agent, report.key):
+                continue
+            attempt = self._attempts.find(name)
+            # Under any lease: a report with an old one is evidence. A false report must not even become that.
+            if attempt is None or attempt.agent != agent:
                 self._link.reject(
                     agent, "WF215", f"report about {display_name(report.key)}: the agent does not have it"
                 )
-            elif run_id in self._state.runs and self._knows_nothing(agent, report):
-                run, key = self._state.runs[run_id], report.key
-                attempt = run.attempt(key.attempt.job, key.attempt.step, key.attempt.number)
-                assert attempt is not None, "its lease was compared"
-                accepted.extend(self._lost_elsewhere(agent, run, attempt, key))
+            elif self._knows_nothing(agent, report, attempt):
+                accepted.extend(self._lost_elsewhere(agent, attempt))
             else:
                 if isinstance(report, messages.Finished):
-                    self._outputs.finished(agent, report.key, report.output_bytes)
-                if run_id in self._state.runs:
-                    accepted.append((run_id, _report(agent, report)))
-                elif isinstance(report, messages.Finished):
-                    self._driver.record_evidence(run_id, _report(agent, report))
-        self._driver.submit(accepted, _do_not_acknowledge if agent in self._unacknowledged else durable)
+                    self._outputs.finished(agent, attempt, report)
+                accepted.append((name.run, _report(agent, report)))
+        self._attempts.report(accepted, _do_not_acknowledge if agent in self._unacknowledged else durable)
 
-    def _is_holder(self, agent: AgentId, key: messages.TaskId) -> bool:
-        """Whether the attempt is or was the agent's, under any lease. A false report must not even become evidence."""
-        attempt = self._driver.attempt(key.attempt)
-        return attempt is not None and attempt.agent == agent
-
-    def _knows_nothing(self, agent: AgentId, report: messages.Started | messages.Finished) -> bool:
+    def _knows_nothing(
+        self, agent: AgentId, report: messages.Started | messages.Finished, attempt: HeldAttempt
+    ) -> bool:
         """Whether the report says nothing, because its attempt ran on the server that the key belonged to before."""
-        if not isinstance(report, messages.Finished) or report.outcome not in (Outcome.LOST, Outcome.REFUSED):
-            return False
-        run = self._state.run_of_open_attempt(agent, report.key)
-        name = report.key.attempt
-        attempt = run.attempt(name.job, name.step, name.number) if run is not None else None
-        return attempt is not None and self._was_elsewhere(agent, attempt)
+        return (
+            isinstance(report, messages.Finished)
+            and report.outcome in (Outcome.LOST, Outcome.REFUSED)
+            and attempt.is_open
+            and attempt.epoch == report.key.epoch
+            and self._was_elsewhere(agent, attempt)
+        )
 
     def output(self, agent: AgentId, output: messages.Output) -> None:
         """See `ports.AgentListener`."""
@@ -353,28 +304,23 @@ class AgentHandler:
         self._files.file_requested(agent, request)
 
 
-def _lease_over_ms(run: Run, attempt: Attempt, key: messages.TaskId) -> int:
-    """How long after the daemon's last confirmation an attempt with a lease has certainly ended."""
-    step = run.jobs_by_id[key.attempt.job].steps_by_id[key.attempt.step]
-    return leases.over_after_ms(attempt.lease_ms, step.plan.stop.grace_ms)
+def _key(attempt: HeldAttempt) -> messages.TaskId:
+    return messages.TaskId(attempt.name, attempt.epoch)
 
 
 def _do_not_acknowledge() -> None:
     """Takes the place of the acknowledgement after a report that was not accepted."""
 
 
-def _lost(agent: AgentId, key: messages.TaskId, cause: Reason) -> inputs.TaskLost:
-    return inputs.TaskLost(
-        job=key.attempt.job,
-        step=key.attempt.step,
-        attempt=key.attempt.number,
-        epoch=key.epoch,
-        agent=agent,
-        reason=cause,
+def _lost(agent: AgentId, attempt: HeldAttempt, cause: Reason) -> _Report:
+    name = attempt.name
+    lost = inputs.TaskLost(
+        job=name.job, step=name.step, attempt=name.number, epoch=attempt.epoch, agent=agent, reason=cause
     )
+    return name.run, lost
 
 
-def _report(agent: AgentId, report: messages.Started | messages.Finished) -> inputs.Input:
+def _report(agent: AgentId, report: messages.Started | messages.Finished) -> inputs.TaskReport:
     key = report.key
     if isinstance(report, messages.Started):
         return inputs.TaskStarted(

@@ -33,7 +33,6 @@ from waterflowd import ports
 from waterflowd.engine import Run, commands, events, fold, inputs
 from waterflowd.engine.decide import decide
 from waterflowd.engine.rules import approvals
-from waterflowd.engine.state.blocks import Attempt
 from waterflowd.host import child_runs
 from waterflowd.host.batch import BatchBuilder
 from waterflowd.host.feed import Feed
@@ -282,15 +281,6 @@ class Driver:
             batch.record_evidence(run, evidence)
 
         self._submit(apply)
-
-    def attempt(self, name: AttemptId) -> Attempt | None:
-        """The attempt of this name, in an open or a completed run; None if there is none."""
-        run = self.find(name.run)
-        return run.attempt(name.job, name.step, name.number) if run is not None else None
-
-    def find(self, run_id: RunId) -> Run | None:
-        """The run, open or completed; None if there is none. `run_id` may come from anywhere."""
-        return self._queries.find(self.state.runs, run_id)
 
     def keep(self, stream: StreamName, facts: Sequence[Any]) -> None:
         """Records findings of the host itself in the next batch, or as soon as they can be written."""

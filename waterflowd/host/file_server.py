@@ -14,8 +14,6 @@ from collections import Counter
 from waterflow_agent.errors import Retryable, WaterflowError
 from waterflow_agent.wire import messages
 from waterflowd import ports
-from waterflowd.engine.rules import checkout
-from waterflowd.host.live_state import LiveState
 from waterflowd.model.ids import AgentId
 from waterflowd.model.records import Checkout
 
@@ -29,8 +27,8 @@ RETRY_MS = 1_000
 class FileServer:
     """Answers the agents' file requests."""
 
-    def __init__(self, state: LiveState, files: ports.RevisionFiles, link: ports.Link) -> None:
-        self._state = state
+    def __init__(self, attempts: ports.Attempts, files: ports.RevisionFiles, link: ports.Link) -> None:
+        self._attempts = attempts
         self._files = files
         self._link = link
         self._open: Counter[AgentId] = Counter()
@@ -38,7 +36,7 @@ class FileServer:
 
     def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
         """An agent requests files."""
-        found = self._checkout(agent, request.key)
+        found = self._attempts.checkout(agent, request.key)
         if found is None:
             # Usually the attempt has just ended.
             text = "the attempt that needs the files is not open on this server"
@@ -90,7 +88,3 @@ class FileServer:
         return await self._files.pieces(
             found.repository, blobs, max(request.offset, 0), messages.FILE_RESPONSE_BYTES_MAX
         )
-
-    def _checkout(self, agent: AgentId, key: messages.TaskId) -> Checkout | None:
-        run = self._state.run_of_open_attempt(agent, key)
-        return None if run is None else checkout.of_job(run, run.jobs_by_id[key.attempt.job])

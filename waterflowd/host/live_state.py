@@ -21,7 +21,7 @@ from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.host.child_runs import ChildRunRegistry
 from waterflowd.host.timers import Timers
-from waterflowd.model.ids import AgentId, JobId, RunId
+from waterflowd.model.ids import JobId, RunId
 from waterflowd.model.plan import Plan
 from waterflowd.model.records import StartRequest
 
@@ -71,15 +71,6 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     #: The lease of attempts that need one (engine/rules/leases.py).
     lease_ms: int = leases.LEASE_MS_MIN
-
-    def run_of_open_attempt(self, agent: AgentId, key: messages.TaskId) -> Run | None:
-        """The run of an open attempt that the agent holds under this lease; None for any other attempt."""
-        name = key.attempt
-        run = self.runs.get(name.run)
-        attempt = run.attempt(name.job, name.step, name.number) if run is not None else None
-        if attempt is None or not attempt.is_open or attempt.agent != agent or attempt.epoch != key.epoch:
-            return None
-        return run
 
     def offers(self, run: Run, command: commands.SendTask) -> list[messages.Offer]:
         """The offer of an attempt; empty while a secret is being read, in which case the offer is made later."""

@@ -21,10 +21,8 @@ from waterflow_agent.display import missing_line
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.access.repository_quotas import RepositoryQuotas
-from waterflowd.engine.state.blocks import Attempt
 from waterflowd.model.ids import AttemptId
-from waterflowd.model.records import CUT_STREAM, OutputPiece
-from waterflowd.model.statuses import AttemptStatus
+from waterflowd.model.records import CUT_STREAM, HeldAttempt, OutputPiece
 
 logger = logging.getLogger("waterflow.host")
 
@@ -67,26 +65,22 @@ class OutputAdmission:
         self._has_forgotten = False
         self._cuts: OrderedDict[AttemptId, _Cut] = OrderedDict()
 
-    def pieces(self, repository: str | None, attempt: Attempt, output: messages.Output) -> list[OutputPiece]:
+    def pieces(self, attempt: HeldAttempt, output: messages.Output) -> list[OutputPiece]:
         """The pieces to store: those of the message, none of them, or the mark of a log that was cut off."""
-        name, offset = output.key.attempt, output.offset
+        name, repository, offset = attempt.name, attempt.repository, output.offset
         size = sum(len(chunk.data) for chunk in output.chunks)
         if name not in self._ends and name not in self._cuts:
-            self._look_up(name, attempt, offset)
+            self._look_up(attempt, offset)
         cut = self._cuts.get(name)
         if cut is None and self._is_admitted(repository, name, offset, size):
             return _pieces(output)
         if cut is None:
             cut = self._cut(repository, name)
         cut.seen = max(cut.seen, offset + size)
-        if attempt.status is AttemptStatus.FINISHED and cut.total is None:
+        if not attempt.is_open and cut.total is None:
             # Without a report of the agent, the size is unknown.
             cut.total = attempt.output_bytes or cut.seen
         return self._mark(cut)
-
-    def is_cut(self, name: AttemptId) -> bool:
-        """Whether the attempt's log was cut off."""
-        return name in self._cuts
 
     def finished(self, name: AttemptId, total: int) -> list[OutputPiece]:
         """Notes the size of the attempt's whole log; returns the mark if it was cut off and is complete now."""
@@ -112,9 +106,10 @@ class OutputAdmission:
         elif cut is not None and size == cut.at:
             cut.is_marked = False
 
-    def _look_up(self, name: AttemptId, attempt: Attempt, offset: int) -> None:
+    def _look_up(self, attempt: HeldAttempt, offset: int) -> None:
         """Learns where the log ends. That of a new attempt, the usual case, needs no reading."""
-        if offset == 0 and not self._has_forgotten and (attempt.dispatched_at or 0) >= self._began_at:
+        name = attempt.name
+        if offset == 0 and not self._has_forgotten and attempt.dispatched_at >= self._began_at:
             self._end(name, 0)
             return
         size = self._logs.size(name)

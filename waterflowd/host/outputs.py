@@ -15,12 +15,10 @@ from collections import Counter
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflowd import ports
-from waterflowd.engine.state.blocks import Attempt
-from waterflowd.host.driver import Driver
 from waterflowd.host.feed import Feed
 from waterflowd.host.output_admission import OutputAdmission
 from waterflowd.model.ids import AgentId
-from waterflowd.model.records import OutputAppend, OutputPiece
+from waterflowd.model.records import HeldAttempt, OutputAppend, OutputPiece
 
 logger = logging.getLogger("waterflow.host")
 
@@ -40,13 +38,18 @@ class OutputCollector:
     """Collects output and writes it."""
 
     def __init__(
-        self, driver: Driver, logs: ports.OutputLogs, link: ports.Link, feed: Feed, clock: ports.Clock
+        self,
+        attempts: ports.Attempts,
+        admission: OutputAdmission,
+        logs: ports.OutputWriter,
+        link: ports.Link,
+        feed: Feed,
     ) -> None:
-        self._driver = driver
+        self._attempts = attempts
+        self._admission = admission
         self._logs = logs
         self._link = link
         self._feed = feed
-        self._admission = OutputAdmission(driver.state.quotas, logs, clock, driver.keep_counters)
         self._waiting: list[tuple[AgentId, messages.TaskId, OutputAppend]] = []
         self._waiting_bytes: Counter[AgentId] = Counter()
         #: Attempts of which some output was dropped since the last write.
@@ -57,10 +60,9 @@ class OutputCollector:
         """An agent has sent output."""
         key = output.key
         size = sum(len(chunk.data) for chunk in output.chunks)
-        run = self._driver.find(key.attempt.run)
-        attempt = run.attempt(key.attempt.job, key.attempt.step, key.attempt.number) if run is not None else None
-        fault = self._fault(agent, key, attempt, output.offset, size)
-        if fault or run is None or attempt is None:
+        attempt = self._attempts.find(key.attempt)
+        fault = _fault(agent, key, attempt, output.offset, size)
+        if fault or attempt is None:
             self._link.reject(agent, "WF215", f"output of {display_name(key)}: {fault}")
             self._link.send(agent, [messages.OutputAck(key, max(output.offset, 0) + size)])
             return
@@ -72,28 +74,20 @@ class OutputCollector:
             return
         # Empty messages and chunks are not free either.
         self._waiting_bytes[agent] += size + _OVERHEAD_BYTES * (1 + len(output.chunks))
-        self._collect(agent, key, self._admission.pieces(run.repository, attempt, output))
+        self._collect(agent, key, self._admission.pieces(attempt, output))
 
-    def finished(self, agent: AgentId, key: messages.TaskId, size: int) -> None:
-        """The agent has reported the end of the attempt, whose whole output log has `size` bytes."""
-        if not self._admission.is_cut(key.attempt):
-            return
-        attempt = self._driver.attempt(key.attempt)
+    def finished(self, agent: AgentId, attempt: HeldAttempt, report: messages.Finished) -> None:
+        """The agent has reported the end of its attempt, and with it the size of the whole output log."""
+        key = report.key
         # Under another lease it was another log.
-        if attempt is not None and attempt.epoch == key.epoch:
-            pieces = self._admission.finished(key.attempt, size)
+        if attempt.epoch == key.epoch:
+            pieces = self._admission.finished(key.attempt, report.output_bytes)
             if pieces:
                 self._collect(agent, key, pieces)
 
     def _collect(self, agent: AgentId, key: messages.TaskId, pieces: list[OutputPiece]) -> None:
         self._waiting.append((agent, key, OutputAppend(attempt=key.attempt, pieces=pieces)))
         self._wake.set()
-
-    def _fault(self, agent: AgentId, key: messages.TaskId, attempt: Attempt | None, offset: int, size: int) -> str:
-        """Why the output cannot be stored; empty if it can."""
-        if attempt is None or attempt.agent != agent or attempt.epoch != key.epoch:
-            return "the agent does not have this attempt"
-        return "" if 0 <= offset <= LOG_BYTES_MAX - size else "the offset is beyond the size limit of a log"
 
     async def run(self) -> None:
         """Writes output until it is cancelled."""
@@ -131,6 +125,13 @@ class OutputCollector:
             for append, size in zip(appends, sizes, strict=True):
                 self._admission.not_stored(append.attempt, size)
         return sizes
+
+
+def _fault(agent: AgentId, key: messages.TaskId, attempt: HeldAttempt | None, offset: int, size: int) -> str:
+    """Why the output cannot be stored; empty if it can."""
+    if attempt is None or not attempt.is_of(agent, key.epoch):
+        return "the agent does not have this attempt"
+    return "" if 0 <= offset <= LOG_BYTES_MAX - size else "the offset is beyond the size limit of a log"
 
 
 def display_name(key: messages.TaskId) -> str:

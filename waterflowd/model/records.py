@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from waterflowd.model.ids import AttemptId, RunId, StreamName
+from waterflowd.model.ids import AgentId, AttemptId, RunId, StreamName
 from waterflowd.model.reasons import Reason
 from waterflowd.model.statuses import FAILURES, Conclusion, Status
 
@@ -199,6 +199,31 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
     hashes: dict[str, str] = {}
     #: Other trigger keys under which the same request may have started its run already.
     earlier_keys: tuple[str, ...] = ()
+
+
+class HeldAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt that an agent has or had, by the recorded facts."""
+
+    name: AttemptId
+    epoch: int
+    agent: AgentId
+    #: The name and boot of the server to which it was dispatched, and when, in ms.
+    agent_name: str
+    boot_id: str
+    dispatched_at: int
+    #: The repository of its run; None for a workflow that was sent to the API.
+    repository: str | None
+    is_open: bool
+    #: The agent has reported its start.
+    is_started: bool
+    #: Size of its whole output log by the report of its end, in bytes; 0 without one.
+    output_bytes: int
+    #: How long after the last confirmation an attempt with a lease has certainly ended, in ms; 0 for one without a lease.
+    lease_over_ms: int
+
+    def is_of(self, agent: AgentId, epoch: int) -> bool:
+        """Whether the agent has or had it under this lease."""
+        return self.agent == agent and self.epoch == epoch
 
 
 class Checkout(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.host.agents import AgentHandler
+from waterflowd.host.attempts import LiveAttempts
 from waterflowd.host.child_run_starter import ChildRunStarter
 from waterflowd.host.child_runs import ChildRunRegistry
 from waterflowd.host.driver import Driver
@@ -32,6 +33,7 @@ from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
 from waterflowd.host.file_server import FileServer
 from waterflowd.host.live_state import LiveState, Lower, MissingSecrets, all_missing
+from waterflowd.host.output_admission import OutputAdmission
 from waterflowd.host.outputs import OutputCollector
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
@@ -179,15 +181,28 @@ class HostHarness:
             lease_ms=leases.lease_ms(LOST_AFTER_MS),
         )
         self.driver = Driver(self.state, self.log, self.link, self.clock, self.feed, self.queries)
-        self.outputs = OutputCollector(self.driver, self.output_logs, self.link, self.feed, self.clock)
-        self.files = FileServer(self.state, MemoryFiles(trees), self.link)
+        attempts = self.attempts = LiveAttempts(self.driver, self.queries)
+        self.outputs = self.output_collector(self.output_logs)
+        self.files = FileServer(attempts, MemoryFiles(trees), self.link)
         self.agents = AgentHandler(
-            self.driver, self.link, self.clock, outputs=self.outputs, files=self.files, lost_after_ms=LOST_AFTER_MS
+            attempts,
+            self.state.placement,
+            self.registry,
+            self.link,
+            self.clock,
+            outputs=self.outputs,
+            files=self.files,
+            lost_after_ms=LOST_AFTER_MS,
         )
         self.enrollment = EnrollmentService(self.registry, self.driver, self.agents, self.link, self.clock, agent_id)
         self.workflows = MemoryChildWorkflows()
         self.starter = ChildRunStarter(self.driver, self.workflows)
         self._tasks: list[asyncio.Task[None]] = []
+
+    def output_collector(self, logs: MemoryOutputLogs) -> OutputCollector:
+        """A collector of output that writes to these logs."""
+        admission = OutputAdmission(self.state.quotas, logs, self.clock, self.driver.keep_counters)
+        return OutputCollector(self.attempts, admission, logs, self.link, self.feed)
 
     async def __aenter__(self) -> HostHarness:
         self.driver.recover()

@@ -25,6 +25,7 @@ from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.host.agents import AgentHandler
+from waterflowd.host.attempts import LiveAttempts
 from waterflowd.host.child_run_starter import ChildRunStarter
 from waterflowd.host.child_runs import ChildRunRegistry
 from waterflowd.host.driver import Driver
@@ -33,6 +34,7 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.file_server import FileServer
 from waterflowd.host.identities import AgentIdentities
 from waterflowd.host.live_state import LiveState
+from waterflowd.host.output_admission import OutputAdmission
 from waterflowd.host.outputs import OutputCollector
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
@@ -129,11 +131,21 @@ class Daemon:
         )
         self.driver = Driver(self.live_state, log, link, clock, self.feed, queries)
         secrets.reader.changed = self.driver.secrets_read
-        outputs = OutputCollector(
-            self.driver, OutputLogs(environment, self.process, environment.outputs), link, self.feed, clock
+        attempts = LiveAttempts(self.driver, queries)
+        output_logs = OutputLogs(environment, self.process, environment.outputs)
+        admission = OutputAdmission(self.live_state.quotas, output_logs, clock, self.driver.keep_counters)
+        outputs = OutputCollector(attempts, admission, output_logs, link, self.feed)
+        files = FileServer(attempts, MemoryFiles(environment.tree), link)
+        self.agents = AgentHandler(
+            attempts,
+            self.live_state.placement,
+            registry,
+            link,
+            clock,
+            outputs=outputs,
+            files=files,
+            lost_after_ms=LOST_AFTER_MS,
         )
-        files = FileServer(self.live_state, MemoryFiles(environment.tree), link)
-        self.agents = AgentHandler(self.driver, link, clock, outputs=outputs, files=files, lost_after_ms=LOST_AFTER_MS)
         enrollment = self.enrollment = EnrollmentService(registry, self.driver, self.agents, link, clock)
         identities = AgentIdentities(registry, self.live_state.placement, self.driver, clock)
         silent: logging.Logger = _Silent()  # type: ignore[assignment]

@@ -187,9 +187,7 @@ async def test_after_a_restart_the_agent_sends_again_what_follows_the_cut() -> N
         used = host.state.quotas.uses(None, host.clock.at)[0].used
     second = HostHarness(first.log, first.clock, limits=RepositoryLimits(output_bytes_per_hour=LIMIT))
     second.output_logs = first.output_logs
-    second.outputs = outputs_module.OutputCollector(
-        second.driver, second.output_logs, second.link, second.feed, second.clock
-    )
+    second.outputs = second.output_collector(second.output_logs)
     second.agents._outputs = second.outputs
     async with second as host:
         again = Printing(host, printing.agent, [printing.flood, printing.quiet])
@@ -204,7 +202,7 @@ async def test_after_a_restart_the_agent_sends_again_what_follows_the_cut() -> N
         assert again.log(again.quiet) == text(2_000)
     third = HostHarness(first.log, first.clock, limits=RepositoryLimits(output_bytes_per_hour=100 * LIMIT))
     third.output_logs = first.output_logs
-    third.outputs = outputs_module.OutputCollector(third.driver, third.output_logs, third.link, third.feed, third.clock)
+    third.outputs = third.output_collector(third.output_logs)
     third.agents._outputs = third.outputs
     async with third as host:
         late = Printing(host, printing.agent, [printing.flood, printing.quiet])

@@ -389,6 +389,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "a report is acknowledged before its commit",
     ),
     Mutant(
+        f"{_AGENTS}:AgentHandler._recorded",
+        "self._unacknowledged.add(agent)",
+        "pass",
+        "a report that stalls its run is acknowledged",
+        "tests.unit.host.test_doubt:test_a_report_that_stalls_its_run_is_not_acknowledged",
+    ),
+    Mutant(
         "waterflowd.host.attempts:LiveAttempts.has_job_ended",
         "job.status is Status.COMPLETED",
         "True",

@@ -281,7 +281,14 @@ class AgentHandler:
                 if isinstance(report, messages.Finished):
                     self._outputs.finished(agent, attempt, report)
                 accepted.append((name.run, _report(agent, report)))
-        self._attempts.report(accepted, _do_not_acknowledge if agent in self._unacknowledged else durable)
+        self._attempts.report(accepted, lambda: self._recorded(agent, accepted, durable))
+
+    def _recorded(self, agent: AgentId, reports: Sequence[_Report], durable: Callable[[], None]) -> None:
+        """Acknowledges reports, unless one has stalled its run: it was not recorded, so the agent must keep it."""
+        if any(self._attempts.is_stalled(run) for run, _ in reports):
+            self._unacknowledged.add(agent)
+        if agent not in self._unacknowledged:
+            durable()
 
     def _knows_nothing(
         self, agent: AgentId, report: messages.Started | messages.Finished, attempt: HeldAttempt
@@ -306,10 +313,6 @@ class AgentHandler:
 
 def _key(attempt: HeldAttempt) -> messages.TaskId:
     return messages.TaskId(attempt.name, attempt.epoch)
-
-
-def _do_not_acknowledge() -> None:
-    """Takes the place of the acknowledgement after a report that was not accepted."""
 
 
 def _lost(agent: AgentId, attempt: HeldAttempt, cause: Reason) -> _Report:

@@ -7,7 +7,9 @@ import pytest
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import AttemptState
-from waterflowd.engine import events
+from waterflowd.engine import Run, events, inputs
+from waterflowd.engine.step import Progress, step
+from waterflowd.host import turn
 from waterflowd.model.ids import RunId
 from waterflowd.model.statuses import Conclusion
 from waterflowd.testing.host import HostHarness
@@ -61,6 +63,33 @@ async def test_nothing_is_acknowledged_behind_a_report_of_a_stalled_run_until_th
         await host.settle()
         assert acknowledged == ["first"]
         assert third.id in host.state.runs
+
+
+async def test_a_report_that_stalls_its_run_is_not_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its facts are not recorded, so the agent must keep the result, and all that it sends in this session after it."""
+    async with HostHarness() as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
+        bad, good = await host.start(), await host.start()
+        keys = {key.attempt.run: key for key in host.link.offers()}
+
+        def broken(run: Run, item: inputs.Input, now: int) -> Progress:
+            if run.id == bad.id and isinstance(item, inputs.TaskFinished):
+                raise RuntimeError("a bug")
+            return step(run, item, now)
+
+        monkeypatch.setattr(turn, "step", broken)
+        acknowledged: list[str] = []
+
+        host.finished(agent, keys[bad.id], lambda: acknowledged.append("bad"))
+        host.finished(agent, keys[good.id], lambda: acknowledged.append("good"))
+        await host.settle()
+
+        assert "a bug" in host.state.stalled[bad.id]
+        found = host.log.run(good.id)
+        assert found is not None
+        assert found.conclusion is Conclusion.SUCCESS, "the other run continues"
+        assert acknowledged == []
 
 
 async def test_a_failing_task_delays_one_run_and_not_its_agent() -> None:

@@ -342,7 +342,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "reports of a failed batch are dropped",
     ),
     Mutant(f"{_DRIVER}:Driver._resume", "if run_ids:", "if False:", "no slots are requested after a restart"),
-    Mutant(f"{_DRIVER}:Driver._start", "batch.contents.keys[key] = run_id", "pass", "a key starts two runs"),
+    Mutant(f"{_DRIVER}:Driver._reserve", "batch.contents.keys[key] = run_id", "pass", "a key starts two runs"),
     Mutant(
         f"{_DRIVER}:Driver.settle",
         "self._submit(lambda batch: batch.settled.add(agent), call)",

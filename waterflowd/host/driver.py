@@ -75,6 +75,15 @@ class _Item(msgspec.Struct, frozen=True):
     failed: Callable[[WaterflowError], None] | None
 
 
+class ReservedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that another engine will host: its id and first input, which are decided for good."""
+
+    run: RunId
+    plan: bytes
+    start: inputs.StartRun
+    at: int
+
+
 class Driver:
     """See the file's docstring. Implements `ports.Runs`."""
 
@@ -377,10 +386,30 @@ class Driver:
         """See `ports.Runs`."""
         await self._commit(lambda batch: batch.record(stream, facts))
 
+    async def reserve(self, requests: Sequence[StartRequest]) -> list[ReservedRun]:
+        """Records ids, numbers and trigger keys of runs that another engine hosts; checks the requests as `start` does.
+
+        A key that was reserved earlier gives the same id: its run may not have been started, because the daemon ended.
+        """
+        hashed = [await self._with_hashes(request) for request in requests]
+
+        def apply(batch: BatchBuilder) -> list[ReservedRun]:
+            self._admit(batch, hashed)
+            return [self._reserve(batch, request, self._known(batch, request)) for request in hashed]
+
+        reserved: list[ReservedRun] = await self._commit(apply)
+        return reserved
+
     def _start_all(
         self, batch: BatchBuilder, requests: Sequence[StartRequest], record: Callable[[], None] = lambda: None
     ) -> list[RunId]:
         """Starts all runs and records the facts, or raises before anything is in the batch."""
+        self._admit(batch, requests)
+        record()
+        return [self._known(batch, request) or self._start(batch, request) for request in requests]
+
+    def _admit(self, batch: BatchBuilder, requests: Sequence[StartRequest]) -> None:
+        """Checks the requests, and counts those that have not started a run yet."""
         for request in requests:
             self._check(request)
         fresh = [request for request in requests if self._known(batch, request) is None]
@@ -389,8 +418,6 @@ class Driver:
         if fresh:
             self._check_open_runs(fresh)
             self.state.quotas.take_runs(fresh, self._clock.now(), batch.contents.counters)
-        record()
-        return [self._known(batch, request) or self._start(batch, request) for request in requests]
 
     def _check_open_runs(self, fresh: Sequence[StartRequest]) -> None:
         """Refuses starts beyond the limit. A repository may have as many open runs as it leaves to others, or one."""
@@ -430,37 +457,41 @@ class Driver:
         return None
 
     def _start(self, batch: BatchBuilder, request: StartRequest) -> RunId:
+        reserved, key = self._reserve(batch, request), request.trigger.key
+        run_id = reserved.run
+        self.state.runs[run_id] = Run(run_id, self._decode(reserved.start.plan_hash, request.plan))
+        batch.feed(run_id, reserved.start)
+        if key is not None and run_id not in batch.touched:
+            # A bug prevented the run's first event, so the key has started nothing.
+            del batch.contents.keys[key]
+        return run_id
+
+    def _reserve(self, batch: BatchBuilder, request: StartRequest, known: RunId | None = None) -> ReservedRun:
+        """Puts the id, the number and the trigger key of a run into the batch. `known` is the id if it is decided already."""
         key = request.trigger.key
         plan_hash = plan.content_hash(request.plan)
         compiled = self._decode(plan_hash, request.plan)
-        run_id = ids.run_id(self._clock.now(), secrets.randbits(80))
+        run_id = known or ids.run_id(self._clock.now(), secrets.randbits(80))
         counter = f"{request.repository or ''}:{compiled.path}"
         counters = batch.contents.counters
         number = counters[counter] = (counters.get(counter) or self._log.counter(counter)) + 1
         batch.contents.plans[plan_hash] = request.plan
         if key is not None:
             batch.contents.keys[key] = run_id
-        self.state.runs[run_id] = Run(run_id, compiled)
-        batch.feed(
-            run_id,
-            inputs.StartRun(
-                plan_hash=plan_hash,
-                number=number,
-                trigger=request.trigger,
-                repository=request.repository,
-                revision=request.revision,
-                inputs=request.inputs,
-                vars=request.vars,
-                rerun_of=request.rerun_of,
-                reused=request.reused,
-                hashes=request.hashes,
-                environments=self.state.policies(request, compiled),
-            ),
+        start = inputs.StartRun(
+            plan_hash=plan_hash,
+            number=number,
+            trigger=request.trigger,
+            repository=request.repository,
+            revision=request.revision,
+            inputs=request.inputs,
+            vars=request.vars,
+            rerun_of=request.rerun_of,
+            reused=request.reused,
+            hashes=request.hashes,
+            environments=self.state.policies(request, compiled),
         )
-        if key is not None and run_id not in batch.touched:
-            # A bug prevented the run's first event, so the key has started nothing.
-            del batch.contents.keys[key]
-        return run_id
+        return ReservedRun(run=run_id, plan=request.plan, start=start, at=self._clock.now())
 
     async def start_child_run(self, attempt: AttemptId, request: StartRequest) -> None:
         """Starts an attempt's child run and reports it to the parent, in one transaction; nothing if no longer requested.

@@ -14,6 +14,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ from waterflowd.model.ids import JobId, RunId
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import RunSummary
 from waterflowd.temporal import facts, messages, orders, run_commands
+
+logger = logging.getLogger("waterflow.temporal")
 
 #: The prefix of the streams of runs.
 PREFIX = "run/"
@@ -124,9 +127,22 @@ class RunTurns:
         self._access = access
         self._lost_after_ms = lost_after_ms
         self._runs: OrderedDict[str, _Live] = OrderedDict()
+        #: Runs whose last turn on this daemon has failed, with the reason.
+        self.failing: dict[RunId, str] = {}
 
     async def __call__(self, request: messages.TurnRequest) -> messages.TurnResult:
         """See `messages.Turn`."""
+        run_id = RunId(request.stream.removeprefix(PREFIX))
+        try:
+            result = self._turn(request)
+        except Exception as error:
+            logger.error("a turn of run %s failed; other runs continue", run_id, exc_info=error, extra={"run": run_id})
+            self.failing[run_id] = f"stalled after event {request.seq}: {error}"
+            raise
+        self.failing.pop(run_id, None)
+        return result
+
+    def _turn(self, request: messages.TurnRequest) -> messages.TurnResult:
         # Whatever happens now, it is no longer valid for what it was.
         live = self._runs.pop(request.stream, None)
         if request.past is not None:
@@ -284,7 +300,7 @@ class RunTurns:
         run = live.run
         issued = [*run_commands.carried_out(run, result.commands, self._lost_after_ms), *result.others]
         if run.seq and (request.begins or not _INDEXED.isdisjoint(map(type, result.facts))):
-            issued += _row(run)
+            issued += _announced(summary(run))
         row = summary(run) if run.seq else None
         for identifier, error in result.updates.items():
             answer = Answer(row=row) if error is None else Answer(refusal=_refusal(error))
@@ -390,18 +406,23 @@ def _refusal(error: Rejected) -> Refusal:
     return Refusal(code=error.code, text=error.text, where=error.where or "", status=error.status)
 
 
-def _row(run: Run) -> list[messages.AnyCommand]:
-    """The run's row, sealed, and what Temporal can search for, readable."""
+def attributes(row: RunSummary) -> dict[str, str | int]:
+    """What Temporal can search for, readable for everyone who may use the namespace."""
     values: dict[str, str | int | None] = {
-        "WaterflowRepository": run.repository,
-        "WaterflowPath": run.plan.path,
-        "WaterflowStatus": run.status.value,
-        "WaterflowConclusion": run.conclusion.value if run.conclusion is not None else None,
-        "WaterflowTrigger": run.trigger.kind.value,
-        "WaterflowRevision": run.revision,
-        "WaterflowNumber": run.number,
+        "WaterflowRepository": row.repository,
+        "WaterflowPath": row.path,
+        "WaterflowStatus": row.status.value,
+        "WaterflowConclusion": row.conclusion.value if row.conclusion is not None else None,
+        "WaterflowTrigger": row.trigger.kind.value,
+        "WaterflowRevision": row.revision,
+        "WaterflowNumber": row.number,
     }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _announced(row: RunSummary) -> list[messages.AnyCommand]:
+    """The row, sealed, and what Temporal can search for."""
     return [
-        messages.SetAttributes(values={name: value for name, value in values.items() if value is not None}),
-        messages.SetMemo(name=ROW_MEMO, content=ROWS.pack(summary(run))),
+        messages.SetAttributes(values=attributes(row)),
+        messages.SetMemo(name=ROW_MEMO, content=ROWS.pack(row)),
     ]

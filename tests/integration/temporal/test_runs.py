@@ -1,0 +1,269 @@
+"""Runs on Temporal's real server: started, requested, read and listed as a daemon does it, with a gateway without agents."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pytest
+from temporalio.client import Client
+from temporalio.worker import Replayer
+
+from tests.integration.temporal.gateway import AGENT, Gateway
+from tests.integration.temporal.server import Namespace
+from tests.patience import PATIENCE_S
+from waterflow_agent.errors import Rejected
+from waterflowd.access.policy import AccessPolicy
+from waterflowd.engine import Run, events
+from waterflowd.host.history import LogHistory
+from waterflowd.model.ids import RunId, StreamName, run_stream
+from waterflowd.model.records import RunFilter, RunSummary
+from waterflowd.model.statuses import Conclusion, Status
+from waterflowd.reconcile import events as repository_events
+from waterflowd.temporal import shell
+from waterflowd.temporal.history import TemporalHistory
+from waterflowd.temporal.run_reader import TemporalRunReader
+from waterflowd.temporal.run_turns import RunTurns
+from waterflowd.temporal.runs import TemporalRuns
+from waterflowd.temporal.streams import StreamTurns, take_turns
+from waterflowd.testing.host import HostHarness, request
+from waterflowd.testing.scenario import dump
+from waterflowd.time_slices import TimeSlices
+
+Found = TypeVar("Found")
+TWO = "jobs: {a: {runs-on: web, steps: [{run: x}, {run: y}]}, b: {runs-on: web, steps: [{run: z}]}}"
+APPROVAL = "jobs: {a: {runs-on: web, steps: [{uses: approval, with: {approvers: [ada]}}]}}"
+
+
+async def until(read: Callable[[], Awaitable[Found | None]]) -> Found:
+    """What `read` returns, once it is true."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not (found := await read()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return found
+
+
+@dataclass
+class Daemon:
+    """What a daemon has for the runs."""
+
+    client: Client
+    host: HostHarness
+    runs: TemporalRuns
+    history: TemporalHistory
+    reader: TemporalRunReader
+    turns: RunTurns
+
+    async def wait_for(self, run: RunId, condition: Callable[[RunSummary], bool]) -> RunSummary:
+        """The row once it fulfils the condition."""
+
+        async def read() -> RunSummary | None:
+            row = await self.history.run(run)
+            return row if row is not None and condition(row) else None
+
+        return await until(read)
+
+    async def completed(self, run: RunId) -> RunSummary:
+        """The row once the run has completed."""
+        return await self.wait_for(run, lambda row: row.status is Status.COMPLETED)
+
+
+@asynccontextmanager
+async def running(namespace: Namespace, host: HostHarness) -> AsyncIterator[Daemon]:
+    """A daemon whose other streams are in `host`."""
+    client = await namespace.client()
+    turns = RunTurns(host.registry, host.state.placement, AccessPolicy(), lost_after_ms=60_000)
+    history = TemporalHistory(client, LogHistory(host.log, host.feed, TimeSlices()))
+    reader = TemporalRunReader(history.streams, turns.failing, lambda: "")
+    worker = asyncio.create_task(take_turns(client, StreamTurns({"run/": turns})))
+    try:
+        yield Daemon(client, host, TemporalRuns(client, host.driver, history), history, reader, turns)
+    finally:
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+
+
+@pytest.fixture
+async def daemon(namespace: Namespace) -> AsyncIterator[Daemon]:
+    """A daemon, which is running."""
+    async with HostHarness() as host, running(namespace, host) as made:
+        yield made
+
+
+@pytest.fixture
+async def gateway(daemon: Daemon) -> AsyncIterator[Gateway]:
+    """A gateway, whose steps end at once."""
+    made = Gateway()
+    made.is_open.set()
+    async with made.running(daemon.client):
+        yield made
+
+
+async def test_a_run_is_started_carried_out_and_read(daemon: Daemon, gateway: Gateway) -> None:
+    """Its row, events and state are those of the log engine; each attempt was carried out once, and the jobs released."""
+    started = await daemon.runs.start(request(TWO))
+    assert (started.number, started.status) == (1, Status.RUNNING)
+    row = await daemon.completed(started.id)
+
+    assert row.conclusion is Conclusion.SUCCESS
+    assert sorted(str(order.draft.task.key.attempt.job) for order in gateway.tasks) == ["a", "a", "b"]
+    stream = run_stream(started.id)
+    records = await daemon.history.read(stream)
+    assert [record.position for record in records] == list(range(1, len(records) + 1))
+    assert isinstance(records[0].event, events.RunCreated)
+    assert isinstance(records[-1].event, events.RunCompleted)
+    assert await daemon.history.read(stream, 2, 1) == records[1:2]
+    assert await daemon.history.head(stream) == row.seq == len(records)
+    run = await daemon.reader.run(started.id)
+    assert run is not None
+    assert run.conclusion is Conclusion.SUCCESS
+    first = await daemon.reader.run(started.id, 1)
+    assert first is not None
+    assert first.seq == 1
+    assert await daemon.reader.run(started.id, len(records) + 1) is None
+    await daemon.client.get_workflow_handle(stream).result()
+    assert sorted(order.job for order in gateway.releases) == ["a", "b"]
+    assert {order.agent for order in gateway.releases} == {AGENT}
+    # Read from memory, because nothing changes now.
+    again = await daemon.reader.run(started.id)
+    assert again is not None
+    assert dump(again) == dump(run)
+    history = await daemon.client.get_workflow_handle(stream).fetch_history()
+    await Replayer(workflows=[shell.Stream], data_converter=daemon.client.data_converter).replay_workflow(history)
+
+
+async def test_a_reader_follows_a_run(daemon: Daemon, gateway: Gateway) -> None:
+    """Every record once, in order, from where the reader begins."""
+    gateway.is_open.clear()
+    row = await daemon.runs.start(request(TWO))
+    stream = run_stream(row.id)
+    found = []
+    async with asyncio.timeout(PATIENCE_S):
+        async for record in daemon.history.follow(stream, 1):
+            found.append(record)
+            gateway.is_open.set()
+            if isinstance(record.event, events.RunCompleted):
+                break
+    assert found == (await daemon.history.read(stream))[1:]
+
+
+async def test_a_repeated_key_starts_one_run(daemon: Daemon, gateway: Gateway) -> None:
+    """Also when the daemon ended between the decision and the start: the run then gets the id that was decided."""
+    [reserved] = await daemon.host.driver.reserve([request(key="deploy")])
+    assert await daemon.history.run(reserved.run) is None
+
+    first = await daemon.runs.start(request(key="deploy"))
+    again = await asyncio.gather(*(daemon.runs.start(request(key="deploy")) for _ in range(3)))
+
+    assert {row.id for row in [first, *again]} == {reserved.run}
+    assert await daemon.history.run_for_key("deploy") == reserved.run
+    await daemon.completed(reserved.run)
+    assert (await daemon.runs.start(request(key="deploy"))).conclusion is Conclusion.SUCCESS
+    assert len(gateway.tasks) == 1
+
+
+async def test_facts_are_recorded_after_the_runs_that_follow_from_them(daemon: Daemon, gateway: Gateway) -> None:
+    """A daemon that ends in between finds the same runs when it applies the facts again."""
+    fact = repository_events.RepositorySuspended(at=1, by="ada")
+    stream = StreamName("repo/shop")
+    ids_ = [await daemon.runs.apply(stream, [fact], [request(key="one"), request(key="two")]) for _ in range(2)]
+    assert ids_[0] == ids_[1]
+    assert len(set(ids_[0])) == 2
+    assert [record.event for record in await daemon.history.read(stream)] == [fact, fact]
+
+
+async def test_requests_are_answered_or_refused(daemon: Daemon, gateway: Gateway) -> None:
+    """With the codes of the log engine."""
+    row = await daemon.runs.start(request(APPROVAL))
+
+    async def waits() -> Run | None:
+        found = await daemon.reader.run(row.id)
+        return found if found is not None and found.jobs[0].open_approvals else None
+
+    found = await until(waits)
+    job, step = found.jobs[0].id, next(iter(found.jobs[0].steps_by_id))
+
+    with pytest.raises(Rejected, match="eve may not approve this") as refused:
+        await daemon.runs.decide(row.id, job, step, "eve", is_approved=True)
+    assert (refused.value.code, refused.value.status) == ("WF602", 403)
+    assert (await daemon.runs.decide(row.id, job, step, "ada", is_approved=True)).conclusion is Conclusion.SUCCESS
+    await daemon.client.get_workflow_handle(run_stream(row.id)).result()
+    with pytest.raises(Rejected, match="already completed") as late:
+        await daemon.runs.cancel(row.id, "ada")
+    assert late.value.code == "WF606"
+    with pytest.raises(Rejected, match="there is no run") as unknown:
+        await daemon.runs.cancel(RunId("0" * 26), "ada")
+    assert unknown.value.code == "WF604"
+
+
+async def test_a_cancel_reaches_the_server(daemon: Daemon, gateway: Gateway) -> None:
+    """The attempt is stopped, and the run is cancelled."""
+    gateway.is_open.clear()
+    row = await daemon.runs.start(request())
+    await gateway.has_begun(1)
+    await daemon.runs.cancel(row.id, "ada")
+
+    assert (await daemon.completed(row.id)).conclusion is Conclusion.CANCELLED
+    assert [order.task for order in gateway.cancels] == [gateway.tasks[0].draft.task.key]
+
+
+async def test_runs_are_listed(daemon: Daemon, gateway: Gateway) -> None:
+    """By status and page, newest first; visibility is a moment late."""
+    rows = [await daemon.runs.start(request(TWO)) for _ in range(3)]
+    for row in rows:
+        await daemon.completed(row.id)
+    open_ = await daemon.runs.start(request(APPROVAL))
+    newest = sorted((row.id for row in rows), reverse=True)
+
+    async def expect(read: Callable[[], Awaitable[object]], expected: object) -> None:
+        async def is_expected() -> bool:
+            return await read() == expected
+
+        await until(is_expected)
+
+    async def ids_(selected: RunFilter, before: RunId | None = None, limit: int = 10) -> tuple[list[RunId], object]:
+        found, following = await daemon.history.runs(selected, before=before, limit=limit)
+        return [row.id for row in found], following
+
+    await expect(lambda: ids_(RunFilter(status="success")), (newest, None))
+    await expect(lambda: ids_(RunFilter(status="success"), limit=2), (newest[:2], newest[1]))
+    await expect(lambda: ids_(RunFilter(status="success"), before=newest[1]), (newest[2:], None))
+    await expect(lambda: ids_(RunFilter()), (sorted([open_.id, *newest], reverse=True), None))
+    await expect(lambda: ids_(RunFilter(path="no 'such' path")), ([], None))
+
+    async def open_runs() -> list[RunId]:
+        return [row.id for row in await daemon.history.open_runs(10)]
+
+    await expect(open_runs, [open_.id])
+    assert await daemon.history.runs_by_prefix(newest[0][:24].lower(), 10)
+    assert await daemon.history.runs_by_prefix("' OR 1", 10) == []
+
+
+async def test_another_daemon_continues(namespace: Namespace) -> None:
+    """It has nothing in memory, and reads the event history."""
+    async with HostHarness() as host:
+        gateway = Gateway()
+        async with running(namespace, host) as first, gateway.running(first.client):
+            row = await first.runs.start(request(TWO))
+            await gateway.has_begun(2)
+        async with running(namespace, host) as second, gateway.running(second.client):
+            gateway.is_open.set()
+            assert (await second.completed(row.id)).conclusion is Conclusion.SUCCESS
+
+
+async def test_a_stalled_run_says_why(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request to it is refused with the reason, which is sealed in its memo."""
+
+    def broken(request: object) -> object:
+        raise RuntimeError("a bug")
+
+    row = await daemon.runs.start(request(APPROVAL))
+    await daemon.wait_for(row.id, lambda found: found.seq > 1)
+    monkeypatch.setattr(daemon.turns, "_turn", broken)
+    monkeypatch.setattr("waterflowd.temporal.runs.ANSWER_S_MAX", 6.0)
+    with pytest.raises(Rejected, match="is stalled: a bug"):
+        await daemon.runs.cancel(row.id, "ada")
+    assert daemon.reader.stalled()[row.id].endswith("a bug")

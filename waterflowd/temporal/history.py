@@ -1,0 +1,188 @@
+"""The history of runs on Temporal; other streams are in the daemon's own log, which `others` reads.
+
+Rules of this file: the facts of a run are in its event history, its row is in the memo of its latest execution. Lists come from
+Temporal's visibility, which is a second or two late, and which the readable search attributes narrow down; the row decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+from temporalio.api.common.v1 import Memo
+from temporalio.client import Client
+
+from waterflow_agent.errors import Retryable
+from waterflowd import ports
+from waterflowd.model.ids import RunId, StreamName, is_run_id, run_stream
+from waterflowd.model.records import Record, RunFilter, RunSummary
+from waterflowd.temporal import messages, run_turns
+from waterflowd.temporal.stream_reader import NotFoundError, StreamReader, bound, reported
+
+#: Rows that one list examines. They arrive in the order of their executions' starts, and are sorted by id here.
+ROWS_EXAMINED_MAX = 1_000
+#: How long a reader waits before it asks a cluster again that did not answer.
+RETRY_S = 1.0
+#: Output is announced by this daemon; what ends a run may be recorded by another one.
+OUTPUT_WAIT_S = 2.0
+
+_RUNS = f"WorkflowType = '{messages.WORKFLOW_TYPE}' AND WorkflowId STARTS_WITH '{run_turns.PREFIX}'"
+#: Values that a query can contain without quoting.
+_PLAIN = re.compile(r"[\w./@:+-]{1,200}", re.ASCII)
+
+
+class TemporalHistory:
+    """Implements `ports.History`."""
+
+    def __init__(self, client: Client, others: ports.History) -> None:
+        self._client = client
+        self._others = others
+        self.streams = StreamReader(client)
+
+    async def read(self, stream: StreamName, first: int = 1, limit: int | None = None) -> list[Record]:
+        """See the port."""
+        if not _is_run(stream):
+            return await self._others.read(stream, first, limit)
+        stored = await self.streams.read(stream)
+        facts = stored.facts if stored is not None else []
+        begin = max(first, 1) - 1
+        selected = facts[begin : None if limit is None else begin + limit]
+        return [_record(stream, begin + index, fact) for index, fact in enumerate(selected, 1)]
+
+    async def head(self, stream: StreamName) -> int:
+        """See the port."""
+        if not _is_run(stream):
+            return await self._others.head(stream)
+        stored = await self.streams.read(stream)
+        return len(stored.facts) if stored is not None else 0
+
+    async def follow(self, stream: StreamName, after: int) -> AsyncIterator[Record]:
+        """See the port."""
+        if not _is_run(stream):
+            async for record in self._others.follow(stream, after):
+                yield record
+            return
+        while True:
+            position = 0
+            try:
+                async for facts in self.streams.follow(stream):
+                    for fact in facts:
+                        position += 1
+                        if position > after:
+                            after = position
+                            yield _record(stream, position, fact)
+            except (Retryable, NotFoundError):
+                pass
+            # The stream has continued as a new execution, has ended, or cannot be read at the moment.
+            await asyncio.sleep(RETRY_S)
+
+    async def output_grew(self, run: RunId) -> None:
+        """See the port."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(OUTPUT_WAIT_S):
+                await self._others.output_grew(run)
+
+    async def plan(self, plan_hash: str) -> bytes | None:
+        """See the port."""
+        return await self._others.plan(plan_hash)
+
+    async def run(self, run: RunId) -> RunSummary | None:
+        """See the port."""
+        try:
+            with reported():
+                found = await self._client.get_workflow_handle(run_stream(run)).describe()
+        except NotFoundError:
+            return None
+        return await self._row(run_stream(run), found.raw_description.workflow_execution_info.memo)
+
+    async def stalled(self, run: RunId) -> str:
+        """Why the run is stalled; empty if it is not, or if there is no such run."""
+        stream = run_stream(run)
+        try:
+            with reported():
+                found = await self._client.get_workflow_handle(stream).describe()
+        except NotFoundError:
+            return ""
+        payload = found.raw_description.workflow_execution_info.memo.fields.get(messages.STALLED_MEMO)
+        if payload is None:
+            return ""
+        [text] = await bound(self._client, stream).decode([payload], [str])
+        return str(text or "")
+
+    async def runs(
+        self, selected: RunFilter, *, before: RunId | None = None, limit: int
+    ) -> tuple[list[RunSummary], RunId | None]:
+        """See the port."""
+        rows = await self._search(_query(selected))
+        found = [row for row in rows if (before is None or row.id < before) and selected.matches(row)]
+        found.sort(key=lambda row: row.id, reverse=True)
+        page = found[:limit]
+        return page, page[-1].id if len(found) > len(page) else None
+
+    async def open_runs(self, limit: int) -> list[RunSummary]:
+        """See the port."""
+        rows = await self._search(f"{_RUNS} AND ExecutionStatus = 'Running'")
+        return sorted(rows, key=lambda row: row.id)[:limit]
+
+    async def runs_by_prefix(self, prefix: str, limit: int) -> list[RunId]:
+        """See the port."""
+        upper = prefix.upper()
+        if not upper.isalnum() or not upper.isascii():
+            return []
+        query = f"WorkflowType = '{messages.WORKFLOW_TYPE}' AND WorkflowId STARTS_WITH '{run_turns.PREFIX}{upper}'"
+        found: dict[RunId, None] = {}
+        with reported():
+            async for execution in self._client.list_workflows(query, limit=ROWS_EXAMINED_MAX):
+                run = execution.id.removeprefix(run_turns.PREFIX)
+                if is_run_id(run):
+                    found[RunId(run)] = None
+        return sorted(found)[:limit]
+
+    async def run_for_key(self, key: str) -> RunId | None:
+        """See the port."""
+        return await self._others.run_for_key(key)
+
+    async def _search(self, query: str) -> list[RunSummary]:
+        found: dict[RunId, RunSummary] = {}
+        with reported():
+            async for execution in self._client.list_workflows(query, limit=ROWS_EXAMINED_MAX):
+                row = await self._row(execution.id, execution.raw_info.memo)
+                # An execution that has just been continued may be listed beside the next one.
+                if row is not None and (row.id not in found or found[row.id].seq < row.seq):
+                    found[row.id] = row
+        return list(found.values())
+
+    async def _row(self, stream: str, memo: Memo) -> RunSummary | None:
+        payload = memo.fields.get(run_turns.ROW_MEMO)
+        if payload is None:
+            return None
+        [content] = await bound(self._client, stream).decode([payload], [bytes])
+        row: RunSummary = run_turns.ROWS.unpack(content)
+        return row
+
+
+def _is_run(stream: StreamName) -> bool:
+    return stream.startswith(run_turns.PREFIX)
+
+
+def _record(stream: StreamName, position: int, fact: bytes) -> Record:
+    found = run_turns.FACTS.unpack(stream, fact)
+    return Record(seq=position, stream=stream, position=position, at=found.at, event=found.event)
+
+
+def _query(selected: RunFilter) -> str:
+    """The part of a filter that Temporal can search for; the rows are filtered again."""
+    parts = [_RUNS, "ExecutionStatus != 'ContinuedAsNew'"]
+    exact: dict[str, Any] = {
+        "WaterflowPath": selected.path,
+        "WaterflowRepository": selected.repository,
+        "WaterflowTrigger": selected.trigger,
+    }
+    parts += [f"{name} = '{value}'" for name, value in exact.items() if value is not None and _PLAIN.fullmatch(value)]
+    status = selected.status
+    if status is not None and _PLAIN.fullmatch(status):
+        parts.append(f"(WaterflowStatus = '{status}' OR WaterflowConclusion = '{status}')")
+    return " AND ".join(parts)

@@ -1,0 +1,38 @@
+"""The state of runs, folded from the facts that Temporal keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from waterflowd.engine import Run, fold
+from waterflowd.model import plan
+from waterflowd.model.ids import RunId, run_stream
+from waterflowd.temporal import run_turns
+from waterflowd.temporal.stream_reader import StreamReader
+
+
+class TemporalRunReader:
+    """Implements `admin.ports.RunReader`."""
+
+    def __init__(self, streams: StreamReader, stalled: Mapping[RunId, str], refusal: Callable[[], str]) -> None:
+        """`stalled` are the runs whose turns fail on this daemon; `refusal` says why no run can be started, or is empty."""
+        self._streams = streams
+        self._stalled = stalled
+        self._refusal = refusal
+
+    async def run(self, run: RunId, at: int | None = None) -> Run | None:
+        """See the protocol."""
+        stream = run_stream(run)
+        stored = await self._streams.read(stream)
+        if stored is None or not stored.facts or (at is not None and not 1 <= at <= len(stored.facts)):
+            return None
+        history = [run_turns.FACTS.unpack(stream, fact).event for fact in stored.facts[:at]]
+        return fold(run, plan.decode(stored.subject), history)
+
+    def stalled(self) -> Mapping[RunId, str]:
+        """See the protocol."""
+        return self._stalled
+
+    def read_only_text(self) -> str | None:
+        """See the protocol."""
+        return self._refusal() or None

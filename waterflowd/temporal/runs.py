@@ -1,0 +1,160 @@
+"""Starts, cancels and decides runs on Temporal. Implements `ports.Runs`.
+
+Rules of this file:
+
+- Decide first, then do under a fixed name: the id, number and trigger key of a run are in the daemon's own log before its
+  workflow is started, so that a start which is repeated, also after a crash, starts it once.
+- The facts of a repository are recorded after the runs that follow from them were started. A crash in between repeats the
+  starts with the same keys.
+- A request to an open run is an update: its turn answers with the row, or with a refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+
+from waterflow_agent.errors import Rejected, Retryable, Stalled
+from waterflowd.engine import Run, inputs, step
+from waterflowd.host import turn
+from waterflowd.host.driver import Driver, ReservedRun
+from waterflowd.host.run_summary import summary
+from waterflowd.model import plan
+from waterflowd.model.ids import JobId, RunId, StepId, StreamName, run_stream
+from waterflowd.model.records import RunSummary, StartRequest
+from waterflowd.temporal import messages, orders, run_turns
+from waterflowd.temporal.history import TemporalHistory
+from waterflowd.temporal.stream_reader import NotFoundError, reported
+
+#: How long a request waits for the turn that answers it.
+ANSWER_S_MAX = 20.0
+#: A request whose execution has ended meanwhile is repeated, because the stream may have continued as a new one.
+_REPEATS = 5
+_REPEAT_S = 0.1
+
+
+class TemporalRuns:
+    """See the file's docstring."""
+
+    def __init__(self, client: Client, driver: Driver, history: TemporalHistory) -> None:
+        self._client = client
+        self._driver = driver
+        self._history = history
+
+    async def start(self, request: StartRequest) -> RunSummary:
+        """See `ports.Runs`."""
+        for key in (request.trigger.key, *request.earlier_keys):
+            known = await self._history.run_for_key(key) if key is not None else None
+            row = await self._history.run(known) if known is not None else None
+            if row is not None:
+                return row
+        [reserved] = await self._driver.reserve([request])
+        return await self._start(reserved)
+
+    async def apply(self, stream: StreamName, facts: Sequence[Any], starts: Sequence[StartRequest]) -> list[RunId]:
+        """See `ports.Runs`. Every start has a trigger key, because it may be repeated."""
+        started = [(await self.start(request)).id for request in starts]
+        await self.record(stream, facts)
+        return started
+
+    async def record(self, stream: StreamName, facts: Sequence[Any]) -> None:
+        """See `ports.Runs`."""
+        await self._driver.record(stream, facts)
+
+    async def decide(
+        self, run: RunId, job: JobId, step: StepId | None, by: str, *, is_approved: bool, comment: str = ""
+    ) -> RunSummary:
+        """See `ports.Runs`."""
+        decision = inputs.DecideApproval(job=job, step=step, by=by, is_approved=is_approved, comment=comment)
+        return await self._request(run, decision)
+
+    async def cancel(self, run: RunId, by: str, *, is_forced: bool = False) -> RunSummary:
+        """See `ports.Runs`."""
+        return await self._request(run, inputs.CancelRun(by=by, is_forced=is_forced))
+
+    async def _start(self, reserved: ReservedRun) -> RunSummary:
+        row = _first_row(reserved)
+        first = messages.SignalReceived(number=1, content=orders.INPUTS.pack(reserved.start))
+        begin = messages.Begin(subject=reserved.plan, inputs=[first], number=1)
+        try:
+            with reported():
+                await self._client.start_workflow(
+                    messages.WORKFLOW_TYPE,
+                    begin,
+                    id=run_stream(reserved.run),
+                    task_queue=orders.STREAMS_QUEUE,
+                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                    memo={run_turns.ROW_MEMO: run_turns.ROWS.pack(row)},
+                    search_attributes=_attributes(run_turns.attributes(row)),
+                    static_summary=f"{row.name} #{row.number}",
+                )
+        except WorkflowAlreadyStartedError:
+            return await self._history.run(reserved.run) or row
+        except NotFoundError as error:
+            raise Stalled("WF804", f"the namespace of temporal.namespace does not exist: {error}") from error
+        return row
+
+    async def _request(self, run: RunId, item: inputs.Input) -> RunSummary:
+        """What the run's turn answers. Raises `Rejected` for a refusal, and for a run that is not open."""
+        turn.check_storable([item])
+        content = orders.INPUTS.pack(item)
+        handle = self._client.get_workflow_handle(run_stream(run))
+        for _ in range(_REPEATS):
+            try:
+                async with asyncio.timeout(ANSWER_S_MAX):
+                    with reported():
+                        answered = await handle.execute_update(messages.REQUEST_UPDATE, content, result_type=bytes)
+            except NotFoundError:
+                raise await self._not_open(run) from None
+            except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+                raise await self._no_answer(run) from None
+            except WorkflowUpdateFailedError as error:
+                if isinstance(error.cause, ApplicationError) and error.cause.type == "ended":
+                    raise await self._not_open(run) from None
+                await asyncio.sleep(_REPEAT_S)
+                continue
+            answer: run_turns.Answer = run_turns.ANSWERS.unpack(answered)
+            if answer.refusal is not None:
+                raise answer.refusal.error
+            assert answer.row is not None, "an answer is a row or a refusal"
+            return answer.row
+        raise await self._no_answer(run)
+
+    async def _not_open(self, run: RunId) -> Rejected:
+        if await self._history.run(run) is None:
+            return Rejected("WF604", f"there is no run {run}", status=404)
+        return Rejected("WF606", f"run {run} is already completed", status=409)
+
+    async def _no_answer(self, run: RunId) -> Rejected | Retryable:
+        reason = await self._history.stalled(run)
+        if reason:
+            return Rejected("WF606", f"run {run} is stalled: {reason}", status=409)
+        return Retryable(
+            "WF802", f"run {run} has not answered within {ANSWER_S_MAX:g} s; it may still take the request"
+        )
+
+
+def _first_row(reserved: ReservedRun) -> RunSummary:
+    """The row of a run that has just been created, as its first turn will see it."""
+    run = Run(reserved.run, plan.decode(reserved.plan))
+    try:
+        step(run, reserved.start, reserved.at)
+    except Exception as error:  # a bug that would stall the run: it is not started at all
+        raise Stalled("WF403", f"run {reserved.run} could not be started: {error}") from error
+    return summary(run)
+
+
+def _attributes(values: dict[str, str | int]) -> TypedSearchAttributes:
+    return TypedSearchAttributes(
+        [
+            SearchAttributePair(SearchAttributeKey.for_keyword(name), value)
+            if isinstance(value, str)
+            else SearchAttributePair(SearchAttributeKey.for_int(name), value)
+            for name, value in values.items()
+        ]
+    )

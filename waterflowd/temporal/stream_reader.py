@@ -1,0 +1,133 @@
+"""Reads streams from Temporal: what an execution began with, and the facts in its markers.
+
+Rules of this file: the latest execution of a stream holds everything, because each execution begins with all facts so far. A
+marker is read only if it is the result of a turn. What a daemon has not sealed is never a fact.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import Client, WorkflowHandle
+from temporalio.converter import DataConverter, WorkflowSerializationContext
+from temporalio.service import RPCError, RPCStatusCode
+
+from waterflow_agent.errors import Retryable, Stalled
+from waterflowd.temporal import messages
+
+#: Ended streams in memory.
+STREAMS_CACHED = 64
+
+_CLOSED = frozenset(
+    (
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,
+    )
+)
+
+
+class Stored(NamedTuple):
+    """A stream as it is stored at the moment."""
+
+    subject: bytes
+    facts: list[bytes]
+
+
+class StreamReader:
+    """Reads streams. A stream that has ended is kept in memory for a while."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._ended: OrderedDict[str, Stored] = OrderedDict()
+
+    async def read(self, stream: str) -> Stored | None:
+        """The stream; None if there is none. Raises `Retryable` WF802 while the cluster does not answer."""
+        found = self._ended.get(stream)
+        if found is not None:
+            self._ended.move_to_end(stream)
+            return found
+        has_ended = False
+        try:
+            with reported():
+                async for event in self._handle(stream).fetch_history_events():
+                    has_ended = event.event_type in _CLOSED
+                    if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
+                        begin = await self._begin(stream, event)
+                        found = Stored(begin.subject, list(begin.facts))
+                    elif found is not None:
+                        found.facts.extend(await self._new_facts(stream, event))
+        except NotFoundError:
+            return None
+        if found is not None and has_ended:
+            self._ended[stream] = found
+            if len(self._ended) > STREAMS_CACHED:
+                self._ended.popitem(last=False)
+        return found
+
+    async def follow(self, stream: str) -> AsyncIterator[list[bytes]]:
+        """All facts of the latest execution, as they are recorded: first those that it began with. Ends with the execution.
+
+        Raises `Retryable` WF802 when the cluster does not answer, and `NotFoundError` for an unknown stream.
+        """
+        with reported():
+            async for event in self._handle(stream).fetch_history_events(wait_new_event=True):
+                if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
+                    yield (await self._begin(stream, event)).facts
+                elif facts := await self._new_facts(stream, event):
+                    yield facts
+
+    def _handle(self, stream: str) -> WorkflowHandle[object, object]:
+        return self._client.get_workflow_handle(stream)
+
+    async def _begin(self, stream: str, event: HistoryEvent) -> messages.Begin:
+        payloads = event.workflow_execution_started_event_attributes.input.payloads
+        [begin] = await bound(self._client, stream).decode(payloads, [messages.Begin])
+        if not isinstance(begin, messages.Begin):
+            raise Stalled("WF810", f"the beginning of the stream {stream} was not sealed by a daemon")
+        return begin
+
+    async def _new_facts(self, stream: str, event: HistoryEvent) -> list[bytes]:
+        if event.event_type != EventType.EVENT_TYPE_MARKER_RECORDED:
+            return []
+        details = event.marker_recorded_event_attributes.details
+        if "result" not in details or not _is_turn(details["data"].payloads[0].data):
+            return []
+        [result] = await bound(self._client, stream).decode(details["result"].payloads, [messages.TurnResult])
+        return result.facts if isinstance(result, messages.TurnResult) else []
+
+
+def _is_turn(data: bytes) -> bool:
+    return bool(json.loads(data)["activity_type"] == messages.TURN)
+
+
+class NotFoundError(Exception):
+    """There is no such workflow, or it has ended."""
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Raises `Retryable` WF802 when a call to the cluster fails, and `NotFoundError` for what does not exist."""
+    try:
+        yield
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            raise NotFoundError(error.message) from error
+        raise Retryable(
+            "WF802", f"the Temporal cluster does not answer: {error.message}; next: check the cluster"
+        ) from error
+
+
+def bound(client: Client, stream: str) -> DataConverter:
+    """The converter for the payloads of one stream."""
+    return client.data_converter.with_context(
+        WorkflowSerializationContext(namespace=client.namespace, workflow_id=stream)
+    )

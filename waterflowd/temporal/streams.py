@@ -1,0 +1,44 @@
+"""The daemon's worker for streams: it takes their turns, and replays their workflow code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from waterflow_agent.errors import Stalled
+from waterflowd.temporal import messages, orders, shell
+from waterflowd.temporal.turns import StreamActivities
+
+#: Streams that stay in memory between their tasks. One that is not there is replayed from its event history.
+STREAMS_CACHED = 1_000
+
+
+class StreamTurns:
+    """Passes each turn to the engine of its stream. Implements `messages.Turn`."""
+
+    def __init__(self, engines: Mapping[str, messages.Turn]) -> None:
+        """`engines` by the prefix of the streams that they decide for."""
+        self._engines = engines
+
+    async def __call__(self, request: messages.TurnRequest) -> messages.TurnResult:
+        """See `messages.Turn`."""
+        for prefix, engine in self._engines.items():
+            if request.stream.startswith(prefix):
+                return await engine(request)
+        raise Stalled("WF401", f"this release has no engine for the stream {request.stream}; next: upgrade Waterflow")
+
+
+async def take_turns(client: Client, turns: messages.Turn) -> None:
+    """Takes the turns of all streams until it is cancelled. A turn that has begun is repeated by the next daemon."""
+    worker = Worker(
+        client,
+        task_queue=orders.STREAMS_QUEUE,
+        workflows=[shell.Stream],
+        activities=StreamActivities(turns, client.data_converter).all,
+        max_cached_workflows=STREAMS_CACHED,
+        graceful_shutdown_timeout=timedelta(0),
+    )
+    await worker.run()

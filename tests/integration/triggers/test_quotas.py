@@ -14,7 +14,8 @@ from tests.integration.triggers.trigger_harness import NAP, SECRET, UNIONS, Trig
 from tests.patience import PATIENCE_S
 from waterflowd.access.repository_quotas import RepositoryLimits
 from waterflowd.api.routes.system import _problems
-from waterflowd.model.records import TriggerKind
+from waterflowd.model.ids import run_stream
+from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.store.codec import Codec
@@ -22,9 +23,13 @@ from waterflowd.testing.memory_log import MemoryLog
 
 PUSHED = "name: pushed\non: push\n" + NAP
 HOOKED = "name: hooked\non: {webhook: {name: release, secret: HOOK}, workflow_dispatch: {}}\n" + NAP
+#: Due once a year, so that the real time that the test takes makes nothing due.
+TIMED = "name: timed\non: {schedule: [{cron: '0 0 1 1 *'}]}\n" + NAP
+AFTER = "name: after\non: {workflow_run: {workflows: [hooked]}}\n" + NAP
 LIMIT = 3
 LIMITS = {"ops": RepositoryLimits(runs_per_hour=LIMIT)}
 MINUTE_MS = 60_000
+YEAR_MS = 366 * 24 * 60 * MINUTE_MS
 #: Two repositories with their names.
 Works = tuple[tuple[str, Work], tuple[str, Work]]
 
@@ -44,6 +49,10 @@ def works(tmp_path: Path) -> Works:
         work.pushed(files | ({"workflows/hooked.yml": HOOKED} if name == "ops" else {}))
         made.append((name, work))
     return made[0], made[1]
+
+
+def started(harness: TriggerHarness, name: str) -> int:
+    return sum(row.repository == name for row in harness.runs())
 
 
 def spend(work: Work, harness: TriggerHarness) -> None:
@@ -157,3 +166,69 @@ async def test_webhooks_and_starts_beyond_the_quota_are_answered_with_429(works:
             assert (await client.post("/v1/hooks/release", content=body, headers=headers)).status_code == 202
         kinds = [row.trigger.kind for row in harness.runs()]
         assert kinds == [TriggerKind.WEBHOOK] * (LIMIT + 1)
+
+
+async def test_a_schedule_beyond_the_quota_starts_once_when_runs_are_left(tmp_path: Path) -> None:
+    """Its due time is neither lost nor started twice, and the schedule of another repository is not delayed."""
+    works: list[tuple[str, Work]] = []
+    for name in ("ops", "docs"):
+        work = Work(tmp_path, name)
+        work.pushed({"workflows/timed.yml": TIMED})
+        works.append((name, work))
+    log = MemoryLog(Codec(UNIONS))
+    async with harness_of(log, *works) as harness:
+        await harness.sync()
+        await harness.sync("docs")
+
+        async def turn(years: int, *expected: tuple[str, int]) -> None:
+            """Moves the wall clock; waits until each repository has this many runs."""
+            harness.ahead_ms += years * YEAR_MS
+            for name, _ in works:
+                harness.reconciler.loop(name).repository.notify()
+            for name, count in expected:
+                await harness.until(lambda: started(harness, name) == count)  # noqa: B023
+            await harness.settled()
+
+        await harness.until(lambda: len(harness.repositories.schedules(None)) == 2)
+        for number in range(1, LIMIT + 1):
+            await turn(1, ("ops", number), ("docs", number))
+        # The quota of `ops` is used up: the refusal changes nothing that is recorded.
+        refused = harness.quotas.starts_refused
+        await turn(1, ("docs", LIMIT + 1))
+        await harness.until(lambda: harness.quotas.starts_refused > refused)
+        assert started(harness, "ops") == LIMIT
+        assert "3 of 3 runs per hour used" in _problems(harness.services)[0]
+        harness.clock.ahead_ms += 21 * MINUTE_MS
+        await turn(0, ("ops", LIMIT + 1))
+        assert [row.trigger.kind for row in harness.runs()] == [TriggerKind.SCHEDULE] * 2 * (LIMIT + 1)
+        # A second tick finds nothing that is due.
+        await turn(0, ("ops", LIMIT + 1), ("docs", LIMIT + 1))
+
+
+async def test_a_chain_of_workflow_runs_ends_at_the_quota_and_continues_later(tmp_path: Path) -> None:
+    """A workflow that starts itself after each of its runs starts no more than the quota; each completed run counts once."""
+    work = Work(tmp_path, "ops")
+    work.pushed({"workflows/first.yml": HOOKED, "workflows/second.yml": AFTER})
+    log = MemoryLog(Codec(UNIONS))
+    async with harness_of(log, ("ops", work)) as harness:
+        await harness.sync()
+        found = harness.repositories.plan("workflows/first.yml", None)
+        for _ in range(2):
+            trigger = Trigger(kind=TriggerKind.MANUAL, by="ann", principal="ann")
+            start = StartRequest(plan=found.plan, repository="ops", revision=found.revision, trigger=trigger)
+            await harness.driver.start(start)
+        # Two runs were started by a person. One of the two that follow is left.
+        await harness.until(lambda: harness.quotas.starts_refused > 0)
+        assert len(harness.runs()) == LIMIT
+    async with harness_of(log, ("ops", work)) as harness:
+        await harness.sync()
+        await harness.until(lambda: harness.quotas.starts_refused > 0)
+        assert len(harness.runs()) == LIMIT
+        harness.clock.ahead_ms += 21 * MINUTE_MS
+        harness.reconciler.loop("ops").repository.notify()
+        await harness.until(lambda: len(harness.runs()) == LIMIT + 1)
+        await harness.settled()
+        paths = [row.path for row in harness.runs()]
+        assert sorted(paths) == ["workflows/first.yml"] * 2 + ["workflows/second.yml"] * 2
+        causes = [harness.log.read(run_stream(row.id))[0].event.trigger.by for row in harness.runs()]
+        assert len(set(causes)) == 3

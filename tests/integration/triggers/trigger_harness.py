@@ -69,7 +69,7 @@ class TriggerHarness:
         outputs, self.feed = MemoryOutputLogs(), Feed(log)
         fleet = ScriptedAgents(outputs, self.feed, self.clock)
         registry = Registry()
-        quotas = RepositoryQuotas(own=limits, counter=log.counter)
+        self.quotas = RepositoryQuotas(own=limits, counter=log.counter)
         harness = LiveState(
             runs={},
             stalled={},
@@ -78,7 +78,7 @@ class TriggerHarness:
             registry=registry,
             timers=Timers(),
             lower=lowering.lower,
-            quotas=quotas,
+            quotas=self.quotas,
             epoch=log.generation,
         )
         queries = RunQueries(log)
@@ -95,7 +95,7 @@ class TriggerHarness:
             wall=lambda: time.time_ns() // 1_000_000 + self.ahead_ms,
         )
         self.reconciler = Reconciler(settings, open_source, loop_ports)
-        self.repositories = GitRepositoryAdmin(self.reconciler, quotas)
+        self.repositories = GitRepositoryAdmin(self.reconciler, self.quotas)
         time_slices = TimeSlices()
         self.services = Services(
             history=LogHistory(log, self.feed, time_slices),

@@ -11,6 +11,7 @@ import pytest
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.access.policy import AccessPolicy
+from waterflowd.access.repository_quotas import HOUR_MS, RepositoryLimits
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import events, inputs
 from waterflowd.host import child_run_starter as starter_module
@@ -50,6 +51,7 @@ jobs:
     steps: [{uses: workflow/run, with: {workflow: parent.yml}}]
 """
 PATH = "workflows/parent.yml"
+MINUTE_MS = 60_000
 FILES = {"workflows/other.yml": OTHER}
 
 
@@ -235,6 +237,24 @@ async def test_an_attempt_starts_one_child_run_despite_repeated_requests() -> No
         )
         assert (await host.driver.start(start_request)).id == other
         assert list(all_of(host)) == [other]
+
+
+async def test_a_child_run_beyond_the_quota_waits_until_a_run_is_left() -> None:
+    """Its parent has used up the quota. The step says so and waits; it neither fails nor starts a run beyond the quota."""
+    async with HostHarness(limits=RepositoryLimits(runs_per_hour=1)) as host:
+        run = await begun(host)
+        await until(lambda: "AttemptWaiting" in host.kinds(run), 60)
+        reason = host.queries.run(run).jobs[0].steps[0].reason
+        assert reason.facts["error"] == "WF531"
+        assert 'cannot start the child run yet: repository "ops" has used its quota of 1 runs per hour' in reason.text
+        assert list(all_of(host)) == []
+        await host.advance(HOUR_MS - MINUTE_MS)
+        assert list(all_of(host)) == []
+        await host.advance(2 * MINUTE_MS)
+        other = await waits(host, run)
+        assert list(all_of(host)) == [other]
+        await work(host, outputs={"x": "made"})
+        await ends(host, run, Conclusion.SUCCESS)
 
 
 async def test_a_temporarily_unreadable_target_is_awaited() -> None:

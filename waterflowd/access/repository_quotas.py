@@ -178,7 +178,7 @@ class RepositoryQuotas:
         is_exceeded = bucket.cut_at is not None and now - bucket.cut_at < HOUR_MS
         text = f"{bucket.used / limit:.0%} of {limit:,} bytes of output per hour used ({OUTPUT_KEY})"
         if bucket.cut_at is not None and is_exceeded:
-            text += f"; output was cut off at {_time(bucket.cut_at)}"
+            text = f"output was cut off at {_time(bucket.cut_at)}; {text}"
         shown = text if is_exceeded or bucket.used >= _NEAR * limit else ""
         return QuotaUse(key=OUTPUT_KEY, used=math.ceil(bucket.used), limit=limit, text=shown, is_exceeded=is_exceeded)
 

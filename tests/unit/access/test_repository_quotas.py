@@ -181,7 +181,7 @@ def test_only_nearly_used_quotas_have_a_text() -> None:
     (_, output) = counted.quotas.uses("web", NOW + 1)
     assert output.is_exceeded
     assert output.text == (
-        "0% of 100 bytes of output per hour used (output-bytes-per-hour); output was cut off at 2026-01-01T00:00:00Z"
+        "output was cut off at 2026-01-01T00:00:00Z; 0% of 100 bytes of output per hour used (output-bytes-per-hour)"
     )
     (_, output) = counted.quotas.uses("web", NOW + 1 + HOUR_MS)
     assert not output.is_exceeded

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from waterflow_agent.errors import Rejected
 from waterflowd.access.repository_quotas import RUNS_KEY
-from waterflowd.admin.ports import ScheduleRow
+from waterflowd.admin.ports import RepositoryRow, ScheduleRow
 from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.pagination import PageCursor
 from waterflowd.api.problems import problem
@@ -127,7 +127,7 @@ def _next_schedules(services: Services) -> list[ScheduleRow]:
 
 def _problems(services: Services) -> list[str]:
     repositories = services.repositories.status()
-    found = [f"repository {row.name}: {row.text}" for row in repositories if not row.is_ready]
+    found = [_repository_problem(row) for row in repositories if not row.is_ready]
     for row in repositories:
         # A refused push is the text of a repository that is not ready.
         used_up = [use for use in row.quotas if use.is_exceeded and (row.is_ready or use.key != RUNS_KEY)]
@@ -145,6 +145,11 @@ def _problems(services: Services) -> list[str]:
     found[:0] = [f"run {run}: {text}" for run, text in services.reader.stalled().items()]
     text = services.reader.read_only_text()
     return ([text] if text is not None else []) + found[:_ROWS]
+
+
+def _repository_problem(row: RepositoryRow) -> str:
+    """Why the repository is not ready; some reasons name it already."""
+    return row.text if row.text.startswith(f'repository "{row.name}"') else f"repository {row.name}: {row.text}"
 
 
 async def _waiting(

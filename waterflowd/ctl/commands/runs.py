@@ -8,8 +8,11 @@ import click
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import run_path
-from waterflowd.ctl.display.terminal import glyph, now_ms, span_text, table, time_text
+from waterflowd.ctl.display.terminal import fits, glyph, now_ms, short_time_text, span_text, table, time_text
 from waterflowd.ctl.options import client_of, json_option, limit_option, print_json, print_json_list
+
+#: The time and a part of the random bits: rarely ambiguous among all runs.
+_ID_LENGTH_MIN = 12
 
 
 @click.command()
@@ -27,9 +30,15 @@ def runs(context: click.Context, /, limit: int, as_json: bool, **filters: str | 
     if as_json:
         print_json_list(rows)
         return
+    headings = ["", "RUN", "NAME", "STATUS", "TRIGGER", "CREATED", "DURATION"]
+    found = list(rows)
+    lines = [_row(run) for run in found]
+    if not fits([headings, *lines]):
+        length = _distinct_length(found)
+        lines = [_short_row(run, length) for run in found]
     table(
-        ["", "RUN", "NAME", "STATUS", "TRIGGER", "CREATED", "DURATION"],
-        [_row(run) for run in rows],
+        headings,
+        lines,
         empty="no matching runs" if any(filters.values()) else "no runs yet; start one: waterflowctl run FILE.yml",
     )
 
@@ -45,6 +54,19 @@ def _row(run: dict[str, Any]) -> list[str]:
         time_text(run["created_at"]),
         span_text(run["started_at"], run["completed_at"], now_ms()),
     ]
+
+
+def _short_row(run: dict[str, Any], length: int) -> list[str]:
+    """Return a row for a narrow terminal: with the beginning of the id, which commands accept, and a short time."""
+    sign, full_id, name, status, trigger, _, duration = _row(run)
+    return [sign, full_id[:length], name, status, trigger, short_time_text(run["created_at"]), duration]
+
+
+def _distinct_length(rows: list[dict[str, Any]]) -> int:
+    """Return how much of the ids tells these runs apart."""
+    longest = max(len(row["id"]) for row in rows)
+    lengths = range(_ID_LENGTH_MIN, longest)
+    return next((length for length in lengths if len({row["id"][:length] for row in rows}) == len(rows)), longest)
 
 
 @click.command()

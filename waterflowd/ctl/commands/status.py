@@ -8,7 +8,7 @@ import click
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.display import pending_approvals
-from waterflowd.ctl.display.terminal import duration_text, glyph, millis, now_ms, span_text, style, time_text
+from waterflowd.ctl.display.terminal import duration_text, glyph, millis, now_ms, span_text, style, time_text, wrapped
 from waterflowd.ctl.options import client_of, count, json_option, print_json
 
 #: Rows of a section, so that everything fits on one screen.
@@ -36,8 +36,8 @@ def _print(found: dict[str, Any]) -> None:
     word = style(found["status"], "green" if found["status"] == "healthy" else "red", is_bold=True)
     click.echo(f"waterflowd {daemon['version']}: {word}, up {up}, {count(found['open_runs'], 'open run')}")
     for text in found["problems"]:
-        click.echo(style(f"  ! {escape_for_display(text)}", "red"))
-    _section("repositories", [_repository(row) for row in found["repositories"]])
+        click.echo(style(wrapped(f"  ! {escape_for_display(text)}", 4), "red"))
+    _section("repositories", [_repository(row, found["problems"]) for row in found["repositories"]])
     connected = sum(row["status"] == "connected" for row in found["agents"])
     _section(f"agents ({connected} of {found['agents_total']} connected)", [_agent(row) for row in found["agents"]])
     _section("pending agents", [escape_for_display(f"{row['name']}: {row['text']}") for row in found["pending"]])
@@ -70,12 +70,12 @@ def _section(title: str, lines: list[str]) -> None:
         return
     click.echo(style(title, is_bold=True))
     for line in lines[:_ROWS]:
-        click.echo(f"  {line}")
+        click.echo(wrapped(f"  {line}", 4))
     if len(lines) > _ROWS:
         click.echo(f"  ... and {len(lines) - _ROWS} more")
 
 
-def _repository(row: dict[str, Any]) -> str:
+def _repository(row: dict[str, Any], problems: list[str]) -> str:
     revisions = "  ".join(
         f"{word} {escape_for_display(str(row[f'revision_{word}'])[:10])}"
         for word in ("fetched", "attempted", "applied")
@@ -83,7 +83,9 @@ def _repository(row: dict[str, Any]) -> str:
     )
     sign = glyph("completed", "success" if row["status"] == "ready" else "failure")
     fetched = f"  at {time_text(row['fetched_at'])}" if row["fetched_at"] else ""
-    text = "" if row["status"] == "ready" else f"  {escape_for_display(row['text'])}"
+    # What is among the problems is not repeated.
+    is_shown = row["status"] == "ready" or any(row["text"] in problem for problem in problems)
+    text = "" if is_shown else f"  {escape_for_display(row['text'])}"
     # Responses of older daemons have no quotas. One that is used up is among the problems.
     near = [quota for quota in row.get("quotas", []) if quota["text"] and not quota["exceeded"]]
     quotas = "".join(style(f"  {escape_for_display(quota['text'])}", "yellow") for quota in near)

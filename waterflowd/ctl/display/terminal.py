@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import time
 import unicodedata
@@ -124,6 +125,14 @@ def time_text(text: str | None) -> str:
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S") if text else ""
 
 
+def short_time_text(text: str | None) -> str:
+    """Return the time of day of a time from the API in local time, or its date if that is not today."""
+    if not text:
+        return ""
+    at = datetime.fromisoformat(text).astimezone()
+    return at.strftime("%H:%M:%S" if at.date() == datetime.now(at.tzinfo).date() else "%Y-%m-%d")
+
+
 def width(text: str) -> int:
     """Return the number of columns of the text, without colours."""
     plain = _SGR.sub("", text)
@@ -131,6 +140,30 @@ def width(text: str) -> int:
         0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
         for character in plain
     )
+
+
+def wrapped(text: str, indent: int) -> str:
+    """Return the text in lines that fit the terminal, broken at spaces; further lines are indented. Unchanged elsewhere."""
+    if not is_terminal():
+        return text
+    columns = shutil.get_terminal_size().columns
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        line, *words = paragraph.split(" ")
+        for word in words:
+            if line.strip() and width(line) + 1 + width(word) > columns:
+                lines.append(line.rstrip())
+                line = " " * indent + word
+            else:
+                line += " " + word
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def fits(rows: Sequence[Sequence[object]]) -> bool:
+    """Return whether a table of these rows, headings included, fits the terminal. Elsewhere all do."""
+    needed = sum(2 + max(width(str(cell)) for cell in column) for column in zip(*rows, strict=True)) - 2
+    return not is_terminal() or needed <= shutil.get_terminal_size().columns
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:

@@ -1,0 +1,80 @@
+"""What commands show on a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.ctl.served import HELLO, Server, started_id
+from tests.patience import PATIENCE_S
+from waterflowd.admin.ports import RepositoryRow
+
+COLUMNS = 80
+NAME = "infrastructure-operations"
+REASON = (
+    f'repository "{NAME}" has used its quota of 3 runs per hour; the next run may start at 2026-11-30T18:15:29Z;'
+    " to allow more, raise runs-per-hour in its quotas, or in [quotas], in waterflowd.toml"
+)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with Server(tmp_path / "s.sock") as made:
+        yield made
+
+
+def shown(server: Server, *arguments: str) -> list[str]:
+    """Returns the lines that a command prints on a terminal, without colours."""
+    main, terminal = pty.openpty()
+    environment = os.environ | {"COLUMNS": str(COLUMNS), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+    command = [sys.executable, "-m", "waterflowd.ctl", "--server", f"unix:{server.path}", *arguments]
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
+    output = b""
+    try:
+        while piece := os.read(main, 1 << 16):
+            output += piece
+    except OSError:
+        # Linux reports the end of the other side as an error.
+        process.wait(PATIENCE_S)
+    finally:
+        os.close(main)
+    return re.sub(r"\x1b\[[0-9;]*m", "", output.decode()).replace("\r\n", "\n").splitlines()
+
+
+def test_a_long_problem_is_shown_once_and_broken_between_words(server: Server) -> None:
+    """The row of the repository does not repeat it. A pipe gets one line for each problem."""
+    assert server.harness is not None
+    server.harness.repositories.repositories.append(
+        RepositoryRow(name=NAME, url="/r", is_ready=False, text=REASON, fetched_at=1_700_000_000_000)
+    )
+    lines = shown(server, "status")
+    assert max(map(len, lines)) <= COLUMNS
+    start = next(number for number, line in enumerate(lines) if line.startswith("  ! "))
+    end = lines.index("repositories")
+    assert " ".join(line.strip() for line in lines[start:end]) == f"! {REASON}"
+    assert all(line.startswith("    ") for line in lines[start + 1 : end])
+    assert "".join(lines).count("has used its quota") == 1
+    assert f"  ! {REASON}" in server.ctl("status").stdout.splitlines()
+
+
+def test_runs_fit_with_short_ids_that_other_commands_accept(server: Server, tmp_path: Path) -> None:
+    """Where the whole ids do not fit; a pipe gets them."""
+    file = tmp_path / "long.yml"
+    file.write_text(HELLO.replace("name: hello", "name: nightly-reports"))
+    runs = [started_id(server.ctl("run", str(file), "--detach")) for _ in range(3)]
+    heading, *rows = shown(server, "runs")
+    assert heading.split() == ["RUN", "NAME", "STATUS", "TRIGGER", "CREATED", "DURATION"]
+    assert max(map(len, (heading, *rows))) <= COLUMNS
+    ids = [row.split()[1] for row in rows]
+    assert [run.startswith(short) for run, short in zip(runs[::-1], ids, strict=True)] == [True] * 3
+    assert len(ids[0]) < len(runs[0])
+    assert runs[0] in server.ctl("show", ids[2]).stdout
+    assert runs[0] in server.ctl("runs").stdout

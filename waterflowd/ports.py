@@ -272,8 +272,8 @@ class AgentListener(Protocol):
 class Attempts(Protocol):
     """The attempts of agents by the recorded facts: who has which, what an agent should still get, where its reports go."""
 
-    def find(self, name: AttemptId) -> HeldAttempt | None:
-        """The attempt, open or ended; None if there is none or no agent has had it. `name` may come from anywhere."""
+    def find(self, agent: AgentId, name: AttemptId) -> HeldAttempt | None:
+        """The attempt, open or ended, that the agent has or had; None if it is not the agent's. Agents choose `name`."""
         ...
 
     def open_attempts(self, agent: AgentId) -> list[HeldAttempt]:
@@ -293,24 +293,39 @@ class Attempts(Protocol):
         ...
 
     def checkout(self, agent: AgentId, key: messages.TaskId) -> Checkout | None:
-        """The files of the job of an open attempt of the agent; None without such an attempt, or if it has no files."""
-        ...
+        """The files of the job of an open attempt of the agent; None without such an attempt, or if it has no files.
 
-    def outstanding(self, key: messages.TaskId, *, is_held: bool) -> list[messages.DaemonMessage]:
-        """What the agent should still get for an open attempt: its offer, unless the agent holds it, and its cancel."""
-        ...
-
-    def report(
-        self, reports: Sequence[tuple[RunId, inputs.TaskReport]], durable: Callable[[], None] = lambda: None
-    ) -> None:
-        """Hands reports to their runs, in order; repeated ones are harmless. Calls `durable` once all are recorded.
-
-        A result of an ended attempt is recorded as evidence. There is no error: it takes as long as it takes.
+        Raises `Retryable` while it is not known yet.
         """
         ...
 
-    def settle(self, agent: AgentId, call: Callable[[], None]) -> None:
-        """Calls `call` once everything reported so far is recorded, and what it has led to for the agent is known."""
+    def outstanding(self, agent: AgentId, key: messages.TaskId, *, is_held: bool) -> list[messages.DaemonMessage]:
+        """What the agent should still get for its open attempt: the offer, unless the agent holds it, and its cancel."""
+        ...
+
+    def report(
+        self,
+        agent: AgentId,
+        reports: Sequence[tuple[RunId, inputs.TaskReport]],
+        durable: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Hands reports about attempts of the agent to their runs, in order; repeated ones are harmless.
+
+        Calls `durable` once these, and the agent's earlier ones, are recorded. A result of an ended attempt is recorded as
+        evidence. There is no error: it takes as long as it takes.
+        """
+        ...
+
+    def settle(self, agent: AgentId, hello: messages.Hello, call: Callable[[], None]) -> None:
+        """The agent has opened a session: `hello` says what it holds, before any of its reports.
+
+        Calls `call` once everything reported so far is recorded, and what it has led to for the agent is known; perhaps never,
+        if the session ends before.
+        """
+        ...
+
+    def session_ended(self, agent: AgentId) -> None:
+        """The agent's session has ended."""
         ...
 
     def servers_changed(self) -> None:

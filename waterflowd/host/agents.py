@@ -129,7 +129,7 @@ class AgentHandler:
         """See `ports.AgentListener`."""
         hello = self._hellos[agent]
         self.on_session(agent, "connected", hello.hostname)
-        self._attempts.settle(agent, lambda: self._settle(agent, hello))
+        self._attempts.settle(agent, hello, lambda: self._settle(agent, hello))
 
     def _settle(self, agent: AgentId, hello: messages.Hello) -> None:
         """Sends what is outstanding for the agent that sent `hello`, unless that session has ended."""
@@ -137,28 +137,10 @@ class AgentHandler:
             return
         del self._hellos[agent]
         held = {item.key: item.state for item in hello.held}
-        server = self._placement.server(agent)
         outgoing: list[messages.DaemonMessage] = []
         lost: list[_Report] = []
         for attempt in self._attempts.open_attempts(agent):
-            key = _key(attempt)
-            state = held.pop(key, None)
-            if state is messages.AttemptState.FINISHED:
-                continue
-            if self._was_elsewhere(agent, attempt):
-                lost.extend(self._lost_elsewhere(agent, attempt))
-                continue
-            if state is None and attempt.is_started:
-                # It had started, and the agent has lost its record of it: another offer would run it twice.
-                text = f"{attempt.agent_name} has lost its record of the running step"
-                lost.extend(self._lost_now_or_later(agent, attempt, text))
-                continue
-            if attempt.boot_id != server.boot_id:
-                text = f"server {attempt.agent_name} was rebooted while the step ran"
-                cause = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
-                lost.append(_lost(agent, attempt, cause))
-                continue
-            outgoing.extend(self._attempts.outstanding(key, is_held=state is not None))
+            self._resume(agent, attempt, held.pop(_key(attempt), None), outgoing, lost)
         for key, state in held.items():
             if state is not messages.AttemptState.FINISHED:
                 # Has no effect for an attempt that the `Welcome` told the agent to forget.
@@ -171,11 +153,45 @@ class AgentHandler:
             for run, job in jobs
             if self._attempts.has_job_ended(agent, RunId(run), JobId(job))
         )
+        self._settled(agent, outgoing, lost)
+        self._attempts.servers_changed()
+
+    def arrived(self, agent: AgentId, attempt: HeldAttempt, state: messages.AttemptState | None) -> None:
+        """An open attempt has become known after its agent's session was settled; the agent has it in this state."""
+        outgoing: list[messages.DaemonMessage] = []
+        lost: list[_Report] = []
+        self._resume(agent, attempt, state, outgoing, lost)
+        self._settled(agent, outgoing, lost)
+
+    def _resume(
+        self,
+        agent: AgentId,
+        attempt: HeldAttempt,
+        state: messages.AttemptState | None,
+        outgoing: list[messages.DaemonMessage],
+        lost: list[_Report],
+    ) -> None:
+        """Adds what the agent should get for an open attempt that it has in this state, or the report that it is lost."""
+        if state is messages.AttemptState.FINISHED:
+            return
+        if self._was_elsewhere(agent, attempt):
+            lost.extend(self._lost_elsewhere(agent, attempt))
+        elif state is None and attempt.is_started:
+            # It had started, and the agent has lost its record of it: another offer would run it twice.
+            text = f"{attempt.agent_name} has lost its record of the running step"
+            lost.extend(self._lost_now_or_later(agent, attempt, text))
+        elif attempt.boot_id != self._placement.server(agent).boot_id:
+            text = f"server {attempt.agent_name} was rebooted while the step ran"
+            cause = reason(ReasonCode.OUTCOME_UNKNOWN, text, agent=attempt.agent_name)
+            lost.append(_lost(agent, attempt, cause))
+        else:
+            outgoing.extend(self._attempts.outstanding(agent, _key(attempt), is_held=state is not None))
+
+    def _settled(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage], lost: Sequence[_Report]) -> None:
         if outgoing:
             self._link.send(agent, outgoing)
         if lost:
-            self._attempts.report(lost)
-        self._attempts.servers_changed()
+            self._attempts.report(agent, lost)
 
     def disconnected(self, agent: AgentId, text: str) -> None:
         """See `ports.AgentListener`."""
@@ -183,6 +199,7 @@ class AgentHandler:
         self.on_session(agent, "disconnected", text)
         self._placement.disconnect(agent, self._clock.now(), text)
         self._await_return(agent)
+        self._attempts.session_ended(agent)
         self._attempts.servers_changed()
 
     def _await_return(self, agent: AgentId) -> None:
@@ -210,7 +227,7 @@ class AgentHandler:
             text = f"server {attempt.agent_name}: not connected for {round(away_ms / 1000)} s"
             lost.append(_lost(agent, attempt, reason(ReasonCode.SERVER_LOST, text, agent=attempt.agent_name)))
         if lost:
-            self._attempts.report(lost)
+            self._attempts.report(agent, lost)
         if waits_ms:
             # At least a millisecond: a difference of two floating-point numbers may be too small to let time pass.
             self._lost_timers[agent] = loop.call_later(max(1.0, min(waits_ms)) / 1000, self._give_up, agent)
@@ -239,7 +256,7 @@ class AgentHandler:
 
     def _lose_doubtful(self, agent: AgentId, attempt: HeldAttempt, cause: Reason) -> None:
         del self._doubtful[_key(attempt)]
-        self._attempts.report([_lost(agent, attempt, cause)])
+        self._attempts.report(agent, [_lost(agent, attempt, cause)])
 
     def lose(self, agent: AgentId, text: str, code: ReasonCode) -> None:
         """Marks all attempts of a revoked agent as lost, except those with a lease: they are lost when that has ended."""
@@ -250,7 +267,7 @@ class AgentHandler:
             cause = reason(code, f"server {attempt.agent_name}: {text}", agent=attempt.agent_name)
             lost.append(_lost(agent, attempt, cause))
         if lost:
-            self._attempts.report(lost)
+            self._attempts.report(agent, lost)
 
     # Attempts ---------------------------------------------------------------------------------------------------------
 
@@ -269,9 +286,9 @@ class AgentHandler:
                 # gets no more of them; reports that are accepted meanwhile are sent again and ignored then.
                 self._unacknowledged.add(agent)
                 continue
-            attempt = self._attempts.find(name)
+            attempt = self._attempts.find(agent, name)
             # Under any lease: a report with an old one is evidence. A false report must not even become that.
-            if attempt is None or attempt.agent != agent:
+            if attempt is None:
                 self._link.reject(
                     agent, "WF215", f"report about {display_name(report.key)}: the agent does not have it"
                 )
@@ -281,7 +298,7 @@ class AgentHandler:
                 if isinstance(report, messages.Finished):
                     self._outputs.finished(agent, attempt, report)
                 accepted.append((name.run, _report(agent, report)))
-        self._attempts.report(accepted, lambda: self._recorded(agent, accepted, durable))
+        self._attempts.report(agent, accepted, lambda: self._recorded(agent, accepted, durable))
 
     def _recorded(self, agent: AgentId, reports: Sequence[_Report], durable: Callable[[], None]) -> None:
         """Acknowledges reports, unless one has stalled its run: it was not recorded, so the agent must keep it."""

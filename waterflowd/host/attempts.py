@@ -28,10 +28,11 @@ class LiveAttempts:
         self._state = driver.state
         self._queries = queries
 
-    def find(self, name: AttemptId) -> HeldAttempt | None:
+    def find(self, agent: AgentId, name: AttemptId) -> HeldAttempt | None:
         """See the port."""
         run = self._queries.find(self._state.runs, name.run)
-        return None if run is None else _held(run, name)
+        held = None if run is None else _held(run, name)
+        return held if held is not None and held.agent == agent else None
 
     def open_attempts(self, agent: AgentId) -> list[HeldAttempt]:
         """See the port."""
@@ -75,7 +76,7 @@ class LiveAttempts:
         run = self._open_run(agent, key)
         return None if run is None else checkout.of_job(run, run.jobs_by_id[key.attempt.job])
 
-    def outstanding(self, key: messages.TaskId, *, is_held: bool) -> list[messages.DaemonMessage]:
+    def outstanding(self, agent: AgentId, key: messages.TaskId, *, is_held: bool) -> list[messages.DaemonMessage]:
         """See the port."""
         run = self._state.runs.get(key.attempt.run)
         if run is None:
@@ -101,7 +102,10 @@ class LiveAttempts:
                 yield messages.Cancel(key, command.is_forced, command.reason)
 
     def report(
-        self, reports: Sequence[tuple[RunId, inputs.TaskReport]], durable: Callable[[], None] = lambda: None
+        self,
+        agent: AgentId,
+        reports: Sequence[tuple[RunId, inputs.TaskReport]],
+        durable: Callable[[], None] = lambda: None,
     ) -> None:
         """See the port."""
         current: list[tuple[RunId, inputs.Input]] = []
@@ -112,9 +116,12 @@ class LiveAttempts:
                 self._driver.record_evidence(run, report)
         self._driver.submit(current, durable)
 
-    def settle(self, agent: AgentId, call: Callable[[], None]) -> None:
-        """See the port."""
+    def settle(self, agent: AgentId, hello: messages.Hello, call: Callable[[], None]) -> None:
+        """See the port. The log knows what the agent holds."""
         self._driver.settle(agent, call)
+
+    def session_ended(self, agent: AgentId) -> None:
+        """See the port. The agent's attempts continue."""
 
     def servers_changed(self) -> None:
         """See the port."""

@@ -36,7 +36,12 @@ class FileServer:
 
     def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
         """An agent requests files."""
-        found = self._attempts.checkout(agent, request.key)
+        try:
+            found = self._attempts.checkout(agent, request.key)
+        except Retryable as error:
+            response = messages.FileResponse(request.key, request.number, [], error.code, error.text, RETRY_MS)
+            self._link.send(agent, [response])
+            return
         if found is None:
             # Usually the attempt has just ended.
             text = "the attempt that needs the files is not open on this server"

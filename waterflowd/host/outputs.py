@@ -60,8 +60,8 @@ class OutputCollector:
         """An agent has sent output."""
         key = output.key
         size = sum(len(chunk.data) for chunk in output.chunks)
-        attempt = self._attempts.find(key.attempt)
-        fault = _fault(agent, key, attempt, output.offset, size)
+        attempt = self._attempts.find(agent, key.attempt)
+        fault = _fault(key, attempt, output.offset, size)
         if fault or attempt is None:
             self._link.reject(agent, "WF215", f"output of {display_name(key)}: {fault}")
             self._link.send(agent, [messages.OutputAck(key, max(output.offset, 0) + size)])
@@ -127,9 +127,9 @@ class OutputCollector:
         return sizes
 
 
-def _fault(agent: AgentId, key: messages.TaskId, attempt: HeldAttempt | None, offset: int, size: int) -> str:
+def _fault(key: messages.TaskId, attempt: HeldAttempt | None, offset: int, size: int) -> str:
     """Why the output cannot be stored; empty if it can."""
-    if attempt is None or not attempt.is_of(agent, key.epoch):
+    if attempt is None or attempt.epoch != key.epoch:
         return "the agent does not have this attempt"
     return "" if 0 <= offset <= LOG_BYTES_MAX - size else "the offset is beyond the size limit of a log"
 

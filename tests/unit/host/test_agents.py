@@ -455,7 +455,7 @@ async def test_a_lost_record_of_an_attempt_with_a_lease_is_not_its_end() -> None
         timer = host.agents._doubtful[key]
         assert timer.when() - asyncio.get_running_loop().time() > (LEASE_OVER_MS - 60_000) / 1000
 
-        attempt = host.agents._attempts.find(key.attempt)
+        attempt = host.agents._attempts.find(agent, key.attempt)
         assert attempt is not None
         host.agents._lose_doubtful(agent, attempt, host.state.runs[summary.id].reason)
         await host.settle()

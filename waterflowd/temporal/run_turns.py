@@ -390,6 +390,13 @@ def _check_request(run: Run, content: inputs.Input) -> None:
     """Raises `Rejected` for a request that the run cannot accept, as the log engine does."""
     if isinstance(content, inputs.DecideApproval):
         approvals.check(run, content)
+    elif isinstance(content, inputs.TaskReport):
+        # A gateway believes an agent as to what it holds; its report about another one's attempt is not even evidence.
+        attempt = run.attempt(content.job, content.step, content.attempt)
+        if attempt is None or attempt.agent != content.agent:
+            raise Rejected(
+                "WF215", f"a report about {content.job}/{content.step}: the agent does not have it", status=403
+            )
     elif run.is_completed:
         raise Rejected("WF606", f"run {run.id} is already completed", status=409)
 

@@ -1,0 +1,315 @@
+"""Runs on Temporal's real server, with the real engine and real gateways; the test plays the agents.
+
+A `Cluster` takes the turns of runs. A `Daemon` is one gateway with its own connection, placement and link: a test may have
+several, and end one as `kill -9` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client, WorkflowHandle
+from temporalio.converter import WorkflowSerializationContext
+from temporalio.worker import Worker
+
+from tests.integration.temporal.server import Namespace
+from tests.patience import PATIENCE_S
+from waterflow_agent.attempts import Outcome
+from waterflow_agent.wire import messages as wire
+from waterflowd.access.policy import AccessPolicy
+from waterflowd.access.repository_quotas import RepositoryQuotas
+from waterflowd.dsl import compile_workflow
+from waterflowd.engine import events, inputs
+from waterflowd.fleet import events as fleet_events
+from waterflowd.fleet.placement import Placement
+from waterflowd.fleet.registry import Registry
+from waterflowd.host.agents import AgentHandler
+from waterflowd.host.feed import Feed
+from waterflowd.host.file_server import FileServer
+from waterflowd.host.output_admission import OutputAdmission
+from waterflowd.host.outputs import OutputCollector
+from waterflowd.model.ids import AgentId, RunId, run_id, run_stream
+from waterflowd.model.records import RunSummary, Trigger, TriggerKind
+from waterflowd.temporal import messages, orders, run_turns, shell
+from waterflowd.temporal.gateway import attempts
+from waterflowd.temporal.gateway.activities import LeaseTerms, Secrets
+from waterflowd.temporal.gateway.gateway import Gateway
+from waterflowd.temporal.run_turns import RunTurns
+from waterflowd.temporal.turns import StreamActivities
+from waterflowd.testing.host import NODES, START_AT, ManualClock, RecordingLink, agent_id, codec, finished
+from waterflowd.testing.memory_files import MemoryFiles
+from waterflowd.testing.memory_log import MemoryLog
+from waterflowd.testing.memory_outputs import MemoryOutputLogs
+
+#: Far more than a test takes.
+LOST_AFTER_MS = 600_000
+#: Heartbeats, and looks at runs whose activity is missing.
+HEARTBEAT_S = 0.3
+
+
+async def until(condition: Callable[[], Any], what: str) -> None:
+    """Waits for a condition."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"waited {PATIENCE_S:g} s for {what}") from None
+
+
+class Cluster:
+    """A namespace whose runs get turns, and the servers that are enrolled."""
+
+    def __init__(self, namespace: Namespace, client: Client) -> None:
+        self.namespace = namespace
+        self.client = client
+        self.registry = Registry()
+        self._numbers = iter(range(1, 1000))
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, namespace: Namespace, *, lost_after_ms: int = LOST_AFTER_MS) -> AsyncIterator[Cluster]:
+        """Takes turns."""
+        cluster = cls(namespace, await namespace.client())
+        turns = RunTurns(cluster.registry, Placement(cluster.registry), AccessPolicy(), lost_after_ms=lost_after_ms)
+        async with Worker(
+            cluster.client,
+            task_queue=orders.STREAMS_QUEUE,
+            workflows=[shell.Stream],
+            activities=StreamActivities(turns, cluster.client.data_converter).all,
+            graceful_shutdown_timeout=timedelta(0),
+        ):
+            yield cluster
+
+    def enroll(self, name: str, *groups: str) -> AgentId:
+        """Approves an agent."""
+        agent = agent_id(name)
+        self.registry.apply(
+            fleet_events.AgentApproved(at=START_AT, by="test", agent=agent, public_key=name, name=name, groups=groups)
+        )
+        return agent
+
+    async def start(self, workflow: str) -> Run:
+        """Starts a run."""
+        # Other files mean that the workflow is one of a repository.
+        compiled = compile_workflow(
+            "w.yml", workflow.encode(), {"x.yml": b"jobs: {a: {runs-on: web, steps: [{run: x}]}}"}
+        )
+        assert compiled.plan is not None, compiled.diagnostics
+        number = next(self._numbers)
+        run = run_id(START_AT, number)
+        trigger = Trigger(kind=TriggerKind.CLI, by="uid:0", principal="uid:0")
+        start = inputs.StartRun(
+            plan_hash="h", number=number, trigger=trigger, repository="ops", revision="0" * 40, inputs={}, vars={}
+        )
+        begin = messages.Begin(
+            subject=compiled.plan,
+            inputs=[messages.SignalReceived(number=1, content=orders.INPUTS.pack(start))],
+            number=1,
+        )
+        handle: WorkflowHandle[Any, bytes] = await self.client.start_workflow(
+            messages.WORKFLOW_TYPE,
+            begin,
+            id=run_stream(run),
+            task_queue=orders.STREAMS_QUEUE,
+            # A task that timed out on a busy machine would run its turn again.
+            task_timeout=timedelta(seconds=PATIENCE_S),
+            result_type=bytes,
+        )
+        return Run(run, handle, self.client)
+
+
+class Run:
+    """A run."""
+
+    def __init__(self, run: RunId, handle: WorkflowHandle[Any, bytes], client: Client) -> None:
+        self.id = run
+        self.handle = handle
+        self._client = client
+
+    async def result(self) -> RunSummary:
+        """The row of the ended run."""
+        async with asyncio.timeout(PATIENCE_S):
+            summary: RunSummary = run_turns.ROWS.unpack(await self.handle.result())
+        return summary
+
+    async def send(self, item: inputs.Input) -> None:
+        """Signals an input."""
+        await self.handle.signal(messages.INPUT_SIGNAL, orders.INPUTS.pack(item))
+
+    async def events(self) -> list[events.RunEvent]:
+        """What the run has recorded."""
+        found: list[bytes] = []
+        context = WorkflowSerializationContext(namespace=self._client.namespace, workflow_id=self.handle.id)
+        bound = self._client.data_converter.with_context(context)
+        for event in (await self.handle.fetch_history()).events:
+            if event.event_type == EventType.EVENT_TYPE_MARKER_RECORDED:
+                details = event.marker_recorded_event_attributes.details
+                if "result" in details:
+                    [result] = await bound.decode_wrapper(details["result"], [messages.TurnResult])
+                    found += result.facts if isinstance(result, messages.TurnResult) else []
+        return [run_turns.FACTS.unpack(self.handle.id, fact).event for fact in found]
+
+    async def recorded(self, kind: type[Any]) -> Any:
+        """Waits until the run has recorded an event of this kind; returns the first one."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                for event in await self.events():
+                    if isinstance(event, kind):
+                        return event
+                await asyncio.sleep(0.1)
+
+    async def waits_for(self, identifier: str) -> None:
+        """Returns when the run has scheduled an activity."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                description = (await self.handle.describe()).raw_description
+                if any(each.activity_id == identifier for each in description.pending_activities):
+                    return
+                await asyncio.sleep(0.05)
+
+
+class Daemon:
+    """A gateway, and the agents that the test plays."""
+
+    def __init__(self, cluster: Cluster, client: Client, secrets: Secrets) -> None:
+        self.link = RecordingLink()
+        self.clock = ManualClock()
+        self.placement = Placement(cluster.registry)
+        self.gateway = Gateway(
+            client,
+            self.placement,
+            cluster.registry,
+            self.link,
+            self.clock,
+            terms=LeaseTerms(epoch=1, lease_ms=10_000),
+            secrets=secrets,
+            heartbeat_s=HEARTBEAT_S,
+            started_after_s=HEARTBEAT_S,
+        )
+        logs = MemoryOutputLogs()
+        log = MemoryLog(codec())
+        admission = OutputAdmission(RepositoryQuotas(counter=log.counter), logs, self.clock, lambda counters: None)
+        port = self.gateway.attempts
+        self.agents = AgentHandler(
+            port,
+            self.placement,
+            cluster.registry,
+            self.link,
+            self.clock,
+            outputs=OutputCollector(port, admission, logs, self.link, Feed(log)),
+            files=FileServer(port, MemoryFiles(), self.link),
+            lost_after_ms=LOST_AFTER_MS,
+        )
+        self.gateway.attempts.arrived = self.agents.arrived
+        self._running = asyncio.create_task(self.gateway.run(), name="gateway")
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, cluster: Cluster, *, secrets: Secrets | None = None) -> AsyncIterator[Daemon]:
+        """A gateway with a connection of its own."""
+        daemon = cls(cluster, await cluster.namespace.client(), secrets or Secrets())
+        try:
+            yield daemon
+        finally:
+            await daemon.stop()
+
+    async def stop(self) -> None:
+        """Ends the gateway, as a daemon does that is stopped."""
+        self._running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._running
+        for handle in (*self.agents._lost_timers.values(), *self.agents._doubtful.values()):
+            handle.cancel()
+
+    async def kill(self) -> None:
+        """Ends the gateway without any farewell: it neither gives activities back nor tells its agents."""
+        port: attempts.GatewayAttempts = self.gateway.attempts
+        port._sessions.clear()
+        for task in [*port._serving.values(), *port.reports._tasks]:
+            task.cancel()
+        await self.stop()
+
+    # The agents -------------------------------------------------------------------------------------------------------
+
+    def hello(self, agent: AgentId, held: Sequence[wire.HeldAttempt] = (), **changes: Any) -> None:
+        """The agent opens a session."""
+        fields: dict[str, Any] = {
+            "session": "0" * 32,
+            "protocol": 1,
+            "protocol_min": 1,
+            "agent_version": "0",
+            "instance": "instance-1",
+            "machine_id": "machine",
+            "boot_id": "boot-1",
+            "slots": 4,
+            "hostname": "host",
+            "os": "Linux",
+            "arch": "x86_64",
+            "labels": {},
+            "nodes": NODES,
+            "held": list(held),
+        }
+        self.agents.settle(agent, wire.Hello(**{**fields, **changes}))
+        self.agents.connected(agent)
+
+    def bye(self, agent: AgentId) -> None:
+        """The agent's session ends."""
+        self.agents.disconnected(agent, "the connection was lost")
+
+    def started(self, agent: AgentId, task: wire.TaskId) -> Acknowledgement:
+        """The agent reports a start."""
+        acknowledged = Acknowledgement()
+        self.agents.received(agent, [wire.Started(task, START_AT)], acknowledged)
+        return acknowledged
+
+    def finished(self, agent: AgentId, task: wire.TaskId, **changes: Any) -> Acknowledgement:
+        """The agent reports an end: success, unless `changes` say otherwise."""
+        acknowledged = Acknowledgement()
+        self.agents.received(agent, [finished(task, **changes)], acknowledged)
+        return acknowledged
+
+    def tasks(self, agent: AgentId) -> list[wire.TaskId]:
+        """The attempts that were offered to the agent, each as often as it was offered."""
+        return [message.task.key for to, message in self.link.sent if to == agent and isinstance(message, wire.Offer)]
+
+    def cancels(self, agent: AgentId) -> list[wire.Cancel]:
+        """The cancels that were sent to the agent."""
+        return [message for to, message in self.link.sent if to == agent and isinstance(message, wire.Cancel)]
+
+    async def offered(self, agent: AgentId, count: int = 1) -> list[wire.TaskId]:
+        """Waits until the agent has got so many offers."""
+        await until(lambda: len(self.tasks(agent)) >= count, f"{count} offers to {agent}")
+        return self.tasks(agent)
+
+    def taken(self) -> int:
+        """How many slots are taken."""
+        return sum(len(server.taken) for server in self.placement.servers.values())
+
+
+class Acknowledgement:
+    """What an agent hears of a report."""
+
+    def __init__(self) -> None:
+        self.has_arrived = False
+
+    def __call__(self) -> None:
+        self.has_arrived = True
+
+    async def arrives(self) -> None:
+        """Waits for it."""
+        await until(lambda: self.has_arrived, "an acknowledgement")
+
+
+def held(task: wire.TaskId, state: wire.AttemptState = wire.AttemptState.STARTED) -> wire.HeldAttempt:
+    """An attempt that the agent holds, by its journal."""
+    return wire.HeldAttempt(task, state)
+
+
+SUCCESS = Outcome.SUCCESS

@@ -1,0 +1,179 @@
+"""Calls about the activities of runs, by name: it does not matter which gateway has taken them from their queue.
+
+Rules of this file: a call that Temporal did not confirm raises `Retryable` WF802, and may have had its effect. "Not found"
+always means the activity or the run; a missing namespace is an error like a cluster that is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from datetime import timedelta
+from enum import Enum
+from typing import Any, NamedTuple
+
+from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
+from temporalio.client import (
+    AsyncActivityCancelledError,
+    AsyncActivityHandle,
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.converter import ActivitySerializationContext
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.service import RPCError, RPCStatusCode
+
+from waterflow_agent.errors import Retryable
+from waterflow_agent.wire.messages import TaskId
+from waterflowd.model.ids import AgentId, RunId, run_stream
+from waterflowd.temporal import messages, orders
+from waterflowd.temporal.shell import OPEN_MAX
+
+#: Concurrent calls. More would only wait in the cluster.
+CALLS_MAX = 100
+#: Of one call, with the client's own retries.
+CALL_TIMEOUT = timedelta(seconds=10)
+#: An activity that was returned to its queue waits this long; the queue has a poller again by then, or none for a while.
+GIVEN_BACK_DELAY = timedelta(milliseconds=100)
+#: The type of the error with which an activity is returned.
+AGENT_AWAY = "agent-away"
+
+_OPEN = (WorkflowExecutionStatus.RUNNING, WorkflowExecutionStatus.CONTINUED_AS_NEW)
+
+
+class Lease(Enum):
+    """What Temporal says to a heartbeat."""
+
+    #: The run waits for the activity.
+    HELD = "held"
+    #: The run has cancelled it.
+    CANCELLED = "cancelled"
+    #: No gateway has it: it waits in its queue, or the run no longer has it.
+    NOT_FOUND = "not-found"
+
+
+class OpenActivities(NamedTuple):
+    """The activities that an open run waits for."""
+
+    #: Identifies the execution; a run continues as a new one from time to time.
+    execution: str
+    ids: frozenset[str]
+    #: False while the run may be about to schedule more.
+    is_complete: bool
+
+
+def away(text: str) -> ApplicationError:
+    """The error that gives an activity back to its queue."""
+    return ApplicationError(
+        text, type=AGENT_AWAY, next_retry_delay=GIVEN_BACK_DELAY, category=ApplicationErrorCategory.BENIGN
+    )
+
+
+class ActivityClient:
+    """See the module's docstring. `client` seals payloads."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._calls = asyncio.Semaphore(CALLS_MAX)
+
+    async def complete(self, agent: AgentId, task: TaskId, result: bytes) -> bool:
+        """Completes the activity of an attempt; False if the run does not have it."""
+        return await self._is_found(self._task(agent, task).complete(result, rpc_timeout=CALL_TIMEOUT))
+
+    async def heartbeat(self, agent: AgentId, task: TaskId, progress: bytes) -> Lease:
+        """Says that the attempt continues; `progress` is what the next gateway gets to know."""
+        call = self._task(agent, task).heartbeat(progress, rpc_timeout=CALL_TIMEOUT)
+        try:
+            return Lease.HELD if await self._is_found(call) else Lease.NOT_FOUND
+        except AsyncActivityCancelledError as error:
+            # A person may have paused or reset it; then it is still wanted.
+            return Lease.CANCELLED if error.details is None or error.details.cancel_requested else Lease.HELD
+
+    async def give_back(self, agent: AgentId, task: TaskId, text: str) -> bool:
+        """Returns the activity to its queue; False if no gateway has it. `text` says why."""
+        return await self._is_found(self._task(agent, task).fail(away(text), rpc_timeout=CALL_TIMEOUT))
+
+    async def signal(self, run: RunId, content: bytes) -> bool:
+        """Sends an input to a run; False if the run has ended."""
+        handle = self._client.get_workflow_handle(run_stream(run))
+        return await self._is_found(handle.signal(messages.INPUT_SIGNAL, content, rpc_timeout=CALL_TIMEOUT))
+
+    async def request(self, run: RunId, identifier: str, content: bytes) -> bool:
+        """Gives an input to a run and returns when a turn has taken it; False if the run has ended.
+
+        Waits as long as the run is stalled. A repeated call with the same identifier has the same answer.
+        """
+        handle = self._client.get_workflow_handle(run_stream(run), result_type=bytes)
+        try:
+            await handle.execute_update(messages.REQUEST_UPDATE, content, id=identifier, result_type=bytes)
+        except WorkflowUpdateRPCTimeoutOrCancelledError as error:
+            raise _unconfirmed(error) from error
+        except WorkflowUpdateFailedError as error:
+            # The execution ended, or continued as a new one, before a turn took the update.
+            return await self._still_open(run, error)
+        except RPCError as error:
+            if not _is_not_found(error):
+                raise _unconfirmed(error) from error
+            return await self._still_open(run, error)
+        return True
+
+    async def _still_open(self, run: RunId, error: Exception) -> bool:
+        if await self.look(run) is not None:
+            raise _unconfirmed(error) from error
+        return False
+
+    async def look(self, run: RunId) -> OpenActivities | None:
+        """What an open run waits for; None if the run has ended, or there is none."""
+        try:
+            async with self._calls:
+                found = await self._client.get_workflow_handle(run_stream(run)).describe(rpc_timeout=CALL_TIMEOUT)
+        except RPCError as error:
+            if _is_not_found(error):
+                return None
+            raise _unconfirmed(error) from error
+        if found.status not in _OPEN:
+            return None
+        raw = found.raw_description
+        pending = frozenset(each.activity_id for each in raw.pending_activities)
+        is_complete = not raw.HasField("pending_workflow_task") and len(pending) < OPEN_MAX
+        return OpenActivities(found.run_id, pending, is_complete)
+
+    def _task(self, agent: AgentId, task: TaskId) -> AsyncActivityHandle:
+        workflow, identifier = run_stream(task.attempt.run), orders.task_activity(task, agent)
+        context = ActivitySerializationContext(
+            namespace=self._client.namespace,
+            activity_id=identifier,
+            activity_type=orders.ATTEMPT,
+            activity_task_queue=orders.agent_queue(agent),
+            workflow_id=workflow,
+            workflow_type=messages.WORKFLOW_TYPE,
+            is_local=False,
+        )
+        handle = self._client.get_async_activity_handle(workflow_id=workflow, run_id=None, activity_id=identifier)
+        return handle.with_context(context)
+
+    async def _is_found(self, call: Coroutine[Any, Any, Any]) -> bool:
+        with contextlib.closing(call):
+            try:
+                async with self._calls:
+                    await call
+            except RPCError as error:
+                if _is_not_found(error):
+                    return False
+                raise _unconfirmed(error) from error
+        return True
+
+
+def _is_not_found(error: RPCError) -> bool:
+    details = error.grpc_status.details
+    return error.status is RPCStatusCode.NOT_FOUND and not any(
+        detail.Is(NamespaceNotFoundFailure.DESCRIPTOR) for detail in details
+    )
+
+
+def _unconfirmed(error: Exception) -> Retryable:
+    text = error.message if isinstance(error, RPCError) else str(error)
+    return Retryable("WF802", f"the Temporal cluster did not confirm a call: {text or type(error).__name__}")

@@ -1,0 +1,55 @@
+"""The gateway's parts, connected."""
+
+from __future__ import annotations
+
+import asyncio
+
+from temporalio.client import Client
+
+from waterflowd import ports
+from waterflowd.fleet.placement import Placement
+from waterflowd.fleet.registry import Registry
+from waterflowd.temporal.gateway import attempts
+from waterflowd.temporal.gateway.activities import GatewayActivities, LeaseTerms, Secrets
+from waterflowd.temporal.gateway.activity_client import ActivityClient
+from waterflowd.temporal.gateway.attempts import GatewayAttempts
+from waterflowd.temporal.gateway.queues import Queues
+from waterflowd.temporal.gateway.slots import Slots
+
+
+class Gateway:
+    """A daemon as its agents see it: `attempts` is for `host.agents.AgentHandler`, whose `arrived` it needs in return."""
+
+    def __init__(
+        self,
+        client: Client,
+        placement: Placement,
+        registry: Registry,
+        link: ports.Link,
+        clock: ports.Clock,
+        *,
+        terms: LeaseTerms,
+        secrets: Secrets,
+        heartbeat_s: float = attempts.HEARTBEAT_S,
+        started_after_s: float = attempts.STARTED_AFTER_S,
+    ) -> None:
+        slots = Slots(placement, registry)
+        self.attempts = GatewayAttempts(
+            ActivityClient(client), slots, registry, link, heartbeat_s=heartbeat_s, started_after_s=started_after_s
+        )
+        activities = GatewayActivities(
+            self.attempts, slots, placement, registry, link, clock, terms=terms, secrets=secrets
+        )
+        self._queues = Queues(client, activities, slots, placement, registry)
+        self.attempts.poll = self._queues.poll_agent
+        #: To be called when a secret was read, or could not be read.
+        self.secrets_read = activities.secrets_read
+
+    async def run(self) -> None:
+        """Works until it is cancelled; then everything goes back to the queues, where another gateway takes it."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._queues.run(), name="queues of groups")
+                group.create_task(self.attempts.run(), name="heartbeats of attempts")
+        finally:
+            await self.attempts.close()

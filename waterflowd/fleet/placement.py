@@ -188,6 +188,18 @@ class Placement:
         cause = self._reported[attempt] = self._reason(request)
         return cause
 
+    def obstacle(self, request: SlotRequest) -> Reason | None:
+        """Why a request, which is not queued, has to wait for people or servers; None if it could be granted soon.
+
+        The slot of a job's own server is usually taken by the job's last step, which has just ended.
+        """
+        if request.agent is not None:
+            is_possible = request.agent in self._registry.agents and self.server(request.agent).is_connected
+        else:
+            servers = [self.server(agent) for agent in self._registry.group(request.group)]
+            is_possible = any(server.free > 0 and _fits(request, server) for server in servers)
+        return None if is_possible else self._reason(request)
+
     def _own(self, agent: AgentId) -> Server | None:
         server = self.server(agent)
         return server if self._free_slots(server) > 0 and agent not in self._by_agent else None

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 
 from waterflowd.engine import Run, fold
 from waterflowd.model import plan
-from waterflowd.model.ids import RunId, run_stream
+from waterflowd.model.ids import RunId, StreamName, run_stream
 from waterflowd.temporal import run_turns
-from waterflowd.temporal.stream_reader import StreamReader
+from waterflowd.temporal.stream_reader import Stored, StreamReader
+
+#: A start is durable before its first turn, which follows at once.
+FIRST_TURN_S = 0.05
+FIRST_TURN_TRIES = 100
 
 
 class TemporalRunReader:
@@ -23,11 +28,21 @@ class TemporalRunReader:
     async def run(self, run: RunId, at: int | None = None) -> Run | None:
         """See the protocol."""
         stream = run_stream(run)
-        stored = await self._streams.read(stream)
+        stored = await self._begun(stream)
         if stored is None or not stored.facts or (at is not None and not 1 <= at <= len(stored.facts)):
             return None
         history = [run_turns.FACTS.unpack(stream, fact).event for fact in stored.facts[:at]]
         return fold(run, plan.decode(stored.subject), history)
+
+    async def _begun(self, stream: StreamName) -> Stored | None:
+        """The stream; waits a while for the first turn of a run that has just been started."""
+        stored = await self._streams.read(stream)
+        tries = FIRST_TURN_TRIES
+        while stored is not None and not stored.facts and tries:
+            tries -= 1
+            await asyncio.sleep(FIRST_TURN_S)
+            stored = await self._streams.read(stream)
+        return stored
 
     def stalled(self) -> Mapping[RunId, str]:
         """See the protocol."""

@@ -320,9 +320,14 @@ class RunTurns:
         match command:
             case commands.RequestSlot(job=job, step=step, attempt=number):
                 refusal = fleet_requests.slot_refusal(self._registry, self._access, run, command)
-                if refusal is None:
+                if refusal is not None:
+                    return (inputs.SlotDenied(job=job, step=step, attempt=number, reason=refusal.reason),)
+                obstacle = self._placement.obstacle(fleet_requests.slot_requirements(run, command))
+                if obstacle is None:
                     return None
-                return (inputs.SlotDenied(job=job, step=step, attempt=number, reason=refusal.reason),)
+                # The gateways are asked all the same; this only tells people what the attempt waits for.
+                result.commands.append(command)
+                return (inputs.SlotPending(job=job, step=step, attempt=number, reason=obstacle),)
             case commands.FreeSlot(job=job, step=step, attempt=number, agent=agent):
                 # The gateway frees the slot; if its attempt has ended, what is left of its activities ends as well.
                 attempt = run.attempt(job, step, number)

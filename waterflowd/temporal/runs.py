@@ -96,7 +96,7 @@ class TemporalRuns:
         except WorkflowAlreadyStartedError:
             return await self._history.run(reserved.run) or row
         except NotFoundError as error:
-            raise Stalled("WF804", f"the namespace of temporal.namespace does not exist: {error}") from error
+            raise Stalled("WF805", f"the namespace of temporal.namespace does not exist: {error}") from error
         return row
 
     async def _request(self, run: RunId, item: inputs.Input) -> RunSummary:

@@ -14,7 +14,7 @@ from waterflowd.access.policy import AccessPolicy
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import Run, events, fold, inputs, outstanding
 from waterflowd.fleet import events as fleet_events
-from waterflowd.fleet.placement import Placement
+from waterflowd.fleet.placement import Placement, Server
 from waterflowd.fleet.registry import Registry
 from waterflowd.model import ids, plan
 from waterflowd.model.ids import AgentId, AttemptId, AttemptNo, JobId, StepId
@@ -532,6 +532,29 @@ async def test_a_group_that_the_repository_may_not_use_is_refused_in_the_turn() 
     assert not scheduled(first)
     assert stream.run().conclusion is Conclusion.FAILURE
     assert ReasonCode.GROUP_NOT_ALLOWED.value in msgspec.json.encode(stream.events()).decode()
+
+
+async def test_a_run_says_what_it_waits_for() -> None:
+    """As far as this daemon knows; the gateways are asked all the same, and the reason ends when one grants a slot."""
+    stream = Stream(TWO)
+    first = await stream.start()
+    assert len(scheduled(first, orders.PLACE)) == 2
+    [cause, _] = [
+        event.reason for event in stream.events() if isinstance(event, events.JobWaiting | events.AttemptWaiting)
+    ]
+    assert cause.code is ReasonCode.NO_SERVER_IN_GROUP
+
+    stream.turns = engine(servers=[AGENT])
+    stream.turns._placement.connect(Server(agent=AGENT, is_connected=True, slots=1, nodes=frozenset({"shell"})))
+    await stream.feed(granted("a", "1"))
+    known = len(stream.facts)
+    await stream.feed(finished("a", "1"))
+    assert not [
+        event for event in stream.events()[known:] if isinstance(event, events.JobWaiting | events.AttemptWaiting)
+    ]
+    stream.turns._placement.disconnect(AGENT, NOW, "gone")
+    await stream.feed(granted("a", "2"), finished("a", "2"))
+    assert stream.run().jobs_by_id[JobId("a")].conclusion is Conclusion.SUCCESS
 
 
 @pytest.mark.parametrize(

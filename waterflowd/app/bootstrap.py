@@ -6,11 +6,11 @@ import asyncio
 import os
 import random
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import waterflowd
 from waterflow_agent.errors import Rejected, Stalled
@@ -32,6 +32,7 @@ from waterflowd.api.services import Services
 from waterflowd.app import audit, file_descriptors, workflow_check
 from waterflowd.app.audit_export import AuditExport, destinations
 from waterflowd.app.config import Config, access_policy, repository_quotas
+from waterflowd.app.engines import Compose, Engine, EngineParts
 from waterflowd.app.environments import Environments
 from waterflowd.compiler.process import CompilerProcess
 from waterflowd.dispatch import keys, lowering
@@ -56,7 +57,7 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.file_server import FileServer
 from waterflowd.host.history import LogHistory
 from waterflowd.host.identities import AgentIdentities
-from waterflowd.host.live_state import LiveState, Lower, MissingSecrets
+from waterflowd.host.live_state import LiveState, MissingSecrets
 from waterflowd.host.output_admission import OutputAdmission
 from waterflowd.host.outputs import OutputCollector
 from waterflowd.host.queries import RunQueries
@@ -118,6 +119,8 @@ class Parts:
     store: opening.Store
     keys: keys.ServerKeys
     driver: Driver
+    #: The engine's own background work, by name.
+    tasks: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
     agents: AgentHandler
     outputs: OutputCollector
     files: FileServer
@@ -133,8 +136,11 @@ class Parts:
     audit_export: AuditExport
 
 
-def build(config: Config, on_poison: Callable[[Stalled], None]) -> Parts:
-    """Opens the data directory and builds the daemon. Raises `Stalled` when that is not possible."""
+def build(config: Config, on_poison: Callable[[Stalled], None], compose: Compose | None = None) -> Parts:
+    """Opens the data directory and builds the daemon, with another engine than that of the log if `compose` makes one.
+
+    Raises `Stalled` when that is not possible.
+    """
     data_dir = Path(config.data_dir)
     audit_keys = audit.load_keys(config)
     seals = {AUDIT: audit_keys[0]} if audit_keys else {}
@@ -142,29 +148,30 @@ def build(config: Config, on_poison: Callable[[Stalled], None]) -> Parts:
     try:
         clock = LogClock(data_dir / "clock.json", store.log.last_at)
         audit.begin(store.log, audit_keys, clock)
-        return _build(config, data_dir, store, clock)
+        return _build(config, data_dir, store, clock, compose or _log_engine)
     except BaseException:
         store.close()
         raise
 
 
-def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock) -> Parts:
+def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock, compose: Compose) -> Parts:
     log = store.log
     server_keys = keys.load_server_keys(data_dir)
     registry = Registry.of(record.event for record in log.read(FLEET))
     secrets, access = _secrets(config), access_policy(config)
     link, feed, queries = _LateLink(), Feed(log), RunQueries(log)
     time_slices = TimeSlices()
-    history = LogHistory(log, feed, time_slices)
+    read_secret = _read_secret(secrets, access)
     state = LiveState(
         runs={},
         stalled={},
         placement=Placement(registry),
+        hosts_runs=compose is _log_engine,
         locks=Locks(),
         registry=registry,
         timers=Timers(),
         child_runs=ChildRunRegistry(queries.known),
-        lower=_lower(secrets, access),
+        lower=partial(lowering.lower, read=read_secret),
         missing_secrets=_missing_secrets(secrets),
         access=access,
         quotas=repository_quotas(config, log.counter),
@@ -174,13 +181,28 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         lease_ms=leases.lease_ms(config.agents.lost_after_ms),
     )
     driver = Driver(state, log, link, clock, feed, queries)
-    secrets.reader.changed = driver.secrets_read
-    contents, attempts = _contents(config, data_dir), LiveAttempts(driver, queries)
+    log_history = LogHistory(log, feed, time_slices)
+    engine = compose(
+        EngineParts(
+            config=config,
+            state=state,
+            driver=driver,
+            queries=queries,
+            history=log_history,
+            feed=feed,
+            link=link,
+            clock=clock,
+            secrets=secrets,
+            read_secret=read_secret,
+            time_slices=time_slices,
+        )
+    )
+    contents = _contents(config, data_dir)
     admission = OutputAdmission(state.quotas, store.outputs, clock, driver.keep_counters)
-    outputs = OutputCollector(attempts, admission, store.outputs, link, feed)
-    files = FileServer(attempts, contents, link)
+    outputs = OutputCollector(engine.attempts, admission, store.outputs, link, feed)
+    files = FileServer(engine.attempts, contents, link)
     agents = AgentHandler(
-        attempts,
+        engine.attempts,
         state.placement,
         registry,
         link,
@@ -189,6 +211,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         files=files,
         lost_after_ms=config.agents.lost_after_ms,
     )
+    engine.connect(agents)
     enrollment = EnrollmentService(registry, driver, agents, link, clock)
     identities = AgentIdentities(registry, state.placement, driver, clock, server_keys.current.fingerprint)
     dispatch = Dispatch(
@@ -203,19 +226,19 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
     )
     link.target = dispatch
     audit_export = AuditExport(
-        log, history, destinations(config.audit), data_dir, is_sealed=log.seal_key_id(AUDIT) != ""
+        log, log_history, destinations(config.audit), data_dir, is_sealed=log.seal_key_id(AUDIT) != ""
     )
     compiler, validator = CompilerProcess(), CompilerProcess(starts_early=False)
-    loop_ports, reconciler = _reconciling(config, log, driver, feed, compiler, clock, access)
+    loop_ports, reconciler = _reconciling(config, log, engine.runs, feed, compiler, clock, access)
     services = Services(
-        history=history,
+        history=engine.history,
         generation=log.generation,
         outputs=store.outputs,
-        runs=driver,
-        feed=feed,
+        runs=engine.runs,
+        feed=engine.feed,
         compiler=compiler,
         validator=validator,
-        reader=LogRunReader(queries, driver, time_slices),
+        reader=engine.reader,
         agents=FleetAgentAdmin(registry, state.placement, enrollment, identities, server_keys.described(), clock),
         repositories=GitRepositoryAdmin(reconciler, state.quotas),
         access=access,
@@ -241,6 +264,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         store=store,
         keys=server_keys,
         driver=driver,
+        tasks=engine.tasks,
         agents=agents,
         outputs=outputs,
         files=files,
@@ -267,7 +291,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
 def _reconciling(
     config: Config,
     log: ports.Journal,
-    driver: Driver,
+    runs: ports.Runs,
     feed: Feed,
     compiler: CompilerProcess,
     clock: LogClock,
@@ -275,7 +299,7 @@ def _reconciling(
 ) -> tuple[LoopPorts, Reconciler]:
     loop_ports = LoopPorts(
         log=log,
-        runs=driver,
+        runs=runs,
         compiler=compiler,
         clock=clock,
         plans=PlanCache(log),
@@ -287,8 +311,20 @@ def _reconciling(
     return loop_ports, Reconciler(config.repository_settings, sources.open, loop_ports)
 
 
-def _lower(secrets: Sources, access: AccessPolicy) -> Lower:
-    """Lowers attempts. Grants are checked again, because the daemon may have got another configuration since the dispatch."""
+def _log_engine(parts: EngineParts) -> Engine:
+    """The log engine: the driver hosts the runs."""
+    parts.secrets.reader.changed = parts.driver.secrets_read
+    return Engine(
+        runs=parts.driver,
+        history=parts.history,
+        reader=LogRunReader(parts.queries, parts.driver, parts.time_slices),
+        attempts=LiveAttempts(parts.driver, parts.queries),
+        feed=parts.feed,
+    )
+
+
+def _read_secret(secrets: Sources, access: AccessPolicy) -> lowering.ReadSecret:
+    """Reads secrets. Grants are checked again, because the daemon may have got another configuration since the dispatch."""
 
     def read(request: lowering.SecretRequest, name: str) -> str | None:
         refusal = access.secret_refusal(request.origin, request.group, name)
@@ -296,7 +332,7 @@ def _lower(secrets: Sources, access: AccessPolicy) -> Lower:
             raise Rejected(refusal.code, refusal.sentence)
         return secrets.get(name, RunRevision(request.origin.repository, request.revision))
 
-    return partial(lowering.lower, read=read)
+    return read
 
 
 def _missing_secrets(secrets: Sources) -> MissingSecrets:

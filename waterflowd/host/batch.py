@@ -167,7 +167,7 @@ class BatchBuilder:
     def assign(self) -> None:
         """Gives free slots and locks to waiting runs, and feeds changed reasons to those that keep waiting."""
         placement = self._state.placement
-        while True:
+        while self._state.hosts_runs:
             self._feed_others()
             for request, server in placement.assign():
                 if not self.feed(request.attempt.run, fleet_requests.slot_granted(self._state, request, server)):

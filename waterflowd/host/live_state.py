@@ -51,6 +51,8 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     #: Stalled runs, with the reason.
     stalled: dict[RunId, str]
     placement: Placement
+    #: Whether the driver hosts runs. Another engine assigns the slots of `placement` itself.
+    hosts_runs: bool = True
     locks: Locks
     registry: Registry
     timers: Timers

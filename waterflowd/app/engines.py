@@ -1,0 +1,58 @@
+"""What differs between the engines, as the rest of the daemon sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from waterflowd import ports
+from waterflowd.admin.ports import RunReader
+from waterflowd.app.config import Config
+from waterflowd.dispatch import lowering
+from waterflowd.host.agents import AgentHandler
+from waterflowd.host.driver import Driver
+from waterflowd.host.feed import Feed
+from waterflowd.host.live_state import LiveState
+from waterflowd.host.queries import RunQueries
+from waterflowd.secrets.sources import Sources
+from waterflowd.time_slices import TimeSlices
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineParts:
+    """What an engine is made of: the daemon's own log with its driver, and what it knows of servers and secrets."""
+
+    config: Config
+    state: LiveState
+    driver: Driver
+    queries: RunQueries
+    #: The history of the daemon's own log.
+    history: ports.History
+    feed: Feed
+    link: ports.Link
+    clock: ports.Clock
+    secrets: Sources
+    #: Reads a secret that the attempt may read by its origin.
+    read_secret: lowering.ReadSecret
+    time_slices: TimeSlices
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """An engine: it hosts runs, and knows the attempts of agents."""
+
+    runs: ports.Runs
+    history: ports.History
+    reader: RunReader
+    attempts: ports.Attempts
+    #: None without a common order of all events.
+    feed: Feed | None = None
+    #: Background work, by name.
+    tasks: Mapping[str, Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=dict)
+    #: Called once with the handler of agents, which needs the attempts before.
+    connect: Callable[[AgentHandler], None] = lambda agents: None
+
+
+#: Composes an engine.
+Compose = Callable[[EngineParts], Engine]

@@ -42,7 +42,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_NODE}:of_attempt",
-        "step.stop is StopUrgency.FORCED or ",
+        "is_forced or ",
         "",
         "a forced cancel waits for the child run",
     ),

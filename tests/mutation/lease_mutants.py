@@ -8,10 +8,27 @@ _LEASES, _AGENTS = "waterflowd.engine.rules.leases", "waterflowd.host.agents"
 _RUNNER_LEASES, _SESSION = "waterflow_agent.runner.leases", "waterflow_agent.wire.session"
 
 MUTANTS: tuple[Mutant, ...] = (
-    Mutant(f"{_LEASES}:is_exclusive", " or _may_move(job)", "", "a job that may move to another server has no lease"),
-    Mutant(f"{_LEASES}:is_exclusive", " or _has_lock(job)", "", "the holder of a concurrency group has no lease"),
+    Mutant(
+        f"{_LEASES}:may_start_something", " or _may_move(job)", "", "a job that may move to another server has no lease"
+    ),
+    Mutant(
+        f"{_LEASES}:may_start_something", " or _has_lock(job)", "", "the holder of a concurrency group has no lease"
+    ),
     Mutant(
         f"{_LEASES}:_has_lock", "above = above.parent", "above = None", "a job in a job that holds a lock has no lease"
+    ),
+    Mutant(
+        f"{_LEASES}:may_start_something",
+        "run.trigger.is_exclusive or ",
+        "",
+        "a child run has no leases although its parent holds a concurrency group",
+    ),
+    Mutant(
+        "waterflowd.engine.rules.child_runs:of_attempt",
+        " and not is_exclusive(run, job, attempt)",
+        "",
+        "a forced cancel frees a concurrency group while a child run is at work",
+        "tests.unit.host.test_child_runs:test_the_next_holder_waits_for_the_child_run_of_the_holder_before",
     ),
     Mutant("waterflowd.dispatch.lowering:draft", "lease_ms=attempt.lease_ms,", "", "an offer does not tell its lease"),
     Mutant(

@@ -187,9 +187,14 @@ def _outstanding_of_child_run(job: Job, step: Step, attempt: Attempt) -> list[co
         commands.WatchChildRun(job=job.id, step=step.id, attempt=attempt.number, run=attempt.child_run)
     ]
     if step.stop or step.is_timed_out:
+        # With a forced stop the attempt is open only while its end must wait for the child run.
         found.append(
             commands.CancelChildRun(
-                job=job.id, step=step.id, attempt=attempt.number, run=attempt.child_run, is_forced=False
+                job=job.id,
+                step=step.id,
+                attempt=attempt.number,
+                run=attempt.child_run,
+                is_forced=step.stop is StopUrgency.FORCED,
             )
         )
     return found

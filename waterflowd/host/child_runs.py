@@ -17,6 +17,7 @@ from typing import Any
 from waterflow_agent.errors import Rejected
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.outstanding import outstanding_of_block
+from waterflowd.engine.rules.child_runs import is_exclusive
 from waterflowd.model import chains, ids, plan
 from waterflowd.model.ids import AttemptId, RunId
 from waterflowd.model.inputs import check_start
@@ -118,6 +119,7 @@ def start_request(run: Run, attempt: AttemptId, compiled: bytes, arguments: dict
             # other groups through it.
             principal=run.trigger.principal,
             scope=run.trigger.scope,
+            is_exclusive=_is_exclusive(run, attempt),
             key=trigger_key(attempt),
             ref=run.trigger.ref,
             git=run.trigger.git,
@@ -125,6 +127,11 @@ def start_request(run: Run, attempt: AttemptId, compiled: bytes, arguments: dict
         ),
         inputs=check_start(plan.decode(compiled).inputs, arguments),
     )
+
+
+def _is_exclusive(run: Run, name: AttemptId) -> bool:
+    attempt = run.attempt(name.job, name.step, name.number)
+    return attempt is not None and is_exclusive(run, run.jobs_by_id[name.job], attempt)
 
 
 def check_depth(run: Run) -> None:

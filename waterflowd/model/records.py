@@ -71,6 +71,8 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     principal: str | None = None
     #: The groups of that principal's token, which the run may use, and everything that follows from it; None: all.
     scope: tuple[str, ...] | None = None
+    #: For a child run: all of its attempts are exclusive, because its end may start something that must not run beside it.
+    is_exclusive: bool = False
     #: Unique key of the trigger; a second start with the same key returns the first run.
     key: str | None = None
     ref: str | None = None

@@ -32,7 +32,7 @@ from waterflowd.model import plan
 from waterflowd.model.ids import AttemptId, RunId, StreamName, is_run_id, repository_stream, run_stream
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import Batch, RunSummary, StreamAppend
-from waterflowd.model.statuses import Status
+from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile import state as repository_state
 from waterflowd.rescue import archive, encryption
@@ -226,6 +226,19 @@ class WorkCloser:
                 )
                 ending += step(run, report, self._now).events
         ending += step(run, inputs.CancelRun(by=self._by, is_forced=True), self._now).events
+        # A step may wait for its child run even then; that run is ended as well.
+        for job, each in [(owner, each) for owner in run.jobs for each in owner.active_steps()]:
+            attempt = each.last
+            if attempt is not None and attempt.child_run is not None:
+                end = inputs.ChildRunEnded(
+                    job=job.id,
+                    step=each.id,
+                    attempt=attempt.number,
+                    run=attempt.child_run,
+                    conclusion=Conclusion.CANCELLED,
+                    reason=self._by,
+                )
+                ending += step(run, end, self._now).events
         assert run.is_completed, "a run without active attempts is completed by a forced cancel"
         return ending
 

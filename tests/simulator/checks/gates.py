@@ -18,6 +18,7 @@ from waterflowd.engine.state.gates import Lock
 from waterflowd.engine.state.runs import Job
 from waterflowd.fleet.locks import Holder, Locks
 from waterflowd.fleet.placement import ServerListRequest
+from waterflowd.model import chains
 from waterflowd.model.ids import JobId, RunId, StepId
 from waterflowd.model.records import Reused
 from waterflowd.model.statuses import FAILURES, Conclusion, Status
@@ -148,14 +149,7 @@ class GateChecker:
 
     def process_started(self, shadow: Run, execution: Execution) -> None:
         """No more holders of a group are at work at the same time than it has slots, wherever their processes run (G3)."""
-        job: Job | None = shadow.jobs_by_id[execution.key.attempt.job]
-        repository = shadow.repository or ""
-        if shadow.lock is not None and shadow.lock.is_held:
-            execution.held.append(((repository, shadow.lock.group), Holder(shadow.id, None)))
-        while job is not None:
-            if job.lock is not None and job.lock.is_held:
-                execution.held.append(((repository, job.lock.group), Holder(shadow.id, job.id)))
-            job = job.parent
+        execution.held += self._held(shadow, shadow.jobs_by_id[execution.key.attempt.job])
         for group, _ in execution.held:
             at_work = {
                 holder
@@ -165,6 +159,25 @@ class GateChecker:
                 if held == group
             }
             self._expect(len(at_work) <= LIMITS[group[1]], f"G3: {at_work} work at the same time in {group}")
+
+    def _held(self, shadow: Run, job: Job) -> list[tuple[Group, Holder]]:
+        """Returns the slots that a step of this job works for: of its job, the jobs above, its run, and the step that waits."""
+        found: list[tuple[Group, Holder]] = []
+        repository = shadow.repository or ""
+        if shadow.lock is not None and shadow.lock.is_held:
+            found.append(((repository, shadow.lock.group), Holder(shadow.id, None)))
+        owner: Job | None = job
+        while owner is not None:
+            if owner.lock is not None and owner.lock.is_held:
+                found.append(((repository, owner.lock.group), Holder(shadow.id, owner.id)))
+            owner = owner.parent
+        parent: dict[str, Any] = shadow.trigger.payload.get(chains.PARENT_RUN) or {}
+        above = self._environment.shadows.get(RunId(parent["id"])) if parent else None
+        if above is not None:
+            attempt = above.attempt(parent["job"], parent["step"], parent["attempt"])
+            if attempt is not None and attempt.params is not None and attempt.params["wait"]:
+                found += self._held(above, above.jobs_by_id[parent["job"]])
+        return found
 
     def _check_try(self, shadow: Run, event: events.JobRestarted) -> None:
         job = shadow.jobs_by_id[event.job]

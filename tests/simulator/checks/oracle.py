@@ -78,14 +78,21 @@ def over_after_ms(lease_ms: int, grace_ms: int) -> int:
 
 def is_exclusive(run: Run, job: Job, step: Step) -> bool:
     """Returns whether something may start elsewhere when an attempt of the step ends and nobody knows how."""
-    if step.plan.on_lost is OnLost.HOLD:
-        return False
+    return step.plan.on_lost is not OnLost.HOLD and may_start_something(run, job)
+
+
+def may_start_something(run: Run, job: Job) -> bool:
+    """Returns whether the end of a step of the job may start something elsewhere; a child run belongs to its step."""
     owners: list[Run | Job] = [run, job]
     while owners[-1] is not run and (above := getattr(owners[-1], "parent", None)) is not None:
         owners.append(above)
     tries = job.plan.retry.max_attempts if job.plan.retry is not None else 1
     is_tied = job.pinned is not None
-    return any(owner.lock is not None for owner in owners) or (job.number < tries and not is_tied)
+    return (
+        run.trigger.is_exclusive
+        or any(owner.lock is not None for owner in owners)
+        or (job.number < tries and not is_tied)
+    )
 
 
 def active(siblings: list[Job]) -> int:

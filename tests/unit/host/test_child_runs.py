@@ -355,6 +355,61 @@ async def test_a_cancel_by_force_ends_both_at_once() -> None:
         assert host.queries.run(other).is_forced
 
 
+async def test_the_next_holder_waits_for_the_child_run_of_the_holder_before() -> None:
+    """Its attempts have leases like those of its parent, and a forced cancel frees the group when its server has stopped it."""
+    text = PARENT.replace("  a:\n", "  a:\n    concurrency: {group: production}\n")
+    async with HostHarness() as host:
+        run = await begun(host, text)
+        other = await waits(host, run)
+        agent = host.enroll("web-1", "web")
+        host.hello(agent, slots=2)
+        await until(lambda: bool(host.link.offers()), 60)
+        (offered,) = host.link.offers()
+        child = host.state.runs[other]
+        assert child.trigger.is_exclusive
+        assert child.attempt(JobId("b"), StepId("s"), AttemptNo(1)).lease_ms == host.state.lease_ms  # type: ignore[union-attr]
+        following = await begun(host, text)
+        await host.driver.cancel(run, "ann", is_forced=True)
+        await host.settle()
+        assert host.state.runs[other].is_forced
+        assert not host.queries.run(run).is_completed
+        assert started_by(host, following) == []
+        host.link.take()
+        host.finished(agent, offered, outcome=Outcome.CANCELLED)
+        await ends(host, other, Conclusion.CANCELLED)
+        await ends(host, run, Conclusion.CANCELLED)
+        await waits(host, following)
+
+
+@pytest.mark.parametrize(
+    ("job", "step"),
+    [("", "with: {workflow: other.yml"), ("    retry: {max-attempts: 2}\n", "with: {wait: false, workflow: other.yml")],
+)
+async def test_a_child_run_whose_end_starts_nothing_has_no_leases(job: str, step: str) -> None:
+    """Nothing of its parent depends on where and when it ends, or the parent does not wait."""
+    text = PARENT.replace("  a:\n", f"  a:\n{job}").replace("with: {workflow: other.yml", step)
+    async with HostHarness() as host:
+        other = await waits(host, await begun(host, text))
+        host.hello(host.enroll("web-1", "web"))
+        await until(lambda: bool(host.link.offers()), 60)
+        child = host.state.runs[other]
+        assert not child.trigger.is_exclusive
+        assert child.attempt(JobId("b"), StepId("s"), AttemptNo(1)).lease_ms == 0  # type: ignore[union-attr]
+
+
+async def test_a_child_run_of_a_child_run_inherits_too() -> None:
+    """The end of the first step may start something as long as any of the runs below is at work."""
+    text = PARENT.replace("  a:\n", "  a:\n    retry: {max-attempts: 2}\n")
+    values = "{version: {required: true}}"
+    step = "{uses: workflow/run, with: {workflow: last.yml}}"
+    middle = f"on: {{workflow_call: {{inputs: {values}}}}}\njobs: {{m: {{runs-on: web, steps: [{step}]}}}}\n"
+    last = "on: workflow_call\njobs: {b: {runs-on: web, steps: [{id: s, run: work}]}}\n"
+    async with HostHarness() as host:
+        run = await begun(host, text, {"workflows/other.yml": middle, "workflows/last.yml": last})
+        third = await waits(host, await waits(host, run))
+        assert host.state.runs[third].trigger.is_exclusive
+
+
 async def test_a_step_that_does_not_wait_does_not_affect_its_child_run() -> None:
     """With `wait: false`, neither the parent's end nor its cancel affects the child run."""
     text = PARENT.replace("with: {", "with: {wait: false, ")

@@ -5,7 +5,8 @@ Rules of this file:
 - The step has attempts like a step on a server, but holds no server. An attempt is pending until it ends: first its parameters
   are rendered (`ChildRunRequested`), then the host starts the run (`ChildRunStarted`), and the attempt ends with that run.
 - When a step must end, its child run is cancelled and the step ends after it, so that nothing keeps running unnoticed. On a
-  forced cancel the step ends at once, and the cancel of its child run is forced too.
+  forced cancel the step ends at once, and the cancel of its child run is forced too. If the end of the step may start
+  something elsewhere, it ends after its child run even then.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine import events, inputs
-from waterflowd.engine.rules import contexts, rendering
+from waterflowd.engine.rules import contexts, leases, rendering
 from waterflowd.engine.state.blocks import Attempt, Step, StopUrgency
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.reasons import Reason, ReasonCode, reason
@@ -39,7 +40,8 @@ Events = tuple[events.RunEvent, ...]
 
 def of_attempt(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> events.RunEvent | None:
     """The next move of a pending attempt."""
-    if step.stop is StopUrgency.FORCED or (attempt.child_run is None and (step.stop or step.is_timed_out)):
+    is_forced = step.stop is StopUrgency.FORCED and not is_exclusive(run, job, attempt)
+    if is_forced or (attempt.child_run is None and (step.stop or step.is_timed_out)):
         cause = step.stop_reason if step.stop else step.reason
         return _finished(job, step, attempt, _cut_outcome(run, job, step), cause, now)
     if attempt.params is None:
@@ -48,6 +50,12 @@ def of_attempt(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> ev
         cause = reason(ReasonCode.SUCCEEDED, f"started run {attempt.child_run}", run=attempt.child_run)
         return _finished(job, step, attempt, Outcome.SUCCESS, cause, now, {RUN_ID: attempt.child_run})
     return None
+
+
+def is_exclusive(run: Run, job: Job, attempt: Attempt) -> bool:
+    """Whether the attempt's child run must have ended before anything that the end of the attempt may start elsewhere."""
+    is_awaited = attempt.params is not None and bool(attempt.params["wait"])
+    return is_awaited and leases.may_start_something(run, job)
 
 
 def _cut_outcome(run: Run, job: Job, step: Step) -> Outcome:

@@ -9,6 +9,9 @@ moment at which the agent sent the message that was confirmed. The log ends the 
 `over_after_ms` has passed since the daemon's last news of the server; then its processes have ended, whatever has happened
 to the server, the agent and the network. So nothing that waits for its end overlaps with it.
 
+A child run that a step waits for is part of that step. So all its attempts are exclusive if the end of the step may start
+something elsewhere, and a forced cancel of the step waits for the child run.
+
 All other attempts continue without the daemon, as long as it takes: repeating them is not allowed, or only on the same
 server, which runs one attempt of a step at a time. A step with `on-lost: hold` continues as well: its end starts nothing.
 """
@@ -44,7 +47,12 @@ def is_exclusive(run: Run, job: Job, step: Step) -> bool:
     """Whether the end of an attempt of this step, if its outcome is unknown, may start something elsewhere."""
     if step.plan.on_lost is OnLost.HOLD:
         return False
-    return run.lock is not None or _may_move(job) or _has_lock(job)
+    return may_start_something(run, job)
+
+
+def may_start_something(run: Run, job: Job) -> bool:
+    """Whether the end of a step of this job may start something elsewhere."""
+    return run.trigger.is_exclusive or run.lock is not None or _may_move(job) or _has_lock(job)
 
 
 def _may_move(job: Job) -> bool:

@@ -32,3 +32,8 @@ def _own_settings_only(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if (name.startswith(_PREFIXES) or name == "SERVER_GROUP") and name not in _STEERING:
             monkeypatch.delenv(name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--engine temporal`: the acceptance tests, except those in `temporal`, run on the engine on Temporal."""
+    parser.addoption("--engine", choices=["log", "temporal"], default="log", help="the engine of the acceptance tests")

@@ -48,6 +48,8 @@ class Cluster:
         self.daemon_environment: dict[str, str] = {}
         #: The grants of secrets in the configuration.
         self.grants = EVERY_SECRET
+        #: The engine's lines of the configuration: keys without a table, and tables.
+        self.engine = ("", "")
         self._client: httpx.Client | None = None
         self.write_config()
 
@@ -57,6 +59,7 @@ class Cluster:
         """Writes the daemon's configuration; `agents` are further lines of that table."""
         self.config.write_text(
             f"""data-dir = "{self.folder / "daemon"}"
+{self.engine[0]}
 [api]
 listen = "127.0.0.1:{self.api_port}"
 open = true
@@ -68,6 +71,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
 {agents}
 {repositories}
 {self.grants}
+{self.engine[1]}
 """
         )
 

@@ -8,12 +8,25 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.cluster import Cluster
+from tests.acceptance.temporal_cluster import TemporalCluster
+from tests.integration.temporal.server import Server
+
+
+@pytest.fixture(scope="session")
+def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of Temporal, for the tests that neither kill it nor look at everything in it."""
+    server = Server(tmp_path_factory.mktemp("temporal"))
+    yield server
+    server.close()
 
 
 @pytest.fixture
-def empty_cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """A cluster with nothing started."""
-    made = Cluster(tmp_path)
+def empty_cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster with nothing started, of the engine that `--engine` names."""
+    if request.config.getoption("--engine") == "temporal":
+        made: Cluster = TemporalCluster(tmp_path, request.getfixturevalue("temporal_server"))
+    else:
+        made = Cluster(tmp_path)
     try:
         yield made
     finally:

@@ -128,7 +128,7 @@ DRAFTS = "waterflowd.dispatch.lowering"
 #: `rescue` combines the store's copies with the engine's events while no daemon is running.
 COMPOSITION = (
     *("waterflowd.app.bootstrap", "waterflowd.app.audit", "waterflowd.app.daemon", "waterflowd.testing"),
-    *("waterflowd.app.cluster_check", "waterflowd.app.engines", "waterflowd.rescue"),
+    *("waterflowd.app.cluster_check", "waterflowd.app.engines", "waterflowd.app.temporal_engine", "waterflowd.rescue"),
 )
 
 

@@ -148,10 +148,24 @@ def build(config: Config, on_poison: Callable[[Stalled], None], compose: Compose
     try:
         clock = LogClock(data_dir / "clock.json", store.log.last_at)
         audit.begin(store.log, audit_keys, clock)
+        if compose is not None:
+            _check_no_open_runs(store.log)
         return _build(config, data_dir, store, clock, compose or _log_engine)
     except BaseException:
         store.close()
         raise
+
+
+def _check_no_open_runs(log: ports.Journal) -> None:
+    """Raises `Stalled` WF800 for open runs of the log engine, which another engine would leave as they are."""
+    count = sum(1 for _ in log.open_runs())
+    if count:
+        noun = "an open run" if count == 1 else f"{count} open runs"
+        raise Stalled(
+            "WF800",
+            f"the data directory has {noun} of the log engine, which would not continue on another engine;"
+            ' next: set engine = "log", let them end or cancel them, then change the engine',
+        )
 
 
 def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock, compose: Compose) -> Parts:

@@ -101,7 +101,6 @@ def check_config(file: str | None, connect: bool) -> None:
             click.echo("\n".join(map(escape_for_display, lines)))
             if not is_ready:
                 sys.exit(1)
-        cluster_check.refuse_unbuilt_engine(config)
         bootstrap.check_access(config)
         bootstrap.check_audit(config)
         bootstrap.check_secrets(config)

@@ -1,6 +1,6 @@
-"""The engine on Temporal, as far as it is built: the daemon refuses to run with it; `check-config --connect` checks a cluster.
+"""The Temporal cluster of the configuration: how to connect to it, and what it lacks (`check-config --connect`).
 
-Temporal's client is an extra, so it is imported only here, when it is needed.
+Temporal's client is an extra, so it is imported only when it is needed.
 """
 
 from __future__ import annotations
@@ -10,25 +10,28 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from waterflow_agent.errors import Rejected, Stalled
 from waterflowd.app.config import Config
 from waterflowd.secrets import key_file
 
-_NOT_BUILT = (
-    'engine = "temporal" is not built yet: this release can only check a cluster (waterflowd check-config --connect);'
-    ' next: remove the key, or set engine = "log"'
-)
+if TYPE_CHECKING:
+    from waterflowd.temporal.cluster import ClusterSettings
+    from waterflowd.temporal.payload_keys import PayloadKeys
 
 
-def refuse_unbuilt_engine(config: Config) -> None:
-    """Raises `Stalled` WF800 for an engine that this release has only in part."""
-    if config.engine != "log":
-        raise Stalled("WF800", _NOT_BUILT)
+class Connection(NamedTuple):
+    """What is needed to connect to the configured cluster."""
+
+    settings: ClusterSettings
+    keys: PayloadKeys
+    #: Identifies this process in Temporal.
+    name: str
 
 
-def check_cluster(config: Config) -> tuple[bool, list[str]]:
-    """Connects to the configured cluster. Returns whether nothing is missing, and lines for people.
+def connection(config: Config) -> Connection:
+    """How to connect to the cluster of the configuration.
 
     Raises `Rejected` WF620 without an address, WF622 for a key file, WF803 for a certificate, and
     `Stalled` WF801 without the extra.
@@ -36,7 +39,7 @@ def check_cluster(config: Config) -> tuple[bool, list[str]]:
     if not config.temporal.address:
         raise Rejected("WF620", "temporal.address is not set, so there is no cluster to connect to; next: set it")
     try:
-        from waterflowd.temporal import check, cluster, converter, payload_keys
+        from waterflowd.temporal import cluster, payload_keys
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "temporalio":
             raise
@@ -58,7 +61,19 @@ def check_cluster(config: Config) -> tuple[bool, list[str]]:
         api_key=_api_key(table.api_key_file, data_dir),
     )
     name = table.name or socket.gethostname()
-    report = asyncio.run(check.check(settings, converter.data_converter(keys), f"{name}/{os.getpid()}"))
+    return Connection(settings, keys, f"{name}/{os.getpid()}")
+
+
+def check_cluster(config: Config) -> tuple[bool, list[str]]:
+    """Connects to the configured cluster. Returns whether nothing is missing, and lines for people.
+
+    Raises what `connection` raises.
+    """
+    settings, keys, name = connection(config)
+    from waterflowd.temporal import check, converter
+
+    table = config.temporal
+    report = asyncio.run(check.check(settings, converter.data_converter(keys), name))
     lines = [f"{finding.text} [{finding.code}]" for finding in report.findings]
     if report.server_version:
         lines.insert(

@@ -251,7 +251,7 @@ class AuditTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unkno
 
 
 class TemporalTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
-    """The Temporal cluster of `engine = "temporal"`, which is being built: a cluster can be checked, but runs nothing yet."""
+    """The Temporal cluster of `engine = "temporal"`, which is being built."""
 
     #: `host:port` of the cluster's gRPC port. TLS is required, except on this machine without `ca`, `cert` and `api-key-file`.
     address: str = ""
@@ -287,7 +287,7 @@ class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
 
     #: Holds the event log, the keys of the server and the output of steps; must be on a local disk.
     data_dir: str = "/var/lib/waterflow"
-    #: `log`: the event log in `data-dir`. `temporal` is not built yet; the daemon refuses to start with it.
+    #: Where runs are: `log`, in the event log in `data-dir`; `temporal`, on a Temporal cluster.
     engine: str = "log"
     temporal: TemporalTable = TemporalTable()
     log: LogTable = LogTable()

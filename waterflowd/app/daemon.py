@@ -13,11 +13,12 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from waterflow_agent.errors import Stalled
-from waterflowd.app import bootstrap
-from waterflowd.app.cluster_check import refuse_unbuilt_engine
+from waterflowd.app import bootstrap, cluster_check
 from waterflowd.app.config import Config, advertised
+from waterflowd.app.engines import Compose
 from waterflowd.app.sd_notify import notify, watchdog_interval_s
 from waterflowd.host.enrollment import DaemonEndpoints
 
@@ -34,7 +35,6 @@ SWITCH_INTERVAL_S = 0.0005
 async def serve(config: Config) -> None:
     """Runs the daemon until SIGTERM or SIGINT. Raises `Stalled` when it cannot start or must not continue."""
     began = time.monotonic()
-    refuse_unbuilt_engine(config)
     loop = asyncio.get_running_loop()
     stop = loop.create_future()
 
@@ -50,9 +50,12 @@ async def serve(config: Config) -> None:
         # Called on the store's thread: the daemon must not continue with a log that cannot be trusted.
         loop.call_soon_threadsafe(end, error)
 
-    parts = bootstrap.build(config, poisoned)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
+    compose = await _other_engine(config, stop)
+    if stop.done():
+        return
+    parts = bootstrap.build(config, poisoned, compose)
     tasks: list[asyncio.Task[None]] = []
     try:
         count = await _start(parts, tasks)
@@ -64,6 +67,23 @@ async def serve(config: Config) -> None:
     finally:
         notify("STOPPING=1")
         await _stop(parts, tasks)
+
+
+async def _other_engine(config: Config, stop: asyncio.Future[None]) -> Compose | None:
+    """What composes the configured engine; None for the log engine, and when the daemon was stopped while it waited."""
+    if config.engine == "log":
+        return None
+    # Raises WF801 without the extra.
+    cluster_check.connection(config)
+    from waterflowd.app import temporal_engine
+
+    connecting = asyncio.create_task(temporal_engine.connect(config), name="cluster")
+    waiting: list[asyncio.Future[Any]] = [stop, connecting]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    if not connecting.done():
+        connecting.cancel()
+        return None
+    return connecting.result()
 
 
 async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int:
@@ -90,6 +110,8 @@ async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int
     watch(parts.reconciler.run(), "repositories")
     watch(parts.starter.run(), "starter")
     watch(parts.audit_export.run(), "audit export")
+    for name, work in parts.tasks.items():
+        watch(work(), name)
     if parts.config.api.socket:
         Path(parts.config.api.socket).parent.mkdir(parents=True, exist_ok=True)
     await parts.api.start()

@@ -1,4 +1,4 @@
-"""`waterflowd check-config --connect`, and the daemon's refusal to run an engine that is not built yet."""
+"""`waterflowd check-config --connect`, and a daemon's start on a cluster that is not ready."""
 
 from __future__ import annotations
 
@@ -270,22 +270,20 @@ async def test_the_command_lists_what_is_missing(temporal_server: Server, tmp_pa
     assert done.exit_code == 1
 
 
-@pytest.mark.parametrize("command", [["run"], ["check-config"]])
-async def test_an_engine_that_is_not_built_is_refused(tmp_path: Path, command: list[str]) -> None:
-    """The daemon says so in a sentence, and has done nothing."""
-    file = written(tmp_path, 'address = "temporal.internal:7233"', engine="temporal")
+async def test_a_daemon_does_not_start_on_a_cluster_that_is_not_ready(temporal_server: Server, tmp_path: Path) -> None:
+    """It says what is missing, and has done nothing."""
+    lines = (f'address = "{temporal_server.address}"', 'namespace = "test-none"')
+    file = written(tmp_path, *lines, engine="temporal")
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "waterflowd", *command, "--config", str(file)],
+        [sys.executable, "-m", "waterflowd", "run", "--config", str(file)],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.stderr == (
-        'waterflowd: engine = "temporal" is not built yet: this release can only check a cluster (waterflowd check-config'
-        ' --connect); next: remove the key, or set engine = "log" [WF800]\n'
-    )
-    assert done.returncode == (1 if command == ["run"] else 2)
+    assert "the namespace test-none does not exist" in done.stderr
+    assert done.stderr.endswith("--retention 30d [WF805]\n")
+    assert done.returncode == 1
     assert not (tmp_path / "data").exists()
 
 

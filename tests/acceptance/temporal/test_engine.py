@@ -1,0 +1,110 @@
+"""The daemon with the engine on Temporal: real processes, from the API to the steps."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.acceptance.temporal_cluster import TemporalCluster
+from tests.patience import wait_until
+
+WORKFLOW = """\
+name: Deploy
+jobs:
+  build:
+    runs-on: web
+    outputs:
+      version: ${{ steps.make.outputs.version }}
+    steps:
+      - id: make
+        run: |
+          echo building
+          echo "version=1.2.3" >> "$WATERFLOW_OUTPUT"
+      - run: echo tested
+  release:
+    needs: build
+    runs-on: web
+    steps:
+      - run: echo "released ${{ needs.build.outputs.version }}"
+"""
+
+GATE = """\
+name: gate
+on: {push: {}, workflow_dispatch: {}}
+jobs:
+  gate:
+    runs-on: web
+    steps:
+      - uses: approval
+        with: {approvers: []}
+      - run: echo "the answer is $(cat data/answer)"
+"""
+
+
+def test_a_workflow_runs_on_temporal(temporal_cluster: TemporalCluster) -> None:
+    """Jobs, outputs, needs, events and output are as with the log engine."""
+    run = temporal_cluster.start(WORKFLOW)
+    found = temporal_cluster.wait_for(run)
+    assert found["conclusion"] == "success"
+    assert temporal_cluster.lines(run, 3) == ["building", "tested", "released 1.2.3"]
+
+
+@pytest.mark.slow
+def test_a_push_starts_a_run_that_people_approve_and_cancel(temporal_cluster: TemporalCluster) -> None:
+    """The repository, the commands and the daemon's own log work as with the log engine."""
+    cluster = temporal_cluster
+    clone = cluster.make_repository()
+    assert cluster.stop_daemon() == 0
+    cluster.start_daemon()
+    cluster.push(clone, {"workflows/gate.yml": GATE, "data/answer": "42\n"})
+
+    def started() -> dict[str, Any] | None:
+        rows = cluster.api("GET", "/v1/runs").json()["runs"]
+        return rows[0] if rows else None
+
+    first = wait_until(started, "the push to start a run")["id"]
+    wait_until(lambda: cluster.ctl("approve", first, "gate").returncode == 0, "the approval")
+    done = cluster.ctl("watch", first)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert cluster.lines(first, 1) == ["the answer is 42"]
+    assert cluster.api("GET", f"/v1/runs/{first}").json()["trigger"]["kind"] == "push"
+
+    second = json.loads(cluster.ctl("run", "gate", "--detach", "--json").stdout)["id"]
+    wait_until(lambda: cluster.ctl("cancel", second).returncode == 0, "the cancel")
+    assert cluster.wait_for(second)["conclusion"] == "cancelled"
+    shown = cluster.ctl("runs")
+    assert first in shown.stdout + shown.stderr
+    assert cluster.stop_daemon() == 0
+    examined = cluster.waterflowd("fsck")
+    assert examined.returncode == 0, examined.stdout + examined.stderr
+
+
+@pytest.mark.slow
+def test_open_runs_of_the_log_engine_are_not_left_behind(temporal_cluster: TemporalCluster) -> None:
+    """A daemon does not start with another engine before they have ended; it says what to do."""
+    cluster = temporal_cluster
+    assert cluster.stop_daemon() == 0
+    engine, cluster.engine = cluster.engine, ("", "")
+    cluster.write_config()
+    cluster.start_daemon()
+    run = cluster.start("jobs: {a: {runs-on: nowhere, steps: [{run: x}]}}")
+    assert cluster.stop_daemon() == 0
+
+    cluster.engine = engine
+    cluster.write_config()
+    refused = cluster.waterflowd("run")
+    assert refused.returncode == 1
+    assert "the data directory has an open run of the log engine" in refused.stderr
+    assert "[WF800]" in refused.stderr
+
+    cluster.engine = ("", "")
+    cluster.write_config()
+    cluster.start_daemon()
+    assert cluster.api("POST", f"/v1/runs/{run}/cancel").status_code == 202
+    cluster.wait_for(run)
+    assert cluster.stop_daemon() == 0
+    cluster.engine = engine
+    cluster.write_config()
+    cluster.start_daemon()

@@ -1,0 +1,88 @@
+"""Composes the engine on Temporal. Imported only for that engine, because Temporal's client is an extra.
+
+Rules of this file: runs are on Temporal. Agents, access, repositories, the output of steps, and the ids and trigger keys of
+runs are in the daemon's own log, so there is one daemon for now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+
+from waterflow_agent.errors import Stalled
+from waterflowd.app.cluster_check import connection
+from waterflowd.app.config import Config
+from waterflowd.app.engines import Compose, Engine, EngineParts
+from waterflowd.dispatch import lowering
+from waterflowd.host.agents import AgentHandler
+from waterflowd.secrets.sources import RunRevision, Sources
+from waterflowd.temporal import check, cluster, converter
+from waterflowd.temporal.gateway.activities import LeaseTerms, Secrets
+from waterflowd.temporal.gateway.gateway import Gateway
+from waterflowd.temporal.history import TemporalHistory
+from waterflowd.temporal.run_reader import TemporalRunReader
+from waterflowd.temporal.run_turns import PREFIX, RunTurns
+from waterflowd.temporal.runs import TemporalRuns
+from waterflowd.temporal.streams import StreamTurns, take_turns
+
+logger = logging.getLogger("waterflow.temporal")
+
+#: How long the daemon waits before it tries again to reach a cluster, at its start.
+RETRY_S = 2.0
+_UNREACHABLE = "WF802"
+
+
+async def connect(config: Config) -> Compose:
+    """Waits until the cluster can be reached. Raises `Stalled` with what it lacks, and what `connection` raises."""
+    settings, keys, name = connection(config)
+    data_converter = converter.data_converter(keys)
+    while True:
+        report = await check.check(settings, data_converter, name)
+        if not report.findings:
+            break
+        first = report.findings[0]
+        if first.code != _UNREACHABLE:
+            raise Stalled(first.code, "; ".join(finding.text for finding in report.findings))
+        logger.warning("%s [%s]; trying again in %g s", first.text, first.code, RETRY_S)
+        await asyncio.sleep(RETRY_S)
+    client = await cluster.connect(settings, data_converter, name)
+
+    def compose(parts: EngineParts) -> Engine:
+        state = parts.state
+        turns = RunTurns(state.registry, state.placement, state.access, lost_after_ms=config.agents.lost_after_ms)
+        history = TemporalHistory(client, parts.history)
+        gateway = Gateway(
+            client,
+            state.placement,
+            state.registry,
+            parts.link,
+            parts.clock,
+            terms=LeaseTerms(epoch=state.epoch, lease_ms=state.lease_ms),
+            secrets=Secrets(read=parts.read_secret, missing=partial(_missing, parts.secrets)),
+        )
+        parts.secrets.reader.changed = gateway.secrets_read
+
+        def connect_agents(agents: AgentHandler) -> None:
+            gateway.attempts.arrived = agents.arrived
+
+        return Engine(
+            runs=TemporalRuns(client, parts.driver, history),
+            history=history,
+            reader=TemporalRunReader(history.streams, turns.failing, lambda: parts.driver.refusal),
+            attempts=gateway.attempts,
+            tasks={
+                "turns of runs": lambda: take_turns(client, StreamTurns({PREFIX: turns})),
+                "gateway": gateway.run,
+            },
+            connect=connect_agents,
+        )
+
+    return compose
+
+
+def _missing(secrets: Sources, request: lowering.SecretRequest) -> list[str]:
+    """The names, as the step knows them, that have no value in any source."""
+    revision = RunRevision(request.origin.repository, request.revision)
+    missing = secrets.missing([name for name in request.names.values() if name is not None], revision)
+    return [name for name, outer in request.names.items() if outer is None or outer in missing]

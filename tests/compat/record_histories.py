@@ -64,7 +64,7 @@ async def record(client: Client) -> dict[str, str]:
         await harness.send(newest)
         await harness.until(lambda: engine.count() > taken, "a turn of the new execution")
         reset = await _reset(client, newest)
-        await harness.until_stalled(newest, shell.RESET)
+        await harness.until_stalled(newest, messages.RESET)
         await newest.signal(messages.RETRY_SIGNAL)
         await newest.signal(messages.INPUT_SIGNAL, harness.DONE)
         await newest.result()

@@ -37,7 +37,10 @@ PURE: dict[str, frozenset[str]] = {
     "waterflow_agent.state.ledger": frozenset({"waterflow_agent.attempts", "waterflow_agent.wire", RECORDS}),
     "waterflow_agent.nodes.schema": frozenset({RECORDS}),
     "waterflowd.temporal.messages": frozenset({RECORDS}),
-    "waterflowd.temporal.shell": frozenset({"waterflowd.temporal.messages", RECORDS}),
+    "waterflowd.temporal.command_executor": frozenset({"waterflowd.temporal.messages"}),
+    "waterflowd.temporal.shell": frozenset(
+        {"waterflowd.temporal.messages", "waterflowd.temporal.command_executor", RECORDS}
+    ),
 }
 #: Modules of pure packages that may import more, or are not part of the pure package.
 #: Time zone tables are system files that do not change during the life of a process, so they count as data.
@@ -46,7 +49,8 @@ MAY_BESIDES = {
     "waterflowd.dsl.cron": frozenset({"cronsim", "zoneinfo"}),
     # Everyone who may push writes patterns for inputs; the standard library's engine takes exponential time for some.
     "waterflowd.model.inputs": frozenset({"pydantic_core"}),
-    # Temporal's client runs this module in an event loop of its own, without clock, network or threads.
+    # Temporal's client runs these modules in an event loop of its own, without clock, network or threads.
+    "waterflowd.temporal.command_executor": frozenset({"asyncio", "temporalio"}),
     "waterflowd.temporal.shell": frozenset({"asyncio", "temporalio"}),
 }
 NOT_PURE = ("waterflowd.reconcile.loop",)

@@ -6,7 +6,8 @@ They are stored in Temporal's event histories, so new fields have defaults, and 
     inputs ─▶ shell ─▶ TurnRequest ─▶ turn, in the daemon ─▶ TurnResult (facts, commands, taken, seq) ─▶ shell ─▶ Temporal
 
 The turn decides, and the shell carries out its commands. A turn may be repeated before its result is recorded (a daemon dies, a
-task times out), so it must only compute. The turn chooses the ids of commands: a command whose id is in use changes nothing.
+task times out), so it must only compute. The turn chooses the ids of commands. An id is in use from its command until a turn
+has taken the end; a command whose id is in use changes nothing.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ SEARCH_ATTRIBUTES = {
     "WaterflowNumber": "Int",
     STALLED_ATTRIBUTE: "Keyword",
 }
+#: The code of the error when an operator has reset the execution; its only detail is the id of the new one.
+RESET = "reset"
 #: The memo with the text of that error, sealed.
 STALLED_MEMO = "stalled"
 #: The encoding of a payload that was refused: not sealed, changed, or sealed for another workflow.
@@ -122,7 +125,7 @@ class StartTimer(Command, frozen=True, kw_only=True, tag="start-timer"):
 
 
 class CancelTimer(Command, frozen=True, kw_only=True, tag="cancel-timer"):
-    """The timer is no longer needed."""
+    """The timer is no longer needed; its end is not an input."""
 
     id: str
 
@@ -144,13 +147,13 @@ class ScheduleActivity(Command, frozen=True, kw_only=True, tag="schedule-activit
 
 
 class CancelActivity(Command, frozen=True, kw_only=True, tag="cancel-activity"):
-    """The activity is no longer needed; its end is not an input."""
+    """The activity is no longer needed; its end is not an input. Its id must not be used again in the same execution."""
 
     id: str
 
 
 class SendSignal(Command, frozen=True, kw_only=True, tag="send-signal"):
-    """Sends an input to another stream."""
+    """Sends an input to another stream. The execution does not end before the signal was delivered or refused."""
 
     id: str
     workflow_id: str
@@ -178,7 +181,10 @@ class AnswerUpdate(Command, frozen=True, kw_only=True, tag="answer"):
 
 
 class Complete(Command, frozen=True, kw_only=True, tag="complete"):
-    """The stream has ended: the workflow completes with this result. No other input is taken."""
+    """The stream has ended: the workflow completes with this result when its signals have been sent.
+
+    No other input is taken. Activities and timers end with the execution, also those of the same turn.
+    """
 
     content: bytes
 
@@ -222,6 +228,8 @@ class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
     inputs: list[AnyInput]
     #: An execution begins: the result has the commands for everything outstanding, not only for what the inputs cause.
     begins: bool = False
+    #: The execution in which the shell may take turns, until an operator lets it continue in another one.
+    run_id: str = ""
     #: Subject and facts: present when an execution begins, and after a cold result.
     past: Past | None = None
     #: That of the newest result: a turn whose result was lost may have left the same number of other facts in memory.

@@ -33,7 +33,14 @@ class StreamActivities:
 
     @activity.defn(name=messages.TURN)
     async def turn(self, request: messages.TurnRequest) -> messages.TurnResult:
-        """One turn of the engine. The size of its result is checked here, where an error still has a code."""
+        """One turn of the engine, but none in an execution that an operator has reset.
+
+        The size of its result is checked here, where an error still has a code.
+        """
+        run_id = activity.info().workflow_run_id
+        if request.run_id != run_id:
+            text = "an operator has reset this execution: what came after that point would be done again"
+            raise ApplicationError(text, run_id, type=messages.RESET, non_retryable=True)
         try:
             result = await self._turn(request)
             await self._check_size(request.stream, result)

@@ -417,37 +417,45 @@ async def test_a_result_that_temporal_would_not_store_stalls_its_stream(namespac
         await until_stalled(handle, "WF812")
 
 
-async def test_a_reset_execution_stalls_at_once(namespace: Namespace) -> None:
-    """It would start attempts again that have ended after that point."""
+@pytest.mark.parametrize("count", [0, 2], ids=["first task", "a later task"])
+async def test_a_reset_execution_stalls_at_once(namespace: Namespace, count: int) -> None:
+    """It would start attempts again that have ended after that point, wherever that is."""
     client, engine = await namespace.client(), ToyEngine()
     async with daemon(client, engine):
         handle = await start(client)
-        await send(handle)
-        await until(lambda: engine.count() == 1, "the input")
-        # A turn ends before its task does.
-        tasks: list[int] = []
-        async with asyncio.timeout(PATIENCE_S):
-            while not tasks:
-                tasks = [
-                    event.event_id
-                    for event in (await history(client, handle)).events
-                    if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
-                ]
-        count = len(engine.requests)
+        await until_completed_tasks(client, handle, 1)
+        for number in range(count):
+            await send(handle)
+            await until_completed_tasks(client, handle, number + 2)
+        turns = len(engine.requests)
         request = ResetWorkflowExecutionRequest(
             namespace=client.namespace,
             workflow_execution=WorkflowExecution(workflow_id=handle.id),
             reason="a test",
             request_id=uuid4().hex,
-            workflow_task_finish_event_id=tasks[-1],
+            workflow_task_finish_event_id=(await until_completed_tasks(client, handle, count + 1))[-1],
         )
         await client.workflow_service.reset_workflow_execution(request)
         newest: WorkflowHandle[Any, bytes] = client.get_workflow_handle(handle.id, result_type=bytes)
-        await until_stalled(newest, shell.RESET)
-        assert len(engine.requests) == count
+        await until_stalled(newest, messages.RESET)
+        assert len(engine.requests) == turns
         await newest.signal(messages.INPUT_SIGNAL, DONE)
         await newest.signal(messages.RETRY_SIGNAL)
         assert await newest.result() == b"done"
+        assert [request.begins for request in engine.requests].count(True) == 1 + (count == 0)
+
+
+async def until_completed_tasks(client: Client, handle: WorkflowHandle[Any, bytes], count: int) -> list[int]:
+    """The events with which tasks have ended; waits until there are that many. A turn ends before its task does."""
+    tasks: list[int] = []
+    async with asyncio.timeout(PATIENCE_S):
+        while len(tasks) < count:
+            tasks = [
+                event.event_id
+                for event in (await history(client, handle)).events
+                if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+            ]
+    return tasks
 
 
 async def test_commands_wait_for_their_limits(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -534,3 +542,22 @@ async def until_stalled(handle: WorkflowHandle[Any, bytes], code: str) -> None:
         while (found := _stalled(description := await handle.describe())) is None:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert found == code, await description.memo_value(messages.STALLED_MEMO)
+
+
+async def test_signals_of_the_last_turn_are_delivered(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream ends after all of its signals have been delivered, also those for which one task has no room."""
+    monkeypatch.setattr(shell, "TASK_MAX", 7)
+    client, engine = await namespace.client(), ToyEngine()
+    async with daemon(client, engine):
+        receiver, sender = await start(client), await start(client)
+        signals = [
+            messages.SendSignal(id=f"s{number}", workflow_id=receiver.id, content=content(timer(f"t{number}")))
+            for number in range(40)
+        ]
+        await send(sender, *signals, messages.Complete(content=b"done"))
+        assert await sender.result() == b"done"
+        await until(lambda: engine.count(messages.TimerFired) == 40, "a timer for each signal")
+        await receiver.signal(messages.INPUT_SIGNAL, DONE)
+        await receiver.result()
+    received = inputs(await recorded(client, receiver), messages.SignalReceived)
+    assert len(received) == 41

@@ -6,6 +6,7 @@ activities that were started, and have neither been cancelled nor ended.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
     input: messages.AnyInput
     commands: list[messages.AnyCommand]
 
+
+#: How a timer or an activity ends.
+ENDS = (messages.TimerFired, messages.ActivityCompleted, messages.ActivityFailed)
 
 _facts = msgspec.msgpack.Decoder(Fact)
 _commands = msgspec.msgpack.Decoder(list[messages.AnyCommand])
@@ -46,6 +50,8 @@ class ToyEngine:
         self.errors: list[Exception] = []
         self._taken: dict[tuple[str, int], messages.AnyInput] = {}
         self._memory: dict[str, list[bytes]] = {}
+        #: The name of the state in memory: a turn whose result was lost leaves facts that nobody knows.
+        self._state: dict[str, bytes] = {}
 
     def facts(self, stream: str) -> list[Fact]:
         """All facts of a stream, over all of its executions."""
@@ -56,16 +62,19 @@ class ToyEngine:
         return sum(isinstance(item, kind) for item in self._taken.values())
 
     async def __call__(self, request: messages.TurnRequest) -> messages.TurnResult:
-        """A turn: cold unless memory is exactly at `seq`."""
+        """A turn: cold unless memory is exactly at `seq` and `state`."""
         self.requests.append(request)
         if self.errors:
             raise self.errors.pop(0)
         if request.past is not None:
             self._memory[request.stream] = list(request.past.facts)
+            self._state[request.stream] = request.state
         known = self._memory.get(request.stream)
-        if known is None or len(known) != request.seq:
+        if known is None or len(known) != request.seq or self._state[request.stream] != request.state:
             return messages.TurnResult(is_cold=True, seq=request.seq)
-        commands = outstanding(facts_of(known)) if request.begins else []
+        ended = {item.id for item in request.inputs if isinstance(item, ENDS)}
+        open_ = outstanding(facts_of(known)) if request.begins else []
+        commands: list[messages.AnyCommand] = [command for command in open_ if command.id not in ended]
         new = []
         for item in request.inputs:
             followed = self._answers(item)
@@ -73,9 +82,10 @@ class ToyEngine:
             commands += followed
         self._taken |= {(request.stream, item.number): item for item in request.inputs}
         known += new
-        return messages.TurnResult(
-            facts=new, commands=commands, taken=[item.number for item in request.inputs], seq=len(known)
-        )
+        self._state[request.stream] = _name(request.state, new)
+        taken = [item.number for item in request.inputs]
+        state = self._state[request.stream]
+        return messages.TurnResult(facts=new, commands=commands, taken=taken, seq=len(known), state=state)
 
     def _answers(self, item: messages.AnyInput) -> list[messages.AnyCommand]:
         match item:
@@ -89,11 +99,15 @@ class ToyEngine:
         return []
 
 
-def outstanding(facts: Sequence[Fact]) -> list[messages.AnyCommand]:
+def _name(before: bytes, facts: Sequence[bytes]) -> bytes:
+    return hashlib.sha256(before + b"".join(facts)).digest()
+
+
+def outstanding(facts: Sequence[Fact]) -> list[messages.StartTimer | messages.ScheduleActivity]:
     """What was started and has not ended."""
-    open_: dict[str, messages.AnyCommand] = {}
+    open_: dict[str, messages.StartTimer | messages.ScheduleActivity] = {}
     for fact in facts:
-        if isinstance(fact.input, messages.TimerFired | messages.ActivityCompleted | messages.ActivityFailed):
+        if isinstance(fact.input, ENDS):
             open_.pop(fact.input.id, None)
         for command in fact.commands:
             if isinstance(command, messages.StartTimer | messages.ScheduleActivity):

@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from tests.mutation import child_run_mutants, lease_mutants, trigger_mutants
+from tests.mutation import child_run_mutants, lease_mutants, shell_mutants, trigger_mutants
 from tests.mutation.mutant import Mutant
 from tests.simulator import simulate
 
@@ -593,6 +593,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *trigger_mutants.MUTANTS,
     *lease_mutants.MUTANTS,
+    *shell_mutants.MUTANTS,
     # People.
     Mutant("waterflowd.fleet.registry:Registry.apply", "self._remove(agent)", "pass", "a revoked agent continues"),
     Mutant(

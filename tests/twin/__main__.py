@@ -1,0 +1,36 @@
+"""`python -m tests.twin`: simulates streams on the in-memory Temporal. Exits with 1 if one of them fails."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+
+import click
+
+from tests.twin.simulation import Totals, simulate
+
+
+@click.command()
+@click.option("--seeds", default=1000, show_default=True, help="How many simulations.")
+@click.option("--first", default=0, show_default=True, help="The first one's seed.")
+@click.option("--seed", type=int, help="One simulation alone, with its whole trace.")
+def main(seeds: int, first: int, seed: int | None) -> None:
+    """Simulates the shell of streams with all kinds of faults."""
+    # The shell warns of what it drops, and strangers send a lot of that.
+    logging.disable(logging.WARNING)
+    chosen = range(first, first + seeds) if seed is None else [seed]
+    totals = Totals()
+    failed = 0
+    for each in chosen:
+        try:
+            totals.add(simulate(each, tell=print if seed is not None else None))
+        except Exception:  # noqa: BLE001  whatever it is, it belongs to this seed
+            failed += 1
+            traceback.print_exc()
+    print(f"{len(chosen)} simulations, {failed} failed: {totals}")
+    sys.exit(min(failed, 1))
+
+
+if __name__ == "__main__":
+    main()

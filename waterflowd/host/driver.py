@@ -84,6 +84,11 @@ class ReservedRun(msgspec.Struct, frozen=True, kw_only=True):
     at: int
 
 
+def started_key(run_id: RunId) -> str:
+    """The key under which the log has a reserved run that was started."""
+    return f"started:{run_id}"
+
+
 class Driver:
     """See the file's docstring. Implements `ports.Runs`."""
 
@@ -399,6 +404,11 @@ class Driver:
 
         reserved: list[ReservedRun] = await self._commit(apply)
         return reserved
+
+    async def confirm(self, run_id: RunId) -> None:
+        """Records that a reserved run was started, so that it is never started again."""
+        key = started_key(run_id)
+        await self._commit(lambda batch: batch.contents.keys.update({key: run_id}))
 
     def _start_all(
         self, batch: BatchBuilder, requests: Sequence[StartRequest], record: Callable[[], None] = lambda: None

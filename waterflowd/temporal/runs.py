@@ -4,6 +4,7 @@ Rules of this file:
 
 - Decide first, then do under a fixed name: the id, number and trigger key of a run are in the daemon's own log before its
   workflow is started, so that a start which is repeated, also after a crash, starts it once.
+- Temporal deletes a run some time after its end, but its key must not start another one: the log has which runs were started.
 - The facts of a repository are recorded after the runs that follow from them were started. A crash in between repeats the
   starts with the same keys.
 - A request to an open run is an update: its turn answers with the row, or with a refusal.
@@ -22,7 +23,7 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflowd.engine import Run, inputs, step
 from waterflowd.host import turn
-from waterflowd.host.driver import Driver, ReservedRun
+from waterflowd.host.driver import Driver, ReservedRun, started_key
 from waterflowd.host.run_summary import summary
 from waterflowd.model import plan
 from waterflowd.model.ids import JobId, RunId, StepId, StreamName, run_stream
@@ -48,19 +49,37 @@ class TemporalRuns:
 
     async def start(self, request: StartRequest) -> RunSummary:
         """See `ports.Runs`."""
-        for key in (request.trigger.key, *request.earlier_keys):
-            known = await self._history.run_for_key(key) if key is not None else None
-            row = await self._history.run(known) if known is not None else None
-            if row is not None:
-                return row
+        known = await self._known(request)
+        row = await self._history.run(known) if known is not None else None
+        if row is not None:
+            return row
+        if known is not None and await self._was_started(known):
+            text = f"this trigger key has started run {known}, which Temporal no longer keeps; use a new key"
+            raise Rejected("WF606", text, status=409)
         [reserved] = await self._driver.reserve([request])
         return await self._start(reserved)
 
     async def apply(self, stream: StreamName, facts: Sequence[Any], starts: Sequence[StartRequest]) -> list[RunId]:
         """See `ports.Runs`. Every start has a trigger key, because it may be repeated."""
-        started = [(await self.start(request)).id for request in starts]
+        started = []
+        for request in starts:
+            known = await self._known(request)
+            if known is None or not await self._was_started(known):
+                known = (await self.start(request)).id
+            started.append(known)
         await self.record(stream, facts)
         return started
+
+    async def _known(self, request: StartRequest) -> RunId | None:
+        """The run that one of the request's trigger keys was reserved for."""
+        for key in (request.trigger.key, *request.earlier_keys):
+            known = await self._history.run_for_key(key) if key is not None else None
+            if known is not None:
+                return known
+        return None
+
+    async def _was_started(self, run: RunId) -> bool:
+        return await self._history.run_for_key(started_key(run)) is not None
 
     async def record(self, stream: StreamName, facts: Sequence[Any]) -> None:
         """See `ports.Runs`."""
@@ -94,9 +113,11 @@ class TemporalRuns:
                     static_summary=f"{row.name} #{row.number}",
                 )
         except WorkflowAlreadyStartedError:
-            return await self._history.run(reserved.run) or row
+            row = await self._history.run(reserved.run) or row
         except NotFoundError as error:
             raise Stalled("WF805", f"the namespace of temporal.namespace does not exist: {error}") from error
+        if reserved.start.trigger.key is not None:
+            await self._driver.confirm(reserved.run)
         return row
 
     async def _request(self, run: RunId, item: inputs.Input) -> RunSummary:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import Client
 from temporalio.worker import Replayer
 
@@ -163,6 +165,27 @@ async def test_a_repeated_key_starts_one_run(daemon: Daemon, gateway: Gateway) -
     await daemon.completed(reserved.run)
     assert (await daemon.runs.start(request(key="deploy"))).conclusion is Conclusion.SUCCESS
     assert len(gateway.tasks) == 1
+
+
+async def test_a_key_starts_nothing_after_temporal_has_deleted_the_run(daemon: Daemon, gateway: Gateway) -> None:
+    """Its retention ends, but the key is remembered: a client gets an error, and a repository's facts the run's id."""
+    row = await daemon.runs.start(request(key="deploy"))
+    await daemon.completed(row.id)
+    execution = WorkflowExecution(workflow_id=run_stream(row.id))
+    await daemon.client.workflow_service.delete_workflow_execution(
+        DeleteWorkflowExecutionRequest(namespace=daemon.client.namespace, workflow_execution=execution)
+    )
+
+    async def is_gone() -> bool:
+        return await daemon.history.run(row.id) is None
+
+    await until(is_gone)
+    with pytest.raises(Rejected, match="which Temporal no longer keeps; use a new key") as refused:
+        await daemon.runs.start(request(key="deploy"))
+    assert refused.value.code == "WF606"
+    fact = repository_events.RepositorySuspended(at=1, by="ada")
+    assert await daemon.runs.apply(StreamName("repo/shop"), [fact], [request(key="deploy")]) == [row.id]
+    assert await daemon.history.run(row.id) is None
 
 
 async def test_facts_are_recorded_after_the_runs_that_follow_from_them(daemon: Daemon, gateway: Gateway) -> None:

@@ -9,19 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 import ssl
+import time
+from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 
 import msgspec
 from temporalio.client import Client
 from temporalio.converter import DataConverter
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import TLSConfig
 
 from waterflow_agent.errors import Retryable, Stalled
 
 #: For all attempts to reach the cluster together, and for each call.
 CONNECT_S_MAX = 10.0
+
+#: Between two of the client's warnings in the daemon's log.
+QUIET_S = 30.0
 
 #: What an HTTP/2 client sends first (RFC 9113, 3.4): the preface, and an empty SETTINGS frame.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -68,6 +76,33 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+class OutageFilter(logging.Filter):
+    """Lets one of the client's warnings pass per `QUIET_S`: while a cluster is away, each poll of each queue repeats them."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._now = now
+        self._quiet_until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the entry is written; errors always are."""
+        now = self._now()
+        if record.levelno < logging.ERROR and now < self._quiet_until:
+            return False
+        self._quiet_until = now + QUIET_S
+        return True
+
+
+@cache
+def _runtime() -> Runtime:
+    """The client's threads, whose log entries become those of the daemon."""
+    forwarded = logging.getLogger("waterflow.temporal.client")
+    forwarded.addFilter(OutageFilter())
+    forwarding = LogForwardingConfig(logger=forwarded, append_target_to_name=False, prepend_target_on_message=False)
+    level = TelemetryFilter(core_level="WARN", other_level="ERROR")
+    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=level, forwarding=forwarding)))
+
+
 async def connect(settings: ClusterSettings, data_converter: DataConverter, name: str) -> Client:
     """A client. Raises `Retryable` WF802 when the cluster cannot be reached, `Stalled` WF803 for a problem with certificates.
 
@@ -88,6 +123,7 @@ async def connect(settings: ClusterSettings, data_converter: DataConverter, name
             tls=tls if settings.is_tls else False,
             connect_timeout=timedelta(seconds=CONNECT_S_MAX),
             identity=name,
+            runtime=_runtime(),
         )
     except RuntimeError as error:
         # The client wraps everything, a refused call as well, in this type.

@@ -356,8 +356,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a request of an ended attempt is sent",
     ),
     Mutant(
-        f"{_LIVE_STATE}:LiveState.offers",
-        "self.awaiting_secrets.append((run.id, command))",
+        f"{_LIVE_STATE}:LiveState.offer",
+        "self.awaiting_secrets.append((draft.task.key.attempt.run, command))",
         "pass",
         "a deferred offer is forgotten",
     ),

@@ -37,7 +37,6 @@ from waterflowd.app.environments import Environments
 from waterflowd.compiler.process import CompilerProcess
 from waterflowd.dispatch import keys, lowering
 from waterflowd.dispatch.link import Dispatch
-from waterflowd.engine import Run
 from waterflowd.engine.events import RunEvent
 from waterflowd.engine.rules import leases
 from waterflowd.fleet import events as fleet_events
@@ -57,12 +56,12 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.file_server import FileServer
 from waterflowd.host.history import LogHistory
 from waterflowd.host.identities import AgentIdentities
-from waterflowd.host.live_state import LiveState, MissingSecrets
+from waterflowd.host.live_state import LiveState
 from waterflowd.host.output_admission import OutputAdmission
 from waterflowd.host.outputs import OutputCollector
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
-from waterflowd.model.ids import AUDIT, FLEET, AgentId, JobId
+from waterflowd.model.ids import AUDIT, FLEET, AgentId
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.loop import LoopPorts, Reconciler
 from waterflowd.reconcile.loop.child_workflows import CommittedWorkflows
@@ -175,7 +174,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
     secrets, access = _secrets(config), access_policy(config)
     link, feed, queries = _LateLink(), Feed(log), RunQueries(log)
     time_slices = TimeSlices()
-    read_secret = _read_secret(secrets, access)
+    read_secret, missing_secrets = _read_secret(secrets, access), _missing_secrets(secrets)
     state = LiveState(
         runs={},
         stalled={},
@@ -185,8 +184,8 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         registry=registry,
         timers=Timers(),
         child_runs=ChildRunRegistry(queries.known),
-        lower=partial(lowering.lower, read=read_secret),
-        missing_secrets=_missing_secrets(secrets),
+        fill=partial(lowering.fill, read=read_secret),
+        missing_secrets=missing_secrets,
         access=access,
         quotas=repository_quotas(config, log.counter),
         policies=Environments(config.environments).policies,
@@ -208,6 +207,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
             clock=clock,
             secrets=secrets,
             read_secret=read_secret,
+            missing_secrets=missing_secrets,
             time_slices=time_slices,
         )
     )
@@ -338,7 +338,7 @@ def _log_engine(parts: EngineParts) -> Engine:
 
 
 def _read_secret(secrets: Sources, access: AccessPolicy) -> lowering.ReadSecret:
-    """Reads secrets. Grants are checked again, because the daemon may have got another configuration since the dispatch."""
+    """Reads the secrets of attempts. Grants are checked again: the daemon may have another configuration since the dispatch."""
 
     def read(request: lowering.SecretRequest, name: str) -> str | None:
         refusal = access.secret_refusal(request.origin, request.group, name)
@@ -349,16 +349,13 @@ def _read_secret(secrets: Sources, access: AccessPolicy) -> lowering.ReadSecret:
     return read
 
 
-def _missing_secrets(secrets: Sources) -> MissingSecrets:
-    def missing_secrets(run: Run, job: JobId, names: Sequence[str]) -> list[str]:
-        scope = run.jobs_by_id[job].scope
-        outer = {name: scope.secret(name) for name in names}
-        missing = secrets.missing(
-            [name for name in outer.values() if name is not None], RunRevision(run.repository, run.revision)
-        )
-        return [name for name in names if outer[name] is None or outer[name] in missing]
+def _missing_secrets(secrets: Sources) -> lowering.MissingSecrets:
+    def missing(request: lowering.SecretRequest) -> list[str]:
+        revision = RunRevision(request.origin.repository, request.revision)
+        without_value = secrets.missing([name for name in request.names.values() if name is not None], revision)
+        return [name for name, outer in request.names.items() if outer is None or outer in without_value]
 
-    return missing_secrets
+    return missing
 
 
 def _contents(config: Config, data_dir: Path) -> RevisionFileReader:

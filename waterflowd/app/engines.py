@@ -35,6 +35,7 @@ class EngineParts:
     secrets: Sources
     #: Reads a secret that the attempt may read by its origin.
     read_secret: lowering.ReadSecret
+    missing_secrets: lowering.MissingSecrets
     time_slices: TimeSlices
 
 

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from functools import partial
 
 from waterflow_agent.errors import Stalled
 from waterflowd.app.cluster_check import connection
 from waterflowd.app.config import Config
 from waterflowd.app.engines import Compose, Engine, EngineParts
-from waterflowd.dispatch import lowering
 from waterflowd.host.agents import AgentHandler
-from waterflowd.secrets.sources import RunRevision, Sources
 from waterflowd.temporal import check, cluster, converter
 from waterflowd.temporal.gateway.activities import LeaseTerms, Secrets
 from waterflowd.temporal.gateway.gateway import Gateway
@@ -59,7 +56,7 @@ async def connect(config: Config) -> Compose:
             parts.link,
             parts.clock,
             terms=LeaseTerms(epoch=state.epoch, lease_ms=state.lease_ms),
-            secrets=Secrets(read=parts.read_secret, missing=partial(_missing, parts.secrets)),
+            secrets=Secrets(read=parts.read_secret, missing=parts.missing_secrets),
         )
         parts.secrets.reader.changed = gateway.secrets_read
 
@@ -79,10 +76,3 @@ async def connect(config: Config) -> Compose:
         )
 
     return compose
-
-
-def _missing(secrets: Sources, request: lowering.SecretRequest) -> list[str]:
-    """The names, as the step knows them, that have no value in any source."""
-    revision = RunRevision(request.origin.repository, request.revision)
-    missing = secrets.missing([name for name in request.names.values() if name is not None], revision)
-    return [name for name, outer in request.names.items() if outer is None or outer in missing]

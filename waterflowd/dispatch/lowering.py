@@ -56,19 +56,26 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 ReadSecret = Callable[[SecretRequest, str], str | None]
 
 
+#: Which of the requested secrets, by their names in the step, have no value in any source. Raises `Retryable` while some are
+#: being read, `Rejected` when one cannot be read.
+MissingSecrets = Callable[[SecretRequest], Sequence[str]]
+#: Makes the task of a draft for an instance of the agent, see `fill`.
+Fill = Callable[[Draft, str], messages.Task]
+
+
 def no_secret(request: SecretRequest, name: str) -> None:
     """Without sources no secret has a value."""
     return
 
 
+def all_missing(request: SecretRequest) -> Sequence[str]:
+    """Without sources every secret is missing."""
+    return list(request.names)
+
+
 def key_of(run: Run, command: commands.SendTask | commands.CancelTask) -> messages.TaskId:
     """The attempt's identity on the wire."""
     return messages.TaskId(AttemptId(run.id, command.job, command.step, command.attempt), command.epoch)
-
-
-def lower(run: Run, command: commands.SendTask, instance: str, read: ReadSecret = no_secret) -> messages.Task:
-    """The task of an open attempt, drafted and filled in at one place; see `fill`."""
-    return fill(draft(run, command), instance, read)
 
 
 def draft(run: Run, command: commands.SendTask) -> Draft:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from waterflow_agent.wire import messages
+from waterflowd.dispatch import lowering
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.outstanding import outstanding_of_job
 from waterflowd.engine.rules import checkout, leases
@@ -94,10 +95,14 @@ class LiveAttempts:
             if (command.step, command.attempt) != (key.attempt.step, key.attempt.number):
                 continue
             if isinstance(command, commands.SendTask) and not is_held:
-                for offer in self._state.offers(run, command):
-                    yield offer
+                draft = lowering.draft(run, command)
+                offer = self._state.offer(draft, command)
+                if offer is None:
+                    continue
+                yield offer
+                if offer.task.secrets:
                     # The offer before it, if there was one, may not have left before the daemon's last restart.
-                    self._driver.record_secret_use(run, command)
+                    self._driver.record_secret_use(run, command, draft)
             elif isinstance(command, commands.CancelTask):
                 yield messages.Cancel(key, command.is_forced, command.reason)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from waterflow_agent.wire import messages
 from waterflowd import ports
+from waterflowd.dispatch import lowering
 from waterflowd.engine import Run, commands, events, fold, inputs
 from waterflowd.host import child_runs, fleet_requests, turn
 from waterflowd.host.answers import LiveAnswers
@@ -124,11 +125,8 @@ class BatchBuilder:
         state = self._state
         # The most frequent ones first.
         match command:
-            case commands.SendTask(agent=agent):
-                for message in state.offers(run, command):
-                    self._send(agent, message)
-                    if message.task.secrets:
-                        self.record(AUDIT, secret_uses(run, command, self._now))
+            case commands.SendTask():
+                self._offer(run, command)
             case commands.ArmTimer(timer=timer):
                 state.timers.arm(run.id, timer)
             case commands.DropTimer(timer=timer):
@@ -141,6 +139,21 @@ class BatchBuilder:
             case commands.CancelChildRun():
                 # If it is still open.
                 self._others.append((command.run, inputs.CancelRun(by=f"run {run.id}", is_forced=command.is_forced)))
+
+    def _offer(self, run: Run, command: commands.SendTask) -> None:
+        draft = lowering.draft(run, command)
+        offer = self._state.offer(draft, command)
+        if offer is None:
+            return
+        self._send(command.agent, offer)
+        if offer.task.secrets:
+            self.record_secret_use(run, command, draft)
+
+    def record_secret_use(self, run: Run, command: commands.SendTask, draft: lowering.Draft) -> None:
+        """Records in the audit trail that the secrets of an attempt are sent."""
+        attempt = run.attempt(command.job, command.step, command.attempt)
+        assert attempt is not None, "it was drafted"
+        self.record(AUDIT, secret_uses(draft, command.agent, attempt.agent_name, self._now))
 
     def _send(self, agent: AgentId, message: messages.DaemonMessage) -> None:
         self.outbox.setdefault(agent, []).append(message)

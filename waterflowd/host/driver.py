@@ -30,6 +30,7 @@ import msgspec
 from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflow_agent.wire import messages
 from waterflowd import ports
+from waterflowd.dispatch import lowering
 from waterflowd.engine import Run, commands, events, fold, inputs
 from waterflowd.engine.decide import decide
 from waterflowd.engine.rules import approvals
@@ -42,10 +43,9 @@ from waterflowd.host.queries import RunQueries
 from waterflowd.host.recovery import DeferredCommand, resume
 from waterflowd.host.run_logging import log_batch
 from waterflowd.host.run_summary import summary
-from waterflowd.host.secret_uses import secret_uses
 from waterflowd.host.turn import check_storable
 from waterflowd.model import accesses, ids, plan
-from waterflowd.model.ids import AUDIT, AgentId, AttemptId, JobId, RunId, StepId, StreamName, run_stream
+from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId, StepId, StreamName, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
 
 logger = logging.getLogger("waterflow.host")
@@ -304,11 +304,9 @@ class Driver:
         """Records counters in the next batch, or as soon as they can be written."""
         self._submit(lambda batch: batch.contents.counters.update(counters))
 
-    def record_secret_use(self, run: Run, command: commands.SendTask) -> None:
-        """Records in the audit trail that the secrets of an attempt are sent, if it has any."""
-        facts = secret_uses(run, command, self._clock.now())
-        if facts:
-            self._submit(lambda batch: batch.record(AUDIT, facts))
+    def record_secret_use(self, run: Run, command: commands.SendTask, draft: lowering.Draft) -> None:
+        """Records in the audit trail that the secrets of an attempt are sent."""
+        self._submit(lambda batch: batch.record_secret_use(run, command, draft))
 
     def settle(self, agent: AgentId, call: Callable[[], None]) -> None:
         """Calls `call` once everything submitted so far is durable and no commit is in progress."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.nodes.schema import FROM_REPOSITORY
 from waterflowd.access.policy import AccessPolicy, Origin, Refusal, job_origin
+from waterflowd.dispatch import lowering
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.state.blocks import SERVERLESS_NODES
 from waterflowd.engine.state.runs import Job
@@ -118,8 +119,9 @@ def _required_nodes(plan: Plan, steps: Iterable[StepPlan]) -> Iterator[str]:
 def _secrets_obstacle(state: LiveState, run: Run, command: commands.RequestSlot) -> inputs.Input | None:
     """Why the attempt's secrets prevent a slot, for now or for good; None when all can be read."""
     job, step, number = command.job, command.step, command.attempt
+    request = lowering.secret_request(run, job, command.secrets)
     try:
-        missing = state.missing_secrets(run, job, command.secrets)
+        missing = [] if request is None else list(state.missing_secrets(request))
     except Retryable as error:
         state.awaiting_secrets.append((run.id, command))
         cause = reason(ReasonCode.SECRET_WAITING, error.text)

@@ -14,6 +14,7 @@ from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflowd.access.policy import AccessPolicy
 from waterflowd.access.repository_quotas import RepositoryQuotas
+from waterflowd.dispatch import lowering
 from waterflowd.engine import Run, commands, events
 from waterflowd.engine.rules import leases
 from waterflowd.fleet.locks import Locks
@@ -21,27 +22,16 @@ from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.host.child_runs import ChildRunRegistry
 from waterflowd.host.timers import Timers
-from waterflowd.model.ids import JobId, RunId
+from waterflowd.model.ids import RunId
 from waterflowd.model.plan import Plan
 from waterflowd.model.records import StartRequest
 
 logger = logging.getLogger("waterflow.host")
 
-#: Builds the wire task of an attempt. Raises `Retryable` while a secret of the task is being read.
-Lower = Callable[[Run, commands.SendTask, str], messages.Task]
-#: Which of these secrets, named as a job of the run knows them, have no value in any source. Raises `Retryable` while some
-#: are being read, `Rejected` when one cannot be read.
-MissingSecrets = Callable[[Run, JobId, Sequence[str]], list[str]]
-
 
 async def _no_digests(repository: str, revision: str, calls: Sequence[str]) -> dict[str, str]:
     """Without repositories there are no files to hash."""
     return {}
-
-
-def all_missing(run: Run, job: JobId, names: Sequence[str]) -> list[str]:
-    """Without sources every secret is missing."""
-    return list(names)
 
 
 class LiveState(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,8 +47,8 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     registry: Registry
     timers: Timers
     child_runs: ChildRunRegistry = msgspec.field(default_factory=ChildRunRegistry)
-    lower: Lower
-    missing_secrets: MissingSecrets = all_missing
+    fill: lowering.Fill = lowering.fill
+    missing_secrets: lowering.MissingSecrets = lowering.all_missing
     #: Commands to repeat when a secret was read, or could not be read.
     awaiting_secrets: list[tuple[RunId, commands.RequestSlot | commands.SendTask]] = msgspec.field(default_factory=list)
     #: What jobs may use. Checked for each attempt, because some groups are known only then.
@@ -74,14 +64,14 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     #: The lease of attempts that need one (engine/rules/leases.py).
     lease_ms: int = leases.LEASE_MS_MIN
 
-    def offers(self, run: Run, command: commands.SendTask) -> list[messages.Offer]:
-        """The offer of an attempt; empty while a secret is being read, in which case the offer is made later."""
+    def offer(self, draft: lowering.Draft, command: commands.SendTask) -> messages.Offer | None:
+        """The offer of an attempt; None while a secret is being read, in which case the offer is made later."""
         instance = self.placement.server(command.agent).instance
         try:
-            return [messages.Offer(self.lower(run, command, instance))]
+            return messages.Offer(self.fill(draft, instance))
         except Retryable:
-            self.awaiting_secrets.append((run.id, command))
-            return []
+            self.awaiting_secrets.append((draft.task.key.attempt.run, command))
+            return None
 
     def stall(self, run: Run, error: Exception) -> None:
         """Removes a run that cannot continue without a person; the other runs are not affected."""

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from waterflowd.access.events import SecretsUsed
-from waterflowd.engine import Run, commands
+from waterflowd.dispatch.lowering import Draft
+from waterflowd.model.ids import AgentId
 
 
-def secret_uses(run: Run, command: commands.SendTask, now: int) -> list[SecretsUsed]:
-    """The fact that the secrets of an attempt are sent; empty if its step has none."""
-    job = run.jobs_by_id[command.job]
-    step = job.steps_by_id[command.step]
-    names = sorted({outer for name in step.plan.secrets if (outer := job.scope.secret(name)) is not None})
+def secret_uses(draft: Draft, agent: AgentId, server: str, now: int) -> list[SecretsUsed]:
+    """The fact that the secrets of an attempt are sent to an agent on this server; empty if its step has none."""
+    request, attempt = draft.secrets, draft.task.key.attempt
+    names = sorted({name for name in request.names.values() if name is not None}) if request is not None else []
     if not names:
         return []
-    attempt = step.attempts[command.attempt - 1]
     return [
         SecretsUsed(
             at=now,
-            by=f"run {run.id}",
+            by=f"run {attempt.run}",
             names=tuple(names),
-            run=run.id,
-            part=f"{job.id}/{step.id}",
-            attempt=command.attempt,
-            agent=command.agent,
-            server=attempt.agent_name,
+            run=attempt.run,
+            part=f"{attempt.job}/{attempt.step}",
+            attempt=attempt.number,
+            agent=agent,
+            server=server,
         )
     ]

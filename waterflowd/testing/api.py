@@ -38,7 +38,6 @@ from waterflowd.admin.ports import (
 from waterflowd.admin.runs import LogRunReader
 from waterflowd.api.app import Api
 from waterflowd.api.services import Services
-from waterflowd.dispatch import lowering
 from waterflowd.dsl import compile_from_files, compile_workflow
 from waterflowd.dsl.reporting.diagnostics import Compiled
 from waterflowd.engine import inputs
@@ -345,7 +344,6 @@ class ApiHarness:
             locks=Locks(),
             registry=registry,
             timers=Timers(),
-            lower=lowering.lower,
             epoch=self.log.generation,
         )
         queries = RunQueries(self.log)

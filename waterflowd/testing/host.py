@@ -17,7 +17,6 @@ from waterflowd.access import events
 from waterflowd.access.repository_quotas import RepositoryLimits, RepositoryQuotas
 from waterflowd.dispatch import lowering
 from waterflowd.dsl import compile_workflow
-from waterflowd.engine import Run, commands
 from waterflowd.engine.events import RunEvent
 from waterflowd.engine.rules import leases
 from waterflowd.fleet import events as fleet_events
@@ -32,7 +31,7 @@ from waterflowd.host.driver import Driver
 from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
 from waterflowd.host.file_server import FileServer
-from waterflowd.host.live_state import LiveState, Lower, MissingSecrets, all_missing
+from waterflowd.host.live_state import LiveState
 from waterflowd.host.output_admission import OutputAdmission
 from waterflowd.host.outputs import OutputCollector
 from waterflowd.host.queries import RunQueries
@@ -72,11 +71,9 @@ def codec() -> Codec:
 _DRAFTS = ValueCodec("draft", lowering.Draft)
 
 
-def stored_lower(
-    run: Run, command: commands.SendTask, instance: str, read: lowering.ReadSecret = lowering.no_secret
-) -> messages.Task:
-    """Lowers an attempt as a host does that stores drafts: the task is filled in from bytes, which contain no secret."""
-    body = _DRAFTS.encode(lowering.draft(run, command))
+def stored_fill(draft: lowering.Draft, instance: str, read: lowering.ReadSecret = lowering.no_secret) -> messages.Task:
+    """Fills a draft as a host does that stores drafts: the task is filled in from bytes, which contain no secret."""
+    body = _DRAFTS.encode(draft)
     task = lowering.fill(_DRAFTS.decode(_DRAFTS.schema, body), instance, read)
     if any(value.encode() in body for value in task.secrets):
         raise AssertionError(f"the draft of {task.key} contains the value of a secret")
@@ -152,9 +149,9 @@ class HostHarness:
         log: MemoryLog | None = None,
         clock: ManualClock | None = None,
         *,
-        lower: Lower = stored_lower,
+        fill: lowering.Fill = stored_fill,
         trees: Trees = no_trees,
-        missing_secrets: MissingSecrets = all_missing,
+        missing_secrets: lowering.MissingSecrets = lowering.all_missing,
         limits: RepositoryLimits | None = None,
     ) -> None:
         self.clock = clock or ManualClock()
@@ -174,7 +171,7 @@ class HostHarness:
             registry=self.registry,
             timers=Timers(),
             child_runs=ChildRunRegistry(self.queries.known),
-            lower=lower,
+            fill=fill,
             missing_secrets=missing_secrets,
             quotas=RepositoryQuotas(limits, counter=self.log.counter),
             epoch=self.log.generation,

@@ -21,7 +21,6 @@ from waterflowd.admin.webhooks import SignedWebhookService
 from waterflowd.api.app import Api
 from waterflowd.api.server import ApiServer
 from waterflowd.api.services import Services
-from waterflowd.dispatch import lowering
 from waterflowd.engine import events as run_events
 from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Locks
@@ -77,7 +76,6 @@ class TriggerHarness:
             locks=Locks(),
             registry=registry,
             timers=Timers(),
-            lower=lowering.lower,
             quotas=self.quotas,
             epoch=log.generation,
         )

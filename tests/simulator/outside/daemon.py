@@ -125,7 +125,7 @@ class Daemon:
             registry=registry,
             timers=Timers(),
             child_runs=ChildRunRegistry(queries.known),
-            lower=secrets.lower,
+            fill=secrets.fill,
             epoch=log.generation,
             lease_ms=leases.lease_ms(LOST_AFTER_MS),
         )

@@ -12,9 +12,9 @@ import asyncio
 from tests.simulator.chance import Chance
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
-from waterflowd.engine import Run, commands
+from waterflowd.dispatch.lowering import Draft
 from waterflowd.secrets.secret_reader import SecretReader
-from waterflowd.testing.host import stored_lower
+from waterflowd.testing.host import stored_fill
 
 #: A source that answers, one that is slow, and how often it is temporarily unavailable.
 _QUICK_S, _SLOW_S = 0.005, 3.0
@@ -30,11 +30,12 @@ class SlowSecrets:
         self._chance = chance
         self.reader = SecretReader(_PATIENCE_S)
 
-    def lower(self, run: Run, command: commands.SendTask, instance: str) -> messages.Task:
-        """See `host.live_state.Lower`."""
+    def fill(self, draft: Draft, instance: str) -> messages.Task:
+        """See `dispatch.lowering.Fill`."""
         if self._chance.has_secrets:
-            self.reader.get((run.id, command.job, command.step, str(command.attempt)), self._read)
-        return stored_lower(run, command, instance)
+            name = draft.task.key.attempt
+            self.reader.get((name.run, name.job, name.step, str(name.number)), self._read)
+        return stored_fill(draft, instance)
 
     async def _read(self) -> tuple[dict[str, str], float]:
         chance = self._chance

@@ -7,7 +7,7 @@ from waterflowd.access.policy import Origin
 from waterflowd.dispatch import lowering
 from waterflowd.engine import commands, outstanding
 from waterflowd.model.codec import ValueCodec
-from waterflowd.testing.host import stored_lower
+from waterflowd.testing.host import stored_fill
 from waterflowd.testing.scenario import Scenario
 
 
@@ -27,7 +27,7 @@ jobs:
     scenario = Scenario(workflow)
     scenario.play(f"connect web-1 web\n{start}\n{script}")
     (send,) = [command for command in outstanding(scenario.run) if isinstance(command, commands.SendTask)]
-    return stored_lower(scenario.run, send, instance)
+    return stored_fill(lowering.draft(scenario.run, send), instance)
 
 
 def test_the_same_attempt_is_the_same_task() -> None:
@@ -64,7 +64,7 @@ def test_a_cancel_has_the_same_attempt_identity_as_its_offer() -> None:
     expected_state = list(outstanding(scenario.run))
     (send,) = [command for command in expected_state if isinstance(command, commands.SendTask)]
     (cancel,) = [command for command in expected_state if isinstance(command, commands.CancelTask)]
-    assert lowering.cancel(scenario.run, cancel).key == lowering.lower(scenario.run, send, "i").key
+    assert lowering.cancel(scenario.run, cancel).key == lowering.draft(scenario.run, send).task.key
 
 
 def lowered(step: str, **values: str) -> messages.Task:
@@ -72,7 +72,7 @@ def lowered(step: str, **values: str) -> messages.Task:
     scenario = Scenario(f"jobs: {{a: {{runs-on: web, steps: [{step}]}}}}")
     scenario.play("connect web-1 web\nstart")
     (send,) = [command for command in outstanding(scenario.run) if isinstance(command, commands.SendTask)]
-    return stored_lower(scenario.run, send, "i", lambda _, name: values.get(name))
+    return stored_fill(lowering.draft(scenario.run, send), "i", lambda _, name: values.get(name))
 
 
 def test_secrets_are_filled_in_and_listed() -> None:
@@ -143,7 +143,7 @@ def test_a_stored_draft_contains_no_secret() -> None:
         assert value.encode() not in body
         assert b"TOKEN" in body
         assert value in str((task.params, task.env))
-        assert task == lowering.lower(scenario.run, send, "i", lambda *_: value)
+        assert task == lowering.fill(lowering.draft(scenario.run, send), "i", lambda *_: value)
 
 
 def test_a_secret_in_a_process_list_is_refused() -> None:

@@ -54,7 +54,7 @@ def test_the_largest_task_fits_on_the_wire() -> None:
     for number, step in enumerate("12"):
         write(scenario, step, f"V{number}", 950_000)
     (send,) = [command for command in outstanding(scenario.run) if isinstance(command, commands.SendTask)]
-    task = lowering.lower(scenario.run, send, "instance")
+    task = lowering.draft(scenario.run, send).task
     assert len(memoryview(codec.encode_message(messages.Offer(task)))) <= messages.TASK_BYTES_MAX
 
 

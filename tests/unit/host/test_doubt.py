@@ -7,6 +7,7 @@ import pytest
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import AttemptState
+from waterflowd.dispatch.lowering import Draft
 from waterflowd.engine import Run, events, inputs
 from waterflowd.engine.step import Progress, step
 from waterflowd.host import turn
@@ -95,15 +96,15 @@ async def test_a_report_that_stalls_its_run_is_not_acknowledged(monkeypatch: pyt
 async def test_a_failing_task_delays_one_run_and_not_its_agent() -> None:
     """The settlement continues without the failing run, and the daemon keeps running."""
 
-    def lower(run: object, *_: object) -> messages.Task:
-        raise ValueError(f"no task of {run!r:.10}")
+    def fill(draft: Draft, instance: str) -> messages.Task:
+        raise ValueError(f"no task of {draft!r:.10} for {instance}")
 
     async with HostHarness() as good:
         agent = good.enroll("web-1", "web")
         good.hello(agent)
         run = await good.start()
         state = good.log.reopened()
-    async with HostHarness(state, lower=lower) as host:
+    async with HostHarness(state, fill=fill) as host:
         host.enroll("web-1", "web")
         host.hello(agent)
         await host.settle()

@@ -12,8 +12,7 @@ from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflow_agent.wire import messages
 from waterflowd.dispatch import lowering
-from waterflowd.engine import commands, inputs
-from waterflowd.engine.state.runs import Run
+from waterflowd.engine import inputs
 from waterflowd.host import driver as driver_module
 from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId, StreamName, run_stream
 from waterflowd.model.records import Record, StartRequest, Trigger, TriggerKind
@@ -189,15 +188,16 @@ async def test_any_other_commit_failure_ends_the_driver() -> None:
 async def test_only_a_run_that_raises_is_stalled() -> None:
     """A bug that one run triggers stalls it with its position in the log; the other runs of the batch continue."""
 
-    def broken(run: Run, command: commands.SendTask, instance: str) -> messages.Task:
-        if run.plan.name == "bad":
+    def broken(draft: lowering.Draft, instance: str) -> messages.Task:
+        if draft.task.step_name == "bad":
             raise RuntimeError("a bug")
-        return lowering.lower(run, command, instance)
+        return lowering.fill(draft, instance)
 
-    async with HostHarness(lower=broken) as host:
+    named = "jobs: {a: {runs-on: web, steps: [{name: %s, run: work}]}}"
+    async with HostHarness(fill=broken) as host:
         agent = host.enroll("web-1", "web")
         host.hello(agent)
-        bad, good = await asyncio.gather(host.start(f"name: bad\n{ONE_STEP}"), host.start(f"name: good\n{ONE_STEP}"))
+        bad, good = await asyncio.gather(host.start(named % "bad"), host.start(named % "good"))
         await host.settle()
         assert "a bug" in host.state.stalled[bad.id]
         assert list(host.state.runs) == [good.id]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,8 +9,8 @@ import pytest
 
 from waterflow_agent.errors import Rejected
 from waterflowd.access.policy import AccessPolicy, EnvironmentRules, Grant
-from waterflowd.engine import Run, events
-from waterflowd.model.ids import JobId
+from waterflowd.dispatch.lowering import SecretRequest
+from waterflowd.engine import events
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
@@ -37,9 +36,9 @@ class Sources:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def missing(self, run: Run, job: JobId, names: Sequence[str]) -> list[str]:
-        """See `host.live_state.MissingSecrets`."""
-        self.asked.extend(names)
+    def missing(self, request: SecretRequest) -> list[str]:
+        """See `dispatch.lowering.MissingSecrets`."""
+        self.asked.extend(request.names)
         return []
 
 

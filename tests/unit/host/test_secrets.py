@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,12 +10,14 @@ import pytest
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.wire import messages
-from waterflowd.engine import Run, commands, events
-from waterflowd.model.ids import AgentId, JobId, RunId
+from waterflowd.access.events import SecretsUsed
+from waterflowd.dispatch.lowering import Draft, SecretRequest
+from waterflowd.engine import commands, events
+from waterflowd.model.ids import AUDIT, AgentId, JobId, RunId
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import AttemptStatus, Conclusion
-from waterflowd.testing.host import ONE_STEP, HostHarness, ManualClock, stored_lower
+from waterflowd.testing.host import ONE_STEP, HostHarness, ManualClock, stored_fill
 from waterflowd.testing.memory_log import MemoryLog
 
 SLOW = 'jobs: {a: {runs-on: web, steps: [{run: work, env: {V: "${{ secrets.SLOW }}"}}]}}'
@@ -37,17 +38,17 @@ class Source:
             raise self.answer
         return self.answer
 
-    def missing(self, run: Run, job: JobId, names: Sequence[str]) -> list[str]:
-        """See `host.batch.MissingSecrets`."""
-        return [name for name in names if self.get(name) is None]
+    def missing(self, request: SecretRequest) -> list[str]:
+        """See `dispatch.lowering.MissingSecrets`."""
+        return [name for name in request.names if self.get(name) is None]
 
-    def lower(self, run: Run, command: commands.SendTask, instance: str) -> messages.Task:
-        """See `host.live_state.Lower`."""
-        return stored_lower(run, command, instance, lambda _, name: self.get(name))
+    def fill(self, draft: Draft, instance: str) -> messages.Task:
+        """See `dispatch.lowering.Fill`."""
+        return stored_fill(draft, instance, lambda _, name: self.get(name))
 
     def host(self, log: MemoryLog | None = None, clock: ManualClock | None = None) -> HostHarness:
         """Returns a host with this source."""
-        return HostHarness(log, clock, lower=self.lower, missing_secrets=self.missing)
+        return HostHarness(log, clock, fill=self.fill, missing_secrets=self.missing)
 
 
 def reasons(host: HostHarness, run: RunId) -> list[ReasonCode]:
@@ -251,3 +252,33 @@ async def test_a_job_undone_by_a_full_disk_requests_no_secret() -> None:
         async with asyncio.timeout(PATIENCE_S):
             await host.driver.pass_through()
         assert host.is_alive
+
+
+async def test_the_audit_trail_has_every_offer_with_a_secret_and_no_other() -> None:
+    """A repeated offer is another use; one that fails because its secret has gone sends nothing."""
+    source = Source(VALUE)
+    async with source.host() as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
+        await host.settle()
+        slow = await host.start(SLOW)
+        for answer in (VALUE, None):
+            source.answer = answer
+            host.agents.disconnected(agent, "cut")
+            host.hello(agent)
+            await host.settle()
+            await host.settle()
+        tasks = [message.task for message in host.link.take() if isinstance(message, messages.Offer)]
+        assert [task.node for task in tasks] == ["shell", "shell", "fail"]
+        used = [record.event for record in host.log.read(AUDIT)]
+        use = SecretsUsed(
+            at=host.clock.at,
+            by=f"run {slow.id}",
+            names=("SLOW",),
+            run=slow.id,
+            part="a/1",
+            attempt=1,
+            agent=agent,
+            server="web-1",
+        )
+        assert used == [use, use]

@@ -40,16 +40,13 @@ WAIT_HEARTBEAT_S = 20.0
 
 AnyOrder = TypeVar("AnyOrder", bound=orders.Order)
 Found = TypeVar("Found")
-#: Which of these secrets have no value in any source. Raises `Retryable` while some are being read, `Rejected` when one cannot
-#: be read.
-MissingSecrets = Callable[[lowering.SecretRequest], Sequence[str]]
 
 
 class Secrets(msgspec.Struct, frozen=True, kw_only=True):
     """How secrets are read here."""
 
     read: lowering.ReadSecret = lowering.no_secret
-    missing: MissingSecrets = lambda request: list(request.names)
+    missing: lowering.MissingSecrets = lowering.all_missing
 
 
 class LeaseTerms(msgspec.Struct, frozen=True, kw_only=True):

@@ -160,8 +160,17 @@ class History(Protocol):
         ...
 
 
-class OutputWriter(Protocol):
-    """Stores the output of steps, one log per attempt, addressed by byte offset."""
+class OutputLogs(Protocol):
+    """The output of steps, one log per attempt, addressed by byte offset. Allows concurrent calls.
+
+    Its storage may take time, and several daemons may share it: two of them may append the same bytes of one log at the same
+    time, after its agent has changed from one to the other. Every method raises `Retryable` when the storage cannot be reached.
+    """
+
+    @property
+    def collect_s(self) -> float:
+        """How long output should be collected for one append, in s."""
+        ...
 
     def append(self, pieces: Sequence[OutputAppend]) -> Awaitable[list[int]]:
         """Makes output durable; returns each log's new size, in the order of the argument.
@@ -172,31 +181,31 @@ class OutputWriter(Protocol):
         """
         ...
 
-
-class OutputLogs(OutputWriter, Protocol):
-    """Output logs on the daemon's own disk, which are read at once."""
-
-    def size(self, name: AttemptId) -> int:
-        """Durable size in bytes; 0 for an unknown log."""
-        ...
-
-    def read(self, name: AttemptId, offset: int, bytes_max: int) -> list[OutputPiece]:
-        """Durable pieces from the one that contains `offset` (it may begin earlier), about `bytes_max` in total."""
-        ...
-
-
-class SharedOutputLogs(OutputWriter, Protocol):
-    """Output logs that several daemons share, on storage that takes time to read.
-
-    Two daemons may append the same bytes of one log at the same time, after its agent has changed from one to the other.
-    """
-
     async def size(self, name: AttemptId) -> int:
-        """As `OutputLogs.size`; includes what other daemons have stored. Raises `Retryable`."""
+        """Durable size in bytes, including what other daemons have stored; 0 for an unknown log."""
         ...
 
     async def read(self, name: AttemptId, offset: int, bytes_max: int) -> list[OutputPiece]:
-        """As `OutputLogs.read`. Raises `Retryable`, and `Stalled` WF304 for damaged output."""
+        """Durable pieces from the one that contains `offset` (it may begin earlier), about `bytes_max` in total.
+
+        Less than `bytes_max` is the rest of the log. Raises `Stalled` WF304 for damaged output.
+        """
+        ...
+
+
+class LocalOutputLogs(Protocol):
+    """Output logs on the daemon's own disk, which are read at once."""
+
+    def append(self, pieces: Sequence[OutputAppend]) -> Awaitable[list[int]]:
+        """See `OutputLogs`."""
+        ...
+
+    def size(self, name: AttemptId) -> int:
+        """See `OutputLogs`."""
+        ...
+
+    def read(self, name: AttemptId, offset: int, bytes_max: int) -> list[OutputPiece]:
+        """See `OutputLogs`."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The contract of all output logs: on disk, in memory, as objects (`ports.OutputLogs`, `ports.SharedOutputLogs`)."""
+"""The contract of all output logs: on disk, in memory, as objects (`ports.OutputLogs`)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import pytest
 
 from tests.integration.transfer.test_s3 import Bucket, bucket, moto
 from waterflow_agent.testing import attempt_id
+from waterflowd.host.history import LogOutputs
 from waterflowd.model import ids
 from waterflowd.model.ids import AttemptId
 from waterflowd.model.records import OutputAppend, OutputPiece
 from waterflowd.objects.opening import open_objects
 from waterflowd.objects.outputs import ObjectOutputLogs
-from waterflowd.ports import Objects, OutputLogs, SharedOutputLogs
+from waterflowd.ports import Objects, OutputLogs
 from waterflowd.store.opening import open_store
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
 
@@ -27,11 +28,9 @@ LARGE = 100_000
 
 
 class OutputLogsHarness:
-    """Output logs, and a way to open them again; the in-memory twin keeps its state. Reads wait where that is necessary."""
+    """Output logs, and a way to open them again; the in-memory twin keeps its state."""
 
-    def __init__(
-        self, outputs: OutputLogs | SharedOutputLogs, reopen: Callable[[], OutputLogs | SharedOutputLogs]
-    ) -> None:
+    def __init__(self, outputs: OutputLogs, reopen: Callable[[], OutputLogs]) -> None:
         self.outputs = outputs
         self._reopen = reopen
 
@@ -40,12 +39,10 @@ class OutputLogsHarness:
         self.outputs = self._reopen()
 
     async def size(self, of: AttemptId | None = None) -> int:
-        found = self.outputs.size(of or name())
-        return found if isinstance(found, int) else await found
+        return await self.outputs.size(of or name())
 
     async def read(self, offset: int, bytes_max: int, of: AttemptId | None = None) -> list[OutputPiece]:
-        found = self.outputs.read(of or name(), offset, bytes_max)
-        return found if isinstance(found, list) else await found
+        return await self.outputs.read(of or name(), offset, bytes_max)
 
     async def text(self, of: AttemptId | None = None, offset: int = 0) -> bytes:
         """Returns all bytes from `offset` on, read in small pages."""
@@ -66,7 +63,7 @@ def s3_objects(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Objects:
 @pytest.fixture(params=["lmdb", "memory", "directory", "s3"])
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OutputLogsHarness]:
     if request.param == "memory":
-        outputs = MemoryOutputLogs()
+        outputs = LogOutputs(MemoryOutputLogs())
         yield OutputLogsHarness(outputs, lambda: outputs)
         return
     if request.param in ("directory", "s3"):
@@ -82,9 +79,9 @@ def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OutputLo
     def open_again() -> OutputLogs:
         stores[-1].close()
         stores.append(open_store(tmp_path / "data", {}))
-        return stores[-1].outputs
+        return LogOutputs(stores[-1].outputs)
 
-    yield OutputLogsHarness(stores[0].outputs, open_again)
+    yield OutputLogsHarness(LogOutputs(stores[0].outputs), open_again)
     stores[-1].close()
 
 
@@ -171,6 +168,20 @@ async def test_reading_starts_with_the_piece_that_contains_the_offset(harness: O
     assert [found.offset for found in await harness.read(3, 1)] == [3]
     assert [found.offset for found in await harness.read(0, 4)] == [0, 3]
     assert await harness.read(9, 100) == []
+
+
+async def test_less_than_was_asked_for_is_the_rest_of_the_log(harness: OutputLogsHarness) -> None:
+    """So a reader knows that there is no more, wherever the log is stored."""
+    size = 0
+    while size < LARGE:
+        size = await add(harness, piece(size, b"x" * 999))
+    for bytes_max in (1, 999, 1_000, 64 << 10, 66_000, LARGE, 2 * LARGE):
+        offset = 0
+        while pieces := await harness.read(offset, bytes_max):
+            offset = pieces[-1].offset + len(pieces[-1].data)
+            if sum(len(found.data) for found in pieces) < bytes_max:
+                break
+        assert offset == size
 
 
 async def test_a_log_grows_from_small_to_large(harness: OutputLogsHarness) -> None:

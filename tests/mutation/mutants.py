@@ -409,8 +409,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_OUTPUTS}:OutputCollector.received",
-        "self._collect(agent, key, self._admission.pieces(attempt, output))",
-        "self._collect(agent, key, self._admission.pieces(attempt, output)); "
+        "self._add(_Arrival(agent, key, attempt, output))",
+        "self._add(_Arrival(agent, key, attempt, output)); "
         "self._link.send(agent, [messages.OutputAck(key, output.offset + size)])",
         "output is acknowledged too early",
     ),

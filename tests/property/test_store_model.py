@@ -27,7 +27,7 @@ from waterflowd.model.records import (
     TriggerKind,
 )
 from waterflowd.model.statuses import Status
-from waterflowd.ports import Journal, OutputLogs
+from waterflowd.ports import Journal, LocalOutputLogs
 from waterflowd.store import layout, record, sealing
 from waterflowd.store.codec import Codec
 from waterflowd.store.log import LmdbLog
@@ -162,7 +162,7 @@ def _pieces(twin: MemoryOutputLogs, name: AttemptId, ahead: int, lengths: list[i
     return OutputAppend(attempt=name, pieces=pieces)
 
 
-async def _append(logs: OutputLogs, appends: list[OutputAppend]) -> list[int]:
+async def _append(logs: LocalOutputLogs, appends: list[OutputAppend]) -> list[int]:
     return await logs.append(appends)
 
 

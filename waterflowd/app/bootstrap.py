@@ -54,7 +54,7 @@ from waterflowd.host.driver import Driver
 from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
 from waterflowd.host.file_server import FileServer
-from waterflowd.host.history import LogHistory
+from waterflowd.host.history import LogHistory, LogOutputs
 from waterflowd.host.identities import AgentIdentities
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.output_admission import OutputAdmission
@@ -212,8 +212,9 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         )
     )
     contents = _contents(config, data_dir)
-    admission = OutputAdmission(state.quotas, store.outputs, clock, driver.keep_counters)
-    outputs = OutputCollector(engine.attempts, admission, store.outputs, link, feed)
+    output_logs = LogOutputs(store.outputs)
+    admission = OutputAdmission(state.quotas, output_logs, clock, driver.keep_counters)
+    outputs = OutputCollector(engine.attempts, admission, output_logs, link, feed)
     files = FileServer(engine.attempts, contents, link)
     agents = AgentHandler(
         engine.attempts,
@@ -247,7 +248,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
     services = Services(
         history=engine.history,
         generation=log.generation,
-        outputs=store.outputs,
+        outputs=output_logs,
         runs=engine.runs,
         feed=engine.feed,
         compiler=compiler,

@@ -1,4 +1,4 @@
-"""The history of the log engine: its journal and feed as readers see them.
+"""The history and the output logs of the log engine: its journal, feed and files as readers see them.
 
 Rules of this file: the journal is read on the event loop, so what grows with a run or with their number is divided work
 (time_slices.py). A small read is done at once.
@@ -6,19 +6,21 @@ Rules of this file: the journal is read on the event loop, so what grows with a 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from itertools import islice
 
 from waterflowd import ports
 from waterflowd.host.feed import Feed
-from waterflowd.model.ids import RunId, StreamName
-from waterflowd.model.records import Record, RunFilter, RunSummary
+from waterflowd.model.ids import AttemptId, RunId, StreamName
+from waterflowd.model.records import OutputAppend, OutputPiece, Record, RunFilter, RunSummary
 from waterflowd.time_slices import TimeSlices, Work
 
 #: Records that are read before a reader can be interrupted: a millisecond. Divides the distance between the log's marks.
 _RECORDS = 64
 #: Calls of `Journal.runs`, each of which examines up to 1,000 rows, for one answer.
 _SEARCHES = 20
+#: How long output is collected before it is written, in s: more flushes would delay events.
+COLLECT_S = 0.025
 
 
 class LogHistory:
@@ -107,3 +109,27 @@ class LogHistory:
     async def run_for_key(self, key: str) -> RunId | None:
         """See the port."""
         return self._journal.run_for_key(key)
+
+
+class LogOutputs:
+    """Implements `ports.OutputLogs` over the daemon's own output logs. A reader asks for little at a time."""
+
+    def __init__(self, logs: ports.LocalOutputLogs) -> None:
+        self._logs = logs
+
+    @property
+    def collect_s(self) -> float:
+        """See the port."""
+        return COLLECT_S
+
+    def append(self, pieces: Sequence[OutputAppend]) -> Awaitable[list[int]]:
+        """See the port."""
+        return self._logs.append(pieces)
+
+    async def size(self, name: AttemptId) -> int:
+        """See the port."""
+        return self._logs.size(name)
+
+    async def read(self, name: AttemptId, offset: int, bytes_max: int) -> list[OutputPiece]:
+        """See the port."""
+        return self._logs.read(name, offset, bytes_max)

@@ -46,7 +46,7 @@ class _Cut(msgspec.Struct):
 
 
 class OutputAdmission:
-    """See the file's docstring. `keep_counters` records counters in the log."""
+    """See the file's docstring. `keep_counters` records counters in the log. One call of `pieces` at a time."""
 
     def __init__(
         self,
@@ -65,12 +65,15 @@ class OutputAdmission:
         self._has_forgotten = False
         self._cuts: OrderedDict[AttemptId, _Cut] = OrderedDict()
 
-    def pieces(self, attempt: HeldAttempt, output: messages.Output) -> list[OutputPiece]:
-        """The pieces to store: those of the message, none of them, or the mark of a log that was cut off."""
+    async def pieces(self, attempt: HeldAttempt, output: messages.Output) -> list[OutputPiece]:
+        """The pieces to store: those of the message, none of them, or the mark of a log that was cut off.
+
+        Raises `Retryable` while it cannot be read where the log ends.
+        """
         name, repository, offset = attempt.name, attempt.repository, output.offset
         size = sum(len(chunk.data) for chunk in output.chunks)
         if name not in self._ends and name not in self._cuts:
-            self._look_up(attempt, offset)
+            await self._look_up(attempt, offset)
         cut = self._cuts.get(name)
         if cut is None and self._is_admitted(repository, name, offset, size):
             return _pieces(output)
@@ -106,16 +109,16 @@ class OutputAdmission:
         elif cut is not None and size == cut.at:
             cut.is_marked = False
 
-    def _look_up(self, attempt: HeldAttempt, offset: int) -> None:
+    async def _look_up(self, attempt: HeldAttempt, offset: int) -> None:
         """Learns where the log ends. That of a new attempt, the usual case, needs no reading."""
         name = attempt.name
         if offset == 0 and not self._has_forgotten and attempt.dispatched_at >= self._began_at:
             self._end(name, 0)
             return
-        size = self._logs.size(name)
-        last = self._logs.read(name, size - 1, 1)[-1] if size else None
-        if last is not None and last.stream == CUT_STREAM:
-            self._cuts[name] = _Cut(at=last.offset, is_marked=True)
+        size = await self._logs.size(name)
+        last = await self._logs.read(name, size - 1, 1) if size else []
+        if last and last[-1].stream == CUT_STREAM:
+            self._cuts[name] = _Cut(at=last[-1].offset, is_marked=True)
         else:
             self._end(name, size)
 

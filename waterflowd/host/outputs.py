@@ -1,9 +1,9 @@
 """Writes the output of steps from the link to the output logs, and acknowledges it once it is durable.
 
 Rules of this file: only the agent that has (or had) the attempt may append to its output log, and only up to a log's limit.
-What is admitted (output_admission.py) is collected while an append is in progress and then written at once. The agents' windows
-bound what is collected; a limit here applies to agents that ignore their window. Other output is rejected: it is acknowledged,
-because its agent would send it forever otherwise, and recorded against that agent.
+Output is collected for a moment, and while an append is in progress; what of it is admitted (output_admission.py) is then
+written at once. The agents' windows bound what is collected; a limit here applies to agents that ignore their window. Other
+output is rejected: it is acknowledged, because its agent would send it forever otherwise, and recorded against that agent.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+
+import msgspec
 
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
@@ -22,35 +24,40 @@ from waterflowd.model.records import HeldAttempt, OutputAppend, OutputPiece
 
 logger = logging.getLogger("waterflow.host")
 
-#: How long output is collected before it is written: more flushes would delay events.
-COLLECT_S = 0.025
 #: Largest log: the limit of every task (64 MiB), and space for the marks of dropped output.
 LOG_BYTES_MAX = 65 << 20
 #: Limit of collected bytes per agent, a few times its window; beyond it the agent has to send again.
 WAITING_BYTES_MAX = 8 * messages.OUTPUT_WINDOW_BYTES
 #: Memory of a message and of a chunk besides their bytes.
 _OVERHEAD_BYTES = 256
-#: Pause after a full disk.
+#: Pause while the storage takes nothing, as with a full disk.
 DISK_FULL_PAUSE_S = 1.0
+
+
+class _Arrival(msgspec.Struct, frozen=True):
+    """Something that was sent about an output log, in the order of its arrival."""
+
+    agent: AgentId
+    key: messages.TaskId
+    attempt: HeldAttempt
+    #: None for output that was dropped: the answer says where the agent has to continue.
+    output: messages.Output | None = None
+    #: The size of the whole log; only with the report of the attempt's end, which gets no answer.
+    total: int | None = None
 
 
 class OutputCollector:
     """Collects output and writes it."""
 
     def __init__(
-        self,
-        attempts: ports.Attempts,
-        admission: OutputAdmission,
-        logs: ports.OutputWriter,
-        link: ports.Link,
-        feed: Feed,
+        self, attempts: ports.Attempts, admission: OutputAdmission, logs: ports.OutputLogs, link: ports.Link, feed: Feed
     ) -> None:
         self._attempts = attempts
         self._admission = admission
         self._logs = logs
         self._link = link
         self._feed = feed
-        self._waiting: list[tuple[AgentId, messages.TaskId, OutputAppend]] = []
+        self._arrived: list[_Arrival] = []
         self._waiting_bytes: Counter[AgentId] = Counter()
         #: Attempts of which some output was dropped since the last write.
         self._dropped: set[messages.TaskId] = set()
@@ -68,45 +75,62 @@ class OutputCollector:
             return
         if self._waiting_bytes[agent] > WAITING_BYTES_MAX:
             if key not in self._dropped:
-                # Without pieces: the answer says where the agent has to continue.
                 self._dropped.add(key)
-                self._waiting.append((agent, key, OutputAppend(attempt=key.attempt, pieces=[])))
+                self._add(_Arrival(agent, key, attempt))
             return
         # Empty messages and chunks are not free either.
         self._waiting_bytes[agent] += size + _OVERHEAD_BYTES * (1 + len(output.chunks))
-        self._collect(agent, key, self._admission.pieces(attempt, output))
+        self._add(_Arrival(agent, key, attempt, output))
 
     def finished(self, agent: AgentId, attempt: HeldAttempt, report: messages.Finished) -> None:
         """The agent has reported the end of its attempt, and with it the size of the whole output log."""
-        key = report.key
         # Under another lease it was another log.
-        if attempt.epoch == key.epoch:
-            pieces = self._admission.finished(key.attempt, report.output_bytes)
-            if pieces:
-                self._collect(agent, key, pieces)
+        if attempt.epoch == report.key.epoch and report.output_bytes > 0:
+            self._add(_Arrival(agent, report.key, attempt, total=report.output_bytes))
 
-    def _collect(self, agent: AgentId, key: messages.TaskId, pieces: list[OutputPiece]) -> None:
-        self._waiting.append((agent, key, OutputAppend(attempt=key.attempt, pieces=pieces)))
+    def _add(self, arrival: _Arrival) -> None:
+        self._arrived.append(arrival)
         self._wake.set()
 
     async def run(self) -> None:
         """Writes output until it is cancelled."""
         while True:
             await self._wake.wait()
-            await asyncio.sleep(COLLECT_S)
+            await asyncio.sleep(self._logs.collect_s)
             self._wake.clear()
-            waiting, self._waiting = self._waiting, []
+            arrived, self._arrived = self._arrived, []
             self._waiting_bytes.clear()
             self._dropped.clear()
-            sizes = await self._append([append for _, _, append in waiting])
-            acknowledgements: dict[AgentId, list[messages.OutputAck]] = {}
-            for (agent, key, _), size in zip(waiting, sizes, strict=True):
-                offset = self._admission.acknowledged(key.attempt, size)
-                acknowledgements.setdefault(agent, []).append(messages.OutputAck(key, offset))
-            for agent, outgoing in acknowledgements.items():
-                self._link.send(agent, outgoing)
-            for run in dict.fromkeys(append.attempt.run for _, _, append in waiting):
-                self._feed.output_published(run)
+            waiting: list[tuple[_Arrival, OutputAppend]] = []
+            for arrival in arrived:
+                pieces = await self._admitted(arrival)
+                if pieces or arrival.total is None:
+                    waiting.append((arrival, OutputAppend(attempt=arrival.key.attempt, pieces=pieces)))
+            if waiting:
+                await self._write(waiting)
+
+    async def _admitted(self, arrival: _Arrival) -> list[OutputPiece]:
+        """The pieces to store."""
+        if arrival.total is not None:
+            return self._admission.finished(arrival.key.attempt, arrival.total)
+        while arrival.output is not None:
+            try:
+                return await self._admission.pieces(arrival.attempt, arrival.output)
+            except Retryable as error:
+                logger.error("cannot read where output logs end; trying again: %s", error.text)
+            await asyncio.sleep(DISK_FULL_PAUSE_S)
+        return []
+
+    async def _write(self, waiting: list[tuple[_Arrival, OutputAppend]]) -> None:
+        sizes = await self._append([append for _, append in waiting])
+        acknowledgements: dict[AgentId, list[messages.OutputAck]] = {}
+        for (arrival, _), size in zip(waiting, sizes, strict=True):
+            offset = self._admission.acknowledged(arrival.key.attempt, size)
+            acknowledgements.setdefault(arrival.agent, []).append(messages.OutputAck(arrival.key, offset))
+        for agent, outgoing in acknowledgements.items():
+            self._link.send(agent, outgoing)
+        for run in dict.fromkeys(append.attempt.run for _, append in waiting):
+            self._feed.output_published(run)
 
     async def _append(self, appends: list[OutputAppend]) -> list[int]:
         """The sizes after the appends. After a failure without them: the durable sizes tell the agents where to continue."""

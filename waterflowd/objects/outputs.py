@@ -30,6 +30,9 @@ from waterflowd.ports import Objects
 
 #: Ends of logs kept in memory, a few hundred bytes each.
 ENDS_MAX = 4096
+#: How long output is collected for one object, in s: each object is a request that is paid for, and live output may be two
+#: seconds late.
+COLLECT_S = 1.0
 #: Objects that are stored or read at the same time; each of them is in memory.
 REQUESTS_MAX = 32
 #: How many lists of objects and how many loaded objects are kept for readers, which read an object in several steps. An object
@@ -67,7 +70,7 @@ _decode = msgspec.msgpack.Decoder(list[_Stored]).decode
 
 
 class ObjectOutputLogs:
-    """Implements `ports.SharedOutputLogs`. Belongs to one event loop."""
+    """Implements `ports.OutputLogs`. Belongs to one event loop."""
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
@@ -79,8 +82,13 @@ class ObjectOutputLogs:
         self._lists: dict[AttemptId, list[_Part]] = {}
         self._loaded: dict[tuple[AttemptId, _Part], list[OutputPiece]] = {}
 
+    @property
+    def collect_s(self) -> float:
+        """See `ports.OutputLogs`."""
+        return COLLECT_S
+
     def append(self, pieces: Sequence[OutputAppend]) -> Awaitable[list[int]]:
-        """See `ports.OutputWriter`. Raises `ValueError` at once for an invalid name."""
+        """See `ports.OutputLogs`. Raises `ValueError` at once for an invalid name."""
         by_log: dict[AttemptId, list[int]] = {}
         for index, append in enumerate(pieces):
             _folder(append.attempt)
@@ -89,12 +97,12 @@ class ObjectOutputLogs:
         return asyncio.ensure_future(self._append(pieces, by_log))
 
     async def size(self, name: AttemptId) -> int:
-        """See `ports.SharedOutputLogs`."""
+        """See `ports.OutputLogs`."""
         parts = await self._parts(name)
         return parts[-1].end if parts else 0
 
     async def read(self, name: AttemptId, offset: int, bytes_max: int) -> list[OutputPiece]:
-        """See `ports.SharedOutputLogs`."""
+        """See `ports.OutputLogs`."""
         parts = self._lists.get(name)
         if not parts or parts[-1].end < offset + bytes_max:
             parts = await self._parts(name)

@@ -85,7 +85,7 @@ class LmdbOutputLogs:
         self._thread.start()
 
     def append(self, pieces: Sequence[OutputAppend]) -> Awaitable[list[int]]:
-        """Makes output durable; see `ports.OutputLogs`. Raises `Retryable` WF302 when the disk is full: send it again.
+        """Makes output durable; see `ports.LocalOutputLogs`. Raises `Retryable` WF302 when the disk is full: send it again.
 
         Raises `ValueError` at once for an invalid name. A time or stream out of range is clamped.
         """

@@ -47,7 +47,7 @@ from waterflowd.fleet.placement import Placement, Server
 from waterflowd.fleet.registry import Registry
 from waterflowd.host.driver import Driver
 from waterflowd.host.feed import Feed
-from waterflowd.host.history import LogHistory
+from waterflowd.host.history import LogHistory, LogOutputs
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
@@ -355,7 +355,7 @@ class ApiHarness:
             history=LogHistory(self.log, self.feed, time_slices),
             generation=self.log.generation,
             metrics=DriverMetrics(self.driver, dict),
-            outputs=self.outputs,
+            outputs=LogOutputs(self.outputs),
             runs=self.driver,
             feed=self.feed,
             compiler=DirectCompiler(),

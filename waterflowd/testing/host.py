@@ -31,6 +31,7 @@ from waterflowd.host.driver import Driver
 from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
 from waterflowd.host.file_server import FileServer
+from waterflowd.host.history import LogOutputs
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.output_admission import OutputAdmission
 from waterflowd.host.outputs import OutputCollector
@@ -40,6 +41,7 @@ from waterflowd.model.codec import ValueCodec
 from waterflowd.model.ids import FLEET, AgentId, RunId, run_stream
 from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Outcome
+from waterflowd.ports import OutputLogs
 from waterflowd.reconcile import events as repository_events
 from waterflowd.store.codec import Codec
 from waterflowd.testing.memory_files import MemoryFiles, Trees, no_trees
@@ -153,6 +155,7 @@ class HostHarness:
         trees: Trees = no_trees,
         missing_secrets: lowering.MissingSecrets = lowering.all_missing,
         limits: RepositoryLimits | None = None,
+        outputs: OutputLogs | None = None,
     ) -> None:
         self.clock = clock or ManualClock()
         self.log = log or MemoryLog(codec())
@@ -179,7 +182,7 @@ class HostHarness:
         )
         self.driver = Driver(self.state, self.log, self.link, self.clock, self.feed, self.queries)
         attempts = self.attempts = LiveAttempts(self.driver, self.queries)
-        self.outputs = self.output_collector(self.output_logs)
+        self.outputs = self.output_collector(outputs or LogOutputs(self.output_logs))
         self.files = FileServer(attempts, MemoryFiles(trees), self.link)
         self.agents = AgentHandler(
             attempts,
@@ -196,7 +199,7 @@ class HostHarness:
         self.starter = ChildRunStarter(self.driver, self.workflows)
         self._tasks: list[asyncio.Task[None]] = []
 
-    def output_collector(self, logs: MemoryOutputLogs) -> OutputCollector:
+    def output_collector(self, logs: OutputLogs) -> OutputCollector:
         """A collector of output that writes to these logs."""
         admission = OutputAdmission(self.state.quotas, logs, self.clock, self.driver.keep_counters)
         return OutputCollector(self.attempts, admission, logs, self.link, self.feed)

@@ -1,4 +1,4 @@
-"""In-memory `ports.OutputLogs`, which pass the same contract tests as the real output logs."""
+"""In-memory `ports.LocalOutputLogs`, which pass the same contract tests as the real output logs."""
 
 from __future__ import annotations
 

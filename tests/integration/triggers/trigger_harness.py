@@ -29,7 +29,7 @@ from waterflowd.fleet.registry import Registry
 from waterflowd.gitsource.local import open_source
 from waterflowd.host.driver import Driver
 from waterflowd.host.feed import Feed
-from waterflowd.host.history import LogHistory
+from waterflowd.host.history import LogHistory, LogOutputs
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
@@ -99,7 +99,7 @@ class TriggerHarness:
             history=LogHistory(log, self.feed, time_slices),
             generation=log.generation,
             metrics=DriverMetrics(self.driver, dict),
-            outputs=outputs,
+            outputs=LogOutputs(outputs),
             runs=self.driver,
             feed=self.feed,
             compiler=self.compiler,

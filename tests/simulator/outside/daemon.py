@@ -32,6 +32,7 @@ from waterflowd.host.driver import Driver
 from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
 from waterflowd.host.file_server import FileServer
+from waterflowd.host.history import LogOutputs
 from waterflowd.host.identities import AgentIdentities
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.output_admission import OutputAdmission
@@ -132,7 +133,7 @@ class Daemon:
         self.driver = Driver(self.live_state, log, link, clock, self.feed, queries)
         secrets.reader.changed = self.driver.secrets_read
         attempts = LiveAttempts(self.driver, queries)
-        output_logs = OutputLogs(environment, self.process, environment.outputs)
+        output_logs = LogOutputs(OutputLogs(environment, self.process, environment.outputs))
         admission = OutputAdmission(self.live_state.quotas, output_logs, clock, self.driver.keep_counters)
         outputs = OutputCollector(attempts, admission, output_logs, link, self.feed)
         files = FileServer(attempts, MemoryFiles(environment.tree), link)

@@ -52,7 +52,7 @@ class Log(MemoryLog):
 
 
 class OutputLogs(MemoryOutputLogs):
-    """`ports.OutputLogs` of one daemon process; `memory` outlives it."""
+    """`ports.LocalOutputLogs` of one daemon process; `memory` outlives it."""
 
     def __init__(self, environment: Environment, process: Process, memory: MemoryOutputLogs) -> None:
         super().__init__()

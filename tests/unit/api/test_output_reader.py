@@ -37,10 +37,10 @@ async def a_run(harness: ApiHarness, steps: int) -> RunId:
 
 async def all_lines(harness: ApiHarness, run: RunId, start: str | None = None) -> list[OutputLine]:
     output = RunOutput(
-        harness.services.history, harness.outputs, run, start=parse_cursor(start) if start is not None else 0
+        harness.services.history, harness.services.outputs, run, start=parse_cursor(start) if start is not None else 0
     )
     await output.learn()
-    return [line for line in output.read_some(is_last=False) if line is not None]
+    return [line async for lines in output.read_some(is_last=False) for line in lines if line is not None]
 
 
 async def test_the_cost_of_reading_output_grows_with_the_number_of_attempts() -> None:
@@ -71,7 +71,7 @@ async def test_output_of_a_long_run_is_read_in_time_slices(monkeypatch: pytest.M
     async with ApiHarness() as harness:
         run = await a_run(harness, 100)
         count = 0
-        output = RunOutput(harness.services.history, harness.outputs, run)
+        output = RunOutput(harness.services.history, harness.services.outputs, run)
         counted = time_slices.TimeSlices()
         harness.services.time_slices = counted
         taken = counted._lock.acquire

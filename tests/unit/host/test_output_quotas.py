@@ -8,9 +8,9 @@ from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflowd.access.repository_quotas import HOUR_MS, RepositoryLimits
 from waterflowd.api.streaming.output_reader import RunOutput
-from waterflowd.host import output_admission
+from waterflowd.host import history, output_admission
 from waterflowd.host import outputs as outputs_module
-from waterflowd.host.history import LogHistory
+from waterflowd.host.history import LogHistory, LogOutputs
 from waterflowd.model.ids import AgentId
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.records import CUT_STREAM
@@ -30,7 +30,7 @@ TWO_JOBS = """jobs:
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outputs_module, "DISK_FULL_PAUSE_S", 0.0)
-    monkeypatch.setattr(outputs_module, "COLLECT_S", 0.0)
+    monkeypatch.setattr(history, "COLLECT_S", 0.0)
 
 
 def limited(limit: int = LIMIT) -> HostHarness:
@@ -125,10 +125,10 @@ async def test_a_reader_knows_that_a_log_with_a_mark_is_complete() -> None:
         await printing.finish(printing.flood, LIMIT)
         await printing.acknowledgement()
         await printing.finish(printing.quiet, 0)
-        output = RunOutput(LogHistory(host.log, host.feed, TimeSlices()), host.output_logs, printing.flood.attempt.run)
+        history = LogHistory(host.log, host.feed, TimeSlices())
+        output = RunOutput(history, LogOutputs(host.output_logs), printing.flood.attempt.run)
         await output.learn()
-        lines = [line.text for line in output.read_some(is_last=False) if line is not None]
-        lines += [line.text for line in output.read_some(is_last=False) if line is not None]
+        lines = [line.text async for part in output.read_some(is_last=False) for line in part if line is not None]
         assert any(line.startswith("[waterflow: 5000 bytes of output were dropped here") for line in lines)
         assert output.is_drained
         assert not output.is_missing_output
@@ -187,7 +187,7 @@ async def test_after_a_restart_the_agent_sends_again_what_follows_the_cut() -> N
         used = host.state.quotas.uses(None, host.clock.at)[0].used
     second = HostHarness(first.log, first.clock, limits=RepositoryLimits(output_bytes_per_hour=LIMIT))
     second.output_logs = first.output_logs
-    second.outputs = second.output_collector(second.output_logs)
+    second.outputs = second.output_collector(LogOutputs(second.output_logs))
     second.agents._outputs = second.outputs
     async with second as host:
         again = Printing(host, printing.agent, [printing.flood, printing.quiet])
@@ -202,7 +202,7 @@ async def test_after_a_restart_the_agent_sends_again_what_follows_the_cut() -> N
         assert again.log(again.quiet) == text(2_000)
     third = HostHarness(first.log, first.clock, limits=RepositoryLimits(output_bytes_per_hour=100 * LIMIT))
     third.output_logs = first.output_logs
-    third.outputs = third.output_collector(third.output_logs)
+    third.outputs = third.output_collector(LogOutputs(third.output_logs))
     third.agents._outputs = third.outputs
     async with third as host:
         late = Printing(host, printing.agent, [printing.flood, printing.quiet])

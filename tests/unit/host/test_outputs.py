@@ -13,6 +13,7 @@ from waterflow_agent.errors import Retryable
 from waterflow_agent.testing import attempt_id
 from waterflow_agent.wire import messages
 from waterflowd.dispatch.lowering import OUTPUT_BYTES_MAX
+from waterflowd.host import history
 from waterflowd.host import outputs as outputs_module
 from waterflowd.model.ids import AgentId
 from waterflowd.testing.awaiting import until
@@ -22,7 +23,7 @@ from waterflowd.testing.host import ONE_STEP, HostHarness, agent_id
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outputs_module, "DISK_FULL_PAUSE_S", 0.0)
-    monkeypatch.setattr(outputs_module, "COLLECT_S", 0.0)
+    monkeypatch.setattr(history, "COLLECT_S", 0.0)
 
 
 def output(key: messages.TaskId, offset: int, *texts: bytes) -> messages.Output:
@@ -168,7 +169,8 @@ async def test_collected_output_per_agent_is_bounded() -> None:
         piece = b"x" * 100_000
         for number in range(2_000):
             host.agents.output(agent, output(key, number * len(piece), piece))
-        waiting = sum(len(p.data) for _, _, append in host.outputs._waiting for p in append.pieces)
+        collected = [arrival.output for arrival in host.outputs._arrived if arrival.output is not None]
+        waiting = sum(len(chunk.data) for output in collected for chunk in output.chunks)
         assert waiting <= outputs_module.WAITING_BYTES_MAX + len(piece)
         await until(lambda: bool(acks(host)))
         assert host.is_alive

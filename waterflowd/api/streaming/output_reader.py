@@ -1,15 +1,16 @@
 """The whole output of a run as one sequence of lines that can be resumed at any line.
 
-Rules of this file: it reads the history and the output logs, and never waits for anything new. Reading lines is divided work
+Rules of this file: it reads the history and the output logs, and never waits for anything new. Reading takes turns: some
+output of some attempts is read, for which the storage may take its time, and then split into lines, which is divided work
 (time_slices.py), because a run may have thousands of attempts and megabytes of output. Attempts come in the order of their
-`attempt-dispatched` events. While a run is active, several attempts print concurrently: each `read_some` returns what is new of
-each of them in turn.
+`attempt-dispatched` events. While a run is active, several attempts print concurrently: each `read_some` returns what is new
+of each of them in turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -18,11 +19,12 @@ from waterflowd.api.streaming.output_lines import Cursor, Line, LineCutter, Numb
 from waterflowd.api.timestamps import Timestamp, format_timestamp
 from waterflowd.engine import events
 from waterflowd.model.ids import AttemptId, RunId, run_stream
-from waterflowd.model.records import CUT_STREAM
+from waterflowd.model.records import CUT_STREAM, OutputPiece
 from waterflowd.ports import History, OutputLogs
 
-#: Read from one attempt before the next one.
+#: Bytes and attempts that are read before their lines are split: less than a millisecond on the daemon's own disk.
 _READ_BYTES = 256 << 10
+_READ_ATTEMPTS = 32
 #: Events that are read at a time. A multiple of what the history reads before it can be interrupted.
 _RECORDS = 512
 
@@ -44,7 +46,7 @@ class OutputLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class _Attempt:
     """The output of one attempt, and how much of it has been returned."""
 
-    __slots__ = ("cutter", "is_finished", "is_left", "name", "number", "output_bytes")
+    __slots__ = ("cutter", "is_cut_off", "is_finished", "is_left", "name", "number", "output_bytes")
 
     def __init__(self, number: int, name: AttemptId, positions: tuple[int, int]) -> None:
         self.number = number
@@ -55,6 +57,17 @@ class _Attempt:
         self.is_left = False
         #: Size of the whole log, known once the attempt is finished.
         self.output_bytes = 0
+        #: What was read last is the mark of what the daemon did not store.
+        self.is_cut_off = False
+
+
+class _Found(NamedTuple):
+    """Output of an attempt that was read."""
+
+    attempt: _Attempt
+    pieces: list[OutputPiece]
+    #: There was no more.
+    is_all: bool
 
 
 class RunOutput:
@@ -143,33 +156,59 @@ class RunOutput:
         """True while output that a finished attempt announced has not arrived."""
         return any(attempt.is_finished and not attempt.is_left for attempt in self._open)
 
-    def read_some(self, *, is_last: bool) -> Iterator[OutputLine | None]:
-        """New lines, if there are any; None where the work may be interrupted. Must be consumed to its end.
+    async def read_some(self, *, is_last: bool) -> AsyncGenerator[Iterator[OutputLine | None], None]:
+        """New lines, if there are any, in parts; None where the work may be interrupted. Consume each part to its end.
 
         A finished attempt is returned completely before the next one; active attempts take turns. `is_last` means that no more
-        output is expected: a line without its end is returned as it is.
+        output is expected: a line without its end is returned as it is. Raises `Retryable` and `Stalled` as the output logs do.
         """
-        for attempt in list(self._open):
-            if attempt.is_left:
-                continue
-            yield from self._read(attempt, is_last=is_last)
-            yield None
-            if attempt.is_finished and attempt.cutter.next_offset < self._outputs.size(attempt.name):
+        waiting = [attempt for attempt in self._open if not attempt.is_left]
+        while waiting:
+            found = await self._read(waiting[:_READ_ATTEMPTS])
+            yield self._lines(found, is_last=is_last)
+            if found[-1].attempt.is_finished and not found[-1].is_all:
                 return
+            del waiting[: len(found)]
 
-    def _read(self, attempt: _Attempt, *, is_last: bool) -> Iterator[OutputLine]:
-        cutter = attempt.cutter
-        size = self._outputs.size(attempt.name)
-        has_lines = cutter.next_offset < size or cutter.has_rest
-        before = self._cursor_without(attempt) if has_lines else ""
-        if cutter.next_offset < size:
-            self._partial[attempt.number] = attempt
-            for piece in self._outputs.read(attempt.name, cutter.next_offset, _READ_BYTES):
-                for line in cutter.feed(piece):
-                    yield _output_line(attempt, line, before, is_cut=line.is_cut)
-        if cutter.next_offset < size:
+    async def _read(self, attempts: Sequence[_Attempt]) -> list[_Found]:
+        """What is new of the first of these attempts; at least of one."""
+        found: list[_Found] = []
+        left = _READ_BYTES
+        for attempt in attempts:
+            offset = attempt.cutter.next_offset
+            pieces = await self._outputs.read(attempt.name, offset, left)
+            last = pieces
+            if not last and attempt.is_finished and 0 < offset < attempt.output_bytes:
+                last = await self._outputs.read(attempt.name, offset - 1, 1)
+            if last:
+                attempt.is_cut_off = last[-1].stream == CUT_STREAM
+            left -= sum(len(piece.data) for piece in pieces)
+            found.append(_Found(attempt, pieces, left > 0))
+            if left <= 0:
+                break
+        return found
+
+    def _lines(self, found: Sequence[_Found], *, is_last: bool) -> Iterator[OutputLine | None]:
+        for attempt, pieces, is_all in found:
+            yield from self._lines_of(attempt, pieces)
+            if is_all:
+                yield from self._rest_of(attempt, is_last=is_last)
+            yield None
+
+    def _lines_of(self, attempt: _Attempt, pieces: Sequence[OutputPiece]) -> Iterator[OutputLine]:
+        if not pieces:
             return
-        if attempt.is_finished and (size >= attempt.output_bytes or self._is_cut_off(attempt.name, size)):
+        before = self._cursor_without(attempt)
+        self._partial[attempt.number] = attempt
+        for piece in pieces:
+            for line in attempt.cutter.feed(piece):
+                yield _output_line(attempt, line, before, is_cut=line.is_cut)
+
+    def _rest_of(self, attempt: _Attempt, *, is_last: bool) -> Iterator[OutputLine]:
+        """What remains when everything that there is of the attempt's log has been split into lines."""
+        cutter = attempt.cutter
+        before = self._cursor_without(attempt) if cutter.has_rest else ""
+        if attempt.is_finished and (cutter.next_offset >= attempt.output_bytes or attempt.is_cut_off):
             for line in cutter.finish():
                 yield _output_line(attempt, line, before, is_cut=line.is_cut)
             self._open.remove(attempt)
@@ -179,11 +218,6 @@ class RunOutput:
             for line in cutter.finish():
                 yield _output_line(attempt, line, before, is_cut=True)
             attempt.is_left = True
-
-    def _is_cut_off(self, name: AttemptId, size: int) -> bool:
-        """Whether the log ends with the mark of what the daemon did not store."""
-        last = self._outputs.read(name, size - 1, 1) if size else []
-        return bool(last) and last[-1].stream == CUT_STREAM
 
     def _cursor_without(self, attempt: _Attempt) -> str:
         """The cursor without the entry for `attempt`, which is open."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -29,7 +29,7 @@ from waterflowd.api.disconnects import until_disconnected
 from waterflowd.api.quotas import Admission
 from waterflowd.api.schemas.events import event_schema
 from waterflowd.api.services import Services
-from waterflowd.api.streaming.output_reader import OutputLine, RunOutput
+from waterflowd.api.streaming.output_reader import RunOutput
 from waterflowd.engine import events
 from waterflowd.model.ids import AUDIT, RunId, run_stream
 from waterflowd.model.records import Record
@@ -258,8 +258,8 @@ async def read_output(services: Services, run: RunId, output: RunOutput) -> Asyn
             await asyncio.sleep(0)
             left_s = patience_end - loop.time()
             has_lines = False
-            new = output.read_some(is_last=left_s <= 0 or not output.is_missing_output)
-            async with contextlib.aclosing(_framed(services, new, ndjson_frame)) as pieces:
+            is_last = left_s <= 0 or not output.is_missing_output
+            async with contextlib.aclosing(_framed(services, output, ndjson_frame, is_last=is_last)) as pieces:
                 async for piece in pieces:
                     has_lines = True
                     yield piece
@@ -289,8 +289,7 @@ async def follow_output(
             await output.learn()
             is_late = patience_end is not None and loop.time() >= patience_end
             has_lines = False
-            new = output.read_some(is_last=is_late)
-            async with contextlib.aclosing(_framed(services, new, frame)) as pieces:
+            async with contextlib.aclosing(_framed(services, output, frame, is_last=is_late)) as pieces:
                 async for piece in pieces:
                     has_lines = True
                     yield piece
@@ -319,12 +318,14 @@ async def follow_output(
         await _end(stop, grown)
 
 
-async def _framed(services: Services, lines: Iterator[OutputLine | None], frame: Frame) -> AsyncGenerator[bytes, None]:
-    """The lines of each time slice in one piece."""
-    framed = (None if line is None else frame(line.cursor, line) for line in lines)
-    async with contextlib.aclosing(services.time_slices.collect(framed)) as slices:
-        async for found in slices:
-            yield b"".join(found)
+async def _framed(services: Services, output: RunOutput, frame: Frame, *, is_last: bool) -> AsyncGenerator[bytes, None]:
+    """The new lines, those of each time slice in one piece."""
+    async with contextlib.aclosing(output.read_some(is_last=is_last)) as parts:
+        async for lines in parts:
+            framed = (None if line is None else frame(line.cursor, line) for line in lines)
+            async with contextlib.aclosing(services.time_slices.collect(framed)) as slices:
+                async for found in slices:
+                    yield b"".join(found)
 
 
 async def _once(awaitable: Awaitable[None]) -> None:

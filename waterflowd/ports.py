@@ -437,6 +437,10 @@ class Feed(Protocol):
         """Global sequence of the newest durable record."""
         ...
 
+    def read(self, after: int, limit: int) -> list[Record]:
+        """At most `limit` durable records of all streams after a global sequence, in order."""
+        ...
+
     def everything(self, after: int) -> AsyncIterator[Record]:
         """Records of all streams after a global sequence, without a gap, as they become durable. Never ends."""
         ...

@@ -211,15 +211,15 @@ class RepositoryAdmin(Protocol):
         """The quotas that all workflows sent to the API share."""
         ...
 
-    def definitions(self) -> Sequence[DefinitionRow]:
+    async def definitions(self) -> Sequence[DefinitionRow]:
         """The workflows of the default ref of each repository, by path."""
         ...
 
-    def schedules(self, name: str | None) -> Sequence[ScheduleRow]:
+    async def schedules(self, name: str | None) -> Sequence[ScheduleRow]:
         """The schedules of each repository's default ref, by path, or those of one workflow (by path or name)."""
         ...
 
-    def plan(self, path: str, repository: str | None) -> DefinitionPlan:
+    async def plan(self, path: str, repository: str | None) -> DefinitionPlan:
         """The plan of a definition. `Rejected` WF604 (404) for an unknown path, another code (409) if it is not ready."""
         ...
 

@@ -54,21 +54,21 @@ class GitRepositoryAdmin:
         quotas = self._quotas.uses(repository.name, self._reconciler.ports.clock.now())
         return _repository_row(repository, quotas)
 
-    def definitions(self) -> Sequence[DefinitionRow]:
+    async def definitions(self) -> Sequence[DefinitionRow]:
         """The workflows of each repository's default ref, by path."""
-        rows = [row for loop in self._reconciler.loops.values() for row in self._definition_rows(loop)]
+        rows = [row for loop in self._reconciler.loops.values() for row in await self._definition_rows(loop)]
         return sorted(rows, key=lambda row: (row.path, row.repository))
 
-    def schedules(self, name: str | None) -> Sequence[ScheduleRow]:
+    async def schedules(self, name: str | None) -> Sequence[ScheduleRow]:
         """The schedules of each repository's default ref, by path, or those of one workflow."""
         found = [
             _schedule_row(loop.repository, row)
             for loop in self._reconciler.loops.values()
-            for row in self._reconciler.schedulers[loop.repository.name].rows(name)
+            for row in await self._reconciler.schedulers[loop.repository.name].rows(name)
         ]
         return sorted(found, key=lambda row: (row.path, row.repository, row.cron, row.timezone))
 
-    def plan(self, path: str, repository: str | None) -> DefinitionPlan:
+    async def plan(self, path: str, repository: str | None) -> DefinitionPlan:
         """The plan of a definition, as of its ref's applied commit."""
         found = [
             (loop, ref, ref.files[path])
@@ -84,7 +84,7 @@ class GitRepositoryAdmin:
             names = ", ".join(loop.repository.name for loop, _, _ in found)
             text = f'workflow "{escape_for_display(path)}" exists in several repositories ({names}); name one of them'
             raise Rejected(codes.AMBIGUOUS, text, where="repository", status=409)
-        return self._plan(*found[0])
+        return await self._plan(*found[0])
 
     async def sync(self, name: str, *, is_awaited: bool) -> RepositoryRow:
         """Fetches now; with `is_awaited` returns when the result is applied."""
@@ -107,14 +107,14 @@ class GitRepositoryAdmin:
         await loop.resume(by)
         return self._repository_row(loop.repository)
 
-    def _plan(self, loop: RepositoryLoop, ref: RefState, file: FileState) -> DefinitionPlan:
+    async def _plan(self, loop: RepositoryLoop, ref: RefState, file: FileState) -> DefinitionPlan:
         errors = loop.repository.errors(file.newest)
         if errors:
             # The suggestion may be lines for the configuration.
             first = "; ".join(filter(None, (errors[0].message, " ".join(errors[0].suggestion.split("\n")))))
             text = f'workflow "{escape_for_display(file.newest.path)}" has errors at {ref.commit[:7]}: {first}'
             raise Rejected(codes.BROKEN_WORKFLOW, text, where="path", status=409)
-        plan = self._reconciler.ports.plans.get(file.newest.plan_hash or "")
+        plan = await self._reconciler.ports.plans.get(file.newest.plan_hash or "")
         if plan is None:
             loop.plan_recovery.request(ref.ref, file.newest)
             raise Rejected(codes.PLAN_NOT_READY, not_ready(file.newest.path).text, where="path", status=409)
@@ -122,7 +122,7 @@ class GitRepositoryAdmin:
         git = ref_updates.git_context(name, ref.ref, ref.commit, ref.author, ref.message)
         return DefinitionPlan(plan=plan, repository=name, revision=ref.commit, ref=ref.ref, git=git)
 
-    def _definition_rows(self, loop: RepositoryLoop) -> list[DefinitionRow]:
+    async def _definition_rows(self, loop: RepositoryLoop) -> list[DefinitionRow]:
         watched = loop.repository.watched()
         if not watched:
             return []
@@ -131,16 +131,16 @@ class GitRepositoryAdmin:
         key = (ref.ref, ref.version, ports.plans.version, ports.webhooks.version)
         cached = self._rows.get(loop.repository.name)
         if cached is None or cached[0] != key:
-            rows = [self._definition_row(loop, ref, file) for _, file in sorted(ref.files.items())]
+            rows = [await self._definition_row(loop, ref, file) for _, file in sorted(ref.files.items())]
             cached = self._rows[loop.repository.name] = (key, rows)
         return cached[1]
 
-    def _definition_row(self, loop: RepositoryLoop, ref: RefState, file: FileState) -> DefinitionRow:
+    async def _definition_row(self, loop: RepositoryLoop, ref: RefState, file: FileState) -> DefinitionRow:
         newest = file.newest
         errors = loop.repository.errors(newest)
         # A file with errors is listed with the name and triggers of its last version without errors.
         shown_file = newest if newest.plan_hash is not None else file.good or newest
-        plan = self._reconciler.ports.plans.get(shown_file.plan_hash) if shown_file.plan_hash else None
+        plan = await self._reconciler.ports.plans.get(shown_file.plan_hash) if shown_file.plan_hash else None
         described = _described.decode(plan) if plan is not None else _Described()
         return DefinitionRow(
             path=newest.path,

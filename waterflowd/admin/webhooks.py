@@ -47,7 +47,7 @@ class SignedWebhookService:
 
     async def start(self, request: WebhookRequest, payload: Any) -> tuple[RunSummary, bool]:
         """See the protocol."""
-        earlier = self._earlier_run(request)
+        earlier = await self._earlier_run(request)
         if earlier is not None:
             return earlier, False
         owner, plan = await self._plan(request)
@@ -64,11 +64,11 @@ class SignedWebhookService:
             if (current.ref.commit, current.file.newest) == (owner.ref.commit, owner.file.newest):
                 return current, plan
 
-    def _earlier_run(self, request: WebhookRequest) -> RunSummary | None:
+    async def _earlier_run(self, request: WebhookRequest) -> RunSummary | None:
         for key in webhooks.trigger_keys(request.repository, request.name, request.delivery):
-            run = self._ports.log.run_for_key(key)
+            run = await self._ports.history.run_for_key(key)
             if run is not None:
-                return self._ports.log.run(run)
+                return await self._ports.history.run(run)
         return None
 
     def _owner(self, request: WebhookRequest) -> WebhookOwner:

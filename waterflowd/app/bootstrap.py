@@ -244,7 +244,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         log, log_history, destinations(config.audit), data_dir, is_sealed=log.seal_key_id(AUDIT) != ""
     )
     compiler, validator = CompilerProcess(), CompilerProcess(starts_early=False)
-    loop_ports, reconciler = _reconciling(config, log, engine.runs, feed, compiler, clock, access)
+    loop_ports, reconciler = _reconciling(config, engine, compiler, clock, access)
     services = Services(
         history=engine.history,
         generation=log.generation,
@@ -305,21 +305,19 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
 
 def _reconciling(
     config: Config,
-    log: ports.Journal,
-    runs: ports.Runs,
-    feed: Feed,
+    engine: Engine,
     compiler: CompilerProcess,
     clock: LogClock,
     access: AccessPolicy,
 ) -> tuple[LoopPorts, Reconciler]:
     loop_ports = LoopPorts(
-        log=log,
-        runs=runs,
+        history=engine.history,
+        runs=engine.runs,
         compiler=compiler,
         clock=clock,
-        plans=PlanCache(log),
+        plans=PlanCache(engine.history),
         random=random.random,
-        feed=feed,
+        feed=engine.feed,
         access=access,
     )
     sources = repository_opener.RepositoryOpener(Path(config.data_dir) / "repositories", os.environ)

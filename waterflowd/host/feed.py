@@ -50,6 +50,10 @@ class Feed:
         """See `ports.Feed`."""
         return self._log.last_seq
 
+    def read(self, after: int, limit: int) -> list[Record]:
+        """See `ports.Feed`."""
+        return self._log.feed(after, limit)
+
     async def everything(self, after: int) -> AsyncIterator[Record]:
         """See `ports.Feed`."""
         while True:

@@ -279,7 +279,7 @@ class MemoryRepositoryAdmin:
         """See the protocol."""
         return self.shared
 
-    def definitions(self) -> Sequence[DefinitionRow]:
+    async def definitions(self) -> Sequence[DefinitionRow]:
         """See the protocol."""
         return [
             DefinitionRow(
@@ -291,14 +291,14 @@ class MemoryRepositoryAdmin:
                 triggers=("push", "dispatch"),
             )
             for path in sorted(self.files)
-            for found in [plans.decode(self.plan(path, None).plan)]
+            for found in [plans.decode((await self.plan(path, None)).plan)]
         ]
 
-    def schedules(self, name: str | None) -> Sequence[ScheduleRow]:
+    async def schedules(self, name: str | None) -> Sequence[ScheduleRow]:
         """See the protocol."""
         return [row for row in self.schedule_rows if name in (None, row.path, row.name)]
 
-    def plan(self, path: str, repository: str | None) -> DefinitionPlan:
+    async def plan(self, path: str, repository: str | None) -> DefinitionPlan:
         """See the protocol."""
         compiled = compile_workflow(path, self.files[path])
         assert compiled.plan is not None, compiled.diagnostics

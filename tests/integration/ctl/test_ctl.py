@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from tests.integration.ctl.served import HELLO, Server, started_id
 from tests.patience import PATIENCE_S
 from waterflowd.access.roles import Role
-from waterflowd.admin.ports import PendingRow, RepositoryRow, ScheduleRow
+from waterflowd.admin.ports import DefinitionPlan, PendingRow, RepositoryRow, ScheduleRow
 from waterflowd.ctl.main import cli
 from waterflowd.model.plan import CatchUp, Overlap
 from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
@@ -321,7 +321,9 @@ def test_show_says_for_whom_a_run_acts(server: Server, files: dict[str, str]) ->
         (TriggerKind.WORKFLOW_RUN, "run:X", "ci", (), "acts for ci\nmay use no group\n"),
     ):
         trigger = Trigger(kind=kind, by=by, principal=principal, scope=scope)
-        plan = repositories.plan("workflows/hello.yml", None).plan
-        row = server.call(driver.start(StartRequest(plan=plan, repository="ops", revision="a" * 40, trigger=trigger)))
+        found = server.call(repositories.plan("workflows/hello.yml", None))
+        assert isinstance(found, DefinitionPlan)
+        start = StartRequest(plan=found.plan, repository="ops", revision="a" * 40, trigger=trigger)
+        row = server.call(driver.start(start))
         assert isinstance(row, RunSummary)
         assert text in server.ctl("show", row.id).stdout

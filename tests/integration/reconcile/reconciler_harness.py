@@ -7,7 +7,7 @@ import itertools
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from waterflowd.dsl import compile_from_files, compile_workflow
 from waterflowd.dsl.compile import MissingFiles
 from waterflowd.dsl.reporting.diagnostics import Compiled, Diagnostic
 from waterflowd.gitsource.local import open_source
+from waterflowd.host.feed import Feed
+from waterflowd.host.history import LogHistory
 from waterflowd.model import ids, plan
 from waterflowd.model.ids import JobId, RunId, StepId, StreamName
 from waterflowd.model.reasons import Reason, ReasonCode
@@ -36,6 +38,7 @@ from waterflowd.reconcile.settings import RepositorySettings
 from waterflowd.reconcile.source import Source
 from waterflowd.store.codec import Codec
 from waterflowd.testing.memory_log import MemoryLog
+from waterflowd.time_slices import TimeSlices
 
 SMALLEST = "name: {0}\njobs:\n  j:\n    runs-on: web\n    steps:\n      - run: echo {0}\n"
 ON_PUSH = "on: push\n" + SMALLEST
@@ -233,12 +236,13 @@ class Daemon:
         self.build()
 
     def build(self) -> None:
+        history = LogHistory(self.log, Feed(self.log), TimeSlices())
         ports = LoopPorts(
-            log=self.log,
+            history=history,
             runs=self.runs,
             compiler=self.compiler,
             clock=TickingClock(),
-            plans=PlanCache(self.log),
+            plans=PlanCache(history),
             random=lambda: 0.0,
             wall=self.wall,
         )
@@ -263,10 +267,13 @@ class Daemon:
         async with asyncio.timeout(PATIENCE_S):
             return await self.reconciler.sync(name)
 
-    async def until(self, holds: Callable[[], bool]) -> None:
+    async def until(self, holds: Callable[[], bool | Awaitable[bool]]) -> None:
         """Waits for something that happens without further input."""
         async with asyncio.timeout(PATIENCE_S):
-            while not holds():  # noqa: ASYNC110  The loop under test says nothing to tests.
+            while True:  # The loop under test says nothing to tests.
+                held = holds()
+                if held if isinstance(held, bool) else await held:
+                    return
                 await asyncio.sleep(0.005)
 
     def turn_to(self, at: int, name: str = "ops") -> None:

@@ -33,8 +33,8 @@ async def daemon(work: Work) -> AsyncIterator[Daemon]:
     await daemon.stop()
 
 
-def errors(daemon: Daemon, path: str) -> list[str]:
-    row = next(row for row in daemon.admin.definitions() if row.path == path)
+async def errors(daemon: Daemon, path: str) -> list[str]:
+    row = next(row for row in await daemon.admin.definitions() if row.path == path)
     return [error.code for error in row.errors]
 
 
@@ -44,7 +44,7 @@ async def test_a_workflow_runs_with_the_files_that_it_uses(work: Work, daemon: D
     commit = work.pushed({**files, "workflows/stepped.yml": STEPPED, "steps/deploy/step.yml": STEP})
     await daemon.sync()
     assert daemon.started() == [("workflows/caller.yml", commit), ("workflows/stepped.yml", commit)]
-    assert {row.path for row in daemon.admin.definitions() if row.is_ready} == {
+    assert {row.path for row in await daemon.admin.definitions() if row.is_ready} == {
         "workflows/caller.yml",
         "workflows/shared.yml",
         "workflows/stepped.yml",
@@ -90,7 +90,7 @@ async def test_a_used_file_may_be_added_and_removed(work: Work, daemon: Daemon) 
     work.pushed({"workflows/stepped.yml": STEPPED, "workflows/alone.yml": SMALLEST.format("x")})
     await daemon.sync()
     assert [path for path, _ in daemon.started()] == ["workflows/alone.yml"]
-    assert errors(daemon, "workflows/stepped.yml") == ["WF135"]
+    assert (await errors(daemon, "workflows/stepped.yml")) == ["WF135"]
     commit = work.pushed({"steps/deploy/action.yml": "runs: {using: composite, steps: [{run: a, shell: bash}]}\n"})
     await daemon.sync()
     assert daemon.started() == [("workflows/stepped.yml", commit)]
@@ -102,7 +102,7 @@ async def test_a_used_file_may_be_added_and_removed(work: Work, daemon: Daemon) 
     work.pushed({"steps/deploy/step.yml": None, "steps/deploy/action.yml": None})
     await daemon.sync()
     assert daemon.started() == []
-    assert errors(daemon, "workflows/stepped.yml") == ["WF135"]
+    assert (await errors(daemon, "workflows/stepped.yml")) == ["WF135"]
 
 
 async def test_a_workflow_is_compiled_per_branch_if_a_used_file_differs(work: Work, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ async def test_a_workflow_is_compiled_per_branch_if_a_used_file_differs(work: Wo
     await daemon.sync()
     (start,) = daemon.runs.started
     assert (start.trigger.ref, start.revision, b"echo two" in start.plan) == ("refs/heads/next", commit, True)
-    assert b"echo one" in daemon.admin.plan("workflows/caller.yml", "ops").plan
+    assert b"echo one" in (await daemon.admin.plan("workflows/caller.yml", "ops")).plan
     # Main gets the same content: it is known from the branch, but still a change here.
     daemon.started()
     daemon.compiler.requested.clear()
@@ -136,20 +136,20 @@ async def test_a_restart_compiles_only_lost_plans_from_their_original_content(wo
     )
     await daemon.sync()
     daemon.started()
-    before = daemon.admin.plan("workflows/caller.yml", None)
+    before = await daemon.admin.plan("workflows/caller.yml", None)
     await daemon.restart()
     daemon.compiler.requested.clear()
     await daemon.sync()
     await daemon.until(lambda: len(daemon.compiler.requested) == 2)
     await daemon.sync()
     assert sorted(daemon.compiler.requested) == ["workflows/caller.yml", "workflows/shared.yml"]
-    assert daemon.admin.plan("workflows/caller.yml", None) == before
+    assert await daemon.admin.plan("workflows/caller.yml", None) == before
     assert daemon.started() == []
     await daemon.stop()
     commit = work.pushed({"workflows/shared.yml": SHARED.replace("one", "two")})
     await daemon.restart()
     await daemon.sync()
-    plan = daemon.admin.plan("workflows/caller.yml", None)
+    plan = await daemon.admin.plan("workflows/caller.yml", None)
     assert (plan.revision, b"echo two" in plan.plan) == (commit, True)
 
 
@@ -168,9 +168,9 @@ async def test_only_regular_files_of_the_tree_are_read(work: Work, daemon: Daemo
     work.pushed({"folder.yml/x": "1", "workflows/a.yml": called, "workflows/b.yml": through, "workflows/c.yml": folder})
     await daemon.sync()
     assert daemon.started() == []
-    assert errors(daemon, "workflows/a.yml")[0] == codes.SYMLINK
-    assert errors(daemon, "workflows/b.yml")[0] == codes.SYMLINK
-    assert errors(daemon, "workflows/c.yml")[0] == codes.DIRECTORY
+    assert (await errors(daemon, "workflows/a.yml"))[0] == codes.SYMLINK
+    assert (await errors(daemon, "workflows/b.yml"))[0] == codes.SYMLINK
+    assert (await errors(daemon, "workflows/c.yml"))[0] == codes.DIRECTORY
     # The same object as a regular file is a different case.
     (work.path / "linked.yml").unlink()
     commit = work.pushed({"linked.yml": SHARED})
@@ -187,7 +187,7 @@ async def test_groups_of_called_workflows_are_checked(work: Work) -> None:
     work.pushed({"workflows/caller.yml": CALLER, "workflows/shared.yml": SHARED})
     await daemon.sync()
     assert daemon.started() == []
-    assert errors(daemon, "workflows/caller.yml") == [codes.GROUP_NOT_ALLOWED]
+    assert (await errors(daemon, "workflows/caller.yml")) == [codes.GROUP_NOT_ALLOWED]
     await daemon.stop()
 
 

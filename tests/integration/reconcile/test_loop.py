@@ -55,7 +55,7 @@ async def test_g6_a_repository_with_history_is_recorded_and_starts_nothing(
     await daemon.start()
     assert await daemon.sync() == commit
     assert daemon.started() == []
-    assert [row.path for row in daemon.admin.definitions()] == ["workflows/a.yml", "workflows/b.yml"]
+    assert [row.path for row in await daemon.admin.definitions()] == ["workflows/a.yml", "workflows/b.yml"]
     (row,) = daemon.admin.status()
     assert (row.is_ready, row.revision_fetched, row.revision_applied) == (True, commit, commit)
 
@@ -138,7 +138,7 @@ async def test_a_restart_starts_nothing_and_compiles_lost_plans(work: Work, daem
     work.pushed({"workflows/a.yml": SMALLEST.format("a"), "workflows/b.yml": by_hand})
     await daemon.sync()
     daemon.started()
-    before = daemon.admin.plan("workflows/b.yml", None)
+    before = await daemon.admin.plan("workflows/b.yml", None)
     daemon.compiler.requested.clear()
     await daemon.restart()
     await daemon.sync()
@@ -146,7 +146,7 @@ async def test_a_restart_starts_nothing_and_compiles_lost_plans(work: Work, daem
     await daemon.sync()
     assert daemon.started() == []
     assert daemon.compiler.requested == ["workflows/b.yml"]
-    assert daemon.admin.plan("workflows/b.yml", None) == before
+    assert await daemon.admin.plan("workflows/b.yml", None) == before
 
 
 async def test_a_file_with_errors_starts_nothing_and_delays_nothing(work: Work, daemon: Daemon) -> None:
@@ -158,11 +158,11 @@ async def test_a_file_with_errors_starts_nothing_and_delays_nothing(work: Work, 
     broken = work.pushed({"workflows/a.yml": "jobs: [unclosed"})
     await daemon.sync()
     assert daemon.started() == [("workflows/b.yml", broken)]
-    row = next(row for row in daemon.admin.definitions() if row.path == "workflows/a.yml")
+    row = next(row for row in await daemon.admin.definitions() if row.path == "workflows/a.yml")
     assert (row.name, row.is_ready, bool(row.errors)) == ("a", False, True)
     assert daemon.condition(ConditionType.FILES_VALID) == (False, "files-broken")
     with pytest.raises(Rejected) as caught:
-        daemon.admin.plan("workflows/a.yml", "ops")
+        await daemon.admin.plan("workflows/a.yml", "ops")
     assert (caught.value.code, caught.value.status) == (codes.BROKEN_WORKFLOW, 409)
     repaired = work.pushed({"workflows/a.yml": SMALLEST.format("repaired")})
     await daemon.sync()
@@ -185,9 +185,13 @@ async def test_a_file_that_a_newer_version_refuses_delays_nothing(work: Work, da
     commit = work.pushed({"docs/x": "1"}) if is_pushed else ""
     await daemon.restart()
     await daemon.sync()
-    await daemon.until(lambda: not all(row.is_ready for row in daemon.admin.definitions()))
+
+    async def is_refused() -> bool:
+        return not all(row.is_ready for row in await daemon.admin.definitions())
+
+    await daemon.until(is_refused)
     assert daemon.started() == ([("workflows/a.yml", commit)] if is_pushed else [])
-    assert [row.path for row in daemon.admin.definitions() if not row.is_ready] == ["workflows/old.yml"]
+    assert [row.path for row in await daemon.admin.definitions() if not row.is_ready] == ["workflows/old.yml"]
 
 
 async def test_a_removed_file_cannot_be_started(work: Work, daemon: Daemon) -> None:
@@ -200,7 +204,7 @@ async def test_a_removed_file_cannot_be_started(work: Work, daemon: Daemon) -> N
     await daemon.sync()
     assert daemon.started() == []
     with pytest.raises(Rejected) as caught:
-        daemon.admin.plan("workflows/b.yml", None)
+        await daemon.admin.plan("workflows/b.yml", None)
     assert caught.value.status == 404
 
 
@@ -285,7 +289,7 @@ async def test_a_ref_that_is_removed_and_created_again_continues_its_numbers(wor
     daemon.started()
     work.git("update-ref", "-d", "refs/heads/main", cwd=work.bare)
     await daemon.sync()
-    assert daemon.admin.definitions() == []
+    assert await daemon.admin.definitions() == []
     work.push()
     await daemon.sync()
     assert [start.trigger.key for start in daemon.runs.started] == ["push:ops:refs/heads/main:2:workflows/b.yml"]
@@ -299,7 +303,7 @@ async def test_a_repository_that_was_deleted_and_recreated_recovers(work: Work, 
     daemon.started()
     shutil.rmtree(work.bare)
     await daemon.until(lambda: daemon.condition(ConditionType.FETCHED) == (False, codes.NOT_THERE))
-    assert [row.path for row in daemon.admin.definitions()] == ["workflows/a.yml"]
+    assert [row.path for row in await daemon.admin.definitions()] == ["workflows/a.yml"]
     work.git("init", "--quiet", "--bare", "--initial-branch", "main", str(work.bare), cwd=work.root)
     commit = work.pushed({"workflows/a.yml": SMALLEST.format("again")})
     await daemon.until(lambda: bool(daemon.runs.started))
@@ -409,10 +413,10 @@ async def test_hostile_names_are_never_executed(work: Work, daemons: Callable[..
         "workflows/${{ secrets.x }}.yml",
         "workflows/<img onerror=x>.yml",
     ]
-    broken = [row for row in daemon.admin.definitions() if not row.is_ready]
+    broken = [row for row in await daemon.admin.definitions() if not row.is_ready]
     assert [row.path for row in broken] == ["workflows/new\\nline.yml"]
     assert [error.code for error in broken[0].errors] == [codes.UNSAFE_NAME]
-    found = daemon.admin.plan("workflows/<img onerror=x>.yml", None)
+    found = await daemon.admin.plan("workflows/<img onerror=x>.yml", None)
     assert found.git["branch"] == "x$(id)"
     assert found.git["message"].startswith("`touch pwn`")
     assert not list(tmp_path.rglob("pwn"))  # noqa: ASYNC240
@@ -426,7 +430,7 @@ async def test_a_forbidden_group_is_an_error_of_the_file(work: Work, daemons: Ca
     work.pushed({"workflows/a.yml": SMALLEST.format("a")})
     await daemon.sync()
     assert daemon.started() == []
-    (row,) = daemon.admin.definitions()
+    (row,) = await daemon.admin.definitions()
     assert [error.code for error in row.errors] == [codes.GROUP_NOT_ALLOWED]
 
 
@@ -438,7 +442,7 @@ async def test_a_repository_with_many_files_is_applied_in_one_transaction(work: 
     work.pushed({f"workflows/{number:04}.yml": SMALLEST.format("a") for number in range(count)})
     await daemon.sync()
     assert len(daemon.log.commits) == commits + 1
-    assert len(daemon.admin.definitions()) == count
+    assert len(await daemon.admin.definitions()) == count
     assert len(daemon.started()) == count
 
 

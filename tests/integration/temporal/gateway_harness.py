@@ -32,6 +32,7 @@ from waterflowd.fleet.registry import Registry
 from waterflowd.host.agents import AgentHandler
 from waterflowd.host.feed import Feed
 from waterflowd.host.file_server import FileServer
+from waterflowd.host.history import LogOutputs
 from waterflowd.host.output_admission import OutputAdmission
 from waterflowd.host.outputs import OutputCollector
 from waterflowd.model.ids import AgentId, RunId, run_id, run_stream
@@ -193,7 +194,7 @@ class Daemon:
             heartbeat_s=HEARTBEAT_S,
             started_after_s=HEARTBEAT_S,
         )
-        logs = MemoryOutputLogs()
+        logs = LogOutputs(MemoryOutputLogs())
         log = MemoryLog(codec())
         admission = OutputAdmission(RepositoryQuotas(counter=log.counter), logs, self.clock, lambda counters: None)
         port = self.gateway.attempts

@@ -189,7 +189,8 @@ async def test_a_schedule_beyond_the_quota_starts_once_when_runs_are_left(tmp_pa
                 await harness.until(lambda: started(harness, name) == count)  # noqa: B023
             await harness.settled()
 
-        await harness.until(lambda: len(harness.repositories.schedules(None)) == 2)
+        loops = harness.reconciler.loops.values()
+        await harness.until(lambda: all(len(loop.repository.state.schedules) == 1 for loop in loops))
         for number in range(1, LIMIT + 1):
             await turn(1, ("ops", number), ("docs", number))
         # The quota of `ops` is used up: the refusal changes nothing that is recorded.
@@ -212,7 +213,7 @@ async def test_a_chain_of_workflow_runs_ends_at_the_quota_and_continues_later(tm
     log = MemoryLog(Codec(UNIONS))
     async with harness_of(log, ("ops", work)) as harness:
         await harness.sync()
-        found = harness.repositories.plan("workflows/first.yml", None)
+        found = await harness.repositories.plan("workflows/first.yml", None)
         for _ in range(2):
             trigger = Trigger(kind=TriggerKind.MANUAL, by="ann", principal="ann")
             start = StartRequest(plan=found.plan, repository="ops", revision=found.revision, trigger=trigger)

@@ -274,7 +274,7 @@ async def test_queue_starts_queued_runs_after_the_previous_run_and_across_a_rest
     await armed(daemon, work, scheduled(", overlap: queue"))
     for hour in (1, 2, 3):
         await turned(daemon, MIDNIGHT + hour * HOUR, hour)
-    (row,) = daemon.admin.schedules(None)
+    (row,) = await daemon.admin.schedules(None)
     assert row.waiting == (MIDNIGHT + 2 * HOUR, MIDNIGHT + 3 * HOUR)
     await daemon.restart()
     for number in (2, 3):
@@ -322,7 +322,7 @@ async def test_the_schedule_of_a_removed_file_stops(work: Work, daemon: Daemon, 
     await daemon.sync()
     assert [start for start in daemon.runs.started if start.trigger.kind == "schedule"] == []
     assert [fact.code for fact in daemon.facts() if isinstance(fact, events.ScheduleDropped)] == [code]
-    assert daemon.admin.schedules(None) == []
+    assert await daemon.admin.schedules(None) == []
 
 
 async def test_another_change_of_the_file_neither_loses_nor_repeats_a_run(work: Work, daemon: Daemon) -> None:
@@ -347,7 +347,7 @@ async def test_new_schedules_do_not_catch_up_earlier_times(work: Work, daemon: D
     await daemon.until(
         lambda: [name.cron for name in daemon.reconciler.loop("ops").repository.state.schedules] == ["30 6 * * *"]
     )
-    (row,) = daemon.admin.schedules("s")
+    (row,) = await daemon.admin.schedules("s")
     assert row.next_at == MIDNIGHT + 30 * HOUR + 30 * MINUTE
     assert due_times(daemon) in ([], [12])
 
@@ -362,7 +362,7 @@ async def test_only_the_default_ref_has_schedules(work: Work, daemons: Callable[
     work.push("HEAD:refs/heads/other")
     await daemon.sync()
     await turned(daemon, MIDNIGHT + HOUR, 1)
-    assert [(row.cron, row.ref) for row in daemon.admin.schedules(None)] == [("0 * * * *", "refs/heads/main")]
+    assert [(row.cron, row.ref) for row in await daemon.admin.schedules(None)] == [("0 * * * *", "refs/heads/main")]
     assert due_times(daemon) == [1]
 
 
@@ -396,7 +396,11 @@ async def test_a_suspended_repository_starts_nothing_and_catches_up_when_resumed
     await armed(daemon, work, scheduled())
     await daemon.admin.suspend("ops", "token:ada")
     daemon.turn_to(MIDNIGHT + 3 * HOUR + 30 * MINUTE)
-    await daemon.until(lambda: "suspended" in daemon.admin.schedules(None)[0].text)
+
+    async def is_suspended() -> bool:
+        return "suspended" in (await daemon.admin.schedules(None))[0].text
+
+    await daemon.until(is_suspended)
     assert decided(daemon) == []
     await daemon.admin.resume("ops", "token:ada")
     await daemon.until(lambda: len(decided(daemon)) == 2)
@@ -463,12 +467,16 @@ async def test_two_schedules_of_a_file_are_independent(work: Work, daemon: Daemo
     work.pushed({FILE: f"name: s\non: {on}{BODY}", "workflows/p.yml": ON_PUSH.format("p")})
     await daemon.sync()
     daemon.started()
-    await daemon.until(lambda: len(daemon.admin.schedules("s")) == 2)
+
+    async def are_armed() -> bool:
+        return len(await daemon.admin.schedules("s")) == 2
+
+    await daemon.until(are_armed)
     await turned(daemon, MIDNIGHT + 30 * MINUTE, 1)
     await turned(daemon, MIDNIGHT + HOUR, 2)
     assert [start.vars for start in daemon.runs.started] == [{"a": 2}, {"a": 1}]
-    assert daemon.admin.schedules("nothing") == []
-    (definition,) = [row for row in daemon.admin.definitions() if row.path == FILE]
+    assert await daemon.admin.schedules("nothing") == []
+    (definition,) = [row for row in await daemon.admin.definitions() if row.path == FILE]
     assert definition.triggers == ("schedule",)
 
 

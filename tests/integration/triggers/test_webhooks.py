@@ -363,7 +363,7 @@ async def test_a_name_belongs_to_the_file_that_had_it_first(tmp_path: Path) -> N
     async with TriggerHarness(log, *settings) as harness:
         await harness.sync()
         await harness.sync("other")
-        rows = {(row.repository, row.path): row for row in harness.repositories.definitions()}
+        rows = {(row.repository, row.path): row for row in await harness.repositories.definitions()}
         assert {name for name, row in rows.items() if row.is_ready} == {("ops", "workflows/hooked.yml")}
         assert rows["other", "workflows/a.yml"].errors[0].code == codes.WEBHOOK_NAME_TAKEN
         # A renamed file keeps its name.
@@ -376,12 +376,12 @@ async def test_a_name_belongs_to_the_file_that_had_it_first(tmp_path: Path) -> N
         )
         await harness.sync()
         await harness.until(lambda: harness.paths() == ["workflows/z.yml"])
-        row = harness.repositories.definitions()[0]
+        row = (await harness.repositories.definitions())[0]
         assert (row.repository, row.is_ready) == ("other", False)
         # Once the name is free, the next file gets it.
         work.pushed({"workflows/z.yml": None})
         await harness.sync()
-        assert [row.is_ready for row in harness.repositories.definitions()] == [True]
+        assert [row.is_ready for row in await harness.repositories.definitions()] == [True]
 
 
 async def test_g6_a_delivery_survives_a_restart(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ async def test_a_triggered_run_acts_for_the_starter_of_the_completed_run(work: W
         second = "name: deploy\non: {workflow_run: {workflows: [build]}}\njobs: {a: {runs-on: db, steps: [{run: x}]}}\n"
         work.pushed({"workflows/build.yml": first, "workflows/deploy.yml": second})
         await harness.sync()
-        found = harness.repositories.plan("workflows/build.yml", None)
+        found = await harness.repositories.plan("workflows/build.yml", None)
         trigger = Trigger(kind=TriggerKind.MANUAL, by="ci", principal="ci", scope=("web",))
         await harness.driver.start(
             StartRequest(plan=found.plan, repository="ops", revision=found.revision, trigger=trigger)

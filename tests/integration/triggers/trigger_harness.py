@@ -82,21 +82,22 @@ class TriggerHarness:
         queries = RunQueries(log)
         self.driver = fleet.driver = Driver(harness, log, fleet, self.clock, self.feed, queries)
         self.compiler = RealCompiler()
+        time_slices = TimeSlices()
+        history = LogHistory(log, self.feed, time_slices)
         loop_ports = LoopPorts(
-            log=log,
+            history=history,
             runs=self.driver,
             compiler=self.compiler,
             clock=self.clock,
-            plans=PlanCache(log),
+            plans=PlanCache(history),
             random=lambda: 0.0,
             feed=self.feed,
             wall=lambda: time.time_ns() // 1_000_000 + self.ahead_ms,
         )
         self.reconciler = Reconciler(settings, open_source, loop_ports)
         self.repositories = GitRepositoryAdmin(self.reconciler, self.quotas)
-        time_slices = TimeSlices()
         self.services = Services(
-            history=LogHistory(log, self.feed, time_slices),
+            history=history,
             generation=log.generation,
             metrics=DriverMetrics(self.driver, dict),
             outputs=LogOutputs(outputs),

@@ -32,7 +32,7 @@ from waterflowd.host.driver import Driver
 from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
 from waterflowd.host.file_server import FileServer
-from waterflowd.host.history import LogOutputs
+from waterflowd.host.history import LogHistory, LogOutputs
 from waterflowd.host.identities import AgentIdentities
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.output_admission import OutputAdmission
@@ -47,6 +47,7 @@ from waterflowd.reconcile.loop.webhook_registry import WebhookRegistry
 from waterflowd.reconcile.loop.workflow_run_triggers import WorkflowRunTriggers
 from waterflowd.testing.memory_files import MemoryFiles
 from waterflowd.testing.memory_log import MemoryLog
+from waterflowd.time_slices import TimeSlices
 
 #: How long an agent may stay away before what it holds is lost: less than the product's ten minutes, for speed.
 LOST_AFTER_MS = 15_000
@@ -181,11 +182,12 @@ class Daemon:
     def _start_loops(self, clock: Clock) -> dict[str, RepositoryLoop]:
         """Starts the loops of the simulation's repositories."""
         environment = self._environment
-        webhooks, plans = WebhookRegistry(), PlanCache(self.log)
+        history = LogHistory(self.log, self.feed, TimeSlices())
+        webhooks, plans = WebhookRegistry(), PlanCache(history)
         loops: dict[str, RepositoryLoop] = {}
         for repository in self._repositories:
             loop_ports = LoopPorts(
-                log=self.log,
+                history=history,
                 runs=self.driver,
                 compiler=Compiler(environment, repository),
                 clock=clock,
@@ -202,7 +204,7 @@ class Daemon:
             if isinstance(repository, Triggered):
                 self._watch(Scheduler(loop.repository, loop.plan_recovery, loop_ports).run(), f"schedules of {name}")
                 self._watch(
-                    WorkflowRunTriggers(loop.repository, loop.plan_recovery, loop_ports).run(),
+                    WorkflowRunTriggers(loop.repository, loop.plan_recovery, loop_ports, self.feed).run(),
                     f"workflow_run triggers of {name}",
                 )
                 self.webhooks = SignedWebhookService(loop_ports, loops, lambda _: HOOK_SECRET)

@@ -78,7 +78,7 @@ def _check(services: Services, principal: roles.Principal, name: str) -> None:
 @router.get("/v1/definitions", responses={200: returns(DefinitionList)})
 async def list_definitions(services: Ports, _: Viewer, limit: Limit = ROWS_MAX, cursor: PageCursor = None) -> Response:
     """Workflows known from repositories, by path."""
-    rows, following = page(services.repositories.definitions(), _key, limit, cursor)
+    rows, following = page(await services.repositories.definitions(), _key, limit, cursor)
     return json_response(DefinitionList(definitions=[DefinitionSchema.of(row) for row in rows], next=following))
 
 
@@ -89,7 +89,9 @@ def _key(row: DefinitionRow) -> str:
 @router.get("/v1/definitions/{path:path}", responses={200: returns(DefinitionSchema)})
 async def show_definition(services: Ports, _: Viewer, path: str, repository: Text = None) -> Response:
     """One workflow, by its path or name."""
-    return json_response(DefinitionSchema.of(find_definition(services.repositories.definitions(), path, repository)))
+    return json_response(
+        DefinitionSchema.of(find_definition(await services.repositories.definitions(), path, repository))
+    )
 
 
 def find_definition(rows: Sequence[DefinitionRow], path: str, repository: str | None) -> DefinitionRow:
@@ -120,8 +122,8 @@ async def run_definition(
     body = await read_json(request, StartDefinitionBody)
     check_values(body.inputs, "inputs")
     check_values(body.vars, "vars")
-    row = find_definition(services.repositories.definitions(), path, repository)
-    found = services.repositories.plan(row.path, row.repository)
+    row = find_definition(await services.repositories.definitions(), path, repository)
+    found = await services.repositories.plan(row.path, row.repository)
     plan = plans.decode(found.plan)
     key = run_starts.idempotency_key(request, principal)
     start_request = StartRequest(

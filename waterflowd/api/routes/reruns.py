@@ -119,9 +119,11 @@ async def _plan_at(services: Services, run: Run, revision: str) -> DefinitionPla
             status=409,
         )
     path, repository = run.plan.path, run.repository
-    newest = [row for row in services.repositories.definitions() if (row.path, row.repository) == (path, repository)]
+    newest = [
+        row for row in await services.repositories.definitions() if (row.path, row.repository) == (path, repository)
+    ]
     if any(row.revision.startswith(revision) for row in newest):
-        return services.repositories.plan(path, repository)
+        return await services.repositories.plan(path, repository)
     selected = RunFilter(path=path, repository=repository, revision=revision)
     rows, _ = await services.history.runs(selected, limit=1)
     earlier = (await services.history.read(run_stream(rows[0].id), 1, 1))[0].event if rows else None

@@ -32,7 +32,7 @@ async def list_schedules(
     cursor: PageCursor = None,
 ) -> Response:
     """The schedules of all workflows, or of the workflow with this path or name, with their next instants."""
-    rows = services.repositories.schedules(name)
+    rows = await services.repositories.schedules(name)
     if name is not None and not rows:
         text = "this workflow has no schedule; list schedules with `waterflowctl schedules`"
         raise Rejected("WF604", text, status=404)

@@ -113,15 +113,15 @@ async def status(services: Ports, _: Viewer) -> Response:
             waiting=waiting,
             approvals=approvals,
             failed=[RunSummarySchema.of(row) for row in failed],
-            schedules=[ScheduleSchema.of(row) for row in _next_schedules(services)],
+            schedules=[ScheduleSchema.of(row) for row in await _next_schedules(services)],
             audit=AuditStatusSchema.of(services.audit_admin),
         )
     )
 
 
-def _next_schedules(services: Services) -> list[ScheduleRow]:
+async def _next_schedules(services: Services) -> list[ScheduleRow]:
     """The schedules with waiting instants, then those that are due next."""
-    rows = [row for row in services.repositories.schedules(None) if row.waiting or row.next_at is not None]
+    rows = [row for row in await services.repositories.schedules(None) if row.waiting or row.next_at is not None]
     return sorted(rows, key=lambda row: min((*row.waiting, row.next_at or row.waiting[0])))[:_ROWS]
 
 

@@ -63,9 +63,12 @@ class LiveRepository:
         for event in self._subscribers:
             event.set()
 
-    def fold(self) -> None:
+    async def fold(self) -> None:
         """Brings the state up to the log. A transaction that seemed to fail may still have reached the log."""
-        for record in self._ports.log.read(self.stream, self._position + 1):
+        for record in await self._ports.history.read(self.stream, self._position + 1):
+            if record.position <= self._position:
+                # Another task has folded it meanwhile.
+                continue
             state.evolve(self.state, record.event, record.seq)
             self._position = record.position
             self.notify()
@@ -73,12 +76,12 @@ class LiveRepository:
     async def apply(self, facts: Sequence[events.Fact], starts: Sequence[StartRequest]) -> None:
         """Records facts and starts runs in one transaction, then updates the state."""
         await self._ports.runs.apply(self.stream, facts, starts)
-        self.fold()
+        await self.fold()
 
     async def record(self, *facts: events.Fact) -> None:
         """Records facts, then updates the state."""
         await self._ports.runs.record(self.stream, facts)
-        self.fold()
+        await self.fold()
 
     def refs_were_read(self, fetched: Mapping[str, str]) -> None:
         """Remembers the watched refs that a read of the repository found, the default ref first."""

@@ -67,7 +67,7 @@ class PlanRecovery:
 
     async def plan(self, ref: state.RefState, file: FileApplied) -> bytes:
         """The plan of a valid file, compiled again if it is lost; `Retryable` WF513 when that takes too long."""
-        plan = self._plans.get(file.plan_hash or "")
+        plan = await self._plans.get(file.plan_hash or "")
         if plan is None:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
@@ -75,25 +75,25 @@ class PlanRecovery:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PLAN_WAIT_S):
                     await waiter
-            plan = self._plans.get(file.plan_hash or "")
+            plan = await self._plans.get(file.plan_hash or "")
         if plan is None:
             raise not_ready(file.path)
         return plan
 
     async def plan_to_start(self, file: FileApplied) -> bytes | FileApplied:
         """The plan of a valid file, or the file with its errors if the current version of the language refuses it."""
-        plan = self._plans.get(file.plan_hash or "")
+        plan = await self._plans.get(file.plan_hash or "")
         if plan is not None:
             return plan
         refused = await self._files.compile_again([file])
-        return refused[0] if refused else self._plans.get(file.plan_hash or "") or b""
+        return refused[0] if refused else await self._plans.get(file.plan_hash or "") or b""
 
     async def compile_requested(self) -> None:
         """Compiles what was asked for at once."""
         urgent, self._urgent = self._urgent, {}
         waiters, self._waiters = self._waiters, []
         for ref, file in urgent.values():
-            if self._plans.get(file.plan_hash or "") is None:
+            if await self._plans.get(file.plan_hash or "") is None:
                 await self._compile(ref, [file])
         for waiter in waiters:
             if not waiter.done():
@@ -106,7 +106,7 @@ class PlanRecovery:
         if self._missing is None:
             files = [(ref.ref, file.newest) for ref in self._repository.watched() for file in ref.files.values()]
             self._missing = deque(
-                (ref, file) for ref, file in files if file.plan_hash and self._plans.get(file.plan_hash) is None
+                [item for item in files if item[1].plan_hash and await self._plans.get(item[1].plan_hash) is None]
             )
         if not self._missing or self._repository.state.is_suspended:
             return False

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from waterflowd.access.policy import AccessPolicy
-from waterflowd.ports import Clock, Compiler, Feed, Journal, Runs
+from waterflowd.ports import Clock, Compiler, Feed, History, Runs
 from waterflowd.reconcile.loop.plan_cache import PlanCache
 from waterflowd.reconcile.loop.webhook_registry import WebhookRegistry
 
@@ -16,7 +16,7 @@ from waterflowd.reconcile.loop.webhook_registry import WebhookRegistry
 class LoopPorts:
     """Ports, caches and clocks of the reconcile loops."""
 
-    log: Journal
+    history: History
     runs: Runs
     compiler: Compiler
     clock: Clock
@@ -27,7 +27,7 @@ class LoopPorts:
     webhooks: WebhookRegistry = field(default_factory=WebhookRegistry)
     #: What the workflows of all repositories may use.
     access: AccessPolicy = field(default_factory=AccessPolicy)
-    #: Announces new records to `workflow_run` triggers; without it the log is polled.
+    #: The ended runs of all repositories, for `workflow_run` triggers; they need an engine that has a feed.
     feed: Feed | None = None
     #: The wall clock in ms, used only for schedules and signatures. It may jump.
     wall: Callable[[], int] = lambda: time.time_ns() // 1_000_000

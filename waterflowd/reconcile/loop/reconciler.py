@@ -17,7 +17,7 @@ from waterflowd.reconcile.source import Source
 
 
 class Reconciler:
-    """Runs three tasks for each repository. An error in one repository does not affect the others."""
+    """Runs the tasks of each repository. An error in one repository does not affect the others."""
 
     def __init__(
         self,
@@ -32,8 +32,11 @@ class Reconciler:
         self.schedulers = {
             name: Scheduler(loop.repository, loop.plan_recovery, ports) for name, loop in self.loops.items()
         }
+        feed = ports.feed
         self.workflow_run_triggers = {
-            name: WorkflowRunTriggers(loop.repository, loop.plan_recovery, ports) for name, loop in self.loops.items()
+            name: WorkflowRunTriggers(loop.repository, loop.plan_recovery, ports, feed)
+            for name, loop in self.loops.items()
+            if feed is not None
         }
         self.ports = ports
 

@@ -102,7 +102,7 @@ class RepositoryLoop:
     async def _reconcile_guarded(self, waiters: Sequence[asyncio.Future[None]]) -> WaterflowError | None:
         """A reconciliation whose failure is shown in the conditions and returned."""
         try:
-            self.repository.fold()
+            await self.repository.fold()
             await self._reconcile()
         except asyncio.CancelledError:
             _settle(waiters, _stopping())
@@ -143,7 +143,7 @@ class RepositoryLoop:
                 await self._update_ref(ref, found.object_ids[ref], is_first_push)
             except WaterflowError as error:
                 # The state may be behind the log now, and the next ref must be compared with the current one.
-                repository.fold()
+                await repository.fold()
                 failures.append(error)
         if not failures and self.settings.refs and repository.state.patterns != self.settings.refs:
             await repository.record(events.RefsWatched(at=self._ports.clock.now(), patterns=self.settings.refs))

@@ -80,7 +80,7 @@ class Scheduler:
                 async with asyncio.timeout(wait_s):
                     await self._changed.wait()
 
-    def rows(self, workflow: str | None) -> list[Row]:
+    async def rows(self, workflow: str | None) -> list[Row]:
         """The schedules by path, or those of one workflow (by path or name)."""
         wall_at = self._ports.wall()
         found: list[Row] = []
@@ -94,7 +94,7 @@ class Scheduler:
             # The clock was wrong before; the schedule is about to start over.
             stale = schedules.went_back(schedule, wall_at)
             next_at = self._next_after(name, wall_at) if stale else self._next_of(schedule)
-            run = self._run_of(schedule)
+            run = await self._run_of(schedule)
             found.append(Row(schedule=schedule, trigger=trigger, file=file, next_at=next_at, run=run))
         return found
 
@@ -117,7 +117,7 @@ class Scheduler:
     async def _tick(self) -> float:
         """Decides everything that is due; returns the seconds until more may be due."""
         # After a transaction that seemed to fail the state may be behind the log.
-        self._repository.fold()
+        await self._repository.fold()
         state = self._repository.state
         if state.is_suspended:
             return _WAKE_S_MAX
@@ -161,7 +161,7 @@ class Scheduler:
         self._compared = key
 
     async def _decide(self, schedule: ScheduleState, ref: RefState, file: FileState, trigger: ScheduleTrigger) -> None:
-        open_run = self._open_run(schedule)
+        open_run = await self._open_run(schedule)
         at, wall_at = self._ports.clock.now(), self._ports.wall()
         decision = schedules.decide(schedule, trigger, wall_at, at, is_open=open_run is not None)
         if decision.start is not None:
@@ -189,7 +189,7 @@ class Scheduler:
         file: FileState,
         trigger: ScheduleTrigger,
     ) -> None:
-        plan = self._ports.plans.get(file.newest.plan_hash or "")
+        plan = await self._ports.plans.get(file.newest.plan_hash or "")
         if plan is None:
             # Lost by a restart. Subscribers are notified when it is compiled again.
             self._plan_recovery.request_now(ref.ref, file.newest)
@@ -210,7 +210,7 @@ class Scheduler:
             await self._repository.apply(schedules.refused(schedule, decision), ())
 
     async def _cancel(self, schedule: ScheduleState) -> None:
-        run = self._open_run(schedule)
+        run = await self._open_run(schedule)
         if run is not None and run != self._cancelled.get(schedule.name):
             await self._ports.runs.cancel(run, "schedule")
             self._cancelled[schedule.name] = run
@@ -233,15 +233,17 @@ class Scheduler:
     def _may_start(self, file: FileState) -> bool:
         return not self._repository.errors(file.newest)
 
-    def _run_of(self, schedule: ScheduleState) -> RunId | None:
+    async def _run_of(self, schedule: ScheduleState) -> RunId | None:
         if schedule.started_at is None:
             return None
-        return self._ports.log.run_for_key(schedules.trigger_key(self._name, schedule.name, schedule.started_at))
+        return await self._ports.history.run_for_key(
+            schedules.trigger_key(self._name, schedule.name, schedule.started_at)
+        )
 
-    def _open_run(self, schedule: ScheduleState) -> RunId | None:
+    async def _open_run(self, schedule: ScheduleState) -> RunId | None:
         """The newest run, if it is still open."""
-        run = self._run_of(schedule)
-        row = self._ports.log.run(run) if run is not None else None
+        run = await self._run_of(schedule)
+        row = await self._ports.history.run(run) if run is not None else None
         return run if row is not None and row.status is not Status.COMPLETED else None
 
     def _next_of(self, schedule: ScheduleState) -> int | None:

@@ -2,11 +2,11 @@
 
 Rules of this file:
 
-- Level-triggered and durable: the log is read on from the last handled position, so runs that completed while the daemon was
+- Level-triggered and durable: the feed is read on from the last handled position, so runs that completed while the daemon was
   down count. The position is recorded in the repository's stream, in one transaction with the runs that were started.
 - Nothing is read while no file has such a trigger, and a file counts from the fact that added it. An update of the default ref
   records the position before it, so a completed run is not matched a second time against files that came later.
-- `reconcile.workflow_run` decides; this module has the log and the waiting. It keeps working while the remote cannot be
+- `reconcile.workflow_run` decides; this module has the feed and the waiting. It keeps working while the remote cannot be
   reached, like the scheduler.
 """
 
@@ -22,6 +22,7 @@ from waterflowd.engine.events import RunCompleted, RunCreated
 from waterflowd.model import chains
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.records import Record, RunSummary, StartRequest
+from waterflowd.ports import Feed
 from waterflowd.reconcile import events, workflow_run
 from waterflowd.reconcile.loop.live_repository import LiveRepository
 from waterflowd.reconcile.loop.plan_recovery import PlanRecovery, not_ready
@@ -32,8 +33,6 @@ from waterflowd.reconcile.state import FileState, RefState
 _AT_ONCE = 200
 #: Records after which the position is recorded even if they started nothing.
 _RECORD_EVERY = 1_000
-#: How often the log is polled without a feed.
-_POLL_S = 0.05
 _BACKOFF = Backoff(first_s=0.5, max_s=60.0)
 _RUN_STREAM = run_stream(RunId(""))
 
@@ -43,13 +42,14 @@ _logger = logging.getLogger("waterflow.reconcile")
 class WorkflowRunTriggers:
     """Starts runs after completed runs of one repository. `run` is its task."""
 
-    def __init__(self, repository: LiveRepository, plan_recovery: PlanRecovery, ports: LoopPorts) -> None:
+    def __init__(self, repository: LiveRepository, plan_recovery: PlanRecovery, ports: LoopPorts, feed: Feed) -> None:
         self._repository = repository
         self._plan_recovery = plan_recovery
         self._changed = repository.subscribe()
         self._name = repository.name
         self._log_fields = {"repository": self._name}
         self._ports = ports
+        self._feed = feed
         self._failures = 0
 
     async def run(self) -> None:
@@ -68,9 +68,8 @@ class WorkflowRunTriggers:
 
     async def _wait_for_news(self, seq: int) -> None:
         """Returns when there are records after `seq`, or the repository has changed."""
-        feed = self._ports.feed
         changed = asyncio.ensure_future(self._changed.wait())
-        new_records = asyncio.ensure_future(anext(feed.everything(seq)) if feed is not None else asyncio.sleep(_POLL_S))
+        new_records = asyncio.ensure_future(anext(self._feed.everything(seq)))
         try:
             await asyncio.wait((changed, new_records), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -98,7 +97,7 @@ class WorkflowRunTriggers:
         return _BACKOFF.delay_s(self._failures)
 
     async def _tick(self) -> None:
-        self._repository.fold()
+        await self._repository.fold()
         while True:
             ref = self._ref()
             files = workflow_run.triggered_files(ref) if not self._repository.state.is_suspended else {}
@@ -110,7 +109,7 @@ class WorkflowRunTriggers:
                 first = min(file.workflow_run_since for file in files.values())
                 seq = max(self._repository.state.handled_runs_seq, first)
                 self._repository.runs_are_handled(seq)
-            records = self._ports.log.feed(seq, _AT_ONCE)
+            records = self._feed.read(seq, _AT_ONCE)
             if not records:
                 return
             for record in records:
@@ -134,7 +133,7 @@ class WorkflowRunTriggers:
 
     async def _completed(self, record: Record, ref: RefState, files: dict[str, FileState]) -> None:
         run_id = RunId(record.stream.removeprefix(_RUN_STREAM))
-        row = self._ports.log.run(run_id)
+        row = await self._ports.history.run(run_id)
         if row is None or row.repository != self._name:
             return
         matching = {
@@ -145,11 +144,11 @@ class WorkflowRunTriggers:
             and workflow_run.is_triggered(earlier, path, row)
             and workflow_run.is_triggered(file.workflow_run, path, row)
             and not self._repository.errors(file.newest)
-            and self._ports.log.run_for_key(workflow_run.trigger_key(run_id, path)) is None
+            and await self._ports.history.run_for_key(workflow_run.trigger_key(run_id, path)) is None
         }
         if not matching:
             return
-        depth = self._depth(run_id) + 1
+        depth = await self._depth(run_id) + 1
         if depth > workflow_run.CHAIN_MAX:
             text = "%s: run %s triggers nothing: it is number %d in a chain of workflow_run triggers, the limit"
             _logger.warning(text, self._name, run_id, workflow_run.CHAIN_MAX, extra=self._log_fields)
@@ -161,7 +160,7 @@ class WorkflowRunTriggers:
     ) -> None:
         starts: list[StartRequest] = []
         for path, file in matching.items():
-            plan = self._ports.plans.get(file.newest.plan_hash or "")
+            plan = await self._ports.plans.get(file.newest.plan_hash or "")
             if plan is None:
                 self._plan_recovery.request_now(ref.ref, file.newest)
                 raise not_ready(path)
@@ -185,8 +184,8 @@ class WorkflowRunTriggers:
                 raise
             _logger.warning("%s: run not started: %s", self._name, error, extra=self._log_fields)
 
-    def _depth(self, run_id: RunId) -> int:
-        first = self._ports.log.read(run_stream(run_id), 1, 1)
+    async def _depth(self, run_id: RunId) -> int:
+        first = await self._ports.history.read(run_stream(run_id), 1, 1)
         created = first[0].event if first else None
         return chains.depth_of(created.trigger) if isinstance(created, RunCreated) else 0
 

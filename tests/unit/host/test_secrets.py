@@ -255,7 +255,7 @@ async def test_a_job_undone_by_a_full_disk_requests_no_secret() -> None:
 
 
 async def test_the_audit_trail_has_every_offer_with_a_secret_and_no_other() -> None:
-    """A repeated offer is another use; one that fails because its secret has gone sends nothing."""
+    """A repeated offer is another use; one that fails because its secret no longer exists sends nothing."""
     source = Source(VALUE)
     async with source.host() as host:
         agent = host.enroll("web-1", "web")

@@ -23,7 +23,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum
 from typing import Protocol
 
@@ -275,11 +275,11 @@ class _Connection:
             for handle in (self._timer, self._opening, self._flushing):
                 if handle is not None:
                     handle.cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._socket.close(LINGER_MS if self.is_open else 0)
-            self._close_session("the connection has ended")
+            try:
+                await _end(tasks)
+            finally:
+                self._socket.close(LINGER_MS if self.is_open else 0)
+                self._close_session("the connection has ended")
         return end
 
     def send(self, message: messages.AgentMessage) -> None:
@@ -466,3 +466,17 @@ class _Connection:
             self._opening.cancel()
         text = f"the server did not answer within {OPEN_S_MAX:.0f} s"
         self._opening = asyncio.get_running_loop().call_later(OPEN_S_MAX, self._end, EndReason.UNREACHABLE, text)
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancels the tasks and waits for their end, also when the caller is cancelled meanwhile: they use what is closed next."""
+    for task in tasks:
+        task.cancel()
+    cancelled: asyncio.CancelledError | None = None
+    while not all(task.done() for task in tasks):
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled

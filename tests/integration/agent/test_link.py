@@ -25,11 +25,12 @@ from waterflow_agent.config import Config
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.join_token import JoinToken
 from waterflow_agent.session import link
-from waterflow_agent.session.dealer import SocketFactory
+from waterflow_agent.session.dealer import Dealer, SocketFactory
 from waterflow_agent.session.server_keys import ServerKeys
 from waterflow_agent.state import status
 from waterflow_agent.testing import ScriptedDaemon, end_runner, enrolled, runner_pids
 from waterflow_agent.wire import codec, messages
+from waterflow_agent.wire.session import Received
 
 #: How long the stopped agent may receive nothing; longer than a process waits for the CPU on a busy machine.
 SILENCE_MS = 2_000
@@ -95,6 +96,76 @@ async def test_back_off_of_a_refused_key_is_long() -> None:
     assert max(delays[0]) <= 2
     assert max(delays[2]) > 15
     assert len(set(delays[2])) > 1
+
+
+class CountingSockets(SocketFactory):
+    """Counts the sockets that are still open when all of them should be closed, and closes them."""
+
+    def __init__(self, pair: keys.KeyPair) -> None:
+        super().__init__(pair)
+        self.opened: list[Dealer] = []
+        self.left_open = 0
+
+    def open(self, server_key: str) -> Dealer:
+        self.opened.append(super().open(server_key))
+        return self.opened[-1]
+
+    def close(self) -> None:
+        left_open = [dealer for dealer in self.opened if not dealer._socket.closed]
+        self.left_open += len(left_open)
+        for dealer in left_open:
+            dealer.close(0)
+        super().close()
+
+
+class NoSession:
+    """Handles the messages of sessions, of which there is none."""
+
+    def hello(self, session: str) -> messages.Hello:
+        raise AssertionError("nobody answers")
+
+    def on_opened(self, welcome: messages.Welcome) -> None:
+        raise AssertionError("nobody answers")
+
+    def on_received(self, received: Received) -> None:
+        raise AssertionError("nobody answers")
+
+    def on_confirmed(self, at: int) -> None:
+        raise AssertionError("nobody answers")
+
+    def send_output(self, now: int) -> int | None:
+        raise AssertionError("nobody answers")
+
+    def on_closed(self, reason: str) -> None:
+        raise AssertionError("nobody answers")
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_stop_while_a_connection_ends_leaves_no_socket_open(data_dir: Path, turns: int) -> None:
+    """ZeroMQ waits for open sockets forever, so the agent would never end. The stop comes at each turn of the loop."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    pair = keys.load_or_create(data_dir)
+    sockets = CountingSockets(pair)
+    connecting = link.Link(
+        endpoint=endpoint,
+        sockets=sockets,
+        server_keys=ServerKeys(pair.public),
+        new_token=str,
+        clock=Clock(),
+    )
+    task = asyncio.create_task(connecting.run(NoSession()))
+    async with asyncio.timeout(PATIENCE_S):
+        # Nothing listens there, so the connection ends by itself.
+        while connecting._connection is None or not connecting._connection._ended.done():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
+    assert sockets.opened
+    assert sockets.left_open == 0
 
 
 async def test_silent_server_is_noticed(daemon: ScriptedDaemon, data_dir: Path) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle
 from temporalio.converter import WorkflowSerializationContext
+from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from tests.integration.temporal.server import Namespace
 from tests.patience import PATIENCE_S
-from waterflow_agent.attempts import Outcome
 from waterflow_agent.wire import messages as wire
 from waterflowd.access.policy import AccessPolicy
 from waterflowd.access.repository_quotas import RepositoryQuotas
@@ -50,6 +50,7 @@ from waterflowd.testing.memory_outputs import MemoryOutputLogs
 
 #: Far more than a test takes.
 LOST_AFTER_MS = 600_000
+CALL_TIMEOUT = timedelta(seconds=10)
 #: Heartbeats, and looks at runs whose activity is missing.
 HEARTBEAT_S = 0.3
 
@@ -149,7 +150,7 @@ class Run:
         found: list[bytes] = []
         context = WorkflowSerializationContext(namespace=self._client.namespace, workflow_id=self.handle.id)
         bound = self._client.data_converter.with_context(context)
-        for event in (await self.handle.fetch_history()).events:
+        for event in (await self.handle.fetch_history(rpc_timeout=CALL_TIMEOUT)).events:
             if event.event_type == EventType.EVENT_TYPE_MARKER_RECORDED:
                 details = event.marker_recorded_event_attributes.details
                 if "result" in details:
@@ -161,25 +162,28 @@ class Run:
         """Waits until the run has recorded an event of this kind; returns the first one."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                for event in await self.events():
-                    if isinstance(event, kind):
-                        return event
+                # A busy server may lose a call.
+                with contextlib.suppress(RPCError):
+                    for event in await self.events():
+                        if isinstance(event, kind):
+                            return event
                 await asyncio.sleep(0.1)
 
     async def waits_for(self, identifier: str) -> None:
         """Returns when the run has scheduled an activity."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                description = (await self.handle.describe()).raw_description
-                if any(each.activity_id == identifier for each in description.pending_activities):
-                    return
+                with contextlib.suppress(RPCError):
+                    description = (await self.handle.describe(rpc_timeout=CALL_TIMEOUT)).raw_description
+                    if any(each.activity_id == identifier for each in description.pending_activities):
+                        return
                 await asyncio.sleep(0.05)
 
 
 class Daemon:
     """A gateway, and the agents that the test plays."""
 
-    def __init__(self, cluster: Cluster, client: Client, secrets: Secrets) -> None:
+    def __init__(self, cluster: Cluster, client: Client, secrets: Secrets, missing_s: float) -> None:
         self.link = RecordingLink()
         self.clock = ManualClock()
         self.placement = Placement(cluster.registry)
@@ -193,6 +197,7 @@ class Daemon:
             secrets=secrets,
             heartbeat_s=HEARTBEAT_S,
             started_after_s=HEARTBEAT_S,
+            missing_s=missing_s,
         )
         logs = LogOutputs(MemoryOutputLogs())
         log = MemoryLog(codec())
@@ -213,9 +218,11 @@ class Daemon:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, cluster: Cluster, *, secrets: Secrets | None = None) -> AsyncIterator[Daemon]:
+    async def running(
+        cls, cluster: Cluster, *, secrets: Secrets | None = None, missing_s: float = attempts.MISSING_S
+    ) -> AsyncIterator[Daemon]:
         """A gateway with a connection of its own."""
-        daemon = cls(cluster, await cluster.namespace.client(), secrets or Secrets())
+        daemon = cls(cluster, await cluster.namespace.client(), secrets or Secrets(), missing_s)
         try:
             yield daemon
         finally:
@@ -311,6 +318,3 @@ class Acknowledgement:
 def held(task: wire.TaskId, state: wire.AttemptState = wire.AttemptState.STARTED) -> wire.HeldAttempt:
     """An attempt that the agent holds, by its journal."""
     return wire.HeldAttempt(task, state)
-
-
-SUCCESS = Outcome.SUCCESS

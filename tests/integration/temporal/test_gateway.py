@@ -17,6 +17,7 @@ from waterflowd.dispatch import lowering
 from waterflowd.engine import events, inputs
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.statuses import Conclusion
+from waterflowd.temporal import shell
 from waterflowd.temporal.gateway import slots
 from waterflowd.temporal.gateway.activities import Secrets
 
@@ -198,6 +199,35 @@ async def test_another_gateway_takes_over_what_is_running(namespace: Namespace) 
             assert second.tasks(agent) == []
 
 
+async def test_attempts_survive_that_their_run_continues_as_a_new_execution(
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new execution schedules their activities again: an attempt that the agent has is neither offered nor stopped."""
+    monkeypatch.setattr(shell, "HISTORY_EVENTS_MAX", 50)
+    monkeypatch.setattr(slots, "GRANT_S", 1.0)
+    steps = ", ".join("{run: x}" for _ in range(6))
+    workflow = f"jobs: {{long: {{runs-on: db, steps: [{{run: x}}]}}, a: {{runs-on: web, steps: [{steps}]}}}}"
+    async with Cluster.running(namespace) as cluster, Daemon.running(cluster) as daemon:
+        web, db = cluster.enroll("one", "web"), cluster.enroll("two", "db")
+        daemon.hello(web)
+        daemon.hello(db)
+        run = await cluster.start(workflow)
+        [long] = await daemon.offered(db)
+        await daemon.started(db, long).arrives()
+        for count in range(1, 7):
+            await daemon.finished(web, (await daemon.offered(web, count))[-1]).arrives()
+        execution = (await cluster.client.get_workflow_handle(run.handle.id).describe()).run_id
+        assert execution != run.handle.result_run_id
+        await daemon.finished(db, long).arrives()
+        assert (await run.result()).conclusion is Conclusion.SUCCESS
+        tasks = daemon.tasks(web)
+        assert len(tasks) == len(set(tasks)) == 6
+        assert daemon.tasks(db) == [long]
+        assert daemon.cancels(db) == []
+        # A slot that was granted to the former execution, too late for its attempt, is free after a moment.
+        await until(lambda: not daemon.taken(), "free slots")
+
+
 async def test_the_run_hears_of_an_agent_that_does_not_return(namespace: Namespace) -> None:
     """Its activity waits in its queue for `lost-after`. A late result is recorded as evidence, and acknowledged."""
     async with Cluster.running(namespace, lost_after_ms=2_000) as cluster, Daemon.running(cluster) as daemon:
@@ -223,7 +253,10 @@ async def test_the_run_hears_of_an_agent_that_does_not_return(namespace: Namespa
 
 async def test_an_attempt_that_no_run_waits_for_is_stopped(namespace: Namespace) -> None:
     """The run was lost patience with the agent, which comes back while the step still runs and the run is open."""
-    async with Cluster.running(namespace, lost_after_ms=2_000) as cluster, Daemon.running(cluster) as daemon:
+    async with (
+        Cluster.running(namespace, lost_after_ms=2_000) as cluster,
+        Daemon.running(cluster, missing_s=1.0) as daemon,
+    ):
         agent, other = cluster.enroll("one", "web"), cluster.enroll("two", "db")
         daemon.hello(agent, slots=1)
         daemon.hello(other)

@@ -61,7 +61,7 @@ class OpenActivities(NamedTuple):
     #: Identifies the execution; a run continues as a new one from time to time.
     execution: str
     ids: frozenset[str]
-    #: False while the run may be about to schedule more.
+    #: False while the run may be about to schedule more, or is stalled.
     is_complete: bool
 
 
@@ -138,7 +138,8 @@ class ActivityClient:
             return None
         raw = found.raw_description
         pending = frozenset(each.activity_id for each in raw.pending_activities)
-        is_complete = not raw.HasField("pending_workflow_task") and len(pending) < OPEN_MAX
+        is_stalled = messages.STALLED_ATTRIBUTE in raw.workflow_execution_info.search_attributes.indexed_fields
+        is_complete = not is_stalled and not raw.HasField("pending_workflow_task") and len(pending) < OPEN_MAX
         return OpenActivities(found.run_id, pending, is_complete)
 
     def _task(self, agent: AgentId, task: TaskId) -> AsyncActivityHandle:

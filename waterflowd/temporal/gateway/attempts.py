@@ -6,9 +6,9 @@ Rules of this file
   its slots are occupied. The rest is known when the activity arrives: at the handshake it is returned to its queue, from
   whichever gateway had it, and this one takes it.
 - While an activity is here it gets a heartbeat every `HEARTBEAT_S`, with what the next gateway must know.
-- An attempt is stopped only when it is certain that no run waits for it: its activity was cancelled, the run has ended, or two
-  looks at the same execution, at which it was not about to schedule more, did not find the activity. In between, the run may be
-  continuing as a new execution.
+- An attempt is stopped only when it is certain that no run waits for it: its activity was cancelled, the run has ended, or its
+  execution has not had the activity for `MISSING_S`, although it was able to schedule it. For the moment in which a run
+  continues as a new execution, no activity is there.
 - When a session ends, its activities go back to their queue. If the agent does not return, `schedule-to-start` ends them.
 """
 
@@ -41,6 +41,10 @@ logger = logging.getLogger("waterflow.gateway")
 HEARTBEAT_S = 20.0
 #: A run hears of the start of an attempt that lasts longer than this.
 STARTED_AFTER_S = 5.0
+#: An execution that follows another one begins with a delay of a second, and schedules its activities in its first task.
+MISSING_S = 60.0
+#: Between attempts to return the activities of a session that has ended. The next session of the agent begins afterwards.
+GIVE_BACK_DELAYS_S = (0.5, 1.0)
 #: For each agent: ended attempts whose output may still come, and cancels of attempts that have not arrived yet.
 REMEMBERED_MAX = 1_000
 #: When an attempt was dispatched whose activity has not arrived: later than everything.
@@ -66,8 +70,9 @@ class Attempt(msgspec.Struct, kw_only=True):
     is_attached: bool = False
     #: The agent is to stop it, because no run waits for it.
     is_unwanted: bool = False
-    #: The execution that did not have its activity at the last look.
+    #: The execution that has not had its activity, and since when, by the loop's clock.
     missed_in: str = ""
+    missed_since: float = 0.0
     #: Size of the whole output log by the agent's report of the end.
     output_bytes: int = 0
 
@@ -110,6 +115,7 @@ class GatewayAttempts:
         *,
         heartbeat_s: float = HEARTBEAT_S,
         started_after_s: float = STARTED_AFTER_S,
+        missing_s: float = MISSING_S,
     ) -> None:
         self._activities = activities
         self._slots = slots
@@ -117,6 +123,7 @@ class GatewayAttempts:
         self._link = link
         self._heartbeat_s = heartbeat_s
         self._started_after_s = started_after_s
+        self._missing_s = missing_s
         self.reports = Reports(activities, self._deliver_start, self._ended)
         self.arrived: Arrived = lambda agent, attempt, state: None
         #: Takes activities from the queue of an agent until it is cancelled.
@@ -215,10 +222,20 @@ class GatewayAttempts:
             for attempt in session.attempts.values()
             if attempt.is_attached and not self.reports.is_ending(session.agent, attempt.task)
         ]
-        calls = (self._activities.give_back(session.agent, each.task, text) for each in attached)
+        calls = (self._try_to_give_back(session.agent, each.task, text) for each in attached)
         for outcome in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(outcome, Exception):
                 logger.warning("cannot give an activity of agent %s back: %s", session.agent, outcome)
+
+    async def _try_to_give_back(self, agent: AgentId, task: TaskId, text: str) -> None:
+        """What cannot be returned now goes back when its heartbeats are missed."""
+        for delay_s in GIVE_BACK_DELAYS_S:
+            try:
+                await self._activities.give_back(agent, task, text)
+                return
+            except Retryable:
+                await asyncio.sleep(delay_s)
+        await self._activities.give_back(agent, task, text)
 
     # Activities -------------------------------------------------------------------------------------------------------
 
@@ -301,10 +318,12 @@ class GatewayAttempts:
             self._stop(session, attempt)
 
     def _is_missing(self, session: Session, attempt: Attempt, found: OpenActivities) -> bool:
+        now = asyncio.get_running_loop().time()
         is_there = orders.task_activity(attempt.task, session.agent) in found.ids
-        is_missing = attempt.missed_in == found.execution and not is_there and found.is_complete
-        attempt.missed_in = found.execution if found.is_complete and not is_there else ""
-        return is_missing
+        missed_in = found.execution if found.is_complete and not is_there else ""
+        if missed_in != attempt.missed_in:
+            attempt.missed_in, attempt.missed_since = missed_in, now
+        return bool(missed_in) and now >= attempt.missed_since + self._missing_s
 
     def _stop(self, session: Session, attempt: Attempt) -> None:
         """No run waits for the attempt. Its slot is free when the agent has reported its end."""

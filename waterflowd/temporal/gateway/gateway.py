@@ -32,10 +32,17 @@ class Gateway:
         secrets: Secrets,
         heartbeat_s: float = attempts.HEARTBEAT_S,
         started_after_s: float = attempts.STARTED_AFTER_S,
+        missing_s: float = attempts.MISSING_S,
     ) -> None:
         slots = Slots(placement, registry)
         self.attempts = GatewayAttempts(
-            ActivityClient(client), slots, registry, link, heartbeat_s=heartbeat_s, started_after_s=started_after_s
+            ActivityClient(client),
+            slots,
+            registry,
+            link,
+            heartbeat_s=heartbeat_s,
+            started_after_s=started_after_s,
+            missing_s=missing_s,
         )
         activities = GatewayActivities(
             self.attempts, slots, placement, registry, link, clock, terms=terms, secrets=secrets

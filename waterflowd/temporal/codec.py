@@ -4,8 +4,12 @@ Anyone who may use a namespace of Temporal can read all event histories in it. S
 failure, memo) is deflated and then encrypted with XChaCha20-Poly1305. The id of its workflow is additional data: a payload that
 is copied into another workflow does not open there.
 
-    data     version (1 byte) | nonce (24 bytes) | ciphertext
+    data     head | nonce (24 bytes) | ciphertext
+    head     version (1 byte) | length of the workflow's id (2 bytes, big-endian) | the workflow's id
     content  form (1 byte: 0 unchanged, 1 deflated) | the payload as Temporal's client encoded it
+
+A daemon knows which workflow a payload is for, and never believes the head. The id is there for Temporal's own tools, which
+show payloads to people, and send nothing but the payload to the daemon that opens it (`payload_decoder.py`).
 
 A payload that is not sealed, was changed, or belongs to another workflow never becomes valid. It does not raise an exception,
 which would fail the workflow's task again and again, so that one signal sent by hand would stop a run forever. It becomes a
@@ -45,6 +49,8 @@ SEALED = b"binary/waterflow-sealed"
 KEY_FIELD = "waterflow-key"
 
 VERSION = 1
+#: Version and length, without the workflow's id.
+_HEAD_BYTES = 3
 _NONCE_BYTES = bindings.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
 _PLAIN, _DEFLATED = b"\x00", b"\x01"
 _DOMAIN = b"waterflow payload\x00"
@@ -66,24 +72,23 @@ def seal(payload: Payload, workflow_id: str, keys: PayloadKeys, nonce: bytes) ->
         raise _too_large(workflow_id, len(content), CONTENT_BYTES_MAX)
     deflated = zlib.compress(content) if len(content) >= _DEFLATE_BYTES_MIN else content
     content = _DEFLATED + deflated if len(deflated) < len(content) else _PLAIN + content
-    head = bytes((VERSION,))
-    encrypted = bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(
-        content, _additional(head, workflow_id), nonce, keys.sealing
-    )
+    head = _head(workflow_id)
+    encrypted = bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(content, _DOMAIN + head, nonce, keys.sealing)
     return Payload(
         metadata={"encoding": SEALED, KEY_FIELD: keys.sealing_id.encode()}, data=b"".join((head, nonce, encrypted))
     )
 
 
-def unseal(payload: Payload, workflow_id: str, keys: PayloadKeys) -> Payload:
+def unseal(payload: Payload, workflow_id: str, keys: PayloadKeys, content_bytes_max: int | None = None) -> Payload:
     """The payload that was sealed, or one of the encoding `REFUSED` with the reason as its data.
 
-    Raises `Stalled` WF810 when the key is missing, or when the payload was written by a newer release.
+    Raises `Stalled` WF810 when the key is missing, or when the payload was written by a newer release, and `Rejected` WF812
+    when its content has more than `content_bytes_max`; the default is `CONTENT_BYTES_MAX`.
     """
     if payload.metadata.get("encoding") != SEALED:
         return _refused("it is not sealed")
     identifier = payload.metadata.get(KEY_FIELD, b"").decode("ascii", "replace")
-    version, nonce, encrypted = payload.data[:1], payload.data[1 : 1 + _NONCE_BYTES], payload.data[1 + _NONCE_BYTES :]
+    version, head = payload.data[:1], _head(workflow_id)
     if version > bytes((VERSION,)):
         raise Stalled(
             "WF810",
@@ -97,13 +102,22 @@ def unseal(payload: Payload, workflow_id: str, keys: PayloadKeys) -> Payload:
             f"a payload of workflow {workflow_id} is sealed with the key {identifier[:32]!r}, which the file of"
             " temporal.payload-keys does not contain; next: add this key as a further line, on every daemon",
         )
+    nonce, encrypted = payload.data[len(head) :][:_NONCE_BYTES], payload.data[len(head) + _NONCE_BYTES :]
     try:
-        content = bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(
-            encrypted, _additional(version, workflow_id), nonce, key
-        )
+        if not payload.data.startswith(head):
+            raise ValueError("its head is another one")
+        content = bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(encrypted, _DOMAIN + head, nonce, key)
     except (CryptoError, ValueError):
         return _refused("it was changed, or sealed for another workflow")
-    return Payload.FromString(_inflated(content, workflow_id))
+    return Payload.FromString(_inflated(content, workflow_id, content_bytes_max or CONTENT_BYTES_MAX))
+
+
+def stated_workflow(payload: Payload) -> str | None:
+    """The id of the workflow in the head of a sealed payload, which is true only if `unseal` opens the payload for it."""
+    if payload.metadata.get("encoding") != SEALED or len(payload.data) < _HEAD_BYTES:
+        return None
+    length = int.from_bytes(payload.data[1:_HEAD_BYTES], "big")
+    return payload.data[_HEAD_BYTES : _HEAD_BYTES + length].decode(errors="replace")
 
 
 def refusal(payload: Payload) -> str:
@@ -111,18 +125,21 @@ def refusal(payload: Payload) -> str:
     return payload.data.decode() if payload.metadata.get("encoding") == REFUSED else ""
 
 
-def _additional(head: bytes, workflow_id: str) -> bytes:
-    return _DOMAIN + head + workflow_id.encode()
+def _head(workflow_id: str) -> bytes:
+    identifier = workflow_id.encode()
+    return bytes((VERSION,)) + len(identifier).to_bytes(_HEAD_BYTES - 1, "big") + identifier
 
 
-def _inflated(content: bytes, workflow_id: str) -> bytes:
+def _inflated(content: bytes, workflow_id: str, bytes_max: int) -> bytes:
     """The content without its form. The seal was valid, so a daemon wrote it; the limit holds for it as well."""
     if content[:1] == _PLAIN:
+        if len(content) - 1 > bytes_max:
+            raise _too_large(workflow_id, len(content) - 1, bytes_max)
         return content[1:]
     inflater = zlib.decompressobj()
-    inflated = inflater.decompress(content[1:], CONTENT_BYTES_MAX)
+    inflated = inflater.decompress(content[1:], bytes_max)
     if inflater.unconsumed_tail:
-        raise _too_large(workflow_id, CONTENT_BYTES_MAX + 1, CONTENT_BYTES_MAX)
+        raise _too_large(workflow_id, bytes_max + 1, bytes_max)
     return inflated
 
 

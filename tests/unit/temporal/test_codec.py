@@ -17,6 +17,8 @@ from waterflowd.temporal.payload_keys import PayloadKeys
 OLD, NEW = bytes(range(32)), bytes(range(32, 64))
 KEYS = PayloadKeys([NEW, OLD])
 NONCE = bytes(range(100, 124))
+#: Version, length of the workflow's id, and the id itself.
+HEAD_BYTES = 3 + len("run/01J8XQ5T3MZ6V0K9B7N2C4D1EF")
 RUN = "run/01J8XQ5T3MZ6V0K9B7N2C4D1EF"
 PLAIN = Payload(metadata={"encoding": b"json/plain", "other": b"x"}, data=b'"the text of an input"')
 
@@ -114,11 +116,11 @@ def test_a_format_of_a_newer_release_is_not_taken_for_a_forgery() -> None:
 
 
 def test_content_is_deflated_only_when_that_makes_it_smaller() -> None:
-    """Repetitive content shrinks; random content grows by 69 bytes and its metadata at most."""
+    """Repetitive content shrinks; random content grows by the workflow's id, 71 bytes and its metadata at most."""
     text = Payload(data=b"the same line again\n" * 5000)
     noise = Payload(data=os.urandom(100_000))
     assert len(codec.seal(text, RUN, KEYS, NONCE).data) < 1000
-    assert len(codec.seal(noise, RUN, KEYS, NONCE).data) < 100_000 + 69
+    assert len(codec.seal(noise, RUN, KEYS, NONCE).data) < 100_000 + len(RUN) + 71
     for payload in (text, noise):
         assert codec.unseal(codec.seal(payload, RUN, KEYS, NONCE), RUN, KEYS) == payload
 
@@ -126,7 +128,7 @@ def test_content_is_deflated_only_when_that_makes_it_smaller() -> None:
 async def test_every_payload_has_its_own_nonce() -> None:
     """The same content never looks the same."""
     sealed = await bound().encode([PLAIN] * 50)
-    assert len({payload.data[1:25] for payload in sealed}) == 50
+    assert len({payload.data[HEAD_BYTES : HEAD_BYTES + 24] for payload in sealed}) == 50
 
 
 async def test_what_temporal_would_not_store_is_rejected_before_it_is_sent() -> None:
@@ -135,10 +137,23 @@ async def test_what_temporal_would_not_store_is_rejected_before_it_is_sent() -> 
     with pytest.raises(Rejected) as rejected:
         await bound(limit=2000).encode([noise])
     assert (rejected.value.code, rejected.value.status) == ("WF812", 413)
-    assert f"a payload of workflow {RUN} has 2,04" in rejected.value.text
+    assert f"a payload of workflow {RUN} has 2,07" in rejected.value.text
     assert "the limit is 2,000" in rejected.value.text
     [sealed] = await bound(limit=2000).encode([Payload(data=bytes(1_000_000))])
     assert len(sealed.data) < 2000
+
+
+def test_a_sealed_payload_states_its_workflow() -> None:
+    """So a payload can be opened without other knowledge; one whose statement was changed opens nowhere."""
+    sealed = codec.seal(PLAIN, RUN, KEYS, NONCE)
+    assert codec.stated_workflow(sealed) == RUN
+    other = RUN[:-1] + "G"
+    changed = Payload(metadata=sealed.metadata, data=sealed.data.replace(RUN.encode(), other.encode(), 1))
+    assert codec.stated_workflow(changed) == other
+    for workflow in (RUN, other):
+        assert codec.refusal(codec.unseal(changed, workflow, KEYS)) == "it was changed, or sealed for another workflow"
+    for unsealed in (PLAIN, Payload(), Payload(metadata=sealed.metadata, data=b"\x01\xff")):
+        assert codec.stated_workflow(unsealed) is None
 
 
 async def test_content_has_a_limit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,11 +161,9 @@ async def test_content_has_a_limit_in_memory(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(codec, "CONTENT_BYTES_MAX", 10_000)
     with pytest.raises(Rejected, match="WF812"):
         await bound().encode([Payload(data=bytes(10_001))])
-    head = b"\x01"
+    head = b"\x01" + len(RUN).to_bytes(2, "big") + RUN.encode()
     bomb = b"\x01" + zlib.compress(bytes(1_000_000))
-    encrypted = bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(
-        bomb, b"waterflow payload\0" + head + RUN.encode(), NONCE, NEW
-    )
+    encrypted = bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(bomb, b"waterflow payload\0" + head, NONCE, NEW)
     sealed = Payload(
         metadata={"encoding": codec.SEALED, codec.KEY_FIELD: KEYS.sealing_id.encode()}, data=head + NONCE + encrypted
     )

@@ -311,3 +311,26 @@ class MetricsReader(Protocol):
     def samples(self) -> Iterable[Sample]:
         """All current values, of metrics in `METRICS` only. Does not block."""
         ...
+
+
+class SealedPayload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One value as Temporal stores it, or as it is shown; bytes are base64 in JSON. Other fields are ignored."""
+
+    metadata: dict[str, bytes] = {}
+    data: bytes = b""
+
+
+class DecodedPayloads(msgspec.Struct, frozen=True, kw_only=True):
+    """Payloads for people, as many and in the same order as the sealed ones."""
+
+    #: The streams that they belong to, as the seals confirm.
+    streams: frozenset[str]
+    payloads: Sequence[SealedPayload]
+
+
+class PayloadDecoder(Protocol):
+    """Opens what Temporal stores."""
+
+    async def decode(self, payloads: Sequence[SealedPayload]) -> DecodedPayloads:
+        """The content of each payload as JSON. One that is not sealed is unchanged; one that does not open is the reason."""
+        ...

@@ -13,6 +13,7 @@ from waterflowd.api.routes import (
     approvals,
     audit,
     metrics,
+    payloads,
     repositories,
     reruns,
     run_parts,
@@ -43,6 +44,7 @@ ROUTERS = [
     webhooks.router,
     tokens.router,
     audit.router,
+    payloads.router,
 ]
 
 
@@ -77,6 +79,7 @@ def _build(services: Services, streams: Streams) -> FastAPI:
     app.state.services = services
     app.state.streams = streams
     app.state.signature_failures = webhooks.SignatureFailures()
+    app.state.payload_readers = payloads.RecentReaders()
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)

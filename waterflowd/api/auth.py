@@ -7,7 +7,7 @@ Rules of this file:
 - On TCP a request needs `Authorization: Bearer wf_...`, unless the configuration declares the address open. A token in the URL
   is ignored, because URLs end up in histories and in the logs of proxies.
 - On TCP `Host` must name this daemon (DNS rebinding), and `Origin`, if a browser sends one, must be the same host and port
-  (cross-site requests).
+  (cross-site requests). One route has one other origin (cross_origin.py).
 - Default deny: only the paths in `PUBLIC` need no principal. Webhooks need neither a token nor a `Host`: they are signed.
 - Each principal, and each address without one, has a rate limit, a limit on the event loop's time, and limits on the requests
   and streams at a time (quotas.py); beyond one the answer is a 429 that costs next to nothing. Wrong tokens have a much lower
@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
 from waterflowd.access.roles import ANONYMOUS, Principal, Role
+from waterflowd.api import cross_origin
 from waterflowd.api.loop_time import Timed
 from waterflowd.api.problems import problem, retry_after
 from waterflowd.api.quotas import Admission, Pools, source_of_address
@@ -84,6 +85,7 @@ class AuthMiddleware:
             return
 
         status = 0
+        origin = cross_origin.allowed_origin(scope, self._services.temporal_ui)
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
@@ -92,15 +94,20 @@ class AuthMiddleware:
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
+                if origin is not None:
+                    headers.update(cross_origin.headers(scope, origin))
             await send(message)
 
         state = scope.setdefault("state", {})
         try:
             if REFUSAL in state:
                 raise Rejected("WF609", state[REFUSAL], status=429)
-            principal = self._admit(scope)
+            principal = self._admit(scope, origin)
             client = _client_of(scope, principal)
             self._check_rate(client)
+            if cross_origin.is_preflight(scope, origin):
+                await Response(status_code=204)(scope, receive, send_guarded)
+                return
             admission = Admission(self._pools.unix if PEER_UID in state else self._pools.tcp, client)
         except Rejected as error:
             if error.status != 429:
@@ -139,7 +146,8 @@ class AuthMiddleware:
             text = f"rate limit of {self._services.requests_per_s} requests per second exceeded; wait {bucket.wait_ms(now)} ms"
             raise Rejected("WF611", text, status=429)
 
-    def _admit(self, scope: Scope) -> Principal | None:
+    def _admit(self, scope: Scope, origin: str | None) -> Principal | None:
+        """The principal, if the request needs one; `origin` is another origin that may send it."""
         if scope["method"] == "POST" and scope["path"].startswith(HOOKS):
             # The signature is the permission, and no web page can produce it.
             return None
@@ -148,9 +156,10 @@ class AuthMiddleware:
             return self._peer(uid)
         headers = Headers(scope=scope)
         _check_host(headers, self._services)
-        _check_origin(headers, scope["method"])
+        if origin is None:
+            _check_origin(headers, scope["method"])
         principal = self._bearer(headers, scope)
-        if principal is not None or scope["path"] in PUBLIC:
+        if principal is not None or scope["path"] in PUBLIC or cross_origin.is_preflight(scope, origin):
             return principal
         if self._services.is_open:
             return Principal(name=ANONYMOUS, role=Role.ADMIN)

@@ -17,6 +17,7 @@ from waterflowd.admin.ports import (
     AuditAdmin,
     AuditExportRow,
     MetricsReader,
+    PayloadDecoder,
     RepositoryAdmin,
     RunReader,
     WebhookRequest,
@@ -73,6 +74,10 @@ class Services:
     #: None for an engine without a common order of all events.
     feed: Feed | None = None
     webhooks: WebhookService = field(default_factory=_NoWebhooks)
+    #: Opens what Temporal stores; None without a cluster.
+    payloads: PayloadDecoder | None = None
+    #: The origin of Temporal's web pages, such as `https://temporal.internal`; they may use the route for payloads.
+    temporal_ui: str = ""
     #: What jobs may use, for answers to requests that start nothing; the engine checks what it starts.
     access: AccessPolicy = field(default_factory=AccessPolicy)
     audit_admin: AuditAdmin = field(default_factory=_SealedTrail)

@@ -29,7 +29,7 @@ from waterflowd.api import quotas
 from waterflowd.api.app import Api
 from waterflowd.api.server import RESERVED_DESCRIPTORS, ApiServer
 from waterflowd.api.services import Services
-from waterflowd.app import audit, file_descriptors, workflow_check
+from waterflowd.app import audit, cluster_check, file_descriptors, workflow_check
 from waterflowd.app.audit_export import AuditExport, destinations
 from waterflowd.app.config import Config, access_policy, repository_quotas
 from waterflowd.app.engines import Compose, Engine, EngineParts
@@ -269,6 +269,8 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         requests_per_s=config.api.requests_per_second,
         is_open=config.api.open,
         listen=config.api.listen or None,
+        payloads=cluster_check.payload_decoder(config),
+        temporal_ui=config.temporal.ui,
     )
     api = Api(services)
     dispatch.on_rejection = services.audit.agent_rejected

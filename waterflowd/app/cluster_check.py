@@ -9,10 +9,13 @@ import asyncio
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from waterflow_agent.errors import Rejected, Stalled
+from waterflowd.admin.ports import PayloadDecoder
 from waterflowd.app.config import Config
 from waterflowd.secrets import key_file
 
@@ -38,17 +41,10 @@ def connection(config: Config) -> Connection:
     """
     if not config.temporal.address:
         raise Rejected("WF620", "temporal.address is not set, so there is no cluster to connect to; next: set it")
-    try:
-        from waterflowd.temporal import cluster, payload_keys
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "temporalio":
-            raise
-        # Only where Waterflow is installed does pip take its extra: the public index has another project of the same name.
-        text = f"Temporal's client is not installed; next: {sys.executable} -m pip install 'waterflow[temporal]'"
-        raise Stalled("WF801", text) from error
+    with _extra():
+        from waterflowd.temporal import cluster
     table, data_dir = config.temporal, Path(config.data_dir)
-    keys_file = Path(table.payload_keys)
-    keys = payload_keys.parse(key_file.read(keys_file, "temporal.payload-keys", data_dir), str(keys_file))
+    keys = _payload_keys(config)
     settings = cluster.ClusterSettings(
         address=table.address,
         namespace=table.namespace,
@@ -82,6 +78,41 @@ def check_cluster(config: Config) -> tuple[bool, list[str]]:
     if not report.findings:
         lines.append("nothing is missing")
     return not report.findings, lines
+
+
+def payload_decoder(config: Config) -> PayloadDecoder | None:
+    """Opens what the configured cluster stores; None without a cluster. Raises the errors of `check_cluster` about keys."""
+    if not config.temporal.address:
+        return None
+    try:
+        with _extra():
+            from waterflowd.temporal.payload_decoder import PayloadDecoder as Decoder
+    except Stalled:
+        if config.engine == "log":
+            # The log engine runs without the extra, also while a cluster is being prepared.
+            return None
+        raise
+    return Decoder(_payload_keys(config))
+
+
+def _payload_keys(config: Config) -> PayloadKeys:
+    from waterflowd.temporal import payload_keys
+
+    file = Path(config.temporal.payload_keys)
+    return payload_keys.parse(key_file.read(file, "temporal.payload-keys", Path(config.data_dir)), str(file))
+
+
+@contextmanager
+def _extra() -> Iterator[None]:
+    """Raises `Stalled` WF801 for an import inside that needs Temporal's client, where it is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "temporalio":
+            raise
+        # Only where Waterflow is installed does pip take its extra: the public index has another project of the same name.
+        text = f"Temporal's client is not installed; next: {sys.executable} -m pip install 'waterflow[temporal]'"
+        raise Stalled("WF801", text) from error
 
 
 def _text(path: str, key: str) -> str:

@@ -42,6 +42,7 @@ APPROVALS_MAX = 20
 _ENDPOINT = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+|\*):([0-9]{1,5}|\*)")
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _OBJECTS = re.compile(r"dir:/.*|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?")
+_ORIGIN = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
@@ -271,6 +272,8 @@ class TemporalTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_un
     objects: str = ""
     #: Identifies this daemon in Temporal; default: the name of the host.
     name: str = ""
+    #: The origin of Temporal's web pages, such as `https://temporal.internal`: they may open payloads with an API token.
+    ui: str = ""
 
 
 class LogTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -593,6 +596,11 @@ def _check_temporal(config: Config) -> None:
         raise Rejected("WF620", "temporal: set either cert and key, or api-key-file")
     if table.objects and not _OBJECTS.fullmatch(table.objects):
         raise Rejected("WF620", f"temporal.objects: expected dir:/path or s3://bucket/prefix, found {table.objects!r}")
+    if table.ui and not _ORIGIN.fullmatch(table.ui):
+        raise Rejected(
+            "WF620",
+            f"temporal.ui: expected an origin such as https://temporal.internal:8233, without a path; found {table.ui!r}",
+        )
     if table.name and not _NAMESPACE.fullmatch(table.name):
         raise Rejected("WF620", f'temporal.name: use letters, digits, ".", "_", "-"; found {table.name[:64]!r}')
 

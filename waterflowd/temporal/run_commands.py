@@ -97,7 +97,7 @@ def _slot(run: Run, command: commands.RequestSlot) -> messages.ScheduleActivity:
         queue=orders.group_queue(command.group) if agent is None else orders.agent_queue(agent),
         content=orders.ORDERS.pack(order),
         heartbeat_ms=HEARTBEAT_MS,
-        summary=f"{command.job}/{command.step}: a slot in {command.group}",
+        summary=f"Find a server of {command.group} for {command.job}/{command.step}",
     )
 
 
@@ -119,7 +119,7 @@ def _task(run: Run, command: commands.SendTask, lost_after_ms: int) -> messages.
         content=orders.ORDERS.pack(order),
         schedule_to_start_ms=lost_ms(run, name, lost_after_ms),
         heartbeat_ms=HEARTBEAT_MS,
-        summary=f"{command.job}/{command.step} on {attempt.agent_name}",
+        summary=f"Run {command.job}/{command.step} on {attempt.agent_name}",
     )
 
 
@@ -153,7 +153,7 @@ def _cancel(run: Run, command: commands.CancelTask) -> messages.ScheduleActivity
         content=orders.ORDERS.pack(order),
         start_to_close_ms=SHORT_MS,
         schedule_to_start_ms=0 if is_open else COURTESY_MS,
-        summary=f"{command.job}/{command.step}: {'kill' if command.is_forced else 'stop'}",
+        summary=f"{'Kill' if command.is_forced else 'Stop'} {command.job}/{command.step}",
     )
 
 
@@ -166,7 +166,7 @@ def _release(run: Run, job: JobId, agent: AgentId) -> messages.ScheduleActivity:
         content=orders.ORDERS.pack(order),
         start_to_close_ms=SHORT_MS,
         schedule_to_start_ms=COURTESY_MS,
-        summary=f"{job}: release the directory",
+        summary=f"Release the directory of {job}",
     )
 
 

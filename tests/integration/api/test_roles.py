@@ -64,6 +64,7 @@ TABLE: dict[str, Role | None] = {
     "POST /v1/tokens/{name}/revoke": Role.ADMIN,
     "DELETE /v1/tokens/{name}": Role.ADMIN,
     "GET /v1/audit": Role.ADMIN,
+    "POST /v1/temporal/decode": Role.VIEWER,
 }
 ROUTES = list(openapi.routes(ROUTERS))
 ENDLESS = "/v1/events"

@@ -137,6 +137,35 @@ async def test_a_run_is_started_carried_out_and_read(daemon: Daemon, gateway: Ga
     await Replayer(workflows=[shell.Stream], data_converter=daemon.client.data_converter).replay_workflow(history)
 
 
+@pytest.mark.slow
+async def test_a_long_run_continues_as_new_executions(daemon: Daemon, gateway: Gateway) -> None:
+    """In the middle of attempts: each is carried out once, readers miss nothing, and every execution replays."""
+    jobs = ", ".join(f"j{job}: {{runs-on: web, steps: [{', '.join(['{run: x}'] * 100)}]}}" for job in range(6))
+    row = await daemon.runs.start(request(f"jobs: {{{jobs}}}"))
+    stream = run_stream(row.id)
+    followed = []
+    async with asyncio.timeout(5 * PATIENCE_S):
+        async for record in daemon.history.follow(stream, 0):
+            followed.append(record)
+            if isinstance(record.event, events.RunCompleted):
+                break
+
+    assert (await daemon.history.run(row.id)) is not None
+    assert followed == await daemon.history.read(stream)
+    assert followed[-1].event.conclusion is Conclusion.SUCCESS
+    attempts = [order.draft.task.key for order in gateway.tasks]
+    assert len(set(attempts)) == 600
+    replayer = Replayer(workflows=[shell.Stream], data_converter=daemon.client.data_converter)
+    executions = []
+    execution: str | None = None
+    while execution is None or execution:
+        history = await daemon.client.get_workflow_handle(stream, run_id=execution).fetch_history()
+        await replayer.replay_workflow(history)
+        executions.append(history)
+        execution = history.events[0].workflow_execution_started_event_attributes.continued_execution_run_id
+    assert len(executions) >= 2
+
+
 async def test_a_reader_follows_a_run(daemon: Daemon, gateway: Gateway) -> None:
     """Every record once, in order, from where the reader begins."""
     gateway.is_open.clear()

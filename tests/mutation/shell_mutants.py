@@ -12,6 +12,8 @@ _SHELL, _EXECUTOR, _TURNS = (
 _HUNT = "tests.twin.simulation:hunt"
 #: For what simulations rarely reach.
 _UNIT = "tests.unit.temporal.test_shell:"
+_RUNS = "waterflowd.temporal.run_turns:RunTurns"
+_RUNS_UNIT = "tests.unit.temporal.test_run_turns:"
 _ROOM = f"{_UNIT}test_what_does_not_fit_into_a_task_follows_in_the_next"
 _CHECKED = f"{_UNIT}test_inputs_that_arrive_during_the_check_of_a_new_execution_are_taken_first"
 
@@ -161,4 +163,19 @@ MUTANTS: tuple[Mutant, ...] = (
         "a stall comes back with the next execution",
     ),
     _mutant(f"{_TURNS}.turn", "if request.run_id != run_id:", "if False:", "a reset execution takes turns"),
+    # The engine on it.
+    _mutant(
+        f"{_RUNS}._turn",
+        " or live.state != request.state",
+        "",
+        "a turn is based on a result that was lost",
+        f"{_RUNS_UNIT}test_memory_is_used_only_for_the_facts_that_it_was_made_of",
+    ),
+    _mutant(
+        f"{_RUNS}._take",
+        "outstanding=list(outstanding(live.run))",
+        "",
+        "a new execution of a run owes nothing",
+        f"{_RUNS_UNIT}test_the_next_execution_begins_with_everything_outstanding",
+    ),
 )

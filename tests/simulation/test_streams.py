@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.twin.runs import simulate_runs
 from tests.twin.simulation import Totals, simulate
 
 #: Number of simulations; `python -m tests.twin --seeds N` runs as many as there is time for.
-SIMULATIONS = 25
+SIMULATIONS = 12
 
 
 @pytest.fixture(autouse=True)
@@ -29,3 +30,13 @@ def test_streams_keep_their_promises_and_everything_happens_to_them() -> None:
 
     assert totals.executions > 5 * SIMULATIONS
     assert set(totals.done) >= {"kill", "evict", "heartbeat", "reset", "cancel", "disturb", "request", "set_errors"}
+
+
+def test_runs_keep_their_promises_on_temporal() -> None:
+    """Each run ends as its facts say, no attempt starts twice, and no turn fails, with each kind of fault."""
+    totals = Totals()
+    for seed in range(2000, 2000 + SIMULATIONS):
+        totals.add(simulate_runs(seed))
+
+    assert totals.executions > 3 * SIMULATIONS
+    assert set(totals.done) >= {"kill", "away", "reset", "request", "Conclusion.SUCCESS", "Conclusion.FAILURE"}

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 from temporalio.api.common.v1 import Payload
@@ -360,26 +361,31 @@ class Simulation:
             self.tell(line)
 
 
+class Simulated(Protocol):
+    """A simulation that has ended."""
+
+    cluster: Cluster
+    done: Counter[str]
+
+
 @dataclass
 class Totals:
     """What happened in several simulations."""
 
-    turns: int = 0
     tasks: int = 0
     executions: int = 0
     done: Counter[str] = field(default_factory=Counter)
 
-    def add(self, simulation: Simulation) -> None:
+    def add(self, simulation: Simulated) -> None:
         """Adds one simulation."""
         executions = [execution for each in simulation.cluster.streams.values() for execution in each]
-        self.turns += simulation.observer.turns
         self.tasks += sum(len(execution.tasks) for execution in executions)
         self.executions += len(executions)
         self.done += simulation.done
 
     def __str__(self) -> str:
         done = ", ".join(f"{name} {count}" for name, count in sorted(self.done.items()))
-        return f"{self.turns} turns, {self.tasks} recorded tasks, {self.executions} executions ({done})"
+        return f"{self.tasks} recorded tasks, {self.executions} executions ({done})"
 
 
 def simulate(seed: int, actions: int = ACTIONS, tell: Callable[[str], None] | None = None) -> Simulation:

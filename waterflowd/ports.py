@@ -333,6 +333,10 @@ class Attempts(Protocol):
         """
         ...
 
+    def confirms(self, agent: AgentId) -> bool:
+        """Whether the daemon may confirm the agent's session, which extends the leases of its attempts. Called often."""
+        ...
+
     def session_ended(self, agent: AgentId) -> None:
         """The agent's session has ended."""
         ...

@@ -237,6 +237,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         enrollment.describe,
         on_clone=identities.clone_found,
         identify=identities.identify,
+        confirms=engine.attempts.confirms,
         wall_ms=clock.now,
     )
     link.target = dispatch

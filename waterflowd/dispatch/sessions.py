@@ -90,6 +90,8 @@ class SessionSettings:
     on_clone: Callable[[AgentId, messages.Hello], None]
     #: Why this `Hello` is not from the machine and the installation that the key belongs to; "" if it is.
     identify: Callable[[AgentId, messages.Hello], str] = lambda agent, hello: ""
+    #: Whether the agent's frames may be confirmed, which extends the leases of its attempts.
+    confirms: Callable[[AgentId], bool] = lambda agent: True
     silence_ms: int = SILENCE_MS
     #: The server's current key (Z85), and the old ones that are still accepted.
     server_key: str = ""
@@ -324,6 +326,7 @@ class Sessions:
 
     def _take_settled(self, live: _OpenSession, frame: codec.Frame) -> None:
         now = self._now()
+        live.session.is_confirming = self._settings.confirms(live.agent)
         received = live.session.take(frame, now)
         if received.is_foreign:
             self.frames_foreign += 1
@@ -415,6 +418,8 @@ class Sessions:
     def _open(self, agent: AgentId, incoming: IncomingMessage, hello: messages.Hello, stamp: int) -> None:
         forget = self._listener.settle(agent, hello)
         name, groups = self._settings.describe(agent)
+        if not self._settings.confirms(agent):
+            stamp = 0
         session = Session(hello.session, codec.Side.AGENT, self._now(), self._settings.silence_ms, stamp)
         session.queue(
             messages.Welcome(

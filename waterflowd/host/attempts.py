@@ -125,6 +125,10 @@ class LiveAttempts:
         """See the port. The log knows what the agent holds."""
         self._driver.settle(agent, call)
 
+    def confirms(self, agent: AgentId) -> bool:
+        """See the port. Only this daemon can end the attempt: when the agent has been away for long enough."""
+        return True
+
     def session_ended(self, agent: AgentId) -> None:
         """See the port. The agent's attempts continue."""
 

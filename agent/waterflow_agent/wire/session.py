@@ -91,6 +91,8 @@ class Session:
         self._heard_at = now
         #: The highest stamp of the peer: to repeat it, or (on the agent) what the daemon has confirmed.
         self._stamp = stamp
+        #: Set it on the daemon: while it is false, frames that arrive are not confirmed, and extend no lease.
+        self.is_confirming = True
 
     @property
     def room(self) -> int:
@@ -159,7 +161,7 @@ class Session:
         if frame.ack > self._sent:
             raise RemoteProtocolError("WF204", f"message {frame.ack} was acknowledged, but only {self._sent} were sent")
         self._heard_at = now
-        if frame.stamp > self._stamp:
+        if frame.stamp > self._stamp and self.is_confirming:
             # What this side never sent cannot have been confirmed.
             self._stamp = frame.stamp if self._peer is codec.Side.AGENT else min(frame.stamp, self._sent_at)
         return Received(

@@ -53,6 +53,8 @@ LOST_AFTER_MS = 600_000
 CALL_TIMEOUT = timedelta(seconds=10)
 #: Heartbeats, and looks at runs whose activity is missing.
 HEARTBEAT_S = 0.3
+#: How long sessions are confirmed without answers from Temporal.
+CONFIRM_S = 3.0
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:
@@ -198,6 +200,7 @@ class Daemon:
             heartbeat_s=HEARTBEAT_S,
             started_after_s=HEARTBEAT_S,
             missing_s=missing_s,
+            confirm_s=CONFIRM_S,
         )
         logs = LogOutputs(MemoryOutputLogs())
         log = MemoryLog(codec())

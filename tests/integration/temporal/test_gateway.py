@@ -139,6 +139,30 @@ async def test_a_report_is_acknowledged_only_when_temporal_has_confirmed_it(
         assert daemon.taken() == 0
 
 
+async def test_leases_are_not_extended_while_temporal_is_away(namespace: Namespace, temporal_server: Server) -> None:
+    """Temporal may end the attempt meanwhile, and something else may start elsewhere: so the agent must stop it in time."""
+    async with Cluster.running(namespace) as cluster, Daemon.running(cluster) as daemon:
+        agent = cluster.enroll("one", "web")
+        port = daemon.gateway.attempts
+        assert not port.confirms(agent)
+        daemon.hello(agent)
+        await cluster.start(ONE)
+        [task] = await daemon.offered(agent)
+        await until(lambda: port.confirms(agent), "answers")
+        temporal_server.kill()
+        try:
+            await until(lambda: not port.confirms(agent), "missing answers")
+        finally:
+            temporal_server.start()
+        await until(lambda: port.confirms(agent), "answers")
+        # After a new handshake nobody knows whether the run still waits, until the activity has arrived.
+        daemon.bye(agent)
+        daemon.hello(agent, [held(task)])
+        assert not port.confirms(agent)
+        await until(lambda: _is_attached(daemon, task), "the activity")
+        await until(lambda: port.confirms(agent), "answers")
+
+
 async def test_acknowledgements_come_in_order(namespace: Namespace) -> None:
     """They are cumulative: a report that nobody waits for must not acknowledge those before it."""
     async with Cluster.running(namespace) as cluster, Daemon.running(cluster) as daemon:

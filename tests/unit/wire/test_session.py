@@ -363,6 +363,21 @@ def test_frames_of_a_daemon_that_hears_nothing_confirm_nothing() -> None:
     assert ours.confirmed_at == 1_000 + session.SILENCE_MS
 
 
+def test_a_frame_that_is_not_confirmed_extends_nothing() -> None:
+    """The daemon does not know whether the agent's attempts may continue; later frames are confirmed again."""
+    ours, theirs = agent(1_000), daemon(0)
+    theirs.is_confirming = False
+    theirs.receive(ours.frames(1_000 + session.SILENCE_MS)[0], 50)
+    ours.receive(theirs.frames(session.SILENCE_MS)[0], 8_000)
+    assert ours.confirmed_at == 0
+
+    theirs.is_confirming = True
+    theirs.receive(ours.frames(20_000)[0], 12_000)
+    ours.receive(theirs.frames(3 * session.SILENCE_MS)[0], 21_000)
+
+    assert ours.confirmed_at == 20_000
+
+
 def test_what_was_never_sent_cannot_be_confirmed() -> None:
     """A stamp from the future extends nothing beyond the newest frame."""
     ours = agent(1_000)

@@ -9,6 +9,8 @@ Rules of this file
 - An attempt is stopped only when it is certain that no run waits for it: its activity was cancelled, the run has ended, or its
   execution has not had the activity for `MISSING_S`, although it was able to schedule it. For the moment in which a run
   continues as a new execution, no activity is there.
+- Temporal ends an attempt when its activity has had no heartbeat, and was not taken again, for long enough. So a session is
+  confirmed, which extends leases, only while heartbeats are answered and the activities of the agent's attempts are here.
 - When a session ends, its activities go back to their queue. If the agent does not return, `schedule-to-start` ends them.
 """
 
@@ -39,6 +41,8 @@ logger = logging.getLogger("waterflow.gateway")
 
 #: A third of the time after which Temporal gives an activity without a heartbeat to another gateway.
 HEARTBEAT_S = 20.0
+#: Less than the time after which Temporal returns an activity without a heartbeat to its queue.
+CONFIRM_S = 45.0
 #: A run hears of the start of an attempt that lasts longer than this.
 STARTED_AFTER_S = 5.0
 #: An execution that follows another one begins with a delay of a second, and schedules its activities in its first task.
@@ -95,6 +99,9 @@ class Session:
         self.preparing: dict[TaskId, asyncio.Task[Task]] = {}
         #: Runs of attempts and directories of the agent that had ended at the handshake.
         self.closed_runs: set[RunId] = set()
+        #: Attempts that the agent says it holds, and whose activity has not arrived.
+        self.expected = {held.key.attempt for held in hello.held if held.state is not AttemptState.FINISHED}
+        self.opened_at = asyncio.get_running_loop().time()
         self.has_ended = asyncio.Event()
 
     def attempt(self, task: TaskId) -> Attempt | None:
@@ -116,6 +123,7 @@ class GatewayAttempts:
         heartbeat_s: float = HEARTBEAT_S,
         started_after_s: float = STARTED_AFTER_S,
         missing_s: float = MISSING_S,
+        confirm_s: float = CONFIRM_S,
     ) -> None:
         self._activities = activities
         self._slots = slots
@@ -124,6 +132,9 @@ class GatewayAttempts:
         self._heartbeat_s = heartbeat_s
         self._started_after_s = started_after_s
         self._missing_s = missing_s
+        self._confirm_s = confirm_s
+        #: When the newest heartbeats were sent that were all answered, by the loop's clock.
+        self._answered_at = asyncio.get_running_loop().time()
         self.reports = Reports(activities, self._deliver_start, self._ended)
         self.arrived: Arrived = lambda agent, attempt, state: None
         #: Takes activities from the queue of an agent until it is cancelled.
@@ -210,6 +221,7 @@ class GatewayAttempts:
         await asyncio.gather(*(self._look_at_run(session, run) for run in dict.fromkeys(named)))
         for name, attempt in session.attempts.items():
             attempt.is_unwanted |= name.run in session.closed_runs
+        session.expected = {name for name in session.expected if name.run not in session.closed_runs}
 
     async def _look_at_run(self, session: Session, run: RunId) -> None:
         if await _confirmed(lambda: self._activities.look(run)) is None:
@@ -257,6 +269,7 @@ class GatewayAttempts:
             attempt = session.attempts[task.attempt] = Attempt(task=task)
         elif attempt.order is None:
             self._slots.drop_claim(session.agent, task)
+        session.expected.discard(task.attempt)
         self._slots.hold(session.agent, task.attempt)
         is_repeated = attempt.order is not None
         attempt.order, attempt.is_attached, attempt.missed_in = order, True, ""
@@ -297,25 +310,29 @@ class GatewayAttempts:
             for attempt in session.attempts.values()
             if attempt.is_open and not self.reports.is_ending(session.agent, attempt.task)
         ]
-        await asyncio.gather(*checks)
+        now = asyncio.get_running_loop().time()
+        if all(await asyncio.gather(*checks)):
+            self._answered_at = now
 
-    async def _check(self, session: Session, attempt: Attempt) -> None:
+    async def _check(self, session: Session, attempt: Attempt) -> bool:
+        """Whether Temporal has answered."""
         try:
             if attempt.is_attached:
                 content = orders.PROGRESS.pack(attempt.progress)
                 lease = await self._activities.heartbeat(session.agent, attempt.task, content)
                 if lease is Lease.HELD:
-                    return
+                    return True
                 attempt.is_attached = False
                 if lease is Lease.CANCELLED:
                     self._stop(session, attempt)
-                    return
+                    return True
             found = await self._activities.look(attempt.task.attempt.run)
         except Retryable as error:
             logger.warning("no heartbeat for %s: %s", attempt.task.attempt, error)
-            return
+            return False
         if attempt.is_open and not attempt.is_attached and (found is None or self._is_missing(session, attempt, found)):
             self._stop(session, attempt)
+        return True
 
     def _is_missing(self, session: Session, attempt: Attempt, found: OpenActivities) -> bool:
         now = asyncio.get_running_loop().time()
@@ -331,6 +348,7 @@ class GatewayAttempts:
             return
         logger.warning("stopping %s on agent %s: no run waits for it", attempt.task.attempt, session.agent)
         attempt.is_unwanted = True
+        session.expected.discard(attempt.task.attempt)
         self._link.send(session.agent, [Cancel(attempt.task, True, "no run waits for this attempt any longer")])
 
     # Reports ----------------------------------------------------------------------------------------------------------
@@ -395,6 +413,7 @@ class GatewayAttempts:
         if session is None or attempt is None:
             return
         del session.attempts[task.attempt]
+        session.expected.discard(task.attempt)
         session.ended[task.attempt] = attempt
         if len(session.ended) > REMEMBERED_MAX:
             session.ended.popitem(last=False)
@@ -464,6 +483,15 @@ class GatewayAttempts:
         if attempt.progress.cancel_reason is not None:
             outgoing.append(Cancel(key, attempt.progress.is_forced, attempt.progress.cancel_reason))
         return outgoing
+
+    def confirms(self, agent: AgentId) -> bool:
+        """See the port. An activity that is not in its queue after a while is not ended by Temporal either."""
+        session = self._sessions.get(agent)
+        if session is None:
+            return False
+        now = asyncio.get_running_loop().time()
+        are_here = not session.expected or now >= session.opened_at + MISSING_S
+        return are_here and now < self._answered_at + self._confirm_s
 
     def servers_changed(self) -> None:
         """See the port."""

@@ -33,6 +33,7 @@ class Gateway:
         heartbeat_s: float = attempts.HEARTBEAT_S,
         started_after_s: float = attempts.STARTED_AFTER_S,
         missing_s: float = attempts.MISSING_S,
+        confirm_s: float = attempts.CONFIRM_S,
     ) -> None:
         slots = Slots(placement, registry)
         self.attempts = GatewayAttempts(
@@ -43,6 +44,7 @@ class Gateway:
             heartbeat_s=heartbeat_s,
             started_after_s=started_after_s,
             missing_s=missing_s,
+            confirm_s=confirm_s,
         )
         activities = GatewayActivities(
             self.attempts, slots, placement, registry, link, clock, terms=terms, secrets=secrets

@@ -27,7 +27,7 @@ from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
 from waterflowd.access.roles import ANONYMOUS, Principal, Role
 from waterflowd.api import cross_origin
-from waterflowd.api.loop_time import Timed
+from waterflowd.api.loop_time import Meter, Timed
 from waterflowd.api.problems import problem, retry_after
 from waterflowd.api.quotas import Admission, Pools, source_of_address
 from waterflowd.api.services import Services
@@ -83,7 +83,11 @@ class AuthMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        is_local = PEER_UID in scope.setdefault("state", {})
+        meter = Meter((self._pools.unix if is_local else self._pools.tcp).share)
+        await Timed(self._answer(scope, receive, send, meter), meter)
 
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, meter: Meter) -> None:
         status = 0
         origin = cross_origin.allowed_origin(scope, self._services.temporal_ui)
 
@@ -98,7 +102,7 @@ class AuthMiddleware:
                     headers.update(cross_origin.headers(scope, origin))
             await send(message)
 
-        state = scope.setdefault("state", {})
+        state = scope["state"]
         try:
             if REFUSAL in state:
                 raise Rejected("WF609", state[REFUSAL], status=429)
@@ -108,20 +112,20 @@ class AuthMiddleware:
             if cross_origin.is_preflight(scope, origin):
                 await Response(status_code=204)(scope, receive, send_guarded)
                 return
-            admission = Admission(self._pools.unix if PEER_UID in state else self._pools.tcp, client)
+            admission = Admission(self._pools.unix if PEER_UID in state else self._pools.tcp, client, meter)
         except Rejected as error:
             if error.status != 429:
                 self._record(scope, None, error.code)
             await _problem(error, scope["path"], closes=REFUSAL in state)(scope, receive, send_guarded)
             return
         state["principal"], state[ADMISSION] = principal, admission
-        timed = Timed(self._app(scope, receive, send_guarded))
+        if self._times is not None:
+            # Only now: a client that is refused would never get out of its debt otherwise.
+            meter.charge_to(self._times, client, self._services.clock.now)
         try:
-            await timed
+            await self._app(scope, receive, send_guarded)
         finally:
             admission.release()
-            if self._times is not None:
-                self._times.bucket(client, self._services.clock.now()).spend(timed.seconds * 1000)
         if status in (401, 403):
             self._record(scope, principal, state.get("refused_code", ""))
 

@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from waterflow_agent.errors import Rejected
+from waterflowd.api.loop_time import LoopShare, Meter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +68,11 @@ class Quota:
 
 
 class Pool:
-    """The requests and streams of TCP, or of the unix socket."""
+    """The requests and streams of TCP, or of the unix socket, and their share of the event loop."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.share = LoopShare()
         self.requests = Quota("requests", limits.requests, limits.requests_per_client)
         self.streams = Quota("streams", limits.streams, limits.streams_per_client)
 
@@ -86,10 +88,11 @@ class Pools:
 class Admission:
     """What one request holds: a place among the requests, and once it is a stream, one among the streams instead."""
 
-    def __init__(self, pool: Pool, client: str) -> None:
-        """Takes a place; raises `Rejected` 429 when there is none."""
+    def __init__(self, pool: Pool, client: str, meter: Meter) -> None:
+        """Takes a place; raises `Rejected` 429 when there is none. `meter` is what its time is charged to."""
         self._pool = pool
         self.client = client
+        self.meter = meter
         pool.requests.take(client)
         self._quota: Quota | None = pool.requests
 

@@ -8,6 +8,7 @@ Rules of this file:
 - The daemon handles signals, not uvicorn. `stop` ends the streams first.
 - A connection that says nothing is closed by a timer, and earlier when another one needs its place (connections.py). TCP and
   the unix socket have separate places.
+- Accepting connections and reading requests take part of the event loop's time like the requests themselves (loop_time.py).
 - When the timer fires, the daemon looks again a moment later before it closes the connection. While the process or the machine
   stood still, timers ran out and requests arrived; closing a connection with such a request would reset it.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import functools
 import os
@@ -24,7 +26,8 @@ import stat
 import struct
 import sys
 import termios
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +42,7 @@ from waterflowd.api import quotas
 from waterflowd.api.app import Api
 from waterflowd.api.auth import PEER_UID, REFUSAL
 from waterflowd.api.connections import REFUSED_MAX, ConnectionTable
+from waterflowd.api.loop_time import LoopShare
 from waterflowd.api.problems import problem
 from waterflowd.api.request_heads import StrictConnection
 
@@ -61,6 +65,11 @@ _SECOND_LOOK_S = 1.0
 RESERVED_DESCRIPTORS = quotas.UNIX.connections + 2 * (BACKLOG + REFUSED_MAX)
 #: How long a refused connection may take to send the request that is answered with the reason.
 _REFUSED_S = 2.0
+#: Connections that are accepted at a time.
+_TURN_ACCEPTS = 4
+#: The machine has no descriptors or memory left; after this time, the daemon tries again.
+_NONE_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_RETRY_S = 0.25
 _UCRED = struct.Struct("3i")
 _INTEGER = struct.Struct("i")
 
@@ -68,20 +77,26 @@ _INTEGER = struct.Struct("i")
 class _Protocol(H11Protocol):
     """HTTP/1.1 with strict heads, the uid of the peer on a unix socket, limits, and a timeout for idle connections."""
 
-    def __init__(self, *arguments: Any, tables: _Tables, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, table: ConnectionTable, share: LoopShare, uid: int | None, **options: Any
+    ) -> None:
+        """`uid` is that of the peer on a unix socket; None for TCP."""
         super().__init__(*arguments, **options)
         self.conn = StrictConnection()
-        self._tables = tables
+        self._table = table
+        self._share = share
+        self._uid = uid
+        #: What has arrived and waits for its turn.
+        self._unread: list[bytes] = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._last_cycle: object = None
-        uid = _peer_uid(transport)
-        if uid is not None:
-            self.app_state = {**self.app_state, PEER_UID: uid}
-            self._table, source = self._tables.unix, str(uid)
+        if self._uid is not None:
+            self.app_state = {**self.app_state, PEER_UID: self._uid}
+            source = str(self._uid)
         else:
-            self._table, source = self._tables.tcp, quotas.source_of_address(self.client[0] if self.client else "")
+            source = quotas.source_of_address(self.client[0] if self.client else "")
         refusal = self._table.add(self, source)
         self._idle_check = self.loop.call_later(
             HEAD_S_MAX if refusal is None else _REFUSED_S, self._close_if_idle if refusal is None else self.abort
@@ -96,12 +111,37 @@ class _Protocol(H11Protocol):
         self._table.remove(self)
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Reads what has arrived, or keeps it until there is time, and does not receive more meanwhile."""
+        if not self._unread and self._share.is_free:
+            self._read(data)
+            return
+        self._unset_keepalive_if_required()
+        self.flow.pause_reading()
+        self._unread.append(data)
+        if len(self._unread) == 1:
+            self._share.wait().add_done_callback(self._read_on)
+
+    def _read_on(self, _: object) -> None:
+        data = b"".join(self._unread)
+        self._unread.clear()
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        began = time.thread_time()
+        super().data_received(data)
+        self._share.spend(time.thread_time() - began)
+
     def abort(self) -> None:
         """See `connections.Connection`."""
         self.transport.abort()
 
     def has_unread_input(self) -> bool:
         """See `connections.Connection`."""
+        if self._unread:
+            return True
         unread = bytearray(_INTEGER.size)
         with contextlib.suppress(OSError):
             fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, unread)
@@ -154,22 +194,94 @@ class _Protocol(H11Protocol):
     def _is_idle(self) -> bool:
         # Each request has its own cycle; before the first request there is none.
         is_active = self.cycle is not None and not self.cycle.response_complete
-        return not is_active and self.cycle is self._last_cycle
+        return not is_active and not self._unread and self.cycle is self._last_cycle
 
     def _check_later(self) -> None:
         self._last_cycle = self.cycle
         self._idle_check = self.loop.call_later(HEAD_S_MAX, self._close_if_idle)
 
 
-def _peer_uid(transport: asyncio.Transport) -> int | None:
+class _Listener:
+    """Accepts connections at one socket. They wait in the kernel until it is their turn, like requests (loop_time.py)."""
+
+    def __init__(self, listening: socket.socket, table: ConnectionTable, share: LoopShare) -> None:
+        self._listening = listening
+        self._table = table
+        self._share = share
+        self._loop = asyncio.get_running_loop()
+        self._make: Callable[..., asyncio.Protocol] | None = None
+        self._adopting: set[asyncio.Task[None]] = set()
+
+    def start(self, make: Callable[..., asyncio.Protocol]) -> None:
+        """Begins to listen; `make` makes the protocol of a connection."""
+        self._make = make
+        self._listening.setblocking(False)
+        self._listening.listen(BACKLOG)
+        self._watch()
+
+    def stop(self) -> None:
+        """Stops accepting connections."""
+        if self._make is not None:
+            self._make = None
+            self._loop.remove_reader(self._listening.fileno())
+
+    def _watch(self) -> None:
+        if self._make is not None:
+            self._loop.add_reader(self._listening.fileno(), self._arrived)
+
+    def _arrived(self) -> None:
+        if self._share.is_free:
+            self._accept()
+        else:
+            self._loop.remove_reader(self._listening.fileno())
+            self._share.wait().add_done_callback(self._go_on)
+
+    def _go_on(self, _: object) -> None:
+        if self._make is not None:
+            self._watch()
+            self._accept()
+
+    def _accept(self) -> None:
+        began = time.thread_time()
+        for _ in range(_TURN_ACCEPTS):
+            try:
+                connection, _address = self._listening.accept()
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in _NONE_LEFT:
+                    # Connections are below the limit of descriptors, so the whole machine has none left.
+                    self._loop.remove_reader(self._listening.fileno())
+                    self._loop.call_later(_RETRY_S, self._watch)
+                    break
+                # The peer is gone already.
+                continue
+            task = self._loop.create_task(self._adopt(connection))
+            self._adopting.add(task)
+            task.add_done_callback(self._adopting.discard)
+        self._share.spend(time.thread_time() - began)
+
+    async def _adopt(self, connection: socket.socket) -> None:
+        if self._make is None:
+            connection.close()
+            return
+        try:
+            connection.setblocking(False)
+            uid = _peer_uid(connection)
+            if uid is None:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            make = functools.partial(self._make, table=self._table, share=self._share, uid=uid)
+            await self._loop.connect_accepted_socket(make, connection)
+        except OSError:
+            connection.close()
+
+
+def _peer_uid(connection: socket.socket) -> int | None:
     """The uid of the peer on a unix socket; None for TCP."""
-    transport_socket = transport.get_extra_info("socket")
-    # A duplicate, because the socket object of some event loops lacks `getsockopt`.
-    with socket.socket(fileno=os.dup(transport_socket.fileno())) as peer:
-        if peer.family != socket.AF_UNIX:
-            return None
-        _pid, uid, _gid = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        return cast(int, uid)
+    if connection.family != socket.AF_UNIX:
+        return None
+    _pid, uid, _gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return cast(int, uid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +293,12 @@ class _Tables:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn embedded in the daemon."""
+    """Uvicorn embedded in the daemon, with its own way to accept connections."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, listeners: list[_Listener]) -> None:
         super().__init__(config)
         self.is_up = asyncio.Event()
+        self._listeners = listeners
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -194,8 +307,19 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts to listen and sets `is_up`."""
-        await super().startup(sockets)
+        await super().startup([])
+        make = functools.partial(
+            _Protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        for listener in self._listeners:
+            listener.start(make)
         self.is_up.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stops to listen, and ends the connections."""
+        for listener in self._listeners:
+            listener.stop()
+        await super().shutdown(sockets)
 
 
 class ApiServer:
@@ -234,7 +358,7 @@ class ApiServer:
             raise
         config = Config(
             self._api,
-            http=functools.partial(_Protocol, tables=self.tables),  # type: ignore[arg-type]
+            http="h11",
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -248,7 +372,14 @@ class ApiServer:
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_GRACE_S,
         )
-        self._server = _Server(config)
+        pools = self._api.pools
+        listeners = [
+            _Listener(opened, self.tables.unix, pools.unix.share)
+            if opened.family == socket.AF_UNIX
+            else _Listener(opened, self.tables.tcp, pools.tcp.share)
+            for opened in sockets
+        ]
+        self._server = _Server(config, listeners)
         self._task = asyncio.create_task(self._server.serve(sockets=sockets), name="api server")
         up = asyncio.create_task(self._server.is_up.wait())
         await asyncio.wait({up, self._task}, return_when=asyncio.FIRST_COMPLETED)

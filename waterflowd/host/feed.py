@@ -15,8 +15,8 @@ from waterflowd import ports
 from waterflowd.model.ids import RunId, StreamName
 from waterflowd.model.records import Record
 
-#: Records read from the log at a time; bounds a subscriber's memory and how long a page blocks the event loop.
-PAGE = 200
+#: Records read from the log at a time, in a millisecond; bounds a subscriber's memory and how long it holds the event loop.
+PAGE = 64
 
 
 class Feed:

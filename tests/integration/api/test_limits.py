@@ -7,6 +7,7 @@ import contextlib
 import functools
 import math
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -18,7 +19,11 @@ from tests.integration.api.served import Served, serve
 from tests.patience import PATIENCE_S
 from waterflowd.access.roles import Role
 from waterflowd.api import auth, quotas, request_bodies, server
-from waterflowd.api.connections import Connection
+from waterflowd.api.connections import Connection, ConnectionTable
+from waterflowd.fleet.events import AgentRevoked
+from waterflowd.model.ids import FLEET, AgentId
+from waterflowd.model.records import Batch, StreamAppend
+from waterflowd.rates import BucketPerName
 from waterflowd.testing.awaiting import until
 
 YAML = {"Content-Type": "application/yaml"}
@@ -80,6 +85,79 @@ async def test_each_principal_has_its_share_of_the_daemon_s_time(
             assert (await second.get("/v1/groups")).status_code == 200
             served.harness.clock.now = lambda: 1_010_000  # type: ignore[method-assign]
             assert (await client.get("/v1/groups")).status_code == 200
+
+
+async def test_what_a_stream_takes_is_charged_to_its_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it continues. It rests when its client has no time left, whose requests are refused; later it continues."""
+    buckets: list[BucketPerName] = []
+
+    def recorded(per_s: float, burst: float, names_max: int) -> BucketPerName:
+        buckets.append(BucketPerName(per_s, burst, names_max))
+        return buckets[-1]
+
+    monkeypatch.setattr(auth, "BucketPerName", recorded)
+    monkeypatch.setattr(auth, "TIME_MS_BURST", 20.0)
+    async with serve(tmp_path, requests_per_s=1_000_000) as served:
+        harness, times, count = served.harness, buckets[1], 3_000
+        greedy, other = (harness.token(Role.VIEWER, name=name) for name in ("greedy", "other"))
+        facts = [AgentRevoked(at=1, by="test", agent=AgentId("x"))] * count
+        harness.log.append_blocking(Batch(appends=[StreamAppend(stream=FLEET, expected=0, at=1, events=facts)]))
+        now = harness.clock.now()
+        harness.clock.now = lambda: now  # type: ignore[method-assign]
+        received = 0
+
+        async def follow(client: httpx.AsyncClient) -> None:
+            nonlocal received
+            async with client.stream("GET", "/v1/events?cursor=0") as response:
+                assert response.status_code == 200
+                async for line in response.aiter_lines():
+                    received += line.startswith("data: ")
+                    if received == count:
+                        return
+
+        async with served.tcp(greedy) as client, served.tcp(other) as second:
+            following = asyncio.create_task(follow(client))
+            await until(lambda: received == count or times.bucket("t-greedy", now).is_spent(now))
+            refused = await client.get("/v1/groups")
+            assert code(refused) == (429, "WF611")
+            assert (await second.get("/v1/groups")).status_code == 200
+            assert received < count
+            while not following.done():
+                # A second of its time at once, as often as needed.
+                now += 4_000
+                await asyncio.wait([following], timeout=0.05)
+            await following
+
+
+async def test_many_requests_at_once_do_not_hold_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred that arrive together are read in turn with everything else on the loop, and all are answered."""
+    count, begun = 100, 0
+    set_busy = ConnectionTable.set_busy
+
+    def counted(table: ConnectionTable, connection: Connection) -> None:
+        nonlocal begun
+        begun += 1
+        set_busy(table, connection)
+
+    monkeypatch.setattr(ConnectionTable, "set_busy", counted)
+    request = b"GET /v1/groups HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    async with serve(tmp_path, is_open=True) as served, served.tcp() as client:
+        assert (await client.get("/v1/groups")).status_code == 200
+        begun = 0
+        opened = []
+        for _ in range(count):
+            # The kernel accepts them; the loop stands still.
+            opened.append(socket.create_connection(("127.0.0.1", served.server.port or 0)))
+            opened[-1].sendall(request)
+        most = 0
+        while begun < count:
+            before = begun
+            await asyncio.sleep(0)
+            most = max(most, begun - before)
+        for connection in opened:
+            with connection:
+                assert await asyncio.to_thread(connection.recv, 12) in (b"HTTP/1.1 200", b"HTTP/1.1 429")
+        assert most <= 10
 
 
 async def test_an_open_address_has_a_rate_limit_per_client_address(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from waterflow_agent.errors import Rejected, WaterflowError
 from waterflowd.access.roles import Principal, Role
 from waterflowd.api.auth import ADMISSION
 from waterflowd.api.disconnects import until_disconnected
+from waterflowd.api.loop_time import Meter, Timed
 from waterflowd.api.quotas import Admission
 from waterflowd.api.schemas.events import event_schema
 from waterflowd.api.services import Services
@@ -78,6 +80,14 @@ class Streams:
         self.stopping.set()
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What one stream holds: a place among the open ones, and the meter of its client."""
+
+    streams: Streams
+    meter: Meter
+
+
 class Stream(Response):
     """A response whose body is a generator. The generator is always closed: at its end, on disconnect, and on cancellation.
 
@@ -86,26 +96,26 @@ class Stream(Response):
     """
 
     def __init__(
-        self, streams: Streams, content: AsyncGenerator[bytes, None], media_type: str, *, is_live: bool = True
+        self, place: Place, content: AsyncGenerator[bytes, None], media_type: str, *, is_live: bool = True
     ) -> None:
         super().__init__(media_type=media_type)
         del self.headers["content-length"]
         self.headers["x-accel-buffering"] = "no"
-        self._streams = streams
+        self._place = place
         self._content = content
         self._is_live = is_live
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the response."""
-        self._streams.count += 1
+        self._place.streams.count += 1
         gone = asyncio.create_task(until_disconnected(receive), name="stream: client")
-        sent = asyncio.create_task(self._send(send), name="stream: body")
+        sent = asyncio.ensure_future(Timed(self._send(send), self._place.meter, rests=True))
         try:
             await asyncio.wait({gone, sent}, return_when=asyncio.FIRST_COMPLETED)
             if sent.done():
                 sent.result()
         finally:
-            self._streams.count -= 1
+            self._place.streams.count -= 1
             for task in (gone, sent):
                 task.cancel()
             await asyncio.gather(gone, sent, return_exceptions=True)
@@ -125,12 +135,11 @@ class Stream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def admit(request: Request) -> Streams:
-    """The open streams, if one more is allowed; `Rejected` 429 otherwise."""
-    streams: Streams = request.app.state.streams
+def admit(request: Request) -> Place:
+    """A place among the open streams, if there is one more; `Rejected` 429 otherwise."""
     admission: Admission = getattr(request.state, ADMISSION)
     admission.becomes_stream()
-    return streams
+    return Place(request.app.state.streams, admission.meter)
 
 
 def last_event_id(request: Request) -> str | None:
@@ -151,7 +160,7 @@ def accepts_ndjson(request: Request) -> bool:
 
 
 async def follow_run_events(
-    services: Services, streams: Streams, principal: Principal, run: RunId, after: int, frame: Frame
+    services: Services, place: Place, principal: Principal, run: RunId, after: int, frame: Frame
 ) -> AsyncGenerator[bytes, None]:
     """The events of a run after a position, until it is completed."""
     is_sse = frame is sse_frame
@@ -164,7 +173,7 @@ async def follow_run_events(
             yield _END
         return
     async with contextlib.aclosing(
-        _watched(services, streams, principal, services.history.follow(stream, after))
+        _watched(services, place, principal, services.history.follow(stream, after))
     ) as source:
         async for record in source:
             if record is None:
@@ -179,11 +188,11 @@ async def follow_run_events(
 
 
 async def follow_everything(
-    services: Services, feed: Feed, streams: Streams, principal: Principal, after: int
+    services: Services, feed: Feed, place: Place, principal: Principal, after: int
 ) -> AsyncGenerator[bytes, None]:
     """All events of the system after a global sequence, without end. Only admins receive the audit stream."""
     yield _OPENING
-    async with contextlib.aclosing(_watched(services, streams, principal, feed.everything(after))) as source:
+    async with contextlib.aclosing(_watched(services, place, principal, feed.everything(after))) as source:
         async for record in source:
             if record is None:
                 yield _HEARTBEAT
@@ -192,15 +201,15 @@ async def follow_everything(
 
 
 async def _watched(
-    services: Services, streams: Streams, principal: Principal, source: AsyncIterator[Record]
+    services: Services, place: Place, principal: Principal, source: AsyncIterator[Record]
 ) -> AsyncGenerator[Record | None, None]:
     """The records of `source`, and None for each idle interval; ends on stop, and when the principal's token does."""
-    stop = asyncio.create_task(streams.stopping.wait(), name="stream: stop")
+    stop = asyncio.create_task(place.streams.stopping.wait(), name="stream: stop")
     following: asyncio.Future[Record] | None = None
     try:
         while services.tokens.is_current(principal, services.clock.now()):
             if following is None:
-                following = asyncio.ensure_future(anext(source))
+                following = asyncio.ensure_future(Timed(anext(source), place.meter, rests=True))
             done, _ = await asyncio.wait(
                 _futures(following, stop), timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED
             )
@@ -270,13 +279,13 @@ async def read_output(services: Services, run: RunId, output: RunOutput) -> Asyn
 
 
 async def follow_output(
-    services: Services, streams: Streams, principal: Principal, run: RunId, output: RunOutput, frame: Frame
+    services: Services, place: Place, principal: Principal, run: RunId, output: RunOutput, frame: Frame
 ) -> AsyncGenerator[bytes, None]:
     """The output of a run after the client's cursor, until the run is completed and all its output has arrived."""
     is_sse = frame is sse_frame
     if is_sse:
         yield _OPENING
-    stop = asyncio.create_task(streams.stopping.wait(), name="stream: stop")
+    stop = asyncio.create_task(place.streams.stopping.wait(), name="stream: stop")
     loop = asyncio.get_running_loop()
     patience_end: float | None = None
     grown: asyncio.Future[None] | None = None

@@ -4,6 +4,7 @@
 #   VENV=DIR      virtual environment (.venv)
 #   PYTHON=FILE   Python that creates it (python3, or the first suitable version)
 #   SEEDS=N       number of simulated runs (sim); SEED=N repeats one with its full trace
+#   ENGINE=NAME   engine of the demo: log, or temporal with Temporal's development server
 #   ARGS=...      passed on to pytest (test), waterflowctl demo (demo), the benchmark (bench) or the lock script (lock)
 
 VENV ?= .venv
@@ -21,8 +22,8 @@ help: ## Show this list
 	@echo "make TARGET [ARGS=...]"; echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 20
 
-demo: environment ## Run a demo on this machine: a repository, a daemon, three agents and a first run
-	@$(bin)/waterflowctl demo $(ARGS)
+demo: environment$(if $(filter temporal,$(ENGINE)),-dev) ## Run a demo on this machine: a repository, a daemon, three agents and a first run
+	@$(bin)/waterflowctl demo $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
 test: environment-dev ## Run the whole test suite; ARGS="-k name" selects tests
 	@$(bin)/python -m pytest -n auto $(ARGS)

@@ -22,9 +22,9 @@ from waterflowd.dsl import compile_workflow
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
-def start(tmp_path: Path) -> subprocess.Popen[str]:
+def start(tmp_path: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "waterflowd.ctl.main", "demo"],
+        [sys.executable, "-m", "waterflowd.ctl.main", "demo", *options],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -54,6 +54,22 @@ def test_the_demo_exits_with_its_first_run_s_result_and_leaves_nothing(tmp_path:
     assert "deploy: success" in output
     assert "frontend runs on schema 7" in output
     assert "kill -9" in output
+    assert list(tmp_path.iterdir()) == []
+    assert processes_in(tmp_path) == []
+
+
+def test_a_run_on_temporal_continues_after_the_daemon_was_killed(tmp_path: Path) -> None:
+    """The demo kills the daemon while a step is running; the run succeeds, and each step has run once."""
+    if not Path(sys.executable).with_name("temporal").exists():
+        pytest.skip("Temporal's development server is not installed: its package has no file for this platform")
+    with start(tmp_path, "--engine", "temporal") as process:
+        output, _ = process.communicate(timeout=6 * PATIENCE_S)
+    assert process.returncode == 0, output
+    killed, _, after = output.partition("started a new daemon")
+    assert "kill -9" in killed
+    assert "deploy: success" in after
+    assert after.count("| copying assets") == 1
+    assert "temporal workflow show" in after
     assert list(tmp_path.iterdir()) == []
     assert processes_in(tmp_path) == []
 

@@ -22,7 +22,8 @@ import click
 from waterflowd.ctl.client import Client
 from waterflowd.ctl.commands.watch import watch_to_end
 from waterflowd.ctl.demo import repository
-from waterflowd.ctl.demo.processes import Processes, free_port
+from waterflowd.ctl.demo.processes import DAEMON, TEMPORAL, Processes, free_port
+from waterflowd.ctl.demo.temporal import NAMESPACE, DevelopmentServer
 from waterflowd.ctl.display.terminal import clean_line, style
 from waterflowd.ctl.failures import RUN_FAILED, Failure
 from waterflowd.ctl.settings import Settings
@@ -43,8 +44,14 @@ _AGENTS = (("web-1", "web-servers"), ("web-2", "web-servers"), ("db-1", "db-serv
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Keep the directory.")
+@click.option(
+    "--engine",
+    type=click.Choice(["log", "temporal"]),
+    default="log",
+    help="temporal: also start Temporal's development server, and kill the daemon in the middle of the run.",
+)
 @click.pass_context
-def demo(context: click.Context, keep: bool) -> None:
+def demo(context: click.Context, keep: bool, engine: str) -> None:
     """Try Waterflow: a daemon, three agents and a first run in a temporary directory.
 
     Creates a Git repository, a daemon and three agents in two groups, pushes a workflow and watches its run. On a terminal
@@ -59,7 +66,7 @@ def demo(context: click.Context, keep: bool) -> None:
     code = RUN_FAILED
     play: _Demo | None = None
     try:
-        play = _Demo(folder, processes)
+        play = _Demo(folder, processes, DevelopmentServer(folder) if engine == "temporal" else None)
         context.call_on_close(play.close)
         code = play.play()
     except KeyboardInterrupt:
@@ -90,9 +97,10 @@ def _ignore_signals() -> None:
 class _Demo:
     """One demo, from the repository to suggestions what to try next."""
 
-    def __init__(self, folder: Path, processes: Processes) -> None:
+    def __init__(self, folder: Path, processes: Processes, temporal: DevelopmentServer | None) -> None:
         self._folder = folder
         self._processes = processes
+        self._temporal = temporal
         self._socket = folder / "waterflowd.sock"
         if len(os.fsencode(self._socket)) > _SOCKET_PATH_BYTES_MAX:
             self._socket = Path(tempfile.mkdtemp(prefix="waterflow-demo-", dir="/tmp")) / "waterflowd.sock"
@@ -105,11 +113,14 @@ class _Demo:
     def play(self) -> int:
         """Run the demo and return the exit code of the first run."""
         bare, work = repository.create(self._folder)
+        self._start_temporal()
         self._start_daemon(bare)
         self._start_agents()
         command = repository.push_first(bare, work)
         _say(f"\n$ {command}")
         run = self._first_run()
+        if self._temporal is not None:
+            self._kill_daemon_in_the_middle(run["id"])
         code = watch_to_end(self._client, run["id"])
         self._print_output(run["id"])
         if code == 130:
@@ -128,6 +139,17 @@ class _Demo:
         if self._socket.parent != self._folder:
             shutil.rmtree(self._socket.parent, ignore_errors=True)
 
+    def _start_temporal(self) -> None:
+        if self._temporal is None:
+            return
+        _say("starting Temporal's development server, which keeps the runs")
+        keys = self._folder / "payload.keys"
+        keys.touch(0o600)
+        keys.write_text(secrets.token_hex(32) + "\n", "utf-8")
+        self._processes.start_command(TEMPORAL, self._temporal.command())
+        self._processes.wait_until(self._temporal.is_up, "starting Temporal's server", _UP_S)
+        _say(f"temporal   {self._temporal.address}, namespace {NAMESPACE}, web pages at {self._temporal.pages}")
+
     def _start_daemon(self, bare: Path) -> None:
         _say(f"starting a daemon and three agents in {self._folder}")
         audit_key = self._folder / "audit.key"
@@ -135,25 +157,41 @@ class _Demo:
         audit_key.write_text(secrets.token_hex(32) + "\n", "utf-8")
         for tries_left in reversed(range(_PORT_TRIES)):
             configuration = self._daemon_configuration(bare)
-            self.daemon = self._processes.start("waterflowd", "waterflowd", configuration)
+            self.daemon = self._processes.start(DAEMON, "waterflowd", configuration)
             try:
                 self._processes.wait_until(self._is_up, "starting the daemon", _UP_S)
                 break
             except Failure:
                 # Another process, such as a second demo, may have taken a port since it was found free.
-                if not tries_left or not self._processes.has_logged("waterflowd", *_PORT_TAKEN):
+                if not tries_left or not self._processes.has_logged(DAEMON, *_PORT_TAKEN):
                     raise
-            self._processes.forget("waterflowd")
+            self._processes.forget(DAEMON)
             self._client.close()
             self._choose_ports(0)
         # The daemon must know the empty repository before the first push, so that the push starts a run.
         self._client.post("/v1/repositories/ops/sync", wait="true")
         _say(f"daemon     unix:{self._socket}   (process {self.daemon.pid})")
 
+    def _kill_daemon_in_the_middle(self, run: str) -> None:
+        """Kill the daemon while a step of the second job is running, and start it again."""
+
+        def is_in_the_middle() -> bool:
+            jobs = self._client.get(f"/v1/runs/{run}")["jobs"]
+            statuses = {job["id"]: job["status"] for job in jobs}
+            return bool(statuses["database"] == "completed" and statuses["frontend"] == "running")
+
+        self._processes.wait_until(is_in_the_middle, "the first job", _RUN_S)
+        _say(f"$ kill -9 {self.daemon.pid}   # the daemon: job database has ended, frontend is running")
+        configuration = (self._folder / f"{DAEMON}.toml").read_text("utf-8")
+        self._processes.kill(DAEMON)
+        self.daemon = self._processes.start(DAEMON, "waterflowd", configuration)
+        self._processes.wait_until(self._is_up, "starting the daemon again", _UP_S)
+        _say(f"started a new daemon (process {self.daemon.pid}); the run continues:\n")
+
     def _daemon_configuration(self, bare: Path) -> str:
         return f"""\
 data-dir = {_toml_string(self._folder / "data")}
-[audit]
+{self._engine_configuration()}[audit]
 key-file = {_toml_string(self._folder / "audit.key")}
 [api]
 listen = "127.0.0.1:{self._port}"
@@ -168,9 +206,20 @@ refs = ["main"]
 interval = "1s"
 """
 
+    def _engine_configuration(self) -> str:
+        if self._temporal is None:
+            return ""
+        return f"""\
+engine = "temporal"
+[temporal]
+address = "{self._temporal.address}"
+namespace = "{NAMESPACE}"
+payload-keys = {_toml_string(self._folder / "payload.keys")}
+"""
+
     def _is_up(self) -> bool:
         # From its log, because another daemon may answer on a port that ours could not get.
-        return self._processes.has_logged("waterflowd", "waterflow.daemon: ready in ")
+        return self._processes.has_logged(DAEMON, "waterflow.daemon: ready in ")
 
     def _start_agents(self) -> None:
         for name, group in _AGENTS:
@@ -212,7 +261,7 @@ interval = "1s"
     def _print_next_steps(self, work: Path, run: str, token: str) -> None:
         address = f"http://127.0.0.1:{self._port}"
         curl = f"curl --unix-socket {shlex.quote(str(self._socket))}"
-        restart = self._processes.command_text("waterflowd", "waterflowd")
+        restart = self._processes.command_text(DAEMON, "waterflowd")
         ctl = _own_command()
         _say(f"""
 {style("Try next, in another terminal:", is_bold=True)}
@@ -235,6 +284,11 @@ Only you (and root) can use this socket. Programs that need TCP use {address} wi
   {ctl} run deploy --detach && kill -9 {self.daemon.pid}
   {restart}
 """)
+        if self._temporal is not None:
+            _say(f"""\
+{style("Look into Temporal:", is_bold=True)} at {self._temporal.pages}, or with what is sealed opened by the daemon
+  {self._temporal.show_command(run, f"{address}/v1/temporal")}
+""")
 
     def _stay(self) -> None:
         _say("press Ctrl-C to stop the demo")
@@ -244,7 +298,7 @@ Only you (and root) can use this socket. Programs that need TCP use {address} wi
             was_up, is_up = is_up, self._is_up()
             if was_up and not is_up:
                 _say("the daemon has stopped; restart it in another terminal:")
-                _say("  " + self._processes.command_text("waterflowd", "waterflowd"))
+                _say("  " + self._processes.command_text(DAEMON, "waterflowd"))
             elif is_up and not was_up:
                 _say("the daemon is running again, and so are its runs: waterflowctl runs")
 

@@ -1,8 +1,8 @@
 """The processes of the demo: a daemon and its agents in one temporary directory.
 
 Rules of this file: each process gets its own session, so that only the demo receives Ctrl-C; it then stops the agents,
-their step runners and the daemon, in this order. A process belongs to the demo if the demo started it, or if it is a Waterflow
-process in the demo's directory (step runners, or a daemon that the user restarted).
+their step runners, the daemon and the server that it uses, in this order. A process belongs to the demo if the demo started
+it, or if it is a Waterflow process in the demo's directory (step runners, or a daemon that the user restarted).
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pathlib import Path
 
 from waterflowd.ctl.failures import RUN_FAILED, Failure
 
+#: The processes that end last, in this order; all others are agents.
+SERVERS = (DAEMON, TEMPORAL) = ("waterflowd", "temporal")
 #: How long to wait after SIGTERM and after SIGKILL; nothing may write to the directory afterwards.
 _END_S = 8.0
 _KILLED_S = 60.0
@@ -50,9 +52,13 @@ class Processes:
         """Start `python -m module run` with the configuration, which is written to the folder."""
         path = self._folder / f"{name}.toml"
         path.write_text(configuration, "utf-8")
+        return self.start_command(name, self.command(name, module))
+
+    def start_command(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        """Start another program."""
         with (self._folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                self.command(name, module),
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -86,6 +92,14 @@ class Processes:
         log = (self._folder / f"{name}.log").read_text("utf-8", "replace")
         return any(text in log for text in texts)
 
+    def kill(self, name: str) -> None:
+        """Kill a process, and forget it."""
+        for known, process in self._started:
+            if known == name:
+                process.kill()
+                process.wait()
+        self.forget(name)
+
     def forget(self, name: str) -> None:
         """Forget a process that ended, and its log, so that another can be started under its name."""
         self._started = [(known, process) for known, process in self._started if known != name]
@@ -100,17 +114,22 @@ class Processes:
         )
 
     def end(self) -> None:
-        """Stop everything: first the agents, then the step runners, then the daemon."""
-        for _, process in reversed(self._started[1:]):
-            _end([process.pid], process)
-        self._end_others()
-        for _, process in self._started[:1]:
-            _end([process.pid], process)
-        self._end_others()
+        """Stop everything: first the agents, then the step runners, then the daemon and what it uses."""
+        last = [process for name, process in self._started if name in SERVERS]
+        for name, process in reversed(self._started):
+            if name not in SERVERS:
+                _end([process.pid], process)
+        self._end_others(last)
+        # The daemon may have been started again after the agents, but it always ends before the server that it uses.
+        for name in SERVERS:
+            for known, process in self._started:
+                if known == name:
+                    _end([process.pid], process)
+        self._end_others([])
 
-    def _end_others(self) -> None:
-        daemons = {process.pid for _, process in self._started[:1] if process.poll() is None}
-        others = [pid for pid in _waterflow_processes_in(self._folder) if pid not in daemons]
+    def _end_others(self, besides: list[subprocess.Popen[bytes]]) -> None:
+        kept = {process.pid for process in besides if process.poll() is None}
+        others = [pid for pid in _waterflow_processes_in(self._folder) if pid not in kept]
         if others:
             _end(others, None)
 

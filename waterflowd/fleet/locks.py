@@ -4,8 +4,8 @@ Rules of this file:
 
 - Everything here is derived from the open runs: a run or job holds the slot that the log grants it until it ends. So a run that
   has ended never holds one.
-- Slots are granted in the order of the requests, by the log, also across restarts. Before a new request is answered, waiting
-  ones are served. `queue: latest` keeps only the newest waiting request, `queue: reject` keeps none.
+- Slots are granted in the order of the requests, by the log, also across restarts and if one arrives late. Before a new request
+  is answered, waiting ones are served. `queue: latest` keeps only the newest waiting request, `queue: reject` keeps none.
 - Requests far back in a queue get one answer without a position, so that a freed slot costs the same however many wait.
 - A group belongs to a repository; all runs without a repository share one set of groups.
 """
@@ -66,6 +66,15 @@ class _Group:
         self.waiting: OrderedDict[Holder, LockRequest] = OrderedDict()
         self.reported: dict[Holder, Reason] = {}
 
+    def queue(self, request: LockRequest) -> int:
+        """Lets a request wait behind all earlier ones; returns its position, from 1."""
+        newest_first = reversed(self.waiting.values())
+        later = list(itertools.takewhile(lambda other: other.requested_at > request.requested_at, newest_first))
+        self.waiting[request.holder] = request
+        for other in reversed(later):
+            self.waiting.move_to_end(other.holder)
+        return len(self.waiting) - len(later)
+
 
 class Locks:
     """All concurrency groups that are in use."""
@@ -85,10 +94,7 @@ class Locks:
         group = self._enter(request)
         if request.holder in group.holders or request.holder in group.waiting:
             return
-        behind = [holder for holder, other in group.waiting.items() if other.requested_at > request.requested_at]
-        group.waiting[request.holder] = request
-        for holder in behind:
-            group.waiting.move_to_end(holder)
+        group.queue(request)
         self._to_recheck[request.repository, request.group] = None
 
     def holders(self, repository: str, group: str) -> list[Holder]:
@@ -112,9 +118,13 @@ class Locks:
         if request.queue is Queue.LATEST:
             text = f'replaced by a newer one in the queue for concurrency group "{request.group}"'
             cause = reason(ReasonCode.SUPERSEDED, text, group=request.group)
-            for older in list(group.waiting):
-                self._leave(older)
-                yield LockAnswer(older, is_refused=True, reason=cause)
+            older = [other.holder for other in group.waiting.values() if other.requested_at <= request.requested_at]
+            is_newest = len(older) == len(group.waiting)
+            for holder in older if is_newest else [*older, request.holder]:
+                self._leave(holder)
+                yield LockAnswer(holder, is_refused=True, reason=cause)
+            if not is_newest:
+                return
         if not group.waiting and len(group.holders) < request.limit:
             group.holders[request.holder] = None
             yield LockAnswer(request.holder, is_granted=True)
@@ -126,8 +136,8 @@ class Locks:
                 request.holder, is_refused=True, reason=reason(ReasonCode.LOCK_REFUSED, text, group=request.group)
             )
             return
-        group.waiting[request.holder] = request
-        group.reported[request.holder] = _waiting_reason(group, request, len(group.waiting))
+        position = group.queue(request)
+        group.reported[request.holder] = _waiting_reason(group, request, position)
 
     def release(self, holder: Holder) -> None:
         """Frees the slot or removes the request, if there is one."""

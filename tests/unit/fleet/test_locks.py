@@ -64,6 +64,30 @@ def test_holders_that_wait_according_to_the_log_keep_their_position() -> None:
     assert order == ["b", "c", "d"]
 
 
+def test_a_request_that_arrives_late_keeps_its_place() -> None:
+    """Between daemons, requests may overtake each other; the order is that of the requests."""
+    locks = Locks()
+    locks.request(ask("a", at=1))
+    locks.request(ask("d", at=4))
+    assert [answer.reason.facts["position"] for answer in locks.request(ask("c", at=3)) if answer.reason] == [1]
+    locks.request(ask("b", at=2))
+    order = []
+    for run in "abc":
+        release(locks, run)
+        order += [answer.holder.run for answer in locks.news() if answer.is_granted]
+    assert order == ["b", "c", "d"]
+
+
+def test_a_late_request_does_not_replace_a_newer_one() -> None:
+    """`latest` keeps the newest request, also when an older one arrives after it."""
+    locks = Locks()
+    locks.request(ask("a", at=1))
+    locks.request(ask("c", at=3, queue=Queue.LATEST))
+    assert reported(locks.request(ask("b", at=2, queue=Queue.LATEST))) == [("b", "refused")]
+    release(locks, "a")
+    assert reported(list(locks.news())) == [("c", "granted")]
+
+
 def test_a_repeated_request_gets_the_same_answer() -> None:
     """A repeated request gets the same answer: a holder keeps its place, a waiting one keeps waiting."""
     locks = Locks()

@@ -183,7 +183,8 @@ class AnswerUpdate(Command, frozen=True, kw_only=True, tag="answer"):
 class Complete(Command, frozen=True, kw_only=True, tag="complete"):
     """The stream has ended: the workflow completes with this result when its signals have been sent.
 
-    No other input is taken. Activities and timers end with the execution, also those of the same turn.
+    Signals and updates that have arrived until then get another turn, which decides again: so a stream that can begin again
+    under the same id loses none. Activities and timers end with the execution, also those of the same turn.
     """
 
     content: bytes
@@ -252,6 +253,8 @@ class TurnResult(msgspec.Struct, frozen=True, kw_only=True):
     taken: list[int] = []
     #: `seq` of the request, plus the number of facts.
     seq: int = 0
+    #: The facts replace all earlier ones of the stream, because they say the same in less space; `seq` is their number.
+    is_snapshot: bool = False
     #: Names the state after this turn, for example by a hash of all facts. The next request has it.
     state: bytes = b""
     #: This daemon does not have the state for `seq` in memory: the shell asks again, with `past`.

@@ -59,6 +59,8 @@ NOTHING_TAKEN = "nothing-taken"
 
 #: How a timer or an activity ends.
 _ENDS = (messages.TimerFired, messages.ActivityCompleted, messages.ActivityFailed)
+#: What others want of the stream.
+_REQUESTS = (messages.SignalReceived, messages.UpdateReceived)
 
 
 @workflow.defn(name=messages.WORKFLOW_TYPE, sandboxed=False)
@@ -183,7 +185,10 @@ class Stream:
             self._commands.pump()
             if self._result is not None:
                 await self._commands.send_all()
-                return None
+                if not any(isinstance(item, _REQUESTS) for item in self._inputs):
+                    return None
+                # They have arrived meanwhile, and might have changed the decision.
+                self._result = None
             if self._is_long() and (begin := await self._next_begin()) is not None:
                 return begin
 
@@ -217,13 +222,16 @@ class Stream:
                 [self._next_run_id] = error.details
             self._stall(code, text)
             return None
-        if result.is_cold or result.seq != request.seq + len(result.facts) or (inputs and not result.taken):
+        seq = len(result.facts) + (0 if result.is_snapshot else request.seq)
+        if result.is_cold or result.seq != seq or (inputs and not result.taken):
             self._stall(NOTHING_TAKEN, "a turn was cold twice, took none of its inputs, or counted its facts wrong")
             return None
         return result
 
     def _record(self, result: messages.TurnResult) -> None:
         self._has_begun = True
+        if result.is_snapshot:
+            self._facts = []
         self._facts += result.facts
         self._state = result.state
         taken = set(result.taken)

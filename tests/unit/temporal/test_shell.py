@@ -105,6 +105,22 @@ def test_the_limit_of_activities_does_not_delay_signals() -> None:
     assert test.newest.status is Status.COMPLETED
 
 
+def test_what_arrives_while_a_stream_ends_gets_a_turn() -> None:
+    """It may begin again under the same id, so nothing must be lost in between; the turn decides again."""
+    test = Harness()
+    test.send(_signal(1), messages.Complete(content=b"done"))
+    test.work()
+    test.send()
+    [seq] = test.newest.signals
+    test.cluster.deliver(test.newest, seq)
+    test.work()
+    assert test.newest.is_running
+    assert test.engine.count(messages.SignalReceived) == 2
+    test.send(messages.Complete(content=b"done"))
+    test.work()
+    assert test.newest.status is Status.COMPLETED
+
+
 @pytest.mark.parametrize("is_single_batch", [False, True])
 def test_a_request_to_cancel_is_one_input(is_single_batch: bool) -> None:
     """Also with the flag of Temporal's library that applies all jobs of an activation at once, its future default."""

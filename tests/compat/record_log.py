@@ -89,6 +89,8 @@ def sample(kind: msgspec.inspect.Type, name: str = "") -> Any:
             return [sample(kind.item_type, name)]
         case inspect.TupleType():
             return [sample(each, name) for each in kind.item_types]
+        case inspect.NamedTupleType():
+            return [sample(field.type, field.name) for field in kind.fields]
         case inspect.AnyType():
             return {"deep": [1, 2.5, None, True, "ü"]}
         case _:

@@ -16,6 +16,7 @@ import waterflowd
 from tests.compat import record_log
 from waterflowd.dispatch import lowering
 from waterflowd.engine import commands, inputs
+from waterflowd.fleet import lock_table
 from waterflowd.model.codec import ValueCodec
 from waterflowd.model.records import RunSummary
 from waterflowd.temporal import orders, run_turns
@@ -27,6 +28,7 @@ UNIONS: dict[str, Any] = {
     "command": commands.RunCommand,
     "draft": lowering.Draft,
     "order": orders.AnyOrder,
+    "lock": lock_table.TableFact,
     "progress": orders.AttemptProgress,
     "answer": run_turns.Answer,
     "row": RunSummary,

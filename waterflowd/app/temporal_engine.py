@@ -14,12 +14,15 @@ from waterflowd.app.cluster_check import connection
 from waterflowd.app.config import Config
 from waterflowd.app.engines import Compose, Engine, EngineParts
 from waterflowd.host.agents import AgentHandler
-from waterflowd.temporal import check, cluster, converter
+from waterflowd.temporal import check, cluster, converter, run_turns
+from waterflowd.temporal.coordination import lock_turns
+from waterflowd.temporal.coordination.lock_activities import LockActivities
+from waterflowd.temporal.coordination.lock_turns import LockTurns
 from waterflowd.temporal.gateway.activities import LeaseTerms, Secrets
 from waterflowd.temporal.gateway.gateway import Gateway
 from waterflowd.temporal.history import TemporalHistory
 from waterflowd.temporal.run_reader import TemporalRunReader
-from waterflowd.temporal.run_turns import PREFIX, RunTurns
+from waterflowd.temporal.run_turns import RunTurns
 from waterflowd.temporal.runs import TemporalRuns
 from waterflowd.temporal.streams import StreamTurns, take_turns
 
@@ -69,7 +72,11 @@ async def connect(config: Config) -> Compose:
             reader=TemporalRunReader(history.streams, turns.failing, lambda: parts.driver.refusal),
             attempts=gateway.attempts,
             tasks={
-                "turns of runs": lambda: take_turns(client, StreamTurns({PREFIX: turns})),
+                "turns of streams": lambda: take_turns(
+                    client,
+                    StreamTurns({run_turns.PREFIX: turns, lock_turns.PREFIX: LockTurns()}),
+                    LockActivities(client).all,
+                ),
                 "gateway": gateway.run,
             },
             connect=connect_agents,

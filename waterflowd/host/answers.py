@@ -11,13 +11,12 @@ from collections import deque
 from collections.abc import Sequence
 
 from waterflowd.engine import Run, commands, inputs
-from waterflowd.fleet.locks import Holder, LockRequest
+from waterflowd.fleet.locks import Holder
 from waterflowd.fleet.placement import ServerListRequest
 from waterflowd.host import child_runs, fleet_requests
 from waterflowd.host.fleet_requests import attempt_id
 from waterflowd.host.live_state import LiveState
 from waterflowd.model.ids import RunId
-from waterflowd.model.reasons import ReasonCode, reason
 
 
 class LiveAnswers:
@@ -84,15 +83,6 @@ class LiveAnswers:
                 self._others.append((answer.holder.run, fleet_requests.lock_answer(answer)))
             is_waiting |= answer.holder == request.holder and not answer.is_granted and not answer.is_refused
         if is_waiting and command.cancel_in_progress:
-            self._cancel(locks.holders(request.repository, request.group), request)
+            holders = locks.holders(request.repository, request.group)
+            self._others.extend(fleet_requests.lock_cancellations(holders, request))
         return own
-
-    def _cancel(self, holders: Sequence[Holder], request: LockRequest) -> None:
-        by = f"run {request.holder.run}"
-        for holder in holders:
-            if holder.job is None:
-                self._others.append((holder.run, inputs.CancelRun(by=by)))
-            else:
-                text = f'replaced by {by} in concurrency group "{request.group}"'
-                cause = reason(ReasonCode.SUPERSEDED, text, group=request.group, run=request.holder.run)
-                self._others.append((holder.run, inputs.CancelJob(job=holder.job, reason=cause)))

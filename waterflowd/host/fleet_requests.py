@@ -193,3 +193,15 @@ def lock_answer(answer: LockAnswer) -> inputs.Input:
         return inputs.LockAcquired(job=answer.holder.job)
     assert answer.reason is not None
     return inputs.LockNotAcquired(job=answer.holder.job, is_refused=answer.is_refused, reason=answer.reason)
+
+
+def lock_cancellations(holders: Iterable[Holder], request: LockRequest) -> Iterator[tuple[RunId, inputs.Input]]:
+    """The cancels of those who hold the group's slots (`cancel-in-progress`), with the run that each of them is for."""
+    by = f"run {request.holder.run}"
+    for holder in holders:
+        if holder.job is None:
+            yield holder.run, inputs.CancelRun(by=by)
+        else:
+            text = f'replaced by {by} in concurrency group "{request.group}"'
+            cause = reason(ReasonCode.SUPERSEDED, text, group=request.group, run=request.holder.run)
+            yield holder.run, inputs.CancelJob(job=holder.job, reason=cause)

@@ -9,8 +9,12 @@ fields have defaults, an order may be repeated without harm, and an id names one
     attempt     agent/<id>                     `TaskOrder`    `TaskFinished` or `TaskLost`
     cancel      agent/<id>                     `CancelOrder`  nothing
     release     agent/<id>                     `ReleaseOrder` nothing
+    lock        streams                        `LockOrder`    nothing; the answer is a signal of the lock's stream
+    unlock      streams                        `UnlockOrder`  nothing
+    look        streams                        `LookOrder`    `EndedRuns`; the activity of a lock's stream
 
-A result, and the content of a signal to a run, is one input of the engine (`INPUTS`).
+A result, and the content of a signal to a run, is one input of the engine (`INPUTS`). A signal to the stream of a lock contains
+the order.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import msgspec
 from waterflow_agent.wire.messages import TaskId
 from waterflowd.dispatch.lowering import Draft, SecretRequest
 from waterflowd.engine.inputs import RunInput
+from waterflowd.fleet.locks import Holder, LockRequest
 from waterflowd.model.codec import ValueCodec
 from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId
 
@@ -34,6 +39,10 @@ PLACE: Final = "place"
 ATTEMPT: Final = "attempt"
 CANCEL: Final = "cancel"
 RELEASE: Final = "release"
+
+LOCK: Final = "lock"
+UNLOCK: Final = "unlock"
+LOOK: Final = "look"
 
 #: Temporal refuses ids of more than 1,000 bytes.
 _ID_BYTES_MAX = 900
@@ -90,6 +99,36 @@ class ReleaseOrder(Order, frozen=True, kw_only=True, tag="release-order"):
     job: JobId
 
 
+class LockOrder(Order, frozen=True, kw_only=True, tag="lock-order"):
+    """A run or job requests a slot in its concurrency group. It repeats the request until it has ended."""
+
+    request: LockRequest
+    #: The facts of the run say that it holds the slot.
+    is_held: bool = False
+    #: Cancel those who hold the group's slots, if the request must wait.
+    cancel_in_progress: bool = False
+
+
+class UnlockOrder(Order, frozen=True, kw_only=True, tag="unlock-order"):
+    """A run or job frees its slot in a concurrency group, or withdraws its request for it."""
+
+    holder: Holder
+    group: str
+    repository: str
+
+
+class LookOrder(Order, frozen=True, kw_only=True, tag="look-order"):
+    """Find out which of these runs have ended."""
+
+    runs: tuple[RunId, ...]
+
+
+class EndedRuns(Order, frozen=True, kw_only=True, tag="ended-runs"):
+    """The runs that have ended, or are unknown. The result of a `LookOrder`."""
+
+    runs: tuple[RunId, ...]
+
+
 class AttemptProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="progress"):
     """What a gateway leaves for the next one in the heartbeats of an attempt's activity."""
 
@@ -101,7 +140,7 @@ class AttemptProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     is_forced: bool = False
 
 
-AnyOrder = SlotOrder | TaskOrder | CancelOrder | ReleaseOrder
+AnyOrder = SlotOrder | TaskOrder | CancelOrder | ReleaseOrder | LockOrder | UnlockOrder | LookOrder | EndedRuns
 
 #: How orders, and the inputs of runs, are stored: `pack` and `unpack`.
 ORDERS = ValueCodec("order", AnyOrder)
@@ -119,27 +158,41 @@ def agent_queue(agent: AgentId) -> str:
     return f"agent/{agent}"
 
 
+def lock_stream(repository: str, group: str) -> str:
+    """The stream of a concurrency group.
+
+    Workflow ids are readable for everyone who may use the namespace, and the name of a group may be computed from inputs. So
+    it appears as a hash.
+    """
+    return _escaped_id(["lock", repository, hashlib.sha256(group.encode()).hexdigest()[:32]])
+
+
 def task_activity(task: TaskId, agent: AgentId) -> str:
     """The id of the activity `attempt`. A gateway makes it of a report and the key of the connection that sent it.
 
     So no report of an agent can complete the attempt of another agent, or one of another lease.
     """
     attempt = task.attempt
-    return _activity_id([ATTEMPT, attempt.job, attempt.step, str(attempt.number), str(task.epoch), agent])
+    return _escaped_id([ATTEMPT, attempt.job, attempt.step, str(attempt.number), str(task.epoch), agent])
 
 
 def attempt_activity(name: Literal["place", "cancel"], attempt: AttemptId, *, is_forced: bool = False) -> str:
     """The id of another activity for one attempt: `place` or `cancel`. A forced cancel is another activity."""
     parts = [name, attempt.job, attempt.step, str(attempt.number), *(["forced"] if is_forced else [])]
-    return _activity_id(parts)
+    return _escaped_id(parts)
 
 
 def job_activity(name: str, job: JobId, agent: AgentId) -> str:
     """The id of an activity for one job on one server: `release`."""
-    return _activity_id([name, job, agent])
+    return _escaped_id([name, job, agent])
 
 
-def _activity_id(parts: list[str]) -> str:
+def lock_activity(name: Literal["lock", "unlock"], job: JobId | None) -> str:
+    """The id of an activity for the slot of a run, or of one of its jobs, in its concurrency group."""
+    return _escaped_id([name] if job is None else [name, job])
+
+
+def _escaped_id(parts: list[str]) -> str:
     """The parts with slashes between them; a slash inside of a part is escaped, so that no two activities share an id."""
     identifier = "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
     if len(identifier.encode()) <= _ID_BYTES_MAX:

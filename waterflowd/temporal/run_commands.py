@@ -21,6 +21,7 @@ from waterflowd.engine import Run, commands
 from waterflowd.engine.inputs import Timer
 from waterflowd.engine.rules import leases
 from waterflowd.engine.state.blocks import Attempt
+from waterflowd.fleet.locks import Holder
 from waterflowd.host import fleet_requests
 from waterflowd.host.fleet_requests import attempt_id
 from waterflowd.model.ids import AgentId, AttemptId, JobId
@@ -74,6 +75,12 @@ def _of(run: Run, command: commands.Command, lost_after_ms: int) -> Iterator[mes
             yield _release(run, job, agent)
         case commands.CancelTask():
             yield _cancel(run, command)
+        case commands.AcquireLock():
+            yield _lock(run, command)
+        case commands.ReleaseLock(job=owner):
+            # Its place in the queue, or the slot, is freed even if the request arrives later.
+            yield messages.CancelActivity(id=orders.lock_activity(orders.LOCK, owner))
+            yield _unlock(run, command)
         case _:
             raise TypeError(f"this command was not answered, and cannot be carried out: {command}")
 
@@ -167,6 +174,35 @@ def _release(run: Run, job: JobId, agent: AgentId) -> messages.ScheduleActivity:
         start_to_close_ms=SHORT_MS,
         schedule_to_start_ms=COURTESY_MS,
         summary=f"Release the directory of {job}",
+    )
+
+
+def _lock(run: Run, command: commands.AcquireLock) -> messages.ScheduleActivity:
+    lock = run.lock if command.job is None else run.jobs_by_id[command.job].lock
+    order = orders.LockOrder(
+        request=fleet_requests.lock_request(run, command),
+        is_held=lock is not None and lock.is_held,
+        cancel_in_progress=command.cancel_in_progress,
+    )
+    return messages.ScheduleActivity(
+        id=orders.lock_activity(orders.LOCK, command.job),
+        name=orders.LOCK,
+        queue=orders.STREAMS_QUEUE,
+        content=orders.ORDERS.pack(order),
+        start_to_close_ms=SHORT_MS,
+        summary=f"request a slot in {command.group}",
+    )
+
+
+def _unlock(run: Run, command: commands.ReleaseLock) -> messages.ScheduleActivity:
+    order = orders.UnlockOrder(holder=Holder(run.id, command.job), group=command.group, repository=run.repository or "")
+    return messages.ScheduleActivity(
+        id=orders.lock_activity(orders.UNLOCK, command.job),
+        name=orders.UNLOCK,
+        queue=orders.STREAMS_QUEUE,
+        content=orders.ORDERS.pack(order),
+        start_to_close_ms=SHORT_MS,
+        summary=f"free the slot in {command.group}",
     )
 
 

@@ -7,8 +7,8 @@ Rules of this file:
 - If an input raises, those before it are the result of the turn, and the next turn begins with it: so nothing else is lost when
   it stalls the run. The run in memory is ahead of the facts then, so it is folded again.
 - A request (an update) is answered with the run's row, or with a refusal; it never stalls a run.
-- A run that has completed still releases its jobs. Temporal drops the activities of a workflow that completes, so the stream
-  ends when they have, or after `CLOSE_MS`.
+- A run that has completed still releases its jobs and locks. Temporal drops the activities of a workflow that completes, so
+  the stream ends when they have, or after `CLOSE_MS`.
 - What this engine cannot do yet is refused with a reason that says so.
 """
 
@@ -49,14 +49,20 @@ RUNS_CACHED = 1000
 CLOSE_MS = 60_000
 #: How often a job looks for servers while its group has none.
 LIST_AGAIN_MS = 30_000
+#: How often a run or job repeats the request for its slot, also while it holds it. The lock knows, unless an operator has
+#: terminated its stream.
+LOCK_AGAIN_MS = 600_000
 
 FACTS = facts.FactCodec("run", events.RunEvent)
 _CLOSE_TIMER = "close"
 _LIST_TIMER = "list-servers/"
+_LOCK_TIMER = "lock"
 #: Events after which the row has changed.
 _INDEXED = frozenset(
     (events.RunCreated, events.RunStarted, events.CancelRequested, events.RunTimedOut, events.RunCompleted)
 )
+#: Activities that a completed run waits for.
+_COURTESIES = (orders.CANCEL, orders.RELEASE, orders.UNLOCK)
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -200,7 +206,10 @@ class RunTurns:
         run = live.run
         match item:
             case messages.SignalReceived():
-                self._feed(live, (_unpack(run, item.content),), result)
+                content = _unpack(run, item.content)
+                self._feed(live, (content,), result)
+                if isinstance(content, inputs.LockAcquired):
+                    _return_unwanted(run, content, result)
             case messages.UpdateReceived():
                 self._answer_request(live, item, result)
             case messages.TimerFired(id=identifier):
@@ -249,14 +258,9 @@ class RunTurns:
         if identifier == _CLOSE_TIMER:
             live.courtesies.clear()
             return ()
-        if not identifier.startswith(_LIST_TIMER):
+        again = _to_repeat(live.run, identifier)
+        if again is None:
             return (inputs.TimerFired(timer=run_commands.timer_of(identifier)),)
-        job = JobId(identifier.removeprefix(_LIST_TIMER))
-        again = [
-            command
-            for command in outstanding(live.run)
-            if isinstance(command, commands.ListServers) and command.job == job
-        ]
         self._feed(live, (), result, outstanding=again)
         return ()
 
@@ -335,13 +339,13 @@ class RunTurns:
             case commands.ListServers():
                 return (self._list_servers(run, command, result),)
             case commands.DropServerList(job=job):
-                result.others.append(messages.CancelTimer(id=f"{_LIST_TIMER}{job}"))
+                result.others.append(messages.CancelTimer(id=_list_timer(job)))
                 return ()
-            case commands.AcquireLock(job=lock_job):
-                text = "concurrency groups are not available on the Temporal engine yet; remove `concurrency`"
-                return (
-                    inputs.LockNotAcquired(job=lock_job, is_refused=True, reason=reason(ReasonCode.LOCK_REFUSED, text)),
-                )
+            case commands.AcquireLock(job=owner):
+                timer = messages.StartTimer(id=_lock_timer(owner), due_at=result.now + LOCK_AGAIN_MS)
+                result.others.append(timer)
+            case commands.ReleaseLock(job=owner):
+                result.others.append(messages.CancelTimer(id=_lock_timer(owner)))
             case (
                 commands.StartChildRun(job=job, step=step, attempt=number)
                 | commands.WatchChildRun(job=job, step=step, attempt=number)
@@ -356,7 +360,7 @@ class RunTurns:
                         reason=reason(ReasonCode.CHILD_RUN_REFUSED, text),
                     ),
                 )
-            case commands.ReleaseLock() | commands.DropChildRun() | commands.CancelChildRun():
+            case commands.DropChildRun() | commands.CancelChildRun():
                 # Of what was refused.
                 return ()
         return None
@@ -366,7 +370,7 @@ class RunTurns:
         # The registry's changes are not inputs of runs: the job looks again.
         self._placement.drop_list_request(ServerListRequest(run.id, command.job))
         if answer.reason is not None and not answer.is_refused:
-            timer = messages.StartTimer(id=f"{_LIST_TIMER}{command.job}", due_at=result.now + LIST_AGAIN_MS)
+            timer = messages.StartTimer(id=_list_timer(command.job), due_at=result.now + LIST_AGAIN_MS)
             result.others.append(timer)
         return answer
 
@@ -391,6 +395,40 @@ def _unpack(run: Run, content: bytes) -> inputs.Input:
     return found
 
 
+def _to_repeat(run: Run, timer: str) -> list[commands.Command] | None:
+    """The commands to carry out once more when this timer is due, as far as they are outstanding; None for other timers."""
+    if timer.startswith(_LIST_TIMER):
+        return [
+            item
+            for item in outstanding(run)
+            if isinstance(item, commands.ListServers) and _list_timer(item.job) == timer
+        ]
+    if timer.startswith(_LOCK_TIMER):
+        return [
+            item
+            for item in outstanding(run)
+            if isinstance(item, commands.AcquireLock) and _lock_timer(item.job) == timer
+        ]
+    return None
+
+
+def _list_timer(job: JobId) -> str:
+    return f"{_LIST_TIMER}{job}"
+
+
+def _lock_timer(job: JobId | None) -> str:
+    return _LOCK_TIMER if job is None else f"{_LOCK_TIMER}/{job}"
+
+
+def _return_unwanted(run: Run, item: inputs.LockAcquired, result: _Result) -> None:
+    """Gives back a slot that the run or job no longer wants: its request has arrived after its release, or was repeated."""
+    owner = run if item.job is None else run.jobs_by_id.get(item.job)
+    if owner is None or owner.lock is None:
+        return
+    if not any(isinstance(other, commands.AcquireLock) and other.job == item.job for other in outstanding(run)):
+        result.commands.append(commands.ReleaseLock(job=item.job, group=owner.lock.group))
+
+
 def _check_request(run: Run, content: inputs.Input) -> None:
     """Raises `Rejected` for a request that the run cannot accept, as the log engine does."""
     if isinstance(content, inputs.DecideApproval):
@@ -408,7 +446,7 @@ def _check_request(run: Run, content: inputs.Input) -> None:
 
 def _note_courtesies(live: _Live, issued: Sequence[messages.AnyCommand]) -> None:
     for command in issued:
-        if isinstance(command, messages.ScheduleActivity) and command.name in (orders.CANCEL, orders.RELEASE):
+        if isinstance(command, messages.ScheduleActivity) and command.name in _COURTESIES:
             live.courtesies.add(command.id)
         elif isinstance(command, messages.CancelActivity):
             live.courtesies.discard(command.id)

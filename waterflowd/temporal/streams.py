@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 from temporalio.client import Client
 from temporalio.worker import Worker
@@ -31,13 +32,18 @@ class StreamTurns:
         raise Stalled("WF401", f"this release has no engine for the stream {request.stream}; next: upgrade Waterflow")
 
 
-async def take_turns(client: Client, turns: messages.Turn) -> None:
-    """Takes the turns of all streams until it is cancelled. A turn that has begun is repeated by the next daemon."""
+async def take_turns(
+    client: Client, turns: messages.Turn, activities: Sequence[Callable[..., Awaitable[Any]]] = ()
+) -> None:
+    """Takes the turns of all streams until it is cancelled. A turn that has begun is repeated by the next daemon.
+
+    `activities` are those of streams that any daemon can carry out.
+    """
     worker = Worker(
         client,
         task_queue=orders.STREAMS_QUEUE,
         workflows=[shell.Stream],
-        activities=StreamActivities(turns, client.data_converter).all,
+        activities=[*StreamActivities(turns, client.data_converter).all, *activities],
         max_cached_workflows=STREAMS_CACHED,
         graceful_shutdown_timeout=timedelta(0),
     )

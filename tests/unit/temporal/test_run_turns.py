@@ -561,15 +561,11 @@ async def test_a_run_says_what_it_waits_for() -> None:
     ("workflow", "text"),
     [
         (
-            "{concurrency: one, jobs: {a: {runs-on: web, steps: [{run: x}]}}}",
-            "concurrency groups are not available on the Temporal engine yet",
-        ),
-        (
             "jobs: {a: {runs-on: web, steps: [{uses: workflow/run, with: {workflow: x.yml}}]}}",
             "child runs are not available on the Temporal engine yet",
         ),
     ],
-    ids=["lock", "child run"],
+    ids=["child run"],
 )
 async def test_what_this_engine_lacks_is_refused_with_a_reason(workflow: str, text: str) -> None:
     """It is never ignored: the run ends, and says why."""

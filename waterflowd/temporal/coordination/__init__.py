@@ -1,0 +1,1 @@
+"""What runs on Temporal have to do with one another: locks of concurrency groups, and child runs."""

@@ -317,7 +317,7 @@ def test_show_says_for_whom_a_run_acts(server: Server, files: dict[str, str]) ->
     assert (trigger["by"], trigger["principal"], trigger["scope"]) == ("ci", "ci", ["web", "db"])
 
     for kind, by, principal, scope, text in (
-        (TriggerKind.PUSH, "Ada", None, None, "unattended: started by no authenticated principal"),
+        (TriggerKind.PUSH, "Ada", None, None, "push by Ada, created"),
         (TriggerKind.WORKFLOW_RUN, "run:X", "ci", (), "acts for ci\nmay use no group\n"),
     ):
         trigger = Trigger(kind=kind, by=by, principal=principal, scope=scope)

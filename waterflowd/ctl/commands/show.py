@@ -58,13 +58,9 @@ def _facts(run: dict[str, Any]) -> list[str]:
 
 def _rights(trigger: dict[str, Any]) -> list[str]:
     """Return for whom the run acts, where `by` does not say it. Responses of older daemons have neither field."""
-    if "principal" not in trigger:
-        return []
-    principal, scope = trigger["principal"], trigger["scope"]
+    principal, scope = trigger.get("principal"), trigger.get("scope")
     facts = []
-    if principal is None:
-        facts.append("unattended: started by no authenticated principal")
-    elif principal != trigger["by"]:
+    if principal is not None and principal != trigger["by"]:
         facts.append(f"acts for {principal}")
     if scope is not None:
         facts.append(f"may only use the groups {', '.join(scope)}" if scope else "may use no group")

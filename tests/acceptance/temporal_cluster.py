@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
 
 from tests.acceptance.cluster import Cluster
 from tests.integration.temporal.server import Server, new_namespace
+from tests.patience import wait_until
 
 
 class TemporalCluster(Cluster):
@@ -24,3 +29,15 @@ class TemporalCluster(Cluster):
             f'[temporal]\naddress = "{server.address}"\nnamespace = "{self.namespace.name}"\npayload-keys = "{keys}"\n',
         )
         self.write_config()
+
+    def api(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Sends a request, and again while Temporal does not answer in time, as clients do; a start has a key for that."""
+        if (method, path) == ("POST", "/v1/workflows"):
+            options["headers"] = {"idempotency-key": uuid4().hex, **options.get("headers", {})}
+
+        def answered() -> httpx.Response | None:
+            answer = super(TemporalCluster, self).api(method, path, **options)
+            return None if answer.status_code == 503 and '"WF802"' in answer.text else answer
+
+        # The truth of a response is not whether it arrived.
+        return wait_until(lambda: (answer,) if (answer := answered()) is not None else None, "Temporal to answer")[0]

@@ -188,22 +188,33 @@ class SealingCodec(PayloadCodec, WithSerializationContext):
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Seals payloads. Raises `Rejected` WF812 for one that Temporal would not store."""
-        return [await self._on_thread(payload, self._seal) for payload in payloads]
+        return [await self._on_thread(payload, self._seal, self._seal) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Opens payloads; one that must not be trusted becomes a payload of the encoding `REFUSED`."""
-        return [await self._on_thread(payload, self._unseal) for payload in payloads]
+        return [await self._on_thread(payload, self._unseal, self._unseal_small) for payload in payloads]
 
-    async def _on_thread(self, payload: Payload, call: Callable[[Payload], Payload]) -> Payload:
+    async def _on_thread(
+        self, payload: Payload, call: Callable[[Payload], Payload], call_small: Callable[[Payload], Payload | None]
+    ) -> Payload:
+        """Only small payloads are handled at once; `call_small` returns None for one that turns out to be large."""
         if not self._workflow_id:
             raise RuntimeError("the codec is not bound to a workflow")
-        return await asyncio.to_thread(call, payload) if len(payload.data) >= _THREAD_BYTES_MIN else call(payload)
+        made = call_small(payload) if len(payload.data) < _THREAD_BYTES_MIN else None
+        return made if made is not None else await asyncio.to_thread(call, payload)
 
     def _seal(self, payload: Payload) -> Payload:
         sealed = seal(payload, self._workflow_id, self._keys, self._random(_NONCE_BYTES))
         if len(sealed.data) > self._sealed_bytes_max:
             raise _too_large(self._workflow_id, len(sealed.data), self._sealed_bytes_max)
         return sealed
+
+    def _unseal_small(self, payload: Payload) -> Payload | None:
+        """None if a small payload inflates to a large one."""
+        try:
+            return unseal(payload, self._workflow_id, self._keys, _THREAD_BYTES_MIN)
+        except Rejected:
+            return None
 
     def _unseal(self, payload: Payload) -> Payload:
         return unseal(payload, self._workflow_id, self._keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import zlib
 
 import pytest
@@ -176,6 +177,25 @@ async def test_large_payloads_are_sealed_as_small_ones_are() -> None:
     large = Payload(metadata={"encoding": b"binary/plain"}, data=os.urandom(600 << 10))
     [sealed] = await bound().encode([large])
     assert await bound().decode([sealed]) == [large]
+
+
+@pytest.mark.parametrize(("size", "is_on_thread"), [(1_000, False), (10 << 20, True)])
+async def test_a_small_payload_with_large_content_is_opened_on_a_thread(*, size: int, is_on_thread: bool) -> None:
+    """The event loop does not wait until it has been inflated."""
+    threads: list[int] = []
+
+    class Keys(PayloadKeys):
+        def find(self, identifier: str) -> bytes | None:
+            threads.append(threading.get_ident())
+            return super().find(identifier)
+
+    [sealed] = await bound().encode([Payload(data=b"x" * size)])
+    assert len(sealed.data) < 20_000
+
+    [opened] = await bound(keys=Keys([NEW, OLD])).decode([sealed])
+
+    assert len(opened.data) == size
+    assert (threads[-1] != threading.get_ident()) is is_on_thread
 
 
 async def test_a_codec_without_a_workflow_seals_nothing() -> None:

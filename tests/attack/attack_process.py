@@ -43,8 +43,13 @@ def attack(
 def prepare() -> None:
     """Raises the limit of descriptors to what the machine allows, and lowers the priority of this process.
 
-    On a network the attackers have processors of their own, so here they get what others leave.
+    On a network the attackers have processors of their own, so here they get what others leave. If the kernel schedules by
+    session (autogroup), a nice value counts only among the processes of one session: an attacker in the session of the daemon
+    would use up its share. So the attacker gets a session of its own, with the lowest share.
     """
     os.nice(19)
+    os.setsid()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text("19")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -149,6 +149,15 @@ def hosts_here() -> Iterator[Hosts]:
         hosts.remove()
 
 
+class LimitedHosts(TwoHosts):
+    """Two hosts whose daemon limits its clients as it does by default."""
+
+    def write_config(self, repositories: str = "", agents: str = "") -> None:
+        """Writes the configuration without the setting that switches these limits off."""
+        super().write_config(repositories, agents)
+        self.config.write_text(self.config.read_text().replace("requests-per-second = 0\n", ""))
+
+
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[TwoHosts]:
     """A daemon on one host and an agent on the other."""

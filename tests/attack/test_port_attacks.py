@@ -82,7 +82,11 @@ def step_times_ms(arena: Arena) -> list[int]:
     """Runs 200 steps one after another; returns the times from one to the next."""
     lines = "".join("      - {uses: log, with: {message: x}}\n" for _ in range(STEPS))
     run = arena.start(f"jobs:\n  a:\n    runs-on: web\n    steps:\n{lines}")
-    found = arena.wait_for(run, patience_s=600)
+    # By the list, which costs the daemon little: the limits for one client hold for this one, too.
+    wait_until(
+        lambda: run in {row["id"] for row in _newest(arena) if row["status"] == "completed"}, f"run {run} to end", 600
+    )
+    found = arena.run(run)
     assert found["conclusion"] == "success", found["reason"]
     ends = [
         round(datetime.fromisoformat(event["at"].replace("Z", "+00:00")).timestamp() * 1000)
@@ -91,6 +95,11 @@ def step_times_ms(arena: Arena) -> list[int]:
     ]
     assert len(ends) == STEPS
     return [after - before for before, after in itertools.pairwise(ends)]
+
+
+def _newest(arena: Arena) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = arena.api("GET", "/v1/runs?limit=1").json()["runs"]
+    return rows
 
 
 def p99(times: list[int]) -> int:

@@ -195,6 +195,8 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
     )
     driver = Driver(state, log, link, clock, feed, queries)
     log_history = LogHistory(log, feed, time_slices)
+    compiler, validator = CompilerProcess(), CompilerProcess(starts_early=False)
+    workflows = _child_workflows(config, data_dir, compiler)
     engine = compose(
         EngineParts(
             config=config,
@@ -208,6 +210,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
             secrets=secrets,
             read_secret=read_secret,
             missing_secrets=missing_secrets,
+            workflows=workflows,
             time_slices=time_slices,
         )
     )
@@ -244,7 +247,6 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
     audit_export = AuditExport(
         log, log_history, destinations(config.audit), data_dir, is_sealed=log.seal_key_id(AUDIT) != ""
     )
-    compiler, validator = CompilerProcess(), CompilerProcess(starts_early=False)
     loop_ports, reconciler = _reconciling(config, engine, compiler, clock, access)
     services = Services(
         history=engine.history,
@@ -302,7 +304,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         ),
         secrets=secrets,
         audit_export=audit_export,
-        starter=ChildRunStarter(driver, _child_workflows(config, data_dir, compiler)),
+        starter=ChildRunStarter(driver, workflows),
     )
 
 

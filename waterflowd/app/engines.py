@@ -36,6 +36,8 @@ class EngineParts:
     #: Reads a secret that the attempt may read by its origin.
     read_secret: lowering.ReadSecret
     missing_secrets: lowering.MissingSecrets
+    #: What steps start as child runs.
+    workflows: ports.ChildWorkflows
     time_slices: TimeSlices
 
 

@@ -16,6 +16,7 @@ from waterflowd.app.engines import Compose, Engine, EngineParts
 from waterflowd.host.agents import AgentHandler
 from waterflowd.temporal import check, cluster, converter, run_turns
 from waterflowd.temporal.coordination import lock_turns
+from waterflowd.temporal.coordination.child_run_activities import ChildRunActivities
 from waterflowd.temporal.coordination.lock_activities import LockActivities
 from waterflowd.temporal.coordination.lock_turns import LockTurns
 from waterflowd.temporal.gateway.activities import LeaseTerms, Secrets
@@ -66,16 +67,22 @@ async def connect(config: Config) -> Compose:
         def connect_agents(agents: AgentHandler) -> None:
             gateway.attempts.arrived = agents.arrived
 
+        runs = TemporalRuns(client, parts.driver, history)
+        reader = TemporalRunReader(history.streams, turns.failing, lambda: parts.driver.refusal)
+        coordination = [
+            *LockActivities(client).all,
+            *ChildRunActivities(client, runs, reader, parts.workflows).all,
+        ]
         return Engine(
-            runs=TemporalRuns(client, parts.driver, history),
+            runs=runs,
             history=history,
-            reader=TemporalRunReader(history.streams, turns.failing, lambda: parts.driver.refusal),
+            reader=reader,
             attempts=gateway.attempts,
             tasks={
                 "turns of streams": lambda: take_turns(
                     client,
                     StreamTurns({run_turns.PREFIX: turns, lock_turns.PREFIX: LockTurns()}),
-                    LockActivities(client).all,
+                    coordination,
                 ),
                 "gateway": gateway.run,
             },

@@ -138,7 +138,7 @@ class BatchBuilder:
                 self._send(agent, messages.Cancel(task, command.is_forced, command.reason))
             case commands.CancelChildRun():
                 # If it is still open.
-                self._others.append((command.run, inputs.CancelRun(by=f"run {run.id}", is_forced=command.is_forced)))
+                self._others.append((command.run, child_runs.cancel(run.id, is_forced=command.is_forced)))
 
     def _offer(self, run: Run, command: commands.SendTask) -> None:
         draft = lowering.draft(run, command)

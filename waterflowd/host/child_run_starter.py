@@ -12,13 +12,10 @@ import logging
 
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
-from waterflowd.dsl.building.child_workflows import child_workflow_path
-from waterflowd.dsl.reporting import codes
 from waterflowd.engine import Run
 from waterflowd.host import child_runs
 from waterflowd.host.driver import Driver
 from waterflowd.model.ids import AttemptId
-from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.ports import ChildWorkflows
 
 #: Concurrent starts: one repository that hangs does not block the others.
@@ -74,13 +71,9 @@ class ChildRunStarter:
         await self._driver.start_child_run(attempt, request)
 
     async def _plan(self, run: Run, workflow: str) -> bytes:
-        path = child_workflow_path(run.plan.path, workflow)
-        if path is None:
-            text = f'"{workflow}" is not a workflow of this repository; give the path or name of a .yml or .yaml file'
-            raise Rejected(codes.WRONG_CALL, text)
-        if run.repository is None or run.revision is None:
-            text = "this run does not come from a repository, so it has no other workflows; push it to a watched repository"
-            raise Rejected(codes.WRONG_CALL, text)
+        path = child_runs.workflow_path(run, workflow)
+        assert run.repository is not None, "a run without one has no path"
+        assert run.revision is not None, "a run of a repository has a revision"
         return await self._workflows.plan(run.repository, run.revision, path)
 
     def _retry_later(self, attempt: AttemptId, error: WaterflowError) -> None:
@@ -93,7 +86,6 @@ class ChildRunStarter:
             delay_s = max(delay_s, min(error.after_s, _BACKOFF.max_s))
         where = f"{attempt.job}/{attempt.step}"
         logger.warning("run %s, %s: cannot start the child run yet: %s", attempt.run, where, error)
-        text = f"cannot start the child run yet: {error.text}"
-        cause = reason(ReasonCode.CHILD_RUN_STARTING, text, error=error.code)
+        cause = child_runs.delay(error)
         self._driver.submit([(attempt.run, child_runs.not_started(attempt, cause, is_refused=False))])
         asyncio.get_running_loop().call_later(delay_s, self._state.child_runs.retry, attempt)

@@ -11,15 +11,20 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from waterflow_agent.errors import Rejected
+import msgspec
+
+from waterflow_agent.errors import Rejected, WaterflowError
+from waterflowd.dsl.building.child_workflows import child_workflow_path
+from waterflowd.dsl.reporting import codes
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.outstanding import outstanding_of_block
 from waterflowd.engine.rules.child_runs import is_exclusive
 from waterflowd.model import chains, ids, plan
-from waterflowd.model.ids import AttemptId, RunId
+from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.inputs import check_start
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
@@ -108,8 +113,19 @@ def is_requested(run: Run, attempt: AttemptId) -> bool:
 
 def start_request(run: Run, attempt: AttemptId, compiled: bytes, arguments: dict[str, Any]) -> StartRequest:
     """The request that starts the attempt's child run. Raises `Rejected` WF110 for inputs that the workflow does not accept."""
+    return with_plan(start_draft(run, attempt), compiled, arguments)
+
+
+def with_plan(draft: StartRequest, compiled: bytes, arguments: dict[str, Any]) -> StartRequest:
+    """A draft with its plan and inputs. Raises `Rejected` WF110 for inputs that the workflow does not accept."""
+    typed = check_start(plan.decode(compiled).inputs, arguments)
+    return msgspec.structs.replace(draft, plan=compiled, inputs=typed)
+
+
+def start_draft(run: Run, attempt: AttemptId) -> StartRequest:
+    """The request that starts the attempt's child run, as far as its parent decides: without the plan and the inputs."""
     return StartRequest(
-        plan=compiled,
+        plan=b"",
         repository=run.repository,
         revision=run.revision,
         trigger=Trigger(
@@ -125,8 +141,35 @@ def start_request(run: Run, attempt: AttemptId, compiled: bytes, arguments: dict
             git=run.trigger.git,
             payload=_payload(run, attempt),
         ),
-        inputs=check_start(plan.decode(compiled).inputs, arguments),
     )
+
+
+def workflow_path(run: Run, workflow: str) -> str:
+    """The path of the workflow file that a step of the run names. Raises `Rejected` WF135 if there can be none."""
+    path = child_workflow_path(run.plan.path, workflow)
+    if path is None:
+        text = f'"{workflow}" is not a workflow of this repository; give the path or name of a .yml or .yaml file'
+        raise Rejected(codes.WRONG_CALL, text)
+    if run.repository is None or run.revision is None:
+        text = "this run does not come from a repository, so it has no other workflows; push it to a watched repository"
+        raise Rejected(codes.WRONG_CALL, text)
+    return path
+
+
+def child_id(run: Run, name: AttemptId) -> RunId:
+    """The id of the attempt's child run, where several daemons may start it: derived from the attempt."""
+    attempt = run.attempt(name.job, name.step, name.number)
+    assert attempt is not None, "the attempt is one of the run's"
+    digest = hashlib.sha256(trigger_key(name).encode()).digest()
+    return ids.run_id(attempt.queued_at, int.from_bytes(digest[:10], "big"))
+
+
+def parent_of(trigger: Trigger) -> AttemptId | None:
+    """The attempt that has started a child run; None for other runs."""
+    if trigger.kind is not TriggerKind.PARENT_RUN:
+        return None
+    about = trigger.payload[chains.PARENT_RUN]
+    return AttemptId(RunId(about["id"]), JobId(about["job"]), StepId(about["step"]), AttemptNo(about["attempt"]))
 
 
 def _is_exclusive(run: Run, name: AttemptId) -> bool:
@@ -203,6 +246,23 @@ def missing(attempt: AttemptId, run: RunId) -> inputs.ChildRunEnded:
         conclusion=Conclusion.LOST,
         reason="the run is missing from the log; its outcome is unknown",
     )
+
+
+def terminated(attempt: AttemptId, run: RunId) -> inputs.ChildRunEnded:
+    """An operator has ended the child run from outside."""
+    return msgspec.structs.replace(
+        missing(attempt, run), reason="the run was terminated from outside; its outcome is unknown"
+    )
+
+
+def cancel(parent: RunId, *, is_forced: bool) -> inputs.CancelRun:
+    """The cancel of a child run by its parent."""
+    return inputs.CancelRun(by=f"run {parent}", is_forced=is_forced)
+
+
+def delay(error: WaterflowError) -> Reason:
+    """Why the child run cannot be started yet, for the step."""
+    return reason(ReasonCode.CHILD_RUN_STARTING, f"cannot start the child run yet: {error.text}", error=error.code)
 
 
 def refusal(error: Rejected) -> Reason:

@@ -389,16 +389,17 @@ class Driver:
         """See `ports.Runs`."""
         await self._commit(lambda batch: batch.record(stream, facts))
 
-    async def reserve(self, requests: Sequence[StartRequest]) -> list[ReservedRun]:
+    async def reserve(self, requests: Sequence[StartRequest], run_id: RunId | None = None) -> list[ReservedRun]:
         """Records ids, numbers and trigger keys of runs that another engine hosts; checks the requests as `start` does.
 
         A key that was reserved earlier gives the same id: its run may not have been started, because the daemon ended.
+        `run_id` is the id of the only run, if it is decided already.
         """
         hashed = [await self._with_hashes(request) for request in requests]
 
         def apply(batch: BatchBuilder) -> list[ReservedRun]:
             self._admit(batch, hashed)
-            return [self._reserve(batch, request, self._known(batch, request)) for request in hashed]
+            return [self._reserve(batch, request, self._known(batch, request) or run_id) for request in hashed]
 
         reserved: list[ReservedRun] = await self._commit(apply)
         return reserved

@@ -34,6 +34,7 @@ _AttemptCommand = (
     | commands.StartChildRun
     | commands.WatchChildRun
     | commands.DropChildRun
+    | commands.CancelChildRun
 )
 
 

@@ -12,6 +12,8 @@ fields have defaults, an order may be repeated without harm, and an id names one
     lock        streams                        `LockOrder`    nothing; the answer is a signal of the lock's stream
     unlock      streams                        `UnlockOrder`  nothing
     look        streams                        `LookOrder`    `EndedRuns`; the activity of a lock's stream
+    start-child-run    streams                 `ChildRunOrder`   `ChildRunCreated` or `ChildRunNotCreated`
+    look-at-child-run  streams                 `ChildLookOrder`  `ChildRunEnded`, or nothing while the run is open
 
 A result, and the content of a signal to a run, is one input of the engine (`INPUTS`). A signal to the stream of a lock contains
 the order.
@@ -20,7 +22,7 @@ the order.
 from __future__ import annotations
 
 import hashlib
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -30,6 +32,7 @@ from waterflowd.engine.inputs import RunInput
 from waterflowd.fleet.locks import Holder, LockRequest
 from waterflowd.model.codec import ValueCodec
 from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId
+from waterflowd.model.records import StartRequest
 
 #: The queue on which daemons take the turns of all streams.
 STREAMS_QUEUE = "streams"
@@ -43,6 +46,10 @@ RELEASE: Final = "release"
 LOCK: Final = "lock"
 UNLOCK: Final = "unlock"
 LOOK: Final = "look"
+START_CHILD_RUN: Final = "start-child-run"
+LOOK_AT_CHILD_RUN: Final = "look-at-child-run"
+#: The signal to a child run; not an activity.
+CANCEL_CHILD_RUN: Final = "cancel-child-run"
 
 #: Temporal refuses ids of more than 1,000 bytes.
 _ID_BYTES_MAX = 900
@@ -129,6 +136,25 @@ class EndedRuns(Order, frozen=True, kw_only=True, tag="ended-runs"):
     runs: tuple[RunId, ...]
 
 
+class ChildRunOrder(Order, frozen=True, kw_only=True, tag="child-run-order"):
+    """Compile the workflow of a step (`workflow/run`), and start it as the run `child`."""
+
+    attempt: AttemptId
+    child: RunId
+    #: The workflow file, in the commit of the request.
+    path: str
+    #: Without the plan and the inputs.
+    request: StartRequest
+    arguments: dict[str, Any]
+
+
+class ChildLookOrder(Order, frozen=True, kw_only=True, tag="child-look-order"):
+    """Find out how the child run of an attempt has ended, if it has."""
+
+    attempt: AttemptId
+    child: RunId
+
+
 class AttemptProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="progress"):
     """What a gateway leaves for the next one in the heartbeats of an attempt's activity."""
 
@@ -140,7 +166,18 @@ class AttemptProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     is_forced: bool = False
 
 
-AnyOrder = SlotOrder | TaskOrder | CancelOrder | ReleaseOrder | LockOrder | UnlockOrder | LookOrder | EndedRuns
+AnyOrder = (
+    SlotOrder
+    | TaskOrder
+    | CancelOrder
+    | ReleaseOrder
+    | LockOrder
+    | UnlockOrder
+    | LookOrder
+    | EndedRuns
+    | ChildRunOrder
+    | ChildLookOrder
+)
 
 #: How orders, and the inputs of runs, are stored: `pack` and `unpack`.
 ORDERS = ValueCodec("order", AnyOrder)
@@ -176,8 +213,11 @@ def task_activity(task: TaskId, agent: AgentId) -> str:
     return _escaped_id([ATTEMPT, attempt.job, attempt.step, str(attempt.number), str(task.epoch), agent])
 
 
-def attempt_activity(name: Literal["place", "cancel"], attempt: AttemptId, *, is_forced: bool = False) -> str:
-    """The id of another activity for one attempt: `place` or `cancel`. A forced cancel is another activity."""
+AttemptActivity = Literal["place", "cancel", "start-child-run", "look-at-child-run", "cancel-child-run"]
+
+
+def attempt_activity(name: AttemptActivity, attempt: AttemptId, *, is_forced: bool = False) -> str:
+    """The id of another activity or signal for one attempt. A forced cancel is another one."""
     parts = [name, attempt.job, attempt.step, str(attempt.number), *(["forced"] if is_forced else [])]
     return _escaped_id(parts)
 

@@ -27,6 +27,7 @@ from waterflowd.host.fleet_requests import attempt_id
 from waterflowd.model.ids import AgentId, AttemptId, JobId
 from waterflowd.model.statuses import AttemptStatus
 from waterflowd.temporal import messages, orders
+from waterflowd.temporal.coordination import child_run_commands
 
 #: A gateway confirms every 20 s that it still has the activity.
 HEARTBEAT_MS = 60_000
@@ -77,6 +78,12 @@ def _of(run: Run, command: commands.Command, lost_after_ms: int) -> Iterator[mes
             yield _cancel(run, command)
         case commands.AcquireLock():
             yield _lock(run, command)
+        case commands.StartChildRun():
+            yield child_run_commands.start(run, command)
+        case commands.DropChildRun():
+            yield from child_run_commands.drop(run, command)
+        case commands.CancelChildRun():
+            yield child_run_commands.cancel(run, command)
         case commands.ReleaseLock(job=owner):
             # Its place in the queue, or the slot, is freed even if the request arrives later.
             yield messages.CancelActivity(id=orders.lock_activity(orders.LOCK, owner))

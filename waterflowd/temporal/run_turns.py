@@ -9,7 +9,6 @@ Rules of this file:
 - A request (an update) is answered with the run's row, or with a refusal; it never stalls a run.
 - A run that has completed still releases its jobs and locks. Temporal drops the activities of a workflow that completes, so
   the stream ends when they have, or after `CLOSE_MS`.
-- What this engine cannot do yet is refused with a reason that says so.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ from waterflowd.model.ids import JobId, RunId
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import RunSummary
 from waterflowd.temporal import facts, messages, orders, run_commands
+from waterflowd.temporal.coordination import child_run_commands
 
 logger = logging.getLogger("waterflow.temporal")
 
@@ -309,6 +309,8 @@ class RunTurns:
         for identifier, error in result.updates.items():
             answer = Answer(row=row) if error is None else Answer(refusal=_refusal(error))
             issued.append(messages.AnswerUpdate(id=identifier, content=ANSWERS.pack(answer)))
+        if run.is_completed and (request.begins or not result.was_completed):
+            issued += child_run_commands.report(run)
         _note_courtesies(live, issued)
         if run.is_completed:
             if not live.courtesies:
@@ -346,22 +348,11 @@ class RunTurns:
                 result.others.append(timer)
             case commands.ReleaseLock(job=owner):
                 result.others.append(messages.CancelTimer(id=_lock_timer(owner)))
-            case (
-                commands.StartChildRun(job=job, step=step, attempt=number)
-                | commands.WatchChildRun(job=job, step=step, attempt=number)
-            ):
-                text = "child runs are not available on the Temporal engine yet; remove the step `workflow/run`"
-                return (
-                    inputs.ChildRunNotCreated(
-                        job=job,
-                        step=step,
-                        attempt=number,
-                        is_refused=True,
-                        reason=reason(ReasonCode.CHILD_RUN_REFUSED, text),
-                    ),
-                )
-            case commands.DropChildRun() | commands.CancelChildRun():
-                # Of what was refused.
+            case commands.StartChildRun():
+                impossible = child_run_commands.refusal(run, command)
+                return None if impossible is None else (impossible,)
+            case commands.WatchChildRun():
+                result.others += child_run_commands.watch(run, command, result.now)
                 return ()
         return None
 
@@ -408,6 +399,13 @@ def _to_repeat(run: Run, timer: str) -> list[commands.Command] | None:
             item
             for item in outstanding(run)
             if isinstance(item, commands.AcquireLock) and _lock_timer(item.job) == timer
+        ]
+    if timer.startswith(orders.LOOK_AT_CHILD_RUN):
+        return [
+            item
+            for item in outstanding(run)
+            if isinstance(item, commands.WatchChildRun)
+            and child_run_commands.timer_id(attempt_id(run.id, item)) == timer
         ]
     return None
 

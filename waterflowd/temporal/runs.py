@@ -47,8 +47,8 @@ class TemporalRuns:
         self._driver = driver
         self._history = history
 
-    async def start(self, request: StartRequest) -> RunSummary:
-        """See `ports.Runs`."""
+    async def start(self, request: StartRequest, run: RunId | None = None) -> RunSummary:
+        """See `ports.Runs`. `run` is the id, if it is decided already."""
         known = await self._known(request)
         row = await self._history.run(known) if known is not None else None
         if row is not None:
@@ -56,7 +56,7 @@ class TemporalRuns:
         if known is not None and await self._was_started(known):
             text = f"this trigger key has started run {known}, which Temporal no longer keeps; use a new key"
             raise Rejected("WF606", text, status=409)
-        [reserved] = await self._driver.reserve([request])
+        [reserved] = await self._driver.reserve([request], run)
         return await self._start(reserved)
 
     async def apply(self, stream: StreamName, facts: Sequence[Any], starts: Sequence[StartRequest]) -> list[RunId]:

@@ -15,14 +15,16 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.errors import Rejected
 from waterflowd.access.policy import AccessPolicy
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import Run, events, fold, inputs
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
+from waterflowd.host import child_runs
 from waterflowd.model import ids, plan
 from waterflowd.model.ids import AgentId, JobId, RunId
-from waterflowd.model.records import Trigger, TriggerKind
+from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Outcome
 from waterflowd.temporal import messages, orders, run_turns
 from waterflowd.temporal.coordination import lock_turns
@@ -47,6 +49,8 @@ class Stream:
     number: int = 0
     has_begun: bool = False
     is_open: bool = True
+    #: It ends when its signals have been sent, unless it has got inputs until then.
+    is_ending: bool = False
     timers: dict[str, int] = field(default_factory=dict)
     activities: dict[str, messages.ScheduleActivity] = field(default_factory=dict)
 
@@ -65,6 +69,8 @@ class Streams:
         #: Signals on their way: who sends, what, and to whom.
         self.signals: list[tuple[str, messages.SendSignal]] = []
         self.finish: Callable[[RunId], bool] = lambda run: True
+        #: Workflow files that runs of a repository can start as child runs.
+        self.files: dict[str, str] = {}
         self.engines: dict[str, messages.Turn] = {}
         #: Called after every turn.
         self.check: Callable[[], None] = lambda: None
@@ -81,21 +87,37 @@ class Streams:
     def start(self, workflow: str, repository: str | None = None) -> RunId:
         """Starts a run."""
         self.now += 1
-        compiled = compile_workflow("w.yml", workflow.encode())
-        assert compiled.plan is not None, compiled.diagnostics
         run = ids.run_id(self.now, len(self.all))
-        stream = self.all[f"run/{run}"] = Stream(f"run/{run}", subject=compiled.plan)
+        trigger = Trigger(kind=TriggerKind.CLI, by="uid:0", principal="ann", scope=("web",))
+        revision = None if repository is None else "f" * 40
+        request = StartRequest(
+            plan=self.compiled("w.yml", workflow), trigger=trigger, repository=repository, revision=revision
+        )
+        self._start(run, request)
+        return run
+
+    def compiled(self, path: str, workflow: str) -> bytes:
+        """The plan of a workflow; other files of its repository are `files`."""
+        files = {path: content.encode() for path, content in self.files.items()}
+        found = compile_workflow(path, workflow.encode(), files)
+        assert found.plan is not None, found.diagnostics
+        return found.plan
+
+    def _start(self, run: RunId, request: StartRequest) -> None:
+        """Starts a run, unless its id is taken."""
+        if f"run/{run}" in self.all:
+            return
+        stream = self.all[f"run/{run}"] = Stream(f"run/{run}", subject=request.plan)
         begin = inputs.StartRun(
             plan_hash="h",
             number=len(self.all),
-            trigger=Trigger(kind=TriggerKind.CLI, by="uid:0", principal="uid:0"),
-            repository=repository,
-            revision=None if repository is None else "f" * 40,
-            inputs={},
+            trigger=request.trigger,
+            repository=request.repository,
+            revision=request.revision,
+            inputs=request.inputs,
             vars={},
         )
         stream.receive(messages.SignalReceived(number=0, content=orders.INPUTS.pack(begin)))
-        return run
 
     def run(self, run: RunId) -> Run:
         """The state of a run, by its facts."""
@@ -150,9 +172,14 @@ class Streams:
         self.now = until
 
     def _choices(self) -> list[Callable[[], Any]]:
+        for stream in self.all.values():
+            if stream.is_ending and not any(sender == stream.name for sender, _ in self.signals):
+                stream.is_ending = False
+                if not stream.inputs:
+                    self._end(stream)
         found: list[Callable[[], Any]] = []
         for stream in self.all.values():
-            if stream.is_open and (stream.inputs or not stream.has_begun):
+            if stream.is_open and not stream.is_ending and (stream.inputs or not stream.has_begun):
                 found.append(functools.partial(self._turn, stream))
         for index in range(len(self.signals)):
             found.append(functools.partial(self._deliver, index))
@@ -189,7 +216,7 @@ class Streams:
         if result.is_cold:
             result = await engine(msgspec.structs.replace(request, past=past))
         assert result.seq == len(result.facts) + (0 if result.is_snapshot else request.seq)
-        stream.has_begun, stream.state = True, result.state
+        stream.has_begun, stream.state, stream.is_ending = True, result.state, False
         stream.facts = [*([] if result.is_snapshot else stream.facts), *result.facts]
         stream.inputs = [item for item in stream.inputs if item.number not in result.taken]
         for command in result.commands:
@@ -212,8 +239,7 @@ class Streams:
             case messages.SendSignal():
                 self.signals.append((stream.name, command))
             case messages.Complete():
-                if not stream.inputs and not any(sender == stream.name for sender, _ in self.signals):
-                    self._end(stream)
+                stream.is_ending = True
             case _:
                 pass
 
@@ -274,7 +300,39 @@ class Streams:
             case orders.LookOrder(runs=runs):
                 ended = tuple(run for run in runs if not self.all[f"run/{run}"].is_open)
                 return orders.ORDERS.pack(orders.EndedRuns(runs=ended))
+            case orders.ChildRunOrder():
+                return self._start_child(stream, command, order)
+            case orders.ChildLookOrder():
+                return self._look_at_child(order)
         return b""
+
+    def _start_child(self, parent: Stream, command: messages.ScheduleActivity, order: orders.ChildRunOrder) -> bytes:
+        """As the activity does."""
+        if order.path not in self.files:
+            cause = child_runs.refusal(Rejected("WF135", f'no workflow file "{order.path}"'))
+            return orders.INPUTS.pack(child_runs.not_started(order.attempt, cause, is_refused=True))
+        compiled = self.compiled(order.path, self.files[order.path])
+        self._start(order.child, child_runs.with_plan(order.request, compiled, order.arguments))
+        if not parent.is_open or command.id not in parent.activities:
+            self.tell(order.child, child_runs.cancel(order.attempt.run, is_forced=False))
+        created = inputs.ChildRunCreated(
+            job=order.attempt.job,
+            step=order.attempt.step,
+            attempt=order.attempt.number,
+            run=order.child,
+            name=order.path,
+            number=1,
+        )
+        return orders.INPUTS.pack(created)
+
+    def _look_at_child(self, order: orders.ChildLookOrder) -> bytes:
+        stream = self.all[f"run/{order.child}"]
+        if stream.is_open:
+            return b""
+        run = self.run(order.child)
+        if run.is_completed:
+            return orders.INPUTS.pack(child_runs.ended(order.attempt, run))
+        return orders.INPUTS.pack(child_runs.terminated(order.attempt, order.child))
 
     def _signal_with_start(self, name: str, content: bytes) -> None:
         stream = self.all.get(name)

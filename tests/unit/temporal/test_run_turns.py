@@ -557,24 +557,6 @@ async def test_a_run_says_what_it_waits_for() -> None:
     assert stream.run().jobs_by_id[JobId("a")].conclusion is Conclusion.SUCCESS
 
 
-@pytest.mark.parametrize(
-    ("workflow", "text"),
-    [
-        (
-            "jobs: {a: {runs-on: web, steps: [{uses: workflow/run, with: {workflow: x.yml}}]}}",
-            "child runs are not available on the Temporal engine yet",
-        ),
-    ],
-    ids=["child run"],
-)
-async def test_what_this_engine_lacks_is_refused_with_a_reason(workflow: str, text: str) -> None:
-    """It is never ignored: the run ends, and says why."""
-    stream = Stream(workflow)
-    await stream.start(repository="shop", revision="f" * 40)
-    assert stream.run().conclusion in (Conclusion.FAILURE, Conclusion.CANCELLED)
-    assert text in str(stream.events())
-
-
 async def test_the_servers_of_a_group_are_listed_in_the_turn() -> None:
     """A job on each server of its group; while there is none, it looks again after half a minute."""
     stream = Stream("jobs: {a: {runs-on: {group: web, target: each}, steps: [{run: x}]}}")

@@ -113,11 +113,17 @@ def unseal(payload: Payload, workflow_id: str, keys: PayloadKeys, content_bytes_
 
 
 def stated_workflow(payload: Payload) -> str | None:
-    """The id of the workflow in the head of a sealed payload, which is true only if `unseal` opens the payload for it."""
+    """The id of the workflow in the head of a sealed payload, which is true only if `unseal` opens the payload for it.
+
+    None for a payload that is not sealed, and "" for an id that is not text, for which nothing opens.
+    """
     if payload.metadata.get("encoding") != SEALED or len(payload.data) < _HEAD_BYTES:
         return None
     length = int.from_bytes(payload.data[1:_HEAD_BYTES], "big")
-    return payload.data[_HEAD_BYTES : _HEAD_BYTES + length].decode(errors="replace")
+    try:
+        return payload.data[_HEAD_BYTES : _HEAD_BYTES + length].decode()
+    except UnicodeDecodeError:
+        return ""
 
 
 def refusal(payload: Payload) -> str:

@@ -158,6 +158,18 @@ async def test_a_payload_that_names_another_workflow_does_not_open() -> None:
     assert b"token" not in decoded.payloads[0].data
 
 
+@pytest.mark.parametrize("length", [3, 0xFFFF])
+async def test_a_payload_whose_workflow_is_not_text_does_not_open(length: int) -> None:
+    """It is refused like any other forged payload, whatever the length that it states."""
+    good = await sealed("good")
+    forged = msgspec.structs.replace(good, data=b"\x01" + length.to_bytes(2, "big") + b"\xff" * length)
+    decoded = await PayloadDecoder(KEYS).decode([forged, good])
+    assert decoded.streams == {RUN}
+    first, second = (json.loads(payload.data) for payload in decoded.payloads)
+    assert first.endswith("it was changed, or sealed for another workflow")
+    assert second == "good"
+
+
 async def test_a_payload_without_a_seal_is_unchanged() -> None:
     """Someone sent it by hand; the shell drops it."""
     by_hand = SealedPayload(metadata={"encoding": b"json/plain"}, data=b'"stop"')

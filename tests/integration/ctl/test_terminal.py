@@ -30,10 +30,10 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield made
 
 
-def shown(server: Server, *arguments: str) -> list[str]:
+def shown(server: Server, *arguments: str, columns: int = COLUMNS) -> list[str]:
     """Returns the lines that a command prints on a terminal, without colours."""
     main, terminal = pty.openpty()
-    environment = os.environ | {"COLUMNS": str(COLUMNS), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
     command = [sys.executable, "-m", "waterflowd.ctl", "--server", f"unix:{server.path}", *arguments]
     process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
     os.close(terminal)
@@ -63,6 +63,11 @@ def test_a_long_problem_is_shown_once_and_broken_between_words(server: Server) -
     assert all(line.startswith("    ") for line in lines[start + 1 : end])
     assert "".join(lines).count("has used its quota") == 1
     assert f"  ! {REASON}" in server.ctl("status").stdout.splitlines()
+
+
+def test_an_empty_list_of_runs_is_a_sentence_on_any_terminal(server: Server) -> None:
+    """Also where not even the headings fit."""
+    assert shown(server, "runs", columns=30) == ["no runs yet; start one: waterflowctl run FILE.yml"]
 
 
 def test_runs_fit_with_short_ids_that_other_commands_accept(server: Server, tmp_path: Path) -> None:

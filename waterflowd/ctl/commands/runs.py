@@ -33,7 +33,7 @@ def runs(context: click.Context, /, limit: int, as_json: bool, **filters: str | 
     headings = ["", "RUN", "NAME", "STATUS", "TRIGGER", "CREATED", "DURATION"]
     found = list(rows)
     lines = [_row(run) for run in found]
-    if not fits([headings, *lines]):
+    if found and not fits([headings, *lines]):
         length = _distinct_length(found)
         lines = [_short_row(run, length) for run in found]
     table(

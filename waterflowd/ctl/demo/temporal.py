@@ -74,4 +74,7 @@ class DevelopmentServer:
 
     def _call(self, *arguments: str) -> bool:
         command = [str(self.program), *arguments, "--address", self.address]
-        return subprocess.run(command, capture_output=True, timeout=_CALL_S, check=False).returncode == 0
+        try:
+            return subprocess.run(command, capture_output=True, timeout=_CALL_S, check=False).returncode == 0
+        except subprocess.TimeoutExpired:
+            return False

@@ -59,8 +59,12 @@ class PayloadDecoder:
                 continue
             try:
                 opened = codec.unseal(payload, stream, self._keys, max(left, 1))
-            except (Rejected, Stalled) as error:
+            except Stalled as error:
                 shown.append(_json(f"this payload cannot be shown: {error.text} [{error.code}]"))
+                continue
+            except Rejected as error:
+                text = f"the payloads of this request have more than {SHOWN_BYTES_MAX:,} bytes; next: open fewer at a time"
+                shown.append(_json(f"this payload cannot be shown: {text} [{error.code}]"))
                 continue
             if refusal := codec.refusal(opened):
                 shown.append(_json(f"no daemon has sealed this payload for a workflow: {refusal}"))

@@ -267,7 +267,7 @@ class AuditExportRow(msgspec.Struct, frozen=True, kw_only=True):
 
     #: `file` or `syslog`.
     name: str
-    #: Records that it has not got yet.
+    #: Records that it has not received yet.
     waiting: int
     #: Why the last record could not be delivered; "" if it was, or was not tried yet.
     failure: str = ""

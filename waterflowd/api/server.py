@@ -316,7 +316,7 @@ class _Server(uvicorn.Server):
         self.is_up.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stops to listen, and ends the connections."""
+        """Stops listening, and ends the connections."""
         for listener in self._listeners:
             listener.stop()
         await super().shutdown(sockets)

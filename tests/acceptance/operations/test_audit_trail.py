@@ -92,7 +92,9 @@ def test_an_export_that_fails_and_a_missing_key_are_shown(empty_cluster: Cluster
     folder = cluster.folder / "exports"
     configure(cluster, f'export-file = "{folder}/audit.jsonl"')
     cluster.start_daemon()
-    problem = "audit trail: cannot be exported to file: No such file or directory; records that wait: "
+    problem = (
+        "audit trail: cannot be exported to file: No such file or directory; check audit.export-file; records waiting: "
+    )
     wait_until(lambda: problem in cluster.ctl("status").stdout, "the failure to be shown")
     assert cluster.ctl("status").returncode == 1
     metrics = cluster.api("GET", "/metrics").text

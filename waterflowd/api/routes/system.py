@@ -138,7 +138,8 @@ def _problems(services: Services) -> list[str]:
     found += [f"agent {agent.name}: {agent.text}" for agent in agents if not agent.is_connected]
     found[:0] = [f"agent {agent.name}: {agent.alarm}" for agent in agents if agent.alarm]
     found[:0] = [
-        f"audit trail: cannot be exported to {export.name}: {export.failure}; records that wait: {export.waiting}"
+        f"audit trail: cannot be exported to {export.name}: {export.failure}; check audit.export-{export.name};"
+        f" records waiting: {export.waiting}"
         for export in services.audit_admin.exports()
         if export.failure
     ]

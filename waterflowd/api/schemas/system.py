@@ -38,7 +38,7 @@ class DaemonSchema(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditExportSchema(msgspec.Struct, frozen=True, kw_only=True):
-    """A destination of the audit trail, and the number of records that it has not got. `failure` is "" if it works."""
+    """A destination of the audit trail, and the number of records that it has not received. `failure` is "" if it works."""
 
     to: str
     waiting: int

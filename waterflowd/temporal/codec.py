@@ -156,8 +156,7 @@ def _refused(reason: str) -> Payload:
 def _too_large(workflow_id: str, size: int, limit: int) -> Rejected:
     return Rejected(
         "WF812",
-        f"a payload of workflow {workflow_id} has {size:,} bytes, the limit is {limit:,}; next: pass large data in files,"
-        " or set temporal.objects if the limit is Temporal's",
+        f"a payload of workflow {workflow_id} has {size:,} bytes, the limit is {limit:,}; next: pass large data in files",
         status=413,
     )
 

@@ -63,7 +63,9 @@ class PayloadDecoder:
                 shown.append(_json(f"this payload cannot be shown: {error.text} [{error.code}]"))
                 continue
             except Rejected as error:
-                text = f"the payloads of this request have more than {SHOWN_BYTES_MAX:,} bytes; next: open fewer at a time"
+                text = (
+                    f"the payloads of this request have more than {SHOWN_BYTES_MAX:,} bytes; next: open fewer at a time"
+                )
                 shown.append(_json(f"this payload cannot be shown: {text} [{error.code}]"))
                 continue
             if refusal := codec.refusal(opened):

@@ -156,7 +156,9 @@ class TemporalRuns:
         if reason:
             return Rejected("WF606", f"run {run} is stalled: {reason}", status=409)
         return Retryable(
-            "WF802", f"run {run} has not answered within {ANSWER_S_MAX:g} s; it may still take the request"
+            "WF802",
+            f"run {run} has not answered within {ANSWER_S_MAX:g} s; it may still take the request;"
+            f" next: look at the run before you repeat the request",
         )
 
 

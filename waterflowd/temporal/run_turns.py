@@ -7,12 +7,15 @@ Rules of this file:
 - If an input raises, those before it are the result of the turn, and the next turn begins with it: so nothing else is lost when
   it stalls the run. The run in memory is ahead of the facts then, so it is folded again.
 - A request (an update) is answered with the run's row, or with a refusal; it never stalls a run.
+- The slots of jobs that have ended are not outstanding, but an execution may end before it has freed them. So the next one
+  frees the newest ones again; otherwise the group's lock would keep such a slot until the run has ended.
 - A run that has completed still releases its jobs and locks. Temporal drops the activities of a workflow that completes, so
   the stream ends when they have, or after `CLOSE_MS`.
 """
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -34,6 +37,7 @@ from waterflowd.model.codec import UnreadableError, ValueCodec
 from waterflowd.model.ids import JobId, RunId
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import RunSummary
+from waterflowd.model.statuses import Status
 from waterflowd.temporal import facts, messages, orders, run_commands
 from waterflowd.temporal.coordination import child_run_commands
 
@@ -52,6 +56,9 @@ LIST_AGAIN_MS = 30_000
 #: How often a run or job repeats the request for its slot, also while it holds it. The lock knows, unless an operator has
 #: terminated its stream.
 LOCK_AGAIN_MS = 600_000
+
+#: Slots of ended jobs that a new execution frees again. Few are still being freed when an execution ends.
+UNLOCKS_MAX = 200
 
 FACTS = facts.FactCodec("run", events.RunEvent)
 _CLOSE_TIMER = "close"
@@ -193,7 +200,7 @@ class RunTurns:
         """Takes the first inputs. Raises `_InputError` for one that raises; the run in memory is then ahead of the facts."""
         result = _Result(request.now, was_completed=live.run.is_completed)
         if request.begins:
-            self._feed(live, (), result, outstanding=list(outstanding(live.run)))
+            self._feed(live, (), result, outstanding=[*outstanding(live.run), *_freed_slots(live.run)])
         for index, item in enumerate(request.inputs[:count]):
             try:
                 self._take_one(live, item, result)
@@ -416,6 +423,16 @@ def _list_timer(job: JobId) -> str:
 
 def _lock_timer(job: JobId | None) -> str:
     return _LOCK_TIMER if job is None else f"{_LOCK_TIMER}/{job}"
+
+
+def _freed_slots(run: Run) -> list[commands.ReleaseLock]:
+    """The slots of the jobs that ended last. Freeing one a second time changes nothing."""
+    if run.is_completed:
+        # The lock finds out that the run has ended.
+        return []
+    ended = [job for job in run.jobs if job.lock is not None and job.status is Status.COMPLETED]
+    newest = heapq.nlargest(UNLOCKS_MAX, ended, key=lambda job: job.completed_at or 0)
+    return [commands.ReleaseLock(job=job.id, group=job.lock.group) for job in newest if job.lock is not None]
 
 
 def _return_unwanted(run: Run, item: inputs.LockAcquired, result: _Result) -> None:

@@ -188,6 +188,24 @@ def _request(streams: Streams, run: RunId) -> bytes:
     return activity.content
 
 
+async def test_a_new_execution_frees_the_slot_of_a_job_that_has_ended() -> None:
+    """The previous execution ended before it had freed the slot; the lock only checks whether the whole run has ended."""
+    streams = Streams()
+    text = (
+        "jobs: {a: {runs-on: web, concurrency: deploy, steps: [{run: x}]},"
+        " b: {runs-on: web, steps: [{uses: approval, with: {approvers: [ada]}}]}}"
+    )
+    run = streams.start(text)
+    stream = streams.all[f"run/{run}"]
+    while "unlock/a" not in stream.activities:
+        assert await streams.one()
+    assert [holder.job for holder in table(streams).holders] == ["a"]
+    streams.continue_as_new(stream.name)
+    await streams.settle()
+    assert not streams.run(run).is_completed
+    assert table(streams).is_empty
+
+
 async def test_a_slot_that_nobody_wants_is_given_back() -> None:
     """A very late request: the lock has forgotten that its run had released the slot, and grants it."""
     streams = Streams()

@@ -47,6 +47,8 @@ logger = logging.getLogger("waterflow.temporal")
 PREFIX = "run/"
 #: The memo with the run's row, for lists.
 ROW_MEMO = "row"
+#: Content of the inputs that one turn takes, if there is more than one: all of its facts and commands must fit into a marker.
+INPUT_BYTES_MAX = 500_000
 #: Runs in memory; about 1 KB for each step.
 RUNS_CACHED = 1000
 #: How long a completed run waits until its last activities have ended.
@@ -163,7 +165,7 @@ class RunTurns:
         elif live is None or live.run.seq != request.seq or live.state != request.state:
             return messages.TurnResult(is_cold=True, seq=request.seq)
         try:
-            result = self._take(live, request, len(request.inputs))
+            result = self._take(live, request, _fitting(request.inputs))
         except _InputError as failed:
             if failed.index == 0:
                 raise failed.cause from None
@@ -383,6 +385,17 @@ class _Answers:
     def answer(self, run: Run, command: commands.Command) -> Sequence[inputs.Input] | None:
         """See `turn.Answers`."""
         return self.turns.answer(run, command, self.result)
+
+
+def _fitting(arrived: Sequence[messages.AnyInput]) -> int:
+    """How many of the inputs one turn takes: at least one."""
+    left = INPUT_BYTES_MAX
+    for index, item in enumerate(arrived):
+        if isinstance(item, messages.SignalReceived | messages.UpdateReceived | messages.ActivityCompleted):
+            left -= len(item.content)
+        if left < 0 and index:
+            return index
+    return len(arrived)
 
 
 def _unpack(run: Run, content: bytes) -> inputs.Input:

@@ -510,6 +510,20 @@ async def test_an_input_of_a_newer_release_stalls_the_run_after_those_before_it(
     assert [item.id for item in scheduled((await stream.turn(arrived[2:])).commands)] == [task("b", "1")]
 
 
+async def test_a_turn_takes_as_many_inputs_as_fit_into_a_marker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together, large results would stall the run; one after the other they do not."""
+    monkeypatch.setattr(run_turns, "INPUT_BYTES_MAX", 1)
+    stream = Stream(TWO)
+    await stream.start()
+    arrived: list[messages.AnyInput] = [
+        messages.SignalReceived(number=10 + index, content=orders.INPUTS.pack(granted(job, "1")))
+        for index, job in enumerate("ab")
+    ]
+    assert (await stream.turn(arrived)).taken == [10]
+    assert (await stream.turn(arrived[1:])).taken == [11]
+    assert len(scheduled(stream.commands, orders.ATTEMPT)) == 2
+
+
 async def test_facts_or_a_plan_of_a_newer_release_stall_the_run() -> None:
     """With what to do, and before anything is decided."""
     stream = Stream(ONE)

@@ -51,7 +51,10 @@ class TemporalRuns:
         """See `ports.Runs`. `run` is the id, if it is decided already."""
         known = await self._known(request)
         row = await self._history.run(known) if known is not None else None
-        if row is not None:
+        if known is not None and row is not None:
+            # The daemon may have ended between the start and its record.
+            if not await self._was_started(known):
+                await self._driver.confirm(known)
             return row
         if known is not None and await self._was_started(known):
             text = f"this trigger key has started run {known}, which Temporal no longer keeps; use a new key"

@@ -20,6 +20,7 @@ from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Rejected
 from waterflowd.access.policy import AccessPolicy
 from waterflowd.engine import Run, events
+from waterflowd.host.driver import started_key
 from waterflowd.host.history import LogHistory
 from waterflowd.model.ids import RunId, StreamName, run_stream
 from waterflowd.model.records import RunFilter, RunSummary
@@ -215,6 +216,22 @@ async def test_a_key_starts_nothing_after_temporal_has_deleted_the_run(daemon: D
     fact = repository_events.RepositorySuspended(at=1, by="ada")
     assert await daemon.runs.apply(StreamName("repo/shop"), [fact], [request(key="deploy")]) == [row.id]
     assert await daemon.history.run(row.id) is None
+
+
+async def test_a_start_that_was_not_recorded_is_recorded_by_the_next_request(
+    daemon: Daemon, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its key would start another run once Temporal has deleted this one."""
+
+    async def crash(run: RunId) -> None:
+        raise RuntimeError("the daemon ends")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon.host.driver, "confirm", crash)
+        with pytest.raises(RuntimeError, match="the daemon ends"):
+            await daemon.runs.start(request(key="deploy"))
+    row = await daemon.runs.start(request(key="deploy"))
+    assert await daemon.history.run_for_key(started_key(row.id)) == row.id
 
 
 async def test_facts_are_recorded_after_the_runs_that_follow_from_them(daemon: Daemon, gateway: Gateway) -> None:

@@ -66,6 +66,8 @@ FACTS = facts.FactCodec("run", events.RunEvent)
 _CLOSE_TIMER = "close"
 _LIST_TIMER = "list-servers/"
 _LOCK_TIMER = "lock"
+#: Clusters with an SQL database cannot index longer texts. They are left out; the row has them.
+KEYWORD_LENGTH_MAX = 255
 #: Events after which the row has changed.
 _INDEXED = frozenset(
     (events.RunCreated, events.RunStarted, events.CancelRequested, events.RunTimedOut, events.RunCompleted)
@@ -495,7 +497,11 @@ def attributes(row: RunSummary) -> dict[str, str | int]:
         "WaterflowRevision": row.revision,
         "WaterflowNumber": row.number,
     }
-    return {name: value for name, value in values.items() if value is not None}
+    return {
+        name: value
+        for name, value in values.items()
+        if value is not None and not (isinstance(value, str) and len(value) > KEYWORD_LENGTH_MAX)
+    }
 
 
 def _announced(row: RunSummary) -> list[messages.AnyCommand]:

@@ -600,6 +600,16 @@ async def test_only_so_many_runs_are_in_memory(monkeypatch: pytest.MonkeyPatch) 
     assert [request.past is not None for request in stream.requests] == [True, False, True]
 
 
+async def test_a_path_that_is_too_long_for_a_search_attribute_is_left_out() -> None:
+    """An SQL database could not index the run. A list finds it by its row."""
+    stream = Stream(ONE)
+    row = msgspec.structs.replace(
+        run_turns.ROWS.unpack(of(await stream.start(), messages.SetMemo)[0].content), path="p" * 256
+    )
+    assert "WaterflowPath" not in run_turns.attributes(row)
+    assert run_turns.attributes(msgspec.structs.replace(row, path="p" * 255))["WaterflowPath"] == "p" * 255
+
+
 def test_a_refusal_is_the_error_that_it_was() -> None:
     """Code, place and status reach the API's client."""
     refusal = run_turns.Refusal(code="WF602", text="no", where="job", status=403)

@@ -1,7 +1,7 @@
 """What streams cannot do themselves for locks: start the stream of a lock, and find out which runs have ended.
 
 Rules of this file: a daemon may carry out each activity any number of times. A request is a signal that starts the stream if
-there is none; Temporal does both or nothing, and does not end a stream to which a signal is on its way.
+there is none; Temporal does both or neither, and does not end a stream while a signal for it is being delivered.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class LockActivities:
 
     @activity.defn(name=orders.UNLOCK)
     async def unlock(self, content: bytes) -> None:
-        """Delivers a release. Where there is no stream, nobody holds a slot."""
+        """Delivers a release. Without a stream there is no slot to free."""
         order = read(content, orders.UnlockOrder)
         check_sender(order.holder.run)
         handle = self._client.get_workflow_handle(orders.lock_stream(order.repository, order.group))

@@ -6,8 +6,8 @@ Rules of this file:
 - The stream lives while somebody holds a slot or waits for one, and at most `CHECK_MS` longer. It ends and begins again under
   the same id: a request starts it together with its signal, and a stream that has inputs does not end.
 - Answers and cancels are signals to the runs. A run that does not want a slot any longer gives it back.
-- A run that was terminated, or has been removed, says nothing. So those who hold slots are looked after every `CHECK_MS`, and
-  when a signal could not be delivered.
+- A run that was terminated or deleted does not free its slot. So the runs that hold slots are checked every `CHECK_MS`, and
+  whenever a signal could not be delivered.
 - Facts are replaced by one snapshot after `FACTS_MAX` of them, because a busy group never ends.
 """
 
@@ -29,9 +29,9 @@ from waterflowd.temporal import facts, messages, orders
 PREFIX = "lock/"
 #: Groups in memory.
 TABLES_CACHED = 1_000
-#: How often those who hold slots are looked after.
+#: How often the runs that hold slots are checked.
 CHECK_MS = 60_000
-#: Runs that are looked after at a time; the next ones follow after `CHECK_MS`.
+#: Runs that are checked at a time; the next ones follow after `CHECK_MS`.
 LOOK_MAX = 200
 FACTS_MAX = 2_000
 

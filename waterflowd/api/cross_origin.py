@@ -1,7 +1,7 @@
 """The one route that pages of another origin may use: Temporal's web pages send sealed payloads to it.
 
-Rules of this file: the origin must be exactly the configured one. A page of it still needs a token, unless `api.open` is set: browsers send nothing on
-their own that this API accepts, so credentials (cookies) are not allowed either.
+Rules of this file: the origin must be exactly the configured one. A page of it still needs a token, unless `api.open` is set:
+browsers send nothing on their own that this API accepts, so credentials (cookies) are not allowed either.
 """
 
 from __future__ import annotations

@@ -63,13 +63,13 @@ class Queues:
         """Carries out the activities of the groups of connected agents until it is cancelled."""
         try:
             while True:
-                change = asyncio.create_task(self._slots.change())
                 wanted = self._wanted()
                 for group in self._groups.keys() - wanted:
                     self._groups.pop(group).cancel()
                 for group in sorted(wanted - self._groups.keys()):
                     self._groups[group] = asyncio.create_task(self._poll_group(group), name=f"queue of group {group}")
-                await change
+                # Nothing was awaited since the last change.
+                await self._slots.change()
         finally:
             tasks = list(self._groups.values())
             for task in tasks:
@@ -96,16 +96,16 @@ class Queues:
             workflow_supplier=none, activity_supplier=supplier, local_activity_supplier=none, nexus_supplier=none
         )
         while True:
-            worker = Worker(
-                self._client,
-                task_queue=queue,
-                activities=activities,
-                tuner=tuner,
-                max_concurrent_activity_task_polls=1,
-                max_cached_workflows=0,
-                graceful_shutdown_timeout=timedelta(0),
-            )
             try:
+                worker = Worker(
+                    self._client,
+                    task_queue=queue,
+                    activities=activities,
+                    tuner=tuner,
+                    max_concurrent_activity_task_polls=1,
+                    max_cached_workflows=0,
+                    graceful_shutdown_timeout=timedelta(0),
+                )
                 await worker.run()
             except Exception:
                 # A supervision point: other queues are not affected.

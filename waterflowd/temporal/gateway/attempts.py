@@ -196,19 +196,19 @@ class GatewayAttempts:
             await session.has_ended.wait()
         finally:
             polling.cancel()
-        for outcome in await asyncio.gather(polling, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                # A supervision point: the agent connects again, other agents are not affected.
-                logger.error("the session of agent %s failed", session.agent, exc_info=outcome)
+        await asyncio.gather(polling, return_exceptions=True)
         await self._give_back(session)
 
     async def _settle_and_poll(self, session: Session, call: Callable[[], None]) -> None:
-        await self._look_at_runs(session)
-        claimed = [attempt.task for attempt in session.attempts.values() if attempt.is_open]
-        await asyncio.gather(*(self._adopt(session.agent, task) for task in claimed))
-        call()
-        self._slots.assign()
-        await self.poll(session.agent)
+        try:
+            await self._look_at_runs(session)
+            claimed = [attempt.task for attempt in session.attempts.values() if attempt.is_open]
+            await asyncio.gather(*(self._adopt(session.agent, task) for task in claimed))
+            call()
+            await self.poll(session.agent)
+        except Exception:
+            # A supervision point: other agents are not affected. This one gets nothing until it connects again.
+            logger.exception("the session of agent %s failed; it gets nothing until it connects again", session.agent)
 
     async def _adopt(self, agent: AgentId, task: TaskId) -> None:
         """Takes an activity from the gateway that had the agent before, through the queue and with all that belongs to it."""

@@ -490,7 +490,7 @@ class GatewayAttempts:
         if session is None:
             return False
         now = asyncio.get_running_loop().time()
-        are_here = not session.expected or now >= session.opened_at + MISSING_S
+        are_here = not session.expected or now >= session.opened_at + self._missing_s
         return are_here and now < self._answered_at + self._confirm_s
 
     def servers_changed(self) -> None:

@@ -342,6 +342,23 @@ async def test_slots_are_never_overcommitted(namespace: Namespace) -> None:
         assert daemon.taken() == 0
 
 
+async def test_a_job_that_no_server_can_take_does_not_hold_up_the_others(namespace: Namespace) -> None:
+    """It waits for a server with its label. The group has one slot, which other jobs get meanwhile."""
+    workflow = "jobs: {a: {runs-on: {group: web, labels: {gpu: a100}}, steps: [{run: x}]}}"
+    async with Cluster.running(namespace) as cluster, Daemon.running(cluster) as daemon:
+        agent = cluster.enroll("one", "web")
+        daemon.hello(agent, slots=1)
+        labelled = await cluster.start(workflow)
+        await until(lambda: daemon.placement.waiting, "a request that cannot be granted")
+        other = await cluster.start(ONE)
+        await daemon.finished(agent, await _offer_of(daemon, other.id)).arrives()
+        assert (await other.result()).conclusion is Conclusion.SUCCESS
+        daemon.bye(agent)
+        daemon.hello(agent, slots=1, labels={"gpu": "a100"})
+        await daemon.finished(agent, await _offer_of(daemon, labelled.id)).arrives()
+        assert (await labelled.result()).conclusion is Conclusion.SUCCESS
+
+
 async def test_a_slot_that_was_granted_for_nothing_is_free_again(
     namespace: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,7 +374,7 @@ async def test_a_slot_that_was_granted_for_nothing_is_free_again(
         await until(lambda: not daemon.taken(), "a free slot")
         daemon.hello(agent, slots=1)
         second = await cluster.start(ONE)
-        task = await _offer_of(daemon, agent, second.id)
+        task = await _offer_of(daemon, second.id)
         await daemon.finished(agent, task).arrives()
         assert (await second.result()).conclusion is Conclusion.SUCCESS
 
@@ -468,7 +485,7 @@ def _queues(daemon: Daemon) -> list[str]:
     return [f"group/{group}" for group in daemon.gateway._queues._groups]
 
 
-async def _offer_of(daemon: Daemon, agent: object, run: str) -> wire.TaskId:
+async def _offer_of(daemon: Daemon, run: str) -> wire.TaskId:
     def found() -> list[wire.TaskId]:
         return [
             message.task.key

@@ -422,6 +422,7 @@ class GatewayAttempts:
     def _free(self, session: Session, attempt: Attempt) -> None:
         if attempt.order is None:
             self._slots.drop_claim(session.agent, attempt.task)
+            self._slots.assign()
         else:
             self._slots.free(session.agent, attempt.task.attempt)
 

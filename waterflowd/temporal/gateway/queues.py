@@ -1,7 +1,8 @@
 """Takes activities from the queues of agents and groups.
 
 Rules of this file: the queue of an agent is polled while the agent has a session here; that of a group while a connected agent
-of the group has a free slot, so that an activity goes to a gateway that can grant one.
+of the group has a free slot, so that an activity goes to a gateway that can grant one. A request that cannot be granted after
+all, for example because no free server has its labels, waits here and does not hold up those behind it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ logger = logging.getLogger("waterflow.gateway")
 
 #: Activities of one agent that are being carried out here, including attempts that wait for a slot. More wait in the queue.
 OF_AGENT_MAX = 1_000
+#: Activities of one group that are being carried out here; nearly all of them wait for a slot.
+OF_GROUP_MAX = 1_000
 #: After a worker of Temporal's client has failed.
 RESTART_S = 5.0
 
@@ -114,7 +117,7 @@ class Queues:
 
 
 class FreeSlotSupplier(CustomSlotSupplier):
-    """Lets a worker ask for as many activities as the group has free slots."""
+    """Lets a worker ask for as many activities as the group has free slots. Those that already wait do not count."""
 
     def __init__(self, slots: Slots, group: str) -> None:
         self._slots = slots
@@ -124,10 +127,15 @@ class FreeSlotSupplier(CustomSlotSupplier):
 
     async def reserve_slot(self, ctx: SlotReserveContext) -> SlotPermit:
         """Returns when there is a free slot that no other poll was made for."""
-        while self._reserved >= self._slots.free_in(self._group):
+        while self._reserved >= OF_GROUP_MAX or self._polls_and_answers >= self._slots.free_in(self._group):
             await self._slots.change()
         self._reserved += 1
         return SlotPermit()
+
+    @property
+    def _polls_and_answers(self) -> int:
+        """Permits whose activity may still take a free slot, or has just taken one."""
+        return self._reserved - self._slots.waiting_in(self._group)
 
     def try_reserve_slot(self, ctx: SlotReserveContext) -> SlotPermit | None:
         """No activity is taken without a poll."""

@@ -12,6 +12,7 @@ Rules of this file
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 from waterflow_agent.wire.messages import TaskId
 from waterflowd.fleet.placement import Placement, Server, SlotRequest
@@ -30,6 +31,8 @@ class Slots:
         self._registry = registry
         #: By attempt: the answer, and how many wait for it. An activity may be delivered twice.
         self._waiting: dict[AttemptId, tuple[asyncio.Future[Server], int]] = {}
+        #: By the group or the agent that was requested: how many wait for a slot there.
+        self._waiting_for: Counter[str] = Counter()
         self._grants: dict[AttemptId, asyncio.TimerHandle] = {}
         self._changed = asyncio.Event()
 
@@ -43,9 +46,14 @@ class Slots:
                 return answer
         future, count = self._waiting.get(attempt) or (asyncio.get_running_loop().create_future(), 0)
         self._waiting[attempt] = (future, count + 1)
+        requested = request.agent or request.group
+        self._waiting_for[requested] += 1
+        # Its server may be free: it was only queued behind requests that cannot be granted.
+        self.assign()
         try:
             return await asyncio.shield(future)
         finally:
+            self._waiting_for[requested] -= 1
             self._leave(attempt, future)
 
     def _leave(self, attempt: AttemptId, future: asyncio.Future[Server]) -> None:
@@ -58,7 +66,7 @@ class Slots:
             self._placement.cancel(attempt)
 
     def assign(self) -> None:
-        """Grants free slots to those who wait: servers or groups have changed, or slots were freed."""
+        """Grants free slots to those who wait: servers, groups or requests have changed, or slots were freed."""
         for request, server in self._placement.assign():
             waiting = self._waiting.get(request.attempt)
             if waiting is None:
@@ -71,13 +79,17 @@ class Slots:
         self._changed = asyncio.Event()
 
     async def change(self) -> None:
-        """Returns when servers, groups or slots have changed."""
+        """Returns when servers, groups, slots or requests have changed."""
         await self._changed.wait()
 
     def free_in(self, group: str) -> int:
         """The free slots of the connected agents of a group."""
         servers = self._placement.servers
         return sum(max(0, servers[agent].free) for agent in self._registry.group(group) if agent in servers)
+
+    def waiting_in(self, group: str) -> int:
+        """How many requests wait here for any server of the group."""
+        return self._waiting_for[group]
 
     def _granted(self, agent: AgentId, attempt: AttemptId) -> None:
         self._drop_grant(attempt)

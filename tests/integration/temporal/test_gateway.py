@@ -24,6 +24,8 @@ from waterflowd.temporal.gateway.activities import Secrets
 ONE = "jobs: {a: {runs-on: web, steps: [{run: work}]}}"
 TWO_STEPS = "jobs: {a: {runs-on: web, steps: [{run: work}, {run: more}]}}"
 ACCEPTED, STARTED, FINISHED = wire.AttemptState
+#: Tests wait for it, and on a busy machine an attempt must be offered earlier.
+SHORT_LOST_AFTER_MS = 5_000
 
 
 async def test_a_run_goes_through_its_steps(namespace: Namespace) -> None:
@@ -212,8 +214,10 @@ async def test_another_gateway_takes_over_what_is_running(namespace: Namespace) 
             second.hello(agent, [held(task)])
             with pytest.raises(Retryable, match="has not arrived yet"):
                 second.gateway.attempts.checkout(agent, task)
+            await until(lambda: _is_attached(second, task), "the activity")
+            # It may come twice: with the attempt, and because the first gateway ended before it had confirmed it.
             await until(lambda: second.cancels(agent), "the cancel")
-            assert second.cancels(agent) == [first.cancels(agent)[0]]
+            assert second.cancels(agent)[0] == first.cancels(agent)[0]
             found = second.gateway.attempts.checkout(agent, task)
             assert found is not None
             assert found.repository == "ops"
@@ -254,7 +258,10 @@ async def test_attempts_survive_that_their_run_continues_as_a_new_execution(
 
 async def test_the_run_hears_of_an_agent_that_does_not_return(namespace: Namespace) -> None:
     """Its activity waits in its queue for `lost-after`. A late result is recorded as evidence, and acknowledged."""
-    async with Cluster.running(namespace, lost_after_ms=2_000) as cluster, Daemon.running(cluster) as daemon:
+    async with (
+        Cluster.running(namespace, lost_after_ms=SHORT_LOST_AFTER_MS) as cluster,
+        Daemon.running(cluster) as daemon,
+    ):
         agent, other = cluster.enroll("one", "web"), cluster.enroll("two", "db")
         daemon.hello(agent)
         daemon.hello(other)
@@ -276,9 +283,9 @@ async def test_the_run_hears_of_an_agent_that_does_not_return(namespace: Namespa
 
 
 async def test_an_attempt_that_no_run_waits_for_is_stopped(namespace: Namespace) -> None:
-    """The run was lost patience with the agent, which comes back while the step still runs and the run is open."""
+    """The run has given the agent up, which comes back while the step still runs and the run is open."""
     async with (
-        Cluster.running(namespace, lost_after_ms=2_000) as cluster,
+        Cluster.running(namespace, lost_after_ms=SHORT_LOST_AFTER_MS) as cluster,
         Daemon.running(cluster, missing_s=1.0) as daemon,
     ):
         agent, other = cluster.enroll("one", "web"), cluster.enroll("two", "db")
@@ -311,9 +318,14 @@ async def test_what_belongs_to_a_run_that_was_closed_is_stopped_and_acknowledged
         await daemon.finished(agent, first, outcome=Outcome.CANCELLED).arrives()
         daemon.bye(agent)
         daemon.hello(agent, [held(second)], jobs=[(run.id, "a"), (run.id, "b")])
-        await until(lambda: len(daemon.cancels(agent)) == 3, "a cancel")
-        releases = [message for _, message in daemon.link.sent if isinstance(message, wire.Release)]
-        assert [each.job for each in releases] == ["a", "b"]
+
+        def released() -> list[str]:
+            return [message.job for _, message in daemon.link.sent if isinstance(message, wire.Release)]
+
+        await until(released, "the settlement")
+        assert released() == ["a", "b"]
+        # A heartbeat may have found it at the same time.
+        assert {each.key for each in daemon.cancels(agent)[2:]} == {second}
         await daemon.finished(agent, second, outcome=Outcome.CANCELLED).arrives()
         assert daemon.taken() == 0
 

@@ -4,7 +4,7 @@ Rules of this file: the link identifies an agent (by the key that ZeroMQ reports
 which attempts an agent should have, its `Hello` says which it has; the difference is settled before anything new is sent.
 While a commit is in progress the runs are ahead of the log, and reports may be queued, so the settlement waits for both:
 
-| in the log | on the agent | settlement |
+| recorded | on the agent | settlement |
 |---|---|---|
 | open, other boot | not finished | lost: the outcome is unknown |
 | open, this boot | unknown | it never accepted the offer: offer again |

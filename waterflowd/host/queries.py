@@ -20,8 +20,9 @@ from waterflowd.model import plan
 from waterflowd.model.ids import RunId, is_run_id, run_stream
 from waterflowd.time_slices import Work, finish
 
-#: Runs in the cache; about 1 KB per step each.
+#: Runs in the cache, and their events in total: 1 to 2 KB of memory for each event. The run that was read last is always kept.
 CACHED_RUNS = 64
+CACHED_EVENTS = 50_000
 #: Events that are applied before a reader can be interrupted: a millisecond. Divides the distance between the log's marks.
 _EVENTS = 64
 
@@ -56,15 +57,23 @@ class RunQueries:
             return (yield from self._apply(self._begin(run_id, at), at))
         if run is None:
             run = self._cache[run_id] = self._begin(run_id, None)
-            if len(self._cache) > CACHED_RUNS:
-                self._cache.popitem(last=False)
         self._cache.move_to_end(run_id)
         try:
-            return (yield from self._apply(run, at))
+            yield from self._apply(run, at)
+            self._shrink()
+            return run
         except WaterflowError:
             # Some of the new events may have been applied.
             self._cache.pop(run_id, None)
             raise
+
+    def _shrink(self) -> None:
+        """Removes the runs that were not read for the longest time while the cache is too large."""
+        while len(self._cache) > 1 and (len(self._cache) > CACHED_RUNS or self._events() > CACHED_EVENTS):
+            self._cache.popitem(last=False)
+
+    def _events(self) -> int:
+        return sum(run.seq for run in self._cache.values())
 
     def _begin(self, run_id: RunId, at: int | None) -> Run:
         """The run before its first event."""
@@ -72,10 +81,17 @@ class RunQueries:
         if not records or (at is not None and at > self._log.head(run_stream(run_id))):
             where = f"run {run_id}" if at is None else f"event {at} of run {run_id}"
             raise Rejected("WF604", f"there is no {where}", status=404)
-        compiled = self._log.plan(records[0].event.plan_hash)
+        return Run(run_id, self._plan(run_id, records[0].event.plan_hash))
+
+    def _plan(self, run_id: RunId, plan_hash: str) -> plan.Plan:
+        """The run's plan, which it shares with the other runs of the same plan in the cache."""
+        for run in self._cache.values():
+            if run.plan_hash == plan_hash:
+                return run.plan
+        compiled = self._log.plan(plan_hash)
         if compiled is None:
             raise Stalled("WF305", f"the plan of run {run_id} is missing from the log; run waterflowd fsck")
-        return Run(run_id, plan.decode(compiled))
+        return plan.decode(compiled)
 
     def _apply(self, run: Run, at: int | None) -> Work[Run]:
         """Applies the events that the run does not have yet, up to event `at`."""

@@ -82,6 +82,30 @@ async def test_a_cached_run_folds_only_new_events(monkeypatch: pytest.MonkeyPatc
         assert len(host.queries._cache) == 2
 
 
+async def test_the_cache_is_bounded_by_events_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few large runs fill it; the one that was read last is kept although it is too large alone."""
+    async with HostHarness() as host:
+        runs = [(await host.start()).id for _ in range(3)]
+        events_of_one = host.queries.run(runs[0]).seq
+        monkeypatch.setattr(queries_module, "CACHED_EVENTS", 2 * events_of_one)
+        for run in runs:
+            host.queries.run(run)
+        assert list(host.queries._cache) == runs[1:]
+
+        monkeypatch.setattr(queries_module, "CACHED_EVENTS", events_of_one - 1)
+        host.queries.run(runs[0])
+        assert list(host.queries._cache) == runs[:1]
+
+
+async def test_runs_of_one_plan_share_it() -> None:
+    """A workflow that runs often is in memory once."""
+    async with HostHarness() as host:
+        first, second = host.queries.run((await host.start()).id), host.queries.run((await host.start()).id)
+        assert first.plan is second.plan
+        other = host.queries.run((await host.start(TWO_STEPS)).id)
+        assert other.plan is not first.plan
+
+
 async def test_an_event_that_fails_is_not_applied_in_part() -> None:
     """The next read starts over: it raises the same error and does not show another state."""
     async with HostHarness() as host:

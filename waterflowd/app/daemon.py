@@ -24,9 +24,10 @@ from waterflowd.host.enrollment import DaemonEndpoints
 
 logger = logging.getLogger("waterflow.daemon")
 
-#: A batch of steps creates some thousand objects and almost no cycles. With Python's default of 700 the collector examined them
-#: many times, for a twelfth of the time of a step; with 20,000 it runs once in some hundred steps, and delays a few MB at most.
-GC_THRESHOLDS = (20_000, 20, 20)
+#: With Python's default of 700 the collector examined the objects of a batch many times, for a twelfth of the time of a step.
+#: A run that was dropped is freed only by a full collection, because its steps and blocks refer to each other: one for each
+#: 200,000 new objects, about 20,000 steps, keeps what waits for it below 50 MB and takes about 2 us for a step.
+GC_THRESHOLDS = (20_000, 5, 2)
 #: How long the event loop may hold the interpreter lock while threads wait for it. Each commit takes the lock several times.
 #: With Python's default of 5 ms it waits each time for most of an API request; this makes commits a third faster.
 SWITCH_INTERVAL_S = 0.0005

@@ -61,7 +61,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "tests.unit.host.test_child_runs:test_a_child_run_that_ended_before_recovery_is_found_in_the_log",
     ),
     Mutant(
-        f"{_CHILD_RUNS}:start_request",
+        f"{_CHILD_RUNS}:start_draft",
         "scope=run.trigger.scope,",
         "",
         "a child run may use groups that the token of its parent may not",

@@ -60,7 +60,7 @@ class RecentReaders:
             self._recorded_at.popitem(last=False)
 
 
-@router.post(DECODE_PATH, openapi_extra=takes(PayloadsBody), responses={200: returns(PayloadsBody)})
+@router.post(DECODE_PATH, openapi_extra=takes(PayloadsBody), responses={200: returns(PayloadsBody), 404: {}})
 async def decode(request: Request, services: Ports, principal: Viewer) -> Response:
     """Open payloads that Temporal stores, and return their content as JSON; give Temporal's tools the URL without `/decode`.
 

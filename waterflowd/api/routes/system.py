@@ -72,7 +72,7 @@ async def version(services: Ports) -> Response:
     return json_response(VersionSchema(name="waterflow", version=services.version))
 
 
-@router.get("/v1/events", response_class=Response, responses={200: {"content": {streams.SSE: {}}}})
+@router.get("/v1/events", response_class=Response, responses={200: {"content": {streams.SSE: {}}}, 404: {}})
 async def follow_events(request: Request, services: Ports, principal: Viewer, cursor: PageCursor = None) -> Response:
     """All events of the system from now on, or after `cursor` (a global sequence; 0 for all) or `Last-Event-ID`."""
     position = streams.last_event_id(request) or cursor

@@ -21,7 +21,11 @@ from waterflowd.reconcile.source import TreeFile
 router = APIRouter(tags=["validate"])
 
 
-@router.post("/v1/validate", openapi_extra=takes(ValidateBody, is_yaml=True), responses={200: returns(ValidFileSchema)})
+@router.post(
+    "/v1/validate",
+    openapi_extra=takes(ValidateBody, is_yaml=True),
+    responses={200: returns(ValidFileSchema), 404: {}},
+)
 async def validate(
     request: Request, services: Ports, _: Viewer, path: Text = None, repository: Text = None
 ) -> Response:

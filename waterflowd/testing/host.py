@@ -143,6 +143,27 @@ def request(workflow: str = ONE_STEP, *, key: str | None = None, path: str = "wo
     )
 
 
+def hello_of(**changes: Any) -> messages.Hello:
+    """What an agent with all nodes and four slots says at the beginning of a session, with changes."""
+    fields: dict[str, Any] = {
+        "session": "0" * 32,
+        "protocol": 1,
+        "protocol_min": 1,
+        "agent_version": "0",
+        "instance": "instance-1",
+        "machine_id": "machine",
+        "boot_id": "boot-1",
+        "slots": 4,
+        "hostname": "host",
+        "os": "Linux",
+        "arch": "x86_64",
+        "labels": {},
+        "nodes": NODES,
+        "held": [],
+    }
+    return messages.Hello(**{**fields, **changes})
+
+
 class HostHarness:
     """A host; `async with HostHarness() as host` recovers and runs it."""
 
@@ -252,23 +273,7 @@ class HostHarness:
 
     def hello(self, agent: AgentId, **changes: Any) -> list[messages.TaskId]:
         """The agent opens a session; returns the attempts that it should forget."""
-        fields: dict[str, Any] = {
-            "session": "0" * 32,
-            "protocol": 1,
-            "protocol_min": 1,
-            "agent_version": "0",
-            "instance": "instance-1",
-            "machine_id": "machine",
-            "boot_id": "boot-1",
-            "slots": 4,
-            "hostname": "host",
-            "os": "Linux",
-            "arch": "x86_64",
-            "labels": {},
-            "nodes": NODES,
-            "held": [],
-        }
-        forget = self.agents.settle(agent, messages.Hello(**{**fields, **changes}))
+        forget = self.agents.settle(agent, hello_of(**changes))
         self.agents.connected(agent)
         return forget
 

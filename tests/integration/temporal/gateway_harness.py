@@ -43,7 +43,7 @@ from waterflowd.temporal.gateway.activities import LeaseTerms, Secrets
 from waterflowd.temporal.gateway.gateway import Gateway
 from waterflowd.temporal.run_turns import RunTurns
 from waterflowd.temporal.turns import StreamActivities
-from waterflowd.testing.host import NODES, START_AT, ManualClock, RecordingLink, agent_id, codec, finished
+from waterflowd.testing.host import START_AT, ManualClock, RecordingLink, agent_id, codec, finished, hello_of
 from waterflowd.testing.memory_files import MemoryFiles
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
@@ -251,23 +251,7 @@ class Daemon:
 
     def hello(self, agent: AgentId, held: Sequence[wire.HeldAttempt] = (), **changes: Any) -> None:
         """The agent opens a session."""
-        fields: dict[str, Any] = {
-            "session": "0" * 32,
-            "protocol": 1,
-            "protocol_min": 1,
-            "agent_version": "0",
-            "instance": "instance-1",
-            "machine_id": "machine",
-            "boot_id": "boot-1",
-            "slots": 4,
-            "hostname": "host",
-            "os": "Linux",
-            "arch": "x86_64",
-            "labels": {},
-            "nodes": NODES,
-            "held": list(held),
-        }
-        self.agents.settle(agent, wire.Hello(**{**fields, **changes}))
+        self.agents.settle(agent, hello_of(held=list(held), **changes))
         self.agents.connected(agent)
 
     def bye(self, agent: AgentId) -> None:

@@ -27,7 +27,7 @@ from waterflowd.host import child_runs
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.temporal import messages, orders
 from waterflowd.temporal.coordination.lock_activities import is_open
-from waterflowd.temporal.coordination.received_orders import check_sender, read
+from waterflowd.temporal.received_orders import check_sender, read
 from waterflowd.temporal.runs import TemporalRuns
 
 #: The longest pause before a start is tried again.

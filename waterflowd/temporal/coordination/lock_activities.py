@@ -17,7 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.temporal import messages, orders
-from waterflowd.temporal.coordination.received_orders import check_sender, read
+from waterflowd.temporal.received_orders import check_sender, read
 
 #: Concurrent calls of one look.
 _CONCURRENCY = 10

@@ -27,10 +27,10 @@ from waterflowd.engine import inputs
 from waterflowd.fleet.placement import Placement, Server, SlotRequest
 from waterflowd.fleet.registry import Registry
 from waterflowd.model.codec import UnreadableError
-from waterflowd.model.ids import AgentId, RunId, run_stream
+from waterflowd.model.ids import AgentId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.statuses import Outcome
-from waterflowd.temporal import orders
+from waterflowd.temporal import orders, received_orders
 from waterflowd.temporal.gateway.activity_client import away
 from waterflowd.temporal.gateway.attempts import GatewayAttempts, Session
 from waterflowd.temporal.gateway.slots import Slots
@@ -38,7 +38,6 @@ from waterflowd.temporal.gateway.slots import Slots
 #: The interval of heartbeats while an activity waits.
 WAIT_HEARTBEAT_S = 20.0
 
-AnyOrder = TypeVar("AnyOrder", bound=orders.Order)
 Found = TypeVar("Found")
 
 
@@ -102,9 +101,9 @@ class GatewayActivities:
     @activity.defn(name=orders.PLACE)
     async def place(self, content: bytes) -> bytes:
         """Grants a slot as soon as one is free; denies it to an attempt whose secrets have no value."""
-        order = _order(content, orders.SlotOrder)
+        order = received_orders.read(content, orders.SlotOrder)
         queue = orders.group_queue(order.group) if order.agent is None else orders.agent_queue(order.agent)
-        _check(order.attempt.run, orders.attempt_activity(orders.PLACE, order.attempt), queue)
+        received_orders.check_activity(order.attempt.run, orders.attempt_activity(orders.PLACE, order.attempt), queue)
         async with _waiting(()):
             obstacle = await self._secrets_obstacle(order.secrets)
             if obstacle is not None:
@@ -164,9 +163,9 @@ class GatewayActivities:
     @activity.defn(name=orders.ATTEMPT)
     async def attempt(self, content: bytes) -> bytes:
         """Offers an attempt to its agent, or finds that the agent has it. The agent's report completes the activity."""
-        order = _order(content, orders.TaskOrder)
+        order = received_orders.read(content, orders.TaskOrder)
         agent, task = order.agent, order.draft.task.key
-        _check(task.attempt.run, orders.task_activity(task, agent), orders.agent_queue(agent))
+        received_orders.check_activity(task.attempt.run, orders.task_activity(task, agent), orders.agent_queue(agent))
         result = self._attempts.reports.result(agent, task) or await self._begin(order)
         if result is None:
             # The agent's report completes it.
@@ -235,8 +234,8 @@ class GatewayActivities:
     @activity.defn(name=orders.CANCEL)
     async def cancel(self, content: bytes) -> None:
         """Sends the agent a cancel. It is sent again when the agent, or the attempt, comes to another gateway."""
-        order = _order(content, orders.CancelOrder)
-        _check(
+        order = received_orders.read(content, orders.CancelOrder)
+        received_orders.check_activity(
             order.task.attempt.run,
             orders.attempt_activity(orders.CANCEL, order.task.attempt, is_forced=order.is_forced),
             orders.agent_queue(order.agent),
@@ -248,8 +247,10 @@ class GatewayActivities:
     @activity.defn(name=orders.RELEASE)
     async def release(self, content: bytes) -> None:
         """Lets the agent remove a job's directory."""
-        order = _order(content, orders.ReleaseOrder)
-        _check(order.run, orders.job_activity(orders.RELEASE, order.job, order.agent), orders.agent_queue(order.agent))
+        order = received_orders.read(content, orders.ReleaseOrder)
+        received_orders.check_activity(
+            order.run, orders.job_activity(orders.RELEASE, order.job, order.agent), orders.agent_queue(order.agent)
+        )
         self._session(order.agent)
         self._link.send(order.agent, [Release(order.run, order.job)])
 
@@ -258,34 +259,6 @@ class GatewayActivities:
         if session is None:
             raise away("the agent is not connected to this gateway")
         return session
-
-
-def _order(content: bytes, kind: type[AnyOrder]) -> AnyOrder:
-    """The order. Fails in such a way that another gateway, perhaps of a newer release, tries."""
-    try:
-        order = orders.ORDERS.unpack(content)
-    except UnreadableError as error:
-        raise ApplicationError(str(error.stalled("the order of an activity")), type="WF401") from error
-    if not isinstance(order, kind):
-        raise _misdirected(f"it contains a {type(order).__name__}")
-    return order
-
-
-def _check(run: RunId, identifier: str, queue: str) -> None:
-    """Whether the activity is the one that the order is for. A daemon writes no others."""
-    info = activity.info()
-    found = (info.workflow_id, info.activity_id, info.task_queue)
-    if found != (run_stream(run), identifier, queue):
-        raise _misdirected(f"it is the order of {identifier} of {run_stream(run)} on {queue}")
-
-
-def _misdirected(text: str) -> ApplicationError:
-    info = activity.info()
-    return ApplicationError(
-        f"activity {info.activity_id} of {info.workflow_id} on {info.task_queue} was refused: {text}",
-        type="misdirected",
-        non_retryable=True,
-    )
 
 
 def _progress() -> orders.AttemptProgress:

@@ -1,4 +1,4 @@
-"""Reads the order of an activity, and checks that it is for the run whose activity it is."""
+"""Reads the order of an activity, and checks that it is for the activity that received it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,17 @@ def check_sender(run: RunId) -> None:
         raise _misdirected(f"it is an order of {run_stream(run)}")
 
 
+def check_activity(run: RunId, identifier: str, queue: str) -> None:
+    """Refuses an order of another activity, also one of the same run. A daemon writes no such orders."""
+    info = activity.info()
+    if (info.workflow_id, info.activity_id, info.task_queue) != (run_stream(run), identifier, queue):
+        raise _misdirected(f"it is the order of {identifier} of {run_stream(run)} on {queue}")
+
+
 def _misdirected(text: str) -> ApplicationError:
     info = activity.info()
     return ApplicationError(
-        f"activity {info.activity_id} of {info.workflow_id} was refused: {text}", type="misdirected", non_retryable=True
+        f"activity {info.activity_id} of {info.workflow_id} on {info.task_queue} was refused: {text}",
+        type="misdirected",
+        non_retryable=True,
     )

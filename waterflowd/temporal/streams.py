@@ -15,6 +15,9 @@ from waterflowd.temporal.turns import StreamActivities
 
 #: Streams that stay in memory between their tasks. One that is not there is replayed from its event history.
 STREAMS_CACHED = 1_000
+#: Temporal keeps a task this long for the daemon that has the stream in memory, and then gives it to any other; so this is how
+#: long runs stand still after a daemon was killed. The client's default is 10 s.
+STICKY = timedelta(seconds=2)
 
 
 class StreamTurns:
@@ -45,6 +48,7 @@ async def take_turns(
         workflows=[shell.Stream],
         activities=[*StreamActivities(turns, client.data_converter).all, *activities],
         max_cached_workflows=STREAMS_CACHED,
+        sticky_queue_schedule_to_start_timeout=STICKY,
         graceful_shutdown_timeout=timedelta(0),
     )
     await worker.run()

@@ -74,6 +74,20 @@ def test_a_run_on_temporal_continues_after_the_daemon_was_killed(tmp_path: Path)
     assert processes_in(tmp_path) == []
 
 
+def test_a_demo_whose_terminal_is_closed_leaves_nothing(tmp_path: Path) -> None:
+    """Nobody reads its output any longer: it cannot say that it stops, and stops all the same."""
+    with start(tmp_path) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("agent"):
+                break
+        process.stdout.close()
+        process.wait(4 * PATIENCE_S)
+    assert process.returncode != 0
+    assert list(tmp_path.iterdir()) == []
+    assert processes_in(tmp_path) == []
+
+
 def tried_as_nobody(code: str) -> str:
     """Returns what Python code prints when another user of the machine runs it; as the same user where that is impossible."""
     # Imported first: the other user may not be able to read this Python's library.

@@ -5,6 +5,7 @@ Other users of the machine can neither read the directory nor reach the unix soc
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shlex
@@ -73,12 +74,12 @@ def demo(context: click.Context, keep: bool, engine: str) -> None:
         code = 130
     finally:
         _ignore_signals()
-        click.echo("stopping the demo ...")
+        _say_if_possible("stopping the demo ...")
         processes.end()
         if play is not None:
             play.remove_socket()
         if keep:
-            click.echo(f"kept all files in {folder}")
+            _say_if_possible(f"kept all files in {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
     context.exit(code)
@@ -148,7 +149,8 @@ class _Demo:
         keys.write_text(secrets.token_hex(32) + "\n", "utf-8")
         self._processes.start_command(TEMPORAL, self._temporal.command())
         self._processes.wait_until(self._temporal.is_up, "starting Temporal's server", _UP_S)
-        _say(f"temporal   {self._temporal.address}, namespace {NAMESPACE}, web pages at {self._temporal.pages}")
+        _say(f"temporal   {self._temporal.address}, namespace {NAMESPACE}")
+        _say(f"pages      {self._temporal.pages}")
 
     def _start_daemon(self, bare: Path) -> None:
         _say(f"starting a daemon and three agents in {self._folder}")
@@ -184,7 +186,7 @@ class _Demo:
             return status in ("running", "completed")
 
         self._processes.wait_until(is_in_the_middle, "the first job", _RUN_S)
-        _say(f"$ kill -9 {self.daemon.pid}   # the daemon; job database has completed, job frontend is {status}")
+        _say(f"$ kill -9 {self.daemon.pid}   # the daemon, while job frontend is {status}")
         configuration = (self._folder / f"{DAEMON}.toml").read_text("utf-8")
         self._processes.kill(DAEMON)
         self.daemon = self._processes.start(DAEMON, "waterflowd", configuration)
@@ -332,3 +334,9 @@ def _toml_string(text: object) -> str:
 
 def _say(text: str) -> None:
     click.echo(text)
+
+
+def _say_if_possible(text: str) -> None:
+    """Say it, unless the terminal is closed: everything must be stopped all the same."""
+    with contextlib.suppress(OSError):
+        click.echo(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.mutation.mutant import Mutant
 
-_LEASES, _AGENTS = "waterflowd.engine.rules.leases", "waterflowd.host.agents"
+_LEASES, _AGENTS = "waterflowd.engine.rules.leases", "waterflowd.host.agents.handler"
 _RUNNER_LEASES, _SESSION = "waterflow_agent.runner.leases", "waterflow_agent.wire.session"
 
 MUTANTS: tuple[Mutant, ...] = (

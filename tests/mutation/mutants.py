@@ -42,10 +42,10 @@ _STEPS, _BLOCKS, _APPROVALS = (
 )
 _LOCKS, _RERUN = "waterflowd.fleet.locks", "waterflowd.engine.rules.rerun"
 _STEP, _OUTSTANDING, _RETRY = "waterflowd.engine.step", "waterflowd.engine.outstanding", "waterflowd.engine.rules.retry"
-_DRIVER, _BATCH, _AGENTS = "waterflowd.host.driver", "waterflowd.host.batch", "waterflowd.host.agents"
+_DRIVER, _BATCH, _AGENTS = "waterflowd.host.driver", "waterflowd.host.batch", "waterflowd.host.agents.handler"
 _TURN, _ANSWERS = "waterflowd.host.turn", "waterflowd.host.answers"
 _RECOVERY, _LIVE_STATE = "waterflowd.host.recovery", "waterflowd.host.live_state"
-_TIMERS, _OUTPUTS = "waterflowd.host.timers", "waterflowd.host.outputs"
+_TIMERS, _OUTPUTS = "waterflowd.host.timers", "waterflowd.host.agents.outputs"
 _PLACEMENT, _SESSIONS = "waterflowd.fleet.placement", "waterflowd.dispatch.sessions"
 _LEDGER, _EXECUTOR, _OUTPUT_SENDER = (
     "waterflow_agent.state.ledger.ledger",
@@ -396,7 +396,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "tests.unit.host.test_doubt:test_a_report_that_stalls_its_run_is_not_acknowledged",
     ),
     Mutant(
-        "waterflowd.host.attempts:LiveAttempts.has_job_ended",
+        "waterflowd.host.agents.attempts:LiveAttempts.has_job_ended",
         "job.status is Status.COMPLETED",
         "True",
         "a working directory is removed before its job ends",
@@ -597,7 +597,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # People.
     Mutant("waterflowd.fleet.registry:Registry.apply", "self._remove(agent)", "pass", "a revoked agent continues"),
     Mutant(
-        "waterflowd.host.enrollment:EnrollmentService.revoke",
+        "waterflowd.host.agents.enrollment:EnrollmentService.revoke",
         "await self._record(lambda: events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))",
         "self._applied(events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))",
         "a revocation is not logged",

@@ -23,9 +23,9 @@ from waterflow_agent.clock import Clock
 from waterflowd.admin.webhooks import SignedWebhookService
 from waterflowd.dispatch.sessions import Sessions
 from waterflowd.engine import Run
-from waterflowd.host.agents import AgentHandler
+from waterflowd.host.agents.enrollment import EnrollmentService
+from waterflowd.host.agents.handler import AgentHandler
 from waterflowd.host.driver import Driver
-from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.live_state import LiveState
 from waterflowd.model.ids import RunId
 from waterflowd.reconcile.loop import RepositoryLoop

@@ -12,8 +12,8 @@ from waterflowd.admin.ports import AgentRow, JoinTokenRow, PendingRow, ServerRow
 from waterflowd.fleet.placement import Placement, Server
 from waterflowd.fleet.registry import Enrolled, JoinToken, Registry
 from waterflowd.fleet.server_keys import ServerKey, ends_at
-from waterflowd.host.enrollment import EnrollmentService
-from waterflowd.host.identities import AgentIdentities
+from waterflowd.host.agents.enrollment import EnrollmentService
+from waterflowd.host.agents.identities import AgentIdentities
 from waterflowd.model.ids import AgentId
 
 

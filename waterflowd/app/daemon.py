@@ -20,7 +20,7 @@ from waterflowd.app import bootstrap, cluster_check
 from waterflowd.app.config import Config, advertised
 from waterflowd.app.engines import Compose
 from waterflowd.app.sd_notify import notify, watchdog_interval_s
-from waterflowd.host.enrollment import DaemonEndpoints
+from waterflowd.host.agents.enrollment import DaemonEndpoints
 
 logger = logging.getLogger("waterflow.daemon")
 

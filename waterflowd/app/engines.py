@@ -10,7 +10,7 @@ from waterflowd import ports
 from waterflowd.admin.ports import RunReader
 from waterflowd.app.config import Config
 from waterflowd.dispatch import lowering
-from waterflowd.host.agents import AgentHandler
+from waterflowd.host.agents.handler import AgentHandler
 from waterflowd.host.driver import Driver
 from waterflowd.host.feed import Feed
 from waterflowd.host.live_state import LiveState

@@ -13,7 +13,7 @@ from waterflow_agent.errors import Stalled
 from waterflowd.app.cluster_check import connection
 from waterflowd.app.config import Config
 from waterflowd.app.engines import Compose, Engine, EngineParts
-from waterflowd.host.agents import AgentHandler
+from waterflowd.host.agents.handler import AgentHandler
 from waterflowd.temporal import check, cluster, converter, run_turns
 from waterflowd.temporal.coordination import lock_turns
 from waterflowd.temporal.coordination.child_run_activities import ChildRunActivities

@@ -1,7 +1,7 @@
 """Decides whether a second process with an agent's key is the restarted agent or a clone. Pure; time is an argument.
 
 A restarted agent looks like a second one as long as its old connection is not known to be dead, and so does a virtual machine
-that was cloned while it ran. (A copied data directory is rejected before: host/identities.py.) The difference: the older
+that was cloned while it ran. (A copied data directory is rejected before: host/agents/identities.py.) The difference: the older
 process of a clone keeps sending. So the newer process waits for two keep-alive intervals of the older one. If the older one is
 silent, the newer one is accepted; a frame means that both are alive, and the newer one is rejected for good.
 """

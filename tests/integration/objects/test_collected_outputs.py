@@ -12,7 +12,7 @@ from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflowd.access.repository_quotas import RepositoryLimits
 from waterflowd.api.streaming.output_reader import RunOutput
-from waterflowd.host import outputs as outputs_module
+from waterflowd.host.agents import outputs as outputs_module
 from waterflowd.host.history import LogHistory
 from waterflowd.model.ids import AgentId
 from waterflowd.objects import outputs as object_outputs

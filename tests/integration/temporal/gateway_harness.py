@@ -29,12 +29,12 @@ from waterflowd.engine import events, inputs
 from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
-from waterflowd.host.agents import AgentHandler
+from waterflowd.host.agents.file_server import FileServer
+from waterflowd.host.agents.handler import AgentHandler
+from waterflowd.host.agents.output_admission import OutputAdmission
+from waterflowd.host.agents.outputs import OutputCollector
 from waterflowd.host.feed import Feed
-from waterflowd.host.file_server import FileServer
 from waterflowd.host.history import LogOutputs
-from waterflowd.host.output_admission import OutputAdmission
-from waterflowd.host.outputs import OutputCollector
 from waterflowd.model.ids import AgentId, RunId, run_id, run_stream
 from waterflowd.model.records import RunSummary, Trigger, TriggerKind
 from waterflowd.temporal import messages, orders, run_turns, shell

@@ -24,19 +24,19 @@ from waterflowd.engine.rules import leases
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
-from waterflowd.host.agents import AgentHandler
-from waterflowd.host.attempts import LiveAttempts
+from waterflowd.host.agents.attempts import LiveAttempts
+from waterflowd.host.agents.enrollment import EnrollmentService
+from waterflowd.host.agents.file_server import FileServer
+from waterflowd.host.agents.handler import AgentHandler
+from waterflowd.host.agents.identities import AgentIdentities
+from waterflowd.host.agents.output_admission import OutputAdmission
+from waterflowd.host.agents.outputs import OutputCollector
 from waterflowd.host.child_run_starter import ChildRunStarter
 from waterflowd.host.child_runs import ChildRunRegistry
 from waterflowd.host.driver import Driver
-from waterflowd.host.enrollment import EnrollmentService
 from waterflowd.host.feed import Feed
-from waterflowd.host.file_server import FileServer
 from waterflowd.host.history import LogHistory, LogOutputs
-from waterflowd.host.identities import AgentIdentities
 from waterflowd.host.live_state import LiveState
-from waterflowd.host.output_admission import OutputAdmission
-from waterflowd.host.outputs import OutputCollector
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import FLEET, AgentId

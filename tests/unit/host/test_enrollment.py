@@ -13,8 +13,8 @@ from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.wire import messages
 from waterflowd.fleet import events
 from waterflowd.host import driver as driver_module
-from waterflowd.host import enrollment as enrollment_module
-from waterflowd.host.enrollment import PENDING_MAX, DaemonEndpoints
+from waterflowd.host.agents import enrollment as enrollment_module
+from waterflowd.host.agents.enrollment import PENDING_MAX, DaemonEndpoints
 from waterflowd.model.ids import FLEET
 from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.testing.awaiting import until

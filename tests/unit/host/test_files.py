@@ -12,7 +12,7 @@ from waterflow_agent.checkout.blob_cache import blob_id
 from waterflow_agent.errors import Retryable
 from waterflow_agent.testing import task_id
 from waterflow_agent.wire import messages
-from waterflowd.host import file_server as files_module
+from waterflowd.host.agents import file_server as files_module
 from waterflowd.model.ids import AgentId
 from waterflowd.testing.awaiting import until
 from waterflowd.testing.host import ONE_STEP, HostHarness, agent_id, request

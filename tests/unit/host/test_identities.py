@@ -12,7 +12,7 @@ from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import AttemptState, HeldAttempt
 from waterflowd.fleet import events
 from waterflowd.fleet.server_keys import ServerKey, agents_behind
-from waterflowd.host.identities import REFUSED_MS, AgentIdentities
+from waterflowd.host.agents.identities import REFUSED_MS, AgentIdentities
 from waterflowd.model.ids import FLEET, AgentId
 from waterflowd.testing.host import ONE_STEP, HostHarness
 

@@ -8,8 +8,9 @@ from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflowd.access.repository_quotas import HOUR_MS, RepositoryLimits
 from waterflowd.api.streaming.output_reader import RunOutput
-from waterflowd.host import history, output_admission
-from waterflowd.host import outputs as outputs_module
+from waterflowd.host import history
+from waterflowd.host.agents import output_admission
+from waterflowd.host.agents import outputs as outputs_module
 from waterflowd.host.history import LogHistory, LogOutputs
 from waterflowd.model.ids import AgentId
 from waterflowd.model.reasons import ReasonCode

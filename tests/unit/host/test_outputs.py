@@ -14,7 +14,7 @@ from waterflow_agent.testing import attempt_id
 from waterflow_agent.wire import messages
 from waterflowd.dispatch.lowering import OUTPUT_BYTES_MAX
 from waterflowd.host import history
-from waterflowd.host import outputs as outputs_module
+from waterflowd.host.agents import outputs as outputs_module
 from waterflowd.model.ids import AgentId
 from waterflowd.testing.awaiting import until
 from waterflowd.testing.host import ONE_STEP, HostHarness, agent_id

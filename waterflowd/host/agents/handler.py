@@ -30,8 +30,8 @@ from waterflowd import ports
 from waterflowd.engine import inputs
 from waterflowd.fleet.placement import Placement, Server
 from waterflowd.fleet.registry import Registry
-from waterflowd.host.file_server import FileServer
-from waterflowd.host.outputs import OutputCollector, display_name
+from waterflowd.host.agents.file_server import FileServer
+from waterflowd.host.agents.outputs import OutputCollector, display_name
 from waterflowd.model.ids import AgentId, JobId, RunId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.records import HeldAttempt

@@ -23,7 +23,7 @@ from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.fleet import events
 from waterflowd.fleet.registry import JoinToken, Registry, check_groups, free_name
-from waterflowd.host.agents import AgentHandler
+from waterflowd.host.agents.handler import AgentHandler
 from waterflowd.host.driver import Driver
 from waterflowd.model.ids import FLEET, AgentId
 from waterflowd.model.reasons import ReasonCode

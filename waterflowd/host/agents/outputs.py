@@ -17,8 +17,8 @@ import msgspec
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages
 from waterflowd import ports
+from waterflowd.host.agents.output_admission import OutputAdmission
 from waterflowd.host.feed import Feed
-from waterflowd.host.output_admission import OutputAdmission
 from waterflowd.model.ids import AgentId
 from waterflowd.model.records import HeldAttempt, OutputAppend, OutputPiece
 

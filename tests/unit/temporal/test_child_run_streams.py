@@ -113,7 +113,7 @@ async def test_nested_child_runs_end_at_the_limit() -> None:
 
 
 async def test_a_run_without_a_repository_starts_no_child_run() -> None:
-    """The turn refuses it: there is no commit."""
+    """The turn refuses it, because the run has no commit."""
     made = streams()
     parent = made.start(PARENT)
     await made.settle()

@@ -42,7 +42,7 @@ class PayloadsBody(msgspec.Struct, frozen=True):
 
 
 class RecentReaders:
-    """Who has read which stream within the last hour. Bounded: beyond that, a reader is recorded again sooner."""
+    """Who has read which stream within the last hour. When it is full, a reader may be recorded twice within the hour."""
 
     def __init__(self) -> None:
         self._recorded_at: OrderedDict[tuple[str, str], int] = OrderedDict()

@@ -10,23 +10,34 @@ from uuid import uuid4
 import httpx
 
 from tests.acceptance.cluster import Cluster
-from tests.integration.temporal.server import Server, new_namespace
+from tests.integration.temporal.server import Namespace, Server, new_namespace
 from tests.patience import wait_until
 
 
 class TemporalCluster(Cluster):
     """A daemon with the engine on Temporal, agents, and the server of Temporal."""
 
-    def __init__(self, folder: Path, server: Server) -> None:
+    def __init__(self, folder: Path, server: Server, first: TemporalCluster | None = None) -> None:
+        """`first` is the cluster of another daemon, whose namespace, objects and repository this one shares."""
         super().__init__(folder)
         self.server = server
-        self.namespace = asyncio.run(new_namespace(server))
+        self.namespace: Namespace = first.namespace if first is not None else asyncio.run(new_namespace(server))
+        self.objects: Path = first.objects if first is not None else folder / "objects"
+        self.objects.mkdir(exist_ok=True)
+        if first is not None:
+            self.repository, self.clone = first.repository, first.clone
         keys = folder / "payload.keys"
         keys.touch(0o600)
         keys.write_text(bytes(range(32)).hex() + "\n")
         self.engine = (
             'engine = "temporal"',
-            f'[temporal]\naddress = "{server.address}"\nnamespace = "{self.namespace.name}"\npayload-keys = "{keys}"\n',
+            f"""[temporal]
+address = "{server.address}"
+namespace = "{self.namespace.name}"
+payload-keys = "{keys}"
+objects = "dir:{self.objects}"
+name = "{folder.name}"
+""",
         )
         self.write_config()
 

@@ -204,6 +204,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
             driver=driver,
             queries=queries,
             history=log_history,
+            outputs=LogOutputs(store.outputs),
             feed=feed,
             link=link,
             clock=clock,
@@ -215,9 +216,8 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         )
     )
     contents = _contents(config, data_dir)
-    output_logs = LogOutputs(store.outputs)
-    admission = OutputAdmission(state.quotas, output_logs, clock, driver.keep_counters)
-    outputs = OutputCollector(engine.attempts, admission, output_logs, link, feed)
+    admission = OutputAdmission(state.quotas, engine.outputs, clock, driver.keep_counters)
+    outputs = OutputCollector(engine.attempts, admission, engine.outputs, link, feed)
     files = FileServer(engine.attempts, contents, link)
     agents = AgentHandler(
         engine.attempts,
@@ -251,7 +251,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
     services = Services(
         history=engine.history,
         generation=log.generation,
-        outputs=output_logs,
+        outputs=engine.outputs,
         runs=engine.runs,
         feed=engine.feed,
         compiler=compiler,
@@ -335,6 +335,7 @@ def _log_engine(parts: EngineParts) -> Engine:
     return Engine(
         runs=parts.driver,
         history=parts.history,
+        outputs=parts.outputs,
         reader=LogRunReader(parts.queries, parts.driver, parts.time_slices),
         attempts=LiveAttempts(parts.driver, parts.queries),
         feed=parts.feed,

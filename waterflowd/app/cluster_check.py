@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from waterflow_agent.errors import Rejected, Stalled
+from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflowd.admin.ports import PayloadDecoder
 from waterflowd.app.config import Config
+from waterflowd.objects.opening import open_objects
+from waterflowd.ports import Objects
 from waterflowd.secrets import key_file
 
 if TYPE_CHECKING:
@@ -63,21 +65,36 @@ def connection(config: Config) -> Connection:
 def check_cluster(config: Config) -> tuple[bool, list[str]]:
     """Connects to the configured cluster. Returns whether nothing is missing, and lines for people.
 
-    Raises what `connection` raises.
+    Raises what `connection` and `open_objects` raise.
     """
     settings, keys, name = connection(config)
     from waterflowd.temporal import check, converter
 
     table = config.temporal
+    objects = open_objects(table.objects, os.environ) if table.objects else None
     report = asyncio.run(check.check(settings, converter.data_converter(keys), name))
     lines = [f"{finding.text} [{finding.code}]" for finding in report.findings]
     if report.server_version:
         lines.insert(
             0, f"connected to Temporal {report.server_version} at {table.address}, namespace {table.namespace}"
         )
-    if not report.findings:
+    is_ready = not report.findings
+    if objects is not None:
+        failure = asyncio.run(_failure_of(objects))
+        is_ready = is_ready and failure is None
+        lines.append(f"connected to {table.objects}" if failure is None else f"{failure.text} [{failure.code}]")
+    if is_ready:
         lines.append("nothing is missing")
-    return not report.findings, lines
+    return is_ready, lines
+
+
+async def _failure_of(objects: Objects) -> Retryable | None:
+    """Why the object store cannot be read; None if it can. Its content is not changed."""
+    try:
+        await objects.names("output")
+    except Retryable as error:
+        return error
+    return None
 
 
 def payload_decoder(config: Config) -> PayloadDecoder | None:

@@ -268,7 +268,7 @@ class TemporalTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_un
     api_key_file: str = ""
     #: The keys that seal what Temporal stores, one per line, mode 0600: the first one seals, all open.
     payload_keys: str = ""
-    #: Not built yet. Where large values and output logs will be: `dir:/path` on a shared file system, or `s3://bucket/prefix`.
+    #: Where output logs are, for all daemons: `dir:/path` on a shared file system, or `s3://bucket/prefix`; else in `data-dir`.
     objects: str = ""
     #: Identifies this daemon in Temporal; default: the name of the host.
     name: str = ""

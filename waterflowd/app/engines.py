@@ -29,6 +29,8 @@ class EngineParts:
     queries: RunQueries
     #: The history of the daemon's own log.
     history: ports.History
+    #: The output logs in the data directory.
+    outputs: ports.OutputLogs
     feed: Feed
     link: ports.Link
     clock: ports.Clock
@@ -47,6 +49,7 @@ class Engine:
 
     runs: ports.Runs
     history: ports.History
+    outputs: ports.OutputLogs
     reader: RunReader
     attempts: ports.Attempts
     #: None without a common order of all events.

@@ -1,19 +1,22 @@
 """Composes the engine on Temporal. Imported only for that engine, because Temporal's client is an extra.
 
-Rules of this file: runs are on Temporal. Agents, access, repositories, the output of steps, and the ids and trigger keys of
-runs are in the daemon's own log, so there is one daemon for now.
+Rules of this file: runs are on Temporal. Agents, access, repositories, and the ids and trigger keys of runs are in the
+daemon's own log, so there is one daemon for now. Output is in the object store, if one is configured.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 
 from waterflow_agent.errors import Stalled
 from waterflowd.app.cluster_check import connection
 from waterflowd.app.config import Config
 from waterflowd.app.engines import Compose, Engine, EngineParts
 from waterflowd.host.agents.handler import AgentHandler
+from waterflowd.objects.opening import open_objects
+from waterflowd.objects.outputs import ObjectOutputLogs
 from waterflowd.temporal import check, cluster, converter, run_turns
 from waterflowd.temporal.coordination import lock_turns
 from waterflowd.temporal.coordination.child_run_activities import ChildRunActivities
@@ -35,8 +38,12 @@ _UNREACHABLE = "WF802"
 
 
 async def connect(config: Config) -> Compose:
-    """Waits until the cluster can be reached. Raises `Stalled` with what it lacks, and what `connection` raises."""
+    """Waits until the cluster can be reached.
+
+    Raises `Stalled` with what it lacks, and what `connection` and `open_objects` raise.
+    """
     settings, keys, name = connection(config)
+    objects = open_objects(config.temporal.objects, os.environ) if config.temporal.objects else None
     data_converter = converter.data_converter(keys)
     while True:
         report = await check.check(settings, data_converter, name)
@@ -76,6 +83,7 @@ async def connect(config: Config) -> Compose:
         return Engine(
             runs=runs,
             history=history,
+            outputs=ObjectOutputLogs(objects) if objects is not None else parts.outputs,
             reader=reader,
             attempts=gateway.attempts,
             tasks={

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -258,6 +259,36 @@ async def test_the_command_says_that_nothing_is_missing(namespace: Namespace, tm
     assert second == "nothing is missing"
     assert third.startswith("configuration OK")
     assert done.exit_code == 0
+
+
+async def test_the_command_reads_the_object_store(namespace: Namespace, tmp_path: Path) -> None:
+    """A directory that is not there, for example not mounted, and one that is."""
+    lines = [f'address = "{namespace.server.address}"', f'namespace = "{namespace.name}"']
+    file = written(tmp_path, *lines, f'objects = "dir:{tmp_path}/objects"')
+    done = await run("check-config", "--connect", "--config", str(file))
+    assert "there is no such directory; create it for the user of the service" in done.output
+    assert done.exit_code == 2
+    (tmp_path / "objects").mkdir()
+    done = await run("check-config", "--connect", "--config", str(file))
+    assert done.output.splitlines()[1:3] == [f"connected to dir:{tmp_path}/objects", "nothing is missing"]
+    assert done.exit_code == 0
+
+
+async def test_the_command_names_an_object_store_that_cannot_be_read(
+    namespace: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With exit code 1, as for a cluster that lacks something."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
+        lines = [f'address = "{namespace.server.address}"', f'namespace = "{namespace.name}"']
+        file = written(tmp_path, *lines, 'objects = "s3://bucket/waterflow"')
+        done = await run("check-config", "--connect", "--config", str(file))
+    assert "[WF322]" in done.output.splitlines()[1]
+    assert "nothing is missing" not in done.output
+    assert done.exit_code == 1
 
 
 async def test_the_command_lists_what_is_missing(temporal_server: Server, tmp_path: Path) -> None:

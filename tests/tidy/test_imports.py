@@ -72,6 +72,7 @@ PURE_LIBRARY = (
         "pathlib.PurePath",
         "pathlib.PurePosixPath",
         "urllib.parse",
+        "weakref.ref",
     ),
 )
 #: Functions with access to the outside that need no import.

@@ -25,8 +25,8 @@ from waterflowd.host.agents.enrollment import DaemonEndpoints
 logger = logging.getLogger("waterflow.daemon")
 
 #: With Python's default of 700 the collector examined the objects of a batch many times, for a twelfth of the time of a step.
-#: A run that was dropped is freed only by a full collection, because its steps and blocks refer to each other: one for each
-#: 200,000 new objects, about 20,000 steps, keeps what waits for it below 50 MB and takes about 2 us for a step.
+#: Steps leave no reference cycles, so what is left are those of connections: a full collection for each 200,000 objects keeps
+#: them below 50 MB.
 GC_THRESHOLDS = (20_000, 5, 2)
 #: How long the event loop may hold the interpreter lock while threads wait for it. Each commit takes the lock several times.
 #: With Python's default of 5 ms it waits each time for most of an API request; this makes commits a third faster.

@@ -25,6 +25,7 @@ stored.
 from __future__ import annotations
 
 import shlex
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from enum import Enum
@@ -411,11 +412,13 @@ def dump(run: Run) -> Any:
 
 
 #: Parts of the plan, and indexes over what is compared anyway.
-_LEFT_OUT = frozenset({"dependents", "jobs_by_id", "plan", "steps_by_id"})
+_LEFT_OUT = frozenset({"dependents", "jobs_by_id", "plan", "steps_by_id", "__weakref__"})
 _PARTS = (Run, Job, Scope, Children, Block, StepState, Attempt, Approval, Lock)
 
 
 def _plain(value: Any, known: set[int]) -> Any:
+    if isinstance(value, weakref.ref):
+        value = value()
     if isinstance(value, _PARTS):
         if id(value) in known:
             # A second reference to the same part: its name is enough.

@@ -174,7 +174,7 @@ def job_entered(run: Run, event: events.JobEntered) -> None:
     children = _begin(job, event.at)
     job.name = event.name
     job.reason = event.reason
-    scope = children.scope = Scope(call.name, call.env, job.scope, call.secrets)
+    scope = children.scope = Scope(call.name, call.env, job.scope_ref, call.secrets)
     scope.inputs = event.inputs
     scope.vars = event.vars
     for plan in call.jobs:

@@ -3,6 +3,9 @@
 Rules of this file: data and queries on it; written by `evolve` alone. The steps of a block run one after another: its `cursor`
 is the index of the current step; steps before it are completed, steps after it are queued. Each job has a root block. Control
 steps have blocks too: branches, the iterations of a loop.
+
+A step refers to its block weakly, and a block to the step that owns it: so a run that is dropped is freed at once, without the
+garbage collector. Anyone who uses a step or a block keeps its job.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
+from weakref import ref
 
 from waterflowd.engine.state.gates import Approval
 from waterflowd.model.ids import AgentId, AttemptNo, RunId, StepId
@@ -84,20 +88,24 @@ class Attempt:
         return self.status is AttemptStatus.DISPATCHED or self.status is AttemptStatus.STARTED
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
 class Block:
     """Steps that run one after another: a job's own, a branch, or one iteration of a loop."""
 
     #: Number among all blocks of the job, in the order in which they started; 0 is the root.
     number: int
-    #: The step that it is a part of; None for the root.
-    owner: Step | None
+    owner_ref: ref[Step] | None
     #: Index among the blocks of its owner.
     index: int
     steps: list[Step] = field(default_factory=list)
     cursor: int = 0
     #: The first step that failed without `continue-on-error`.
     failed_step: Step | None = None
+
+    @property
+    def owner(self) -> Step | None:
+        """The step that it is a part of; None for the root."""
+        return self.owner_ref() if self.owner_ref is not None else None
 
     @property
     def current(self) -> Step | None:
@@ -107,17 +115,18 @@ class Block:
     @property
     def item(self) -> Any:
         """The loop's value for this iteration; None without one."""
-        assert self.owner is not None
-        return self.owner.items[self.index] if self.index < len(self.owner.items) else None
+        owner = self.owner
+        assert owner is not None
+        return owner.items[self.index] if self.index < len(owner.items) else None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
 class Step:
     """One step of a block."""
 
     plan: StepPlan
     id: StepId
-    block: Block
+    block_ref: ref[Block]
     attempts: list[Attempt]
     #: Number of attempts that belong to earlier tries of the job.
     earlier: int = field(init=False)
@@ -170,6 +179,21 @@ class Step:
         self.has_blocks = node in CONTROL_NODES
         self.is_child_run = node == CHILD_RUN
         self.name = self.plan.name
+
+    @property
+    def block(self) -> Block:
+        """The block that it is a part of."""
+        block = self.block_ref()
+        assert block is not None, "the job of this step has been dropped"
+        return block
+
+    @property
+    def root(self) -> Block:
+        """The root block that it is a part of."""
+        block = self.block
+        while (owner := block.owner) is not None:
+            block = owner.block
+        return block
 
     @property
     def last(self) -> Attempt | None:

@@ -8,6 +8,9 @@ are active.
 
 A job has steps, or becomes other jobs when its turn comes: instances of itself (`strategy`, `target: each`), or the jobs of
 the workflow that it calls. Their ids start with its own, and they come after all other jobs in `run.jobs`.
+
+References go down from the run; those that go up (to the parent, the scope, the outer scope) are weak. So a run that is dropped
+is freed at once, without the garbage collector. Anyone who uses a job or a scope keeps its run.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import ref
 
 from waterflowd.engine.events import Policy
 from waterflowd.engine.state.blocks import LOOP, PARALLEL, Attempt, Block, Step
@@ -29,14 +33,13 @@ from waterflowd.model.statuses import Conclusion, Status
 _NO_TRIGGER = Trigger(kind=TriggerKind.API)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
 class Scope:
     """What the jobs of one workflow share: the run's own workflow, or one that a job calls."""
 
     name: str
     env: dict[str, Any]
-    #: The scope of the job that calls this workflow; None for the run's own.
-    outer: Scope | None = None
+    outer_ref: ref[Scope] | None = None
     #: Names of secrets in this workflow and in the outer scope; None: all secrets under the same names.
     secrets: dict[str, str] | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
@@ -44,15 +47,20 @@ class Scope:
     #: By the id in the file.
     jobs: dict[JobId, Job] = field(default_factory=dict)
 
+    @property
+    def outer(self) -> Scope | None:
+        """The scope of the job that calls this workflow; None for the run's own."""
+        return self.outer_ref() if self.outer_ref is not None else None
+
     def secret(self, name: str) -> str | None:
         """The name of a secret outside all calls; None when a caller does not pass it."""
         scope: Scope | None = self
-        while scope is not None and scope.outer is not None:
+        while scope is not None and (outer := scope.outer) is not None:
             if scope.secrets is not None:
                 if name not in scope.secrets:
                     return None
                 name = scope.secrets[name]
-            scope = scope.outer
+            scope = outer
         return name
 
 
@@ -82,7 +90,7 @@ class Children:
     halted: Reason | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
 class Job:
     """One job of a run."""
 
@@ -90,9 +98,8 @@ class Job:
     id: JobId
     #: Its index in `run.jobs`.
     index: int
-    scope: Scope
-    #: The job that became this one and others.
-    parent: Job | None = None
+    scope_ref: ref[Scope]
+    parent_ref: ref[Job] | None = None
     #: Of an instance: its unique key, its values, and its position among the others.
     key: str | None = None
     matrix: dict[str, Any] = field(default_factory=dict)
@@ -114,6 +121,8 @@ class Job:
     #: Blocks that have not ended, by number.
     blocks: dict[int, Block] = field(default_factory=dict)
     root: Block = field(init=False)
+    #: The root blocks of earlier tries that still have steps in `steps_by_id`: in blocks that have not started in this try.
+    earlier_roots: list[Block] = field(default_factory=list)
     #: How many steps wait for approval; the job's timeout is suspended meanwhile.
     open_approvals: int = 0
     #: How many needs are not completed; an instance is created when there are none.
@@ -161,7 +170,19 @@ class Job:
         self.name = self.plan.name
         self.group = self.plan.group
         self.open_needs = 0 if self.key is not None else len(self.plan.needs)
-        self.new_root()
+        self.root = self._new_root()
+
+    @property
+    def scope(self) -> Scope:
+        """What it shares with the other jobs of its workflow."""
+        scope = self.scope_ref()
+        assert scope is not None, "the run of this job has been dropped"
+        return scope
+
+    @property
+    def parent(self) -> Job | None:
+        """The job that became this one and others."""
+        return self.parent_ref() if self.parent_ref is not None else None
 
     @property
     def is_instance(self) -> bool:
@@ -177,8 +198,8 @@ class Job:
     def own_environment(self) -> str | None:
         """Its environment; for an instance that of the job that became it."""
         job = self
-        while job.is_instance and job.parent is not None:
-            job = job.parent
+        while job.is_instance and (parent := job.parent) is not None:
+            job = parent
         return job.environment
 
     @property
@@ -228,8 +249,14 @@ class Job:
 
     def new_root(self) -> None:
         """Replaces the root block by a new one with all its steps queued."""
+        roots = [*self.earlier_roots, self.root]
         self.blocks.clear()
-        self.root = self._new_block(None, 0, () if self.is_template else self.plan.steps, "")
+        self.root = self._new_root()
+        used = {step.root for step in self.steps_by_id.values()}
+        self.earlier_roots = [root for root in roots if root in used]
+
+    def _new_root(self) -> Block:
+        return self._new_block(None, 0, () if self.is_template else self.plan.steps, "")
 
     def new_block(self, owner: Step, plan: BlockPlan) -> Block:
         """A new block of a step, with its steps queued."""
@@ -240,12 +267,13 @@ class Job:
         return block
 
     def _new_block(self, owner: Step | None, index: int, plans: tuple[StepPlan, ...], prefix: str) -> Block:
-        block = Block(self.blocks_made, owner, index)
+        block = Block(self.blocks_made, ref(owner) if owner is not None else None, index)
         self.blocks_made += 1
+        block_ref = ref(block)
         for plan in plans:
             step_id = StepId(prefix + plan.id)
             known = self.steps_by_id.get(step_id)
-            step = Step(plan, step_id, block, known.attempts if known is not None else [])
+            step = Step(plan, step_id, block_ref, known.attempts if known is not None else [])
             block.steps.append(step)
             self.steps_by_id[step_id] = step
         if block.steps:
@@ -329,7 +357,7 @@ class Run:
     ) -> Job:
         """A new job, after all others."""
         assert job_id not in self.jobs_by_id, f"a job {job_id} exists already"
-        job = Job(plan, job_id, len(self.jobs), scope, parent, key)
+        job = Job(plan, job_id, len(self.jobs), ref(scope), ref(parent) if parent is not None else None, key)
         self.jobs.append(job)
         self.jobs_by_id[job_id] = job
         return job

@@ -155,8 +155,8 @@ class History(Protocol):
         """Run ids that begin with `prefix` (case-insensitive), at most `limit`."""
         ...
 
-    async def run_for_key(self, key: str) -> RunId | None:
-        """The run that a trigger key started, or None."""
+    async def run_for_key(self, key: str, repository: str | None) -> RunId | None:
+        """The run of a repository, or of a workflow that was sent to the API, that a trigger key started; or None."""
         ...
 
 

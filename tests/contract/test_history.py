@@ -182,6 +182,6 @@ async def test_runs_are_found_by_id_key_and_state(written: Written) -> None:
     assert [found.number for found in await history.open_runs(10)] == [1, 3]
     assert [found.number for found in await history.open_runs(1)] == [1]
     assert (await history.run(run(2)), await history.run(run(9))) == (rows[1], None)
-    assert (await history.run_for_key("push/1"), await history.run_for_key("push/2")) == (run(2), None)
+    assert (await history.run_for_key("push/1", None), await history.run_for_key("push/2", None)) == (run(2), None)
     assert (await history.plan("h"), await history.plan("x")) == (b"plan", None)
     assert await history.runs_by_prefix(run(1)[:9].lower(), 2) == [run(1), run(2)]

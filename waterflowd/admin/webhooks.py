@@ -66,7 +66,7 @@ class SignedWebhookService:
 
     async def _earlier_run(self, request: WebhookRequest) -> RunSummary | None:
         for key in webhooks.trigger_keys(request.repository, request.name, request.delivery):
-            run = await self._ports.history.run_for_key(key)
+            run = await self._ports.history.run_for_key(key, request.repository)
             if run is not None:
                 return await self._ports.history.run(run)
         return None

@@ -110,7 +110,7 @@ def dry_run(services: Services, plan: plans.Plan, request: StartRequest) -> Resp
 async def start(services: Services, request: StartRequest) -> RunSummary:
     """Starts a checked request; durable when it returns. A repeated key returns the earlier run."""
     key = request.trigger.key
-    earlier = await services.history.run_for_key(key) if key is not None else None
+    earlier = await services.history.run_for_key(key, request.repository) if key is not None else None
     row = await services.runs.start(request)
     if earlier is not None:
         await _check_same(services, row, request)

@@ -120,6 +120,8 @@ class Parts:
     driver: Driver
     #: The engine's own background work, by name.
     tasks: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
+    #: Keeps the repositories of the reconciler applied.
+    reconcile: Callable[[Reconciler], Coroutine[Any, Any, None]]
     agents: AgentHandler
     outputs: OutputCollector
     files: FileServer
@@ -285,6 +287,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         keys=server_keys,
         driver=driver,
         tasks=engine.tasks,
+        reconcile=engine.reconcile,
         agents=agents,
         outputs=outputs,
         files=files,
@@ -322,7 +325,8 @@ def _reconciling(
         clock=clock,
         plans=PlanCache(engine.history),
         random=random.random,
-        feed=engine.feed,
+        feed_of=engine.feed_of,
+        ask_leader=engine.ask_leader,
         access=access,
     )
     sources = repository_opener.RepositoryOpener(Path(config.data_dir) / "repositories", os.environ)
@@ -339,6 +343,7 @@ def _log_engine(parts: EngineParts) -> Engine:
         reader=LogRunReader(parts.queries, parts.driver, parts.time_slices),
         attempts=LiveAttempts(parts.driver, parts.queries),
         feed=parts.feed,
+        feed_of=lambda name: parts.feed,
     )
 
 

@@ -108,7 +108,7 @@ async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int
     )
     watch(parts.driver.run(), "driver")
     watch(parts.outputs.run(), "output logs")
-    watch(parts.reconciler.run(), "repositories")
+    watch(parts.reconcile(parts.reconciler), "repositories")
     watch(parts.starter.run(), "starter")
     watch(parts.audit_export.run(), "audit export")
     for name, work in parts.tasks.items():

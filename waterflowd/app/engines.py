@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ from waterflowd.host.driver import Driver
 from waterflowd.host.feed import Feed
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.queries import RunQueries
+from waterflowd.reconcile.loop import Reconciler
+from waterflowd.reconcile.loop.ports import no_other_leader
 from waterflowd.secrets.sources import Sources
 from waterflowd.time_slices import TimeSlices
 
@@ -54,6 +56,12 @@ class Engine:
     attempts: ports.Attempts
     #: None without a common order of all events.
     feed: Feed | None = None
+    #: The feed with the ended runs of a repository, by its name.
+    feed_of: Callable[[str], ports.Feed | None] = lambda name: None
+    #: Keeps all repositories applied.
+    reconcile: Callable[[Reconciler], Coroutine[Any, Any, None]] = Reconciler.run
+    #: See `LoopPorts`.
+    ask_leader: Callable[[str], Awaitable[None]] = no_other_leader
     #: Background work, by name.
     tasks: Mapping[str, Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=dict)
     #: Called once with the handler of agents, which needs the attempts before.

@@ -106,7 +106,7 @@ class LogHistory:
         """See the port."""
         return self._journal.runs_by_prefix(prefix, limit)
 
-    async def run_for_key(self, key: str) -> RunId | None:
+    async def run_for_key(self, key: str, repository: str | None) -> RunId | None:
         """See the port."""
         return self._journal.run_for_key(key)
 

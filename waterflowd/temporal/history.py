@@ -141,9 +141,9 @@ class TemporalHistory:
                     found[RunId(run)] = None
         return sorted(found)[:limit]
 
-    async def run_for_key(self, key: str) -> RunId | None:
+    async def run_for_key(self, key: str, repository: str | None) -> RunId | None:
         """See the port."""
-        return await self._others.run_for_key(key)
+        return await self._others.run_for_key(key, repository)
 
     async def _search(self, query: str) -> list[RunSummary]:
         found: dict[RunId, RunSummary] = {}

@@ -76,13 +76,13 @@ class TemporalRuns:
     async def _known(self, request: StartRequest) -> RunId | None:
         """The run that one of the request's trigger keys was reserved for."""
         for key in (request.trigger.key, *request.earlier_keys):
-            known = await self._history.run_for_key(key) if key is not None else None
+            known = await self._history.run_for_key(key, request.repository) if key is not None else None
             if known is not None:
                 return known
         return None
 
     async def _was_started(self, run: RunId) -> bool:
-        return await self._history.run_for_key(started_key(run)) is not None
+        return await self._history.run_for_key(started_key(run), None) is not None
 
     async def record(self, stream: StreamName, facts: Sequence[Any]) -> None:
         """See `ports.Runs`."""

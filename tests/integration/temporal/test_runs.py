@@ -191,7 +191,7 @@ async def test_a_repeated_key_starts_one_run(daemon: Daemon, gateway: Gateway) -
     again = await asyncio.gather(*(daemon.runs.start(request(key="deploy")) for _ in range(3)))
 
     assert {row.id for row in [first, *again]} == {reserved.run}
-    assert await daemon.history.run_for_key("deploy") == reserved.run
+    assert await daemon.history.run_for_key("deploy", None) == reserved.run
     await daemon.completed(reserved.run)
     assert (await daemon.runs.start(request(key="deploy"))).conclusion is Conclusion.SUCCESS
     assert len(gateway.tasks) == 1
@@ -231,7 +231,7 @@ async def test_a_start_that_was_not_recorded_is_recorded_by_the_next_request(
         with pytest.raises(RuntimeError, match="the daemon ends"):
             await daemon.runs.start(request(key="deploy"))
     row = await daemon.runs.start(request(key="deploy"))
-    assert await daemon.history.run_for_key(started_key(row.id)) == row.id
+    assert await daemon.history.run_for_key(started_key(row.id), None) == row.id
 
 
 async def test_facts_are_recorded_after_the_runs_that_follow_from_them(daemon: Daemon, gateway: Gateway) -> None:

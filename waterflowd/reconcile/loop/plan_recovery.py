@@ -88,6 +88,10 @@ class PlanRecovery:
         refused = await self._files.compile_again([file])
         return refused[0] if refused else await self._plans.get(file.plan_hash or "") or b""
 
+    def count_again(self) -> None:
+        """Looks for lost plans again: another daemon may have applied files."""
+        self._missing = None
+
     async def compile_requested(self) -> None:
         """Compiles what was asked for at once."""
         urgent, self._urgent = self._urgent, {}

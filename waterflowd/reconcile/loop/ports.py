@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from waterflowd.access.policy import AccessPolicy
 from waterflowd.ports import Clock, Compiler, Feed, History, Runs
 from waterflowd.reconcile.loop.plan_cache import PlanCache
 from waterflowd.reconcile.loop.webhook_registry import WebhookRegistry
+
+
+async def no_other_leader(name: str) -> None:
+    """This daemon leads all repositories."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,9 @@ class LoopPorts:
     webhooks: WebhookRegistry = field(default_factory=WebhookRegistry)
     #: What the workflows of all repositories may use.
     access: AccessPolicy = field(default_factory=AccessPolicy)
-    #: The ended runs of all repositories, for `workflow_run` triggers; they need an engine that has a feed.
-    feed: Feed | None = None
+    #: The feed with the ended runs of a repository, by its name, for `workflow_run` triggers.
+    feed_of: Callable[[str], Feed | None] = lambda name: None
+    #: Tells the daemon that leads a repository, by its name, that there are changes to apply. Without one, this daemon leads.
+    ask_leader: Callable[[str], Awaitable[None]] = no_other_leader
     #: The wall clock in ms, used only for schedules and signatures. It may jump.
     wall: Callable[[], int] = lambda: time.time_ns() // 1_000_000

@@ -32,24 +32,36 @@ class Reconciler:
         self.schedulers = {
             name: Scheduler(loop.repository, loop.plan_recovery, ports) for name, loop in self.loops.items()
         }
-        feed = ports.feed
         self.workflow_run_triggers = {
             name: WorkflowRunTriggers(loop.repository, loop.plan_recovery, ports, feed)
             for name, loop in self.loops.items()
-            if feed is not None
+            if (feed := ports.feed_of(name)) is not None
         }
         self.ports = ports
 
     async def run(self) -> None:
-        """Runs until it is cancelled, and returns when all loops have ended and all sources are closed."""
+        """Leads all repositories until it is cancelled, and returns when all tasks have ended and all sources are closed."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for name in self.loops:
+                    tasks.create_task(self.lead(name), name=f"repository {name}")
+                # Without repositories it must keep running, because its supervisor treats an end as a failure.
+                await asyncio.Event().wait()
+        finally:
+            await self.close()
+
+    async def lead(self, name: str) -> None:
+        """Applies what changes in a repository, and starts its runs, until it is cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for name, loop in self.loops.items():
-                tasks.create_task(loop.run(), name=f"repository {name}")
-                tasks.create_task(self.schedulers[name].run(), name=f"schedules of {name}")
-            for name, triggers in self.workflow_run_triggers.items():
-                tasks.create_task(triggers.run(), name=f"workflow_run triggers of {name}")
-            # Without repositories it must keep running, because its supervisor treats an end as a failure.
-            await asyncio.Event().wait()
+            tasks.create_task(self.loops[name].lead(), name=f"loop of {name}")
+            tasks.create_task(self.schedulers[name].run(), name=f"schedules of {name}")
+            if name in self.workflow_run_triggers:
+                tasks.create_task(self.workflow_run_triggers[name].run(), name=f"workflow_run triggers of {name}")
+
+    async def close(self) -> None:
+        """Closes all sources."""
+        for loop in self.loops.values():
+            await loop.close()
 
     def loop(self, name: str) -> RepositoryLoop:
         """The loop of a repository; `Rejected` WF604 (404) for an unknown name."""

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.display import escape_for_display
@@ -34,12 +35,17 @@ from waterflowd.reconcile.source import Refs, Revision, Source
 _UNWATCHED_INTERVAL_S = 2.0
 _BACKOFF = Backoff(first_s=0.5, max_s=60.0)
 _STALLED_INTERVAL_MAX_S = 600.0
+#: How long a `sync` waits for another daemon that leads the repository, and how often it looks.
+_LEADER_S, _LEADER_POLL_S = 30.0, 0.2
 
 _logger = logging.getLogger("waterflow.reconcile")
 
 
 class RepositoryLoop:
-    """Keeps one repository applied. `run` is its task; everything else is called from the same event loop."""
+    """Keeps one repository applied. `run` is its task; everything else is called from the same event loop.
+
+    With several daemons, one leads, and the others follow.
+    """
 
     def __init__(self, settings: RepositorySettings, source: Source, ports: LoopPorts) -> None:
         self.settings = settings
@@ -55,21 +61,36 @@ class RepositoryLoop:
         self._log_fields = {"repository": settings.name}
 
     async def run(self) -> None:
-        """Runs until it is cancelled; then the source is closed and pending `sync` calls fail."""
+        """Leads until it is cancelled, and closes."""
         try:
-            while True:
-                self._wake.clear()
-                # A plan that a run needs does not wait for a remote that hangs.
-                await self.plan_recovery.compile_requested()
-                waiters, self._sync_waiters = self._sync_waiters, []
-                failure = await self._reconcile_guarded(waiters)
-                _settle(waiters, failure or self.repository.suspension())
-                self.repository.notify()
-                await self.plan_recovery.compile_requested()
-                await self._pause(failure)
+            await self.lead()
         finally:
-            _settle(self._sync_waiters, _stopping())
-            await self._source.close()
+            await self.close()
+
+    async def lead(self) -> None:
+        """Applies what changes until it is cancelled. Only one daemon leads a repository."""
+        await self._repeat(self._reconcile)
+
+    async def follow(self) -> None:
+        """Reads the repository until it is cancelled, and leaves it to the leader to apply what changes."""
+        await self._repeat(self._observe)
+
+    async def close(self) -> None:
+        """Closes the source; pending `sync` calls fail."""
+        _settle(self._sync_waiters, _stopping())
+        await self._source.close()
+
+    async def _repeat(self, reconcile: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            self._wake.clear()
+            # A plan that a run needs does not wait for a remote that hangs.
+            await self.plan_recovery.compile_requested()
+            waiters, self._sync_waiters = self._sync_waiters, []
+            failure = await self._guarded(reconcile, waiters)
+            _settle(waiters, failure or self.repository.suspension())
+            self.repository.notify()
+            await self.plan_recovery.compile_requested()
+            await self._pause(failure)
 
     def request_reconciliation(self) -> None:
         """Asks for a reconciliation as soon as possible."""
@@ -80,10 +101,17 @@ class RepositoryLoop:
         suspension = self.repository.suspension()
         if suspension is not None:
             raise suspension
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sync_waiters.append(waiter)
-        self._wake.set()
-        await waiter
+        until = time.monotonic() + _LEADER_S
+        while True:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._sync_waiters.append(waiter)
+            self._wake.set()
+            try:
+                return await waiter
+            except Retryable as error:
+                if error.code != codes.NOT_APPLIED_YET or time.monotonic() > until:
+                    raise
+            await asyncio.sleep(_LEADER_POLL_S)
 
     async def suspend(self, by: str) -> None:
         """Ignores pushes until `resume`; survives restarts. Idempotent."""
@@ -99,13 +127,16 @@ class RepositoryLoop:
 
     # Reconciliation
 
-    async def _reconcile_guarded(self, waiters: Sequence[asyncio.Future[None]]) -> WaterflowError | None:
+    async def _guarded(
+        self, reconcile: Callable[[], Awaitable[None]], waiters: Sequence[asyncio.Future[None]]
+    ) -> WaterflowError | None:
         """A reconciliation whose failure is shown in the conditions and returned."""
         try:
             await self.repository.fold()
-            await self._reconcile()
+            await reconcile()
         except asyncio.CancelledError:
-            _settle(waiters, _stopping())
+            # They wait for the next leader, or for the end of the daemon.
+            self._sync_waiters += waiters
             raise
         except WaterflowError as error:
             failure = error
@@ -150,6 +181,27 @@ class RepositoryLoop:
         self._show(found, watched)
         if failures:
             raise failures[0]
+
+    async def _observe(self) -> None:
+        """Reads the refs, so that this daemon has the files of what the leader applies.
+
+        Raises `Retryable` WF532 while the leader has not applied them.
+        """
+        repository = self.repository
+        if repository.state.is_suspended:
+            self._show_suspended()
+            return
+        found = await self._source.refs()
+        watched = refs.watched(found, self.settings.refs)
+        repository.refs_were_read({ref: found.object_ids[ref] for ref in watched})
+        self._show(found, watched)
+        self.plan_recovery.count_again()
+        for ref in watched:
+            applied = repository.state.refs.get(ref)
+            if applied is None or applied.is_removed or applied.object_id != found.object_ids[ref]:
+                await self._ports.ask_leader(self.settings.name)
+                text = f"{ref} has changed; the daemon that leads the repository has not applied it yet"
+                raise Retryable(codes.NOT_APPLIED_YET, text)
 
     async def _record_removed(self, found: Refs) -> None:
         known = self.repository.state.refs.values()
@@ -281,7 +333,8 @@ class RepositoryLoop:
         type_ = ConditionType.FETCHED if failure.code in codes.NOT_FETCHED else ConditionType.APPLIED
         self.repository.set_condition(type_, False, failure.code, failure.text)
         self._show_watching()
-        _logger.warning("repository %s: %s", self.settings.name, failure, extra=self._log_fields)
+        level = logging.DEBUG if failure.code == codes.NOT_APPLIED_YET else logging.WARNING
+        _logger.log(level, "repository %s: %s", self.settings.name, failure, extra=self._log_fields)
 
     def _show_suspended(self) -> None:
         text = "suspended: pushes are ignored until `resume`"

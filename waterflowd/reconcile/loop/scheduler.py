@@ -237,7 +237,7 @@ class Scheduler:
         if schedule.started_at is None:
             return None
         return await self._ports.history.run_for_key(
-            schedules.trigger_key(self._name, schedule.name, schedule.started_at)
+            schedules.trigger_key(self._name, schedule.name, schedule.started_at), self._name
         )
 
     async def _open_run(self, schedule: ScheduleState) -> RunId | None:

@@ -144,7 +144,7 @@ class WorkflowRunTriggers:
             and workflow_run.is_triggered(earlier, path, row)
             and workflow_run.is_triggered(file.workflow_run, path, row)
             and not self._repository.errors(file.newest)
-            and await self._ports.history.run_for_key(workflow_run.trigger_key(run_id, path)) is None
+            and await self._ports.history.run_for_key(workflow_run.trigger_key(run_id, path), self._name) is None
         }
         if not matching:
             return

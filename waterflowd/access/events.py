@@ -26,6 +26,10 @@ class TokenCreated(AccessFact, frozen=True, kw_only=True, tag="token-created"):
     #: Groups whose work it may start and stop; empty means all.
     groups: tuple[str, ...] = ()
     expires_at: int | None = None
+    #: For the session of a browser: the id of the token with which somebody signed in, or `uid:N`; it ends with that token.
+    parent: str | None = None
+    #: It also ends when it was not used for so long, in ms.
+    idle_ms: int | None = None
 
 
 class TokenRevoked(AccessFact, frozen=True, kw_only=True, tag="token-revoked"):

@@ -62,6 +62,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[str, ...] = ()
     #: Id of the token, None without one.
     token: str | None = None
+    #: In the session of a browser: the id of the token with which somebody signed in, or `uid:N`.
+    parent: str | None = None
 
     @property
     def scope(self) -> tuple[str, ...] | None:

@@ -46,7 +46,7 @@ class TokenAdmin:
         if existing is not None and existing.is_valid(now):
             text = f'a token named "{name}" already exists; revoke it or choose another name'
             raise Rejected("WF606", text, status=409)
-        if len(self._registry.tokens()) >= _TOKENS_MAX:
+        if sum(token.parent is None for token in self._registry.tokens()) >= _TOKENS_MAX:
             raise Rejected("WF609", f"the limit of {_TOKENS_MAX} tokens is reached", status=429)
         secret = TOKEN_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
         event = TokenCreated(

@@ -2,6 +2,9 @@
 
 Rules of this file: pure; the time is an argument. The registry is the fold of the `audit` stream. It never sees a secret: a
 token is looked up by the SHA-256 of its 256 random bits, compared in constant time.
+
+The session of a browser is a token too: it has a `parent`, acts under its parent's name, and ends with it. Its secret is only
+valid in a cookie, and that of any other token only in a header. Sessions that have ended are forgotten when another one begins.
 """
 
 from __future__ import annotations
@@ -25,7 +28,11 @@ from waterflowd.access.roles import ROLE_NAMES, Principal, Role
 
 #: The prefix of every token, by which scanners for leaked secrets find it.
 TOKEN_PREFIX = "wf_"
-#: `wf_` and 43 characters of base 64; longer texts are rejected without hashing.
+#: The prefix of the secret of a browser's session.
+SESSION_PREFIX = "wfs_"
+#: Ids of sessions begin with this, those of other tokens with `t`.
+SESSION_ID_PREFIX = "s"
+#: A prefix and 43 characters of base 64; longer texts are rejected without hashing.
 TOKEN_LENGTH_MAX = 64
 
 
@@ -43,18 +50,36 @@ class Token(msgspec.Struct, kw_only=True):
     revoked_at: int | None = None
     #: Last use in ms since the daemon's start; not in the log.
     used_at: int | None = None
+    #: Of a browser's session: the id of the token that it belongs to, or `uid:N`.
+    parent: str | None = None
+    idle_ms: int | None = None
+    #: The start of the time without use, until the first one. The start of the daemon counts as a use.
+    idle_from: int = 0
 
     def is_valid(self, now: int) -> bool:
-        """True until the token is revoked or expires."""
-        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+        """True until the token is revoked or expires, or was not used for too long."""
+        ends_at = self.ends_at
+        return self.revoked_at is None and (ends_at is None or now < ends_at)
+
+    @property
+    def ends_at(self) -> int | None:
+        """When the token expires if it is not used again."""
+        if self.idle_ms is None:
+            return self.expires_at
+        idle_at = max(self.used_at or 0, self.idle_from) + self.idle_ms
+        return idle_at if self.expires_at is None else min(idle_at, self.expires_at)
 
 
 class TokenRegistry:
     """The registry of API tokens."""
 
-    def __init__(self, facts: Iterable[Fact] = ()) -> None:
+    def __init__(self, facts: Iterable[Fact] = (), *, started_at: int = 0) -> None:
+        """`started_at` is when the daemon started, in ms."""
         self._tokens: dict[str, Token] = {}
         self._ids_by_hash: dict[str, str] = {}
+        #: Ids of sessions by parent, oldest first.
+        self._sessions: dict[str, list[str]] = {}
+        self._started_at = started_at
         for fact in facts:
             self.apply(fact)
 
@@ -63,6 +88,7 @@ class TokenRegistry:
         match fact:
             case TokenCreated():
                 if fact.token not in self._tokens:
+                    parent = self._tokens.get(fact.parent) if fact.parent is not None else None
                     self._tokens[fact.token] = Token(
                         id=fact.token,
                         name=fact.name,
@@ -72,12 +98,21 @@ class TokenRegistry:
                         created_at=fact.at,
                         created_by=fact.by,
                         expires_at=fact.expires_at,
+                        parent=fact.parent,
+                        # Its parent may have been revoked while it was written.
+                        revoked_at=parent.revoked_at if parent is not None else None,
+                        idle_ms=fact.idle_ms,
+                        idle_from=max(fact.at, self._started_at),
                     )
                     self._ids_by_hash[fact.secret_sha256] = fact.token
+                    if fact.parent is not None:
+                        self._forget(fact.parent, fact.at)
+                        self._sessions.setdefault(fact.parent, []).append(fact.token)
             case TokenRevoked():
-                token = self._tokens.get(fact.token)
-                if token is not None and token.revoked_at is None:
-                    token.revoked_at = fact.at
+                for name in (fact.token, *self._sessions.get(fact.token, ())):
+                    token = self._tokens.get(name)
+                    if token is not None and token.revoked_at is None:
+                        token.revoked_at = fact.at
             case ActionTaken() | AccessRefused() | SecretsUsed() | AgentSession():
                 pass
 
@@ -86,24 +121,51 @@ class TokenRegistry:
         return list(self._tokens.values())
 
     def find(self, name: str) -> Token | None:
-        """The token with this id, or the newest one with this name that is not revoked."""
+        """The token with this id, or the newest one with this name that is not revoked. Sessions have no name of their own."""
         known = self._tokens.get(name)
         if known is not None:
             return known
         return next(
-            (token for token in reversed(self.tokens()) if token.name == name and token.revoked_at is None), None
+            (
+                token
+                for token in reversed(self.tokens())
+                if token.name == name and token.revoked_at is None and token.parent is None
+            ),
+            None,
         )
+
+    def sessions(self, now: int) -> list[Token]:
+        """The sessions of browsers that are valid. Forgets those that have ended."""
+        for parent in list(self._sessions):
+            self._forget(parent, now)
+        return [self._tokens[name] for names in self._sessions.values() for name in names]
+
+    def _forget(self, parent: str, now: int) -> None:
+        """Forgets the sessions that have ended."""
+        names = self._sessions.pop(parent, [])
+        valid = [name for name in names if self._tokens[name].is_valid(now)]
+        for name in set(names) - set(valid):
+            del self._ids_by_hash[self._tokens.pop(name).secret_sha256]
+        if valid:
+            self._sessions[parent] = valid
 
     def principal(self, secret: str, now: int) -> Principal | None:
         """The principal whose token has this secret; None when no valid token has it."""
-        if not secret.startswith(TOKEN_PREFIX) or len(secret) > TOKEN_LENGTH_MAX:
+        return self._principal(secret, now) if secret.startswith(TOKEN_PREFIX) else None
+
+    def session(self, secret: str, now: int) -> Principal | None:
+        """The principal whose browser's session has this secret; None when no valid session has it."""
+        return self._principal(secret, now) if secret.startswith(SESSION_PREFIX) else None
+
+    def _principal(self, secret: str, now: int) -> Principal | None:
+        if len(secret) > TOKEN_LENGTH_MAX:
             return None
         digest = hash_secret(secret)
         token = self._tokens.get(self._ids_by_hash.get(digest, ""))
         if token is None or not hmac.compare_digest(token.secret_sha256, digest) or not token.is_valid(now):
             return None
         token.used_at = now
-        return Principal(name=token.name, role=token.role, groups=token.groups, token=token.id)
+        return Principal(name=token.name, role=token.role, groups=token.groups, token=token.id, parent=token.parent)
 
     def is_current(self, principal: Principal, now: int) -> bool:
         """Whether the principal's token is still valid; checked repeatedly by open streams."""
@@ -111,6 +173,11 @@ class TokenRegistry:
             return True
         token = self._tokens.get(principal.token)
         return token is not None and token.is_valid(now)
+
+
+def is_session_id(token: str) -> bool:
+    """Whether the id of a token is that of a browser's session, which may have been forgotten."""
+    return token.startswith(SESSION_ID_PREFIX)
 
 
 def hash_secret(secret: str) -> str:

@@ -20,6 +20,7 @@ from waterflowd.api.routes import (
     runs,
     schedules,
     schema,
+    sessions,
     system,
     tokens,
     validation,
@@ -27,6 +28,7 @@ from waterflowd.api.routes import (
 )
 from waterflowd.api.services import Services
 from waterflowd.api.streaming.streams import Streams
+from waterflowd.api.wrong_secrets import WrongSecrets
 
 #: One router per resource, in the order in which their routes are matched.
 ROUTERS = [
@@ -43,6 +45,7 @@ ROUTERS = [
     schedules.router,
     webhooks.router,
     tokens.router,
+    sessions.router,
     audit.router,
     payloads.router,
 ]
@@ -55,7 +58,8 @@ class Api:
         self.services = services
         self.streams = Streams()
         self.pools = Pools()
-        self._app: ASGIApp = AuthMiddleware(_build(services, self.streams), services, self.pools)
+        wrong = WrongSecrets()
+        self._app: ASGIApp = AuthMiddleware(_build(services, self.streams, wrong), services, self.pools, wrong)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -67,7 +71,7 @@ class Api:
         self.services.audit.stop()
 
 
-def _build(services: Services, streams: Streams) -> FastAPI:
+def _build(services: Services, streams: Streams, wrong: WrongSecrets) -> FastAPI:
     app = FastAPI(
         title="Waterflow",
         version=services.version,
@@ -78,6 +82,7 @@ def _build(services: Services, streams: Streams) -> FastAPI:
     )
     app.state.services = services
     app.state.streams = streams
+    app.state.wrong_secrets = wrong
     app.state.signature_failures = webhooks.SignatureFailures()
     app.state.payload_readers = payloads.RecentReaders()
     problems.install(app)

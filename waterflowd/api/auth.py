@@ -4,11 +4,13 @@ Rules of this file:
 
 - On the unix socket the file mode decides who may connect, the kernel (SO_PEERCRED) identifies the user, and the table of peer
   roles (access/peer_roles.py) decides what they may do. The principal is `uid:N`.
-- On TCP a request needs `Authorization: Bearer wf_...`, unless the configuration declares the address open. A token in the URL
-  is ignored, because URLs end up in histories and in the logs of proxies.
+- On TCP a request needs `Authorization: Bearer wf_...`, or the cookie of a browser's session (session_cookie.py), unless the
+  configuration declares the address open. A token in the URL is ignored, because URLs end up in histories and in the logs of
+  proxies.
 - On TCP `Host` must name this daemon (DNS rebinding), and `Origin`, if a browser sends one, must be the same host and port
   (cross-site requests). One route has one other origin (cross_origin.py).
-- Default deny: only the paths in `PUBLIC` need no principal. Webhooks need neither a token nor a `Host`: they are signed.
+- Default deny: only the paths in `PUBLIC`, and signing in, need no principal. Webhooks need neither a token nor a `Host`: they
+  are signed.
 - Each principal, and each address without one, has a rate limit, a limit on the event loop's time, and limits on the requests
   and streams at a time (quotas.py); beyond one the answer is a 429 that costs next to nothing. Wrong tokens have a much lower
   limit, which does not affect a valid token from the same address.
@@ -17,24 +19,24 @@ Rules of this file:
 
 from __future__ import annotations
 
-import ipaddress
-
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
 from waterflowd.access.roles import ANONYMOUS, Principal, Role
-from waterflowd.api import cross_origin
+from waterflowd.api import cross_origin, hosts, session_cookie
 from waterflowd.api.loop_time import Meter, Timed
 from waterflowd.api.problems import problem, retry_after
 from waterflowd.api.quotas import Admission, Pools, source_of_address
 from waterflowd.api.services import Services
+from waterflowd.api.wrong_secrets import WrongSecrets
 from waterflowd.rates import BucketPerName
 
 #: For probes, client generators and editors; these paths reveal nothing about runs.
 PUBLIC = frozenset({"/health", "/ready", "/version", "/openapi.json", "/v1/schema"})
+#: A POST to this path begins the session of a browser.
+SIGN_IN = "/v1/session"
 #: Requests below this path are signed and carry no token.
 HOOKS = "/v1/hooks/"
 #: Key of the connection state that holds the uid of the peer on a unix socket.
@@ -49,11 +51,8 @@ _BURST_S = 5
 #: Processor time of the event loop that the requests of one client may take, in ms: at once, and per second on average. The
 #: usual request takes one. The burst is half that of an agent (dispatch/sessions.py).
 TIME_MS_BURST, TIME_MS_PER_S = 1_000.0, 250.0
-#: Wrong tokens from one address: enough for a mistake in a script, too few for a brute-force search.
-_WRONG_PER_S, _WRONG_BURST = 1.0, 20
 _NAMES_MAX = 4_096
 
-_LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "localhost.localdomain"})
 _HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
@@ -66,14 +65,14 @@ _HEADERS = {
 class AuthMiddleware:
     """ASGI middleware: adds the principal to the request, or answers with a problem."""
 
-    def __init__(self, app: ASGIApp, services: Services, pools: Pools) -> None:
+    def __init__(self, app: ASGIApp, services: Services, pools: Pools, wrong: WrongSecrets) -> None:
         self._app = app
         self._services = services
         self._pools = pools
         per_s = services.requests_per_s
         self._rates = BucketPerName(per_s, per_s * _BURST_S, _NAMES_MAX) if per_s else None
         self._times = BucketPerName(TIME_MS_PER_S, TIME_MS_BURST, _NAMES_MAX) if per_s else None
-        self._wrong = BucketPerName(_WRONG_PER_S, _WRONG_BURST, _NAMES_MAX)
+        self._wrong = wrong
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forwards one request, or answers it."""
@@ -159,14 +158,24 @@ class AuthMiddleware:
         if uid is not None:
             return self._peer(uid)
         headers = Headers(scope=scope)
-        _check_host(headers, self._services)
+        hosts.check_host(headers, self._services)
         if origin is None:
-            _check_origin(headers, scope["method"])
+            hosts.check_origin(headers, scope["method"], self._services.api_url)
+        if is_sign_in(scope):
+            session_cookie.check_page(headers, scope["method"])
+            return None
         principal = self._bearer(headers, scope)
+        cookie = session_cookie.secret(headers, self._services) if origin is None else None
+        if cookie is not None:
+            principal = self._services.sessions.principal(cookie)
+            if principal is not None:
+                session_cookie.check_page(headers, scope["method"])
         if principal is not None or scope["path"] in PUBLIC or cross_origin.is_preflight(scope, origin):
             return principal
         if self._services.is_open:
             return Principal(name=ANONYMOUS, role=Role.ADMIN)
+        if cookie is not None:
+            raise Rejected("WF601", "the session has ended; sign in again", status=401)
         raise Rejected(
             "WF601",
             "a token is required: send `Authorization: Bearer wf_...` (an admin creates one with"
@@ -186,8 +195,7 @@ class AuthMiddleware:
             return None
         principal = self._services.tokens.principal(secret.strip(), self._services.clock.now())
         if principal is None and not self._services.is_open:
-            if not self._wrong.take(source_of(scope), self._services.clock.now()):
-                raise Rejected("WF611", "too many wrong tokens from this address; wait a minute", status=429)
+            self._wrong.count(source_of(scope), self._services.clock.now())
             raise Rejected("WF601", "the token is unknown, revoked or expired", status=401)
         return principal
 
@@ -195,9 +203,10 @@ class AuthMiddleware:
 def _client_of(scope: Scope, principal: Principal | None) -> str:
     """The name of the client for limits: by the id of the token, if there is one, because names may be reused.
 
-    Without a principal, and on an open address, where everyone has the same name, it is the address.
+    All sessions of a token count as this token. Without a principal, and on an open address, where everyone has the same name,
+    it is the address.
     """
-    name = principal.token or principal.name if principal is not None else ""
+    name = principal.parent or principal.token or principal.name if principal is not None else ""
     if name and name != ANONYMOUS:
         return name
     return source_of_address(source_of(scope))
@@ -221,53 +230,6 @@ def source_of(scope: Scope) -> str:
     return f"uid:{uid}" if uid is not None else str(client[0]) if client else "unknown"
 
 
-def _check_host(headers: Headers, services: Services) -> None:
-    stated = headers.get("host", "")
-    host = host_name(stated)
-    if host is None:
-        raise Rejected("WF605", "the request has no valid `Host` header")
-    listen = host_name(services.listen or "")
-    if host in _LOOPBACK_NAMES or host == listen:
-        return
-    address = _address(host)
-    if address is not None and (address.is_loopback or _is_wildcard(listen)):
-        return
-    raise Rejected(
-        "WF603",
-        f"`Host: {escape_for_display(stated)}` does not name this daemon; use its address or localhost",
-        status=403,
-    )
-
-
-def _check_origin(headers: Headers, method: str) -> None:
-    origin = headers.get("origin")
-    if origin is not None:
-        scheme, separator, netloc = origin.partition("://")
-        if not separator or scheme not in {"http", "https"} or netloc.lower() != headers.get("host", "").lower():
-            raise Rejected("WF603", f"`Origin: {escape_for_display(origin)}` may not use this API", status=403)
-    if method not in {"GET", "HEAD"} and headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
-        raise Rejected("WF603", "requests from pages of another site may not change anything", status=403)
-
-
-def host_name(netloc: str) -> str | None:
-    """The host in `host`, `host:port` or `[v6]:port`, in lower case; None for any other form."""
-    text = netloc.strip().lower()
-    if text.startswith("["):
-        inside, bracket, rest = text[1:].partition("]")
-        return inside if bracket and inside and (not rest or rest.startswith(":")) else None
-    name, _, port = text.partition(":")
-    if not name or (port and not port.isdecimal()) or "/" in name or "@" in name:
-        return None
-    return name.rstrip(".") or None
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def _is_wildcard(listen: str | None) -> bool:
-    address = _address(listen) if listen is not None else None
-    return address is not None and address.is_unspecified
+def is_sign_in(scope: Scope) -> bool:
+    """Whether the request begins a session: it needs no principal, because its body proves who sends it."""
+    return (scope["method"], scope["path"]) == ("POST", SIGN_IN)

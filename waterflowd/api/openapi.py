@@ -16,7 +16,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, APIRouter
 
 from waterflowd.access.roles import Role
-from waterflowd.api.auth import PUBLIC
+from waterflowd.api.auth import PUBLIC, SIGN_IN
 from waterflowd.api.dependencies import ROLE_OF
 from waterflowd.api.problems import MEDIA_TYPE
 from waterflowd.api.responses import REF_TEMPLATE, Described, schema_name
@@ -112,7 +112,8 @@ def _completed(document: dict[str, Any], routers: Sequence[APIRouter]) -> dict[s
 
 
 def _complete(operation: dict[str, Any], method: str, path: str, role: Role | None) -> None:
-    if path not in PUBLIC and "x-signed" not in operation:
+    is_public = path in PUBLIC or (method == "post" and path == SIGN_IN)
+    if not is_public and "x-signed" not in operation:
         operation["security"] = [{"token": []}]
     if role is not None:
         operation["x-role"] = role.value

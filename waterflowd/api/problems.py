@@ -83,7 +83,7 @@ async def _rejected(request: Request, error: Exception) -> Response:
     # For the audit trail; the middleware reads it after the answer was sent.
     request.state.refused_code = error.code
     headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
-    if error.after_s:
+    if error.after_s or error.is_limit:
         headers["Retry-After"] = retry_after(error.after_s)
     path = request.url.path
     return problem(error.status, error.text, code=error.code, instance=path, where=error.where, headers=headers)

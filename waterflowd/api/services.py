@@ -8,6 +8,7 @@ from typing import Any
 
 from waterflow_agent.errors import Rejected
 from waterflowd.access.audit_trail import AuditTrail
+from waterflowd.access.browser_sessions import BrowserSessions
 from waterflowd.access.peer_roles import PeerRoles
 from waterflowd.access.policy import AccessPolicy
 from waterflowd.access.token_admin import TokenAdmin
@@ -89,11 +90,17 @@ class Services:
     is_open: bool = False
     #: The TCP address as configured, `host:port`; None without TCP.
     listen: str | None = None
+    #: The address at which users reach the API, such as `https://waterflow.internal`; empty: that of `listen`.
+    api_url: str = ""
+    #: Fingerprint of the server's key, which tells the cookies of several daemons on one host apart.
+    fingerprint: str = ""
     #: For answers that grow with the size of a run.
     time_slices: TimeSlices = field(default_factory=TimeSlices)
     audit: AuditTrail = field(init=False)
     token_admin: TokenAdmin = field(init=False)
+    sessions: BrowserSessions = field(init=False)
 
     def __post_init__(self) -> None:
         self.audit = AuditTrail(self.runs, self.clock)
         self.token_admin = TokenAdmin(self.tokens, self.runs, self.clock)
+        self.sessions = BrowserSessions(self.tokens, self.runs, self.clock, self.peers)

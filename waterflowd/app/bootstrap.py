@@ -266,7 +266,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,
         time_slices=time_slices,
-        tokens=TokenRegistry(record.event for record in log.read(AUDIT)),
+        tokens=TokenRegistry((record.event for record in log.read(AUDIT)), started_at=clock.now()),
         metrics=DriverMetrics(driver, lambda: dispatch.counters, audit_export, server_keys.described()),
         version=waterflowd.__version__,
         started_at=clock.now(),
@@ -274,6 +274,8 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         requests_per_s=config.api.requests_per_second,
         is_open=config.api.open,
         listen=config.api.listen or None,
+        api_url=config.api.url,
+        fingerprint=server_keys.current.fingerprint,
         payloads=cluster_check.payload_decoder(config),
         temporal_ui=config.temporal.ui,
     )

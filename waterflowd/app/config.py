@@ -55,6 +55,9 @@ class ApiTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown
 
     #: `host:port`; empty to disable TCP.
     listen: str = "127.0.0.1:8080"
+    #: The address at which users reach the API, such as `https://waterflow.internal`, if it is not that of `listen`, for
+    #: example that of a proxy. Links contain it, and it counts as this daemon in `Host`.
+    url: str = ""
     #: Requests need no token on this address; Host, Origin and content type are still checked.
     open: bool = False
     #: Path of the unix socket; empty for none.
@@ -491,6 +494,11 @@ def _checked(config: Config) -> Config:
         raise Rejected("WF620", "data-dir must be the path of a directory, but is empty")
     if config.api.listen and not (_LISTEN.fullmatch(config.api.listen) and _is_port(config.api.listen)):
         raise Rejected("WF620", f"api.listen: expected host:port, found {config.api.listen!r}")
+    if config.api.url and not _ORIGIN.fullmatch(config.api.url):
+        raise Rejected(
+            "WF620",
+            f"api.url: expected an address without a path, e.g. https://waterflow.internal, found {config.api.url!r}",
+        )
     for key, endpoint in (("listen", config.agents.listen), ("enroll-listen", config.agents.enroll_listen)):
         if not (_ENDPOINT.fullmatch(endpoint) and _is_port(endpoint)):
             raise Rejected("WF620", f"agents.{key}: expected tcp://host:port, found {endpoint!r}")

@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "groups": ("agents", "groups", "List the groups of servers."),
     "nodes": ("nodes", "nodes", "List the nodes that steps can use."),
     "tokens": ("tokens", "tokens", "List, create and revoke API tokens."),
+    "web": ("web", "web", "Print an address that signs a browser in; it is valid for one use and one minute."),
     "audit": ("audit", "audit", "Show the audit trail: who did what, and what was refused."),
     "version": ("version", "version", "Print the version."),
     "demo": ("demo", "demo", "Try Waterflow: a daemon, three agents and a first run in a temporary directory."),

@@ -326,7 +326,14 @@ class MemoryRepositoryAdmin:
 class ApiHarness:
     """An API and everything below it; `async with ApiHarness() as harness` runs the driver."""
 
-    def __init__(self, *, is_open: bool = True, listen: str | None = "127.0.0.1:8080", requests_per_s: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        is_open: bool = True,
+        listen: str | None = "127.0.0.1:8080",
+        requests_per_s: int = 0,
+        api_url: str = "",
+    ) -> None:
         self.clock = WallClock()
         self.log = MemoryLog()
         self.outputs = MemoryOutputLogs()
@@ -371,6 +378,8 @@ class ApiHarness:
             requests_per_s=requests_per_s,
             is_open=is_open,
             listen=listen,
+            api_url=api_url,
+            fingerprint="SHA256:" + "A" * 43,
         )
         self.api: Api = Api(self.services)
 

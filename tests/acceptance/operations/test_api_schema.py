@@ -126,6 +126,9 @@ def _is_expected(principal: str, operation: Any, response: Any) -> bool:
     if definition.get("x-signed"):
         # A token does not help, because the requests are not signed.
         return status != 403
+    if definition.get("x-signs-in"):
+        # Only a page of the daemon may sign a browser in, and these requests have no headers of one.
+        return status == 403
     if not definition["x-needs-token"]:
         return status not in (401, 403)
     if principal == "nobody":

@@ -14,7 +14,7 @@ from waterflowd.access.roles import Role
 from waterflowd.admin.ports import RepositoryRow
 from waterflowd.api import openapi
 from waterflowd.api.app import ROUTERS
-from waterflowd.api.auth import PEER_UID, PUBLIC
+from waterflowd.api.auth import PEER_UID, PUBLIC, SIGN_IN
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.testing.api import ApiHarness
 
@@ -63,6 +63,10 @@ TABLE: dict[str, Role | None] = {
     "POST /v1/tokens": Role.ADMIN,
     "POST /v1/tokens/{name}/revoke": Role.ADMIN,
     "DELETE /v1/tokens/{name}": Role.ADMIN,
+    "POST /v1/session": None,
+    "GET /v1/session": Role.VIEWER,
+    "DELETE /v1/session": Role.VIEWER,
+    "POST /v1/session-links": Role.VIEWER,
     "GET /v1/audit": Role.ADMIN,
     "POST /v1/temporal/decode": Role.VIEWER,
 }
@@ -79,7 +83,10 @@ def _client(harness: ApiHarness, secret: str | None, state: dict[str, Any] | Non
         scope.setdefault("state", {}).update(state or {})
         await harness.api(scope, receive, send)
 
-    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    # What a page sends, and other clients may.
+    headers = {"Origin": "http://localhost", "X-Waterflow": "1"}
+    if secret:
+        headers["Authorization"] = f"Bearer {secret}"
     transport = httpx.ASGITransport(app)
     return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
 
@@ -88,9 +95,10 @@ def test_every_route_has_its_role_in_the_table() -> None:
     """The table must match the routes: it detects a new, removed or changed one."""
     found = {f"{method} {_newer(path)}": role for method, path, role in ROUTES}
     assert found == TABLE
-    assert {f"GET {path}" for path in PUBLIC} - {"GET /openapi.json"} | {"POST /v1/hooks/{name}"} == {
-        n for n, role in TABLE.items() if role is None
-    }
+    assert {f"GET {path}" for path in PUBLIC} - {"GET /openapi.json"} | {
+        "POST /v1/hooks/{name}",
+        f"POST {SIGN_IN}",
+    } == {n for n, role in TABLE.items() if role is None}
 
 
 @pytest.mark.parametrize(("method", "path", "needed"), ROUTES, ids=lambda value: str(getattr(value, "word", value)))

@@ -8,7 +8,7 @@ import msgspec
 
 from waterflowd.access import events
 from waterflowd.access.roles import Role
-from waterflowd.access.tokens import Token, TokenRegistry
+from waterflowd.access.tokens import Token, TokenRegistry, is_session_id
 from waterflowd.api.timestamps import Timestamp, timestamp
 from waterflowd.model.records import Record
 
@@ -29,7 +29,10 @@ class TokenBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TokenSchema(msgspec.Struct, frozen=True, kw_only=True):
-    """An API token without its secret."""
+    """An API token without its secret.
+
+    The session of a browser has a `parent`: the id of the token with which somebody signed in, or `uid:N`.
+    """
 
     id: str
     name: str
@@ -41,6 +44,7 @@ class TokenSchema(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: Timestamp | None
     revoked_at: Timestamp | None
     used_at: Timestamp | None
+    parent: str | None
 
     @classmethod
     def of(cls, token: Token, now: int) -> TokenSchema:
@@ -53,9 +57,10 @@ class TokenSchema(msgspec.Struct, frozen=True, kw_only=True):
             status="revoked" if token.revoked_at is not None else "valid" if token.is_valid(now) else "expired",
             created_at=timestamp(token.created_at),
             created_by=token.created_by,
-            expires_at=timestamp(token.expires_at),
+            expires_at=timestamp(token.ends_at),
             revoked_at=timestamp(token.revoked_at),
             used_at=timestamp(token.used_at),
+            parent=token.parent,
         )
 
 
@@ -78,6 +83,7 @@ class NewTokenSchema(TokenSchema, frozen=True, kw_only=True):
             expires_at=timestamp(token.expires_at),
             revoked_at=None,
             used_at=None,
+            parent=None,
             secret=secret,
         )
 
@@ -87,6 +93,37 @@ class TokenList(msgspec.Struct, frozen=True, kw_only=True):
 
     tokens: list[TokenSchema]
     next: str | None
+
+
+# Sessions of browsers -------------------------------------------------------------------------------------------------
+
+#: How the author of a request is known.
+Way = Literal["session", "token", "socket", "open"]
+
+
+class SignInBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What proves who signs in: an API token, or the code of a link."""
+
+    token: str | None = None
+    code: str | None = None
+
+
+class SessionSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """Who sends the requests, with which role and groups, and how they are known."""
+
+    by: str
+    role: Role
+    groups: tuple[str, ...]
+    way: Way
+    #: When it ends unless it is used again.
+    expires_at: Timestamp | None
+
+
+class SessionLinkSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """An address that signs a browser in: for one use, within a minute."""
+
+    url: str
+    expires_at: Timestamp | None
 
 
 # The audit trail ------------------------------------------------------------------------------------------------------
@@ -109,12 +146,15 @@ class AuditSchema(msgspec.Struct, frozen=True, kw_only=True):
         facts: dict[str, Any]
         match event:
             case events.TokenCreated():
-                what, target = "create-token", event.name
+                what, target = "create-token" if event.parent is None else "begin-session", event.name
                 expires_at = timestamp(event.expires_at)
                 facts = {"token": event.token, "role": event.role, "groups": event.groups, "expires_at": expires_at}
+                if event.parent is not None:
+                    facts["parent"] = event.parent
             case events.TokenRevoked():
                 token = tokens.find(event.token)
-                what, target, facts = "revoke-token", token.name if token else event.token, {"token": event.token}
+                what = "end-session" if is_session_id(event.token) else "revoke-token"
+                target, facts = token.name if token else event.token, {"token": event.token}
             case events.AccessRefused():
                 what, target = "refused", event.target
                 facts = {"door": event.door, "code": event.code, "left_out": event.left_out}

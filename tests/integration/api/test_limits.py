@@ -412,6 +412,7 @@ async def test_requests_of_one_client_at_a_time_are_limited(tmp_path: Path) -> N
         async with served.tcp(slow) as client, served.tcp(served.harness.token(Role.VIEWER)) as other:
             refused = await client.get("/v1/groups")
             assert code(refused) == (429, "WF609")
+            assert refused.headers["Retry-After"] == "1"
             assert "you have 2 open requests" in refused.json()["detail"]
             assert (await other.get("/v1/groups")).status_code == 200
         for writer in held:

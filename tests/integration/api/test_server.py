@@ -393,6 +393,7 @@ async def test_the_number_of_open_streams_is_limited(served: Served) -> None:
         async with client.stream("GET", "/v1/events"):
             refused = await client.get("/v1/events")
             assert (refused.status_code, refused.json()["code"]) == (429, "WF609")
+            assert refused.headers["Retry-After"] == "1"
             assert "you have 1 open streams" in refused.json()["detail"]
         await until(lambda: not served.harness.api.pools.unix.streams.count)
         async with client.stream("GET", "/v1/events") as response:

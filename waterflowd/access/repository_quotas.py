@@ -36,6 +36,9 @@ _NEAR = 0.8
 #: The largest quota: used amounts stay within 64 bits.
 QUOTA_MAX = 1 << 50
 
+#: More than any log can grow.
+OUTPUT_UNLIMITED = 1 << 62
+
 RUNS_KEY = "runs-per-hour"
 OUTPUT_KEY = "output-bytes-per-hour"
 
@@ -116,10 +119,12 @@ class RepositoryQuotas:
 
     # Output
 
-    def may_grow(self, repository: str | None, size: int, added: int, now: int) -> bool:
-        """Whether an output log may grow by `added` bytes to `size`."""
+    def room(self, repository: str | None, end: int, now: int) -> int:
+        """By how many bytes an output log that ends at `end` may grow."""
         limit = self.limits(repository).output_bytes_per_hour
-        return not limit or size <= limit - self._bucket(repository, now, limit).used - added
+        if not limit:
+            return OUTPUT_UNLIMITED
+        return max(0, int(limit - self._bucket(repository, now, limit).used - end) // 2)
 
     def take_output(self, repository: str | None, added: int, now: int) -> dict[str, int]:
         """Counts output. Returns counters that are to be recorded now; mostly none."""

@@ -34,7 +34,7 @@ class Counted:
 
     def print(self, size: int, now: int, repository: str | None = "web") -> bool:
         """Prints one more log of this size, if it may; returns whether it may."""
-        if not self.quotas.may_grow(repository, size, size, now):
+        if size > self.quotas.room(repository, 0, now):
             return False
         self.counters |= self.quotas.take_output(repository, size, now)
         return True
@@ -118,7 +118,7 @@ def test_output_of_one_flood_ends_at_half_and_leaves_room_for_small_logs() -> No
     """A log may grow while it is not larger than what remains."""
     counted = Counted(output=64 * MIB)
     size = 0
-    while counted.quotas.may_grow("web", size + 4096, 4096, NOW):
+    while counted.quotas.room("web", size, NOW) >= 4096:
         counted.counters |= counted.quotas.take_output("web", 4096, NOW)
         size += 4096
     assert size == 32 * MIB
@@ -159,7 +159,7 @@ def test_a_bucket_is_full_again_after_an_hour(limit: int) -> None:
     counted.counters |= counted.quotas.take_output("web", limit, NOW)
     assert counted.quotas.uses("web", NOW)[0].used == limit
     for step in range(0, HOUR_MS, 977):
-        counted.quotas.may_grow("web", 1, 1, NOW + step)
+        counted.quotas.room("web", 0, NOW + step)
     assert counted.quotas.uses("web", NOW + HOUR_MS + 1)[0].used == 0
     assert all(value < 1 << 63 for value in counted.counters.values())
 

@@ -104,6 +104,20 @@ async def test_a_flood_is_cut_off_and_a_small_log_beside_it_is_complete() -> Non
         assert host.output_logs.read(printing.flood.attempt, LIMIT // 2, 1)[-1].stream == CUT_STREAM
 
 
+@pytest.mark.parametrize(("data", "kept"), [(b"x" * 99 + b"\n", 4_900), (b"x" * 100, 5_000)])
+async def test_one_message_that_exceeds_the_quota_is_stored_in_part(data: bytes, kept: int) -> None:
+    """As the whole log of a short step is. The cut is at the end of a line, if there is one."""
+    async with limited(LIMIT - 1 if kept < 5_000 else LIMIT) as host:
+        printing = await Printing.on(host)
+        total = 2 * LIMIT
+        chunks = [messages.OutputChunk(1, 1, data * 100), messages.OutputChunk(2, 2, data * 100)]
+        host.agents.output(printing.agent, messages.Output(printing.flood, 0, chunks))
+        assert await printing.acknowledgement() == total - 1
+        assert printing.log(printing.flood) == data * (kept // 100)
+        await printing.finish(printing.flood, total)
+        assert printing.log(printing.flood) == data * (kept // 100) + MARK % (total - kept)
+
+
 async def test_a_step_that_ends_before_its_output_arrives_is_cut_off_too() -> None:
     """As a step does that prints much in an instant. Its last byte is acknowledged with the mark."""
     async with limited() as host:

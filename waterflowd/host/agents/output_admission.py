@@ -75,15 +75,18 @@ class OutputAdmission:
         if name not in self._ends and name not in self._cuts:
             await self._look_up(attempt, offset)
         cut = self._cuts.get(name)
-        if cut is None and self._is_admitted(repository, name, offset, size):
-            return _pieces(output)
+        pieces: list[OutputPiece] = []
         if cut is None:
+            admitted = self._admit(repository, name, output, size)
+            pieces = _pieces(output, admitted)
+            if admitted == size:
+                return pieces
             cut = self._cut(repository, name)
         cut.seen = max(cut.seen, offset + size)
         if not attempt.is_open and cut.total is None:
             # Without a report of the agent, the size is unknown.
             cut.total = attempt.output_bytes or cut.seen
-        return self._mark(cut)
+        return pieces + self._mark(cut)
 
     def finished(self, name: AttemptId, total: int) -> list[OutputPiece]:
         """Notes the size of the attempt's whole log; returns the mark if it was cut off and is complete now."""
@@ -129,20 +132,23 @@ class OutputAdmission:
             self._ends.popitem(last=False)
             self._has_forgotten = True
 
-    def _is_admitted(self, repository: str | None, name: AttemptId, offset: int, size: int) -> bool:
-        end = self._ends[name]
+    def _admit(self, repository: str | None, name: AttemptId, output: messages.Output, size: int) -> int:
+        """How many bytes of the message are stored: all, or what the quota leaves room for, up to the end of a line."""
+        end, offset = self._ends[name], output.offset
         # What follows a gap is not stored, and known bytes are not stored again.
         added = offset + size - end if offset <= end else 0
         if added <= 0:
-            return True
+            return size
         now = self._clock.now()
-        if not self._quotas.may_grow(repository, offset + size, added, now):
-            return False
+        room = self._quotas.room(repository, end, now)
+        if added > room:
+            data = b"".join(chunk.data for chunk in output.chunks)[end - offset :]
+            added = data.rfind(b"\n", 0, room) + 1 or room
         counters = self._quotas.take_output(repository, added, now)
         if counters:
             self._keep_counters(counters)
-        self._end(name, offset + size)
-        return True
+        self._end(name, end + added)
+        return end + added - offset
 
     def _cut(self, repository: str | None, name: AttemptId) -> _Cut:
         cut = self._cuts[name] = _Cut(at=self._ends.pop(name))
@@ -167,11 +173,14 @@ class OutputAdmission:
         return [OutputPiece(offset=cut.at, at=self._clock.now(), stream=CUT_STREAM, data=line)]
 
 
-def _pieces(output: messages.Output) -> list[OutputPiece]:
+def _pieces(output: messages.Output, size: int) -> list[OutputPiece]:
+    """The first `size` bytes of the message."""
     pieces = []
-    offset = output.offset
+    offset, end = output.offset, output.offset + size
     for chunk in output.chunks:
+        if offset >= end and chunk.data:
+            break
         stream = min(chunk.stream, _STREAM_MAX)
-        pieces.append(OutputPiece(offset=offset, at=chunk.at, stream=stream, data=chunk.data))
+        pieces.append(OutputPiece(offset=offset, at=chunk.at, stream=stream, data=chunk.data[: end - offset]))
         offset += len(chunk.data)
     return pieces

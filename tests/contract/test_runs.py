@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 import pytest
 
+from tests.lease_terms import TERMS
 from tests.twin import checks
 from tests.twin.cluster import Activity, Cluster
 from tests.twin.daemon import Daemon
@@ -248,7 +249,7 @@ class TwinEngine:
 
     def _new_daemon(self) -> Daemon:
         registry = Registry()
-        turns = RunTurns(registry, Placement(registry), AccessPolicy(), lost_after_ms=LOST_AFTER_MS)
+        turns = RunTurns(registry, Placement(registry), AccessPolicy(), lost_after_ms=LOST_AFTER_MS, terms=TERMS)
         return Daemon(self.cluster, turns)
 
 

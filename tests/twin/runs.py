@@ -14,6 +14,7 @@ from typing import Any
 
 from temporalio.bridge.proto.workflow_commands.workflow_commands_pb2 import WorkflowCommand
 
+from tests.lease_terms import TERMS
 from tests.simulator import plans
 from tests.twin import checks
 from tests.twin.cluster import Activity, Cluster, Execution, Status, Update
@@ -349,7 +350,7 @@ class RunSimulation:
                     at=NOW, agent=agent, name=agent, groups=GROUPS, public_key="k", machine_id=agent, by="t"
                 )
             )
-        turns = RunTurns(registry, Placement(registry), AccessPolicy(), lost_after_ms=LOST_AFTER_MS)
+        turns = RunTurns(registry, Placement(registry), AccessPolicy(), lost_after_ms=LOST_AFTER_MS, terms=TERMS)
         return Daemon(self.cluster, turns)
 
     def _note(self, text: str) -> None:

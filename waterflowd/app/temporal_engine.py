@@ -22,9 +22,10 @@ from waterflowd.temporal.coordination import lock_turns
 from waterflowd.temporal.coordination.child_run_activities import ChildRunActivities
 from waterflowd.temporal.coordination.lock_activities import LockActivities
 from waterflowd.temporal.coordination.lock_turns import LockTurns
-from waterflowd.temporal.gateway.activities import LeaseTerms, Secrets
 from waterflowd.temporal.gateway.gateway import Gateway
+from waterflowd.temporal.gateway.secret_reader import Secrets
 from waterflowd.temporal.history import TemporalHistory
+from waterflowd.temporal.own_slots import LeaseTerms
 from waterflowd.temporal.run_reader import TemporalRunReader
 from waterflowd.temporal.run_turns import RunTurns
 from waterflowd.temporal.runs import TemporalRuns
@@ -58,7 +59,10 @@ async def connect(config: Config) -> Compose:
 
     def compose(parts: EngineParts) -> Engine:
         state = parts.state
-        turns = RunTurns(state.registry, state.placement, state.access, lost_after_ms=config.agents.lost_after_ms)
+        terms = LeaseTerms(epoch=state.epoch, lease_ms=state.lease_ms)
+        turns = RunTurns(
+            state.registry, state.placement, state.access, lost_after_ms=config.agents.lost_after_ms, terms=terms
+        )
         history = TemporalHistory(client, parts.history)
         gateway = Gateway(
             client,
@@ -66,7 +70,7 @@ async def connect(config: Config) -> Compose:
             state.registry,
             parts.link,
             parts.clock,
-            terms=LeaseTerms(epoch=state.epoch, lease_ms=state.lease_ms),
+            terms=terms,
             secrets=Secrets(read=parts.read_secret, missing=parts.missing_secrets),
         )
         parts.secrets.reader.changed = gateway.secrets_read

@@ -139,8 +139,11 @@ def _slot_denied(run: Run, input: inputs.SlotDenied, now: int) -> Events:
 
 
 def _slot_pending(run: Run, input: inputs.SlotPending, now: int) -> Events:
-    job, _, attempt = _named(run, input.job, input.step, input.attempt)
-    if job is None or attempt is None or attempt.status is not AttemptStatus.PENDING:
+    job, step, attempt = _named(run, input.job, input.step, input.attempt)
+    if job is None or step is None or attempt is None:
+        return ()
+    # One that was dispatched to the job's own server may still wait for a slot there.
+    if attempt.status is not AttemptStatus.PENDING and (attempt.status is not AttemptStatus.DISPATCHED or step.stop):
         return ()
     if input.reason.code in _ABSENT and _may_not_wait(job):
         return (_absent(job, input, attempt, now),)

@@ -383,6 +383,11 @@ class Placement:
                     changed.append((request, cause))
         return changed
 
+    def waiting_reason(self, attempt: AttemptId) -> Reason | None:
+        """Why the attempt's request is queued; None if it is not."""
+        request = self._requests.get(attempt)
+        return None if request is None else self._reason(request)
+
     def _reason(self, request: SlotRequest) -> Reason:
         if request.agent is not None:
             return self._reason_of_server(request.agent)

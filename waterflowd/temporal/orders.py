@@ -87,6 +87,8 @@ class TaskOrder(Order, frozen=True, kw_only=True, tag="task-order"):
     is_started: bool = False
     #: The run's repository, which the attempt's output is counted for; None for a workflow that was sent to the API.
     repository: str | None = None
+    #: An earlier execution of the run has ordered it already, so its agent may have got it.
+    is_repeated: bool = False
 
 
 class CancelOrder(Order, frozen=True, kw_only=True, tag="cancel-order"):
@@ -164,6 +166,9 @@ class AttemptProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     #: Why the attempt must be stopped; None for no cancel.
     cancel_reason: str | None = None
     is_forced: bool = False
+    #: The boot of the server in which it may have been offered: "" for none yet, because it waits for a slot; None for the boot
+    #: of the draft.
+    boot_id: str | None = None
 
 
 AnyOrder = (

@@ -11,7 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import msgspec
 
@@ -36,12 +36,14 @@ SHORT_MS = 10_000
 COURTESY_MS = 60_000
 
 
-def carried_out(run: Run, issued: Sequence[commands.Command], lost_after_ms: int) -> list[messages.AnyCommand]:
-    """What the shell must do for these commands, in their order."""
+def carried_out(
+    run: Run, issued: Sequence[commands.Command], lost_after_ms: int, repeated: Container[commands.SendTask] = ()
+) -> list[messages.AnyCommand]:
+    """What the shell must do for these commands, in their order; `repeated` are those that an earlier execution has given."""
     found: list[messages.AnyCommand] = []
     scheduled: set[str] = set()
     for command in issued:
-        for each in _of(run, command, lost_after_ms):
+        for each in _of(run, command, lost_after_ms, repeated):
             if isinstance(each, messages.ScheduleActivity):
                 scheduled.add(each.id)
             elif isinstance(each, messages.CancelActivity) and each.id in scheduled:
@@ -51,11 +53,13 @@ def carried_out(run: Run, issued: Sequence[commands.Command], lost_after_ms: int
     return found
 
 
-def _of(run: Run, command: commands.Command, lost_after_ms: int) -> Iterator[messages.AnyCommand]:
+def _of(
+    run: Run, command: commands.Command, lost_after_ms: int, repeated: Container[commands.SendTask]
+) -> Iterator[messages.AnyCommand]:
     # The most frequent ones first.
     match command:
         case commands.SendTask():
-            yield _task(run, command, lost_after_ms)
+            yield _task(run, command, lost_after_ms, is_repeated=command in repeated)
         case commands.FreeSlot():
             name = attempt_id(run.id, command)
             epoch = _attempt(run, name).epoch
@@ -115,7 +119,7 @@ def _slot(run: Run, command: commands.RequestSlot) -> messages.ScheduleActivity:
     )
 
 
-def _task(run: Run, command: commands.SendTask, lost_after_ms: int) -> messages.ScheduleActivity:
+def _task(run: Run, command: commands.SendTask, lost_after_ms: int, *, is_repeated: bool) -> messages.ScheduleActivity:
     name = attempt_id(run.id, command)
     attempt = _attempt(run, name)
     order = orders.TaskOrder(
@@ -125,6 +129,7 @@ def _task(run: Run, command: commands.SendTask, lost_after_ms: int) -> messages.
         dispatched_at=attempt.dispatched_at or 0,
         is_started=attempt.status is AttemptStatus.STARTED,
         repository=run.repository,
+        is_repeated=is_repeated,
     )
     return messages.ScheduleActivity(
         id=task_activity(run, command),

@@ -26,6 +26,7 @@ import msgspec
 from waterflow_agent.errors import Rejected, Stalled
 from waterflowd.access.policy import AccessPolicy
 from waterflowd.engine import Run, commands, events, fold, inputs, outstanding
+from waterflowd.engine.commands import SendTask
 from waterflowd.engine.rules import approvals
 from waterflowd.fleet.placement import Placement, ServerListRequest
 from waterflowd.fleet.registry import Registry
@@ -38,8 +39,9 @@ from waterflowd.model.ids import JobId, RunId
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import Status
-from waterflowd.temporal import facts, messages, orders, run_commands
+from waterflowd.temporal import facts, messages, orders, own_slots, run_commands
 from waterflowd.temporal.coordination import child_run_commands
+from waterflowd.temporal.own_slots import LeaseTerms
 
 logger = logging.getLogger("waterflow.temporal")
 
@@ -124,6 +126,8 @@ class _Result:
     others: list[messages.AnyCommand] = field(default_factory=list)
     taken: list[int] = field(default_factory=list)
     updates: dict[str, Rejected | None] = field(default_factory=dict)
+    #: Tasks that an earlier execution has ordered already.
+    repeated: frozenset[SendTask] = frozenset()
 
 
 class _InputError(Exception):
@@ -138,11 +142,14 @@ class _InputError(Exception):
 class RunTurns:
     """Implements `messages.Turn` for the streams of runs."""
 
-    def __init__(self, registry: Registry, placement: Placement, access: AccessPolicy, *, lost_after_ms: int) -> None:
+    def __init__(
+        self, registry: Registry, placement: Placement, access: AccessPolicy, *, lost_after_ms: int, terms: LeaseTerms
+    ) -> None:
         self._registry = registry
         self._placement = placement
         self._access = access
         self._lost_after_ms = lost_after_ms
+        self._terms = terms
         self._runs: OrderedDict[str, _Live] = OrderedDict()
         #: Runs whose last turn on this daemon has failed, with the reason.
         self.failing: dict[RunId, str] = {}
@@ -204,7 +211,9 @@ class RunTurns:
         """Takes the first inputs. Raises `_InputError` for one that raises; the run in memory is then ahead of the facts."""
         result = _Result(request.now, was_completed=live.run.is_completed)
         if request.begins:
-            self._feed(live, (), result, outstanding=[*outstanding(live.run), *_freed_slots(live.run)])
+            issued = list(outstanding(live.run))
+            result.repeated = frozenset(command for command in issued if isinstance(command, SendTask))
+            self._feed(live, (), result, outstanding=[*issued, *_freed_slots(live.run)])
         for index, item in enumerate(request.inputs[:count]):
             try:
                 self._take_one(live, item, result)
@@ -313,7 +322,7 @@ class RunTurns:
 
     def _commands(self, live: _Live, request: messages.TurnRequest, result: _Result) -> list[messages.AnyCommand]:
         run = live.run
-        issued = [*run_commands.carried_out(run, result.commands, self._lost_after_ms), *result.others]
+        issued = [*run_commands.carried_out(run, result.commands, self._lost_after_ms, result.repeated), *result.others]
         if run.seq and (request.begins or not _INDEXED.isdisjoint(map(type, result.facts))):
             issued += _announced(summary(run))
         row = summary(run) if run.seq else None
@@ -339,6 +348,9 @@ class RunTurns:
                 refusal = fleet_requests.slot_refusal(self._registry, self._access, run, command)
                 if refusal is not None:
                     return (inputs.SlotDenied(job=job, step=step, attempt=number, reason=refusal.reason),)
+                granted = own_slots.granted(run, command, self._registry, self._placement, self._terms, result.now)
+                if granted is not None:
+                    return (granted,)
                 obstacle = self._placement.obstacle(fleet_requests.slot_requirements(run, command))
                 if obstacle is None:
                     return None

@@ -20,6 +20,7 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from tests.integration.temporal.server import Namespace
+from tests.lease_terms import TERMS
 from tests.patience import PATIENCE_S
 from waterflow_agent.wire import messages as wire
 from waterflowd.access.policy import AccessPolicy
@@ -39,8 +40,8 @@ from waterflowd.model.ids import AgentId, RunId, run_id, run_stream
 from waterflowd.model.records import RunSummary, Trigger, TriggerKind
 from waterflowd.temporal import messages, orders, run_turns, shell
 from waterflowd.temporal.gateway import attempts
-from waterflowd.temporal.gateway.activities import LeaseTerms, Secrets
 from waterflowd.temporal.gateway.gateway import Gateway
+from waterflowd.temporal.gateway.secret_reader import Secrets
 from waterflowd.temporal.run_turns import RunTurns
 from waterflowd.temporal.turns import StreamActivities
 from waterflowd.testing.host import START_AT, ManualClock, RecordingLink, agent_id, codec, finished, hello_of
@@ -81,7 +82,9 @@ class Cluster:
     async def running(cls, namespace: Namespace, *, lost_after_ms: int = LOST_AFTER_MS) -> AsyncIterator[Cluster]:
         """Takes turns."""
         cluster = cls(namespace, await namespace.client())
-        turns = RunTurns(cluster.registry, Placement(cluster.registry), AccessPolicy(), lost_after_ms=lost_after_ms)
+        turns = RunTurns(
+            cluster.registry, Placement(cluster.registry), AccessPolicy(), lost_after_ms=lost_after_ms, terms=TERMS
+        )
         async with Worker(
             cluster.client,
             task_queue=orders.STREAMS_QUEUE,
@@ -195,7 +198,7 @@ class Daemon:
             cluster.registry,
             self.link,
             self.clock,
-            terms=LeaseTerms(epoch=1, lease_ms=10_000),
+            terms=TERMS,
             secrets=secrets,
             heartbeat_s=HEARTBEAT_S,
             started_after_s=HEARTBEAT_S,

@@ -12,6 +12,7 @@ from temporalio.worker import Replayer
 
 from tests.integration.temporal.gateway import Gateway
 from tests.integration.temporal.server import Namespace
+from tests.lease_terms import TERMS
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Retryable
 from waterflowd.access.policy import AccessPolicy
@@ -90,7 +91,7 @@ async def running(namespace: Namespace) -> AsyncIterator[Daemon]:
     async with HostHarness() as host:
         host.workflows.files = FILES
         client = await namespace.client()
-        turns = RunTurns(host.registry, host.state.placement, AccessPolicy(), lost_after_ms=60_000)
+        turns = RunTurns(host.registry, host.state.placement, AccessPolicy(), lost_after_ms=60_000, terms=TERMS)
         history = TemporalHistory(client, LogHistory(host.log, host.feed, TimeSlices()))
         reader = TemporalRunReader(history.streams, turns.failing, lambda: "")
         runs = TemporalRuns(client, host.driver, history)

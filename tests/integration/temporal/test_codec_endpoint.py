@@ -14,6 +14,7 @@ from temporalio.worker import Worker
 from tests.integration.api.served import serve
 from tests.integration.temporal import server
 from tests.integration.temporal.server import KEYS, Namespace
+from tests.lease_terms import TERMS
 from waterflowd.access.policy import AccessPolicy
 from waterflowd.access.roles import Role
 from waterflowd.dsl import compile_workflow
@@ -41,7 +42,7 @@ def _engine() -> RunTurns:
             at=NOW, agent=AgentId("one"), name="web-1", groups=("web",), public_key="k", machine_id="m", by="t"
         )
     )
-    return RunTurns(registry, Placement(registry), AccessPolicy(), lost_after_ms=600_000)
+    return RunTurns(registry, Placement(registry), AccessPolicy(), lost_after_ms=600_000, terms=TERMS)
 
 
 async def _show(namespace: Namespace, endpoint: str, token: str) -> tuple[int, str]:

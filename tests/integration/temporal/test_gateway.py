@@ -8,9 +8,10 @@ import msgspec
 import pytest
 from temporalio.api.workflowservice.v1 import GetWorkflowExecutionHistoryRequest
 
-from tests.integration.temporal.gateway_harness import Cluster, Daemon, held, until
+from tests.integration.temporal.gateway_harness import Cluster, Daemon, Run, held, until
 from tests.integration.temporal.server import Namespace, Server
-from waterflow_agent.attempts import AttemptId, AttemptNo, JobId, Outcome, StepId
+from tests.patience import PATIENCE_S
+from waterflow_agent.attempts import AttemptId, AttemptNo, JobId, Outcome, RunId, StepId
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire import messages as wire
 from waterflowd.dispatch import lowering
@@ -18,12 +19,14 @@ from waterflowd.engine import events, inputs
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.statuses import Conclusion
 from waterflowd.temporal import shell
-from waterflowd.temporal.gateway import slots
-from waterflowd.temporal.gateway.activities import Secrets
+from waterflowd.temporal.gateway import offers, slots
+from waterflowd.temporal.gateway.secret_reader import Secrets
 
 ONE = "jobs: {a: {runs-on: web, steps: [{run: work}]}}"
 TWO_STEPS = "jobs: {a: {runs-on: web, steps: [{run: work}, {run: more}]}}"
 ACCEPTED, STARTED, FINISHED = wire.AttemptState
+#: Occupies a slot.
+OTHER = AttemptId(RunId("other"), JobId("a"), StepId("1"), AttemptNo(1))
 #: Tests wait for it, and on a busy machine an attempt must be offered earlier.
 SHORT_LOST_AFTER_MS = 5_000
 
@@ -467,6 +470,82 @@ async def test_groups_are_isolated(namespace: Namespace) -> None:
         assert not [event for event in await run.events() if getattr(event, "agent", web) != web]
 
 
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_an_attempt_waits_for_a_slot_of_its_jobs_server(namespace: Namespace, is_cancelled: bool) -> None:
+    """Something else has got the only slot between two steps: the second one is queued, says why, and can be cancelled."""
+    async with Cluster.running(namespace) as cluster, Daemon.running(cluster) as daemon:
+        agent = cluster.enroll("one", "web")
+        daemon.hello(agent, slots=1)
+        run = await cluster.start(TWO_STEPS)
+        [first] = await daemon.offered(agent)
+        daemon.placement.hold(agent, OTHER)
+        await daemon.finished(agent, first).arrives()
+
+        await _waits_for_a_slot(run, "2")
+        assert daemon.tasks(agent) == [first]
+        if is_cancelled:
+            await run.send(inputs.CancelRun(by="alice"))
+            assert (await run.result()).conclusion is Conclusion.CANCELLED
+        daemon.placement.free(agent, OTHER)
+        daemon.gateway.attempts.servers_changed()
+        if is_cancelled:
+            await until(lambda: not daemon.placement.waiting, "the end of the request")
+            assert daemon.tasks(agent) == [first]
+        else:
+            [_, second] = await daemon.offered(agent, 2)
+            await daemon.started(agent, second).arrives()
+            assert (await run.recorded(events.AttemptStarted)).step == "2"
+            await daemon.finished(agent, second).arrives()
+            assert (await run.result()).conclusion is Conclusion.SUCCESS
+        await until(lambda: not daemon.taken(), "a free slot")
+
+
+async def test_a_server_may_reboot_while_an_attempt_waits_for_a_slot(
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it has started, so it is offered in the new boot. What was offered in the earlier one is lost."""
+    monkeypatch.setattr(offers, "NOTE_AFTER_S", 0.0)
+    async with Cluster.running(namespace) as cluster, Daemon.running(cluster) as daemon:
+        agent = cluster.enroll("one", "web")
+        daemon.hello(agent, slots=1)
+        run = await cluster.start(TWO_STEPS)
+        [first] = await daemon.offered(agent)
+        daemon.placement.hold(agent, OTHER)
+        await daemon.finished(agent, first).arrives()
+        # The wait was noted before, for the next gateway, or for this one after the agent's return.
+        await _waits_for_a_slot(run, "2")
+
+        daemon.bye(agent)
+        daemon.placement.free(agent, OTHER)
+        daemon.hello(agent, slots=1, boot_id="boot-2")
+        await daemon.offered(agent, 2)
+        offered = [message.task.boot_id for _, message in daemon.link.sent if isinstance(message, wire.Offer)]
+        assert offered == ["boot-1", "boot-2"]
+
+        # Now it was offered; after another boot it is not offered again.
+        daemon.bye(agent)
+        daemon.hello(agent, slots=1, boot_id="boot-3")
+        assert (await run.result()).conclusion is Conclusion.LOST
+        assert "rebooted while the step ran" in str(await run.events())
+        assert len(daemon.tasks(agent)) == 2
+
+
+async def test_a_secret_that_is_missing_in_a_later_step_fails_it(namespace: Namespace) -> None:
+    """Its attempt was dispatched in the turn, and ends before the agent hears of it."""
+    workflow = "jobs: {a: {runs-on: web, steps: [{run: x}, {run: x, env: {TOKEN: '${{ secrets.TOKEN }}'}}]}}"
+    async with Cluster.running(namespace) as cluster, Daemon.running(cluster) as daemon:
+        agent = cluster.enroll("one", "web")
+        daemon.hello(agent)
+        run = await cluster.start(workflow)
+        [task] = await daemon.offered(agent)
+        await daemon.finished(agent, task).arrives()
+        assert (await run.result()).conclusion is Conclusion.FAILURE
+        [*_, ended] = [event for event in await run.events() if isinstance(event, events.AttemptFinished)]
+        assert ended.reason.code is ReasonCode.SECRET_MISSING
+        assert "no source has the secret TOKEN" in ended.reason.text
+        assert daemon.tasks(agent) == [task]
+
+
 async def test_an_attempt_that_was_not_offered_yet_is_cancelled_without_its_agent(namespace: Namespace) -> None:
     """It waits for a secret; the agent never hears of it."""
 
@@ -495,6 +574,16 @@ def _is_attached(daemon: Daemon, task: wire.TaskId) -> bool:
 
 def _queues(daemon: Daemon) -> list[str]:
     return [f"group/{group}" for group in daemon.gateway._queues._groups]
+
+
+async def _waits_for_a_slot(run: Run, step: str) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            for event in await run.events():
+                if isinstance(event, events.AttemptWaiting) and event.step == step:
+                    assert event.reason.code is ReasonCode.NO_FREE_SLOT
+                    return
+            await asyncio.sleep(0.1)
 
 
 async def _offer_of(daemon: Daemon, run: str) -> wire.TaskId:

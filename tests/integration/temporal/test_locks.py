@@ -16,6 +16,7 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.worker import Replayer, Worker
 
 from tests.integration.temporal.server import Namespace
+from tests.lease_terms import TERMS
 from tests.patience import PATIENCE_S
 from waterflowd.access.policy import AccessPolicy
 from waterflowd.dsl import compile_workflow
@@ -116,7 +117,7 @@ class Steps:
 async def daemon(client: Client) -> AsyncIterator[None]:
     """A daemon, as far as streams are concerned."""
     registry = Registry()
-    runs = RunTurns(registry, Placement(registry), AccessPolicy(), lost_after_ms=60_000)
+    runs = RunTurns(registry, Placement(registry), AccessPolicy(), lost_after_ms=60_000, terms=TERMS)
     turns = StreamTurns({run_turns.PREFIX: runs, lock_turns.PREFIX: LockTurns()})
     worker = asyncio.create_task(take_turns(client, turns, LockActivities(client).all))
     try:

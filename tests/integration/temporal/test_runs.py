@@ -16,6 +16,7 @@ from temporalio.worker import Replayer
 
 from tests.integration.temporal.gateway import AGENT, Gateway
 from tests.integration.temporal.server import Namespace
+from tests.lease_terms import TERMS
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.access.policy import AccessPolicy
@@ -78,7 +79,7 @@ class Daemon:
 async def running(namespace: Namespace, host: HostHarness) -> AsyncIterator[Daemon]:
     """A daemon whose other streams are in `host`."""
     client = await namespace.client()
-    turns = RunTurns(host.registry, host.state.placement, AccessPolicy(), lost_after_ms=60_000)
+    turns = RunTurns(host.registry, host.state.placement, AccessPolicy(), lost_after_ms=60_000, terms=TERMS)
     history = TemporalHistory(client, LogHistory(host.log, host.feed, TimeSlices()))
     reader = TemporalRunReader(history.streams, turns.failing, lambda: "")
     worker = asyncio.create_task(take_turns(client, StreamTurns({"run/": turns})))

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from tests.lease_terms import TERMS
 from waterflow_agent.errors import Rejected
 from waterflowd.access.policy import AccessPolicy
 from waterflowd.dsl import compile_workflow
@@ -79,7 +80,7 @@ class Streams:
     def restart(self) -> None:
         """Another daemon takes over: nothing is in memory."""
         registry = Registry()
-        runs = RunTurns(registry, Placement(registry), AccessPolicy(), lost_after_ms=600_000)
+        runs = RunTurns(registry, Placement(registry), AccessPolicy(), lost_after_ms=600_000, terms=TERMS)
         self.engines = {run_turns.PREFIX: runs, lock_turns.PREFIX: LockTurns()}
 
     # Runs -------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.lease_terms import TERMS
 from waterflow_agent.errors import Stalled
 from waterflow_agent.wire.messages import TaskId
 from waterflowd.access.policy import AccessPolicy
@@ -18,7 +19,7 @@ from waterflowd.fleet.placement import Placement, Server
 from waterflowd.fleet.registry import Registry
 from waterflowd.model import ids, plan
 from waterflowd.model.ids import AgentId, AttemptId, AttemptNo, JobId, StepId
-from waterflowd.model.reasons import ReasonCode
+from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Outcome, Status
 from waterflowd.reconcile.settings import RepositorySettings
@@ -43,7 +44,7 @@ def engine(access: AccessPolicy | None = None, servers: Sequence[str] = ()) -> R
                 at=NOW, agent=AgentId(name), name=name, groups=("web",), public_key="k", machine_id="m", by="t"
             )
         )
-    return RunTurns(registry, Placement(registry), access or AccessPolicy(), lost_after_ms=LOST_AFTER_MS)
+    return RunTurns(registry, Placement(registry), access or AccessPolicy(), lost_after_ms=LOST_AFTER_MS, terms=TERMS)
 
 
 class Stream:
@@ -325,7 +326,10 @@ async def test_the_next_execution_begins_with_everything_outstanding() -> None:
     again = await stream.continue_as_new()
 
     assert {item.id for item in scheduled(again)} == {task("a", "1"), "place/b/1/1"}
-    assert scheduled(again, orders.ATTEMPT) == scheduled(tasks, orders.ATTEMPT)
+    # Only the gateway needs to know that this is not the first order.
+    [first], [repeated] = scheduled(tasks, orders.ATTEMPT), scheduled(again, orders.ATTEMPT)
+    assert order(repeated) == msgspec.structs.replace(order(first), is_repeated=True)
+    assert msgspec.structs.replace(repeated, content=first.content) == first
     armed = {item.id for item in of(again, messages.StartTimer)}
     assert armed == {run_commands.timer_id(each.timer) for each in outstanding(stream.run()) if hasattr(each, "timer")}
     assert of(again, messages.SetMemo)
@@ -568,6 +572,64 @@ async def test_a_run_says_what_it_waits_for() -> None:
     ]
     stream.turns._placement.disconnect(AGENT, NOW, "gone")
     await stream.feed(granted("a", "2"), finished("a", "2"))
+    assert stream.run().jobs_by_id[JobId("a")].conclusion is Conclusion.SUCCESS
+
+
+async def test_the_slot_of_a_jobs_own_server_is_answered_in_the_turn() -> None:
+    """Its server has just reported: the next attempt follows at once, with the boot and the name that are known."""
+    stream = Stream(TWO, engine(servers=[AGENT]))
+    await stream.start()
+    await stream.feed(granted("a", "1"))
+    following = await stream.feed(finished("a", "1"))
+
+    assert [item.id for item in scheduled(following)] == [task("a", "2")]
+    [dispatched] = [event for event in stream.events() if isinstance(event, events.AttemptDispatched)][1:]
+    assert (dispatched.agent, dispatched.agent_name, dispatched.boot_id) == (AGENT, AGENT, "boot")
+    assert dispatched.epoch == TERMS.epoch
+    end = await stream.feed(completed(task("a", "2"), finished("a", "2")))
+    assert [item.id for item in scheduled(end)] == [f"release/a/{AGENT}"]
+
+
+@pytest.mark.parametrize("is_connected_here", [False, True])
+async def test_a_gateway_grants_the_slot_of_a_server_that_may_be_away(is_connected_here: bool) -> None:
+    """It has not reported for a while, and is not connected here: a request waits for it for longer than an attempt does."""
+    stream = Stream(
+        "jobs: {a: {runs-on: web, steps: [{run: x}, {uses: sleep, with: {duration: 1m}}, {run: y}]}}",
+        engine(servers=[AGENT]),
+    )
+    if is_connected_here:
+        here = Server(agent=AGENT, is_connected=True, slots=1, nodes=frozenset({"shell"}), boot_id="boot-2")
+        stream.turns._placement.connect(here)
+    await stream.start()
+    await stream.feed(granted("a", "1"))
+    [timer] = [item for item in of(await stream.feed(finished("a", "1")), messages.StartTimer) if "sleep" in item.id]
+    stream.now += 60_000
+    following = await stream.feed(messages.TimerFired(number=0, id=timer.id))
+
+    assert [item.name for item in scheduled(following)] == [orders.ATTEMPT if is_connected_here else orders.PLACE]
+    if is_connected_here:
+        assert order(scheduled(following)[0]).draft.task.boot_id == "boot-2"
+
+
+async def test_an_attempt_that_waits_at_its_gateway_is_not_running() -> None:
+    """People see what it waits for, until it starts; a wait that is reported too late changes nothing."""
+    stream = Stream(TWO, engine(servers=[AGENT]))
+    await stream.start()
+    await stream.feed(granted("a", "1"))
+    await stream.feed(finished("a", "1"))
+    cause = reason(ReasonCode.NO_FREE_SLOT, "all slots are in use")
+    waits = inputs.SlotPending(job=JobId("a"), step=StepId("2"), attempt=AttemptNo(1), reason=cause)
+
+    await stream.feed(waits)
+    step = stream.run().jobs_by_id[JobId("a")].steps_by_id[StepId("2")]
+    assert (step.status, step.reason, step.attempts[0].reason) == (Status.WAITING, cause, cause)
+    started = inputs.TaskStarted(
+        job=JobId("a"), step=StepId("2"), attempt=AttemptNo(1), epoch=1, agent=AGENT, started_at=NOW
+    )
+    await stream.feed(started, waits)
+    step = stream.run().jobs_by_id[JobId("a")].steps_by_id[StepId("2")]
+    assert (step.status, step.reason.code) == (Status.RUNNING, ReasonCode.STARTED)
+    await stream.feed(completed(task("a", "2"), finished("a", "2")), waits)
     assert stream.run().jobs_by_id[JobId("a")].conclusion is Conclusion.SUCCESS
 
 

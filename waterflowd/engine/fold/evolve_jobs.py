@@ -240,6 +240,8 @@ def job_restarted(run: Run, event: events.JobRestarted) -> None:
     job.agent = None
     job.agent_name = ""
     job.agent_facts = {}
+    job.agent_boot_id = ""
+    job.agent_reported_at = 0
     job.env = {}
     job.started_at = None
     job.deadline_at = None

@@ -7,7 +7,7 @@ from waterflowd.engine.fold.transitions import find, find_attempt, move, move_at
 from waterflowd.engine.state.blocks import Attempt, StopUrgency
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.reasons import Reason, ReasonCode, reason
-from waterflowd.model.statuses import FAILURES, AttemptStatus, Status
+from waterflowd.model.statuses import FAILURES, AttemptStatus, Outcome, Status
 
 
 def start_job(job: Job, at: int, deadline_at: int, cause: Reason) -> None:
@@ -32,9 +32,11 @@ def attempt_queued(run: Run, event: events.AttemptQueued) -> None:
 
 
 def attempt_waiting(run: Run, event: events.AttemptWaiting) -> None:
-    """Records why the attempt has no slot yet."""
+    """Records why the attempt has no slot yet. One that was dispatched to its job's own server may wait for a slot there."""
     job, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
-    assert attempt.status is AttemptStatus.PENDING, "only a pending attempt can wait for a slot"
+    if attempt.status is not AttemptStatus.PENDING:
+        assert attempt.status is AttemptStatus.DISPATCHED, "an attempt that has started does not wait for a slot"
+        move(step, Status.WAITING)
     attempt.reason = event.reason
     step.reason = event.reason
     job.reason = event.reason
@@ -65,13 +67,16 @@ def attempt_dispatched(run: Run, event: events.AttemptDispatched) -> None:
         job.agent = event.agent
         job.agent_name = event.agent_name
         job.agent_facts = event.facts
+    job.agent_boot_id = event.boot_id
     start_job(job, event.at, event.job_deadline_at, event.reason)
 
 
 def attempt_started(run: Run, event: events.AttemptStarted) -> None:
     """The attempt's process is running."""
-    _, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
+    job, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
     move_attempt(attempt, AttemptStatus.STARTED)
+    move(step, Status.RUNNING)
+    job.agent_reported_at = event.at
     attempt.started_at = event.started_at
     cause = reason(ReasonCode.STARTED, f"runs on {attempt.agent_name}", agent=attempt.agent_name)
     attempt.reason = cause
@@ -91,6 +96,8 @@ def attempt_finished(run: Run, event: events.AttemptFinished) -> None:
     attempt.output_bytes = event.output_bytes
     attempt.output_dropped = event.output_dropped
     attempt.reason = event.reason
+    if attempt.agent is not None and attempt.outcome is not Outcome.LOST:
+        job.agent_reported_at = event.at
     step.deadline_at = None
     step.reason = event.reason
     if event.env:

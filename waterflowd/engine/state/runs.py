@@ -142,6 +142,9 @@ class Job:
     agent: AgentId | None = None
     agent_name: str = ""
     agent_facts: dict[str, Any] = field(default_factory=dict)
+    #: The boot of the server at the newest dispatch there, and when it last reported, by the log's clock.
+    agent_boot_id: str = ""
+    agent_reported_at: int = 0
     #: Servers of earlier tries.
     avoid: tuple[AgentId, ...] = ()
     #: The try, from 1, and when the next one starts.

@@ -11,7 +11,7 @@ Rules of this file
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -19,41 +19,29 @@ import msgspec
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from waterflow_agent.errors import Rejected, Retryable
-from waterflow_agent.wire.messages import Release, Task
+from waterflow_agent.wire.messages import Release
 from waterflowd import ports
-from waterflowd.dispatch import lowering
 from waterflowd.engine import inputs
 from waterflowd.fleet.placement import Placement, Server, SlotRequest
 from waterflowd.fleet.registry import Registry
 from waterflowd.model.codec import UnreadableError
 from waterflowd.model.ids import AgentId
-from waterflowd.model.reasons import Reason, ReasonCode, reason
+from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.statuses import Outcome
 from waterflowd.temporal import orders, received_orders
+from waterflowd.temporal.gateway import offers
 from waterflowd.temporal.gateway.activity_client import away
-from waterflowd.temporal.gateway.attempts import GatewayAttempts, Session
+from waterflowd.temporal.gateway.attempts import GatewayAttempts
+from waterflowd.temporal.gateway.offers import Offers
+from waterflowd.temporal.gateway.secret_reader import SecretReader
+from waterflowd.temporal.gateway.sessions import Prepared, Session
 from waterflowd.temporal.gateway.slots import Slots
+from waterflowd.temporal.own_slots import LeaseTerms
 
 #: The interval of heartbeats while an activity waits.
 WAIT_HEARTBEAT_S = 20.0
 
 Found = TypeVar("Found")
-
-
-class Secrets(msgspec.Struct, frozen=True, kw_only=True):
-    """How secrets are read here."""
-
-    read: lowering.ReadSecret = lowering.no_secret
-    missing: lowering.MissingSecrets = lowering.all_missing
-
-
-class LeaseTerms(msgspec.Struct, frozen=True, kw_only=True):
-    """What a granted slot says about the attempt's lease."""
-
-    #: The fleet's generation.
-    epoch: int
-    lease_ms: int
 
 
 class GatewayActivities:
@@ -69,7 +57,8 @@ class GatewayActivities:
         clock: ports.Clock,
         *,
         terms: LeaseTerms,
-        secrets: Secrets,
+        secrets: SecretReader,
+        offers: Offers,
     ) -> None:
         self._attempts = attempts
         self._slots = slots
@@ -79,7 +68,7 @@ class GatewayActivities:
         self._clock = clock
         self._terms = terms
         self._secrets = secrets
-        self._secrets_read = asyncio.Event()
+        self._offers = offers
 
     @property
     def of_groups(self) -> list[Callable[..., Awaitable[Any]]]:
@@ -91,11 +80,6 @@ class GatewayActivities:
         """The activities of the queue of an agent."""
         return [self.place, self.attempt, self.cancel, self.release]
 
-    def secrets_read(self) -> None:
-        """A secret was read, or could not be read."""
-        self._secrets_read.set()
-        self._secrets_read = asyncio.Event()
-
     # Slots ------------------------------------------------------------------------------------------------------------
 
     @activity.defn(name=orders.PLACE)
@@ -104,8 +88,8 @@ class GatewayActivities:
         order = received_orders.read(content, orders.SlotOrder)
         queue = orders.group_queue(order.group) if order.agent is None else orders.agent_queue(order.agent)
         received_orders.check_activity(order.attempt.run, orders.attempt_activity(orders.PLACE, order.attempt), queue)
-        async with _waiting(()):
-            obstacle = await self._secrets_obstacle(order.secrets)
+        async with _waiting():
+            obstacle = await self._secrets.obstacle(order.secrets)
             if obstacle is not None:
                 name = order.attempt
                 denied = inputs.SlotDenied(job=name.job, step=name.step, attempt=name.number, reason=obstacle)
@@ -136,28 +120,6 @@ class GatewayActivities:
             lease_ms=self._terms.lease_ms,
         )
 
-    async def _secrets_obstacle(self, request: lowering.SecretRequest | None) -> Reason | None:
-        """Why the attempt's secrets prevent a slot for good; None when all have a value."""
-        if request is None:
-            return None
-        try:
-            missing = await self._read(lambda: self._secrets.missing(request))
-        except Rejected as error:
-            return reason(ReasonCode.SECRET_UNREADABLE, str(error), error=error.code)
-        if not missing:
-            return None
-        text = f"no source has the secret {', '.join(missing)}; set it in the daemon's secrets"
-        return reason(ReasonCode.SECRET_MISSING, text, secrets=list(missing))
-
-    async def _read(self, call: Callable[[], Found]) -> Found:
-        """What `call` returns once no secret is being read any longer."""
-        while True:
-            secrets_read = self._secrets_read
-            try:
-                return call()
-            except Retryable:
-                await secrets_read.wait()
-
     # Attempts ---------------------------------------------------------------------------------------------------------
 
     @activity.defn(name=orders.ATTEMPT)
@@ -177,59 +139,37 @@ class GatewayActivities:
         agent, task = order.agent, order.draft.task.key
         session = self._session(agent)
         progress = _progress()
-        known = session.attempt(task)
-        offer = None
-        if known is None:
-            async with _waiting(activity.info().heartbeat_details):
-                offer = await self._offer(session, order)
-            if offer is None and not progress.started_at and not order.is_started:
-                return self._cancelled(order)
+        if session.attempt(task) is None:
+            async with _given_back_at_the_end():
+                found = await self._prepare(session, order, progress)
+            if isinstance(found, bytes):
+                return found
             if session.has_ended.is_set():
                 raise away("the agent is no longer connected to this gateway")
+        else:
+            # Whatever was noted before: the agent has it.
+            found = Prepared(None, msgspec.structs.replace(progress, boot_id=progress.boot_id or None))
         if not self._attempts.reports.is_ending(agent, task):
-            self._attempts.attach(session, order, progress, offer)
+            self._attempts.attach(session, order, found)
         return None
 
-    async def _offer(self, session: Session, order: orders.TaskOrder) -> Task | None:
-        """The task to offer, once the agent has a slot for it and its secrets are read; None if it was cancelled before."""
-        task = order.draft.task.key
-        if task in session.cancels:
-            return None
-        preparing = session.preparing[task] = asyncio.create_task(self._prepare(session, order))
-        try:
-            return await preparing
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if task in session.cancels and current is not None and not current.cancelling():
-                return None
-            raise
-        finally:
-            if session.preparing.get(task) is preparing:
-                del session.preparing[task]
-
-    async def _prepare(self, session: Session, order: orders.TaskOrder) -> Task:
-        task = order.draft.task
-        request = SlotRequest(attempt=task.key.attempt, group=task.group, node=task.node, agent=session.agent)
-        server = await self._slots.take(request)
-        return await self._read(lambda: lowering.fill(order.draft, server.instance, self._secrets.read))
-
-    def _cancelled(self, order: orders.TaskOrder) -> bytes:
-        """The end of an attempt that its agent never got."""
-        task, now = order.draft.task.key, self._clock.now()
-        name = task.attempt
-        finished = inputs.TaskFinished(
-            job=name.job,
-            step=name.step,
-            attempt=name.number,
-            epoch=task.epoch,
-            agent=order.agent,
-            outcome=Outcome.CANCELLED,
-            reason_code=ReasonCode.CANCEL_REQUESTED.value,
-            reason_text="cancelled before it started",
-            started_at=now,
-            finished_at=now,
-        )
-        return orders.INPUTS.pack(finished)
+    async def _prepare(
+        self, session: Session, order: orders.TaskOrder, progress: orders.AttemptProgress
+    ) -> Prepared | bytes:
+        """The attempt, when it may be offered; or its end, because it was cancelled or a secret of it has no value."""
+        has_started = bool(progress.started_at) or order.is_started
+        # Only the first delivery of an order that is not repeated can have no predecessor.
+        was_offered = has_started or order.is_repeated or activity.info().attempt > 1
+        prepared = await self._offers.prepare(session, order, progress, was_offered=was_offered)
+        if isinstance(prepared, Prepared):
+            return prepared
+        if prepared is not None:
+            return offers.refused(order, Outcome.FAILURE, prepared, self._clock.now())
+        if has_started:
+            # The agent has lost its record of it: that is for the settlement.
+            return Prepared(None, progress)
+        cause = reason(ReasonCode.CANCEL_REQUESTED, "cancelled before it started")
+        return offers.refused(order, Outcome.CANCELLED, cause, self._clock.now())
 
     @activity.defn(name=orders.CANCEL)
     async def cancel(self, content: bytes) -> None:
@@ -273,15 +213,25 @@ def _progress() -> orders.AttemptProgress:
 
 
 @asynccontextmanager
-async def _waiting(details: Sequence[Any]) -> AsyncIterator[None]:
-    """Sends heartbeats, with the details that they had; gives the activity back when the gateway stops waiting for it."""
+async def _waiting() -> AsyncIterator[None]:
+    """Sends heartbeats; gives the activity back when the gateway stops waiting for it."""
 
     async def beat() -> None:
         while True:
-            activity.heartbeat(*details)
             await asyncio.sleep(WAIT_HEARTBEAT_S)
+            activity.heartbeat()
 
     beating = asyncio.create_task(beat(), name="heartbeats of a waiting activity")
+    try:
+        async with _given_back_at_the_end():
+            yield
+    finally:
+        beating.cancel()
+
+
+@asynccontextmanager
+async def _given_back_at_the_end() -> AsyncIterator[None]:
+    """Gives the activity back when the gateway stops waiting for it."""
     try:
         yield
     except asyncio.CancelledError:
@@ -289,5 +239,3 @@ async def _waiting(details: Sequence[Any]) -> AsyncIterator[None]:
         if cause is not None and cause.worker_shutdown:
             raise away("the gateway no longer takes activities from this queue") from None
         raise
-    finally:
-        beating.cancel()

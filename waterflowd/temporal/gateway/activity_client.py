@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.client import (
@@ -26,12 +27,16 @@ from temporalio.converter import ActivitySerializationContext
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError, RPCStatusCode
 
+from waterflow_agent.backoff import Backoff
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire.messages import TaskId
 from waterflowd.model.ids import AgentId, RunId, run_stream
 from waterflowd.temporal import messages, orders
 from waterflowd.temporal.shell import OPEN_MAX
 
+logger = logging.getLogger("waterflow.gateway")
+
+BACKOFF = Backoff(first_s=0.2, max_s=10.0)
 #: Concurrent calls. More would only wait in the cluster.
 CALLS_MAX = 100
 #: Of one call, with the client's own retries.
@@ -40,6 +45,8 @@ CALL_TIMEOUT = timedelta(seconds=10)
 GIVEN_BACK_DELAY = timedelta(milliseconds=100)
 #: The type of the error with which an activity is returned.
 AGENT_AWAY = "agent-away"
+
+Found = TypeVar("Found")
 
 _OPEN = (WorkflowExecutionStatus.RUNNING, WorkflowExecutionStatus.CONTINUED_AS_NEW)
 
@@ -178,3 +185,16 @@ def _is_not_found(error: RPCError) -> bool:
 def _unconfirmed(error: Exception) -> Retryable:
     text = error.message if isinstance(error, RPCError) else str(error)
     return Retryable("WF802", f"the Temporal cluster did not confirm a call: {text or type(error).__name__}")
+
+
+async def confirmed(call: Callable[[], Awaitable[Found]]) -> Found:
+    """The answer of Temporal, however long that takes."""
+    failures = 0
+    while True:
+        try:
+            return await call()
+        except Retryable as error:
+            failures += 1
+            log = logger.warning if failures == 1 else logger.debug
+            log("will retry: %s", error)
+        await asyncio.sleep(BACKOFF.delay_s(failures))

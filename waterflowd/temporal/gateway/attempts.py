@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from waterflow_agent.errors import Retryable
-from waterflow_agent.wire.messages import AttemptState, Cancel, DaemonMessage, Hello, Offer, Task, TaskId
+from waterflow_agent.wire.messages import AttemptState, Cancel, DaemonMessage, Hello, Offer, TaskId
 from waterflowd import ports
 from waterflowd.engine import inputs
 from waterflowd.engine.rules import leases
@@ -33,8 +32,9 @@ from waterflowd.fleet.registry import Registry
 from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId
 from waterflowd.model.records import Checkout, HeldAttempt
 from waterflowd.temporal import orders
-from waterflowd.temporal.gateway.activity_client import ActivityClient, Lease, OpenActivities
-from waterflowd.temporal.gateway.reports import BACKOFF, Reports
+from waterflowd.temporal.gateway.activity_client import ActivityClient, Lease, OpenActivities, confirmed
+from waterflowd.temporal.gateway.reports import Reports
+from waterflowd.temporal.gateway.sessions import REMEMBERED_MAX, Attempt, Prepared, Session
 from waterflowd.temporal.gateway.slots import Slots
 
 logger = logging.getLogger("waterflow.gateway")
@@ -49,65 +49,11 @@ STARTED_AFTER_S = 5.0
 MISSING_S = 60.0
 #: Between attempts to return the activities of a session that has ended. The next session of the agent begins afterwards.
 GIVE_BACK_DELAYS_S = (0.5, 1.0)
-#: For each agent: ended attempts whose output may still come, and cancels of attempts that have not arrived yet.
-REMEMBERED_MAX = 1_000
 #: When an attempt was dispatched whose activity has not arrived: later than everything.
 _UNKNOWN_AT = 1 << 62
 
-Found = TypeVar("Found")
 #: Offers an attempt whose activity has arrived, or finds that it is lost: the agent, the attempt, and its state at the agent.
 Arrived = Callable[[AgentId, HeldAttempt, AttemptState | None], None]
-
-
-class Attempt(msgspec.Struct, kw_only=True):
-    """An attempt that an agent has, or is about to get."""
-
-    task: TaskId
-    #: Its state at the agent, as far as it is known; None if it was only offered.
-    state: AttemptState | None = None
-    #: None until its activity has arrived.
-    order: orders.TaskOrder | None = None
-    progress: orders.AttemptProgress = orders.AttemptProgress()
-    #: What to offer, until it was offered; it may contain secrets.
-    offer: Task | None = None
-    #: Its activity is here, and gets heartbeats.
-    is_attached: bool = False
-    #: The agent is to stop it, because no run waits for it.
-    is_unwanted: bool = False
-    #: The execution that has not had its activity, and since when, by the loop's clock.
-    missed_in: str = ""
-    missed_since: float = 0.0
-    #: Size of the whole output log by the agent's report of the end.
-    output_bytes: int = 0
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a run may wait for it."""
-        return self.state is not AttemptState.FINISHED and not self.is_unwanted
-
-
-class Session:
-    """The session of an agent."""
-
-    def __init__(self, agent: AgentId, hello: Hello) -> None:
-        self.agent = agent
-        self.hello = hello
-        self.attempts = {held.key.attempt: Attempt(task=held.key, state=held.state) for held in hello.held}
-        self.ended: OrderedDict[AttemptId, Attempt] = OrderedDict()
-        self.cancels: OrderedDict[TaskId, tuple[bool, str]] = OrderedDict()
-        #: What prepares the offers of attempts that have arrived.
-        self.preparing: dict[TaskId, asyncio.Task[Task]] = {}
-        #: Runs of attempts and directories of the agent that had ended at the handshake.
-        self.closed_runs: set[RunId] = set()
-        #: Attempts that the agent says it holds, and whose activity has not arrived.
-        self.expected = {held.key.attempt for held in hello.held if held.state is not AttemptState.FINISHED}
-        self.opened_at = asyncio.get_running_loop().time()
-        self.has_ended = asyncio.Event()
-
-    def attempt(self, task: TaskId) -> Attempt | None:
-        """The attempt under this lease, if it has not ended."""
-        found = self.attempts.get(task.attempt)
-        return found if found is not None and found.task == task else None
 
 
 class GatewayAttempts:
@@ -213,7 +159,7 @@ class GatewayAttempts:
     async def _adopt(self, agent: AgentId, task: TaskId) -> None:
         """Takes an activity from the gateway that had the agent before, through the queue and with all that belongs to it."""
         text = "its agent has opened a session with another gateway"
-        await _confirmed(lambda: self._activities.give_back(agent, task, text))
+        await confirmed(lambda: self._activities.give_back(agent, task, text))
 
     async def _look_at_runs(self, session: Session) -> None:
         """Finds the runs that have ended: what the agent holds of them is unwanted."""
@@ -224,7 +170,7 @@ class GatewayAttempts:
         session.expected = {name for name in session.expected if name.run not in session.closed_runs}
 
     async def _look_at_run(self, session: Session, run: RunId) -> None:
-        if await _confirmed(lambda: self._activities.look(run)) is None:
+        if await confirmed(lambda: self._activities.look(run)) is None:
             session.closed_runs.add(run)
 
     async def _give_back(self, session: Session) -> None:
@@ -255,12 +201,10 @@ class GatewayAttempts:
         """The open session of the agent."""
         return self._sessions.get(agent)
 
-    def attach(
-        self, session: Session, order: orders.TaskOrder, progress: orders.AttemptProgress, offer: Task | None
-    ) -> None:
+    def attach(self, session: Session, order: orders.TaskOrder, prepared: Prepared) -> None:
         """The activity of an attempt has arrived: offers it to the agent, unless the agent has it or it is lost.
 
-        The agent must have a slot for it. `offer` is None for an attempt that the agent has.
+        The agent must have a slot for it.
         """
         task = order.draft.task.key
         attempt = session.attempt(task)
@@ -273,11 +217,11 @@ class GatewayAttempts:
         self._slots.hold(session.agent, task.attempt)
         is_repeated = attempt.order is not None
         attempt.order, attempt.is_attached, attempt.missed_in = order, True, ""
-        attempt.progress = _merged(attempt.progress, progress, session.cancels.pop(task, None))
+        attempt.progress = _merged(attempt.progress, prepared.progress, session.cancels.pop(task, None))
         if is_repeated and state is None:
             # It was offered in this session, which delivers the offer.
             return
-        attempt.offer = offer
+        attempt.offer, attempt.is_wait_known = prepared.offer, prepared.is_wait_known
         if state is AttemptState.STARTED and not attempt.progress.is_start_known:
             self._start(self._tell_start(session, attempt), f"start of {task.attempt}")
         self.arrived(session.agent, self._held(session, attempt), state)
@@ -389,7 +333,8 @@ class GatewayAttempts:
 
     async def _tell_start(self, session: Session, attempt: Attempt) -> None:
         """Tells the run that the attempt has started, if it lasts."""
-        await asyncio.sleep(self._started_after_s)
+        # A run that was told that it waits must not believe that for longer.
+        await asyncio.sleep(0 if attempt.is_wait_known else self._started_after_s)
         task, progress = attempt.task, attempt.progress
         if attempt.state is not AttemptState.STARTED or progress.is_start_known or session.has_ended.is_set():
             return
@@ -403,7 +348,7 @@ class GatewayAttempts:
             started_at=progress.started_at,
         )
         content = orders.INPUTS.pack(started)
-        await _confirmed(lambda: self._activities.signal(name.run, content))
+        await confirmed(lambda: self._activities.signal(name.run, content))
         attempt.progress = msgspec.structs.replace(attempt.progress, is_start_known=True)
 
     def _ended(self, agent: AgentId, task: TaskId) -> None:
@@ -507,7 +452,7 @@ class GatewayAttempts:
             epoch=attempt.task.epoch,
             agent=session.agent,
             agent_name=order.agent_name if order is not None else entry.name if entry is not None else "",
-            boot_id=session.hello.boot_id if draft is None else draft.boot_id,
+            boot_id=attempt.progress.boot_id or (session.hello.boot_id if draft is None else draft.boot_id),
             dispatched_at=_UNKNOWN_AT if order is None else order.dispatched_at,
             repository=None if order is None else order.repository,
             is_open=attempt.is_open,
@@ -541,20 +486,8 @@ def _merged(
         is_start_known=own.is_start_known or other.is_start_known,
         cancel_reason=reason,
         is_forced=is_forced,
+        boot_id=own.boot_id if other.boot_id is None else other.boot_id,
     )
-
-
-async def _confirmed(call: Callable[[], Awaitable[Found]]) -> Found:
-    """The answer of Temporal, however long that takes."""
-    failures = 0
-    while True:
-        try:
-            return await call()
-        except Retryable as error:
-            failures += 1
-            log = logger.warning if failures == 1 else logger.debug
-            log("will retry: %s", error)
-        await asyncio.sleep(BACKOFF.delay_s(failures))
 
 
 async def _poll_nothing(agent: AgentId) -> None:

@@ -10,11 +10,14 @@ from waterflowd import ports
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.temporal.gateway import attempts
-from waterflowd.temporal.gateway.activities import GatewayActivities, LeaseTerms, Secrets
+from waterflowd.temporal.gateway.activities import GatewayActivities
 from waterflowd.temporal.gateway.activity_client import ActivityClient
 from waterflowd.temporal.gateway.attempts import GatewayAttempts
+from waterflowd.temporal.gateway.offers import Offers
 from waterflowd.temporal.gateway.queues import Queues
+from waterflowd.temporal.gateway.secret_reader import SecretReader, Secrets
 from waterflowd.temporal.gateway.slots import Slots
+from waterflowd.temporal.own_slots import LeaseTerms
 
 
 class Gateway:
@@ -36,8 +39,9 @@ class Gateway:
         confirm_s: float = attempts.CONFIRM_S,
     ) -> None:
         slots = Slots(placement, registry)
+        activity_client = ActivityClient(client)
         self.attempts = GatewayAttempts(
-            ActivityClient(client),
+            activity_client,
             slots,
             registry,
             link,
@@ -46,13 +50,22 @@ class Gateway:
             missing_s=missing_s,
             confirm_s=confirm_s,
         )
+        reader = SecretReader(secrets)
         activities = GatewayActivities(
-            self.attempts, slots, placement, registry, link, clock, terms=terms, secrets=secrets
+            self.attempts,
+            slots,
+            placement,
+            registry,
+            link,
+            clock,
+            terms=terms,
+            secrets=reader,
+            offers=Offers(activity_client, slots, reader, told_after_s=started_after_s),
         )
         self._queues = Queues(client, activities, slots, placement, registry)
         self.attempts.poll = self._queues.poll_agent
         #: To be called when a secret was read, or could not be read.
-        self.secrets_read = activities.secrets_read
+        self.secrets_read = reader.changed
 
     async def run(self) -> None:
         """Works until it is cancelled; then everything goes back to the queues, where another gateway takes it."""

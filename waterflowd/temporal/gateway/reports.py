@@ -18,17 +18,15 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from waterflow_agent.backoff import Backoff
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire.messages import TaskId
 from waterflowd.engine import inputs
 from waterflowd.model.ids import AgentId, AttemptId, RunId
 from waterflowd.temporal import orders
-from waterflowd.temporal.gateway.activity_client import ActivityClient
+from waterflowd.temporal.gateway.activity_client import BACKOFF, ActivityClient
 
 logger = logging.getLogger("waterflow.gateway")
 
-BACKOFF = Backoff(first_s=0.2, max_s=10.0)
 #: Results that are remembered, in case their activity arrives once more. A result is a few hundred bytes.
 REMEMBERED_MAX = 10_000
 

@@ -18,6 +18,7 @@ from waterflow_agent.wire.messages import TaskId
 from waterflowd.fleet.placement import Placement, Server, SlotRequest
 from waterflowd.fleet.registry import Registry
 from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId
+from waterflowd.model.reasons import Reason
 
 #: How long a granted slot waits for its attempt. A turn takes milliseconds.
 GRANT_S = 30.0
@@ -77,6 +78,10 @@ class Slots:
                 waiting[0].set_result(server)
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def reason(self, attempt: AttemptId) -> Reason | None:
+        """What the attempt waits for; None if it does not wait for a slot."""
+        return self._placement.waiting_reason(attempt)
 
     async def change(self) -> None:
         """Returns when servers, groups, slots or requests have changed."""

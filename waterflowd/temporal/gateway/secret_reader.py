@@ -1,0 +1,62 @@
+"""Reads the secrets of attempts at the gateway, and waits while a source is being read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from waterflow_agent.errors import Rejected, Retryable
+from waterflow_agent.wire.messages import Task
+from waterflowd.dispatch import lowering
+from waterflowd.model.reasons import Reason, ReasonCode, reason
+
+Found = TypeVar("Found")
+
+
+class Secrets(msgspec.Struct, frozen=True, kw_only=True):
+    """How secrets are read here."""
+
+    read: lowering.ReadSecret = lowering.no_secret
+    missing: lowering.MissingSecrets = lowering.all_missing
+
+
+class SecretReader:
+    """See the module's docstring."""
+
+    def __init__(self, secrets: Secrets) -> None:
+        self._secrets = secrets
+        self._has_changed = asyncio.Event()
+
+    def changed(self) -> None:
+        """A secret was read, or could not be read."""
+        self._has_changed.set()
+        self._has_changed = asyncio.Event()
+
+    async def obstacle(self, request: lowering.SecretRequest | None) -> Reason | None:
+        """Why the attempt's secrets prevent a slot for good; None when all have a value."""
+        if request is None:
+            return None
+        try:
+            missing = await self._settled(lambda: self._secrets.missing(request))
+        except Rejected as error:
+            return reason(ReasonCode.SECRET_UNREADABLE, str(error), error=error.code)
+        if not missing:
+            return None
+        text = f"no source has the secret {', '.join(missing)}; set it in the daemon's secrets"
+        return reason(ReasonCode.SECRET_MISSING, text, secrets=list(missing))
+
+    async def fill(self, draft: lowering.Draft, instance: str) -> Task:
+        """The task of a draft for an instance of its agent, once its secrets are read."""
+        return await self._settled(lambda: lowering.fill(draft, instance, self._secrets.read))
+
+    async def _settled(self, call: Callable[[], Found]) -> Found:
+        """What `call` returns once no secret is being read any longer."""
+        while True:
+            has_changed = self._has_changed
+            try:
+                return call()
+            except Retryable:
+                await has_changed.wait()

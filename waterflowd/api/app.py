@@ -7,12 +7,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waterflowd.api import openapi, problems
 from waterflowd.api.auth import AuthMiddleware
+from waterflowd.api.outlines import Outlines
 from waterflowd.api.quotas import Pools
 from waterflowd.api.routes import (
     agents,
     approvals,
     audit,
     metrics,
+    outlines,
     payloads,
     repositories,
     reruns,
@@ -38,6 +40,7 @@ ROUTERS = [
     validation.router,
     runs.router,
     run_parts.router,
+    outlines.router,
     approvals.router,
     reruns.router,
     agents.router,
@@ -83,6 +86,7 @@ def _build(services: Services, streams: Streams, wrong: WrongSecrets) -> FastAPI
     app.state.services = services
     app.state.streams = streams
     app.state.wrong_secrets = wrong
+    app.state.outlines = Outlines(services.history)
     app.state.signature_failures = webhooks.SignatureFailures()
     app.state.payload_readers = payloads.RecentReaders()
     problems.install(app)

@@ -36,6 +36,7 @@ TABLE: dict[str, Role | None] = {
     "GET /v1/runs/{run_id}/logs": Role.VIEWER,
     "GET /v1/runs/{run_id}/jobs": Role.VIEWER,
     "GET /v1/runs/{run_id}/steps": Role.VIEWER,
+    "GET /v1/runs/{run_id}/outline": Role.VIEWER,
     "POST /v1/runs/{run_id}/cancel": Role.RUNNER,
     "POST /v1/runs/{run_id}/rerun": Role.RUNNER,
     "POST /v1/runs/{run_id}/approve": Role.APPROVER,

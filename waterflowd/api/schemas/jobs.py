@@ -329,7 +329,7 @@ class JobSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             key=job.key,
             matrix=job.matrix,
             server=job.pinned_name or None,
-            kind=_kind(job),
+            kind=job_kind(job),
             calls=job.plan.call.path if job.plan.call is not None else None,
             tries=job.number,
             retry_at=timestamp(job.retry_at),
@@ -377,7 +377,8 @@ def _jobs(jobs: Sequence[Job], budget: Budget) -> list[JobSchema]:
     return budget.rows(jobs, rank_of, lambda child: JobSchema.of(child, budget, budget.value(child.outputs)))
 
 
-def _kind(job: Job) -> JobKind:
+def job_kind(job: Job) -> JobKind:
+    """What the job becomes: steps, instances, or the jobs of a called workflow."""
     if job.plan.call is not None:
         return "call"
     if not job.is_template:

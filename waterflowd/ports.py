@@ -433,6 +433,23 @@ class Runs(Protocol):
         ...
 
 
+class StreamWriter(Protocol):
+    """Appends facts to one stream, which other daemons may write too, and folds them. What is recorded is folded on return."""
+
+    async def append(self, decide: Callable[[], Sequence[Any]]) -> None:
+        """Appends the facts that `decide` returns; nothing if there are none. One append at a time.
+
+        `decide` must decide by what has been folded, and only compute: it is called again when another daemon has appended
+        meanwhile, and when it is not known whether its facts were recorded, so it must recognize its own. Raises what `decide`
+        raises, `Retryable` while nothing can be recorded, and `Rejected` WF813 when the stream is full.
+        """
+        ...
+
+    def keep(self, decide: Callable[[], Sequence[Any]]) -> None:
+        """Like `append`, for what the daemon itself has found: as soon as it can be recorded, and nobody waits for it."""
+        ...
+
+
 class Feed(Protocol):
     """The records of all streams in one order. Only an engine that keeps them in one log has a feed."""
 

@@ -20,6 +20,7 @@ from waterflowd.fleet import lock_table
 from waterflowd.model.codec import ValueCodec
 from waterflowd.model.records import RunSummary
 from waterflowd.temporal import orders, run_turns
+from waterflowd.temporal.shared_streams import append_turns
 
 VALUES = Path(__file__).with_name("values")
 #: Kind of value -> its type or union; events are recorded in logs.
@@ -32,6 +33,8 @@ UNIONS: dict[str, Any] = {
     "progress": orders.AttemptProgress,
     "answer": run_turns.Answer,
     "row": RunSummary,
+    "append-request": append_turns.AppendRequest,
+    "append-answer": append_turns.AppendAnswer,
 }
 
 

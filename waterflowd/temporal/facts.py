@@ -7,7 +7,7 @@ part of the fact, because Temporal's own times are those of its tasks.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -58,3 +58,36 @@ def chain(before: bytes, facts: Iterable[bytes]) -> bytes:
     for fact in facts:
         before = hashlib.blake2b(before + fact, digest_size=16).digest()
     return before
+
+
+# Snapshots of shared streams ------------------------------------------------------------------------------------------
+
+
+class _Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    position: int
+    count: int
+
+
+#: A header is an array of two elements, a fact one of three.
+_HEADER_BYTE = b"\x92"
+
+
+class Parts(NamedTuple):
+    """The facts of a shared stream: those of its newest snapshot, and later ones, which begin after the position `base`."""
+
+    base: int
+    snapshot: Sequence[bytes]
+    later: Sequence[bytes]
+
+
+def snapshot_header(position: int, count: int) -> bytes:
+    """Stands before the `count` facts that replace all facts up to `position`."""
+    return msgspec.msgpack.encode(_Header(position, count))
+
+
+def parts(stored: Sequence[bytes]) -> Parts:
+    """The parts of everything that a shared stream has stored."""
+    if not stored or not stored[0].startswith(_HEADER_BYTE):
+        return Parts(0, (), stored)
+    header = msgspec.msgpack.decode(stored[0], type=_Header)
+    return Parts(header.position, stored[1 : 1 + header.count], stored[1 + header.count :])

@@ -12,13 +12,12 @@ Rules of this file:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.client import Client
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
-from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflowd.engine import Run, inputs, step
@@ -28,15 +27,10 @@ from waterflowd.host.run_summary import summary
 from waterflowd.model import plan
 from waterflowd.model.ids import JobId, RunId, StepId, StreamName, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
-from waterflowd.temporal import messages, orders, run_turns
+from waterflowd.temporal import messages, orders, run_turns, updates
 from waterflowd.temporal.history import TemporalHistory
 from waterflowd.temporal.stream_reader import NotFoundError, reported
-
-#: How long a request waits for the turn that answers it.
-ANSWER_S_MAX = 20.0
-#: A request whose execution has ended meanwhile is repeated, because the stream may have continued as a new one.
-_REPEATS = 5
-_REPEAT_S = 0.1
+from waterflowd.temporal.updates import NoAnswerError, ask
 
 
 class TemporalRuns:
@@ -127,27 +121,17 @@ class TemporalRuns:
         """What the run's turn answers. Raises `Rejected` for a refusal, and for a run that is not open."""
         turn.check_storable([item])
         content = orders.INPUTS.pack(item)
-        handle = self._client.get_workflow_handle(run_stream(run))
-        for _ in range(_REPEATS):
-            try:
-                async with asyncio.timeout(ANSWER_S_MAX):
-                    with reported():
-                        answered = await handle.execute_update(messages.REQUEST_UPDATE, content, result_type=bytes)
-            except NotFoundError:
-                raise await self._not_open(run) from None
-            except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-                raise await self._no_answer(run) from None
-            except WorkflowUpdateFailedError as error:
-                if isinstance(error.cause, ApplicationError) and error.cause.type == "ended":
-                    raise await self._not_open(run) from None
-                await asyncio.sleep(_REPEAT_S)
-                continue
-            answer: run_turns.Answer = run_turns.ANSWERS.unpack(answered)
-            if answer.refusal is not None:
-                raise answer.refusal.error
-            assert answer.row is not None, "an answer is a row or a refusal"
-            return answer.row
-        raise await self._no_answer(run)
+        try:
+            answered = await ask(self._client, run_stream(run), content)
+        except NotFoundError:
+            raise await self._not_open(run) from None
+        except NoAnswerError:
+            raise await self._no_answer(run) from None
+        answer: run_turns.Answer = run_turns.ANSWERS.unpack(answered)
+        if answer.refusal is not None:
+            raise answer.refusal.error
+        assert answer.row is not None, "an answer is a row or a refusal"
+        return answer.row
 
     async def _not_open(self, run: RunId) -> Rejected:
         if await self._history.run(run) is None:
@@ -160,7 +144,7 @@ class TemporalRuns:
             return Rejected("WF606", f"run {run} is stalled: {reason}", status=409)
         return Retryable(
             "WF802",
-            f"run {run} has not answered within {ANSWER_S_MAX:g} s; it may still take the request;"
+            f"run {run} has not answered within {updates.ANSWER_S_MAX:g} s; it may still take the request;"
             f" next: look at the run before you repeat the request",
         )
 

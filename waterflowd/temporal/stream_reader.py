@@ -42,6 +42,17 @@ class Stored(NamedTuple):
     facts: list[bytes]
 
 
+class StreamEvent(NamedTuple):
+    """One event of a stream's execution."""
+
+    #: From 1, without gaps.
+    number: int
+    #: What it recorded.
+    facts: list[bytes]
+    #: Whether these are all facts of the stream so far.
+    replaces: bool
+
+
 class StreamReader:
     """Reads streams. A stream that has ended is kept in memory for a while."""
 
@@ -63,8 +74,10 @@ class StreamReader:
                     if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
                         begin = await self._begin(stream, event)
                         found = Stored(begin.subject, list(begin.facts))
-                    elif found is not None:
-                        found.facts.extend(await self._new_facts(stream, event))
+                    elif found is not None and (result := await self._result(stream, event)) is not None:
+                        if result.is_snapshot:
+                            found.facts.clear()
+                        found.facts.extend(result.facts)
         except NotFoundError:
             return None
         if found is not None and has_ended:
@@ -78,15 +91,26 @@ class StreamReader:
 
         Raises `Retryable` WF802 when the cluster does not answer, and `NotFoundError` for an unknown stream.
         """
-        with reported():
-            async for event in self._handle(stream).fetch_history_events(wait_new_event=True):
-                if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
-                    yield (await self._begin(stream, event)).facts
-                elif facts := await self._new_facts(stream, event):
-                    yield facts
+        async for event in self.follow_events(stream):
+            if event.facts or event.replaces:
+                yield event.facts
 
-    def _handle(self, stream: str) -> WorkflowHandle[object, object]:
-        return self._client.get_workflow_handle(stream)
+    async def follow_events(self, stream: str, execution: str | None = None) -> AsyncIterator[StreamEvent]:
+        """Every event of an execution, by default the latest one, as it is recorded. Ends with the execution.
+
+        Raises as `follow` does.
+        """
+        with reported():
+            async for event in self._handle(stream, execution).fetch_history_events(wait_new_event=True):
+                if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
+                    yield StreamEvent(event.event_id, (await self._begin(stream, event)).facts, replaces=True)
+                elif (result := await self._result(stream, event)) is not None:
+                    yield StreamEvent(event.event_id, result.facts, replaces=result.is_snapshot)
+                else:
+                    yield StreamEvent(event.event_id, [], replaces=False)
+
+    def _handle(self, stream: str, execution: str | None = None) -> WorkflowHandle[object, object]:
+        return self._client.get_workflow_handle(stream, run_id=execution)
 
     async def _begin(self, stream: str, event: HistoryEvent) -> messages.Begin:
         payloads = event.workflow_execution_started_event_attributes.input.payloads
@@ -95,14 +119,15 @@ class StreamReader:
             raise Stalled("WF810", f"the beginning of the stream {stream} was not sealed by a daemon")
         return begin
 
-    async def _new_facts(self, stream: str, event: HistoryEvent) -> list[bytes]:
+    async def _result(self, stream: str, event: HistoryEvent) -> messages.TurnResult | None:
+        """The result of a turn; None for every other event."""
         if event.event_type != EventType.EVENT_TYPE_MARKER_RECORDED:
-            return []
+            return None
         details = event.marker_recorded_event_attributes.details
         if "result" not in details or not _is_turn(details["data"].payloads[0].data):
-            return []
+            return None
         [result] = await bound(self._client, stream).decode(details["result"].payloads, [messages.TurnResult])
-        return result.facts if isinstance(result, messages.TurnResult) else []
+        return result if isinstance(result, messages.TurnResult) else None
 
 
 def _is_turn(data: bytes) -> bool:

@@ -333,7 +333,7 @@ async def test_a_stalled_run_says_why(daemon: Daemon, monkeypatch: pytest.Monkey
     row = await daemon.runs.start(request(APPROVAL))
     await daemon.wait_for(row.id, lambda found: found.seq > 1)
     monkeypatch.setattr(daemon.turns, "_turn", broken)
-    monkeypatch.setattr("waterflowd.temporal.runs.ANSWER_S_MAX", 2.0)
+    monkeypatch.setattr("waterflowd.temporal.updates.ANSWER_S_MAX", 2.0)
 
     async def refused() -> str:
         try:

@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,8 @@ class Connection(NamedTuple):
 
     settings: ClusterSettings
     keys: PayloadKeys
-    #: Identifies this process in Temporal.
-    name: str
+    #: Identifies this process in Temporal: `DAEMON/PROCESS`. Process ids are used again, in containers by every process.
+    identity: str
 
 
 def connection(config: Config) -> Connection:
@@ -59,7 +60,7 @@ def connection(config: Config) -> Connection:
         api_key=_api_key(table.api_key_file, data_dir),
     )
     name = table.name or socket.gethostname()
-    return Connection(settings, keys, f"{name}/{os.getpid()}")
+    return Connection(settings, keys, f"{name}/{os.getpid()}-{uuid.uuid4().hex[:6]}")
 
 
 def check_cluster(config: Config) -> tuple[bool, list[str]]:
@@ -67,12 +68,12 @@ def check_cluster(config: Config) -> tuple[bool, list[str]]:
 
     Raises what `connection` and `open_objects` raise.
     """
-    settings, keys, name = connection(config)
+    settings, keys, identity = connection(config)
     from waterflowd.temporal import check, converter
 
     table = config.temporal
     objects = open_objects(table.objects, os.environ) if table.objects else None
-    report = asyncio.run(check.check(settings, converter.data_converter(keys), name))
+    report = asyncio.run(check.check(settings, converter.data_converter(keys), identity))
     lines = [f"{finding.text} [{finding.code}]" for finding in report.findings]
     if report.server_version:
         lines.insert(

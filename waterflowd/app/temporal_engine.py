@@ -43,11 +43,11 @@ async def connect(config: Config) -> Compose:
 
     Raises `Stalled` with what it lacks, and what `connection` and `open_objects` raise.
     """
-    settings, keys, name = connection(config)
+    settings, keys, identity = connection(config)
     objects = open_objects(config.temporal.objects, os.environ) if config.temporal.objects else None
     data_converter = converter.data_converter(keys)
     while True:
-        report = await check.check(settings, data_converter, name)
+        report = await check.check(settings, data_converter, identity)
         if not report.findings:
             break
         first = report.findings[0]
@@ -55,7 +55,7 @@ async def connect(config: Config) -> Compose:
             raise Stalled(first.code, "; ".join(finding.text for finding in report.findings))
         logger.warning("%s [%s]; trying again in %g s", first.text, first.code, RETRY_S)
         await asyncio.sleep(RETRY_S)
-    client = await cluster.connect(settings, data_converter, name)
+    client = await cluster.connect(settings, data_converter, identity)
 
     def compose(parts: EngineParts) -> Engine:
         state = parts.state
@@ -95,6 +95,7 @@ async def connect(config: Config) -> Compose:
                     client,
                     StreamTurns({run_turns.PREFIX: turns, lock_turns.PREFIX: LockTurns()}),
                     coordination,
+                    gateway.in_progress,
                 ),
                 "gateway": gateway.run,
             },

@@ -45,10 +45,10 @@ class Report(NamedTuple):
     findings: Sequence[Finding]
 
 
-async def check(settings: ClusterSettings, data_converter: DataConverter, name: str) -> Report:
+async def check(settings: ClusterSettings, data_converter: DataConverter, identity: str) -> Report:
     """Connects, and reports everything that is missing."""
     try:
-        client = await cluster.connect(settings, data_converter, name)
+        client = await cluster.connect(settings, data_converter, identity)
         version = await _version(client)
     except WaterflowError as error:
         refused = _refused_in(error)

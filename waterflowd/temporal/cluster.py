@@ -103,10 +103,11 @@ def _runtime() -> Runtime:
     return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=level, forwarding=forwarding)))
 
 
-async def connect(settings: ClusterSettings, data_converter: DataConverter, name: str) -> Client:
+async def connect(settings: ClusterSettings, data_converter: DataConverter, identity: str) -> Client:
     """A client. Raises `Retryable` WF802 when the cluster cannot be reached, `Stalled` WF803 for a problem with certificates.
 
-    `name` identifies this daemon in Temporal. Raises `temporalio.service.RPCError` when the cluster refuses the call.
+    `identity` is that of this process, as Temporal shows it. Raises `temporalio.service.RPCError` when the cluster refuses the
+    call.
     """
     await try_connection(settings)
     tls = TLSConfig(
@@ -122,7 +123,7 @@ async def connect(settings: ClusterSettings, data_converter: DataConverter, name
             data_converter=data_converter,
             tls=tls if settings.is_tls else False,
             connect_timeout=timedelta(seconds=CONNECT_S_MAX),
-            identity=name,
+            identity=identity,
             runtime=_runtime(),
         )
     except RuntimeError as error:

@@ -20,7 +20,7 @@ from waterflowd import ports
 from waterflowd.model.ids import RunId, StreamName, is_run_id, run_stream
 from waterflowd.model.records import Record, RunFilter, RunSummary
 from waterflowd.temporal import messages, run_turns
-from waterflowd.temporal.stream_reader import NotFoundError, StreamReader, bound, reported
+from waterflowd.temporal.stream_reader import RUNS, NotFoundError, StreamReader, bound, reported
 
 #: Rows that one list examines. They arrive in the order of their executions' starts, and are sorted by id here.
 ROWS_EXAMINED_MAX = 1_000
@@ -29,7 +29,6 @@ RETRY_S = 1.0
 #: Output is announced by this daemon; what ends a run may be recorded by another one.
 OUTPUT_WAIT_S = 2.0
 
-_RUNS = f"WorkflowType = '{messages.WORKFLOW_TYPE}' AND WorkflowId STARTS_WITH '{run_turns.PREFIX}'"
 #: Values that a query can contain without quoting.
 _PLAIN = re.compile(r"[\w./@:+-]{1,200}", re.ASCII)
 
@@ -124,7 +123,7 @@ class TemporalHistory:
 
     async def open_runs(self, limit: int) -> list[RunSummary]:
         """See the port."""
-        rows = await self._search(f"{_RUNS} AND ExecutionStatus = 'Running'")
+        rows = await self._search(f"{RUNS} AND ExecutionStatus = 'Running'")
         return sorted(rows, key=lambda row: row.id)[:limit]
 
     async def runs_by_prefix(self, prefix: str, limit: int) -> list[RunId]:
@@ -175,7 +174,7 @@ def _record(stream: StreamName, position: int, fact: bytes) -> Record:
 
 def _query(selected: RunFilter) -> str:
     """The part of a filter that Temporal can search for; the rows are filtered again."""
-    parts = [_RUNS, "ExecutionStatus != 'ContinuedAsNew'"]
+    parts = [RUNS, "ExecutionStatus != 'ContinuedAsNew'"]
     exact: dict[str, Any] = {
         "WaterflowPath": selected.path,
         "WaterflowRepository": selected.repository,

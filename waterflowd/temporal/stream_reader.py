@@ -19,8 +19,11 @@ from temporalio.converter import DataConverter, WorkflowSerializationContext
 from temporalio.service import RPCError, RPCStatusCode
 
 from waterflow_agent.errors import Retryable, Stalled
+from waterflowd.model.ids import RunId, run_stream
 from waterflowd.temporal import messages
 
+#: The query for the workflows of runs.
+RUNS = f"WorkflowType = '{messages.WORKFLOW_TYPE}' AND WorkflowId STARTS_WITH '{run_stream(RunId(''))}'"
 #: Ended streams in memory.
 STREAMS_CACHED = 64
 

@@ -11,6 +11,7 @@ from temporalio.worker import Worker
 
 from waterflow_agent.errors import Stalled
 from waterflowd.temporal import messages, orders, shell
+from waterflowd.temporal.gateway.abandoned import InProgress
 from waterflowd.temporal.turns import StreamActivities
 
 #: Streams that stay in memory between their tasks. One that is not there is replayed from its event history.
@@ -36,11 +37,14 @@ class StreamTurns:
 
 
 async def take_turns(
-    client: Client, turns: messages.Turn, activities: Sequence[Callable[..., Awaitable[Any]]] = ()
+    client: Client,
+    turns: messages.Turn,
+    activities: Sequence[Callable[..., Awaitable[Any]]] = (),
+    in_progress: InProgress | None = None,
 ) -> None:
     """Takes the turns of all streams until it is cancelled. A turn that has begun is repeated by the next daemon.
 
-    `activities` are those of streams that any daemon can carry out.
+    `activities` are those of streams that any daemon can carry out; `in_progress` gets to know them.
     """
     worker = Worker(
         client,
@@ -50,5 +54,6 @@ async def take_turns(
         max_cached_workflows=STREAMS_CACHED,
         sticky_queue_schedule_to_start_timeout=STICKY,
         graceful_shutdown_timeout=timedelta(0),
+        interceptors=[in_progress] if in_progress is not None else [],
     )
     await worker.run()

@@ -69,7 +69,6 @@ def _kill(cluster: TemporalCluster, victim: str, dice: random.Random) -> None:
 VICTIMS = ["daemon", "agent", "server", "daemon and agent", "daemon and server"]
 
 
-# With seed 7 a run once did not end within two minutes of a kill on a busy machine, which is not explained yet.
 @pytest.mark.skipif(not IS_FULL and "WATERFLOW_SEED" not in os.environ, reason="part of `make nightly`")
 @pytest.mark.slow
 @pytest.mark.timeout(900 + 60 * ROUNDS)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle
@@ -40,6 +41,7 @@ from waterflowd.model.ids import AgentId, RunId, run_id, run_stream
 from waterflowd.model.records import RunSummary, Trigger, TriggerKind
 from waterflowd.temporal import messages, orders, run_turns, shell
 from waterflowd.temporal.gateway import attempts
+from waterflowd.temporal.gateway.abandoned import Pauses
 from waterflowd.temporal.gateway.gateway import Gateway
 from waterflowd.temporal.gateway.secret_reader import Secrets
 from waterflowd.temporal.run_turns import RunTurns
@@ -56,6 +58,8 @@ CALL_TIMEOUT = timedelta(seconds=10)
 HEARTBEAT_S = 0.3
 #: How long sessions are confirmed without answers from Temporal.
 CONFIRM_S = 3.0
+#: Of the search for abandoned activities.
+PAUSES = Pauses(certain_s=0.3, again_s=0.3, probe_s=0.3)
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:
@@ -189,6 +193,8 @@ class Daemon:
     """A gateway, and the agents that the test plays."""
 
     def __init__(self, cluster: Cluster, client: Client, secrets: Secrets, missing_s: float) -> None:
+        #: The process, as Temporal sees it.
+        self.identity = client.identity
         self.link = RecordingLink()
         self.clock = ManualClock()
         self.placement = Placement(cluster.registry)
@@ -204,6 +210,7 @@ class Daemon:
             started_after_s=HEARTBEAT_S,
             missing_s=missing_s,
             confirm_s=CONFIRM_S,
+            pauses=PAUSES,
         )
         logs = LogOutputs(MemoryOutputLogs())
         log = MemoryLog(codec())
@@ -225,10 +232,12 @@ class Daemon:
     @classmethod
     @asynccontextmanager
     async def running(
-        cls, cluster: Cluster, *, secrets: Secrets | None = None, missing_s: float = attempts.MISSING_S
+        cls, cluster: Cluster, *, secrets: Secrets | None = None, missing_s: float = attempts.MISSING_S, name: str = ""
     ) -> AsyncIterator[Daemon]:
-        """A gateway with a connection of its own."""
-        daemon = cls(cluster, await cluster.namespace.client(), secrets or Secrets(), missing_s)
+        """A gateway with a connection of its own: a new process of the daemon `name`, or of a daemon of its own."""
+        identity = f"{name or uuid4().hex}/{uuid4().hex}"
+        client = await cluster.namespace.client(identity=identity)
+        daemon = cls(cluster, client, secrets or Secrets(), missing_s)
         try:
             yield daemon
         finally:

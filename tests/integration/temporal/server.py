@@ -118,11 +118,12 @@ class Namespace:
     server: Server
     name: str
 
-    async def client(self, data_converter: DataConverter | None = None) -> Client:
-        """A new connection, which seals by default."""
+    async def client(self, data_converter: DataConverter | None = None, identity: str | None = None) -> Client:
+        """A new connection, which seals by default; `identity` is the process as Temporal sees it."""
         return await Client.connect(
             self.server.address,
             namespace=self.name,
+            identity=identity,
             data_converter=data_converter or converter.data_converter(KEYS),
         )
 

@@ -14,11 +14,14 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any, NamedTuple, TypeVar
 
+from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
+from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 from temporalio.client import (
     AsyncActivityCancelledError,
     AsyncActivityHandle,
     Client,
+    WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
@@ -33,6 +36,7 @@ from waterflow_agent.wire.messages import TaskId
 from waterflowd.model.ids import AgentId, RunId, run_stream
 from waterflowd.temporal import messages, orders
 from waterflowd.temporal.shell import OPEN_MAX
+from waterflowd.temporal.stream_reader import RUNS
 
 logger = logging.getLogger("waterflow.gateway")
 
@@ -41,6 +45,8 @@ BACKOFF = Backoff(first_s=0.2, max_s=10.0)
 CALLS_MAX = 100
 #: Of one call, with the client's own retries.
 CALL_TIMEOUT = timedelta(seconds=10)
+#: For the question whether Temporal answers.
+ANSWER_TIMEOUT = timedelta(seconds=2)
 #: An activity that was returned to its queue waits this long; the queue has a poller again by then, or none for a while.
 GIVEN_BACK_DELAY = timedelta(milliseconds=100)
 #: The type of the error with which an activity is returned.
@@ -70,6 +76,16 @@ class OpenActivities(NamedTuple):
     ids: frozenset[str]
     #: False while the run may be about to schedule more, or is stalled.
     is_complete: bool
+
+
+class TakenActivity(NamedTuple):
+    """An activity that a process has taken from its queue."""
+
+    stream: str
+    identifier: str
+    #: Of the process, and the number of the attempt that it has taken.
+    identity: str
+    attempt: int
 
 
 def away(text: str) -> ApplicationError:
@@ -134,14 +150,8 @@ class ActivityClient:
 
     async def look(self, run: RunId) -> OpenActivities | None:
         """What an open run waits for; None if the run has ended, or there is none."""
-        try:
-            async with self._calls:
-                found = await self._client.get_workflow_handle(run_stream(run)).describe(rpc_timeout=CALL_TIMEOUT)
-        except RPCError as error:
-            if _is_not_found(error):
-                return None
-            raise _unconfirmed(error) from error
-        if found.status not in _OPEN:
+        found = await self._describe(run_stream(run))
+        if found is None or found.status not in _OPEN:
             return None
         raw = found.raw_description
         pending = frozenset(each.activity_id for each in raw.pending_activities)
@@ -149,18 +159,63 @@ class ActivityClient:
         is_complete = not is_stalled and not raw.HasField("pending_workflow_task") and len(pending) < OPEN_MAX
         return OpenActivities(found.run_id, pending, is_complete)
 
+    # Activities of any kind --------------------------------------------------------------------------------------------
+
+    async def answers(self) -> bool:
+        """Whether Temporal answers at the moment."""
+        try:
+            await self._client.workflow_service.get_system_info(GetSystemInfoRequest(), timeout=ANSWER_TIMEOUT)
+        except RPCError:
+            return False
+        return True
+
+    async def open_runs(self, limit: int) -> list[str]:
+        """The streams of open runs, from a list that is a moment late. Raises `Retryable`."""
+        try:
+            found = self._client.list_workflows(f"{RUNS} AND ExecutionStatus = 'Running'", limit=limit)
+            return [execution.id async for execution in found]
+        except RPCError as error:
+            raise _unconfirmed(error) from error
+
+    async def taken(self, stream: str) -> list[TakenActivity]:
+        """The activities of a stream that processes have taken; none if the stream has ended. Raises `Retryable`."""
+        found = await self._describe(stream)
+        return [
+            TakenActivity(stream, each.activity_id, each.last_worker_identity, each.attempt)
+            for each in (found.raw_description.pending_activities if found is not None else ())
+            if each.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
+        ]
+
+    async def give_back_taken(self, taken: TakenActivity, text: str) -> bool:
+        """Returns the activity to its queue; False if nobody has it any longer. `text` says why. Raises `Retryable`."""
+        handle = self._handle(taken.stream, taken.identifier)
+        return await self._is_found(handle.fail(away(text), rpc_timeout=CALL_TIMEOUT))
+
+    async def _describe(self, stream: str) -> WorkflowExecutionDescription | None:
+        """None if there is no such workflow. Raises `Retryable`."""
+        try:
+            async with self._calls:
+                return await self._client.get_workflow_handle(stream).describe(rpc_timeout=CALL_TIMEOUT)
+        except RPCError as error:
+            if _is_not_found(error):
+                return None
+            raise _unconfirmed(error) from error
+
     def _task(self, agent: AgentId, task: TaskId) -> AsyncActivityHandle:
-        workflow, identifier = run_stream(task.attempt.run), orders.task_activity(task, agent)
+        return self._handle(run_stream(task.attempt.run), orders.task_activity(task, agent))
+
+    def _handle(self, stream: str, identifier: str) -> AsyncActivityHandle:
+        # Payloads are bound to the stream alone.
         context = ActivitySerializationContext(
             namespace=self._client.namespace,
             activity_id=identifier,
-            activity_type=orders.ATTEMPT,
-            activity_task_queue=orders.agent_queue(agent),
-            workflow_id=workflow,
+            activity_type=None,
+            activity_task_queue=None,
+            workflow_id=stream,
             workflow_type=messages.WORKFLOW_TYPE,
             is_local=False,
         )
-        handle = self._client.get_async_activity_handle(workflow_id=workflow, run_id=None, activity_id=identifier)
+        handle = self._client.get_async_activity_handle(workflow_id=stream, run_id=None, activity_id=identifier)
         return handle.with_context(context)
 
     async def _is_found(self, call: Coroutine[Any, Any, Any]) -> bool:

@@ -29,7 +29,7 @@ from waterflowd import ports
 from waterflowd.engine import inputs
 from waterflowd.engine.rules import leases
 from waterflowd.fleet.registry import Registry
-from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId
+from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId, run_stream
 from waterflowd.model.records import Checkout, HeldAttempt
 from waterflowd.temporal import orders
 from waterflowd.temporal.gateway.activity_client import ActivityClient, Lease, OpenActivities, confirmed
@@ -85,6 +85,8 @@ class GatewayAttempts:
         self.arrived: Arrived = lambda agent, attempt, state: None
         #: Takes activities from the queue of an agent until it is cancelled.
         self.poll: Callable[[AgentId], Awaitable[None]] = _poll_nothing
+        #: Called when the queue of an agent is no longer polled: Temporal may have answered the last poll, which nobody read.
+        self.left: Callable[[], None] = lambda: None
         self._sessions: dict[AgentId, Session] = {}
         #: What serves the newest session of each agent; the next one begins when it has ended.
         self._serving: dict[AgentId, asyncio.Task[None]] = {}
@@ -144,6 +146,7 @@ class GatewayAttempts:
             polling.cancel()
         await asyncio.gather(polling, return_exceptions=True)
         await self._give_back(session)
+        self.left()
 
     async def _settle_and_poll(self, session: Session, call: Callable[[], None]) -> None:
         try:
@@ -200,6 +203,16 @@ class GatewayAttempts:
     def session(self, agent: AgentId) -> Session | None:
         """The open session of the agent."""
         return self._sessions.get(agent)
+
+    def is_attached(self, stream: str, identifier: str) -> bool:
+        """Whether an agent carries out the activity, or its report is on its way."""
+        return any(
+            attempt.is_attached
+            and run_stream(name.run) == stream
+            and orders.task_activity(attempt.task, session.agent) == identifier
+            for session in self._sessions.values()
+            for name, attempt in session.attempts.items()
+        )
 
     def attach(self, session: Session, order: orders.TaskOrder, prepared: Prepared) -> None:
         """The activity of an attempt has arrived: offers it to the agent, unless the agent has it or it is lost.

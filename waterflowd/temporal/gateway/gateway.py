@@ -10,6 +10,7 @@ from waterflowd import ports
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.temporal.gateway import attempts
+from waterflowd.temporal.gateway.abandoned import PAUSES, AbandonedActivities, InProgress, Pauses
 from waterflowd.temporal.gateway.activities import GatewayActivities
 from waterflowd.temporal.gateway.activity_client import ActivityClient
 from waterflowd.temporal.gateway.attempts import GatewayAttempts
@@ -37,6 +38,7 @@ class Gateway:
         started_after_s: float = attempts.STARTED_AFTER_S,
         missing_s: float = attempts.MISSING_S,
         confirm_s: float = attempts.CONFIRM_S,
+        pauses: Pauses = PAUSES,
     ) -> None:
         slots = Slots(placement, registry)
         activity_client = ActivityClient(client)
@@ -62,7 +64,13 @@ class Gateway:
             secrets=reader,
             offers=Offers(activity_client, slots, reader, told_after_s=started_after_s),
         )
-        self._queues = Queues(client, activities, slots, placement, registry)
+        #: What this process carries out; its other workers tell it as well.
+        self.in_progress = InProgress()
+        self.abandoned = AbandonedActivities(
+            activity_client, client.identity, self.in_progress, self.attempts.is_attached, pauses
+        )
+        self.attempts.left = self.abandoned.look
+        self._queues = Queues(client, activities, slots, placement, registry, self.in_progress)
         self.attempts.poll = self._queues.poll_agent
         #: To be called when a secret was read, or could not be read.
         self.secrets_read = reader.changed
@@ -73,5 +81,6 @@ class Gateway:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._queues.run(), name="queues of groups")
                 group.create_task(self.attempts.run(), name="heartbeats of attempts")
+                group.create_task(self.abandoned.run(), name="abandoned activities")
         finally:
             await self.attempts.close()

@@ -29,6 +29,7 @@ from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import ALL_SERVERS, Registry
 from waterflowd.model.ids import AgentId
 from waterflowd.temporal import orders
+from waterflowd.temporal.gateway.abandoned import InProgress
 from waterflowd.temporal.gateway.activities import GatewayActivities
 from waterflowd.temporal.gateway.slots import Slots
 
@@ -48,9 +49,16 @@ class Queues:
     """See the module's docstring."""
 
     def __init__(
-        self, client: Client, activities: GatewayActivities, slots: Slots, placement: Placement, registry: Registry
+        self,
+        client: Client,
+        activities: GatewayActivities,
+        slots: Slots,
+        placement: Placement,
+        registry: Registry,
+        in_progress: InProgress,
     ) -> None:
         self._client = client
+        self._in_progress = in_progress
         self._activities = activities
         self._slots = slots
         self._placement = placement
@@ -108,6 +116,7 @@ class Queues:
                     max_concurrent_activity_task_polls=1,
                     max_cached_workflows=0,
                     graceful_shutdown_timeout=timedelta(0),
+                    interceptors=[self._in_progress],
                 )
                 await worker.run()
             except Exception:

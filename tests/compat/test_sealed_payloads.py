@@ -33,6 +33,15 @@ EXPECTED: dict[str, tuple[bytes, str, bytes, Payload]] = {
         bytes(range(48, 72)),
         Payload(metadata={"encoding": b"binary/msgpack"}, data=b"a line that repeats itself\n" * 100),
     ),
+    "v1-dictionary": (
+        NEW,
+        "run/01J8XQ5T3MZ6V0K9B7N2C4D1EF",
+        bytes(range(72, 96)),
+        Payload(
+            metadata={"encoding": b"binary/plain"},
+            data=b"task-finished outcome success exit_code started_at finished_at",
+        ),
+    ),
 }
 #: Contents below the size from which they are deflated: their bytes do not depend on the version of zlib.
 SHORT = ["v1-short", "v1-empty"]

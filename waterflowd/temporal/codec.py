@@ -6,7 +6,8 @@ is copied into another workflow does not open there.
 
     data     head | nonce (24 bytes) | ciphertext
     head     version (1 byte) | length of the workflow's id (2 bytes, big-endian) | the workflow's id
-    content  form (1 byte: 0 unchanged, 1 deflated) | the payload as Temporal's client encoded it
+    content  form (1 byte) | the payload as Temporal's client encoded it
+    form     0 unchanged, 1 deflated (zlib), 2 deflated with a dictionary (raw deflate, `deflate_dictionary.py`)
 
 A daemon knows which workflow a payload is for, and never believes the head. The id is there for Temporal's own tools, which
 show payloads to people, and send nothing but the payload to the daemon that opens it (`payload_decoder.py`).
@@ -40,6 +41,7 @@ from temporalio.converter import (
 )
 
 from waterflow_agent.errors import Rejected, Stalled
+from waterflowd.temporal.deflate_dictionary import DICTIONARY
 from waterflowd.temporal.messages import REFUSED
 from waterflowd.temporal.payload_keys import PayloadKeys
 
@@ -52,7 +54,7 @@ VERSION = 1
 #: Version and length, without the workflow's id.
 _HEAD_BYTES = 3
 _NONCE_BYTES = bindings.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
-_PLAIN, _DEFLATED = b"\x00", b"\x01"
+_PLAIN, _DEFLATED, _WITH_DICTIONARY = b"\x00", b"\x01", b"\x02"
 _DOMAIN = b"waterflow payload\x00"
 
 #: Temporal refuses payloads of 2 MB. The rest is room for the other payloads of the same event.
@@ -60,7 +62,9 @@ SEALED_BYTES_MAX = 1_500_000
 #: With an object store; also the limit of what is inflated, because it is held in memory.
 CONTENT_BYTES_MAX = 64 << 20
 #: Smaller contents hardly shrink.
-_DEFLATE_BYTES_MIN = 128
+_DEFLATE_BYTES_MIN = 40
+#: Most of what a larger content repeats is in the content itself.
+_DICTIONARY_BYTES_MAX = 16 << 10
 #: Larger ones take milliseconds, so they are handled on a thread.
 _THREAD_BYTES_MIN = 256 << 10
 
@@ -70,8 +74,8 @@ def seal(payload: Payload, workflow_id: str, keys: PayloadKeys, nonce: bytes) ->
     content = payload.SerializeToString(deterministic=True)
     if len(content) > CONTENT_BYTES_MAX:
         raise _too_large(workflow_id, len(content), CONTENT_BYTES_MAX)
-    deflated = zlib.compress(content) if len(content) >= _DEFLATE_BYTES_MIN else content
-    content = _DEFLATED + deflated if len(deflated) < len(content) else _PLAIN + content
+    form, deflated = _deflated(content)
+    content = form + deflated if len(deflated) < len(content) else _PLAIN + content
     head = _head(workflow_id)
     encrypted = bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(content, _DOMAIN + head, nonce, keys.sealing)
     return Payload(
@@ -136,13 +140,24 @@ def _head(workflow_id: str) -> bytes:
     return bytes((VERSION,)) + len(identifier).to_bytes(_HEAD_BYTES - 1, "big") + identifier
 
 
+def _deflated(content: bytes) -> tuple[bytes, bytes]:
+    """The form, and the content in it."""
+    if len(content) < _DEFLATE_BYTES_MIN:
+        return _PLAIN, content
+    if len(content) > _DICTIONARY_BYTES_MAX:
+        return _DEFLATED, zlib.compress(content)
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS, zdict=DICTIONARY)
+    return _WITH_DICTIONARY, deflater.compress(content) + deflater.flush()
+
+
 def _inflated(content: bytes, workflow_id: str, bytes_max: int) -> bytes:
     """The content without its form. The seal was valid, so a daemon wrote it; the limit holds for it as well."""
     if content[:1] == _PLAIN:
         if len(content) - 1 > bytes_max:
             raise _too_large(workflow_id, len(content) - 1, bytes_max)
         return content[1:]
-    inflater = zlib.decompressobj()
+    has_dictionary = content[:1] == _WITH_DICTIONARY
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS, DICTIONARY) if has_dictionary else zlib.decompressobj()
     inflated = inflater.decompress(content[1:], bytes_max)
     if inflater.unconsumed_tail:
         raise _too_large(workflow_id, bytes_max + 1, bytes_max)

@@ -12,7 +12,10 @@ from temporalio.api.common.v1 import Payload
 from temporalio.converter import ActivitySerializationContext, NexusSerializationContext, WorkflowSerializationContext
 
 from waterflow_agent.errors import Rejected, Stalled
-from waterflowd.temporal import codec, messages
+from waterflowd.engine import inputs
+from waterflowd.model.ids import AgentId, AttemptNo, JobId, StepId
+from waterflowd.model.statuses import Outcome
+from waterflowd.temporal import codec, messages, orders
 from waterflowd.temporal.payload_keys import PayloadKeys
 
 OLD, NEW = bytes(range(32)), bytes(range(32, 64))
@@ -124,6 +127,18 @@ def test_content_is_deflated_only_when_that_makes_it_smaller() -> None:
     assert len(codec.seal(noise, RUN, KEYS, NONCE).data) < 100_000 + len(RUN) + 71
     for payload in (text, noise):
         assert codec.unseal(codec.seal(payload, RUN, KEYS, NONCE), RUN, KEYS) == payload
+
+
+def test_the_payloads_of_steps_shrink_although_they_are_small() -> None:
+    """A report repeats nothing in itself; the dictionary has the names of its fields."""
+    report = inputs.TaskFinished(
+        job=JobId("build"), step=StepId("1"), attempt=AttemptNo(1), epoch=1, agent=AgentId("SHA256:x"),
+        outcome=Outcome.SUCCESS, exit_code=0, started_at=1_700_000_000_000, finished_at=1_700_000_000_001,
+    )  # fmt: skip
+    payload = Payload(metadata={"encoding": b"binary/plain"}, data=orders.INPUTS.pack(report))
+    sealed = codec.seal(payload, RUN, KEYS, NONCE)
+    assert codec.unseal(sealed, RUN, KEYS) == payload
+    assert len(sealed.data) - len(RUN) - 71 < payload.ByteSize() / 2
 
 
 async def test_every_payload_has_its_own_nonce() -> None:

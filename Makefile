@@ -15,7 +15,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check coverage nightly golden reference sim mutants bench dist lock clean environment environment-dev \
+.PHONY: help demo test check coverage nightly golden reference sim mutants bench dist web lock clean environment environment-dev \
 	packages deb rpm packages-test packages-nightly packages-lock environment-packaging
 
 help: ## Show this list
@@ -83,6 +83,9 @@ packages-nightly: ## The same on a clean machine, with all tools installed and n
 
 packages-lock: environment-packaging ## Pin the newest Debian packages for the bundled interpreter
 	@PYTHONPATH=packaging $(bin)/python -m builder --lock
+
+web: ## Build the web pages into waterflowd/web/static (needs Node.js and npm)
+	@cd waterflowd/web/src && npm ci --silent --ignore-scripts --no-audit --no-fund && node build.mjs
 
 lock: ## Update the lock files; ARGS=--upgrade takes the newest versions
 	@requirements/lock.sh $(ARGS)

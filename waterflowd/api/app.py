@@ -30,6 +30,7 @@ from waterflowd.api.routes import (
 )
 from waterflowd.api.services import Services
 from waterflowd.api.streaming.streams import Streams
+from waterflowd.api.web_pages import WebPages
 from waterflowd.api.wrong_secrets import WrongSecrets
 
 #: One router per resource, in the order in which their routes are matched.
@@ -62,7 +63,10 @@ class Api:
         self.streams = Streams()
         self.pools = Pools()
         wrong = WrongSecrets()
-        self._app: ASGIApp = AuthMiddleware(_build(services, self.streams, wrong), services, self.pools, wrong)
+        app: ASGIApp = _build(services, self.streams, wrong)
+        if services.web is not None:
+            app = WebPages(app, services.web)
+        self._app: ASGIApp = AuthMiddleware(app, services, self.pools, wrong)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""

@@ -9,8 +9,8 @@ Rules of this file:
   proxies.
 - On TCP `Host` must name this daemon (DNS rebinding), and `Origin`, if a browser sends one, must be the same host and port
   (cross-site requests). One route has one other origin (cross_origin.py).
-- Default deny: only the paths in `PUBLIC`, and signing in, need no principal. Webhooks need neither a token nor a `Host`: they
-  are signed.
+- Default deny: only the paths in `PUBLIC`, the web pages, which hold no data, and signing in need no principal. Webhooks need
+  neither a token nor a `Host`: they are signed.
 - Each principal, and each address without one, has a rate limit, a limit on the event loop's time, and limits on the requests
   and streams at a time (quotas.py); beyond one the answer is a 429 that costs next to nothing. Wrong tokens have a much lower
   limit, which does not affect a valid token from the same address.
@@ -161,6 +161,8 @@ class AuthMiddleware:
         hosts.check_host(headers, self._services)
         if origin is None:
             hosts.check_origin(headers, scope["method"], self._services.api_url)
+        if self._services.web is not None and self._services.web.is_public(scope["method"], scope["path"], headers):
+            return None
         if is_sign_in(scope):
             session_cookie.check_page(headers, scope["method"])
             return None

@@ -27,6 +27,7 @@ from waterflowd.admin.ports import (
 from waterflowd.model.records import RunSummary
 from waterflowd.ports import Clock, Compiler, Feed, History, OutputLogs, Runs
 from waterflowd.time_slices import TimeSlices
+from waterflowd.web.files import WebFiles
 
 
 class _NoWebhooks:
@@ -94,6 +95,8 @@ class Services:
     api_url: str = ""
     #: Fingerprint of the server's key, which tells the cookies of several daemons on one host apart.
     fingerprint: str = ""
+    #: The web pages; None leaves them out.
+    web: WebFiles | None = None
     #: For answers that grow with the size of a run.
     time_slices: TimeSlices = field(default_factory=TimeSlices)
     audit: AuditTrail = field(init=False)

@@ -74,6 +74,7 @@ from waterflowd.secrets.sources import RunRevision, Sources
 from waterflowd.store import opening
 from waterflowd.store.check import Findings
 from waterflowd.time_slices import TimeSlices
+from waterflowd.web.files import WebFiles
 
 if TYPE_CHECKING:
     # Importing it takes a tenth of a second, so it is only imported when it is configured.
@@ -276,6 +277,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         listen=config.api.listen or None,
         api_url=config.api.url,
         fingerprint=server_keys.current.fingerprint,
+        web=WebFiles() if config.api.web and config.api.listen else None,
         payloads=cluster_check.payload_decoder(config),
         temporal_ui=config.temporal.ui,
     )

@@ -68,6 +68,8 @@ class ApiTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown
     socket_users: dict[str, str] = {}
     #: Rate limit for one principal, or for one address without a principal; 0 for no limit.
     requests_per_second: int = 200
+    #: Whether the web pages are served as well.
+    web: bool = True
 
 
 class AgentsTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):

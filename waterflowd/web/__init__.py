@@ -1,0 +1,1 @@
+"""The web pages: their sources (`src`, TypeScript), their committed build (`static`), and what serves it."""

@@ -1,0 +1,143 @@
+// A run: what happened, why, and what next. One selection is shared by the tree, its bars, the details and the output.
+
+import { useEffect, useMemo, useState } from "preact/hooks";
+import type { JSX } from "preact";
+import { now } from "../live/clock";
+import { useQuery } from "../live/query";
+import { place, view } from "../live/router";
+import { axisOf, type Axis } from "../model/axis";
+import { visible } from "../model/lines";
+import { partsOf, type Part } from "../model/parts";
+import type { Run, RunSummary } from "../model/shapes";
+import { isBad, stateOf } from "../model/states";
+import { instant } from "../model/times";
+import { find, focusOf, progress, rowsOf, type Toggled } from "../model/tree";
+import { RunActions } from "../parts/actions";
+import { copy } from "../parts/copy";
+import { Glyph } from "../parts/glyph";
+import { onKey } from "../parts/keys";
+import { Empty, ProblemNote, Waiting } from "../parts/problem";
+import { shortRevision, starter } from "../parts/run_line";
+import { say } from "../parts/status_line";
+import { Time, Took } from "../parts/time";
+import { texts } from "../texts";
+import { Details } from "./run_details";
+import { RunTree } from "./run_tree";
+
+const words = texts.run;
+
+export function RunPage({ id }: { readonly id: string }): JSX.Element {
+  const query = useQuery<Run>(`/v1/runs/${encodeURIComponent(id)}`, (event) => event.stream === `run/${id}`);
+  const run = query.value.value;
+  const problem = query.problem.value;
+  useEffect(() => {
+    if (run) document.title = `${signOf(run)} ${run.name} #${run.number} · ${texts.product}`;
+  }, [run]);
+  if (run === null) {
+    if (problem === null) return <Waiting rows={10} />;
+    if (problem.status !== 404) return <ProblemNote problem={problem} again={query.again} />;
+    return <Empty><h1>{words.unknown}</h1><p>{visible(problem.detail)}</p><p><a href="/runs">{words.back}</a></p></Empty>;
+  }
+  return (
+    <>
+      {problem && <ProblemNote problem={problem} again={query.again} />}
+      <Head run={run} />
+      <Body run={run} />
+    </>
+  );
+}
+
+const SIGNS: Readonly<Partial<Record<string, string>>> = { success: "✓", failure: "✗", "timed-out": "✗", lost: "?", running: "●", waiting: "◌" };
+const signOf = (run: RunSummary): string => SIGNS[stateOf(run)] ?? "·";
+
+function Head({ run }: { readonly run: Run }): JSX.Element {
+  const state = stateOf(run);
+  const subject = run.trigger.git.subject ?? run.trigger.git.message;
+  return (
+    <header class="run-head">
+      <div class="run-title">
+        <h1><Glyph state={state} isSilent /> {visible(run.name)} <span class="num">#{run.number}</span> <span class={`word-${state}`}>{texts.states[state]}</span></h1>
+        {run.reason.text !== texts.states[state] && state !== "success" && <p class="reason">{visible(run.reason.text)}</p>}
+        <p class="facts-line">
+          {run.revision && <span class="mono">{run.trigger.ref ? `${visible(run.trigger.ref.replace(/^refs\/(heads|tags)\//, ""))}@` : ""}{shortRevision(run.revision)}</span>}
+          {typeof subject === "string" && <span>“{visible(subject.split("\n")[0] ?? "")}”</span>}
+          <span>{visible(starter(run))} <Time at={run.created_at} /></span>
+          <span><Took from={run.started_at} to={run.completed_at} /></span>
+          {run.rerun_of && <a href={`/runs/${run.rerun_of}`}>{words.rerunOf}</a>}
+          {run.parent_run && <a href={`/runs/${run.parent_run.run}?place=${encodeURIComponent(`${run.parent_run.job}/${run.parent_run.step}`)}`}>{words.parent} {run.parent_run.run.slice(0, 8)}</a>}
+          <span class="mono path">{visible(run.repository ? `${run.repository} · ${run.path}` : run.path)}</span>
+        </p>
+      </div>
+      <RunActions run={run} approvals={run.approvals} />
+    </header>
+  );
+}
+
+function Body({ run }: { readonly run: Run }): JSX.Element {
+  const parts = useMemo(() => partsOf(run), [run]);
+  const [toggled, setToggled] = useState<Toggled>(new Map());
+  const [zoom, setZoom] = useState<Axis | null>(null);
+  const wanted = place.value.query.get("place");
+  const [first] = useState(() => focusOf(parts)?.place ?? null);
+  const selected = (wanted !== null ? find(parts, wanted) : null) ?? (first !== null ? find(parts, first) : null) ?? parts[0] ?? null;
+  const rows = useMemo(() => rowsOf(parts, opened(parts, toggled, selected)), [parts, toggled, selected?.place]);
+  const createdAt = instant(run.created_at) ?? 0;
+  const completedAt = instant(run.completed_at);
+  const whole = axisOf(createdAt, completedAt, now.value);
+  useEffect(() => onKey("y", () => void copyLink()), []);
+  if (parts.length === 0) return <Empty><p>{words.noParts}</p><p>{visible(run.reason.text)}</p></Empty>;
+  return (
+    <>
+      <FirstFailure parts={parts} selected={selected} />
+      <Progress run={run} parts={parts} />
+      <div class="run-body">
+        <RunTree
+          rows={rows} selected={selected?.place ?? ""} axis={zoom ?? whole} whole={whole} isZoomed={zoom !== null} zoom={setZoom}
+          select={(part) => view({ place: part.place })}
+          toggle={(part, isOpen) => setToggled(new Map([...toggled, [part.place, isOpen]]))}
+        />
+        {selected && <Details run={run} part={selected} key={selected.place} />}
+      </div>
+    </>
+  );
+}
+
+/** A linked part is in view even where its parents would be closed. */
+function opened(parts: readonly Part[], toggled: Toggled, selected: Part | null): Toggled {
+  if (selected === null) return toggled;
+  const path = (level: readonly Part[]): readonly string[] | null => {
+    for (const part of level) {
+      if (part.place === selected.place) return [];
+      const inside = path(part.children);
+      if (inside) return [part.place, ...inside];
+    }
+    return null;
+  };
+  const missing = (path(parts) ?? []).filter((found) => !toggled.has(found));
+  return missing.length === 0 ? toggled : new Map([...toggled, ...missing.map((found): [string, boolean] => [found, true])]);
+}
+
+async function copyLink(): Promise<void> {
+  if (await copy(location.href)) say(texts.copied);
+}
+
+function Progress({ run, parts }: { readonly run: Run; readonly parts: readonly Part[] }): JSX.Element | null {
+  if (run.status === "completed") return null;
+  const { done, total } = progress(parts);
+  return <progress class="run-progress" value={done} max={Math.max(1, total)} aria-label={`${done} of ${total}`} />;
+}
+
+function FirstFailure({ parts, selected }: { readonly parts: readonly Part[]; readonly selected: Part | null }): JSX.Element | null {
+  const failure = useMemo(() => focusOf(parts), [parts]);
+  if (failure === null || !isBad(failure.state) || failure.place === selected?.place) return null;
+  const server = failure.job?.agent;
+  return (
+    <a class="first-failure" href={`?place=${encodeURIComponent(failure.place)}`} onClick={(event) => { event.preventDefault(); view({ place: failure.place }); }}>
+      <Glyph state={failure.state} isSilent />
+      <b>{words.firstFailure}</b>
+      <span class="mono">{visible(failure.place)}</span>
+      {server && <span>{visible(server)}</span>}
+      <span>{visible(failure.reason?.text ?? "")}</span>
+    </a>
+  );
+}

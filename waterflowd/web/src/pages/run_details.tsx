@@ -1,0 +1,114 @@
+// The details of what is selected: why it is so, where, its attempts, values and output.
+
+import { useState } from "preact/hooks";
+import type { ComponentChildren, JSX } from "preact";
+import { view } from "../live/router";
+import { visible } from "../model/lines";
+import type { Part } from "../model/parts";
+import type { Approval, Attempt, Run } from "../model/shapes";
+import { stateOfAttempt } from "../model/states";
+import { ActionButton, DecisionDialog, obstacle, RerunDialog } from "../parts/actions";
+import { Glyph } from "../parts/glyph";
+import { Time, Took } from "../parts/time";
+import { texts } from "../texts";
+import { OutputPane } from "./run_output";
+
+const words = texts.run;
+
+export function Details({ run, part }: { readonly run: Run; readonly part: Part }): JSX.Element {
+  const { job, step } = part;
+  const approval = step?.approval ?? (step === null ? job?.approval : null) ?? null;
+  return (
+    <aside class="details panel" aria-label={words.details}>
+      <header>
+        <h2><Glyph state={part.state} isSilent /> {visible(part.name)} <span class={`word-${part.state}`}>{texts.states[part.state]}</span></h2>
+        <p class="mono place">{visible(part.place)}</p>
+      </header>
+      <dl class="facts">
+        {part.reason && <Fact name={words.why}>{visible(part.reason.text)}</Fact>}
+        {job && <Fact name={words.where}>{visible(job.agent ?? `${job.group} · ${words.noServer}`)}</Fact>}
+        {part.from !== null && <Fact name={words.took}><Took from={new Date(part.from).toISOString()} to={part.to === null ? null : new Date(part.to).toISOString()} /> <small><Time at={new Date(part.from).toISOString()} /></small></Fact>}
+        {step && <Fact name={words.node}><code>{visible(step.node)}</code></Fact>}
+        {step?.exit_code !== null && step?.exit_code !== undefined && <Fact name={words.exitCode}><span class="num">{step.exit_code}</span></Fact>}
+        {step === null && job !== null && job.needs.length > 0 && <Fact name={words.needs}>{job.needs.map((need) => <a key={need} class="mono" href={`?place=${encodeURIComponent(need)}`} onClick={(event) => { event.preventDefault(); view({ place: need }); }}>{visible(need)}</a>)}</Fact>}
+        {approval && <ApprovalFact approval={approval} />}
+      </dl>
+      <PartActions run={run} part={part} />
+      {step && step.attempts.length > 0 && <Attempts attempts={step.attempts} />}
+      {step && step.attempts.length > 0 && <OutputPane run={run} part={part} />}
+      <Values title={words.outputs} values={step?.outputs ?? (step === null ? job?.outputs : null) ?? {}} />
+      {step === null && <Values title={words.inputs} values={run.inputs} />}
+      {step === null && <Values title={words.vars} values={run.vars} />}
+    </aside>
+  );
+}
+
+function Fact({ name, children }: { readonly name: string; readonly children: ComponentChildren }): JSX.Element {
+  return <><dt>{name}</dt><dd>{children}</dd></>;
+}
+
+function ApprovalFact({ approval }: { readonly approval: Approval }): JSX.Element {
+  const names = approval.approvers.length > 0 ? approval.approvers.map(visible).join(", ") : words.everyone;
+  return (
+    <Fact name={words.approval}>
+      {approval.environment && <b>{visible(approval.environment)}: </b>}{words.approvers(names, approval.minimum)}
+      {approval.approved_by.length > 0 && <>; {words.approvedBy(approval.approved_by.map(visible).join(", "))}</>}
+      {approval.due_at !== null && <> · <Time at={approval.due_at} />{approval.default && words.dueThen(approval.default)}</>}
+    </Fact>
+  );
+}
+
+function PartActions({ run, part }: { readonly run: Run; readonly part: Part }): JSX.Element | null {
+  const [asked, setAsked] = useState<"approve" | "reject" | "rerun" | null>(null);
+  const pending = run.approvals.find((found) => found.job === part.job?.id && found.step === (part.step?.id ?? null));
+  const from = part.step !== null ? part.place : part.job !== null && part.job.parent === null ? part.job.id : null;
+  const close = (): void => setAsked(null);
+  return (
+    <div class="part-actions">
+      {pending && <ActionButton action="approve" isPrimary obstacle={obstacle("approve", run, 1)} onPress={() => setAsked("approve")} />}
+      {pending && <ActionButton action="reject" obstacle={obstacle("reject", run, 1)} onPress={() => setAsked("reject")} />}
+      {from !== null && run.status === "completed" && (
+        <button type="button" class="small" aria-disabled={obstacle("rerun", run, 0) !== null} title={obstacle("rerun", run, 0) ?? undefined} onClick={() => obstacle("rerun", run, 0) === null && setAsked("rerun")}>{words.rerunFrom}</button>
+      )}
+      {pending && (asked === "approve" || asked === "reject") && <DecisionDialog pending={pending} action={asked} onClose={close} />}
+      {asked === "rerun" && <RerunDialog run={run} body={{ from }} onClose={close} />}
+    </div>
+  );
+}
+
+function Attempts({ attempts }: { readonly attempts: readonly Attempt[] }): JSX.Element {
+  return (
+    <section class="attempts">
+      <h3>{words.attempts}</h3>
+      <ol>
+        {attempts.map((attempt) => (
+          <li key={attempt.attempt}>
+            <Glyph state={stateOfAttempt(attempt)} />
+            <span class="num">{attempt.attempt}</span>
+            <span>{visible(attempt.reason.text)}{attempt.agent && <small> · {visible(attempt.agent)}</small>}</span>
+            {attempt.child_run && <a href={`/runs/${attempt.child_run}`}>{words.childRun}</a>}
+            <Took from={attempt.started_at} to={attempt.finished_at ?? (attempt.status === "finished" ? attempt.started_at : null)} />
+          </li>
+        ))}
+      </ol>
+    </section>
+  );
+}
+
+const VALUE_CHARACTERS = 2_000;
+
+function Values({ title, values }: { readonly title: string; readonly values: Readonly<Record<string, unknown>> }): JSX.Element | null {
+  const entries = Object.entries(values);
+  if (entries.length === 0) return null;
+  return (
+    <section class="values">
+      <h3>{title}</h3>
+      <dl class="facts">{entries.map(([name, value]) => <Fact key={name} name={visible(name)}><span class="mono">{visible(textOf(value))}</span></Fact>)}</dl>
+    </section>
+  );
+}
+
+function textOf(value: unknown): string {
+  const text = typeof value === "string" ? value : JSON.stringify(value);
+  return text.length > VALUE_CHARACTERS ? `${text.slice(0, VALUE_CHARACTERS)}…` : text;
+}

@@ -1,0 +1,160 @@
+// The parts of a run as a treegrid: name, duration, and a bar on the time axis in each row. The bars show nothing that the row and
+// the details do not say in words.
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import type { JSX } from "preact";
+import { density } from "../live/choices";
+import { now } from "../live/clock";
+import { percent, placeOf, zoomed, type Axis } from "../model/axis";
+import { visible } from "../model/lines";
+import type { Part, Segment, Spent } from "../model/parts";
+import { isActive } from "../model/states";
+import { duration, ticks } from "../model/times";
+import type { Row } from "../model/tree";
+import { Glyph } from "../parts/glyph";
+import { onKey } from "../parts/keys";
+import { VirtualRows } from "../parts/virtual";
+import { texts } from "../texts";
+
+const words = texts.run;
+export const ROW_PX = { compact: 28, comfortable: 36 } as const;
+const TICKS = 8;
+const ZOOM = 1.6;
+const KINDS: readonly Spent[] = ["slot", "sent", "running", "retry", "decision"];
+
+interface Properties {
+  readonly rows: readonly Row[];
+  readonly selected: string;
+  readonly axis: Axis;
+  readonly whole: Axis;
+  readonly isZoomed: boolean;
+  readonly zoom: (axis: Axis | null) => void;
+  readonly select: (part: Part) => void;
+  readonly toggle: (part: Part, isOpen: boolean) => void;
+}
+
+export function RunTree(properties: Properties): JSX.Element {
+  const { rows, selected, axis, whole, isZoomed, zoom, select, toggle } = properties;
+  const at = rows.findIndex((row) => row.part.place === selected);
+  const latest = useRef({ ...properties, at });
+  latest.current = { ...properties, at };
+  const [hasFocus, setFocus] = useState(false);
+  useEffect(() => {
+    const act = (action: (row: Row | undefined, index: number) => void) => (): void => action(latest.current.rows[latest.current.at], latest.current.at);
+    const move = (by: number): void => {
+      const next = latest.current.rows[Math.max(0, Math.min(latest.current.rows.length - 1, latest.current.at + by))];
+      if (next && next.part.kind !== "more") latest.current.select(next.part);
+      else if (next && Math.abs(by) < latest.current.rows.length) move(by + Math.sign(by));
+    };
+    const right = act((row) => {
+      if (row && row.part.children.length > 0 && !row.isOpen) latest.current.toggle(row.part, true);
+      else move(1);
+    });
+    const left = act((row, index) => {
+      if (row?.isOpen) return latest.current.toggle(row.part, false);
+      const parent = latest.current.rows.slice(0, Math.max(0, index)).reverse().find((other) => other.level < (row?.level ?? 0));
+      if (parent) latest.current.select(parent.part);
+    });
+    const scale = (factor: number) => (): void => {
+      const { axis: shown, whole: all } = latest.current;
+      const row = latest.current.rows[latest.current.at];
+      latest.current.zoom(zoomed(shown, all, factor, row?.part.from ?? (shown.from + shown.to) / 2));
+    };
+    const keys = [
+      onKey("j", () => move(1)), onKey("ArrowDown", () => move(1)), onKey("k", () => move(-1)), onKey("ArrowUp", () => move(-1)),
+      onKey("ArrowRight", right), onKey("ArrowLeft", left), onKey("+", scale(ZOOM)), onKey("-", scale(1 / ZOOM)), onKey("0", () => latest.current.zoom(null)),
+      onKey("Home", () => move(-latest.current.rows.length)), onKey("End", () => move(latest.current.rows.length)),
+    ];
+    return () => keys.forEach((end) => end());
+  }, []);
+  const middle = (axis.from + axis.to) / 2;
+  return (
+    <section class="tree-panel panel" aria-label={words.tree}>
+      <VirtualRows
+        total={rows.length} rowPx={ROW_PX[density.value]} focused={at}
+        attributes={{
+          role: "treegrid", "aria-label": words.tree, class: "run-tree", tabIndex: 0, "aria-rowcount": rows.length + 1,
+          ...(hasFocus && at >= 0 ? { "aria-activedescendant": `part-${at}` } : {}),
+          onFocus: () => setFocus(true), onBlur: () => setFocus(false),
+        }}
+        head={
+          <>
+            <span role="columnheader" class="c-name">{words.name}</span>
+            <span role="columnheader" class="c-took">{words.took}</span>
+            <span role="columnheader" class="c-bars">
+              <span class="visually-hidden">{words.timeline}</span>
+              <Ticks axis={axis} origin={whole.from} />
+            </span>
+          </>
+        }
+        render={(index) => {
+          const row = rows[index];
+          return row ? <TreeRow key={row.part.place} row={row} index={index} isSelected={index === at} axis={axis} select={select} toggle={toggle} /> : <div key={index} />;
+        }}
+      />
+      <footer class="legend">
+        <Legend />
+        <span class="zoom">
+          <button type="button" class="small" aria-label={words.zoomOut} title={`${words.zoomOut} (-)`} disabled={!isZoomed} onClick={() => zoom(zoomed(axis, whole, 1 / ZOOM, middle))}>−</button>
+          <button type="button" class="small" aria-label={words.zoomIn} title={`${words.zoomIn} (+)`} onClick={() => zoom(zoomed(axis, whole, ZOOM, middle))}>+</button>
+          <button type="button" class="small" disabled={!isZoomed} title="0" onClick={() => zoom(null)}>{words.zoomAll}</button>
+        </span>
+      </footer>
+    </section>
+  );
+}
+
+interface RowProperties {
+  readonly row: Row;
+  readonly index: number;
+  readonly isSelected: boolean;
+  readonly axis: Axis;
+  readonly select: (part: Part) => void;
+  readonly toggle: (part: Part, isOpen: boolean) => void;
+}
+
+function TreeRow({ row, index, isSelected, axis, select, toggle }: RowProperties): JSX.Element {
+  const { part, level, isOpen, position, siblings } = row;
+  const hasChildren = part.children.length > 0;
+  const took = part.from === null ? null : (part.to ?? (isActive(part.state) ? now.value : part.from)) - part.from;
+  return (
+    <div
+      role="row" id={`part-${index}`} class={`row k-${part.kind} ${isSelected ? "selected" : ""}`} aria-level={level} aria-posinset={position} aria-setsize={siblings}
+      aria-selected={isSelected} aria-rowindex={index + 2} {...(hasChildren ? { "aria-expanded": isOpen } : {})}
+      onClick={() => part.kind !== "more" && select(part)} onDblClick={() => hasChildren && toggle(part, !isOpen)}
+    >
+      <span role="gridcell" class="c-name" style={{ paddingInlineStart: `${(level - 1) * 16}px` }}>
+        {hasChildren ? (
+          <button type="button" class="twist" tabIndex={-1} aria-hidden="true" onClick={(event) => { event.stopPropagation(); toggle(part, !isOpen); }}>{isOpen ? "▾" : "▸"}</button>
+        ) : <i class="twist" />}
+        {part.kind !== "more" && <Glyph state={part.state} />}
+        <span class="name" title={visible(part.name)}>{visible(part.name)}</span>
+        {part.detail !== "" && <small>{visible(part.detail)}</small>}
+      </span>
+      <span role="gridcell" class="c-took num">{took === null ? (part.kind === "more" ? "" : part.state === "skipped" ? "skipped" : "") : duration(took)}</span>
+      <span role="gridcell" class="c-bars" aria-hidden="true">{part.segments.map((segment, number) => <Bar key={number} segment={segment} axis={axis} />)}</span>
+    </div>
+  );
+}
+
+function Bar({ segment, axis }: { readonly segment: Segment; readonly axis: Axis }): JSX.Element | null {
+  const present = segment.to === null ? now.value : 0;
+  const found = placeOf(axis, segment, present);
+  if (found === null) return null;
+  const text = `${texts.spent[segment.spent]}: ${duration((segment.to ?? present) - segment.from)}`;
+  return <i class={`bar b-${segment.spent} s-${segment.state} ${segment.to === null ? "open" : ""}`} title={text} style={{ left: `${found.left}%`, width: `${found.width}%` }} />;
+}
+
+function Ticks({ axis, origin }: { readonly axis: Axis; readonly origin: number }): JSX.Element {
+  const span = axis.to - axis.from;
+  const marks = ticks(span, TICKS).map((ms) => axis.from + ms).filter((at) => percent(axis, at) < 94);
+  return <span class="ticks" aria-hidden="true">{marks.map((at) => <i key={at} style={{ left: `${percent(axis, at)}%` }}>{at === origin ? "0" : `+${duration(at - origin)}`}</i>)}</span>;
+}
+
+function Legend(): JSX.Element {
+  return (
+    <span class="kinds" aria-label={words.legend} role="list">
+      {KINDS.map((kind) => <span key={kind} role="listitem"><i class={`bar b-${kind} s-${kind === "running" ? "success" : "waiting"}`} aria-hidden="true" />{texts.spent[kind]}</span>)}
+    </span>
+  );
+}

@@ -72,6 +72,7 @@ async def connect(config: Config) -> Compose:
             parts.clock,
             terms=terms,
             secrets=Secrets(read=parts.read_secret, missing=parts.missing_secrets),
+            changed_lists=turns.changed_lists,
         )
         parts.secrets.reader.changed = gateway.secrets_read
 

@@ -145,7 +145,7 @@ def _slot_pending(run: Run, input: inputs.SlotPending, now: int) -> Events:
     # One that was dispatched to the job's own server may still wait for a slot there.
     if attempt.status is not AttemptStatus.PENDING and (attempt.status is not AttemptStatus.DISPATCHED or step.stop):
         return ()
-    if input.reason.code in _ABSENT and _may_not_wait(job):
+    if input.reason.code in _ABSENT and not job.may_await_server:
         return (_absent(job, input, attempt, now),)
     if attempt.reason == input.reason:
         return ()
@@ -154,13 +154,6 @@ def _slot_pending(run: Run, input: inputs.SlotPending, now: int) -> Events:
 
 #: The server is not connected, or no longer enrolled.
 _ABSENT = (ReasonCode.SERVER_UNREACHABLE, ReasonCode.SERVER_LOST)
-
-
-def _may_not_wait(job: Job) -> bool:
-    """Whether the job is an instance for one server, has not started anything there, and must not wait for the server."""
-    target = job.plan.target
-    has_begun = job.agent is not None or job.number > 1
-    return job.pinned is not None and not has_begun and target is not None and target.offline is not Offline.WAIT
 
 
 def _absent(job: Job, input: inputs.SlotPending, attempt: Attempt, now: int) -> events.RunEvent:

@@ -116,6 +116,8 @@ class Placement:
             RunId, dict[ServerListRequest, tuple[str, tuple[tuple[str, str], ...], Accept, Reason]]
         ] = {}
         self._have_servers_changed = False
+        #: Called when an agent was approved, revoked or moved between groups.
+        self.on_enrollment: Callable[[], object] = lambda: None
         #: The daemon has just started: an agent that has not connected yet is not known to be unreachable.
         self.is_gathering = False
         #: Agents that may have a free slot, and the groups and agents whose requests may have another reason now.
@@ -159,6 +161,7 @@ class Placement:
         self._maybe_free[agent] = None
         self._to_recheck.update(dict.fromkeys(groups))
         self._recheck(agent)
+        self.on_enrollment()
 
     def _recheck(self, agent: AgentId) -> None:
         self._have_servers_changed = True

@@ -11,7 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -34,16 +34,30 @@ HEARTBEAT_MS = 60_000
 #: For what a gateway does at once.
 SHORT_MS = 10_000
 COURTESY_MS = 60_000
+#: A server whose queue no gateway polls for so long is not connected anywhere, as far as `offline` is concerned.
+AWAY_AFTER_MS = 15_000
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What a turn knows about commands."""
+
+    #: Tasks that an earlier execution has ordered already.
+    repeated: frozenset[commands.SendTask] = frozenset()
+    #: Requests for a slot on a server that is connected to this daemon.
+    connected: frozenset[commands.RequestSlot] = frozenset()
+
+
+NOTHING_KNOWN = Known()
 
 
 def carried_out(
-    run: Run, issued: Sequence[commands.Command], lost_after_ms: int, repeated: Container[commands.SendTask] = ()
+    run: Run, issued: Sequence[commands.Command], lost_after_ms: int, known: Known = NOTHING_KNOWN
 ) -> list[messages.AnyCommand]:
-    """What the shell must do for these commands, in their order; `repeated` are those that an earlier execution has given."""
+    """What the shell must do for these commands, in their order."""
     found: list[messages.AnyCommand] = []
     scheduled: set[str] = set()
     for command in issued:
-        for each in _of(run, command, lost_after_ms, repeated):
+        for each in _of(run, command, lost_after_ms, known):
             if isinstance(each, messages.ScheduleActivity):
                 scheduled.add(each.id)
             elif isinstance(each, messages.CancelActivity) and each.id in scheduled:
@@ -53,13 +67,11 @@ def carried_out(
     return found
 
 
-def _of(
-    run: Run, command: commands.Command, lost_after_ms: int, repeated: Container[commands.SendTask]
-) -> Iterator[messages.AnyCommand]:
+def _of(run: Run, command: commands.Command, lost_after_ms: int, known: Known) -> Iterator[messages.AnyCommand]:
     # The most frequent ones first.
     match command:
         case commands.SendTask():
-            yield _task(run, command, lost_after_ms, is_repeated=command in repeated)
+            yield _task(run, command, lost_after_ms, is_repeated=command in known.repeated)
         case commands.FreeSlot():
             name = attempt_id(run.id, command)
             epoch = _attempt(run, name).epoch
@@ -71,7 +83,7 @@ def _of(
         case commands.DropTimer(timer=timer):
             yield messages.CancelTimer(id=timer_id(timer))
         case commands.RequestSlot():
-            yield _slot(run, command)
+            yield _slot(run, command, may_be_away=command not in known.connected)
         case commands.CancelSlotRequest(job=job, step=step, attempt=number):
             yield messages.CancelActivity(
                 id=orders.attempt_activity(orders.PLACE, AttemptId(run.id, job, step, number))
@@ -96,7 +108,7 @@ def _of(
             raise TypeError(f"this command was not answered, and cannot be carried out: {command}")
 
 
-def _slot(run: Run, command: commands.RequestSlot) -> messages.ScheduleActivity:
+def _slot(run: Run, command: commands.RequestSlot, *, may_be_away: bool) -> messages.ScheduleActivity:
     request = fleet_requests.slot_requirements(run, command)
     order = orders.SlotOrder(
         attempt=request.attempt,
@@ -109,12 +121,14 @@ def _slot(run: Run, command: commands.RequestSlot) -> messages.ScheduleActivity:
         secrets=lowering.secret_request(run, command.job, command.secrets),
     )
     agent = command.agent
+    must_not_wait = may_be_away and not run.jobs_by_id[command.job].may_await_server
     return messages.ScheduleActivity(
         id=orders.attempt_activity(orders.PLACE, request.attempt),
         name=orders.PLACE,
         queue=orders.group_queue(command.group) if agent is None else orders.agent_queue(agent),
         content=orders.ORDERS.pack(order),
         heartbeat_ms=HEARTBEAT_MS,
+        schedule_to_start_ms=AWAY_AFTER_MS if must_not_wait else 0,
         summary=f"Find a server of {command.group} for {command.job}/{command.step}",
     )
 

@@ -26,7 +26,8 @@ import msgspec
 from waterflow_agent.errors import Rejected, Stalled
 from waterflowd.access.policy import AccessPolicy
 from waterflowd.engine import Run, commands, events, fold, inputs, outstanding
-from waterflowd.engine.commands import SendTask
+from waterflowd.engine.commands import RequestSlot, SendTask
+from waterflowd.engine.outstanding import needs_server_list
 from waterflowd.engine.rules import approvals
 from waterflowd.fleet.placement import Placement, ServerListRequest
 from waterflowd.fleet.registry import Registry
@@ -126,8 +127,9 @@ class _Result:
     others: list[messages.AnyCommand] = field(default_factory=list)
     taken: list[int] = field(default_factory=list)
     updates: dict[str, Rejected | None] = field(default_factory=dict)
-    #: Tasks that an earlier execution has ordered already.
+    #: Tasks that an earlier execution has ordered already, and requests for servers that are connected here.
     repeated: frozenset[SendTask] = frozenset()
+    connected: set[RequestSlot] = field(default_factory=set)
 
 
 class _InputError(Exception):
@@ -151,6 +153,8 @@ class RunTurns:
         self._lost_after_ms = lost_after_ms
         self._terms = terms
         self._runs: OrderedDict[str, _Live] = OrderedDict()
+        #: Runs in memory with jobs that wait for servers to be listed; `changed_lists` forgets the others.
+        self._unlisted: set[RunId] = set()
         #: Runs whose last turn on this daemon has failed, with the reason.
         self.failing: dict[RunId, str] = {}
 
@@ -293,6 +297,8 @@ class RunTurns:
             elif isinstance(command, commands.RequestSlot) and (
                 orders.attempt_activity(orders.PLACE, attempt_id(run.id, command)) == item.id
             ):
+                if item.timeout == "schedule-to-start":
+                    return (_away(run, command),)
                 text = f"no daemon could look for a server: {item.text} ({item.code})"
                 cause = reason(ReasonCode.NO_SERVER_CONNECTED, text)
                 return (inputs.SlotDenied(job=command.job, step=command.step, attempt=command.attempt, reason=cause),)
@@ -322,7 +328,8 @@ class RunTurns:
 
     def _commands(self, live: _Live, request: messages.TurnRequest, result: _Result) -> list[messages.AnyCommand]:
         run = live.run
-        issued = [*run_commands.carried_out(run, result.commands, self._lost_after_ms, result.repeated), *result.others]
+        known = run_commands.Known(result.repeated, frozenset(result.connected))
+        issued = [*run_commands.carried_out(run, result.commands, self._lost_after_ms, known), *result.others]
         if run.seq and (request.begins or not _INDEXED.isdisjoint(map(type, result.facts))):
             issued += _announced(summary(run))
         row = summary(run) if run.seq else None
@@ -353,6 +360,10 @@ class RunTurns:
                     return (granted,)
                 obstacle = self._placement.obstacle(fleet_requests.slot_requirements(run, command))
                 if obstacle is None:
+                    result.connected.add(command)
+                    return None
+                if obstacle.code is not ReasonCode.SERVER_LOST and not run.jobs_by_id[job].may_await_server:
+                    # It may be connected to another daemon: if no gateway takes the request, it is away.
                     return None
                 # The gateways are asked all the same; this only tells people what the attempt waits for.
                 result.commands.append(command)
@@ -379,11 +390,29 @@ class RunTurns:
                 return ()
         return None
 
+    def changed_lists(self) -> list[tuple[RunId, inputs.ServersListed]]:
+        """Lists of servers that jobs have waited for, once there are some. The run may have moved on, and ignores them then."""
+        found: list[tuple[RunId, inputs.ServersListed]] = []
+        for run_id in sorted(self._unlisted):
+            live = self._runs.get(f"{PREFIX}{run_id}")
+            jobs = [] if live is None else [job for job in live.run.jobs if needs_server_list(job)]
+            if live is None or not jobs:
+                self._unlisted.discard(run_id)
+                continue
+            for job in jobs:
+                command = commands.ListServers(job=job.id, group=job.group, labels=tuple(job.labels.items()))
+                answer = fleet_requests.list_servers(self._placement, self._access, live.run, command)
+                self._placement.drop_list_request(ServerListRequest(run_id, job.id))
+                if answer.reason is None:
+                    found.append((run_id, answer))
+        return found
+
     def _list_servers(self, run: Run, command: commands.ListServers, result: _Result) -> inputs.ServersListed:
         answer = fleet_requests.list_servers(self._placement, self._access, run, command)
-        # The registry's changes are not inputs of runs: the job looks again.
         self._placement.drop_list_request(ServerListRequest(run.id, command.job))
         if answer.reason is not None and not answer.is_refused:
+            # A daemon that has the run in memory tells it when servers have changed. If none has it, the job looks again.
+            self._unlisted.add(run.id)
             timer = messages.StartTimer(id=_list_timer(command.job), due_at=result.now + LIST_AGAIN_MS)
             result.others.append(timer)
         return answer
@@ -418,6 +447,12 @@ def _unpack(run: Run, content: bytes) -> inputs.Input:
     except UnreadableError as error:
         raise error.stalled(f"an input of run {run.id}") from error
     return found
+
+
+def _away(run: Run, command: commands.RequestSlot) -> inputs.SlotPending:
+    name = run.jobs_by_id[command.job].pinned_name
+    cause = reason(ReasonCode.SERVER_UNREACHABLE, f'server "{name}" is not connected', agent=name)
+    return inputs.SlotPending(job=command.job, step=command.step, attempt=command.attempt, reason=cause)
 
 
 def _to_repeat(run: Run, timer: str) -> list[commands.Command] | None:

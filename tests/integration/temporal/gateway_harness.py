@@ -79,6 +79,7 @@ class Cluster:
         self.namespace = namespace
         self.client = client
         self.registry = Registry()
+        self.turns: RunTurns | None = None
         self._numbers = iter(range(1, 1000))
 
     @classmethod
@@ -86,7 +87,7 @@ class Cluster:
     async def running(cls, namespace: Namespace, *, lost_after_ms: int = LOST_AFTER_MS) -> AsyncIterator[Cluster]:
         """Takes turns."""
         cluster = cls(namespace, await namespace.client())
-        turns = RunTurns(
+        turns = cluster.turns = RunTurns(
             cluster.registry, Placement(cluster.registry), AccessPolicy(), lost_after_ms=lost_after_ms, terms=TERMS
         )
         async with Worker(
@@ -97,6 +98,10 @@ class Cluster:
             graceful_shutdown_timeout=timedelta(0),
         ):
             yield cluster
+
+    def changed_lists(self) -> Sequence[tuple[RunId, inputs.ServersListed]]:
+        """What runs that wait for servers should hear."""
+        return () if self.turns is None else self.turns.changed_lists()
 
     def enroll(self, name: str, *groups: str) -> AgentId:
         """Approves an agent."""
@@ -206,6 +211,7 @@ class Daemon:
             self.clock,
             terms=TERMS,
             secrets=secrets,
+            changed_lists=cluster.changed_lists,
             heartbeat_s=HEARTBEAT_S,
             started_after_s=HEARTBEAT_S,
             missing_s=missing_s,

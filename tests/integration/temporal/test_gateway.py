@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 import pytest
+from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import GetWorkflowExecutionHistoryRequest
 
 from tests.integration.temporal.gateway_harness import Cluster, Daemon, Run, held, until
@@ -372,6 +373,38 @@ async def test_a_job_that_no_server_can_take_does_not_hold_up_the_others(namespa
         daemon.hello(agent, slots=1, labels={"gpu": "a100"})
         await daemon.finished(agent, await _offer_of(daemon, labelled.id)).arrives()
         assert (await labelled.result()).conclusion is Conclusion.SUCCESS
+
+
+async def test_a_request_that_this_gateway_cannot_grant_goes_to_another_one(namespace: Namespace) -> None:
+    """The first gateway has a free slot in the group, but the server with the label connects to the second one."""
+    workflow = "jobs: {a: {runs-on: {group: web, labels: {gpu: a100}}, steps: [{run: x}]}}"
+    async with Cluster.running(namespace) as cluster, Daemon.running(cluster) as one, Daemon.running(cluster) as two:
+        plain, labelled = cluster.enroll("one", "web"), cluster.enroll("two", "web")
+        one.hello(plain, slots=1)
+        run = await cluster.start(workflow)
+        await until(lambda: one.placement.waiting, "a request that cannot be granted")
+        two.hello(labelled, slots=1, labels={"gpu": "a100"})
+        [task] = await two.offered(labelled)
+        await two.finished(labelled, task).arrives()
+        assert (await run.result()).conclusion is Conclusion.SUCCESS
+        assert one.tasks(plain) == []
+        await until(lambda: not one.placement.waiting, "the end of the request")
+        assert (one.taken(), two.taken()) == (0, 0)
+
+
+async def test_a_job_on_each_server_begins_when_the_first_one_is_enrolled(namespace: Namespace) -> None:
+    """It does not wait for its timer, which asks again later in case no daemon has the run in memory."""
+    workflow = "jobs: {a: {runs-on: {group: web, target: each, offline: wait}, steps: [{run: x}]}}"
+    async with Cluster.running(namespace) as cluster, Daemon.running(cluster) as daemon:
+        run = await cluster.start(workflow)
+        await run.recorded(events.JobWaiting)
+        agent = cluster.enroll("one", "web")
+        daemon.hello(agent)
+        [task] = await daemon.offered(agent)
+        await daemon.finished(agent, task).arrives()
+        assert (await run.result()).conclusion is Conclusion.SUCCESS
+        fired = EventType.EVENT_TYPE_TIMER_FIRED
+        assert fired not in [event.event_type for event in (await run.handle.fetch_history()).events]
 
 
 async def test_a_slot_that_was_granted_for_nothing_is_free_again(

@@ -651,6 +651,43 @@ async def test_the_servers_of_a_group_are_listed_in_the_turn() -> None:
     assert not of(await stream.feed(messages.TimerFired(number=0, id=again.id)), messages.StartTimer)
 
 
+async def test_a_server_that_is_not_connected_here_may_be_connected_to_another_daemon() -> None:
+    """So `offline: fail` waits until no gateway has taken the request for a while. One that is connected here has time."""
+    stream = Stream(
+        "jobs: {a: {runs-on: {group: web, target: each}, steps: [{run: x}]}}", engine(servers=("one", "two"))
+    )
+    here = Server(agent=AgentId("one"), is_connected=True, slots=1, nodes=frozenset({"shell"}))
+    stream.turns._placement.connect(here)
+    first = await stream.start()
+    assert [(item.id, item.schedule_to_start_ms) for item in scheduled(first)] == [
+        ("place/a[one]/1/1", 0),
+        ("place/a[two]/1/1", run_commands.AWAY_AFTER_MS),
+    ]
+    await stream.feed(
+        messages.ActivityFailed(number=0, id="place/a[two]/1/1", code="timeout", text="", timeout="schedule-to-start")
+    )
+    job = stream.run().jobs_by_id[JobId("a[two]")]
+    assert job.conclusion is Conclusion.FAILURE
+    assert "server two is not connected" in job.reason.text
+
+
+async def test_a_job_hears_of_the_servers_that_it_waits_for() -> None:
+    """Once; a run that is no longer in memory, or no longer waits, is forgotten."""
+    stream = Stream("jobs: {a: {runs-on: {group: web, target: each}, steps: [{run: x}]}}")
+    await stream.start()
+    assert stream.turns.changed_lists() == []
+    stream.turns._registry.apply(
+        fleet_events.AgentApproved(
+            at=NOW, agent=AGENT, name="one", groups=("web",), public_key="k", machine_id="m", by="t"
+        )
+    )
+    [(run, listed)] = stream.turns.changed_lists()
+    assert (run, listed.servers) == (RUN, [(AGENT, "one")])
+    assert [item.id for item in scheduled(await stream.feed(listed))] == ["place/a[one]/1/1"]
+    assert stream.turns.changed_lists() == []
+    assert not stream.turns._unlisted
+
+
 async def test_only_so_many_runs_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was dropped is cold."""
     monkeypatch.setattr(run_turns, "RUNS_CACHED", 1)

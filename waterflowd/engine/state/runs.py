@@ -24,7 +24,7 @@ from waterflowd.engine.events import Policy
 from waterflowd.engine.state.blocks import LOOP, PARALLEL, Attempt, Block, Step
 from waterflowd.engine.state.gates import Approval, Lock
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
-from waterflowd.model.plan import BlockPlan, JobPlan, Plan, StepPlan
+from waterflowd.model.plan import BlockPlan, JobPlan, Offline, Plan, StepPlan
 from waterflowd.model.reasons import CREATED, Reason
 from waterflowd.model.records import Reused, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
@@ -168,6 +168,13 @@ class Job:
     #: What `success()` and `failure()` see in the jobs that need this one: its conclusion and those of all before it.
     has_success: bool = True
     has_failure: bool = False
+
+    @property
+    def may_await_server(self) -> bool:
+        """False for an instance for one server that has not started anything, and must not wait until that is connected."""
+        target = self.plan.target
+        has_begun = self.agent is not None or self.number > 1
+        return has_begun or self.pinned is None or target is None or target.offline is Offline.WAIT
 
     def __post_init__(self) -> None:
         self.name = self.plan.name

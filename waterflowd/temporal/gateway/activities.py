@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import msgspec
@@ -33,6 +34,7 @@ from waterflowd.temporal.gateway import offers
 from waterflowd.temporal.gateway.activity_client import away
 from waterflowd.temporal.gateway.attempts import GatewayAttempts
 from waterflowd.temporal.gateway.offers import Offers
+from waterflowd.temporal.gateway.other_gateways import OtherGateways
 from waterflowd.temporal.gateway.secret_reader import SecretReader
 from waterflowd.temporal.gateway.sessions import Prepared, Session
 from waterflowd.temporal.gateway.slots import Slots
@@ -40,6 +42,11 @@ from waterflowd.temporal.own_slots import LeaseTerms
 
 #: The interval of heartbeats while an activity waits.
 WAIT_HEARTBEAT_S = 20.0
+#: How long a request for any server of a group waits here before another gateway gets it, if there is one.
+GIVE_BACK_S = 1.0
+#: How long it stays in the queue then: twice as long each time, as probably none of them can grant it.
+GIVEN_BACK_S = 0.1
+GIVEN_BACK_S_MAX = 10.0
 
 Found = TypeVar("Found")
 
@@ -59,6 +66,7 @@ class GatewayActivities:
         terms: LeaseTerms,
         secrets: SecretReader,
         offers: Offers,
+        others: OtherGateways,
     ) -> None:
         self._attempts = attempts
         self._slots = slots
@@ -69,6 +77,7 @@ class GatewayActivities:
         self._terms = terms
         self._secrets = secrets
         self._offers = offers
+        self._others = others
 
     @property
     def of_groups(self) -> list[Callable[..., Awaitable[Any]]]:
@@ -103,7 +112,22 @@ class GatewayActivities:
                 avoid=order.avoid,
                 later=frozenset(order.later),
             )
-            return orders.INPUTS.pack(self._granted(request, await self._slots.take(request)))
+            return orders.INPUTS.pack(self._granted(request, await self._server(request, queue)))
+
+    async def _server(self, request: SlotRequest, queue: str) -> Server:
+        """Waits for a slot. A request for any server of a group goes back if others could grant it, and nothing here can."""
+        taking = asyncio.create_task(self._slots.take(request), name=f"slot of {request.attempt}")
+        try:
+            while request.agent is None:
+                await asyncio.wait([taking], timeout=GIVE_BACK_S)
+                if taking.done():
+                    break
+                if await self._others.poll(queue) and not taking.done():
+                    delay_s = min(GIVEN_BACK_S_MAX, GIVEN_BACK_S * 2 ** min(activity.info().attempt, 10))
+                    raise away("no server of this gateway can take it", timedelta(seconds=delay_s))
+            return await taking
+        finally:
+            taking.cancel()
 
     def _granted(self, request: SlotRequest, server: Server) -> inputs.SlotGranted:
         entry = self._registry.agents[server.agent]

@@ -88,11 +88,9 @@ class TakenActivity(NamedTuple):
     attempt: int
 
 
-def away(text: str) -> ApplicationError:
+def away(text: str, delay: timedelta = GIVEN_BACK_DELAY) -> ApplicationError:
     """The error that gives an activity back to its queue."""
-    return ApplicationError(
-        text, type=AGENT_AWAY, next_retry_delay=GIVEN_BACK_DELAY, category=ApplicationErrorCategory.BENIGN
-    )
+    return ApplicationError(text, type=AGENT_AWAY, next_retry_delay=delay, category=ApplicationErrorCategory.BENIGN)
 
 
 class ActivityClient:

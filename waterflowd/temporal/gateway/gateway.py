@@ -15,8 +15,10 @@ from waterflowd.temporal.gateway.activities import GatewayActivities
 from waterflowd.temporal.gateway.activity_client import ActivityClient
 from waterflowd.temporal.gateway.attempts import GatewayAttempts
 from waterflowd.temporal.gateway.offers import Offers
+from waterflowd.temporal.gateway.other_gateways import OtherGateways
 from waterflowd.temporal.gateway.queues import Queues
 from waterflowd.temporal.gateway.secret_reader import SecretReader, Secrets
+from waterflowd.temporal.gateway.server_lists import ChangedLists, ServerLists
 from waterflowd.temporal.gateway.slots import Slots
 from waterflowd.temporal.own_slots import LeaseTerms
 
@@ -34,6 +36,7 @@ class Gateway:
         *,
         terms: LeaseTerms,
         secrets: Secrets,
+        changed_lists: ChangedLists = lambda: (),
         heartbeat_s: float = attempts.HEARTBEAT_S,
         started_after_s: float = attempts.STARTED_AFTER_S,
         missing_s: float = attempts.MISSING_S,
@@ -41,6 +44,8 @@ class Gateway:
         pauses: Pauses = PAUSES,
     ) -> None:
         slots = Slots(placement, registry)
+        loop = asyncio.get_running_loop()
+        placement.on_enrollment = lambda: loop.call_soon(slots.assign)
         activity_client = ActivityClient(client)
         self.attempts = GatewayAttempts(
             activity_client,
@@ -63,6 +68,7 @@ class Gateway:
             terms=terms,
             secrets=reader,
             offers=Offers(activity_client, slots, reader, told_after_s=started_after_s),
+            others=OtherGateways(client),
         )
         #: What this process carries out; its other workers tell it as well.
         self.in_progress = InProgress()
@@ -70,6 +76,7 @@ class Gateway:
             activity_client, client.identity, self.in_progress, self.attempts.is_attached, pauses
         )
         self.attempts.left = self.abandoned.look
+        self._lists = ServerLists(activity_client, slots, changed_lists)
         self._queues = Queues(client, activities, slots, placement, registry, self.in_progress)
         self.attempts.poll = self._queues.poll_agent
         #: To be called when a secret was read, or could not be read.
@@ -80,6 +87,7 @@ class Gateway:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._queues.run(), name="queues of groups")
+                group.create_task(self._lists.run(), name="lists of servers")
                 group.create_task(self.attempts.run(), name="heartbeats of attempts")
                 group.create_task(self.abandoned.run(), name="abandoned activities")
         finally:

@@ -2,7 +2,8 @@
 
 Rules of this file: the queue of an agent is polled while the agent has a session here; that of a group while a connected agent
 of the group has a free slot, so that an activity goes to a gateway that can grant one. A request that cannot be granted after
-all, for example because no free server has its labels, waits here and does not hold up those behind it.
+all, for example because no free server has its labels, does not hold up those behind it: it waits here, or goes back to the
+queue if there are other gateways.
 """
 
 from __future__ import annotations

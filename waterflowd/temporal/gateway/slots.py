@@ -87,6 +87,11 @@ class Slots:
         """Returns when servers, groups, slots or requests have changed."""
         await self._changed.wait()
 
+    @property
+    def next_change(self) -> asyncio.Event:
+        """Is set at the next change."""
+        return self._changed
+
     def free_in(self, group: str) -> int:
         """The free slots of the connected agents of a group."""
         servers = self._placement.servers

@@ -21,6 +21,7 @@ from waterflowd.model.records import (
     OutputAppend,
     OutputPiece,
     Record,
+    RunCounts,
     RunFilter,
     RunSummary,
     StartRequest,
@@ -145,6 +146,10 @@ class History(Protocol):
 
         A page may be short or empty although more rows follow.
         """
+        ...
+
+    async def count_runs(self, selected: RunFilter) -> RunCounts:
+        """How many runs are selected, by status or conclusion, as far as an engine can find out at once."""
         ...
 
     async def open_runs(self, limit: int) -> list[RunSummary]:
@@ -456,6 +461,22 @@ class Feed(Protocol):
     @property
     def last_seq(self) -> int:
         """Global sequence of the newest durable record."""
+        ...
+
+    @property
+    def published_seq(self) -> int:
+        """Global sequence up to which watchers have been called."""
+        ...
+
+    def watch(self, watcher: Callable[[StreamName], None]) -> None:
+        """Calls `watcher` with the name of each stream that gets new durable records from now on.
+
+        It is called on the event loop's thread for each commit, once or several times, so it must return at once.
+        """
+        ...
+
+    def unwatch(self, watcher: Callable[[StreamName], None]) -> None:
+        """Ends `watch`. Idempotent."""
         ...
 
     def read(self, after: int, limit: int) -> list[Record]:

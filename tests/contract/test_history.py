@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -144,6 +145,13 @@ async def test_an_event_of_the_run_wakes_those_that_wait_for_output(written: Wri
         (RunFilter(repository="shop", name="test"), [4]),
         (RunFilter(trigger="api"), [1]),
         (RunFilter(revision="abc"), [5, 4, 3, 2]),
+        (RunFilter(status="lost,running"), [5, 2]),
+        (RunFilter(status="completed,running"), [5, 4, 3, 2, 1]),
+        (RunFilter(text="eplo"), [5, 4, 3, 2, 1]),
+        (RunFilter(text="tes"), [4]),
+        (RunFilter(by="ada"), [4]),
+        (RunFilter(by="Ada"), []),
+        (RunFilter(since_at=2, until_at=3), [3, 2]),
         (RunFilter(since_at=4), [5, 4]),
         (RunFilter(since_at=4, status="success"), [4]),
     ],
@@ -154,11 +162,19 @@ async def test_runs_are_selected_by_their_rows(written: Written, selected: RunFi
         row(1, Conclusion.SUCCESS, trigger=Trigger(kind=TriggerKind.API), revision=None),
         row(2, Conclusion.LOST),
         row(3, Conclusion.FAILURE, repository="other"),
-        row(4, Conclusion.SUCCESS, name="test"),
+        row(
+            4,
+            Conclusion.SUCCESS,
+            name="test",
+            trigger=Trigger(kind=TriggerKind.MANUAL, by="Ada", principal="ada"),
+        ),
         row(5),
     ]
     written.write(Batch(summaries=rows))
     assert await listed(written.history, selected) == numbers
+    counted = await written.history.count_runs(selected)
+    expected = Counter((row.conclusion or row.status).value for row in rows if row.number in numbers)
+    assert (counted.counts, counted.total, counted.has_more) == (dict(expected), len(numbers), False)
 
 
 async def test_a_page_continues_where_the_last_one_ended(written: Written) -> None:

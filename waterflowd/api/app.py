@@ -12,6 +12,7 @@ from waterflowd.api.quotas import Pools
 from waterflowd.api.routes import (
     agents,
     approvals,
+    attention,
     audit,
     metrics,
     outlines,
@@ -37,6 +38,7 @@ from waterflowd.api.wrong_secrets import WrongSecrets
 ROUTERS = [
     system.router,
     metrics.router,
+    attention.router,
     schema.router,
     validation.router,
     runs.router,

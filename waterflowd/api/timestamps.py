@@ -36,7 +36,7 @@ def timestamp(at: int | None) -> str | None:
     return format_timestamp(at) if at is not None else None
 
 
-def parse_timestamp(text: str) -> int:
+def parse_timestamp(text: str, where: str = "since") -> int:
     """Milliseconds of an RFC 3339 time or of a number of milliseconds; `Rejected` 400 for anything else."""
     if text.isascii() and text.isdecimal() and len(text) <= 15:
         return int(text)
@@ -45,4 +45,4 @@ def parse_timestamp(text: str) -> int:
         return round((instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp() * 1000)
     except (ValueError, OverflowError):
         expected = "an RFC 3339 time such as 2026-01-02T03:04:05Z, or milliseconds since 1970"
-        raise Rejected("WF605", f"since must be {expected}", where="since") from None
+        raise Rejected("WF605", f"{where} must be {expected}", where=where) from None

@@ -8,7 +8,7 @@ after a subscriber has left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from weakref import WeakValueDictionary
 
 from waterflowd import ports
@@ -27,12 +27,18 @@ class Feed:
         self._any = asyncio.Event()
         self._streams: WeakValueDictionary[StreamName, asyncio.Event] = WeakValueDictionary()
         self._outputs: WeakValueDictionary[RunId, asyncio.Event] = WeakValueDictionary()
+        self._watchers: list[Callable[[StreamName], None]] = []
+        self._published_seq = log.last_seq
 
     def published(self, streams: Iterable[StreamName]) -> None:
         """New records of these streams are durable."""
+        # The driver is the only writer, and writes its next batch after this.
+        self._published_seq = self._log.last_seq
         self._any.set()
         self._any = asyncio.Event()
         for stream in streams:
+            for watcher in self._watchers:
+                watcher(stream)
             waiting = self._streams.pop(stream, None)
             if waiting is not None:
                 waiting.set()
@@ -49,6 +55,20 @@ class Feed:
     def last_seq(self) -> int:
         """See `ports.Feed`."""
         return self._log.last_seq
+
+    @property
+    def published_seq(self) -> int:
+        """See `ports.Feed`."""
+        return self._published_seq
+
+    def watch(self, watcher: Callable[[StreamName], None]) -> None:
+        """See `ports.Feed`."""
+        # A new list, because a watcher may leave while it is called.
+        self._watchers = [*self._watchers, watcher]
+
+    def unwatch(self, watcher: Callable[[StreamName], None]) -> None:
+        """See `ports.Feed`."""
+        self._watchers = [other for other in self._watchers if other != watcher]
 
     def read(self, after: int, limit: int) -> list[Record]:
         """See `ports.Feed`."""

@@ -6,13 +6,15 @@ Rules of this file: the journal is read on the event loop, so what grows with a 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from itertools import islice
 
 from waterflowd import ports
 from waterflowd.host.feed import Feed
+from waterflowd.host.run_index import RunIndex
 from waterflowd.model.ids import AttemptId, RunId, StreamName
-from waterflowd.model.records import OutputAppend, OutputPiece, Record, RunFilter, RunSummary
+from waterflowd.model.records import OutputAppend, OutputPiece, Record, RunCounts, RunFilter, RunSummary
 from waterflowd.time_slices import TimeSlices, Work
 
 #: Records that are read before a reader can be interrupted: a millisecond. Divides the distance between the log's marks.
@@ -30,6 +32,8 @@ class LogHistory:
         self._journal = journal
         self._feed = feed
         self._time_slices = time_slices
+        self._index = RunIndex(journal, feed)
+        self._indexing = asyncio.Lock()
 
     async def read(self, stream: StreamName, first: int = 1, limit: int | None = None) -> list[Record]:
         """See the port."""
@@ -74,7 +78,24 @@ class LogHistory:
         self, selected: RunFilter, *, before: RunId | None = None, limit: int
     ) -> tuple[list[RunSummary], RunId | None]:
         """See the port."""
+        if selected != RunFilter() and await self._is_indexed(before):
+            page, following = await self._time_slices.do(self._index.search(selected, before=before, limit=limit))
+            if self._index.is_ready:
+                return page, following
         return await self._time_slices.do(self._search(selected, before, limit))
+
+    async def count_runs(self, selected: RunFilter) -> RunCounts:
+        """See the port."""
+        await self._is_indexed(None)
+        return await self._time_slices.do(self._index.count(selected))
+
+    async def _is_indexed(self, before: RunId | None) -> bool:
+        """Whether the index knows the runs that are older than `before`; makes the index if there is none."""
+        async with self._indexing:
+            if not self._index.is_ready:
+                await self._time_slices.do(self._index.build())
+        oldest = self._index.oldest
+        return oldest is None or before is None or before > oldest
 
     def _search(
         self, selected: RunFilter, before: RunId | None, limit: int

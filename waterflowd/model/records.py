@@ -81,6 +81,11 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: The payload for the `event` context; a run's row in the index has none.
     payload: dict[str, Any] = {}
 
+    @property
+    def author(self) -> str:
+        """For whom the run acts: the principal, or for a run without one, what the trigger names."""
+        return self.principal or self.by
+
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The row of a run in lists: an index over the log that can be rebuilt from it."""
@@ -108,10 +113,14 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which runs to list; None matches all. Data and not a function, so that an index elsewhere can search for it."""
 
-    #: A status or a conclusion.
+    #: A status or a conclusion, or several separated by commas.
     status: str | None = None
     #: The workflow's name or path.
     name: str | None = None
+    #: Text in the workflow's name or path, in lower case.
+    text: str | None = None
+    #: For whom the run acts (`Trigger.author`).
+    by: str | None = None
     path: str | None = None
     repository: str | None = None
     trigger: str | None = None
@@ -119,6 +128,8 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     revision: str | None = None
     #: The earliest creation, in ms.
     since_at: int | None = None
+    #: The latest creation, in ms.
+    until_at: int | None = None
     #: Only runs that failed: a conclusion for which `failure()` is true.
     has_failed: bool = False
 
@@ -126,15 +137,39 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the row belongs in the list."""
         conclusion = row.conclusion.value if row.conclusion is not None else None
         return (
-            (self.status is None or self.status in (row.status.value, conclusion))
-            and (self.name is None or self.name in (row.name, row.path))
-            and (self.path is None or self.path == row.path)
-            and (self.repository is None or self.repository == row.repository)
+            (self.status is None or not {row.status.value, conclusion}.isdisjoint(self.words))
+            and self.matches_workflow(row.repository, row.path, row.name)
+            and (self.by is None or self.by == row.trigger.author)
             and (self.trigger is None or self.trigger == row.trigger.kind)
             and (self.revision is None or (row.revision or "").startswith(self.revision))
             and (self.since_at is None or row.created_at >= self.since_at)
+            and (self.until_at is None or row.created_at <= self.until_at)
             and (not self.has_failed or row.conclusion in FAILURES)
         )
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The statuses and conclusions; empty: all."""
+        return frozenset(self.status.split(",")) if self.status is not None else frozenset()
+
+    def matches_workflow(self, repository: str | None, path: str, name: str) -> bool:
+        """Whether runs of a workflow can be in the list."""
+        return (
+            (self.name is None or self.name in (name, path))
+            and (self.path is None or self.path == path)
+            and (self.repository is None or self.repository == repository)
+            and (self.text is None or self.text in name.lower() or self.text in path.lower())
+        )
+
+
+class RunCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """How many runs a filter selects."""
+
+    #: By status, or by conclusion for completed runs.
+    counts: dict[str, int]
+    total: int
+    #: Whether there may be more of them.
+    has_more: bool
 
 
 class Batch(msgspec.Struct, kw_only=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from temporalio.client import Client
 from waterflow_agent.errors import Retryable
 from waterflowd import ports
 from waterflowd.model.ids import RunId, StreamName, is_run_id, run_stream
-from waterflowd.model.records import Record, RunFilter, RunSummary
+from waterflowd.model.records import Record, RunCounts, RunFilter, RunSummary
 from waterflowd.temporal import messages, run_turns
 from waterflowd.temporal.stream_reader import RUNS, NotFoundError, StreamReader, bound, reported
 
@@ -121,6 +122,12 @@ class TemporalHistory:
         page = found[:limit]
         return page, page[-1].id if len(found) > len(page) else None
 
+    async def count_runs(self, selected: RunFilter) -> RunCounts:
+        """See the port. Only the newest `ROWS_EXAMINED_MAX` are counted."""
+        rows = await self._search(_query(selected))
+        counts = Counter((row.conclusion or row.status).value for row in rows if selected.matches(row))
+        return RunCounts(counts=dict(counts), total=sum(counts.values()), has_more=len(rows) >= ROWS_EXAMINED_MAX)
+
     async def open_runs(self, limit: int) -> list[RunSummary]:
         """See the port."""
         rows = await self._search(f"{RUNS} AND ExecutionStatus = 'Running'")
@@ -181,7 +188,8 @@ def _query(selected: RunFilter) -> str:
         "WaterflowTrigger": selected.trigger,
     }
     parts += [f"{name} = '{value}'" for name, value in exact.items() if value is not None and _PLAIN.fullmatch(value)]
-    status = selected.status
-    if status is not None and _PLAIN.fullmatch(status):
-        parts.append(f"(WaterflowStatus = '{status}' OR WaterflowConclusion = '{status}')")
+    words = sorted(selected.words)
+    if words and all(_PLAIN.fullmatch(word) for word in words):
+        either = [f"{name} = '{word}'" for word in words for name in ("WaterflowStatus", "WaterflowConclusion")]
+        parts.append(f"({' OR '.join(either)})")
     return " AND ".join(parts)

@@ -14,12 +14,13 @@ from waterflowd.api.dependencies import Ports, Runner, Viewer
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, one_of
 from waterflowd.api.request_bodies import read_json
 from waterflowd.api.responses import json_response, returns, takes
-from waterflowd.api.run_lookup import STATUSES, Part, StatusFilter, Text, check_names, read_run, resolve, split_part
+from waterflowd.api.run_lookup import STATUSES, Part, Text, check_names, read_run, resolve, split_part
 from waterflowd.api.schemas.events import EventList, event_schema
 from waterflowd.api.schemas.runs import (
     CancelBody,
     DryRunSchema,
     OlderRunList,
+    RunCountsSchema,
     RunList,
     RunSchema,
     RunSummarySchema,
@@ -48,6 +49,11 @@ Trigger = Annotated[
 ]
 
 
+Statuses = Annotated[
+    str | None, Query(max_length=300, description="A status or a conclusion, or several separated by commas.")
+]
+
+
 @router.post(
     "/v1/runs",
     status_code=201,
@@ -71,18 +77,27 @@ async def start_run(request: Request, services: Ports, principal: Runner, path: 
 
 
 async def _filter(
-    status: StatusFilter = None,
+    status: Statuses = None,
     name: Text = None,
+    text: Text = None,
+    repository: Text = None,
+    by: Text = None,
     trigger: Trigger = None,
     revision: Text = None,
     since: Text = None,
+    until: Text = None,
 ) -> RunFilter:
+    words = [one_of(word, STATUSES, "status") for word in status.split(",")] if status is not None else None
     return RunFilter(
-        status=one_of(status, STATUSES, "status") if status is not None else None,
+        status=",".join(sorted(set(words))) if words is not None else None,
         name=name,
+        text=text.lower() if text is not None else None,
+        repository=repository,
+        by=by,
         trigger=trigger,
         revision=revision.lower() if revision is not None else None,
         since_at=parse_timestamp(since) if since is not None else None,
+        until_at=parse_timestamp(until, "until") if until is not None else None,
     )
 
 
@@ -99,11 +114,18 @@ async def _page(
     return [RunSummarySchema.of(row) for row in rows], following
 
 
+@router.get("/v1/runs/counts", responses={200: returns(RunCountsSchema)})
+async def count_runs(services: Ports, _: Viewer, selected: Selected) -> Response:
+    """How many runs the same filters select, by status, or by conclusion for completed runs."""
+    found = await services.history.count_runs(selected)
+    return json_response(RunCountsSchema(counts=found.counts, total=found.total, more=found.has_more))
+
+
 @router.get("/v1/runs", responses={200: returns(RunList)})
 async def list_runs(
     services: Ports, _: Viewer, selected: Selected, limit: Limit = 50, cursor: PageCursor = None
 ) -> Response:
-    """Runs, newest first. `status` is a status or a conclusion."""
+    """Runs, newest first. `text` is part of a name or path, `by` a principal or the author of a push."""
     runs, following = await _page(services, selected, limit, cursor)
     return json_response(RunList(runs=runs, next=following))
 

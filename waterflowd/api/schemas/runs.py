@@ -21,6 +21,8 @@ from waterflowd.model.statuses import Conclusion, Status
 DEFAULT_PATH = "workflow.yml"
 #: A sentence or two; recorded in the run's history.
 COMMENT_LENGTH_MAX = 1_000
+#: A longer first line of a commit's message is cut.
+SUBJECT_MAX = 200
 #: As many other files as a workflow can use.
 FILES_MAX = 100
 #: Names of reused and repeated parts in one answer.
@@ -69,6 +71,21 @@ class RunTriggerSchema(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class HeadSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """The commit that a run is about: the first line of its message, and its author, which anyone can forge."""
+
+    subject: str
+    author: str
+
+    @classmethod
+    def of(cls, trigger: Trigger) -> HeadSchema | None:
+        """None for a run without a commit."""
+        message, author = trigger.git.get("message"), trigger.git.get("author")
+        if not isinstance(message, str) or not isinstance(author, str):
+            return None
+        return cls(subject=message.partition("\n")[0][:SUBJECT_MAX], author=author)
+
+
 class RunSummarySchema(msgspec.Struct, frozen=True, kw_only=True):
     """A run in a list."""
 
@@ -86,6 +103,9 @@ class RunSummarySchema(msgspec.Struct, frozen=True, kw_only=True):
     created_at: Timestamp | None
     started_at: Timestamp | None
     completed_at: Timestamp | None
+    #: From the start to the end; null until then.
+    duration_ms: int | None
+    head: HeadSchema | None
     seq: int
     url: str
 
@@ -107,9 +127,24 @@ class RunSummarySchema(msgspec.Struct, frozen=True, kw_only=True):
             created_at=timestamp(row.created_at),
             started_at=timestamp(row.started_at),
             completed_at=timestamp(row.completed_at),
+            duration_ms=duration(row.started_at, row.completed_at),
+            head=HeadSchema.of(row.trigger),
             seq=row.seq,
             url=run_url(row.id),
         )
+
+
+def duration(started_at: int | None, completed_at: int | None) -> int | None:
+    """How long a run took, in ms; None if it has not ended, or ended before it started."""
+    return completed_at - started_at if started_at is not None and completed_at is not None else None
+
+
+class RunCountsSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """How many runs a filter selects, by status, or by conclusion for completed runs. With `more` there may be others."""
+
+    counts: dict[str, int]
+    total: int
+    more: bool
 
 
 class RunList(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,6 +228,8 @@ class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
             started_at=timestamp(run.started_at),
             completed_at=timestamp(run.completed_at),
             deadline_at=timestamp(run.deadline_at),
+            duration_ms=duration(run.started_at, run.completed_at),
+            head=HeadSchema.of(run.trigger),
             seq=run.seq,
             url=run_url(run.id),
             plan_hash=run.plan_hash,

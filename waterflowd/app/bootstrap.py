@@ -244,6 +244,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         on_clone=identities.clone_found,
         identify=identities.identify,
         confirms=engine.attempts.confirms,
+        absence=engine.absence,
         wall_ms=clock.now,
     )
     link.target = dispatch

@@ -62,6 +62,8 @@ class Engine:
     reconcile: Callable[[Reconciler], Coroutine[Any, Any, None]] = Reconciler.run
     #: See `LoopPorts`.
     ask_leader: Callable[[str], Awaitable[None]] = no_other_leader
+    #: Why agents must look for another daemon now; "" if they need not.
+    absence: Callable[[], str] = lambda: ""
     #: Background work, by name.
     tasks: Mapping[str, Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=dict)
     #: Called once with the handler of agents, which needs the attempts before.

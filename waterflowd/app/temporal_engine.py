@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 
+from waterflow_agent import addresses
 from waterflow_agent.errors import Stalled
 from waterflowd.app.cluster_check import connection
 from waterflowd.app.config import Config
@@ -73,6 +74,7 @@ async def connect(config: Config) -> Compose:
             terms=terms,
             secrets=Secrets(read=parts.read_secret, missing=parts.missing_secrets),
             changed_lists=turns.changed_lists,
+            has_others=len(addresses.split(config.agents.address)) > 1,
         )
         parts.secrets.reader.changed = gateway.secrets_read
 
@@ -91,6 +93,7 @@ async def connect(config: Config) -> Compose:
             outputs=ObjectOutputLogs(objects) if objects is not None else parts.outputs,
             reader=reader,
             attempts=gateway.attempts,
+            absence=gateway.absence,
             tasks={
                 "turns of streams": lambda: take_turns(
                     client,

@@ -48,6 +48,7 @@ class Dispatch:
         on_clone: Callable[[AgentId, messages.Hello], None] = lambda agent, hello: None,
         identify: Callable[[AgentId, messages.Hello], str] = lambda agent, hello: "",
         confirms: Callable[[AgentId], bool] = lambda agent: True,
+        absence: Callable[[], str] = lambda: "",
         silence_ms: int = SILENCE_MS,
         wall_ms: Callable[[], int] = WALL_MS,
     ) -> None:
@@ -62,6 +63,7 @@ class Dispatch:
             on_clone=on_clone,
             identify=identify,
             confirms=confirms,
+            absence=absence,
             silence_ms=silence_ms,
             server_key=keys.public,
             old_server_keys=self._old_keys,

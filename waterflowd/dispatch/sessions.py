@@ -60,6 +60,8 @@ EFFORT_MS_PER_S = 250.0
 #: How long an agent has to wait after it used up its budget: doubled each time, until it has behaved for a while.
 PENALTY_MS, PENALTY_MS_MAX = 10_000, 300_000
 _FORGIVEN_AFTER_MS = 600_000
+#: The code of an absence, and how long an agent waits before it tries the next address.
+ABSENT, ABSENT_RETRY_MS = "WF802", 1_000
 #: Charged for each message that the host rejects: it is counted, may be logged, and is answered.
 REJECTION_MS = 0.2
 _AGENTS_MAX = 4_096
@@ -92,6 +94,8 @@ class SessionSettings:
     identify: Callable[[AgentId, messages.Hello], str] = lambda agent, hello: ""
     #: Whether the agent's frames may be confirmed, which extends the leases of its attempts.
     confirms: Callable[[AgentId], bool] = lambda agent: True
+    #: Why agents must look for another daemon of this server now; "" if they need not.
+    absence: Callable[[], str] = lambda: ""
     silence_ms: int = SILENCE_MS
     #: The server's current key (Z85), and the old ones that are still accepted.
     server_key: str = ""
@@ -326,6 +330,11 @@ class Sessions:
 
     def _take_settled(self, live: _OpenSession, frame: codec.Frame) -> None:
         now = self._now()
+        absence = self._settings.absence()
+        if absence:
+            # The agent sends again what is in this frame, to the daemon that it finds.
+            self._close(live, ABSENT, absence, after_ms=ABSENT_RETRY_MS)
+            return
         live.session.is_confirming = self._settings.confirms(live.agent)
         received = live.session.take(frame, now)
         if received.is_foreign:
@@ -358,6 +367,9 @@ class Sessions:
         rejection = handshake.check(frame, hello)
         if rejection is None and not self._hellos.take(agent, self._now()):
             rejection = handshake.reject(hello, "WF216", "too many hellos; try again later", after_ms=HELLO_RETRY_MS)
+        absence = self._settings.absence() if rejection is None else ""
+        if absence:
+            rejection = handshake.reject(hello, ABSENT, absence, after_ms=ABSENT_RETRY_MS)
         if rejection is None and incoming.is_on_old_key:
             self._tell_key(agent, incoming, hello)
             return

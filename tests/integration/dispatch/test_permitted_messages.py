@@ -208,3 +208,36 @@ async def test_an_agent_that_uses_up_its_budget_again_waits_longer() -> None:
     assert waits == [10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000]
     assert sessions._punish(agent, now + 3_600_000) == 10_000
     sessions.close()
+
+
+async def test_a_daemon_that_is_cut_off_sends_its_agents_to_others() -> None:
+    """Open sessions end with the agent's next frame, which is not handled; new ones are refused until that is over."""
+    host, port, reason = Host(), Outgoing(), ""
+    rejections = Rejections(logging.getLogger("waterflow.test"), lambda: 0)
+    settings = SessionSettings(
+        generation=1,
+        describe=lambda agent: ("n", []),
+        on_clone=lambda agent, hello: None,
+        absence=lambda: reason,
+    )
+    sessions = Sessions(host, host, port, settings, rejections)
+    opening = messages.Hello(TOKEN, 1, 1, "0", "instance", "machine", "boot", 1, "h", "linux", "arm", {}, [], [])
+    sessions.take(inbound(frame(opening, TOKEN)))
+    assert sessions.connected
+    reason = "this daemon is cut off"
+    sessions.take(inbound(frame(messages.Started(KEY, 1), TOKEN)))
+    sessions.take(inbound(frame(opening, TOKEN)))
+
+    assert not sessions.connected
+    assert host.calls == ["settle", "connected", "disconnected"]
+    rejected = [
+        message
+        for payload in port.sent
+        for message in codec.decode_frame(memoryview(payload), codec.Side.DAEMON).loose
+        if isinstance(message, messages.Reject)
+    ]
+    assert [(each.code, each.text, each.after_ms > 0) for each in rejected] == [("WF802", reason, True)] * 2
+    reason = ""
+    sessions.take(inbound(frame(opening, TOKEN)))
+    assert sessions.connected
+    sessions.close()

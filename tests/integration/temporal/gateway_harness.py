@@ -212,6 +212,7 @@ class Daemon:
             terms=TERMS,
             secrets=secrets,
             changed_lists=cluster.changed_lists,
+            has_others=True,
             heartbeat_s=HEARTBEAT_S,
             started_after_s=HEARTBEAT_S,
             missing_s=missing_s,

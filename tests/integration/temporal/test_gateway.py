@@ -20,7 +20,7 @@ from waterflowd.engine import events, inputs
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.statuses import Conclusion
 from waterflowd.temporal import shell
-from waterflowd.temporal.gateway import offers, slots
+from waterflowd.temporal.gateway import gateway, offers, slots
 from waterflowd.temporal.gateway.secret_reader import Secrets
 
 ONE = "jobs: {a: {runs-on: web, steps: [{run: work}]}}"
@@ -167,6 +167,22 @@ async def test_leases_are_not_extended_while_temporal_is_away(namespace: Namespa
         assert not port.confirms(agent)
         await until(lambda: _is_attached(daemon, task), "the activity")
         await until(lambda: port.confirms(agent), "answers")
+
+
+async def test_a_gateway_without_temporal_sends_its_agents_to_others(
+    namespace: Namespace, temporal_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while, until Temporal answers again."""
+    monkeypatch.setattr(gateway, "ABSENT_AFTER_S", 0.5)
+    async with Cluster.running(namespace) as cluster, Daemon.running(cluster) as daemon:
+        assert daemon.gateway.absence() == ""
+        temporal_server.kill()
+        try:
+            await until(daemon.gateway.absence, "the absence")
+            assert "has not reached Temporal for 0.5 s" in daemon.gateway.absence()
+        finally:
+            temporal_server.start()
+        await until(lambda: not daemon.gateway.absence(), "the end of the absence")
 
 
 async def test_acknowledgements_come_in_order(namespace: Namespace) -> None:

@@ -101,8 +101,8 @@ class AbandonedActivities:
         self._is_attached = is_attached
         self._pauses = pauses
         self._wanted = asyncio.Event()
-        #: Temporal has not answered the newest question.
-        self.is_away = False
+        #: Since when Temporal has not answered, by the loop's clock; None if it has answered the newest question.
+        self.away_since: float | None = None
         #: No search is in progress, or waits for its turn.
         self.is_idle = False
 
@@ -128,13 +128,25 @@ class AbandonedActivities:
                 await self._search()
             except Retryable:
                 # After the outage.
-                self.is_away = True
+                self._note(answered=False)
             self.is_idle = not self._wanted.is_set()
 
     async def _probe(self) -> None:
-        was_away, self.is_away = self.is_away, not await self._activities.answers()
+        was_away = self.is_away
+        self._note(answered=await self._activities.answers())
         if was_away and not self.is_away:
             self.look()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether Temporal has not answered the newest question."""
+        return self.away_since is not None
+
+    def _note(self, *, answered: bool) -> None:
+        if answered:
+            self.away_since = None
+        elif self.away_since is None:
+            self.away_since = asyncio.get_running_loop().time()
 
     async def _search(self) -> None:
         """Raises `Retryable`."""

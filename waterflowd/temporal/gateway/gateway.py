@@ -22,6 +22,9 @@ from waterflowd.temporal.gateway.server_lists import ChangedLists, ServerLists
 from waterflowd.temporal.gateway.slots import Slots
 from waterflowd.temporal.own_slots import LeaseTerms
 
+#: A gateway that has not reached Temporal for so long sends its agents to others.
+ABSENT_AFTER_S = 30.0
+
 
 class Gateway:
     """A daemon as its agents see it: `attempts` is for `host.agents.AgentHandler`, whose `arrived` it needs in return."""
@@ -37,12 +40,15 @@ class Gateway:
         terms: LeaseTerms,
         secrets: Secrets,
         changed_lists: ChangedLists = lambda: (),
+        has_others: bool = False,
         heartbeat_s: float = attempts.HEARTBEAT_S,
         started_after_s: float = attempts.STARTED_AFTER_S,
         missing_s: float = attempts.MISSING_S,
         confirm_s: float = attempts.CONFIRM_S,
         pauses: Pauses = PAUSES,
     ) -> None:
+        """`has_others`: agents have the addresses of several daemons."""
+        self._has_others = has_others
         slots = Slots(placement, registry)
         loop = asyncio.get_running_loop()
         placement.on_enrollment = lambda: loop.call_soon(slots.assign)
@@ -81,6 +87,13 @@ class Gateway:
         self.attempts.poll = self._queues.poll_agent
         #: To be called when a secret was read, or could not be read.
         self.secrets_read = reader.changed
+
+    def absence(self) -> str:
+        """Why agents must look for another daemon now; "" if they need not, or have no other address."""
+        since = self.abandoned.away_since
+        if not self._has_others or since is None or asyncio.get_running_loop().time() < since + ABSENT_AFTER_S:
+            return ""
+        return f"this daemon has not reached Temporal for {ABSENT_AFTER_S:g} s; another one may"
 
     async def run(self) -> None:
         """Works until it is cancelled; then everything goes back to the queues, where another gateway takes it."""

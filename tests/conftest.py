@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 from tests.chance import IS_FULL
+
+if TYPE_CHECKING:
+    from tests.integration.temporal.server import Server
 
 # On a busy machine examples may be slow, which is not a finding. A failing example prints a line that repeats it. In CI the
 # examples are the same every time, so that a failure points at the change; in the nightly run (`make nightly`) and on a
@@ -37,3 +42,14 @@ def _own_settings_only(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--engine temporal`: the acceptance tests, except those in `temporal`, run on the engine on Temporal."""
     parser.addoption("--engine", choices=["log", "temporal"], default="log", help="the engine of the acceptance tests")
+
+
+@pytest.fixture(scope="session")
+def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Temporal's real server, one for each test process. It is running at the beginning of each test."""
+    # Here, because most test processes need no client of Temporal.
+    from tests.integration.temporal.server import Server
+
+    server = Server(tmp_path_factory.mktemp("temporal"))
+    yield server
+    server.close()

@@ -9,15 +9,6 @@ import pytest
 
 from tests.acceptance.cluster import Cluster
 from tests.acceptance.temporal_cluster import TemporalCluster
-from tests.integration.temporal.server import Server
-
-
-@pytest.fixture(scope="session")
-def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of Temporal, for the tests that neither kill it nor look at everything in it."""
-    server = Server(tmp_path_factory.mktemp("temporal"))
-    yield server
-    server.close()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,13 +11,47 @@ from tests.acceptance.cluster import Cluster
 from tests.acceptance.temporal_cluster import TemporalCluster
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips what concerns another engine."""
+    if config.getoption("--engine") == "temporal":
+        for item in items:
+            if (marker := item.get_closest_marker("log_engine")) is not None:
+                item.add_marker(pytest.mark.skip(reason=marker.args[0]))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A few tests run on both engines, also without `--engine temporal`."""
+    is_of_both = metafunc.definition.get_closest_marker("both_engines") is not None
+    if is_of_both and metafunc.config.getoption("--engine") == "log":
+        metafunc.parametrize("engine_name", ["log", "temporal"], indirect=True)
+
+
+#: Makes a cluster in a folder, of an engine; by default of that which `--engine` names.
+MakeCluster = Callable[..., Cluster]
+
+
+@pytest.fixture(scope="session")
+def make_cluster(request: pytest.FixtureRequest) -> MakeCluster:
+    """Makes clusters with nothing started. Their user closes them."""
+
+    def make(folder: Path, engine: str | None = None) -> Cluster:
+        if (engine or request.config.getoption("--engine")) == "temporal":
+            return TemporalCluster(folder, request.getfixturevalue("temporal_server"))
+        return Cluster(folder)
+
+    return make
+
+
 @pytest.fixture
-def empty_cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A cluster with nothing started, of the engine that `--engine` names."""
-    if request.config.getoption("--engine") == "temporal":
-        made: Cluster = TemporalCluster(tmp_path, request.getfixturevalue("temporal_server"))
-    else:
-        made = Cluster(tmp_path)
+def engine_name(request: pytest.FixtureRequest) -> str | None:
+    """The engine of a test that runs on both; None for the one that `--engine` names."""
+    return getattr(request, "param", None)
+
+
+@pytest.fixture
+def empty_cluster(tmp_path: Path, engine_name: str | None, make_cluster: MakeCluster) -> Iterator[Cluster]:
+    """A cluster with nothing started."""
+    made = make_cluster(tmp_path, engine_name)
     try:
         yield made
     finally:

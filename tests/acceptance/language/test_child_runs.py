@@ -62,6 +62,12 @@ def begin(cluster: Cluster, folder: Path, more: str = "") -> str:
     return str(row["id"])
 
 
+def child(cluster: Cluster) -> str:
+    """Returns the only run of the other workflow, once it is listed."""
+    (row,) = wait_until(lambda: runs(cluster, "other"), "the other run to be listed")
+    return str(row["id"])
+
+
 def kill_and_start(cluster: Cluster) -> None:
     cluster.kill_daemon()
     cluster.start_daemon()
@@ -73,7 +79,7 @@ def test_g6_a_step_starts_one_child_run_and_ends_with_it_despite_kills(empty_clu
     run = begin(cluster, tmp_path)
     kill_and_start(cluster)
     wait_until(lambda: (tmp_path / "begun").exists(), "the other run's step", 60)
-    (other,) = runs(cluster, "other")
+    other = child(cluster)
     kill_and_start(cluster)
     reason = wait_until(
         lambda: next(
@@ -83,28 +89,29 @@ def test_g6_a_step_starts_one_child_run_and_ends_with_it_despite_kills(empty_clu
         60,
     )
     assert reason["code"] == "waiting-child-run"
-    assert reason["run"] == other["id"]
-    assert other["id"] in cluster.ctl("show", run).stdout
+    assert reason["run"] == other
+    assert other in cluster.ctl("show", run).stdout
     (tmp_path / "gate").touch()
     kill_and_start(cluster)
 
     ended = cluster.wait_for(run, 60)
 
     assert ended["conclusion"] == "success", ended
-    (other,) = runs(cluster, "other")
+    assert child(cluster) == other
     assert (tmp_path / "begun").read_text() == "begun\n"
     assert ended["jobs"][0]["outputs"] == {"answer": "for main"}
-    assert cluster.lines(run, 1) == [f"run {other['id']} says for main"]
-    created = cluster.events(other["id"])[0]
+    assert cluster.lines(run, 1) == [f"run {other} says for main"]
+    created = cluster.events(other)[0]
     assert created["trigger"]["kind"] == "parent_run"
-    displayed = cluster.run(other["id"])
+    displayed = cluster.run(other)
     assert displayed["parent_run"] == {"run": run, "job": "all", "step": "other", "attempt": 1}
     assert displayed["outputs"] == {"answer": "for main"}
-    assert ended["jobs"][0]["steps"][0]["attempts"][0]["child_run"] == other["id"]
-    assert f"run {other['id']}" in cluster.ctl("show", run).stdout
-    assert f"child run of step all/other of run {run}" in cluster.ctl("show", other["id"]).stdout
+    assert ended["jobs"][0]["steps"][0]["attempts"][0]["child_run"] == other
+    assert f"run {other}" in cluster.ctl("show", run).stdout
+    assert f"child run of step all/other of run {run}" in cluster.ctl("show", other).stdout
 
 
+@pytest.mark.both_engines
 def test_a_cancel_reaches_the_child_run_despite_a_kill(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The daemon is killed right after it has answered the cancel; both runs are cancelled, the parent last."""
     cluster = empty_cluster
@@ -116,7 +123,7 @@ def test_a_cancel_reaches_the_child_run_despite_a_kill(empty_cluster: Cluster, t
 
     ended = cluster.wait_for(run, 60)
 
-    (other,) = runs(cluster, "other")
+    other = cluster.wait_for(child(cluster))
     assert (ended["conclusion"], other["conclusion"]) == ("cancelled", "cancelled")
     assert ended["completed_at"] >= other["completed_at"]
 
@@ -126,12 +133,12 @@ def test_a_step_that_does_not_wait_for_its_child_run_ends_at_once(empty_cluster:
     cluster = empty_cluster
     run = begin(cluster, tmp_path, ", wait: false")
     assert cluster.wait_for(run, 60)["conclusion"] == "success"
-    (other,) = runs(cluster, "other")
-    assert other["conclusion"] is None
+    other = child(cluster)
+    assert cluster.run(other)["conclusion"] is None
     refused = cluster.api(
         "POST", "/v1/runs", content=PARENT.format(more=""), headers={"content-type": "application/yaml"}
     )
     assert refused.status_code == 422, refused.text
     assert "WF135" in refused.text
     (tmp_path / "gate").touch()
-    assert cluster.wait_for(other["id"], 60)["conclusion"] == "success"
+    assert cluster.wait_for(other, 60)["conclusion"] == "success"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.cluster import Cluster
+from tests.acceptance.conftest import MakeCluster
 from tests.integration.transfer.test_s3 import KEYS, Bucket, bucket, moto
 from tests.patience import wait_until
 
@@ -119,9 +120,9 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory, make_cluster: MakeCluster) -> Iterator[Cluster]:
     """One cluster for all examples, with the groups that they use, and a repository."""
-    made = Cluster(tmp_path_factory.mktemp("examples"))
+    made = make_cluster(tmp_path_factory.mktemp("examples"))
     try:
         made.make_repository()
         made.daemon_environment["WATERFLOW_SECRET_FORGE_TOKEN"] = "forged"

@@ -73,6 +73,7 @@ class People:
         return self._cluster.api("POST", f"/v1/runs/{run}/{word}", json=body, headers=self._headers[name]).status_code
 
 
+@pytest.mark.both_engines
 def test_nothing_starts_before_the_required_approvals(empty_cluster: Cluster, tmp_path: Path) -> None:
     """The configuration or the file names the approvers; the environment's variables override the file's."""
     cluster, directory = empty_cluster, tmp_path / "place"

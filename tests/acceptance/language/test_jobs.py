@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 
 from tests.acceptance.cluster import Cluster, is_running, jobs_of, run_to_end
+from tests.acceptance.conftest import MakeCluster
 from tests.patience import wait_until
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory, make_cluster: MakeCluster) -> Iterator[Cluster]:
     """A daemon and three servers of the group `web`; one of them is also in `big`, two have a label."""
-    made = Cluster(tmp_path_factory.mktemp("language"))
+    made = make_cluster(tmp_path_factory.mktemp("language"))
     try:
         made.start_daemon()
         made.add_agent("web-1", "web", "big", labels={"arch": "arm64"})

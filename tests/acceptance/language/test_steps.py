@@ -15,15 +15,16 @@ import pytest
 
 from tests import living
 from tests.acceptance.cluster import Cluster, is_running, jobs_of, run_to_end
+from tests.acceptance.conftest import MakeCluster
 from tests.patience import wait_until
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory, make_cluster: MakeCluster) -> Iterator[Cluster]:
     """A daemon and two servers of the group `web`."""
-    made = Cluster(tmp_path_factory.mktemp("steps"))
+    made = make_cluster(tmp_path_factory.mktemp("steps"))
     try:
         made.start_daemon()
         made.add_agent("web-1", "web")

@@ -17,6 +17,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from tests.acceptance.cluster import Cluster
+from tests.acceptance.conftest import MakeCluster
 from tests.chance import IS_FULL
 from tests.patience import PATIENCE_S, wait_until
 from waterflowd.access.roles import Role
@@ -55,9 +56,9 @@ class Served(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory, make_cluster: MakeCluster) -> Iterator[Served]:
     """A daemon with an agent, a repository, a workflow, a completed run, and a token for each principal."""
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    cluster = make_cluster(tmp_path_factory.mktemp("cluster"))
     try:
         yield _serve(cluster)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.acceptance.cluster import Cluster
@@ -28,6 +29,7 @@ def test_the_documented_metrics_match_the_exported_ones() -> None:
     assert set(re.findall(r"^\| `(waterflow_\w+)` \|", _PAGE.read_text(), re.MULTILINE)) == documented_names
 
 
+@pytest.mark.log_engine("on Temporal no daemon counts runs yet")
 def test_a_run_is_counted(empty_cluster: Cluster) -> None:
     """The metrics count the run by trigger and conclusion, its events and its slot, and the frames of the link."""
     empty_cluster.start_daemon()

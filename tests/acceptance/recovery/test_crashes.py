@@ -60,6 +60,7 @@ def test_a_killed_daemon_loses_nothing_and_runs_nothing_twice(cluster: Cluster, 
         _check(cluster, run, marker)
 
 
+@pytest.mark.both_engines
 @pytest.mark.slow
 @pytest.mark.timeout(900 + 60 * ROUNDS)
 def test_a_restarted_agent_takes_over_its_running_steps(cluster: Cluster, tmp_path: Path) -> None:

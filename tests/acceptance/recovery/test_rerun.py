@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.acceptance.cluster import Cluster, jobs_of
 from tests.patience import wait_until
 
@@ -31,6 +33,7 @@ jobs:
 PATH = "workflows/release.yml"
 
 
+@pytest.mark.both_engines
 def test_a_rerun_starts_at_the_failed_step_with_the_corrected_file(empty_cluster: Cluster) -> None:
     """Reused steps are announced first, the other steps see their outputs, and the new run names the old one."""
     cluster = empty_cluster

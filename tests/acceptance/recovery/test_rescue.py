@@ -53,6 +53,7 @@ def events_of(cluster: Cluster, run: str) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.log_engine("a backup contains the runs of the log engine; those on Temporal are in its database")
 def test_after_a_restore_nothing_runs_twice(empty_cluster: Cluster) -> None:
     """After a backup, a restore and a start, open runs are ended, results are late reports, and pushes wait for `resume`."""
     cluster = empty_cluster
@@ -186,6 +187,7 @@ def test_a_move_to_another_directory_continues(empty_cluster: Cluster) -> None:
     assert marker.read_text() == "one\ntwo\n"
 
 
+@pytest.mark.log_engine("only the log engine has runs in its log")
 def test_a_damaged_log_is_salvaged_and_usable(empty_cluster: Cluster) -> None:
     """Intact runs are unchanged and continue; the run with the cut stream is ended, and its step does not run again."""
     cluster = empty_cluster

@@ -95,6 +95,7 @@ def _open(gates: Path, part: int) -> None:
     (gates / str(part)).touch()
 
 
+@pytest.mark.log_engine("on Temporal, the events of all runs are not in one stream")
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_every_item_arrives_once_and_in_order_despite_daemon_kills(cluster: Cluster) -> None:

@@ -455,6 +455,18 @@ class StreamWriter(Protocol):
         ...
 
 
+class RunEnds(Protocol):
+    """Records in one order, among them the last event of each run of a repository. A `Feed` has them as well."""
+
+    def read(self, after: int, limit: int) -> list[Record]:
+        """At most `limit` durable records after a `seq`, in order."""
+        ...
+
+    def everything(self, after: int) -> AsyncIterator[Record]:
+        """Records after a `seq`, without a gap, as they become durable. Never ends."""
+        ...
+
+
 class Feed(Protocol):
     """The records of all streams in one order. Only an engine that keeps them in one log has a feed."""
 

@@ -41,6 +41,15 @@ name = "{folder.name}"
         )
         self.write_config()
 
+    def start_daemon(self) -> None:
+        """Starts the daemon and waits until it has read its repositories, and their leader has applied them."""
+        super().start_daemon()
+        wait_until(self._are_repositories_applied, "the repositories to be applied")
+
+    def _are_repositories_applied(self) -> bool:
+        rows = self.api("GET", "/v1/repositories").json()["repositories"]
+        return all(row["fetched_at"] and row["revision_fetched"] == row["revision_applied"] for row in rows)
+
     def api(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Sends a request, and again while Temporal does not answer in time, as clients do; a start has a key for that."""
         if (method, path) == ("POST", "/v1/workflows"):

@@ -20,6 +20,7 @@ from waterflowd.fleet import lock_table
 from waterflowd.model.codec import ValueCodec
 from waterflowd.model.records import RunSummary
 from waterflowd.temporal import orders, run_turns
+from waterflowd.temporal.repositories import ledger
 from waterflowd.temporal.shared_streams import append_turns
 
 VALUES = Path(__file__).with_name("values")
@@ -35,6 +36,7 @@ UNIONS: dict[str, Any] = {
     "row": RunSummary,
     "append-request": append_turns.AppendRequest,
     "append-answer": append_turns.AppendAnswer,
+    "repository": ledger.AnyFact,
 }
 
 

@@ -204,6 +204,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         EngineParts(
             config=config,
             state=state,
+            journal=log,
             driver=driver,
             queries=queries,
             history=log_history,
@@ -330,7 +331,7 @@ def _reconciling(
         clock=clock,
         plans=PlanCache(engine.history),
         random=random.random,
-        feed_of=engine.feed_of,
+        ends_of=engine.ends_of,
         ask_leader=engine.ask_leader,
         access=access,
     )
@@ -348,7 +349,7 @@ def _log_engine(parts: EngineParts) -> Engine:
         reader=LogRunReader(parts.queries, parts.driver, parts.time_slices),
         attempts=LiveAttempts(parts.driver, parts.queries),
         feed=parts.feed,
-        feed_of=lambda name: parts.feed,
+        ends_of=lambda name: parts.feed,
     )
 
 

@@ -27,6 +27,7 @@ class EngineParts:
 
     config: Config
     state: LiveState
+    journal: ports.Journal
     driver: Driver
     queries: RunQueries
     #: The history of the daemon's own log.
@@ -56,8 +57,8 @@ class Engine:
     attempts: ports.Attempts
     #: None without a common order of all events.
     feed: Feed | None = None
-    #: The feed with the ended runs of a repository, by its name.
-    feed_of: Callable[[str], ports.Feed | None] = lambda name: None
+    #: The ends of the runs of a repository, by its name.
+    ends_of: Callable[[str], ports.RunEnds | None] = lambda name: None
     #: Keeps all repositories applied.
     reconcile: Callable[[Reconciler], Coroutine[Any, Any, None]] = Reconciler.run
     #: See `LoopPorts`.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from functools import partial
 
 from waterflow_agent import addresses
 from waterflow_agent.errors import Stalled
@@ -16,8 +17,11 @@ from waterflowd.app.cluster_check import connection
 from waterflowd.app.config import Config
 from waterflowd.app.engines import Compose, Engine, EngineParts
 from waterflowd.host.agents.handler import AgentHandler
+from waterflowd.model.ids import repository_stream
 from waterflowd.objects.opening import open_objects
 from waterflowd.objects.outputs import ObjectOutputLogs
+from waterflowd.ports import Clock, Journal
+from waterflowd.reconcile.events import FilesApplied, RevisionApplied
 from waterflowd.temporal import check, cluster, converter, run_turns
 from waterflowd.temporal.coordination import lock_turns
 from waterflowd.temporal.coordination.child_run_activities import ChildRunActivities
@@ -27,6 +31,10 @@ from waterflowd.temporal.gateway.gateway import Gateway
 from waterflowd.temporal.gateway.secret_reader import Secrets
 from waterflowd.temporal.history import TemporalHistory
 from waterflowd.temporal.own_slots import LeaseTerms
+from waterflowd.temporal.repositories import ledger, repository_turns
+from waterflowd.temporal.repositories.leadership import Leadership
+from waterflowd.temporal.repositories.repository_turns import RepositoryTurns
+from waterflowd.temporal.repositories.streams import EndedRuns, RepositoryStreams
 from waterflowd.temporal.run_reader import TemporalRunReader
 from waterflowd.temporal.run_turns import RunTurns
 from waterflowd.temporal.runs import TemporalRuns
@@ -57,6 +65,8 @@ async def connect(config: Config) -> Compose:
         logger.warning("%s [%s]; trying again in %g s", first.text, first.code, RETRY_S)
         await asyncio.sleep(RETRY_S)
     client = await cluster.connect(settings, data_converter, identity)
+    #: What people call this daemon.
+    daemon = identity.partition("/")[0]
 
     def compose(parts: EngineParts) -> Engine:
         state = parts.state
@@ -64,7 +74,13 @@ async def connect(config: Config) -> Compose:
         turns = RunTurns(
             state.registry, state.placement, state.access, lost_after_ms=config.agents.lost_after_ms, terms=terms
         )
-        history = TemporalHistory(client, parts.history)
+        repositories = RepositoryStreams(
+            client,
+            [settings.name for settings in config.repository_settings],
+            parts.clock,
+            partial(_former_facts, parts.journal, parts.clock),
+        )
+        history = TemporalHistory(client, parts.history, repositories)
         gateway = Gateway(
             client,
             state.placement,
@@ -81,7 +97,7 @@ async def connect(config: Config) -> Compose:
         def connect_agents(agents: AgentHandler) -> None:
             gateway.attempts.arrived = agents.arrived
 
-        runs = TemporalRuns(client, parts.driver, history)
+        runs = TemporalRuns(client, parts.driver, history, repositories)
         reader = TemporalRunReader(history.streams, turns.failing, lambda: parts.driver.refusal)
         coordination = [
             *LockActivities(client).all,
@@ -97,13 +113,36 @@ async def connect(config: Config) -> Compose:
             tasks={
                 "turns of streams": lambda: take_turns(
                     client,
-                    StreamTurns({run_turns.PREFIX: turns, lock_turns.PREFIX: LockTurns()}),
+                    StreamTurns(
+                        {
+                            run_turns.PREFIX: turns,
+                            lock_turns.PREFIX: LockTurns(),
+                            repository_turns.PREFIX: RepositoryTurns(),
+                        }
+                    ),
                     coordination,
                     gateway.in_progress,
                 ),
                 "gateway": gateway.run,
+                "streams of repositories": repositories.run,
             },
+            ends_of=lambda repository: EndedRuns(repositories.of(repository)),
+            reconcile=lambda reconciler: Leadership(client, repositories, reconciler, daemon, runs.start_decided).run(),
+            ask_leader=lambda repository: repositories.of(repository).request_reconciliation(daemon),
             connect=connect_agents,
         )
 
     return compose
+
+
+def _former_facts(journal: Journal, clock: Clock, repository: str) -> list[bytes]:
+    """What the stream of a repository begins with: its facts and run numbers in the daemon's own log, from the log engine."""
+    records = journal.read(repository_stream(repository)) if repository else []
+    paths = {
+        file.path
+        for record in records
+        if isinstance(record.event, RevisionApplied | FilesApplied)
+        for file in record.event.files
+    }
+    numbers = {path: number for path in paths if (number := journal.counter(f"{repository}:{path}"))}
+    return ledger.seed(repository, records, numbers, clock.now())

@@ -75,18 +75,15 @@ class _Item(msgspec.Struct, frozen=True):
     failed: Callable[[WaterflowError], None] | None
 
 
-class ReservedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that another engine will host: its id and first input, which are decided for good."""
+class PreparedStart(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked start: its first input, without a number, and a new id."""
 
     run: RunId
+    path: str
     plan: bytes
     start: inputs.StartRun
+    #: When it was prepared.
     at: int
-
-
-def started_key(run_id: RunId) -> str:
-    """The key under which the log has a reserved run that was started."""
-    return f"started:{run_id}"
 
 
 class Driver:
@@ -389,25 +386,19 @@ class Driver:
         """See `ports.Runs`."""
         await self._commit(lambda batch: batch.record(stream, facts))
 
-    async def reserve(self, requests: Sequence[StartRequest], run_id: RunId | None = None) -> list[ReservedRun]:
-        """Records ids, numbers and trigger keys of runs that another engine hosts; checks the requests as `start` does.
+    async def prepare(self, requests: Sequence[StartRequest]) -> list[PreparedStart]:
+        """Checks requests for runs that another engine numbers and hosts, as `start` does, and keeps their plans.
 
-        A key that was reserved earlier gives the same id: its run may not have been started, because the daemon ended.
-        `run_id` is the id of the only run, if it is decided already.
+        Counts them in the quotas of this daemon.
         """
         hashed = [await self._with_hashes(request) for request in requests]
 
-        def apply(batch: BatchBuilder) -> list[ReservedRun]:
+        def apply(batch: BatchBuilder) -> list[PreparedStart]:
             self._admit(batch, hashed)
-            return [self._reserve(batch, request, self._known(batch, request) or run_id) for request in hashed]
+            return [self._prepare(batch, request) for request in hashed]
 
-        reserved: list[ReservedRun] = await self._commit(apply)
-        return reserved
-
-    async def confirm(self, run_id: RunId) -> None:
-        """Records that a reserved run was started, so that it is never started again."""
-        key = started_key(run_id)
-        await self._commit(lambda batch: batch.contents.keys.update({key: run_id}))
+        prepared: list[PreparedStart] = await self._commit(apply)
+        return prepared
 
     def _start_all(
         self, batch: BatchBuilder, requests: Sequence[StartRequest], record: Callable[[], None] = lambda: None
@@ -466,30 +457,27 @@ class Driver:
         return None
 
     def _start(self, batch: BatchBuilder, request: StartRequest) -> RunId:
-        reserved, key = self._reserve(batch, request), request.trigger.key
-        run_id = reserved.run
-        self.state.runs[run_id] = Run(run_id, self._decode(reserved.start.plan_hash, request.plan))
-        batch.feed(run_id, reserved.start)
+        prepared, key = self._prepare(batch, request), request.trigger.key
+        run_id = prepared.run
+        counter, counters = f"{request.repository or ''}:{prepared.path}", batch.contents.counters
+        number = counters[counter] = (counters.get(counter) or self._log.counter(counter)) + 1
+        if key is not None:
+            batch.contents.keys[key] = run_id
+        self.state.runs[run_id] = Run(run_id, self._decode(prepared.start.plan_hash, request.plan))
+        batch.feed(run_id, msgspec.structs.replace(prepared.start, number=number))
         if key is not None and run_id not in batch.touched:
             # A bug prevented the run's first event, so the key has started nothing.
             del batch.contents.keys[key]
         return run_id
 
-    def _reserve(self, batch: BatchBuilder, request: StartRequest, known: RunId | None = None) -> ReservedRun:
-        """Puts the id, the number and the trigger key of a run into the batch. `known` is the id if it is decided already."""
-        key = request.trigger.key
+    def _prepare(self, batch: BatchBuilder, request: StartRequest) -> PreparedStart:
+        """Puts the plan of a run into the batch."""
         plan_hash = plan.content_hash(request.plan)
         compiled = self._decode(plan_hash, request.plan)
-        run_id = known or ids.run_id(self._clock.now(), secrets.randbits(80))
-        counter = f"{request.repository or ''}:{compiled.path}"
-        counters = batch.contents.counters
-        number = counters[counter] = (counters.get(counter) or self._log.counter(counter)) + 1
         batch.contents.plans[plan_hash] = request.plan
-        if key is not None:
-            batch.contents.keys[key] = run_id
         start = inputs.StartRun(
             plan_hash=plan_hash,
-            number=number,
+            number=0,
             trigger=request.trigger,
             repository=request.repository,
             revision=request.revision,
@@ -500,7 +488,9 @@ class Driver:
             hashes=request.hashes,
             environments=self.state.policies(request, compiled),
         )
-        return ReservedRun(run=run_id, plan=request.plan, start=start, at=self._clock.now())
+        now = self._clock.now()
+        run_id = ids.run_id(now, secrets.randbits(80))
+        return PreparedStart(run=run_id, path=compiled.path, plan=request.plan, start=start, at=now)
 
     async def start_child_run(self, attempt: AttemptId, request: StartRequest) -> None:
         """Starts an attempt's child run and reports it to the parent, in one transaction; nothing if no longer requested.

@@ -100,6 +100,14 @@ class ScheduleState(msgspec.Struct, kw_only=True):
     last: events.ScheduleDecided | None = None
 
 
+class StateRecorded(msgspec.Struct, frozen=True, kw_only=True):
+    """Stands for all facts before it, where an engine does not keep them."""
+
+    at: int
+    #: A `RepositoryState`, encoded with MessagePack.
+    state: bytes
+
+
 class RepositoryState(msgspec.Struct, kw_only=True):
     """A repository: its refs by full name."""
 
@@ -126,7 +134,7 @@ class RepositoryState(msgspec.Struct, kw_only=True):
                 yield file.good
 
 
-def evolve(state: RepositoryState, fact: events.Fact, seq: int = 0) -> None:
+def evolve(state: RepositoryState, fact: events.Fact | StateRecorded, seq: int = 0) -> None:
     """Applies one fact to the state, in place; `seq` is its position in the whole log."""
     match fact:
         case events.RevisionApplied():
@@ -156,9 +164,13 @@ def evolve(state: RepositoryState, fact: events.Fact, seq: int = 0) -> None:
             _evolve_schedules(state.schedules, fact)
         case events.CompletedRunsHandled():
             state.handled_runs_seq = max(state.handled_runs_seq, fact.seq)
+        case StateRecorded():
+            recorded = msgspec.msgpack.decode(fact.state, type=RepositoryState)
+            for name in RepositoryState.__struct_fields__:
+                setattr(state, name, getattr(recorded, name))
 
 
-def fold(name: str, facts: Iterable[events.Fact]) -> RepositoryState:
+def fold(name: str, facts: Iterable[events.Fact | StateRecorded]) -> RepositoryState:
     """The state after these facts."""
     state = RepositoryState(name=name, refs={}, schedules={})
     for fact in facts:

@@ -1,4 +1,4 @@
-"""The history of runs on Temporal; other streams are in the daemon's own log, which `others` reads.
+"""The history of runs and repositories on Temporal; other streams are in the daemon's own log, which `others` reads.
 
 Rules of this file: the facts of a run are in its event history, its row is in the memo of its latest execution. Lists come from
 Temporal's visibility, which is a second or two late, and which the readable search attributes narrow down; the row decides.
@@ -11,6 +11,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import AsyncIterator
+from itertools import islice
 from typing import Any
 
 from temporalio.api.common.v1 import Memo
@@ -21,6 +22,7 @@ from waterflowd import ports
 from waterflowd.model.ids import RunId, StreamName, is_run_id, run_stream
 from waterflowd.model.records import Record, RunCounts, RunFilter, RunSummary
 from waterflowd.temporal import messages, run_turns
+from waterflowd.temporal.repositories.streams import RepositoryStreams
 from waterflowd.temporal.stream_reader import RUNS, NotFoundError, StreamReader, bound, reported
 
 #: Rows that one list examines. They arrive in the order of their executions' starts, and are sorted by id here.
@@ -37,13 +39,16 @@ _PLAIN = re.compile(r"[\w./@:+-]{1,200}", re.ASCII)
 class TemporalHistory:
     """Implements `ports.History`."""
 
-    def __init__(self, client: Client, others: ports.History) -> None:
+    def __init__(self, client: Client, others: ports.History, repositories: RepositoryStreams) -> None:
         self._client = client
         self._others = others
+        self._repositories = repositories
         self.streams = StreamReader(client)
 
     async def read(self, stream: StreamName, first: int = 1, limit: int | None = None) -> list[Record]:
         """See the port."""
+        if (repository := self._repositories.of_stream(stream)) is not None:
+            return list(islice(repository.ledger.read(max(first, 1)), limit))
         if not _is_run(stream):
             return await self._others.read(stream, first, limit)
         stored = await self.streams.read(stream)
@@ -54,6 +59,8 @@ class TemporalHistory:
 
     async def head(self, stream: StreamName) -> int:
         """See the port."""
+        if (repository := self._repositories.of_stream(stream)) is not None:
+            return repository.ledger.count
         if not _is_run(stream):
             return await self._others.head(stream)
         stored = await self.streams.read(stream)
@@ -61,6 +68,13 @@ class TemporalHistory:
 
     async def follow(self, stream: StreamName, after: int) -> AsyncIterator[Record]:
         """See the port."""
+        if (repository := self._repositories.of_stream(stream)) is not None:
+            while True:
+                change = repository.next_change
+                for record in repository.ledger.read(after + 1):
+                    after = record.position
+                    yield record
+                await change.wait()
         if not _is_run(stream):
             async for record in self._others.follow(stream, after):
                 yield record
@@ -87,7 +101,7 @@ class TemporalHistory:
 
     async def plan(self, plan_hash: str) -> bytes | None:
         """See the port."""
-        return await self._others.plan(plan_hash)
+        return self.streams.plan(plan_hash) or await self._others.plan(plan_hash)
 
     async def run(self, run: RunId) -> RunSummary | None:
         """See the port."""
@@ -149,7 +163,7 @@ class TemporalHistory:
 
     async def run_for_key(self, key: str, repository: str | None) -> RunId | None:
         """See the port."""
-        return await self._others.run_for_key(key, repository)
+        return self._repositories.of(repository).ledger.run_for_key(key)
 
     async def _search(self, query: str) -> list[RunSummary]:
         found: dict[RunId, RunSummary] = {}

@@ -13,6 +13,7 @@ fields have defaults, an order may be repeated without harm, and an id names one
     unlock      streams                        `UnlockOrder`  nothing
     look        streams                        `LookOrder`    `EndedRuns`; the activity of a lock's stream
     start-child-run    streams                 `ChildRunOrder`   `ChildRunCreated` or `ChildRunNotCreated`
+    keep        repositories                   `KeepOrder`    never; the activity of a repository's stream
     look-at-child-run  streams                 `ChildLookOrder`  `ChildRunEnded`, or nothing while the run is open
 
 A result, and the content of a signal to a run, is one input of the engine (`INPUTS`). A signal to the stream of a lock contains
@@ -36,6 +37,8 @@ from waterflowd.model.records import StartRequest
 
 #: The queue on which daemons take the turns of all streams.
 STREAMS_QUEUE = "streams"
+#: The queue from which daemons take the repositories that they lead.
+REPOSITORIES_QUEUE = "repositories"
 
 #: Names of activities.
 PLACE: Final = "place"
@@ -48,6 +51,7 @@ UNLOCK: Final = "unlock"
 LOOK: Final = "look"
 START_CHILD_RUN: Final = "start-child-run"
 LOOK_AT_CHILD_RUN: Final = "look-at-child-run"
+KEEP: Final = "keep"
 #: The signal to a child run; not an activity.
 CANCEL_CHILD_RUN: Final = "cancel-child-run"
 
@@ -157,6 +161,12 @@ class ChildLookOrder(Order, frozen=True, kw_only=True, tag="child-look-order"):
     child: RunId
 
 
+class KeepOrder(Order, frozen=True, kw_only=True, tag="keep-order"):
+    """Lead a repository; an empty name stands for the workflows that are sent to the API."""
+
+    repository: str
+
+
 class AttemptProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="progress"):
     """What a gateway leaves for the next one in the heartbeats of an attempt's activity."""
 
@@ -182,6 +192,7 @@ AnyOrder = (
     | EndedRuns
     | ChildRunOrder
     | ChildLookOrder
+    | KeepOrder
 )
 
 #: How orders, and the inputs of runs, are stored: `pack` and `unpack`.

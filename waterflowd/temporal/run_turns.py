@@ -18,7 +18,7 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -36,13 +36,14 @@ from waterflowd.host.fleet_requests import attempt_id
 from waterflowd.host.run_summary import summary
 from waterflowd.model import plan
 from waterflowd.model.codec import UnreadableError, ValueCodec
-from waterflowd.model.ids import JobId, RunId
+from waterflowd.model.ids import JobId, RunId, repository_stream
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import Status
 from waterflowd.temporal import facts, messages, orders, own_slots, run_commands
 from waterflowd.temporal.coordination import child_run_commands
 from waterflowd.temporal.own_slots import LeaseTerms
+from waterflowd.temporal.repositories import ledger
 
 logger = logging.getLogger("waterflow.temporal")
 
@@ -248,7 +249,7 @@ class RunTurns:
                 by = f"Temporal's operator: {text}" if text else "Temporal's operator"
                 self._feed(live, (inputs.CancelRun(by=by),), result)
             case messages.SignalNotDelivered():
-                # A run sends no signals yet.
+                # Who does not exist does not wait for it.
                 pass
 
     def _answer_request(self, live: _Live, item: messages.UpdateReceived, result: _Result) -> None:
@@ -338,6 +339,7 @@ class RunTurns:
             issued.append(messages.AnswerUpdate(id=identifier, content=ANSWERS.pack(answer)))
         if run.is_completed and (request.begins or not result.was_completed):
             issued += child_run_commands.report(run)
+            issued += _report_end(run, request.now)
         _note_courtesies(live, issued)
         if run.is_completed:
             if not live.courtesies:
@@ -428,6 +430,15 @@ class _Answers:
     def answer(self, run: Run, command: commands.Command) -> Sequence[inputs.Input] | None:
         """See `turn.Answers`."""
         return self.turns.answer(run, command, self.result)
+
+
+def _report_end(run: Run, now: int) -> Iterator[messages.SendSignal]:
+    """Tells the run's repository, whose workflows may run after this one."""
+    if run.repository is None or run.conclusion is None:
+        return
+    fact = ledger.RunEnded(at=now, run=run.id, conclusion=run.conclusion, reason=run.reason)
+    content = ledger.FACTS.pack(now, fact)
+    yield messages.SendSignal(id="ended-in-repository", workflow_id=repository_stream(run.repository), content=content)
 
 
 def _fitting(arrived: Sequence[messages.AnyInput]) -> int:

@@ -2,16 +2,17 @@
 
 Rules of this file:
 
-- Decide first, then do under a fixed name: the id, number and trigger key of a run are in the daemon's own log before its
-  workflow is started, so that a start which is repeated, also after a crash, starts it once.
-- Temporal deletes a run some time after its end, but its key must not start another one: the log has which runs were started.
-- The facts of a repository are recorded after the runs that follow from them were started. A crash in between repeats the
-  starts with the same keys.
+- Decide first, then do under a fixed name: the id, number and trigger key of a run are in the stream of its repository before
+  its workflow is started, together with the facts from which it follows. If the daemon ends in between, the leader of the
+  repository starts the run.
+- Temporal deletes a run some time after its end, but its key must not start another one as long as it is remembered.
 - A request to an open run is an update: its turn answers with the row, or with a refusal.
 """
 
 from __future__ import annotations
 
+import logging
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,68 +20,97 @@ from temporalio.client import Client
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
-from waterflow_agent.errors import Rejected, Retryable, Stalled
+from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.engine import Run, inputs, step
 from waterflowd.host import turn
-from waterflowd.host.driver import Driver, ReservedRun, started_key
+from waterflowd.host.driver import Driver
 from waterflowd.host.run_summary import summary
 from waterflowd.model import plan
 from waterflowd.model.ids import JobId, RunId, StepId, StreamName, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
 from waterflowd.temporal import messages, orders, run_turns, updates
 from waterflowd.temporal.history import TemporalHistory
+from waterflowd.temporal.repositories.ledger import DecidedRun, PreparedRun
+from waterflowd.temporal.repositories.streams import RepositoryStream, RepositoryStreams
 from waterflowd.temporal.stream_reader import NotFoundError, reported
 from waterflowd.temporal.updates import NoAnswerError, ask
+
+logger = logging.getLogger("waterflow.temporal")
 
 
 class TemporalRuns:
     """See the file's docstring."""
 
-    def __init__(self, client: Client, driver: Driver, history: TemporalHistory) -> None:
+    def __init__(
+        self, client: Client, driver: Driver, history: TemporalHistory, repositories: RepositoryStreams
+    ) -> None:
+        """`driver` checks starts, and records what is not on Temporal yet."""
         self._client = client
         self._driver = driver
         self._history = history
+        self._repositories = repositories
 
     async def start(self, request: StartRequest, run: RunId | None = None) -> RunSummary:
         """See `ports.Runs`. `run` is the id, if it is decided already."""
-        known = await self._known(request)
-        row = await self._history.run(known) if known is not None else None
-        if known is not None and row is not None:
-            # The daemon may have ended between the start and its record.
-            if not await self._was_started(known):
-                await self._driver.confirm(known)
-            return row
-        if known is not None and await self._was_started(known):
+        stream = self._repositories.of(request.repository)
+        known = self._known(stream, request)
+        if known is None:
+            [known] = await self._record(stream, (), [request], run)
+        decided = stream.ledger.unstarted.get(known)
+        row = await self._history.run(known)
+        if row is None and decided is not None:
+            row = await self.start_decided(decided)
+        if row is None:
             text = f"this trigger key has started run {known}, which Temporal no longer keeps; use a new key"
             raise Rejected("WF606", text, status=409)
-        [reserved] = await self._driver.reserve([request], run)
-        return await self._start(reserved)
+        return row
 
     async def apply(self, stream: StreamName, facts: Sequence[Any], starts: Sequence[StartRequest]) -> list[RunId]:
-        """See `ports.Runs`. Every start has a trigger key, because it may be repeated."""
-        started = []
-        for request in starts:
-            known = await self._known(request)
-            if known is None or not await self._was_started(known):
-                known = (await self.start(request)).id
-            started.append(known)
-        await self.record(stream, facts)
-        return started
+        """See `ports.Runs`. Once they are recorded, the runs are started, now or by the leader."""
+        repository = self._repositories.of_stream(stream)
+        assert repository is not None, "facts of a repository are in its stream"
+        decided = await self._record(repository, facts, starts)
+        try:
+            for run in decided:
+                if run in repository.ledger.unstarted:
+                    await self.start_decided(repository.ledger.unstarted[run])
+        except WaterflowError as error:
+            logger.warning("repository %s: a decided run is delayed: %s", repository.name, error)
+        return decided
 
-    async def _known(self, request: StartRequest) -> RunId | None:
-        """The run that one of the request's trigger keys was reserved for."""
+    def _known(self, stream: RepositoryStream, request: StartRequest) -> RunId | None:
+        """The run that one of the request's trigger keys has started, as far as this daemon knows."""
         for key in (request.trigger.key, *request.earlier_keys):
-            known = await self._history.run_for_key(key, request.repository) if key is not None else None
+            known = stream.ledger.run_for_key(key) if key is not None else None
             if known is not None:
                 return known
         return None
 
-    async def _was_started(self, run: RunId) -> bool:
-        return await self._history.run_for_key(started_key(run), None) is not None
+    async def _record(
+        self, stream: RepositoryStream, facts: Sequence[Any], starts: Sequence[StartRequest], run: RunId | None = None
+    ) -> list[RunId]:
+        """Records facts together with the runs that follow from them; returns their ids. Raises as `ports.Runs.start` does."""
+        known = [self._known(stream, request) for request in starts]
+        fresh = [request for request, found in zip(starts, known, strict=True) if found is None]
+        prepared = [
+            PreparedRun(
+                decided=DecidedRun(
+                    run=run or item.run, path=item.path, start=item.start, plan=zlib.compress(item.plan), at=item.at
+                ),
+                keys=tuple(key for key in (request.trigger.key, *request.earlier_keys) if key is not None),
+            )
+            for request, item in zip(fresh, await self._driver.prepare(fresh) if fresh else (), strict=True)
+        ]
+        recorded = iter(await stream.record(facts, prepared))
+        return [found or next(recorded) for found in known]
 
     async def record(self, stream: StreamName, facts: Sequence[Any]) -> None:
         """See `ports.Runs`."""
-        await self._driver.record(stream, facts)
+        repository = self._repositories.of_stream(stream)
+        if repository is not None:
+            await repository.record(facts)
+        else:
+            await self._driver.record(stream, facts)
 
     async def decide(
         self, run: RunId, job: JobId, step: StepId | None, by: str, *, is_approved: bool, comment: str = ""
@@ -93,16 +123,17 @@ class TemporalRuns:
         """See `ports.Runs`."""
         return await self._request(run, inputs.CancelRun(by=by, is_forced=is_forced))
 
-    async def _start(self, reserved: ReservedRun) -> RunSummary:
-        row = _first_row(reserved)
-        first = messages.SignalReceived(number=1, content=orders.INPUTS.pack(reserved.start))
-        begin = messages.Begin(subject=reserved.plan, inputs=[first], number=1)
+    async def start_decided(self, decided: DecidedRun) -> RunSummary:
+        """Starts a decided run; one that exists is a success."""
+        row = _first_row(decided)
+        first = messages.SignalReceived(number=1, content=orders.INPUTS.pack(decided.start))
+        begin = messages.Begin(subject=decided.compiled, inputs=[first], number=1)
         try:
             with reported():
                 await self._client.start_workflow(
                     messages.WORKFLOW_TYPE,
                     begin,
-                    id=run_stream(reserved.run),
+                    id=run_stream(decided.run),
                     task_queue=orders.STREAMS_QUEUE,
                     id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                     memo={run_turns.ROW_MEMO: run_turns.ROWS.pack(row)},
@@ -110,11 +141,9 @@ class TemporalRuns:
                     static_summary=f"{row.name} #{row.number}",
                 )
         except WorkflowAlreadyStartedError:
-            row = await self._history.run(reserved.run) or row
+            row = await self._history.run(decided.run) or row
         except NotFoundError as error:
             raise Stalled("WF805", f"the namespace of temporal.namespace does not exist: {error}") from error
-        if reserved.start.trigger.key is not None:
-            await self._driver.confirm(reserved.run)
         return row
 
     async def _request(self, run: RunId, item: inputs.Input) -> RunSummary:
@@ -149,13 +178,13 @@ class TemporalRuns:
         )
 
 
-def _first_row(reserved: ReservedRun) -> RunSummary:
+def _first_row(decided: DecidedRun) -> RunSummary:
     """The row of a run that has just been created, as its first turn will see it."""
-    run = Run(reserved.run, plan.decode(reserved.plan))
+    run = Run(decided.run, plan.decode(decided.compiled))
     try:
-        step(run, reserved.start, reserved.at)
+        step(run, decided.start, decided.at)
     except Exception as error:  # a bug that would stall the run: it is not started at all
-        raise Stalled("WF403", f"run {reserved.run} could not be started: {error}") from error
+        raise Stalled("WF403", f"run {decided.run} could not be started: {error}") from error
     return summary(run)
 
 

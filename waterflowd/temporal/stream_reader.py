@@ -20,12 +20,15 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.model.ids import RunId, run_stream
+from waterflowd.model.plan import content_hash
 from waterflowd.temporal import messages
 
 #: The query for the workflows of runs.
 RUNS = f"WorkflowType = '{messages.WORKFLOW_TYPE}' AND WorkflowId STARTS_WITH '{run_stream(RunId(''))}'"
 #: Ended streams in memory.
 STREAMS_CACHED = 64
+#: Plans of runs that were read, in memory.
+PLANS_CACHED = 64
 
 _CLOSED = frozenset(
     (
@@ -62,6 +65,7 @@ class StreamReader:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._ended: OrderedDict[str, Stored] = OrderedDict()
+        self._plans: OrderedDict[str, bytes] = OrderedDict()
 
     async def read(self, stream: str) -> Stored | None:
         """The stream; None if there is none. Raises `Retryable` WF802 while the cluster does not answer."""
@@ -77,6 +81,7 @@ class StreamReader:
                     if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
                         begin = await self._begin(stream, event)
                         found = Stored(begin.subject, list(begin.facts))
+                        self._keep_plan(begin.subject)
                     elif found is not None and (result := await self._result(stream, event)) is not None:
                         if result.is_snapshot:
                             found.facts.clear()
@@ -88,6 +93,16 @@ class StreamReader:
             if len(self._ended) > STREAMS_CACHED:
                 self._ended.popitem(last=False)
         return found
+
+    def plan(self, plan_hash: str) -> bytes | None:
+        """The plan with this hash, if a run that was read lately has it."""
+        return self._plans.get(plan_hash)
+
+    def _keep_plan(self, subject: bytes) -> None:
+        if subject:
+            self._plans[content_hash(subject)] = subject
+        if len(self._plans) > PLANS_CACHED:
+            self._plans.popitem(last=False)
 
     async def follow(self, stream: str) -> AsyncIterator[list[bytes]]:
         """All facts of the latest execution, as they are recorded: first those that it began with. Ends with the execution.

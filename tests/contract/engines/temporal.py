@@ -36,6 +36,9 @@ from waterflowd.temporal.coordination.child_run_activities import ChildRunActivi
 from waterflowd.temporal.coordination.lock_activities import LockActivities
 from waterflowd.temporal.coordination.lock_turns import LockTurns
 from waterflowd.temporal.history import TemporalHistory
+from waterflowd.temporal.repositories import repository_turns
+from waterflowd.temporal.repositories.repository_turns import RepositoryTurns
+from waterflowd.temporal.repositories.streams import RepositoryStreams
 from waterflowd.temporal.run_reader import TemporalRunReader
 from waterflowd.temporal.run_turns import RunTurns
 from waterflowd.temporal.runs import TemporalRuns
@@ -84,22 +87,29 @@ class TemporalEngine:
         turns = RunTurns(
             cluster.registry, self._daemon.placement, AccessPolicy(), lost_after_ms=self.lost_after_ms, terms=TERMS
         )
-        self.history = TemporalHistory(client, LogHistory(host.log, host.feed, TimeSlices()))
+        repositories = RepositoryStreams(client, [], host.clock, lambda name: [])
+        self.history = TemporalHistory(client, LogHistory(host.log, host.feed, TimeSlices()), repositories)
         self.reader = TemporalRunReader(self.history.streams, turns.failing, lambda: "")
-        self.runs = TemporalRuns(client, host.driver, self.history)
+        self.runs = TemporalRuns(client, host.driver, self.history, repositories)
         activities = [
             *LockActivities(client).all,
             *ChildRunActivities(client, self.runs, self.reader, host.workflows).all,
         ]
-        streams = StreamTurns({run_turns.PREFIX: turns, lock_turns.PREFIX: LockTurns()})
-        self._worker = asyncio.create_task(take_turns(client, streams, activities))
-        self._stack.push_async_callback(self._end_worker)
+        engines: dict[str, messages.Turn] = {
+            run_turns.PREFIX: turns,
+            lock_turns.PREFIX: LockTurns(),
+            repository_turns.PREFIX: RepositoryTurns(),
+        }
+        work = [take_turns(client, StreamTurns(engines), activities), repositories.run()]
+        self._tasks = [asyncio.create_task(each) for each in work]
+        self._stack.push_async_callback(self._end_tasks)
         self._client = client
         await self.come_back()
 
-    async def _end_worker(self) -> None:
-        self._worker.cancel()
-        await asyncio.gather(self._worker, return_exceptions=True)
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # Requests -----------------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,8 @@ from waterflowd.model.statuses import Conclusion
 from waterflowd.temporal import shell
 from waterflowd.temporal.coordination.child_run_activities import ChildRunActivities
 from waterflowd.temporal.history import TemporalHistory
+from waterflowd.temporal.repositories.repository_turns import RepositoryTurns
+from waterflowd.temporal.repositories.streams import RepositoryStreams
 from waterflowd.temporal.run_reader import TemporalRunReader
 from waterflowd.temporal.run_turns import PREFIX, RunTurns
 from waterflowd.temporal.runs import TemporalRuns
@@ -92,18 +94,21 @@ async def running(namespace: Namespace) -> AsyncIterator[Daemon]:
         host.workflows.files = FILES
         client = await namespace.client()
         turns = RunTurns(host.registry, host.state.placement, AccessPolicy(), lost_after_ms=60_000, terms=TERMS)
-        history = TemporalHistory(client, LogHistory(host.log, host.feed, TimeSlices()))
+        streams = RepositoryStreams(client, [], host.clock, lambda name: [])
+        history = TemporalHistory(client, LogHistory(host.log, host.feed, TimeSlices()), streams)
         reader = TemporalRunReader(history.streams, turns.failing, lambda: "")
-        runs = TemporalRuns(client, host.driver, history)
+        runs = TemporalRuns(client, host.driver, history, streams)
         activities = ChildRunActivities(client, runs, reader, host.workflows)
-        worker = asyncio.create_task(take_turns(client, StreamTurns({PREFIX: turns}), activities.all))
+        all_turns = StreamTurns({PREFIX: turns, "repo/": RepositoryTurns()})
+        tasks = [asyncio.create_task(take_turns(client, all_turns, activities.all)), asyncio.create_task(streams.run())]
         gateway = Gateway()
         try:
             async with gateway.running(client):
                 yield Daemon(client, host, runs, history, reader, gateway)
         finally:
-            worker.cancel()
-            await asyncio.gather(worker, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_a_step_ends_with_its_child_run(namespace: Namespace) -> None:

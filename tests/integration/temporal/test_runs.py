@@ -21,14 +21,14 @@ from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.access.policy import AccessPolicy
 from waterflowd.engine import Run, events
-from waterflowd.host.driver import started_key
 from waterflowd.host.history import LogHistory
-from waterflowd.model.ids import RunId, StreamName, run_stream
+from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.records import RunFilter, RunSummary
 from waterflowd.model.statuses import Conclusion, Status
-from waterflowd.reconcile import events as repository_events
 from waterflowd.temporal import shell
 from waterflowd.temporal.history import TemporalHistory
+from waterflowd.temporal.repositories.repository_turns import RepositoryTurns
+from waterflowd.temporal.repositories.streams import RepositoryStreams
 from waterflowd.temporal.run_reader import TemporalRunReader
 from waterflowd.temporal.run_turns import RunTurns
 from waterflowd.temporal.runs import TemporalRuns
@@ -60,6 +60,7 @@ class Daemon:
     history: TemporalHistory
     reader: TemporalRunReader
     turns: RunTurns
+    streams: RepositoryStreams
 
     async def wait_for(self, run: RunId, condition: Callable[[RunSummary], bool]) -> RunSummary:
         """The row once it fulfils the condition."""
@@ -80,14 +81,18 @@ async def running(namespace: Namespace, host: HostHarness) -> AsyncIterator[Daem
     """A daemon whose other streams are in `host`."""
     client = await namespace.client()
     turns = RunTurns(host.registry, host.state.placement, AccessPolicy(), lost_after_ms=60_000, terms=TERMS)
-    history = TemporalHistory(client, LogHistory(host.log, host.feed, TimeSlices()))
+    streams = RepositoryStreams(client, [], host.clock, lambda name: [])
+    history = TemporalHistory(client, LogHistory(host.log, host.feed, TimeSlices()), streams)
     reader = TemporalRunReader(history.streams, turns.failing, lambda: "")
-    worker = asyncio.create_task(take_turns(client, StreamTurns({"run/": turns})))
+    work = [take_turns(client, StreamTurns({"run/": turns, "repo/": RepositoryTurns()})), streams.run()]
+    tasks = [asyncio.create_task(each) for each in work]
     try:
-        yield Daemon(client, host, TemporalRuns(client, host.driver, history), history, reader, turns)
+        runs = TemporalRuns(client, host.driver, history, streams)
+        yield Daemon(client, host, runs, history, reader, turns, streams)
     finally:
-        worker.cancel()
-        await asyncio.gather(worker, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @pytest.fixture
@@ -183,25 +188,50 @@ async def test_a_reader_follows_a_run(daemon: Daemon, gateway: Gateway) -> None:
     assert found == (await daemon.history.read(stream))[1:]
 
 
-async def test_a_repeated_key_starts_one_run(daemon: Daemon, gateway: Gateway) -> None:
+async def test_a_repeated_key_starts_one_run(daemon: Daemon, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when the daemon ended between the decision and the start: the run then gets the id that was decided."""
-    [reserved] = await daemon.host.driver.reserve([request(key="deploy")])
-    assert await daemon.history.run(reserved.run) is None
 
-    first = await daemon.runs.start(request(key="deploy"))
+    async def crash(decided: object) -> None:
+        raise RuntimeError("the daemon ends")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon.runs, "start_decided", crash)
+        with pytest.raises(RuntimeError, match="the daemon ends"):
+            await daemon.runs.start(request(key="deploy"))
+    [decided] = daemon.streams.of(None).ledger.unstarted
+    assert await daemon.history.run(decided) is None
+
     again = await asyncio.gather(*(daemon.runs.start(request(key="deploy")) for _ in range(3)))
 
-    assert {row.id for row in [first, *again]} == {reserved.run}
-    assert await daemon.history.run_for_key("deploy", None) == reserved.run
-    await daemon.completed(reserved.run)
+    assert {(row.id, row.number) for row in again} == {(decided, 1)}
+    assert await daemon.history.run_for_key("deploy", None) == decided
+    await daemon.completed(decided)
     assert (await daemon.runs.start(request(key="deploy"))).conclusion is Conclusion.SUCCESS
     assert len(gateway.tasks) == 1
 
 
+async def test_two_daemons_start_one_run_for_a_key(namespace: Namespace) -> None:
+    """At the same time; and runs of both are counted together."""
+    async with HostHarness() as one, HostHarness() as other:
+        gateway = Gateway()
+        gateway.is_open.set()
+        async with (
+            running(namespace, one) as first,
+            running(namespace, other) as second,
+            gateway.running(first.client),
+        ):
+            starts = [daemon.runs.start(request(key="deploy")) for daemon in (first, second) for _ in range(3)]
+            rows = await asyncio.gather(*starts)
+            assert {(row.id, row.number) for row in rows} == {(rows[0].id, 1)}
+            numbers = [(await daemon.runs.start(request())).number for daemon in (first, second, first)]
+            assert numbers == [2, 3, 4]
+
+
 async def test_a_key_starts_nothing_after_temporal_has_deleted_the_run(daemon: Daemon, gateway: Gateway) -> None:
-    """Its retention ends, but the key is remembered: a client gets an error, and a repository's facts the run's id."""
+    """Its retention ends, but the key is remembered: a client gets an error."""
     row = await daemon.runs.start(request(key="deploy"))
     await daemon.completed(row.id)
+    await daemon.streams.of(None).runs_are_started([row.id])
     execution = WorkflowExecution(workflow_id=run_stream(row.id))
     await daemon.client.workflow_service.delete_workflow_execution(
         DeleteWorkflowExecutionRequest(namespace=daemon.client.namespace, workflow_execution=execution)
@@ -214,35 +244,7 @@ async def test_a_key_starts_nothing_after_temporal_has_deleted_the_run(daemon: D
     with pytest.raises(Rejected, match="which Temporal no longer keeps; use a new key") as refused:
         await daemon.runs.start(request(key="deploy"))
     assert refused.value.code == "WF606"
-    fact = repository_events.RepositorySuspended(at=1, by="ada")
-    assert await daemon.runs.apply(StreamName("repo/shop"), [fact], [request(key="deploy")]) == [row.id]
     assert await daemon.history.run(row.id) is None
-
-
-async def test_a_start_that_was_not_recorded_is_recorded_by_the_next_request(
-    daemon: Daemon, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else its key would start another run once Temporal has deleted this one."""
-
-    async def crash(run: RunId) -> None:
-        raise RuntimeError("the daemon ends")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(daemon.host.driver, "confirm", crash)
-        with pytest.raises(RuntimeError, match="the daemon ends"):
-            await daemon.runs.start(request(key="deploy"))
-    row = await daemon.runs.start(request(key="deploy"))
-    assert await daemon.history.run_for_key(started_key(row.id), None) == row.id
-
-
-async def test_facts_are_recorded_after_the_runs_that_follow_from_them(daemon: Daemon, gateway: Gateway) -> None:
-    """A daemon that ends in between finds the same runs when it applies the facts again."""
-    fact = repository_events.RepositorySuspended(at=1, by="ada")
-    stream = StreamName("repo/shop")
-    ids_ = [await daemon.runs.apply(stream, [fact], [request(key="one"), request(key="two")]) for _ in range(2)]
-    assert ids_[0] == ids_[1]
-    assert len(set(ids_[0])) == 2
-    assert [record.event for record in await daemon.history.read(stream)] == [fact, fact]
 
 
 async def test_requests_are_answered_or_refused(daemon: Daemon, gateway: Gateway) -> None:

@@ -91,7 +91,7 @@ class TriggerHarness:
             clock=self.clock,
             plans=PlanCache(history),
             random=lambda: 0.0,
-            feed_of=lambda name: self.feed,
+            ends_of=lambda name: self.feed,
             wall=lambda: time.time_ns() // 1_000_000 + self.ahead_ms,
         )
         self.reconciler = Reconciler(settings, open_source, loop_ports)

@@ -194,7 +194,7 @@ class Daemon:
                 plans=plans,
                 random=environment.chance.dice.random,
                 webhooks=webhooks,
-                feed_of=lambda name: self.feed,
+                ends_of=lambda name: self.feed,
                 wall=environment.wall_ms,
             )
             name = repository.settings.name

@@ -104,6 +104,11 @@ class LiveRepository:
     # Queries
 
     @property
+    def position(self) -> int:
+        """The position of the newest fact that is in the state."""
+        return self._position
+
+    @property
     def name(self) -> str:
         """The repository's name."""
         return self.settings.name

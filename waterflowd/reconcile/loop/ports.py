@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from waterflowd.access.policy import AccessPolicy
-from waterflowd.ports import Clock, Compiler, Feed, History, Runs
+from waterflowd.ports import Clock, Compiler, History, RunEnds, Runs
 from waterflowd.reconcile.loop.plan_cache import PlanCache
 from waterflowd.reconcile.loop.webhook_registry import WebhookRegistry
 
@@ -31,8 +31,8 @@ class LoopPorts:
     webhooks: WebhookRegistry = field(default_factory=WebhookRegistry)
     #: What the workflows of all repositories may use.
     access: AccessPolicy = field(default_factory=AccessPolicy)
-    #: The feed with the ended runs of a repository, by its name, for `workflow_run` triggers.
-    feed_of: Callable[[str], Feed | None] = lambda name: None
+    #: The ends of the runs of a repository, by its name, for `workflow_run` triggers.
+    ends_of: Callable[[str], RunEnds | None] = lambda name: None
     #: Tells the daemon that leads a repository, by its name, that there are changes to apply. Without one, this daemon leads.
     ask_leader: Callable[[str], Awaitable[None]] = no_other_leader
     #: The wall clock in ms, used only for schedules and signatures. It may jump.

@@ -33,9 +33,9 @@ class Reconciler:
             name: Scheduler(loop.repository, loop.plan_recovery, ports) for name, loop in self.loops.items()
         }
         self.workflow_run_triggers = {
-            name: WorkflowRunTriggers(loop.repository, loop.plan_recovery, ports, feed)
+            name: WorkflowRunTriggers(loop.repository, loop.plan_recovery, ports, ends)
             for name, loop in self.loops.items()
-            if (feed := ports.feed_of(name)) is not None
+            if (ends := ports.ends_of(name)) is not None
         }
         self.ports = ports
 

@@ -162,10 +162,9 @@ class RepositoryLoop:
             # It was suspended while a slow remote was being read.
             self._show_suspended()
             return
+        await self._record_empty(found)
         watched = refs.watched(found, self.settings.refs)
         repository.refs_were_read({ref: found.object_ids[ref] for ref in watched})
-        if not found.object_ids and not repository.state.was_empty and not repository.state.refs:
-            await repository.record(events.EmptyRepositorySeen(at=self._ports.clock.now()))
         await self._record_removed(found)
         is_first_push = repository.state.was_empty and not repository.state.refs
         failures: list[WaterflowError] = []
@@ -192,6 +191,7 @@ class RepositoryLoop:
             self._show_suspended()
             return
         found = await self._source.refs()
+        await self._record_empty(found)
         watched = refs.watched(found, self.settings.refs)
         repository.refs_were_read({ref: found.object_ids[ref] for ref in watched})
         self._show(found, watched)
@@ -199,9 +199,18 @@ class RepositoryLoop:
         for ref in watched:
             applied = repository.state.refs.get(ref)
             if applied is None or applied.is_removed or applied.object_id != found.object_ids[ref]:
-                await self._ports.ask_leader(self.settings.name)
+                if repository.progress.attempted.get(ref) == found.object_ids[ref]:
+                    # The leader has not noticed by itself.
+                    await self._ports.ask_leader(self.settings.name)
+                repository.update_is_attempted(ref, found.object_ids[ref])
                 text = f"{ref} has changed; the daemon that leads the repository has not applied it yet"
                 raise Retryable(codes.NOT_APPLIED_YET, text)
+
+    async def _record_empty(self, found: Refs) -> None:
+        """Records that the repository was empty when it was first read, before anything shows that it was read."""
+        state = self.repository.state
+        if not found.object_ids and not state.was_empty and not state.refs:
+            await self.repository.record(events.EmptyRepositorySeen(at=self._ports.clock.now()))
 
     async def _record_removed(self, found: Refs) -> None:
         known = self.repository.state.refs.values()

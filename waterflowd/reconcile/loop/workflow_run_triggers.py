@@ -22,7 +22,7 @@ from waterflowd.engine.events import RunCompleted, RunCreated
 from waterflowd.model import chains
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.records import Record, RunSummary, StartRequest
-from waterflowd.ports import Feed
+from waterflowd.ports import RunEnds
 from waterflowd.reconcile import events, workflow_run
 from waterflowd.reconcile.loop.live_repository import LiveRepository
 from waterflowd.reconcile.loop.plan_recovery import PlanRecovery, not_ready
@@ -42,14 +42,16 @@ _logger = logging.getLogger("waterflow.reconcile")
 class WorkflowRunTriggers:
     """Starts runs after completed runs of one repository. `run` is its task."""
 
-    def __init__(self, repository: LiveRepository, plan_recovery: PlanRecovery, ports: LoopPorts, feed: Feed) -> None:
+    def __init__(
+        self, repository: LiveRepository, plan_recovery: PlanRecovery, ports: LoopPorts, ends: RunEnds
+    ) -> None:
         self._repository = repository
         self._plan_recovery = plan_recovery
         self._changed = repository.subscribe()
         self._name = repository.name
         self._log_fields = {"repository": self._name}
         self._ports = ports
-        self._feed = feed
+        self._ends = ends
         self._failures = 0
 
     async def run(self) -> None:
@@ -69,7 +71,7 @@ class WorkflowRunTriggers:
     async def _wait_for_news(self, seq: int) -> None:
         """Returns when there are records after `seq`, or the repository has changed."""
         changed = asyncio.ensure_future(self._changed.wait())
-        new_records = asyncio.ensure_future(anext(self._feed.everything(seq)))
+        new_records = asyncio.ensure_future(anext(self._ends.everything(seq)))
         try:
             await asyncio.wait((changed, new_records), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -109,7 +111,7 @@ class WorkflowRunTriggers:
                 first = min(file.workflow_run_since for file in files.values())
                 seq = max(self._repository.state.handled_runs_seq, first)
                 self._repository.runs_are_handled(seq)
-            records = self._feed.read(seq, _AT_ONCE)
+            records = self._ends.read(seq, _AT_ONCE)
             if not records:
                 return
             for record in records:

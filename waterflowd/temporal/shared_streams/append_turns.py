@@ -12,6 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -19,6 +20,8 @@ import msgspec
 from waterflowd.model.codec import UnreadableError, ValueCodec
 from waterflowd.temporal import facts, messages
 from waterflowd.temporal.codec import SEALED_BYTES_MAX
+
+logger = logging.getLogger("waterflow.temporal")
 
 #: Facts since the newest snapshot after which there is another one; fewer if they are large.
 FACTS_MAX = 2_000
@@ -63,8 +66,10 @@ class _State(msgspec.Struct, array_like=True):
 class AppendTurns:
     """Implements `messages.Turn` for shared streams. `compact` is None for a stream whose facts are never replaced."""
 
-    def __init__(self, compact: Compact | None = None) -> None:
+    def __init__(self, compact: Compact | None = None, *, takes_signals: bool = False) -> None:
+        """With `takes_signals`, a signal contains a fact that other streams append, at whatever position."""
         self._compact = compact
+        self._takes_signals = takes_signals
 
     async def __call__(self, request: messages.TurnRequest) -> messages.TurnResult:
         """See `messages.Turn`."""
@@ -79,6 +84,8 @@ class AppendTurns:
             replaced = self._snapshot(request, past, state)
             state = _folded(replaced)
         new: list[bytes] = []
+        if self._takes_signals:
+            _append_signals(request, state, new)
         commands = list(_answers(request, state, new))
         stored = [*(replaced or ()), *new]
         return messages.TurnResult(
@@ -104,6 +111,20 @@ def _folded(past: Sequence[bytes]) -> _State:
 
 def _is_large(state: _State) -> bool:
     return state.since >= FACTS_MAX or (state.size >= BYTES_MAX // 2 and state.since >= _FACTS_MIN)
+
+
+def _append_signals(request: messages.TurnRequest, state: _State, new: list[bytes]) -> None:
+    """Appends the facts in signals, before all requests. What does not fit is dropped: its sender does not wait."""
+    for item in request.inputs:
+        if not isinstance(item, messages.SignalReceived):
+            continue
+        if state.size + len(item.content) > BYTES_MAX:
+            logger.error("the stream %s is full: a fact that another stream has sent is dropped", request.stream)
+            continue
+        new.append(item.content)
+        state.position += 1
+        state.size += len(item.content)
+        state.since += 1
 
 
 def _answers(request: messages.TurnRequest, state: _State, new: list[bytes]) -> Iterator[messages.AnyCommand]:

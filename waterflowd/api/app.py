@@ -14,6 +14,7 @@ from waterflowd.api.routes import (
     approvals,
     attention,
     audit,
+    live,
     metrics,
     outlines,
     payloads,
@@ -30,6 +31,7 @@ from waterflowd.api.routes import (
     webhooks,
 )
 from waterflowd.api.services import Services
+from waterflowd.api.streaming.live import Live
 from waterflowd.api.streaming.streams import Streams
 from waterflowd.api.web_pages import WebPages
 from waterflowd.api.wrong_secrets import WrongSecrets
@@ -39,6 +41,7 @@ ROUTERS = [
     system.router,
     metrics.router,
     attention.router,
+    live.router,
     schema.router,
     validation.router,
     runs.router,
@@ -93,6 +96,7 @@ def _build(services: Services, streams: Streams, wrong: WrongSecrets) -> FastAPI
     app.state.streams = streams
     app.state.wrong_secrets = wrong
     app.state.outlines = Outlines(services.history)
+    app.state.live = Live(services, app.state.outlines)
     app.state.signature_failures = webhooks.SignatureFailures()
     app.state.payload_readers = payloads.RecentReaders()
     problems.install(app)

@@ -25,7 +25,7 @@ _VALUES: list[Any] = [None, True, 0, -1, 1 << 63, 1 << 70, 1.5, 1e308, [], {}, [
 def routes(document: dict[str, Any]) -> list[tuple[str, str]]:
     """Returns (method, path) of every described operation except the endless stream."""
     found = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
-    return [route for route in found if route[1] != "/v1/events"]
+    return [route for route in found if route[1] not in ("/v1/events", "/v1/live")]
 
 
 def request_of(random: Random, method: str, path: str) -> dict[str, Any]:

@@ -39,6 +39,7 @@ TABLE: dict[str, Role | None] = {
     "GET /v1/runs/{run_id}/outline": Role.VIEWER,
     "GET /v1/runs/counts": Role.VIEWER,
     "GET /v1/attention": Role.VIEWER,
+    "GET /v1/live": Role.VIEWER,
     "POST /v1/runs/{run_id}/cancel": Role.RUNNER,
     "POST /v1/runs/{run_id}/rerun": Role.RUNNER,
     "POST /v1/runs/{run_id}/approve": Role.APPROVER,

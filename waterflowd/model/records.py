@@ -257,6 +257,8 @@ class HeldAttempt(msgspec.Struct, frozen=True, kw_only=True):
     output_bytes: int
     #: How long after the last confirmation an attempt with a lease has certainly ended, in ms; 0 for one without a lease.
     lease_over_ms: int
+    #: False while only the agent says that it has the attempt: its output must wait (`Attempts.confirm`).
+    is_certain: bool = True
 
     def is_of(self, agent: AgentId, epoch: int) -> bool:
         """Whether the agent has or had it under this lease."""

@@ -219,22 +219,25 @@ class Daemon:
             confirm_s=CONFIRM_S,
             pauses=PAUSES,
         )
-        logs = LogOutputs(MemoryOutputLogs())
+        self.output_logs = MemoryOutputLogs()
+        logs = LogOutputs(self.output_logs)
         log = MemoryLog(codec())
         admission = OutputAdmission(RepositoryQuotas(counter=log.counter), logs, self.clock, lambda counters: None)
         port = self.gateway.attempts
+        self.collector = OutputCollector(port, admission, logs, self.link, Feed(log))
         self.agents = AgentHandler(
             port,
             self.placement,
             cluster.registry,
             self.link,
             self.clock,
-            outputs=OutputCollector(port, admission, logs, self.link, Feed(log)),
+            outputs=self.collector,
             files=FileServer(port, MemoryFiles(), self.link),
             lost_after_ms=LOST_AFTER_MS,
         )
         self.gateway.attempts.arrived = self.agents.arrived
         self._running = asyncio.create_task(self.gateway.run(), name="gateway")
+        self._collecting = asyncio.create_task(self.collector.run(), name="output logs")
 
     @classmethod
     @asynccontextmanager
@@ -252,9 +255,10 @@ class Daemon:
 
     async def stop(self) -> None:
         """Ends the gateway, as a daemon does that is stopped."""
-        self._running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._running
+        for task in (self._running, self._collecting):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         for handle in (*self.agents._lost_timers.values(), *self.agents._doubtful.values()):
             handle.cancel()
 

@@ -66,6 +66,11 @@ class Server:
         """`host:port`."""
         return f"127.0.0.1:{self._ports.numbers[0]}"
 
+    @property
+    def database(self) -> Path:
+        """The file of its database."""
+        return self._folder / "temporal.db"
+
     def start(self) -> None:
         """Starts the server with what its file contains, and waits until it answers."""
         for _ in range(_STARTS_MAX):
@@ -96,7 +101,7 @@ class Server:
                     *(sys.executable, "-c", _END_WITH_PARENT),
                     *(self._program, "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--log-level", "warn"),
                     *("--port", port, "--http-port", http_port, "--metrics-port", metrics_port),
-                    *("--db-filename", str(self._folder / "temporal.db"), *pragmas, *dynamic),
+                    *("--db-filename", str(self.database), *pragmas, *dynamic),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

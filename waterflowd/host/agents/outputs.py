@@ -73,6 +73,10 @@ class OutputCollector:
             self._link.reject(agent, "WF215", f"output of {display_name(key)}: {fault}")
             self._link.send(agent, [messages.OutputAck(key, max(output.offset, 0) + size)])
             return
+        if not attempt.is_certain:
+            # An agent could claim the attempt of another one. Without an acknowledgement it sends its output again.
+            self._attempts.confirm(agent, key.attempt)
+            return
         if self._waiting_bytes[agent] > WAITING_BYTES_MAX:
             if key not in self._dropped:
                 self._dropped.add(key)
@@ -85,7 +89,7 @@ class OutputCollector:
     def finished(self, agent: AgentId, attempt: HeldAttempt, report: messages.Finished) -> None:
         """The agent has reported the end of its attempt, and with it the size of the whole output log."""
         # Under another lease it was another log.
-        if attempt.epoch == report.key.epoch and report.output_bytes > 0:
+        if attempt.is_certain and attempt.epoch == report.key.epoch and report.output_bytes > 0:
             self._add(_Arrival(agent, report.key, attempt, total=report.output_bytes))
 
     def _add(self, arrival: _Arrival) -> None:

@@ -33,10 +33,11 @@ from temporalio.service import RPCError, RPCStatusCode
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire.messages import TaskId
-from waterflowd.model.ids import AgentId, RunId, run_stream
+from waterflowd.model.ids import AgentId, RunId, is_run_id, run_stream
 from waterflowd.temporal import messages, orders
+from waterflowd.temporal.run_reader import TemporalRunReader
 from waterflowd.temporal.shell import OPEN_MAX
-from waterflowd.temporal.stream_reader import RUNS
+from waterflowd.temporal.stream_reader import RUNS, StreamReader
 
 logger = logging.getLogger("waterflow.gateway")
 
@@ -99,6 +100,7 @@ class ActivityClient:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._calls = asyncio.Semaphore(CALLS_MAX)
+        self._runs = TemporalRunReader(StreamReader(client), {}, lambda: "")
 
     async def complete(self, agent: AgentId, task: TaskId, result: bytes) -> bool:
         """Completes the activity of an attempt; False if the run does not have it."""
@@ -116,6 +118,13 @@ class ActivityClient:
     async def give_back(self, agent: AgentId, task: TaskId, text: str) -> bool:
         """Returns the activity to its queue; False if no gateway has it. `text` says why."""
         return await self._is_found(self._task(agent, task).fail(away(text), rpc_timeout=CALL_TIMEOUT))
+
+    async def is_of(self, agent: AgentId, task: TaskId) -> bool:
+        """Whether the facts of the run say that the agent has or had the attempt under this lease."""
+        name = task.attempt
+        run = await self._runs.run(name.run) if is_run_id(name.run) else None
+        attempt = None if run is None else run.attempt(name.job, name.step, name.number)
+        return attempt is not None and (attempt.agent, attempt.epoch) == (agent, task.epoch)
 
     async def signal(self, run: RunId, content: bytes) -> bool:
         """Sends an input to a run; False if the run has ended."""

@@ -2,9 +2,10 @@
 
 Rules of this file
 
-- What an agent says that it holds is believed as far as it concerns the agent itself: its reports and output are accepted, and
-  its slots are occupied. The rest is known when the activity arrives: at the handshake it is returned to its queue, from
-  whichever gateway had it, and this one takes it.
+- What an agent says that it holds is believed as far as it concerns the agent itself: its slots are occupied, and its reports
+  are passed on under its name. Its output is stored once the activity, or the facts of the run, say that it has the attempt.
+  The rest is known when the activity arrives: at the handshake it is returned to its queue, from whichever gateway had it,
+  and this one takes it.
 - While an activity is here it gets a heartbeat every `HEARTBEAT_S`, with what the next gateway must know.
 - An attempt is stopped only when it is certain that no run waits for it: its activity was cancelled, the run has ended, or its
   execution has not had the activity for `MISSING_S`, although it was able to schedule it. For the moment in which a run
@@ -23,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from waterflow_agent.errors import Retryable
+from waterflow_agent.errors import Retryable, WaterflowError
 from waterflow_agent.wire.messages import AttemptState, Cancel, DaemonMessage, Hello, Offer, TaskId
 from waterflowd import ports
 from waterflowd.engine import inputs
@@ -392,7 +393,27 @@ class GatewayAttempts:
         if session is None:
             return None
         attempt = session.attempts.get(name) or session.ended.get(name)
-        return None if attempt is None else self._held(session, attempt)
+        if attempt is None or (attempt.is_own is False and not attempt.is_certain):
+            return None
+        return self._held(session, attempt)
+
+    def confirm(self, agent: AgentId, name: AttemptId) -> None:
+        """See the port."""
+        session = self._sessions.get(agent)
+        attempt = None if session is None else session.attempts.get(name) or session.ended.get(name)
+        if attempt is None or attempt.is_certain or attempt.is_being_confirmed:
+            return
+        attempt.is_being_confirmed = True
+        self._start(self._confirm(agent, attempt), f"owner of {name}")
+
+    async def _confirm(self, agent: AgentId, attempt: Attempt) -> None:
+        try:
+            attempt.is_own = await self._activities.is_of(agent, attempt.task)
+        except WaterflowError as error:
+            # The agent sends its output again, and then the run is asked again.
+            logger.warning("cannot find out yet whether agent %s has %s: %s", agent, attempt.task.attempt, error)
+        finally:
+            attempt.is_being_confirmed = False
 
     def open_attempts(self, agent: AgentId) -> list[HeldAttempt]:
         """See the port."""
@@ -476,6 +497,7 @@ class GatewayAttempts:
             ),
             output_bytes=attempt.output_bytes,
             lease_over_ms=leases.over_after_ms(draft.lease_ms, draft.grace_ms) if draft and draft.lease_ms else 0,
+            is_certain=attempt.is_certain,
         )
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

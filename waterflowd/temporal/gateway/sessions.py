@@ -28,6 +28,9 @@ class Attempt(msgspec.Struct, kw_only=True):
     progress: orders.AttemptProgress = orders.AttemptProgress()
     #: What to offer, until it was offered; it may contain secrets.
     offer: Task | None = None
+    #: Whether it is the agent's by the facts of its run; None if they were not asked. An order has the same meaning as True.
+    is_own: bool | None = None
+    is_being_confirmed: bool = False
     #: Its activity is here, and gets heartbeats.
     is_attached: bool = False
     #: The agent is to stop it, because no run waits for it.
@@ -40,6 +43,11 @@ class Attempt(msgspec.Struct, kw_only=True):
 
     #: The run was told that it waits for a slot, and not that it has started.
     is_wait_known: bool = False
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether not only the agent says that it has the attempt."""
+        return self.order is not None or self.is_own is True
 
     @property
     def is_open(self) -> bool:

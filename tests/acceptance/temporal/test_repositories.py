@@ -129,7 +129,11 @@ def test_a_push_starts_one_run_for_each_file_although_the_leader_is_killed(daemo
 def deliver(cluster: TemporalCluster, body: bytes, delivery: str) -> tuple[int, str]:
     """Sends a webhook to a daemon; returns the status and the run's id."""
     digest = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
-    headers = {"x-hub-signature-256": f"sha256={digest}", "x-github-delivery": delivery}
+    headers = {
+        "content-type": "application/json",
+        "x-hub-signature-256": f"sha256={digest}",
+        "x-github-delivery": delivery,
+    }
     answer = cluster.api("POST", "/v1/hooks/deploy", content=body, headers=headers)
     return answer.status_code, str(answer.json().get("id"))
 
@@ -149,14 +153,14 @@ def test_any_daemon_may_be_asked(daemons: Daemons) -> None:
         assert synced.json()["revision_applied"] == commit
 
     status, first = deliver(other, b'{"x": 1}', "one")
-    assert status == 201
-    assert deliver(leader, b'{"x": 1}', "one") == (200, first)
-    assert deliver(other, b'{"x": 1}', "one") == (200, first)
+    assert status == 202
+    assert deliver(leader, b'{"x": 1}', "one") == (202, first)
+    assert deliver(other, b'{"x": 1}', "one") == (202, first)
     assert other.wait_for(first)["conclusion"] == "success"
     [chained] = daemons.wait_for_runs(other, 1, name="after")
     assert chained["trigger"]["kind"] == "workflow_run"
     status, second = deliver(leader, b'{"x": 2}', "two")
-    assert status == 201
+    assert status == 202
     leader.wait_for(second)
     daemons.wait_for_runs(leader, 2, name="after")
     daemons.wait_for_runs(leader, 2, name="hook")

@@ -342,7 +342,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "reports of a failed batch are dropped",
     ),
     Mutant(f"{_DRIVER}:Driver._resume", "if run_ids:", "if False:", "no slots are requested after a restart"),
-    Mutant(f"{_DRIVER}:Driver._reserve", "batch.contents.keys[key] = run_id", "pass", "a key starts two runs"),
+    Mutant(f"{_DRIVER}:Driver._start", "batch.contents.keys[key] = run_id", "pass", "a key starts two runs"),
     Mutant(
         f"{_DRIVER}:Driver.settle",
         "self._submit(lambda batch: batch.settled.add(agent), call)",
@@ -578,7 +578,7 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_LOOP}:RepositoryLoop.sync", "await waiter", "waiter.cancel()", "a sync returns before anything was applied"
     ),
     Mutant(
-        f"{_LOOP}:RepositoryLoop.run",
+        f"{_LOOP}:RepositoryLoop._repeat",
         "failure or self.repository.suspension()",
         "failure",
         "a sync succeeds although the repository is suspended meanwhile",

@@ -81,7 +81,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         f"{_WORKFLOW_RUN_TRIGGERS}:WorkflowRunTriggers._tick",
         "max(self._repository.state.handled_runs_seq, first)",
-        "self._feed.last_seq",
+        "self._ends.last_seq",
         "runs completed while the daemon was down trigger nothing",
     ),
     Mutant(

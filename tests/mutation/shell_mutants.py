@@ -173,7 +173,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant(
         f"{_RUNS}._take",
-        "outstanding=[*outstanding(live.run), *_freed_slots(live.run)]",
+        "outstanding=[*issued, *_freed_slots(live.run)]",
         "",
         "a new execution of a run owes nothing",
         f"{_RUNS_UNIT}test_the_next_execution_begins_with_everything_outstanding",

@@ -1,7 +1,8 @@
 """`make bench`: measures all figures in one run, some of them as a share of what this machine can do at most.
 
 `python -m bench [NAME ...]` measures only the named ones: one-run many-runs busy-api processes push ready many-open
-reconnect output masking checkout memory cli expressions events language transfer own-nodes.
+reconnect output masking checkout memory cli expressions events language transfer own-nodes
+run-filters live-pages.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import checkouts, events, expressions, language, masking, own_nodes, reconnect, restart, steps
+from bench import checkouts, events, expressions, language, masking, own_nodes, pages, reconnect, restart, steps
 from bench.figures import Row, table
 from bench.transfer import transfer
 
@@ -38,6 +39,8 @@ BENCHES: dict[str, Callable[[Path], list[Row]]] = {
     "events": lambda folder: events.events(),
     "transfer": transfer,
     "own-nodes": own_nodes.own_nodes,
+    "run-filters": pages.run_filters,
+    "live-pages": pages.live_pages,
 }
 
 

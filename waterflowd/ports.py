@@ -182,7 +182,8 @@ class OutputLogs(Protocol):
 
         Idempotent: known bytes are skipped, and a piece after a gap is ignored. The returned size says where to continue; for
         an append without pieces it is the durable size. Delays `Journal.append` by at most one transaction. Raises `Retryable`
-        when nothing can be stored at the moment; a part of the output may be durable then.
+        when nothing can be stored at the moment; a part of the output may be durable then. Raises `Stalled` WF304 when one of
+        the logs is damaged; then the others are appended by themselves.
         """
         ...
 

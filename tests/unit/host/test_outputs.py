@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.patience import PATIENCE_S
-from waterflow_agent.errors import Retryable
+from waterflow_agent.errors import Retryable, Stalled
 from waterflow_agent.testing import attempt_id
 from waterflow_agent.wire import messages
 from waterflowd.dispatch.lowering import OUTPUT_BYTES_MAX
@@ -139,6 +139,57 @@ async def test_after_a_full_disk_the_sizes_say_where_to_continue() -> None:
         host.agents.output(agent, output(key, 5, b"678"))
         await until(lambda: acks(host) == [5, 8])
         assert host.is_alive
+
+
+async def test_a_damaged_log_concerns_its_attempt_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """What cannot be added to it is acknowledged and dropped; the output of others is stored, and the daemon lives."""
+    damage = Stalled("WF304", "the output log x is damaged at offset 3; the rest cannot be shown")
+    async with HostHarness() as host:
+        agent, key = await running(host)
+        await host.start(ONE_STEP)
+        other = host.link.offers()[-1]
+        host.link.take()
+        # The append of both fails, and then that of the damaged one.
+        host.output_logs.fail_next(damage, damage)
+        host.agents.output(agent, output(key, 0, b"lost\n"))
+        host.agents.output(agent, output(other, 0, b"stored\n"))
+        await until(lambda: sorted(acks(host)) == [5, 7])
+        assert host.output_logs.size(other.attempt) == 7
+        assert host.output_logs.size(key.attempt) == 0
+        assert "the run continues" in caplog.text
+        assert host.is_alive
+
+
+async def test_a_log_whose_end_cannot_be_read_concerns_its_attempt_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a restart the end of the log is read, to find out whether it was cut off."""
+    async with HostHarness() as host:
+        agent, key = await running(host)
+        host.agents.output(agent, output(key, 0, b"12345"))
+        await until(lambda: acks(host) == [5])
+        host.link.take()
+
+        def damaged(name: object, offset: int, bytes_max: int) -> list[Any]:
+            raise Stalled("WF304", "the output log x is damaged at offset 4; the rest cannot be shown")
+
+        monkeypatch.setattr(host.output_logs, "read", damaged)
+        host.outputs._admission._ends.clear()
+        host.agents.output(agent, output(key, 5, b"678"))
+        await until(lambda: acks(host) == [8])
+        assert host.is_alive
+
+
+async def test_an_error_of_the_whole_storage_ends_the_daemon() -> None:
+    """It is not mistaken for a damaged log."""
+
+    async def run() -> None:
+        async with HostHarness() as host:
+            agent, key = await running(host)
+            host.output_logs.fail_next(Stalled("WF303", "the store is closed"))
+            host.agents.output(agent, output(key, 0, b"1"))
+            await until(lambda: not host.is_alive)
+
+    with pytest.raises(Stalled, match="the store is closed"):
+        await run()
 
 
 async def test_output_beyond_the_limit_is_not_stored() -> None:

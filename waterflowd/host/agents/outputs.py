@@ -4,22 +4,24 @@ Rules of this file: only the agent that has (or had) the attempt may append to i
 Output is collected for a moment, and while an append is in progress; what of it is admitted (output_admission.py) is then
 written at once. The agents' windows bound what is collected; a limit here applies to agents that ignore their window. Other
 output is rejected: it is acknowledged, because its agent would send it forever otherwise, and recorded against that agent.
+A damaged log concerns its attempt alone: what cannot be added to it is acknowledged and dropped, with
+an entry in the daemon's log.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 
 import msgspec
 
-from waterflow_agent.errors import Retryable
+from waterflow_agent.errors import Retryable, Stalled
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.host.agents.output_admission import OutputAdmission
 from waterflowd.host.feed import Feed
-from waterflowd.model.ids import AgentId
+from waterflowd.model.ids import AgentId, AttemptId
 from waterflowd.model.records import HeldAttempt, OutputAppend, OutputPiece
 
 logger = logging.getLogger("waterflow.host")
@@ -30,6 +32,10 @@ LOG_BYTES_MAX = 65 << 20
 WAITING_BYTES_MAX = 8 * messages.OUTPUT_WINDOW_BYTES
 #: Memory of a message and of a chunk besides their bytes.
 _OVERHEAD_BYTES = 256
+#: Damaged logs that are remembered, so that each is reported once.
+_DAMAGED_MAX = 1_000
+#: The code of the error about a damaged log; every other one is about the storage as a whole.
+_DAMAGED_CODE = "WF304"
 #: Pause while the storage takes nothing, as with a full disk.
 DISK_FULL_PAUSE_S = 1.0
 
@@ -61,6 +67,7 @@ class OutputCollector:
         self._waiting_bytes: Counter[AgentId] = Counter()
         #: Attempts of which some output was dropped since the last write.
         self._dropped: set[messages.TaskId] = set()
+        self._damaged: OrderedDict[AttemptId, None] = OrderedDict()
         self._wake = asyncio.Event()
 
     def received(self, agent: AgentId, output: messages.Output) -> None:
@@ -108,13 +115,15 @@ class OutputCollector:
             waiting: list[tuple[_Arrival, OutputAppend]] = []
             for arrival in arrived:
                 pieces = await self._admitted(arrival)
-                if pieces or arrival.total is None:
+                if pieces is None:
+                    self._acknowledge_dropped(arrival)
+                elif pieces or arrival.total is None:
                     waiting.append((arrival, OutputAppend(attempt=arrival.key.attempt, pieces=pieces)))
             if waiting:
                 await self._write(waiting)
 
-    async def _admitted(self, arrival: _Arrival) -> list[OutputPiece]:
-        """The pieces to store."""
+    async def _admitted(self, arrival: _Arrival) -> list[OutputPiece] | None:
+        """The pieces to store; None if the log is damaged."""
         if arrival.total is not None:
             return self._admission.finished(arrival.key.attempt, arrival.total)
         while arrival.output is not None:
@@ -122,8 +131,30 @@ class OutputCollector:
                 return await self._admission.pieces(arrival.attempt, arrival.output)
             except Retryable as error:
                 logger.error("cannot read where output logs end; trying again: %s", error.text)
+            except Stalled as error:
+                self._note_damage(arrival.key.attempt, error)
+                return None
             await asyncio.sleep(DISK_FULL_PAUSE_S)
         return []
+
+    def _note_damage(self, name: AttemptId, error: Stalled) -> None:
+        """Further output of the attempt is dropped, because its log is damaged. Raises any other error again."""
+        if error.code != _DAMAGED_CODE:
+            raise error
+        if name in self._damaged:
+            return
+        self._damaged[name] = None
+        if len(self._damaged) > _DAMAGED_MAX:
+            self._damaged.popitem(last=False)
+        text = "run %s, %s/%s: %s; the run continues, and other output is not affected"
+        logger.error(text, name.run, name.job, name.step, error.text, extra={"run": name.run})
+
+    def _acknowledge_dropped(self, arrival: _Arrival) -> None:
+        """The agent would send it forever otherwise."""
+        output = arrival.output
+        if output is not None:
+            end = output.offset + sum(len(chunk.data) for chunk in output.chunks)
+            self._link.send(arrival.agent, [messages.OutputAck(arrival.key, end)])
 
     async def _write(self, waiting: list[tuple[_Arrival, OutputAppend]]) -> None:
         sizes = await self._append([append for _, append in waiting])
@@ -141,7 +172,7 @@ class OutputCollector:
         is_stored = True
         while True:
             try:
-                sizes = await self._logs.append(appends)
+                sizes = await self._append_once(appends)
             except Retryable as error:
                 logger.error("cannot write output; agents will send it again: %s", error.text)
             else:
@@ -153,6 +184,24 @@ class OutputCollector:
             for append, size in zip(appends, sizes, strict=True):
                 self._admission.not_stored(append.attempt, size)
         return sizes
+
+    async def _append_once(self, appends: list[OutputAppend]) -> list[int]:
+        try:
+            return await self._logs.append(appends)
+        except Stalled as error:
+            if error.code != _DAMAGED_CODE:
+                raise
+        # Each by itself, because one of them prevents the others. Known bytes are not stored again.
+        return [await self._append_one(append) for append in appends]
+
+    async def _append_one(self, append: OutputAppend) -> int:
+        try:
+            [size] = await self._logs.append([append])
+        except Stalled as error:
+            self._note_damage(append.attempt, error)
+            # What is dropped is acknowledged.
+            return max((piece.offset + len(piece.data) for piece in append.pieces), default=0)
+        return size
 
 
 def _fault(key: messages.TaskId, attempt: HeldAttempt | None, offset: int, size: int) -> str:

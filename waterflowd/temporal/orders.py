@@ -102,6 +102,8 @@ class CancelOrder(Order, frozen=True, kw_only=True, tag="cancel-order"):
     task: TaskId
     is_forced: bool
     reason: str
+    #: The run has given the attempt up, so its activity no longer arrives.
+    is_ended: bool = False
 
 
 class ReleaseOrder(Order, frozen=True, kw_only=True, tag="release-order"):

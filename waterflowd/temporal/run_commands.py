@@ -172,13 +172,14 @@ def lost_ms(run: Run, name: AttemptId, lost_after_ms: int) -> int:
 
 def _cancel(run: Run, command: commands.CancelTask) -> messages.ScheduleActivity:
     name = AttemptId(run.id, command.job, command.step, command.attempt)
+    is_open = _attempt(run, name).is_open
     order = orders.CancelOrder(
         agent=command.agent,
         task=lowering.key_of(run, command),
         is_forced=command.is_forced,
         reason=command.reason,
+        is_ended=not is_open,
     )
-    is_open = _attempt(run, name).is_open
     return messages.ScheduleActivity(
         id=orders.attempt_activity(orders.CANCEL, name, is_forced=command.is_forced),
         name=orders.CANCEL,

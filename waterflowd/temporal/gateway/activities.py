@@ -47,6 +47,8 @@ GIVE_BACK_S = 1.0
 #: How long it stays in the queue then: twice as long each time, as probably none of them can grant it.
 GIVEN_BACK_S = 0.1
 GIVEN_BACK_S_MAX = 10.0
+#: How long a cancel waits for its attempt before it returns to its queue: less than its timeout (`run_commands.SHORT_MS`).
+ARRIVAL_S = 8.0
 
 Found = TypeVar("Found")
 
@@ -197,14 +199,24 @@ class GatewayActivities:
 
     @activity.defn(name=orders.CANCEL)
     async def cancel(self, content: bytes) -> None:
-        """Sends the agent a cancel. It is sent again when the agent, or the attempt, comes to another gateway."""
+        """Sends the agent a cancel. It is sent again when the agent, or the attempt, comes to another gateway.
+
+        One that arrives before its attempt waits for it: only what is noted with the attempt's activity outlives the session.
+        """
         order = received_orders.read(content, orders.CancelOrder)
         received_orders.check_activity(
             order.task.attempt.run,
             orders.attempt_activity(orders.CANCEL, order.task.attempt, is_forced=order.is_forced),
             orders.agent_queue(order.agent),
         )
-        attempt = self._attempts.cancel(self._session(order.agent), order)
+        session = self._session(order.agent)
+        is_prepared = order.task in session.preparing
+        attempt = self._attempts.cancel(session, order)
+        has_ended = order.is_ended or is_prepared or self._attempts.reports.result(order.agent, order.task) is not None
+        if attempt is None and not has_ended:
+            attempt = await session.arrival(order.task, ARRIVAL_S)
+            if attempt is None:
+                raise away("the attempt that is to be cancelled has not arrived at this gateway")
         if attempt is not None:
             await self._attempts.note(order.agent, attempt)
 

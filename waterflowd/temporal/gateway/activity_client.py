@@ -15,7 +15,6 @@ from enum import Enum
 from typing import Any, NamedTuple, TypeVar
 
 from temporalio.api.enums.v1 import PendingActivityState
-from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 from temporalio.client import (
     AsyncActivityCancelledError,
@@ -28,7 +27,7 @@ from temporalio.client import (
 )
 from temporalio.converter import ActivitySerializationContext
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.errors import Retryable
@@ -37,7 +36,7 @@ from waterflowd.model.ids import AgentId, RunId, is_run_id, run_stream
 from waterflowd.temporal import messages, orders
 from waterflowd.temporal.run_reader import TemporalRunReader
 from waterflowd.temporal.shell import OPEN_MAX
-from waterflowd.temporal.stream_reader import RUNS, StreamReader
+from waterflowd.temporal.stream_reader import RUNS, StreamReader, is_not_found
 
 logger = logging.getLogger("waterflow.gateway")
 
@@ -145,7 +144,7 @@ class ActivityClient:
             # The execution ended, or continued as a new one, before a turn took the update.
             return await self._still_open(run, error)
         except RPCError as error:
-            if not _is_not_found(error):
+            if not is_not_found(error):
                 raise _unconfirmed(error) from error
             return await self._still_open(run, error)
         return True
@@ -204,7 +203,7 @@ class ActivityClient:
             async with self._calls:
                 return await self._client.get_workflow_handle(stream).describe(rpc_timeout=CALL_TIMEOUT)
         except RPCError as error:
-            if _is_not_found(error):
+            if is_not_found(error):
                 return None
             raise _unconfirmed(error) from error
 
@@ -231,17 +230,10 @@ class ActivityClient:
                 async with self._calls:
                     await call
             except RPCError as error:
-                if _is_not_found(error):
+                if is_not_found(error):
                     return False
                 raise _unconfirmed(error) from error
         return True
-
-
-def _is_not_found(error: RPCError) -> bool:
-    details = error.grpc_status.details
-    return error.status is RPCStatusCode.NOT_FOUND and not any(
-        detail.Is(NamespaceNotFoundFailure.DESCRIPTOR) for detail in details
-    )
 
 
 def _unconfirmed(error: Exception) -> Retryable:

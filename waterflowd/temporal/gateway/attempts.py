@@ -230,6 +230,8 @@ class GatewayAttempts:
         session.expected.discard(task.attempt)
         self._slots.hold(session.agent, task.attempt)
         is_repeated = attempt.order is not None
+        if (arrival := session.arrivals.get(task)) is not None:
+            arrival.set()
         attempt.order, attempt.is_attached, attempt.missed_in = order, True, ""
         attempt.progress = _merged(attempt.progress, prepared.progress, session.cancels.pop(task, None))
         if is_repeated and state is None:

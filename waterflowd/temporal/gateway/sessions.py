@@ -64,6 +64,8 @@ class Session:
         self.attempts = {held.key.attempt: Attempt(task=held.key, state=held.state) for held in hello.held}
         self.ended: OrderedDict[AttemptId, Attempt] = OrderedDict()
         self.cancels: OrderedDict[TaskId, tuple[bool, str]] = OrderedDict()
+        #: Who waits for the activity of an attempt, to leave a cancel with it.
+        self.arrivals: dict[TaskId, asyncio.Event] = {}
         #: What prepares the offers of attempts that have arrived.
         self.preparing: dict[TaskId, asyncio.Task[Task | Reason]] = {}
         #: Runs of attempts and directories of the agent that had ended at the handshake.
@@ -72,6 +74,19 @@ class Session:
         self.expected = {held.key.attempt for held in hello.held if held.state is not AttemptState.FINISHED}
         self.opened_at = asyncio.get_running_loop().time()
         self.has_ended = asyncio.Event()
+
+    async def arrival(self, task: TaskId, wait_s: float) -> Attempt | None:
+        """The attempt once its activity is here; None if it is not after `wait_s`, or the session has ended."""
+        arrived = self.arrivals.setdefault(task, asyncio.Event())
+        waits = [asyncio.create_task(each.wait()) for each in (arrived, self.has_ended)]
+        try:
+            await asyncio.wait(waits, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            self.arrivals.pop(task, None)
+        found = self.attempt(task)
+        return found if found is not None and found.is_attached and not self.has_ended.is_set() else None
 
     def attempt(self, task: TaskId) -> Attempt | None:
         """The attempt under this lease, if it has not ended."""

@@ -86,6 +86,21 @@ class PreparedStart(msgspec.Struct, frozen=True, kw_only=True):
     at: int
 
 
+def runs_left(open_count: int, fresh: int) -> int:
+    """How many runs may be open besides. Raises `Rejected` WF609 if the fresh ones are too many."""
+    left = OPEN_RUNS_MAX - open_count - fresh
+    if left < 0:
+        raise Rejected("WF609", f"limit of {OPEN_RUNS_MAX} open runs reached; wait, or cancel some", status=429)
+    return left
+
+
+def check_share(repository: str, own: int, fresh: int, left: int) -> None:
+    """Raises `Rejected` WF609 if a repository with `own` open runs would have more than it leaves to others, or one."""
+    if own + fresh > left + 1:
+        text = f'repository "{repository}" has {own} open runs, and may not have more than it leaves to others'
+        raise Rejected("WF609", f"{text} ({left} of {OPEN_RUNS_MAX}); wait, or cancel some", status=429)
+
+
 class Driver:
     """See the file's docstring. Implements `ports.Runs`."""
 
@@ -422,18 +437,12 @@ class Driver:
     def _check_open_runs(self, fresh: Sequence[StartRequest]) -> None:
         """Refuses starts beyond the limit. A repository may have as many open runs as it leaves to others, or one."""
         runs = self.state.runs
-        left = OPEN_RUNS_MAX - len(runs) - len(fresh)
-        if left < 0:
-            raise Rejected("WF609", f"limit of {OPEN_RUNS_MAX} open runs reached; wait, or cancel some", status=429)
+        left = runs_left(len(runs), len(fresh))
         if 2 * left >= OPEN_RUNS_MAX:
             return
         for repository, count in Counter(request.repository for request in fresh).items():
-            if repository is None:
-                continue
-            own = count + sum(run.repository == repository for run in runs.values())
-            if own > left + 1:
-                text = f'repository "{repository}" has {own - count} open runs, and may not have more than it leaves to others'
-                raise Rejected("WF609", f"{text} ({left} of {OPEN_RUNS_MAX}); wait, or cancel some", status=429)
+            if repository is not None:
+                check_share(repository, sum(run.repository == repository for run in runs.values()), count, left)
 
     def _check(self, request: StartRequest) -> None:
         plan_hash = plan.content_hash(request.plan)

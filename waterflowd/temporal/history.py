@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from itertools import islice
 from typing import Any
 
 from temporalio.api.common.v1 import Memo
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecution
 
-from waterflow_agent.errors import Retryable
+from waterflow_agent.errors import Retryable, Stalled
 from waterflowd import ports
+from waterflowd.model.codec import UnreadableError
 from waterflowd.model.ids import RunId, StreamName, is_run_id, run_stream
 from waterflowd.model.records import Record, RunCounts, RunFilter, RunSummary
-from waterflowd.temporal import messages, run_turns
+from waterflowd.temporal import messages, run_turns, terminated_runs
 from waterflowd.temporal.repositories.streams import RepositoryStreams
-from waterflowd.temporal.stream_reader import RUNS, NotFoundError, StreamReader, bound, reported
+from waterflowd.temporal.stream_reader import RUNS, EndedError, NotFoundError, StreamReader, bound, reported
 
+logger = logging.getLogger("waterflow.temporal")
+
+#: Runs with an unreadable row that are remembered, so that each is reported once.
+UNREADABLE_MAX = 1_000
 #: Rows that one list examines. They arrive in the order of their executions' starts, and are sorted by id here.
 ROWS_EXAMINED_MAX = 1_000
 #: How long a reader waits before it asks a cluster again that did not answer.
@@ -44,6 +50,7 @@ class TemporalHistory:
         self._others = others
         self._repositories = repositories
         self.streams = StreamReader(client)
+        self._unreadable: OrderedDict[str, None] = OrderedDict()
 
     async def read(self, stream: StreamName, first: int = 1, limit: int | None = None) -> list[Record]:
         """See the port."""
@@ -52,7 +59,7 @@ class TemporalHistory:
         if not _is_run(stream):
             return await self._others.read(stream, first, limit)
         stored = await self.streams.read(stream)
-        facts = stored.facts if stored is not None else []
+        facts = terminated_runs.facts(stored) if stored is not None else ()
         begin = max(first, 1) - 1
         selected = facts[begin : None if limit is None else begin + limit]
         return [_record(stream, begin + index, fact) for index, fact in enumerate(selected, 1)]
@@ -64,7 +71,7 @@ class TemporalHistory:
         if not _is_run(stream):
             return await self._others.head(stream)
         stored = await self.streams.read(stream)
-        return len(stored.facts) if stored is not None else 0
+        return len(terminated_runs.facts(stored)) if stored is not None else 0
 
     async def follow(self, stream: StreamName, after: int) -> AsyncIterator[Record]:
         """See the port."""
@@ -88,10 +95,17 @@ class TemporalHistory:
                         if position > after:
                             after = position
                             yield _record(stream, position, fact)
+            except EndedError:
+                break
             except (Retryable, NotFoundError):
                 pass
-            # The stream has continued as a new execution, has ended, or cannot be read at the moment.
+            # The stream has continued as a new execution, or cannot be read at the moment.
             await asyncio.sleep(RETRY_S)
+        # Of a terminated run, the end has not been seen yet.
+        for record in await self.read(stream, after + 1):
+            yield record
+        # Nothing follows, and the port says that this never ends.
+        await asyncio.Event().wait()
 
     async def output_grew(self, run: RunId) -> None:
         """See the port."""
@@ -110,7 +124,7 @@ class TemporalHistory:
                 found = await self._client.get_workflow_handle(run_stream(run)).describe()
         except NotFoundError:
             return None
-        return await self._row(run_stream(run), found.raw_description.workflow_execution_info.memo)
+        return await self._row(found, found.raw_description.workflow_execution_info.memo)
 
     async def stalled(self, run: RunId) -> str:
         """Why the run is stalled; empty if it is not, or if there is no such run."""
@@ -147,6 +161,14 @@ class TemporalHistory:
         rows = await self._search(f"{RUNS} AND ExecutionStatus = 'Running'")
         return sorted(rows, key=lambda row: row.id)[:limit]
 
+    async def count_open(self, repository: str | None = None) -> int:
+        """How many runs are open, a moment late; of one repository if it is given."""
+        query = f"{RUNS} AND ExecutionStatus = 'Running'"
+        if repository is not None:
+            query += f" AND WaterflowRepository = '{repository}'" if _PLAIN.fullmatch(repository) else ""
+        with reported():
+            return (await self._client.count_workflows(query)).count
+
     async def runs_by_prefix(self, prefix: str, limit: int) -> list[RunId]:
         """See the port."""
         upper = prefix.upper()
@@ -169,19 +191,41 @@ class TemporalHistory:
         found: dict[RunId, RunSummary] = {}
         with reported():
             async for execution in self._client.list_workflows(query, limit=ROWS_EXAMINED_MAX):
-                row = await self._row(execution.id, execution.raw_info.memo)
+                row = await self._listed_row(execution)
                 # An execution that has just been continued may be listed beside the next one.
                 if row is not None and (row.id not in found or found[row.id].seq < row.seq):
                     found[row.id] = row
         return list(found.values())
 
-    async def _row(self, stream: str, memo: Memo) -> RunSummary | None:
+    async def _listed_row(self, execution: WorkflowExecution) -> RunSummary | None:
+        """None for a run that has no row here; one that cannot be read is left out, so that lists show the others."""
+        try:
+            return await self._row(execution, execution.raw_info.memo)
+        except Stalled as error:
+            if execution.id not in self._unreadable:
+                self._unreadable[execution.id] = None
+                if len(self._unreadable) > UNREADABLE_MAX:
+                    self._unreadable.popitem(last=False)
+                logger.error("%s is missing in lists: %s", execution.id, error.text)
+            return None
+
+    async def _row(self, execution: WorkflowExecution, memo: Memo) -> RunSummary | None:
+        """Raises `Stalled` WF810 or WF401 for a row that cannot be read."""
         payload = memo.fields.get(run_turns.ROW_MEMO)
         if payload is None:
             return None
-        [content] = await bound(self._client, stream).decode([payload], [bytes])
-        row: RunSummary = run_turns.ROWS.unpack(content)
-        return row
+        try:
+            [content] = await bound(self._client, execution.id).decode([payload], [bytes])
+            row: RunSummary = run_turns.ROWS.unpack(content)
+        except UnreadableError as error:
+            raise error.stalled(f"the row of {execution.id}") from error
+        except (KeyError, RuntimeError, TypeError) as error:
+            # Temporal's client has no type of its own for a payload that the codec has refused.
+            text = (
+                f"the row of {execution.id} was changed, or no daemon has sealed it; its event history is not affected"
+            )
+            raise Stalled("WF810", text) from error
+        return terminated_runs.row(row, execution)
 
 
 def _is_run(stream: StreamName) -> bool:
@@ -205,5 +249,6 @@ def _query(selected: RunFilter) -> str:
     words = sorted(selected.words)
     if words and all(_PLAIN.fullmatch(word) for word in words):
         either = [f"{name} = '{word}'" for word in words for name in ("WaterflowStatus", "WaterflowConclusion")]
-        parts.append(f"({' OR '.join(either)})")
+        # Of a terminated run they say what they said before.
+        parts.append(f"({' OR '.join([*either, terminated_runs.QUERY])})")
     return " AND ".join(parts)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from waterflowd.engine import Run, fold
 from waterflowd.model import plan
 from waterflowd.model.ids import RunId, StreamName, run_stream
-from waterflowd.temporal import run_turns
+from waterflowd.temporal import run_turns, terminated_runs
 from waterflowd.temporal.stream_reader import Stored, StreamReader
 
 #: A start is durable before its first turn, which follows at once.
@@ -29,9 +29,10 @@ class TemporalRunReader:
         """See the protocol."""
         stream = run_stream(run)
         stored = await self._begun(stream)
-        if stored is None or not stored.facts or (at is not None and not 1 <= at <= len(stored.facts)):
+        facts = terminated_runs.facts(stored) if stored is not None else ()
+        if stored is None or not facts or (at is not None and not 1 <= at <= len(facts)):
             return None
-        history = [run_turns.FACTS.unpack(stream, fact).event for fact in stored.facts[:at]]
+        history = [run_turns.FACTS.unpack(stream, fact).event for fact in facts[:at]]
         return fold(run, plan.decode(stored.subject), history)
 
     async def _begun(self, stream: StreamName) -> Stored | None:

@@ -23,7 +23,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.engine import Run, inputs, step
 from waterflowd.host import turn
-from waterflowd.host.driver import Driver
+from waterflowd.host.driver import OPEN_RUNS_MAX, Driver, check_share, runs_left
 from waterflowd.host.run_summary import summary
 from waterflowd.model import plan
 from waterflowd.model.ids import JobId, RunId, StepId, StreamName, run_stream
@@ -55,6 +55,7 @@ class TemporalRuns:
         stream = self._repositories.of(request.repository)
         known = self._known(stream, request)
         if known is None:
+            await self._check_open_runs(request.repository)
             [known] = await self._record(stream, (), [request], run)
         decided = stream.ledger.unstarted.get(known)
         row = await self._history.run(known)
@@ -64,6 +65,12 @@ class TemporalRuns:
             text = f"this trigger key has started run {known}, which Temporal no longer keeps; use a new key"
             raise Rejected("WF606", text, status=409)
         return row
+
+    async def _check_open_runs(self, repository: str | None) -> None:
+        """As the log engine does. Runs that were started within the last second may not be counted yet."""
+        left = runs_left(await self._history.count_open(), 1)
+        if repository is not None and 2 * left < OPEN_RUNS_MAX:
+            check_share(repository, await self._history.count_open(repository), 1, left)
 
     async def apply(self, stream: StreamName, facts: Sequence[Any], starts: Sequence[StartRequest]) -> list[RunId]:
         """See `ports.Runs`. Once they are recorded, the runs are started, now or by the leader."""
@@ -142,8 +149,6 @@ class TemporalRuns:
                 )
         except WorkflowAlreadyStartedError:
             row = await self._history.run(decided.run) or row
-        except NotFoundError as error:
-            raise Stalled("WF805", f"the namespace of temporal.namespace does not exist: {error}") from error
         return row
 
     async def _request(self, run: RunId, item: inputs.Input) -> RunSummary:

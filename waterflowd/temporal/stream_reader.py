@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from temporalio.api.enums.v1 import EventType
+from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowHandle
 from temporalio.converter import DataConverter, WorkflowSerializationContext
@@ -46,6 +47,8 @@ class Stored(NamedTuple):
 
     subject: bytes
     facts: list[bytes]
+    #: When its workflow ended without a last turn, in ms: an operator has ended it. 0 otherwise.
+    terminated_at: int = 0
 
 
 class StreamEvent(NamedTuple):
@@ -57,6 +60,8 @@ class StreamEvent(NamedTuple):
     facts: list[bytes]
     #: Whether these are all facts of the stream so far.
     replaces: bool
+    #: Whether the stream has ended; otherwise it may continue as a new execution.
+    is_end: bool = False
 
 
 class StreamReader:
@@ -73,11 +78,11 @@ class StreamReader:
         if found is not None:
             self._ended.move_to_end(stream)
             return found
-        has_ended = False
+        has_ended, terminated_at = False, 0
         try:
             with reported():
                 async for event in self._handle(stream).fetch_history_events():
-                    has_ended = event.event_type in _CLOSED
+                    has_ended, terminated_at = event.event_type in _CLOSED, _terminated_at(event)
                     if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
                         begin = await self._begin(stream, event)
                         found = Stored(begin.subject, list(begin.facts))
@@ -89,6 +94,7 @@ class StreamReader:
         except NotFoundError:
             return None
         if found is not None and has_ended:
+            found = found._replace(terminated_at=terminated_at)
             self._ended[stream] = found
             if len(self._ended) > STREAMS_CACHED:
                 self._ended.popitem(last=False)
@@ -107,9 +113,12 @@ class StreamReader:
     async def follow(self, stream: str) -> AsyncIterator[list[bytes]]:
         """All facts of the latest execution, as they are recorded: first those that it began with. Ends with the execution.
 
-        Raises `Retryable` WF802 when the cluster does not answer, and `NotFoundError` for an unknown stream.
+        Raises `EndedError` when the stream has ended, `Retryable` WF802 when the cluster does not answer, and `NotFoundError`
+        for an unknown stream.
         """
         async for event in self.follow_events(stream):
+            if event.is_end:
+                raise EndedError
             if event.facts or event.replaces:
                 yield event.facts
 
@@ -125,7 +134,8 @@ class StreamReader:
                 elif (result := await self._result(stream, event)) is not None:
                     yield StreamEvent(event.event_id, result.facts, replaces=result.is_snapshot)
                 else:
-                    yield StreamEvent(event.event_id, [], replaces=False)
+                    is_end = event.event_type in _CLOSED
+                    yield StreamEvent(event.event_id, [], replaces=False, is_end=is_end)
 
     def _handle(self, stream: str, execution: str | None = None) -> WorkflowHandle[object, object]:
         return self._client.get_workflow_handle(stream, run_id=execution)
@@ -152,17 +162,34 @@ def _is_turn(data: bytes) -> bool:
     return bool(json.loads(data)["activity_type"] == messages.TURN)
 
 
+def _terminated_at(event: HistoryEvent) -> int:
+    """When a workflow ended without a last turn, in ms; 0 for another event."""
+    is_cut = event.event_type in _CLOSED and event.event_type != EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED
+    return event.event_time.ToMilliseconds() if is_cut else 0
+
+
+class EndedError(Exception):
+    """The stream has ended."""
+
+
 class NotFoundError(Exception):
     """There is no such workflow, or it has ended."""
 
 
+def is_not_found(error: RPCError) -> bool:
+    """Whether a call failed because there is no such workflow or activity; a missing namespace is an outage."""
+    return error.status is RPCStatusCode.NOT_FOUND and not any(
+        detail.Is(NamespaceNotFoundFailure.DESCRIPTOR) for detail in error.grpc_status.details
+    )
+
+
 @contextmanager
 def reported() -> Iterator[None]:
-    """Raises `Retryable` WF802 when a call to the cluster fails, and `NotFoundError` for what does not exist."""
+    """Raises `Retryable` WF802 when a call to the cluster fails, and `NotFoundError` for a workflow that does not exist."""
     try:
         yield
     except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
+        if is_not_found(error):
             raise NotFoundError(error.message) from error
         raise Retryable(
             "WF802", f"the Temporal cluster does not answer: {error.message}; next: check the cluster"

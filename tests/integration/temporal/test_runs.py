@@ -23,6 +23,7 @@ from waterflowd.access.policy import AccessPolicy
 from waterflowd.engine import Run, events
 from waterflowd.host.history import LogHistory
 from waterflowd.model.ids import RunId, run_stream
+from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.records import RunFilter, RunSummary
 from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.temporal import shell
@@ -349,3 +350,112 @@ async def test_a_stalled_run_says_why(daemon: Daemon, monkeypatch: pytest.Monkey
 
     assert "is stalled: a bug" in await until(refused)
     assert daemon.reader.stalled()[row.id].endswith("a bug")
+
+
+async def test_a_terminated_run_is_shown_as_such(daemon: Daemon, gateway: Gateway) -> None:
+    """Its row, its events and its state have an end with a reason, although no turn has recorded one."""
+    gateway.is_open.clear()
+    row = await daemon.runs.start(request(TWO))
+    await gateway.has_begun(2)
+    handle = daemon.client.get_workflow_handle(run_stream(row.id))
+    await handle.terminate("cleaning up")
+    found = await daemon.completed(row.id)
+    assert found.conclusion is Conclusion.LOST
+    assert found.reason.code is ReasonCode.TERMINATED
+    assert found.completed_at
+    read = await daemon.history.read(run_stream(row.id))
+    assert isinstance(read[-1].event, events.RunCompleted)
+    assert await daemon.history.head(run_stream(row.id)) == len(read)
+    run = await daemon.reader.run(row.id)
+    assert run is not None
+    assert run.conclusion is Conclusion.LOST
+
+    async def listed(status: str) -> list[RunId]:
+        return [each.id for each in (await daemon.history.runs(RunFilter(status=status), limit=10))[0]]
+
+    async def is_lost() -> bool:
+        return await listed("lost") == [row.id]
+
+    await until(is_lost)
+    assert await listed("running") == []
+    followed = []
+    async with asyncio.timeout(PATIENCE_S):
+        async for record in daemon.history.follow(run_stream(row.id), 1):
+            followed.append(record)
+            if isinstance(record.event, events.RunCompleted):
+                break
+    assert followed == read[1:]
+
+
+async def test_a_row_that_cannot_be_read_does_not_hide_the_others(
+    daemon: Daemon, gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody has started a workflow by hand, with a memo that no daemon has sealed."""
+    row = await daemon.runs.start(request(TWO))
+    foreign = await Client.connect(daemon.client.service_client.config.target_host, namespace=daemon.client.namespace)
+    stream = run_stream(RunId("01M8Q5VRD5FEJBQ2KVZHDDJG5W"))
+    await foreign.start_workflow("stream", id=stream, task_queue="nobody", memo={"row": b"forged"})
+
+    async def are_listed() -> bool:
+        found = [each.id async for each in daemon.client.list_workflows("WorkflowId STARTS_WITH 'run/'")]
+        return len(found) == 2
+
+    await until(are_listed)
+    rows, _ = await daemon.history.runs(RunFilter(), limit=10)
+    assert [each.id for each in rows] == [row.id]
+    assert f"{stream} is missing in lists" in caplog.text
+
+
+async def test_the_history_of_an_ended_run_is_read_once(
+    daemon: Daemon, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that follows it waits, without asking Temporal again and again."""
+    row = await daemon.runs.start(request(TWO))
+    await daemon.completed(row.id)
+    monkeypatch.setattr("waterflowd.temporal.history.RETRY_S", 0.01)
+    reads = 0
+    read = daemon.history.streams.follow_events
+
+    def counted(stream: str) -> object:
+        nonlocal reads
+        reads += 1
+        return read(stream)
+
+    monkeypatch.setattr(daemon.history.streams, "follow_events", counted)
+    found = []
+
+    async def follow() -> None:
+        async for record in daemon.history.follow(run_stream(row.id), 0):
+            found.append(record)
+
+    following = asyncio.create_task(follow())
+    try:
+        stored = await daemon.history.read(run_stream(row.id))
+        async with asyncio.timeout(PATIENCE_S):
+            while len(found) < len(stored):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+    assert reads == 1
+    assert found == stored
+
+
+async def test_the_number_of_open_runs_is_limited(
+    daemon: Daemon, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the answer of the log engine. A run that has ended makes room."""
+    monkeypatch.setattr("waterflowd.host.driver.OPEN_RUNS_MAX", 1)
+    first = await daemon.runs.start(request(APPROVAL))
+
+    async def is_refused() -> bool:
+        try:
+            await daemon.runs.start(request(APPROVAL))
+        except Rejected as error:
+            return error.code == "WF609"
+        return False
+
+    await until(is_refused)
+    monkeypatch.setattr("waterflowd.host.driver.OPEN_RUNS_MAX", 1_000)
+    assert (await daemon.runs.start(request(APPROVAL))).id != first.id

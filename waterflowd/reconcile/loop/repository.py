@@ -342,8 +342,8 @@ class RepositoryLoop:
         type_ = ConditionType.FETCHED if failure.code in codes.NOT_FETCHED else ConditionType.APPLIED
         self.repository.set_condition(type_, False, failure.code, failure.text)
         self._show_watching()
-        level = logging.DEBUG if failure.code == codes.NOT_APPLIED_YET else logging.WARNING
-        _logger.log(level, "repository %s: %s", self.settings.name, failure, extra=self._log_fields)
+        if failure.code != codes.NOT_APPLIED_YET:
+            _logger.warning("repository %s: %s", self.settings.name, failure, extra=self._log_fields)
 
     def _show_suspended(self) -> None:
         text = "suspended: pushes are ignored until `resume`"

@@ -598,8 +598,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("waterflowd.fleet.registry:Registry.apply", "self._remove(agent)", "pass", "a revoked agent continues"),
     Mutant(
         "waterflowd.host.agents.enrollment:EnrollmentService.revoke",
-        "await self._record(lambda: events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))",
-        "self._applied(events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))",
+        "await self._fleet.append(lambda: [fact] if agent in self._registry.agents else [])",
+        "self._registry.apply(fact)",
         "a revocation is not logged",
     ),
     # Files of repositories.

@@ -10,8 +10,7 @@ from waterflow_agent.errors import Rejected
 from waterflowd.access.events import TokenCreated, TokenRevoked
 from waterflowd.access.roles import Principal, Role, check_groups
 from waterflowd.access.tokens import TOKEN_PREFIX, Token, TokenRegistry, hash_secret
-from waterflowd.model.ids import AUDIT
-from waterflowd.ports import Clock, Runs
+from waterflowd.ports import Clock, StreamWriter
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 _SECRET_BYTES = 32
@@ -22,9 +21,10 @@ _TOKENS_MAX = 10_000
 class TokenAdmin:
     """Creates and revokes API tokens. What a method changes is durable when it returns."""
 
-    def __init__(self, registry: TokenRegistry, runs: Runs, clock: Clock) -> None:
+    def __init__(self, registry: TokenRegistry, writer: StreamWriter, clock: Clock) -> None:
+        """`writer` appends to the stream of tokens, and what it folds changes `registry`."""
         self._registry = registry
-        self._runs = runs
+        self._writer = writer
         self._clock = clock
 
     def tokens(self) -> list[Token]:
@@ -42,12 +42,6 @@ class TokenAdmin:
         if not _NAME.fullmatch(name):
             text = "`name` must consist of letters, digits, `.`, `_`, `@`, `-`, at most 63 characters"
             raise Rejected("WF605", text, where="name")
-        existing = self._registry.find(name)
-        if existing is not None and existing.is_valid(now):
-            text = f'a token named "{name}" already exists; revoke it or choose another name'
-            raise Rejected("WF606", text, status=409)
-        if sum(token.parent is None for token in self._registry.tokens()) >= _TOKENS_MAX:
-            raise Rejected("WF609", f"the limit of {_TOKENS_MAX} tokens is reached", status=429)
         secret = TOKEN_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
         event = TokenCreated(
             at=now,
@@ -59,8 +53,14 @@ class TokenAdmin:
             groups=groups,
             expires_at=now + ttl_ms,
         )
-        await self._runs.record(AUDIT, [event])
-        self._registry.apply(event)
+
+        def decide() -> list[TokenCreated]:
+            if self._registry.find(token_id) is not None:
+                return []
+            self._check_free(name, now)
+            return [event]
+
+        await self._writer.append(decide)
         created = self._registry.find(token_id)
         assert created is not None
         return created, secret
@@ -72,8 +72,14 @@ class TokenAdmin:
             text = f'token "{escape_for_display(name, 60)}" not found; list tokens with `waterflowctl tokens`'
             raise Rejected("WF604", text, status=404)
         check_groups(principal, token.groups)
-        if token.revoked_at is None:
-            event = TokenRevoked(at=self._clock.now(), by=principal.name, token=token.id)
-            await self._runs.record(AUDIT, [event])
-            self._registry.apply(event)
+        event = TokenRevoked(at=self._clock.now(), by=principal.name, token=token.id)
+        await self._writer.append(lambda: [event] if token.revoked_at is None else [])
         return token
+
+    def _check_free(self, name: str, now: int) -> None:
+        existing = self._registry.find(name)
+        if existing is not None and existing.is_valid(now):
+            text = f'a token named "{name}" already exists; revoke it or choose another name'
+            raise Rejected("WF606", text, status=409)
+        if sum(token.parent is None for token in self._registry.tokens()) >= _TOKENS_MAX:
+            raise Rejected("WF609", f"the limit of {_TOKENS_MAX} tokens is reached", status=429)

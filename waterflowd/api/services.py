@@ -25,7 +25,7 @@ from waterflowd.admin.ports import (
     WebhookService,
 )
 from waterflowd.model.records import RunSummary
-from waterflowd.ports import Clock, Compiler, Feed, History, OutputLogs, Runs
+from waterflowd.ports import Clock, Compiler, Feed, History, OutputLogs, Runs, StreamWriter
 from waterflowd.time_slices import TimeSlices
 from waterflowd.web.files import WebFiles
 
@@ -69,6 +69,8 @@ class Services:
     repositories: RepositoryAdmin
     clock: Clock
     tokens: TokenRegistry
+    #: Records tokens, and applies them to `tokens`.
+    token_writer: StreamWriter
     metrics: MetricsReader
     version: str
     #: When the daemon started, in ms.
@@ -105,5 +107,5 @@ class Services:
 
     def __post_init__(self) -> None:
         self.audit = AuditTrail(self.runs, self.clock)
-        self.token_admin = TokenAdmin(self.tokens, self.runs, self.clock)
+        self.token_admin = TokenAdmin(self.tokens, self.token_writer, self.clock)
         self.sessions = BrowserSessions(self.tokens, self.runs, self.clock, self.peers)

@@ -48,6 +48,7 @@ from waterflowd.gitsource.revision_files import RevisionFileReader
 from waterflowd.host.agents.attempts import LiveAttempts
 from waterflowd.host.agents.enrollment import EnrollmentService
 from waterflowd.host.agents.file_server import FileServer
+from waterflowd.host.agents.fleet_changes import FleetChanges
 from waterflowd.host.agents.handler import AgentHandler
 from waterflowd.host.agents.identities import AgentIdentities
 from waterflowd.host.agents.output_admission import OutputAdmission
@@ -60,6 +61,7 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.history import LogHistory, LogOutputs
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.queries import RunQueries
+from waterflowd.host.stream_writer import LogStreamWriter
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import AUDIT, FLEET, AgentId
 from waterflowd.reconcile import events as repository_events
@@ -234,8 +236,10 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         lost_after_ms=config.agents.lost_after_ms,
     )
     engine.connect(agents)
-    enrollment = EnrollmentService(registry, driver, agents, link, clock)
-    identities = AgentIdentities(registry, state.placement, driver, clock, server_keys.current.fingerprint)
+    fleet = LogStreamWriter(driver, FLEET, FleetChanges(registry, driver, agents, link).apply)
+    enrollment = EnrollmentService(registry, fleet, clock)
+    identities = AgentIdentities(registry, state.placement, fleet, clock, server_keys.current.fingerprint)
+    tokens = TokenRegistry((record.event for record in log.read(AUDIT)), started_at=clock.now())
     dispatch = Dispatch(
         agents,
         enrollment,
@@ -269,7 +273,8 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,
         time_slices=time_slices,
-        tokens=TokenRegistry((record.event for record in log.read(AUDIT)), started_at=clock.now()),
+        tokens=tokens,
+        token_writer=LogStreamWriter(driver, AUDIT, tokens.apply),
         metrics=DriverMetrics(driver, lambda: dispatch.counters, audit_export, server_keys.described()),
         version=waterflowd.__version__,
         started_at=clock.now(),

@@ -50,6 +50,7 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.history import LogHistory, LogOutputs
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.queries import RunQueries
+from waterflowd.host.stream_writer import LogStreamWriter
 from waterflowd.host.timers import Timers
 from waterflowd.model import plan as plans
 from waterflowd.model.ids import AUDIT, AgentId, RunId
@@ -373,6 +374,7 @@ class ApiHarness:
             clock=self.clock,
             time_slices=time_slices,
             tokens=self.tokens,
+            token_writer=LogStreamWriter(self.driver, AUDIT, self.tokens.apply),
             version=VERSION,
             started_at=self.clock.now(),
             requests_per_s=requests_per_s,

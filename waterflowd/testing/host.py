@@ -26,6 +26,7 @@ from waterflowd.fleet.registry import Registry
 from waterflowd.host.agents.attempts import LiveAttempts
 from waterflowd.host.agents.enrollment import EnrollmentService
 from waterflowd.host.agents.file_server import FileServer
+from waterflowd.host.agents.fleet_changes import FleetChanges
 from waterflowd.host.agents.handler import AgentHandler
 from waterflowd.host.agents.output_admission import OutputAdmission
 from waterflowd.host.agents.outputs import OutputCollector
@@ -36,6 +37,7 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.history import LogOutputs
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.queries import RunQueries
+from waterflowd.host.stream_writer import LogStreamWriter
 from waterflowd.host.timers import Timers
 from waterflowd.model.codec import ValueCodec
 from waterflowd.model.ids import FLEET, AgentId, RunId, run_stream
@@ -215,7 +217,9 @@ class HostHarness:
             files=self.files,
             lost_after_ms=LOST_AFTER_MS,
         )
-        self.enrollment = EnrollmentService(self.registry, self.driver, self.agents, self.link, self.clock, agent_id)
+        changes = FleetChanges(self.registry, self.driver, self.agents, self.link)
+        self.fleet = LogStreamWriter(self.driver, FLEET, changes.apply)
+        self.enrollment = EnrollmentService(self.registry, self.fleet, self.clock, agent_id)
         self.workflows = MemoryChildWorkflows()
         self.starter = ChildRunStarter(self.driver, self.workflows)
         self._tasks: list[asyncio.Task[None]] = []

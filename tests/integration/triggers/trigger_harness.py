@@ -32,7 +32,9 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.history import LogHistory, LogOutputs
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.queries import RunQueries
+from waterflowd.host.stream_writer import LogStreamWriter
 from waterflowd.host.timers import Timers
+from waterflowd.model.ids import AUDIT
 from waterflowd.model.records import RunFilter, RunSummary
 from waterflowd.model.statuses import Status
 from waterflowd.reconcile import events as repository_events
@@ -96,6 +98,7 @@ class TriggerHarness:
         )
         self.reconciler = Reconciler(settings, open_source, loop_ports)
         self.repositories = GitRepositoryAdmin(self.reconciler, self.quotas)
+        tokens = TokenRegistry()
         self.services = Services(
             history=history,
             generation=log.generation,
@@ -111,7 +114,8 @@ class TriggerHarness:
             webhooks=SignedWebhookService(loop_ports, self.reconciler.loops, self.secrets.get),
             clock=self.clock,
             time_slices=time_slices,
-            tokens=TokenRegistry(),
+            tokens=tokens,
+            token_writer=LogStreamWriter(self.driver, AUDIT, tokens.apply),
             version="0",
             started_at=self.clock.now(),
             listen="127.0.0.1:0",

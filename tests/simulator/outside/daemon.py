@@ -27,6 +27,7 @@ from waterflowd.fleet.registry import Registry
 from waterflowd.host.agents.attempts import LiveAttempts
 from waterflowd.host.agents.enrollment import EnrollmentService
 from waterflowd.host.agents.file_server import FileServer
+from waterflowd.host.agents.fleet_changes import FleetChanges
 from waterflowd.host.agents.handler import AgentHandler
 from waterflowd.host.agents.identities import AgentIdentities
 from waterflowd.host.agents.output_admission import OutputAdmission
@@ -38,6 +39,7 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.history import LogHistory, LogOutputs
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.queries import RunQueries
+from waterflowd.host.stream_writer import LogStreamWriter
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import FLEET, AgentId
 from waterflowd.reconcile.loop import LoopPorts, RepositoryLoop
@@ -148,8 +150,10 @@ class Daemon:
             files=files,
             lost_after_ms=LOST_AFTER_MS,
         )
-        enrollment = self.enrollment = EnrollmentService(registry, self.driver, self.agents, link, clock)
-        identities = AgentIdentities(registry, self.live_state.placement, self.driver, clock)
+        changes = FleetChanges(registry, self.driver, self.agents, link)
+        fleet = LogStreamWriter(self.driver, FLEET, changes.apply)
+        enrollment = self.enrollment = EnrollmentService(registry, fleet, clock)
+        identities = AgentIdentities(registry, self.live_state.placement, fleet, clock)
         silent: logging.Logger = _Silent()  # type: ignore[assignment]
         self.sessions = Sessions(
             self.agents,

@@ -20,7 +20,7 @@ RETRIED = "jobs: {a: {runs-on: web, retry: {max-attempts: 2, on: [lost]}, steps:
 
 
 def identities_of(host: HostHarness, server_key: str = "") -> AgentIdentities:
-    return AgentIdentities(host.registry, host.state.placement, host.driver, host.clock, server_key)
+    return AgentIdentities(host.registry, host.state.placement, host.fleet, host.clock, server_key)
 
 
 def hello(**changes: Any) -> messages.Hello:

@@ -7,7 +7,6 @@ their proven key; they repeat their request, so a restart loses nothing.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
 from collections import OrderedDict
@@ -23,10 +22,7 @@ from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.fleet import events
 from waterflowd.fleet.registry import JoinToken, Registry, check_groups, free_name
-from waterflowd.host.agents.handler import AgentHandler
-from waterflowd.host.driver import Driver
-from waterflowd.model.ids import FLEET, AgentId
-from waterflowd.model.reasons import ReasonCode
+from waterflowd.model.ids import AgentId
 
 #: Pending agents; beyond it the oldest is dropped, and asks again.
 PENDING_MAX = 100
@@ -63,20 +59,16 @@ class EnrollmentService:
     def __init__(
         self,
         registry: Registry,
-        driver: Driver,
-        agents: AgentHandler,
-        link: ports.Link,
+        fleet: ports.StreamWriter,
         clock: ports.Clock,
         fingerprint: Callable[[str], str] = keys.fingerprint,
     ) -> None:
+        """`fleet` appends to the `fleet` stream, and what it folds changes `registry`."""
         self._registry = registry
-        self._driver = driver
-        self._agents = agents
-        self._link = link
+        self._fleet = fleet
         self._clock = clock
         self._fingerprint = fingerprint
         self._pending: OrderedDict[AgentId, PendingAgent] = OrderedDict()
-        self._one_at_a_time = asyncio.Lock()
         self.endpoints = DaemonEndpoints(work="", enroll="", server_key="")
 
     def is_approved(self, public_key: str) -> bool:
@@ -110,9 +102,10 @@ class EnrollmentService:
         if not request.token or agent in self._registry.revoked:
             return self._wait(pending)
         try:
-            await self._record(lambda: self._joined(pending, request.token))
+            await self._fleet.append(lambda: self._joined(pending, request.token))
         except Rejected as error:
             return self._answer("refused", agent, error.text)
+        self._pending.pop(agent, None)
         return self._answer("approved", agent, "welcome")
 
     def _wait(self, pending: PendingAgent) -> messages.EnrollAnswer:
@@ -124,12 +117,12 @@ class EnrollmentService:
         text = f"waiting for approval: waterflowctl agents approve {agent} --group GROUP"
         return self._answer("pending", agent, text, after_ms=RETRY_MS)
 
-    def _joined(self, pending: PendingAgent, text: str) -> events.AgentApproved | None:
-        """The approval by a token; None when an earlier request of the same key was approved already."""
+    def _joined(self, pending: PendingAgent, text: str) -> list[events.Fact]:
+        """The approval by a token; nothing when an earlier request of the same key was approved already."""
         if pending.agent in self._registry.agents:
-            return None
+            return []
         token = self._registry.check_token(text, self._clock.now())
-        return self._approval(pending, token.groups, f"token:{token.token}", token.token)
+        return [self._approval(pending, token.groups, f"token:{token.token}", token.token)]
 
     def _answer(self, state: str, agent: AgentId, text: str, after_ms: int = 0) -> messages.EnrollAnswer:
         name, groups = self.describe(agent)
@@ -149,31 +142,6 @@ class EnrollmentService:
             machine_id=pending.machine_id,
             token=token,
         )
-
-    async def _record(self, make: Callable[[], events.Fact | None]) -> None:
-        # A cancelled caller must not separate the durable fact from the registry.
-        await asyncio.shield(asyncio.create_task(self._record_alone(make)))
-
-    async def _record_alone(self, make: Callable[[], events.Fact | None]) -> None:
-        """Makes the fact durable and applies it to the registry, if there is one."""
-        async with self._one_at_a_time:
-            fact = make()
-            if fact is not None:
-                await self._driver.record(FLEET, [fact])
-                self._applied(fact)
-
-    def _applied(self, fact: events.Fact) -> None:
-        if isinstance(fact, events.JoinTokenCreated | events.JoinTokenRevoked):
-            self._registry.apply(fact)
-            return
-        before = self._registry.agents.get(fact.agent)
-        self._registry.apply(fact)
-        after = self._registry.agents.get(fact.agent)
-        if after is not None:
-            self._pending.pop(fact.agent, None)
-        groups = {group: None for entry in (before, after) if entry is not None for group in entry.groups}
-        self._driver.state.placement.enrollment_changed(fact.agent, tuple(groups))
-        self._driver.wake()
 
     # Administration ---------------------------------------------------------------------------------------------------
 
@@ -197,7 +165,7 @@ class EnrollmentService:
             expires_at=now + ttl_ms,
             uses=uses,
         )
-        await self._record(lambda: fact)
+        await self._fleet.append(lambda: [] if name in self._registry.tokens else [fact])
         return TokenText(
             enroll_endpoint=self.endpoints.enroll,
             work_endpoint=self.endpoints.work,
@@ -216,10 +184,9 @@ class EnrollmentService:
         if token is None:
             text = f"join token {quote(token_id, 60)} not found; list join tokens with `waterflowctl agents tokens`"
             raise Rejected("WF604", text, status=404)
-        if token.revoked_at is None:
-            fact = events.JoinTokenRevoked(at=self._clock.now(), by=by, token=token.token)
-            await self._record(lambda: fact)
-        return token
+        fact = events.JoinTokenRevoked(at=self._clock.now(), by=by, token=token_id)
+        await self._fleet.append(lambda: [fact] if self._registry.tokens[token_id].revoked_at is None else [])
+        return self._registry.tokens[token_id]
 
     async def approve(self, fingerprint: str, groups: tuple[str, ...], by: str) -> AgentId:
         """Approves a pending agent, or changes an agent's groups. `Rejected` WF227 (404) for an unknown fingerprint."""
@@ -238,8 +205,18 @@ class EnrollmentService:
                 requested_at=entry.approved_at,
             )
         assert pending is not None, "an agent that is neither pending nor approved is not known"
-        known = pending
-        await self._record(lambda: self._approval(known, groups, by, None))
+        known, approved = pending, False
+
+        def approval() -> list[events.Fact]:
+            nonlocal approved
+            entry = self._registry.agents.get(agent)
+            if approved and entry is not None and (entry.groups, entry.approved_by) == (groups, by):
+                return []
+            approved = True
+            return [self._approval(known, groups, by, None)]
+
+        await self._fleet.append(approval)
+        self._pending.pop(agent, None)
         return agent
 
     async def revoke(self, fingerprint: str, by: str) -> None:
@@ -247,9 +224,8 @@ class EnrollmentService:
         agent = self._known(fingerprint)
         if self._pending.pop(agent, None) is not None and agent not in self._registry.agents:
             return
-        await self._record(lambda: events.AgentRevoked(at=self._clock.now(), by=by, agent=agent))
-        self._link.revoke(agent)
-        self._agents.lose(agent, f"revoked by {by}", ReasonCode.SERVER_LOST)
+        fact = events.AgentRevoked(at=self._clock.now(), by=by, agent=agent)
+        await self._fleet.append(lambda: [fact] if agent in self._registry.agents else [])
 
     def _known(self, fingerprint: str) -> AgentId:
         """The pending or approved agent with exactly this fingerprint."""
@@ -261,4 +237,4 @@ class EnrollmentService:
 
     def pending(self) -> list[PendingAgent]:
         """The agents that wait for approval, oldest first."""
-        return list(self._pending.values())
+        return [pending for agent, pending in self._pending.items() if agent not in self._registry.agents]

@@ -24,8 +24,7 @@ from waterflowd import ports
 from waterflowd.fleet import events
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Enrolled, Registry
-from waterflowd.host.driver import Driver
-from waterflowd.model.ids import FLEET, AgentId
+from waterflowd.model.ids import AgentId
 
 #: How long after its last try a clone counts as refused; it tries again after a minute.
 REFUSED_MS = 5 * 60_000
@@ -49,15 +48,25 @@ class AgentIdentities:
     """Compares each session with what the registry knows; the only writer of `AgentIdentified`."""
 
     def __init__(
-        self, registry: Registry, placement: Placement, driver: Driver, clock: ports.Clock, server_key: str = ""
+        self,
+        registry: Registry,
+        placement: Placement,
+        fleet: ports.StreamWriter,
+        clock: ports.Clock,
+        server_key: str = "",
     ) -> None:
-        """`server_key` is the fingerprint of the server's current key, which every agent with a session uses."""
+        """`fleet` appends to the `fleet` stream, and what it folds changes `registry`.
+
+        `server_key` is the fingerprint of the server's current key, which every agent with a session uses.
+        """
         self._server_key = server_key
         self._registry = registry
         self._placement = placement
-        self._driver = driver
+        self._fleet = fleet
         self._clock = clock
         self._refused: dict[AgentId, RefusedClone] = {}
+        #: Called with an agent and a text when its session must end: another daemon has let another server use the key.
+        self.on_foreign: Callable[[AgentId, str], None] = lambda agent, text: None
         #: Called with an agent, `cloned` and a text for each refused clone, for the audit trail.
         self.on_refused: Callable[[AgentId, str, str], None] = lambda agent, what, detail: None
 
@@ -69,19 +78,33 @@ class AgentIdentities:
             return ""
         problem = _difference(entry, hello)
         if problem:
-            self._refuse(agent, hello, problem)
-            return (
-                f"this agent's key belongs to another server: it {problem}. If this server replaces that one, run "
-                f"`waterflowctl agents accept {entry.name}`; if not, enroll this server with a new data directory"
-            )
-        known = (entry.machine_id, entry.installation, entry.boot_id, entry.server_key)
-        if known != (_machine_id(hello), hello.installation, hello.boot_id, self._server_key):
-            fact = self._fact(agent, "waterflowd", hello.machine_id, hello.installation, hello.boot_id)
-            fact = msgspec.structs.replace(fact, server_key=self._server_key)
-            # At once, so that a second server that connects now is compared with this one.
-            self._registry.apply(fact)
-            self._driver.keep(FLEET, [fact])
+            return self._refused_text(entry, hello, problem)
+        if not self._is_known(entry, hello):
+            self._fleet.keep(lambda: self._identified(agent, hello))
         return ""
+
+    def _refused_text(self, entry: Enrolled, hello: messages.Hello, problem: str) -> str:
+        self._refuse(entry.agent, hello, problem)
+        return (
+            f"this agent's key belongs to another server: it {problem}. If this server replaces that one, run "
+            f"`waterflowctl agents accept {entry.name}`; if not, enroll this server with a new data directory"
+        )
+
+    def _is_known(self, entry: Enrolled, hello: messages.Hello) -> bool:
+        known = (entry.machine_id, entry.installation, entry.boot_id, entry.server_key)
+        return known == (_machine_id(hello), hello.installation, hello.boot_id, self._server_key)
+
+    def _identified(self, agent: AgentId, hello: messages.Hello) -> list[events.Fact]:
+        """What is recorded of a session; nothing if it is known already, or if the key belongs to another server by now."""
+        entry = self._registry.agents.get(agent)
+        if entry is None or self._is_known(entry, hello):
+            return []
+        problem = _difference(entry, hello)
+        if problem:
+            self.on_foreign(agent, self._refused_text(entry, hello, problem))
+            return []
+        fact = self._fact(agent, "waterflowd", hello.machine_id, hello.installation, hello.boot_id)
+        return [msgspec.structs.replace(fact, server_key=self._server_key)]
 
     def clone_found(self, agent: AgentId, hello: messages.Hello) -> None:
         """Two live processes use the key; the newer one, with this `Hello`, is refused."""
@@ -106,8 +129,12 @@ class AgentIdentities:
             text = f"{entry.name} is connected from the server that its key belongs to; stop that agent first"
             raise Rejected("WF606", text, status=409)
         fact = self._fact(agent, by, clone.machine_id, clone.installation, clone.boot_id, is_accepted=True)
-        await self._driver.record(FLEET, [fact])
-        self._registry.apply(fact)
+
+        def accepted() -> list[events.Fact]:
+            entry = self._registry.agents.get(agent)
+            return [fact] if entry is not None and entry.accepted_at != fact.at else []
+
+        await self._fleet.append(accepted)
         self._refused.pop(agent, None)
 
     def _fact(

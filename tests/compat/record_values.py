@@ -21,7 +21,7 @@ from waterflowd.model.codec import ValueCodec
 from waterflowd.model.records import RunSummary
 from waterflowd.temporal import orders, run_turns
 from waterflowd.temporal.repositories import ledger
-from waterflowd.temporal.shared_streams import append_turns
+from waterflowd.temporal.shared_streams import append_turns, fleet_snapshot
 
 VALUES = Path(__file__).with_name("values")
 #: Kind of value -> its type or union; events are recorded in logs.
@@ -34,6 +34,7 @@ UNIONS: dict[str, Any] = {
     "progress": orders.AttemptProgress,
     "answer": run_turns.Answer,
     "row": RunSummary,
+    "fleet": fleet_snapshot.FleetStreamFact,
     "append-request": append_turns.AppendRequest,
     "append-answer": append_turns.AppendAnswer,
     "repository": ledger.AnyFact,

@@ -166,6 +166,7 @@ class AuthMiddleware:
         if is_sign_in(scope):
             session_cookie.check_page(headers, scope["method"])
             return None
+        self._check_blind(headers, scope)
         principal = self._bearer(headers, scope)
         cookie = session_cookie.secret(headers, self._services) if origin is None else None
         if cookie is not None:
@@ -184,6 +185,12 @@ class AuthMiddleware:
             " `waterflowctl tokens create --role viewer`)",
             status=401,
         )
+
+    def _check_blind(self, headers: Headers, scope: Scope) -> None:
+        """Raises `Rejected` WF814 when a token that was revoked elsewhere would still be accepted here."""
+        has_token = "authorization" in headers or "cookie" in headers
+        if has_token and scope["path"] not in PUBLIC and (text := self._services.blind()):
+            raise Rejected("WF814", text, status=503)
 
     def _peer(self, uid: int) -> Principal:
         role = self._services.peers.of_uid(uid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,8 @@ class Services:
     tokens: TokenRegistry
     #: Records tokens, and applies them to `tokens`.
     token_writer: StreamWriter
+    #: Why tokens are not accepted at the moment: a revocation might not be known here. Empty if they are.
+    blind: Callable[[], str] = lambda: ""
     metrics: MetricsReader
     version: str
     #: When the daemon started, in ms.

@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from waterflowd.api.services import Services
 from waterflowd.app import audit, cluster_check, file_descriptors, workflow_check
 from waterflowd.app.audit_export import AuditExport, destinations
 from waterflowd.app.config import Config, access_policy, repository_quotas
-from waterflowd.app.engines import Compose, Engine, EngineParts
+from waterflowd.app.engines import AccessWriters, Compose, Engine, EngineParts
 from waterflowd.app.environments import Environments
 from waterflowd.compiler.process import CompilerProcess
 from waterflowd.dispatch import keys, lowering
@@ -123,6 +123,8 @@ class Parts:
     driver: Driver
     #: The engine's own background work, by name.
     tasks: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
+    #: Awaited before agents and clients may come.
+    ready: Callable[[], Awaitable[None]]
     #: Keeps the repositories of the reconciler applied.
     reconcile: Callable[[Reconciler], Coroutine[Any, Any, None]]
     agents: AgentHandler
@@ -175,7 +177,7 @@ def _check_no_open_runs(log: ports.Journal) -> None:
 def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock, compose: Compose) -> Parts:
     log = store.log
     server_keys = keys.load_server_keys(data_dir)
-    registry = Registry.of(record.event for record in log.read(FLEET))
+    registry = Registry.of(record.event for record in log.read(FLEET)) if compose is _log_engine else Registry()
     secrets, access = _secrets(config), access_policy(config)
     link, feed, queries = _LateLink(), Feed(log), RunQueries(log)
     time_slices = TimeSlices()
@@ -236,10 +238,11 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         lost_after_ms=config.agents.lost_after_ms,
     )
     engine.connect(agents)
-    fleet = LogStreamWriter(driver, FLEET, FleetChanges(registry, driver, agents, link).apply)
-    enrollment = EnrollmentService(registry, fleet, clock)
-    identities = AgentIdentities(registry, state.placement, fleet, clock, server_keys.current.fingerprint)
-    tokens = TokenRegistry((record.event for record in log.read(AUDIT)), started_at=clock.now())
+    tokens = TokenRegistry(_tokens_of(log, has_all=compose is _log_engine), started_at=clock.now())
+    writers = engine.access(FleetChanges(registry, driver, agents, link), tokens)
+    enrollment = EnrollmentService(registry, writers.fleet, clock)
+    writers.connect(enrollment)
+    identities = AgentIdentities(registry, state.placement, writers.fleet, clock, server_keys.current.fingerprint)
     dispatch = Dispatch(
         agents,
         enrollment,
@@ -248,11 +251,13 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         enrollment.describe,
         on_clone=identities.clone_found,
         identify=identities.identify,
+        blind=writers.blind,
         confirms=engine.attempts.confirms,
         absence=engine.absence,
         wall_ms=clock.now,
     )
     link.target = dispatch
+    identities.on_foreign = dispatch.disconnect
     audit_export = AuditExport(
         log, log_history, destinations(config.audit), data_dir, is_sealed=log.seal_key_id(AUDIT) != ""
     )
@@ -274,7 +279,8 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         clock=clock,
         time_slices=time_slices,
         tokens=tokens,
-        token_writer=LogStreamWriter(driver, AUDIT, tokens.apply),
+        token_writer=writers.tokens,
+        blind=writers.blind,
         metrics=DriverMetrics(driver, lambda: dispatch.counters, audit_export, server_keys.described()),
         version=waterflowd.__version__,
         started_at=clock.now(),
@@ -298,6 +304,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         keys=server_keys,
         driver=driver,
         tasks=engine.tasks,
+        ready=writers.ready,
         reconcile=engine.reconcile,
         agents=agents,
         outputs=outputs,
@@ -320,6 +327,13 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         audit_export=audit_export,
         starter=ChildRunStarter(driver, workflows),
     )
+
+
+def _tokens_of(log: ports.Journal, *, has_all: bool) -> Iterator[events.Fact]:
+    """The facts about tokens in the daemon's own log; without `has_all`, only those about sessions of browsers."""
+    for record in log.read(AUDIT):
+        if has_all or not (isinstance(record.event, events.TokenCreated) and record.event.parent is None):
+            yield record.event
 
 
 def _reconciling(
@@ -353,6 +367,10 @@ def _log_engine(parts: EngineParts) -> Engine:
         outputs=parts.outputs,
         reader=LogRunReader(parts.queries, parts.driver, parts.time_slices),
         attempts=LiveAttempts(parts.driver, parts.queries),
+        access=lambda changes, tokens: AccessWriters(
+            fleet=LogStreamWriter(parts.driver, FLEET, changes.apply),
+            tokens=LogStreamWriter(parts.driver, AUDIT, tokens.apply),
+        ),
         feed=parts.feed,
         ends_of=lambda name: parts.feed,
     )

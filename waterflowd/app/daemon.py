@@ -97,6 +97,10 @@ async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int
     await parts.validator.start()
     count = parts.driver.recover()
     parts.agents.recovered()
+    watch(parts.driver.run(), "driver")
+    for name, work in parts.tasks.items():
+        watch(work(), name)
+    await parts.ready()
     agents = parts.config.agents
     await parts.dispatch.start(agents.listen, agents.enroll_listen)
     tasks.extend(parts.dispatch.tasks)
@@ -106,13 +110,10 @@ async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int
         enroll=advertised(bound.enroll, agents.address),
         server_key=parts.keys.public,
     )
-    watch(parts.driver.run(), "driver")
     watch(parts.outputs.run(), "output logs")
     watch(parts.reconcile(parts.reconciler), "repositories")
     watch(parts.starter.run(), "starter")
     watch(parts.audit_export.run(), "audit export")
-    for name, work in parts.tasks.items():
-        watch(work(), name)
     if parts.config.api.socket:
         Path(parts.config.api.socket).parent.mkdir(parents=True, exist_ok=True)
     await parts.api.start()

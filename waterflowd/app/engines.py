@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from waterflowd import ports
+from waterflowd.access.tokens import TokenRegistry
 from waterflowd.admin.ports import RunReader
 from waterflowd.app.config import Config
 from waterflowd.dispatch import lowering
+from waterflowd.host.agents.enrollment import EnrollmentService
+from waterflowd.host.agents.fleet_changes import FleetChanges
 from waterflowd.host.agents.handler import AgentHandler
 from waterflowd.host.driver import Driver
 from waterflowd.host.feed import Feed
@@ -19,6 +22,10 @@ from waterflowd.reconcile.loop import Reconciler
 from waterflowd.reconcile.loop.ports import no_other_leader
 from waterflowd.secrets.sources import Sources
 from waterflowd.time_slices import TimeSlices
+
+
+async def nothing_to_wait_for() -> None:
+    """The daemon's own log is read before it starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,20 @@ class EngineParts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AccessWriters:
+    """What records agents and tokens."""
+
+    fleet: ports.StreamWriter
+    tokens: ports.StreamWriter
+    #: Why no new session may be opened at the moment; empty if it may.
+    blind: Callable[[], str] = lambda: ""
+    #: Called once with the service to which agents come.
+    connect: Callable[[EnrollmentService], None] = lambda enrollment: None
+    #: Returns when everything that was recorded before the daemon's start is known, or the daemon must start without it.
+    ready: Callable[[], Awaitable[None]] = nothing_to_wait_for
+
+
+@dataclass(frozen=True, kw_only=True)
 class Engine:
     """An engine: it hosts runs, and knows the attempts of agents."""
 
@@ -55,6 +76,8 @@ class Engine:
     outputs: ports.OutputLogs
     reader: RunReader
     attempts: ports.Attempts
+    #: What records agents and tokens, and folds them into the two arguments.
+    access: Callable[[FleetChanges, TokenRegistry], AccessWriters]
     #: None without a common order of all events.
     feed: Feed | None = None
     #: The ends of the runs of a repository, by its name.

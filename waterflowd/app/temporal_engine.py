@@ -1,7 +1,7 @@
 """Composes the engine on Temporal. Imported only for that engine, because Temporal's client is an extra.
 
-Rules of this file: runs are on Temporal. Agents, access, repositories, and the ids and trigger keys of runs are in the
-daemon's own log, so there is one daemon for now. Output is in the object store, if one is configured.
+Rules of this file: runs, repositories, agents and tokens are on Temporal. Each daemon has its own audit trail, in its own log.
+Output is in the object store, if one is configured.
 """
 
 from __future__ import annotations
@@ -9,15 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from waterflow_agent import addresses
 from waterflow_agent.errors import Stalled
+from waterflowd.access.tokens import TokenRegistry
 from waterflowd.app.cluster_check import connection
 from waterflowd.app.config import Config
-from waterflowd.app.engines import Compose, Engine, EngineParts
+from waterflowd.app.engines import AccessWriters, Compose, Engine, EngineParts
+from waterflowd.host.agents.fleet_changes import FleetChanges
 from waterflowd.host.agents.handler import AgentHandler
-from waterflowd.model.ids import repository_stream
+from waterflowd.model.ids import AUDIT, FLEET, repository_stream
 from waterflowd.objects.opening import open_objects
 from waterflowd.objects.outputs import ObjectOutputLogs
 from waterflowd.ports import Clock, Journal
@@ -38,6 +42,8 @@ from waterflowd.temporal.repositories.streams import EndedRuns, RepositoryStream
 from waterflowd.temporal.run_reader import TemporalRunReader
 from waterflowd.temporal.run_turns import RunTurns
 from waterflowd.temporal.runs import TemporalRuns
+from waterflowd.temporal.shared_streams import fleet
+from waterflowd.temporal.shared_streams.fleet import AuditedWriter, FleetStream
 from waterflowd.temporal.streams import StreamTurns, take_turns
 
 logger = logging.getLogger("waterflow.temporal")
@@ -97,6 +103,21 @@ async def connect(config: Config) -> Compose:
         def connect_agents(agents: AgentHandler) -> None:
             gateway.attempts.arrived = agents.arrived
 
+        fleet_stream = FleetStream(client, parts.history, parts.clock)
+
+        async def record_token(facts: Sequence[Any]) -> None:
+            await parts.driver.record(AUDIT, facts)
+
+        def access(changes: FleetChanges, tokens: TokenRegistry) -> AccessWriters:
+            fleet_stream.connect(changes, tokens)
+            return AccessWriters(
+                fleet=fleet_stream.writer,
+                tokens=AuditedWriter(fleet_stream.writer, record_token),
+                blind=fleet_stream.blind,
+                connect=fleet_stream.connect_enrollment,
+                ready=fleet_stream.ready,
+            )
+
         runs = TemporalRuns(client, parts.driver, history, repositories)
         reader = TemporalRunReader(history.streams, turns.failing, lambda: parts.driver.refusal)
         coordination = [
@@ -110,6 +131,7 @@ async def connect(config: Config) -> Compose:
             reader=reader,
             attempts=gateway.attempts,
             absence=gateway.absence,
+            access=access,
             tasks={
                 "turns of streams": lambda: take_turns(
                     client,
@@ -118,6 +140,7 @@ async def connect(config: Config) -> Compose:
                             run_turns.PREFIX: turns,
                             lock_turns.PREFIX: LockTurns(),
                             repository_turns.PREFIX: RepositoryTurns(),
+                            FLEET: fleet.append_turns(),
                         }
                     ),
                     coordination,
@@ -125,6 +148,7 @@ async def connect(config: Config) -> Compose:
                 ),
                 "gateway": gateway.run,
                 "streams of repositories": repositories.run,
+                "agents and tokens": fleet_stream.run,
             },
             ends_of=lambda repository: EndedRuns(repositories.of(repository)),
             reconcile=lambda reconciler: Leadership(client, repositories, reconciler, daemon, runs.start_decided).run(),

@@ -47,6 +47,7 @@ class Dispatch:
         *,
         on_clone: Callable[[AgentId, messages.Hello], None] = lambda agent, hello: None,
         identify: Callable[[AgentId, messages.Hello], str] = lambda agent, hello: "",
+        blind: Callable[[], str] = lambda: "",
         confirms: Callable[[AgentId], bool] = lambda agent: True,
         absence: Callable[[], str] = lambda: "",
         silence_ms: int = SILENCE_MS,
@@ -62,6 +63,7 @@ class Dispatch:
             describe=describe,
             on_clone=on_clone,
             identify=identify,
+            blind=blind,
             confirms=confirms,
             absence=absence,
             silence_ms=silence_ms,
@@ -160,6 +162,11 @@ class Dispatch:
         """See `ports.Link.revoke`. The enroller must no longer approve the key."""
         if self._sessions is not None:
             self._sessions.revoke(agent)
+
+    def disconnect(self, agent: AgentId, text: str) -> None:
+        """Ends the session of an agent whose key belongs to another server (WF211)."""
+        if self._sessions is not None:
+            self._sessions.disconnect(agent, "WF211", text)
 
     def reject(self, agent: AgentId, code: str, text: str) -> None:
         """See `ports.Link.reject`."""

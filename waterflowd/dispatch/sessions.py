@@ -53,6 +53,8 @@ HELLOS_PER_S = 1.0
 HELLO_RETRY_MS = 5_000
 #: When an agent may reconnect after its own fault ended the session.
 FAULT_RETRY_MS = 5_000
+#: When an agent may try again at a daemon that cannot know who was revoked; with several daemons, it tries another one.
+BLIND_RETRY_MS = 2_000
 #: Processor time that one agent's frames may take: at once, and per second. A busy agent (20,000 results a second) needs 150 ms
 #: a second; a frame of millions of empty lists costs 400 ms, and nothing in it is malformed.
 EFFORT_MS_BURST = 2_000
@@ -92,6 +94,8 @@ class SessionSettings:
     on_clone: Callable[[AgentId, messages.Hello], None]
     #: Why this `Hello` is not from the machine and the installation that the key belongs to; "" if it is.
     identify: Callable[[AgentId, messages.Hello], str] = lambda agent, hello: ""
+    #: Why no new session may be opened at the moment; "" if it may.
+    blind: Callable[[], str] = lambda: ""
     #: Whether the agent's frames may be confirmed, which extends the leases of its attempts.
     confirms: Callable[[AgentId], bool] = lambda agent: True
     #: Why agents must look for another daemon of this server now; "" if they need not.
@@ -191,10 +195,13 @@ class Sessions:
 
     def revoke(self, agent: AgentId) -> None:
         """Disconnects the agent; the enroller no longer approves its key."""
+        self.disconnect(agent, "WF212", "the agent's key was revoked", after_ms=0)
+
+    def disconnect(self, agent: AgentId, code: str, text: str, *, after_ms: int = CLONE_RETRY_MS) -> None:
+        """Ends the session of the agent, which may come back after `after_ms`."""
         live = self._by_agent.get(agent)
         if live is not None:
-            text = "the agent's key was revoked"
-            self._send_reject(live, "WF212", text, after_ms=0)
+            self._send_reject(live, code, text, after_ms=after_ms)
             # In the next turn, because the listener must not be called from inside its own call; no frame arrives before.
             self._loop.call_soon(self.end, live, text)
             self._connections.disconnect(live.connection)
@@ -373,6 +380,8 @@ class Sessions:
         if rejection is None and incoming.is_on_old_key:
             self._tell_key(agent, incoming, hello)
             return
+        if rejection is None and (text := self._settings.blind()):
+            rejection = handshake.reject(hello, "WF814", text, after_ms=BLIND_RETRY_MS)
         problem = self._settings.identify(agent, hello) if rejection is None else ""
         if problem:
             rejection = handshake.reject(hello, "WF211", problem, after_ms=CLONE_RETRY_MS)

@@ -86,6 +86,14 @@ class Registry:
             made.apply(fact)
         return made
 
+    def clear(self) -> None:
+        """Forgets all facts."""
+        self.agents.clear()
+        self.tokens.clear()
+        self.revoked.clear()
+        self._keys.clear()
+        self._groups.clear()
+
     def apply(self, fact: events.Fact) -> None:
         """Folds one fact."""
         match fact:

@@ -212,3 +212,40 @@ async def test_an_agent_enrolled_after_a_rotation_has_the_new_key() -> None:
         host.enroll("after", "web")
 
         assert [entry.name for entry in agents_behind(host.registry, new_key(created_at))] == ["before"]
+
+
+async def test_another_daemon_was_faster_to_let_a_server_use_the_key() -> None:
+    """What is recorded of a session is decided again: if the key belongs to another server by then, the session ends."""
+    async with HostHarness() as host:
+        agent = host.enroll("web-1", "web")
+        writer = _SlowWriter()
+        identities = AgentIdentities(host.registry, host.state.placement, writer, host.clock)
+        ended: list[tuple[AgentId, str]] = []
+        identities.on_foreign = lambda agent, text: ended.append((agent, text))
+        assert identities.identify(agent, hello()) == ""
+        host.registry.apply(
+            events.AgentIdentified(
+                at=1, by="waterflowd", agent=agent, machine_id="machine-2", installation="i", boot_id="b"
+            )
+        )
+        [decide] = writer.decisions
+        assert decide() == []
+        [(name, text)] = ended
+        assert name == agent
+        assert "comes from another machine" in text
+        assert identities.refused(agent) is not None
+
+
+class _SlowWriter:
+    """A writer of a stream that others write too: what is kept is decided later."""
+
+    def __init__(self) -> None:
+        self.decisions: list[Any] = []
+
+    async def append(self, decide: Any) -> None:
+        """See `ports.StreamWriter`."""
+        self.decisions.append(decide)
+
+    def keep(self, decide: Any) -> None:
+        """See `ports.StreamWriter`."""
+        self.decisions.append(decide)

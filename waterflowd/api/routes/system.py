@@ -144,6 +144,7 @@ def _problems(services: Services) -> list[str]:
         if export.failure
     ]
     found[:0] = [f"run {run}: {text}" for run, text in services.reader.stalled().items()]
+    found[:0] = [blind] if (blind := services.blind()) else []
     text = services.reader.read_only_text()
     return ([text] if text is not None else []) + found[:_ROWS]
 

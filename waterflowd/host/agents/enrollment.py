@@ -28,6 +28,8 @@ from waterflowd.model.ids import AgentId
 PENDING_MAX = 100
 #: How long a pending agent waits before it sends its request again.
 RETRY_MS = 5_000
+#: How long an agent is pending after its newest request.
+PENDING_MS = 3_600_000
 TOKEN_TTL_MS_MAX = 30 * 24 * 3_600_000
 #: Join tokens that are valid at the same time.
 TOKENS_MAX = 10_000
@@ -70,6 +72,8 @@ class EnrollmentService:
         self._fingerprint = fingerprint
         self._pending: OrderedDict[AgentId, PendingAgent] = OrderedDict()
         self.endpoints = DaemonEndpoints(work="", enroll="", server_key="")
+        #: Called with each request that waits for approval.
+        self.on_waiting: Callable[[PendingAgent], None] = lambda pending: None
 
     def is_approved(self, public_key: str) -> bool:
         """See `ports.Enroller`."""
@@ -108,12 +112,17 @@ class EnrollmentService:
         self._pending.pop(agent, None)
         return self._answer("approved", agent, "welcome")
 
-    def _wait(self, pending: PendingAgent) -> messages.EnrollAnswer:
-        agent = pending.agent
-        self._pending[agent] = pending
-        self._pending.move_to_end(agent)
+    def announced(self, pending: PendingAgent) -> None:
+        """An agent waits for approval, here or at another daemon."""
+        self._pending[pending.agent] = pending
+        self._pending.move_to_end(pending.agent)
         if len(self._pending) > PENDING_MAX:
             self._pending.popitem(last=False)
+
+    def _wait(self, pending: PendingAgent) -> messages.EnrollAnswer:
+        agent = pending.agent
+        self.announced(pending)
+        self.on_waiting(pending)
         text = f"waiting for approval: waterflowctl agents approve {agent} --group GROUP"
         return self._answer("pending", agent, text, after_ms=RETRY_MS)
 
@@ -237,4 +246,9 @@ class EnrollmentService:
 
     def pending(self) -> list[PendingAgent]:
         """The agents that wait for approval, oldest first."""
-        return [pending for agent, pending in self._pending.items() if agent not in self._registry.agents]
+        since = self._clock.now() - PENDING_MS
+        return [
+            pending
+            for agent, pending in self._pending.items()
+            if agent not in self._registry.agents and pending.requested_at >= since
+        ]

@@ -36,6 +36,13 @@ class FleetChanges:
             case _:
                 self._registry.apply(fact)
 
+    def clear(self) -> None:
+        """Forgets everything: all facts will be folded again."""
+        before = list(self._registry.agents.values())
+        self._registry.clear()
+        for entry in before:
+            self._driver.state.placement.enrollment_changed(entry.agent, entry.groups)
+
     def _apply_to(self, agent: AgentId, fact: events.Fact) -> None:
         before = self._registry.agents.get(agent)
         self._registry.apply(fact)

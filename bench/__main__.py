@@ -2,7 +2,7 @@
 
 `python -m bench [NAME ...]` measures only the named ones: one-run many-runs busy-api processes push ready many-open
 reconnect output masking checkout memory cli expressions events language transfer own-nodes
-run-filters live-pages.
+run-filters live-pages temporal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,19 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import checkouts, events, expressions, language, masking, own_nodes, pages, reconnect, restart, steps
+from bench import (
+    checkouts,
+    events,
+    expressions,
+    language,
+    masking,
+    own_nodes,
+    pages,
+    reconnect,
+    restart,
+    steps,
+    temporal,
+)
 from bench.figures import Row, table
 from bench.transfer import transfer
 
@@ -41,6 +53,7 @@ BENCHES: dict[str, Callable[[Path], list[Row]]] = {
     "own-nodes": own_nodes.own_nodes,
     "run-filters": pages.run_filters,
     "live-pages": pages.live_pages,
+    "temporal": temporal.temporal,
 }
 
 

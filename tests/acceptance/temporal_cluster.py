@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
+from temporalio.worker import Replayer
 
 from tests.acceptance.cluster import Cluster
 from tests.integration.temporal.server import Namespace, Server, new_namespace
 from tests.patience import wait_until
+from waterflowd.temporal import shell
 
 
 class TemporalCluster(Cluster):
@@ -61,3 +64,14 @@ name = "{folder.name}"
 
         # The truth of a response is not whether it arrived.
         return wait_until(lambda: (answer,) if (answer := answered()) is not None else None, "Temporal to answer")[0]
+
+    def replay(self, runs: Iterable[str]) -> None:
+        """Replays the newest event history of each run with the current workflow code. Raises when one differs."""
+
+        async def replay() -> None:
+            client = await self.namespace.client()
+            replayer = Replayer(workflows=[shell.Stream], data_converter=client.data_converter)
+            for run in runs:
+                await replayer.replay_workflow(await client.get_workflow_handle(f"run/{run}").fetch_history())
+
+        asyncio.run(replay())

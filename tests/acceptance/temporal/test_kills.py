@@ -5,19 +5,15 @@ The seed is printed; `WATERFLOW_ROUNDS` sets the number of rounds, `WATERFLOW_SE
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import time
 from pathlib import Path
 
 import pytest
-from temporalio.client import Client
-from temporalio.worker import Replayer
 
 from tests.acceptance.temporal_cluster import TemporalCluster
 from tests.chance import IS_FULL, SEED
-from waterflowd.temporal import shell
 
 ROUNDS = int(os.environ.get("WATERFLOW_ROUNDS", "4"))
 STEPS = 4
@@ -86,11 +82,4 @@ def test_killed_processes_lose_nothing_and_run_nothing_twice(temporal_cluster: T
         print(f"round {number}: {victim}")
         _kill(cluster, victim, dice)
         _check(cluster, runs[-1], marker)
-    asyncio.run(_replay(cluster, runs))
-
-
-async def _replay(cluster: TemporalCluster, runs: list[str]) -> None:
-    client: Client = await cluster.namespace.client()
-    replayer = Replayer(workflows=[shell.Stream], data_converter=client.data_converter)
-    for run in runs:
-        await replayer.replay_workflow(await client.get_workflow_handle(f"run/{run}").fetch_history())
+    cluster.replay(runs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,6 +55,7 @@ def test_the_demo_exits_with_its_first_run_s_result_and_leaves_nothing(tmp_path:
     assert "deploy: success" in output
     assert "frontend runs on schema 7" in output
     assert "kill -9" in output
+    assert re.search(r"http://127\.0\.0\.1:\d+/signin#\S+   \(open it in a browser", output)
     assert list(tmp_path.iterdir()) == []
     assert processes_in(tmp_path) == []
 

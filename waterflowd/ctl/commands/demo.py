@@ -117,6 +117,7 @@ class _Demo:
         self._start_temporal()
         self._start_daemon(bare)
         self._start_agents()
+        _say(f"web        {self._sign_in_link()}   (open it in a browser: it signs in once, within a minute)")
         command = repository.push_first(bare, work)
         _say(f"\n$ {command}")
         run = self._first_run()
@@ -258,6 +259,10 @@ payload-keys = {_toml_string(self._folder / "payload.keys")}
         for row in self._client.lines(f"/v1/runs/{run}/logs"):
             _say(f"{row['job']}/{row['step']} | {clean_line(row['text'], has_colors=False)}")
 
+    def _sign_in_link(self) -> str:
+        """Return an address that signs a browser in as the user of the demo."""
+        return str(self._client.post("/v1/session-links")["url"])
+
     def _create_token(self) -> str:
         """Create the token for the API's port. It is valid for as long as the demo's data exists."""
         made = self._client.post("/v1/tokens", {"role": "admin", "name": "demo", "groups": [], "ttl": "30d"})
@@ -271,6 +276,7 @@ payload-keys = {_toml_string(self._folder / "payload.keys")}
         _say(f"""
 {style("Try next, in another terminal:", is_bold=True)}
   export WATERFLOW_SERVER=unix:{self._socket}
+  {ctl} web      # an address of the web pages that signs your browser in
   {ctl} status
   {ctl} run deploy
   {ctl} show {run}

@@ -181,6 +181,22 @@ export interface SystemStatus {
   readonly schedules: readonly Schedule[];
 }
 
+export interface AttentionItem {
+  readonly kind: "approval" | "lost" | "held" | "failed" | "stalled" | "agent" | "key" | "repository" | "file" | "disk";
+  readonly since: string | null;
+  readonly due_at: string | null;
+  readonly run: RunSummary | null;
+  readonly place: string | null;
+  readonly name: string | null;
+  readonly reason: string;
+  readonly streak: number;
+}
+
+export interface Attention {
+  readonly items: readonly AttentionItem[];
+  readonly counts: Readonly<Record<string, number>>;
+}
+
 export interface RunList {
   readonly runs: readonly RunSummary[];
   readonly next: string | null;

@@ -1,7 +1,7 @@
 // The nine states that a person tells apart, each with its glyph, shape, word and colour. The server says what a state is; this
 // only joins its status and conclusion to one word.
 
-import type { Attempt, Block, Conclusion, Status } from "./shapes";
+import type { Attempt, AttentionItem, Block, Conclusion, Status } from "./shapes";
 
 export type State =
   | "success" | "failure" | "timed-out" | "lost" | "running" | "waiting" | "cancelled" | "queued" | "skipped";
@@ -46,4 +46,11 @@ export function rank(state: State): number {
   if (isBad(state)) return 0;
   if (state === "running" || state === "waiting") return 1;
   return state === "cancelled" ? 2 : 3;
+}
+
+/** The sign of something that needs a person. */
+export function stateOfAttention(item: AttentionItem): State {
+  if (item.kind === "approval" || item.kind === "key") return "waiting";
+  if (item.kind === "failed" && item.run !== null) return stateOf(item.run);
+  return item.kind === "repository" || item.kind === "file" || item.kind === "disk" ? "failure" : "lost";
 }

@@ -24,6 +24,11 @@ export function duration(ms: number): string {
   return `${Math.floor(left / DAY)}d${Math.floor((left % DAY) / HOUR)}h`;
 }
 
+/** A duration on an axis, where whole units are usual: `5m`, `1h30m`. */
+export function mark(ms: number): string {
+  return duration(ms).replace(/(m|h)00[sm]$/, "$1").replace(/\.0s$/, "s");
+}
+
 /** How long ago, or how far ahead: `now`, `12 s ago`, `in 5 min`, `3 d ago`. */
 export function relative(at: number, now: number): string {
   const ms = now - at;

@@ -1,18 +1,19 @@
 // Overview: what needs me now, what is at work, and whether servers and repositories are well.
 
-import { useEffect, useState } from "preact/hooks";
-import type { ComponentChildren, JSX } from "preact";
+import { useEffect } from "preact/hooks";
+import type { JSX } from "preact";
 import { useQuery } from "../live/query";
 import { visible } from "../model/lines";
-import type { PendingApproval, RunList, RunPart, RunSummary, SystemStatus } from "../model/shapes";
+import type { Attention, RunList, RunPart, RunSummary, SystemStatus } from "../model/shapes";
 import { stateOf } from "../model/states";
-import { DecisionDialog, obstacle, RerunDialog, ActionButton } from "../parts/actions";
 import { Command } from "../parts/copy";
 import { Glyph } from "../parts/glyph";
+import { Panel } from "../parts/panel";
 import { Empty, ProblemNote, Waiting } from "../parts/problem";
 import { RunName, shortRevision, starter } from "../parts/run_line";
 import { Time, Took } from "../parts/time";
 import { texts } from "../texts";
+import { countOf, Needs } from "./overview_needs";
 
 const words = texts.overviewPage;
 const RECENT = 8;
@@ -20,17 +21,20 @@ const RECENT = 8;
 export function Overview(): JSX.Element {
   const status = useQuery<SystemStatus>("/v1/status", () => true);
   const recent = useQuery<RunList>(`/v1/runs?limit=${RECENT}`, (event) => event.stream.startsWith("run/"));
+  const attention = useQuery<Attention>("/v1/attention", () => true);
   const found = status.value.value;
-  const needs = found === null ? 0 : countOf(found);
+  const items = attention.value.value;
+  const needs = items === null ? 0 : countOf(items);
   useEffect(() => void (document.title = `${needs > 0 ? `(${needs}) ` : ""}${texts.overview} · ${texts.product}`), [needs]);
   return (
     <>
       <header class="page-head"><h1>{texts.overview}</h1></header>
+      {attention.problem.value && <ProblemNote problem={attention.problem.value} again={attention.again} />}
       {status.problem.value && <ProblemNote problem={status.problem.value} again={status.again} />}
       {found === null ? status.problem.value === null && <Waiting rows={8} /> : (
         <div class="overview">
           <div>
-            <Needs status={found} />
+            {items === null ? <Waiting rows={3} /> : <Needs attention={items} approvals={found.approvals} />}
             <AtWork status={found} />
             <Recent runs={recent.value.value?.runs ?? []} status={found} />
           </div>
@@ -42,71 +46,6 @@ export function Overview(): JSX.Element {
         </div>
       )}
     </>
-  );
-}
-
-function countOf(status: SystemStatus): number {
-  return status.approvals.length + status.failed.length + status.problems.length + status.pending.length;
-}
-
-function Panel({ title, count, children }: { readonly title: string; readonly count?: number; readonly children: ComponentChildren }): JSX.Element {
-  return (
-    <section class="panel" aria-label={title}>
-      <h2>{title}{count !== undefined && count > 0 && <span class="count">{count}</span>}</h2>
-      {children}
-    </section>
-  );
-}
-
-function Needs({ status }: { readonly status: SystemStatus }): JSX.Element {
-  const count = countOf(status);
-  return (
-    <Panel title={words.needs} count={count}>
-      {count === 0 && <p class="quiet-line"><Glyph state="success" isSilent /> {words.nothing}</p>}
-      <ul class="items">
-        {status.approvals.map((pending) => <Approval key={`${pending.run}/${pending.job}/${pending.step ?? ""}`} pending={pending} status={status} />)}
-        {status.failed.map((run) => <Failed key={run.id} run={run} />)}
-        {status.problems.map((text) => <li key={text}><Glyph state="lost" /><span class="what">{visible(text)}</span></li>)}
-        {status.pending.map((agent) => <li key={agent.fingerprint}><Glyph state="waiting" /><span class="what"><b>{visible(agent.name)}</b> {visible(agent.text)}</span></li>)}
-      </ul>
-    </Panel>
-  );
-}
-
-function Approval({ pending, status }: { readonly pending: PendingApproval; readonly status: SystemStatus }): JSX.Element {
-  const [asked, setAsked] = useState<"approve" | "reject" | null>(null);
-  const run = status.running.find((row) => row.id === pending.run);
-  const open: RunSummary | null = run ?? null;
-  const place = pending.step === null ? pending.job : `${pending.job}/${pending.step}`;
-  const why = (action: "approve" | "reject"): string | null => (open === null ? obstacleOf(action) : obstacle(action, open, 1));
-  return (
-    <li>
-      <Glyph state="waiting" />
-      <span class="what">
-        <a href={`/runs/${pending.run}?place=${encodeURIComponent(place)}`}>{visible(pending.name)}{open && <span class="num"> #{open.number}</span>}</a> <span class="mono">{visible(place)}</span>
-        <small>{visible(pending.reason.text)}{pending.due_at !== null && <> · <Time at={pending.due_at} /></>}</small>
-      </span>
-      <span class="item-actions">
-        <ActionButton action="approve" isPrimary obstacle={why("approve")} onPress={() => setAsked("approve")} />
-        <ActionButton action="reject" obstacle={why("reject")} onPress={() => setAsked("reject")} />
-      </span>
-      {asked && <DecisionDialog pending={pending} action={asked} onClose={() => setAsked(null)} />}
-    </li>
-  );
-}
-
-const OPEN_RUN = { status: "waiting", conclusion: null } as RunSummary;
-const obstacleOf = (action: "approve" | "reject"): string | null => obstacle(action, OPEN_RUN, 1);
-
-function Failed({ run }: { readonly run: RunSummary }): JSX.Element {
-  const [isAsked, setAsked] = useState(false);
-  return (
-    <li>
-      <Glyph state={stateOf(run)} />
-      <span class="what"><RunName run={run} /><small>{visible(run.reason.text)} · <Time at={run.completed_at} /></small></span>
-      <span class="item-actions"><ActionButton action="rerun-failed" obstacle={obstacle("rerun-failed", run, 0)} onPress={() => setAsked(true)} /></span>
-      {isAsked && <RerunDialog run={run} body={{ failed: true }} onClose={() => setAsked(false)} />}
-    </li>
   );
 }
 

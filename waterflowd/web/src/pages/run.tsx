@@ -57,7 +57,7 @@ function Head({ run }: { readonly run: Run }): JSX.Element {
     <header class="run-head">
       <div class="run-title">
         <h1><Glyph state={state} isSilent /> {visible(run.name)} <span class="num">#{run.number}</span> <span class={`word-${state}`}>{texts.states[state]}</span></h1>
-        {run.reason.text !== texts.states[state] && state !== "success" && <p class="reason">{visible(run.reason.text)}</p>}
+        {run.reason.code !== "started" && state !== "success" && <p class="reason">{visible(run.reason.text)}</p>}
         <p class="facts-line">
           {run.revision && <span class="mono">{run.trigger.ref ? `${visible(run.trigger.ref.replace(/^refs\/(heads|tags)\//, ""))}@` : ""}{shortRevision(run.revision)}</span>}
           {typeof subject === "string" && <span>“{visible(subject.split("\n")[0] ?? "")}”</span>}

@@ -1,7 +1,7 @@
 // The parts of a run as a treegrid: name, duration, and a bar on the time axis in each row. The bars show nothing that the row and
 // the details do not say in words.
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { JSX } from "preact";
 import { density } from "../live/choices";
 import { now } from "../live/clock";
@@ -9,7 +9,7 @@ import { percent, placeOf, zoomed, type Axis } from "../model/axis";
 import { visible } from "../model/lines";
 import type { Part, Segment, Spent } from "../model/parts";
 import { isActive } from "../model/states";
-import { duration, ticks } from "../model/times";
+import { duration, mark, ticks } from "../model/times";
 import type { Row } from "../model/tree";
 import { Glyph } from "../parts/glyph";
 import { onKey } from "../parts/keys";
@@ -19,6 +19,9 @@ import { texts } from "../texts";
 const words = texts.run;
 export const ROW_PX = { compact: 28, comfortable: 36 } as const;
 const TICKS = 8;
+/** On a phone the axis has room for two labels. */
+const NARROW = matchMedia("(max-width: 600px)");
+const NARROW_TICKS = 2;
 const ZOOM = 1.6;
 const KINDS: readonly Spent[] = ["slot", "sent", "running", "retry", "decision"];
 
@@ -39,7 +42,8 @@ export function RunTree(properties: Properties): JSX.Element {
   const latest = useRef({ ...properties, at });
   latest.current = { ...properties, at };
   const [hasFocus, setFocus] = useState(false);
-  useEffect(() => {
+  // With the first paint, so that no key is lost.
+  useLayoutEffect(() => {
     const act = (action: (row: Row | undefined, index: number) => void) => (): void => action(latest.current.rows[latest.current.at], latest.current.at);
     const move = (by: number): void => {
       const next = latest.current.rows[Math.max(0, Math.min(latest.current.rows.length - 1, latest.current.at + by))];
@@ -147,8 +151,8 @@ function Bar({ segment, axis }: { readonly segment: Segment; readonly axis: Axis
 
 function Ticks({ axis, origin }: { readonly axis: Axis; readonly origin: number }): JSX.Element {
   const span = axis.to - axis.from;
-  const marks = ticks(span, TICKS).map((ms) => axis.from + ms).filter((at) => percent(axis, at) < 94);
-  return <span class="ticks" aria-hidden="true">{marks.map((at) => <i key={at} style={{ left: `${percent(axis, at)}%` }}>{at === origin ? "0" : `+${duration(at - origin)}`}</i>)}</span>;
+  const marks = ticks(span, NARROW.matches ? NARROW_TICKS : TICKS).map((ms) => axis.from + ms).filter((at) => percent(axis, at) < (NARROW.matches ? 60 : 90));
+  return <span class="ticks" aria-hidden="true">{marks.map((at) => <i key={at} style={{ left: `${percent(axis, at)}%` }}>{at === origin ? "0" : `+${mark(at - origin)}`}</i>)}</span>;
 }
 
 function Legend(): JSX.Element {

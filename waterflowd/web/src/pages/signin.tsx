@@ -17,8 +17,9 @@ export function SignIn(): JSX.Element {
   const [problem, setProblem] = useState<Problem | null>(null);
   const [isWorking, setWorking] = useState(false);
   const code = place.value.path === "/signin" ? place.value.hash.slice(1) : "";
+  useEffect(() => void (document.title = `${words.title} · ${texts.product}`), []);
+  // Also when the address gets a code while this page is open: the browser does not load it again for a fragment.
   useEffect(() => {
-    document.title = `${words.title} · ${texts.product}`;
     if (code === "") return;
     // The code works once, so it need not stay in the history of the browser.
     forgetHash();
@@ -26,7 +27,7 @@ export function SignIn(): JSX.Element {
     signIn({ code })
       .then(() => open("/"), (error: unknown) => setProblem(error instanceof ApiError ? error.problem : null))
       .finally(() => setWorking(false));
-  }, []);
+  }, [code]);
   return (
     <main class="signin" id="content">
       <section class="card">

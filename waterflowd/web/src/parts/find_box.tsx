@@ -20,7 +20,7 @@ export function FindBox(): JSX.Element {
   const found = goals(text, runs);
   const begin = (): void => {
     setOpen(true);
-    get<RunList>("/v1/runs?limit=200").then((list) => setRuns(list.runs), () => undefined);
+    get<RunList>("/v1/runs?limit=100").then((list) => setRuns(list.runs), () => undefined);
   };
   const go = (href: string): void => {
     setOpen(false);

@@ -16,8 +16,8 @@ export function starter(run: RunSummary): string {
   return by === "" || by === kind ? kind : kind === "api" || kind === "manual" ? by : `${kind} · ${by}`;
 }
 
-export function RunName({ run }: { readonly run: RunSummary }): JSX.Element {
-  return <a href={`/runs/${run.id}`} class="run-name">{visible(run.name)} <span class="num">#{run.number}</span></a>;
+export function RunName({ run, place = null }: { readonly run: RunSummary; readonly place?: string | null }): JSX.Element {
+  return <a href={`/runs/${run.id}${place === null ? "" : `?place=${encodeURIComponent(place)}`}`} class="run-name">{visible(run.name)} <span class="num">#{run.number}</span></a>;
 }
 
 export function RunCells({ run }: { readonly run: RunSummary }): JSX.Element {
@@ -25,7 +25,7 @@ export function RunCells({ run }: { readonly run: RunSummary }): JSX.Element {
   return (
     <>
       <span role="gridcell" class={`c-state word-${state}`}><Glyph state={state} isSilent /> {texts.states[state]}</span>
-      <span role="gridcell" class="c-run"><RunName run={run} /><small>{visible(run.reason.text)}</small></span>
+      <span role="gridcell" class="c-run"><RunName run={run} /><small>{run.reason.code === "started" ? "" : visible(run.reason.text)}</small></span>
       <span role="gridcell" class="c-revision mono">{run.revision ? shortRevision(run.revision) : "–"}</span>
       <span role="gridcell" class="c-by">{visible(starter(run))}</span>
       <span role="gridcell" class="c-took"><Took from={run.started_at} to={run.completed_at} /></span>

@@ -1,0 +1,52 @@
+"""One site and one browser for all tests of the pages in a process: both are expensive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, expect, sync_playwright
+
+from tests.web import site as sites
+from tests.web.site import Site, Visit
+from tests.web.workflows import FAILING, GATE, GOOD, HOSTILE
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    if reason := sites.chromium_is_missing():
+        pytest.skip(reason)
+    expect.set_options(timeout=sites.PATIENCE_MS)
+    with sync_playwright() as playwright:
+        launched = sites.launch(playwright)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A daemon with a repository, two agents, and runs that ended well, failed, wait and have hostile names."""
+    made = Site(tmp_path_factory.mktemp("site"))
+    try:
+        made.make_repository()
+        made.start_daemon()
+        made.add_agent("web-1", "web")
+        made.add_agent("web-2", "web")
+        made.runs = {name: made.start(text) for name, text in SAMPLES.items()}
+        for name in ("good", "failing", "hostile"):
+            made.wait_for(made.runs[name])
+        yield made
+    finally:
+        made.close()
+
+
+SAMPLES = {"good": GOOD, "failing": FAILING, "hostile": HOSTILE, "gate": GATE}
+
+
+@pytest.fixture
+def visit(site: Site, browser: Browser) -> Iterator[Visit]:
+    """A signed-in person."""
+    with sites.visit(site, browser) as made:
+        made.sign_in()
+        yield made

@@ -79,8 +79,10 @@ async def rerun_run(request: Request, services: Ports, principal: Runner, run_id
 
 async def _check_same(services: Services, row: RunSummary, earlier: RunId, reused: Reused | None) -> None:
     """A repeated key must come with the same request: otherwise a mistake of the client would stay unnoticed."""
-    created = (await services.history.read(run_stream(row.id), 1, 1))[0].event
-    if not isinstance(created, events.RunCreated) or (created.rerun_of, created.reused) != (earlier, reused):
+    first = await services.history.read(run_stream(row.id), 1, 1)
+    created = first[0].event if first else None
+    # On Temporal a run that has just been started has no facts before its first turn.
+    if isinstance(created, events.RunCreated) and (created.rerun_of, created.reused) != (earlier, reused):
         raise Rejected(
             "WF606", f"this `Idempotency-Key` started run {row.id} with another request; use a new key", status=409
         )

@@ -164,7 +164,7 @@ async def test_the_endpoint_answers_with_the_newest_state_and_only_reads_what_is
         [held] = await harness.held()
         first = (await client.get(f"/v1/runs/{run[:12]}/outline")).json()
         codes = {node["place"]: [change[2] for change in node.get("changes", [])] for node in first["nodes"]}
-        assert (codes["a"], codes["a/1"][:2], codes["a/2"]) == (["running"], ["queued", "sent"], [])
+        assert (codes["a"], codes["a/1"][:2], codes["a/2"]) == (["waiting", "running"], ["queued", "sent"], [])
         assert first["next"] is None
         assert first["ended_at"] is None
         harness.fleet.release(held)

@@ -29,7 +29,12 @@ hypothesis.settings.load_profile("waterflow")
 #: Settings of Waterflow and of Git that a developer may have exported.
 _PREFIXES = ("WATERFLOW_", "WATERFLOWD_", "GIT_")
 #: Variables that control the tests.
-_STEERING = frozenset({"WATERFLOW_FAULT", "WATERFLOW_GOLDEN", "WATERFLOW_ROUNDS", "WATERFLOW_SEED", "WATERFLOW_SWEEP"})
+_STEERING = frozenset(
+    {
+        *("WATERFLOW_FAULT", "WATERFLOW_GOLDEN", "WATERFLOW_ROUNDS", "WATERFLOW_SCREENSHOTS", "WATERFLOW_SEED"),
+        "WATERFLOW_SWEEP",
+    }
+)
 
 
 @pytest.fixture(autouse=True)

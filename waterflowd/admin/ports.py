@@ -292,7 +292,7 @@ class RunReader(Protocol):
     async def run(self, run: RunId, at: int | None = None) -> Run | None:
         """The run after its newest durable event, or after its first `at` events; None if there is none.
 
-        Read it before the next `await`, after which it may change.
+        `Retryable` while it cannot be read. Read it before the next `await`, after which it may change.
         """
         ...
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+from waterflowd.api.run_lookup import readable_run
 from waterflowd.api.schemas.attention import AttentionAction, AttentionItem, AttentionKind, AttentionSchema
 from waterflowd.api.schemas.runs import RunSummarySchema
 from waterflowd.api.services import Services
@@ -107,7 +108,7 @@ async def _open_runs(services: Services, found: _Found) -> dict[str, int]:
     for row in rows:
         if row.status is Status.QUEUED:
             continue
-        run = await services.reader.run(row.id)
+        run = await readable_run(services, row.id)
         if run is None:
             continue
         for job, step, approval in approvals.pending(run):
@@ -151,7 +152,7 @@ async def _failures(services: Services, found: _Found) -> None:
         newest.setdefault(key, row)
         streaks[key] += 1
     for number, (key, row) in enumerate(newest.items()):
-        run = await services.reader.run(row.id) if number < _PLACES_MAX else None
+        run = await readable_run(services, row.id) if number < _PLACES_MAX else None
         place = first_failure(run) if run is not None else None
         kind: AttentionKind = "lost" if row.conclusion is Conclusion.LOST else "failed"
         actions: tuple[AttentionAction, ...] = ("rerun-failed", "rerun")

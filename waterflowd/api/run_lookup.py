@@ -12,7 +12,7 @@ from typing import Annotated
 from fastapi import Query
 
 from waterflow_agent.display import escape_for_display
-from waterflow_agent.errors import Rejected
+from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.api.services import Services
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import RUN_ID_LENGTH, RunId, is_run_id
@@ -62,6 +62,14 @@ async def read_run(services: Services, run: RunId, at: int | None = None) -> Run
     if found is None:
         raise Rejected("WF604", f"run {run} no longer exists", status=404)
     return found
+
+
+async def readable_run(services: Services, run: RunId) -> Run | None:
+    """The run as a part of an answer about many; None if it no longer exists, or cannot be read now."""
+    try:
+        return await services.reader.run(run)
+    except Retryable:
+        return None
 
 
 def is_within(name: str, selected: str) -> bool:

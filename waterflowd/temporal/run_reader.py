@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
+from waterflow_agent.errors import Retryable
 from waterflowd.engine import Run, fold
 from waterflowd.model import plan
 from waterflowd.model.ids import RunId, StreamName, run_stream
@@ -26,9 +27,14 @@ class TemporalRunReader:
         self._refusal = refusal
 
     async def run(self, run: RunId, at: int | None = None) -> Run | None:
-        """See the protocol."""
+        """See the protocol. `Retryable` WF802 for a run that has been started, but has not made its first turn yet."""
         stream = run_stream(run)
         stored = await self._begun(stream)
+        if stored is not None and not stored.facts and not stored.terminated_at:
+            text = (
+                f"run {run} has been started, but has not begun yet, because the daemon or Temporal is busy; try again"
+            )
+            raise Retryable("WF802", text)
         facts = terminated_runs.facts(stored) if stored is not None else ()
         if stored is None or not facts or (at is not None and not 1 <= at <= len(facts)):
             return None
@@ -39,7 +45,7 @@ class TemporalRunReader:
         """The stream; waits a while for the first turn of a run that has just been started."""
         stored = await self._streams.read(stream)
         tries = FIRST_TURN_TRIES
-        while stored is not None and not stored.facts and tries:
+        while stored is not None and not stored.facts and not stored.terminated_at and tries:
             tries -= 1
             await asyncio.sleep(FIRST_TURN_S)
             stored = await self._streams.read(stream)

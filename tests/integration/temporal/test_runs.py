@@ -352,6 +352,23 @@ async def test_a_stalled_run_says_why(daemon: Daemon, monkeypatch: pytest.Monkey
     assert daemon.reader.stalled()[row.id].endswith("a bug")
 
 
+async def test_a_run_that_has_not_begun_yet_exists(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start is durable before the first turn: as long as the machine is too busy for that, clients are told to try again."""
+
+    def busy(request: object) -> object:
+        raise RuntimeError("not yet")
+
+    monkeypatch.setattr("waterflowd.temporal.run_reader.FIRST_TURN_TRIES", 2)
+    with monkeypatch.context() as machine:
+        machine.setattr(daemon.turns, "_turn", busy)
+        row = await daemon.runs.start(request(APPROVAL))
+        with pytest.raises(Retryable, match="has not begun yet"):
+            await daemon.reader.run(row.id)
+        # No turn was made, so no run can have stalled for good.
+        await daemon.client.get_workflow_handle(run_stream(row.id)).terminate("the end of the test")
+    assert await daemon.reader.run(row.id) is None
+
+
 async def test_a_terminated_run_is_shown_as_such(daemon: Daemon, gateway: Gateway) -> None:
     """Its row, its events and its state have an end with a reason, although no turn has recorded one."""
     gateway.is_open.clear()

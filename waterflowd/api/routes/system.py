@@ -15,6 +15,7 @@ from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.pagination import PageCursor
 from waterflowd.api.problems import problem
 from waterflowd.api.responses import json_response, returns
+from waterflowd.api.run_lookup import readable_run
 from waterflowd.api.schemas.agents import AgentSchema, PendingAgentSchema
 from waterflowd.api.schemas.gates import PendingApprovalSchema, pending_approvals
 from waterflowd.api.schemas.reasons import reason_schema
@@ -161,7 +162,7 @@ async def _waiting(
     waiting: list[RunPartSchema] = []
     approvals: list[PendingApprovalSchema] = []
     for row in rows:
-        run = await services.reader.run(row.id)
+        run = await readable_run(services, row.id)
         if run is not None:
             approvals += pending_approvals(run)
             waiting += islice(_waiting_parts(run), _ROWS)

@@ -8,11 +8,12 @@ export interface Axis {
 }
 
 /** A run that has just begun has an axis of one second, so that its first bars are not huge. */
-const SPAN_MS_MIN = 1000;
+const OPEN_MS_MIN = 1000;
+const COMPLETED_MS_MIN = 50;
 
 export function axisOf(createdAt: number, completedAt: number | null, now: number): Axis {
-  const to = completedAt ?? now;
-  return { from: createdAt, to: Math.max(to, createdAt + SPAN_MS_MIN) };
+  if (completedAt !== null) return { from: createdAt, to: Math.max(completedAt, createdAt + COMPLETED_MS_MIN) };
+  return { from: createdAt, to: Math.max(now, createdAt + OPEN_MS_MIN) };
 }
 
 /** Part of an axis: `factor` > 1 shows less of it, around `at`; never more than `whole`. */

@@ -20,13 +20,16 @@ const SHOW_MS = 100;
 export function OutputPane({ run, part }: { readonly run: Run; readonly part: Part }): JSX.Element {
   const [output, setOutput] = useState<Output>(NONE);
   const [problem, setProblem] = useState<Problem | null>(null);
+  const [hasEnded, setHasEnded] = useState(false);
   const isOpen = isActive(part.state);
   const [follows] = useState(isOpen);
   useEffect(() => {
     const controller = new AbortController();
-    read(run, part, follows, controller, setOutput).catch((error: unknown) => {
-      if (error instanceof ApiError && !controller.signal.aborted) setProblem(error.problem);
-    });
+    read(run, part, follows, controller, setOutput)
+      .then(() => setHasEnded(true))
+      .catch((error: unknown) => {
+        if (error instanceof ApiError && !controller.signal.aborted) setProblem(error.problem);
+      });
     return () => controller.abort();
   }, []);
   const left = output.total - output.lines.length;
@@ -34,7 +37,7 @@ export function OutputPane({ run, part }: { readonly run: Run; readonly part: Pa
     <section class="output" aria-label={words.output}>
       <h3>{words.output}</h3>
       {problem && <ProblemNote problem={problem} />}
-      {output.total === 0 && !problem && <p class="quiet-line">{isOpen ? words.outputNone : words.outputNothing}</p>}
+      {output.total === 0 && !problem && (isOpen || hasEnded) && <p class="quiet-line">{isOpen ? words.outputNone : words.outputNothing}</p>}
       {left > 0 && <p class="hint">{words.leftOut(left)}</p>}
       {output.total > 0 && (
         <VirtualRows

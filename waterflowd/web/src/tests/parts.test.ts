@@ -48,6 +48,11 @@ test("parts are found by their address, and steps counted", () => {
   assert.deepEqual(progress(parts), { done: 1, total: 2 });
 });
 
+test("the axis of a completed run is as long as the run, that of an open one a second at least", () => {
+  assert.equal(axisOf(0, 80, 5000).to, 80);
+  assert.equal(axisOf(0, null, 80).to, 1000);
+});
+
 test("bars are placed on the axis, also zoomed, and the zoom never leaves it", () => {
   const whole = axisOf(0, 100_000, 0);
   const segment = { spent: "running", from: 25_000, to: 50_000, state: "success", attempt: 1 } as const;

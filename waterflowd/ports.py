@@ -291,8 +291,11 @@ class Attempts(Protocol):
         """The attempt, open or ended, that the agent has or had; None if it is not the agent's. Agents choose `name`."""
         ...
 
-    def confirm(self, agent: AgentId, name: AttemptId) -> None:
-        """Finds out, in the background, whether an attempt that is not certain is the agent's. If not, `find` returns None."""
+    async def confirm(self, agent: AgentId, name: AttemptId) -> None:
+        """Finds out whether an attempt that is not certain is the agent's; if not, `find` returns None from then on.
+
+        It stays uncertain if that cannot be known now.
+        """
         ...
 
     def open_attempts(self, agent: AgentId) -> list[HeldAttempt]:

@@ -35,7 +35,7 @@ class LiveAttempts:
         held = None if run is None else _held(run, name)
         return held if held is not None and held.agent == agent else None
 
-    def confirm(self, agent: AgentId, name: AttemptId) -> None:
+    async def confirm(self, agent: AgentId, name: AttemptId) -> None:
         """See the port. The live state is the recorded facts, so every attempt is certain."""
 
     def open_attempts(self, agent: AgentId) -> list[HeldAttempt]:

@@ -68,6 +68,8 @@ class OutputCollector:
         #: Attempts of which some output was dropped since the last write.
         self._dropped: set[messages.TaskId] = set()
         self._damaged: OrderedDict[AttemptId, None] = OrderedDict()
+        #: Attempts of which only an agent says that it has them, while the run is asked.
+        self._confirming: dict[messages.TaskId, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
 
     def received(self, agent: AgentId, output: messages.Output) -> None:
@@ -81,8 +83,9 @@ class OutputCollector:
             self._link.send(agent, [messages.OutputAck(key, max(output.offset, 0) + size)])
             return
         if not attempt.is_certain:
-            # An agent could claim the attempt of another one. Without an acknowledgement it sends its output again.
-            self._attempts.confirm(agent, key.attempt)
+            # An agent could claim the attempt of another one.
+            if key not in self._confirming:
+                self._confirming[key] = asyncio.create_task(self._confirm(agent, key), name=f"owner of {key.attempt}")
             return
         if self._waiting_bytes[agent] > WAITING_BYTES_MAX:
             if key not in self._dropped:
@@ -92,6 +95,16 @@ class OutputCollector:
         # Empty messages and chunks are not free either.
         self._waiting_bytes[agent] += size + _OVERHEAD_BYTES * (1 + len(output.chunks))
         self._add(_Arrival(agent, key, attempt, output))
+
+    async def _confirm(self, agent: AgentId, key: messages.TaskId) -> None:
+        """Finds out whether the attempt is the agent's, and tells the agent then where to continue."""
+        try:
+            await self._attempts.confirm(agent, key.attempt)
+        finally:
+            del self._confirming[key]
+        attempt = self._attempts.find(agent, key.attempt)
+        if attempt is not None and attempt.is_certain:
+            self._add(_Arrival(agent, key, attempt))
 
     def finished(self, agent: AgentId, attempt: HeldAttempt, report: messages.Finished) -> None:
         """The agent has reported the end of its attempt, and with it the size of the whole output log."""

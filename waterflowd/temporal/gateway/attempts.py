@@ -399,23 +399,17 @@ class GatewayAttempts:
             return None
         return self._held(session, attempt)
 
-    def confirm(self, agent: AgentId, name: AttemptId) -> None:
+    async def confirm(self, agent: AgentId, name: AttemptId) -> None:
         """See the port."""
         session = self._sessions.get(agent)
         attempt = None if session is None else session.attempts.get(name) or session.ended.get(name)
-        if attempt is None or attempt.is_certain or attempt.is_being_confirmed:
+        if attempt is None or attempt.is_certain:
             return
-        attempt.is_being_confirmed = True
-        self._start(self._confirm(agent, attempt), f"owner of {name}")
-
-    async def _confirm(self, agent: AgentId, attempt: Attempt) -> None:
         try:
             attempt.is_own = await self._activities.is_of(agent, attempt.task)
         except WaterflowError as error:
             # The agent sends its output again, and then the run is asked again.
-            logger.warning("cannot find out yet whether agent %s has %s: %s", agent, attempt.task.attempt, error)
-        finally:
-            attempt.is_being_confirmed = False
+            logger.warning("cannot find out yet whether agent %s has %s: %s", agent, name, error)
 
     def open_attempts(self, agent: AgentId) -> list[HeldAttempt]:
         """See the port."""

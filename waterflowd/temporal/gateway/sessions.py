@@ -30,7 +30,6 @@ class Attempt(msgspec.Struct, kw_only=True):
     offer: Task | None = None
     #: Whether it is the agent's by the facts of its run; None if they were not asked. An order has the same meaning as True.
     is_own: bool | None = None
-    is_being_confirmed: bool = False
     #: Its activity is here, and gets heartbeats.
     is_attached: bool = False
     #: The agent is to stop it, because no run waits for it.

@@ -1,4 +1,4 @@
-"""One site and one browser for all tests of the pages in a process: both are expensive."""
+"""One site for all tests of the pages in a process, and one browser for each module: both are expensive."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.web.site import Site, Visit
 from tests.web.workflows import FAILING, GATE, GOOD, HOSTILE
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium."""
+    """Debian's Chromium. Playwright keeps an event loop running in this thread, so no other module's test may come between."""
     if reason := sites.chromium_is_missing():
         pytest.skip(reason)
     expect.set_options(timeout=sites.PATIENCE_MS)

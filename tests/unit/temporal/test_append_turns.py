@@ -68,7 +68,7 @@ class Stream:
 
 
 async def test_appends_at_a_position() -> None:
-    """Only who has decided by all facts may append; the others are told the position. New executions count on."""
+    """An append at an old position is refused with the current one. Positions continue in new executions."""
     stream = Stream()
     assert await stream.append((0, [fact(1), fact(2)])) == [AppendAnswer(position=2, is_appended=True)]
     assert await stream.append((0, [fact(3)]), (2, [fact(4)]), (2, [fact(5)])) == [

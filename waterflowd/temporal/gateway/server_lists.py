@@ -1,7 +1,7 @@
 """Tells runs at once when a job that waits for the servers of its group has some.
 
-Rules of this file: it is a courtesy. Every daemon that has the run in memory may tell it, and a job that nobody tells looks
-again by itself after a while.
+Rules of this file: it only makes runs faster. Every daemon that has the run in memory may send the signal, and a job without
+one looks again after a while.
 """
 
 from __future__ import annotations

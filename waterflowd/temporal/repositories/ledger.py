@@ -388,7 +388,7 @@ def _schedule_of(key: str) -> str:
 
 
 def compact(stream: str, stored: Sequence[bytes], now: int) -> list[bytes]:
-    """The snapshot that stands for these facts of a stream; see `append_turns.Compact`."""
+    """The snapshot that replaces these facts of a stream; see `append_turns.Compact`."""
     ledger = RepositoryLedger(stream.removeprefix("repo/"))
     for fact in stored:
         ledger.fold(FACTS.unpack(stream, fact).event)

@@ -140,7 +140,7 @@ def _append(stream: str, content: bytes, state: _State, new: list[bytes]) -> App
     try:
         append: AppendRequest = REQUESTS.unpack(content)
     except UnreadableError as error:
-        # The sender is of a newer release; nobody else can seal a request.
+        # Only daemons can seal a request, so a daemon of a newer release has sent it.
         return AppendAnswer(position=state.position, refusal=f"{error}; upgrade all daemons")
     if append.expected != state.position:
         return AppendAnswer(position=state.position)

@@ -2,7 +2,7 @@
 
 Rules of this package:
 
-- A request passes the authentication (auth.py), then a route. Routes are thin: they declare the role that they require
+- A request passes the authentication (access/auth.py), then a route. Routes are thin: they declare the role that they require
   (dependencies.py), decode the body (request_bodies.py), call a port, and encode a Struct (schemas/, responses.py).
 - Storage and transport are behind ports, which `Services` (services.py) holds. `Api` (app.py) connects the parts, `ApiServer`
   (server.py) listens on TCP and on a unix socket.

@@ -6,9 +6,9 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waterflowd.api import openapi, problems
-from waterflowd.api.auth import AuthMiddleware
-from waterflowd.api.outlines import Outlines
-from waterflowd.api.quotas import Pools
+from waterflowd.api.access.auth import AuthMiddleware
+from waterflowd.api.access.quotas import Pools
+from waterflowd.api.access.wrong_secrets import WrongSecrets
 from waterflowd.api.routes import (
     agents,
     approvals,
@@ -30,11 +30,11 @@ from waterflowd.api.routes import (
     validation,
     webhooks,
 )
+from waterflowd.api.runs.outlines import Outlines
 from waterflowd.api.services import Services
 from waterflowd.api.streaming.live import Live
 from waterflowd.api.streaming.streams import Streams
 from waterflowd.api.web_pages import WebPages
-from waterflowd.api.wrong_secrets import WrongSecrets
 
 #: One router per resource, in the order in which their routes are matched.
 ROUTERS = [

@@ -16,7 +16,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, APIRouter
 
 from waterflowd.access.roles import Role
-from waterflowd.api.auth import PUBLIC, SIGN_IN
+from waterflowd.api.access.auth import PUBLIC, SIGN_IN
 from waterflowd.api.dependencies import ROLE_OF
 from waterflowd.api.problems import MEDIA_TYPE
 from waterflowd.api.responses import REF_TEMPLATE, Described, schema_name

@@ -38,9 +38,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from waterflow_agent.errors import Stalled
-from waterflowd.api import quotas
+from waterflowd.api.access import quotas
+from waterflowd.api.access.auth import PEER_UID, REFUSAL
 from waterflowd.api.app import Api
-from waterflowd.api.auth import PEER_UID, REFUSAL
 from waterflowd.api.connections import REFUSED_MAX, ConnectionTable
 from waterflowd.api.loop_time import LoopShare
 from waterflowd.api.problems import problem

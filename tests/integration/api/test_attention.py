@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from waterflowd.admin.ports import AgentRow, PendingRow, RepositoryRow
-from waterflowd.api import attention
+from waterflowd.api.runs import attention
 from waterflowd.testing.api import ApiHarness
 
 JOB = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: {script}\n"

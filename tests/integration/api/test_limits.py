@@ -18,7 +18,8 @@ import pytest
 from tests.integration.api.served import Served, serve
 from tests.patience import PATIENCE_S
 from waterflowd.access.roles import Role
-from waterflowd.api import auth, quotas, request_bodies, server
+from waterflowd.api import request_bodies, server
+from waterflowd.api.access import auth, quotas
 from waterflowd.api.connections import Connection, ConnectionTable
 from waterflowd.fleet.events import AgentRevoked
 from waterflowd.model.ids import FLEET, AgentId

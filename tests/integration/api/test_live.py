@@ -16,7 +16,7 @@ from tests.patience import PATIENCE_S
 from waterflowd.access.roles import ANONYMOUS, Principal, Role
 from waterflowd.admin.ports import AgentRow, RepositoryRow
 from waterflowd.api.loop_time import Meter
-from waterflowd.api.outlines import Outlines
+from waterflowd.api.runs.outlines import Outlines
 from waterflowd.api.streaming import live, streams
 from waterflowd.api.streaming.live import Live, parse_topics
 from waterflowd.api.streaming.streams import Place

@@ -8,8 +8,8 @@ import httpx
 import msgspec
 import pytest
 
-from waterflowd.api import outlines
-from waterflowd.api.outlines import Outline, Outlines
+from waterflowd.api.runs import outlines
+from waterflowd.api.runs.outlines import Outline, Outlines
 from waterflowd.api.schemas.outlines import OutlineSchema, outline_schema
 from waterflowd.engine import Run
 from waterflowd.engine.fold.evolve import fold

@@ -13,8 +13,8 @@ from waterflowd.access.peer_roles import PeerRoles
 from waterflowd.access.roles import Role
 from waterflowd.admin.ports import RepositoryRow
 from waterflowd.api import openapi
+from waterflowd.api.access.auth import PEER_UID, PUBLIC, SIGN_IN
 from waterflowd.api.app import ROUTERS
-from waterflowd.api.auth import PEER_UID, PUBLIC, SIGN_IN
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.testing.api import ApiHarness
 

@@ -19,7 +19,7 @@ from tests.integration.api.served import Served, serve
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Stalled
 from waterflowd.access.roles import Role
-from waterflowd.api import quotas
+from waterflowd.api.access import quotas
 from waterflowd.api.server import ApiServer
 from waterflowd.api.streaming import streams
 from waterflowd.testing.awaiting import until

@@ -15,8 +15,8 @@ from waterflowd.access.events import AccessRefused
 from waterflowd.access.peer_roles import PeerRoles
 from waterflowd.access.roles import Principal, Role
 from waterflowd.access.tokens import TokenRegistry
-from waterflowd.api import wrong_secrets
-from waterflowd.api.auth import PEER_UID
+from waterflowd.api.access import wrong_secrets
+from waterflowd.api.access.auth import PEER_UID
 from waterflowd.api.streaming import streams
 from waterflowd.testing.api import ApiHarness
 from waterflowd.testing.awaiting import until

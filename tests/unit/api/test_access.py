@@ -7,7 +7,7 @@ import pytest
 from waterflowd.access.events import Fact, TokenCreated, TokenRevoked
 from waterflowd.access.roles import Role
 from waterflowd.access.tokens import TokenRegistry, hash_secret
-from waterflowd.api.hosts import host_name
+from waterflowd.api.access.hosts import host_name
 from waterflowd.api.timestamps import timestamp
 
 SECRET = "wf_" + "s" * 43

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from waterflowd.api import run_lookup
+from waterflowd.api.runs import run_lookup
 from waterflowd.api.schemas import jobs as schemas
 from waterflowd.api.schemas.runs import RunSchema
 from waterflowd.ctl.display import run_tree

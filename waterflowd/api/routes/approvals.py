@@ -14,7 +14,7 @@ from waterflowd.access.roles import Principal, check_plan
 from waterflowd.api.dependencies import Approver, Ports
 from waterflowd.api.request_bodies import read_json
 from waterflowd.api.responses import json_response, returns, takes
-from waterflowd.api.run_lookup import read_run, resolve
+from waterflowd.api.runs.run_lookup import read_run, resolve
 from waterflowd.api.schemas.runs import COMMENT_LENGTH_MAX, DecisionBody, RunSummarySchema
 from waterflowd.api.services import Services
 from waterflowd.engine.rules import approvals

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from waterflowd.api.attention import attention
 from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.responses import json_response, returns
+from waterflowd.api.runs.attention import attention
 from waterflowd.api.schemas.attention import AttentionSchema
 
 router = APIRouter(tags=["system"])

@@ -11,7 +11,7 @@ from msgspec import Struct
 from waterflowd.api.dependencies import Admin, Ports
 from waterflowd.api.pagination import Limit, PageCursor
 from waterflowd.api.responses import json_response, returns
-from waterflowd.api.run_lookup import Text
+from waterflowd.api.runs.run_lookup import Text
 from waterflowd.api.schemas.access import AuditList, AuditSchema
 from waterflowd.api.services import Services
 from waterflowd.api.streaming.streams import parse_position

@@ -7,10 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from waterflowd.api.dependencies import Ports, Viewer
-from waterflowd.api.outlines import Outlines
 from waterflowd.api.pagination import PageCursor
 from waterflowd.api.responses import json_response, returns
-from waterflowd.api.run_lookup import Part, find_job, resolve
+from waterflowd.api.runs.outlines import Outlines
+from waterflowd.api.runs.run_lookup import Part, find_job, resolve
 from waterflowd.api.schemas.outlines import NODES_MAX, OutlineSchema, outline_schema
 from waterflowd.api.streaming.streams import parse_position
 

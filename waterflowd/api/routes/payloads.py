@@ -17,7 +17,7 @@ from waterflow_agent.errors import Rejected
 from waterflowd.access.roles import Principal, Role
 from waterflowd.admin.ports import SealedPayload
 from waterflowd.api import request_bodies
-from waterflowd.api.cross_origin import DECODE_PATH
+from waterflowd.api.access.cross_origin import DECODE_PATH
 from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.responses import json_response, returns, takes
 from waterflowd.api.services import Services

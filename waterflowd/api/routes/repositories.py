@@ -12,12 +12,12 @@ from waterflow_agent.display import escape_for_display, quote
 from waterflow_agent.errors import Rejected
 from waterflowd.access import roles
 from waterflowd.admin.ports import DefinitionRow
-from waterflowd.api import run_starts
 from waterflowd.api.dependencies import Approver, Ports, Runner, Viewer
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, page
 from waterflowd.api.request_bodies import check_values, read_json
 from waterflowd.api.responses import json_response, returns, takes
-from waterflowd.api.run_lookup import Text
+from waterflowd.api.runs import run_starts
+from waterflowd.api.runs.run_lookup import Text
 from waterflowd.api.schemas.repositories import DefinitionList, DefinitionSchema, RepositoryList, RepositorySchema
 from waterflowd.api.schemas.runs import DryRunSchema, StartDefinitionBody, StartedRunSchema, run_url
 from waterflowd.api.services import Services

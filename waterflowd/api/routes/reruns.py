@@ -14,11 +14,11 @@ from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected, Stalled
 from waterflowd.access.roles import check_plan, narrowed, trigger_of
 from waterflowd.admin.ports import DefinitionPlan
-from waterflowd.api import run_starts
 from waterflowd.api.dependencies import Ports, Runner
 from waterflowd.api.request_bodies import read_json
 from waterflowd.api.responses import json_response, returns, takes
-from waterflowd.api.run_lookup import read_run, resolve
+from waterflowd.api.runs import run_starts
+from waterflowd.api.runs.run_lookup import read_run, resolve
 from waterflowd.api.schemas.runs import RerunBody, RerunSchema, run_url
 from waterflowd.api.services import Services
 from waterflowd.engine import events

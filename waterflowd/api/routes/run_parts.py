@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Response
 from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, one_of
 from waterflowd.api.responses import json_response, returns
-from waterflowd.api.run_lookup import STATUSES, Part, StatusFilter, find_job, is_within, read_run, resolve
+from waterflowd.api.runs.run_lookup import STATUSES, Part, StatusFilter, find_job, is_within, read_run, resolve
 from waterflowd.api.schemas.jobs import Budget, JobList, JobSchema, StepList, StepSchema
 from waterflowd.api.streaming.streams import parse_position
 from waterflowd.engine.state.blocks import Step

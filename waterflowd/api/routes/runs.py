@@ -9,12 +9,12 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from waterflow_agent.errors import Rejected
 from waterflowd.access.roles import check_plan
-from waterflowd.api import run_starts
 from waterflowd.api.dependencies import Ports, Runner, Viewer
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, one_of
 from waterflowd.api.request_bodies import read_json
 from waterflowd.api.responses import json_response, returns, takes
-from waterflowd.api.run_lookup import STATUSES, Part, Text, check_names, read_run, resolve, split_part
+from waterflowd.api.runs import run_starts
+from waterflowd.api.runs.run_lookup import STATUSES, Part, Text, check_names, read_run, resolve, split_part
 from waterflowd.api.schemas.events import EventList, event_schema
 from waterflowd.api.schemas.runs import (
     CancelBody,

@@ -11,7 +11,7 @@ from waterflowd.admin.ports import ScheduleRow
 from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, page
 from waterflowd.api.responses import json_response, returns
-from waterflowd.api.run_lookup import Text
+from waterflowd.api.runs.run_lookup import Text
 from waterflowd.api.schemas.repositories import ScheduleList, ScheduleSchema
 
 router = APIRouter(tags=["schedules"])

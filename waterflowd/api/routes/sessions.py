@@ -6,15 +6,15 @@ from fastapi import APIRouter, Request, Response
 
 from waterflow_agent.errors import Rejected
 from waterflowd.access.roles import ANONYMOUS, Principal
-from waterflowd.api import hosts, session_cookie
-from waterflowd.api.auth import PEER_UID, source_of
+from waterflowd.api.access import hosts, session_cookie
+from waterflowd.api.access.auth import PEER_UID, source_of
+from waterflowd.api.access.wrong_secrets import WrongSecrets
 from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.request_bodies import read_json
 from waterflowd.api.responses import json_response, returns, takes
 from waterflowd.api.schemas.access import SessionLinkSchema, SessionSchema, SignInBody, Way
 from waterflowd.api.services import Services
 from waterflowd.api.timestamps import timestamp
-from waterflowd.api.wrong_secrets import WrongSecrets
 
 router = APIRouter(tags=["sessions"])
 

@@ -15,7 +15,7 @@ from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.pagination import PageCursor
 from waterflowd.api.problems import problem
 from waterflowd.api.responses import json_response, returns
-from waterflowd.api.run_lookup import readable_run
+from waterflowd.api.runs.run_lookup import readable_run
 from waterflowd.api.schemas.agents import AgentSchema, PendingAgentSchema
 from waterflowd.api.schemas.gates import PendingApprovalSchema, pending_approvals
 from waterflowd.api.schemas.reasons import reason_schema

@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from waterflowd.access import workflow_errors
-from waterflowd.api import run_starts
 from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.problems import InvalidWorkflow
 from waterflowd.api.responses import json_response, returns, takes
-from waterflowd.api.run_lookup import Text
+from waterflowd.api.runs import run_starts
+from waterflowd.api.runs.run_lookup import Text
 from waterflowd.api.schemas.problems import ValidFileSchema
 from waterflowd.api.schemas.runs import ValidateBody
 from waterflowd.dsl.reporting.diagnostics import Compiled

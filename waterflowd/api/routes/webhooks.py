@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 
 from waterflow_agent.errors import Rejected
 from waterflowd.access.roles import Principal, Role
-from waterflowd.api.auth import source_of
+from waterflowd.api.access.auth import source_of
 from waterflowd.api.dependencies import Ports
 from waterflowd.api.request_bodies import check_values, content_type, parse_json, read_body
 from waterflowd.api.responses import JSON_TYPE, json_response, returns

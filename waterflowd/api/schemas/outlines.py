@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from waterflowd.api.outlines import Change, Mark, Node, Outline, OutlineReason
+from waterflowd.api.runs.outlines import Change, Mark, Node, Outline, OutlineReason
 from waterflowd.api.schemas.jobs import JobKind, block_state, job_kind
 from waterflowd.api.timestamps import Timestamp, timestamp
 from waterflowd.engine.state.runs import Job

@@ -25,7 +25,7 @@ import msgspec
 from waterflow_agent.errors import Rejected
 from waterflowd.access.roles import Principal
 from waterflowd.admin.ports import AgentRow, RepositoryRow
-from waterflowd.api.outlines import Outlines
+from waterflowd.api.runs.outlines import Outlines
 from waterflowd.api.schemas.agents import AgentSchema
 from waterflowd.api.schemas.live import (
     LagSchema,

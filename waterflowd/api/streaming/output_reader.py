@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from waterflowd.api.run_lookup import is_within
+from waterflowd.api.runs.run_lookup import is_within
 from waterflowd.api.streaming.output_lines import Cursor, Line, LineCutter, NumberRanges, entry
 from waterflowd.api.timestamps import Timestamp, format_timestamp
 from waterflowd.engine import events

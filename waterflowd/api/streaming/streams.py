@@ -25,10 +25,10 @@ from starlette.types import Receive, Scope, Send
 
 from waterflow_agent.errors import Rejected, WaterflowError
 from waterflowd.access.roles import Principal, Role
-from waterflowd.api.auth import ADMISSION
+from waterflowd.api.access.auth import ADMISSION
+from waterflowd.api.access.quotas import Admission
 from waterflowd.api.disconnects import until_disconnected
 from waterflowd.api.loop_time import Meter, Timed
-from waterflowd.api.quotas import Admission
 from waterflowd.api.schemas.events import event_schema
 from waterflowd.api.services import Services
 from waterflowd.api.streaming.output_reader import RunOutput

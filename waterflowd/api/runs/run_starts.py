@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from waterflow_agent.errors import Rejected
 from waterflowd.access.roles import Principal, check_plan, trigger_of
-from waterflowd.api.auth import ADMISSION
+from waterflowd.api.access.auth import ADMISSION
 from waterflowd.api.disconnects import while_connected
 from waterflowd.api.problems import InvalidWorkflow
 from waterflowd.api.request_bodies import YAML_TYPES, check_path, check_values, content_type, parse_json, read_body

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from waterflowd.api.run_lookup import readable_run
+from waterflowd.api.runs.run_lookup import readable_run
 from waterflowd.api.schemas.attention import AttentionAction, AttentionItem, AttentionKind, AttentionSchema
 from waterflowd.api.schemas.runs import RunSummarySchema
 from waterflowd.api.services import Services

@@ -25,12 +25,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from waterflow_agent.errors import Rejected
 from waterflowd.access.roles import ANONYMOUS, Principal, Role
-from waterflowd.api import cross_origin, hosts, session_cookie
+from waterflowd.api.access import cross_origin, hosts, session_cookie
+from waterflowd.api.access.quotas import Admission, Pools, source_of_address
+from waterflowd.api.access.wrong_secrets import WrongSecrets
 from waterflowd.api.loop_time import Meter, Timed
 from waterflowd.api.problems import problem, retry_after
-from waterflowd.api.quotas import Admission, Pools, source_of_address
 from waterflowd.api.services import Services
-from waterflowd.api.wrong_secrets import WrongSecrets
 from waterflowd.rates import BucketPerName
 
 #: For probes, client generators and editors; these paths reveal nothing about runs.

@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 
 from waterflow_agent.errors import Rejected
 from waterflowd.access.browser_sessions import LIFE_MS
-from waterflowd.api import hosts
+from waterflowd.api.access import hosts
 from waterflowd.api.services import Services
 
 #: The header that every changing request of a page has.

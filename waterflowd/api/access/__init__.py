@@ -1,0 +1,1 @@
+"""Who sends a request, and how much it may ask for: authentication, browser sessions, origins, limits."""

@@ -288,13 +288,20 @@ class Attempts(Protocol):
     """The attempts of agents by the recorded facts: who has which, what an agent should still get, where its reports go."""
 
     def find(self, agent: AgentId, name: AttemptId) -> HeldAttempt | None:
-        """The attempt, open or ended, that the agent has or had; None if it is not the agent's. Agents choose `name`."""
+        """The attempt, open or ended, that the agent has or had; None if it is not known to be the agent's.
+
+        Agents choose `name`.
+        """
         ...
 
-    async def confirm(self, agent: AgentId, name: AttemptId) -> None:
-        """Finds out whether an attempt that is not certain is the agent's; if not, `find` returns None from then on.
+    def is_foreign(self, agent: AgentId, key: messages.TaskId) -> bool:
+        """Whether the agent certainly neither has nor had the attempt under this lease. If not, `confirm` finds out."""
+        ...
 
-        It stays uncertain if that cannot be known now.
+    async def confirm(self, agent: AgentId, keys: Sequence[messages.TaskId]) -> list[HeldAttempt | None]:
+        """Attempts of one run by its recorded facts, however long that takes to read; None for one that is not the agent's.
+
+        `find` knows those of the agent from then on. Raises `WaterflowError` if it cannot be known now.
         """
         ...
 

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from temporalio.client import WorkflowExecutionStatus
 
 from tests.integration.temporal.gateway_harness import Cluster, Daemon, held, until
@@ -113,3 +114,38 @@ async def test_output_of_an_agent_that_comes_from_another_gateway_is_stored(name
             await until(lambda: (agent, wire.OutputAck(task, 0)) in other.link.sent, "an answer")
             other.agents.output(agent, output)
             await until(lambda: other.output_logs.size(task.attempt) == len(b"printed"), "the output to be stored")
+
+
+@pytest.mark.parametrize("is_ended", [True, False])
+async def test_output_of_attempts_that_an_agent_no_longer_names_is_stored(namespace: Namespace, is_ended: bool) -> None:
+    """The agent has the acknowledgement of their results, and still has to send output: the facts of the run answer."""
+    two_steps = "jobs: {a: {runs-on: web, steps: [{run: x}, {run: x}]}}"
+    async with Cluster.running(namespace) as cluster, Daemon.running(cluster) as daemon:
+        agent, db = cluster.enroll("one", "web"), cluster.enroll("two", "db")
+        daemon.hello(agent)
+        run = await cluster.start(ONE if is_ended else two_steps)
+        [task] = await daemon.offered(agent)
+        await daemon.finished(agent, task).arrives()
+        if is_ended:
+            assert (await run.result()).conclusion is Conclusion.SUCCESS
+        else:
+            await daemon.offered(agent, 2)
+        await daemon.kill()
+        async with Daemon.running(cluster) as other:
+            other.hello(agent)
+            other.hello(db)
+            forged = wire.Output(task, 0, [wire.OutputChunk(0, 1, b"forged")])
+            other.agents.output(db, forged)
+            output = wire.Output(task, 0, [wire.OutputChunk(0, 1, b"printed")])
+            other.agents.output(agent, output)
+            await until(lambda: (agent, wire.OutputAck(task, 0)) in other.link.sent, "an answer")
+            other.agents.output(agent, output)
+            await until(lambda: other.output_logs.size(task.attempt) == len(b"printed"), "the output to be stored")
+            # The other one is told to stop sending it.
+            await until(lambda: (db, wire.OutputAck(task, len(b"forged"))) in other.link.sent, "a rejection")
+            assert other.link.rejected == [(db, "WF215")]
+            assert [piece.data for piece in other.output_logs.read(task.attempt, 0, 100)] == [b"printed"]
+            # It counts for the quota of the repository that it belongs to.
+            found = other.gateway.attempts.find(agent, task.attempt)
+            assert found is not None
+            assert (found.repository, found.is_open) == ("ops", False)

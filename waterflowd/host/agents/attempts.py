@@ -32,11 +32,17 @@ class LiveAttempts:
     def find(self, agent: AgentId, name: AttemptId) -> HeldAttempt | None:
         """See the port."""
         run = self._queries.find(self._state.runs, name.run)
-        held = None if run is None else _held(run, name)
+        held = None if run is None else held_attempt(run, name)
         return held if held is not None and held.agent == agent else None
 
-    async def confirm(self, agent: AgentId, name: AttemptId) -> None:
-        """See the port. The live state is the recorded facts, so every attempt is certain."""
+    def is_foreign(self, agent: AgentId, key: messages.TaskId) -> bool:
+        """See the port. The live state and the log know every attempt."""
+        held = self.find(agent, key.attempt)
+        return held is None or held.epoch != key.epoch
+
+    async def confirm(self, agent: AgentId, keys: Sequence[messages.TaskId]) -> list[HeldAttempt | None]:
+        """See the port."""
+        return [None if self.is_foreign(agent, key) else self.find(agent, key.attempt) for key in keys]
 
     def open_attempts(self, agent: AgentId) -> list[HeldAttempt]:
         """See the port."""
@@ -45,7 +51,7 @@ class LiveAttempts:
 
     def _open(self, name: AttemptId) -> HeldAttempt | None:
         run = self._state.runs.get(name.run)
-        held = None if run is None else _held(run, name)
+        held = None if run is None else held_attempt(run, name)
         return held if held is not None and held.is_open else None
 
     def ended(self, agent: AgentId, keys: Sequence[messages.TaskId]) -> list[messages.TaskId]:
@@ -140,7 +146,8 @@ class LiveAttempts:
         self._driver.wake()
 
 
-def _held(run: Run, name: AttemptId) -> HeldAttempt | None:
+def held_attempt(run: Run, name: AttemptId) -> HeldAttempt | None:
+    """The attempt by the facts of its run; None if there is none, or no agent has had it."""
     attempt = run.attempt(name.job, name.step, name.number)
     if attempt is None or attempt.agent is None:
         return None

@@ -3,9 +3,9 @@
 Rules of this file: only the agent that has (or had) the attempt may append to its output log, and only up to a log's limit.
 Output is collected for a moment, and while an append is in progress; what of it is admitted (output_admission.py) is then
 written at once. The agents' windows bound what is collected; a limit here applies to agents that ignore their window. Other
-output is rejected: it is acknowledged, because its agent would send it forever otherwise, and recorded against that agent.
-A damaged log concerns its attempt alone: what cannot be added to it is acknowledged and dropped, with
-an entry in the daemon's log.
+output is rejected, if necessary after its run was asked (output_owners.py): it is acknowledged, because its agent would send
+it forever otherwise, and recorded against that agent. A damaged log concerns its attempt alone: what cannot be added to it is
+acknowledged and dropped, with an entry in the daemon's log.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from waterflow_agent.errors import Retryable, Stalled
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.host.agents.output_admission import OutputAdmission
+from waterflowd.host.agents.output_owners import OutputOwners
 from waterflowd.host.feed import Feed
 from waterflowd.model.ids import AgentId, AttemptId
 from waterflowd.model.records import HeldAttempt, OutputAppend, OutputPiece
@@ -36,6 +37,8 @@ _OVERHEAD_BYTES = 256
 _DAMAGED_MAX = 1_000
 #: The code of the error about a damaged log; every other one is about the storage as a whole.
 _DAMAGED_CODE = "WF304"
+#: Why output is rejected.
+NOT_HELD_TEXT = "the agent does not have this attempt"
 #: Pause while the storage takes nothing, as with a full disk.
 DISK_FULL_PAUSE_S = 1.0
 
@@ -68,8 +71,7 @@ class OutputCollector:
         #: Attempts of which some output was dropped since the last write.
         self._dropped: set[messages.TaskId] = set()
         self._damaged: OrderedDict[AttemptId, None] = OrderedDict()
-        #: Attempts of which only an agent says that it has them, while the run is asked.
-        self._confirming: dict[messages.TaskId, asyncio.Task[None]] = {}
+        self._owners = OutputOwners(attempts.confirm, self._answered)
         self._wake = asyncio.Event()
 
     def received(self, agent: AgentId, output: messages.Output) -> None:
@@ -77,15 +79,16 @@ class OutputCollector:
         key = output.key
         size = sum(len(chunk.data) for chunk in output.chunks)
         attempt = self._attempts.find(agent, key.attempt)
-        fault = _fault(key, attempt, output.offset, size)
-        if fault or attempt is None:
-            self._link.reject(agent, "WF215", f"output of {display_name(key)}: {fault}")
-            self._link.send(agent, [messages.OutputAck(key, max(output.offset, 0) + size)])
-            return
-        if not attempt.is_certain:
+        end = max(output.offset, 0) + size
+        if attempt is None or not attempt.is_certain or attempt.epoch != key.epoch:
             # An agent could claim the attempt of another one.
-            if key not in self._confirming:
-                self._confirming[key] = asyncio.create_task(self._confirm(agent, key), name=f"owner of {key.attempt}")
+            if self._attempts.is_foreign(agent, key):
+                self._reject(agent, key, end, NOT_HELD_TEXT)
+            else:
+                self._owners.ask(agent, key, end)
+            return
+        if not 0 <= output.offset <= LOG_BYTES_MAX - size:
+            self._reject(agent, key, end, "the offset is beyond the size limit of a log")
             return
         if self._waiting_bytes[agent] > WAITING_BYTES_MAX:
             if key not in self._dropped:
@@ -96,14 +99,16 @@ class OutputCollector:
         self._waiting_bytes[agent] += size + _OVERHEAD_BYTES * (1 + len(output.chunks))
         self._add(_Arrival(agent, key, attempt, output))
 
-    async def _confirm(self, agent: AgentId, key: messages.TaskId) -> None:
-        """Finds out whether the attempt is the agent's, and tells the agent then where to continue."""
-        try:
-            await self._attempts.confirm(agent, key.attempt)
-        finally:
-            del self._confirming[key]
-        attempt = self._attempts.find(agent, key.attempt)
-        if attempt is not None and attempt.is_certain:
+    def _reject(self, agent: AgentId, key: messages.TaskId, end: int, text: str) -> None:
+        """The agent would send it forever without an acknowledgement."""
+        self._link.reject(agent, "WF215", f"output of {display_name(key)}: {text}")
+        self._link.send(agent, [messages.OutputAck(key, end)])
+
+    def _answered(self, agent: AgentId, key: messages.TaskId, attempt: HeldAttempt | None, end: int) -> None:
+        """Whose the attempt is has become known: its agent is told where to continue."""
+        if attempt is None:
+            self._reject(agent, key, end, NOT_HELD_TEXT)
+        else:
             self._add(_Arrival(agent, key, attempt))
 
     def finished(self, agent: AgentId, attempt: HeldAttempt, report: messages.Finished) -> None:
@@ -215,13 +220,6 @@ class OutputCollector:
             # What is dropped is acknowledged.
             return max((piece.offset + len(piece.data) for piece in append.pieces), default=0)
         return size
-
-
-def _fault(key: messages.TaskId, attempt: HeldAttempt | None, offset: int, size: int) -> str:
-    """Why the output cannot be stored; empty if it can."""
-    if attempt is None or attempt.epoch != key.epoch:
-        return "the agent does not have this attempt"
-    return "" if 0 <= offset <= LOG_BYTES_MAX - size else "the offset is beyond the size limit of a log"
 
 
 def display_name(key: messages.TaskId) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
 from enum import Enum
 from typing import Any, NamedTuple, TypeVar
@@ -32,7 +32,9 @@ from temporalio.service import RPCError
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire.messages import TaskId
+from waterflowd.host.agents.attempts import held_attempt
 from waterflowd.model.ids import AgentId, RunId, is_run_id, run_stream
+from waterflowd.model.records import HeldAttempt
 from waterflowd.temporal import messages, orders
 from waterflowd.temporal.run_reader import TemporalRunReader
 from waterflowd.temporal.shell import OPEN_MAX
@@ -118,12 +120,18 @@ class ActivityClient:
         """Returns the activity to its queue; False if no gateway has it. `text` says why."""
         return await self._is_found(self._task(agent, task).fail(away(text), rpc_timeout=CALL_TIMEOUT))
 
-    async def is_of(self, agent: AgentId, task: TaskId) -> bool:
-        """Whether the facts of the run say that the agent has or had the attempt under this lease."""
-        name = task.attempt
-        run = await self._runs.run(name.run) if is_run_id(name.run) else None
-        attempt = None if run is None else run.attempt(name.job, name.step, name.number)
-        return attempt is not None and (attempt.agent, attempt.epoch) == (agent, task.epoch)
+    async def recorded(self, agent: AgentId, tasks: Sequence[TaskId]) -> list[HeldAttempt | None]:
+        """Attempts of one run by its facts, which are all read; None for one that the agent did not have under that lease.
+
+        Raises `WaterflowError` if that cannot be known now.
+        """
+        name = tasks[0].attempt.run
+        run = await self._runs.run(name) if is_run_id(name) else None
+        found = [None if run is None else held_attempt(run, task.attempt) for task in tasks]
+        return [
+            held if held is not None and held.is_of(agent, task.epoch) else None
+            for task, held in zip(tasks, found, strict=True)
+        ]
 
     async def signal(self, run: RunId, content: bytes) -> bool:
         """Sends an input to a run; False if the run has ended."""

@@ -3,7 +3,8 @@
 Rules of this file
 
 - What an agent says that it holds is believed as far as it concerns the agent itself: its slots are occupied, and its reports
-  are passed on under its name. Its output is stored once the activity, or the facts of the run, say that it has the attempt.
+  are passed on under its name. Its output is stored once the activity, or the facts of the run, say that it has the attempt:
+  also that of attempts which it no longer names, because it has the acknowledgement of their results.
   The rest is known when the activity arrives: at the handshake it is returned to its queue, from whichever gateway had it,
   and this one takes it.
 - While an activity is here it gets a heartbeat every `HEARTBEAT_S`, with what the next gateway must know.
@@ -24,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from waterflow_agent.errors import Retryable, WaterflowError
+from waterflow_agent.errors import Retryable
 from waterflow_agent.wire.messages import AttemptState, Cancel, DaemonMessage, Hello, Offer, TaskId
 from waterflowd import ports
 from waterflowd.engine import inputs
@@ -232,7 +233,7 @@ class GatewayAttempts:
         is_repeated = attempt.order is not None
         if (arrival := session.arrivals.get(task)) is not None:
             arrival.set()
-        attempt.order, attempt.is_attached, attempt.missed_in = order, True, ""
+        attempt.order, attempt.is_attached, attempt.missed_in, attempt.is_foreign = order, True, "", False
         attempt.progress = _merged(attempt.progress, prepared.progress, session.cancels.pop(task, None))
         if is_repeated and state is None:
             # It was offered in this session, which delivers the offer.
@@ -375,9 +376,7 @@ class GatewayAttempts:
             return
         del session.attempts[task.attempt]
         session.expected.discard(task.attempt)
-        session.ended[task.attempt] = attempt
-        if len(session.ended) > REMEMBERED_MAX:
-            session.ended.popitem(last=False)
+        session.note_ended(attempt)
         self._free(session, attempt)
 
     def _free(self, session: Session, attempt: Attempt) -> None:
@@ -392,24 +391,30 @@ class GatewayAttempts:
     def find(self, agent: AgentId, name: AttemptId) -> HeldAttempt | None:
         """See the port."""
         session = self._sessions.get(agent)
-        if session is None:
-            return None
-        attempt = session.attempts.get(name) or session.ended.get(name)
-        if attempt is None or (attempt.is_own is False and not attempt.is_certain):
-            return None
-        return self._held(session, attempt)
-
-    async def confirm(self, agent: AgentId, name: AttemptId) -> None:
-        """See the port."""
-        session = self._sessions.get(agent)
         attempt = None if session is None else session.attempts.get(name) or session.ended.get(name)
-        if attempt is None or attempt.is_certain:
-            return
-        try:
-            attempt.is_own = await self._activities.is_of(agent, attempt.task)
-        except WaterflowError as error:
-            # The agent sends its output again, and then the run is asked again.
-            logger.warning("cannot find out yet whether agent %s has %s: %s", agent, name, error)
+        return None if session is None or attempt is None or attempt.is_foreign else self._held(session, attempt)
+
+    def is_foreign(self, agent: AgentId, key: TaskId) -> bool:
+        """See the port. What the session does not know may be the agent's: its result was taken before the session began."""
+        session = self._sessions.get(agent)
+        attempt = None if session is None else session.attempts.get(key.attempt) or session.ended.get(key.attempt)
+        return attempt is not None and (attempt.is_foreign or (attempt.is_certain and attempt.task != key))
+
+    async def confirm(self, agent: AgentId, keys: Sequence[TaskId]) -> list[HeldAttempt | None]:
+        """See the port."""
+        found = await self._activities.recorded(agent, keys)
+        session = self._sessions.get(agent)
+        for key, held in zip(keys, found, strict=True):
+            if session is None:
+                break
+            attempt = session.attempts.get(key.attempt) or session.ended.get(key.attempt)
+            if attempt is not None and attempt.task == key:
+                attempt.recorded, attempt.is_foreign = held, held is None and attempt.order is None
+            elif attempt is None and held is not None:
+                # The agent has not named it, so it has the acknowledgement of its result.
+                ended = Attempt(task=key, state=AttemptState.FINISHED, recorded=held, output_bytes=held.output_bytes)
+                session.note_ended(ended)
+        return found
 
     def open_attempts(self, agent: AgentId) -> list[HeldAttempt]:
         """See the port."""
@@ -477,14 +482,15 @@ class GatewayAttempts:
         order, name = attempt.order, attempt.task.attempt
         entry = self._registry.agents.get(session.agent)
         draft = None if order is None else order.draft.task
+        source = order or attempt.recorded
         return HeldAttempt(
             name=name,
             epoch=attempt.task.epoch,
             agent=session.agent,
             agent_name=order.agent_name if order is not None else entry.name if entry is not None else "",
             boot_id=attempt.progress.boot_id or (session.hello.boot_id if draft is None else draft.boot_id),
-            dispatched_at=_UNKNOWN_AT if order is None else order.dispatched_at,
-            repository=None if order is None else order.repository,
+            dispatched_at=_UNKNOWN_AT if source is None else source.dispatched_at,
+            repository=None if source is None else source.repository,
             is_open=attempt.is_open,
             is_started=bool(
                 attempt.state is AttemptState.STARTED

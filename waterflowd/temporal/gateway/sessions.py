@@ -11,6 +11,7 @@ import msgspec
 from waterflow_agent.wire.messages import AttemptState, Hello, Task, TaskId
 from waterflowd.model.ids import AgentId, AttemptId, RunId
 from waterflowd.model.reasons import Reason
+from waterflowd.model.records import HeldAttempt
 from waterflowd.temporal import orders
 
 #: For each agent: ended attempts whose output may still come, and cancels of attempts that have not arrived yet.
@@ -28,8 +29,10 @@ class Attempt(msgspec.Struct, kw_only=True):
     progress: orders.AttemptProgress = orders.AttemptProgress()
     #: What to offer, until it was offered; it may contain secrets.
     offer: Task | None = None
-    #: Whether it is the agent's by the facts of its run; None if they were not asked. An order has the same meaning as True.
-    is_own: bool | None = None
+    #: The agent's attempt by the facts of its run, if they were asked.
+    recorded: HeldAttempt | None = None
+    #: The facts say that it is not the agent's.
+    is_foreign: bool = False
     #: Its activity is here, and gets heartbeats.
     is_attached: bool = False
     #: The agent is to stop it, because no run waits for it.
@@ -46,7 +49,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     @property
     def is_certain(self) -> bool:
         """Whether not only the agent says that it has the attempt."""
-        return self.order is not None or self.is_own is True
+        return self.order is not None or self.recorded is not None
 
     @property
     def is_open(self) -> bool:
@@ -61,6 +64,7 @@ class Session:
         self.agent = agent
         self.hello = hello
         self.attempts = {held.key.attempt: Attempt(task=held.key, state=held.state) for held in hello.held}
+        #: Attempts whose result the run has, and of which output may still come. Others are in the facts of their runs.
         self.ended: OrderedDict[AttemptId, Attempt] = OrderedDict()
         self.cancels: OrderedDict[TaskId, tuple[bool, str]] = OrderedDict()
         #: Who waits for the activity of an attempt, to leave a cancel with it.
@@ -86,6 +90,12 @@ class Session:
             self.arrivals.pop(task, None)
         found = self.attempt(task)
         return found if found is not None and found.is_attached and not self.has_ended.is_set() else None
+
+    def note_ended(self, attempt: Attempt) -> None:
+        """Remembers for a while an attempt whose result the run has."""
+        self.ended[attempt.task.attempt] = attempt
+        if len(self.ended) > REMEMBERED_MAX:
+            self.ended.popitem(last=False)
 
     def attempt(self, task: TaskId) -> Attempt | None:
         """The attempt under this lease, if it has not ended."""

@@ -57,7 +57,7 @@ FAULT_RETRY_MS = 5_000
 BLIND_RETRY_MS = 2_000
 #: Processor time that one agent's frames may take: at once, and per second. A busy agent (20,000 results a second) needs 150 ms
 #: a second; a frame of millions of empty lists costs 400 ms, and nothing in it is malformed.
-EFFORT_MS_BURST = 2_000
+EFFORT_MS_BURST = 500
 EFFORT_MS_PER_S = 250.0
 #: How long an agent has to wait after it used up its budget: doubled each time, until it has behaved for a while.
 PENALTY_MS, PENALTY_MS_MAX = 10_000, 300_000

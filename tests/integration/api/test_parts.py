@@ -187,6 +187,21 @@ async def test_steps_inside_steps_are_in_blocks(harness: ApiHarness, client: htt
     assert (await client.get(path)).status_code == 400
 
 
+async def test_one_part_of_a_run_is_shown_alone(harness: ApiHarness, client: httpx.AsyncClient) -> None:
+    """With `part`, the run has that job alone, with that step alone, wherever it is; an empty one leaves out all jobs."""
+    whole = await done(harness, client, LOOP)
+    address = f"/v1/runs/{whole['id']}"
+    (job,) = (await client.get(address, params={"part": "a/all[1]/say"})).json()["jobs"]
+    (step,) = job["steps"]
+    assert (job["id"], step["id"], step["parent"], step["attempts"][0]["agent"]) == ("a", "all[1]/say", "all", "web-1")
+    (job,) = (await client.get(address, params={"part": "a"})).json()["jobs"]
+    assert (job["id"], job["steps"], job["steps_total"]) == ("a", [], whole["jobs"][0]["steps_total"])
+    head = (await client.get(address, params={"part": ""})).json()
+    assert head == {**whole, "jobs": []}
+    for unknown in ("b", "a/none", "a/all[1]"):
+        assert (await client.get(address, params={"part": unknown})).status_code == 404, unknown
+
+
 async def test_an_unsafe_interpolation_is_visible(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """`unsafe-interpolation` is visible on the run."""
     text = "jobs: {a: {runs-on: web, steps: [{run: 'print ${{ run.number }}', unsafe-interpolation: true}, {run: print b}]}}"

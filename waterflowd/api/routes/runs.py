@@ -14,7 +14,7 @@ from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, one_of
 from waterflowd.api.request_bodies import read_json
 from waterflowd.api.responses import json_response, returns, takes
 from waterflowd.api.runs import run_starts
-from waterflowd.api.runs.run_lookup import STATUSES, Part, Text, check_names, read_run, resolve, split_part
+from waterflowd.api.runs.run_lookup import STATUSES, Part, Text, check_names, find_part, read_run, resolve, split_part
 from waterflowd.api.schemas.events import EventList, event_schema
 from waterflowd.api.schemas.runs import (
     CancelBody,
@@ -141,15 +141,22 @@ async def list_runs_by_older_name(
 
 @router.get("/v1/runs/{run_id}", responses={200: returns(RunSchema)})
 @router.get("/v1/workflows/{run_id}", include_in_schema=False)
-async def show_run(services: Ports, _: Viewer, run_id: str, at: At = None) -> Response:
-    """A run with its jobs, steps, attempts and reasons. `at` shows its state after that event."""
+async def show_run(services: Ports, _: Viewer, run_id: str, at: At = None, part: Part = None) -> Response:
+    """A run with its jobs, steps, attempts and reasons. `at` shows its state after that event.
+
+    With `part` (`JOB[/STEP]`), `jobs` is only that job, without the jobs below it, and has only that step. With an empty one,
+    `jobs` is empty.
+    """
     run = await resolve(services, run_id)
     head = await services.history.head(run_stream(run))
     if at is not None and at > head:
         raise Rejected(
             "WF604", f"`at` must be between 1 and {head}, the last event of run {run}", where="at", status=404
         )
-    return json_response(RunSchema.of_run(await read_run(services, run, at)))
+    found = await read_run(services, run, at)
+    if part is None:
+        return json_response(RunSchema.of_run(found))
+    return json_response(RunSchema.of_run(found, jobs=[find_part(found, part)] if part else []))
 
 
 @router.get("/v1/runs/{run_id}/events", responses={200: returns(EventList, streams.NDJSON, streams.SSE)})

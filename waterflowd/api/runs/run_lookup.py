@@ -14,8 +14,9 @@ from fastapi import Query
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.api.services import Services
+from waterflowd.engine.state.blocks import Step
 from waterflowd.engine.state.runs import Job, Run
-from waterflowd.model.ids import RUN_ID_LENGTH, RunId, is_run_id
+from waterflowd.model.ids import RUN_ID_LENGTH, RunId, StepId, is_run_id
 from waterflowd.model.statuses import Conclusion, Status
 
 #: A short text of a query.
@@ -105,6 +106,18 @@ def split_part(run: Run, text: str) -> tuple[str, str | None]:
             return name, step
         end = text.rfind("/", 0, end)
     raise _missing("job", text, (job.id for job in run.scope.jobs.values()))
+
+
+def find_part(run: Run, text: str) -> tuple[Job, Step | None]:
+    """The job of `JOB[/STEP]`, and the step if one is named; `Rejected` 404 for none."""
+    name, step = split_part(run, text)
+    job = find_job(run, name)
+    if step is None:
+        return job, None
+    found = job.steps_by_id.get(StepId(step))
+    if found is None:
+        raise _missing("step", step, _steps(job))
+    return job, found
 
 
 def _steps(job: Job) -> Iterator[str]:

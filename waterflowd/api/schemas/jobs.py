@@ -311,6 +311,12 @@ class JobSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return cls.of(job, budget, budget.value(job.outputs), is_deep=False)
 
     @classmethod
+    def alone(cls, job: Job, step: Step | None, budget: Budget) -> JobSchema:
+        """A job as in a list, with one of its steps, or with none."""
+        steps = [StepSchema.row(step, budget)] if step is not None else []
+        return msgspec.structs.replace(cls.row(job, Budget()), steps=steps)
+
+    @classmethod
     def of(cls, job: Job, budget: Budget, outputs: dict[str, Any] | None, *, is_deep: bool = True) -> JobSchema:
         """A job as it is now, with its steps and, when `is_deep`, everything below them."""
         jobs = job.children.jobs if job.children is not None else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,7 +12,8 @@ from waterflowd.api.schemas.jobs import Budget, JobSchema, in_order, rank_of
 from waterflowd.api.schemas.reasons import ReasonSchema, reason_schema
 from waterflowd.api.timestamps import Timestamp, timestamp
 from waterflowd.engine.rules.rerun import SERVER_CHOICES, Selection
-from waterflowd.engine.state.runs import Run
+from waterflowd.engine.state.blocks import Step
+from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model import chains
 from waterflowd.model.plan import Plan
 from waterflowd.model.records import Reused, RunSummary, Trigger, TriggerKind
@@ -208,9 +210,13 @@ class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
     jobs: list[JobSchema]
 
     @classmethod
-    def of_run(cls, run: Run) -> RunSchema:
-        """The run as it is now, within the bounds of one answer."""
+    def of_run(cls, run: Run, jobs: Sequence[tuple[Job, Step | None]] | None = None) -> RunSchema:
+        """The run as it is now, within the bounds of one answer. With `jobs`, only these, each with at most that one step."""
         budget = Budget()
+        if jobs is None:
+            shown = in_order(list(run.scope.jobs.values()), rank_of, lambda job: JobSchema.of(job, budget, job.outputs))
+        else:
+            shown = [JobSchema.alone(job, step, budget) for job, step in jobs]
         return cls(
             id=run.id,
             number=run.number,
@@ -239,7 +245,7 @@ class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
             concurrency=ConcurrencySchema.of(run.lock) if run.lock is not None else None,
             reused=ReuseSchema.of(run.reused) if run.reused is not None else None,
             approvals=pending_approvals(run),
-            jobs=in_order(list(run.scope.jobs.values()), rank_of, lambda job: JobSchema.of(job, budget, job.outputs)),
+            jobs=shown,
         )
 
 

@@ -22,7 +22,7 @@ function App(): JSX.Element | null {
   const { path } = router.place.value;
   const name = who === null ? null : who === "none" ? "" : who.by;
   useEffect(() => {
-    if (name) stream.follow();
+    if (name) stream.start();
     else stream.stop();
   }, [name]);
   if (who === null) return null;
@@ -43,7 +43,7 @@ function Page({ path }: { readonly path: string }): JSX.Element {
 router.start();
 keys.start();
 clock.start();
-stream.start();
+stream.watchTab();
 void learn().catch(() => {
   session.value = "none";
 }).finally(() => {

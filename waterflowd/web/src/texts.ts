@@ -159,12 +159,16 @@ export const texts = {
     dueThen: (then: string) => `, then ${then === "approve" ? "approved" : "rejected"}`,
     expand: "Open all",
     collapse: "Close all",
+    others: (count: number) => `${count} others`,
+    all: (count: number) => `all ${count}`,
     noParts: "The run has no parts yet.",
   },
 
   spent: {
     whole: "from start to end",
+    needs: "waiting for other jobs",
     slot: "waiting for a slot",
+    lock: "waiting for a lock or a turn",
     sent: "sent, not started",
     running: "running",
     retry: "waiting before a retry",

@@ -1,10 +1,10 @@
-// An answer of the API that stays current: read at first, and again after events that concern it.
+// An answer of the API that stays current: read at first, and again after changes that concern it.
 
 import { signal, type Signal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
-import type { Problem, RunEvent } from "../model/shapes";
+import type { Problem } from "../model/shapes";
 import { ApiError, get } from "./api";
-import { connection, listen } from "./stream";
+import { connection, follow, type Change } from "./stream";
 
 export interface Query<T> {
   readonly value: Signal<T | null>;
@@ -13,21 +13,53 @@ export interface Query<T> {
   readonly again: () => void;
 }
 
-/** Not more often than this, however many events there are; the first one is followed at once. */
+/** Not more often than this, however many changes there are; the first one is followed at once. */
 const EVERY_MS = 400;
 
+const always = (): boolean => true;
+
+/** Reads something often enough, and never twice at a time. */
+export class Refresher {
+  private timer: ReturnType<typeof setTimeout> | undefined;
+  private isReading = false;
+  private isStale = false;
+  private hasEnded = false;
+
+  constructor(private readonly read: () => Promise<void>) {}
+
+  refresh(): void {
+    this.isStale = true;
+    if (!this.isReading && this.timer === undefined && !this.hasEnded) void this.go();
+  }
+
+  end(): void {
+    this.hasEnded = true;
+    clearTimeout(this.timer);
+  }
+
+  private async go(): Promise<void> {
+    this.isReading = true;
+    this.isStale = false;
+    try {
+      await this.read();
+    } finally {
+      this.isReading = false;
+    }
+    if (this.hasEnded) return;
+    this.timer = setTimeout(() => {
+      this.timer = undefined;
+      if (this.isStale) this.refresh();
+    }, EVERY_MS);
+  }
+}
+
 /** Follows `path` as long as the component is shown; the old answer stays until the new one is there. */
-export function useQuery<T>(path: string | null, concerns: (event: RunEvent) => boolean): Query<T> {
+export function useQuery<T>(path: string | null, topics: readonly string[] = [], concerns: (change: Change) => boolean = always): Query<T> {
   const query = useMemo(() => ({ value: signal<T | null>(null), problem: signal<Problem | null>(null), isLoading: signal(false), again: signal(0) }), []);
   useEffect(() => {
     if (path === null) return undefined;
     const controller = new AbortController();
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    let isReading = false;
-    let isStale = false;
     const read = async (): Promise<void> => {
-      isReading = true;
-      isStale = false;
       query.isLoading.value = true;
       try {
         query.value.value = await get<T>(path, controller.signal);
@@ -38,29 +70,24 @@ export function useQuery<T>(path: string | null, concerns: (event: RunEvent) => 
         const isOld = query.value.peek() !== null && connection.peek().state === "lost";
         if (error instanceof ApiError && !isOld) query.problem.value = error.problem;
       } finally {
-        isReading = false;
         query.isLoading.value = false;
       }
-      timer = setTimeout(() => {
-        timer = undefined;
-        if (isStale) void read();
-      }, EVERY_MS);
     };
-    const refresh = (): void => {
-      isStale = true;
-      if (!isReading && timer === undefined) void read();
-    };
-    void read();
-    const unlisten = listen((event) => {
-      if (event === null || concerns(event)) refresh();
+    const refresher = new Refresher(read);
+    const followed = topics.length === 0 ? null : follow({
+      topics: () => topics,
+      change: (change) => {
+        if (change.kind === "stale" || concerns(change)) refresher.refresh();
+      },
     });
+    void (followed?.ready ?? Promise.resolve()).then(() => refresher.refresh());
     const unsubscribe = query.again.subscribe((count) => {
-      if (count > 0) refresh();
+      if (count > 0) refresher.refresh();
     });
     return () => {
-      unlisten();
+      followed?.end();
       unsubscribe();
-      clearTimeout(timer);
+      refresher.end();
       controller.abort();
     };
   }, [path]);

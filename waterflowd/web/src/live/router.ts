@@ -23,6 +23,12 @@ export function open(href: string): void {
   scrollTo(0, 0);
 }
 
+/** The same page at its proper address. */
+export function replace(path: string): void {
+  history.replaceState(history.state, "", path + location.search + location.hash);
+  place.value = read();
+}
+
 /** Changes the view of this page; `null` removes a part. Typing and dragging replace the entry of the history. */
 export function view(changes: Readonly<Record<string, string | null>>): void {
   const query = new URLSearchParams(location.search);

@@ -1,63 +1,138 @@
-// The one stream of a tab: all events of the system. Every page hears from here that something has changed.
+// The one stream of a tab: what has changed in everything that it shows (`GET /v1/live`).
 //
-// A hidden tab closes its stream after 30 s and comes back with its position, so nothing is missed. A daemon without a common
-// feed is asked every few seconds instead.
+// Whoever shows something names its topics here. When these change, the stream opens again and continues where it was, so nothing
+// is missed. Who reads a list only when the stream is open (`ready`) misses nothing of it either. A hidden tab closes its stream
+// after 30 s and comes back with its position. A daemon without a common feed is asked every few seconds instead.
 
 import { signal } from "@preact/signals";
 import { EventReader, Lines } from "../model/lines";
-import type { RunEvent } from "../model/shapes";
+import type { OutlineAnswer } from "../model/outline";
 import { ApiError, send, session } from "./api";
 
 export type Connection = { readonly state: "live" | "connecting" } | { readonly state: "lost"; readonly since: number };
 export const connection = signal<Connection>({ state: "connecting" });
 
-/** Called with each event; null when something may have changed that no event has told. */
-export type Listener = (event: RunEvent | null) => void;
+export type Change =
+  | { readonly kind: "row"; readonly list: "runs" | "agents" | "repositories"; readonly key: string; readonly row: unknown }
+  | { readonly kind: "run"; readonly run: string; readonly after: number; readonly outline: OutlineAnswer }
+  | { readonly kind: "overview"; readonly open: Readonly<Record<string, number>> }
+  /** Something may have changed that nothing has told. */
+  | { readonly kind: "stale" };
 
+export interface Follower {
+  /** `overview`, `runs`, `agents`, `repositories`, or `run:ID@SEQ` with the event up to which the run is known. */
+  readonly topics: () => readonly string[];
+  readonly change: (change: Change) => void;
+}
+
+interface Followed extends Follower {
+  isReady: boolean;
+  readonly settle: () => void;
+}
+
+/** Without a page that follows anything: it says when the connection or the session is lost. */
+const QUIET = "overview";
 const HIDDEN_MS = 30_000;
 const POLL_MS = 3_000;
 const RETRY_MS = [500, 1_000, 2_000, 5_000];
 /** Without even a heartbeat, which comes every 15 s, the connection is dead. */
 const SILENT_MS = 40_000;
+/** How long topics are kept that nothing shows: a page that closes is mostly followed by another one. */
+const KEPT_MS = 1_000;
 
-const listeners = new Set<Listener>();
+const followers = new Set<Followed>();
+let isOn = false;
+let isPolling = false;
+let opened = new Set<string>();
 let position: string | null = null;
 let closing: AbortController | null = null;
 let tries = 0;
 let again: ReturnType<typeof setTimeout> | undefined;
 let hiding: ReturnType<typeof setTimeout> | undefined;
+let arranging: ReturnType<typeof setTimeout> | undefined;
 
-export function listen(listener: Listener): () => void {
-  listeners.add(listener);
-  return () => void listeners.delete(listener);
+/** Follows topics until `end`. What is read after `ready` has no gap to the first change. */
+export function follow(follower: Follower): { readonly ready: Promise<void>; readonly end: () => void } {
+  let settle = (): void => undefined;
+  const ready = new Promise<void>((resolve) => (settle = resolve));
+  const followed: Followed = {
+    ...follower, isReady: false,
+    settle: () => {
+      followed.isReady = true;
+      settle();
+    },
+  };
+  followers.add(followed);
+  if (closing === null || isPolling) followed.settle();
+  arrange(0);
+  return {
+    ready,
+    end: () => {
+      followers.delete(followed);
+      arrange(KEPT_MS);
+    },
+  };
 }
 
-/** Begins to follow, or does so again with another session. */
-export function follow(): void {
-  stop();
-  if (session.peek() === null || session.peek() === "none") return;
-  const controller = (closing = new AbortController());
-  void read(controller).catch((error: unknown) => {
-    if (controller.signal.aborted) return;
-    if (error instanceof ApiError && error.problem.status === 404) poll(controller);
-    else lost();
-  });
+/** Begins, or does so again with another session. */
+export function start(): void {
+  isOn = true;
+  open();
 }
 
 export function stop(): void {
+  isOn = false;
+  close();
+}
+
+function topics(): readonly string[] {
+  const found = new Map<string, string>();
+  for (const follower of followers) for (const topic of follower.topics()) found.set(nameOf(topic), topic);
+  return found.size === 0 ? [QUIET] : [...found.values()].sort();
+}
+
+const nameOf = (topic: string): string => topic.split("@")[0] ?? topic;
+
+/** Opens the stream again when its topics are no longer the right ones. */
+function arrange(inMs: number): void {
+  clearTimeout(arranging);
+  arranging = setTimeout(() => {
+    const wanted = new Set(topics().map(nameOf));
+    if (wanted.size === opened.size && [...wanted].every((name) => opened.has(name))) for (const follower of followers) follower.settle();
+    else if (closing !== null && !isPolling) open();
+  }, inMs);
+}
+
+function close(): void {
   closing?.abort();
   closing = null;
   clearTimeout(again);
 }
 
+function open(): void {
+  close();
+  if (!isOn || session.peek() === null || session.peek() === "none") return;
+  const controller = (closing = new AbortController());
+  isPolling = false;
+  read(controller).then(
+    () => lost(controller),
+    (error: unknown) => {
+      if (error instanceof ApiError && error.problem.status === 404) poll(controller);
+      else lost(controller);
+    },
+  );
+}
+
 async function read(controller: AbortController): Promise<void> {
-  const path = position === null ? "/v1/events" : `/v1/events?cursor=${position}`;
-  const answer = await send("GET", path, { signal: controller.signal, headers: { Accept: "text/event-stream" } });
-  const wasLost = connection.peek().state === "lost";
+  const asked = topics();
+  opened = new Set(asked.map(nameOf));
+  const included = new Set(followers);
+  const query = new URLSearchParams({ topics: asked.join(",") });
+  const isFirst = position === null;
+  if (position !== null) query.set("after", position);
+  const answer = await send("GET", `/v1/live?${query.toString()}`, { signal: controller.signal, headers: { Accept: "text/event-stream" } });
   connection.value = { state: "live" };
   tries = 0;
-  // Without a position there may be a gap between what a page has read and the first event.
-  if (wasLost || position === null) tell(null);
   const reader = answer.body?.pipeThrough(new TextDecoderStream()).getReader();
   if (!reader) return;
   const lines = new Lines();
@@ -65,39 +140,62 @@ async function read(controller: AbortController): Promise<void> {
   for (;;) {
     const silence = setTimeout(() => controller.abort(), SILENT_MS);
     const { done, value } = await reader.read().finally(() => clearTimeout(silence));
-    if (done) return lost();
+    if (done || controller.signal.aborted) return;
     for (const line of lines.push(value)) {
       const found = events.push(line);
-      if (!found) continue;
-      position = found.id;
-      tell(JSON.parse(found.data) as RunEvent);
+      if (found) tell(found.event, JSON.parse(found.data) as unknown);
+      if (line !== "" || events.id === "") continue;
+      // An id ends each piece. The first one says where the stream begins.
+      position = events.id;
+      for (const follower of included) {
+        if (isFirst && follower.isReady) follower.change({ kind: "stale" });
+        follower.settle();
+      }
+      included.clear();
     }
   }
 }
 
+function tell(event: string, content: unknown): void {
+  if (event === "lag") {
+    const { topic } = content as { readonly topic: string };
+    // Who is not ready yet will read everything anyway.
+    for (const follower of followers) if (follower.isReady && follower.topics().some((other) => nameOf(other) === topic)) follower.change({ kind: "stale" });
+  } else if (event === "row" || event === "run" || event === "overview") {
+    const change = { kind: event, ...(content as object) } as Change;
+    for (const follower of followers) follower.change(change);
+  }
+}
+
+function tellAll(): void {
+  for (const follower of followers) {
+    if (follower.isReady) follower.change({ kind: "stale" });
+    follower.settle();
+  }
+}
+
 function poll(controller: AbortController): void {
+  if (controller.signal.aborted) return;
+  isPolling = true;
   connection.value = { state: "live" };
-  again = setTimeout(() => {
-    if (controller.signal.aborted) return;
-    tell(null);
-    poll(controller);
-  }, POLL_MS);
+  tellAll();
+  again = setTimeout(() => poll(controller), POLL_MS);
 }
 
-function lost(): void {
+function lost(controller: AbortController): void {
+  // Aborted by whoever opens another one, or by its silence.
+  if (closing !== controller) return;
   if (connection.peek().state !== "lost") connection.value = { state: "lost", since: Date.now() };
-  again = setTimeout(follow, RETRY_MS[Math.min(tries++, RETRY_MS.length - 1)]);
+  for (const follower of followers) follower.settle();
+  again = setTimeout(open, RETRY_MS[Math.min(tries++, RETRY_MS.length - 1)]);
 }
 
-function tell(event: RunEvent | null): void {
-  for (const listener of listeners) listener(event);
-}
-
-export function start(): void {
+/** Closes the stream of a hidden tab, and opens it again. */
+export function watchTab(): void {
   document.addEventListener("visibilitychange", () => {
     clearTimeout(hiding);
-    if (document.hidden) hiding = setTimeout(stop, HIDDEN_MS);
-    else if (closing === null) follow();
+    if (document.hidden) hiding = setTimeout(close, HIDDEN_MS);
+    else if (closing === null) open();
   });
-  addEventListener("online", follow);
+  addEventListener("online", open);
 }

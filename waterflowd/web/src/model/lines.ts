@@ -19,7 +19,8 @@ export interface ServerEvent {
 
 /** Reads server-sent events from lines. */
 export class EventReader {
-  private id = "";
+  /** The newest id, also one that came without data. */
+  id = "";
   private event = "";
   private data: string[] = [];
 

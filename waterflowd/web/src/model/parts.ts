@@ -1,12 +1,13 @@
-// The parts of a run as one tree: jobs, their instances, steps and blocks, each with the times that its bar shows.
+// The parts of a run as one tree: jobs, their instances, steps and blocks, each with the times that its bar shows; as they are now,
+// or as they were after an earlier event.
 
-import type { Attempt, Block, Job, Reason, Run, Step } from "./shapes";
-import { isActive, rank, stateOf, stateOfAttempt, stateOfBlock, type State } from "./states";
-import { instant } from "./times";
+import { isOpened, type Change, type Outline, type OutlineNode } from "./outline";
+import type { Reason } from "./shapes";
+import { isActive, isConclusion, rank, stateOf, type State } from "./states";
 
 export type PartKind = "job" | "step" | "block" | "more";
 /** What a stretch of time was spent on. */
-export type Spent = "whole" | "slot" | "sent" | "running" | "retry" | "decision";
+export type Spent = "whole" | "needs" | "slot" | "lock" | "sent" | "running" | "retry" | "decision";
 
 export interface Segment {
   readonly spent: Spent;
@@ -14,13 +15,13 @@ export interface Segment {
   /** Null for what is not over. */
   readonly to: number | null;
   readonly state: State;
-  readonly attempt: number | null;
 }
 
 export interface Part {
-  /** `JOB`, `JOB/STEP`, or for a block `JOB/STEP#INDEX`: its address in the run. */
+  /** `JOB`, `JOB/STEP`, or for a block `JOB/STEP[INDEX]`: its address in the run. */
   readonly place: string;
   readonly kind: PartKind;
+  /** For a row that stands for others: whether they are `others`, or `all` there are. */
   readonly name: string;
   /** Beside the name: the server, or how many there are. */
   readonly detail: string;
@@ -30,124 +31,217 @@ export interface Part {
   readonly to: number | null;
   readonly segments: readonly Segment[];
   readonly children: readonly Part[];
-  readonly job: Job | null;
-  readonly step: Step | null;
+  /** What it is in the outline; null for a block, and for a row that stands for others. */
+  readonly node: OutlineNode | null;
+  /** The job that it is, or is in. */
+  readonly job: string;
+  /** Whether what is in it must be asked for before it is shown. */
+  readonly isClosed: boolean;
 }
 
-/** The jobs of a run with everything below them that the answer holds. */
-export function partsOf(run: Run): readonly Part[] {
-  return run.jobs.map((job) => jobPart(job));
+/** The id of the step in its job; null for anything else. */
+export const stepOf = (part: Part): string | null => (part.kind === "step" ? part.place.slice(part.job.length + 1) : null);
+
+/** More instances than this stand behind one row, except those that failed or are at work. */
+const SHOWN = 12;
+
+/** The jobs of a run with everything below them that is known; with `at` as they were after that event. */
+export function partsOf(outline: Outline, at: number = Infinity): readonly Part[] {
+  const inside = new Map<string, OutlineNode[]>();
+  const roots: OutlineNode[] = [];
+  for (const node of outline.nodes.values()) {
+    if (node.parent === undefined) roots.push(node);
+    else {
+      const siblings = inside.get(node.parent);
+      if (siblings) siblings.push(node);
+      else inside.set(node.parent, [node]);
+    }
+  }
+  const tree = new Tree(outline, at, inside);
+  return roots.map((root) => tree.job(root));
 }
 
-function jobPart(job: Job): Part {
-  const state = stateOf(job);
-  const instances = [...job.jobs].map(jobPart).sort((a, b) => rank(a.state) - rank(b.state));
-  const steps = job.steps.map((step) => stepPart(job, step));
-  const from = instant(job.started_at);
-  const to = instant(job.completed_at);
-  const isPending = job.approval !== null && isActive(state) && from === null;
-  return {
-    place: job.id,
-    kind: "job",
-    name: job.key === null ? job.name : (job.server ?? job.key),
-    detail: job.jobs_total > 0 ? `×${job.jobs_total}` : (job.agent ?? job.group),
-    state,
-    reason: job.reason,
-    from,
-    to,
-    segments: from === null || isPending ? [] : [{ spent: "whole", from, to, state, attempt: null }],
-    children: [...instances, ...hidden(job.id, job.jobs_total - instances.length, "job"), ...steps, ...hidden(job.id, job.steps_total - steps.length, "step")],
-    job,
-    step: null,
-  };
+class Tree {
+  constructor(
+    private readonly outline: Outline,
+    private readonly at: number,
+    private readonly inside: ReadonlyMap<string, readonly OutlineNode[]>,
+  ) {}
+
+  job(node: OutlineNode): Part {
+    const below = this.inside.get(node.place) ?? [];
+    const jobs = below.filter((child) => child.kind !== "step").map((child) => this.job(child));
+    const steps = below.filter((child) => child.kind === "step").map((child) => this.step(node.place, child));
+    const changes = this.changes(node);
+    const isInstance = node.parent !== undefined && node.place.startsWith(`${node.parent}[`);
+    const total = node.total ?? 0;
+    const instances = node.kind === "matrix" || node.kind === "each" ? grouped(node.place, jobs) : jobs;
+    return {
+      ...this.part(node, changes, node.place, "job"),
+      name: isInstance ? node.place.slice((node.parent ?? "").length + 1, -1) : node.name,
+      detail: total > 0 ? `×${total}` : isInstance && node.agent === node.place.slice((node.parent ?? "").length + 1, -1) ? "" : (node.agent || node.group) ?? "",
+      segments: jobSegments(node, changes, this.outline).filter(isSeen),
+      children: [...instances, ...steps],
+      isClosed: node.kind === "steps" && !isOpened(this.outline, node.place),
+    };
+  }
+
+  private step(job: string, node: OutlineNode): Part {
+    const changes = this.changes(node);
+    const tries = changes.filter((change) => change[2] === "queued").length;
+    const total = node.total ?? 0;
+    return {
+      ...this.part(node, changes, job, "step"),
+      detail: tries > 1 ? `try ${tries}` : total > 1 ? `×${total}` : "",
+      segments: stepSegments(changes, this.outline).filter(isSeen),
+      children: this.blocks(job, node),
+    };
+  }
+
+  /** What is inside a step: its steps, or where it has several blocks, a row for each of them. */
+  private blocks(job: string, owner: OutlineNode): readonly Part[] {
+    const direct: Part[] = [];
+    const blocks = new Map<string, Part[]>();
+    for (const node of this.inside.get(owner.place) ?? []) {
+      const step = this.step(job, node);
+      const index = /^\[\d+\]/.exec(node.place.slice(owner.place.length))?.[0];
+      if (index === undefined) direct.push(step);
+      else blocks.set(index, [...(blocks.get(index) ?? []), step]);
+    }
+    const found = [...blocks].map(([index, steps]) => block(owner, job, index, steps));
+    return [...direct, ...grouped(owner.place, found)];
+  }
+
+  private changes(node: OutlineNode): readonly Change[] {
+    const all = node.changes ?? [];
+    return this.at === Infinity ? all : all.filter((change) => change[0] <= this.at);
+  }
+
+  private part(node: OutlineNode, changes: readonly Change[], job: string, kind: "job" | "step"): Part {
+    const last = changes.at(-1);
+    const reason = last === undefined ? undefined : this.outline.reasons[last[3]];
+    const { createdAt } = this.outline;
+    const began = changes.find((change) => (kind === "step" ? !isConclusion(change[2]) : change[2] === "running"));
+    const state = this.at === Infinity ? stateOf({ status: node.status ?? "completed", conclusion: node.conclusion ?? null }) : stateAfter(changes);
+    return {
+      place: node.place,
+      kind,
+      name: node.name,
+      detail: "",
+      state,
+      reason: reason === undefined ? null : { code: reason[0], text: reason[1] },
+      from: began === undefined ? null : createdAt + began[1],
+      to: last !== undefined && isConclusion(last[2]) ? createdAt + last[1] : null,
+      segments: [],
+      children: [],
+      node,
+      job,
+      isClosed: false,
+    };
+  }
 }
 
-function stepPart(job: Job, step: Step): Part {
-  const state = stateOf(step);
-  const blocks = step.blocks.map((block) => blockPart(job, step, block));
-  return {
-    place: `${job.id}/${step.id}`,
-    kind: "step",
-    name: step.name,
-    detail: step.attempts.length > 1 ? `try ${step.attempts.length}` : step.blocks_total > 0 ? `×${step.blocks_total}` : "",
-    state,
-    reason: step.reason,
-    from: instant(step.started_at) ?? instant(step.attempts[0]?.queued_at ?? null),
-    to: instant(step.completed_at),
-    segments: stepSegments(step, state),
-    children: [...blocks, ...hidden(`${job.id}/${step.id}`, step.blocks_total - blocks.length, "block")],
-    job,
-    step,
-  };
+/** A wait that took no time would still have a bar of a few pixels. */
+const isSeen = (segment: Segment): boolean => segment.to !== segment.from || segment.spent === "running" || segment.spent === "whole";
+
+const OF_ATTEMPTS: Readonly<Partial<Record<string, State>>> = { queued: "queued", sent: "queued", started: "running", finished: "running" };
+
+/** The state after the last of the changes. */
+export function stateAfter(changes: readonly Change[]): State {
+  const code = changes.at(-1)?.[2] ?? "queued";
+  return OF_ATTEMPTS[code] ?? (isConclusion(code) || code === "running" || code === "waiting" ? code : "queued");
 }
 
-function blockPart(job: Job, step: Step, block: Block): Part {
-  const place = `${job.id}/${step.id}#${block.index}`;
-  const steps = block.steps.map((inner) => stepPart(job, inner));
-  const begins = steps.flatMap((inner) => (inner.from === null ? [] : [inner.from]));
-  const ends = steps.flatMap((inner) => (inner.to === null ? [] : [inner.to]));
+function block(owner: OutlineNode, job: string, index: string, steps: readonly Part[]): Part {
+  const begins = steps.flatMap((step) => (step.from === null ? [] : [step.from]));
+  const open = steps.some((step) => isActive(step.state));
+  const ends = steps.flatMap((step) => (step.to === null ? [] : [step.to]));
   const from = begins.length ? Math.min(...begins) : null;
-  const to = block.state === "running" || ends.length === 0 ? null : Math.max(...ends);
+  const to = open || ends.length === 0 ? null : Math.max(...ends);
+  const state = [...steps].sort((a, b) => rank(a.state) - rank(b.state))[0]?.state ?? "queued";
   return {
-    place,
+    place: `${owner.place}${index}`,
     kind: "block",
-    name: block.name,
+    name: `${owner.name} ${Number(index.slice(1, -1)) + 1}`,
     detail: "",
-    state: stateOfBlock(block),
+    state,
     reason: null,
     from,
     to,
-    segments: from === null ? [] : [{ spent: "whole", from, to, state: stateOfBlock(block), attempt: null }],
-    children: [...steps, ...hidden(place, block.steps_total - steps.length, "step")],
+    segments: from === null ? [] : [{ spent: "whole", from, to, state }],
+    children: steps,
+    node: null,
     job,
-    step: null,
+    isClosed: false,
   };
 }
 
-/** One row for what an answer leaves out. */
-function hidden(place: string, count: number, what: string): readonly Part[] {
-  if (count <= 0) return [];
-  const name = `${count} other ${what}${count === 1 ? "" : "s"}`;
+/** What failed or is at work first. Where there are many, one row stands for the others; it opens like a part. */
+function grouped(place: string, parts: readonly Part[]): readonly Part[] {
+  const ranked = [...parts].sort((a, b) => rank(a.state) - rank(b.state));
+  if (ranked.length <= SHOWN) return ranked;
+  const first = ranked.filter((part) => rank(part.state) < 2);
+  const others = ranked.slice(first.length);
+  if (others.length <= 1) return ranked;
+  const states = new Set(others.map((part) => part.state));
+  const [state] = states.size === 1 ? states : (["queued"] as const);
   return [
-    { place: `${place}…${what}`, kind: "more", name, detail: "", state: "queued", reason: null, from: null, to: null, segments: [], children: [], job: null, step: null },
+    ...first,
+    {
+      place: `${place}…`, kind: "more", name: first.length > 0 ? "others" : "all", detail: "", state: state ?? "queued",
+      reason: null, from: null, to: null, segments: [], children: others, node: null, job: others[0]?.job ?? "", isClosed: false,
+    },
   ];
 }
 
-function stepSegments(step: Step, state: State): readonly Segment[] {
-  const from = instant(step.started_at);
-  if (step.attempts.length === 0) {
-    if (from === null) return [];
-    const spent: Spent = step.approval !== null ? "decision" : step.blocks_total > 0 ? "whole" : "running";
-    return [{ spent, from, to: instant(step.completed_at), state, attempt: null }];
-  }
+const WAITS: Readonly<Partial<Record<string, Spent>>> = {
+  "retry": "retry", "waiting-approval": "decision", "approved": "decision", "held": "decision", "waiting-lock": "lock", "waiting-turn": "lock", "batch-pause": "retry",
+  "sleeping": "running", "waiting-child-run": "running", "child-run-starting": "running",
+};
+
+function jobSegments(node: OutlineNode, changes: readonly Change[], outline: Outline): readonly Segment[] {
   const found: Segment[] = [];
-  let ended: number | null = null;
-  for (const attempt of step.attempts) {
-    const queued = instant(attempt.queued_at);
-    if (ended !== null && queued !== null && queued > ended) {
-      found.push({ spent: "retry", from: ended, to: queued, state: "waiting", attempt: attempt.attempt });
-    }
-    found.push(...attemptSegments(attempt));
-    ended = instant(attempt.finished_at);
+  const { createdAt } = outline;
+  const first = changes[0];
+  const skipped = first !== undefined && isConclusion(first[2]);
+  if ((node.needs?.length ?? 0) > 0 && !skipped) {
+    found.push({ spent: "needs", from: createdAt, to: first === undefined ? outline.endedAt : createdAt + first[1], state: "waiting" });
   }
-  const retry = instant(step.retry_at);
-  if (ended !== null && isActive(state) && retry !== null) {
-    found.push({ spent: "retry", from: ended, to: null, state: "waiting", attempt: null });
+  let began: number | null = null;
+  changes.forEach((change, index) => {
+    const next = changes[index + 1];
+    const to = next === undefined ? null : createdAt + next[1];
+    if (change[2] === "running") began ??= createdAt + change[1];
+    else if (change[2] === "waiting" && began === null) {
+      found.push({ spent: WAITS[outline.reasons[change[3]]?.[0] ?? ""] ?? "slot", from: createdAt + change[1], to, state: "waiting" });
+    }
+  });
+  if (began !== null) {
+    const last = changes.at(-1);
+    const hasEnded = last !== undefined && isConclusion(last[2]);
+    found.push({ spent: "whole", from: began, to: hasEnded ? createdAt + last[1] : null, state: stateAfter(changes) });
   }
   return found;
 }
 
-function attemptSegments(attempt: Attempt): readonly Segment[] {
-  const state = stateOfAttempt(attempt);
-  const marks: readonly [Spent, number | null][] = [
-    ["slot", instant(attempt.queued_at)],
-    ["sent", instant(attempt.dispatched_at)],
-    ["running", instant(attempt.started_at)],
-  ];
-  const end = instant(attempt.finished_at);
-  const known = marks.filter((mark): mark is [Spent, number] => mark[1] !== null);
-  return known.map(([spent, from], index) => {
-    const to = known[index + 1]?.[1] ?? end;
-    return { spent, from, to, state: spent === "running" ? state : "waiting", attempt: attempt.attempt };
+function stepSegments(changes: readonly Change[], outline: Outline): readonly Segment[] {
+  const found: Segment[] = [];
+  changes.forEach((change, index) => {
+    const next = changes[index + 1];
+    const from = outline.createdAt + change[1];
+    const to = next === undefined ? null : outline.createdAt + next[1];
+    const result = next !== undefined && isConclusion(next[2]) ? next[2] : null;
+    const code = change[2];
+    if (isConclusion(code) || code === "finished") return;
+    if (code === "queued") found.push({ spent: "slot", from, to, state: "waiting" });
+    // A short step is reported as started and ended at once.
+    else if (code === "sent" && result === null && next?.[2] !== "finished") found.push({ spent: "sent", from, to, state: "waiting" });
+    else if (code === "started" || code === "sent") found.push({ spent: "running", from, to, state: next === undefined ? "running" : (result ?? "failure") });
+    else if (code === "running") found.push({ spent: "whole", from, to, state: result ?? "running" });
+    else if (code === "waiting") {
+      const spent = WAITS[outline.reasons[change[3]]?.[0] ?? ""] ?? "slot";
+      found.push({ spent, from, to, state: spent === "running" ? (result ?? "running") : "waiting" });
+    }
   });
+  return found;
 }

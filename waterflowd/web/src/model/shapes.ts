@@ -85,15 +85,6 @@ export interface Step {
   readonly attempts: readonly Attempt[];
   readonly counts: Readonly<Record<string, number>>;
   readonly blocks_total: number;
-  readonly blocks: readonly Block[];
-}
-
-export interface Block {
-  readonly index: number;
-  readonly name: string;
-  readonly state: "running" | "success" | "failure" | "cancelled";
-  readonly steps_total: number;
-  readonly steps: readonly Step[];
 }
 
 export interface Job {
@@ -119,7 +110,6 @@ export interface Job {
   readonly steps: readonly Step[];
   readonly counts: Readonly<Record<string, number>>;
   readonly jobs_total: number;
-  readonly jobs: readonly Job[];
 }
 
 export interface Run extends RunSummary {
@@ -233,12 +223,4 @@ export interface OutputLine {
   readonly stream: string;
   readonly text: string;
   readonly cursor: string;
-}
-
-export interface RunEvent {
-  readonly type: string;
-  readonly seq: number;
-  readonly log_seq: number;
-  readonly stream: string;
-  readonly at: string;
 }

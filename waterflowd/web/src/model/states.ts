@@ -1,7 +1,7 @@
 // The nine states that a person tells apart, each with its glyph, shape, word and colour. The server says what a state is; this
 // only joins its status and conclusion to one word.
 
-import type { Attempt, AttentionItem, Block, Conclusion, Status } from "./shapes";
+import type { Attempt, AttentionItem, Conclusion, Status } from "./shapes";
 
 export type State =
   | "success" | "failure" | "timed-out" | "lost" | "running" | "waiting" | "cancelled" | "queued" | "skipped";
@@ -10,21 +10,23 @@ export const STATES: readonly State[] = [
   "failure", "timed-out", "lost", "running", "waiting", "queued", "cancelled", "skipped", "success",
 ];
 
+const CONCLUSIONS: readonly Conclusion[] = ["success", "failure", "cancelled", "timed-out", "skipped", "lost"];
+
 /** The state of anything with a status and a conclusion. */
 export function stateOf(part: { readonly status: Status; readonly conclusion: Conclusion | null }): State {
   if (part.conclusion !== null) return part.conclusion;
   return part.status === "completed" ? "success" : part.status;
 }
 
-/** The state of a block, which has no status of its own. */
-export function stateOfBlock(block: Block): State {
-  return block.state;
-}
-
 /** The state of an attempt: its outcome once it is finished. */
 export function stateOfAttempt(attempt: Attempt): State {
   if (attempt.outcome !== null) return isState(attempt.outcome) ? attempt.outcome : "failure";
   return attempt.status === "started" ? "running" : "queued";
+}
+
+/** Whether a code of a change is the end of a part. */
+export function isConclusion(code: string): code is Conclusion & State {
+  return (CONCLUSIONS as readonly string[]).includes(code);
 }
 
 export function isState(word: string): word is State {

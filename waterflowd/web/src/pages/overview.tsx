@@ -3,6 +3,7 @@
 import { useEffect } from "preact/hooks";
 import type { JSX } from "preact";
 import { useQuery } from "../live/query";
+import type { Change } from "../live/stream";
 import { visible } from "../model/lines";
 import type { Attention, RunList, RunPart, RunSummary, SystemStatus } from "../model/shapes";
 import { stateOf } from "../model/states";
@@ -17,11 +18,13 @@ import { countOf, Needs } from "./overview_needs";
 
 const words = texts.overviewPage;
 const RECENT = 8;
+const TOPICS = ["overview", "runs", "agents", "repositories"];
+const isAboutRuns = (change: Change): boolean => change.kind === "row" && change.list === "runs";
 
 export function Overview(): JSX.Element {
-  const status = useQuery<SystemStatus>("/v1/status", () => true);
-  const recent = useQuery<RunList>(`/v1/runs?limit=${RECENT}`, (event) => event.stream.startsWith("run/"));
-  const attention = useQuery<Attention>("/v1/attention", () => true);
+  const status = useQuery<SystemStatus>("/v1/status", TOPICS);
+  const recent = useQuery<RunList>(`/v1/runs?limit=${RECENT}`, TOPICS, isAboutRuns);
+  const attention = useQuery<Attention>("/v1/attention", TOPICS);
   const found = status.value.value;
   const items = attention.value.value;
   const needs = items === null ? 0 : countOf(items);

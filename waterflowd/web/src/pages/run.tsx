@@ -3,15 +3,16 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
 import type { JSX } from "preact";
 import { now } from "../live/clock";
+import { useOutline } from "../live/outline";
 import { useQuery } from "../live/query";
-import { place, view } from "../live/router";
+import { place, replace, view } from "../live/router";
 import { axisOf, type Axis } from "../model/axis";
 import { visible } from "../model/lines";
+import { isOpened, type Outline } from "../model/outline";
 import { partsOf, type Part } from "../model/parts";
 import type { Run, RunSummary } from "../model/shapes";
 import { isBad, stateOf } from "../model/states";
-import { instant } from "../model/times";
-import { find, focusOf, progress, rowsOf, type Toggled } from "../model/tree";
+import { focusOf, jobOfPlace, pathTo, progress, rowsOf, type Toggled } from "../model/tree";
 import { RunActions } from "../parts/actions";
 import { copy } from "../parts/copy";
 import { Glyph } from "../parts/glyph";
@@ -27,22 +28,33 @@ import { RunTree } from "./run_tree";
 const words = texts.run;
 
 export function RunPage({ id }: { readonly id: string }): JSX.Element {
-  const query = useQuery<Run>(`/v1/runs/${encodeURIComponent(id)}`, (event) => event.stream === `run/${id}`);
+  const query = useQuery<Run>(`/v1/runs/${encodeURIComponent(id)}?part=`);
+  const source = useOutline(id);
   const run = query.value.value;
-  const problem = query.problem.value;
+  const outline = source.outline.value;
+  const problem = query.problem.value ?? source.problem.value;
+  const again = (): void => {
+    query.again();
+    source.again();
+  };
   useEffect(() => {
     if (run) document.title = `${signOf(run)} ${run.name} #${run.number} · ${texts.product}`;
+    // The stream knows runs by their whole ids.
+    if (run && run.id !== id) replace(`/runs/${run.id}`);
   }, [run]);
+  useEffect(() => {
+    if (run && outline && outline.seq > run.seq) query.again();
+  }, [outline?.seq, run?.seq]);
   if (run === null) {
     if (problem === null) return <Waiting rows={10} />;
-    if (problem.status !== 404) return <ProblemNote problem={problem} again={query.again} />;
+    if (problem.status !== 404) return <ProblemNote problem={problem} again={again} />;
     return <Empty><h1>{words.unknown}</h1><p>{visible(problem.detail)}</p><p><a href="/runs">{words.back}</a></p></Empty>;
   }
   return (
     <>
-      {problem && <ProblemNote problem={problem} again={query.again} />}
+      {problem && <ProblemNote problem={problem} again={again} />}
       <Head run={run} />
-      <Body run={run} />
+      {outline === null ? problem === null && <Waiting rows={10} /> : <Body run={run} outline={outline} open={source.open} />}
     </>
   );
 }
@@ -73,64 +85,68 @@ function Head({ run }: { readonly run: Run }): JSX.Element {
   );
 }
 
-function Body({ run }: { readonly run: Run }): JSX.Element {
-  const parts = useMemo(() => partsOf(run), [run]);
+interface BodyProperties {
+  readonly run: Run;
+  readonly outline: Outline;
+  readonly open: (job: string) => void;
+}
+
+function Body({ run, outline, open }: BodyProperties): JSX.Element {
+  const parts = useMemo(() => partsOf(outline), [outline]);
   const [toggled, setToggled] = useState<Toggled>(new Map());
   const [zoom, setZoom] = useState<Axis | null>(null);
   const wanted = place.value.query.get("place");
-  const [first] = useState(() => focusOf(parts)?.place ?? null);
-  const selected = (wanted !== null ? find(parts, wanted) : null) ?? (first !== null ? find(parts, first) : null) ?? parts[0] ?? null;
-  const rows = useMemo(() => rowsOf(parts, opened(parts, toggled, selected)), [parts, toggled, selected?.place]);
-  const createdAt = instant(run.created_at) ?? 0;
-  const completedAt = instant(run.completed_at);
-  const whole = axisOf(createdAt, completedAt, now.value);
+  const [first, setFirst] = useState(() => focusOf(parts));
+  const path = (wanted !== null ? pathTo(parts, wanted) : null) ?? (first !== null ? pathTo(parts, first.place) : null) ?? parts.slice(0, 1);
+  const selected = path.at(-1) ?? null;
+  // A linked part is in view even where its parents would be closed.
+  const missing = path.slice(0, -1).filter((part) => !toggled.has(part.place));
+  const shown: Toggled = missing.length === 0 ? toggled : new Map([...toggled, ...missing.map((part): [string, boolean] => [part.place, true])]);
+  const rows = useMemo(() => rowsOf(parts, shown), [parts, toggled, selected?.place]);
+  const whole = axisOf(outline.createdAt, outline.endedAt, now.value);
   useEffect(() => onKey("y", () => void copyLink()), []);
+  // Of a large run, the steps of the linked job, or of the first one that failed, are read at once.
+  useEffect(() => {
+    const job = wanted !== null ? jobOfPlace(outline, wanted) : first?.isClosed ? first.place : null;
+    if (job !== null) open(job);
+  }, [wanted, first?.place]);
+  useEffect(() => {
+    if (first?.isClosed && isOpened(outline, first.place)) setFirst(focusOf(parts));
+  }, [outline.opened]);
   if (parts.length === 0) return <Empty><p>{words.noParts}</p><p>{visible(run.reason.text)}</p></Empty>;
+  const toggle = (part: Part, isOpen: boolean): void => {
+    if (isOpen && part.isClosed) open(part.place);
+    setToggled(new Map([...toggled, [part.place, isOpen]]));
+  };
   return (
     <>
       <FirstFailure parts={parts} selected={selected} />
-      <Progress run={run} parts={parts} />
+      <Progress run={run} outline={outline} />
       <div class="run-body">
         <RunTree
           rows={rows} selected={selected?.place ?? ""} axis={zoom ?? whole} whole={whole} isZoomed={zoom !== null} zoom={setZoom}
-          select={(part) => view({ place: part.place })}
-          toggle={(part, isOpen) => setToggled(new Map([...toggled, [part.place, isOpen]]))}
+          select={(part) => view({ place: part.place })} toggle={toggle}
         />
-        {selected && <Details run={run} part={selected} key={selected.place} />}
+        {selected && <Details run={run} part={selected} version={outline.touched.get(selected.place) ?? 0} key={selected.place} />}
       </div>
     </>
   );
-}
-
-/** A linked part is in view even where its parents would be closed. */
-function opened(parts: readonly Part[], toggled: Toggled, selected: Part | null): Toggled {
-  if (selected === null) return toggled;
-  const path = (level: readonly Part[]): readonly string[] | null => {
-    for (const part of level) {
-      if (part.place === selected.place) return [];
-      const inside = path(part.children);
-      if (inside) return [part.place, ...inside];
-    }
-    return null;
-  };
-  const missing = (path(parts) ?? []).filter((found) => !toggled.has(found));
-  return missing.length === 0 ? toggled : new Map([...toggled, ...missing.map((found): [string, boolean] => [found, true])]);
 }
 
 async function copyLink(): Promise<void> {
   if (await copy(location.href)) say(texts.copied);
 }
 
-function Progress({ run, parts }: { readonly run: Run; readonly parts: readonly Part[] }): JSX.Element | null {
+function Progress({ run, outline }: { readonly run: Run; readonly outline: Outline }): JSX.Element | null {
   if (run.status === "completed") return null;
-  const { done, total } = progress(parts);
+  const { done, total } = progress(outline);
   return <progress class="run-progress" value={done} max={Math.max(1, total)} aria-label={`${done} of ${total}`} />;
 }
 
 function FirstFailure({ parts, selected }: { readonly parts: readonly Part[]; readonly selected: Part | null }): JSX.Element | null {
   const failure = useMemo(() => focusOf(parts), [parts]);
   if (failure === null || !isBad(failure.state) || failure.place === selected?.place) return null;
-  const server = failure.job?.agent;
+  const server = failure.kind === "job" ? failure.node?.agent : parts.find((part) => part.place === failure.job)?.node?.agent;
   return (
     <a class="first-failure" href={`?place=${encodeURIComponent(failure.place)}`} onClick={(event) => { event.preventDefault(); view({ place: failure.place }); }}>
       <Glyph state={failure.state} isSilent />

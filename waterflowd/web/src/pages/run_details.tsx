@@ -1,44 +1,63 @@
 // The details of what is selected: why it is so, where, its attempts, values and output.
 
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import type { ComponentChildren, JSX } from "preact";
+import { useQuery } from "../live/query";
 import { view } from "../live/router";
 import { visible } from "../model/lines";
-import type { Part } from "../model/parts";
+import { stepOf, type Part } from "../model/parts";
 import type { Approval, Attempt, Run } from "../model/shapes";
 import { stateOfAttempt } from "../model/states";
 import { ActionButton, DecisionDialog, obstacle, RerunDialog } from "../parts/actions";
 import { Glyph } from "../parts/glyph";
+import { ProblemNote } from "../parts/problem";
 import { Time, Took } from "../parts/time";
 import { texts } from "../texts";
 import { OutputPane } from "./run_output";
+import { nameOf } from "./run_tree";
 
 const words = texts.run;
 
-export function Details({ run, part }: { readonly run: Run; readonly part: Part }): JSX.Element {
-  const { job, step } = part;
-  const approval = step?.approval ?? (step === null ? job?.approval : null) ?? null;
+interface Properties {
+  readonly run: Run;
+  readonly part: Part;
+  /** The event up to which the part was seen to change. */
+  readonly version: number;
+}
+
+export function Details({ run, part, version }: Properties): JSX.Element {
+  const query = useQuery<Run>(part.node === null ? null : `/v1/runs/${run.id}?part=${encodeURIComponent(part.place)}`);
+  const found = query.value.value;
+  useEffect(() => {
+    if (found !== null && version > found.seq) query.again();
+  }, [version, found?.seq]);
+  const job = found?.jobs[0] ?? null;
+  const step = job?.steps[0] ?? null;
+  const approval = (part.kind === "step" ? step?.approval : job?.approval) ?? null;
+  const reason = (part.kind === "step" ? step?.reason : part.kind === "job" ? job?.reason : null) ?? part.reason;
+  const needs = part.kind === "job" ? (part.node?.needs ?? []) : [];
   return (
     <aside class="details panel" aria-label={words.details}>
       <header>
-        <h2><Glyph state={part.state} isSilent /> {visible(part.name)} <span class={`word-${part.state}`}>{texts.states[part.state]}</span></h2>
+        <h2><Glyph state={part.state} isSilent /> {visible(nameOf(part))} <span class={`word-${part.state}`}>{texts.states[part.state]}</span></h2>
         <p class="mono place">{visible(part.place)}</p>
       </header>
+      {query.problem.value && <ProblemNote problem={query.problem.value} again={query.again} />}
       <dl class="facts">
-        {part.reason && <Fact name={words.why}>{visible(part.reason.text)}</Fact>}
+        {reason && <Fact name={words.why}>{visible(reason.text)}</Fact>}
         {job && <Fact name={words.where}>{visible(job.agent ?? `${job.group} · ${words.noServer}`)}</Fact>}
         {part.from !== null && <Fact name={words.took}><Took from={new Date(part.from).toISOString()} to={part.to === null ? null : new Date(part.to).toISOString()} /> <small><Time at={new Date(part.from).toISOString()} /></small></Fact>}
-        {step && <Fact name={words.node}><code>{visible(step.node)}</code></Fact>}
+        {part.node?.node && <Fact name={words.node}><code>{visible(part.node.node)}</code></Fact>}
         {step?.exit_code !== null && step?.exit_code !== undefined && <Fact name={words.exitCode}><span class="num">{step.exit_code}</span></Fact>}
-        {step === null && job !== null && job.needs.length > 0 && <Fact name={words.needs}>{job.needs.map((need) => <a key={need} class="mono" href={`?place=${encodeURIComponent(need)}`} onClick={(event) => { event.preventDefault(); view({ place: need }); }}>{visible(need)}</a>)}</Fact>}
+        {needs.length > 0 && <Fact name={words.needs}>{needs.map((need) => <a key={need} class="mono" href={`?place=${encodeURIComponent(need)}`} onClick={(event) => { event.preventDefault(); view({ place: need }); }}>{visible(need)}</a>)}</Fact>}
         {approval && <ApprovalFact approval={approval} />}
       </dl>
       <PartActions run={run} part={part} />
       {step && step.attempts.length > 0 && <Attempts attempts={step.attempts} />}
-      {step && step.attempts.length > 0 && <OutputPane run={run} part={part} />}
-      <Values title={words.outputs} values={step?.outputs ?? (step === null ? job?.outputs : null) ?? {}} />
-      {step === null && <Values title={words.inputs} values={run.inputs} />}
-      {step === null && <Values title={words.vars} values={run.vars} />}
+      {part.kind === "step" && part.segments.length > 0 && step !== null && step.attempts.length > 0 && <OutputPane run={run} part={part} />}
+      <Values title={words.outputs} values={(part.kind === "step" ? step?.outputs : job?.outputs) ?? {}} />
+      {part.kind === "job" && <Values title={words.inputs} values={run.inputs} />}
+      {part.kind === "job" && <Values title={words.vars} values={run.vars} />}
     </aside>
   );
 }
@@ -60,8 +79,8 @@ function ApprovalFact({ approval }: { readonly approval: Approval }): JSX.Elemen
 
 function PartActions({ run, part }: { readonly run: Run; readonly part: Part }): JSX.Element | null {
   const [asked, setAsked] = useState<"approve" | "reject" | "rerun" | null>(null);
-  const pending = run.approvals.find((found) => found.job === part.job?.id && found.step === (part.step?.id ?? null));
-  const from = part.step !== null ? part.place : part.job !== null && part.job.parent === null ? part.job.id : null;
+  const pending = run.approvals.find((found) => found.job === part.job && (part.kind === "step" ? found.step === stepOf(part) : part.kind === "job" && found.step === null));
+  const from = part.kind === "step" || (part.kind === "job" && part.node?.parent === undefined) ? part.place : null;
   const close = (): void => setAsked(null);
   return (
     <div class="part-actions">

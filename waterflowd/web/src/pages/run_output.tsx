@@ -5,7 +5,7 @@ import type { JSX } from "preact";
 import { ApiError, send } from "../live/api";
 import { Lines } from "../model/lines";
 import { appended, KEPT, NONE, type Output } from "../model/output";
-import type { Part } from "../model/parts";
+import { stepOf, type Part } from "../model/parts";
 import type { OutputLine, Problem, Run } from "../model/shapes";
 import { isActive } from "../model/states";
 import { ProblemNote } from "../parts/problem";
@@ -54,7 +54,7 @@ export function OutputPane({ run, part }: { readonly run: Run; readonly part: Pa
 }
 
 async function read(run: Run, part: Part, follows: boolean, controller: AbortController, show: (output: Output) => void): Promise<void> {
-  const query = new URLSearchParams({ job: part.job?.id ?? "", step: part.step?.id ?? "" });
+  const query = new URLSearchParams({ job: part.job, step: stepOf(part) ?? "" });
   if (follows) query.set("follow", "true");
   const answer = await send("GET", `/v1/runs/${run.id}/logs?${query.toString()}`, { signal: controller.signal, headers: { Accept: "application/x-ndjson" } });
   const reader = answer.body?.pipeThrough(new TextDecoderStream()).getReader();

@@ -23,7 +23,7 @@ const TICKS = 8;
 const NARROW = matchMedia("(max-width: 600px)");
 const NARROW_TICKS = 2;
 const ZOOM = 1.6;
-const KINDS: readonly Spent[] = ["slot", "sent", "running", "retry", "decision"];
+const KINDS: readonly Spent[] = ["needs", "slot", "lock", "sent", "running", "retry", "decision"];
 
 interface Properties {
   readonly rows: readonly Row[];
@@ -47,11 +47,10 @@ export function RunTree(properties: Properties): JSX.Element {
     const act = (action: (row: Row | undefined, index: number) => void) => (): void => action(latest.current.rows[latest.current.at], latest.current.at);
     const move = (by: number): void => {
       const next = latest.current.rows[Math.max(0, Math.min(latest.current.rows.length - 1, latest.current.at + by))];
-      if (next && next.part.kind !== "more") latest.current.select(next.part);
-      else if (next && Math.abs(by) < latest.current.rows.length) move(by + Math.sign(by));
+      if (next) latest.current.select(next.part);
     };
     const right = act((row) => {
-      if (row && row.part.children.length > 0 && !row.isOpen) latest.current.toggle(row.part, true);
+      if (row?.canOpen && !row.isOpen) latest.current.toggle(row.part, true);
       else move(1);
     });
     const left = act((row, index) => {
@@ -108,6 +107,11 @@ export function RunTree(properties: Properties): JSX.Element {
   );
 }
 
+export function nameOf(part: Part): string {
+  if (part.kind !== "more") return part.name;
+  return part.name === "others" ? words.others(part.children.length) : words.all(part.children.length);
+}
+
 interface RowProperties {
   readonly row: Row;
   readonly index: number;
@@ -118,24 +122,23 @@ interface RowProperties {
 }
 
 function TreeRow({ row, index, isSelected, axis, select, toggle }: RowProperties): JSX.Element {
-  const { part, level, isOpen, position, siblings } = row;
-  const hasChildren = part.children.length > 0;
+  const { part, level, canOpen: hasChildren, isOpen, position, siblings } = row;
   const took = part.from === null ? null : (part.to ?? (isActive(part.state) ? now.value : part.from)) - part.from;
   return (
     <div
       role="row" id={`part-${index}`} class={`row k-${part.kind} ${isSelected ? "selected" : ""}`} aria-level={level} aria-posinset={position} aria-setsize={siblings}
       aria-selected={isSelected} aria-rowindex={index + 2} {...(hasChildren ? { "aria-expanded": isOpen } : {})}
-      onClick={() => part.kind !== "more" && select(part)} onDblClick={() => hasChildren && toggle(part, !isOpen)}
+      onClick={() => { select(part); if (part.kind === "more") toggle(part, !isOpen); }} onDblClick={() => hasChildren && part.kind !== "more" && toggle(part, !isOpen)}
     >
       <span role="gridcell" class="c-name" style={{ paddingInlineStart: `${(level - 1) * 16}px` }}>
         {hasChildren ? (
           <button type="button" class="twist" tabIndex={-1} aria-hidden="true" onClick={(event) => { event.stopPropagation(); toggle(part, !isOpen); }}>{isOpen ? "▾" : "▸"}</button>
         ) : <i class="twist" />}
         {part.kind !== "more" && <Glyph state={part.state} />}
-        <span class="name" title={visible(part.name)}>{visible(part.name)}</span>
+        <span class="name" title={visible(nameOf(part))}>{visible(nameOf(part))}</span>
         {part.detail !== "" && <small>{visible(part.detail)}</small>}
       </span>
-      <span role="gridcell" class="c-took num">{took === null ? (part.kind === "more" ? "" : part.state === "skipped" ? "skipped" : "") : duration(took)}</span>
+      <span role="gridcell" class="c-took num">{took === null ? (part.state === "skipped" && part.kind !== "more" ? "skipped" : "") : duration(took)}</span>
       <span role="gridcell" class="c-bars" aria-hidden="true">{part.segments.map((segment, number) => <Bar key={number} segment={segment} axis={axis} />)}</span>
     </div>
   );

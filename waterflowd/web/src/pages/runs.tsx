@@ -82,7 +82,7 @@ function Choice({ label, value, values, pick }: ChoiceProperties): JSX.Element {
 function List({ filters }: { readonly filters: Filters }): JSX.Element {
   const request = useRef(toRequest(filters, now.peek()).toString());
   const base = `/v1/runs?limit=${PAGE}${request.current ? `&${request.current}` : ""}`;
-  const query = useQuery<RunList>(base, (event) => event.stream.startsWith("run/"));
+  const query = useQuery<RunList>(base, ["runs"]);
   const [older, setOlder] = useState<{ readonly runs: readonly RunSummary[]; readonly next: string | null } | null>(null);
   const [problem, setProblem] = useState<Problem | null>(null);
   const [focused, setFocused] = useState(-1);

@@ -14,7 +14,7 @@ const words = texts.settingsPage;
 
 export function Settings(): JSX.Element {
   useEffect(() => void (document.title = `${texts.settings} · ${texts.product}`), []);
-  const version = useQuery<{ readonly version: string }>("/version", () => false);
+  const version = useQuery<{ readonly version: string }>("/version");
   const who = session.value;
   const assets = new URL(".", import.meta.url).pathname;
   return (

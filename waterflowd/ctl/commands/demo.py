@@ -117,7 +117,8 @@ class _Demo:
         self._start_temporal()
         self._start_daemon(bare)
         self._start_agents()
-        _say(f"web        {self._sign_in_link()}   (open it in a browser: it signs in once, within a minute)")
+        # On a line of its own, a terminal of 80 columns does not break it.
+        _say(f"web        open this address in a browser; it signs in once, within a minute:\n{self._sign_in_link()}")
         command = repository.push_first(bare, work)
         _say(f"\n$ {command}")
         run = self._first_run()

@@ -15,7 +15,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check coverage nightly golden reference sim mutants bench dist web lock clean environment environment-dev \
+.PHONY: help demo test check coverage nightly golden reference sim mutants bench dist web web-bench lock clean environment environment-dev \
 	packages deb rpm packages-test packages-nightly packages-lock environment-packaging
 
 help: ## Show this list
@@ -58,6 +58,9 @@ mutants: ## Mutation tests: break the product in many small ways; the simulator 
 
 bench: environment-dev ## Run the benchmarks
 	@$(bin)/python -m bench $(ARGS)
+
+web-bench: environment-dev ## Measure the web pages in Chromium
+	@$(bin)/python -m bench web
 
 # A leftover build directory would add deleted modules to the wheels.
 dist: environment ## Build the wheels of both distributions into dist/

@@ -2,7 +2,7 @@
 
 `python -m bench [NAME ...]` measures only the named ones: one-run many-runs busy-api processes push ready many-open
 reconnect output masking checkout memory cli expressions events language transfer own-nodes
-run-filters live-pages temporal.
+run-filters live-pages web temporal.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from bench import (
     restart,
     steps,
     temporal,
+    web,
 )
 from bench.figures import Row, table
 from bench.transfer import transfer
@@ -53,6 +54,7 @@ BENCHES: dict[str, Callable[[Path], list[Row]]] = {
     "own-nodes": own_nodes.own_nodes,
     "run-filters": pages.run_filters,
     "live-pages": pages.live_pages,
+    "web": web.web_pages,
     "temporal": temporal.temporal,
 }
 

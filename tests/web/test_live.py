@@ -85,8 +85,26 @@ def test_a_hidden_tab_closes_its_stream_and_misses_nothing(site: Site, visit: Vi
     expect(page.get_by_role("row").filter(has_text="meanwhile")).to_contain_text("success")
 
 
+def test_twenty_tabs_share_the_few_connections_of_a_browser(site: Site, visit: Visit) -> None:
+    """A browser has six connections to a host. Tabs that were looked at before give theirs back, so the next opens at once."""
+    context = visit.page.context
+    tabs = [visit.page]
+    streams = [Streams(visit.page)]
+    for number in range(20):
+        _hide(tabs[-1], is_hidden=True)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        tabs.append(page)
+        streams.append(Streams(page))
+        page.goto(site.address + ("/runs", "/", f"/runs/{site.runs['failing']}")[number % 3])
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page.locator(".waiting")).to_have_count(0)
+    expect(tabs[-1].locator(".connection")).to_contain_text("live")
+    assert sum(len(one.open) for one in streams) <= 5
+
+
 def test_a_run_is_followed_by_its_changes_alone(site: Site, visit: Visit, tmp_path: object) -> None:
-    """While a run goes on, its outline is read once; its end arrives in the stream."""
+    """While a run continues, its outline is read once; its end arrives in the stream."""
     until = f"{tmp_path}/go"
     run = site.start(
         UNTIL.replace("NAME", "followed").replace("FILE", until).replace("on: {push: {branches: [main]}}\n", "")

@@ -39,6 +39,9 @@ def axe(pytestconfig: pytest.Config) -> str:
 def _paths(site: Site) -> Iterator[tuple[str, str]]:
     yield from (("overview", "/"), ("runs", "/runs"), ("settings", "/settings"), ("nothing", "/nothing"))
     yield from ((f"run-{name}", f"/runs/{run}") for name, run in site.runs.items())
+    failing = f"/runs/{site.runs['failing']}"
+    yield from (("critical", f"{failing}?critical=1&fold=1"), ("values", f"{failing}?view=values"))
+    yield from (("events", f"{failing}?view=events&event=3"), ("none", "/runs?status=lost&name=nothing"))
 
 
 @pytest.mark.parametrize("theme", THEMES)

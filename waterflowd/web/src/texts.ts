@@ -4,6 +4,7 @@ import type { Action } from "./model/permissions";
 import type { Spent } from "./model/parts";
 import type { Role } from "./model/shapes";
 import type { State } from "./model/states";
+import type { View } from "./pages/run_views";
 
 export const texts = {
   product: "Waterflow",
@@ -43,8 +44,11 @@ export const texts = {
       ["j k ↓ ↑", "next and previous row"],
       ["→ ←", "open and close a row of the tree"],
       ["Enter", "open the selected row"],
+      ["x", "select the row of a run"],
       ["y", "copy the link to what is selected"],
       ["+ - 0", "zoom the timeline in, out and back"],
+      ["c", "show the critical path"],
+      ["z", "fold idle time"],
       ["t", "change the theme"],
       ["?", "show this list"],
       ["Esc", "close"],
@@ -105,19 +109,39 @@ export const texts = {
 
   runsPage: {
     filter: "Filter",
-    filterHelp: "status:failure name:deploy trigger:push revision:8440f31 since:7d",
+    filterHelp: "status:failure,lost deploy by:Ada revision:8440f31 since:7d",
     status: "Status",
     trigger: "Trigger",
     since: "Since",
     any: "any",
     clear: "Clear",
     older: "Load older",
+    olderCount: (count: number) => `Load older (${count} more)`,
+    total: (count: number, isMore: boolean) => `${count}${isMore ? " or more" : ""} run${count === 1 ? "" : "s"}`,
+    save: "Save view",
+    saveTitle: "Save this view",
+    saved: "Saved views",
+    viewName: "Name of the view",
+    forget: (name: string) => `Remove the view ${name}`,
+    select: "Select",
+    selectOne: (name: string) => `Select ${name}`,
     end: "No older runs.",
     none: "No run matches.",
     noneYet: "There are no runs yet. Push a workflow, or start one:",
     fresh: (count: number) => `${count} new ↑`,
     columns: ["State", "Run", "Revision", "Started by", "Took", "Created"] as const,
     drop: (filter: string) => `Without ${filter}`,
+  },
+
+  many: {
+    label: "Selected runs",
+    selected: (count: number) => `${count} selected`,
+    clear: "Clear the selection",
+    fitsNone: "fits none of the selected runs",
+    title: (action: string, count: number) => `${action}: ${count} run${count === 1 ? "" : "s"}`,
+    rerunText: "For each of these, a new run starts.",
+    left: (count: number) => `${count} other${count === 1 ? "" : "s"} of the selected runs ${count === 1 ? "is" : "are"} left out: the action does not fit their state.`,
+    progress: (done: number, all: number) => `Done for ${done} of ${all}.`,
   },
 
   run: {
@@ -162,6 +186,37 @@ export const texts = {
     others: (count: number) => `${count} others`,
     all: (count: number) => `all ${count}`,
     noParts: "The run has no parts yet.",
+  },
+
+  views: {
+    label: "Views of this run",
+    names: { timeline: "Timeline", values: "Inputs and outputs", events: "Events" } satisfies Record<View, string>,
+    none: "none",
+  },
+
+  events: {
+    title: "Events of the run",
+    type: "Type",
+    failures: "failures only",
+    within: "Job or step",
+    columns: ["Event", "Time", "Type", "Part", "What happened"] as const,
+    count: (shown: number, all: number) => (shown === all ? `${all} events` : `${shown} of ${all} events`),
+    cut: (kept: number) => `Only the first ${kept} are shown.`,
+    json: "The event as JSON",
+    one: (seq: number) => `Event ${seq}`,
+  },
+
+  timeline: {
+    critical: "Critical path:",
+    criticalButton: "Critical path",
+    criticalHelp: "Outline the jobs that the end of the run had to wait for",
+    criticalTimes: (total: string, waited: string | null) => (waited === null ? `${total}, none of it waiting.` : `${total}, of which ${waited} were waiting.`),
+    noCritical: "There is no critical path yet: no job has begun.",
+    linksLeft: (count: number) => `${count} more`,
+    onPath: "on the critical path",
+    foldButton: "Fold idle time",
+    foldHelp: "Shorten the spans in which nothing ran",
+    folded: (took: string) => `${took} in which nothing ran`,
   },
 
   spent: {

@@ -29,15 +29,17 @@ export function replace(path: string): void {
   place.value = read();
 }
 
-/** Changes the view of this page; `null` removes a part. Typing and dragging replace the entry of the history. */
-export function view(changes: Readonly<Record<string, string | null>>): void {
+/** Changes the view of this page; `null` removes a part. Typing and dragging replace the entry of the history, other choices add one. */
+export function view(changes: Readonly<Record<string, string | null>>, way: "replace" | "push" = "replace"): void {
   const query = new URLSearchParams(location.search);
   for (const [key, value] of Object.entries(changes)) {
     if (value === null || value === "") query.delete(key);
     else query.set(key, value);
   }
   const text = query.toString().replaceAll("%2F", "/").replaceAll("%5B", "[").replaceAll("%5D", "]").replaceAll("%2C", ",");
-  history.replaceState(history.state, "", location.pathname + (text ? `?${text}` : "") + location.hash);
+  const href = location.pathname + (text ? `?${text}` : "") + location.hash;
+  if (way === "push") history.pushState(null, "", href);
+  else history.replaceState(history.state, "", href);
   place.value = read();
 }
 

@@ -1,8 +1,9 @@
 // The one stream of a tab: what has changed in everything that it shows (`GET /v1/live`).
 //
-// Whoever shows something names its topics here. When these change, the stream opens again and continues where it was, so nothing
+// Each part that shows something names its topics here. When these change, the stream opens again and continues where it was, so nothing
 // is missed. Who reads a list only when the stream is open (`ready`) misses nothing of it either. A hidden tab closes its stream
-// after 30 s and comes back with its position. A daemon without a common feed is asked every few seconds instead.
+// after 30 s, or once other tabs have been looked at, and comes back with its position: a browser has six connections to one host,
+// and who opens many tabs must not wait for them. A daemon without a common feed is asked every few seconds instead.
 
 import { signal } from "@preact/signals";
 import { EventReader, Lines } from "../model/lines";
@@ -19,13 +20,13 @@ export type Change =
   /** Something may have changed that nothing has told. */
   | { readonly kind: "stale" };
 
-export interface Follower {
+export interface Subscriber {
   /** `overview`, `runs`, `agents`, `repositories`, or `run:ID@SEQ` with the event up to which the run is known. */
   readonly topics: () => readonly string[];
   readonly change: (change: Change) => void;
 }
 
-interface Followed extends Follower {
+interface Subscription extends Subscriber {
   isReady: boolean;
   readonly settle: () => void;
 }
@@ -33,6 +34,8 @@ interface Followed extends Follower {
 /** Without a page that follows anything: it says when the connection or the session is lost. */
 const QUIET = "overview";
 const HIDDEN_MS = 30_000;
+/** A hidden tab keeps its stream while no more than so many others are looked at. */
+const OTHERS_MAX = 2;
 const POLL_MS = 3_000;
 const RETRY_MS = [500, 1_000, 2_000, 5_000];
 /** Without even a heartbeat, which comes every 15 s, the connection is dead. */
@@ -40,7 +43,7 @@ const SILENT_MS = 40_000;
 /** How long topics are kept that nothing shows: a page that closes is mostly followed by another one. */
 const KEPT_MS = 1_000;
 
-const followers = new Set<Followed>();
+const subscribers = new Set<Subscription>();
 let isOn = false;
 let isPolling = false;
 let opened = new Set<string>();
@@ -52,23 +55,23 @@ let hiding: ReturnType<typeof setTimeout> | undefined;
 let arranging: ReturnType<typeof setTimeout> | undefined;
 
 /** Follows topics until `end`. What is read after `ready` has no gap to the first change. */
-export function follow(follower: Follower): { readonly ready: Promise<void>; readonly end: () => void } {
+export function follow(subscriber: Subscriber): { readonly ready: Promise<void>; readonly end: () => void } {
   let settle = (): void => undefined;
   const ready = new Promise<void>((resolve) => (settle = resolve));
-  const followed: Followed = {
-    ...follower, isReady: false,
+  const followed: Subscription = {
+    ...subscriber, isReady: false,
     settle: () => {
       followed.isReady = true;
       settle();
     },
   };
-  followers.add(followed);
+  subscribers.add(followed);
   if (closing === null || isPolling) followed.settle();
   arrange(0);
   return {
     ready,
     end: () => {
-      followers.delete(followed);
+      subscribers.delete(followed);
       arrange(KEPT_MS);
     },
   };
@@ -87,7 +90,7 @@ export function stop(): void {
 
 function topics(): readonly string[] {
   const found = new Map<string, string>();
-  for (const follower of followers) for (const topic of follower.topics()) found.set(nameOf(topic), topic);
+  for (const subscriber of subscribers) for (const topic of subscriber.topics()) found.set(nameOf(topic), topic);
   return found.size === 0 ? [QUIET] : [...found.values()].sort();
 }
 
@@ -98,7 +101,7 @@ function arrange(inMs: number): void {
   clearTimeout(arranging);
   arranging = setTimeout(() => {
     const wanted = new Set(topics().map(nameOf));
-    if (wanted.size === opened.size && [...wanted].every((name) => opened.has(name))) for (const follower of followers) follower.settle();
+    if (wanted.size === opened.size && [...wanted].every((name) => opened.has(name))) for (const subscriber of subscribers) subscriber.settle();
     else if (closing !== null && !isPolling) open();
   }, inMs);
 }
@@ -112,6 +115,11 @@ function close(): void {
 function open(): void {
   close();
   if (!isOn || session.peek() === null || session.peek() === "none") return;
+  // A tab that was opened in the background reads once, and follows when somebody looks at it.
+  if (document.hidden) {
+    for (const subscriber of subscribers) subscriber.settle();
+    return;
+  }
   const controller = (closing = new AbortController());
   isPolling = false;
   read(controller).then(
@@ -126,7 +134,7 @@ function open(): void {
 async function read(controller: AbortController): Promise<void> {
   const asked = topics();
   opened = new Set(asked.map(nameOf));
-  const included = new Set(followers);
+  const included = new Set(subscribers);
   const query = new URLSearchParams({ topics: asked.join(",") });
   const isFirst = position === null;
   if (position !== null) query.set("after", position);
@@ -147,9 +155,9 @@ async function read(controller: AbortController): Promise<void> {
       if (line !== "" || events.id === "") continue;
       // An id ends each piece. The first one says where the stream begins.
       position = events.id;
-      for (const follower of included) {
-        if (isFirst && follower.isReady) follower.change({ kind: "stale" });
-        follower.settle();
+      for (const subscriber of included) {
+        if (isFirst && subscriber.isReady) subscriber.change({ kind: "stale" });
+        subscriber.settle();
       }
       included.clear();
     }
@@ -160,17 +168,17 @@ function tell(event: string, content: unknown): void {
   if (event === "lag") {
     const { topic } = content as { readonly topic: string };
     // Who is not ready yet will read everything anyway.
-    for (const follower of followers) if (follower.isReady && follower.topics().some((other) => nameOf(other) === topic)) follower.change({ kind: "stale" });
+    for (const subscriber of subscribers) if (subscriber.isReady && subscriber.topics().some((other) => nameOf(other) === topic)) subscriber.change({ kind: "stale" });
   } else if (event === "row" || event === "run" || event === "overview") {
     const change = { kind: event, ...(content as object) } as Change;
-    for (const follower of followers) follower.change(change);
+    for (const subscriber of subscribers) subscriber.change(change);
   }
 }
 
 function tellAll(): void {
-  for (const follower of followers) {
-    if (follower.isReady) follower.change({ kind: "stale" });
-    follower.settle();
+  for (const subscriber of subscribers) {
+    if (subscriber.isReady) subscriber.change({ kind: "stale" });
+    subscriber.settle();
   }
 }
 
@@ -183,19 +191,32 @@ function poll(controller: AbortController): void {
 }
 
 function lost(controller: AbortController): void {
-  // Aborted by whoever opens another one, or by its silence.
+  // Aborted because another one opens, or by its silence.
   if (closing !== controller) return;
   if (connection.peek().state !== "lost") connection.value = { state: "lost", since: Date.now() };
-  for (const follower of followers) follower.settle();
+  for (const subscriber of subscribers) subscriber.settle();
   again = setTimeout(open, RETRY_MS[Math.min(tries++, RETRY_MS.length - 1)]);
 }
 
 /** Closes the stream of a hidden tab, and opens it again. */
 export function watchTab(): void {
+  const tabs = new BroadcastChannel("waterflow-tabs");
+  let others = 0;
+  const show = (): void => tabs.postMessage("shown");
+  tabs.addEventListener("message", () => {
+    others += 1;
+    if (document.hidden && others > OTHERS_MAX) close();
+  });
   document.addEventListener("visibilitychange", () => {
     clearTimeout(hiding);
-    if (document.hidden) hiding = setTimeout(close, HIDDEN_MS);
-    else if (closing === null) open();
+    if (document.hidden) {
+      others = 0;
+      hiding = setTimeout(close, HIDDEN_MS);
+      return;
+    }
+    show();
+    if (closing === null) open();
   });
   addEventListener("online", open);
+  if (!document.hidden) show();
 }

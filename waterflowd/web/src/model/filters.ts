@@ -1,6 +1,6 @@
 // The filters of the list of runs: as an address, as a query of the API, and as words that somebody types.
 
-export const KEYS = ["status", "name", "trigger", "revision", "since"] as const;
+export const KEYS = ["status", "name", "text", "repository", "by", "trigger", "revision", "since", "until"] as const;
 export type Key = (typeof KEYS)[number];
 export type Filters = Readonly<Partial<Record<Key, string>>>;
 
@@ -30,10 +30,9 @@ export function toQuery(filters: Filters): string {
 /** The same for the API, where `since` is an instant. */
 export function toRequest(filters: Filters, now: number): URLSearchParams {
   const query = new URLSearchParams(toQuery(filters));
-  const since = filters.since;
-  if (since) {
-    const ago = period(since);
-    query.set("since", ago === null ? since : String(now - ago));
+  for (const key of ["since", "until"] as const) {
+    const ago = period(filters[key] ?? "");
+    if (ago !== null) query.set(key, String(now - ago));
   }
   return query;
 }
@@ -45,21 +44,21 @@ export function period(text: string): number | null {
   return Number(match[1]) * (PERIODS[match[2] ?? ""] ?? 0);
 }
 
-/** Filters in typed text: `status:failure name:deploy`; a word without a key is a workflow's name. */
+/** Filters in typed text: `status:failure name:deploy`; words without a key are a part of a workflow's name or path. */
 export function fromText(text: string): Filters {
   const found: Partial<Record<Key, string>> = {};
   for (const word of text.split(/\s+/).filter(Boolean)) {
     const [key, ...rest] = word.split(":");
     const value = rest.join(":");
     if (isKey(key) && value) found[key] = value;
-    else found.name = word;
+    else found.text = found.text === undefined ? word : `${found.text} ${word}`;
   }
   return found;
 }
 
 /** The filters as text that `fromText` reads. */
 export function toText(filters: Filters): string {
-  return KEYS.flatMap((key) => (filters[key] ? [`${key}:${filters[key]}`] : [])).join(" ");
+  return KEYS.flatMap((key) => (filters[key] ? [key === "text" ? filters[key] : `${key}:${filters[key]}`] : [])).join(" ");
 }
 
 function isKey(word: string | undefined): word is Key {

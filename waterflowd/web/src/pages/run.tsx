@@ -6,7 +6,8 @@ import { now } from "../live/clock";
 import { useOutline } from "../live/outline";
 import { useQuery } from "../live/query";
 import { place, replace, view } from "../live/router";
-import { axisOf, type Axis } from "../model/axis";
+import { axisOf, between, folded, type Axis } from "../model/axis";
+import { criticalPath } from "../model/critical";
 import { visible } from "../model/lines";
 import { isOpened, type Outline } from "../model/outline";
 import { partsOf, type Part } from "../model/parts";
@@ -23,7 +24,9 @@ import { say } from "../parts/status_line";
 import { Time, Took } from "../parts/time";
 import { texts } from "../texts";
 import { Details } from "./run_details";
-import { RunTree } from "./run_tree";
+import { Events } from "./run_events";
+import { RunTree, type TreeProperties } from "./run_tree";
+import { RunValues, ViewTabs, viewOf, VIEWS } from "./run_views";
 
 const words = texts.run;
 
@@ -94,7 +97,6 @@ interface BodyProperties {
 function Body({ run, outline, open }: BodyProperties): JSX.Element {
   const parts = useMemo(() => partsOf(outline), [outline]);
   const [toggled, setToggled] = useState<Toggled>(new Map());
-  const [zoom, setZoom] = useState<Axis | null>(null);
   const wanted = place.value.query.get("place");
   const [first, setFirst] = useState(() => focusOf(parts));
   const path = (wanted !== null ? pathTo(parts, wanted) : null) ?? (first !== null ? pathTo(parts, first.place) : null) ?? parts.slice(0, 1);
@@ -103,7 +105,7 @@ function Body({ run, outline, open }: BodyProperties): JSX.Element {
   const missing = path.slice(0, -1).filter((part) => !toggled.has(part.place));
   const shown: Toggled = missing.length === 0 ? toggled : new Map([...toggled, ...missing.map((part): [string, boolean] => [part.place, true])]);
   const rows = useMemo(() => rowsOf(parts, shown), [parts, toggled, selected?.place]);
-  const whole = axisOf(outline.createdAt, outline.endedAt, now.value);
+  const timeline = useTimeline(outline, parts);
   useEffect(() => onKey("y", () => void copyLink()), []);
   // Of a large run, the steps of the linked job, or of the first one that failed, are read at once.
   useEffect(() => {
@@ -118,19 +120,44 @@ function Body({ run, outline, open }: BodyProperties): JSX.Element {
     if (isOpen && part.isClosed) open(part.place);
     setToggled(new Map([...toggled, [part.place, isOpen]]));
   };
+  const shownView = viewOf(place.value.query, VIEWS);
   return (
     <>
       <FirstFailure parts={parts} selected={selected} />
       <Progress run={run} outline={outline} />
-      <div class="run-body">
-        <RunTree
-          rows={rows} selected={selected?.place ?? ""} axis={zoom ?? whole} whole={whole} isZoomed={zoom !== null} zoom={setZoom}
-          select={(part) => view({ place: part.place })} toggle={toggle}
-        />
-        {selected && <Details run={run} part={selected} version={outline.touched.get(selected.place) ?? 0} key={selected.place} />}
-      </div>
+      <ViewTabs views={VIEWS} shown={shownView} />
+      {shownView === "values" && <RunValues run={run} />}
+      {shownView === "events" && <Events run={run.id} outline={outline} />}
+      {shownView === "timeline" && (
+        <div class="run-body">
+          <RunTree rows={rows} selected={selected?.place ?? ""} {...timeline} select={(part) => view({ place: part.place })} toggle={toggle} />
+          {selected && <Details run={run} part={selected} version={outline.touched.get(selected.place) ?? 0} key={selected.place} />}
+        </div>
+      )}
     </>
   );
+}
+
+/** What the time axis shows. It is a part of the address: `zoom=FROM-TO` in ms since the creation, `fold` and `critical`. */
+function useTimeline(outline: Outline, parts: readonly Part[]): Pick<TreeProperties, "axis" | "whole" | "isZoomed" | "zoom" | "critical" | "folding"> {
+  const { query } = place.value;
+  const present = outline.endedAt ?? now.value;
+  const isFolded = query.has("fold");
+  const isCritical = query.has("critical");
+  const plain = axisOf(outline.createdAt, outline.endedAt, present);
+  const whole = isFolded ? folded(plain, parts, present) : plain;
+  const path = isCritical ? criticalPath(parts, outline.createdAt, present) : null;
+  const span = /^(\d+)-(\d+)$/.exec(query.get("zoom") ?? "");
+  const axis = span === null ? whole : between(whole, whole.from + Number(span[1]), whole.from + Number(span[2]));
+  const zoom = (to: Axis | null): void => {
+    const isWhole = to === null || (to.from <= whole.from && to.to >= whole.to);
+    view({ zoom: isWhole ? null : `${Math.round(to.from - whole.from)}-${Math.round(to.to - whole.from)}` });
+  };
+  return {
+    axis, whole, zoom, isZoomed: span !== null,
+    critical: { isShown: isCritical, path, toggle: () => view({ critical: place.peek().query.has("critical") ? null : "1" }) },
+    folding: { isOn: isFolded, toggle: () => view({ fold: place.peek().query.has("fold") ? null : "1" }) },
+  };
 }
 
 async function copyLink(): Promise<void> {

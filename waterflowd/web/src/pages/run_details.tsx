@@ -15,6 +15,7 @@ import { Time, Took } from "../parts/time";
 import { texts } from "../texts";
 import { OutputPane } from "./run_output";
 import { nameOf } from "./run_tree";
+import { Values } from "./run_views";
 
 const words = texts.run;
 
@@ -55,9 +56,7 @@ export function Details({ run, part, version }: Properties): JSX.Element {
       <PartActions run={run} part={part} />
       {step && step.attempts.length > 0 && <Attempts attempts={step.attempts} />}
       {part.kind === "step" && part.segments.length > 0 && step !== null && step.attempts.length > 0 && <OutputPane run={run} part={part} />}
-      <Values title={words.outputs} values={(part.kind === "step" ? step?.outputs : job?.outputs) ?? {}} />
-      {part.kind === "job" && <Values title={words.inputs} values={run.inputs} />}
-      {part.kind === "job" && <Values title={words.vars} values={run.vars} />}
+      <PartValues title={words.outputs} values={(part.kind === "step" ? step?.outputs : job?.outputs) ?? {}} />
     </aside>
   );
 }
@@ -114,20 +113,7 @@ function Attempts({ attempts }: { readonly attempts: readonly Attempt[] }): JSX.
   );
 }
 
-const VALUE_CHARACTERS = 2_000;
-
-function Values({ title, values }: { readonly title: string; readonly values: Readonly<Record<string, unknown>> }): JSX.Element | null {
-  const entries = Object.entries(values);
-  if (entries.length === 0) return null;
-  return (
-    <section class="values">
-      <h3>{title}</h3>
-      <dl class="facts">{entries.map(([name, value]) => <Fact key={name} name={visible(name)}><span class="mono">{visible(textOf(value))}</span></Fact>)}</dl>
-    </section>
-  );
-}
-
-function textOf(value: unknown): string {
-  const text = typeof value === "string" ? value : JSON.stringify(value);
-  return text.length > VALUE_CHARACTERS ? `${text.slice(0, VALUE_CHARACTERS)}…` : text;
+function PartValues({ title, values }: { readonly title: string; readonly values: Readonly<Record<string, unknown>> }): JSX.Element | null {
+  if (Object.keys(values).length === 0) return null;
+  return <section class="values"><h3>{title}</h3><Values values={values} /></section>;
 }

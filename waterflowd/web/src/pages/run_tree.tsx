@@ -5,39 +5,39 @@ import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { JSX } from "preact";
 import { density } from "../live/choices";
 import { now } from "../live/clock";
-import { percent, placeOf, zoomed, type Axis } from "../model/axis";
+import { zoomed, type Axis } from "../model/axis";
+import type { CriticalPath } from "../model/critical";
 import { visible } from "../model/lines";
-import type { Part, Segment, Spent } from "../model/parts";
+import type { Part } from "../model/parts";
 import { isActive } from "../model/states";
-import { duration, mark, ticks } from "../model/times";
+import { duration } from "../model/times";
 import type { Row } from "../model/tree";
 import { Glyph } from "../parts/glyph";
 import { onKey } from "../parts/keys";
 import { VirtualRows } from "../parts/virtual";
 import { texts } from "../texts";
+import { Bars, CriticalSentence, Legend, Ticks, useDrag } from "./run_timeline";
 
 const words = texts.run;
 export const ROW_PX = { compact: 28, comfortable: 36 } as const;
-const TICKS = 8;
-/** On a phone the axis has room for two labels. */
-const NARROW = matchMedia("(max-width: 600px)");
-const NARROW_TICKS = 2;
 const ZOOM = 1.6;
-const KINDS: readonly Spent[] = ["needs", "slot", "lock", "sent", "running", "retry", "decision"];
 
-interface Properties {
+export interface TreeProperties {
   readonly rows: readonly Row[];
   readonly selected: string;
   readonly axis: Axis;
   readonly whole: Axis;
   readonly isZoomed: boolean;
   readonly zoom: (axis: Axis | null) => void;
+  /** Whether the path is shown, and what it is. */
+  readonly critical: { readonly isShown: boolean; readonly path: CriticalPath | null; readonly toggle: () => void };
+  readonly folding: { readonly isOn: boolean; readonly toggle: () => void };
   readonly select: (part: Part) => void;
   readonly toggle: (part: Part, isOpen: boolean) => void;
 }
 
-export function RunTree(properties: Properties): JSX.Element {
-  const { rows, selected, axis, whole, isZoomed, zoom, select, toggle } = properties;
+export function RunTree(properties: TreeProperties): JSX.Element {
+  const { rows, selected, axis, whole, isZoomed, zoom, critical, folding, select, toggle } = properties;
   const at = rows.findIndex((row) => row.part.place === selected);
   const latest = useRef({ ...properties, at });
   latest.current = { ...properties, at };
@@ -66,13 +66,18 @@ export function RunTree(properties: Properties): JSX.Element {
     const keys = [
       onKey("j", () => move(1)), onKey("ArrowDown", () => move(1)), onKey("k", () => move(-1)), onKey("ArrowUp", () => move(-1)),
       onKey("ArrowRight", right), onKey("ArrowLeft", left), onKey("+", scale(ZOOM)), onKey("-", scale(1 / ZOOM)), onKey("0", () => latest.current.zoom(null)),
+      onKey("c", () => latest.current.critical.toggle()), onKey("z", () => latest.current.folding.toggle()),
       onKey("Home", () => move(-latest.current.rows.length)), onKey("End", () => move(latest.current.rows.length)),
     ];
     return () => keys.forEach((end) => end());
   }, []);
+  const panel = useRef<HTMLElement>(null);
+  const chosen = useDrag(panel, axis, whole, zoom);
   const middle = (axis.from + axis.to) / 2;
   return (
-    <section class="tree-panel panel" aria-label={words.tree}>
+    <section class="tree-panel panel" aria-label={words.tree} ref={panel}>
+      {critical.isShown && <CriticalSentence path={critical.path} />}
+      {chosen && <div class="chosen-span" style={{ left: `${chosen.left}px`, width: `${chosen.width}px` }} />}
       <VirtualRows
         total={rows.length} rowPx={ROW_PX[density.value]} focused={at}
         attributes={{
@@ -92,12 +97,14 @@ export function RunTree(properties: Properties): JSX.Element {
         }
         render={(index) => {
           const row = rows[index];
-          return row ? <TreeRow key={row.part.place} row={row} index={index} isSelected={index === at} axis={axis} select={select} toggle={toggle} /> : <div key={index} />;
+          return row ? <TreeRow key={row.part.place} row={row} index={index} isSelected={index === at} isCritical={critical.isShown && critical.path?.places.has(row.part.place) === true} axis={axis} select={select} toggle={toggle} /> : <div key={index} />;
         }}
       />
       <footer class="legend">
         <Legend />
         <span class="zoom">
+          <button type="button" class="small" aria-pressed={critical.isShown} title={`${texts.timeline.criticalHelp} (c)`} onClick={critical.toggle}>{texts.timeline.criticalButton}</button>
+          <button type="button" class="small" aria-pressed={folding.isOn} title={`${texts.timeline.foldHelp} (z)`} onClick={folding.toggle}>{texts.timeline.foldButton}</button>
           <button type="button" class="small" aria-label={words.zoomOut} title={`${words.zoomOut} (-)`} disabled={!isZoomed} onClick={() => zoom(zoomed(axis, whole, 1 / ZOOM, middle))}>−</button>
           <button type="button" class="small" aria-label={words.zoomIn} title={`${words.zoomIn} (+)`} onClick={() => zoom(zoomed(axis, whole, ZOOM, middle))}>+</button>
           <button type="button" class="small" disabled={!isZoomed} title="0" onClick={() => zoom(null)}>{words.zoomAll}</button>
@@ -116,17 +123,18 @@ interface RowProperties {
   readonly row: Row;
   readonly index: number;
   readonly isSelected: boolean;
+  readonly isCritical: boolean;
   readonly axis: Axis;
   readonly select: (part: Part) => void;
   readonly toggle: (part: Part, isOpen: boolean) => void;
 }
 
-function TreeRow({ row, index, isSelected, axis, select, toggle }: RowProperties): JSX.Element {
+function TreeRow({ row, index, isSelected, isCritical, axis, select, toggle }: RowProperties): JSX.Element {
   const { part, level, canOpen: hasChildren, isOpen, position, siblings } = row;
   const took = part.from === null ? null : (part.to ?? (isActive(part.state) ? now.value : part.from)) - part.from;
   return (
     <div
-      role="row" id={`part-${index}`} class={`row k-${part.kind} ${isSelected ? "selected" : ""}`} aria-level={level} aria-posinset={position} aria-setsize={siblings}
+      role="row" id={`part-${index}`} class={`row k-${part.kind} ${isSelected ? "selected" : ""} ${isCritical ? "critical" : ""}`} aria-level={level} aria-posinset={position} aria-setsize={siblings}
       aria-selected={isSelected} aria-rowindex={index + 2} {...(hasChildren ? { "aria-expanded": isOpen } : {})}
       onClick={() => { select(part); if (part.kind === "more") toggle(part, !isOpen); }} onDblClick={() => hasChildren && part.kind !== "more" && toggle(part, !isOpen)}
     >
@@ -137,31 +145,10 @@ function TreeRow({ row, index, isSelected, axis, select, toggle }: RowProperties
         {part.kind !== "more" && <Glyph state={part.state} />}
         <span class="name" title={visible(nameOf(part))}>{visible(nameOf(part))}</span>
         {part.detail !== "" && <small>{visible(part.detail)}</small>}
+        {isCritical && <span class="visually-hidden">{texts.timeline.onPath}</span>}
       </span>
       <span role="gridcell" class="c-took num">{took === null ? (part.state === "skipped" && part.kind !== "more" ? "skipped" : "") : duration(took)}</span>
-      <span role="gridcell" class="c-bars" aria-hidden="true">{part.segments.map((segment, number) => <Bar key={number} segment={segment} axis={axis} />)}</span>
+      <span role="gridcell" class="c-bars" aria-hidden="true"><Bars segments={part.segments} axis={axis} /></span>
     </div>
-  );
-}
-
-function Bar({ segment, axis }: { readonly segment: Segment; readonly axis: Axis }): JSX.Element | null {
-  const present = segment.to === null ? now.value : 0;
-  const found = placeOf(axis, segment, present);
-  if (found === null) return null;
-  const text = `${texts.spent[segment.spent]}: ${duration((segment.to ?? present) - segment.from)}`;
-  return <i class={`bar b-${segment.spent} s-${segment.state} ${segment.to === null ? "open" : ""}`} title={text} style={{ left: `${found.left}%`, width: `${found.width}%` }} />;
-}
-
-function Ticks({ axis, origin }: { readonly axis: Axis; readonly origin: number }): JSX.Element {
-  const span = axis.to - axis.from;
-  const marks = ticks(span, NARROW.matches ? NARROW_TICKS : TICKS).map((ms) => axis.from + ms).filter((at) => percent(axis, at) < (NARROW.matches ? 60 : 90));
-  return <span class="ticks" aria-hidden="true">{marks.map((at) => <i key={at} style={{ left: `${percent(axis, at)}%` }}>{at === origin ? "0" : `+${mark(at - origin)}`}</i>)}</span>;
-}
-
-function Legend(): JSX.Element {
-  return (
-    <span class="kinds" aria-label={words.legend} role="list">
-      {KINDS.map((kind) => <span key={kind} role="listitem"><i class={`bar b-${kind} s-${kind === "running" ? "success" : "waiting"}`} aria-hidden="true" />{texts.spent[kind]}</span>)}
-    </span>
   );
 }

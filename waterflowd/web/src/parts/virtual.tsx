@@ -1,7 +1,7 @@
 // Rows of equal height of which only those in view are in the document. The list scrolls inside of its own box.
 
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
-import type { JSX, Ref } from "preact";
+import type { JSX } from "preact";
 import { scrollFor, windowOf } from "../model/rows";
 
 interface Properties {
@@ -14,13 +14,17 @@ interface Properties {
   readonly head?: JSX.Element;
   /** Stays at the end as rows are added, as long as the reader has not scrolled up. */
   readonly sticksToEnd?: boolean;
-  readonly box?: Ref<HTMLDivElement>;
+  /** Where the list is scrolled to at first. */
+  readonly scrollTop?: number;
+  /** Goes to the top whenever this becomes true. */
+  readonly isAtTop?: boolean;
+  readonly onScrolled?: (scrollTop: number) => void;
 }
 
 /** Pixels that still count as the end. */
 const NEAR_PX = 24;
 
-export function VirtualRows({ total, rowPx, focused, render, attributes, head, sticksToEnd = false }: Properties): JSX.Element {
+export function VirtualRows({ total, rowPx, focused, render, attributes, head, sticksToEnd = false, scrollTop = 0, isAtTop = false, onScrolled }: Properties): JSX.Element {
   const box = useRef<HTMLDivElement>(null);
   const [scroll, setScroll] = useState({ top: 0, height: 600 });
   const isAtEnd = useRef(true);
@@ -32,9 +36,15 @@ export function VirtualRows({ total, rowPx, focused, render, attributes, head, s
   };
   useLayoutEffect(() => {
     const observer = new ResizeObserver(measure);
-    if (box.current) observer.observe(box.current);
+    if (box.current) {
+      box.current.scrollTop = scrollTop;
+      observer.observe(box.current);
+    }
     return () => observer.disconnect();
   }, []);
+  useLayoutEffect(() => {
+    if (isAtTop && scroll.top > 0 && box.current && box.current.scrollTop !== scrollTop) box.current.scrollTop = 0;
+  }, [isAtTop]);
   useLayoutEffect(() => {
     const found = box.current;
     if (!found || focused < 0) return;
@@ -47,7 +57,7 @@ export function VirtualRows({ total, rowPx, focused, render, attributes, head, s
   }, [total]);
   const { first, count } = windowOf(total, rowPx, scroll.top, scroll.height);
   return (
-    <div {...attributes} ref={box} onScroll={measure} class={`virtual ${String(attributes.class ?? "")}`}>
+    <div {...attributes} ref={box} onScroll={() => { measure(); onScrolled?.(box.current?.scrollTop ?? 0); }} class={`virtual ${String(attributes.class ?? "")}`}>
       {head && <div class="head" role="row">{head}</div>}
       <div class="all" role="presentation" style={{ height: `${total * rowPx}px` }}>
         <div class="some" role="presentation" style={{ transform: `translateY(${first * rowPx}px)` }}>

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { fromQuery, fromText, period, toQuery, toRequest, toText } from "../model/filters";
 
 test("filters survive the way through an address and through typed text", () => {
-  const filters = { status: "failure", name: "deploy", since: "7d" };
+  const filters = { status: "failure", name: "deploy", text: "two words", by: "Ada", since: "7d" };
   assert.deepEqual(fromQuery(new URLSearchParams(toQuery(filters))), filters);
   assert.deepEqual(fromText(toText(filters)), filters);
 });
@@ -12,8 +12,8 @@ test("unknown and empty parts of an address are left alone", () => {
   assert.deepEqual(fromQuery(new URLSearchParams("status=&colour=red&name=%20a%20")), { name: "a" });
 });
 
-test("a word without a key is a name, and a value may contain colons", () => {
-  assert.deepEqual(fromText("  deploy  revision:ab:cd nonsense:1"), { name: "nonsense:1", revision: "ab:cd" });
+test("words without a key are a part of a name, and a value may contain colons", () => {
+  assert.deepEqual(fromText("  deploy  revision:ab:cd nonsense:1"), { text: "deploy nonsense:1", revision: "ab:cd" });
 });
 
 test("a period becomes an instant for the API, anything else is left to it", () => {

@@ -88,7 +88,7 @@ test("bars are placed on the axis, also zoomed, and the zoom never leaves it", (
   const segment = { spent: "running", from: 25_000, to: 50_000, state: "success" } as const;
   assert.deepEqual(placeOf(whole, segment, 0), { left: 25, width: 25 });
   const half = zoomed(whole, whole, 2, 0);
-  assert.deepEqual(half, { from: 0, to: 50_000 });
+  assert.deepEqual(half, { from: 0, to: 50_000, folds: [] });
   assert.deepEqual(zoomed(half, whole, 0.1, 0), whole);
-  assert.equal(placeOf({ from: 60_000, to: 70_000 }, segment, 0), null);
+  assert.equal(placeOf({ from: 60_000, to: 70_000, folds: [] }, segment, 0), null);
 });

@@ -1,0 +1,170 @@
+"""What the pages promise, from the outside: who may do what, what other origins can do, and what is seen without colour."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import re
+import threading
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, expect
+
+from tests.web import site as sites
+from tests.web.site import PATIENCE_MS, Site, Visit
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+FAILS_ONCE = """name: clears
+on: {push: {branches: [main]}}
+jobs: {a: {runs-on: web, steps: [{name: Check, run: "COMMAND"}]}}
+"""
+
+
+_ATTACK = """<!doctype html><title>sending</title>
+<form id=f method=post enctype=text/plain action='TARGET'><input name='{"x":"' value='"}'></form>
+<script>
+  const send = (more) => fetch('TARGET', { method: 'POST', credentials: 'include', body: '{}', ...more }).catch(() => 0);
+  send({ mode: 'no-cors' }).then(() => send({ headers: { 'X-Waterflow': '1' } })).then(() => {
+    document.title = 'sent';
+    if (location.hash) document.getElementById('f').submit();
+  });
+</script>
+"""
+#: How the bars of the legend are drawn, without their colours.
+_PATTERNS = """(all) => all.map((one) => {
+  const style = getComputedStyle(one);
+  const isOpen = style.backgroundColor === 'rgba(0, 0, 0, 0)';
+  return [style.backgroundImage.replace(/rgba?\\([^)]*\\)/g, ''), style.height, style.boxShadow !== 'none', isOpen].join();
+})"""
+
+
+class _Attacker(http.server.BaseHTTPRequestHandler):
+    """A page of another origin that posts to the daemon as soon as it is opened."""
+
+    target = ""
+
+    def do_GET(self) -> None:
+        body = _ATTACK.replace("TARGET", self.target)
+        self.send_response(200)
+        self.send_header("content-type", "text/html")
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: the output of the tests is for the tests."""
+
+
+@contextlib.contextmanager
+def _other_origin(target: str) -> Iterator[str]:
+    handler = type("Attacker", (_Attacker,), {"target": target})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        # Another name is another site, to which a browser sends no cookie that is strict; another port is the same site.
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _refusals(site: Site) -> int:
+    """Recorded refusals; one record may stand for several."""
+    rows = site.api("GET", "/v1/audit", params={"what": "refused", "limit": 100}).json()["audit"]
+    return sum(1 + (row["facts"].get("left_out") or 0) for row in rows)
+
+
+def test_a_page_of_another_origin_changes_nothing(site: Site, browser: Browser) -> None:
+    """Neither by script nor by a form, not even from another port of the same host; the audit trail has the refusal."""
+    run = site.runs["gate"]
+    context: BrowserContext = browser.new_context()
+    try:
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(site.link_of_somebody_new())
+        expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        before = _refusals(site)
+        with _other_origin(f"{site.address}/v1/runs/{run}/cancel") as origin:
+            for host in (origin, origin.replace("127.0.0.1", "localhost")):
+                page.goto(f"http://{host}/")
+                page.wait_for_function("document.title === 'sent'")
+                page.goto(f"http://{host}/form#submit")
+                page.wait_for_url(f"{site.address}/**")
+                assert "WF603" in page.content() or "WF601" in page.content()
+        assert _refusals(site) > before
+        assert site.api("GET", f"/v1/runs/{run}").json()["status"] == "running"
+        assert not [event for event in site.events(run) if event["type"] == "cancel-requested"]
+    finally:
+        context.close()
+
+
+def test_a_session_ends_with_its_token_on_a_page_where_nothing_happens(site: Site, browser: Browser) -> None:
+    """Its stream is closed by the daemon, so the page asks to sign in, and keeps what it shows."""
+    made = site.api("POST", "/v1/tokens", json={"role": "viewer", "name": "brief", "groups": []}).json()
+    with sites.visit(site, browser) as visit:
+        page = visit.go("/settings")
+        page.get_by_label("API token").fill(made["secret"])
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.locator(".connection")).to_contain_text("live")
+        assert site.api("POST", f"/v1/tokens/{made['id']}/revoke").status_code == 200
+        expect(page.get_by_role("dialog", name="Sign in")).to_be_visible()
+        expect(page.get_by_role("heading", name="Settings", level=1)).to_be_visible()
+
+
+def test_the_overview_lists_a_failure_until_the_next_success(site: Site, visit: Visit) -> None:
+    """A push whose run fails is listed without a reload; the next one on the same branch clears it."""
+    page = visit.page
+    item = page.get_by_role("region", name="Needs you").get_by_role("listitem").filter(has_text="clears")
+    site.push(site.clone, {"workflows/clears.yml": FAILS_ONCE.replace("COMMAND", "exit 4")}, "break it")
+    expect(item).to_contain_text("exit code 4")
+    site.push(site.clone, {"workflows/clears.yml": FAILS_ONCE.replace("COMMAND", "exit 0")}, "mend it")
+    expect(item).to_have_count(0)
+    expect(page.get_by_role("region", name="Recent runs")).to_contain_text("clears")
+
+
+def test_a_newcomer_finds_the_output_of_a_step_in_two_clicks(site: Site, visit: Visit) -> None:
+    """From the overview to the run, and to its step: the lines that it printed are there."""
+    page = visit.page
+    page.get_by_role("link", name=re.compile("report #")).first.click()
+    page.get_by_role("row").filter(has_text="Publish").click()
+    expect(page.get_by_role("log")).to_contain_text("published")
+
+
+def test_each_state_has_a_sign_of_its_own_without_colour(site: Site, visit: Visit) -> None:
+    """In grey, the signs of the states differ by their shape, and the bars of waits and work by their pattern."""
+    page = visit.page
+    shapes = {}
+    for path in (f"/runs/{site.runs['failing']}", f"/runs/{site.runs['gate']}", "/runs"):
+        visit.go(path)
+        for name, shape in page.eval_on_selector_all(
+            "svg.glyph", "(all) => all.map((one) => [one.getAttribute('class'), one.innerHTML])"
+        ):
+            shapes[name] = shape
+    assert len(shapes) >= 4
+    assert len(set(shapes.values())) == len(shapes)
+    visit.go(f"/runs/{site.runs['failing']}")
+    kinds = page.eval_on_selector_all(".kinds .bar", _PATTERNS)
+    assert kinds
+    assert len(set(kinds)) == len(kinds)
+
+
+def test_every_page_works_without_any_other_host(site: Site, browser: Browser) -> None:
+    """With every other name unresolvable nothing is missing: the pages ask no host but the daemon, and no policy is broken."""
+    with sites.visit(site, browser) as visit:
+        visit.page.context.route(
+            lambda url: not url.startswith(site.address), lambda route: route.abort("internetdisconnected")
+        )
+        visit.sign_in()
+        for path in (
+            "/",
+            "/runs",
+            f"/runs/{site.runs['hostile']}",
+            f"/runs/{site.runs['hostile']}?view=events",
+            "/settings",
+        ):
+            visit.go(path)
+            expect(visit.page.get_by_role("heading", level=1)).to_be_visible()
+        # What went elsewhere, or was refused by the policy, is a fault of the visit: it fails when it ends.

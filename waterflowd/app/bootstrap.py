@@ -29,7 +29,7 @@ from waterflowd.api.access import quotas
 from waterflowd.api.app import Api
 from waterflowd.api.server import RESERVED_DESCRIPTORS, ApiServer
 from waterflowd.api.services import Services
-from waterflowd.app import audit, cluster_check, file_descriptors, workflow_check
+from waterflowd.app import audit, cluster_check, file_descriptors, former_cluster, workflow_check
 from waterflowd.app.audit_export import AuditExport, destinations
 from waterflowd.app.config import Config, access_policy, repository_quotas
 from waterflowd.app.engines import AccessWriters, Compose, Engine, EngineParts
@@ -156,6 +156,8 @@ def build(config: Config, on_poison: Callable[[Stalled], None], compose: Compose
         audit.begin(store.log, audit_keys, clock)
         if compose is not None:
             _check_no_open_runs(store.log)
+        else:
+            former_cluster.remove(data_dir)
         return _build(config, data_dir, store, clock, compose or _log_engine)
     except BaseException:
         store.close()

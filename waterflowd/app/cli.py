@@ -291,6 +291,26 @@ def restore(
     _print(messages.of_restore(made, is_continued=is_continued), made, as_json)
 
 
+@main.command("forget-cluster")
+@_FILE
+@_DATA_DIR
+def forget_cluster(file: str | None, data_dir: str | None) -> None:
+    """Give up the open runs on the Temporal cluster that the data directory belongs to. The daemon must be stopped.
+
+    It is only needed when a daemon refuses to start with another engine, or in another namespace, because runs are open
+    there or the cluster will never answer again (WF815). Nothing is changed on the cluster: other daemons continue these
+    runs, and so does this one when it returns.
+    """
+    from waterflowd.app import former_cluster
+
+    config = _load(file, **{"data-dir": data_dir})
+    known = _run_or_exit(lambda: former_cluster.forget(Path(config.data_dir)))
+    if known is None:
+        click.echo(f"the data directory {config.data_dir} does not belong to a cluster: nothing to do")
+        return
+    click.echo(escape_for_display(f"the data directory {config.data_dir} no longer belongs to {known.place}"))
+
+
 def _path(name: str | None) -> Path | None:
     return Path(name) if name is not None else None
 

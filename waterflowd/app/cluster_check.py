@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflowd.admin.ports import PayloadDecoder
-from waterflowd.app.config import Config
+from waterflowd.app.config import Config, TemporalTable
 from waterflowd.objects.opening import open_objects
 from waterflowd.ports import Objects
 from waterflowd.secrets import key_file
@@ -45,10 +45,17 @@ def connection(config: Config) -> Connection:
     if not config.temporal.address:
         raise Rejected("WF620", "temporal.address is not set, so there is no cluster to connect to; next: set it")
     with _extra():
+        keys = _payload_keys(config)
+    settings = cluster_settings(config.temporal, Path(config.data_dir))
+    name = config.temporal.name or socket.gethostname()
+    return Connection(settings, keys, f"{name}/{os.getpid()}-{uuid.uuid4().hex[:6]}")
+
+
+def cluster_settings(table: TemporalTable, data_dir: Path) -> ClusterSettings:
+    """How to reach a cluster, without the keys of payloads. Raises the errors of `connection` about other files."""
+    with _extra():
         from waterflowd.temporal import cluster
-    table, data_dir = config.temporal, Path(config.data_dir)
-    keys = _payload_keys(config)
-    settings = cluster.ClusterSettings(
+    return cluster.ClusterSettings(
         address=table.address,
         namespace=table.namespace,
         ca=_text(table.ca, "ca"),
@@ -59,8 +66,6 @@ def connection(config: Config) -> Connection:
         key_file=table.key,
         api_key=_api_key(table.api_key_file, data_dir),
     )
-    name = table.name or socket.gethostname()
-    return Connection(settings, keys, f"{name}/{os.getpid()}-{uuid.uuid4().hex[:6]}")
 
 
 def check_cluster(config: Config) -> tuple[bool, list[str]]:

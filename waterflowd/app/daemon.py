@@ -12,11 +12,12 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 from waterflow_agent.errors import Stalled
-from waterflowd.app import bootstrap, cluster_check
+from waterflowd.app import bootstrap, cluster_check, former_cluster
 from waterflowd.app.config import Config, advertised
 from waterflowd.app.engines import Compose
 from waterflowd.app.sd_notify import notify, watchdog_interval_s
@@ -53,7 +54,7 @@ async def serve(config: Config) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    compose = await _other_engine(config, stop)
+    compose = await _until_stop(_prepare_engine(config), stop)
     if stop.done():
         return
     parts = bootstrap.build(config, poisoned, compose)
@@ -70,21 +71,27 @@ async def serve(config: Config) -> None:
         await _stop(parts, tasks)
 
 
-async def _other_engine(config: Config, stop: asyncio.Future[None]) -> Compose | None:
-    """What composes the configured engine; None for the log engine, and when the daemon was stopped while it waited."""
+async def _prepare_engine(config: Config) -> Compose | None:
+    """What composes the configured engine; None for the log engine. Raises `Stalled` WF815 for open runs elsewhere."""
     if config.engine == "log":
+        await former_cluster.check_left(config)
         return None
     # Raises WF801 without the extra.
     cluster_check.connection(config)
     from waterflowd.app import temporal_engine
 
-    connecting = asyncio.create_task(temporal_engine.connect(config), name="cluster")
-    waiting: list[asyncio.Future[Any]] = [stop, connecting]
+    return await temporal_engine.connect(config)
+
+
+async def _until_stop(preparing: Coroutine[Any, Any, Compose | None], stop: asyncio.Future[None]) -> Compose | None:
+    """What it returns; None when the daemon was stopped meanwhile."""
+    task = asyncio.create_task(preparing, name="engine")
+    waiting: list[asyncio.Future[Any]] = [stop, task]
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    if not connecting.done():
-        connecting.cancel()
+    if not task.done():
+        task.cancel()
         return None
-    return connecting.result()
+    return task.result()
 
 
 async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int:

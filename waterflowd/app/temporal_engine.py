@@ -11,11 +11,13 @@ import logging
 import os
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from waterflow_agent import addresses
 from waterflow_agent.errors import Stalled
 from waterflowd.access.tokens import TokenRegistry
+from waterflowd.app import former_cluster
 from waterflowd.app.cluster_check import connection
 from waterflowd.app.config import Config
 from waterflowd.app.engines import AccessWriters, Compose, Engine, EngineParts
@@ -56,7 +58,8 @@ _UNREACHABLE = "WF802"
 async def connect(config: Config) -> Compose:
     """Waits until the cluster can be reached.
 
-    Raises `Stalled` with what it lacks, and what `connection` and `open_objects` raise.
+    Raises `Stalled` with what it lacks, WF815 while runs of the data directory are open in another namespace, and what
+    `connection` and `open_objects` raise.
     """
     settings, keys, identity = connection(config)
     objects = open_objects(config.temporal.objects, os.environ) if config.temporal.objects else None
@@ -70,11 +73,13 @@ async def connect(config: Config) -> Compose:
             raise Stalled(first.code, "; ".join(finding.text for finding in report.findings))
         logger.warning("%s [%s]; trying again in %g s", first.text, first.code, RETRY_S)
         await asyncio.sleep(RETRY_S)
+    await former_cluster.check_left(config, report.namespace_id)
     client = await cluster.connect(settings, data_converter, identity)
     #: What people call this daemon.
     daemon = identity.partition("/")[0]
 
     def compose(parts: EngineParts) -> Engine:
+        former_cluster.write(Path(config.data_dir), report.namespace_id, config.temporal)
         state = parts.state
         terms = LeaseTerms(epoch=state.epoch, lease_ms=state.lease_ms)
         turns = RunTurns(

@@ -40,7 +40,7 @@ from waterflowd.store.rows import find
 from waterflowd.store.writer import GENERATION_KEY
 
 #: Files to copy besides log and outputs. Mirrors of repositories are left out: they are fetched again.
-OTHER_FILES = ("keys/server.key", "clock.json")
+OTHER_FILES = ("keys/server.key", "clock.json", layout.CLUSTER_FILE)
 #: How far this machine's clock may be behind the one that made the backup.
 CLOCK_SLACK_MS = 60_000
 

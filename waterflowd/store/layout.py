@@ -4,6 +4,7 @@ Files of a data directory::
 
     FORMAT          format version, LMDB engine, release that wrote it, and state of the directory; read first
     owner           process id of the daemon that uses the directory (a hint for people; the lock decides)
+    cluster.json    the Temporal cluster that the runs are on; only with that engine
     ballast         reserved disk space for the case that the disk is full; exists while a daemon runs
     log.mdb/        the LMDB environment
     output/<run>/   large output logs, one append-only file per attempt
@@ -44,6 +45,8 @@ LMDB_ENGINE = 0
 FORMAT_FILE = "FORMAT"
 MANIFEST_FILE = "backup.json"
 OWNER_FILE = "owner"
+#: Written only by a daemon whose runs are on a Temporal cluster.
+CLUSTER_FILE = "cluster.json"
 BALLAST_FILE = "ballast"
 ENVIRONMENT_DIRECTORY = "log.mdb"
 #: LMDB's name for its file.

@@ -43,6 +43,8 @@ class Report(NamedTuple):
     #: Empty when the cluster did not answer.
     server_version: str
     findings: Sequence[Finding]
+    #: The id of the namespace, which never changes; empty when it is not known.
+    namespace_id: str = ""
 
 
 async def check(settings: ClusterSettings, data_converter: DataConverter, identity: str) -> Report:
@@ -55,11 +57,13 @@ async def check(settings: ClusterSettings, data_converter: DataConverter, identi
         return Report("", [_call_failed(settings, "connect", refused) if refused else Finding(error.code, error.text)])
     except RPCError as error:
         return Report("", [_call_failed(settings, "connect", error)])
-    namespace = await _namespace(settings, client)
+    namespace_id, namespace = await _namespace(settings, client)
     if any(finding.code in ("WF804", "WF805") for finding in namespace):
         return Report(version, namespace)
     return Report(
-        version, [*namespace, *await _search_attributes(settings, client), *await _permission(settings, client)]
+        version,
+        [*namespace, *await _search_attributes(settings, client), *await _permission(settings, client)],
+        namespace_id,
     )
 
 
@@ -68,31 +72,27 @@ async def _version(client: Client) -> str:
     return str(answer.server_version)
 
 
-async def _namespace(settings: ClusterSettings, client: Client) -> list[Finding]:
+async def _namespace(settings: ClusterSettings, client: Client) -> tuple[str, list[Finding]]:
+    """The id of the namespace, and what it lacks."""
     try:
         answer = await client.workflow_service.describe_namespace(
             DescribeNamespaceRequest(namespace=settings.namespace), timeout=_CALL_TIMEOUT
         )
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
-            return [_call_failed(settings, "describe the namespace", error)]
+            return "", [_call_failed(settings, "describe the namespace", error)]
         command = f"temporal operator namespace create --namespace {settings.namespace} --retention 30d"
-        return [
-            Finding(
-                "WF805", f"the namespace {settings.namespace} does not exist at {settings.address}; next: {command}"
-            )
-        ]
+        text = f"the namespace {settings.namespace} does not exist at {settings.address}; next: {command}"
+        return "", [Finding("WF805", text)]
+    found = str(answer.namespace_info.id)
     seconds = answer.config.workflow_execution_retention_ttl.seconds
     if seconds >= RETENTION_DAYS_MIN * _DAY_S:
-        return []
+        return found, []
     command = f"temporal operator namespace update --namespace {settings.namespace} --retention 30d"
-    return [
-        Finding(
-            "WF807",
-            f"the namespace {settings.namespace} deletes workflows {_days(seconds)} after their end, and runs must be kept"
-            f" for {RETENTION_DAYS_MIN} days; next: {command}",
-        )
-    ]
+    text = (
+        f"the namespace {settings.namespace} deletes workflows {_days(seconds)} after their end, and runs must be kept"
+    )
+    return found, [Finding("WF807", f"{text} for {RETENTION_DAYS_MIN} days; next: {command}")]
 
 
 async def _search_attributes(settings: ClusterSettings, client: Client) -> list[Finding]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
+from tests.acceptance.cluster import Cluster
 from tests.acceptance.temporal_cluster import TemporalCluster
+from tests.integration.temporal.server import new_namespace
 from tests.patience import wait_until
 
 WORKFLOW = """\
@@ -112,3 +115,63 @@ def test_open_runs_of_the_log_engine_are_not_left_behind(temporal_cluster: Tempo
     cluster.engine = engine
     cluster.write_config()
     cluster.start_daemon()
+
+
+@pytest.mark.slow
+def test_open_runs_on_temporal_are_not_left_behind(temporal_cluster: TemporalCluster) -> None:
+    """The log engine does not start before they have ended, nor while nobody can say whether they have; it says what to do."""
+    cluster = temporal_cluster
+    run = cluster.start("jobs: {a: {runs-on: nowhere, steps: [{run: x}]}}")
+    wait_until(lambda: run in cluster.ctl("runs").stdout, "the run to be listed")
+    assert cluster.stop_daemon() == 0
+    engine, cluster.engine = cluster.engine, ("", "")
+    cluster.write_config()
+    refused = cluster.waterflowd("run")
+    assert refused.returncode == 1
+    assert f"an open run there would not continue: {run}; next: " in refused.stderr
+    assert "[WF815]" in refused.stderr
+
+    cluster.server.kill()
+    refused = cluster.waterflowd("run")
+    assert refused.returncode == 1
+    assert "which cannot be asked whether some are open" in refused.stderr
+    assert "`waterflowd forget-cluster`" in refused.stderr
+    cluster.server.start()
+
+    cluster.engine = engine
+    cluster.write_config()
+    cluster.start_daemon()
+    assert "[WF310]" in cluster.waterflowd("forget-cluster").stderr
+    wait_until(lambda: cluster.ctl("cancel", run).returncode == 0 or _has_ended(cluster, run), "the cancel")
+    cluster.wait_for(run)
+    wait_until(lambda: not cluster.api("GET", "/v1/runs?status=queued").json()["runs"], "the end to be listed")
+    assert cluster.stop_daemon() == 0
+    known = cluster.folder / "daemon" / "cluster.json"
+    assert cluster.namespace.name in known.read_text()
+    cluster.engine = ("", "")
+    cluster.write_config()
+    Cluster.start_daemon(cluster)
+    assert not known.exists()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_gone_for_ever_can_be_given_up(temporal_cluster: TemporalCluster) -> None:
+    """Also by a daemon that is to use another namespace, whose runs are still open in the former one."""
+    cluster = temporal_cluster
+    run = cluster.start("jobs: {a: {runs-on: nowhere, steps: [{run: x}]}}")
+    wait_until(lambda: run in cluster.ctl("runs").stdout, "the run to be listed")
+    assert cluster.stop_daemon() == 0
+    keys, table = cluster.engine
+    other = asyncio.run(new_namespace(cluster.server)).name
+    cluster.engine = keys, table.replace(cluster.namespace.name, other)
+    cluster.write_config()
+    refused = cluster.waterflowd("run")
+    assert refused.returncode == 1
+    assert f"runs are in the namespace {cluster.namespace.name}" in refused.stderr
+    assert f"an open run there would not continue: {run}; next: " in refused.stderr
+
+    forgotten = cluster.waterflowd("forget-cluster")
+    assert forgotten.returncode == 0
+    assert f"no longer belongs to the namespace {cluster.namespace.name}" in forgotten.stdout
+    cluster.start_daemon()
+    assert cluster.api("GET", "/v1/runs").json()["runs"] == []

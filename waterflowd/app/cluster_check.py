@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflowd.admin.ports import PayloadDecoder
 from waterflowd.app.config import Config, TemporalTable
+from waterflowd.fleet.registry import Registry
 from waterflowd.objects.opening import open_objects
 from waterflowd.ports import Objects
 from waterflowd.secrets import key_file
@@ -92,6 +93,22 @@ def check_cluster(config: Config) -> tuple[bool, list[str]]:
     if is_ready:
         lines.append("nothing is missing")
     return is_ready, lines
+
+
+def agents_on(config: Config) -> Registry:
+    """The agents of all daemons on the configured cluster.
+
+    Raises what `connection` raises, and `WaterflowError` when the cluster cannot be asked.
+    """
+    settings, keys, identity = connection(config)
+    from waterflowd.temporal import cluster, converter
+    from waterflowd.temporal.shared_streams import fleet
+
+    async def read() -> Registry:
+        client = await cluster.connect(settings, converter.data_converter(keys), identity)
+        return await fleet.read_registry(client)
+
+    return asyncio.run(read())
 
 
 async def _failure_of(objects: Objects) -> Retryable | None:

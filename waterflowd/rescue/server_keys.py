@@ -7,6 +7,7 @@ Rules of this file:
 - It is first recorded in the audit trail, then the file is replaced. A crash between the two leaves the old keys and a record
   of a key that was never used; a key that no record names cannot come into use.
 - Listing the keys only reads, so the daemon may be running.
+- Which agents have followed is known where agents are recorded: in the log, or on the Temporal cluster, which must answer.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import msgspec
 from waterflow_agent.clock import Clock, utc_time
 from waterflow_agent.errors import Rejected, Stalled
 from waterflowd.access.events import ActionTaken
-from waterflowd.app import audit
+from waterflowd.app import audit, cluster_check
 from waterflowd.app.bootstrap import UNIONS
 from waterflowd.app.config import Config
 from waterflowd.dispatch import keys
@@ -57,8 +58,13 @@ class KeyList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def listing(config: Config) -> KeyList:
-    """The keys of the data directory; a daemon may be running. Raises `Stalled` WF220, and WF311 for another directory."""
+    """The keys of the data directory; a daemon may be running.
+
+    Raises `Stalled` WF220, WF311 for another directory, and what `agents_on` raises about a cluster.
+    """
     data_dir = copying.data_directory(Path(config.data_dir))
+    if config.engine == "temporal":
+        return _list(_existing(data_dir), cluster_check.agents_on(config), Clock().wall_ms())
     environment = Environment(data_dir / layout.ENVIRONMENT_DIRECTORY, is_readonly=True)
     try:
         registry = Registry.of(record.event for record in read_stream(environment, Codec(UNIONS), FLEET))
@@ -76,11 +82,12 @@ def rotate(config: Config, accept_old_ms: int) -> KeyList:
     """
     with _opened(config) as (log, clock):
         data_dir = Path(config.data_dir)
+        registry = _registry(config, log)
         fresh = keys.fresh_pair(clock.now())
         pairs = _existing(data_dir).rotated(fresh, accept_old_ms)
         _record(log, fresh, "rotate-server-key", clock.now(), {"accept_old_for_s": accept_old_ms // 1_000})
         keys.replace_server_keys(data_dir, pairs)
-        return _list(pairs, Registry.of(record.event for record in log.read(FLEET)), clock.now())
+        return _list(pairs, registry, clock.now())
 
 
 def retire(config: Config, *, is_forced: bool) -> KeyList:
@@ -91,7 +98,7 @@ def retire(config: Config, *, is_forced: bool) -> KeyList:
     """
     with _opened(config) as (log, clock):
         data_dir = Path(config.data_dir)
-        pairs, registry = _existing(data_dir), Registry.of(record.event for record in log.read(FLEET))
+        pairs, registry = _existing(data_dir), _registry(config, log)
         behind = [entry.name for entry in agents_behind(registry, pairs.described()[0])]
         if behind and not is_forced and pairs.old(clock.now()):
             raise Rejected(
@@ -102,6 +109,13 @@ def retire(config: Config, *, is_forced: bool) -> KeyList:
         _record(log, pairs.current, "retire-server-keys", clock.now(), {"agents_on_old_key": behind})
         keys.replace_server_keys(data_dir, pairs.retired())
         return _list(pairs.retired(), registry, clock.now())
+
+
+def _registry(config: Config, log: LmdbLog) -> Registry:
+    """The agents: those of this log, or those of all daemons on the cluster."""
+    if config.engine == "temporal":
+        return cluster_check.agents_on(config)
+    return Registry.of(record.event for record in log.read(FLEET))
 
 
 def text_of(found: KeyList) -> Iterator[str]:

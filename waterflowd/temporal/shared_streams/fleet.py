@@ -24,16 +24,19 @@ from waterflow_agent.errors import Stalled
 from waterflowd import ports
 from waterflowd.access import events as access_events
 from waterflowd.access.tokens import TokenRegistry
+from waterflowd.fleet.registry import Registry
 from waterflowd.host.agents.enrollment import EnrollmentService, PendingAgent
 from waterflowd.host.agents.fleet_changes import FleetChanges
 from waterflowd.model.ids import AUDIT, FLEET, AgentId
 from waterflowd.rates import TokenBucket
+from waterflowd.temporal import facts
 from waterflowd.temporal.facts import FactCodec
 from waterflowd.temporal.shared_streams import fleet_snapshot
 from waterflowd.temporal.shared_streams.append_turns import AppendTurns
 from waterflowd.temporal.shared_streams.fleet_snapshot import AgentRequested, FleetStreamFact
 from waterflowd.temporal.shared_streams.subscriber import StreamSubscriber
 from waterflowd.temporal.shared_streams.writer import SharedStreamWriter
+from waterflowd.temporal.stream_reader import StreamReader
 
 #: After this time without news a daemon opens no new sessions.
 BLIND_S = 10.0
@@ -58,6 +61,21 @@ def append_turns() -> AppendTurns:
         return [stored[index] for index in fleet_snapshot.kept(found, now)]
 
     return AppendTurns(compact)
+
+
+async def read_registry(client: Client) -> Registry:
+    """All agents at the moment, for a program that is not a daemon; empty if no daemon has used the namespace yet.
+
+    Raises `Retryable` WF802, and `Stalled` WF401 for a fact of a newer release.
+    """
+    registry = Registry()
+    stored = await StreamReader(client).read(FLEET)
+    found = facts.parts(stored.facts if stored is not None else ())
+    for fact in (*found.snapshot, *found.later):
+        event = FACTS.unpack(FLEET, fact).event
+        if not isinstance(event, AgentRequested | access_events.TokenCreated | access_events.TokenRevoked):
+            registry.apply(event)
+    return registry
 
 
 class FleetStream:
@@ -164,11 +182,11 @@ class FleetStream:
         self.writer.keep(lambda: [fact])
 
 
-def shared_facts(facts: Iterable[Any]) -> list[access_events.TokenCreated | access_events.TokenRevoked]:
+def shared_facts(trail: Iterable[Any]) -> list[access_events.TokenCreated | access_events.TokenRevoked]:
     """Those facts of an audit trail that are about API tokens, and not about sessions of browsers."""
     found: list[access_events.TokenCreated | access_events.TokenRevoked] = []
     tokens: set[str] = set()
-    for fact in facts:
+    for fact in trail:
         if isinstance(fact, access_events.TokenCreated) and fact.parent is None:
             tokens.add(fact.token)
             found.append(fact)

@@ -497,6 +497,45 @@ async def test_a_missing_secret_denies_the_slot(namespace: Namespace) -> None:
         assert daemon.tasks(agent) == []
 
 
+async def test_a_run_says_which_secret_it_waits_for(namespace: Namespace) -> None:
+    """Before it has a server, and which one it waits for later: the reason is that of the source, and each is told once."""
+    steps = "[{run: x, env: {TOKEN: '${{ secrets.ONE }}'}}, {run: x, env: {TOKEN: '${{ secrets.TWO }}'}}]"
+    sealed = {"ONE", "TWO"}
+
+    def missing(request: lowering.SecretRequest) -> list[str]:
+        for name in filter(None, request.names.values()):
+            if name in sealed:
+                raise Retryable("WF626", f"waiting for secret {name}: Vault is sealed")
+        return []
+
+    async def waits(run: Run) -> list[str]:
+        found = [each.reason for each in await run.events() if isinstance(each, events.AttemptWaiting)]
+        return [cause.text for cause in found if cause.code is ReasonCode.SECRET_WAITING]
+
+    async def waiting(run: Run, count: int) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if len(await waits(run)) == count:
+                    return
+                await asyncio.sleep(0.1)
+
+    secrets = Secrets(read=lambda request, name: "value", missing=missing)
+    async with Cluster.running(namespace) as cluster, Daemon.running(cluster, secrets=secrets) as daemon:
+        agent = cluster.enroll("one", "web")
+        daemon.hello(agent)
+        run = await cluster.start(f"jobs: {{a: {{runs-on: web, steps: {steps}}}}}")
+        for number, name in enumerate(("ONE", "TWO"), 1):
+            await waiting(run, number)
+            assert daemon.tasks(agent) == []
+            sealed.remove(name)
+            daemon.gateway.secrets_read()
+            [task] = await daemon.offered(agent)
+            await daemon.finished(agent, task).arrives()
+            daemon.link.sent.clear()
+        assert (await run.result()).conclusion is Conclusion.SUCCESS
+        assert await waits(run) == [f"waiting for secret {name}: Vault is sealed" for name in ("ONE", "TWO")]
+
+
 async def test_groups_are_isolated(namespace: Namespace) -> None:
     """An agent of db gets nothing of web, though it has free slots and says that it holds the attempt already."""
     async with Cluster.running(namespace) as cluster, Daemon.running(cluster) as daemon:

@@ -20,6 +20,7 @@ import msgspec
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from waterflow_agent.attempts import AttemptId
 from waterflow_agent.wire.messages import Release
 from waterflowd import ports
 from waterflowd.engine import inputs
@@ -27,7 +28,7 @@ from waterflowd.fleet.placement import Placement, Server, SlotRequest
 from waterflowd.fleet.registry import Registry
 from waterflowd.model.codec import UnreadableError
 from waterflowd.model.ids import AgentId
-from waterflowd.model.reasons import ReasonCode, reason
+from waterflowd.model.reasons import Reason, ReasonCode, reason
 from waterflowd.model.statuses import Outcome
 from waterflowd.temporal import orders, received_orders
 from waterflowd.temporal.gateway import offers
@@ -38,6 +39,7 @@ from waterflowd.temporal.gateway.other_gateways import OtherGateways
 from waterflowd.temporal.gateway.secret_reader import SecretReader
 from waterflowd.temporal.gateway.sessions import Prepared, Session
 from waterflowd.temporal.gateway.slots import Slots
+from waterflowd.temporal.gateway.waits import Wait, WaitNotices
 from waterflowd.temporal.own_slots import LeaseTerms
 
 #: The interval of heartbeats while an activity waits.
@@ -68,6 +70,7 @@ class GatewayActivities:
         terms: LeaseTerms,
         secrets: SecretReader,
         offers: Offers,
+        notices: WaitNotices,
         others: OtherGateways,
     ) -> None:
         self._attempts = attempts
@@ -79,6 +82,7 @@ class GatewayActivities:
         self._terms = terms
         self._secrets = secrets
         self._offers = offers
+        self._notices = notices
         self._others = others
 
     @property
@@ -99,10 +103,10 @@ class GatewayActivities:
         order = received_orders.read(content, orders.SlotOrder)
         queue = orders.group_queue(order.group) if order.agent is None else orders.agent_queue(order.agent)
         received_orders.check_activity(order.attempt.run, orders.attempt_activity(orders.PLACE, order.attempt), queue)
-        async with _waiting():
-            obstacle = await self._secrets.obstacle(order.secrets)
+        name = order.attempt
+        async with _waiting(), self._notices.telling(name, lambda wait: self._cause(name, wait)):
+            obstacle = await self._secrets.obstacle(name, order.secrets)
             if obstacle is not None:
-                name = order.attempt
                 denied = inputs.SlotDenied(job=name.job, step=name.step, attempt=name.number, reason=obstacle)
                 return orders.INPUTS.pack(denied)
             request = SlotRequest(
@@ -115,6 +119,10 @@ class GatewayActivities:
                 later=frozenset(order.later),
             )
             return orders.INPUTS.pack(self._granted(request, await self._server(request, queue)))
+
+    def _cause(self, attempt: AttemptId, wait: Wait) -> Reason | None:
+        """What a request waits for. The turn has said that it waits for a server, so that is only told after something else."""
+        return self._secrets.delay(attempt) or (self._slots.reason(attempt) if wait.is_known else None)
 
     async def _server(self, request: SlotRequest, queue: str) -> Server:
         """Waits for a slot. A request for any server of a group goes back if others could grant it, and nothing here can."""

@@ -20,6 +20,7 @@ from waterflowd.temporal.gateway.queues import Queues
 from waterflowd.temporal.gateway.secret_reader import SecretReader, Secrets
 from waterflowd.temporal.gateway.server_lists import ChangedLists, ServerLists
 from waterflowd.temporal.gateway.slots import Slots
+from waterflowd.temporal.gateway.waits import WaitNotices
 from waterflowd.temporal.own_slots import LeaseTerms
 
 #: A gateway that has not reached Temporal for so long sends its agents to others.
@@ -64,6 +65,7 @@ class Gateway:
             confirm_s=confirm_s,
         )
         reader = SecretReader(secrets)
+        notices = WaitNotices(activity_client, told_after_s=started_after_s)
         activities = GatewayActivities(
             self.attempts,
             slots,
@@ -73,7 +75,8 @@ class Gateway:
             clock,
             terms=terms,
             secrets=reader,
-            offers=Offers(activity_client, slots, reader, told_after_s=started_after_s),
+            offers=Offers(activity_client, slots, reader, notices),
+            notices=notices,
             others=OtherGateways(client),
         )
         #: What this process carries out; its other workers tell it as well.

@@ -12,23 +12,24 @@ Rules of this file
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
+from waterflow_agent.attempts import AttemptId
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire.messages import Task, TaskId
 from waterflowd.engine import inputs
 from waterflowd.fleet.placement import SlotRequest
-from waterflowd.model.reasons import Reason, ReasonCode, reason
+from waterflowd.model.reasons import Reason
 from waterflowd.model.statuses import Outcome
 from waterflowd.temporal import orders
 from waterflowd.temporal.gateway.activity_client import ActivityClient, Lease, confirmed
 from waterflowd.temporal.gateway.secret_reader import SecretReader
 from waterflowd.temporal.gateway.sessions import Prepared, Session
 from waterflowd.temporal.gateway.slots import Slots
+from waterflowd.temporal.gateway.waits import Wait, WaitNotices
 
 logger = logging.getLogger("waterflow.gateway")
 
@@ -36,38 +37,27 @@ logger = logging.getLogger("waterflow.gateway")
 NOTE_AFTER_S = 1.0
 HEARTBEAT_S = 20.0
 
-_READING = reason(ReasonCode.SECRET_WAITING, "its secrets are being read")
 
-
-@dataclass
-class _Wait:
+@dataclass(kw_only=True)
+class _Wait(Wait):
     """An attempt that waits."""
 
     order: orders.TaskOrder
     progress: orders.AttemptProgress
     preparing: asyncio.Task[Task | Reason]
-    is_over: asyncio.Event = field(default_factory=asyncio.Event)
     is_noted: bool = False
     #: Its run has cancelled the activity, or no longer has it.
     is_unwanted: bool = False
-    is_known: bool = False
-
-    async def lasts(self, duration_s: float) -> bool:
-        """Whether it is not over after so long."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(duration_s):
-                await self.is_over.wait()
-        return not self.is_over.is_set()
 
 
 class Offers:
-    """See the module's docstring. `told_after_s` is how long an attempt waits until its run hears of it."""
+    """See the module's docstring."""
 
-    def __init__(self, activities: ActivityClient, slots: Slots, secrets: SecretReader, *, told_after_s: float) -> None:
+    def __init__(self, activities: ActivityClient, slots: Slots, secrets: SecretReader, notices: WaitNotices) -> None:
         self._activities = activities
         self._slots = slots
         self._secrets = secrets
-        self._told_after_s = told_after_s
+        self._notices = notices
 
     async def prepare(
         self, session: Session, order: orders.TaskOrder, stored: orders.AttemptProgress, *, was_offered: bool
@@ -83,10 +73,12 @@ class Offers:
         # "" if it was never offered.
         boot_id = (draft.boot_id if stored.boot_id is None else stored.boot_id) if was_offered else ""
         preparing = session.preparing[task] = asyncio.create_task(self._task(session, order, was_offered=was_offered))
-        wait = _Wait(order, stored if boot_id else msgspec.structs.replace(stored, boot_id=""), preparing)
+        progress = stored if boot_id else msgspec.structs.replace(stored, boot_id="")
+        wait = _Wait(order=order, progress=progress, preparing=preparing)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._note(session, wait), name=f"heartbeats of {task.attempt}")
-            group.create_task(self._tell(wait), name=f"wait of {task.attempt}")
+            telling = self._notices.tell(task.attempt, wait, lambda: self._cause(task.attempt))
+            group.create_task(telling, name=f"wait of {task.attempt}")
             offer = await self._prepared(session, task, wait)
         if not isinstance(offer, Task):
             return offer
@@ -116,10 +108,11 @@ class Offers:
 
     async def _task(self, session: Session, order: orders.TaskOrder, *, was_offered: bool) -> Task | Reason:
         task = order.draft.task
-        obstacle = None if was_offered else await self._secrets.obstacle(order.draft.secrets)
+        name = task.key.attempt
+        obstacle = None if was_offered else await self._secrets.obstacle(name, order.draft.secrets)
         if obstacle is not None:
             return obstacle
-        request = SlotRequest(attempt=task.key.attempt, group=task.group, node=task.node, agent=session.agent)
+        request = SlotRequest(attempt=name, group=task.group, node=task.node, agent=session.agent)
         server = await self._slots.take(request)
         return await self._secrets.fill(order.draft, server.instance)
 
@@ -147,24 +140,8 @@ class Offers:
                 wait.preparing.cancel()
                 return
 
-    async def _tell(self, wait: _Wait) -> None:
-        """Tells the run what the attempt waits for, if that takes long."""
-        name = wait.order.draft.task.key.attempt
-        delay_s, told = self._told_after_s, None
-        while await wait.lasts(delay_s):
-            delay_s = HEARTBEAT_S
-            cause: Reason = self._slots.reason(name) or _READING
-            if cause == told:
-                continue
-            pending = inputs.SlotPending(job=name.job, step=name.step, attempt=name.number, reason=cause)
-            content = orders.INPUTS.pack(pending)
-            wait.is_known = True
-            try:
-                await self._activities.signal(name.run, content)
-            except Retryable as error:
-                logger.warning("cannot tell the run that %s waits: %s", name, error)
-                continue
-            told = cause
+    def _cause(self, name: AttemptId) -> Reason | None:
+        return self._slots.reason(name) or self._secrets.delay(name)
 
 
 def refused(order: orders.TaskOrder, outcome: Outcome, cause: Reason, now: int) -> bytes:

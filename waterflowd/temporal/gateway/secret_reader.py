@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from waterflow_agent.attempts import AttemptId
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.wire.messages import Task
 from waterflowd.dispatch import lowering
@@ -29,18 +30,23 @@ class SecretReader:
     def __init__(self, secrets: Secrets) -> None:
         self._secrets = secrets
         self._has_changed = asyncio.Event()
+        self._delays: dict[AttemptId, Reason] = {}
+
+    def delay(self, attempt: AttemptId) -> Reason | None:
+        """Why the secrets of an attempt cannot be read yet; None if it does not wait for them."""
+        return self._delays.get(attempt)
 
     def changed(self) -> None:
         """A secret was read, or could not be read."""
         self._has_changed.set()
         self._has_changed = asyncio.Event()
 
-    async def obstacle(self, request: lowering.SecretRequest | None) -> Reason | None:
+    async def obstacle(self, attempt: AttemptId, request: lowering.SecretRequest | None) -> Reason | None:
         """Why the attempt's secrets prevent a slot for good; None when all have a value."""
         if request is None:
             return None
         try:
-            missing = await self._settled(lambda: self._secrets.missing(request))
+            missing = await self._settled(attempt, lambda: self._secrets.missing(request))
         except Rejected as error:
             return reason(ReasonCode.SECRET_UNREADABLE, str(error), error=error.code)
         if not missing:
@@ -50,13 +56,18 @@ class SecretReader:
 
     async def fill(self, draft: lowering.Draft, instance: str) -> Task:
         """The task of a draft for an instance of its agent, once its secrets are read."""
-        return await self._settled(lambda: lowering.fill(draft, instance, self._secrets.read))
+        attempt = draft.task.key.attempt
+        return await self._settled(attempt, lambda: lowering.fill(draft, instance, self._secrets.read))
 
-    async def _settled(self, call: Callable[[], Found]) -> Found:
+    async def _settled(self, attempt: AttemptId, call: Callable[[], Found]) -> Found:
         """What `call` returns once no secret is being read any longer."""
-        while True:
-            has_changed = self._has_changed
-            try:
-                return call()
-            except Retryable:
+        try:
+            while True:
+                has_changed = self._has_changed
+                try:
+                    return call()
+                except Retryable as error:
+                    self._delays[attempt] = reason(ReasonCode.SECRET_WAITING, error.text)
                 await has_changed.wait()
+        finally:
+            self._delays.pop(attempt, None)

@@ -78,9 +78,10 @@ class Client:
                 raise self._unreachable(error) from None
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; the next request opens new ones."""
         if self._http is not None:
             self._http.close()
+            self._http = None
 
     def get(self, path: str, /, **parameters: Any) -> Any:
         """Return the JSON at `path`; parameters that are None are left out."""

@@ -1,1 +1,1 @@
-"""The processes and the repository of `waterflowctl demo`."""
+"""The processes, the daemons and the repository of `waterflowctl demo`."""

@@ -1,7 +1,7 @@
-"""The processes of the demo: a daemon and its agents in one temporary directory.
+"""The processes of the demo: daemons and agents in one temporary directory.
 
 Rules of this file: each process gets its own session, so that only the demo receives Ctrl-C; it then stops the agents,
-their step runners, the daemon and the server that it uses, in this order. A process belongs to the demo if the demo started
+their step runners, the daemons and the server that these use, in this order. A process belongs to the demo if the demo started
 it, or if it is a Waterflow process in the demo's directory (step runners, or a daemon that the user restarted).
 """
 
@@ -20,8 +20,11 @@ from pathlib import Path
 
 from waterflowd.ctl.failures import RUN_FAILED, Failure
 
+#: The names of the daemons; the second one exists only on Temporal.
+DAEMONS = ("waterflowd", "waterflowd-2")
+TEMPORAL = "temporal"
 #: The processes that end last, in this order; all others are agents.
-SERVERS = (DAEMON, TEMPORAL) = ("waterflowd", "temporal")
+SERVERS = (*DAEMONS, TEMPORAL)
 #: How long to wait after SIGTERM and after SIGKILL; nothing may write to the directory afterwards.
 _END_S = 8.0
 _KILLED_S = 60.0
@@ -30,12 +33,12 @@ _MODULES = (b"waterflow_agent", b"waterflowd")
 
 
 def free_port(preferred: int = 0) -> int:
-    """Return a free port of the loopback interface: `preferred` if possible."""
-    for port in (preferred, 0):
+    """Return a free port of the loopback interface: `preferred` if possible. It is free at all of its addresses."""
+    for port, host in ((preferred, "127.0.0.1"), (0, "0.0.0.0")):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
+                probe.bind((host, port))
                 found: int = probe.getsockname()[1]
                 return found
     raise Failure(RUN_FAILED, "no free port on 127.0.0.1", "ip addr show lo")
@@ -67,6 +70,10 @@ class Processes:
             )
         self._started.append((name, process))
         return process
+
+    def pid(self, name: str) -> int:
+        """Return the process id of the newest process of that name."""
+        return next(process.pid for known, process in reversed(self._started) if known == name)
 
     def command(self, name: str, module: str) -> list[str]:
         """Return the command that starts the process of that name."""
@@ -114,13 +121,13 @@ class Processes:
         )
 
     def end(self) -> None:
-        """Stop everything: first the agents, then the step runners, then the daemon and what it uses."""
+        """Stop everything: first the agents, then the step runners, then the daemons and what they use."""
         last = [process for name, process in self._started if name in SERVERS]
         for name, process in reversed(self._started):
             if name not in SERVERS:
                 _end([process.pid], process)
         self._end_others(last)
-        # The daemon may have been started again after the agents, but it always ends before the server that it uses.
+        # A daemon may have been started again after the agents, but it always ends before the server that it uses.
         for name in SERVERS:
             for known, process in self._started:
                 if known == name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shlex
 import subprocess
 import sys
@@ -26,9 +27,13 @@ _CALL_S = 30
 
 
 class DevelopmentServer:
-    """A server that keeps its data in the demo's directory."""
+    """A server that keeps its data in the demo's directory; with what the daemons need beside it."""
 
     def __init__(self, folder: Path) -> None:
+        #: Seals what the server stores, for all daemons.
+        self.payload_keys = folder / "payload.keys"
+        #: The output of steps, for all daemons.
+        self.objects = folder / "objects"
         self.program = Path(sys.executable).with_name("temporal")
         if not self.program.exists():
             raise Failure(
@@ -48,6 +53,12 @@ class DevelopmentServer:
     def pages(self) -> str:
         """The URL of its web pages."""
         return f"http://127.0.0.1:{self._pages_port}"
+
+    def create_files(self) -> None:
+        """Creates what the daemons need."""
+        self.payload_keys.touch(0o600)
+        self.payload_keys.write_text(secrets.token_hex(32) + "\n", "utf-8")
+        self.objects.mkdir()
 
     def command(self) -> list[str]:
         """The command that starts it, with a namespace for Waterflow."""

@@ -13,6 +13,7 @@ from waterflow_agent.wire import messages
 from waterflowd.dsl.reporting.diagnostics import Compiled
 from waterflowd.engine import inputs
 from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId, StepId, StreamName
+from waterflowd.model.output_pieces import LineMark
 from waterflowd.model.records import (
     Batch,
     Checkout,
@@ -198,6 +199,14 @@ class OutputLogs(Protocol):
         """
         ...
 
+    async def line_marks(self, name: AttemptId) -> list[LineMark]:
+        """Where lines are: ascending offsets with the newline bytes before each, at most about 1 MiB apart.
+
+        The first one is offset 0, the last one the durable end. The first pieces that say what was left out have marks, too.
+        Does not read the log. Raises `Stalled` WF304 for damaged output.
+        """
+        ...
+
 
 class LocalOutputLogs(Protocol):
     """Output logs on the daemon's own disk, which are read at once."""
@@ -211,7 +220,11 @@ class LocalOutputLogs(Protocol):
         ...
 
     def read(self, name: AttemptId, offset: int, bytes_max: int) -> list[OutputPiece]:
-        """See `OutputLogs`."""
+        """See `OutputLogs`. Any thread may call it."""
+        ...
+
+    def line_marks(self, name: AttemptId) -> list[LineMark]:
+        """See `OutputLogs`. Any thread may call it: for a log whose index was lost, it reads the log."""
         ...
 
 

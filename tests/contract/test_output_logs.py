@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.integration.transfer.test_s3 import Bucket, bucket, moto
+from waterflow_agent.display import missing_line
 from waterflow_agent.testing import attempt_id
 from waterflowd.host.history import LogOutputs
 from waterflowd.model import ids
 from waterflowd.model.ids import AttemptId
+from waterflowd.model.output_pieces import LineMark
 from waterflowd.model.records import OutputAppend, OutputPiece
 from waterflowd.objects.opening import open_objects
 from waterflowd.objects.outputs import ObjectOutputLogs
@@ -215,6 +218,58 @@ async def test_appends_in_flight_keep_their_order(harness: OutputLogsHarness) ->
 
 async def _sizes(call: object) -> list[int]:
     return list(await call)  # type: ignore[misc]
+
+
+async def line_marks(harness: OutputLogsHarness) -> list[LineMark]:
+    """The marks of the log, checked against its bytes."""
+    marks = await harness.outputs.line_marks(name())
+    whole = await harness.text()
+    assert [mark.lines for mark in marks] == [whole[: mark.offset].count(b"\n") for mark in marks]
+    offsets = [mark.offset for mark in marks]
+    assert (offsets[0], offsets[-1]) == (0, len(whole))
+    assert offsets == sorted(offsets)
+    assert all(after - before <= 1 << 20 for before, after in itertools.pairwise(offsets))
+    return marks
+
+
+async def test_marks_say_where_lines_are(harness: OutputLogsHarness) -> None:
+    """Whatever the size of the log, of its lines and of its pieces, also after a restart and after repetitions."""
+    assert await harness.outputs.line_marks(name()) == [LineMark(0, 0)]
+    size = 0
+    for printed in (
+        b"a\n",
+        b"b",
+        b"\n\n",
+        b"no end",
+        b"\n" * 10,
+        *[b"%0999d\n" % 7 * 100] * 7,
+        b"x" * 300_000,
+        b"\nend",
+    ):
+        assert await add(harness, piece(size, printed), piece(size, printed)) == size + len(printed)
+        size += len(printed)
+        if size < 2_000:
+            await line_marks(harness)
+    before = await line_marks(harness)
+    harness.reopen()
+    assert await line_marks(harness) == before
+    await add(harness, piece(size - 3, b"end\nmore\n"))
+    assert (await line_marks(harness))[-1] == LineMark(size + 6, before[-1].lines + 2)
+
+
+async def test_marks_say_what_was_left_out(harness: OutputLogsHarness) -> None:
+    """Only the piece that the agent or the daemon has put there counts, not what a step prints itself."""
+    left_out = missing_line(123)
+    await add(harness, piece(0, b"one\ntwo"), piece(7, left_out, stream=2), piece(7 + len(left_out), b"three\n"))
+    await add(harness, piece(13 + len(left_out), left_out, stream=1))
+    size = await add(harness, piece(13 + 2 * len(left_out), b"z" * LARGE))
+    await add(harness, piece(size, missing_line(9, "the output quota of the repository is used up"), stream=3))
+    for _ in range(2):
+        marks = [mark for mark in await line_marks(harness) if mark.left_out_bytes]
+        assert [(mark.left_out_line, mark.left_out_bytes) for mark in marks] == [(3, 123), (8, 9)]
+        lines = (await harness.text()).split(b"\n")
+        assert [b"bytes of output were dropped" in lines[mark.left_out_line - 1] for mark in marks] == [True, True]
+        harness.reopen()
 
 
 async def test_everything_is_readable_after_reopening(harness: OutputLogsHarness) -> None:

@@ -14,6 +14,7 @@ from waterflowd import ports
 from waterflowd.host.feed import Feed
 from waterflowd.host.run_index import RunIndex
 from waterflowd.model.ids import AttemptId, RunId, StreamName
+from waterflowd.model.output_pieces import LineMark
 from waterflowd.model.records import OutputAppend, OutputPiece, Record, RunCounts, RunFilter, RunSummary
 from waterflowd.time_slices import TimeSlices, Work
 
@@ -23,6 +24,8 @@ _RECORDS = 64
 _SEARCHES = 20
 #: How long output is collected before it is written, in s: more flushes would delay events.
 COLLECT_S = 0.025
+#: Output that is read on the event loop: a millisecond.
+_READ_HERE_BYTES = 256 << 10
 
 
 class LogHistory:
@@ -133,7 +136,7 @@ class LogHistory:
 
 
 class LogOutputs:
-    """Implements `ports.OutputLogs` over the daemon's own output logs. A reader asks for little at a time."""
+    """Implements `ports.OutputLogs` over the daemon's own output logs. Large reads are done in a thread."""
 
     def __init__(self, logs: ports.LocalOutputLogs) -> None:
         self._logs = logs
@@ -153,4 +156,10 @@ class LogOutputs:
 
     async def read(self, name: AttemptId, offset: int, bytes_max: int) -> list[OutputPiece]:
         """See the port."""
+        if bytes_max > _READ_HERE_BYTES:
+            return await asyncio.to_thread(self._logs.read, name, offset, bytes_max)
         return self._logs.read(name, offset, bytes_max)
+
+    async def line_marks(self, name: AttemptId) -> list[LineMark]:
+        """See the port."""
+        return await asyncio.to_thread(self._logs.line_marks, name)

@@ -1,4 +1,5 @@
-"""Output logs as objects: each append of a log is one object, `output/<run>/<job and step>/<attempt>/<offset>-<end>`.
+"""Output logs as objects: each append of a log is one object,
+`output/<run>/<job and step>/<attempt>/<offset>-<end>-<newline bytes>-<pieces that say what was left out>`.
 
 Rules of this file:
 
@@ -24,7 +25,7 @@ import msgspec
 
 from waterflow_agent.errors import Stalled
 from waterflowd.model.ids import AttemptId
-from waterflowd.model.output_pieces import new_pieces
+from waterflowd.model.output_pieces import LineMark, left_out_bytes, line_marks_of, new_pieces
 from waterflowd.model.records import OutputAppend, OutputPiece
 from waterflowd.ports import Objects
 
@@ -59,10 +60,13 @@ class _Part(NamedTuple):
 
     offset: int
     end: int
+    #: Newline bytes, and pieces that say what was left out.
+    lines: int
+    left_out: int
 
     @property
     def name(self) -> str:
-        return f"{self.offset:0{_NUMBER_DIGITS}x}-{self.end:0{_NUMBER_DIGITS}x}"
+        return f"{self.offset:0{_NUMBER_DIGITS}x}-{self.end:0{_NUMBER_DIGITS}x}-{self.lines:x}-{self.left_out:x}"
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -120,6 +124,18 @@ class ObjectOutputLogs:
             begin = part.end
         return found
 
+    async def line_marks(self, name: AttemptId) -> list[LineMark]:
+        """See `ports.OutputLogs`. The names of the objects say it, except where two of them have some of the same bytes."""
+        marks = [LineMark(0, 0)]
+        for part in await self._parts(name):
+            begin = marks.pop()
+            if part.offset == begin.offset and not part.left_out:
+                marks += [begin, LineMark(part.end, begin.lines + part.lines)]
+                continue
+            pieces = new_pieces(await self._pieces(name, part), begin.offset)
+            marks += [mark._replace(lines=begin.lines + mark.lines) for mark in line_marks_of(pieces)]
+        return marks
+
     async def _append(self, appends: Sequence[OutputAppend], by_log: dict[AttemptId, list[int]]) -> list[int]:
         sizes = [0] * len(appends)
 
@@ -150,7 +166,7 @@ class ObjectOutputLogs:
                 end = _end(found, end)
                 ends.append(end)
             if fresh:
-                await self._store(name, _Part(begin, end), fresh)
+                await self._store(name, _part_of(begin, end, fresh), fresh)
             _keep(self._ends, name, end, ENDS_MAX)
             return ends
 
@@ -221,10 +237,15 @@ def _end(pieces: Sequence[OutputPiece], end: int) -> int:
     return max(end, pieces[-1].offset + len(pieces[-1].data)) if pieces else end
 
 
+def _part_of(begin: int, end: int, pieces: Sequence[OutputPiece]) -> _Part:
+    lines = sum(piece.data.count(b"\n") for piece in pieces)
+    return _Part(begin, end, lines, sum(left_out_bytes(piece.stream, piece.data) > 0 for piece in pieces))
+
+
 def _part(name: str) -> _Part:
-    offset, _, end = name.partition("-")
     try:
-        return _Part(int(offset, 16), int(end, 16))
+        offset, end, lines, left_out = (int(number, 16) for number in name.split("-"))
+        return _Part(offset, end, lines, left_out)
     except ValueError:
         raise Stalled("WF304", f"{name!r} among the objects of an output log was not written by Waterflow") from None
 

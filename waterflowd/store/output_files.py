@@ -9,8 +9,9 @@ Rules of this file:
 - The end is the flushed size. A new write starts there and overwrites what a failed one left, so no partial frame ever
   remains in the middle. A new file's name is flushed too.
 - After a crash the tail may be torn or empty: whole frames are kept, the rest is truncated. None of it was acknowledged.
-- Beside each file, `.index` has the position of a frame every 256 KiB, so that neither recovery nor a read in the middle
-  scans the whole file. It is a hint and never flushed: an entry counts only if it points to a frame of that offset.
+- Beside each file, `.index` has an entry every 256 KiB, so that neither recovery nor a read in the middle scans the whole file:
+  the position of a frame, and how many newline bytes are before it. A frame that says how much output was left out has an
+  entry, too. It is a hint and never flushed: an entry counts only if it is whole and points to a frame of that offset.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from urllib.parse import quote, unquote
 
 from waterflow_agent.errors import Stalled
 from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId, is_run_id
+from waterflowd.model.output_pieces import LineMark, left_out_bytes
 from waterflowd.model.records import OutputPiece
 from waterflowd.store import directory
 
@@ -43,8 +45,11 @@ _HEADER = struct.Struct(">8sQI")
 _FRAME = struct.Struct(">QQBII")
 _CRC = struct.Struct(">I")
 _FRAME_BYTES = _FRAME.size + _CRC.size
-_ENTRY = struct.Struct(">QQ")
+_ENTRY = struct.Struct(">QQQQ")
+_ENTRY_BYTES = _ENTRY.size + _CRC.size
 _BLOCK_BYTES = 1 << 20
+#: Entries about output that was left out; an agent leaves out one part of a log, or one for each time its disk is full.
+LEFT_OUT_MAX = 100
 
 
 class _Frame(NamedTuple):
@@ -62,30 +67,76 @@ class _Frame(NamedTuple):
         return self.file_position + _FRAME_BYTES + self.length
 
 
+class _Entry(NamedTuple):
+    """A frame in the index: its offset and position, and the newline bytes between the begin of the file and it."""
+
+    offset: int
+    file_position: int
+    lines: int
+    #: How much output was left out here, as the frame itself says, in bytes.
+    left_out_bytes: int = 0
+
+    def pack(self) -> bytes:
+        packed = _ENTRY.pack(*self)
+        return packed + _CRC.pack(zlib.crc32(packed))
+
+
+class _Index:
+    """The index of a file, which grows with the frames that are added at its end."""
+
+    def __init__(self) -> None:
+        self.entries: list[_Entry] = []
+        #: Newline bytes in all frames.
+        self.lines = 0
+        self._left_out = 0
+
+    def add(self, offset: int, position: int, stream: int, printed: bytes) -> None:
+        """The next frame."""
+        left_out = left_out_bytes(stream, printed) if self._left_out < LEFT_OUT_MAX else 0
+        if left_out or not self.entries or position - self.entries[-1].file_position >= INDEX_EVERY_BYTES:
+            self.load(_Entry(offset, position, self.lines, left_out))
+        self.lines += printed.count(b"\n")
+
+    def load(self, entry: _Entry) -> None:
+        """The next entry."""
+        self.entries.append(entry)
+        self.lines = entry.lines
+        self._left_out += entry.left_out_bytes > 0
+
+    def drop_from(self, position: int, lines: int) -> None:
+        """Forgets the frames from a position on, before which there are so many newline bytes."""
+        while self.entries and self.entries[-1].file_position >= position:
+            self._left_out -= self.entries.pop().left_out_bytes > 0
+        self.lines = lines
+
+
 class OutputFile:
     """One file. Only the output thread writes it; any thread may read it."""
 
-    def __init__(self, path: Path, *, base: int, end: int, index: list[tuple[int, int]], size_bytes: int) -> None:
+    def __init__(self, path: Path, *, base: int, end: int, index: _Index, size_bytes: int) -> None:
         self.path = path
         #: Offset of the log at which the file begins.
         self.base = base
-        #: Durable end of the log, as an offset.
-        self.end = end
-        #: Offset and file position of some frames, ascending.
+        #: Durable end of the log, with the newline bytes of the file; one object, because other threads read it.
+        self._durable = LineMark(end, index.lines)
         self._index = index
         #: Durable size of the file, and the number of entries in the index file.
         self._size_bytes = size_bytes
-        self._indexed = len(index)
+        self._indexed = len(index.entries)
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._pending_end = end
+
+    @property
+    def end(self) -> int:
+        """Durable end of the log, as an offset."""
+        return self._durable.offset
 
     def add(self, pieces: Sequence[OutputPiece]) -> None:
         """Buffers pieces that continue the log; `write` and `sync` make them durable."""
         for piece in pieces:
             position = self._size_bytes + self._pending_bytes
-            if not self._index or position - self._index[-1][1] >= INDEX_EVERY_BYTES:
-                self._index.append((piece.offset, position))
+            self._index.add(piece.offset, position, piece.stream, piece.data)
             header = _FRAME.pack(piece.offset, piece.at, piece.stream, len(piece.data), zlib.crc32(piece.data))
             self._pending += (header, _CRC.pack(zlib.crc32(header)), piece.data)
             self._pending_bytes += _FRAME_BYTES + len(piece.data)
@@ -106,36 +157,34 @@ class OutputFile:
         with _opened(self.path, os.O_WRONLY) as file:
             os.fdatasync(file)
         self._size_bytes += self._pending_bytes
-        self.end = self._pending_end
+        self._durable = LineMark(self._pending_end, self._index.lines)
         self._forget_pending()
-        if len(self._index) > self._indexed:
+        entries = self._index.entries
+        if len(entries) > self._indexed:
             with (
                 contextlib.suppress(OSError),
                 _opened(_index_path(self.path), os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file,
             ):
-                os.write(file, b"".join(_ENTRY.pack(*entry) for entry in self._index[self._indexed :]))
-            self._indexed = len(self._index)
+                os.write(file, b"".join(entry.pack() for entry in entries[self._indexed :]))
+            self._indexed = len(entries)
 
     def drop(self) -> None:
         """Discards what was added since the last `sync` and frees its space."""
-        while self._index and self._index[-1][1] >= self._size_bytes:
-            self._index.pop()
+        self._index.drop_from(self._size_bytes, self._durable.lines)
         self._forget_pending()
         with contextlib.suppress(OSError):
             os.truncate(self.path, self._size_bytes)
 
     def read(self, offset: int, bytes_max: int, *, end: int) -> list[OutputPiece]:
         """Pieces from the one that contains `offset` up to the offset `end`. Raises `Stalled` WF304 for a damaged one."""
-        known = bisect.bisect_right(self._index, (offset, 1 << 62)) - 1
-        position = self._index[max(known, 0)][1] if self._index else self._size_bytes
+        entries = self._index.entries
+        known = bisect.bisect_right(entries, offset, key=_offset_of) - 1
+        position = entries[max(known, 0)].file_position if entries else self._size_bytes
         pieces: list[OutputPiece] = []
         with _opened(self.path, os.O_RDONLY) as file:
-            for frame in _frames(file, position, self._size_bytes):
+            for frame, printed in _contents(file, position, self._size_bytes, offset, bytes_max):
                 if frame.offset >= end or (bytes_max <= 0 and pieces):
                     break
-                if frame.offset + frame.length <= offset:
-                    continue
-                printed = os.pread(file, frame.length, frame.file_position + _FRAME_BYTES)
                 if zlib.crc32(printed) != frame.crc:
                     raise self._damaged(frame.offset)
                 pieces.append(OutputPiece(offset=frame.offset, at=frame.at, stream=frame.stream, data=printed))
@@ -143,6 +192,13 @@ class OutputFile:
         if not pieces and offset < end:
             raise self._damaged(offset)
         return pieces
+
+    def line_marks(self) -> list[LineMark]:
+        """Durable offsets, with the newline bytes of the file before each. Any thread may call it."""
+        end = self._durable
+        entries = list(self._index.entries)
+        known = bisect.bisect_left(entries, end.offset, key=_offset_of)
+        return [*(LineMark(found.offset, found.lines, found.left_out_bytes) for found in entries[:known]), end]
 
     def _damaged(self, offset: int) -> Stalled:
         return Stalled("WF304", f"the output log {self.path} is damaged at offset {offset}; the rest cannot be shown")
@@ -172,7 +228,7 @@ class OutputFiles:
             os.pwrite(file, _pack_header(base), 0)
         _index_path(path).unlink(missing_ok=True)
         self._unsynced_names.add(path)
-        return OutputFile(path, base=base, end=base, index=[], size_bytes=_HEADER.size)
+        return OutputFile(path, base=base, end=base, index=_Index(), size_bytes=_HEADER.size)
 
     def sync(self, file: OutputFile) -> None:
         """Makes what was written to the file durable, and its name if it is new."""
@@ -232,7 +288,7 @@ def measure(path: Path) -> Measured | None:
     """Reads a whole file and checks every frame up to the first damaged one; None for a file without a valid header."""
     with _opened(path, os.O_RDONLY) as file:
         base = _unpack_header(os.pread(file, _HEADER.size, 0))
-        return None if base is None else Measured(base, *_find_end(file, base, []))
+        return None if base is None else Measured(base, *_find_end(file, base, _Index()))
 
 
 def files_in(path: Path) -> Iterator[Path]:
@@ -308,40 +364,67 @@ def _frames(file: int, position: int, end: int) -> Iterator[_Frame]:
         position = frame.next_position
 
 
-def _find_end(file: int, base: int, index: list[tuple[int, int]]) -> tuple[int, int]:
+def _contents(file: int, position: int, end: int, offset: int, bytes_max: int) -> Iterator[tuple[_Frame, bytes]]:
+    """The frames from the one that contains `offset`, with their unchecked bytes; begins to look at a frame's position.
+
+    Small frames are read many at a time: a call for each costs more than everything else.
+    """
+    block = b""
+    block_position = position
+    for frame in _frames(file, position, end):
+        if frame.offset + frame.length <= offset:
+            continue
+        begin = frame.file_position + _FRAME_BYTES
+        if begin < block_position or begin + frame.length > block_position + len(block):
+            size = max(frame.length, min(bytes_max + bytes_max // 4 + _FRAME_BYTES, _BLOCK_BYTES))
+            block, block_position = os.pread(file, size, begin), begin
+        yield frame, block[begin - block_position : begin - block_position + frame.length]
+
+
+def _find_end(file: int, base: int, index: _Index) -> tuple[int, int]:
     """Offset and position after the last whole frame; continues after the index, checks the bytes, completes the index."""
-    offset, position = index[-1] if index else (base, _HEADER.size)
-    for frame in _frames(file, position, os.fstat(file).st_size):
-        if (
-            frame.offset != offset
-            or zlib.crc32(os.pread(file, frame.length, frame.file_position + _FRAME_BYTES)) != frame.crc
-        ):
+    offset, position = index.entries[-1][:2] if index.entries else (base, _HEADER.size)
+    is_known = bool(index.entries)
+    for frame, printed in _contents(file, position, os.fstat(file).st_size, 0, _BLOCK_BYTES):
+        if frame.offset != offset or zlib.crc32(printed) != frame.crc:
             break
-        if not index or frame.file_position - index[-1][1] >= INDEX_EVERY_BYTES:
-            index.append((frame.offset, frame.file_position))
+        if is_known:
+            index.lines += printed.count(b"\n")
+            is_known = False
+        else:
+            index.add(frame.offset, frame.file_position, frame.stream, printed)
         offset, position = frame.offset + frame.length, frame.next_position
+    index.drop_from(position, index.lines)
     return offset, position
 
 
-def _read_index(path: Path, file: int) -> list[tuple[int, int]]:
-    """The entries of the index up to the first that does not point to a frame."""
+def _offset_of(entry: _Entry) -> int:
+    return entry.offset
+
+
+def _read_index(path: Path, file: int) -> _Index:
+    """The entries of the index up to the first that is damaged or does not point to a frame."""
+    index = _Index()
     try:
         packed = _index_path(path).read_bytes()
     except FileNotFoundError:
-        return []
+        return index
     size = os.fstat(file).st_size
-    index: list[tuple[int, int]] = []
-    for offset, position in _ENTRY.iter_unpack(packed[: len(packed) // _ENTRY.size * _ENTRY.size]):
-        if position > size or (index and position <= index[-1][1]):
+    for begin in range(0, len(packed) // _ENTRY_BYTES * _ENTRY_BYTES, _ENTRY_BYTES):
+        end = begin + _ENTRY.size
+        entry = _Entry(*_ENTRY.unpack_from(packed, begin))
+        if zlib.crc32(packed[begin:end]) != _CRC.unpack_from(packed, end)[0]:
             break
-        frame = _frame(os.pread(file, _FRAME_BYTES, position), position)
-        if frame is None or frame.offset != offset:
+        if entry.file_position > size or (index.entries and entry.file_position <= index.entries[-1].file_position):
             break
-        index.append((offset, position))
+        frame = _frame(os.pread(file, _FRAME_BYTES, entry.file_position), entry.file_position)
+        if frame is None or frame.offset != entry.offset:
+            break
+        index.load(entry)
     return index
 
 
-def _write_index(path: Path, index: list[tuple[int, int]]) -> None:
+def _write_index(path: Path, index: _Index) -> None:
     """Replaces the index, if there is space for it."""
     with contextlib.suppress(OSError):
-        _index_path(path).write_bytes(b"".join(_ENTRY.pack(*entry) for entry in index))
+        _index_path(path).write_bytes(b"".join(entry.pack() for entry in index.entries))

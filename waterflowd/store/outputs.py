@@ -30,7 +30,7 @@ import lmdb
 
 from waterflow_agent.errors import Stalled, WaterflowError
 from waterflowd.model.ids import AttemptId
-from waterflowd.model.output_pieces import new_pieces
+from waterflowd.model.output_pieces import LineMark, line_marks_of, new_pieces
 from waterflowd.model.records import OutputAppend, OutputPiece
 from waterflowd.store import health, layout
 from waterflowd.store.environment import Environment
@@ -136,6 +136,17 @@ class LmdbOutputLogs:
             except OSError as problem:
                 raise Stalled("WF304", f"the output log {tail.file.path} cannot be read: {problem}") from problem
         return pieces
+
+    def line_marks(self, name: AttemptId) -> list[LineMark]:
+        """See `ports.LocalOutputLogs`."""
+        self._latch.check()
+        tail = self._tail(name)
+        end = tail.size if tail.file is None else tail.file.base
+        marks = line_marks_of(self._rows(name, 0, end, end=end) if end else ())
+        if tail.file is None:
+            return marks
+        before = marks.pop()
+        return marks + [mark._replace(lines=before.lines + mark.lines) for mark in tail.file.line_marks()]
 
     def close(self) -> None:
         """Writes what is queued and ends the thread. Call it before the writer is closed."""

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Sequence
 
 from waterflow_agent.errors import WaterflowError
 from waterflowd.model.ids import AttemptId
+from waterflowd.model.output_pieces import LineMark, line_marks_of
 from waterflowd.model.records import OutputAppend, OutputPiece
 from waterflowd.testing.awaiting import Immediate
 
@@ -60,3 +61,11 @@ class MemoryOutputLogs:
                 found.append(piece)
                 bytes_max -= len(piece.data)
         return found
+
+    def line_marks(self, name: AttemptId) -> list[LineMark]:
+        """See `ports.LocalOutputLogs`. There is a mark for every piece."""
+        marks = [LineMark(0, 0)]
+        for piece in self._logs.get(name, ()):
+            lines = marks.pop().lines
+            marks += [mark._replace(lines=lines + mark.lines) for mark in line_marks_of([piece])]
+        return marks

@@ -95,6 +95,14 @@ def find_job(run: Run, name: str) -> Job:
     raise _missing("job", name, (job.id for job in run.scope.jobs.values()))
 
 
+def find_step(job: Job, name: str) -> Step | None:
+    """The step with this id; None for one of the file that does not exist yet. `Rejected` 404 for none."""
+    found = job.steps_by_id.get(StepId(name))
+    if found is None and (job.steps_by_id or all(name != step.id for step in job.plan.steps)):
+        raise _missing("step", name, _steps(job))
+    return found
+
+
 def split_part(run: Run, text: str) -> tuple[str, str | None]:
     """Job and step of `JOB[/STEP]`. Both may contain slashes, so the longest existing job wins. `Rejected` 404."""
     end = len(text)

@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -124,6 +125,74 @@ async def test_rows_and_outlines_of_runs_are_sent_as_they_change() -> None:
             assert seq == whole["seq"]
             assert nodes == {node["place"]: node for node in whole["nodes"]}
         assert harness.feed._watchers == [], "a reader that has left costs nothing"
+
+
+class Output:
+    """What a page was sent of the output of some attempts, by topic."""
+
+    def __init__(self) -> None:
+        self.text: dict[str, str] = {}
+        self.complete: set[str] = set()
+        self._ends: dict[str, int] = {}
+
+    async def read(self, reader: Reader, until_text: str | None = None) -> None:
+        """Reads until both topics have this text, or are complete."""
+        while len([text for text in self.text.values() if until_text and until_text in text] or self.complete) < 2:
+            for name, content in await reader.next():
+                if name == "block":
+                    self._add(content["topic"], content)
+
+    def _add(self, topic: str, content: Any) -> None:
+        for block in content["blocks"]:
+            assert block["offset"] == self._ends.get(topic, block["offset"])
+            self.text[topic] = self.text.get(topic, "") + block["text"]
+            self._ends[topic] = block["offset"] + block["bytes"]
+        if content["is_complete"]:
+            self.complete.add(topic)
+
+
+async def test_output_is_sent_as_blocks_without_a_seam() -> None:
+    """What a page has fetched and what it is sent then are one sequence of bytes; the last piece says so."""
+    async with ApiHarness() as harness, _client(harness) as client:
+        harness.connect("web-1", "web")
+        run = await _start(harness, "hold")
+        [held] = await harness.held()
+        lines = "".join(f"line {number}\n" for number in range(1, 30_001))
+        await harness.fleet.print(held, f"{lines}open".encode())
+        page = (await client.get(f"/v1/runs/{run}/output", params={"job": "a", "step": "1", "tail": 3})).json()
+        assert "".join(block["text"] for block in page["blocks"]) == "line 29999\nline 30000\nopen"
+        last, whole = f"output:{run}/a/1/1", f"output:{run.lower()}/a/1/1"
+        party = "\N{PARTY POPPER}"
+        async with _follow(harness, f"{last}@{page['lines']},{whole}") as reader:
+            output = Output()
+            await output.read(reader, "open")
+            await harness.fleet.print(held, b"ed " + party.encode()[:-2])
+            await output.read(reader, "opened ")
+            await harness.fleet.print(held, party.encode()[-2:] + b"\nerror\n", stream=2)
+            await output.read(reader, "error")
+            harness.fleet.release(held)
+            await output.read(reader)
+        assert output.text == {last: f"opened {party}\nerror\n", whole: f"{lines}opened {party}\nerror\n"}
+        names = [task.get_name() for task in asyncio.all_tasks()]
+        assert "live: output" not in names, "a reader that has left costs nothing"
+
+
+async def test_output_that_does_not_exist_yet_is_followed_from_its_first_line() -> None:
+    """Names are percent-encoded, and an attempt that has not been queued is no error: its output is sent when it comes."""
+    job = "jobs:\n  a:\n    runs-on: web\n    strategy: {matrix: {n: ['1, 2']}}\n"
+    async with ApiHarness() as harness, _client(harness) as client:
+        harness.connect("web-1", "web")
+        workflow = f"{job}    steps:\n      - run: hold\n      - run: print hi\n"
+        run = (await client.post("/v1/runs", json={"yaml": workflow})).json()["id"]
+        [held] = await harness.held()
+        name = quote(held.attempt.job, safe="")
+        assert name != held.attempt.job
+        async with _follow(harness, f"output:{run}/{name}/2/1@1") as reader:
+            await reader.next()
+            harness.fleet.release(held)
+            found = await reader.until_event("block", is_complete=True)
+            blocks = [block for name, content in found if name == "block" for block in content["blocks"]]
+            assert "".join(block["text"] for block in blocks) == "hi\n"
 
 
 async def test_changes_are_gathered_and_only_the_newest_state_is_sent() -> None:

@@ -9,13 +9,13 @@ from fastapi import APIRouter, Query, Request, Response
 from waterflow_agent.errors import Rejected
 from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.streaming import streams
-from waterflowd.api.streaming.live import Live, parse_topics
+from waterflowd.api.streaming.live import TOPICS, Live, parse_topics
 
 router = APIRouter(tags=["system"])
 
 TopicList = Annotated[
     str,
-    Query(max_length=4_000, description="Comma-separated: overview, runs, agents, repositories, run:ID, run:ID@SEQ."),
+    Query(max_length=16_000, description=f"Comma-separated: {TOPICS}."),
 ]
 After = Annotated[str | None, Query(max_length=30, description="The id of the last piece that was received.")]
 

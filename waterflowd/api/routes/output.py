@@ -57,7 +57,7 @@ async def read_output_lines(
         attempt=log.attempt.number,
         lines=total,
         bytes=marks[-1].offset,
-        is_complete=await is_complete(services, log, marks[-1]),
+        is_complete=await is_complete(services, log.name, log.attempt, marks[-1].offset),
         left_out=left_out_of(marks),
         blocks=blocks,
     )

@@ -9,7 +9,6 @@ from waterflowd.api.runs.run_lookup import find_job, find_step, read_run
 from waterflowd.api.services import Services
 from waterflowd.engine.state.blocks import Attempt
 from waterflowd.model.ids import AttemptId, RunId
-from waterflowd.model.output_pieces import LineMark
 from waterflowd.model.records import CUT_STREAM
 
 
@@ -36,11 +35,11 @@ async def find_log(services: Services, run: RunId, job: str, step: str, number: 
     return AttemptLog(AttemptId(run, owner.id, found.id, attempt.number), attempt)
 
 
-async def is_complete(services: Services, log: AttemptLog, end: LineMark) -> bool:
-    """Whether nothing more will be added to the log that ended there after the attempt was read."""
-    if log.attempt.finished_at is None:
+async def is_complete(services: Services, name: AttemptId, attempt: Attempt, size: int) -> bool:
+    """Whether nothing more will be added to the log, which had so many bytes after the attempt was read."""
+    if attempt.finished_at is None:
         return False
-    if end.offset >= log.attempt.output_bytes:
+    if size >= attempt.output_bytes:
         return True
-    last = await services.outputs.read(log.name, end.offset - 1, 1) if end.offset else []
+    last = await services.outputs.read(name, size - 1, 1) if size else []
     return bool(last) and last[-1].stream == CUT_STREAM

@@ -10,6 +10,7 @@ from waterflowd.api.schemas.agents import AgentSchema
 from waterflowd.api.schemas.outlines import OutlineSchema
 from waterflowd.api.schemas.repositories import RepositorySchema
 from waterflowd.api.schemas.runs import RunSummarySchema
+from waterflowd.api.streaming.output_blocks import OutputBlock
 
 ListName = Literal["runs", "agents", "repositories"]
 
@@ -34,6 +35,17 @@ class RunChangesSchema(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     after: int
     outline: OutlineSchema
+
+
+class OutputBlocksSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """`event: block`: what is new in the output of an attempt; `topic` is named as in the request, without its line.
+
+    With `is_complete` it is the last one.
+    """
+
+    topic: str
+    blocks: list[OutputBlock]
+    is_complete: bool
 
 
 class OverviewSchema(msgspec.Struct, frozen=True, kw_only=True):

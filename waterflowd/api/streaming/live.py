@@ -9,6 +9,7 @@ Rules of this file:
 - The id of a piece is a sequence of the log: everything up to it was sent. A reader that comes back with it is sent what has
   changed since, without a gap. Beyond `CATCH_UP_MAX` events, or with more than `CHANGED_MAX` changed runs at once, it gets
   `lag` and fetches its lists anew.
+- Output of attempts is sent as blocks from the line that the reader names (live_output.py).
 - Agents and repositories also change without an event, so a reader of these compares them once a second.
 - A stream ends when the daemon stops, and within 15 seconds after its token does.
 """
@@ -22,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from waterflow_agent.errors import Rejected
+from waterflow_agent.errors import Rejected, WaterflowError
 from waterflowd.access.roles import Principal
 from waterflowd.admin.ports import AgentRow, RepositoryRow
 from waterflowd.api.runs.outlines import Outlines
@@ -39,6 +40,7 @@ from waterflowd.api.schemas.outlines import outline_schema
 from waterflowd.api.schemas.repositories import RepositorySchema
 from waterflowd.api.schemas.runs import RunSummarySchema
 from waterflowd.api.services import Services
+from waterflowd.api.streaming.live_output import OutputSubscriber, OutputTopic, parse_output_topic
 from waterflowd.api.streaming.streams import HEARTBEAT_S, Place, parse_position
 from waterflowd.model.ids import RunId, StreamName, is_run_id, run_stream
 from waterflowd.ports import Feed
@@ -59,7 +61,8 @@ _OPEN_RUNS_MAX = 2_000
 _PAGE = 64
 _OPENING = b"retry: 1000\n\n"
 _HEARTBEAT = b": still here\n\n"
-_KNOWN = "overview, runs, agents, repositories, run:ID, run:ID@SEQ"
+#: All topics, for people.
+TOPICS = "overview, runs, agents, repositories, run:ID, run:ID@SEQ, output:ID/JOB/STEP/N@LINE"
 _encoder = msgspec.json.Encoder()
 
 
@@ -72,14 +75,16 @@ class Topics(msgspec.Struct, frozen=True, kw_only=True):
     repositories: bool = False
     #: Outlines of single runs, with the event up to which the reader knows each.
     outlines: dict[RunId, int] = {}
+    outputs: list[OutputTopic] = []
 
 
 def parse_topics(text: str) -> Topics:
     """The topics of a comma-separated list; `Rejected` 400 for an unknown one."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not 0 < len(words) <= TOPICS_MAX:
-        raise Rejected("WF605", f"topics must be 1 to {TOPICS_MAX} of {_KNOWN}", where="topics")
+        raise Rejected("WF605", f"topics must be 1 to {TOPICS_MAX} of {TOPICS}", where="topics")
     outlines: dict[RunId, int] = {}
+    outputs: list[OutputTopic] = []
     lists: set[str] = set()
     for word in words:
         kind, colon, rest = word.partition(":")
@@ -88,11 +93,13 @@ def parse_topics(text: str) -> Topics:
             if not is_run_id(run):
                 raise Rejected("WF605", "topics: run:ID needs the whole id of a run", where="topics")
             outlines[RunId(run)] = parse_position(seq) if at else 0
+        elif kind == "output" and colon:
+            outputs.append(parse_output_topic(rest))
         elif word in {"overview", "runs", "agents", "repositories"}:
             lists.add(word)
         else:
-            raise Rejected("WF605", f"topics: unknown topic; the topics are {_KNOWN}", where="topics")
-    return Topics(outlines=outlines, **dict.fromkeys(lists, True))
+            raise Rejected("WF605", f"topics: unknown topic; the topics are {TOPICS}", where="topics")
+    return Topics(outlines=outlines, outputs=outputs, **dict.fromkeys(lists, True))
 
 
 class _Reader:
@@ -163,6 +170,7 @@ class Live:
         stop = asyncio.create_task(place.streams.stopping.wait(), name="live: stop")
         looks = _Looks(self._services, topics)
         known = dict(topics.outlines)
+        subscribers = [OutputSubscriber(self._services, topic, reader.wake) for topic in topics.outputs]
         try:
             yield _OPENING
             seq = feed.published_seq
@@ -184,6 +192,7 @@ class Live:
                         frames.append(await self._row(run))
                     if run in known:
                         frames.append(await self._outline(run, known))
+                frames += [await _new_output(subscriber) for subscriber in subscribers]
                 frames += await looks.look(loop.time(), has_changed=bool(changed) or is_behind)
                 if any(frames):
                     sent_at = loop.time()
@@ -200,7 +209,7 @@ class Live:
         finally:
             feed.unwatch(reader.note)
             stop.cancel()
-            await asyncio.gather(stop, return_exceptions=True)
+            await asyncio.gather(stop, *(subscriber.close() for subscriber in subscribers), return_exceptions=True)
 
     async def _row(self, run: RunId) -> bytes:
         row = await self._services.history.run(run)
@@ -300,6 +309,15 @@ def _without_times(row: Any) -> Any:
     if isinstance(row, AgentRow):
         return msgspec.structs.replace(row, seen_at=None)
     return msgspec.structs.replace(row, fetched_at=None)
+
+
+async def _new_output(subscriber: OutputSubscriber) -> bytes:
+    """What is new in the output of one attempt; `lag` if it cannot be read: a request for it gets the error."""
+    try:
+        found = await subscriber.take()
+    except WaterflowError:
+        return _event("lag", LagSchema(topic=subscriber.topic.text))
+    return _event("block", found) if found is not None else b""
 
 
 async def _catch_up(feed: Feed, reader: _Reader, after: int, seq: int) -> None:

@@ -34,6 +34,7 @@ from waterflowd.api.routes import (
 from waterflowd.api.runs.outlines import Outlines
 from waterflowd.api.services import Services
 from waterflowd.api.streaming.live import Live
+from waterflowd.api.streaming.output_search import OutputSearch
 from waterflowd.api.streaming.streams import Streams
 from waterflowd.api.web_pages import WebPages
 
@@ -98,6 +99,7 @@ def _build(services: Services, streams: Streams, wrong: WrongSecrets) -> FastAPI
     app.state.streams = streams
     app.state.wrong_secrets = wrong
     app.state.outlines = Outlines(services.history)
+    app.state.output_search = OutputSearch(services.outputs)
     app.state.live = Live(services, app.state.outlines)
     app.state.signature_failures = webhooks.SignatureFailures()
     app.state.payload_readers = payloads.RecentReaders()

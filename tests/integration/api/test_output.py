@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -110,3 +111,50 @@ async def test_output_that_is_not_there() -> None:
         ):
             answer = await client.get(url, params=params)
             assert (answer.status_code, text in answer.text) == (status, True), params
+
+
+async def test_output_is_searched() -> None:
+    """Each line that matches, then how much was searched; by default in any case."""
+    async with ApiHarness() as harness, _client(harness) as client:
+        harness.connect("web-1", "web")
+        run = await _start(client, TWICE)
+        await harness.completed(run)
+
+        async def search(**params: Any) -> list[Any]:
+            answer = await client.get(f"/v1/runs/{run}/output/search", params={"job": "a", **params})
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson")
+            return [json.loads(line) for line in answer.text.splitlines()]
+
+        end = {"scanned": 14, "hits": 1, "is_complete": True, "more": False}
+        assert await search(step="twice", q="W") == [{"line": 2, "column": 1, "text": "two"}, end]
+        assert await search(step="twice", q="W", case=True) == [end | {"hits": 0}]
+        assert await search(step="twice", q="wo", word=True) == [end | {"hits": 0}]
+        assert await search(step="twice", q="o", line=2) == [
+            {"line": 2, "column": 2, "text": "two"},
+            end | {"scanned": 10},
+        ]
+        assert (await search(step="twice", q="o", limit=1, attempt=1))[-1] == end | {"more": True}
+        assert await search(step="later", q="o") == [end | {"scanned": 0, "hits": 0}]
+        for params in ({"q": ""}, {"q": "a\nb"}, {"q": "x" * 1_001}, {"q": "x", "limit": "10001"}, {}):
+            query = {"job": "a", "step": "twice", **params}
+            assert (await client.get(f"/v1/runs/{run}/output/search", params=query)).status_code == 400, params
+
+
+async def test_searches_of_one_client_are_limited() -> None:
+    """Beyond the limit the answer is a 429 that says why; a place is free again when its search has ended."""
+    async with ApiHarness() as harness, _client(harness) as client:
+        harness.connect("web-1", "web")
+        run = await _start(client, TWICE)
+        await harness.completed(run)
+        searches = harness.api.pools.tcp.searches
+        for _ in range(4):
+            searches.take("127.0.0.1")
+        params = {"job": "a", "step": "twice", "q": "o"}
+        refused = await client.get(f"/v1/runs/{run}/output/search", params=params)
+        assert (refused.status_code, refused.json()["code"]) == (429, "WF609")
+        assert "you have 4 open searches of output, which is the limit" in refused.json()["detail"]
+        searches.release("127.0.0.1")
+        for _ in range(3):
+            assert (await client.get(f"/v1/runs/{run}/output/search", params=params)).status_code == 200
+        assert searches.count == 3
+        assert harness.api.pools.tcp.streams.count == 0

@@ -31,6 +31,9 @@ class Limits:
     #: Open streams; each costs a task or two. A dashboard needs one or two of them.
     streams: int = 256
     streams_per_client: int = 32
+    #: Searches of output, each of which is a stream, too; one thread works on all of them in turn.
+    searches: int = 16
+    searches_per_client: int = 4
 
 
 TCP = Limits(connections=512, connections_per_source=256)
@@ -75,6 +78,7 @@ class Pool:
         self.share = LoopShare()
         self.requests = Quota("requests", limits.requests, limits.requests_per_client)
         self.streams = Quota("streams", limits.streams, limits.streams_per_client)
+        self.searches = Quota("searches of output", limits.searches, limits.searches_per_client)
 
 
 @dataclass(slots=True)
@@ -95,17 +99,30 @@ class Admission:
         self.meter = meter
         pool.requests.take(client)
         self._quota: Quota | None = pool.requests
+        self._is_search = False
 
     def becomes_stream(self) -> None:
         """Changes to a stream; raises `Rejected` 429 when there is no place for another one."""
         if self._quota is self._pool.streams:
             return
         self._pool.streams.take(self.client)
-        self.release()
+        self._release_place()
         self._quota = self._pool.streams
+
+    def becomes_search(self) -> None:
+        """Changes to a stream that searches output; raises `Rejected` 429 when there is no place for another one."""
+        self._pool.searches.take(self.client)
+        self._is_search = True
+        self.becomes_stream()
 
     def release(self) -> None:
         """Frees the place. Idempotent."""
+        if self._is_search:
+            self._is_search = False
+            self._pool.searches.release(self.client)
+        self._release_place()
+
+    def _release_place(self) -> None:
         quota, self._quota = self._quota, None
         if quota is not None:
             quota.release(self.client)

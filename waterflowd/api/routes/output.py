@@ -1,18 +1,23 @@
-"""The output of one attempt: by line, wherever it is in the log."""
+"""The output of one attempt: by line, wherever it is in the log, and searched."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncGenerator
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from waterflow_agent.errors import Rejected
 from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.responses import json_response, returns
-from waterflowd.api.runs.attempt_logs import find_log, is_complete
+from waterflowd.api.runs.attempt_logs import AttemptLog, find_log, is_complete
 from waterflowd.api.runs.run_lookup import resolve
 from waterflowd.api.schemas.output import OutputPageSchema, left_out_of
+from waterflowd.api.streaming import output_search, streams
 from waterflowd.api.streaming.output_pages import count_lines, read_lines
+from waterflowd.api.streaming.output_search import HITS_MAX, QUERY_MAX, OutputSearch, SearchProgress
 
 router = APIRouter(tags=["runs"])
 
@@ -23,6 +28,10 @@ OfStep = Annotated[str, Query(max_length=4_000, description="Id of the step.")]
 OfAttempt = Annotated[int | None, Query(ge=1, le=1 << 31, description="Number of the attempt; by default the newest.")]
 FirstLine = Annotated[int | None, Query(ge=1, le=1 << 53, description="Number of a line, from 1.")]
 LineCount = Annotated[int, Query(ge=1, le=LINES_MAX, description="Maximum number of lines.")]
+SearchText = Annotated[
+    str, Query(alias="q", min_length=1, max_length=QUERY_MAX, description="The text to search for, on one line.")
+]
+HitLimit = Annotated[int, Query(alias="limit", ge=1, le=HITS_MAX, description="Maximum number of lines that match.")]
 Tail = Annotated[int | None, Query(ge=1, le=LINES_MAX, description="The last lines, instead of `line` and `lines`.")]
 
 
@@ -62,3 +71,55 @@ async def read_output_lines(
         blocks=blocks,
     )
     return json_response(page)
+
+
+class SearchOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What to search for, and from which line on."""
+
+    query: output_search.Query
+    line: int
+    hits_max: int
+
+
+async def _search_options(
+    text: SearchText, line: FirstLine = None, case: bool = False, word: bool = False, limit: HitLimit = HITS_MAX
+) -> SearchOptions:
+    if "\n" in text:
+        raise Rejected("WF605", "q must be on one line: a match is within a line", where="q")
+    query = output_search.Query(text, is_case_sensitive=case, is_whole_word=word)
+    return SearchOptions(query=query, line=line or 1, hits_max=limit)
+
+
+@router.get(
+    "/v1/runs/{run_id}/output/search", response_class=Response, responses={200: {"content": {streams.NDJSON: {}}}}
+)
+async def search_output(
+    request: Request,
+    services: Ports,
+    _: Viewer,
+    run_id: str,
+    job: OfJob,
+    step: OfStep,
+    options: Annotated[SearchOptions, Depends(_search_options)],
+    attempt: OfAttempt = None,
+) -> Response:
+    """The lines of the output of one attempt that contain a text, as they are found, one JSON object per line.
+
+    Plain text, by default in any case; `case` compares the case, and `word` finds whole words only.
+    """
+    log = await find_log(services, await resolve(services, run_id), job, step, attempt)
+    opened = streams.admit_search(request)
+    search: OutputSearch = request.app.state.output_search
+    content = _found(search, log, options)
+    return streams.Stream(opened, content, streams.NDJSON, is_live=False)
+
+
+async def _found(search: OutputSearch, log: AttemptLog | None, options: SearchOptions) -> AsyncGenerator[bytes, None]:
+    if log is None:
+        nothing = SearchProgress(scanned=0, hits=0, is_complete=True, more=False)
+        yield streams.ndjson_frame("", nothing)
+        return
+    source = search.search(log.name, options.query, options.line, options.hits_max)
+    async with contextlib.aclosing(source) as parts:
+        async for items in parts:
+            yield b"".join(streams.ndjson_frame("", item) for item in items)

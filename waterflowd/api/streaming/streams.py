@@ -142,6 +142,13 @@ def admit(request: Request) -> Place:
     return Place(request.app.state.streams, admission.meter)
 
 
+def admit_search(request: Request) -> Place:
+    """The same for a search of output, of which a client may have fewer."""
+    admission: Admission = getattr(request.state, ADMISSION)
+    admission.becomes_search()
+    return Place(request.app.state.streams, admission.meter)
+
+
 def last_event_id(request: Request) -> str | None:
     """The last item that the client received before it reconnected."""
     return request.headers.get("last-event-id") or None

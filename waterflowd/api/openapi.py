@@ -30,6 +30,7 @@ _DESCRIPTIONS = {
     408: "The body did not arrive in time.",
     409: "The name is ambiguous, or the request conflicts with the current state.",
     413: "The body is too large.",
+    416: "The range begins behind the end.",
     415: "The content type is not supported here.",
     422: "The workflow or its inputs are not valid.",
     429: "Too many requests, streams or tokens.",

@@ -158,3 +158,54 @@ async def test_searches_of_one_client_are_limited() -> None:
             assert (await client.get(f"/v1/runs/{run}/output/search", params=params)).status_code == 200
         assert searches.count == 3
         assert harness.api.pools.tcp.streams.count == 0
+
+
+async def test_raw_output_is_a_file() -> None:
+    """The bytes as they were printed, or a range of them, with a name for the file."""
+    async with ApiHarness() as harness, _client(harness) as client:
+        harness.connect("web-1", "web")
+        run = await _start(client, "name: 'a \"b\" ü'\n" + TWICE)
+        await harness.completed(run)
+        url = f"/v1/runs/{run}/output/raw"
+        whole = await client.get(url, params={"job": "a", "step": "twice"})
+        assert (whole.status_code, whole.content) == (200, b"one\ntwo\nthree\n")
+        assert whole.headers["content-type"].startswith("text/plain")
+        assert whole.headers["content-disposition"] == 'attachment; filename="a_b-1-a-twice-2.log"'
+        assert (whole.headers["accept-ranges"], whole.headers["content-length"]) == ("bytes", "14")
+        for asked, content, shown in (
+            ("bytes=4-6", b"two", "bytes 4-6/14"),
+            ("bytes=8-", b"three\n", "bytes 8-13/14"),
+            ("bytes=-6", b"three\n", "bytes 8-13/14"),
+            ("bytes=0-99", b"one\ntwo\nthree\n", "bytes 0-13/14"),
+        ):
+            part = await client.get(url, params={"job": "a", "step": "twice"}, headers={"Range": asked})
+            assert (part.status_code, part.content, part.headers["content-range"]) == (206, content, shown)
+        for asked in ("bytes=0-1,3-4", "lines=1-2", "bytes=-"):
+            part = await client.get(url, params={"job": "a", "step": "twice"}, headers={"Range": asked})
+            assert (part.status_code, len(part.content)) == (200, 14), asked
+        behind = await client.get(url, params={"job": "a", "step": "twice"}, headers={"Range": "bytes=14-"})
+        assert (behind.status_code, "14 bytes" in behind.text) == (416, True)
+        empty = await client.get(url, params={"job": "a", "step": "later"})
+        assert (empty.status_code, empty.content) == (200, b"")
+        assert (await client.get(url, params={"step": "twice"})).status_code == 400
+        assert (await client.get(url, params={"job": "b"})).status_code == 404
+
+
+async def test_raw_output_of_a_job_has_headings() -> None:
+    """One after the other, each beginning on a line of its own."""
+    workflow = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n      - run: print two\n"
+    async with ApiHarness() as harness, _client(harness) as client:
+        harness.connect("web-1", "web")
+        run = await _start(client, workflow)
+        [held] = await harness.held()
+        await harness.fleet.print(held, b"no end")
+        harness.fleet.release(held)
+        await harness.completed(run)
+        expected = (
+            "==> a/1, Run hold, attempt 1, web-1, success <==\nno end\n\n"
+            "==> a/2, Run print two, attempt 1, web-1, success <==\ntwo\n"
+        )
+        for params in ({"job": "a"}, {}):
+            answer = await client.get(f"/v1/runs/{run}/output/raw", params=params)
+            assert (answer.status_code, answer.text) == (200, expected)
+            assert "content-range" not in answer.headers

@@ -1,9 +1,9 @@
-"""The output of one attempt: by line, wherever it is in the log, and searched."""
+"""The output of one attempt: by line, wherever it is in the log, searched, and as it was printed."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from typing import Annotated
 
 import msgspec
@@ -13,15 +13,17 @@ from waterflow_agent.errors import Rejected
 from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.responses import json_response, returns
 from waterflowd.api.runs.attempt_logs import AttemptLog, find_log, is_complete
-from waterflowd.api.runs.run_lookup import resolve
+from waterflowd.api.runs.run_lookup import Part, check_names, read_run, resolve
 from waterflowd.api.schemas.output import OutputPageSchema, left_out_of
-from waterflowd.api.streaming import output_search, streams
+from waterflowd.api.streaming import output_search, raw_output, streams
 from waterflowd.api.streaming.output_pages import count_lines, read_lines
 from waterflowd.api.streaming.output_search import HITS_MAX, QUERY_MAX, OutputSearch, SearchProgress
+from waterflowd.model.ids import AttemptId, AttemptNo, JobId, StepId
 
 router = APIRouter(tags=["runs"])
 
 LINES_MAX = 10_000
+_PLAIN = "text/plain"
 
 OfJob = Annotated[str, Query(max_length=4_000, description="Id of the job.")]
 OfStep = Annotated[str, Query(max_length=4_000, description="Id of the step.")]
@@ -123,3 +125,52 @@ async def _found(search: OutputSearch, log: AttemptLog | None, options: SearchOp
     async with contextlib.aclosing(source) as parts:
         async for items in parts:
             yield b"".join(streams.ndjson_frame("", item) for item in items)
+
+
+@router.get(
+    "/v1/runs/{run_id}/output/raw",
+    response_class=Response,
+    responses={200: {"content": {_PLAIN: {}}}, 206: {"content": {_PLAIN: {}}}, 416: {}},
+)
+async def raw_output_of(
+    request: Request,
+    services: Ports,
+    _: Viewer,
+    run_id: str,
+    job: Part = None,
+    step: Part = None,
+    attempt: OfAttempt = None,
+) -> Response:
+    """Output as it was printed, as a file: of one attempt, of which `Range` selects a part, or without `step` of a whole job.
+
+    Without `job`, of the whole run. The output of several attempts has a heading for each.
+    """
+    run = await resolve(services, run_id)
+    found = await read_run(services, run)
+    named = [found.plan.name, str(found.number), *filter(None, (job, step))]
+    if step is None:
+        check_names(found, job, None)
+        content = raw_output.read_sections(services.outputs, raw_output.sections_of(found, job))
+        return _file(streams.admit(request), content, named)
+    if job is None:
+        raise Rejected("WF605", "step needs a job", where="job")
+    log = await find_log(services, run, job, step, attempt)
+    size = await services.outputs.size(log.name) if log is not None else 0
+    selected = raw_output.parse_range(request.headers.get("range"), size)
+    begin, end = selected or (0, size)
+    opened = streams.admit(request)
+    name = log.name if log is not None else AttemptId(run, JobId(job), StepId(step), AttemptNo(1))
+    named.append(str(name.number))
+    response = _file(opened, raw_output.read_bytes(services.outputs, name, raw_output.ByteRange(begin, end)), named)
+    response.headers["accept-ranges"] = "bytes"
+    response.headers["content-length"] = str(end - begin)
+    if selected is not None:
+        response.status_code = 206
+        response.headers["content-range"] = f"bytes {begin}-{end - 1}/{size}"
+    return response
+
+
+def _file(place: streams.Place, content: AsyncGenerator[bytes, None], named: Iterable[str]) -> Response:
+    response = streams.Stream(place, content, _PLAIN, is_live=False)
+    response.headers["content-disposition"] = f'attachment; filename="{raw_output.file_name(named)}"'
+    return response

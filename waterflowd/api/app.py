@@ -30,6 +30,7 @@ from waterflowd.api.routes import (
     tokens,
     validation,
     webhooks,
+    why,
 )
 from waterflowd.api.runs.outlines import Outlines
 from waterflowd.api.services import Services
@@ -49,6 +50,7 @@ ROUTERS = [
     runs.router,
     run_parts.router,
     output.router,
+    why.router,
     outlines.router,
     approvals.router,
     reruns.router,

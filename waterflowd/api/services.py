@@ -89,6 +89,8 @@ class Services:
     audit_admin: AuditAdmin = field(default_factory=_SealedTrail)
     #: Roles on the unix socket.
     peers: PeerRoles = field(default_factory=PeerRoles)
+    #: How long a server may be away until its steps are lost, in ms.
+    lost_after_ms: int = 600_000
     #: Requests per second of one principal, or of one address without one; 0 for no limit.
     requests_per_s: int = 200
     #: Whether requests on TCP need no token.

@@ -287,6 +287,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         version=waterflowd.__version__,
         started_at=clock.now(),
         peers=PeerRoles.of(config.api.socket_role, config.api.socket_users),
+        lost_after_ms=config.agents.lost_after_ms,
         requests_per_s=config.api.requests_per_second,
         is_open=config.api.open,
         listen=config.api.listen or None,

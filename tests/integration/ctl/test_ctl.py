@@ -130,6 +130,9 @@ def test_why_and_show_give_reasons(server: Server, files: dict[str, str]) -> Non
     assert result.exit_code == 0
     assert "a/break: failure: " in result.output
     assert "b: skipped: " in result.output
+    chain = server.ctl("why", "failing", "b").output.splitlines()
+    assert [line.partition(": ")[0] for line in chain] == ["b", "a", "a/break", "next"]
+    assert chain[-1].endswith(" a/break")
     displayed = server.ctl("show", "failing").output
     assert displayed.splitlines()[0].split()[1:3] == ["failing", "#1"]
     early = server.ctl("show", "failing", "--at", "1").output

@@ -69,11 +69,19 @@ def _rights(trigger: dict[str, Any]) -> list[str]:
 
 @click.command()
 @click.argument("run")
+@click.argument("part", required=False, metavar="[JOB[/STEP]]")
 @json_option
 @click.pass_context
-def why(context: click.Context, run: str, as_json: bool) -> None:
-    """Explain why a run is waiting, or why it failed."""
-    found = find_run(client_of(context), run)
+def why(context: click.Context, run: str, part: str | None, as_json: bool) -> None:
+    """Explain why a run is waiting, or why it failed.
+
+    With a part, explain what it waits for, down to what must happen first.
+    """
+    client = client_of(context)
+    found = find_run(client, run)
+    if part is not None:
+        _print_chain(client.get(run_path(found["id"], "/why"), place=part)["chain"], as_json=as_json)
+        return
     reasons = list(run_parts.reasons(found))
     if as_json:
         print_json_list({"part": part, "state": state, "text": text} for part, state, text in reasons)
@@ -87,3 +95,16 @@ def why(context: click.Context, run: str, as_json: bool) -> None:
         click.echo(line)
     if found["conclusion"] not in (None, "success", "skipped"):
         click.echo(f"next: waterflowctl logs {found['id']}")
+
+
+def _print_chain(links: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        print_json_list(links)
+        return
+    for link in links:
+        until = f" (until {time_text(link['until'])})" if link["until"] else ""
+        click.echo(
+            f"{escape_for_display(link['place'] or 'run')}: {link['state']}: {escape_for_display(link['text'])}{until}"
+        )
+    if links and links[-1]["next"]:
+        click.echo(f"next: {escape_for_display(links[-1]['next'])}")

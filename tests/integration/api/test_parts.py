@@ -380,10 +380,31 @@ async def test_a_rerun_can_begin_in_the_middle_of_a_job(harness: ApiHarness, cli
     assert (prepare["reused"], prepare["attempts"], len(put["attempts"])) == (True, [], 1)
 
 
+async def test_a_rerun_can_begin_at_an_instant(harness: ApiHarness, client: httpx.AsyncClient) -> None:
+    """What had succeeded after that event is reused: the more, the later it is; the dry run says the same as the run."""
+    first = await done(harness, client, FLAKY)
+    reused: list[list[str]] = []
+    for seq in range(1, first["seq"] + 1):
+        dry = await client.post(f"/v1/runs/{first['id']}/rerun", json={"after": seq, "dry_run": True})
+        assert dry.status_code == 200
+        if not reused or dry.json()["reused"] != reused[-1]:
+            reused.append(dry.json()["reused"])
+    assert reused == [[], ["build"], ["build", "deploy/prepare"]]
+    again = (await client.post(f"/v1/runs/{first['id']}/rerun", json={"after": first["seq"]})).json()
+    assert (again["reused"], again["will_run"]) == (reused[-1], ["deploy"])
+    await harness.completed(again["id"])
+    build, deploy = (await show(client, again["id"]))["jobs"]
+    assert (build["reused"], deploy["steps"][0]["reused"], len(deploy["steps"][1]["attempts"])) == (True, True, 1)
+    late = await client.post(f"/v1/runs/{first['id']}/rerun", json={"after": first["seq"] + 1})
+    assert (late.status_code, f"between 1 and {first['seq']}" in late.json()["detail"]) == (404, True)
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
         ({"failed": True, "from": "deploy"}, 400),
+        ({"failed": True, "after": 3}, 400),
+        ({"after": 0}, 400),
         ({"from": "nope"}, 400),
         ({"servers": ["odd"]}, 400),
         ({"servers": ["failed"]}, 400),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from waterflow_agent.errors import Rejected
+from waterflowd.engine.fold.evolve import fold
 from waterflowd.engine.rules import rerun
 from waterflowd.model.ids import RunId
 from waterflowd.model.reasons import ReasonCode
@@ -39,3 +43,32 @@ def test_dependants_of_a_repeated_part_are_repeated() -> None:
     reused = rerun.select(scenario.run, scenario.plan, rerun.RerunRequest(is_failed=True)).reused
     assert reused is not None
     assert list(reused.jobs) == ["d"]
+
+
+AT_WORK = (
+    "jobs:\n  a: {runs-on: web, steps: [{run: work}]}\n"
+    "  b: {needs: a, runs-on: web, steps: [{run: work}, {id: two, run: work}, {run: work}]}\n"
+    "  c: {needs: b, runs-on: web, steps: [{run: work}]}\n"
+)
+
+
+def test_a_rerun_from_an_instant_reuses_what_had_succeeded_by_then() -> None:
+    """At every event of a run: whole jobs, and of the job at work the steps before the first that had not succeeded."""
+    scenario = Scenario(AT_WORK)
+    scenario.play("connect web-1 web\nstart\nfinish a/1\nfinish b/1\nfinish b/two failure")
+    known: list[tuple[list[str], list[str]]] = []
+    for seq in range(1, len(scenario.history) + 1):
+        past = fold(scenario.run.id, scenario.plan, scenario.history[:seq])
+        found = rerun.select_after(past, past.plan)
+        assert found.reused is not None
+        if (found.reused_names, found.rerun_names) not in known:
+            known.append((found.reused_names, found.rerun_names))
+    assert known == [([], ["a", "b", "c"]), (["a"], ["b", "c"]), (["a", "b/1"], ["b", "c"])]
+
+
+def test_a_rerun_from_an_instant_at_which_everything_had_succeeded_is_refused() -> None:
+    """There would be nothing to do; the message says so."""
+    scenario = Scenario("jobs: {a: {runs-on: web, steps: [{run: work}]}}")
+    scenario.play("connect web-1 web\nstart\nfinish a/1")
+    with pytest.raises(Rejected, match="had succeeded after event"):
+        rerun.select_after(scenario.run, scenario.plan)

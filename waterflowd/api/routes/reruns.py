@@ -2,7 +2,8 @@
 
 Rules of this file: the engine decides what is reused (engine/rules/rerun.py). The new run has the plan, inputs, given `vars`,
 ref and event of the earlier one. Its trigger is `rerun`, its author is the author of the request, and it names the earlier run.
-With `at`, the file of another revision runs, if this daemon knows it.
+With `at`, the file of another revision runs, if this daemon knows it. With `after`, what had succeeded after that event is
+reused.
 """
 
 from __future__ import annotations
@@ -43,14 +44,19 @@ async def rerun_run(request: Request, services: Ports, principal: Runner, run_id
     """Run a completed run again, completely or in part. With `dry_run`, only show what is reused and what would run."""
     earlier = await resolve(services, run_id)
     body = await read_json(request, RerunBody)
-    if sum((body.failed, body.start is not None, bool(body.servers))) > 1:
-        raise Rejected("WF605", "`failed`, `from` and `servers` exclude each other; use only one of them", where="from")
+    if sum((body.failed, body.start is not None, bool(body.servers), body.after is not None)) > 1:
+        text = "`failed`, `from`, `servers` and `after` exclude each other; use only one of them"
+        raise Rejected("WF605", text, where="from")
     run = await read_run(services, earlier)
+    past = await _run_after(services, run, body.after) if body.after is not None else None
     start_request = await _request(services, run, body)
     plan = run.plan if start_request.revision == run.revision else plans.decode(start_request.plan)
     check_plan(principal, plan)
     wish = rerun.RerunRequest(is_failed=body.failed, start=body.start, servers=tuple(body.servers))
-    selection = rerun.select(run, plan, wish)
+    if past is None:
+        selection = rerun.select(run, plan, wish)
+    else:
+        selection = rerun.select_after(past, past.plan if plan is run.plan else plan)
     if body.dry_run:
         services.access.check_plan(start_request.repository, accesses.of_plan(plan))
         return json_response(RerunSchema.of(None, run, plan, start_request.revision, selection))
@@ -75,6 +81,15 @@ async def rerun_run(request: Request, services: Ports, principal: Runner, run_id
     await services.audit.action(principal, "rerun-run", earlier, run=row.id, reused=len(selection.reused_names))
     content = RerunSchema.of(row, run, plan, start_request.revision, selection)
     return json_response(content, 201, {"Location": run_url(row.id)})
+
+
+async def _run_after(services: Services, run: Run, after: int) -> Run:
+    """The run as it was after an event."""
+    rerun.check_completed(run)
+    if after > run.seq:
+        text = f"`after` must be between 1 and {run.seq}, the last event of run {run.id}"
+        raise Rejected("WF604", text, where="after", status=404)
+    return await read_run(services, run.id, after)
 
 
 async def _check_same(services: Services, row: RunSummary, earlier: RunId, reused: Reused | None) -> None:

@@ -304,16 +304,17 @@ class DecisionBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RerunBody(msgspec.Struct, forbid_unknown_fields=True):
-    """Which parts run again. Without `failed`, `from` and `servers`, all of them do.
+    """Which parts run again. Without `failed`, `from`, `servers` and `after`, all of them do.
 
     `failed` selects what did not succeed and everything after it; `from` is `JOB`, `JOB/STEP`, or a step that only one job has.
-    `servers` selects servers of jobs on each server by how they ended. `at` is the revision whose file runs. With `dry_run`
-    nothing starts.
+    `servers` selects servers of jobs on each server by how they ended. `after` is an event of the run: what had succeeded by
+    then is reused. `at` is the revision whose file runs. With `dry_run` nothing starts.
     """
 
     failed: bool = False
     start: _PartName | None = msgspec.field(name="from", default=None)
     servers: Annotated[list[_ServerChoice], msgspec.Meta(max_length=2)] = []
+    after: Annotated[int, msgspec.Meta(ge=1, le=1 << 62)] | None = None
     at: Annotated[str, msgspec.Meta(min_length=4, max_length=64)] | None = None
     dry_run: bool = False
 

@@ -25,6 +25,7 @@ _NAMES_MAX = 12
 @click.option("--failed", is_flag=True, help="Only what did not succeed, and what depends on it.")
 @click.option("--from", "start", metavar="JOB[/STEP]", help="From this job or step on; results before it are reused.")
 @click.option("--servers", metavar="KINDS", help="For jobs on each server, only these servers: failed,not-reached.")
+@click.option("--after", type=click.IntRange(min=1), metavar="SEQ", help="Reuse what had succeeded after this event.")
 @click.option("--at", metavar="COMMIT", help="Use the workflow file of this commit.")
 @click.option("--detach", is_flag=True, help="Do not wait for the result.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be reused and what would run.")
@@ -36,6 +37,7 @@ def rerun(
     failed: bool,
     start: str | None,
     servers: str | None,
+    after: int | None,
     at: str | None,
     detach: bool,
     dry_run: bool,
@@ -45,7 +47,7 @@ def rerun(
     client = client_of(context)
     original = find_run(client, run)
     kinds = [kind.strip() for kind in (servers or "").split(",") if kind.strip()]
-    body: dict[str, Any] = {"failed": failed, "from": start, "servers": kinds, "at": at}
+    body: dict[str, Any] = {"failed": failed, "from": start, "servers": kinds, "after": after, "at": at}
     path = run_path(original["id"], "/rerun")
     try:
         if not as_json or dry_run:

@@ -3,6 +3,9 @@
 Rules of this file: a re-run is a new run. A job is reused as a whole, with its outputs, if it succeeded and none of its
 needs runs again; of the job in which a re-run starts, the steps before the starting point are reused. Instances are reused
 one by one, so that new ones are added if the matrix or the group has grown.
+
+A re-run from an instant reuses what had succeeded by then: it looks at the run as it was. A job that was at work then keeps the
+steps that had succeeded, up to the first one that had not.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from waterflowd.model.statuses import FAILURES, Conclusion
 
 #: Allowed values of `servers`.
 SERVER_CHOICES = ("failed", "not-reached")
+#: Conclusions of steps that a re-run from an instant does not repeat.
+_KEPT = frozenset({Conclusion.SUCCESS, Conclusion.SKIPPED})
 
 
 class RerunRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,31 +53,59 @@ def select(run: Run, plan: Plan, request: RerunRequest) -> Selection:
 
     Raises `Rejected` WF606 when the run is open or the plan does not fit, WF605 if the request names nothing that exists.
     """
-    if not run.is_completed:
-        raise Rejected("WF606", f"run {run.id} is not completed; cancel it, or wait until it ends", status=409)
+    check_completed(run)
     unknown = [choice for choice in request.servers if choice not in SERVER_CHOICES]
     if unknown:
         raise Rejected("WF605", f"servers: expected {' or '.join(SERVER_CHOICES)}, not {unknown[0]}", where="servers")
     if not (request.is_failed or request.start or request.servers):
         return Selection(reused=None, reused_names=[], rerun_names=[job.id for job in plan.jobs])
     rerun_jobs, first, step = _jobs_to_rerun(run, request)
-    _check_fits(run, plan, first, step)
+    return _selection(run, plan, request, rerun_jobs, [(first, step)] if first is not None else [])
+
+
+def select_after(past: Run, plan: Plan) -> Selection:
+    """The same for a run as it was after an event: what had succeeded by then is reused."""
+    requested = {job.id for job in past.scope.jobs.values() if job.conclusion is not Conclusion.SUCCESS}
+    if not requested:
+        text = f"all of run {past.id} had succeeded after event {past.seq}; name an earlier event"
+        raise Rejected("WF605", text, where="after")
+    rerun_jobs = _with_dependents(past, requested)
+    starts: list[tuple[Job, Step | None]] = []
+    for job in past.scope.jobs.values():
+        if job.id in requested and job.children is None and _may_reuse_instances(job, rerun_jobs):
+            step = next((step for step in job.steps if step.conclusion not in _KEPT), None)
+            if step is not None and step is not job.steps[0]:
+                starts.append((job, step))
+    return _selection(past, plan, RerunRequest(), rerun_jobs, starts)
+
+
+def check_completed(run: Run) -> None:
+    """Raises `Rejected` WF606 when the run is open."""
+    if not run.is_completed:
+        raise Rejected("WF606", f"run {run.id} is not completed; cancel it, or wait until it ends", status=409)
+
+
+def _selection(
+    run: Run, plan: Plan, request: RerunRequest, rerun_jobs: set[JobId], starts: list[tuple[Job, Step | None]]
+) -> Selection:
+    """`starts` are the jobs of which a part is reused, with the first step that is not; None for the whole job."""
+    _check_fits(run, plan, starts)
+    begun = {job.id for job, _ in starts}
     jobs: dict[str, ReusedJob] = {}
     servers: dict[str, list[str]] = {}
     for job in run.scope.jobs.values():
         if job.id not in rerun_jobs:
             _reuse_job(job, jobs)
-        elif job.children is not None and job.children.scope is None and job is not first:
+        elif job.children is not None and job.children.scope is None and job.id not in begun:
             if job.plan.target is not None and request.servers:
                 servers[job.id] = _servers(job, request.servers)
             for child in job.children.jobs:
                 if child.conclusion is Conclusion.SUCCESS and _may_reuse_instances(job, rerun_jobs):
                     _reuse_job(child, jobs)
-    steps = _steps_before(first, step) if first is not None and step is not None else {}
-    reused = Reused(
-        run=run.id, jobs=jobs, steps={first.id: steps} if first is not None and steps else {}, servers=servers
-    )
-    names = [*jobs, *(f"{first.id}/{name}" for name in steps if first is not None)]
+    found = {job.id: _steps_before(job, step) for job, step in starts if step is not None}
+    steps: dict[str, dict[str, ReusedStep]] = {job: before for job, before in found.items() if before}
+    reused = Reused(run=run.id, jobs=jobs, steps=steps, servers=servers)
+    names = [*jobs, *(f"{job}/{name}" for job, before in steps.items() for name in before)]
     done = [job.id for job in run.scope.jobs.values() if job.id in rerun_jobs]
     return Selection(reused=reused, reused_names=names, rerun_names=_rerun_names(run, done, jobs, servers))
 
@@ -194,7 +227,7 @@ def _steps_before(job: Job, step: Step) -> dict[str, ReusedStep]:
     return reused
 
 
-def _check_fits(run: Run, plan: Plan, first: Job | None, step: Step | None) -> None:
+def _check_fits(run: Run, plan: Plan, starts: list[tuple[Job, Step | None]]) -> None:
     """Checks that the reused parts mean the same in the new plan."""
     if plan is run.plan:
         return
@@ -205,8 +238,9 @@ def _check_fits(run: Run, plan: Plan, first: Job | None, step: Step | None) -> N
             raise _unfit(f'it has no job "{job.id}"')
         if other.needs != job.plan.needs:
             raise _unfit(f'its job "{job.id}" needs other jobs')
-    if first is not None and step is not None:
-        _check_steps(first, step, theirs[first.plan.id])
+    for first, step in starts:
+        if step is not None:
+            _check_steps(first, step, theirs[first.plan.id])
 
 
 def _check_steps(job: Job, step: Step, other: JobPlan) -> None:

@@ -236,6 +236,29 @@ class RepositoryAdmin(Protocol):
         ...
 
 
+class CommitRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A commit; its author and the first line of its message are text that anyone who may push can forge."""
+
+    id: str
+    author: str
+    subject: str
+
+
+class RevisionReader(Protocol):
+    """Commits of the repositories of the configuration. Methods raise `Retryable` for what cannot be read."""
+
+    async def commits(self, repository: str, newest: str, oldest: str) -> tuple[list[CommitRow], bool] | None:
+        """The commits after `oldest` up to `newest`, newest first, along first parents; and whether there are more.
+
+        None if `oldest` is not among them, or the repository is not configured.
+        """
+        ...
+
+    async def file(self, repository: str, revision: str, path: str) -> bytes | None:
+        """The content of a file of a commit; None if there is none."""
+        ...
+
+
 class WebhookRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request to a webhook with a valid signature."""
 

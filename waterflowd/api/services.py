@@ -20,6 +20,7 @@ from waterflowd.admin.ports import (
     MetricsReader,
     PayloadDecoder,
     RepositoryAdmin,
+    RevisionReader,
     RunReader,
     WebhookRequest,
     WebhookService,
@@ -80,6 +81,8 @@ class Services:
     #: None for an engine without a common order of all events.
     feed: Feed | None = None
     webhooks: WebhookService = field(default_factory=_NoWebhooks)
+    #: Commits and files, to compare runs; None without repositories.
+    revisions: RevisionReader | None = None
     #: Opens what Temporal stores; None without a cluster.
     payloads: PayloadDecoder | None = None
     #: The origin of Temporal's web pages, such as `https://temporal.internal`; they may use the route for payloads.

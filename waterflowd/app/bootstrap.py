@@ -45,6 +45,7 @@ from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.gitsource import repository_opener
 from waterflowd.gitsource.revision_files import RevisionFileReader
+from waterflowd.gitsource.revision_reader import GitRevisionReader
 from waterflowd.host.agents.attempts import LiveAttempts
 from waterflowd.host.agents.enrollment import EnrollmentService
 from waterflowd.host.agents.file_server import FileServer
@@ -275,6 +276,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         reader=engine.reader,
         agents=FleetAgentAdmin(registry, state.placement, enrollment, identities, server_keys.described(), clock),
         repositories=GitRepositoryAdmin(reconciler, state.quotas),
+        revisions=_revisions(config, data_dir),
         access=access,
         audit_admin=audit_export,
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
@@ -414,6 +416,11 @@ def _digests(config: Config, data_dir: Path) -> Callable[[str, str, Sequence[str
         return await opener.digests(settings, revision, calls) if settings is not None else {}
 
     return digests
+
+
+def _revisions(config: Config, data_dir: Path) -> GitRevisionReader:
+    opener = repository_opener.RepositoryOpener(data_dir / "repositories", os.environ)
+    return GitRevisionReader(config.repository_settings, opener)
 
 
 def _child_workflows(config: Config, data_dir: Path, compiler: CompilerProcess) -> CommittedWorkflows:

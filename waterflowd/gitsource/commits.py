@@ -29,6 +29,7 @@ def parse_commit(object_id: str, content: bytes) -> Commit:
     return Commit(
         id=object_id,
         tree=_object_id(headers, b"tree"),
+        parent=_object_id(headers, b"parent") if b"parent" in headers else None,
         # Cut before decoding as well: a message may be as large as the object.
         author=name[: 4 * AUTHOR_LENGTH_MAX].decode(codec, "replace")[:AUTHOR_LENGTH_MAX],
         message=message[: 4 * MESSAGE_LENGTH_MAX].decode(codec, "replace")[:MESSAGE_LENGTH_MAX].rstrip("\n"),

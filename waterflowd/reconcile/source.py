@@ -42,6 +42,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     tree: str
     author: str
     message: str
+    #: The first parent; None for a commit without one.
+    parent: str | None = None
 
 
 class TreeFile(msgspec.Struct, frozen=True, kw_only=True):

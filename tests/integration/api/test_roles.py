@@ -36,6 +36,7 @@ TABLE: dict[str, Role | None] = {
     "GET /v1/runs/{run_id}/logs": Role.VIEWER,
     "GET /v1/runs/{run_id}/output": Role.VIEWER,
     "GET /v1/runs/{run_id}/why": Role.VIEWER,
+    "GET /v1/runs/{run_id}/diff": Role.VIEWER,
     "GET /v1/runs/{run_id}/output/search": Role.VIEWER,
     "GET /v1/runs/{run_id}/output/raw": Role.VIEWER,
     "GET /v1/runs/{run_id}/jobs": Role.VIEWER,

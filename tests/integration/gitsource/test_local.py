@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from waterflow_agent.errors import Retryable, Stalled
+from waterflowd.gitsource import revision_reader
 from waterflowd.gitsource.local import LocalSource
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS
@@ -383,3 +384,24 @@ async def test_too_many_folders_are_refused_with_their_limit(
 
     with pytest.raises(Stalled, match=r"more than 1,000 folders below workflows/; let `paths` .*WF508"):
         await source.revision(git("commit-tree", root, "-m", "wide"), None, DEFAULT_FOLDERS)
+
+
+def test_commits_between_two_commits_follow_first_parents(git: Git, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newest first, without the older one; None if that is not among them; beyond the limit it says that there are more."""
+    first = git.commit("first\n\nwith a body")
+    git("checkout", "--quiet", "-b", "side")
+    side = git.commit("on a branch", author="Bo")
+    git("checkout", "--quiet", "main")
+    second = git.commit("second")
+    git("merge", "--quiet", "--no-ff", "--message", "merge it", "side")
+    merged = git("rev-parse", "HEAD")
+    objects = str(git.path / ".git" / "objects")
+    found = revision_reader.commits_between(objects, merged, first)
+    assert found is not None
+    assert ([commit.subject for commit in found[0]], found[1]) == (["merge it", "second"], False)
+    assert revision_reader.commits_between(objects, first, first) == ([], False)
+    assert revision_reader.commits_between(objects, second, side) is None
+    monkeypatch.setattr(revision_reader, "COMMITS_MAX", 1)
+    found = revision_reader.commits_between(objects, merged, first)
+    assert found is not None
+    assert ([commit.id for commit in found[0]], found[1]) == ([merged], True)

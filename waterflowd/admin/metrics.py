@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import waterflowd
 from waterflowd.admin.metric_samples import Sample
 from waterflowd.admin.ports import AuditAdmin
 from waterflowd.fleet.server_keys import ServerKey, agents_behind
 from waterflowd.host.driver import Driver
+
+
+class RunFigures(NamedTuple):
+    """Runs: how many are open and stalled, those that were started, by kind of trigger, and completed, by conclusion."""
+
+    open: int
+    stalled: int
+    started: Mapping[str, int]
+    completed: Mapping[str, int]
 
 
 class DriverMetrics:
@@ -20,21 +30,27 @@ class DriverMetrics:
         link_counters: Callable[[], Mapping[str, int]],
         audit: AuditAdmin | None = None,
         server_keys: Sequence[ServerKey] = (),
+        runs: Callable[[], RunFigures] | None = None,
     ) -> None:
-        """`server_keys` are the keys of the server, the current one first."""
+        """`server_keys` are the keys of the server, the current one first; `runs` are those that the driver does not host."""
         self._driver = driver
         self._link_counters = link_counters
         self._audit = audit
         self._server_keys = server_keys
+        self._runs = runs or self._hosted
+
+    def _hosted(self) -> RunFigures:
+        state, metrics = self._driver.state, self._driver.metrics
+        return RunFigures(len(state.runs), len(state.stalled), metrics.started, metrics.completed)
 
     def samples(self) -> Iterator[Sample]:
         """See the protocol."""
-        state, metrics = self._driver.state, self._driver.metrics
+        state, metrics, runs = self._driver.state, self._driver.metrics, self._runs()
         yield Sample("waterflow_build", 1, waterflowd.__version__)
-        yield Sample("waterflow_runs_open", len(state.runs))
-        yield Sample("waterflow_runs_stalled", len(state.stalled))
-        yield from (Sample("waterflow_runs_started", count, kind) for kind, count in metrics.started.items())
-        yield from (Sample("waterflow_runs_completed", count, how) for how, count in metrics.completed.items())
+        yield Sample("waterflow_runs_open", runs.open)
+        yield Sample("waterflow_runs_stalled", runs.stalled)
+        yield from (Sample("waterflow_runs_started", count, kind) for kind, count in runs.started.items())
+        yield from (Sample("waterflow_runs_completed", count, how) for how, count in runs.completed.items())
         yield Sample("waterflow_starts_refused", state.quotas.starts_refused)
         yield Sample("waterflow_output_dropped_bytes", state.quotas.output_bytes_dropped)
         yield Sample("waterflow_attempts_waiting", state.placement.waiting)

@@ -285,7 +285,9 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         tokens=tokens,
         token_writer=writers.tokens,
         blind=writers.blind,
-        metrics=DriverMetrics(driver, lambda: dispatch.counters, audit_export, server_keys.described()),
+        metrics=DriverMetrics(
+            driver, lambda: dispatch.counters, audit_export, server_keys.described(), engine.run_figures
+        ),
         version=waterflowd.__version__,
         started_at=clock.now(),
         peers=PeerRoles.of(config.api.socket_role, config.api.socket_users),

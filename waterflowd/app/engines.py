@@ -8,6 +8,7 @@ from typing import Any
 
 from waterflowd import ports
 from waterflowd.access.tokens import TokenRegistry
+from waterflowd.admin.metrics import RunFigures
 from waterflowd.admin.ports import RunReader
 from waterflowd.app.config import Config
 from waterflowd.dispatch import lowering
@@ -86,6 +87,8 @@ class Engine:
     reconcile: Callable[[Reconciler], Coroutine[Any, Any, None]] = Reconciler.run
     #: See `LoopPorts`.
     ask_leader: Callable[[str], Awaitable[None]] = no_other_leader
+    #: What metrics say of runs; None for those that the driver hosts.
+    run_figures: Callable[[], RunFigures] | None = None
     #: Why agents must look for another daemon now; "" if they need not.
     absence: Callable[[], str] = lambda: ""
     #: Background work, by name.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import ChainMap
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from waterflow_agent import addresses
 from waterflow_agent.errors import Stalled
 from waterflowd.access.tokens import TokenRegistry
+from waterflowd.admin.metrics import RunFigures
 from waterflowd.app import former_cluster
 from waterflowd.app.cluster_check import connection
 from waterflowd.app.config import Config
@@ -43,6 +45,7 @@ from waterflowd.temporal.repositories.repository_turns import RepositoryTurns
 from waterflowd.temporal.repositories.streams import EndedRuns, RepositoryStreams
 from waterflowd.temporal.run_reader import TemporalRunReader
 from waterflowd.temporal.run_turns import RunTurns
+from waterflowd.temporal.run_watch import RunWatch
 from waterflowd.temporal.runs import TemporalRuns
 from waterflowd.temporal.shared_streams import fleet
 from waterflowd.temporal.shared_streams.fleet import AuditedWriter, FleetStream
@@ -124,7 +127,10 @@ async def connect(config: Config) -> Compose:
             )
 
         runs = TemporalRuns(client, parts.driver, history, repositories)
-        reader = TemporalRunReader(history.streams, turns.failing, lambda: parts.driver.refusal)
+        watch = RunWatch(client)
+        reader = TemporalRunReader(
+            history.streams, ChainMap(watch.reasons, turns.failing), lambda: parts.driver.refusal
+        )
         coordination = [
             *LockActivities(client).all,
             *ChildRunActivities(client, runs, reader, parts.workflows).all,
@@ -135,6 +141,7 @@ async def connect(config: Config) -> Compose:
             outputs=ObjectOutputLogs(objects) if objects is not None else parts.outputs,
             reader=reader,
             attempts=gateway.attempts,
+            run_figures=lambda: RunFigures(watch.open, watch.stalled, turns.metrics.started, turns.metrics.completed),
             absence=gateway.absence,
             access=access,
             tasks={
@@ -152,6 +159,7 @@ async def connect(config: Config) -> Compose:
                     gateway.in_progress,
                 ),
                 "gateway": gateway.run,
+                "open runs": watch.run,
                 "streams of repositories": repositories.run,
                 "agents and tokens": fleet_stream.run,
             },

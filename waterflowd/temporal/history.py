@@ -25,7 +25,15 @@ from waterflowd.model.ids import RunId, StreamName, is_run_id, run_stream
 from waterflowd.model.records import Record, RunCounts, RunFilter, RunSummary
 from waterflowd.temporal import messages, run_turns, terminated_runs
 from waterflowd.temporal.repositories.streams import RepositoryStreams
-from waterflowd.temporal.stream_reader import RUNS, EndedError, NotFoundError, StreamReader, bound, reported
+from waterflowd.temporal.stream_reader import (
+    RUNS,
+    EndedError,
+    NotFoundError,
+    StreamReader,
+    bound,
+    reported,
+    stalled_text,
+)
 
 logger = logging.getLogger("waterflow.temporal")
 
@@ -134,11 +142,7 @@ class TemporalHistory:
                 found = await self._client.get_workflow_handle(stream).describe()
         except NotFoundError:
             return ""
-        payload = found.raw_description.workflow_execution_info.memo.fields.get(messages.STALLED_MEMO)
-        if payload is None:
-            return ""
-        [text] = await bound(self._client, stream).decode([payload], [str])
-        return str(text or "")
+        return await stalled_text(self._client, stream, found.raw_description.workflow_execution_info.memo)
 
     async def runs(
         self, selected: RunFilter, *, before: RunId | None = None, limit: int

@@ -21,7 +21,7 @@ class TemporalRunReader:
     """Implements `admin.ports.RunReader`."""
 
     def __init__(self, streams: StreamReader, stalled: Mapping[RunId, str], refusal: Callable[[], str]) -> None:
-        """`stalled` are the runs whose turns fail on this daemon; `refusal` says why no run can be started, or is empty."""
+        """`stalled` are runs that cannot continue, and the reasons; `refusal` says why no run can be started, or is empty."""
         self._streams = streams
         self._stalled = stalled
         self._refusal = refusal

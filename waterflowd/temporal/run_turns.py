@@ -33,6 +33,7 @@ from waterflowd.fleet.placement import Placement, ServerListRequest
 from waterflowd.fleet.registry import Registry
 from waterflowd.host import fleet_requests, turn
 from waterflowd.host.fleet_requests import attempt_id
+from waterflowd.host.metrics import RunMetrics
 from waterflowd.host.run_summary import summary
 from waterflowd.model import plan
 from waterflowd.model.codec import UnreadableError, ValueCodec
@@ -158,6 +159,8 @@ class RunTurns:
         self._unlisted: set[RunId] = set()
         #: Runs whose last turn on this daemon has failed, with the reason.
         self.failing: dict[RunId, str] = {}
+        #: What the turns of this daemon have decided.
+        self.metrics = RunMetrics()
 
     async def __call__(self, request: messages.TurnRequest) -> messages.TurnResult:
         """See `messages.Turn`."""
@@ -170,6 +173,11 @@ class RunTurns:
             raise
         self.failing.pop(run_id, None)
         return result
+
+    def _report(self, found: Sequence[events.RunEvent]) -> None:
+        # A turn whose result is lost is repeated, which is rare enough for metrics.
+        for event in found:
+            self.metrics.add_event(event)
 
     def _turn(self, request: messages.TurnRequest) -> messages.TurnResult:
         # Whatever happens now, it is no longer valid for what it was.
@@ -191,6 +199,7 @@ class RunTurns:
         live.state = facts.chain(live.state, packed)
         issued = self._commands(live, request, result)
         self._keep(request.stream, live)
+        self._report(result.facts)
         return messages.TurnResult(
             facts=packed, commands=issued, taken=result.taken, seq=live.run.seq, state=live.state
         )

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from temporalio.api.common.v1 import Memo
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.api.history.v1 import HistoryEvent
@@ -194,6 +195,15 @@ def reported() -> Iterator[None]:
         raise Retryable(
             "WF802", f"the Temporal cluster does not answer: {error.message}; next: check the cluster"
         ) from error
+
+
+async def stalled_text(client: Client, stream: str, memo: Memo) -> str:
+    """Why a stream is stalled; empty if it is not. Raises what the codec raises."""
+    payload = memo.fields.get(messages.STALLED_MEMO)
+    if payload is None:
+        return ""
+    [text] = await bound(client, stream).decode([payload], [str])
+    return str(text or "")
 
 
 def bound(client: Client, stream: str) -> DataConverter:

@@ -5,15 +5,21 @@ The second daemon begins with a copy of the first one's data directory: agents, 
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 
 from tests.acceptance.temporal_cluster import TemporalCluster
 from tests.patience import wait_until
+from waterflowd.temporal import messages
 
 AGENTS = ("both-1", "both-2", "both-3")
 STEPS = 30
@@ -65,6 +71,60 @@ def test_another_daemon_continues_what_a_killed_one_has_begun(
     assert found["conclusion"] == "success", (found["reason"], one.events(run))
     for file in files:
         assert file.read_text().split() == [str(number) for number in range(STEPS)]
+
+
+@pytest.mark.slow
+def test_every_daemon_knows_the_open_and_stalled_runs_of_all(pair: tuple[TemporalCluster, TemporalCluster]) -> None:
+    """An operator resets the workflow of a run, which stalls; both say so, and that it continues after `retry`."""
+    one, two = pair
+    started = sum(_metric(each, 'waterflow_runs_started_total{trigger="api"}') for each in pair)
+    run = one.start("jobs: {all: {runs-on: both, steps: [{uses: approval, with: {approvers: []}}, {run: echo done}]}}")
+    for each in pair:
+        wait_until(lambda each=each: _metric(each, "waterflow_runs_open") == 1, "the open run")  # type: ignore[misc]
+    assert sum(_metric(each, 'waterflow_runs_started_total{trigger="api"}') for each in pair) == started + 1
+    wait_until(lambda: one.run(run)["approvals"], "the request for an approval")
+
+    asyncio.run(_reset(one, run))
+
+    for each in pair:
+        wait_until(lambda each=each: _metric(each, "waterflow_runs_stalled") == 1, "the stalled run")  # type: ignore[misc]
+        [problem] = [text for text in each.api("GET", "/v1/status").json()["problems"] if run in text]
+        assert "reset" in problem
+    asyncio.run(_retry(one, run))
+    for each in pair:
+        wait_until(lambda each=each: _metric(each, "waterflow_runs_stalled") == 0, "the run to continue")  # type: ignore[misc]
+        assert not [text for text in each.api("GET", "/v1/status").json()["problems"] if run in text]
+    wait_until(lambda: two.ctl("approve", run, "all").returncode == 0, "the approval")
+    assert one.wait_for(run)["conclusion"] == "success"
+    for each in pair:
+        wait_until(lambda each=each: _metric(each, "waterflow_runs_open") == 0, "the end")  # type: ignore[misc]
+    assert sum(_metric(each, 'waterflow_runs_completed_total{conclusion="success"}') for each in pair) >= 1
+
+
+async def _reset(cluster: TemporalCluster, run: str) -> None:
+    client = await cluster.namespace.client()
+    history = await client.get_workflow_handle(f"run/{run}").fetch_history()
+    completed = [
+        each.event_id for each in history.events if each.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+    ]
+    request = ResetWorkflowExecutionRequest(
+        namespace=client.namespace,
+        workflow_execution=WorkflowExecution(workflow_id=f"run/{run}"),
+        reason="a test",
+        request_id=uuid4().hex,
+        workflow_task_finish_event_id=completed[-1],
+    )
+    await client.workflow_service.reset_workflow_execution(request)
+
+
+async def _retry(cluster: TemporalCluster, run: str) -> None:
+    client = await cluster.namespace.client()
+    await client.get_workflow_handle(f"run/{run}").signal(messages.RETRY_SIGNAL)
+
+
+def _metric(cluster: TemporalCluster, name: str) -> int:
+    lines = cluster.api("GET", "/metrics").text.splitlines()
+    return next((int(float(line.rpartition(" ")[2])) for line in lines if line.startswith(f"{name} ")), 0)
 
 
 def _kill(daemon: TemporalCluster, other: TemporalCluster, run: str, files: Sequence[Path]) -> None:

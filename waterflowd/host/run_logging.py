@@ -1,14 +1,15 @@
 """Lines of the daemon's own log about runs: when a run starts and ends, and when something fails in between.
 
-Rules of this file: only durable events are logged, and nothing is read for them. Successful steps and jobs are logged at level
-`debug`. Run, job, step and agent are fields, so that lines can be filtered by them. A line is formatted only if its level is
-enabled, which it is not for most events.
+Rules of this file: nothing is read for a line. The log engine logs durable events. On Temporal the daemon that takes a turn
+logs its decisions, so a line is repeated if the turn is. Successful steps and jobs are logged at level `debug`. Run, job, step
+and agent are fields, so that lines can be filtered by them. A line is formatted only if its level is enabled, which it is not
+for most events.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from waterflowd.engine import events
@@ -33,9 +34,22 @@ def log_batch(batch: Batch) -> None:
             rule = _RULES.get(type(event))
             if rule is None or (level := rule.level(event)) < least:
                 continue
-            text, fields = rule.line(event)
             rows = {row.id: row for row in batch.summaries} if rows is None else rows
-            logger.log(level, text, extra={"run": run, **_of_run(rows.get(run)), **fields})
+            _log(level, run, rule.line(event), rows.get(run))
+
+
+def log_events(run: str, found: Iterable[events.RunEvent], row: Callable[[], RunSummary]) -> None:
+    """Logs new events of one run; `row` makes its row, which is only needed for a line."""
+    least = logger.getEffectiveLevel()
+    for event in found:
+        rule = _RULES.get(type(event))
+        if rule is not None and (level := rule.level(event)) >= least:
+            _log(level, run, rule.line(event), row())
+
+
+def _log(level: int, run: str, line: _Line, row: RunSummary | None) -> None:
+    text, fields = line
+    logger.log(level, text, extra={"run": run, **_of_run(row), **fields})
 
 
 def _of_run(row: RunSummary | None) -> _Fields:

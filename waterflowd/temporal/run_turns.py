@@ -34,6 +34,7 @@ from waterflowd.fleet.registry import Registry
 from waterflowd.host import fleet_requests, turn
 from waterflowd.host.fleet_requests import attempt_id
 from waterflowd.host.metrics import RunMetrics
+from waterflowd.host.run_logging import log_events
 from waterflowd.host.run_summary import summary
 from waterflowd.model import plan
 from waterflowd.model.codec import UnreadableError, ValueCodec
@@ -174,10 +175,11 @@ class RunTurns:
         self.failing.pop(run_id, None)
         return result
 
-    def _report(self, found: Sequence[events.RunEvent]) -> None:
-        # A turn whose result is lost is repeated, which is rare enough for metrics.
+    def _report(self, run: Run, found: Sequence[events.RunEvent]) -> None:
+        # A turn whose result is lost is repeated, which is rare enough for metrics and for the daemon's output.
         for event in found:
             self.metrics.add_event(event)
+        log_events(run.id, found, lambda: summary(run))
 
     def _turn(self, request: messages.TurnRequest) -> messages.TurnResult:
         # Whatever happens now, it is no longer valid for what it was.
@@ -199,7 +201,7 @@ class RunTurns:
         live.state = facts.chain(live.state, packed)
         issued = self._commands(live, request, result)
         self._keep(request.stream, live)
-        self._report(result.facts)
+        self._report(live.run, result.facts)
         return messages.TurnResult(
             facts=packed, commands=issued, taken=result.taken, seq=live.run.seq, state=live.state
         )

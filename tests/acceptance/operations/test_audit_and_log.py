@@ -105,7 +105,6 @@ def test_repeated_attempts_of_an_unknown_key_are_recorded_at_a_limited_rate(empt
     assert found <= 6 + (time.monotonic() - began) / 60
 
 
-@pytest.mark.log_engine("on Temporal, the daemon does not log yet what happens to runs")
 @pytest.mark.slow
 def test_every_log_line_is_a_json_object_with_its_subject(empty_cluster: Cluster) -> None:
     """With a failed run, rejected strangers, bytes that are not HTTP, and a kill; no line contains a token."""

@@ -23,9 +23,11 @@ from waterflowd.app import former_cluster
 from waterflowd.app.cluster_check import connection
 from waterflowd.app.config import Config
 from waterflowd.app.engines import AccessWriters, Compose, Engine, EngineParts
+from waterflowd.dispatch import lowering
 from waterflowd.host.agents.fleet_changes import FleetChanges
 from waterflowd.host.agents.handler import AgentHandler
-from waterflowd.model.ids import AUDIT, FLEET, repository_stream
+from waterflowd.host.secret_uses import secret_uses
+from waterflowd.model.ids import AUDIT, FLEET, AgentId, repository_stream
 from waterflowd.objects.opening import open_objects
 from waterflowd.objects.outputs import ObjectOutputLogs
 from waterflowd.ports import Clock, Journal
@@ -95,6 +97,13 @@ async def connect(config: Config) -> Compose:
             partial(_former_facts, parts.journal, parts.clock),
         )
         history = TemporalHistory(client, parts.history, repositories)
+
+        async def record_secret_use(draft: lowering.Draft, agent: AgentId) -> None:
+            entry = state.registry.agents.get(agent)
+            found = secret_uses(draft, agent, entry.name if entry is not None else "", parts.clock.now())
+            if found:
+                await parts.driver.record(AUDIT, found)
+
         gateway = Gateway(
             client,
             state.placement,
@@ -102,7 +111,7 @@ async def connect(config: Config) -> Compose:
             parts.link,
             parts.clock,
             terms=terms,
-            secrets=Secrets(read=parts.read_secret, missing=parts.missing_secrets),
+            secrets=Secrets(read=parts.read_secret, missing=parts.missing_secrets, record_use=record_secret_use),
             changed_lists=turns.changed_lists,
             has_others=len(addresses.split(config.agents.address)) > 1,
         )

@@ -41,7 +41,6 @@ def entries(cluster: Cluster, what: str) -> list[dict[str, object]]:
     return found[::-1]
 
 
-@pytest.mark.log_engine("on Temporal, the audit trail does not say yet which secrets an attempt was sent")
 def test_the_use_of_a_secret_is_in_the_sealed_trail_before_the_secret_is_sent(empty_cluster: Cluster) -> None:
     """Names, run, part and server, never the value; a step without secrets has no entry. A killed daemon loses none of it."""
     cluster = empty_cluster

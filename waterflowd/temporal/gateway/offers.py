@@ -114,7 +114,7 @@ class Offers:
             return obstacle
         request = SlotRequest(attempt=name, group=task.group, node=task.node, agent=session.agent)
         server = await self._slots.take(request)
-        return await self._secrets.fill(order.draft, server.instance)
+        return await self._secrets.fill(order.draft, order.agent, server.instance)
 
     async def _has_boot(self, session: Session, task: TaskId, progress: orders.AttemptProgress) -> bool:
         """Tells Temporal in which boot the attempt is offered; False if no run waits for it any longer."""

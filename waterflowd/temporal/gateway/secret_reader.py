@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
@@ -12,9 +12,14 @@ from waterflow_agent.attempts import AttemptId
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.wire.messages import Task
 from waterflowd.dispatch import lowering
+from waterflowd.model.ids import AgentId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 
 Found = TypeVar("Found")
+
+
+async def _not_recorded(draft: lowering.Draft, agent: AgentId) -> None:
+    """Without an audit trail."""
 
 
 class Secrets(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +27,8 @@ class Secrets(msgspec.Struct, frozen=True, kw_only=True):
 
     read: lowering.ReadSecret = lowering.no_secret
     missing: lowering.MissingSecrets = lowering.all_missing
+    #: Records which secrets an agent is sent; they are sent only when it has returned.
+    record_use: Callable[[lowering.Draft, AgentId], Awaitable[None]] = _not_recorded
 
 
 class SecretReader:
@@ -54,10 +61,12 @@ class SecretReader:
         text = f"no source has the secret {', '.join(missing)}; set it in the daemon's secrets"
         return reason(ReasonCode.SECRET_MISSING, text, secrets=list(missing))
 
-    async def fill(self, draft: lowering.Draft, instance: str) -> Task:
-        """The task of a draft for an instance of its agent, once its secrets are read."""
+    async def fill(self, draft: lowering.Draft, agent: AgentId, instance: str) -> Task:
+        """The task of a draft for an instance of its agent, once its secrets are read, and their use is in the audit trail."""
         attempt = draft.task.key.attempt
-        return await self._settled(attempt, lambda: lowering.fill(draft, instance, self._secrets.read))
+        task = await self._settled(attempt, lambda: lowering.fill(draft, instance, self._secrets.read))
+        await self._secrets.record_use(draft, agent)
+        return task
 
     async def _settled(self, attempt: AttemptId, call: Callable[[], Found]) -> Found:
         """What `call` returns once no secret is being read any longer."""

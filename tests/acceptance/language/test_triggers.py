@@ -55,7 +55,6 @@ def runs(cluster: Cluster) -> list[dict[str, Any]]:
     return rows[::-1]
 
 
-@pytest.mark.log_engine("on Temporal, workflow_run triggers start nothing yet")
 def test_g6_a_webhook_and_its_workflow_run_triggers_start_once_despite_kills(empty_cluster: Cluster) -> None:
     """The daemon is killed right after it answered the delivery; each run exists once after every restart."""
     cluster = empty_cluster

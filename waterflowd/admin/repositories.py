@@ -148,7 +148,7 @@ class GitRepositoryAdmin:
             repository=loop.repository.name,
             revision=ref.commit,
             description=described.description,
-            triggers=ref_updates.trigger_names(shown_file.triggers),
+            triggers=shown_file.triggers.names if shown_file.triggers is not None else (),
             inputs=described.inputs,
             is_ready=not errors,
             text=_errors_text(errors) if errors else "ready",

@@ -131,6 +131,19 @@ class Triggers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Whether only other workflows start the workflow, because its `on` contains only `workflow_call`."""
         return self == Triggers(dispatch=False)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """`push`, `change`, `dispatch`, `schedule`, `webhook` and `workflow_run`, those that there are."""
+        words = (
+            (self.push is not None, "push"),
+            (self.on_change, "change"),
+            (self.dispatch, "dispatch"),
+            (bool(self.schedules), "schedule"),
+            (self.webhook is not None, "webhook"),
+            (self.workflow_run is not None, "workflow_run"),
+        )
+        return tuple(word for is_there, word in words if is_there)
+
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """When and how often a step is retried. `on` and `never_on` contain `failure`, `timeout`, `lost`, `exit:N`."""

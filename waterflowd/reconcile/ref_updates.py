@@ -201,21 +201,6 @@ def git_context(repository: str, ref: str, commit: str, author: str, message: st
     }
 
 
-def trigger_names(of: plans.Triggers | None) -> tuple[str, ...]:
-    """The names of the triggers, for tables."""
-    if of is None:
-        return ()
-    words: Iterable[tuple[bool, str]] = (
-        (of.push is not None, "push"),
-        (of.on_change, "change"),
-        (of.dispatch, "dispatch"),
-        (bool(of.schedules), "schedule"),
-        (of.webhook is not None, "webhook"),
-        (of.workflow_run is not None, "workflow_run"),
-    )
-    return tuple(word for is_there, word in words if is_there)
-
-
 def _bounded(diagnostic: Diagnostic) -> Diagnostic:
     return msgspec.structs.replace(
         diagnostic,

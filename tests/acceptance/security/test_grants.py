@@ -12,7 +12,7 @@ from tests.patience import PATIENCE_S, wait_until
 pytestmark = pytest.mark.slow
 
 VALUE = "osprey-2718-deploy"
-WORKFLOW = """on: {push: {}}
+WORKFLOW = """on: {push: {}, workflow_dispatch: {}}
 jobs:
   a:
     runs-on: web
@@ -21,9 +21,9 @@ jobs:
         run: echo "${#KEY}"
 """
 #: Refused only at run time: a group that an expression chooses.
-CHOSEN = WORKFLOW.replace("on: {push: {}}", "on: {workflow_dispatch: {inputs: {where: {default: web}}}}").replace(
-    "runs-on: web", "runs-on: ${{ inputs.where }}"
-)
+CHOSEN = WORKFLOW.replace(
+    "on: {push: {}, workflow_dispatch: {}}", "on: {workflow_dispatch: {inputs: {where: {default: web}}}}"
+).replace("runs-on: web", "runs-on: ${{ inputs.where }}")
 HOOKED = "on: {webhook: {name: release, secret: HOOK_KEY}}\njobs: {a: {runs-on: web, steps: [{run: echo x}]}}\n"
 STEALS = WORKFLOW.replace("DEPLOY_KEY", "hook_key")
 

@@ -11,6 +11,7 @@ import httpx
 import msgspec
 import pytest
 
+from waterflowd.access.roles import Role
 from waterflowd.admin.ports import AgentRow, PendingRow, RepositoryRow, ScheduleRow
 from waterflowd.api.schemas import access, agents, events, repositories, runs, system
 from waterflowd.host import history, run_index
@@ -169,11 +170,40 @@ async def test_a_workflow_with_only_workflow_call_cannot_be_started(client: http
     refused = await client.post("/v1/runs", json={"yaml": called, "dry_run": is_dry})
     assert (refused.status_code, refused.json()["code"]) == (422, "WF605")
     assert "workflow_dispatch" in refused.json()["detail"]
-    for event in ("workflow_dispatch", "push"):
-        both = called.replace("{workflow_call:", f"{{{event}: , workflow_call:")
-        taken = await client.post("/v1/runs", json={"yaml": both, "dry_run": is_dry})
-        assert taken.status_code < 300, taken.text
-    assert len((await client.get("/v1/runs")).json()["runs"]) == (0 if is_dry else 2)
+    both = called.replace("{workflow_call:", "{workflow_dispatch: , workflow_call:")
+    taken = await client.post("/v1/runs", json={"yaml": both, "dry_run": is_dry})
+    assert taken.status_code < 300, taken.text
+    assert len((await client.get("/v1/runs")).json()["runs"]) == (0 if is_dry else 1)
+
+
+ON = {
+    "on: push\n": "push",
+    "on: {push: , workflow_call: }\n": "push",
+    "on: {webhook: {secret: HOOK_KEY}}\n": "webhook",
+    "on: {schedule: [{cron: '@daily'}], workflow_run: {workflows: other}}\n": "schedule and workflow_run",
+}
+
+
+@pytest.mark.parametrize("on", ON)
+async def test_a_workflow_without_workflow_dispatch_cannot_be_started_by_hand(
+    harness: ApiHarness, client: httpx.AsyncClient, on: str
+) -> None:
+    """Neither a file that is sent nor one of a repository, by nobody; the answer says what starts it, and what to add."""
+    text = HELLO.replace("inputs:\n  who: {default: you}\n", on).replace("${{ inputs.who }}", "you")
+    harness.repositories.files["workflows/hello.yml"] = text.encode()
+    as_runner = {"Authorization": f"Bearer {harness.token(Role.RUNNER)}"}
+    for is_dry in (True, False):
+        answers = [
+            await client.post("/v1/runs", json={"yaml": text, "dry_run": is_dry}),
+            await client.post("/v1/definitions/hello/run", json={"dry_run": is_dry}),
+            await client.post("/v1/definitions/hello/run", json={"dry_run": is_dry}, headers=as_runner),
+        ]
+        for refused in answers:
+            assert (refused.status_code, refused.json()["code"]) == (422, "WF605"), refused.text
+            assert f"lists only {ON[on]}; add workflow_dispatch to `on`" in refused.json()["detail"]
+    assert (await client.get("/v1/runs")).json()["runs"] == []
+    allowed = text.replace(on, "")
+    assert (await client.post("/v1/runs", json={"yaml": allowed})).status_code == 201
 
 
 async def test_a_json_request_has_vars_inputs_and_a_dry_run(harness: ApiHarness, client: httpx.AsyncClient) -> None:

@@ -92,13 +92,23 @@ def client_trigger(request: Request, principal: Principal) -> Trigger:
 def check_start(principal: Principal, plan: plans.Plan, request: StartRequest) -> StartRequest:
     """The request with its inputs checked and typed; `Rejected` when the principal or the workflow does not permit it."""
     check_plan(principal, plan)
+    if not plan.triggers.dispatch:
+        raise Rejected("WF605", _not_dispatched(plan), where="on", status=422)
+    return msgspec.structs.replace(request, inputs=input_checks.check_start(plan.inputs, request.inputs))
+
+
+def _not_dispatched(plan: plans.Plan) -> str:
+    """Why the workflow cannot be started by hand, and what would allow it."""
     if plan.triggers.is_only_called:
-        text = (
+        return (
             f'workflow "{plan.name}" can only be called, because `workflow_call` is its only trigger; add workflow_dispatch'
             " to `on`, or call it with `uses` of a job, or with the node workflow/run"
         )
-        raise Rejected("WF605", text, where="on", status=422)
-    return msgspec.structs.replace(request, inputs=input_checks.check_start(plan.inputs, request.inputs))
+    others = " and ".join(plan.triggers.names)
+    return (
+        f'workflow "{plan.name}" cannot be started by hand: its `on` lists only {others}; add workflow_dispatch to `on`,'
+        " or re-run one of its runs"
+    )
 
 
 def dry_run(services: Services, plan: plans.Plan, request: StartRequest) -> Response:

@@ -27,12 +27,22 @@ def host_of(endpoint: str) -> str:
     return endpoint.removeprefix("tcp://").rpartition(":")[0]
 
 
+def port_of(endpoint: str) -> int:
+    """The port of `tcp://host:port`."""
+    return int(endpoint.rpartition(":")[2])
+
+
 class Addresses:
     """The addresses of one server, one of which is current."""
 
     def __init__(self, text: str, dice: random.Random) -> None:
         self._endpoints = split(text) or [""]
         self._index = dice.randrange(len(self._endpoints)) if len(self._endpoints) > 1 else 0
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._endpoints)
 
     @property
     def current(self) -> str:

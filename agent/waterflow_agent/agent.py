@@ -56,6 +56,10 @@ SPACE_RETRY_S = 2.0
 RUNNER_RETRY_S = 5.0
 
 
+class RefusedByServer(Rejected):
+    """The server does not accept this agent: another start without a change would fail again."""
+
+
 class Agent:
     """One agent. `run` returns when it is cancelled or `stop` is called, or raises an error that it cannot recover from."""
 
@@ -112,8 +116,31 @@ class Agent:
         if server is None:
             settings = enrollment.enrollment_settings(self._config, self._environment)
             logger.info("this agent's key is %s", pair.fingerprint)
-            server = await enrollment.enroll(self._config, settings, pair)
+            server = await enrollment.enroll(
+                self._config, settings, pair, lambda text: self._on_enrolling(settings, pair, text)
+            )
         return server
+
+    def _on_enrolling(self, settings: enrollment.EnrollmentSettings, pair: KeyPair, text: str) -> None:
+        logger.info("%s", text)
+        displayed = status.Status(
+            pid=os.getpid(),
+            process_started=status.process_started(os.getpid()),
+            at=Clock().wall_ms(),
+            name=self._config.name,
+            fingerprint=pair.fingerprint,
+            server=settings.endpoint,
+            server_fingerprint=keys.fingerprint(settings.server_key),
+            state="enrolling",
+            is_connected=False,
+            link=text,
+            groups=self._config.groups,
+            slots=self._config.slots,
+            attempts=[],
+        )
+        with contextlib.suppress(OSError):
+            # On a full disk the log has to do.
+            status.write(self._data_dir, displayed)
 
     async def _serve(self, agent: _EnrolledAgent) -> None:
         tasks: list[asyncio.Future[None]] = [
@@ -249,10 +276,20 @@ class _EnrolledAgent:
         with contextlib.suppress(TimeoutError):
             # The first `Hello` should list all nodes, so that a restarted agent does not appear to have lost them.
             await asyncio.wait_for(self._has_nodes.wait(), NODES_FIRST_S_MAX)
-        await self._link.run(self._core.session)
-        # The daemon refuses sessions with this agent. Steps keep running until a person has looked at it.
-        logger.error("not connecting again: %s", self._link.state)
-        await asyncio.Event().wait()
+        end = await self._link.run(self._core.session)
+        # Steps keep running under the runner until a person has looked at it.
+        with contextlib.suppress(OSError):
+            status.write(self._data_dir, self._status())
+        raise RefusedByServer(end.code, f"{self._link.endpoint}: {end.text}; {self._next_step(end.code)}")
+
+    def _next_step(self, code: str) -> str:
+        if code != "WF212":
+            return "this agent stops"
+        file = self._data_dir / "server.json"
+        return (
+            f"this agent stops. To enroll it again, remove {file}, start it, and run `waterflowctl agents approve "
+            f"{self._pair.fingerprint} --group GROUP`"
+        )
 
     async def keep_status(self) -> None:
         """Keeps the status file up to date."""
@@ -316,8 +353,9 @@ class _EnrolledAgent:
             fingerprint=self._pair.fingerprint,
             server=self._link.endpoint,
             server_fingerprint=keys.fingerprint(self._server_keys.current),
+            state=self._link.state.value,
             is_connected=self._link.is_open,
-            link=self._link.state,
+            link=self._link.text,
             groups=self._core.session.groups or self._server.groups,
             slots=self._config.slots,
             attempts=self._core.attempts(),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from waterflow_agent.config import Config
 
 EXIT_STOPPED, EXIT_USAGE, EXIT_NOT_RUNNING, EXIT_REFUSED = 1, 2, 4, 5
-#: Refused by the server or a configuration file: another start without a change would fail again.
+#: Refused enrollments: another start without a change would fail again.
 _REFUSALS = frozenset({"WF230", "WF231", "WF232"})
 
 _config_option = click.option(
@@ -149,6 +149,7 @@ def _why_no_status(data_dir: Path) -> str:
     import os
 
     from waterflow_agent.state import journal
+    from waterflow_agent.state import status as status_file
 
     path = data_dir.absolute()
     try:
@@ -160,8 +161,13 @@ def _why_no_status(data_dir: Path) -> str:
     if is_full:
         return f"the disk is full: an agent that starts in {data_dir} waits until there is space"
     if journal.is_locked(data_dir / "journal"):
-        return f"the agent in {data_dir} is starting, or waiting for approval; its log says which"
-    return f"no agent is running in {data_dir}"
+        return f"the agent in {data_dir} is starting"
+    try:
+        last = status_file.read_last(data_dir)
+    except errors.WaterflowError:
+        last = None
+    refused = f"; the last one was refused by {last.server}: {last.link}" if last and last.state == "refused" else ""
+    return f"no agent is running in {data_dir}{refused}"
 
 
 def _rendered(status: Any) -> str:
@@ -170,6 +176,7 @@ def _rendered(status: Any) -> str:
         f"fingerprint  {status.fingerprint}",
         f"server       {status.server}",
         f"server key   {status.server_fingerprint}",
+        f"state        {status.state}",
         f"link         {status.link}",
         f"groups       {', '.join(status.groups) or '-'}",
         f"attempts     {len(status.attempts)} held, {status.slots} slots",
@@ -208,7 +215,7 @@ async def _run(config: Config) -> int:
     import asyncio
     import signal
 
-    from waterflow_agent.agent import Agent
+    from waterflow_agent.agent import Agent, RefusedByServer
 
     agent = Agent(config)
     loop = asyncio.get_running_loop()
@@ -218,7 +225,8 @@ async def _run(config: Config) -> int:
         await agent.run()
     except errors.WaterflowError as error:
         click.echo(f"waterflow-agent: {error}", err=True)
-        return EXIT_REFUSED if error.code in _REFUSALS else EXIT_STOPPED
+        is_refused = isinstance(error, RefusedByServer) or error.code in _REFUSALS
+        return EXIT_REFUSED if is_refused else EXIT_STOPPED
     return 0
 
 

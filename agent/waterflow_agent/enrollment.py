@@ -15,6 +15,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,6 +28,9 @@ from waterflow_agent.errors import Rejected, RemoteProtocolError, Retryable, Sta
 from waterflow_agent.join_token import JoinToken
 from waterflow_agent.keys import KeyPair
 from waterflow_agent.wire import codec, messages
+
+if TYPE_CHECKING:
+    from waterflow_agent.session.dealer import Dealer
 
 logger = logging.getLogger(__name__)
 
@@ -144,25 +148,65 @@ async def enroll(
 async def ask(settings: EnrollmentSettings, pair: KeyPair, request: messages.EnrollRequest) -> messages.EnrollAnswer:
     """Sends one request, to settings with one address. Raises `Retryable` WF233 if there is no valid answer."""
     import zmq
-    import zmq.asyncio
 
-    from waterflow_agent.session.dealer import secure
+    from waterflow_agent.session import reachability
+    from waterflow_agent.session.dealer import SocketFactory
 
-    context = zmq.asyncio.Context()
-    sock = context.socket(zmq.DEALER)
+    if problem := await reachability.resolution_problem(settings.endpoint):
+        raise Retryable("WF233", problem)
+    sockets = SocketFactory(pair)
+    dealer = sockets.open(settings.server_key)
+    answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def take(frame: memoryview) -> None:
+        if not answered.done():
+            answered.set_result(bytes(frame))
+
+    reader = asyncio.create_task(dealer.read(take), name="enrollment-reader")
+    failure = asyncio.create_task(_failure(dealer, settings.endpoint), name="enrollment-monitor")
     try:
-        secure(sock, server_key=settings.server_key, keys=pair)
-        sock.connect(settings.endpoint)
-        await sock.send(bytes(codec.encode_message(request)))
-        part = await asyncio.wait_for(sock.recv(), ANSWER_S_MAX)
-        return codec.decode_enroll_answer(part)
-    except TimeoutError:
-        text = "the server does not answer, or its key differs from the configured one"
-        raise Retryable("WF233", text) from None
+        dealer.connect(settings.endpoint)
+        dealer.send(bytes(codec.encode_message(request)))
+        ends: set[asyncio.Future[Any]] = {answered, reader, failure}
+        await asyncio.wait(ends, timeout=ANSWER_S_MAX, return_when=asyncio.FIRST_COMPLETED)
+        if answered.done():
+            return codec.decode_enroll_answer(answered.result())
+        if failure.done():
+            raise Retryable("WF233", failure.result())
+        if reader.done():
+            reader.result()
+        raise Retryable(
+            "WF233", f"the server did not answer within {ANSWER_S_MAX:.0f} s; check the address and the port"
+        )
     except (RemoteProtocolError, zmq.ZMQError) as error:
         raise Retryable("WF233", f"cannot reach the server: {error}") from error
     finally:
-        context.destroy(linger=0)
+        for task in (reader, failure):
+            task.cancel()
+        await asyncio.gather(reader, failure, return_exceptions=True)
+        dealer.close(0)
+        sockets.close()
+
+
+async def _failure(dealer: Dealer, endpoint: str) -> str:
+    """Waits for the end of the connection, and says why it came."""
+    import zmq
+
+    from waterflow_agent.session import reachability
+
+    is_proven = False
+    while True:
+        match await dealer.next_event():
+            case zmq.Event.CONNECTED:
+                pass
+            case zmq.Event.HANDSHAKE_SUCCEEDED:
+                is_proven = True
+            case zmq.Event.CLOSED:
+                return await reachability.connection_problem(endpoint)
+            case zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
+                return reachability.KEY_DIFFERS
+            case _:
+                return "connection lost" if is_proven else reachability.NO_SERVER
 
 
 def _from_token(token: JoinToken, config: Config) -> EnrollmentSettings:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 
 import msgspec
 
+from waterflow_agent import addresses
 from waterflow_agent.errors import Rejected
 
 PREFIX = "wfj1."
@@ -18,6 +20,7 @@ PREFIX = "wfj1."
 TEXT_LENGTH_MAX = 4096
 #: A CURVE key as Z85 text.
 _KEY_LENGTH = 40
+_HOST = re.compile(r"\[[0-9A-Fa-f:.%]{2,60}\]|[A-Za-z0-9._-]{1,253}")
 
 
 class JoinToken(
@@ -45,9 +48,32 @@ class JoinToken(
         """The value of `EnrollRequest.token`: the token's id and its secret."""
         return f"{self.token_id}.{self.secret}"
 
+    def at(self, hosts: list[str]) -> JoinToken:
+        """Returns the token with the addresses of these hosts; the ports stay the same."""
+        return msgspec.structs.replace(
+            self,
+            enroll_endpoint=addresses.join([f"tcp://{host}:{_port(self.enroll_endpoint)}" for host in hosts]),
+            work_endpoint=addresses.join([f"tcp://{host}:{_port(self.work_endpoint)}" for host in hosts]),
+        )
+
     def encode(self) -> str:
         """Returns the token as one line of text."""
         return PREFIX + base64.urlsafe_b64encode(msgspec.msgpack.encode(self)).rstrip(b"=").decode("ascii")
+
+
+def hosts_of(text: str) -> list[str]:
+    """Returns the host names or addresses in a text, separated by commas. Raises `Rejected` WF226 if one is invalid."""
+    hosts = [f"[{host}]" if host.count(":") > 1 and host[0] != "[" else host for host in addresses.split(text)]
+    if not 1 <= len(hosts) <= addresses.ADDRESSES_MAX or not all(map(_HOST.fullmatch, hosts)):
+        expected = f"1 to {addresses.ADDRESSES_MAX} host names or addresses without ports, separated by commas"
+        raise Rejected(
+            "WF226", f"address: expected {expected}, such as waterflow.example.org", where="address", status=422
+        )
+    return hosts
+
+
+def _port(endpoints: str) -> int:
+    return addresses.port_of(addresses.split(endpoints)[0])
 
 
 def decode(text: str) -> JoinToken:

@@ -136,7 +136,7 @@ AGENT = Package(
             see_also="waterflowctl(1), waterflowd(8). " + _DOCUMENTATION.format("waterflow-agent"),
             files=(
                 ("/etc/waterflow/agent.toml", "Configuration, with every key."),
-                ("/etc/waterflow/join.token", "Join token: the agent enrolls once this file exists."),
+                ("/etc/waterflow/join-token", "Join token: the agent enrolls once this file exists."),
                 ("/var/lib/waterflow-agent/", "Data directory: the agent's key, its journal, and job directories."),
                 ("/var/lib/waterflow-step/", "Home directory of the steps."),
             ),
@@ -150,7 +150,7 @@ AGENT = Package(
             "Configuration of waterflow-agent: every key with its default. Remove the # to change one.",
             "sudo systemctl restart waterflow-agent applies it; running steps continue.",
         ],
-        {"join-token-file": "/etc/waterflow/join.token"},
+        {"join-token-file": "/etc/waterflow/join-token"},
     ),
     documents=("docs/installation.md", "docs/operations.md", "SECURITY.md"),
     unused=cpython.UNUSED_BY_AGENT,

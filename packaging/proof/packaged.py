@@ -83,7 +83,7 @@ class PackagedMachine(booted.Machine):
         self.run("git", "init", "--quiet", "--bare", "--initial-branch=main", "/srv/ops.git")
         self.systemctl("restart", "waterflowd")
         token = self.run("waterflowctl", "agents", "tokens", "create", "--group", "web").stdout
-        target = "/etc/waterflow/join.token"
+        target = "/etc/waterflow/join-token"
         self.run("install", "-m", "600", "-o", "waterflow-agent", "/dev/stdin", target, stdin=token)
         wait_until(self.is_connected, "the agent to be connected", PATIENCE_S)
 

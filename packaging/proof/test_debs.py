@@ -98,7 +98,7 @@ def _agent_waits_for_its_token_and_says_so(machine: PackagedMachine) -> None:
     message = machine.add("waterflow-agent")
     assert "The agent is waiting for a join token" in message
     status = machine.run("systemctl", "status", "--no-pager", "waterflow-agent", check=False).stdout
-    assert "waiting for a join token in /etc/waterflow/join.token" in status
+    assert "waiting for a join token in /etc/waterflow/join-token" in status
     assert not machine.is_active("waterflow-agent")
     assert machine.is_active("waterflow-agent.path")
 
@@ -176,7 +176,7 @@ def _signs(machine: PackagedMachine) -> tuple[Path, Path]:
 
 
 def _upgrade_loses_nothing(machine: PackagedMachine, newer: Path) -> None:
-    machine.root.write("/etc/waterflow/agent.toml", 'join-token-file = "/etc/waterflow/join.token"\nslots = 32\n')
+    machine.root.write("/etc/waterflow/agent.toml", 'join-token-file = "/etc/waterflow/join-token"\nslots = 32\n')
     machine.systemctl("restart", "waterflow-agent")
     wait_until(machine.is_connected, "the agent with more slots", PATIENCE_S)
     marks, door = _signs(machine)

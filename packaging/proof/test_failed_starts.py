@@ -66,7 +66,7 @@ def _a_data_directory_out_of_reach(machine: PackagedMachine) -> None:
 
 def _a_token_that_is_none(machine: PackagedMachine) -> None:
     machine.add("waterflow-agent")
-    target = "/etc/waterflow/join.token"
+    target = "/etc/waterflow/join-token"
     machine.run("install", "-m", "600", "-o", "waterflow-agent", "/dev/stdin", target, stdin="rubbish\n")
     wait_until(lambda: machine.show("waterflow-agent", "ActiveState") == "failed", "it to stay down", PATIENCE_S)
     message = machine.run("systemctl", "status", "waterflow-agent", check=False).stdout

@@ -4,10 +4,11 @@ units="waterflow-runner.service waterflow-agent.path waterflow-agent.service"
 renewed="waterflow-agent.service"
 # Stopped before the package is removed, in this order.
 all_units="waterflow-agent.path waterflow-agent.service waterflow-runner.service"
-data="/var/lib/waterflow-agent /var/lib/waterflow-step"
+# Of the runtime directory, an agent keeps the secrets of running steps.
+data="/var/lib/waterflow-agent /var/lib/waterflow-step /run/waterflow-agent"
 prepare() { :; }
 first_words() {
-    if [ -e /etc/waterflow/join.token ]; then return 0; fi
+    if [ -e /etc/waterflow/join-token ]; then return 0; fi
     echo "The agent is waiting for a join token. On the daemon's host: sudo waterflowctl agents tokens create --group GROUP. Then here:"
-    echo "  echo TOKEN | sudo install -m 600 -o waterflow-agent /dev/stdin /etc/waterflow/join.token"
+    echo "  echo TOKEN | sudo install -m 600 -o waterflow-agent /dev/stdin /etc/waterflow/join-token"
 }

@@ -309,6 +309,10 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         """Runs waterflowctl and waits for it."""
         return self._run("waterflowd.ctl", *arguments, timeout_s=timeout_s)
 
+    def agent(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs waterflow-agent and waits for it."""
+        return self._run(self.agent_module, *arguments)
+
     def _run(self, module: str, *arguments: str, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],

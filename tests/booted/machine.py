@@ -167,9 +167,9 @@ class Machine:
         self.run("git", "init", "--quiet", "--bare", "--initial-branch=main", "/srv/ops.git")
         self.systemctl("enable", "--now", "waterflowd.service")
         token = self.run("waterflowctl", "agents", "tokens", "create", "--group", "web").stdout
-        self.root.write("/etc/waterflow/join.token", token, 0o600)
-        self.run("chown", "waterflow-agent:", "/etc/waterflow/join.token")
-        self.root.write("/etc/waterflow/agent.toml", 'name = "web-1"\njoin-token-file = "/etc/waterflow/join.token"\n')
+        self.root.write("/etc/waterflow/join-token", token, 0o600)
+        self.run("chown", "waterflow-agent:", "/etc/waterflow/join-token")
+        self.root.write("/etc/waterflow/agent.toml", 'name = "web-1"\njoin-token-file = "/etc/waterflow/join-token"\n')
         self.systemctl("enable", "--now", "waterflow-agent.service")
         wait_until(self.is_connected, "the agent to be connected")
 

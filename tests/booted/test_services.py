@@ -63,7 +63,7 @@ def test_the_services_start_and_a_push_runs(machine: Machine) -> None:
 
 def test_services_start_again_after_a_reboot(machine: Machine) -> None:
     """Enabled units start at boot, and the agent no longer needs its token."""
-    machine.run("rm", "/etc/waterflow/join.token")
+    machine.run("rm", "/etc/waterflow/join-token")
     machine.reboot()
     wait_until(machine.is_connected, "the agent to be connected")
     assert _printed(machine, "echo again") == ["again"]

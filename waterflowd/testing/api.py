@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from waterflow_agent.errors import Rejected
+from waterflow_agent.join_token import JoinToken
 from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
 from waterflowd.access import events
@@ -220,7 +221,14 @@ class MemoryAgentAdmin:
             expires_at=ttl_ms,
         )
         self.join_tokens.append(row)
-        return row.id, f"wfj_{row.id}"
+        token = JoinToken(
+            enroll_endpoint="tcp://127.0.0.1:7234",
+            work_endpoint="tcp://127.0.0.1:7233",
+            server_key="k" * 40,
+            token_id=row.id,
+            secret="s",
+        )
+        return row.id, token.encode()
 
     def tokens(self) -> Sequence[JoinTokenRow]:
         """See the protocol."""

@@ -12,6 +12,8 @@ Rules of this file:
 - A session ends when nothing was received for the time that `Welcome` named. This is measured with the boot clock, so an agent
   that was suspended or stopped ends the session before it reads any message, and never starts an outdated offer.
 - After a connection the next address of the server follows (addresses.py), unless another of the server's keys is to be tried.
+- A refused key is tried again a few times, because a server that was just restored or has just started may still be reading
+  its agents. After `REFUSALS_MAX` refusals without a session, by every address, the link ends: a person has to act.
 - Everything queued in one turn of the loop is sent in one flush, in the next turn.
 - Which of the server's keys a connection uses, and whether a new one is accepted, is decided by `server_keys`.
 - `MessageHandler` acts on the messages; this module only knows sessions.
@@ -34,6 +36,7 @@ from waterflow_agent.addresses import Addresses
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.clock import Clock, utc_time
 from waterflow_agent.errors import LocalProtocolError, RemoteProtocolError
+from waterflow_agent.session import reachability
 from waterflow_agent.session.dealer import LINGER_MS, Dealer, SocketFactory
 from waterflow_agent.session.server_keys import ServerKeys
 from waterflow_agent.wire import messages
@@ -46,6 +49,8 @@ logger = logging.getLogger(__name__)
 BACKOFF = Backoff(first_s=0.1, max_s=5.0)
 #: After a refused key: only a person can change that.
 REFUSED_BACKOFF = Backoff(first_s=1.0, max_s=30.0)
+#: Refusals of the key without a session in between, after which the agent ends.
+REFUSALS_MAX = 3
 #: From the first byte of a connection to `Welcome`.
 OPEN_S_MAX = 10.0
 
@@ -65,13 +70,24 @@ class EndReason(Enum):
     KEY_ROTATED = "key-rotated"
 
 
+class LinkState(Enum):
+    """What a link is doing, for the status file."""
+
+    RESOLVING = "resolving"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    #: The server does not accept this agent.
+    REFUSED = "refused"
+
+
 class ConnectionEnd(msgspec.Struct, frozen=True):
-    """How a connection ended; `text` is for people."""
+    """How a connection ended; `text` is for people, with the error's code if there is one."""
 
     reason: EndReason
     text: str
     #: When the daemon wants the agent to try again; 0 for never, None when it did not say.
     after_ms: int | None = None
+    code: str = ""
 
 
 class MessageHandler(Protocol):
@@ -131,14 +147,17 @@ class Link:
         clock: Clock,
         dice: random.Random | None = None,
     ) -> None:
+        self.state = LinkState.CONNECTING
         #: What the connection is doing, in one line for people.
-        self.state = "not connected yet"
+        self.text = "not connected yet"
         self._sockets = sockets
         self._server_keys = server_keys
         self._new_token = new_token
         self._clock = clock
         self._dice = dice or random.Random()
         self._addresses = Addresses(endpoint, self._dice)
+        #: The addresses that have refused the key since the last session, each as often as it has.
+        self._refusals: list[str] = []
         self._connection: _Connection | None = None
 
     @property
@@ -151,8 +170,8 @@ class Link:
         """Whether a session is open."""
         return self._connection is not None and self._connection.is_open
 
-    async def run(self, handler: MessageHandler) -> None:
-        """Connects again and again. Returns when the daemon has said that another attempt is useless."""
+    async def run(self, handler: MessageHandler) -> ConnectionEnd:
+        """Connects again and again. Returns the last end when another attempt is useless."""
         failures = 0
         try:
             while True:
@@ -166,14 +185,25 @@ class Link:
                 elif connection.is_answered:
                     is_same_address = self._server_keys.was_not_proven()
                 self._log_end(end)
-                if end.reason is EndReason.REJECTED and end.after_ms == 0:
-                    return
+                if self._is_final(connection, end):
+                    return end
                 if not is_same_address:
                     self._addresses.take_next()
                 await asyncio.sleep(self._delay_s(end, failures))
         finally:
             self._connection = None
             self._sockets.close()
+
+    def _is_final(self, connection: _Connection, end: ConnectionEnd) -> bool:
+        """Whether the server does not accept this agent, and will not until a person acts."""
+        if connection.was_open:
+            self._refusals.clear()
+        if end.reason is EndReason.REJECTED:
+            return end.after_ms == 0
+        if end.reason is not EndReason.REFUSED:
+            return False
+        self._refusals.append(self.endpoint)
+        return len(self._refusals) >= REFUSALS_MAX and len(set(self._refusals)) == self._addresses.count
 
     def _connect(self, handler: MessageHandler) -> _Connection:
         key = self._server_keys.choose()
@@ -216,14 +246,21 @@ class Link:
         # Full jitter: a thousand agents must not come back at the same moment.
         return backoff.delay_s(failures + 1, jitter=self._dice.random())
 
-    def _on_state(self, state: str) -> None:
+    def _on_state(self, state: LinkState, text: str = "") -> None:
         self.state = state
-        logger.info("%s: %s", self.endpoint, state)
+        if text:
+            self.text = text
+            logger.info("%s: %s", self.endpoint, text)
 
     def _log_end(self, end: ConnectionEnd) -> None:
-        if end.text != self.state:
-            logger.warning("%s: %s", self.endpoint, end.text)
-        self.state = end.text
+        text = f"{end.text} [{end.code}]" if end.code else end.text
+        if text != self.text:
+            logger.warning("%s: %s", self.endpoint, text)
+        self.text = text
+        if end.reason in (EndReason.REFUSED, EndReason.REJECTED):
+            self.state = LinkState.REFUSED
+        elif self.state is LinkState.CONNECTED:
+            self.state = LinkState.CONNECTING
 
 
 class _Connection:
@@ -236,7 +273,7 @@ class _Connection:
         handler: MessageHandler,
         new_token: Callable[[], str],
         clock: Clock,
-        on_state: Callable[[str], None],
+        on_state: Callable[[LinkState, str], None],
         server_keys: ServerKeys,
         server_key: str,
     ) -> None:
@@ -245,6 +282,7 @@ class _Connection:
         #: Whether somebody answers at the endpoint, and whether it has proven the server's key.
         self.is_answered = False
         self.is_proven = False
+        self._is_connected = False
         self._endpoint = endpoint
         self._socket = socket
         self._handler = handler
@@ -262,6 +300,7 @@ class _Connection:
 
     async def run(self) -> ConnectionEnd:
         tasks = [
+            asyncio.create_task(self._connect(), name="link-connect"),
             asyncio.create_task(self._watch(), name="link-monitor"),
             asyncio.create_task(self._socket.read(self._receive), name="link-reader"),
         ]
@@ -269,7 +308,6 @@ class _Connection:
             task.add_done_callback(self._on_task_done)
         self._arm_opening()
         try:
-            self._socket.connect(self._endpoint)
             end = await self._ended
         finally:
             for handle in (self._timer, self._opening, self._flushing):
@@ -305,30 +343,35 @@ class _Connection:
 
     # Tasks.
 
+    async def _connect(self) -> None:
+        self._on_state(LinkState.RESOLVING, "")
+        if problem := await reachability.resolution_problem(self._endpoint):
+            self._end(EndReason.UNREACHABLE, problem)
+            return
+        self._on_state(LinkState.CONNECTING, "")
+        self._socket.connect(self._endpoint)
+
     async def _watch(self) -> None:
         while True:
             kind = await self._socket.next_event()
-            self.is_answered |= kind is not zmq.Event.CLOSED
-            if kind is zmq.Event.HANDSHAKE_SUCCEEDED:
+            self.is_answered |= kind not in (zmq.Event.CLOSED, zmq.Event.CONNECTED)
+            if kind is zmq.Event.CONNECTED:
+                self._is_connected = True
+            elif kind is zmq.Event.HANDSHAKE_SUCCEEDED:
                 self.is_proven = True
                 self._send_hello()
             elif kind is zmq.Event.HANDSHAKE_FAILED_AUTH:
                 self.is_proven = True
-                text = "the server refused this agent's key: it is not enrolled there, or was revoked [WF212]"
-                self._end(EndReason.REFUSED, text)
+                text = "the server refused this agent's key: it was revoked, or is not enrolled there"
+                self._end(EndReason.REFUSED, text, code="WF212")
             elif kind is zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
-                text = "not a Waterflow server, or its key differs from the one that this agent has stored"
-                self._end(EndReason.PROTOCOL_ERROR, text)
+                self._end(EndReason.PROTOCOL_ERROR, reachability.NO_SERVER)
             elif kind is zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
-                text = (
-                    "the handshake failed: the server has just stopped, or its key differs from the one that this agent has "
-                    "stored; if the server's key was rotated, the old one may have expired: enroll this agent again"
-                )
-                self._end(EndReason.UNREACHABLE, text)
+                self._end(EndReason.UNREACHABLE, reachability.KEY_DIFFERS)
             elif kind is zmq.Event.CLOSED:
-                self._end(EndReason.UNREACHABLE, "the server does not answer")
+                self._end(EndReason.UNREACHABLE, await reachability.connection_problem(self._endpoint))
             else:
-                self._end(EndReason.UNREACHABLE, "connection lost")
+                self._end(EndReason.UNREACHABLE, "connection lost" if self.is_proven else reachability.NO_SERVER)
 
     def _flush(self) -> None:
         self._flushing = None
@@ -399,7 +442,7 @@ class _Connection:
                 self._rotate(message)
                 return False
             elif isinstance(message, messages.Reject):
-                self._end(EndReason.REJECTED, f"{message.text} [{message.code}]", message.after_ms)
+                self._end(EndReason.REJECTED, message.text, message.after_ms, message.code)
                 return False
             elif isinstance(message, messages.Reset) and self.is_open:
                 # Before `Welcome`, a Reset is about an older session.
@@ -421,7 +464,8 @@ class _Connection:
         if self._opening is not None:
             self._opening.cancel()
         self._server_keys.confirm(self._server_key, welcome.old_server_keys)
-        self._on_state(f"connected as {welcome.name} in {', '.join(welcome.groups) or 'no group'}{self._warning()}")
+        groups = ", ".join(welcome.groups) or "no group"
+        self._on_state(LinkState.CONNECTED, f"connected as {welcome.name} in {groups}{self._warning()}")
         self._handler.on_opened(welcome)
 
     def _warning(self) -> str:
@@ -452,9 +496,9 @@ class _Connection:
         if was_open:
             self._handler.on_closed(reason)
 
-    def _end(self, reason: EndReason, text: str, after_ms: int | None = None) -> None:
+    def _end(self, reason: EndReason, text: str, after_ms: int | None = None, code: str = "") -> None:
         if not self._ended.done():
-            self._ended.set_result(ConnectionEnd(reason, text, after_ms))
+            self._ended.set_result(ConnectionEnd(reason, text, after_ms, code))
 
     def _arm(self, now: int, wake_at: int) -> None:
         if self._timer is not None:
@@ -464,8 +508,11 @@ class _Connection:
     def _arm_opening(self) -> None:
         if self._opening is not None:
             self._opening.cancel()
-        text = f"the server did not answer within {OPEN_S_MAX:.0f} s"
-        self._opening = asyncio.get_running_loop().call_later(OPEN_S_MAX, self._end, EndReason.UNREACHABLE, text)
+        self._opening = asyncio.get_running_loop().call_later(OPEN_S_MAX, self._give_up_opening)
+
+    def _give_up_opening(self) -> None:
+        answered = "the server accepted the connection, but" if self._is_connected else "the server"
+        self._end(EndReason.UNREACHABLE, f"{answered} did not answer within {OPEN_S_MAX:.0f} s")
 
 
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:

@@ -40,6 +40,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     fingerprint: str
     server: str
+    #: `enrolling`, or a `LinkState`.
+    state: str
     is_connected: bool
     link: str
     groups: list[str]
@@ -91,14 +93,19 @@ def _write(path: Path, content: bytes, flags: int) -> None:
 
 def read(data_dir: Path) -> Status | None:
     """Returns the status of the agent that is running with this directory, or None. Raises `Retryable` WF344 if unreadable."""
+    status = read_last(data_dir)
+    return status if status is not None and process_started(status.pid) == status.process_started else None
+
+
+def read_last(data_dir: Path) -> Status | None:
+    """Returns the status of the newest agent with this directory, which may have ended. Raises `Retryable` WF344."""
     path = data_dir / _FILE_NAME
     try:
-        status = msgspec.json.decode(path.read_bytes(), type=Status)
+        return msgspec.json.decode(path.read_bytes(), type=Status)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
         raise Retryable("WF344", f"cannot read {path}: {error}") from error
-    return status if process_started(status.pid) == status.process_started else None
 
 
 def process_started(pid: int) -> int:

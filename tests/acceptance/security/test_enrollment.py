@@ -56,7 +56,7 @@ def test_a_token_enrolls_as_many_agents_as_it_allows(empty_cluster: Cluster) -> 
 
 
 def test_a_revoked_agent_is_disconnected_and_its_attempts_are_lost(cluster: Cluster) -> None:
-    """It is revoked during a step; it does not reconnect, and the run says what happened."""
+    """It is revoked during a step; it ends with exit code 5, also when it is started again, and the run says what happened."""
     run = cluster.start(SLEEPER)
     wait_until(lambda: cluster.run(run)["jobs"][0]["status"] == "running", "the job to run")
     name = cluster.run(run)["jobs"][0]["agent"]
@@ -67,4 +67,13 @@ def test_a_revoked_agent_is_disconnected_and_its_attempts_are_lost(cluster: Clus
     found = cluster.wait_for(run)
     assert found["conclusion"] == "lost"
     assert "revoked by" in found["jobs"][0]["steps"][0]["reason"]["text"]
-    wait_until(lambda: "revoked" in cluster.agent_log(name).read_text(), "the agent to say so")
+    assert cluster.agent_process(name).wait(PATIENCE_S) == 5
+    cluster.launch_agent(name)
+    assert cluster.agent_process(name).wait(PATIENCE_S) == 5
+    assert (
+        f"tcp://127.0.0.1:{cluster.work_port}: the server refused this agent's key"
+        in cluster.agent_log(name).read_text()
+    )
+    displayed = cluster.agent("status", "--data-dir", str(cluster.agent_dir(name)))
+    assert displayed.returncode == 4
+    assert f"refused by tcp://127.0.0.1:{cluster.work_port}" in displayed.stderr

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -73,15 +74,84 @@ async def test_refused_key_is_reported_and_retried(
 ) -> None:
     """An unknown key is reported clearly, and the agent connects once the key is approved."""
     monkeypatch.setattr(link, "REFUSED_BACKOFF", Backoff(first_s=0.05, max_s=0.1))
+    monkeypatch.setattr(link, "REFUSALS_MAX", 1_000)
     enrolled(data_dir, daemon)
     daemon.is_approving = False
 
     async with running(Agent(Config(name="a", data_dir=str(data_dir)))):
-        await daemon.until(lambda: daemon.refused_handshakes >= 3)
+        await daemon.until(lambda: daemon.refused_handshakes >= 1)
         await eventually(lambda: (displayed := status.read(data_dir)) and "refused this agent's key" in displayed.link)
         daemon.is_approving = True
         await daemon.session_opened()
         await eventually(lambda: (displayed := status.read(data_dir)) and displayed.is_connected)
+
+
+async def test_a_key_that_stays_refused_ends_the_agent(
+    daemon: ScriptedDaemon, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a few refusals by all addresses; the error and the status say which server, why, and what to do."""
+    monkeypatch.setattr(link, "REFUSED_BACKOFF", Backoff(first_s=0.05, max_s=0.1))
+    daemon.is_approving = False
+    async with ScriptedDaemon(like=daemon) as other:
+        other.is_approving = False
+        enrolled(data_dir, daemon)
+        config = Config(name="a", data_dir=str(data_dir), server=several(daemon.endpoint, other.endpoint))
+        with pytest.raises(Rejected, match=r"revoked, or is not enrolled there.*agents approve SHA256:") as caught:
+            async with asyncio.timeout(PATIENCE_S):
+                await Agent(config).run()
+        assert caught.value.code == "WF212"
+        assert daemon.refused_handshakes + other.refused_handshakes >= link.REFUSALS_MAX
+        assert min(daemon.refused_handshakes, other.refused_handshakes) >= 1
+    displayed = status.read_last(data_dir)
+    assert displayed is not None
+    assert (displayed.state, displayed.server in (daemon.endpoint, other.endpoint)) == ("refused", True)
+
+
+@contextlib.contextmanager
+def listener() -> Iterator[str]:
+    """Yields an address at which something else than a daemon answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" + b" " * 64)
+                    connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("is_enrolled", [True, False])
+@pytest.mark.parametrize("fault", ["name", "port", "other", "key"])
+async def test_each_fault_of_an_address_has_its_own_sentence(
+    daemon: ScriptedDaemon, data_dir: Path, fault: str, is_enrolled: bool
+) -> None:
+    """In the status, with the address: a name without an address, a port without a listener, another service, another key."""
+    with dead_port() as dead, listener() as service:
+        endpoint = {"name": "tcp://nowhere.invalid:7233", "port": dead, "other": service, "key": daemon.endpoint}[fault]
+        key = daemon.server_key if fault != "key" else zmq.curve_keypair()[0].decode()
+        if is_enrolled:
+            server = enrollment.Server(server_key=key, work_endpoint=endpoint, name="a", groups=[])
+            enrollment.store(data_dir, server)
+        config = Config(
+            name="a", data_dir=str(data_dir), server=endpoint, enroll_server=endpoint, server_key=key, groups=["web"]
+        )
+        says = {
+            "name": 'cannot resolve the host name "nowhere.invalid"',
+            "port": f"connection refused: nothing listens on port {endpoint.rpartition(':')[2]} of 127.0.0.1",
+            "other": "is not a port of waterflowd for agents",
+            "key": "the server's key differs from the one that this agent has",
+        }[fault]
+        async with running(Agent(config)):
+            await eventually(lambda: (displayed := status.read(data_dir)) and says in displayed.link)
+            displayed = status.read(data_dir)
+            assert displayed is not None
+            assert displayed.server == endpoint
+            states = {"resolving", "connecting"} if is_enrolled else {"enrolling"}
+            assert displayed.state in states
+            assert displayed.state == "resolving" or fault != "name" or not is_enrolled
 
 
 async def test_back_off_of_a_refused_key_is_long() -> None:
@@ -298,17 +368,20 @@ async def told_in_any_session(daemon: ScriptedDaemon, task: messages.Task) -> No
         await daemon.until(lambda: is_there() or len(daemon.hellos) > sessions)  # noqa: B023
 
 
-async def test_rejected_agent_keeps_its_steps_and_does_not_reconnect(daemon: ScriptedDaemon, data_dir: Path) -> None:
-    """After a permanent rejection the agent does not reconnect; its steps continue, and its status has the reason."""
+async def test_a_rejection_for_good_ends_the_agent_but_not_its_runner(daemon: ScriptedDaemon, data_dir: Path) -> None:
+    """The agent does not connect again; its step runner continues, and its last status has the reason."""
     enrolled(data_dir, daemon)
     daemon.rejection = ("WF215", "another agent uses this key", 0)
 
-    async with running(Agent(Config(name="a", data_dir=str(data_dir)))) as task:
-        await eventually(
-            lambda: (displayed := status.read(data_dir)) and "another agent uses this key" in displayed.link
-        )
-        assert len(daemon.hellos) == 1
-        assert not task.done()
+    with pytest.raises(Rejected, match="another agent uses this key"):
+        async with asyncio.timeout(PATIENCE_S):
+            await Agent(Config(name="a", data_dir=str(data_dir))).run()
+
+    assert len(daemon.hellos) == 1
+    assert runner_pids(data_dir)
+    displayed = status.read_last(data_dir)
+    assert displayed is not None
+    assert displayed.link == "another agent uses this key [WF215]"
 
 
 async def test_second_agent_in_one_directory_is_refused(daemon: ScriptedDaemon, data_dir: Path) -> None:
@@ -472,7 +545,7 @@ async def test_agent_rejects_a_server_with_another_key(data_dir: Path, monkeypat
         )
         request = messages.EnrollRequest(1, "t.s", "a", [], "h", "", "0")
 
-        with pytest.raises(Retryable, match="its key differs"):
+        with pytest.raises(Retryable, match="key differs"):
             await enrollment.ask(settings, keys.load_or_create(data_dir), request)
 
     assert port.requests == []

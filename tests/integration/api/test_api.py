@@ -11,6 +11,7 @@ import httpx
 import msgspec
 import pytest
 
+from waterflow_agent import join_token
 from waterflowd.access.roles import Role
 from waterflowd.admin.ports import AgentRow, PendingRow, RepositoryRow, ScheduleRow
 from waterflowd.api.schemas import access, agents, events, repositories, runs, system
@@ -503,7 +504,8 @@ async def test_agents_are_enrolled_approved_and_revoked(harness: ApiHarness, cli
         PendingRow(fingerprint=fingerprint, name="db-1", groups=("db",), hostname="h", requested_at=5)
     )
     made = await client.post("/v1/agents/tokens", json={"groups": ["web"], "ttl": "2h", "uses": 3})
-    assert (made.status_code, made.json()["token"]) == (201, "wfj_1")
+    assert made.status_code == 201
+    assert (join_token.decode(made.json()["token"]).token_id, made.json()["address"]) == ("1", "tcp://127.0.0.1:7233")
     (row,) = (await client.get("/v1/agents/tokens")).json()["tokens"]
     assert (row["id"], row["groups"], row["uses"], row["created_by"]) == (made.json()["id"], ["web"], 3, "anonymous")
     listed = (await client.get("/v1/agents")).json()

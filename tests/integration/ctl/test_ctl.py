@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from tests.integration.ctl.served import HELLO, Server, started_id
 from tests.patience import PATIENCE_S
+from waterflow_agent import join_token
 from waterflowd.access.roles import Role
 from waterflowd.admin.ports import DefinitionPlan, PendingRow, RepositoryRow, ScheduleRow
 from waterflowd.ctl.main import cli
@@ -241,12 +242,20 @@ def test_agents_are_enrolled_and_revoked_from_the_command_line(server: Server) -
     waiting = PendingRow(fingerprint=fingerprint, name="db-1", groups=("db",), hostname="h", requested_at=5)
     server.harness.agents.waiting.append(waiting)
     made = server.ctl("agents", "tokens", "create", "--group", "web", "--uses", "0")
-    assert made.stdout.splitlines()[-1] == "wfj_1"
+    assert join_token.decode(made.stdout.splitlines()[-1]).token_id == "1"
+    assert "connect to tcp://127.0.0.1:7233;" in made.stderr
+    here = server.ctl("agents", "token", "--group", "web", "--address", "wf.example.org,fd00::1", "--json")
+    addresses = ("tcp://wf.example.org:7233,tcp://[fd00::1]:7233", "tcp://wf.example.org:7234,tcp://[fd00::1]:7234")
+    made_here = json.loads(here.stdout)
+    assert (made_here["address"], made_here["enroll_address"]) == addresses
+    decoded = join_token.decode(made_here["token"])
+    assert (decoded.work_endpoint, decoded.enroll_endpoint) == addresses
+    assert server.ctl("agents", "tokens", "create", "--group", "web", "--address", "tcp://x:1").exit_code == 5
     assert server.harness.agents.join_tokens[-1].uses is None
     assert "0/any" in server.ctl("agents", "tokens").output
     assert server.ctl("agents", "tokens", "revoke", "1").exit_code == 0
     assert "revoked" in server.ctl("agents", "tokens").output
-    assert server.ctl("agents", "tokens", "revoke", "2").exit_code == 5
+    assert server.ctl("agents", "tokens", "revoke", "9").exit_code == 5
     assert f"agents approve {fingerprint}" in server.ctl("agents").output
     assert server.ctl("agents", "approve", fingerprint, "--group", "db").exit_code == 0
     assert server.ctl("agents", "revoke", "db-1").exit_code == 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
+from waterflow_agent import join_token
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema
@@ -143,12 +144,23 @@ async def create_join_token(request: Request, services: Ports, principal: Operat
     if body.uses is not None and not 1 <= body.uses <= _USES_MAX:
         raise Rejected("WF605", f"`uses` must be between 1 and {_USES_MAX}, or null", where="uses")
     ttl_ms = parse_ttl(body.ttl, default_ms=_TOKEN_TTL_MS)
+    hosts = join_token.hosts_of(body.address) if body.address is not None else []
     token_id, token = await services.agents.create_token(groups, ttl_ms, body.uses, principal.name)
     await services.audit.action(
         principal, "create-join-token", ",".join(groups), token=token_id, uses=body.uses, ttl_s=ttl_ms // 1000
     )
-    expires_at = timestamp(services.clock.now() + ttl_ms)
-    made = NewJoinTokenSchema(token=token, id=token_id, groups=groups, uses=body.uses, expires_at=expires_at)
+    content = join_token.decode(token)
+    if hosts:
+        content = content.at(hosts)
+    made = NewJoinTokenSchema(
+        token=content.encode(),
+        address=content.work_endpoint,
+        enroll_address=content.enroll_endpoint,
+        id=token_id,
+        groups=groups,
+        uses=body.uses,
+        expires_at=timestamp(services.clock.now() + ttl_ms),
+    )
     return json_response(made, 201)
 
 

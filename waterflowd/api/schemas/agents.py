@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -140,11 +140,16 @@ class GroupsBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class JoinTokenBody(msgspec.Struct, forbid_unknown_fields=True):
-    """A join token to create: `ttl` is a duration such as `1h`, or seconds; `uses` null means any number of agents."""
+    """A join token to create: `ttl` is a duration such as `1h`, or seconds; `uses` null means any number of agents.
+
+    `address` is the host name or address at which these agents reach the daemon, or several separated by commas; null means
+    `agents.address` of the configuration.
+    """
 
     groups: list[str]
     ttl: str | int | None = None
     uses: int | None = 1
+    address: Annotated[str, msgspec.Meta(min_length=1, max_length=4_000)] | None = None
 
 
 class JoinTokenSchema(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,9 +197,11 @@ class JoinTokenList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewJoinTokenSchema(msgspec.Struct, frozen=True, kw_only=True):
-    """A new join token. `token` is shown only once; its `id` names it in the list."""
+    """A new join token. `token` is shown only once; its `id` names it in the list. `address` and `enroll_address` are in it."""
 
     token: str
+    address: str
+    enroll_address: str
     id: str
     groups: tuple[str, ...]
     uses: int | None

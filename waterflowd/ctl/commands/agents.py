@@ -110,11 +110,19 @@ def tokens(context: click.Context, as_json: bool) -> None:
     type=click.IntRange(min=0),
     help="How many agents may use it; 0 for any number.",
 )
+@click.option(
+    "--address",
+    metavar="HOST",
+    help="Where these agents reach the daemon: a host name or address, or several separated by commas."
+    " [default: agents.address of the daemon's configuration]",
+)
 @json_option
 @click.pass_context
-def create_token(context: click.Context, groups: tuple[str, ...], ttl: str, uses: int, as_json: bool) -> None:
-    """Create a join token; it is the last line of the output."""
-    body = {"groups": list(groups), "ttl": ttl, "uses": uses or None}
+def create_token(
+    context: click.Context, groups: tuple[str, ...], ttl: str, uses: int, address: str | None, as_json: bool
+) -> None:
+    """Create a join token; it is the last line of the output. It contains the address at which agents reach the daemon."""
+    body = {"groups": list(groups), "ttl": ttl, "uses": uses or None, "address": address}
     created = client_of(context).post("/v1/agents/tokens", body)
     if as_json:
         print_json([created])
@@ -123,8 +131,15 @@ def create_token(context: click.Context, groups: tuple[str, ...], ttl: str, uses
     agent_count = {None: "any number of agents", 1: "one agent"}.get(created["uses"], f"{created['uses']} agents")
     expiry = time_text(created["expires_at"])
     click.echo(f"Join token for {noun} {', '.join(groups)}: {agent_count}, expires {expiry}.", err=True)
+    click.echo(
+        escape_for_display(f"Agents with it connect to {created['address']}; another address: --address HOST."),
+        err=True,
+    )
     click.echo("On the server, write it to a file and run: waterflow-agent enroll --token-file FILE", err=True)
     click.echo(created["token"])
+
+
+agents.add_command(create_token, "token")
 
 
 @tokens.command("revoke")

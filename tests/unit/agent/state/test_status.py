@@ -41,6 +41,7 @@ def made(link: str = "connected", warnings: list[str] | None = None) -> status.S
         name="web-1",
         fingerprint="",
         server="",
+        state="connected",
         is_connected=True,
         link=link,
         groups=[],

@@ -23,8 +23,8 @@ KEY_DIFFERS = (
     "key was rotated and the old one has expired, or if it was set up again, enroll this agent again with a new join token"
 )
 NO_SERVER = (
-    "the handshake failed: what answers there is not a port of waterflowd for agents, or waterflowd is just stopping; check the "
-    "port: by default 7233, and 7234 for enrollment"
+    "the handshake failed: what answers there is not a port of waterflowd for agents, or waterflowd is just stopping; check "
+    "the port: by default 7233, and 7234 for enrollment"
 )
 
 

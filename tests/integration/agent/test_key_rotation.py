@@ -132,7 +132,7 @@ async def test_an_agent_that_missed_several_rotations_follows_to_the_newest_key(
 async def test_an_expired_key_is_refused(agent: AgentDirectory, tmp_path: Path) -> None:
     """It is in the file still, and opens no handshake; the agent says what may have happened."""
     async with daemon(tmp_path / "daemon", SECOND, until_at(FIRST, PAST), agent=agent) as link, agent.running(link):
-        await until(lambda: "the old one may have expired: enroll this agent again" in agent.link)
+        await until(lambda: "If its key was rotated and the old one has expired" in agent.link)
         # The same port is open for an agent with the current key.
         await link.peer().open()
 

@@ -104,6 +104,7 @@ CTL_MAY = (
     ERRORS,
     "waterflowd.__version__",
     DISPLAY,
+    "waterflow_agent.durations",
 )
 #: The runner outlives every upgrade of the agent, so it imports almost nothing: the version, the errors and the clock.
 RUNNER_MAY = (

@@ -1,7 +1,8 @@
 """The API client: requests, pages, and streams that survive a restart of the daemon.
 
 Rules of this file: only this module imports httpx, and only when the first request is made. Every way in which a request
-can fail becomes a `Failure` with its exit code. A broken stream is resumed where it broke, for up to `RECONNECT_S`.
+can fail becomes a `Failure` with its exit code. The first request waits for a daemon that is just starting, for up to
+`Settings.wait_s`. A broken stream is resumed where it broke, for up to `RECONNECT_S`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import click
+
 from waterflowd import __version__
 from waterflowd.ctl.failures import Refused, Unreachable
 from waterflowd.ctl.settings import Settings
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 #: How long a stream waits for a daemon that is restarted or upgraded.
 RECONNECT_S = 300.0
 _PAUSE_S = 0.5
+#: Between tries to reach a daemon that is just starting.
+_STARTING_PAUSE_S = 0.1
+#: When to say that the command is waiting.
+_QUIET_S = 1.0
 _CONNECT_S = 5.0
 #: Longer than the interval of the API's heartbeats.
 _READ_S = 60.0
@@ -47,6 +54,8 @@ class Client:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._http: httpx.Client | None = None
+        #: Whether the daemon has answered: from then on, a failed connection is reported at once.
+        self._is_reached = False
 
     def _client(self) -> httpx.Client:
         if self._http is None:
@@ -56,8 +65,6 @@ class Client:
             if self.settings.token:
                 headers["Authorization"] = f"Bearer {self.settings.token}"
             path = self.settings.socket
-            if path is not None:
-                self._probe_socket(path)
             self._http = httpx.Client(
                 transport=httpx.HTTPTransport(uds=path)
                 if path is not None
@@ -74,6 +81,8 @@ class Client:
             probe.settimeout(_CONNECT_S)
             try:
                 probe.connect(path)
+            except (FileNotFoundError, ConnectionRefusedError) as error:
+                raise _NotListening(error) from None
             except OSError as error:
                 raise self._unreachable(error) from None
 
@@ -122,13 +131,15 @@ class Client:
 
         try:
             client = self._client()
-            response = client.request(
-                method,
-                path,
-                params=_present(parameters),
-                headers=headers,
-                content=body,
-                timeout=timeout or client.timeout,
+            response = self._answered(
+                lambda: client.request(
+                    method,
+                    path,
+                    params=_present(parameters),
+                    headers=headers,
+                    content=body,
+                    timeout=timeout or client.timeout,
+                )
             )
         except httpx.InvalidURL as error:
             raise Unreachable(f"invalid server address {self.settings.server!r}: {error}", _FIND_DAEMON) from None
@@ -137,6 +148,32 @@ class Client:
         if response.status_code >= 400:
             raise refused(response.status_code, response.content)
         return json.loads(response.content) if response.content else None
+
+    def _answered(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        """Send the request; while nobody has answered yet, again if nothing listens or the daemon says that it is starting."""
+        import httpx
+
+        give_up_at = time.monotonic() + self.settings.wait_s
+        say_at = time.monotonic() + _QUIET_S
+        while True:
+            try:
+                if self.settings.socket is not None and not self._is_reached:
+                    self._probe_socket(self.settings.socket)
+                response = send()
+            except (httpx.ConnectError, _NotListening) as error:
+                is_starting = isinstance(error, _NotListening) or "refused" in str(error)
+                if self._is_reached or not is_starting or time.monotonic() >= give_up_at:
+                    if isinstance(error, _NotListening):
+                        raise self._unreachable(error.reason) from None
+                    raise
+            else:
+                if self._is_reached or response.status_code != 503 or time.monotonic() >= give_up_at:
+                    self._is_reached = True
+                    return response
+            if time.monotonic() >= say_at:
+                click.echo(f"waiting for the daemon at {self.settings.server} ...", err=True)
+                say_at = give_up_at + 1
+            time.sleep(_STARTING_PAUSE_S)
 
     def pages(self, path: str, key: str, limit: int | None = None, /, **parameters: Any) -> Iterator[dict[str, Any]]:
         """Yield the rows of a list over all its pages, at most `limit`."""
@@ -172,16 +209,25 @@ class Client:
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
 
-    def follow(self, path: str, on_lost: Callable[[str], None], /, **parameters: Any) -> Iterator[dict[str, Any]]:
+    def follow(
+        self,
+        path: str,
+        on_lost: Callable[[str], None],
+        on_resumed: Callable[[], None] | None = None,
+        /,
+        **parameters: Any,
+    ) -> Iterator[dict[str, Any]]:
         """Yield the items of a stream of server-sent events until its end.
 
-        A broken connection is resumed after the last item; `on_lost` is called once per interruption.
+        A broken connection is resumed after the last item; `on_lost` is called once per interruption, and `on_resumed` when the
+        stream is open again; with it, each time that happens.
         """
         import httpx
         from httpx_sse import EventSource, SSEError
 
         last: str | None = None
         lost_since: float | None = None
+        is_reported = False
         while True:
             headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last is not None else {})
             reason = "the daemon closed the stream"
@@ -192,8 +238,11 @@ class Client:
                 ) as response:
                     if response.status_code >= 400:
                         raise refused(response.status_code, response.read())
+                    if is_reported and on_resumed is not None:
+                        on_resumed()
+                        is_reported = False
                     for event in EventSource(response).iter_sse():
-                        lost_since = None
+                        lost_since, is_reported = None, False
                         if event.event == "end":
                             return
                         last = event.id or last
@@ -208,10 +257,12 @@ class Client:
                 reason = error.message
             if lost_since is None or time.monotonic() - opened_at > _READ_S:
                 # A stream that lasted longer than the read timeout had heartbeats, so this is a new interruption.
-                lost_since = time.monotonic()
-                on_lost(reason)
+                lost_since, is_reported = time.monotonic(), False
             elif time.monotonic() - lost_since > RECONNECT_S:
                 raise Unreachable(reason, _FIND_DAEMON)
+            if not is_reported:
+                on_lost(reason)
+                is_reported = True
             time.sleep(_PAUSE_S)
 
     def _unreachable(self, error: Exception) -> Unreachable:
@@ -225,6 +276,14 @@ class Client:
         if "without sending" in text or "disconnected" in text:
             return Unreachable(f"lost the connection to {server}", _FIND_DAEMON)
         return Unreachable(f"cannot connect to the daemon at {server} ({text})", _FIND_DAEMON)
+
+
+class _NotListening(Exception):
+    """Nothing accepts connections at the unix socket, as while a daemon is starting."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 def _present(parameters: dict[str, Any]) -> dict[str, Any]:

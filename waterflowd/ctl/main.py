@@ -45,6 +45,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 _GLOBAL = "--server"
+#: In any position only with a value after `=`, because commands have a flag of this name.
+_WAIT = "--wait="
 
 
 class Commands(click.Group):
@@ -81,7 +83,7 @@ class Commands(click.Group):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Accept `--server` in any position before `--`."""
+        """Accept `--server` and `--wait=SECONDS` in any position before `--`."""
         return super().parse_args(ctx, _global_first(args))
 
 
@@ -94,7 +96,7 @@ def _global_first(args: Sequence[str]) -> list[str]:
             rest += [word, *waiting]
         elif word == _GLOBAL:
             first += [word, *[value for value in [next(waiting, None)] if value is not None]]
-        elif word.startswith(f"{_GLOBAL}="):
+        elif word.startswith((f"{_GLOBAL}=", _WAIT)):
             first.append(word)
         else:
             rest.append(word)
@@ -105,22 +107,32 @@ def _global_first(args: Sequence[str]) -> list[str]:
 @click.option(
     "--server", envvar="WATERFLOW_SERVER", metavar="URL", help="Daemon's address: http://HOST:PORT or unix:/PATH."
 )
+@click.option(
+    "--wait",
+    type=click.FloatRange(0, 3_600),
+    default=5.0,
+    show_default=True,
+    envvar="WATERFLOW_WAIT",
+    metavar="SECONDS",
+    help="How long to wait for a daemon that is just starting; after a command as --wait=SECONDS.",
+)
 @click.version_option(__version__, prog_name="waterflowctl", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(context: click.Context, server: str | None) -> None:
+def cli(context: click.Context, server: str | None, wait: float) -> None:
     """Start, watch and understand the runs of Waterflow.
 
     Exit codes: 0 ok, 1 the run failed, 2 usage, 3 cancelled, 4 daemon unreachable, 5 request refused.
     """
-    context.obj = LazyClient(server)
+    context.obj = LazyClient(server, wait)
     context.call_on_close(context.obj.close)
 
 
 class LazyClient:
     """Creates the client when a command first uses it; offline commands never do."""
 
-    def __init__(self, server: str | None) -> None:
+    def __init__(self, server: str | None, wait_s: float) -> None:
         self._server = server
+        self._wait_s = wait_s
         self._client: Client | None = None
 
     @property
@@ -129,7 +141,7 @@ class LazyClient:
         if self._client is None:
             from waterflowd.ctl import settings
 
-            self._client = Client(settings.load(self._server))
+            self._client = Client(settings.load(self._server, self._wait_s))
         return self._client
 
     def close(self) -> None:

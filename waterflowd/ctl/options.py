@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from waterflowd.ctl.failures import USAGE, Failure, Refused
+from waterflowd.ctl.failures import USAGE, Failure
 
 if TYPE_CHECKING:
     from waterflowd.ctl.client import Client
@@ -70,20 +70,4 @@ def pairs(values: Iterable[str], option: str) -> dict[str, str]:
                 USAGE, f"{option} takes NAME=VALUE, not {value!r}", f"waterflowctl run NAME {option} name=value"
             )
         found[name] = text
-    return found
-
-
-def find_run(client: Client, text: str) -> dict[str, Any]:
-    """Return the run that `text` names: a whole or partial id, else the newest run of the workflow with that name."""
-    from waterflowd.ctl.client import run_path
-
-    try:
-        found: dict[str, Any] = client.get(run_path(text))
-    except Refused as error:
-        if error.status != 404:
-            raise
-        rows = client.get("/v1/runs", name=text[:300], limit=1)["runs"]
-        if not rows:
-            raise
-        found = client.get(run_path(rows[0]["id"]))
     return found

@@ -10,6 +10,8 @@ from typing import Any
 
 from waterflowd.ctl.failures import USAGE, Failure
 
+#: How long a command waits for a daemon that is just starting.
+WAIT_S = 5.0
 DEFAULT_SERVER = "unix:/run/waterflow/waterflowd.sock"
 
 
@@ -20,6 +22,8 @@ class Settings:
     #: `http://host:port`, `https://...` or `unix:/path`.
     server: str
     token: str | None
+    #: How long to wait for a daemon that is just starting.
+    wait_s: float = WAIT_S
 
     @property
     def socket(self) -> str | None:
@@ -35,16 +39,16 @@ def configuration_path() -> Path:
     return Path(folder) / "waterflow" / "config.toml"
 
 
-def load(server: str | None) -> Settings:
+def load(server: str | None, wait_s: float = WAIT_S) -> Settings:
     """Return the effective settings; `server` is the value from the command line or the environment."""
     token = os.environ.get("WATERFLOW_TOKEN") or None
     if server:
-        return Settings(_checked(server), token)
+        return Settings(_checked(server), token, wait_s)
     context = _context(configuration_path())
     address = context.get("server") or DEFAULT_SERVER
     if token is None:
         token = context.get("token") or _file_text(context.get("token-file"))
-    return Settings(_checked(address), token)
+    return Settings(_checked(address), token, wait_s)
 
 
 def _checked(server: str) -> str:

@@ -251,7 +251,7 @@ def test_agents_are_enrolled_and_revoked_from_the_command_line(server: Server) -
     decoded = join_token.decode(made_here["token"])
     assert (decoded.work_endpoint, decoded.enroll_endpoint) == addresses
     assert server.ctl("agents", "tokens", "create", "--group", "web", "--address", "tcp://x:1").exit_code == 5
-    assert server.harness.agents.join_tokens[-1].uses is None
+    assert server.harness.agents.join_tokens[0].uses is None
     assert "0/any" in server.ctl("agents", "tokens").output
     assert server.ctl("agents", "tokens", "revoke", "1").exit_code == 0
     assert "revoked" in server.ctl("agents", "tokens").output

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from tests.integration.ctl.served import HELLO, Server, started_id
 from tests.patience import PATIENCE_S
 from waterflowd.admin.ports import RepositoryRow
+from waterflowd.ctl.display.terminal import localized
 
 COLUMNS = 80
 NAME = "infrastructure-operations"
@@ -59,10 +61,10 @@ def test_a_long_problem_is_shown_once_and_broken_between_words(server: Server) -
     assert max(map(len, lines)) <= COLUMNS
     start = next(number for number, line in enumerate(lines) if line.startswith("  ! "))
     end = lines.index("repositories")
-    assert " ".join(line.strip() for line in lines[start:end]) == f"! {REASON}"
+    assert " ".join(line.strip() for line in lines[start:end]) == f"! {localized(REASON)}"
     assert all(line.startswith("    ") for line in lines[start + 1 : end])
     assert "".join(lines).count("has used its quota") == 1
-    assert f"  ! {REASON}" in server.ctl("status").stdout.splitlines()
+    assert f"  ! {localized(REASON)}" in server.ctl("status").stdout.splitlines()
 
 
 def test_an_empty_list_of_runs_is_a_sentence_on_any_terminal(server: Server) -> None:
@@ -70,16 +72,29 @@ def test_an_empty_list_of_runs_is_a_sentence_on_any_terminal(server: Server) -> 
     assert shown(server, "runs", columns=30) == ["no runs yet; start one: waterflowctl run FILE.yml"]
 
 
-def test_runs_fit_with_short_ids_that_other_commands_accept(server: Server, tmp_path: Path) -> None:
-    """Where the whole ids do not fit; a pipe gets them."""
+def test_runs_fit_with_whole_ids_that_other_commands_accept(server: Server, tmp_path: Path) -> None:
+    """Long names are continued in the next line."""
     file = tmp_path / "long.yml"
     file.write_text(HELLO.replace("name: hello", "name: nightly-reports"))
     runs = [started_id(server.ctl("run", str(file), "--detach")) for _ in range(3)]
     heading, *rows = shown(server, "runs")
-    assert heading.split() == ["RUN", "NAME", "STATUS", "TRIGGER", "CREATED", "DURATION"]
+    zone = datetime.now().astimezone().strftime("%Z")
+    assert heading.split() == ["RUN", "NAME", "STATUS", "TRIGGER", zone, "DURATION"]
     assert max(map(len, (heading, *rows))) <= COLUMNS
-    ids = [row.split()[1] for row in rows]
-    assert [run.startswith(short) for run, short in zip(runs[::-1], ids, strict=True)] == [True] * 3
-    assert len(ids[0]) < len(runs[0])
-    assert runs[0] in server.ctl("show", ids[2]).stdout
+    assert [row.split()[1] for row in rows if len(row.split()) > 3] == runs[::-1]
     assert runs[0] in server.ctl("runs").stdout
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_every_list_fits_the_terminal(server: Server, tmp_path: Path, columns: int) -> None:
+    """Also with long names, and with the time zone of the times in the heading."""
+    assert server.harness is not None
+    name = "a-rather-long-name-of-a-workflow-or-of-a-server.example.org"
+    server.harness.repositories.files[f"workflows/{name}.yml"] = HELLO.replace("name: hello", f"name: {name}").encode()
+    server.harness.connect(name, "web", "a-group-of-servers-with-a-long-name")
+    server.ctl("run", name, "--detach")
+    server.ctl("tokens", "create", "--role", "viewer", "--name", name[:40])
+    for command in ("runs", "workflows", "agents", "groups", "nodes", "tokens", "audit", "agents tokens"):
+        lines = shown(server, *command.split(), columns=columns)
+        too_long = [line for line in lines if len(line) > columns and not line.startswith("next: ")]
+        assert not too_long, (command, too_long)

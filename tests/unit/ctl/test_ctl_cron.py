@@ -51,7 +51,7 @@ def test_without_a_time_due_times_start_now() -> None:
         (("0 25 * * *",), '(hour) cannot be "25"'),
         (("@dayly",), 'did you mean "@daily"?'),
         (("@daily", "--timezone", "berlin"), 'did you mean "Europe/Berlin"?'),
-        (("@daily", "--from", "tomorrow"), 'invalid time "tomorrow"'),
+        (("@daily", "--from", "some day"), 'invalid time "some day"'),
         (("@daily", "--next", "0"), "0 is not in the range"),
     ],
 )

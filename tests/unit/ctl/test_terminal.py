@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.display import terminal
-from waterflowd.ctl.display.terminal import clean_line, duration_text, width
+from waterflowd.ctl.display.fitting import width
+from waterflowd.ctl.display.terminal import clean_line, duration_text
 from waterflowd.ctl.options import print_json, print_json_list
 
 

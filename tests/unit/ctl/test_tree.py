@@ -182,13 +182,14 @@ def test_a_pending_approval_names_approvers_minimum_and_deadline() -> None:
         "approved_by": ["bob"], "rejected_by": None, "self_approval": False, "due_at": None, "default": None,
         "reason": {"code": "waiting-approval", "text": "", "message": "now?"},
     }  # fmt: skip
-    first, following = pending_approvals.lines(run(approvals=[approval]))
+    first, following, other = pending_approvals.lines(run(approvals=[approval]))
+    assert other == following.replace("approve", "reject")
     assert first == (
         '◌ roll[web-1] waiting for alice, bob to approve "prod"; 1 of 2 approved; the starter may not approve: now?'
     )
-    assert following == "next: waterflowctl approve 01RUN, or waterflowctl reject 01RUN"
-    *_, following = pending_approvals.lines(run(approvals=[approval, approval | {"step": "gate"}]))
-    assert following == "next: waterflowctl approve 01RUN 'roll[web-1]', or waterflowctl reject 01RUN 'roll[web-1]'"
+    assert following == "next: waterflowctl approve 01RUN"
+    *_, following, _ = pending_approvals.lines(run(approvals=[approval, approval | {"step": "gate"}]))
+    assert following == "next: waterflowctl approve 01RUN 'roll[web-1]'"
 
 
 def test_reasons_reach_every_part() -> None:

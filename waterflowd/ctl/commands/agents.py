@@ -8,7 +8,7 @@ from urllib.parse import quote
 import click
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.display.terminal import short_fingerprint, style, table, time_text
+from waterflowd.ctl.display.terminal import cell_time_text, short_fingerprint, style, table, time_text, zone_name
 from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list
 
 #: Names that fit on one line; `--json` has all.
@@ -32,7 +32,7 @@ def agents(context: click.Context, as_json: bool) -> None:
         print_json_list(rows)
         return
     table(
-        ["NAME", "STATUS", "GROUPS", "SLOTS", "VERSION", "SINCE", "FINGERPRINT"],
+        ["NAME", "STATUS", "GROUPS", "SLOTS", "VERSION", f"SINCE ({zone_name()})", "FINGERPRINT"],
         [_row(row) for row in rows],
         empty="no agents yet; create a join token: waterflowctl agents tokens create --group GROUP",
     )
@@ -66,7 +66,7 @@ def _row(row: dict[str, Any]) -> list[str]:
         escape_for_display(", ".join(row["groups"])),
         slots,
         escape_for_display(row.get("version", "")),
-        time_text(row.get("seen_at") or row.get("requested_at")),
+        cell_time_text(row.get("seen_at") or row.get("requested_at")),
         # A pending agent is approved by its whole fingerprint.
         escape_for_display(row["fingerprint"]) if is_pending else short_fingerprint(row["fingerprint"]),
     ]
@@ -84,14 +84,14 @@ def tokens(context: click.Context, as_json: bool) -> None:
         print_json_list(rows)
         return
     table(
-        ["ID", "GROUPS", "STATUS", "USED", "EXPIRES", "CREATED BY"],
+        ["ID", "GROUPS", "STATUS", "USED", f"EXPIRES ({zone_name()})", "CREATED BY"],
         [
             [
                 row["id"],
                 escape_for_display(", ".join(row["groups"])),
                 style(row["status"], "green" if row["status"] == "valid" else "bright_black"),
                 f"{row['used']}/{row['uses'] or 'any'}",
-                time_text(row["expires_at"]),
+                cell_time_text(row["expires_at"]),
                 escape_for_display(row["created_by"]),
             ]
             for row in rows

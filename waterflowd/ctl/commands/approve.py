@@ -10,7 +10,8 @@ from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import Client, run_path
 from waterflowd.ctl.display.pending_approvals import argument, part_of
 from waterflowd.ctl.failures import REFUSED, Failure, Refused
-from waterflowd.ctl.options import client_of, find_run, json_option, print_json
+from waterflowd.ctl.options import client_of, json_option, print_json
+from waterflowd.ctl.references import did_you_mean, find
 
 _PARTS_SHOWN = 10
 
@@ -38,7 +39,7 @@ def reject(context: click.Context, run: str, part: str | None, comment: str, as_
 
 
 def _decide(client: Client, run: str, part: str | None, comment: str, *, verb: str, as_json: bool) -> None:
-    found = find_run(client, run)
+    found, part = find(client, run, part)
     approval = _chosen(found, part, verb)
     body = {"job": approval["job"], "step": approval["step"], "comment": comment}
     try:
@@ -66,7 +67,9 @@ def _chosen(run: dict[str, Any], part: str | None, verb: str) -> dict[str, Any]:
     matching = matching or [approval for approval in approvals if approval["job"] == part]
     if len(matching) == 1:
         return matching[0]
-    problem = f"{len(matching)} approvals are pending" if matching else f"{part} has no pending approval"
+    known = [part_of(approval) for approval in approvals]
+    missing = f"{part} has no pending approval{did_you_mean(part or '', known)}"
+    problem = f"{len(matching)} approvals are pending" if matching else missing
     names = ", ".join(part_of(approval) for approval in approvals[:_PARTS_SHOWN])
     text = f"{problem}; name one of: {names} [WF606]"
     raise Failure(REFUSED, text, f"waterflowctl {verb} {run['id']} {argument((matching or approvals)[0])}")

@@ -7,14 +7,15 @@ from typing import Any
 import click
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.display.terminal import short_fingerprint, style, table, time_text
+from waterflowd.ctl.display.terminal import cell_time_text, short_fingerprint, style, table, zone_name
 from waterflowd.ctl.options import client_of, json_option, limit_option, print_json_list
+from waterflowd.ctl.times import EXAMPLES, Time
 
 
 @click.command()
 @click.option("--by", help="Only entries of this principal: the name of a token, or uid:N.")
 @click.option("--what", help="Only entries of this action: cancel-run, create-token, refused, ...")
-@click.option("--since", help="Only entries since this time, such as 2026-01-02T03:04:05Z.")
+@click.option("--since", type=Time(), metavar="TIME", help=f"Only entries since this time: {EXAMPLES}.")
 @limit_option(50)
 @json_option
 @click.pass_context
@@ -25,10 +26,10 @@ def audit(context: click.Context, /, limit: int, as_json: bool, **filters: str |
         print_json_list(rows)
         return
     table(
-        ["TIME", "WHO", "ACTION", "TARGET", "DETAILS"],
+        [f"TIME ({zone_name()})", "WHO", "ACTION", "TARGET", "DETAILS"],
         [
             [
-                time_text(row["at"]),
+                cell_time_text(row["at"]),
                 short_fingerprint(row["by"]),
                 style(escape_for_display(row["what"]), "red" if row["what"] == "refused" else None),
                 escape_for_display(row["target"]),
@@ -36,7 +37,7 @@ def audit(context: click.Context, /, limit: int, as_json: bool, **filters: str |
             ]
             for row in rows
         ],
-        empty="no matching entries" if any(filters.values()) else "no entries yet",
+        empty="no matching entries" if any(value is not None for value in filters.values()) else "no entries yet",
     )
 
 

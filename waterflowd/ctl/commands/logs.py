@@ -11,7 +11,8 @@ from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import Client, run_path
 from waterflowd.ctl.display.folding import OutputFolding
 from waterflowd.ctl.display.terminal import clean_line, has_colors, is_terminal, style, time_text
-from waterflowd.ctl.options import client_of, find_run, json_option, print_json
+from waterflowd.ctl.options import client_of, json_option, print_json
+from waterflowd.ctl.references import find, find_run
 
 #: Colours of prefixes, in turn.
 _COLORS = ("cyan", "magenta", "blue", "green", "yellow", "bright_cyan", "bright_magenta", "bright_blue")
@@ -49,8 +50,9 @@ def logs(
     # With times all lines differ, and a reader of a live log needs each line at once.
     is_folded = not (follow or timestamps or as_json) and (is_terminal() if fold is None else fold)
     folding = OutputFolding() if is_folded else None
-    run_id = find_run(client, run)["id"]
-    rows = _lines(client, run_id, part or None, follow=follow)
+    found, part = find(client, run, part or None)
+    run_id = found["id"]
+    rows = _lines(client, run_id, part, follow=follow)
     try:
         if as_json:
             print_json(rows)
@@ -91,7 +93,7 @@ def _print_lines(rows: Iterator[dict[str, Any]], requested: str | None, *, has_t
 def events(context: click.Context, run: str, follow: bool, as_json: bool) -> None:
     """Print the event history of a run: every decision, and its reason."""
     client = client_of(context)
-    run_id = find_run(client, run)["id"]
+    run_id = find_run(client, run, "events")["id"]
     path = run_path(run_id, "/events")
     rows = client.follow(path, report_lost) if follow else client.lines(path)
     try:

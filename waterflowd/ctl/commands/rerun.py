@@ -13,8 +13,9 @@ from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import run_path
 from waterflowd.ctl.commands.watch import watch_to_end
 from waterflowd.ctl.display.terminal import style
-from waterflowd.ctl.failures import Refused
-from waterflowd.ctl.options import client_of, find_run, print_json
+from waterflowd.ctl.failures import USAGE, Failure, Refused
+from waterflowd.ctl.options import client_of, print_json
+from waterflowd.ctl.references import find
 
 #: Names on one line of the announcement.
 _NAMES_MAX = 12
@@ -43,9 +44,12 @@ def rerun(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Re-run a run: all of it, only what failed, or from a step on."""
+    """Re-run a run: all of it, only what failed, or from a step on. RUN/JOB/STEP is short for --from JOB/STEP."""
     client = client_of(context)
-    original = find_run(client, run)
+    original, part = find(client, run)
+    if part is not None and start is not None:
+        raise Failure(USAGE, f"{run} names a part already; leave out --from", f"waterflowctl rerun {run}")
+    start = start or part
     kinds = [kind.strip() for kind in (servers or "").split(",") if kind.strip()]
     body: dict[str, Any] = {"failed": failed, "from": start, "servers": kinds, "after": after, "at": at}
     path = run_path(original["id"], "/rerun")

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from waterflow_agent.display import escape_for_display, quote
+from waterflow_agent.display import escape_for_display
+from waterflowd.ctl import times
 from waterflowd.ctl.display.terminal import style, table
 from waterflowd.ctl.failures import USAGE, Failure
 from waterflowd.ctl.options import client_of, json_option, print_json_list
@@ -42,7 +43,7 @@ def schedules(context: click.Context, name: str | None, count: int, as_json: boo
 @click.command()
 @click.argument("expression")
 @click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="Time zone, such as Europe/Berlin.")
-@click.option("--from", "start", metavar="TIME", help="Start after this time, such as 2026-03-28T12:00; default: now.")
+@click.option("--from", "start", metavar="TIME", help=f"Start after this time: {times.EXAMPLES}; default: now.")
 @click.option(
     "--next", "count", type=click.IntRange(1, _NEXT_MAX), default=5, show_default=True, help="Number of times to show."
 )
@@ -70,11 +71,9 @@ def _start(text: str | None, zone: str) -> int:
     if text is None:
         return int(datetime.now(UTC).timestamp() * 1_000)
     try:
-        time = datetime.fromisoformat(text)
-        return int((time if time.tzinfo is not None else time.replace(tzinfo=where)).timestamp() * 1_000)
+        return int(times.parse(text, times.now_here(where)).timestamp() * 1_000)
     except (ValueError, OverflowError) as error:
-        message = f"invalid time {quote(text)}; expected a time such as 2026-03-28T12:00 or 2026-03-28"
-        raise expressions.CronError(message) from error
+        raise expressions.CronError(str(error)) from error
 
 
 def _lines(row: dict[str, Any]) -> list[Sequence[object]]:

@@ -9,8 +9,9 @@ import click
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import run_path
 from waterflowd.ctl.display import pending_approvals, run_parts, run_tree
-from waterflowd.ctl.display.terminal import now_ms, style, time_text
-from waterflowd.ctl.options import client_of, count, find_run, json_option, print_json, print_json_list
+from waterflowd.ctl.display.terminal import localized, now_ms, style, time_text
+from waterflowd.ctl.options import client_of, count, json_option, print_json, print_json_list
+from waterflowd.ctl.references import checked_part, find
 
 
 @click.command()
@@ -21,9 +22,12 @@ from waterflowd.ctl.options import client_of, count, find_run, json_option, prin
 def show(context: click.Context, run: str, at: int | None, as_json: bool) -> None:
     """Show a run with its jobs and steps."""
     client = client_of(context)
-    found = find_run(client, run)
+    found, part = find(client, run)
     if at is not None:
         found = client.get(run_path(found["id"]), at=at)
+    if part is not None:
+        _show_part(found, part, as_json=as_json)
+        return
     if as_json:
         print_json([found])
         return
@@ -38,6 +42,16 @@ def show(context: click.Context, run: str, at: int | None, as_json: bool) -> Non
     if found["conclusion"] not in (None, "success", "skipped"):
         commands = (f"waterflowctl {verb} {found['id']}" for verb in ("why", "logs", "rerun --failed"))
         click.echo("next: " + ", ".join(commands))
+
+
+def _show_part(run: dict[str, Any], part: str, *, as_json: bool) -> None:
+    """Show only a job, or a step of it."""
+    job, step = checked_part(run, part, "show")
+    if as_json:
+        print_json([job if step is None else step])
+        return
+    for line in run_tree.part_lines(run, job, step, now_ms()):
+        click.echo(line)
 
 
 def _facts(run: dict[str, Any]) -> list[str]:
@@ -78,8 +92,9 @@ def why(context: click.Context, run: str, part: str | None, as_json: bool) -> No
     With a part, explain what it waits for, down to what must happen first.
     """
     client = client_of(context)
-    found = find_run(client, run)
+    found, part = find(client, run, part)
     if part is not None:
+        checked_part(found, part, "why")
         _print_chain(client.get(run_path(found["id"], "/why"), place=part)["chain"], as_json=as_json)
         return
     reasons = list(run_parts.reasons(found))
@@ -90,7 +105,7 @@ def why(context: click.Context, run: str, part: str | None, as_json: bool) -> No
         click.echo(f"all jobs of {found['id']} succeeded")
         return
     for part, state, text in reasons:
-        click.echo(f"{escape_for_display(part)}: {state}: {escape_for_display(text)}")
+        click.echo(f"{escape_for_display(part)}: {state}: {escape_for_display(localized(text))}")
     for line in pending_approvals.lines(found):
         click.echo(line)
     if found["conclusion"] not in (None, "success", "skipped"):

@@ -8,7 +8,17 @@ import click
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.display import pending_approvals
-from waterflowd.ctl.display.terminal import duration_text, glyph, millis, now_ms, span_text, style, time_text, wrapped
+from waterflowd.ctl.display.terminal import (
+    duration_text,
+    glyph,
+    localized,
+    millis,
+    now_ms,
+    span_text,
+    style,
+    time_text,
+    wrapped,
+)
 from waterflowd.ctl.options import client_of, count, json_option, print_json
 
 #: Rows of a section, so that everything fits on one screen.
@@ -36,7 +46,7 @@ def _print(found: dict[str, Any]) -> None:
     word = style(found["status"], "green" if found["status"] == "healthy" else "red", is_bold=True)
     click.echo(f"waterflowd {daemon['version']}: {word}, up {up}, {count(found['open_runs'], 'open run')}")
     for text in found["problems"]:
-        click.echo(style(wrapped(f"  ! {escape_for_display(text)}", 4), "red"))
+        click.echo(style(wrapped(f"  ! {escape_for_display(localized(text))}", 4), "red"))
     _section("repositories", [_repository(row, found["problems"]) for row in found["repositories"]])
     connected = sum(row["status"] == "connected" for row in found["agents"])
     _section(f"agents ({connected} of {found['agents_total']} connected)", [_agent(row) for row in found["agents"]])
@@ -105,7 +115,7 @@ def _agent(row: dict[str, Any]) -> str:
 def _run(row: dict[str, Any]) -> str:
     sign = glyph(row["status"], row["conclusion"])
     span = span_text(row["started_at"], row["completed_at"], now_ms())
-    reason = style(escape_for_display(row["reason"]["text"]), "bright_black")
+    reason = style(escape_for_display(localized(row["reason"]["text"])), "bright_black")
     return f"{sign} {escape_for_display(row['name'])} #{row['number']}  {span}  {row['id']}  {reason}"
 
 
@@ -126,5 +136,5 @@ def _approval(row: dict[str, Any]) -> str:
 
 def _waiting(row: dict[str, Any]) -> str:
     part = f" {pending_approvals.part_of(row)}" if row["job"] else ""
-    text = escape_for_display(f"{row['name']}{part}: {row['reason']['text']}")
+    text = escape_for_display(f"{row['name']}{part}: {localized(row['reason']['text'])}")
     return f"{glyph('waiting', None)} {text}  {row['run']}"

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import click
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.display.terminal import style, table, time_text
+from waterflowd.ctl.display.terminal import cell_time_text, style, table, time_text, zone_name
 from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list
 
 
@@ -23,7 +23,16 @@ def tokens(context: click.Context, as_json: bool) -> None:
         print_json_list(rows)
         return
     table(
-        ["ID", "NAME", "ROLE", "GROUPS", "STATUS", "EXPIRES", "LAST USED", "CREATED BY"],
+        [
+            "ID",
+            "NAME",
+            "ROLE",
+            "GROUPS",
+            "STATUS",
+            f"EXPIRES ({zone_name()})",
+            f"LAST USED ({zone_name()})",
+            "CREATED BY",
+        ],
         [
             [
                 row["id"],
@@ -31,8 +40,8 @@ def tokens(context: click.Context, as_json: bool) -> None:
                 row["role"],
                 escape_for_display(", ".join(row["groups"]) or "all"),
                 style(row["status"], "green" if row["status"] == "valid" else "bright_black"),
-                time_text(row["expires_at"]),
-                time_text(row["used_at"]),
+                cell_time_text(row["expires_at"]),
+                cell_time_text(row["used_at"]),
                 escape_for_display(row["created_by"]),
             ]
             for row in rows

@@ -1,8 +1,9 @@
 """`watch`: follow a run until it ends.
 
 Rules of this file: on a terminal the tree is redrawn in place, in a pipe each change is a line. A thread reads the run's
-events, which say when to fetch the run again; durations advance between them. Ctrl-C does not cancel the run. The exit code
-is that of the run: 0 success, 3 cancelled, 1 anything else.
+events, which say when to fetch the run again; durations advance between them. While the daemon cannot be reached, the tree
+shows the state of the last moment when it could, and says so. Ctrl-C does not cancel the run. The exit code is that of the
+run: 0 success, 3 cancelled, 1 anything else.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from waterflowd.ctl.commands.logs import report_lost
 from waterflowd.ctl.display import pending_approvals, run_tree
 from waterflowd.ctl.display.event_lines import EventLines
 from waterflowd.ctl.display.run_parts import failed_step
-from waterflowd.ctl.display.terminal import clean_line, has_colors, is_terminal, now_ms
+from waterflowd.ctl.display.terminal import clean_line, clock_text, has_colors, is_terminal, now_ms, style
 from waterflowd.ctl.failures import CANCELLED, RUN_FAILED, Unreachable
-from waterflowd.ctl.options import client_of, find_run, print_json
+from waterflowd.ctl.options import client_of, print_json
+from waterflowd.ctl.references import checked_part, find
 
 _REDRAW_S = 0.25
 #: Between two fetches of a run that changes all the time.
@@ -37,20 +39,25 @@ _TAIL_LINES = 10
 @click.option("--json", "as_json", is_flag=True, help="Print the run as JSON when it ends.")
 @click.pass_context
 def watch(context: click.Context, run: str, as_json: bool) -> None:
-    """Watch a run until it ends; Ctrl-C does not cancel it."""
+    """Watch a run until it ends; Ctrl-C does not cancel it. With RUN/JOB it still shows the whole run."""
     client = client_of(context)
-    context.exit(watch_to_end(client, find_run(client, run)["id"], as_json=as_json))
+    found, part = find(client, run)
+    if part is not None:
+        checked_part(found, part, "watch")
+    context.exit(watch_to_end(client, found["id"], as_json=as_json))
 
 
 def watch_to_end(client: Client, run: str, *, as_json: bool = False) -> int:
     """Show a run until it ends and return the exit code; on Ctrl-C, print how to resume watching."""
-    events = _follow(client, run)
+    connection = _Connection()
+    is_drawn = is_terminal() and not as_json
+    events = _follow(client, run, connection if is_drawn else None)
     try:
         if as_json:
             while events.get() is not None:
                 pass
-        elif is_terminal():
-            _redraw(client, run, events)
+        elif is_drawn:
+            _redraw(client, run, events, connection)
         else:
             _print_events(client, run, events)
     except KeyboardInterrupt:
@@ -62,6 +69,21 @@ def watch_to_end(client: Client, run: str, *, as_json: bool = False) -> int:
     elif completed["conclusion"] not in ("success", "skipped"):
         _print_failure(client, completed)
     return _exit_code(completed)
+
+
+class _Connection:
+    """Since when the daemon cannot be reached (ms, this machine's clock); None while it can. Written by the reading thread."""
+
+    def __init__(self) -> None:
+        self.lost_at: int | None = None
+
+    def lost(self, _reason: str) -> None:
+        """Remember the moment of the first failure."""
+        self.lost_at = self.lost_at or now_ms()
+
+    def resumed(self) -> None:
+        """The daemon answers again."""
+        self.lost_at = None
 
 
 def _fetch(client: Client, run: str) -> dict[str, Any]:
@@ -95,12 +117,18 @@ class _EventQueue(queue.Queue[Any]):
         return item
 
 
-def _follow(client: Client, run: str) -> _EventQueue:
+def _follow(client: Client, run: str, connection: _Connection | None = None) -> _EventQueue:
+    """Read the events in a thread. Interruptions are reported to `connection`, or in a line if there is none."""
     events = _EventQueue()
+    path = run_path(run, "/events")
 
     def read() -> None:
         try:
-            for event in client.follow(run_path(run, "/events"), report_lost):
+            for event in (
+                client.follow(path, report_lost)
+                if connection is None
+                else client.follow(path, connection.lost, connection.resumed)
+            ):
                 events.put(event)
             events.put(None)
         except click.ClickException as failure:
@@ -113,18 +141,28 @@ def _follow(client: Client, run: str) -> _EventQueue:
     return events
 
 
-def _redraw(client: Client, run: str, events: _EventQueue) -> None:
+def _redraw(client: Client, run: str, events: _EventQueue, connection: _Connection) -> None:
     """Redraw the tree in place until the run ends."""
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.live import Live
     from rich.text import Text
 
     console = Console(no_color=not has_colors(), highlight=False)
     found = _fetch(client, run)
 
-    def picture(*, is_short: bool) -> Text:
-        lines = [*run_tree.lines(found, now_ms(), is_short=is_short), *pending_approvals.lines(found)]
-        return Text.from_ansi("\n".join(lines), no_wrap=True, overflow="ellipsis")
+    def picture(*, is_short: bool) -> Group:
+        lost_at = connection.lost_at
+        tree = run_tree.lines(found, lost_at or now_ms(), is_short=is_short)
+        # Only the tree is cut at the edge: sentences, and commands that are there to be copied, are not.
+        below = [*pending_approvals.lines(found)]
+        if lost_at is not None:
+            below.append(
+                style(f"connection lost since {clock_text(lost_at)}, retrying; the run itself continues", "yellow")
+            )
+        return Group(
+            Text.from_ansi("\n".join(tree), no_wrap=True, overflow="ellipsis"),
+            *(Text.from_ansi(line, overflow="fold") for line in below),
+        )
 
     with Live(picture(is_short=False), console=console, auto_refresh=False, transient=False) as live:
         has_ended = False
@@ -133,9 +171,15 @@ def _redraw(client: Client, run: str, events: _EventQueue) -> None:
                 has_ended = events.get(timeout=_REDRAW_S) is None
                 while not has_ended and not events.empty():
                     has_ended = events.get() is None
-                found = _fetch(client, run)
+                found = client.get(run_path(run))
             except queue.Empty:
                 pass
+            except Unreachable as error:
+                connection.lost(error.message)
+                if has_ended:
+                    live.update(picture(is_short=False), refresh=True)
+                    found = _fetch(client, run)
+                    connection.resumed()
             is_tall = not has_ended and sum(1 for _ in run_tree.lines(found)) > console.height - 3
             live.update(picture(is_short=is_tall), refresh=True)
             if not has_ended:

@@ -6,7 +6,7 @@ from typing import Any
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.display.run_parts import all_jobs, all_steps
-from waterflowd.ctl.display.terminal import glyph, span_text, time_text
+from waterflowd.ctl.display.terminal import glyph, localized, span_text, time_text
 
 #: Events from which durations are measured.
 _STARTS = frozenset(
@@ -87,7 +87,7 @@ class EventLines:
     def _change(self, event: dict[str, Any], job: str | None, step: str | None) -> str:
         if event["type"] in ("attempt-started", "run-started"):
             return "started"
-        reason = str((event.get("reason") or {}).get("text") or event["type"])
+        reason = localized(str((event.get("reason") or {}).get("text") or event["type"]))
         conclusion = event.get("conclusion")
         if conclusion is None:
             return reason

@@ -48,4 +48,5 @@ def lines(run: dict[str, Any]) -> Iterator[str]:
         yield f"  ... and {len(approvals) - _SHOWN} more"
     if approvals:
         part = f" {argument(approvals[0])}" if len(approvals) > 1 else ""
-        yield f"next: waterflowctl approve {run['id']}{part}, or waterflowctl reject {run['id']}{part}"
+        yield f"next: waterflowctl approve {run['id']}{part}"
+        yield f"next: waterflowctl reject {run['id']}{part}"

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.display.terminal import glyph, span_text, style
+from waterflowd.ctl.display.terminal import glyph, localized, span_text, style
 
 #: Reasons that repeat what the glyph says.
 _OBVIOUS_REASONS = frozenset({"created", "started", "succeeded", "waiting-needs", "dispatched", "exit-code-0"})
@@ -41,6 +41,14 @@ def lines(run: dict[str, Any], now_ms: int | None = None, *, is_short: bool = Fa
     """Yield the whole tree; with `is_short` without the steps of jobs that succeeded."""
     yield header(run, now_ms) + _reason(run)
     yield from draw([_job_node(job, now_ms, is_short=is_short) for job in run["jobs"]])
+
+
+def part_lines(
+    run: dict[str, Any], job: dict[str, Any], step: dict[str, Any] | None, now_ms: int | None
+) -> Iterator[str]:
+    """Yield the run's line, and below it only one job or step."""
+    yield header(run, now_ms)
+    yield from draw([_job_node(job, now_ms, is_short=False) if step is None else _step_node(step, now_ms)])
 
 
 def header(run: dict[str, Any], now_ms: int | None) -> str:
@@ -76,7 +84,7 @@ def _reason(part: dict[str, Any]) -> str:
         return _faint("  reused")
     if part["conclusion"] == "success" or reason["code"] in _OBVIOUS_REASONS or not reason["text"]:
         return ""
-    return _faint(f"  {escape_for_display(reason['text'])}")
+    return _faint(f"  {escape_for_display(localized(reason['text']))}")
 
 
 def _faint(text: str) -> str:

@@ -12,13 +12,14 @@ import re
 import shutil
 import sys
 import time
-import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
 
 import click
 
 from waterflow_agent.display import escape_for_display, shorten
+from waterflowd.ctl.display import fitting
+from waterflowd.ctl.display.fitting import width
 
 _SGR = re.compile(r"\x1b\[[0-9;:]{0,40}m")
 
@@ -121,8 +122,39 @@ def span_text(started: str | None, completed: str | None, now_ms: int | None = N
 
 
 def time_text(text: str | None) -> str:
-    """Return a time from the API in local time, to the second."""
+    """Return a time from the API in the time zone of this machine, to the second, with its name."""
+    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z") if text else ""
+
+
+def cell_time_text(text: str | None) -> str:
+    """Return a time for a column whose heading names the time zone (`zone_name`)."""
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S") if text else ""
+
+
+def zone_name() -> str:
+    """Return the name of this machine's time zone, for headings."""
+    return datetime.now().astimezone().strftime("%Z")
+
+
+def clock_text(at_ms: int) -> str:
+    """Return the time of day of this machine, with the name of its time zone."""
+    return datetime.fromtimestamp(at_ms / 1000).astimezone().strftime("%H:%M:%S %Z")
+
+
+#: A time in UTC as reasons and problems of the daemon have it.
+_UTC_TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?Z")
+
+
+def localized(text: str) -> str:
+    """Return a sentence of the daemon with its times in the time zone of this machine, as everything else on the screen."""
+
+    def local(match: re.Match[str]) -> str:
+        try:
+            return time_text(match[0])
+        except ValueError:
+            return match[0]
+
+    return _UTC_TIME.sub(local, text)
 
 
 def short_time_text(text: str | None) -> str:
@@ -133,17 +165,16 @@ def short_time_text(text: str | None) -> str:
     return at.strftime("%H:%M:%S" if at.date() == datetime.now(at.tzinfo).date() else "%Y-%m-%d")
 
 
-def width(text: str) -> int:
-    """Return the number of columns of the text, without colours."""
-    plain = _SGR.sub("", text)
-    return sum(
-        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        for character in plain
-    )
+def _is_command(line: str) -> bool:
+    """Whether the line is a command to copy, which is never broken."""
+    return _SGR.sub("", line).lstrip().startswith("next: ")
 
 
 def wrapped(text: str, indent: int) -> str:
-    """Return the text in lines that fit the terminal, broken at spaces; further lines are indented. Unchanged elsewhere."""
+    """Return the text in lines that fit the terminal, broken at spaces; further lines are indented. Unchanged elsewhere.
+
+    A line that begins with `next: ` is not broken.
+    """
     if not is_terminal():
         return text
     columns = shutil.get_terminal_size().columns
@@ -151,7 +182,7 @@ def wrapped(text: str, indent: int) -> str:
     for paragraph in text.split("\n"):
         line, *words = paragraph.split(" ")
         for word in words:
-            if line.strip() and width(line) + 1 + width(word) > columns:
+            if line.strip() and not _is_command(line) and width(line) + 1 + width(word) > columns:
                 lines.append(line.rstrip())
                 line = " " * indent + word
             else:
@@ -166,18 +197,23 @@ def fits(rows: Sequence[Sequence[object]]) -> bool:
     return not is_terminal() or needed <= shutil.get_terminal_size().columns
 
 
+#: Headings of columns that are never broken: what commands take.
+_WHOLE = frozenset({"RUN", "ID", "FINGERPRINT"})
+
+
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
-    """Print rows under headings, or `empty` if there are none. Styled cells must be escaped already."""
+    """Print rows under headings, or `empty` if there are none. Styled cells must be escaped already.
+
+    On a terminal, long cells are broken into several lines, so that the table fits; ids are kept whole.
+    """
     if not rows:
         click.echo(empty)
         return
     cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(width(row[column]) for row in (list(headings), *cells)) for column in range(len(headings))]
-    click.echo(style(_row(headings, widths), is_bold=True))
+    columns = shutil.get_terminal_size().columns if is_terminal() else sys.maxsize
+    widths = fitting.column_widths(headings, cells, columns, _WHOLE)
+    for line in fitting.row_lines(headings, widths):
+        click.echo(style(line, is_bold=True))
     for row in cells:
-        click.echo(_row(row, widths))
-
-
-def _row(row: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [cell + " " * (size - width(cell)) for cell, size in zip(row, widths, strict=True)]
-    return "  ".join(padded).rstrip()
+        for line in fitting.row_lines(row, widths):
+            click.echo(line)

@@ -1,0 +1,116 @@
+"""All commands take the same references to runs, and say what may have been meant."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from tests.integration.ctl.served import Server, started_id
+from tests.patience import PATIENCE_S
+from waterflowd.ctl.client import Client
+from waterflowd.ctl.failures import Unreachable
+from waterflowd.ctl.settings import Settings
+
+FAILING = "name: failing\njobs:\n  ab:\n    runs-on: web\n    steps:\n      - {id: break, run: exit 7}\n"
+GATED = (
+    "name: gated\njobs:\n  ask:\n    runs-on: web\n    steps:\n      - {id: ok, uses: approval, with: {message: go?}}\n"
+)
+#: What belongs to HTTP, and not on a terminal.
+HTTP_WORDS = re.compile(
+    r"HTTP\b|\?repository|\b4[0-9][0-9]\b|query\.|request body|Idempotency|/v1/|/openapi", re.IGNORECASE
+)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with Server(tmp_path / "s.sock") as made:
+        yield made
+
+
+def _started(server: Server, folder: Path, name: str, text: str) -> str:
+    file = folder / f"{name}.yml"
+    file.write_text(text)
+    return started_id(server.ctl("run", str(file), "--detach"))
+
+
+def test_every_command_takes_the_same_references(server: Server, tmp_path: Path) -> None:
+    """Id, prefix, name, and name with number; with a job or step after a slash."""
+    first = _started(server, tmp_path, "failing", FAILING)
+    assert server.ctl("watch", first).exit_code == 1
+    second = _started(server, tmp_path, "failing", FAILING)
+    assert server.ctl("watch", "failing").exit_code == 1
+    for reference, run in (
+        (first, first), (second[:-1].lower(), second), ("failing", second), ("failing#1", first), ("failing#2", second),
+        ("failing.yml", second), ("failing#1/ab", first), (f"{first}/ab/break", first), ("failing/ab/break", second),
+    ):  # fmt: skip
+        shown = server.ctl("show", reference)
+        assert (shown.exit_code, run in shown.output) == (0, True), (reference, shown.output)
+        assert "exit code 7" in server.ctl("why", reference).output
+        assert server.ctl("logs", reference).exit_code == 0
+        assert server.ctl("watch", reference).exit_code == 1
+        planned = server.ctl("rerun", reference, "--dry-run", "--json")
+        assert json.loads(planned.stdout)["rerun_of"] == run
+    assert server.ctl("events", "failing#1").exit_code == 0
+    ended = server.ctl("cancel", "failing#1")
+    assert (ended.exit_code, first in ended.output) == (5, True)
+
+
+def test_an_approval_and_a_cancel_take_them_too(server: Server, tmp_path: Path) -> None:
+    """A part may be in the reference or an argument of its own."""
+    _started(server, tmp_path, "gated", GATED)
+    _started(server, tmp_path, "gated", GATED)
+    wrong = server.ctl("reject", "gated/ask/okk")
+    assert (wrong.exit_code, 'did you mean "ask/ok"?' in wrong.output) == (5, True)
+    assert server.ctl("reject", "gated#1/ask/ok").exit_code == 0
+    assert server.ctl("watch", "gated#1").exit_code == 1
+    part = server.ctl("cancel", "gated/ask")
+    assert (part.exit_code, "takes a whole run" in part.output) == (5, True)
+    assert server.ctl("cancel", "gated").exit_code == 0
+    assert server.ctl("watch", "gated#2").exit_code == 3
+
+
+@pytest.mark.parametrize("command", ["show", "why", "watch", "logs", "events", "rerun", "cancel", "approve", "reject"])
+def test_a_misspelt_reference_is_explained(server: Server, tmp_path: Path, command: str) -> None:
+    """With the name that was probably meant, without a word of HTTP, and with the next command."""
+    run = _started(server, tmp_path, "failing", FAILING)
+    for reference, sentence in (
+        ("faling", 'run "faling" not found; did you mean "failing"?'),
+        ("failing#7", '"failing" has no run 7; its newest is #1'),
+        ("hello", 'workflow "hello" has no runs yet'),
+        ("zzz", 'run "zzz" not found'),
+    ):
+        refused = server.ctl(command, reference)
+        assert (refused.exit_code, sentence in refused.output) == (5, True), refused.output
+        assert not HTTP_WORDS.search(refused.output.replace(run, "")), refused.output
+        assert "next: waterflowctl" in refused.output
+
+
+@pytest.mark.parametrize("command", ["show", "why", "watch"])
+def test_a_misspelt_part_is_explained(server: Server, tmp_path: Path, command: str) -> None:
+    """With the parts that there are."""
+    _started(server, tmp_path, "failing", FAILING)
+    refused = server.ctl(command, "failing/abb")
+    assert (refused.exit_code, 'job "abb" not found; did you mean "ab"?' in refused.output) == (5, True), refused.output
+
+
+def test_the_first_request_waits_for_a_daemon_that_is_starting(tmp_path: Path) -> None:
+    """It is sent before anything listens; with `--wait 0` it fails at once."""
+    path = tmp_path / "s.sock"
+    with pytest.raises(Unreachable):
+        Client(Settings(server=f"unix:{path}", token=None, wait_s=0)).get("/health")
+    answers: list[Any] = []
+    client = Client(Settings(server=f"unix:{path}", token=None, wait_s=PATIENCE_S))
+    asking = Thread(target=lambda: answers.append(client.get("/health")))
+    asking.start()
+    with Server(path) as server:
+        asking.join(PATIENCE_S)
+        assert answers[0]["status"] == "ok"
+        assert server.ctl("--wait", "0", "runs").exit_code == 0
+        assert server.ctl("runs", "--wait=0").exit_code == 0
+    client.close()

@@ -1,0 +1,41 @@
+"""Tables fit the terminal, and lose nothing."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waterflowd.ctl.display.fitting import column_widths, row_lines, width, wrapped_cell
+
+RUN = "01M8QHGRRQD6VKZKMCT3CV792P"
+HEADINGS = ("RUN", "NAME", "TEXT")
+
+
+def test_a_wide_table_is_broken_into_lines_with_whole_ids() -> None:
+    """Long cells are continued below, at spaces or after punctuation."""
+    rows = [(RUN, "workflows/nightly/backup-of-everything.yml", "what is written here is longer than the line")]
+    widths = column_widths(HEADINGS, rows, 60, {"RUN"})
+    lines = row_lines(rows[0], widths)
+    assert max(map(width, lines)) <= 60
+    assert lines[0].startswith(f"{RUN}  workflows/")
+    assert "".join(line[28 : 28 + widths[1]].strip() for line in lines) == rows[0][1]
+
+
+def test_a_table_that_fits_is_not_changed() -> None:
+    """Every column has the width of its longest cell."""
+    assert column_widths(HEADINGS, [(RUN, "a", "b")], 200, {"RUN"}) == [26, 4, 4]
+
+
+def test_colours_are_on_each_line_of_a_cell() -> None:
+    """So that a broken cell does not colour its neighbours."""
+    assert wrapped_cell("\x1b[31mnot connected\x1b[0m", 9) == ["\x1b[31mnot\x1b[0m", "\x1b[31mconnected\x1b[0m"]
+
+
+@given(st.text(st.sampled_from("abc /.-é漢 "), max_size=60), st.integers(2, 20))
+def test_no_line_is_too_long_and_nothing_is_lost(text: str, columns: int) -> None:
+    """Apart from spaces at which a text is broken."""
+    lines = wrapped_cell(text, columns)
+    assert all(width(line) <= columns for line in lines)
+    assert re.sub(" +", "", "".join(lines)) == re.sub(" +", "", text)

@@ -152,7 +152,7 @@ class HttpRequestNode(Node[schema.HttpRequest]):
         target = context.path(parameters.save_to) if parameters.save_to is not None and response.is_success else None
         if target is None:
             content = b"".join([chunk async for chunk in self._chunks(parameters, response)])
-            return content.decode(response.charset_encoding or "utf-8", "replace")
+            return _decoded(content, response.charset_encoding or "utf-8")
         new = target.with_name(f".{target.name}.{os.getpid()}.new")
         try:
             with new.open("wb") as file:
@@ -176,6 +176,14 @@ class HttpRequestNode(Node[schema.HttpRequest]):
             if size > parameters.max_bytes:
                 raise NodeFailure(f"the response is larger than {parameters.max_bytes} bytes; increase max-bytes")
             yield chunk
+
+
+def _decoded(content: bytes, charset: str) -> str:
+    """Return the text; UTF-8 if the server names a charset that Python does not have, or that is none."""
+    try:
+        return content.decode(charset, "replace")
+    except (LookupError, ValueError):
+        return content.decode("utf-8", "replace")
 
 
 def _parsed(response: httpx.Response, body: str) -> Any:
@@ -202,6 +210,12 @@ def _display_url(url: str) -> str:
     return str(parsed.copy_with(userinfo=b"", query=None, fragment=None))
 
 
+async def _status(http: httpx.AsyncClient, url: str) -> int:
+    """Return the status of one response, whose body is not read: it may be endless."""
+    async with http.stream("GET", url) as response:
+        return response.status_code
+
+
 class HttpWaitNode(Node[schema.HttpWait]):
     """Sends requests until a response has an expected status, as a health check after a deployment."""
 
@@ -217,11 +231,15 @@ class HttpWaitNode(Node[schema.HttpWait]):
             while True:
                 attempts += 1
                 try:
-                    response = await http.get(parameters.url)
-                    if _is_in(response.status_code, expected):
-                        context.log(f"{_display_url(parameters.url)}: {response.status_code} after {attempts} attempts")
-                        return {"attempts": attempts, "status": response.status_code}
-                    text = f"status {response.status_code}"
+                    # A server that sends its answer byte by byte must not outlast the timeout either.
+                    async with asyncio.timeout(max(0.0, give_up_at - time.monotonic())):
+                        status = await _status(http, parameters.url)
+                    if _is_in(status, expected):
+                        context.log(f"{_display_url(parameters.url)}: {status} after {attempts} attempts")
+                        return {"attempts": attempts, "status": status}
+                    text = f"status {status}"
+                except TimeoutError:
+                    text = f"no answer within {parameters.timeout}"
                 except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
                     raise NodeFailure(f"invalid URL {_display_url(parameters.url)}: {error}") from error
                 except httpx.HTTPError as error:

@@ -182,9 +182,13 @@ def _notify_systemd(state: str) -> None:
     address = os.environ.pop("NOTIFY_SOCKET", "")
     if not address:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        notify.connect("\0" + address[1:] if address.startswith("@") else address)
-        notify.send(state.encode())
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.connect("\0" + address[1:] if address.startswith("@") else address)
+            notify.send(state.encode())
+    except OSError as error:
+        # The runner is ready nevertheless. systemd ends the unit if it misses the message, and logs that.
+        print(f"waterflow-runner: cannot notify the service manager at {address}: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

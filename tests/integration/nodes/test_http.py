@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import hmac
@@ -31,6 +32,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.is_closing = threading.Event()
 
     @property
     def url(self) -> str:
@@ -59,6 +61,11 @@ class Handler(BaseHTTPRequestHandler):
             status = 503
         elif parts[0] == "garbled":
             content = b"{"
+        elif parts[0] == "charset":
+            headers, content = {"content-type": f"text/plain; charset={parts[1]}"}, "größer".encode()
+        elif parts[0] == "endless":
+            self._answer_without_end(parts[1])
+            return
         elif parts[0] == "large":
             content = b"x" * 100_000
         self.send_response(status)
@@ -67,6 +74,13 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    def _answer_without_end(self, where: str) -> None:
+        """Sends a byte of the headers or of the body now and then, until the client is gone."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n" if where == "headers" else b"HTTP/1.1 200 OK\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while not self.server.is_closing.wait(0.05):
+                self.wfile.write(b"X-A: b\r\n" if where == "headers" else b"x" * 65_536)
 
     do_GET = do_POST = do_PUT = _answer
 
@@ -77,6 +91,7 @@ def server() -> Iterator[Server]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield server
+    server.is_closing.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -344,3 +359,21 @@ def test_the_webhook_status_decides_whether_the_failure_is_temporary(
     ended = run("notify/webhook", tmp_path, url=f"{server.url}/status/{status}", message="x")
     assert (ended.exit_code, ended.text) == (exit_code, f"the webhook returned status {status}"), ended
     assert ended.outputs == {"status": status}
+
+
+@pytest.mark.parametrize("charset", ["no-such-charset", "hex", "punycode", "utf-8"])
+def test_an_unknown_charset_is_read_as_utf_8(server: Server, tmp_path: Path, charset: str) -> None:
+    """What the server calls its text must not end the node with a traceback."""
+    ended = run("http/request", tmp_path, url=f"{server.url}/charset/{charset}")
+    assert ended.outcome is Outcome.SUCCESS, ended
+    assert "Traceback" not in ended.printed
+    assert charset == "punycode" or ended.outputs["body"] == "größer"
+
+
+def test_waiting_reads_no_body_and_ends_in_time(server: Server, tmp_path: Path) -> None:
+    """An endless body does not delay a response with the right status; endless headers end with the timeout."""
+    ready = run("http/wait", tmp_path, url=f"{server.url}/endless/body", timeout="30s")
+    assert (ready.outcome, ready.outputs["status"]) == (Outcome.SUCCESS, 200)
+    stuck = run("http/wait", tmp_path, url=f"{server.url}/endless/headers", timeout="300ms", interval="100ms")
+    assert stuck.outcome is Outcome.FAILURE
+    assert "not ready after" in stuck.text

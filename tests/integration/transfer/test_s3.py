@@ -255,9 +255,14 @@ def test_an_unreachable_or_stalled_server_is_a_temporary_failure(tmp_path: Path)
     with served(lambda request: (go_on.wait(PATIENCE_S), None)[1]) as server:
         still = transfer(tmp_path, "a", "s3://bucket/x", endpoint=server.url, timeout="300ms", **KEYS)
         go_on.set()
-    for ended in (away, still):
+    nowhere = transfer(tmp_path, "a", "s3://bucket/x", endpoint="http://me:hunter2@nowhere.invalid:9", **KEYS)
+    for ended, text in (
+        (away, "http://127.0.0.1:9: Connection refused"),
+        (still, f"{server.url}: the request timed out, or the connection was closed"),
+        (nowhere, "http://nowhere.invalid:9: its host name has no address"),
+    ):
         assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 75), ended
-        assert ended.text == "s3://bucket/x: cannot reach the server, or the request timed out"
+        assert ended.text == f"s3://bucket/x: cannot reach {text}"
 
 
 def test_certificates_are_checked(bucket: Bucket, tmp_path: Path) -> None:

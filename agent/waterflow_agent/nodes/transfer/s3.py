@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import msgspec
 import obstore
@@ -43,6 +44,8 @@ _RETRY = {
 #: Time for aborting an upload after a cancel.
 _ABORT_S = 8.0
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
+#: What the system said, in the library's description of an error.
+_SYSTEM_MESSAGE = re.compile(r'message: "([^"]{1,200})"')
 _STATUS = re.compile(r"status code:? (\d{3})")
 #: Paths of the metadata service, where cloud machines get credentials; the last source that is tried.
 _MACHINE_KEYS = ("/latest/api/token", "/latest/meta-data")
@@ -112,6 +115,22 @@ def _store(bucket: str, access: S3Access) -> S3Store:
         raise NodeFailure(f"s3://{bucket}: {str(error).splitlines()[0]}") from error
 
 
+def _server(access: S3Access) -> str:
+    """Return the server for messages, without what may be secret."""
+    if access.endpoint is None:
+        return f"Amazon S3 in {access.region}"
+    parsed = urlsplit(access.endpoint)
+    return f"{parsed.scheme}://{parsed.netloc.rpartition('@')[2]}"
+
+
+def _cause(text: str) -> str:
+    """Return what the system said, from the library's description of an error."""
+    if "dns error" in text:
+        return "its host name has no address"
+    found = _SYSTEM_MESSAGE.search(text)
+    return found[1] if found else "the request timed out, or the connection was closed"
+
+
 class S3:
     """A source and target: an object, everything below a prefix (with a trailing slash), or what matches a pattern."""
 
@@ -121,6 +140,7 @@ class S3:
         self._key = address.path.strip("/")
         self._is_folder = not self._key or address.path.endswith("/")
         self._store = _store(address.host, access)
+        self._server = _server(access)
         _checked(self._key, address)
 
     async def __aenter__(self) -> Self:
@@ -257,7 +277,7 @@ class S3:
             return NodeFailure(
                 f"{location}: the server's certificate is not trusted; next: set verify to the file of its authority"
             )
-        return NodeFailure(f"{location}: cannot reach the server, or the request timed out", may_retry=True)
+        return NodeFailure(f"{location}: cannot reach {self._server}: {_cause(str(error))}", may_retry=True)
 
 
 def _entry(found: Any, name: str) -> SourceFile:

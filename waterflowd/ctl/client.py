@@ -303,8 +303,10 @@ def refused(status: int, content: bytes) -> Refused:
         next_step = "export WATERFLOW_TOKEN=wf_... (an admin creates one: waterflowctl tokens create --role runner)"
     elif status == 403:
         next_step = "ask an admin for a token with the role: waterflowctl tokens create --role ..."
-    elif status == 422:
+    elif status == 422 and problem.get("errors"):
         next_step = "fix the file, then: waterflowctl validate FILE"
+    elif status == 422:
+        next_step = "waterflowctl workflows (lists the inputs and triggers of each workflow)"
     return Refused(status, problem, next_step)
 
 

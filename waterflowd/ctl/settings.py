@@ -72,10 +72,21 @@ def _context(path: Path) -> dict[str, Any]:
     name = content.get("context")
     if name is None:
         return {}
+    _check_mode(path, content)
     found = content.get("contexts", {}).get(name)
     if not isinstance(found, dict):
         raise Failure(USAGE, f'{path} has no context "{name}"', f"edit {path}")
     return found
+
+
+def _check_mode(path: Path, content: dict[str, Any]) -> None:
+    """Refuse a file with a token that others can read."""
+    contexts = content.get("contexts", {})
+    has_token = isinstance(contexts, dict) and any(
+        isinstance(each, dict) and "token" in each for each in contexts.values()
+    )
+    if has_token and path.stat().st_mode & 0o077:
+        raise Failure(USAGE, f"{path} contains a token, and other users can read it", f"chmod 600 {path}")
 
 
 def _file_text(path: object) -> str | None:

@@ -10,11 +10,13 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from tests.integration.ctl.served import Server, started_id
 from tests.patience import PATIENCE_S
 from waterflowd.ctl.client import Client
 from waterflowd.ctl.failures import Unreachable
+from waterflowd.ctl.main import cli
 from waterflowd.ctl.settings import Settings
 
 FAILING = "name: failing\njobs:\n  ab:\n    runs-on: web\n    steps:\n      - {id: break, run: exit 7}\n"
@@ -114,3 +116,61 @@ def test_the_first_request_waits_for_a_daemon_that_is_starting(tmp_path: Path) -
         assert server.ctl("--wait", "0", "runs").exit_code == 0
         assert server.ctl("runs", "--wait=0").exit_code == 0
     client.close()
+
+
+def test_a_wrong_input_is_not_answered_with_advice_about_the_file(server: Server) -> None:
+    """The file is right; the next command shows which inputs there are."""
+    refused = server.ctl("run", "hello", "-i", "whoo=me")
+    assert refused.exit_code == 5
+    assert "fix the file" not in refused.output
+    assert "next: waterflowctl workflows" in refused.output
+
+
+def test_a_waiting_run_has_no_output_and_a_reason(server: Server, tmp_path: Path) -> None:
+    """Nothing at all would look like a fault. A re-run that reuses nothing does not claim to."""
+    run = _started(server, tmp_path, "gated", GATED)
+    waiting = server.ctl("logs", run)
+    assert (waiting.stdout, "no output yet; ask/ok: waiting: " in waiting.stderr) == ("", True)
+    assert server.ctl("logs", run, "--json").output == ""
+    assert server.ctl("reject", run).exit_code == 0
+    assert server.ctl("watch", run).exit_code == 1
+    assert server.ctl("logs", run).stderr == "no step printed anything\n"
+    again = json.loads(server.ctl("rerun", run, "--detach", "--json").stdout.splitlines()[0])["id"]
+    assert f"re-run of {run}\n" in server.ctl("show", again).stdout
+    assert server.ctl("runs", "--name", "nosuch").output == "no matching runs\n"
+
+
+def test_attempts_are_marked_in_logs(server: Server, tmp_path: Path) -> None:
+    """From the second one on."""
+    retried = FAILING.replace(
+        "run: exit 7}", 'retry: {max-attempts: 2, initial-interval: 1ms}, run: "print once\\nexit 7"}'
+    )
+    run = _started(server, tmp_path, "r", retried)
+    assert server.ctl("watch", run).exit_code == 1
+    assert server.ctl("logs", run).output == "ab/break | once\nab/break: attempt 2\nab/break | once\n"
+
+
+def test_a_configuration_with_a_token_must_be_private(server: Server, tmp_path: Path) -> None:
+    """Others could use the token."""
+    file = tmp_path / "waterflow" / "config.toml"
+    file.parent.mkdir()
+    file.write_text(f'context = "a"\n[contexts.a]\nserver = "unix:{server.path}"\ntoken = "wf_x"\n')
+    environment = {"XDG_CONFIG_HOME": str(tmp_path), "WATERFLOW_SERVER": ""}
+    for mode, code in ((0o644, 2), (0o640, 2), (0o600, 0)):
+        file.chmod(mode)
+        done = CliRunner().invoke(cli, ["runs"], env=environment)
+        assert (done.exit_code, "chmod 600" in done.output) == (code, code == 2), done.output
+
+
+def test_other_yaml_files_are_no_workflows(tmp_path: Path) -> None:
+    """Below a folder: those in a folder for workflows, and those with jobs. A file that is named is always checked."""
+    (tmp_path / "workflows").mkdir()
+    (tmp_path / "compose.yml").write_text("services:\n  web: {image: x}\n")
+    (tmp_path / "other.yml").write_text(FAILING)
+    (tmp_path / "workflows" / "broken.yml").write_text("name: x\n")
+    checked = CliRunner().invoke(cli, ["validate", str(tmp_path)])
+    assert "compose.yml" not in checked.output
+    assert "other.yml: valid" in checked.output
+    assert "broken.yml:1:1" in checked.output
+    named = CliRunner().invoke(cli, ["validate", str(tmp_path / "compose.yml")])
+    assert (named.exit_code, "compose.yml:1:1" in named.output) == (1, True)

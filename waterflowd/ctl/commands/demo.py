@@ -137,7 +137,9 @@ class _Demo:
             return code
         self._print_next_steps(work, run["id"], self._create_token())
         if sys.stdin.isatty() and sys.stdout.isatty():
-            self._stay()
+            # Ctrl-C is how a demo ends: that is no failure.
+            with contextlib.suppress(KeyboardInterrupt):
+                self._stay()
         return code
 
     def close(self) -> None:

@@ -10,7 +10,8 @@ import click
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import Client, run_path
 from waterflowd.ctl.display.folding import OutputFolding
-from waterflowd.ctl.display.terminal import clean_line, has_colors, is_terminal, style, time_text
+from waterflowd.ctl.display.run_parts import reasons
+from waterflowd.ctl.display.terminal import clean_line, has_colors, is_terminal, localized, style, time_text
 from waterflowd.ctl.options import client_of, json_option, print_json
 from waterflowd.ctl.references import find, find_run
 
@@ -53,6 +54,8 @@ def logs(
     found, part = find(client, run, part or None)
     run_id = found["id"]
     rows = _lines(client, run_id, part, follow=follow)
+    if not as_json:
+        rows = _or_reason(rows, found, part)
     try:
         if as_json:
             print_json(rows)
@@ -70,11 +73,33 @@ def _lines(client: Client, run: str, part: str | None, *, follow: bool) -> Itera
     return client.follow(path, report_lost, part=part) if follow else client.lines(path, part=part)
 
 
+def _or_reason(rows: Iterator[dict[str, Any]], run: dict[str, Any], part: str | None) -> Iterator[dict[str, Any]]:
+    """Yield the rows; if there are none, say why: what the run waits for, or that its steps printed nothing."""
+    is_empty = True
+    for row in rows:
+        is_empty = False
+        yield row
+    if is_empty and run["conclusion"] is not None:
+        click.echo("no step printed anything", err=True)
+    elif is_empty:
+        known = [row for row in reasons(run) if part is None or row[0].startswith(part)]
+        where, state, text = known[-1] if known else ("run", run["status"], run["reason"]["text"])
+        why = f"{where}: {state}: {localized(text)}"
+        click.echo(f"no output yet; {escape_for_display(why)}", err=True)
+        click.echo(f"  next: waterflowctl why {run['id']}", err=True)
+
+
 def _print_lines(rows: Iterator[dict[str, Any]], requested: str | None, *, has_times: bool) -> None:
     """Print lines, prefixed by their part unless it is the very step that was requested."""
     colors: dict[str, str] = {}
     is_colored = has_colors()
+    attempts: dict[tuple[str, str], int] = {}
     for row in rows:
+        step = (row["job"], row["step"])
+        if attempts.setdefault(step, row["attempt"]) != row["attempt"]:
+            attempts[step] = row["attempt"]
+            where = escape_for_display("/".join(step))
+            click.echo(style(f"{where}: attempt {row['attempt']}", "bright_black"))
         text = clean_line(row["text"], has_colors=is_colored)
         prefix = time_text(row["at"]) + " " if has_times else ""
         part = f"{row['job']}/{row['step']}"

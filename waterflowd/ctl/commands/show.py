@@ -62,7 +62,11 @@ def _facts(run: dict[str, Any]) -> list[str]:
     facts += _rights(trigger)
     if run.get("rerun_of"):
         reused = run.get("reused")
-        text = f", reused {count(reused['jobs'], 'job')} and {count(reused['steps'], 'step')}" if reused else ""
+        text = (
+            f", reused {count(reused['jobs'], 'job')} and {count(reused['steps'], 'step')}"
+            if reused and (reused["jobs"] or reused["steps"])
+            else ""
+        )
         facts.append(f"re-run of {run['rerun_of']}{text}")
     parent = run.get("parent_run")
     if parent:

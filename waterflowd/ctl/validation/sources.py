@@ -8,6 +8,7 @@ limit of the language.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,8 @@ _SUFFIXES = (".yml", ".yaml")
 _STEP_FILES = frozenset(["step.yml", "step.yaml", "action.yml", "action.yaml"])
 #: The language rejects files over 1 MiB, so no more needs to be read.
 _READ_BYTES = (1 << 20) + 1
+#: The key that every workflow has, at the beginning of a line, or in a mapping that is written in braces.
+_JOBS = re.compile(rb"(?m)^(?:\{.*)?[\"']?jobs[\"']?[ \t]*:")
 #: Default folders of workflows in a repository.
 WORKFLOW_FOLDERS = ("workflows", ".waterflow/workflows")
 _GIT_TIMEOUT_S = 120.0
@@ -45,10 +48,24 @@ class WorkflowFile:
 
 
 def on_disk(paths: Iterable[str], root: str | None) -> Iterator[WorkflowFile]:
-    """Yield the files, and all workflow files below the folders."""
+    """Yield the files, and all workflow files below the folders.
+
+    Below a folder, a file outside of folders for workflows counts only if it has the key `jobs`: others, such as compose.yml,
+    are something else.
+    """
     for path in paths:
+        is_found = False
         for file in _files(path):
-            yield _from_disk(file, root)
+            found = _from_disk(file, root)
+            if file == path or found.is_step or _is_in_workflow_folder(file) or _JOBS.search(found.content):
+                is_found = True
+                yield found
+        if not is_found:
+            raise Failure(USAGE, f"no workflow files in {path}", "waterflowctl validate FILE")
+
+
+def _is_in_workflow_folder(file: str) -> bool:
+    return "workflows" in Path(os.path.abspath(file)).parts[:-1]
 
 
 def _files(path: str) -> list[str]:

@@ -50,7 +50,7 @@ class Conditions:
             for type_ in ConditionType
         }
 
-    def set(self, type_: ConditionType, is_true: bool, code: str, text: str, now: int) -> None:
+    def set(self, type_: ConditionType, is_true: bool | None, code: str, text: str, now: int) -> None:
         """Sets one condition and derives `Ready`."""
         self._replace(type_, is_true, code, text, now)
         self._derive(now)

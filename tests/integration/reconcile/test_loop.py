@@ -326,7 +326,8 @@ async def test_a_suspended_repository_ignores_pushes_and_catches_up(work: Work, 
         await daemon.sync()
     assert caught.value.code == codes.SUSPENDED
     assert daemon.started() == []
-    await daemon.admin.resume("ops", "token:ada")
+    resumed = await daemon.admin.resume("ops", "token:ada")
+    assert "suspended" not in resumed.text
     await daemon.sync()
     assert daemon.started() == [("workflows/b.yml", last)]
 

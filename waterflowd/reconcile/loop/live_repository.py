@@ -97,7 +97,7 @@ class LiveRepository:
         """Remembers how far `workflow_run` triggers have read the log; None while no file has such a trigger."""
         self.handled_runs_seq = seq
 
-    def set_condition(self, type_: ConditionType, is_true: bool, code: str, text: str) -> None:
+    def set_condition(self, type_: ConditionType, is_true: bool | None, code: str, text: str) -> None:
         """Sets a condition as of now."""
         self.conditions.set(type_, is_true, code, text, self._ports.clock.now())
 

@@ -123,6 +123,8 @@ class RepositoryLoop:
         """Reconciles again, at once. Idempotent."""
         if self.repository.state.is_suspended:
             await self.repository.record(events.RepositoryResumed(at=self._ports.clock.now(), by=by))
+            text = "resumed: what was pushed meanwhile is being read"
+            self.repository.set_condition(ConditionType.APPLIED, None, "resumed", text)
             self._wake.set()
 
     # Reconciliation

@@ -56,6 +56,8 @@ def test_a_rerun_starts_at_the_failed_step_with_the_corrected_file(empty_cluster
     done = cluster.ctl("rerun", old, "--from", "put", "--at", fixed[:12])
 
     assert done.returncode == 0, (done.stdout, done.stderr)
+    # What its reused steps wrote to the job's directory is missing, and the command that runs all of it is offered.
+    assert f"next: waterflowctl rerun {old} --from deploy\n" in done.stdout
     assert done.stdout.index("reused: build, deploy/prepare") < done.stdout.index("started release #2")
     row = cluster.api("GET", "/v1/runs").json()["runs"][0]
     assert (row["rerun_of"], row["revision"], row["trigger"]["kind"]) == (old, fixed, "rerun")

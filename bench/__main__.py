@@ -2,7 +2,7 @@
 
 `python -m bench [NAME ...]` measures only the named ones: one-run many-runs busy-api processes push ready many-open
 reconnect output masking checkout memory cli expressions events language transfer own-nodes
-run-filters live-pages web temporal.
+run-filters live-pages output-lines web temporal.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bench import (
     expressions,
     language,
     masking,
+    output_lines,
     own_nodes,
     pages,
     reconnect,
@@ -54,6 +55,7 @@ BENCHES: dict[str, Callable[[Path], list[Row]]] = {
     "own-nodes": own_nodes.own_nodes,
     "run-filters": pages.run_filters,
     "live-pages": pages.live_pages,
+    "output-lines": output_lines.output_lines,
     "web": web.web_pages,
     "temporal": temporal.temporal,
 }

@@ -15,6 +15,7 @@ from waterflowd.model.ids import AttemptId
 from waterflowd.model.records import OutputAppend, OutputPiece
 from waterflowd.store import layout, outputs
 from waterflowd.store.opening import Store, open_store
+from waterflowd.store.output_files import OutputFiles
 
 NAME = attempt_id(ids.run_id(1_700_000_000_000, 7), "deploy", "build", 1)
 OTHER = attempt_id(NAME.run, "deploy", "other", 1)
@@ -118,10 +119,17 @@ async def test_a_flipped_byte_in_a_file_is_detected(tmp_path: Path) -> None:
         assert store.outputs.read(NAME, 300_000, 1)[0].data[:1] == b"F"
 
 
-@pytest.mark.parametrize("index", ["missing", "cut", "wrong"])
+def check_line_marks(store: Store) -> None:
+    """The marks count the newlines before them, up to the end."""
+    whole, marks = text(store), store.outputs.line_marks(NAME)
+    assert [mark.lines for mark in marks] == [whole[: mark.offset].count(b"\n") for mark in marks]
+    assert (marks[0].offset, marks[-1].offset) == (0, len(whole))
+
+
+@pytest.mark.parametrize("index", ["missing", "cut", "wrong", "flipped", "zeros"])
 async def test_the_index_of_a_file_is_only_a_hint(tmp_path: Path, index: str) -> None:
-    """Without it, with half of it, or with garbage in it, the same bytes are found."""
-    whole = [b"%05d" % number * 2_000 for number in range(300)]
+    """Without it, with half of it, or with garbage in it, the same bytes are found, and lines have the same numbers."""
+    whole = [b"%04d\n" % number * 2_000 for number in range(300)]
     with open_store(tmp_path, {}) as store:
         for start in range(0, 300, 30):
             await add(store, *whole[start : start + 30])
@@ -131,14 +139,47 @@ async def test_the_index_of_a_file_is_only_a_hint(tmp_path: Path, index: str) ->
         path.unlink()
     elif index == "cut":
         os.truncate(path, path.stat().st_size - 7)
-    else:
+    elif index == "wrong":
         path.write_bytes(os.urandom(16 * 9))
+    else:
+        # A lower byte of the number of lines of the fifth entry, or a part that never reached the disk.
+        content = bytearray(path.read_bytes())
+        begin = 4 * 36 + 22
+        content[begin : begin + 2] = b"\x77\x77" if index == "flipped" else bytes(2)
+        path.write_bytes(content)
     with open_store(tmp_path, {}) as store:
         assert store.outputs.size(NAME) == 3_000_000
         for number in (0, 7, 150, 299):
             assert store.outputs.read(NAME, number * 10_000 + 5, 1)[0].data == whole[number]
+        check_line_marks(store)
         await add(store, b"!")
-        assert text(store)[-3:] == b"99!"
+        assert text(store)[-4:] == b"99\n!"
+        check_line_marks(store)
+
+
+def test_lines_are_counted_once_when_an_append_fails(tmp_path: Path) -> None:
+    """What could not be written is not counted, and is counted when it is sent again."""
+
+    def pieces(offset: int, count: int) -> list[OutputPiece]:
+        printed = b"a line\n" * 10_000
+        return [OutputPiece(offset=offset + 70_000 * n, at=1, stream=1, data=printed) for n in range(count)]
+
+    output_files = OutputFiles(tmp_path / "output")
+    file = output_files.create(NAME, base=0)
+    for failures in range(3):
+        for _ in range(failures):
+            file.add(pieces(file.end, 9))
+            file.write()
+            file.drop()
+        file.add(pieces(file.end, 6))
+        file.write()
+        output_files.sync(file)
+        marks = file.line_marks()
+        assert [mark.lines * 7 for mark in marks] == [mark.offset for mark in marks]
+        assert marks[-1].offset == file.end == 420_000 * (failures + 1)
+    again = output_files.recover(NAME)
+    assert again is not None
+    assert again.line_marks() == marks
 
 
 async def test_a_full_disk_under_one_log_loses_nothing_of_another(tmp_path: Path) -> None:

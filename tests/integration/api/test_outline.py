@@ -177,6 +177,21 @@ async def test_the_endpoint_answers_with_the_newest_state_and_only_reads_what_is
         assert (nothing["nodes"], nothing["marks"]) == ([], [])
 
 
+async def test_a_job_on_each_server_has_its_batches_and_why_it_was_halted() -> None:
+    """Where each batch ends, and the sentence of the halt; a job without batches has neither."""
+    failing = (
+        "jobs:\n  roll: {runs-on: {group: web, target: each, batch: 1, max-failures: 0}, steps: [{run: exit 1}]}\n"
+        "  all: {runs-on: {group: web, target: each}, steps: [{run: print done}]}\n"
+    )
+    async with ApiHarness() as harness:
+        run = await _run(harness, failing)
+        plan, events = _history(harness, run)
+    nodes = {node.place: node for node in _page(_outline(run, plan, events)).nodes}
+    halted = next(event.reason.text for event in events if type(event).__name__ == "JobHalted")
+    assert (nodes["roll"].batches, nodes["roll"].halted, nodes["roll"].total) == ([1, 2], halted, 2)
+    assert (nodes["all"].batches, nodes["all"].halted) == ([], "")
+
+
 async def test_pages_and_levels_select_nodes() -> None:
     """Pages add up to the whole; `depth` 0 has only jobs; `job` has the job and everything in it."""
     async with ApiHarness() as harness, _client(harness) as client:

@@ -45,6 +45,10 @@ class OutlineNode(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     #: Jobs that it became, or blocks inside it, by state.
     counts: dict[str, int] = {}
     total: int = 0
+    #: Of instances in batches: the number of instances up to the end of each batch.
+    batches: list[int] = []
+    #: Why no further instance starts.
+    halted: str = ""
     changes: list[Change] = []
 
 
@@ -122,6 +126,8 @@ def _node(node: Node, after: int, seq: int) -> OutlineNode:
             agent=part.agent_name or part.pinned_name,
             counts=dict(Counter((child.conclusion or child.status).value for child in children)) if children else {},
             total=len(children),
+            batches=part.children.batches if part.children is not None and len(part.children.batches) > 1 else [],
+            halted=part.children.halted.text if part.children is not None and part.children.halted is not None else "",
             changes=changes,
         )
     owner = part.block.owner

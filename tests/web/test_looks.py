@@ -41,6 +41,7 @@ def _paths(site: Site) -> Iterator[tuple[str, str]]:
     yield from ((f"run-{name}", f"/runs/{run}") for name, run in site.runs.items())
     failing = f"/runs/{site.runs['failing']}"
     yield from (("critical", f"{failing}?critical=1&fold=1"), ("values", f"{failing}?view=values"))
+    yield from (("servers", f"{failing}?view=servers"), ("past", f"{failing}?at=8"))
     yield from (("events", f"{failing}?view=events&event=3"), ("none", "/runs?status=lost&name=nothing"))
 
 

@@ -3,6 +3,7 @@
 import type { Action } from "./model/permissions";
 import type { Spent } from "./model/parts";
 import type { Role } from "./model/shapes";
+import type { Choice } from "./model/servers";
 import type { State } from "./model/states";
 import type { View } from "./pages/run_views";
 
@@ -47,6 +48,9 @@ export const texts = {
       ["x", "select the row of a run"],
       ["y", "copy the link to what is selected"],
       ["+ - 0", "zoom the timeline in, out and back"],
+      [", .", "previous and next event of the history"],
+      ["< >", "previous and next change of status"],
+      ["Space", "play the history"],
       ["c", "show the critical path"],
       ["z", "fold idle time"],
       ["t", "change the theme"],
@@ -170,6 +174,7 @@ export const texts = {
     outputNothing: "printed nothing",
     leftOut: (count: number) => `${count} earlier lines are left out here`,
     rerunFrom: "Re-run from here",
+    copyLink: "Copy link",
     rerunOf: "re-run",
     parent: "started by a step of",
     childRun: "started run",
@@ -190,8 +195,33 @@ export const texts = {
 
   views: {
     label: "Views of this run",
-    names: { timeline: "Timeline", values: "Inputs and outputs", events: "Events" } satisfies Record<View, string>,
+    names: { timeline: "Timeline", servers: "Servers", values: "Inputs and outputs", events: "Events" } satisfies Record<View, string>,
     none: "none",
+  },
+
+  servers: {
+    title: (job: string) => `Instances of ${job}`,
+    none: "No job of this run runs on each server, or has a matrix.",
+    noneChosen: "Nothing of this job is like that.",
+    job: "Job",
+    choices: { failed: "Failed", "not-reached": "Not reached" } satisfies Record<Choice, string>,
+    batch: (number: number, of: number) => `Batch ${number} of ${of}`,
+    halted: "Halted here:",
+    rerun: (count: number) => `Re-run these ${count}`,
+    nothingToRerun: "none of the servers failed or was left out",
+    onlyNow: "go back to now first",
+  },
+
+  slider: {
+    label: "Event history",
+    event: (at: number, of: number, clock: string) => `event ${at} of ${of} · ${clock}`,
+    past: (at: number, clock: string) => `This is the run as of event ${at}, ${clock}.`,
+    now: "Back to now",
+    before: "Previous change of status",
+    after: "Next change of status",
+    play: "Play",
+    pause: "Pause",
+    notYet: "This part did not exist yet.",
   },
 
   events: {

@@ -22,6 +22,10 @@ export interface OutlineNode {
   readonly agent?: string;
   readonly counts?: Readonly<Record<string, number>>;
   readonly total?: number;
+  /** Of instances in batches: how many there are up to the end of each batch. */
+  readonly batches?: readonly number[];
+  /** Why no further instance starts. */
+  readonly halted?: string;
   readonly changes?: readonly Change[];
 }
 

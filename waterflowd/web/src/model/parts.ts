@@ -80,7 +80,7 @@ class Tree {
       ...this.part(node, changes, node.place, "job"),
       name: isInstance ? node.place.slice((node.parent ?? "").length + 1, -1) : node.name,
       detail: total > 0 ? `×${total}` : isInstance && node.agent === node.place.slice((node.parent ?? "").length + 1, -1) ? "" : (node.agent || node.group) ?? "",
-      segments: jobSegments(node, changes, this.outline).filter(isSeen),
+      segments: jobSegments(node, changes, this.outline, this.at === Infinity ? this.outline.endedAt : null).filter(isSeen),
       children: [...instances, ...steps],
       isClosed: node.kind === "steps" && !isOpened(this.outline, node.place),
     };
@@ -144,7 +144,7 @@ class Tree {
 /** A wait that took no time would still have a bar of a few pixels. */
 const isSeen = (segment: Segment): boolean => segment.to !== segment.from || segment.spent === "running" || segment.spent === "whole";
 
-const OF_ATTEMPTS: Readonly<Partial<Record<string, State>>> = { queued: "queued", sent: "queued", started: "running", finished: "running" };
+const OF_ATTEMPTS: Readonly<Partial<Record<string, State>>> = { queued: "queued", sent: "running", started: "running", finished: "running" };
 
 /** The state after the last of the changes. */
 export function stateAfter(changes: readonly Change[]): State {
@@ -199,13 +199,13 @@ const WAITS: Readonly<Partial<Record<string, Spent>>> = {
   "sleeping": "running", "waiting-child-run": "running", "child-run-starting": "running",
 };
 
-function jobSegments(node: OutlineNode, changes: readonly Change[], outline: Outline): readonly Segment[] {
+function jobSegments(node: OutlineNode, changes: readonly Change[], outline: Outline, endedAt: number | null): readonly Segment[] {
   const found: Segment[] = [];
   const { createdAt } = outline;
   const first = changes[0];
   const skipped = first !== undefined && isConclusion(first[2]);
   if ((node.needs?.length ?? 0) > 0 && !skipped) {
-    found.push({ spent: "needs", from: createdAt, to: first === undefined ? outline.endedAt : createdAt + first[1], state: "waiting" });
+    found.push({ spent: "needs", from: createdAt, to: first === undefined ? endedAt : createdAt + first[1], state: "waiting" });
   }
   let began: number | null = null;
   changes.forEach((change, index) => {

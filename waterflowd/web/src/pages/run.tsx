@@ -12,6 +12,7 @@ import { visible } from "../model/lines";
 import { isOpened, type Outline } from "../model/outline";
 import { partsOf, type Part } from "../model/parts";
 import type { Run, RunSummary } from "../model/shapes";
+import { instantOf } from "../model/slider";
 import { isBad, stateOf } from "../model/states";
 import { focusOf, jobOfPlace, pathTo, progress, rowsOf, type Toggled } from "../model/tree";
 import { RunActions } from "../parts/actions";
@@ -25,8 +26,10 @@ import { Time, Took } from "../parts/time";
 import { texts } from "../texts";
 import { Details } from "./run_details";
 import { Events } from "./run_events";
+import { Servers } from "./run_servers";
+import { PastBanner, Slider, useInstant, type Instant } from "./run_slider";
 import { RunTree, type TreeProperties } from "./run_tree";
-import { RunValues, ViewTabs, viewOf, VIEWS } from "./run_views";
+import { RunValues, ViewTabs, viewOf, viewsOf } from "./run_views";
 
 const words = texts.run;
 
@@ -35,6 +38,7 @@ export function RunPage({ id }: { readonly id: string }): JSX.Element {
   const source = useOutline(id);
   const run = query.value.value;
   const outline = source.outline.value;
+  const instant = useInstant(outline);
   const problem = query.problem.value ?? source.problem.value;
   const again = (): void => {
     query.again();
@@ -56,8 +60,9 @@ export function RunPage({ id }: { readonly id: string }): JSX.Element {
   return (
     <>
       {problem && <ProblemNote problem={problem} again={again} />}
-      <Head run={run} />
-      {outline === null ? problem === null && <Waiting rows={10} /> : <Body run={run} outline={outline} open={source.open} />}
+      {outline !== null && <PastBanner outline={outline} instant={instant} />}
+      <Head run={run} isPast={instant.at !== null} />
+      {outline === null ? problem === null && <Waiting rows={10} /> : <Body run={run} outline={outline} instant={instant} open={source.open} />}
     </>
   );
 }
@@ -65,7 +70,7 @@ export function RunPage({ id }: { readonly id: string }): JSX.Element {
 const SIGNS: Readonly<Partial<Record<string, string>>> = { success: "✓", failure: "✗", "timed-out": "✗", lost: "?", running: "●", waiting: "◌" };
 const signOf = (run: RunSummary): string => SIGNS[stateOf(run)] ?? "·";
 
-function Head({ run }: { readonly run: Run }): JSX.Element {
+function Head({ run, isPast }: { readonly run: Run; readonly isPast: boolean }): JSX.Element {
   const state = stateOf(run);
   const subject = run.trigger.git.subject ?? run.trigger.git.message;
   return (
@@ -83,7 +88,7 @@ function Head({ run }: { readonly run: Run }): JSX.Element {
           <span class="mono path">{visible(run.repository ? `${run.repository} · ${run.path}` : run.path)}</span>
         </p>
       </div>
-      <RunActions run={run} approvals={run.approvals} />
+      {!isPast && <RunActions run={run} approvals={run.approvals} />}
     </header>
   );
 }
@@ -91,14 +96,17 @@ function Head({ run }: { readonly run: Run }): JSX.Element {
 interface BodyProperties {
   readonly run: Run;
   readonly outline: Outline;
+  readonly instant: Instant;
   readonly open: (job: string) => void;
 }
 
-function Body({ run, outline, open }: BodyProperties): JSX.Element {
-  const parts = useMemo(() => partsOf(outline), [outline]);
+function Body({ run, outline, instant, open }: BodyProperties): JSX.Element {
+  const { at } = instant;
+  const parts = useMemo(() => partsOf(outline, at ?? Infinity), [outline, at]);
+  const present = at === null ? now.value : instantOf(outline, at);
   const [toggled, setToggled] = useState<Toggled>(new Map());
   const wanted = place.value.query.get("place");
-  const [first, setFirst] = useState(() => focusOf(parts));
+  const [first, setFirst] = useState(() => focusOf(at === null ? parts : partsOf(outline)));
   const path = (wanted !== null ? pathTo(parts, wanted) : null) ?? (first !== null ? pathTo(parts, first.place) : null) ?? parts.slice(0, 1);
   const selected = path.at(-1) ?? null;
   // A linked part is in view even where its parents would be closed.
@@ -113,27 +121,36 @@ function Body({ run, outline, open }: BodyProperties): JSX.Element {
     if (job !== null) open(job);
   }, [wanted, first?.place]);
   useEffect(() => {
-    if (first?.isClosed && isOpened(outline, first.place)) setFirst(focusOf(parts));
+    if (first?.isClosed && isOpened(outline, first.place)) setFirst(focusOf(partsOf(outline)));
   }, [outline.opened]);
   if (parts.length === 0) return <Empty><p>{words.noParts}</p><p>{visible(run.reason.text)}</p></Empty>;
   const toggle = (part: Part, isOpen: boolean): void => {
     if (isOpen && part.isClosed) open(part.place);
     setToggled(new Map([...toggled, [part.place, isOpen]]));
   };
-  const shownView = viewOf(place.value.query, VIEWS);
+  const views = viewsOf(outline);
+  const shownView = viewOf(place.value.query, views);
+  const details = selected && <Details run={run} part={selected} version={outline.touched.get(selected.place) ?? 0} at={instant.settledAt} isPast={at !== null} key={selected.place} />;
   return (
     <>
       <FirstFailure parts={parts} selected={selected} />
       <Progress run={run} outline={outline} />
-      <ViewTabs views={VIEWS} shown={shownView} />
+      <ViewTabs views={views} shown={shownView} />
       {shownView === "values" && <RunValues run={run} />}
       {shownView === "events" && <Events run={run.id} outline={outline} />}
       {shownView === "timeline" && (
         <div class="run-body">
-          <RunTree rows={rows} selected={selected?.place ?? ""} {...timeline} select={(part) => view({ place: part.place })} toggle={toggle} />
-          {selected && <Details run={run} part={selected} version={outline.touched.get(selected.place) ?? 0} key={selected.place} />}
+          <RunTree rows={rows} selected={selected?.place ?? ""} present={present} {...timeline} select={(part) => view({ place: part.place })} toggle={toggle} />
+          {details}
         </div>
       )}
+      {shownView === "servers" && (
+        <div class="run-body">
+          <Servers run={run} outline={outline} parts={parts} selected={selected} isPast={at !== null} />
+          {details}
+        </div>
+      )}
+      {(shownView === "timeline" || shownView === "servers") && <Slider outline={outline} instant={instant} />}
     </>
   );
 }

@@ -9,8 +9,10 @@ import { stepOf, type Part } from "../model/parts";
 import type { Approval, Attempt, Run } from "../model/shapes";
 import { stateOfAttempt } from "../model/states";
 import { ActionButton, DecisionDialog, obstacle, RerunDialog } from "../parts/actions";
+import { copy } from "../parts/copy";
 import { Glyph } from "../parts/glyph";
 import { ProblemNote } from "../parts/problem";
+import { say } from "../parts/status_line";
 import { Time, Took } from "../parts/time";
 import { texts } from "../texts";
 import { OutputPane } from "./run_output";
@@ -24,15 +26,19 @@ interface Properties {
   readonly part: Part;
   /** The event up to which the part was seen to change. */
   readonly version: number;
+  /** The event after which the part is shown; null for now. */
+  readonly at: number | null;
+  readonly isPast: boolean;
 }
 
-export function Details({ run, part, version }: Properties): JSX.Element {
-  const query = useQuery<Run>(part.node === null ? null : `/v1/runs/${run.id}?part=${encodeURIComponent(part.place)}`);
+export function Details({ run, part, version, at, isPast }: Properties): JSX.Element {
+  const query = useQuery<Run>(part.node === null ? null : `/v1/runs/${run.id}?part=${encodeURIComponent(part.place)}${at === null ? "" : `&at=${at}`}`);
   const found = query.value.value;
   useEffect(() => {
-    if (found !== null && version > found.seq) query.again();
+    if (found !== null && at === null && version > found.seq) query.again();
   }, [version, found?.seq]);
-  const job = found?.jobs[0] ?? null;
+  // What belongs to another instant is not shown while the slider moves.
+  const job = isPast && found?.seq !== at ? null : (found?.jobs[0] ?? null);
   const step = job?.steps[0] ?? null;
   const approval = (part.kind === "step" ? step?.approval : job?.approval) ?? null;
   const reason = (part.kind === "step" ? step?.reason : part.kind === "job" ? job?.reason : null) ?? part.reason;
@@ -43,7 +49,7 @@ export function Details({ run, part, version }: Properties): JSX.Element {
         <h2><Glyph state={part.state} isSilent /> {visible(nameOf(part))} <span class={`word-${part.state}`}>{texts.states[part.state]}</span></h2>
         <p class="mono place">{visible(part.place)}</p>
       </header>
-      {query.problem.value && <ProblemNote problem={query.problem.value} again={query.again} />}
+      {query.problem.value && (isPast && query.problem.value.status === 404 ? <p class="quiet-line">{texts.slider.notYet}</p> : <ProblemNote problem={query.problem.value} again={query.again} />)}
       <dl class="facts">
         {reason && <Fact name={words.why}>{visible(reason.text)}</Fact>}
         {job && <Fact name={words.where}>{visible(job.agent ?? `${job.group} · ${words.noServer}`)}</Fact>}
@@ -53,9 +59,9 @@ export function Details({ run, part, version }: Properties): JSX.Element {
         {needs.length > 0 && <Fact name={words.needs}>{needs.map((need) => <a key={need} class="mono" href={`?place=${encodeURIComponent(need)}`} onClick={(event) => { event.preventDefault(); view({ place: need }); }}>{visible(need)}</a>)}</Fact>}
         {approval && <ApprovalFact approval={approval} />}
       </dl>
-      <PartActions run={run} part={part} />
+      <PartActions run={run} part={part} isPast={isPast} />
       {step && step.attempts.length > 0 && <Attempts attempts={step.attempts} />}
-      {part.kind === "step" && part.segments.length > 0 && step !== null && step.attempts.length > 0 && <OutputPane run={run} part={part} />}
+      {!isPast && part.kind === "step" && part.segments.length > 0 && step !== null && step.attempts.length > 0 && <OutputPane run={run} part={part} />}
       <PartValues title={words.outputs} values={(part.kind === "step" ? step?.outputs : job?.outputs) ?? {}} />
     </aside>
   );
@@ -76,9 +82,9 @@ function ApprovalFact({ approval }: { readonly approval: Approval }): JSX.Elemen
   );
 }
 
-function PartActions({ run, part }: { readonly run: Run; readonly part: Part }): JSX.Element | null {
+function PartActions({ run, part, isPast }: { readonly run: Run; readonly part: Part; readonly isPast: boolean }): JSX.Element | null {
   const [asked, setAsked] = useState<"approve" | "reject" | "rerun" | null>(null);
-  const pending = run.approvals.find((found) => found.job === part.job && (part.kind === "step" ? found.step === stepOf(part) : part.kind === "job" && found.step === null));
+  const pending = isPast ? undefined : run.approvals.find((found) => found.job === part.job && (part.kind === "step" ? found.step === stepOf(part) : part.kind === "job" && found.step === null));
   const from = part.kind === "step" || (part.kind === "job" && part.node?.parent === undefined) ? part.place : null;
   const close = (): void => setAsked(null);
   return (
@@ -88,6 +94,7 @@ function PartActions({ run, part }: { readonly run: Run; readonly part: Part }):
       {from !== null && run.status === "completed" && (
         <button type="button" class="small" aria-disabled={obstacle("rerun", run, 0) !== null} title={obstacle("rerun", run, 0) ?? undefined} onClick={() => obstacle("rerun", run, 0) === null && setAsked("rerun")}>{words.rerunFrom}</button>
       )}
+      <button type="button" class="small" onClick={() => void copy(location.href).then((isCopied) => isCopied && say(texts.copied))}>{words.copyLink}</button>
       {pending && (asked === "approve" || asked === "reject") && <DecisionDialog pending={pending} action={asked} onClose={close} />}
       {asked === "rerun" && <RerunDialog run={run} body={{ from }} onClose={close} />}
     </div>

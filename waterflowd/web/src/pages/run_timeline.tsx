@@ -2,7 +2,6 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { JSX, RefObject } from "preact";
-import { now } from "../live/clock";
 import { between, instantAt, percent, placeOf, type Axis } from "../model/axis";
 import type { CriticalPath } from "../model/critical";
 import { visible } from "../model/lines";
@@ -20,17 +19,16 @@ const KINDS: readonly Spent[] = ["needs", "slot", "lock", "sent", "running", "re
 const DRAG_PX = 6;
 const LINKS_SHOWN = 6;
 
-export function Bars({ segments, axis }: { readonly segments: readonly Segment[]; readonly axis: Axis }): JSX.Element {
+export function Bars({ segments, axis, present }: { readonly segments: readonly Segment[]; readonly axis: Axis; readonly present: number }): JSX.Element {
   return (
     <>
       {axis.folds.map((fold) => <Fold key={fold.from} axis={axis} from={fold.from} to={fold.to} />)}
-      {segments.map((segment, number) => <Bar key={number} segment={segment} axis={axis} />)}
+      {segments.map((segment, number) => <Bar key={number} segment={segment} axis={axis} present={present} />)}
     </>
   );
 }
 
-function Bar({ segment, axis }: { readonly segment: Segment; readonly axis: Axis }): JSX.Element | null {
-  const present = segment.to === null ? now.value : 0;
+function Bar({ segment, axis, present }: { readonly segment: Segment; readonly axis: Axis; readonly present: number }): JSX.Element | null {
   const found = placeOf(axis, segment, present);
   if (found === null) return null;
   const text = `${texts.spent[segment.spent]}: ${duration((segment.to ?? present) - segment.from)}`;

@@ -4,7 +4,6 @@
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { JSX } from "preact";
 import { density } from "../live/choices";
-import { now } from "../live/clock";
 import { zoomed, type Axis } from "../model/axis";
 import type { CriticalPath } from "../model/critical";
 import { visible } from "../model/lines";
@@ -27,6 +26,8 @@ export interface TreeProperties {
   readonly selected: string;
   readonly axis: Axis;
   readonly whole: Axis;
+  /** Where open bars end: now, or the instant that is shown. */
+  readonly present: number;
   readonly isZoomed: boolean;
   readonly zoom: (axis: Axis | null) => void;
   /** Whether the path is shown, and what it is. */
@@ -37,7 +38,7 @@ export interface TreeProperties {
 }
 
 export function RunTree(properties: TreeProperties): JSX.Element {
-  const { rows, selected, axis, whole, isZoomed, zoom, critical, folding, select, toggle } = properties;
+  const { rows, selected, axis, whole, present, isZoomed, zoom, critical, folding, select, toggle } = properties;
   const at = rows.findIndex((row) => row.part.place === selected);
   const latest = useRef({ ...properties, at });
   latest.current = { ...properties, at };
@@ -97,7 +98,7 @@ export function RunTree(properties: TreeProperties): JSX.Element {
         }
         render={(index) => {
           const row = rows[index];
-          return row ? <TreeRow key={row.part.place} row={row} index={index} isSelected={index === at} isCritical={critical.isShown && critical.path?.places.has(row.part.place) === true} axis={axis} select={select} toggle={toggle} /> : <div key={index} />;
+          return row ? <TreeRow key={row.part.place} row={row} index={index} isSelected={index === at} isCritical={critical.isShown && critical.path?.places.has(row.part.place) === true} axis={axis} present={present} select={select} toggle={toggle} /> : <div key={index} />;
         }}
       />
       <footer class="legend">
@@ -125,13 +126,14 @@ interface RowProperties {
   readonly isSelected: boolean;
   readonly isCritical: boolean;
   readonly axis: Axis;
+  readonly present: number;
   readonly select: (part: Part) => void;
   readonly toggle: (part: Part, isOpen: boolean) => void;
 }
 
-function TreeRow({ row, index, isSelected, isCritical, axis, select, toggle }: RowProperties): JSX.Element {
+function TreeRow({ row, index, isSelected, isCritical, axis, present, select, toggle }: RowProperties): JSX.Element {
   const { part, level, canOpen: hasChildren, isOpen, position, siblings } = row;
-  const took = part.from === null ? null : (part.to ?? (isActive(part.state) ? now.value : part.from)) - part.from;
+  const took = part.from === null ? null : (part.to ?? (isActive(part.state) ? present : part.from)) - part.from;
   return (
     <div
       role="row" id={`part-${index}`} class={`row k-${part.kind} ${isSelected ? "selected" : ""} ${isCritical ? "critical" : ""}`} aria-level={level} aria-posinset={position} aria-setsize={siblings}
@@ -148,7 +150,7 @@ function TreeRow({ row, index, isSelected, isCritical, axis, select, toggle }: R
         {isCritical && <span class="visually-hidden">{texts.timeline.onPath}</span>}
       </span>
       <span role="gridcell" class="c-took num">{took === null ? (part.state === "skipped" && part.kind !== "more" ? "skipped" : "") : duration(took)}</span>
-      <span role="gridcell" class="c-bars" aria-hidden="true"><Bars segments={part.segments} axis={axis} /></span>
+      <span role="gridcell" class="c-bars" aria-hidden="true"><Bars segments={part.segments} axis={axis} present={present} /></span>
     </div>
   );
 }

@@ -3,11 +3,17 @@
 import type { JSX } from "preact";
 import { place, view } from "../live/router";
 import { visible } from "../model/lines";
+import type { Outline } from "../model/outline";
+import { rollOuts } from "../model/servers";
 import type { Run } from "../model/shapes";
 import { texts } from "../texts";
 
-export type View = "timeline" | "values" | "events";
-export const VIEWS: readonly View[] = ["timeline", "values", "events"];
+export type View = "timeline" | "servers" | "values" | "events";
+
+/** The views that a run has. */
+export function viewsOf(outline: Outline): readonly View[] {
+  return rollOuts(outline).length > 0 ? ["timeline", "servers", "values", "events"] : ["timeline", "values", "events"];
+}
 
 export function viewOf(query: URLSearchParams, views: readonly View[]): View {
   const wanted = query.get("view");

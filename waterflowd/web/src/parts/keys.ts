@@ -21,6 +21,8 @@ export function start(): void {
   addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
     if (document.querySelector("dialog[open]")) return;
+    // The space bar presses the button that has the focus.
+    if (event.key === " " && event.target instanceof HTMLButtonElement) return;
     const isLetter = event.key.length === 1;
     if (isLetter && letters.value === "off") return;
     const hasPrefix = performance.now() - prefixAt < PREFIX_MS;

@@ -31,7 +31,7 @@ test("a job shows what it waited for, and what it took from its first step on", 
 test("a part is shown as it was after an earlier event", () => {
   const nodes = [job("a", failed), step("a/s", "a", failed)];
   const states = (at?: number): readonly string[] => parts(nodes, at).flatMap((part) => [part.state, part.children[0]?.state ?? ""]);
-  assert.deepEqual([states(1), states(4), states(5), states(8), states()], [["queued", "queued"], ["running", "queued"], ["running", "running"], ["running", "failure"], ["failure", "failure"]]);
+  assert.deepEqual([states(1), states(3), states(5), states(8), states()], [["queued", "queued"], ["running", "queued"], ["running", "running"], ["running", "failure"], ["failure", "failure"]]);
   assert.equal(parts(nodes, 5)[0]?.children[0]?.segments.at(-1)?.to, null);
 });
 

@@ -1,0 +1,109 @@
+"""The history of a run: its servers in batches, and the slider over its events."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.web.site import Site, Visit
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+ROLL_OUT = """name: roll out
+jobs:
+  release:
+    runs-on: {group: web, target: each, batch: 1, max-failures: 0}
+    steps:
+      - {id: migrate, name: Migrate, run: "[ -e FILE ] || exit 3"}
+"""
+
+
+def test_a_halted_roll_out_shows_the_line_and_repeats_what_it_left(site: Site, visit: Visit, tmp_path: Path) -> None:
+    """The view has a cell for each server in its batch, and the reason where it was halted; *Re-run these* does only those."""
+    mended = tmp_path / "mended"
+    run = site.start(ROLL_OUT.replace("FILE", str(mended)))
+    site.wait_for(run)
+    page = visit.go(f"/runs/{run}")
+    page.get_by_role("link", name="Servers", exact=True).click()
+    grid = page.get_by_role("grid", name="Instances of release")
+    rows = grid.get_by_role("row")
+    expect(rows).to_have_count(5)
+    expect(rows.nth(0)).to_contain_text("Batch 1 of 2")
+    expect(rows.nth(1).get_by_role("img", name="failed")).to_be_visible()
+    expect(rows.nth(2)).to_contain_text("Halted here:")
+    expect(rows.nth(3)).to_contain_text("Batch 2 of 2")
+    expect(rows.nth(4).get_by_role("img", name="skipped")).to_be_visible()
+    page.get_by_role("button", name=re.compile("Not reached 1")).click()
+    expect(page).to_have_url(re.compile("servers=not-reached"))
+    expect(grid.get_by_role("gridcell").filter(has_text="web-")).to_have_count(1)
+    page.get_by_role("button", name=re.compile("Failed 1")).click()
+    expect(grid.get_by_role("gridcell").filter(has_text="web-")).to_have_count(2)
+    mended.touch()
+    page.get_by_role("button", name="Re-run these 2").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("release[web-1]")
+    dialog.get_by_role("button", name="Re-run").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("success")
+    expect(page).not_to_have_url(re.compile(run))
+
+
+def test_cells_are_moved_over_with_keys_and_select_the_part(site: Site, visit: Visit) -> None:
+    """Arrows move between the cells; the selection is that of all views, so the timeline shows the same part."""
+    page = visit.go(f"/runs/{site.runs['failing']}?view=servers&place=release[web-1]")
+    place = page.get_by_role("complementary", name="Details").locator(".place")
+    expect(place).to_have_text("release[web-1]")
+    page.keyboard.press("ArrowRight")
+    expect(place).to_have_text("release[web-2]")
+    page.get_by_role("link", name="Timeline").click()
+    expect(page.get_by_role("row", selected=True)).to_contain_text("web-2")
+
+
+def test_the_slider_shows_an_earlier_instant_without_a_request_while_it_moves(site: Site, visit: Visit) -> None:
+    """From the end to the start nothing is asked; at rest the details are those of `?at=`, which the address keeps."""
+    run = site.runs["failing"]
+    page = visit.go(f"/runs/{run}?place=release")
+    slider = page.get_by_role("slider", name="Event history")
+    last = int(slider.get_attribute("max") or 0)
+    details = page.get_by_role("complementary", name="Details")
+    expect(details.get_by_text("exit code 2")).to_be_visible()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    slider.evaluate(
+        "async (slider) => { for (let at = Number(slider.max); at >= 4; at--) {"
+        " slider.value = String(at); slider.dispatchEvent(new Event('input', { bubbles: true }));"
+        " await new Promise(requestAnimationFrame); } }"
+    )
+    expect(page.get_by_role("status").filter(has_text="as of event 4")).to_be_visible()
+    expect(page.get_by_role("row", name=re.compile("success"))).to_have_count(0)
+    assert asked == []
+    with page.expect_response(re.compile(r"part=release&at=4")) as answer:
+        slider.dispatch_event("change")
+    assert answer.value.json()["jobs"][0]["status"] == "waiting" or answer.value.json()["seq"] == 4
+    expect(page).to_have_url(re.compile("at=4"))
+    for action in ("Cancel", "Re-run", "Re-run failed"):
+        expect(page.get_by_role("button", name=action, exact=True)).to_have_count(0)
+    expect(details.get_by_role("button")).to_have_text(["Re-run from here", "Copy link"])
+    page.reload()
+    expect(page.get_by_role("status").filter(has_text="as of event 4")).to_be_visible()
+    page.keyboard.press(".")
+    expect(page).to_have_url(re.compile("at=5"))
+    page.keyboard.press(">")
+    expect(page).not_to_have_url(re.compile("at=5"))
+    page.get_by_role("button", name="Back to now").click()
+    expect(page).not_to_have_url(re.compile("at="))
+    expect(page.get_by_role("button", name="Re-run failed")).to_be_visible()
+    assert last > 5
+
+
+def test_the_history_is_played(site: Site, visit: Visit) -> None:
+    """The space bar plays the events from the first to the last one, and the page is that of now again."""
+    page = visit.go(f"/runs/{site.runs['good']}")
+    page.keyboard.press(" ")
+    past = page.get_by_role("status").filter(has_text="as of event")
+    expect(past).to_be_visible()
+    expect(past).to_have_count(0)
+    expect(page).not_to_have_url(re.compile("at="))
+    expect(page.get_by_role("heading", level=1)).to_contain_text("success")

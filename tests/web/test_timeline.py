@@ -31,7 +31,7 @@ def test_the_critical_path_is_outlined_and_said_in_a_sentence(site: Site, visit:
     sentence = page.get_by_role("status").filter(has_text="Critical path:")
     expect(sentence).to_have_count(0)
     page.keyboard.press("c")
-    expect(sentence).to_contain_text(re.compile(r"build → release\[web-\d\]: .*waiting\."))
+    expect(sentence).to_contain_text(re.compile(r"build → release\[web-\d\]: \d"))
     rows = page.locator(".run-tree .row.critical")
     expect(rows.first).to_contain_text("on the critical path")
     expect(page).to_have_url(re.compile("critical=1"))

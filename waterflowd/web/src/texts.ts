@@ -240,7 +240,7 @@ export const texts = {
     critical: "Critical path:",
     criticalButton: "Critical path",
     criticalHelp: "Outline the jobs that the end of the run had to wait for",
-    criticalTimes: (total: string, waited: string | null) => (waited === null ? `${total}, none of it waiting.` : `${total}, of which ${waited} were waiting.`),
+    criticalTimes: (total: string, waited: string | null) => (waited === null ? `${total}.` : `${total}, of which ${waited} were waiting.`),
     noCritical: "There is no critical path yet: no job has begun.",
     linksLeft: (count: number) => `${count} more`,
     onPath: "on the critical path",

@@ -81,7 +81,7 @@ function Head({ run, isPast }: { readonly run: Run; readonly isPast: boolean }):
         <p class="facts-line">
           {run.revision && <span class="mono">{run.trigger.ref ? `${visible(run.trigger.ref.replace(/^refs\/(heads|tags)\//, ""))}@` : ""}{shortRevision(run.revision)}</span>}
           {typeof subject === "string" && <span>“{visible(subject.split("\n")[0] ?? "")}”</span>}
-          <span>{visible(starter(run))} <Time at={run.created_at} /></span>
+          <span>{visible(starter(run))} · <Time at={run.created_at} /></span>
           <span><Took from={run.started_at} to={run.completed_at} /></span>
           {run.rerun_of && <a href={`/runs/${run.rerun_of}`}>{words.rerunOf}</a>}
           {run.parent_run && <a href={`/runs/${run.parent_run.run}?place=${encodeURIComponent(`${run.parent_run.job}/${run.parent_run.step}`)}`}>{words.parent} {run.parent_run.run.slice(0, 8)}</a>}

@@ -46,7 +46,7 @@ export function Ticks({ axis, origin }: { readonly axis: Axis; readonly origin: 
   const step = ticks(Math.max(span, 1), NARROW.matches ? NARROW_TICKS : TICKS)[1] ?? span;
   const marks: number[] = [];
   for (let at = Math.ceil(first / step) * step; at <= axis.to - origin && marks.length < 500; at += step) marks.push(origin + at);
-  const isShown = (at: number): boolean => percent(axis, at) < (NARROW.matches ? 60 : 92) && !axis.folds.some((fold) => at > fold.from && at < fold.to);
+  const isShown = (at: number): boolean => percent(axis, at) < (NARROW.matches ? 45 : 92) && !axis.folds.some((fold) => at > fold.from && at < fold.to);
   return (
     <span class="ticks" aria-hidden="true">
       {axis.folds.map((fold) => <Fold key={fold.from} axis={axis} from={fold.from} to={fold.to} />)}

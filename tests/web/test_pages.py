@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.web import site as sites
 from tests.web.site import Site, Visit
-from tests.web.workflows import GATE, UNTIL
+from tests.web.workflows import GATE, HOSTILE, UNTIL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -195,7 +195,10 @@ def test_a_re_run_shows_what_it_will_do_first(site: Site, visit: Visit) -> None:
 
 def test_hostile_text_stays_text(site: Site, visit: Visit) -> None:
     """Markup, reversing marks and terminal escapes in names, reasons and output are shown, and nothing of them works."""
-    page = visit.go(f"/runs/{site.runs['hostile']}")
+    # A new one, so that it is among the recent runs of the overview whatever other tests have started.
+    run = site.start(HOSTILE)
+    site.wait_for(run)
+    page = visit.go(f"/runs/{run}")
     expect(page.get_by_role("heading", level=1)).to_contain_text("<img src=x onerror=alert(1)>\\u202egnp.exe")
     expect(page.get_by_role("log")).to_contain_text(
         "<script>alert(3)</script> \\u202ereversed \\x1b]8;;http://elsewhere.example"

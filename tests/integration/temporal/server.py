@@ -25,6 +25,7 @@ from temporalio.converter import DataConverter
 
 from tests.patience import PATIENCE_S
 from tests.ports import Ports
+from waterflowd.ctl.demo.temporal import DYNAMIC_CONFIG
 from waterflowd.temporal import converter, messages
 from waterflowd.temporal.payload_keys import PayloadKeys
 
@@ -55,8 +56,9 @@ class Server:
     """A running server."""
 
     def __init__(self, folder: Path, dynamic: dict[str, str] | None = None) -> None:
+        """`dynamic`: settings that differ from those of a prepared cluster."""
         self._program, self._folder = program(), folder
-        self._dynamic = dynamic or {}
+        self._dynamic = {**DYNAMIC_CONFIG, **(dynamic or {})}
         self._ports = Ports(3)
         self._process: subprocess.Popen[bytes] | None = None
         self.start()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,12 @@ import httpx
 import pytest
 
 from tests.acceptance.temporal_cluster import TemporalCluster
+from tests.chance import IS_FULL, SEED
 from tests.integration.temporal.server import Server
 from tests.patience import wait_until
 
+#: Kills in the middle of a change.
+ROUNDS = 12 if IS_FULL else 4
 #: Long enough for both daemons; nothing waits for its end.
 SLEEP = "jobs: {a: {runs-on: web, steps: [{run: sleep 600}]}}"
 
@@ -157,12 +163,14 @@ def test_tokens_of_two_daemons(daemons: tuple[TemporalCluster, TemporalCluster])
 def test_a_daemon_that_cannot_follow(daemons: tuple[TemporalCluster, TemporalCluster]) -> None:
     """It may not know of a revocation: it says so, and refuses tokens and new sessions, until the cluster is back."""
     first, second = daemons
+    for name in ("web-1", "web-2"):
+        first.add_agent(name, "web")
     made = first.api("POST", "/v1/tokens", json={"role": "viewer", "name": "ada"}).json()
     first.server.kill()
 
-    def answer(path: str) -> httpx.Response:
+    def answer(path: str, cluster: TemporalCluster = second) -> httpx.Response:
         return httpx.get(
-            f"http://127.0.0.1:{second.api_port}{path}",
+            f"http://127.0.0.1:{cluster.api_port}{path}",
             headers={"authorization": f"Bearer {made['secret']}"},
             timeout=30,
         )
@@ -175,8 +183,54 @@ def test_a_daemon_that_cannot_follow(daemons: tuple[TemporalCluster, TemporalClu
     assert problem["code"] == "WF814"
     assert "a revocation might be unknown here" in problem["detail"]
     assert answer("/health").status_code == 200
+    # Open sessions continue.
+    wait_until(lambda: answer("/v1/session", first).status_code == 503, "the other daemon to refuse it, too")
+    first.kill_agent("web-1")
+    first.launch_agent("web-1")
+    wait_until(lambda: "[WF814]" in first.agent_log("web-1").read_text(), "the session to be refused")
+    assert first.connected() == {"web-2"}
     first.server.start()
     wait_until(lambda: answer("/v1/session").status_code == 200, "the token to be accepted again")
+    wait_until(lambda: first.connected() == {"web-1", "web-2"}, "the session to be opened")
+    assert first.wait_for(first.start("jobs: {a: {runs-on: web, steps: [{run: x=1}]}}"))["conclusion"] == "success"
+
+
+@pytest.mark.slow
+def test_a_daemon_that_is_killed_inside_a_change(daemons: tuple[TemporalCluster, TemporalCluster]) -> None:
+    """`kill -9` at any moment: the change is recorded for all daemons or for none, and a repetition is right in both cases."""
+    first, second = daemons
+    dice = random.Random(SEED)
+    print(f"seed {SEED}")
+    began = time.monotonic()
+    _create(first, {"role": "viewer", "name": "usual"})
+    usual_s = time.monotonic() - began
+    names = ["usual"]
+    for number in range(ROUNDS):
+        names.append(f"token-{number}")
+        body = {"role": "viewer", "name": names[-1]}
+        change = threading.Thread(target=_create, args=(first, body))
+        change.start()
+        time.sleep(dice.uniform(0, 1.5 * usual_s))
+        first.kill_daemon()
+        change.join()
+        was_recorded = names[-1] in token_names(second)
+        repeated = second.api("POST", "/v1/tokens", json=body).status_code
+        print(f"round {number}: recorded {was_recorded}, repetition {repeated}")
+        assert repeated == 409 if was_recorded else repeated in (201, 409)
+        first.start_daemon()
+        for cluster in daemons:
+            assert sorted(token_names(cluster)) == sorted(names)
+
+
+def token_names(cluster: TemporalCluster) -> list[str]:
+    """The names of the tokens that this daemon knows."""
+    return [row["name"] for row in cluster.api("GET", "/v1/tokens").json()["tokens"]]
+
+
+def _create(cluster: TemporalCluster, body: dict[str, str]) -> None:
+    """Creates a token through a daemon that is killed meanwhile."""
+    with contextlib.suppress(httpx.HTTPError):
+        httpx.post(f"http://127.0.0.1:{cluster.api_port}/v1/tokens", json=body, timeout=60)
 
 
 class _Stream(threading.Thread):

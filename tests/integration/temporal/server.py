@@ -30,6 +30,11 @@ from waterflowd.temporal import converter, messages
 from waterflowd.temporal.payload_keys import PayloadKeys
 
 KEYS = PayloadKeys([bytes(range(32))])
+#: A deleted run is gone once everything before has been acknowledged, which happens every 30 s by default.
+_ACKNOWLEDGE = {
+    "history.transferProcessorUpdateAckInterval": '"1s"',
+    "history.visibilityProcessorUpdateAckInterval": '"1s"',
+}
 RETENTION_S = 30 * 24 * 3600
 _TYPES = {
     "Keyword": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
@@ -58,7 +63,7 @@ class Server:
     def __init__(self, folder: Path, dynamic: dict[str, str] | None = None) -> None:
         """`dynamic`: settings that differ from those of a prepared cluster."""
         self._program, self._folder = program(), folder
-        self._dynamic = {**DYNAMIC_CONFIG, **(dynamic or {})}
+        self._dynamic = {**DYNAMIC_CONFIG, **_ACKNOWLEDGE, **(dynamic or {})}
         self._ports = Ports(3)
         self._process: subprocess.Popen[bytes] | None = None
         self.start()

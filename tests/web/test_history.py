@@ -107,3 +107,45 @@ def test_the_history_is_played(site: Site, visit: Visit) -> None:
     expect(past).to_have_count(0)
     expect(page).not_to_have_url(re.compile("at="))
     expect(page.get_by_role("heading", level=1)).to_contain_text("success")
+
+
+def test_what_is_not_over_says_what_it_waits_for(site: Site, visit: Visit) -> None:
+    """The chain down to the decision, with the command for it; the same sentences as `waterflowctl why`."""
+    run = site.runs["gate"]
+    page = visit.go(f"/runs/{run}?place=ship")
+    chain = page.get_by_role("region", name="What it waits for")
+    expect(chain).to_contain_text("waterflowctl approve")
+    printed = site.ctl("why", run, "ship").stdout
+    for line in chain.get_by_role("listitem").locator("> span:not(.command)").all_inner_texts():
+        assert line in printed
+
+
+def test_a_failed_run_is_compared_with_the_last_good_one(site: Site, visit: Visit) -> None:
+    """The changed input and the steps that ended differently are named; what is the same is one sentence."""
+    workflow = """name: compared
+on: {workflow_dispatch: {inputs: {size: {type: string, default: "0"}}}}
+jobs: {a: {runs-on: web, steps: [{id: check, name: Check, run: "echo size ${{ inputs.size }}; exit ${{ inputs.size }}"}]}}
+"""
+    good = site.start(workflow)
+    site.wait_for(good)
+    bad = site.api("POST", "/v1/runs", json={"yaml": workflow, "inputs": {"size": "7"}}).json()["id"]
+    site.wait_for(bad)
+    page = visit.go(f"/runs/{bad}")
+    page.get_by_role("link", name="Compare").click()
+    compared = page.get_by_role("region", name="Comparison with an earlier run")
+    expect(compared.get_by_role("region", name="Inputs")).to_contain_text("0 → 7")
+    expect(compared.get_by_role("region", name="Steps that ended differently")).to_contain_text("success")
+    expect(compared).to_contain_text("The same in both:")
+    expect(compared.locator(f"a[href='/runs/{good}']")).to_be_visible()
+
+
+def test_a_re_run_from_an_instant_reuses_what_had_succeeded_by_then(site: Site, visit: Visit) -> None:
+    """In the past, *Re-run from here* means from that event; what it would reuse is shown before it starts."""
+    run = site.runs["failing"]
+    built = next(event["seq"] for event in site.events(run) if event["type"] == "job-completed")
+    page = visit.go(f"/runs/{run}?at={built}&place=release")
+    page.get_by_role("button", name="Re-run from here").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Reused")
+    expect(dialog).to_contain_text("build")
+    dialog.get_by_role("button", name="Close").last.click()

@@ -195,8 +195,31 @@ export const texts = {
 
   views: {
     label: "Views of this run",
-    names: { timeline: "Timeline", servers: "Servers", values: "Inputs and outputs", events: "Events" } satisfies Record<View, string>,
+    names: { timeline: "Timeline", servers: "Servers", values: "Inputs and outputs", events: "Events", compare: "Compare" } satisfies Record<View, string>,
     none: "none",
+  },
+
+  why: {
+    title: "What it waits for",
+    until: "until",
+  },
+
+  compare: {
+    title: "Comparison with an earlier run",
+    against: "Compared with",
+    commits: "Commits between",
+    file: "Workflow file",
+    inputs: "Inputs",
+    vars: "Variables",
+    servers: "Servers",
+    steps: "Steps that ended differently or took longer",
+    log: "First line of output that differs:",
+    line: (number: number) => `line ${number}`,
+    added: "added",
+    gone: "gone",
+    nothing: "nothing",
+    notRun: "not run",
+    same: (names: string) => `The same in both: ${names}.`,
   },
 
   servers: {

@@ -24,6 +24,7 @@ import { shortRevision, starter } from "../parts/run_line";
 import { say } from "../parts/status_line";
 import { Time, Took } from "../parts/time";
 import { texts } from "../texts";
+import { Compare } from "./run_compare";
 import { Details } from "./run_details";
 import { Events } from "./run_events";
 import { Servers } from "./run_servers";
@@ -130,13 +131,14 @@ function Body({ run, outline, instant, open }: BodyProperties): JSX.Element {
   };
   const views = viewsOf(outline);
   const shownView = viewOf(place.value.query, views);
-  const details = selected && <Details run={run} part={selected} version={outline.touched.get(selected.place) ?? 0} at={instant.settledAt} isPast={at !== null} key={selected.place} />;
+  const details = selected && <Details run={run} part={selected} version={outline.touched.get(selected.place) ?? 0} at={instant.settledAt} isPast={at !== null} seq={outline.seq} key={selected.place} />;
   return (
     <>
       <FirstFailure parts={parts} selected={selected} />
       <Progress run={run} outline={outline} />
       <ViewTabs views={views} shown={shownView} />
       {shownView === "values" && <RunValues run={run} />}
+      {shownView === "compare" && <Compare run={run.id} />}
       {shownView === "events" && <Events run={run.id} outline={outline} />}
       {shownView === "timeline" && (
         <div class="run-body">

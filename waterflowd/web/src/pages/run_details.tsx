@@ -7,7 +7,7 @@ import { view } from "../live/router";
 import { visible } from "../model/lines";
 import { stepOf, type Part } from "../model/parts";
 import type { Approval, Attempt, Run } from "../model/shapes";
-import { stateOfAttempt } from "../model/states";
+import { isActive, stateOfAttempt } from "../model/states";
 import { ActionButton, DecisionDialog, obstacle, RerunDialog } from "../parts/actions";
 import { copy } from "../parts/copy";
 import { Glyph } from "../parts/glyph";
@@ -18,6 +18,7 @@ import { texts } from "../texts";
 import { OutputPane } from "./run_output";
 import { nameOf } from "./run_tree";
 import { Values } from "./run_views";
+import { Why } from "./run_why";
 
 const words = texts.run;
 
@@ -29,9 +30,11 @@ interface Properties {
   /** The event after which the part is shown; null for now. */
   readonly at: number | null;
   readonly isPast: boolean;
+  /** The newest event of the run. */
+  readonly seq: number;
 }
 
-export function Details({ run, part, version, at, isPast }: Properties): JSX.Element {
+export function Details({ run, part, version, at, isPast, seq }: Properties): JSX.Element {
   const query = useQuery<Run>(part.node === null ? null : `/v1/runs/${run.id}?part=${encodeURIComponent(part.place)}${at === null ? "" : `&at=${at}`}`);
   const found = query.value.value;
   useEffect(() => {
@@ -59,7 +62,8 @@ export function Details({ run, part, version, at, isPast }: Properties): JSX.Ele
         {needs.length > 0 && <Fact name={words.needs}>{needs.map((need) => <a key={need} class="mono" href={`?place=${encodeURIComponent(need)}`} onClick={(event) => { event.preventDefault(); view({ place: need }); }}>{visible(need)}</a>)}</Fact>}
         {approval && <ApprovalFact approval={approval} />}
       </dl>
-      <PartActions run={run} part={part} isPast={isPast} />
+      {!isPast && part.node !== null && isActive(part.state) && <Why run={run.id} place={part.place} seq={seq} />}
+      <PartActions run={run} part={part} after={at} isPast={isPast} />
       {step && step.attempts.length > 0 && <Attempts attempts={step.attempts} />}
       {!isPast && part.kind === "step" && part.segments.length > 0 && step !== null && step.attempts.length > 0 && <OutputPane run={run} part={part} />}
       <PartValues title={words.outputs} values={(part.kind === "step" ? step?.outputs : job?.outputs) ?? {}} />
@@ -82,7 +86,15 @@ function ApprovalFact({ approval }: { readonly approval: Approval }): JSX.Elemen
   );
 }
 
-function PartActions({ run, part, isPast }: { readonly run: Run; readonly part: Part; readonly isPast: boolean }): JSX.Element | null {
+interface ActionProperties {
+  readonly run: Run;
+  readonly part: Part;
+  /** The event that is shown; null for now. */
+  readonly after: number | null;
+  readonly isPast: boolean;
+}
+
+function PartActions({ run, part, after, isPast }: ActionProperties): JSX.Element | null {
   const [asked, setAsked] = useState<"approve" | "reject" | "rerun" | null>(null);
   const pending = isPast ? undefined : run.approvals.find((found) => found.job === part.job && (part.kind === "step" ? found.step === stepOf(part) : part.kind === "job" && found.step === null));
   const from = part.kind === "step" || (part.kind === "job" && part.node?.parent === undefined) ? part.place : null;
@@ -91,12 +103,12 @@ function PartActions({ run, part, isPast }: { readonly run: Run; readonly part: 
     <div class="part-actions">
       {pending && <ActionButton action="approve" isPrimary obstacle={obstacle("approve", run, 1)} onPress={() => setAsked("approve")} />}
       {pending && <ActionButton action="reject" obstacle={obstacle("reject", run, 1)} onPress={() => setAsked("reject")} />}
-      {from !== null && run.status === "completed" && (
+      {(from !== null || isPast) && run.status === "completed" && (
         <button type="button" class="small" aria-disabled={obstacle("rerun", run, 0) !== null} title={obstacle("rerun", run, 0) ?? undefined} onClick={() => obstacle("rerun", run, 0) === null && setAsked("rerun")}>{words.rerunFrom}</button>
       )}
       <button type="button" class="small" onClick={() => void copy(location.href).then((isCopied) => isCopied && say(texts.copied))}>{words.copyLink}</button>
       {pending && (asked === "approve" || asked === "reject") && <DecisionDialog pending={pending} action={asked} onClose={close} />}
-      {asked === "rerun" && <RerunDialog run={run} body={{ from }} onClose={close} />}
+      {asked === "rerun" && <RerunDialog run={run} body={after === null ? { from } : { after }} onClose={close} />}
     </div>
   );
 }

@@ -22,6 +22,17 @@ export function FindBox(): JSX.Element {
     setOpen(true);
     get<RunList>("/v1/runs?limit=100").then((list) => setRuns(list.runs), () => undefined);
   };
+  // The newest runs are here; of the others, those of the workflow that is typed.
+  useEffect(() => {
+    const name = text.split("#")[0]?.trim() ?? "";
+    if (!isOpen || name.length < 2 || name.includes(":")) return undefined;
+    const controller = new AbortController();
+    get<RunList>(`/v1/runs?limit=50&text=${encodeURIComponent(name)}`, controller.signal).then(
+      (list) => setRuns((known) => [...known, ...list.runs.filter((run) => !known.some((other) => other.id === run.id))]),
+      () => undefined,
+    );
+    return () => controller.abort();
+  }, [text, isOpen]);
   const go = (href: string): void => {
     setOpen(false);
     setText("");

@@ -148,6 +148,14 @@ def test_attempts_are_marked_in_logs(server: Server, tmp_path: Path) -> None:
     run = _started(server, tmp_path, "r", retried)
     assert server.ctl("watch", run).exit_code == 1
     assert server.ctl("logs", run).output == "ab/break | once\nab/break: attempt 2\nab/break | once\n"
+    for options in (("--tail", "1"), ("--attempt", "2")):
+        (row,) = (json.loads(line) for line in server.ctl("logs", run, *options, "--json").output.splitlines())
+        assert (row["attempt"], row["text"]) == (2, "once")
+    assert server.ctl("logs", run, "--tail", "1", "-f").exit_code == 2
+    assert [row["id"] for row in json.loads(server.ctl("runs", "--failed", "--json").stdout)] == [run]
+    assert server.ctl("runs", "--failed", "--status", "failure").exit_code == 2
+    assert server.ctl("repositories").output.splitlines()[1].split()[:2] == ["ops", "ready"]
+    assert json.loads(server.ctl("repositories", "--json").stdout)[0]["name"] == "ops"
 
 
 def test_a_configuration_with_a_token_must_be_private(server: Server, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from waterflowd.ctl.client import Client, run_path
 from waterflowd.ctl.display.folding import OutputFolding
 from waterflowd.ctl.display.run_parts import reasons
 from waterflowd.ctl.display.terminal import clean_line, has_colors, is_terminal, localized, style, time_text
+from waterflowd.ctl.failures import USAGE, Failure
 from waterflowd.ctl.options import client_of, json_option, print_json
 from waterflowd.ctl.references import find, find_run
 
@@ -29,6 +31,10 @@ def report_lost(text: str) -> None:
 @click.argument("part", required=False, metavar="[JOB[/STEP]]")
 @click.option("-f", "--follow", is_flag=True, help="Follow the output until the run ends.")
 @click.option("-t", "--timestamps", is_flag=True, help="Show when each line was printed.")
+@click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
+@click.option(
+    "--attempt", type=click.IntRange(min=1), metavar="N", help="Only the output of the Nth attempt of each step."
+)
 @click.option(
     "--fold/--no-fold", default=None, help="Show output that many servers have in common once. [default: on a terminal]"
 )
@@ -40,6 +46,8 @@ def logs(
     part: str | None,
     follow: bool,
     timestamps: bool,
+    tail: int | None,
+    attempt: int | None,
     fold: bool | None,
     as_json: bool,
 ) -> None:
@@ -54,6 +62,12 @@ def logs(
     found, part = find(client, run, part or None)
     run_id = found["id"]
     rows = _lines(client, run_id, part, follow=follow)
+    if follow and tail is not None:
+        raise Failure(USAGE, "--tail and --follow are mutually exclusive", f"waterflowctl logs {run_id} --tail {tail}")
+    if attempt is not None:
+        rows = (row for row in rows if row["attempt"] == attempt)
+    if tail is not None:
+        rows = iter(deque(rows, maxlen=tail))
     if not as_json:
         rows = _or_reason(rows, found, part)
     try:

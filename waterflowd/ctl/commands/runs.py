@@ -18,6 +18,7 @@ from waterflowd.ctl.display.terminal import (
     table,
     zone_name,
 )
+from waterflowd.ctl.failures import USAGE, Failure
 from waterflowd.ctl.options import client_of, json_option, limit_option, print_json, print_json_list
 from waterflowd.ctl.references import find_run
 from waterflowd.ctl.times import EXAMPLES, Time
@@ -25,6 +26,7 @@ from waterflowd.ctl.times import EXAMPLES, Time
 
 @click.command()
 @click.option("--status", help="Only runs with this status (queued, ...) or conclusion (failure, ...).")
+@click.option("--failed", is_flag=True, help="Only runs that failed, timed out or were lost.")
 @click.option("--name", help="Only runs of this workflow (name or path).")
 @click.option("--trigger", help="push, schedule, webhook, workflow_run, parent_run, api, cli, manual or rerun.")
 @click.option("--revision", help="Only runs of this commit.")
@@ -33,8 +35,12 @@ from waterflowd.ctl.times import EXAMPLES, Time
 @limit_option(20)
 @json_option
 @click.pass_context
-def runs(context: click.Context, /, limit: int, as_json: bool, **filters: str | None) -> None:
+def runs(context: click.Context, /, failed: bool, limit: int, as_json: bool, **filters: str | None) -> None:
     """List runs, newest first."""
+    if failed and filters["status"] is not None:
+        raise Failure(USAGE, "--failed and --status are mutually exclusive", "waterflowctl runs --failed")
+    if failed:
+        filters["status"] = "failure,timed-out,lost"
     rows = client_of(context).pages("/v1/runs", "runs", limit, **filters)
     if as_json:
         print_json_list(rows)

@@ -18,8 +18,9 @@ from waterflowd.access.roles import ANONYMOUS, Principal, Role
 from waterflowd.admin.ports import AgentRow, RepositoryRow
 from waterflowd.api.loop_time import Meter
 from waterflowd.api.runs.outlines import Outlines
-from waterflowd.api.streaming import live, streams
+from waterflowd.api.streaming import live, live_output, output_pages, streams
 from waterflowd.api.streaming.live import Live, parse_topics
+from waterflowd.api.streaming.live_output import OutputSubscriber, parse_output_topic
 from waterflowd.api.streaming.streams import Place
 from waterflowd.model.ids import RunId
 from waterflowd.testing.api import ApiHarness
@@ -157,10 +158,10 @@ async def test_output_is_sent_as_blocks_without_a_seam() -> None:
         harness.connect("web-1", "web")
         run = await _start(harness, "hold")
         [held] = await harness.held()
-        lines = "".join(f"line {number}\n" for number in range(1, 30_001))
+        lines = "".join(f"line {number}\n" for number in range(1, 26_001))
         await harness.fleet.print(held, f"{lines}open".encode())
         page = (await client.get(f"/v1/runs/{run}/output", params={"job": "a", "step": "1", "tail": 3})).json()
-        assert "".join(block["text"] for block in page["blocks"]) == "line 29999\nline 30000\nopen"
+        assert "".join(block["text"] for block in page["blocks"]) == "line 25999\nline 26000\nopen"
         last, whole = f"output:{run}/a/1/1", f"output:{run.lower()}/a/1/1"
         party = "\N{PARTY POPPER}"
         async with _follow(harness, f"{last}@{page['lines']},{whole}") as reader:
@@ -175,6 +176,33 @@ async def test_output_is_sent_as_blocks_without_a_seam() -> None:
         assert output.text == {last: f"opened {party}\nerror\n", whole: f"{lines}opened {party}\nerror\n"}
         names = [task.get_name() for task in asyncio.all_tasks()]
         assert "live: output" not in names, "a reader that has left costs nothing"
+
+
+async def test_a_piece_of_output_is_bounded_and_the_rest_follows_at_once() -> None:
+    """Whatever the size of what is there: what does not fit into one piece of the stream needs no new output to follow."""
+    async with ApiHarness() as harness:
+        harness.connect("web-1", "web")
+        run = await _start(harness, "hold")
+        [held] = await harness.held()
+        whole = b"".join(b"line %d\n" % number for number in range(26_000))
+        assert live_output.PIECE_BYTES < len(whole) < output_pages.READ_BYTES
+        for begin in range(0, len(whole), 10_000):
+            await harness.fleet.print(held, whole[begin : begin + 10_000])
+        wake = asyncio.Event()
+        subscriber = OutputSubscriber(harness.services, parse_output_topic(f"{run}/a/1/1"), wake)
+        try:
+            text = ""
+            wake.set()
+            while wake.is_set():
+                wake.clear()
+                found = await subscriber.take()
+                assert found is not None
+                size = sum(block.bytes for block in found.blocks)
+                assert size <= live_output.PIECE_BYTES + 10_000
+                text += "".join(block.text for block in found.blocks)
+            assert text.encode() == whole
+        finally:
+            await subscriber.close()
 
 
 async def test_output_that_does_not_exist_yet_is_followed_from_its_first_line() -> None:

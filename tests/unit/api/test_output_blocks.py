@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 from collections.abc import Iterator
@@ -158,4 +159,23 @@ async def test_only_what_is_near_a_line_is_read() -> None:
     await logs.append([OutputAppend(attempt=NAME, pieces=list(_pieces(texts)))])
     assert _text(await _page(logs, 7_000, 5)) == _expected(b"".join(texts), 7_000, 5)
     assert len(reads) <= 2
-    assert output_pages._READ_BYTES <= 256 << 10, "more is read in a thread"
+    assert output_pages.READ_BYTES > 256 << 10, "less is read on the event loop"
+
+
+async def test_small_pieces_are_taken_in_turns() -> None:
+    """A step that prints a line at a time makes a piece of each: everything else on the loop continues between some of them."""
+    logs = await _logs(list(_pieces([b"%d\n" % number for number in range(20_000)])))
+    marks = await logs.line_marks(NAME)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count())
+    blocks = await read_lines(logs, NAME, marks, 10_001, 10_000)
+    counting.cancel()
+    assert _text(blocks).endswith("19999\n")
+    assert turns >= 10_000 // 256

@@ -18,12 +18,11 @@ from waterflowd.api.runs.attempt_logs import is_complete
 from waterflowd.api.schemas.live import OutputBlocksSchema
 from waterflowd.api.services import Services
 from waterflowd.api.streaming.output_blocks import BlockBuilder
-from waterflowd.api.streaming.output_pages import find_line
+from waterflowd.api.streaming.output_pages import READ_BYTES, find_line, in_turns
 from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId, is_run_id
 
 #: Text in one piece of the stream, besides the rest of a line. Twenty times a second, it is more than an agent sends.
 PIECE_BYTES = 256 << 10
-_READ_BYTES = 128 << 10
 _TOPIC = re.compile(r"([0-9A-Za-z]{26})/([^/]+)/([^/]+)/(\d{1,9})(?:@(\d{1,15}))?", re.ASCII)
 _LINES_MAX = 1 << 62
 
@@ -89,10 +88,12 @@ class OutputSubscriber:
         is_all = False
         while not is_all and builder.taken_bytes - begun < PIECE_BYTES:
             offset = builder.offset
-            pieces = await outputs.read(name, offset, _READ_BYTES)
-            for piece in pieces:
+            pieces = await outputs.read(name, offset, READ_BYTES)
+            async for piece in in_turns(pieces):
                 builder.feed(piece, _LINES_MAX, begun + PIECE_BYTES)
-            is_all = builder.offset == offset or sum(len(piece.data) for piece in pieces) < _READ_BYTES
+            read = sum(len(piece.data) for piece in pieces)
+            # A long piece may have been taken only in part.
+            is_all = read < READ_BYTES and (not pieces or builder.offset >= pieces[0].offset + read)
         if not is_all:
             self._has_grown = True
             self._wake.set()

@@ -1,23 +1,27 @@
 """Reads output by line: any line of a log of any size, the end of a log, and what is new in it.
 
 Rules of this file: the marks of the log (`ports.OutputLogs.line_marks`) say near which offset a line begins, so only what is
-near it is read. An answer has at most `TEXT_BYTES_MAX` of text, and the rest of its last line. The log is read in parts of
-which each takes a millisecond, and everything else on the loop continues between them.
+near it is read. An answer has at most `TEXT_BYTES_MAX` of text, and the rest of its last line. The log is read in a thread,
+because what a step printed slowly has thousands of small pieces, and everything else on the loop continues between some pieces.
 """
 
 from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from waterflowd.api.streaming.output_blocks import BlockBuilder, OutputBlock
 from waterflowd.model.ids import AttemptId
 from waterflowd.model.output_pieces import LineMark
+from waterflowd.model.records import OutputPiece
 from waterflowd.ports import OutputLogs
 
 TEXT_BYTES_MAX = 1 << 20
-_READ_BYTES = 128 << 10
+#: More than the log engine reads on the event loop, and than lies between two line marks of a file.
+READ_BYTES = 320 << 10
+#: Pieces that are taken before the event loop continues: half a millisecond.
+_PIECES = 256
 
 
 async def count_lines(outputs: OutputLogs, name: AttemptId, marks: Sequence[LineMark]) -> int:
@@ -37,10 +41,10 @@ async def find_line(outputs: OutputLogs, name: AttemptId, marks: Sequence[LineMa
     mark = marks[max(0, bisect_left(marks, wanted, key=_lines_of) - 1)]
     offset, left = mark.offset, wanted - mark.lines
     while True:
-        pieces = await outputs.read(name, offset, _READ_BYTES)
+        pieces = await outputs.read(name, offset, READ_BYTES)
         if not pieces:
             return BlockBuilder(wanted - left + 1, offset)
-        for piece in pieces:
+        async for piece in in_turns(pieces):
             data = piece.data[max(0, offset - piece.offset) :]
             count = data.count(b"\n")
             if count >= left:
@@ -71,13 +75,21 @@ async def extend(
             if last.offset > builder.offset:
                 builder.skip_to(last.offset)
                 continue
-        for piece in await outputs.read(name, builder.offset, _READ_BYTES):
+        async for piece in in_turns(await outputs.read(name, builder.offset, READ_BYTES)):
             if piece.offset >= end:
                 return False
             if not builder.feed(piece, line_end, TEXT_BYTES_MAX):
                 return True
         await asyncio.sleep(0)
     return False
+
+
+async def in_turns(pieces: Sequence[OutputPiece]) -> AsyncIterator[OutputPiece]:
+    """The pieces, with turns of the event loop between some of them."""
+    for index, piece in enumerate(pieces, 1):
+        yield piece
+        if index % _PIECES == 0:
+            await asyncio.sleep(0)
 
 
 def _lines_of(mark: LineMark) -> int:

@@ -55,8 +55,7 @@ def test_a_tab_has_one_stream_with_the_topics_of_its_page(site: Site, visit: Vis
     expect(page.get_by_role("region", name="Servers")).to_be_visible()
     streams = Streams(page)
     with page.expect_request(re.compile("/v1/live.*topics=runs")):
-        page.keyboard.press("g")
-        page.keyboard.press("r")
+        page.get_by_role("link", name="Runs", exact=True).click()
     expect(page.get_by_role("row").nth(1)).to_be_visible()
     (topics,) = (query["topics"] for query in streams.opened)
     assert topics == ["runs"]

@@ -221,8 +221,7 @@ def test_a_killed_daemon_is_said_and_comes_back(site: Site, visit: Visit) -> Non
     expect(sign).to_have_count(0)
     expect(page.locator(".connection")).to_contain_text("live")
     run = site.start(GATE.replace("name: release", "name: after the crash"))
-    page.keyboard.press("g")
-    page.keyboard.press("r")
+    page.get_by_role("link", name="Runs", exact=True).click()
     expect(page.get_by_role("row").filter(has_text="after the crash")).to_be_visible()
     site.api("POST", f"/v1/runs/{run}/cancel")
     visit.faults[:] = [fault for fault in visit.faults if "ERR_" not in fault]

@@ -62,3 +62,57 @@ jobs:
       - name: Wait for the test
         run: until [ -e FILE ]; do sleep 0.1; done; echo done waiting
 """
+
+#: Prints LINES lines, each with a colour, some with an error.
+LONG_LOG = r"""name: long log
+jobs:
+  print:
+    runs-on: web
+    steps:
+      - id: many
+        name: Print many lines
+        run: |
+          awk 'BEGIN {
+            for (i = 1; i <= LINES; i++)
+              printf "line %d of \033[3%dma log\033[0m%s\n", i, i % 8, i % 5000 ? "" : " error: it broke"
+          }'
+"""
+
+#: Everything that output may contain.
+MIXED_LOG = r"""name: mixed log
+jobs:
+  print:
+    runs-on: web
+    steps:
+      - id: mixed
+        name: Print all kinds
+        run: |
+          printf '<script>alert(3)</script> \342\200\256reversed \000nul\n'
+          printf '\033]8;;http://elsewhere.example\alink\033]8;;\a\n'
+          printf '\033[31mred\033[0m \033[1mbold\033[0m \033[38;2;1;2;3mtrue\033[0m\n'
+          for i in $(seq 1 100); do printf '%s %%\r' "$i"; done; echo
+          echo 'see https://example.org/a'
+          head -c 10000000 /dev/zero | tr '\0' x; echo
+          echo 'to standard error' >&2
+"""
+
+#: Prints a line every few milliseconds until a file appears.
+TICKING = r"""name: ticking
+jobs:
+  work:
+    runs-on: web
+    steps:
+      - id: tick
+        name: Tick
+        run: |
+          i=0
+          until [ -e FILE ]; do i=$((i+1)); echo "tick $i"; sleep 0.03; done
+          echo end of ticking
+"""
+
+ROLL = """name: roll out
+jobs:
+  roll:
+    runs-on: {group: web, target: each}
+    steps: [{id: copy, name: Copy, run: "echo copying; echo copied"}]
+"""

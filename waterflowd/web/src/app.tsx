@@ -9,9 +9,10 @@ import * as router from "./live/router";
 import * as stream from "./live/stream";
 import { Frame } from "./parts/frame";
 import * as keys from "./parts/keys";
+import { Later } from "./parts/later";
 import { Empty } from "./parts/problem";
+import { addressOf } from "./model/log/ranges";
 import { Overview } from "./pages/overview";
-import { RunPage } from "./pages/run";
 import { Runs } from "./pages/runs";
 import { Settings } from "./pages/settings";
 import { SignIn } from "./pages/signin";
@@ -33,9 +34,11 @@ function App(): JSX.Element | null {
 
 function Page({ path }: { readonly path: string }): JSX.Element {
   const run = /^\/runs\/([^/]+)$/.exec(path)?.[1];
+  const log = addressOf(path);
   if (path === "/" || path === "/signin") return <Overview />;
   if (path === "/runs") return <Runs />;
-  if (run !== undefined) return <RunPage id={decodeURIComponent(run)} key={run} />;
+  if (run !== undefined) return <Later show={({ RunPage }) => <RunPage id={decodeURIComponent(run)} key={run} />} />;
+  if (log !== null) return <Later show={({ LogPage }) => <LogPage {...log} key={path} />} />;
   if (path === "/settings") return <Settings />;
   return <Empty><h1>{texts.notFound}</h1><p><a href="/">{texts.overview}</a></p></Empty>;
 }

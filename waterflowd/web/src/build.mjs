@@ -36,6 +36,9 @@ await build({
     { in: "style/app.css", out: "app" },
   ],
   entryNames: "[name]",
+  // One shared chunk and the pages of a run: with more parts a first page would need more requests.
+  splitting: true,
+  chunkNames: "[name]",
   outdir: output,
   bundle: true,
   minify: true,

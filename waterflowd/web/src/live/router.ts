@@ -43,6 +43,12 @@ export function view(changes: Readonly<Record<string, string | null>>, way: "rep
   place.value = read();
 }
 
+/** Changes the fragment, which names lines of an output. */
+export function fragment(hash: string): void {
+  history.replaceState(history.state, "", location.pathname + location.search + hash);
+  place.value = read();
+}
+
 /** Removes the fragment, which may hold a code, from the address and from the history. */
 export function forgetHash(): void {
   history.replaceState(history.state, "", location.pathname + location.search);

@@ -8,6 +8,7 @@
 import { signal } from "@preact/signals";
 import { EventReader, Lines } from "../model/lines";
 import type { OutlineAnswer } from "../model/outline";
+import type { OutputBlock } from "../model/shapes";
 import { ApiError, send, session } from "./api";
 
 export type Connection = { readonly state: "live" | "connecting" } | { readonly state: "lost"; readonly since: number };
@@ -16,12 +17,16 @@ export const connection = signal<Connection>({ state: "connecting" });
 export type Change =
   | { readonly kind: "row"; readonly list: "runs" | "agents" | "repositories"; readonly key: string; readonly row: unknown }
   | { readonly kind: "run"; readonly run: string; readonly after: number; readonly outline: OutlineAnswer }
+  | { readonly kind: "block"; readonly topic: string; readonly blocks: readonly OutputBlock[]; readonly is_complete: boolean }
   | { readonly kind: "overview"; readonly open: Readonly<Record<string, number>> }
   /** Something may have changed that nothing has told. */
   | { readonly kind: "stale" };
 
 export interface Subscriber {
-  /** `overview`, `runs`, `agents`, `repositories`, or `run:ID@SEQ` with the event up to which the run is known. */
+  /**
+   * `overview`, `runs`, `agents`, `repositories`, `run:ID@SEQ` with the event up to which the run is known, or
+   * `output:ID/JOB/STEP/N@LINE` with the first line of the output that is not known.
+   */
   readonly topics: () => readonly string[];
   readonly change: (change: Change) => void;
 }
@@ -169,7 +174,7 @@ function tell(event: string, content: unknown): void {
     const { topic } = content as { readonly topic: string };
     // Who is not ready yet will read everything anyway.
     for (const subscriber of subscribers) if (subscriber.isReady && subscriber.topics().some((other) => nameOf(other) === topic)) subscriber.change({ kind: "stale" });
-  } else if (event === "row" || event === "run" || event === "overview") {
+  } else if (event === "row" || event === "run" || event === "overview" || event === "block") {
     const change = { kind: event, ...(content as object) } as Change;
     for (const subscriber of subscribers) subscriber.change(change);
   }

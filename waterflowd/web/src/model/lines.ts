@@ -51,13 +51,3 @@ export function visible(text: string): string {
     return code < 0x100 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`;
   });
 }
-
-// Colours and styles; every other escape stays visible as text.
-const STYLES = /\u001b\[[0-9;:]*m/gu;
-
-/** A line of output: without colours, and with the last state of a progress line. */
-export function outputText(line: string): string {
-  const plain = line.replace(STYLES, "");
-  const states = plain.replace(/\r+$/, "").split("\r");
-  return visible(states[states.length - 1] ?? "");
-}

@@ -224,3 +224,30 @@ export interface OutputLine {
   readonly text: string;
   readonly cursor: string;
 }
+
+/** A range of bytes of an output, as text: it may begin inside of a line that the block before it began. */
+export interface OutputBlock {
+  /** The number of the first line, from 1. */
+  readonly line: number;
+  readonly offset: number;
+  readonly bytes: number;
+  readonly text: string;
+  /** Lines whose time differs from that of the line before, in milliseconds since 1970. */
+  readonly at: readonly (readonly [number, number])[];
+  /** Stretches of lines on standard error: the first one, and how many. */
+  readonly stderr: readonly (readonly [number, number])[];
+}
+
+export interface OutputPage {
+  readonly lines: number;
+  readonly bytes: number;
+  readonly is_complete: boolean;
+  readonly left_out: readonly { readonly line: number; readonly bytes: number }[];
+  readonly blocks: readonly OutputBlock[];
+}
+
+export interface OutputHit {
+  readonly line: number;
+  readonly column: number;
+  readonly text: string;
+}

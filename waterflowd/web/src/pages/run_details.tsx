@@ -5,9 +5,10 @@ import type { ComponentChildren, JSX } from "preact";
 import { useQuery } from "../live/query";
 import { view } from "../live/router";
 import { visible } from "../model/lines";
+import { pathOf } from "../model/log/ranges";
 import { stepOf, type Part } from "../model/parts";
-import type { Approval, Attempt, Run } from "../model/shapes";
-import { isActive, stateOfAttempt } from "../model/states";
+import type { Approval, Attempt, Run, Step } from "../model/shapes";
+import { stateOfAttempt } from "../model/states";
 import { ActionButton, DecisionDialog, obstacle, RerunDialog } from "../parts/actions";
 import { copy } from "../parts/copy";
 import { Glyph } from "../parts/glyph";
@@ -15,7 +16,7 @@ import { ProblemNote } from "../parts/problem";
 import { say } from "../parts/status_line";
 import { Time, Took } from "../parts/time";
 import { texts } from "../texts";
-import { OutputPane } from "./run_output";
+import { AttemptLog } from "./log";
 import { nameOf } from "./run_tree";
 import { Values } from "./run_views";
 import { Why } from "./run_why";
@@ -65,7 +66,8 @@ export function Details({ run, part, version, at, isPast, seq }: Properties): JS
       {!isPast && part.node !== null && isActive(part.state) && <Why run={run.id} place={part.place} seq={seq} />}
       <PartActions run={run} part={part} after={at} isPast={isPast} />
       {step && step.attempts.length > 0 && <Attempts attempts={step.attempts} />}
-      {!isPast && part.kind === "step" && part.segments.length > 0 && step !== null && step.attempts.length > 0 && <OutputPane run={run} part={part} />}
+      {!isPast && part.kind === "step" && job !== null && step !== null && <StepOutput run={run.id} job={job.id} step={step} />}
+      {part.kind === "job" && part.from !== null && <p><a href={pathOf({ run: run.id, job: part.place })}>{words.jobOutput}</a></p>}
       <PartValues title={words.outputs} values={(part.kind === "step" ? step?.outputs : job?.outputs) ?? {}} />
     </aside>
   );
@@ -135,4 +137,17 @@ function Attempts({ attempts }: { readonly attempts: readonly Attempt[] }): JSX.
 function PartValues({ title, values }: { readonly title: string; readonly values: Readonly<Record<string, unknown>> }): JSX.Element | null {
   if (Object.keys(values).length === 0) return null;
   return <section class="values"><h3>{title}</h3><Values values={values} /></section>;
+}
+
+/** The output of the newest attempt; the others have it on their own pages. */
+function StepOutput({ run, job, step }: { readonly run: string; readonly job: string; readonly step: Step }): JSX.Element | null {
+  const attempt = step.attempts.at(-1);
+  if (attempt === undefined || attempt.child_run !== null) return null;
+  const address = { run, job, step: step.id, attempt: attempt.attempt };
+  return (
+    <section class="output" aria-label={words.output}>
+      <h3>{words.output} <a class="log-open" href={pathOf(address)}>{texts.log.open}</a></h3>
+      <AttemptLog key={attempt.attempt} address={address} attempt={attempt} isPage={false} />
+    </section>
+  );
 }

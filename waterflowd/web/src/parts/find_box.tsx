@@ -17,6 +17,8 @@ export function FindBox(): JSX.Element {
   const [chosen, setChosen] = useState(0);
   const [runs, setRuns] = useState<readonly RunSummary[]>([]);
   useEffect(() => onKey("/", () => input.current?.focus()), []);
+  // In a log, `/` searches the log; this one leads here from everywhere.
+  useEffect(() => onKey(":", () => input.current?.focus()), []);
   const found = goals(text, runs);
   const begin = (): void => {
     setOpen(true);

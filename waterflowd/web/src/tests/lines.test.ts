@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { EventReader, Lines, outputText, visible, type ServerEvent } from "../model/lines";
-import { appended, KEPT, NONE } from "../model/output";
+import { EventReader, Lines, visible, type ServerEvent } from "../model/lines";
 
 test("lines are whole, wherever the pieces were cut", () => {
   const text = "one\r\ntwo\n\nthree\nrest";
@@ -27,19 +26,4 @@ test("server-sent events keep their id, join their data and skip comments", () =
 test("marks that reorder or hide text are shown as escapes", () => {
   assert.equal(visible("a\u202eb\u0000c\u200bd\te"), "a\\u202eb\\x00c\\u200bd\te");
   assert.equal(visible("<script>é漢😀"), "<script>é漢😀");
-});
-
-test("output loses its colours, keeps the last state of a progress line, and shows every other escape", () => {
-  assert.equal(outputText("\u001b[1;31mred\u001b[0m"), "red");
-  assert.equal(outputText(" 1 %\r 50 %\r100 %\r"), "100 %");
-  assert.equal(outputText("\u001b]8;;https://example.org\u0007x"), "\\x1b]8;;https://example.org\\x07x");
-});
-
-test("the newest lines are kept, with their numbers", () => {
-  const line = { job: "a", step: "b", attempt: 1, stream: "stdout", text: "x", cursor: "" };
-  const output = appended(appended(NONE, Array(KEPT).fill(line)), [line, { ...line, stream: "stderr" }]);
-  assert.equal(output.lines.length, KEPT);
-  assert.equal(output.total, KEPT + 2);
-  assert.equal(output.lines[0]?.number, 3);
-  assert.deepEqual([output.lines.at(-1)?.number, output.lines.at(-1)?.isError], [KEPT + 2, true]);
 });

@@ -116,3 +116,20 @@ jobs:
     runs-on: {group: web, target: each}
     steps: [{id: copy, name: Copy, run: "echo copying; echo copied"}]
 """
+
+#: Twelve jobs, one of which runs on each server and fails there.
+DEPLOY = """name: twelve jobs
+jobs:
+  lint: {runs-on: web, steps: [{run: 'true'}]}
+  unit: {runs-on: web, steps: [{run: 'true'}]}
+  build: {runs-on: web, needs: [lint, unit], steps: [{run: 'true'}]}
+  image: {runs-on: web, needs: build, steps: [{run: 'true'}]}
+  scan: {runs-on: web, needs: image, steps: [{run: 'true'}]}
+  backup: {runs-on: web, needs: build, steps: [{run: 'true'}]}
+  stage: {runs-on: web, needs: image, steps: [{run: 'true'}]}
+  approve: {runs-on: web, needs: [stage, scan], steps: [{run: 'true'}]}
+  release: {runs-on: {group: web, target: each}, needs: [approve, backup], steps: [{run: exit 2}]}
+  smoke: {runs-on: web, needs: release, steps: [{run: 'true'}]}
+  notify: {runs-on: web, needs: [release, build], steps: [{run: 'true'}]}
+  cleanup: {runs-on: web, needs: smoke, steps: [{run: 'true'}]}
+"""

@@ -199,7 +199,7 @@ export const texts = {
 
   views: {
     label: "Views of this run",
-    names: { timeline: "Timeline", servers: "Servers", values: "Inputs and outputs", events: "Events", compare: "Compare" } satisfies Record<View, string>,
+    names: { timeline: "Timeline", graph: "Graph", servers: "Servers", values: "Inputs and outputs", events: "Events" } satisfies Record<View, string>,
     none: "none",
   },
 
@@ -274,6 +274,15 @@ export const texts = {
     foldButton: "Fold idle time",
     foldHelp: "Shorten the spans in which nothing ran",
     folded: (took: string) => `${took} in which nothing ran`,
+  },
+
+  graph: {
+    title: "Graph of the jobs",
+    tools: "Tools of the graph",
+    find: "Find a job",
+    found: (count: number) => `${count.toLocaleString("en")} found`,
+    fit: "Fit",
+    describe: (count: number) => `${count.toLocaleString("en")} jobs as boxes with lines to what they need. The tree of the run says the same. Arrow keys select, Enter opens, plus and minus zoom.`,
   },
 
   log: {

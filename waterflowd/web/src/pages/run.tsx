@@ -8,6 +8,7 @@ import { useQuery } from "../live/query";
 import { place, replace, view } from "../live/router";
 import { axisOf, between, folded, type Axis } from "../model/axis";
 import { criticalPath } from "../model/critical";
+import { jobsOf } from "../model/graph/jobs";
 import { visible } from "../model/lines";
 import { isOpened, type Outline } from "../model/outline";
 import { partsOf, type Part } from "../model/parts";
@@ -18,6 +19,7 @@ import { focusOf, jobOfPlace, pathTo, progress, rowsOf, type Toggled } from "../
 import { RunActions } from "../parts/actions";
 import { copy } from "../parts/copy";
 import { Glyph } from "../parts/glyph";
+import { GraphView } from "../parts/graph/view";
 import { onKey } from "../parts/keys";
 import { Empty, ProblemNote, Waiting } from "../parts/problem";
 import { shortRevision, starter } from "../parts/run_line";
@@ -115,6 +117,9 @@ function Body({ run, outline, instant, open }: BodyProperties): JSX.Element {
   const shown: Toggled = missing.length === 0 ? toggled : new Map([...toggled, ...missing.map((part): [string, boolean] => [part.place, true])]);
   const rows = useMemo(() => rowsOf(parts, shown), [parts, toggled, selected?.place]);
   const timeline = useTimeline(outline, parts);
+  const views = viewsOf(outline);
+  const shownView = viewOf(place.value.query, views);
+  const jobs = useMemo(() => (shownView === "graph" ? jobsOf(parts) : []), [parts, shownView]);
   useEffect(() => onKey("y", () => void copyLink()), []);
   // Of a large run, the steps of the linked job, or of the first one that failed, are read at once.
   useEffect(() => {
@@ -129,9 +134,7 @@ function Body({ run, outline, instant, open }: BodyProperties): JSX.Element {
     if (isOpen && part.isClosed) open(part.place);
     setToggled(new Map([...toggled, [part.place, isOpen]]));
   };
-  const views = viewsOf(outline);
-  const shownView = viewOf(place.value.query, views);
-  const details = selected && <Details run={run} part={selected} version={outline.touched.get(selected.place) ?? 0} at={instant.settledAt} isPast={at !== null} seq={outline.seq} key={selected.place} />;
+  const details = selected && <Details run={run} part={selected} version={outline.touched.get(selected.place) ?? 0} at={instant.settledAt} isPast={at !== null} key={selected.place} />;
   return (
     <>
       <FirstFailure parts={parts} selected={selected} />
@@ -140,9 +143,10 @@ function Body({ run, outline, instant, open }: BodyProperties): JSX.Element {
       {shownView === "values" && <RunValues run={run} />}
       {shownView === "compare" && <Compare run={run.id} />}
       {shownView === "events" && <Events run={run.id} outline={outline} />}
-      {shownView === "timeline" && (
-        <div class="run-body">
+      {(shownView === "timeline" || shownView === "graph") && (
+        <div class={`run-body v-${shownView}`}>
           <RunTree rows={rows} selected={selected?.place ?? ""} present={present} {...timeline} select={(part) => view({ place: part.place })} toggle={toggle} />
+          {shownView === "graph" && <GraphView jobs={jobs} selected={selected?.place ?? ""} select={(chosen) => view({ place: chosen })} />}
           {details}
         </div>
       )}
@@ -152,7 +156,7 @@ function Body({ run, outline, instant, open }: BodyProperties): JSX.Element {
           {details}
         </div>
       )}
-      {(shownView === "timeline" || shownView === "servers") && <Slider outline={outline} instant={instant} />}
+      {(shownView === "timeline" || shownView === "graph" || shownView === "servers") && <Slider outline={outline} instant={instant} />}
     </>
   );
 }

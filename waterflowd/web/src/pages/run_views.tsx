@@ -8,11 +8,11 @@ import { rollOuts } from "../model/servers";
 import type { Run } from "../model/shapes";
 import { texts } from "../texts";
 
-export type View = "timeline" | "servers" | "values" | "events" | "compare";
+export type View = "timeline" | "graph" | "servers" | "values" | "events";
 
 /** The views that a run has. */
 export function viewsOf(outline: Outline): readonly View[] {
-  return rollOuts(outline).length > 0 ? ["timeline", "servers", "values", "events", "compare"] : ["timeline", "values", "events", "compare"];
+  return rollOuts(outline).length > 0 ? ["timeline", "graph", "servers", "values", "events"] : ["timeline", "graph", "values", "events"];
 }
 
 export function viewOf(query: URLSearchParams, views: readonly View[]): View {

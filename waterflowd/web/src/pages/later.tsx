@@ -1,4 +1,30 @@
-// The pages of one run. They are read when the first of them is opened, so that the lists need less.
+// A page whose script is read when it is first opened.
 
-export { LogPage } from "./log";
-export { RunPage } from "./run";
+import { useEffect, useState } from "preact/hooks";
+import type { JSX } from "preact";
+import { texts } from "../texts";
+import { ProblemNote, Waiting } from "./problem";
+
+type Pages = typeof import("../pages/later");
+
+let pages: Pages | null = null;
+
+/** Shows one of the pages of a run once their script is here. */
+export function Later({ show }: { readonly show: (pages: Pages) => JSX.Element }): JSX.Element {
+  const [state, setState] = useState<"reading" | "failed" | "here">(pages === null ? "reading" : "here");
+  const read = (): void => {
+    setState("reading");
+    import("../pages/later").then(
+      (found) => {
+        pages = found;
+        setState("here");
+      },
+      () => setState("failed"),
+    );
+  };
+  useEffect(() => {
+    if (pages === null) read();
+  }, []);
+  if (pages !== null) return show(pages);
+  return state === "failed" ? <ProblemNote problem={{ status: 0, title: texts.unreachable, detail: texts.unreachable, code: "" }} again={read} /> : <Waiting rows={10} />;
+}

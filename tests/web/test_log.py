@@ -139,7 +139,7 @@ def test_search_finds_hits_and_folds_the_rest(reader: Visit, long_log: str) -> N
     expect(count).to_have_text(re.compile(f"of {LINES // 5000}$"))
     page.get_by_role("button", name="Only hits").click()
     expect(page.locator(".log-gap").first).to_contain_text("lines")
-    expect(page).to_have_url(re.compile(r"q=error.*only=1"))
+    expect(page).to_have_url(re.compile(r"q=ERROR.*only=1"))
     page.get_by_role("button", name="Only hits").click()
     page.get_by_role("textbox", name="Find in the output").press("Escape")
     expect(page.locator(".log-hits")).to_have_count(0)

@@ -3,9 +3,9 @@
 import { useEffect, useState } from "preact/hooks";
 import type { JSX } from "preact";
 import { texts } from "../texts";
-import { ProblemNote, Waiting } from "./problem";
+import { ProblemNote, Waiting } from "../parts/problem";
 
-type Pages = typeof import("../pages/later");
+type Pages = typeof import("./run_pages");
 
 let pages: Pages | null = null;
 
@@ -14,7 +14,7 @@ export function Later({ show }: { readonly show: (pages: Pages) => JSX.Element }
   const [state, setState] = useState<"reading" | "failed" | "here">(pages === null ? "reading" : "here");
   const read = (): void => {
     setState("reading");
-    import("../pages/later").then(
+    import("./run_pages").then(
       (found) => {
         pages = found;
         setState("here");

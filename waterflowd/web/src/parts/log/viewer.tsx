@@ -85,8 +85,11 @@ export function LogViewer({ address, isPage, hint, emptyText }: Properties): JSX
   // The first hit at or below what is in view, once there is one.
   useEffect(() => {
     if (found.terms.text === "" || found.hits.length === 0) return setCurrent(null);
-    if (current === null || !hitLines.has(current)) go(found.hits[hitFrom(found.hits, lineAtTop())] ?? null);
-  }, [found.terms, found.hits.length > 0]);
+    if (current !== null && hitLines.has(current)) return;
+    const next = found.hits[hitFrom(found.hits, lineAtTop())] ?? null;
+    // Before all are known, only one that is below: another may still come that is nearer than the first of all.
+    if (!found.isSearching || (next !== null && next >= lineAtTop())) go(next);
+  }, [found.terms, found.hits, found.isSearching]);
 
   const spans = (): readonly Span[] => {
     const wanted: { first: number; count: number }[] = [];

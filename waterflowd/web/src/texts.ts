@@ -199,7 +199,7 @@ export const texts = {
 
   views: {
     label: "Views of this run",
-    names: { timeline: "Timeline", graph: "Graph", servers: "Servers", values: "Inputs and outputs", events: "Events" } satisfies Record<View, string>,
+    names: { timeline: "Timeline", graph: "Graph", servers: "Servers", values: "Inputs and outputs", events: "Events", compare: "Compare" } satisfies Record<View, string>,
     none: "none",
   },
 

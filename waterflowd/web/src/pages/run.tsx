@@ -134,7 +134,7 @@ function Body({ run, outline, instant, open }: BodyProperties): JSX.Element {
     if (isOpen && part.isClosed) open(part.place);
     setToggled(new Map([...toggled, [part.place, isOpen]]));
   };
-  const details = selected && <Details run={run} part={selected} version={outline.touched.get(selected.place) ?? 0} at={instant.settledAt} isPast={at !== null} key={selected.place} />;
+  const details = selected && <Details run={run} part={selected} version={outline.touched.get(selected.place) ?? 0} at={instant.settledAt} isPast={at !== null} seq={outline.seq} key={selected.place} />;
   return (
     <>
       <FirstFailure parts={parts} selected={selected} />

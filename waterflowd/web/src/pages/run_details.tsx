@@ -8,7 +8,7 @@ import { visible } from "../model/lines";
 import { pathOf } from "../model/log/ranges";
 import { stepOf, type Part } from "../model/parts";
 import type { Approval, Attempt, Run, Step } from "../model/shapes";
-import { stateOfAttempt } from "../model/states";
+import { isActive, stateOfAttempt } from "../model/states";
 import { ActionButton, DecisionDialog, obstacle, RerunDialog } from "../parts/actions";
 import { copy } from "../parts/copy";
 import { Glyph } from "../parts/glyph";

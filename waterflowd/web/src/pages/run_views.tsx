@@ -8,11 +8,11 @@ import { rollOuts } from "../model/servers";
 import type { Run } from "../model/shapes";
 import { texts } from "../texts";
 
-export type View = "timeline" | "graph" | "servers" | "values" | "events";
+export type View = "timeline" | "graph" | "servers" | "values" | "events" | "compare";
 
 /** The views that a run has. */
 export function viewsOf(outline: Outline): readonly View[] {
-  return rollOuts(outline).length > 0 ? ["timeline", "graph", "servers", "values", "events"] : ["timeline", "graph", "values", "events"];
+  return rollOuts(outline).length > 0 ? ["timeline", "graph", "servers", "values", "events", "compare"] : ["timeline", "graph", "values", "events", "compare"];
 }
 
 export function viewOf(query: URLSearchParams, views: readonly View[]): View {

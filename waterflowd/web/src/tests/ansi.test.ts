@@ -78,3 +78,13 @@ test("no combination of colours is below the contrast that reading needs", () =>
     }
   }
 });
+
+test("on a ground alone, the text is the one of both themes that is read best", () => {
+  const plain: Style = { foreground: null, background: null, isBold: false, isDim: false, isItalic: false, isUnderlined: false, isInverse: false, isStruck: false };
+  for (let background = 0; background < 16; background++) {
+    const found = coloursOf({ ...plain, background });
+    for (const theme of ["light", "dark"] as const) assert.ok(["#17202a", "#e6ebf0"].includes(found?.text[theme] ?? "") || contrast(parse(found?.text[theme] ?? ""), parse(found?.ground?.[theme] ?? "")) >= CONTRAST_MIN);
+  }
+  assert.equal(coloursOf({ ...plain, background: 0 })?.text.light, "#e6ebf0");
+  assert.equal(coloursOf({ ...plain, background: 15 })?.text.dark, "#17202a");
+});

@@ -51,11 +51,17 @@ export function coloursOf(style: Style): Colours | null {
 }
 
 function inTheme(style: Style, theme: Theme): { readonly text: string; readonly ground: string } {
-  const front = style.foreground === null ? parse(TEXTS[theme]) : rgbOf(style.foreground, theme);
   const back = style.background === null ? parse(GROUNDS[theme]) : style.background === 0 && theme === "dark" ? parse(BLACK_GROUND) : rgbOf(style.background, theme);
+  const front = style.foreground !== null ? rgbOf(style.foreground, theme) : style.background === null ? parse(TEXTS[theme]) : furthest(back);
   const [text, ground] = style.isInverse ? [back, front] : [front, back];
   const wanted = style.isDim ? mixed(text, ground, 0.35) : text;
   return { text: hex(readable(wanted, ground)), ground: hex(ground) };
+}
+
+/** The text of either theme that is read best on this ground. */
+function furthest(ground: Rgb): Rgb {
+  const [dark, light] = [parse(TEXTS.light), parse(TEXTS.dark)];
+  return contrast(dark, ground) > contrast(light, ground) ? dark : light;
 }
 
 /** The nearest colour towards black or white that can be read on this ground. */

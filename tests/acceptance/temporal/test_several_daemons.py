@@ -6,9 +6,8 @@ The second daemon begins with a copy of the first one's data directory: agents, 
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,33 +16,12 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 
+from tests.acceptance.temporal.conftest import AGENTS, Pair
 from tests.acceptance.temporal_cluster import TemporalCluster
 from tests.patience import wait_until
 from waterflowd.temporal import messages
 
-AGENTS = ("both-1", "both-2", "both-3")
 STEPS = 30
-
-
-@pytest.fixture
-def pair(temporal_cluster: TemporalCluster, tmp_path: Path) -> Iterator[tuple[TemporalCluster, TemporalCluster]]:
-    """Both daemons, which are running, and three agents with both addresses that are connected to the first one."""
-    one = temporal_cluster
-    folder = tmp_path / "two"
-    folder.mkdir()
-    two = TemporalCluster(folder, one.server, one)
-    try:
-        addresses = ", ".join(f'"tcp://127.0.0.1:{each.work_port}"' for each in (one, two))
-        for name in AGENTS:
-            one.add_agent(name, "both", settings=f"server = [{addresses}]")
-        one.stop_daemon()
-        shutil.copytree(one.folder / "daemon", two.folder / "daemon")
-        one.start_daemon()
-        wait_until(lambda: one.connected() >= set(AGENTS), "the agents to be connected")
-        two.start_daemon()
-        yield one, two
-    finally:
-        two.close()
 
 
 def _workflow(marker: Path) -> str:
@@ -54,11 +32,9 @@ def _workflow(marker: Path) -> str:
 
 
 @pytest.mark.slow
-def test_another_daemon_continues_what_a_killed_one_has_begun(
-    pair: tuple[TemporalCluster, TemporalCluster], tmp_path: Path
-) -> None:
+def test_another_daemon_continues_what_a_killed_one_has_begun(daemon_pair: Pair, tmp_path: Path) -> None:
     """There and back: the agents connect elsewhere, and no step runs twice."""
-    one, two = pair
+    one, two = daemon_pair
     marker = tmp_path / "marker"
     files = [Path(f"{marker}-{name}") for name in AGENTS]
     run = one.start(_workflow(marker))
@@ -74,31 +50,31 @@ def test_another_daemon_continues_what_a_killed_one_has_begun(
 
 
 @pytest.mark.slow
-def test_every_daemon_knows_the_open_and_stalled_runs_of_all(pair: tuple[TemporalCluster, TemporalCluster]) -> None:
+def test_every_daemon_knows_the_open_and_stalled_runs_of_all(daemon_pair: Pair) -> None:
     """An operator resets the workflow of a run, which stalls; both say so, and that it continues after `retry`."""
-    one, two = pair
-    started = sum(_metric(each, 'waterflow_runs_started_total{trigger="api"}') for each in pair)
+    one, two = daemon_pair
+    started = sum(_metric(each, 'waterflow_runs_started_total{trigger="api"}') for each in daemon_pair)
     run = one.start("jobs: {all: {runs-on: both, steps: [{uses: approval, with: {approvers: []}}, {run: echo done}]}}")
-    for each in pair:
+    for each in daemon_pair:
         wait_until(lambda each=each: _metric(each, "waterflow_runs_open") == 1, "the open run")  # type: ignore[misc]
-    assert sum(_metric(each, 'waterflow_runs_started_total{trigger="api"}') for each in pair) == started + 1
+    assert sum(_metric(each, 'waterflow_runs_started_total{trigger="api"}') for each in daemon_pair) == started + 1
     wait_until(lambda: one.run(run)["approvals"], "the request for an approval")
 
     asyncio.run(_reset(one, run))
 
-    for each in pair:
+    for each in daemon_pair:
         wait_until(lambda each=each: _metric(each, "waterflow_runs_stalled") == 1, "the stalled run")  # type: ignore[misc]
         [problem] = [text for text in each.api("GET", "/v1/status").json()["problems"] if run in text]
         assert "reset" in problem
     asyncio.run(_retry(one, run))
-    for each in pair:
+    for each in daemon_pair:
         wait_until(lambda each=each: _metric(each, "waterflow_runs_stalled") == 0, "the run to continue")  # type: ignore[misc]
         assert not [text for text in each.api("GET", "/v1/status").json()["problems"] if run in text]
     wait_until(lambda: two.ctl("approve", run, "all").returncode == 0, "the approval")
     assert one.wait_for(run)["conclusion"] == "success"
-    for each in pair:
+    for each in daemon_pair:
         wait_until(lambda each=each: _metric(each, "waterflow_runs_open") == 0, "the end")  # type: ignore[misc]
-    assert sum(_metric(each, 'waterflow_runs_completed_total{conclusion="success"}') for each in pair) >= 1
+    assert sum(_metric(each, 'waterflow_runs_completed_total{conclusion="success"}') for each in daemon_pair) >= 1
 
 
 async def _reset(cluster: TemporalCluster, run: str) -> None:

@@ -1,4 +1,4 @@
-"""The storm: a daemon, three agents and Temporal's server are killed at random, again and again, while runs continue.
+"""The storm: two daemons, three agents and Temporal's server are killed at random, again and again, while runs continue.
 
 The seed is printed. `WATERFLOW_STORM_S` sets how long it lasts; `WATERFLOW_SEED` repeats one (see `tests/chance.py`).
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.temporal_cluster import TemporalCluster
+from tests.acceptance.temporal.conftest import AGENTS, Pair
 from tests.chance import IS_FULL, SEED
 from tests.patience import PATIENCE_S
 
@@ -20,26 +20,25 @@ STORM_S = float(os.environ.get("WATERFLOW_STORM_S", "600"))
 STEPS = 5
 #: Runs that are open at the same time.
 OPEN_MAX = 4
-AGENTS = ("web-1", "web-2", "web-3")
-VICTIMS = ("daemon", "agent", "server", "daemon and agent", "daemon and server", "all agents")
+VICTIMS = ("daemon", "agent", "server", "daemon and agent", "daemon and server", "all agents", "all daemons")
 
 #: One job fails, and every second run waits for a concurrency group.
 WORKFLOW = """\
 concurrency: {group}
 jobs:
   plain:
-    runs-on: web
+    runs-on: both
     steps:
 {plain}
   fails:
-    runs-on: web
+    runs-on: both
     steps:
 {fails}
       - run: exit 1
       - run: echo never >> {marker}-never
   after:
     needs: [plain]
-    runs-on: web
+    runs-on: both
     steps:
 {after}
 """
@@ -58,46 +57,50 @@ def _workflow(marker: Path, number: int) -> str:
     return WORKFLOW.format(group=group, marker=marker, **jobs)
 
 
-def _strike(cluster: TemporalCluster, dice: random.Random) -> None:
+def _strike(daemons: Pair, dice: random.Random) -> None:
     """Kills some processes, and starts them again after a while."""
     victim = dice.choice(VICTIMS)
     print(f"{time.strftime('%T')} {victim}", flush=True)
+    one, server = daemons[0], daemons[0].server
     agents = list(AGENTS) if victim == "all agents" else [dice.choice(AGENTS)] if "agent" in victim else []
+    killed = list(daemons) if victim == "all daemons" else [dice.choice(daemons)] if "daemon" in victim else []
     for agent in agents:
-        cluster.kill_agent(agent)
-    if "daemon" in victim:
-        cluster.kill_daemon()
+        one.kill_agent(agent)
+    for daemon in killed:
+        daemon.kill_daemon()
     if "server" in victim:
-        cluster.server.kill()
-        # Meanwhile steps end, and their reports find no server.
-        time.sleep(dice.uniform(0, 3))
-        cluster.server.start()
-    if "daemon" in victim:
-        cluster.start_daemon()
+        server.kill()
+    # Meanwhile steps end, and their reports find no server; agents connect to the other daemon.
+    time.sleep(dice.uniform(0, 5))
+    if "server" in victim:
+        server.start()
+    for daemon in killed:
+        daemon.start_daemon()
     for agent in agents:
-        cluster.start_agent(agent)
+        one.launch_agent(agent)
 
 
 @pytest.mark.skipif(not IS_FULL and "WATERFLOW_STORM_S" not in os.environ, reason="part of `make nightly`")
 @pytest.mark.slow
 @pytest.mark.timeout(STORM_S + 40 * PATIENCE_S)
-def test_every_run_ends_as_it_should_in_a_storm(temporal_cluster: TemporalCluster, tmp_path: Path) -> None:
+def test_every_run_ends_as_it_should_in_a_storm(daemon_pair: Pair, tmp_path: Path) -> None:
     """Each step's marker has exactly one line, no step runs after a failed one, and every event history replays."""
-    cluster, dice = temporal_cluster, random.Random(SEED)
+    dice = random.Random(SEED)
     print(f"seed {SEED}")
-    cluster.add_agent("web-3", "web")
     until = time.monotonic() + STORM_S
     runs: dict[str, Path] = {}
     open_: list[str] = []
     while time.monotonic() < until:
         while len(open_) < OPEN_MAX:
             marker = tmp_path / f"marker-{len(runs)}"
-            run = cluster.start(_workflow(marker, len(runs)))
+            run = dice.choice(daemon_pair).start(_workflow(marker, len(runs)))
             runs[run] = marker
             open_.append(run)
         time.sleep(dice.uniform(0, 6))
-        _strike(cluster, dice)
-        open_ = [run for run in open_ if cluster.run(run)["status"] != "completed"]
+        _strike(daemon_pair, dice)
+        shown = dice.choice(daemon_pair)
+        open_ = [run for run in open_ if shown.run(run)["status"] != "completed"]
+    cluster = daemon_pair[0]
     for run, marker in runs.items():
         found = cluster.wait_for(run, 10 * PATIENCE_S)
         assert found["conclusion"] == "failure", (found["reason"], cluster.events(run))

@@ -1,7 +1,7 @@
 // A log with its tools: search, times, wrapping, following, links to lines. On a page of its own its choices are in the address; in a
 // pane they are not.
 
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { JSX } from "preact";
 import { LogSource } from "../../live/log_source";
 import { rawPath } from "../../live/output";
@@ -74,6 +74,12 @@ export function LogViewer({ address, isPage, hint, emptyText }: Properties): JSX
   useEffect(() => {
     if (isPage) view(queryOf(choices));
   }, [choices.isOnlyHits, choices.times, choices.wraps]);
+  // At once, so that the next key already finds nothing selected.
+  useLayoutEffect(() => {
+    if (choices.terms.text !== "") return;
+    source.search(choices.terms);
+    setCurrent(null);
+  }, [choices.terms.text]);
   // A link to other lines of the same log, followed on its page.
   const { hash } = place.value;
   useEffect(() => {
@@ -125,7 +131,7 @@ export function LogViewer({ address, isPage, hint, emptyText }: Properties): JSX
     go(hits[(at + by + hits.length) % hits.length] ?? null);
   };
   const nextError = (): void => {
-    void source.nextError(current ?? range?.last ?? lineAtTop() - 1).then((line) => (line === null ? say(words.noError) : go(line)));
+    void source.nextError(current ?? lineAtTop() - 1).then((line) => (line === null ? say(words.noError) : go(line)));
   };
   const choose = (line: number, isRange: boolean): void => {
     const next = isRange ? extended(range, line) : { first: line, last: line };

@@ -21,8 +21,9 @@ def test_the_demo_s_namespace_has_what_the_daemon_looks_for() -> None:
 
 def test_prepared_clusters_have_the_dynamic_configuration_of_the_demo() -> None:
     """The compose file sets it, and the documentation says so to those who operate a cluster."""
-    composed = yaml.safe_load((sources.ROOT / "packaging/docker/compose.temporal.yaml").read_text("utf-8"))
-    content = yaml.safe_load(composed["configs"]["dynamic-config"]["content"])
+    folder = sources.ROOT / "packaging/docker"
+    composed = yaml.safe_load((folder / "compose.temporal.yaml").read_text("utf-8"))
+    content = yaml.safe_load((folder / composed["configs"]["dynamic-config"]["file"]).read_text("utf-8"))
     assert content == {key: [{"value": int(value)}] for key, value in DYNAMIC_CONFIG.items()}
     [target] = [each["target"] for each in composed["services"]["temporal"]["configs"]]
     assert composed["services"]["temporal"]["environment"]["DYNAMIC_CONFIG_FILE_PATH"] == target

@@ -126,7 +126,7 @@ def test_an_agent_that_comes_back_too_late_is_refused_until_it_is_enrolled_again
     assert "no longer accepted: enroll it again" in cluster.ctl("status").stdout
     process = cluster.spawn("waterflow_agent", "run", "--config", str(cluster.folder / "web-2.toml"), log=cluster.log)
     try:
-        text = "the old one may have expired: enroll this agent again"
+        text = "its key was rotated and the old one has expired"
         wait_until(lambda: text in cluster.agent_status("web-2"), "the refusal")
     finally:
         process.terminate()

@@ -10,6 +10,7 @@ import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
 from waterflow_agent.keys import KeyPair
+from waterflow_agent.session import reachability
 from waterflow_agent.session.frame_receiver import FrameReceiver
 from waterflow_agent.wire import messages
 
@@ -56,6 +57,14 @@ class Dealer:
         self._socket.monitor(endpoint, _EVENTS)
         self._monitor = context.socket(zmq.PAIR)
         self._monitor.connect(endpoint)
+
+    async def resolution_problem(self, endpoint: str) -> str:
+        """Why the host name in the endpoint has no address; "" if it has one."""
+        return await reachability.resolution_problem(endpoint)
+
+    async def connection_problem(self, endpoint: str) -> str:
+        """Why the endpoint accepts no connection, or that it does not keep one."""
+        return await reachability.connection_problem(endpoint)
 
     def connect(self, endpoint: str) -> None:
         """Starts to connect; the outcome is an event."""

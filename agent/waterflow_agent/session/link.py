@@ -345,7 +345,7 @@ class _Connection:
 
     async def _connect(self) -> None:
         self._on_state(LinkState.RESOLVING, "")
-        if problem := await reachability.resolution_problem(self._endpoint):
+        if problem := await self._socket.resolution_problem(self._endpoint):
             self._end(EndReason.UNREACHABLE, problem)
             return
         self._on_state(LinkState.CONNECTING, "")
@@ -369,7 +369,7 @@ class _Connection:
             elif kind is zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
                 self._end(EndReason.UNREACHABLE, reachability.KEY_DIFFERS)
             elif kind is zmq.Event.CLOSED:
-                self._end(EndReason.UNREACHABLE, await reachability.connection_problem(self._endpoint))
+                self._end(EndReason.UNREACHABLE, await self._socket.connection_problem(self._endpoint))
             else:
                 self._end(EndReason.UNREACHABLE, "connection lost" if self.is_proven else reachability.NO_SERVER)
 

@@ -67,6 +67,16 @@ class Dealer:
         event: zmq.Event = await self._events.take()
         return event
 
+    async def resolution_problem(self, endpoint: str) -> str:
+        """Every name has an address."""
+        del endpoint
+        return ""
+
+    async def connection_problem(self, endpoint: str) -> str:
+        """The reason is for people only."""
+        del endpoint
+        return "the server does not answer"
+
     def connect(self, endpoint: str) -> None:
         """Starts to connect."""
         del endpoint

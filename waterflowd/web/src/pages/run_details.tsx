@@ -145,7 +145,7 @@ function StepOutput({ run, job, step }: { readonly run: string; readonly job: st
   if (attempt === undefined || attempt.child_run !== null) return null;
   const address = { run, job, step: step.id, attempt: attempt.attempt };
   return (
-    <section class="output" aria-label={words.output}>
+    <section class="output">
       <h3>{words.output} <a class="log-open" href={pathOf(address)}>{texts.log.open}</a></h3>
       <AttemptLog key={attempt.attempt} address={address} attempt={attempt} isPage={false} />
     </section>

@@ -75,7 +75,11 @@ export function LogTools(properties: Properties): JSX.Element {
 }
 
 function Flag({ label, sign, isOn, set }: { readonly label: string; readonly sign: string; readonly isOn: boolean; readonly set: (isOn: boolean) => void }): JSX.Element {
-  return <button type="button" class="small flag" aria-pressed={isOn} aria-label={label} title={label} onClick={() => set(!isOn)}>{sign}</button>;
+  return (
+    <button type="button" class="small flag" aria-pressed={isOn} title={label} onClick={() => set(!isOn)}>
+      <span aria-hidden="true">{sign}</span><span class="visually-hidden">{label}</span>
+    </button>
+  );
 }
 
 function countText(found: Found, position: number, terms: SearchTerms): string {

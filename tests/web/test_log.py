@@ -187,6 +187,9 @@ def test_equal_output_of_servers_is_shown_once(site: Site, reader: Visit) -> Non
     page = reader.go(f"/runs/{run}/log/roll")
     expect(page.get_by_text("same on 2 servers: web-1, web-2")).to_be_visible()
     expect(page.locator(".log-line")).to_have_count(2)
+    box = page.locator(".log-body").bounding_box()
+    assert box is not None
+    assert box["width"] > page.viewport_size["width"] / 2  # type: ignore[index]
     page.get_by_role("button", name="By time").click()
     expect(page.locator(".log-line")).to_have_count(4)
     expect(page.locator('.log-line[data-server="web-2"]')).to_have_count(2)

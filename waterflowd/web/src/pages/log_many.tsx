@@ -62,7 +62,7 @@ export function ManyLogs({ run, job, isActive }: { readonly run: string; readonl
     return <Head key={sectionKey(row.section)} run={run} section={row.section} isOpen={isOpen(row.section)} toggle={(open) => setToggled(new Map([...toggled, [sectionKey(row.section), open]]))} />;
   };
   return (
-    <section class={`log is-page many ${isByTime ? "t-start by-time" : "t-off"}`} aria-label={words.title}>
+    <section class={`log is-page ${isByTime ? "t-start by-time" : "t-off"}`} aria-label={words.title}>
       <div class="log-tools" role="toolbar" aria-label={words.tools}>
         <span>{words.many(new Set(lines.map((shown) => shown.job)).size)}</span>
         <span class="log-view">

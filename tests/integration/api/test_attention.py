@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.integration.api.clients import client_of
 from waterflowd.admin.ports import AgentRow, PendingRow, RepositoryRow
 from waterflowd.api.runs import attention
 from waterflowd.testing.api import ApiHarness
@@ -21,10 +22,6 @@ jobs:
         uses: approval
         with: {{timeout: {timeout}}}
 """
-
-
-def _client(harness: ApiHarness) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(harness.api), base_url="http://localhost")
 
 
 async def _start(harness: ApiHarness, client: httpx.AsyncClient, yaml: str, path: str, *, ends: bool = True) -> str:
@@ -43,13 +40,13 @@ async def _attention(client: httpx.AsyncClient) -> list[tuple[str, str | None, s
 
 async def test_nothing_needs_anybody_on_a_new_daemon() -> None:
     """An empty list, not an error."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         assert (await client.get("/v1/attention")).json() == {"items": [], "counts": {}, "open": {}}
 
 
 async def test_a_failure_is_listed_until_its_workflow_succeeds() -> None:
     """With the part that failed first, and how often in a row; another workflow's success clears nothing."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
         await _start(harness, client, JOB.format(script="exit 0"), "one.yml")
         await _start(harness, client, JOB.format(script="exit 1"), "one.yml")
@@ -65,7 +62,7 @@ async def test_a_failure_is_listed_until_its_workflow_succeeds() -> None:
 
 async def test_decisions_come_first_and_those_that_are_due_first() -> None:
     """Then failures, then agents, keys and repositories."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
         failed = await _start(harness, client, JOB.format(script="exit 1"), "bad.yml")
         late = await _start(harness, client, APPROVAL.format(timeout="3h"), "late.yml", ends=False)
@@ -103,7 +100,7 @@ async def test_decisions_come_first_and_those_that_are_due_first() -> None:
 async def test_the_list_is_bounded_and_the_counts_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a person cannot read is counted."""
     monkeypatch.setattr(attention, "OF_KIND_MAX", 3)
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         for number in range(10):
             harness.agents.agents.append(
                 AgentRow(fingerprint=f"f{number}", name=f"web-{number}", groups=(), is_connected=False, text="silent")
@@ -118,7 +115,7 @@ async def test_the_list_is_bounded_and_the_counts_are_whole(monkeypatch: pytest.
 
 async def test_filters_are_combined_and_counted() -> None:
     """Each condition alone and all together; the counts are those of the same filter."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
         runs: dict[str, str] = {}
         for name, script in [("good", "exit 0"), ("bad", "exit 1"), ("held", "hold")]:
@@ -156,7 +153,7 @@ async def test_filters_are_combined_and_counted() -> None:
 )
 async def test_wrong_filters_are_refused(query: str) -> None:
     """With the name of the parameter."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         for path in ("/v1/runs", "/v1/runs/counts"):
             answered = await client.get(f"{path}?{query}")
             assert answered.status_code == 400, answered.text

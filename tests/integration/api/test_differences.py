@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from tests.integration.api.clients import client_of
 from waterflow_agent.errors import Retryable
 from waterflowd.admin.ports import CommitRow
 from waterflowd.testing.api import ApiHarness
@@ -47,10 +48,6 @@ class MemoryRevisions:
         return self.files.get(revision)
 
 
-def _client(harness: ApiHarness) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(harness.api), base_url="http://localhost")
-
-
 async def _start(harness: ApiHarness, client: httpx.AsyncClient, revision: str, text: str, **body: Any) -> str:
     harness.repositories.files["workflows/x.yml"] = text.encode()
     harness.repositories.revision = revision
@@ -65,7 +62,7 @@ async def _start(harness: ApiHarness, client: httpx.AsyncClient, revision: str, 
 
 async def test_a_failed_run_is_compared_with_the_last_good_one() -> None:
     """Commits, the file, inputs, steps, and the first line that differs when times, ids and numbers are set aside."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.services.revisions = revisions = MemoryRevisions()
         harness.connect("web-1", "web")
         await _start(harness, client, "a" * 40, FILE)
@@ -99,7 +96,7 @@ async def test_a_failed_run_is_compared_with_the_last_good_one() -> None:
 async def test_what_cannot_be_had_is_null_with_a_sentence() -> None:
     """A workflow that was sent has no commits and no file; without a good run before it the answer is a 404."""
     workflow = "name: x\njobs: {a: {runs-on: web, steps: [{run: exit %d}]}}"
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
         runs = []
         for code in (0, 1):

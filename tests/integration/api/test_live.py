@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
-import httpx
 import msgspec
 import pytest
 
+from tests.integration.api.clients import client_of
 from tests.patience import PATIENCE_S
 from waterflowd.access.roles import ANONYMOUS, Principal, Role
 from waterflowd.admin.ports import AgentRow, RepositoryRow
@@ -86,12 +86,8 @@ async def _follow(
         yield Reader(pieces)
 
 
-def _client(harness: ApiHarness) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(harness.api), base_url="http://localhost")
-
-
 async def _start(harness: ApiHarness, script: str = "exit 0") -> str:
-    async with _client(harness) as client:
+    async with client_of(harness) as client:
         started = await client.post("/v1/runs", json={"yaml": JOB.format(script=script)})
     run: str = started.json()["id"]
     return run
@@ -99,7 +95,7 @@ async def _start(harness: ApiHarness, script: str = "exit 0") -> str:
 
 async def test_rows_and_outlines_of_runs_are_sent_as_they_change() -> None:
     """The newest row is that of the list, and the differences of an outline add up to the outline."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
         run = await _start(harness, "hold")
         [held] = await harness.held()
@@ -154,7 +150,7 @@ class Output:
 
 async def test_output_is_sent_as_blocks_without_a_seam() -> None:
     """What a page has fetched and what it is sent then are one sequence of bytes; the last piece says so."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
         run = await _start(harness, "hold")
         [held] = await harness.held()
@@ -208,7 +204,7 @@ async def test_a_piece_of_output_is_bounded_and_the_rest_follows_at_once() -> No
 async def test_output_that_does_not_exist_yet_is_followed_from_its_first_line() -> None:
     """Names are percent-encoded, and an attempt that has not been queued is no error: its output is sent when it comes."""
     job = "jobs:\n  a:\n    runs-on: web\n    strategy: {matrix: {n: ['1, 2']}}\n"
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
         workflow = f"{job}    steps:\n      - run: hold\n      - run: print hi\n"
         run = (await client.post("/v1/runs", json={"yaml": workflow})).json()["id"]
@@ -380,14 +376,14 @@ async def test_a_stream_ends_with_the_daemon_and_with_its_token(end: str, monkey
 )
 async def test_unknown_topics_are_refused(query: str) -> None:
     """With the list of topics."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         answered = await client.get(f"/v1/live?{query}")
         assert answered.status_code == 400, answered.text
 
 
 async def test_an_engine_without_a_feed_has_no_live_stream() -> None:
     """It says what to do instead."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.services.feed = None
         answered = await client.get("/v1/live?topics=runs")
         assert (answered.status_code, answered.json()["code"]) == (404, "WF604")
@@ -395,7 +391,7 @@ async def test_an_engine_without_a_feed_has_no_live_stream() -> None:
 
 async def test_live_streams_count_as_streams() -> None:
     """They have the limits of all streams."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         limit = harness.api.pools.tcp.limits.streams_per_client
         following = [asyncio.create_task(client.get("/v1/live?topics=runs")) for _ in range(limit)]
         await until(lambda: harness.api.streams.count == limit)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 import msgspec
 import pytest
 
+from tests.integration.api.clients import client_of
 from waterflowd.api.runs import outlines
 from waterflowd.api.runs.outlines import Outline, Outlines
 from waterflowd.api.schemas.outlines import OutlineSchema, outline_schema
@@ -68,14 +68,10 @@ OF_ATTEMPTS = {
 }
 
 
-def _client(harness: ApiHarness) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(harness.api), base_url="http://localhost")
-
-
 async def _run(harness: ApiHarness, workflow: str = WORKFLOW) -> RunId:
     harness.connect("web-1", "web")
     harness.connect("web-2", "web")
-    async with _client(harness) as client:
+    async with client_of(harness) as client:
         started = await client.post("/v1/runs", json={"yaml": workflow})
     assert started.status_code == 201, started.text
     run = RunId(started.json()["id"])
@@ -158,7 +154,7 @@ async def test_what_has_changed_since_an_event_completes_an_earlier_outline() ->
 
 async def test_the_endpoint_answers_with_the_newest_state_and_only_reads_what_is_new() -> None:
     """The second answer reads only the events since then; `after` returns only the parts that they affect."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
         run = (await client.post("/v1/runs", json={"yaml": HOLDING})).json()["id"]
         [held] = await harness.held()
@@ -194,7 +190,7 @@ async def test_a_job_on_each_server_has_its_batches_and_why_it_was_halted() -> N
 
 async def test_pages_and_levels_select_nodes() -> None:
     """Pages add up to the whole; `depth` 0 has only jobs; `job` has the job and everything in it."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         run = await _run(harness)
         whole = (await client.get(f"/v1/runs/{run}/outline")).json()["nodes"]
         places = [node["place"] for node in whole]
@@ -237,7 +233,7 @@ async def test_pages_and_levels_select_nodes() -> None:
 )
 async def test_wrong_parameters_are_refused(query: str, status: int) -> None:
     """With a code, not with an empty answer."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         run = await _run(harness, "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: exit 0\n")
         assert (await client.get(f"/v1/runs/{run}/outline?{query}")).status_code == status
         assert (await client.get("/v1/runs/01AAAAAAAAAAAAAAAAAAAAAAAA/outline")).status_code == 404
@@ -249,7 +245,7 @@ async def test_a_node_takes_about_200_bytes() -> None:
     workflow = "jobs:\n" + "".join(
         f"  job-{n}:\n    runs-on: web\n    steps:\n      - run: exit 0\n" for n in range(count)
     )
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         run = await _run(harness, workflow)
         answered = await client.get(f"/v1/runs/{run}/outline")
         nodes = answered.json()["nodes"]
@@ -271,7 +267,7 @@ async def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert outline.marks_left_out > 0
         codes = {reason.code for reason in outline.reasons}
         assert len(outline.reasons) <= 3 + len(codes)
-        async with _client(harness) as client:
+        async with client_of(harness) as client:
             for _ in range(3):
                 runs.append(RunId((await client.post("/v1/runs", json={"yaml": WORKFLOW})).json()["id"]))
         for run in runs:

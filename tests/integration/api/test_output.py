@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
-
+from tests.integration.api.clients import client_of, start
 from waterflowd.testing.api import ApiHarness
 
 TWICE = """
@@ -27,21 +26,11 @@ jobs:
 HOLDS = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: |\n          print one\n          hold\n"
 
 
-def _client(harness: ApiHarness) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(harness.api), base_url="http://localhost")
-
-
-async def _start(client: httpx.AsyncClient, yaml: str) -> str:
-    started = await client.post("/v1/runs", json={"yaml": yaml})
-    run: str = started.json()["id"]
-    return run
-
-
 async def test_output_is_read_by_line() -> None:
     """From a line on, or from the end; each line has its number, time and stream."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
-        run = await _start(client, TWICE)
+        run = await start(client, TWICE)
         await harness.completed(run)
         url = f"/v1/runs/{run}/output"
         page = (await client.get(url, params={"job": "a", "step": "twice"})).json()
@@ -70,9 +59,9 @@ async def test_output_is_read_by_line() -> None:
 
 async def test_output_of_a_running_step_is_not_complete() -> None:
     """A line without its end is shown, and counts as a line."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
-        run = await _start(client, HOLDS)
+        run = await start(client, HOLDS)
         [held] = await harness.held()
         await harness.fleet.print(held, b"tw")
         params = {"job": "a", "step": "1"}
@@ -86,9 +75,9 @@ async def test_output_of_a_running_step_is_not_complete() -> None:
 
 async def test_output_that_is_not_there() -> None:
     """A step that has not run has none; unknown names are a 404 that lists the known ones."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
-        run = await _start(client, TWICE)
+        run = await start(client, TWICE)
         await harness.completed(run)
         url = f"/v1/runs/{run}/output"
         empty: dict[str, Any] = {
@@ -115,9 +104,9 @@ async def test_output_that_is_not_there() -> None:
 
 async def test_output_is_searched() -> None:
     """Each line that matches, then how much was searched; by default in any case."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
-        run = await _start(client, TWICE)
+        run = await start(client, TWICE)
         await harness.completed(run)
 
         async def search(**params: Any) -> list[Any]:
@@ -142,9 +131,9 @@ async def test_output_is_searched() -> None:
 
 async def test_searches_of_one_client_are_limited() -> None:
     """Beyond the limit the answer is a 429 that says why; a place is free again when its search has ended."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
-        run = await _start(client, TWICE)
+        run = await start(client, TWICE)
         await harness.completed(run)
         searches = harness.api.pools.tcp.searches
         for _ in range(4):
@@ -162,9 +151,9 @@ async def test_searches_of_one_client_are_limited() -> None:
 
 async def test_raw_output_is_a_file() -> None:
     """The bytes as they were printed, or a range of them, with a name for the file."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
-        run = await _start(client, "name: 'a \"b\" ü'\n" + TWICE)
+        run = await start(client, "name: 'a \"b\" ü'\n" + TWICE)
         await harness.completed(run)
         url = f"/v1/runs/{run}/output/raw"
         whole = await client.get(url, params={"job": "a", "step": "twice"})
@@ -194,9 +183,9 @@ async def test_raw_output_is_a_file() -> None:
 async def test_raw_output_of_a_job_has_headings() -> None:
     """One after the other, each beginning on a line of its own."""
     workflow = "jobs:\n  a:\n    runs-on: web\n    steps:\n      - run: hold\n      - run: print two\n"
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
-        run = await _start(client, workflow)
+        run = await start(client, workflow)
         [held] = await harness.held()
         await harness.fleet.print(held, b"no end")
         harness.fleet.release(held)

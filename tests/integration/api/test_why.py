@@ -7,17 +7,8 @@ from typing import Any
 import httpx
 import msgspec
 
+from tests.integration.api.clients import client_of, start
 from waterflowd.testing.api import ApiHarness
-
-
-def _client(harness: ApiHarness) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(harness.api), base_url="http://localhost")
-
-
-async def _start(client: httpx.AsyncClient, yaml: str) -> str:
-    started = await client.post("/v1/runs", json={"yaml": yaml})
-    run: str = started.json()["id"]
-    return run
 
 
 async def _why(client: httpx.AsyncClient, run: str, place: str | None = None) -> list[dict[str, Any]]:
@@ -39,8 +30,8 @@ jobs:
   middle: {needs: first, runs-on: web, steps: [{run: exit 0}]}
   first: {runs-on: nobody, steps: [{run: exit 0}]}
 """
-    async with ApiHarness() as harness, _client(harness) as client:
-        run = await _start(client, workflow)
+    async with ApiHarness() as harness, client_of(harness) as client:
+        run = await start(client, workflow)
         chain = await _why(client, run, "last")
         assert _places(chain) == [
             ("last", "queued", "waiting-needs"),
@@ -63,10 +54,10 @@ jobs:
     runs-on: {group: web, target: each, batch: 1}
     steps: [{run: hold}]
 """
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
         harness.connect("web-2", "web")
-        run = await _start(client, workflow)
+        run = await start(client, workflow)
         await harness.held()
         [first] = harness.fleet.held.values()
         rows = harness.agents.agents
@@ -90,9 +81,9 @@ jobs:
 async def test_what_waits_for_people_names_the_command() -> None:
     """The last link is the approval, and says how to give it."""
     workflow = "jobs: {a: {runs-on: web, steps: [{id: gate, uses: approval, with: {timeout: 1h}}]}}"
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
-        run = await _start(client, workflow)
+        run = await start(client, workflow)
         chain = await _why(client, run)
         assert (chain[0]["place"], chain[-1]["place"]) == (None, "a/gate")
         assert chain[-1]["code"] == "waiting-approval"
@@ -117,9 +108,9 @@ jobs:
             - [{id: bad, run: "print oh\\nexit 3"}]
   after: {needs: a, runs-on: web, steps: [{run: exit 0}]}
 """
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
-        run = await _start(client, workflow)
+        run = await start(client, workflow)
         await harness.completed(run)
         chain = await _why(client, run, "after")
         assert chain[0]["code"] == "needs"
@@ -132,8 +123,8 @@ jobs:
 
 async def test_a_run_without_problems_has_one_link() -> None:
     """It says that everything succeeded."""
-    async with ApiHarness() as harness, _client(harness) as client:
+    async with ApiHarness() as harness, client_of(harness) as client:
         harness.connect("web-1", "web")
-        run = await _start(client, "jobs: {a: {runs-on: web, steps: [{run: exit 0}]}}")
+        run = await start(client, "jobs: {a: {runs-on: web, steps: [{run: exit 0}]}}")
         await harness.completed(run)
         assert _places(await _why(client, run)) == [(None, "success", "succeeded")]

@@ -82,6 +82,8 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",
             "PYTHONDONTWRITEBYTECODE": "1",
+            # A crash in native code says where.
+            "PYTHONFAULTHANDLER": "1",
             "WATERFLOW_SERVER": f"unix:{self.socket}",
             **{
                 name: value
@@ -110,8 +112,9 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
 
     def _is_ready(self) -> bool:
         assert self._daemon is not None
-        if self._daemon.poll() is not None:
-            raise AssertionError(f"the daemon ended: {self.log.read_text()[-2000:]}")
+        if (code := self._daemon.poll()) is not None:
+            ended = f"exited with {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
+            raise AssertionError(f"the daemon (process {self._daemon.pid}) {ended}:\n{self.log.read_text()[-2000:]}")
         with contextlib.suppress(httpx.HTTPError):
             return self.api("GET", "/ready").status_code == 200
         return False

@@ -58,6 +58,7 @@ _FILE = click.option(
 def run(file: str | None, data_dir: str | None, log_level: str | None) -> None:
     """Run the daemon in the foreground."""
     import asyncio
+    import faulthandler
     import resource
 
     from waterflow_agent.errors import WaterflowError
@@ -65,6 +66,8 @@ def run(file: str | None, data_dir: str | None, log_level: str | None) -> None:
 
     config = _load(file, **{"data-dir": data_dir, "log.level": log_level})
     logs.configure(config.log.level, config.log.format)
+    # A crash in native code says where it happened, in names of files and functions.
+    faulthandler.enable()
     # A core dump would contain the secrets of tasks.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     try:

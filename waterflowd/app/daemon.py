@@ -32,6 +32,7 @@ GC_THRESHOLDS = (20_000, 5, 2)
 #: How long the event loop may hold the interpreter lock while threads wait for it. Each commit takes the lock several times.
 #: With Python's default of 5 ms it waits each time for most of an API request; this makes commits a third faster.
 SWITCH_INTERVAL_S = 0.0005
+_TASK_ENDED = "WF630"
 
 
 async def serve(config: Config) -> None:
@@ -66,6 +67,10 @@ async def serve(config: Config) -> None:
         logger.info("ready in %.2f s: %d open runs, API at %s", time.monotonic() - began, count, address)
         notify("READY=1", f"STATUS={count} open runs")
         await _until_stopped(stop, tasks)
+    except Exception as error:
+        # Before anything is stopped: that takes a while, and must not hide the reason if it fails too.
+        logger.error("stopping: %s", error, exc_info=_unexpected(error))
+        raise
     finally:
         notify("STOPPING=1")
         await _stop(parts, tasks)
@@ -154,7 +159,14 @@ async def _until_stopped(stop: asyncio.Future[None], tasks: list[asyncio.Task[No
     error = None if ended.cancelled() else ended.exception()
     if isinstance(error, Stalled):
         raise error
-    raise Stalled("WF630", f"background task {ended.get_name()!r} ended unexpectedly") from error
+    raise Stalled(_TASK_ENDED, f"background task {ended.get_name()!r} ended unexpectedly") from error
+
+
+def _unexpected(error: Exception) -> BaseException | None:
+    """The error whose traceback is needed to find the fault; None for one that its sentence explains."""
+    if isinstance(error, Stalled):
+        return error.__cause__ if error.code == _TASK_ENDED else None
+    return error
 
 
 async def _stop(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> None:

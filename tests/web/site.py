@@ -5,6 +5,7 @@ Rules of this file:
 - The daemon needs tokens on TCP, as usual; the tests steer it over its unix socket.
 - Nothing sleeps: everything waits for a condition of the page or of the API.
 - Every page counts what its policy refused, errors of its scripts, and requests to other hosts: the tests fail on any.
+- A sentence that a page takes away again may be gone before a slow machine looks for it: `Visit.said` knows all of them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,13 @@ PATIENCE_MS = PATIENCE_S * 1000
 _WATCH_POLICY = (
     "addEventListener('securitypolicyviolation', (event) => console.error('refused: ' + event.violatedDirective));"
 )
+#: Keeps what live regions have said.
+_WATCH_STATUS = """
+window.statusesSeen = new Set();
+new MutationObserver(() => {
+  for (const one of document.querySelectorAll('[role=status]')) window.statusesSeen.add(one.innerText);
+}).observe(document, { childList: true, subtree: true, characterData: true });
+"""
 
 
 def browser_program() -> str | None:
@@ -105,6 +113,7 @@ class Visit:
         self.faults: list[str] = []
         page.set_default_timeout(PATIENCE_MS)
         page.add_init_script(_WATCH_POLICY)
+        page.add_init_script(_WATCH_STATUS)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("console", lambda message: self._on_message(message.type, message.text))
         page.on("request", lambda request: self._on_request(request.url))
@@ -124,6 +133,12 @@ class Visit:
         expect(self.page.locator("main")).to_be_visible()
         expect(self.page.locator(".waiting")).to_have_count(0)
         return self.page
+
+    def said(self, sentence: str) -> None:
+        """Waits until a live region of the page says `sentence`, or has done so since the page was loaded."""
+        self.page.wait_for_function(
+            "(sentence) => [...window.statusesSeen].some((said) => said.includes(sentence))", arg=sentence
+        )
 
     def sign_in(self) -> Page:
         """Signs in with a link, and waits for the overview."""

@@ -101,12 +101,24 @@ def test_the_slider_shows_an_earlier_instant_without_a_request_while_it_moves(si
 def test_the_history_is_played(site: Site, visit: Visit) -> None:
     """The space bar plays the events from the first to the last one, and the page is that of now again."""
     page = visit.go(f"/runs/{site.runs['good']}")
+    last = int(page.get_by_role("slider", name="Event history").get_attribute("max") or 0)
     page.keyboard.press(" ")
-    past = page.get_by_role("status").filter(has_text="as of event")
-    expect(past).to_be_visible()
-    expect(past).to_have_count(0)
+    for event in (1, last // 2, last - 1):
+        visit.said(f"as of event {event},")
+    expect(page.get_by_role("status").filter(has_text="as of event")).to_have_count(0)
     expect(page).not_to_have_url(re.compile("at="))
     expect(page.get_by_role("heading", level=1)).to_contain_text("success")
+
+
+def test_a_key_counts_from_the_moment_at_which_its_part_is_shown(site: Site, visit: Visit) -> None:
+    """The space bar is pressed in the same moment in which the slider enters the document, and the history is played."""
+    visit.page.add_init_script(
+        "new MutationObserver((changes, observer) => { if (!document.querySelector('.slider')) return; observer.disconnect();"
+        " document.body.dispatchEvent(new KeyboardEvent('keydown', { key: ' ', bubbles: true })); })"
+        ".observe(document, { childList: true, subtree: true });"
+    )
+    visit.go(f"/runs/{site.runs['good']}")
+    visit.said("as of event 1,")
 
 
 def test_what_is_not_over_says_what_it_waits_for(site: Site, visit: Visit) -> None:

@@ -20,7 +20,7 @@ import { RunActions } from "../parts/actions";
 import { copy } from "../parts/copy";
 import { Glyph } from "../parts/glyph";
 import { GraphView } from "../parts/graph/view";
-import { onKey } from "../parts/keys";
+import { useKeys } from "../parts/keys";
 import { Empty, ProblemNote, Waiting } from "../parts/problem";
 import { shortRevision, starter } from "../parts/run_line";
 import { say } from "../parts/status_line";
@@ -120,7 +120,7 @@ function Body({ run, outline, instant, open }: BodyProperties): JSX.Element {
   const views = viewsOf(outline);
   const shownView = viewOf(place.value.query, views);
   const jobs = useMemo(() => (shownView === "graph" ? jobsOf(parts) : []), [parts, shownView]);
-  useEffect(() => onKey("y", () => void copyLink()), []);
+  useKeys({ y: () => void copyLink() });
   // Of a large run, the steps of the linked job, or of the first one that failed, are read at once.
   useEffect(() => {
     const job = wanted !== null ? jobOfPlace(outline, wanted) : first?.isClosed ? first.place : null;

@@ -1,6 +1,6 @@
 // The event history of a run as a table: filters in the address, and the JSON of one event.
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import type { JSX } from "preact";
 import { ApiError, send } from "../live/api";
 import { density } from "../live/choices";
@@ -10,7 +10,7 @@ import { Lines, visible } from "../model/lines";
 import type { Outline } from "../model/outline";
 import type { Problem } from "../model/shapes";
 import { absolute, clock, instant } from "../model/times";
-import { onKey } from "../parts/keys";
+import { useKeys } from "../parts/keys";
 import { ProblemNote, Waiting } from "../parts/problem";
 import { VirtualRows } from "../parts/virtual";
 import { texts } from "../texts";
@@ -27,16 +27,11 @@ export function Events({ run, outline }: { readonly run: string; readonly outlin
   const rows = selected(events ?? [], filter);
   const chosen = Number(query.get("event") ?? 0);
   const at = rows.findIndex((event) => event.seq === chosen);
-  const latest = useRef({ rows, at });
-  latest.current = { rows, at };
-  useEffect(() => {
-    const move = (by: number) => (): void => {
-      const next = latest.current.rows[Math.max(0, Math.min(latest.current.rows.length - 1, latest.current.at + by))];
-      if (next) view({ event: String(next.seq) });
-    };
-    const keys = [onKey("j", move(1)), onKey("ArrowDown", move(1)), onKey("k", move(-1)), onKey("ArrowUp", move(-1)), onKey("Home", move(-KEPT)), onKey("End", move(KEPT))];
-    return () => keys.forEach((end) => end());
-  }, []);
+  const move = (by: number) => (): void => {
+    const next = rows[Math.max(0, Math.min(rows.length - 1, at + by))];
+    if (next) view({ event: String(next.seq) });
+  };
+  useKeys({ j: move(1), ArrowDown: move(1), k: move(-1), ArrowUp: move(-1), Home: move(-KEPT), End: move(KEPT) });
   if (events === null) return problem ? <ProblemNote problem={problem} /> : <Waiting rows={10} />;
   const event = rows[at];
   return (

@@ -1,6 +1,6 @@
 // The servers of a roll-out, or the instances of a matrix: one cell each, in batches, and the line at which it was halted.
 
-import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { JSX } from "preact";
 import { place, view } from "../live/router";
 import { visible } from "../model/lines";
@@ -12,7 +12,7 @@ import { isActive, STATES } from "../model/states";
 import { find } from "../model/tree";
 import { obstacle, RerunDialog } from "../parts/actions";
 import { Glyph } from "../parts/glyph";
-import { onKey } from "../parts/keys";
+import { useKeys } from "../parts/keys";
 import { Empty } from "../parts/problem";
 import { VirtualRows } from "../parts/virtual";
 import { texts } from "../texts";
@@ -51,20 +51,11 @@ export function Servers({ run, outline, parts, selected, isPast }: Properties): 
   const shown = rows.flatMap((row) => (row.kind === "cells" ? row.instances : []));
   const at = shown.findIndex((one) => selected !== null && (one.place === selected.place || selected.place.startsWith(`${one.place}/`)));
   const atRow = rows.findIndex((row) => row.kind === "cells" && row.instances.some((one) => one.place === shown[at]?.place));
-  const latest = useRef({ shown, at, perRow });
-  latest.current = { shown, at, perRow };
-  useEffect(() => {
-    const move = (by: () => number) => (): void => {
-      const { shown: all, at: from } = latest.current;
-      const next = all[Math.max(0, Math.min(all.length - 1, from + by()))];
-      if (next) view({ place: next.place });
-    };
-    const keys = [
-      onKey("ArrowRight", move(() => 1)), onKey("ArrowLeft", move(() => -1)), onKey("ArrowDown", move(() => latest.current.perRow)), onKey("ArrowUp", move(() => -latest.current.perRow)),
-      onKey("j", move(() => 1)), onKey("k", move(() => -1)),
-    ];
-    return () => keys.forEach((end) => end());
-  }, []);
+  const move = (by: number) => (): void => {
+    const next = shown[Math.max(0, Math.min(shown.length - 1, at + by))];
+    if (next) view({ place: next.place });
+  };
+  useKeys({ ArrowRight: move(1), ArrowLeft: move(-1), ArrowDown: move(perRow), ArrowUp: move(-perRow), j: move(1), k: move(-1) });
   if (node === undefined || job === null) return <Empty><p>{words.none}</p></Empty>;
   const toggle = (choice: Choice): void => view({ servers: (choices.includes(choice) ? choices.filter((one) => one !== choice) : [...choices, choice]).join(",") });
   const again: readonly Choice[] = choices.length > 0 ? choices : CHOICES;

@@ -6,7 +6,7 @@ import { place, view } from "../live/router";
 import type { Outline } from "../model/outline";
 import { instantOf, nextMark, ticksOf } from "../model/slider";
 import { absolute, clock } from "../model/times";
-import { onKey } from "../parts/keys";
+import { useKeys } from "../parts/keys";
 import { texts } from "../texts";
 
 const words = texts.slider;
@@ -56,14 +56,10 @@ export function Slider({ outline, instant }: { readonly outline: Outline; readon
     now.move(Math.max(1, Math.min(latest.current.outline.seq, to)));
     now.settle();
   };
-  useEffect(() => {
-    const keys = [
-      onKey(",", () => go(latest.current.at - 1)), onKey(".", () => go(latest.current.at + 1)),
-      onKey("<", () => go(nextMark(latest.current.outline, latest.current.at, -1))), onKey(">", () => go(nextMark(latest.current.outline, latest.current.at, 1))),
-      onKey(" ", () => setPlaying((before) => !before)),
-    ];
-    return () => keys.forEach((end) => end());
-  }, []);
+  useKeys({
+    ",": () => go(at - 1), ".": () => go(at + 1), "<": () => go(nextMark(outline, at, -1)), ">": () => go(nextMark(outline, at, 1)),
+    " ": () => setPlaying((before) => !before),
+  });
   useEffect(() => {
     if (!isPlaying) return undefined;
     if (latest.current.instant.at === null) latest.current.instant.move(1);

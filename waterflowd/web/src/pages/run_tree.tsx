@@ -1,7 +1,7 @@
 // The parts of a run as a treegrid: name, duration, and a bar on the time axis in each row. The bars show nothing that the row and
 // the details do not say in words.
 
-import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import type { JSX } from "preact";
 import { density } from "../live/choices";
 import { zoomed, type Axis } from "../model/axis";
@@ -12,7 +12,7 @@ import { isActive } from "../model/states";
 import { duration } from "../model/times";
 import type { Row } from "../model/tree";
 import { Glyph } from "../parts/glyph";
-import { onKey } from "../parts/keys";
+import { useKeys } from "../parts/keys";
 import { VirtualRows } from "../parts/virtual";
 import { texts } from "../texts";
 import { Bars, CriticalSentence, Legend, Ticks, useDrag } from "./run_timeline";
@@ -40,38 +40,27 @@ export interface TreeProperties {
 export function RunTree(properties: TreeProperties): JSX.Element {
   const { rows, selected, axis, whole, present, isZoomed, zoom, critical, folding, select, toggle } = properties;
   const at = rows.findIndex((row) => row.part.place === selected);
-  const latest = useRef({ ...properties, at });
-  latest.current = { ...properties, at };
   const [hasFocus, setFocus] = useState(false);
-  // With the first paint, so that no key is lost.
-  useLayoutEffect(() => {
-    const act = (action: (row: Row | undefined, index: number) => void) => (): void => action(latest.current.rows[latest.current.at], latest.current.at);
-    const move = (by: number): void => {
-      const next = latest.current.rows[Math.max(0, Math.min(latest.current.rows.length - 1, latest.current.at + by))];
-      if (next) latest.current.select(next.part);
-    };
-    const right = act((row) => {
-      if (row?.canOpen && !row.isOpen) latest.current.toggle(row.part, true);
-      else move(1);
-    });
-    const left = act((row, index) => {
-      if (row?.isOpen) return latest.current.toggle(row.part, false);
-      const parent = latest.current.rows.slice(0, Math.max(0, index)).reverse().find((other) => other.level < (row?.level ?? 0));
-      if (parent) latest.current.select(parent.part);
-    });
-    const scale = (factor: number) => (): void => {
-      const { axis: shown, whole: all } = latest.current;
-      const row = latest.current.rows[latest.current.at];
-      latest.current.zoom(zoomed(shown, all, factor, row?.part.from ?? (shown.from + shown.to) / 2));
-    };
-    const keys = [
-      onKey("j", () => move(1)), onKey("ArrowDown", () => move(1)), onKey("k", () => move(-1)), onKey("ArrowUp", () => move(-1)),
-      onKey("ArrowRight", right), onKey("ArrowLeft", left), onKey("+", scale(ZOOM)), onKey("-", scale(1 / ZOOM)), onKey("0", () => latest.current.zoom(null)),
-      onKey("c", () => latest.current.critical.toggle()), onKey("z", () => latest.current.folding.toggle()),
-      onKey("Home", () => move(-latest.current.rows.length)), onKey("End", () => move(latest.current.rows.length)),
-    ];
-    return () => keys.forEach((end) => end());
-  }, []);
+  const move = (by: number) => (): void => {
+    const next = rows[Math.max(0, Math.min(rows.length - 1, at + by))];
+    if (next) select(next.part);
+  };
+  const right = (): void => {
+    const row = rows[at];
+    if (row?.canOpen && !row.isOpen) toggle(row.part, true);
+    else move(1)();
+  };
+  const left = (): void => {
+    const row = rows[at];
+    if (row?.isOpen) return toggle(row.part, false);
+    const parent = rows.slice(0, Math.max(0, at)).reverse().find((other) => other.level < (row?.level ?? 0));
+    if (parent) select(parent.part);
+  };
+  const scale = (factor: number) => (): void => zoom(zoomed(axis, whole, factor, rows[at]?.part.from ?? (axis.from + axis.to) / 2));
+  useKeys({
+    j: move(1), ArrowDown: move(1), k: move(-1), ArrowUp: move(-1), ArrowRight: right, ArrowLeft: left, Home: move(-rows.length), End: move(rows.length),
+    "+": scale(ZOOM), "-": scale(1 / ZOOM), 0: () => zoom(null), c: critical.toggle, z: folding.toggle,
+  });
   const panel = useRef<HTMLElement>(null);
   const chosen = useDrag(panel, axis, whole, zoom);
   const middle = (axis.from + axis.to) / 2;

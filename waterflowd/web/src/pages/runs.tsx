@@ -11,7 +11,7 @@ import { follow } from "../live/stream";
 import { fromQuery, toQuery, toRequest, type Filters } from "../model/filters";
 import { rowsOf } from "../model/run_list";
 import type { Problem, RunList, RunSummary } from "../model/shapes";
-import { onKey } from "../parts/keys";
+import { useKeys } from "../parts/keys";
 import { ProblemNote, Waiting } from "../parts/problem";
 import { RunCells } from "../parts/run_line";
 import { VirtualRows } from "../parts/virtual";
@@ -78,23 +78,20 @@ function List({ filters }: { readonly filters: Filters }): JSX.Element {
     setFocused(-1);
   };
   const toggle = (id: string): void => setChosen((all) => (all.has(id) ? new Set([...all].filter((other) => other !== id)) : new Set([...all, id])));
-  useEffect(() => {
-    const move = (by: number) => (): void => {
-      hold();
-      setFocused((at) => Math.max(0, Math.min(state.current.runs.length - 1, at + by)));
-    };
-    const enter = (event: KeyboardEvent): void => {
-      const run = state.current.runs[state.current.focused];
-      if (run && !(event.target instanceof HTMLAnchorElement || event.target instanceof HTMLButtonElement)) open(`/runs/${run.id}`);
-      else if (event.target instanceof HTMLElement) event.target.click();
-    };
-    const select = (): void => {
-      const run = state.current.runs[state.current.focused];
-      if (run) toggle(run.id);
-    };
-    const keys = [onKey("j", move(1)), onKey("ArrowDown", move(1)), onKey("k", move(-1)), onKey("ArrowUp", move(-1)), onKey("Enter", enter), onKey("x", select), onKey("Escape", () => setChosen(new Set()))];
-    return () => keys.forEach((end) => end());
-  }, []);
+  const move = (by: number) => (): void => {
+    hold();
+    setFocused((at) => Math.max(0, Math.min(state.current.runs.length - 1, at + by)));
+  };
+  const enter = (event: KeyboardEvent): void => {
+    const run = state.current.runs[state.current.focused];
+    if (run && !(event.target instanceof HTMLAnchorElement || event.target instanceof HTMLButtonElement)) open(`/runs/${run.id}`);
+    else if (event.target instanceof HTMLElement) event.target.click();
+  };
+  const select = (): void => {
+    const run = state.current.runs[state.current.focused];
+    if (run) toggle(run.id);
+  };
+  useKeys({ j: move(1), ArrowDown: move(1), k: move(-1), ArrowUp: move(-1), Enter: enter, x: select, Escape: () => setChosen(new Set()) });
   const kept = useRef<Seen | null>(null);
   kept.current = { older: older?.runs ?? [], next: older?.next ?? null, scrollTop: state.current.scrollTop };
   useEffect(() => () => {

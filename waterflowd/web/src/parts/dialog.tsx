@@ -1,6 +1,6 @@
 // A dialogue over the page. The focus goes in, stays in, and comes back to where it was.
 
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import type { ComponentChildren, JSX } from "preact";
 import { texts } from "../texts";
 
@@ -13,7 +13,8 @@ interface Properties {
 
 export function Dialog({ title, onClose, children, isModalOnly = false }: Properties): JSX.Element {
   const reference = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  // With the first paint: what is typed next is for the dialogue.
+  useLayoutEffect(() => {
     const before = document.activeElement;
     reference.current?.showModal();
     return () => {

@@ -8,7 +8,7 @@ import { goals } from "../model/find";
 import { visible } from "../model/lines";
 import type { RunList, RunSummary } from "../model/shapes";
 import { texts } from "../texts";
-import { onKey } from "./keys";
+import { useKeys } from "./keys";
 
 export function FindBox(): JSX.Element {
   const input = useRef<HTMLInputElement>(null);
@@ -16,9 +16,8 @@ export function FindBox(): JSX.Element {
   const [isOpen, setOpen] = useState(false);
   const [chosen, setChosen] = useState(0);
   const [runs, setRuns] = useState<readonly RunSummary[]>([]);
-  useEffect(() => onKey("/", () => input.current?.focus()), []);
-  // In a log, `/` searches the log; this one leads here from everywhere.
-  useEffect(() => onKey(":", () => input.current?.focus()), []);
+  // In a log, `/` searches the log; the other one leads here from everywhere.
+  useKeys({ "/": () => input.current?.focus(), ":": () => input.current?.focus() });
   const found = goals(text, runs);
   const begin = (): void => {
     setOpen(true);

@@ -1,7 +1,6 @@
 // What is around every page: rail, top bar, connection sign, and the dialogue of a session that has ended.
 
 import { signal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
 import type { ComponentChildren, JSX } from "preact";
 import { hasEnded, session, signOut } from "../live/api";
 import { theme, type Theme } from "../live/choices";
@@ -13,7 +12,7 @@ import { SignInForm } from "../pages/signin";
 import { texts } from "../texts";
 import { Dialog } from "./dialog";
 import { FindBox } from "./find_box";
-import { onKey } from "./keys";
+import { useKeys } from "./keys";
 import { Logo } from "./logo";
 import { StatusLine } from "./status_line";
 
@@ -28,8 +27,7 @@ const ICONS: Readonly<Record<string, JSX.Element>> = {
 };
 
 export function Frame({ children }: { readonly children: ComponentChildren }): JSX.Element {
-  useEffect(() => onKey("?", () => (showsKeys.value = true)), []);
-  useEffect(() => onKey("t", nextTheme), []);
+  useKeys({ "?": () => (showsKeys.value = true), t: nextTheme });
   return (
     <>
       <a class="skip" href="#content">{texts.skip}</a>

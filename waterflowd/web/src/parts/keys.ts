@@ -1,5 +1,6 @@
 // Keys that work everywhere: single letters only outside of fields, and never together with the browser's own.
 
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { letters } from "../live/choices";
 import { open } from "../live/router";
 import { PAGES } from "../model/find";
@@ -10,8 +11,21 @@ const handlers = new Map<string, Handler[]>();
 const PREFIX_MS = 1_500;
 let prefixAt = -Infinity;
 
-/** Calls `handler` for a key until the returned function is called; the newest handler wins. */
-export function onKey(key: string, handler: Handler): () => void {
+/**
+ * Calls these handlers for their keys as long as the component is shown; of several for one key the newest wins. They count from the
+ * moment at which the component is in the document, so no key is lost that follows what somebody sees.
+ */
+export function useKeys(wanted: Readonly<Record<string, Handler>>, isOn = true): void {
+  const latest = useRef(wanted);
+  latest.current = wanted;
+  useLayoutEffect(() => {
+    if (!isOn) return undefined;
+    const ends = Object.keys(wanted).map((key) => onKey(key, (event) => latest.current[key]?.(event)));
+    return () => ends.forEach((end) => end());
+  }, [isOn]);
+}
+
+function onKey(key: string, handler: Handler): () => void {
   const all = handlers.get(key) ?? [];
   handlers.set(key, [...all, handler]);
   return () => void handlers.set(key, (handlers.get(key) ?? []).filter((other) => other !== handler));

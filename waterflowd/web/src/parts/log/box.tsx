@@ -48,8 +48,8 @@ export function LogBox({ rows, wraps, isFollowing, label, onScroll, onView, rend
   const visibleRows = Math.ceil(viewPx / rowPx) + 1;
   const first = wraps ? Math.max(0, Math.min(top, rows - visibleRows)) : Math.max(0, top - AROUND);
   const count = Math.max(0, Math.min(rows - first, visibleRows + (wraps ? Math.max(0, top - first) : 2 * AROUND)));
-  const latest = useRef({ shape, rowPx, viewPx });
-  latest.current = { shape, rowPx, viewPx };
+  const latest = useRef({ shape, rowPx, viewPx, isFollowing, onScroll });
+  latest.current = { shape, rowPx, viewPx, isFollowing, onScroll };
 
   const move = (next: scroll.Position): void => {
     position.current = next;
@@ -75,7 +75,16 @@ export function LogBox({ rows, wraps, isFollowing, label, onScroll, onView, rend
       toEnd: () => move(scroll.at(latest.current.shape, scroll.endOf(latest.current.shape))),
       top: () => Math.floor(position.current.list / latest.current.rowPx),
     };
-    return () => observer.disconnect();
+    // Before the browser tells that it has scrolled, new lines could have taken the view back to the end.
+    const wheel = ({ deltaY }: WheelEvent): void => {
+      const now = latest.current;
+      if (deltaY < 0 && now.isFollowing && now.shape.boxPx > now.viewPx) now.onScroll(false);
+    };
+    box.current?.addEventListener("wheel", wheel, { passive: true });
+    return () => {
+      observer.disconnect();
+      box.current?.removeEventListener("wheel", wheel);
+    };
   }, []);
   // The box may have become higher or lower: the same place of the list may be another one of the box.
   useLayoutEffect(() => {

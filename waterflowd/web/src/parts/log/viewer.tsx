@@ -12,7 +12,7 @@ import { lineTime, TIMES, type Times } from "../../model/log/sizes";
 import type { Span } from "../../model/log/store";
 import { texts } from "../../texts";
 import { copy } from "../copy";
-import { onKey } from "../keys";
+import { useKeys } from "../keys";
 import { ProblemNote } from "../problem";
 import { say } from "../status_line";
 import { LogBox, type BoxHandle } from "./box";
@@ -65,6 +65,8 @@ export function LogViewer({ address, isPage, hint, emptyText }: Properties): JSX
   }, []);
   useEffect(() => {
     if (isOpen && range !== null) handle.current?.show(rowsView.rowOf(range.first));
+    // So that the browser's own keys scroll it.
+    if (isOpen && isPage && document.activeElement === document.body) focusLog();
   }, [isOpen]);
   useEffect(() => {
     const timer = setTimeout(() => source.search(choices.terms), choices.terms.text === found.terms.text ? 0 : TYPING_MS);
@@ -91,11 +93,13 @@ export function LogViewer({ address, isPage, hint, emptyText }: Properties): JSX
   // The first hit at or below what is in view, once there is one.
   useEffect(() => {
     if (found.terms.text === "" || found.hits.length === 0) return setCurrent(null);
+    // Before that, nothing is in view.
+    if (!isOpen) return;
     if (current !== null && hitLines.has(current)) return;
     const next = found.hits[hitFrom(found.hits, lineAtTop())] ?? null;
     // Before all are known, only one that is below: another may still come that is nearer than the first of all.
     if (!found.isSearching || (next !== null && next >= lineAtTop())) go(next);
-  }, [found.terms, found.hits, found.isSearching]);
+  }, [found.terms, found.hits, found.isSearching, isOpen]);
 
   const spans = (): readonly Span[] => {
     const wanted: { first: number; count: number }[] = [];
@@ -158,14 +162,7 @@ export function LogViewer({ address, isPage, hint, emptyText }: Properties): JSX
     w: () => setChoices((old) => ({ ...old, wraps: !old.wraps })),
     o: () => setChoices((old) => ({ ...old, isOnlyHits: !old.isOnlyHits })),
   };
-  const latestKeys = useRef(keys);
-  latestKeys.current = keys;
-  useEffect(() => {
-    if (!isPage) return undefined;
-    const ends = Object.keys(keys).map((key) => onKey(key, () => latestKeys.current[key]?.()));
-    focusLog();
-    return () => ends.forEach((end) => end());
-  }, []);
+  useKeys(keys, isPage);
   // In a pane the keys count only while it has the focus; there the page's own come second.
   const press = (event: KeyboardEvent): void => {
     if (isPage || event.ctrlKey || event.metaKey || event.altKey || !(event.target instanceof HTMLElement) || !event.target.classList.contains("log-box")) return;

@@ -111,8 +111,8 @@ class Cluster:
         )
         return agent
 
-    async def start(self, workflow: str) -> Run:
-        """Starts a run."""
+    async def start(self, workflow: str, *, task_timeout_s: float = PATIENCE_S) -> Run:
+        """Starts a run; `task_timeout_s` is `LOST_TASK_S` if the server will be killed."""
         # Other files mean that the workflow is one of a repository.
         compiled = compile_workflow(
             "w.yml", workflow.encode(), {"x.yml": b"jobs: {a: {runs-on: web, steps: [{run: x}]}}"}
@@ -134,8 +134,7 @@ class Cluster:
             begin,
             id=run_stream(run),
             task_queue=orders.STREAMS_QUEUE,
-            # A task that timed out on a busy machine would run its turn again.
-            task_timeout=timedelta(seconds=PATIENCE_S),
+            task_timeout=timedelta(seconds=task_timeout_s),
             result_type=bytes,
         )
         return Run(run, handle, self.client)
@@ -152,8 +151,11 @@ class Run:
     async def result(self) -> RunSummary:
         """The row of the ended run."""
         async with asyncio.timeout(PATIENCE_S):
-            summary: RunSummary = run_turns.ROWS.unpack(await self.handle.result())
-        return summary
+            while True:
+                # A busy server, or one that has just been started, may lose a call.
+                with contextlib.suppress(RPCError):
+                    summary: RunSummary = run_turns.ROWS.unpack(await self.handle.result())
+                    return summary
 
     async def send(self, item: inputs.Input) -> None:
         """Signals an input."""

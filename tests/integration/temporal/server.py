@@ -36,6 +36,10 @@ _ACKNOWLEDGE = {
     "history.visibilityProcessorUpdateAckInterval": '"1s"',
 }
 RETENTION_S = 30 * 24 * 3600
+#: When a test kills the server, the daemon may never get the task that the server has just handed out. It is repeated after
+#: this time, which must be far less than tests wait. Elsewhere tasks have all of `PATIENCE_S`, because one that timed out on a
+#: busy machine would run its turn again.
+LOST_TASK_S = 10.0
 _TYPES = {
     "Keyword": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
     "Int": IndexedValueType.INDEXED_VALUE_TYPE_INT,

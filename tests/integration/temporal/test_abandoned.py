@@ -17,7 +17,7 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import PollActivityTaskQueueRequest
 
 from tests.integration.temporal.gateway_harness import Cluster, Daemon, Run, until
-from tests.integration.temporal.server import Namespace, Server
+from tests.integration.temporal.server import LOST_TASK_S, Namespace, Server
 from tests.patience import PATIENCE_S
 from waterflowd.model.ids import AgentId
 from waterflowd.model.statuses import Conclusion
@@ -61,7 +61,7 @@ async def test_what_was_taken_when_the_server_was_killed_is_not_lost(
     """The server had recorded that this daemon has the activity, which has never heard of it."""
     async with Cluster.running(namespace) as cluster, Daemon.running(cluster) as daemon:
         agent = cluster.enroll("one", "web")
-        run = await cluster.start(ONE)
+        run = await cluster.start(ONE, task_timeout_s=LOST_TASK_S)
         await _take_and_drop(cluster, orders.group_queue("web"), daemon.identity)
         await _quiet(daemon)
         daemon.hello(agent)

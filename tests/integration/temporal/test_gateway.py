@@ -10,7 +10,7 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import GetWorkflowExecutionHistoryRequest
 
 from tests.integration.temporal.gateway_harness import Cluster, Daemon, Run, held, until
-from tests.integration.temporal.server import Namespace, Server
+from tests.integration.temporal.server import LOST_TASK_S, Namespace, Server
 from tests.patience import PATIENCE_S
 from waterflow_agent.attempts import AttemptId, AttemptNo, JobId, Outcome, RunId, StepId
 from waterflow_agent.errors import Retryable
@@ -123,7 +123,7 @@ async def test_a_report_is_acknowledged_only_when_temporal_has_confirmed_it(
     async with Cluster.running(namespace) as cluster, Daemon.running(cluster) as daemon:
         agent = cluster.enroll("one", "web")
         daemon.hello(agent)
-        run = await cluster.start(TWO_STEPS)
+        run = await cluster.start(TWO_STEPS, task_timeout_s=LOST_TASK_S)
         [task] = await daemon.offered(agent)
         temporal_server.kill()
         try:

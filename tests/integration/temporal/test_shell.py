@@ -22,7 +22,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Replayer, Worker
 
 from tests.integration.temporal import toy_engine
-from tests.integration.temporal.server import KEYS, Namespace
+from tests.integration.temporal.server import KEYS, LOST_TASK_S, Namespace
 from tests.integration.temporal.toy_engine import Fact, ToyEngine, content, inputs
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Stalled
@@ -73,15 +73,16 @@ class Agents:
             yield
 
 
-async def start(client: Client, begin: messages.Begin | None = None) -> WorkflowHandle[Any, bytes]:
-    """Starts a stream."""
+async def start(
+    client: Client, begin: messages.Begin | None = None, *, task_timeout_s: float = PATIENCE_S
+) -> WorkflowHandle[Any, bytes]:
+    """Starts a stream; `task_timeout_s` is `LOST_TASK_S` if the server will be killed."""
     return await client.start_workflow(
         messages.WORKFLOW_TYPE,
         begin or messages.Begin(),
         id=f"run/{uuid4().hex}",
         task_queue=QUEUE,
-        # A task that timed out on a busy machine would run its turn again.
-        task_timeout=timedelta(seconds=PATIENCE_S),
+        task_timeout=timedelta(seconds=task_timeout_s),
         result_type=bytes,
     )
 
@@ -99,7 +100,8 @@ async def complete(attempt: AsyncActivityHandle, result: bytes) -> None:
                 await attempt.complete(result)
                 return
             except RPCError as error:
-                if error.status is not RPCStatusCode.NOT_FOUND:
+                # A server that has just been started may not answer yet.
+                if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.UNAVAILABLE):
                     raise
                 await asyncio.sleep(0.05)
 
@@ -283,7 +285,7 @@ async def test_a_killed_server_loses_nothing(namespace: Namespace) -> None:
     """What it acknowledged is in its file; the daemon and the stream continue after its restart."""
     client, engine, agents = await namespace.client(), ToyEngine(), Agents()
     async with daemon(client, engine), agents.running(client):
-        handle = await start(client)
+        handle = await start(client, task_timeout_s=LOST_TASK_S)
         await send(handle, schedule("a1"))
         await until(lambda: len(agents.started) == 1, "the attempt")
         namespace.server.kill()

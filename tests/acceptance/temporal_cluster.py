@@ -13,7 +13,7 @@ from temporalio.worker import Replayer
 
 from tests.acceptance.cluster import Cluster
 from tests.integration.temporal.server import Namespace, Server, new_namespace
-from tests.patience import wait_until
+from tests.patience import PATIENCE_S, wait_until
 from waterflowd.temporal import shell
 
 
@@ -50,7 +50,13 @@ name = "{folder.name}"
         wait_until(self._are_repositories_applied, "the repositories to be applied")
 
     def _are_repositories_applied(self) -> bool:
-        rows = self.api("GET", "/v1/repositories").json()["repositories"]
+        # Over the unix socket, which needs no token.
+        transport = httpx.HTTPTransport(uds=str(self.socket))
+        with httpx.Client(transport=transport, base_url="http://localhost", timeout=PATIENCE_S) as client:
+            answer = client.get("/v1/repositories")
+        if not answer.is_success:
+            return False
+        rows = answer.json()["repositories"]
         return all(row["fetched_at"] and row["revision_fetched"] == row["revision_applied"] for row in rows)
 
     def api(self, method: str, path: str, **options: Any) -> httpx.Response:

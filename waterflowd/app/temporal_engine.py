@@ -86,6 +86,7 @@ async def connect(config: Config) -> Compose:
     def compose(parts: EngineParts) -> Engine:
         former_cluster.write(Path(config.data_dir), report.namespace_id, config.temporal)
         state = parts.state
+        state.placement.daemon = daemon
         terms = LeaseTerms(epoch=state.epoch, lease_ms=state.lease_ms)
         turns = RunTurns(
             state.registry, state.placement, state.access, lost_after_ms=config.agents.lost_after_ms, terms=terms

@@ -116,6 +116,8 @@ class Placement:
             RunId, dict[ServerListRequest, tuple[str, tuple[tuple[str, str], ...], Accept, Reason]]
         ] = {}
         self._have_servers_changed = False
+        #: The name of this daemon if others may have servers that are not connected here: reasons say whose servers they mean.
+        self.daemon = ""
         #: Called when an agent was approved, revoked or moved between groups.
         self.on_enrollment: Callable[[], object] = lambda: None
         #: The daemon has just started: an agent that has not connected yet is not known to be unreachable.
@@ -349,7 +351,7 @@ class Placement:
             return _no_server(group)
         fitting = [entry for agent, entry in members.items() if not labels or self.server(agent).has(labels)]
         if not fitting:
-            return _no_server_with_labels(group, labels)
+            return self._no_server_with_labels(group, labels)
         return sorted(fitting, key=lambda entry: natural(entry.name))
 
     def drop_list_request(self, request: ServerListRequest) -> None:
@@ -400,21 +402,42 @@ class Placement:
             return _no_server(group)
         connected = [server for agent in members if (server := self.servers.get(agent)) and server.is_connected]
         if not connected:
-            return reason(ReasonCode.NO_SERVER_CONNECTED, f'no server in group "{group}" is connected', group=group)
+            text = f'no server in group "{group}" is {self._connected}{self._elsewhere}'
+            return reason(ReasonCode.NO_SERVER_CONNECTED, text, group=group)
         if request.labels:
             connected = [server for server in connected if server.has(request.labels)]
             if not connected:
-                return _no_server_with_labels(group, request.labels)
+                return self._no_server_with_labels(group, request.labels)
         missing = [request.missing_node(server.nodes) for server in connected]
         if all(missing):
             # If no server has one of the nodes, that is the one to install.
             node = next((node for node in missing if all(node not in server.nodes for server in connected)), missing[0])
             is_partial = any(node in server.nodes for server in connected)
-            text = f'no connected server in group "{group}" has the node "{node}"'
+            text = f'no {self._server_in(group)} has the node "{node}"'
             if is_partial:
                 text += " and all the other nodes that the job uses"
-            return reason(ReasonCode.NO_SERVER_WITH_NODE, text, group=group, node=node)
-        return reason(ReasonCode.NO_FREE_SLOT, f'all slots of the servers in group "{group}" are in use', group=group)
+            return reason(ReasonCode.NO_SERVER_WITH_NODE, text + self._elsewhere, group=group, node=node)
+        whose = f" that are {self._connected}" if self.daemon else ""
+        text = f'all slots of the servers in group "{group}"{whose} are in use{self._elsewhere}'
+        return reason(ReasonCode.NO_FREE_SLOT, text, group=group)
+
+    @property
+    def _connected(self) -> str:
+        return f"connected to daemon {self.daemon}" if self.daemon else "connected"
+
+    @property
+    def _elsewhere(self) -> str:
+        return "; another daemon may have one" if self.daemon else ""
+
+    def _server_in(self, group: str) -> str:
+        if self.daemon:
+            return f'server in group "{group}" that is {self._connected}'
+        return f'connected server in group "{group}"'
+
+    def _no_server_with_labels(self, group: str, labels: tuple[tuple[str, str], ...]) -> Reason:
+        label_text = ", ".join(f"{name}={value}" for name, value in labels)
+        text = f"no {self._server_in(group)} has the labels {label_text}{self._elsewhere}"
+        return reason(ReasonCode.NO_SERVER_WITH_LABELS, text, group=group, labels=label_text)
 
     def _reason_of_server(self, agent: AgentId) -> Reason:
         entry = self._registry.agents.get(agent)
@@ -427,7 +450,10 @@ class Placement:
             text = f'the job\'s server "{name}" has not connected since the daemon started'
             return reason(ReasonCode.NO_SERVER_CONNECTED, text, agent=name)
         if not server.is_connected:
-            return reason(ReasonCode.SERVER_UNREACHABLE, f'the job\'s server "{name}" is not connected', agent=name)
+            text = f'the job\'s server "{name}" is not {self._connected}'
+            if self.daemon:
+                text += ", but may be to another one"
+            return reason(ReasonCode.SERVER_UNREACHABLE, text, agent=name)
         return reason(ReasonCode.NO_FREE_SLOT, f'all slots of the job\'s server "{name}" are in use', agent=name)
 
     @property
@@ -445,12 +471,6 @@ def _no_server(group: str) -> Reason:
     if group == ALL_SERVERS:
         text = "no server is enrolled; next: waterflowctl agents tokens create --group GROUP"
     return reason(ReasonCode.NO_SERVER_IN_GROUP, text, group=group)
-
-
-def _no_server_with_labels(group: str, labels: tuple[tuple[str, str], ...]) -> Reason:
-    label_text = ", ".join(f"{name}={value}" for name, value in labels)
-    text = f'no connected server in group "{group}" has the labels {label_text}'
-    return reason(ReasonCode.NO_SERVER_WITH_LABELS, text, group=group, labels=label_text)
 
 
 def natural(name: str) -> list[tuple[int, str]]:

@@ -137,6 +137,32 @@ def test_a_job_needs_a_server_with_the_nodes_of_all_its_steps() -> None:
     assert refused.text == 'no connected server in group "web" has the node "shop/c"'
 
 
+def test_a_reason_names_the_daemon_whose_servers_it_means_if_there_are_several() -> None:
+    """What is not connected here may be connected to another daemon, so nothing is said of all servers of a group."""
+    fleet = Fleet()
+    fleet.placement.daemon = "d1"
+    fleet.enroll("away", "web")
+    asked = [request("a"), request("b", "db"), request("c", agent="away"), request("d", "db", node="docker")]
+
+    def texts() -> list[str]:
+        answers = [fleet.placement.request(each) for each in asked]
+        return [answer.text for answer in answers if isinstance(answer, Reason)]
+
+    fleet.connect("busy", "db", slots=0)
+    assert texts() == [
+        'no server in group "web" is connected to daemon d1; another daemon may have one',
+        'all slots of the servers in group "db" that are connected to daemon d1 are in use; another daemon may have one',
+        'the job\'s server "away" is not connected to daemon d1, but may be to another one',
+        'no server in group "db" that is connected to daemon d1 has the node "docker"; another daemon may have one',
+    ]
+    labels = fleet.placement.list_servers(ServerListRequest(RunId("e"), JobId("a")), "db", (("gpu", "a100"),))
+    assert isinstance(labels, Reason)
+    assert (
+        labels.text
+        == 'no server in group "db" that is connected to daemon d1 has the labels gpu=a100; another daemon may have one'
+    )
+
+
 def test_nodes_spread_over_several_servers_are_a_reason_to_wait() -> None:
     """The reason also covers the case where each node exists somewhere but no single server has all of them."""
     fleet = Fleet()

@@ -33,7 +33,10 @@ class AgentApproved(FleetFact, frozen=True, kw_only=True, tag="agent-approved"):
 
 
 class AgentIdentified(FleetFact, frozen=True, kw_only=True, tag="agent-identified"):
-    """The agent's key belongs to this machine, installation and boot: by its first session, after a reboot, or by a person."""
+    """The agent's key belongs to this machine, installation and boot: by its first session, after a reboot, or by a person.
+
+    Also recorded when its labels, or the server's key that it uses, have changed.
+    """
 
     agent: AgentId
     machine_id: str
@@ -41,6 +44,8 @@ class AgentIdentified(FleetFact, frozen=True, kw_only=True, tag="agent-identifie
     boot_id: str
     #: Fingerprint of the server's key with which the agent has connected; "" if this fact does not say.
     server_key: str = ""
+    #: Its labels in that session; None if this fact does not say.
+    labels: dict[str, str] | None = None
     #: A person has accepted another machine or installation (`by`); what the former one runs may still be running.
     is_accepted: bool = False
 

@@ -349,10 +349,17 @@ class Placement:
         members = {agent: entry for agent, entry in self._registry.group(group).items() if accept(entry)}
         if not members:
             return _no_server(group)
-        fitting = [entry for agent, entry in members.items() if not labels or self.server(agent).has(labels)]
+        fitting = [entry for entry in members.values() if not labels or self._has(entry, labels)]
         if not fitting:
-            return self._no_server_with_labels(group, labels)
+            return _no_server_with_labels(f'server in group "{group}"', group, labels)
         return sorted(fitting, key=lambda entry: natural(entry.name))
+
+    def _has(self, entry: Enrolled, labels: tuple[tuple[str, str], ...]) -> bool:
+        """Whether the server has the labels. One that is not connected here may be connected to another daemon."""
+        server = self.servers.get(entry.agent)
+        if server is None or (entry.labels and not server.is_connected):
+            return entry.has(labels)
+        return server.has(labels)
 
     def drop_list_request(self, request: ServerListRequest) -> None:
         """Drops the job's request for a server list."""
@@ -407,7 +414,8 @@ class Placement:
         if request.labels:
             connected = [server for server in connected if server.has(request.labels)]
             if not connected:
-                return self._no_server_with_labels(group, request.labels)
+                found = _no_server_with_labels(self._server_in(group), group, request.labels)
+                return msgspec.structs.replace(found, text=found.text + self._elsewhere)
         missing = [request.missing_node(server.nodes) for server in connected]
         if all(missing):
             # If no server has one of the nodes, that is the one to install.
@@ -433,11 +441,6 @@ class Placement:
         if self.daemon:
             return f'server in group "{group}" that is {self._connected}'
         return f'connected server in group "{group}"'
-
-    def _no_server_with_labels(self, group: str, labels: tuple[tuple[str, str], ...]) -> Reason:
-        label_text = ", ".join(f"{name}={value}" for name, value in labels)
-        text = f"no {self._server_in(group)} has the labels {label_text}{self._elsewhere}"
-        return reason(ReasonCode.NO_SERVER_WITH_LABELS, text, group=group, labels=label_text)
 
     def _reason_of_server(self, agent: AgentId) -> Reason:
         entry = self._registry.agents.get(agent)
@@ -471,6 +474,12 @@ def _no_server(group: str) -> Reason:
     if group == ALL_SERVERS:
         text = "no server is enrolled; next: waterflowctl agents tokens create --group GROUP"
     return reason(ReasonCode.NO_SERVER_IN_GROUP, text, group=group)
+
+
+def _no_server_with_labels(server: str, group: str, labels: tuple[tuple[str, str], ...]) -> Reason:
+    label_text = ", ".join(f"{name}={value}" for name, value in labels)
+    text = f"no {server} has the labels {label_text}"
+    return reason(ReasonCode.NO_SERVER_WITH_LABELS, text, group=group, labels=label_text)
 
 
 def natural(name: str) -> list[tuple[int, str]]:

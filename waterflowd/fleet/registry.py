@@ -47,6 +47,12 @@ class Enrolled(msgspec.Struct, kw_only=True):
     accepted_at: int = 0
     #: Fingerprint of the server's key that the agent used in its newest session; "" before the first one.
     server_key: str = ""
+    #: Its labels in its newest session, with whichever daemon.
+    labels: dict[str, str] = {}
+
+    def has(self, labels: tuple[tuple[str, str], ...]) -> bool:
+        """Whether the agent had all of these labels in its newest session."""
+        return all(self.labels.get(name) == value for name, value in labels)
 
 
 class JoinToken(msgspec.Struct, kw_only=True):
@@ -189,7 +195,7 @@ class Registry:
 def _copy_identity(known: Enrolled, entry: Enrolled) -> None:
     """Another name or other groups do not change what the key belongs to."""
     entry.machine_id, entry.installation, entry.boot_id = known.machine_id, known.installation, known.boot_id
-    entry.past_boots, entry.server_key = known.past_boots, known.server_key
+    entry.past_boots, entry.server_key, entry.labels = known.past_boots, known.server_key, known.labels
     entry.boot_changed_at, entry.accepted_at = known.boot_changed_at, known.accepted_at
 
 
@@ -201,6 +207,8 @@ def _identify(entry: Enrolled, fact: events.AgentIdentified) -> None:
     entry.machine_id, entry.installation, entry.boot_id = fact.machine_id, fact.installation, fact.boot_id
     if fact.server_key:
         entry.server_key = fact.server_key
+    if fact.labels is not None:
+        entry.labels = fact.labels
     if fact.is_accepted:
         entry.accepted_at = fact.at
 

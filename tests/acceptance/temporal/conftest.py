@@ -12,7 +12,7 @@ from tests.acceptance.temporal_cluster import TemporalCluster
 from tests.integration.temporal.server import Server
 from tests.patience import wait_until
 
-#: The agents that know two daemons, in the group `both`.
+#: The agents that know two daemons, in the group `both`, with the label `zone`.
 AGENTS = ("both-1", "both-2", "both-3")
 Pair = tuple[TemporalCluster, TemporalCluster]
 
@@ -45,7 +45,7 @@ def daemon_pair(temporal_cluster: TemporalCluster, tmp_path: Path) -> Iterator[P
     try:
         addresses = ", ".join(f'"tcp://127.0.0.1:{each.work_port}"' for each in (one, two))
         for name in AGENTS:
-            one.add_agent(name, "both", settings=f"server = [{addresses}]")
+            one.add_agent(name, "both", labels={"zone": "a"}, settings=f"server = [{addresses}]")
         one.stop_daemon()
         # All daemons have one key.
         shutil.copytree(one.folder / "daemon", two.folder / "daemon")

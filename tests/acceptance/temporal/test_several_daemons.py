@@ -28,7 +28,9 @@ def _workflow(marker: Path) -> str:
     steps = ", ".join(
         f"{{run: 'echo {number} >> {marker}-${{{{ agent.name }}}}; sleep 0.3'}}" for number in range(STEPS)
     )
-    return f"jobs: {{all: {{runs-on: {{group: both, target: each, offline: wait}}, steps: [{steps}]}}}}"
+    # The labels are known to the daemon that takes the turn, also if the agents are connected to the other one.
+    servers = "{group: both, labels: {zone: a}, target: each, offline: wait}"
+    return f"jobs: {{all: {{runs-on: {servers}, steps: [{steps}]}}}}"
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from waterflowd.fleet import events
 from waterflowd.fleet.placement import Placement, Server, ServerListRequest, SlotRequest
 from waterflowd.fleet.registry import Registry
@@ -155,12 +157,34 @@ def test_a_reason_names_the_daemon_whose_servers_it_means_if_there_are_several()
         'the job\'s server "away" is not connected to daemon d1, but may be to another one',
         'no server in group "db" that is connected to daemon d1 has the node "docker"; another daemon may have one',
     ]
-    labels = fleet.placement.list_servers(ServerListRequest(RunId("e"), JobId("a")), "db", (("gpu", "a100"),))
-    assert isinstance(labels, Reason)
-    assert (
-        labels.text
-        == 'no server in group "db" that is connected to daemon d1 has the labels gpu=a100; another daemon may have one'
+    labelled = fleet.placement.request(msgspec.structs.replace(request("e", "db"), labels=(("gpu", "a100"),)))
+    assert isinstance(labelled, Reason)
+    assert labelled.text == (
+        'no server in group "db" that is connected to daemon d1 has the labels gpu=a100; another daemon may have one'
     )
+
+
+def test_a_server_that_is_connected_to_another_daemon_is_listed_by_its_labels() -> None:
+    """They are recorded with its newest session; those of a session here count as long as it lasts."""
+    fleet = Fleet()
+    labels = (("gpu", "a100"),)
+    agent = fleet.enroll("elsewhere", "web")
+
+    def listed() -> list[str] | str:
+        found = fleet.placement.list_servers(ServerListRequest(RunId("a"), JobId("a")), "web", labels)
+        return found.text if isinstance(found, Reason) else [entry.name for entry in found]
+
+    assert listed() == 'no server in group "web" has the labels gpu=a100'
+    identified = events.AgentIdentified(
+        at=2, by="test", agent=agent, machine_id="m", installation="i", boot_id="b", labels={"gpu": "a100", "zone": "b"}
+    )
+    fleet.registry.apply(identified)
+    assert listed() == ["elsewhere"]
+    fleet.placement.connect(Server(agent=agent, slots=1, facts={"labels": {"gpu": "h100"}}))
+    assert listed() == 'no server in group "web" has the labels gpu=a100'
+    fleet.placement.disconnect(agent, 3, "gone")
+    fleet.registry.apply(msgspec.structs.replace(identified, labels=None))
+    assert listed() == ["elsewhere"]
 
 
 def test_nodes_spread_over_several_servers_are_a_reason_to_wait() -> None:

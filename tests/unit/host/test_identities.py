@@ -12,7 +12,7 @@ from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import AttemptState, HeldAttempt
 from waterflowd.fleet import events
 from waterflowd.fleet.server_keys import ServerKey, agents_behind
-from waterflowd.host.agents.identities import REFUSED_MS, AgentIdentities
+from waterflowd.host.agents.identities import LABELS_LENGTH_MAX, REFUSED_MS, AgentIdentities
 from waterflowd.model.ids import FLEET, AgentId
 from waterflowd.testing.host import ONE_STEP, HostHarness
 
@@ -65,6 +65,22 @@ async def test_the_first_session_decides_and_the_log_remembers() -> None:
         assert identities_of(again).identify(agent, hello(instance="instance-2")) == ""
         await again.settle()
         assert [record.event for record in again.log.read(FLEET)] == identified
+
+
+async def test_labels_are_recorded_when_they_have_changed() -> None:
+    """So daemons without a session of the agent know them too. Labels that are too long are not recorded."""
+    async with HostHarness() as host:
+        identities, agent = await known(host)
+        labelled = hello(labels={"gpu": "a100"})
+        for each in (labelled, labelled, hello(labels={"gpu": "x" * LABELS_LENGTH_MAX})):
+            assert identities.identify(agent, each) == ""
+            await host.settle()
+            if each is labelled:
+                assert host.registry.agents[agent].labels == {"gpu": "a100"}
+        recorded = [record.event for record in host.log.read(FLEET)]
+        found = [fact.labels for fact in recorded if isinstance(fact, events.AgentIdentified)]
+        assert found == [{}, {"gpu": "a100"}, {}]
+        assert host.registry.agents[agent].past_boots == ()
 
 
 @pytest.mark.parametrize("changes", [{"machine_id": "machine-2"}, {"installation": "installation-2"}])

@@ -40,7 +40,14 @@ def fact(dice: random.Random, at: int, registry: Registry) -> FleetStreamFact | 
             machine = dice.choice("mn") if accepted else registry.agents[agent].machine_id
             boot = f"boot-{dice.randrange(5)}"
             return events.AgentIdentified(
-                at=at, by="x", agent=agent, machine_id=machine, installation="i", boot_id=boot, is_accepted=accepted
+                at=at,
+                by="x",
+                agent=agent,
+                machine_id=machine,
+                installation="i",
+                boot_id=boot,
+                is_accepted=accepted,
+                labels=None if accepted else {"number": str(dice.randrange(3))},
             )
         case 3:
             return events.AgentRevoked(at=at, by="ada", agent=agent) if agent in registry.agents else None
@@ -80,6 +87,7 @@ def without_boots(entry: Enrolled) -> list[object]:
         entry.boot_id,
         entry.accepted_at,
         entry.approved_at,
+        entry.labels,
     ]
 
 

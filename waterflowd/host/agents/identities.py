@@ -9,7 +9,8 @@ Rules of this file:
 - An attacker who can read the data directory of a running agent can claim its identity. Only one of the two can be connected
   at a time (dispatch/clone_detection.py).
 - Refused clones are kept in memory: they try again about once a minute. The audit trail has every rejection.
-- The same record says which of the server's keys the agent uses, so that an operator knows when all have followed a rotation.
+- The same record says which of the server's keys the agent uses, so that an operator knows when all have followed a rotation,
+  and which labels it has, so that every daemon can list the servers with a label.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from waterflowd.model.ids import AgentId
 REFUSED_MS = 5 * 60_000
 #: Of a machine id in the registry; enrollment stores no more.
 MACHINE_ID_LENGTH = 64
+#: Of the labels that are recorded, in characters: more are known only while the agent is connected.
+LABELS_LENGTH_MAX = 4_096
 
 
 class RefusedClone(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,8 +94,8 @@ class AgentIdentities:
         )
 
     def _is_known(self, entry: Enrolled, hello: messages.Hello) -> bool:
-        known = (entry.machine_id, entry.installation, entry.boot_id, entry.server_key)
-        return known == (_machine_id(hello), hello.installation, hello.boot_id, self._server_key)
+        known = (entry.machine_id, entry.installation, entry.boot_id, entry.server_key, entry.labels)
+        return known == (_machine_id(hello), hello.installation, hello.boot_id, self._server_key, _labels(hello))
 
     def _identified(self, agent: AgentId, hello: messages.Hello) -> list[events.Fact]:
         """What is recorded of a session; nothing if it is known already, or if the key belongs to another server by now."""
@@ -104,7 +107,7 @@ class AgentIdentities:
             self.on_foreign(agent, self._refused_text(entry, hello, problem))
             return []
         fact = self._fact(agent, "waterflowd", hello.machine_id, hello.installation, hello.boot_id)
-        return [msgspec.structs.replace(fact, server_key=self._server_key)]
+        return [msgspec.structs.replace(fact, server_key=self._server_key, labels=_labels(hello))]
 
     def clone_found(self, agent: AgentId, hello: messages.Hello) -> None:
         """Two live processes use the key; the newer one, with this `Hello`, is refused."""
@@ -164,6 +167,12 @@ class AgentIdentities:
 
 def _machine_id(hello: messages.Hello) -> str:
     return hello.machine_id[:MACHINE_ID_LENGTH]
+
+
+def _labels(hello: messages.Hello) -> dict[str, str]:
+    """The labels that are recorded: all of them, or none."""
+    length = sum(len(name) + len(value) for name, value in hello.labels.items())
+    return hello.labels if length <= LABELS_LENGTH_MAX else {}
 
 
 def _difference(entry: Enrolled, hello: messages.Hello) -> str:

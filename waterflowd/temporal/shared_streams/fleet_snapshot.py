@@ -58,8 +58,11 @@ class _Agent:
 
     def __init__(self) -> None:
         self.approvals: list[int] = []
-        self.identified: list[int] = []
+        #: The newest fact of each boot, the newest boot last.
+        self.identified: dict[str, int] = {}
         self.accepted: int | None = None
+        #: The newest fact of a session: that a person accepted something says nothing of labels and of the server's key.
+        self.session: int | None = None
         self.revoked: int | None = None
         self.requested: int | None = None
 
@@ -67,8 +70,8 @@ class _Agent:
         if not self.approvals:
             return [index for index in (self.revoked, self.requested) if index is not None]
         # The first approval comes before what was identified, the last one has the groups.
-        found = [self.approvals[0], self.approvals[-1], *self.identified[-BOOTS_MAX:]]
-        return found if self.accepted is None else [*found, self.accepted]
+        found = [self.approvals[0], self.approvals[-1], *list(self.identified.values())[-BOOTS_MAX:]]
+        return found + [index for index in (self.accepted, self.session) if index is not None]
 
 
 class _Kept:
@@ -84,11 +87,15 @@ class _Kept:
                 self._agents[agent].revoked = self._agents[agent].requested = None
                 if token in self._tokens:
                     self._tokens[token].append(index)
-            case events.AgentIdentified(agent=agent):
+            case events.AgentIdentified(agent=agent, boot_id=boot):
                 known = self._agents.get(agent)
                 if known is not None and known.approvals:
-                    known.identified.append(index)
-                    known.accepted = index if fact.is_accepted else known.accepted
+                    known.identified.pop(boot, None)
+                    known.identified[boot] = index
+                    if fact.is_accepted:
+                        known.accepted = index
+                    if fact.labels is not None:
+                        known.session = index
             case events.AgentRevoked(agent=agent):
                 self._agents[agent] = _Agent()
                 self._agents[agent].revoked = index

@@ -47,6 +47,8 @@ _STRAGGLERS_S = 10.0
 _ANNOUNCED_S = 2.0
 #: Events that are read at a time: about 4 ms of work, which is divided. A multiple of what the history reads at a time.
 _RECORDS = 256
+#: Events that are sent together, if there are as many: a time slice of the API.
+_TOGETHER_MAX = 16
 _HEARTBEAT = b": still here\n\n"
 _OPENING = b"retry: 1000\n\n"
 _END = b"event: end\ndata: {}\n\n"
@@ -182,15 +184,14 @@ async def follow_run_events(
     async with contextlib.aclosing(
         _watched(services, place, principal, services.history.follow(stream, after))
     ) as source:
-        async for record in source:
-            if record is None:
-                if is_sse:
-                    yield _HEARTBEAT
-                continue
-            yield frame(str(record.position), event_schema(record))
-            if isinstance(record.event, events.RunCompleted):
-                if is_sse:
-                    yield _END
+        async for records in source:
+            piece = b"".join(frame(str(record.position), event_schema(record)) for record in records)
+            is_completed = any(isinstance(record.event, events.RunCompleted) for record in records)
+            if is_sse:
+                piece = (piece or _HEARTBEAT) + (_END if is_completed else b"")
+            if piece:
+                yield piece
+            if is_completed:
                 return
 
 
@@ -200,39 +201,53 @@ async def follow_everything(
     """All events of the system after a global sequence, without end. Only admins receive the audit stream."""
     yield _OPENING
     async with contextlib.aclosing(_watched(services, place, principal, feed.everything(after))) as source:
-        async for record in source:
-            if record is None:
+        async for records in source:
+            shown = [record for record in records if record.stream != AUDIT or principal.role.includes(Role.ADMIN)]
+            if shown:
+                yield b"".join(sse_frame(str(record.seq), event_schema(record)) for record in shown)
+            elif not records:
                 yield _HEARTBEAT
-            elif record.stream != AUDIT or principal.role.includes(Role.ADMIN):
-                yield sse_frame(str(record.seq), event_schema(record))
 
 
 async def _watched(
     services: Services, place: Place, principal: Principal, source: AsyncIterator[Record]
-) -> AsyncGenerator[Record | None, None]:
-    """The records of `source`, and None for each idle interval; ends on stop, and when the principal's token does."""
+) -> AsyncGenerator[list[Record], None]:
+    """The records of `source`, a few at a time; an empty list for each idle interval.
+
+    Ends on stop, and when the principal's token does.
+    """
+    waiting: asyncio.Queue[Record] = asyncio.Queue(_TOGETHER_MAX)
+
+    async def read() -> None:
+        async for record in source:
+            await waiting.put(record)
+
     stop = asyncio.create_task(place.streams.stopping.wait(), name="stream: stop")
-    following: asyncio.Future[Record] | None = None
+    # One task for the whole stream: one for each record costs several times as much as the record.
+    reading = asyncio.ensure_future(Timed(read(), place.meter, rests=True))
+    arrival: asyncio.Future[Record] | None = None
     try:
         while services.tokens.is_current(principal, services.clock.now()):
-            if following is None:
-                following = asyncio.ensure_future(Timed(anext(source), place.meter, rests=True))
-            done, _ = await asyncio.wait(
-                _futures(following, stop), timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED
+            if arrival is None:
+                arrival = asyncio.ensure_future(waiting.get())
+            await asyncio.wait(
+                _futures(arrival, stop, reading), timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED
             )
-            if stop in done:
+            if stop.done():
                 return
-            if following not in done:
-                yield None
-                continue
-            try:
-                record = following.result()
-            except StopAsyncIteration:
+            if arrival.done():
+                records = [arrival.result()]
+                arrival = None
+                while not waiting.empty():
+                    records.append(waiting.get_nowait())
+                yield records
+            elif reading.done():
+                reading.result()
                 return
-            following = None
-            yield record
+            else:
+                yield []
     finally:
-        await _end(stop, following)
+        await _end(stop, reading, arrival)
         if isinstance(source, AsyncGenerator):
             await source.aclose()
 

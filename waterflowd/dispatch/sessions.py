@@ -66,6 +66,8 @@ _FORGIVEN_AFTER_MS = 600_000
 ABSENT, ABSENT_RETRY_MS = "WF802", 1_000
 #: Charged for each message that the host rejects: it is counted, may be logged, and is answered.
 REJECTION_MS = 0.2
+#: Charged for a frame that brings nothing new: a busy agent sends a few in a second at most, when it sends messages again.
+FUTILE_MS = 2.0
 _AGENTS_MAX = 4_096
 #: A whole site may connect at the same time, from behind one address, after the daemon's restart.
 LIMITS = PortLimits(
@@ -327,6 +329,7 @@ class Sessions:
         allowed = messages.PERMITTED[state]
         if hello is None and live is None:
             self._reset(incoming, frame.session)
+            self._effort.bucket(agent, self._now()).spend(FUTILE_MS)
             return
         if not all(type(message) in allowed for message in (*frame.numbered, *frame.loose)):
             raise RemoteProtocolError("WF213", f"a message that is not allowed while the peer is {state.value}")
@@ -344,6 +347,8 @@ class Sessions:
             return
         live.session.is_confirming = self._settings.confirms(live.agent)
         received = live.session.take(frame, now)
+        if not (received.numbered or received.loose or received.acknowledged):
+            self._effort.bucket(live.agent, now).spend(FUTILE_MS)
         if received.is_foreign:
             self.frames_foreign += 1
             return

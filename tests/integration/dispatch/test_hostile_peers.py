@@ -309,9 +309,12 @@ async def test_many_tiny_frames_do_not_starve_other_agents(tmp_path: Path) -> No
         await good.open()
         await eager.open()
 
+        output = codec.encode_message(messages.Output(KEY, 0, []))
+        frame = codec.encode_frame(eager.session.token, 0, 1, [], [output])
+
         async def flood() -> None:
             for _ in range(10_000):
-                await eager.beat()
+                await eager.socket.send(frame)
 
         flooding = asyncio.create_task(flood())
         for _ in range(5):
@@ -319,6 +322,26 @@ async def test_many_tiny_frames_do_not_starve_other_agents(tmp_path: Path) -> No
         await flooding
         await link.proves_alive(eager)
         assert link.dispatch.counters["frames_received"] > 10_000
+
+
+async def test_an_agent_whose_frames_bring_nothing_new_is_disconnected(tmp_path: Path) -> None:
+    """After a few hundred of them: handling them all takes a good part of the event loop, and none of them has a use."""
+    async with started(tmp_path) as link:
+        good, idle = link.peer(), link.peer()
+        await good.open()
+        await idle.open()
+        frame = codec.encode_frame(idle.session.token, 0, 1, [], [])
+        sent = 0
+        while link.names(idle.agent)[-1] != "disconnected":
+            await idle.socket.send(frame)
+            await asyncio.sleep(0)
+            sent += 1
+        assert sent > 200
+        assert link.dispatch.counters["frames_received"] < 1_000
+        await link.proves_alive(good)
+        (rejected,) = await idle.hear(messages.Reject)
+        assert isinstance(rejected, messages.Reject)
+        assert rejected.code == "WF218"
 
 
 async def test_only_a_request_to_enroll_is_answered_on_the_enrollment_port(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class Api:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.streams = Streams()
-        self.pools = Pools()
+        self.pools = Pools(services.is_busy)
         wrong = WrongSecrets()
         app: ASGIApp = _build(services, self.streams, wrong)
         if services.web is not None:

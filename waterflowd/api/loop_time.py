@@ -5,6 +5,8 @@ Rules of this file:
 - What clients of one listener cause (new connections, bytes that arrive, each step of their requests) gets one time slice in
   each iteration of the loop. What does not fit waits for its turn, in the order in which it came. So the daemon's own work is
   delayed by a slice at most, however many clients there are.
+- A step of a run needs several iterations. While the daemon's own work is under way, clients rest between their slices: they
+  still get a part of the time, but not a part of each iteration.
 - A client's requests and streams are charged to it as they work. A stream whose client has used up its time rests.
 """
 
@@ -21,6 +23,8 @@ from waterflowd.rates import BucketPerName, TokenBucket
 
 #: One small request or a few refusals: the daemon needs several iterations of the loop for each step of a run.
 SLICE_S = 0.000_25
+#: How long clients rest after a slice while the daemon's own work is under way.
+REST_S = 0.001
 #: The first guess of what one piece of work takes.
 _USUAL_S = 0.000_2
 #: Weight of the newest piece in their average.
@@ -33,7 +37,9 @@ _Result = TypeVar("_Result")
 class LoopShare:
     """The slices of one listener's clients. Everything is called on the event loop's thread."""
 
-    def __init__(self, slice_s: float = SLICE_S) -> None:
+    def __init__(self, is_busy: Callable[[], bool] = lambda: False, slice_s: float = SLICE_S) -> None:
+        """`is_busy` tells whether the daemon's own work is under way."""
+        self._is_busy = is_busy
         self._slice_s = self._left_s = slice_s
         #: What one piece of work takes on average.
         self._usual_s = _USUAL_S
@@ -60,7 +66,8 @@ class LoopShare:
 
     def _renew_later(self) -> None:
         if self._renewal is None:
-            self._renewal = asyncio.get_running_loop().call_soon(self._renew)
+            loop = asyncio.get_running_loop()
+            self._renewal = loop.call_later(REST_S, self._renew) if self._is_busy() else loop.call_soon(self._renew)
 
     def _renew(self) -> None:
         self._renewal = None

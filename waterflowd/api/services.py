@@ -108,6 +108,8 @@ class Services:
     web: WebFiles | None = None
     #: For answers that grow with the size of a run.
     time_slices: TimeSlices = field(default_factory=TimeSlices)
+    #: Whether the daemon's own work is under way, for which clients of the API have to leave time.
+    is_busy: Callable[[], bool] = lambda: False
     audit: AuditTrail = field(init=False)
     token_admin: TokenAdmin = field(init=False)
     sessions: BrowserSessions = field(init=False)

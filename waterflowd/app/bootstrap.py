@@ -300,6 +300,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         web=WebFiles() if config.api.web and config.api.listen else None,
         payloads=cluster_check.payload_decoder(config),
         temporal_ui=config.temporal.ui,
+        is_busy=lambda: driver.is_busy,
     )
     api = Api(services)
     dispatch.on_rejection = services.audit.agent_rejected

@@ -132,6 +132,11 @@ class Driver:
         #: Why nothing will ever be written again.
         self._ended: Stalled | None = None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether work waits for a batch, or a batch for its commit."""
+        return self.is_ahead or bool(self._items)
+
     # Recovery ---------------------------------------------------------------------------------------------------------
 
     def recover(self) -> int:

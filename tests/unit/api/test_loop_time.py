@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from waterflowd.api.loop_time import LoopShare, Meter, Timed
+from waterflowd.api.loop_time import REST_S, LoopShare, Meter, Timed
 from waterflowd.rates import BucketPerName
 from waterflowd.testing.awaiting import until
 
@@ -160,3 +160,22 @@ async def test_one_that_arrives_later_does_not_overtake() -> None:
     last = share.wait()
     await last
     assert all(turn.done() for turn in turns)
+
+
+async def test_clients_rest_between_their_slices_while_the_daemon_has_work() -> None:
+    """They still go on, but not in each iteration of the loop, of which a step of a run needs several."""
+    is_busy = False
+    share = LoopShare(lambda: is_busy)
+    share.spend(1)
+    turn = share.wait()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert turn.done()
+
+    is_busy = True
+    began = time.monotonic()
+    for _ in range(5):
+        share.spend(1)
+        await share.wait()
+    # A little less, because a timer may fire within the clock's resolution.
+    assert time.monotonic() - began >= 5 * REST_S * 0.9

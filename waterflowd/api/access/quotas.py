@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from waterflow_agent.errors import Rejected
 from waterflowd.api.loop_time import LoopShare, Meter
@@ -73,20 +74,21 @@ class Quota:
 class Pool:
     """The requests and streams of TCP, or of the unix socket, and their share of the event loop."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, is_busy: Callable[[], bool]) -> None:
         self.limits = limits
-        self.share = LoopShare()
+        self.share = LoopShare(is_busy)
         self.requests = Quota("requests", limits.requests, limits.requests_per_client)
         self.streams = Quota("streams", limits.streams, limits.streams_per_client)
         self.searches = Quota("searches of output", limits.searches, limits.searches_per_client)
 
 
-@dataclass(slots=True)
 class Pools:
     """All pools."""
 
-    tcp: Pool = field(default_factory=lambda: Pool(TCP))
-    unix: Pool = field(default_factory=lambda: Pool(UNIX))
+    def __init__(self, is_busy: Callable[[], bool]) -> None:
+        """`is_busy` tells whether the daemon's own work is under way."""
+        self.tcp = Pool(TCP, is_busy)
+        self.unix = Pool(UNIX, is_busy)
 
 
 class Admission:

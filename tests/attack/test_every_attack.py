@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ import pytest
 from tests.attack import api_attacks
 from tests.attack.api_attacks import Aim
 from tests.attack.arena import Peak, memory_bytes
-from tests.attack.attack_process import SYSTEM_PROCESSORS
 from tests.attack.test_namespaces import LimitedHosts, TwoHosts, hosts_here
 from tests.attack.test_port_attacks import (
     GROWTH_BYTES_MAX,
@@ -60,19 +58,11 @@ def attacks_on_the_api(cluster: TwoHosts) -> list[Attack]:
 
 @pytest.fixture
 def limited(tmp_path: Path) -> Iterator[LimitedHosts]:
-    """A daemon with its default limits on one host, and an agent and the attackers on the other.
-
-    The attackers have a processor of their own, as they would have on a network; everything else uses the other ones.
-    """
-    usable = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, SYSTEM_PROCESSORS)
-    try:
-        with hosts_here() as hosts, contextlib.closing(LimitedHosts(tmp_path, hosts)) as cluster:
-            cluster.start_daemon()
-            cluster.add_agent("web-1", "web")
-            yield cluster
-    finally:
-        os.sched_setaffinity(0, usable)
+    """A daemon with its default limits on one host, and an agent and the attackers on the other."""
+    with hosts_here() as hosts, contextlib.closing(LimitedHosts(tmp_path, hosts)) as cluster:
+        cluster.start_daemon()
+        cluster.add_agent("web-1", "web")
+        yield cluster
 
 
 def _waited_s(pid: int) -> float:

@@ -79,7 +79,15 @@ def _toml(value: Any) -> str:
 
 
 def _comments(record: type) -> dict[str, str]:
-    """Returns the `#:` comment before each field."""
+    """Returns the `#:` comment before each field, also of the records that it extends."""
+    found: dict[str, str] = {}
+    for each in reversed(record.__mro__):
+        if issubclass(each, msgspec.Struct) and each is not msgspec.Struct:
+            found |= _own_comments(each)
+    return found
+
+
+def _own_comments(record: type) -> dict[str, str]:
     source = textwrap.dedent(inspect.getsource(record))
     lines = source.splitlines()
     found: dict[str, str] = {}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflowd.admin.ports import PayloadDecoder
-from waterflowd.app.config import Config, TemporalTable
+from waterflowd.app.config import ClusterTable, Config
 from waterflowd.fleet.registry import Registry
 from waterflowd.objects.opening import open_objects
 from waterflowd.ports import Objects
@@ -52,7 +52,7 @@ def connection(config: Config) -> Connection:
     return Connection(settings, keys, f"{name}/{os.getpid()}-{uuid.uuid4().hex[:6]}")
 
 
-def cluster_settings(table: TemporalTable, data_dir: Path) -> ClusterSettings:
+def cluster_settings(table: ClusterTable, data_dir: Path) -> ClusterSettings:
     """How to reach a cluster, without the keys of payloads. Raises the errors of `connection` about other files."""
     with _extra():
         from waterflowd.temporal import cluster

@@ -256,8 +256,8 @@ class AuditTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unkno
     export_syslog: str = ""
 
 
-class TemporalTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
-    """The Temporal cluster of `engine = "temporal"`, which is being built."""
+class ClusterTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """How to connect to a namespace of a Temporal cluster."""
 
     #: `host:port` of the cluster's gRPC port. TLS is required, except on this machine without `ca`, `cert` and `api-key-file`.
     address: str = ""
@@ -271,6 +271,11 @@ class TemporalTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_un
     key: str = ""
     #: Instead of a certificate: a file with an API key, mode 0600.
     api_key_file: str = ""
+
+
+class TemporalTable(ClusterTable, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """The Temporal cluster of `engine = "temporal"`, and what the engine keeps outside of it."""
+
     #: The keys that seal what Temporal stores, one per line, mode 0600: the first one seals, all open.
     payload_keys: str = ""
     #: Where output logs are, for all daemons: `dir:/path` on a shared file system, or `s3://bucket/prefix`; else in `data-dir`.

@@ -17,7 +17,7 @@ import msgspec
 
 from waterflow_agent.errors import Stalled, WaterflowError
 from waterflowd.app.cluster_check import cluster_settings
-from waterflowd.app.config import Config, TemporalTable
+from waterflowd.app.config import ClusterTable, Config
 from waterflowd.store import directory, layout
 
 #: Open runs whose ids a message names.
@@ -30,17 +30,12 @@ class KnownCluster(msgspec.Struct, frozen=True, kw_only=True):
     #: Names and addresses may change, this id does not.
     namespace_id: str
     #: How to connect, as the configuration said at the daemon's last start.
-    address: str
-    namespace: str
-    ca: str = ""
-    cert: str = ""
-    key: str = ""
-    api_key_file: str = ""
+    cluster: ClusterTable
 
     @property
     def place(self) -> str:
         """The namespace and its cluster, for people."""
-        return f"the namespace {self.namespace} at {self.address}"
+        return f"the namespace {self.cluster.namespace} at {self.cluster.address}"
 
 
 def read(data_dir: Path) -> KnownCluster | None:
@@ -59,17 +54,11 @@ def read(data_dir: Path) -> KnownCluster | None:
         raise Stalled("WF815", f"{text}; next: restore it from a backup, or see `waterflowd forget-cluster`") from error
 
 
-def write(data_dir: Path, namespace_id: str, table: TemporalTable) -> None:
+def write(data_dir: Path, namespace_id: str, table: ClusterTable) -> None:
     """Records the cluster, on disk. Raises `Stalled` WF815 when it cannot be written."""
-    known = KnownCluster(
-        namespace_id=namespace_id,
-        address=table.address,
-        namespace=table.namespace,
-        ca=table.ca,
-        cert=table.cert,
-        key=table.key,
-        api_key_file=table.api_key_file,
-    )
+    # Without what a table of the engine has beside it.
+    cluster = ClusterTable(**{name: getattr(table, name) for name in ClusterTable.__struct_fields__})
+    known = KnownCluster(namespace_id=namespace_id, cluster=cluster)
     file = data_dir / layout.CLUSTER_FILE
     partial = file.with_suffix(".new")
     try:
@@ -99,7 +88,7 @@ def forget(data_dir: Path) -> KnownCluster | None:
         try:
             known = read(data_dir)
         except Stalled:
-            known = KnownCluster(namespace_id="", address="an unknown address", namespace="?")
+            known = KnownCluster(namespace_id="", cluster=ClusterTable(address="an unknown address", namespace="?"))
         remove(data_dir)
     return known
 
@@ -140,17 +129,10 @@ async def check_left(config: Config, namespace_id: str = "") -> None:
 
 async def _open_runs(config: Config, known: KnownCluster) -> tuple[list[str], int]:
     """Some ids of open runs, and their number. Raises `WaterflowError` when the cluster cannot be asked."""
-    table = config.temporal
-    if (table.address, table.namespace) != (known.address, known.namespace):
-        table = TemporalTable(
-            address=known.address,
-            namespace=known.namespace,
-            ca=known.ca,
-            cert=known.cert,
-            key=known.key,
-            api_key_file=known.api_key_file,
-        )
-    settings = cluster_settings(table, Path(config.data_dir))
+    # Where the configuration names the same namespace, its certificates and keys may be newer.
+    configured, former = config.temporal, known.cluster
+    is_configured = (configured.address, configured.namespace) == (former.address, former.namespace)
+    settings = cluster_settings(configured if is_configured else former, Path(config.data_dir))
     from waterflowd.temporal import open_runs
 
     return await open_runs.find(settings, known.namespace_id, _RUNS_NAMED_MAX)

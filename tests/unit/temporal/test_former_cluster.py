@@ -60,8 +60,12 @@ def test_the_file_says_how_to_connect_and_has_no_secret(tmp_path: Path) -> None:
     former_cluster.write(tmp_path, "the id", TemporalTable(address="temporal:7233", api_key_file=str(key)))
     known = former_cluster.read(tmp_path)
     assert known is not None
-    assert (known.address, known.namespace, known.namespace_id) == ("temporal:7233", "waterflow", "the id")
-    assert known.api_key_file == str(key)
+    assert (known.cluster.address, known.cluster.namespace, known.namespace_id) == (
+        "temporal:7233",
+        "waterflow",
+        "the id",
+    )
+    assert known.cluster.api_key_file == str(key)
     assert "a secret" not in (tmp_path / layout.CLUSTER_FILE).read_text()
 
 

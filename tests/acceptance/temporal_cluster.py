@@ -14,7 +14,7 @@ from temporalio.worker import Replayer
 from tests.acceptance.cluster import Cluster
 from tests.integration.temporal.server import Namespace, Server, new_namespace
 from tests.patience import PATIENCE_S, wait_until
-from waterflowd.temporal import shell
+from waterflowd.temporal.workflow import shell
 
 
 class TemporalCluster(Cluster):

@@ -24,7 +24,7 @@ import waterflowd
 from tests.integration.temporal import test_shell as harness
 from tests.integration.temporal.server import Server, new_namespace
 from tests.integration.temporal.toy_engine import ToyEngine, content
-from waterflowd.temporal import messages, shell
+from waterflowd.temporal.workflow import messages, shell
 
 HISTORIES = Path(__file__).parent / "histories"
 #: Low limits, so that small histories reach them. `test_recorded_histories.py` sets them, too.

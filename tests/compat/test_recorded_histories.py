@@ -17,7 +17,8 @@ from temporalio.worker import Replayer
 import waterflowd
 from tests.compat import record_histories
 from tests.integration.temporal.server import KEYS
-from waterflowd.temporal import converter, shell
+from waterflowd.temporal.sealing import converter
+from waterflowd.temporal.workflow import shell
 
 FILES = sorted(record_histories.HISTORIES.glob("*.json.gz"))
 

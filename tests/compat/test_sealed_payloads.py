@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from temporalio.api.common.v1 import Payload
 
-from waterflowd.temporal import codec
-from waterflowd.temporal.payload_keys import PayloadKeys
+from waterflowd.temporal.sealing import codec
+from waterflowd.temporal.sealing.payload_keys import PayloadKeys
 
 PAYLOADS = Path(__file__).parent / "payloads"
 OLD, NEW = bytes(range(32)), bytes(range(32, 64))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from tests.mutation.mutant import Mutant
 
 _SHELL, _EXECUTOR, _TURNS = (
-    "waterflowd.temporal.shell:Stream",
-    "waterflowd.temporal.command_executor:CommandExecutor",
-    "waterflowd.temporal.turns:StreamActivities",
+    "waterflowd.temporal.workflow.shell:Stream",
+    "waterflowd.temporal.workflow.command_executor:CommandExecutor",
+    "waterflowd.temporal.workflow.turns:StreamActivities",
 )
 _HUNT = "tests.twin.simulation:hunt"
 #: For what simulations rarely reach.

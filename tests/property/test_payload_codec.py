@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from temporalio.api.common.v1 import Payload
 
 from waterflow_agent.errors import Stalled
-from waterflowd.temporal import codec
-from waterflowd.temporal.payload_keys import PayloadKeys
+from waterflowd.temporal.sealing import codec
+from waterflowd.temporal.sealing.payload_keys import PayloadKeys
 
 payloads = st.builds(
     Payload,

@@ -36,10 +36,10 @@ PURE: dict[str, frozenset[str]] = {
     "waterflow_agent.wire": frozenset({"waterflow_agent.attempts", RECORDS}),
     "waterflow_agent.state.ledger": frozenset({"waterflow_agent.attempts", "waterflow_agent.wire", RECORDS}),
     "waterflow_agent.nodes.schema": frozenset({RECORDS}),
-    "waterflowd.temporal.messages": frozenset({RECORDS}),
-    "waterflowd.temporal.command_executor": frozenset({"waterflowd.temporal.messages"}),
-    "waterflowd.temporal.shell": frozenset(
-        {"waterflowd.temporal.messages", "waterflowd.temporal.command_executor", RECORDS}
+    "waterflowd.temporal.workflow.messages": frozenset({RECORDS}),
+    "waterflowd.temporal.workflow.command_executor": frozenset({"waterflowd.temporal.workflow.messages"}),
+    "waterflowd.temporal.workflow.shell": frozenset(
+        {"waterflowd.temporal.workflow.messages", "waterflowd.temporal.workflow.command_executor", RECORDS}
     ),
 }
 #: Modules of pure packages that may import more, or are not part of the pure package.
@@ -50,8 +50,8 @@ MAY_BESIDES = {
     # Everyone who may push writes patterns for inputs; the standard library's engine takes exponential time for some.
     "waterflowd.model.inputs": frozenset({"pydantic_core"}),
     # Temporal's client runs these modules in an event loop of its own, without clock, network or threads.
-    "waterflowd.temporal.command_executor": frozenset({"asyncio", "temporalio"}),
-    "waterflowd.temporal.shell": frozenset({"asyncio", "temporalio"}),
+    "waterflowd.temporal.workflow.command_executor": frozenset({"asyncio", "temporalio"}),
+    "waterflowd.temporal.workflow.shell": frozenset({"asyncio", "temporalio"}),
 }
 NOT_PURE = ("waterflowd.reconcile.loop",)
 #: The errors of both distributions, which import nothing themselves.
@@ -351,7 +351,7 @@ ALLOWED: list[tuple[str, str]] = [
     ),
     ("waterflow_agent.runner.service", "import os\nimport waterflow_agent\nfrom waterflow_agent.runner import spool"),
     ("waterflowd.app.bootstrap", "from waterflowd.store.opening import open_store"),
-    ("waterflowd.temporal.codec", "from temporalio.converter import PayloadCodec"),
+    ("waterflowd.temporal.sealing.codec", "from temporalio.converter import PayloadCodec"),
     ("waterflowd.store.log", "import lmdb\nfrom waterflowd.store import layout"),
 ]
 

@@ -15,7 +15,7 @@ from tests.integration.temporal import toy_engine
 from tests.integration.temporal.toy_engine import Fact
 from tests.twin.cluster import Activity, Cluster, Execution, Status, Update
 from tests.twin.core import CONVERTER, Marker, Task, Violation
-from waterflowd.temporal import messages, shell
+from waterflowd.temporal.workflow import messages, shell
 
 Value = TypeVar("Value")
 

@@ -39,7 +39,7 @@ from temporalio.bridge.proto.workflow_commands.workflow_commands_pb2 import (
 )
 
 from tests.twin.core import CLOSING, Task, TaskRun, Violation, application_failure
-from waterflowd.temporal import messages
+from waterflowd.temporal.workflow import messages
 
 #: How long the server waits for a worker's answer to a task.
 TASK_TIMEOUT_MS = 10_000

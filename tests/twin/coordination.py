@@ -16,7 +16,8 @@ from waterflowd.engine import Run, inputs
 from waterflowd.host import child_runs
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.records import StartRequest
-from waterflowd.temporal import messages, orders
+from waterflowd.temporal import orders
+from waterflowd.temporal.workflow import messages
 
 
 class Coordination:

@@ -35,7 +35,8 @@ from temporalio.worker._workflow_instance import (
 )
 
 from tests.integration.temporal.server import KEYS
-from waterflowd.temporal import converter, shell
+from waterflowd.temporal.sealing import converter
+from waterflowd.temporal.workflow import shell
 
 NAMESPACE = "twin"
 QUEUE = "streams"

@@ -17,8 +17,8 @@ from temporalio.testing import ActivityEnvironment
 
 from tests.twin.cluster import Cluster, Execution, Started
 from tests.twin.core import CONVERTER, NAMESPACE, Core, TaskRun, Violation
-from waterflowd.temporal import messages
-from waterflowd.temporal.turns import StreamActivities
+from waterflowd.temporal.workflow import messages
+from waterflowd.temporal.workflow.turns import StreamActivities
 
 _ARGUMENTS = {messages.TURN: messages.TurnRequest, messages.CHECK_SIZE: messages.Begin}
 _INFORMATION = dataclasses.replace(ActivityEnvironment.default_info(), namespace=NAMESPACE, is_local=True)

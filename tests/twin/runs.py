@@ -33,8 +33,9 @@ from waterflowd.model.ids import AgentId, RunId
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import Trigger, TriggerKind
 from waterflowd.model.statuses import Outcome
-from waterflowd.temporal import messages, orders, run_turns
+from waterflowd.temporal import orders, run_turns
 from waterflowd.temporal.run_turns import RunTurns
+from waterflowd.temporal.workflow import messages
 
 NOW = 1_700_000_000_000
 GROUPS = ("web", "db")

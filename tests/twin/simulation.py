@@ -23,7 +23,7 @@ from tests.twin.cluster import Activity, Cluster, Execution, Update
 from tests.twin.core import CONVERTER, Violation, application_failure
 from tests.twin.daemon import Daemon
 from waterflow_agent.errors import Stalled
-from waterflowd.temporal import messages, shell
+from waterflowd.temporal.workflow import messages, shell
 
 #: Low limits. The shell reads them when it needs them.
 LIMITS = {"INPUTS_MAX": 4, "TASK_MAX": 5, "OPEN_MAX": 8, "HISTORY_EVENTS_MAX": 60, "HISTORY_BYTES_MAX": 60_000}

@@ -25,7 +25,7 @@ from waterflowd.secrets import key_file
 
 if TYPE_CHECKING:
     from waterflowd.temporal.cluster import ClusterSettings
-    from waterflowd.temporal.payload_keys import PayloadKeys
+    from waterflowd.temporal.sealing.payload_keys import PayloadKeys
 
 
 class Connection(NamedTuple):
@@ -75,7 +75,8 @@ def check_cluster(config: Config) -> tuple[bool, list[str]]:
     Raises what `connection` and `open_objects` raise.
     """
     settings, keys, identity = connection(config)
-    from waterflowd.temporal import check, converter
+    from waterflowd.temporal import check
+    from waterflowd.temporal.sealing import converter
 
     table = config.temporal
     objects = open_objects(table.objects, os.environ) if table.objects else None
@@ -101,7 +102,8 @@ def agents_on(config: Config) -> Registry:
     Raises what `connection` raises, and `WaterflowError` when the cluster cannot be asked.
     """
     settings, keys, identity = connection(config)
-    from waterflowd.temporal import cluster, converter
+    from waterflowd.temporal import cluster
+    from waterflowd.temporal.sealing import converter
     from waterflowd.temporal.shared_streams import fleet
 
     async def read() -> Registry:
@@ -126,7 +128,7 @@ def payload_decoder(config: Config) -> PayloadDecoder | None:
         return None
     try:
         with _extra():
-            from waterflowd.temporal.payload_decoder import PayloadDecoder as Decoder
+            from waterflowd.temporal.sealing.payload_decoder import PayloadDecoder as Decoder
     except Stalled:
         if config.engine == "log":
             # The log engine runs without the extra, also while a cluster is being prepared.
@@ -136,7 +138,7 @@ def payload_decoder(config: Config) -> PayloadDecoder | None:
 
 
 def _payload_keys(config: Config) -> PayloadKeys:
-    from waterflowd.temporal import payload_keys
+    from waterflowd.temporal.sealing import payload_keys
 
     file = Path(config.temporal.payload_keys)
     return payload_keys.parse(key_file.read(file, "temporal.payload-keys", Path(config.data_dir)), str(file))

@@ -133,6 +133,6 @@ async def _open_runs(config: Config, known: KnownCluster) -> tuple[list[str], in
     configured, former = config.temporal, known.cluster
     is_configured = (configured.address, configured.namespace) == (former.address, former.namespace)
     settings = cluster_settings(configured if is_configured else former, Path(config.data_dir))
-    from waterflowd.temporal import open_runs
+    from waterflowd.temporal.reading import open_runs
 
     return await open_runs.find(settings, known.namespace_id, _RUNS_NAMED_MAX)

@@ -32,23 +32,24 @@ from waterflowd.objects.opening import open_objects
 from waterflowd.objects.outputs import ObjectOutputLogs
 from waterflowd.ports import Clock, Journal
 from waterflowd.reconcile.events import FilesApplied, RevisionApplied
-from waterflowd.temporal import check, cluster, converter, run_turns
+from waterflowd.temporal import check, cluster, run_turns
 from waterflowd.temporal.coordination import lock_turns
 from waterflowd.temporal.coordination.child_run_activities import ChildRunActivities
 from waterflowd.temporal.coordination.lock_activities import LockActivities
 from waterflowd.temporal.coordination.lock_turns import LockTurns
 from waterflowd.temporal.gateway.gateway import Gateway
 from waterflowd.temporal.gateway.secret_reader import Secrets
-from waterflowd.temporal.history import TemporalHistory
 from waterflowd.temporal.own_slots import LeaseTerms
+from waterflowd.temporal.reading.history import TemporalHistory
+from waterflowd.temporal.reading.run_reader import TemporalRunReader
+from waterflowd.temporal.reading.run_watch import RunWatch
 from waterflowd.temporal.repositories import ledger, repository_turns
 from waterflowd.temporal.repositories.leadership import Leadership
 from waterflowd.temporal.repositories.repository_turns import RepositoryTurns
 from waterflowd.temporal.repositories.streams import EndedRuns, RepositoryStreams
-from waterflowd.temporal.run_reader import TemporalRunReader
 from waterflowd.temporal.run_turns import RunTurns
-from waterflowd.temporal.run_watch import RunWatch
 from waterflowd.temporal.runs import TemporalRuns
+from waterflowd.temporal.sealing import converter
 from waterflowd.temporal.shared_streams import fleet
 from waterflowd.temporal.shared_streams.fleet import AuditedWriter, FleetStream
 from waterflowd.temporal.streams import StreamTurns, take_turns

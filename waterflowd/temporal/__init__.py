@@ -2,14 +2,14 @@
 
 Only this package imports Temporal's client. It holds
 
-- `shell`: the workflow code, which decides nothing;
-- `run_turns`, `run_commands`, `facts`: the turns of runs, what they have the shell do, and what they record;
-- `streams`, `runs`: the daemon's worker for streams; starting runs, and requests to them;
-- `history`, `run_reader`, `stream_reader`: what Temporal has recorded of runs;
+- `workflow`: the code of every stream, which decides nothing, and what it exchanges with a daemon;
+- `run_turns`, `run_commands`, `own_slots`, `facts`: the turns of runs, what they have the shell do, and what they record;
+- `streams`, `runs`, `updates`: the daemon's worker for streams; starting runs, and requests to them;
+- `reading`: what readers are shown of runs;
 - `coordination`: what runs have to do with one another, such as locks;
-- `orders`: what the activities of a run tell its gateway, and the names of queues and activities;
+- `repositories`, `shared_streams`: the streams that all daemons follow;
+- `orders`, `received_orders`: what the activities of a run tell its gateway, and the names of queues and activities;
 - `gateway`: the daemon as its agents see it, which carries out those activities;
-- `messages`, `turns`: what the shell and the daemon tell each other, and the activities that the daemon offers to it;
 - `cluster`, `check`: the connection to a cluster, and what the cluster lacks;
-- `codec`, `payload_keys`, `converter`: how values are stored in Temporal, sealed.
+- `sealing`: how values are stored in Temporal.
 """

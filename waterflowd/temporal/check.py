@@ -18,8 +18,9 @@ from temporalio.converter import DataConverter
 from temporalio.service import RPCError, RPCStatusCode
 
 from waterflow_agent.errors import WaterflowError
-from waterflowd.temporal import cluster, messages
+from waterflowd.temporal import cluster
 from waterflowd.temporal.cluster import ClusterSettings
+from waterflowd.temporal.workflow import messages
 
 #: Temporal deletes a run's event history this long after its end, and its id can be used again. A start that a daemon repeats,
 #: and a report from an agent that was away, must arrive earlier.

@@ -26,8 +26,9 @@ from waterflowd.host import fleet_requests
 from waterflowd.host.fleet_requests import attempt_id
 from waterflowd.model.ids import AgentId, AttemptId, JobId
 from waterflowd.model.statuses import AttemptStatus
-from waterflowd.temporal import messages, orders
+from waterflowd.temporal import orders
 from waterflowd.temporal.coordination import child_run_commands
+from waterflowd.temporal.workflow import messages
 
 #: A gateway confirms every 20 s that it still has the activity.
 HEARTBEAT_MS = 60_000

@@ -42,10 +42,11 @@ from waterflowd.model.ids import JobId, RunId, repository_stream
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import Status
-from waterflowd.temporal import facts, messages, orders, own_slots, run_commands
+from waterflowd.temporal import facts, orders, own_slots, run_commands
 from waterflowd.temporal.coordination import child_run_commands
 from waterflowd.temporal.own_slots import LeaseTerms
 from waterflowd.temporal.repositories import ledger
+from waterflowd.temporal.workflow import messages
 
 logger = logging.getLogger("waterflow.temporal")
 

@@ -28,12 +28,13 @@ from waterflowd.host.run_summary import summary
 from waterflowd.model import plan
 from waterflowd.model.ids import JobId, RunId, StepId, StreamName, run_stream
 from waterflowd.model.records import RunSummary, StartRequest
-from waterflowd.temporal import messages, orders, run_turns, updates
-from waterflowd.temporal.history import TemporalHistory
+from waterflowd.temporal import orders, run_turns, updates
+from waterflowd.temporal.reading.history import TemporalHistory
+from waterflowd.temporal.reading.stream_reader import NotFoundError, reported
 from waterflowd.temporal.repositories.ledger import DecidedRun, PreparedRun
 from waterflowd.temporal.repositories.streams import RepositoryStream, RepositoryStreams
-from waterflowd.temporal.stream_reader import NotFoundError, reported
 from waterflowd.temporal.updates import NoAnswerError, ask
+from waterflowd.temporal.workflow import messages
 
 logger = logging.getLogger("waterflow.temporal")
 

@@ -10,9 +10,10 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from waterflow_agent.errors import Stalled
-from waterflowd.temporal import messages, orders, shell
+from waterflowd.temporal import orders
 from waterflowd.temporal.gateway.abandoned import InProgress
-from waterflowd.temporal.turns import StreamActivities
+from waterflowd.temporal.workflow import messages, shell
+from waterflowd.temporal.workflow.turns import StreamActivities
 
 #: Streams that stay in memory between their tasks. One that is not there is replayed from its event history.
 STREAMS_CACHED = 1_000

@@ -7,8 +7,8 @@ import asyncio
 from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.exceptions import ApplicationError
 
-from waterflowd.temporal import messages
-from waterflowd.temporal.stream_reader import NotFoundError, reported
+from waterflowd.temporal.reading.stream_reader import NotFoundError, reported
+from waterflowd.temporal.workflow import messages
 
 #: How long a request waits for the turn that answers it.
 ANSWER_S_MAX = 20.0

@@ -19,7 +19,7 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from tests.acceptance.temporal.conftest import AGENTS, Pair
 from tests.acceptance.temporal_cluster import TemporalCluster
 from tests.patience import wait_until
-from waterflowd.temporal import messages
+from waterflowd.temporal.workflow import messages
 
 STEPS = 30
 

@@ -30,19 +30,20 @@ from waterflowd.host.history import LogHistory
 from waterflowd.model.ids import JobId, RunId, StepId, run_stream
 from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import Outcome
-from waterflowd.temporal import messages, orders, run_turns
+from waterflowd.temporal import orders, run_turns
 from waterflowd.temporal.coordination import lock_turns
 from waterflowd.temporal.coordination.child_run_activities import ChildRunActivities
 from waterflowd.temporal.coordination.lock_activities import LockActivities
 from waterflowd.temporal.coordination.lock_turns import LockTurns
-from waterflowd.temporal.history import TemporalHistory
+from waterflowd.temporal.reading.history import TemporalHistory
+from waterflowd.temporal.reading.run_reader import TemporalRunReader
 from waterflowd.temporal.repositories import repository_turns
 from waterflowd.temporal.repositories.repository_turns import RepositoryTurns
 from waterflowd.temporal.repositories.streams import RepositoryStreams
-from waterflowd.temporal.run_reader import TemporalRunReader
 from waterflowd.temporal.run_turns import RunTurns
 from waterflowd.temporal.runs import TemporalRuns
 from waterflowd.temporal.streams import StreamTurns, take_turns
+from waterflowd.temporal.workflow import messages
 from waterflowd.testing.host import HostHarness
 from waterflowd.time_slices import TimeSlices
 

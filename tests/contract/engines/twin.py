@@ -30,11 +30,12 @@ from waterflowd.model.ids import JobId, RunId, StepId, run_stream
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import StartRequest
 from waterflowd.model.statuses import Outcome
-from waterflowd.temporal import messages, orders, run_turns
+from waterflowd.temporal import orders, run_turns
 from waterflowd.temporal.coordination import lock_turns
 from waterflowd.temporal.coordination.lock_turns import LockTurns
 from waterflowd.temporal.run_turns import RunTurns
 from waterflowd.temporal.streams import StreamTurns
+from waterflowd.temporal.workflow import messages
 from waterflowd.testing.host import LOST_AFTER_MS, START_AT
 
 #: The execution needs moments before a give-back is in the queue again.

@@ -15,9 +15,9 @@ from tests.integration.api.served import Served, serve
 from waterflowd.access.events import AccessRefused, ActionTaken
 from waterflowd.access.roles import Role
 from waterflowd.api.routes import payloads
-from waterflowd.temporal import codec
-from waterflowd.temporal.payload_decoder import PayloadDecoder
-from waterflowd.temporal.payload_keys import PayloadKeys
+from waterflowd.temporal.sealing import codec
+from waterflowd.temporal.sealing.payload_decoder import PayloadDecoder
+from waterflowd.temporal.sealing.payload_keys import PayloadKeys
 
 KEYS = PayloadKeys([bytes(range(32))])
 PATH = "/v1/temporal/decode"

@@ -39,13 +39,14 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.history import LogOutputs
 from waterflowd.model.ids import AgentId, RunId, run_id, run_stream
 from waterflowd.model.records import RunSummary, Trigger, TriggerKind
-from waterflowd.temporal import messages, orders, run_turns, shell
+from waterflowd.temporal import orders, run_turns
 from waterflowd.temporal.gateway import attempts
 from waterflowd.temporal.gateway.abandoned import Pauses
 from waterflowd.temporal.gateway.gateway import Gateway
 from waterflowd.temporal.gateway.secret_reader import Secrets
 from waterflowd.temporal.run_turns import RunTurns
-from waterflowd.temporal.turns import StreamActivities
+from waterflowd.temporal.workflow import messages, shell
+from waterflowd.temporal.workflow.turns import StreamActivities
 from waterflowd.testing.host import START_AT, ManualClock, RecordingLink, agent_id, codec, finished, hello_of
 from waterflowd.testing.memory_files import MemoryFiles
 from waterflowd.testing.memory_log import MemoryLog

@@ -26,8 +26,9 @@ from temporalio.converter import DataConverter
 from tests.patience import PATIENCE_S
 from tests.ports import Ports
 from waterflowd.ctl.demo.temporal import DYNAMIC_CONFIG
-from waterflowd.temporal import converter, messages
-from waterflowd.temporal.payload_keys import PayloadKeys
+from waterflowd.temporal.sealing import converter
+from waterflowd.temporal.sealing.payload_keys import PayloadKeys
+from waterflowd.temporal.workflow import messages
 
 KEYS = PayloadKeys([bytes(range(32))])
 #: A deleted run is gone once everything before has been acknowledged, which happens every 30 s by default.

@@ -17,9 +17,11 @@ from tests.integration.temporal import doors
 from tests.integration.temporal.server import KEYS, Namespace, Server, delete_namespace, new_namespace, program
 from tests.patience import PATIENCE_S
 from waterflowd.app.cli import main
-from waterflowd.temporal import check, cluster, converter, messages
+from waterflowd.temporal import check, cluster
 from waterflowd.temporal.check import Report
 from waterflowd.temporal.cluster import ClusterSettings
+from waterflowd.temporal.sealing import converter
+from waterflowd.temporal.workflow import messages
 
 DAY_S = 24 * 3600
 

@@ -22,15 +22,15 @@ from waterflowd.host.history import LogHistory
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.records import RunFilter, StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion
-from waterflowd.temporal import shell
 from waterflowd.temporal.coordination.child_run_activities import ChildRunActivities
-from waterflowd.temporal.history import TemporalHistory
+from waterflowd.temporal.reading.history import TemporalHistory
+from waterflowd.temporal.reading.run_reader import TemporalRunReader
 from waterflowd.temporal.repositories.repository_turns import RepositoryTurns
 from waterflowd.temporal.repositories.streams import RepositoryStreams
-from waterflowd.temporal.run_reader import TemporalRunReader
 from waterflowd.temporal.run_turns import PREFIX, RunTurns
 from waterflowd.temporal.runs import TemporalRuns
 from waterflowd.temporal.streams import StreamTurns, take_turns
+from waterflowd.temporal.workflow import shell
 from waterflowd.testing.host import HostHarness
 from waterflowd.time_slices import TimeSlices
 

@@ -25,10 +25,12 @@ from waterflowd.fleet.registry import Registry
 from waterflowd.model import ids
 from waterflowd.model.ids import AgentId
 from waterflowd.model.records import Trigger, TriggerKind
-from waterflowd.temporal import codec, messages, orders, shell
-from waterflowd.temporal.payload_decoder import PayloadDecoder
+from waterflowd.temporal import orders
 from waterflowd.temporal.run_turns import RunTurns
-from waterflowd.temporal.turns import StreamActivities
+from waterflowd.temporal.sealing import codec
+from waterflowd.temporal.sealing.payload_decoder import PayloadDecoder
+from waterflowd.temporal.workflow import messages, shell
+from waterflowd.temporal.workflow.turns import StreamActivities
 
 NOW = 1_700_000_000_000
 STREAM = f"run/{ids.run_id(NOW, 1)}"

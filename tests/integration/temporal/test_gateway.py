@@ -19,9 +19,9 @@ from waterflowd.dispatch import lowering
 from waterflowd.engine import events, inputs
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.statuses import Conclusion
-from waterflowd.temporal import shell
 from waterflowd.temporal.gateway import gateway, offers, slots
 from waterflowd.temporal.gateway.secret_reader import Secrets
+from waterflowd.temporal.workflow import shell
 
 ONE = "jobs: {a: {runs-on: web, steps: [{run: work}]}}"
 TWO_STEPS = "jobs: {a: {runs-on: web, steps: [{run: work}, {run: more}]}}"

@@ -27,12 +27,13 @@ from waterflowd.model import ids
 from waterflowd.model.ids import AgentId, RunId, run_stream
 from waterflowd.model.records import Trigger, TriggerKind
 from waterflowd.model.statuses import Outcome
-from waterflowd.temporal import messages, orders, run_turns, shell
+from waterflowd.temporal import orders, run_turns
 from waterflowd.temporal.coordination import lock_turns
 from waterflowd.temporal.coordination.lock_activities import LockActivities, is_open
 from waterflowd.temporal.coordination.lock_turns import LockTurns
 from waterflowd.temporal.run_turns import RunTurns
 from waterflowd.temporal.streams import StreamTurns, take_turns
+from waterflowd.temporal.workflow import messages, shell
 
 AGENT = AgentId("SHA256:one")
 LOCKED = "{concurrency: deploy, jobs: {a: {runs-on: web, steps: [{run: x}]}}}"

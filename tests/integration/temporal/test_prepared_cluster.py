@@ -19,8 +19,10 @@ import yaml
 from tests.integration.temporal.server import KEYS, Namespace, Server, delete_namespace, program
 from tests.patience import PATIENCE_S
 from tests.tidy import sources
-from waterflowd.temporal import check, converter, messages
+from waterflowd.temporal import check
 from waterflowd.temporal.cluster import ClusterSettings
+from waterflowd.temporal.sealing import converter
+from waterflowd.temporal.workflow import messages
 
 FILE = sources.ROOT / "packaging" / "docker" / "compose.temporal.yaml"
 COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text("utf-8"))

@@ -26,14 +26,14 @@ from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.records import RunFilter, RunSummary
 from waterflowd.model.statuses import Conclusion, Status
-from waterflowd.temporal import shell
-from waterflowd.temporal.history import TemporalHistory
+from waterflowd.temporal.reading.history import TemporalHistory
+from waterflowd.temporal.reading.run_reader import TemporalRunReader
 from waterflowd.temporal.repositories.repository_turns import RepositoryTurns
 from waterflowd.temporal.repositories.streams import RepositoryStreams
-from waterflowd.temporal.run_reader import TemporalRunReader
 from waterflowd.temporal.run_turns import RunTurns
 from waterflowd.temporal.runs import TemporalRuns
 from waterflowd.temporal.streams import StreamTurns, take_turns
+from waterflowd.temporal.workflow import shell
 from waterflowd.testing.host import HostHarness, request
 from waterflowd.testing.scenario import dump
 from waterflowd.time_slices import TimeSlices
@@ -358,7 +358,7 @@ async def test_a_run_that_has_not_begun_yet_exists(daemon: Daemon, monkeypatch: 
     def busy(request: object) -> object:
         raise RuntimeError("not yet")
 
-    monkeypatch.setattr("waterflowd.temporal.run_reader.FIRST_TURN_TRIES", 2)
+    monkeypatch.setattr("waterflowd.temporal.reading.run_reader.FIRST_TURN_TRIES", 2)
     with monkeypatch.context() as machine:
         machine.setattr(daemon.turns, "_turn", busy)
         row = await daemon.runs.start(request(APPROVAL))
@@ -429,7 +429,7 @@ async def test_the_history_of_an_ended_run_is_read_once(
     """A reader that follows it waits, without asking Temporal again and again."""
     row = await daemon.runs.start(request(TWO))
     await daemon.completed(row.id)
-    monkeypatch.setattr("waterflowd.temporal.history.RETRY_S", 0.01)
+    monkeypatch.setattr("waterflowd.temporal.reading.history.RETRY_S", 0.01)
     reads = 0
     read = daemon.history.streams.follow_events
 

@@ -15,12 +15,13 @@ from temporalio.worker import Replayer
 from tests.integration.temporal.server import Namespace
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Rejected, Retryable
-from waterflowd.temporal import facts, shell
+from waterflowd.temporal import facts
 from waterflowd.temporal.shared_streams import append_turns
 from waterflowd.temporal.shared_streams.append_turns import AppendTurns
 from waterflowd.temporal.shared_streams.subscriber import StreamSubscriber
 from waterflowd.temporal.shared_streams.writer import SharedStreamWriter
 from waterflowd.temporal.streams import StreamTurns, take_turns
+from waterflowd.temporal.workflow import shell
 
 STREAM = "numbers"
 

@@ -26,8 +26,9 @@ from tests.integration.temporal.server import KEYS, LOST_TASK_S, Namespace
 from tests.integration.temporal.toy_engine import Fact, ToyEngine, content, inputs
 from tests.patience import PATIENCE_S
 from waterflow_agent.errors import Stalled
-from waterflowd.temporal import codec, messages, shell
-from waterflowd.temporal.turns import StreamActivities
+from waterflowd.temporal.sealing import codec
+from waterflowd.temporal.workflow import messages, shell
+from waterflowd.temporal.workflow.turns import StreamActivities
 
 QUEUE = "streams"
 DONE = content(messages.Complete(content=b"done"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from waterflowd.temporal import messages
+from waterflowd.temporal.workflow import messages
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import yaml
 from tests.tidy import sources
 from waterflowd.ctl.demo.temporal import DYNAMIC_CONFIG, SEARCH_ATTRIBUTES, DevelopmentServer
 from waterflowd.ctl.failures import Failure
-from waterflowd.temporal import messages
+from waterflowd.temporal.workflow import messages
 
 
 def test_the_demo_s_namespace_has_what_the_daemon_looks_for() -> None:

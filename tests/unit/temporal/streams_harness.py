@@ -27,10 +27,11 @@ from waterflowd.model import ids, plan
 from waterflowd.model.ids import AgentId, JobId, RunId
 from waterflowd.model.records import StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Outcome
-from waterflowd.temporal import messages, orders, run_turns
+from waterflowd.temporal import orders, run_turns
 from waterflowd.temporal.coordination import lock_turns
 from waterflowd.temporal.coordination.lock_turns import LockTurns
 from waterflowd.temporal.run_turns import RunTurns
+from waterflowd.temporal.workflow import messages
 
 NOW = 1_700_000_000_000
 AGENT = AgentId("SHA256:one")

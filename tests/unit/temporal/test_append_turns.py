@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from waterflowd.temporal import facts, messages
+from waterflowd.temporal import facts
 from waterflowd.temporal.shared_streams import append_turns
 from waterflowd.temporal.shared_streams.append_turns import ANSWERS, REQUESTS, AppendAnswer, AppendRequest, AppendTurns
+from waterflowd.temporal.workflow import messages
 
 
 def fact(number: int, size: int = 0) -> bytes:

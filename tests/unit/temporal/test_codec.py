@@ -15,8 +15,10 @@ from waterflow_agent.errors import Rejected, Stalled
 from waterflowd.engine import inputs
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, StepId
 from waterflowd.model.statuses import Outcome
-from waterflowd.temporal import codec, messages, orders
-from waterflowd.temporal.payload_keys import PayloadKeys
+from waterflowd.temporal import orders
+from waterflowd.temporal.sealing import codec
+from waterflowd.temporal.sealing.payload_keys import PayloadKeys
+from waterflowd.temporal.workflow import messages
 
 OLD, NEW = bytes(range(32)), bytes(range(32, 64))
 KEYS = PayloadKeys([NEW, OLD])

@@ -11,8 +11,8 @@ from temporalio.api.failure.v1 import Failure
 from temporalio.converter import DataConverter, WorkflowSerializationContext
 from temporalio.exceptions import ApplicationError
 
-from waterflowd.temporal import codec, converter
-from waterflowd.temporal.payload_keys import PayloadKeys
+from waterflowd.temporal.sealing import codec, converter
+from waterflowd.temporal.sealing.payload_keys import PayloadKeys
 
 KEYS = PayloadKeys([bytes(range(32))])
 

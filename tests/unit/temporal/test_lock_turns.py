@@ -12,8 +12,9 @@ from waterflowd.fleet import lock_table
 from waterflowd.fleet.lock_table import LockTable
 from waterflowd.model.ids import RunId
 from waterflowd.model.statuses import Conclusion, Status
-from waterflowd.temporal import messages, orders, run_commands, run_turns
+from waterflowd.temporal import orders, run_commands, run_turns
 from waterflowd.temporal.coordination import lock_turns
+from waterflowd.temporal.workflow import messages
 
 LOCKED = "{concurrency: deploy, jobs: {a: {runs-on: web, steps: [{run: x}]}}}"
 LOCK = orders.lock_stream("", "deploy")

@@ -17,9 +17,11 @@ from waterflowd.model.ids import AgentId, AttemptId, AttemptNo, JobId, RunId, St
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Outcome
-from waterflowd.temporal import codec, converter, messages, orders, payload_decoder, run_turns
-from waterflowd.temporal.payload_decoder import PayloadDecoder
-from waterflowd.temporal.payload_keys import PayloadKeys
+from waterflowd.temporal import orders, run_turns
+from waterflowd.temporal.sealing import codec, converter, payload_decoder
+from waterflowd.temporal.sealing.payload_decoder import PayloadDecoder
+from waterflowd.temporal.sealing.payload_keys import PayloadKeys
+from waterflowd.temporal.workflow import messages
 
 KEYS = PayloadKeys([bytes(range(32))])
 NOW = 1_700_000_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from waterflow_agent.errors import Rejected
-from waterflowd.temporal import payload_keys
+from waterflowd.temporal.sealing import payload_keys
 
 FIRST, SECOND = "11" * 32, "aB" * 32
 

@@ -10,7 +10,7 @@ import pytest
 from waterflow_agent.errors import Rejected, Stalled
 from waterflowd.app import cluster_check
 from waterflowd.app.config import Config, TemporalTable
-from waterflowd.temporal.payload_decoder import PayloadDecoder
+from waterflowd.temporal.sealing.payload_decoder import PayloadDecoder
 
 
 def configured(tmp_path: Path, engine: str = "log") -> Config:
@@ -38,7 +38,7 @@ def test_a_key_file_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
 
 def test_without_the_extra_the_log_engine_still_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The packages do not contain Temporal's client."""
-    monkeypatch.delitem(sys.modules, "waterflowd.temporal.payload_decoder")
+    monkeypatch.delitem(sys.modules, "waterflowd.temporal.sealing.payload_decoder")
     monkeypatch.setitem(sys.modules, "temporalio.api.common.v1", None)
     assert cluster_check.payload_decoder(configured(tmp_path)) is None
     with pytest.raises(Stalled, match="WF801"):

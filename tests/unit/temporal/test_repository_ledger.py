@@ -17,11 +17,12 @@ from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion
 from waterflowd.reconcile import events, state
-from waterflowd.temporal import messages, orders
+from waterflowd.temporal import orders
 from waterflowd.temporal.repositories import ledger
 from waterflowd.temporal.repositories.ledger import FACTS, DecidedRun, PreparedRun, RepositoryLedger
 from waterflowd.temporal.repositories.repository_turns import RepositoryTurns
 from waterflowd.temporal.shared_streams.append_turns import REQUESTS, AppendRequest
+from waterflowd.temporal.workflow import messages
 
 NOW = 1_700_000_000_000
 DAY_MS = 24 * 3_600_000

@@ -23,8 +23,9 @@ from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Outcome, Status
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.temporal import messages, orders, run_commands, run_turns
+from waterflowd.temporal import orders, run_commands, run_turns
 from waterflowd.temporal.run_turns import RunTurns
+from waterflowd.temporal.workflow import messages
 from waterflowd.testing.scenario import dump
 
 NOW = 1_700_000_000_000

@@ -15,7 +15,8 @@ from tests.twin.cluster import Cluster, Execution, Status
 from tests.twin.core import CONVERTER, Violation
 from tests.twin.daemon import Daemon
 from tests.twin.simulation import Totals, low_limits, payload, simulate
-from waterflowd.temporal import codec, messages, shell, turns
+from waterflowd.temporal.sealing import codec
+from waterflowd.temporal.workflow import messages, shell, turns
 
 STREAM = "run/1"
 #: A second or two; `tests/simulation` has more.

@@ -25,10 +25,11 @@ from waterflowd.admin.ports import RunReader
 from waterflowd.engine import inputs
 from waterflowd.host import child_runs
 from waterflowd.model.ids import RunId, run_stream
-from waterflowd.temporal import messages, orders
+from waterflowd.temporal import orders
 from waterflowd.temporal.coordination.lock_activities import is_open
 from waterflowd.temporal.received_orders import check_sender, read
 from waterflowd.temporal.runs import TemporalRuns
+from waterflowd.temporal.workflow import messages
 
 #: The longest pause before a start is tried again.
 _RETRY_S_MAX = 60.0

@@ -22,7 +22,8 @@ from waterflowd.host.fleet_requests import attempt_id
 from waterflowd.model.ids import AttemptId, RunId, run_stream
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.statuses import AttemptStatus
-from waterflowd.temporal import messages, orders
+from waterflowd.temporal import orders
+from waterflowd.temporal.workflow import messages
 
 LOOK_AGAIN_MS = 600_000
 #: For what a daemon does at once.

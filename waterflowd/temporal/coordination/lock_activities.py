@@ -16,8 +16,9 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from waterflowd.model.ids import RunId, run_stream
-from waterflowd.temporal import messages, orders
+from waterflowd.temporal import orders
 from waterflowd.temporal.received_orders import check_sender, read
+from waterflowd.temporal.workflow import messages
 
 #: Concurrent calls of one look.
 _CONCURRENCY = 10

@@ -23,7 +23,8 @@ from waterflowd.fleet.locks import LockAnswer
 from waterflowd.host import fleet_requests
 from waterflowd.model.codec import UnreadableError
 from waterflowd.model.ids import RunId, run_stream
-from waterflowd.temporal import facts, messages, orders
+from waterflowd.temporal import facts, orders
+from waterflowd.temporal.workflow import messages
 
 #: The prefix of the streams of locks.
 PREFIX = "lock/"

@@ -35,10 +35,11 @@ from waterflow_agent.wire.messages import TaskId
 from waterflowd.host.agents.attempts import held_attempt
 from waterflowd.model.ids import AgentId, RunId, is_run_id, run_stream
 from waterflowd.model.records import HeldAttempt
-from waterflowd.temporal import messages, orders
-from waterflowd.temporal.run_reader import TemporalRunReader
-from waterflowd.temporal.shell import OPEN_MAX
-from waterflowd.temporal.stream_reader import RUNS, StreamReader, is_not_found
+from waterflowd.temporal import orders
+from waterflowd.temporal.reading.run_reader import TemporalRunReader
+from waterflowd.temporal.reading.stream_reader import RUNS, StreamReader, is_not_found
+from waterflowd.temporal.workflow import messages
+from waterflowd.temporal.workflow.shell import OPEN_MAX
 
 logger = logging.getLogger("waterflow.gateway")
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import msgspec
 
-from waterflowd.temporal import messages, orders
+from waterflowd.temporal import orders
 from waterflowd.temporal.repositories import ledger
 from waterflowd.temporal.shared_streams.append_turns import AppendTurns
+from waterflowd.temporal.workflow import messages
 
 #: The prefix of the streams of repositories.
 PREFIX = "repo/"

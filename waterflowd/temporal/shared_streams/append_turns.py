@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from waterflowd.model.codec import UnreadableError, ValueCodec
-from waterflowd.temporal import facts, messages
-from waterflowd.temporal.codec import SEALED_BYTES_MAX
+from waterflowd.temporal import facts
+from waterflowd.temporal.sealing.codec import SEALED_BYTES_MAX
+from waterflowd.temporal.workflow import messages
 
 logger = logging.getLogger("waterflow.temporal")
 

@@ -31,12 +31,12 @@ from waterflowd.model.ids import AUDIT, FLEET, AgentId
 from waterflowd.rates import TokenBucket
 from waterflowd.temporal import facts
 from waterflowd.temporal.facts import FactCodec
+from waterflowd.temporal.reading.stream_reader import StreamReader
 from waterflowd.temporal.shared_streams import fleet_snapshot
 from waterflowd.temporal.shared_streams.append_turns import AppendTurns
 from waterflowd.temporal.shared_streams.fleet_snapshot import AgentRequested, FleetStreamFact
 from waterflowd.temporal.shared_streams.subscriber import StreamSubscriber
 from waterflowd.temporal.shared_streams.writer import SharedStreamWriter
-from waterflowd.temporal.stream_reader import StreamReader
 
 #: After this time without news a daemon opens no new sessions.
 BLIND_S = 10.0

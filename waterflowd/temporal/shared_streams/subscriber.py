@@ -26,9 +26,10 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from waterflow_agent.errors import Retryable, WaterflowError
-from waterflowd.temporal import facts, messages, orders
+from waterflowd.temporal import facts, orders
 from waterflowd.temporal.facts import FactCodec
-from waterflowd.temporal.stream_reader import NotFoundError, StreamEvent, StreamReader, reported
+from waterflowd.temporal.reading.stream_reader import NotFoundError, StreamEvent, StreamReader, reported
+from waterflowd.temporal.workflow import messages
 
 _logger = logging.getLogger("waterflow.temporal")
 

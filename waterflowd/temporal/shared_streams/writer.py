@@ -11,9 +11,9 @@ from temporalio.client import Client
 
 from waterflow_agent.errors import Rejected, Retryable, WaterflowError
 from waterflowd.temporal.facts import FactCodec
+from waterflowd.temporal.reading.stream_reader import NotFoundError
 from waterflowd.temporal.shared_streams.append_turns import ANSWERS, REQUESTS, AppendAnswer, AppendRequest
 from waterflowd.temporal.shared_streams.subscriber import StreamSubscriber
-from waterflowd.temporal.stream_reader import NotFoundError
 from waterflowd.temporal.updates import NoAnswerError, ask
 
 _logger = logging.getLogger("waterflow.temporal")

@@ -15,8 +15,8 @@ from temporalio.converter import DataConverter, WorkflowSerializationContext
 from temporalio.exceptions import ApplicationError
 
 from waterflow_agent.errors import Rejected, Stalled, WaterflowError
-from waterflowd.temporal import messages
-from waterflowd.temporal.codec import SEALED_BYTES_MAX
+from waterflowd.temporal.sealing.codec import SEALED_BYTES_MAX
+from waterflowd.temporal.workflow import messages
 
 
 class StreamActivities:

@@ -24,7 +24,7 @@ from temporalio.exceptions import (
     TimeoutType,
 )
 
-from waterflowd.temporal import messages
+from waterflowd.temporal.workflow import messages
 
 #: The timeout of an activity without a limit, because Temporal requires one.
 NO_LIMIT = timedelta(days=3650)

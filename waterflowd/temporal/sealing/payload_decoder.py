@@ -22,8 +22,8 @@ from temporalio.api.common.v1 import Payload
 
 from waterflow_agent.errors import Rejected, Stalled
 from waterflowd.admin.ports import DecodedPayloads, SealedPayload
-from waterflowd.temporal import codec
-from waterflowd.temporal.payload_keys import PayloadKeys
+from waterflowd.temporal.sealing import codec
+from waterflowd.temporal.sealing.payload_keys import PayloadKeys
 
 #: The content of all payloads of one request together.
 SHOWN_BYTES_MAX = 8 << 20

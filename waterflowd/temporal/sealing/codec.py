@@ -41,9 +41,9 @@ from temporalio.converter import (
 )
 
 from waterflow_agent.errors import Rejected, Stalled
-from waterflowd.temporal.deflate_dictionary import DICTIONARY
-from waterflowd.temporal.messages import REFUSED
-from waterflowd.temporal.payload_keys import PayloadKeys
+from waterflowd.temporal.sealing.deflate_dictionary import DICTIONARY
+from waterflowd.temporal.sealing.payload_keys import PayloadKeys
+from waterflowd.temporal.workflow.messages import REFUSED
 
 #: The encoding of a sealed payload.
 SEALED = b"binary/waterflow-sealed"

@@ -13,8 +13,9 @@ from temporalio.client import Client, WorkflowExecution
 
 from waterflow_agent.errors import WaterflowError
 from waterflowd.model.ids import RunId
-from waterflowd.temporal import messages, run_turns
-from waterflowd.temporal.stream_reader import RUNS, reported, stalled_text
+from waterflowd.temporal import run_turns
+from waterflowd.temporal.reading.stream_reader import RUNS, reported, stalled_text
+from waterflowd.temporal.workflow import messages
 
 logger = logging.getLogger("waterflow.temporal")
 

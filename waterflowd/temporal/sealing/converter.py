@@ -16,8 +16,8 @@ from temporalio.converter import (
     JSONPlainPayloadConverter,
 )
 
-from waterflowd.temporal.codec import SealingCodec
-from waterflowd.temporal.payload_keys import PayloadKeys
+from waterflowd.temporal.sealing.codec import SealingCodec
+from waterflowd.temporal.sealing.payload_keys import PayloadKeys
 
 Value = TypeVar("Value")
 

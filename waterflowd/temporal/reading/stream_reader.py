@@ -23,7 +23,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.model.ids import RunId, run_stream
 from waterflowd.model.plan import content_hash
-from waterflowd.temporal import messages
+from waterflowd.temporal.workflow import messages
 
 #: The query for the workflows of runs.
 RUNS = f"WorkflowType = '{messages.WORKFLOW_TYPE}' AND WorkflowId STARTS_WITH '{run_stream(RunId(''))}'"

@@ -35,8 +35,8 @@ from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy, SearchAttributeKey, SearchAttributeUpdate
 from temporalio.exceptions import ApplicationError, FailureError
 
-from waterflowd.temporal import messages
-from waterflowd.temporal.command_executor import CommandExecutor, code_and_text, opened, refusal
+from waterflowd.temporal.workflow import messages
+from waterflowd.temporal.workflow.command_executor import CommandExecutor, code_and_text, opened, refusal
 
 #: A turn can handle this many inputs within milliseconds.
 INPUTS_MAX = 200

@@ -15,7 +15,7 @@ from temporalio.service import RPCError
 from waterflow_agent.errors import Retryable
 from waterflowd.temporal import cluster, run_turns
 from waterflowd.temporal.cluster import ClusterSettings
-from waterflowd.temporal.stream_reader import RUNS
+from waterflowd.temporal.reading.stream_reader import RUNS
 
 _QUERY = f"{RUNS} AND ExecutionStatus = 'Running'"
 _CALL_TIMEOUT = timedelta(seconds=cluster.CONNECT_S_MAX)

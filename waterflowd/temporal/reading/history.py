@@ -23,9 +23,9 @@ from waterflowd import ports
 from waterflowd.model.codec import UnreadableError
 from waterflowd.model.ids import RunId, StreamName, is_run_id, run_stream
 from waterflowd.model.records import Record, RunCounts, RunFilter, RunSummary
-from waterflowd.temporal import messages, run_turns, terminated_runs
-from waterflowd.temporal.repositories.streams import RepositoryStreams
-from waterflowd.temporal.stream_reader import (
+from waterflowd.temporal import run_turns
+from waterflowd.temporal.reading import terminated_runs
+from waterflowd.temporal.reading.stream_reader import (
     RUNS,
     EndedError,
     NotFoundError,
@@ -34,6 +34,8 @@ from waterflowd.temporal.stream_reader import (
     reported,
     stalled_text,
 )
+from waterflowd.temporal.repositories.streams import RepositoryStreams
+from waterflowd.temporal.workflow import messages
 
 logger = logging.getLogger("waterflow.temporal")
 

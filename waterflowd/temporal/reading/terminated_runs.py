@@ -17,7 +17,7 @@ from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import RunSummary
 from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.temporal import run_turns
-from waterflowd.temporal.stream_reader import Stored
+from waterflowd.temporal.reading.stream_reader import Stored
 
 REASON = reason(
     ReasonCode.TERMINATED,

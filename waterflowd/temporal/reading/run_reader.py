@@ -9,8 +9,9 @@ from waterflow_agent.errors import Retryable
 from waterflowd.engine import Run, fold
 from waterflowd.model import plan
 from waterflowd.model.ids import RunId, StreamName, run_stream
-from waterflowd.temporal import run_turns, terminated_runs
-from waterflowd.temporal.stream_reader import Stored, StreamReader
+from waterflowd.temporal import run_turns
+from waterflowd.temporal.reading import terminated_runs
+from waterflowd.temporal.reading.stream_reader import Stored, StreamReader
 
 #: A start is durable before its first turn, which follows at once.
 FIRST_TURN_S = 0.05

@@ -200,7 +200,9 @@ class _EnrolledAgent:
         runner_dir = self._data_dir / "runner"
         runner_dir.mkdir(mode=0o700, exist_ok=True)
         self._runner = RunnerClient(runner_dir, starts_runner=config.runner == "own")
-        self._workspaces = workspaces = WorkingDirectories(self._data_dir / "work", self._clock)
+        self._workspaces = workspaces = WorkingDirectories(
+            self._data_dir / "work", self._clock, config.keep_failed_mb << 20
+        )
         directories = StepDirectories(self._data_dir / "steps", workspaces.discard)
         #: Why there is no runner, or "".
         self._problem = ""
@@ -309,10 +311,12 @@ class _EnrolledAgent:
             await asyncio.sleep(STATUS_S)
 
     async def delete_unused_directories(self) -> None:
-        """Deletes working directories that the daemon has forgotten, and the trash."""
+        """Deletes working directories that the daemon has forgotten, those that were kept long enough, and the trash."""
         await self._core.executor.is_settled.wait()
         while True:
             self._workspaces.retire_unused({entry.key.attempt.run for entry in self._core.ledger})
+            await asyncio.to_thread(self._workspaces.kept.measure)
+            self._workspaces.kept.prune()
             await self._remove_as_steps()
             await asyncio.to_thread(self._workspaces.empty_trash)
             await asyncio.sleep(SWEEP_S)

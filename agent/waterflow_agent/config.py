@@ -65,6 +65,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_u
     data_dir: str = "/var/lib/waterflow-agent"
     #: Megabytes of repository files in the cache; a job then fetches only files that have changed.
     cache_mb: int = 1024
+    #: Megabytes of the directories of failed jobs, which are kept for a day so that a re-run can continue them; 0 keeps none.
+    keep_failed_mb: int = 4096
     #: Facts about the server, by which workflows can select it.
     labels: dict[str, str] = {}
     #: Directories with your own nodes, as `<category>/<name>.py`; the first directory with a name wins.
@@ -230,6 +232,8 @@ def _checked(config: Config) -> Config:
         raise Rejected("WF620", f"slots: expected 1 to {SLOTS_MAX}, found {config.slots}")
     if not 0 <= config.cache_mb <= CACHE_MB_MAX:
         raise Rejected("WF620", f"cache-mb: expected 0 to {CACHE_MB_MAX}, found {config.cache_mb}")
+    if not 0 <= config.keep_failed_mb <= CACHE_MB_MAX:
+        raise Rejected("WF620", f"keep-failed-mb: expected 0 to {CACHE_MB_MAX}, found {config.keep_failed_mb}")
     if keys.looks_like_fingerprint(config.name):
         raise Rejected("WF620", f"name: {config.name!r} looks like a fingerprint; choose another name for this agent")
     if not _NAME.fullmatch(config.name):

@@ -192,6 +192,13 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
         ],
     ),
     "v1-release": (codec.Side.DAEMON, 3, 4, [messages.Release("01J8XQ5T3MZ6V0K9B7N2C4D1EF", "deploy")], []),
+    "v1-release-of-a-failed-job": (
+        codec.Side.DAEMON,
+        3,
+        4,
+        [messages.Release("01J8XQ5T3MZ6V0K9B7N2C4D1EF", "deploy", is_kept=True)],
+        [],
+    ),
     "v1-hello-with-jobs": (
         codec.Side.AGENT,
         0,
@@ -268,6 +275,31 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
                     boot_id="2c26b46b-68ff-c68f",
                     instance="b7c1",
                     source="class Greet: ...\n",
+                )
+            )
+        ],
+        [],
+    ),
+    "v1-offer-of-a-continued-job": (
+        codec.Side.DAEMON,
+        0,
+        2,
+        [
+            messages.Offer(
+                task=messages.Task(
+                    key=KEY,
+                    node="shell",
+                    params={"run": "make test"},
+                    env={},
+                    step_name="test",
+                    working_directory=None,
+                    timeout_ms=60_000,
+                    stop_signal="SIGTERM",
+                    grace_ms=10_000,
+                    output_bytes_max=1 << 20,
+                    boot_id="2c26b46b-68ff-c68f",
+                    instance="b7c1",
+                    continues=messages.JobName("01J8XQ5T3MZ6V0K9B7N2C4D1EE", "deploy"),
                 )
             )
         ],

@@ -105,8 +105,16 @@ def draft(run: Run, command: commands.SendTask) -> Draft:
         group=job.group,
         limits=_limits(plan.limits),
         lease_ms=attempt.lease_ms,
+        continues=_continues(run, job),
     )
     return Draft(task=task, secrets=secret_request(run, job.id, plan.secrets))
+
+
+def _continues(run: Run, job: Job) -> messages.JobName | None:
+    """The job of the earlier run whose directory the job starts in."""
+    if job.kept is None or run.reused is None:
+        return None
+    return messages.JobName(run.reused.run, job.id)
 
 
 def secret_request(run: Run, job_id: JobId, names: Sequence[str]) -> SecretRequest | None:

@@ -143,10 +143,12 @@ class FreeSlot(Command, frozen=True, kw_only=True, tag="free-slot"):
 
 
 class ReleaseJob(Command, frozen=True, kw_only=True, tag="release-job"):
-    """The job has ended: tell its agent that it may remove the working directory. Repeated when the agent connects."""
+    """The job has ended: tell its agent that it may remove or keep the working directory. Repeated when the agent connects."""
 
     job: JobId
     agent: AgentId
+    #: It failed, so a re-run may continue it in its directory.
+    is_kept: bool = False
 
 
 class ArmTimer(Command, frozen=True, kw_only=True, tag="arm-timer"):

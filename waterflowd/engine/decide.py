@@ -81,7 +81,7 @@ def _slot_granted(run: Run, input: inputs.SlotGranted, now: int) -> Events:
     job, step, attempt = _named(run, input.job, input.step, input.attempt)
     if job is None or step is None or attempt is None or attempt.status is not AttemptStatus.PENDING or step.stop:
         return ()
-    if (job.agent or job.pinned or input.agent) != input.agent:
+    if (job.required_agent or input.agent) != input.agent:
         # Meanwhile another branch of the job got a server, and the slot is requested again.
         return ()
     is_first = job.agent is None

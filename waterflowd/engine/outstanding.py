@@ -151,7 +151,7 @@ def _outstanding_of_step(job: Job, step: Step, found: list[commands.Command]) ->
             group=job.group,
             labels=tuple(job.labels.items()),
             node=step.plan.node,
-            agent=job.agent or job.pinned,
+            agent=job.required_agent,
             avoid=job.avoid,
             secrets=step.plan.secrets,
         )

@@ -21,7 +21,7 @@ from waterflowd.engine.moves.affected_parts import ALONE, RUN, Part, command_par
 from waterflowd.engine.outstanding import outstanding_of_block, outstanding_of_job_alone, outstanding_of_run
 from waterflowd.engine.state.runs import Run
 from waterflowd.model.reasons import ReasonCode
-from waterflowd.model.statuses import Outcome
+from waterflowd.model.statuses import FAILURES, Outcome
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -155,7 +155,8 @@ def _released(run: Run, happened: list[events.RunEvent]) -> Iterator[commands.Co
         if isinstance(event, _RELEASING):
             agent = run.jobs_by_id[event.job].agent
             if agent is not None:
-                yield commands.ReleaseJob(job=event.job, agent=agent)
+                is_kept = isinstance(event, events.JobCompleted) and event.conclusion in FAILURES
+                yield commands.ReleaseJob(job=event.job, agent=agent, is_kept=is_kept)
 
 
 #: Reasons for ends that the agent did not report itself, so that it must be told to stop.

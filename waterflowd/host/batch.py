@@ -131,8 +131,8 @@ class BatchBuilder:
                 state.timers.arm(run.id, timer)
             case commands.DropTimer(timer=timer):
                 state.timers.drop(run.id, timer)
-            case commands.ReleaseJob(agent=agent, job=job):
-                self._send(agent, messages.Release(run.id, job))
+            case commands.ReleaseJob(agent=agent, job=job, is_kept=is_kept):
+                self._send(agent, messages.Release(run.id, job, is_kept))
             case commands.CancelTask(agent=agent):
                 task = messages.TaskId(AttemptId(run.id, command.job, command.step, command.attempt), command.epoch)
                 self._send(agent, messages.Cancel(task, command.is_forced, command.reason))

@@ -207,6 +207,13 @@ class ReusedStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     env: dict[str, str] = {}
 
 
+class KeptDirectory(msgspec.Struct, frozen=True, kw_only=True):
+    """The server that has kept the directory of a job of the earlier run."""
+
+    agent: AgentId
+    agent_name: str
+
+
 class Reused(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a re-run reuses from the earlier run instead of running it again."""
 
@@ -217,6 +224,8 @@ class Reused(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     steps: dict[str, dict[str, ReusedStep]] = {}
     #: The servers on which jobs with `target: each` run again, by job; jobs without an entry use all servers.
     servers: dict[str, list[str]] = {}
+    #: Jobs that start at a step in the directory of the same job of the earlier run, by job.
+    directories: dict[str, KeptDirectory] = {}
 
 
 class StartRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -107,11 +107,12 @@ class CancelOrder(Order, frozen=True, kw_only=True, tag="cancel-order"):
 
 
 class ReleaseOrder(Order, frozen=True, kw_only=True, tag="release-order"):
-    """Tell the agent that it may remove the job's directory."""
+    """Tell the agent that it may remove or keep the job's directory."""
 
     agent: AgentId
     run: RunId
     job: JobId
+    is_kept: bool = False
 
 
 class LockOrder(Order, frozen=True, kw_only=True, tag="lock-order"):

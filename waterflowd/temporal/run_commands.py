@@ -89,8 +89,8 @@ def _of(run: Run, command: commands.Command, lost_after_ms: int, known: Known) -
             yield messages.CancelActivity(
                 id=orders.attempt_activity(orders.PLACE, AttemptId(run.id, job, step, number))
             )
-        case commands.ReleaseJob(job=job, agent=agent):
-            yield _release(run, job, agent)
+        case commands.ReleaseJob(job=job, agent=agent, is_kept=is_kept):
+            yield _release(run, job, agent, is_kept=is_kept)
         case commands.CancelTask():
             yield _cancel(run, command)
         case commands.AcquireLock():
@@ -192,8 +192,8 @@ def _cancel(run: Run, command: commands.CancelTask) -> messages.ScheduleActivity
     )
 
 
-def _release(run: Run, job: JobId, agent: AgentId) -> messages.ScheduleActivity:
-    order = orders.ReleaseOrder(agent=agent, run=run.id, job=job)
+def _release(run: Run, job: JobId, agent: AgentId, *, is_kept: bool) -> messages.ScheduleActivity:
+    order = orders.ReleaseOrder(agent=agent, run=run.id, job=job, is_kept=is_kept)
     return messages.ScheduleActivity(
         id=orders.job_activity(orders.RELEASE, job, agent),
         name=orders.RELEASE,

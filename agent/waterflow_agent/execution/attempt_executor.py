@@ -233,6 +233,11 @@ class AttemptExecutor:
                 task.key, NodeResult(outcome=Outcome.REFUSED, reason_code="refused", reason_text=text)
             )
             return
+        try:
+            self._steps.continue_job(task)
+        except (Rejected, OSError) as error:
+            self._finish_unprepared(task.key, error)
+            return
         if task.tree is None or self._checkouts.has(task.key):
             self._start_process(entry, task, node_input)
         else:

@@ -217,9 +217,14 @@ class ProcessSteps:
         """Returns run and job of each working directory."""
         return self._workspaces.jobs()
 
-    def release_job(self, run: str, job: str) -> None:
-        """Deletes the working directory of a job that has ended. A process that is about to exit may still use it."""
-        self._workspaces.release(run, job)
+    def release_job(self, run: str, job: str, *, is_kept: bool = False) -> None:
+        """Deletes or keeps the working directory of a job that has ended. A process that is about to exit may still use it."""
+        self._workspaces.release(run, job, is_kept=is_kept)
+
+    def continue_job(self, task: messages.Task) -> None:
+        """Gives a job that starts in the middle the directory of the earlier one. Raises `Rejected` WF754 and `OSError`."""
+        if task.continues is not None:
+            self._workspaces.take_over(task.key.attempt.run, task.key.attempt.job, task.continues)
 
     def stop_unknown(self, name: str) -> None:
         """Stops a step that the journal does not know."""

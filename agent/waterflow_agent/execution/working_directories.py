@@ -1,9 +1,10 @@
 """The working directories of jobs: `<data-dir>/work/<run>/<job>`, created by a job's first step, empty or with a checkout.
 
-A job's directory is deleted when the daemon releases the job. Between two steps of a job the agent may hold nothing of it for
-days, and may restart. Directories that the daemon never releases are deleted after `KEEP_S` without use. A directory is first
-renamed into `work/.trash`, so that a slow or failed removal cannot affect a new step; a failed removal is tried again later.
-Removal runs in a thread, follows no links and does not enter mounted file systems.
+A job's directory is deleted when the daemon releases the job, or kept for a while if the job failed (`kept_directories`).
+Between two steps of a job the agent may hold nothing of it for days, and may restart. Directories that the daemon never
+releases are deleted after `KEEP_S` without use. A directory is first renamed into `work/.trash`, so that a slow or failed
+removal cannot affect a new step; a failed removal is tried again later. Removal runs in a thread, follows no links and does not
+enter mounted file systems.
 
 The directory of a job whose steps have another user belongs to the agent, too; what its steps create belongs to that user, and
 `owned_by_steps` names what only that user can remove.
@@ -18,6 +19,7 @@ import itertools
 import logging
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -27,7 +29,9 @@ from pathlib import Path
 from waterflow_agent.clock import Clock
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution import sharing
+from waterflow_agent.execution.kept_directories import KeptDirectories
 from waterflow_agent.execution.step_policy import Account
+from waterflow_agent.wire.messages import JobName
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +39,12 @@ logger = logging.getLogger(__name__)
 KEEP_S = 40 * 24 * 3600
 #: Directories listed in one `Hello`; a later session lists the others.
 JOBS_MAX = 10_000
+#: What a new agent keeps of failed jobs, in bytes.
+KEPT_BYTES = 4 << 30
 _TRASH = ".trash"
+_KEPT = ".kept"
+#: Names in the root that are not those of runs.
+_RESERVED = (_TRASH, _KEPT)
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _UNMOUNT_S_MAX = 10
 #: `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS` on 64-bit machines, and the immutable and append-only flags.
@@ -47,11 +56,13 @@ _FIXED_FLAGS = 0x10 | 0x20
 class WorkingDirectories:
     """All working directories of one agent."""
 
-    def __init__(self, root: Path, clock: Clock) -> None:
+    def __init__(self, root: Path, clock: Clock, kept_bytes_max: int = KEPT_BYTES) -> None:
         self._root = root
         self._clock = clock
         self._trash = root / _TRASH
         self._trash.mkdir(mode=0o700, parents=True, exist_ok=True)
+        #: The directories of failed jobs.
+        self.kept = KeptDirectories(root / _KEPT, clock, kept_bytes_max, self.discard)
         #: When the agent last held an attempt of each run, in milliseconds of the boot clock.
         self._used_at: dict[str, int] = {}
         self._made: set[tuple[str, str]] = set()
@@ -100,14 +111,44 @@ class WorkingDirectories:
 
     def jobs(self) -> list[tuple[str, str]]:
         """Returns run and job of each directory, `JOBS_MAX` at most."""
-        runs = (name for name in os.listdir(self._root) if name != _TRASH)
+        runs = (name for name in os.listdir(self._root) if name not in _RESERVED)
         return list(itertools.islice(((run, job) for run in runs for job in _names(self._root / run)), JOBS_MAX))
 
-    def release(self, run: str, job: str) -> None:
-        """Moves a job's directory to the trash, and removes its run's directory when that was the last."""
+    def release(self, run: str, job: str, *, is_kept: bool = False) -> None:
+        """Moves a job's directory to the trash, or to those that are kept, and its run's directory if that was the last."""
         self._made.discard((run, job))
         path = self._root / directory_name(run)
-        self.discard(path / directory_name(job))
+        if is_kept:
+            self.kept.keep(directory_name(run), directory_name(job), path / directory_name(job))
+        else:
+            self.discard(path / directory_name(job))
+        self._drop_if_empty(path)
+
+    def take_over(self, run: str, job: str, earlier: JobName) -> None:
+        """Gives a job the directory of an earlier one, unless it has one already. Raises `Rejected` WF754 and `OSError`."""
+        if self.has(run, job):
+            return
+        names = directory_name(earlier.run), directory_name(earlier.job)
+        target = self._root / directory_name(run) / directory_name(job)
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.kept.take(*names, target):
+            return
+        # The daemon starts such a job only when the earlier one has ended, so its directory is free, released or not.
+        path = self._root.joinpath(*names)
+        if path.is_dir():
+            self._made.discard((earlier.run, earlier.job))
+            os.rename(path, target)
+            self._drop_if_empty(path.parent)
+            return
+        self._drop_if_empty(target.parent)
+        text = (
+            f"the directory of job {earlier.job} of run {earlier.run} is not on this server any longer: another re-run has "
+            "taken it, or it was removed after 24 h or to free space; "
+            f"next: waterflowctl rerun {earlier.run} --from {shlex.quote(earlier.job)}"
+        )
+        raise Rejected("WF754", text)
+
+    def _drop_if_empty(self, path: Path) -> None:
         with contextlib.suppress(OSError):
             path.rmdir()
             self._used_at.pop(path.name, None)
@@ -117,7 +158,7 @@ class WorkingDirectories:
         now = self._clock.boot_ms()
         held = {directory_name(run) for run in held_runs}
         for name in os.listdir(self._root):
-            if name == _TRASH:
+            if name in _RESERVED:
                 continue
             if name in held:
                 self._used_at[name] = now
@@ -149,7 +190,7 @@ class WorkingDirectories:
     def _discard_unfinished(self) -> None:
         """Moves directories to the trash that an earlier process of the agent had only begun to copy."""
         for run in os.listdir(self._root):
-            if run == _TRASH or not (self._root / run).is_dir():
+            if run in _RESERVED or not (self._root / run).is_dir():
                 continue
             for name in os.listdir(self._root / run):
                 if name.startswith("."):

@@ -133,7 +133,7 @@ class SessionHandler:
             elif isinstance(message, messages.Cancel):
                 self._executor.carry_out(self._ledger.cancel(message, self._clock.wall_ms()))
             elif isinstance(message, messages.Release):
-                self._steps.release_job(message.run, message.job)
+                self._steps.release_job(message.run, message.job, is_kept=message.is_kept)
         self._executor.commit()
         if received.numbered:
             self._sender.acknowledge(received.numbered[-1][0])

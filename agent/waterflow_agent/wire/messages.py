@@ -92,6 +92,17 @@ class Limits(msgspec.Struct, frozen=True, array_like=True):
     cpu_percent: int | None = None
 
 
+#: How long an agent keeps the directory of a failed job, so that a re-run can continue the job at a step.
+KEPT_MS = 24 * 3_600_000
+
+
+class JobName(msgspec.Struct, frozen=True, array_like=True):
+    """A job of a run."""
+
+    run: str
+    job: str
+
+
 class Task(msgspec.Struct, frozen=True, array_like=True):
     """An attempt on the wire: everything that an agent needs to run it. Durations are milliseconds."""
 
@@ -126,6 +137,8 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     #: The step is stopped when the daemon has not confirmed the agent's session for this long, because something else may start
     #: elsewhere then; 0: it continues.
     lease_ms: int = 0
+    #: Of a job that starts in the middle: the job of an earlier run whose kept directory becomes that of this one.
+    continues: JobName | None = None
 
 
 class OwnNode(msgspec.Struct, frozen=True, array_like=True):
@@ -237,10 +250,11 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
 
 
 class Release(msgspec.Struct, frozen=True, array_like=True, tag="release"):
-    """Daemon, numbered: the job has ended; delete its working directory."""
+    """Daemon, numbered: the job has ended; delete its working directory, or keep it for `KEPT_MS`."""
 
     run: str
     job: str
+    is_kept: bool = False
 
 
 class Started(msgspec.Struct, frozen=True, array_like=True, tag="started"):

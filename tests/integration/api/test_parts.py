@@ -391,7 +391,8 @@ async def test_a_rerun_can_begin_at_an_instant(harness: ApiHarness, client: http
             reused.append(dry.json()["reused"])
     assert reused == [[], ["build"], ["build", "deploy/prepare"]]
     again = (await client.post(f"/v1/runs/{first['id']}/rerun", json={"after": first["seq"]})).json()
-    assert (again["reused"], again["will_run"]) == (reused[-1], ["deploy"])
+    assert (again["reused"], again["will_run"]) == (reused[-1], ["deploy/put"])
+    assert list(again["continued"]) == ["deploy"]
     await harness.completed(again["id"])
     build, deploy = (await show(client, again["id"]))["jobs"]
     assert (build["reused"], deploy["steps"][0]["reused"], len(deploy["steps"][1]["attempts"])) == (True, True, 1)

@@ -147,7 +147,7 @@ async def test_an_ended_attempt_that_was_only_accepted_is_forgotten() -> None:
         cancel, release = host.link.take()
         assert isinstance(cancel, messages.Cancel)
         assert cancel.force
-        assert release == messages.Release(key.attempt.run, key.attempt.job)
+        assert release == messages.Release(key.attempt.run, key.attempt.job, is_kept=True)
 
 
 async def test_an_ended_attempt_that_still_runs_is_killed() -> None:

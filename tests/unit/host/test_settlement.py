@@ -134,4 +134,4 @@ async def test_a_directory_created_after_the_hello_is_removed_with_its_job() -> 
             host.finished(agent, key)
 
         assert host.kinds(run.id)[-1] == "RunCompleted"
-        assert messages.Release(key.attempt.run, key.attempt.job) in host.link.take()
+        assert messages.Release(key.attempt.run, key.attempt.job, is_kept=True) in host.link.take()

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected, Stalled
+from waterflow_agent.wire.messages import KEPT_MS
 from waterflowd.access.roles import check_plan, narrowed, trigger_of
 from waterflowd.admin.ports import DefinitionPlan
 from waterflowd.api.dependencies import Ports, Runner
@@ -28,7 +29,7 @@ from waterflowd.engine.state.runs import Run
 from waterflowd.model import accesses
 from waterflowd.model import inputs as input_checks
 from waterflowd.model import plan as plans
-from waterflowd.model.ids import RunId, run_stream
+from waterflowd.model.ids import JobId, RunId, run_stream
 from waterflowd.model.records import Reused, RunFilter, RunSummary, StartRequest, Trigger, TriggerKind
 
 router = APIRouter(tags=["runs"])
@@ -55,8 +56,15 @@ async def rerun_run(request: Request, services: Ports, principal: Runner, run_id
     wish = rerun.RerunRequest(is_failed=body.failed, start=body.start, servers=tuple(body.servers))
     if past is None:
         selection = rerun.select(run, plan, wish)
+        for job, problem in _missing_directories(services, run, selection).items():
+            text = f"job {job} cannot start at a step: {problem}; run the whole job: waterflowctl rerun {run.id} --from {job}"
+            raise Rejected("WF606", text, where="from", status=409)
     else:
-        selection = rerun.select_after(past, past.plan if plan is run.plan else plan)
+        past_plan = past.plan if plan is run.plan else plan
+        selection = rerun.select_after(past, past_plan)
+        whole = _missing_directories(services, run, selection)
+        if whole:
+            selection = rerun.select_after(past, past_plan, whole)
     if body.dry_run:
         services.access.check_plan(start_request.repository, accesses.of_plan(plan))
         return json_response(RerunSchema.of(None, run, plan, start_request.revision, selection))
@@ -81,6 +89,24 @@ async def rerun_run(request: Request, services: Ports, principal: Runner, run_id
     await services.audit.action(principal, "rerun-run", earlier, run=row.id, reused=len(selection.reused_names))
     content = RerunSchema.of(row, run, plan, start_request.revision, selection)
     return json_response(content, 201, {"Location": run_url(row.id)})
+
+
+def _missing_directories(services: Services, run: Run, selection: rerun.Selection) -> dict[str, str]:
+    """The jobs that cannot continue in the directory of the earlier job, each with the reason."""
+    if selection.reused is None:
+        return {}
+    agents = {row.fingerprint: row for row in services.agents.rows()}
+    found = {}
+    for name, kept in selection.reused.directories.items():
+        agent = agents.get(kept.agent)
+        problem = rerun.directory_problem(run.jobs_by_id[JobId(name)], services.clock.now(), KEPT_MS)
+        if problem is None and agent is None:
+            problem = f"its directory is on server {kept.agent_name}, which is no longer enrolled"
+        elif problem is None and agent is not None and not agent.is_connected:
+            problem = f"its directory is on server {kept.agent_name}, which is not connected"
+        if problem is not None:
+            found[name] = problem
+    return found
 
 
 async def _run_after(services: Services, run: Run, after: int) -> Run:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -16,7 +17,7 @@ from waterflowd.engine.state.blocks import Step
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model import chains
 from waterflowd.model.plan import Plan
-from waterflowd.model.records import Reused, RunSummary, Trigger, TriggerKind
+from waterflowd.model.records import KeptDirectory, Reused, RunSummary, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
 
 #: The path of a workflow that is sent without one.
@@ -369,6 +370,8 @@ class RerunSchema(msgspec.Struct, frozen=True, kw_only=True):
     reused_total: int
     will_run: list[str]
     will_run_total: int
+    #: Jobs that start at a step in the directory of the earlier job, with the server that has kept it.
+    continued: dict[str, str]
 
     @classmethod
     def of(
@@ -387,4 +390,11 @@ class RerunSchema(msgspec.Struct, frozen=True, kw_only=True):
             reused_total=len(selection.reused_names),
             will_run=selection.rerun_names[:RERUN_NAMES_MAX],
             will_run_total=len(selection.rerun_names),
+            continued={
+                job: kept.agent_name for job, kept in itertools.islice(_directories(selection), RERUN_NAMES_MAX)
+            },
         )
+
+
+def _directories(selection: Selection) -> Iterable[tuple[str, KeptDirectory]]:
+    return selection.reused.directories.items() if selection.reused is not None else ()

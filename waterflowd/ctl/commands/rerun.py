@@ -5,7 +5,6 @@ Rules of this file: what is reused and what will run is printed before anything 
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 import click
@@ -13,7 +12,6 @@ import click
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import run_path
 from waterflowd.ctl.commands.watch import watch_to_end
-from waterflowd.ctl.display.run_parts import all_jobs
 from waterflowd.ctl.display.terminal import style
 from waterflowd.ctl.failures import USAGE, Failure, Refused
 from waterflowd.ctl.options import client_of, print_json
@@ -62,7 +60,9 @@ def rerun(
             return
         started = client.start(path, body)
     except Refused as error:
-        error.next_step = f"waterflowctl show {original['id']}"
+        # The sentence may have a better command.
+        if "waterflowctl rerun" not in error.message:
+            error.next_step = f"waterflowctl show {original['id']}"
         raise
     if as_json:
         print_json([started])
@@ -74,13 +74,6 @@ def rerun(
         click.echo(f"next: waterflowctl watch {started['id']}")
 
 
-def _continued_jobs(run: dict[str, Any], planned: dict[str, Any]) -> list[str]:
-    """The jobs of which some steps are reused and others run: these run without the files of the former."""
-    jobs = {job["id"] for job in all_jobs(run["jobs"])}
-    owners = {name.rpartition("/")[0] for name in planned["reused"] if name not in jobs}
-    return [job for job in planned["will_run"] if job in owners]
-
-
 def _announce(run: dict[str, Any], planned: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json([planned])
@@ -88,13 +81,11 @@ def _announce(run: dict[str, Any], planned: dict[str, Any], *, as_json: bool) ->
     other = planned["revision"] if planned["revision"] != run["revision"] else None
     at = f" with the workflow at {escape_for_display(other[:10])}" if other else ""
     click.echo(f"re-running {escape_for_display(run['name'])} #{run['number']}{at}")
-    for job in _continued_jobs(run, planned):
-        command = f"waterflowctl rerun {run['id']} --from {shlex.quote(escape_for_display(job))}"
+    for job, server in planned["continued"].items():
         click.echo(
-            f"  {style('note', 'yellow')}: {escape_for_display(job)} starts at a step, in a new directory: what its reused "
-            "steps have written there is missing. To run the whole job again:"
+            f"  {style('note', 'yellow')}: {escape_for_display(job)} continues on {escape_for_display(server)}, in the "
+            "directory of the earlier run" + (", with that run's files of the repository" if other else "")
         )
-        click.echo(f"  next: {command}")
     for title, color, names, total in (
         ("reused", "green", planned["reused"], planned["reused_total"]),
         ("will run", "cyan", planned["will_run"], planned["will_run_total"]),

@@ -19,7 +19,7 @@ from waterflowd.engine.fold import evolve_jobs, evolve_steps
 from waterflowd.engine.fold.transitions import move, stop
 from waterflowd.engine.state.blocks import StopUrgency
 from waterflowd.engine.state.runs import Run
-from waterflowd.model.ids import RunId
+from waterflowd.model.ids import JobId, RunId
 from waterflowd.model.plan import Plan
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.statuses import Conclusion, Outcome, Status
@@ -63,6 +63,8 @@ def _run_created(run: Run, event: events.RunCreated) -> None:
     run.created_at = event.at
     run.deadline_at = event.deadline_at
     run.reason = event.reason
+    for name, kept in event.reused.directories.items() if event.reused is not None else ():
+        run.jobs_by_id[JobId(name)].kept = kept
     for job in run.jobs:
         if job.plan.needs:
             names = ", ".join(job.plan.needs)

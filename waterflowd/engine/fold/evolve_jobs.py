@@ -235,6 +235,7 @@ def job_restarted(run: Run, event: events.JobRestarted) -> None:
     job = run.jobs_by_id[event.job]
     job.number = event.number
     job.retry_at = None
+    job.kept = None
     if job.agent is not None and job.pinned is None:
         job.avoid = (*job.avoid, job.agent)
     job.agent = None

@@ -214,6 +214,10 @@ def _begin(run: Run, job: Job, env: expr.Env, now: int) -> events.RunEvent:
     cause = reason(ReasonCode.STARTED, f'waiting for a server of group "{group}"', group=group)
     if job.pinned is not None:
         cause = reason(ReasonCode.STARTED, f"waiting for server {job.pinned_name}", agent=job.pinned_name)
+    elif job.kept is not None:
+        name_of_server = job.kept.agent_name
+        text = f"waiting for server {name_of_server}, which has the job's directory"
+        cause = reason(ReasonCode.STARTED, text, agent=name_of_server)
     return events.JobReady(
         at=now,
         job=job.id,

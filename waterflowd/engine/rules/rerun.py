@@ -6,20 +6,25 @@ one by one, so that new ones are added if the matrix or the group has grown.
 
 A re-run from an instant reuses what had succeeded by then: it looks at the run as it was. A job that was at work then keeps the
 steps that had succeeded, up to the first one that had not.
+
+A job that starts at a step needs the files that its reused steps have left, if they ran on a server: it continues there, in the
+directory of the earlier job, which the server keeps for a while after a failure (`directory_problem`). Without that directory
+the whole job has to run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
 from waterflow_agent.errors import Rejected
-from waterflowd.engine.state.blocks import Step
+from waterflowd.engine.state.blocks import NODES_IN_AGENT, Step
 from waterflowd.engine.state.runs import Job, Run
+from waterflowd.model import durations
 from waterflowd.model.ids import JobId
 from waterflowd.model.plan import JobPlan, Plan
-from waterflowd.model.records import Reused, ReusedJob, ReusedStep
+from waterflowd.model.records import KeptDirectory, Reused, ReusedJob, ReusedStep
 from waterflowd.model.statuses import FAILURES, Conclusion
 
 #: Allowed values of `servers`.
@@ -63,8 +68,8 @@ def select(run: Run, plan: Plan, request: RerunRequest) -> Selection:
     return _selection(run, plan, request, rerun_jobs, [(first, step)] if first is not None else [])
 
 
-def select_after(past: Run, plan: Plan) -> Selection:
-    """The same for a run as it was after an event: what had succeeded by then is reused."""
+def select_after(past: Run, plan: Plan, whole: Collection[str] = ()) -> Selection:
+    """The same for a run as it was after an event: what had succeeded by then is reused. Of the jobs `whole` no steps are."""
     requested = {job.id for job in past.scope.jobs.values() if job.conclusion is not Conclusion.SUCCESS}
     if not requested:
         text = f"all of run {past.id} had succeeded after event {past.seq}; name an earlier event"
@@ -72,11 +77,23 @@ def select_after(past: Run, plan: Plan) -> Selection:
     rerun_jobs = _with_dependents(past, requested)
     starts: list[tuple[Job, Step | None]] = []
     for job in past.scope.jobs.values():
-        if job.id in requested and job.children is None and _may_reuse_instances(job, rerun_jobs):
+        if job.id not in requested or job.id in whole:
+            continue
+        if job.children is None and _may_reuse_instances(job, rerun_jobs):
             step = next((step for step in job.steps if step.conclusion not in _KEPT), None)
             if step is not None and step is not job.steps[0]:
                 starts.append((job, step))
     return _selection(past, plan, RerunRequest(), rerun_jobs, starts)
+
+
+def directory_problem(job: Job, now: int, kept_ms: int) -> str | None:
+    """Why a server that keeps directories for `kept_ms` has not kept that of a job of a completed run; None if it has."""
+    assert job.completed_at is not None, "the run is completed"
+    if job.conclusion not in FAILURES:
+        return f"only the directory of a failed job is kept, and {job.id} ended with {job.conclusion}"
+    if now - job.completed_at >= kept_ms:
+        return f"the directory of a failed job is kept for {durations.text(kept_ms)}, and that time is over"
+    return None
 
 
 def check_completed(run: Run) -> None:
@@ -104,10 +121,35 @@ def _selection(
                     _reuse_job(child, jobs)
     found = {job.id: _steps_before(job, step) for job, step in starts if step is not None}
     steps: dict[str, dict[str, ReusedStep]] = {job: before for job, before in found.items() if before}
-    reused = Reused(run=run.id, jobs=jobs, steps=steps, servers=servers)
+    directories: dict[str, KeptDirectory] = {
+        job.id: KeptDirectory(agent=job.agent, agent_name=job.agent_name)
+        for job, _ in starts
+        if job.id in steps and job.agent is not None and _uses_directory(job, steps[job.id])
+    }
+    reused = Reused(run=run.id, jobs=jobs, steps=steps, servers=servers, directories=directories)
     names = [*jobs, *(f"{job}/{name}" for job, before in steps.items() for name in before)]
     done = [job.id for job in run.scope.jobs.values() if job.id in rerun_jobs]
-    return Selection(reused=reused, reused_names=names, rerun_names=_rerun_names(run, done, jobs, servers))
+    rest = {job.id: _steps_from(plan, job, step) for job, step in starts if step is not None and job.id in steps}
+    return Selection(reused=reused, reused_names=names, rerun_names=_rerun_names(run, done, reused, rest))
+
+
+def _uses_directory(job: Job, reused: Collection[str]) -> bool:
+    """Whether one of the reused steps, or of those inside them, may have left something in the job's directory."""
+    if job.kept is not None:
+        return True
+    return any(
+        step.last is not None
+        and step.last.agent is not None
+        and step.plan.node not in NODES_IN_AGENT
+        and _outermost(step).id in reused
+        for step in job.steps_by_id.values()
+    )
+
+
+def _outermost(step: Step) -> Step:
+    while (above := step.block.owner) is not None:
+        step = above
+    return step
 
 
 def _jobs_to_rerun(run: Run, request: RerunRequest) -> tuple[set[JobId], Job | None, Step | None]:
@@ -254,16 +296,23 @@ def _unfit(text: str) -> Rejected:
     return Rejected("WF606", f"the workflow of that commit does not match the run: {text}", status=409)
 
 
-def _rerun_names(
-    run: Run, rerun_jobs: list[JobId], reused: dict[str, ReusedJob], servers: dict[str, list[str]]
-) -> list[str]:
+def _steps_from(plan: Plan, job: Job, step: Step) -> list[str]:
+    """The steps of a job that run when it starts at a step."""
+    ids = [one.id for one in next(one for one in plan.jobs if one.id == job.plan.id).steps]
+    return [f"{job.id}/{name}" for name in ids[ids.index(step.plan.id) :]]
+
+
+def _rerun_names(run: Run, rerun_jobs: list[JobId], reused: Reused, rest: dict[JobId, list[str]]) -> list[str]:
+    """`rest` are the steps of jobs that start at a step."""
     names: list[str] = []
     for name in rerun_jobs:
         job = run.jobs_by_id[name]
-        if name in servers:
-            names += [f"{name}[{server}]" for server in servers[name]]
+        if name in reused.servers:
+            names += [f"{name}[{server}]" for server in reused.servers[name]]
+        elif name in rest:
+            names += rest[name]
         elif job.children is not None and job.children.scope is None:
-            names += [child.id for child in job.children.jobs if child.id not in reused]
+            names += [child.id for child in job.children.jobs if child.id not in reused.jobs]
         else:
             names.append(name)
     return names

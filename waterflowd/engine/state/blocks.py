@@ -31,6 +31,8 @@ COMPOSITE = "composite"
 #: Starts a child run. It has attempts and retries like a task of an agent.
 CHILD_RUN = "workflow/run"
 #: Nodes that have steps inside.
+#: Nodes that run in the agent itself, without the job's directory.
+NODES_IN_AGENT = frozenset({"log", "fail", "set-outputs"})
 CONTROL_NODES = frozenset({CONDITION, LOOP, PARALLEL, COMPOSITE})
 ENGINE_NODES = CONTROL_NODES | {SLEEP, APPROVAL}
 #: Nodes that need no server.

@@ -26,7 +26,7 @@ from waterflowd.engine.state.gates import Approval, Lock
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.plan import BlockPlan, JobPlan, Offline, Plan, StepPlan
 from waterflowd.model.reasons import CREATED, Reason
-from waterflowd.model.records import Reused, Trigger, TriggerKind
+from waterflowd.model.records import KeptDirectory, Reused, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
 
 #: Until `RunCreated` says what started the run.
@@ -107,6 +107,8 @@ class Job:
     #: The only server that an instance may run on.
     pinned: AgentId | None = None
     pinned_name: str = ""
+    #: Of a job that starts at a step: the server with the earlier job's directory. Only the first try uses it.
+    kept: KeptDirectory | None = None
     children: Children | None = None
     name: str = field(init=False)
     group: str = field(init=False)
@@ -175,6 +177,11 @@ class Job:
         target = self.plan.target
         has_begun = self.agent is not None or self.number > 1
         return has_begun or self.pinned is None or target is None or target.offline is Offline.WAIT
+
+    @property
+    def required_agent(self) -> AgentId | None:
+        """The only server that may execute its steps; None if any server of its group may."""
+        return self.agent or self.pinned or (self.kept.agent if self.kept is not None else None)
 
     def __post_init__(self) -> None:
         self.name = self.plan.name

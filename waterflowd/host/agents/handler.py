@@ -148,8 +148,9 @@ class AgentHandler:
         # An accepted attempt may have created its job's directory since.
         accepted = [item.key for item in hello.held if item.state is messages.AttemptState.ACCEPTED]
         jobs = dict.fromkeys([*hello.jobs, *((key.attempt.run, key.attempt.job) for key in accepted)])
+        # Whether such a job failed may not be known here, so its directory is kept.
         outgoing.extend(
-            messages.Release(run, job)
+            messages.Release(run, job, is_kept=True)
             for run, job in jobs
             if self._attempts.has_job_ended(agent, RunId(run), JobId(job))
         )

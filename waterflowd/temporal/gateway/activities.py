@@ -236,7 +236,7 @@ class GatewayActivities:
             order.run, orders.job_activity(orders.RELEASE, order.job, order.agent), orders.agent_queue(order.agent)
         )
         self._session(order.agent)
-        self._link.send(order.agent, [Release(order.run, order.job)])
+        self._link.send(order.agent, [Release(order.run, order.job, order.is_kept)])
 
     def _session(self, agent: AgentId) -> Session:
         session = self._attempts.session(agent)

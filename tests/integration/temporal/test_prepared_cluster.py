@@ -30,7 +30,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text("utf-8"))
 
 def _documented() -> list[str]:
     page = (sources.ROOT / "docs" / "temporal.md").read_text("utf-8")
-    [block] = re.findall(r"```\n(temporal operator namespace create .*?)```", page, re.DOTALL)
+    [block] = re.findall(r"```[^\n]*\n(temporal operator namespace create .*?)```", page, re.DOTALL)
     create, attributes = str(block).split("\ntemporal ")
     return [create, f"temporal {attributes}"]
 

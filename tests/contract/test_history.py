@@ -154,6 +154,10 @@ async def test_an_event_of_the_run_wakes_those_that_wait_for_output(written: Wri
         (RunFilter(since_at=2, until_at=3), [3, 2]),
         (RunFilter(since_at=4), [5, 4]),
         (RunFilter(since_at=4, status="success"), [4]),
+        (RunFilter(group="web"), [5, 4, 3]),
+        (RunFilter(group="db", server="db-1"), [4, 3]),
+        (RunFilter(server="web-1"), [5, 3]),
+        (RunFilter(server="none"), [3]),
     ],
 )
 async def test_runs_are_selected_by_their_rows(written: Written, selected: RunFilter, numbers: list[int]) -> None:
@@ -161,14 +165,17 @@ async def test_runs_are_selected_by_their_rows(written: Written, selected: RunFi
     rows = [
         row(1, Conclusion.SUCCESS, trigger=Trigger(kind=TriggerKind.API), revision=None),
         row(2, Conclusion.LOST),
-        row(3, Conclusion.FAILURE, repository="other"),
+        # With more groups and servers than a row names.
+        row(3, Conclusion.FAILURE, repository="other", groups=None, servers=None),
         row(
             4,
             Conclusion.SUCCESS,
             name="test",
+            groups=("web", "db"),
+            servers=("db-1",),
             trigger=Trigger(kind=TriggerKind.MANUAL, by="Ada", principal="ada"),
         ),
-        row(5),
+        row(5, groups=("web",), servers=("web-2", "web-1")),
     ]
     written.write(Batch(summaries=rows))
     assert await listed(written.history, selected) == numbers

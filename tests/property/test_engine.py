@@ -9,7 +9,7 @@ from waterflowd.engine import commands, events, fold, outstanding
 from waterflowd.engine.fold.evolve import evolve
 from waterflowd.engine.rules import approvals
 from waterflowd.engine.state.runs import Run
-from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
+from waterflowd.model.statuses import FAILURES, AttemptStatus, Conclusion, Outcome, Status
 from waterflowd.testing.scenario import RUN, Scenario, dump
 
 _CONDITIONS = ["", "always()", "failure()", "cancelled()", "success() || failure()", "needs.j0.result == 'success'"]
@@ -248,10 +248,24 @@ def test_recovery_equals_the_live_path_and_every_run_ends(workflow: str, draw: s
         assert job.status is Status.COMPLETED
         for step in job.steps_by_id.values():
             assert step.status in (Status.COMPLETED, Status.QUEUED), "no part of an ended job continues"
+    _check_counts(scenario.run)
     assert not list(outstanding(scenario.run))
     assert len(scenario.timers) == 0
     assert all(not server.taken for server in scenario.placement.servers.values())
     assert scenario.placement.waiting == 0
+
+
+def _check_counts(run: Run) -> None:
+    """What the row of an ended run counts is what counting its jobs finds."""
+    leaves = [job for job in run.jobs if job.children is None or not job.children.jobs]
+    failed = [job.id for job in leaves if job.conclusion in FAILURES]
+    assert (run.leaves, run.leaves_completed, run.leaves_failed) == (len(leaves), len(leaves), len(failed))
+    assert (run.first_failure is None) == (not failed)
+    if run.first_failure is not None:
+        assert any(run.first_failure.part == job or run.first_failure.part.startswith(f"{job}/") for job in failed)
+    used = {attempt.agent_name for job in run.jobs for step in job.steps_by_id.values() for attempt in step.attempts}
+    assert set(run.servers) == used - {""}
+    assert set(run.groups) <= {"web", "db", "nowhere", "all-servers"}
 
 
 @settings(max_examples=40, deadline=None)

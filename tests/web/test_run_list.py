@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
+from tests.patience import wait_until
 from tests.web import site as sites
 from tests.web.site import Site, Visit
 from tests.web.workflows import GATE
@@ -14,6 +16,13 @@ from tests.web.workflows import GATE
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 QUICK = "name: NAME\njobs: {a: {runs-on: web, if: false, steps: [{run: 'true'}]}}\n"
+
+#: Has one job that has failed, and one that continues until a file appears.
+HALF = """name: half
+jobs:
+  breaks: {runs-on: web, steps: [{id: check, run: exit 3}]}
+  continues: {runs-on: web, steps: [{run: "until [ -e FILE ]; do sleep 0.1; done"}]}
+"""
 
 
 def _skipped(site: Site, name: str, count: int) -> list[str]:
@@ -110,3 +119,28 @@ def test_several_runs_are_cancelled_with_one_summary(site: Site, visit: Visit) -
         assert site.wait_for(run)["conclusion"] == "cancelled"
     expect(page.get_by_role("row").filter(has_text="cancelled")).to_have_count(2)
     expect(bar).to_have_count(0)
+
+
+def test_a_row_says_how_far_the_run_is_and_what_failed(site: Site, visit: Visit, tmp_path: Path) -> None:
+    """Of an open run, how many jobs are completed; of any, the part that failed first, its server and why; by server too."""
+    stop = tmp_path / "stop"
+    run = site.start(HALF.replace("FILE", str(stop)))
+    try:
+        wait_until(lambda: site.run(run)["progress"]["failed"] == 1, "the job to fail")
+        page = visit.go("/runs?name=half")
+        row = page.get_by_role("row").filter(has_text="half #")
+        expect(row.get_by_role("progressbar", name="1 of 2 jobs completed, 1 failed")).to_be_visible()
+        expect(row).to_contain_text(re.compile(r"breaks/check on web-\d: .*exit code 3"))
+        visit.go("/")
+        at_work = page.get_by_role("region", name="At work").get_by_role("listitem").filter(has_text="half")
+        expect(at_work.get_by_role("progressbar", name="1 of 2 jobs completed, 1 failed")).to_be_visible()
+    finally:
+        stop.touch()
+    site.wait_for(run)
+    server = site.run(run)["jobs"][0]["agent"]
+    page = visit.go(f"/runs?name=half&server={server}&group=web")
+    expect(page.get_by_text("1 run", exact=True)).to_be_visible()
+    expect(row).to_contain_text(re.compile(r"breaks/check on web-\d: .*exit code 3"))
+    expect(row.get_by_role("progressbar")).to_have_count(0)
+    visit.go("/runs?name=half&server=web-9")
+    expect(page.get_by_role("button", name="Without server:web-9")).to_be_visible()

@@ -25,12 +25,12 @@ from waterflowd.host.answers import LiveAnswers
 from waterflowd.host.fleet_requests import attempt_id
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.recovery import DeferredCommand, outstanding_near
-from waterflowd.host.run_summary import summary
+from waterflowd.host.run_summary import counts, summary
 from waterflowd.host.secret_uses import secret_uses
 from waterflowd.model import records
 from waterflowd.model.ids import AUDIT, AgentId, AttemptId, RunId, StreamName, run_stream
 
-#: Events after which a run's row in the index is rewritten.
+#: Events after which a run's row in the index is rewritten, as after those that change what it counts.
 _INDEXED = frozenset(
     (events.RunCreated, events.RunStarted, events.CancelRequested, events.RunTimedOut, events.RunCompleted)
 )
@@ -65,12 +65,12 @@ class BatchBuilder:
         return True
 
     def _take(self, run: Run, arrived: Sequence[inputs.Input], outstanding: Sequence[commands.Command] = ()) -> None:
-        before = run.seq
+        before, counted = run.seq, counts(run)
         taken = turn.take(run, arrived, self._now, self._answers, outstanding)
         if taken.facts:
             self._append(run_stream(run.id), before, taken.facts)
             self.touched[run.id] = None
-            if not _INDEXED.isdisjoint(map(type, taken.facts)):
+            if not _INDEXED.isdisjoint(map(type, taken.facts)) or counts(run) != counted:
                 self._index(run if taken.error is None else self._recorded(run))
         if taken.error is not None:
             self._state.stall(run, taken.error)

@@ -6,7 +6,8 @@ Rules of this file:
   when somebody filters again. No commit waits for it. When more than `PENDING_MAX` runs have changed since the last search, it
   is dropped, and the next search makes it again.
 - It proposes runs, and their rows in the log decide: a row is read and compared with the filter before it is shown.
-- A row takes about 60 bytes. `ROWS_MAX` rows are kept, the newest ones; `DISTINCT_MAX` workflows and principals are told apart.
+- A row takes about 80 bytes. `ROWS_MAX` rows are kept, the newest ones; `DISTINCT_MAX` workflows, principals, and lists of
+  groups or servers are told apart.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from waterflowd.time_slices import Work
 logger = logging.getLogger("waterflow.api")
 
 ROWS_MAX = 1_000_000
-#: Workflows, and principals; further ones share a number, and their rows are compared one by one.
+#: Workflows, principals, lists of groups and of servers; further ones share a number, and their rows are compared one by one.
 DISTINCT_MAX = 20_000
 #: Runs that have changed since the last search.
 PENDING_MAX = 20_000
@@ -66,14 +67,28 @@ class _Column:
 
     def append(self, value: object) -> None:
         """The value of the next row."""
+        number = self._number(value)
+        self.rows[number].append(len(self.numbers))
+        self.numbers.append(number)
+
+    def _number(self, value: object) -> int:
         number = self.values.get(value)
         if number is None:
             number = _OTHERS
             if len(self.values) < DISTINCT_MAX:
                 number = self.values[value] = len(self.rows)
                 self.rows.append(array("I"))
-        self.rows[number].append(len(self.numbers))
-        self.numbers.append(number)
+        return number
+
+    def replace(self, index: int, value: object) -> None:
+        """The value of a row has changed."""
+        before, rows = self.numbers[index], self.rows
+        if self.values.get(value, _OTHERS) == before:
+            return
+        number = self._number(value)
+        rows[before].pop(bisect_left(rows[before], index))
+        rows[number].insert(bisect_left(rows[number], index), index)
+        self.numbers[index] = number
 
     def truncate(self, size: int) -> None:
         """Removes the rows from this index on."""
@@ -112,6 +127,8 @@ class RunIndex:
         self._revisions = array("Q")
         self._workflows = _Column()
         self._principals = _Column()
+        self._groups = _Column()
+        self._servers = _Column()
         self._is_whole = True
 
     def __len__(self) -> int:
@@ -159,7 +176,7 @@ class RunIndex:
             self._ids += ids[index * RUN_ID_LENGTH : (index + 1) * RUN_ID_LENGTH]
             if index % _PIECE == 0:
                 yield
-        for values in (self._workflows, self._principals):
+        for values in (self._workflows, self._principals, self._groups, self._servers):
             yield from values.reverse()
         self.is_ready = self._is_watching
 
@@ -172,6 +189,8 @@ class RunIndex:
         self._revisions.append(_revision(row.revision or ""))
         self._workflows.append(_Workflow(row.repository, row.path, row.name))
         self._principals.append(row.trigger.author)
+        self._groups.append(row.groups)
+        self._servers.append(row.servers)
 
     def _id(self, index: int) -> RunId:
         return _id(self._ids, index)
@@ -195,6 +214,8 @@ class RunIndex:
         index = self._position(run)
         if index < len(self) and self._id(index) == run:
             self._states[index] = _state(row)
+            self._groups.replace(index, row.groups)
+            self._servers.replace(index, row.servers)
             return
         if not index and not self._is_whole:
             # Older than everything that the index keeps.
@@ -217,8 +238,8 @@ class RunIndex:
         del self._ids[size * RUN_ID_LENGTH :]
         for column in (self._states, self._triggers, self._beginnings, self._created, self._revisions):
             del column[size:]
-        self._workflows.truncate(size)
-        self._principals.truncate(size)
+        for values in (self._workflows, self._principals, self._groups, self._servers):
+            values.truncate(size)
 
     def search(
         self, selected: RunFilter, *, before: RunId | None, limit: int
@@ -265,8 +286,13 @@ class RunIndex:
 
     def _has_others(self, selected: RunFilter) -> bool:
         """Whether the columns propose rows that may not be selected."""
-        workflows, principals = self._workflows.rows[_OTHERS], self._principals.rows[_OTHERS]
-        return bool((_workflow_check(selected) and workflows) or (selected.by is not None and principals))
+        used = (
+            (self._workflows, _workflow_check(selected)),
+            (self._principals, selected.by),
+            (self._groups, selected.group),
+            (self._servers, selected.server),
+        )
+        return any(wanted is not None and column.rows[_OTHERS] for column, wanted in used)
 
     def _compared(self, selected: RunFilter, flags: bytes) -> Work[bytes]:
         """A byte for each row: 1 for those of the proposed ones that are selected."""
@@ -305,7 +331,15 @@ class RunIndex:
         if selected.by is not None:
             number = self._principals.values.get(selected.by)
             flags = _both(flags, (yield from _rows(self._principals, [] if number is None else [number], size)))
+        for column, name in ((self._groups, selected.group), (self._servers, selected.server)):
+            if name is not None:
+                flags = _both(flags, (yield from _rows(column, _with(column, name), size)))
         return flags
+
+
+def _with(column: _Column, name: str) -> list[int]:
+    """The numbers of those lists of names that have this one, or have too many names to list them."""
+    return [number for names, number in column.values.items() if not isinstance(names, tuple) or name in names]
 
 
 def _id(ids: bytearray, index: int) -> RunId:

@@ -87,6 +87,15 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.principal or self.by
 
 
+class FirstFailure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The part of a run that failed first: `JOB/STEP`, or `JOB` if none of its steps failed."""
+
+    part: str
+    #: The name of the server; empty if it was not on one.
+    agent: str = ""
+    reason: Reason
+
+
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The row of a run in lists: an index over the log that can be rebuilt from it."""
 
@@ -108,6 +117,14 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seq: int
     #: The run that this one re-runs, as a whole or in part.
     rerun_of: RunId | None = None
+    #: Jobs so far, without those that became others; how many of them are completed, and how many of these failed.
+    jobs: int = 0
+    jobs_completed: int = 0
+    jobs_failed: int = 0
+    first_failure: FirstFailure | None = None
+    #: Groups and servers that the run has used so far; None: more than `NAMES_MAX`.
+    groups: tuple[str, ...] | None = ()
+    servers: tuple[str, ...] | None = ()
 
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +149,9 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     until_at: int | None = None
     #: Only runs that failed: a conclusion for which `failure()` is true.
     has_failed: bool = False
+    #: A group or server that the run has used. A run with more of them than its row names is listed for each.
+    group: str | None = None
+    server: str | None = None
 
     def matches(self, row: RunSummary) -> bool:
         """Whether the row belongs in the list."""
@@ -145,6 +165,8 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
             and (self.since_at is None or row.created_at >= self.since_at)
             and (self.until_at is None or row.created_at <= self.until_at)
             and (not self.has_failed or row.conclusion in FAILURES)
+            and (self.group is None or row.groups is None or self.group in row.groups)
+            and (self.server is None or row.servers is None or self.server in row.servers)
         )
 
     @property

@@ -58,15 +58,25 @@ class Runs:
                 reason=REASON,
                 created_at=number,
                 seq=1,
+                **self._used(),
             )
         else:
             fields = {name: getattr(known, name) for name in known.__struct_fields__}
-            row = RunSummary(**{**fields, "status": status, "conclusion": conclusion, "seq": known.seq + 1})
+            row = RunSummary(
+                **{**fields, **self._used(), "status": status, "conclusion": conclusion, "seq": known.seq + 1}
+            )
         self.rows[run] = row
         event = events.RunStarted(at=1, reason=REASON)
         append = StreamAppend(stream=run_stream(run), expected=row.seq - 1, at=1, events=[event])
         self.log.append_blocking(Batch(appends=[append], summaries=[row]))
         self.feed.published([append.stream])
+
+    def _used(self) -> dict[str, Any]:
+        """Groups and servers; None: too many to name them."""
+        return {
+            "groups": self.chance.choice([(), ("web",), ("web", "db"), None]),
+            "servers": self.chance.choice([(), ("web-1",), ("web-2", "web-1"), ("db-1",), None]),
+        }
 
     def any_filter(self) -> RunFilter:
         """Up to four conditions."""
@@ -83,6 +93,8 @@ class Runs:
             "since_at": [0, 40, 1_000],
             "until_at": [0, 40, 1_000],
             "has_failed": [True],
+            "group": ["web", "db", "none"],
+            "server": ["web-1", "db-1", "none"],
         }
         names = chance.sample(sorted(possible), chance.randint(0, 4))
         return RunFilter(**{name: chance.choice(possible[name]) for name in names})

@@ -12,7 +12,6 @@ from waterflowd.admin.ports import CommitRow
 from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.responses import json_response, returns
 from waterflowd.api.runs import comparison
-from waterflowd.api.runs.attention import first_failure
 from waterflowd.api.runs.run_lookup import read_run, resolve, split_part
 from waterflowd.api.schemas.differences import DifferencesSchema
 from waterflowd.api.schemas.runs import RunSummarySchema
@@ -56,8 +55,8 @@ async def compare_runs(services: Ports, _: Viewer, run_id: str, against: Against
         comparison.changed_servers(before, after),
         comparison.changed_steps(before, after),
     )
-    place = first_failure(after)
-    pair = _logs(before, after, place) if place is not None else None
+    failure = after.first_failure
+    pair = _logs(before, after, failure.part) if failure is not None else None
     inputs, variables, servers, steps = values
     commits, more = await _commits(services, other_row, run_row, unknown)
     content = DifferencesSchema(
@@ -69,7 +68,7 @@ async def compare_runs(services: Ports, _: Viewer, run_id: str, against: Against
         vars=variables,
         servers=servers,
         steps=steps,
-        log=await _changed_line(services, place, pair, unknown),
+        log=await _changed_line(services, failure.part if failure is not None else None, pair, unknown),
         unknown=unknown,
     )
     return json_response(content)

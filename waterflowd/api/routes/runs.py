@@ -84,6 +84,8 @@ async def _filter(
     by: Text = None,
     trigger: Trigger = None,
     revision: Text = None,
+    group: Text = None,
+    server: Text = None,
     since: Text = None,
     until: Text = None,
 ) -> RunFilter:
@@ -96,6 +98,8 @@ async def _filter(
         by=by,
         trigger=trigger,
         revision=revision.lower() if revision is not None else None,
+        group=group,
+        server=server,
         since_at=parse_timestamp(since) if since is not None else None,
         until_at=parse_timestamp(until, "until") if until is not None else None,
     )
@@ -125,7 +129,10 @@ async def count_runs(services: Ports, _: Viewer, selected: Selected) -> Response
 async def list_runs(
     services: Ports, _: Viewer, selected: Selected, limit: Limit = 50, cursor: PageCursor = None
 ) -> Response:
-    """Runs, newest first. `text` is part of a name or path, `by` a principal or the author of a push."""
+    """Runs, newest first. `text` is part of a name or path, `by` a principal or the author of a push.
+
+    `group` and `server` select runs that have used them.
+    """
     runs, following = await _page(services, selected, limit, cursor)
     return json_response(RunList(runs=runs, next=following))
 

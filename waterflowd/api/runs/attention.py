@@ -21,7 +21,7 @@ from waterflowd.api.services import Services
 from waterflowd.api.timestamps import timestamp
 from waterflowd.engine.rules import approvals
 from waterflowd.engine.state.blocks import Step
-from waterflowd.engine.state.runs import Job, Run
+from waterflowd.engine.state.runs import Job
 from waterflowd.model.records import RunFilter, RunSummary, TriggerKind
 from waterflowd.model.statuses import FAILURES, Conclusion, Status
 
@@ -29,8 +29,6 @@ OPEN_RUNS_MAX = 200
 #: Rows that are looked at for failures: 3 ms of the log's time.
 RECENT_MAX = 1_000
 OF_KIND_MAX = 100
-#: Failed runs of which the first failed part is looked up.
-_PLACES_MAX = 20
 _KINDS: tuple[AttentionKind, ...] = (
     "approval",
     "lost",
@@ -151,26 +149,11 @@ async def _failures(services: Services, found: _Found) -> None:
             continue
         newest.setdefault(key, row)
         streaks[key] += 1
-    for number, (key, row) in enumerate(newest.items()):
-        run = await readable_run(services, row.id) if number < _PLACES_MAX else None
-        place = first_failure(run) if run is not None else None
+    for key, row in newest.items():
+        place = row.first_failure.part if row.first_failure is not None else None
         kind: AttentionKind = "lost" if row.conclusion is Conclusion.LOST else "failed"
         actions: tuple[AttentionAction, ...] = ("rerun-failed", "rerun")
         found.add(kind, row.reason.text, *actions, since=row.completed_at, row=row, place=place, streak=streaks[key])
-        await asyncio.sleep(0)
-
-
-def first_failure(run: Run) -> str | None:
-    """The place of the step, or of the job without one, that failed first."""
-    failed: list[tuple[int, int, str]] = []
-    for job in run.jobs:
-        if job.conclusion not in FAILURES:
-            continue
-        steps = [step for step in job.steps_by_id.values() if step.conclusion in FAILURES and not step.blocks]
-        failed += [(step.completed_at or 0, 0, _place(job, step)) for step in steps]
-        if not steps and job.children is None:
-            failed.append((job.completed_at or 0, 1, job.id))
-    return min(failed)[2] if failed else None
 
 
 def _agents(services: Services, found: _Found) -> None:

@@ -17,7 +17,7 @@ from waterflowd.engine.state.blocks import Step
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model import chains
 from waterflowd.model.plan import Plan
-from waterflowd.model.records import KeptDirectory, Reused, RunSummary, Trigger, TriggerKind
+from waterflowd.model.records import FirstFailure, KeptDirectory, Reused, RunSummary, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
 
 #: The path of a workflow that is sent without one.
@@ -89,6 +89,32 @@ class HeadSchema(msgspec.Struct, frozen=True, kw_only=True):
         return cls(subject=message.partition("\n")[0][:SUBJECT_MAX], author=author)
 
 
+class ProgressSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """How many jobs of a run are completed, of those that it has so far, and how many of these failed.
+
+    A job that becomes others (a matrix, each server, a called workflow) is counted as these.
+    """
+
+    done: int
+    total: int
+    failed: int
+
+
+class FirstFailureSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """The step that failed first, or the job if none of its steps did; `agent` is the name of its server, or null."""
+
+    place: str
+    agent: str | None
+    reason: ReasonSchema
+
+    @classmethod
+    def of(cls, found: FirstFailure | None) -> FirstFailureSchema | None:
+        """None if nothing has failed."""
+        if found is None:
+            return None
+        return cls(place=found.part, agent=found.agent or None, reason=reason_schema(found.reason))
+
+
 class RunSummarySchema(msgspec.Struct, frozen=True, kw_only=True):
     """A run in a list."""
 
@@ -108,6 +134,9 @@ class RunSummarySchema(msgspec.Struct, frozen=True, kw_only=True):
     completed_at: Timestamp | None
     #: From the start to the end; null until then.
     duration_ms: int | None
+    progress: ProgressSchema
+    #: Of the run so far.
+    first_failure: FirstFailureSchema | None
     head: HeadSchema | None
     seq: int
     url: str
@@ -131,6 +160,8 @@ class RunSummarySchema(msgspec.Struct, frozen=True, kw_only=True):
             started_at=timestamp(row.started_at),
             completed_at=timestamp(row.completed_at),
             duration_ms=duration(row.started_at, row.completed_at),
+            progress=ProgressSchema(done=row.jobs_completed, total=row.jobs, failed=row.jobs_failed),
+            first_failure=FirstFailureSchema.of(row.first_failure),
             head=HeadSchema.of(row.trigger),
             seq=row.seq,
             url=run_url(row.id),
@@ -236,6 +267,8 @@ class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
             completed_at=timestamp(run.completed_at),
             deadline_at=timestamp(run.deadline_at),
             duration_ms=duration(run.started_at, run.completed_at),
+            progress=ProgressSchema(done=run.leaves_completed, total=run.leaves, failed=run.leaves_failed),
+            first_failure=FirstFailureSchema.of(run.first_failure),
             head=HeadSchema.of(run.trigger),
             seq=run.seq,
             url=run_url(run.id),

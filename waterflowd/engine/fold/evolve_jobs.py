@@ -8,6 +8,7 @@ from waterflowd.engine.state.blocks import StopUrgency
 from waterflowd.engine.state.gates import Approval, Lock
 from waterflowd.engine.state.runs import Children, Job, Run, Scope
 from waterflowd.model.ids import JobId
+from waterflowd.model.records import FirstFailure
 from waterflowd.model.statuses import FAILURES, Conclusion, Status
 
 
@@ -122,6 +123,7 @@ def job_ready(run: Run, event: events.JobReady) -> None:
     job.is_begun = True
     job.name = event.name
     job.group = event.group
+    run.groups.setdefault(event.group)
     job.labels = event.labels
     job.timeout_ms = event.timeout_ms
     job.ready_at = event.at
@@ -155,6 +157,8 @@ def job_expanded(run: Run, event: events.JobExpanded) -> None:
     children.batches = event.batches
     children.pause_ms = event.pause_ms
     children.open = len(event.instances)
+    # Without any, the job itself counts.
+    run.leaves += max(0, len(event.instances) - 1)
     for position, instance in enumerate(event.instances):
         child = run.add_job(job.plan, JobId(f"{job.id}[{instance.key}]"), job.scope, job, instance.key)
         child.position = position
@@ -182,6 +186,7 @@ def job_entered(run: Run, event: events.JobEntered) -> None:
         scope.jobs[plan.id] = child
         children.jobs.append(child)
     children.open = len(children.jobs)
+    run.leaves += len(children.jobs) - 1
     run.connect(scope)
 
 
@@ -279,6 +284,20 @@ def _skip_steps(job: Job, event: events.JobCompleted) -> None:
             step.completed_at = event.at
 
 
+def _count(run: Run, job: Job) -> None:
+    """Counts the end of a job that has not become others."""
+    run.leaves_completed += 1
+    if job.conclusion not in FAILURES:
+        return
+    run.leaves_failed += 1
+    if run.first_failure is None:
+        failed = [step for step in job.steps_by_id.values() if step.conclusion in FAILURES and not step.blocks]
+        first = min(failed, key=lambda step: step.completed_at or 0, default=None)
+        part = job.id if first is None else f"{job.id}/{first.id}"
+        cause = job.reason if first is None else first.reason
+        run.first_failure = FirstFailure(part=part, agent=job.agent_name, reason=cause)
+
+
 def job_completed(run: Run, event: events.JobCompleted) -> None:
     """The job has ended: others may start."""
     job = run.jobs_by_id[event.job]
@@ -302,5 +321,7 @@ def job_completed(run: Run, event: events.JobCompleted) -> None:
         children.open -= 1
         children.active -= job.is_admitted
         children.failures += event.conclusion in FAILURES
+    if job.children is None or not job.children.jobs:
+        _count(run, job)
     for dependent in run.dependents.get(job.id, ()):
         dependent.open_needs -= 1

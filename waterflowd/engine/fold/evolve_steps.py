@@ -66,6 +66,7 @@ def attempt_dispatched(run: Run, event: events.AttemptDispatched) -> None:
     if job.agent is None:
         job.agent = event.agent
         job.agent_name = event.agent_name
+        run.servers.setdefault(event.agent_name)
         job.agent_facts = event.facts
     job.agent_boot_id = event.boot_id
     start_job(job, event.at, event.job_deadline_at, event.reason)

@@ -26,7 +26,7 @@ from waterflowd.engine.state.gates import Approval, Lock
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.plan import BlockPlan, JobPlan, Offline, Plan, StepPlan
 from waterflowd.model.reasons import CREATED, Reason
-from waterflowd.model.records import KeptDirectory, Reused, Trigger, TriggerKind
+from waterflowd.model.records import FirstFailure, KeptDirectory, Reused, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
 
 #: Until `RunCreated` says what started the run.
@@ -342,13 +342,21 @@ class Run:
     steps_made: int = 0
     #: How many jobs of the file are not completed.
     open_jobs: int = field(init=False)
+    #: Of all jobs that do not become others: how many there are so far, how many are completed, and how many of these failed.
+    leaves: int = field(init=False)
+    leaves_completed: int = 0
+    leaves_failed: int = 0
+    first_failure: FirstFailure | None = None
+    #: Groups and servers that it has used, in the order of their first use.
+    groups: dict[str, None] = field(default_factory=dict)
+    servers: dict[str, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.scope = Scope(self.plan.name, self.plan.env)
         for job in self.plan.jobs:
             self.scope.jobs[job.id] = self.add_job(job, job.id, self.scope)
         self.connect(self.scope)
-        self.open_jobs = len(self.jobs)
+        self.open_jobs = self.leaves = len(self.jobs)
 
     @property
     def inputs(self) -> dict[str, Any]:

@@ -119,7 +119,7 @@ export const texts = {
 
   runsPage: {
     filter: "Filter",
-    filterHelp: "status:failure,lost deploy by:Ada revision:8440f31 since:7d",
+    filterHelp: "status:failure,lost deploy by:Ada server:web-3 since:7d",
     status: "Status",
     trigger: "Trigger",
     since: "Since",
@@ -141,6 +141,8 @@ export const texts = {
     fresh: (count: number) => `${count} new ↑`,
     columns: ["State", "Run", "Revision", "Started by", "Took", "Created"] as const,
     drop: (filter: string) => `Without ${filter}`,
+    on: (place: string, server: string | null) => (server === null ? place : `${place} on ${server}`),
+    progress: (done: number, total: number, failed: number) => `${done} of ${total} jobs completed${failed > 0 ? `, ${failed} failed` : ""}`,
   },
 
   many: {
@@ -156,6 +158,7 @@ export const texts = {
 
   run: {
     firstFailure: "First failure",
+    asOf: (at: number) => `as of event ${at}`,
     noServer: "no server yet",
     tree: "Parts of the run and when they ran",
     name: "Part",
@@ -237,6 +240,7 @@ export const texts = {
     rerun: (count: number) => `Re-run these ${count}`,
     nothingToRerun: "none of the servers failed or was left out",
     onlyNow: "go back to now first",
+    together: "failed and not reached instances of a matrix run again together",
   },
 
   slider: {

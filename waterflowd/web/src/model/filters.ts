@@ -1,6 +1,6 @@
 // The filters of the list of runs: as an address, as a query of the API, and as words that somebody types.
 
-export const KEYS = ["status", "name", "text", "repository", "by", "trigger", "revision", "since", "until"] as const;
+export const KEYS = ["status", "name", "text", "repository", "by", "trigger", "revision", "group", "server", "since", "until"] as const;
 export type Key = (typeof KEYS)[number];
 export type Filters = Readonly<Partial<Record<Key, string>>>;
 

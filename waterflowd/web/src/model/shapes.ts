@@ -32,6 +32,9 @@ export interface RunSummary {
   readonly created_at: string | null;
   readonly started_at: string | null;
   readonly completed_at: string | null;
+  /** Jobs, without those that became others. */
+  readonly progress: { readonly done: number; readonly total: number; readonly failed: number };
+  readonly first_failure: { readonly place: string; readonly agent: string | null; readonly reason: Reason } | null;
   readonly seq: number;
 }
 

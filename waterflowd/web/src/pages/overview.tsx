@@ -11,7 +11,7 @@ import { Command } from "../parts/copy";
 import { Glyph } from "../parts/glyph";
 import { Panel } from "../parts/panel";
 import { Empty, ProblemNote, Waiting } from "../parts/problem";
-import { RunName, shortRevision, starter } from "../parts/run_line";
+import { noteOf, RunName, RunProgress, shortRevision, starter } from "../parts/run_line";
 import { Time, Took } from "../parts/time";
 import { texts } from "../texts";
 import { countOf, Needs } from "./overview_needs";
@@ -72,12 +72,14 @@ function AtWork({ status }: { readonly status: SystemStatus }): JSX.Element {
 }
 
 function RunItem({ run, note }: { readonly run: RunSummary; readonly note?: RunPart | undefined }): JSX.Element {
+  const text = note?.reason.text ?? (run.first_failure === null ? "" : noteOf(run));
   return (
     <li>
       <Glyph state={stateOf(run)} />
       <span class="what">
         <RunName run={run} />
-        <small>{[shortRevision(run.revision), starter(run)].filter(Boolean).map(visible).join(" · ")}{note && <> · {visible(note.reason.text)}</>}</small>
+        <small>{[shortRevision(run.revision), starter(run)].filter(Boolean).map(visible).join(" · ")}{text !== "" && <> · {visible(text)}</>}</small>
+        <small><RunProgress run={run} /></small>
       </span>
       <span class="aside"><Took from={run.started_at} to={run.completed_at} />{run.completed_at !== null && <small><Time at={run.completed_at} /></small>}</span>
     </li>

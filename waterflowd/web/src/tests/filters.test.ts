@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { fromQuery, fromText, period, toQuery, toRequest, toText } from "../model/filters";
 
 test("filters survive the way through an address and through typed text", () => {
-  const filters = { status: "failure", name: "deploy", text: "two words", by: "Ada", since: "7d" };
+  const filters = { status: "failure", name: "deploy", text: "two words", by: "Ada", group: "web", server: "web-3", since: "7d" };
   assert.deepEqual(fromQuery(new URLSearchParams(toQuery(filters))), filters);
   assert.deepEqual(fromText(toText(filters)), filters);
 });

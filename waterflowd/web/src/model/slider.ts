@@ -1,6 +1,7 @@
 // Instants of a run: which event it was at, and when that was.
 
 import type { Mark, Outline } from "./outline";
+import { stateOf, type State } from "./states";
 
 /** When the event was, as far as a change of a part tells: milliseconds since 1970. */
 export function instantOf(outline: Outline, seq: number): number {
@@ -10,6 +11,19 @@ export function instantOf(outline: Outline, seq: number): number {
   }
   for (const [at, ms] of outline.marks) if (at <= seq && ms > found) found = ms;
   return outline.createdAt + found;
+}
+
+/** What the run was after the event: a run that had not ended was what its jobs were. */
+export function stateAfter(outline: Outline, seq: number): State {
+  const isOver = outline.marks.some(([at, , kind]) => kind === "completed" && at <= seq);
+  if (isOver) return stateOf(outline);
+  const codes = new Set<string>();
+  for (const node of outline.nodes.values()) {
+    const code = node.parent === undefined ? (node.changes ?? []).filter(([at]) => at <= seq).at(-1)?.[2] : undefined;
+    if (code !== undefined) codes.add(code);
+  }
+  if (codes.size === 0) return "queued";
+  return codes.size === 1 && codes.has("waiting") ? "waiting" : "running";
 }
 
 export type Tick = { readonly percent: number; readonly kind: "failure" | "decision" | "batch" | "end" };

@@ -13,8 +13,8 @@ import { visible } from "../model/lines";
 import { isOpened, type Outline } from "../model/outline";
 import { partsOf, type Part } from "../model/parts";
 import type { Run, RunSummary } from "../model/shapes";
-import { instantOf } from "../model/slider";
-import { isBad, stateOf } from "../model/states";
+import { instantOf, stateAfter } from "../model/slider";
+import { isBad, stateOf, type State } from "../model/states";
 import { focusOf, jobOfPlace, pathTo, progress, rowsOf, type Toggled } from "../model/tree";
 import { RunActions } from "../parts/actions";
 import { copy } from "../parts/copy";
@@ -64,7 +64,7 @@ export function RunPage({ id }: { readonly id: string }): JSX.Element {
     <>
       {problem && <ProblemNote problem={problem} again={again} />}
       {outline !== null && <PastBanner outline={outline} instant={instant} />}
-      <Head run={run} isPast={instant.at !== null} />
+      <Head run={run} past={outline === null || instant.at === null ? null : { at: instant.at, state: stateAfter(outline, instant.at) }} />
       {outline === null ? problem === null && <Waiting rows={10} /> : <Body run={run} outline={outline} instant={instant} open={source.open} />}
     </>
   );
@@ -73,25 +73,26 @@ export function RunPage({ id }: { readonly id: string }): JSX.Element {
 const SIGNS: Readonly<Partial<Record<string, string>>> = { success: "✓", failure: "✗", "timed-out": "✗", lost: "?", running: "●", waiting: "◌" };
 const signOf = (run: RunSummary): string => SIGNS[stateOf(run)] ?? "·";
 
-function Head({ run, isPast }: { readonly run: Run; readonly isPast: boolean }): JSX.Element {
-  const state = stateOf(run);
+/** The head of the page; in the past it says nothing that had not happened yet. */
+function Head({ run, past }: { readonly run: Run; readonly past: { readonly at: number; readonly state: State } | null }): JSX.Element {
+  const state = past?.state ?? stateOf(run);
   const subject = run.trigger.git.subject ?? run.trigger.git.message;
   return (
     <header class="run-head">
       <div class="run-title">
-        <h1><Glyph state={state} isSilent /> {visible(run.name)} <span class="num">#{run.number}</span> <span class={`word-${state}`}>{texts.states[state]}</span></h1>
-        {run.reason.code !== "started" && state !== "success" && <p class="reason">{visible(run.reason.text)}</p>}
+        <h1><Glyph state={state} isSilent /> {visible(run.name)} <span class="num">#{run.number}</span> <span class={`word-${state}`}>{texts.states[state]}</span>{past && <small class="as-of"> {words.asOf(past.at)}</small>}</h1>
+        {past === null && run.reason.code !== "started" && state !== "success" && <p class="reason">{visible(run.reason.text)}</p>}
         <p class="facts-line">
           {run.revision && <span class="mono">{run.trigger.ref ? `${visible(run.trigger.ref.replace(/^refs\/(heads|tags)\//, ""))}@` : ""}{shortRevision(run.revision)}</span>}
           {typeof subject === "string" && <span>“{visible(subject.split("\n")[0] ?? "")}”</span>}
           <span>{visible(starter(run))} · <Time at={run.created_at} /></span>
-          <span><Took from={run.started_at} to={run.completed_at} /></span>
+          {past === null && <span><Took from={run.started_at} to={run.completed_at} /></span>}
           {run.rerun_of && <a href={`/runs/${run.rerun_of}`}>{words.rerunOf}</a>}
           {run.parent_run && <a href={`/runs/${run.parent_run.run}?place=${encodeURIComponent(`${run.parent_run.job}/${run.parent_run.step}`)}`}>{words.parent} {run.parent_run.run.slice(0, 8)}</a>}
           <span class="mono path">{visible(run.repository ? `${run.repository} · ${run.path}` : run.path)}</span>
         </p>
       </div>
-      {!isPast && <RunActions run={run} approvals={run.approvals} />}
+      {past === null && <RunActions run={run} approvals={run.approvals} />}
     </header>
   );
 }

@@ -60,7 +60,9 @@ export function Servers({ run, outline, parts, selected, isPast }: Properties): 
   const toggle = (choice: Choice): void => view({ servers: (choices.includes(choice) ? choices.filter((one) => one !== choice) : [...choices, choice]).join(",") });
   const again: readonly Choice[] = choices.length > 0 ? choices : CHOICES;
   const count = instances.filter((one) => again.some((choice) => isChosen(choice, one, hasEnded))).length;
-  const why = node.kind !== "each" || count === 0 ? words.nothingToRerun : isPast ? words.onlyNow : obstacle("rerun", run, 0);
+  // Of a matrix, everything that did not succeed runs again, and what depends on it.
+  const isMatrix = node.kind !== "each";
+  const why = count === 0 ? words.nothingToRerun : isPast ? words.onlyNow : isMatrix && choices.length === 1 ? words.together : obstacle("rerun", run, 0);
   return (
     <section class="servers panel" aria-label={words.title(node.place)} ref={box}>
       <header>
@@ -83,7 +85,7 @@ export function Servers({ run, outline, parts, selected, isPast }: Properties): 
           return row ? <Row key={index} row={row} index={index} selected={shown[at]?.place ?? ""} /> : <div key={index} />;
         }}
       />
-      {asked && <RerunDialog run={run} body={{ servers: again }} onClose={() => setAsked(false)} />}
+      {asked && <RerunDialog run={run} body={isMatrix ? { failed: true } : { servers: again }} onClose={() => setAsked(false)} />}
     </section>
   );
 }

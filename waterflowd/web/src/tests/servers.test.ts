@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { begun, type OutlineNode } from "../model/outline";
 import { partsOf } from "../model/parts";
 import { batchesOf, instancesOf, rollOuts, serverRows, type ServerRow } from "../model/servers";
-import { instantOf, nextMark, ticksOf } from "../model/slider";
+import { instantOf, nextMark, stateAfter, ticksOf } from "../model/slider";
 import { answer, change, job } from "./sample";
 
 const roll = (fields: Partial<OutlineNode> = {}): OutlineNode => job("roll", { kind: "each", total: 30, conclusion: "failure", ...fields });
@@ -35,4 +35,9 @@ test("an event has its instant, marks their place, and the next one is found in 
   assert.deepEqual([instantOf(outline, 2), instantOf(outline, 9), instantOf(outline, 100)], [10_000, 20_000, 30_000]);
   assert.deepEqual(ticksOf(outline.marks, 100).map((tick) => [tick.kind, Math.round(tick.percent)]), [["failure", 40], ["batch", 41], ["failure", 90]].slice(0, 3));
   assert.deepEqual([nextMark(outline, 40, 1), nextMark(outline, 90, 1), nextMark(outline, 90, -1), nextMark(outline, 40, -1)], [41, 100, 41, 1]);
+});
+
+test("a run in the past was what its jobs were, and is over only after the event that says so", () => {
+  const ended = begun(answer([job("a", { changes: [change(3, 1, "waiting"), change(5, 2, "running"), change(8, 3, "failure")] })], { conclusion: "failure", marks: [[9, 3_000, "completed"]] }), false);
+  assert.deepEqual([1, 3, 5, 8, 9].map((seq) => stateAfter(ended, seq)), ["queued", "waiting", "running", "running", "failure"]);
 });

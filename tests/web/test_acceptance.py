@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.server
+import itertools
 import re
 import threading
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from tests.web import site as sites
 from tests.web.site import PATIENCE_MS, Site, Visit
+from tests.web.workflows import GATE, GOOD
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -38,6 +41,20 @@ _PATTERNS = """(all) => all.map((one) => {
   const isOpen = style.backgroundColor === 'rgba(0, 0, 0, 0)';
   return [style.backgroundImage.replace(/rgba?\\([^)]*\\)/g, ''), style.height, style.boxShadow !== 'none', isOpen].join();
 })"""
+
+
+#: How much signs and bars differ at least, on average over their pixels.
+SIGN_LIGHTNESS_MIN = 8
+BAR_LIGHTNESS_MIN = 4
+_READ_LIGHTNESS = """async (text) => {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const canvas = new OffscreenCanvas(32, 32);
+  const context = canvas.getContext('2d');
+  context.drawImage(await createImageBitmap(new Blob([bytes], { type: 'image/png' })), 0, 0, 32, 32);
+  const { data } = context.getImageData(0, 0, 32, 32);
+  const lightness = ([red, green, blue]) => Math.round(0.2126 * red + 0.7152 * green + 0.0722 * blue);
+  return Array.from({ length: 32 * 32 }, (_, at) => lightness(data.slice(4 * at, 4 * at + 3)));
+}"""
 
 
 class _Attacker(http.server.BaseHTTPRequestHandler):
@@ -127,8 +144,11 @@ def test_the_overview_lists_a_failure_until_the_next_success(site: Site, visit: 
 
 def test_a_newcomer_finds_the_output_of_a_step_in_two_clicks(site: Site, visit: Visit) -> None:
     """From the overview to the run, and to its step: the lines that it printed are there."""
-    page = visit.page
-    page.get_by_role("link", name=re.compile("report #")).first.click()
+    # A new one, so that it is among the recent runs of the overview whatever other tests have started.
+    run = site.start(GOOD)
+    site.wait_for(run)
+    page = visit.go("/")
+    page.locator(f"a[href='/runs/{run}']").first.click()
     page.get_by_role("row", name=re.compile("success Publish")).click()
     expect(page.get_by_role("log")).to_contain_text("published")
 
@@ -149,6 +169,39 @@ def test_each_state_has_a_sign_of_its_own_without_colour(site: Site, visit: Visi
     kinds = page.eval_on_selector_all(".kinds .bar", _PATTERNS)
     assert kinds
     assert len(set(kinds)) == len(kinds)
+
+
+@pytest.mark.parametrize("sight", ["achromatopsia", "deuteranopia"])
+def test_signs_and_bars_differ_for_every_sight(site: Site, browser: Browser, sight: str) -> None:
+    """On pictures of the screen as somebody with this sight sees it, by lightness alone."""
+    cancelled = site.start(GATE)
+    site.api("POST", f"/v1/runs/{cancelled}/cancel")
+    site.wait_for(cancelled)
+    with sites.visit(site, browser, reduced_motion="reduce", device_scale_factor=2) as visit:
+        page = visit.sign_in()
+        page.context.new_cdp_session(page).send("Emulation.setEmulatedVisionDeficiency", {"type": sight})
+        signs: dict[str, list[int]] = {}
+        for path in (f"/runs/{site.runs['failing']}", f"/runs/{site.runs['gate']}", f"/runs/{cancelled}", "/runs"):
+            visit.go(path)
+            for sign in page.locator("main svg.glyph").all():
+                name = str(sign.get_attribute("class"))
+                if name not in signs and sign.is_visible():
+                    signs[name] = _lightness(page, sign)
+        visit.go(f"/runs/{site.runs['failing']}")
+        bars = {str(bar.get_attribute("class")): _lightness(page, bar) for bar in page.locator(".kinds .bar").all()}
+    assert len(signs) >= 5
+    assert len(bars) >= 6
+    for found, least in ((signs, SIGN_LIGHTNESS_MIN), (bars, BAR_LIGHTNESS_MIN)):
+        for (one, first), (other, second) in itertools.combinations(found.items(), 2):
+            difference = sum(abs(a - b) for a, b in zip(first, second, strict=True)) / len(first)
+            assert difference >= least, f"{one} looks like {other}: {difference:.1f}"
+
+
+def _lightness(page: Page, element: Locator) -> list[int]:
+    """The lightness of the element's pixels on a picture of it, 0 to 255, at one size."""
+    picture = base64.b64encode(element.screenshot()).decode()
+    values: list[int] = page.evaluate(_READ_LIGHTNESS, picture)
+    return values
 
 
 def test_every_page_works_without_any_other_host(site: Site, browser: Browser) -> None:

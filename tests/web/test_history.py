@@ -8,9 +8,22 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from tests.patience import wait_until
 from tests.web.site import Site, Visit
+from tests.web.workflows import FAILING
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+MATRIX = """name: matrix
+jobs:
+  check:
+    runs-on: web
+    strategy: {fail-fast: false, matrix: {n: [1, 2, 3]}}
+    steps: [{name: Check, run: "[ ${{ matrix.n }} != 2 ] || [ -e FILE ]"}]
+"""
+
+BUILT = """outputs: {version: "${{ steps.build.outputs.version }}"}
+    steps: [{id: build, name: Build, run: 'echo version=1.4 >> "$WATERFLOW_OUTPUT"'}]"""
 
 ROLL_OUT = """name: roll out
 jobs:
@@ -50,6 +63,26 @@ def test_a_halted_roll_out_shows_the_line_and_repeats_what_it_left(site: Site, v
     expect(page).not_to_have_url(re.compile(run))
 
 
+def test_the_instances_of_a_matrix_that_failed_run_again(site: Site, visit: Visit, tmp_path: Path) -> None:
+    """What had succeeded is reused; failed instances and those that were not reached run again together."""
+    mended = tmp_path / "mended"
+    run = site.start(MATRIX.replace("FILE", str(mended)))
+    site.wait_for(run)
+    page = visit.go(f"/runs/{run}?view=servers")
+    again = page.get_by_role("button", name="Re-run these 1")
+    page.get_by_role("button", name=re.compile("Failed 1")).click()
+    expect(again).to_have_attribute("aria-disabled", "true")
+    expect(again).to_have_attribute("title", "failed and not reached instances of a matrix run again together")
+    page.get_by_role("button", name=re.compile("Failed 1")).click()
+    mended.touch()
+    again.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("listitem")).to_have_text(["check[2]", "check[1]", "check[3]"])
+    dialog.get_by_role("button", name="Re-run").click()
+    expect(page).not_to_have_url(re.compile(run))
+    expect(page.get_by_role("heading", level=1)).to_contain_text("success")
+
+
 def test_cells_are_moved_over_with_keys_and_select_the_part(site: Site, visit: Visit) -> None:
     """Arrows move between the cells; the selection is that of all views, so the timeline shows the same part."""
     page = visit.go(f"/runs/{site.runs['failing']}?view=servers&place=release[web-1]")
@@ -83,6 +116,9 @@ def test_the_slider_shows_an_earlier_instant_without_a_request_while_it_moves(si
         slider.dispatch_event("change")
     assert answer.value.json()["jobs"][0]["status"] == "waiting" or answer.value.json()["seq"] == 4
     expect(page).to_have_url(re.compile("at=4"))
+    head = page.get_by_role("heading", level=1)
+    expect(head).to_contain_text("as of event 4")
+    expect(head).not_to_contain_text("failed")
     for action in ("Cancel", "Re-run", "Re-run failed"):
         expect(page.get_by_role("button", name=action, exact=True)).to_have_count(0)
     expect(details.get_by_role("button")).to_have_text(["Re-run from here", "Copy link"])
@@ -95,6 +131,8 @@ def test_the_slider_shows_an_earlier_instant_without_a_request_while_it_moves(si
     page.get_by_role("button", name="Back to now").click()
     expect(page).not_to_have_url(re.compile("at="))
     expect(page.get_by_role("button", name="Re-run failed")).to_be_visible()
+    expect(head).to_contain_text("failed")
+    expect(head).not_to_contain_text("as of event")
     assert last > 5
 
 
@@ -132,32 +170,71 @@ def test_what_is_not_over_says_what_it_waits_for(site: Site, visit: Visit) -> No
         assert line in printed
 
 
+def _start_pushed(site: Site, revision: str, size: str) -> str:
+    """The id of an ended run of the pushed workflow, once the daemon has applied the revision."""
+
+    def applied() -> bool:
+        rows = site.api("GET", "/v1/repositories").json()["repositories"]
+        return [row["revision_applied"] for row in rows] == [revision]
+
+    wait_until(applied, f"revision {revision} to be applied")
+    answer = site.api("POST", "/v1/definitions/workflows/compared.yml/run", json={"inputs": {"size": size}})
+    assert answer.status_code == 201, answer.text
+    run = str(answer.json()["id"])
+    site.wait_for(run)
+    return run
+
+
 def test_a_failed_run_is_compared_with_the_last_good_one(site: Site, visit: Visit) -> None:
-    """The changed input and the steps that ended differently are named; what is the same is one sentence."""
-    workflow = """name: compared
+    """Commits between, the changed input, steps that ended differently, and the first line that differs are named."""
+    content = """name: compared
 on: {workflow_dispatch: {inputs: {size: {type: string, default: "0"}}}}
-jobs: {a: {runs-on: web, steps: [{id: check, name: Check, run: "echo size ${{ inputs.size }}; exit ${{ inputs.size }}"}]}}
+jobs:
+  a:
+    runs-on: web
+    steps:
+      - id: check
+        name: Check
+        run: |
+          echo begins
+          [ ${{ inputs.size }} = 0 ] && echo it fits || echo too large
+          exit ${{ inputs.size }}
 """
-    good = site.start(workflow)
-    site.wait_for(good)
-    bad = site.api("POST", "/v1/runs", json={"yaml": workflow, "inputs": {"size": "7"}}).json()["id"]
-    site.wait_for(bad)
+    site.push(site.clone, {"workflows/compared.yml": content}, "add compared")
+    good = _start_pushed(site, site.git("rev-parse", "HEAD", cwd=site.clone).strip(), "0")
+    site.push(site.clone, {"first.txt": "1"}, "first change")
+    bad = _start_pushed(site, site.push(site.clone, {"second.txt": "2"}, "second change"), "7")
     page = visit.go(f"/runs/{bad}")
     page.get_by_role("link", name="Compare").click()
     compared = page.get_by_role("region", name="Comparison with an earlier run")
     expect(compared.get_by_role("region", name="Inputs")).to_contain_text("0 → 7")
     expect(compared.get_by_role("region", name="Steps that ended differently")).to_contain_text("success")
+    expect(compared.get_by_role("region", name="Commits between").get_by_role("listitem")).to_have_text(
+        [re.compile("second change"), re.compile("first change")]
+    )
+    expect(compared.get_by_role("region", name="First line of output that differs:")).to_contain_text("- it fits")
+    expect(compared.get_by_role("region", name="First line of output that differs:")).to_contain_text("+ too large")
     expect(compared).to_contain_text("The same in both:")
     expect(compared.locator(f"a[href='/runs/{good}']")).to_be_visible()
 
 
 def test_a_re_run_from_an_instant_reuses_what_had_succeeded_by_then(site: Site, visit: Visit) -> None:
     """In the past, *Re-run from here* means from that event; what it would reuse is shown before it starts."""
-    run = site.runs["failing"]
+    run = site.start(FAILING.replace("steps: [{name: Build, run: echo built}]", BUILT))
+    site.wait_for(run)
     built = next(event["seq"] for event in site.events(run) if event["type"] == "job-completed")
     page = visit.go(f"/runs/{run}?at={built}&place=release")
     page.get_by_role("button", name="Re-run from here").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("Reused")
     expect(dialog).to_contain_text("build")
-    dialog.get_by_role("button", name="Close").last.click()
+    dialog.get_by_role("button", name="Re-run").click()
+    expect(page).not_to_have_url(re.compile(run))
+    expect(page.get_by_role("link", name="re-run", exact=True)).to_have_attribute("href", f"/runs/{run}")
+    again = page.url.split("/runs/")[1].split("?")[0]
+    site.wait_for(again)
+    before, after = (
+        site.api("GET", f"/v1/runs/{one}", params={"part": "build"}).json()["jobs"][0] for one in (run, again)
+    )
+    assert after["outputs"] == before["outputs"] == {"version": "1.4"}
+    assert after["reused"] is True

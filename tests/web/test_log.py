@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.patience import wait_until
 from tests.web import site as sites
 from tests.web.site import Site, Visit
-from tests.web.workflows import LONG_LOG, MIXED_LOG, ROLL, TICKING
+from tests.web.workflows import FAST, LONG_LOG, MIXED_LOG, ROLL, TICKING
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -20,6 +21,8 @@ LINES = 100_000
 ELEMENTS_MAX = 300
 #: A log with more lines than this has some above what is in view.
 FOLLOWED = 60
+#: How many lines there are before a page opens a fast log, and how many it is followed for.
+LATE_LINES = 20_000
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,18 @@ def reader(site: Site, browser: Browser) -> Iterator[Visit]:
     with sites.visit(site, browser, permissions=["clipboard-read", "clipboard-write"]) as visit:
         visit.sign_in()
         yield visit
+
+
+#: Notes each line that the page has shown under a number that is not its own.
+_WATCH_NUMBERS = """
+window.wrongNumbers = [];
+new MutationObserver(() => {
+  for (const line of document.querySelectorAll('.log-line')) {
+    const text = /^line (\\d+)$/.exec(line.querySelector(':scope > span')?.textContent ?? '');
+    if (text && text[1] !== line.dataset.line) window.wrongNumbers.push([line.dataset.line, text[1]]);
+  }
+}).observe(document, { childList: true, subtree: true, characterData: true });
+"""
 
 
 def _line(page: Page, number: int) -> str:
@@ -124,6 +139,58 @@ def test_a_step_is_followed_until_the_reader_scrolls_up(site: Site, reader: Visi
     shown = page.locator(".log-line > span").all_inner_texts()
     numbers = [int(text.split()[1]) for text in shown if text.startswith("tick ")]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def test_ten_thousand_lines_a_second_are_followed_without_a_gap(site: Site, reader: Visit, tmp_path: Path) -> None:
+    """Opened late, every line that the page shows has its number, while it follows, is scrolled, and at the end."""
+    stop = tmp_path / "stop"
+    run = site.start(FAST.replace("FILE", str(stop)))
+    path = f"/v1/runs/{run}/output"
+    asked = {"job": "work", "step": "fast", "attempt": 1, "tail": 1}
+    try:
+        wait_until(lambda: site.api("GET", path, params=asked).json().get("lines", 0) >= LATE_LINES, "many lines")
+        reader.page.add_init_script(_WATCH_NUMBERS)
+        page = reader.go(f"/runs/{run}/log/work/fast/1")
+        _wait_for_line(page, LATE_LINES)
+        shown = page.evaluate(
+            "Math.max(...[...document.querySelectorAll('.log-line')].map((l) => Number(l.dataset.line)))"
+        )
+        _wait_for_line(page, shown + LATE_LINES)
+        page.mouse.move(640, 400)
+        page.mouse.wheel(0, -400)
+        behind = page.get_by_role("button", name=re.compile(r"[\d,]+ new ↓"))
+        expect(behind).to_be_visible()
+        top = page.locator(".log-line").first.get_attribute("data-line")
+        expect(behind).to_have_text(re.compile(r"\d,\d{3} new"))
+        assert page.locator(".log-line").first.get_attribute("data-line") == top
+        page.keyboard.press("Home")
+        expect(page.locator(_line(page, 1))).to_have_text("1line 1")
+        page.keyboard.press("End")
+        expect(page.get_by_role("button", name="Following")).to_be_visible()
+    finally:
+        stop.touch()
+    site.wait_for(run)
+    count = site.api("GET", path, params=asked).json()["lines"] - 1
+    expect(page.locator(_line(page, count + 1))).to_have_text(f"{count + 1}lines: {count}")
+    expect(page.locator(_line(page, count))).to_have_text(f"{count}line {count}")
+    assert page.evaluate("window.wrongNumbers") == []
+    assert page.evaluate("document.querySelectorAll('*').length") <= ELEMENTS_MAX
+
+
+def test_the_download_is_what_the_step_printed(site: Site, reader: Visit, long_log: str) -> None:
+    """Byte by byte, escapes included; a line of the download is the line of that number on the page."""
+    page = reader.go(f"{long_log}#L73121")
+    shown = page.locator(_line(page, 73_121)).inner_text()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    content = Path(download.value.path()).read_bytes()
+    printed = b"".join(
+        b"line %d of \x1b[3%dma log\x1b[0m%s\n" % (number, number % 8, b"" if number % 5000 else b" error: it broke")
+        for number in range(1, LINES + 1)
+    )
+    assert content == printed
+    line = content.split(b"\n")[73_120].decode()
+    assert re.sub(r"\x1b\[\d+m", "", line) == shown.removeprefix("73121").strip()
 
 
 def test_search_finds_hits_and_folds_the_rest(reader: Visit, long_log: str) -> None:

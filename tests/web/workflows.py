@@ -110,6 +110,22 @@ jobs:
           echo end of ticking
 """
 
+#: Prints 1,000 lines ten times a second, or as fast as the machine can, until a file appears; and how many there were.
+FAST = r"""name: fast
+jobs:
+  work:
+    runs-on: web
+    steps:
+      - id: fast
+        name: Print fast
+        run: |
+          i=0
+          until [ -e FILE ]; do
+            seq -f 'line %.0f' $((i + 1)) $((i + 1000)); i=$((i + 1000)); sleep 0.1
+          done
+          echo "lines: $i"
+"""
+
 ROLL = """name: roll out
 jobs:
   roll:

@@ -46,6 +46,7 @@ _PATTERNS = """(all) => all.map((one) => {
 #: How much signs and bars differ at least, on average over their pixels.
 SIGN_LIGHTNESS_MIN = 8
 BAR_LIGHTNESS_MIN = 4
+TABS_MAX = 60
 _READ_LIGHTNESS = """async (text) => {
   const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   const canvas = new OffscreenCanvas(32, 32);
@@ -54,6 +55,11 @@ _READ_LIGHTNESS = """async (text) => {
   const { data } = context.getImageData(0, 0, 32, 32);
   const lightness = ([red, green, blue]) => Math.round(0.2126 * red + 0.7152 * green + 0.0722 * blue);
   return Array.from({ length: 32 * 32 }, (_, at) => lightness(data.slice(4 * at, 4 * at + 3)));
+}"""
+#: Whether the focus is seen, and where it is. Behind the last element it is in the browser's own controls.
+_FOCUS = """() => {
+  const element = document.activeElement;
+  return [element === document.body || getComputedStyle(element).outlineStyle !== 'none', element.outerHTML.slice(0, 200)];
 }"""
 
 
@@ -202,6 +208,72 @@ def _lightness(page: Page, element: Locator) -> list[int]:
     picture = base64.b64encode(element.screenshot()).decode()
     values: list[int] = page.evaluate(_READ_LIGHTNESS, picture)
     return values
+
+
+def test_everything_is_done_with_keys_alone(site: Site, browser: Browser) -> None:
+    """Sign in, find a run, read its log, search in it, approve another, start a third, sign out; the focus is always seen."""
+    run = site.start(GOOD)
+    site.wait_for(run)
+    waiting = site.start(GATE.replace("name: release", "name: with keys"))
+    with sites.visit(site, browser) as visit:
+        page = visit.page
+        page.goto(site.address)
+        _tab_to(page, page.get_by_label("API token"))
+        page.keyboard.type(site.api_token("admin"))
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        page.keyboard.press("/")
+        page.keyboard.type(run)
+        expect(page.get_by_role("option", selected=True)).to_contain_text("report #")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name=re.compile("report #"))).to_be_visible()
+        page.keyboard.press("End")
+        expect(page.get_by_role("row", selected=True)).to_contain_text("Publish")
+        _tab_to(page, page.get_by_role("link", name="Open as a page"))
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("log")).to_contain_text("published")
+        page.keyboard.press("/")
+        page.keyboard.type("publish")
+        expect(page.locator(".log-hits [role=status]")).to_have_text("1 of 1")
+        page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
+        page.keyboard.press("g")
+        page.keyboard.press("o")
+        item = page.get_by_role("listitem").filter(has_text="with keys").filter(has_text="ship/gate")
+        _tab_to(page, item.get_by_role("button", name="Approve"))
+        page.keyboard.press("Enter")
+        dialog = page.get_by_role("dialog")
+        _tab_to(page, dialog.get_by_label("Comment"))
+        page.keyboard.type("read it")
+        _tab_to(page, dialog.get_by_role("button", name="Approve"))
+        page.keyboard.press("Enter")
+        assert site.wait_for(waiting)["conclusion"] == "success"
+        expect(dialog).to_have_count(0)
+        page.keyboard.press("/")
+        page.keyboard.type(run)
+        expect(page.get_by_role("option", selected=True)).to_contain_text("report #")
+        page.keyboard.press("Enter")
+        _tab_to(page, page.get_by_role("button", name="Re-run", exact=True))
+        page.keyboard.press("Enter")
+        _tab_to(page, dialog.get_by_role("button", name="Re-run"))
+        page.keyboard.press("Enter")
+        expect(page).not_to_have_url(re.compile(run))
+        expect(page.get_by_role("link", name="re-run", exact=True)).to_have_attribute("href", f"/runs/{run}")
+        _tab_to(page, page.get_by_role("button", name="Sign out"))
+        page.keyboard.press("Enter")
+        expect(page.get_by_label("API token")).to_be_visible()
+
+
+def _tab_to(page: Page, wanted: Locator) -> None:
+    """Presses Tab until the element has the focus, which is seen wherever it goes."""
+    expect(wanted).to_be_enabled()
+    for _ in range(TABS_MAX):
+        page.keyboard.press("Tab")
+        seen, text = page.evaluate(_FOCUS)
+        assert seen, f"the focus is not seen on {text}"
+        if wanted.evaluate("(element) => element === document.activeElement"):
+            return
+    raise AssertionError(f"{TABS_MAX} times Tab do not lead to {wanted}")
 
 
 def test_every_page_works_without_any_other_host(site: Site, browser: Browser) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Page, Request, Response, expect
 
+from tests.patience import wait_until
 from tests.web.site import PATIENCE_MS, Site, Visit
-from tests.web.workflows import UNTIL
+from tests.web.workflows import TICKING, UNTIL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -84,6 +86,40 @@ def test_a_hidden_tab_closes_its_stream_and_misses_nothing(site: Site, visit: Vi
         _hide(page, is_hidden=False)
     page.clock.resume()
     expect(page.get_by_role("row").filter(has_text="meanwhile")).to_contain_text("success")
+
+
+def test_a_log_whose_tab_comes_back_is_sent_only_what_it_has_not(site: Site, visit: Visit, tmp_path: Path) -> None:
+    """It asks from its first missing line on, and continues to the end without a gap."""
+    stop = tmp_path / "stop"
+    run = site.start(TICKING.replace("FILE", str(stop)))
+    page = visit.page
+    page.clock.install()
+    try:
+        visit.go(f"/runs/{run}/log/work/tick/1")
+        expect(page.locator('.log-line[data-line="1"]')).to_be_attached()
+        with page.expect_event("requestfailed", lambda request: "/v1/live" in request.url, timeout=PATIENCE_MS):
+            _hide(page, is_hidden=True)
+            page.clock.run_for(31_000)
+        shown = int(page.locator(".log-line").last.get_attribute("data-line") or 0)
+        asked = {"job": "work", "step": "tick", "attempt": 1, "tail": 1}
+        wait_until(
+            lambda: site.api("GET", f"/v1/runs/{run}/output", params=asked).json()["lines"] > shown + 50, "more lines"
+        )
+        again: list[str] = []
+        page.on("request", lambda request: again.append(request.url) if "/output?" in request.url else None)
+        with page.expect_request(lambda request: "/v1/live" in request.url and "output" in request.url) as live:
+            _hide(page, is_hidden=False)
+        page.clock.resume()
+        (topic,) = parse_qs(urlsplit(live.value.url).query)["topics"]
+        assert int(topic.partition("@")[2].split(",")[0]) >= shown
+        page.wait_for_function(
+            "(line) => [...document.querySelectorAll('.log-line')].some((one) => Number(one.dataset.line) > line)",
+            arg=shown + 50,
+        )
+        assert [url for url in again if "tail=" not in url and "line=1&" in f"{url}&"] == []
+    finally:
+        stop.touch()
+    expect(page.get_by_text("end of ticking")).to_be_visible()
 
 
 def test_twenty_tabs_share_the_few_connections_of_a_browser(site: Site, visit: Visit) -> None:

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import click
-from click import shell_completion
 
-_SHELLS = ("bash", "zsh", "fish")
+from waterflowd.ctl.commands import completion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +57,7 @@ def page(program: Program, version: str, at_s: int) -> str:
 
 def completions(program: Program) -> dict[str, str]:
     """Returns the completion script of each shell."""
-    variable = f"_{program.name.upper().replace('-', '_')}_COMPLETE"
-    scripts = {}
-    for shell in _SHELLS:
-        kind = shell_completion.get_completion_class(shell)
-        assert kind is not None, shell
-        made = kind(program.command, {}, program.name, variable)
-        # The `source` method for bash would first run this machine's bash to check its version.
-        scripts[shell] = made.source_template % made.source_vars()
-    return scripts
+    return {shell: completion.script(program.command, program.name, shell) for shell in completion.SHELLS}
 
 
 def _commands(

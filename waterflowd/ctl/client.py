@@ -33,8 +33,6 @@ _STARTING_PAUSE_S = 0.1
 #: When to say that the command is waiting.
 _QUIET_S = 1.0
 _CONNECT_S = 5.0
-#: Longer than the interval of the API's heartbeats.
-_READ_S = 60.0
 #: The kernel probes an idle connection, and closes it when the other side has been gone for a minute.
 _KEEPALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -71,7 +69,7 @@ class Client:
                 else httpx.HTTPTransport(socket_options=_KEEPALIVE),
                 base_url="http://localhost" if path is not None else self.settings.server,
                 headers=headers,
-                timeout=httpx.Timeout(_READ_S, connect=_CONNECT_S),
+                timeout=httpx.Timeout(self.settings.answer_s, connect=min(_CONNECT_S, self.settings.answer_s)),
             )
         return self._http
 
@@ -255,7 +253,7 @@ class Client:
                 if error.status != 503:
                     raise
                 reason = error.message
-            if lost_since is None or time.monotonic() - opened_at > _READ_S:
+            if lost_since is None or time.monotonic() - opened_at > self.settings.answer_s:
                 # A stream that lasted longer than the read timeout had heartbeats, so this is a new interruption.
                 lost_since, is_reported = time.monotonic(), False
             elif time.monotonic() - lost_since > RECONNECT_S:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from waterflowd import __version__
 from waterflowd.ctl.client import Client
+from waterflowd.ctl.live_values import completing
 
 #: Command: module, attribute, help text. In the order of `--help`.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -41,11 +43,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "tokens": ("tokens", "tokens", "List, create and revoke API tokens."),
     "web": ("web", "web", "Print an address that signs a browser in; it is valid for one use and one minute."),
     "audit": ("audit", "audit", "Show the audit trail: who did what, and what was refused."),
+    "context": ("contexts", "context", "List the daemons that you work with; add one, and choose the current one."),
+    "completion": ("completion", "completion", "Print the script that completes commands in bash, zsh or fish."),
     "version": ("version", "version", "Print the version."),
     "demo": ("demo", "demo", "Try Waterflow: a daemon, three agents and a first run in a temporary directory."),
 }
 
-_GLOBAL = "--server"
+_GLOBAL = ("--server", "--context")
 #: In any position only with a value after `=`, because commands have a flag of this name.
 _WAIT = "--wait="
 
@@ -84,7 +88,7 @@ class Commands(click.Group):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Accept `--server` and `--wait=SECONDS` in any position before `--`."""
+        """Accept `--server`, `--context` and `--wait=SECONDS` in any position before `--`."""
         return super().parse_args(ctx, _global_first(args))
 
 
@@ -95,9 +99,9 @@ def _global_first(args: Sequence[str]) -> list[str]:
     for word in waiting:
         if word == "--":
             rest += [word, *waiting]
-        elif word == _GLOBAL:
+        elif word in _GLOBAL:
             first += [word, *[value for value in [next(waiting, None)] if value is not None]]
-        elif word.startswith((f"{_GLOBAL}=", _WAIT)):
+        elif word.startswith((*(f"{name}=" for name in _GLOBAL), _WAIT)):
             first.append(word)
         else:
             rest.append(word)
@@ -107,6 +111,14 @@ def _global_first(args: Sequence[str]) -> list[str]:
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
     "--server", envvar="WATERFLOW_SERVER", metavar="URL", help="Daemon's address: http://HOST:PORT or unix:/PATH."
+)
+@click.option(
+    "--context",
+    "name",
+    envvar="WATERFLOW_CONTEXT",
+    metavar="NAME",
+    shell_complete=completing("contexts"),
+    help="The daemon of this context; see `waterflowctl context`.",
 )
 @click.option(
     "--wait",
@@ -119,20 +131,29 @@ def _global_first(args: Sequence[str]) -> list[str]:
 )
 @click.version_option(__version__, prog_name="waterflowctl", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(context: click.Context, server: str | None, wait: float) -> None:
+def cli(context: click.Context, server: str | None, name: str | None, wait: float) -> None:
     """Start, watch and understand the runs of Waterflow.
 
     Exit codes: 0 ok, 1 the run failed, 2 usage, 3 cancelled, 4 daemon unreachable, 5 request refused.
     """
-    context.obj = LazyClient(server, wait)
+    typed = [
+        option for option in ("server", "name") if context.get_parameter_source(option) is ParameterSource.COMMANDLINE
+    ]
+    if len(typed) > 1:
+        raise click.UsageError("--server and --context both name a daemon; use one of them")
+    if typed == ["name"]:
+        # What is typed wins over WATERFLOW_SERVER.
+        server = None
+    context.obj = LazyClient(server, wait, name)
     context.call_on_close(context.obj.close)
 
 
 class LazyClient:
     """Creates the client when a command first uses it; offline commands never do."""
 
-    def __init__(self, server: str | None, wait_s: float) -> None:
+    def __init__(self, server: str | None, wait_s: float, context: str | None = None) -> None:
         self._server = server
+        self._context = context
         self._wait_s = wait_s
         self._client: Client | None = None
 
@@ -142,7 +163,7 @@ class LazyClient:
         if self._client is None:
             from waterflowd.ctl import settings
 
-            self._client = Client(settings.load(self._server, self._wait_s))
+            self._client = Client(settings.load(self._server, self._wait_s, self._context))
         return self._client
 
     def close(self) -> None:

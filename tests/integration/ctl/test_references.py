@@ -182,3 +182,24 @@ def test_other_yaml_files_are_no_workflows(tmp_path: Path) -> None:
     assert "broken.yml:1:1" in checked.output
     named = CliRunner().invoke(cli, ["validate", str(tmp_path / "compose.yml")])
     assert (named.exit_code, "compose.yml:1:1" in named.output) == (1, True)
+
+
+def test_a_shell_completes_values_of_the_daemon(server: Server, tmp_path: Path) -> None:
+    """Runs by id, name and number; repositories; and files where a workflow may be one."""
+    run = _started(server, tmp_path, "failing", FAILING)
+    assert server.ctl("watch", run).exit_code == 1
+
+    def offered(*words: str) -> list[str]:
+        environment = {
+            "WATERFLOW_SERVER": f"unix:{server.path}",
+            "_WATERFLOWCTL_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(("waterflowctl", *words)),
+            "COMP_CWORD": str(len(words)),
+        }
+        return CliRunner().invoke(cli, env=environment, prog_name="waterflowctl").output.splitlines()
+
+    assert offered("show", "fail") == ["plain,failing", "plain,failing#1"]
+    assert offered("cancel", run[:10]) == [f"plain,{run}"]
+    assert offered("sync", "o") == ["plain,ops"]
+    assert offered("run", "./fail") == ["file,./fail"]
+    assert offered("runs", "--status", "wait") == ["plain,waiting"]

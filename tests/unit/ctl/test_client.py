@@ -10,7 +10,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tests.patience import PATIENCE_S
-from waterflowd.ctl import client as clients
 from waterflowd.ctl.client import Client
 from waterflowd.ctl.failures import Unreachable
 from waterflowd.ctl.settings import Settings
@@ -79,10 +78,9 @@ def slow() -> Iterator[Slow]:
             thread.join()
 
 
-def test_waiting_has_a_longer_timeout_than_other_requests(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_has_a_longer_timeout_than_other_requests(slow: Slow) -> None:
     """The daemon limits the time of a fetch; other requests time out in the client."""
-    monkeypatch.setattr(clients, "_READ_S", 0.05)
-    settings = Settings(f"http://127.0.0.1:{slow.server_port}", None)
+    settings = Settings(f"http://127.0.0.1:{slow.server_port}", None, answer_s=0.05)
     waiting, other = Client(settings), Client(settings)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(waiting.wait, "/v1/repositories/ops/sync", wait="true")

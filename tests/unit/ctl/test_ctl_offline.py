@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from tests.patience import PATIENCE_S
 from waterflowd.ctl import settings
+from waterflowd.ctl.contexts import default_path
 from waterflowd.ctl.failures import Failure
 from waterflowd.ctl.main import COMMANDS, cli
 
@@ -87,7 +88,7 @@ def test_the_context_of_the_configuration_is_used_after_command_line_and_environ
     assert settings.load(None) == settings.Settings("unix:/run/waterflow/waterflowd.sock", None)
     secret = tmp_path / "token"
     secret.write_text("wf_file\n")
-    path = settings.configuration_path()
+    path = default_path()
     path.parent.mkdir(parents=True)
     path.write_text(f'context = "a"\n[contexts.a]\nserver = "https://a.example/"\ntoken-file = "{secret}"\n')
     assert settings.load(None) == settings.Settings("https://a.example", "wf_file")

@@ -9,6 +9,7 @@ import click
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.display.terminal import cell_time_text, short_fingerprint, style, table, time_text, zone_name
+from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list
 
 #: Names that fit on one line; `--json` has all.
@@ -186,7 +187,7 @@ def approve(context: click.Context, fingerprint: str, groups: tuple[str, ...], a
 
 
 @agents.command("accept")
-@click.argument("agent", metavar="FINGERPRINT-or-NAME")
+@click.argument("agent", metavar="FINGERPRINT-or-NAME", shell_complete=completing("agents"))
 @json_option
 @click.pass_context
 def accept(context: click.Context, agent: str, as_json: bool) -> None:
@@ -202,7 +203,7 @@ def accept(context: click.Context, agent: str, as_json: bool) -> None:
 
 
 @agents.command("revoke")
-@click.argument("agent", metavar="FINGERPRINT-or-NAME")
+@click.argument("agent", metavar="FINGERPRINT-or-NAME", shell_complete=completing("agents"))
 @json_option
 @click.pass_context
 def revoke(context: click.Context, agent: str, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import Client, run_path
 from waterflowd.ctl.display.pending_approvals import argument, part_of
 from waterflowd.ctl.failures import REFUSED, Failure, Refused
+from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, json_option, print_json
 from waterflowd.ctl.references import did_you_mean, find
 
@@ -17,7 +18,7 @@ _PARTS_SHOWN = 10
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completing("runs"))
 @click.argument("part", required=False, metavar="[JOB[/STEP]]")
 @click.option("--comment", default="", help="Recorded in the run's history.")
 @json_option
@@ -28,7 +29,7 @@ def approve(context: click.Context, run: str, part: str | None, comment: str, as
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completing("runs"))
 @click.argument("part", required=False, metavar="[JOB[/STEP]]")
 @click.option("--comment", default="", help="Recorded in the run's history.")
 @json_option

@@ -14,6 +14,7 @@ from waterflowd.ctl.display.folding import OutputFolding
 from waterflowd.ctl.display.run_parts import reasons
 from waterflowd.ctl.display.terminal import clean_line, has_colors, is_terminal, localized, style, time_text
 from waterflowd.ctl.failures import USAGE, Failure
+from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, json_option, print_json
 from waterflowd.ctl.references import find, find_run
 
@@ -27,7 +28,7 @@ def report_lost(text: str) -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completing("runs"))
 @click.argument("part", required=False, metavar="[JOB[/STEP]]")
 @click.option("-f", "--follow", is_flag=True, help="Follow the output until the run ends.")
 @click.option("-t", "--timestamps", is_flag=True, help="Show when each line was printed.")
@@ -125,7 +126,7 @@ def _print_lines(rows: Iterator[dict[str, Any]], requested: str | None, *, has_t
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completing("runs"))
 @click.option("-f", "--follow", is_flag=True, help="Follow the events until the run ends.")
 @json_option
 @click.pass_context

@@ -14,6 +14,7 @@ from waterflowd.ctl.client import run_path
 from waterflowd.ctl.commands.watch import watch_to_end
 from waterflowd.ctl.display.terminal import style
 from waterflowd.ctl.failures import USAGE, Failure, Refused
+from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, print_json
 from waterflowd.ctl.references import find
 
@@ -22,7 +23,7 @@ _NAMES_MAX = 12
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completing("runs"))
 @click.option("--failed", is_flag=True, help="Only what did not succeed, and what depends on it.")
 @click.option("--from", "start", metavar="JOB[/STEP]", help="From this job or step on; results before it are reused.")
 @click.option("--servers", metavar="KINDS", help="For jobs on each server, only these servers: failed,not-reached.")

@@ -13,13 +13,14 @@ from waterflowd.ctl.client import Client
 from waterflowd.ctl.commands.watch import watch_to_end
 from waterflowd.ctl.display.terminal import is_terminal
 from waterflowd.ctl.failures import REFUSED, USAGE, Failure, Refused
+from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, pairs, print_json
 
 _SUFFIXES = (".yml", ".yaml")
 
 
 @click.command()
-@click.argument("workflow", metavar="NAME-or-FILE")
+@click.argument("workflow", metavar="NAME-or-FILE", shell_complete=completing("workflows"))
 @click.option("-i", "--input", "inputs", multiple=True, metavar="NAME=VALUE", help="Set an input; may be repeated.")
 @click.option("--var", "variables", multiple=True, metavar="NAME=VALUE", help="Override a workflow variable.")
 @click.option("--repository", help="Repository, if the name is ambiguous.")

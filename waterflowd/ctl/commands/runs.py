@@ -19,15 +19,20 @@ from waterflowd.ctl.display.terminal import (
     zone_name,
 )
 from waterflowd.ctl.failures import USAGE, Failure
+from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, json_option, limit_option, print_json, print_json_list
 from waterflowd.ctl.references import find_run
 from waterflowd.ctl.times import EXAMPLES, Time
 
 
 @click.command()
-@click.option("--status", help="Only runs with this status (queued, ...) or conclusion (failure, ...).")
+@click.option(
+    "--status",
+    shell_complete=completing("statuses"),
+    help="Only runs with this status (queued, ...) or conclusion (failure, ...).",
+)
 @click.option("--failed", is_flag=True, help="Only runs that failed, timed out or were lost.")
-@click.option("--name", help="Only runs of this workflow (name or path).")
+@click.option("--name", shell_complete=completing("workflows"), help="Only runs of this workflow (name or path).")
 @click.option("--trigger", help="push, schedule, webhook, workflow_run, parent_run, api, cli, manual or rerun.")
 @click.option("--revision", help="Only runs of this commit.")
 @click.option("--group", help="Only runs that used this group of servers.")
@@ -78,7 +83,7 @@ def _short_row(run: dict[str, Any]) -> list[str]:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completing("runs"))
 @click.option("--force", is_flag=True, help="Do not wait for agents or cleanup steps; kill running steps.")
 @json_option
 @click.pass_context

@@ -10,12 +10,13 @@ from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import run_path
 from waterflowd.ctl.display import pending_approvals, run_parts, run_tree
 from waterflowd.ctl.display.terminal import localized, now_ms, style, time_text
+from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, count, json_option, print_json, print_json_list
 from waterflowd.ctl.references import checked_part, find
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completing("runs"))
 @click.option("--at", type=click.IntRange(min=1), metavar="SEQ", help="Show the state after this event.")
 @json_option
 @click.pass_context
@@ -86,7 +87,7 @@ def _rights(trigger: dict[str, Any]) -> list[str]:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completing("runs"))
 @click.argument("part", required=False, metavar="[JOB[/STEP]]")
 @json_option
 @click.pass_context

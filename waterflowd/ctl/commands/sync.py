@@ -9,11 +9,12 @@ import click
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.failures import REFUSED, Failure
+from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, json_option, print_json
 
 
 @click.command()
-@click.argument("repository", required=False)
+@click.argument("repository", required=False, shell_complete=completing("repositories"))
 @click.option("--wait", is_flag=True, help="Wait until the newest revision is applied.")
 @json_option
 @click.pass_context
@@ -33,7 +34,7 @@ def sync(context: click.Context, repository: str | None, wait: bool, as_json: bo
 
 
 @click.command()
-@click.argument("repository")
+@click.argument("repository", shell_complete=completing("repositories"))
 @json_option
 @click.pass_context
 def suspend(context: click.Context, repository: str, as_json: bool) -> None:
@@ -42,7 +43,7 @@ def suspend(context: click.Context, repository: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("repository")
+@click.argument("repository", shell_complete=completing("repositories"))
 @json_option
 @click.pass_context
 def resume(context: click.Context, repository: str, as_json: bool) -> None:

@@ -8,6 +8,7 @@ import click
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.display.terminal import cell_time_text, style, table, time_text, zone_name
+from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list
 
 
@@ -78,7 +79,7 @@ def create(
 
 
 @tokens.command("revoke")
-@click.argument("token", metavar="ID-or-NAME")
+@click.argument("token", metavar="ID-or-NAME", shell_complete=completing("tokens"))
 @json_option
 @click.pass_context
 def revoke(context: click.Context, token: str, as_json: bool) -> None:

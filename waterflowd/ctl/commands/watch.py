@@ -25,6 +25,7 @@ from waterflowd.ctl.display.event_lines import EventLines
 from waterflowd.ctl.display.run_parts import failed_step
 from waterflowd.ctl.display.terminal import clean_line, clock_text, has_colors, is_terminal, now_ms, style
 from waterflowd.ctl.failures import CANCELLED, RUN_FAILED, Unreachable
+from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, print_json
 from waterflowd.ctl.references import checked_part, find
 
@@ -35,7 +36,7 @@ _TAIL_LINES = 10
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completing("runs"))
 @click.option("--json", "as_json", is_flag=True, help="Print the run as JSON when it ends.")
 @click.pass_context
 def watch(context: click.Context, run: str, as_json: bool) -> None:

@@ -261,6 +261,11 @@ class TurnResult(msgspec.Struct, frozen=True, kw_only=True):
     is_cold: bool = False
 
 
+#: What msgspec needs to know of these types, and of all that they contain, is made here, on one thread. It would make it when a
+#: value is decoded for the first time, and a thread that decodes meanwhile crashes the process: workflow code runs on threads.
+PREPARED = [msgspec.msgpack.Decoder(each) for each in (Begin, TurnRequest, TurnResult)]
+
+
 class Turn(Protocol):
     """The engine, as the shell sees it."""
 

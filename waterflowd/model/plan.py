@@ -8,6 +8,7 @@ milliseconds. A new field has a default, so that plans in old logs still load.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any
@@ -16,8 +17,14 @@ import msgspec
 
 from waterflowd.model.ids import JobId, StepId
 
+_EXPRESSION = re.compile(r"\$\{\{.*?(?:\}\}|\Z)", re.DOTALL)
 #: Any value that JSON can hold.
 Json = Any
+
+
+def without_expressions(text: str) -> str:
+    """Returns a name for people whose expressions are not evaluated, or not yet: each is shown as an ellipsis."""
+    return _EXPRESSION.sub("…", text) if "${{" in text else text
 
 
 class InputType(Enum):

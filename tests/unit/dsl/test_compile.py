@@ -219,9 +219,9 @@ def test_unsafe_interpolation_keeps_the_script_unchanged() -> None:
 
 
 def test_a_step_without_a_name_is_called_by_its_script_or_node() -> None:
-    """An expression in a name would be rendered, so a script's name shows its source."""
+    """An expression in a name would be rendered, so a script's name has an ellipsis in its place."""
     assert step("{run: 'echo hi'}").name == "Run echo hi"
-    assert step("{run: 'echo ${{ run.id }} x'}").name == "Run echo {run.id} x"
+    assert step("{run: 'echo ${{ run.id }} x'}").name == "Run echo … x"
     assert step(f"{{run: '{'x' * 100}'}}").name == "Run " + "x" * 60 + "..."
     assert step("{uses: log@v1, with: {message: x}}").name == "log"
 

@@ -240,7 +240,7 @@ def test_a_composite_step_becomes_a_block(language: Language) -> None:
     assert block.steps[0] == StepPlan(
         id=block.steps[0].id,
         is_named=True,
-        name='Run deploy "{inputs.to}"',
+        name='Run deploy "…"',
         node="shell",
         params={"run": 'deploy "${WF_EXPR_1}"'},
         env={"WF_EXPR_1": "${{ inputs.to }}"},

@@ -6,7 +6,6 @@ are registered before its steps are built, so no inner step has the id of an out
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +36,16 @@ from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.model.ids import StepId
-from waterflowd.model.plan import BlockPlan, Json, LimitsPlan, OnLost, RetryPolicy, StepPlan, StopPolicy
+from waterflowd.model.plan import (
+    BlockPlan,
+    Json,
+    LimitsPlan,
+    OnLost,
+    RetryPolicy,
+    StepPlan,
+    StopPolicy,
+    without_expressions,
+)
 
 STEPS_PER_BLOCK_MAX = 1_000
 #: In the environment of one step, with those of its job and workflow: the plan holds their names once for each step.
@@ -48,7 +56,6 @@ _DEFAULT_SHELL = "bash"
 _SCRIPT_NAME_CHARACTERS_MAX = 60
 #: What is read of a script's first line for its name: a search in all of a long line can take very long.
 _FIRST_LINE_CHARACTERS_MAX = 200
-_EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
 
 
 #: Keys that are only valid for steps with a process, and why nodes that the engine runs do not have them.
@@ -344,8 +351,8 @@ def _default_name(step: models.Step) -> str:
     if step.run is None:
         return (step.uses or "").removesuffix("@v1")
     first = next(iter(step.run.lstrip()[:_FIRST_LINE_CHARACTERS_MAX].splitlines()), "").rstrip()
-    # Names are rendered; a name made of script source must not be, so the braces of its expressions are changed.
-    readable = _EXPRESSION.sub(r"{\1}", first).replace("${{", "{")
+    # Names are rendered; a name made of script source must not be.
+    readable = without_expressions(first)
     return f"Run {readable[:_SCRIPT_NAME_CHARACTERS_MAX]}" + (
         "..." if len(readable) > _SCRIPT_NAME_CHARACTERS_MAX else ""
     )

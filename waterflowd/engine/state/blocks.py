@@ -17,7 +17,7 @@ from weakref import ref
 
 from waterflowd.engine.state.gates import Approval
 from waterflowd.model.ids import AgentId, AttemptNo, RunId, StepId
-from waterflowd.model.plan import StepPlan
+from waterflowd.model.plan import StepPlan, without_expressions
 from waterflowd.model.reasons import CREATED, Reason
 from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome, Status
 
@@ -180,7 +180,7 @@ class Step:
         self.is_sleep = node == SLEEP
         self.has_blocks = node in CONTROL_NODES
         self.is_child_run = node == CHILD_RUN
-        self.name = self.plan.name
+        self.name = without_expressions(self.plan.name)
 
     @property
     def block(self) -> Block:

@@ -24,7 +24,7 @@ from waterflowd.engine.events import Policy
 from waterflowd.engine.state.blocks import LOOP, PARALLEL, Attempt, Block, Step
 from waterflowd.engine.state.gates import Approval, Lock
 from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
-from waterflowd.model.plan import BlockPlan, JobPlan, Offline, Plan, StepPlan
+from waterflowd.model.plan import BlockPlan, JobPlan, Offline, Plan, StepPlan, without_expressions
 from waterflowd.model.reasons import CREATED, Reason
 from waterflowd.model.records import FirstFailure, KeptDirectory, Reused, Trigger, TriggerKind
 from waterflowd.model.statuses import Conclusion, Status
@@ -184,7 +184,7 @@ class Job:
         return self.agent or self.pinned or (self.kept.agent if self.kept is not None else None)
 
     def __post_init__(self) -> None:
-        self.name = self.plan.name
+        self.name = without_expressions(self.plan.name)
         self.group = self.plan.group
         self.open_needs = 0 if self.key is not None else len(self.plan.needs)
         self.root = self._new_root()

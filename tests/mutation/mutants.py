@@ -166,7 +166,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(f"{_AFFECTED}:_of_job", "if kind in _TURNS:", "if False:", "the next instance is not considered"),
     Mutant(
         f"{_OUTSTANDING}:_outstanding_of_step",
-        "agent=job.agent or job.pinned",
+        "agent=job.required_agent",
         "agent=job.agent",
         "an instance requests any server",
     ),
@@ -283,7 +283,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_DECIDE}:_slot_granted",
-        "(job.agent or job.pinned or input.agent) != input.agent",
+        "(job.required_agent or input.agent) != input.agent",
         "False",
         "branches run on two servers",
     ),

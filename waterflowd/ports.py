@@ -22,6 +22,9 @@ from waterflowd.model.records import (
     OutputAppend,
     OutputPiece,
     Record,
+    Removal,
+    RemovedOutput,
+    RemovedRun,
     RunCounts,
     RunFilter,
     RunSummary,
@@ -106,6 +109,30 @@ class Journal(Protocol):
 
     def counter(self, name: str) -> int:
         """Value of a counter; 0 if it was never set."""
+        ...
+
+    def removal(self, run: RunId, *, events_max: int, output_bytes_max: int) -> Removal:
+        """The next piece of a completed run to remove (`Batch.removed_runs`): its output, and then its newest events.
+
+        With `events_max` 0 only of its output (`Batch.removed_output`). A piece has at most so many events, and about so many
+        bytes of output. Adding it fails with `Stalled` WF301 when the run has got events meanwhile.
+        """
+        ...
+
+    def unfinished_removals(self) -> list[tuple[RunId, bool]]:
+        """Runs of which a part is still to be removed, and whether it is only their output."""
+        ...
+
+    def removed_run(self, run: RunId) -> RemovedRun | None:
+        """What is remembered of a removed run; None for any other, and for one that was removed long ago."""
+        ...
+
+    def removed_runs(self, after: RunId | None, limit: int) -> list[RemovedRun]:
+        """What is remembered of removed runs, by ascending id after `after`."""
+        ...
+
+    def removed_output(self, run: RunId) -> RemovedOutput | None:
+        """When and why the run's output was removed; None if it was not."""
         ...
 
 
@@ -225,6 +252,33 @@ class LocalOutputLogs(Protocol):
 
     def line_marks(self, name: AttemptId) -> list[LineMark]:
         """See `OutputLogs`. Any thread may call it: for a log whose index was lost, it reads the log."""
+        ...
+
+    def stored_bytes(self) -> int:
+        """Space that all output takes, in bytes. Any thread may call it; takes a while with many large logs."""
+        ...
+
+    def run_bytes(self, run: RunId) -> int:
+        """Size of a run's output, in bytes."""
+        ...
+
+    def has_files(self, run: RunId) -> bool:
+        """Whether the run has output outside the journal."""
+        ...
+
+    def runs_with_files(self) -> list[RunId]:
+        """Runs with output outside the journal, which `remove_files` removes."""
+        ...
+
+    def forget(self, run: RunId) -> None:
+        """The journal has begun to remove the run's output, which nobody writes any longer."""
+        ...
+
+    def remove_files(self, run: RunId) -> bool:
+        """Removes a run's output outside the journal, after the journal has begun; False while a backup reads it.
+
+        Any thread may call it. What is left after a crash is in `runs_with_files`.
+        """
         ...
 
 

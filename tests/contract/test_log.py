@@ -21,6 +21,7 @@ from waterflowd.store.opening import open_store
 from waterflowd.testing.memory_log import MemoryLog
 
 CODEC = Codec({"run": events.RunEvent, "fleet": fleet_events.Fact, "repo": fleet_events.Fact})
+FACT = fleet_events.AgentRevoked(at=9, by="ada", agent=ids.AgentId("SHA256:x"))
 REASON = Reason(code=ReasonCode.STARTED, text="started")
 
 Reopen = Callable[[], Journal]
@@ -307,3 +308,112 @@ async def test_everything_is_readable_after_reopening(harness: LogHarness) -> No
     assert await log.append(batch(1, 3, 1, at=78)) == 4
     assert harness.reopened().generation == 3
     assert [record.position for record in harness.log.read(ids.run_stream(run(1)))] == [1, 2, 3, 4]
+
+
+# Removed runs --------------------------------------------------------------------------------------------------------
+
+
+def memory(number: int, key: str | None = None) -> records.RemovedRun:
+    return records.RemovedRun(
+        id=run(number),
+        at=99,
+        rule=records.RemovalRule.RUN_AGE,
+        number=number,
+        name="deploy",
+        path=".waterflow/deploy.yaml",
+        trigger_key=key,
+    )
+
+
+async def completed_run(log: Journal, number: int, count: int, *, key: str | None = None, plan: str = "p") -> None:
+    created = events.RunCreated(
+        at=number,
+        plan_hash=plan,
+        number=number,
+        trigger=records.Trigger(kind=records.TriggerKind.API, by="ada", key=key),
+        deadline_at=9_000,
+        reason=REASON,
+    )
+    rest = [started(number + position) for position in range(1, count)]
+    append = records.StreamAppend(stream=ids.run_stream(run(number)), expected=0, at=number, events=[created, *rest])
+    row = summary(number, Status.COMPLETED)
+    keys = {} if key is None else {key: run(number)}
+    await log.append(
+        records.Batch(appends=[append], summaries=[row], keys=keys, plans={plan: plan.encode() * 9}, plan_uses=[plan])
+    )
+
+
+async def remove(log: Journal, number: int, *, events_max: int = 1_000, key: str | None = None) -> records.Removal:
+    """Removes one piece of a run, with an event of another stream."""
+    removal = log.removal(run(number), events_max=events_max, output_bytes_max=1_000)
+    fleet = records.StreamAppend(stream=ids.FLEET, expected=log.head(ids.FLEET), at=1_000, events=[FACT])
+    await log.append(records.Batch(appends=[fleet], removed_runs=[(removal, memory(number, key))]))
+    return removal
+
+
+async def test_a_removed_run_is_gone_and_the_others_stay(harness: LogHarness) -> None:
+    """Its events, row, trigger key and unused plan are gone; sequences continue, and it is remembered, also after a restart."""
+    log = harness.log
+    for number in (1, 2, 3):
+        await completed_run(log, number, 300, key=f"k{number}", plan=f"p{number % 2}")
+    removal = await remove(log, 2, key="k2")
+    assert (removal.events, removal.is_whole) == (300, True)
+    for is_reopened in (False, True):
+        found = harness.reopened() if is_reopened else harness.log
+        assert found.last_seq == 901
+        assert [record.seq for record in found.feed(0, 2_000)] == [*range(1, 301), *range(601, 902)]
+        assert [record.seq for record in found.feed(450, 2)] == [601, 602]
+        assert (found.run(run(2)), found.run_for_key("k2"), found.head(ids.run_stream(run(2)))) == (None, None, 0)
+        assert found.read(ids.run_stream(run(2))) == []
+        assert [found.plan("p0"), found.plan("p1")] == [None, b"p1" * 9]
+        assert [row.id for row in found.runs(records.RunFilter(), before=None, limit=9)[0]] == [run(3), run(1)]
+        assert found.removed_run(run(2)) == memory(2, "k2")
+        assert (found.removed_run(run(1)), found.unfinished_removals()) == (None, [])
+        assert found.removed_runs(None, 5) == [memory(2, "k2")]
+        assert found.removed_runs(run(2), 5) == []
+    assert len(harness.log.read(ids.run_stream(run(3)))) == 300
+
+
+async def test_a_run_that_is_removed_in_pieces_is_hidden_from_the_first_one(harness: LogHarness) -> None:
+    """Nobody sees a part of a run; after a restart the rest is removed."""
+    await completed_run(harness.log, 1, 300)
+    await completed_run(harness.log, 2, 300)
+    assert not (await remove(harness.log, 1, events_max=256)).is_whole
+    for is_reopened in (False, True):
+        found = harness.reopened() if is_reopened else harness.log
+        assert (found.run(run(1)), found.read(ids.run_stream(run(1)))) == (None, [])
+        assert [record.seq for record in found.feed(0, 1_000)] == [*range(301, 602)]
+        assert found.unfinished_removals() == [(run(1), False)]
+    rest = await remove(harness.log, 1, events_max=256)
+    assert (rest.events, rest.is_whole) == (44, True)
+    for is_reopened in (False, True):
+        found = harness.reopened() if is_reopened else harness.log
+        assert found.unfinished_removals() == []
+        assert [record.seq for record in found.feed(0, 1_000)] == [*range(301, 603)]
+
+
+async def test_only_completed_and_unchanged_runs_are_removed(harness: LogHarness) -> None:
+    """A refused removal changes nothing, and a removal is never the newest thing in the log."""
+    log = harness.log
+    await log.append(records.Batch(appends=batch(1, 0, 2).appends, summaries=[summary(1)]))
+    with pytest.raises(Stalled, match="is open"):
+        await remove(log, 1)
+    await completed_run(log, 2, 3)
+    removal = log.removal(run(2), events_max=10, output_bytes_max=10)
+    await log.append(batch(2, 3, 1))
+    fleet = records.StreamAppend(stream=ids.FLEET, expected=0, at=1, events=[FACT])
+    with pytest.raises(Stalled, match="new events"):
+        await log.append(records.Batch(appends=[fleet], removed_runs=[(removal, memory(2))]))
+    with pytest.raises(ValueError, match="same transaction"):
+        await log.append(records.Batch(removed_runs=[(removal, memory(2))]))
+    assert (log.head(ids.FLEET), log.head(ids.run_stream(run(2)))) == (0, 4)
+
+
+async def test_a_plan_stays_while_a_run_has_it(harness: LogHarness) -> None:
+    """It goes with the last one."""
+    for number in (1, 2):
+        await completed_run(harness.log, number, 2)
+    await remove(harness.log, 1)
+    assert harness.log.plan("p") is not None
+    await remove(harness.log, 2)
+    assert harness.log.plan("p") is None

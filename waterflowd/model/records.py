@@ -194,6 +194,55 @@ class RunCounts(msgspec.Struct, frozen=True, kw_only=True):
     has_more: bool
 
 
+class RemovalRule(StrEnum):
+    """Why a run or its output was removed: a key of `[retention]`."""
+
+    RUN_AGE = "run-max-age"
+    FAILED_RUN_AGE = "failed-run-max-age"
+    RUN_COUNT = "runs-per-workflow"
+    OUTPUT_AGE = "output-max-age"
+    OUTPUT_SIZE = "output-max-bytes"
+
+
+class RemovedRun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is remembered of a removed run."""
+
+    id: RunId
+    #: When it was removed, in ms.
+    at: int
+    rule: RemovalRule
+    number: int
+    name: str
+    path: str
+    repository: str | None = None
+    #: What started it, and may start another run from now on.
+    trigger_key: str | None = None
+
+
+class RemovedOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """When the output of a run was removed, in ms, and by which rule."""
+
+    at: int
+    rule: RemovalRule
+
+
+class Removal(msgspec.Struct, frozen=True, kw_only=True):
+    """The next piece of a run, or of its output, that one transaction can remove."""
+
+    run: RunId
+    events: int
+    #: Bytes of these events, and of the output that is removed with them.
+    bytes: int
+    #: Whether nothing is left after it.
+    is_whole: bool
+    #: For the log that has made it.
+    detail: Any
+
+
+#: A piece, and what is remembered of its run.
+RemovedPiece = tuple[Removal, RemovedRun | RemovedOutput]
+
+
 class Batch(msgspec.Struct, kw_only=True):
     """Everything that one transaction makes durable together."""
 
@@ -206,6 +255,12 @@ class Batch(msgspec.Struct, kw_only=True):
     keys: dict[str, RunId] = {}
     #: New values of counters, such as the last run number of a workflow.
     counters: dict[str, int] = {}
+    #: The plan of each run that begins.
+    plan_uses: list[str] = []
+    #: Pieces of completed runs to remove, with what is remembered of each; the batch needs an event of another stream.
+    removed_runs: list[tuple[Removal, RemovedRun]] = []
+    #: Pieces of runs' output to remove; the batch needs an event.
+    removed_output: list[tuple[Removal, RemovedOutput]] = []
 
     @property
     def is_empty(self) -> bool:

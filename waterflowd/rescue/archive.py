@@ -25,7 +25,7 @@ import pyrage
 
 from waterflow_agent.errors import Stalled
 from waterflowd.rescue import encryption
-from waterflowd.store import check, copying, directory, layout
+from waterflowd.store import check, copying, directory, layout, output_files
 from waterflowd.store.copying import CopiedFile, Manifest, Readable
 from waterflowd.store.directory import State
 
@@ -59,7 +59,11 @@ def back_up(
     source = copying.data_directory(source)
     target = Path(os.path.abspath(target))
     copying.check_outside(target, source)
-    with copying.snapshot_directory(source) as made, encryption.encrypt_file(target, recipients) as encrypted:
+    with (
+        copying.snapshot_directory(source) as made,
+        encryption.encrypt_file(target, recipients) as encrypted,
+        output_files.all_kept(source / layout.OUTPUT_DIRECTORY),
+    ):
         taken = copying.take_snapshot(source, made, knows)
         with tarfile.open(fileobj=encrypted.stream, mode="w|", bufsize=copying.BLOCK_BYTES) as archive:
             writer = _Writer(archive, at_s=taken.made_at // 1000)

@@ -263,22 +263,23 @@ def _repositories(log: LmdbLog) -> list[str]:
 
 def _index(log: LmdbLog, ended: ClosedWork) -> None:
     """Rebuilds the rows, trigger keys and numbers of all runs."""
-    batch = Batch(appends=[], summaries=[], keys={}, counters={})
+    batch = Batch()
     numbers: dict[str, int] = {}
     for run_id in _runs(log):
         try:
-            row, counter = _row(log, run_id)
+            row, counter, plan_hash = _row(log, run_id)
         except (WaterflowError, AssertionError, LookupError) as error:
             ended.stalled.append(f"{run_id}: {error}")
             continue
         batch.summaries.append(row)
+        batch.plan_uses.append(plan_hash)
         if row.trigger.key is not None and log.run_for_key(row.trigger.key) is None:
             batch.keys.setdefault(row.trigger.key, run_id)
         if counter:
             numbers[counter] = max(numbers.get(counter, 0), row.number)
         if len(batch.summaries) >= GROUP_RUNS:
             log.append_blocking(batch)
-            batch = Batch(appends=[], summaries=[], keys={}, counters={})
+            batch = Batch()
     batch.counters = numbers
     if not batch.is_empty:
         log.append_blocking(batch)
@@ -291,15 +292,18 @@ def _runs(log: LmdbLog) -> Iterator[RunId]:
             yield RunId(name)
 
 
-def _row(log: LmdbLog, run_id: RunId) -> tuple[RunSummary, str]:
-    """The row of a run and the name of its counter. Without its plan, the row holds what its events say."""
+def _row(log: LmdbLog, run_id: RunId) -> tuple[RunSummary, str, str]:
+    """The row of a run, the name of its counter, and the hash of its plan.
+
+    Without its plan, the row holds what its events say.
+    """
     history = [record.event for record in log.read(run_stream(run_id))]
     created = history[0]
     assert isinstance(created, events.RunCreated), "the first event of a run is its creation"
     compiled = log.plan(created.plan_hash)
     if compiled is not None:
         run = fold(run_id, plan.decode(compiled), history)
-        return summary(run), f"{run.repository or ''}:{run.plan.path}"
+        return summary(run), f"{run.repository or ''}:{run.plan.path}", created.plan_hash
     completed = next((event for event in history if isinstance(event, events.RunCompleted)), None)
     row = RunSummary(
         id=run_id,
@@ -317,7 +321,7 @@ def _row(log: LmdbLog, run_id: RunId) -> tuple[RunSummary, str]:
         seq=len(history),
         rerun_of=created.rerun_of,
     )
-    return row, ""
+    return row, "", created.plan_hash
 
 
 def _fold(log: LmdbLog, run_id: RunId) -> Run:

@@ -17,7 +17,7 @@ from waterflow_agent.errors import Stalled
 from waterflowd.model.ids import StreamName
 from waterflowd.model.records import Batch, RunSummary
 from waterflowd.model.statuses import Status
-from waterflowd.store import layout, record
+from waterflowd.store import layout, record, removal
 from waterflowd.store.codec import Codec
 from waterflowd.store.sealing import SealKey
 from waterflowd.store.staging import Staging
@@ -66,6 +66,12 @@ class BatchWork:
         self._keys = [(key, layout.text_key(key), layout.run_key(run)) for key, run in batch.keys.items()]
         self._counters = [(layout.text_key(name), layout.pack_u64(value)) for name, value in batch.counters.items()]
         self.size_bytes += sum(len(plan) for _, plan in self._plans) + sum(len(row) for _, row, _ in self._summaries)
+        self._plan_uses = list(map(layout.text_key, batch.plan_uses))
+        self._removed_runs, self._removed_output = batch.removed_runs, batch.removed_output
+        if (batch.removed_runs or batch.removed_output) and not batch.appends:
+            raise ValueError(
+                "a removal needs a record in the same transaction, so that the newest one is never removed"
+            )
 
     def stage(self, staging: Staging) -> int:
         """Checks and stages the batch. Raises `Stalled` WF301 with nothing staged."""
@@ -73,10 +79,18 @@ class BatchWork:
             held = staging.get("keys", packed)
             if held is not None and held != run:
                 raise Stalled("WF301", f'the trigger key "{key}" already started run {layout.run_of_key(held)}')
+        for item, _ in (*self._removed_runs, *self._removed_output):
+            removal.check_removable(staging, item)
         self._stage_records(staging)
+        for removed, run_memory in self._removed_runs:
+            removal.stage_run(staging, removed, run_memory)
+        for removed, output_memory in self._removed_output:
+            removal.stage_output(staging, removed, output_memory)
         for key_bytes, plan in self._plans:
             if staging.get("plans", key_bytes) is None:
                 staging.put("plans", key_bytes, plan)
+        for key_bytes in self._plan_uses:
+            removal.use_plan(staging, key_bytes)
         for run_key, row, is_open in self._summaries:
             staging.put("runs", run_key, row)
             if is_open:

@@ -30,7 +30,7 @@ import lmdb.verify as lmdb_verify
 
 from waterflow_agent.errors import Stalled
 from waterflowd.model.ids import StreamName
-from waterflowd.store import layout, record
+from waterflowd.store import layout, record, removal
 from waterflowd.store.environment import Environment
 from waterflowd.store.sealing import SealChecker, SealFindings, SealKey
 
@@ -107,10 +107,11 @@ def verify(environment: Environment, seals: Mapping[StreamName, Sequence[SealKey
     """
     chains: dict[bytes, tuple[int, int, bytes]] = {}
     checkers = {layout.stream_key(stream): SealChecker(keys) for stream, keys in seals.items()}
-    seq = 0
+    seq = count = 0
     with environment.reading() as transaction:
+        gaps = removal.gaps(environment, transaction)
         for key, value in transaction.cursor(environment.database("records")):
-            seq += 1
+            seq, count = gaps.pop(seq + 1, seq) + 1, count + 1
             if layout.unpack_u64(key) != seq:
                 raise record.broken(seq, "it is missing", _owner(environment, transaction, seq, b""))
             try:
@@ -139,6 +140,7 @@ def verify(environment: Environment, seals: Mapping[StreamName, Sequence[SealKey
             if name not in ("records", "heads"):
                 for key, sealed in transaction.cursor(environment.database(name)):
                     _unsealed(name, key, sealed)
+        _check_removals(environment, transaction, gaps, heads)
     if heads != chains:
         differing = sorted(key for key in heads.keys() | chains.keys() if heads.get(key) != chains.get(key))
         owner = _named(record.stream_ref(differing[0]))
@@ -147,10 +149,30 @@ def verify(environment: Environment, seals: Mapping[StreamName, Sequence[SealKey
             f"the index of stream heads does not match the records of {owner}; restore a backup of the data directory",
         )
     return Findings(
-        records=seq,
+        records=count,
         streams=len(chains),
         seals={record.stream_name(record.stream_ref(key)): checker.findings for key, checker in checkers.items()},
     )
+
+
+def _check_removals(
+    environment: Environment,
+    transaction: lmdb.Transaction[bytes],
+    gaps: Mapping[int, int],
+    heads: Mapping[bytes, tuple[int, int, bytes]],
+) -> None:
+    """Raises `Stalled` WF304 for a gap where there are records, and for a removed run that is still in an index of runs.
+
+    `gaps` are those that no missing records belong to.
+    """
+    if gaps:
+        first, last = min(gaps.items())
+        raise Stalled("WF304", f"records {first} to {last} count as removed, but exist; restore a backup")
+    for key, _ in transaction.cursor(environment.database("removed")):
+        is_unfinished = transaction.get(key, db=environment.database("removing")) is not None
+        has_row = any(transaction.get(key, db=environment.database(name)) is not None for name in ("runs", "open"))
+        if has_row or (b"r" + key in heads and not is_unfinished):
+            raise Stalled("WF304", f"run {layout.run_of_key(key)} is removed only in part; restore a backup")
 
 
 def _named(stream: record.StreamRef) -> str:
@@ -190,7 +212,7 @@ def _unsealed(database: str, key: bytes, sealed: bytes) -> bytes:
         return layout.unseal(database, key, sealed)
     except Stalled as error:
         run = key[1:17] if database in ("heads", "marks") and key[:1] == b"r" else key[:16]
-        if database not in ("heads", "marks", "runs", "open", "output") or len(run) < 16:
+        if database not in ("heads", "marks", "runs", "open", "output", "removed", "outputless") or len(run) < 16:
             raise
         text = f'the row of run {layout.run_of_key(run)} in the index "{database}" is damaged'
         raise Stalled(error.code, f"{text}; restore a backup of the data directory") from None

@@ -3,9 +3,9 @@
 Rules of this file:
 
 - LMDB copies the log as one snapshot (it reads like any other reader: a daemon keeps running meanwhile). It does so in a
-  child process, because a damaged file can kill the process that maps it. Files are copied afterwards. They only grow, so
-  they contain at least what the snapshot's events refer to; a file that continues where the snapshot has no rows yet is
-  newer than the snapshot and left out.
+  child process, because a damaged file can kill the process that maps it. Files are copied afterwards. They only grow, and
+  none is removed meanwhile (`output_files.all_kept`), so they contain at least what the snapshot's events refer to; a file
+  that continues where the snapshot has no rows yet is newer than the snapshot and left out.
 - `backup.json` lists every file with size and hash. A copy is valid only when `FORMAT` marks it as complete, which is the
   last write; until then every command refuses it (directory.py). Everything else is flushed before.
 - Everything is verified: a backup is read again before it is marked complete, and before it is restored.
@@ -121,7 +121,7 @@ def back_up(source: Path, target: Path, knows: Knows) -> Manifest:
     not empty or cannot be written, WF304 when the log is damaged.
     """
     source = data_directory(source)
-    with copy_directory(target, source) as made:
+    with copy_directory(target, source) as made, output_files.all_kept(source / layout.OUTPUT_DIRECTORY):
         taken = take_snapshot(source, made, knows)
         log = _hashed(made / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE, made)
         manifest = taken.manifest([log, *_copied(taken.files, source, made)])
@@ -141,8 +141,8 @@ def data_directory(source: Path) -> Path:
 def take_snapshot(source: Path, made: Path, knows: Knows) -> Snapshot:
     """Copies the log of the data directory `source` into the directory `made`, verifies it, and lists what belongs to it.
 
-    Raises `Stalled` WF311 without a log, WF304 when it is damaged, WF306 when the check could not finish, WF315 when it cannot
-    be written.
+    The caller keeps the files (`output_files.all_kept`) until it has copied them. Raises `Stalled` WF311 without a log, WF304
+    when it is damaged, WF306 when the check could not finish, WF315 when it cannot be written.
     """
     early = {os.fspath(file) for file in output_files.files_in(source / layout.OUTPUT_DIRECTORY)}
     made_at = Clock().wall_ms()

@@ -13,7 +13,7 @@ Files of a data directory::
 Databases of the environment (keys -> values; all integers big-endian, so that keys sort as numbers do):
 
     meta        name -> text: generation, release
-    records     global sequence u64 -> record (record.py); only ever appended
+    records     global sequence u64 -> record (record.py); appended, and removed with a whole run (removal.py)
     heads       stream key -> sequence, position and chain of the stream's newest record
     marks       stream key, position u64 -> sequence; every 256th position, which bounds how far a read walks
     plans       hash -> plan
@@ -22,6 +22,11 @@ Databases of the environment (keys -> values; all integers big-endian, so that k
     keys        trigger key -> run id
     counters    name -> u64
     output      attempt prefix, offset u64 -> piece (outputs.py)
+    plan_uses   hash -> u64: the runs that have this plan; a plan without any is removed
+    gaps        "f", first sequence -> last one, and "l", last -> first: the removed records, in maximal ranges
+    removed     run id -> what is remembered of a removed run, msgpack; the newest `REMOVED_MAX` ids
+    removing    run id -> "r" or "o": a run, or its output, of which a part is still to be removed
+    outputless  run id -> when and by which rule the output of this run was removed, msgpack
 
 A value is *sealed*: it begins with a CRC-32 (four bytes) over key and value, because LMDB itself has no checksums and a
 flipped bit must never be returned. Records carry their own CRC.
@@ -54,7 +59,11 @@ LOG_FILE = "data.mdb"
 OUTPUT_DIRECTORY = "output"
 SNAPSHOT_DIRECTORY = "snapshot.tmp"
 
-DATABASES = ("meta", "records", "heads", "marks", "plans", "runs", "open", "keys", "counters", "output")
+DATABASES = (
+    *("meta", "records", "heads", "marks", "plans", "runs", "open", "keys", "counters", "output"),
+    # What removes runs and output needs.
+    *("plan_uses", "gaps", "removed", "removing", "outputless"),
+)
 
 #: Sparse, so it costs only address space; growing it later has to wait for every reader.
 MAP_BYTES = 64 << 30
@@ -64,6 +73,8 @@ BALLAST_BYTES = 64 << 20
 BALLAST_SHARE = 16
 #: A read of one record walks back over at most this many others; a mark costs 40 bytes.
 MARK_EVERY = 256
+#: Removed runs that are remembered, so that a reference to one is answered with when and why; about 12 MB.
+REMOVED_MAX = 100_000
 #: The length of a stream's name is stored in one byte.
 STREAM_NAME_BYTES_MAX = 255
 #: LMDB's keys have at most 511 bytes; longer texts are replaced by their hash.

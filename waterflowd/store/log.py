@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterator, Mapping
 
 import lmdb
+import msgspec
 
-from waterflowd.model.ids import RUN_ID_LENGTH, RunId, StreamName
-from waterflowd.model.records import Batch, Record, RunFilter, RunSummary
-from waterflowd.store import layout, record
+from waterflowd.model.ids import RUN_ID_LENGTH, RunId, StreamName, run_stream
+from waterflowd.model.records import Batch, Record, Removal, RemovedOutput, RemovedRun, RunFilter, RunSummary
+from waterflowd.store import layout, record, removal
 from waterflowd.store.batch import BatchWork, decode_summary
 from waterflowd.store.codec import Codec
 from waterflowd.store.environment import Environment
@@ -110,15 +111,19 @@ class LmdbLog:
         # Read before the transaction begins, which then sees at least this many records.
         last_seq = self._writer.last_seq
         with self._environment.reading() as transaction:
+            hidden = _hidden_runs(self._environment, transaction)
             cursor = transaction.cursor(self._environment.database("records"))
             more = cursor.set_range(layout.pack_u64(max(after_seq, 0) + 1))
             expected = max(after_seq, 0)
             while more and len(found) < limit:
                 expected += 1
                 seq = layout.unpack_u64(cursor.key())
-                if seq != expected:
+                if seq != expected and removal.gap_before(self._environment, transaction, seq) > expected:
                     raise record.broken(expected, "it is missing")
-                found.append(record.unpack(seq, cursor.value()))
+                expected = seq
+                stored = record.unpack(seq, cursor.value())
+                if stored.stream.run not in hidden:
+                    found.append(stored)
                 more = cursor.next()
             if not more and expected < last_seq:
                 raise record.broken(expected + 1, "it is missing")
@@ -210,6 +215,57 @@ class LmdbLog:
         row = self._row("counters", layout.text_key(name))
         return 0 if row is None else layout.unpack_u64(row)
 
+    def removal(self, run: RunId, *, events_max: int, output_bytes_max: int) -> Removal:
+        """The next piece of a completed run, or of its output, to remove; see `ports.Journal`."""
+        self._latch.check()
+        stream = run_stream(run)
+
+        def plan_key(body: bytes) -> bytes:
+            created = self._codec.decode(stream, 1, self._codec.schema, body)
+            return layout.text_key(getattr(created, "plan_hash", ""))
+
+        return removal.read_removal(
+            self._environment, run, events_max=events_max, output_bytes_max=output_bytes_max, plan_key=plan_key
+        )
+
+    def unfinished_removals(self) -> list[tuple[RunId, bool]]:
+        """Runs of which a part is still to be removed, and whether it is only their output."""
+        self._latch.check()
+        with self._environment.reading() as transaction:
+            rows = list(transaction.cursor(self._environment.database("removing")))
+        return [
+            (layout.run_of_key(key), layout.unseal("removing", key, sealed) == removal.ONLY_OUTPUT)
+            for key, sealed in rows
+        ]
+
+    def removed_run(self, run: RunId) -> RemovedRun | None:
+        """What is remembered of a removed run; None for an unknown or invalid id."""
+        self._latch.check()
+        try:
+            row = self._row("removed", layout.run_key(run))
+        except ValueError:
+            return None
+        return None if row is None else _decode_removed(row)
+
+    def removed_runs(self, after: RunId | None, limit: int) -> list[RemovedRun]:
+        """What is remembered of removed runs, by ascending id after `after`."""
+        self._latch.check()
+        found: list[RemovedRun] = []
+        with self._environment.reading() as transaction:
+            cursor = transaction.cursor(self._environment.database("removed"))
+            more = seek_from(cursor, "removed", b"" if after is None else layout.run_key(after) + b"\0")
+            while more and len(found) < limit:
+                key, sealed = cursor.item()
+                found.append(_decode_removed(layout.unseal("removed", key, sealed)))
+                more = cursor.next()
+        return found
+
+    def removed_output(self, run: RunId) -> RemovedOutput | None:
+        """When and why the run's output was removed."""
+        self._latch.check()
+        row = self._row("outputless", layout.run_key(run))
+        return None if row is None else msgspec.msgpack.decode(row, type=RemovedOutput)
+
     def _row(self, database: str, key: bytes) -> bytes | None:
         with self._environment.reading() as transaction:
             return find(self._environment, transaction, database, key)
@@ -220,12 +276,26 @@ class LmdbLog:
         return Record(seq=stored.seq, stream=stream, position=stored.position, at=stored.at, event=event)
 
 
+_decode_removed = msgspec.msgpack.Decoder(RemovedRun).decode
+
+
+def _hidden_runs(environment: Environment, transaction: lmdb.Transaction[bytes]) -> frozenset[bytes]:
+    """The keys of removed runs of which some events are left."""
+    return frozenset(
+        key
+        for key, sealed in transaction.cursor(environment.database("removing"))
+        if layout.unseal("removing", key, sealed) == removal.WHOLE_RUN
+    )
+
+
 def read_stream(
     environment: Environment, codec: Codec, stream: StreamName, first: int = 1, limit: int | None = None
 ) -> list[Record]:
     """Durable records of a stream from position `first` on, checked. The environment may be read-only."""
     first = max(first, 1)
     with environment.reading() as transaction:
+        if layout.stream_key(stream)[1:] in _hidden_runs(environment, transaction):
+            return []
         chain, walked = _StreamReader(environment, transaction, stream).records(first, limit)
     records = []
     for stored in walked:

@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import fcntl
 import hashlib
 import os
+import shutil
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -263,11 +265,50 @@ class OutputFiles:
         _index_path(file.path).unlink(missing_ok=True)
         file.path.unlink(missing_ok=True)
 
+    def runs(self) -> list[RunId]:
+        """Runs that have files."""
+        return [RunId(run) for run in sorted(self._runs) if is_run_id(RunId(run))]
+
+    def has(self, run: RunId) -> bool:
+        """Whether a run has files."""
+        return run in self._runs
+
+    def size_of(self, run: RunId) -> int:
+        """Size of the files of a run, in bytes."""
+        if run not in self._runs:
+            return 0
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.path / run) as entries:
+            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+        return 0
+
+    def remove_run(self, run: RunId) -> bool:
+        """Removes all files of a run, which nobody writes any longer; False while a backup is reading files."""
+        with _opened(self.path, os.O_RDONLY | os.O_DIRECTORY) as folder:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self.path / run)
+        self._runs.discard(run)
+        return True
+
     def _path(self, name: AttemptId) -> Path:
         text = ".".join((_quoted(name.job), _quoted(name.step), str(name.number)))
         if len(text) > FILE_NAME_BYTES_MAX:
             text = hashlib.blake2b(text.encode(), digest_size=24).hexdigest()
         return self.path / _quoted(name.run) / text
+
+
+@contextlib.contextmanager
+def all_kept(path: Path) -> Iterator[None]:
+    """Inside the block no file below the output directory `path` is removed, whichever process does it."""
+    if not path.is_dir():
+        yield
+        return
+    with _opened(path, os.O_RDONLY | os.O_DIRECTORY) as folder:
+        fcntl.flock(folder, fcntl.LOCK_SH)
+        yield
 
 
 class Measured(NamedTuple):

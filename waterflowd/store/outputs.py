@@ -29,14 +29,14 @@ from typing import Any, NamedTuple
 import lmdb
 
 from waterflow_agent.errors import Stalled, WaterflowError
-from waterflowd.model.ids import AttemptId
+from waterflowd.model.ids import AttemptId, RunId
 from waterflowd.model.output_pieces import LineMark, line_marks_of, new_pieces
 from waterflowd.model.records import OutputAppend, OutputPiece
 from waterflowd.store import health, layout
 from waterflowd.store.environment import Environment
 from waterflowd.store.health import FailureLatch
 from waterflowd.store.output_files import OutputFile, OutputFiles
-from waterflowd.store.rows import hidden, seek_before
+from waterflowd.store.rows import hidden, seek_before, seek_from
 from waterflowd.store.staging import Staging
 from waterflowd.store.writer import Writer
 
@@ -147,6 +147,46 @@ class LmdbOutputLogs:
             return marks
         before = marks.pop()
         return marks + [mark._replace(lines=before.lines + mark.lines) for mark in tail.file.line_marks()]
+
+    def stored_bytes(self) -> int:
+        """Space that all output takes, in bytes: the pages in LMDB, and the files. Looks at each run that has files."""
+        self._latch.check()
+        with self._environment.reading() as transaction:
+            found = transaction.stat(self._environment.database("output"))
+        pages = found["leaf_pages"] + found["branch_pages"] + found["overflow_pages"]
+        in_files: int = sum(self._files.size_of(run) for run in self._files.runs())
+        return pages * found["psize"] + in_files
+
+    def run_bytes(self, run: RunId) -> int:
+        """Size of the output of one run, in bytes."""
+        self._latch.check()
+        prefix, size = layout.run_key(run), 0
+        with self._environment.reading() as transaction:
+            cursor = transaction.cursor(self._environment.database("output"))
+            more = seek_from(cursor, "output", prefix)
+            while more and cursor.key().startswith(prefix):
+                size += len(cursor.value())
+                more = cursor.next()
+        return size + self._files.size_of(run)
+
+    def has_files(self, run: RunId) -> bool:
+        """See `ports.LocalOutputLogs`."""
+        return self._files.has(run)
+
+    def runs_with_files(self) -> list[RunId]:
+        """See `ports.LocalOutputLogs`."""
+        return self._files.runs()
+
+    def forget(self, run: RunId) -> None:
+        """See `ports.LocalOutputLogs`."""
+        with self._lock:
+            for name in [name for name in self._tails if name.run == run]:
+                del self._tails[name]
+
+    def remove_files(self, run: RunId) -> bool:
+        """See `ports.LocalOutputLogs`."""
+        self._latch.check()
+        return self._files.remove_run(run)
 
     def close(self) -> None:
         """Writes what is queued and ends the thread. Call it before the writer is closed."""

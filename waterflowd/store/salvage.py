@@ -9,7 +9,8 @@ Rules of this file:
 - If the tree is damaged, pages outside it are searched too. They may contain uncommitted data, so a record from there is
   accepted only up to its stream's head (if that is known), and never when two records claim the same sequence.
 - A stream is proven complete by an intact database of records, or by its head. Any other counts as truncated.
-- Only records, plans and output are copied. Heads and marks are rebuilt here; rows, keys and counters by the caller.
+- Only records, plans and output are copied, and what is remembered of removed runs. Heads and marks are rebuilt here; rows,
+  keys and counters by the caller.
 """
 
 from __future__ import annotations
@@ -146,6 +147,8 @@ class _Salvage:
         self._writer = _CopyWriter(environment)
         self._streams: dict[bytes, _Stream] = {}
         self._heads: dict[bytes, tuple[int, int, bytes]] = {}
+        #: The keys of runs that retention has removed; pages outside the tree may still have events of them.
+        self._removed: set[bytes] = set()
         self._found = SalvageReport()
 
     def run(self) -> SalvageReport:
@@ -161,6 +164,7 @@ class _Salvage:
         records = _walk(file, "records", _is_record)
         plans, rows = _walk(file, "plans", _is_sealed), _walk(file, "output", _is_sealed)
         meta = _walk(file, "meta", _is_sealed)
+        traces = {name: _walk(file, name, _is_sealed) for name in ("removed", "outputless", "gaps")}
         leftovers = _Leftovers()
         if not (file.is_rooted and records.is_whole and plans.is_whole and rows.is_whole and heads.is_whole):
             leftovers.fill(file)
@@ -172,18 +176,28 @@ class _Salvage:
             if len(values) == 1:
                 self._found.plans += 1
                 self._writer.put("plans", key, values[0][4:])
+        for name in ("removed", "outputless"):
+            for key, sealed in _tree_rows(file, traces[name], _is_sealed):
+                self._writer.put(name, key, sealed[4:])
+        self._removed = {key for key, _ in _tree_rows(file, traces["removed"], _is_sealed)}
+        removed = sum(
+            layout.unpack_u64(sealed[4:]) - layout.unpack_u64(key[1:]) + 1
+            for key, sealed in _tree_rows(file, traces["gaps"], _is_sealed)
+            if key[:1] == b"f" and len(sealed) == 12
+        )
         self._take_records(records, leftovers.records)
         self._take_rows(rows, leftovers.rows)
         self._writer.flush()
         last = layout.unpack_u64(records.last) if records.last else 0
-        is_proven = file.is_rooted and records.is_whole and last == file.trees["records"].entries
-        self._report_losses(is_proven=is_proven, last=last)
+        is_proven = file.is_rooted and records.is_whole and last == file.trees["records"].entries + removed
+        self._report_losses(is_proven=is_proven, last=last, removed=removed)
         return self._found
 
     def _take_records(self, database: _Database, leftovers: dict[bytes, set[bytes]]) -> None:
         for key, values, is_leftover in _merged(self._file, database, _is_record, leftovers):
             seq = layout.unpack_u64(key)
             found = [record.unpack(seq, value) for value in values]
+            found = [stored for stored in found if stored.stream.run not in self._removed]
             candidates = [stored for stored in found if not is_leftover or self._is_known(stored)]
             fitting = [stored for stored in candidates if self._fits(stored)]
             if len(fitting) == 1:
@@ -239,8 +253,8 @@ class _Salvage:
         if not database.is_whole and not self._found.outputs_cut:
             self._found.outputs_cut.append("perhaps the ends of small output logs: their index is damaged")
 
-    def _report_losses(self, *, is_proven: bool, last: int) -> None:
-        """Reports which streams are complete, and what is lost of the others."""
+    def _report_losses(self, *, is_proven: bool, last: int, removed: int) -> None:
+        """Reports which streams are complete, and what is lost of the others; `removed` records are no loss."""
         found = self._found
         found.records = self._writer.last_seq
         for key in sorted(self._streams.keys() | self._heads.keys()):
@@ -257,7 +271,7 @@ class _Salvage:
                 found.cuts.append(TruncatedStream(stream=name, kept=stream.position, lost=lost, reason=reason))
         newest = max([last, *(head[0] for head in self._heads.values())])
         is_known = is_proven or (self._file.is_rooted and bool(self._heads))
-        found.records_lost = max(newest - found.records, 0) if is_known else None
+        found.records_lost = max(newest - removed - found.records, 0) if is_known else None
 
 
 class _Leftovers:

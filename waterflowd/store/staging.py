@@ -68,6 +68,19 @@ class Staging:
         """Stages the deletion of a row, which may be absent."""
         self._rows.setdefault(database, {})[key] = None
 
+    def drop_oldest(self, database: str, count_max: int) -> None:
+        """Stages the deletion of the row with the least key if the database would have more than `count_max` rows."""
+        staged = self._rows.get(database, {})
+        handle = self._environment.database(database)
+        if self._transaction.stat(handle)["entries"] + len(staged) <= count_max:
+            return
+        cursor = self._transaction.cursor(handle)
+        more = cursor.first()
+        while more and cursor.key() in staged:
+            more = cursor.next()
+        if more:
+            self.delete(database, cursor.key())
+
     def add_records(self, records: list[tuple[bytes, bytes]], last_seq: int, last_at: int) -> None:
         """Stages records that continue the log."""
         self._records += records

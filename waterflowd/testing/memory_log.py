@@ -8,12 +8,14 @@ commit, as after a crash (`reopened`).
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import islice
 from typing import Any, Protocol
 
 from waterflow_agent.errors import Stalled, WaterflowError
-from waterflowd.model.ids import RunId, StreamName
-from waterflowd.model.records import Batch, Record, RunFilter, RunSummary
+from waterflowd.model.ids import RunId, StreamName, run_stream
+from waterflowd.model.records import Batch, Record, Removal, RemovedOutput, RemovedRun, RunFilter, RunSummary
 from waterflowd.model.statuses import Status
 from waterflowd.testing.awaiting import Immediate
 
@@ -39,12 +41,17 @@ class MemoryLog:
         self._codec = codec
         self._generation = generation
         self._streams: dict[StreamName, list[Record]] = {}
-        self._records: list[Record] = []
+        #: By sequence; None for a removed one.
+        self._records: list[Record | None] = []
         self._plans: dict[str, bytes] = {}
         self._summaries: dict[RunId, RunSummary] = {}
         self._open: set[RunId] = set()
         self._keys: dict[str, RunId] = {}
         self._counters: dict[str, int] = {}
+        self._plan_uses: Counter[str] = Counter()
+        self._removed: dict[RunId, RemovedRun] = {}
+        self._outputless: dict[RunId, RemovedOutput] = {}
+        self._removing: set[RunId] = set()
         self._faults: list[WaterflowError] = []
         self._poison: Stalled | None = None
         self._held: list[tuple[Batch, asyncio.Future[int]]] = []
@@ -67,7 +74,7 @@ class MemoryLog:
     @property
     def last_at(self) -> int:
         """The log's time of the newest durable record in ms."""
-        return self._records[-1].at if self._records else 0
+        return next((record.at for record in reversed(self._records) if record is not None), 0)
 
     def append(self, batch: Batch) -> Awaitable[int]:
         """Commits the batch immediately, or at the next `release` while commits are held."""
@@ -126,14 +133,16 @@ class MemoryLog:
     def read(self, stream: StreamName, first: int = 1, limit: int | None = None) -> list[Record]:
         """Durable records of a stream from position `first` on."""
         self._check()
+        if self._is_hidden(stream):
+            return []
         start = max(first, 1) - 1
         return self._streams.get(stream, [])[start : None if limit is None else start + max(limit, 0)]
 
     def feed(self, after_seq: int, limit: int) -> list[Record]:
         """Durable records of all streams with a sequence above `after_seq`, in order."""
         self._check()
-        start = max(after_seq, 0)
-        return self._records[start : start + max(limit, 0)]
+        following = (record for record in self._records[max(after_seq, 0) :] if record is not None)
+        return list(islice((record for record in following if not self._is_hidden(record.stream)), max(limit, 0)))
 
     def plan(self, plan_hash: str) -> bytes | None:
         """The plan with this hash."""
@@ -181,6 +190,59 @@ class MemoryLog:
         self._check()
         return self._counters.get(name, 0)
 
+    def removal(self, run: RunId, *, events_max: int, output_bytes_max: int) -> Removal:
+        """The next piece of a run to remove; output is kept elsewhere."""
+        self._check()
+        records = self._streams.get(run_stream(run), [])
+        taken = records[max(len(records) - events_max, 0) :]
+        is_whole = not events_max or len(taken) == len(records)
+        return Removal(run=run, events=len(taken), bytes=len(taken), is_whole=is_whole, detail=len(records))
+
+    def unfinished_removals(self) -> list[tuple[RunId, bool]]:
+        """Runs of which a part is still to be removed."""
+        self._check()
+        return [(run, False) for run in sorted(self._removing)]
+
+    def removed_run(self, run: RunId) -> RemovedRun | None:
+        """What is remembered of a removed run."""
+        self._check()
+        return self._removed.get(run)
+
+    def removed_runs(self, after: RunId | None, limit: int) -> list[RemovedRun]:
+        """What is remembered of removed runs, by ascending id."""
+        self._check()
+        return [self._removed[run] for run in sorted(self._removed) if after is None or run > after][:limit]
+
+    def removed_output(self, run: RunId) -> RemovedOutput | None:
+        """When and why the run's output was removed."""
+        self._check()
+        return self._outputless.get(run)
+
+    def _is_hidden(self, stream: StreamName) -> bool:
+        return bool(self._removing) and stream[4:] in self._removing
+
+    def _remove(self, removal: Removal, memory: RemovedRun) -> None:
+        run, stream = removal.run, run_stream(removal.run)
+        if run not in self._removing:
+            if memory.trigger_key is not None and self._keys.get(memory.trigger_key) == run:
+                del self._keys[memory.trigger_key]
+            self._summaries.pop(run, None)
+            self._outputless.pop(run, None)
+            self._removed[run] = memory
+        for _ in range(removal.events):
+            record = self._streams[stream].pop()
+            self._records[record.seq - 1] = None
+            if record.position == 1:
+                plan_hash = getattr(record.event, "plan_hash", "")
+                self._plan_uses[plan_hash] -= 1
+                if not self._plan_uses[plan_hash]:
+                    self._plans.pop(plan_hash, None)
+        if removal.is_whole:
+            self._streams.pop(stream, None)
+            self._removing.discard(run)
+        else:
+            self._removing.add(run)
+
     def _check(self) -> None:
         if self._poison is not None:
             raise Stalled(self._poison.code, self._poison.text)
@@ -203,6 +265,11 @@ class MemoryLog:
                 )
                 records.append(record)
                 self._records.append(record)
+        for removal, memory in batch.removed_runs:
+            self._remove(removal, memory)
+        for removal, trace in batch.removed_output:
+            self._outputless[removal.run] = trace
+        self._plan_uses.update(batch.plan_uses)
         for plan_hash, plan in batch.plans.items():
             self._plans.setdefault(plan_hash, plan)
         for summary in batch.summaries:
@@ -217,6 +284,15 @@ class MemoryLog:
         return len(self._records)
 
     def _refuse_if_wrong(self, batch: Batch) -> None:
+        if (batch.removed_runs or batch.removed_output) and not batch.appends:
+            raise ValueError(
+                "a removal needs a record in the same transaction, so that the newest one is never removed"
+            )
+        for removal, _ in batch.removed_runs:
+            if removal.run in self._open:
+                raise Stalled("WF301", f"run {removal.run} is open and cannot be removed")
+            if len(self._streams.get(run_stream(removal.run), ())) != removal.detail:
+                raise Stalled("WF301", f"run {removal.run} has new events; read it again first")
         for key, run in batch.keys.items():
             held = self._keys.get(key, run)
             if held != run:

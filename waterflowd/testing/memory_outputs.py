@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 
 from waterflow_agent.errors import WaterflowError
-from waterflowd.model.ids import AttemptId
+from waterflowd.model.ids import AttemptId, RunId
 from waterflowd.model.output_pieces import LineMark, line_marks_of
 from waterflowd.model.records import OutputAppend, OutputPiece
 from waterflowd.testing.awaiting import Immediate
@@ -47,6 +47,31 @@ class MemoryOutputLogs:
     def fail_next(self, *errors: WaterflowError) -> None:
         """The next appends fail with these errors, one each."""
         self._faults += errors
+
+    def stored_bytes(self) -> int:
+        """Bytes of all output."""
+        return sum(map(self.size, self._logs))
+
+    def run_bytes(self, run: RunId) -> int:
+        """Bytes of one run's output."""
+        return sum(self.size(name) for name in self._logs if name.run == run)
+
+    def has_files(self, run: RunId) -> bool:
+        """Whether the run has output."""
+        return any(name.run == run for name in self._logs)
+
+    def runs_with_files(self) -> list[RunId]:
+        """Runs with output."""
+        return sorted({name.run for name in self._logs})
+
+    def forget(self, run: RunId) -> None:
+        """Nothing is cached."""
+
+    def remove_files(self, run: RunId) -> bool:
+        """Removes all output of the run."""
+        for name in [name for name in self._logs if name.run == run]:
+            del self._logs[name]
+        return True
 
     def size(self, name: AttemptId) -> int:
         """Size of a log in bytes."""

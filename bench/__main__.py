@@ -1,6 +1,6 @@
 """`make bench`: measures all figures in one run, some of them as a share of what this machine can do at most.
 
-`python -m bench [NAME ...]` measures only the named ones: one-run many-runs busy-api processes push ready many-open
+`python -m bench [NAME ...]` measures only the named ones: one-run many-runs busy-api pruning processes push ready many-open
 reconnect output masking checkout memory cli expressions events language transfer own-nodes
 run-filters live-pages output-lines web temporal.
 """
@@ -25,6 +25,7 @@ from bench import (
     pages,
     reconnect,
     restart,
+    retention,
     steps,
     temporal,
     web,
@@ -38,6 +39,7 @@ BENCHES: dict[str, Callable[[Path], list[Row]]] = {
     "one-run": lambda folder: steps.one_run(folder, SECONDS),
     "many-runs": lambda folder: steps.many_runs(folder, SECONDS),
     "busy-api": lambda folder: steps.busy_api(folder),
+    "pruning": retention.pruning,
     "processes": lambda folder: steps.processes(folder, SECONDS),
     "push": lambda folder: steps.push(folder, 20),
     "ready": restart.ready,

@@ -18,7 +18,7 @@ from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.engine.state.runs import Run
 from waterflowd.model.ids import RunId
 from waterflowd.model.plan import CatchUp, InputSpec, Overlap
-from waterflowd.model.records import RunSummary
+from waterflowd.model.records import RemovedOutput, RemovedRun, RunSummary
 from waterflowd.reconcile.conditions import Condition
 from waterflowd.reconcile.events import ScheduleOutcome
 from waterflowd.reconcile.webhooks import Delivery
@@ -242,6 +242,53 @@ class CommitRow(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     author: str
     subject: str
+
+
+class RetentionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rule of `[retention]` would remove of a workflow."""
+
+    rule: str
+    repository: str | None
+    path: str
+    #: Runs to remove, or to remove the output of.
+    runs: int
+    events: int
+    #: About, from the size of some of them.
+    bytes: int
+
+
+class RetentionAdmin(Protocol):
+    """Retention: its rules, what they would remove, and what they have removed."""
+
+    @property
+    def rules(self) -> dict[str, int]:
+        """The rules that are set, by key: milliseconds, counts and bytes."""
+        ...
+
+    @property
+    def progress(self) -> dict[str, int | bool | None]:
+        """What was removed since the daemon started: `runs`, `outputs`, `events`, `bytes`, ..."""
+        ...
+
+    async def preview(self) -> list[RetentionRow]:
+        """What would be removed now, the most runs first. Looks at all runs, so it takes seconds with very many."""
+        ...
+
+    def start_now(self, by: str) -> None:
+        """Removes it as soon as possible, in the name of a principal."""
+        ...
+
+    def removed_run(self, run: RunId) -> RemovedRun | None:
+        """What is remembered of a removed run; None if it was not removed, or is no longer remembered."""
+        ...
+
+    async def removed_runs(self, name: str, number: int) -> list[RemovedRun]:
+        """Removed runs with this number, of workflows with this name or path."""
+        ...
+
+    def removed_output(self, run: RunId) -> RemovedOutput | None:
+        """When and why the output of a run was removed; None if it was not."""
+        ...
 
 
 class RevisionReader(Protocol):

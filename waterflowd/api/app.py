@@ -22,6 +22,7 @@ from waterflowd.api.routes import (
     payloads,
     repositories,
     reruns,
+    retention,
     run_parts,
     runs,
     schedules,
@@ -63,6 +64,7 @@ ROUTERS = [
     tokens.router,
     sessions.router,
     audit.router,
+    retention.router,
     payloads.router,
 ]
 

@@ -20,6 +20,7 @@ from waterflowd.admin.ports import (
     MetricsReader,
     PayloadDecoder,
     RepositoryAdmin,
+    RetentionAdmin,
     RevisionReader,
     RunReader,
     WebhookRequest,
@@ -89,6 +90,8 @@ class Services:
     temporal_ui: str = ""
     #: What jobs may use, for answers to requests that start nothing; the engine checks what it starts.
     access: AccessPolicy = field(default_factory=AccessPolicy)
+    #: None for an engine that keeps its runs elsewhere.
+    retention: RetentionAdmin | None = None
     audit_admin: AuditAdmin = field(default_factory=_SealedTrail)
     #: Roles on the unix socket.
     peers: PeerRoles = field(default_factory=PeerRoles)

@@ -23,6 +23,7 @@ from waterflowd.access.tokens import TokenRegistry
 from waterflowd.admin.agents import FleetAgentAdmin
 from waterflowd.admin.metrics import DriverMetrics
 from waterflowd.admin.repositories import GitRepositoryAdmin
+from waterflowd.admin.retention import LogRetentionAdmin
 from waterflowd.admin.runs import LogRunReader
 from waterflowd.admin.webhooks import SignedWebhookService
 from waterflowd.api.access import quotas
@@ -62,6 +63,7 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.history import LogHistory, LogOutputs
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.queries import RunQueries
+from waterflowd.host.retention.pruner import Pruner
 from waterflowd.host.stream_writer import LogStreamWriter
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import AUDIT, FLEET, AgentId
@@ -264,6 +266,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
     audit_export = AuditExport(
         log, log_history, destinations(config.audit), data_dir, is_sealed=log.seal_key_id(AUDIT) != ""
     )
+    pruner = Pruner(config.retention.settings, log, store.outputs, driver, clock)
     loop_ports, reconciler = _reconciling(config, engine, compiler, clock, access)
     services = Services(
         history=engine.history,
@@ -279,6 +282,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         revisions=_revisions(config, data_dir),
         access=access,
         audit_admin=audit_export,
+        retention=LogRetentionAdmin(pruner, log, time_slices) if compose is _log_engine else None,
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,
         time_slices=time_slices,
@@ -311,7 +315,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         store=store,
         keys=server_keys,
         driver=driver,
-        tasks=engine.tasks,
+        tasks={**engine.tasks, "retention": pruner.run} if compose is _log_engine else engine.tasks,
         ready=writers.ready,
         reconcile=engine.reconcile,
         agents=agents,

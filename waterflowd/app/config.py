@@ -23,6 +23,7 @@ from waterflow_agent.errors import Rejected
 from waterflowd.access.policy import AccessPolicy, EnvironmentRules, Grant
 from waterflowd.access.repository_quotas import QUOTA_MAX, RepositoryLimits, RepositoryQuotas
 from waterflowd.engine import events
+from waterflowd.host.retention.policy import GRACE_MS, Retention
 from waterflowd.model import durations
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS, RepositorySettings
 from waterflowd.secrets import age, vault_settings
@@ -33,6 +34,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 ENGINES = ("log", "temporal")
 ENVIRONMENT_PREFIX = "WATERFLOWD_"
+#: The least limit for stored output: a quarter of the space of one large log.
+OUTPUT_BYTES_MIN = 16 << 20
 
 #: How an environment treats runs without an authenticated starter.
 UNATTENDED = tuple(choice.value for choice in events.Unattended)
@@ -136,6 +139,52 @@ class QuotasTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unkn
     runs_per_hour: int = 1000
     #: Bytes of output of its steps that are stored per hour; workflows that are sent to the API share one such quota.
     output_bytes_per_hour: int = 1 << 30
+
+
+class RetentionTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """What is removed. By default nothing is; the newest run and the newest successful run of each workflow always stay."""
+
+    #: Runs that ended longer ago are removed, such as `90d`, at least `1d`; empty: none.
+    run_max_age: str = ""
+    #: The same for failed runs, which then do not count for `runs-per-workflow`; empty: as for all runs.
+    failed_run_max_age: str = ""
+    #: Older runs of a workflow are removed if they ended at least a day ago; 0 for no limit.
+    runs_per_workflow: int = 0
+    #: The output of runs that ended longer ago is removed, at least `1d`; the runs stay. Empty: none.
+    output_max_age: str = ""
+    #: The oldest output is removed while all output takes more bytes than this; 0 for no limit.
+    output_max_bytes: int = 0
+
+    @property
+    def settings(self) -> Retention:
+        """The settings of the rules; raises `ValueError` for an invalid value."""
+        return Retention(
+            run_max_age_ms=_age("run-max-age", self.run_max_age),
+            failed_run_max_age_ms=_age("failed-run-max-age", self.failed_run_max_age),
+            runs_per_workflow=_limit("runs-per-workflow", self.runs_per_workflow, 1),
+            output_max_age_ms=_age("output-max-age", self.output_max_age),
+            output_max_bytes=_limit("output-max-bytes", self.output_max_bytes, OUTPUT_BYTES_MIN),
+        )
+
+
+def _age(key: str, text: str) -> int | None:
+    if not text:
+        return None
+    try:
+        age = durations.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+    if age < GRACE_MS:
+        raise ValueError(
+            f'{key}: expected at least 1d, found "{text}"; nothing is removed on the day on which it ended'
+        )
+    return age
+
+
+def _limit(key: str, value: int, least: int) -> int | None:
+    if value and value < least:
+        raise ValueError(f"{key}: expected 0 (no limit) or at least {least:,}, found {value:,}")
+    return value or None
 
 
 class GrantTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -310,6 +359,7 @@ class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
     secrets: SecretsTable = SecretsTable()
     vault: VaultTable = VaultTable()
     quotas: QuotasTable = QuotasTable()
+    retention: RetentionTable = RetentionTable()
     environments: tuple[EnvironmentTable, ...] = ()
     repositories: tuple[RepositoryTable, ...] = ()
 
@@ -526,6 +576,7 @@ def _checked(config: Config) -> Config:
         if not 1 << 20 <= item.fetch_max_bytes <= 1 << 40:
             raise Rejected("WF620", f"repositories.{item.name}.fetch-max-bytes: expected 1 MiB to 1 TiB in bytes")
     _check_quotas(config)
+    _check_retention(config)
     _check_environments(config.environments)
     _check_temporal(config)
     _check_secrets(config)
@@ -574,6 +625,24 @@ def _check_quotas(config: Config) -> None:
             raise Rejected("WF620", f"{where}: unknown quota; known: {', '.join(known)}")
         if not 0 <= value <= QUOTA_MAX:
             raise Rejected("WF620", f"{where}: expected 0 (no limit) to {QUOTA_MAX:,}")
+
+
+def _check_retention(config: Config) -> None:
+    try:
+        settings = config.retention.settings
+    except ValueError as error:
+        raise Rejected("WF620", f"retention.{error}") from None
+    failed, others = settings.failed_run_max_age_ms, settings.run_max_age_ms
+    if failed is not None and others is not None and failed < others:
+        raise Rejected(
+            "WF620", "retention.failed-run-max-age: expected at least run-max-age: failed runs are kept longer"
+        )
+    if config.engine == "temporal" and (settings.removes_runs or settings.removes_output):
+        raise Rejected(
+            "WF620",
+            'retention: with engine = "temporal" runs are kept in Temporal, which removes them after the retention period of'
+            " the namespace, and output is in the object store; set that period, and a lifecycle rule of the store",
+        )
 
 
 def _check_environments(environments: Sequence[EnvironmentTable]) -> None:

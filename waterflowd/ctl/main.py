@@ -45,6 +45,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "audit": ("audit", "audit", "Show the audit trail: who did what, and what was refused."),
     "context": ("contexts", "context", "List the daemons that you work with; add one, and choose the current one."),
     "completion": ("completion", "completion", "Print the script that completes commands in bash, zsh or fish."),
+    "prune": ("prune", "prune", "Remove old runs and output by the rules in [retention], or show which."),
     "version": ("version", "version", "Print the version."),
     "demo": ("demo", "demo", "Try Waterflow: a daemon, three agents and a first run in a temporary directory."),
 }

@@ -125,6 +125,9 @@ def _unknown(client: Client, text: str) -> Failure:
     without_runs = {row["name"] for row in defined} - names.keys()
     if name in names and "#" in text:
         numbers = [row["number"] for row in recent if row["name"] == name]
+        removed = _removed(client, text)
+        if removed:
+            return Failure(REFUSED, removed, f"waterflowctl runs --name {name}")
         return Failure(
             REFUSED,
             f"{quote(name, 60)} has no run {text.partition('#')[2]}; its newest is #{numbers[0]}",
@@ -134,6 +137,18 @@ def _unknown(client: Client, text: str) -> Failure:
         return Failure(REFUSED, f"workflow {quote(name, 60)} has no runs yet", f"waterflowctl run {name}")
     hint = did_you_mean(name, [*names, *without_runs]) or did_you_mean(name.partition("/")[0], [*names, *without_runs])
     return Failure(REFUSED, f"run {quote(text, 60)} not found{hint}", "waterflowctl runs")
+
+
+def _removed(client: Client, text: str) -> str:
+    """Say when and why the run NAME#NUMBER was removed; empty if it was not."""
+    numbered = _NUMBERED.fullmatch(text)
+    if numbered is None:
+        return ""
+    rows = client.get("/v1/removed-runs", name=numbered[1][:300], number=int(numbered[2]))["removed_runs"]
+    return "; ".join(
+        f"run {quote(text, 60)} ({row['id']}) was removed at {row['removed_at']} by the retention rule {row['rule']}"
+        for row in rows
+    )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from waterflow_agent.wire import messages
@@ -47,6 +47,7 @@ class BatchBuilder:
         self._appends: dict[StreamName, records.StreamAppend] = {}
         self._rows: dict[RunId, records.RunSummary] = {}
         self._late: set[AttemptId] = set()
+        self._removed: set[RunId] = set()
         self.outbox: dict[AgentId, list[messages.DaemonMessage]] = {}
         #: Agents whose settlement, right after the commit, sends everything outstanding.
         self.settled: set[AgentId] = set()
@@ -109,8 +110,29 @@ class BatchBuilder:
             turn.check_storable(facts)
             self._append(stream, self._log.head(stream), facts)
 
+    def remove(
+        self, pieces: Sequence[records.RemovedPiece], entry: Callable[[Sequence[records.RemovedPiece]], Any]
+    ) -> list[records.RemovedPiece]:
+        """Adds pieces of completed runs that are to be removed, with their entry in the audit trail; returns the added ones."""
+        added = [
+            (removal, memory)
+            for removal, memory in pieces
+            if removal.run not in self._state.runs and run_stream(removal.run) not in self._appends
+        ]
+        for removal, memory in added:
+            if isinstance(memory, records.RemovedRun):
+                self._removed.add(removal.run)
+                self.contents.removed_runs.append((removal, memory))
+            else:
+                self.contents.removed_output.append((removal, memory))
+        if added:
+            self.record(AUDIT, [entry(added)])
+        return added
+
     def record_evidence(self, run: Run, evidence: Sequence[events.RunEvent]) -> None:
         """Adds late reports to the stream of a completed run, one per attempt and batch."""
+        if run.id in self._removed:
+            return
         for event in evidence:
             assert isinstance(event, events.LateReport), "a completed run accepts only late reports"
             attempt = AttemptId(run.id, event.job, event.step, event.attempt)

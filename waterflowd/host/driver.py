@@ -46,7 +46,7 @@ from waterflowd.host.run_summary import summary
 from waterflowd.host.turn import check_storable
 from waterflowd.model import accesses, ids, plan
 from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId, StepId, StreamName, run_stream
-from waterflowd.model.records import RunSummary, StartRequest
+from waterflowd.model.records import RemovedPiece, RunSummary, StartRequest
 
 logger = logging.getLogger("waterflow.host")
 
@@ -122,6 +122,8 @@ class Driver:
         self.metrics = CommitMetrics()
         self._items: deque[_Item] = deque()
         self._wake = asyncio.Event()
+        #: Set while nothing is waiting for a batch, nor a batch for the disk.
+        self._idle = asyncio.Event()
         self._plans: dict[str, plan.Plan] = {}
         #: Repositories and plans that the configuration permits; it does not change while the daemon runs.
         self._permitted: set[tuple[str | None, str]] = set()
@@ -188,12 +190,14 @@ class Driver:
         if self._items:
             return
         self._wake.clear()
+        self._idle.set()
         next_at = self.state.timers.next_at
         delay_s = WAKE_S_MAX if next_at is None else min(WAKE_S_MAX, max(0.0, (next_at - self._clock.now()) / 1000))
         handle = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
         try:
             await self._wake.wait()
         finally:
+            self._idle.clear()
             handle.cancel()
 
     async def _make_batch(self) -> None:
@@ -235,7 +239,10 @@ class Driver:
         self.is_ahead = False
         for run_id in batch.completed:
             self.state.drop(run_id)
-        self._feed.published(append.stream for append in batch.contents.appends)
+        contents = batch.contents
+        self._feed.published([append.stream for append in contents.appends])
+        if contents.removed_runs:
+            self._feed.published(run_stream(removal.run) for removal, _ in contents.removed_runs)
         for item in items:
             item.done()
         for agent, outgoing in batch.outbox.items():
@@ -341,6 +348,25 @@ class Driver:
         self.state.awaiting_secrets.clear()
         if waiting:
             self._submit(lambda batch: batch.carry_out_deferred(waiting))
+
+    async def until_idle(self, seconds_max: float) -> None:
+        """Returns when there is no work, or after some seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds_max):
+                await self._idle.wait()
+
+    async def remove(
+        self, read: Callable[[], list[RemovedPiece]], entry: Callable[[Sequence[RemovedPiece]], Any]
+    ) -> list[RemovedPiece]:
+        """Removes pieces of runs, or of their output, with an entry of the audit trail about them; returns them.
+
+        `read` is called when the batch is made, so that nothing changes between what it reads and the commit. A piece of a
+        run that gets new events in the same batch is left out.
+        """
+        removed: list[RemovedPiece] = await self._commit(lambda batch: batch.remove(read(), entry))
+        for removal, _ in removed:
+            self._queries.forget(removal.run)
+        return removed
 
     def wake(self) -> None:
         """Assigns slots again: servers or groups have changed."""
@@ -479,6 +505,8 @@ class Driver:
             batch.contents.keys[key] = run_id
         self.state.runs[run_id] = Run(run_id, self._decode(prepared.start.plan_hash, request.plan))
         batch.feed(run_id, msgspec.structs.replace(prepared.start, number=number))
+        if run_id in batch.touched:
+            batch.contents.plan_uses.append(prepared.start.plan_hash)
         if key is not None and run_id not in batch.touched:
             # A bug prevented the run's first event, so the key has started nothing.
             del batch.contents.keys[key]

@@ -41,6 +41,10 @@ class RunQueries:
         except WaterflowError:
             return None
 
+    def forget(self, run_id: RunId) -> None:
+        """The run was removed."""
+        self._cache.pop(run_id, None)
+
     def find(self, open_runs: Mapping[RunId, Run], run_id: RunId) -> Run | None:
         """The run, open or in the log; None if there is none. `run_id` may come from anywhere."""
         run = open_runs.get(run_id)

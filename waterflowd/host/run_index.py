@@ -42,6 +42,8 @@ _MOVED_MAX = 1_000
 _PIECE = 4_096
 
 _STATES: list[Status | Conclusion] = [Status.QUEUED, Status.WAITING, Status.RUNNING, *Conclusion]
+#: A removed run, which stays in the columns until the index is made again.
+_REMOVED = len(_STATES)
 _STATE_CODES = {state.value: code for code, state in enumerate(_STATES)}
 _TRIGGER_CODES = {kind: code for code, kind in enumerate(TriggerKind)}
 #: Characters of a revision for which there is a column of bytes.
@@ -209,9 +211,11 @@ class RunIndex:
 
     def _update(self, run: RunId) -> None:
         row = self._journal.run(run)
-        if row is None:
-            return
         index = self._position(run)
+        if row is None:
+            if index < len(self) and self._id(index) == run:
+                self._states[index] = _REMOVED
+            return
         if index < len(self) and self._id(index) == run:
             self._states[index] = _state(row)
             self._groups.replace(index, row.groups)
@@ -317,7 +321,9 @@ class RunIndex:
         end = size if selected.until_at is None else bisect_right(self._created, selected.until_at)
         flags = bytes(begin) + b"\1" * (max(begin, end) - begin) + bytes(size - max(begin, end))
         states = _states(selected)
-        if states is not None:
+        if states is None:
+            states = set(range(_REMOVED))
+        if len(states) < _REMOVED or self._states.find(_REMOVED) >= 0:
             flags = _both(flags, _where(self._states[:size], states))
         if selected.trigger is not None:
             code = _TRIGGER_CODES.get(TriggerKind(selected.trigger)) if selected.trigger in [*TriggerKind] else None

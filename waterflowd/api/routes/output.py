@@ -13,12 +13,13 @@ from waterflow_agent.errors import Rejected
 from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.responses import json_response, returns
 from waterflowd.api.runs.attempt_logs import AttemptLog, find_log, is_complete
-from waterflowd.api.runs.run_lookup import Part, check_names, read_run, resolve
+from waterflowd.api.runs.run_lookup import Part, check_names, check_output_exists, read_run, resolve
 from waterflowd.api.schemas.output import OutputPageSchema, left_out_of
+from waterflowd.api.services import Services
 from waterflowd.api.streaming import output_search, raw_output, streams
 from waterflowd.api.streaming.output_pages import count_lines, read_lines
 from waterflowd.api.streaming.output_search import HITS_MAX, QUERY_MAX, OutputSearch, SearchProgress
-from waterflowd.model.ids import AttemptId, AttemptNo, JobId, StepId
+from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId
 
 router = APIRouter(tags=["runs"])
 
@@ -55,7 +56,7 @@ async def read_output_lines(
     """
     if line is not None and tail is not None:
         raise Rejected("WF605", "use either line or tail", where="tail")
-    log = await find_log(services, await resolve(services, run_id), job, step, attempt)
+    log = await find_log(services, await _with_output(services, run_id), job, step, attempt)
     if log is None:
         page = OutputPageSchema(attempt=None, lines=0, bytes=0, is_complete=False, left_out=[], blocks=[])
         return json_response(page)
@@ -73,6 +74,13 @@ async def read_output_lines(
         blocks=blocks,
     )
     return json_response(page)
+
+
+async def _with_output(services: Services, run_id: str) -> RunId:
+    """The run with this id; `Rejected` 410 if it or its output was removed."""
+    run = await resolve(services, run_id)
+    check_output_exists(services, run)
+    return run
 
 
 class SearchOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +117,7 @@ async def search_output(
 
     Plain text, by default in any case; `case` compares the case, and `word` finds whole words only.
     """
-    log = await find_log(services, await resolve(services, run_id), job, step, attempt)
+    log = await find_log(services, await _with_output(services, run_id), job, step, attempt)
     opened = streams.admit_search(request)
     search: OutputSearch = request.app.state.output_search
     content = _found(search, log, options)
@@ -145,7 +153,7 @@ async def raw_output_of(
 
     Without `job`, of the whole run. The output of several attempts has a heading for each.
     """
-    run = await resolve(services, run_id)
+    run = await _with_output(services, run_id)
     found = await read_run(services, run)
     named = [found.plan.name, str(found.number), *filter(None, (job, step))]
     if step is None:

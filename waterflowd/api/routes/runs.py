@@ -14,7 +14,17 @@ from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, one_of
 from waterflowd.api.request_bodies import read_json
 from waterflowd.api.responses import json_response, returns, takes
 from waterflowd.api.runs import run_starts
-from waterflowd.api.runs.run_lookup import STATUSES, Part, Text, check_names, find_part, read_run, resolve, split_part
+from waterflowd.api.runs.run_lookup import (
+    STATUSES,
+    Part,
+    Text,
+    check_names,
+    check_output_exists,
+    find_part,
+    read_run,
+    resolve,
+    split_part,
+)
 from waterflowd.api.schemas.events import EventList, event_schema
 from waterflowd.api.schemas.runs import (
     CancelBody,
@@ -227,6 +237,7 @@ async def run_logs(
     `job` and `step` include everything below them; `part` is `JOB[/STEP]`.
     """
     run = await resolve(services, run_id)
+    check_output_exists(services, run)
     found = await read_run(services, run)
     job, step = (selected.job, selected.step) if selected.part is None else split_part(found, selected.part)
     check_names(found, job, step)

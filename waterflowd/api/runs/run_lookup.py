@@ -14,6 +14,7 @@ from fastapi import Query
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.api.services import Services
+from waterflowd.api.timestamps import format_timestamp
 from waterflowd.engine.state.blocks import Step
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import RUN_ID_LENGTH, RunId, StepId, is_run_id
@@ -34,14 +35,14 @@ _NAMES_SHOWN = 20
 
 
 async def resolve(services: Services, text: str) -> RunId:
-    """The run with this id, or with an id that begins so; `Rejected` 404 for none, 409 for several."""
+    """The run with this id, or with an id that begins so; `Rejected` 404 for none, 410 for a removed one, 409 for several."""
     prefix = text.upper()
     missing = Rejected(
         "WF604", f'run "{escape_for_display(text, 40)}" not found; list runs with `waterflowctl runs`', status=404
     )
     if is_run_id(prefix):
         if await services.history.run(RunId(prefix)) is None:
-            raise missing
+            raise _removed(services, RunId(prefix)) or missing
         return RunId(prefix)
     if not 0 < len(prefix) < RUN_ID_LENGTH or not _ID_CHARACTERS.issuperset(prefix):
         raise missing
@@ -52,6 +53,24 @@ async def resolve(services: Services, text: str) -> RunId:
         listed = ", ".join(found[:_CANDIDATES]) + (", ..." if len(found) > _CANDIDATES else "")
         raise Rejected("WF606", f'several runs begin with "{prefix}": {listed}; use a longer prefix', status=409)
     return found[0]
+
+
+def _removed(services: Services, run: RunId) -> Rejected | None:
+    """The error for a run that retention has removed, as long as it is remembered."""
+    found = services.retention.removed_run(run) if services.retention is not None else None
+    if found is None:
+        return None
+    name = escape_for_display(f"{found.name} #{found.number}", 60)
+    text = f"run {run} ({name}) was removed at {format_timestamp(found.at)} by the retention rule {found.rule.value}"
+    return Rejected("WF604", text, status=410)
+
+
+def check_output_exists(services: Services, run: RunId) -> None:
+    """`Rejected` 410 for a run whose output retention has removed."""
+    found = services.retention.removed_output(run) if services.retention is not None else None
+    if found is not None:
+        text = f"the output of run {run} was removed at {format_timestamp(found.at)} by the retention rule"
+        raise Rejected("WF604", f"{text} {found.rule.value}", status=410)
 
 
 async def read_run(services: Services, run: RunId, at: int | None = None) -> Run:

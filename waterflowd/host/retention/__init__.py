@@ -1,0 +1,1 @@
+"""Retention: which runs and which output are removed (`policy`), and the background work that removes them (`pruner`)."""

@@ -23,6 +23,7 @@ from waterflow_agent.checkout.file_list import FileEntry
 from waterflow_agent.checkout.file_requests import FileRequests
 from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.core import Core
+from waterflow_agent.errors import Rejected
 from waterflow_agent.execution import process_steps
 from waterflow_agent.execution.output import OutputSender
 from waterflow_agent.execution.process_steps import NodeInput, ProcessSteps
@@ -396,6 +397,15 @@ class _WorkingDirectories:
     def jobs(self) -> list[tuple[str, str]]:
         return list(self._jobs)
 
-    def release(self, run: str, job: str) -> None:
+    def release(self, run: str, job: str, *, is_kept: bool = False) -> None:
+        """Drops the directory: in a simulation there is never space for those that a server keeps."""
         self._environment.observer.released(run, job)
         self._jobs.pop((run, job), None)
+
+    def take_over(self, run: str, job: str, earlier: messages.JobName) -> None:
+        if self.has(run, job):
+            return
+        files = self._jobs.pop((earlier.run, earlier.job), None)
+        if files is None:
+            raise Rejected("WF754", f"the directory of job {earlier.job} of run {earlier.run} is not on this server")
+        self._jobs[run, job] = files

@@ -28,6 +28,10 @@ class _Packed(msgspec.Struct, frozen=True, array_like=True):
     body: msgspec.Raw
 
 
+#: Made on import, on one thread: see `workflow.messages.PREPARED`.
+_decode_packed = msgspec.msgpack.Decoder(_Packed).decode
+
+
 class FactCodec:
     """Encodes the facts of streams of one kind: `run`, `repo`, `fleet`, `audit`."""
 
@@ -41,7 +45,7 @@ class FactCodec:
     def unpack(self, stream: str, fact: bytes) -> Fact:
         """A fact of a stream. Raises `Stalled` WF401 for one that this release does not understand."""
         try:
-            found = msgspec.msgpack.decode(fact, type=_Packed)
+            found = _decode_packed(fact)
             return Fact(found.at, self._events.decode(found.schema, bytes(found.body)))
         except msgspec.DecodeError as error:
             raise UnreadableError(f"it cannot be decoded ({error})").stalled(f"a fact of {stream}") from error
@@ -68,6 +72,9 @@ class _Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     count: int
 
 
+_decode_header = msgspec.msgpack.Decoder(_Header).decode
+
+
 #: A header is an array of two elements, a fact one of three.
 _HEADER_BYTE = b"\x92"
 
@@ -89,5 +96,5 @@ def parts(stored: Sequence[bytes]) -> Parts:
     """The parts of everything that a shared stream has stored."""
     if not stored or not stored[0].startswith(_HEADER_BYTE):
         return Parts(0, (), stored)
-    header = msgspec.msgpack.decode(stored[0], type=_Header)
+    header = _decode_header(stored[0])
     return Parts(header.position, stored[1 : 1 + header.count], stored[1 + header.count :])

@@ -64,6 +64,10 @@ class _State(msgspec.Struct, array_like=True):
     since: int
 
 
+#: Made on import, on one thread: see `workflow.messages.PREPARED`.
+_decode_state = msgspec.msgpack.Decoder(_State).decode
+
+
 class AppendTurns:
     """Implements `messages.Turn` for shared streams. `compact` is None for a stream whose facts are never replaced."""
 
@@ -77,7 +81,7 @@ class AppendTurns:
         past = request.past.facts if request.past is not None else None
         if past is None and not request.state:
             return messages.TurnResult(is_cold=True, seq=request.seq)
-        state = _folded(past) if past is not None else msgspec.msgpack.decode(request.state, type=_State)
+        state = _folded(past) if past is not None else _decode_state(request.state)
         replaced: list[bytes] | None = None
         if self._compact is not None and _is_large(state):
             if past is None:

@@ -77,6 +77,9 @@ TABLE: dict[str, Role | None] = {
     "DELETE /v1/session": Role.VIEWER,
     "POST /v1/session-links": Role.VIEWER,
     "GET /v1/audit": Role.ADMIN,
+    "GET /v1/retention": Role.ADMIN,
+    "POST /v1/retention/prune": Role.ADMIN,
+    "GET /v1/removed-runs": Role.VIEWER,
     "POST /v1/temporal/decode": Role.VIEWER,
 }
 ROUTES = list(openapi.routes(ROUTERS))

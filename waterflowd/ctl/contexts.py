@@ -20,6 +20,7 @@ from waterflowd.ctl.failures import USAGE, Failure
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _HEADER = re.compile(r"\s*\[\s*contexts\s*\.\s*(?P<name>[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')\s*\]")
 _ANY_HEADER = re.compile(r"\s*\[")
+_NOTHING = re.compile(r"\s*(#|$)")
 _CURRENT = re.compile(r"\s*context\s*=")
 
 
@@ -92,13 +93,21 @@ class Contexts:
         if name not in self.by_name:
             raise self._unknown(name)
         lines: list[str] = []
+        #: Comments and empty lines in the removed table: they belong to the next one if it follows them.
+        above: list[str] = []
         is_removed = False
         for line in self._text.splitlines(keepends=True):
             if _ANY_HEADER.match(line):
                 header = _HEADER.match(line)
                 is_removed = header is not None and header["name"].strip("\"'") == name
+                lines += [] if is_removed else above
+                above.clear()
             if not is_removed:
                 lines.append(line)
+            elif _NOTHING.match(line):
+                above.append(line)
+            else:
+                above.clear()
         current = self.current
         if current == name:
             current, lines = None, self._without_current(lines)
@@ -136,9 +145,11 @@ class Contexts:
         path = self.path.resolve()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-                file.write(text)
-            os.replace(file.name, path)
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                made_at = Path(folder) / path.name
+                made_at.touch(0o600)
+                made_at.write_text(text, "utf-8")
+                os.replace(made_at, path)
         except OSError as error:
             raise Failure(USAGE, f"cannot write {path}: {error}", f"ls -ld {path.parent}") from None
         self._text, self._content, self.by_name = text, made, by_name

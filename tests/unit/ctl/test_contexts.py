@@ -89,6 +89,13 @@ def test_a_change_keeps_everything_else_in_the_file() -> None:
     assert set(Contexts(path).by_name) == {"b.example", "c"}
 
 
+def test_the_comment_above_the_next_table_stays() -> None:
+    """It belongs to that table; a comment between the removed settings goes with them."""
+    path = _written('[contexts.a]\nserver = "/a"\n# of a\ntoken-file = "/t"\n\n# of b\n[contexts.b]\nserver = "/b"\n')
+    Contexts(path).remove("a")
+    assert path.read_text() == '\n# of b\n[contexts.b]\nserver = "/b"\n'
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -12,6 +12,7 @@ from waterflow_agent.display import escape_for_display
 from waterflowd.ctl import times
 from waterflowd.ctl.display.terminal import style, table
 from waterflowd.ctl.failures import USAGE, Failure
+from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, json_option, print_json_list
 from waterflowd.dsl import cron as expressions
 
@@ -21,7 +22,7 @@ _OUTCOME_COLORS = {"started": "green", "queued": "yellow", "skipped": "yellow", 
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completing("schedules"))
 @click.option(
     "--next", "count", type=click.IntRange(1, 20), default=1, show_default=True, help="Number of times to show."
 )

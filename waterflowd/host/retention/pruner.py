@@ -57,7 +57,7 @@ _PAUSE_S_MIN = 0.001
 _WORKFLOWS_SHOWN = 5
 #: Runs whose size is measured for a preview.
 _MEASURED_MAX = 200
-#: The name in the audit trail for what nobody asked for.
+#: The name in the audit trail for a removal that the daemon began by itself.
 BY_RULES = "retention"
 
 

@@ -93,7 +93,7 @@ class Contexts:
         if name not in self.by_name:
             raise self._unknown(name)
         lines: list[str] = []
-        #: Comments and empty lines in the removed table: they belong to the next one if it follows them.
+        #: Comments and empty lines at the end of the removed table: they may be about what follows.
         above: list[str] = []
         is_removed = False
         for line in self._text.splitlines(keepends=True):
@@ -108,6 +108,7 @@ class Contexts:
                 above.append(line)
             else:
                 above.clear()
+        lines += above
         current = self.current
         if current == name:
             current, lines = None, self._without_current(lines)

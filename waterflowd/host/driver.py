@@ -137,7 +137,7 @@ class Driver:
     @property
     def is_busy(self) -> bool:
         """Whether work waits for a batch, or a batch for its commit."""
-        return self.is_ahead or bool(self._items)
+        return not self._idle.is_set()
 
     # Recovery ---------------------------------------------------------------------------------------------------------
 
@@ -297,6 +297,7 @@ class Driver:
                 failed(self._ended)
             return
         self._items.append(_Item(apply, done, failed))
+        self._idle.clear()
         self._wake.set()
 
     def submit(self, items: Sequence[tuple[RunId, inputs.Input]], durable: Callable[[], None] = lambda: None) -> None:

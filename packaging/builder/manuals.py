@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import click
 
-from waterflowd.ctl.commands import completion
+from waterflowd.ctl.commands.offline import completion
 
 
 @dataclass(frozen=True, kw_only=True)

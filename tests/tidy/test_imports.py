@@ -346,7 +346,7 @@ ALLOWED: list[tuple[str, str]] = [
     ("waterflowd.engine.decide", "from datetime import UTC, datetime\nx = datetime.fromtimestamp(1, UTC)"),
     ("waterflowd.admin.repositories", "import asyncio\nfrom waterflowd.reconcile.loop import Reconciler"),
     (
-        "waterflowd.ctl.commands.validate",
+        "waterflowd.ctl.commands.offline.validate",
         "import httpx\nfrom waterflowd import __version__\nfrom waterflowd import dsl",
     ),
     ("waterflow_agent.runner.service", "import os\nimport waterflow_agent\nfrom waterflow_agent.runner import spool"),

@@ -14,7 +14,7 @@ from waterflowd import __version__
 from waterflowd.ctl.client import Client
 from waterflowd.ctl.live_values import completing
 
-#: Command: module, attribute, help text. In the order of `--help`.
+#: Command: module below `commands`, attribute, help text. In the order of `--help`.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "status": ("status", "status", "Show problems, running and waiting runs, and recent failures on one screen."),
     "run": ("run", "run", "Start a workflow by name or file, and wait for the result."),
@@ -28,8 +28,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "rerun": ("rerun", "rerun", "Re-run a run: all of it, only what failed, or from a step on."),
     "approve": ("approve", "approve", "Approve a job or step that is waiting for approval."),
     "reject": ("approve", "reject", "Reject a job or step that is waiting for approval."),
-    "validate": ("validate", "validate", "Check workflow files; needs no daemon."),
-    "schema": ("schema", "schema", "Print the JSON Schema of workflow files for editors; needs no daemon."),
+    "validate": ("offline.validate", "validate", "Check workflow files; needs no daemon."),
+    "schema": ("offline.schema", "schema", "Print the JSON Schema of workflow files for editors; needs no daemon."),
     "cron": ("schedules", "cron", "Show the next times of a cron expression; needs no daemon."),
     "workflows": ("workflows", "workflows", "List the workflows of the repositories."),
     "schedules": ("schedules", "schedules", "List schedules with their next times, in UTC and in their time zones."),
@@ -43,11 +43,18 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "tokens": ("tokens", "tokens", "List, create and revoke API tokens."),
     "web": ("web", "web", "Print an address that signs a browser in; it is valid for one use and one minute."),
     "audit": ("audit", "audit", "Show the audit trail: who did what, and what was refused."),
-    "context": ("contexts", "context", "List the daemons that you work with; add one, and choose the current one."),
-    "completion": ("completion", "completion", "Print the script that completes commands in bash, zsh or fish."),
-    "prune": ("prune", "prune", "Remove old runs and output by the rules in [retention], or show which."),
-    "version": ("version", "version", "Print the version."),
-    "demo": ("demo", "demo", "Try Waterflow: a daemon, three agents and a first run in a temporary directory."),
+    "context": (
+        "offline.contexts",
+        "context",
+        "List the daemons that you work with; add one, and choose the current one.",
+    ),
+    "completion": (
+        "offline.completion",
+        "completion",
+        "Print the script that completes commands in bash, zsh or fish.",
+    ),
+    "version": ("offline.version", "version", "Print the version."),
+    "demo": ("offline.demo", "demo", "Try Waterflow: a daemon, three agents and a first run in a temporary directory."),
 }
 
 _GLOBAL = ("--server", "--context")

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from waterflowd.ctl import live_values, settings
-from waterflowd.ctl.commands.completion import SHELLS, script
+from waterflowd.ctl.commands.offline.completion import SHELLS, script
 from waterflowd.ctl.contexts import Contexts, default_path
 from waterflowd.ctl.failures import Failure
 from waterflowd.ctl.main import cli

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from waterflow_agent.attempts import Outcome
@@ -17,6 +18,20 @@ from waterflow_agent.wire import codec, messages
 FRAMES = Path(__file__).parent / "frames"
 TOKEN = "5f0c6b1d9e2a48b7a3c1d4e5f6071829"
 KEY = task_id("01J8XQ5T3MZ6V0K9B7N2C4D1EF", "deploy", "migrate", 2, 7)
+_TASK = messages.Task(
+    key=KEY,
+    node="shell",
+    params={"run": "make test"},
+    env={},
+    step_name="test",
+    working_directory=None,
+    timeout_ms=60_000,
+    stop_signal="SIGTERM",
+    grace_ms=10_000,
+    output_bytes_max=1 << 20,
+    boot_id="2c26b46b-68ff-c68f",
+    instance="b7c1",
+)
 OTHER = task_id("01J8XQ5T3MZ6V0K9B7N2C4D1EG", "build", "1", 1, 6)
 
 #: Name -> sender, acknowledgement, first number, numbered messages and loose messages.
@@ -261,20 +276,8 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
         2,
         [
             messages.Offer(
-                task=messages.Task(
-                    key=KEY,
-                    node="shop/greet",
-                    params={"who": "Ada"},
-                    env={},
-                    step_name="greet",
-                    working_directory=None,
-                    timeout_ms=60_000,
-                    stop_signal="SIGTERM",
-                    grace_ms=10_000,
-                    output_bytes_max=1 << 20,
-                    boot_id="2c26b46b-68ff-c68f",
-                    instance="b7c1",
-                    source="class Greet: ...\n",
+                task=msgspec.structs.replace(
+                    _TASK, node="shop/greet", params={"who": "Ada"}, step_name="greet", source="class Greet: ...\n"
                 )
             )
         ],
@@ -286,21 +289,7 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
         2,
         [
             messages.Offer(
-                task=messages.Task(
-                    key=KEY,
-                    node="shell",
-                    params={"run": "make test"},
-                    env={},
-                    step_name="test",
-                    working_directory=None,
-                    timeout_ms=60_000,
-                    stop_signal="SIGTERM",
-                    grace_ms=10_000,
-                    output_bytes_max=1 << 20,
-                    boot_id="2c26b46b-68ff-c68f",
-                    instance="b7c1",
-                    continues=messages.JobName("01J8XQ5T3MZ6V0K9B7N2C4D1EE", "deploy"),
-                )
+                task=msgspec.structs.replace(_TASK, continues=messages.JobName("01J8XQ5T3MZ6V0K9B7N2C4D1EE", "deploy"))
             )
         ],
         [],

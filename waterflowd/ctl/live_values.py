@@ -50,8 +50,8 @@ def _rows(root: click.Context, path: str, key: str, limit: int = _ROWS_MAX) -> l
     from waterflowd.ctl import settings
     from waterflowd.ctl.client import Client
 
-    chosen = settings.load(root.params.get("server"), 0.0, root.params.get("name"))
-    client = Client(dataclasses.replace(chosen, answer_s=_TIMEOUT_S))
+    server, context = settings.chosen(root)
+    client = Client(dataclasses.replace(settings.load(server, 0.0, context), answer_s=_TIMEOUT_S))
     try:
         return list(client.pages(path, key, limit))
     finally:

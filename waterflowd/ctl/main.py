@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from waterflowd import __version__
+from waterflowd.ctl import settings
 from waterflowd.ctl.client import Client
 from waterflowd.ctl.live_values import completing
 
@@ -144,22 +145,16 @@ def cli(context: click.Context, server: str | None, name: str | None, wait: floa
 
     Exit codes: 0 ok, 1 the run failed, 2 usage, 3 cancelled, 4 daemon unreachable, 5 request refused.
     """
-    typed = [
-        option for option in ("server", "name") if context.get_parameter_source(option) is ParameterSource.COMMANDLINE
-    ]
-    if len(typed) > 1:
+    if all(context.get_parameter_source(option) is ParameterSource.COMMANDLINE for option in ("server", "name")):
         raise click.UsageError("--server and --context both name a daemon; use one of them")
-    if typed == ["name"]:
-        # What is typed wins over WATERFLOW_SERVER.
-        server = None
-    context.obj = LazyClient(server, wait, name)
+    context.obj = LazyClient(*settings.chosen(context), wait)
     context.call_on_close(context.obj.close)
 
 
 class LazyClient:
     """Creates the client when a command first uses it; offline commands never do."""
 
-    def __init__(self, server: str | None, wait_s: float, context: str | None = None) -> None:
+    def __init__(self, server: str | None, context: str | None, wait_s: float) -> None:
         self._server = server
         self._context = context
         self._wait_s = wait_s
@@ -169,8 +164,6 @@ class LazyClient:
     def client(self) -> Client:
         """The client for the chosen daemon."""
         if self._client is None:
-            from waterflowd.ctl import settings
-
             self._client = Client(settings.load(self._server, self._wait_s, self._context))
         return self._client
 

@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+from click.core import ParameterSource
+
 from waterflowd.ctl.contexts import Contexts, default_path
 from waterflowd.ctl.failures import USAGE, Failure
 
@@ -48,6 +51,14 @@ def load(server: str | None, wait_s: float = WAIT_S, context: str | None = None)
     if token is None:
         token = chosen.get("token") or _file_text(chosen.get("token-file"))
     return Settings(checked(address), token, wait_s)
+
+
+def chosen(root: click.Context) -> tuple[str | None, str | None]:
+    """Return `--server` and `--context`, or what the environment says; a context that is typed wins over WATERFLOW_SERVER."""
+    server, context = root.params["server"], root.params["name"]
+    if root.get_parameter_source("name") is ParameterSource.COMMANDLINE:
+        server = None
+    return server, context
 
 
 def checked(server: str) -> str:

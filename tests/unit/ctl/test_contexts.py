@@ -155,13 +155,16 @@ def test_completion_scripts_call_the_command(shell: str) -> None:
     assert printed.output.rstrip("\n") == script(cli, "waterflowctl", shell).rstrip("\n")
 
 
-def test_names_of_contexts_are_completed_without_a_daemon() -> None:
+def test_names_of_contexts_are_completed_without_a_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a shell asks for them."""
     _written(KEPT)
     answer = ctl(
         env={"_WATERFLOWCTL_COMPLETE": "bash_complete", "COMP_WORDS": "waterflowctl context use ", "COMP_CWORD": "3"}
     )
     assert answer.output.splitlines() == ["plain,a", "plain,b.example"]
+    monkeypatch.setenv("WATERFLOW_SERVER", "unix:/s")
+    root = cli.make_context("waterflowctl", ["--context", "a", "runs"], resilient_parsing=True)
+    assert settings.chosen(root) == (None, "a")
     none = ctl(env={"_WATERFLOWCTL_COMPLETE": "bash_complete", "COMP_WORDS": "waterflowctl show ", "COMP_CWORD": "2"})
     assert (none.exit_code, none.output.strip()) == (0, "")
 

@@ -44,16 +44,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "tokens": ("tokens", "tokens", "List, create and revoke API tokens."),
     "web": ("web", "web", "Print an address that signs a browser in; it is valid for one use and one minute."),
     "audit": ("audit", "audit", "Show the audit trail: who did what, and what was refused."),
-    "context": (
-        "offline.contexts",
-        "context",
-        "List the daemons that you work with; add one, and choose the current one.",
-    ),
-    "completion": (
-        "offline.completion",
-        "completion",
-        "Print the script that completes commands in bash, zsh or fish.",
-    ),
+    "prune": ("prune", "prune", "Remove old runs and output by the rules in [retention], or show which."),
+    "context": ("offline.contexts", "context", "List, add and choose the daemons that you work with."),
+    "completion": ("offline.completion", "completion", "Print the script that completes commands in your shell."),
     "version": ("offline.version", "version", "Print the version."),
     "demo": ("offline.demo", "demo", "Try Waterflow: a daemon, three agents and a first run in a temporary directory."),
 }

@@ -154,6 +154,9 @@ def test_attempts_are_marked_in_logs(server: Server, tmp_path: Path) -> None:
     assert server.ctl("logs", run, "--tail", "1", "-f").exit_code == 2
     assert [row["id"] for row in json.loads(server.ctl("runs", "--failed", "--json").stdout)] == [run]
     assert server.ctl("runs", "--failed", "--status", "failure").exit_code == 2
+    for option, name in (("--group", "web"), ("--agent", "web-1")):
+        assert json.loads(server.ctl("runs", option, name, "--json").stdout)[0]["id"] == run
+        assert server.ctl("runs", option, "nosuch", "--json").stdout == "[]\n"
     assert server.ctl("repositories").output.splitlines()[1].split()[:2] == ["ops", "ready"]
     assert json.loads(server.ctl("repositories", "--json").stdout)[0]["name"] == "ops"
 

@@ -55,7 +55,7 @@ def test_contexts_are_added_used_listed_and_removed() -> None:
     """The first one is the current one; the file is private, because it may have a token."""
     assert "no contexts yet" in ctl("context").output
     added = ctl("context", "add", "production", "wf.example:8080", "--token", input="wf_secret\n")
-    assert (added.exit_code, added.output) == (0, "added and made the current one\n")
+    assert (added.exit_code, added.output) == (0, "added, and made the current one\n")
     assert default_path().stat().st_mode & 0o777 == 0o600
     assert settings.load(None) == settings.Settings("http://wf.example:8080", "wf_secret")
     assert ctl("context", "add", "lab", "/run/lab.sock").exit_code == 0

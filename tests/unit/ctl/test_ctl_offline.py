@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -142,3 +144,20 @@ def test_version_is_printed() -> None:
     """Both spellings of the option work."""
     assert ctl("version").output.startswith("waterflowctl ")
     assert ctl("--version").output.startswith("waterflowctl ")
+
+
+def _with_commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for inner in command.list_commands(context):
+            found = command.get_command(context, inner)
+            assert found is not None
+            yield from _with_commands(found, f"{name} {inner}")
+
+
+def test_no_command_has_an_option_that_names_the_daemon_everywhere() -> None:
+    """It would never reach the command: `runs --server web-1` asked for a daemon called web-1."""
+    for name, command in _with_commands(cli, "waterflowctl"):
+        options = {text for parameter in command.params for text in parameter.opts}
+        assert name == "waterflowctl" or not options & {"--server", "--context"}, name

@@ -36,7 +36,7 @@ from waterflowd.ctl.times import EXAMPLES, Time
 @click.option("--trigger", help="push, schedule, webhook, workflow_run, parent_run, api, cli, manual or rerun.")
 @click.option("--revision", help="Only runs of this commit.")
 @click.option("--group", help="Only runs that used this group of servers.")
-@click.option("--server", help="Only runs with a step on this server.")
+@click.option("--agent", "server", shell_complete=completing("agents"), help="Only runs with a step on this server.")
 @click.option("--since", type=Time(), metavar="TIME", help=f"Only runs since this time: {EXAMPLES}.")
 @click.option("--until", type=Time(), metavar="TIME", help="Only runs before this time.")
 @limit_option(20)

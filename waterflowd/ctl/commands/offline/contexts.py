@@ -54,8 +54,10 @@ def add(name: str, server: str, token_file: str | None, token: bool) -> None:
             raise click.UsageError("standard input has no token")
     contexts = Contexts(default_path())
     contexts.add(name, values)
-    is_current = " and made the current one" if contexts.current == name else f"; waterflowctl context use {name}"
-    click.echo(f"added{is_current}")
+    if contexts.current == name:
+        click.echo("added, and made the current one")
+    else:
+        click.echo(f"added; to make it the current one: waterflowctl context use {name}")
 
 
 @context.command()

@@ -112,7 +112,8 @@ def test_the_refused_places_are_dangerous() -> None:
         scanner = Scanner(template.text, template.expressions, frozenset())
         scanner.scan()
         parts = (
-            part if isinstance(part, str) else scanner.references.get(part.start, BARE) % "X" for part in template.parts
+            part if isinstance(part, str) else scanner.references.get(part.start, BARE).format("X")
+            for part in template.parts
         )
         with tempfile.TemporaryDirectory() as folder:
             environment = {"PATH": "/usr/sbin:/usr/bin:/bin", "HOME": folder, "X": value, "LC_ALL": "C.UTF-8"}
@@ -136,16 +137,16 @@ def test_the_refused_places_are_dangerous() -> None:
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
-        ("ssh -p @ -- host uptime", 'ssh -p "${WF_EXPR_1}" -- host uptime'),
+        ("ssh -p @ -- host uptime", 'ssh -p ${WF_EXPR_1:+"${WF_EXPR_1}"} -- host uptime'),
         ("ssh -- @ uptime", "ssh -- ${WF_EXPR_1} uptime"),
         ("ssh 'deploy-@' uptime", "ssh 'deploy-'\"${WF_EXPR_1}\"'' uptime"),
-        ("ssh -o ConnectTimeout=@ host uptime", 'ssh -o ConnectTimeout="${WF_EXPR_1}" host uptime'),
-        ("ssh host 'tee log' <<< @", "ssh host 'tee log' <<< \"${WF_EXPR_1}\""),
-        ("tar czf @ web", 'tar czf "${WF_EXPR_1}" web'),
-        ("tar czf web-@.tgz web", 'tar czf web-"${WF_EXPR_1}".tgz web'),
-        ("tar czf web.tgz -C @ web", 'tar czf web.tgz -C "${WF_EXPR_1}" web'),
+        ("ssh -o ConnectTimeout=@ host uptime", 'ssh -o ConnectTimeout=${WF_EXPR_1:+"${WF_EXPR_1}"} host uptime'),
+        ("ssh host 'tee log' <<< @", "ssh host 'tee log' <<< ${WF_EXPR_1:+\"${WF_EXPR_1}\"}"),
+        ("tar czf @ web", 'tar czf ${WF_EXPR_1:+"${WF_EXPR_1}"} web'),
+        ("tar czf web-@.tgz web", 'tar czf web-${WF_EXPR_1:+"${WF_EXPR_1}"}.tgz web'),
+        ("tar czf web.tgz -C @ web", 'tar czf web.tgz -C ${WF_EXPR_1:+"${WF_EXPR_1}"} web'),
         ("git checkout '@'", "git checkout ''\"${WF_EXPR_1}\"''"),
-        ("git tag v@ && git push origin v@", 'git tag v${WF_EXPR_1} && git push origin v"${WF_EXPR_1}"'),
+        ("git tag v@ && git push origin v@", 'git tag v${WF_EXPR_1} && git push origin v${WF_EXPR_1:+"${WF_EXPR_1}"}'),
         ("git push -- origin @", "git push -- origin ${WF_EXPR_1}"),
         ("git -c user.name=@ commit -m @", "git -c user.name=${WF_EXPR_1} commit -m ${WF_EXPR_1}"),
         ("git config user.email @", "git config user.email ${WF_EXPR_1}"),
@@ -153,13 +154,13 @@ def test_the_refused_places_are_dangerous() -> None:
         ("sed -n 1p @", "sed -n 1p ${WF_EXPR_1}"),
         ("sed -f script @", "sed -f script ${WF_EXPR_1}"),
         ("make -C @ -j2", "make -C ${WF_EXPR_1} -j2"),
-        ("find @ -name @", 'find "${WF_EXPR_1}" -name "${WF_EXPR_1}"'),
+        ("find @ -name @", 'find ${WF_EXPR_1:+"${WF_EXPR_1}"} -name ${WF_EXPR_1:+"${WF_EXPR_1}"}'),
         ("awk -v x=@ -f prog @", "awk -v x=${WF_EXPR_1} -f prog ${WF_EXPR_1}"),
         ("D='docker compose'; $D run -e TAG=@ web", "D='docker compose'; $D run -e TAG=${WF_EXPR_1} web"),
         ("$TOOL --name @", "$TOOL --name ${WF_EXPR_1}"),
         ("kubectl logs $POD --since 1h -c @", "kubectl logs $POD --since 1h -c ${WF_EXPR_1}"),
         ("echo @ | $TOOL import", "echo ${WF_EXPR_1} | $TOOL import"),
-        ("psql -v id=@ -f report.sql", 'psql -v id="${WF_EXPR_1}" -f report.sql'),
+        ("psql -v id=@ -f report.sql", 'psql -v id=${WF_EXPR_1:+"${WF_EXPR_1}"} -f report.sql'),
         ("python3 -m http.server @", "python3 -m http.server ${WF_EXPR_1}"),
         ("env -u X NAME=@ ./deploy.sh @", "env -u X NAME=${WF_EXPR_1} ./deploy.sh ${WF_EXPR_1}"),
     ],

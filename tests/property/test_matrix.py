@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from waterflow_agent.errors import Rejected
 from waterflowd.engine.rules import matrix
+from waterflowd.model.matrix import instances
 
 _VALUES = st.sampled_from([1, 2, "a", "b", True, None, 1.5])
 _ENTRIES = st.lists(st.dictionaries(st.sampled_from("xyzw"), _VALUES, max_size=3), max_size=4)
@@ -46,9 +47,9 @@ def test_matrix_instances_match_github(
     expected = by_hand(dimensions, include, exclude)
     if not expected:
         with pytest.raises(Rejected, match="no instance"):
-            matrix.instances(dimensions, include, exclude)
+            instances(dimensions, include, exclude)
         return
-    found = matrix.instances(dimensions, include, exclude)
+    found = instances(dimensions, include, exclude)
     assert found == expected
     keys = matrix.keys(found)
     assert len(set(keys)) == len(keys) == len(found)

@@ -27,7 +27,7 @@ from waterflowd.expr.functions import FUNCTIONS, PLAIN_FUNCTIONS, STATUS_FUNCTIO
 from waterflowd.expr.nodes import Binary, Call, Context, Filter, Index, Literal, Logical, Node, Not
 from waterflowd.expr.parser import parse
 from waterflowd.expr.scope import Names, Scope, check, references
-from waterflowd.expr.scripts import Script, check_script, lower_script
+from waterflowd.expr.scripts import Constant, FindConstant, Script, check_script, lower_script
 from waterflowd.expr.template import (
     EmbeddedExpression,
     Template,
@@ -46,10 +46,12 @@ __all__ = [
     "STATUS_FUNCTIONS",
     "Binary",
     "Call",
+    "Constant",
     "Context",
     "Env",
     "ExpressionError",
     "Filter",
+    "FindConstant",
     "Index",
     "Literal",
     "Logical",

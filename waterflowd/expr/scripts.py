@@ -2,32 +2,51 @@
 
 In a script for bash or sh, each expression becomes an environment variable, and the script gets a reference to that
 variable with the quoting its context needs (shell/scanner.py determines the context). Where no reference is safe, the error
-contains the `env:` lines that fix it. A script for another interpreter may contain no expressions, except constants of
-the workflow file made of characters that are special nowhere.
+contains the `env:` lines that fix it. A script for another interpreter may contain no such expressions.
+
+Constants of the workflow file, such as matrix values, are the author's own text and are pasted as on GitHub: one with a
+single text at once, the others when the caller renders the script. The script is scanned with every text that they may have.
 
 `Script.env` holds each variable's `${{ }}` source; the caller renders it with `to_text`.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from waterflowd.expr.errors import UNSAFE_EXPRESSION, ExpressionError
 from waterflowd.expr.nodes import Literal, Node
 from waterflowd.expr.scope import ANY, references
-from waterflowd.expr.shell.scanner import Scanner
-from waterflowd.expr.template import EmbeddedExpression, Template, parse_template
-from waterflowd.expr.values import ARRAY, OBJECT, Value, kind_of, to_text
+from waterflowd.expr.shell.scanner import BARE, Scanner
+from waterflowd.expr.template import OPEN, EmbeddedExpression, Template, parse_template
+from waterflowd.expr.values import to_text
 
-#: Returns the value of an expression that is constant in its workflow file, such as a matrix value or an id; else None.
-Constant = Callable[[Node], Value]
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """An expression whose value strangers cannot choose, and every text that it may have.
+
+    `texts` is None for values that only the run knows, such as its id or its commit: they consist of harmless characters.
+    """
+
+    texts: tuple[str, ...] | None = None
+
+
+#: Returns the constant that an expression is in its workflow file; None for any other expression.
+FindConstant = Callable[[Node], Constant | None]
 
 #: Variables are numbered from 1.
 VARIABLE_PREFIX = "WF_EXPR_"
 
-_PASTEABLE = re.compile(r"[A-Za-z0-9._/:@-]*")
+#: The script is scanned once for each combination of constants with special characters; beyond this, they become variables.
+_SCANS_MAX = 64
+_SCANNED_CHARACTERS_MAX = 1 << 20
+
+_HARMLESS = re.compile(r"[A-Za-z0-9._/:@-]*")
 _POSIX_SHELLS = frozenset({"bash", "sh", "dash", "ash"})
 
 _READING = {
@@ -49,8 +68,8 @@ class Script:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
-def lower_script(text: str, shell: str, *, unsafe: bool = False, constant: Constant | None = None) -> Script:
-    """Return the script with every expression turned into data.
+def lower_script(text: str, shell: str, *, unsafe: bool = False, constant: FindConstant | None = None) -> Script:
+    """Return the script with every expression turned into data, except for constants.
 
     `shell` is a name or a command line such as `bash -e {0}`. With `unsafe` the text is returned unchanged, as a template
     in which values are pasted. Raises ExpressionError for the first expression without a safe reference.
@@ -64,7 +83,7 @@ def lower_script(text: str, shell: str, *, unsafe: bool = False, constant: Const
     return lowering.script
 
 
-def check_script(text: str, shell: str, *, constant: Constant | None = None) -> list[ExpressionError]:
+def check_script(text: str, shell: str, *, constant: FindConstant | None = None) -> list[ExpressionError]:
     """Return an error for each expression without a safe reference; raises ExpressionError if a template is malformed."""
     template = parse_template(text)
     return _Lowering(template, shell, constant).errors if template.expressions else []
@@ -79,45 +98,52 @@ def interpreter(shell: str) -> str:
 class _Lowering:
     """The conversion of one script; `script` is only meaningful when there are no errors."""
 
-    def __init__(self, template: Template, shell: str, constant: Constant | None) -> None:
+    def __init__(self, template: Template, shell: str, constant: FindConstant | None) -> None:
         self._shell = interpreter(shell)
-        self._constant = constant
-        self._text = template.text
+        self._template = template
+        self._constants = _constants(template, constant)
         self._names: dict[str, str] = {}
         self.errors: list[ExpressionError] = []
-        lowered = self._lowered(template)
+        lowered = self._lowered()
         self.script = Script(text=lowered, env={name: f"${{{{ {source} }}}}" for source, name in self._names.items()})
 
-    def _lowered(self, template: Template) -> str:
-        pasted = {
-            expression.start: text
-            for expression in template.expressions
-            if (text := self._pasted(expression)) is not None
-        }
-        unresolved = tuple(expression for expression in template.expressions if expression.start not in pasted)
-        replacements = dict(pasted)
+    def _lowered(self) -> str:
+        references: Mapping[int, str] = {}
         if self._shell in _POSIX_SHELLS:
-            scanner = Scanner(template.text, template.expressions, frozenset(pasted))
-            scanner.scan()
-            for expression in unresolved:
-                reference = scanner.references.get(expression.start, "${%s}")
-                replacements[expression.start] = reference % self._variable(expression)
-            self.errors.extend(self._unsafe(expression, location) for expression, location in scanner.unsafe_uses)
+            references = self._references()
         else:
             location = f"the source of {self._shell or 'an unknown interpreter'}"
+            unresolved = (each for each in self._template.expressions if each.start not in self._constants)
             self.errors.extend(self._unsafe(expression, location) for expression in unresolved)
-        return "".join(part if isinstance(part, str) else replacements.get(part.start, "") for part in template.parts)
+        return "".join(
+            part if isinstance(part, str) else self._replacement(part, references) for part in self._template.parts
+        )
 
-    def _pasted(self, expression: EmbeddedExpression) -> str | None:
-        """Return the text of an expression that is safe to paste anywhere, else None."""
-        if isinstance(expression.node, Literal):
-            value: Value = expression.node.value
-        else:
-            value = self._constant(expression.node) if self._constant else None
-            if value is None:
-                return None
-        text = None if kind_of(value) in (ARRAY, OBJECT) else to_text(value)
-        return text if text is not None and _PASTEABLE.fullmatch(text) else None
+    def _replacement(self, expression: EmbeddedExpression, references: Mapping[int, str]) -> str:
+        constant = self._constants.get(expression.start)
+        if constant is None:
+            return references.get(expression.start, BARE).format(self._variable(expression))
+        if constant.texts is not None and len(constant.texts) == 1 and OPEN not in constant.texts[0]:
+            return constant.texts[0]
+        return self._template.text[expression.start : expression.end]
+
+    def _references(self) -> Mapping[int, str]:
+        """A reference for each expression that is not a constant, the same for all texts of the constants."""
+        if len(self._constants) == len(self._template.expressions):
+            return {}
+        special = {start: texts for start, found in self._constants.items() if (texts := _special(found))}
+        count = math.prod(len(texts) for texts in special.values())
+        scans: list[_Scan] = []
+        if count <= _SCANS_MAX and count * len(self._template.text) <= _SCANNED_CHARACTERS_MAX:
+            scans = [_scan(variant, self._constants.keys()) for variant in _variants(self._template, special)]
+        if not scans or any(scan.references != scans[0].references for scan in scans):
+            # Too many to scan, or a constant that changes the quoting of other expressions.
+            for start in special:
+                del self._constants[start]
+            scans = [_scan(_Variant.of(self._template), self._constants.keys())]
+        unsafe = {start: found for scan in reversed(scans) for start, found in scan.unsafe.items()}
+        self.errors.extend(self._unsafe(*unsafe[start]) for start in sorted(unsafe))
+        return scans[0].references
 
     def _variable(self, expression: EmbeddedExpression) -> str:
         source = expression.source.strip()
@@ -146,3 +172,72 @@ def _variable_name(node: Node) -> str:
         if name:
             return name if name[0].isalpha() else f"VALUE_{name}"
     return "VALUE"
+
+
+def _constants(template: Template, constant: FindConstant | None) -> dict[int, Constant]:
+    """The constants among the expressions of a script, by their start."""
+    found: dict[int, Constant] = {}
+    for expression in template.expressions:
+        if isinstance(expression.node, Literal):
+            found[expression.start] = Constant((to_text(expression.node.value),))
+        elif constant is not None and (known := constant(expression.node)) is not None:
+            found[expression.start] = known
+    return found
+
+
+def _special(constant: Constant) -> Sequence[str]:
+    """The texts of a constant if any has characters that a shell could interpret; else none."""
+    texts = constant.texts or ()
+    return () if all(_HARMLESS.fullmatch(text) for text in texts) else texts
+
+
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """A script with one text for each constant that has special characters: the other expressions with their new positions."""
+
+    text: str
+    #: The expressions of the variant and those of the script.
+    expressions: tuple[tuple[EmbeddedExpression, EmbeddedExpression], ...]
+
+    @classmethod
+    def of(cls, template: Template, pasted: Mapping[int, str] | None = None) -> _Variant:
+        pieces: list[str] = []
+        expressions: list[tuple[EmbeddedExpression, EmbeddedExpression]] = []
+        position = 0
+        for part in template.parts:
+            piece = part if isinstance(part, str) else (pasted or {}).get(part.start)
+            if piece is None:
+                assert isinstance(part, EmbeddedExpression)
+                piece = template.text[part.start : part.end]
+                expressions.append((EmbeddedExpression(part.node, part.source, position, position + len(piece)), part))
+            pieces.append(piece)
+            position += len(piece)
+        return cls("".join(pieces), tuple(expressions))
+
+
+def _variants(template: Template, special: Mapping[int, Sequence[str]]) -> Iterator[_Variant]:
+    for texts in itertools.product(*special.values()):
+        yield _Variant.of(template, dict(zip(special, texts, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """The references of a variant, and its unsafe expressions with their location, by the start in the script."""
+
+    references: dict[int, str]
+    unsafe: dict[int, tuple[EmbeddedExpression, str]]
+
+
+def _scan(variant: _Variant, constants: Collection[int]) -> _Scan:
+    original = {moved.start: written for moved, written in variant.expressions}
+    harmless = frozenset(start for start, written in original.items() if written.start in constants)
+    scanner = Scanner(variant.text, [moved for moved, _ in variant.expressions], harmless)
+    scanner.scan()
+    return _Scan(
+        {
+            written.start: scanner.references[start]
+            for start, written in original.items()
+            if start in scanner.references
+        },
+        {original[found.start].start: (original[found.start], location) for found, location in scanner.unsafe_uses},
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from waterflowd.dsl import compile_workflow
@@ -205,10 +207,40 @@ def test_a_step_has_all_its_keys() -> None:
 
 def test_an_expression_in_a_script_becomes_an_environment_variable() -> None:
     """Its value is always treated as data; both ways to write a script behave the same."""
-    for text in ("{run: 'echo ${{ run.id }}'}", "{uses: shell, with: {run: 'echo ${{ run.id }}'}}"):
+    for text in ("{run: 'echo ${{ git.ref }}'}", "{uses: shell, with: {run: 'echo ${{ git.ref }}'}}"):
         built = step(text)
         assert built.params == {"run": "echo ${WF_EXPR_1}"}
-        assert built.env == {"WF_EXPR_1": "${{ run.id }}"}
+        assert built.env == {"WF_EXPR_1": "${{ git.ref }}"}
+
+
+@pytest.mark.parametrize(
+    ("shell", "script"),
+    [
+        ("bash", "cargo test ${{ matrix.flags }}"),
+        ("bash", "cat <<'EOF'\n${{ matrix.flags }} ${{ matrix.extra }}\nEOF"),
+        ("bash", "echo $((${{ run.number }} + ${{ strategy.job-index }}))"),
+        ("python", "print('${{ matrix.flags }}', '${{ git.sha }}', ${{ matrix.flags == '' && 1 || 2 }})"),
+    ],
+)
+def test_values_that_strangers_cannot_choose_are_pasted(shell: str, script: str) -> None:
+    """The values of a matrix are the author's own text: they mean what they mean on GitHub, in any position of any language."""
+    matrix = "{flags: ['--all --release', ''], include: [{flags: '', extra: 'a;b'}]}"
+    built = compiled(
+        f"jobs: {{j: {{runs-on: g, strategy: {{matrix: {matrix}}}, steps: [{{shell: {shell}, run: {json.dumps(script)}}}]}}}}"
+    )
+
+    assert built.jobs[0].steps[0].params["run"] == script
+    assert built.jobs[0].steps[0].env == {}
+
+
+def test_values_of_a_matrix_from_outside_are_data() -> None:
+    """A stranger may choose them when the run starts."""
+    built = compiled(
+        "inputs: {list: {type: json}}\n"
+        "jobs: {j: {runs-on: g, strategy: {matrix: {x: '${{ inputs.list }}'}}, steps: [{run: 'echo ${{ matrix.x }}'}]}}"
+    )
+
+    assert built.jobs[0].steps[0].params["run"] == "echo ${WF_EXPR_1}"
 
 
 def test_unsafe_interpolation_keeps_the_script_unchanged() -> None:

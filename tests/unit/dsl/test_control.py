@@ -306,7 +306,7 @@ jobs:
 
 def test_the_default_shell_determines_whether_expressions_are_safe(language: Language) -> None:
     """Scripts for other interpreters cannot contain expressions."""
-    text = "defaults: {run: {shell: python}}\njobs: {j: {runs-on: g, steps: [{run: 'print(${{ run.id }})'}]}}"
+    text = "defaults: {run: {shell: python}}\njobs: {j: {runs-on: g, steps: [{run: 'print(${{ git.ref }})'}]}}"
     assert language.error(text).code == "WF128"
 
 

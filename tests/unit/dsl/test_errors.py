@@ -157,7 +157,7 @@ def only_error(text: str) -> Diagnostic:
         (workflow(top="vars: {image: x}", steps="{run: 'echo ${{ vars.imgae }}'}"), "WF125", 'did you mean "image"'),
         (workflow(steps="{run: 'echo ${{ needs.x }}'}"), "WF125", "needs"),
         (workflow(steps="{run: 'echo ${{ run.id'}"), "WF127", "closing"),
-        (workflow(steps="{run: 'x = ${{ run.id }}', shell: python}"), "WF128", "env:"),
+        (workflow(steps="{run: 'x = ${{ git.ref }}', shell: python}"), "WF128", "env:"),
         (workflow(steps="{run: '${{ steps.b.outcome }}'}, {id: b, run: x}"), "WF129", "not run yet"),
         (workflow(steps="{id: a, run: x, if: steps.a.outcome}"), "WF129", "not run yet"),
         (workflow(job="    if: needs.k.result\n  k: {runs-on: g, steps: [{run: x}]}"), "WF129", "not in the needs"),
@@ -254,10 +254,10 @@ def test_too_many_jobs_or_steps_are_an_error() -> None:
 
 def test_all_unsafe_positions_of_a_script_are_reported() -> None:
     """Each position has the lines that fix it."""
-    text = workflow(steps="{run: 'a(${{ run.id }}, ${{ git.sha }})', shell: python}")
+    text = workflow(steps="{run: 'a(${{ git.ref }}, ${{ git.branch }})', shell: python}")
     errors = errors_of(text)
     assert [error.code for error in errors] == ["WF128", "WF128"]
-    assert "SHA: ${{ git.sha }}" in errors[1].suggestion
+    assert "BRANCH: ${{ git.branch }}" in errors[1].suggestion
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ X = "${{ inputs.x }}"
 BARE = "${WF_EXPR_1}"
 SINGLE = "'\"${WF_EXPR_1}\"'"
 ANSI = "'\"${WF_EXPR_1}\"$'"
-QUOTED = '"${WF_EXPR_1}"'
+QUOTED = '${WF_EXPR_1:+"${WF_EXPR_1}"}'
 
 
 @pytest.mark.parametrize(
@@ -292,25 +292,58 @@ def test_a_literal_of_harmless_characters_is_pasted_anywhere(template: str) -> N
     assert lowered.env == {}
 
 
-def test_a_literal_with_special_characters_becomes_a_variable() -> None:
-    """A literal with special characters is passed as a variable."""
-    assert expr.lower_script("echo ${{ '$(id)' }}", "bash").env == {"WF_EXPR_1": "${{ '$(id)' }}"}
-    with pytest.raises(expr.ExpressionError):
-        expr.lower_script("eval ${{ 'a b' }}", "bash")
+def test_a_literal_is_pasted_with_all_its_characters() -> None:
+    """It is the author's own text, as on GitHub; text that looks like an expression stays data."""
+    assert expr.lower_script("echo ${{ '$(id) a b' }}", "bash") == expr.Script(text="echo $(id) a b")
+    assert expr.lower_script("echo ${{ '${{' }}", "bash").text == "echo ${{ '${{' }}"
 
 
-def test_the_caller_can_provide_constants() -> None:
-    """Matrix values are an example; those with other characters, and collections, are not pasted."""
+def _constant(node: expr.Node) -> expr.Constant | None:
+    texts = {
+        "matrix.os": ("ubuntu-24.04", "debian-13"),
+        "matrix.flags": ("--all --release", ""),
+        "matrix.program": ("bash -c", "echo"),
+        "matrix.quote": ("'", ""),
+        "run.number": None,
+    }
+    source = expr.unparse(node)
+    return expr.Constant(texts[source]) if source in texts else None
 
-    def constant(node: expr.Node) -> object:
-        return {"matrix.os": "ubuntu-24.04", "matrix.n": 3, "matrix.evil": "a;b", "matrix.list": []}.get(
-            expr.unparse(node)
-        )
 
-    text = "cat <<'EOF'\n${{ matrix.os }} ${{ matrix.n }}\nEOF\necho ${{ matrix.evil }} ${{ matrix.list }}"
-    lowered = expr.lower_script(text, "bash", constant=constant)
+@pytest.mark.parametrize("shell", ["bash", "python"])
+def test_a_constant_stays_in_the_script_as_it_is(shell: str) -> None:
+    """It is pasted when the script is rendered, also where a variable would not be safe."""
+    text = "cat <<'EOF'\n${{ matrix.os }} ${{ matrix.flags }}\nEOF\necho $((${{ run.number }} + 1))"
 
-    assert lowered.text == "cat <<'EOF'\nubuntu-24.04 3\nEOF\necho ${WF_EXPR_1} ${WF_EXPR_2}"
+    assert expr.lower_script(text, shell, constant=_constant) == expr.Script(text=text)
+
+
+def test_constants_do_not_hide_code_in_which_another_expression_is() -> None:
+    """The script is scanned with each text of the constant: with the second one, the value would be code."""
+    found = expr.check_script("${{ matrix.program }} ${{ inputs.x }}", "bash", constant=_constant)
+
+    assert [(error.offset, error.code) for error in found] == [(22, errors.UNSAFE_EXPRESSION)]
+
+
+def test_a_constant_that_changes_the_quoting_of_others_is_a_variable() -> None:
+    """No reference would fit both texts."""
+    lowered = expr.lower_script("echo ${{ matrix.quote }}${{ inputs.x }}", "bash", constant=_constant)
+
+    assert lowered.text == "echo ${WF_EXPR_1}${WF_EXPR_2}"
+
+
+@pytest.mark.parametrize(
+    "command", ["cargo test", "go test", "npm test --", "sudo cargo test", "echo printf", "./test"]
+)
+def test_an_argument_called_like_a_builtin_command_does_not_quote_the_next(command: str) -> None:
+    """The command word alone decides, so the value still splits into words."""
+    assert expr.lower_script(f"{command} {X}", "bash").text == f"{command} {BARE}"
+
+
+@pytest.mark.parametrize("command", ["test", "[", "builtin test", "command [", "printf", "! test", "X=1 test"])
+def test_a_test_takes_the_value_as_one_argument(command: str) -> None:
+    """An option among the words of the value would run commands."""
+    assert expr.lower_script(f"{command} {X}", "bash").text == f"{command} {QUOTED}"
 
 
 @pytest.mark.parametrize(

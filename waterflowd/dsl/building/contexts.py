@@ -13,6 +13,7 @@ from functools import cached_property
 from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl.models.expression_scopes import CONTEXTS
+from waterflowd.model.plan import MatrixPlan
 
 #: The fields of each context that has the same fields everywhere; None if they depend on the run.
 FIXED: dict[str, expr.Names | None] = {
@@ -72,6 +73,8 @@ class Availability:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     #: What is known of jobs, by lower-case id.
     jobs: Mapping[str, NeededJob] = field(default_factory=dict)
+    #: The matrix of the job, as far as the file determines it.
+    matrix: MatrixPlan | None = None
 
     @property
     def scope(self) -> expr.Scope:
@@ -118,6 +121,7 @@ class Instances:
     #: Names of the matrix; None when an expression decides.
     dimensions: expr.Names | None = field(default_factory=expr.Names)
     is_each: bool = False
+    matrix: MatrixPlan | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +179,9 @@ class WorkflowNames:
             contexts["matrix"] = instances.dimensions
         if instances.has_matrix or instances.is_each:
             contexts["strategy"] = FIXED["strategy"]
-        return Availability(contexts=contexts, out_of_reach=(self._other_jobs(needs),), jobs=self._needed)
+        return Availability(
+            contexts=contexts, out_of_reach=(self._other_jobs(needs),), jobs=self._needed, matrix=instances.matrix
+        )
 
     def for_steps(self, needs: expr.Names, instances: Instances) -> Availability:
         """The keys of steps; the step builder adds `steps`."""

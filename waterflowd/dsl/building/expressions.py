@@ -13,6 +13,7 @@ from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl.building import secret_references
 from waterflowd.dsl.building.compilation import SourceFile
+from waterflowd.dsl.building.constants import find_constants
 from waterflowd.dsl.building.contexts import KNOWN, NEED_FIELDS, SECRETS, STEP_FIELDS, Availability, NeededJob
 from waterflowd.dsl.reading.offsets import source_offset
 from waterflowd.dsl.reading.tree import Path, Scalar
@@ -130,18 +131,21 @@ class ExpressionChecker:
             return
         self._check(path, value, node, available, available.condition_scope)
 
-    def script(self, path: Path, text: str, shell: str, *, unsafe: bool) -> expr.Script | None:
+    def script(self, path: Path, text: str, shell: str, available: Availability, *, unsafe: bool) -> expr.Script | None:
         """The script with its expressions turned into data; None when there is an error, which is reported.
 
         The names in it are checked by `text`, of which this repeats nothing.
         """
         if _OPEN not in text:
             return expr.Script(text=text)
+        constant = find_constants(available)
         try:
-            return expr.lower_script(text, shell, unsafe=unsafe)
+            return expr.lower_script(text, shell, unsafe=unsafe, constant=constant)
         except expr.ExpressionError as first:
-            # Lowering stops at the first error; authors want to see all of them.
-            errors = [first] if first.code != expression_errors.UNSAFE_EXPRESSION else expr.check_script(text, shell)
+            errors = [first]
+            if first.code == expression_errors.UNSAFE_EXPRESSION:
+                # Lowering stops at the first error; authors want to see all of them.
+                errors = expr.check_script(text, shell, constant=constant)
         for error in errors:
             self._add(path, text, error)
         return None

@@ -19,7 +19,6 @@ from waterflowd.dsl.building.block_scope import (
     COMPOSITE,
     DEPTH_MAX,
     BlockScope,
-    ScriptDefaults,
     UnreachableSteps,
     with_secrets,
 )
@@ -165,7 +164,7 @@ class StepBuilder:
             step.with_,
             scope.available.without_secrets(_NO_SECRETS) if is_engine else scope.available.with_secrets,
         )
-        params, script_env = self._params(path, step, node, scope.defaults)
+        params, script_env = self._params(path, step, node, scope)
         secrets = (*scope.secrets, *secret_references.names_in(params), *secret_references.names_in(dict(script_env)))
         is_script = node.name == "shell"
         plan = self._plain(path, step, node.name, scope)
@@ -286,7 +285,7 @@ class StepBuilder:
         return None
 
     def _params(
-        self, path: Path, step: models.Step, node: node_schema.NodeSchema, defaults: ScriptDefaults
+        self, path: Path, step: models.Step, node: node_schema.NodeSchema, scope: BlockScope
     ) -> tuple[dict[str, Json], dict[str, str]]:
         """The node's parameters, and the variables that a script needs for its expressions."""
         is_script = node.name == "shell"
@@ -303,11 +302,13 @@ class StepBuilder:
                 self._report.add(self._document.key_start((*path, "with")), codes.EXCLUSIVE_KEYS, text, hint)
         if not is_script:
             return params, {}
-        if defaults.shell is not None and step.shell is None and "shell" not in params:
-            params = {**params, "shell": defaults.shell}
-        return self._script(path, step, params)
+        if scope.defaults.shell is not None and step.shell is None and "shell" not in params:
+            params = {**params, "shell": scope.defaults.shell}
+        return self._script(path, step, params, scope.available)
 
-    def _script(self, path: Path, step: models.Step, params: dict[str, Json]) -> tuple[dict[str, Json], dict[str, str]]:
+    def _script(
+        self, path: Path, step: models.Step, params: dict[str, Json], available: Availability
+    ) -> tuple[dict[str, Json], dict[str, str]]:
         if step.shell is not None:
             if "shell" in params:
                 text = "shell is given twice: here and under with"
@@ -326,7 +327,7 @@ class StepBuilder:
             )
             return params, {}
         run_path: Path = (*path, "run") if step.run is not None else (*path, "with", "run")
-        script = self._expressions.script(run_path, source, shell, unsafe=step.unsafe_interpolation)
+        script = self._expressions.script(run_path, source, shell, available, unsafe=step.unsafe_interpolation)
         if script is None:
             return params, {}
         return {**params, "run": script.text}, dict(script.env)

@@ -21,10 +21,9 @@ from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.reading.tree import Path, WrittenFloat, WrittenInt, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.values import describe, has_expression
+from waterflowd.model.matrix import INSTANCES_MAX
 from waterflowd.model.plan import Json, MatrixPlan, StrategyPlan
 from waterflowd.model.wording import did_you_mean
-
-INSTANCES_MAX = 256
 
 #: Combinations that are counted one by one; more are always too many, in the engine as well.
 _COUNTED_MAX = 16 * INSTANCES_MAX
@@ -61,7 +60,7 @@ class StrategyBuilder:
         self._expressions.value((*at, "matrix"), model.matrix, available)
         matrix, dimensions = self._matrix((*at, "matrix"), model.matrix)
         plan = StrategyPlan(matrix=matrix, max_parallel=model.max_parallel, fail_fast=model.fail_fast)
-        return plan, Instances(has_matrix=True, dimensions=dimensions, is_each=is_each)
+        return plan, Instances(has_matrix=True, dimensions=dimensions, is_each=is_each, matrix=matrix)
 
     def _check_each(self, at: Path, job: models.Job, model: models.Strategy) -> None:
         if model.has("fail_fast"):

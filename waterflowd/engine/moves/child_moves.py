@@ -10,6 +10,7 @@ from waterflowd.engine import events
 from waterflowd.engine.rules import completion, contexts, matrix, rendering
 from waterflowd.engine.state.runs import Children, Job, Run
 from waterflowd.model import durations
+from waterflowd.model import matrix as matrix_model
 from waterflowd.model.ids import AgentId
 from waterflowd.model.plan import TargetPlan
 from waterflowd.model.reasons import Reason, ReasonCode, reason
@@ -132,7 +133,7 @@ def _matrix(job: Job, env: expr.Env) -> list[dict[str, Any]]:
         raise Rejected("WF111", "matrix must be a mapping of dimensions")
     dimensions = dict(rendered)
     include, exclude = dimensions.pop("include", ()), dimensions.pop("exclude", ())
-    return matrix.instances(dimensions, include, exclude)
+    return matrix_model.instances(dimensions, include, exclude)
 
 
 def _listed(part: Any) -> Any:

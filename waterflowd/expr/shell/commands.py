@@ -74,10 +74,9 @@ def reads_options_as_code(command: Command) -> bool:
     These options are `-v` of `[` and `test`, in any position, `-v` of `printf` as the first argument, and those of programs
     such as ssh and tar.
     """
-    names = [word.text for word in command.words[:2]]
-    if not _TESTS.isdisjoint(names) or (len(command.words) <= 2 and names[-1:] == ["printf"]):
-        return True
-    return invocations.is_risky(command.words)
+    words = invocations.arguments(command.words)
+    name = words[0].text if words else ""
+    return name in _TESTS or (name == "printf" and len(words) == 1) or invocations.is_risky(command.words)
 
 
 def _in_command(command: Command, variables: Variables) -> Iterator[UnsafeUse]:

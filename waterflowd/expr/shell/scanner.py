@@ -5,7 +5,7 @@ quotes, `${ }`, arithmetic, comments and here-documents. The innermost frame det
 
 | frame | reference |
 |---|---|
-| arguments of `[`, `test`, `ssh`, `tar` and the like, the first argument of `printf` | `"${NAME}"` |
+| arguments of `[`, `test`, `ssh`, `tar` and the like, the first argument of `printf` | `${NAME:+"${NAME}"}` |
 | other commands, double quotes, `${x:-...}`, unquoted here-document, comment | `${NAME}` |
 | single quotes | `'"${NAME}"'` |
 | `$'...'` | `'"${NAME}"$'` |
@@ -37,10 +37,11 @@ from waterflowd.expr.shell.variables import variables_of
 from waterflowd.expr.shell.words import LIST, SUBSTITUTION, VALUE, UnsafeUse
 from waterflowd.expr.template import EmbeddedExpression
 
-BARE = "${%s}"
-QUOTED = '"${%s}"'
-IN_SINGLE_QUOTES = "'\"${%s}\"'"
-IN_ANSI_QUOTES = "'\"${%s}\"$'"
+BARE = "${{{0}}}"
+#: An empty value is no argument, as it is where it is not quoted.
+QUOTED = '${{{0}:+"${{{0}}}"}}'
+IN_SINGLE_QUOTES = "'\"${{{0}}}\"'"
+IN_ANSI_QUOTES = "'\"${{{0}}}\"$'"
 
 #: Nested quotes, substitutions and compound commands; real scripts have about five.
 NESTING_MAX = 100

@@ -1,0 +1,77 @@
+"""Constants in scripts: matrix values, which the file determines, and what the daemon chooses, such as the run's id.
+
+Rules of this file: a constant is pasted into the script, so nobody but the author of the file may choose its characters. A
+matrix that an expression defines is not constant.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from waterflow_agent.errors import Rejected
+from waterflowd import expr
+from waterflowd.dsl.building.contexts import Availability
+from waterflowd.expr.nodes import Call, walk
+from waterflowd.model import matrix
+from waterflowd.model.plan import MatrixPlan
+
+#: Values of letters, digits and -, which the daemon or Git chooses.
+_HARMLESS = frozenset(
+    [
+        *(("run", name) for name in ("id", "number", "attempt")),
+        *(("git", name) for name in ("sha", "short-sha")),
+        *(("strategy", name) for name in ("job-index", "job-total", "fail-fast", "max-parallel")),
+        ("job", "id"),
+    ]
+)
+_MATRIX = "matrix"
+#: Functions whose value depends on the run.
+_NOT_CONSTANT = frozenset(["now", "hashfiles", "success", "failure", "cancelled", "always"])
+#: Characters of all texts of one constant.
+_CHARACTERS_MAX = 1 << 20
+
+
+def find_constants(available: Availability) -> expr.FindConstant:
+    """Return what tells the constants among the expressions of a script."""
+
+    def find(node: expr.Node) -> expr.Constant | None:
+        paths = [path for path, _ in expr.references(node)]
+        if not paths or any(isinstance(part, Call) and part.name.lower() in _NOT_CONSTANT for part, _ in walk(node)):
+            return None
+        if isinstance(node, expr.Index) and tuple(part.lower() for part in paths[0]) in _HARMLESS:
+            return expr.Constant() if paths[0][0] in available.contexts else None
+        if available.matrix is None or any(path[0] != _MATRIX for path in paths):
+            return None
+        return _of_matrix(node, available.matrix)
+
+    return find
+
+
+def _of_matrix(node: expr.Node, plan: MatrixPlan) -> expr.Constant | None:
+    texts: dict[str, None] = {}
+    size = 0
+    for values in _combinations(msgspec.json.encode(plan)):
+        try:
+            text = expr.to_text(expr.evaluate(node, expr.Env(contexts={_MATRIX: values})))
+        except expr.ExpressionError:
+            return None
+        size += len(text)
+        if size > _CHARACTERS_MAX:
+            return None
+        texts.setdefault(text)
+    return expr.Constant(tuple(texts)) if texts else None
+
+
+@lru_cache(maxsize=8)
+def _combinations(encoded: bytes) -> tuple[dict[str, Any], ...]:
+    """The values of each instance; none when they are known only in the run, or when the matrix is wrong."""
+    plan = msgspec.json.decode(encoded, type=MatrixPlan)
+    if plan.expression is not None or not expr.is_static([plan.dimensions, plan.include, plan.exclude]):
+        return ()
+    try:
+        return tuple(matrix.instances(plan.dimensions, plan.include, plan.exclude))
+    except Rejected:
+        return ()

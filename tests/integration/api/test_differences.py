@@ -110,3 +110,19 @@ async def test_what_cannot_be_had_is_null_with_a_sentence() -> None:
         missing = await client.get(f"/v1/runs/{runs[0]}/diff")
         assert (missing.status_code, "against=ID" in missing.json()["detail"]) == (404, True)
         assert (await client.get(f"/v1/runs/{runs[1]}/diff", params={"against": "zz"})).status_code == 404
+
+
+async def test_workflows_that_were_sent_are_told_apart_by_their_names() -> None:
+    """They have no file, so the last good run of one is not that of another with a different name."""
+    workflow = "name: %s\njobs: {a: {runs-on: web, steps: [{run: exit 0}]}}"
+    async with ApiHarness() as harness, client_of(harness) as client:
+        harness.connect("web-1", "web")
+        runs = []
+        for name in ("report", "deploy", "report"):
+            run = (await client.post("/v1/runs", json={"yaml": workflow % name})).json()["id"]
+            await harness.completed(run)
+            runs.append(run)
+        found = (await client.get(f"/v1/runs/{runs[2]}/diff")).json()
+        assert found["against"]["id"] == runs[0]
+        missing = await client.get(f"/v1/runs/{runs[1]}/diff")
+        assert (missing.status_code, "no run of deploy" in missing.json()["detail"]) == (404, True)

@@ -44,7 +44,7 @@ async def compare_runs(services: Ports, _: Viewer, run_id: str, against: Against
     if against != GOOD:
         other_row = await _row(services, await resolve(services, against))
     if other_row is None:
-        text = f"no run of {run_row.path} before this one has succeeded; compare with another run: against=ID"
+        text = f"no run of {_workflow(run_row)} before this one has succeeded; compare with another run: against=ID"
         raise Rejected("WF604", text, where="against", status=404)
     # Copies: each of them may change, or be dropped, while the other is read.
     before, after = await read_run(services, other_row.id), await read_run(services, run_row.id)
@@ -83,10 +83,16 @@ async def _row(services: Services, run: RunId) -> RunSummary:
 
 async def _last_good(services: Services, row: RunSummary) -> RunSummary | None:
     """The newest run of the workflow before this one that succeeded, if there is one on the same ref."""
-    selected = RunFilter(path=row.path, repository=row.repository, status=Conclusion.SUCCESS.value)
+    name = row.name if row.repository is None else None
+    selected = RunFilter(path=row.path, repository=row.repository, name=name, status=Conclusion.SUCCESS.value)
     found, _ = await services.history.runs(selected, before=row.id, limit=_CANDIDATES)
-    good = [other for other in found if other.repository == row.repository]
+    good = [other for other in found if other.repository == row.repository and _workflow(other) == _workflow(row)]
     return next((other for other in good if other.trigger.ref == row.trigger.ref), good[0] if good else None)
+
+
+def _workflow(row: RunSummary) -> str:
+    """What tells a run's workflow from others: its file, or the name of one that was sent to the API and has no file."""
+    return row.path if row.repository is not None else row.name
 
 
 async def _commits(

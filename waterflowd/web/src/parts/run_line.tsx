@@ -38,10 +38,11 @@ export function noteOf(run: RunSummary): string {
 
 export function RunCells({ run }: { readonly run: RunSummary }): JSX.Element {
   const state = stateOf(run);
+  const note = visible(noteOf(run));
   return (
     <>
       <span role="gridcell" class={`c-state word-${state}`}><Glyph state={state} isSilent /> {texts.states[state]}</span>
-      <span role="gridcell" class="c-run"><RunName run={run} /><small><RunProgress run={run} /> {visible(noteOf(run))}</small></span>
+      <span role="gridcell" class="c-run"><RunName run={run} /><small title={note || undefined}><RunProgress run={run} /> {note}</small></span>
       <span role="gridcell" class="c-revision mono">{run.revision ? shortRevision(run.revision) : "–"}</span>
       <span role="gridcell" class="c-by">{visible(starter(run))}</span>
       <span role="gridcell" class="c-took"><Took from={run.started_at} to={run.completed_at} /></span>

@@ -47,8 +47,8 @@ nightly: environment-dev ## Run the slow tests: faults at every system call, new
 golden: environment-dev ## Rewrite the traces of the golden scenarios; review the diff before you commit it
 	@WATERFLOW_GOLDEN=rewrite $(bin)/python -m pytest -q tests/golden $(ARGS)
 
-reference: environment-dev ## Regenerate the language reference and JSON Schemas from the models
-	@WATERFLOW_REFERENCE=rewrite $(bin)/python -m pytest -q tests/tidy/test_reference.py $(ARGS)
+reference: environment-dev ## Regenerate the language reference, JSON Schemas and list of variables from the models
+	@WATERFLOW_REFERENCE=rewrite $(bin)/python -m pytest -q tests/tidy/test_reference.py tests/tidy/test_samples.py $(ARGS)
 
 sim: environment-dev ## Simulate daemon and agents under random faults: SEEDS=N runs, or SEED=N to repeat one
 	@$(bin)/python $(if $(MUTANTS),-m tests.mutation.mutants,-m tests.simulator $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))) $(ARGS)

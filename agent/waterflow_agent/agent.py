@@ -22,7 +22,7 @@ from waterflow_agent.checkout.file_requests import FileRequests
 from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.checkout.tree_store import TreeStore
 from waterflow_agent.clock import Clock
-from waterflow_agent.config import Config, step_policy
+from waterflow_agent.config import Config, environment_of_agent, step_policy
 from waterflow_agent.core import Core
 from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflow_agent.execution.process_steps import ProcessSteps
@@ -208,6 +208,7 @@ class _EnrolledAgent:
         self._problem = ""
         self._commands = UserCommands(self._runner)
         self._policy = step_policy(config)
+        environment = environment_of_agent(config, environment)
         steps = ProcessSteps(self._runner, workspaces, directories, environment, self._policy)
         steps.agent_name = server.name
         self._nodes = NodeCatalog(config.node_path, environment)

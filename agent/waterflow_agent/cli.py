@@ -197,12 +197,12 @@ def _rendered(status: Any) -> str:
 
 
 def _load(config_file: Path | None, options: dict[str, Any]) -> Config:
-    from waterflow_agent import config
+    from waterflow_agent import config, environment_variables
 
     overrides = {key.replace("_", "-"): value for key, value in options.items() if value not in (None, ())}
     try:
         if "labels" in overrides:
-            overrides["labels"] = config.labels_from_text(overrides["labels"], "--label")
+            overrides["labels"] = environment_variables.pairs(overrides["labels"], "--label")
         for key in ("groups", "node-path"):
             if key in overrides:
                 overrides[key] = list(overrides[key])

@@ -1,8 +1,8 @@
 """The agent's configuration, read from the command line, the environment, a file, and defaults.
 
 Rules of this file: the fields of `Config` are the only list of settings. A setting's name is its key in the file, `--name` on
-the command line and `WATERFLOW_AGENT_NAME` in the environment (`SERVER_GROUP` is an alias of `WATERFLOW_AGENT_GROUPS`). The
-command line overrides the environment, which overrides the file. An unknown key in the file is an error with its line number.
+the command line and `WATERFLOW_AGENT_NAME` in the environment (`environment_variables`; `ALIASES` are shorter). The command
+line overrides the environment, which overrides the file. An unknown key in the file is an error with its line number.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from waterflow_agent import addresses, keys
+from waterflow_agent import addresses, environment_variables, keys
+from waterflow_agent.environment_variables import EnvironmentSettings
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution.step_policy import MEMORY_SHARE, StepPolicy, memory_of_machine
 
@@ -25,6 +26,14 @@ DEFAULT_FILE = Path("/etc/waterflow/agent.toml")
 ENVIRONMENT_PREFIX = "WATERFLOW_AGENT_"
 #: Contains the join token itself, for machines that are set up by an image or a container.
 TOKEN_VARIABLE = "WATERFLOW_JOIN_TOKEN"
+#: Other names of variables, as other programs call them.
+ALIASES = {"SERVER_GROUP": ENVIRONMENT_PREFIX + "GROUPS", "DOCKER_HOST": ENVIRONMENT_PREFIX + "DOCKER_HOST"}
+#: A short name of the variable of `server`, also without scheme and port. Where waterflowctl is installed too, it is the
+#: address of the API. So an agent reads it only if the second variable is true, which the container image sets.
+SERVER_VARIABLE = "WATERFLOW_SERVER"
+SHORT_NAMES_VARIABLE = ENVIRONMENT_PREFIX + "SHORT_NAMES"
+#: The daemon's usual ports.
+WORK_PORT = 7233
 #: The enrollment port when only the work address is configured.
 ENROLL_PORT = 7234
 SLOTS_MAX = 1024
@@ -37,6 +46,7 @@ _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _MEMORY = re.compile(r"(?:([0-9]{1,12})\s*(KiB|MiB|GiB|TiB)?)?")
 _CPU = re.compile(r"(?:([0-9]{1,6})\s*%)?")
 _ENDPOINT = re.compile(r"tcp://(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+_ENGINE = re.compile(r"unix:///.+|(tcp|ssh|http|https)://[^\s]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _RUNNERS = ("own", "service")
 #: Settings that are one address or several.
@@ -85,6 +95,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_u
     step_processes: int = 2048
     #: Processor time of one step in percent of one processor, such as `200%`. Default: no limit.
     step_cpu: str = ""
+    #: Address of the Docker engine, which steps get as `DOCKER_HOST`, such as `unix:///run/docker.sock`. Default: Docker's.
+    docker_host: str = ""
     #: `debug`, `info`, `warning` or `error`.
     log_level: str = "info"
 
@@ -106,13 +118,17 @@ def load(
     path = named or DEFAULT_FILE
     if named is not None or path.exists():
         settings |= _read_file(path)
-    settings |= _read_environment(environment)
-    settings |= {key: value for key, value in (overrides or {}).items() if value is not None}
+    found = _read_environment(environment)
+    settings |= found.settings
+    overrides = {key: value for key, value in (overrides or {}).items() if value is not None}
+    settings |= overrides
     try:
         config = msgspec.convert(settings, Config, strict=False)
+        return _checked(config if config.name else msgspec.structs.replace(config, name=_host_name()))
     except msgspec.ValidationError as error:
         raise Rejected("WF620", f"invalid configuration: {error}") from error
-    return _checked(config if config.name else msgspec.structs.replace(config, name=_host_name()))
+    except Rejected as error:
+        raise Rejected(error.code, found.name_source(error.text, overridden=overrides)) from error
 
 
 def enroll_endpoint(config: Config) -> str:
@@ -143,6 +159,11 @@ def step_policy(config: Config) -> StepPolicy:
         processes=config.step_processes,
         cpu_percent=int(cpu[1] or 0),
     )
+
+
+def environment_of_agent(config: Config, environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Returns the environment from which steps inherit: that of the agent, with what the configuration adds."""
+    return {**environment, "DOCKER_HOST": config.docker_host} if config.docker_host else environment
 
 
 def _named_by(environment: Mapping[str, str]) -> Path | None:
@@ -187,44 +208,37 @@ def _suggestion(key: str) -> str:
     return f' (did you mean "{close[0]}"?)' if close else ""
 
 
-def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for key in _KEYS:
-        variable = ENVIRONMENT_PREFIX + key.replace("-", "_").upper()
-        text = environment.get(variable)
-        if text is None and key == "groups":
-            variable, text = "SERVER_GROUP", environment.get("SERVER_GROUP")
-        if text is None:
-            continue
-        settings[key] = _from_text(key, text, variable)
-    return settings
+def _read_environment(environment: Mapping[str, str]) -> EnvironmentSettings:
+    aliases = dict(ALIASES)
+    if environment.get(SHORT_NAMES_VARIABLE, "").lower() in ("1", "true"):
+        aliases[SERVER_VARIABLE] = ENVIRONMENT_PREFIX + "SERVER"
+        if SERVER_VARIABLE in environment:
+            environment = {**environment, SERVER_VARIABLE: _work_ports(environment[SERVER_VARIABLE])}
+    return environment_variables.read(
+        Config,
+        ENVIRONMENT_PREFIX,
+        environment,
+        aliases=aliases,
+        others=(ENVIRONMENT_PREFIX + "CONFIG", SHORT_NAMES_VARIABLE),
+        separators={"node-path": ":"},
+    )
 
 
-def _from_text(key: str, text: str, variable: str) -> Any:
-    if key in ("slots", "cache-mb", "step-processes"):
-        if not text.strip().isdigit():
-            raise Rejected("WF620", f"{variable}: expected a number, found {text!r}")
-        return int(text)
-    if key in ("groups", "step-users"):
-        return [part.strip() for part in text.split(",") if part.strip()]
-    if key == "node-path":
-        return [part for part in text.split(":") if part]
-    if key in ("labels", "group-users"):
-        return labels_from_text(text.split(","), variable)
-    return text
-
-
-def labels_from_text(pairs: list[str] | tuple[str, ...], source: str) -> dict[str, str]:
-    """Reads `key=value` texts; raises `Rejected` WF620 that names `source`."""
-    labels: dict[str, str] = {}
-    for pair in pairs:
-        if not pair.strip():
-            continue
-        key, separator, value = pair.partition("=")
-        if not separator or not key.strip():
-            raise Rejected("WF620", f"{source}: expected key=value, found {pair!r}")
-        labels[key.strip()] = value.strip()
-    return labels
+def _work_ports(text: str) -> str:
+    """The addresses in `WATERFLOW_SERVER`, in which the scheme and the usual port may be missing."""
+    endpoints = []
+    for part in addresses.split(text):
+        scheme, _, host = part.rpartition("://")
+        if scheme not in ("", "tcp") or "/" in host:
+            raise Rejected(
+                "WF620",
+                f"{SERVER_VARIABLE}: expected the daemon's port for agents, such as tcp://waterflow.example.org:{WORK_PORT},"
+                f" found {part!r}",
+            )
+        has_port = re.search(r"(\A[^:]*|\]):[0-9]+\Z", host)
+        bracketed = f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
+        endpoints.append(f"tcp://{host if has_port else f'{bracketed}:{WORK_PORT}'}")
+    return addresses.join(endpoints)
 
 
 def _checked(config: Config) -> Config:
@@ -250,6 +264,10 @@ def _checked(config: Config) -> Config:
     if config.runner not in _RUNNERS:
         raise Rejected("WF620", f"runner: expected one of {', '.join(_RUNNERS)}, found {config.runner!r}")
     step_policy(config)
+    if config.docker_host and not _ENGINE.fullmatch(config.docker_host):
+        raise Rejected(
+            "WF620", f"docker-host: expected unix:///path, tcp://host:port or ssh://host, found {config.docker_host!r}"
+        )
     if config.log_level not in _LEVELS:
         raise Rejected("WF620", f"log-level: expected one of {', '.join(_LEVELS)}, found {config.log_level!r}")
     return config

@@ -59,23 +59,37 @@ def _table(kind: Any) -> type | None:
 
 def _line(record: type, field: Any, settings: dict[str, Any]) -> str:
     if field.encode_name in settings:
-        return f"{field.encode_name} = {_toml(settings[field.encode_name])}"
+        return f"{field.encode_name} = {toml(settings[field.encode_name])}"
     if field.default is not msgspec.NODEFAULT:
         value = field.default
     elif field.default_factory is not msgspec.NODEFAULT:
         value = field.default_factory()
     else:
         value = _EXAMPLES[record.__name__, field.encode_name]
-    return f"#{field.encode_name} = {_toml(value)}"
+    return f"#{field.encode_name} = {toml(value)}"
 
 
-def _toml(value: Any) -> str:
+def toml(value: Any) -> str:
+    """Returns a value as TOML has it."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }" if value else "{}"
+        return "{ " + ", ".join(f"{key} = {toml(item)}" for key, item in value.items()) + " }" if value else "{}"
     if isinstance(value, tuple | list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
+        return "[" + ", ".join(toml(item) for item in value) + "]"
     # Strings, numbers and booleans are the same in JSON and TOML.
     return json.dumps(value, ensure_ascii=False)
+
+
+def comment(record: type, path: tuple[str, ...]) -> str:
+    """Returns the comment before a key, given its path; before a table of a list, what the table is."""
+    *tables, key = path
+    for name in tables:
+        inner = _table(next(field.type for field in msgspec.structs.fields(record) if field.encode_name == name))
+        assert inner is not None
+        record = inner
+    (field,) = [field for field in msgspec.structs.fields(record) if field.encode_name == key]
+    table = _table(field.type)
+    about = inspect.cleandoc(table.__doc__ or "").split("\n\n")[0].replace("\n", " ") if table else ""
+    return _comments(record).get(field.name) or about
 
 
 def _comments(record: type) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """The daemon's configuration: TOML, overridden by the environment and the command line.
 
 Rules of this file: the Structs below define every setting. A field is a key in the file (with hyphens) and
-`WATERFLOWD_<TABLE>_<KEY>` in the environment. Precedence: command line, environment, file, default. An unknown key is an error
-with its line and a suggestion.
+`WATERFLOWD_<TABLE>_<KEY>` in the environment (`waterflow_agent.environment_variables`). Precedence: command line, environment,
+file, default. An unknown key is an error with its line and a suggestion.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 
 import msgspec
 
-from waterflow_agent import addresses
+from waterflow_agent import addresses, environment_variables
+from waterflow_agent.environment_variables import EnvironmentSettings
 from waterflow_agent.errors import Rejected
 from waterflowd.access.policy import AccessPolicy, EnvironmentRules, Grant
 from waterflowd.access.repository_quotas import QUOTA_MAX, RepositoryLimits, RepositoryQuotas
@@ -34,6 +35,13 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 ENGINES = ("log", "temporal")
 ENVIRONMENT_PREFIX = "WATERFLOWD_"
+#: Variables that are not keys: the file itself, and secrets, which are never in the file.
+OTHER_VARIABLES = (
+    "WATERFLOWD_CONFIG",
+    "WATERFLOWD_VAULT_TOKEN",
+    "WATERFLOWD_VAULT_SECRET_ID",
+    "WATERFLOWD_GIT_TOKEN_*",
+)
 #: The least limit for stored output: a quarter of the space of one large log.
 OUTPUT_BYTES_MIN = 16 << 20
 
@@ -422,19 +430,17 @@ def load(
     named = file or (Path(environment["WATERFLOWD_CONFIG"]) if environment.get("WATERFLOWD_CONFIG") else None)
     path = named or DEFAULT_FILE
     settings = _read(path) if named is not None or path.exists() else {}
-    for key, value in _from_environment(environment):
+    found = _from_environment(environment, settings)
+    _override(settings, found.settings)
+    overrides = {key: value for key, value in (overrides or {}).items() if value is not None}
+    for key, value in overrides.items():
         _set(settings, key, value)
-    for key, value in (overrides or {}).items():
-        if value is not None:
-            _set(settings, key, value)
     try:
-        config = msgspec.convert(settings, Config, strict=False)
+        return _checked(msgspec.convert(settings, Config, strict=False))
     except msgspec.ValidationError as error:
-        table_path, _, key = _error_location(error)
-        variable = _variable(".".join((*table_path, key)))
-        where = variable if variable in environment else "invalid configuration"
-        raise Rejected("WF620", f"{where}: {error}") from error
-    return _checked(config)
+        raise Rejected("WF620", f"invalid configuration: {error}") from error
+    except Rejected as error:
+        raise Rejected(error.code, found.name_source(error.text, overridden=overrides)) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -521,22 +527,17 @@ def _line_of(text: str, table_path: tuple[str, ...], number: int, key: str) -> i
     return fallback
 
 
-def _variable(name: str) -> str:
-    return ENVIRONMENT_PREFIX + re.sub(r"[.-]", "_", name).upper()
+def _from_environment(environment: Mapping[str, str], file: Mapping[str, Any]) -> EnvironmentSettings:
+    prefix = environment.get("WATERFLOWD_SECRETS_ENV_PREFIX") or file.get("secrets", {}).get("env-prefix")
+    secrets = (f"{prefix}*",) if prefix else ()
+    return environment_variables.read(Config, ENVIRONMENT_PREFIX, environment, others=(*OTHER_VARIABLES, *secrets))
 
 
-def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
-    for key, kind in _fields(Config).items():
-        if isinstance(kind, type) and issubclass(kind, _Table):
-            names = [f"{key}.{inner}" for inner in _fields(kind) if inner not in _LISTS]
-        elif key in _LISTS:
-            continue
-        else:
-            names = [key]
-        for name in names:
-            variable = _variable(name)
-            if variable in environment:
-                yield name, environment[variable]
+def _override(settings: dict[str, Any], found: Mapping[str, Any]) -> None:
+    """Overrides the keys of tables one by one, and everything else as a whole."""
+    for key, value in found.items():
+        is_table = key in settings and isinstance(value, dict)
+        settings[key] = settings[key] | value if is_table else value
 
 
 def _set(settings: dict[str, Any], key: str, value: Any) -> None:

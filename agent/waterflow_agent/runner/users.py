@@ -152,10 +152,25 @@ def _allowed(configuration: str) -> set[str]:
         raise UserRefused(f"cannot read {configuration}: {error}") from error
     names = {DEFAULT_USER}
     for key, variable in _KEYS.items():
-        value = settings.get(key)
-        values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
-        names.update(one for one in values if isinstance(one, str))
-        # `NAME`, `NAME,NAME` or `group=NAME,group=NAME`.
-        for part in os.environ.get(variable, "").split(","):
-            names.add(part.rpartition("=")[2].strip())
+        for value in (settings.get(key), _value_of(os.environ.get(variable, ""))):
+            values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+            names.update(one for one in values if isinstance(one, str))
     return names - {""}
+
+
+def _value_of(text: str) -> object:
+    """Return the value of a variable: `NAME,NAME`, `group=NAME,group=NAME`, or a list or table in JSON or TOML."""
+    if not text.lstrip().startswith(("[", "{")):
+        return [part.rpartition("=")[2].strip() for part in text.split(",")]
+    import json
+    import tomllib
+
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except ValueError:
+        # The agent, which reads the same variable, has refused it with the reason.
+        return None

@@ -57,6 +57,10 @@ def test_the_file_allows_users_and_is_read_again(configuration: Path) -> None:
         ("STEP_USER", "daemon", ["daemon"]),
         ("STEP_USERS", "daemon, nobody", ["daemon", "nobody"]),
         ("GROUP_USERS", "db=bin,web=nobody", ["bin", "nobody"]),
+        ("STEP_USERS", '["daemon", "nobody"]', ["daemon", "nobody"]),
+        ("GROUP_USERS", '{db = "bin"}', ["bin"]),
+        ("GROUP_USERS", '{"db": "bin"}', ["bin"]),
+        ("STEP_USERS", "[daemon", []),
         ("STEP_USERS", "", []),
     ],
 )

@@ -130,7 +130,7 @@ def test_why_and_show_give_reasons(server: Server, files: dict[str, str]) -> Non
     result = server.ctl("why", "failing")
     assert result.exit_code == 0
     assert "a/break: failure: " in result.output
-    assert "b: skipped: " in result.output
+    assert "skipped as a result: b\n" in result.output
     chain = server.ctl("why", "failing", "b").output.splitlines()
     assert [line.partition(": ")[0] for line in chain] == ["b", "a", "a/break", "next"]
     assert chain[-1].endswith(" a/break")
@@ -142,6 +142,13 @@ def test_why_and_show_give_reasons(server: Server, files: dict[str, str]) -> Non
     server.ctl("run", files["hello"])
     assert "succeeded" in server.ctl("why", "hello").output
     assert server.ctl("show", "no-such-run").exit_code == 5
+
+
+def test_one_failure_is_reported_once_on_a_screen(server: Server, files: dict[str, str]) -> None:
+    """By every command that shows it; other places refer to the part that failed."""
+    for arguments in (["run", files["failing"]], ["show", "failing"], ["why", "failing"], ["status"]):
+        output = server.ctl(*arguments).output
+        assert output.count("exit code 7") == 1, output
 
 
 def test_hostile_names_do_nothing_to_the_terminal(server: Server, files: dict[str, str]) -> None:

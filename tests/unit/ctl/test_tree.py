@@ -9,6 +9,7 @@ import pytest
 
 from waterflowd.ctl.display import pending_approvals, run_parts, run_tree
 from waterflowd.ctl.display.event_lines import EventLines
+from waterflowd.ctl.display.terminal import millis
 
 _BEGAN, _ENDED = "2026-01-02T03:04:05.000Z", "2026-01-02T03:04:07.500Z"
 
@@ -199,9 +200,64 @@ def test_reasons_reach_every_part() -> None:
     found = run(
         job("roll", "failure", jobs_total=3, jobs=[job("roll[1]", "failure", steps=[loop])]), conclusion="failure"
     )
-    assert [part for part, _, _ in run_parts.reasons(found)] == [
+    assert [row.part for row in run_parts.reasons(found)] == [
         "run", "roll", "roll", "roll[1]", "roll[1]/l", "roll[1]/l[0]/x",
     ]  # fmt: skip
+
+
+def test_a_failure_is_explained_once_at_the_part_that_failed() -> None:
+    """What contains it, and what was skipped because of it, is listed without the reason."""
+    inside = {"reason": {"code": "failed", "text": 'step "go": exit code 3'}}
+    after = {"reason": {"code": "earlier-failure", "text": 'step "go" failed'}}
+    unmet = {"reason": {"code": "needs", "text": 'job "a" failed'}}
+    found = run(
+        job("a", "failure", steps=[step("go", "failure"), step("later", "skipped", **after)], **inside),
+        job("b", "skipped", steps=[step("one", "skipped", **unmet)], **unmet),
+        conclusion="failure",
+        reason={"code": "failed", "text": 'job "a": step "go": exit code 3'},
+    )
+    lines = drawn(found)
+    assert [line for line in lines if "exit code 3" in line] == ["│  ├─ ✗ go  2.5s  exit code 3"]
+    assert lines[-2:] == ["│  └─ – later  2.5s", '└─ – b  2.5s  job "a" failed']
+    assert [row.part for row in run_parts.reasons(found) if not row.is_repeated] == ["a/go"]
+    assert [row.part for row in run_parts.reasons(found) if row.is_repeated] == ["run", "a", "a/later", "b"]
+
+
+def test_a_failure_whose_part_is_not_in_the_answer_is_explained_where_it_is_known() -> None:
+    """An answer has a bounded number of parts."""
+    found = run(job("a", "failure", steps=[step("go")], reason={"code": "failed", "text": 'step "x": exit code 3'}))
+    assert any('step "x": exit code 3' in line for line in drawn(found))
+    assert [row.is_repeated for row in run_parts.reasons(found)] == [False]
+
+
+def test_the_time_until_the_next_attempt_counts_down() -> None:
+    """The sentence has the duration of the moment when the decision was made; a screen has what is left of it."""
+    waiting = {"code": "retry", "text": "attempt 1 failed (exit code 3); next attempt in 1 m 4 s"}
+    found = run(job("a", None, steps=[step("go", None, reason=waiting, retry_at=_ENDED)]))
+    due = millis(_ENDED)
+    assert due is not None
+    ends = {
+        due - 3_700_000: "in 1h01m", due - 64_000: "in 1m04s", due - 8_001: "in 9s", due - 1: "in 1s",
+        due: "now", due + 99_000: "now",
+    }  # fmt: skip
+    for now, end in ends.items():
+        assert list(run_tree.lines(found, now))[-1].endswith(f"(exit code 3); next attempt {end}")
+    assert drawn(found)[-1].endswith("next attempt in 1 m 4 s")
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_long_lines_of_a_tree_are_broken_between_words(columns: int) -> None:
+    """The branches continue beside them, and the id of the run stays whole."""
+    why = {"code": "node-error", "text": "the server did not answer within ten seconds, nor later " * 3}
+    steps = [step("a step with a long name", "failure", reason=why), step("b")]
+    found = run(job("a", "failure", steps=steps, reason=why), id="01M8RBQ2RY4VWN8YY0Q4KJHE4F", conclusion="failure")
+    lines = list(run_tree.lines(found, None, columns=columns))
+    assert max(map(len, lines)) <= columns
+    assert any("01M8RBQ2RY4VWN8YY0Q4KJHE4F" in line for line in lines)
+    begin = next(number for number, line in enumerate(lines) if "a step" in line)
+    assert lines[begin + 1].startswith("   │    ")
+    words = " ".join(line.lstrip(" │├└─") for line in lines)
+    assert words.count(why["text"].strip()) == 2
 
 
 def test_the_first_failed_attempt_is_found_inside_blocks() -> None:

@@ -11,7 +11,7 @@ import click
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import Client, run_path
 from waterflowd.ctl.display.folding import OutputFolding
-from waterflowd.ctl.display.run_parts import reasons
+from waterflowd.ctl.display.run_parts import PartReason, reasons
 from waterflowd.ctl.display.terminal import clean_line, has_colors, is_terminal, localized, style, time_text
 from waterflowd.ctl.failures import USAGE, Failure
 from waterflowd.ctl.live_values import completing
@@ -97,9 +97,9 @@ def _or_reason(rows: Iterator[dict[str, Any]], run: dict[str, Any], part: str | 
     if is_empty and run["conclusion"] is not None:
         click.echo("no step printed anything", err=True)
     elif is_empty:
-        known = [row for row in reasons(run) if part is None or row[0].startswith(part)]
-        where, state, text = known[-1] if known else ("run", run["status"], run["reason"]["text"])
-        why = f"{where}: {state}: {localized(text)}"
+        known = [row for row in reasons(run) if part is None or row.part.startswith(part)]
+        last = known[-1] if known else PartReason("run", run["status"], run["reason"]["text"])
+        why = f"{last.part}: {last.state}: {localized(last.text)}"
         click.echo(f"no output yet; {escape_for_display(why)}", err=True)
         click.echo(f"  next: waterflowctl why {run['id']}", err=True)
 

@@ -9,10 +9,13 @@ import click
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import run_path
 from waterflowd.ctl.display import pending_approvals, run_parts, run_tree
-from waterflowd.ctl.display.terminal import localized, now_ms, style, time_text
+from waterflowd.ctl.display.terminal import localized, now_ms, style, terminal_columns, time_text, wrapped
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, count, json_option, print_json, print_json_list
 from waterflowd.ctl.references import checked_part, find
+
+#: Names of skipped parts on the screen of `why`.
+_SKIPPED_MAX = 12
 
 
 @click.command()
@@ -32,17 +35,17 @@ def show(context: click.Context, run: str, at: int | None, as_json: bool) -> Non
     if as_json:
         print_json([found])
         return
-    for line in run_tree.lines(found, now_ms() if at is None else None):
+    for line in run_tree.lines(found, now_ms() if at is None else None, columns=terminal_columns()):
         click.echo(line)
     for text in _facts(found):
-        click.echo(style(escape_for_display(text), "bright_black"))
+        click.echo(style(wrapped(escape_for_display(text), 2), "bright_black"))
     if at is None:
         # Approvals that were pending at an earlier time can no longer be decided.
         for line in pending_approvals.lines(found):
-            click.echo(line)
+            click.echo(wrapped(line, 2))
     if found["conclusion"] not in (None, "success", "skipped"):
-        commands = (f"waterflowctl {verb} {found['id']}" for verb in ("why", "logs", "rerun --failed"))
-        click.echo("next: " + ", ".join(commands))
+        for verb in ("why", "logs", "rerun --failed"):
+            click.echo(f"next: waterflowctl {verb} {found['id']}")
 
 
 def _show_part(run: dict[str, Any], part: str, *, as_json: bool) -> None:
@@ -51,7 +54,7 @@ def _show_part(run: dict[str, Any], part: str, *, as_json: bool) -> None:
     if as_json:
         print_json([job if step is None else step])
         return
-    for line in run_tree.part_lines(run, job, step, now_ms()):
+    for line in run_tree.part_lines(run, job, step, now_ms(), terminal_columns()):
         click.echo(line)
 
 
@@ -104,17 +107,28 @@ def why(context: click.Context, run: str, part: str | None, as_json: bool) -> No
         return
     reasons = list(run_parts.reasons(found))
     if as_json:
-        print_json_list({"part": part, "state": state, "text": text} for part, state, text in reasons)
+        print_json_list({"part": row.part, "state": row.state, "text": row.text} for row in reasons)
         return
     if not reasons:
         click.echo(f"all jobs of {found['id']} succeeded")
         return
-    for part, state, text in reasons:
-        click.echo(f"{escape_for_display(part)}: {state}: {escape_for_display(localized(text))}")
+    _print_reasons(reasons)
     for line in pending_approvals.lines(found):
         click.echo(line)
     if found["conclusion"] not in (None, "success", "skipped"):
         click.echo(f"next: waterflowctl logs {found['id']}")
+
+
+def _print_reasons(reasons: list[run_parts.PartReason]) -> None:
+    """Print each reason once, and the names of what was skipped because of a failure."""
+    for row in reasons:
+        if not row.is_repeated:
+            text = f"{escape_for_display(row.part)}: {row.state}: {escape_for_display(localized(row.text))}"
+            click.echo(wrapped(text, 2))
+    skipped = [row.part for row in reasons if row.is_repeated and row.state == "skipped"]
+    if skipped:
+        more = f" and {len(skipped) - _SKIPPED_MAX} more" if len(skipped) > _SKIPPED_MAX else ""
+        click.echo(wrapped(f"skipped as a result: {escape_for_display(', '.join(skipped[:_SKIPPED_MAX]))}{more}", 2))
 
 
 def _print_chain(links: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -123,8 +137,9 @@ def _print_chain(links: list[dict[str, Any]], *, as_json: bool) -> None:
         return
     for link in links:
         until = f" (until {time_text(link['until'])})" if link["until"] else ""
-        click.echo(
+        text = (
             f"{escape_for_display(link['place'] or 'run')}: {link['state']}: {escape_for_display(link['text'])}{until}"
         )
+        click.echo(wrapped(text, 2))
     if links and links[-1]["next"]:
         click.echo(f"next: {escape_for_display(links[-1]['next'])}")

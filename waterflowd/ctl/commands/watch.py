@@ -21,9 +21,10 @@ from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import RECONNECT_S, Client, run_path
 from waterflowd.ctl.commands.logs import report_lost
 from waterflowd.ctl.display import pending_approvals, run_tree
+from waterflowd.ctl.display.connection import Connection
 from waterflowd.ctl.display.event_lines import EventLines
-from waterflowd.ctl.display.run_parts import failed_step
-from waterflowd.ctl.display.terminal import clean_line, clock_text, has_colors, is_terminal, now_ms, style
+from waterflowd.ctl.display.run_parts import failed_step, is_explained_below
+from waterflowd.ctl.display.terminal import clean_line, has_colors, is_terminal, localized
 from waterflowd.ctl.failures import CANCELLED, RUN_FAILED, Unreachable
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, print_json
@@ -50,7 +51,7 @@ def watch(context: click.Context, run: str, as_json: bool) -> None:
 
 def watch_to_end(client: Client, run: str, *, as_json: bool = False) -> int:
     """Show a run until it ends and return the exit code; on Ctrl-C, print how to resume watching."""
-    connection = _Connection()
+    connection = Connection()
     is_drawn = is_terminal() and not as_json
     events = _follow(client, run, connection if is_drawn else None)
     try:
@@ -68,23 +69,10 @@ def watch_to_end(client: Client, run: str, *, as_json: bool = False) -> int:
     if as_json:
         print_json([completed])
     elif completed["conclusion"] not in ("success", "skipped"):
+        if not is_drawn:
+            click.echo(_outcome(completed), err=True)
         _print_failure(client, completed)
     return _exit_code(completed)
-
-
-class _Connection:
-    """Since when the daemon cannot be reached (ms, this machine's clock); None while it can. Written by the reading thread."""
-
-    def __init__(self) -> None:
-        self.lost_at: int | None = None
-
-    def lost(self, _reason: str) -> None:
-        """Remember the moment of the first failure."""
-        self.lost_at = self.lost_at or now_ms()
-
-    def resumed(self) -> None:
-        """The daemon answers again."""
-        self.lost_at = None
 
 
 def _fetch(client: Client, run: str) -> dict[str, Any]:
@@ -118,7 +106,7 @@ class _EventQueue(queue.Queue[Any]):
         return item
 
 
-def _follow(client: Client, run: str, connection: _Connection | None = None) -> _EventQueue:
+def _follow(client: Client, run: str, connection: Connection | None = None) -> _EventQueue:
     """Read the events in a thread. Interruptions are reported to `connection`, or in a line if there is none."""
     events = _EventQueue()
     path = run_path(run, "/events")
@@ -142,7 +130,7 @@ def _follow(client: Client, run: str, connection: _Connection | None = None) -> 
     return events
 
 
-def _redraw(client: Client, run: str, events: _EventQueue, connection: _Connection) -> None:
+def _redraw(client: Client, run: str, events: _EventQueue, connection: Connection) -> None:
     """Redraw the tree in place until the run ends."""
     from rich.console import Console, Group
     from rich.live import Live
@@ -151,21 +139,21 @@ def _redraw(client: Client, run: str, events: _EventQueue, connection: _Connecti
     console = Console(no_color=not has_colors(), highlight=False)
     found = _fetch(client, run)
 
-    def picture(*, is_short: bool) -> Group:
-        lost_at = connection.lost_at
-        tree = run_tree.lines(found, lost_at or now_ms(), is_short=is_short)
-        # Only the tree is cut at the edge: sentences, and commands that are there to be copied, are not.
-        below = [*pending_approvals.lines(found)]
-        if lost_at is not None:
-            below.append(
-                style(f"connection lost since {clock_text(lost_at)}, retrying; the run itself continues", "yellow")
-            )
+    def tree(*, is_short: bool) -> list[str]:
+        return list(run_tree.lines(found, connection.now_ms(), is_short=is_short, columns=console.width))
+
+    def picture(*, may_be_short: bool) -> Group:
+        lines = tree(is_short=False)
+        if may_be_short and len(lines) > console.height - 3:
+            lines = tree(is_short=True)
+        # Only the tree is cut at the edge, where a word is too long: commands that are there to be copied are not.
+        below = [*pending_approvals.lines(found), connection.line("the run itself continues")]
         return Group(
-            Text.from_ansi("\n".join(tree), no_wrap=True, overflow="ellipsis"),
-            *(Text.from_ansi(line, overflow="fold") for line in below),
+            Text.from_ansi("\n".join(lines), no_wrap=True, overflow="ellipsis"),
+            *(Text.from_ansi(line, overflow="fold") for line in below if line is not None),
         )
 
-    with Live(picture(is_short=False), console=console, auto_refresh=False, transient=False) as live:
+    with Live(picture(may_be_short=True), console=console, auto_refresh=False, transient=False) as live:
         has_ended = False
         while not has_ended:
             try:
@@ -178,11 +166,10 @@ def _redraw(client: Client, run: str, events: _EventQueue, connection: _Connecti
             except Unreachable as error:
                 connection.lost(error.message)
                 if has_ended:
-                    live.update(picture(is_short=False), refresh=True)
+                    live.update(picture(may_be_short=True), refresh=True)
                     found = _fetch(client, run)
                     connection.resumed()
-            is_tall = not has_ended and sum(1 for _ in run_tree.lines(found)) > console.height - 3
-            live.update(picture(is_short=is_tall), refresh=True)
+            live.update(picture(may_be_short=not has_ended), refresh=True)
             if not has_ended:
                 # A run with thousands of parts has as many events a second, and is a large response.
                 time.sleep(_FETCH_S)
@@ -197,10 +184,16 @@ def _print_events(client: Client, run: str, events: _EventQueue) -> None:
             click.echo(text)
 
 
+def _outcome(run: dict[str, Any]) -> str:
+    """Say how the run ended; why, only if no line for one of its parts has said it."""
+    text = f"{run['name']}: {run['conclusion']}"
+    if not is_explained_below(run, run["jobs"]):
+        text += f": {localized(run['reason']['text'])}"
+    return escape_for_display(text)
+
+
 def _print_failure(client: Client, run: dict[str, Any]) -> None:
     """Print the last output of the first step that failed, and the next command to type."""
-    name, reason = escape_for_display(run["name"]), escape_for_display(run["reason"]["text"])
-    click.echo(f"{name}: {run['conclusion']}: {reason}", err=True)
     failed = failed_step(run)
     if failed is None:
         click.echo(f"  next: waterflowctl why {run['id']}", err=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.display.run_parts import all_jobs, all_steps
+from waterflowd.ctl.display.run_parts import FAILED_INSIDE, all_jobs, all_steps
 from waterflowd.ctl.display.terminal import glyph, localized, span_text, time_text
 
 #: Events from which durations are measured.
@@ -93,4 +93,6 @@ class EventLines:
             return reason
         duration = span_text(self._started.get((job, step)), event["at"])
         text = f"{conclusion} in {duration}" if duration else str(conclusion)
-        return text if conclusion == "success" else f"{text}: {reason}"
+        # What failed inside has just been printed with its reason.
+        is_explained = conclusion == "success" or (event.get("reason") or {}).get("code") == FAILED_INSIDE
+        return text if is_explained else f"{text}: {reason}"

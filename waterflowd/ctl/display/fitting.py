@@ -63,6 +63,21 @@ def row_lines(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     return lines
 
 
+def broken(text: str, columns: int, indent: int) -> list[str]:
+    """Return a line as lines of at most `columns`, broken at spaces; further lines are indented. Longer words stay whole."""
+    if width(text) <= columns:
+        return [text]
+    lines: list[str] = []
+    line, *words = text.split(" ")
+    for word in words:
+        if line.strip() and width(line) + 1 + width(word) > columns:
+            lines.append(line.rstrip())
+            line = " " * indent + word
+        else:
+            line += " " + word
+    return [*lines, line]
+
+
 def wrapped_cell(text: str, columns: int) -> list[str]:
     """Return the lines of a text, each of at most `columns`, with the colours around it."""
     if width(text) <= columns:

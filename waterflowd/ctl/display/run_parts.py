@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 _FAILURES = frozenset({"failure", "timed-out", "lost"})
 
@@ -32,24 +32,53 @@ def failed_step(run: dict[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def reasons(run: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield (part, state, reason) for each part that is not completed or did not succeed."""
+#: The reason of a part that failed because a part of it did.
+FAILED_INSIDE = "failed"
+#: Reasons of parts that were skipped because another part did not succeed.
+_CONSEQUENCES = frozenset({"earlier-failure", "needs"})
+
+
+def is_explained_below(part: dict[str, Any], below: Iterable[dict[str, Any]]) -> bool:
+    """Return whether the reason of a part only repeats that of a part of it that is shown too."""
+    return part["reason"]["code"] == FAILED_INSIDE and any(
+        inner["conclusion"] not in (None, "success", "skipped") for inner in below
+    )
+
+
+class PartReason(NamedTuple):
+    """Why a part is in its state; `is_repeated` if another part explains it."""
+
+    part: str
+    state: str
+    text: str
+    is_repeated: bool = False
+
+
+def reasons(run: dict[str, Any]) -> Iterator[PartReason]:
+    """Yield the reason of each part that is not completed or did not succeed."""
     if run["conclusion"] != "success":
-        yield "run", run["conclusion"] or run["status"], run["reason"]["text"]
+        yield _reason(run, "run", run["conclusion"] or run["status"], run["jobs"])
     for job in all_jobs(run["jobs"]):
         yield from _job_reasons(job)
 
 
-def _job_reasons(job: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _job_reasons(job: dict[str, Any]) -> Iterator[PartReason]:
+    below = [*job["steps"], *(job.get("jobs") or [])]
     if job["conclusion"] != "success":
-        yield job["id"], job["conclusion"] or job["status"], job["reason"]["text"]
+        yield _reason(job, job["id"], job["conclusion"] or job["status"], below)
     elif job["outcome"] not in (None, "success"):
-        yield job["id"], job["outcome"], job["reason"]["text"]
+        yield _reason(job, job["id"], job["outcome"], below)
     has_started = job["status"] in ("running", "waiting", "completed") and job["conclusion"] != "skipped"
     for step in all_steps(job["steps"]) if has_started else ():
         outcome = step["outcome"] if step["conclusion"] == "success" else step["conclusion"]
         if outcome != "success" and step["status"] != "queued":
-            yield f"{job['id']}/{step['id']}", outcome or step["status"], step["reason"]["text"]
+            inside = [inner for block in step.get("blocks") or [] for inner in block["steps"]]
+            yield _reason(step, f"{job['id']}/{step['id']}", outcome or step["status"], inside)
     hidden = job.get("jobs_total", 0) - len(job.get("jobs") or [])
     if hidden > 0:
-        yield job["id"], "more", f"{hidden} more instances are not listed"
+        yield PartReason(job["id"], "more", f"{hidden} more instances are not listed")
+
+
+def _reason(part: dict[str, Any], name: str, state: str, below: list[dict[str, Any]]) -> PartReason:
+    is_consequence = part["conclusion"] == "skipped" and part["reason"]["code"] in _CONSEQUENCES
+    return PartReason(name, state, part["reason"]["text"], is_consequence or is_explained_below(part, below))

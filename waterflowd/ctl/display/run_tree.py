@@ -1,5 +1,6 @@
 """A run as a tree of lines: glyph, name, duration, server, and the reason of everything that did not simply succeed.
 
+A failure is explained once, at the part that failed: not at what contains it, nor at what was skipped because of it.
 Of many instances of a job, or passes of a loop, only those that run or did not succeed are shown; the others are counted.
 Responses of older daemons lack parts below jobs and steps, which count as absent.
 
@@ -15,10 +16,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.display.terminal import glyph, localized, span_text, style
+from waterflowd.ctl.display import fitting
+from waterflowd.ctl.display.fitting import width
+from waterflowd.ctl.display.run_parts import is_explained_below
+from waterflowd.ctl.display.terminal import counted_down, glyph, localized, span_text, style
 
 #: Reasons that repeat what the glyph says.
 _OBVIOUS_REASONS = frozenset({"created", "started", "succeeded", "waiting-needs", "dispatched", "exit-code-0"})
+#: Of a step after one that failed, which is in the same list.
+_EARLIER_FAILURE = "earlier-failure"
 #: Jobs with at most this many instances show all of them; others show at most `_INSTANCES_SHOWN` notable ones.
 _INSTANCES_ALL_MAX = 8
 _INSTANCES_SHOWN = 12
@@ -37,18 +43,25 @@ class TreeNode(NamedTuple):
     children: Sequence[TreeNode] = ()
 
 
-def lines(run: dict[str, Any], now_ms: int | None = None, *, is_short: bool = False) -> Iterator[str]:
-    """Yield the whole tree; with `is_short` without the steps of jobs that succeeded."""
-    yield header(run, now_ms) + _reason(run)
-    yield from draw([_job_node(job, now_ms, is_short=is_short) for job in run["jobs"]])
+def lines(
+    run: dict[str, Any], now_ms: int | None = None, *, is_short: bool = False, columns: int | None = None
+) -> Iterator[str]:
+    """Yield the whole tree; with `is_short` without the steps of jobs that succeeded, with `columns` broken to fit them."""
+    yield from _header(header(run, now_ms) + _reason(run, now_ms, run["jobs"]), columns)
+    yield from draw([_job_node(job, now_ms, is_short=is_short) for job in run["jobs"]], columns=columns)
 
 
 def part_lines(
-    run: dict[str, Any], job: dict[str, Any], step: dict[str, Any] | None, now_ms: int | None
+    run: dict[str, Any],
+    job: dict[str, Any],
+    step: dict[str, Any] | None,
+    now_ms: int | None,
+    columns: int | None = None,
 ) -> Iterator[str]:
     """Yield the run's line, and below it only one job or step."""
-    yield header(run, now_ms)
-    yield from draw([_job_node(job, now_ms, is_short=False) if step is None else _step_node(step, now_ms)])
+    yield from _header(header(run, now_ms), columns)
+    node = _job_node(job, now_ms, is_short=False) if step is None else _step_node(step, now_ms)
+    yield from draw([node], columns=columns)
 
 
 def header(run: dict[str, Any], now_ms: int | None) -> str:
@@ -61,12 +74,28 @@ def header(run: dict[str, Any], now_ms: int | None) -> str:
     return f"{sign} {name} #{run['number']}{escape_for_display(revision)}  {word}  {span}  {run['id']}"
 
 
-def draw(nodes: Sequence[TreeNode], indent: str = "") -> Iterator[str]:
-    """Yield the lines of the nodes and of everything below them."""
+def _header(text: str, columns: int | None) -> list[str]:
+    return [text] if columns is None else fitting.broken(text, columns, 2)
+
+
+def draw(nodes: Sequence[TreeNode], indent: str = "", columns: int | None = None) -> Iterator[str]:
+    """Yield the lines of the nodes and of everything below them; with `columns`, long ones are broken."""
     for index, node in enumerate(nodes):
         is_last = index == len(nodes) - 1
-        yield f"{indent}{'└' if is_last else '├'}─ {node.text}"
-        yield from draw(node.children, f"{indent}{' ' if is_last else '│'}  ")
+        below = f"{indent}{' ' if is_last else '│'}  "
+        first, *more = _fitting(node.text, None if columns is None else columns - len(below))
+        yield f"{indent}{'└' if is_last else '├'}─ {first}"
+        for line in more:
+            yield f"{below}{'│' if node.children else ' '} {line}"
+        yield from draw(node.children, below, columns)
+
+
+def _fitting(text: str, columns: int | None) -> list[str]:
+    """Return the text in lines; further ones leave space for the branch to what is below."""
+    if columns is None or width(text) <= columns:
+        return [text]
+    first, *more = fitting.broken(text, columns, 2)
+    return [first, *(line[2:] for line in more)]
 
 
 def _label(part: dict[str, Any], now_ms: int | None) -> str:
@@ -77,14 +106,19 @@ def _label(part: dict[str, Any], now_ms: int | None) -> str:
     return f"{glyph(part['status'], part['conclusion'])} {name}" + (f"  {span}" if span else "")
 
 
-def _reason(part: dict[str, Any]) -> str:
-    """The reason, if it says more than the glyph."""
+def _reason(part: dict[str, Any], now_ms: int | None, below: Iterable[dict[str, Any]] = ()) -> str:
+    """The reason, if it says more than the glyph and what is `below`."""
     reason = part["reason"]
     if part.get("reused"):
         return _faint("  reused")
     if part["conclusion"] == "success" or reason["code"] in _OBVIOUS_REASONS or not reason["text"]:
         return ""
-    return _faint(f"  {escape_for_display(localized(reason['text']))}")
+    if reason["code"] == _EARLIER_FAILURE or is_explained_below(part, below):
+        return ""
+    text = localized(reason["text"])
+    if now_ms is not None:
+        text = counted_down(text, part.get("retry_at") or (part.get("batch") or {}).get("resume_at"), now_ms)
+    return _faint(f"  {escape_for_display(text)}")
 
 
 def _faint(text: str) -> str:
@@ -108,12 +142,13 @@ def _others(counts: dict[str, int], visible: Iterable[str], noun: str) -> list[T
 
 
 def _job_node(job: dict[str, Any], now_ms: int | None, *, is_short: bool) -> TreeNode:
-    text = f"{_label(job, now_ms)}{_servers(job)}{_tries(job)}{_batch(job)}{_reason(job)}"
-    if job.get("reused"):
+    text = f"{_label(job, now_ms)}{_servers(job)}{_tries(job)}{_batch(job)}"
+    text += _reason(job, now_ms, [*job["steps"], *(job.get("jobs") or [])])
+    if job.get("reused") or job["conclusion"] == "skipped":
         return TreeNode(text)
     if job.get("jobs_total"):
         return TreeNode(text, _instances(job, now_ms, is_short=is_short))
-    if is_short and (job["conclusion"] in ("success", "skipped") or job["status"] == "queued"):
+    if is_short and (job["conclusion"] == "success" or job["status"] == "queued"):
         return TreeNode(text)
     return TreeNode(text, _step_nodes(job, now_ms))
 
@@ -176,8 +211,10 @@ def _step_nodes(owner: dict[str, Any], now_ms: int | None) -> list[TreeNode]:
 def _step_node(step: dict[str, Any], now_ms: int | None) -> TreeNode:
     attempts = step["attempts"]
     attempt = f"  attempt {attempts[-1]['attempt']}" if attempts and attempts[-1]["attempt"] > 1 else ""
-    text = f"{_label(step, now_ms)}{_block_count(step)}{attempt}{_child_run(step)}{_reason(step)}"
-    return TreeNode(text, _block_nodes(step, step.get("blocks") or [], now_ms))
+    blocks = step.get("blocks") or []
+    text = f"{_label(step, now_ms)}{_block_count(step)}{attempt}{_child_run(step)}"
+    text += _reason(step, now_ms, (inner for block in blocks for inner in block["steps"]))
+    return TreeNode(text, _block_nodes(step, blocks, now_ms))
 
 
 def _child_run(step: dict[str, Any]) -> str:

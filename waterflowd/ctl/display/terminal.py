@@ -70,6 +70,11 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def terminal_columns() -> int | None:
+    """Return the width of the terminal; None if standard output is not one."""
+    return shutil.get_terminal_size().columns if is_terminal() else None
+
+
 def has_colors() -> bool:
     """Return whether to use colours: on a terminal, unless `NO_COLOR` is set."""
     return is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -119,6 +124,20 @@ def span_text(started: str | None, completed: str | None, now_ms: int | None = N
     begin = millis(started)
     end = millis(completed) if completed else now_ms
     return duration_text(end - begin) if begin is not None and end is not None else ""
+
+
+#: How the daemon's sentences end that say when something happens by itself: with the duration at the time of the decision.
+_NEXT = re.compile(r"\bnext (attempt|try|batch) in [0-9][0-9a-z ]*\Z")
+
+
+def counted_down(text: str, due: str | None, now_ms: int) -> str:
+    """Return a sentence that ends with when something is due, with the time that is left now."""
+    due_ms = millis(due)
+    if due_ms is None:
+        return text
+    left_s = -((now_ms - due_ms) // 1_000)
+    left = f"in {left_s}s" if left_s < 60 else f"in {duration_text(left_s * 1_000)}"
+    return _NEXT.sub(lambda match: f"next {match[1]} {left if left_s > 0 else 'now'}", text)
 
 
 def time_text(text: str | None) -> str:
@@ -175,26 +194,20 @@ def wrapped(text: str, indent: int) -> str:
 
     A line that begins with `next: ` is not broken.
     """
-    if not is_terminal():
+    columns = terminal_columns()
+    if columns is None:
         return text
-    columns = shutil.get_terminal_size().columns
     lines: list[str] = []
-    for paragraph in text.split("\n"):
-        line, *words = paragraph.split(" ")
-        for word in words:
-            if line.strip() and not _is_command(line) and width(line) + 1 + width(word) > columns:
-                lines.append(line.rstrip())
-                line = " " * indent + word
-            else:
-                line += " " + word
-        lines.append(line)
+    for line in text.split("\n"):
+        lines += [line] if _is_command(line) else fitting.broken(line, columns, indent)
     return "\n".join(lines)
 
 
 def fits(rows: Sequence[Sequence[object]]) -> bool:
     """Return whether a table of these rows, headings included, fits the terminal. Elsewhere all do."""
     needed = sum(2 + max(width(str(cell)) for cell in column) for column in zip(*rows, strict=True)) - 2
-    return not is_terminal() or needed <= shutil.get_terminal_size().columns
+    columns = terminal_columns()
+    return columns is None or needed <= columns
 
 
 #: Headings of columns that are never broken: what commands take.
@@ -210,8 +223,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: s
         click.echo(empty)
         return
     cells = [[str(cell) for cell in row] for row in rows]
-    columns = shutil.get_terminal_size().columns if is_terminal() else sys.maxsize
-    widths = fitting.column_widths(headings, cells, columns, _WHOLE)
+    widths = fitting.column_widths(headings, cells, terminal_columns() or sys.maxsize, _WHOLE)
     for line in fitting.row_lines(headings, widths):
         click.echo(style(line, is_bold=True))
     for row in cells:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -83,6 +86,47 @@ def test_runs_fit_with_whole_ids_that_other_commands_accept(server: Server, tmp_
     assert max(map(len, (heading, *rows))) <= COLUMNS
     assert [row.split()[1] for row in rows if len(row.split()) > 3] == runs[::-1]
     assert runs[0] in server.ctl("runs").stdout
+
+
+def test_a_watched_status_survives_a_restart_of_the_daemon(tmp_path: Path) -> None:
+    """Meanwhile it says since when it is not up to date, and Ctrl-C ends it without a failure."""
+    path = tmp_path / "s.sock"
+    main, terminal = pty.openpty()
+    command = [sys.executable, "-m", "waterflowd.ctl", "--server", f"unix:{path}", "status", "--watch"]
+    environment = os.environ | {"COLUMNS": "80", "LINES": "24", "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+    with Server(path):
+        process = subprocess.Popen(
+            command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, start_new_session=True
+        )
+        os.close(terminal)
+        _read_until(main, lambda frame: "waterflowd" in frame and "web-1" in frame)
+    lost = _read_until(main, lambda frame: "connection lost since" in frame)
+    assert "web-1" in lost, "what was known stays on the screen"
+    with Server(path):
+        _read_until(main, lambda frame: "waterflowd" in frame and "connection lost" not in frame)
+        process.send_signal(signal.SIGINT)
+        _read_until(main, lambda frame: False)
+        assert process.wait(PATIENCE_S) == 0
+    os.close(main)
+
+
+def _read_until(main: int, is_found: Callable[[str], bool]) -> str:
+    """Returns the first whole frame of a live screen that fits, or "" if the command ends before."""
+    give_up_at = time.monotonic() + PATIENCE_S
+    output = b""
+    while time.monotonic() < give_up_at:
+        ready, _, _ = select.select([main], [], [], 0.1)
+        try:
+            piece = os.read(main, 1 << 16) if ready else None
+        except OSError:
+            # Linux reports the end of the other side as an error.
+            return ""
+        output += piece or b""
+        # Each frame begins with the cursor at the top; the last one may still be incomplete.
+        for frame in output.decode("utf-8", "replace").split("\x1b[H")[:-1]:
+            if is_found(frame):
+                return frame
+    raise AssertionError(f"not seen: {output[-4000:]!r}")
 
 
 @pytest.mark.parametrize("columns", [80, 200])

@@ -16,6 +16,7 @@ from waterflowd.api.pagination import PageCursor
 from waterflowd.api.problems import problem
 from waterflowd.api.responses import json_response, returns
 from waterflowd.api.runs.run_lookup import readable_run
+from waterflowd.api.runs.why import job_until, step_until
 from waterflowd.api.schemas.agents import AgentSchema, PendingAgentSchema
 from waterflowd.api.schemas.gates import PendingApprovalSchema, pending_approvals
 from waterflowd.api.schemas.reasons import reason_schema
@@ -187,10 +188,12 @@ def _waiting_parts(run: Run) -> Iterator[RunPartSchema]:
 
 
 def _part(run: Run, job: Job | None, step: Step | None, reason: Reason) -> RunPartSchema:
+    until = step_until(step) if step is not None else job_until(job) if job is not None else None
     return RunPartSchema(
         run=run.id,
         name=run.plan.name,
         job=job.id if job is not None else None,
         step=step.id if step is not None else None,
         reason=reason_schema(reason),
+        until=timestamp(until),
     )

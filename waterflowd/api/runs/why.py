@@ -57,7 +57,7 @@ class _Chain:
 
     def of_job(self, job: Job) -> None:
         """A job: then what it needs, an instance, or a step."""
-        if not self._add(job.id, job, _job_until(job)):
+        if not self._add(job.id, job, job_until(job)):
             return
         if job.status is Status.COMPLETED:
             if job.reason.code is ReasonCode.NEEDS:
@@ -78,7 +78,7 @@ class _Chain:
     def of_step(self, job: Job, step: Step) -> None:
         """A step: then a step inside it, its server or its child run."""
         place = f"{job.id}/{step.id}"
-        if not self._add(place, step, _step_until(step)):
+        if not self._add(place, step, step_until(step)):
             return
         if step.blocks:
             inner = chain.from_iterable(block.steps for block in step.blocks)
@@ -192,7 +192,8 @@ def _argument(place: str | None) -> str:
     return shlex.quote(escape_for_display(place or ""))
 
 
-def _job_until(job: Job) -> int | None:
+def job_until(job: Job) -> int | None:
+    """When something happens to the job by itself, in ms."""
     if job.approval is not None and not job.is_approved:
         return job.approval.due_at
     if job.children is not None:
@@ -200,7 +201,8 @@ def _job_until(job: Job) -> int | None:
     return job.retry_at or job.deadline_at or job.start_deadline_at
 
 
-def _step_until(step: Step) -> int | None:
+def step_until(step: Step) -> int | None:
+    """When something happens to the step by itself, in ms."""
     if step.approval is not None:
         return step.approval.due_at
     return step.retry_at or step.due_at or step.deadline_at

@@ -284,13 +284,17 @@ class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
 
 
 class RunPartSchema(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of a run that waits, with the reason. Without a job, it is the run itself."""
+    """A part of a run that waits, with the reason. Without a job, it is the run itself.
+
+    `until` is when something happens by itself, such as the next attempt.
+    """
 
     run: str
     name: str
     job: str | None
     step: str | None
     reason: ReasonSchema
+    until: Timestamp | None
 
 
 # Requests -------------------------------------------------------------------------------------------------------------

@@ -1,140 +1,118 @@
-"""`status`: the state of the daemon on one screen. Exits with 0 if it is healthy, else with 1."""
+"""`status`: the state of the daemon on one screen. Exits with 0 if it is healthy, else with 1.
+
+Rules of this file: `--watch` fills the terminal, without what was there before, and shows it again at the end. While the daemon
+cannot be reached, it shows the state of the last moment when it could, says so, and tries for as long as nobody presses Ctrl-C.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.display import pending_approvals
-from waterflowd.ctl.display.terminal import (
-    duration_text,
-    glyph,
-    localized,
-    millis,
-    now_ms,
-    span_text,
-    style,
-    time_text,
-    wrapped,
-)
-from waterflowd.ctl.options import client_of, count, json_option, print_json
+from waterflowd.ctl.client import Client
+from waterflowd.ctl.display import status_screen
+from waterflowd.ctl.display.connection import Connection
+from waterflowd.ctl.display.terminal import has_colors, is_terminal, now_ms
+from waterflowd.ctl.failures import USAGE, Failure, Refused, Unreachable
+from waterflowd.ctl.options import client_of, json_option, print_json
 
-#: Rows of a section, so that everything fits on one screen.
-_ROWS = 8
-#: How long a changed boot is shown.
-_NEW_BOOT_MS = 24 * 3_600_000
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+#: Between two requests of `--watch`, and between two drawings: durations advance meanwhile.
+_FETCH_S = 2.0
+_REDRAW_S = 0.5
 
 
 @click.command()
+@click.option("-w", "--watch", "is_watched", is_flag=True, help="Keep the screen up to date until Ctrl-C.")
 @json_option
 @click.pass_context
-def status(context: click.Context, as_json: bool) -> None:
+def status(context: click.Context, is_watched: bool, as_json: bool) -> None:
     """Show problems, running and waiting runs, and recent failures on one screen."""
-    found = client_of(context).get("/v1/status")
+    client = client_of(context)
+    if is_watched and not (as_json or is_terminal()):
+        raise Failure(USAGE, "--watch needs a terminal, or --json", "waterflowctl status")
+    if is_watched:
+        try:
+            (_print_changes if as_json else _redraw)(client)
+        except KeyboardInterrupt:
+            # That is how to end it, and no failure.
+            return
+    found = _fetch(client)
     if as_json:
         print_json([found])
     else:
-        _print(found)
+        for line in status_screen.lines(found, now_ms()):
+            click.echo(line)
     context.exit(0 if found["status"] == "healthy" else 1)
 
 
-def _print(found: dict[str, Any]) -> None:
-    daemon = found["daemon"]
-    up = duration_text((millis(daemon["now"]) or 0) - (millis(daemon["started_at"]) or 0))
-    word = style(found["status"], "green" if found["status"] == "healthy" else "red", is_bold=True)
-    click.echo(f"waterflowd {daemon['version']}: {word}, up {up}, {count(found['open_runs'], 'open run')}")
-    for text in found["problems"]:
-        click.echo(style(wrapped(f"  ! {escape_for_display(localized(text))}", 4), "red"))
-    _section("repositories", [_repository(row, found["problems"]) for row in found["repositories"]])
-    connected = sum(row["status"] == "connected" for row in found["agents"])
-    _section(f"agents ({connected} of {found['agents_total']} connected)", [_agent(row) for row in found["agents"]])
-    _section("pending agents", [escape_for_display(f"{row['name']}: {row['text']}") for row in found["pending"]])
-    _section("running", [_run(row) for row in found["running"]])
-    # Responses of older daemons have neither approvals nor schedules.
-    _section("pending approvals", [_approval(row) for row in found.get("approvals", [])])
-    _section("waiting", [_waiting(row) for row in found["waiting"]])
-    _section("recent failures", [_run(row) for row in found["failed"]])
-    _section("next scheduled runs", [_schedule(row) for row in found.get("schedules", [])])
-    _section("next steps", _next_steps(found))
+def _fetch(client: Client) -> dict[str, Any]:
+    found: dict[str, Any] = client.get("/v1/status")
+    return found
 
 
-def _next_steps(found: dict[str, Any]) -> list[str]:
-    """What the daemon lacks, and how to add it."""
-    steps = []
-    if not found["repositories"]:
-        steps.append("no repositories: add one to /etc/waterflow/waterflowd.toml, then systemctl restart waterflowd")
-    if not found["agents_total"] and not found["pending"]:
-        steps.append(
-            "no agents: waterflowctl agents tokens create --group GROUP, and give the token to the agent of a server"
-        )
-    # Responses of older daemons do not say it.
-    if not found.get("audit", {}).get("sealed", True):
-        steps.append("the audit trail is not sealed: waterflowd audit-key FILE, and set audit.key-file to FILE")
-    return steps
+def _fetch_again(client: Client, connection: Connection, known: dict[str, Any]) -> dict[str, Any]:
+    """Return the state now, or what is known while the daemon cannot be reached or is starting."""
+    try:
+        found = _fetch(client)
+    except Unreachable:
+        connection.lost()
+        return known
+    except Refused as error:
+        if error.status != 503:
+            raise
+        connection.lost()
+        return known
+    connection.resumed()
+    return found
 
 
-def _section(title: str, lines: list[str]) -> None:
-    if not lines:
-        return
-    click.echo(style(title, is_bold=True))
-    for line in lines[:_ROWS]:
-        click.echo(wrapped(f"  {line}", 4))
-    if len(lines) > _ROWS:
-        click.echo(f"  ... and {len(lines) - _ROWS} more")
+def _print_changes(client: Client) -> None:
+    """Print the state as JSON now, and each time that it is another one."""
+    found, connection, printed = _fetch(client), Connection(), None
+    while True:
+        daemon = {name: value for name, value in found["daemon"].items() if name != "now"}
+        if printed != (printed := {**found, "daemon": daemon}):
+            print_json([found])
+        time.sleep(_FETCH_S)
+        found = _fetch_again(client, connection, found)
 
 
-def _repository(row: dict[str, Any], problems: list[str]) -> str:
-    revisions = "  ".join(
-        f"{word} {escape_for_display(str(row[f'revision_{word}'])[:10])}"
-        for word in ("fetched", "attempted", "applied")
-        if row[f"revision_{word}"]
-    )
-    sign = glyph("completed", "success" if row["status"] == "ready" else "failure")
-    fetched = f"  at {time_text(row['fetched_at'])}" if row["fetched_at"] else ""
-    # What is among the problems is not repeated.
-    is_shown = row["status"] == "ready" or any(row["text"] in problem for problem in problems)
-    text = "" if is_shown else f"  {escape_for_display(row['text'])}"
-    # Responses of older daemons have no quotas. One that is used up is among the problems.
-    near = [quota for quota in row.get("quotas", []) if quota["text"] and not quota["exceeded"]]
-    quotas = "".join(style(f"  {escape_for_display(quota['text'])}", "yellow") for quota in near)
-    return f"{sign} {escape_for_display(row['name'])}  {revisions or 'nothing fetched yet'}{fetched}{text}{quotas}"
+def _redraw(client: Client) -> None:
+    """Draw the screen until Ctrl-C."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(no_color=not has_colors(), highlight=False)
+    # The first request ends the command if there is no daemon.
+    found, connection = _fetch(client), Connection()
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        while True:
+            fetch_at = time.monotonic() + _FETCH_S
+            while time.monotonic() < fetch_at:
+                live.update(_picture(found, connection, console), refresh=True)
+                time.sleep(_REDRAW_S)
+            found = _fetch_again(client, connection, found)
 
 
-def _agent(row: dict[str, Any]) -> str:
-    is_connected = row["status"] == "connected"
-    sign = glyph("completed", "success" if is_connected else "lost")
-    slots = f"{row['slots_busy']}/{row['slots']} slots busy" if is_connected else escape_for_display(row["text"])
-    changed_at = millis(row.get("boot_changed_at"))
-    is_new = changed_at is not None and now_ms() - changed_at < _NEW_BOOT_MS
-    boot = style(f"  new boot at {time_text(row['boot_changed_at'])}", "yellow") if is_new else ""
-    return f"{sign} {escape_for_display(row['name'])}  {escape_for_display(', '.join(row['groups']))}  {slots}{boot}"
+def _picture(found: dict[str, Any], connection: Connection, console: Console) -> Text:
+    """Return as much of the screen as the terminal has space for; what must be seen is at its end."""
+    from rich.text import Text
 
-
-def _run(row: dict[str, Any]) -> str:
-    sign = glyph(row["status"], row["conclusion"])
-    span = span_text(row["started_at"], row["completed_at"], now_ms())
-    reason = style(escape_for_display(localized(row["reason"]["text"])), "bright_black")
-    return f"{sign} {escape_for_display(row['name'])} #{row['number']}  {span}  {row['id']}  {reason}"
-
-
-def _schedule(row: dict[str, Any]) -> str:
-    if row["waiting"]:
-        text = escape_for_display(f"{row['name']} of {time_text(row['waiting'][0])}: {row['text']}")
-        return f"{glyph('waiting', None)} {text}"
-    text = escape_for_display(f"{row['name']}  {time_text(row['next'][0])}  {row['cron']}")
-    return f"{glyph('queued', None)} {text}"
-
-
-def _approval(row: dict[str, Any]) -> str:
-    name, sentence = escape_for_display(row["name"]), pending_approvals.sentence(row)
-    part = style(escape_for_display(pending_approvals.part_of(row)), "yellow")
-    command = f"next: waterflowctl approve {row['run']} {pending_approvals.argument(row)}"
-    return f"{glyph('waiting', None)} {name} {part} {sentence}\n    {style(command, 'bright_black')}"
-
-
-def _waiting(row: dict[str, Any]) -> str:
-    part = f" {pending_approvals.part_of(row)}" if row["job"] else ""
-    text = escape_for_display(f"{row['name']}{part}: {localized(row['reason']['text'])}")
-    return f"{glyph('waiting', None)} {text}  {row['run']}"
+    # Commands are longer than a line where they must be: the terminal's copy of them is whole.
+    pieces = [
+        piece
+        for line in status_screen.lines(found, connection.now_ms())
+        for piece in Text.from_ansi(line).wrap(console, console.width, overflow="fold")
+    ]
+    notes = [Text.from_ansi(line) for line in [connection.line("Ctrl-C ends this screen")] if line is not None]
+    space = max(1, console.height - len(notes))
+    if len(pieces) > space:
+        notes.insert(0, Text(f"... {len(pieces) - space + 1} more lines; enlarge the terminal, or waterflowctl status"))
+        del pieces[space - 1 :]
+    return Text("\n").join([*pieces, *notes])

@@ -6,8 +6,8 @@ Rules of this file:
   when somebody filters again. No commit waits for it. When more than `PENDING_MAX` runs have changed since the last search, it
   is dropped, and the next search makes it again.
 - It proposes runs, and their rows in the log decide: a row is read and compared with the filter before it is shown.
-- A row takes about 80 bytes. `ROWS_MAX` rows are kept, the newest ones; `DISTINCT_MAX` workflows, principals, and lists of
-  groups or servers are told apart.
+- A row takes about 90 bytes. `ROWS_MAX` rows are kept, the newest ones; `DISTINCT_MAX` workflows, principals, refs, and lists
+  of groups or servers are told apart.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from waterflowd.time_slices import Work
 logger = logging.getLogger("waterflow.api")
 
 ROWS_MAX = 1_000_000
-#: Workflows, principals, lists of groups and of servers; further ones share a number, and their rows are compared one by one.
+#: Workflows, principals, refs, lists of groups and of servers; further ones share a number, and their rows are compared one by
+#: one.
 DISTINCT_MAX = 20_000
 #: Runs that have changed since the last search.
 PENDING_MAX = 20_000
@@ -129,6 +130,7 @@ class RunIndex:
         self._revisions = array("Q")
         self._workflows = _Column()
         self._principals = _Column()
+        self._refs = _Column()
         self._groups = _Column()
         self._servers = _Column()
         self._is_whole = True
@@ -178,7 +180,7 @@ class RunIndex:
             self._ids += ids[index * RUN_ID_LENGTH : (index + 1) * RUN_ID_LENGTH]
             if index % _PIECE == 0:
                 yield
-        for values in (self._workflows, self._principals, self._groups, self._servers):
+        for values in (self._workflows, self._principals, self._refs, self._groups, self._servers):
             yield from values.reverse()
         self.is_ready = self._is_watching
 
@@ -191,6 +193,7 @@ class RunIndex:
         self._revisions.append(_revision(row.revision or ""))
         self._workflows.append(_Workflow(row.repository, row.path, row.name))
         self._principals.append(row.trigger.author)
+        self._refs.append(row.trigger.ref)
         self._groups.append(row.groups)
         self._servers.append(row.servers)
 
@@ -242,7 +245,7 @@ class RunIndex:
         del self._ids[size * RUN_ID_LENGTH :]
         for column in (self._states, self._triggers, self._beginnings, self._created, self._revisions):
             del column[size:]
-        for values in (self._workflows, self._principals, self._groups, self._servers):
+        for values in (self._workflows, self._principals, self._refs, self._groups, self._servers):
             values.truncate(size)
 
     def search(
@@ -293,6 +296,7 @@ class RunIndex:
         used = (
             (self._workflows, _workflow_check(selected)),
             (self._principals, selected.by),
+            (self._refs, selected.ref),
             (self._groups, selected.group),
             (self._servers, selected.server),
         )
@@ -334,9 +338,10 @@ class RunIndex:
         if is_workflow is not None:
             numbers = [number for value, number in self._workflows.values.items() if is_workflow(value)]
             flags = _both(flags, (yield from _rows(self._workflows, numbers, size)))
-        if selected.by is not None:
-            number = self._principals.values.get(selected.by)
-            flags = _both(flags, (yield from _rows(self._principals, [] if number is None else [number], size)))
+        for column, wanted in ((self._principals, selected.by), (self._refs, selected.ref)):
+            if wanted is not None:
+                number = column.values.get(wanted)
+                flags = _both(flags, (yield from _rows(column, [] if number is None else [number], size)))
         for column, name in ((self._groups, selected.group), (self._servers, selected.server)):
             if name is not None:
                 flags = _both(flags, (yield from _rows(column, _with(column, name), size)))

@@ -141,6 +141,8 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     path: str | None = None
     repository: str | None = None
     trigger: str | None = None
+    #: The whole name, such as `refs/heads/main`.
+    ref: str | None = None
     #: The beginning of a revision.
     revision: str | None = None
     #: The earliest creation, in ms.
@@ -161,6 +163,7 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
             and self.matches_workflow(row.repository, row.path, row.name)
             and (self.by is None or self.by == row.trigger.author)
             and (self.trigger is None or self.trigger == row.trigger.kind)
+            and (self.ref is None or self.ref == row.trigger.ref)
             and (self.revision is None or (row.revision or "").startswith(self.revision))
             and (self.since_at is None or row.created_at >= self.since_at)
             and (self.until_at is None or row.created_at <= self.until_at)

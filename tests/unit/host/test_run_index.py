@@ -43,7 +43,8 @@ class Runs:
         status = Status.COMPLETED if conclusion is not None else chance.choice([Status.RUNNING, Status.WAITING])
         if known is None:
             by = chance.choice(["Ada", "Bo"])
-            trigger = Trigger(kind=chance.choice([*TriggerKind]), by=by, principal=chance.choice([None, "ci", "Bo"]))
+            kind, ref = chance.choice([*TriggerKind]), chance.choice([None, "refs/heads/main", "refs/tags/v1"])
+            trigger = Trigger(kind=kind, by=by, principal=chance.choice([None, "ci", "Bo"]), ref=ref)
             workflow = chance.choice(["deploy", "test", "Deploy all"])
             row = RunSummary(
                 id=run,
@@ -89,6 +90,7 @@ class Runs:
             "repository": ["shop", "none"],
             "by": ["Ada", "Bo", "ci", "none"],
             "trigger": ["push", "api", "nonsense"],
+            "ref": ["refs/heads/main", "refs/heads/none"],
             "revision": ["ab", "abc123", "abc1234", "abd00000000000000000000", "not", "é"],
             "since_at": [0, 40, 1_000],
             "until_at": [0, 40, 1_000],

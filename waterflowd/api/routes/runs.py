@@ -59,6 +59,9 @@ Trigger = Annotated[
 ]
 
 
+Branch = Annotated[
+    str | None, Query(max_length=300, description="A branch, or the whole name of a ref (`refs/tags/v1`).")
+]
 Statuses = Annotated[
     str | None, Query(max_length=300, description="A status or a conclusion, or several separated by commas.")
 ]
@@ -93,6 +96,7 @@ async def _filter(
     repository: Text = None,
     by: Text = None,
     trigger: Trigger = None,
+    branch: Branch = None,
     revision: Text = None,
     group: Text = None,
     server: Text = None,
@@ -107,6 +111,7 @@ async def _filter(
         repository=repository,
         by=by,
         trigger=trigger,
+        ref=branch if branch is None or branch.startswith("refs/") else f"refs/heads/{branch}",
         revision=revision.lower() if revision is not None else None,
         group=group,
         server=server,

@@ -23,13 +23,17 @@ def all_steps(steps: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield from all_steps(block["steps"])
 
 
-def failed_step(run: dict[str, Any]) -> tuple[str, str] | None:
-    """Return the job and step of the first attempt that failed, whose output is worth printing."""
+def failed_steps(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the jobs and steps of attempts that failed, whose output is worth printing."""
     for job in all_jobs(run["jobs"]):
         for step in all_steps(job["steps"]):
             if step["conclusion"] in _FAILURES and step["attempts"]:
-                return job["id"], step["id"]
-    return None
+                yield job["id"], step["id"]
+
+
+def failed_step(run: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the first of them, if there is one."""
+    return next(failed_steps(run), None)
 
 
 #: The reason of a part that failed because a part of it did.

@@ -56,6 +56,11 @@ def clean_line(text: str, *, has_colors: bool) -> str:
     return "".join(pieces) + ("\x1b[0m" if is_colored else "")
 
 
+def without_colors(text: str) -> str:
+    """Return the text without colours."""
+    return _SGR.sub("", text)
+
+
 def _escape_but_tabs(text: str) -> str:
     return "\t".join(escape_for_display(part) for part in text.split("\t"))
 
@@ -186,7 +191,7 @@ def short_time_text(text: str | None) -> str:
 
 def _is_command(line: str) -> bool:
     """Whether the line is a command to copy, which is never broken."""
-    return _SGR.sub("", line).lstrip().startswith("next: ")
+    return without_colors(line).lstrip().startswith("next: ")
 
 
 def wrapped(text: str, indent: int) -> str:

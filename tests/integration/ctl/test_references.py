@@ -206,3 +206,55 @@ def test_a_shell_completes_values_of_the_daemon(server: Server, tmp_path: Path) 
     assert offered("sync", "o") == ["plain,ops"]
     assert offered("run", "./fail") == ["file,./fail"]
     assert offered("runs", "--status", "wait") == ["plain,waiting"]
+
+
+SPLIT = """\
+name: split
+jobs:
+  a:
+    runs-on: web
+    steps:
+      - {id: fine, run: print all is well}
+      - id: break
+        run: |
+          print preparing
+          print ERROR it broke
+          exit 7
+"""
+
+
+def test_lines_of_output_are_selected(server: Server, tmp_path: Path) -> None:
+    """By the outcome of their step, a pattern, and a time; a pattern is a regular expression."""
+    file = tmp_path / "split.yml"
+    file.write_text(SPLIT)
+    server.ctl("run", str(file))
+    assert server.ctl("logs", "split", "--failed").output == "a/break | preparing\na/break | ERROR it broke\n"
+    assert server.ctl("logs", "split", "--failed", "--tail", "1").output == "a/break | ERROR it broke\n"
+    assert server.ctl("logs", "split", "a/fine", "--failed").output == "no line matches\n"
+    assert server.ctl("logs", "split", "--grep", "(?i)error|WELL$").output.count("\n") == 2
+    assert server.ctl("logs", "split", "-f", "--grep", "well").output == "a/fine | all is well\n"
+    assert server.ctl("logs", "split", "--since", "2h").output == server.ctl("logs", "split").output
+    assert server.ctl("logs", "split", "--since", "2099-01-01").output == "no line matches\n"
+    for arguments in (["--grep", "x["], ["-f", "--failed"]):
+        refused = server.ctl("logs", "split", *arguments)
+        assert (refused.exit_code, "next: waterflowctl logs" in refused.output) == (2, True), refused.output
+
+
+def test_a_run_is_compared_with_the_last_good_one_or_another(server: Server, tmp_path: Path) -> None:
+    """Parts that are equal are named, and those that cannot be compared have a reason."""
+    file = tmp_path / "x.yml"
+    text = "name: x\ninputs:\n  n: {default: 0}\njobs: {a: {runs-on: web, steps: [{id: go, run: 'exit ${{ inputs.n }}'}]}}\n"
+    file.write_text(text.replace("run: 'exit ${{ inputs.n }}'", "run: 'print fine'"))
+    missing = server.ctl("diff", started_id(server.ctl("run", str(file))))
+    assert (missing.exit_code, "before this one has succeeded" in missing.output) == (5, True)
+    assert "against=" not in missing.output
+    file.write_text(text.replace("run: 'exit ${{ inputs.n }}'", "run: 'exit 7'"))
+    server.ctl("run", str(file), "-i", "n=7")
+    lines = server.ctl("diff", "x").output.splitlines()
+    assert lines[0].startswith("from ok x #1  success") or lines[0].startswith("from ✓ x #1  success")
+    assert lines[1].split()[2:4] == ["x", "#2"]
+    assert "  n: 0 -> 7" in lines
+    assert any(line.startswith("  a/go: success in ") and " -> failure in " in line for line in lines)
+    assert "servers" in lines[-1]
+    assert server.ctl("diff", "x#1", "x#2").output.splitlines()[0].split()[2:4] == ["x", "#2"]
+    assert json.loads(server.ctl("diff", "x", "--json").stdout)["against"]["number"] == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import re
 import select
 import signal
 import subprocess
@@ -17,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from tests.integration.ctl.served import HELLO, Server, started_id
+from tests.integration.ctl.terminals import COLUMNS, shown
 from tests.patience import PATIENCE_S
 from waterflowd.admin.ports import RepositoryRow
 from waterflowd.ctl.display.terminal import localized
 
-COLUMNS = 80
 NAME = "infrastructure-operations"
 REASON = (
     f'repository "{NAME}" has used its quota of 3 runs per hour; the next run may start at 2026-11-30T18:15:29Z;'
@@ -33,25 +32,6 @@ REASON = (
 def server(tmp_path: Path) -> Iterator[Server]:
     with Server(tmp_path / "s.sock") as made:
         yield made
-
-
-def shown(server: Server, *arguments: str, columns: int = COLUMNS) -> list[str]:
-    """Returns the lines that a command prints on a terminal, without colours."""
-    main, terminal = pty.openpty()
-    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
-    command = [sys.executable, "-m", "waterflowd.ctl", "--server", f"unix:{server.path}", *arguments]
-    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
-    os.close(terminal)
-    output = b""
-    try:
-        while piece := os.read(main, 1 << 16):
-            output += piece
-    except OSError:
-        # Linux reports the end of the other side as an error.
-        process.wait(PATIENCE_S)
-    finally:
-        os.close(main)
-    return re.sub(r"\x1b\[[0-9;]*m", "", output.decode()).replace("\r\n", "\n").splitlines()
 
 
 def test_a_long_problem_is_shown_once_and_broken_between_words(server: Server) -> None:

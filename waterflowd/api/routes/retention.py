@@ -27,7 +27,7 @@ WorkflowName = Annotated[str, Query(max_length=300, description="Name or path of
 RunNumber = Annotated[int, Query(ge=1, le=1 << 53, description="Number of the run.")]
 
 
-@router.get("/v1/retention", responses={200: returns(RetentionSchema)})
+@router.get("/v1/retention", responses={200: returns(RetentionSchema), 409: {}})
 async def preview_retention(services: Ports, _: Admin) -> Response:
     """The rules, and what they would remove now. Nothing is changed."""
     return json_response(await _state(services, _of_log(services)))

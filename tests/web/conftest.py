@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.web import site as sites
+from tests.web import wheels
 from tests.web.site import Site, Visit
 from tests.web.workflows import FAILING, GATE, GOOD, HOSTILE
 
@@ -25,9 +27,16 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def installed_wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the contents of both wheels."""
+    folder = tmp_path_factory.mktemp("wheels")
+    return wheels.install(wheels.build(folder), folder / "installed")
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, installed_wheels: Path) -> Iterator[Site]:
     """A daemon with a repository, two agents, and runs that ended well, failed, wait and have hostile names."""
-    made = Site(tmp_path_factory.mktemp("site"))
+    made = Site(tmp_path_factory.mktemp("site"), installed_wheels)
     try:
         made.make_repository()
         made.start_daemon()

@@ -15,6 +15,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -50,10 +51,18 @@ def launch(playwright: Playwright) -> Browser:
 
 
 class Site(Cluster):
-    """A cluster whose daemon needs tokens on TCP."""
+    """A cluster of installed programs, whose daemon needs tokens on TCP."""
 
     #: The runs of the tests, by the name of their workflow.
     runs: dict[str, str]
+
+    def __init__(self, folder: Path, installed: Path) -> None:
+        super().__init__(folder)
+        self._installed = installed
+
+    def environment(self) -> dict[str, str]:
+        """As usual, with the installed programs instead of those of the checkout."""
+        return {**super().environment(), "PYTHONPATH": str(self._installed)}
 
     def write_config(self, repositories: str = "", agents: str = "") -> None:
         """As usual, but nobody may use the address without a token."""

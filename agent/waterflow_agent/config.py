@@ -61,7 +61,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_u
     name: str = ""
     #: The daemon's work port, `tcp://host:port`, or several in a list or separated by commas; a join token contains it too.
     server: str = ""
-    #: The enrollment port, or several; default: the hosts of `server`, port 7234.
+    #: The enrollment port, or several; default: the hosts of `server` with the port in the token, or 7234.
     enroll_server: str = ""
     #: The server's public key, for enrollment without a token.
     server_key: str = ""

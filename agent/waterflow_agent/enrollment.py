@@ -209,9 +209,16 @@ async def _failure(dealer: Dealer, endpoint: str) -> str:
                 return "connection lost" if is_proven else reachability.NO_SERVER
 
 
+def _enroll_ports(token: JoinToken, server: str) -> str:
+    """The enrollment ports: at the hosts of the configured work ports, which override the hosts in the token."""
+    port = addresses.port_of(addresses.split(token.enroll_endpoint)[0])
+    hosts = [addresses.host_of(endpoint) for endpoint in addresses.split(server)]
+    return addresses.join([f"tcp://{host}:{port}" for host in hosts]) or token.enroll_endpoint
+
+
 def _from_token(token: JoinToken, config: Config) -> EnrollmentSettings:
     return EnrollmentSettings(
-        endpoint=config.enroll_server or token.enroll_endpoint,
+        endpoint=config.enroll_server or _enroll_ports(token, config.server),
         server_key=token.server_key,
         credential=token.credential,
         work_endpoint=config.server or token.work_endpoint,

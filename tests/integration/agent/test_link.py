@@ -504,7 +504,11 @@ def test_a_token_has_the_addresses_of_the_server() -> None:
     found = enrollment.enrollment_settings(Config(), {"WATERFLOW_JOIN_TOKEN": token})
     assert (found.endpoint, found.work_endpoint) == ("tcp://a:1,tcp://b:1", "tcp://a:2,tcp://b:2")
     own = enrollment.enrollment_settings(Config(server="tcp://c:2,tcp://d:2"), {"WATERFLOW_JOIN_TOKEN": token})
-    assert own.work_endpoint == "tcp://c:2,tcp://d:2"
+    assert (own.endpoint, own.work_endpoint) == ("tcp://c:1,tcp://d:1", "tcp://c:2,tcp://d:2")
+    both = enrollment.enrollment_settings(
+        Config(server="tcp://c:2", enroll_server="tcp://e:3"), {"WATERFLOW_JOIN_TOKEN": token}
+    )
+    assert (both.endpoint, both.work_endpoint) == ("tcp://e:3", "tcp://c:2")
 
 
 async def test_agent_without_a_token_waits_for_approval(data_dir: Path) -> None:

@@ -152,7 +152,7 @@ AGENT = Package(
         ],
         {"join-token-file": "/etc/waterflow/join-token"},
     ),
-    documents=("docs/installation.md", "docs/operations.md", "SECURITY.md"),
+    documents=("docs/installation.md", "docs/containers.md", "docs/operations.md", "SECURITY.md"),
     unused=cpython.UNUSED_BY_AGENT,
     files=(
         ("packaging/files/waterflow-agent.sysusers", "/usr/lib/sysusers.d/waterflow-agent.conf", 0o644),
@@ -171,6 +171,10 @@ AGENT = Package(
                 0o644,
             )
             for unit in ("waterflow-agent.service", "waterflow-runner.service")
+        ),
+        *(
+            (f"systemd/docker/{file}", f"/usr/share/waterflow-agent/docker/{file}", 0o644)
+            for file in ("systemd/system/waterflow-runner.service.d/docker.conf", "sysusers.d/waterflow-docker.conf")
         ),
     ),
     formats={"deb": (("packaging/files/needrestart.conf", "/etc/needrestart/conf.d/waterflow-agent.conf", 0o644),)},

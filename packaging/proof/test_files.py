@@ -44,6 +44,8 @@ IN_ONE = {
         "/usr/lib/systemd/system/waterflow-agent.path",
         "/usr/lib/systemd/system/waterflow-runner.service",
         "/usr/lib/tmpfiles.d/waterflow-agent.conf",
+        "/usr/share/waterflow-agent/docker/sysusers.d/waterflow-docker.conf",
+        "/usr/share/waterflow-agent/docker/systemd/system/waterflow-runner.service.d/docker.conf",
         "/usr/share/waterflow-agent/privileged/waterflow-agent.service.d/privileged.conf",
         "/usr/share/waterflow-agent/privileged/waterflow-runner.service.d/privileged.conf",
     ),

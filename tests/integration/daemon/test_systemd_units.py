@@ -51,12 +51,14 @@ def _analyze(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @needs_analyze
-@pytest.mark.parametrize("is_privileged", [False, True], ids=["as shipped", "privileged"])
-def test_systemd_reports_no_problem(tmp_path: Path, is_privileged: bool) -> None:
-    """No misspelt directive and no contradiction, including the drop-ins of the privileged profile."""
+@pytest.mark.parametrize(
+    "profile", ["", "privileged", "docker/systemd/system"], ids=["as shipped", "privileged", "docker"]
+)
+def test_systemd_reports_no_problem(tmp_path: Path, profile: str) -> None:
+    """No misspelt directive and no contradiction, including the drop-ins of the profiles."""
     folder = _copy(tmp_path)
-    if is_privileged:
-        shutil.copytree(UNITS / "privileged", folder, dirs_exist_ok=True)
+    if profile:
+        shutil.copytree(UNITS / profile, folder, dirs_exist_ok=True)
     checked = _analyze("verify", *(f"./{name}" for name in NAMES), folder=folder)
     assert (checked.returncode, checked.stderr) == (0, "")
 

@@ -21,9 +21,11 @@ _SERIES = uuid.UUID("6f1c2d62-4e3b-5b0e-9c55-7d6a2f6f3c11")
 _LICENCE_NAMES = ("licen", "copying", "notice", "authors")
 
 
-def write(target: Path, name: str, version: str, library: Path, parts: list[Part], at_s: int) -> None:
-    """Writes the bill of materials of the package `name` to `target`."""
-    components = [*_distributions(library), *_native(library), *(_debian(part) for part in parts)]
+def write(
+    target: Path, name: str, version: str, library: Path, parts: list[Part], at_s: int, release: str = "12"
+) -> None:
+    """Writes the bill of materials of the package or image `name` to `target`. `release` is that of Debian, for `parts`."""
+    components = [*_distributions(library), *_native(library), *(_debian(part, release) for part in parts)]
     root = {"type": "application", "bom-ref": name, "name": name, "version": version, "licenses": [_licence("MIT")]}
     content = json.dumps(components, sort_keys=True)
     bill = {
@@ -90,18 +92,11 @@ def _native(library: Path) -> Iterator[dict[str, Any]]:
         yield {"type": "library", "bom-ref": reference, "name": name, "version": version}
 
 
-def _debian(part: Part) -> dict[str, Any]:
-    purl = (
-        f"pkg:deb/debian/{part.name}@{part.version.replace('+', '%2B').replace(':', '%3A')}?arch=amd64&distro=debian-12"
-    )
-    return {
-        "type": "library",
-        "bom-ref": purl,
-        "name": part.name,
-        "version": part.version,
-        "purl": purl,
-        "hashes": [{"alg": "SHA-256", "content": part.sha256}],
-    }
+def _debian(part: Part, release: str) -> dict[str, Any]:
+    version = part.version.replace("+", "%2B").replace(":", "%3A")
+    purl = f"pkg:deb/debian/{part.name}@{version}?arch=amd64&distro=debian-{release}"
+    component = {"type": "library", "bom-ref": purl, "name": part.name, "version": part.version, "purl": purl}
+    return component | ({"hashes": [{"alg": "SHA-256", "content": part.sha256}]} if part.sha256 else {})
 
 
 def _licence(name: str) -> dict[str, Any]:

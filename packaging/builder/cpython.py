@@ -82,11 +82,11 @@ DISTRIBUTIONS = "lib/python3/dist-packages"
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A Debian package of the lock."""
+    """A Debian package of the lock, or one that is installed, whose hash is not known."""
 
     name: str
     version: str
-    sha256: str
+    sha256: str = ""
 
 
 def read_lock(file: Path) -> list[Part]:

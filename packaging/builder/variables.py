@@ -44,7 +44,7 @@ In addition: `WATERFLOW_AGENT_CONFIG` names the file, and `WATERFLOW_JOIN_TOKEN`
 `WATERFLOW_AGENT_NODE_PATH` is separated by colons, like `PATH`.
 
 Short names: `SERVER_GROUP` for `WATERFLOW_AGENT_GROUPS`, and `DOCKER_HOST` for `WATERFLOW_AGENT_DOCKER_HOST`. In the
-[container image](installation.md#containers), `WATERFLOW_SERVER` for `WATERFLOW_AGENT_SERVER`: a host name is enough there,
+[container image](containers.md), `WATERFLOW_SERVER` for `WATERFLOW_AGENT_SERVER`: a host name is enough there,
 the port is then 7233. Elsewhere `WATERFLOW_SERVER` is the address of the API for `waterflowctl`, so an agent reads it only
 with `WATERFLOW_AGENT_SHORT_NAMES=true`.
 """

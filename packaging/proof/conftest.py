@@ -6,7 +6,6 @@ everything is built again.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -16,11 +15,10 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
 
-from packaged import PackagedMachine, PackagedRoot  # noqa: E402
-from tools import need  # noqa: E402
+from packaged import PackagedMachine, PackagedRoot
+from tools import REPOSITORY, need, once
 
 SUITES = ("bookworm", "trixie")
 _WHEELS = [
@@ -48,21 +46,6 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _once(
-    folder: Path, name: str, command: list[str], checkout: Path = REPOSITORY, umask: int = 0o022, **environment: str
-) -> Path:
-    """Returns the path that the command creates as its last argument. Only one process runs the command."""
-    made = folder / name
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists():
-            half = folder / f"half-{name}"
-            shutil.rmtree(half, ignore_errors=True)
-            subprocess.run([*command, str(half)], cwd=checkout, env=os.environ | environment, umask=umask, check=True)
-            half.rename(made)
-    return made
-
-
 def _command(workshop: Path, wheels: Path, name: str, *options: str) -> list[str]:
     return [
         *(sys.executable, "-m", "builder", f"--wheels={wheels}", f"--work={workshop}/work-{name}"),
@@ -73,14 +56,14 @@ def _command(workshop: Path, wheels: Path, name: str, *options: str) -> list[str
 @pytest.fixture(scope="session")
 def wheels(workshop: Path) -> Path:
     """The wheels of both distributions."""
-    return _once(workshop, "wheels", _WHEELS)
+    return once(workshop, "wheels", _WHEELS)
 
 
 @pytest.fixture(scope="session")
 def packages(workshop: Path, wheels: Path) -> Path:
     """All packages of release 1."""
     path = str(REPOSITORY / "packaging")
-    return _once(workshop, "packages", _command(workshop, wheels, "packages"), PYTHONPATH=path)
+    return once(workshop, "packages", _command(workshop, wheels, "packages"), PYTHONPATH=path)
 
 
 @pytest.fixture(scope="session")
@@ -98,16 +81,16 @@ def packages_again(workshop: Path, packages: Path) -> Path:
     at_s = subprocess.run(_LAST_CHANGE, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
     other = {"SOURCE_DATE_EPOCH": at_s, "TZ": "Pacific/Auckland", "LC_ALL": "C", "PYTHONHASHSEED": "7"}
     path = os.pathsep.join(map(str, (copy / "packaging", copy, copy / "agent")))
-    wheels = _once(workshop, "wheels-again", _WHEELS, copy, 0o077, **other)
+    wheels = once(workshop, "wheels-again", _WHEELS, copy, 0o077, **other)
     command = _command(workshop, wheels, "again")
-    return _once(workshop, "packages-again", command, copy, 0o077, **other, PYTHONPATH=path)
+    return once(workshop, "packages-again", command, copy, 0o077, **other, PYTHONPATH=path)
 
 
 @pytest.fixture(scope="session")
 def newer_packages(workshop: Path, wheels: Path) -> Path:
     """The deb packages of release 2."""
     command = _command(workshop, wheels, "newer-packages", "--release=2", "--format=deb")
-    return _once(workshop, "newer-packages", command, PYTHONPATH=str(REPOSITORY / "packaging"))
+    return once(workshop, "newer-packages", command, PYTHONPATH=str(REPOSITORY / "packaging"))
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +102,7 @@ def make_archive(workshop: Path) -> Callable[..., Path]:
         site = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
         options = f"--quiet --variant=minbase --format=tar --include={','.join(included)}"
         # mmdebstrap expects the mirror after the target, so a shell moves the target before it.
-        return _once(workshop, f"{suite}-{purpose}.tar", ["sh", "-c", f'mmdebstrap {options} {suite} "$0" {site}'])
+        return once(workshop, f"{suite}-{purpose}.tar", ["sh", "-c", f'mmdebstrap {options} {suite} "$0" {site}'])
 
     return make
 

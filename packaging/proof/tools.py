@@ -1,11 +1,16 @@
-"""Checks for programs that a proof needs on this machine."""
+"""What all proofs need: programs of this machine, and files that are made once."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def need(*programs: str) -> None:
@@ -19,3 +24,18 @@ def need(*programs: str) -> None:
     if os.environ.get("WATERFLOW_PROOF_WHOLE"):
         pytest.fail(text)
     pytest.skip(text)
+
+
+def once(
+    folder: Path, name: str, command: list[str], checkout: Path = REPOSITORY, umask: int = 0o022, **environment: str
+) -> Path:
+    """Returns the path that the command creates as its last argument. Only one process runs the command."""
+    made = folder / name
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            half = folder / f"half-{name}"
+            shutil.rmtree(half, ignore_errors=True)
+            subprocess.run([*command, str(half)], cwd=checkout, env=os.environ | environment, umask=umask, check=True)
+            half.rename(made)
+    return made

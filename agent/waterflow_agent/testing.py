@@ -381,7 +381,8 @@ def run_node(
         output_bytes_max=1 << 20, boot_id="", instance="",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as files:
-        location = shell.AttemptLocation(files=files, workspace=str(directory), agent="test")
+        os.mkdir(f"{files}/temp", 0o700)
+        location = shell.AttemptLocation(files=files, workspace=str(directory), temp=f"{files}/temp", agent="test")
         try:
             node_input = _node_input(name, params)
             command = process_steps.prepare(task, node_input, location, shell.inherited(os.environ))
@@ -392,7 +393,7 @@ def run_node(
         end = (
             node_process.finish(end, files)
             if node_process.is_node_directory(files)
-            else shell.finish(end, step_files.locate(files))
+            else shell.finish(end, step_files.locate(files), command.env["PATH"])
         )
     return NodeRun(
         outcome=end.outcome, exit_code=end.exit_code, text=end.reason_text, outputs=end.outputs, printed=printed

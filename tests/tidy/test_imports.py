@@ -25,12 +25,13 @@ RECORDS = "msgspec"
 PURE: dict[str, frozenset[str]] = {
     "waterflow_agent.attempts": frozenset({RECORDS}),
     "waterflow_agent.durations": frozenset(),
+    "waterflow_agent.server_paths": frozenset(),
     "waterflowd.model": frozenset({"waterflow_agent.attempts", "waterflow_agent.durations", RECORDS}),
     "waterflowd.expr": frozenset({"waterflowd.model"}),
     "waterflowd.dsl": frozenset(
         {"waterflowd.model", "waterflowd.expr", "waterflow_agent.nodes.schema", "pydantic", "pydantic_core", RECORDS}
     ),
-    "waterflowd.engine": frozenset({"waterflowd.model", "waterflowd.expr", RECORDS}),
+    "waterflowd.engine": frozenset({"waterflowd.model", "waterflowd.expr", "waterflow_agent.server_paths", RECORDS}),
     "waterflowd.fleet": frozenset({"waterflowd.model", "waterflow_agent.wire", RECORDS}),
     "waterflowd.reconcile": frozenset({"waterflowd.model", "waterflowd.dsl", RECORDS}),
     "waterflow_agent.wire": frozenset({"waterflow_agent.attempts", RECORDS}),

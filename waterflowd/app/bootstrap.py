@@ -44,7 +44,7 @@ from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
-from waterflowd.gitsource import repository_opener
+from waterflowd.gitsource import repository_opener, urls
 from waterflowd.gitsource.revision_files import RevisionFileReader
 from waterflowd.gitsource.revision_reader import GitRevisionReader
 from waterflowd.host.agents.attempts import LiveAttempts
@@ -179,6 +179,11 @@ def _check_no_open_runs(log: ports.Journal) -> None:
         )
 
 
+def _full_name(config: Config) -> Callable[[str], str]:
+    known = {item.name: urls.full_name(item.url, item.name) for item in config.repositories}
+    return lambda name: known.get(name, name)
+
+
 def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock, compose: Compose) -> Parts:
     log = store.log
     server_keys = keys.load_server_keys(data_dir)
@@ -201,6 +206,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         access=access,
         quotas=repository_quotas(config, log.counter),
         policies=Environments(config.environments).policies,
+        full_name=_full_name(config),
         digests=_digests(config, data_dir),
         epoch=log.generation,
         lease_ms=leases.lease_ms(config.agents.lost_after_ms),

@@ -20,7 +20,7 @@ from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
 from waterflowd.access.policy import Origin, job_origin
 from waterflowd.engine import commands
-from waterflowd.engine.rules import checkout, rendering, secrets
+from waterflowd.engine.rules import checkout, github, rendering, secrets
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import AttemptId, JobId
 from waterflowd.model.plan import LimitsPlan
@@ -106,6 +106,7 @@ def draft(run: Run, command: commands.SendTask) -> Draft:
         limits=_limits(plan.limits),
         lease_ms=attempt.lease_ms,
         continues=_continues(run, job),
+        variables=github.variables(run, job),
     )
     return Draft(task=task, secrets=secret_request(run, job.id, plan.secrets))
 

@@ -59,6 +59,17 @@ class RemoteUrl(msgspec.Struct, frozen=True, kw_only=True):
         return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
 
+def full_name(url: str, name: str) -> str:
+    """The owner and name of a remote, as its address has them: `acme/shop`. For a local repository its configured `name`."""
+    try:
+        found = parse(url, allow_http=True)
+    except Rejected:
+        return name
+    if isinstance(found, Path):
+        return name
+    return found.path.strip("/").removesuffix(".git") or name
+
+
 def parse(url: str, relative_to: Path | None = None, *, allow_http: bool = False) -> Path | RemoteUrl:
     """The local path or the remote of a repository's `url`; raises `Rejected` WF502 for every other form.
 

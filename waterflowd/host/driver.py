@@ -46,7 +46,7 @@ from waterflowd.host.run_summary import summary
 from waterflowd.host.turn import check_storable
 from waterflowd.model import accesses, ids, plan
 from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId, StepId, StreamName, run_stream
-from waterflowd.model.records import RemovedPiece, RunSummary, StartRequest
+from waterflowd.model.records import RemovedPiece, RunSummary, StartRequest, Trigger
 
 logger = logging.getLogger("waterflow.host")
 
@@ -521,7 +521,7 @@ class Driver:
         start = inputs.StartRun(
             plan_hash=plan_hash,
             number=0,
-            trigger=request.trigger,
+            trigger=self._described(request),
             repository=request.repository,
             revision=request.revision,
             inputs=request.inputs,
@@ -534,6 +534,15 @@ class Driver:
         now = self._clock.now()
         run_id = ids.run_id(now, secrets.randbits(80))
         return PreparedStart(run=run_id, path=compiled.path, plan=request.plan, start=start, at=now)
+
+    def _described(self, request: StartRequest) -> Trigger:
+        """The trigger with what the configuration says about the repository."""
+        git = request.trigger.git
+        if not git or request.repository is None:
+            return request.trigger
+        return msgspec.structs.replace(
+            request.trigger, git={**git, "full-name": self.state.full_name(request.repository)}
+        )
 
     async def start_child_run(self, attempt: AttemptId, request: StartRequest) -> None:
         """Starts an attempt's child run and reports it to the parent, in one transaction; nothing if no longer requested.

@@ -57,6 +57,8 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     quotas: RepositoryQuotas = msgspec.field(default_factory=RepositoryQuotas)
     #: The results of these `hashFiles` calls for a commit of a repository.
     digests: Callable[[str, str, Sequence[str]], Awaitable[dict[str, str]]] = _no_digests
+    #: Owner and name of a configured repository, as its address has them.
+    full_name: Callable[[str], str] = lambda name: name
     #: The configured policies of the environments that a new run may enter.
     policies: Callable[[StartRequest, Plan], dict[str, events.Policy]] = lambda request, plan: {}
     #: Generation of the data directory: the epoch of new leases.

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import msgspec
 
+from waterflow_agent import server_paths
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution import sharing, working_directories
 from waterflow_agent.execution.step_directories import StepDirectories
@@ -138,11 +139,13 @@ class ProcessSteps:
         account = self.account(task)
         limits = self._policy.limits(task, self._runner.abilities)
         workspace = self._workspaces.enter(task.key.attempt.run, task.key.attempt.job, account)
-        cwd = working_directories.resolve(workspace, task.working_directory, account)
+        temp = self._workspaces.temporary(task.key.attempt.run, task.key.attempt.job, account)
         stop_signal = _signal_number(task.stop_signal)
         name = self.adopt(task.key)
         files = self._directories.path(self._directory_numbers[task.key])
-        location = shell.AttemptLocation(files=files, workspace=str(workspace), agent=self.agent_name)
+        location = shell.AttemptLocation(files=files, workspace=str(workspace), temp=str(temp), agent=self.agent_name)
+        task, node_input = _with_paths(task, node_input, location.paths)
+        cwd = working_directories.resolve(workspace, task.working_directory, account)
         environment = self._environment if account is None else {**self._environment, **account.environment}
         command = prepare(task, node_input, location, environment)
         if account is not None:
@@ -191,7 +194,8 @@ class ProcessSteps:
         directory = self._directories.path(number)
         if node_process.is_node_directory(directory):
             return node_process.finish(end, directory)
-        return shell.finish(end, step_files.locate(directory))
+        environment = self._environment if spec is None else spec.env
+        return shell.finish(end, step_files.locate(directory), environment.get("PATH", shell.DEFAULT_PATH))
 
     def release_files(self, key: TaskId) -> None:
         """Frees the directory of the step's files, once the result is in the journal."""
@@ -229,6 +233,19 @@ class ProcessSteps:
     def stop_unknown(self, name: str) -> None:
         """Stops a step that the journal does not know."""
         self._runner.cancel(name)
+
+
+def _with_paths(
+    task: messages.Task, node_input: NodeInput, paths: Mapping[str, str]
+) -> tuple[messages.Task, NodeInput]:
+    """Returns the task and its parameters with the paths that only this server knows."""
+    env, params = server_paths.fill(task.env, paths), server_paths.fill(task.params, paths)
+    directory = server_paths.fill(task.working_directory, paths)
+    if params is not task.params and not isinstance(node_input, Code):
+        node_input = msgspec.convert(server_paths.fill(msgspec.to_builtins(node_input), paths), type(node_input))
+    if env is task.env and params is task.params and directory is task.working_directory:
+        return task, node_input
+    return msgspec.structs.replace(task, env=env, params=params, working_directory=directory), node_input
 
 
 def prepare(

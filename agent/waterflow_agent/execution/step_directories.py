@@ -1,6 +1,6 @@
 """Reusable directories for the files of one attempt: script, outputs, environment, summary.
 
-For a short step, creating and removing four files costs as much as everything else together. So directories are numbered and
+For a short step, creating and removing five files costs as much as everything else together. So directories are numbered and
 kept: `<data-dir>/steps/<number>/`. The number is in the journal's `AcceptedRecord`, so a later process of the agent finds what
 a step has written. A directory is reused only when it is clean: it contains only the known files, each a regular file of this
 user with a single link. All others are moved to the trash.
@@ -16,7 +16,7 @@ from pathlib import Path
 #: More than a large agent has slots, so that a steady load creates no directories.
 FREE_MAX = 64
 #: Truncated for the next step; the script is overwritten.
-EMPTIED = ("output", "env", "summary")
+EMPTIED = ("output", "env", "path", "summary")
 _KNOWN = frozenset({"script", "script.py", "script.ps1", *EMPTIED})
 
 

@@ -6,6 +6,8 @@ releases are deleted after `KEEP_S` without use. A directory is first renamed in
 removal cannot affect a new step; a failed removal is tried again later. Removal runs in a thread, follows no links and does not
 enter mounted file systems.
 
+Beside it a job has a directory for temporary files, `work/.temp/<run>/<job>`, which is removed with it.
+
 The directory of a job whose steps have another user belongs to the agent, too; what its steps create belongs to that user, and
 `owned_by_steps` names what only that user can remove.
 """
@@ -43,8 +45,9 @@ JOBS_MAX = 10_000
 KEPT_BYTES = 4 << 30
 _TRASH = ".trash"
 _KEPT = ".kept"
+_TEMP = ".temp"
 #: Names in the root that are not those of runs.
-_RESERVED = (_TRASH, _KEPT)
+_RESERVED = (_TRASH, _KEPT, _TEMP)
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _UNMOUNT_S_MAX = 10
 #: `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS` on 64-bit machines, and the immutable and append-only flags.
@@ -76,6 +79,16 @@ class WorkingDirectories:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._share(path, account)
             self._made.add((run, job))
+        return path
+
+    def temporary(self, run: str, job: str, account: Account | None = None) -> Path:
+        """Returns the directory for temporary files of the job, which is created if necessary. Raises `OSError`."""
+        path = self._root / _TEMP / directory_name(run) / directory_name(job)
+        if not path.is_dir():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._share(path, account)
+            if account is not None:
+                sharing.open_parent(self._root / _TEMP)
         return path
 
     def prepare(self, run: str, job: str, account: Account, files: Path) -> tuple[Path, Path]:
@@ -118,6 +131,7 @@ class WorkingDirectories:
         """Moves a job's directory to the trash, or to those that are kept, and its run's directory if that was the last."""
         self._made.discard((run, job))
         path = self._root / directory_name(run)
+        self._discard_temporary(directory_name(run), directory_name(job))
         if is_kept:
             self.kept.keep(directory_name(run), directory_name(job), path / directory_name(job))
         else:
@@ -147,6 +161,12 @@ class WorkingDirectories:
             f"next: waterflowctl rerun {earlier.run} --from {shlex.quote(earlier.job)}"
         )
         raise Rejected("WF754", text)
+
+    def _discard_temporary(self, run: str, job: str) -> None:
+        path = self._root / _TEMP / run
+        self.discard(path / job)
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
     def _drop_if_empty(self, path: Path) -> None:
         with contextlib.suppress(OSError):
@@ -189,6 +209,10 @@ class WorkingDirectories:
 
     def _discard_unfinished(self) -> None:
         """Moves directories to the trash that an earlier process of the agent had only begun to copy."""
+        for run in _names(self._root / _TEMP):
+            for job in _names(self._root / _TEMP / run):
+                if not (self._root / run / job).is_dir():
+                    self._discard_temporary(run, job)
         for run in os.listdir(self._root):
             if run in _RESERVED or not (self._root / run).is_dir():
                 continue
@@ -199,6 +223,7 @@ class WorkingDirectories:
     def _retire(self, name: str) -> None:
         self._used_at.pop(name, None)
         self._made = {(run, job) for run, job in self._made if directory_name(run) != name}
+        self.discard(self._root / _TEMP / name)
         self.discard(self._root / name)
 
 

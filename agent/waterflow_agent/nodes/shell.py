@@ -5,8 +5,9 @@ The environment; later entries override earlier ones:
 1. of the agent's environment only `INHERITED`; `PATH`, `HOME`, `USER` and `LOGNAME` get defaults;
 2. `CI=true`;
 3. the step's `env`;
-4. the variables of Waterflow: `WATERFLOW_RUN_ID`, `_JOB`, `_STEP`, `_STEP_NAME`, `_ATTEMPT`, `_AGENT`, `_WORKSPACE`, and
-   `WATERFLOW_OUTPUT`, `_ENV`, `_SUMMARY`, with `GITHUB_OUTPUT`, `GITHUB_ENV`, `GITHUB_STEP_SUMMARY` for the same files.
+4. GitHub's variables that have a true value here (`GITHUB_SHA`, `RUNNER_OS`, ...), each also with the prefix `WATERFLOW_`;
+5. the variables of Waterflow: `WATERFLOW_RUN_ID`, `_JOB`, `_STEP`, `_STEP_NAME`, `_ATTEMPT`, `_AGENT`, `_WORKSPACE`, `_TEMP`,
+   and `WATERFLOW_OUTPUT`, `_ENV`, `_PATH`, `_SUMMARY`; `GITHUB_OUTPUT`, `_ENV`, `_PATH`, `_STEP_SUMMARY` are the same files.
 
 Linux limits a variable to 128 KiB. A value over `VALUE_BYTES_MAX` is written to a file, whose path is in `NAME_FILE`; in a
 script for bash or sh, the shell variable `NAME` contains it too (not exported: child processes use the file).
@@ -25,6 +26,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from waterflow_agent import server_paths
 from waterflow_agent.attempts import Outcome
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema, step_files
@@ -90,7 +92,18 @@ class AttemptLocation(msgspec.Struct, frozen=True, kw_only=True):
     #: The directory for the files of the attempt; empty or reset, or not created yet.
     files: str
     workspace: str
+    #: The job's directory for temporary files.
+    temp: str
     agent: str
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """The paths that take the place of references in the task."""
+        return {
+            server_paths.WORKSPACE: self.workspace,
+            server_paths.TEMP: self.temp,
+            server_paths.PARENT: os.path.dirname(self.workspace),
+        }
 
 
 def inherited(own: Mapping[str, str]) -> dict[str, str]:
@@ -129,9 +142,11 @@ def create_step_files(env: dict[str, str], location: AttemptLocation) -> StepFil
     env |= {
         "WATERFLOW_OUTPUT": files.output,
         "WATERFLOW_ENV": files.env,
+        "WATERFLOW_PATH": files.path,
         "WATERFLOW_SUMMARY": files.summary,
         "GITHUB_OUTPUT": files.output,
         "GITHUB_ENV": files.env,
+        "GITHUB_PATH": files.path,
         "GITHUB_STEP_SUMMARY": files.summary,
     }
     return files
@@ -143,8 +158,11 @@ def command(argv: list[str], env: dict[str, str], files: StepFiles) -> Command:
     return Command(argv=argv, env=env, files=files)
 
 
-def finish(result: NodeResult, files: StepFiles) -> NodeResult:
-    """Return the result with the script's outputs, also if it failed; files that cannot be parsed fail the step."""
+def finish(result: NodeResult, files: StepFiles, path: str) -> NodeResult:
+    """Return the result with the script's outputs, also if it failed; files that cannot be parsed fail the step.
+
+    `path` is the `PATH` of the script, to which it may have added directories for later steps.
+    """
     try:
         contents = step_files.collect(files)
     except Rejected as error:
@@ -158,14 +176,18 @@ def finish(result: NodeResult, files: StepFiles) -> NodeResult:
             reason_text=one_line(text),
             printed=[*result.printed, (STDERR, line)],
         )
-    if not (contents.outputs or contents.env or contents.denied):
+    if not (contents.outputs or contents.env or contents.denied or contents.directories):
         return result
     printed = [*result.printed]
     for name in contents.denied:
         printed.append(
             (STDERR, f"waterflow: {name} in WATERFLOW_ENV is ignored: steps may not set this variable\n".encode())
         )
-    return msgspec.structs.replace(result, outputs=dict(contents.outputs), env=contents.env, printed=printed)
+    env = dict(contents.env)
+    if contents.directories:
+        # The last one is searched first, as on GitHub.
+        env["PATH"] = ":".join([*reversed(contents.directories), path])
+    return msgspec.structs.replace(result, outputs=dict(contents.outputs), env=env, printed=printed)
 
 
 def environment(task: messages.Task, location: AttemptLocation, start: Mapping[str, str]) -> dict[str, str]:
@@ -177,6 +199,11 @@ def environment(task: messages.Task, location: AttemptLocation, start: Mapping[s
     return {
         **start,
         **task.env,
+        **task.variables,
+        **{f"WATERFLOW_{name.partition('_')[2]}": value for name, value in task.variables.items()},
+        "GITHUB_WORKSPACE": location.workspace,
+        "RUNNER_TEMP": location.temp,
+        "WATERFLOW_TEMP": location.temp,
         "WATERFLOW_RUN_ID": key.attempt.run,
         "WATERFLOW_JOB": key.attempt.job,
         "WATERFLOW_STEP": key.attempt.step,

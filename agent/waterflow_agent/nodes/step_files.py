@@ -10,7 +10,8 @@ whichever of `=` and `<<` comes first. Empty lines are skipped; the last value o
 
 The files are not trusted. Only regular files are read, never links, pipes or devices, and their total size is limited. Invalid
 UTF-8 or an invalid entry fails the step; the reason has the file and the line, but not the content, which may be a secret.
-Variables that would change how programs of later steps are found or loaded are ignored.
+Variables that would change how programs of later steps are found or loaded are ignored: a directory of programs is added to
+`PATH` by a line of the file for it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class StepFiles(msgspec.Struct, frozen=True, kw_only=True):
 
     output: str
     env: str
+    path: str
     summary: str
 
 
@@ -51,17 +53,24 @@ class StepFileContents(msgspec.Struct, frozen=True, kw_only=True):
     outputs: dict[str, str]
     env: dict[str, str]
     denied: list[str]
+    #: Directories for `PATH`, in the order in which they were added.
+    directories: list[str]
 
 
 def locate(directory: str) -> StepFiles:
     """Return the paths of the files in the directory of an attempt."""
-    return StepFiles(output=f"{directory}/output", env=f"{directory}/env", summary=f"{directory}/summary")
+    return StepFiles(
+        output=f"{directory}/output",
+        env=f"{directory}/env",
+        path=f"{directory}/path",
+        summary=f"{directory}/summary",
+    )
 
 
 def create(directory: str) -> StepFiles:
     """Create the directory and empty files, unless they exist. Raises `OSError`."""
     files = locate(directory)
-    for path in (files.output, files.env, files.summary):
+    for path in (files.output, files.env, files.path, files.summary):
         try:
             is_empty = os.lstat(path).st_size == 0
         except FileNotFoundError:
@@ -76,12 +85,14 @@ def collect(files: StepFiles) -> StepFileContents:
     """Parse what the script wrote. Raises `Rejected` WF704 that names the file and the line."""
     output = _read(files.output, "WATERFLOW_OUTPUT", messages.OUTPUTS_BYTES_MAX)
     env = _read(files.env, "WATERFLOW_ENV", messages.OUTPUTS_BYTES_MAX - len(output))
+    path = _read(files.path, "WATERFLOW_PATH", messages.OUTPUTS_BYTES_MAX - len(output) - len(env))
     variables = _parse(env, "WATERFLOW_ENV", _ENV_NAME)
     denied = [name for name in variables if is_denied(name)]
     return StepFileContents(
         outputs=_parse(output, "WATERFLOW_OUTPUT", _OUTPUT_NAME),
         env={name: value for name, value in variables.items() if name not in denied},
         denied=denied,
+        directories=_directories(path, "WATERFLOW_PATH"),
     )
 
 
@@ -125,20 +136,43 @@ def _is_empty(path: str) -> bool:
 def _too_large(label: str) -> Rejected:
     return Rejected(
         "WF704",
-        f"{label} is too large: WATERFLOW_OUTPUT and WATERFLOW_ENV are limited to {messages.OUTPUTS_BYTES_MAX} bytes in total",
+        f"{label} is too large: WATERFLOW_OUTPUT, _ENV and _PATH are limited to {messages.OUTPUTS_BYTES_MAX} bytes in total",
     )
 
 
-def _parse(content: bytes, label: str, name_pattern: re.Pattern[str]) -> dict[str, str]:
-    if not content:
-        return {}
+def _lines(content: bytes, label: str) -> list[str]:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         broken = content.count(b"\n", 0, error.start) + 1
         raise Rejected("WF704", f"{label} line {broken}: invalid UTF-8") from error
     # Not splitlines, which splits at more characters.
-    lines = text.removesuffix("\n").split("\n")
+    return text.removesuffix("\n").split("\n")
+
+
+def _directories(content: bytes, label: str) -> list[str]:
+    """The directories in the file: one on each line, absolute, without duplicates."""
+    if not content:
+        return []
+    found: dict[str, None] = {}
+    for number, line in enumerate(_lines(content, label), 1):
+        directory = line.removesuffix("\r")
+        if directory and (not directory.startswith("/") or ":" in directory or "\0" in directory):
+            raise Rejected(
+                "WF704", f"{label} line {number}: expected the absolute path of a directory, without a colon"
+            )
+        if directory:
+            found.pop(directory, None)
+            found[directory] = None
+        if len(found) > NAMES_MAX:
+            raise Rejected("WF704", f"{label} line {number}: more than {NAMES_MAX} directories")
+    return list(found)
+
+
+def _parse(content: bytes, label: str, name_pattern: re.Pattern[str]) -> dict[str, str]:
+    if not content:
+        return {}
+    lines = _lines(content, label)
     values: dict[str, str] = {}
     position = 0
     while position < len(lines):

@@ -66,7 +66,7 @@ def signalled(
             step_name="a", working_directory=None, timeout_ms=60_000, stop_signal="SIGTERM", grace_ms=10_000,
             output_bytes_max=1 << 20, boot_id="", instance="",
         )  # fmt: skip
-        location = shell.AttemptLocation(files=files, workspace=str(directory), agent="test")
+        location = shell.AttemptLocation(files=files, workspace=str(directory), temp=f"{files}/temp", agent="test")
         command = node_process.prepare(task, location, shell.inherited(os.environ))
         process = subprocess.Popen(
             command.argv, cwd=directory, env=command.env, stdin=subprocess.DEVNULL,

@@ -127,7 +127,7 @@ def only_error(text: str) -> Diagnostic:
         (workflow(job="    container: x"), "WF113", "docker run"),
         (workflow(steps="{uses: actions/checkout@v4}"), "WF113", "the repository's files"),
         (workflow(steps="{uses: 'docker://alpine'}"), "WF113", "docker run"),
-        (workflow(steps="{run: 'echo ${{ github.sha }}'}"), "WF113", "git.sha"),
+        (workflow(steps="{run: 'echo ${{ github.token }}'}"), "WF113", "secrets.NAME"),
         (workflow(steps="{uses: slep}"), "WF114", 'did you mean "sleep"'),
         (workflow(steps="{uses: log@v9, with: {message: x}}"), "WF114", "no version"),
         (workflow(steps="{uses: log, with: {mesage: x, message: y}}"), "WF115", 'did you mean "message"'),

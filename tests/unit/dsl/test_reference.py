@@ -179,6 +179,7 @@ _OVER: dict[str, str] = {
     "git": "git.sha",
     "event": "event.x",
     "run": "run.id",
+    "github": "github.sha",
     "needs": "needs.a.result",
     "jobs": "jobs.a.result",
     "matrix": "matrix.m",

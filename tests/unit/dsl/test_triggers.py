@@ -88,22 +88,7 @@ def test_the_jobs_context_exists_only_in_outputs_of_a_call(language: Language) -
     assert (error.code, "needs" in error.message) == ("WF129", True)
 
 
-@pytest.mark.parametrize(
-    ("used", "words"),
-    [
-        ("github.ref_name", "git.branch"),
-        ("github.token", "secret"),
-        ("github.workspace", "WATERFLOW_WORKSPACE"),
-        ("github.nothing", "use git"),
-    ],
-)
-def test_an_unsupported_github_context_names_the_alternative(language: Language, used: str, words: str) -> None:
-    """Each of its properties has its own description."""
-    error = language.error(f"jobs: {{j: {{runs-on: g, steps: [{{run: 'x ${{{{ {used} }}}}'}}]}}}}")
-    assert (error.code, words in error.suggestion) == ("WF113", True)
-
-
-@pytest.mark.parametrize("used", ["runner.temp", "agent.nothing", "job.container", "run.nmber", "git.shaa"])
+@pytest.mark.parametrize("used", ["runner.nothing", "agent.nothing", "job.container", "run.nmber", "git.shaa"])
 def test_an_unknown_context_property_is_an_error(language: Language, used: str) -> None:
     """This applies where the language defines all properties of the context."""
     error = language.error(f"jobs: {{j: {{runs-on: g, steps: [{{run: 'x ${{{{ {used} }}}}'}}]}}}}")

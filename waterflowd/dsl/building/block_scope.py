@@ -54,6 +54,8 @@ class BlockScope:
     defaults: ScriptDefaults = ScriptDefaults()
     #: Timeout of the job.
     timeout_minutes: float | str = "unknown"
+    #: Names of the environment variables that the workflow and the job set.
+    variables: frozenset[str] = frozenset()
 
     def with_loop(self, contexts: Mapping[str, Any]) -> BlockScope:
         """The scope of a loop's body."""

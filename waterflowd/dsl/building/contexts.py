@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import cached_property
 
 from waterflow_agent.display import quote
@@ -18,7 +19,7 @@ from waterflowd.model.plan import MatrixPlan
 #: The fields of each context that has the same fields everywhere; None if they depend on the run.
 FIXED: dict[str, expr.Names | None] = {
     name: expr.Names(CONTEXTS[name].fields) if CONTEXTS[name].fields else None
-    for name in ("run", "git", "strategy", "loop", "job", "agent", "runner", "event", "env")
+    for name in ("run", "git", "strategy", "loop", "job", "agent", "runner", "event", "env", "github")
 }
 
 #: Fields of `steps.<id>`.
@@ -29,8 +30,8 @@ NEED_FIELDS = tuple(CONTEXTS["needs"].fields)
 SECRETS = "secrets"
 
 _TRIGGER = ("inputs", "vars", "git", "event")
-_RUN = (*_TRIGGER, "run")
-_COMPOSITE = ("run", "git", "event", "env", "job", "agent", "runner")
+_RUN = (*_TRIGGER, "run", "github")
+_COMPOSITE = ("run", "github", "git", "event", "env", "job", "agent", "runner")
 
 #: All contexts.
 KNOWN = frozenset([*FIXED, *_RUN, "needs", "steps", "jobs", "matrix", SECRETS])
@@ -45,6 +46,13 @@ _UNAVAILABLE: dict[str, str] = {
     "loop": "loop is only available in the steps of a loop",
     "jobs": "jobs is only available in the outputs of workflow_call; use needs here",
 }
+
+
+class ServerValue(Enum):
+    """The kinds of values that only the server knows."""
+
+    SECRET = "secret"
+    PATH = "path"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +83,8 @@ class Availability:
     jobs: Mapping[str, NeededJob] = field(default_factory=dict)
     #: The matrix of the job, as far as the file determines it.
     matrix: MatrixPlan | None = None
+    #: The variables of `env` with values that only the server knows, by name in lower case.
+    server_env: Mapping[str, ServerValue] = field(default_factory=dict)
 
     @property
     def scope(self) -> expr.Scope:

@@ -11,10 +11,19 @@ import re
 
 from waterflow_agent.display import quote
 from waterflowd import expr
-from waterflowd.dsl.building import secret_references
+from waterflowd.dsl.building import server_values
 from waterflowd.dsl.building.compilation import SourceFile
 from waterflowd.dsl.building.constants import find_constants
-from waterflowd.dsl.building.contexts import KNOWN, NEED_FIELDS, SECRETS, STEP_FIELDS, Availability, NeededJob
+from waterflowd.dsl.building.contexts import (
+    KNOWN,
+    NEED_FIELDS,
+    SECRETS,
+    STEP_FIELDS,
+    Availability,
+    NeededJob,
+    ServerValue,
+)
+from waterflowd.dsl.models import github_names
 from waterflowd.dsl.reading.offsets import source_offset
 from waterflowd.dsl.reading.tree import Path, Scalar
 from waterflowd.dsl.reporting import codes
@@ -26,33 +35,9 @@ from waterflowd.expr.scope import ANY
 from waterflowd.model.plan import Json
 from waterflowd.model.wording import did_you_mean, listed
 
-#: GitHub's context and ours.
-_GITHUB_NAMES = {
-    "sha": "git.sha",
-    "ref": "git.ref",
-    "ref_name": "git.branch",
-    "head_ref": "git.branch",
-    "repository": "git.repository",
-    "actor": "git.author",
-    "event": "event",
-    "event_name": "event.name",
-    "run_id": "run.id",
-    "run_number": "run.number",
-    "run_attempt": "run.attempt",
-    "workflow": "run.workflow",
-    "job": "job.id",
-    "token": "secrets.NAME in env, with a token of your own",
-    "workspace": "$WATERFLOW_WORKSPACE in the script",
-    "repository_owner": "git.repository",
-    "triggering_actor": "git.author",
-    "ref_type": "git.tag, which is empty for a branch",
-    "base_ref": "git.branch",
-    "server_url": "the address itself, or a variable under vars",
-    "api_url": "the address itself, or a variable under vars",
-    "event_path": "${{ toJSON(event) }} in env",
-    "action_path": "the path of the composite step in the repository",
-}
 _GITHUB_TOKEN = "github_token"
+
+_DIRECTORY = "working-directory"
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
@@ -82,6 +67,38 @@ def _null_of_job(name: str, job: NeededJob, used: tuple[str, ...]) -> tuple[str,
         return "", ""
     known = f"known outputs: {listed(job.outputs)}" if job.outputs else "add it under outputs of that job"
     return f"the job {quote(name)} has no output {quote(used[3])}", did_you_mean(used[3], job.outputs) or known
+
+
+def _misuse(use: server_values.Use, *, is_sent: bool) -> tuple[str, str, str] | None:
+    """Code, message and suggestion for a use of a value that only the server knows; None if it is filled in there."""
+    name = f"{use.context}.{use.name}" if use.name else use.context
+    variable = server_values.PATHS.get((use.context, use.name.lower()))
+    if variable is not None:
+        hint = f"write {variable} in the script"
+        if not is_sent:
+            return codes.SERVER_ONLY, f"{name} is only known on the server; it can be used in run, env and with", hint
+        return (
+            (codes.SERVER_ONLY, f"{name} is only known on the server, so nothing can be computed with it", hint)
+            if (use.is_computed)
+            else None
+        )
+    if is_sent and not use.is_computed:
+        return None
+    hint = "pass it to the script through env, and compute there"
+    if use.context != SECRETS:
+        what = "a secret" if use.kind is ServerValue.SECRET else "a path that only the server knows"
+        code = codes.WRONG_SECRET if use.kind is ServerValue.SECRET else codes.SERVER_ONLY
+        subject = f"{name} contains {what}" if use.name else f"the variables of {use.context} include {what}"
+        return (
+            code,
+            f"{subject}, so it can only be interpolated (alone, in text or in format(...)) in run, env and with",
+            hint,
+        )
+    if not use.name:
+        text = "a secret must be named as secrets.NAME; all secrets, or a computed name, cannot be used"
+    else:
+        text = "a secret can only be interpolated (alone, in text or in format(...)), not computed with"
+    return codes.WRONG_SECRET, text, hint
 
 
 #: Each set of patterns costs a walk over the tree of the commit.
@@ -163,10 +180,34 @@ class ExpressionChecker:
                 self._secret(path, text, used, offset)
             elif not errors and len(used) > 2:
                 self._always_null(path, text, used, offset, available)
-        if SECRETS in scope.contexts:
-            for offset, message in secret_references.misuses(node):
-                hint = "pass it to the script through env, and compute there"
-                self._report.add(self._offset(path, text, offset), codes.WRONG_SECRET, message, hint)
+        self._server_values(path, text, node, available, is_sent=SECRETS in scope.contexts or path[-1] == _DIRECTORY)
+        for used, offset in references:
+            if used[0] == "github":
+                self._github(path, text, used, offset)
+
+    def _server_values(self, path: Path, text: str, node: expr.Node, available: Availability, *, is_sent: bool) -> None:
+        """Reports uses of secrets and of other values that only the server knows, except where they are filled in."""
+        for use in server_values.uses(node, available.server_env):
+            if not is_sent and use.context == SECRETS:
+                continue  # Reported as a context that is not available.
+            problem = _misuse(use, is_sent=is_sent)
+            if problem is not None:
+                self._report.add(self._offset(path, text, use.offset), *problem)
+
+    def _github(self, path: Path, text: str, used: tuple[str, ...], offset: int) -> None:
+        """Reports fields of the event that GitHub has and Waterflow does not, and warns of those that are always empty."""
+        names = [name.lower() for name in used[1:3]]
+        at = self._offset(path, text, offset)
+        if names[:1] and (why := github_names.ALWAYS_EMPTY_FIELDS.get(names[0])):
+            self._report.warn(at, codes.ALWAYS_NULL, f"github.{names[0]}: {why}")
+        if len(names) < 2 or names[0] != "event":
+            return
+        field = names[1]
+        if hint := github_names.GITHUB_ONLY_EVENT_FIELDS.get(field):
+            self._report.add(at, codes.GITHUB_ONLY, f"github.event.{field} has no value in Waterflow", hint)
+        elif why := github_names.ALWAYS_EMPTY_EVENT_FIELDS.get(field):
+            hint = f"for a webhook with such data, write event.{field}"
+            self._report.warn(at, codes.ALWAYS_NULL, f"github.event.{field}: {why}", hint)
 
     def _hash_files(self, path: Path, text: str, node: expr.Node) -> None:
         """Collects the patterns of `hashFiles`, which must be known when the run starts and its commit is available."""
@@ -226,11 +267,7 @@ class ExpressionChecker:
         suggestion: str | None = None
         if error.code == expression_errors.UNKNOWN_CONTEXT:
             lowered = name.lower()
-            if lowered == "github":
-                ours = _GITHUB_NAMES.get(used[1].lower()) if len(used) > 1 else None
-                code, message = codes.GITHUB_ONLY, "Waterflow has no context github"
-                suggestion = f"write {ours}" if ours else "use git, event and run"
-            elif lowered in KNOWN:
+            if lowered in KNOWN:
                 code = expression_errors.NOT_HERE
                 explanation = available.reason_against(lowered)
                 message = f"the context {lowered} cannot be used here" + (f": {explanation}" if explanation else "")
@@ -239,6 +276,8 @@ class ExpressionChecker:
             reason = available.reason_out_of_reach(used[0], used[1])
             if reason is not None:
                 code, message, suggestion = expression_errors.NOT_HERE, reason, ""
+            elif used[0] == "github" and (hint := github_names.GITHUB_ONLY_FIELDS.get(used[1].lower())):
+                code, message, suggestion = codes.GITHUB_ONLY, f"github.{used[1]} has no value in Waterflow", hint
         if suggestion is None:
             suggestion = f'did you mean "{error.suggestion}"?' if error.suggestion else ""
         self._report.add(self._offset(path, text, error.offset), code, message, suggestion)

@@ -9,7 +9,7 @@ import msgspec
 from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl import models
-from waterflowd.dsl.building import lints, secret_references
+from waterflowd.dsl.building import lints, secret_references, server_values
 from waterflowd.dsl.building.block_scope import BlockScope, ScriptDefaults
 from waterflowd.dsl.building.calls import WorkflowCalls
 from waterflowd.dsl.building.compilation import Compilation, SourceFile
@@ -18,6 +18,7 @@ from waterflowd.dsl.building.contexts import Availability, Instances, NeededJob,
 from waterflowd.dsl.building.expressions import ExpressionChecker
 from waterflowd.dsl.building.job_and_step_keys import check_variable_names, check_working_directory, retry_policy
 from waterflowd.dsl.building.placement import ALL_SERVERS, PlacementBuilder
+from waterflowd.dsl.building.setup_step import with_setup
 from waterflowd.dsl.building.steps import StepBuilder
 from waterflowd.dsl.building.strategy import StrategyBuilder
 from waterflowd.dsl.models.ids import Ids
@@ -129,19 +130,25 @@ class JobBuilder:
         self._check_required(path, job)
         needed = expr.Names(job.needs)
         available = names.for_job(needed, instances)
-        env_available = names.for_job(needed, instances, has_env=True)
+        env_available = replace(
+            names.for_job(needed, instances, has_env=True), server_env=workflow_scope.available.server_env
+        )
         self._expressions.value((*path, "env"), dict(job.env), env_available.with_secrets)
         check_variable_names((*path, "env"), job.env, self._source.document, self._source.report)
         self._defaults(path, job.defaults, env_available)
         target: TargetPlan | None = None
         if job.runs_on is not None:
             target = self._placement.target((*path, "runs-on"), job.runs_on, available)
-        in_steps = names.for_steps(needed, instances)
+        in_steps = replace(
+            names.for_steps(needed, instances),
+            server_env=server_values.variables_with(job.env, workflow_scope.available.server_env),
+        )
         inside = BlockScope(
             available=in_steps,
             secrets=tuple(dict.fromkeys((*workflow_scope.secrets, *secret_references.names_in(dict(job.env))))),
             defaults=workflow_scope.defaults.over(job.defaults),
             timeout_minutes=job.timeout_minutes,
+            variables=workflow_scope.variables | job.env.keys(),
         )
         steps = self._steps.build((*path, "steps"), job.steps or [], inside)
         self._outputs(path, job, in_steps.within({"steps": expr.Names(step.id for step in job.steps or [] if step.id)}))
@@ -157,7 +164,7 @@ class JobBuilder:
             timeout_minutes=job.timeout_minutes,
             start_timeout_ms=round(job.start_timeout_minutes * 60_000),
             outputs=dict(job.outputs),
-            steps=steps,
+            steps=with_setup(steps),
         )
 
     def _called(
@@ -202,7 +209,8 @@ class JobBuilder:
 def workflow_scope(workflow: models.Workflow, names: WorkflowNames) -> BlockScope:
     """The scope that a workflow provides for the steps of all its jobs."""
     return BlockScope(
-        available=names.for_workflow(),
+        available=replace(names.for_workflow(), server_env=server_values.variables_with(workflow.env)),
+        variables=frozenset(workflow.env),
         secrets=secret_references.names_in(dict(workflow.env)),
         defaults=ScriptDefaults().over(workflow.defaults),
     )

@@ -6,19 +6,23 @@ Rules of this file: warn only of certain mistakes, never of what depends on data
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Collection, Mapping
 
 from waterflowd import expr
 from waterflowd.dsl.building.compilation import SourceFile
+from waterflowd.dsl.models import github_names
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.expr.nodes import walk
 from waterflowd.model.plan import Json, RetryPolicy
+from waterflowd.model.wording import did_you_mean
 
 #: Methods that are not idempotent (RFC 9110, section 9.2.2; RFC 5789, section 2), and the header that makes them so where the
 #: server knows it.
 _NOT_IDEMPOTENT, _IDEMPOTENCY_KEY = frozenset(["POST", "PATCH"]), "idempotency-key"
+_GITHUB_VARIABLE = re.compile(r"\$(?:env:|\{)?(GITHUB_[A-Z_]+|RUNNER_[A-Z_]+)\b")
 _UNDECIDED = frozenset(["now", "hashfiles", "success", "failure", "cancelled"])
 
 
@@ -100,6 +104,18 @@ def _is_repeated(params: Mapping[str, Json]) -> bool:
     headers = params.get("headers")
     has_key = isinstance(headers, dict) and any(name.lower() == _IDEMPOTENCY_KEY for name in headers)
     return str(params.get("method", "")).upper() in _NOT_IDEMPOTENT and not has_key
+
+
+def warn_github_variables(source: SourceFile, path: Path, script: Json, known: Collection[str]) -> None:
+    """Warns of GitHub's variables in the script at `path` that nothing sets, so that they are empty."""
+    if not isinstance(script, str) or not source.report.takes_warnings:
+        return
+    unset = dict.fromkeys(found for found in _GITHUB_VARIABLE.findall(script) if found not in known)
+    for name in unset:
+        if name in github_names.SCRIPT_VARIABLES or re.search(rf"(?<![\w$]){name}=", script):
+            continue
+        hint = github_names.GITHUB_ONLY_VARIABLES.get(name) or did_you_mean(name, github_names.SCRIPT_VARIABLES)
+        source.warn_value(path, codes.ALWAYS_NULL, f"the variable {name} of GitHub is empty here", hint)
 
 
 def warn_timeout(source: SourceFile, path: Path, step: float | str | None, job: float | str) -> None:

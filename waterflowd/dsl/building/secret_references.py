@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 
 from waterflowd import expr
 from waterflowd.dsl.building.contexts import SECRETS
-from waterflowd.expr.nodes import walk
 from waterflowd.model.plan import Json
 
 
@@ -36,23 +35,6 @@ def only_name(text: str) -> str | None:
     except expr.ExpressionError:
         return None
     return _name(node) if node is not None and _is_reference(node) else None
-
-
-def misuses(node: expr.Node) -> list[tuple[int, str]]:
-    """Offsets where an expression uses a secret other than alone or in `format`, each with a message."""
-    if _is_reference(node):
-        return []
-    if isinstance(node, expr.Call) and node.name.lower() == "format":
-        return [found for argument in node.arguments for found in misuses(argument)]
-    named = {id(part.target) for part, _ in walk(node) if isinstance(part, expr.Index) and _is_reference(part)}
-    found: list[tuple[int, str]] = []
-    for part, _ in walk(node):
-        if isinstance(part, expr.Context) and part.name.lower() == SECRETS:
-            text = "a secret can only be interpolated (alone, in text or in format(...)), not computed with"
-            if id(part) not in named:
-                text = "a secret must be named as secrets.NAME; all secrets, or a computed name, cannot be used"
-            found.append((part.offset, text))
-    return found
 
 
 def _is_reference(node: expr.Node) -> bool:

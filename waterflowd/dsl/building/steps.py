@@ -11,10 +11,11 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.display import quote
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
 from waterflowd.dsl import models
-from waterflowd.dsl.building import lints, secret_references
+from waterflowd.dsl.building import lints, secret_references, server_values
 from waterflowd.dsl.building.block_scope import (
     COMPOSITE,
     DEPTH_MAX,
@@ -134,23 +135,23 @@ class StepBuilder:
 
     def _build(self, path: Path, step: models.Step, scope: BlockScope) -> StepPlan | None:
         """The plan of the step at `path`; None after an error, which is reported."""
-        self._check_expressions(path, step, scope.available)
+        available = self._check_expressions(path, step, scope.available)
         lints.warn_never(self._source, path, "step", step.if_)
         lints.warn_timeout(self._source, path, step.timeout_minutes, scope.timeout_minutes)
         own_secrets = secret_references.names_in(dict(step.env))
         scope = replace(scope, secrets=self._secrets(path, (*scope.secrets, *own_secrets)))
         if step.uses is not None and step.run is None and step.uses.startswith("."):
-            return self._composite(path, step, scope)
+            return self._composite(path, step, scope, available)
         if step.uses is not None and step.run is None:
             own = self._own_nodes.find((*path, "uses"), step.uses)
             if own is not None:
-                return self._own_node(path, step, own, scope)
+                return self._own_node(path, step, own, scope, available)
         node = self._node(path, step)
         if node is None:
             return None
         if node.name in models.CONTROL_FLOW:
             self._check_engine_keys(path, step, node.name)
-            parts = self._control_flow.parts(path, node.name, scope.available.without_secrets(_NO_SECRETS), scope)
+            parts = self._control_flow.parts(path, node.name, available.without_secrets(_NO_SECRETS), scope)
             if parts is None:
                 return None
             return msgspec.structs.replace(self._plain(path, step, node.name, scope), params=parts[0], blocks=parts[1])
@@ -162,9 +163,11 @@ class StepBuilder:
         self._expressions.value(
             (*path, "with"),
             step.with_,
-            scope.available.without_secrets(_NO_SECRETS) if is_engine else scope.available.with_secrets,
+            available.without_secrets(_NO_SECRETS) if is_engine else available.with_secrets,
         )
         params, script_env = self._params(path, step, node, scope)
+        run_path: Path = (*path, "run") if step.run is not None else (*path, "with", "run")
+        lints.warn_github_variables(self._source, run_path, params.get("run"), scope.variables | step.env.keys())
         secrets = (*scope.secrets, *secret_references.names_in(params), *secret_references.names_in(dict(script_env)))
         is_script = node.name == "shell"
         plan = self._plain(path, step, node.name, scope)
@@ -187,14 +190,15 @@ class StepBuilder:
         self._source.at_key(path, codes.BOUND, text, "define them in the env of the steps that need them")
         return ()
 
-    def _composite(self, path: Path, step: models.Step, scope: BlockScope) -> StepPlan | None:
+    def _composite(self, path: Path, step: models.Step, scope: BlockScope, available: Availability) -> StepPlan | None:
         assert step.uses is not None
         # An input with a secret holds a reference to it, which is filled in where the input is used.
-        self._expressions.value((*path, "with"), step.with_, scope.available.with_secrets)
+        self._expressions.value((*path, "with"), step.with_, available.with_secrets)
         self._check_engine_keys(path, step, "a composite step")
         parts = self._composite_steps.parts(self._source, path, step.uses, step.with_, scope.depth)
         if parts is None:
             return None
+        self._check_computed(path, step, parts.steps, available)
         secrets = tuple(dict.fromkeys((*scope.secrets, *secret_references.names_in(parts.arguments))))
         steps = tuple(with_secrets(inner, secrets) for inner in parts.steps)
         return msgspec.structs.replace(
@@ -205,8 +209,23 @@ class StepBuilder:
             blocks=(BlockPlan(name="steps", steps=steps),),
         )
 
-    def _own_node(self, path: Path, step: models.Step, node: OwnNode, scope: BlockScope) -> StepPlan:
-        self._expressions.value((*path, "with"), step.with_, scope.available.with_secrets)
+    def _check_computed(
+        self, path: Path, step: models.Step, steps: tuple[StepPlan, ...], available: Availability
+    ) -> None:
+        """Reports inputs of a composite step that only the server knows, and with which its conditions compute."""
+        texts = {name: value for name, value in step.with_.items() if isinstance(value, str)}
+        known = server_values.variables_with(texts, available.server_env)
+        computed = server_values.computed_names(steps, "inputs")
+        for name in texts:
+            if name.lower() in computed and name.lower() in known:
+                text = f"the composite step computes with its input {quote(name)}, whose value only the server knows"
+                hint = "pass it through env, and compute in the script"
+                self._source.at_key((*path, "with", name), codes.WRONG_SECRET, text, hint)
+
+    def _own_node(
+        self, path: Path, step: models.Step, node: OwnNode, scope: BlockScope, available: Availability
+    ) -> StepPlan:
+        self._expressions.value((*path, "with"), step.with_, available.with_secrets)
         self._refuse_script_keys(path, step, node.name)
         parameters: dict[str, Any] = dict(step.with_)
         params = self._own_nodes.parameters((*path, "with") if step.has("with_") else path, node, parameters)
@@ -251,11 +270,13 @@ class StepBuilder:
                 text = f"{key} is not valid for {node}: {reason}"
                 self._source.at_key((*path, key), codes.EXCLUSIVE_KEYS, text, "remove it")
 
-    def _check_expressions(self, path: Path, step: models.Step, available: Availability) -> None:
+    def _check_expressions(self, path: Path, step: models.Step, outer: Availability) -> Availability:
+        """Checks the expressions of a step's keys; returns what they may use, which includes the step's own `env`."""
+        available = replace(outer, server_env=server_values.variables_with(step.env, outer.server_env))
         self._expressions.condition((*path, "if"), step.if_, available)
         check_variable_names((*path, "env"), step.env, self._document, self._report)
         check_working_directory(self._source, (*path, "working-directory"), step.working_directory)
-        self._expressions.value((*path, "env"), dict(step.env), available.with_secrets)
+        self._expressions.value((*path, "env"), dict(step.env), outer.with_secrets)
         self._expressions.value(
             (*path, "run"), step.run, available if step.unsafe_interpolation else available.with_secrets
         )
@@ -266,6 +287,7 @@ class StepBuilder:
             ("continue-on-error", step.continue_on_error),
         ):
             self._expressions.value((*path, key), value, available)
+        return available
 
     def _node(self, path: Path, step: models.Step) -> node_schema.NodeSchema | None:
         if step.run is not None and step.uses is not None:

@@ -39,6 +39,15 @@ _AGENT = {
     "labels": "the agent's labels",
 }
 
+_RUNNER = {
+    **_AGENT,
+    "os": "`Linux`, `macOS` or `Windows`",
+    "arch": "`X64`, `ARM64`, `X86` or `ARM`",
+    "environment": "always `self-hosted`",
+    "temp": "the job's directory for temporary files; it cannot be computed with",
+    "workspace": "the directory that contains the job's directory; it cannot be computed with",
+}
+
 CONTEXTS: dict[str, Context] = {
     "inputs": Context(
         description="The inputs of the workflow, or of the composite step whose file this is.",
@@ -62,7 +71,8 @@ CONTEXTS: dict[str, Context] = {
             "tag": "the tag; empty for a branch",
             "message": "the commit message",
             "author": "the author of the commit",
-            "repository": "the repository's name",
+            "repository": "the repository's name in the daemon's configuration",
+            "full-name": "its owner and name as the remote's address has them, such as `acme/shop`",
         },
     ),
     "event": Context(
@@ -70,6 +80,34 @@ CONTEXTS: dict[str, Context] = {
         " request body for a webhook.",
         example="event.name",
         where="everywhere",
+    ),
+    "github": Context(
+        description="What GitHub's names mean here. A field of GitHub that is missing has no true value here; the error names"
+        " its closest counterpart.",
+        example="github.ref_name == 'main'",
+        where="everywhere except in `vars`",
+        fields={
+            "sha": "the commit",
+            "ref": "the ref, such as `refs/heads/main`",
+            "ref_name": "the branch or tag",
+            "ref_type": "`branch` or `tag`",
+            "head_ref": "always empty, as there are no pull requests",
+            "base_ref": "always empty, as there are no pull requests",
+            "repository": "the owner and name, as the remote's address has them; the configured name of a local repository",
+            "repository_owner": "the owner alone; empty for a local repository",
+            "event_name": "`push`, `schedule`, `workflow_run`, `webhook`, or `workflow_dispatch` for a start by hand",
+            "event": "the data of the event, also `inputs` (as text), `ref`, `repository`, and `head_commit` of a push",
+            "run_id": "the run's id",
+            "run_number": "counts the runs of this workflow, from 1",
+            "run_attempt": "1 for the first attempt",
+            "workflow": "the workflow's name",
+            "workflow_sha": "the commit",
+            "job": "the job's id",
+            "actor": "the token or user that started the run; for a push or a schedule the author of the commit, which anyone"
+            " can forge",
+            "triggering_actor": "the same as `actor`",
+            "workspace": "the job's directory; only in what is sent to the server, and it cannot be computed with",
+        },
     ),
     "run": Context(
         description="The run.",
@@ -137,7 +175,12 @@ CONTEXTS: dict[str, Context] = {
     "agent": Context(
         description="The server that the job runs on.", example="agent.hostname", where="steps", fields=_AGENT
     ),
-    "runner": Context(description="An alias of `agent`.", example="runner.os", where="steps", fields=_AGENT),
+    "runner": Context(
+        description="The server that the job runs on, with GitHub's names of systems and architectures.",
+        example="runner.os == 'Linux'",
+        where="steps",
+        fields=_RUNNER,
+    ),
     "loop": Context(
         description="The current iteration of the enclosing loop. The item is called `item`, or what `as` says.",
         example="loop.number",
@@ -166,7 +209,7 @@ class ExpressionScope:
 
 
 _TRIGGER = ("inputs", "vars", "git", "event")
-_RUN = (*_TRIGGER, "run")
+_RUN = (*_TRIGGER, "run", "github")
 _JOB = (*_RUN, "needs", "matrix", "strategy")
 _STEP = (*_JOB, "env", "steps", "job", "agent", "runner")
 

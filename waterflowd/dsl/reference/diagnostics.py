@@ -97,6 +97,7 @@ EXAMPLES: dict[str, Example] = {
         '    steps:\n      - run: ./deploy.sh "${{ needs.build.outputs.verison }}"\n'
     ),
     codes.NO_EFFECT: _step("run: make\nretry: {max-attempts: 1}"),
+    codes.SERVER_ONLY: _step("if: startsWith(github.workspace, '/srv')\nrun: make"),
     codes.UNSEEN_NODE: _step("uses: shop/greet\nwith: {who: Ada}"),
     codes.UNSAFE_RETRY: _step(
         "uses: http/request\nwith: {url: 'https://example.com/orders', method: POST}\nretry: {max-attempts: 3}"

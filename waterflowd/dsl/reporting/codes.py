@@ -39,6 +39,7 @@ ALWAYS_NULL = "WF138"
 NO_EFFECT = "WF139"
 UNSAFE_RETRY = "WF140"
 UNSEEN_NODE = "WF145"
+SERVER_ONLY = "WF146"
 
 #: Every code of the language and its meaning.
 CODES: dict[str, str] = {
@@ -74,4 +75,5 @@ CODES: dict[str, str] = {
     NO_EFFECT: "a value that has no effect (warning)",
     UNSAFE_RETRY: "a retry of a step that is not safe to repeat (warning)",
     UNSEEN_NODE: "a node that must be installed on the servers (warning)",
+    SERVER_ONLY: "a value that only the server knows is used where it is not allowed",
 }

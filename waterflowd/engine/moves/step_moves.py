@@ -15,7 +15,7 @@ from waterflowd.engine.state.blocks import APPROVAL, Attempt, Step, StopUrgency
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model import durations
 from waterflowd.model.ids import AttemptNo
-from waterflowd.model.plan import OnLost
+from waterflowd.model.plan import SETUP_STEP, OnLost
 from waterflowd.model.reasons import Reason, ReasonCode, reason, rejection
 from waterflowd.model.statuses import FAILURES, AttemptStatus, Conclusion, Outcome, Status, verb
 
@@ -81,7 +81,8 @@ def _out_of_time(run: Run, job: Job, step: Step) -> Reason | None:
 
 
 def _reused(run: Run, job: Job, step: Step, now: int) -> events.StepCompleted | None:
-    if run.reused is None or job.number > 1:
+    if run.reused is None or job.number > 1 or step.plan.id == SETUP_STEP:
+        # A step that takes the job's server takes it again.
         return None
     reused = run.reused.steps.get(job.id, {}).get(step.id)
     if reused is None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from waterflow_agent import server_paths
 from waterflowd import expr
-from waterflowd.engine.rules import secrets
+from waterflowd.engine.rules import github, secrets
 from waterflowd.engine.state.blocks import COMPOSITE, LOOP, Block, Step
 from waterflowd.engine.state.runs import Job, Run, Scope
 from waterflowd.model.statuses import Conclusion, result_word
@@ -152,8 +153,21 @@ def agent(facts: dict[str, Any], name: str, group: str) -> dict[str, object]:
     return {**facts, "name": name, "group": group}
 
 
-def _agent(job: Job) -> dict[str, object]:
-    return agent(job.agent_facts, job.agent_name, job.group) if job.agent is not None else {}
+def _agent(position: _Position) -> dict[str, object]:
+    job = position.at_job
+    return position.server or (agent(job.agent_facts, job.agent_name, job.group) if job.agent is not None else {})
+
+
+def _runner(position: _Position) -> Mapping[str, object]:
+    """The `runner` context: the server with GitHub's names for systems and architectures, and its paths."""
+    facts = _agent(position)
+    paths = {"temp": server_paths.TEMP, "workspace": server_paths.PARENT}
+    return github.WithPaths({**facts, **github.runner(facts)} if facts else {}, paths)
+
+
+def _github(position: _Position) -> Mapping[str, object]:
+    run, job = position.run, position.job
+    return github.context(run, None if job is None else job.plan.id)
 
 
 def _job_facts(job: Job) -> dict[str, object]:
@@ -185,6 +199,7 @@ _FOR_RUN: _Makers = {
     "run": lambda position: _run(position.run),
     "git": lambda position: position.run.trigger.git,
     "event": lambda position: _payload(position.run),
+    "github": _github,
     "inputs": lambda position: _inputs(position),
     "vars": lambda position: _vars(position),
     "env": lambda position: {},
@@ -204,8 +219,8 @@ _FOR_STEP: _Makers = {
     **_FOR_JOB,
     "steps": lambda position: _steps(position.at_block),
     "job": lambda position: _job_facts(position.at_job),
-    "agent": lambda position: position.server or _agent(position.at_job),
-    "runner": lambda position: position.server or _agent(position.at_job),
+    "agent": _agent,
+    "runner": _runner,
 }
 
 

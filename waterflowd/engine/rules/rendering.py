@@ -16,6 +16,7 @@ from waterflowd import expr
 from waterflowd.engine.rules import contexts
 from waterflowd.engine.state.blocks import Step
 from waterflowd.engine.state.runs import Job, Run
+from waterflowd.expr.scripts import VARIABLE_PREFIX
 from waterflowd.model.records import Trigger
 
 #: Parameters and environment of one attempt: below the largest task that agents take, with room for its names.
@@ -89,8 +90,12 @@ def _rendered_environment(run: Run, job: Job, step: Step, server: dict[str, obje
             known.update({name: text(value) for name, value in layer.items()})
             continue
         env = contexts.for_step(run, job, step.block, now, dict(known), server)
-        for name, value in layer.items():
-            known[name] = text(expr.render(value, env))
+        in_scripts = {name: value for name, value in layer.items() if name.startswith(VARIABLE_PREFIX)}
+        known.update({name: text(expr.render(value, env)) for name, value in layer.items() if name not in in_scripts})
+        if in_scripts:
+            # The expressions of a script see the step's own environment.
+            env = contexts.for_step(run, job, step.block, now, dict(known), server)
+            known.update({name: text(expr.render(value, env)) for name, value in in_scripts.items()})
     return known
 
 

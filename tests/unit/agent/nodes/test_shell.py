@@ -25,7 +25,12 @@ OWN = {
 }
 
 
-def prepared(tmp_path: Path, parameters: schema.Shell, env: dict[str, str] | None = None) -> Command:
+def prepared(
+    tmp_path: Path,
+    parameters: schema.Shell,
+    env: dict[str, str] | None = None,
+    variables: dict[str, str] | None = None,
+) -> Command:
     task = messages.Task(
         key=task_id("01RUN", "build", "test", 2, 7),
         node="shell",
@@ -39,13 +44,26 @@ def prepared(tmp_path: Path, parameters: schema.Shell, env: dict[str, str] | Non
         output_bytes_max=1,
         boot_id="",
         instance="",
+        variables=variables or {},
     )
-    location = AttemptLocation(files=str(tmp_path), workspace="/work/space", agent="web-1")
+    location = AttemptLocation(files=str(tmp_path), workspace="/work/space", temp="/work/temp", agent="web-1")
     return shell.prepare(parameters, task, location, shell.inherited(OWN))
 
 
 def run(command: Command) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command.argv, env=command.env, capture_output=True, check=False, timeout=PATIENCE_S)
+
+
+def test_facts_about_the_run_have_the_names_of_github_and_of_waterflow(tmp_path: Path) -> None:
+    """A step cannot override them, and the identity of the attempt keeps its own names."""
+    variables = {"GITHUB_SHA": "abc", "GITHUB_JOB": "plain", "RUNNER_OS": "Linux"}
+    env = prepared(tmp_path, schema.Shell(run="true"), {"GITHUB_SHA": "forged"}, variables).env
+
+    assert (env["GITHUB_SHA"], env["WATERFLOW_SHA"]) == ("abc", "abc")
+    assert (env["RUNNER_OS"], env["WATERFLOW_OS"]) == ("Linux", "Linux")
+    assert (env["GITHUB_JOB"], env["WATERFLOW_JOB"]) == ("plain", "build")
+    assert (env["GITHUB_WORKSPACE"], env["RUNNER_TEMP"]) == ("/work/space", "/work/temp")
+    assert env["GITHUB_PATH"] == env["WATERFLOW_PATH"] == f"{tmp_path}/path"
 
 
 def test_environment_has_only_known_variables(tmp_path: Path) -> None:

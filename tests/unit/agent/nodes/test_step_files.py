@@ -110,7 +110,23 @@ def test_missing_files_are_empty(files: StepFiles) -> None:
     os.unlink(files.output)
     os.unlink(files.env)
 
-    assert step_files.collect(files) == StepFileContents(outputs={}, env={}, denied=[])
+    assert step_files.collect(files) == StepFileContents(outputs={}, env={}, denied=[], directories=[])
+
+
+def test_directories_for_the_path_are_one_on_each_line(files: StepFiles) -> None:
+    """A directory that is added twice counts once, at its last place."""
+    Path(files.path).write_text("/opt/a/bin\n\n/opt/b\r\n/opt/a/bin\n")
+
+    assert step_files.collect(files).directories == ["/opt/b", "/opt/a/bin"]
+
+
+@pytest.mark.parametrize("line", ["bin", "~/bin", "/a:/b", "/a\0"])
+def test_a_directory_that_cannot_be_in_the_path_fails_the_step(files: StepFiles, line: str) -> None:
+    """A relative one would be found in whatever directory a later step is."""
+    Path(files.path).write_text(f"/opt\n{line}\n")
+
+    with pytest.raises(Rejected, match="WATERFLOW_PATH line 2"):
+        step_files.collect(files)
 
 
 @given(

@@ -112,7 +112,8 @@ class _Lowering:
         if self._shell in _POSIX_SHELLS:
             references = self._references()
         else:
-            location = f"the source of {self._shell or 'an unknown interpreter'}"
+            is_known = self._shell and OPEN not in self._shell
+            location = f"the source of {self._shell if is_known else 'an unknown interpreter'}"
             unresolved = (each for each in self._template.expressions if each.start not in self._constants)
             self.errors.extend(self._unsafe(expression, location) for expression in unresolved)
         return "".join(

@@ -88,6 +88,10 @@ _REMOVE_ORPHANS = about("Removes containers of services that are no longer in th
 _CONTAINER_IMAGE = about("The image.", "image: myapp:latest")
 
 
+#: The shells that have a name; any other is a command line with `{0}` in place of the script's file.
+SHELLS = ("bash", "sh", "python", "pwsh")
+
+
 class Shell(Parameters, frozen=True, kw_only=True):
     """Runs a script in a process on the server.
 

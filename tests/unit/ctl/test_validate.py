@@ -167,6 +167,19 @@ def test_sarif_has_a_result_for_each_finding(tmp_path: Path, monkeypatch: pytest
     assert ctl("--sarif", "--json", "n.yml").exit_code == 2
 
 
+def test_annotations_have_the_place_and_one_line_of_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GitHub Actions and Gitea show them beside the line; characters with a meaning are escaped."""
+    write(tmp_path, {"a,b.yml": BROKEN, "n.yml": NEVER})
+    monkeypatch.chdir(tmp_path)
+    result = ctl("--format", "github", "a,b.yml", "n.yml")
+    assert result.exit_code == 1
+    first, second = result.stdout.splitlines()
+    assert first.startswith("::error file=a%2Cb.yml,line=5,col=")
+    assert ",title=WF103::" in first
+    assert second.startswith("::warning file=n.yml,line=4,")
+    assert ctl("--format", "github", "--json", "n.yml").exit_code == 2
+
+
 def test_sarif_of_nothing_is_a_run_without_results(tmp_path: Path) -> None:
     """A forge then closes the findings that it has shown before."""
     write(tmp_path, {"a.yml": VALID})

@@ -146,7 +146,7 @@ jobs:
   a: {runs-on: g, steps: [{run: x}]}
   b:
     name: B ${{ needs.a.result }}
-    runs-on: {group: "${{ vars.group }}"}
+    runs-on: {group: "${{ git.branch }}"}
     needs: a
     if: needs.a.outputs.ok
     timeout-minutes: ${{ vars.minutes }}
@@ -160,7 +160,7 @@ jobs:
     assert result.timeout_ms == 90 * 60_000
     job = result.jobs[1]
     assert job.name == "B ${{ needs.a.result }}"
-    assert job.group == "${{ vars.group }}"
+    assert job.group == "${{ git.branch }}"
     assert job.needs == ("a",)
     assert job.condition == "needs.a.outputs.ok"
     assert job.timeout_minutes == "${{ vars.minutes }}"
@@ -288,5 +288,8 @@ def test_anchors_and_aliases_are_supported() -> None:
 
 
 def test_a_start_may_set_vars_of_a_file_without_declarations() -> None:
-    """Only a file with `vars` restricts which variables a start may set."""
-    assert compiled("jobs: {j: {runs-on: '${{ vars.group }}', steps: [{run: x}]}}").jobs[0].group == "${{ vars.group }}"
+    """Only a file with `vars` restricts which variables a start may set. The group of a job must be declared."""
+    assert (
+        compiled("jobs: {j: {runs-on: g, name: '${{ vars.name }}', steps: [{run: x}]}}").jobs[0].name
+        == "${{ vars.name }}"
+    )

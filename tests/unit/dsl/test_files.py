@@ -148,7 +148,7 @@ def test_errors_of_all_files_are_reported_together() -> None:
         ("with: {who: x}, secrets: inherit, env: {A: b}", CALLEE, "WF116", "with"),
         ("with: {who: x}, secrets: inherit, retry: {max-attempts: 2}", CALLEE, "WF116", "uses"),
         ("name: x", "jobs: {j: {runs-on: g, steps: [{run: x}]}}", "WF135", "workflow_call"),
-        ("name: x", CALLEE.replace("timeout-minutes: 30", "concurrency: x"), "WF135", "concurrency"),
+        ("name: x", CALLEE.replace("timeout-minutes: 30", "concurrency: '${{ inputs.x }}'"), "WF135", "concurrency"),
     ],
 )
 def test_a_call_that_does_not_fit_is_an_error(

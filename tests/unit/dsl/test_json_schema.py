@@ -66,7 +66,7 @@ WRONG = {
     "a filter that does not exist": "on: {push: {branch: main}}",
     "an unknown value of overlap": "on: {schedule: [{cron: '@daily', overlap: wait}]}",
     "a type that does not exist": "inputs: {a: {type: text}}",
-    "an invalid variable name": "env: {A-B: x}",
+    "an invalid variable name": "env: {A B: x}",
     "an expression where none is allowed": "name: ${{ git.sha }}",
     "a limit in words": "concurrency: {group: a, limit: two}",
 }
@@ -87,7 +87,7 @@ WRONG_STEPS = {
     "both": "run: x, uses: log, with: {message: m}",
     "with beside run": "run: x, with: {a: b}",
     "a node that does not exist": "uses: sleeep, with: {duration: 1s}",
-    "an action of GitHub": "uses: actions/checkout@v4",
+    "an action of GitHub": "uses: actions/setup-go@v5",
     "an unknown parameter": "uses: log, with: {message: m, level: info}",
     "a missing parameter": "uses: log, with: {}",
     "no parameters at all": "uses: log",

@@ -145,7 +145,6 @@ def test_a_job_has_a_retry_policy_and_a_checkout(language: Language) -> None:
         ("strategy: {matrix: {a: [1]}, max-parallel: 0}", "WF106", "from 1"),
         ("strategy: {matrix: {a: [1]}, fail_fast: true}", "WF103", "fail-fast"),
         ("strategy: {matrix: {a: [1]}}, if: matrix.a == 1", "WF129", "before its instances exist"),
-        ("strategy: {matrix: {a: [1]}}, name: '${{ matrix.b }}'", "WF125", "matrix dimension"),
         ("name: '${{ strategy.job-index }}'", "WF129", "neither"),
         ("concurrency: {limit: 2}", "WF105", "group"),
         ("concurrency: {group: a, queue: fif}", "WF106", 'did you mean "fifo"'),

@@ -7,7 +7,7 @@ caller. Its errors are in its own report. Calls nest, without cycles, at most `D
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -19,7 +19,7 @@ from waterflowd.dsl.building.inputs import check_arguments
 from waterflowd.dsl.models.validation import validate
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
-from waterflowd.model.plan import CallPlan, JobPlan, StepPlan
+from waterflowd.model.plan import CallPlan, ConcurrencyPlan, JobPlan, StepPlan
 from waterflowd.model.wording import did_you_mean, listed
 
 #: Nesting of calls below the workflow that is started.
@@ -41,6 +41,8 @@ class Callee:
     height: int
     jobs: int
     steps: int
+    #: Applies to the calling job.
+    concurrency: ConcurrencyPlan | None = None
 
 
 #: Compiles a file as a callee; None when its errors prevent that.
@@ -56,16 +58,17 @@ class WorkflowCalls:
         self._callees: dict[str, Callee | None] = {}
         self._open: list[str] = [first]
 
-    def plan(self, source: SourceFile, path: Path, job: models.Job) -> tuple[CallPlan | None, float | None]:
-        """The call of the job at `path`, and the callee's timeout; both None when errors prevent the call."""
+    def called(self, source: SourceFile, path: Path, job: models.Job) -> Callee | None:
+        """What the job at `path` calls, with its arguments; None when errors prevent the call."""
         assert job.uses is not None
         callee = self._callee(source, path, job.uses)
         if callee is None:
-            return None, None
+            return None
         what = f"the workflow {quote(job.uses)}"
         arguments = check_arguments(source, (*path, "with"), callee.call.inputs, job.with_, what)
         secrets = self._secrets(source, path, job, callee)
-        return msgspec.structs.replace(callee.call, arguments=arguments, secrets=secrets), callee.minutes
+        call = msgspec.structs.replace(callee.call, arguments=arguments, secrets=secrets)
+        return replace(callee, call=call)
 
     def _callee(self, source: SourceFile, path: Path, uses: str) -> Callee | None:
         at: Path = (*path, "uses")

@@ -97,7 +97,7 @@ class CompositeSteps:
         return CompositeUse(inputs=built.specs, arguments=checked, outputs=built.outputs, steps=built.steps)
 
     def _file(self, source: SourceFile, at: Path, uses: str) -> str | None:
-        folder = local_path(uses)
+        folder = "" if uses in (".", "./") else local_path(uses)
         if folder is None:
             text = f"{quote(uses)} is not a path inside the repository"
             source.at_value(at, codes.WRONG_CALL, text, "write ./ and the path from the root of the repository")
@@ -108,7 +108,7 @@ class CompositeSteps:
                 at, codes.WRONG_CALL, text, "push it to a watched repository, or copy the steps into this file"
             )
             return None
-        names = [folder] if folder.endswith(_FILE_ENDINGS) else [f"{folder}/{name}" for name in FILE_NAMES]
+        names = [folder] if folder.endswith(_FILE_ENDINGS) else [f"{folder}/{name}".lstrip("/") for name in FILE_NAMES]
         for name in names:
             if self._compilation.find(name) is not None:
                 return name

@@ -6,6 +6,7 @@ matrix that an expression defines is not constant.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +17,7 @@ from waterflowd import expr
 from waterflowd.dsl.building.contexts import Availability
 from waterflowd.expr.nodes import Call, walk
 from waterflowd.model import matrix
-from waterflowd.model.plan import MatrixPlan
+from waterflowd.model.plan import Json, MatrixPlan
 
 #: Values of letters, digits and -, which the daemon or Git chooses.
 _HARMLESS = frozenset(
@@ -53,7 +54,7 @@ def find_constants(available: Availability) -> expr.FindConstant:
 def _of_matrix(node: expr.Node, plan: MatrixPlan) -> expr.Constant | None:
     texts: dict[str, None] = {}
     size = 0
-    for values in _combinations(msgspec.json.encode(plan)):
+    for values in combinations(plan):
         try:
             text = expr.to_text(expr.evaluate(node, expr.Env(contexts={_MATRIX: values})))
         except expr.ExpressionError:
@@ -65,9 +66,21 @@ def _of_matrix(node: expr.Node, plan: MatrixPlan) -> expr.Constant | None:
     return expr.Constant(tuple(texts)) if texts else None
 
 
+def combinations(plan: MatrixPlan) -> tuple[dict[str, Any], ...]:
+    """The values of each instance; none when they are known only in the run, or when the matrix is wrong."""
+    return _combinations(msgspec.json.encode(plan))
+
+
+def value_at(values: Json, names: Sequence[str]) -> Json:
+    """The value at a path of names and numbers, as expressions find it; None if there is none."""
+    node: expr.Node = expr.Context(_MATRIX, 0)
+    for name in names:
+        node = expr.Index(node, expr.Literal(name, 0), 0)
+    return expr.evaluate(node, expr.Env(contexts={_MATRIX: values}))
+
+
 @lru_cache(maxsize=8)
 def _combinations(encoded: bytes) -> tuple[dict[str, Any], ...]:
-    """The values of each instance; none when they are known only in the run, or when the matrix is wrong."""
     plan = msgspec.json.decode(encoded, type=MatrixPlan)
     if plan.expression is not None or not expr.is_static([plan.dimensions, plan.include, plan.exclude]):
         return ()

@@ -83,6 +83,8 @@ class Availability:
     jobs: Mapping[str, NeededJob] = field(default_factory=dict)
     #: The matrix of the job, as far as the file determines it.
     matrix: MatrixPlan | None = None
+    #: The boolean inputs, in lower case.
+    booleans: frozenset[str] = frozenset()
     #: The variables of `env` with values that only the server knows, by name in lower case.
     server_env: Mapping[str, ServerValue] = field(default_factory=dict)
 
@@ -128,8 +130,6 @@ class Instances:
     """How a job becomes several instances, as far as names are concerned."""
 
     has_matrix: bool = False
-    #: Names of the matrix; None when an expression decides.
-    dimensions: expr.Names | None = field(default_factory=expr.Names)
     is_each: bool = False
     matrix: MatrixPlan | None = None
 
@@ -142,6 +142,8 @@ class WorkflowNames:
     #: None when the file declares none: then the start request defines them.
     variables: expr.Names | None
     jobs: Mapping[str, NeededJob]
+    #: The boolean inputs, in lower case.
+    booleans: frozenset[str] = frozenset()
 
     def for_variables(self, earlier: expr.Names) -> Availability:
         """The values of `vars`: each sees those before it, which are added to `earlier` one by one."""
@@ -172,6 +174,7 @@ class WorkflowNames:
             out_of_reach=(self._other_jobs(needs),),
             unavailable={name: sentence.format(name) for name in ("matrix", "strategy")},
             jobs=self._needed,
+            booleans=self.booleans,
         )
 
     def for_strategy(self, needs: expr.Names) -> Availability:
@@ -186,11 +189,16 @@ class WorkflowNames:
         """The keys of a job; its `env` may refer to the workflow's."""
         contexts = {**self._contexts((*_RUN, "env") if has_env else _RUN), "needs": needs}
         if instances.has_matrix:
-            contexts["matrix"] = instances.dimensions
+            # A name that no instance has is a warning, see `matrix`.
+            contexts["matrix"] = None
         if instances.has_matrix or instances.is_each:
             contexts["strategy"] = FIXED["strategy"]
         return Availability(
-            contexts=contexts, out_of_reach=(self._other_jobs(needs),), jobs=self._needed, matrix=instances.matrix
+            contexts=contexts,
+            out_of_reach=(self._other_jobs(needs),),
+            jobs=self._needed,
+            matrix=instances.matrix,
+            booleans=self.booleans,
         )
 
     def for_steps(self, needs: expr.Names, instances: Instances) -> Availability:

@@ -13,7 +13,7 @@ from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl.building import server_values
 from waterflowd.dsl.building.compilation import SourceFile
-from waterflowd.dsl.building.constants import find_constants
+from waterflowd.dsl.building.constants import combinations, find_constants, value_at
 from waterflowd.dsl.building.contexts import (
     KNOWN,
     NEED_FIELDS,
@@ -23,6 +23,7 @@ from waterflowd.dsl.building.contexts import (
     NeededJob,
     ServerValue,
 )
+from waterflowd.dsl.building.expression_lints import lints
 from waterflowd.dsl.models import github_names
 from waterflowd.dsl.reading.offsets import source_offset
 from waterflowd.dsl.reading.tree import Path, Scalar
@@ -171,6 +172,9 @@ class ExpressionChecker:
         errors = expr.check(node, scope)
         references = [(used, offset) for used, offset in expr.references(node) if offset != IMPLIED]
         uses = {offset: used for used, offset in references}
+        if self._report.takes_warnings:
+            for lint in lints(node, available.booleans):
+                self._report.warn(self._offset(path, text, lint.offset), lint.code, lint.message, lint.hint)
         for error in errors:
             used = next((uses[offset] for offset in sorted(uses, reverse=True) if offset <= error.offset), ())
             self._add_named(path, text, error, used, available)
@@ -178,6 +182,8 @@ class ExpressionChecker:
         for used, offset in references:
             if used[0] == SECRETS and SECRETS in scope.contexts:
                 self._secret(path, text, used, offset)
+            elif used[0] == "matrix":
+                self._missing_in_matrix(path, text, used, offset, available)
             elif not errors and len(used) > 2:
                 self._always_null(path, text, used, offset, available)
         self._server_values(path, text, node, available, is_sent=SECRETS in scope.contexts or path[-1] == _DIRECTORY)
@@ -240,6 +246,20 @@ class ExpressionChecker:
                 f"{quote(used[1])} is not a valid secret name: use letters, digits and _, no digit first, at most 100"
             )
             self._report.add(self._offset(path, text, offset), codes.WRONG_SECRET, message)
+
+    def _missing_in_matrix(
+        self, path: Path, text: str, used: tuple[str, ...], offset: int, available: Availability
+    ) -> None:
+        """Warns of a matrix value, or a property of one, that no instance has."""
+        if len(used) < 2 or ANY in used or available.matrix is None or not self._report.takes_warnings:
+            return
+        instances = combinations(available.matrix)
+        if not instances or any(value_at(values, used[1:]) is not None for values in instances):
+            return
+        known = dict.fromkeys(name for values in instances for name in values)
+        hint = did_you_mean(used[1], list(known)) if used[1] not in known else ""
+        message = f"no instance of the matrix has {'.'.join(used[1:])}, so it is always null"
+        self._report.warn(self._offset(path, text, offset), codes.ALWAYS_NULL, message, hint)
 
     def _always_null(self, path: Path, text: str, used: tuple[str, ...], offset: int, available: Availability) -> None:
         """Warns of a property that no job or step ever has."""

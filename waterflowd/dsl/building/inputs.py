@@ -50,7 +50,7 @@ class _Declarations:
         self._ids.take(name, self._document.key_start((*self._base, name)))
         spec = InputSpec(
             name=name,
-            type=InputType(model.type),
+            type=InputType.STRING if model.type == "environment" else InputType(model.type),
             description=model.description,
             required=model.required,
             options=tuple(model.options),

@@ -16,16 +16,16 @@ from waterflowd.dsl.reporting.report import DiagnosticReport
 from waterflowd.expr.scripts import VARIABLE_PREFIX
 from waterflowd.model.plan import RetryPolicy
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _NAME_CHARACTERS_MAX = 255
 
 
 def check_variable_names(path: Path, names: Iterable[str], document: Document, report: DiagnosticReport) -> None:
-    """Reports names that are invalid in a shell, and those reserved for expressions in scripts."""
+    """Reports names that are not those of environment variables, and those reserved for expressions in scripts."""
     for name in names:
         if not _NAME.fullmatch(name) or len(name) > _NAME_CHARACTERS_MAX:
             text = f"{quote(name)} is not a valid name of an environment variable"
-            hint = "use letters, digits and _, and do not begin with a digit"
+            hint = "use letters, digits, _, - and ., and begin with a letter or _"
         elif name.upper().startswith(VARIABLE_PREFIX):
             text = f"names that begin with {VARIABLE_PREFIX} are reserved for expressions in scripts"
             hint = "choose another name"

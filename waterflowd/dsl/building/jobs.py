@@ -138,7 +138,7 @@ class JobBuilder:
         self._defaults(path, job.defaults, env_available)
         target: TargetPlan | None = None
         if job.runs_on is not None:
-            target = self._placement.target((*path, "runs-on"), job.runs_on, available)
+            target = self._placement.target((*path, "runs-on"), job.runs_on, _with_declared_variables(job, available))
         in_steps = replace(
             names.for_steps(needed, instances),
             server_env=server_values.variables_with(job.env, workflow_scope.available.server_env),
@@ -177,10 +177,18 @@ class JobBuilder:
         sentence = "values under with are recorded; pass the secret under secrets of this job"
         available = names.for_job(expr.Names(job.needs), instances).without_secrets(sentence)
         self._expressions.value((*path, "with"), job.with_, available)
-        call, minutes = self._calls.plan(self._source, path, job)
-        default = minutes if minutes is not None else CALL_MINUTES
+        callee = self._calls.called(self._source, path, job)
+        if callee is None:
+            return plan
+        default = callee.minutes if callee.minutes is not None else CALL_MINUTES
+        if plan.concurrency is not None and callee.concurrency is not None:
+            text = f"both this job and the workflow {quote(callee.call.path)} have concurrency"
+            self._source.at_key((*path, "concurrency"), codes.EXCLUSIVE_KEYS, text, "remove one of them")
         return msgspec.structs.replace(
-            plan, call=call, timeout_minutes=job.timeout_minutes if job.has("timeout_minutes") else default
+            plan,
+            call=callee.call,
+            concurrency=plan.concurrency or callee.concurrency,
+            timeout_minutes=job.timeout_minutes if job.has("timeout_minutes") else default,
         )
 
     def _check_required(self, path: Path, job: models.Job) -> None:
@@ -204,6 +212,13 @@ class JobBuilder:
         for name in job.outputs:
             ids.take(name, self._source.document.key_start((*path, "outputs", name)))
         self._expressions.value((*path, "outputs"), dict(job.outputs), available)
+
+
+def _with_declared_variables(job: models.Job, available: Availability) -> Availability:
+    """For `runs-on`: without `vars` in the file there are none. In an environment, the daemon's configuration has more."""
+    if job.environment is not None or available.contexts.get("vars") is not None:
+        return available
+    return available.within({"vars": expr.Names()})
 
 
 def workflow_scope(workflow: models.Workflow, names: WorkflowNames) -> BlockScope:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from waterflow_agent.display import quote
-from waterflowd.dsl.reading.tree import Document
+from waterflowd.dsl.reading.tree import Document, Path
 from waterflowd.dsl.reading.tree import Mapping as TreeMapping
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import DiagnosticReport
@@ -29,6 +29,10 @@ def check_needs(
                 text = f"unknown job {quote(need)} in needs"
                 others = [name for name in names if name != job]
                 report.add(offset, codes.UNKNOWN_JOB, text, did_you_mean(need, others) or _known(others))
+            elif need in needed[:position]:
+                at: Path = ("jobs", job, "needs", position)
+                text = f"{quote(need)} is in needs twice"
+                report.warn(document.value_start(at), codes.NO_EFFECT, text, "remove one of them")
         result[job] = tuple(dict.fromkeys(need for need in needed if need in needs))
     for cycle in _cycles(result):
         first, second = cycle[0], cycle[1]

@@ -29,7 +29,6 @@ _GITHUB_ACTION = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._/-]+@[A-Za-z0-9._/-]+"
 
 #: What to do instead of the actions that most pasted workflows begin with.
 _ACTION_HINTS = {
-    "actions/checkout": "remove it: the job's directory contains the repository's files; checkout of the job selects them",
     "actions/cache": "remove it: servers keep their files between runs; use a directory outside the job's",
     "actions/github-script": "do the same in a run script",
     "actions/upload-artifact": "remove it: the steps of a job share a directory; copy what must outlive it in a run script",
@@ -165,7 +164,8 @@ def _unknown(name: str) -> tuple[str, str, str]:
             f"write {plain_name}",
         )
     hint = did_you_mean(plain_name, node_schema.BUILT_IN)
-    if _GITHUB_ACTION.fullmatch(name) and (plain_name.startswith("actions/") or not hint):
+    is_action = plain_name.startswith("actions/") or "action" in plain_name or version not in ("", "v1")
+    if _GITHUB_ACTION.fullmatch(name) and (is_action or not hint):
         text = f"{quote(name)} is a GitHub action; Waterflow does not run actions"
         usual = _SETUP_HINT if plain_name.startswith(_SETUP) else "do the same in a run script, or use a node"
         return codes.GITHUB_ONLY, text, _ACTION_HINTS.get(plain_name, usual)

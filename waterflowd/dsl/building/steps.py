@@ -15,7 +15,7 @@ from waterflow_agent.display import quote
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
 from waterflowd.dsl import models
-from waterflowd.dsl.building import lints, secret_references, server_values
+from waterflowd.dsl.building import checkout_action, lints, secret_references, server_values
 from waterflowd.dsl.building.block_scope import (
     COMPOSITE,
     DEPTH_MAX,
@@ -46,6 +46,7 @@ from waterflowd.model.plan import (
     StopPolicy,
     without_expressions,
 )
+from waterflowd.model.wording import did_you_mean
 
 STEPS_PER_BLOCK_MAX = 1_000
 #: In the environment of one step, with those of its job and workflow: the plan holds their names once for each step.
@@ -146,6 +147,8 @@ class StepBuilder:
             own = self._own_nodes.find((*path, "uses"), step.uses)
             if own is not None:
                 return self._own_node(path, step, own, scope, available)
+        if step.uses is not None and step.run is None and checkout_action.is_checkout(step.uses):
+            return self._checkout(path, step, scope, available)
         node = self._node(path, step)
         if node is None:
             return None
@@ -208,6 +211,13 @@ class StepBuilder:
             outputs=parts.outputs,
             blocks=(BlockPlan(name="steps", steps=steps),),
         )
+
+    def _checkout(self, path: Path, step: models.Step, scope: BlockScope, available: Availability) -> StepPlan:
+        self._expressions.value((*path, "with"), step.with_, available.with_secrets)
+        self._refuse_script_keys(path, step, "actions/checkout")
+        checkout_action.check_parameters(self._source, (*path, "with"), step.with_)
+        plan = self._plain(path, step, checkout_action.NODE, scope)
+        return msgspec.structs.replace(plan, params=checkout_action.PARAMETERS, env={}, secrets=())
 
     def _check_computed(
         self, path: Path, step: models.Step, steps: tuple[StepPlan, ...], available: Availability
@@ -341,18 +351,22 @@ class StepBuilder:
         source, shell = params.get("run"), params.get("shell") or _DEFAULT_SHELL
         if not isinstance(source, str) or not isinstance(shell, str):
             return params, {}
-        if not expr.is_static(shell):
-            self._report.add(
-                self._document.value_start((*path, "with", "shell")),
-                codes.WRONG_VALUE,
-                "shell cannot contain expressions",
-            )
-            return params, {}
+        shell_path: Path = (*path, "shell") if step.shell is not None else (*path, "with", "shell")
+        if step.shell is not None:
+            self._expressions.text(shell_path, shell, available)
+        self._check_shell(shell_path, shell)
         run_path: Path = (*path, "run") if step.run is not None else (*path, "with", "run")
         script = self._expressions.script(run_path, source, shell, available, unsafe=step.unsafe_interpolation)
         if script is None:
             return params, {}
         return {**params, "run": script.text}, dict(script.env)
+
+    def _check_shell(self, path: Path, shell: str) -> None:
+        if shell in node_schema.SHELLS or "{0}" in shell or "${{" in shell:
+            return
+        text = f"shell: {quote(shell)} is unknown; expected {', '.join(node_schema.SHELLS)}, or a command with {{0}}"
+        hint = did_you_mean(shell, node_schema.SHELLS) or f"write {shell} {{0}}"
+        self._source.at_value(path, codes.WRONG_VALUE, text, hint)
 
     def _retry(self, path: Path, step: models.Step) -> RetryPolicy | None:
         if step.retry is not None and step.retry_strategy is not None:

@@ -51,16 +51,15 @@ class StrategyBuilder:
             value = getattr(model, key.replace("-", "_"))
             self._expressions.value((*at, key), value, available)
         if not model.has("matrix"):
-            text = "strategy requires the key matrix"
-            hint = "add matrix, or write max-parallel under runs-on" if is_each else "add matrix with a list of values"
-            self._source.at_key(at, codes.MISSING_KEY, text, hint)
+            hint = "write max-parallel under runs-on" if is_each else "add matrix with a list of values, or remove it"
+            self._source.warn_key(at, codes.NO_EFFECT, "strategy has no effect without matrix", hint)
             return None, Instances(is_each=is_each)
         if is_each:
             self._check_each(at, job, model)
         self._expressions.value((*at, "matrix"), model.matrix, available)
-        matrix, dimensions = self._matrix((*at, "matrix"), model.matrix)
+        matrix = self._matrix((*at, "matrix"), model.matrix)
         plan = StrategyPlan(matrix=matrix, max_parallel=model.max_parallel, fail_fast=model.fail_fast)
-        return plan, Instances(has_matrix=True, dimensions=dimensions, is_each=is_each, matrix=matrix)
+        return plan, Instances(has_matrix=True, is_each=is_each, matrix=matrix)
 
     def _check_each(self, at: Path, job: models.Job, model: models.Strategy) -> None:
         if model.has("fail_fast"):
@@ -70,18 +69,18 @@ class StrategyBuilder:
             text = "max-parallel is given twice: here and under runs-on"
             self._source.at_key((*at, "max-parallel"), codes.EXCLUSIVE_KEYS, text, "remove one of them")
 
-    def _matrix(self, at: Path, value: Json) -> tuple[MatrixPlan, expr.Names | None]:
+    def _matrix(self, at: Path, value: Json) -> MatrixPlan:
         if has_expression(value):
             if isinstance(value, str) and _is_single(value):
-                return MatrixPlan(expression=value), None
+                return MatrixPlan(expression=value)
             self._wrong(at, "expected a mapping or a single expression", "remove the text around ${{ }}")
         elif not isinstance(value, dict) or not value:
             self._wrong(at, f"expected a mapping of names to lists, found {describe(value)}")
         else:
             return self._mapping(at, value)
-        return MatrixPlan(), None
+        return MatrixPlan()
 
-    def _mapping(self, at: Path, value: dict[str, Json]) -> tuple[MatrixPlan, expr.Names | None]:
+    def _mapping(self, at: Path, value: dict[str, Json]) -> MatrixPlan:
         ids = Ids("matrix dimension", self._source.report)
         dimensions: dict[str, Json] = {}
         for name, items in value.items():
@@ -91,22 +90,31 @@ class StrategyBuilder:
             dimensions[name] = self._list((*at, name), name, items)
         lists = {name: self._combinations((*at, name), name, value, dimensions) for name in _LISTS}
         plan = MatrixPlan(dimensions=dimensions, include=lists["include"], exclude=lists["exclude"])
-        include = lists["include"]
-        is_known = isinstance(include, tuple) and all(isinstance(item, dict) for item in include)
-        names = [*dimensions, *(key for item in include for key in item)] if is_known else None
         self._check_count(at, plan)
-        return plan, expr.Names(names) if names is not None else None
+        return plan
 
     def _list(self, at: Path, name: str, items: Json) -> Json:
         """A dimension: a list, or an expression that yields one."""
         if isinstance(items, list):
             if not items:
                 self._wrong(at, f"{quote(name)}: expected at least one value")
-            return [_written(item) for item in items]
+            written = [_written(item) for item in items]
+            self._warn_duplicates(at, name, written)
+            return written
         if not has_expression(items):
             hint = "write it as a list" if not isinstance(items, dict) else ""
             self._wrong(at, f"{quote(name)}: expected a list or an expression; found {describe(items)}", hint)
         return plain(items)
+
+    def _warn_duplicates(self, at: Path, name: str, values: list[Json]) -> None:
+        seen: set[Hashable] = set()
+        for position, value in enumerate(values):
+            # True and 1 are equal in Python, but not in a matrix.
+            key = (type(value), _hashable(value))
+            if key in seen:
+                text = f"{quote(name)} has this value twice, so the same instances run twice"
+                self._source.warn_value((*at, position), codes.NO_EFFECT, text, "remove one of them")
+            seen.add(key)
 
     def _combinations(self, at: Path, name: str, matrix: dict[str, Json], dimensions: Collection[str]) -> Json:
         """`include` or `exclude`: a list of mappings, or an expression that yields one."""

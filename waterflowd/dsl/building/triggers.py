@@ -11,6 +11,7 @@ from waterflowd import expr
 from waterflowd.dsl import models
 from waterflowd.dsl.building import inputs, secret_references
 from waterflowd.dsl.building.compilation import SourceFile
+from waterflowd.dsl.building.pattern_lints import warn_patterns
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import DiagnosticReport
@@ -121,6 +122,8 @@ def _check_patterns(source: SourceFile, event: str, key: str, model: list[str], 
         hint = f"add a pattern before them that matches something, or use {key}-ignore"
         text = f"{key} contains only exceptions, so nothing ever matches"
         source.at_key(("on", event, key), codes.WRONG_VALUE, text, hint)
+    warn_patterns(source, ("on", event, key), key, model)
+    warn_patterns(source, ("on", event, f"{key}-ignore"), key, ignored)
 
 
 def build_inputs(source: SourceFile, workflow: models.Workflow) -> tuple[InputSpec, ...]:

@@ -27,7 +27,7 @@ from waterflowd.dsl.building.triggers import build_call_inputs, build_inputs, bu
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
-from waterflowd.model.plan import CallPlan, ConcurrencyPlan, InputSpec, JobPlan, Json, Plan, StepPlan
+from waterflowd.model.plan import CallPlan, ConcurrencyPlan, InputSpec, InputType, JobPlan, Json, Plan, StepPlan
 
 JOBS_MAX = 256
 
@@ -54,10 +54,7 @@ class WorkflowBuilder:
         """The plan of a workflow; valid only when no report has errors afterwards."""
         triggers = build_triggers(source, workflow)
         inputs = started_inputs(source, workflow)
-        known = [
-            spec.name
-            for spec in (*inputs, *build_inputs(source, workflow), *(build_call_inputs(source, workflow) or ()))
-        ]
+        known = (*inputs, *build_inputs(source, workflow), *(build_call_inputs(source, workflow) or ()))
         built = _FileBuilder(source, workflow, self._compilation, known)
         jobs = built.jobs(self._composite_steps, self._calls)
         return Plan(
@@ -86,13 +83,13 @@ class WorkflowBuilder:
         build_triggers(source, workflow)
         own: Sequence[InputSpec] = build_inputs(source, workflow)
         specs = build_call_inputs(source, workflow) or ()
-        built = _FileBuilder(source, workflow, self._compilation, [spec.name for spec in (*specs, *own)])
+        built = _FileBuilder(source, workflow, self._compilation, (*specs, *own))
         jobs = built.jobs(self._composite_steps, self._calls)
-        if workflow.concurrency is not None:
-            text = "a called workflow cannot have concurrency"
-            source.at_key(
-                ("concurrency",), codes.WRONG_CALL, text, "set it in the calling job, or in the jobs of this workflow"
-            )
+        concurrency = built.concurrency()
+        if concurrency is not None and not _is_same_for_caller(concurrency):
+            text = "the concurrency of a called workflow applies to the calling job, which has other inputs and vars"
+            hint = "set it in the calling job, or in the jobs of this workflow"
+            source.at_key(("concurrency",), codes.WRONG_CALL, text, hint)
         job_count, step_count = calls.size_of(jobs)
         plan = CallPlan(
             path=source.path,
@@ -107,6 +104,7 @@ class WorkflowBuilder:
             call=plan,
             declared_secrets=dict(call.secrets),
             used_secrets=calls.used_secrets(jobs),
+            concurrency=concurrency,
             minutes=workflow.timeout_minutes,
             height=calls.call_height(jobs),
             jobs=job_count,
@@ -118,16 +116,17 @@ class _FileBuilder:
     """Builds the parts of one workflow file's plan."""
 
     def __init__(
-        self, source: SourceFile, workflow: models.Workflow, compilation: Compilation, inputs: Sequence[str]
+        self, source: SourceFile, workflow: models.Workflow, compilation: Compilation, inputs: Sequence[InputSpec]
     ) -> None:
         self._source = source
         self._workflow = workflow
         self._compilation = compilation
         self._expressions = ExpressionChecker(source, compilation.hashed)
         self._names = WorkflowNames(
-            inputs=expr.Names(inputs),
+            inputs=expr.Names(spec.name for spec in inputs),
             variables=expr.Names(workflow.vars) if workflow.vars else None,
             jobs=needed_jobs(workflow),
+            booleans=_boolean_names(inputs),
         )
 
     def variables(self) -> dict[str, Json]:
@@ -187,6 +186,18 @@ class _FileBuilder:
             self._expressions.text((*base, "outputs", name, "value"), output.value, names.for_call_outputs())
         for name in call.secrets:
             secrets.take(name, self._source.document.key_start((*base, "secrets", name)))
+
+
+def _is_same_for_caller(concurrency: ConcurrencyPlan) -> bool:
+    """Whether its expressions mean the same in the calling workflow."""
+    texts = (text for text in (concurrency.group, concurrency.cancel_in_progress) if isinstance(text, str))
+    return all("inputs" not in text.lower() and "vars" not in text.lower() for text in texts if "${{" in text)
+
+
+def _boolean_names(inputs: Sequence[InputSpec]) -> frozenset[str]:
+    """The inputs that are boolean in every declaration, in lower case."""
+    others = {spec.name.lower() for spec in inputs if spec.type is not InputType.BOOLEAN}
+    return frozenset(spec.name.lower() for spec in inputs) - others
 
 
 def _name(source: SourceFile, workflow: models.Workflow) -> str:

@@ -505,7 +505,7 @@ TextsOrExpressions = Annotated[
 #: The name of a job, an input, an output and the like; `ids` checks it.
 IdName = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_-]*$"})]
 #: The name of an environment variable, which is checked where the environment is built.
-_VariableName = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"})]
+_VariableName = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_.-]*$"})]
 _Variable = Annotated[str, PlainValidator(_variable), WithJsonSchema({**_FREE_TEXT_SCHEMA, "x-takes": "text"})]
 #: Names to text with expressions.
 EnvironmentVariables = Annotated[dict[_VariableName, _Variable], BeforeValidator(_mapping_of_texts)]

@@ -23,8 +23,10 @@ class Input(LanguageModel):
         frame="inputs:\n  version:\n    {}\n" + EXAMPLE_JOBS,
     )
 
-    type: Literal["string", "number", "boolean", "choice", "json"] = key(
-        "The type of the value.", "type: choice\noptions: [staging, production]", default="string"
+    type: Literal["string", "number", "boolean", "choice", "json", "environment"] = key(
+        "The type of the value. `environment` is text, as for GitHub.",
+        "type: choice\noptions: [staging, production]",
+        default="string",
     )
     description: FreeText = key("A description for people.", "description: version to release", default="")
     required: Boolean = key("Whether a value must be passed if there is no default.", "required: true", default=False)

@@ -150,10 +150,11 @@ class Step(LanguageModel):
             " is refused; the error shows the `env` lines that fix it.",
         ),
     )
-    shell: StaticText | None = key(
+    shell: Text | None = key(
         "What runs the script: `bash`, `sh`, `python`, `pwsh`, or a command line with `{0}` in place of the script's file.",
         "shell: python\nrun: print(1)",
         default=None,
+        expressions="step",
         without="`bash` (`-eo pipefail`), or `sh` where there is no bash",
         only="script",
     )

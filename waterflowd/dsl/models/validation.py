@@ -16,7 +16,7 @@ from waterflow_agent.display import quote
 from waterflowd.dsl import models
 from waterflowd.dsl.models.field_types import READY
 from waterflowd.dsl.models.model import LanguageModel, keys, model_at, named
-from waterflowd.dsl.reading.tree import Document, Path, to_json
+from waterflowd.dsl.reading.tree import Document, Path, Sequence, to_json
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import DiagnosticReport
 from waterflowd.dsl.reporting.values import describe
@@ -51,6 +51,12 @@ _EXPECTED = {
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
+}
+
+#: Keys that take several forms.
+_EXPECTED_AT: dict[str | int, str] = {
+    "on": "an event such as push, a list of events, or a mapping of them",
+    "needs": "the id of a job, or a list of them",
 }
 
 #: What other systems call our keys.
@@ -111,6 +117,9 @@ class _ErrorReporter:
         path = self._document.existing(whole) if detail["type"] == READY else whole
         kind = detail["type"]
         start = self._document.value_start(path)
+        if path and isinstance(path[-1], int) and not isinstance(self._document.find(path[:-1])[0], Sequence):
+            # A single value is short for a list of it.
+            path = path[:-1]
         if kind == "extra_forbidden":
             self._unknown_key(detail["loc"])
         elif kind == "missing":
@@ -131,9 +140,9 @@ class _ErrorReporter:
             bound = "at least one entry" if kind == "too_short" else f"at most {limits['max_length']} entries"
             self._report.add(offset, codes.WRONG_VALUE, f"{_subject(path)}: expected {bound}")
         else:
-            expected = _EXPECTED.get(kind, "something else")
+            expected = _EXPECTED_AT.get(path[-1] if path else "") or _EXPECTED.get(kind, "something else")
             text = f"{_subject(path)}: expected {expected}, not {describe(detail['input'])}"
-            self._report.add(start, codes.WRONG_VALUE, text)
+            self._report.add(start, codes.WRONG_VALUE, text, _step_hint(path, detail["input"]))
 
     def _unknown_key(self, path: Path) -> None:
         offset = self._document.key_start((*self._base, *path))
@@ -151,6 +160,12 @@ class _ErrorReporter:
             hint = did_you_mean(name, known) or (f'did you mean "{other}"?' if other in known else "")
             hint = hint or f"known keys: {', '.join(known)}"
             self._report.add(offset, codes.UNKNOWN_KEY, f"unknown key {quote(name)} in {model.TITLE}", hint)
+
+
+def _step_hint(path: Path, value: object) -> str:
+    """What to write instead of a text in a list of steps."""
+    is_step = len(path) > 1 and isinstance(path[-1], int) and _holds_steps(path[:-1])
+    return f"write it as - run: {value}" if is_step and isinstance(value, str) and value.isprintable() else ""
 
 
 def _subject(path: Path) -> str:

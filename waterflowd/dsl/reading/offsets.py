@@ -16,7 +16,22 @@ def source_offset(document: Document, scalar: Scalar, value: str, offset: int) -
         return scalar.start + opening + offset
     if scalar.style == "|" and value == scalar.value:
         return _in_literal_block(document, scalar, value, offset)
+    if scalar.style in (None, "", ">") and not scalar.value.isspace():
+        return _in_folded_text(scalar, source, value, offset)
     return _by_expression(scalar, source, value, offset)
+
+
+def _in_folded_text(scalar: Scalar, source: str, value: str, offset: int) -> int:
+    """Folding changes white space only, so the other characters before the offset are counted."""
+    start = source.find("\n") + 1 if scalar.style == ">" else 0
+    left = sum(not character.isspace() for character in value[:offset])
+    for position in range(start, len(source)):
+        if source[position].isspace():
+            continue
+        if left == 0:
+            return scalar.start + position
+        left -= 1
+    return scalar.start + len(source)
 
 
 def _in_literal_block(document: Document, scalar: Scalar, value: str, offset: int) -> int:

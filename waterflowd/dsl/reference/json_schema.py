@@ -126,7 +126,8 @@ def _uses_schema() -> JsonSchema:
     nodes = [spelling for node in node_schema.BUILT_IN.values() for spelling in _spellings(node)]
     local = {**_LOCAL, "patternErrorMessage": "expected a node, or ./ and a path"}
     own = {"type": "string", "pattern": f"^(?!{_ACTIONS}){node_schema.OWN_NAME.pattern}$"}
-    return {"anyOf": [{"enum": nodes}, local, own]}
+    checkout = {"type": "string", "pattern": "^actions/checkout@"}
+    return {"anyOf": [{"enum": nodes}, local, own, checkout]}
 
 
 def _refused(model: str, *owners: str) -> JsonSchema:

@@ -126,9 +126,22 @@ def _skipped(run: Run, job: Job, env: expr.Env, now: int) -> events.JobCompleted
     for need in job.plan.needs:
         needed = job.scope.jobs[need]
         if needed.conclusion is not None and not needed.has_success and not conditions.names_status(job.plan.condition):
-            cause = reason(ReasonCode.NEEDS, f'job "{need}" {verb(needed.conclusion)}', job=need)
+            culprit = _without_success(needed)
+            assert culprit.conclusion is not None
+            cause = reason(ReasonCode.NEEDS, f'job "{culprit.plan.id}" {verb(culprit.conclusion)}', job=culprit.plan.id)
             return completion.complete(job, Conclusion.SKIPPED, cause, now)
     return completion.complete(job, Conclusion.SKIPPED, conditions.false(job.plan.condition, env), now)
+
+
+def _without_success(job: Job) -> Job:
+    """The nearest job on the chain of needs that did not succeed: one that succeeded in spite of its own needs is not it."""
+    while job.conclusion is Conclusion.SUCCESS:
+        needed = (job.scope.jobs[need] for need in job.plan.needs)
+        cause = next((each for each in needed if each.conclusion is not None and not each.has_success), None)
+        if cause is None:
+            break
+        job = cause
+    return job
 
 
 def _environment(run: Run, job: Job, plan: EnvironmentPlan, name: str, now: int) -> events.RunEvent | None:

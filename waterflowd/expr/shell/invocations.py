@@ -189,7 +189,7 @@ def invocations(command: list[Word], *, is_started: bool = False) -> Iterator[In
     An interpreter in an argument counts even if the command is not known to start its arguments, unless `is_started`.
     """
     words = arguments(command)
-    if not words:
+    if not words or _only_looks_up(command):
         return
     feeder = words[0].name if words[0].name in programs.FEEDERS else None
     launches = feeder is not None or any(word.name in programs.LAUNCHERS | programs.PREFIXES for word in command)
@@ -205,6 +205,12 @@ def invocations(command: list[Word], *, is_started: bool = False) -> Iterator[In
             yield Invocation(_display(word.name), _UNKNOWN, words[position + 1 :], feeder)
             if position:
                 return
+
+
+def _only_looks_up(command: list[Word]) -> bool:
+    """Return whether the command is `command -v NAME`, which runs nothing."""
+    names = [word.text for word in command]
+    return "command" in names and names[names.index("command") + 1 : names.index("command") + 2] in (["-v"], ["-V"])
 
 
 def _invocation(name: str, program: Program, words: list[Word], feeder: str | None) -> Invocation:

@@ -148,7 +148,6 @@ _PROGRAMS: dict[str, Program] = {
             operands=Operands.FIRST,
             without_operands="-f.*|--file|-E.*|--exec",
             input=Input.NAMED,
-            is_interpreter=True,
         ),
         "awk gawk mawk nawk original-awk",
     ),

@@ -11,6 +11,7 @@ import click
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.failures import USAGE, Failure, Refused, diagnostic_text
 from waterflowd.ctl.options import client_of, count, json_option, print_json_list
+from waterflowd.ctl.validation.annotations import annotation
 
 if TYPE_CHECKING:
     from waterflowd.ctl.client import Client
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 @click.option("--repository", metavar="NAME", help="Also ask the daemon what this repository may not use.")
 @click.option("--strict", is_flag=True, help="Treat warnings as errors.")
 @click.option("--sarif", "as_sarif", is_flag=True, help="Print SARIF 2.1.0, for forges and editors.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "github", "sarif", "json"]),
+    help="How to print errors and warnings; github: as annotations of GitHub Actions and Gitea.",
+)
 @json_option
 @click.pass_context
 def validate(
@@ -34,14 +41,17 @@ def validate(
     repository: str | None,
     strict: bool,
     as_sarif: bool,
+    form: str | None,
     as_json: bool,
 ) -> None:
     """Check workflow files, or all .yml and .yaml files below a directory; exits with 1 if one has errors."""
     if not paths and commits is None:
         raise Failure(USAGE, "name a file, a directory or a range of commits", "waterflowctl validate workflows/")
-    if as_sarif and as_json:
-        raise Failure(USAGE, "--sarif and --json are mutually exclusive", "waterflowctl validate --help")
-    is_plain = not as_sarif and not as_json
+    chosen = {name for name, is_chosen in ((form, form), ("sarif", as_sarif), ("json", as_json)) if is_chosen}
+    if len(chosen) > 1:
+        raise Failure(USAGE, "--format, --sarif and --json contradict each other", "waterflowctl validate --help")
+    form = chosen.pop() if chosen else "text"
+    is_plain = form == "text"
     diagnostics = _Diagnostics()
     for found, compiled in _compiled(paths, commits, root):
         if repository is not None and compiled.plan is not None:
@@ -52,10 +62,14 @@ def validate(
                 click.echo(diagnostic_text(row), err=True)
             if not compiled.diagnostics:
                 click.echo(f"{escape_for_display(found.display_path(found.path))}: valid")
-    if as_sarif:
+    if form == "sarif":
         _print_sarif(diagnostics.rows)
-    elif as_json:
+    elif form == "json":
         print_json_list(diagnostics.rows)
+    elif form == "github":
+        for row in diagnostics.rows:
+            click.echo(annotation(row))
+        diagnostics.summarise()
     else:
         diagnostics.summarise()
     context.exit(1 if diagnostics.errors or (strict and diagnostics.rows) else 0)

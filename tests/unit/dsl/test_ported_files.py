@@ -1,0 +1,280 @@
+"""Files of GitHub: what is accepted as it is, mistakes that are found, and the wording and place of errors."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.dsl.conftest import Language
+
+
+def with_step(step: str, job: str = "", top: str = "") -> str:
+    return f"{top}\njobs:\n  j: {{runs-on: g, {job} steps: [{step}]}}\n"
+
+
+# Accepted as it is --------------------------------------------------------------------------------------------------------
+
+
+def test_names_of_variables_may_have_hyphens_and_points(language: Language) -> None:
+    """Programs can read them, though a shell cannot."""
+    (step,) = language.steps("{run: x, env: {log.level: debug, a-b: x}}")
+    assert step.env == {"log.level": "debug", "a-b": "x"}
+
+
+def test_a_matrix_key_that_no_instance_has_is_null(language: Language) -> None:
+    """It is empty, as on GitHub, and a warning suggests the name that was probably meant."""
+    (warning,) = language.warnings(
+        with_step("{run: 'echo ${{ matrix.vresion }}'}", "strategy: {matrix: {version: [1]}},")
+    )
+    assert (warning.code, warning.suggestion) == ("WF138", 'did you mean "version"?')
+
+
+def test_a_property_that_no_value_of_the_matrix_has_is_reported(language: Language) -> None:
+    """The values are in the file."""
+    job = "strategy: {matrix: {os: [{name: a}, {name: b}]}},"
+    (warning,) = language.warnings(with_step("{run: 'echo ${{ matrix.os.nme }} ${{ matrix.os.name }}'}", job))
+    assert (warning.code, warning.message) == (
+        "WF138",
+        "no instance of the matrix has os.nme, so it is always null",
+    )
+
+
+def test_strategy_without_a_matrix_has_no_effect(language: Language) -> None:
+    """It is a warning, since GitHub accepts it."""
+    (warning,) = language.warnings(with_step("{run: x}", "strategy: {fail-fast: false},"))
+    assert warning.code == "WF139"
+
+
+def test_an_input_may_have_the_type_of_an_environment(language: Language) -> None:
+    """It is text."""
+    plan = language.plan("on: {workflow_dispatch: {inputs: {where: {type: environment}}}}" + with_step("{run: x}"))
+    assert plan.inputs[0].type.value == "string"
+
+
+def test_the_root_of_the_repository_may_be_a_composite_step(language: Language) -> None:
+    """Repositories of an action use it in their own tests."""
+    files = {"action.yml": "runs: {using: composite, steps: [{run: echo root}]}"}
+    plan = language.plan(with_step("{uses: ./}"), files)
+    assert plan.jobs[0].steps[0].blocks[0].steps[0].params["run"] == "echo root"
+
+
+def test_the_shell_may_be_a_value_of_the_matrix(language: Language) -> None:
+    """A script without other expressions is the same for all of them."""
+    job = "strategy: {matrix: {shell: [bash, sh]}},"
+    plan = language.plan(with_step("{run: 'echo ${{ matrix.shell }}', shell: '${{ matrix.shell }}'}", job))
+    assert plan.jobs[0].steps[0].params["shell"] == "${{ matrix.shell }}"
+
+    text = with_step("{run: 'echo ${{ git.branch }}', shell: '${{ matrix.shell }}'}", job)
+    assert language.error(text).code == "WF128"
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["apt-get install gawk ${{ git.branch }}", "command -v awk ${{ git.branch }}", "which awk ${{ git.branch }}"],
+)
+def test_a_program_that_is_only_named_runs_no_code(language: Language, script: str) -> None:
+    """The value is an argument of another program."""
+    assert language.steps(f"{{run: '{script}'}}")
+
+
+def test_a_program_behind_a_launcher_still_runs_code(language: Language) -> None:
+    """Its first operand is its program."""
+    assert language.error(with_step("{run: 'kubectl exec web -- awk ${{ git.branch }}'}")).code == "WF128"
+
+
+CALLER = "jobs: {a: {uses: ./lib.yml}}"
+CALLED = "on: workflow_call\nconcurrency: %s\njobs: {j: {runs-on: g, steps: [{run: x}]}}\n"
+
+
+def test_the_concurrency_of_a_called_workflow_applies_to_the_call(language: Language) -> None:
+    """Its expressions mean the same there."""
+    plan = language.plan(CALLER, {"lib.yml": CALLED % "'deploy-${{ github.ref }}'"})
+    assert plan.jobs[0].concurrency is not None
+    assert plan.jobs[0].concurrency.group == "deploy-${{ github.ref }}"
+
+
+def test_the_concurrency_of_a_called_workflow_cannot_use_its_inputs(language: Language) -> None:
+    """The calling job has others."""
+    files = {
+        "lib.yml": CALLED.replace("on: workflow_call", "on: {workflow_call: {inputs: {x: {}}}}") % "'${{ inputs.x }}'"
+    }
+    error = language.error(CALLER, files)
+    assert (error.code, error.path) == ("WF135", "lib.yml")
+
+
+# Checkout -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "",
+        ", with: {fetch-depth: 1, persist-credentials: false, token: '${{ secrets.T }}'}",
+        ", with: {ref: '${{ github.sha }}', repository: '${{ github.repository }}', path: ., submodules: false}",
+    ],
+)
+def test_a_checkout_of_what_the_job_has_is_accepted(language: Language, parameters: str) -> None:
+    """The step reports the commit, as the action does."""
+    used = f"{{id: c, uses: actions/checkout@v4{parameters}}}, {{run: 'echo ${{{{ steps.c.outputs.commit }}}}'}}"
+    step = language.steps(used)[0]
+    assert (step.node, step.params["outputs"]["commit"], step.secrets) == ("set-outputs", "${{ github.sha }}", ())
+
+
+@pytest.mark.parametrize(
+    ("parameter", "words"),
+    [
+        ("fetch-depth: 0", "without history"),
+        ("submodules: recursive", "submodules are not fetched"),
+        ("lfs: true", "Git LFS"),
+        ("repository: acme/other", "the run's repository only"),
+        ("ref: other", "the run's commit only"),
+        ("path: src", "at the top of the job's directory"),
+        ("sparse-checkout: docs", "steps cannot choose files"),
+    ],
+)
+def test_a_checkout_of_other_files_is_an_error_with_one_sentence(
+    language: Language, parameter: str, words: str
+) -> None:
+    """The scripts after it would not find what they need."""
+    error = language.error(with_step(f"{{uses: actions/checkout@v4, with: {{{parameter}}}}}"))
+    assert (error.code, words in error.message, bool(error.suggestion)) == ("WF113", True, True)
+
+
+def test_an_unknown_parameter_of_checkout_is_an_error(language: Language) -> None:
+    """GitHub only warns of it."""
+    error = language.error(with_step("{uses: actions/checkout@v4, with: {fetch-dept: 1}}"))
+    assert (error.code, error.suggestion) == ("WF115", 'did you mean "fetch-depth"?')
+
+
+def test_an_action_of_github_is_not_taken_for_a_node(language: Language) -> None:
+    """A name that looks a little like that of a node is still an action."""
+    error = language.error(with_step("{uses: docker/login-action@v3}"))
+    assert (error.code, "docker/stop" in error.suggestion) == ("WF113", False)
+
+
+# Mistakes -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expression", "code", "hint"),
+    [
+        ("format('{0} {1}', 1)", "WF126", ""),
+        ("format('{', 1)", "WF126", ""),
+        ("fromJSON('{')", "WF126", ""),
+        ("inputs.flag == 'true'", "WF139", "write inputs.flag, or compare with true without quotes"),
+        ("'false' != inputs.FLAG", "WF139", "write inputs.flag, or compare with true without quotes"),
+        ("github.event.inputs.flag == true", "WF139", "write inputs.flag"),
+        ("steps.s.outcome == 'failed'", "WF139", "write 'failure'"),
+        ("steps.s.conclusion != 'sucess'", "WF139", 'did you mean "success"?'),
+        ("job.status == 'canceled'", "WF139", "write 'cancelled'"),
+    ],
+)
+def test_an_expression_that_is_wrong_in_every_run_is_reported(
+    language: Language, expression: str, code: str, hint: str
+) -> None:
+    """The file alone shows it."""
+    step = f'{{id: s, run: x}}, {{run: x, if: "{expression}"}}'
+    (warning,) = language.warnings(with_step(step, top="inputs: {flag: {type: boolean}}"))
+    assert (warning.code, warning.suggestion) == (code, hint)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "format('{0}', 1)",
+        "format(git.ref, 1)",
+        "fromJSON('[1]')",
+        "inputs.flag == true",
+        "github.event.inputs.flag == 'true'",
+        "steps.s.outcome == 'Failure'",
+        "steps.s.outputs.result == 'failed'",
+    ],
+)
+def test_what_may_be_intended_is_not_reported(language: Language, expression: str) -> None:
+    """Comparisons ignore case, and outputs may be any text."""
+    step = f'{{id: s, run: x}}, {{run: x, if: "{expression}"}}'
+    assert language.warnings(with_step(step, top="inputs: {flag: {type: boolean}}")) == []
+
+
+def test_a_result_that_no_job_has_is_reported(language: Language) -> None:
+    """The words of other systems are translated."""
+    text = "jobs:\n  a: {runs-on: g, steps: [{run: x}]}\n  b:\n    needs: a\n    if: needs.a.result == 'failed'\n"
+    (warning,) = language.warnings(text + "    runs-on: g\n    steps: [{run: x}]\n")
+    assert (warning.code, warning.line, warning.suggestion) == ("WF139", 5, "write 'failure'")
+
+
+def test_duplicates_are_reported(language: Language) -> None:
+    """In `needs`, and in a dimension of a matrix; 1 and true are different."""
+    job = "needs: [a, a], strategy: {matrix: {x: [1, true, 1]}}"
+    text = f"jobs:\n  a: {{runs-on: g, steps: [{{run: x}}]}}\n  b: {{{job}, runs-on: g, steps: [{{run: x}}]}}"
+    assert [warning.code for warning in language.warnings(text)] == ["WF139", "WF139"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "hint"),
+    [
+        ("branches: [refs/heads/main]", "write main"),
+        ("tags: ['refs/tags/v*']", "write v*"),
+        ("branches: ['a[b']", r"add ], or write \[ for the character"),
+        ("branches: ['+x']", "write * for any text"),
+        ("branches: ['a b']", "remove it"),
+        ("branches-ignore: [feature/]", "remove it, or write /** for everything below"),
+        ("paths: ['./src/**']", "write src/**"),
+        ("paths: ['!/src']", "write src"),
+        ("paths-ignore: [docs/]", "write docs/** for everything below"),
+        ("paths: ['../x']", "write the path from the root of the repository"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_reported(language: Language, patterns: str, hint: str) -> None:
+    """The workflow would never start, or always."""
+    others = ", paths: [src]" if patterns.startswith("paths: ['!") else ""
+    text = f"on: {{push: {{{patterns.replace(': [', ': [x, ') if others else patterns}}}}}" + with_step("{run: x}")
+    (warning,) = language.warnings(text)
+    assert (warning.code, warning.suggestion) == ("WF139", hint)
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        "branches: [main, 'releases/**', '[a-z]+', 'v[0-9].x']",
+        "paths: ['**/*.js', 'docs/a b.md', '!src/x']",
+        "tags: ['v?1']",
+    ],
+)
+def test_usual_patterns_are_not_reported(language: Language, patterns: str) -> None:
+    """Those of GitHub's documentation."""
+    assert language.warnings(f"on: {{push: {{{patterns}}}}}" + with_step("{run: x}")) == []
+
+
+# Errors -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("on: true" + with_step("{run: x}"), "1:5", "on: expected an event such as push, a list of events, or"),
+        (with_step("{run: x}", "needs: {a: x},"), "3:26", "needs: expected"),
+        (with_step("echo a"), "3:28", 'steps[0]: expected a mapping, not "echo a"'),
+        (with_step("{run: x, shell: fish}"), "3:44", 'shell: "fish" is unknown'),
+        ("jobs:\n  j:\n    runs-on: ${{ vars.NOPE }}\n    steps: [{run: x}]\n", "3:23", 'unknown variable "NOPE"'),
+        (
+            "jobs:\n  j:\n    runs-on: g\n    if: >-\n      true &&\n      foo.x\n    steps: [{run: x}]\n",
+            "6:7",
+            'unknown context "foo"',
+        ),
+        (
+            "jobs:\n  j:\n    runs-on: g\n    if: true &&\n      foo.x\n    steps: [{run: x}]\n",
+            "5:7",
+            'unknown context "foo"',
+        ),
+    ],
+)
+def test_an_error_says_what_is_expected_at_its_place(language: Language, text: str, place: str, words: str) -> None:
+    """Also in text that YAML folds."""
+    error = language.error(text)
+    assert f"{error.line}:{error.column}" == place
+    assert error.message.startswith(words)
+
+
+def test_a_command_in_place_of_a_step_is_shown_as_one(language: Language) -> None:
+    """The mistake is a missing `run`."""
+    assert language.error(with_step("echo a")).suggestion == "write it as - run: echo a"

@@ -170,6 +170,13 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
             messages.FileResponse(KEY, 1, [], "WF503", "the repository cannot be read", 5_000),
         ],
     ),
+    "v1-finished-with-a-summary": (
+        codec.Side.AGENT,
+        1,
+        1,
+        [messages.Finished(KEY, Outcome.SUCCESS, 0, "", "", {}, {}, 1, 2, 0, 0, "# Deployed\n")],
+        [],
+    ),
     "v1-started-and-finished": (
         codec.Side.AGENT,
         1,

@@ -51,6 +51,7 @@ _finished = st.builds(
     finished_at=_numbers,
     output_bytes=_numbers,
     output_dropped=_numbers,
+    summary=_texts,
 )
 _chunks = st.builds(messages.OutputChunk, at=_numbers, stream=st.sampled_from([1, 2]), data=st.binary(max_size=20))
 _outputs = st.builds(messages.Output, key=_keys, offset=_numbers, chunks=st.lists(_chunks, max_size=3))

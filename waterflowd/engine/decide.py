@@ -263,6 +263,7 @@ def _task_finished(run: Run, input: inputs.TaskFinished, now: int) -> Events:
             finished_at=input.finished_at,
             output_bytes=input.output_bytes,
             output_dropped=input.output_dropped,
+            summary=result_limits.kept_summary(run.summary_length, input.summary),
             reason=_result_reason(input),
         ),
     )

@@ -366,6 +366,8 @@ class AttemptFinished(Event, frozen=True, kw_only=True, tag="attempt-finished"):
     finished_at: int | None = None
     output_bytes: int = 0
     output_dropped: int = 0
+    #: What the step wrote about itself for people: Markdown.
+    summary: str = ""
     reason: Reason
 
 

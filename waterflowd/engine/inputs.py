@@ -214,6 +214,8 @@ class TaskFinished(TaskReport, frozen=True, kw_only=True, tag="task-finished"):
     finished_at: int
     output_bytes: int = 0
     output_dropped: int = 0
+    #: Markdown for people.
+    summary: str = ""
 
 
 class TaskLost(TaskReport, frozen=True, kw_only=True, tag="task-lost"):

@@ -1,9 +1,9 @@
 """A whole API in memory: the real driver, engine and feed, an in-memory log, and scripted agents.
 
 Rules of this file: no socket, no file, no thread. A shell step's script controls its agent, so that a workflow file contains
-the whole test: `print TEXT` prints a line, `printerr TEXT` prints to stderr, `exit N` ends with that exit code, `hold` keeps
-running until `release`. `${NAME}` is replaced from the step's environment. Everything else is ignored. The node `log` prints
-its message.
+the whole test: `print TEXT` prints a line, `printerr TEXT` prints to stderr, `summarize TEXT` adds a line to the summary,
+`exit N` ends with that exit code, `hold` keeps running until `release`. `${NAME}` is replaced from the step's environment.
+Everything else is ignored. The node `log` prints its message.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ class ScriptedAgents:
         self._clock = clock
         self.driver: Driver | None = None
         self.held: dict[messages.TaskId, AgentId] = {}
+        self._summaries: dict[messages.TaskId, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def send(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage]) -> None:
@@ -147,6 +148,8 @@ class ScriptedAgents:
                 await self.print(key, text.encode() + b"\n", stream=1 if word == "print" else 2)
             elif word == "exit":
                 code = int(text)
+            elif word == "summarize":
+                self._summaries[key] = self._summaries.get(key, "") + text + "\n"
             elif word == "hold":
                 self.held[key] = agent
                 return
@@ -174,6 +177,7 @@ class ScriptedAgents:
             started_at=now,
             finished_at=now,
             output_bytes=self._outputs.size(name),
+            summary=self._summaries.pop(key, ""),
             **_names(agent, key),
         )
         self.driver.submit([(key.attempt.run, finished)])

@@ -303,4 +303,5 @@ def _result_message(
         finished_at=finished_at,
         output_bytes=output_bytes,
         output_dropped=output_dropped,
+        summary=end.summary.kept(),
     )

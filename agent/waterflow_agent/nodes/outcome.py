@@ -9,6 +9,7 @@ import msgspec
 from waterflow_agent.attempts import Outcome
 from waterflow_agent.display import single_line
 from waterflow_agent.execution.masking import Masks
+from waterflow_agent.nodes.step_files import Summary
 
 STDOUT = 1
 STDERR = 2
@@ -27,6 +28,7 @@ class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
     reason_text: str = ""
     outputs: dict[str, Any] = {}
     env: dict[str, str] = {}
+    summary: Summary = Summary()
     printed: list[tuple[int, bytes]] = []
 
 
@@ -59,6 +61,7 @@ def masked(result: NodeResult, masks: Masks) -> NodeResult:
         reason_text=masks.text(result.reason_text),
         outputs=masks.value(result.outputs),
         env=masks.value(result.env),
+        summary=msgspec.structs.replace(result.summary, text=masks.text(result.summary.text)),
         printed=[(stream, masks.data(data)) for stream, data in result.printed],
     )
 

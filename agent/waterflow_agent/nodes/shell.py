@@ -174,9 +174,10 @@ def finish(result: NodeResult, files: StepFiles, path: str) -> NodeResult:
             outcome=Outcome.FAILURE if is_success else result.outcome,
             reason_code="node-error" if is_success else result.reason_code,
             reason_text=one_line(text),
+            summary=step_files.summary(files),
             printed=[*result.printed, (STDERR, line)],
         )
-    if not (contents.outputs or contents.env or contents.denied or contents.directories):
+    if not (contents.outputs or contents.env or contents.denied or contents.directories or contents.summary.text):
         return result
     printed = [*result.printed]
     for name in contents.denied:
@@ -187,7 +188,9 @@ def finish(result: NodeResult, files: StepFiles, path: str) -> NodeResult:
     if contents.directories:
         # The last one is searched first, as on GitHub.
         env["PATH"] = ":".join([*reversed(contents.directories), path])
-    return msgspec.structs.replace(result, outputs=dict(contents.outputs), env=env, printed=printed)
+    return msgspec.structs.replace(
+        result, outputs=dict(contents.outputs), env=env, summary=contents.summary, printed=printed
+    )
 
 
 def environment(task: messages.Task, location: AttemptLocation, start: Mapping[str, str]) -> dict[str, str]:

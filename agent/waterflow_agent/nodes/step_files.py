@@ -1,6 +1,7 @@
-"""The files in which a script returns outputs and environment: created before it starts, parsed after it has ended.
+"""The files in which a script returns outputs, environment and a summary: created before it starts, read after it has ended.
 
-A file is a list of entries: `name=value` on one line, or
+The summary is any text, meant to be Markdown. It never fails a step: what cannot be read of it is replaced by a note. The other
+files are parsed. Such a file is a list of entries: `name=value` on one line, or
 
     name<<DELIMITER
     any lines
@@ -28,6 +29,8 @@ from waterflow_agent.wire import messages
 _MAKE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 #: A generous limit, so that parsing does not block the agent.
 NAMES_MAX = 5_000
+#: More than the longest part of a secret that masking looks for.
+_MARGIN_BYTES = 1_024
 
 _OUTPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -55,6 +58,32 @@ class StepFileContents(msgspec.Struct, frozen=True, kw_only=True):
     denied: list[str]
     #: Directories for `PATH`, in the order in which they were added.
     directories: list[str]
+    summary: Summary
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """A summary, or its beginning, and the size of all of it.
+
+    The beginning is longer than what is kept: secrets must be masked before it is cut, so that none is cut in half.
+    """
+
+    text: str = ""
+    bytes_total: int = 0
+    is_whole: bool = True
+
+    def kept(self) -> str:
+        """Return what is kept of the summary, in whole lines where possible, with a note if it is not all."""
+        content = self.text.encode("utf-8", "replace")
+        if self.is_whole and len(content) <= messages.SUMMARY_BYTES_MAX:
+            return self.text
+        # The end of what was read may be the beginning of a secret.
+        end = min(messages.SUMMARY_BYTES_MAX, len(content) if self.is_whole else len(content) - _MARGIN_BYTES)
+        kept = content[: max(end, 0)]
+        line_end = kept.rfind(b"\n")
+        if line_end > 0:
+            kept = kept[:line_end]
+        note = f"*(cut: of {self.bytes_total:,} bytes, at most {messages.SUMMARY_BYTES_MAX:,} are kept)*"
+        return f"{kept.decode('utf-8', 'ignore')}\n\n{note}\n"
 
 
 def locate(directory: str) -> StepFiles:
@@ -93,7 +122,20 @@ def collect(files: StepFiles) -> StepFileContents:
         env={name: value for name, value in variables.items() if name not in denied},
         denied=denied,
         directories=_directories(path, "WATERFLOW_PATH"),
+        summary=summary(files),
     )
+
+
+def summary(files: StepFiles) -> Summary:
+    """Return the summary that the script wrote; if it cannot be read, a note with the reason."""
+    try:
+        content, size = _read_beginning(
+            files.summary, "WATERFLOW_SUMMARY", messages.SUMMARY_BYTES_MAX + 2 * _MARGIN_BYTES
+        )
+    except Rejected as error:
+        return Summary(text=f"*({error.text})*\n")
+    text = content.decode("utf-8", "replace").replace("\0", "\ufffd")
+    return Summary(text=text, bytes_total=max(size, len(content)), is_whole=size <= len(content))
 
 
 def is_denied(name: str) -> bool:
@@ -102,30 +144,31 @@ def is_denied(name: str) -> bool:
 
 
 def _read(path: str, label: str, bytes_max: int) -> bytes:
+    # One byte more than allowed, because a process may still be writing.
+    content, size = _read_beginning(path, label, bytes_max + 1)
+    if max(len(content), size) > bytes_max:
+        raise _too_large(label)
+    return content
+
+
+def _read_beginning(path: str, label: str, bytes_max: int) -> tuple[bytes, int]:
+    """Return the beginning of a file, and the size of all of it."""
     try:
         if _is_empty(path):
-            return b""
+            return b"", 0
         # Without O_NONBLOCK, opening a pipe would block the agent.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except FileNotFoundError:
-        return b""
+        return b"", 0
     except OSError as error:
         raise Rejected("WF704", f"cannot read {label} (a symbolic link?): {error.strerror}") from error
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise Rejected("WF704", f"{label} is no longer a regular file")
-        if found.st_size == 0:
-            return b""
-        if found.st_size > bytes_max:
-            raise _too_large(label)
-        # One byte more than allowed, because a process may still be writing.
-        content = os.read(fd, bytes_max + 1)
+        return (os.read(fd, bytes_max) if found.st_size else b""), found.st_size
     finally:
         os.close(fd)
-    if len(content) > bytes_max:
-        raise _too_large(label)
-    return content
 
 
 def _is_empty(path: str) -> bool:

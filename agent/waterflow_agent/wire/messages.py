@@ -40,6 +40,8 @@ OUTPUT_CHUNK_BYTES_MAX = 64 << 10
 OUTPUT_CHUNKS_MAX = 1_024
 #: `WATERFLOW_OUTPUT` and `WATERFLOW_ENV` of an attempt together.
 OUTPUTS_BYTES_MAX = 1 << 20
+#: `WATERFLOW_SUMMARY` of an attempt; a longer one is cut, with a note. It is stored in the daemon's log, unlike output.
+SUMMARY_BYTES_MAX = 64 << 10
 #: File requests of an agent that are in flight. Together with the size of a response the window is 1 MiB: enough for 10 MB/s at
 #: a round trip of 100 ms, and on a slow line (1 Mbit/s) a response takes less time than the limit of silence.
 FILE_REQUESTS_MAX = 4
@@ -284,6 +286,8 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
     output_bytes: int
     #: How many bytes the output limit dropped.
     output_dropped: int
+    #: What the step wrote to `WATERFLOW_SUMMARY`: Markdown of at most `SUMMARY_BYTES_MAX`, and a note if it was cut.
+    summary: str = ""
 
 
 class OutputChunk(msgspec.Struct, frozen=True, array_like=True):

@@ -117,7 +117,7 @@ def _command_lines() -> bytes:
 
 @pytest.mark.parametrize("is_restarted", [False, True], ids=["steady agent", "agent killed and started again"])
 def test_no_secret_leaves_the_server_or_remains_on_it(secret_cluster: Cluster, is_restarted: bool) -> None:
-    """Secrets are masked raw, split, encoded, traced, multi-line, in outputs and reasons, except documented misses."""
+    """Secrets are masked raw, split, encoded, traced, multi-line, in outputs, summaries, reasons, except documented misses."""
     cluster, directory = secret_cluster, secret_cluster.folder / "place"
     directory.mkdir()
     run = cluster.start(WORKFLOW.replace("PLACE", str(directory)))
@@ -151,6 +151,7 @@ def test_no_secret_leaves_the_server_or_remains_on_it(secret_cluster: Cluster, i
     assert "bad token ***" in lines
     assert [step["reason"]["text"] for step in found["jobs"][0]["steps"]][-1].startswith("bad token ***")
     assert found["jobs"][0]["outputs"] == {"leak": "<***>"}
+    assert found["jobs"][0]["steps"][0]["attempts"][0]["summary"] == "***\n"
     assert all(Path(path).name.startswith("output") and "attempts" in path for path in during), during
     wait_until(lambda: not _at_rest(cluster), "the raw output to be removed from the server")
     wait_until(lambda: not _book(cluster).exists(), "the values to be removed from memory")

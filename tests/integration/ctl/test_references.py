@@ -240,6 +240,40 @@ def test_lines_of_output_are_selected(server: Server, tmp_path: Path) -> None:
         assert (refused.exit_code, "next: waterflowctl logs" in refused.output) == (2, True), refused.output
 
 
+SUMMARIZING = """\
+name: summarizing
+jobs:
+  a:
+    runs-on: web
+    steps:
+      - id: tell
+        run: |
+          summarize # Deployed ESC[2J
+          summarize it works
+      - {id: quiet, run: print x}
+      - id: long
+        run: |
+LINES
+"""
+
+
+def test_a_summary_is_shown_as_text(server: Server, tmp_path: Path) -> None:
+    """Escaped, and the beginning of a long one; a part is shown with all of it. The API has it in the attempt."""
+    file = tmp_path / "summarizing.yml"
+    lines = "\n".join(f"          summarize line {number}" for number in range(30))
+    file.write_text(SUMMARIZING.replace("LINES", lines))
+    server.ctl("run", str(file))
+    shown = server.ctl("show", "summarizing").output.splitlines()
+    at = shown.index("summary of a/tell")
+    assert shown[at + 1 : at + 3] == ["  # Deployed ESC[2J", "  it works"]
+    assert "  ... and 10 more lines" in shown
+    assert not any("a/quiet" in line for line in shown)
+    command = next(line for line in shown if line.startswith("  next: waterflowctl show "))
+    assert "  line 29" in server.ctl("show", command.split()[-1]).output.splitlines()
+    run = json.loads(server.ctl("show", "summarizing", "--json").stdout)
+    assert run["jobs"][0]["steps"][0]["attempts"][0]["summary"] == "# Deployed ESC[2J\nit works\n"
+
+
 def test_a_run_is_compared_with_the_last_good_one_or_another(server: Server, tmp_path: Path) -> None:
     """Parts that are equal are named, and those that cannot be compared have a reason."""
     file = tmp_path / "x.yml"

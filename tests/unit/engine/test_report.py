@@ -113,3 +113,14 @@ def test_a_report_of_another_holder_ends_nothing() -> None:
         assert not feeder.run.is_completed
         step(feeder.run, finished(**holder), AT)
         assert feeder.run.is_completed
+
+
+def test_summaries_of_a_run_are_bounded() -> None:
+    """Of one attempt and of all of them; what is not kept is replaced by a short note."""
+    assert result_limits.kept_summary(0, "") == ""
+    assert result_limits.kept_summary(0, "# fine\n") == "# fine\n"
+    assert len(result_limits.kept_summary(0, "x" * 1_000_000)) == result_limits.SUMMARY_LENGTH_MAX
+    full = result_limits.SUMMARIES_LENGTH_MAX
+    assert result_limits.kept_summary(full - 5, "five5") == "five5"
+    assert result_limits.kept_summary(full - 4, "five5").startswith("*(not kept")
+    assert result_limits.kept_summary(full, "") == ""

@@ -105,7 +105,10 @@ def in_order(
 
 
 class AttemptSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One attempt of a step. `child_run` is the run that it started."""
+    """One attempt of a step. `child_run` is the run that it started.
+
+    `summary` is what it wrote to `WATERFLOW_SUMMARY`, or null if that did not fit into the answer.
+    """
 
     attempt: int
     status: AttemptStatus
@@ -122,9 +125,10 @@ class AttemptSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     finished_at: Timestamp | None
     output_bytes: int
     output_dropped: int
+    summary: str | None
 
     @classmethod
-    def of(cls, attempt: Attempt) -> AttemptSchema:
+    def of(cls, attempt: Attempt, budget: Budget) -> AttemptSchema:
         """The attempt as it is now."""
         return cls(
             attempt=attempt.number,
@@ -142,6 +146,7 @@ class AttemptSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             finished_at=timestamp(attempt.finished_at),
             output_bytes=attempt.output_bytes,
             output_dropped=attempt.output_dropped,
+            summary=budget.value(attempt.summary),
         )
 
 
@@ -197,7 +202,7 @@ class StepSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             retry_at=timestamp(step.retry_at),
             started_at=timestamp(step.started_at),
             completed_at=timestamp(step.completed_at),
-            attempts=[AttemptSchema.of(attempt) for attempt in budget.newest(step.attempts)],
+            attempts=[AttemptSchema.of(attempt, budget) for attempt in budget.newest(step.attempts)],
             counts=dict(Counter(block_state(block) for block in step.blocks)) if step.blocks else {},
             blocks_total=max(len(step.blocks), step.count or 0),
             blocks=_blocks(step, budget) if with_blocks and step.blocks else [],

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.client import run_path
-from waterflowd.ctl.display import pending_approvals, run_parts, run_tree
+from waterflowd.ctl.client import Client, run_path
+from waterflowd.ctl.display import pending_approvals, run_parts, run_tree, summaries
 from waterflowd.ctl.display.terminal import localized, now_ms, style, terminal_columns, time_text, wrapped
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, count, json_option, print_json, print_json_list
@@ -30,7 +30,7 @@ def show(context: click.Context, run: str, at: int | None, as_json: bool) -> Non
     if at is not None:
         found = client.get(run_path(found["id"]), at=at)
     if part is not None:
-        _show_part(found, part, as_json=as_json)
+        _show_part(client, found, part, at, as_json=as_json)
         return
     if as_json:
         print_json([found])
@@ -39,6 +39,8 @@ def show(context: click.Context, run: str, at: int | None, as_json: bool) -> Non
         click.echo(line)
     for text in _facts(found):
         click.echo(style(wrapped(escape_for_display(text), 2), "bright_black"))
+    for line in summaries.lines(found):
+        click.echo(line)
     if at is None:
         # Approvals that were pending at an earlier time can no longer be decided.
         for line in pending_approvals.lines(found):
@@ -48,13 +50,18 @@ def show(context: click.Context, run: str, at: int | None, as_json: bool) -> Non
             click.echo(f"next: waterflowctl {verb} {found['id']}")
 
 
-def _show_part(run: dict[str, Any], part: str, *, as_json: bool) -> None:
+def _show_part(client: Client, run: dict[str, Any], part: str, at: int | None, *, as_json: bool) -> None:
     """Show only a job, or a step of it."""
     job, step = checked_part(run, part, "show")
+    if step is not None and not summaries.is_complete(step):
+        job = client.get(run_path(run["id"]), part=part, at=at)["jobs"][0]
+        step = job["steps"][0]
     if as_json:
         print_json([job if step is None else step])
         return
     for line in run_tree.part_lines(run, job, step, now_ms(), terminal_columns()):
+        click.echo(line)
+    for line in summaries.part_lines(job, step):
         click.echo(line)
 
 

@@ -16,6 +16,10 @@ from waterflowd.model.statuses import Outcome
 
 #: Outputs and environment of one attempt. Agents accept 1 MiB from a step; encoded it is always less than twice that size.
 RESULT_BYTES_MAX = 2 << 20
+#: Characters of a summary. Agents keep at most 64 KiB, and add a note.
+SUMMARY_LENGTH_MAX = 66_000
+#: Characters of all summaries of a run, so that a loop of thousands of steps does not fill memory and log.
+SUMMARIES_LENGTH_MAX = 4 << 20
 #: As deep as values of expressions nest.
 HEIGHT_MAX = 128
 #: The last millisecond of the year 9999, the last that dates can show.
@@ -52,6 +56,14 @@ def enforce(report: inputs.TaskFinished) -> inputs.TaskFinished:
     return msgspec.structs.replace(
         limited, outcome=Outcome.FAILURE, reason_code="node-error", reason_text=fault, outputs={}, env={}
     )
+
+
+def kept_summary(length: int, summary: str) -> str:
+    """What is kept of another summary in a run whose summaries have so many characters."""
+    kept = summary[:SUMMARY_LENGTH_MAX]
+    if kept and length + len(kept) > SUMMARIES_LENGTH_MAX:
+        return "*(not kept: the summaries of this run have reached 4 MiB)*\n"
+    return kept
 
 
 def _fault(report: inputs.TaskFinished) -> str:

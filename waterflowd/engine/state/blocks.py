@@ -73,6 +73,8 @@ class Attempt:
     exported: dict[str, str] = field(default_factory=dict)
     output_bytes: int = 0
     output_dropped: int = 0
+    #: What it wrote to `WATERFLOW_SUMMARY`.
+    summary: str = ""
     #: Rendered values; None where the plan's own are static.
     params: dict[str, Any] | None = None
     env: dict[str, str] | None = None

@@ -368,4 +368,5 @@ def _report(agent: AgentId, report: messages.Started | messages.Finished) -> inp
         finished_at=report.finished_at,
         output_bytes=report.output_bytes,
         output_dropped=report.output_dropped,
+        summary=report.summary,
     )

@@ -10,9 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.errors import Rejected
+from waterflow_agent.execution.masking import Masks
 from waterflow_agent.nodes import step_files
-from waterflow_agent.nodes.step_files import StepFileContents, StepFiles
+from waterflow_agent.nodes.outcome import NodeResult, masked
+from waterflow_agent.nodes.step_files import StepFileContents, StepFiles, Summary
+from waterflow_agent.wire.messages import SUMMARY_BYTES_MAX
 
 
 @pytest.fixture
@@ -110,7 +114,9 @@ def test_missing_files_are_empty(files: StepFiles) -> None:
     os.unlink(files.output)
     os.unlink(files.env)
 
-    assert step_files.collect(files) == StepFileContents(outputs={}, env={}, denied=[], directories=[])
+    assert step_files.collect(files) == StepFileContents(
+        outputs={}, env={}, denied=[], directories=[], summary=Summary()
+    )
 
 
 def test_directories_for_the_path_are_one_on_each_line(files: StepFiles) -> None:
@@ -149,3 +155,77 @@ def test_any_bytes_are_entries_or_an_error(content: bytes) -> None:
     """The parser returns entries or raises its error, and nothing else."""
     with contextlib.suppress(Rejected):
         step_files._parse(content, "WATERFLOW_OUTPUT", step_files._OUTPUT_NAME)
+
+
+def summarized(files: StepFiles, content: bytes) -> Summary:
+    Path(files.summary).write_bytes(content)
+    return step_files.collect(files).summary
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        (b"", ""),
+        (b"# Deployed\n\n| a | b |\n", "# Deployed\n\n| a | b |\n"),
+        (b"no end of line", "no end of line"),
+        (b"broken \xff and \0", "broken \ufffd and \ufffd"),
+        (b"x\n" * (SUMMARY_BYTES_MAX // 2), "x\n" * (SUMMARY_BYTES_MAX // 2)),
+        (b"\xff" * (SUMMARY_BYTES_MAX // 3), "\ufffd" * (SUMMARY_BYTES_MAX // 3)),
+    ],
+    ids=["empty", "markdown", "unfinished", "broken", "full", "growing"],
+)
+def test_a_summary_is_kept_as_it_is(files: StepFiles, content: bytes, kept: str) -> None:
+    """Bytes that are not UTF-8 do not fail the step."""
+    assert summarized(files, content).kept() == kept
+
+
+@pytest.mark.parametrize("size", [1, 500, 3_000, 1_000_000])
+@pytest.mark.parametrize("line", [b"a line\n", b"x", "größe ".encode()])
+def test_a_long_summary_is_cut_with_a_note(files: StepFiles, line: bytes, size: int) -> None:
+    """After a whole line if there is one. The note has the whole size."""
+    content = (line * 2 * SUMMARY_BYTES_MAX)[: SUMMARY_BYTES_MAX + size]
+    kept = summarized(files, content).kept()
+    text, _, note = kept.rstrip("\n").rpartition("\n\n")
+    assert f"of {len(content):,} bytes" in note
+    assert len(text.encode()) <= SUMMARY_BYTES_MAX
+    assert len(text.encode()) > SUMMARY_BYTES_MAX - 3_000
+    assert content.startswith(text.encode())
+    if line.endswith(b"\n"):
+        assert text.endswith("a line")
+
+
+def test_a_short_summary_with_a_secret_is_masked_and_not_cut(files: StepFiles) -> None:
+    """A mask is shorter than a secret."""
+    result = NodeResult(outcome=Outcome.SUCCESS, summary=summarized(files, b"it is hunter2!\n"))
+    assert masked(result, Masks(["hunter2"])).summary.kept() == "it is ***!\n"
+
+
+@pytest.mark.parametrize("before", range(0, 3_200, 7))
+def test_a_secret_at_the_cut_is_masked(files: StepFiles, before: int) -> None:
+    """Wherever it is: what is kept of it is a mask, or nothing."""
+    secret = "hunter2-and-some-more-characters-of-a-long-secret"
+    begin = SUMMARY_BYTES_MAX - 600 + before
+    content = (b"." * begin + secret.encode()).ljust(SUMMARY_BYTES_MAX + 9_000, b".")
+    result = masked(NodeResult(outcome=Outcome.SUCCESS, summary=summarized(files, content)), Masks([secret]))
+    assert "hunter2" not in result.summary.kept()
+
+
+def test_a_summary_that_is_no_file_is_a_note(files: StepFiles, tmp_path: Path) -> None:
+    """A link, a pipe or a directory in its place is not read; the outputs count, and the step does not fail."""
+    for make in (
+        lambda path: os.symlink("/etc/hostname", path),
+        os.mkfifo,
+        os.mkdir,
+    ):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(files.summary)
+        make(files.summary)
+        contents = collected(files, b"a=1")
+        assert contents.outputs == {"a": "1"}
+        assert "WATERFLOW_SUMMARY" in contents.summary.kept()
+
+
+def test_a_missing_summary_is_empty(files: StepFiles) -> None:
+    """A script may remove the file."""
+    os.unlink(files.summary)
+    assert collected(files).summary.kept() == ""

@@ -199,7 +199,7 @@ def test_a_re_run_shows_what_it_will_do_first(site: Site, visit: Visit) -> None:
 
 
 def test_hostile_text_stays_text(site: Site, visit: Visit) -> None:
-    """Markup, reversing marks and terminal escapes in names, reasons and output are shown, and nothing of them works."""
+    """Markup, reversing marks and escapes in names, reasons, summaries and output are shown, and nothing of them works."""
     # A new one, so that it is among the recent runs of the overview whatever other tests have started.
     run = site.start(HOSTILE)
     site.wait_for(run)
@@ -208,6 +208,7 @@ def test_hostile_text_stays_text(site: Site, visit: Visit) -> None:
     expect(page.get_by_role("log")).to_contain_text(
         "<script>alert(3)</script> \\u202ereversed \\x1b]8;;http://elsewhere.example"
     )
+    expect(page.get_by_label("Summary")).to_have_text("# <img src=x onerror=alert(4)>\n\\u202ereversed\n")
     for path in ("/", "/runs"):
         visit.go(path)
         expect(page.get_by_text("<img src=x onerror=alert(1)>\\u202egnp.exe").first).to_be_visible()

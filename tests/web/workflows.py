@@ -49,6 +49,7 @@ jobs:
         name: "</span><b>bold</b>\u202e"
         run: |
           printf '<script>alert(3)</script> \342\200\256reversed \033]8;;http://elsewhere.example\a\n'
+          printf '# <img src=x onerror=alert(4)>\n\342\200\256reversed\n' >> "$WATERFLOW_SUMMARY"
           exit 3
 """
 

@@ -170,6 +170,7 @@ export const texts = {
     zoomAll: "Show all",
     inputs: "Inputs",
     outputs: "Outputs",
+    summary: "Summary",
     vars: "Variables",
     why: "Why",
     where: "Where",

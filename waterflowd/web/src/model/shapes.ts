@@ -70,6 +70,8 @@ export interface Attempt {
   readonly finished_at: string | null;
   readonly output_bytes: number;
   readonly output_dropped: number;
+  /** Markdown that the step wrote about itself; null if it did not fit into the answer. */
+  readonly summary: string | null;
 }
 
 export interface Step {

@@ -66,6 +66,7 @@ export function Details({ run, part, version, at, isPast, seq }: Properties): JS
       {!isPast && part.node !== null && isActive(part.state) && <Why run={run.id} place={part.place} seq={seq} />}
       <PartActions run={run} part={part} after={at} isPast={isPast} />
       {step && step.attempts.length > 0 && <Attempts attempts={step.attempts} />}
+      {part.kind === "step" && step && <StepSummary text={step.attempts.at(-1)?.summary ?? ""} />}
       {!isPast && part.kind === "step" && job !== null && step !== null && <StepOutput run={run.id} job={job.id} step={step} />}
       {part.kind === "job" && part.from !== null && <p><a href={pathOf({ run: run.id, job: part.place })}>{words.jobOutput}</a></p>}
       <PartValues title={words.outputs} values={(part.kind === "step" ? step?.outputs : job?.outputs) ?? {}} />
@@ -137,6 +138,17 @@ function Attempts({ attempts }: { readonly attempts: readonly Attempt[] }): JSX.
 function PartValues({ title, values }: { readonly title: string; readonly values: Readonly<Record<string, unknown>> }): JSX.Element | null {
   if (Object.keys(values).length === 0) return null;
   return <section class="values"><h3>{title}</h3><Values values={values} /></section>;
+}
+
+/** What the newest attempt says about itself: Markdown, as text. */
+function StepSummary({ text }: { readonly text: string }): JSX.Element | null {
+  if (text === "") return null;
+  return (
+    <section class="summary">
+      <h3>{words.summary}</h3>
+      <pre tabIndex={0} aria-label={words.summary}>{text.split("\n").map(visible).join("\n")}</pre>
+    </section>
+  );
 }
 
 /** The output of the newest attempt; the others have it on their own pages. */

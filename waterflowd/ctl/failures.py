@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import IO, Any
 
 import click
 
 from waterflow_agent.display import escape_for_display
+from waterflowd.ctl.display.terminal import wrapped
 
 RUN_FAILED = 1
 USAGE = 2
@@ -25,7 +27,8 @@ class Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the sentence and the next step."""
-        click.echo(f"error: {escape_for_display(self.message)}", err=True)
+        text = f"error: {escape_for_display(self.message)}"
+        click.echo(wrapped(text, 2) if sys.stderr.isatty() else text, err=True)
         if self.next_step:
             click.echo(f"  next: {escape_for_display(self.next_step)}", err=True)
 

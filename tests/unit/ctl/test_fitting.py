@@ -33,6 +33,21 @@ def test_colours_are_on_each_line_of_a_cell() -> None:
     assert wrapped_cell("\x1b[31mnot connected\x1b[0m", 9) == ["\x1b[31mnot\x1b[0m", "\x1b[31mconnected\x1b[0m"]
 
 
+def test_an_id_in_a_longer_text_stays_whole() -> None:
+    """People copy it. The column has space for it, and what is before it is on another line."""
+    cell = f"run={RUN}"
+    widths = column_widths(("WHO", "DETAILS"), [("x" * 60, cell)], 50, ())
+    assert widths[1] == 26
+    assert wrapped_cell(cell, 26) == ["run=", RUN]
+
+
+def test_words_are_broken_where_a_reader_expects_it() -> None:
+    """After punctuation, also near the beginning of a word, but not after the dot of a hidden file."""
+    assert wrapped_cell("agent-connected", 13) == ["agent-", "connected"]
+    assert wrapped_cell("ops:.waterflow/workflows/a.yml", 13) == ["ops:", ".waterflow/", "workflows/a.", "yml"]
+    assert wrapped_cell("unbreakable", 6) == ["unbrea", "kable"]
+
+
 @given(st.text(st.sampled_from("abc /.-é漢 "), max_size=60), st.integers(2, 20))
 def test_no_line_is_too_long_and_nothing_is_lost(text: str, columns: int) -> None:
     """Apart from spaces at which a text is broken."""

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.display.terminal import cell_time_text, short_fingerprint, style, table, zone_name
+from waterflowd.ctl.display.terminal import cell_time_text, fits, localized, short_fingerprint, style, table, zone_name
 from waterflowd.ctl.options import client_of, json_option, limit_option, print_json_list
 from waterflowd.ctl.times import EXAMPLES, Time
 
@@ -25,24 +25,28 @@ def audit(context: click.Context, /, limit: int, as_json: bool, **filters: str |
     if as_json:
         print_json_list(rows)
         return
-    table(
-        [f"TIME ({zone_name()})", "WHO", "ACTION", "TARGET", "DETAILS"],
+    headings = [f"TIME ({zone_name()})", "WHO", "ACTION", "TARGET", "DETAILS"]
+    lines = [
         [
-            [
-                cell_time_text(row["at"]),
-                short_fingerprint(row["by"]),
-                style(escape_for_display(row["what"]), "red" if row["what"] == "refused" else None),
-                escape_for_display(row["target"]),
-                style(escape_for_display(_details(row["facts"])), "bright_black"),
-            ]
-            for row in rows
-        ],
-        empty="no matching entries" if any(value is not None for value in filters.values()) else "no entries yet",
-    )
+            cell_time_text(row["at"]),
+            short_fingerprint(row["by"]),
+            style(escape_for_display(row["what"]), "red" if row["what"] == "refused" else None),
+            escape_for_display(row["target"]),
+            _details(row["facts"]),
+        ]
+        for row in rows
+    ]
+    empty = "no matching entries" if any(value is not None for value in filters.values()) else "no entries yet"
+    if lines and not fits([headings, *lines]):
+        # On a narrow terminal, the details have a line of their own.
+        table(headings[:-1], [line[:-1] for line in lines], empty=empty, notes=[line[-1] for line in lines])
+    else:
+        table(headings, lines, empty=empty)
 
 
 def _details(facts: dict[str, Any]) -> str:
-    return " ".join(f"{name}={_text(value)}" for name, value in facts.items() if value not in (None, [], 0, ""))
+    text = " ".join(f"{name}={_text(value)}" for name, value in facts.items() if value not in (None, [], 0, ""))
+    return style(escape_for_display(localized(text)), "bright_black") if text else ""
 
 
 def _text(value: object) -> str:

@@ -22,6 +22,7 @@ from waterflowd.ctl.display.terminal import (
     style,
     time_text,
     without_colors,
+    wrapped,
 )
 from waterflowd.ctl.failures import USAGE, Failure
 from waterflowd.ctl.live_values import completing
@@ -203,7 +204,7 @@ def events(context: click.Context, run: str, follow: bool, as_json: bool) -> Non
             print_json(rows)
             return
         for row in rows:
-            click.echo(_event_text(row))
+            click.echo(wrapped(_event_text(row), 7))
     except KeyboardInterrupt:
         click.echo(f"\nthe run continues; come back with: waterflowctl events -f {run_id}", err=True)
         context.exit(130)

@@ -55,8 +55,17 @@ def runs(context: click.Context, /, failed: bool, limit: int, as_json: bool, **f
     if found and not fits([headings, *lines]):
         headings = ["", "RUN", "NAME", "STATUS", "TRIGGER", zone_name(), "DURATION"]
         lines = [_short_row(run) for run in found]
+    if found and not fits([headings, *lines]):
+        # Names matter more than what has started the runs.
+        del headings[_TRIGGER]
+        for line in lines:
+            del line[_TRIGGER]
     empty = "no runs yet; start one: waterflowctl run FILE.yml"
     table(headings, lines, empty="no matching runs" if any(value is not None for value in filters.values()) else empty)
+
+
+#: The column of the trigger.
+_TRIGGER = 4
 
 
 def _row(run: dict[str, Any]) -> list[str]:

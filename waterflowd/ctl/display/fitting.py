@@ -1,6 +1,7 @@
 """Text that fits the width of a terminal: wrapped cells of tables, and sentences. Pure.
 
-Rules of this file: nothing is lost. Text is broken at spaces where there are any, else after punctuation, else anywhere.
+Rules of this file: nothing is lost. Text is broken at spaces where there are any, else after punctuation, else anywhere, but
+not inside the id of a run where the column has space for it. Columns with ids have.
 Colours around a text are kept on each of its lines.
 """
 
@@ -17,6 +18,8 @@ _COLUMN_MIN = 8
 _GAP = 2
 #: A long word is broken after one of these.
 _BREAKS = frozenset("/,;:=-_.@")
+#: The id of a run, which people copy.
+_ID = re.compile(r"\b[0-9A-HJKMNP-TV-Z]{26}\b")
 
 
 def width(text: str) -> int:
@@ -40,7 +43,7 @@ def column_widths(
     natural = [max(width(row[index]) for row in (headings, *rows)) for index in range(len(headings))]
     widths = list(natural)
     floors = [
-        natural[index] if heading in whole else min(natural[index], max(_COLUMN_MIN, *map(width, heading.split(" "))))
+        natural[index] if heading in whole else min(natural[index], _floor(heading, [row[index] for row in rows]))
         for index, heading in enumerate(headings)
     ]
     while sum(widths) + _GAP * (len(widths) - 1) > columns:
@@ -50,6 +53,11 @@ def column_widths(
             return widths
         widths[index] -= 1
     return widths
+
+
+def _floor(heading: str, cells: Sequence[str]) -> int:
+    ids = (len(found[0]) for cell in cells for found in _ID.finditer(cell))
+    return max(_COLUMN_MIN, *map(width, heading.split(" ")), max(ids, default=0))
 
 
 def row_lines(row: Sequence[str], widths: Sequence[int]) -> list[str]:
@@ -106,12 +114,16 @@ def _lines(text: str, columns: int) -> list[str]:
 
 
 def _head(word: str, columns: int) -> str:
-    """Return the beginning of a word that fits, up to a good place to break it if there is one in its second half."""
+    """Return the beginning of a word that fits, up to a good place to break it if there is one after its first quarter."""
     end = used = 0
     while end < len(word) and (not end or used + _character_width(word[end]) <= columns):
         used += _character_width(word[end])
         end += 1
-    for at in range(end, end // 2, -1):
-        if word[at - 1] in _BREAKS:
+    for found in _ID.finditer(word):
+        if 0 < found.start() < end < found.end():
+            return word[: found.start()]
+    for at in range(end, end // 4, -1):
+        # The dot of `.waterflow` belongs to what follows.
+        if word[at - 1] in _BREAKS and not (word[at - 1] == "." and (at == 1 or word[at - 2] in _BREAKS)):
             return word[:at]
     return word[:end]

@@ -219,18 +219,23 @@ def fits(rows: Sequence[Sequence[object]]) -> bool:
 _WHOLE = frozenset({"RUN", "ID", "FINGERPRINT"})
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
+def table(
+    headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str, notes: Sequence[str] | None = None
+) -> None:
     """Print rows under headings, or `empty` if there are none. Styled cells must be escaped already.
 
-    On a terminal, long cells are broken into several lines, so that the table fits; ids are kept whole.
+    On a terminal, long cells are broken into several lines, so that the table fits; ids are kept whole. Below each row is its
+    note, unless that is empty.
     """
     if not rows:
-        click.echo(empty)
+        click.echo(wrapped(empty, 2))
         return
     cells = [[str(cell) for cell in row] for row in rows]
     widths = fitting.column_widths(headings, cells, terminal_columns() or sys.maxsize, _WHOLE)
     for line in fitting.row_lines(headings, widths):
         click.echo(style(line, is_bold=True))
-    for row in cells:
+    for row, note in zip(cells, notes or [""] * len(cells), strict=True):
         for line in fitting.row_lines(row, widths):
             click.echo(line)
+        if note:
+            click.echo(wrapped(f"  {note}", 4))

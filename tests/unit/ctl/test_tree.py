@@ -69,7 +69,7 @@ def test_few_servers_are_all_listed_with_a_count() -> None:
         "   ├─ ✓ roll[web-0]  2.5s  on web-0",
         "   │  └─ ✓ one  2.5s",
         "   └─ ✗ roll[web-1]  2.5s  on web-1  exit code 3",
-        "      └─ ✗ one  2.5s  exit code 3",
+        "      └─ ✗ one  2.5s",
     ]
 
 
@@ -230,6 +230,19 @@ def test_a_failure_whose_part_is_not_in_the_answer_is_explained_where_it_is_know
     assert [row.is_repeated for row in run_parts.reasons(found)] == [False]
 
 
+def test_what_ended_everything_is_said_once_at_the_top() -> None:
+    """A cancelled run is the reason of all of its parts."""
+    why = {"code": "cancel-requested", "text": "cancelled by Ada"}
+    found = run(
+        job("a", "cancelled", steps=[step("go", "cancelled", reason=why)], reason=why),
+        job("b", "failure", steps=[step("x", "failure")]),
+        conclusion="cancelled",
+        reason=why,
+    )
+    assert "\n".join(drawn(found)).count("cancelled by Ada") == 1
+    assert [row.part for row in run_parts.reasons(found) if not row.is_repeated] == ["run", "b", "b/x"]
+
+
 def test_the_time_until_the_next_attempt_counts_down() -> None:
     """The sentence has the duration of the moment when the decision was made; a screen has what is left of it."""
     waiting = {"code": "retry", "text": "attempt 1 failed (exit code 3); next attempt in 1 m 4 s"}
@@ -250,14 +263,15 @@ def test_long_lines_of_a_tree_are_broken_between_words(columns: int) -> None:
     """The branches continue beside them, and the id of the run stays whole."""
     why = {"code": "node-error", "text": "the server did not answer within ten seconds, nor later " * 3}
     steps = [step("a step with a long name", "failure", reason=why), step("b")]
-    found = run(job("a", "failure", steps=steps, reason=why), id="01M8RBQ2RY4VWN8YY0Q4KJHE4F", conclusion="failure")
+    inside = {"code": "failed", "text": "a step failed"}
+    found = run(job("a", "failure", steps=steps, reason=inside), id="01M8RBQ2RY4VWN8YY0Q4KJHE4F", conclusion="failure")
     lines = list(run_tree.lines(found, None, columns=columns))
     assert max(map(len, lines)) <= columns
     assert any("01M8RBQ2RY4VWN8YY0Q4KJHE4F" in line for line in lines)
     begin = next(number for number, line in enumerate(lines) if "a step" in line)
     assert lines[begin + 1].startswith("   │    ")
     words = " ".join(line.lstrip(" │├└─") for line in lines)
-    assert words.count(why["text"].strip()) == 2
+    assert words.count(why["text"].strip()) == 1
 
 
 def test_the_first_failed_attempt_is_found_inside_blocks() -> None:

@@ -60,10 +60,13 @@ class PartReason(NamedTuple):
 
 def reasons(run: dict[str, Any]) -> Iterator[PartReason]:
     """Yield the reason of each part that is not completed or did not succeed."""
+    above = run["reason"] if run["conclusion"] != "success" else None
     if run["conclusion"] != "success":
         yield _reason(run, "run", run["conclusion"] or run["status"], run["jobs"])
     for job in all_jobs(run["jobs"]):
-        yield from _job_reasons(job)
+        # A cancelled run, for example, is the reason of all of its parts.
+        for row in _job_reasons(job):
+            yield row._replace(is_repeated=True) if above is not None and row.text == above["text"] else row
 
 
 def _job_reasons(job: dict[str, Any]) -> Iterator[PartReason]:

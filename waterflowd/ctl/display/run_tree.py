@@ -43,12 +43,24 @@ class TreeNode(NamedTuple):
     children: Sequence[TreeNode] = ()
 
 
+class _View(NamedTuple):
+    """The time up to which durations advance, and the reason of the part above, which is not repeated."""
+
+    now_ms: int | None
+    above: dict[str, Any] | None = None
+
+    def below(self, part: dict[str, Any]) -> _View:
+        """The view of what is inside a part."""
+        return self._replace(above=part["reason"])
+
+
 def lines(
     run: dict[str, Any], now_ms: int | None = None, *, is_short: bool = False, columns: int | None = None
 ) -> Iterator[str]:
     """Yield the whole tree; with `is_short` without the steps of jobs that succeeded, with `columns` broken to fit them."""
-    yield from _header(header(run, now_ms) + _reason(run, now_ms, run["jobs"]), columns)
-    yield from draw([_job_node(job, now_ms, is_short=is_short) for job in run["jobs"]], columns=columns)
+    view = _View(now_ms)
+    yield from _header(header(run, now_ms) + _reason(run, view, run["jobs"]), columns)
+    yield from draw([_job_node(job, view.below(run), is_short=is_short) for job in run["jobs"]], columns=columns)
 
 
 def part_lines(
@@ -60,7 +72,8 @@ def part_lines(
 ) -> Iterator[str]:
     """Yield the run's line, and below it only one job or step."""
     yield from _header(header(run, now_ms), columns)
-    node = _job_node(job, now_ms, is_short=False) if step is None else _step_node(step, now_ms)
+    view = _View(now_ms)
+    node = _job_node(job, view, is_short=False) if step is None else _step_node(step, view)
     yield from draw([node], columns=columns)
 
 
@@ -106,18 +119,18 @@ def _label(part: dict[str, Any], now_ms: int | None) -> str:
     return f"{glyph(part['status'], part['conclusion'])} {name}" + (f"  {span}" if span else "")
 
 
-def _reason(part: dict[str, Any], now_ms: int | None, below: Iterable[dict[str, Any]] = ()) -> str:
-    """The reason, if it says more than the glyph and what is `below`."""
+def _reason(part: dict[str, Any], view: _View, below: Iterable[dict[str, Any]] = ()) -> str:
+    """The reason, if it says more than the glyph, what is above, and what is `below`."""
     reason = part["reason"]
     if part.get("reused"):
         return _faint("  reused")
     if part["conclusion"] == "success" or reason["code"] in _OBVIOUS_REASONS or not reason["text"]:
         return ""
-    if reason["code"] == _EARLIER_FAILURE or is_explained_below(part, below):
+    if reason["code"] == _EARLIER_FAILURE or reason == view.above or is_explained_below(part, below):
         return ""
     text = localized(reason["text"])
-    if now_ms is not None:
-        text = counted_down(text, part.get("retry_at") or (part.get("batch") or {}).get("resume_at"), now_ms)
+    if view.now_ms is not None:
+        text = counted_down(text, part.get("retry_at") or (part.get("batch") or {}).get("resume_at"), view.now_ms)
     return _faint(f"  {escape_for_display(text)}")
 
 
@@ -141,16 +154,16 @@ def _others(counts: dict[str, int], visible: Iterable[str], noun: str) -> list[T
 # Jobs
 
 
-def _job_node(job: dict[str, Any], now_ms: int | None, *, is_short: bool) -> TreeNode:
-    text = f"{_label(job, now_ms)}{_servers(job)}{_tries(job)}{_batch(job)}"
-    text += _reason(job, now_ms, [*job["steps"], *(job.get("jobs") or [])])
+def _job_node(job: dict[str, Any], view: _View, *, is_short: bool) -> TreeNode:
+    text = f"{_label(job, view.now_ms)}{_servers(job)}{_tries(job)}{_batch(job)}"
+    text += _reason(job, view, [*job["steps"], *(job.get("jobs") or [])])
     if job.get("reused") or job["conclusion"] == "skipped":
         return TreeNode(text)
     if job.get("jobs_total"):
-        return TreeNode(text, _instances(job, now_ms, is_short=is_short))
+        return TreeNode(text, _instances(job, view.below(job), is_short=is_short))
     if is_short and (job["conclusion"] == "success" or job["status"] == "queued"):
         return TreeNode(text)
-    return TreeNode(text, _step_nodes(job, now_ms))
+    return TreeNode(text, _step_nodes(job, view.below(job)))
 
 
 def _servers(job: dict[str, Any]) -> str:
@@ -176,7 +189,7 @@ def _batch(job: dict[str, Any]) -> str:
     return f"  batch {batch['number']} of {batch['of']}" if batch is not None and is_open else ""
 
 
-def _instances(job: dict[str, Any], now_ms: int | None, *, is_short: bool) -> list[TreeNode]:
+def _instances(job: dict[str, Any], view: _View, *, is_short: bool) -> list[TreeNode]:
     instances = job["jobs"]
     visible = instances
     is_whole = job["jobs_total"] <= _INSTANCES_ALL_MAX and len(instances) == job["jobs_total"]
@@ -187,7 +200,7 @@ def _instances(job: dict[str, Any], now_ms: int | None, *, is_short: bool) -> li
         ids = {instance["id"] for instance in notable[:_INSTANCES_SHOWN]}
         visible = [instance for instance in instances if instance["id"] in ids]
     is_short = is_short or len(instances) > _INSTANCES_ALL_MAX
-    nodes = [_job_node(instance, now_ms, is_short=is_short) for instance in visible]
+    nodes = [_job_node(instance, view, is_short=is_short) for instance in visible]
     noun = {"each": "servers", "matrix": "instances"}.get(job["kind"], "jobs")
     return nodes + _others(job["counts"], map(_word, visible), noun)
 
@@ -199,22 +212,22 @@ def _word(job: dict[str, Any]) -> str:
 # Steps
 
 
-def _step_nodes(owner: dict[str, Any], now_ms: int | None) -> list[TreeNode]:
+def _step_nodes(owner: dict[str, Any], view: _View) -> list[TreeNode]:
     """The steps of a job or block that the answer contains, and how many more there are."""
     steps = owner["steps"]
     hidden = owner.get("steps_total", 0) - len(steps)
     noun = "step" if hidden == 1 else "steps"
     more = [TreeNode(_faint(f"{hidden} more {noun}"))] if hidden > 0 else []
-    return [_step_node(step, now_ms) for step in steps] + more
+    return [_step_node(step, view) for step in steps] + more
 
 
-def _step_node(step: dict[str, Any], now_ms: int | None) -> TreeNode:
+def _step_node(step: dict[str, Any], view: _View) -> TreeNode:
     attempts = step["attempts"]
     attempt = f"  attempt {attempts[-1]['attempt']}" if attempts and attempts[-1]["attempt"] > 1 else ""
     blocks = step.get("blocks") or []
-    text = f"{_label(step, now_ms)}{_block_count(step)}{attempt}{_child_run(step)}"
-    text += _reason(step, now_ms, (inner for block in blocks for inner in block["steps"]))
-    return TreeNode(text, _block_nodes(step, blocks, now_ms))
+    text = f"{_label(step, view.now_ms)}{_block_count(step)}{attempt}{_child_run(step)}"
+    text += _reason(step, view, (inner for block in blocks for inner in block["steps"]))
+    return TreeNode(text, _block_nodes(step, blocks, view.below(step)))
 
 
 def _child_run(step: dict[str, Any]) -> str:
@@ -234,14 +247,14 @@ def _block_count(step: dict[str, Any]) -> str:
     return _faint(f"  {step['counts'].get('success', 0)}/{total} {_block_noun(step)}")
 
 
-def _block_nodes(step: dict[str, Any], blocks: list[dict[str, Any]], now_ms: int | None) -> list[TreeNode]:
+def _block_nodes(step: dict[str, Any], blocks: list[dict[str, Any]], view: _View) -> list[TreeNode]:
     if step["node"] in _WITHOUT_BLOCK_LINES:
-        return [node for block in blocks for node in _step_nodes(block, now_ms)]
+        return [node for block in blocks for node in _step_nodes(block, view)]
     counts: dict[str, int] = step.get("counts") or {}
     visible = blocks
     if sum(counts.values()) > _BLOCKS_MAX:
         visible = [block for block in blocks if block["state"] != "success"][:_BLOCKS_MAX]
-    nodes = [TreeNode(_block_text(block), _step_nodes(block, now_ms)) for block in visible]
+    nodes = [TreeNode(_block_text(block), _step_nodes(block, view)) for block in visible]
     return nodes + _others(counts, (block["state"] for block in visible), _block_noun(step))
 
 

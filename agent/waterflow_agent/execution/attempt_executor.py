@@ -193,6 +193,7 @@ class AttemptExecutor:
     def _start(self, task: messages.Task) -> None:
         if task.secrets:
             self._output.keep_secrets(task.key, task.secrets)
+        task = self._steps.with_paths(task)
         try:
             node_input = self._node_input(task)
         except Rejected as error:

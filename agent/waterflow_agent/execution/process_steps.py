@@ -130,6 +130,15 @@ class ProcessSteps:
         """Whether this process has requested the start, which the runner client repeats after each reconnect."""
         return key in self._requested
 
+    def with_paths(self, task: messages.Task) -> messages.Task:
+        """Returns the task with the paths that only this server knows in place of the references to them."""
+        paths = self._workspaces.paths(task.key.attempt.run, task.key.attempt.job)
+        env, params = server_paths.fill(task.env, paths), server_paths.fill(task.params, paths)
+        directory = server_paths.fill(task.working_directory, paths)
+        if env is task.env and params is task.params and directory is task.working_directory:
+            return task
+        return msgspec.structs.replace(task, env=env, params=params, working_directory=directory)
+
     def account(self, task: messages.Task) -> Account | None:
         """Returns the user of the task's step, None for the agent's own. Raises `Rejected`."""
         return self._policy.account(task, self._runner.abilities)
@@ -144,7 +153,6 @@ class ProcessSteps:
         name = self.adopt(task.key)
         files = self._directories.path(self._directory_numbers[task.key])
         location = shell.AttemptLocation(files=files, workspace=str(workspace), temp=str(temp), agent=self.agent_name)
-        task, node_input = _with_paths(task, node_input, location.paths)
         cwd = working_directories.resolve(workspace, task.working_directory, account)
         environment = self._environment if account is None else {**self._environment, **account.environment}
         command = prepare(task, node_input, location, environment)
@@ -233,19 +241,6 @@ class ProcessSteps:
     def stop_unknown(self, name: str) -> None:
         """Stops a step that the journal does not know."""
         self._runner.cancel(name)
-
-
-def _with_paths(
-    task: messages.Task, node_input: NodeInput, paths: Mapping[str, str]
-) -> tuple[messages.Task, NodeInput]:
-    """Returns the task and its parameters with the paths that only this server knows."""
-    env, params = server_paths.fill(task.env, paths), server_paths.fill(task.params, paths)
-    directory = server_paths.fill(task.working_directory, paths)
-    if params is not task.params and not isinstance(node_input, Code):
-        node_input = msgspec.convert(server_paths.fill(msgspec.to_builtins(node_input), paths), type(node_input))
-    if env is task.env and params is task.params and directory is task.working_directory:
-        return task, node_input
-    return msgspec.structs.replace(task, env=env, params=params, working_directory=directory), node_input
 
 
 def prepare(

@@ -28,6 +28,7 @@ import subprocess
 from collections.abc import Collection
 from pathlib import Path
 
+from waterflow_agent import server_paths
 from waterflow_agent.clock import Clock
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution import sharing
@@ -80,6 +81,16 @@ class WorkingDirectories:
             self._share(path, account)
             self._made.add((run, job))
         return path
+
+    def paths(self, run: str, job: str) -> dict[str, str]:
+        """Returns the paths of a job by their names in values, whether they exist yet or not."""
+        parent, name = self._root / directory_name(run), directory_name(job)
+        temp = self._root / _TEMP / directory_name(run) / name
+        return {
+            server_paths.WORKSPACE: str(parent / name),
+            server_paths.TEMP: str(temp),
+            server_paths.PARENT: str(parent),
+        }
 
     def temporary(self, run: str, job: str, account: Account | None = None) -> Path:
         """Returns the directory for temporary files of the job, which is created if necessary. Raises `OSError`."""

@@ -26,7 +26,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-from waterflow_agent import server_paths
 from waterflow_agent.attempts import Outcome
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema, step_files
@@ -95,15 +94,6 @@ class AttemptLocation(msgspec.Struct, frozen=True, kw_only=True):
     #: The job's directory for temporary files.
     temp: str
     agent: str
-
-    @property
-    def paths(self) -> dict[str, str]:
-        """The paths that take the place of references in the task."""
-        return {
-            server_paths.WORKSPACE: self.workspace,
-            server_paths.TEMP: self.temp,
-            server_paths.PARENT: os.path.dirname(self.workspace),
-        }
 
 
 def inherited(own: Mapping[str, str]) -> dict[str, str]:

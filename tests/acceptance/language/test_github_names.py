@@ -69,6 +69,7 @@ PATHS = """jobs:
           echo kept > ${{ runner.temp }}/note
       - working-directory: ${{ github.workspace }}/sub
         run: basename "$PWD"; cat "$RUNNER_TEMP/note"
+      - {uses: log, with: {message: "logged ${{ github.workspace }}/x"}}
 """
 
 
@@ -76,8 +77,11 @@ def test_paths_of_the_server_are_filled_in(cluster: Cluster) -> None:
     """The directory for temporary files belongs to the job, and is removed with it."""
     run, _ = run_to_end(cluster, PATHS)
 
-    assert cluster.lines(run, 6) == ["workspace", "variable", "temp", "parent", "sub", "kept"]
-    temp = cluster.agent_dir("web-1") / "work" / ".temp"
+    printed = cluster.lines(run, 7)
+    work = cluster.agent_dir("web-1") / "work"
+    assert printed[:6] == ["workspace", "variable", "temp", "parent", "sub", "kept"]
+    assert printed[6] == f"logged {work}/{run}/build/x"
+    temp = work / ".temp"
     wait_until(lambda: not list(temp.iterdir()), "the directories for temporary files are removed")
 
 

@@ -25,6 +25,7 @@ class PlacementMachine(RuleBasedStateMachine):
         self.placement = Placement(self.registry)
         self.enrolled: dict[AgentId, tuple[str, ...]] = {}
         self.connected: dict[AgentId, tuple[int, frozenset[str]]] = {}
+        self.draining: set[AgentId] = set()
         #: Waiting attempts, in the order of their requests; and attempts that have a slot.
         self.requests: dict[AttemptId, SlotRequest] = {}
         self.held: dict[AttemptId, AgentId] = {}
@@ -38,7 +39,7 @@ class PlacementMachine(RuleBasedStateMachine):
         return slots - taken if agent in self.enrolled else 0
 
     def may_have(self, request: SlotRequest, agent: AgentId) -> bool:
-        if self.room(agent) <= 0:
+        if self.room(agent) <= 0 or (agent in self.draining and request.starts_job):
             return False
         if request.agent is not None:
             return request.agent == agent
@@ -58,8 +59,23 @@ class PlacementMachine(RuleBasedStateMachine):
     @rule(agent=st.sampled_from(AGENTS))
     def revoke(self, agent: AgentId) -> None:
         groups = self.enrolled.pop(agent, ())
+        self.draining.discard(agent)
         self.registry.apply(events.AgentRevoked(at=1, by="test", agent=agent))
         self.placement.enrollment_changed(agent, groups)
+
+    @rule(agent=st.sampled_from(AGENTS))
+    def drain(self, agent: AgentId) -> None:
+        if agent in self.enrolled:
+            self.draining.add(agent)
+            self.registry.apply(events.AgentDrained(at=1, by="test", agent=agent))
+            self.placement.enrollment_changed(agent, self.enrolled[agent])
+
+    @rule(agent=st.sampled_from(AGENTS))
+    def undrain(self, agent: AgentId) -> None:
+        if agent in self.enrolled:
+            self.draining.discard(agent)
+            self.registry.apply(events.AgentUndrained(at=1, by="test", agent=agent))
+            self.placement.enrollment_changed(agent, self.enrolled[agent])
 
     @rule(
         agent=st.sampled_from(AGENTS),
@@ -81,11 +97,12 @@ class PlacementMachine(RuleBasedStateMachine):
         group=st.sampled_from(GROUPS),
         node=st.sampled_from(NODES),
         agent=st.none() | st.sampled_from(AGENTS),
+        is_first=st.booleans(),
     )
-    def place(self, run: int, group: str, node: str, agent: AgentId | None) -> None:
+    def place(self, run: int, group: str, node: str, agent: AgentId | None, is_first: bool) -> None:
         self.count += 1
         key = AttemptId(RunId(f"run-{run}"), JobId("a"), StepId(str(self.count)), AttemptNo(1))
-        request = SlotRequest(key, group, node, agent)
+        request = SlotRequest(key, group, node, agent, is_first=is_first)
         answer = self.placement.request(request)
         if isinstance(answer, Server):
             assert self.may_have(request, answer.agent)

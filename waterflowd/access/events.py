@@ -41,7 +41,7 @@ class TokenRevoked(AccessFact, frozen=True, kw_only=True, tag="token-revoked"):
 class ActionTaken(AccessFact, frozen=True, kw_only=True, tag="action-taken"):
     """A principal did something that the events of the run or fleet do not record with its author."""
 
-    #: `approve-agent`, `revoke-agent`, `create-join-token`, `revoke-join-token`, `cancel-run`, `start-run`,
+    #: `approve-agent`, `revoke-agent`, `drain-agent`, `create-join-token`, `revoke-join-token`, `cancel-run`, `start-run`,
     #: `sync-repository`, `suspend-repository`, `resume-repository`: a verb and its object.
     what: str
     #: The object: a run's id, a fingerprint, a path.

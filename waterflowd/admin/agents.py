@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from waterflow_agent import join_token, keys
 from waterflow_agent.clock import utc_time
 from waterflow_agent.display import escape_for_display
 from waterflowd import ports
-from waterflowd.admin.ports import AgentRow, JoinTokenRow, PendingRow, ServerRow
+from waterflowd.admin.ports import AgentRow, JoinTokenRow, PendingRow, RevokedRow, ServerRow
 from waterflowd.fleet.placement import Placement, Server
 from waterflowd.fleet.registry import Enrolled, JoinToken, Registry
 from waterflowd.fleet.server_keys import ServerKey, ends_at
 from waterflowd.host.agents.enrollment import EnrollmentService
 from waterflowd.host.agents.identities import AgentIdentities
+from waterflowd.host.agents.maintenance import AgentMaintenance
 from waterflowd.model.ids import AgentId
 
 
@@ -26,6 +29,7 @@ class FleetAgentAdmin:
         placement: Placement,
         enrollment: EnrollmentService,
         identities: AgentIdentities,
+        maintenance: AgentMaintenance,
         server_keys: Sequence[ServerKey],
         clock: ports.Clock,
     ) -> None:
@@ -34,6 +38,7 @@ class FleetAgentAdmin:
         self._server_keys = server_keys
         self._clock = clock
         self._identities = identities
+        self._maintenance = maintenance
         self._placement = placement
         self._enrollment = enrollment
 
@@ -43,37 +48,23 @@ class FleetAgentAdmin:
 
     def _row(self, entry: Enrolled) -> AgentRow:
         server = self._placement.servers.get(entry.agent)
-        if server is None:
-            text = "not seen since the daemon started"
-            return AgentRow(
-                fingerprint=entry.agent,
-                name=entry.name,
-                groups=entry.groups,
-                is_connected=False,
-                text=text,
-                hostname=entry.hostname,
-                boot_changed_at=entry.boot_changed_at or None,
-                alarm=self._alarm(entry),
-            )
-        return AgentRow(
+        jobs = self._maintenance.jobs.of(entry.agent)
+        row = AgentRow(
             fingerprint=entry.agent,
             name=entry.name,
             groups=entry.groups,
-            is_connected=server.is_connected,
-            text=_text(server),
-            seen_at=server.changed_at or None,
-            hostname=server.facts.get("hostname", entry.hostname),
-            version=server.version,
-            os=server.facts.get("os", ""),
-            arch=server.facts.get("arch", ""),
-            slots=server.slots,
-            slots_busy=len(server.taken),
-            labels=server.facts.get("labels", {}),
-            nodes=tuple(sorted(server.nodes)),
-            own_nodes=server.own_nodes,
+            is_connected=False,
+            text=_connection(server),
+            hostname=entry.hostname,
             boot_changed_at=entry.boot_changed_at or None,
             alarm=self._alarm(entry),
+            drained_at=entry.drained_at or None,
+            drained_by=entry.drained_by,
+            jobs=tuple(jobs),
+            # With several daemons, each sees only its own agents.
+            is_elsewhere=bool(self._placement.daemon) and not (server is not None and server.is_connected),
         )
+        return _with_progress(row if server is None else _with_server(row, server))
 
     def _alarm(self, entry: Enrolled) -> str:
         clone = self._identities.refused(entry.agent)
@@ -110,6 +101,14 @@ class FleetAgentAdmin:
             )
             for item in self._enrollment.pending()
         ]
+
+    def revoked(self) -> Sequence[RevokedRow]:
+        """See the protocol."""
+        found = [
+            RevokedRow(fingerprint=key.agent, name=key.name, revoked_at=key.revoked_at, revoked_by=key.revoked_by)
+            for key in self._registry.revoked.values()
+        ]
+        return sorted(found, key=lambda row: (row.name, row.fingerprint))
 
     def server(self) -> ServerRow:
         """See the protocol."""
@@ -149,6 +148,29 @@ class FleetAgentAdmin:
         """See the protocol."""
         await self._enrollment.revoke(fingerprint, by)
 
+    async def drain(self, fingerprint: str, by: str) -> AgentRow:
+        """See the protocol."""
+        await self._maintenance.drain(AgentId(fingerprint), by)
+        return self._row_of(fingerprint)
+
+    async def undrain(self, fingerprint: str, by: str) -> AgentRow:
+        """See the protocol."""
+        await self._maintenance.undrain(AgentId(fingerprint), by)
+        return self._row_of(fingerprint)
+
+    async def set_groups(self, fingerprint: str, groups: Sequence[str], by: str) -> AgentRow:
+        """See the protocol."""
+        await self._maintenance.set_groups(AgentId(fingerprint), groups, by)
+        return self._row_of(fingerprint)
+
+    async def remove(self, fingerprint: str, by: str) -> None:
+        """See the protocol."""
+        await self._maintenance.remove(AgentId(fingerprint), by)
+
+    def _row_of(self, fingerprint: str) -> AgentRow:
+        """The row of an agent that was just changed. `Rejected` WF227 (404) if it was revoked at the same time."""
+        return self._row(self._maintenance.known(AgentId(fingerprint)))
+
 
 def _token_row(token: JoinToken) -> JoinTokenRow:
     return JoinTokenRow(
@@ -163,7 +185,40 @@ def _token_row(token: JoinToken) -> JoinTokenRow:
     )
 
 
-def _text(server: Server) -> str:
+def _connection(server: Server | None) -> str:
+    if server is None:
+        return "not seen since the daemon started"
     if not server.is_connected:
         return server.text
     return f"connected, but {server.problem}" if server.problem else "connected"
+
+
+def _with_server(row: AgentRow, server: Server) -> AgentRow:
+    """The row with what the agent has said of itself."""
+    return msgspec.structs.replace(
+        row,
+        is_connected=server.is_connected,
+        seen_at=server.changed_at or None,
+        hostname=server.facts.get("hostname", row.hostname),
+        version=server.version,
+        os=server.facts.get("os", ""),
+        arch=server.facts.get("arch", ""),
+        slots=server.slots,
+        slots_busy=len(server.taken),
+        labels=server.facts.get("labels", {}),
+        nodes=tuple(sorted(server.nodes)),
+        own_nodes=server.own_nodes,
+    )
+
+
+def _with_progress(row: AgentRow) -> AgentRow:
+    """The row with a text that says how far a draining agent is."""
+    if row.drained_at is None:
+        return row
+    left = max(len(row.jobs), row.slots_busy)
+    is_drained = not left and not row.is_elsewhere
+    progress = "drained" if is_drained else "draining"
+    if left:
+        progress += f", {left} {'job' if left == 1 else 'jobs'} left"
+    text = progress if row.text == "connected" else f"{progress}; {row.text}"
+    return msgspec.structs.replace(row, is_drained=is_drained, text=text)

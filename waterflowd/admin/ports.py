@@ -16,7 +16,7 @@ from waterflowd.access.repository_quotas import QuotaUse
 from waterflowd.admin.metric_samples import Sample
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.engine.state.runs import Run
-from waterflowd.model.ids import RunId
+from waterflowd.model.ids import JobId, RunId
 from waterflowd.model.plan import CatchUp, InputSpec, Overlap
 from waterflowd.model.records import RemovedOutput, RemovedRun, RunSummary
 from waterflowd.reconcile.conditions import Condition
@@ -48,6 +48,25 @@ class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
     boot_changed_at: int | None = None
     #: What a person has to look at, one sentence; "" for nothing.
     alarm: str = ""
+    #: Since when it starts no new jobs (ms), and who decided that; None if it does.
+    drained_at: int | None = None
+    drained_by: str = ""
+    #: It is draining, and nothing is left that it has started.
+    is_drained: bool = False
+    #: Jobs that have started on it and have not ended, as far as this daemon knows.
+    jobs: tuple[tuple[RunId, JobId], ...] = ()
+    #: It is not connected here, but may be to another daemon, which then knows its work.
+    is_elsewhere: bool = False
+
+
+class RevokedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The key of a former agent, which is refused until it is approved again, or forgotten."""
+
+    fingerprint: str
+    #: "" if it is not known.
+    name: str
+    revoked_at: int
+    revoked_by: str
 
 
 class PendingRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +116,10 @@ class AgentAdmin(Protocol):
         """Agents that wait for approval, oldest first; bounded."""
         ...
 
+    def revoked(self) -> Sequence[RevokedRow]:
+        """Revoked keys, by name."""
+        ...
+
     def server(self) -> ServerRow:
         """The addresses and the key of this daemon."""
         ...
@@ -123,6 +146,22 @@ class AgentAdmin(Protocol):
 
     async def revoke(self, fingerprint: str, by: str) -> None:
         """Ends the agent's session and refuses its key. Idempotent. `Rejected` WF604 (404) for an unknown key."""
+        ...
+
+    async def drain(self, fingerprint: str, by: str) -> AgentRow:
+        """The agent starts no new jobs. Idempotent. `Rejected` WF227 (404) for an unknown agent, also for the following."""
+        ...
+
+    async def undrain(self, fingerprint: str, by: str) -> AgentRow:
+        """The agent starts new jobs again. Idempotent."""
+        ...
+
+    async def set_groups(self, fingerprint: str, groups: Sequence[str], by: str) -> AgentRow:
+        """The agent is in these groups, and in no others. Idempotent. `Rejected` WF225 for invalid groups."""
+        ...
+
+    async def remove(self, fingerprint: str, by: str) -> None:
+        """Forgets an agent, or a revoked key. `Rejected` WF228 (409) while the agent may still work."""
         ...
 
 

@@ -10,6 +10,7 @@ from waterflowd.api.access.auth import AuthMiddleware
 from waterflowd.api.access.quotas import Pools
 from waterflowd.api.access.wrong_secrets import WrongSecrets
 from waterflowd.api.routes import (
+    agent_maintenance,
     agents,
     approvals,
     attention,
@@ -58,6 +59,7 @@ ROUTERS = [
     approvals.router,
     reruns.router,
     agents.router,
+    agent_maintenance.router,
     repositories.router,
     schedules.router,
     webhooks.router,

@@ -53,6 +53,7 @@ from waterflowd.host.agents.file_server import FileServer
 from waterflowd.host.agents.fleet_changes import FleetChanges
 from waterflowd.host.agents.handler import AgentHandler
 from waterflowd.host.agents.identities import AgentIdentities
+from waterflowd.host.agents.maintenance import AgentMaintenance
 from waterflowd.host.agents.output_admission import OutputAdmission
 from waterflowd.host.agents.outputs import OutputCollector
 from waterflowd.host.child_run_starter import ChildRunStarter
@@ -254,6 +255,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
     enrollment = EnrollmentService(registry, writers.fleet, clock)
     writers.connect(enrollment)
     identities = AgentIdentities(registry, state.placement, writers.fleet, clock, server_keys.current.fingerprint)
+    maintenance = AgentMaintenance(registry, state.placement, state.started_jobs, writers.fleet, clock)
     dispatch = Dispatch(
         agents,
         enrollment,
@@ -283,7 +285,9 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         compiler=compiler,
         validator=validator,
         reader=engine.reader,
-        agents=FleetAgentAdmin(registry, state.placement, enrollment, identities, server_keys.described(), clock),
+        agents=FleetAgentAdmin(
+            registry, state.placement, enrollment, identities, maintenance, server_keys.described(), clock
+        ),
         repositories=GitRepositoryAdmin(reconciler, state.quotas),
         revisions=_revisions(config, data_dir),
         access=access,

@@ -152,14 +152,17 @@ def _slot_pending(run: Run, input: inputs.SlotPending, now: int) -> Events:
     return (events.AttemptWaiting(at=now, job=input.job, step=input.step, attempt=input.attempt, reason=input.reason),)
 
 
-#: The server is not connected, or no longer enrolled.
-_ABSENT = (ReasonCode.SERVER_UNREACHABLE, ReasonCode.SERVER_LOST)
+#: The server cannot start the job: it is not connected, no longer enrolled, or draining.
+_ABSENT = {
+    ReasonCode.SERVER_UNREACHABLE: "is not connected",
+    ReasonCode.SERVER_LOST: "is no longer enrolled",
+    ReasonCode.SERVER_DRAINING: "is draining",
+}
 
 
 def _absent(job: Job, input: inputs.SlotPending, attempt: Attempt, now: int) -> events.RunEvent:
     assert job.plan.target is not None
-    is_lost = input.reason.code is ReasonCode.SERVER_LOST
-    text = f"server {job.pinned_name} is {'no longer enrolled' if is_lost else 'not connected'}"
+    text = f"server {job.pinned_name} {_ABSENT[input.reason.code]}"
     cause = reason(input.reason.code, text, agent=job.pinned_name)
     if job.plan.target.offline is Offline.FAIL:
         return _failed(input.job, input.step, attempt, cause, now)

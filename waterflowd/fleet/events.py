@@ -54,6 +54,33 @@ class AgentRevoked(FleetFact, frozen=True, kw_only=True, tag="agent-revoked"):
     """The key is no longer an agent, and cannot become one again without a new approval."""
 
     agent: AgentId
+    #: What the agent was called; "" if this fact does not say.
+    name: str = ""
+
+
+class AgentDrained(FleetFact, frozen=True, kw_only=True, tag="agent-drained"):
+    """The agent starts no new jobs from now on. Those that have started on it continue."""
+
+    agent: AgentId
+
+
+class AgentUndrained(FleetFact, frozen=True, kw_only=True, tag="agent-undrained"):
+    """The agent starts new jobs again."""
+
+    agent: AgentId
+
+
+class AgentGroupsSet(FleetFact, frozen=True, kw_only=True, tag="agent-groups-set"):
+    """The agent is in these groups from now on, and in no others."""
+
+    agent: AgentId
+    groups: tuple[str, ...]
+
+
+class AgentRemoved(FleetFact, frozen=True, kw_only=True, tag="agent-removed"):
+    """The agent or revoked key is forgotten: the key is as unknown as one that was never approved."""
+
+    agent: AgentId
 
 
 class JoinTokenCreated(FleetFact, frozen=True, kw_only=True, tag="join-token-created"):
@@ -72,4 +99,14 @@ class JoinTokenRevoked(FleetFact, frozen=True, kw_only=True, tag="join-token-rev
     token: str
 
 
-Fact = AgentApproved | AgentIdentified | AgentRevoked | JoinTokenCreated | JoinTokenRevoked
+Fact = (
+    AgentApproved
+    | AgentIdentified
+    | AgentRevoked
+    | AgentDrained
+    | AgentUndrained
+    | AgentGroupsSet
+    | AgentRemoved
+    | JoinTokenCreated
+    | JoinTokenRevoked
+)

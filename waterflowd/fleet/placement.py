@@ -8,6 +8,7 @@ Rules of this file:
   oldest request that the server can take goes first, whichever of its groups it asks for.
 - A new job goes to the connected server of its group with the most free slots.
 - An agent that is no longer enrolled gets nothing, even while its session is still open.
+- An agent that is draining starts no new jobs. The steps of the jobs that have started on it get its slots as before.
 - A request that cannot be granted is kept with a reason. `assign` tries again when slots become free or servers connect, and
   `changed_reasons` returns the requests whose reason has changed.
 """
@@ -44,6 +45,13 @@ class SlotRequest(msgspec.Struct, frozen=True):
     avoid: tuple[AgentId, ...] = ()
     #: Nodes that later steps of the job need; the job keeps its server.
     later: frozenset[str] = frozenset()
+    #: The job has not started on `agent`, which is the only server that may start it.
+    is_first: bool = False
+
+    @property
+    def starts_job(self) -> bool:
+        """Whether the job has not started on any server."""
+        return self.agent is None or self.is_first
 
     def missing_node(self, nodes: frozenset[str]) -> str | None:
         """A node that the job needs and that is not among `nodes`."""
@@ -182,7 +190,7 @@ class Placement:
             if request.agent in (None, holder):
                 return self.server(holder)
             self.free(holder, attempt)
-        found = self._best(request) if request.agent is None else self._own(request.agent)
+        found = self._best(request) if request.agent is None else self._own(request, request.agent)
         if found is not None:
             # Behind a queue the request waits for `assign`, which keeps the queue's order.
             if request.agent is not None or request.group not in self._by_group:
@@ -199,15 +207,21 @@ class Placement:
         The slot of a job's own server is usually taken by the job's last step, which has just ended.
         """
         if request.agent is not None:
-            is_possible = request.agent in self._registry.agents and self.server(request.agent).is_connected
+            entry = self._registry.agents.get(request.agent)
+            is_possible = entry is not None and self.server(request.agent).is_connected and _accepts(entry, request)
         else:
-            servers = [self.server(agent) for agent in self._registry.group(request.group)]
+            group = self._registry.group(request.group)
+            servers = [self.server(agent) for agent, entry in group.items() if not entry.is_draining]
             is_possible = any(server.free > 0 and _fits(request, server) for server in servers)
         return None if is_possible else self._reason(request)
 
-    def _own(self, agent: AgentId) -> Server | None:
-        server = self.server(agent)
-        return server if self._free_slots(server) > 0 and agent not in self._by_agent else None
+    def _own(self, request: SlotRequest, agent: AgentId) -> Server | None:
+        server, entry = self.server(agent), self._registry.agents.get(agent)
+        if entry is None or server.free <= 0 or not _accepts(entry, request):
+            return None
+        # Jobs that a draining server must not start do not hold up those that it has started.
+        is_next = all(not _accepts(entry, queued) for queued in self._by_agent.get(agent, {}).values())
+        return server if is_next else None
 
     def _free_slots(self, server: Server) -> int:
         return server.free if server.agent in self._registry.agents else 0
@@ -228,10 +242,10 @@ class Placement:
     def _best(self, request: SlotRequest) -> Server | None:
         best: Server | None = None
         best_free = 0.0
-        for agent in self._registry.group(request.group):
+        for agent, entry in self._registry.group(request.group).items():
             server = self.servers.get(agent)
             # The free slots of an agent with its own queue belong to the steps of started jobs.
-            if server is None or not _fits(request, server) or agent in self._by_agent:
+            if server is None or entry.is_draining or not _fits(request, server) or agent in self._by_agent:
                 continue
             free: float = server.free
             if free and agent in request.avoid:
@@ -307,11 +321,11 @@ class Placement:
         self._avoided.clear()
 
     def _next_for(self, server: Server) -> SlotRequest | None:
-        own = self._by_agent.get(server.agent)
-        if own:
-            return next(iter(own.values()))
+        own, entry = self._by_agent.get(server.agent), self._registry.agents[server.agent]
+        if own or entry.is_draining:
+            return next((request for request in (own or {}).values() if _accepts(entry, request)), None)
         oldest: SlotRequest | None = None
-        for group in (*self._registry.agents[server.agent].groups, ALL_SERVERS):
+        for group in (*entry.groups, ALL_SERVERS):
             fitting = (request for request in self._by_group.get(group, {}).values() if self._is_for(request, server))
             first = next(fitting, None)
             if first is not None and (oldest is None or self._arrived[first.attempt] < self._arrived[oldest.attempt]):
@@ -402,7 +416,7 @@ class Placement:
 
     def _reason(self, request: SlotRequest) -> Reason:
         if request.agent is not None:
-            return self._reason_of_server(request.agent)
+            return self._reason_of_server(request, request.agent)
         group = request.group
         members = self._registry.group(group)
         if not members:
@@ -425,9 +439,17 @@ class Placement:
             if is_partial:
                 text += " and all the other nodes that the job uses"
             return reason(ReasonCode.NO_SERVER_WITH_NODE, text + self._elsewhere, group=group, node=node)
+        draining = [entry.name for server in connected if (entry := members[server.agent]).is_draining]
+        if len(draining) == len(connected):
+            return self._all_draining(group, draining)
         whose = f" that are {self._connected}" if self.daemon else ""
-        text = f'all slots of the servers in group "{group}"{whose} are in use{self._elsewhere}'
+        more = f", {len(draining)} of them draining" if draining else ""
+        text = f'all slots of the servers in group "{group}"{whose} are in use{more}{self._elsewhere}'
         return reason(ReasonCode.NO_FREE_SLOT, text, group=group)
+
+    def _all_draining(self, group: str, names: list[str]) -> Reason:
+        text = f'every server in group "{group}" that is {self._connected} is draining{self._elsewhere}'
+        return reason(ReasonCode.SERVER_DRAINING, text, group=group, agents=names)
 
     @property
     def _connected(self) -> str:
@@ -442,7 +464,7 @@ class Placement:
             return f'server in group "{group}" that is {self._connected}'
         return f'connected server in group "{group}"'
 
-    def _reason_of_server(self, agent: AgentId) -> Reason:
+    def _reason_of_server(self, request: SlotRequest, agent: AgentId) -> Reason:
         entry = self._registry.agents.get(agent)
         if entry is None:
             text = f"the job's server {agent} is no longer enrolled; cancel the run, or enroll the server again"
@@ -457,12 +479,19 @@ class Placement:
             if self.daemon:
                 text += ", but may be to another one"
             return reason(ReasonCode.SERVER_UNREACHABLE, text, agent=name)
+        if not _accepts(entry, request):
+            return reason(ReasonCode.SERVER_DRAINING, f'the job\'s server "{name}" is draining', agent=name)
         return reason(ReasonCode.NO_FREE_SLOT, f'all slots of the job\'s server "{name}" are in use', agent=name)
 
     @property
     def waiting(self) -> int:
         """How many attempts wait for a slot."""
         return len(self._requests)
+
+
+def _accepts(entry: Enrolled, request: SlotRequest) -> bool:
+    """Whether the agent may start what is requested."""
+    return not (entry.is_draining and request.starts_job)
 
 
 def _fits(request: SlotRequest, server: Server) -> bool:

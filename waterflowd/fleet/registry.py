@@ -49,10 +49,28 @@ class Enrolled(msgspec.Struct, kw_only=True):
     server_key: str = ""
     #: Its labels in its newest session, with whichever daemon.
     labels: dict[str, str] = {}
+    #: Since when it starts no new jobs, and who decided that; 0 if it does.
+    drained_at: int = 0
+    drained_by: str = ""
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it starts no new jobs."""
+        return self.drained_at != 0
 
     def has(self, labels: tuple[tuple[str, str], ...]) -> bool:
         """Whether the agent had all of these labels in its newest session."""
         return all(self.labels.get(name) == value for name, value in labels)
+
+
+class RevokedKey(msgspec.Struct, frozen=True, kw_only=True):
+    """The key of a former agent, which must not enroll again with a token that it still has."""
+
+    agent: AgentId
+    #: What the agent was called; "" if that is not known.
+    name: str
+    revoked_at: int
+    revoked_by: str
 
 
 class JoinToken(msgspec.Struct, kw_only=True):
@@ -79,8 +97,7 @@ class Registry:
     def __init__(self) -> None:
         self.agents: dict[AgentId, Enrolled] = {}
         self.tokens: dict[str, JoinToken] = {}
-        #: Keys of former agents, which must not enroll again with a token that they still have.
-        self.revoked: set[AgentId] = set()
+        self.revoked: dict[AgentId, RevokedKey] = {}
         self._keys: dict[str, AgentId] = {}
         self._groups: dict[str, dict[AgentId, Enrolled]] = {}
 
@@ -109,14 +126,23 @@ class Registry:
                 self._add(fact)
                 if known is not None:
                     _copy_identity(known, self.agents[fact.agent])
-                self.revoked.discard(fact.agent)
+                self.revoked.pop(fact.agent, None)
             case events.AgentIdentified():
                 entry = self.agents.get(fact.agent)
                 if entry is not None:
                     _identify(entry, fact)
+            case events.AgentDrained(agent=agent, at=at, by=by):
+                self._drain(agent, at, by)
+            case events.AgentUndrained(agent=agent):
+                self._drain(agent, 0, "")
+            case events.AgentGroupsSet():
+                self._set_groups(fact)
             case events.AgentRevoked(agent=agent):
                 self._remove(agent)
-                self.revoked.add(agent)
+                self.revoked[agent] = RevokedKey(agent=agent, name=fact.name, revoked_at=fact.at, revoked_by=fact.by)
+            case events.AgentRemoved(agent=agent):
+                self._remove(agent)
+                self.revoked.pop(agent, None)
             case events.JoinTokenCreated():
                 self.tokens[fact.token] = JoinToken(
                     token=fact.token,
@@ -146,8 +172,7 @@ class Registry:
         )
         self.agents[fact.agent] = entry
         self._keys[fact.public_key] = fact.agent
-        for group in fact.groups:
-            self._groups.setdefault(group, {})[fact.agent] = entry
+        self._join_groups(entry)
         token = self.tokens.get(fact.token) if fact.token is not None else None
         if token is not None:
             token.used += 1
@@ -157,11 +182,30 @@ class Registry:
         if entry is None:
             return
         self._keys.pop(entry.public_key, None)
+        self._leave_groups(entry)
+
+    def _join_groups(self, entry: Enrolled) -> None:
+        for group in entry.groups:
+            self._groups.setdefault(group, {})[entry.agent] = entry
+
+    def _leave_groups(self, entry: Enrolled) -> None:
         for group in entry.groups:
             members = self._groups[group]
-            del members[agent]
+            del members[entry.agent]
             if not members:
                 del self._groups[group]
+
+    def _set_groups(self, fact: events.AgentGroupsSet) -> None:
+        entry = self.agents.get(fact.agent)
+        if entry is not None:
+            self._leave_groups(entry)
+            entry.groups = fact.groups
+            self._join_groups(entry)
+
+    def _drain(self, agent: AgentId, at: int, by: str) -> None:
+        entry = self.agents.get(agent)
+        if entry is not None:
+            entry.drained_at, entry.drained_by = at, by
 
     def agent_of_key(self, public_key: str) -> AgentId | None:
         """The agent with this public key (Z85), or None."""
@@ -197,6 +241,7 @@ def _copy_identity(known: Enrolled, entry: Enrolled) -> None:
     entry.machine_id, entry.installation, entry.boot_id = known.machine_id, known.installation, known.boot_id
     entry.past_boots, entry.server_key, entry.labels = known.past_boots, known.server_key, known.labels
     entry.boot_changed_at, entry.accepted_at = known.boot_changed_at, known.accepted_at
+    entry.drained_at, entry.drained_by = known.drained_at, known.drained_by
 
 
 def _identify(entry: Enrolled, fact: events.AgentIdentified) -> None:

@@ -154,6 +154,7 @@ class BatchBuilder:
             case commands.DropTimer(timer=timer):
                 state.timers.drop(run.id, timer)
             case commands.ReleaseJob(agent=agent, job=job, is_kept=is_kept):
+                state.started_jobs.end(run.id, job)
                 self._send(agent, messages.Release(run.id, job, is_kept))
             case commands.CancelTask(agent=agent):
                 task = messages.TaskId(AttemptId(run.id, command.job, command.step, command.attempt), command.epoch)
@@ -163,6 +164,7 @@ class BatchBuilder:
                 self._others.append((command.run, child_runs.cancel(run.id, is_forced=command.is_forced)))
 
     def _offer(self, run: Run, command: commands.SendTask) -> None:
+        self._state.started_jobs.start(command.agent, run.id, command.job)
         draft = lowering.draft(run, command)
         offer = self._state.offer(draft, command)
         if offer is None:

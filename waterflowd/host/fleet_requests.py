@@ -97,11 +97,13 @@ def slot_granted(state: LiveState, request: SlotRequest, server: Server) -> inpu
 def slot_requirements(run: Run, command: commands.RequestSlot) -> SlotRequest:
     """What the attempt requires of its server."""
     node = _required_node(run.plan, command.node)
+    job = run.jobs_by_id[command.job]
     later: frozenset[str] = frozenset()
     if command.agent is None:
-        later = frozenset(_required_nodes(run.plan, run.jobs_by_id[command.job].plan.steps)) - {node}
+        later = frozenset(_required_nodes(run.plan, job.plan.steps)) - {node}
     key = attempt_id(run.id, command)
-    return SlotRequest(key, command.group, node, command.agent, command.labels, command.avoid, later)
+    is_first = job.agent is None
+    return SlotRequest(key, command.group, node, command.agent, command.labels, command.avoid, later, is_first)
 
 
 def _required_node(plan: Plan, node: str) -> str:

@@ -20,6 +20,7 @@ from waterflowd.engine.rules import leases
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
+from waterflowd.fleet.started_jobs import StartedJobs
 from waterflowd.host.child_runs import ChildRunRegistry
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import RunId
@@ -47,6 +48,8 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     registry: Registry
     timers: Timers
     child_runs: ChildRunRegistry = msgspec.field(default_factory=ChildRunRegistry)
+    #: Empty if the driver hosts no runs.
+    started_jobs: StartedJobs = msgspec.field(default_factory=StartedJobs)
     fill: lowering.Fill = lowering.fill
     missing_secrets: lowering.MissingSecrets = lowering.all_missing
     #: Commands to repeat when a secret was read, or could not be read.
@@ -82,9 +85,10 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
         self.drop(run.id)
 
     def drop(self, run: RunId) -> None:
-        """Removes a run with its slots, slot requests, locks, child runs and timers."""
+        """Removes a run with its slots, slot requests, locks, child runs, started jobs and timers."""
         self.runs.pop(run, None)
         self.timers.drop_run(run)
         self.placement.forget(run)
         self.locks.forget(run)
         self.child_runs.forget(run)
+        self.started_jobs.forget(run)

@@ -12,6 +12,7 @@ from waterflowd.engine.outstanding import outstanding_of_block, outstanding_of_j
 from waterflowd.host import fleet_requests
 from waterflowd.host.fleet_requests import attempt_id
 from waterflowd.host.live_state import LiveState
+from waterflowd.model.statuses import Status
 
 #: A command that a later batch carries out if it is still outstanding then.
 DeferredCommand = (
@@ -20,8 +21,11 @@ DeferredCommand = (
 
 
 def resume(state: LiveState, run: Run) -> list[DeferredCommand]:
-    """Restores timers, slots, locks and child runs of a run; returns the commands to carry out in the next batch."""
+    """Restores timers, slots, locks, child runs and started jobs of a run; returns the commands for the next batch."""
     deferred: list[DeferredCommand] = []
+    for item in run.jobs:
+        if item.agent is not None and item.status is not Status.COMPLETED and item.retry_at is None:
+            state.started_jobs.start(item.agent, run.id, item.id)
     for command in outstanding(run):
         match command:
             case commands.ArmTimer(timer=timer):

@@ -61,6 +61,8 @@ class ReasonCode(Enum):
     NO_FREE_SLOT = "no-free-slot"
     #: No connected server of the group has the node.
     NO_SERVER_WITH_NODE = "no-server-with-node"
+    #: The servers that could start the job are draining: they start no new jobs.
+    SERVER_DRAINING = "server-draining"
     #: The job's own server is not connected.
     SERVER_UNREACHABLE = "server-unreachable"
     #: The job's server is lost: `lost-after` has passed, it rebooted, or it was revoked.

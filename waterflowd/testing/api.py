@@ -33,6 +33,7 @@ from waterflowd.admin.ports import (
     JoinTokenRow,
     PendingRow,
     RepositoryRow,
+    RevokedRow,
     ScheduleRow,
     ServerRow,
 )
@@ -200,6 +201,7 @@ class MemoryAgentAdmin:
     agents: list[AgentRow] = field(default_factory=list)
     waiting: list[PendingRow] = field(default_factory=list)
     join_tokens: list[JoinTokenRow] = field(default_factory=list)
+    revoked_keys: list[RevokedRow] = field(default_factory=list)
 
     def rows(self) -> Sequence[AgentRow]:
         """See the protocol."""
@@ -269,7 +271,39 @@ class MemoryAgentAdmin:
         """See the protocol."""
         if all(row.fingerprint != fingerprint for row in self.agents):
             raise Rejected("WF604", "there is no such agent", status=404)
+        (row,) = [row for row in self.agents if row.fingerprint == fingerprint]
+        self.agents.remove(row)
+        self.revoked_keys.append(RevokedRow(fingerprint=fingerprint, name=row.name, revoked_at=1, revoked_by=by))
+
+    def revoked(self) -> Sequence[RevokedRow]:
+        """See the protocol."""
+        return sorted(self.revoked_keys, key=lambda row: row.name)
+
+    async def drain(self, fingerprint: str, by: str) -> AgentRow:
+        """See the protocol."""
+        return self._change(fingerprint, drained_at=1, drained_by=by, is_drained=True)
+
+    async def undrain(self, fingerprint: str, by: str) -> AgentRow:
+        """See the protocol."""
+        return self._change(fingerprint, drained_at=None, drained_by="", is_drained=False)
+
+    async def set_groups(self, fingerprint: str, groups: Sequence[str], by: str) -> AgentRow:
+        """See the protocol."""
+        return self._change(fingerprint, groups=tuple(groups))
+
+    async def remove(self, fingerprint: str, by: str) -> None:
+        """See the protocol."""
+        if any(row.fingerprint == fingerprint and row.is_connected and not row.is_drained for row in self.agents):
+            raise Rejected("WF228", "the agent is connected; drain it first", status=409)
         self.agents = [row for row in self.agents if row.fingerprint != fingerprint]
+        self.revoked_keys = [row for row in self.revoked_keys if row.fingerprint != fingerprint]
+
+    def _change(self, fingerprint: str, **changes: Any) -> AgentRow:
+        for index, row in enumerate(self.agents):
+            if row.fingerprint == fingerprint:
+                self.agents[index] = msgspec.structs.replace(row, **changes)
+                return self.agents[index]
+        raise Rejected("WF227", "there is no such agent", status=404)
 
 
 @dataclass

@@ -13,7 +13,7 @@ import pytest
 
 from waterflow_agent import join_token
 from waterflowd.access.roles import Role
-from waterflowd.admin.ports import AgentRow, PendingRow, RepositoryRow, ScheduleRow
+from waterflowd.admin.ports import AgentRow, PendingRow, RepositoryRow, RevokedRow, ScheduleRow
 from waterflowd.api.schemas import access, agents, events, repositories, runs, system
 from waterflowd.host import history, run_index
 from waterflowd.model.plan import CatchUp, Overlap
@@ -522,6 +522,55 @@ async def test_agents_are_enrolled_approved_and_revoked(harness: ApiHarness, cli
         "revoke-agent",
         "revoke-agent",
     ]
+
+
+async def test_agents_are_drained_moved_and_removed(harness: ApiHarness, client: httpx.AsyncClient) -> None:
+    """By name; what has no effect on a pending agent is refused with the next step; each action is in the audit trail."""
+    pending = "SHA256:" + "p" * 43
+    harness.agents.waiting.append(
+        PendingRow(fingerprint=pending, name="db-1", groups=("db",), hostname="h", requested_at=5)
+    )
+    kept = await client.post("/v1/agents/web-1/remove")
+    assert (kept.status_code, kept.json()["code"]) == (409, "WF228")
+    drained = (await client.post("/v1/agents/web-1/drain")).json()
+    assert (drained["drained"], drained["drained_by"]) == (True, "anonymous")
+    assert (await client.get("/v1/agents/web-1")).json() == drained
+    assert (await client.post("/v1/agents/web-1/undrain")).json()["drained_at"] is None
+    moved = await client.post("/v1/agents/web-1/groups", json={"groups": ["db", "mail", "db"]})
+    assert moved.json()["groups"] == ["db", "mail"]
+    for action in ("drain", "undrain", "groups", "remove"):
+        refused = await client.post(f"/v1/agents/{pending}/{action}", json={"groups": ["db"]})
+        assert (refused.status_code, refused.json()["code"]) == (409, "WF606")
+        assert f"agents approve {pending}" in refused.json()["detail"]
+        assert (await client.post(f"/v1/agents/zzz/{action}", json={"groups": ["db"]})).status_code == 404
+    assert (await client.get(f"/v1/agents/{pending}")).status_code == 409
+    assert (await client.get("/v1/agents/zzz")).status_code == 404
+    await client.post("/v1/agents/web-1/drain")
+    assert (await client.post("/v1/agents/web-1/remove")).json()["status"] == "removed"
+    assert (await client.get("/v1/agents")).json()["agents"] == []
+    assert [fact.what for fact in harness.audit()] == [
+        "drain-agent",
+        "undrain-agent",
+        "set-agent-groups",
+        "drain-agent",
+        "remove-agent",
+    ]
+
+
+async def test_a_revoked_key_is_listed_until_it_is_removed(harness: ApiHarness, client: httpx.AsyncClient) -> None:
+    """It is found by the name that its agent had, and by its fingerprint if the name is ambiguous."""
+    assert (await client.get("/v1/agents/revoked")).json() == {"agents": [], "next": None}
+    await client.post("/v1/agents/web-1/revoke")
+    (row,) = (await client.get("/v1/agents/revoked")).json()["agents"]
+    assert (row["name"], row["status"]) == ("web-1", "revoked")
+    assert row["text"] == "revoked by anonymous; forget it: waterflowctl agents remove web-1"
+    other = RevokedRow(fingerprint="SHA256:" + "o" * 43, name="web-1", revoked_at=1, revoked_by="ada")
+    harness.agents.revoked_keys.append(other)
+    ambiguous = await client.post("/v1/agents/web-1/remove")
+    assert (ambiguous.status_code, ambiguous.json()["code"]) == (409, "WF606")
+    assert (await client.post(f"/v1/agents/{other.fingerprint}/remove")).status_code == 200
+    assert (await client.post("/v1/agents/web-1/remove")).json()["fingerprint"] == row["fingerprint"]
+    assert (await client.get("/v1/agents/revoked")).json()["agents"] == []
 
 
 async def test_a_pending_agent_cannot_impersonate_another_one(harness: ApiHarness, client: httpx.AsyncClient) -> None:

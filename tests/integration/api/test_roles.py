@@ -11,7 +11,7 @@ import pytest
 from waterflow_agent.errors import Rejected
 from waterflowd.access.peer_roles import PeerRoles
 from waterflowd.access.roles import Role
-from waterflowd.admin.ports import RepositoryRow
+from waterflowd.admin.ports import RepositoryRow, RevokedRow
 from waterflowd.api import openapi
 from waterflowd.api.access.auth import PEER_UID, PUBLIC, SIGN_IN
 from waterflowd.api.app import ROUTERS
@@ -64,6 +64,12 @@ TABLE: dict[str, Role | None] = {
     "POST /v1/agents/{fingerprint}/approve": Role.OPERATOR,
     "POST /v1/agents/{fingerprint}/accept": Role.OPERATOR,
     "POST /v1/agents/{fingerprint}/revoke": Role.OPERATOR,
+    "GET /v1/agents/revoked": Role.VIEWER,
+    "GET /v1/agents/{fingerprint}": Role.VIEWER,
+    "POST /v1/agents/{fingerprint}/drain": Role.OPERATOR,
+    "POST /v1/agents/{fingerprint}/undrain": Role.OPERATOR,
+    "POST /v1/agents/{fingerprint}/groups": Role.OPERATOR,
+    "POST /v1/agents/{fingerprint}/remove": Role.OPERATOR,
     "DELETE /v1/agents/{fingerprint}": Role.OPERATOR,
     "GET /v1/agents/tokens": Role.OPERATOR,
     "POST /v1/agents/tokens/{token_id}/revoke": Role.OPERATOR,
@@ -181,6 +187,12 @@ JOB = "jobs:\n  a:\n    runs-on: {group}\n    steps:\n      - uses: log\n       
         ("POST", "/v1/agents/web-1/approve", {"groups": ["db"]}),
         ("POST", "/v1/agents/db-1/revoke", {}),
         ("DELETE", "/v1/agents/db-1", None),
+        ("POST", "/v1/agents/db-1/drain", None),
+        ("POST", "/v1/agents/db-1/undrain", None),
+        ("POST", "/v1/agents/db-1/groups", {"groups": ["web"]}),
+        ("POST", "/v1/agents/web-1/groups", {"groups": ["db"]}),
+        ("POST", "/v1/agents/db-1/remove", None),
+        ("POST", "/v1/agents/gone/remove", None),
         ("POST", "/v1/tokens", {"role": "viewer"}),
         ("POST", "/v1/tokens", {"role": "admin", "groups": ["db"]}),
         ("POST", "/v1/tokens/whole/revoke", {}),
@@ -200,13 +212,17 @@ async def test_a_token_for_a_group_reaches_no_other(method: str, path: str, body
         for name, groups in (("both", ("web", "db")), ("every", ("web*",))):
             harness.repositories.repositories.append(RepositoryRow(name=name, url="/r", is_ready=True, groups=groups))
         await harness.agents.create_token(("db",), 60_000, 1, "whole")
+        harness.agents.revoked_keys.append(
+            RevokedRow(fingerprint="SHA256:gone", name="gone", revoked_at=1, revoked_by="ada")
+        )
         harness.token(Role.ADMIN, name="whole")
         bound = harness.token(Role.ADMIN, name="bound", groups=("web",))
         async with _client(harness, bound) as client:
             answered = await client.request(method, path, json=body)
         assert (answered.status_code, answered.json()["code"]) == (403, "WF602"), answered.text
         assert "bound" in answered.json()["detail"]
-        assert {row.name for row in harness.agents.rows()} == {"web-1", "db-1"}
+        assert {(row.name, row.groups) for row in harness.agents.rows()} == {("web-1", ("web",)), ("db-1", ("db",))}
+        assert len(harness.agents.revoked()) == 1
         assert [row.revoked_at for row in harness.agents.join_tokens] == [None]
         assert harness.repositories.synced == []
         assert all(row.is_ready for row in harness.repositories.status())

@@ -270,6 +270,23 @@ def test_agents_are_enrolled_and_revoked_from_the_command_line(server: Server) -
     assert server.ctl("agents", "tokens", "create").exit_code == 2
 
 
+def test_a_server_is_taken_out_of_service_and_put_back_from_the_command_line(server: Server) -> None:
+    """Draining, groups and removal name the agent; `list --all` shows revoked keys until they are removed."""
+    assert server.ctl("agents", "remove", "web-1").exit_code == 5
+    drained = server.ctl("agents", "drain", "web-1", "--wait")
+    assert (drained.exit_code, drained.output) == (0, "web-1 is drained: nothing runs there, and no new jobs start\n")
+    assert json.loads(server.ctl("agents", "drain", "web-1", "--json").stdout)["drained"] is True
+    assert server.ctl("agents", "undrain", "web-1").output == "web-1 starts new jobs again\n"
+    assert server.ctl("groups", "set", "web-1", "web", "edge").output == "web-1 is in web, edge\n"
+    assert "edge" in server.ctl("groups").output
+    assert server.ctl("groups", "set", "web-1").exit_code == 2
+    assert server.ctl("agents", "revoke", "web-1").exit_code == 0
+    assert "web-1" not in server.ctl("agents", "list").output
+    assert "revoked" in server.ctl("agents", "list", "--all").output
+    assert server.ctl("agents", "remove", "web-1").exit_code == 0
+    assert "no agents yet" in server.ctl("agents", "list", "--all").output
+
+
 def test_sync_reaches_every_repository(server: Server) -> None:
     """Without a name it syncs all of them; `--wait` waits for the result."""
     result = server.ctl("sync", "--wait")

@@ -33,6 +33,22 @@ class Fleet:
         self.placement.connect(Server(agent=agent, slots=slots, nodes=nodes))
         return agent
 
+    def drain(self, agent: AgentId) -> None:
+        self._apply(events.AgentDrained(at=2, by="test", agent=agent))
+
+    def undrain(self, agent: AgentId) -> None:
+        self._apply(events.AgentUndrained(at=3, by="test", agent=agent))
+
+    def _apply(self, fact: events.AgentDrained | events.AgentUndrained) -> None:
+        self.registry.apply(fact)
+        self.placement.enrollment_changed(fact.agent, self.registry.agents[fact.agent].groups)
+
+    def reason(self, run: str) -> str:
+        """Returns what a queued request waits for."""
+        cause = self.placement.waiting_reason(attempt(run))
+        assert cause is not None
+        return cause.text
+
     def place(self, request: SlotRequest) -> str:
         """Returns the name of the server, or the code of the reason."""
         answer = self.placement.request(request)
@@ -44,10 +60,17 @@ class Fleet:
 
 
 def request(
-    run: str, group: str = "web", *, agent: str | None = None, node: str = "shell", step: str = "1", later: str = ""
+    run: str,
+    group: str = "web",
+    *,
+    agent: str | None = None,
+    node: str = "shell",
+    step: str = "1",
+    later: str = "",
+    is_first: bool = False,
 ) -> SlotRequest:
     owner = None if agent is None else AgentId(agent)
-    return SlotRequest(attempt(run, step), group, node, owner, later=frozenset(later.split()))
+    return SlotRequest(attempt(run, step), group, node, owner, later=frozenset(later.split()), is_first=is_first)
 
 
 def attempt(run: str, step: str = "1") -> AttemptId:
@@ -304,6 +327,72 @@ def test_a_revoked_server_gets_nothing_although_its_session_is_still_open() -> N
     assert fleet.place(request("b")) == "no-server-in-group"
     fleet.placement.free(mine, attempt("a"))
     assert fleet.assigned() == []
+
+
+def test_a_draining_server_starts_no_new_jobs_and_finishes_the_started_ones() -> None:
+    """A new job goes to another server; the steps of a started job get slots as before."""
+    fleet = Fleet()
+    mine = fleet.connect("mine", "web", slots=9)
+    fleet.connect("other", "web", slots=1)
+    assert fleet.place(request("started")) == mine
+    fleet.drain(mine)
+    assert fleet.place(request("new")) == "other"
+    assert fleet.place(request("started", agent=mine, step="2")) == mine
+    assert fleet.place(request("newer")) == "no-free-slot"
+    assert fleet.reason("newer") == 'all slots of the servers in group "web" are in use, 1 of them draining'
+
+
+def test_a_job_for_draining_servers_waits_until_one_is_undrained() -> None:
+    """The reason names them, and changes as soon as they are back in service; nobody has to ask again."""
+    fleet = Fleet()
+    mine = fleet.connect("mine", "web", slots=1)
+    assert fleet.place(request("a", "db")) == "no-server-in-group"
+    fleet.drain(mine)
+    assert fleet.place(request("b")) == "server-draining"
+    assert fleet.reason("b") == 'every server in group "web" that is connected is draining'
+    assert fleet.assigned() == []
+    fleet.undrain(mine)
+    assert fleet.assigned() == [("b", mine)]
+
+
+def test_the_reason_of_a_waiting_job_says_that_its_servers_are_draining_now() -> None:
+    """A job that waits for a slot learns it when the server begins to drain."""
+    fleet = Fleet()
+    mine = fleet.connect("mine", "web", slots=1)
+    fleet.place(request("a"))
+    fleet.place(request("b"))
+    fleet.drain(mine)
+    changed = [(waiting.attempt.run, cause.code.value) for waiting, cause in fleet.placement.changed_reasons()]
+    assert changed == [("b", "server-draining")]
+
+
+def test_a_job_that_must_start_on_a_draining_server_does_not_hold_up_started_ones() -> None:
+    """It waits, first in the queue of that server, while later steps of started jobs get slots."""
+    fleet = Fleet()
+    mine = fleet.connect("mine", "web", slots=2)
+    fleet.place(request("started"))
+    fleet.drain(mine)
+    assert fleet.place(request("pinned", agent=mine, is_first=True)) == "server-draining"
+    assert fleet.reason("pinned") == 'the job\'s server "mine" is draining'
+    assert fleet.place(request("started", agent=mine, step="2")) == mine
+    assert fleet.place(request("started", agent=mine, step="3")) == "no-free-slot"
+    fleet.placement.free(mine, attempt("started"))
+    assert fleet.assigned() == [("started", mine)]
+    fleet.placement.free(mine, attempt("started", "2"))
+    assert fleet.assigned() == []
+    fleet.undrain(mine)
+    assert fleet.assigned() == [("pinned", mine)]
+
+
+def test_new_groups_of_a_server_count_at_once() -> None:
+    """It takes the waiting jobs of its new group, and no more jobs of the old one."""
+    fleet = Fleet()
+    mine = fleet.connect("mine", "web", slots=2)
+    fleet.place(request("a", "db"))
+    fleet.registry.apply(events.AgentGroupsSet(at=2, by="test", agent=mine, groups=("db",)))
+    fleet.placement.enrollment_changed(mine, ("web", "db"))
+    assert fleet.assigned() == [("a", mine)]
+    assert fleet.place(request("b")) == "no-server-in-group"
 
 
 def test_freeing_an_unheld_slot_changes_nothing() -> None:

@@ -26,7 +26,7 @@ NOW = 10 * ENDED_MS
 def fact(dice: random.Random, at: int, registry: Registry) -> FleetStreamFact | None:
     """A fact that may be recorded at this point; None if this choice is impossible."""
     agent = AgentId(f"SHA256:{dice.randrange(4)}")
-    match dice.randrange(8):
+    match dice.randrange(12):
         case 0:
             tokens = [name for name, token in registry.tokens.items() if token.is_valid(at)]
             token = dice.choice(tokens) if tokens and dice.random() < 0.5 and agent not in registry.agents else None
@@ -50,7 +50,8 @@ def fact(dice: random.Random, at: int, registry: Registry) -> FleetStreamFact | 
                 labels=None if accepted else {"number": str(dice.randrange(3))},
             )
         case 3:
-            return events.AgentRevoked(at=at, by="ada", agent=agent) if agent in registry.agents else None
+            revoked = events.AgentRevoked(at=at, by="ada", agent=agent, name="web")
+            return revoked if agent in registry.agents else None
         case 4:
             token, ends_at = f"join-{at}", at + dice.randrange(2 * NOW)
             return events.JoinTokenCreated(
@@ -61,6 +62,14 @@ def fact(dice: random.Random, at: int, registry: Registry) -> FleetStreamFact | 
         case 6:
             token = f"api-{at}"
             return TokenCreated(at=at, by="a", token=token, name=token, role="viewer", secret_sha256=token)
+        case 7 if agent in registry.agents:
+            return events.AgentDrained(at=at, by=dice.choice("ab"), agent=agent)
+        case 8 if agent in registry.agents:
+            return events.AgentUndrained(at=at, by="a", agent=agent)
+        case 9 if agent in registry.agents:
+            return events.AgentGroupsSet(at=at, by="a", agent=agent, groups=(dice.choice("xyz"),))
+        case 10 if agent in registry.agents or agent in registry.revoked:
+            return events.AgentRemoved(at=at, by="a", agent=agent)
         case _:
             return TokenRevoked(at=at, by="a", token=f"api-{at - dice.randrange(20)}")
 
@@ -88,6 +97,8 @@ def without_boots(entry: Enrolled) -> list[object]:
         entry.accepted_at,
         entry.approved_at,
         entry.labels,
+        entry.drained_at,
+        entry.drained_by,
     ]
 
 

@@ -176,7 +176,7 @@ async def revoke_join_token(services: Ports, principal: Operator, token_id: str)
     return json_response(JoinTokenSchema.of(row, services.clock.now()))
 
 
-def _check_agent(services: Services, principal: roles.Principal, fingerprint: str) -> None:
+def check_agent(services: Services, principal: roles.Principal, fingerprint: str) -> None:
     """`Rejected` 403 for an agent of a group that the principal may not use."""
     for row in services.agents.rows():
         if row.fingerprint == fingerprint:
@@ -194,7 +194,7 @@ async def approve_agent(request: Request, services: Ports, principal: Operator, 
     groups = check_groups(tuple(body.groups))
     roles.check_groups(principal, groups)
     found = find_agent(services, fingerprint)
-    _check_agent(services, principal, found)
+    check_agent(services, principal, found)
     row = await services.agents.approve(found, groups, principal.name)
     await services.audit.action(principal, "approve-agent", found, groups=list(groups))
     return json_response(AgentSchema.of(row))
@@ -204,7 +204,7 @@ async def approve_agent(request: Request, services: Ports, principal: Operator, 
 async def accept_agent(services: Ports, principal: Operator, fingerprint: str) -> Response:
     """Accept the refused server as the new server of the agent: another machine, or a data directory that was moved."""
     found = find_agent(services, fingerprint)
-    _check_agent(services, principal, found)
+    check_agent(services, principal, found)
     row = await services.agents.accept(found, principal.name)
     await services.audit.action(principal, "accept-agent", found, hostname=row.hostname)
     return json_response(AgentSchema.of(row))
@@ -215,7 +215,7 @@ async def accept_agent(services: Ports, principal: Operator, fingerprint: str) -
 async def revoke_agent(services: Ports, principal: Operator, fingerprint: str) -> Response:
     """End the agent's session, and reject its key from now on."""
     found = find_agent(services, fingerprint)
-    _check_agent(services, principal, found)
+    check_agent(services, principal, found)
     await services.agents.revoke(found, principal.name)
     await services.audit.action(principal, "revoke-agent", found)
     return json_response(RevokedAgentSchema(fingerprint=found))

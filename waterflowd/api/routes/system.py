@@ -137,7 +137,9 @@ def _problems(services: Services) -> list[str]:
     shared = services.repositories.shared_quotas()
     found += [f"workflows sent to the API: {use.text}" for use in shared if use.is_exceeded]
     agents = services.agents.rows()
-    found += [f"agent {agent.name}: {agent.text}" for agent in agents if not agent.is_connected]
+    # One that was taken out of service may be away.
+    away = [agent for agent in agents if not agent.is_connected and not agent.is_drained]
+    found += [f"agent {agent.name}: {agent.text}" for agent in away]
     found[:0] = [f"agent {agent.name}: {agent.alarm}" for agent in agents if agent.alarm]
     found[:0] = [
         f"audit trail: cannot be exported to {export.name}: {export.failure}; check audit.export-{export.name};"

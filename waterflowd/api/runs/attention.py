@@ -158,7 +158,7 @@ async def _failures(services: Services, found: _Found) -> None:
 
 def _agents(services: Services, found: _Found) -> None:
     for agent in services.agents.rows():
-        if agent.alarm or not agent.is_connected:
+        if agent.alarm or not (agent.is_connected or agent.is_drained):
             found.add("agent", agent.alarm or agent.text, "revoke-agent", since=agent.seen_at, name=agent.name)
     for pending in services.agents.pending():
         groups = ", ".join(pending.groups) or "no group"

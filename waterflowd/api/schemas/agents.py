@@ -9,11 +9,13 @@ import msgspec
 
 from waterflow_agent.nodes.schema import FROM_REPOSITORY, NodeSchema, RunsIn
 from waterflow_agent.wire.messages import OwnNode
-from waterflowd.admin.ports import AgentRow, JoinTokenRow, PendingRow, ServerRow
+from waterflowd.admin.ports import AgentRow, JoinTokenRow, PendingRow, RevokedRow, ServerRow
 from waterflowd.api.timestamps import Timestamp, timestamp
 
 #: The group that holds every agent.
 ALL_SERVERS = "all-servers"
+#: Open jobs that an agent lists.
+JOBS_LISTED = 10
 
 
 class OwnNodeSchema(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +25,13 @@ class OwnNodeSchema(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     version: str
     fault: str
+
+
+class OpenJobSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that has started on a server and has not ended."""
+
+    run: str
+    job: str
 
 
 class AgentSchema(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +56,16 @@ class AgentSchema(msgspec.Struct, frozen=True, kw_only=True):
     boot_changed_at: Timestamp | None
     #: What a person has to look at; empty for nothing.
     alarm: str
+    #: Since when it starts no new jobs, and who decided that; null if it does.
+    drained_at: Timestamp | None
+    drained_by: str
+    #: It starts no new jobs, and none is left.
+    drained: bool
+    #: It is not connected to this daemon, but may be to another one, which then knows its work.
+    is_elsewhere: bool
+    #: How many jobs have started on it and have not ended, and the first of them.
+    open_jobs: int
+    jobs: list[OpenJobSchema]
 
     @classmethod
     def of(cls, row: AgentRow) -> AgentSchema:
@@ -72,6 +91,12 @@ class AgentSchema(msgspec.Struct, frozen=True, kw_only=True):
             ],
             boot_changed_at=timestamp(row.boot_changed_at),
             alarm=row.alarm,
+            drained_at=timestamp(row.drained_at),
+            drained_by=row.drained_by,
+            drained=row.is_drained,
+            is_elsewhere=row.is_elsewhere,
+            open_jobs=len(row.jobs),
+            jobs=[OpenJobSchema(run=run, job=job) for run, job in row.jobs[:JOBS_LISTED]],
         )
 
 
@@ -128,6 +153,41 @@ class RevokedAgentSchema(msgspec.Struct, frozen=True, kw_only=True):
 
     fingerprint: str
     status: Literal["revoked"] = "revoked"
+
+
+class RevokedKeySchema(msgspec.Struct, frozen=True, kw_only=True):
+    """The key of a former agent, which is refused. Keys that an older release has revoked have no name."""
+
+    fingerprint: str
+    name: str
+    status: Literal["revoked"]
+    text: str
+    revoked_at: Timestamp | None
+
+    @classmethod
+    def of(cls, row: RevokedRow) -> RevokedKeySchema:
+        """The key, with the command that forgets it."""
+        return cls(
+            fingerprint=row.fingerprint,
+            name=row.name,
+            status="revoked",
+            text=f"revoked by {row.revoked_by}; forget it: waterflowctl agents remove {row.name or row.fingerprint}",
+            revoked_at=timestamp(row.revoked_at),
+        )
+
+
+class RevokedKeyList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of revoked keys."""
+
+    agents: list[RevokedKeySchema]
+    next: str | None
+
+
+class RemovedAgentSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent that has been forgotten."""
+
+    fingerprint: str
+    status: Literal["removed"] = "removed"
 
 
 class GroupsBody(msgspec.Struct, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""`agents` and `groups`: the servers, and their enrollment."""
+"""`agents`: the servers, and their enrollment."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from urllib.parse import quote
 import click
 
 from waterflow_agent.display import escape_for_display
+from waterflowd.ctl.client import Client
+from waterflowd.ctl.commands import agent_maintenance
+from waterflowd.ctl.commands.agent_maintenance import agent_path
 from waterflowd.ctl.display.terminal import cell_time_text, short_fingerprint, style, table, time_text, zone_name
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list
@@ -23,12 +26,25 @@ _GROUPS = click.option(
 @json_option
 @click.pass_context
 def agents(context: click.Context, as_json: bool) -> None:
-    """List agents; create join tokens, approve and revoke agents."""
-    if context.invoked_subcommand is not None:
-        return
-    client = client_of(context)
+    """List agents; create join tokens; approve, drain, revoke and remove agents."""
+    if context.invoked_subcommand is None:
+        _list(client_of(context), is_all=False, as_json=as_json)
+
+
+@agents.command("list")
+@click.option("--all", "is_all", is_flag=True, help="Also revoked keys.")
+@json_option
+@click.pass_context
+def list_agents(context: click.Context, is_all: bool, as_json: bool) -> None:
+    """List agents and pending ones."""
+    _list(client_of(context), is_all=is_all, as_json=as_json)
+
+
+def _list(client: Client, *, is_all: bool, as_json: bool) -> None:
     pending = client.get("/v1/agents", limit=1)["pending"]
     rows = [*client.pages("/v1/agents", "agents"), *pending]
+    if is_all:
+        rows += client.pages("/v1/agents/revoked", "agents")
     if as_json:
         print_json_list(rows)
         return
@@ -59,15 +75,15 @@ def _row(row: dict[str, Any]) -> list[str]:
     colors = {"connected": "green", "pending": "yellow"}
     slots = f"{row['slots_busy']}/{row['slots']}" if "slots" in row else ""
     is_pending = row["status"] == "pending"
-    is_as_usual = is_pending or row["text"] == "connected"
+    is_as_usual = row["status"] in ("pending", "revoked") or row["text"] == "connected"
     status = row["status"] if is_as_usual else escape_for_display(row["text"])
     return [
         escape_for_display(row["name"]),
-        style(status, colors.get(row["status"], "red")),
-        escape_for_display(", ".join(row["groups"])),
+        style(status, "yellow" if row.get("drained_at") else colors.get(row["status"], "red")),
+        escape_for_display(", ".join(row.get("groups", []))),
         slots,
         escape_for_display(row.get("version", "")),
-        cell_time_text(row.get("seen_at") or row.get("requested_at")),
+        cell_time_text(row.get("seen_at") or row.get("requested_at") or row.get("revoked_at")),
         # A pending agent is approved by its whole fingerprint.
         escape_for_display(row["fingerprint"]) if is_pending else short_fingerprint(row["fingerprint"]),
     ]
@@ -179,7 +195,7 @@ def key(context: click.Context, as_json: bool) -> None:
 @click.pass_context
 def approve(context: click.Context, fingerprint: str, groups: tuple[str, ...], as_json: bool) -> None:
     """Approve a pending agent, or change its groups."""
-    agent = client_of(context).post(f"/v1/agents/{quote(fingerprint, safe='')}/approve", {"groups": list(groups)})
+    agent = client_of(context).post(agent_path(fingerprint, "/approve"), {"groups": list(groups)})
     if as_json:
         print_json([agent])
         return
@@ -195,7 +211,7 @@ def accept(context: click.Context, agent: str, as_json: bool) -> None:
 
     Use it after a machine was replaced, or after the agent's data directory was moved.
     """
-    accepted = client_of(context).post(f"/v1/agents/{quote(agent, safe='')}/accept")
+    accepted = client_of(context).post(agent_path(agent, "/accept"))
     if as_json:
         print_json([accepted])
         return
@@ -208,32 +224,13 @@ def accept(context: click.Context, agent: str, as_json: bool) -> None:
 @click.pass_context
 def revoke(context: click.Context, agent: str, as_json: bool) -> None:
     """Disconnect an agent and reject its key from now on."""
-    revoked = client_of(context).post(f"/v1/agents/{quote(agent, safe='')}/revoke")
+    revoked = client_of(context).post(agent_path(agent, "/revoke"))
     if as_json:
         print_json([revoked])
         return
     click.echo(f"revoked {escape_for_display(revoked['fingerprint'])}")
 
 
-@click.command()
-@json_option
-@click.pass_context
-def groups(context: click.Context, as_json: bool) -> None:
-    """List the groups of servers."""
-    rows = client_of(context).pages("/v1/groups", "groups")
-    if as_json:
-        print_json_list(rows)
-        return
-    table(
-        ["GROUP", "CONNECTED", "SLOTS", "AGENTS"],
-        [
-            [
-                escape_for_display(row["name"]),
-                f"{row['connected']}/{len(row['agents'])}",
-                f"{row['slots_busy']}/{row['slots']}",
-                escape_for_display(", ".join(row["agents"])),
-            ]
-            for row in rows
-        ],
-        empty="no groups yet; add an agent to one: waterflowctl agents tokens create --group GROUP",
-    )
+agents.add_command(agent_maintenance.drain)
+agents.add_command(agent_maintenance.undrain)
+agents.add_command(agent_maintenance.remove)

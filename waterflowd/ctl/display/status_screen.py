@@ -95,7 +95,8 @@ def _repository(row: dict[str, Any], problems: list[str]) -> str:
 def _agent(row: dict[str, Any], problems: list[str], at_ms: int) -> str:
     is_connected = row["status"] == "connected"
     sign = glyph("completed", "success" if is_connected else "lost")
-    slots = f"{row['slots_busy']}/{row['slots']} slots busy"
+    is_as_usual = row["text"] == "connected"
+    slots = f"{row['slots_busy']}/{row['slots']} slots busy" if is_as_usual else escape_for_display(row["text"])
     if not is_connected:
         # What is among the problems is not repeated.
         is_shown = any(row["text"] in problem for problem in problems)

@@ -233,7 +233,8 @@ class EnrollmentService:
         agent = self._known(fingerprint)
         if self._pending.pop(agent, None) is not None and agent not in self._registry.agents:
             return
-        fact = events.AgentRevoked(at=self._clock.now(), by=by, agent=agent)
+        known = self._registry.agents.get(agent)
+        fact = events.AgentRevoked(at=self._clock.now(), by=by, agent=agent, name=known.name if known else "")
         await self._fleet.append(lambda: [fact] if agent in self._registry.agents else [])
 
     def _known(self, fingerprint: str) -> AgentId:

@@ -27,12 +27,18 @@ class FleetChanges:
     def apply(self, fact: events.Fact) -> None:
         """Folds one durable fact."""
         match fact:
-            case events.AgentApproved(agent=agent):
+            case (
+                events.AgentApproved(agent=agent)
+                | events.AgentDrained(agent=agent)
+                | events.AgentUndrained(agent=agent)
+                | events.AgentGroupsSet(agent=agent)
+            ):
                 self._apply_to(agent, fact)
-            case events.AgentRevoked(agent=agent, by=by):
+            case events.AgentRevoked(agent=agent, by=by) | events.AgentRemoved(agent=agent, by=by):
                 self._apply_to(agent, fact)
                 self._link.revoke(agent)
-                self._agents.lose(agent, f"revoked by {by}", ReasonCode.SERVER_LOST)
+                what = "revoked" if isinstance(fact, events.AgentRevoked) else "removed"
+                self._agents.lose(agent, f"{what} by {by}", ReasonCode.SERVER_LOST)
             case _:
                 self._registry.apply(fact)
 

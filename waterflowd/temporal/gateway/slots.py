@@ -93,9 +93,10 @@ class Slots:
         return self._changed
 
     def free_in(self, group: str) -> int:
-        """The free slots of the connected agents of a group."""
+        """The free slots of the connected agents of a group that may start new jobs."""
         servers = self._placement.servers
-        return sum(max(0, servers[agent].free) for agent in self._registry.group(group) if agent in servers)
+        agents = [agent for agent, entry in self._registry.group(group).items() if not entry.is_draining]
+        return sum(max(0, servers[agent].free) for agent in agents if agent in servers)
 
     def waiting_in(self, group: str) -> int:
         """How many requests wait here for any server of the group."""

@@ -37,6 +37,10 @@ FleetStreamFact = (
     events.AgentApproved
     | events.AgentIdentified
     | events.AgentRevoked
+    | events.AgentDrained
+    | events.AgentUndrained
+    | events.AgentGroupsSet
+    | events.AgentRemoved
     | events.JoinTokenCreated
     | events.JoinTokenRevoked
     | AgentRequested
@@ -63,6 +67,9 @@ class _Agent:
         self.accepted: int | None = None
         #: The newest fact of a session: that a person accepted something says nothing of labels and of the server's key.
         self.session: int | None = None
+        #: That it is draining, and its groups if they were set after the newest approval.
+        self.drained: int | None = None
+        self.groups: int | None = None
         self.revoked: int | None = None
         self.requested: int | None = None
 
@@ -71,12 +78,15 @@ class _Agent:
             return [index for index in (self.revoked, self.requested) if index is not None]
         # The first approval comes before what was identified, the last one has the groups.
         found = [self.approvals[0], self.approvals[-1], *list(self.identified.values())[-BOOTS_MAX:]]
-        return found + [index for index in (self.accepted, self.session) if index is not None]
+        newest = (self.accepted, self.session, self.drained, self.groups)
+        return found + [index for index in newest if index is not None]
 
 
 class _Kept:
     def __init__(self) -> None:
         self._agents: dict[AgentId, _Agent] = {}
+        #: The newest removal of each agent.
+        self._removed: dict[AgentId, int] = {}
         #: Facts of tokens by id: the creation, the end, and for a join token the approvals that name it.
         self._tokens: dict[str, list[int]] = {}
 
@@ -84,7 +94,7 @@ class _Kept:
         match fact:
             case events.AgentApproved(agent=agent, token=token):
                 self._agents.setdefault(agent, _Agent()).approvals.append(index)
-                self._agents[agent].revoked = self._agents[agent].requested = None
+                self._agents[agent].revoked = self._agents[agent].requested = self._agents[agent].groups = None
                 if token in self._tokens:
                     self._tokens[token].append(index)
             case events.AgentIdentified(agent=agent, boot_id=boot):
@@ -96,6 +106,13 @@ class _Kept:
                         known.accepted = index
                     if fact.labels is not None:
                         known.session = index
+            case events.AgentDrained(agent=agent) | events.AgentUndrained(agent=agent) if agent in self._agents:
+                self._agents[agent].drained = index if isinstance(fact, events.AgentDrained) else None
+            case events.AgentGroupsSet(agent=agent) if agent in self._agents:
+                self._agents[agent].groups = index
+            case events.AgentRemoved(agent=agent):
+                self._agents.pop(agent, None)
+                self._removed[agent] = index
             case events.AgentRevoked(agent=agent):
                 self._agents[agent] = _Agent()
                 self._agents[agent].revoked = index
@@ -111,7 +128,18 @@ class _Kept:
         for indices in self._tokens.values():
             if _is_needed([facts[index] for index in indices], now):
                 found.update(indices)
+        found.update(self._needed_removals(facts, found))
         return [index for index in sorted(found) if not _is_old_request(facts[index], now)]
+
+    def _needed_removals(self, facts: Sequence[FleetStreamFact], found: set[int]) -> list[int]:
+        """The removals of agents whose approval is needed, because it counts as a use of its token."""
+        needed = []
+        for index in found:
+            fact = facts[index]
+            removed = self._removed.get(fact.agent) if isinstance(fact, events.AgentApproved) else None
+            if removed is not None and index < removed:
+                needed.append(removed)
+        return needed
 
 
 def _is_old_request(fact: FleetStreamFact, now: int) -> bool:

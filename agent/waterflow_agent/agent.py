@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ NODES_S = 1.0
 NODES_FIRST_S_MAX = 20.0
 #: Between attempts to write what an agent needs to start on a full disk.
 SPACE_RETRY_S = 2.0
+#: What the daemon shows of an agent that is draining.
+DRAINING = "draining until it is restarted"
 #: Between attempts to start a step runner.
 RUNNER_RETRY_S = 5.0
 
@@ -69,6 +71,14 @@ class Agent:
         self._data_dir = Path(config.data_dir)
         self._stop = asyncio.Event()
         self._journal: Journal | None = None
+        self._is_draining = False
+        self._enrolled: _EnrolledAgent | None = None
+
+    def drain(self) -> None:
+        """Starts nothing new from now on, until this process ends. Running steps continue. Tells the daemon at once."""
+        self._is_draining = True
+        if self._enrolled is not None:
+            self._enrolled.announce_changes()
 
     def stop(self) -> None:
         """Ends `run` in an orderly way; the steps keep running under the runner."""
@@ -109,7 +119,10 @@ class Agent:
         # Before the enrollment, which is for this installation.
         identity = installation.load_or_create(self._data_dir)
         server = await self._find_server(pair)
-        return _EnrolledAgent(self._config, self._environment, self._journal, pair, server, identity)
+        self._enrolled = _EnrolledAgent(
+            self._config, self._environment, self._journal, pair, server, identity, lambda: self._is_draining
+        )
+        return self._enrolled
 
     async def _find_server(self, pair: KeyPair) -> enrollment.Server:
         server = enrollment.load(self._data_dir)
@@ -190,9 +203,11 @@ class _EnrolledAgent:
         pair: KeyPair,
         server: enrollment.Server,
         identity: str,
+        is_draining: Callable[[], bool],
     ) -> None:
         """`identity` is the id of the installation. Raises `OSError` when a directory cannot be created."""
         self._config = config
+        self._is_draining = is_draining
         self._pair = pair
         self._server = server
         self._data_dir = Path(config.data_dir)
@@ -235,6 +250,7 @@ class _EnrolledAgent:
             labels=config.labels,
             clock=self._clock,
             installation=identity,
+            pause=lambda: DRAINING if is_draining() else "",
         )
         self._core.restore()
 
@@ -266,10 +282,13 @@ class _EnrolledAgent:
         while True:
             await self._nodes.refresh()
             self._has_nodes.set()
-            if self._core.session.is_outdated:
-                # Does nothing while no session is open; the next check follows soon.
-                self._link.restart_session()
+            self.announce_changes()
             await asyncio.sleep(NODES_S)
+
+    def announce_changes(self) -> None:
+        """Opens a new session if the daemon does not know what this agent is now. Does nothing while none is open."""
+        if self._core.session.is_outdated:
+            self._link.restart_session()
 
     async def keep_connected(self) -> None:
         """Keeps a session with the daemon open, once the ledger is settled."""
@@ -365,6 +384,8 @@ class _EnrolledAgent:
             slots=self._config.slots,
             attempts=self._core.attempts(),
             nodes=self._nodes.reported,
+            # Not before the daemon knows it: a session that is open may still bring offers.
+            is_draining=self._is_draining() and not (self._link.is_open and self._core.session.is_outdated),
         )
 
 

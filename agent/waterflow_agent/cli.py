@@ -1,4 +1,4 @@
-"""`waterflow-agent`: run, enroll, status, node, version. Heavy modules are imported inside the commands.
+"""`waterflow-agent`: run, enroll, status, drain, node, version. Heavy modules are imported inside the commands.
 
 Exit codes: 0 ok, 1 the agent had to stop, 2 usage or configuration, 4 not running, 5 refused by the server.
 """
@@ -113,6 +113,27 @@ def status(config_file: Path | None, data_dir: str | None, is_json: bool) -> Non
 
 
 @main.command()
+@_config_option
+@click.option("--data-dir", type=click.Path(file_okay=False), help="Data directory of the agent.")
+@click.option("--wait", "is_awaited", is_flag=True, help="Wait until its steps have ended.")
+def drain(config_file: Path | None, data_dir: str | None, is_awaited: bool) -> None:
+    """Start no new steps until the agent is restarted; running steps continue.
+
+    Upgrades of the package do this before they replace files.
+    """
+    from waterflow_agent.state import draining
+
+    config = _load(config_file, {"data_dir": data_dir})
+    try:
+        status = draining.drain(Path(config.data_dir), is_awaited=is_awaited)
+    except errors.WaterflowError as error:
+        raise _failure(error, EXIT_NOT_RUNNING) from error
+    count = len(status.attempts)
+    left = f"{count} {'attempt' if count == 1 else 'attempts'} left" if count else "nothing is running"
+    click.echo(f"{status.name} is draining until it is restarted; {left}")
+
+
+@main.command()
 @click.argument("file", type=click.Path(dir_okay=False, exists=True, path_type=Path))
 @click.option("--schema", "is_schema", is_flag=True, help="Print the JSON Schema of its parameters.")
 def node(file: Path, is_schema: bool) -> None:
@@ -181,6 +202,8 @@ def _rendered(status: Any) -> str:
         f"groups       {', '.join(status.groups) or '-'}",
         f"attempts     {len(status.attempts)} held, {status.slots} slots",
     ]
+    if status.is_draining:
+        lines.append("draining     starts nothing new until it is restarted")
     lines += [
         f"steps        run as {status.step_user}",
         f"limits       {', '.join(status.limits) or '-'}",
@@ -216,11 +239,13 @@ async def _run(config: Config) -> int:
     import signal
 
     from waterflow_agent.agent import Agent, RefusedByServer
+    from waterflow_agent.state import draining
 
     agent = Agent(config)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stop)
+    loop.add_signal_handler(draining.SIGNAL, agent.drain)
     try:
         await agent.run()
     except errors.WaterflowError as error:

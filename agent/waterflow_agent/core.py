@@ -45,12 +45,15 @@ class Core:
         output_sender: OutputSender | None = None,
         installation: str = "",
         describe_machine: Callable[[], machine.Machine] = machine.describe,
+        pause: Callable[[], str] = lambda: "",
     ) -> None:
+        """`pause` says why nothing new should be started although it could be, or is empty."""
         clock = clock or Clock()
         nodes = nodes or NodeCatalog()
         self.ledger = ledger
         self._journal = journal
         self._steps = steps
+        self._pause = pause
         self._background = BackgroundTasks()
         self._writer = JournalWriter(journal, ledger, self._background.spawn)
         self._output = AttemptOutput(output_sender or OutputSender(), secrets or SecretStore(None), steps.spool_path)
@@ -85,7 +88,7 @@ class Core:
             clock=clock,
             installation=installation,
             describe_machine=describe_machine,
-            problem=lambda: self._writer.problem,
+            problem=lambda: self.problem,
         )
 
     @property
@@ -95,8 +98,8 @@ class Core:
 
     @property
     def problem(self) -> str:
-        """Why nothing can be started now, or ""."""
-        return self._writer.problem
+        """Why nothing is started now, or ""."""
+        return self._writer.problem or self._pause()
 
     def restore(self) -> None:
         """Restores the ledger from the journal. The runner's first report then settles it."""

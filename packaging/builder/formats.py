@@ -23,8 +23,8 @@ _DEPENDS = {
 }
 _RECOMMENDS = {"deb": ["ca-certificates"], "rpm": ["ca-certificates"]}
 _SCRIPTS = {
-    "deb": {"postinstall": "postinst", "preremove": "prerm", "postremove": "postrm"},
-    "rpm": {"postinstall": "post", "preremove": "preun", "postremove": "postun"},
+    "deb": {"preinstall": "preinst", "postinstall": "postinst", "preremove": "prerm", "postremove": "postrm"},
+    "rpm": {"preinstall": "pre", "postinstall": "post", "preremove": "preun", "postremove": "postun"},
 }
 _COMPRESSION = {"deb": "xz", "rpm": "xz"}
 

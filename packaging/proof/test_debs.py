@@ -184,8 +184,8 @@ def _upgrade_loses_nothing(machine: PackagedMachine, newer: Path) -> None:
     wait_until(lambda: marks.exists() and len(marks.read_text().split()) == RUNS, "all steps to begin", PATIENCE_S)
     machine.root.bring(newer)
     before = {unit: machine.pid(unit) for unit in SERVICES}
-    for package in ("waterflow", "waterflow-agent"):
-        machine.add(package, 2)
+    machine.add("waterflow", 2)
+    assert f"is draining until it is restarted; {RUNS} attempts left" in machine.add("waterflow-agent", 2)
     assert "slots = 32" in machine.root.inside("/etc/waterflow/agent.toml").read_text()
     after = {unit: machine.pid(unit) for unit in SERVICES}
     assert after["waterflow-runner"] == before["waterflow-runner"]

@@ -7,6 +7,11 @@ all_units="waterflow-agent.path waterflow-agent.service waterflow-runner.service
 # Of the runtime directory, an agent keeps the secrets of running steps.
 data="/var/lib/waterflow-agent /var/lib/waterflow-step /run/waterflow-agent"
 prepare() { :; }
+# Until it is restarted, the agent starts nothing with a mixture of old and new files. Running steps continue.
+before_upgrade() {
+    if systemctl --quiet is-active waterflow-agent.service; then waterflow-agent drain; fi
+}
+abort_upgrade() { systemctl try-restart waterflow-agent.service; }
 first_words() {
     if [ -e /etc/waterflow/join-token ]; then return 0; fi
     echo "The agent is waiting for a join token. On the daemon's host: sudo waterflowctl agents tokens create --group GROUP. Then here:"

@@ -442,6 +442,9 @@ class Placement:
         draining = [entry.name for server in connected if (entry := members[server.agent]).is_draining]
         if len(draining) == len(connected):
             return self._all_draining(group, draining)
+        if all(server.problem for server in connected):
+            text = f"no {self._server_in(group)} starts anything now: {connected[0].problem}{self._elsewhere}"
+            return reason(ReasonCode.NO_FREE_SLOT, text, group=group)
         whose = f" that are {self._connected}" if self.daemon else ""
         more = f", {len(draining)} of them draining" if draining else ""
         text = f'all slots of the servers in group "{group}"{whose} are in use{more}{self._elsewhere}'
@@ -481,6 +484,9 @@ class Placement:
             return reason(ReasonCode.SERVER_UNREACHABLE, text, agent=name)
         if not _accepts(entry, request):
             return reason(ReasonCode.SERVER_DRAINING, f'the job\'s server "{name}" is draining', agent=name)
+        if server.problem:
+            text = f'the job\'s server "{name}" starts nothing now: {server.problem}'
+            return reason(ReasonCode.NO_FREE_SLOT, text, agent=name)
         return reason(ReasonCode.NO_FREE_SLOT, f'all slots of the job\'s server "{name}" are in use', agent=name)
 
     @property

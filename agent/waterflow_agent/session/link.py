@@ -334,7 +334,7 @@ class _Connection:
     def restart_session(self) -> None:
         # Before `Welcome` a second Hello would be refused, because its session is not known yet.
         if self.is_open and not self._ended.done():
-            self._close_session("the nodes of this server have changed")
+            self._close_session("the description of this agent has changed")
             self._send_hello()
 
     def wake(self) -> None:

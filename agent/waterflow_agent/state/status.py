@@ -58,6 +58,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     nodes: list[OwnNode] = []
     #: Of the server's key that this agent uses.
     server_fingerprint: str = ""
+    #: Nothing new is started until the agent is restarted, and the daemon knows it.
+    is_draining: bool = False
 
 
 def write(data_dir: Path, status: Status) -> None:

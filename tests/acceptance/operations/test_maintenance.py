@@ -70,6 +70,35 @@ def test_a_server_is_drained_and_removed_while_the_daemon_is_killed(empty_cluste
     assert cluster.wait_for(quick)["conclusion"] == "success"
 
 
+def test_an_agent_that_drains_by_itself_starts_nothing_until_it_is_restarted(empty_cluster: Cluster) -> None:
+    """As during an upgrade of its package: the running step continues, and the next ones wait for the restart."""
+    cluster = empty_cluster
+    cluster.start_daemon()
+    cluster.add_agent("web-1", "web")
+    file = cluster.folder / "go"
+    long = cluster.start(LONG.format(file=file))
+    wait_until(lambda: cluster.run(long)["jobs"][0]["steps"][0]["status"] == "running", "the step to run")
+    wait_until(lambda: "1 held" in cluster.agent_status("web-1"), "the agent's status")
+
+    drained = cluster.agent("drain", "--data-dir", str(cluster.agent_dir("web-1")))
+
+    assert drained.stdout == "web-1 is draining until it is restarted; 1 attempt left\n", drained.stderr
+    assert "starts nothing new until it is restarted" in cluster.agent_status("web-1")
+    [row] = cluster.api("GET", "/v1/agents").json()["agents"]
+    assert (row["text"], row["slots"]) == ("connected, but draining until it is restarted", 0)
+    quick = cluster.start(QUICK)
+    reason = 'no connected server in group "web" starts anything now: draining until it is restarted'
+    wait_until(lambda: reason in cluster.ctl("why", quick).stdout, "the reason")
+    file.touch()
+    wait_until(lambda: cluster.run(long)["jobs"][0]["steps"][0]["status"] == "completed", "the step to end")
+    assert cluster.agent("drain", "--wait", "--data-dir", str(cluster.agent_dir("web-1"))).returncode == 0
+    assert cluster.run(long)["status"] == cluster.run(quick)["status"] == "running"
+    cluster.stop_agent("web-1")
+    assert cluster.agent("drain", "--data-dir", str(cluster.agent_dir("web-1"))).returncode == 4
+    cluster.start_agent("web-1")
+    assert [cluster.wait_for(run)["conclusion"] for run in (long, quick)] == ["success", "success"]
+
+
 @pytest.mark.both_engines
 def test_groups_and_draining_decide_about_waiting_jobs(empty_cluster: Cluster) -> None:
     """A job waits for a server of its group that is not draining, and starts as soon as there is one."""

@@ -384,6 +384,21 @@ def test_a_job_that_must_start_on_a_draining_server_does_not_hold_up_started_one
     assert fleet.assigned() == [("pinned", mine)]
 
 
+def test_the_reason_has_what_a_server_without_slots_says() -> None:
+    """A full disk or an upgrade is not a lack of slots; with another server in the group it is."""
+    fleet = Fleet()
+    mine = fleet.connect("mine", "web")
+    fleet.placement.connect(Server(agent=mine, slots=0, nodes=NODES, problem="the disk is full"))
+    fleet.place(request("a"))
+    fleet.place(request("b", agent=mine))
+    assert fleet.reason("a") == 'no connected server in group "web" starts anything now: the disk is full'
+    assert fleet.reason("b") == 'the job\'s server "mine" starts nothing now: the disk is full'
+    other = fleet.connect("other", "web")
+    assert fleet.assigned() == [("a", other)]
+    fleet.place(request("c"))
+    assert fleet.reason("c") == 'all slots of the servers in group "web" are in use'
+
+
 def test_new_groups_of_a_server_count_at_once() -> None:
     """It takes the waiting jobs of its new group, and no more jobs of the old one."""
     fleet = Fleet()

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from waterflow_agent import enrollment, keys, machine
+from waterflow_agent import enrollment, keys, machine, token_file
 from waterflow_agent.checkout.file_requests import FileRequests
 from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.checkout.tree_store import TreeStore
@@ -126,6 +126,8 @@ class Agent:
 
     async def _find_server(self, pair: KeyPair) -> enrollment.Server:
         server = enrollment.load(self._data_dir)
+        if server is not None and self._config.join_token_file:
+            await asyncio.to_thread(token_file.discard_spent, Path(self._config.join_token_file), server.spent_token)
         if server is None:
             settings = enrollment.enrollment_settings(self._config, self._environment)
             logger.info("this agent's key is %s", pair.fingerprint)

@@ -3,7 +3,7 @@
 Rules of this file:
 
 - The server's key comes from the token or from the configuration, never from the network. The agent talks to no other server.
-- The result is stored in `<data-dir>/server.json` (mode 0600). After that the token is neither needed nor read again.
+- The result is stored in `<data-dir>/server.json` (mode 0600). After that the token is not needed; a used-up one is removed.
 - The agent requests groups and a name; the answer says which ones the daemon assigned.
 - One request is in flight at a time. On the enrollment port a message is one frame.
 """
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import waterflow_agent
-from waterflow_agent import addresses, join_token, keys, machine
+from waterflow_agent import addresses, join_token, keys, machine, token_file
 from waterflow_agent.addresses import Addresses
 from waterflow_agent.backoff import Backoff
 from waterflow_agent.config import TOKEN_VARIABLE, Config, enroll_endpoint
@@ -50,6 +50,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     groups: list[str]
     #: Former keys of the server that this agent has used, and still accepts for a while; see session/server_keys.py.
     old_server_keys: list[messages.OldServerKey] = []
+    #: The id of the join token that this agent has used up; its file is removed.
+    spent_token: str = ""
 
 
 class EnrollmentSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +63,9 @@ class EnrollmentSettings(msgspec.Struct, frozen=True, kw_only=True):
     credential: str
     #: The work ports, if they are known before the answer; may be "".
     work_endpoint: str
+    #: The id of the join token, and the file that it comes from; "" for none.
+    token_id: str = ""
+    token_file: str = ""
 
 
 def load(data_dir: Path) -> Server | None:
@@ -80,20 +85,19 @@ def store(data_dir: Path, server: Server) -> None:
 
 
 def enrollment_settings(
-    config: Config, environment: Mapping[str, str], token_file: Path | None = None
+    config: Config, environment: Mapping[str, str], chosen_file: Path | None = None
 ) -> EnrollmentSettings:
-    """Returns how to enroll: by `token_file`, the configured token file, the environment, or the configured key, in this order.
+    """Returns how to enroll: by `chosen_file`, the configured file, the environment, or the configured key, in this order.
 
     Raises `Rejected`: WF230 for an invalid token, WF232 when nothing is configured.
     """
     text = ""
-    path = token_file or (Path(config.join_token_file) if config.join_token_file else None)
+    path = chosen_file or (Path(config.join_token_file) if config.join_token_file else None)
     if path is not None:
-        try:
-            text = path.read_text(encoding="ascii", errors="replace").strip()
-        except OSError as error:
-            raise Rejected("WF230", f"cannot read the join token in {path}: {error.strerror}") from error
-    text = text or environment.get(TOKEN_VARIABLE, "").strip()
+        text = token_file.read(path)
+    if text:
+        return _from_token(join_token.decode(text), config, str(path))
+    text = environment.get(TOKEN_VARIABLE, "").strip()
     if text:
         return _from_token(join_token.decode(text), config)
     endpoint = enroll_endpoint(config)
@@ -134,9 +138,12 @@ async def enroll(
                 groups=answer.groups,
                 # A token of before a rotation has an old key.
                 old_server_keys=[old for old in answer.old_server_keys if old.key == settings.server_key],
+                spent_token=settings.token_id if answer.is_token_spent else "",
             )
             await asyncio.to_thread(store, Path(config.data_dir), server)
             say(f"enrolled as {server.name} in {', '.join(server.groups) or 'no group'}")
+            if text := await asyncio.to_thread(_after_use, settings, is_spent=answer.is_token_spent):
+                say(text)
             return server
         if answer.state != "pending":
             raise Rejected("WF231", f"the server refused the enrollment: {answer.text}")
@@ -216,12 +223,26 @@ def _enroll_ports(token: JoinToken, server: str) -> str:
     return addresses.join([f"tcp://{host}:{port}" for host in hosts]) or token.enroll_endpoint
 
 
-def _from_token(token: JoinToken, config: Config) -> EnrollmentSettings:
+def _after_use(settings: EnrollmentSettings, *, is_spent: bool) -> str:
+    """What happened to the join token after the enrollment, or what a person should do with it; "" for nothing."""
+    if not settings.token_id:
+        return ""
+    place = settings.token_file or f"the variable {TOKEN_VARIABLE}"
+    if not is_spent:
+        return f"the join token in {place} is no longer needed here, but lets more agents in; remove it after use"
+    if settings.token_file:
+        return token_file.discard(Path(settings.token_file))
+    return f"the join token in {place} is used up; remove it from where it is set"
+
+
+def _from_token(token: JoinToken, config: Config, file: str = "") -> EnrollmentSettings:
     return EnrollmentSettings(
         endpoint=config.enroll_server or _enroll_ports(token, config.server),
         server_key=token.server_key,
         credential=token.credential,
         work_endpoint=config.server or token.work_endpoint,
+        token_id=token.token_id,
+        token_file=file,
     )
 
 

@@ -13,7 +13,7 @@ before_upgrade() {
 }
 abort_upgrade() { systemctl try-restart waterflow-agent.service; }
 first_words() {
-    if [ -e /etc/waterflow/join-token ]; then return 0; fi
+    if [ -s /etc/waterflow/join-token ]; then return 0; fi
     echo "The agent is waiting for a join token. On the daemon's host: sudo waterflowctl agents tokens create --group GROUP. Then here:"
     echo "  echo TOKEN | sudo install -m 600 -o waterflow-agent /dev/stdin /etc/waterflow/join-token"
 }

@@ -348,6 +348,7 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
 }
 ENROLL_REQUEST = messages.EnrollRequest(1, "wfj_token", "web-1", ["web"], "web-1.example", "9f86d081884c7d65", "0.1.0")
 ENROLL_ANSWER = messages.EnrollAnswer("approved", "welcome", "SHA256:abc", "web-1", ["web"], "tcp://:7601", 0)
+ANSWER_TO_A_SPENT_TOKEN = msgspec.structs.replace(ENROLL_ANSWER, is_token_spent=True)
 
 
 def encoded(name: str) -> bytes:
@@ -377,13 +378,14 @@ def test_a_recorded_enrollment_decodes_to_the_same_values() -> None:
     """An older agent can enroll, and understands the answer."""
     assert codec.decode_enroll_request(recorded("v1-enroll-request")) == ENROLL_REQUEST
     assert codec.decode_enroll_answer(recorded("v1-enroll-answer")) == ENROLL_ANSWER
+    assert codec.decode_enroll_answer(recorded("v1-enroll-answer-to-a-spent-token")) == ANSWER_TO_A_SPENT_TOKEN
 
 
 def test_every_recorded_frame_has_expected_values() -> None:
     """No recording can be skipped by mistake."""
     names = {path.stem for path in FRAMES.glob("*.frame")}
 
-    assert names == {*EXPECTED, "v1-enroll-request", "v1-enroll-answer"}
+    assert names == {*EXPECTED, "v1-enroll-request", "v1-enroll-answer", "v1-enroll-answer-to-a-spent-token"}
 
 
 def test_this_version_encodes_as_recorded() -> None:
@@ -398,6 +400,7 @@ def _record() -> None:
     made = {name: encoded(name) for name in EXPECTED}
     made["v1-enroll-request"] = bytes(memoryview(codec.encode_message(ENROLL_REQUEST)))
     made["v1-enroll-answer"] = bytes(memoryview(codec.encode_message(ENROLL_ANSWER)))
+    made["v1-enroll-answer-to-a-spent-token"] = bytes(memoryview(codec.encode_message(ANSWER_TO_A_SPENT_TOKEN)))
     for name, content in made.items():
         path = FRAMES / f"{name}.frame"
         if not path.exists():

@@ -222,10 +222,8 @@ class Registry:
 
     def check_token(self, text: str, now: int) -> JoinToken:
         """The token that `ID.SECRET` names. Raises `Rejected` WF224 if it is unknown, wrong, revoked, used up or expired."""
-        name, _, secret = text.partition(".")
-        token = self.tokens.get(name)
-        digest = hashlib.sha256(secret.encode()).hexdigest()
-        if token is None or not hmac.compare_digest(digest, token.secret_sha256):
+        token = self.tokens.get(text.partition(".")[0])
+        if token is None or not _has_secret(token, text):
             raise _unusable("is not known here")
         if token.revoked_at is not None:
             raise _unusable("has been revoked")
@@ -234,6 +232,16 @@ class Registry:
         if token.uses is not None and token.used >= token.uses:
             raise _unusable("is used up")
         return token
+
+    def is_spent(self, text: str, now: int) -> bool:
+        """Whether `ID.SECRET` is a token of this registry that enrolls no more agents."""
+        token = self.tokens.get(text.partition(".")[0])
+        return token is not None and _has_secret(token, text) and not token.is_valid(now)
+
+
+def _has_secret(token: JoinToken, text: str) -> bool:
+    digest = hashlib.sha256(text.partition(".")[2].encode()).hexdigest()
+    return hmac.compare_digest(digest, token.secret_sha256)
 
 
 def _copy_identity(known: Enrolled, entry: Enrolled) -> None:

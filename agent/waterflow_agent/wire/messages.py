@@ -374,6 +374,8 @@ class EnrollAnswer(msgspec.Struct, frozen=True, array_like=True, tag="enrolled")
     #: The server's current key, which the agent uses from now on; "" for the key of this connection.
     server_key: str = ""
     old_server_keys: OldServerKeys = []
+    #: Of an approval: the token of the request lets no more agents in, so it is no longer needed.
+    is_token_spent: bool = False
 
 
 AgentMessage = Hello | Started | Finished | Output | FileRequest

@@ -39,10 +39,11 @@ def test_a_token_enrolls_as_many_agents_as_it_allows(empty_cluster: Cluster) -> 
     """By default that is one: a second agent is refused with a message and its own exit code."""
     cluster = empty_cluster
     cluster.start_daemon()
-    token = cluster.folder / "token"
-    token.write_text(cluster.ctl("agents", "tokens", "create", "--group", "web").stdout.splitlines()[-1])
+    text = cluster.ctl("agents", "tokens", "create", "--group", "web").stdout.splitlines()[-1]
     processes = []
     for name in ("one", "two"):
+        token = cluster.folder / f"{name}.token"
+        token.write_text(text)
         config = cluster.folder / f"{name}.toml"
         config.write_text(f'name = "{name}"\njoin-token-file = "{token}"\ndata-dir = "{cluster.agent_dir(name)}"\n')
         processes.append(cluster.spawn("waterflow_agent", "run", "--config", str(config), log=cluster.agent_log(name)))
@@ -51,6 +52,8 @@ def test_a_token_enrolls_as_many_agents_as_it_allows(empty_cluster: Cluster) -> 
 
     assert processes[1].wait(PATIENCE_S) == 5
     assert "used up" in cluster.agent_log("two").read_text()
+    assert not (cluster.folder / "one.token").exists()
+    assert (cluster.folder / "two.token").exists()
     processes[0].kill()
     processes[0].wait()
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,7 +18,7 @@ import zmq
 import zmq.asyncio
 
 from tests.patience import PATIENCE_S
-from waterflow_agent import enrollment, keys
+from waterflow_agent import enrollment, keys, token_file
 from waterflow_agent.agent import Agent
 from waterflow_agent.attempts import Outcome
 from waterflow_agent.backoff import Backoff
@@ -438,8 +439,12 @@ class Enrollment:
             await self._socket.send_multipart([routing_id, bytes(codec.encode_message(answer))])
 
 
-def answer(state: str, text: str = "", work_endpoint: str = "", after_ms: int = 1) -> messages.EnrollAnswer:
-    return messages.EnrollAnswer(state, text, "SHA256:x", "given", ["web"], work_endpoint, after_ms)
+def answer(
+    state: str, text: str = "", work_endpoint: str = "", after_ms: int = 1, *, is_token_spent: bool = False
+) -> messages.EnrollAnswer:
+    return messages.EnrollAnswer(
+        state, text, "SHA256:x", "given", ["web"], work_endpoint, after_ms, is_token_spent=is_token_spent
+    )
 
 
 async def test_token_enrolls_an_agent(data_dir: Path) -> None:
@@ -453,6 +458,96 @@ async def test_token_enrolls_an_agent(data_dir: Path) -> None:
     assert (server.name, server.groups, server.work_endpoint) == ("given", ["web"], "tcp://127.0.0.1:7233")
     assert enrollment.load(data_dir) == server
     assert (data_dir / "server.json").stat().st_mode & 0o777 == 0o600
+
+
+def token_at(port: Enrollment, path: Path) -> Path:
+    """A file with a token for this port."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(port.token().encode() + "\n")
+    path.chmod(0o600)
+    return path
+
+
+@contextlib.contextmanager
+def unremovable(file: Path) -> Iterator[None]:
+    """The file can be written and not removed. Root may change every folder, but removes no mount point."""
+    if os.geteuid() != 0:
+        file.parent.chmod(0o500)
+    elif subprocess.run(["mount", "--bind", file, file], check=False, capture_output=True).returncode:
+        pytest.skip("root cannot mount here")
+    try:
+        yield
+    finally:
+        if os.geteuid() != 0:
+            file.parent.chmod(0o700)
+        else:
+            subprocess.run(["umount", file], check=True)
+
+
+async def enrolled_with(port: Enrollment, data_dir: Path, file: Path | None) -> list[str]:
+    """Enrolls with the token of a file, or of the environment; returns what the agent said."""
+    environment = {} if file is not None else {"WATERFLOW_JOIN_TOKEN": port.token().encode()}
+    settings = enrollment.enrollment_settings(Config(), environment, file)
+    said: list[str] = []
+    await enrollment.enroll(Config(data_dir=str(data_dir)), settings, keys.load_or_create(data_dir), said.append)
+    assert not any(port.token().encode() in text for text in said)
+    return said
+
+
+async def test_a_used_up_token_is_removed(data_dir: Path, tmp_path: Path) -> None:
+    """It is of no use to anybody, and would look like a secret that matters."""
+    async with Enrollment([answer("approved", is_token_spent=True)]) as port:
+        file = token_at(port, tmp_path / "token")
+        said = await enrolled_with(port, data_dir, file)
+    assert not file.exists()
+    assert said[-1] == f"removed the join token in {file}, which is used up"
+
+
+async def test_a_used_up_token_in_a_folder_of_others_is_emptied(data_dir: Path, tmp_path: Path) -> None:
+    """As in the package, where only the file itself is writable for the agent."""
+    async with Enrollment([answer("approved", is_token_spent=True)]) as port:
+        file = token_at(port, tmp_path / "etc" / "token")
+        with unremovable(file):
+            said = await enrolled_with(port, data_dir, file)
+            assert file.read_text() == ""
+    assert said[-1] == f"emptied {file}: its join token is used up"
+
+
+async def test_what_cannot_be_removed_is_said_once(data_dir: Path, tmp_path: Path) -> None:
+    """A link to a secret that somebody else manages, and an environment variable."""
+    async with Enrollment([answer("approved", is_token_spent=True)]) as port:
+        link_to_token = tmp_path / "link"
+        link_to_token.symlink_to(token_at(port, tmp_path / "token"))
+        said = await enrolled_with(port, data_dir, link_to_token)
+        assert said[-1].endswith("is used up, and is not removed because that is a link; remove it")
+        assert link_to_token.exists()
+        said = await enrolled_with(port, data_dir, None)
+        assert said[-1].endswith("in the variable WATERFLOW_JOIN_TOKEN is used up; remove it from where it is set")
+
+
+async def test_a_token_for_more_agents_stays(data_dir: Path, tmp_path: Path) -> None:
+    """Others may use the same file; the agent says that it does not need it again."""
+    async with Enrollment([answer("approved")]) as port:
+        file = token_at(port, tmp_path / "token")
+        said = await enrolled_with(port, data_dir, file)
+        assert file.read_text().strip() == port.token().encode()
+    assert "lets more agents in" in said[-1]
+
+
+async def test_a_used_up_token_is_removed_at_the_next_start(data_dir: Path, tmp_path: Path) -> None:
+    """The agent was killed right after its enrollment; another token in the same file is left alone."""
+    async with Enrollment([answer("approved", is_token_spent=True)]) as port:
+        file = token_at(port, tmp_path / "token")
+        await enrolled_with(port, data_dir, file)
+        token_at(port, file)
+        spent = enrollment.load(data_dir)
+        assert spent is not None
+        for other in ("", "other"):
+            token_file.discard_spent(file, other)
+            assert file.exists()
+        for _ in range(2):
+            token_file.discard_spent(file, spent.spent_token)
+            assert not file.exists()
 
 
 async def test_agent_enrolls_itself_at_its_first_start(daemon: ScriptedDaemon, data_dir: Path, tmp_path: Path) -> None:

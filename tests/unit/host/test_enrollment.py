@@ -69,6 +69,20 @@ async def test_a_token_with_one_use_approves_one_of_many_concurrent_requests() -
         assert len(host.registry.agents) == 1
 
 
+async def test_an_approval_says_whether_its_token_lets_more_agents_in() -> None:
+    """Also a repeated one, whose first answer was lost; a wrong secret says nothing about a token."""
+    async with HostHarness() as host:
+        token = await make_token(host, uses=2)
+        answers = [await host.enrollment.request(key, ask(token)) for key in ("one", "two", "one")]
+        assert [(answer.state, answer.is_token_spent) for answer in answers] == [
+            ("approved", False),
+            ("approved", True),
+            ("approved", True),
+        ]
+        guessed = await host.enrollment.request("one", ask(token.partition(".")[0] + ".guess"))
+        assert (guessed.state, guessed.is_token_spent) == ("approved", False)
+
+
 async def test_a_repeated_request_of_one_key_uses_a_token_once() -> None:
     """An agent that repeats its request is not refused because its first request used up the token."""
     async with HostHarness() as host:

@@ -89,7 +89,7 @@ class EnrollmentService:
         agent = AgentId(self._fingerprint(public_key))
         entry = self._registry.agents.get(agent)
         if entry is not None:
-            return self._answer("approved", agent, f"welcome, {entry.name}")
+            return self._welcome(agent, request, f"welcome, {entry.name}")
         pending = PendingAgent(
             agent=agent,
             public_key=public_key,
@@ -110,7 +110,11 @@ class EnrollmentService:
         except Rejected as error:
             return self._answer("refused", agent, error.text)
         self._pending.pop(agent, None)
-        return self._answer("approved", agent, "welcome")
+        return self._welcome(agent, request, "welcome")
+
+    def _welcome(self, agent: AgentId, request: messages.EnrollRequest, text: str) -> messages.EnrollAnswer:
+        is_spent = self._registry.is_spent(request.token, self._clock.now())
+        return msgspec.structs.replace(self._answer("approved", agent, text), is_token_spent=is_spent)
 
     def announced(self, pending: PendingAgent) -> None:
         """An agent waits for approval, here or at another daemon."""

@@ -18,6 +18,8 @@ from waterflow_agent import errors
 if TYPE_CHECKING:
     from waterflow_agent.config import Config
 
+logger = logging.getLogger("waterflow_agent")
+
 EXIT_STOPPED, EXIT_USAGE, EXIT_NOT_RUNNING, EXIT_REFUSED = 1, 2, 4, 5
 #: Refused enrollments: another start without a change would fail again.
 _REFUSALS = frozenset({"WF230", "WF231", "WF232"})
@@ -44,6 +46,7 @@ def _settings(command: Any) -> Any:
         click.option("--label", "labels", multiple=True, help="key=value; may be repeated."),
         click.option("--node-path", multiple=True, help="Directory with your own nodes; may be repeated."),
         click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"])),
+        click.option("--log-format", type=click.Choice(["text", "json"])),
     ]
     for option in reversed(options):
         command = option(command)
@@ -64,7 +67,7 @@ def run(config_file: Path | None, **options: Any) -> None:
     import resource
 
     config = _load(config_file, options)
-    _log(config.log_level)
+    _log(config)
     # A core dump would contain secrets. The runner and the steps inherit this limit; a step may raise it for itself.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     _exit(asyncio.run(_run(config)))
@@ -82,7 +85,7 @@ def enroll(config_file: Path | None, token_file: Path | None, **options: Any) ->
     import asyncio
 
     config = _load(config_file, options)
-    _log(config.log_level)
+    _log(config)
     if token_file == Path("-"):
         token_file = Path("/dev/stdin")
     _exit(asyncio.run(_enroll(config, token_file)))
@@ -249,7 +252,7 @@ async def _run(config: Config) -> int:
     try:
         await agent.run()
     except errors.WaterflowError as error:
-        click.echo(f"waterflow-agent: {error}", err=True)
+        logger.error("stopping: %s", error, extra={"code": error.code})
         is_refused = isinstance(error, RefusedByServer) or error.code in _REFUSALS
         return EXIT_REFUSED if is_refused else EXIT_STOPPED
     return 0
@@ -281,10 +284,10 @@ async def _enroll(config: Config, token_file: Path | None) -> int:
     return 0
 
 
-def _log(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
+def _log(config: Config) -> None:
+    from waterflow_agent import logs
+
+    logs.configure(config.log_level, config.log_format)
 
 
 def _failure(error: errors.WaterflowError, code: int) -> click.ClickException:

@@ -52,6 +52,7 @@ _RUNNERS = ("own", "service")
 #: Settings that are one address or several.
 _ADDRESS_KEYS = ("server", "enroll-server")
 _LEVELS = ("debug", "info", "warning", "error")
+_FORMATS = ("text", "json")
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -99,6 +100,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_u
     docker_host: str = ""
     #: `debug`, `info`, `warning` or `error`.
     log_level: str = "info"
+    #: `text`, or `json` for one object per line.
+    log_format: str = "text"
 
 
 def load(
@@ -270,6 +273,8 @@ def _checked(config: Config) -> Config:
         )
     if config.log_level not in _LEVELS:
         raise Rejected("WF620", f"log-level: expected one of {', '.join(_LEVELS)}, found {config.log_level!r}")
+    if config.log_format not in _FORMATS:
+        raise Rejected("WF620", f"log-format: expected one of {', '.join(_FORMATS)}, found {config.log_format!r}")
     return config
 
 

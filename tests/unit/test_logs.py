@@ -1,4 +1,4 @@
-"""The daemon's own log: the format of entries, with any content."""
+"""The own log of daemon and agent: the format of entries, with any content."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from waterflowd.app import logs
+from waterflow_agent import logs
+from waterflowd.app.logs import RateLimit
 from waterflowd.engine import events
 from waterflowd.host import run_logging
 from waterflowd.model.ids import AttemptNo, JobId, StepId
@@ -98,7 +99,7 @@ def test_the_journal_gets_its_own_level_format_and_no_time(tmp_path: Path, monke
 
 def test_entries_that_strangers_cause_are_rate_limited_and_errors_are_not() -> None:
     """After a burst, one entry per second is logged."""
-    bounded = logs.RateLimit(per_s=0.001, burst=3)
+    bounded = RateLimit(per_s=0.001, burst=3)
     assert [bounded.filter(record("x")) for _ in range(5)] == [True, True, True, False, False]
     assert bounded.filter(record("x", level=logging.ERROR))
 

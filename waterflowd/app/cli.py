@@ -55,7 +55,8 @@ _FILE = click.option(
 @_FILE
 @click.option("--data-dir", help="Data directory.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
-def run(file: str | None, data_dir: str | None, log_level: str | None) -> None:
+@click.option("--log-format", type=click.Choice(["text", "json"]))
+def run(file: str | None, data_dir: str | None, log_level: str | None, log_format: str | None) -> None:
     """Run the daemon in the foreground."""
     import asyncio
     import faulthandler
@@ -64,7 +65,7 @@ def run(file: str | None, data_dir: str | None, log_level: str | None) -> None:
     from waterflow_agent.errors import WaterflowError
     from waterflowd.app import daemon, logs
 
-    config = _load(file, **{"data-dir": data_dir, "log.level": log_level})
+    config = _load(file, **{"data-dir": data_dir, "log.level": log_level, "log.format": log_format})
     logs.configure(config.log.level, config.log.format)
     # A crash in native code says where it happened, in names of files and functions.
     faulthandler.enable()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
+from waterflow_agent import logs
 from waterflow_agent.checkout import file_list
 from waterflow_agent.checkout.tree_store import PartialTree, TreeStore
 from waterflow_agent.errors import Rejected
@@ -112,6 +113,7 @@ class CheckoutService:
             tree.repository,
             len(entries),
             fetched,
+            extra=logs.subject(key.attempt),
         )
         task = asyncio.create_task(self._prepare_spare(tree, partial), name="spare-tree")
         self._spare_tasks.add(task)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 import waterflow_agent
-from waterflow_agent import machine
+from waterflow_agent import logs, machine
 from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.clock import Clock
 from waterflow_agent.execution.attempt_executor import AttemptExecutor
@@ -144,7 +144,8 @@ class SessionHandler:
         for output in outputs:
             self._sender.send(output)
         for key in broken:
-            logger.warning("%s: its output was deleted on this server before it was sent", key)
+            fields = logs.subject(key.attempt)
+            logger.warning("the output of a step was deleted on this server before it was sent", extra=fields)
             self._executor.carry_out(self._ledger.output_acknowledged(key))
         if broken:
             self._executor.commit()

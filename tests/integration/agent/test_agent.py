@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -44,11 +47,13 @@ class Bench:
             self._task.result()
         await opened
 
-    async def start_process(self) -> None:
-        """Starts an agent in a child process, and waits for its session."""
+    async def start_process(self, *options: str, log: Path | None = None) -> None:
+        """Starts an agent in a child process, and waits for its session; its own log goes to `log`."""
         hellos = len(self.daemon.hellos)
         command = [sys.executable, "-m", "waterflow_agent", "run", "--data-dir", str(self.data_dir), "--name", "bench"]
-        self.process = await asyncio.create_subprocess_exec(*command, cwd="/")
+        with contextlib.ExitStack() as files:
+            stderr = None if log is None else files.enter_context(log.open("ab"))
+            self.process = await asyncio.create_subprocess_exec(*command, *options, cwd="/", stderr=stderr)
         await self.daemon.session_opened(hellos + 1)
 
     async def kill(self) -> None:
@@ -527,3 +532,17 @@ def _pretend_reboot(data_dir: Path) -> None:
     journal.close()
     for record in (data_dir / "runner" / "attempts").glob("01TEST*/record"):
         record.write_bytes(b"\n")
+
+
+async def test_the_own_log_has_the_format_of_the_daemons(bench: Bench, tmp_path: Path) -> None:
+    """As text by default; as JSON, every line is an object."""
+    text, lines = tmp_path / "text.log", tmp_path / "json.log"
+    await bench.start_process(log=text)
+    await bench.stop()
+    assert re.search(r"^[0-9T:.-]+Z info    waterflow_agent\.", text.read_text(), re.MULTILINE)
+
+    await bench.start_process("--log-format", "json", log=lines)
+    await bench.stop()
+    entries = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert entries
+    assert all({"time", "level", "logger", "message"} <= set(entry) for entry in entries)

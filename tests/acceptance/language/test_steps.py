@@ -46,6 +46,23 @@ def ends(cluster: Cluster, run: str) -> dict[str, str]:
 # Input and output of steps ----------------------------------------------------------------------------------------------
 
 
+MIXED = """jobs:
+  a:
+    runs-on: web
+    steps:
+      - run: |
+          exec 2>&1
+          for n in $(seq 300); do if (( n % 3 )); then echo $n; else echo $n >&2; fi; done
+"""
+
+
+def test_a_script_that_redirects_its_errors_keeps_the_order_of_both_streams(cluster: Cluster) -> None:
+    """As the documentation says: two pipes have no common order, so one is used for both."""
+    run = cluster.start(MIXED)
+    assert cluster.wait_for(run)["conclusion"] == "success"
+    assert cluster.lines(run, 300) == [str(number) for number in range(1, 301)]
+
+
 LAYERS = """env: {LAYER: workflow, WORKFLOW: w, BASE: "${{ vars.app.name }}"}
 vars: {app: {name: shop, ports: [80, 443]}, first: "${{ vars.app.ports[0] }}"}
 defaults: {run: {shell: sh, working-directory: sub}}

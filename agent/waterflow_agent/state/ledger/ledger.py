@@ -26,8 +26,9 @@ from waterflow_agent.wire.messages import AttemptState, TaskId
 
 #: Attempts held at most; beyond this offers are refused. A daemon that acknowledges no results is not working anyway.
 HELD_MAX = 10_000
-#: Steps whose newest attempt is remembered after it was removed.
-REMEMBERED_MAX = 50_000
+#: Steps whose newest attempt is remembered after it was removed: 4 MB. Ten times the slots that an agent can have, so a
+#: repeated offer always finds its own.
+REMEMBERED_MAX = 10_000
 
 #: Permitted transitions. An attempt that ends before its start was reported goes straight to FINISHED.
 TRANSITIONS: dict[AttemptState, frozenset[AttemptState]] = {

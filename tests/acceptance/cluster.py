@@ -43,6 +43,7 @@ class Cluster:
         self._daemon: subprocess.Popen[bytes] | None = None
         self._agents: dict[str, subprocess.Popen[bytes]] = {}
         #: The module that is run as an agent; the benchmark measures inside it.
+        self.daemon_module = "waterflowd"
         self.agent_module = "waterflow_agent"
         #: Additional environment variables of the daemon, such as secrets.
         self.daemon_environment: dict[str, str] = {}
@@ -94,7 +95,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
 
     def spawn(self, module: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
         """Starts a module as a process of this cluster; its output goes to `log`."""
-        more = self.daemon_environment if module == "waterflowd" else {}
+        more = self.daemon_environment if module == self.daemon_module else {}
         with log.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
@@ -107,7 +108,7 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
 
     def start_daemon(self) -> None:
         """Starts the daemon and waits until it is ready."""
-        self._daemon = self.spawn("waterflowd", "run", "--config", str(self.config), log=self.log)
+        self._daemon = self.spawn(self.daemon_module, "run", "--config", str(self.config), log=self.log)
         wait_until(self._is_ready, "the daemon to be ready")
 
     def _is_ready(self) -> bool:

@@ -71,7 +71,7 @@ class Arena(Cluster):
     def spawn_daemon(self) -> subprocess.Popen[bytes]:
         """Starts the daemon without waiting for it."""
         self._drop_client()
-        self._daemon = self.spawn("waterflowd", "run", "--config", str(self.config), log=self.log)
+        self._daemon = self.spawn(self.daemon_module, "run", "--config", str(self.config), log=self.log)
         return self._daemon
 
     @property

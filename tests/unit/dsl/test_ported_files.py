@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.dsl.conftest import Language
+from waterflowd.model.plan import ALL_VARIABLES
 
 
 def with_step(step: str, job: str = "", top: str = "") -> str:
@@ -65,6 +66,17 @@ def test_the_shell_may_be_a_value_of_the_matrix(language: Language) -> None:
 
     text = with_step("{run: 'echo ${{ git.branch }}', shell: '${{ matrix.shell }}'}", job)
     assert language.error(text).code == "WF128"
+
+
+def test_one_expression_may_yield_all_variables(language: Language) -> None:
+    """The names are known in the run; the expressions in the script see the values."""
+    job = "strategy: {matrix: {include: [{env: {A: '1'}}]}}, env: '${{ matrix.env }}',"
+    plan = language.plan(with_step("{run: 'echo ${{ env.A }} $GITHUB_A', env: '${{ matrix.env }}'}", job))
+    assert plan.jobs[0].env == {ALL_VARIABLES: "${{ matrix.env }}"}
+    assert plan.jobs[0].steps[0].env == {ALL_VARIABLES: "${{ matrix.env }}", "WF_EXPR_1": "${{ env.A }}"}
+
+    error = language.error(with_step("{run: x, env: 'A=1'}"))
+    assert (error.code, error.message) == ("WF106", 'env: expected a mapping of names to text, not "A=1"')
 
 
 @pytest.mark.parametrize(

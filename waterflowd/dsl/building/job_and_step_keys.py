@@ -14,7 +14,7 @@ from waterflowd.dsl.reading.tree import Document, Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import DiagnosticReport
 from waterflowd.expr.scripts import VARIABLE_PREFIX
-from waterflowd.model.plan import RetryPolicy
+from waterflowd.model.plan import ALL_VARIABLES, RetryPolicy
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _NAME_CHARACTERS_MAX = 255
@@ -23,6 +23,8 @@ _NAME_CHARACTERS_MAX = 255
 def check_variable_names(path: Path, names: Iterable[str], document: Document, report: DiagnosticReport) -> None:
     """Reports names that are not those of environment variables, and those reserved for expressions in scripts."""
     for name in names:
+        if name == ALL_VARIABLES:
+            continue
         if not _NAME.fullmatch(name) or len(name) > _NAME_CHARACTERS_MAX:
             text = f"{quote(name)} is not a valid name of an environment variable"
             hint = "use letters, digits, _, - and ., and begin with a letter or _"

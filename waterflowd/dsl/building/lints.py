@@ -16,7 +16,7 @@ from waterflowd.dsl.models import github_names
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.expr.nodes import walk
-from waterflowd.model.plan import Json, RetryPolicy
+from waterflowd.model.plan import ALL_VARIABLES, Json, RetryPolicy
 from waterflowd.model.wording import did_you_mean
 
 #: Methods that are not idempotent (RFC 9110, section 9.2.2; RFC 5789, section 2), and the header that makes them so where the
@@ -108,7 +108,7 @@ def _is_repeated(params: Mapping[str, Json]) -> bool:
 
 def warn_github_variables(source: SourceFile, path: Path, script: Json, known: Collection[str]) -> None:
     """Warns of GitHub's variables in the script at `path` that nothing sets, so that they are empty."""
-    if not isinstance(script, str) or not source.report.takes_warnings:
+    if not isinstance(script, str) or ALL_VARIABLES in known or not source.report.takes_warnings:
         return
     unset = dict.fromkeys(found for found in _GITHUB_VARIABLE.findall(script) if found not in known)
     for name in unset:

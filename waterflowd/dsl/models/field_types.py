@@ -18,7 +18,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from waterflowd.dsl.reporting.values import EXPRESSION, as_text, describe, has_expression
 from waterflowd.model import durations
-from waterflowd.model.plan import Json
+from waterflowd.model.plan import ALL_VARIABLES, Json
 
 JsonSchema = dict[str, Any]
 
@@ -156,6 +156,13 @@ def _duration_or_expression(value: object) -> str:
     if not has_expression(value):
         _duration(value)
     return str(as_text(value))
+
+
+def _variables_or_expression(value: object) -> object:
+    """A single expression stands for all variables."""
+    if isinstance(value, str) and value.strip().startswith("${{") and value.strip().endswith("}}"):
+        return {ALL_VARIABLES: value.strip()}
+    return _mapping_of_texts(value)
 
 
 def _mapping_of_texts(value: object) -> dict[str, str]:
@@ -508,7 +515,17 @@ IdName = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[A-Za-z_]
 _VariableName = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_.-]*$"})]
 _Variable = Annotated[str, PlainValidator(_variable), WithJsonSchema({**_FREE_TEXT_SCHEMA, "x-takes": "text"})]
 #: Names to text with expressions.
-EnvironmentVariables = Annotated[dict[_VariableName, _Variable], BeforeValidator(_mapping_of_texts)]
+EnvironmentVariables = Annotated[
+    dict[_VariableName, _Variable],
+    BeforeValidator(_variables_or_expression),
+    Accepts(
+        {
+            "type": "string",
+            "pattern": r"^\s*\$\{\{[\s\S]*\}\}\s*$",
+            "x-takes": "an expression that yields such a mapping",
+        }
+    ),
+]
 #: The same for names that are ids.
 OutputTexts = Annotated[dict[IdName, _Variable], BeforeValidator(_mapping_of_texts)]
 #: The number of tries, the first one included.

@@ -7,6 +7,7 @@ neither rendered nor recorded again. The environment is layered: workflow, job, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from waterflowd.engine.rules import contexts
 from waterflowd.engine.state.blocks import Step
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.expr.scripts import VARIABLE_PREFIX
+from waterflowd.model.plan import ALL_VARIABLES
 from waterflowd.model.records import Trigger
 
 #: Parameters and environment of one attempt: below the largest task that agents take, with room for its names.
@@ -91,12 +93,24 @@ def _rendered_environment(run: Run, job: Job, step: Step, server: dict[str, obje
             continue
         env = contexts.for_step(run, job, step.block, now, dict(known), server)
         in_scripts = {name: value for name, value in layer.items() if name.startswith(VARIABLE_PREFIX)}
-        known.update({name: text(expr.render(value, env)) for name, value in layer.items() if name not in in_scripts})
+        known.update(_variables({name: value for name, value in layer.items() if name not in in_scripts}, env))
         if in_scripts:
             # The expressions of a script see the step's own environment.
             env = contexts.for_step(run, job, step.block, now, dict(known), server)
             known.update({name: text(expr.render(value, env)) for name, value in in_scripts.items()})
     return known
+
+
+def _variables(layer: dict[str, str], env: expr.Env) -> dict[str, str]:
+    """The variables of a layer, which one expression may yield."""
+    if ALL_VARIABLES not in layer:
+        return {name: text(expr.render(value, env)) for name, value in layer.items()}
+    found = expr.render(layer[ALL_VARIABLES], env)
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise Rejected("WF111", f"env is {text(found)!r}; it must be a mapping of names to text")
+    return {name: text(value) for name, value in found.items()}
 
 
 def render(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> Rendered:

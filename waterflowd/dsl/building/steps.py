@@ -46,7 +46,6 @@ from waterflowd.model.plan import (
     StopPolicy,
     without_expressions,
 )
-from waterflowd.model.wording import did_you_mean
 
 STEPS_PER_BLOCK_MAX = 1_000
 #: In the environment of one step, with those of its job and workflow: the plan holds their names once for each step.
@@ -365,8 +364,7 @@ class StepBuilder:
         if shell in node_schema.SHELLS or "{0}" in shell or "${{" in shell:
             return
         text = f"shell: {quote(shell)} is unknown; expected {', '.join(node_schema.SHELLS)}, or a command with {{0}}"
-        hint = did_you_mean(shell, node_schema.SHELLS) or f"write {shell} {{0}}"
-        self._source.at_value(path, codes.WRONG_VALUE, text, hint)
+        self._source.at_value(path, codes.WRONG_VALUE, text, f"write {shell} {{0}} to run it with that program")
 
     def _retry(self, path: Path, step: models.Step) -> RetryPolicy | None:
         if step.retry is not None and step.retry_strategy is not None:

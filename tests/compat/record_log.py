@@ -38,6 +38,7 @@ from waterflowd.model.records import (
 )
 from waterflowd.model.statuses import Conclusion, Status
 from waterflowd.reconcile import events as repository_events
+from waterflowd.reconcile.added import AddedFact
 from waterflowd.store.opening import Store, open_store
 
 LOGS = Path(__file__).with_name("logs")
@@ -45,6 +46,7 @@ UNIONS: dict[str, Any] = {
     "run": events.RunEvent,
     "fleet": fleet_events.Fact,
     "repo": repository_events.Fact,
+    "repositories": AddedFact,
     "audit": access_events.Fact,
 }
 RUNS = [ids.run_id(1_700_000_000_000 + number, number << 40) for number in range(3)]
@@ -52,6 +54,7 @@ STREAMS = {
     "run": ids.run_stream(RUNS[0]),
     "fleet": ids.FLEET,
     "repo": ids.repository_stream("shop"),
+    "repositories": ids.REPOSITORIES,
     "audit": ids.AUDIT,
 }
 SMALL = attempt_id(RUNS[0], "deploy", "1", 1)

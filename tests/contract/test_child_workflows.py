@@ -53,7 +53,7 @@ async def repository(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
     opener = RepositoryOpener(tmp_path / "mirrors", {})
     settings = RepositorySettings(name="ops", url=str(git.path))
     try:
-        yield Repository(CommittedWorkflows([settings], opener.file, compiler), revision)
+        yield Repository(CommittedWorkflows({"ops": settings}, opener.file, compiler), revision)
     finally:
         await compiler.close()
 
@@ -88,7 +88,7 @@ async def test_an_unreadable_commit_is_a_temporary_error(tmp_path: Path) -> None
     git = Git(tmp_path / "ops")
     git.path.mkdir()
     git("init", "--quiet", "--initial-branch=main")
-    known = [RepositorySettings(name=name, url=str(tmp_path / name)) for name in ("ops", "away")]
+    known = {name: RepositorySettings(name=name, url=str(tmp_path / name)) for name in ("ops", "away")}
     workflows = CommittedWorkflows(known, RepositoryOpener(tmp_path / "mirrors", {}).file, CompilerProcess())
     for name, code in (("ops", "WF506"), ("away", "WF503")):
         with pytest.raises(Retryable, match=code):

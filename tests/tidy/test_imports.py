@@ -136,7 +136,7 @@ DRAFTS = "waterflowd.dispatch.lowering"
 COMPOSITION = (
     *("waterflowd.app.bootstrap", "waterflowd.app.audit", "waterflowd.app.daemon", "waterflowd.testing"),
     *("waterflowd.app.cluster_check", "waterflowd.app.former_cluster", "waterflowd.app.engines"),
-    *("waterflowd.app.temporal_engine", "waterflowd.rescue"),
+    *("waterflowd.app.temporal_engine", "waterflowd.app.repositories", "waterflowd.rescue"),
 )
 
 

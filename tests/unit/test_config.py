@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from waterflow_agent.errors import Rejected
-from waterflowd.access.repository_quotas import RepositoryLimits
+from waterflowd.access.repository_quotas import RepositoryLimits, RepositoryQuotas
 from waterflowd.app import config
 
 WHOLE = """
@@ -79,7 +79,7 @@ def test_a_repository_has_the_common_quotas_unless_it_has_its_own(tmp_path: Path
     """A repository that is not in the configuration has the common ones too."""
     text = '[quotas]\nruns-per-hour = 5\n[[repositories]]\nname = "a"\nurl = "/a"\n[[repositories]]\nname = "b"\nurl = "/b"\n'
     found = load(text + "quotas = { output-bytes-per-hour = 0 }\n", tmp_path)
-    quotas = config.repository_quotas(found, lambda name: 0)
+    quotas = RepositoryQuotas(*config.repository_limits(found))
     common = RepositoryLimits(runs_per_hour=5, output_bytes_per_hour=1 << 30)
     assert [quotas.limits(name) for name in ("a", "b", "gone", None)] == [
         common,

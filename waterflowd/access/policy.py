@@ -109,16 +109,45 @@ class AccessPolicy:
         environments: Sequence[EnvironmentRules] = (),
         grants: Sequence[Grant] | None = None,
     ) -> None:
-        self._repositories = None if repositories is None else {settings.name: settings for settings in repositories}
-        self._environments = tuple(environments)
-        self._grants = None if grants is None else tuple(grants)
-        self._webhook_keys = {
-            normalize_name(key): settings.name for settings in repositories or () for key in settings.webhook_keys
-        }
+        #: Increases whenever the rules change, for caches of what depends on them.
+        self.version = 0
+        self._repositories: dict[str, RepositorySettings] | None
+        self._set(repositories, environments, grants)
         self.group_refusal = lru_cache(_CACHE_SIZE)(self._group_refusal)
         self.server_refusal = lru_cache(_CACHE_SIZE)(self._server_refusal)
         self.secret_refusal = lru_cache(_CACHE_SIZE)(self._secret_refusal)
         self._early_refusal = lru_cache(_CACHE_SIZE)(self._secret_refusal_before_run)
+
+    def _set(
+        self,
+        repositories: Iterable[RepositorySettings] | None,
+        environments: Sequence[EnvironmentRules],
+        grants: Sequence[Grant] | None,
+    ) -> None:
+        self._repositories = None if repositories is None else {settings.name: settings for settings in repositories}
+        self._environments = tuple(environments)
+        self._grants = None if grants is None else tuple(grants)
+        self._webhook_keys = {
+            normalize_name(key): settings.name
+            for settings in (self._repositories or {}).values()
+            for key in settings.webhook_keys
+        }
+
+    def replace(
+        self,
+        repositories: Iterable[RepositorySettings],
+        environments: Sequence[EnvironmentRules] | None = None,
+        grants: Sequence[Grant] | None = None,
+    ) -> None:
+        """Other rules from now on, also for runs that are open; None leaves environments or grants as they are."""
+        self._set(
+            repositories,
+            self._environments if environments is None else environments,
+            self._grants if grants is None else grants,
+        )
+        self.version += 1
+        for cached in (self.group_refusal, self.server_refusal, self.secret_refusal, self._early_refusal):
+            cached.cache_clear()
 
     def repository(self, name: str) -> RepositorySettings:
         """The configuration of a repository. `Rejected` WF604 (404) for an unknown name."""

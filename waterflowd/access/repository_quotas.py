@@ -93,6 +93,10 @@ class RepositoryQuotas:
         """The limits of a repository; None for workflows that are sent to the API."""
         return self._default if repository is None else self._own.get(repository, self._default)
 
+    def replace(self, default: RepositoryLimits, own: Mapping[str, RepositoryLimits]) -> None:
+        """Other limits from now on. What is used stays counted."""
+        self._default, self._own = default, dict(own)
+
     # Runs
 
     def take_runs(self, requests: Sequence[StartRequest], now: int, counters: MutableMapping[str, int]) -> None:

@@ -183,6 +183,27 @@ class RepositoryRow(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     conditions: tuple[Condition, ...] = ()
     quotas: tuple[QuotaUse, ...] = ()
+    #: Whether it was added through the API; otherwise it is in the configuration.
+    is_added: bool = False
+
+
+class RepositoryRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of a repository as a client gives them. None: the default, or for a change what it is now."""
+
+    url: str | None = None
+    refs: tuple[str, ...] | None = None
+    paths: tuple[str, ...] | None = None
+    interval_ms: int | None = None
+    groups: tuple[str, ...] | None = None
+    webhook_keys: tuple[str, ...] | None = None
+    credentials_file: str | None = None
+    ssh_key_file: str | None = None
+    known_hosts_file: str | None = None
+    ca_file: str | None = None
+    fetch_timeout_ms: int | None = None
+    fetch_bytes_max: int | None = None
+    runs_per_hour: int | None = None
+    output_bytes_per_hour: int | None = None
 
 
 class DefinitionRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -272,6 +293,28 @@ class RepositoryAdmin(Protocol):
 
     async def resume(self, name: str, by: str) -> RepositoryRow:
         """Ends a suspension and fetches at once. Idempotent. `Rejected` WF604 (404) for an unknown name."""
+        ...
+
+
+class RepositoryChanger(Protocol):
+    """Adds, changes and removes repositories while the daemon runs; those of the configuration are changed only there.
+
+    All methods raise `Rejected` WF606 (409) for a repository of the configuration, with the place in the file.
+    """
+
+    async def add(self, name: str, request: RepositoryRequest, by: str) -> RepositoryRow:
+        """Watches one more repository. Repeating it changes nothing; `Rejected` WF606 (409) with other settings."""
+        ...
+
+    async def change(self, name: str, request: RepositoryRequest, by: str) -> RepositoryRow:
+        """Changes settings. Idempotent. `Rejected` WF604 (404) for an unknown name."""
+        ...
+
+    async def remove(self, name: str, by: str, *, is_forced: bool) -> int:
+        """Removes a repository; returns how many open runs it cancelled.
+
+        `Rejected` WF604 (404) for an unknown name, WF606 (409) for one with open runs unless `is_forced`.
+        """
         ...
 
 

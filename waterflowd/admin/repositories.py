@@ -13,6 +13,7 @@ from waterflowd.admin.ports import DefinitionPlan, DefinitionRow, RepositoryRow,
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.model.plan import InputSpec
 from waterflowd.reconcile import codes, ref_updates, schedules
+from waterflowd.reconcile.catalog import RepositoryCatalog
 from waterflowd.reconcile.conditions import ConditionType
 from waterflowd.reconcile.loop import scheduler
 from waterflowd.reconcile.loop.live_repository import LiveRepository
@@ -30,16 +31,20 @@ class _Described(msgspec.Struct, frozen=True):
 
 
 _described = msgspec.msgpack.Decoder(_Described)
-#: What the rows of a ref depend on: the ref, and the versions of its files, of the plans and of the webhook registry.
-_RowsKey = tuple[str, int, int, int]
+#: What the rows of a ref depend on: the ref, and the versions of its files, of the plans, of the webhook registry and of
+#: what jobs may use.
+_RowsKey = tuple[str, int, int, int, int]
 
 
 class GitRepositoryAdmin:
     """Implements `admin.ports.RepositoryAdmin` over the reconciler."""
 
-    def __init__(self, reconciler: Reconciler, quotas: RepositoryQuotas) -> None:
+    def __init__(
+        self, reconciler: Reconciler, quotas: RepositoryQuotas, catalog: RepositoryCatalog | None = None
+    ) -> None:
         self._reconciler = reconciler
         self._quotas = quotas
+        self._catalog = catalog
         self._rows: dict[str, tuple[_RowsKey, list[DefinitionRow]]] = {}
 
     def status(self) -> Sequence[RepositoryRow]:
@@ -52,7 +57,8 @@ class GitRepositoryAdmin:
 
     def _repository_row(self, repository: LiveRepository) -> RepositoryRow:
         quotas = self._quotas.uses(repository.name, self._reconciler.ports.clock.now())
-        return _repository_row(repository, quotas)
+        is_added = self._catalog is not None and repository.name not in self._catalog.configured
+        return _repository_row(repository, quotas, is_added=is_added)
 
     async def definitions(self) -> Sequence[DefinitionRow]:
         """The workflows of each repository's default ref, by path."""
@@ -128,7 +134,7 @@ class GitRepositoryAdmin:
             return []
         ref = watched[0]
         ports = self._reconciler.ports
-        key = (ref.ref, ref.version, ports.plans.version, ports.webhooks.version)
+        key = (ref.ref, ref.version, ports.plans.version, ports.webhooks.version, ports.access.version)
         cached = self._rows.get(loop.repository.name)
         if cached is None or cached[0] != key:
             rows = [await self._definition_row(loop, ref, file) for _, file in sorted(ref.files.items())]
@@ -162,7 +168,7 @@ def _errors_text(errors: Sequence[Diagnostic]) -> str:
     return f"{len(errors)} errors, the first: {errors[0].message}"
 
 
-def _repository_row(repository: LiveRepository, quotas: Sequence[QuotaUse]) -> RepositoryRow:
+def _repository_row(repository: LiveRepository, quotas: Sequence[QuotaUse], *, is_added: bool) -> RepositoryRow:
     ready = repository.conditions.get(ConditionType.READY)
     progress = repository.progress
     first = next(iter(progress.fetched), None)
@@ -180,6 +186,7 @@ def _repository_row(repository: LiveRepository, quotas: Sequence[QuotaUse]) -> R
         text=ready.text,
         conditions=repository.conditions.all(),
         quotas=tuple(quotas),
+        is_added=is_added,
     )
 
 

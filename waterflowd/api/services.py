@@ -20,6 +20,7 @@ from waterflowd.admin.ports import (
     MetricsReader,
     PayloadDecoder,
     RepositoryAdmin,
+    RepositoryChanger,
     RetentionAdmin,
     RevisionReader,
     RunReader,
@@ -84,6 +85,8 @@ class Services:
     webhooks: WebhookService = field(default_factory=_NoWebhooks)
     #: Commits and files, to compare runs; None without repositories.
     revisions: RevisionReader | None = None
+    #: None for an engine that several daemons share: each has its repositories in its configuration.
+    repository_changes: RepositoryChanger | None = None
     #: Opens what Temporal stores; None without a cluster.
     payloads: PayloadDecoder | None = None
     #: The origin of Temporal's web pages, such as `https://temporal.internal`; they may use the route for payloads.

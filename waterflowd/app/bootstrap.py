@@ -19,6 +19,7 @@ from waterflowd import ports
 from waterflowd.access import events
 from waterflowd.access.peer_roles import PeerRoles
 from waterflowd.access.policy import AccessPolicy
+from waterflowd.access.repository_quotas import RepositoryQuotas
 from waterflowd.access.tokens import TokenRegistry
 from waterflowd.admin.agents import FleetAgentAdmin
 from waterflowd.admin.metrics import DriverMetrics
@@ -32,9 +33,11 @@ from waterflowd.api.server import RESERVED_DESCRIPTORS, ApiServer
 from waterflowd.api.services import Services
 from waterflowd.app import audit, cluster_check, file_descriptors, former_cluster, workflow_check
 from waterflowd.app.audit_export import AuditExport, destinations
-from waterflowd.app.config import Config, access_policy, repository_quotas
+from waterflowd.app.config import Config, access_policy, repository_limits
+from waterflowd.app.config_source import ConfigSource
 from waterflowd.app.engines import AccessWriters, Compose, Engine, EngineParts
 from waterflowd.app.environments import Environments
+from waterflowd.app.repositories import Repositories
 from waterflowd.compiler.process import CompilerProcess
 from waterflowd.dispatch import keys, lowering
 from waterflowd.dispatch.link import Dispatch
@@ -44,9 +47,8 @@ from waterflowd.fleet import events as fleet_events
 from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
-from waterflowd.gitsource import repository_opener, urls
+from waterflowd.gitsource import repository_opener
 from waterflowd.gitsource.revision_files import RevisionFileReader
-from waterflowd.gitsource.revision_reader import GitRevisionReader
 from waterflowd.host.agents.attempts import LiveAttempts
 from waterflowd.host.agents.enrollment import EnrollmentService
 from waterflowd.host.agents.file_server import FileServer
@@ -67,10 +69,10 @@ from waterflowd.host.queries import RunQueries
 from waterflowd.host.retention.pruner import Pruner
 from waterflowd.host.stream_writer import LogStreamWriter
 from waterflowd.host.timers import Timers
-from waterflowd.model.ids import AUDIT, FLEET, AgentId
+from waterflowd.model.ids import AUDIT, FLEET, REPOSITORIES, AgentId
+from waterflowd.reconcile import added
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.loop import LoopPorts, Reconciler
-from waterflowd.reconcile.loop.child_workflows import CommittedWorkflows
 from waterflowd.reconcile.loop.plan_cache import PlanCache
 from waterflowd.secrets import vault_key
 from waterflowd.secrets.age import AgeFiles, EncryptedFiles
@@ -91,6 +93,7 @@ UNIONS = {
     "run": RunEvent,
     "fleet": fleet_events.Fact,
     "repo": repository_events.Fact,
+    "repositories": added.AddedFact,
     "audit": events.Fact,
 }
 
@@ -146,7 +149,9 @@ class Parts:
     audit_export: AuditExport
 
 
-def build(config: Config, on_poison: Callable[[Stalled], None], compose: Compose | None = None) -> Parts:
+def build(
+    config: Config, source: ConfigSource, on_poison: Callable[[Stalled], None], compose: Compose | None = None
+) -> Parts:
     """Opens the data directory and builds the daemon, with another engine than that of the log if `compose` makes one.
 
     Raises `Stalled` when that is not possible.
@@ -162,7 +167,7 @@ def build(config: Config, on_poison: Callable[[Stalled], None], compose: Compose
             _check_no_open_runs(store.log)
         else:
             former_cluster.remove(data_dir)
-        return _build(config, data_dir, store, clock, compose or _log_engine)
+        return _build(config, source, store, clock, compose or _log_engine)
     except BaseException:
         store.close()
         raise
@@ -180,16 +185,17 @@ def _check_no_open_runs(log: ports.Journal) -> None:
         )
 
 
-def _full_name(config: Config) -> Callable[[str], str]:
-    known = {item.name: urls.full_name(item.url, item.name) for item in config.repositories}
-    return lambda name: known.get(name, name)
-
-
-def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock, compose: Compose) -> Parts:
+def _build(config: Config, source: ConfigSource, store: opening.Store, clock: LogClock, compose: Compose) -> Parts:
+    data_dir = Path(config.data_dir)
     log = store.log
     server_keys = keys.load_server_keys(data_dir)
     registry = Registry.of(record.event for record in log.read(FLEET)) if compose is _log_engine else Registry()
-    secrets, access = _secrets(config), access_policy(config)
+    repositories = Repositories(
+        config, [record.event for record in log.read(REPOSITORIES)] if compose is _log_engine else ()
+    )
+    repositories.report()
+    secrets, access = _secrets(config, repositories), access_policy(config, repositories.catalog.values())
+    repository_quotas = RepositoryQuotas(*repository_limits(config, repositories.catalog.added.values()), log.counter)
     link, feed, queries = _LateLink(), Feed(log), RunQueries(log)
     time_slices = TimeSlices()
     read_secret, missing_secrets = _read_secret(secrets, access), _missing_secrets(secrets)
@@ -205,17 +211,17 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         fill=partial(lowering.fill, read=read_secret),
         missing_secrets=missing_secrets,
         access=access,
-        quotas=repository_quotas(config, log.counter),
+        quotas=repository_quotas,
         policies=Environments(config.environments).policies,
-        full_name=_full_name(config),
-        digests=_digests(config, data_dir),
+        full_name=repositories.full_name,
+        digests=repositories.digests,
         epoch=log.generation,
         lease_ms=leases.lease_ms(config.agents.lost_after_ms),
     )
     driver = Driver(state, log, link, clock, feed, queries)
     log_history = LogHistory(log, feed, time_slices)
     compiler, validator = CompilerProcess(), CompilerProcess(starts_early=False)
-    workflows = _child_workflows(config, data_dir, compiler)
+    workflows = repositories.child_workflows(compiler)
     engine = compose(
         EngineParts(
             config=config,
@@ -235,7 +241,7 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
             time_slices=time_slices,
         )
     )
-    contents = _contents(config, data_dir)
+    contents = repositories.contents()
     admission = OutputAdmission(state.quotas, engine.outputs, clock, driver.keep_counters)
     outputs = OutputCollector(engine.attempts, admission, engine.outputs, link, feed)
     files = FileServer(engine.attempts, contents, link)
@@ -275,7 +281,20 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         log, log_history, destinations(config.audit), data_dir, is_sealed=log.seal_key_id(AUDIT) != ""
     )
     pruner = Pruner(config.retention.settings, log, store.outputs, driver, clock)
-    loop_ports, reconciler = _reconciling(config, engine, compiler, clock, access)
+    loop_ports, reconciler = _reconciling(repositories, engine, compiler, clock, access)
+    admin = GitRepositoryAdmin(reconciler, repository_quotas, repositories.catalog)
+    director = (
+        repositories.director(
+            reconciler,
+            access,
+            repository_quotas,
+            source.place_of_repository,
+            admin,
+            LogStreamWriter(driver, REPOSITORIES, repositories.catalog.apply),
+        )
+        if compose is _log_engine
+        else None
+    )
     services = Services(
         history=engine.history,
         generation=log.generation,
@@ -288,8 +307,9 @@ def _build(config: Config, data_dir: Path, store: opening.Store, clock: LogClock
         agents=FleetAgentAdmin(
             registry, state.placement, enrollment, identities, maintenance, server_keys.described(), clock
         ),
-        repositories=GitRepositoryAdmin(reconciler, state.quotas),
-        revisions=_revisions(config, data_dir),
+        repositories=admin,
+        repository_changes=director,
+        revisions=repositories.revisions(),
         access=access,
         audit_admin=audit_export,
         retention=LogRetentionAdmin(pruner, log, time_slices) if compose is _log_engine else None,
@@ -359,7 +379,7 @@ def _tokens_of(log: ports.Journal, *, has_all: bool) -> Iterator[events.Fact]:
 
 
 def _reconciling(
-    config: Config,
+    repositories: Repositories,
     engine: Engine,
     compiler: CompilerProcess,
     clock: LogClock,
@@ -376,8 +396,7 @@ def _reconciling(
         ask_leader=engine.ask_leader,
         access=access,
     )
-    sources = repository_opener.RepositoryOpener(Path(config.data_dir) / "repositories", os.environ)
-    return loop_ports, Reconciler(config.repository_settings, sources.open, loop_ports)
+    return loop_ports, Reconciler(repositories.catalog.values(), repositories.open, loop_ports)
 
 
 def _log_engine(parts: EngineParts) -> Engine:
@@ -419,58 +438,26 @@ def _missing_secrets(secrets: Sources) -> lowering.MissingSecrets:
     return missing
 
 
-def _contents(config: Config, data_dir: Path) -> RevisionFileReader:
-    known = {settings.name: settings for settings in config.repository_settings}
-    return RevisionFileReader(known, repository_opener.RepositoryOpener(data_dir / "repositories", os.environ))
-
-
-def _digests(config: Config, data_dir: Path) -> Callable[[str, str, Sequence[str]], Awaitable[dict[str, str]]]:
-    known = {settings.name: settings for settings in config.repository_settings}
-    opener = repository_opener.RepositoryOpener(data_dir / "repositories", os.environ)
-
-    async def digests(repository: str, revision: str, calls: Sequence[str]) -> dict[str, str]:
-        settings = known.get(repository)
-        return await opener.digests(settings, revision, calls) if settings is not None else {}
-
-    return digests
-
-
-def _revisions(config: Config, data_dir: Path) -> GitRevisionReader:
-    opener = repository_opener.RepositoryOpener(data_dir / "repositories", os.environ)
-    return GitRevisionReader(config.repository_settings, opener)
-
-
-def _child_workflows(config: Config, data_dir: Path, compiler: CompilerProcess) -> CommittedWorkflows:
-    opener = repository_opener.RepositoryOpener(data_dir / "repositories", os.environ)
-    return CommittedWorkflows(config.repository_settings, opener.file, compiler)
-
-
 def check_secrets(config: Config) -> None:
     """Raises `Rejected` WF622 for a secrets file or key file that cannot be used."""
-    _secrets(config).check()
+    _secrets(config, Repositories(config)).check()
 
 
-def _secrets(config: Config) -> Sources:
+def _secrets(config: Config, repositories: Repositories) -> Sources:
     table, data_dir = config.secrets, Path(config.data_dir)
     file = Path(table.file) if table.file else None
     local = LocalSources(table.env_prefix, file, credential_prefix=table.credential_prefix)
     reader = SecretReader(table.give_up_after_s)
-    return Sources(local, reader, _age_files(config, data_dir), _vault(config, data_dir))
+    return Sources(local, reader, _age_files(config, data_dir, repositories), _vault(config, data_dir))
 
 
-def _age_files(config: Config, data_dir: Path) -> AgeFiles:
-    known = {settings.name: settings for settings in config.repository_settings}
-    opener = repository_opener.RepositoryOpener(data_dir / "repositories", os.environ)
-
-    async def read(repository: str, revision: str, paths: Sequence[str]) -> dict[str, bytes]:
-        return await opener.files(known[repository], revision, paths)
-
+def _age_files(config: Config, data_dir: Path, repositories: Repositories) -> AgeFiles:
     locked = {
         item.name: EncryptedFiles(files=item.age_files, identity_file=Path(item.age_identity_file))
         for item in config.repositories
         if item.age_files
     }
-    return AgeFiles(locked, read, data_dir)
+    return AgeFiles(locked, repositories.read, data_dir)
 
 
 def _vault(config: Config, data_dir: Path) -> Vault | None:
@@ -493,7 +480,10 @@ def check_workflows(config: Config) -> list[workflow_check.RepositoryReport]:
     """Compares what the workflows of all repositories use with the configuration. Remotes are fetched to a temporary folder."""
 
     async def check(folder: Path) -> list[workflow_check.RepositoryReport]:
-        opener, access = repository_opener.RepositoryOpener(folder, os.environ), access_policy(config)
+        opener, access = (
+            repository_opener.RepositoryOpener(folder, os.environ),
+            access_policy(config, config.repository_settings),
+        )
         async with CompilerProcess() as compiler:
             return [
                 await workflow_check.check_repository(settings, opener.open, compiler, access)

@@ -15,6 +15,7 @@ from waterflow_agent.display import escape_for_display
 if TYPE_CHECKING:
     from waterflow_agent.errors import WaterflowError
     from waterflowd.app.config import Config
+    from waterflowd.app.config_source import ConfigSource
 
 Result = TypeVar("Result")
 
@@ -25,11 +26,20 @@ def main() -> None:
 
 
 def _load(file: str | None, **overrides: Any) -> Config:
+    return _read(_source(file, **overrides))
+
+
+def _source(file: str | None, **overrides: Any) -> ConfigSource:
+    from waterflowd.app.config_source import ConfigSource
+
+    return ConfigSource(Path(file) if file else None, overrides)
+
+
+def _read(source: ConfigSource) -> Config:
     from waterflow_agent.errors import WaterflowError
-    from waterflowd.app import config
 
     try:
-        return config.load(Path(file) if file else None, overrides=overrides)
+        return source.load()
     except WaterflowError as error:
         _end(error, 2)
 
@@ -65,7 +75,8 @@ def run(file: str | None, data_dir: str | None, log_level: str | None, log_forma
     from waterflow_agent.errors import WaterflowError
     from waterflowd.app import daemon, logs
 
-    config = _load(file, **{"data-dir": data_dir, "log.level": log_level, "log.format": log_format})
+    source = _source(file, **{"data-dir": data_dir, "log.level": log_level, "log.format": log_format})
+    config = _read(source)
     logs.configure(config.log.level, config.log.format)
     # A crash in native code says where it happened, in names of files and functions.
     faulthandler.enable()
@@ -73,7 +84,7 @@ def run(file: str | None, data_dir: str | None, log_level: str | None, log_forma
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(daemon.serve(config))
+            runner.run(daemon.serve(config, source))
     except WaterflowError as error:
         _end(error, 1)
 
@@ -97,6 +108,7 @@ def check_config(file: str | None, connect: bool) -> None:
     """
     from waterflow_agent.errors import WaterflowError
     from waterflowd.app import bootstrap, cluster_check, workflow_check
+    from waterflowd.app.config import grant_lints
 
     config = _load(file)
     try:
@@ -115,6 +127,8 @@ def check_config(file: str | None, connect: bool) -> None:
     count = len(config.repositories)
     noun = "repository" if count == 1 else "repositories"
     click.echo(f"configuration OK: data directory {config.data_dir}, {count} {noun}")
+    for lint in grant_lints(config, {item.name for item in config.repositories}):
+        click.echo(f"note: {escape_for_display(lint)}")
     for report in bootstrap.check_workflows(config):
         click.echo("\n".join(map(escape_for_display, workflow_check.text_of(report))))
 

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,18 @@ from waterflow_agent import addresses, environment_variables
 from waterflow_agent.environment_variables import EnvironmentSettings
 from waterflow_agent.errors import Rejected
 from waterflowd.access.policy import AccessPolicy, EnvironmentRules, Grant
-from waterflowd.access.repository_quotas import QUOTA_MAX, RepositoryLimits, RepositoryQuotas
+from waterflowd.access.repository_quotas import QUOTA_MAX, RepositoryLimits
 from waterflowd.engine import events
 from waterflowd.host.retention.policy import GRACE_MS, Retention
 from waterflowd.model import durations
-from waterflowd.reconcile.settings import DEFAULT_FOLDERS, RepositorySettings
+from waterflowd.reconcile.added import RepositoryAdded
+from waterflowd.reconcile.settings import (
+    DEFAULT_FOLDERS,
+    FETCH_BYTES,
+    INTERVAL_MS_MIN,
+    NAME,
+    RepositorySettings,
+)
 from waterflowd.secrets import age, vault_settings
 
 DEFAULT_FILE = Path("/etc/waterflow/waterflowd.toml")
@@ -138,6 +145,17 @@ class RepositoryTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_
     age_files: tuple[str, ...] = ()
     #: The private keys for them, as written by age-keygen.
     age_identity_file: str = ""
+
+
+class AddedRepositoriesTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """What repositories that are added through the API may use; those of this file may use everything."""
+
+    #: Where the files with their credentials are: keys, tokens, known hosts and CA certificates.
+    credentials_dir: str = "/etc/waterflow/credentials"
+    #: Directories below which they may be local repositories; empty: only https and ssh.
+    local_paths: tuple[str, ...] = ()
+    #: Whether their remote may be on this machine.
+    loopback: bool = False
 
 
 class QuotasTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -370,6 +388,7 @@ class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
     retention: RetentionTable = RetentionTable()
     environments: tuple[EnvironmentTable, ...] = ()
     repositories: tuple[RepositoryTable, ...] = ()
+    added_repositories: AddedRepositoriesTable = AddedRepositoriesTable()
 
     @property
     def repository_settings(self) -> list[RepositorySettings]:
@@ -395,25 +414,40 @@ class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
         ]
 
 
-def access_policy(config: Config) -> AccessPolicy:
-    """What the configuration lets jobs use."""
+def access_policy(config: Config, repositories: Iterable[RepositorySettings]) -> AccessPolicy:
+    """What the configuration lets the jobs of these repositories use."""
     environments = [
         EnvironmentRules(name=item.name, groups=item.groups, secrets=item.secrets) for item in config.environments
     ]
     grants = [Grant(**msgspec.structs.asdict(item)) for item in config.secrets.grants]
-    return AccessPolicy(config.repository_settings, environments, grants)
+    return AccessPolicy(tuple(repositories), environments, grants)
 
 
-def repository_quotas(config: Config, counter: Callable[[str], int]) -> RepositoryQuotas:
-    """The quotas of the configured repositories; `counter` reads a counter of the log."""
-    defaults = msgspec.structs.asdict(config.quotas)
+def repository_limits(
+    config: Config, added: Iterable[RepositoryAdded] = ()
+) -> tuple[RepositoryLimits, dict[str, RepositoryLimits]]:
+    """The quotas that apply by default, and those of each repository; the configuration wins over what was added."""
+    default = RepositoryLimits(**msgspec.structs.asdict(config.quotas))
     own = {
-        item.name: RepositoryLimits(
-            **{name: item.quotas.get(name.replace("_", "-"), default) for name, default in defaults.items()}
+        fact.settings.name: _with_limits(
+            default,
+            {"runs-per-hour": fact.runs_per_hour, "output-bytes-per-hour": fact.output_bytes_per_hour},
         )
-        for item in config.repositories
+        for fact in added
     }
-    return RepositoryQuotas(RepositoryLimits(**defaults), own, counter)
+    return default, own | {item.name: _with_limits(default, item.quotas) for item in config.repositories}
+
+
+def _with_limits(default: RepositoryLimits, own: Mapping[str, int | None]) -> RepositoryLimits:
+    given = {key.replace("-", "_"): value for key, value in own.items() if value is not None}
+    return msgspec.structs.replace(default, **given)
+
+
+def file_in_use(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Path | None:
+    """The file that `load` reads; None if there is none."""
+    environment = os.environ if environment is None else environment
+    named = file or (Path(environment["WATERFLOWD_CONFIG"]) if environment.get("WATERFLOWD_CONFIG") else None)
+    return named or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
 
 
 def load(
@@ -427,9 +461,8 @@ def load(
     `overrides` come from the command line, by dotted key. Without `file`, the default file is read if it exists.
     """
     environment = os.environ if environment is None else environment
-    named = file or (Path(environment["WATERFLOWD_CONFIG"]) if environment.get("WATERFLOWD_CONFIG") else None)
-    path = named or DEFAULT_FILE
-    settings = _read(path) if named is not None or path.exists() else {}
+    path = file_in_use(file, environment)
+    settings = _read(path) if path is not None else {}
     found = _from_environment(environment, settings)
     _override(settings, found.settings)
     overrides = {key: value for key, value in (overrides or {}).items() if value is not None}
@@ -502,6 +535,11 @@ def _error_location(error: msgspec.ValidationError) -> tuple[tuple[str, ...], in
     return (first,), int(number) if number and number.isdigit() else 0, second or ""
 
 
+def line_of_item(text: str, key: str, number: int) -> int:
+    """The line of the `number`-th table of an array of tables, such as `[[repositories]]`."""
+    return _line_of(text, (key,), number, "")
+
+
 def _line_of(text: str, table_path: tuple[str, ...], number: int, key: str) -> int:
     """The line of a key in the `number`-th table of that name, or the line of the table, or 1."""
     name = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*[.=]""")
@@ -569,12 +607,12 @@ def _checked(config: Config) -> Config:
         *((f"repositories.{item.name}.fetch-timeout", item.fetch_timeout) for item in config.repositories),
     ]:
         try:
-            if durations.parse(text) < 100:
+            if durations.parse(text) < INTERVAL_MS_MIN:
                 raise ValueError(f'"{text}" is too short')
         except ValueError as error:
             raise Rejected("WF620", f"{key}: {error}") from None
     for item in config.repositories:
-        if not 1 << 20 <= item.fetch_max_bytes <= 1 << 40:
+        if item.fetch_max_bytes not in FETCH_BYTES:
             raise Rejected("WF620", f"repositories.{item.name}.fetch-max-bytes: expected 1 MiB to 1 TiB in bytes")
     _check_quotas(config)
     _check_retention(config)
@@ -586,7 +624,7 @@ def _checked(config: Config) -> Config:
     for name in names:
         if names.count(name) > 1:
             raise Rejected("WF620", f'repositories: duplicate name "{name}"')
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        if not NAME.fullmatch(name):
             raise Rejected("WF620", f'repositories: invalid name "{name[:64]}"; use letters, digits, ".", "_", "-"')
     if not 0 <= config.api.requests_per_second <= 1_000_000:
         raise Rejected("WF620", "api.requests-per-second: expected 0 to 1,000,000")
@@ -691,21 +729,28 @@ def _check_temporal(config: Config) -> None:
 
 
 def _check_grants(config: Config) -> None:
-    """A grant that names a repository or an environment which does not exist is a mistake, and so is one for nothing."""
-    known = {
-        "repositories": {item.name for item in config.repositories},
-        "environments": {item.name for item in config.environments},
-    }
+    """A grant that names an environment which does not exist is a mistake, and so is one for nothing."""
+    known = {item.name for item in config.environments}
     for number, grant in enumerate(config.secrets.grants, 1):
         where = f"secrets.grants, number {number}"
         if not grant.secrets:
             raise Rejected("WF620", f"{where}: secrets: name at least one secret")
         if not grant.repositories and not grant.without_repository:
             raise Rejected("WF620", f"{where}: name repositories, or set without-repository = true")
-        for key, names in (("repositories", grant.repositories), ("environments", grant.environments)):
-            unknown = [name for name in names if "*" not in name and name not in known[key]]
-            if unknown:
-                raise Rejected("WF620", f'{where}: {key}: "{unknown[0]}" is not configured')
+        unknown = [name for name in grant.environments if "*" not in name and name not in known]
+        if unknown:
+            raise Rejected("WF620", f'{where}: environments: "{unknown[0]}" is not configured')
+
+
+def grant_lints(config: Config, repositories: Container[str]) -> list[str]:
+    """Grants for repositories that are not watched: perhaps a mistake, unless they are added through the API later."""
+    return [
+        f'secrets.grants, number {number}: repository "{name}" is not watched;'
+        " next: correct the name, or add the repository with waterflowctl repositories add"
+        for number, grant in enumerate(config.secrets.grants, 1)
+        for name in grant.repositories
+        if "*" not in name and name not in repositories
+    ]
 
 
 def _check_secrets(config: Config) -> None:

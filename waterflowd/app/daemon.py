@@ -19,6 +19,7 @@ from typing import Any
 from waterflow_agent.errors import Stalled
 from waterflowd.app import bootstrap, cluster_check, former_cluster
 from waterflowd.app.config import Config, advertised
+from waterflowd.app.config_source import ConfigSource
 from waterflowd.app.engines import Compose
 from waterflowd.app.sd_notify import notify, watchdog_interval_s
 from waterflowd.host.agents.enrollment import DaemonEndpoints
@@ -35,7 +36,7 @@ SWITCH_INTERVAL_S = 0.0005
 _TASK_ENDED = "WF630"
 
 
-async def serve(config: Config) -> None:
+async def serve(config: Config, source: ConfigSource) -> None:
     """Runs the daemon until SIGTERM or SIGINT. Raises `Stalled` when it cannot start or must not continue."""
     began = time.monotonic()
     loop = asyncio.get_running_loop()
@@ -58,7 +59,7 @@ async def serve(config: Config) -> None:
     compose = await _until_stop(_prepare_engine(config), stop)
     if stop.done():
         return
-    parts = bootstrap.build(config, poisoned, compose)
+    parts = bootstrap.build(config, source, poisoned, compose)
     tasks: list[asyncio.Task[None]] = []
     try:
         count = await _start(parts, tasks)

@@ -98,6 +98,14 @@ class Client:
         """Post JSON and return the response's JSON."""
         return self._request("POST", path, parameters, _JSON, json.dumps(content or {}).encode())
 
+    def patch(self, path: str, content: dict[str, Any], /) -> Any:
+        """Change what is at `path`, and return it as it is then."""
+        return self._request("PATCH", path, {}, _JSON, json.dumps(content).encode())
+
+    def delete(self, path: str, /, **parameters: Any) -> Any:
+        """Delete what is at `path`, and return the response's JSON."""
+        return self._request("DELETE", path, parameters, {}, None)
+
     def wait(self, path: str, /, **parameters: Any) -> Any:
         """Post a request that is answered when the work is done; the daemon limits the time, not the client."""
         import httpx

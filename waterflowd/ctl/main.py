@@ -35,7 +35,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "cron": ("schedules", "cron", "Show the next times of a cron expression; needs no daemon."),
     "workflows": ("workflows", "workflows", "List the workflows of the repositories."),
     "schedules": ("schedules", "schedules", "List schedules with their next times, in UTC and in their time zones."),
-    "repositories": ("repositories", "repositories", "List the watched repositories, and what of them is applied."),
+    "repositories": (
+        "repositories",
+        "repositories",
+        "List the watched repositories; add, change and remove repositories.",
+    ),
     "sync": ("sync", "sync", "Fetch repositories now."),
     "suspend": ("sync", "suspend", "Suspend a repository: pushes are ignored until `resume`."),
     "resume": ("sync", "resume", "Resume a suspended repository."),

@@ -54,6 +54,12 @@ class RepositoryOpener:
         """The content of a regular file of a commit; None if there is none. Does not block the event loop."""
         return await asyncio.to_thread(lambda: reading.file(self.objects(settings), commit, path))
 
+    async def remove(self, settings: RepositorySettings) -> None:
+        """Removes what was fetched of a remote that is no longer watched. Idempotent."""
+        url = check(settings)
+        if not isinstance(url, Path):
+            await asyncio.to_thread(self._mirror(settings, url).remove)
+
     def objects(self, settings: RepositorySettings) -> str:
         """The repository's object directory. Raises `Rejected` WF502, and `Retryable` WF503 if it does not exist."""
         url = check(settings)
@@ -70,6 +76,8 @@ def check(settings: RepositorySettings) -> Path | RemoteUrl:
         return url
     try:
         problem = address_policy.refusal(url.host)
+        if problem is None and not settings.allow_loopback and address_policy.is_loopback(url.host):
+            problem = address_policy.LOOPBACK_REFUSED
     except ValueError:
         # A name; its addresses are checked at each fetch.
         problem = None

@@ -45,7 +45,8 @@ class RevisionFileReader:
     def __init__(self, repositories: Mapping[str, RepositorySettings], opener: RepositoryOpener) -> None:
         self._repositories = repositories
         self._opener = opener
-        self._readers: dict[str, _Reader] = {}
+        #: With the URL that each reads: another one has other files.
+        self._readers: dict[str, tuple[str, _Reader]] = {}
 
     async def listed(self, checkout: Checkout) -> FilesListed:
         """See `ports.RevisionFiles`."""
@@ -57,7 +58,7 @@ class RevisionFileReader:
 
     def close(self) -> None:
         """Lets the threads end."""
-        for reader in self._readers.values():
+        for _, reader in self._readers.values():
             reader.close()
 
     def _reader(self, repository: str) -> _Reader:
@@ -65,11 +66,15 @@ class RevisionFileReader:
         if settings is None:
             raise Rejected(
                 codes.NOT_FOUND,
-                f'repository "{escape_for_display(repository)}" is no longer in the configuration',
+                f'repository "{escape_for_display(repository)}" is no longer watched',
             )
-        if repository not in self._readers:
-            self._readers[repository] = _Reader(repository, lambda: self._opener.objects(settings))
-        return self._readers[repository]
+        url, reader = self._readers.get(repository, ("", None))
+        if reader is None or url != settings.url:
+            if reader is not None:
+                reader.close()
+            reader = _Reader(repository, lambda: self._opener.objects(settings))
+            self._readers[repository] = (settings.url, reader)
+        return reader
 
 
 class _Reader:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import closing
 
 from waterflowd.admin.ports import CommitRow
@@ -19,8 +19,8 @@ COMMITS_MAX = 50
 class GitRevisionReader:
     """Implements `admin.ports.RevisionReader`."""
 
-    def __init__(self, repositories: Sequence[RepositorySettings], opener: RepositoryOpener) -> None:
-        self._repositories = {settings.name: settings for settings in repositories}
+    def __init__(self, repositories: Mapping[str, RepositorySettings], opener: RepositoryOpener) -> None:
+        self._repositories = repositories
         self._opener = opener
 
     async def commits(self, repository: str, newest: str, oldest: str) -> tuple[list[CommitRow], bool] | None:

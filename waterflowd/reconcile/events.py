@@ -100,6 +100,13 @@ class RepositoryResumed(RepositoryFact, frozen=True, kw_only=True, tag="reposito
     by: str = ""
 
 
+class RepositoryForgotten(RepositoryFact, frozen=True, kw_only=True, tag="repository-forgotten"):
+    """What was applied no longer counts: the name is about to be used for another repository, or again after a removal.
+
+    So the next refs are recorded as first seen and start nothing. Update numbers are kept, so no trigger key is used twice.
+    """
+
+
 class RefsWatched(RepositoryFact, frozen=True, kw_only=True, tag="refs-watched"):
     """All refs that match these patterns are recorded. A ref that appears later was created since, so it counts as a push."""
 
@@ -165,6 +172,7 @@ Fact = (
     | RefRemoved
     | RepositorySuspended
     | RepositoryResumed
+    | RepositoryForgotten
     | RefsWatched
     | ScheduleArmed
     | ScheduleDropped

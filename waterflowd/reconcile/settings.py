@@ -8,12 +8,23 @@ import msgspec
 
 #: The built-in group of every server.
 ALL_SERVERS = "all-servers"
+#: The patterns of groups if there are none.
+ANY_GROUP = ("*",)
+#: What a repository may be called.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: The shortest interval and timeout.
+INTERVAL_MS_MIN = 100
+#: The size that one fetch may be limited to: 1 MiB to 1 TiB.
+FETCH_BYTES = range(1 << 20, (1 << 40) + 1)
 #: The folders with workflows if the configuration names none.
 DEFAULT_FOLDERS = ("workflows/", ".waterflow/workflows/")
 
 
 class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """One `[[repositories]]` entry, checked."""
+    """One `[[repositories]]` entry, checked, or a repository that was added through the API.
+
+    The latter are in the event log, so fields are never removed, and new ones have defaults.
+    """
 
     name: str
     #: As configured: https, ssh, git, or a local path. Without secrets.
@@ -25,7 +36,7 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
     #: How often the refs are read at least. A push to a local repository is noticed at once; a remote is fetched this often.
     interval_ms: int = 30_000
     #: The groups that its workflows may use, as patterns with `*` as the only special character.
-    groups: tuple[str, ...] = ("*",)
+    groups: tuple[str, ...] = ANY_GROUP
     #: The names of the secrets that its webhooks may be signed with, and that no workflow can read.
     webhook_keys: tuple[str, ...] = ()
     #: File with a token or `user:token`, for https; empty for none.
@@ -41,6 +52,8 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
     #: Limits of one fetch.
     fetch_timeout_ms: int = 120_000
     fetch_bytes_max: int = 1 << 30
+    #: Whether the remote may be on this machine: what is added through the API must not reach its other services.
+    allow_loopback: bool = True
 
     def may_use(self, group: str) -> bool:
         """Whether the repository's workflows may use the group with this name."""

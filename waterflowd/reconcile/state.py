@@ -73,6 +73,8 @@ class RefState(msgspec.Struct, kw_only=True):
     message: str = ""
     applied_at: int = 0
     is_removed: bool = False
+    #: Only the update number is kept: the ref is recorded as first seen when it is read again.
+    is_forgotten: bool = False
     #: Increases with each change of the files, for caches.
     version: int = 0
     files: dict[str, FileState] = {}
@@ -122,6 +124,11 @@ class RepositoryState(msgspec.Struct, kw_only=True):
     #: The runs that `workflow_run` triggers start after runs completed up to this position of the log have been started.
     handled_runs_seq: int = 0
 
+    @property
+    def has_refs(self) -> bool:
+        """Whether any ref was recorded, even if it was removed since."""
+        return any(not ref.is_forgotten for ref in self.refs.values())
+
     def known(self, path: str, blob: str) -> Iterator[FileApplied]:
         """Earlier results for this object at this path, on any ref; reused if the other files it uses are the same."""
         for ref in self.refs.values():
@@ -146,7 +153,7 @@ def evolve(state: RepositoryState, fact: events.Fact | StateRecorded, seq: int =
             ref.author = fact.author
             ref.message = fact.message
             ref.applied_at = fact.at
-            ref.is_removed = False
+            ref.is_removed = ref.is_forgotten = False
             _evolve_files(ref, fact, seq, state.handled_runs_seq)
         case events.FilesApplied():
             _evolve_files(state.refs[fact.ref], fact, seq, state.handled_runs_seq)
@@ -156,6 +163,8 @@ def evolve(state: RepositoryState, fact: events.Fact | StateRecorded, seq: int =
             state.is_suspended = True
         case events.RepositoryResumed():
             state.is_suspended = False
+        case events.RepositoryForgotten():
+            _forget(state)
         case events.EmptyRepositorySeen():
             state.was_empty = True
         case events.RefsWatched():
@@ -176,6 +185,21 @@ def fold(name: str, facts: Iterable[events.Fact | StateRecorded]) -> RepositoryS
     for fact in facts:
         evolve(state, fact)
     return state
+
+
+def _forget(state: RepositoryState) -> None:
+    state.was_empty = state.is_suspended = False
+    state.patterns = None
+    state.schedules = {}
+    for name, ref in state.refs.items():
+        state.refs[name] = RefState(
+            ref=name,
+            update_number=ref.update_number,
+            is_removed=True,
+            is_forgotten=True,
+            version=ref.version + 1,
+            files={},
+        )
 
 
 def _evolve_files(

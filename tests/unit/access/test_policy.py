@@ -103,7 +103,8 @@ def test_the_lines_of_a_refusal_permit_exactly_what_was_refused(tmp_path: Path, 
     file = tmp_path / "waterflowd.toml"
     tables = "".join(f'[[environments]]\nname = "{name}"\n' for name in wanted.environments)
     file.write_text("\n".join((f'[[repositories]]\nname = "shop"\nurl = "/srv/shop.git"\n{tables}', *refusal.lines)))
-    made = config.access_policy(config.load(file, environment={}))
+    loaded = config.load(file, environment={})
+    made = config.access_policy(loaded, loaded.repository_settings)
     assert made.secret_refusal(wanted, "web", 'K-"\\Y') is None
     assert made.secret_refusal(wanted, "web-2", 'K-"\\Y') is not None
     assert made.secret_refusal(wanted, "web", "OTHER") is not None
@@ -250,5 +251,17 @@ vars: {g: web}
     file.write_text(
         '[[repositories]]\nname = "shop"\nurl = "/r"\n[[environments]]\nname = "production"\n' + "\n".join(lines)
     )
-    made = config.access_policy(config.load(file, environment={}))
+    loaded = config.load(file, environment={})
+    made = config.access_policy(loaded, loaded.repository_settings)
     assert list(made.plan_refusals("shop", found)) == []
+
+
+def test_other_rules_apply_at_once() -> None:
+    """Answers that were cached by the old rules are no longer used."""
+    access = policy()
+    asked = Origin(repository="shop")
+    assert access.group_refusal(asked, "elsewhere") is not None
+    before = access.version
+    access.replace([RepositorySettings(name="shop", url="/srv/shop")])
+    assert access.group_refusal(asked, "elsewhere") is None
+    assert access.version > before

@@ -139,3 +139,29 @@ def test_a_trigger_that_was_removed_and_added_again_starts_over() -> None:
         state.evolve(folded, fact, seq)
     file = folded.refs[MAIN].files["a.yml"]
     assert (file.workflow_run_at(25), file.workflow_run_since) == (None, 30)
+
+
+def test_what_is_forgotten_begins_anew_with_the_next_number() -> None:
+    """Another repository may have the name: nothing of the old one counts, except that no update number is used twice."""
+    folded = state.fold(
+        "ops",
+        [
+            events.EmptyRepositorySeen(at=1),
+            applied(1, good("a.yml", "1")),
+            applied(2, good("a.yml", "2")),
+            events.RefsWatched(at=2, patterns=("main",)),
+            events.RepositorySuspended(at=3, by="ada"),
+            events.ScheduleArmed(at=3, path="a.yml", cron="* * * * *", timezone="UTC", ref=MAIN, from_at=1),
+            events.RepositoryForgotten(at=4),
+        ],
+    )
+    ref = folded.refs[MAIN]
+    assert (ref.update_number, ref.commit, ref.files, ref.is_removed, ref.is_forgotten) == (2, "", {}, True, True)
+    assert (folded.was_empty, folded.is_suspended, folded.patterns, folded.schedules) == (False, False, None, {})
+    assert not folded.has_refs
+
+    state.evolve(folded, applied(3, good("b.yml", "3")))
+    assert folded.has_refs
+    assert (ref := folded.refs[MAIN]).update_number == 3
+    assert not ref.is_forgotten
+    assert not ref.is_removed

@@ -39,7 +39,7 @@ async def list_repositories(services: Ports, _: Viewer, limit: Limit = ROWS_MAX,
 @router.post("/v1/repositories/{name}/sync", status_code=202, responses={202: returns(RepositorySchema)})
 async def sync_repository(services: Ports, principal: Approver, name: str, wait: Wait = False) -> Response:
     """Fetch the repository now. With `wait`, the answer comes when the newest revision is applied."""
-    _check(services, principal, name)
+    check_access(services, principal, name)
     row = await services.repositories.sync(name, is_awaited=wait)
     await services.audit.action(principal, "sync-repository", name)
     return json_response(RepositorySchema.of(row), 202)
@@ -48,7 +48,7 @@ async def sync_repository(services: Ports, principal: Approver, name: str, wait:
 @router.post("/v1/repositories/{name}/suspend", responses={200: returns(RepositorySchema)})
 async def suspend_repository(services: Ports, principal: Approver, name: str) -> Response:
     """Ignore pushes to the repository until it is resumed, even across restarts. Its open runs continue."""
-    _check(services, principal, name)
+    check_access(services, principal, name)
     row = await services.repositories.suspend(name, principal.name)
     await services.audit.action(principal, "suspend-repository", name)
     return json_response(RepositorySchema.of(row))
@@ -57,14 +57,14 @@ async def suspend_repository(services: Ports, principal: Approver, name: str) ->
 @router.post("/v1/repositories/{name}/resume", responses={200: returns(RepositorySchema)})
 async def resume_repository(services: Ports, principal: Approver, name: str) -> Response:
     """Resume a suspended repository at once. Everything that was pushed meanwhile counts as one update per ref."""
-    _check(services, principal, name)
+    check_access(services, principal, name)
     row = await services.repositories.resume(name, principal.name)
     await services.audit.action(principal, "resume-repository", name)
     return json_response(RepositorySchema.of(row))
 
 
-def _check(services: Services, principal: roles.Principal, name: str) -> None:
-    """`Rejected` 404 for an unknown repository, 403 for one that may use a group which the principal may not use.
+def check_access(services: Services, principal: roles.Principal, name: str) -> None:
+    """Raises `Rejected` 404 for an unknown repository, 403 for one that may use a group which the principal may not use.
 
     Fetching a repository starts runs, and a suspension stops them, on all of its groups.
     """

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from waterflow_agent.errors import Rejected
 from waterflowd.access.repository_quotas import QuotaUse
-from waterflowd.admin.ports import DefinitionRow, RepositoryRow, ScheduleRow
+from waterflowd.admin.ports import DefinitionRow, RepositoryRequest, RepositoryRow, ScheduleRow
 from waterflowd.api.schemas.problems import FileErrorSchema
 from waterflowd.api.timestamps import Timestamp, format_timestamp, timestamp
 from waterflowd.dsl import cron
+from waterflowd.model import durations
 from waterflowd.model.plan import CatchUp, InputSpec, InputType, Overlap
 from waterflowd.reconcile.conditions import Condition, ConditionType
 from waterflowd.reconcile.events import ScheduleOutcome
@@ -66,6 +68,9 @@ class RepositorySchema(msgspec.Struct, frozen=True, kw_only=True):
     revision_applied: str | None
     conditions: list[ConditionSchema]
     quotas: list[QuotaSchema]
+    groups: tuple[str, ...]
+    #: `configuration`, or `api` for one that was added through the API.
+    source: Literal["configuration", "api"]
 
     @classmethod
     def of(cls, row: RepositoryRow) -> RepositorySchema:
@@ -82,7 +87,74 @@ class RepositorySchema(msgspec.Struct, frozen=True, kw_only=True):
             revision_applied=row.revision_applied,
             conditions=[ConditionSchema.of(condition) for condition in row.conditions],
             quotas=[QuotaSchema.of(use) for use in row.quotas],
+            groups=row.groups,
+            source="api" if row.is_added else "configuration",
         )
+
+
+_Text = Annotated[str, msgspec.Meta(max_length=1_000)]
+_Texts = Annotated[tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=200)], ...], msgspec.Meta(max_length=100)]
+
+
+class RepositoryChangeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of a repository, as in `[[repositories]]` of the configuration. What is left out stays as it is.
+
+    Files with credentials are in the `credentials-dir` of `[added-repositories]`; durations are texts such as `1m`.
+    """
+
+    url: _Text | None = None
+    refs: _Texts | None = None
+    paths: _Texts | None = None
+    interval: _Text | None = None
+    groups: _Texts | None = None
+    webhook_keys: _Texts | None = None
+    credentials_file: _Text | None = None
+    ssh_key_file: _Text | None = None
+    known_hosts_file: _Text | None = None
+    ca_file: _Text | None = None
+    fetch_timeout: _Text | None = None
+    fetch_max_bytes: int | None = None
+    runs_per_hour: int | None = None
+    output_bytes_per_hour: int | None = None
+
+    def request(self) -> RepositoryRequest:
+        """The settings; raises `Rejected` WF605 for an invalid duration."""
+        return RepositoryRequest(
+            url=self.url,
+            refs=self.refs,
+            paths=self.paths,
+            interval_ms=_duration("interval", self.interval),
+            groups=self.groups,
+            webhook_keys=self.webhook_keys,
+            credentials_file=self.credentials_file,
+            ssh_key_file=self.ssh_key_file,
+            known_hosts_file=self.known_hosts_file,
+            ca_file=self.ca_file,
+            fetch_timeout_ms=_duration("fetch_timeout", self.fetch_timeout),
+            fetch_bytes_max=self.fetch_max_bytes,
+            runs_per_hour=self.runs_per_hour,
+            output_bytes_per_hour=self.output_bytes_per_hour,
+        )
+
+
+class RepositoryBody(RepositoryChangeBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A repository to watch: its name, and settings as in `[[repositories]]` of the configuration."""
+
+    name: Annotated[str, msgspec.Meta(max_length=64)]
+
+
+def _duration(key: str, text: str | None) -> int | None:
+    try:
+        return durations.parse(text) if text is not None else None
+    except ValueError as error:
+        raise Rejected("WF605", f"{key}: {error}", where=key) from None
+
+
+class RemovedRepositorySchema(msgspec.Struct, frozen=True, kw_only=True):
+    """A repository that is no longer watched, and how many of its runs were cancelled for it."""
+
+    name: str
+    cancelled_runs: int
 
 
 class RepositoryList(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,8 @@ _METADATA = frozenset(
     ipaddress.ip_address(text)
     for text in ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254")
 )
+#: Why a repository that was added through the API may not be on this machine.
+LOOPBACK_REFUSED = "is on this machine; to allow that, set loopback = true in [added-repositories] of waterflowd.toml"
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 

@@ -161,7 +161,7 @@ class Fetch:
         url, credentials = self._request.url, self._request.credentials
         client: GitClient
         if url.scheme == "ssh":
-            name_resolution.check_host(url.host, url.port)
+            name_resolution.check_host(url.host, url.port, allow_loopback=self._request.allow_loopback)
             client = ssh.client(url, credentials, self._stderr)
         elif url.scheme == "git":
             client = _Tcp(url.host, url.port)
@@ -329,7 +329,7 @@ def main() -> None:
     request = msgspec.msgpack.decode(input_.read(LENGTH.unpack(input_.read(LENGTH.size))[0]), type=FetchRequest)
     _limit(request)
     _Watchdog(request, input_, output).start()
-    name_resolution.guard(loopback_only=request.url.scheme == "http")
+    name_resolution.guard(loopback_only=request.url.scheme == "http", allow_loopback=request.allow_loopback)
     response = _without_secret(respond(request), request)
     signal.setitimer(signal.ITIMER_REAL, 0)
     write(output, response)

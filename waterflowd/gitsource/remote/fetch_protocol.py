@@ -57,6 +57,8 @@ class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
     objects: str
     #: The patterns of watched refs.
     patterns: tuple[str, ...]
+    #: Whether the remote may be on this machine.
+    allow_loopback: bool = True
     #: Commits and tags that the mirror holds completely, so they are not requested.
     complete: tuple[str, ...] = ()
     #: Commits whose trees are complete, for the server to omit; `shallow` are those without their parents.

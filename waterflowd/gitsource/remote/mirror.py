@@ -69,6 +69,11 @@ class Mirror:
         _make(self.path)
         self.clean_up()
 
+    def remove(self) -> None:
+        """Removes the mirror and the leftovers of its fetches."""
+        for path in (self.path, self._fresh, self.path.with_name(self.path.name + ".old")):
+            _remove(path)
+
     def clean_up(self) -> None:
         """Removes the leftovers of interrupted fetches, which may be large."""
         _remove(self._fresh)

@@ -18,32 +18,34 @@ from waterflowd.reconcile import codes
 _resolve: Callable[..., list[Any]] = socket.getaddrinfo
 
 
-def guard(*, loopback_only: bool) -> None:
+def guard(*, loopback_only: bool, allow_loopback: bool = True) -> None:
     """From now on this process resolves only allowed addresses; with `loopback_only` only those of this machine."""
 
     def checked(host: Any, *arguments: Any, **options: Any) -> list[Any]:
         found = _resolve(host, *arguments, **options)
         for *_, address in found:
-            check(str(host), str(address[0]), loopback_only=loopback_only)
+            check(str(host), str(address[0]), loopback_only=loopback_only, allow_loopback=allow_loopback)
         return found
 
     socket.getaddrinfo = checked
 
 
-def check_host(host: str, port: int) -> None:
+def check_host(host: str, port: int, *, allow_loopback: bool = True) -> None:
     """Resolves and checks a name for a program that resolves it again."""
     try:
         found = _resolve(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise unreachable(f"cannot resolve host {host}: {error.strerror}") from error
     for *_, address in found:
-        check(host, str(address[0]), loopback_only=False)
+        check(host, str(address[0]), loopback_only=False, allow_loopback=allow_loopback)
 
 
-def check(host: str, address: str, *, loopback_only: bool) -> None:
+def check(host: str, address: str, *, loopback_only: bool, allow_loopback: bool = True) -> None:
     """Raises `FetchError` WF502 for an address that is refused."""
     problem = address_policy.refusal(address)
     if problem is None and loopback_only and not address_policy.is_loopback(address):
         problem = "is not on this machine, and http is only for tests on this machine; use https"
+    if problem is None and not allow_loopback and address_policy.is_loopback(address):
+        problem = address_policy.LOOPBACK_REFUSED
     if problem is not None:
         raise FetchError(codes.URL_REFUSED, f"address {address} of {host} {problem}")

@@ -172,6 +172,7 @@ class RemoteSource:
             limits=Limits(time_s=settings.fetch_timeout_ms / 1_000, pack_bytes=settings.fetch_bytes_max),
             objects=objects,
             patterns=settings.refs,
+            allow_loopback=settings.allow_loopback,
             complete=state.complete,
             commits=state.commits,
             shallow=state.shallow,

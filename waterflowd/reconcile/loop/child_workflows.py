@@ -7,7 +7,7 @@ not delay anything; the commit of a run is always present. A plan never changes,
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 
 from waterflow_agent.display import escape_for_display, quote
 from waterflow_agent.errors import Rejected, Retryable
@@ -27,8 +27,8 @@ ReadFile = Callable[[RepositorySettings, str, str], Awaitable[bytes | None]]
 class CommittedWorkflows:
     """`ports.ChildWorkflows` over the configured repositories."""
 
-    def __init__(self, repositories: Sequence[RepositorySettings], read: ReadFile, compiler: Compiler) -> None:
-        self._repositories = {settings.name: settings for settings in repositories}
+    def __init__(self, repositories: Mapping[str, RepositorySettings], read: ReadFile, compiler: Compiler) -> None:
+        self._repositories = repositories
         self._read = read
         self._compiler = compiler
         self._plans: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
@@ -46,7 +46,7 @@ class CommittedWorkflows:
     async def _compiled(self, repository: str, revision: str, path: str) -> bytes:
         settings = self._repositories.get(repository)
         if settings is None:
-            text = f"repository {quote(repository)} is no longer in the configuration"
+            text = f"repository {quote(repository)} is no longer watched"
             raise Rejected(dsl_codes.WRONG_CALL, text)
 
         async def read(other: str) -> bytes | None:

@@ -1,12 +1,13 @@
-"""The loops, schedulers and triggers of all configured repositories."""
+"""The loops, schedulers and triggers of all watched repositories."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable
 
 from waterflow_agent.display import quote
-from waterflow_agent.errors import Rejected
+from waterflow_agent.errors import Rejected, WaterflowError
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.loop.ports import LoopPorts
 from waterflowd.reconcile.loop.repository import RepositoryLoop
@@ -21,34 +22,71 @@ class Reconciler:
 
     def __init__(
         self,
-        repositories: Sequence[RepositorySettings],
+        repositories: Iterable[RepositorySettings],
         open_source: Callable[[RepositorySettings], Source],
         ports: LoopPorts,
     ) -> None:
         """Raises what `open_source` raises, such as `Rejected` for a URL that is not supported."""
-        self.loops = {
-            settings.name: RepositoryLoop(settings, open_source(settings), ports) for settings in repositories
-        }
-        self.schedulers = {
-            name: Scheduler(loop.repository, loop.plan_recovery, ports) for name, loop in self.loops.items()
-        }
-        self.workflow_run_triggers = {
-            name: WorkflowRunTriggers(loop.repository, loop.plan_recovery, ports, ends)
-            for name, loop in self.loops.items()
-            if (ends := ports.ends_of(name)) is not None
-        }
         self.ports = ports
+        self._open_source = open_source
+        self.loops: dict[str, RepositoryLoop] = {}
+        self.schedulers: dict[str, Scheduler] = {}
+        self.workflow_run_triggers: dict[str, WorkflowRunTriggers] = {}
+        #: None until `run`.
+        self._group: asyncio.TaskGroup | None = None
+        self._leading: dict[str, asyncio.Task[None]] = {}
+        for settings in repositories:
+            self._add(settings)
+
+    def _add(self, settings: RepositorySettings) -> None:
+        name = settings.name
+        loop = self.loops[name] = RepositoryLoop(settings, self._open_source(settings), self.ports)
+        self.schedulers[name] = Scheduler(loop.repository, loop.plan_recovery, self.ports)
+        ends = self.ports.ends_of(name)
+        if ends is not None:
+            self.workflow_run_triggers[name] = WorkflowRunTriggers(
+                loop.repository, loop.plan_recovery, self.ports, ends
+            )
 
     async def run(self) -> None:
         """Leads all repositories until it is cancelled, and returns when all tasks have ended and all sources are closed."""
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with asyncio.TaskGroup() as self._group:
                 for name in self.loops:
-                    tasks.create_task(self.lead(name), name=f"repository {name}")
+                    self._lead(name)
                 # Without repositories it must keep running, because its supervisor treats an end as a failure.
                 await asyncio.Event().wait()
         finally:
+            self._group = None
             await self.close()
+
+    def _lead(self, name: str) -> None:
+        if self._group is not None:
+            self._leading[name] = self._group.create_task(self.lead(name), name=f"repository {name}")
+
+    async def watch(self, settings: RepositorySettings) -> None:
+        """Watches one more repository. What the log says of it is known on return.
+
+        Raises what `open_source` raises, and then nothing has changed.
+        """
+        self._add(settings)
+        with contextlib.suppress(WaterflowError):
+            # The loop folds again, and shows what prevents it.
+            await self.loops[settings.name].repository.fold()
+        self._lead(settings.name)
+
+    async def unwatch(self, name: str) -> None:
+        """Ends the tasks of a repository, so that nothing more starts for it. Idempotent."""
+        task = self._leading.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        loop = self.loops.pop(name, None)
+        self.schedulers.pop(name, None)
+        self.workflow_run_triggers.pop(name, None)
+        if loop is not None:
+            self.ports.webhooks.unregister(loop.repository)
+            await loop.close()
 
     async def lead(self, name: str) -> None:
         """Applies what changes in a repository, and starts its runs, until it is cancelled."""

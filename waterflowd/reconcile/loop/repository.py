@@ -77,7 +77,8 @@ class RepositoryLoop:
 
     async def close(self) -> None:
         """Closes the source; pending `sync` calls fail."""
-        _settle(self._sync_waiters, _stopping())
+        waiters, self._sync_waiters = self._sync_waiters, []
+        _settle(waiters, _closing(self.settings.name))
         await self._source.close()
 
     async def _repeat(self, reconcile: Callable[[], Awaitable[None]]) -> None:
@@ -168,7 +169,7 @@ class RepositoryLoop:
         watched = refs.watched(found, self.settings.refs)
         repository.refs_were_read({ref: found.object_ids[ref] for ref in watched})
         await self._record_removed(found)
-        is_first_push = repository.state.was_empty and not repository.state.refs
+        is_first_push = repository.state.was_empty and not repository.state.has_refs
         failures: list[WaterflowError] = []
         for ref in watched:
             try:
@@ -211,7 +212,7 @@ class RepositoryLoop:
     async def _record_empty(self, found: Refs) -> None:
         """Records that the repository was empty when it was first read, before anything shows that it was read."""
         state = self.repository.state
-        if not found.object_ids and not state.was_empty and not state.refs:
+        if not found.object_ids and not state.was_empty and not state.has_refs:
             await self.repository.record(events.EmptyRepositorySeen(at=self._ports.clock.now()))
 
     async def _record_removed(self, found: Refs) -> None:
@@ -225,7 +226,8 @@ class RepositoryLoop:
     async def _update_ref(self, ref: str, object_id: str, is_first_push: bool) -> None:
         """Applies the update of one ref, if it changed."""
         state = self.repository.state
-        before = state.refs.get(ref)
+        recorded = state.refs.get(ref)
+        before = recorded if recorded is not None and not recorded.is_forgotten else None
         if before is not None and not before.is_removed and object_id == before.object_id:
             return
         self.repository.update_is_attempted(ref, object_id)
@@ -239,7 +241,7 @@ class RepositoryLoop:
         applied = await self._files.apply(tree, difference.files, state, is_unchanged)
         update = triggers.RefUpdate(
             ref=ref,
-            number=before.update_number + 1 if before else 1,
+            number=recorded.update_number + 1 if recorded else 1,
             is_first_seen=before is None and not (is_first_push or is_created),
             changes=revision.changes,
             files=triggers.new_files(ref, applied, before, base),
@@ -259,7 +261,8 @@ class RepositoryLoop:
         started = [file for file in started if not repository.access_errors(file)]
         if repository.is_default(update.ref):
             started = [file for file in started if not self._ports.webhooks.errors_after(name, file, changes)]
-        push = ref_updates.push_of(name, update, before.commit if before else None, revision.commit, object_id)
+        previous = before.commit if before and not before.is_forgotten else None
+        push = ref_updates.push_of(name, update, previous, revision.commit, object_id)
         starts: list[StartRequest] = []
         refused: list[FileApplied] = []
         for file in started:
@@ -353,8 +356,9 @@ class RepositoryLoop:
         self.repository.set_condition(ConditionType.FETCHED, True, "suspended", text)
 
 
-def _stopping() -> Retryable:
-    return Retryable(codes.NOT_THERE, "the daemon is stopping")
+def _closing(name: str) -> Retryable:
+    text = f'repository "{name}" is no longer read: it was changed or removed, or the daemon is stopping; try again'
+    return Retryable(codes.NOT_THERE, text)
 
 
 def _settle(waiters: Iterable[asyncio.Future[None]], failure: WaterflowError | None) -> None:

@@ -69,7 +69,7 @@ class Scheduler:
         self._cancelled: dict[ScheduleName, RunId] = {}
         self._failures = 0
         #: The ref and versions with which the armed schedules were last compared.
-        self._compared: tuple[str, int, int] | None = None
+        self._compared: tuple[str, int, int, int] | None = None
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -151,7 +151,8 @@ class Scheduler:
         if self._repository.progress.fetched_at is None:
             return
         ref = self._repository.default_ref()
-        key = (ref.ref if ref is not None else "", ref.version if ref is not None else 0, self._ports.webhooks.version)
+        version = ref.version if ref is not None else 0
+        key = (ref.ref if ref is not None else "", version, self._ports.webhooks.version, self._ports.access.version)
         if key == self._compared:
             return
         at, wall_at = self._ports.clock.now(), self._ports.wall()

@@ -53,6 +53,16 @@ class WebhookRegistry:
     def register(self, repository: Repository) -> None:
         """Adds a repository, in the order of the configuration."""
         self._repositories.append(repository)
+        self._discard()
+
+    def unregister(self, repository: Repository) -> None:
+        """Removes a repository: its names are free. Idempotent."""
+        self._repositories = [other for other in self._repositories if other is not repository]
+        self._discard()
+
+    def _discard(self) -> None:
+        self._built_from, self._owners = [], {}
+        self._version += 1
 
     @property
     def version(self) -> int:

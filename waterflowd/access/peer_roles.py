@@ -32,6 +32,10 @@ class PeerRoles:
             {_uid(user): _role(word, f"api.socket-users.{user}") for user, word in users.items()},
         )
 
+    def replace(self, other: PeerRoles) -> None:
+        """Takes over the roles of another one, for everybody who holds this one."""
+        self._default, self._by_uid = other._default, other._by_uid
+
     def of_uid(self, uid: int) -> Role | None:
         """The role of a uid, or None."""
         return self._by_uid.get(uid, self._default)

@@ -318,6 +318,42 @@ class RepositoryChanger(Protocol):
         ...
 
 
+class KeyChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A key of the configuration that differs from what the daemon runs with."""
+
+    key: str
+    #: `added`, `changed` or `removed`.
+    change: str
+    #: False if it needs a restart.
+    is_applied: bool
+
+
+class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reload of the configuration has found."""
+
+    #: The file.
+    source: str
+    changes: tuple[KeyChange, ...] = ()
+
+    @property
+    def applied(self) -> list[str]:
+        """The keys that are in effect now."""
+        return [change.key for change in self.changes if change.is_applied]
+
+    @property
+    def needs_restart(self) -> list[str]:
+        """The keys that take effect with the next start."""
+        return [change.key for change in self.changes if not change.is_applied]
+
+
+class ConfigurationReloader(Protocol):
+    """Reads the configuration again."""
+
+    async def reload(self) -> Reloaded:
+        """Applies what can be applied. `Rejected` WF620 for a configuration with an error, of which nothing is applied."""
+        ...
+
+
 class CommitRow(msgspec.Struct, frozen=True, kw_only=True):
     """A commit; its author and the first line of its message are text that anyone who may push can forge."""
 

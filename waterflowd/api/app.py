@@ -15,6 +15,7 @@ from waterflowd.api.routes import (
     approvals,
     attention,
     audit,
+    configuration,
     differences,
     live,
     metrics,
@@ -69,6 +70,7 @@ ROUTERS = [
     sessions.router,
     audit.router,
     retention.router,
+    configuration.router,
     payloads.router,
 ]
 

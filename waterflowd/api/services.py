@@ -17,6 +17,7 @@ from waterflowd.admin.ports import (
     AgentAdmin,
     AuditAdmin,
     AuditExportRow,
+    ConfigurationReloader,
     MetricsReader,
     PayloadDecoder,
     RepositoryAdmin,
@@ -95,6 +96,8 @@ class Services:
     access: AccessPolicy = field(default_factory=AccessPolicy)
     #: None for an engine that keeps its runs elsewhere.
     retention: RetentionAdmin | None = None
+    #: None where the configuration cannot be read again.
+    reloader: ConfigurationReloader | None = None
     audit_admin: AuditAdmin = field(default_factory=_SealedTrail)
     #: Roles on the unix socket.
     peers: PeerRoles = field(default_factory=PeerRoles)

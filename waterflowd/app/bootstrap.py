@@ -24,6 +24,7 @@ from waterflowd.access.tokens import TokenRegistry
 from waterflowd.admin.agents import FleetAgentAdmin
 from waterflowd.admin.metrics import DriverMetrics
 from waterflowd.admin.repositories import GitRepositoryAdmin
+from waterflowd.admin.repository_changes import RepositoryDirector
 from waterflowd.admin.retention import LogRetentionAdmin
 from waterflowd.admin.runs import LogRunReader
 from waterflowd.admin.webhooks import SignedWebhookService
@@ -31,12 +32,13 @@ from waterflowd.api.access import quotas
 from waterflowd.api.app import Api
 from waterflowd.api.server import RESERVED_DESCRIPTORS, ApiServer
 from waterflowd.api.services import Services
-from waterflowd.app import audit, cluster_check, file_descriptors, former_cluster, workflow_check
+from waterflowd.app import audit, cluster_check, file_descriptors, former_cluster, logs, workflow_check
 from waterflowd.app.audit_export import AuditExport, destinations
-from waterflowd.app.config import Config, access_policy, repository_limits
+from waterflowd.app.config import Config, access_policy, access_rules, repository_limits
 from waterflowd.app.config_source import ConfigSource
 from waterflowd.app.engines import AccessWriters, Compose, Engine, EngineParts
 from waterflowd.app.environments import Environments
+from waterflowd.app.reload import Applier, Reloader
 from waterflowd.app.repositories import Repositories
 from waterflowd.compiler.process import CompilerProcess
 from waterflowd.dispatch import keys, lowering
@@ -146,6 +148,7 @@ class Parts:
     starter: ChildRunStarter
     api: ApiServer
     secrets: Sources
+    services: Services
     audit_export: AuditExport
 
 
@@ -193,6 +196,7 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
     repositories = Repositories(
         config, [record.event for record in log.read(REPOSITORIES)] if compose is _log_engine else ()
     )
+    environments = Environments(config.environments)
     repositories.report()
     secrets, access = _secrets(config, repositories), access_policy(config, repositories.catalog.values())
     repository_quotas = RepositoryQuotas(*repository_limits(config, repositories.catalog.added.values()), log.counter)
@@ -212,7 +216,7 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         missing_secrets=missing_secrets,
         access=access,
         quotas=repository_quotas,
-        policies=Environments(config.environments).policies,
+        policies=environments.policies,
         full_name=repositories.full_name,
         digests=repositories.digests,
         epoch=log.generation,
@@ -295,6 +299,14 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         if compose is _log_engine
         else None
     )
+    peers = PeerRoles.of(config.api.socket_role, config.api.socket_users)
+    appliers = [_logging_applier(), _socket_applier(peers)]
+    if director is not None:
+        appliers += [
+            _rights_applier(environments, access, repositories),
+            _repositories_applier(repositories, director, secrets),
+            _retention_applier(pruner),
+        ]
     services = Services(
         history=engine.history,
         generation=log.generation,
@@ -324,7 +336,8 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         ),
         version=waterflowd.__version__,
         started_at=clock.now(),
-        peers=PeerRoles.of(config.api.socket_role, config.api.socket_users),
+        peers=peers,
+        reloader=Reloader(source, config, appliers, check_before_reload),
         lost_after_ms=config.agents.lost_after_ms,
         requests_per_s=config.api.requests_per_second,
         is_open=config.api.open,
@@ -366,9 +379,59 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
             ),
         ),
         secrets=secrets,
+        services=services,
         audit_export=audit_export,
         starter=ChildRunStarter(driver, workflows),
     )
+
+
+def check_before_reload(config: Config) -> None:
+    """Raises `Rejected` for a configuration with which the daemon would not start. Blocks."""
+    check_access(config)
+    check_audit(config)
+    check_secrets(config)
+    check_repositories(config)
+
+
+def _logging_applier() -> Applier:
+    async def apply(config: Config) -> None:
+        logs.configure(config.log.level, config.log.format)
+
+    return Applier(keys=("log",), apply=apply)
+
+
+def _socket_applier(peers: PeerRoles) -> Applier:
+    async def apply(config: Config) -> None:
+        peers.replace(PeerRoles.of(config.api.socket_role, config.api.socket_users))
+
+    return Applier(keys=("api.socket-role", "api.socket-users"), apply=apply)
+
+
+def _rights_applier(environments: Environments, access: AccessPolicy, repositories: Repositories) -> Applier:
+    async def apply(config: Config) -> None:
+        environments.replace(config.environments)
+        access.replace(repositories.catalog.values(), *access_rules(config))
+
+    return Applier(keys=("environments", "secrets.grants"), apply=apply)
+
+
+def _repositories_applier(repositories: Repositories, director: RepositoryDirector, secrets: Sources) -> Applier:
+    async def apply(config: Config) -> None:
+        repositories.config = config
+        secrets.age.replace(_encrypted_files(config))
+        await director.configure(config.repository_settings, allow_loopback=config.added_repositories.loopback)
+        repositories.report()
+
+    # Rights and quotas of repositories, and the files that have errors because of them, follow from the same change.
+    keys = ("repositories", "added-repositories", "quotas", "environments", "secrets.grants")
+    return Applier(keys=keys, apply=apply)
+
+
+def _retention_applier(pruner: Pruner) -> Applier:
+    async def apply(config: Config) -> None:
+        pruner.retention = config.retention.settings
+
+    return Applier(keys=("retention",), apply=apply)
 
 
 def _tokens_of(log: ports.Journal, *, has_all: bool) -> Iterator[events.Fact]:
@@ -452,12 +515,15 @@ def _secrets(config: Config, repositories: Repositories) -> Sources:
 
 
 def _age_files(config: Config, data_dir: Path, repositories: Repositories) -> AgeFiles:
-    locked = {
+    return AgeFiles(_encrypted_files(config), repositories.read, data_dir)
+
+
+def _encrypted_files(config: Config) -> dict[str, EncryptedFiles]:
+    return {
         item.name: EncryptedFiles(files=item.age_files, identity_file=Path(item.age_identity_file))
         for item in config.repositories
         if item.age_files
     }
-    return AgeFiles(locked, repositories.read, data_dir)
 
 
 def _vault(config: Config, data_dir: Path) -> Vault | None:

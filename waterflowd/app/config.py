@@ -416,11 +416,15 @@ class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
 
 def access_policy(config: Config, repositories: Iterable[RepositorySettings]) -> AccessPolicy:
     """What the configuration lets the jobs of these repositories use."""
+    return AccessPolicy(tuple(repositories), *access_rules(config))
+
+
+def access_rules(config: Config) -> tuple[list[EnvironmentRules], list[Grant]]:
+    """What environments own, and who may read secrets."""
     environments = [
         EnvironmentRules(name=item.name, groups=item.groups, secrets=item.secrets) for item in config.environments
     ]
-    grants = [Grant(**msgspec.structs.asdict(item)) for item in config.secrets.grants]
-    return AccessPolicy(tuple(repositories), environments, grants)
+    return environments, [Grant(**msgspec.structs.asdict(item)) for item in config.secrets.grants]
 
 
 def repository_limits(

@@ -16,11 +16,13 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from waterflow_agent.errors import Stalled
+from waterflow_agent.errors import Stalled, WaterflowError
+from waterflowd.access.roles import Principal, Role
 from waterflowd.app import bootstrap, cluster_check, former_cluster
 from waterflowd.app.config import Config, advertised
 from waterflowd.app.config_source import ConfigSource
 from waterflowd.app.engines import Compose
+from waterflowd.app.reload import text_of
 from waterflowd.app.sd_notify import notify, watchdog_interval_s
 from waterflowd.host.agents.enrollment import DaemonEndpoints
 
@@ -33,6 +35,8 @@ GC_THRESHOLDS = (20_000, 5, 2)
 #: How long the event loop may hold the interpreter lock while threads wait for it. Each commit takes the lock several times.
 #: With Python's default of 5 ms it waits each time for most of an API request; this makes commits a third faster.
 SWITCH_INTERVAL_S = 0.0005
+#: The name in the audit trail of a reload by a signal.
+BY_SIGNAL = Principal(name="SIGHUP", role=Role.ADMIN)
 _TASK_ENDED = "WF630"
 
 
@@ -56,6 +60,8 @@ async def serve(config: Config, source: ConfigSource) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
+    # It would end a process that does not handle it.
+    loop.add_signal_handler(signal.SIGHUP, lambda: logger.warning("SIGHUP: the daemon is starting; send it again"))
     compose = await _until_stop(_prepare_engine(config), stop)
     if stop.done():
         return
@@ -67,6 +73,8 @@ async def serve(config: Config, source: ConfigSource) -> None:
         address = f"http://{host}:{port}" if port else "the unix socket only"
         logger.info("ready in %.2f s: %d open runs, API at %s", time.monotonic() - began, count, address)
         notify("READY=1", f"STATUS={count} open runs")
+        reloads: set[asyncio.Task[None]] = set()
+        loop.add_signal_handler(signal.SIGHUP, _begin_reload, parts, reloads)
         await _until_stopped(stop, tasks)
     except Exception as error:
         # Before anything is stopped: that takes a while, and must not hide the reason if it fails too.
@@ -75,6 +83,27 @@ async def serve(config: Config, source: ConfigSource) -> None:
     finally:
         notify("STOPPING=1")
         await _stop(parts, tasks)
+
+
+def _begin_reload(parts: bootstrap.Parts, reloads: set[asyncio.Task[None]]) -> None:
+    task = asyncio.get_running_loop().create_task(_reload(parts), name="reload")
+    reloads.add(task)
+    task.add_done_callback(reloads.discard)
+
+
+async def _reload(parts: bootstrap.Parts) -> None:
+    """Reads the configuration again; what is wrong with it is in the log, and in the status of the service manager."""
+    services = parts.services
+    assert services.reloader is not None
+    try:
+        found = await services.reloader.reload()
+        facts = {"applied": found.applied, "needs_restart": found.needs_restart}
+        await services.audit.action(BY_SIGNAL, "reload", found.source, **facts)
+    except WaterflowError as error:
+        logger.error("configuration not read again, nothing was changed: %s", error)
+        notify("STATUS=reload failed: " + " ".join(str(error).split()))
+    else:
+        notify(f"STATUS=configuration read again: {text_of(found)}")
 
 
 async def _prepare_engine(config: Config) -> Compose | None:

@@ -17,6 +17,10 @@ class Environments:
     def __init__(self, configured: Sequence[EnvironmentTable]) -> None:
         self._configured = {item.name: item for item in configured}
 
+    def replace(self, configured: Sequence[EnvironmentTable]) -> None:
+        """Other environments for the runs that start from now on."""
+        self._configured = {item.name: item for item in configured}
+
     def policies(self, request: StartRequest, plan: Plan) -> dict[str, events.Policy]:
         """The policies for a run, by the name of each environment that its jobs may use."""
         if not self._configured:

@@ -53,6 +53,10 @@ class AgeFiles:
         self._read_files = read_files
         self._data_dir = data_dir
 
+    def replace(self, encrypted: Mapping[str, EncryptedFiles]) -> None:
+        """Other files from now on."""
+        self._encrypted = dict(encrypted)
+
     def has(self, repository: str | None) -> bool:
         """Whether the repository has encrypted files."""
         return repository in self._encrypted

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from waterflow_agent.nodes import http, schema
+from waterflow_agent.nodes import http, schema, webhook_formats
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 from waterflow_agent.nodes.parameter_values import duration_s
 
@@ -52,23 +52,4 @@ class WebhookNode(Node[schema.NotifyWebhook]):
             return parameters.json
         if not parameters.message:
             raise NodeFailure("message or json is required")
-        match parameters.template:
-            case "slack":
-                return {"text": parameters.message}
-            case "discord":
-                return {"content": parameters.message}
-            case "teams":
-                return {
-                    "type": "message",
-                    "attachments": [
-                        {
-                            "contentType": "application/vnd.microsoft.card.adaptive",
-                            "content": {
-                                "type": "AdaptiveCard",
-                                "version": "1.4",
-                                "body": [{"type": "TextBlock", "text": parameters.message, "wrap": True}],
-                            },
-                        }
-                    ],
-                }
-        return {"message": parameters.message}
+        return webhook_formats.body_of(parameters.template, parameters.message)

@@ -40,6 +40,8 @@ _KEEPALIVE = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 ]
+#: Codes of a 422 that is not about a workflow: a repository's URL, and the daemon's configuration.
+_OF_THE_DAEMON = ("WF502", "WF620", "WF622")
 _JSON = {"Content-Type": "application/json"}
 _FIND_DAEMON = (
     "systemctl status waterflowd, or name the daemon's address: waterflowctl --server http://HOST:PORT status"
@@ -311,7 +313,7 @@ def refused(status: int, content: bytes) -> Refused:
         next_step = "ask an admin for a token with the role: waterflowctl tokens create --role ..."
     elif status == 422 and problem.get("errors"):
         next_step = "fix the file, then: waterflowctl validate FILE"
-    elif status == 422:
+    elif status == 422 and problem.get("code") not in _OF_THE_DAEMON:
         next_step = "waterflowctl workflows (lists the inputs and triggers of each workflow)"
     return Refused(status, problem, next_step)
 

@@ -10,7 +10,7 @@ import click
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.display.terminal import cell_time_text, localized, style, table, zone_name
-from waterflowd.ctl.failures import USAGE, Failure
+from waterflowd.ctl.failures import REFUSED, USAGE, Failure, Refused
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, count, json_option, print_json, print_json_list
 
@@ -102,11 +102,17 @@ def add(context: click.Context, /, name: str, url: str, wait: bool, as_json: boo
     """
     client = client_of(context)
     row = client.post("/v1/repositories", {"name": name, "url": url, **_given(settings)})
-    if wait:
+    if not wait:
+        _print(row, "added", as_json=as_json)
+        if not as_json:
+            click.echo(f"waterflowctl sync {escape_for_display(name)} --wait says whether it can be read")
+        return
+    try:
         row = client.wait(f"{_path(name)}/sync", wait="true")
+    except Refused as error:
+        next_step = f"waterflowctl repositories set {name} ..., or remove {name}"
+        raise Failure(REFUSED, f"{name} was added, but it cannot be read: {error.message}", next_step) from None
     _print(row, "added", as_json=as_json)
-    if not wait and not as_json:
-        click.echo(f"waterflowctl sync {escape_for_display(name)} --wait says whether it can be read")
 
 
 @repositories.command("set")

@@ -18,6 +18,7 @@ _WIDTH = 110
 #: Example values of keys without a default, by class and key.
 _EXAMPLES = {
     ("EnvironmentTable", "name"): "production",
+    ("NotifyTable", "name"): "ops",
     ("RepositoryTable", "name"): "ops",
     ("RepositoryTable", "url"): "/srv/git/ops.git",
 }

@@ -37,6 +37,7 @@ from waterflowd.model.records import (
     TriggerKind,
 )
 from waterflowd.model.statuses import Conclusion, Status
+from waterflowd.notices import events as notice_events
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.added import AddedFact
 from waterflowd.store.opening import Store, open_store
@@ -47,6 +48,7 @@ UNIONS: dict[str, Any] = {
     "fleet": fleet_events.Fact,
     "repo": repository_events.Fact,
     "repositories": AddedFact,
+    "notices": notice_events.Fact,
     "audit": access_events.Fact,
 }
 RUNS = [ids.run_id(1_700_000_000_000 + number, number << 40) for number in range(3)]
@@ -55,6 +57,7 @@ STREAMS = {
     "fleet": ids.FLEET,
     "repo": ids.repository_stream("shop"),
     "repositories": ids.REPOSITORIES,
+    "notices": ids.NOTICES,
     "audit": ids.AUDIT,
 }
 SMALL = attempt_id(RUNS[0], "deploy", "1", 1)

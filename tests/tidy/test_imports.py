@@ -92,6 +92,7 @@ NEVER: dict[str, tuple[str, ...]] = {
     "waterflowd.reconcile": ("lmdb", "zmq", "waterflowd.api", "waterflowd.admin"),
     "waterflowd.admin": ("lmdb", "zmq", "waterflowd.api"),
     "waterflowd.api": ("lmdb", "zmq"),
+    "waterflowd.notices": ("lmdb", "zmq", "waterflowd.api", "waterflowd.host"),
     "waterflowd.access": ("lmdb", "zmq", "waterflowd.api", "waterflowd.host"),
     "waterflowd.temporal": ("lmdb", "zmq", "waterflowd.api"),
     "waterflow_agent": ("waterflowd",),
@@ -136,7 +137,7 @@ DRAFTS = "waterflowd.dispatch.lowering"
 COMPOSITION = (
     *("waterflowd.app.bootstrap", "waterflowd.app.audit", "waterflowd.app.daemon", "waterflowd.testing"),
     *("waterflowd.app.cluster_check", "waterflowd.app.former_cluster", "waterflowd.app.engines"),
-    *("waterflowd.app.temporal_engine", "waterflowd.app.repositories", "waterflowd.rescue"),
+    *("waterflowd.app.temporal_engine", "waterflowd.app.repositories", "waterflowd.app.notices", "waterflowd.rescue"),
 )
 
 

@@ -78,8 +78,11 @@ def test_the_daemon_s_configuration_file_is_valid(tmp_path: Path) -> None:
     plain = waterflowd.app.config.load(EXAMPLES / "waterflowd.toml", environment={})
     full = waterflowd.app.config.load(switched_on, environment={})
     assert full.agents.address
+    # The only channel that is commented out as a whole; its keys have their default values.
+    assert full.notify == (waterflowd.app.config.NotifyTable(name="ops"),)
     # The only key without a default value that the file could show.
-    assert plain == msgspec.structs.replace(full, agents=msgspec.structs.replace(full.agents, address=""))
+    agents = msgspec.structs.replace(full.agents, address="")
+    assert plain == msgspec.structs.replace(full, agents=agents, notify=())
 
 
 def test_the_agent_s_configuration_file_is_valid(tmp_path: Path) -> None:

@@ -318,6 +318,41 @@ class RepositoryChanger(Protocol):
         ...
 
 
+class NoticeChannelRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A channel for notices, and how its deliveries go. Holds no address of a webhook."""
+
+    name: str
+    #: How it sends, for people.
+    way: str
+    kinds: tuple[str, ...]
+    #: The repository whose file has it; None: it is in the configuration.
+    repository: str | None
+    waiting: int
+    #: The last success, in ms; None for none.
+    sent_at: int | None
+    #: Why the last delivery failed; empty after a success.
+    failure: str
+
+
+class NoticeTest(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a test notice. `failure` is empty if the channel took it."""
+
+    channel: str
+    failure: str
+
+
+class NoticeAdmin(Protocol):
+    """The channels for notices."""
+
+    async def rows(self) -> tuple[Sequence[NoticeChannelRow], dict[str, str]]:
+        """All channels, and the mistakes in the files of repositories, by repository."""
+        ...
+
+    async def test(self, name: str | None) -> Sequence[NoticeTest]:
+        """Sends a test notice to one channel, or to all. `Rejected` WF604 (404) for an unknown one."""
+        ...
+
+
 class KeyChange(msgspec.Struct, frozen=True, kw_only=True):
     """A key of the configuration that differs from what the daemon runs with."""
 

@@ -19,6 +19,7 @@ from waterflowd.api.routes import (
     differences,
     live,
     metrics,
+    notices,
     outlines,
     output,
     payloads,
@@ -71,6 +72,7 @@ ROUTERS = [
     audit.router,
     retention.router,
     configuration.router,
+    notices.router,
     payloads.router,
 ]
 

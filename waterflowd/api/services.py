@@ -19,6 +19,7 @@ from waterflowd.admin.ports import (
     AuditExportRow,
     ConfigurationReloader,
     MetricsReader,
+    NoticeAdmin,
     PayloadDecoder,
     RepositoryAdmin,
     RepositoryChanger,
@@ -96,6 +97,8 @@ class Services:
     access: AccessPolicy = field(default_factory=AccessPolicy)
     #: None for an engine that keeps its runs elsewhere.
     retention: RetentionAdmin | None = None
+    #: None for an engine without a common order of all events.
+    notices: NoticeAdmin | None = None
     #: None where the configuration cannot be read again.
     reloader: ConfigurationReloader | None = None
     audit_admin: AuditAdmin = field(default_factory=_SealedTrail)

@@ -38,6 +38,9 @@ from waterflowd.app.config import Config, access_policy, access_rules, repositor
 from waterflowd.app.config_source import ConfigSource
 from waterflowd.app.engines import AccessWriters, Compose, Engine, EngineParts
 from waterflowd.app.environments import Environments
+from waterflowd.app.notices import Notices
+from waterflowd.app.notices import outside as notice_outside
+from waterflowd.app.notices import sources as notice_sources
 from waterflowd.app.reload import Applier, Reloader
 from waterflowd.app.repositories import Repositories
 from waterflowd.compiler.process import CompilerProcess
@@ -72,6 +75,7 @@ from waterflowd.host.retention.pruner import Pruner
 from waterflowd.host.stream_writer import LogStreamWriter
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import AUDIT, FLEET, REPOSITORIES, AgentId
+from waterflowd.notices import events as notice_events
 from waterflowd.reconcile import added
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.loop import LoopPorts, Reconciler
@@ -96,6 +100,7 @@ UNIONS = {
     "fleet": fleet_events.Fact,
     "repo": repository_events.Fact,
     "repositories": added.AddedFact,
+    "notices": notice_events.Fact,
     "audit": events.Fact,
 }
 
@@ -148,6 +153,7 @@ class Parts:
     starter: ChildRunStarter
     api: ApiServer
     secrets: Sources
+    notices: Notices | None
     services: Services
     audit_export: AuditExport
 
@@ -307,6 +313,24 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
             _repositories_applier(repositories, director, secrets),
             _retention_applier(pruner),
         ]
+    agent_admin = FleetAgentAdmin(
+        registry, state.placement, enrollment, identities, maintenance, server_keys.described(), clock
+    )
+    revisions = repositories.revisions()
+    notices = (
+        Notices(
+            config,
+            notice_sources(engine.feed, engine.history, agent_admin, admin),
+            engine.runs,
+            clock,
+            notice_outside(secrets.local, access, reconciler, revisions),
+            reconciler,
+        )
+        if engine.feed is not None
+        else None
+    )
+    if notices is not None:
+        appliers.append(Applier(keys=("notify", "notices", "smtp"), apply=notices.configure))
     services = Services(
         history=engine.history,
         generation=log.generation,
@@ -316,12 +340,11 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         compiler=compiler,
         validator=validator,
         reader=engine.reader,
-        agents=FleetAgentAdmin(
-            registry, state.placement, enrollment, identities, maintenance, server_keys.described(), clock
-        ),
+        agents=agent_admin,
         repositories=admin,
         repository_changes=director,
-        revisions=repositories.revisions(),
+        revisions=revisions,
+        notices=notices.service if notices is not None else None,
         access=access,
         audit_admin=audit_export,
         retention=LogRetentionAdmin(pruner, log, time_slices) if compose is _log_engine else None,
@@ -349,6 +372,7 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         temporal_ui=config.temporal.ui,
         is_busy=lambda: driver.is_busy,
     )
+    own_tasks = {"retention": pruner.run} if compose is _log_engine else {}
     api = Api(services)
     dispatch.on_rejection = services.audit.agent_rejected
     agents.on_session = services.audit.agent_session
@@ -358,7 +382,7 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         store=store,
         keys=server_keys,
         driver=driver,
-        tasks={**engine.tasks, "retention": pruner.run} if compose is _log_engine else engine.tasks,
+        tasks={**engine.tasks, **own_tasks},
         ready=writers.ready,
         reconcile=engine.reconcile,
         agents=agents,
@@ -379,6 +403,7 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
             ),
         ),
         secrets=secrets,
+        notices=notices,
         services=services,
         audit_export=audit_export,
         starter=ChildRunStarter(driver, workflows),

@@ -26,6 +26,8 @@ from waterflowd.access.repository_quotas import QUOTA_MAX, RepositoryLimits
 from waterflowd.engine import events
 from waterflowd.host.retention.policy import GRACE_MS, Retention
 from waterflowd.model import durations
+from waterflowd.notices.channels import FORMATS, KINDS, PER_HOUR
+from waterflowd.notices.mail import SECURITIES
 from waterflowd.reconcile.added import RepositoryAdded
 from waterflowd.reconcile.settings import (
     DEFAULT_FOLDERS,
@@ -370,6 +372,69 @@ class LogTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown
     format: str = "text"
 
 
+class NotifyTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """A channel for notices: which ones, and where they go."""
+
+    #: Letters, digits, dots, `_` and `-`; unique.
+    name: str
+    #: What it is told of: `failure`, `recovery`, `approval`, `agent`, `repository`.
+    on: tuple[str, ...] = KINDS
+    #: Names of repositories, as patterns with `*`.
+    repositories: tuple[str, ...] = ("*",)
+    #: Names or paths of workflows, as patterns with `*`.
+    workflows: tuple[str, ...] = ("*",)
+    #: Patterns of branches, or of tags with the prefix `tags/`; empty: all.
+    refs: tuple[str, ...] = ()
+    #: Of a webhook: `slack`, `mattermost`, `teams` or `json`.
+    format: str = "json"
+    #: The address of a webhook, if it is not a secret.
+    url: str = ""
+    #: Name of the secret that holds the address; default: `NOTIFY_` and the name of the channel.
+    url_secret: str = ""
+    #: Name of the secret that signs the body.
+    sign_secret: str = ""
+    #: Mail: recipients.
+    mail_to: tuple[str, ...] = ()
+    #: Messages per hour; beyond that, notices are collected.
+    per_hour: int = PER_HOUR
+
+
+class NoticesTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """When problems are told, and what files of repositories may do."""
+
+    #: How long an agent must be disconnected.
+    agent_gone_after: str = "5m"
+    #: How long a repository must have its problem.
+    repository_broken_after: str = "1m"
+    #: When a problem that still exists is told again.
+    remind_after: str = "1d"
+    #: How long a delivery is tried.
+    give_up_after: str = "1d"
+    #: Hosts to which webhooks in `.waterflow/notify.yml` may lead; empty: none.
+    repository_hosts: tuple[str, ...] = ()
+    #: Domains of recipients there; empty: none.
+    repository_mail_domains: tuple[str, ...] = ()
+
+
+class SmtpTable(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """The mail server for notices."""
+
+    #: Its name; empty: no mail.
+    host: str = ""
+    #: Its port.
+    port: int = 587
+    #: `starttls`, `tls`, or `none` without a password.
+    security: str = "starttls"
+    #: User name; empty: no login.
+    user: str = ""
+    #: Name of the secret with the password.
+    password_secret: str = ""
+    #: The sender's address.
+    sender: str = ""
+    #: CA certificates; default: those of the system.
+    ca_file: str = ""
+
+
 class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """All settings."""
 
@@ -387,6 +452,9 @@ class Config(_Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_f
     quotas: QuotasTable = QuotasTable()
     retention: RetentionTable = RetentionTable()
     environments: tuple[EnvironmentTable, ...] = ()
+    notify: tuple[NotifyTable, ...] = ()
+    notices: NoticesTable = NoticesTable()
+    smtp: SmtpTable = SmtpTable()
     repositories: tuple[RepositoryTable, ...] = ()
     added_repositories: AddedRepositoriesTable = AddedRepositoriesTable()
 
@@ -510,6 +578,7 @@ _LISTS: dict[str, type] = {
     "repositories": RepositoryTable,
     "environments": EnvironmentTable,
     "grants": GrantTable,
+    "notify": NotifyTable,
 }
 
 
@@ -624,6 +693,7 @@ def _checked(config: Config) -> Config:
     _check_temporal(config)
     _check_secrets(config)
     _check_grants(config)
+    _check_notices(config)
     names = [item.name for item in config.repositories]
     for name in names:
         if names.count(name) > 1:
@@ -755,6 +825,54 @@ def grant_lints(config: Config, repositories: Container[str]) -> list[str]:
         for name in grant.repositories
         if "*" not in name and name not in repositories
     ]
+
+
+def _check_notices(config: Config) -> None:
+    names = [item.name for item in config.notify]
+    for item in config.notify:
+        where = f"notify.{item.name[:64]}"
+        if not NAME.fullmatch(item.name) or names.count(item.name) > 1:
+            raise Rejected(
+                "WF620", f'{where}: the name is a duplicate, or has more than letters, digits, ".", "_", "-"'
+            )
+        for problem in _channel_problems(item, config.smtp):
+            raise Rejected("WF620", f"{where}: {problem}")
+    for key in ("agent-gone-after", "repository-broken-after", "remind-after", "give-up-after"):
+        try:
+            if durations.parse(getattr(config.notices, key.replace("-", "_"))) < INTERVAL_MS_MIN:
+                raise ValueError("too short")
+        except ValueError as error:
+            raise Rejected("WF620", f"notices.{key}: {error}") from None
+    smtp = config.smtp
+    if smtp.host and not smtp.sender:
+        raise Rejected("WF620", "smtp.sender: required: the sender's address")
+    if smtp.security not in SECURITIES:
+        raise Rejected("WF620", f"smtp.security: expected {', '.join(SECURITIES)}, found {smtp.security!r}")
+    if bool(smtp.user) != bool(smtp.password_secret) or (smtp.user and smtp.security == "none"):
+        raise Rejected("WF620", "smtp: user and password-secret must be set together, and only with TLS")
+    is_used = config.notify or config.notices.repository_hosts or config.notices.repository_mail_domains
+    if is_used and config.engine == "temporal":
+        raise Rejected("WF620", 'notify: not built for engine = "temporal" yet; use the node notify/webhook there')
+
+
+def _channel_problems(item: NotifyTable, smtp: SmtpTable) -> Iterator[str]:
+    unknown = [kind for kind in item.on if kind not in KINDS]
+    if unknown:
+        yield f"on: expected {', '.join(KINDS)}, found {unknown[0]!r}"
+    if item.mail_to:
+        if item.url or item.url_secret or item.sign_secret:
+            yield "set either mail-to, or the address of a webhook"
+        if not smtp.host:
+            yield "mail-to: mail needs [smtp] with the mail server"
+        return
+    if item.format not in FORMATS:
+        yield f"format: expected {', '.join(FORMATS)} (or mail-to), found {item.format!r}"
+    if item.url and item.url_secret:
+        yield "set either url-secret, or url for an address that is not a secret"
+    if item.url and not item.url.startswith(("https://", "http://")):
+        yield f"url: expected https://..., found {item.url!r}"
+    if not 1 <= item.per_hour <= 3_600:
+        yield "per-hour: expected 1 to 3,600"
 
 
 def _check_secrets(config: Config) -> None:

@@ -156,6 +156,9 @@ async def _start(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> int
     watch(parts.reconcile(parts.reconciler), "repositories")
     watch(parts.starter.run(), "starter")
     watch(parts.audit_export.run(), "audit export")
+    if parts.notices is not None:
+        for name, work in parts.notices.tasks.items():
+            watch(work(), name)
     if parts.config.api.socket:
         Path(parts.config.api.socket).parent.mkdir(parents=True, exist_ok=True)
     await parts.api.start()

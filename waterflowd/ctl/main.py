@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "web": ("web", "web", "Print an address that signs a browser in; it is valid for one use and one minute."),
     "audit": ("audit", "audit", "Show the audit trail: who did what, and what was refused."),
     "prune": ("prune", "prune", "Remove old runs and output by the rules in [retention], or show which."),
+    "notify": ("notify", "notify", "List where notices about failures go; send a test."),
     "reload": ("reload", "reload", "Read the daemon's configuration again."),
     "context": ("offline.contexts", "context", "List, add and choose the daemons that you work with."),
     "completion": ("offline.completion", "completion", "Print the script that completes commands in your shell."),

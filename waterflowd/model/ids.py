@@ -15,6 +15,7 @@ from waterflow_agent.attempts import AttemptId, AttemptNo, JobId, RunId, StepId
 __all__ = [
     "AUDIT",
     "FLEET",
+    "NOTICES",
     "REPOSITORIES",
     "RUN_ID_LENGTH",
     "AgentId",
@@ -32,7 +33,7 @@ __all__ = [
 
 #: Fingerprint of the agent's public key: `SHA256:` and 43 characters of unpadded base 64.
 AgentId = NewType("AgentId", str)
-#: Name of a stream of the log: `run/<id>`, `repo/<name>`, `repositories`, `fleet`, `audit`.
+#: Name of a stream of the log: `run/<id>`, `repo/<name>`, `repositories`, `notices`, `fleet`, `audit`.
 StreamName = NewType("StreamName", str)
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -45,6 +46,8 @@ _TRIGGER_KEY_BYTES_MAX = 400
 
 FLEET = StreamName("fleet")
 AUDIT = StreamName("audit")
+#: Who was, and is to be, told of what.
+NOTICES = StreamName("notices")
 #: Which repositories were added through the API.
 REPOSITORIES = StreamName("repositories")
 

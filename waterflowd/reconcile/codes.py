@@ -28,6 +28,7 @@ SECRET_NOT_GRANTED = "WF529"
 WEBHOOK_KEY_NOT_ALLOWED = "WF530"
 RUN_QUOTA = "WF531"
 NOT_APPLIED_YET = "WF532"
+NOTIFY_FILE = "WF533"
 
 #: Codes of the API for names that are unknown or ambiguous.
 NOT_FOUND = "WF604"
@@ -62,6 +63,7 @@ CODES: dict[str, str] = {
     ENVIRONMENT_REQUIRED: "a job uses a group or secret of an environment that it does not have",
     SECRET_NOT_GRANTED: "no grant of the configuration lets a job read a secret",
     WEBHOOK_KEY_NOT_ALLOWED: "the configuration does not let a webhook be signed with this secret",
+    NOTIFY_FILE: "the file .waterflow/notify.yml has an error, or names what the configuration does not permit",
     NOT_APPLIED_YET: "the daemon that leads the repository has not applied its refs yet",
     RUN_QUOTA: "the repository has started as many runs as its quota allows",
 }

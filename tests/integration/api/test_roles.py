@@ -89,6 +89,8 @@ TABLE: dict[str, Role | None] = {
     "GET /v1/retention": Role.ADMIN,
     "POST /v1/retention/prune": Role.ADMIN,
     "POST /v1/reload": Role.ADMIN,
+    "GET /v1/notify": Role.VIEWER,
+    "POST /v1/notify/test": Role.ADMIN,
     "GET /v1/removed-runs": Role.VIEWER,
     "POST /v1/temporal/decode": Role.VIEWER,
 }

@@ -36,6 +36,7 @@ from waterflowd.reconcile.settings import (
     ANY_GROUP,
     DEFAULT_FOLDERS,
     FETCH_BYTES,
+    INTERVAL_MS_MAX,
     INTERVAL_MS_MIN,
     NAME,
     RepositorySettings,
@@ -251,8 +252,8 @@ def _is_same(known: RepositoryAdded, fact: RepositoryAdded) -> bool:
 def _check(settings: RepositorySettings, quotas: Mapping[str, Any]) -> None:
     """Raises `Rejected` WF605 for values out of range."""
     for key, value in (("interval", settings.interval_ms), ("fetch_timeout", settings.fetch_timeout_ms)):
-        if value < INTERVAL_MS_MIN:
-            raise _invalid(key, f"{key}: expected at least {INTERVAL_MS_MIN} ms")
+        if not INTERVAL_MS_MIN <= value <= INTERVAL_MS_MAX:
+            raise _invalid(key, f"{key}: expected 100ms to 365d")
     if settings.fetch_bytes_max not in FETCH_BYTES:
         raise _invalid("fetch_max_bytes", "fetch_max_bytes: expected 1 MiB to 1 TiB in bytes")
     for key, value in quotas.items():

@@ -12,8 +12,8 @@ ALL_SERVERS = "all-servers"
 ANY_GROUP = ("*",)
 #: What a repository may be called.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-#: The shortest interval and timeout.
-INTERVAL_MS_MIN = 100
+#: The shortest and the longest interval and timeout; the longest one is a year.
+INTERVAL_MS_MIN, INTERVAL_MS_MAX = 100, 31_536_000_000
 #: The size that one fetch may be limited to: 1 MiB to 1 TiB.
 FETCH_BYTES = range(1 << 20, (1 << 40) + 1)
 #: The folders with workflows if the configuration names none.

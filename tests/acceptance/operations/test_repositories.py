@@ -177,6 +177,7 @@ def test_adding_is_idempotent_and_never_replaces(started: Started) -> None:
         (["x", "https://example.org/x.git", "--credentials-file", "/etc/shadow"], "is not below"),
         (["x", "https://example.org/x.git", "--credentials-file", "../daemon/keys/server.key"], "is not below"),
         (["x", "https://example.org/x.git", "--interval", "soon"], "interval"),
+        (["x", "https://example.org/x.git", "--interval", "999999999999d"], "interval"),
         (["x y", "https://example.org/x.git"], "invalid name"),
         (["x", "https://example.org/x.git", "--runs-per-hour", "-1"], "runs_per_hour"),
     ],

@@ -73,20 +73,22 @@ def test_a_watched_status_survives_a_restart_of_the_daemon(tmp_path: Path) -> No
     """Meanwhile it says since when it is not up to date, and Ctrl-C ends it without a failure."""
     path = tmp_path / "s.sock"
     main, terminal = pty.openpty()
-    command = [sys.executable, "-m", "waterflowd.ctl", "--server", f"unix:{path}", "status", "--watch"]
+    address = ["--server", f"unix:{path}", f"--wait={PATIENCE_S}"]
+    command = [sys.executable, "-m", "waterflowd.ctl", *address, "status", "--watch"]
     environment = os.environ | {"COLUMNS": "80", "LINES": "24", "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
     with Server(path):
         process = subprocess.Popen(
             command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, start_new_session=True
         )
         os.close(terminal)
-        _read_until(main, lambda frame: "waterflowd" in frame and "web-1" in frame)
+        assert _read_until(main, lambda frame: "waterflowd" in frame and "web-1" in frame), "it has ended"
     lost = _read_until(main, lambda frame: "connection lost since" in frame)
     assert "web-1" in lost, "what was known stays on the screen"
     with Server(path):
-        _read_until(main, lambda frame: "waterflowd" in frame and "connection lost" not in frame)
+        resumed = _read_until(main, lambda frame: "waterflowd" in frame and "connection lost" not in frame)
+        assert resumed, "it has ended"
         process.send_signal(signal.SIGINT)
-        _read_until(main, lambda frame: False)
+        assert _read_until(main, lambda frame: False) == "", "it has not ended"
         assert process.wait(PATIENCE_S) == 0
     os.close(main)
 

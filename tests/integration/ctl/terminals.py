@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 
@@ -12,6 +13,11 @@ from tests.integration.ctl.served import Server
 from tests.patience import PATIENCE_S
 
 COLUMNS = 80
+
+
+def heed_interrupts() -> None:
+    """For `preexec_fn`: tests may run in the background of a shell, which lets processes ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def shown(server: Server, *arguments: str, columns: int = COLUMNS, typed: bytes = b"") -> list[str]:

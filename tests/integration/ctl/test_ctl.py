@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.integration.ctl.served import HELLO, Server, started_id
+from tests.integration.ctl.terminals import heed_interrupts
 from tests.patience import PATIENCE_S
 from waterflow_agent import join_token
 from waterflowd.access.roles import Role
@@ -53,10 +54,6 @@ def files(tmp_path: Path) -> dict[str, str]:
         path.write_text(text)
         made[name] = str(path)
     return made
-
-
-def _heed_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_run_waits_and_exits_with_the_run_s_result(server: Server, files: dict[str, str]) -> None:
@@ -324,7 +321,7 @@ def test_ctrl_c_leaves_the_run_running_and_prints_the_next_command(server: Serve
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         # If the tests run in the background, the signal may be ignored.
-        preexec_fn=_heed_interrupts,
+        preexec_fn=heed_interrupts,
     ) as watching:
         assert watching.stdout is not None
         assert watching.stderr is not None

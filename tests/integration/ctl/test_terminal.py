@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.ctl.served import HELLO, Server, started_id
-from tests.integration.ctl.terminals import COLUMNS, shown
+from tests.integration.ctl.terminals import COLUMNS, heed_interrupts, shown
 from tests.patience import PATIENCE_S
 from waterflowd.admin.ports import RepositoryRow
 from waterflowd.ctl.display.terminal import localized
@@ -78,7 +78,13 @@ def test_a_watched_status_survives_a_restart_of_the_daemon(tmp_path: Path) -> No
     environment = os.environ | {"COLUMNS": "80", "LINES": "24", "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
     with Server(path):
         process = subprocess.Popen(
-            command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, start_new_session=True
+            command,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=heed_interrupts,
         )
         os.close(terminal)
         assert _read_until(main, lambda frame: "waterflowd" in frame and "web-1" in frame), "it has ended"

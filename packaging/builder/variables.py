@@ -20,7 +20,7 @@ in the file, in upper case, with `_` for dots and hyphens; the tables of a list 
 commas, a table is `key=value` pairs separated by commas, and either may also be written as in the file (TOML), or as JSON.
 These three are the same:
 
-```sh
+```sh skip="the daemon reads them when it starts"
 export WATERFLOWD_REPOSITORIES_0_NAME=ops WATERFLOWD_REPOSITORIES_0_URL=/srv/ops.git
 export WATERFLOWD_REPOSITORIES_0_REFS='main,tags/v*'
 export WATERFLOWD_REPOSITORIES='[{name = "ops", url = "/srv/ops.git", refs = ["main", "tags/v*"]}]'

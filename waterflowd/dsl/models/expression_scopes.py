@@ -99,7 +99,7 @@ CONTEXTS: dict[str, Context] = {
             "event": "the data of the event, also `inputs` (as text), `ref`, `repository`, and `head_commit` of a push",
             "run_id": "the run's id",
             "run_number": "counts the runs of this workflow, from 1",
-            "run_attempt": "1 for the first attempt",
+            "run_attempt": "always 1, because a re-run is a run with its own number",
             "workflow": "the workflow's name",
             "workflow_sha": "the commit",
             "job": "the job's id",
@@ -116,7 +116,7 @@ CONTEXTS: dict[str, Context] = {
         fields={
             "id": "the run's id",
             "number": "counts the runs of this workflow, from 1",
-            "attempt": "1 for the first attempt; each re-run adds 1",
+            "attempt": "always 1, because a re-run is a run with its own number",
             "workflow": "the workflow's name",
             "url": "the run's address",
         },

@@ -390,6 +390,10 @@ class _WorkingDirectories:
     def has(self, run: str, job: str) -> bool:
         return (run, job) in self._jobs
 
+    def paths(self, run: str, job: str) -> dict[str, str]:
+        """Returns none: no simulated workflow uses the paths of its server."""
+        return {}
+
     def adopt(self, run: str, job: str, directory: _Directory) -> None:
         self._environment.expect((run, job) not in self._jobs, f"{job} of {run} got a second directory")
         self._jobs[run, job] = directory.files

@@ -369,3 +369,5 @@ def _settle(waiters: Iterable[asyncio.Future[None]], failure: WaterflowError | N
             waiter.set_result(None)
         else:
             waiter.set_exception(failure)
+            # Retrieved here, because the caller may be gone: asyncio would report an error that nobody has seen.
+            waiter.exception()

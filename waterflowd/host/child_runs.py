@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from waterflow_agent.errors import Rejected, WaterflowError
-from waterflowd.dsl.building.child_workflows import child_workflow_path
+from waterflowd.dsl.building.uses.child_workflows import child_workflow_path
 from waterflowd.dsl.reporting import codes
 from waterflowd.engine import Run, commands, inputs
 from waterflowd.engine.outstanding import outstanding_of_block

@@ -10,7 +10,7 @@ import pytest
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd.dsl import Compiled, compile_workflow
 from waterflowd.dsl.building.compilation import NODE_BYTES_MAX
-from waterflowd.dsl.building.parameter_schema import ParameterSchema, UnusableSchema
+from waterflowd.dsl.building.uses.parameter_schema import ParameterSchema, UnusableSchema
 from waterflowd.model import plan as plans
 
 SOURCE = b"raise SystemExit('a daemon that runs this is wrong')\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from waterflowd.dsl import compile_workflow
-from waterflowd.dsl.building.child_workflows import child_workflow_path
+from waterflowd.dsl.building.uses.child_workflows import child_workflow_path
 from waterflowd.model import plan as plans
 
 OTHER = """

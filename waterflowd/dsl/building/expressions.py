@@ -23,7 +23,7 @@ from waterflowd.dsl.building.contexts import (
     NeededJob,
     ServerValue,
 )
-from waterflowd.dsl.building.expression_lints import lints
+from waterflowd.dsl.building.lints.expressions import lints
 from waterflowd.dsl.models import github_names
 from waterflowd.dsl.reading.offsets import source_offset
 from waterflowd.dsl.reading.tree import Path, Scalar

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl import models
-from waterflowd.dsl.building import lints
 from waterflowd.dsl.building.compilation import SourceFile
+from waterflowd.dsl.building.lints import jobs_and_steps as lints
 from waterflowd.dsl.reading.tree import Document, Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import DiagnosticReport

@@ -9,18 +9,19 @@ import msgspec
 from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl import models
-from waterflowd.dsl.building import lints, secret_references, server_values
+from waterflowd.dsl.building import secret_references, server_values
 from waterflowd.dsl.building.block_scope import BlockScope, ScriptDefaults
-from waterflowd.dsl.building.calls import WorkflowCalls
 from waterflowd.dsl.building.compilation import Compilation, SourceFile
-from waterflowd.dsl.building.composite_steps import CompositeSteps
 from waterflowd.dsl.building.contexts import Availability, Instances, NeededJob, WorkflowNames
 from waterflowd.dsl.building.expressions import ExpressionChecker
 from waterflowd.dsl.building.job_and_step_keys import check_variable_names, check_working_directory, retry_policy
+from waterflowd.dsl.building.lints import jobs_and_steps as lints
 from waterflowd.dsl.building.placement import ALL_SERVERS, PlacementBuilder
 from waterflowd.dsl.building.setup_step import with_setup
 from waterflowd.dsl.building.steps import StepBuilder
 from waterflowd.dsl.building.strategy import StrategyBuilder
+from waterflowd.dsl.building.uses.calls import WorkflowCalls
+from waterflowd.dsl.building.uses.composite_steps import CompositeSteps
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.models.validation import missing_hint
 from waterflowd.dsl.reading.tree import Mapping, Path

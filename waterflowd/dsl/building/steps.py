@@ -15,7 +15,7 @@ from waterflow_agent.display import quote
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd import expr
 from waterflowd.dsl import models
-from waterflowd.dsl.building import checkout_action, lints, secret_references, server_values
+from waterflowd.dsl.building import secret_references, server_values
 from waterflowd.dsl.building.block_scope import (
     COMPOSITE,
     DEPTH_MAX,
@@ -23,15 +23,17 @@ from waterflowd.dsl.building.block_scope import (
     UnreachableSteps,
     with_secrets,
 )
-from waterflowd.dsl.building.child_workflows import WORKFLOW_RUN, ChildWorkflows
 from waterflowd.dsl.building.compilation import Compilation, SourceFile
-from waterflowd.dsl.building.composite_steps import CompositeSteps
 from waterflowd.dsl.building.contexts import Availability
 from waterflowd.dsl.building.control_flow import ControlFlow
 from waterflowd.dsl.building.expressions import ExpressionChecker
 from waterflowd.dsl.building.job_and_step_keys import check_variable_names, check_working_directory, retry_policy
-from waterflowd.dsl.building.nodes import NodeChecker
-from waterflowd.dsl.building.own_nodes import OwnNode, OwnNodes
+from waterflowd.dsl.building.lints import jobs_and_steps as lints
+from waterflowd.dsl.building.uses import checkout_action
+from waterflowd.dsl.building.uses.child_workflows import WORKFLOW_RUN, ChildWorkflows
+from waterflowd.dsl.building.uses.composite_steps import CompositeSteps
+from waterflowd.dsl.building.uses.nodes import NodeChecker
+from waterflowd.dsl.building.uses.own_nodes import OwnNode, OwnNodes
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes

@@ -11,7 +11,7 @@ from waterflowd import expr
 from waterflowd.dsl import models
 from waterflowd.dsl.building import inputs, secret_references
 from waterflowd.dsl.building.compilation import SourceFile
-from waterflowd.dsl.building.pattern_lints import warn_patterns
+from waterflowd.dsl.building.lints.patterns import warn_patterns
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import DiagnosticReport

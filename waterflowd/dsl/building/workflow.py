@@ -11,11 +11,8 @@ from pathlib import PurePosixPath
 
 from waterflowd import expr
 from waterflowd.dsl import models
-from waterflowd.dsl.building import calls
 from waterflowd.dsl.building.block_scope import BlockScope
-from waterflowd.dsl.building.calls import Callee, WorkflowCalls
 from waterflowd.dsl.building.compilation import Compilation, SourceFile
-from waterflowd.dsl.building.composite_steps import CompositeSteps
 from waterflowd.dsl.building.contexts import WorkflowNames
 from waterflowd.dsl.building.expressions import ExpressionChecker
 from waterflowd.dsl.building.job_and_step_keys import check_variable_names, check_working_directory
@@ -24,6 +21,9 @@ from waterflowd.dsl.building.needs import check_needs
 from waterflowd.dsl.building.placement import PlacementBuilder
 from waterflowd.dsl.building.steps import StepBuilder
 from waterflowd.dsl.building.triggers import build_call_inputs, build_inputs, build_triggers, started_inputs
+from waterflowd.dsl.building.uses import calls
+from waterflowd.dsl.building.uses.calls import Callee, WorkflowCalls
+from waterflowd.dsl.building.uses.composite_steps import CompositeSteps
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from waterflow_agent.display import quote
 from waterflow_agent.nodes import schema as node_schema
 from waterflowd.dsl.building.compilation import NODE_BYTES_MAX, Compilation, SourceFile
-from waterflowd.dsl.building.parameter_schema import UNKNOWN_KEY, ParameterSchema, UnusableSchema
+from waterflowd.dsl.building.uses.parameter_schema import UNKNOWN_KEY, ParameterSchema, UnusableSchema
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.values import as_text

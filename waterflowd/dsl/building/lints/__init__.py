@@ -1,0 +1,1 @@
+"""Lints: warnings about mistakes that are not errors."""

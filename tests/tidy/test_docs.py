@@ -142,8 +142,7 @@ def test_every_command_and_option_is_described(name: str, root: click.Command) -
 def _routes() -> set[tuple[str, str]]:
     """Returns method and path of every route, without the names of parameters, which the page may choose."""
     modules = [
-        importlib.import_module(f"waterflowd.api.routes.{found.name}")
-        for found in pkgutil.iter_modules(routes.__path__)
+        importlib.import_module(found.name) for found in pkgutil.walk_packages(routes.__path__, f"{routes.__name__}.")
     ]
     found = {
         (method, _PARAMETER.sub("{}", route.path))

@@ -10,34 +10,29 @@ from waterflowd.api.access.auth import AuthMiddleware
 from waterflowd.api.access.quotas import Pools
 from waterflowd.api.access.wrong_secrets import WrongSecrets
 from waterflowd.api.routes import (
-    agent_maintenance,
-    agents,
-    approvals,
     attention,
-    audit,
-    configuration,
-    differences,
     live,
     metrics,
-    notices,
-    outlines,
-    output,
     payloads,
     repositories,
-    repository_changes,
-    reruns,
-    retention,
-    run_parts,
-    runs,
     schedules,
     schema,
     sessions,
     system,
-    tokens,
     validation,
-    webhooks,
-    why,
 )
+from waterflowd.api.routes.administration import (
+    agent_maintenance,
+    agents,
+    audit,
+    configuration,
+    notices,
+    repository_changes,
+    retention,
+    tokens,
+    webhooks,
+)
+from waterflowd.api.routes.runs import approvals, differences, outlines, output, reruns, run_parts, runs, why
 from waterflowd.api.runs.outlines import Outlines
 from waterflowd.api.services import Services
 from waterflowd.api.streaming.live import Live

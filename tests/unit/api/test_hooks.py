@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from waterflowd.api.routes.webhooks import SignatureFailures
+from waterflowd.api.routes.administration.webhooks import SignatureFailures
 
 
 def test_wrong_signatures_are_rate_limited_per_address() -> None:

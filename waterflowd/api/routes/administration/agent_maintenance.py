@@ -12,7 +12,7 @@ from waterflowd.api.dependencies import Operator, Ports, Viewer
 from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, page
 from waterflowd.api.request_bodies import read_json
 from waterflowd.api.responses import json_response, returns, takes
-from waterflowd.api.routes.agents import check_agent, find_agent
+from waterflowd.api.routes.administration.agents import check_agent, find_agent
 from waterflowd.api.schemas.agents import (
     AgentSchema,
     GroupsBody,

@@ -9,8 +9,8 @@ import click
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import Client
-from waterflowd.ctl.commands import agent_maintenance
-from waterflowd.ctl.commands.agent_maintenance import agent_path
+from waterflowd.ctl.commands.administration import agent_maintenance
+from waterflowd.ctl.commands.administration.agent_maintenance import agent_path
 from waterflowd.ctl.display.terminal import cell_time_text, short_fingerprint, style, table, time_text, zone_name
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.commands.agent_maintenance import agent_path
+from waterflowd.ctl.commands.administration.agent_maintenance import agent_path
 from waterflowd.ctl.display.terminal import table
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list

@@ -44,13 +44,14 @@ MATRIX = """jobs:
         version: [1.20]
         include: [{os: linux, extra: yes}]
     steps:
-      - run: |
+      - env: {OS: "${{ matrix.os }}"}
+        run: |
           echo begin >> PLACE/marks
           test ! -e mine; touch mine
           until test $(grep -c begin PLACE/marks) -ge 2; do sleep 0.02; done
           sleep 0.2
           echo end >> PLACE/marks
-          echo "${{ matrix.os }}|${{ matrix.version }}|${{ matrix.extra }}|${{ strategy.job-total }}|$WATERFLOW_JOB"
+          echo "$OS|${{ matrix.version }}|${{ matrix.extra }}|${{ strategy.job-total }}|$WATERFLOW_JOB"
 """
 
 

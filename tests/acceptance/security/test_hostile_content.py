@@ -222,7 +222,7 @@ def test_a_hostile_input_in_runs_on_is_an_unknown_group(hostile_cluster: Cluster
 
 def test_the_result_of_an_expression_is_not_evaluated_again(cluster: Cluster) -> None:
     """The result of the outer expression is not evaluated again, and no secret is requested."""
-    step = "- run: echo \"${{ '${{ secrets.TOKEN }}' }}\""
+    step = """- run: "echo '${{ '${{ secrets.TOKEN }}' }}'\""""
     run = cluster.start(f"jobs:\n  a:\n    runs-on: web\n    steps:\n      {step}\n")
     assert cluster.wait_for(run, PATIENCE_S)["conclusion"] == "success"
     assert cluster.lines(run, 1) == ["${{ secrets.TOKEN }}"]

@@ -26,7 +26,7 @@ demo: environment$(if $(filter temporal,$(ENGINE)),-dev) ## Run a demo on this m
 	@$(bin)/waterflowctl demo $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
 test: environment-dev ## Run the whole test suite; ARGS="-k name" selects tests
-	@$(bin)/python -m pytest -n auto $(ARGS)
+	@$(bin)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: environment-dev ## Check format, lint and types, run the quick tests, list the largest modules and functions
 	@$(bin)/ruff format --check --quiet .

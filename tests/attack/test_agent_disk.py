@@ -175,7 +175,7 @@ def test_a_missing_installation_file_on_a_full_disk_is_a_state(empty_arena: Aren
 def _delete_leftovers(arena: Arena, data_dir: Path) -> None:
     """Restarts the agent until it has deleted what it holds of the run, which would be space for its journal."""
     work, attempts = data_dir / "work", data_dir / "runner" / "attempts"
-    wait_until(lambda: set(os.listdir(work)) <= {".trash", ".kept"}, "the release of the job")
+    wait_until(lambda: set(os.listdir(work)) <= {".trash", ".kept", ".temp"}, "the release of the job")
     wait_until(lambda: all(name.startswith(".") for name in os.listdir(attempts)), "the release of the attempt")
     arena.stop_agent("web-1")
     arena.start_agent("web-1")

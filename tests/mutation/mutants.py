@@ -557,8 +557,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         f"{_LOOP}:RepositoryLoop._update_ref",
-        "before.update_number + 1 if before",
-        "before.update_number if before",
+        "recorded.update_number + 1 if recorded",
+        "recorded.update_number if recorded",
         "update numbers repeat",
     ),
     Mutant(
@@ -595,7 +595,12 @@ MUTANTS: tuple[Mutant, ...] = (
     *lease_mutants.MUTANTS,
     *shell_mutants.MUTANTS,
     # People.
-    Mutant("waterflowd.fleet.registry:Registry.apply", "self._remove(agent)", "pass", "a revoked agent continues"),
+    Mutant(
+        "waterflowd.fleet.registry:Registry.apply",
+        "self._remove(agent)\n            self.revoked[agent] =",
+        "self.revoked[agent] =",
+        "a revoked agent continues",
+    ),
     Mutant(
         "waterflowd.host.agents.enrollment:EnrollmentService.revoke",
         "await self._fleet.append(lambda: [fact] if agent in self._registry.agents else [])",

@@ -106,7 +106,7 @@ def draft(run: Run, command: commands.SendTask) -> Draft:
         limits=_limits(plan.limits),
         lease_ms=attempt.lease_ms,
         continues=_continues(run, job),
-        variables=github.variables(run, job),
+        facts=github.facts_for_scripts(run, job),
     )
     return Draft(task=task, secrets=secret_request(run, job.id, plan.secrets))
 

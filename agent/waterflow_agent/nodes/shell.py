@@ -28,7 +28,7 @@ import msgspec
 
 from waterflow_agent.attempts import Outcome
 from waterflow_agent.errors import Rejected
-from waterflow_agent.nodes import schema, step_files
+from waterflow_agent.nodes import github_variables, schema, step_files
 from waterflow_agent.nodes.outcome import STDERR, NodeResult, one_line
 from waterflow_agent.nodes.step_files import StepFiles
 from waterflow_agent.wire import messages
@@ -192,8 +192,7 @@ def environment(task: messages.Task, location: AttemptLocation, start: Mapping[s
     return {
         **start,
         **task.env,
-        **task.variables,
-        **{f"WATERFLOW_{name.partition('_')[2]}": value for name, value in task.variables.items()},
+        **github_variables.variables(task, location.agent),
         "GITHUB_WORKSPACE": location.workspace,
         "RUNNER_TEMP": location.temp,
         "WATERFLOW_TEMP": location.temp,

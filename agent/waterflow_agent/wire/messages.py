@@ -141,8 +141,9 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     lease_ms: int = 0
     #: Of a job that starts in the middle: the job of an earlier run whose kept directory becomes that of this one.
     continues: JobName | None = None
-    #: What scripts see besides `env`: facts about the run, with GitHub's names (`GITHUB_SHA`, `RUNNER_OS`).
-    variables: dict[str, str] = {}
+    #: What scripts see of the run and the server, as variables with GitHub's names (`nodes/github_variables.py`); without
+    #: empty ones.
+    facts: dict[str, str] = {}
 
 
 class OwnNode(msgspec.Struct, frozen=True, array_like=True):

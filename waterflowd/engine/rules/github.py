@@ -67,32 +67,15 @@ def runner(agent: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def variables(run: Run, job: Job) -> dict[str, str]:
-    """The variables of GitHub's names for the scripts of a job, except for paths."""
-    names = {
-        "SHA": "sha",
-        "REF": "ref",
-        "REF_NAME": "ref_name",
-        "REF_TYPE": "ref_type",
-        "REPOSITORY": "repository",
-        "REPOSITORY_OWNER": "repository_owner",
-        "RUN_ID": "run_id",
-        "RUN_NUMBER": "run_number",
-        "RUN_ATTEMPT": "run_attempt",
-        "EVENT_NAME": "event_name",
-        "ACTOR": "actor",
-        "WORKFLOW": "workflow",
-    }
-    facts = _facts(run)
-    found = {f"GITHUB_{name}": expr.to_text(facts[field]) for name, field in names.items()}
-    server = runner(job.agent_facts)
-    return {
-        **found,
-        "GITHUB_JOB": job.plan.id,
-        "RUNNER_OS": str(server["os"]),
-        "RUNNER_ARCH": str(server["arch"]),
-        "RUNNER_NAME": job.agent_name,
-    }
+def facts_for_scripts(run: Run, job: Job) -> dict[str, str]:
+    """Facts for the variables of GitHub's names in scripts, without empty ones and those that its agent derives.
+
+    They are part of each attempt, so on Temporal they are stored several times for each step.
+    """
+    facts, server = _facts(run), runner(job.agent_facts)
+    names = ("sha", "ref", "repository", "run_number", "event_name", "actor", "workflow")
+    found = {name: expr.to_text(facts[name]) for name in names} | {"os": str(server["os"]), "arch": str(server["arch"])}
+    return {name: text for name, text in found.items() if text}
 
 
 def _facts(run: Run) -> dict[str, Any]:

@@ -29,10 +29,11 @@ def prepared(
     tmp_path: Path,
     parameters: schema.Shell,
     env: dict[str, str] | None = None,
-    variables: dict[str, str] | None = None,
+    facts: dict[str, str] | None = None,
+    job: str = "build",
 ) -> Command:
     task = messages.Task(
-        key=task_id("01RUN", "build", "test", 2, 7),
+        key=task_id("01RUN", job, "test", 2, 7),
         node="shell",
         params={},
         env=env or {},
@@ -44,7 +45,7 @@ def prepared(
         output_bytes_max=1,
         boot_id="",
         instance="",
-        variables=variables or {},
+        facts=facts or {},
     )
     location = AttemptLocation(files=str(tmp_path), workspace="/work/space", temp="/work/temp", agent="web-1")
     return shell.prepare(parameters, task, location, shell.inherited(OWN))
@@ -56,12 +57,15 @@ def run(command: Command) -> subprocess.CompletedProcess[bytes]:
 
 def test_facts_about_the_run_have_the_names_of_github_and_of_waterflow(tmp_path: Path) -> None:
     """A step cannot override them, and the identity of the attempt keeps its own names."""
-    variables = {"GITHUB_SHA": "abc", "GITHUB_JOB": "plain", "RUNNER_OS": "Linux"}
-    env = prepared(tmp_path, schema.Shell(run="true"), {"GITHUB_SHA": "forged"}, variables).env
+    facts = {"sha": "abc", "ref": "refs/heads/fix/it", "repository": "acme/shop", "os": "Linux"}
+    env = prepared(tmp_path, schema.Shell(run="true"), {"GITHUB_SHA": "forged"}, facts, job="build[eu]").env
 
     assert (env["GITHUB_SHA"], env["WATERFLOW_SHA"]) == ("abc", "abc")
     assert (env["RUNNER_OS"], env["WATERFLOW_OS"]) == ("Linux", "Linux")
-    assert (env["GITHUB_JOB"], env["WATERFLOW_JOB"]) == ("plain", "build")
+    assert (env["GITHUB_JOB"], env["WATERFLOW_JOB"]) == ("build", "build[eu]")
+    assert (env["GITHUB_REF_NAME"], env["GITHUB_REF_TYPE"]) == ("fix/it", "branch")
+    assert (env["GITHUB_REPOSITORY_OWNER"], env["GITHUB_RUN_ID"], env["RUNNER_NAME"]) == ("acme", "01RUN", "web-1")
+    assert env["GITHUB_ACTOR"] == ""
     assert (env["GITHUB_WORKSPACE"], env["RUNNER_TEMP"]) == ("/work/space", "/work/temp")
     assert env["GITHUB_PATH"] == env["WATERFLOW_PATH"] == f"{tmp_path}/path"
 

@@ -172,7 +172,7 @@ def test_the_message_about_an_option_does_not_name_the_variable_that_it_override
     ids=["service", "other-service", "credentials", "secrets"],
 )
 def test_variables_of_others_are_no_mistakes(environment: dict[str, str]) -> None:
-    """Kubernetes adds some for a service called waterflowd, and secrets are no keys."""
+    """Kubernetes adds some for a service called waterflowd, and secrets are not keys."""
     daemon(environment)
 
 

@@ -42,6 +42,8 @@ METRICS: dict[str, MetricSpec] = {
     "waterflow_audit_sealed": MetricSpec("1 if a key seals the audit trail", False),
     "waterflow_audit_export_failing": MetricSpec("1 while the audit trail cannot be exported", False, "to"),
     "waterflow_audit_export_waiting": MetricSpec("Records of the audit trail that are not exported yet", False, "to"),
+    "waterflow_notices_waiting": MetricSpec("Notices that wait for a channel of the configuration", False),
+    "waterflow_notices_failing": MetricSpec("Channels for notices that keep failing", False),
     "waterflow_link": MetricSpec("Messages and connections of agents since the start of the daemon", True, "what"),
 }
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import waterflowd
 from waterflowd.admin.metric_samples import Sample
-from waterflowd.admin.ports import AuditAdmin
+from waterflowd.admin.ports import AuditAdmin, NoticeAdmin
 from waterflowd.fleet.server_keys import ServerKey, agents_behind
 from waterflowd.host.driver import Driver
 
@@ -31,6 +31,7 @@ class DriverMetrics:
         audit: AuditAdmin | None = None,
         server_keys: Sequence[ServerKey] = (),
         runs: Callable[[], RunFigures] | None = None,
+        notices: NoticeAdmin | None = None,
     ) -> None:
         """`server_keys` are the keys of the server, the current one first; `runs` are those that the driver does not host."""
         self._driver = driver
@@ -38,6 +39,7 @@ class DriverMetrics:
         self._audit = audit
         self._server_keys = server_keys
         self._runs = runs or self._hosted
+        self._notices = notices
 
     def _hosted(self) -> RunFigures:
         state, metrics = self._driver.state, self._driver.metrics
@@ -71,4 +73,8 @@ class DriverMetrics:
             for export in self._audit.exports():
                 yield Sample("waterflow_audit_export_waiting", export.waiting, export.name)
                 yield Sample("waterflow_audit_export_failing", 1 if export.failure else 0, export.name)
+        if self._notices is not None:
+            channels = self._notices.own_rows()
+            yield Sample("waterflow_notices_waiting", sum(row.waiting for row in channels))
+            yield Sample("waterflow_notices_failing", sum(row.keeps_failing for row in channels))
         yield from (Sample("waterflow_link", count, name) for name, count in self._link_counters().items())

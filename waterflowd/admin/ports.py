@@ -332,6 +332,8 @@ class NoticeChannelRow(msgspec.Struct, frozen=True, kw_only=True):
     sent_at: int | None
     #: Why the last delivery failed; empty after a success.
     failure: str
+    #: Whether a message was given up or has failed several times, and none was sent since.
+    keeps_failing: bool
 
 
 class NoticeTest(msgspec.Struct, frozen=True, kw_only=True):
@@ -346,6 +348,10 @@ class NoticeAdmin(Protocol):
 
     async def rows(self) -> tuple[Sequence[NoticeChannelRow], dict[str, str]]:
         """All channels, and the mistakes in the files of repositories, by repository."""
+        ...
+
+    def own_rows(self) -> Sequence[NoticeChannelRow]:
+        """The channels of the configuration: those of repositories are no problem of the daemon."""
         ...
 
     async def test(self, name: str | None) -> Sequence[NoticeTest]:

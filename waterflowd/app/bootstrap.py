@@ -355,7 +355,12 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         token_writer=writers.tokens,
         blind=writers.blind,
         metrics=DriverMetrics(
-            driver, lambda: dispatch.counters, audit_export, server_keys.described(), engine.run_figures
+            driver,
+            lambda: dispatch.counters,
+            audit_export,
+            server_keys.described(),
+            engine.run_figures,
+            notices.service if notices is not None else None,
         ),
         version=waterflowd.__version__,
         started_at=clock.now(),

@@ -80,6 +80,12 @@ class DeliveryEnded(NoticeFact, frozen=True, kw_only=True, tag="delivery-ended")
     is_uncertain: bool = False
 
 
+class TestSent(NoticeFact, frozen=True, kw_only=True, tag="test-sent"):
+    """A channel that was failing has taken a test message."""
+
+    channel: str
+
+
 class StateRecorded(NoticeFact, frozen=True, kw_only=True, tag="state-recorded"):
     """Stands for all facts before it, so that a start reads little."""
 
@@ -87,4 +93,4 @@ class StateRecorded(NoticeFact, frozen=True, kw_only=True, tag="state-recorded")
     state: bytes
 
 
-Fact = EventsRead | NoticeQueued | ProblemEnded | DeliveryBegun | DeliveryEnded | StateRecorded
+Fact = EventsRead | NoticeQueued | ProblemEnded | DeliveryBegun | DeliveryEnded | TestSent | StateRecorded

@@ -103,6 +103,10 @@ class NoticeSender:
             await self._deliver(channel, Message(notices=[notice]))
         except DeliveryError as error:
             return error.text
+        pending = self._log.state.channels.get(channel.name)
+        if pending is not None and pending.problem:
+            works = events.TestSent(at=self._log.clock.now(), channel=channel.name)
+            await self._log.record(lambda: [works])
         return ""
 
     async def _send_pending(self, name: str) -> None:

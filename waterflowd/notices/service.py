@@ -193,6 +193,10 @@ class NoticeService:
         channels, problems = await self._channels.all()
         return [self._row(channel) for channel in channels], problems
 
+    def own_rows(self) -> Sequence[NoticeChannelRow]:
+        """See the port."""
+        return [self._row(channel) for channel in self._channels.config.channels]
+
     async def test(self, name: str | None) -> Sequence[NoticeTest]:
         """See the port."""
         channels, _ = await self._channels.all()
@@ -214,4 +218,5 @@ class NoticeService:
             waiting=len(pending.notices),
             sent_at=pending.sent_at or None,
             failure=pending.problem,
+            keeps_failing=pending.keeps_failing,
         )

@@ -17,6 +17,8 @@ from waterflowd.notices.events import Notice
 PENDING_MAX = 200
 #: Open problems that are remembered; the oldest ones are forgotten, and told again if they still exist.
 PROBLEMS_MAX = 10_000
+#: Tries of one message. A single one that fails may be a moment of the other side.
+_FAILURES_MIN = 3
 
 
 class Pending(msgspec.Struct, kw_only=True):
@@ -35,6 +37,11 @@ class Pending(msgspec.Struct, kw_only=True):
     problem: str = ""
     #: The last success, in ms; 0 for none.
     sent_at: int = 0
+
+    @property
+    def keeps_failing(self) -> bool:
+        """Whether a message was given up or has failed several times, and none was sent since."""
+        return bool(self.problem) and (self.failures == 0 or self.failures >= _FAILURES_MIN)
 
 
 class NoticeState(msgspec.Struct, kw_only=True):
@@ -63,6 +70,9 @@ def evolve(state: NoticeState, fact: events.Fact) -> None:
             state.channels.setdefault(fact.channel, Pending()).begun = fact.notices
         case events.DeliveryEnded():
             _end(state, fact)
+        case events.TestSent():
+            if (pending := state.channels.get(fact.channel)) is not None:
+                pending.failures, pending.problem = 0, ""
         case events.StateRecorded():
             recorded = msgspec.msgpack.decode(fact.state, type=NoticeState)
             for name in NoticeState.__struct_fields__:

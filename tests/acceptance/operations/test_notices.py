@@ -207,6 +207,27 @@ def test_a_repository_has_its_own_channels_within_the_limits(watched: Watched) -
     assert len(watched.hook.bodies) == 1
 
 
+def test_a_channel_that_keeps_failing_is_a_problem_of_the_daemon(watched: Watched) -> None:
+    """`status` and the metrics show it until a test message arrives; a message that was given up is lost."""
+    watched.start(hook_table())
+    watched.push(WORKS)
+    watched.hook.status = 404
+    watched.push(FAILS)
+    wait_until(lambda: watched.cluster.ctl("status").returncode == 1, "the problem")
+    said = watched.cluster.ctl("status").stdout
+    assert "! notices to hook: the webhook answered with status 404; waiting: 0;" in said
+    assert "waterflowctl notify test hook" in said
+    assert "\nwaterflow_notices_failing 1\n" in watched.cluster.api("GET", "/metrics").text
+    assert watched.cluster.ctl("notify", "test", "hook").returncode == 1
+    assert watched.cluster.ctl("status").returncode == 1
+
+    watched.hook.status = 200
+    assert watched.cluster.ctl("notify", "test", "hook").returncode == 0
+    done = watched.cluster.ctl("status")
+    assert (done.returncode, "notices to" in done.stdout) == (0, False)
+    assert "\nwaterflow_notices_failing 0\n" in watched.cluster.api("GET", "/metrics").text
+
+
 def test_a_channel_can_be_tested_and_added_by_a_reload(watched: Watched, tmp_path: Path) -> None:
     """The command says what became of it; addresses are never shown."""
     watched.start()

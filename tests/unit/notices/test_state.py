@@ -51,6 +51,20 @@ def test_a_failed_delivery_is_pending_and_uncertain_only_if_the_answer_was_lost(
     assert (given_up.channels["ops"].notices, given_up.notices, given_up.channels["ops"].problem) == ({}, {}, "why")
 
 
+def test_a_channel_keeps_failing_after_three_tries_or_a_message_that_was_given_up() -> None:
+    """Until a message or a test was sent."""
+    facts: list[events.Fact] = [queued(1), begun(1), ended(6, "failed", 1), ended(7, "failed", 1)]
+    assert not state.fold(facts).channels["ops"].keeps_failing
+    facts.append(ended(8, "failed", 1))
+    assert state.fold(facts).channels["ops"].keeps_failing
+    assert not state.fold([*facts, ended(9, "sent", 1)]).channels["ops"].keeps_failing
+    facts.append(ended(9, "given-up", 1))
+    assert state.fold(facts).channels["ops"].keeps_failing
+    tested = events.TestSent(at=10, channel="ops")
+    assert not state.fold([*facts, tested]).channels["ops"].keeps_failing
+    assert not state.fold([tested]).channels
+
+
 def test_a_notice_stays_until_every_channel_has_it() -> None:
     """One channel that fails does not keep the other's."""
     found = state.fold([queued(1, "ops", "mail"), begun(1), ended(6, "sent", 1)])

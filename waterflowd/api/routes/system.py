@@ -141,6 +141,13 @@ def _problems(services: Services) -> list[str]:
     away = [agent for agent in agents if not agent.is_connected and not agent.is_drained]
     found += [f"agent {agent.name}: {agent.text}" for agent in away]
     found[:0] = [f"agent {agent.name}: {agent.alarm}" for agent in agents if agent.alarm]
+    if services.notices is not None:
+        found[:0] = [
+            f"notices to {channel.name}: {channel.failure}; waiting: {channel.waiting};"
+            f" next: waterflowctl notify test {channel.name}"
+            for channel in services.notices.own_rows()
+            if channel.keeps_failing
+        ]
     found[:0] = [
         f"audit trail: cannot be exported to {export.name}: {export.failure}; check audit.export-{export.name};"
         f" records waiting: {export.waiting}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from email import message_from_bytes, policy
@@ -12,7 +13,7 @@ from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from tests.patience import PATIENCE_S
 
@@ -88,6 +89,8 @@ class Mailbox:
         self.recipients: list[list[str]] = []
         #: The answer to mail.
         self.answer = "250 OK"
+        #: The passwords that were tried. Only "right" is.
+        self.passwords: list[str] = []
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         """Takes a mail."""
@@ -98,17 +101,34 @@ class Mailbox:
         self.recipients.append(list(envelope.rcpt_tos))
         return self.answer
 
+    def authenticate(self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, given: Any) -> AuthResult:
+        """Lets in who knows the password."""
+        assert isinstance(given, LoginPassword)
+        self.passwords.append(given.password.decode())
+        return AuthResult(success=given.password == b"right", handled=False)
+
 
 @contextlib.contextmanager
-def mail_server() -> Iterator[tuple[Mailbox, int]]:
-    """Runs a mail server on loopback; yields its mailbox and port."""
+def mail_server(security: str = "none", tls: ssl.SSLContext | None = None) -> Iterator[tuple[Mailbox, int]]:
+    """Runs a mail server on loopback, with `security` of `[smtp]`; yields its mailbox and port."""
     mailbox = Mailbox()
+
+    def smtp() -> SMTP:
+        # A server with TLS from the first byte does not see that there is TLS.
+        return SMTP(
+            mailbox,
+            loop=loop,
+            tls_context=tls if security == "starttls" else None,
+            authenticator=mailbox.authenticate,
+            auth_require_tls=security == "starttls",
+        )
+
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
     async def start() -> asyncio.Server:
-        return await loop.create_server(lambda: SMTP(mailbox, loop=loop), "127.0.0.1", 0)
+        return await loop.create_server(smtp, "127.0.0.1", 0, ssl=tls if security == "tls" else None)
 
     async def stop(server: asyncio.Server) -> None:
         server.close()

@@ -15,56 +15,53 @@ from waterflowd.ctl import settings
 from waterflowd.ctl.client import Client
 from waterflowd.ctl.live_values import completing
 
-#: Command: module below `commands`, attribute, help text. In the order of `--help`.
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "status": ("status", "status", "Show problems, running and waiting runs, and recent failures on one screen."),
-    "run": ("run", "run", "Start a workflow by name or file, and wait for the result."),
-    "runs": ("runs", "runs", "List runs, newest first."),
-    "show": ("show", "show", "Show a run with its jobs and steps."),
-    "watch": ("watch", "watch", "Watch a run until it ends; Ctrl-C does not cancel it."),
-    "logs": ("logs", "logs", "Print the output of a run's steps; -f follows it."),
-    "events": ("logs", "events", "Print the event history of a run; -f follows it."),
-    "why": ("show", "why", "Explain why a run is waiting, or why it failed."),
-    "diff": ("diff", "diff", "Show what differs between a run and the last good one, or another one."),
-    "cancel": ("runs", "cancel", "Cancel a run, or several."),
-    "rerun": ("rerun", "rerun", "Re-run a run: all of it, only what failed, or from a step on; or several runs."),
-    "approve": ("approve", "approve", "Approve a job or step that is waiting for approval."),
-    "reject": ("approve", "reject", "Reject a job or step that is waiting for approval."),
-    "validate": ("offline.validate", "validate", "Check workflow files; needs no daemon."),
-    "schema": ("offline.schema", "schema", "Print the JSON Schema of workflow files for editors; needs no daemon."),
-    "cron": ("schedules", "cron", "Show the next times of a cron expression; needs no daemon."),
-    "workflows": ("workflows", "workflows", "List the workflows of the repositories."),
-    "schedules": ("schedules", "schedules", "List schedules with their next times, in UTC and in their time zones."),
-    "repositories": (
-        "repositories",
-        "repositories",
-        "List the watched repositories; add, change and remove repositories.",
-    ),
-    "sync": ("sync", "sync", "Fetch repositories now."),
-    "suspend": ("sync", "suspend", "Suspend a repository: pushes are ignored until `resume`."),
-    "resume": ("sync", "resume", "Resume a suspended repository."),
-    "agents": (
-        "administration.agents",
-        "agents",
-        "List agents; create join tokens; approve, drain, revoke and remove agents.",
-    ),
-    "groups": ("administration.groups", "groups", "List the groups of servers, or set those of a server."),
-    "nodes": ("nodes", "nodes", "List the nodes that steps can use."),
-    "tokens": ("administration.tokens", "tokens", "List, create and revoke API tokens."),
-    "web": ("web", "web", "Print an address that signs a browser in; it is valid for one use and one minute."),
-    "audit": ("administration.audit", "audit", "Show the audit trail: who did what, and what was refused."),
-    "prune": (
-        "administration.prune",
-        "prune",
-        "Remove old runs and output by the rules in [retention], or show which.",
-    ),
-    "notify": ("administration.notify", "notify", "List where notices about failures go; send a test."),
-    "reload": ("administration.reload", "reload", "Read the daemon's configuration again."),
-    "context": ("offline.contexts", "context", "List, add and choose the daemons that you work with."),
-    "completion": ("offline.completion", "completion", "Print the script that completes commands in your shell."),
-    "version": ("offline.version", "version", "Print the version."),
-    "demo": ("offline.demo", "demo", "Try Waterflow: a daemon, three agents and a first run in a temporary directory."),
+#: Sections of `--help`, in order. Command: module below `commands`, attribute, help text that fits a line of 80 columns.
+SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
+    "Runs": {
+        "status": ("status", "status", "Show problems, open runs and recent failures on one screen."),
+        "run": ("run", "run", "Start a workflow by name or file, and wait for the result."),
+        "runs": ("runs", "runs", "List runs, newest first."),
+        "show": ("show", "show", "Show a run with its jobs and steps."),
+        "watch": ("watch", "watch", "Watch a run until it ends; Ctrl-C does not cancel it."),
+        "logs": ("logs", "logs", "Print the output of a run's steps; -f follows it."),
+        "events": ("logs", "events", "Print the event history of a run; -f follows it."),
+        "why": ("show", "why", "Explain why a run is waiting, or why it failed."),
+        "diff": ("diff", "diff", "Show what differs from the last good run, or another one."),
+        "cancel": ("runs", "cancel", "Cancel a run, or several."),
+        "rerun": ("rerun", "rerun", "Re-run all of a run, only what failed, or from a step on."),
+        "approve": ("approve", "approve", "Approve a job or step that is waiting for approval."),
+        "reject": ("approve", "reject", "Reject a job or step that is waiting for approval."),
+    },
+    "Workflows and repositories": {
+        "workflows": ("workflows", "workflows", "List the workflows of the repositories."),
+        "schedules": ("schedules", "schedules", "List schedules with their next times."),
+        "nodes": ("nodes", "nodes", "List the nodes that steps can use."),
+        "repositories": ("repositories", "repositories", "List, add, change and remove watched repositories."),
+        "sync": ("sync", "sync", "Fetch repositories now."),
+        "suspend": ("sync", "suspend", "Suspend a repository: pushes are ignored until `resume`."),
+        "resume": ("sync", "resume", "Resume a suspended repository."),
+    },
+    "Administration": {
+        "agents": ("administration.agents", "agents", "List, enroll, drain, revoke and remove agents."),
+        "groups": ("administration.groups", "groups", "List the groups of servers, or set those of a server."),
+        "tokens": ("administration.tokens", "tokens", "List, create and revoke API tokens."),
+        "web": ("web", "web", "Print an address that signs a browser in, once."),
+        "audit": ("administration.audit", "audit", "Show who did what, and what was refused."),
+        "notify": ("administration.notify", "notify", "List where notices about failures go; send a test."),
+        "prune": ("administration.prune", "prune", "Remove old runs and output by the rules of retention."),
+        "reload": ("administration.reload", "reload", "Read the daemon's configuration again."),
+    },
+    "Without a daemon": {
+        "validate": ("offline.validate", "validate", "Check workflow files."),
+        "schema": ("offline.schema", "schema", "Print the JSON Schema of workflow files, for editors."),
+        "cron": ("schedules", "cron", "Show the next times of a cron expression."),
+        "demo": ("offline.demo", "demo", "Try Waterflow on this machine, in a temporary directory."),
+        "context": ("offline.contexts", "context", "List, add and choose the daemons that you work with."),
+        "completion": ("offline.completion", "completion", "Print the script that completes commands in your shell."),
+        "version": ("offline.version", "version", "Print the version."),
+    },
 }
+COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 _GLOBAL = ("--server", "--context")
 #: In any position only with a value after `=`, because commands have a flag of this name.
@@ -75,7 +72,7 @@ class Commands(click.Group):
     """A group that imports its commands when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of the table."""
+        """Return the names in the order of the sections."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -101,8 +98,10 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+        names = max(map(len, COMMANDS))
+        for title, section in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(names), text) for name, (_, _, text) in section.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Accept `--server`, `--context` and `--wait=SECONDS` in any position before `--`."""

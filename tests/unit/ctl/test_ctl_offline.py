@@ -46,6 +46,14 @@ def test_help_imports_nothing_heavy() -> None:
     assert all(name in done.stdout for name in COMMANDS)
 
 
+def test_the_list_of_commands_has_a_line_for_each_on_a_narrow_terminal() -> None:
+    """In sections, with the texts below each other."""
+    lines = CliRunner().invoke(cli, ["--help"], terminal_width=80).output.splitlines()
+    entries = [line for line in lines[lines.index("Runs:") :] if line and not line.endswith(":")]
+    assert [line.split()[0] for line in entries] == list(COMMANDS)
+    assert len({line.index(text) for line, (_, _, text) in zip(entries, COMMANDS.values(), strict=True)}) == 1
+
+
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_every_command_has_help(name: str) -> None:
     """Every command can be imported and has a description."""

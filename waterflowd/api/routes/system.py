@@ -109,6 +109,7 @@ async def status(services: Ports, _: Viewer) -> Response:
             repositories=[RepositorySchema.of(row) for row in services.repositories.status()[:_REPOSITORIES_MAX]],
             agents=[AgentSchema.of(row) for row in agents[:_AGENTS_MAX]],
             agents_total=len(agents),
+            agents_connected=sum(agent.is_connected for agent in agents),
             pending=[PendingAgentSchema.of(row) for row in list(services.agents.pending())[:_ROWS]],
             open_runs=len(rows),
             running=[RunSummarySchema.of(row) for row in running[:_ROWS]],
@@ -157,7 +158,8 @@ def _problems(services: Services) -> list[str]:
     found[:0] = [f"run {run}: {text}" for run, text in services.reader.stalled().items()]
     found[:0] = [blind] if (blind := services.blind()) else []
     text = services.reader.read_only_text()
-    return ([text] if text is not None else []) + found[:_ROWS]
+    more = [f"and {len(found) - _ROWS} more problems"] if len(found) > _ROWS else []
+    return ([text] if text is not None else []) + found[:_ROWS] + more
 
 
 def _repository_problem(row: RepositoryRow) -> str:

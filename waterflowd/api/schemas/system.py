@@ -67,6 +67,7 @@ class SystemStatusSchema(msgspec.Struct, frozen=True, kw_only=True):
     repositories: list[RepositorySchema]
     agents: list[AgentSchema]
     agents_total: int
+    agents_connected: int
     pending: list[PendingAgentSchema]
     open_runs: int
     running: list[RunSummarySchema]

@@ -35,9 +35,14 @@ def lines(found: dict[str, Any], at_ms: int) -> Iterator[str]:
     for text in found["problems"]:
         yield from (style(line, "red") for line in wrapped(f"  ! {escape_for_display(localized(text))}", 4).split("\n"))
     yield from _section("repositories", [_repository(row, found["problems"]) for row in found["repositories"]])
-    connected = sum(row["status"] == "connected" for row in found["agents"])
-    agents = [_agent(row, found["problems"], at_ms) for row in found["agents"]]
-    yield from _section(f"agents ({connected} of {found['agents_total']} connected)", agents)
+    total = found["agents_total"]
+    # Responses of older daemons count only the agents that they list.
+    listed = sum(row["status"] == "connected" for row in found["agents"])
+    connected = found.get("agents_connected", listed)
+    # Those that somebody may want to look at come first.
+    rows = sorted(found["agents"], key=lambda row: row["text"] == "connected")
+    agents = [_agent(row, found["problems"], at_ms) for row in rows]
+    yield from _section(f"agents ({connected} of {total} connected)", agents, total)
     yield from _section(
         "pending agents", [escape_for_display(f"{row['name']}: {row['text']}") for row in found["pending"]]
     )
@@ -65,31 +70,32 @@ def _next_steps(found: dict[str, Any]) -> list[str]:
     return steps
 
 
-def _section(title: str, rows: list[str]) -> Iterator[str]:
+def _section(title: str, rows: list[str], total: int = 0) -> Iterator[str]:
+    """Yield the first rows, and how many there are in all: `total`, where the response has only some of them."""
     if not rows:
         return
     yield style(title, is_bold=True)
     for row in rows[:_ROWS]:
         yield from wrapped(f"  {row}", 4).split("\n")
     if len(rows) > _ROWS:
-        yield f"  ... and {len(rows) - _ROWS} more"
+        yield f"  ... and {max(len(rows), total) - _ROWS} more"
 
 
 def _repository(row: dict[str, Any], problems: list[str]) -> str:
-    revisions = "  ".join(
-        f"{word} {escape_for_display(str(row[f'revision_{word}'])[:10])}"
-        for word in ("fetched", "attempted", "applied")
-        if row[f"revision_{word}"]
-    )
+    words = [word for word in ("fetched", "attempted", "applied") if row[f"revision_{word}"]]
+    if len({row[f"revision_{word}"] for word in words}) == 1:
+        # Usually all of them are the same commit; the word says how far it came.
+        del words[:-1]
+    revisions = "  ".join(f"{word} {escape_for_display(str(row[f'revision_{word}'])[:10])}" for word in words)
     sign = glyph("completed", "success" if row["status"] == "ready" else "failure")
-    fetched = f"  at {time_text(row['fetched_at'])}" if row["fetched_at"] else ""
+    fetched = f"  fetched at {time_text(row['fetched_at'])}" if row["fetched_at"] else ""
     # What is among the problems is not repeated.
     is_shown = row["status"] == "ready" or any(row["text"] in problem for problem in problems)
     text = "" if is_shown else f"  {escape_for_display(row['text'])}"
     # Responses of older daemons have no quotas. One that is used up is among the problems.
     near = [quota for quota in row.get("quotas", []) if quota["text"] and not quota["exceeded"]]
     quotas = "".join(style(f"  {escape_for_display(quota['text'])}", "yellow") for quota in near)
-    return f"{sign} {escape_for_display(row['name'])}  {revisions or 'nothing fetched yet'}{fetched}{text}{quotas}"
+    return f"{sign} {escape_for_display(row['name'])}  {revisions or 'no commits yet'}{fetched}{text}{quotas}"
 
 
 def _agent(row: dict[str, Any], problems: list[str], at_ms: int) -> str:
@@ -113,8 +119,9 @@ def _run(row: dict[str, Any], at_ms: int) -> str:
     # Responses of older daemons do not say what failed first.
     first = row.get("first_failure")
     text = f"{first['place']}: {first['reason']['text']}" if first else row["reason"]["text"]
-    reason = style(escape_for_display(localized(text)), "bright_black")
-    return f"{sign} {escape_for_display(row['name'])} #{row['number']}  {span}  {row['id']}  {reason}"
+    is_obvious = row["status"] == "running" and row["reason"]["code"] == "started" and not first
+    reason = "" if is_obvious else "  " + style(escape_for_display(localized(text)), "bright_black")
+    return f"{sign} {escape_for_display(row['name'])} #{row['number']}  {span}  {row['id']}{reason}"
 
 
 def _schedule(row: dict[str, Any]) -> str:
@@ -136,5 +143,5 @@ def _waiting(row: dict[str, Any], at_ms: int) -> str:
     part = f" {pending_approvals.part_of(row)}" if row["job"] else ""
     # Responses of older daemons do not say until when.
     reason = counted_down(localized(row["reason"]["text"]), row.get("until"), at_ms)
-    text = escape_for_display(f"{row['name']}{part}: {reason}")
-    return f"{glyph('waiting', None)} {text}  {row['run']}"
+    name = escape_for_display(f"{row['name']}{part}")
+    return f"{glyph('waiting', None)} {name}  {row['run']}  {escape_for_display(reason)}"

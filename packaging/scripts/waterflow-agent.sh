@@ -4,8 +4,9 @@ units="waterflow-runner.service waterflow-agent.path waterflow-agent.service"
 renewed="waterflow-agent.service"
 # Stopped before the package is removed, in this order.
 all_units="waterflow-agent.path waterflow-agent.service waterflow-runner.service"
-# Of the runtime directory, an agent keeps the secrets of running steps.
-data="/var/lib/waterflow-agent /var/lib/waterflow-step /run/waterflow-agent"
+data="/var/lib/waterflow-agent /var/lib/waterflow-step"
+# In memory: the secrets of running steps. Once the runner has stopped, no step needs them.
+runtime="/run/waterflow-agent"
 prepare() { :; }
 # Until it is restarted, the agent starts nothing with a mixture of old and new files. Running steps continue.
 before_upgrade() {

@@ -5,6 +5,7 @@ renewed="waterflowd.service"
 # Stopped before the package is removed, in this order.
 all_units="waterflowd.service"
 data="/var/lib/waterflow"
+runtime=""
 before_upgrade() { :; }
 abort_upgrade() { :; }
 # The key of the audit trail: the daemon reads it, and cannot write it. It is kept with the data directory.

@@ -35,8 +35,6 @@ PROGRAMS: dict[str, click.Command] = {
     "waterflowd": waterflowd.app.cli.main,
     "waterflow-agent": waterflow_agent.cli.main,
 }
-#: Commands that the pages name because they do not exist.
-NOT_BUILT = {"waterflowctl new"}
 #: Where a shell command begins, with the programs before it that start another one.
 BEGINNING = r"(?:^|[(;&|]|\bdo)\s*(?:sudo (?:-u \S+ )?)?(?:docker compose .* exec \S+ )?"
 #: Other programs that a block may need.
@@ -140,7 +138,7 @@ def test_every_command_that_a_page_names_exists_with_its_options() -> None:
             continue
         for where, command in _named(page):
             problem = _unknown_part(command)
-            if problem is not None and " ".join(command[:2]) not in NOT_BUILT:
+            if problem is not None:
                 wrong.append(f"{where}: {' '.join(command)}: {problem}")
     assert not wrong, "\n".join(["", *wrong])
 

@@ -16,7 +16,7 @@ import click
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import Client
-from waterflowd.ctl.display.terminal import cell_time_text, glyph, table, wrapped, zone_name
+from waterflowd.ctl.display.terminal import cell_time, glyph, table, wrapped, zone_name
 from waterflowd.ctl.failures import REFUSED, USAGE, Failure, Refused
 from waterflowd.ctl.options import count, print_json_list
 
@@ -91,7 +91,7 @@ def _preview(selected: Selected) -> None:
             row["id"],
             f"{escape_for_display(row['name'])} #{row['number']}",
             row["conclusion"] or row["status"],
-            cell_time_text(row["created_at"]),
+            cell_time(row["created_at"]),
         ]
         for row in shown
     ]

@@ -61,10 +61,11 @@ def test_runs_fit_with_whole_ids_that_other_commands_accept(server: Server, tmp_
     file = tmp_path / "long.yml"
     file.write_text(HELLO.replace("name: hello", "name: nightly-reports"))
     runs = [started_id(server.ctl("run", str(file), "--detach")) for _ in range(3)]
-    heading, *rows = shown(server, "runs")
-    zone = datetime.now().astimezone().strftime("%Z")
-    assert heading.split() == ["RUN", "NAME", "STATUS", zone, "DURATION"]
+    heading, zone, *rows, left_out = shown(server, "runs")
+    assert heading.split() == ["RUN", "NAME", "STATUS", "CREATED", "DURATION"]
+    assert zone.split() == [datetime.now().astimezone().strftime("(%Z)")]
     assert max(map(len, (heading, *rows))) <= COLUMNS
+    assert left_out == f"(not shown in {COLUMNS} columns: TRIGGER; --json has all)"
     assert [row.split()[1] for row in rows if len(row.split()) > 3] == runs[::-1]
     assert runs[0] in server.ctl("runs").stdout
 

@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waterflowd.ctl.display.fitting import column_widths, row_lines, width, wrapped_cell
+from waterflowd.ctl.display.fitting import column_widths, kept_columns, row_lines, width, wrapped_cell
 
 RUN = "01M8QHGRRQD6VKZKMCT3CV792P"
 HEADINGS = ("RUN", "NAME", "TEXT")
@@ -44,8 +44,25 @@ def test_an_id_in_a_longer_text_stays_whole() -> None:
 def test_words_are_broken_where_a_reader_expects_it() -> None:
     """After punctuation, also near the beginning of a word, but not after the dot of a hidden file."""
     assert wrapped_cell("agent-connected", 13) == ["agent-", "connected"]
-    assert wrapped_cell("ops:.waterflow/workflows/a.yml", 13) == ["ops:", ".waterflow/", "workflows/a.", "yml"]
+    assert wrapped_cell("ops:.waterflow/workflows/a.yml", 13) == ["ops:", ".waterflow/", "workflows/", "a.yml"]
+    assert wrapped_cell("host.example.org", 13) == ["host.example.", "org"]
     assert wrapped_cell("unbreakable", 6) == ["unbrea", "kable"]
+
+
+def test_a_column_is_as_wide_as_its_words_where_there_is_space() -> None:
+    """The heading is broken before a word is, and words only where nothing else makes the table fit."""
+    headings, rows = ("NAME", "STATUS", "SINCE (UTC)"), [("build-runner", "its connection is closed", "11:22:33")]
+    assert column_widths(headings, rows, 50, ()) == [12, 24, 8]
+    assert column_widths(headings, rows, 30, ()) == [8, 10, 8]
+    assert column_widths(headings, rows, 28, ()) == [8, 8, 8]
+
+
+def test_optional_columns_are_left_out_until_the_others_are_easy_to_read() -> None:
+    """The first one first. None is where everything fits, and others stay whatever happens."""
+    headings, rows = ("RUN", "NAME", "NOTE", "BY"), [(RUN, "a" * 20, "much more text than there is space for", "Ada")]
+    assert kept_columns(headings, rows, 200, {"RUN"}, ("NOTE", "BY")) == [0, 1, 2, 3]
+    assert kept_columns(headings, rows, 60, {"RUN"}, ("NOTE", "BY")) == [0, 1, 3]
+    assert kept_columns(headings, rows, 40, {"RUN"}, ("NOTE", "BY")) == [0, 1]
 
 
 @given(st.text(st.sampled_from("abc /.-é漢 "), max_size=60), st.integers(2, 20))

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import click
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.display.terminal import cell_time_text, localized, style, table, zone_name
+from waterflowd.ctl.display.terminal import cell_time, localized, style, table, wrapped, zone_name
 from waterflowd.ctl.failures import REFUSED, USAGE, Failure, Refused
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, count, json_option, print_json, print_json_list
@@ -32,19 +32,20 @@ def repositories(context: click.Context, as_json: bool) -> None:
         ["NAME", "STATUS", "REFS", "APPLIED", f"FETCHED ({zone_name()})", "FROM", "URL"],
         [_cells(row) for row in rows],
         empty="no repositories yet; add one: waterflowctl repositories add NAME URL, or [[repositories]] in waterflowd.toml",
+        optional=["FROM", f"FETCHED ({zone_name()})", "REFS"],
     )
     for row in rows:
         if row["status"] != "ready":
-            click.echo(escape_for_display(f"{row['name']}: {localized(row['text'])}"))
+            click.echo(wrapped(escape_for_display(f"{row['name']}: {localized(row['text'])}"), 2))
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: dict[str, Any]) -> list[object]:
     return [
         escape_for_display(row["name"]),
         style(row["status"], "green" if row["status"] == "ready" else "red"),
         escape_for_display(", ".join(row["refs"])),
         (row["revision_applied"] or "")[:10],
-        cell_time_text(row["fetched_at"]),
+        cell_time(row["fetched_at"]),
         "API" if row["source"] == "api" else "file",
         escape_for_display(row["url"]),
     ]

@@ -10,11 +10,9 @@ from waterflow_agent.display import escape_for_display
 from waterflowd.ctl import bulk_actions
 from waterflowd.ctl.client import Client, run_path
 from waterflowd.ctl.display.terminal import (
-    cell_time_text,
-    fits,
+    cell_time,
     glyph,
     now_ms,
-    short_time_text,
     span_text,
     table,
     zone_name,
@@ -49,26 +47,17 @@ def runs(context: click.Context, /, failed: bool, limit: int, as_json: bool, **f
     if as_json:
         print_json_list(rows)
         return
-    headings = ["", "RUN", "NAME", "STATUS", "TRIGGER", f"CREATED ({zone_name()})", "DURATION"]
-    found = list(rows)
-    lines = [_row(run) for run in found]
-    if found and not fits([headings, *lines]):
-        headings = ["", "RUN", "NAME", "STATUS", "TRIGGER", zone_name(), "DURATION"]
-        lines = [_short_row(run) for run in found]
-    if found and not fits([headings, *lines]):
+    is_filtered = any(value is not None for value in filters.values())
+    table(
+        ["", "RUN", "NAME", "STATUS", "TRIGGER", f"CREATED ({zone_name()})", "DURATION"],
+        [_row(run) for run in rows],
+        empty="no matching runs" if is_filtered else "no runs yet; start one: waterflowctl run FILE.yml",
         # Names matter more than what has started the runs.
-        del headings[_TRIGGER]
-        for line in lines:
-            del line[_TRIGGER]
-    empty = "no runs yet; start one: waterflowctl run FILE.yml"
-    table(headings, lines, empty="no matching runs" if any(value is not None for value in filters.values()) else empty)
+        optional=["TRIGGER"],
+    )
 
 
-#: The column of the trigger.
-_TRIGGER = 4
-
-
-def _row(run: dict[str, Any]) -> list[str]:
+def _row(run: dict[str, Any]) -> list[object]:
     by = run["trigger"]["by"]
     return [
         glyph(run["status"], run["conclusion"]),
@@ -76,16 +65,9 @@ def _row(run: dict[str, Any]) -> list[str]:
         f"{escape_for_display(run['name'])} #{run['number']}",
         run["conclusion"] or run["status"],
         escape_for_display(run["trigger"]["kind"] + (f" ({by})" if by else "")),
-        cell_time_text(run["created_at"]),
+        cell_time(run["created_at"]),
         span_text(run["started_at"], run["completed_at"], now_ms()),
     ]
-
-
-def _short_row(run: dict[str, Any]) -> list[str]:
-    """Return a row for a narrow terminal: without the person behind the trigger, and with a short time."""
-    sign, full_id, name, status, _, _, duration = _row(run)
-    trigger = escape_for_display(run["trigger"]["kind"])
-    return [sign, full_id, name, status, trigger, short_time_text(run["created_at"]), duration]
 
 
 @click.command()

@@ -38,6 +38,7 @@ def schedules(context: click.Context, name: str | None, count: int, as_json: boo
         ["WORKFLOW", "CRON", "NEXT (UTC)", "NEXT (LOCAL)", "OVERLAP", "CATCH-UP", "LAST"],
         [line for row in rows for line in _lines(row)],
         empty="no schedules yet; add one to a workflow: on: {schedule: [{cron: '0 3 * * *', timezone: Europe/Berlin}]}",
+        optional=["CATCH-UP", "OVERLAP", "NEXT (UTC)"],
     )
 
 

@@ -25,6 +25,7 @@ def workflows(context: click.Context, as_json: bool) -> None:
         ["NAME", "STATUS", "PATH", "REPOSITORY", "REVISION", "TRIGGERS", "INPUTS"],
         [_cells(row) for row in rows],
         empty="no workflows yet; push one to a watched repository, or: waterflowctl run FILE.yml",
+        optional=["REVISION", "INPUTS"],
     )
     for row in rows:
         for error in row["errors"]:

@@ -1,7 +1,8 @@
 """Text that fits the width of a terminal: wrapped cells of tables, and sentences. Pure.
 
-Rules of this file: nothing is lost. Text is broken at spaces where there are any, else after punctuation, else anywhere, but
-not inside the id of a run where the column has space for it. Columns with ids have.
+Rules of this file: nothing is lost, except whole columns that a table marks as optional. Text is broken at spaces where there
+are any, else after punctuation, else anywhere, but not inside the id of a run where the column has space for it. Columns with
+ids have.
 Colours around a text are kept on each of its lines.
 """
 
@@ -15,9 +16,16 @@ _SGR = re.compile(r"\x1b\[[0-9;:]{0,40}m")
 _STYLED = re.compile(rf"((?:{_SGR.pattern})*)([^\x1b]*)((?:{_SGR.pattern})*)")
 #: A column is not made narrower than this, or than a word of its heading.
 _COLUMN_MIN = 8
+#: A word up to this length is broken only where nothing else makes the table fit.
+_WORD_MAX = 24
+#: A cell of two lines of this width is still easy to read.
+_LINE_MAX = 30
 _GAP = 2
-#: A long word is broken after one of these.
-_BREAKS = frozenset("/,;:=-_.@")
+#: A long word is broken after one of these; where there is none, after a dot.
+_BREAKS = frozenset("/,;:=-_@")
+_PIECES = re.compile(r"[^ /,;:=\-_@]*[/,;:=\-_@]?")
+#: Before the command at the end of a sentence.
+_COMMAND = "; next: "
 #: The id of a run, which people copy.
 _ID = re.compile(r"\b[0-9A-HJKMNP-TV-Z]{26}\b")
 
@@ -36,23 +44,77 @@ def _character_width(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
+def kept_columns(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], columns: int, whole: Collection[str], optional: Sequence[str]
+) -> list[int]:
+    """Return the indices of the columns to show: without optional ones, the first ones first, until the others have enough space."""
+    kept = list(range(len(headings)))
+    needed = [_comfortable(heading, _column(rows, index), heading in whole) for index, heading in enumerate(headings)]
+    for heading in optional:
+        if _total([needed[index] for index in kept]) <= columns:
+            break
+        kept.remove(headings.index(heading))
+    return kept
+
+
 def column_widths(
     headings: Sequence[str], rows: Sequence[Sequence[str]], columns: int, whole: Collection[str]
 ) -> list[int]:
     """Return the widths of a table's columns, so that it fits `columns` where possible; those headed by `whole` keep theirs."""
-    natural = [max(width(row[index]) for row in (headings, *rows)) for index in range(len(headings))]
-    widths = list(natural)
+    cells = [_column(rows, index) for index in range(len(headings))]
+    whole_headings = [max(map(width, (heading, *column))) for heading, column in zip(headings, cells, strict=True)]
+    if _total(whole_headings) <= columns:
+        return whole_headings
+    natural = [_natural(heading, column) for heading, column in zip(headings, cells, strict=True)]
     floors = [
-        natural[index] if heading in whole else min(natural[index], _floor(heading, [row[index] for row in rows]))
-        for index, heading in enumerate(headings)
+        size if heading in whole else min(size, max(_floor(heading, column), _longest_word(column)))
+        for heading, column, size in zip(headings, cells, natural, strict=True)
     ]
-    while sum(widths) + _GAP * (len(widths) - 1) > columns:
+    if _total(floors) > columns:
+        floors = [
+            size if heading in whole else min(size, _floor(heading, column))
+            for heading, column, size in zip(headings, cells, natural, strict=True)
+        ]
+    return _shrunk(natural, floors, columns)
+
+
+def _shrunk(widths: Sequence[int], floors: Sequence[int], columns: int) -> list[int]:
+    """Return narrower widths that fit, the widest columns first; none below its floor."""
+    widths = list(widths)
+    while _total(widths) > columns:
         index = max(range(len(widths)), key=lambda at: (widths[at] > floors[at], widths[at]))
         if widths[index] <= floors[index]:
             # It does not fit: the terminal breaks the lines.
             return widths
         widths[index] -= 1
     return widths
+
+
+def _column(rows: Sequence[Sequence[str]], index: int) -> list[str]:
+    return [row[index] for row in rows]
+
+
+def _natural(heading: str, cells: Sequence[str]) -> int:
+    """Return the width at which no cell is broken; the heading may be."""
+    return max(map(width, (*heading.split(" "), *cells)))
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _comfortable(heading: str, cells: Sequence[str], is_whole: bool) -> int:
+    """Return the width at which cells have about two lines, and words are whole."""
+    natural = _natural(heading, cells)
+    if is_whole:
+        return natural
+    return min(natural, max(_floor(heading, cells), _longest_word(cells), min(_LINE_MAX, (natural + 1) // 2)))
+
+
+def _longest_word(cells: Sequence[str]) -> int:
+    """Return the width of the longest piece of text that can only be broken anywhere; very long ones do not count."""
+    words = (width(word) for cell in cells for word in _PIECES.findall(_SGR.sub("", cell)))
+    return max((size for size in words if size <= _WORD_MAX), default=0)
 
 
 def _floor(heading: str, cells: Sequence[str]) -> int:
@@ -72,9 +134,15 @@ def row_lines(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def broken(text: str, columns: int, indent: int) -> list[str]:
-    """Return a line as lines of at most `columns`, broken at spaces; further lines are indented. Longer words stay whole."""
+    """Return a line as lines of at most `columns`, broken at spaces; further lines are indented. Longer words stay whole.
+
+    So does a command at its end, which people copy.
+    """
     if width(text) <= columns:
         return [text]
+    text, mark, command = text.partition(_COMMAND)
+    if mark:
+        return [*broken(text, columns, indent), f"{' ' * indent}next: {command}"]
     lines: list[str] = []
     line, *words = text.split(" ")
     for word in words:
@@ -122,8 +190,7 @@ def _head(word: str, columns: int) -> str:
     for found in _ID.finditer(word):
         if 0 < found.start() < end < found.end():
             return word[: found.start()]
-    for at in range(end, end // 4, -1):
-        # The dot of `.waterflow` belongs to what follows.
-        if word[at - 1] in _BREAKS and not (word[at - 1] == "." and (at == 1 or word[at - 2] in _BREAKS)):
-            return word[:at]
-    return word[:end]
+    places = range(end, end // 4, -1)
+    # The dot of `.waterflow` belongs to what follows.
+    dots = (at for at in places if word[at - 1] == "." and at > 1 and word[at - 2] not in _BREAKS)
+    return word[: next((at for at in places if word[at - 1] in _BREAKS), next(dots, end))]

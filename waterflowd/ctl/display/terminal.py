@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import click
 
@@ -150,9 +151,24 @@ def time_text(text: str | None) -> str:
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z") if text else ""
 
 
-def cell_time_text(text: str | None) -> str:
-    """Return a time for a column whose heading names the time zone (`zone_name`)."""
-    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S") if text else ""
+class TimeCell(NamedTuple):
+    """A time for a table, and how it is written where there is little space."""
+
+    full: str
+    short: str
+
+    def __str__(self) -> str:
+        return self.full
+
+
+def cell_time(text: str | None) -> TimeCell:
+    """Return a time from the API for a column whose heading names the time zone (`zone_name`)."""
+    if not text:
+        return TimeCell("", "")
+    at = datetime.fromisoformat(text).astimezone()
+    today = datetime.now(at.tzinfo)
+    short = "%H:%M:%S" if at.date() == today.date() else "%m-%d %H:%M" if at.year == today.year else "%Y-%m-%d"
+    return TimeCell(at.strftime("%Y-%m-%d %H:%M:%S"), at.strftime(short))
 
 
 def zone_name() -> str:
@@ -181,14 +197,6 @@ def localized(text: str) -> str:
     return _UTC_TIME.sub(local, text)
 
 
-def short_time_text(text: str | None) -> str:
-    """Return the time of day of a time from the API in local time, or its date if that is not today."""
-    if not text:
-        return ""
-    at = datetime.fromisoformat(text).astimezone()
-    return at.strftime("%H:%M:%S" if at.date() == datetime.now(at.tzinfo).date() else "%Y-%m-%d")
-
-
 def _is_command(line: str) -> bool:
     """Whether the line is a command to copy, which is never broken."""
     return without_colors(line).lstrip().startswith("next: ")
@@ -215,27 +223,39 @@ def fits(rows: Sequence[Sequence[object]]) -> bool:
     return columns is None or needed <= columns
 
 
-#: Headings of columns that are never broken: what commands take.
-_WHOLE = frozenset({"RUN", "ID", "FINGERPRINT"})
+#: Headings of columns that are never broken: what commands take, and expressions.
+_WHOLE = frozenset({"RUN", "ID", "FINGERPRINT", "CRON"})
 
 
 def table(
-    headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str, notes: Sequence[str] | None = None
+    headings: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    empty: str,
+    notes: Sequence[str] | None = None,
+    optional: Sequence[str] = (),
 ) -> None:
     """Print rows under headings, or `empty` if there are none. Styled cells must be escaped already.
 
-    On a terminal, long cells are broken into several lines, so that the table fits; ids are kept whole. Below each row is its
-    note, unless that is empty.
+    On a terminal that is too narrow, times are short, `optional` columns are left out (the first ones first), which the last line
+    says, and long cells are broken into several lines; ids are kept whole. Below each row is its note, unless that is empty.
     """
     if not rows:
         click.echo(wrapped(empty, 2))
         return
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = fitting.column_widths(headings, cells, terminal_columns() or sys.maxsize, _WHOLE)
-    for line in fitting.row_lines(headings, widths):
+    columns = terminal_columns() or sys.maxsize
+    is_narrow = not fits([headings, *rows])
+    cells = [[cell.short if is_narrow and isinstance(cell, TimeCell) else str(cell) for cell in row] for row in rows]
+    kept = fitting.kept_columns(headings, cells, columns, _WHOLE, optional)
+    shown, cells = [headings[index] for index in kept], [[row[index] for index in kept] for row in cells]
+    widths = fitting.column_widths(shown, cells, columns, _WHOLE)
+    for line in fitting.row_lines(shown, widths):
         click.echo(style(line, is_bold=True))
     for row, note in zip(cells, notes or [""] * len(cells), strict=True):
         for line in fitting.row_lines(row, widths):
             click.echo(line)
         if note:
             click.echo(wrapped(f"  {note}", 4))
+    if len(kept) < len(headings):
+        left_out = ", ".join(heading for index, heading in enumerate(headings) if index not in kept)
+        click.echo(style(wrapped(f"(not shown in {columns} columns: {left_out}; --json has all)", 1), "bright_black"))

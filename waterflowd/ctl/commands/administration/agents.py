@@ -11,12 +11,14 @@ from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import Client
 from waterflowd.ctl.commands.administration import agent_maintenance
 from waterflowd.ctl.commands.administration.agent_maintenance import agent_path
-from waterflowd.ctl.display.terminal import cell_time_text, short_fingerprint, style, table, time_text, zone_name
+from waterflowd.ctl.display.terminal import cell_time, short_fingerprint, style, table, time_text, wrapped, zone_name
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list
 
 #: Names that fit on one line; `--json` has all.
 _OWN_NODES_SHOWN = 8
+#: Commands that approve pending agents.
+_COMMANDS_SHOWN = 5
 _GROUPS = click.option(
     "--group", "groups", multiple=True, required=True, metavar="GROUP", help="Group of the agent; may be repeated."
 )
@@ -52,29 +54,32 @@ def _list(client: Client, *, is_all: bool, as_json: bool) -> None:
         ["NAME", "STATUS", "GROUPS", "SLOTS", "VERSION", f"SINCE ({zone_name()})", "FINGERPRINT"],
         [_row(row) for row in rows],
         empty="no agents yet; create a join token: waterflowctl agents tokens create --group GROUP",
+        optional=["FINGERPRINT", "VERSION"],
     )
     for row in rows:
         _print_own_nodes(row["name"], row.get("own_nodes", []))
         if row.get("alarm"):
-            click.echo(style(escape_for_display(f"! {row['name']}: {row['alarm']}"), "red"))
-    for row in pending:
+            click.echo(style(wrapped(escape_for_display(f"! {row['name']}: {row['alarm']}"), 2), "red"))
+    for row in pending[:_COMMANDS_SHOWN]:
         click.echo(f"next: waterflowctl agents approve {escape_for_display(row['fingerprint'])} --group GROUP")
+    if len(pending) > _COMMANDS_SHOWN:
+        click.echo(f"... and {len(pending) - _COMMANDS_SHOWN} more pending agents; --json has their fingerprints")
 
 
 def _print_own_nodes(agent: str, nodes: list[dict[str, Any]]) -> None:
     usable = [node["name"] for node in nodes if node["version"]]
     if usable:
         more = f" and {len(usable) - _OWN_NODES_SHOWN} more" if len(usable) > _OWN_NODES_SHOWN else ""
-        click.echo(escape_for_display(f"own nodes of {agent}: {', '.join(usable[:_OWN_NODES_SHOWN])}{more}"))
+        click.echo(wrapped(escape_for_display(f"own nodes of {agent}: {', '.join(usable[:_OWN_NODES_SHOWN])}{more}"), 2))
     for node in nodes:
         if node["fault"]:
-            click.echo(escape_for_display(f"{agent}: node {node['name']} cannot be used: {node['fault']}"))
+            text = f"{agent}: node {node['name']} cannot be used: {node['fault']}"
+            click.echo(wrapped(escape_for_display(text), 2))
 
 
-def _row(row: dict[str, Any]) -> list[str]:
+def _row(row: dict[str, Any]) -> list[object]:
     colors = {"connected": "green", "pending": "yellow"}
     slots = f"{row['slots_busy']}/{row['slots']}" if "slots" in row else ""
-    is_pending = row["status"] == "pending"
     is_as_usual = row["status"] in ("pending", "revoked") or row["text"] == "connected"
     status = row["status"] if is_as_usual else escape_for_display(row["text"])
     return [
@@ -83,9 +88,9 @@ def _row(row: dict[str, Any]) -> list[str]:
         escape_for_display(", ".join(row.get("groups", []))),
         slots,
         escape_for_display(row.get("version", "")),
-        cell_time_text(row.get("seen_at") or row.get("requested_at") or row.get("revoked_at")),
-        # A pending agent is approved by its whole fingerprint.
-        escape_for_display(row["fingerprint"]) if is_pending else short_fingerprint(row["fingerprint"]),
+        cell_time(row.get("seen_at") or row.get("requested_at") or row.get("revoked_at")),
+        # The whole fingerprint of a pending agent is in the command that approves it.
+        short_fingerprint(row["fingerprint"]),
     ]
 
 
@@ -108,7 +113,7 @@ def tokens(context: click.Context, as_json: bool) -> None:
                 escape_for_display(", ".join(row["groups"])),
                 style(row["status"], "green" if row["status"] == "valid" else "bright_black"),
                 f"{row['used']}/{row['uses'] or 'any'}",
-                cell_time_text(row["expires_at"]),
+                cell_time(row["expires_at"]),
                 escape_for_display(row["created_by"]),
             ]
             for row in rows

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.display.terminal import cell_time_text, fits, localized, short_fingerprint, style, table, zone_name
+from waterflowd.ctl.display.terminal import cell_time, fits, localized, short_fingerprint, style, table, zone_name
 from waterflowd.ctl.options import client_of, json_option, limit_option, print_json_list
 from waterflowd.ctl.times import EXAMPLES, Time
 
@@ -28,7 +28,7 @@ def audit(context: click.Context, /, limit: int, as_json: bool, **filters: str |
     headings = [f"TIME ({zone_name()})", "WHO", "ACTION", "TARGET", "DETAILS"]
     lines = [
         [
-            cell_time_text(row["at"]),
+            cell_time(row["at"]),
             short_fingerprint(row["by"]),
             style(escape_for_display(row["what"]), "red" if row["what"] == "refused" else None),
             escape_for_display(row["target"]),

@@ -10,6 +10,9 @@ from waterflowd.ctl.display.terminal import table
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list
 
+#: Agents of a group; `waterflowctl agents` and `--json` have all.
+_AGENTS_SHOWN = 20
+
 
 @click.group(invoke_without_command=True)
 @json_option
@@ -29,12 +32,17 @@ def groups(context: click.Context, as_json: bool) -> None:
                 escape_for_display(row["name"]),
                 f"{row['connected']}/{len(row['agents'])}",
                 f"{row['slots_busy']}/{row['slots']}",
-                escape_for_display(", ".join(row["agents"])),
+                escape_for_display(_names(row["agents"])),
             ]
             for row in rows
         ],
         empty="no groups yet; add an agent to one: waterflowctl agents tokens create --group GROUP",
     )
+
+
+def _names(agents: list[str]) -> str:
+    more = f" and {len(agents) - _AGENTS_SHOWN} more" if len(agents) > _AGENTS_SHOWN else ""
+    return ", ".join(agents[:_AGENTS_SHOWN]) + more
 
 
 @groups.command("set")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.display.terminal import cell_time_text, style, table, zone_name
+from waterflowd.ctl.display.terminal import cell_time, style, table, wrapped, zone_name
 from waterflowd.ctl.options import client_of, json_option, print_json
 
 
@@ -30,18 +30,18 @@ def notify(context: click.Context, as_json: bool) -> None:
     )
     for row in found["channels"]:
         if row["failure"]:
-            click.echo(style(escape_for_display(f"{row['name']}: {row['failure']}"), "red"))
+            click.echo(style(wrapped(escape_for_display(f"{row['name']}: {row['failure']}"), 2), "red"))
     for problem in found["problems"]:
-        click.echo(style(escape_for_display(f"{problem['repository']}: {problem['text']}"), "red"))
+        click.echo(style(wrapped(escape_for_display(f"{problem['repository']}: {problem['text']}"), 2), "red"))
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: dict[str, Any]) -> list[object]:
     return [
         escape_for_display(row["name"]),
         escape_for_display(row["way"]),
         ", ".join(row["kinds"]),
         str(row["waiting"]),
-        cell_time_text(row["sent_at"]),
+        cell_time(row["sent_at"]),
     ]
 
 

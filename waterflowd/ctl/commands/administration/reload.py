@@ -35,4 +35,5 @@ def reload(context: click.Context, as_json: bool) -> None:
         empty="",
     )
     if not all(row["applied"] for row in changes):
-        click.echo("restart the daemon for the rest: systemctl restart waterflowd (running steps continue)")
+        click.echo("restart the daemon for the rest (running steps continue)")
+        click.echo("next: systemctl restart waterflowd")

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import click
 
 from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.display.terminal import cell_time_text, style, table, time_text, zone_name
+from waterflowd.ctl.display.terminal import cell_time, style, table, time_text, zone_name
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, json_option, print_json, print_json_list
 
@@ -41,13 +41,14 @@ def tokens(context: click.Context, as_json: bool) -> None:
                 row["role"],
                 escape_for_display(", ".join(row["groups"]) or "all"),
                 style(row["status"], "green" if row["status"] == "valid" else "bright_black"),
-                cell_time_text(row["expires_at"]),
-                cell_time_text(row["used_at"]),
+                cell_time(row["expires_at"]),
+                cell_time(row["used_at"]),
                 escape_for_display(row["created_by"]),
             ]
             for row in rows
         ],
         empty="no tokens yet; create one: waterflowctl tokens create --role viewer",
+        optional=["CREATED BY", f"LAST USED ({zone_name()})"],
     )
 
 

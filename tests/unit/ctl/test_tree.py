@@ -223,6 +223,15 @@ def test_a_failure_is_explained_once_at_the_part_that_failed() -> None:
     assert [row.part for row in run_parts.reasons(found) if row.is_repeated] == ["run", "a", "a/later", "b"]
 
 
+def test_what_a_job_and_its_step_wait_for_is_said_once() -> None:
+    """Both wait for a server, and have the same reason."""
+    why = {"code": "no-server", "text": 'no server is enrolled in group "db"'}
+    waiting = {"status": "waiting", "reason": why}
+    found = run(job("a", None, steps=[step("go", None, **waiting)], **waiting), conclusion=None, status="running")
+    assert [row.part for row in run_parts.reasons(found) if not row.is_repeated] == ["run", "a"]
+    assert [row.part for row in run_parts.reasons(found)] == ["run", "a", "a/go"]
+
+
 def test_a_failure_whose_part_is_not_in_the_answer_is_explained_where_it_is_known() -> None:
     """An answer has a bounded number of parts."""
     found = run(job("a", "failure", steps=[step("go")], reason={"code": "failed", "text": 'step "x": exit code 3'}))

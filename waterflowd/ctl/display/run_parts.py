@@ -80,7 +80,10 @@ def _job_reasons(job: dict[str, Any]) -> Iterator[PartReason]:
         outcome = step["outcome"] if step["conclusion"] == "success" else step["conclusion"]
         if outcome != "success" and step["status"] != "queued":
             inside = [inner for block in step.get("blocks") or [] for inner in block["steps"]]
-            yield _reason(step, f"{job['id']}/{step['id']}", outcome or step["status"], inside)
+            row = _reason(step, f"{job['id']}/{step['id']}", outcome or step["status"], inside)
+            # A job that waits for a server has the reason of its step.
+            is_same = step["status"] == "waiting" and step["reason"] == job["reason"]
+            yield row._replace(is_repeated=True) if is_same else row
     hidden = job.get("jobs_total", 0) - len(job.get("jobs") or [])
     if hidden > 0:
         yield PartReason(job["id"], "more", f"{hidden} more instances are not listed")

@@ -145,3 +145,5 @@ def test_every_list_fits_the_terminal(server: Server, tmp_path: Path, columns: i
         lines = shown(server, *command.split(), columns=columns)
         too_long = [line for line in lines if len(line) > columns and not line.startswith("next: ")]
         assert not too_long, (command, too_long)
+        if command == "agents":
+            assert any(" connected " in line for line in lines), "words are whole"

@@ -21,27 +21,28 @@ from waterflowd.ctl.times import EXAMPLES, Time
 @click.pass_context
 def audit(context: click.Context, /, limit: int, as_json: bool, **filters: str | None) -> None:
     """Show the audit trail, newest first: who did what, and which requests were refused."""
-    rows = client_of(context).pages("/v1/audit", "audit", limit, **filters)
+    rows = list(client_of(context).pages("/v1/audit", "audit", limit, **filters))
     if as_json:
         print_json_list(rows)
         return
-    headings = [f"TIME ({zone_name()})", "WHO", "ACTION", "TARGET", "DETAILS"]
+    headings = [f"TIME ({zone_name()})", "WHO", "ACTION", "TARGET"]
     lines = [
         [
             cell_time(row["at"]),
             short_fingerprint(row["by"]),
             style(escape_for_display(row["what"]), "red" if row["what"] == "refused" else None),
             escape_for_display(row["target"]),
-            _details(row["facts"]),
         ]
         for row in rows
     ]
+    details = [_details(row["facts"]) for row in rows]
     empty = "no matching entries" if any(value is not None for value in filters.values()) else "no entries yet"
-    if lines and not fits([headings, *lines]):
-        # On a narrow terminal, the details have a line of their own.
-        table(headings[:-1], [line[:-1] for line in lines], empty=empty, notes=[line[-1] for line in lines])
+    wide = [[*line, detail] for line, detail in zip(lines, details, strict=True)]
+    if fits([[*headings, "DETAILS"], *wide]):
+        table([*headings, "DETAILS"], wide, empty=empty)
     else:
-        table(headings, lines, empty=empty)
+        # On a narrow terminal, the details have a line of their own.
+        table(headings, lines, empty=empty, notes=details)
 
 
 def _details(facts: dict[str, Any]) -> str:

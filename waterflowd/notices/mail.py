@@ -106,6 +106,12 @@ def _connected(settings: SmtpSettings) -> smtplib.SMTP:
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed ({error.reason}); check smtp.port and smtp.security"
+    if isinstance(error, TimeoutError):
+        return "it does not answer; check smtp.port and smtp.security"
+    if isinstance(error, smtplib.SMTPServerDisconnected):
+        return "it has closed the connection"
     if isinstance(error, socket.gaierror):
         return "its name does not resolve"
     if isinstance(error, OSError) and error.strerror:

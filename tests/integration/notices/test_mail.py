@@ -22,7 +22,7 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path, "mail-authority")
 
 
-def settings(port: int, security: str, ca_file: Path | None) -> mail.SmtpSettings:
+def settings(port: int, security: str, ca_file: Path | None, timeout_s: float = 30.0) -> mail.SmtpSettings:
     return mail.SmtpSettings(
         host="127.0.0.1",
         port=port,
@@ -30,6 +30,7 @@ def settings(port: int, security: str, ca_file: Path | None) -> mail.SmtpSetting
         user="waterflow",
         sender="waterflow@example.org",
         ca_file=str(ca_file or ""),
+        timeout_s=timeout_s,
     )
 
 
@@ -71,6 +72,22 @@ def test_a_server_without_tls_gets_no_password(authority: Authority) -> None:
 
     assert "lacks what is configured" in caught.value.text
     assert not caught.value.may_retry
+    assert (mailbox.passwords, mailbox.mails) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("configured", "actual", "said"),
+    [("tls", "none", "TLS failed"), ("starttls", "tls", "it does not answer")],
+)
+def test_a_port_of_the_other_kind_is_recognised(
+    authority: Authority, configured: str, actual: str, said: str
+) -> None:
+    """Port 465 with `starttls`, or port 587 with `tls`; the sentence says what to check."""
+    with mail_server(actual, authority.context()) as (mailbox, port), pytest.raises(DeliveryError) as caught:
+        deliver(settings(port, configured, authority.ca, 0.5 if actual == "tls" else 30.0))
+
+    assert said in caught.value.text
+    assert "check smtp.port and smtp.security" in caught.value.text
     assert (mailbox.passwords, mailbox.mails) == ([], [])
 
 

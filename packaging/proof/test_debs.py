@@ -85,7 +85,7 @@ def _installation_starts_the_daemon(machine: PackagedMachine) -> None:
     wait_until(lambda: machine.is_active("waterflowd"), "the daemon", PATIENCE_S)
     assert machine.show("waterflowd", "UnitFileState") == "enabled"
     message = machine.run("waterflowctl", "status").stdout
-    assert "no repositories: add one to /etc/waterflow/waterflowd.toml" in message
+    assert "no repositories: waterflowctl repositories add NAME URL" in message
     assert "no agents: waterflowctl agents tokens create" in message
     listening = machine.root.inside("/etc/waterflow/waterflowd.toml").read_text()
     assert '#listen = "127.0.0.1:8080"' in listening

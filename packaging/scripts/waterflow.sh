@@ -23,6 +23,6 @@ first_words() {
         return 0
     fi
     echo "waterflowd is running; its API listens on 127.0.0.1:8080 and /run/waterflow/waterflowd.sock. Next:"
-    echo "  sudoedit /etc/waterflow/waterflowd.toml && sudo systemctl restart waterflowd     # add a repository"
-    echo "  sudo waterflowctl agents tokens create --group GROUP                                     # enroll a server"
+    echo "  sudo waterflowctl repositories add NAME URL               # or edit /etc/waterflow/waterflowd.toml"
+    echo "  sudo waterflowctl agents tokens create --group GROUP      # enroll a server"
 }

@@ -217,7 +217,7 @@ def test_status_of_a_new_daemon_suggests_the_next_command(server: Server) -> Non
     server.harness.repositories.repositories.clear()
     new = server.ctl("status")
     assert new.exit_code == 0
-    assert "no repositories: add one to /etc/waterflow/waterflowd.toml" in new.output
+    assert "no repositories: waterflowctl repositories add NAME URL" in new.output
     assert "no agents" not in new.output
 
 

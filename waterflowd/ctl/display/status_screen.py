@@ -59,7 +59,7 @@ def _next_steps(found: dict[str, Any]) -> list[str]:
     """What the daemon lacks, and how to add it."""
     steps = []
     if not found["repositories"]:
-        steps.append("no repositories: add one to /etc/waterflow/waterflowd.toml, then systemctl restart waterflowd")
+        steps.append("no repositories: waterflowctl repositories add NAME URL, or [[repositories]] in waterflowd.toml")
     if not found["agents_total"] and not found["pending"]:
         steps.append(
             "no agents: waterflowctl agents tokens create --group GROUP, and give the token to the agent of a server"

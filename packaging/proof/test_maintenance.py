@@ -81,9 +81,7 @@ def _steps_use_docker_with_the_profile(machine: PackagedMachine) -> None:
     """There is no engine here: systemd listens on its socket, which has the mode and the group that Docker gives it."""
     machine.run("groupadd", "--system", "docker")
     options = ("ListenStream=/run/docker.sock", "SocketGroup=docker", "SocketMode=0660")
-    machine.run(
-        "systemd-run", "--unit=engine", *(f"--socket-property={option}" for option in options), "/bin/true"
-    )
+    machine.run("systemd-run", "--unit=engine", *(f"--socket-property={option}" for option in options), "/bin/true")
     assert _printed(machine, SOCKET) == ["waterflow-step", "may not write"]
     # The commands of docs/containers.md.
     machine.run("sh", "-c", "cp -r /usr/share/waterflow-agent/docker/* /etc/")

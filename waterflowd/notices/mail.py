@@ -108,10 +108,8 @@ def _reason(error: Exception) -> str:
         return f"its certificate is not trusted ({error.verify_message})"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed ({error.reason}); check smtp.port and smtp.security"
-    if isinstance(error, TimeoutError):
-        return "it does not answer; check smtp.port and smtp.security"
-    if isinstance(error, smtplib.SMTPServerDisconnected):
-        return "it has closed the connection"
+    if isinstance(error, (TimeoutError, smtplib.SMTPServerDisconnected)):
+        return "it does not answer, or closes the connection; check smtp.port and smtp.security"
     if isinstance(error, socket.gaierror):
         return "its name does not resolve"
     if isinstance(error, OSError) and error.strerror:

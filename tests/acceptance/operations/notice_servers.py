@@ -101,7 +101,9 @@ class Mailbox:
         self.recipients.append(list(envelope.rcpt_tos))
         return self.answer
 
-    def authenticate(self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, given: Any) -> AuthResult:
+    def authenticate(
+        self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, given: Any
+    ) -> AuthResult:
         """Lets in who knows the password."""
         assert isinstance(given, LoginPassword)
         self.passwords.append(given.password.decode())

@@ -79,9 +79,7 @@ def test_a_server_without_tls_gets_no_password(authority: Authority) -> None:
     ("configured", "actual", "said"),
     [("tls", "none", "TLS failed"), ("starttls", "tls", "it does not answer")],
 )
-def test_a_port_of_the_other_kind_is_recognised(
-    authority: Authority, configured: str, actual: str, said: str
-) -> None:
+def test_a_port_of_the_other_kind_is_recognised(authority: Authority, configured: str, actual: str, said: str) -> None:
     """Port 465 with `starttls`, or port 587 with `tls`; the sentence says what to check."""
     with mail_server(actual, authority.context()) as (mailbox, port), pytest.raises(DeliveryError) as caught:
         deliver(settings(port, configured, authority.ca, 0.5 if actual == "tls" else 30.0))

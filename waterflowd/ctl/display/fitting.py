@@ -45,9 +45,13 @@ def _character_width(character: str) -> int:
 
 
 def kept_columns(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], columns: int, whole: Collection[str], optional: Sequence[str]
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    columns: int,
+    whole: Collection[str],
+    optional: Sequence[str],
 ) -> list[int]:
-    """Return the indices of the columns to show: without optional ones, the first ones first, until the others have enough space."""
+    """Return the indices of the columns to show: optional ones are left out, in order, until the others have enough space."""
     kept = list(range(len(headings)))
     needed = [_comfortable(heading, _column(rows, index), heading in whole) for index, heading in enumerate(headings)]
     for heading in optional:

@@ -237,8 +237,8 @@ def table(
 ) -> None:
     """Print rows under headings, or `empty` if there are none. Styled cells must be escaped already.
 
-    On a terminal that is too narrow, times are short, `optional` columns are left out (the first ones first), which the last line
-    says, and long cells are broken into several lines; ids are kept whole. Below each row is its note, unless that is empty.
+    On a terminal that is too narrow, times are short, `optional` columns are left out in order, which the last line says, and
+    long cells are broken into several lines; ids are kept whole. Below each row is its note, unless that is empty.
     """
     if not rows:
         click.echo(wrapped(empty, 2))

@@ -70,7 +70,9 @@ def _print_own_nodes(agent: str, nodes: list[dict[str, Any]]) -> None:
     usable = [node["name"] for node in nodes if node["version"]]
     if usable:
         more = f" and {len(usable) - _OWN_NODES_SHOWN} more" if len(usable) > _OWN_NODES_SHOWN else ""
-        click.echo(wrapped(escape_for_display(f"own nodes of {agent}: {', '.join(usable[:_OWN_NODES_SHOWN])}{more}"), 2))
+        click.echo(
+            wrapped(escape_for_display(f"own nodes of {agent}: {', '.join(usable[:_OWN_NODES_SHOWN])}{more}"), 2)
+        )
     for node in nodes:
         if node["fault"]:
             text = f"{agent}: node {node['name']} cannot be used: {node['fault']}"

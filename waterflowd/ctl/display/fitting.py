@@ -18,6 +18,8 @@ _STYLED = re.compile(rf"((?:{_SGR.pattern})*)([^\x1b]*)((?:{_SGR.pattern})*)")
 _COLUMN_MIN = 8
 #: A word up to this length is broken only where nothing else makes the table fit.
 _WORD_MAX = 24
+#: Cells up to this width are not broken to show an optional column.
+_SHORT = 12
 #: A cell of two lines of this width is still easy to read.
 _LINE_MAX = 30
 _GAP = 2
@@ -108,9 +110,9 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _comfortable(heading: str, cells: Sequence[str], is_whole: bool) -> int:
-    """Return the width at which cells have about two lines, and words are whole."""
+    """Return the width at which long cells have about two lines, and short cells and words are whole."""
     natural = _natural(heading, cells)
-    if is_whole:
+    if is_whole or natural <= _SHORT:
         return natural
     return min(natural, max(_floor(heading, cells), _longest_word(cells), min(_LINE_MAX, (natural + 1) // 2)))
 

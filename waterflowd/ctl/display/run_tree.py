@@ -84,7 +84,13 @@ def header(run: dict[str, Any], now_ms: int | None) -> str:
     revision = f" @ {run['revision'][:10]}" if run["revision"] else ""
     name = style(escape_for_display(run["name"]), is_bold=True)
     sign = glyph(run["status"], run["conclusion"])
-    return f"{sign} {name} #{run['number']}{escape_for_display(revision)}  {word}  {span}  {run['id']}"
+    parts = [
+        f"{sign} {name} #{run['number']}{escape_for_display(revision)}",
+        word,
+        *([span] if span else []),
+        run["id"],
+    ]
+    return "  ".join(parts)
 
 
 def _header(text: str, columns: int | None) -> list[str]:

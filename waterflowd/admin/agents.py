@@ -19,6 +19,9 @@ from waterflowd.host.agents.identities import AgentIdentities
 from waterflowd.host.agents.maintenance import AgentMaintenance
 from waterflowd.model.ids import AgentId
 
+#: An agent connects within a second of its enrollment; on a busy machine it may take longer.
+_NEW_MS = 30_000
+
 
 class FleetAgentAdmin:
     """Implements `admin.ports.AgentAdmin`."""
@@ -54,12 +57,13 @@ class FleetAgentAdmin:
             name=entry.name,
             groups=entry.groups,
             is_connected=False,
-            text=_connection(server),
+            text=_connection(server, entry),
             hostname=entry.hostname,
             boot_changed_at=entry.boot_changed_at or None,
             alarm=self._alarm(entry),
             drained_at=entry.drained_at or None,
             drained_by=entry.drained_by,
+            is_new=not entry.installation and self._clock.now() - entry.approved_at < _NEW_MS,
             jobs=tuple(jobs),
             # With several daemons, each sees only its own agents.
             is_elsewhere=bool(self._placement.daemon) and not (server is not None and server.is_connected),
@@ -185,9 +189,9 @@ def _token_row(token: JoinToken) -> JoinTokenRow:
     )
 
 
-def _connection(server: Server | None) -> str:
+def _connection(server: Server | None, entry: Enrolled) -> str:
     if server is None:
-        return "not seen since the daemon started"
+        return "not seen since the daemon started" if entry.installation else "enrolled, not connected yet"
     if not server.is_connected:
         return server.text
     return f"connected, but {server.problem}" if server.problem else "connected"

@@ -53,6 +53,8 @@ class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
     drained_by: str = ""
     #: It is draining, and nothing is left that it has started.
     is_drained: bool = False
+    #: It was enrolled a moment ago, and is about to connect for the first time.
+    is_new: bool = False
     #: Jobs that have started on it and have not ended, as far as this daemon knows.
     jobs: tuple[tuple[RunId, JobId], ...] = ()
     #: It is not connected here, but may be to another daemon, which then knows its work.

@@ -138,8 +138,8 @@ def _problems(services: Services) -> list[str]:
     shared = services.repositories.shared_quotas()
     found += [f"workflows sent to the API: {use.text}" for use in shared if use.is_exceeded]
     agents = services.agents.rows()
-    # One that was taken out of service may be away.
-    away = [agent for agent in agents if not agent.is_connected and not agent.is_drained]
+    # One that was taken out of service may be away, and one that was just enrolled is about to connect.
+    away = [agent for agent in agents if not (agent.is_connected or agent.is_drained or agent.is_new)]
     found += [f"agent {agent.name}: {agent.text}" for agent in away]
     found[:0] = [f"agent {agent.name}: {agent.alarm}" for agent in agents if agent.alarm]
     if services.notices is not None:

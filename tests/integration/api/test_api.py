@@ -497,6 +497,30 @@ async def test_repositories_are_synced_by_name(harness: ApiHarness, client: http
     assert status["problems"] == ["repository ops: the remote is unreachable"]
 
 
+async def test_a_server_is_a_problem_when_it_is_away_but_not_before_it_first_connects(
+    harness: ApiHarness, client: httpx.AsyncClient
+) -> None:
+    """All servers are counted, and of many problems the first ones are shown."""
+    row = AgentRow(
+        fingerprint="SHA256:n", name="new", groups=("web",), is_connected=False, text="enrolled", is_new=True
+    )
+    harness.agents.agents.append(row)
+    status = (await client.get("/v1/status")).json()
+    assert (status["status"], status["problems"]) == ("healthy", [])
+    assert (status["agents_connected"], status["agents_total"]) == (1, 2)
+
+    for number in range(120):
+        away = msgspec.structs.replace(
+            row, fingerprint=f"SHA256:{number}", name=f"a{number:03}", text="away", is_new=False
+        )
+        harness.agents.agents.append(away)
+    status = (await client.get("/v1/status")).json()
+    assert status["status"] == "degraded"
+    assert status["problems"][0] == "agent a000: away"
+    assert status["problems"][20:] == ["and 100 more problems"]
+    assert (status["agents_connected"], status["agents_total"], len(status["agents"])) == (1, 122, 100)
+
+
 async def test_agents_are_enrolled_approved_and_revoked(harness: ApiHarness, client: httpx.AsyncClient) -> None:
     """With join tokens, and by fingerprints that contain a slash; each action is in the audit trail."""
     fingerprint = "SHA256:" + "a/b+" * 10 + "abc"

@@ -344,6 +344,8 @@ class HeldAttempt(msgspec.Struct, frozen=True, kw_only=True):
     is_started: bool
     #: Size of its whole output log by the report of its end, in bytes; 0 without one.
     output_bytes: int
+    #: How much of its output is kept, in bytes.
+    output_bytes_max: int
     #: How long after the last confirmation an attempt with a lease has certainly ended, in ms; 0 for one without a lease.
     lease_over_ms: int
     #: False while only the agent says that it has the attempt: its output must wait (`Attempts.confirm`).

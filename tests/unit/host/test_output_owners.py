@@ -61,6 +61,7 @@ def held(agent: AgentId, key: TaskId) -> HeldAttempt:
         is_open=False,
         is_started=True,
         output_bytes=0,
+        output_bytes_max=1 << 20,
         lease_over_ms=0,
     )
 

@@ -34,11 +34,11 @@ def acks(host: HostHarness) -> list[int]:
     return [message.offset for _, message in host.link.sent if isinstance(message, messages.OutputAck)]
 
 
-async def running(host: HostHarness) -> tuple[AgentId, messages.TaskId]:
+async def running(host: HostHarness, workflow: str = ONE_STEP) -> tuple[AgentId, messages.TaskId]:
     """Returns an agent that runs an attempt."""
     agent = host.enroll("web-1", "web")
     host.hello(agent)
-    await host.start(ONE_STEP)
+    await host.start(workflow)
     key = host.link.offers()[-1]
     host.link.take()
     return agent, key
@@ -192,14 +192,19 @@ async def test_an_error_of_the_whole_storage_ends_the_daemon() -> None:
         await run()
 
 
-async def test_output_beyond_the_limit_is_not_stored() -> None:
+@pytest.mark.parametrize(("limit", "size"), [("", OUTPUT_BYTES_MAX), ("1MiB", 1 << 20), ("1GiB", 1 << 30)])
+async def test_output_beyond_the_limit_of_its_step_is_not_stored(limit: str, size: int) -> None:
     """An agent that ignores the limit of its task fills no disk: the rest is acknowledged and dropped."""
+    key_line = f", output-max-bytes: {limit}" if limit else ""
     async with HostHarness() as host:
-        agent, key = await running(host)
-        beyond = 2 * OUTPUT_BYTES_MAX
+        agent, key = await running(host, f"jobs: {{a: {{runs-on: web, steps: [{{id: s, run: 'true'{key_line}}}]}}}}")
+        within, beyond = size - 10, size + outputs_module.MARKS_BYTES_MAX
+        host.agents.output(agent, output(key, within, b"x" * 10))
+        await until(lambda: len(acks(host)) == 1)
         host.agents.output(agent, output(key, beyond, b"x" * 10))
-        await until(lambda: bool(acks(host)))
-        assert acks(host) == [beyond + 10]
+        await until(lambda: len(acks(host)) == 2)
+        # What comes before is missing in the first case: the agent has to send it.
+        assert acks(host) == [0, beyond + 10]
         assert host.output_logs.size(key.attempt) == 0
 
 

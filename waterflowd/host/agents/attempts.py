@@ -17,6 +17,7 @@ from waterflowd.engine.state.blocks import Attempt
 from waterflowd.host.driver import Driver
 from waterflowd.host.queries import RunQueries
 from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId
+from waterflowd.model.plan import StepPlan
 from waterflowd.model.records import Checkout, HeldAttempt
 from waterflowd.model.statuses import AttemptStatus, Status
 
@@ -162,10 +163,14 @@ def held_attempt(run: Run, name: AttemptId) -> HeldAttempt | None:
         is_open=attempt.is_open,
         is_started=attempt.status is AttemptStatus.STARTED,
         output_bytes=attempt.output_bytes,
+        output_bytes_max=_plan(run, name).output_bytes_max or lowering.OUTPUT_BYTES_MAX,
         lease_over_ms=_lease_over_ms(run, attempt, name) if attempt.lease_ms else 0,
     )
 
 
 def _lease_over_ms(run: Run, attempt: Attempt, name: AttemptId) -> int:
-    step = run.jobs_by_id[name.job].steps_by_id[name.step]
-    return leases.over_after_ms(attempt.lease_ms, step.plan.stop.grace_ms)
+    return leases.over_after_ms(attempt.lease_ms, _plan(run, name).stop.grace_ms)
+
+
+def _plan(run: Run, name: AttemptId) -> StepPlan:
+    return run.jobs_by_id[name.job].steps_by_id[name.step].plan

@@ -27,8 +27,8 @@ from waterflowd.model.records import HeldAttempt, OutputAppend, OutputPiece
 
 logger = logging.getLogger("waterflow.host")
 
-#: Largest log: the limit of every task (64 MiB), and space for the marks of dropped output.
-LOG_BYTES_MAX = 65 << 20
+#: Space in a log for the marks of dropped output, beyond the limit of its attempt.
+MARKS_BYTES_MAX = 1 << 20
 #: Limit of collected bytes per agent, a few times its window; beyond it the agent has to send again.
 WAITING_BYTES_MAX = 8 * messages.OUTPUT_WINDOW_BYTES
 #: Memory of a message and of a chunk besides their bytes.
@@ -87,8 +87,10 @@ class OutputCollector:
             else:
                 self._owners.ask(agent, key, end)
             return
-        if not 0 <= output.offset <= LOG_BYTES_MAX - size:
-            self._reject(agent, key, end, "the offset is beyond the size limit of a log")
+        if not 0 <= output.offset <= attempt.output_bytes_max + MARKS_BYTES_MAX - size:
+            self._reject(
+                agent, key, end, f"the offset is beyond the limit of its output, {attempt.output_bytes_max:,} bytes"
+            )
             return
         if self._waiting_bytes[agent] > WAITING_BYTES_MAX:
             if key not in self._dropped:

@@ -498,6 +498,7 @@ class GatewayAttempts:
                 or (order is not None and order.is_started)
             ),
             output_bytes=attempt.output_bytes,
+            output_bytes_max=_output_bytes_max(attempt),
             lease_over_ms=leases.over_after_ms(draft.lease_ms, draft.grace_ms) if draft and draft.lease_ms else 0,
             is_certain=attempt.is_certain,
         )
@@ -525,6 +526,13 @@ def _merged(
         is_forced=is_forced,
         boot_id=own.boot_id if other.boot_id is None else other.boot_id,
     )
+
+
+def _output_bytes_max(attempt: Attempt) -> int:
+    if attempt.order is not None:
+        return attempt.order.draft.task.output_bytes_max
+    # While its run was not asked, no output is stored.
+    return attempt.recorded.output_bytes_max if attempt.recorded is not None else 0
 
 
 async def _poll_nothing(agent: AgentId) -> None:

@@ -31,7 +31,14 @@ def fact(dice: random.Random, at: int, registry: Registry) -> FleetStreamFact | 
             tokens = [name for name, token in registry.tokens.items() if token.is_valid(at)]
             token = dice.choice(tokens) if tokens and dice.random() < 0.5 and agent not in registry.agents else None
             return events.AgentApproved(
-                at=at, by="ada", agent=agent, public_key=agent, name=agent, groups=(dice.choice("abc"),), token=token
+                at=at,
+                by="ada",
+                agent=agent,
+                public_key=agent,
+                name=agent,
+                groups=(dice.choice("abc"),),
+                machine_id=dice.choice("mn"),
+                token=token,
             )
         case 1 | 2:
             if agent not in registry.agents:

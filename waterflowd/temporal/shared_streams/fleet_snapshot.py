@@ -85,8 +85,8 @@ class _Agent:
 class _Kept:
     def __init__(self) -> None:
         self._agents: dict[AgentId, _Agent] = {}
-        #: The newest removal of each agent.
-        self._removed: dict[AgentId, int] = {}
+        #: The newest removal or revocation of each agent.
+        self._ended: dict[AgentId, int] = {}
         #: Facts of tokens by id: the creation, the end, and for a join token the approvals that name it.
         self._tokens: dict[str, list[int]] = {}
 
@@ -112,10 +112,10 @@ class _Kept:
                 self._agents[agent].groups = index
             case events.AgentRemoved(agent=agent):
                 self._agents.pop(agent, None)
-                self._removed[agent] = index
+                self._ended[agent] = index
             case events.AgentRevoked(agent=agent):
                 self._agents[agent] = _Agent()
-                self._agents[agent].revoked = index
+                self._agents[agent].revoked = self._ended[agent] = index
             case AgentRequested(agent=agent):
                 self._agents.setdefault(agent, _Agent()).requested = index
             case events.JoinTokenCreated(token=token) | TokenCreated(token=token):
@@ -128,17 +128,20 @@ class _Kept:
         for indices in self._tokens.values():
             if _is_needed([facts[index] for index in indices], now):
                 found.update(indices)
-        found.update(self._needed_removals(facts, found))
+        found.update(self._needed_ends(facts, found))
         return [index for index in sorted(found) if not _is_old_request(facts[index], now)]
 
-    def _needed_removals(self, facts: Sequence[FleetStreamFact], found: set[int]) -> list[int]:
-        """The removals of agents whose approval is needed, because it counts as a use of its token."""
+    def _needed_ends(self, facts: Sequence[FleetStreamFact], found: set[int]) -> list[int]:
+        """The ends of agents of which an earlier approval is needed, because it counts as a use of its token.
+
+        Without them, a later approval would take over the machine of the earlier one.
+        """
         needed = []
         for index in found:
             fact = facts[index]
-            removed = self._removed.get(fact.agent) if isinstance(fact, events.AgentApproved) else None
-            if removed is not None and index < removed:
-                needed.append(removed)
+            ended = self._ended.get(fact.agent) if isinstance(fact, events.AgentApproved) else None
+            if ended is not None and index < ended:
+                needed.append(ended)
         return needed
 
 

@@ -17,6 +17,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 #: The most elements that a page may have, however long its lists are.
 ELEMENTS_MAX = 2_500
+#: Follows a link inside of the pages.
+_FOLLOW = """(address) => {
+  const link = document.createElement("a");
+  link.href = address;
+  document.body.append(link);
+  link.click();
+  link.remove();
+}"""
 
 
 def test_nobody_sees_data_without_signing_in(site: Site, browser: Browser) -> None:
@@ -284,3 +292,23 @@ def test_long_lists_have_few_elements(site: Site, visit: Visit) -> None:
     assert page.evaluate("document.querySelectorAll('*').length") <= ELEMENTS_MAX
     page.keyboard.press("End")
     expect(page.get_by_role("row", selected=True)).to_contain_text("j119")
+
+
+def test_pages_that_were_left_are_not_kept(site: Site, visit: Visit) -> None:
+    """However often somebody goes from page to page, the elements in memory are those of one round."""
+    run = f"/runs/{site.runs['failing']}"
+    views = [f"{run}?view={view}" for view in ("graph", "servers", "values", "events", "compare")]
+    addresses = ["/", "/runs", run, *views, f"{run}/log/release", "/settings"]
+    page = visit.go("/")
+    tools = page.context.new_cdp_session(page)
+
+    def elements_after(rounds: int) -> int:
+        for address in addresses * rounds:
+            page.evaluate(_FOLLOW, address)
+            expect(page).to_have_url(re.compile(re.escape(site.address + address.partition("?")[0])))
+            expect(page.locator("main h1")).to_be_visible()
+        tools.send("HeapProfiler.collectGarbage")
+        return int(tools.send("Memory.getDOMCounters")["nodes"])
+
+    first = elements_after(3)
+    assert elements_after(6) < first + 300

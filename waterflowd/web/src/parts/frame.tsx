@@ -20,10 +20,10 @@ const showsKeys = signal(false);
 const THEMES: readonly Theme[] = ["system", "light", "dark"];
 const THEME_ICONS: Readonly<Record<Theme, string>> = { system: "◐", light: "☀", dark: "☾" };
 
-const ICONS: Readonly<Record<string, JSX.Element>> = {
-  overview: <path d="M2 9h4l2-6 3 11 2-5h2" />,
-  runs: <path d="M3 3.500h2M3 8h2M3 12.500h2M7.500 3.500H14M7.500 8H14M7.500 12.500H14" />,
-  settings: <><circle cx="8" cy="8" r="2.200" /><path d="M8 1.500v2.300M8 12.200v2.300M1.500 8h2.300M12.200 8h2.300M3.400 3.400L5 5M11 11l1.600 1.600M12.600 3.400L11 5M5 11l-1.600 1.600" /></>,
+const ICONS: Readonly<Record<string, () => JSX.Element>> = {
+  overview: () => <path d="M2 9h4l2-6 3 11 2-5h2" />,
+  runs: () => <path d="M3 3.500h2M3 8h2M3 12.500h2M7.500 3.500H14M7.500 8H14M7.500 12.500H14" />,
+  settings: () => <><circle cx="8" cy="8" r="2.200" /><path d="M8 1.500v2.300M8 12.200v2.300M1.500 8h2.300M12.200 8h2.300M3.400 3.400L5 5M11 11l1.600 1.600M12.600 3.400L11 5M5 11l-1.600 1.600" /></>,
 };
 
 export function Frame({ children }: { readonly children: ComponentChildren }): JSX.Element {
@@ -66,7 +66,7 @@ function RailLink({ href, icon, text }: { readonly href: string; readonly icon: 
   const isHere = href === "/" ? path === "/" : path.startsWith(href);
   return (
     <a href={href} {...(isHere ? { "aria-current": "page" } : {})}>
-      <svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true" class="line-icon">{ICONS[icon]}</svg>
+      <svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true" class="line-icon">{ICONS[icon]?.()}</svg>
       <span>{text}</span>
     </a>
   );

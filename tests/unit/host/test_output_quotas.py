@@ -12,7 +12,7 @@ from waterflowd.host import history
 from waterflowd.host.agents import output_admission
 from waterflowd.host.agents import outputs as outputs_module
 from waterflowd.host.history import LogHistory, LogOutputs
-from waterflowd.model.ids import AgentId
+from waterflowd.model.ids import AgentId, AttemptId
 from waterflowd.model.reasons import ReasonCode
 from waterflowd.model.records import CUT_STREAM
 from waterflowd.testing.awaiting import until
@@ -178,6 +178,30 @@ async def test_a_log_whose_end_is_no_longer_in_memory_is_not_counted_again(monke
         assert await printing.send(printing.quiet, 0) == CHUNK
         assert await printing.send(printing.flood, 0) == CHUNK
         assert host.state.quotas.uses(None, host.clock.at)[0].used == 2 * CHUNK
+
+
+async def test_the_log_of_a_new_attempt_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many others are no longer in memory: only attempts from before them are looked up."""
+    monkeypatch.setattr(output_admission, "_ENDS_MAX", 1)
+    async with limited() as host:
+        read: list[AttemptId] = []
+        logs = host.outputs._admission._logs
+        size = logs.size
+
+        async def noted(name: AttemptId) -> int:
+            read.append(name)
+            return await size(name)
+
+        monkeypatch.setattr(logs, "size", noted)
+        printing = await Printing.on(host)
+        assert await printing.print(printing.flood, CHUNK) == CHUNK
+        await host.advance(1_000)
+        await host.start(TWO_JOBS)
+        for key in host.link.offers()[-2:]:
+            assert await printing.send(key, 0) == CHUNK
+        assert read == []
+        assert await printing.send(printing.flood, 0) == CHUNK
+        assert read == [printing.flood.attempt]
 
 
 async def test_a_report_under_another_lease_completes_no_log() -> None:

@@ -59,10 +59,10 @@ class OutputAdmission:
         self._logs = logs
         self._clock = clock
         self._keep_counters = keep_counters
-        self._began_at = clock.now()
-        #: Where logs end, with what is being written.
-        self._ends: OrderedDict[AttemptId, int] = OrderedDict()
-        self._has_forgotten = False
+        #: Where logs end, with what is being written, and when their attempts were dispatched.
+        self._ends: OrderedDict[AttemptId, tuple[int, int]] = OrderedDict()
+        #: Attempts that were dispatched at this time or later have sent no output that was forgotten, in ms.
+        self._remembered_from = clock.now()
         self._cuts: OrderedDict[AttemptId, _Cut] = OrderedDict()
 
     async def pieces(self, attempt: HeldAttempt, output: messages.Output) -> list[OutputPiece]:
@@ -77,7 +77,7 @@ class OutputAdmission:
         cut = self._cuts.get(name)
         pieces: list[OutputPiece] = []
         if cut is None:
-            admitted = self._admit(repository, name, output, size)
+            admitted = self._admit(attempt, output, size)
             pieces = _pieces(output, admitted)
             if admitted == size:
                 return pieces
@@ -115,26 +115,27 @@ class OutputAdmission:
     async def _look_up(self, attempt: HeldAttempt, offset: int) -> None:
         """Learns where the log ends. That of a new attempt, the usual case, needs no reading."""
         name = attempt.name
-        if offset == 0 and not self._has_forgotten and attempt.dispatched_at >= self._began_at:
-            self._end(name, 0)
+        if offset == 0 and attempt.dispatched_at >= self._remembered_from:
+            self._end(attempt, 0)
             return
         size = await self._logs.size(name)
         last = await self._logs.read(name, size - 1, 1) if size else []
         if last and last[-1].stream == CUT_STREAM:
             self._cuts[name] = _Cut(at=last[-1].offset, is_marked=True)
         else:
-            self._end(name, size)
+            self._end(attempt, size)
 
-    def _end(self, name: AttemptId, end: int) -> None:
-        self._ends[name] = end
-        self._ends.move_to_end(name)
+    def _end(self, attempt: HeldAttempt, end: int) -> None:
+        self._ends[attempt.name] = end, attempt.dispatched_at
+        self._ends.move_to_end(attempt.name)
         if len(self._ends) > _ENDS_MAX:
-            self._ends.popitem(last=False)
-            self._has_forgotten = True
+            _, (_, dispatched_at) = self._ends.popitem(last=False)
+            self._remembered_from = max(self._remembered_from, dispatched_at + 1)
 
-    def _admit(self, repository: str | None, name: AttemptId, output: messages.Output, size: int) -> int:
+    def _admit(self, attempt: HeldAttempt, output: messages.Output, size: int) -> int:
         """How many bytes of the message are stored: all, or what the quota leaves room for, up to the end of a line."""
-        end, offset = self._ends[name], output.offset
+        repository, offset = attempt.repository, output.offset
+        end, _ = self._ends[attempt.name]
         # What follows a gap is not stored, and known bytes are not stored again.
         added = offset + size - end if offset <= end else 0
         if added <= 0:
@@ -147,11 +148,11 @@ class OutputAdmission:
         counters = self._quotas.take_output(repository, added, now)
         if counters:
             self._keep_counters(counters)
-        self._end(name, end + added)
+        self._end(attempt, end + added)
         return end + added - offset
 
     def _cut(self, repository: str | None, name: AttemptId) -> _Cut:
-        cut = self._cuts[name] = _Cut(at=self._ends.pop(name))
+        cut = self._cuts[name] = _Cut(at=self._ends.pop(name)[0])
         if len(self._cuts) > _CUTS_MAX:
             self._cuts.popitem(last=False)
         if self._quotas.output_was_cut(repository, self._clock.now()):

@@ -96,7 +96,9 @@ def _from_disk(file: str, root: str | None) -> WorkflowFile:
             return file
         return str(base / path) if os.path.isabs(file) else os.path.relpath(base / path)
 
-    return WorkflowFile(path=inside, content=content, read=lambda path: _read(base, path), display_path=display_path)
+    return WorkflowFile(
+        path=inside, content=content, read=lambda path: read_below(base, path), display_path=display_path
+    )
 
 
 def _root_of(file: Path) -> Path:
@@ -111,7 +113,8 @@ def _root_of(file: Path) -> Path:
     return file.parent
 
 
-def _read(base: Path, path: str) -> bytes | None:
+def read_below(base: Path, path: str) -> bytes | None:
+    """Return the content of a regular file below a directory, up to the size limit and one byte; None if there is none."""
     file = base / path
     try:
         if not stat.S_ISREG(file.stat().st_mode) or not file.resolve().is_relative_to(base.resolve()):

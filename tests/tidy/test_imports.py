@@ -34,6 +34,9 @@ PURE: dict[str, frozenset[str]] = {
     "waterflowd.engine": frozenset({"waterflowd.model", "waterflowd.expr", "waterflow_agent.server_paths", RECORDS}),
     "waterflowd.fleet": frozenset({"waterflowd.model", "waterflow_agent.wire", RECORDS}),
     "waterflowd.reconcile": frozenset({"waterflowd.model", "waterflowd.dsl", RECORDS}),
+    "waterflowd.importers": frozenset(
+        {"waterflowd.model", "waterflowd.expr", "waterflowd.dsl", "waterflow_agent.durations"}
+    ),
     "waterflow_agent.wire": frozenset({"waterflow_agent.attempts", RECORDS}),
     "waterflow_agent.state.ledger": frozenset({"waterflow_agent.attempts", "waterflow_agent.wire", RECORDS}),
     "waterflow_agent.nodes.schema": frozenset({RECORDS}),
@@ -48,6 +51,8 @@ PURE: dict[str, frozenset[str]] = {
 MAY_BESIDES = {
     "waterflowd.dsl.reading.reader": frozenset({"yaml"}),
     "waterflowd.dsl.cron": frozenset({"cronsim", "zoneinfo"}),
+    # Job definitions of Rundeck may be XML; the parser gets text without entities.
+    "waterflowd.importers.rundeck.definitions": frozenset({"xml"}),
     # Everyone who may push writes patterns for inputs; the standard library's engine takes exponential time for some.
     "waterflowd.model.inputs": frozenset({"pydantic_core"}),
     # Temporal's client runs these modules in an event loop of its own, without clock, network or threads.
@@ -103,6 +108,7 @@ EXTRAS = {"temporalio": "waterflowd.temporal"}
 CTL_MAY = (
     "waterflowd.ctl",
     "waterflowd.dsl",
+    "waterflowd.importers",
     ERRORS,
     "waterflowd.__version__",
     DISPLAY,

@@ -53,6 +53,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
     },
     "Without a daemon": {
         "validate": ("offline.validate", "validate", "Check workflow files."),
+        "import": ("offline.import_", "import_", "Turn files of GitHub, GitLab, cron, ... into workflow files."),
         "schema": ("offline.schema", "schema", "Print the JSON Schema of workflow files, for editors."),
         "cron": ("schedules", "cron", "Show the next times of a cron expression."),
         "demo": ("offline.demo", "demo", "Try Waterflow on this machine, in a temporary directory."),

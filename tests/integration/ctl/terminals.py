@@ -22,9 +22,14 @@ def heed_interrupts() -> None:
 
 def shown(server: Server, *arguments: str, columns: int = COLUMNS, typed: bytes = b"") -> list[str]:
     """Returns the lines that a command prints on a terminal, without colours, while somebody types."""
+    return lines_of("--server", f"unix:{server.path}", *arguments, columns=columns, typed=typed)
+
+
+def lines_of(*arguments: str, columns: int = COLUMNS, typed: bytes = b"") -> list[str]:
+    """The same for a command that needs no daemon."""
     main, terminal = pty.openpty()
     environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
-    command = [sys.executable, "-m", "waterflowd.ctl", "--server", f"unix:{server.path}", *arguments]
+    command = [sys.executable, "-m", "waterflowd.ctl", *arguments]
     process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
     os.close(terminal)
     os.write(main, typed)

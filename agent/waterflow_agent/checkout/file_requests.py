@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Sequence
 
 from waterflow_agent.errors import Rejected
+from waterflow_agent.session.request_window import RequestWindow
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskId
 
@@ -19,10 +19,9 @@ class FileRequests:
 
     def __init__(self, send: Callable[[messages.FileRequest], None]) -> None:
         """`send` may drop a request without a session: `on_opened` sends it again."""
-        self._send = send
-        self._numbers = itertools.count(1)
-        self._open: dict[int, tuple[messages.FileRequest, asyncio.Future[messages.FileResponse]]] = {}
-        self._window = asyncio.Semaphore(messages.FILE_REQUESTS_MAX)
+        self._window: RequestWindow[messages.FileRequest, messages.FileResponse] = RequestWindow(
+            send, messages.FILE_REQUESTS_MAX
+        )
 
     async def fetch(self, key: TaskId, blobs: Sequence[bytes], offset: int) -> list[messages.FileChunk]:
         """Returns the chunks of the response, at least one; see `messages.FileRequest`.
@@ -32,32 +31,17 @@ class FileRequests:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + PATIENCE_S
         while True:
-            response = await self._once(key, blobs, offset)
+            response = await self._window.ask(lambda number: messages.FileRequest(key, number, list(blobs), offset))
             if response.chunks and not response.code:
                 return response.chunks
             if not response.after_ms or loop.time() >= give_up_at:
                 raise Rejected(response.code or "WF751", response.text or "the server sent no files")
             await asyncio.sleep(response.after_ms / 1_000)
 
-    async def _once(self, key: TaskId, blobs: Sequence[bytes], offset: int) -> messages.FileResponse:
-        async with self._window:
-            number = next(self._numbers)
-            request = messages.FileRequest(key, number, list(blobs), offset)
-            answer: asyncio.Future[messages.FileResponse] = asyncio.get_running_loop().create_future()
-            self._open[number] = (request, answer)
-            try:
-                self._send(request)
-                return await answer
-            finally:
-                del self._open[number]
-
     def on_opened(self) -> None:
         """Sends every open request again, in a new session."""
-        for request, _ in self._open.values():
-            self._send(request)
+        self._window.on_opened()
 
     def on_response(self, response: messages.FileResponse) -> None:
         """Takes a response. One that is not expected is dropped."""
-        _, answer = self._open.get(response.number, (None, None))
-        if answer is not None and not answer.done():
-            answer.set_result(response)
+        self._window.on_response(response.number, response)

@@ -18,6 +18,7 @@ import msgspec
 from waterflow_agent.errors import Stalled, WaterflowError
 from waterflowd.app.cluster_check import cluster_settings
 from waterflowd.app.config import ClusterTable, Config
+from waterflowd.durability import sync_directory
 from waterflowd.store import directory, layout
 
 #: Open runs whose ids a message names.
@@ -67,7 +68,7 @@ def write(data_dir: Path, namespace_id: str, table: ClusterTable) -> None:
             content.flush()
             os.fsync(content.fileno())
         partial.replace(file)
-        directory.sync_directory(data_dir)
+        sync_directory(data_dir)
     except OSError as error:
         raise Stalled("WF815", f"{file} cannot be written: {error.strerror}; next: free some space") from error
 

@@ -24,7 +24,7 @@ from typing import BinaryIO
 import pyrage
 
 from waterflow_agent.errors import Rejected, Stalled
-from waterflowd.store import directory
+from waterflowd.durability import sync_directory
 
 RECIPIENTS_MAX = 20
 
@@ -101,7 +101,7 @@ def encrypt_file(target: Path, recipients: Sequence[pyrage.x25519.Recipient]) ->
         if os.path.lexists(target):
             raise _exists(target)
         partial.rename(target)
-        directory.sync_directory(target.parent)
+        sync_directory(target.parent)
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError | _StreamFailed | pyrage.EncryptError):

@@ -31,6 +31,7 @@ import msgspec
 import waterflowd
 from waterflow_agent.clock import Clock, utc_time
 from waterflow_agent.errors import Stalled
+from waterflowd.durability import sync_directory
 from waterflowd.model.ids import AttemptId
 from waterflowd.store import check, directory, layout, output_files, outputs
 from waterflowd.store import environment as environment_files
@@ -481,7 +482,7 @@ def _write(file: Path, content: bytes) -> None:
 def sync_directories(made: Path) -> None:
     """Makes the names of all files durable."""
     for path, _, _ in os.walk(made):
-        directory.sync_directory(Path(path))
+        sync_directory(Path(path))
 
 
 def main() -> int:

@@ -22,6 +22,7 @@ import msgspec
 
 import waterflowd
 from waterflow_agent.errors import Stalled
+from waterflowd.durability import sync_directory
 from waterflowd.store import layout
 
 #: A stopping daemon needs a moment to release the lock.
@@ -158,15 +159,6 @@ def make_directory(path: Path) -> None:
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
         sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Makes the entries of a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _lock(path: Path, descriptor: int, wait_s: float) -> None:

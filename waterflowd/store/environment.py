@@ -19,6 +19,7 @@ from pathlib import Path
 import lmdb
 
 from waterflow_agent.errors import Stalled
+from waterflowd.durability import sync_directory
 from waterflowd.store import directory, layout
 
 #: One slot per reading thread; the daemon reads on its event loop, and tools may read from other processes.
@@ -41,9 +42,9 @@ def make(path: Path) -> None:
     try:
         lmdb.open(os.fspath(fresh), map_size=1 << 20, mode=0o600, lock=False, lib_version=layout.LMDB_ENGINE).close()
         flush(fresh / layout.LOG_FILE)
-        directory.sync_directory(fresh)
+        sync_directory(fresh)
         fresh.rename(path)
-        directory.sync_directory(path.parent)
+        sync_directory(path.parent)
     except (lmdb.Error, OSError) as error:
         raise Stalled("WF303", f"cannot create the log {path}: {error}") from error
 

@@ -30,6 +30,7 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from waterflow_agent.errors import Stalled
+from waterflowd.durability import sync_directory
 from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId, is_run_id
 from waterflowd.model.output_pieces import LineMark, left_out_bytes
 from waterflowd.model.records import OutputPiece
@@ -236,7 +237,7 @@ class OutputFiles:
         """Makes what was written to the file durable, and its name if it is new."""
         file.sync()
         if file.path in self._unsynced_names:
-            directory.sync_directory(file.path.parent)
+            sync_directory(file.path.parent)
             self._unsynced_names.discard(file.path)
 
     def recover(self, name: AttemptId) -> OutputFile | None:

@@ -350,6 +350,10 @@ class AgentListener(Protocol):
         """Asks for files of a job; the host answers with `FileResponse` through the link."""
         ...
 
+    def artifact_requested(self, agent: AgentId, request: messages.ArtifactRequest) -> None:
+        """Asks for something about artifacts of a run; the host answers with `ArtifactResponse` through the link."""
+        ...
+
 
 class Attempts(Protocol):
     """The attempts of agents by the recorded facts: who has which, what an agent should still get, where its reports go."""

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from waterflow_agent import enrollment, keys, machine, token_file
+from waterflow_agent.artifacts.relay import ArtifactRelay
 from waterflow_agent.checkout.file_requests import FileRequests
 from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.checkout.tree_store import TreeStore
@@ -226,7 +227,9 @@ class _EnrolledAgent:
         self._commands = UserCommands(self._runner)
         self._policy = step_policy(config)
         environment = environment_of_agent(config, environment)
-        steps = ProcessSteps(self._runner, workspaces, directories, environment, self._policy)
+        # The link is made later; no step asks before.
+        artifacts = ArtifactRelay(lambda request: self._link.send(request))
+        steps = ProcessSteps(self._runner, workspaces, directories, environment, self._policy, artifacts)
         steps.agent_name = server.name
         self._nodes = NodeCatalog(config.node_path, environment)
         self._has_nodes = asyncio.Event()
@@ -246,6 +249,7 @@ class _EnrolledAgent:
             journal=journal,
             steps=steps,
             checkouts=CheckoutService(store, FileRequests(self._link.send), workspaces, self._commands),
+            artifacts=artifacts,
             sender=self._link,
             secrets=SecretStore(secret_store.find_directory(self._data_dir, environment)),
             nodes=self._nodes,

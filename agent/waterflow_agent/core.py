@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 from waterflow_agent import machine
+from waterflow_agent.artifacts.relay import ArtifactRelay
 from waterflow_agent.background import BackgroundTasks
 from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.clock import Clock
@@ -37,6 +38,7 @@ class Core:
         journal: Journal,
         steps: ProcessSteps,
         checkouts: CheckoutService,
+        artifacts: ArtifactRelay | None = None,
         sender: MessageSender,
         secrets: SecretStore | None = None,
         nodes: NodeCatalog | None = None,
@@ -53,6 +55,7 @@ class Core:
         self.ledger = ledger
         self._journal = journal
         self._steps = steps
+        self._artifacts = artifacts or ArtifactRelay(sender.send)
         self._pause = pause
         self._background = BackgroundTasks()
         self._writer = JournalWriter(journal, ledger, self._background.spawn)
@@ -82,6 +85,7 @@ class Core:
             steps=steps,
             output=self._output,
             checkouts=checkouts,
+            artifacts=self._artifacts,
             nodes=nodes,
             sender=sender,
             labels=labels or {},
@@ -126,4 +130,5 @@ class Core:
         """Waits for the background tasks, so that the journal may be closed."""
         self._writer.close()
         await self.executor.close()
+        await self._artifacts.close()
         await self._background.close()

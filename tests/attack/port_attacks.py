@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import zmq
@@ -104,13 +105,32 @@ def unread_reports(aim: Aim) -> None:
 
 def empty_outputs(aim: Aim) -> None:
     """An approved agent that sends frames of many empty outputs, each for an attempt of another agent."""
+    _send_again_and_again(aim, [messages.Output(_foreign(aim, 1), 0, [])] * aim.repeat)
+
+
+def foreign_artifacts(aim: Aim) -> None:
+    """An approved agent that stores blocks and artifacts, and reads them, in the name of an attempt of another agent."""
+    data = bytes(16 << 10)
+    digest = hashlib.sha256(data).digest()
+    actions: list[messages.ArtifactAction] = [
+        messages.StoreBlock(digest, data),
+        messages.FindBlocks([digest]),
+        messages.CommitArtifact("stolen", True, 0, 0, [digest], [digest]),
+        messages.ListArtifacts(),
+        messages.ReadBlock("shop", digest, messages.ArtifactPart.CONTENT, 0),
+    ]
+    _send_again_and_again(
+        aim, [messages.ArtifactRequest(_foreign(aim, 1), number, actions[number % 5]) for number in range(aim.repeat)]
+    )
+
+
+def _send_again_and_again(aim: Aim, loose: Sequence[messages.AgentMessage]) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     for attempt in itertools.count():
         sock = _dealer(context, aim, aim.work)
         token = f"a-token-of-an-attacker-{attempt}"
         sock.send(codec.encode_frame(token, 0, 1, [], [codec.encode_message(_hello(token))]))
-        outputs = [codec.encode_message(messages.Output(_foreign(aim, 1), 0, []))] * aim.repeat
-        frame = codec.encode_frame(token, 0, 1, [], outputs)
+        frame = codec.encode_frame(token, 0, 1, [], [codec.encode_message(message) for message in loose])
         for _ in range(aim.count):
             sock.send(frame)
         if not attempt:
@@ -155,7 +175,10 @@ def _hold() -> None:
 
 ATTACKS: dict[str, Callable[[Aim], None]] = {
     attack.__name__: attack
-    for attack in (unread_requests, handshakes_only, silence, unread_reports, empty_outputs, false_results)
+    for attack in (
+        *(unread_requests, handshakes_only, silence, unread_reports, empty_outputs, false_results),
+        foreign_artifacts,
+    )
 }
 
 

@@ -62,6 +62,7 @@ PORT_ATTACKS: dict[str, dict[str, Any]] = {
     "empty_outputs": {"count": 200, "repeat": 12_000, "agent": True},
     "small_outputs": {"count": 200, "repeat": 1_000, "agent": True},
     "false_results": {"count": 200, "repeat": 1_000, "agent": True},
+    "foreign_artifacts": {"count": 200, "repeat": 100, "agent": True},
 }
 
 
@@ -154,6 +155,7 @@ def test_an_attack_on_the_ports_delays_nobody_else(arena: Arena, name: str) -> N
     )
     arena.api("POST", f"/v1/runs/{victim}/cancel", json={"force": True})
     arena.wait_for(victim)
+    assert not (arena.folder / "daemon" / "artifacts").exists()
     assert "late-report" not in {event["type"] for event in arena.events(victim)}
     assert _processes(arena) == processes
     assert port_restarts(arena) == 0

@@ -170,6 +170,45 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
             messages.FileResponse(KEY, 1, [], "WF503", "the repository cannot be read", 5_000),
         ],
     ),
+    "v1-artifact-requests": (
+        codec.Side.AGENT,
+        1,
+        1,
+        [],
+        [
+            messages.ArtifactRequest(KEY, 1, messages.BeginArtifact("site", False, 3, 1_000_000)),
+            messages.ArtifactRequest(KEY, 2, messages.FindBlocks([b"\x01" * 32, b"\xff" * 32])),
+            messages.ArtifactRequest(KEY, 3, messages.StoreBlock(b"\x01" * 32, b"\x00one")),
+            messages.ArtifactRequest(
+                KEY,
+                4,
+                messages.CommitArtifact("site", True, 3, 1_000_000, [b"\x02" * 32], [b"\x03" * 32], 7),
+            ),
+            messages.ArtifactRequest(KEY, 5, messages.ListArtifacts("site")),
+            messages.ArtifactRequest(
+                KEY, 6, messages.ReadBlock("site", b"\x04" * 32, messages.ArtifactPart.CONTENT, 5)
+            ),
+        ],
+    ),
+    "v1-artifact-responses": (
+        codec.Side.DAEMON,
+        1,
+        1,
+        [],
+        [
+            messages.ArtifactResponse(KEY, 1, messages.ArtifactAccepted()),
+            messages.ArtifactResponse(KEY, 2, messages.MissingBlocks([0, 7])),
+            messages.ArtifactResponse(
+                KEY,
+                3,
+                messages.ArtifactsListed(
+                    [messages.ArtifactRow("site", b"\x04" * 32, 3, 1_000_000, [b"\x02" * 32], [b"\x03" * 32])]
+                ),
+            ),
+            messages.ArtifactResponse(KEY, 4, messages.BlockRead(b"\x00one")),
+            messages.ArtifactResponse(KEY, 5, None, "WF330", "too many bytes", 500),
+        ],
+    ),
     "v1-finished-with-a-summary": (
         codec.Side.AGENT,
         1,

@@ -75,10 +75,62 @@ _contents = st.builds(
     text=_texts,
     after_ms=_numbers,
 )
+_digests = st.binary(min_size=32, max_size=32)
+_names = st.text(min_size=1, max_size=20)
+_counts = st.integers(min_value=0, max_value=1 << 62)
+_actions = st.one_of(
+    st.builds(messages.BeginArtifact, name=_names, is_replacing=st.booleans(), files=_counts, size=_counts),
+    st.builds(messages.FindBlocks, blocks=st.lists(_digests, max_size=3)),
+    st.builds(messages.StoreBlock, block=_digests, data=st.binary(min_size=1, max_size=20)),
+    st.builds(
+        messages.CommitArtifact,
+        name=_names,
+        is_replacing=st.booleans(),
+        files=_counts,
+        size=_counts,
+        table=st.lists(_digests, max_size=3),
+        listing=st.lists(_digests, max_size=3),
+        retention_days=st.integers(min_value=0, max_value=36_500),
+    ),
+    st.builds(messages.ListArtifacts, name=st.text(max_size=20)),
+    st.builds(
+        messages.ReadBlock,
+        name=_names,
+        digest=_digests,
+        part=st.sampled_from(messages.ArtifactPart),
+        index=_counts,
+    ),
+)
+_artifact_requests = st.builds(messages.ArtifactRequest, key=_keys, number=_numbers, action=_actions)
+_rows = st.builds(
+    messages.ArtifactRow,
+    name=_texts,
+    digest=_digests,
+    files=_numbers,
+    size=_numbers,
+    table=st.lists(_digests, max_size=3),
+    listing=st.lists(_digests, max_size=3),
+)
+_results = st.one_of(
+    st.none(),
+    st.builds(messages.ArtifactAccepted),
+    st.builds(messages.MissingBlocks, positions=st.lists(_numbers, max_size=3)),
+    st.builds(messages.ArtifactsListed, artifacts=st.lists(_rows, max_size=2)),
+    st.builds(messages.BlockRead, data=st.binary(max_size=20)),
+)
+_artifact_responses = st.builds(
+    messages.ArtifactResponse,
+    key=_keys,
+    number=_numbers,
+    result=_results,
+    code=_texts,
+    text=_texts,
+    after_ms=_numbers,
+)
 
 _SIDES = {
-    codec.Side.AGENT: (_started | _finished, _outputs | _wanted),
-    codec.Side.DAEMON: (_offers | _cancels | _releases, _output_acks | _contents),
+    codec.Side.AGENT: (_started | _finished, _outputs | _wanted | _artifact_requests),
+    codec.Side.DAEMON: (_offers | _cancels | _releases, _output_acks | _contents | _artifact_responses),
 }
 
 

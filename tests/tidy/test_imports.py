@@ -92,6 +92,7 @@ NEVER: dict[str, tuple[str, ...]] = {
     "waterflowd.host": ("lmdb", "zmq", "waterflowd.api"),
     "waterflowd.store": ("zmq", "waterflowd.api", "waterflowd.host"),
     "waterflowd.objects": ("lmdb", "zmq", "waterflowd.api", "waterflowd.host"),
+    "waterflowd.artifacts": ("lmdb", "zmq", "waterflowd.api", "waterflowd.host"),
     "waterflowd.dispatch": ("lmdb", "waterflowd.api"),
     "waterflowd.gitsource": ("lmdb", "zmq", "waterflowd.api"),
     "waterflowd.reconcile": ("lmdb", "zmq", "waterflowd.api", "waterflowd.admin"),

@@ -32,7 +32,7 @@ from waterflowd.api.routes.administration import (
     tokens,
     webhooks,
 )
-from waterflowd.api.routes.runs import approvals, differences, outlines, output, reruns, run_parts, runs, why
+from waterflowd.api.routes.runs import approvals, artifacts, differences, outlines, output, reruns, run_parts, runs, why
 from waterflowd.api.runs.outlines import Outlines
 from waterflowd.api.services import Services
 from waterflowd.api.streaming.live import Live
@@ -51,6 +51,7 @@ ROUTERS = [
     runs.router,
     run_parts.router,
     output.router,
+    artifacts.router,
     why.router,
     differences.router,
     outlines.router,

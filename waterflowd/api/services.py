@@ -29,6 +29,7 @@ from waterflowd.admin.ports import (
     WebhookRequest,
     WebhookService,
 )
+from waterflowd.artifacts.reading import ArtifactReader
 from waterflowd.model.records import RunSummary
 from waterflowd.ports import Clock, Compiler, Feed, History, OutputLogs, Runs, StreamWriter
 from waterflowd.time_slices import TimeSlices
@@ -97,6 +98,8 @@ class Services:
     access: AccessPolicy = field(default_factory=AccessPolicy)
     #: None for an engine that keeps its runs elsewhere.
     retention: RetentionAdmin | None = None
+    #: None for an engine that several daemons share.
+    artifacts: ArtifactReader | None = None
     #: None for an engine without a common order of all events.
     notices: NoticeAdmin | None = None
     #: None where the configuration cannot be read again.

@@ -43,6 +43,11 @@ from waterflowd.app.notices import outside as notice_outside
 from waterflowd.app.notices import sources as notice_sources
 from waterflowd.app.reload import Applier, Reloader
 from waterflowd.app.repositories import Repositories
+from waterflowd.artifacts.cleaning import ArtifactCleaner
+from waterflowd.artifacts.reading import ArtifactReader
+from waterflowd.artifacts.reruns import KeptArtifacts
+from waterflowd.artifacts.server import ArtifactServer
+from waterflowd.artifacts.store import ArtifactStore
 from waterflowd.compiler.process import CompilerProcess
 from waterflowd.dispatch import keys, lowering
 from waterflowd.dispatch.link import Dispatch
@@ -85,7 +90,7 @@ from waterflowd.secrets.age import AgeFiles, EncryptedFiles
 from waterflowd.secrets.local_sources import LocalSources
 from waterflowd.secrets.secret_reader import SecretReader
 from waterflowd.secrets.sources import RunRevision, Sources
-from waterflowd.store import opening
+from waterflowd.store import layout, opening
 from waterflowd.store.check import Findings
 from waterflowd.time_slices import TimeSlices
 from waterflowd.web.files import WebFiles
@@ -144,6 +149,7 @@ class Parts:
     agents: AgentHandler
     outputs: OutputCollector
     files: FileServer
+    artifacts: ArtifactServer
     contents: RevisionFileReader
     enrollment: EnrollmentService
     dispatch: Dispatch
@@ -255,6 +261,11 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
     admission = OutputAdmission(state.quotas, engine.outputs, clock, driver.keep_counters)
     outputs = OutputCollector(engine.attempts, admission, engine.outputs, link, feed)
     files = FileServer(engine.attempts, contents, link)
+    artifact_store = (
+        ArtifactStore(data_dir / layout.ARTIFACT_DIRECTORY, config.artifacts.limits) if compose is _log_engine else None
+    )
+    kept = KeptArtifacts(artifact_store, engine.history) if artifact_store is not None else None
+    artifacts = ArtifactServer(engine.attempts, link, clock, artifact_store, kept)
     agents = AgentHandler(
         engine.attempts,
         state.placement,
@@ -263,6 +274,7 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         clock,
         outputs=outputs,
         files=files,
+        artifacts=artifacts,
         lost_after_ms=config.agents.lost_after_ms,
     )
     engine.connect(agents)
@@ -348,6 +360,11 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         access=access,
         audit_admin=audit_export,
         retention=LogRetentionAdmin(pruner, log, time_slices) if compose is _log_engine else None,
+        artifacts=(
+            ArtifactReader(artifact_store, artifacts, kept, clock)
+            if artifact_store is not None and kept is not None
+            else None
+        ),
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,
         time_slices=time_slices,
@@ -377,7 +394,10 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         temporal_ui=config.temporal.ui,
         is_busy=lambda: driver.is_busy,
     )
-    own_tasks = {"retention": pruner.run} if compose is _log_engine else {}
+    own_tasks: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
+    if artifact_store is not None:
+        cleaner = ArtifactCleaner(artifact_store, artifacts, clock, lambda run: log.run(run) is not None)
+        own_tasks = {"retention": pruner.run, "artifacts": cleaner.run}
     api = Api(services)
     dispatch.on_rejection = services.audit.agent_rejected
     agents.on_session = services.audit.agent_session
@@ -393,6 +413,7 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         agents=agents,
         outputs=outputs,
         files=files,
+        artifacts=artifacts,
         contents=contents,
         enrollment=enrollment,
         dispatch=dispatch,

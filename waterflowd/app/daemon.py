@@ -208,6 +208,7 @@ async def _stop(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> None
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await parts.files.close()
+    await parts.artifacts.close()
     await parts.secrets.close()
     await parts.dispatch.close()
     await parts.compiler.close()

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import click
 
 from waterflowd import __version__
-from waterflowd.ctl.failures import Refused, Unreachable
+from waterflowd.ctl.failures import REFUSED, Failure, Refused, Unreachable
 from waterflowd.ctl.settings import Settings
 
 if TYPE_CHECKING:
@@ -216,6 +216,39 @@ class Client:
                     yield json.loads(rest)
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
+
+    def chunks(self, path: str, /, **parameters: Any) -> Iterator[bytes]:
+        """Yield the bytes of a file that supports ranges. A broken connection is continued, for up to `RECONNECT_S`."""
+        import httpx
+
+        offset, tag = 0, ""
+        lost_since: float | None = None
+        while True:
+            headers = {"Range": f"bytes={offset}-"} if offset else {}
+            try:
+                with self._client().stream("GET", path, params=_present(parameters), headers=headers) as response:
+                    if response.status_code >= 400:
+                        raise refused(response.status_code, response.read())
+                    if offset and response.headers.get("etag") != tag:
+                        raise Failure(REFUSED, "the file was replaced while it was downloaded", "download it again")
+                    tag = response.headers.get("etag", "")
+                    end = offset + int(response.headers["content-length"])
+                    for chunk in response.iter_raw():
+                        lost_since = None
+                        offset += len(chunk)
+                        yield chunk
+                    if offset >= end:
+                        return
+            except httpx.TransportError as error:
+                if lost_since is None:
+                    lost_since = time.monotonic()
+                elif time.monotonic() - lost_since > RECONNECT_S:
+                    raise self._unreachable(error) from None
+            except Refused as error:
+                # A daemon that is starting answers 503 for a moment.
+                if error.status != 503 or not offset:
+                    raise
+            time.sleep(_PAUSE_S)
 
     def follow(
         self,

@@ -358,6 +358,8 @@ class Sessions:
                 self._listener.output(live.agent, message)
             elif isinstance(message, messages.FileRequest):
                 self._listener.file_requested(live.agent, message)
+            elif isinstance(message, messages.ArtifactRequest):
+                self._listener.artifact_requested(live.agent, message)
         if received.numbered and not live.has_ended:
             number = received.numbered[-1][0]
             reports = [m for _, m in received.numbered if isinstance(m, messages.Started | messages.Finished)]

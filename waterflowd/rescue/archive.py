@@ -25,7 +25,7 @@ import pyrage
 
 from waterflow_agent.errors import Stalled
 from waterflowd.rescue import encryption
-from waterflowd.store import check, copying, directory, layout, output_files
+from waterflowd.store import check, copying, directory, layout
 from waterflowd.store.copying import CopiedFile, Manifest, Readable
 from waterflowd.store.directory import State
 
@@ -62,7 +62,7 @@ def back_up(
     with (
         copying.snapshot_directory(source) as made,
         encryption.encrypt_file(target, recipients) as encrypted,
-        output_files.all_kept(source / layout.OUTPUT_DIRECTORY),
+        copying.all_kept(source),
     ):
         taken = copying.take_snapshot(source, made, knows)
         with tarfile.open(fileobj=encrypted.stream, mode="w|", bufsize=copying.BLOCK_BYTES) as archive:
@@ -188,7 +188,9 @@ def _read(source: Path, identities: Sequence[pyrage.x25519.Identity], keep: Keep
 def _content(source: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, number: int) -> Readable:
     path = PurePosixPath(member.name)
     is_known = member.name in (_LOG, layout.MANIFEST_FILE, *copying.OTHER_FILES) or (
-        path.parts[:1] == (layout.OUTPUT_DIRECTORY,) and len(path.parts) > 1 and ".." not in path.parts
+        path.parts[:1] in ((layout.OUTPUT_DIRECTORY,), (layout.ARTIFACT_DIRECTORY,))
+        and len(path.parts) > 1
+        and ".." not in path.parts
     )
     content = archive.extractfile(member) if member.isreg() else None
     if number == 0 and member.name != layout.FORMAT_FILE:

@@ -17,6 +17,8 @@ LISTED_MAX = 20
 def of_check(found: Findings, directory: str) -> list[str]:
     """The output of `fsck` for an intact log."""
     lines = [f"intact: {found.records} records in {found.streams} streams of {directory}"]
+    if found.artifacts:
+        lines.append(f"intact: {found.artifacts} artifacts")
     for stream, seals in found.seals.items():
         if seals.missing_keys:
             lines.append(f"{stream} trail: not verified, because there is no key ({', '.join(seals.missing_keys)})")
@@ -90,6 +92,7 @@ def _lost(kept: SalvageReport) -> Iterator[str]:
     ]
     yield from _listed("cut streams", cuts)
     yield from _listed("cut output logs", kept.outputs_cut)
+    yield from _listed("lost artifacts", kept.artifacts_lost)
     cut_names = {cut.stream for cut in kept.cuts}
     if "fleet" in cut_names:
         yield "Agents may be missing, and revoked ones may be back: check waterflowctl agents."

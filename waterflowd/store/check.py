@@ -63,6 +63,7 @@ class Findings(NamedTuple):
     streams: int
     #: Of the streams whose keys were given.
     seals: dict[str, SealFindings] = {}
+    artifacts: int = 0
 
 
 def check_in_child(directory: Path, *, is_thorough: bool = False) -> None:

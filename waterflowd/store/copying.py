@@ -4,7 +4,7 @@ Rules of this file:
 
 - LMDB copies the log as one snapshot (it reads like any other reader: a daemon keeps running meanwhile). It does so in a
   child process, because a damaged file can kill the process that maps it. Files are copied afterwards. They only grow, and
-  none is removed meanwhile (`output_files.all_kept`), so they contain at least what the snapshot's events refer to; a file
+  none is removed meanwhile (`all_kept`), so they contain at least what the snapshot's events refer to; a file
   that continues where the snapshot has no rows yet is newer than the snapshot and left out.
 - `backup.json` lists every file with size and hash. A copy is valid only when `FORMAT` marks it as complete, which is the
   last write; until then every command refuses it (directory.py). Everything else is flushed before.
@@ -31,6 +31,7 @@ import msgspec
 import waterflowd
 from waterflow_agent.clock import Clock, utc_time
 from waterflow_agent.errors import Stalled
+from waterflowd.artifacts import files as artifact_files
 from waterflowd.durability import sync_directory
 from waterflowd.model.ids import AttemptId
 from waterflowd.store import check, directory, layout, output_files, outputs
@@ -122,7 +123,7 @@ def back_up(source: Path, target: Path, knows: Knows) -> Manifest:
     not empty or cannot be written, WF304 when the log is damaged.
     """
     source = data_directory(source)
-    with copy_directory(target, source) as made, output_files.all_kept(source / layout.OUTPUT_DIRECTORY):
+    with copy_directory(target, source) as made, all_kept(source):
         taken = take_snapshot(source, made, knows)
         log = _hashed(made / layout.ENVIRONMENT_DIRECTORY / layout.LOG_FILE, made)
         manifest = taken.manifest([log, *_copied(taken.files, source, made)])
@@ -130,6 +131,16 @@ def back_up(source: Path, target: Path, knows: Knows) -> Manifest:
         sync_directories(made)
         directory.write_format(made, State.BACKUP)
         return manifest
+
+
+@contextlib.contextmanager
+def all_kept(source: Path) -> Iterator[None]:
+    """Inside the block no output and no artifact of a data directory is removed, whichever process does it."""
+    with (
+        output_files.all_kept(source / layout.OUTPUT_DIRECTORY),
+        artifact_files.all_kept(source / layout.ARTIFACT_DIRECTORY),
+    ):
+        yield
 
 
 def data_directory(source: Path) -> Path:
@@ -142,7 +153,7 @@ def data_directory(source: Path) -> Path:
 def take_snapshot(source: Path, made: Path, knows: Knows) -> Snapshot:
     """Copies the log of the data directory `source` into the directory `made`, verifies it, and lists what belongs to it.
 
-    The caller keeps the files (`output_files.all_kept`) until it has copied them. Raises `Stalled` WF311 without a log, WF304
+    The caller keeps the files (`all_kept`) until it has copied them. Raises `Stalled` WF311 without a log, WF304
     when it is damaged, WF306 when the check could not finish, WF315 when it cannot be written.
     """
     early = {os.fspath(file) for file in output_files.files_in(source / layout.OUTPUT_DIRECTORY)}
@@ -159,6 +170,7 @@ def take_snapshot(source: Path, made: Path, knows: Knows) -> Snapshot:
     finally:
         environment.close()
     files += [source / name for name in OTHER_FILES]
+    files += artifact_files.files_in(source / layout.ARTIFACT_DIRECTORY)
     return Snapshot(made_at=made_at, generation=generation, found=found, files=files)
 
 
@@ -439,6 +451,7 @@ def _copy_directory(source: Path, made: Path) -> None:
     for file in output_files.files_in(source / layout.OUTPUT_DIRECTORY):
         _copied([file, file.with_name(file.name + ".index")], source, made)
     _copied([source / name for name in OTHER_FILES], source, made)
+    _copied(list(artifact_files.files_in(source / layout.ARTIFACT_DIRECTORY)), source, made)
 
 
 def _hashed(file: Path, made: Path) -> CopiedFile:

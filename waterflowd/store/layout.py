@@ -8,6 +8,7 @@ Files of a data directory::
     ballast         reserved disk space for the case that the disk is full; exists while a daemon runs
     log.mdb/        the LMDB environment
     output/<run>/   large output logs, one append-only file per attempt
+    artifacts/      artifacts (waterflowd/artifacts): a record for each, and blocks that they share
     snapshot.tmp/   copy of the log; exists while an encrypted backup is created
 
 Databases of the environment (keys -> values; all integers big-endian, so that keys sort as numbers do):
@@ -57,6 +58,7 @@ ENVIRONMENT_DIRECTORY = "log.mdb"
 #: LMDB's name for its file.
 LOG_FILE = "data.mdb"
 OUTPUT_DIRECTORY = "output"
+ARTIFACT_DIRECTORY = "artifacts"
 SNAPSHOT_DIRECTORY = "snapshot.tmp"
 
 DATABASES = (

@@ -17,6 +17,7 @@ import lmdb
 
 import waterflowd
 from waterflow_agent.errors import Stalled
+from waterflowd.artifacts import files as artifact_files
 from waterflowd.model.ids import StreamName
 from waterflowd.store import check, copying, directory, health, layout
 from waterflowd.store import environment as environment_files
@@ -105,7 +106,9 @@ def open_store(
 
 
 def examine(path: Path, seals: Mapping[StreamName, Sequence[SealKey]] = MappingProxyType({})) -> check.Findings:
-    """Checks every page and every record of a data directory that no daemon uses, or of a backup. Changes nothing.
+    """Checks every page, every record and every artifact of a data directory that no daemon uses, or of a backup.
+
+    Changes nothing.
 
     `seals` are the known keys of streams that may be sealed.
 
@@ -119,7 +122,9 @@ def examine(path: Path, seals: Mapping[StreamName, Sequence[SealKey]] = MappingP
         check.check_in_child(path, is_thorough=True)
         environment = Environment(path / layout.ENVIRONMENT_DIRECTORY, is_readonly=True)
         undo.callback(environment.close)
-        return check.verify(environment, seals)
+        found_records = check.verify(environment, seals)
+        artifacts = artifact_files.examine(path / layout.ARTIFACT_DIRECTORY)
+        return found_records._replace(artifacts=artifacts.artifacts)
 
 
 def _next_generation(environment: Environment, ballast: Ballast, *, is_rescue: bool) -> int:

@@ -26,6 +26,7 @@ import lmdb
 import msgspec
 
 from waterflow_agent.errors import Stalled
+from waterflowd.artifacts import files as artifact_files
 from waterflowd.store import copying, directory, layout, output_files, outputs, record
 from waterflowd.store import environment as environment_files
 from waterflowd.store.environment import Environment
@@ -63,6 +64,8 @@ class SalvageReport(msgspec.Struct, kw_only=True):
     plans: int = 0
     #: Output logs whose end is lost: a run, or a file.
     outputs_cut: list[str] = []
+    #: Artifacts that are damaged: run and name, or a file.
+    artifacts_lost: list[str] = []
     #: Unreadable or invalid pages of the log's trees.
     damaged_pages: int = 0
     #: Whether the server's key, which agents pin, was kept.
@@ -71,7 +74,8 @@ class SalvageReport(msgspec.Struct, kw_only=True):
     @property
     def is_whole(self) -> bool:
         """True when nothing is lost, as far as that can be known."""
-        return self.records_lost == 0 and not self.cuts and not self.outputs_cut and self.has_server_key
+        is_lost = self.cuts or self.outputs_cut or self.artifacts_lost
+        return self.records_lost == 0 and not is_lost and self.has_server_key
 
 
 @contextlib.contextmanager
@@ -97,6 +101,7 @@ def salvage_directory(source: Path, target: Path) -> Iterator[SalvageReport]:
             raise Stalled("WF315", f"the copy to {made} failed: LMDB says {error}") from error
         finally:
             environment.close()
+        _copy_artifacts(source, made, found)
         found.has_server_key = _copy_others(source, made)
         copying.sync_directories(made)
         yield found
@@ -430,6 +435,19 @@ def _copy_outputs(source: Path, made: Path, environment: Environment, found: Sal
         copying.copy(file, made / path, os.fspath(path), size_bytes=measured.size_bytes)
         if measured.size_bytes < size:
             found.outputs_cut.append(f"{path} at byte {measured.end}")
+
+
+def _copy_artifacts(source: Path, made: Path, found: SalvageReport) -> None:
+    """Copies the artifacts of which everything is intact."""
+    copied: set[Path] = set()
+    for name, files in artifact_files.salvageable(source / layout.ARTIFACT_DIRECTORY):
+        if not files:
+            found.artifacts_lost.append(name)
+        for file in files:
+            path = file.relative_to(source)
+            if path not in copied:
+                copied.add(path)
+                copying.copy(file, made / path, os.fspath(path))
 
 
 def _copy_others(source: Path, made: Path) -> bool:

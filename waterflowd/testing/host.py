@@ -15,6 +15,8 @@ from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
 from waterflowd.access import events
 from waterflowd.access.repository_quotas import RepositoryLimits, RepositoryQuotas
+from waterflowd.artifacts.server import ArtifactServer
+from waterflowd.artifacts.store import ArtifactStore
 from waterflowd.dispatch import lowering
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine.events import RunEvent
@@ -179,6 +181,7 @@ class HostHarness:
         missing_secrets: lowering.MissingSecrets = lowering.all_missing,
         limits: RepositoryLimits | None = None,
         outputs: OutputLogs | None = None,
+        artifacts: ArtifactStore | None = None,
     ) -> None:
         self.clock = clock or ManualClock()
         self.log = log or MemoryLog(codec())
@@ -207,6 +210,7 @@ class HostHarness:
         attempts = self.attempts = LiveAttempts(self.driver, self.queries)
         self.outputs = self.output_collector(outputs or LogOutputs(self.output_logs))
         self.files = FileServer(attempts, MemoryFiles(trees), self.link)
+        self.artifacts = ArtifactServer(attempts, self.link, self.clock, artifacts)
         self.agents = AgentHandler(
             attempts,
             self.state.placement,
@@ -215,6 +219,7 @@ class HostHarness:
             self.clock,
             outputs=self.outputs,
             files=self.files,
+            artifacts=self.artifacts,
             lost_after_ms=LOST_AFTER_MS,
         )
         changes = FleetChanges(self.registry, self.driver, self.agents, self.link)
@@ -248,6 +253,7 @@ class HostHarness:
         if self.agents._gathering is not None:
             self.agents._gathering.cancel()
         await self.files.close()
+        await self.artifacts.close()
         for task in self._tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -17,6 +17,7 @@ from typing import Protocol
 import msgspec
 
 from waterflow_agent import server_paths
+from waterflow_agent.artifacts.relay import ArtifactRelay
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution import sharing, working_directories
 from waterflow_agent.execution.step_directories import StepDirectories
@@ -80,7 +81,9 @@ class ProcessSteps:
         directories: StepDirectories,
         environment: Mapping[str, str] | None = None,
         policy: StepPolicy | None = None,
+        artifacts: ArtifactRelay | None = None,
     ) -> None:
+        """`artifacts` is None where no step uses them."""
         #: What steps see in `WATERFLOW_AGENT`.
         self.agent_name = ""
         self._runner = runner
@@ -91,6 +94,7 @@ class ProcessSteps:
         #: What this process has asked the runner to start.
         self._requested: dict[TaskId, StepSpec] = {}
         self._policy = policy or StepPolicy()
+        self._artifacts = artifacts
         self._directories = directories
         self._directory_numbers: dict[TaskId, int] = {}
 
@@ -107,6 +111,8 @@ class ProcessSteps:
             if entry.result is None and entry.directory:
                 self._directory_numbers[entry.key] = entry.directory
                 self._directories.adopt(entry.directory)
+                if self._artifacts is not None:
+                    self._artifacts.reopen(entry.key, self._directories.path(entry.directory))
         self._directories.sweep()
 
     def reserve_directory(self, key: TaskId) -> int:
@@ -156,6 +162,8 @@ class ProcessSteps:
         cwd = working_directories.resolve(workspace, task.working_directory, account)
         environment = self._environment if account is None else {**self._environment, **account.environment}
         command = prepare(task, node_input, location, environment)
+        if self._artifacts is not None and isinstance(node_input, schema.ArtifactUpload | schema.ArtifactDownload):
+            self._artifacts.open(task.key, files)
         if account is not None:
             sharing.share_files(files, account.uid)
         spec = StepSpec(
@@ -208,6 +216,8 @@ class ProcessSteps:
     def release_files(self, key: TaskId) -> None:
         """Frees the directory of the step's files, once the result is in the journal."""
         number = self._directory_numbers.pop(key, None)
+        if self._artifacts is not None:
+            self._artifacts.close_socket(key)
         if number is not None:
             self._directories.release(number)
 

@@ -35,6 +35,8 @@ class NodeRequest(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     params: dict[str, Any]
     workspace: str
+    #: Path of the socket for artifacts.
+    artifacts: str = ""
     #: The code of an own node.
     code: Code | None = None
 
@@ -91,7 +93,12 @@ async def _run(node: type[Node[Any]], request: NodeRequest, record: msgspec.Stru
     assert task is not None
     # The stop policy of a step starts with this signal, so that the node can clean up.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    context = Context(directory=Path.cwd(), workspace=Path(request.workspace), env=dict(os.environ))
+    context = Context(
+        directory=Path.cwd(),
+        workspace=Path(request.workspace),
+        env=dict(os.environ),
+        artifacts=Path(request.artifacts),
+    )
     try:
         outputs = await node().run(context, record)
         return _result(outputs, request.node), 0

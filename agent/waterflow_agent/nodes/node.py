@@ -55,6 +55,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     workspace: Path
     #: The step's environment.
     env: dict[str, str]
+    #: The socket through which the nodes for artifacts reach the daemon.
+    artifacts: Path = Path("artifacts")
 
     def log(self, text: str) -> None:
         """Print a line to the step's output, unbuffered."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from waterflow_agent.artifacts.local_protocol import SOCKET
 from waterflow_agent.attempts import Outcome
 from waterflow_agent.nodes import outcome, shell, step_files
 from waterflow_agent.nodes.host import NodeOutput, NodeRequest
@@ -26,7 +27,13 @@ def prepare(
     # An empty result file marks the directory as that of a node, also after a restart of the agent.
     shell.write(f"{location.files}/{shell.RESULT}", "")
     path = f"{location.files}/request"
-    request = NodeRequest(node=task.node, params=task.params, workspace=location.workspace, code=code)
+    request = NodeRequest(
+        node=task.node,
+        params=task.params,
+        workspace=location.workspace,
+        artifacts=f"{location.files}/{SOCKET}",
+        code=code,
+    )
     shell.write(path, msgspec.json.encode(request).decode())
     # -P: a file of the repository must not shadow a module. -u: output is unbuffered.
     argv = [sys.executable, "-P", "-u", "-m", "waterflow_agent.nodes.host", path]

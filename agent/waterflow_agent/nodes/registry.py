@@ -19,6 +19,8 @@ _CLASSES = {
     "file/template": "waterflow_agent.nodes.files:FileTemplateNode",
     "file/delete": "waterflow_agent.nodes.files:FileDeleteNode",
     "file/transfer": "waterflow_agent.nodes.transfer.node:FileTransferNode",
+    "artifact/upload": "waterflow_agent.nodes.artifacts.upload:ArtifactUploadNode",
+    "artifact/download": "waterflow_agent.nodes.artifacts.download:ArtifactDownloadNode",
     "systemd/unit": "waterflow_agent.nodes.systemd:SystemdUnitNode",
     "docker/exec": "waterflow_agent.nodes.docker:DockerExecNode",
     "docker/pull": "waterflow_agent.nodes.docker:DockerPullNode",

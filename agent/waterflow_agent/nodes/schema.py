@@ -655,6 +655,89 @@ class ComposeDown(Parameters, frozen=True, kw_only=True):
     remove_orphans: Annotated[bool, _REMOVE_ORPHANS] = False
 
 
+class ArtifactUpload(Parameters, frozen=True, kw_only=True):
+    """Stores files of this job as an artifact of the run, for other jobs and for people.
+
+    The daemon keeps the artifact, completely or not at all. Jobs of the same run get it with `artifact/download`, on any
+    server; people with `waterflowctl artifacts download`. `actions/upload-artifact` is the same node.
+    """
+
+    path: Annotated[
+        NonEmpty,
+        about(
+            "Files, folders and patterns, one per line, relative to the step's working directory: `*`, `?` and `[...]` match"
+            " within one part of a path, `**` matches any number of folders. `!` at the beginning of a line excludes what"
+            " earlier lines have selected. Paths in the artifact begin below the deepest folder that all lines have in common.",
+            "path: dist/**/*.js",
+        ),
+    ]
+    name: Annotated[
+        NonEmpty,
+        about(
+            'The name, unique in the run. It must not contain `" : < > | * ?` or slashes.',
+            "name: site\npath: dist/",
+        ),
+    ] = "artifact"
+    if_no_files_found: Annotated[
+        Literal["warn", "error", "ignore"],
+        about("What to do if the patterns select no file.", "path: dist/\nif-no-files-found: error"),
+    ] = "warn"
+    retention_days: Annotated[
+        int | str,
+        about(
+            "After how many days the artifact is removed, if its run is not removed earlier; 0 for the daemon's default.",
+            "path: dist/\nretention-days: 7",
+        ),
+    ] = 0
+    overwrite: Annotated[
+        bool,
+        about(
+            "Replaces an artifact of this name that another step has stored. A new attempt of the same step always does.",
+            "path: dist/\noverwrite: true",
+        ),
+    ] = False
+    include_hidden_files: Annotated[
+        bool,
+        about(
+            "Whether files and folders whose name begins with a dot are included.",
+            "path: dist/\ninclude-hidden-files: true",
+        ),
+    ] = False
+    compression_level: Annotated[
+        int | str, about("Accepted for GitHub's action; it has no effect.", "path: dist/\ncompression-level: 0")
+    ] = 6
+
+
+class ArtifactDownload(Parameters, frozen=True, kw_only=True):
+    """Fetches artifacts of this run, from any of its jobs, whichever server they ran on.
+
+    The files appear at their destination once all have arrived and their checksums are right. Without `name`, all artifacts
+    are fetched. `actions/download-artifact` is the same node.
+    """
+
+    name: Annotated[str, about("The artifact.", "name: site", without="all of them")] = ""
+    path: Annotated[
+        str,
+        about(
+            "The folder for the files, relative to the step's working directory. Without `name`, each artifact gets a folder of"
+            " its name there.",
+            "name: site\npath: dist",
+            without="the step's working directory",
+        ),
+    ] = ""
+    pattern: Annotated[
+        str,
+        about("Instead of `name`: the artifacts whose name matches.", "pattern: site-*\npath: sites"),
+    ] = ""
+    merge_multiple: Annotated[
+        bool,
+        about(
+            "Without `name`: puts the files of all artifacts into the same folder.",
+            "pattern: site-*\nmerge-multiple: true",
+        ),
+    ] = False
+
+
 class NodeSchema(msgspec.Struct, frozen=True, kw_only=True):
     """What can be known about a node without running it."""
 
@@ -664,6 +747,8 @@ class NodeSchema(msgspec.Struct, frozen=True, kw_only=True):
     #: The outputs that it always sets; a script may add more.
     outputs: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    #: GitHub's actions with the same parameters and meaning, in any version.
+    actions: tuple[str, ...] = ()
     #: Whether a node that the engine runs can be retried; nodes that agents run always can.
     is_retried: bool = False
 
@@ -709,6 +794,20 @@ BUILT_IN: dict[str, NodeSchema] = {
         ),
         NodeSchema(name="file/delete", parameters=FileDelete, runs_in=RunsIn.HOST, outputs=("changed",)),
         NodeSchema(
+            name="artifact/upload",
+            parameters=ArtifactUpload,
+            runs_in=RunsIn.HOST,
+            outputs=("name", "files", "bytes", "digest", "artifact-digest"),
+            actions=("actions/upload-artifact",),
+        ),
+        NodeSchema(
+            name="artifact/download",
+            parameters=ArtifactDownload,
+            runs_in=RunsIn.HOST,
+            outputs=("files", "bytes", "download-path"),
+            actions=("actions/download-artifact",),
+        ),
+        NodeSchema(
             name="systemd/unit",
             parameters=SystemdUnit,
             runs_in=RunsIn.HOST,
@@ -752,9 +851,13 @@ def path_of(name: str) -> str:
 
 
 def find(name: str) -> NodeSchema | None:
-    """The built-in node called `name`, by its name or an alias, with or without `@v1`."""
+    """The built-in node called `name`, by its name or an alias, with or without `@v1`, or by a GitHub action with a version."""
     plain = name.removesuffix("@v1")
     known = BUILT_IN.get(plain)
     if known is not None:
         return known
-    return next((schema for schema in BUILT_IN.values() if plain in schema.aliases), None)
+    action, _, version = name.partition("@")
+    return next(
+        (schema for schema in BUILT_IN.values() if plain in schema.aliases or (version and action in schema.actions)),
+        None,
+    )

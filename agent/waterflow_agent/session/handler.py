@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import waterflow_agent
 from waterflow_agent import logs, machine
+from waterflow_agent.artifacts.relay import ArtifactRelay
 from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.clock import Clock
 from waterflow_agent.execution.attempt_executor import AttemptExecutor
@@ -36,6 +37,7 @@ class SessionHandler:
         steps: ProcessSteps,
         output: AttemptOutput,
         checkouts: CheckoutService,
+        artifacts: ArtifactRelay,
         nodes: NodeCatalog,
         sender: MessageSender,
         labels: dict[str, str],
@@ -52,6 +54,7 @@ class SessionHandler:
         self._steps = steps
         self._output = output
         self._checkouts = checkouts
+        self._artifacts = artifacts
         self._nodes = nodes
         self._sender = sender
         self._labels = labels
@@ -106,6 +109,7 @@ class SessionHandler:
         self._executor.send_undelivered()
         self._output.sender.rewind()
         self._checkouts.on_opened()
+        self._artifacts.on_opened()
         self._executor.commit()
 
     def on_confirmed(self, at: int) -> None:
@@ -123,6 +127,8 @@ class SessionHandler:
         for loose in received.loose:
             if isinstance(loose, messages.FileResponse):
                 self._checkouts.on_response(loose)
+            elif isinstance(loose, messages.ArtifactResponse):
+                self._artifacts.on_response(loose)
             elif isinstance(loose, messages.OutputAck) and self._output.sender.acknowledge(
                 loose.key, loose.offset, now
             ):

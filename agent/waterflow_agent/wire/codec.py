@@ -57,7 +57,7 @@ class AgentFrame(msgspec.Struct, frozen=True, array_like=True):
     ack: _Number
     first_number: _Number
     numbered: Annotated[list[messages.Started | messages.Finished], _Few]
-    loose: Annotated[list[messages.Hello | messages.Output | messages.FileRequest], _Few]
+    loose: Annotated[list[messages.Hello | messages.Output | messages.FileRequest | messages.ArtifactRequest], _Few]
     stamp: _Number = 0
 
 
@@ -76,6 +76,7 @@ class DaemonFrame(msgspec.Struct, frozen=True, array_like=True):
             | messages.Reset
             | messages.OutputAck
             | messages.FileResponse
+            | messages.ArtifactResponse
         ],
         _Few,
     ]

@@ -49,6 +49,16 @@ FILE_REQUESTS_MAX = 4
 FILE_RESPONSE_BYTES_MAX = 256 << 10
 #: Files in one request.
 FILE_REQUEST_BLOBS_MAX = 1_024
+#: Artifact requests of an agent that are in flight: their own window, of the same size as that of files.
+ARTIFACT_REQUESTS_MAX = 4
+#: Of a block, the unit in which artifacts are stored and sent. It fits in one message, for the same reason as a file response.
+ARTIFACT_BLOCK_BYTES_MAX = 256 << 10
+#: Blocks that one request asks about.
+ARTIFACT_BLOCKS_ASKED_MAX = 1_024
+#: Blocks of the table, or of the listing, of one artifact: 64 MiB each.
+ARTIFACT_INDEX_BLOCKS_MAX = 256
+#: SHA-256.
+DIGEST_BYTES = 32
 
 
 class TaskId(msgspec.Struct, frozen=True, array_like=True):
@@ -349,6 +359,137 @@ class FileResponse(msgspec.Struct, frozen=True, array_like=True, tag="file-respo
     after_ms: int = 0
 
 
+Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
+#: Digests of the blocks of a table or a listing, in order.
+IndexBlocks = Annotated[list[Digest], msgspec.Meta(max_length=ARTIFACT_INDEX_BLOCKS_MAX)]
+ArtifactName = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+
+
+class BeginArtifact(msgspec.Struct, frozen=True, array_like=True, tag="begin"):
+    """Asks whether an artifact with these properties would be accepted, before anything is sent. Answer: `ArtifactAccepted`."""
+
+    name: ArtifactName
+    is_replacing: bool
+    files: _Count
+    #: Of all files, in bytes.
+    size: _Count
+
+
+class FindBlocks(msgspec.Struct, frozen=True, array_like=True, tag="find"):
+    """Asks which of these blocks the daemon does not have. Answer: `MissingBlocks`."""
+
+    blocks: Annotated[list[Digest], msgspec.Meta(max_length=ARTIFACT_BLOCKS_ASKED_MAX)]
+
+
+class StoreBlock(msgspec.Struct, frozen=True, array_like=True, tag="store"):
+    """Stores a block. Answer: `ArtifactAccepted`, once it is durable."""
+
+    block: Digest
+    data: Annotated[bytes, msgspec.Meta(min_length=1, max_length=ARTIFACT_BLOCK_BYTES_MAX)]
+
+
+class CommitArtifact(msgspec.Struct, frozen=True, array_like=True, tag="commit"):
+    """Makes an artifact of stored blocks, completely or not at all. Answer: `ArtifactAccepted`, once it is durable."""
+
+    name: ArtifactName
+    is_replacing: bool
+    files: _Count
+    size: _Count
+    #: The blocks that contain the table of the content's blocks, and the list of files (`waterflow_agent.artifacts.content`).
+    table: IndexBlocks
+    listing: IndexBlocks
+    #: 0 for as long as the daemon's configuration says.
+    retention_days: Annotated[int, msgspec.Meta(ge=0, le=36_500)] = 0
+
+
+class ListArtifacts(msgspec.Struct, frozen=True, array_like=True, tag="list"):
+    """Asks for the artifacts of the attempt's run. Answer: `ArtifactsListed`."""
+
+    #: "" for all.
+    name: Annotated[str, msgspec.Meta(max_length=255)] = ""
+
+
+class ArtifactPart(Enum):
+    """What consists of blocks."""
+
+    TABLE = "table"
+    LISTING = "listing"
+    CONTENT = "content"
+
+
+class ReadBlock(msgspec.Struct, frozen=True, array_like=True, tag="read"):
+    """Asks for a block of an artifact of the attempt's run. Answer: `BlockRead`."""
+
+    name: ArtifactName
+    #: Of the artifact, as listed: it may have been replaced since.
+    digest: Digest
+    part: ArtifactPart
+    index: _Count
+
+
+class ArtifactRow(msgspec.Struct, frozen=True, array_like=True):
+    """One artifact of a run."""
+
+    name: str
+    #: Identifies its content.
+    digest: bytes
+    files: int
+    size: int
+    table: list[bytes]
+    listing: list[bytes]
+
+
+class ArtifactAccepted(msgspec.Struct, frozen=True, array_like=True, tag="accepted"):
+    """What was asked for is done, or would be accepted."""
+
+
+class MissingBlocks(msgspec.Struct, frozen=True, array_like=True, tag="missing"):
+    """The positions of the requested blocks that the daemon does not have."""
+
+    positions: list[int]
+
+
+class ArtifactsListed(msgspec.Struct, frozen=True, array_like=True, tag="listed"):
+    """Artifacts of a run, by name."""
+
+    artifacts: list[ArtifactRow]
+
+
+class BlockRead(msgspec.Struct, frozen=True, array_like=True, tag="block"):
+    """The content of a block."""
+
+    data: bytes
+
+
+ArtifactAction = BeginArtifact | FindBlocks | StoreBlock | CommitArtifact | ListArtifacts | ReadBlock
+ArtifactResult = ArtifactAccepted | MissingBlocks | ArtifactsListed | BlockRead
+
+
+class ArtifactRequest(msgspec.Struct, frozen=True, array_like=True, tag="artifact-request"):
+    """Agent, loose: what a step needs for artifacts of its run. At most `ARTIFACT_REQUESTS_MAX` requests are in flight.
+
+    Every action may be repeated: an agent sends its open requests again in each new session.
+    """
+
+    key: TaskId
+    #: Chosen by the agent; the response repeats it.
+    number: int
+    action: ArtifactAction
+
+
+class ArtifactResponse(msgspec.Struct, frozen=True, array_like=True, tag="artifact-response"):
+    """Daemon, loose: the response to an `ArtifactRequest`; without a result, `code` and `text` say why."""
+
+    key: TaskId
+    number: int
+    result: ArtifactResult | None
+    code: str = ""
+    text: str = ""
+    #: When to ask again; 0 for never.
+    after_ms: int = 0
+
+
 class EnrollRequest(msgspec.Struct, frozen=True, array_like=True, tag="enroll"):
     """Agent, on the enrollment port: requests to enroll the key of this connection, with a token or by approval."""
 
@@ -379,8 +520,12 @@ class EnrollAnswer(msgspec.Struct, frozen=True, array_like=True, tag="enrolled")
     is_token_spent: bool = False
 
 
-AgentMessage = Hello | Started | Finished | Output | FileRequest
-DaemonMessage = Welcome | KeyRotated | Reject | Reset | Offer | Cancel | Release | OutputAck | FileResponse
+AgentMessage = Hello | Started | Finished | Output | FileRequest | ArtifactRequest
+DaemonMessage = (
+    Welcome | KeyRotated | Reject | Reset | Offer | Cancel | Release | OutputAck | FileResponse | ArtifactResponse
+)
+#: Messages with content, which are sent after all others.
+BULK: tuple[type, ...] = (Output, FileResponse, ArtifactRequest, ArtifactResponse)
 Numbered = Offer | Cancel | Release | Started | Finished
 Message = AgentMessage | DaemonMessage
 
@@ -405,6 +550,6 @@ class PeerState(Enum):
 PERMITTED: dict[PeerState, frozenset[type]] = {
     PeerState.ANONYMOUS: frozenset({EnrollRequest}),
     PeerState.CONNECTED: frozenset({Hello}),
-    PeerState.SETTLED: frozenset({Hello, Started, Finished, Output, FileRequest}),
+    PeerState.SETTLED: frozenset({Hello, Started, Finished, Output, FileRequest, ArtifactRequest}),
     PeerState.REVOKED: frozenset(),
 }

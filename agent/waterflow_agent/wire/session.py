@@ -123,8 +123,8 @@ class Session:
             return self._queued
         if self._loose_bytes + size > LOOSE_BYTES_MAX:
             raise LocalProtocolError("WF207", "too many messages are waiting for the next frame")
-        # Output and files come last in a frame, so that a flood of them delays nothing else.
-        (self._bulk if isinstance(message, messages.Output | messages.FileResponse) else self._urgent).append(raw)
+        # Output, files and artifacts come last in a frame, so that a flood of them delays nothing else.
+        (self._bulk if isinstance(message, messages.BULK) else self._urgent).append(raw)
         self._loose_bytes += size
         return None
 

@@ -79,6 +79,9 @@ class RecordingListener:
     def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
         self.questions.append(request)
 
+    def artifact_requested(self, agent: AgentId, request: messages.ArtifactRequest) -> None:
+        raise AssertionError("no test of the link asks for artifacts")
+
 
 class FakeEnroller:
     """Approves the keys in `approved`, and every request with the right token."""

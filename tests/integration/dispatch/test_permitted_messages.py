@@ -34,6 +34,7 @@ EXAMPLES: tuple[object, ...] = (
     messages.Finished(KEY, Outcome.SUCCESS, 0, "", "", {}, {}, 1, 2, 0, 0),
     messages.Output(KEY, 0, []),
     messages.FileRequest(KEY, 1, [], 0),
+    messages.ArtifactRequest(KEY, 1, messages.ListArtifacts()),
     messages.Welcome(TOKEN, 1, 1, "n", [], 1, []),
     messages.Reject(TOKEN, "WF210", "no", 0),
     messages.Reset("again"),
@@ -43,6 +44,7 @@ EXAMPLES: tuple[object, ...] = (
     messages.Release("run", "job"),
     messages.OutputAck(KEY, 0),
     messages.FileResponse(KEY, 1, []),
+    messages.ArtifactResponse(KEY, 1, messages.ArtifactAccepted()),
     messages.EnrollRequest(1, "", "n", [], "h", "m", "v"),
     messages.EnrollAnswer("approved", "", "", "", [], "", 0),
 )
@@ -75,6 +77,9 @@ class Host:
 
     def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
         self.calls.append("wanted")
+
+    def artifact_requested(self, agent: AgentId, request: messages.ArtifactRequest) -> None:
+        self.calls.append("artifact")
 
     async def request(self, public_key: str, request: messages.EnrollRequest) -> messages.EnrollAnswer:
         self.calls.append("request")
@@ -133,7 +138,7 @@ async def test_the_work_port_accepts_exactly_what_the_table_permits(state: messa
 
     sessions.take(inbound(frame(message, getattr(message, "session", TOKEN))))
 
-    reached = set(host.calls) & {"settle", "received", "output", "wanted"}
+    reached = set(host.calls) & {"settle", "received", "output", "wanted", "artifact"}
     if type(message) in messages.PERMITTED[state]:
         assert reached
     else:

@@ -26,6 +26,7 @@ from tests.patience import PATIENCE_S
 from waterflow_agent.wire import messages as wire
 from waterflowd.access.policy import AccessPolicy
 from waterflowd.access.repository_quotas import RepositoryQuotas
+from waterflowd.artifacts.server import ArtifactServer
 from waterflowd.dsl import compile_workflow
 from waterflowd.engine import events, inputs
 from waterflowd.fleet import events as fleet_events
@@ -236,6 +237,7 @@ class Daemon:
             self.clock,
             outputs=self.collector,
             files=FileServer(port, MemoryFiles(), self.link),
+            artifacts=ArtifactServer(port, self.link, self.clock, None),
             lost_after_ms=LOST_AFTER_MS,
         )
         self.gateway.attempts.arrived = self.agents.arrived

@@ -18,6 +18,7 @@ from waterflow_agent.errors import Stalled
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.admin.webhooks import SignedWebhookService
+from waterflowd.artifacts.server import ArtifactServer
 from waterflowd.dispatch.rejections import Rejections
 from waterflowd.dispatch.sessions import Sessions, SessionSettings
 from waterflowd.engine.rules import leases
@@ -148,6 +149,7 @@ class Daemon:
             clock,
             outputs=outputs,
             files=files,
+            artifacts=ArtifactServer(attempts, link, clock, None),
             lost_after_ms=LOST_AFTER_MS,
         )
         changes = FleetChanges(registry, self.driver, self.agents, link)

@@ -157,6 +157,30 @@ def test_an_unknown_parameter_of_checkout_is_an_error(language: Language) -> Non
     assert (error.code, error.suggestion) == ("WF115", 'did you mean "fetch-depth"?')
 
 
+@pytest.mark.parametrize(
+    ("used", "node"),
+    [
+        ("{uses: actions/upload-artifact@v4, with: {name: a, path: dist, retention-days: 5}}", "artifact/upload"),
+        (
+            "{uses: actions/upload-artifact@65c4c4a1ddee5b72f698fdd19549f0f0fb45cf08, with: {path: dist}}",
+            "artifact/upload",
+        ),
+        ("{uses: actions/download-artifact@v4, with: {pattern: 'a-*', merge-multiple: true}}", "artifact/download"),
+        ("{uses: actions/download-artifact@v5}", "artifact/download"),
+    ],
+)
+def test_the_actions_for_artifacts_are_nodes(language: Language, used: str, node: str) -> None:
+    """In any version; their parameters mean the same."""
+    (step,) = language.steps(used)
+    assert step.node == node
+
+
+def test_artifacts_of_other_runs_are_an_error(language: Language) -> None:
+    """A step may read only those of its own run."""
+    error = language.error(with_step("{uses: actions/download-artifact@v4, with: {name: a, run-id: 12}}"))
+    assert (error.code, "same run" in error.suggestion) == ("WF115", True)
+
+
 def test_an_action_of_github_is_not_taken_for_a_node(language: Language) -> None:
     """A name that looks a little like that of a node is still an action."""
     error = language.error(with_step("{uses: docker/login-action@v3}"))

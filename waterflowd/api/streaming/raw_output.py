@@ -41,7 +41,7 @@ def parse_range(header: str | None, size: int) -> ByteRange | None:
     else:
         begin, end = max(0, size - int(found[2])), size
     if begin >= end:
-        raise Rejected("WF605", f"the output has {size} bytes; the range begins behind them", where="Range", status=416)
+        raise Rejected("WF605", f"there are {size} bytes, and the range begins behind them", where="Range", status=416)
     return ByteRange(begin, end)
 
 
@@ -99,6 +99,10 @@ async def read_sections(outputs: OutputLogs, sections: list[Section]) -> AsyncGe
 
 
 def file_name(parts: Iterable[str]) -> str:
-    """A name for a file of these parts, which any system accepts."""
-    name = "-".join(_OTHERS.sub("_", part).strip("._-") for part in parts)
-    return name[:_NAME_MAX] + ".log"
+    """A name for a log of these parts, which any system accepts."""
+    return safe_name(parts) + ".log"
+
+
+def safe_name(parts: Iterable[str]) -> str:
+    """These parts as one name that any system accepts."""
+    return "-".join(_OTHERS.sub("_", part).strip("._-") for part in parts)[:_NAME_MAX]

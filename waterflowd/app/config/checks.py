@@ -70,6 +70,7 @@ def checked(config: Config) -> Config:
             raise Rejected("WF620", f"repositories.{item.name}.fetch-max-bytes: expected 1 MiB to 1 TiB in bytes")
     _check_quotas(config)
     _check_retention(config)
+    _check_artifacts(config)
     _check_environments(config.environments)
     _check_temporal(config)
     _check_secrets(config)
@@ -126,6 +127,13 @@ def _check_retention(config: Config) -> None:
             'retention: with engine = "temporal" runs are kept in Temporal, which removes them after the retention period of'
             " the namespace, and output is in the object store; set that period, and a lifecycle rule of the store",
         )
+
+
+def _check_artifacts(config: Config) -> None:
+    try:
+        _ = config.artifacts.limits
+    except ValueError as error:
+        raise Rejected("WF620", f"artifacts.{error}") from None
 
 
 def _check_environments(environments: Sequence[EnvironmentTable]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from waterflowd.artifacts.store import ArtifactLimits
 from waterflowd.engine import events
 from waterflowd.host.retention.policy import GRACE_MS, Retention
 from waterflowd.model import durations
@@ -175,6 +176,50 @@ class RetentionTable(Table, frozen=True, kw_only=True, rename="kebab", forbid_un
             output_max_age_ms=_age("output-max-age", self.output_max_age),
             output_max_bytes=_limit("output-max-bytes", self.output_max_bytes, OUTPUT_BYTES_MIN),
         )
+
+
+class ArtifactsTable(Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """What jobs may store as artifacts, in `data-dir`. Sizes are in bytes."""
+
+    #: How long artifacts are kept if the step does not say so, such as `30d`; empty: as long as their run.
+    keep: str = "90d"
+    #: Size of one artifact.
+    artifact_max_bytes: int = 10 << 30
+    #: Files of one artifact.
+    artifact_max_files: int = 250_000
+    #: Size of all artifacts of one run.
+    run_max_bytes: int = 20 << 30
+    #: Space that all artifacts take; equal content is stored once.
+    max_bytes: int = 100 << 30
+    #: What stays free on the disk: with less, no artifact is stored.
+    reserved_bytes: int = 1 << 30
+
+    @property
+    def limits(self) -> ArtifactLimits:
+        """The limits of the store; raises `ValueError` for an invalid value."""
+        return ArtifactLimits(
+            artifact_bytes=_at_least_one("artifact-max-bytes", self.artifact_max_bytes),
+            files=_at_least_one("artifact-max-files", self.artifact_max_files),
+            run_bytes=_at_least_one("run-max-bytes", self.run_max_bytes),
+            total_bytes=_at_least_one("max-bytes", self.max_bytes),
+            reserved_bytes=_at_least_one("reserved-bytes", self.reserved_bytes),
+            keep_ms=_keep(self.keep),
+        )
+
+
+def _at_least_one(key: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{key}: expected at least 1, found {value}")
+    return value
+
+
+def _keep(text: str) -> int | None:
+    if not text:
+        return None
+    try:
+        return durations.parse(text)
+    except ValueError as error:
+        raise ValueError(f"keep: {error}") from None
 
 
 def _age(key: str, text: str) -> int | None:
@@ -433,6 +478,7 @@ class Config(Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fi
     vault: VaultTable = VaultTable()
     quotas: QuotasTable = QuotasTable()
     retention: RetentionTable = RetentionTable()
+    artifacts: ArtifactsTable = ArtifactsTable()
     environments: tuple[EnvironmentTable, ...] = ()
     notify: tuple[NotifyTable, ...] = ()
     notices: NoticesTable = NoticesTable()

@@ -11,6 +11,7 @@ validate` does.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from waterflow_agent.nodes import schema as node_schema
@@ -126,8 +127,12 @@ def _uses_schema() -> JsonSchema:
     nodes = [spelling for node in node_schema.BUILT_IN.values() for spelling in _spellings(node)]
     local = {**_LOCAL, "patternErrorMessage": "expected a node, or ./ and a path"}
     own = {"type": "string", "pattern": f"^(?!{_ACTIONS}){node_schema.OWN_NAME.pattern}$"}
-    checkout = {"type": "string", "pattern": "^actions/checkout@"}
-    return {"anyOf": [{"enum": nodes}, local, own, checkout]}
+    actions = ["actions/checkout", *(action for node in node_schema.BUILT_IN.values() for action in node.actions)]
+    return {"anyOf": [{"enum": nodes}, local, own, _any_version(actions)]}
+
+
+def _any_version(actions: Iterable[str]) -> JsonSchema:
+    return {"type": "string", "pattern": f"^({'|'.join(actions)})@"}
 
 
 def _refused(model: str, *owners: str) -> JsonSchema:
@@ -142,7 +147,9 @@ def _has(key: str, value: JsonSchema | None = None) -> JsonSchema:
 
 
 def _has_node(*nodes: node_schema.NodeSchema) -> JsonSchema:
-    return _has("uses", {"enum": [spelling for node in nodes for spelling in _spellings(node)]})
+    spelled: JsonSchema = {"enum": [spelling for node in nodes for spelling in _spellings(node)]}
+    actions = [action for node in nodes for action in node.actions]
+    return _has("uses", {"anyOf": [spelled, _any_version(actions)]} if actions else spelled)
 
 
 def _step_rules() -> JsonSchema:

@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 
 from waterflow_agent.wire import messages
 from waterflowd import ports
+from waterflowd.artifacts.server import ArtifactServer
 from waterflowd.engine import inputs
 from waterflowd.fleet.placement import Placement, Server
 from waterflowd.fleet.registry import Registry
@@ -57,6 +58,7 @@ class AgentHandler:
         *,
         outputs: OutputCollector,
         files: FileServer,
+        artifacts: ArtifactServer,
         lost_after_ms: int,
     ) -> None:
         self._attempts = attempts
@@ -66,6 +68,7 @@ class AgentHandler:
         self._clock = clock
         self._outputs = outputs
         self._files = files
+        self._artifacts = artifacts
         self._lost_after_ms = lost_after_ms
         #: Called with an agent, `connected` or `disconnected`, and a text, for the audit trail.
         self.on_session: Callable[[AgentId, str, str], None] = lambda agent, what, detail: None
@@ -327,6 +330,10 @@ class AgentHandler:
     def file_requested(self, agent: AgentId, request: messages.FileRequest) -> None:
         """See `ports.AgentListener`."""
         self._files.file_requested(agent, request)
+
+    def artifact_requested(self, agent: AgentId, request: messages.ArtifactRequest) -> None:
+        """See `ports.AgentListener`."""
+        self._artifacts.requested(agent, request)
 
 
 def _key(attempt: HeldAttempt) -> messages.TaskId:

@@ -86,6 +86,8 @@ async def rerun_run(request: Request, services: Ports, principal: Runner, run_id
     )
     if key is not None:
         await _check_same(services, row, earlier, selection.reused)
+    if services.artifacts is not None:
+        await services.artifacts.keep(row.id)
     await services.audit.action(principal, "rerun-run", earlier, run=row.id, reused=len(selection.reused_names))
     content = RerunSchema.of(row, run, plan, start_request.revision, selection)
     return json_response(content, 201, {"Location": run_url(row.id)})

@@ -31,8 +31,14 @@ _GITHUB_ACTION = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._/-]+@[A-Za-z0-9._/-]+"
 _ACTION_HINTS = {
     "actions/cache": "remove it: servers keep their files between runs; use a directory outside the job's",
     "actions/github-script": "do the same in a run script",
-    "actions/upload-artifact": "remove it: the steps of a job share a directory; copy what must outlive it in a run script",
-    "actions/download-artifact": "remove it: the steps of a job share a directory; fetch other files in a run script",
+}
+#: Parameters of GitHub's actions that have no counterpart.
+_PARAMETER_HINTS = {
+    (
+        "artifact/download",
+        name,
+    ): "only artifacts of the same run can be fetched; remove it, or use file/transfer with s3://"
+    for name in ("run-id", "repository", "github-token", "artifact-ids")
 }
 #: The same for all `actions/setup-*`.
 _SETUP, _SETUP_HINT = (
@@ -99,6 +105,7 @@ class NodeChecker:
     def _unknown_parameter(self, path: Path, node: node_schema.NodeSchema, name: str, known: list[str]) -> None:
         text = f"{node.name} has no parameter {quote(name)}"
         hint = did_you_mean(name, known)
+        hint = _PARAMETER_HINTS.get((node.name, name), hint)
         if not hint and name in _STEP_KEYS:
             hint = f"{name} is a key of the step: write it next to uses"
         self._add(path, codes.WRONG_PARAMETER, text, hint or f"known parameters: {', '.join(known)}", on_key=True)

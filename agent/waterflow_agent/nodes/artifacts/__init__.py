@@ -1,0 +1,1 @@
+"""The nodes that store and fetch artifacts: `upload.py`, `download.py`."""

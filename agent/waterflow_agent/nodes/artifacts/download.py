@@ -1,0 +1,202 @@
+"""Fetches artifacts: everything arrives and is verified in a folder beside the destination, and is moved there at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections import deque
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from waterflow_agent.artifacts import content, patterns
+from waterflow_agent.artifacts.channel import ArtifactChannel
+from waterflow_agent.artifacts.content import ArtifactFile, BlockTable
+from waterflow_agent.artifacts.local_protocol import IN_FLIGHT_MAX
+from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Rejected, Retryable
+from waterflow_agent.nodes import schema
+from waterflow_agent.nodes.node import Context, Node, NodeFailure
+from waterflow_agent.nodes.transfer.content import Progress, amount
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import ArtifactPart, ArtifactRow
+
+#: Blocks that are written by one call of a thread.
+_BATCH = 16
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class ArtifactDownloadNode(Node[schema.ArtifactDownload]):
+    """Fetches one artifact, or several."""
+
+    parameters = schema.ArtifactDownload
+
+    async def run(self, context: Context, parameters: schema.ArtifactDownload) -> dict[str, Any]:
+        """See the base class."""
+        if parameters.name and parameters.pattern:
+            raise NodeFailure("use either name or pattern")
+        target = context.path(parameters.path or ".")
+        try:
+            async with ArtifactChannel(context.artifacts) as channel:
+                rows = await _find(channel, parameters)
+                if not rows:
+                    context.warn("warning: the run has no such artifacts yet; the jobs that store them belong in needs")
+                fetched = await _fetch(context, channel, rows, target, parameters)
+        except Retryable as error:
+            raise NodeFailure(error.text, may_retry=True) from error
+        except OSError as error:
+            where = f" {escape_for_display(str(error.filename), 200)}" if error.filename else " the files"
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise NodeFailure(f"cannot write{where}: {error.strerror}", may_retry=is_full) from error
+        return {"files": sum(row.files for row in rows), "bytes": fetched, "download-path": str(target)}
+
+
+async def _find(channel: ArtifactChannel, parameters: schema.ArtifactDownload) -> list[ArtifactRow]:
+    if parameters.name:
+        content.check_name(parameters.name)
+    listed = await channel.ask(messages.ListArtifacts(parameters.name), messages.ArtifactsListed)
+    rows = listed.artifacts
+    for row in rows:
+        content.check_name(row.name)
+    if parameters.pattern:
+        try:
+            rows = [row for row in rows if patterns.matches_name(row.name, parameters.pattern)]
+        except ValueError as error:
+            raise NodeFailure(f"pattern: invalid pattern: {error}") from error
+    return rows
+
+
+async def _fetch(
+    context: Context,
+    channel: ArtifactChannel,
+    rows: Sequence[ArtifactRow],
+    target: Path,
+    parameters: schema.ArtifactDownload,
+) -> int:
+    """Returns the number of bytes."""
+    progress = Progress(context, sum(row.size for row in rows))
+    await asyncio.to_thread(_make_folder, target)
+    staging = target / f".artifacts-{secrets.token_hex(8)}"
+    try:
+        is_apart = not (parameters.name or parameters.merge_multiple)
+        for number, row in enumerate(rows):
+            folder = staging / str(number)
+            await asyncio.to_thread(os.makedirs, folder)
+            await _Download(channel, row, folder, progress).run()
+        # Nothing at the destination has changed so far.
+        for number, row in enumerate(rows):
+            await asyncio.to_thread(_move, staging / str(number), target / row.name if is_apart else target)
+            context.log(f"{row.name}: {row.files} file(s), {amount(row.size)}")
+    finally:
+        await asyncio.shield(asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True))
+    return progress.bytes
+
+
+def _make_folder(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+
+
+class _Download:
+    """One artifact, into an empty folder."""
+
+    def __init__(self, channel: ArtifactChannel, row: ArtifactRow, folder: Path, progress: Progress) -> None:
+        self._channel = channel
+        self._row = row
+        self._folder = folder
+        self._progress = progress
+
+    async def run(self) -> None:
+        """Raises `Rejected` WF762 when what arrives is not what was stored."""
+        row = self._row
+        if content.artifact_digest(row.table, row.listing) != row.digest:
+            raise Rejected("WF762", f'the description of the artifact "{row.name}" is damaged')
+        table = BlockTable(await self._index(ArtifactPart.TABLE, row.table))
+        listing = await self._index(ArtifactPart.LISTING, row.listing)
+        files = await asyncio.to_thread(content.decode_listing, listing, row.files)
+        if not (sum(file.size for file in files) == table.size == row.size and len(files) == row.files):
+            raise Rejected("WF762", f'the list of files of the artifact "{row.name}" does not fit its content')
+        writer = _write(self._folder, files)
+        next(writer, None)
+        try:
+            async with contextlib.aclosing(self._blocks(ArtifactPart.CONTENT, table.digests())) as blocks:
+                batch: list[bytes] = []
+                async for block in blocks:
+                    batch.append(block)
+                    if len(batch) >= _BATCH:
+                        await asyncio.to_thread(_feed, writer, batch)
+                        batch = []
+                    self._progress.advance(len(block), row.name)
+                await asyncio.to_thread(_feed, writer, batch)
+        finally:
+            writer.close()
+
+    async def _index(self, part: ArtifactPart, digests: Sequence[bytes]) -> bytes:
+        async with contextlib.aclosing(self._blocks(part, digests)) as blocks:
+            return b"".join([block async for block in blocks])
+
+    async def _blocks(self, part: ArtifactPart, digests: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
+        """Yields the verified blocks in order; several are requested at a time."""
+        waiting: deque[asyncio.Task[bytes]] = deque()
+        upcoming = enumerate(digests)
+        try:
+            while True:
+                while len(waiting) < IN_FLIGHT_MAX and (item := next(upcoming, None)) is not None:
+                    waiting.append(asyncio.create_task(self._block(part, *item)))
+                if not waiting:
+                    return
+                yield await waiting.popleft()
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _block(self, part: ArtifactPart, index: int, digest: bytes) -> bytes:
+        request = messages.ReadBlock(self._row.name, self._row.digest, part, index)
+        data = (await self._channel.ask(request, messages.BlockRead)).data
+        if content.digest_of(data) != digest:
+            raise Rejected("WF762", f'block {index} of the artifact "{self._row.name}" is damaged')
+        return data
+
+
+def _feed(writer: Generator[None, bytes, None], blocks: Sequence[bytes]) -> None:
+    for block in blocks:
+        with contextlib.suppress(StopIteration):
+            writer.send(block)
+
+
+def _write(folder: Path, files: Sequence[ArtifactFile]) -> Generator[None, bytes, None]:
+    """A generator that takes the content in blocks, and writes the files below an empty folder one after the other."""
+    block = memoryview(b"")
+    made: set[str] = set()
+    for file in files:
+        parent = file.path.rpartition("/")[0]
+        if parent not in made:
+            os.makedirs(folder / parent, exist_ok=True)
+            made.add(parent)
+        descriptor = os.open(folder / file.path, _NEW, 0o777 if file.is_executable else 0o666)
+        try:
+            left = file.size
+            while left:
+                if not block:
+                    block = memoryview((yield))
+                written = os.write(descriptor, block[:left])
+                block, left = block[written:], left - written
+        finally:
+            os.close(descriptor)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Moves what is in a folder to another one, where it replaces files and completes folders."""
+    target.mkdir(parents=True, exist_ok=True)
+    with os.scandir(source) as entries:
+        found = list(entries)
+    for entry in found:
+        place = target / entry.name
+        if entry.is_dir(follow_symlinks=False) and os.path.lexists(place):
+            _move(Path(entry.path), place)
+        else:
+            os.replace(entry.path, place)

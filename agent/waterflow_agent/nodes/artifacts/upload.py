@@ -1,0 +1,213 @@
+"""Stores files as an artifact: reads them once, sends the blocks that the daemon does not have, and commits the artifact."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import os
+import stat
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from waterflow_agent.artifacts import content, patterns
+from waterflow_agent.artifacts.channel import ArtifactChannel
+from waterflow_agent.artifacts.content import ArtifactFile, BlockCutter
+from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Rejected, Retryable
+from waterflow_agent.nodes import schema
+from waterflow_agent.nodes.node import Context, Node, NodeFailure
+from waterflow_agent.nodes.transfer.content import Progress, amount
+from waterflow_agent.wire import messages
+
+#: Blocks that are read, hashed and asked about together: 16 MiB. The next ones are read meanwhile.
+_BATCH = 64
+_READ_BYTES = 1 << 20
+#: Between the last answer about a block and the commit, the daemon may have removed unused blocks: how often to send all again.
+_PASSES_MAX = 3
+#: The daemon's code for a commit of blocks that it does not have.
+BLOCKS_GONE = "WF333"
+_Block = tuple[bytes, bytes]
+
+
+class ArtifactUploadNode(Node[schema.ArtifactUpload]):
+    """Stores an artifact."""
+
+    parameters = schema.ArtifactUpload
+
+    async def run(self, context: Context, parameters: schema.ArtifactUpload) -> dict[str, Any]:
+        """See the base class."""
+        content.check_name(parameters.name)
+        days = _days(parameters.retention_days)
+        selected = await asyncio.to_thread(_select, context, parameters)
+        if not selected.paths:
+            return _nothing(context, parameters)
+        try:
+            async with ArtifactChannel(context.artifacts) as channel:
+                upload = _Upload(context, channel, selected)
+                commit = await upload.run(parameters.name, days, is_replacing=parameters.overwrite)
+        except Retryable as error:
+            raise NodeFailure(error.text, may_retry=True) from error
+        except OSError as error:
+            raise _unreadable(error) from error
+        digest = content.artifact_digest(commit.table, commit.listing).hex()
+        context.log(f"{parameters.name}: {commit.files} file(s), {amount(commit.size)}, {amount(upload.sent)} sent")
+        outputs = {"name": parameters.name, "files": commit.files, "bytes": commit.size, "digest": f"sha256:{digest}"}
+        return {**outputs, "artifact-digest": digest}
+
+
+def _days(value: int | str) -> int:
+    try:
+        days = int(value or 0)
+    except ValueError:
+        days = -1
+    if not 0 <= days <= 36_500:
+        raise NodeFailure(f"retention-days: expected a number of days from 0 to 36500, not {value!r}")
+    return days
+
+
+def _select(context: Context, parameters: schema.ArtifactUpload) -> patterns.Selected:
+    try:
+        return patterns.select(
+            parameters.path,
+            context.directory,
+            home=context.env.get("HOME", "/"),
+            includes_hidden=parameters.include_hidden_files,
+        )
+    except OSError as error:
+        raise _unreadable(error) from error
+    except ValueError as error:
+        # `re.error` is one.
+        raise NodeFailure(f"path: invalid pattern: {error}") from error
+
+
+def _nothing(context: Context, parameters: schema.ArtifactUpload) -> dict[str, Any]:
+    lines = ", ".join(line.strip() for line in parameters.path.splitlines() if line.strip())
+    text = f"no files match path: {escape_for_display(lines, 200)}; no artifact was stored"
+    if parameters.if_no_files_found == "error":
+        raise NodeFailure(text)
+    if parameters.if_no_files_found == "warn":
+        context.warn(f"warning: {text}")
+    return {"name": parameters.name, "files": 0, "bytes": 0, "digest": "", "artifact-digest": ""}
+
+
+def _unreadable(error: OSError) -> NodeFailure:
+    where = f" {escape_for_display(str(error.filename), 200)}" if error.filename else " a file"
+    return NodeFailure(f"cannot read{where}: {error.strerror}", may_retry=error.errno == errno.EIO)
+
+
+class _Upload:
+    def __init__(self, context: Context, channel: ArtifactChannel, selected: patterns.Selected) -> None:
+        self._context = context
+        self._channel = channel
+        self._selected = selected
+        #: Bytes that the daemon did not have.
+        self.sent = 0
+
+    async def run(self, name: str, days: int, *, is_replacing: bool) -> messages.CommitArtifact:
+        total = await asyncio.to_thread(self._measure)
+        begin = messages.BeginArtifact(name, is_replacing, len(self._selected.paths), total)
+        await self._channel.ask(begin, messages.ArtifactAccepted)
+        for number in itertools.count(1):
+            commit = await self._send(name, days, total, is_replacing=is_replacing)
+            try:
+                await self._channel.ask(commit, messages.ArtifactAccepted)
+                break
+            except Rejected as error:
+                if error.code != BLOCKS_GONE or number >= _PASSES_MAX:
+                    raise
+        return commit
+
+    def _measure(self) -> int:
+        root = Path(self._selected.root)
+        for path in self._selected.paths:
+            content.check_path(path)
+        return sum(os.stat(root / path).st_size for path in self._selected.paths)
+
+    async def _send(self, name: str, days: int, total: int, *, is_replacing: bool) -> messages.CommitArtifact:
+        files: list[ArtifactFile] = []
+        blocks: list[tuple[bytes, int]] = []
+        progress = Progress(self._context, total)
+        reader = _blocks(self._selected, files)
+        pending = asyncio.ensure_future(asyncio.to_thread(_take, reader))
+        try:
+            while batch := await pending:
+                pending = asyncio.ensure_future(asyncio.to_thread(_take, reader))
+                await self._store(batch)
+                blocks += [(digest, len(data)) for digest, data in batch]
+                progress.advance(sum(len(data) for _, data in batch), name)
+        finally:
+            # The thread must not read on while the generator is closed.
+            await asyncio.gather(pending, return_exceptions=True)
+            reader.close()
+        return messages.CommitArtifact(
+            name=name,
+            is_replacing=is_replacing,
+            files=len(files),
+            size=sum(size for _, size in blocks),
+            table=await self._store_index(content.encode_table(blocks)),
+            listing=await self._store_index(await asyncio.to_thread(content.encode_listing, files)),
+            retention_days=days,
+        )
+
+    async def _store_index(self, blob: bytes) -> list[bytes]:
+        batch = [(content.digest_of(block), block) for block in content.index_blocks(blob)]
+        await self._store(batch)
+        return [digest for digest, _ in batch]
+
+    async def _store(self, batch: Sequence[_Block]) -> None:
+        if not batch:
+            return
+        by_digest = dict(batch)
+        digests = list(by_digest)
+        found = await self._channel.ask(messages.FindBlocks(digests), messages.MissingBlocks)
+        missing = [digests[position] for position in found.positions if 0 <= position < len(digests)]
+        waiting = [asyncio.create_task(self._store_one(digest, by_digest[digest])) for digest in missing]
+        try:
+            await asyncio.gather(*waiting)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _store_one(self, digest: bytes, data: bytes) -> None:
+        await self._channel.ask(messages.StoreBlock(digest, data), messages.ArtifactAccepted)
+        self.sent += len(data)
+
+
+def _take(blocks: Iterator[_Block]) -> list[_Block]:
+    return list(itertools.islice(blocks, _BATCH))
+
+
+def _blocks(selected: patterns.Selected, files: list[ArtifactFile]) -> Generator[_Block, None, None]:
+    """Yields digest and data of each block, and lists the files that it has read."""
+    cutter = BlockCutter()
+    root = os.open(selected.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for path in selected.paths:
+            for block in _blocks_of_file(root, path, cutter, files):
+                yield content.digest_of(block), block
+        for block in cutter.end():
+            yield content.digest_of(block), block
+    finally:
+        os.close(root)
+
+
+def _blocks_of_file(root: int, path: str, cutter: BlockCutter, files: list[ArtifactFile]) -> Iterator[bytes]:
+    # Not blocking: the path may be a pipe by now.
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=root)
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise NodeFailure(f"{escape_for_display(path, 200)} is not a regular file any longer")
+        yield from cutter.begin_file(status.st_size)
+        size = 0
+        # What is appended meanwhile is not read: a log that grows would never end.
+        while size < status.st_size and (data := os.read(file, min(_READ_BYTES, status.st_size - size))):
+            size += len(data)
+            yield from cutter.feed(data)
+        yield from cutter.end_file(path)
+    finally:
+        os.close(file)
+    files.append(ArtifactFile(path, size, bool(status.st_mode & 0o111)))

@@ -1,0 +1,110 @@
+"""Cleaning: expired artifacts, those of removed runs, and unused blocks; never what an artifact or an upload needs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.artifacts.harness import NOW, OTHER, RUN, SCOPE, Prepared, attempt, new_store, put
+from waterflowd.artifacts import files as artifact_files
+from waterflowd.artifacts.blocks import GRACE_S
+from waterflowd.artifacts.cleaning import ArtifactCleaner
+from waterflowd.artifacts.server import ArtifactServer
+from waterflowd.artifacts.store import ArtifactStore
+from waterflowd.model.ids import RunId
+from waterflowd.testing.host import HostHarness, ManualClock
+
+DAY = 86_400_000
+
+
+class Cleaning:
+    """A store and its cleaner; `runs` are those that exist."""
+
+    def __init__(self, store: ArtifactStore, server: ArtifactServer) -> None:
+        self.store = store
+        self.clock = ManualClock(NOW)
+        self.runs: set[RunId] = {RUN, OTHER}
+        self.cleaner = ArtifactCleaner(store, server, self.clock, lambda run: run in self.runs)
+
+    def age(self) -> None:
+        """Makes all blocks as old as if nobody had used them for the grace period."""
+        for scope, digest, _ in list(self.store.blocks.listed()):
+            old = time.time() - GRACE_S - 1
+            os.utime(self.store.blocks.path(scope, digest), (old, old))
+
+
+@pytest.fixture
+async def cleaning(tmp_path: Path) -> AsyncIterator[Cleaning]:
+    store = new_store(tmp_path)
+    async with HostHarness(artifacts=store) as host:
+        yield Cleaning(store, host.artifacts)
+
+
+async def test_artifacts_of_removed_runs_and_expired_ones_go_with_their_blocks(cleaning: Cleaning) -> None:
+    """Blocks that another artifact has stay."""
+    store = cleaning.store
+    put(store, "gone", {"a": b"x" * 1_000, "b": b"gone"}, attempt(OTHER))
+    put(store, "short", {"a": b"short"}, days=1)
+    kept = put(store, "kept", {"a": b"x" * 1_000}, attempt(step="2"))
+    cleaning.runs.remove(OTHER)
+    cleaning.clock.at += DAY
+    cleaning.age()
+
+    cleaned = await cleaning.cleaner.round()
+
+    assert cleaned.artifacts == 2
+    assert cleaned.bytes > 0
+    assert store.records.runs() == [RUN]
+    assert store.listing(kept)[0].path == "a"
+    assert artifact_files.examine(store.root).artifacts == 1
+    used = set(Prepared("kept", {"a": b"x" * 1_000}).blocks)
+    assert {digest for _, digest, _ in store.blocks.listed()} == used
+    assert store.blocks.stored_bytes == sum(size for _, _, size in store.blocks.listed())
+
+
+async def test_blocks_of_an_upload_in_progress_stay(cleaning: Cleaning) -> None:
+    """They are young, or the upload has just asked about them."""
+    store, prepared = cleaning.store, Prepared("site", {"a": b"one"})
+    for digest, block in prepared.blocks.items():
+        store.store(SCOPE, digest, block)
+    cleaning.age()
+    store.missing(SCOPE, list(prepared.blocks))
+
+    await cleaning.cleaner.round()
+
+    store.commit(attempt(), SCOPE, prepared.commit, NOW)
+
+
+async def test_a_commit_keeps_old_blocks_that_were_about_to_be_removed(cleaning: Cleaning) -> None:
+    """The cleaner may have looked before the commit."""
+    store, prepared = cleaning.store, Prepared("site", {"a": b"one"})
+    for digest, block in prepared.blocks.items():
+        store.store(SCOPE, digest, block)
+    cleaning.age()
+    used = store.used([])
+    store.commit(attempt(), SCOPE, prepared.commit, NOW)
+
+    for folder in list(store.blocks.folders(SCOPE)):
+        store.blocks.remove_unused(folder, used)
+
+    assert artifact_files.examine(store.root).artifacts == 1
+
+
+async def test_nothing_is_removed_while_a_backup_reads(cleaning: Cleaning) -> None:
+    """Otherwise the backup would lack what it has listed."""
+    put(cleaning.store, "gone", {"a": b"x"}, attempt(OTHER))
+    cleaning.runs.remove(OTHER)
+    cleaning.age()
+
+    with artifact_files.all_kept(cleaning.store.root):
+        listed = list(artifact_files.files_in(cleaning.store.root))
+        await cleaning.cleaner.round()
+        assert all(path.exists() for path in listed)
+    cleaned = await cleaning.cleaner.round()
+
+    assert cleaned.artifacts == 1
+    assert not any(path.exists() for path in listed)

@@ -1,0 +1,95 @@
+"""Removes artifacts whose time is over, those of removed runs, and blocks that no artifact has.
+
+Rules of this file: a small step at a time, in the thread that changes the store, so that uploads continue in between. A commit
+keeps its blocks by touching them, so the set of used blocks may be older than it. Nothing is removed while a backup is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from waterflow_agent.errors import WaterflowError
+from waterflowd import ports
+from waterflowd.artifacts.files import removable
+from waterflowd.artifacts.server import ArtifactServer
+from waterflowd.artifacts.store import ArtifactStore
+from waterflowd.model.ids import RunId
+
+logger = logging.getLogger("waterflow.artifacts")
+
+#: Between two rounds, and before the first one: agents and clients come back first.
+PERIOD_S = 600.0
+FIRST_S = 30.0
+
+
+class Cleaned(msgspec.Struct, kw_only=True):
+    """What a round has removed."""
+
+    artifacts: int = 0
+    bytes: int = 0
+
+
+class ArtifactCleaner:
+    """See the file's docstring."""
+
+    def __init__(
+        self, store: ArtifactStore, server: ArtifactServer, clock: ports.Clock, is_run: Callable[[RunId], bool]
+    ) -> None:
+        """`is_run` says whether a run exists."""
+        self._store = store
+        self._server = server
+        self._clock = clock
+        self._is_run = is_run
+
+    async def run(self) -> None:
+        """Cleans up, forever."""
+        await asyncio.sleep(FIRST_S)
+        while True:
+            try:
+                cleaned = await self.round()
+                if cleaned.artifacts or cleaned.bytes:
+                    logger.info("removed %d artifacts, and %d bytes of blocks", cleaned.artifacts, cleaned.bytes)
+            except (WaterflowError, OSError) as error:
+                logger.error("artifacts: cleaning ended early, and is repeated later: %s", error)
+            await asyncio.sleep(PERIOD_S)
+
+    async def round(self) -> Cleaned:
+        """One round."""
+        cleaned = Cleaned()
+        for run in await self._server.read(self._store.records.runs):
+            is_run, now = self._is_run(run), self._clock.now()
+            cleaned.artifacts += await self._server.write(lambda: self._clean_run(run, now, is_run=is_run))  # noqa: B023
+        # Raises for a damaged record: then all blocks stay, because some may be those of that record.
+        records = await self._server.read(self._store.by_scope)
+        for scope in await self._server.read(self._store.blocks.scopes):
+            used = await self._server.read(lambda: self._store.used(records.get(scope, ())))  # noqa: B023
+            for folder in await self._server.read(lambda: list(self._store.blocks.folders(scope))):  # noqa: B023
+                cleaned.bytes += await self._server.write(lambda: self._clean_folder(folder, used))  # noqa: B023
+        return cleaned
+
+    def _clean_run(self, run: RunId, now: int, *, is_run: bool) -> int:
+        records = self._store.records
+        with removable(self._store.root) as may_remove:
+            if not may_remove:
+                return 0
+            if not is_run:
+                count = len(records.paths(run))
+                records.remove_run(run)
+                return count
+            count = 0
+            with contextlib.suppress(WaterflowError):
+                # A damaged record stays for `waterflowd fsck`.
+                for record in records.of_run(run):
+                    if record.is_expired(now):
+                        records.remove(run, record.name)
+                        count += 1
+            return count
+
+    def _clean_folder(self, folder: str, used: set[bytes]) -> int:
+        with removable(self._store.root) as may_remove:
+            return self._store.blocks.remove_unused(folder, used) if may_remove else 0

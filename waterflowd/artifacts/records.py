@@ -1,0 +1,148 @@
+"""What is kept of each artifact: one small file, `runs/<run>/<hash of the name>`, whose rename is the commit.
+
+The file ends with the SHA-256 of what is before it, so damage is noticed. The files of an artifact are not in it: they are in
+blocks, like its content, so that a list of artifacts is read at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from waterflow_agent.errors import Stalled
+from waterflowd.durability import sync_directory
+from waterflowd.model.ids import RunId, is_run_id
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+class ArtifactRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One artifact of a run."""
+
+    name: str
+    #: The scope of its blocks.
+    scope: str
+    #: The step that has stored it; in a re-run, perhaps of the earlier run.
+    job: str
+    step: str
+    attempt: int
+    created_at: int
+    #: None while its run exists.
+    expires_at: int | None
+    files: int
+    size: int
+    #: Identifies the content (`waterflow_agent.artifacts.content`).
+    digest: bytes
+    table: list[bytes]
+    listing: list[bytes]
+    #: The earlier run from which it was kept.
+    kept_from: RunId | None = None
+
+    def is_expired(self, now: int) -> bool:
+        """Whether its time is over."""
+        return self.expires_at is not None and now >= self.expires_at
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(ArtifactRecord)
+
+
+class RecordFiles:
+    """The records below a directory. Blocking."""
+
+    def __init__(self, root: Path) -> None:
+        self._runs = root / "runs"
+
+    def write(self, run: RunId, record: ArtifactRecord) -> None:
+        """Writes or replaces a record, durably. Raises `OSError`; then nothing has changed."""
+        content = _encoder.encode(record)
+        folder = self._runs / run
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for parent in (self._runs.parent, self._runs):
+                sync_directory(parent)
+        path = folder / file_name(record.name)
+        new = path.with_suffix(".new")
+        try:
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+                file.write(content + hashlib.sha256(content).digest())
+                file.flush()
+                os.fsync(file.fileno())
+            new.rename(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise
+        sync_directory(folder)
+
+    def read(self, run: RunId, name: str) -> ArtifactRecord | None:
+        """The record of an artifact; None if there is none. Raises `Stalled` WF304 for a damaged one."""
+        path = self._runs / run / file_name(name)
+        try:
+            return decode(path)
+        except FileNotFoundError:
+            return None
+
+    def of_run(self, run: RunId) -> list[ArtifactRecord]:
+        """All artifacts of a run, by name. Raises `Stalled` WF304 for a damaged record."""
+        found = []
+        for path in self.paths(run):
+            with contextlib.suppress(FileNotFoundError):
+                found.append(decode(path))
+        return sorted(found, key=lambda record: record.name)
+
+    def paths(self, run: RunId) -> list[Path]:
+        """The files of a run's records."""
+        folder = self._runs / run
+        try:
+            return sorted(folder / name for name in os.listdir(folder) if not name.endswith(".new"))
+        except FileNotFoundError:
+            return []
+
+    def runs(self) -> list[RunId]:
+        """The runs that have artifacts."""
+        with contextlib.suppress(FileNotFoundError):
+            return sorted(RunId(name) for name in os.listdir(self._runs) if is_run_id(name))
+        return []
+
+    def remove(self, run: RunId, name: str) -> None:
+        """Removes a record; its blocks are unused from now on."""
+        with contextlib.suppress(FileNotFoundError):
+            (self._runs / run / file_name(name)).unlink()
+        with contextlib.suppress(OSError):
+            (self._runs / run).rmdir()
+
+    def remove_run(self, run: RunId) -> None:
+        """Removes all records of a run."""
+        folder = self._runs / run
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(folder):
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
+
+    def all(self) -> Iterator[ArtifactRecord]:
+        """Every record. Raises `Stalled` WF304 for a damaged one."""
+        for run in self.runs():
+            yield from self.of_run(run)
+
+
+def file_name(name: str) -> str:
+    """The name of an artifact's record: the name itself may be too long, or differ only in case."""
+    return hashlib.sha256(name.encode()).hexdigest()[:40]
+
+
+def decode(path: Path) -> ArtifactRecord:
+    """Reads a record. Raises `Stalled` WF304 when it is damaged, and `FileNotFoundError`."""
+    content = path.read_bytes()
+    body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    try:
+        if hashlib.sha256(body).digest() == digest:
+            return _decoder.decode(body)
+    except msgspec.MsgspecError:
+        pass
+    raise Stalled("WF304", f"the record of an artifact is damaged: {path}; remove the file, or restore a backup")

@@ -1,0 +1,226 @@
+"""The artifacts of all runs: what may be stored, and the commit. Blocking; see `server.py` for the threads.
+
+Rules of this file:
+
+- An artifact becomes visible with its record, after all its blocks are durable: completely or not at all.
+- An artifact belongs to a run. A step may replace what it has stored itself; what another step has stored only on request.
+- Everything has a limit (`ArtifactLimits`), with an error that names it. While less than `reserved_bytes` of the disk are free,
+  nothing is stored, so that artifacts never use the space that the event log needs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from waterflow_agent.artifacts import content
+from waterflow_agent.artifacts.content import ArtifactFile, BlockTable
+from waterflow_agent.errors import Rejected, Retryable
+from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import ArtifactPart
+from waterflowd.artifacts.blocks import DISK_FULL_ERRORS, BlockFiles
+from waterflowd.artifacts.records import ArtifactRecord, RecordFiles
+from waterflowd.model.ids import AttemptId, RunId
+
+#: Of one run.
+ARTIFACTS_MAX = 1_000
+#: How long the free space of the disk is believed.
+_SPACE_S = 0.5
+_DAY_MS = 86_400_000
+
+
+class ArtifactLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits in bytes, and of files."""
+
+    artifact_bytes: int = 10 << 30
+    run_bytes: int = 20 << 30
+    #: Of all blocks on disk.
+    total_bytes: int = 100 << 30
+    files: int = 250_000
+    #: Must stay free on the disk.
+    reserved_bytes: int = 1 << 30
+    #: None: as long as the run exists.
+    keep_ms: int | None = 90 * _DAY_MS
+
+
+class ArtifactStore:
+    """The artifacts below a directory. One thread at a time may change it; any may read."""
+
+    def __init__(self, root: Path, limits: ArtifactLimits, free_bytes: Callable[[Path], int] | None = None) -> None:
+        self.limits = limits
+        self.blocks = BlockFiles(root)
+        self.records = RecordFiles(root)
+        self.root = root
+        self._free_bytes = free_bytes or _free_bytes
+        self._free_until = 0.0
+
+    def begin(self, name: AttemptId, action: messages.BeginArtifact, now: int) -> None:
+        """Checks an upload before it begins. Raises `Rejected` WF330 (limits), WF332 (name taken), `Retryable` WF302."""
+        self._check(name, action, now)
+        self._check_space(0)
+
+    def missing(self, scope: str, digests: Sequence[bytes]) -> list[int]:
+        """The positions of the blocks that are not stored; the others stay for a while."""
+        return [number for number, digest in enumerate(digests) if not self.blocks.has(scope, digest, touches=True)]
+
+    def store(self, scope: str, digest: bytes, data: bytes) -> None:
+        """Stores a block, durably. Raises `Rejected` WF330 and WF331, `Retryable` WF302, `OSError`."""
+        self._check_space(len(data))
+        try:
+            self.blocks.put(scope, digest, data)
+        except OSError as error:
+            raise _disk_error(error) from error
+
+    def commit(self, name: AttemptId, scope: str, action: messages.CommitArtifact, now: int) -> ArtifactRecord:
+        """Stores an artifact. Raises as `begin`, and `Rejected` WF333 when blocks of it are missing, WF331 for wrong sums."""
+        self._check(name, action, now)
+        if len(action.table) > content.table_blocks_max(action.size):
+            raise Rejected("WF331", f"the artifact has too many blocks for {action.size} bytes")
+        table = self._table(scope, action.table)
+        if table.size != action.size:
+            raise Rejected("WF331", f"the artifact has {table.size} bytes of content, not {action.size}")
+        sizes = (self.blocks.size(scope, digest) for digest in table.digests())
+        if any(found != size for found, size in zip(sizes, table.sizes, strict=True)):
+            raise _gone()
+        # Also keeps those that no other artifact has from being removed just now.
+        if self.missing(scope, [*table.digests(), *action.table, *action.listing]):
+            raise _gone()
+        days = action.retention_days
+        keep_ms = days * _DAY_MS if days else self.limits.keep_ms
+        record = ArtifactRecord(
+            name=action.name,
+            scope=scope,
+            job=name.job,
+            step=name.step,
+            attempt=name.number,
+            created_at=now,
+            expires_at=None if keep_ms is None else now + keep_ms,
+            files=action.files,
+            size=action.size,
+            digest=content.artifact_digest(action.table, action.listing),
+            table=list(action.table),
+            listing=list(action.listing),
+        )
+        try:
+            self.blocks.sync(scope, iter((*table.digests(), *action.table, *action.listing)))
+            self.records.write(name.run, record)
+        except OSError as error:
+            raise _disk_error(error) from error
+        return record
+
+    def find(self, run: RunId, name: str, now: int) -> ArtifactRecord | None:
+        """The artifact of this name; None if there is none, or its time is over."""
+        record = self.records.read(run, name)
+        return None if record is None or record.is_expired(now) else record
+
+    def of_run(self, run: RunId, now: int) -> list[ArtifactRecord]:
+        """The artifacts of a run, by name."""
+        return [record for record in self.records.of_run(run) if not record.is_expired(now)]
+
+    def table(self, record: ArtifactRecord) -> BlockTable:
+        """The table of an artifact's blocks."""
+        return self._table(record.scope, record.table)
+
+    def listing(self, record: ArtifactRecord) -> list[ArtifactFile]:
+        """The files of an artifact, in the order of its content. Raises `Rejected` WF762 if a hostile agent has made it up."""
+        blob = b"".join(self.blocks.get(record.scope, digest) for digest in record.listing)
+        files = content.decode_listing(blob, record.files)
+        if len(files) != record.files or sum(file.size for file in files) != record.size:
+            raise Rejected("WF762", f'the list of files of the artifact "{record.name}" does not fit its content')
+        return files
+
+    def by_scope(self) -> dict[str, list[ArtifactRecord]]:
+        """All artifacts by the scope of their blocks. Raises `Stalled` WF304."""
+        found: dict[str, list[ArtifactRecord]] = {}
+        for record in self.records.all():
+            found.setdefault(record.scope, []).append(record)
+        return found
+
+    def used(self, records: Iterable[ArtifactRecord]) -> set[bytes]:
+        """The digests of all blocks of these artifacts. Raises `WaterflowError` if a table cannot be read."""
+        return {digest for record in records for digest in blocks_of(self, record)}
+
+    def _table(self, scope: str, digests: Sequence[bytes]) -> BlockTable:
+        if any(not self.blocks.has(scope, digest) for digest in digests):
+            raise _gone()
+        return BlockTable(b"".join(self.blocks.get(scope, digest) for digest in digests))
+
+    def _check(self, name: AttemptId, action: messages.BeginArtifact | messages.CommitArtifact, now: int) -> None:
+        content.check_name(action.name)
+        limits = self.limits
+        _within("an artifact may have", action.size, limits.artifact_bytes, "bytes", "artifacts.artifact-max-bytes")
+        _within("an artifact may have", action.files, limits.files, "files", "artifacts.artifact-max-files")
+        others = []
+        for record in self.of_run(name.run, now):
+            if record.name != action.name:
+                others.append(record)
+            elif not action.is_replacing and (record.job, record.step) != (name.job, name.step):
+                raise Rejected(
+                    "WF332",
+                    f'the run has an artifact "{action.name}" already, of {record.job}/{record.step}; choose another name, '
+                    "such as one with a value of the matrix, or set overwrite: true",
+                )
+        _within("a run may have", len(others) + 1, ARTIFACTS_MAX, "artifacts", "")
+        used = sum(record.size for record in others)
+        _within(
+            "the artifacts of a run may have", used + action.size, limits.run_bytes, "bytes", "artifacts.run-max-bytes"
+        )
+
+    def _check_space(self, size: int) -> None:
+        used = self.blocks.stored_bytes + size
+        _within("all artifacts may have", used, self.limits.total_bytes, "bytes", "artifacts.max-bytes")
+        now = time.monotonic()
+        if now < self._free_until:
+            return
+        free = self._free_bytes(self.root)
+        if free < self.limits.reserved_bytes:
+            raise Retryable(
+                "WF302",
+                f"the daemon's disk is almost full: {free >> 20} MiB are free, and artifacts leave "
+                f"{self.limits.reserved_bytes >> 20} MiB free (artifacts.reserved-bytes); free some space",
+            )
+        self._free_until = now + _SPACE_S
+
+
+def block_of(record: ArtifactRecord, table: BlockTable, part: ArtifactPart, index: int) -> bytes:
+    """The digest of a block of an artifact. Raises `Rejected` WF334 if it has no such block."""
+    count = {ArtifactPart.TABLE: len(record.table), ArtifactPart.LISTING: len(record.listing)}.get(part, len(table))
+    if index >= count:
+        raise Rejected("WF334", f'the artifact "{record.name}" has no block {index}')
+    if part is ArtifactPart.CONTENT:
+        return table.digest(index)
+    return (record.table if part is ArtifactPart.TABLE else record.listing)[index]
+
+
+def blocks_of(store: ArtifactStore, record: ArtifactRecord) -> Iterator[bytes]:
+    """The digests of all blocks of an artifact."""
+    yield from record.table
+    yield from record.listing
+    yield from store.table(record).digests()
+
+
+def _within(what: str, value: int, limit: int, unit: str, key: str) -> None:
+    if value > limit:
+        setting = f" ({key})" if key else ""
+        raise Rejected("WF330", f"{what} at most {limit:,} {unit}{setting}, and this would be {value:,}", status=429)
+
+
+def _gone() -> Rejected:
+    return Rejected("WF333", "blocks of the artifact are not stored any longer; it has to be sent again")
+
+
+def _disk_error(error: OSError) -> Exception:
+    if error.errno in DISK_FULL_ERRORS:
+        return Retryable("WF302", "the daemon's disk is full; the artifact was not stored")
+    return error
+
+
+def _free_bytes(root: Path) -> int:
+    # Before the first artifact, the directory does not exist.
+    place = root if root.exists() else root.parent
+    disk = os.statvfs(place)
+    return disk.f_bavail * disk.f_frsize

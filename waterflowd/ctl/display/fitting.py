@@ -19,7 +19,7 @@ _COLUMN_MIN = 8
 #: A word up to this length is broken only where nothing else makes the table fit.
 _WORD_MAX = 24
 #: Cells up to this width are not broken to show an optional column.
-_SHORT = 12
+_SHORT = 20
 #: A cell of two lines of this width is still easy to read.
 _LINE_MAX = 30
 _GAP = 2

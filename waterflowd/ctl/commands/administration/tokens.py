@@ -23,6 +23,8 @@ def tokens(context: click.Context, as_json: bool) -> None:
     if as_json:
         print_json_list(rows)
         return
+    # The ids are random.
+    found = sorted(rows, key=lambda row: (row["status"] != "valid", row["name"], row["expires_at"] or ""))
     table(
         [
             "ID",
@@ -45,7 +47,7 @@ def tokens(context: click.Context, as_json: bool) -> None:
                 cell_time(row["used_at"]),
                 escape_for_display(row["created_by"]),
             ]
-            for row in rows
+            for row in found
         ],
         empty="no tokens yet; create one: waterflowctl tokens create --role viewer",
         optional=["CREATED BY", f"LAST USED ({zone_name()})"],

@@ -18,7 +18,7 @@ _STYLED = re.compile(rf"((?:{_SGR.pattern})*)([^\x1b]*)((?:{_SGR.pattern})*)")
 _COLUMN_MIN = 8
 #: A word up to this length is broken only where nothing else makes the table fit.
 _WORD_MAX = 24
-#: Cells up to this width are not broken to show an optional column.
+#: Cells are not broken below this width to show an optional column.
 _SHORT = 20
 #: A cell of two lines of this width is still easy to read.
 _LINE_MAX = 30
@@ -114,7 +114,9 @@ def _comfortable(heading: str, cells: Sequence[str], is_whole: bool) -> int:
     natural = _natural(heading, cells)
     if is_whole or natural <= _SHORT:
         return natural
-    return min(natural, max(_floor(heading, cells), _longest_word(cells), min(_LINE_MAX, (natural + 1) // 2)))
+    return min(
+        natural, max(_floor(heading, cells), _longest_word(cells), min(_LINE_MAX, max(_SHORT, (natural + 1) // 2)))
+    )
 
 
 def _longest_word(cells: Sequence[str]) -> int:

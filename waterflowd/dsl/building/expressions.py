@@ -23,7 +23,7 @@ from waterflowd.dsl.building.contexts import (
     NeededJob,
     ServerValue,
 )
-from waterflowd.dsl.building.lints.expressions import lints
+from waterflowd.dsl.building.lints.expressions import lints, mapping_as_text
 from waterflowd.dsl.models import github_names
 from waterflowd.dsl.reading.offsets import source_offset
 from waterflowd.dsl.reading.tree import Path, Scalar
@@ -123,8 +123,11 @@ class ExpressionChecker:
         except expr.ExpressionError as error:
             self._add(path, value, error)
             return
+        is_text = template.single is None or path[-1:] == ("run",)
         for expression in template.expressions:
             self._check(path, value, expression.node, available, available.scope)
+            for lint in mapping_as_text(expression.node) if is_text and self._report.takes_warnings else ():
+                self._report.warn(self._offset(path, value, lint.offset), lint.code, lint.message, lint.hint)
 
     def value(self, path: Path, value: Json, available: Availability) -> None:
         """Checks every text in a JSON value."""

@@ -26,6 +26,14 @@ _WORDS = {
     ("steps", "outcome"): _RESULTS,
     ("steps", "conclusion"): _RESULTS,
 }
+#: Contexts that are mappings, and how many names deep.
+_MAPPINGS = frozenset(
+    (
+        *((name, 1) for name in ("github", "git", "run", "inputs", "vars", "env", "matrix", "needs", "steps", "jobs")),
+        *((name, 1) for name in ("event", "job", "strategy", "agent", "runner")),
+        *(("steps", 2), ("needs", 2), ("jobs", 2)),
+    )
+)
 _JOB_STATUSES = ("success", "failure", "cancelled")
 _MISSPELLED = {"failed": "failure", "succeeded": "success", "canceled": "cancelled", "error": "failure"}
 
@@ -49,6 +57,20 @@ def lints(node: expr.Node, booleans: Collection[str]) -> Iterator[Lint]:
             case expr.Binary(operator, left, right) if operator in ("==", "!="):
                 yield from _impossible_comparison(left, right, operator, booleans)
                 yield from _impossible_comparison(right, left, operator, booleans)
+
+
+def mapping_as_text(node: expr.Node) -> Iterator[Lint]:
+    """The mistake of writing a whole mapping into a text, where it becomes the word Object."""
+    found = list(expr.references(node))
+    if len(found) != 1 or not isinstance(node, expr.Context | expr.Index):
+        return
+    path, offset = found[0]
+    is_outputs = len(path) == 3 and path[0] in ("steps", "needs", "jobs") and path[2].lower() == "outputs"
+    if (path[0], len(path)) in _MAPPINGS or is_outputs or [name.lower() for name in path] == ["github", "event"]:
+        name = ".".join(path)
+        yield Lint(
+            offset, codes.NO_EFFECT, f"{name} is a mapping, which becomes the text Object", f"write toJSON({name})"
+        )
 
 
 def _impossible_call(call: expr.Call) -> Iterator[Lint]:

@@ -139,7 +139,7 @@ class _Writer:
         for each in [*self._others, *(part for part in self._pipeline.block or [] if part.name not in _PARTS)]:
             comments += [
                 *each.comments,
-                self._decide(each.line, f"{each.name or 'this'} has no counterpart"),
+                self._decide(each.line, f"{each.name or each.text.split('(')[0]} has no counterpart"),
                 each.text,
             ]
         for name in ("stages", "agent", "options", "environment", "parameters", "triggers"):

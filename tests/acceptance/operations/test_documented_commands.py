@@ -27,7 +27,7 @@ PAGES_OF_THE_TOUR = ("README.md", "docs/web.md", "examples/README.md")
 #: Has the same blocks as another page (tests/unit/test_documentation.py).
 TRANSLATION = "README.zh-CN.md"
 #: Pages whose commands need no daemon.
-PAGES_WITHOUT_A_DAEMON = ("docs/own-nodes.md", "docs/schedules.md")
+PAGES_WITHOUT_A_DAEMON = ("docs/own-nodes.md", "docs/schedules.md", "docs/coming-from-cron.md")
 
 IS_NIGHTLY = os.environ.get("WATERFLOW_SWEEP") == "full"
 PROGRAMS: dict[str, click.Command] = {

@@ -622,7 +622,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "tests.unit.agent.execution.test_attempt_executor:test_a_step_that_is_cancelled_while_it_waits_for_files_never_starts",
     ),
     Mutant(
-        "waterflow_agent.checkout.file_requests:FileRequests.on_opened",
+        "waterflow_agent.session.request_window:RequestWindow.on_opened",
         "self._send(request)",
         "pass",
         "file requests of an earlier session are not repeated",

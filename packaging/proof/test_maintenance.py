@@ -109,7 +109,7 @@ def _an_upgrade_drains_the_agent_until_it_is_replaced(machine: PackagedMachine, 
     # Only unpacked, as in the middle of an upgrade: the files are new, and the agent is the old one.
     file = next(file.name for file in machine.root.brought.glob("waterflow-agent_*-2_amd64.deb"))
     machine.run("dpkg", "--unpack", f"/srv/packages/{file}")
-    wait_until(lambda: _agent(machine)["text"] == "draining until it is restarted", "the agent to drain", PATIENCE_S)
+    wait_until(lambda: "draining until it is restarted" in _agent(machine)["text"], "the agent to drain", PATIENCE_S)
     assert machine.pid("waterflow-agent") == before
     later = machine.start(GREETING)
     door.touch()

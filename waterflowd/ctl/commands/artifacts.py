@@ -98,7 +98,7 @@ def size_text(size: int) -> str:
 def download(
     context: click.Context, run: str, name: str, output: str | None, archive: str | None, as_json: bool
 ) -> None:
-    """Download an artifact of a run; an interrupted connection is continued."""
+    """Download an artifact; continues after a lost connection."""
     if output is not None and archive is not None:
         raise Failure(USAGE, "--output and --tar are mutually exclusive", "use one of them")
     client = client_of(context)

@@ -40,9 +40,12 @@ def transfer(
     )
 
 
+#: No settings of the user, and no cloud metadata service that could provide keys.
+ENVIRONMENT = {"HOME": "/nonexistent", "AWS_METADATA_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "*"}
+
+
 def _environment(env: dict[str, str] | None) -> dict[str, str]:
-    # No settings of the user, and no cloud metadata service that could provide keys.
-    return {"HOME": "/nonexistent", "AWS_METADATA_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "*", **(env or {})}
+    return {**ENVIRONMENT, **(env or {})}
 
 
 def leftovers(folder: Path) -> list[Path]:

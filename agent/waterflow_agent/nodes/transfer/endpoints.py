@@ -25,6 +25,8 @@ class SourceFile(msgspec.Struct, frozen=True, kw_only=True):
     size: int | None
     #: Distinguishes this content from a later one, if the source has versions.
     version: str | None = None
+    #: When it was last changed, in seconds since 1970; 0 if the source does not report it.
+    modified: float = 0.0
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +59,14 @@ class Source(Endpoint, Protocol):
 
     def read(self, entry: SourceFile) -> AsyncGenerator[bytes]:
         """Yield the content. Fails at the end if the file has changed in the meantime."""
+        ...
+
+
+class Store(Source, Protocol):
+    """Where files are read and deleted."""
+
+    async def delete(self, entry: SourceFile) -> None:
+        """Delete a listed file. Fails if it has changed in the meantime; one that is gone already is fine."""
         ...
 
 

@@ -102,7 +102,7 @@ class LocalSource(_Local):
             entries = [entry for entry in self._walk(Path(folder)) if matches(entry.name)]
         elif stat.S_ISREG((found := self._path.stat()).st_mode):
             name = names.checked(self._path.name, self._path.parent)
-            return Listing(entries=[SourceFile(name=name, key=text, size=found.st_size)], is_many=False)
+            return Listing(entries=[_entry(name, text, found)], is_many=False)
         elif not stat.S_ISDIR(found.st_mode):
             raise NodeFailure(f"{self._path} is neither a regular file nor a folder")
         else:
@@ -129,7 +129,7 @@ class LocalSource(_Local):
                 if count > names.FILES_MAX:
                     raise NodeFailure(f"{folder} has more than {names.FILES_MAX} files; transfer it in parts")
                 below = names.checked(os.path.relpath(path, folder), folder)
-                yield SourceFile(name=below, key=below, size=found.st_size)
+                yield _entry(below, below, found)
 
     def _skip(self, path: str, found: os.stat_result) -> None:
         self._skipped += 1
@@ -163,6 +163,27 @@ class LocalSource(_Local):
         *folders, name = entry.key.split("/")
         with _below(self._folder, folders) as fd:
             return open(os.open(name, _READ | os.O_NOFOLLOW, dir_fd=fd), "rb", buffering=0)
+
+    async def delete(self, entry: SourceFile) -> None:
+        """See `endpoints`."""
+        try:
+            await asyncio.to_thread(self._delete, entry)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _failure("delete", entry.key, error) from error
+
+    def _delete(self, entry: SourceFile) -> None:
+        assert self._folder is not None, "only listed files are deleted"
+        *folders, name = entry.key.split("/")
+        with _below(self._folder, folders) as fd:
+            if _entry(entry.name, entry.key, os.stat(name, dir_fd=fd, follow_symlinks=False)) != entry:
+                raise NodeFailure(f"{entry.key} has changed since it was listed; it was not deleted", may_retry=True)
+            os.unlink(name, dir_fd=fd)
+
+
+def _entry(name: str, key: str, found: os.stat_result) -> SourceFile:
+    return SourceFile(name=name, key=key, size=found.st_size, modified=found.st_mtime)
 
 
 class LocalTarget(_Local):

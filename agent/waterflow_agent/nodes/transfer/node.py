@@ -1,21 +1,20 @@
-"""The node: source, target, the files one after the other, and the outputs."""
+"""The node `file/transfer`: sources, target, the files one after the other, and the outputs."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import hashlib
-import importlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import parameter_values, schema
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 from waterflow_agent.nodes.parameter_values import duration_s
-from waterflow_agent.nodes.transfer import address, local
+from waterflow_agent.nodes.transfer import address, storage
 from waterflow_agent.nodes.transfer.address import Address, AddressKind
 from waterflow_agent.nodes.transfer.content import Content, Progress, amount, share_memory
 from waterflow_agent.nodes.transfer.endpoints import Listing, Source, SourceFile, Target
@@ -27,7 +26,7 @@ FILES_SHOWN_MAX = 100
 class _Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The parsed parameters."""
 
-    source: Address
+    sources: list[Address]
     target: Address
     mode: int | None
     owner: tuple[int, int]
@@ -35,7 +34,8 @@ class _Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _plan(parameters: schema.FileTransfer, now: datetime.datetime) -> _Plan:
-    source = address.parse(address.fill(parameters.source, now), "source")
+    texts = [parameters.source] if isinstance(parameters.source, str) else parameters.source
+    sources = [address.parse(address.fill(text, now), "source") for text in texts]
     target = address.parse(address.fill(parameters.destination, now), "destination")
     if target.kind is AddressKind.REPOSITORY:
         raise NodeFailure(
@@ -48,7 +48,7 @@ def _plan(parameters: schema.FileTransfer, now: datetime.datetime) -> _Plan:
     if target.kind is AddressKind.SFTP and parameters.owner and not re.fullmatch(r"\d+:\d+", parameters.owner):
         raise NodeFailure("owner: SFTP needs numeric user and group, such as 1000:1000")
     return _Plan(
-        source=source,
+        sources=sources,
         target=target,
         mode=parameter_values.file_mode(parameters.mode),
         owner=parameter_values.file_owner(parameters.owner),
@@ -57,7 +57,7 @@ def _plan(parameters: schema.FileTransfer, now: datetime.datetime) -> _Plan:
 
 
 class FileTransferNode(Node[schema.FileTransfer]):
-    """Copies files from a source to a target."""
+    """Copies files from sources to a target."""
 
     parameters = schema.FileTransfer
 
@@ -67,21 +67,28 @@ class FileTransferNode(Node[schema.FileTransfer]):
         summary = _Summary()
         share_memory()
         try:
-            async with _source(context, parameters, plan) as source, _target(context, parameters, plan) as target:
-                found = await source.list_files()
-                _check(found, plan, parameters)
-                is_folder = found.is_many or plan.target.path.endswith("/") or await target.is_folder()
-                progress = Progress(context, _total(found))
-                for entry in found.entries:
+            async with contextlib.AsyncExitStack() as stack:
+                sources = [
+                    await stack.enter_async_context(storage.source(context, parameters, one, plan.timeout_s))
+                    for one in plan.sources
+                ]
+                target = await stack.enter_async_context(_target(context, parameters, plan))
+                found = [(source, await source.list_files()) for source in sources]
+                is_many = _check([listing for _, listing in found], plan, parameters)
+                is_folder = is_many or plan.target.path.endswith("/") or await target.is_folder()
+                files = [(source, entry) for source, listing in found for entry in listing.entries]
+                progress = Progress(context, _total([entry for _, entry in files]))
+                for source, entry in files:
                     name = entry.name if is_folder else None
                     checksum = await self._copy(source, target, entry, name, parameters, progress)
                     summary.add(entry.name, checksum, progress.bytes)
-                    if len(found.entries) <= FILES_SHOWN_MAX:
+                    if len(files) <= FILES_SHOWN_MAX:
                         context.log(f"{entry.name}: {checksum}")
         except NodeFailure as failure:
             raise NodeFailure(failure.text, may_retry=failure.may_retry, outputs=summary.outputs(False)) from failure
-        context.log(f"{plan.source} to {plan.target}: {len(summary.lines)} file(s), {amount(summary.bytes)}")
-        return summary.outputs(found.is_many)
+        origin = ", ".join(map(str, plan.sources))
+        context.log(f"{origin} to {plan.target}: {len(summary.lines)} file(s), {amount(summary.bytes)}")
+        return summary.outputs(is_many)
 
     async def _copy(
         self,
@@ -98,16 +105,32 @@ class FileTransferNode(Node[schema.FileTransfer]):
         return content.checksum
 
 
-def _check(found: Listing, plan: _Plan, parameters: schema.FileTransfer) -> None:
-    if not found.entries:
-        raise NodeFailure(f"{plan.source}: no such file")
-    if found.is_many and parameters.checksum is not None:
-        raise NodeFailure("checksum requires a single file, not a folder or a pattern")
+def _check(found: Sequence[Listing], plan: _Plan, parameters: schema.FileTransfer) -> bool:
+    """Whether the destination is a folder because of the sources. Raises `NodeFailure`."""
+    names: dict[str, Address] = {}
+    for address_, listing in zip(plan.sources, found, strict=True):
+        if not listing.entries:
+            raise NodeFailure(f"{address_}: no such file")
+        for entry in listing.entries:
+            if names.setdefault(entry.name, address_) is not address_:
+                raise NodeFailure(
+                    f"{names[entry.name]} and {address_} both have a file {entry.name!r}; nothing was written"
+                )
+    is_many = len(found) > 1 or found[0].is_many
+    if is_many and parameters.checksum is not None:
+        raise NodeFailure("checksum requires a single file, not several, a folder or a pattern")
+    return is_many
 
 
-def _total(found: Listing) -> int | None:
-    sizes = [entry.size for entry in found.entries if entry.size is not None]
-    return sum(sizes) if len(sizes) == len(found.entries) else None
+def _total(entries: Sequence[SourceFile]) -> int | None:
+    sizes = [entry.size for entry in entries if entry.size is not None]
+    return sum(sizes) if len(sizes) == len(entries) else None
+
+
+def _target(context: Context, parameters: schema.FileTransfer, plan: _Plan) -> Target:
+    return storage.target(
+        context, parameters, plan.target, plan.timeout_s, storage.FileModes(mode=plan.mode, owner=plan.owner)
+    )
 
 
 class _Summary:
@@ -130,42 +153,3 @@ class _Summary:
         else:
             checksum = self.lines[0].split()[0]
         return {"bytes": self.bytes, "files": len(self.lines), "checksum": checksum and f"sha256:{checksum}"}
-
-
-def _module(name: str, package: str) -> Any:
-    """Import the module for a kind of source or target. Raises `Rejected` WF708 if its library is not installed."""
-    try:
-        return importlib.import_module(f"waterflow_agent.nodes.transfer.{name}")
-    except ImportError as error:
-        text = f'node "file/transfer" needs the package {package}; next: pip install "waterflow-agent[nodes]" on this server'
-        raise Rejected("WF708", text) from error
-
-
-def _remote(context: Context, parameters: schema.FileTransfer, plan: _Plan, endpoint: Address) -> Any:
-    match endpoint.kind:
-        case AddressKind.S3:
-            s3 = _module("s3", "obstore")
-            return s3.S3(endpoint, s3.access(parameters, context.env, plan.timeout_s))
-        case AddressKind.SFTP:
-            sftp = _module("sftp", "asyncssh")
-            access = sftp.ssh.access(parameters, context, plan.timeout_s)
-            return sftp.Sftp(context, endpoint, access, mode=plan.mode, owner=plan.owner)
-    web = _module("web", "httpx")
-    return web.Web(endpoint, headers=parameters.headers, verify=parameters.verify, timeout_s=plan.timeout_s)
-
-
-def _source(context: Context, parameters: schema.FileTransfer, plan: _Plan) -> Source:
-    endpoint = plan.source
-    if endpoint.kind is AddressKind.REPOSITORY:
-        return local.LocalSource(context, local.inside(context.workspace, endpoint.path, "source"))
-    if endpoint.kind is AddressKind.LOCAL:
-        return local.LocalSource(context, context.path(endpoint.path))
-    source: Source = _remote(context, parameters, plan, endpoint)
-    return source
-
-
-def _target(context: Context, parameters: schema.FileTransfer, plan: _Plan) -> Target:
-    if plan.target.kind is AddressKind.LOCAL:
-        return local.LocalTarget(context.path(plan.target.path), plan.mode, plan.owner)
-    target: Target = _remote(context, parameters, plan, plan.target)
-    return target

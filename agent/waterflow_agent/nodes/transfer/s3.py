@@ -65,7 +65,7 @@ class S3Access(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
 
 
-def access(parameters: schema.FileTransfer, env: dict[str, str], timeout_s: float) -> S3Access:
+def access(parameters: schema.Storage, env: dict[str, str], timeout_s: float) -> S3Access:
     """Read parameters and environment. Raises `NodeFailure`."""
     if (parameters.access_key is None) != (parameters.secret_key is None):
         raise NodeFailure("access-key and secret-key must be set together")
@@ -214,6 +214,18 @@ class S3:
         result = await obstore.get_async(self._store, entry.key, options=options)  # type: ignore[arg-type]
         return bytes(await result.bytes_async())
 
+    async def delete(self, entry: SourceFile) -> None:
+        """See `endpoints`. Between the look at the object and its deletion is a moment: S3 deletes without conditions."""
+        try:
+            if _entry(await obstore.head_async(self._store, entry.key), entry.name) != entry:
+                text = f"s3://{self._address.host}/{entry.key} has changed since it was listed; it was not deleted"
+                raise NodeFailure(text, may_retry=True)
+            await obstore.delete_async(self._store, entry.key)
+        except FileNotFoundError:
+            return
+        except (exceptions.BaseError, OSError) as error:
+            raise self._failure(error, entry.key) from error
+
     async def is_folder(self) -> bool:
         """See `Target`: only with a trailing slash, or for a whole bucket."""
         return self._is_folder
@@ -256,9 +268,9 @@ class S3:
         found, status = _CODE.search(text), _STATUS.search(text)
         code = found[1] if found else ""
         if code == "NoSuchBucket":
-            return NodeFailure(f"{location}: no such bucket")
+            return NodeFailure(f"{location}: no such bucket at {self._server}")
         if isinstance(error, FileNotFoundError):
-            return NodeFailure(f"{location}: no such object; append a slash for everything below it")
+            return NodeFailure(f"{location}: no such object at {self._server}; append a slash for everything below it")
         if isinstance(error, exceptions.PreconditionError | exceptions.NotModifiedError):
             return NodeFailure(f"{location} changed while it was being read", may_retry=True)
         if isinstance(error, exceptions.InvalidPathError):
@@ -266,22 +278,24 @@ class S3:
                 f"{location}: the server lists an invalid name, or one that leads out of the destination"
             )
         if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-            reason = f"access denied{f' ({code})' if code else ''}"
+            reason = f"access denied at {self._server}{f' ({code})' if code else ''}"
             return NodeFailure(f"{location}: {reason}; next: check access-key, secret-key and their permissions")
         if status is not None:
             may_retry = status[1] in ("408", "429") or status[1] >= "500" or code in _MAY_PASS
-            return NodeFailure(f"{location}: status {status[1]}{f' ({code})' if code else ''}", may_retry=may_retry)
+            answer = f"status {status[1]} from {self._server}{f' ({code})' if code else ''}"
+            return NodeFailure(f"{location}: {answer}", may_retry=may_retry)
         if any(path in text for path in _MACHINE_KEYS):
             return NodeFailure(f"{location}: no credentials; next: set access-key and secret-key, or AWS_* variables")
         if "certificate" in str(error).lower():
             return NodeFailure(
-                f"{location}: the server's certificate is not trusted; next: set verify to the file of its authority"
+                f"{location}: the certificate of {self._server} is not trusted; next: set verify to the file of its authority"
             )
         return NodeFailure(f"{location}: cannot reach {self._server}: {_cause(str(error))}", may_retry=True)
 
 
 def _entry(found: Any, name: str) -> SourceFile:
-    return SourceFile(name=name, key=found["path"], size=found["size"], version=found.get("e_tag"))
+    modified = found["last_modified"].timestamp()
+    return SourceFile(name=name, key=found["path"], size=found["size"], version=found.get("e_tag"), modified=modified)
 
 
 def _checked(key: str, address: Address) -> None:

@@ -113,6 +113,16 @@ class Sftp:
         if _entry(entry.name, entry.key, found) != entry:
             raise NodeFailure(f"{entry.key} at {self._address} changed while it was being read", may_retry=True)
 
+    async def delete(self, entry: SourceFile) -> None:
+        """See `endpoints`."""
+        what = f"delete {entry.key}"
+        if not await self._do(what, self._client.lexists(entry.key)):
+            return
+        if _entry(entry.name, entry.key, await self._do(what, self._client.lstat(entry.key))) != entry:
+            text = f"{entry.key} at {self._address} has changed since it was listed; it was not deleted"
+            raise NodeFailure(text, may_retry=True)
+        await self._do(what, self._client.remove(entry.key))
+
     # As a target.
 
     async def is_folder(self) -> bool:
@@ -177,4 +187,4 @@ class Sftp:
 
 
 def _entry(name: str, key: str, found: asyncssh.SFTPAttrs) -> SourceFile:
-    return SourceFile(name=name, key=key, size=found.size, version=str(found.mtime))
+    return SourceFile(name=name, key=key, size=found.size, version=str(found.mtime), modified=float(found.mtime or 0))

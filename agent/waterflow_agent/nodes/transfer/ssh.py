@@ -50,7 +50,7 @@ class SshAccess(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
 
 
-def access(parameters: schema.FileTransfer, context: Context, timeout_s: float) -> SshAccess:
+def access(parameters: schema.Storage, context: Context, timeout_s: float) -> SshAccess:
     """Read the parameters. Raises `NodeFailure`, whose text contains no key or password."""
     if parameters.private_key is None and parameters.password is None:
         raise NodeFailure("sftp needs private-key or password; next: set one from a secret")
@@ -63,7 +63,7 @@ def access(parameters: schema.FileTransfer, context: Context, timeout_s: float) 
     )
 
 
-def _known(parameters: schema.FileTransfer, context: Context) -> tuple[Any, str | None]:
+def _known(parameters: schema.Storage, context: Context) -> tuple[Any, str | None]:
     if parameters.host_key is not None and parameters.known_hosts is not None:
         raise NodeFailure("host-key and known-hosts are mutually exclusive")
     if parameters.host_key is not None and parameters.host_key.startswith("SHA256:"):

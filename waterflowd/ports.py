@@ -480,9 +480,12 @@ class RevisionFiles(Protocol):
         ...
 
     async def pieces(
-        self, repository: str, blobs: Sequence[bytes], offset: int, bytes_max: int
+        self, repository: str, listed: FilesListed, blobs: Sequence[bytes], offset: int, bytes_max: int
     ) -> list[messages.FileChunk]:
-        """Contents of files by their Git ids, in order, the first one from `offset`; at least one chunk, about `bytes_max`."""
+        """Contents of files of a list by their Git ids, in order, the first one from `offset`.
+
+        At least one chunk, and about `bytes_max`. Raises `WaterflowError` WF219 if the list is out of date.
+        """
         ...
 
 

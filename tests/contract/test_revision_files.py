@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.integration.gitsource.file_reader import file_reader
 from tests.integration.gitsource.test_local import Git
 from waterflow_agent.checkout import file_list
 from waterflow_agent.checkout.blob_cache import blob_id
 from waterflow_agent.errors import Rejected, Retryable, WaterflowError
-from waterflowd.gitsource.repository_opener import RepositoryOpener
-from waterflowd.gitsource.revision_files import RevisionFileReader
+from waterflow_agent.wire.messages import FileChunk
 from waterflowd.model.records import Checkout
 from waterflowd.ports import RevisionFiles
 from waterflowd.reconcile.settings import RepositorySettings
@@ -27,6 +27,11 @@ class Repository:
     def __init__(self, files: RevisionFiles, revision: str) -> None:
         self.files = files
         self.revision = revision
+
+    async def pieces(self, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[FileChunk]:
+        """Returns contents of files."""
+        listed = await self.files.listed(Checkout(repository="ops", revision=self.revision))
+        return await self.files.pieces("ops", listed, blobs, offset, bytes_max)
 
     async def paths(self, *patterns: str) -> dict[str, bytes]:
         """Returns path and Git id of each file in a checkout."""
@@ -50,11 +55,9 @@ async def repository(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
         (tmp_path / path).write_bytes(content)
     git("add", "--all")
     git("commit", "--quiet", "--message=first")
-    contents = RevisionFileReader(
-        {"ops": RepositorySettings(name="ops", url=str(tmp_path))}, RepositoryOpener(tmp_path / "mirrors", {})
-    )
+    contents = file_reader(RepositorySettings(name="ops", url=str(tmp_path)), mirrors=tmp_path / "mirrors")
     yield Repository(contents, git("rev-parse", "HEAD").strip())
-    contents.close()
+    await contents.close()
 
 
 async def test_a_list_has_every_file_by_its_git_id(repository: Repository) -> None:
@@ -73,9 +76,9 @@ async def test_patterns_select_as_in_a_workflow(repository: Repository) -> None:
 async def test_chunks_arrive_in_order_and_end_at_the_limit(repository: Repository) -> None:
     """The last piece may be incomplete; the rest can be read from its offset on."""
     blobs = list((await repository.paths()).values())
-    first = await repository.files.pieces("ops", blobs, 0, 500)
+    first = await repository.pieces(blobs, 0, 500)
     assert [(piece.size, len(piece.data)) for piece in first] == [(8, 8), (1_000, 492)]
-    rest = await repository.files.pieces("ops", blobs[1:], 492, 10_000)
+    rest = await repository.pieces(blobs[1:], 492, 10_000)
     assert [(piece.size, len(piece.data)) for piece in rest] == [(1_000, 508), (0, 0), (100, 100)]
     assert first[1].data + rest[0].data == FILES["app/a.txt"]
 
@@ -83,9 +86,9 @@ async def test_chunks_arrive_in_order_and_end_at_the_limit(repository: Repositor
 async def test_a_missing_file_is_an_error_or_ends_the_answer(repository: Repository) -> None:
     """A missing first file is an error; after other files the answer ends before it."""
     blobs = [*(await repository.paths("README")).values(), b"x" * 20]
-    assert len(await repository.files.pieces("ops", blobs, 0, 500)) == 1
+    assert len(await repository.pieces(blobs, 0, 500)) == 1
     with pytest.raises(Retryable):
-        await repository.files.pieces("ops", blobs[1:], 0, 500)
+        await repository.pieces(blobs[1:], 0, 500)
 
 
 async def test_an_unknown_revision_or_repository_is_an_error(repository: Repository) -> None:

@@ -213,5 +213,5 @@ async def _stop(parts: bootstrap.Parts, tasks: list[asyncio.Task[None]]) -> None
     await parts.dispatch.close()
     await parts.compiler.close()
     await parts.validator.close()
-    parts.contents.close()
+    await parts.contents.close()
     parts.store.close()

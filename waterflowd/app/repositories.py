@@ -19,8 +19,9 @@ from waterflowd.app.config import Config, grant_lints, repository_limits
 from waterflowd.compiler.process import CompilerProcess
 from waterflowd.gitsource import urls
 from waterflowd.gitsource.added_limits import AddedRepositoryLimits
+from waterflowd.gitsource.history.reader import CompleteRepository, HistoryReaders
 from waterflowd.gitsource.refused import RefusedSource
-from waterflowd.gitsource.repository_opener import RepositoryOpener
+from waterflowd.gitsource.repository_opener import RepositoryOpener, packs_directory
 from waterflowd.gitsource.revision_files import RevisionFileReader
 from waterflowd.gitsource.revision_reader import GitRevisionReader
 from waterflowd.reconcile.added import AddedFact
@@ -46,6 +47,7 @@ class Repositories:
         self._opener = RepositoryOpener(directory, os.environ)
         # Tokens in the environment belong to names in the configuration, and not to anyone who adds a similar name.
         self._opener_of_added = RepositoryOpener(directory, {})
+        self._histories = HistoryReaders(packs_directory(directory), self._open_complete)
 
     @property
     def limits(self) -> AddedRepositoryLimits:
@@ -70,6 +72,13 @@ class Repositories:
         except Rejected as refusal:
             return RefusedSource(refusal)
 
+    def _open_complete(self, settings: RepositorySettings) -> CompleteRepository:
+        """A repository with its history. Raises `Rejected` WF502 for one that cannot be opened."""
+        if settings.name in self.catalog.configured:
+            return self._opener.open_complete(settings)
+        self.limits.admitted(settings)
+        return self._opener_of_added.open_complete(settings)
+
     def full_name(self, name: str) -> str:
         """The name of a repository as its server has it; see `urls.full_name`."""
         settings = self.catalog.get(name)
@@ -77,7 +86,7 @@ class Repositories:
 
     def contents(self) -> RevisionFileReader:
         """The files of revisions, for agents."""
-        return RevisionFileReader(self.catalog, self._opener)
+        return RevisionFileReader(self.catalog, self._opener, self._histories)
 
     def revisions(self) -> GitRevisionReader:
         """Commits and files, to compare runs."""

@@ -24,6 +24,7 @@ from waterflowd.engine.rules import checkout, github, rendering, secrets
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import AttemptId, JobId
 from waterflowd.model.plan import LimitsPlan
+from waterflowd.model.records import Checkout, CheckoutPart
 
 #: Default size limit of an attempt's output: 64 MiB of its beginning and end are kept.
 OUTPUT_BYTES_MAX = 64 << 20
@@ -165,7 +166,19 @@ def _tree(run: Run, job: Job, node: str) -> messages.Tree | None:
     files = checkout.of_job(run, job)
     if files is None or (known is not None and known.runs_in is schema.RunsIn.AGENT):
         return None
-    return messages.Tree(files.repository, files.revision, list(files.patterns))
+    return tree_of(files)
+
+
+def tree_of(checkout: Checkout) -> messages.Tree:
+    """The files of a job's directory, as they are in a task."""
+    parts = tuple(messages.TreePart(**msgspec.structs.asdict(part)) for part in checkout.parts)
+    return messages.Tree(checkout.repository, checkout.revision, list(checkout.patterns), parts)
+
+
+def checkout_of(tree: messages.Tree) -> Checkout:
+    """The reverse of `tree_of`."""
+    parts = tuple(CheckoutPart(**msgspec.structs.asdict(part)) for part in tree.parts)
+    return Checkout(repository=tree.repository, revision=tree.revision, patterns=tuple(tree.patterns), parts=parts)
 
 
 def _values(request: SecretRequest, read: ReadSecret) -> dict[str, str]:

@@ -15,6 +15,8 @@ from waterflowd.reconcile import codes
 #: A `.git` file, HEAD and `commondir` hold one short line.
 _LINE_BYTES_MAX = 4_096
 _CONFIG_BYTES_MAX = 64 << 10
+#: A hundred thousand commits.
+_SHALLOW_BYTES_MAX = 4 << 20
 _EXTENSION = re.compile(r"^\s*(objectformat|refstorage)\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 _UNDERSTOOD = frozenset({"sha1", "files"})
 
@@ -66,6 +68,17 @@ def find(path: Path) -> Layout:
         git_directory=os.path.realpath(git_directory),
         common_directory=os.path.realpath(common_directory),
     )
+
+
+def shallow(layout: Layout) -> tuple[str, ...]:
+    """The commits whose parents the repository does not have; none unless it is a shallow clone."""
+    try:
+        with open(os.path.join(layout.common_directory, "shallow"), encoding="ascii", errors="replace") as file:
+            return tuple(sorted(file.read(_SHALLOW_BYTES_MAX).split()))
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise Retryable(codes.NOT_THERE, f"cannot read the repository: {error.strerror}") from error
 
 
 def head_ref(layout: Layout) -> str | None:

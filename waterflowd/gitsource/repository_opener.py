@@ -1,13 +1,15 @@
-"""Opens configured repositories: local ones in place, remote ones through a mirror."""
+"""Opens configured repositories: local ones in place, remote ones through a mirror, or two if history is needed."""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.gitsource import digests, git_layout, reading, urls
+from waterflowd.gitsource.history.reader import CompleteRepository
 from waterflowd.gitsource.local import LocalSource
 from waterflowd.gitsource.remote import address_policy
 from waterflowd.gitsource.remote.fetcher import Fetcher
@@ -37,6 +39,22 @@ class RepositoryOpener:
             return LocalSource(settings.name, url)
         return RemoteSource(settings, url, self._mirror(settings, url), self._fetcher, self._environment)
 
+    def open_complete(self, settings: RepositorySettings) -> CompleteRepository:
+        """One repository with all of its commits, for checkouts with history; raises `Rejected` as `open` does.
+
+        A local repository is read in place. A remote has a second mirror, which is filled when it is first needed.
+        """
+        url = check(settings)
+        if isinstance(url, Path):
+            return CompleteRepository(
+                source=LocalSource(settings.name, url),
+                objects=lambda: git_layout.find(url).objects,
+                shallow=lambda: git_layout.shallow(git_layout.find(url)),
+            )
+        mirror = self._complete_mirror(settings, url)
+        source = RemoteSource(settings, url, mirror, self._fetcher, self._environment, has_history=True)
+        return CompleteRepository(source=source, objects=lambda: mirror.objects, shallow=lambda: ())
+
     async def digests(self, settings: RepositorySettings, commit: str, calls: Sequence[str]) -> dict[str, str]:
         """The results of `hashFiles` over the tree of a commit; see `digests.digests`. Does not block the event loop."""
         return await asyncio.to_thread(digests.digests, self.objects(settings), commit, calls)
@@ -55,10 +73,12 @@ class RepositoryOpener:
         return await asyncio.to_thread(lambda: reading.file(self.objects(settings), commit, path))
 
     async def remove(self, settings: RepositorySettings) -> None:
-        """Removes what was fetched of a remote that is no longer watched. Idempotent."""
+        """Removes what was fetched of a repository that is no longer watched, and its packs. Idempotent."""
         url = check(settings)
+        await asyncio.to_thread(shutil.rmtree, packs_directory(self._directory) / settings.name, ignore_errors=True)
         if not isinstance(url, Path):
-            await asyncio.to_thread(self._mirror(settings, url).remove)
+            for mirror in (self._mirror(settings, url), self._complete_mirror(settings, url)):
+                await asyncio.to_thread(mirror.remove)
 
     def objects(self, settings: RepositorySettings) -> str:
         """The repository's object directory. Raises `Rejected` WF502, and `Retryable` WF503 if it does not exist."""
@@ -67,6 +87,14 @@ class RepositoryOpener:
 
     def _mirror(self, settings: RepositorySettings, url: RemoteUrl) -> Mirror:
         return Mirror(self._directory / f"{settings.name}.git", _identity(url))
+
+    def _complete_mirror(self, settings: RepositorySettings, url: RemoteUrl) -> Mirror:
+        return Mirror(self._directory / "complete" / f"{settings.name}.git", _identity(url))
+
+
+def packs_directory(directory: Path) -> Path:
+    """Where the packs of all repositories are, by name, for mirrors in `directory`."""
+    return directory / "packs"
 
 
 def check(settings: RepositorySettings) -> Path | RemoteUrl:

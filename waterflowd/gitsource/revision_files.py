@@ -2,12 +2,15 @@
 
 Rules of this file: a tree is sent as it is or not at all. A hostile name, or a link that leads out of the tree, fails the
 checkout with an error that names the path; the checkout's patterns can exclude it. A submodule is an empty directory, as in Git
-until it is initialized. Lists and recently read files are cached for a while, because many agents request the same ones.
+until it is initialized. Lists and recently read files are cached for a while, because many agents request the same ones. What a
+checkout has besides the files of its commit (`.git`) is added to the list of these.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import stat
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,14 +19,15 @@ from typing import TypeVar
 
 from waterflow_agent.checkout import file_list
 from waterflow_agent.checkout.file_list import FileEntry, FileKind
-from waterflow_agent.display import escape_for_display
+from waterflow_agent.display import escape_for_display, quote
 from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflow_agent.wire.messages import FileChunk
-from waterflowd.gitsource import links, objects, reading, tree_walk
+from waterflowd.gitsource import composition, links, objects, reading, submodules, tree_walk, urls
+from waterflowd.gitsource.history.reader import HistoryReaders
 from waterflowd.gitsource.objects import ObjectStore
 from waterflowd.gitsource.repository_opener import RepositoryOpener
 from waterflowd.gitsource.worker import Worker
-from waterflowd.model.records import Checkout, FilesListed
+from waterflowd.model.records import Checkout, CheckoutPart, FilesListed
 from waterflowd.reconcile import codes, globs
 from waterflowd.reconcile.settings import RepositorySettings
 
@@ -36,44 +40,158 @@ _LISTED_MAX = 2 * file_list.FILES_MAX
 _CACHED_BYTES_MAX = 32 << 20
 #: The cache is cleared after this long without a request.
 _IDLE_S = 30.0
+#: Branches and tags of a list may be this old.
+_COMPOSED_S = 10.0
 _KINDS = {0o100644: FileKind.FILE, 0o100755: FileKind.EXECUTABLE, 0o100664: FileKind.FILE, 0o160000: FileKind.SUBMODULE}
 
 
 class RevisionFileReader:
     """Implements `ports.RevisionFiles` over the configured repositories."""
 
-    def __init__(self, repositories: Mapping[str, RepositorySettings], opener: RepositoryOpener) -> None:
+    def __init__(
+        self, repositories: Mapping[str, RepositorySettings], opener: RepositoryOpener, histories: HistoryReaders
+    ) -> None:
         self._repositories = repositories
         self._opener = opener
+        self._histories = histories
         #: With the URL that each reads: another one has other files.
-        self._readers: dict[str, tuple[str, _Reader]] = {}
+        self._readers: dict[tuple[str, bool], tuple[str, _Reader]] = {}
+        #: Composed lists, and until when each is used (the loop's time); the oldest first.
+        self._composed: OrderedDict[Checkout, tuple[FilesListed, float]] = OrderedDict()
 
     async def listed(self, checkout: Checkout) -> FilesListed:
         """See `ports.RevisionFiles`."""
-        return await self._reader(checkout.repository).listed(checkout)
+        if not checkout.parts:
+            return await self._reader(checkout.repository).listed(checkout)
+        now = asyncio.get_running_loop().time()
+        composed, until = self._composed.get(checkout, (None, 0.0))
+        if composed is None or until < now:
+            parts = await self._parts(checkout)
+            composed = await asyncio.to_thread(lambda: composition.composed(parts))
+            self._composed.pop(checkout, None)
+            self._composed[checkout] = (composed, now + _COMPOSED_S)
+            while len(self._composed) > 1 and _entry_count(self._composed) > _LISTED_MAX:
+                self._composed.popitem(last=False)
+        return composed
 
-    async def pieces(self, repository: str, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[FileChunk]:
+    async def _parts(self, checkout: Checkout) -> list[composition.Part]:
+        parts: list[composition.Part] = []
+        for wanted in checkout.parts:
+            settings, part = await self._part(checkout, wanted)
+            parts.append(part)
+            if wanted.submodules:
+                await self._add_submodules(checkout.repository, settings, part, parts, 1)
+        return parts
+
+    async def _part(self, checkout: Checkout, wanted: CheckoutPart) -> tuple[RepositorySettings, composition.Part]:
+        """The repository of a part of a checkout, and its files."""
+        settings = self._settings(checkout.repository)
+        if wanted.repository:
+            settings = self._readable(checkout.repository, wanted.repository)
+        history = self._histories.of(settings)
+        is_complete = bool(wanted.ref) or settings.name != checkout.repository
+        revision, head = checkout.revision, wanted.head
+        if is_complete:
+            revision, head = await history.resolve(wanted.ref)
+        files = await self._reader(settings.name, is_complete=is_complete).listed(
+            Checkout(repository=settings.name, revision=revision, patterns=wanted.patterns)
+        )
+        git = await history.git_files(revision, head) if wanted.history else None
+        complete = settings.name if is_complete else ""
+        return settings, composition.Part(path=os.fsencode(wanted.path), files=files, git=git, complete=complete)
+
+    async def _add_submodules(
+        self,
+        reader: str,
+        parent: RepositorySettings,
+        part: composition.Part,
+        parts: list[composition.Part],
+        depth: int,
+    ) -> None:
+        """Adds the submodules of a part, which jobs of the repository `reader` must be allowed to read."""
+        entries = await asyncio.to_thread(file_list.decode, part.files.content)
+        if not any(entry.kind is FileKind.SUBMODULE for entry in entries):
+            return
+        modules = next((entry.blob for entry in entries if entry.path == submodules.MODULES_FILE), None)
+        content = b""
+        if modules is not None:
+            source = self._reader(parent.name, is_complete=bool(part.complete))
+            content = (await source.pieces([modules], 0, submodules.MODULES_BYTES_MAX))[0].data
+        for found in submodules.submodules(entries, content):
+            path = part.path + b"/" + found.path if part.path else found.path
+            settings = submodules.repository_of(found, parent, self._repositories)
+            if settings is None or not settings.is_readable_by(reader):
+                raise _unreadable(
+                    f"submodule {_text(path)}", f"with the address {escape_for_display(found.url)}", reader
+                )
+            if depth > submodules.DEPTH_MAX or len(parts) >= submodules.COUNT_MAX:
+                text = (
+                    f"submodule {_text(path)}: a job can have {submodules.COUNT_MAX} submodules,"
+                    f" nested {submodules.DEPTH_MAX} levels deep"
+                )
+                raise Stalled(codes.LIMIT, text)
+            revision, _ = await self._histories.of(settings).resolve(found.commit)
+            files = await self._reader(settings.name, is_complete=True).listed(
+                Checkout(repository=settings.name, revision=revision)
+            )
+            parts.append(composition.Part(path=path, files=files, complete=settings.name))
+            await self._add_submodules(reader, settings, parts[-1], parts, depth + 1)
+
+    def _readable(self, reader: str, wanted: str) -> RepositorySettings:
+        """The repository that a job of `reader` wants, by its name, or by owner and name. Raises `Rejected` WF604."""
+        named = self._repositories.get(wanted)
+        candidates = [
+            one
+            for one in ([named] if named is not None else self._repositories.values())
+            if named is not None or urls.full_name(one.url, one.name).lower() == wanted.lower()
+        ]
+        for settings in candidates:
+            if settings.is_readable_by(reader):
+                return settings
+        raise _unreadable("checkout", f'called "{escape_for_display(wanted)}"', reader)
+
+    async def pieces(
+        self, repository: str, listed: FilesListed, blobs: Sequence[bytes], offset: int, bytes_max: int
+    ) -> list[FileChunk]:
         """See `ports.RevisionFiles`."""
-        return await self._reader(repository).pieces(blobs, offset, bytes_max)
+        made = list(itertools.takewhile(lambda blob: blob in listed.made, blobs))
+        if made:
+            return await asyncio.to_thread(lambda: composition.made_pieces(listed, made, offset, bytes_max))
+        other = listed.repositories.get(blobs[0], "")
+        stored = list(
+            itertools.takewhile(
+                lambda blob: blob not in listed.made and listed.repositories.get(blob, "") == other, blobs
+            )
+        )
+        reader = self._reader(other or repository, is_complete=bool(other))
+        return await reader.pieces(stored, offset, bytes_max)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Lets the threads end."""
         for _, reader in self._readers.values():
             reader.close()
+        await self._histories.close()
 
-    def _reader(self, repository: str) -> _Reader:
+    def _settings(self, repository: str) -> RepositorySettings:
         settings = self._repositories.get(repository)
         if settings is None:
             raise Rejected(
                 codes.NOT_FOUND,
                 f'repository "{escape_for_display(repository)}" is no longer watched',
             )
-        url, reader = self._readers.get(repository, ("", None))
+        return settings
+
+    def _reader(self, repository: str, *, is_complete: bool = False) -> _Reader:
+        """What reads the mirror of the watched refs, or the copy with all commits."""
+        settings = self._settings(repository)
+        key = (repository, is_complete)
+        url, reader = self._readers.get(key, ("", None))
         if reader is None or url != settings.url:
             if reader is not None:
                 reader.close()
-            reader = _Reader(repository, lambda: self._opener.objects(settings))
-            self._readers[repository] = (settings.url, reader)
+            directory = self._histories.of(settings).objects if is_complete else lambda: self._opener.objects(settings)
+            reader = _Reader(repository, directory)
+            self._readers[key] = (settings.url, reader)
         return reader
 
 
@@ -178,7 +296,8 @@ def listed(directory: str, checkout: Checkout) -> FilesListed:
     content = file_list.encode(entries)
     if len(content) > file_list.BYTES_MAX:
         raise _too_many()
-    return FilesListed(content=content, blobs=frozenset(entry.blob for entry in entries if entry.blob))
+    blobs = frozenset(entry.blob for entry in entries if entry.kind is not FileKind.SUBMODULE)
+    return FilesListed(content=content, blobs=blobs)
 
 
 def _entries(store: ObjectStore, root: str, patterns: Sequence[str]) -> Iterator[FileEntry]:
@@ -201,7 +320,7 @@ def _entry(path: bytes, mode: int, object_id: str) -> FileEntry:
     kind = FileKind.LINK if stat.S_ISLNK(mode) else _KINDS.get(mode)
     if kind is None:
         raise Stalled(codes.UNKNOWN_MODE, f"{_text(path)}: the mode is {mode:o}, expected 100644 or 100755")
-    return FileEntry(path, kind, b"" if kind is FileKind.SUBMODULE else bytes.fromhex(object_id))
+    return FileEntry(path, kind, bytes.fromhex(object_id))
 
 
 def _check_links(store: ObjectStore, entries: Sequence[FileEntry]) -> None:
@@ -227,3 +346,16 @@ def _text(path: bytes) -> str:
 def _too_many() -> Stalled:
     text = f"the commit has more than {file_list.FILES_MAX:,} files; select some of them in the job's checkout"
     return Stalled(codes.LIMIT, text)
+
+
+def _unreadable(what: str, which: str, reader: str) -> Rejected:
+    """One answer for a repository that does not exist and for one that may not be read: names are nobody else's business."""
+    text = (
+        f"{what}: no repository {which} is watched by this daemon and readable by jobs of {quote(reader)};"
+        f' add readable-by = ["{reader}"] to its configuration'
+    )
+    return Rejected(codes.NOT_FOUND, text)
+
+
+def _entry_count(lists: Mapping[Checkout, tuple[FilesListed, float]]) -> int:
+    return sum(len(kept.blobs) for kept, _ in lists.values())

@@ -335,6 +335,22 @@ class CallPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     jobs: tuple[JobPlan, ...]
 
 
+class CheckoutPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Files of a repository in the working directory of a job."""
+
+    #: Empty: all files.
+    patterns: tuple[str, ...] = ()
+    #: The directory that gets the files; empty for the job's own.
+    path: str = ""
+    #: Whether there is a `.git` with the repository's commits.
+    history: bool = False
+    #: The name of another repository; may be an expression. Empty: the run's own.
+    repository: str = ""
+    #: A branch, tag or commit; may be an expression. Empty: the run's commit, or the default branch of another repository.
+    ref: str = ""
+    submodules: bool = False
+
+
 class JobPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One job: its steps run in order, on one server of `group`, in one working directory.
 
@@ -356,6 +372,8 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry: RetryPolicy | None = None
     #: Whether the working directory contains the repository's files, or the patterns of the paths that it contains.
     checkout: bool | tuple[str, ...] = True
+    #: What the working directory contains in place of that.
+    checkouts: tuple[CheckoutPlan, ...] = ()
     #: The user of the job's processes; empty for the one that the server's agent is configured with.
     user: str = ""
     needs: tuple[JobId, ...] = ()

@@ -5,6 +5,7 @@ Rules of this file: pure data, shared by the host, the store and the API so that
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -356,13 +357,34 @@ class HeldAttempt(msgspec.Struct, frozen=True, kw_only=True):
         return self.agent == agent and self.epoch == epoch
 
 
-class Checkout(msgspec.Struct, frozen=True, kw_only=True):
-    """The initial files of a job's working directory: those of a revision that match the patterns."""
+class CheckoutPart(msgspec.Struct, frozen=True, kw_only=True):
+    """Files of a repository in a job's working directory."""
 
+    #: The name of another repository; empty for the run's own.
+    repository: str = ""
+    #: A branch, tag or commit; empty for the run's commit, or the default branch of another repository.
+    ref: str = ""
+    #: Empty: all files.
+    patterns: tuple[str, ...] = ()
+    #: The directory that gets the files; empty for the job's own.
+    path: str = ""
+    #: Whether there is a `.git` with the repository's commits.
+    history: bool = False
+    submodules: bool = False
+    #: The full name of the branch or tag that the run is for; empty for a commit.
+    head: str = ""
+
+
+class Checkout(msgspec.Struct, frozen=True, kw_only=True):
+    """The initial files of a job's working directory: those of a revision that match the patterns, or of the parts."""
+
+    #: The run's own.
     repository: str
     revision: str
     #: Empty: all files.
     patterns: tuple[str, ...] = ()
+    #: What the directory has if that is not simply the files of the revision; then there are no patterns.
+    parts: tuple[CheckoutPart, ...] = ()
 
 
 class FilesListed(msgspec.Struct, frozen=True, kw_only=True):
@@ -370,6 +392,10 @@ class FilesListed(msgspec.Struct, frozen=True, kw_only=True):
 
     content: bytes
     blobs: frozenset[bytes]
+    #: The repositories of files that are not in the run's own, or not in its mirror, by the files' Git ids.
+    repositories: Mapping[bytes, str] = {}
+    #: Files that are not in the repository, by their Git ids: those of `.git`. Their content, or the path of a file with it.
+    made: Mapping[bytes, bytes | str] = {}
 
 
 #: The stream of the piece that counts what the daemon did not store; it is the last one of its log.

@@ -45,7 +45,7 @@ CODES: dict[str, str] = {
     TOO_SLOW: "reading or fetching the repository timed out",
     OBJECT_UNREADABLE: "an object of the repository is missing, damaged or too large",
     ACCESS: "the remote refuses access or cannot be trusted, or a credentials file cannot be used",
-    LIMIT: "the repository has too many workflow files, or too deeply nested folders",
+    LIMIT: "the repository has too many files, too deeply nested folders, or too large a history",
     SUSPENDED: "the repository is suspended",
     HOST_KEY: "the ssh host key of the remote is unknown or has changed",
     BROKEN_WORKFLOW: "the newest version of the workflow has errors, so it cannot be started",

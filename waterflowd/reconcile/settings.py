@@ -39,6 +39,8 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[str, ...] = ANY_GROUP
     #: The names of the secrets that its webhooks may be signed with, and that no workflow can read.
     webhook_keys: tuple[str, ...] = ()
+    #: The repositories whose jobs may read this one's files, as patterns with `*` as the only special character.
+    readable_by: tuple[str, ...] = ()
     #: File with a token or `user:token`, for https; empty for none.
     credentials_file: str = ""
     #: File with the private key, for ssh.
@@ -58,6 +60,10 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
     def may_use(self, group: str) -> bool:
         """Whether the repository's workflows may use the group with this name."""
         return any(is_match(pattern, group) for pattern in self.groups)
+
+    def is_readable_by(self, repository: str) -> bool:
+        """Whether jobs of a repository may read the files of this one."""
+        return repository == self.name or any(is_match(pattern, repository) for pattern in self.readable_by)
 
     def may_name(self, group: str) -> bool:
         """Whether a file may contain the group as it is written there.

@@ -40,7 +40,9 @@ class MemoryFiles:
                 entries.append(entry)
         return FilesListed(content=file_list.encode(entries), blobs=frozenset(entry.blob for entry in entries))
 
-    async def pieces(self, repository: str, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[FileChunk]:
+    async def pieces(
+        self, repository: str, listed: FilesListed, blobs: Sequence[bytes], offset: int, bytes_max: int
+    ) -> list[FileChunk]:
         """See `ports.RevisionFiles`."""
         pieces: list[FileChunk] = []
         for blob in blobs:

@@ -1,7 +1,8 @@
 """The list of a tree's files, as the daemon sends it and the agent checks it. Pure.
 
 On the wire it is a msgpack array of entries `[path, kind, blob]` in the order of the paths. `decode` refuses every path that
-could leave the directory, so only its result may be used to write files.
+could leave the directory, so only its result may be used to write files. Only the daemon itself adds files of `.git`, which
+have a kind of their own: a tree never contains any.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ PATH_BYTES_MAX = 3_000
 #: Of one file. The daemon has the whole file in memory, as Git stores it.
 FILE_BYTES_MAX = 64 << 20
 BLOB_ID_BYTES = 20
+GIT_DIRECTORY = b".git/"
 _UNSAFE_PARTS = frozenset({b"", b".", b"..", b".git"})
 
 
@@ -32,8 +34,10 @@ class FileKind(IntEnum):
     EXECUTABLE = 1
     #: Its content is the target of the link.
     LINK = 2
-    #: An empty directory in place of another repository.
+    #: An empty directory in place of another repository. Its blob is the other repository's commit, or empty.
     SUBMODULE = 3
+    #: A file of the directory `.git` that a checkout with history has.
+    GIT = 4
 
 
 class FileEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -41,7 +45,7 @@ class FileEntry(msgspec.Struct, frozen=True, array_like=True):
 
     path: bytes
     kind: FileKind
-    #: The Git id of the content: SHA-1 of `blob SIZE\\0` and the content. Empty for a submodule.
+    #: The Git id of the content: SHA-1 of `blob SIZE\\0` and the content.
     blob: bytes
 
 
@@ -61,11 +65,26 @@ def decode(content: bytes | bytearray) -> list[FileEntry]:
     except (msgspec.MsgspecError, ValueError) as error:
         raise Rejected("WF750", f"the server sent an invalid list of files: {error}") from error
     for entry in entries:
-        if not is_safe(entry.path) or (entry.kind is not FileKind.SUBMODULE and len(entry.blob) != BLOB_ID_BYTES):
+        if not _is_allowed(entry):
             raise Rejected(
                 "WF750", f"the server sent a list of files with a path that is not allowed: {entry.path!r:.200}"
             )
     return entries
+
+
+def _is_allowed(entry: FileEntry) -> bool:
+    if entry.kind is not FileKind.SUBMODULE and len(entry.blob) != BLOB_ID_BYTES:
+        return False
+    if entry.kind is FileKind.GIT:
+        root = git_root(entry.path)
+        return root is not None and is_safe(root + entry.path[len(root) + len(GIT_DIRECTORY) :])
+    return is_safe(entry.path)
+
+
+def git_root(path: bytes) -> bytes | None:
+    """The directory of a work tree, with a slash at its end unless it is the root, for a file of its `.git`; else None."""
+    before, git, after = (b"/" + path).partition(b"/" + GIT_DIRECTORY)
+    return (before + b"/")[1:] if git and after else None
 
 
 def is_safe(path: bytes) -> bool:

@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 #: Files in one request: enough that small ones fill a response, few enough that all requests in flight have work.
 BLOBS_ASKED = 256
+#: How often a checkout whose list depends on branches begins again with a new list.
+_ATTEMPTS_MAX = 4
+#: The daemon's code for a file that is not on the list.
+_NOT_LISTED = "WF219"
 
 
 class CheckoutService:
@@ -86,8 +90,15 @@ class CheckoutService:
         if lock is None:
             lock = self._jobs[job] = asyncio.Lock()
         async with lock:
-            if not self.has(key):
-                await self._make(key, tree, account)
+            for attempt in range(1, _ATTEMPTS_MAX + 1):
+                if self.has(key):
+                    return
+                try:
+                    await self._make(key, tree, account)
+                except Rejected as error:
+                    # A branch has changed meanwhile, or the daemon has made other packs of the commits.
+                    if error.code != _NOT_LISTED or not tree.parts or attempt == _ATTEMPTS_MAX:
+                        raise
 
     async def _make(self, key: TaskId, tree: Tree, account: Account | None) -> None:
         entries = await asyncio.to_thread(file_list.decode, await self._list(key))

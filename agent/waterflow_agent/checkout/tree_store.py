@@ -19,17 +19,20 @@ from pathlib import Path
 
 import msgspec
 
+from waterflow_agent.checkout import git_index
 from waterflow_agent.checkout.blob_cache import BlobCache, blob_id
 from waterflow_agent.checkout.file_list import FileEntry, FileKind
 from waterflow_agent.checkout.tree_writer import TreeWriter
 from waterflow_agent.errors import Rejected
-from waterflow_agent.wire.messages import Tree
+from waterflow_agent.wire.messages import Tree, TreePart
 
 #: Smaller trees are written in a few hundredths of a second.
 SPARE_FILES_MIN = 500
 #: Spare directories of one agent, each for another repository or other patterns.
 SPARES_MAX = 4
 _Files = dict[bytes, FileEntry]
+#: What the next checkout must have in common: all but the revision.
+_SpareKey = tuple[str, tuple[str, ...], tuple[TreePart, ...]]
 
 
 class PartialTree(msgspec.Struct):
@@ -40,6 +43,8 @@ class PartialTree(msgspec.Struct):
     #: Missing files by their Git id, in the order in which to request them.
     missing: dict[bytes, list[FileEntry]]
     files: _Files
+    #: The folders of the checkout's parts.
+    folders: tuple[str, ...] = ()
 
 
 class _Spare(msgspec.Struct, frozen=True):
@@ -55,7 +60,7 @@ class TreeStore:
         self._blobs = BlobCache(root / "blobs", bytes_max)
         self._made = root / "made"
         self._discard = discard
-        self._spares: OrderedDict[tuple[str, tuple[str, ...]], _Spare] = OrderedDict()
+        self._spares: OrderedDict[_SpareKey, _Spare] = OrderedDict()
         self._numbers = itertools.count(1)
         self._made.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in os.listdir(self._made):
@@ -64,7 +69,9 @@ class TreeStore:
     def begin(self, tree: Tree, entries: Iterable[FileEntry]) -> PartialTree:
         """Starts a directory with all cached files of the tree. Raises `OSError`."""
         spare = self._spares.pop(_spare_key(tree), None)
-        return self._updated(spare or self._empty(), {entry.path: entry for entry in entries})
+        partial = self._updated(spare or self._empty(), {entry.path: entry for entry in entries})
+        partial.folders = tuple(part.path for part in tree.parts)
+        return partial
 
     def add(self, partial: PartialTree, arrived: Iterable[tuple[bytes, bytes]]) -> None:
         """Adds missing files, as Git id and content. Raises `Rejected` WF752 when a content does not match, and `OSError`."""
@@ -79,6 +86,7 @@ class TreeStore:
         """Completes a directory from which no file is missing. Raises `OSError`."""
         assert not partial.missing, "a checkout ends with all of its files"
         partial.writer.finish()
+        git_index.complete(partial.path, partial.files, partial.folders)
 
     def drop(self, partial: PartialTree) -> None:
         """Discards a directory."""
@@ -131,5 +139,5 @@ class TreeStore:
             partial.writer.write(entry, content)
 
 
-def _spare_key(tree: Tree) -> tuple[str, tuple[str, ...]]:
-    return tree.repository, tuple(tree.patterns)
+def _spare_key(tree: Tree) -> _SpareKey:
+    return tree.repository, tuple(tree.patterns), tree.parts

@@ -14,7 +14,7 @@ from contextlib import suppress
 from waterflow_agent.checkout.blob_cache import write_all
 from waterflow_agent.checkout.file_list import FileEntry, FileKind
 
-_MODES = {FileKind.FILE: 0o644, FileKind.EXECUTABLE: 0o755}
+_MODES = {FileKind.FILE: 0o644, FileKind.EXECUTABLE: 0o755, FileKind.GIT: 0o644}
 _FOLDER_MODE = 0o755
 
 

@@ -71,6 +71,11 @@ class Runner(Protocol):
 NodeInput = schema.Parameters | Code
 
 
+def _git_trust(workspace: str) -> dict[str, str]:
+    """The variables with which Git accepts a job's directory, which belongs to the agent, as the user of a step."""
+    return {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": workspace}
+
+
 class ProcessSteps:
     """All attempts of this agent that are processes."""
 
@@ -160,7 +165,9 @@ class ProcessSteps:
         files = self._directories.path(self._directory_numbers[task.key])
         location = shell.AttemptLocation(files=files, workspace=str(workspace), temp=str(temp), agent=self.agent_name)
         cwd = working_directories.resolve(workspace, task.working_directory, account)
-        environment = self._environment if account is None else {**self._environment, **account.environment}
+        environment = self._environment
+        if account is not None:
+            environment = {**environment, **account.environment, **_git_trust(str(workspace))}
         command = prepare(task, node_input, location, environment)
         if self._artifacts is not None and isinstance(node_input, schema.ArtifactUpload | schema.ArtifactDownload):
             self._artifacts.open(task.key, files)

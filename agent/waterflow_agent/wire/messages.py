@@ -87,13 +87,27 @@ class HeldAttempt(msgspec.Struct, frozen=True, array_like=True):
     state: AttemptState
 
 
+class TreePart(msgspec.Struct, frozen=True, array_like=True):
+    """Files of a repository in a job's working directory, see `waterflowd.model.records.CheckoutPart`."""
+
+    repository: str
+    ref: str
+    patterns: tuple[str, ...]
+    path: str
+    history: bool
+    submodules: bool
+    head: str
+
+
 class Tree(msgspec.Struct, frozen=True, array_like=True):
-    """The initial files of a job's working directory: those of a revision that match the patterns."""
+    """The initial files of a job's working directory: those of a revision that match the patterns, or of the parts."""
 
     repository: str
     revision: str
     #: As in a workflow's `checkout`; no patterns mean every file.
     patterns: list[str]
+    #: What the directory has if that is not simply the files of the revision; then there are no patterns.
+    parts: tuple[TreePart, ...] = ()
 
 
 class Limits(msgspec.Struct, frozen=True, array_like=True):

@@ -160,3 +160,60 @@ def test_a_cancelled_checkout_leaves_nothing(empty_cluster: Cluster, clone: Path
 
     wait_until(lambda: not living.found(cluster.agent_dir("web-1"), "work/[!.]*"), "the directory to go")
     wait_until(lambda: not living.found(cluster.agent_dir("web-1"), "trees/made/*"), "what was made of it to go")
+
+
+def test_a_job_with_history_has_a_repository(empty_cluster: Cluster, clone: Path) -> None:
+    """As a key of the job and as GitHub's action; the server gets only what is new of the second commit's history."""
+    cluster = empty_cluster
+    text = (
+        "on: {push: {}}\njobs:\n"
+        "  ours:\n    runs-on: web\n    checkout: {history: true}\n    steps:\n"
+        "      - run: git log --format=%s && git describe && git diff-index --quiet HEAD && git status --porcelain\n"
+        "  theirs:\n    runs-on: web\n    needs: ours\n    steps:\n"
+        "      - {uses: actions/checkout@v4, with: {fetch-depth: 0, path: src}}\n"
+        "      - {run: 'git diff --name-only origin/main~1', working-directory: src}\n"
+        "      - run: ls -A\n"
+    )
+    cluster.push(clone, {"workflows/a.yml": text, "version": "1\n"}, "first")
+    assert cluster.wait_for(_runs(cluster)[0]["id"])["conclusion"] == "failure"
+    cluster.git("tag", "--annotate", "v1", "--message", "one", cwd=clone)
+    cluster.git("push", "--quiet", "origin", "v1", cwd=clone)
+    cluster.push(clone, {"version": "2\n"}, "second")
+    second = _runs(cluster, 2)[0]["id"]
+    assert cluster.wait_for(second)["conclusion"] == "success", cluster.lines(second)
+
+    lines = cluster.lines(second, 5)
+    assert (lines[:2], lines[2].startswith("v1-1-g"), lines[3:]) == (["second", "first"], True, ["version", "src"])
+
+
+def test_a_job_reads_another_repository_only_with_its_permission(empty_cluster: Cluster, clone: Path) -> None:
+    """The permission is in the daemon's configuration, and takes effect with a reload."""
+    cluster = empty_cluster
+    tools = cluster.folder / "tools"
+    cluster.git("init", "--quiet", "--initial-branch=main", str(tools))
+    (tools / "greet").write_text("hello\n")
+    cluster.git("add", "--all", cwd=tools)
+    cluster.git("commit", "--quiet", "--message=greet", cwd=tools)
+    ours = f'[[repositories]]\nname = "ops"\nurl = "{cluster.repository}"\n'
+    theirs = f'[[repositories]]\nname = "tools"\nurl = "{tools}"\n'
+    cluster.write_config(ours + theirs)
+    cluster.kill_daemon()
+    cluster.start_daemon()
+    text = (
+        "on: {push: {}}\ninputs: {branch: {default: main}}\njobs:\n  a:\n    runs-on: web\n    steps:\n"
+        "      - uses: actions/checkout@v4\n"
+        "      - {uses: actions/checkout@v4, with: {repository: tools, ref: '${{ inputs.branch }}', path: t}}\n"
+        "      - run: cat t/greet && ls\n"
+    )
+    cluster.push(clone, {"workflows/a.yml": text})
+    run = cluster.wait_for(_runs(cluster)[0]["id"])
+    assert run["conclusion"] == "failure"
+    assert 'add readable-by = ["ops"] to its configuration' in str(run["jobs"][0]["steps"])
+
+    cluster.write_config(ours + theirs + 'readable-by = ["ops"]\n')
+    done = cluster.ctl("reload")
+    assert done.returncode == 0, done.stderr
+    cluster.push(clone, {"version": "2\n"})
+    second = _runs(cluster, 2)[0]["id"]
+    assert cluster.wait_for(second)["conclusion"] == "success", cluster.lines(second)
+    assert cluster.lines(second, 4) == ["hello", "t", "version", "workflows"]

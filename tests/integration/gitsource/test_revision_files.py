@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.gitsource.file_reader import file_reader
 from tests.integration.gitsource.test_local import Git
 from waterflow_agent.checkout import file_list
 from waterflow_agent.checkout.file_list import FileEntry, FileKind
 from waterflow_agent.errors import Retryable, Stalled
 from waterflowd.gitsource import revision_files
-from waterflowd.gitsource.repository_opener import RepositoryOpener
-from waterflowd.gitsource.revision_files import RevisionFileReader
 from waterflowd.model.records import Checkout
 from waterflowd.reconcile.settings import RepositorySettings
 
@@ -119,30 +118,24 @@ async def test_a_file_beyond_the_limit_is_refused_when_it_is_requested(
     (git.path / "b").write_text("2" * 100)
     commit = _commit(git)
     monkeypatch.setattr(file_list, "FILE_BYTES_MAX", 50)
-    source = RevisionFileReader(
-        {"r": RepositorySettings(name="r", url=str(git.path))}, RepositoryOpener(git.path / "mirrors", {})
-    )
-    blobs = [
-        entry.blob
-        for entry in file_list.decode((await source.listed(Checkout(repository="r", revision=commit))).content)
-    ]
-    assert len(await source.pieces("r", blobs, 0, 1_000)) == 1
+    source = file_reader(RepositorySettings(name="r", url=str(git.path)), mirrors=git.path / "mirrors")
+    listed = await source.listed(Checkout(repository="r", revision=commit))
+    blobs = [entry.blob for entry in file_list.decode(listed.content)]
+    assert len(await source.pieces("r", listed, blobs, 0, 1_000)) == 1
     with pytest.raises(Stalled, match="larger than 0 MiB; exclude it"):
-        await source.pieces("r", blobs[1:], 0, 1_000)
-    source.close()
+        await source.pieces("r", listed, blobs[1:], 0, 1_000)
+    await source.close()
 
 
 async def test_a_missing_repository_is_retryable(git: Git, tmp_path: Path) -> None:
     """The repository is read again once it is back."""
     (git.path / "a").write_text("1")
     commit = _commit(git)
-    source = RevisionFileReader(
-        {"r": RepositorySettings(name="r", url=str(git.path))}, RepositoryOpener(git.path / "mirrors", {})
-    )
+    source = file_reader(RepositorySettings(name="r", url=str(git.path)), mirrors=git.path / "mirrors")
     git_directory = git.path / ".git"
     git_directory.rename(git.path / "away")
     with pytest.raises((Retryable, Stalled)):
         await source.listed(Checkout(repository="r", revision=commit))
     (git.path / "away").rename(git_directory)
     assert (await source.listed(Checkout(repository="r", revision=commit))).blobs
-    source.close()
+    await source.close()

@@ -134,12 +134,10 @@ def test_a_checkout_of_what_the_job_has_is_accepted(language: Language, paramete
 @pytest.mark.parametrize(
     ("parameter", "words"),
     [
-        ("fetch-depth: 0", "without history"),
-        ("submodules: recursive", "submodules are not fetched"),
+        ("fetch-depth: '${{ github.run_number }}'", "known before the run"),
+        ("submodules: '${{ github.ref }}'", "known before the run"),
         ("lfs: true", "Git LFS"),
-        ("repository: acme/other", "the run's repository only"),
-        ("ref: other", "the run's commit only"),
-        ("path: src", "at the top of the job's directory"),
+        ("path: '${{ github.ref_name }}'", "known before the run"),
         ("sparse-checkout: docs", "steps cannot choose files"),
     ],
 )

@@ -145,6 +145,7 @@ _AT: dict[str, tuple[Any, ...]] = {
     "WorkflowCall": ("on", "workflow_call"),
     "Job": ("jobs", "b"),
     "RunsOn": ("jobs", "b", "runs-on"),
+    "Checkout": ("jobs", "b", "checkout"),
     "Strategy": ("jobs", "b", "strategy"),
     "DeploymentEnvironment": ("jobs", "b", "environment"),
     "Step": ("jobs", "b", "steps", 1),

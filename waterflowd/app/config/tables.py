@@ -110,6 +110,8 @@ class RepositoryTable(Table, frozen=True, kw_only=True, rename="kebab", forbid_u
     groups: tuple[str, ...] = ("*",)
     #: Names of the secrets that its webhooks may be signed with. No workflow can read them.
     webhook_keys: tuple[str, ...] = ()
+    #: Repositories whose jobs may read the files of this one.
+    readable_by: tuple[str, ...] = ()
     #: For https: a file with one line, a token or `user:token`; mode 0600.
     credentials_file: str = ""
     #: Required for ssh: the private key, without a passphrase; mode 0600.
@@ -498,6 +500,7 @@ class Config(Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fi
                 interval_ms=durations.parse(item.interval),
                 groups=item.groups,
                 webhook_keys=item.webhook_keys,
+                readable_by=item.readable_by,
                 credentials_file=item.credentials_file,
                 ssh_key_file=item.ssh_key_file,
                 known_hosts_file=item.known_hosts_file,

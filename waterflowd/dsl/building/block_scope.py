@@ -12,6 +12,7 @@ from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl import models
 from waterflowd.dsl.building.contexts import Availability
+from waterflowd.dsl.building.uses.checkouts import Checkouts
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.model.plan import StepPlan
@@ -52,6 +53,8 @@ class BlockScope:
     #: Secrets in the environments of the enclosing steps, job and workflow.
     secrets: tuple[str, ...] = ()
     defaults: ScriptDefaults = ScriptDefaults()
+    #: Collects what steps add to the files of the job's directory; None for the file of a composite step.
+    checkouts: Checkouts | None = None
     #: Timeout of the job.
     timeout_minutes: float | str = "unknown"
     #: Names of the environment variables that the workflow and the job set.

@@ -21,6 +21,7 @@ from waterflowd.dsl.building.setup_step import with_setup
 from waterflowd.dsl.building.steps import StepBuilder
 from waterflowd.dsl.building.strategy import StrategyBuilder
 from waterflowd.dsl.building.uses.calls import WorkflowCalls
+from waterflowd.dsl.building.uses.checkouts import Checkouts
 from waterflowd.dsl.building.uses.composite_steps import CompositeSteps
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.models.validation import missing_hint
@@ -144,8 +145,11 @@ class JobBuilder:
             names.for_steps(needed, instances),
             server_env=server_values.variables_with(job.env, workflow_scope.available.server_env),
         )
+        checkouts = Checkouts(self._source)
+        checkouts.add_job(path, job)
         inside = BlockScope(
             available=in_steps,
+            checkouts=checkouts,
             secrets=tuple(dict.fromkeys((*workflow_scope.secrets, *secret_references.names_in(dict(job.env))))),
             defaults=workflow_scope.defaults.over(job.defaults),
             timeout_minutes=job.timeout_minutes,
@@ -153,13 +157,17 @@ class JobBuilder:
         )
         steps = self._steps.build((*path, "steps"), job.steps or [], inside)
         self._outputs(path, job, in_steps.within({"steps": expr.Names(step.id for step in job.steps or [] if step.id)}))
+        for at, text in checkouts.texts:
+            self._expressions.value(at, text, available)
+        checkout, several = checkouts.result()
         return msgspec.structs.replace(
             plan,
             group=job.runs_on.group if job.runs_on is not None else "",
             labels=dict(job.runs_on.labels) if job.runs_on is not None else {},
             target=target,
             retry=retry_policy(self._source, (*path, "retry"), job.retry),
-            checkout=job.checkout if isinstance(job.checkout, bool) else tuple(job.checkout),
+            checkout=checkout,
+            checkouts=several,
             user=job.user or "",
             env=dict(job.env),
             timeout_minutes=job.timeout_minutes,

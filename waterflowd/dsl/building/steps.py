@@ -30,6 +30,7 @@ from waterflowd.dsl.building.expressions import ExpressionChecker
 from waterflowd.dsl.building.job_and_step_keys import check_variable_names, check_working_directory, retry_policy
 from waterflowd.dsl.building.lints import jobs_and_steps as lints
 from waterflowd.dsl.building.uses import checkout_action
+from waterflowd.dsl.building.uses.checkouts import refuse_in_composite
 from waterflowd.dsl.building.uses.child_workflows import WORKFLOW_RUN, ChildWorkflows
 from waterflowd.dsl.building.uses.composite_steps import CompositeSteps
 from waterflowd.dsl.building.uses.nodes import NodeChecker
@@ -216,9 +217,13 @@ class StepBuilder:
     def _checkout(self, path: Path, step: models.Step, scope: BlockScope, available: Availability) -> StepPlan:
         self._expressions.value((*path, "with"), step.with_, available.with_secrets)
         self._refuse_script_keys(path, step, "actions/checkout")
-        checkout_action.check_parameters(self._source, (*path, "with"), step.with_)
+        wish = checkout_action.wish(self._source, (*path, "with"), step.with_)
+        if scope.checkouts is None:
+            refuse_in_composite(self._source, (*path, "with"), wish)
+        else:
+            scope.checkouts.add_step(path, wish)
         plan = self._plain(path, step, checkout_action.NODE, scope)
-        return msgspec.structs.replace(plan, params=checkout_action.PARAMETERS, env={}, secrets=())
+        return msgspec.structs.replace(plan, params=checkout_action.parameters(wish), env={}, secrets=())
 
     def _check_computed(
         self, path: Path, step: models.Step, steps: tuple[StepPlan, ...], available: Availability

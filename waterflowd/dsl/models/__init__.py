@@ -5,6 +5,7 @@ spellings (a text, a list, a mapping) are normalized before validation. What a m
 expressions, a node's parameters) is checked in `building`.
 """
 
+from waterflowd.dsl.models.checkout import Checkout
 from waterflowd.dsl.models.composite_step import CompositeRuns, CompositeStep
 from waterflowd.dsl.models.control_flow import (
     CONTROL_FLOW,
@@ -37,6 +38,7 @@ __all__ = [
     "ApprovalParameters",
     "CallOutput",
     "CallSecret",
+    "Checkout",
     "CompositeRuns",
     "CompositeStep",
     "Concurrency",

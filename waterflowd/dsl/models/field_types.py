@@ -267,14 +267,6 @@ def _percentage(value: object) -> int:
     return number
 
 
-def _patterns_or_boolean(value: object) -> bool | list[str]:
-    if isinstance(value, bool):
-        return value
-    if not isinstance(value, list) or not value:
-        raise wrong(f"expected true, false, or a list of path patterns, not {describe(value)}")
-    return [_static_text(item) for item in value]
-
-
 def _labels(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         raise wrong(f"expected a mapping such as {{arch: arm64}}, not {describe(value)}")
@@ -573,17 +565,14 @@ Percentage = Annotated[int, PlainValidator(_percentage), WithJsonSchema(_PERCENT
 Processes = Annotated[
     int, PlainValidator(_whole_number(1, 4_000_000)), WithJsonSchema(_whole_number_schema(1, 4_000_000))
 ]
-#: Everything, nothing, or the paths that match.
-PatternsOrBoolean = Annotated[
-    bool | list[str],
-    PlainValidator(_patterns_or_boolean),
-    WithJsonSchema(
-        {
-            "anyOf": [_BOOLEAN_SCHEMA, {"type": "array", "items": _STATIC_TEXT_SCHEMA, "minItems": 1}],
-            "x-takes": "`true`, `false`, or a list of path patterns",
-        }
-    ),
-]
+#: Everything, nothing, or the paths that match, in place of a mapping.
+BOOLEAN_OR_PATTERNS = Accepts(
+    {
+        "anyOf": [_BOOLEAN_SCHEMA, {"type": "array", "items": _STATIC_TEXT_SCHEMA, "minItems": 1}],
+        "x-takes": "`true`, `false`, or a list of path patterns",
+    },
+    is_first=True,
+)
 #: Names of labels to values with expressions.
 Labels = Annotated[
     dict[str, str],

@@ -6,8 +6,10 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
+from waterflowd.dsl.models.checkout import Checkout, checkout_spelling
 from waterflowd.dsl.models.defaults import Defaults
 from waterflowd.dsl.models.field_types import (
+    BOOLEAN_OR_PATTERNS,
     BooleanOrExpression,
     Condition,
     EnvironmentVariables,
@@ -18,7 +20,6 @@ from waterflowd.dsl.models.field_types import (
     OneOrMore,
     OrEmpty,
     OutputTexts,
-    PatternsOrBoolean,
     StaticText,
     short_for,
     wrong,
@@ -173,11 +174,12 @@ class Job(LanguageModel):
         only="steps",
         pitfalls=("All its steps must be able to run twice.",),
     )
-    checkout: PatternsOrBoolean = key(
+    checkout: Annotated[Checkout | None, BeforeValidator(checkout_spelling), BOOLEAN_OR_PATTERNS] = key(
         "Whether the working directory has the repository's files at the run's commit: all, none, or those that match a list of"
-        " path patterns. The daemon sends the files that the server does not have yet.",
+        " path patterns; a [mapping](checkout.md) says more. The daemon sends the files that the server does not have yet.",
         f"checkout: ['app/**', '!app/docs/**']\n{_STEPS}",
-        default=True,
+        default=Checkout(),
+        without="`true`",
         only="steps",
     )
     user: StaticText | None = key(

@@ -10,7 +10,7 @@ from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine import events
 from waterflowd.engine.moves import child_moves
-from waterflowd.engine.rules import approvals, calls, completion, conditions, contexts, rendering, retry
+from waterflowd.engine.rules import approvals, calls, checkout, completion, conditions, contexts, rendering, retry
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model import durations
 from waterflowd.model.ids import JobId
@@ -224,6 +224,8 @@ def _begin(run: Run, job: Job, env: expr.Env, now: int) -> events.RunEvent:
         return _enter(run, job, env, now)
     group = job.group if job.pinned is not None else _group(rendering.text(expr.render(plan.group, env)))
     name = job.name if job.is_instance else rendering.label(expr.render(plan.name, env))
+    # An error in an expression ends the job now, and not when its files are needed.
+    checkout.parts_of(plan.checkouts, env, "")
     cause = reason(ReasonCode.STARTED, f'waiting for a server of group "{group}"', group=group)
     if job.pinned is not None:
         cause = reason(ReasonCode.STARTED, f"waiting for server {job.pinned_name}", agent=job.pinned_name)

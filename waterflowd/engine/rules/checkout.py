@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from waterflowd import expr
+from waterflowd.engine.rules import contexts, rendering
 from waterflowd.engine.state.runs import Job, Run
-from waterflowd.model.records import Checkout
+from waterflowd.model.plan import CheckoutPlan
+from waterflowd.model.records import Checkout, CheckoutPart
 
 
 def of_job(run: Run, job: Job) -> Checkout | None:
@@ -11,6 +16,28 @@ def of_job(run: Run, job: Job) -> Checkout | None:
     chosen = job.plan.checkout
     if run.repository is None or run.revision is None or chosen is False:
         return None
+    if job.plan.checkouts:
+        parts = parts_of(job.plan.checkouts, contexts.for_job(run, job, 0), run.trigger.ref or "")
+        return Checkout(repository=run.repository, revision=run.revision, parts=parts)
     return Checkout(
         repository=run.repository, revision=run.revision, patterns=chosen if isinstance(chosen, tuple) else ()
+    )
+
+
+def parts_of(plans: Iterable[CheckoutPlan], env: expr.Env, head: str) -> tuple[CheckoutPart, ...]:
+    """The parts of a job's directory; `head` is the run's ref. Raises `ExpressionError`.
+
+    They depend only on what a job knows before it starts, and never changes, so they are the same each time.
+    """
+    return tuple(
+        CheckoutPart(
+            repository=rendering.text(expr.render(plan.repository, env)),
+            ref=rendering.text(expr.render(plan.ref, env)),
+            patterns=plan.patterns,
+            path=plan.path,
+            history=plan.history,
+            submodules=plan.submodules,
+            head=head,
+        )
+        for plan in plans
     )

@@ -21,7 +21,6 @@ import signal
 import struct
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from typing import IO, BinaryIO
@@ -36,17 +35,10 @@ from dulwich.refs import Ref
 
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import WaterflowError
-from waterflowd.gitsource import objects, reading
+from waterflowd.gitsource import child_process, objects, reading
 from waterflowd.gitsource.remote import https, name_resolution, remote_refs, ssh
 from waterflowd.gitsource.remote.fetch_errors import FetchError, no_repository, past_limit, timed_out, unreachable
-from waterflowd.gitsource.remote.fetch_protocol import (
-    LENGTH,
-    Fetched,
-    FetchFailed,
-    FetchRequest,
-    FetchResponse,
-    encode_frame,
-)
+from waterflowd.gitsource.remote.fetch_protocol import Fetched, FetchFailed, FetchRequest, FetchResponse
 from waterflowd.gitsource.tree_walk import TREE_BYTES_MAX
 from waterflowd.reconcile import codes
 
@@ -114,6 +106,8 @@ class Fetch:
 
     def run(self) -> Fetched:
         """Fetches; raises `FetchError`, or an exception of the libraries."""
+        if self._request.has_history:
+            return self._fetch(depth=None)
         try:
             return self._fetch(depth=1)
         except GitProtocolError as error:
@@ -181,7 +175,11 @@ class Fetch:
 
     def _determine_wants(self, refs: Mapping[Ref, ObjectID], depth: int | None = None) -> list[ObjectID]:
         self._object_ids = remote_refs.object_ids(refs)
-        watched = remote_refs.watched_ids(refs, self._object_ids, self._request.patterns)
+        watched = (
+            list(self._object_ids.values())
+            if self._request.has_history
+            else remote_refs.watched_ids(refs, self._object_ids, self._request.patterns)
+        )
         complete = set(self._request.complete)
         self._wants = [object_id for object_id in dict.fromkeys(watched) if object_id not in complete]
         return [_id(object_id) for object_id in self._wants]
@@ -277,21 +275,11 @@ class _Watchdog:
         """Starts both watches."""
         signal.signal(signal.SIGALRM, self._time_out)
         signal.setitimer(signal.ITIMER_REAL, self._request.limits.time_s)
-        threading.Thread(target=self._wait_for_end, name="daemon", daemon=True).start()
+        child_process.end_with_the_daemon(self._input)
 
     def _time_out(self, *_: object) -> None:
         write(self._output, timed_out(self._request))
-        _end_all()
-
-    def _wait_for_end(self) -> None:
-        while self._input.read(1):
-            pass
-        _end_all()
-
-
-def _end_all() -> None:
-    """Kills this process and its children."""
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+        child_process.end_all()
 
 
 def _limit(request: FetchRequest) -> None:
@@ -315,18 +303,14 @@ def _without_secret(response: FetchResponse, request: FetchRequest) -> FetchResp
 
 def write(output: BinaryIO, response: FetchResponse) -> None:
     """Sends the response."""
-    output.write(encode_frame(msgspec.msgpack.encode(response)))
-    output.flush()
+    child_process.write_response(output, msgspec.msgpack.encode(response))
 
 
 def main() -> None:
     """Runs the child: one request, one response."""
-    os.umask(0o077)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # The daemon handles them; its end closes the input.
-        signal.signal(number, signal.SIG_IGN)
+    child_process.prepare()
     input_, output = sys.stdin.buffer, sys.stdout.buffer
-    request = msgspec.msgpack.decode(input_.read(LENGTH.unpack(input_.read(LENGTH.size))[0]), type=FetchRequest)
+    request = msgspec.msgpack.decode(child_process.read_request(input_), type=FetchRequest)
     _limit(request)
     _Watchdog(request, input_, output).start()
     name_resolution.guard(loopback_only=request.url.scheme == "http", allow_loopback=request.allow_loopback)

@@ -1,20 +1,13 @@
-"""The protocol between the daemon and a fetch child: one request on the child's input, one response on its output.
+"""The protocol between the daemon and a fetch child: one request, one response, as msgpack; see `child_process`.
 
-Rules of this file: a frame is its length as four bytes, big-endian, then msgpack. The child's input stays open after the
-request; its end means that the daemon has ended. Secrets are only in the request, never in arguments or environment.
+Rule of this file: secrets are only in the request, never in arguments or environment.
 """
 
 from __future__ import annotations
 
-import struct
-
 import msgspec
 
 from waterflowd.gitsource.urls import RemoteUrl
-
-LENGTH = struct.Struct(">I")
-#: A hundred thousand refs take some ten megabytes.
-RESPONSE_BYTES_MAX = 64 << 20
 
 
 class HttpCredentials(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +50,8 @@ class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
     objects: str
     #: The patterns of watched refs.
     patterns: tuple[str, ...]
+    #: Whether to fetch all branches and tags with all of their commits, whatever the patterns are.
+    has_history: bool = False
     #: Whether the remote may be on this machine.
     allow_loopback: bool = True
     #: Commits and tags that the mirror holds completely, so they are not requested.
@@ -90,8 +85,3 @@ class FetchFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
 
 FetchResponse = Fetched | FetchFailed
-
-
-def encode_frame(payload: bytes) -> bytes:
-    """The payload with its length prefix."""
-    return LENGTH.pack(len(payload)) + payload

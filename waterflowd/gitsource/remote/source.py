@@ -49,8 +49,12 @@ class RemoteSource:
         mirror: Mirror,
         fetcher: Fetcher,
         environment: Mapping[str, str],
+        *,
+        has_history: bool = False,
     ) -> None:
+        """`has_history` fetches all branches and tags with all of their commits, in place of the watched ones' trees."""
         self._settings = settings
+        self._has_history = has_history
         self._url = url
         self._mirror = mirror
         self._fetcher = fetcher
@@ -172,6 +176,7 @@ class RemoteSource:
             limits=Limits(time_s=settings.fetch_timeout_ms / 1_000, pack_bytes=settings.fetch_bytes_max),
             objects=objects,
             patterns=settings.refs,
+            has_history=self._has_history,
             allow_loopback=settings.allow_loopback,
             complete=state.complete,
             commits=state.commits,

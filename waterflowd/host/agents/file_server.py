@@ -91,5 +91,5 @@ class FileServer:
         if not listed.blobs.issuperset(blobs):
             raise WaterflowError("WF219", "the requested file is not one of the job's files")
         return await self._files.pieces(
-            found.repository, blobs, max(request.offset, 0), messages.FILE_RESPONSE_BYTES_MAX
+            found.repository, listed, blobs, max(request.offset, 0), messages.FILE_RESPONSE_BYTES_MAX
         )

@@ -28,6 +28,7 @@ import msgspec
 from waterflow_agent.errors import Retryable
 from waterflow_agent.wire.messages import AttemptState, Cancel, DaemonMessage, Hello, Offer, TaskId
 from waterflowd import ports
+from waterflowd.dispatch import lowering
 from waterflowd.engine import inputs
 from waterflowd.engine.rules import leases
 from waterflowd.fleet.registry import Registry
@@ -445,11 +446,7 @@ class GatewayAttempts:
         if attempt.order is None:
             raise Retryable("WF219", "the run's activity of this attempt has not arrived yet", after_s=1.0)
         tree = attempt.order.draft.task.tree
-        return (
-            None
-            if tree is None
-            else Checkout(repository=tree.repository, revision=tree.revision, patterns=tuple(tree.patterns))
-        )
+        return None if tree is None else lowering.checkout_of(tree)
 
     def outstanding(self, agent: AgentId, key: TaskId, *, is_held: bool) -> list[DaemonMessage]:
         """See the port."""

@@ -1,6 +1,6 @@
-"""`uses: actions/checkout`: the job's directory has the repository's files already, so the step only reports the commit.
+"""`uses: actions/checkout`: the job's directory has the files from the start, so the step only reports the commit.
 
-Rules of this file: a `with` key is accepted where its value means the files that the job has. Any other value is an error with
+Rules of this file: a `with` key that has a meaning here becomes part of the job's checkout. Any other value is an error with
 one sentence, because the scripts after it would find other files than on GitHub.
 """
 
@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 
 from waterflow_agent.display import quote
 from waterflowd.dsl.building.compilation import SourceFile
+from waterflowd.dsl.building.uses.checkouts import checked_directory
 from waterflowd.dsl.reading.tree import Path, plain
 from waterflowd.dsl.reporting import codes
-from waterflowd.model.plan import Json
+from waterflowd.model.plan import CheckoutPlan, Json
 from waterflowd.model.wording import did_you_mean
 
-#: The node that reports the commit, and its parameters: the outputs of the action.
+#: The node that has the outputs of the action.
 NODE = "set-outputs"
-PARAMETERS: dict[str, Json] = {"outputs": {"ref": "${{ github.ref }}", "commit": "${{ github.sha }}"}}
 
 _ACTION = re.compile(r"actions/checkout@[A-Za-z0-9._/-]+")
 _EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
@@ -36,46 +36,55 @@ _WITHOUT_EFFECT = frozenset(
             "clean",
             "show-progress",
         ),
-        *("set-safe-directory", "allow-unsafe-pr-checkout", "filter", "fetch-tags"),
+        *("set-safe-directory", "allow-unsafe-pr-checkout", "filter"),
     )
 )
-_OWN_REFS = frozenset(
-    ("", "github.sha", "github.ref", "github.ref_name", "github.head_ref", "git.sha", "git.ref", "git.branch")
+
+
+def _values(*expressions: str, also: tuple[str, ...] = ()) -> frozenset[str]:
+    """No value, some expressions, and some texts."""
+    return frozenset(("", *(f"${{{{ {expression} }}}}" for expression in expressions), *also))
+
+
+_OWN_REFS = _values(
+    "github.sha", "github.ref", "github.ref_name", "github.head_ref", "git.sha", "git.ref", "git.branch"
 )
-_OWN_REPOSITORIES = frozenset(("", "github.repository", "git.full-name"))
+_OWN_DIRECTORIES = _values("github.workspace", also=(".", "./"))
+_OWN_REPOSITORIES = _values("github.repository", "git.full-name")
 
 
 def _is_false(value: str) -> bool:
     return value.lower() in ("", "false")
 
 
-#: Keys that choose files: which values mean what the job has, and what the job lacks otherwise.
+#: Keys that choose files: which values a job's directory can have, and why not the others.
 _CHOICES: dict[str, tuple[Callable[[str], bool], str, str]] = {
     "fetch-depth": (
-        lambda value: value in ("", "1"),
-        "the job's directory has the files of one commit, without history",
-        "clone the repository in a run script where the history is needed",
+        lambda value: value == "" or value.isdecimal(),
+        "the number of commits must be known before the run; 1 means none, any other number all of them",
+        "write fetch-depth: 0, or remove it",
     ),
-    "submodules": (_is_false, "submodules are not fetched", "clone them in a run script"),
+    "fetch-tags": (
+        lambda value: value.lower() in ("", "false", "true"),
+        "whether there are tags must be known before the run",
+        "write fetch-tags: true, or remove it",
+    ),
+    "submodules": (
+        lambda value: value.lower() in ("", "false", "true", "recursive"),
+        "whether there are submodules must be known before the run",
+        "write submodules: true, or remove it",
+    ),
     "lfs": (
         _is_false,
         "files in Git LFS are not fetched, only their pointers",
         "fetch them in a run script: git lfs pull",
     ),
-    "repository": (
-        lambda value: value in _OWN_REPOSITORIES,
-        "the job's directory has the files of the run's repository only",
-        "clone the other one in a run script",
-    ),
-    "ref": (
-        lambda value: value in _OWN_REFS,
-        "the job's directory has the files of the run's commit only",
-        "start the workflow for the other ref, or fetch it in a run script",
-    ),
+    "repository": (lambda value: True, "", ""),
+    "ref": (lambda value: True, "", ""),
     "path": (
-        lambda value: value in ("", ".", "./", "github.workspace"),
-        "the files are at the top of the job's directory",
-        "remove path, and working-directory of the steps that use it",
+        lambda value: value in _OWN_DIRECTORIES or "${{" not in value,
+        "the directory must be known before the run",
+        "write a relative path, such as src",
     ),
     "sparse-checkout": (_is_false, "steps cannot choose files", "list path patterns under checkout of the job"),
     "sparse-checkout-cone-mode": (lambda value: True, "", ""),
@@ -88,8 +97,30 @@ def is_checkout(uses: str) -> bool:
     return _ACTION.fullmatch(uses) is not None
 
 
-def check_parameters(source: SourceFile, path: Path, parameters: Mapping[str, Json]) -> None:
-    """Reports the keys of `with` at `path` that ask for other files than the job has."""
+def wish(source: SourceFile, path: Path, parameters: Mapping[str, Json]) -> CheckoutPlan:
+    """What the keys of `with` at `path` ask for; reports those that a job cannot have."""
+    _check(source, path, parameters)
+    depth = _text(parameters.get("fetch-depth"))
+    directory = _text(parameters.get("path"))
+    repository, ref = _text(parameters.get("repository")), _text(parameters.get("ref"))
+    is_own = repository in _OWN_REPOSITORIES
+    return CheckoutPlan(
+        repository="" if is_own else _written(parameters, "repository"),
+        ref="" if is_own and ref in _OWN_REFS else _written(parameters, "ref"),
+        submodules=_text(parameters.get("submodules")).lower() in ("true", "recursive"),
+        history=depth not in ("", "1") or _text(parameters.get("fetch-tags")).lower() == "true",
+        path="" if directory in _OWN_DIRECTORIES else checked_directory(source, (*path, "path"), directory),
+    )
+
+
+def parameters(wish: CheckoutPlan) -> dict[str, Json]:
+    """The parameters of the node. The commit of another ref is not known before the daemon has looked it up."""
+    if wish.repository or wish.ref:
+        return {"outputs": {"ref": wish.ref}}
+    return {"outputs": {"ref": "${{ github.ref }}", "commit": "${{ github.sha }}"}}
+
+
+def _check(source: SourceFile, path: Path, parameters: Mapping[str, Json]) -> None:
     for key, value in parameters.items():
         if key in _WITHOUT_EFFECT:
             continue
@@ -99,16 +130,22 @@ def check_parameters(source: SourceFile, path: Path, parameters: Mapping[str, Js
             hint = did_you_mean(key, [*_CHOICES, *_WITHOUT_EFFECT])
             source.at_key((*path, key), codes.WRONG_PARAMETER, text, hint)
             continue
-        is_what_the_job_has, lack, hint = choice
-        if not is_what_the_job_has(_text(value)):
+        is_possible, lack, hint = choice
+        if not is_possible(_text(value)):
             source.at_value((*path, key), codes.GITHUB_ONLY, f"{key}: {lack}", hint)
 
 
+def _written(parameters: Mapping[str, Json], key: str) -> str:
+    """A value as the file has it."""
+    written = plain(parameters.get(key))
+    return "" if written is None else str(written).strip()
+
+
 def _text(value: Json) -> str:
-    """A value as text; one that is a single expression without its braces."""
+    """A value as text; a single expression in lower case, with one space around it."""
     written = plain(value)
     if written is None:
         return ""
     text = str(written).strip()
     found = _EXPRESSION.fullmatch(text)
-    return found.group(1).lower() if found else text
+    return f"${{{{ {found.group(1).lower()} }}}}" if found else text

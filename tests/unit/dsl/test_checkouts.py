@@ -1,0 +1,153 @@
+"""`checkout` of a job, and what `actions/checkout` steps add to it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.dsl.conftest import Language
+from waterflowd.model.plan import CheckoutPlan, JobPlan
+
+USES = "{{uses: actions/checkout@v4, with: {{{}}}}}"
+
+
+def job(language: Language, steps: str, keys: str = "") -> JobPlan:
+    """The job with these steps."""
+    return language.plan(f"jobs:\n  j: {{runs-on: g, {keys} steps: [{steps}]}}\n").jobs[0]
+
+
+def with_steps(steps: str, keys: str = "") -> str:
+    return f"jobs:\n  j: {{runs-on: g, {keys} steps: [{steps}]}}\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("true", True),
+        ("false", False),
+        ("{}", True),
+        ("{history: false, path: .}", True),
+        ("['a/**']", ("a/**",)),
+        ("{patterns: ['a/**', '!a/b']}", ("a/**", "!a/b")),
+    ],
+)
+def test_a_simple_checkout_is_planned_as_before(
+    language: Language, written: str, expected: bool | tuple[str, ...]
+) -> None:
+    """So an agent of an older release can carry it out."""
+    plan = job(language, "{run: x}", f"checkout: {written},")
+    assert (plan.checkout, plan.checkouts) == (expected, ())
+
+
+def test_history_and_a_path_are_planned(language: Language) -> None:
+    """The path is normalized."""
+    plan = job(language, "{run: x}", "checkout: {history: true, path: ./a//b/},")
+    assert plan.checkouts == (CheckoutPlan(history=True, path="a/b"),)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    ["fetch-depth: 0", "fetch-depth: '0'", "fetch-depth: 50", "fetch-tags: true", "fetch-depth: 0, path: ."],
+)
+def test_a_step_can_ask_for_history(language: Language, parameters: str) -> None:
+    """A depth of more than one commit means all of them."""
+    assert job(language, USES.format(parameters)).checkouts == (CheckoutPlan(history=True),)
+
+
+@pytest.mark.parametrize("parameters", ["fetch-depth: 1", "", "clean: false, persist-credentials: true, token: x"])
+def test_a_step_that_asks_for_nothing_more_changes_nothing(language: Language, parameters: str) -> None:
+    """The job has all files without a step."""
+    plan = job(language, USES.format(parameters))
+    assert (plan.checkout, plan.checkouts) == (True, ())
+
+
+def test_a_step_with_a_path_moves_the_files(language: Language) -> None:
+    """Without another checkout the directory has nothing else."""
+    assert job(language, USES.format("path: src")).checkouts == (CheckoutPlan(path="src"),)
+
+
+def test_steps_with_several_paths_are_several_checkouts(language: Language) -> None:
+    """A step for a path that another has asked for already adds to it."""
+    steps = ", ".join(USES.format(found) for found in ("", "path: a", "path: a, fetch-depth: 0"))
+    assert job(language, steps).checkouts == (CheckoutPlan(), CheckoutPlan(path="a", history=True))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ("ref: v1", CheckoutPlan(ref="v1")),
+        ("ref: '${{ inputs.tag }}'", CheckoutPlan(ref="${{ inputs.tag }}")),
+        ("repository: acme/tools, path: t", CheckoutPlan(repository="acme/tools", path="t")),
+        (
+            "repository: acme/tools, ref: '${{ github.ref }}'",
+            CheckoutPlan(repository="acme/tools", ref="${{ github.ref }}"),
+        ),
+        (
+            "repository: '${{ github.repository }}', ref: '${{ github.sha }}', submodules: true",
+            CheckoutPlan(submodules=True),
+        ),
+        ("submodules: recursive", CheckoutPlan(submodules=True)),
+    ],
+)
+def test_a_step_can_ask_for_other_files(language: Language, parameters: str, expected: CheckoutPlan) -> None:
+    """What means the run's commit is not looked up."""
+    text = f"inputs: {{tag: {{default: v1}}}}\njobs:\n  j: {{runs-on: g, steps: [{USES.format(parameters)}]}}\n"
+    assert language.plan(text).jobs[0].checkouts == (expected,)
+
+
+def test_the_commit_of_another_ref_is_not_an_output(language: Language) -> None:
+    """It is not known before the run, and the run's own would be wrong."""
+    step = "{id: c, uses: actions/checkout@v4, with: {ref: v1}}"
+    assert language.steps(f"{step}, {{run: 'echo ${{{{ steps.c.outputs.ref }}}}'}}")[0].params == {
+        "outputs": {"ref": "v1"}
+    }
+
+
+def test_a_step_inside_another_counts(language: Language) -> None:
+    """A condition is evaluated later than the files are sent."""
+    inner = USES.format("fetch-depth: 0")
+    steps = f"{{uses: condition, with: {{if: 'true', then: [{inner}]}}}}"
+    assert job(language, steps).checkouts == (CheckoutPlan(history=True),)
+
+
+def test_the_job_and_its_steps_are_combined(language: Language) -> None:
+    """What the job has already remains."""
+    plan = job(language, USES.format("fetch-depth: 0"), "checkout: {path: src},")
+    assert plan.checkouts == (CheckoutPlan(path="src"), CheckoutPlan(history=True))
+    plan = job(language, USES.format("fetch-depth: 0"), "checkout: {ref: v1},")
+    assert plan.checkouts == (CheckoutPlan(ref="v1", history=True),)
+
+
+@pytest.mark.parametrize(
+    ("keys", "step", "code", "words"),
+    [
+        ("checkout: {history: true, patterns: [a]},", "{run: x}", "WF116", "needs all files"),
+        ("checkout: {path: ../x},", "{run: x}", "WF132", "not a directory inside"),
+        ("checkout: {path: /x},", "{run: x}", "WF132", "not a directory inside"),
+        ("checkout: {path: a/.git},", "{run: x}", "WF132", "not a directory inside"),
+        ("checkout: {histroy: true},", "{run: x}", "WF103", "histroy"),
+        ("checkout: {history: 1},", "{run: x}", "WF106", "true or false"),
+        ("checkout: [],", "{run: x}", "WF106", "a list of path patterns"),
+        ("checkout: src,", "{run: x}", "WF106", "a list of path patterns"),
+        ("checkout: false,", USES.format("fetch-depth: 0"), "WF116", "checkout: false"),
+        ("checkout: [a],", USES.format("fetch-depth: 0"), "WF116", "selects some of them"),
+        ("checkout: {lfs: true},", "{run: x}", "WF113", "lfs"),
+        ("checkout: {ref: a},", USES.format("ref: b"), "WF116", "different files"),
+        ("", f"{USES.format('ref: a')}, {USES.format('ref: b')}", "WF116", "different files"),
+        ("checkout: {ref: '${{ nope.x }}'},", "{run: x}", "WF122", "nope"),
+        ("", "{id: s, run: x}, " + USES.format("ref: '${{ steps.s.outputs.ref }}'"), "WF129", "steps"),
+        ("", USES.format("fetch-depth: all"), "WF113", "known before the run"),
+        ("", USES.format("path: ../x"), "WF132", "not a directory inside"),
+    ],
+)
+def test_a_checkout_that_cannot_be_is_an_error(language: Language, keys: str, step: str, code: str, words: str) -> None:
+    """The error says what was expected."""
+    error = language.error(with_steps(step, keys))
+    assert (error.code, words in error.message) == (code, True), error
+
+
+def test_a_composite_step_cannot_choose_files(language: Language) -> None:
+    """It runs in the directory of the job."""
+    action = f"runs:\n  using: composite\n  steps: [{USES.format('fetch-depth: 0')}]\n"
+    error = language.error(with_steps("{uses: ./a}"), {"a/action.yml": action})
+    assert (error.code, "the directory of the job" in error.message) == ("WF113", True)
+    assert "under checkout of the jobs" in error.suggestion

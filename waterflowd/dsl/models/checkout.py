@@ -1,0 +1,83 @@
+"""The model of `checkout`: the files that a job's working directory has before its first step."""
+
+from __future__ import annotations
+
+from waterflowd.dsl.models.field_types import Boolean, StaticText, Text, Texts, wrong
+from waterflowd.dsl.models.model import LanguageModel, Page, key
+from waterflowd.dsl.reporting.values import describe
+
+
+def checkout_spelling(value: object) -> object:
+    """`true` is a mapping without keys, a list is `patterns`, and `false` is nothing."""
+    if isinstance(value, bool):
+        return {} if value else None
+    if isinstance(value, list) and value:
+        return {"patterns": value}
+    if not isinstance(value, dict):
+        raise wrong(f"expected true, false, a list of path patterns or a mapping, not {describe(value)}")
+    return value
+
+
+class Checkout(LanguageModel):
+    """The files that a job's working directory has before its first step: those of the run's commit, or others."""
+
+    TITLE = "checkout"
+    INSTEAD = {
+        "lfs": "files in Git LFS are sent as their pointers: run git lfs pull in a step, with credentials of its own"
+    }
+    PAGE = Page(
+        name="checkout",
+        where="`jobs.<id>.checkout`",
+        frame="jobs:\n  build:\n    runs-on: web-servers\n    checkout:\n      {}\n    steps:\n      - run: make\n",
+    )
+
+    patterns: Texts = key(
+        "Patterns of the paths that the directory has; one that begins with `!` excludes paths.",
+        "patterns: ['app/**', '!app/docs/**']",
+        default=[],
+        without="all files",
+    )
+    history: Boolean = key(
+        "Whether the directory has a `.git` with all commits, branches and tags of the repository, so that `git log`,"
+        " `git describe` and `git diff origin/main` work. The daemon sends the commits that the server does not have yet.",
+        "history: true",
+        default=False,
+        pitfalls=(
+            "The server needs Git, but no credentials. `git push` and `git fetch` need credentials of your own.",
+            "All files are required: `patterns` cannot be set as well.",
+            "The size is limited by `fetch-max-bytes` of the repository.",
+        ),
+    )
+    repository: Text = key(
+        "Another repository that the daemon watches, by its name in the configuration or as `owner/name` of its address. Its"
+        " `readable-by` must allow it.",
+        "repository: acme/deploy-scripts",
+        default="",
+        expressions="job",
+        without="the run's own repository",
+        pitfalls=("The files are those at the start of the job: of the newest commit that the ref has then.",),
+    )
+    ref: Text = key(
+        "A branch, tag or commit (40 digits) in place of the run's commit.",
+        "ref: release/2.1",
+        default="",
+        expressions="job",
+        without="the run's commit; the default branch of another repository",
+        pitfalls=("`git.sha` and `hashFiles` are still those of the run's commit.",),
+    )
+    submodules: Boolean = key(
+        "Whether submodules, and those in them, have their files. The address of each must be that of a repository that the"
+        " daemon watches, and whose `readable-by` allows it.",
+        "submodules: true",
+        default=False,
+        pitfalls=("Submodules have no `.git` of their own.",),
+    )
+    path: StaticText | None = key(
+        "The folder of the working directory that gets the files.",
+        "path: src",
+        default=None,
+        without="the directory itself",
+        pitfalls=(
+            "Steps still start in the working directory; set `working-directory` for those that need the files.",
+        ),
+    )

@@ -278,11 +278,13 @@ class S3:
                 f"{location}: the server lists an invalid name, or one that leads out of the destination"
             )
         if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-            reason = f"access denied at {self._server}{f' ({code})' if code else ''}"
-            return NodeFailure(f"{location}: {reason}; next: check access-key, secret-key and their permissions")
+            reason = f"access denied{f' ({code})' if code else ''}"
+            return NodeFailure(
+                f"{location}: {reason}; next: check access-key, secret-key and their permissions at {self._server}"
+            )
         if status is not None:
             may_retry = status[1] in ("408", "429") or status[1] >= "500" or code in _MAY_PASS
-            answer = f"status {status[1]} from {self._server}{f' ({code})' if code else ''}"
+            answer = f"status {status[1]}{f' ({code})' if code else ''} from {self._server}"
             return NodeFailure(f"{location}: {answer}", may_retry=may_retry)
         if any(path in text for path in _MACHINE_KEYS):
             return NodeFailure(f"{location}: no credentials; next: set access-key and secret-key, or AWS_* variables")

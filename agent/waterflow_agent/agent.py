@@ -229,7 +229,7 @@ class _EnrolledAgent:
         environment = environment_of_agent(config, environment)
         # The link is made later; no step asks before.
         artifacts = ArtifactRelay(lambda request: self._link.send(request))
-        steps = ProcessSteps(self._runner, workspaces, directories, environment, self._policy, artifacts)
+        self._steps = steps = ProcessSteps(self._runner, workspaces, directories, environment, self._policy, artifacts)
         steps.agent_name = server.name
         self._nodes = NodeCatalog(config.node_path, environment)
         self._has_nodes = asyncio.Event()
@@ -341,6 +341,7 @@ class _EnrolledAgent:
         await self._core.executor.is_settled.wait()
         while True:
             self._workspaces.retire_unused({entry.key.attempt.run for entry in self._core.ledger})
+            self._steps.end_lost_jobs()
             await asyncio.to_thread(self._workspaces.kept.measure)
             self._workspaces.kept.prune()
             await self._remove_as_steps()

@@ -67,15 +67,18 @@ def test_a_step_that_ignores_its_stop_signal_is_killed_with_its_children(arena: 
 
 
 def test_a_daemonized_child_that_keeps_the_output_open_does_not_block_the_step(arena: Arena) -> None:
-    """The step ends when its main process ends; the orphan is stopped, and its last output is kept."""
+    """The step ends when its main process ends; the orphan is named, and stopped with the job."""
     script = "(setsid sh -c 'while :; do sleep 0.1; done' &)\nsetsid sleep 996 &\necho mine"
     run = arena.start(job(script, keys="stop: {grace: 300ms}"))
 
     found = arena.wait_for(run)
 
     assert found["conclusion"] == "success"
-    assert arena.lines(run, count=1) == ["mine"]
-    assert not arena.steps(), "the orphan lives"
+    mine, named = arena.lines(run, count=2)
+    assert mine == "mine"
+    assert named.startswith("waterflow: still running until the job ends: ")
+    assert "(sleep, " in named
+    wait_until(lambda: not arena.steps(), "the orphans to end with the job")
 
 
 def test_a_timeout_ends_a_fork_bomb(arena: Arena) -> None:
@@ -251,7 +254,7 @@ def test_a_million_short_lines_arrive_each_once(arena: Arena) -> None:
 
 
 def test_binary_output_is_displayed_as_harmless_text(arena: Arena) -> None:
-    """0xff, NUL, escape sequences, carriage returns, markup, and commands of other systems are shown as text."""
+    """0xff, NUL, escape sequences, carriage returns, markup, and commands are shown as text; a command sets nothing."""
     script = (
         r"printf '\377\376\n\0nul\0\n\033]0;title\007\n\033]8;;http://x\033\\link\n'"
         "\n"
@@ -260,8 +263,9 @@ def test_binary_output_is_displayed_as_harmless_text(arena: Arena) -> None:
     run = arena.start(job(script, then='      - run: echo "$PATH"\n'))
 
     assert arena.wait_for(run)["conclusion"] == "success"
-    lines = arena.lines(run, count=10)
+    lines = arena.lines(run, count=11)
 
+    assert "::add-mask::***" in lines
     assert lines[0] == "\ufffd\ufffd"
     assert lines[1] == "\0nul\0"
     assert "/x" not in lines[-1].split(":"), "a line of output changed the environment"

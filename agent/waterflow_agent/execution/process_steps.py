@@ -54,6 +54,10 @@ class Runner(Protocol):
         """Stops the step with its stop signal and grace period, or kills it."""
         ...
 
+    def end_job(self, job: str) -> None:
+        """Ends what steps of this job have left behind."""
+        ...
+
     def confirm(self, at: int) -> None:
         """Extends the leases: the daemon knew at `at` (the boot clock) that the agent was alive."""
         ...
@@ -102,6 +106,8 @@ class ProcessSteps:
         self._artifacts = artifacts
         self._directories = directories
         self._directory_numbers: dict[TaskId, int] = {}
+        #: Directories of jobs whose steps have left processes behind.
+        self._left_jobs: set[str] = set()
 
     def key_of(self, name: str) -> TaskId | None:
         """Returns the attempt with this name at the runner."""
@@ -168,6 +174,7 @@ class ProcessSteps:
         environment = self._environment
         if account is not None:
             environment = {**environment, **account.environment, **_git_trust(str(workspace))}
+        is_script = isinstance(node_input, schema.Shell | schema.Script)
         command = prepare(task, node_input, location, environment)
         if self._artifacts is not None and isinstance(node_input, schema.ArtifactUpload | schema.ArtifactDownload):
             self._artifacts.open(task.key, files)
@@ -188,6 +195,8 @@ class ProcessSteps:
             cpu_percent_max=limits.get("cpu"),
             user=None if account is None else account.name,
             within=None if account is None else str(workspace),
+            job=str(workspace) if is_script else None,
+            joins_output=is_script,
         )
         self._runner.start(spec)
         self._requested[task.key] = spec
@@ -212,6 +221,10 @@ class ProcessSteps:
         timeout_ms = None if spec is None else spec.timeout_ms
         end = exits.interpret(result, timeout_ms=timeout_ms, cancel_reason=cancel_reason)
         number = self._directory_numbers.get(key)
+        if result.left:
+            self._left_jobs.add(self._job_directory(key.attempt.run, key.attempt.job))
+            if number is not None:
+                self._directories.never_reuse(number)
         if result.reason not in exits.RAN or number is None:
             return end
         directory = self._directories.path(number)
@@ -248,7 +261,26 @@ class ProcessSteps:
 
     def release_job(self, run: str, job: str, *, is_kept: bool = False) -> None:
         """Deletes or keeps the working directory of a job that has ended. A process that is about to exit may still use it."""
+        self._end_job(self._job_directory(run, job))
         self._workspaces.release(run, job, is_kept=is_kept)
+
+    def held_jobs(self, directories: Iterable[str]) -> None:
+        """Notes for which jobs the runner has processes that steps have left behind."""
+        self._left_jobs.update(directories)
+        self.end_lost_jobs()
+
+    def end_lost_jobs(self) -> None:
+        """Ends what steps of jobs have left behind that have no directory any longer."""
+        for directory in [directory for directory in self._left_jobs if not os.path.isdir(directory)]:
+            self._end_job(directory)
+
+    def _job_directory(self, run: str, job: str) -> str:
+        return self._workspaces.paths(run, job)[server_paths.WORKSPACE]
+
+    def _end_job(self, directory: str) -> None:
+        if directory in self._left_jobs:
+            self._left_jobs.discard(directory)
+            self._runner.end_job(directory)
 
     def continue_job(self, task: messages.Task) -> None:
         """Gives a job that starts in the middle the directory of the earlier one. Raises `Rejected` WF754 and `OSError`."""

@@ -1,9 +1,9 @@
 """The agent's client of the step runner: starts, cancels and forgets steps, and receives reports about them.
 
 Rules
-- Nothing waits for an answer. `start` and `cancel` are kept and sent again after every reconnect until the runner has reported
-  about the step. The runner starts a name only once, so repeating is safe. `forget` is sent once: a step that the runner still
-  holds after a reconnect is in `HeldSteps`, and has to be forgotten again.
+- Nothing waits for an answer. `start`, `cancel` and `end_job` are kept and sent again after every reconnect until the runner
+  has reported about the step or the job. The runner starts a name only once, so repeating is safe. `forget` is sent once: a
+  step that the runner still holds after a reconnect is in `HeldSteps`, and has to be forgotten again.
 - All messages of one turn of the loop are sent in one write, and all received reports are returned in one list.
 - The first report after every connect is `HeldSteps`: everything that the runner holds, running and ended. It is the only
   source for what happened while no agent was connected.
@@ -34,6 +34,8 @@ from waterflow_agent.runner.directory_pool import AttemptDirectoryPool
 from waterflow_agent.runner.reports import (
     HeldStep,
     HeldSteps,
+    JobEnded,
+    LeftProcess,
     RequestRefused,
     RunnerAbilities,
     RunnerReport,
@@ -88,6 +90,7 @@ class RunnerClient:
         #: Encoded messages, like the queue below.
         self._starts: dict[str, bytes] = {}
         self._cancels: dict[str, bytes] = {}
+        self._job_ends: dict[str, bytes] = {}
         #: The newest confirmation of the daemon.
         self._confirmation: list[bytes] = []
         self._outgoing: list[bytes] = []
@@ -169,6 +172,12 @@ class RunnerClient:
         """Extend the leases: at this time of the boot clock the daemon knew that this agent was alive."""
         message = protocol.encode({"type": "confirm", "at": at})
         self._confirmation = [message]
+        self._send(message)
+
+    def end_job(self, job: str) -> None:
+        """End what steps of this job have left behind. `JobEnded` reports when nothing of it is left."""
+        message = protocol.encode({"type": "end-job", "job": job})
+        self._job_ends[job] = message
         self._send(message)
 
     def forget(self, name: str) -> None:
@@ -280,6 +289,7 @@ class RunnerClient:
 
     def _on_connected(self) -> None:
         self._outgoing = [_STATUS, *self._confirmation, *self._starts.values(), *self._cancels.values()]
+        self._outgoing += self._job_ends.values()
         self._connected_at = asyncio.get_running_loop().time()
         self._awaits_held = True
         self._flush()
@@ -348,7 +358,13 @@ class RunnerClient:
             case "output":
                 return StepOutput(message["name"], message["bytes"])
             case "held":
-                return self._on_held(HeldSteps(tuple(HeldStep.from_json(attempt) for attempt in message["attempts"])))
+                attempts = tuple(HeldStep.from_json(attempt) for attempt in message["attempts"])
+                return self._on_held(HeldSteps(attempts, tuple(message.get("jobs", ()))))
+            case "job-ended":
+                self._job_ends.pop(message["job"], None)
+                if self._is_outdated:
+                    self.stop_runner()
+                return JobEnded(message["job"], tuple(map(LeftProcess.from_json, message["processes"])))
             case "error":
                 self._starts.pop(message["name"], None)
                 self._cancels.pop(message["name"], None)
@@ -400,7 +416,7 @@ class RunnerClient:
         for step in held.attempts:
             if step.result is not None:
                 self._finish_command(step.name, step.result)
-        return HeldSteps(tuple(step for step in held.attempts if step.name not in self._commands))
+        return HeldSteps(tuple(step for step in held.attempts if step.name not in self._commands), held.jobs)
 
     def _fail(self, failure: errors.WaterflowError) -> None:
         self._failure = failure

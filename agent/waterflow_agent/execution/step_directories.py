@@ -3,11 +3,12 @@
 For a short step, creating and removing five files costs as much as everything else together. So directories are numbered and
 kept: `<data-dir>/steps/<number>/`. The number is in the journal's `AcceptedRecord`, so a later process of the agent finds what
 a step has written. A directory is reused only when it is clean: it contains only the known files, each a regular file of this
-user with a single link. All others are moved to the trash.
+user with a single link, and no process of the step is left that may have them open. All others are moved to the trash.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from pathlib import Path
 FREE_MAX = 64
 #: Truncated for the next step; the script is overwritten.
 EMPTIED = ("output", "env", "path", "summary")
+#: A directory with this file is never clean.
+_IN_USE = "in-use"
 _KNOWN = frozenset({"script", "script.py", "script.ps1", *EMPTIED})
 
 
@@ -58,6 +61,11 @@ class StepDirectories:
     def path(self, number: int) -> str:
         """Returns the path of the directory."""
         return f"{self._root}/{number}"
+
+    def never_reuse(self, number: int) -> None:
+        """Has the directory discarded when it is released, also by a later process."""
+        with contextlib.suppress(OSError):
+            Path(self.path(number), _IN_USE).touch(0o600)
 
     def release(self, number: int) -> None:
         """Frees the directory of an ended attempt. A second call has no effect."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator, Sequence
+
+import msgspec
 
 from waterflow_agent.attempts import Outcome
-from waterflow_agent.nodes.outcome import NodeResult, failure, one_line
-from waterflow_agent.runner.reports import StepResult
+from waterflow_agent.nodes.outcome import STDERR, NodeResult, failure, one_line
+from waterflow_agent.runner.reports import LeftProcess, StepResult
 
 #: Reasons of steps that ran, so that there are results to collect.
 RAN = frozenset({"exited", "timed-out", "cancelled", "limit"})
@@ -15,7 +18,7 @@ RAN = frozenset({"exited", "timed-out", "cancelled", "limit"})
 def interpret(result: StepResult, *, timeout_ms: int | None = None, cancel_reason: str = "") -> NodeResult:
     """Return the outcome and its reason. `timeout_ms` and `cancel_reason` complete the sentence if they are still known."""
     if result.reason == "exited":
-        return _exited(result)
+        return msgspec.structs.replace(_exited(result), printed=[*_leftover_lines(result)])
     if result.reason == "timed-out":
         after = "" if timeout_ms is None else f" after {_duration(timeout_ms)}"
         return NodeResult(
@@ -43,6 +46,22 @@ def interpret(result: StepResult, *, timeout_ms: int | None = None, cancel_reaso
         reason_code="outcome-unknown",
         reason_text=one_line(result.error or "outcome unknown"),
     )
+
+
+def described(processes: Sequence[LeftProcess]) -> str:
+    """Return processes as text for people: `17 (sleep, 3 s)`. Names come from the processes themselves, so they are escaped."""
+    return ", ".join(f"{one.pid} ({one_line(one.name)}, {one.age_ms // 1_000} s old)" for one in processes)
+
+
+def _leftover_lines(result: StepResult) -> Iterator[tuple[int, bytes]]:
+    """Yield what is printed about processes that the step has left behind."""
+    if result.left:
+        more = f" and {result.left_count - len(result.left)} more" if result.left_count > len(result.left) else ""
+        text = f"still running until the job ends: {described(result.left)}{more}"
+        yield STDERR, f"waterflow: {text}\n".encode()
+    if result.ended_count:
+        text = f"ended {result.ended_count} processes that the step left behind, which are too many to run until the job ends"
+        yield STDERR, f"waterflow: {text}\n".encode()
 
 
 def _lease_ended(result: StepResult) -> NodeResult:

@@ -96,7 +96,7 @@ class Shell(Parameters, frozen=True, kw_only=True):
     """Runs a script in a process on the server.
 
     `run` of a step is short for this node. The step ends when the script's main process ends; processes that it leaves
-    behind are stopped.
+    behind run until the job ends.
     """
 
     run: Annotated[NonEmpty, about("The script.", "run: make")]

@@ -34,10 +34,12 @@ _UNKNOWN = -1
 class Process:
     """A process in `/proc`, identified by (`pid`, `start_time`) within one boot."""
 
-    __slots__ = ("group", "parent", "pid", "session", "start_time", "state")
+    __slots__ = ("group", "name", "parent", "pid", "session", "start_time", "state")
 
-    def __init__(self, pid: int, fields: list[bytes]) -> None:
+    def __init__(self, pid: int, fields: list[bytes], name: bytes = b"?") -> None:
         self.pid = pid
+        #: The kernel's short name of the program, which a process can change.
+        self.name = name.decode("utf-8", "replace")
         self.state = fields[0]
         self.parent = int(fields[1])
         self.group = int(fields[2])
@@ -54,6 +56,10 @@ class Process:
         tick_ms = 1_000 // os.sysconf("SC_CLK_TCK")
         born_ms = self.start_time * tick_ms
         return earliest_ms - tick_ms <= born_ms <= latest_ms + tick_ms
+
+    def age_ms(self, now: int) -> int:
+        """How long it has been running at `now` (boot clock); 0 when that is not known."""
+        return max(0, now - self.start_time * 1_000 // os.sysconf("SC_CLK_TCK")) if self.start_time >= 0 else 0
 
     @property
     def is_dead(self) -> bool:
@@ -80,7 +86,8 @@ def read_process(pid: int) -> Process | None:
     finally:
         os.close(fd)
     # The name in parentheses may itself contain spaces and parentheses.
-    return Process(pid, line[line.rindex(b")") + 2 :].split())
+    end = line.rindex(b")")
+    return Process(pid, line[end + 2 :].split(), line[line.index(b"(") + 1 : end])
 
 
 def all_processes() -> Iterator[Process]:
@@ -131,15 +138,25 @@ def mark_of(pid: int) -> str | None:
     return os.fsdecode(bytes(content[begin : end if end >= 0 else None]))
 
 
-def members(leader: int, mark: str, contained: Collection[int]) -> list[Process]:
-    """Return the living processes of the step led by `leader`: of its session, its group, in `contained`, or with its mark."""
+def members(leader: int, mark: str, contained: Collection[int], reaper: int | None = None) -> list[Process]:
+    """Return the living processes of the step led by `leader`: of its session, its group, in `contained`, or with its mark.
+
+    With `reaper`, the step has ended some time ago, so the kernel may have given the leader's number to another process: then a
+    member of the session must be a descendant of the reaper, and not have the mark of another step.
+    """
     found = [
         process
         for process in all_processes()
-        if leader in (process.session, process.group) or process.pid in contained or mark_of(process.pid) == mark
+        if process.pid in contained
+        or (leader in (process.session, process.group) and _is_left_by(process, mark, reaper))
+        or mark_of(process.pid) == mark
     ]
     seen = {process.pid for process in found}
     return found + [Process.hidden(pid) for pid in contained if pid not in seen and _exists(pid)]
+
+
+def _is_left_by(process: Process, mark: str, reaper: int | None) -> bool:
+    return reaper is None or (mark_of(process.pid) in (None, mark) and is_descendant(process.pid, reaper))
 
 
 def _exists(pid: int) -> bool:

@@ -7,14 +7,21 @@ messages share a frame, because at hundreds of steps a second the wake-up of the
     agent -> runner                                       runner -> agent
     start   name argv cwd env timeout_ms stop_signal      hello    protocol release pid boot_id
             grace_ms output_bytes_max cgroup user                  can_switch limits leftovers
-            within and limits                             started  name pid at
+            within job joins_output and limits            started  name pid at
     cancel  name reason                                   output   name bytes      (a hint: the spool grew to that size)
     confirm at                                            exited   name result
-    status
-    forget  name                                          held     attempts [name state pid at output_bytes result]
+    status                                                held     attempts [name state pid at output_bytes result]
+    forget  name                                                   jobs
+    end-job job                                           job-ended job processes [name pid age_ms]
     stop                                                  error    name text       (name may be null)
                                                           leftovers count          (killed since the runner's start)
                                                           replaced                 (a newer agent took over)
+
+`job` (any text) lets the step leave processes behind when it exits. They run until `end-job` of this job, which `job-ended`
+answers once all are gone; its processes are those that were ended, named by the kernel. `jobs` of `held` are those with such
+processes.
+
+`joins_output` gives the step one pipe for standard output and standard error, so that their order is kept.
 
 `confirm` extends the leases (see `leases`): at `at` (boot clock) the daemon knew that the agent was alive.
 
@@ -23,7 +30,10 @@ or a path) are lone surrogates, as with Python's `surrogateescape`.
 
 A result has `exit_code` (null when a signal ended the process), `signal`, `reason` (`exited`, `timed-out`, `cancelled`,
 `lease-ended`, `limit`, `spawn-failed`, `lost`), `started_at` and `finished_at` (milliseconds, wall clock), `output_bytes` (all
-that the step printed), `output_dropped` (bytes of it that the spool lacks) and `error` (null, or a sentence for people).
+that the step printed), `output_dropped` (bytes of it that the spool lacks), `error` (null, or a sentence for people) and
+`has_commands` (false when the output certainly has no workflow commands, because it contains no `::`). If the step left
+processes behind, it has `left` (the first ones, as in `job-ended`) and `left_count`, or `ended_count` if these were too many
+to stay.
 """
 
 from __future__ import annotations
@@ -153,6 +163,8 @@ class StartRequest:
         "cwd",
         "env",
         "grace_ms",
+        "job",
+        "joins_output",
         "lease_ms",
         "memory_bytes_max",
         "name",
@@ -189,6 +201,10 @@ class StartRequest:
         self.user: str | None = _text(message, "user")
         #: The directory that the working directory of another user's process must not leave.
         self.within: str | None = _text(message, "within")
+        #: The job until whose end processes may run that the step leaves behind; None for none.
+        self.job: str | None = _text(message, "job")
+        #: One pipe for both outputs.
+        self.joins_output: bool = message.get("joins_output") is True
 
     @property
     def limits(self) -> dict[str, int]:

@@ -4,7 +4,8 @@ They were its children and wrote into its pipes, so a new runner can neither get
 attempt that was started and has no result is therefore `lost`. Its remaining processes are killed first: a lost attempt must
 not keep running. A process is only killed when it certainly belongs to the attempt: it has the recorded number and start time
 in the same boot, or is in its session or in the attempt's control group, or has its mark. The process numbers in a copy of the
-directory belong to another runner and are ignored.
+directory belong to another runner and are ignored. What ended attempts have left behind is killed, too: nothing would end it
+with its job. It has the mark of an attempt in this directory, which may be forgotten already.
 """
 
 from __future__ import annotations
@@ -45,12 +46,11 @@ def recover(root: str, tree: GroupTree | None, allowed: Users) -> list[str]:
         else:
             open_ones.append(directory)
     groups = tree.leftovers() if tree is not None else []
-    if open_ones or groups:
-        leaders = {directory.path: _leader(directory, allowed) for directory in open_ones}
-        are_gone = _kill_all(leaders, groups, [None, *allowed.all()])
-        for directory in open_ones:
-            _write_lost(directory, are_gone)
-            ended.append(directory.name)
+    leaders = {directory.path: _leader(directory, allowed) for directory in open_ones}
+    are_gone = _kill_all(root, leaders, groups, [None, *allowed.all()])
+    for directory in open_ones:
+        _write_lost(directory, are_gone)
+        ended.append(directory.name)
     return ended
 
 
@@ -75,8 +75,8 @@ def _leader(directory: AttemptDirectory, allowed: Users) -> int:
     return pid if process is not None and process.was_born_between(*born_ms) else 0
 
 
-def _kill_all(leaders: dict[str, int], groups: list[StepGroup], owners: list[User | None]) -> bool:
-    """Kill the processes of the attempts, which have these users. Returns False when some are left after `_PATIENCE_S`."""
+def _kill_all(root: str, leaders: dict[str, int], groups: list[StepGroup], owners: list[User | None]) -> bool:
+    """Kill the processes of attempts, which have these users. Returns False when some are left after `_PATIENCE_S`."""
     give_up_at = time.monotonic() + _PATIENCE_S
     sessions = {pid for pid in leaders.values() if pid}
     while True:
@@ -87,9 +87,7 @@ def _kill_all(leaders: dict[str, int], groups: list[StepGroup], owners: list[Use
         left: list[tuple[User | None, Process]] = []
         for owner in owners:
             with users.acting_as(owner):
-                left += [
-                    (owner, one) for one in processes.all_processes() if _belongs(one, sessions, contained, leaders)
-                ]
+                left += [(owner, one) for one in processes.all_processes() if _belongs(one, sessions, contained, root)]
         if not left:
             for group in groups:
                 group.remove()
@@ -99,12 +97,12 @@ def _kill_all(leaders: dict[str, int], groups: list[StepGroup], owners: list[Use
         _kill_and_wait(left, give_up_at)
 
 
-def _belongs(process: Process, sessions: set[int], contained: set[int], leaders: dict[str, int]) -> bool:
+def _belongs(process: Process, sessions: set[int], contained: set[int], root: str) -> bool:
     return (
         process.session in sessions
         or process.group in sessions
         or process.pid in contained
-        or processes.mark_of(process.pid) in leaders
+        or os.path.dirname(processes.mark_of(process.pid) or "") == root
     )
 
 

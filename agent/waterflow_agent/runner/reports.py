@@ -40,6 +40,10 @@ class StepSpec:
     user: str | None = None
     #: For another user: the directory that `cwd` must be in.
     within: str | None = None
+    #: The job until whose end processes may run that the step leaves behind; None for none.
+    job: str | None = None
+    #: One pipe for standard output and standard error, so that their order is kept.
+    joins_output: bool = False
 
     def encode(self) -> bytes:
         """Return the `start` message. Raises `Rejected` when the runner would refuse it."""
@@ -60,12 +64,28 @@ class StepSpec:
             "cpu_percent_max": self.cpu_percent_max,
             "user": self.user,
             "within": self.within,
+            "job": self.job,
+            "joins_output": self.joins_output,
         }
         try:
             protocol.StartRequest(message)
             return protocol.encode(message)
         except protocol.BadMessage as error:
             raise errors.Rejected("WF340", f"step {self.name}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class LeftProcess:
+    """A process that a step has left behind; the name is the kernel's, and may be anything."""
+
+    pid: int
+    name: str
+    age_ms: int
+
+    @classmethod
+    def from_json(cls, process: Mapping[str, Any]) -> Self:
+        """Read the runner's form; a missing field raises `KeyError`."""
+        return cls(process["pid"], process["name"], process["age_ms"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +100,13 @@ class StepResult:
     output_bytes: int
     output_dropped: int
     error: str | None = None
+    #: The output may contain workflow commands; an earlier runner does not say.
+    has_commands: bool = True
+    #: Processes that run until the job ends: the first ones, and how many there were.
+    left: tuple[LeftProcess, ...] = ()
+    left_count: int = 0
+    #: Processes that were too many to stay, so that they were ended.
+    ended_count: int = 0
 
     @classmethod
     def from_json(cls, result: Mapping[str, Any]) -> Self:
@@ -93,6 +120,10 @@ class StepResult:
             output_bytes=result["output_bytes"],
             output_dropped=result["output_dropped"],
             error=result.get("error"),
+            has_commands=result.get("has_commands") is not False,
+            left=tuple(map(LeftProcess.from_json, result.get("left", ()))),
+            left_count=result.get("left_count", 0),
+            ended_count=result.get("ended_count", 0),
         )
 
 
@@ -126,6 +157,8 @@ class HeldSteps:
     """Everything that the runner holds: the first report after every connect."""
 
     attempts: tuple[HeldStep, ...]
+    #: Jobs for which processes are running that ended steps have left behind.
+    jobs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +187,14 @@ class StepExited:
 
 
 @dataclass(frozen=True, slots=True)
+class JobEnded:
+    """Nothing is left of a job; these processes of its steps were ended."""
+
+    job: str
+    processes: tuple[LeftProcess, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RequestRefused:
     """The runner refused a request; `name` is None when the request was not about a step."""
 
@@ -171,4 +212,4 @@ class RunnerAbilities:
     limits: frozenset[str]
 
 
-RunnerReport = HeldSteps | StepStarted | StepOutput | StepExited | RequestRefused
+RunnerReport = HeldSteps | StepStarted | StepOutput | StepExited | JobEnded | RequestRefused

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from waterflow_agent.runner.protocol import Message, StartRequest
     from waterflow_agent.runner.users import User, Users
 
+#: What the ended steps of all jobs may leave behind, when their processes are counted at their ends, and such steps.
+_LEFT_PROCESSES_MAX = 256
+_LEFT_STEPS_MAX = 64
 #: Between attempts to write a result to a full disk, and from the end of a step to the search for strays.
 _RETRY_MS = 1_000
 _STRAYS_MS = 250
@@ -60,6 +63,10 @@ class RunnerService:
         self._spawner = Spawner()
         self._loop = EventLoop(self.clock, self._on_children, self._on_stop)
         self._steps: dict[str, Step] = {}
+        #: Steps that have ended, with processes that run until their jobs end.
+        self._left: dict[str, Step] = {}
+        #: Jobs that have ended while such processes were running, with those that were ended.
+        self._ending_jobs: dict[str, list[Message]] = {}
         self._pids: dict[int, Step] = {}
         self._ended: set[str] = set(ended)
         self._unwritten: dict[str, Message] = {}
@@ -80,7 +87,7 @@ class RunnerService:
         self.watch(self._listener.fileno(), self._accept)
         self._idle_ms = None if idle_s is None else idle_s * 1_000
         self._check_idle()
-        while not (self._is_stopping and not self._steps):
+        while not (self._is_stopping and not self._steps and not self._left):
             agent = self._agent
             self._loop.turn(None if agent is None or self._awaits_writable else agent.flush_due)
             self._flush()
@@ -102,7 +109,7 @@ class RunnerService:
 
     def wake_at(self, one: Step, due: int) -> None:
         """Wake `one` at `due`, unless it has armed another time by then."""
-        self._loop.wake_at(one, due, len(self._steps))
+        self._loop.wake_at(one, due, len(self._steps) + len(self._left))
 
     def has_grown(self, one: Step) -> None:
         """Report to the agent that there is more output."""
@@ -121,12 +128,33 @@ class RunnerService:
         if self._agent is not None:
             self._agent.send_lazily({"type": "leftovers", "count": self._leftovers}, self.clock.boot_ms())
 
+    def has_orphans(self) -> bool:
+        """Whether a process that lost its parent belongs neither to a running step nor to one that is known to have left it."""
+        known = {pid for one in self._left.values() for pid in one.watched_pids}
+        return any(pid not in self._pids and pid not in known for pid in processes.children())
+
+    def may_leave(self, count: int) -> bool:
+        """Whether the limits for what steps leave behind allow so many more processes."""
+        running = sum(len(one.watched_pids) for one in self._left.values())
+        is_full = len(self._left) >= _LEFT_STEPS_MAX or running + count > _LEFT_PROCESSES_MAX
+        return not is_full and not self._is_stopping
+
+    def step_left(self, one: Step, result: Message) -> None:
+        """Record the result and send it; what the step has left behind keeps its lease."""
+        self._left[one.name] = self._steps.pop(one.name)
+        self._pids.pop(one.pid, None)
+        self._record_end(one.directory, result)
+        self._search_strays_soon()
+
     def step_ended(self, one: Step, result: Message) -> None:
         """Record the result and send it."""
-        del self._steps[one.name]
-        self._pids.pop(one.pid, None)
         self._drop_lease(one.name)
-        self._record_end(one.directory, result)
+        if self._left.pop(one.name, None) is not None:
+            self._finish_job(one.job)
+        else:
+            del self._steps[one.name]
+            self._pids.pop(one.pid, None)
+            self._record_end(one.directory, result)
         self._search_strays_soon()
         self._check_idle()
 
@@ -179,13 +207,17 @@ class RunnerService:
     def _serve(self, message: Message) -> None:
         kind, name = message["type"], message.get("name")
         if kind == "status":
-            self._send({"type": "held", "attempts": self._held()})
+            self._send({"type": "held", "attempts": self._held(), "jobs": sorted(self._left_jobs())})
         elif kind == "stop":
             self._stop_when_idle()
         elif kind == "confirm":
             at = message.get("at")
             if isinstance(at, int):
                 self._leases.confirm(at, self.clock.boot_ms())
+        elif kind == "end-job":
+            job = message.get("job")
+            if isinstance(job, str):
+                self._end_job(job)
         elif not isinstance(name, str) or not protocol.is_name(name):
             self._refuse(None, f"{kind}: {name!r} is not a safe name")
         elif kind == "start":
@@ -330,10 +362,34 @@ class RunnerService:
         self._unwritten.pop(name, None)
 
     def _stop_when_idle(self) -> None:
-        if self._steps or self._unwritten:
-            self._refuse(None, "stop: steps are running, or a result is not on disk yet")
+        if self._steps or self._left or self._unwritten:
+            self._refuse(
+                None, "stop: steps are running, or what they left to their jobs, or a result is not on disk yet"
+            )
         else:
             self._is_stopping = True
+
+    # What steps leave to their jobs.
+
+    def _left_jobs(self) -> set[str]:
+        return {one.job for one in self._left.values() if one.job is not None}
+
+    def _end_job(self, job: str) -> None:
+        """End what the steps of this job have left behind."""
+        left = [one for one in self._left.values() if one.job == job]
+        if job not in self._ending_jobs:
+            self._ending_jobs[job] = [named for one in left for named in one.left_behind()]
+        for one in left:
+            one.end()
+        self._finish_job(job)
+
+    def _finish_job(self, job: str | None) -> None:
+        """Report that nothing is left of a job that has ended."""
+        if job in self._ending_jobs and job not in self._left_jobs():
+            ended = self._ending_jobs.pop(job)
+            if ended:
+                self.has_left_over(len(ended))
+            self._send({"type": "job-ended", "job": job, "processes": ended})
 
     # Leases.
 
@@ -349,7 +405,10 @@ class RunnerService:
         self._lease_timer_at = None
         for name in self._leases.ended(self.clock.boot_ms()):
             self._leases.drop(name)
-            self._steps[name].cancel("lease-ended")
+            if name in self._steps:
+                self._steps[name].cancel("lease-ended")
+            else:
+                self._left[name].end()
         self._watch_leases()
 
     def _drop_lease(self, name: str) -> None:
@@ -443,6 +502,11 @@ class RunnerService:
     def _on_stop(self) -> None:
         """Handle SIGTERM or SIGINT: the first stops the steps with their grace period, the second kills them."""
         is_second, self._is_stopping = self._is_stopping, True
+        for left in tuple(self._left.values()):
+            if is_second:
+                left.kill("exited")
+            else:
+                left.end()
         for one in tuple(self._steps.values()):
             if is_second:
                 one.kill("lost", "the runner was stopped while the step ran")
@@ -473,16 +537,18 @@ class RunnerService:
         process = self._examine(pid)
         if process is not None and process.is_dead:
             return True
+        steps = (*self._steps.values(), *self._left.values())
         if self._tree is not None:
-            return any(one.group is not None and pid in one.group.processes() for one in self._steps.values())
+            return any(one.group is not None and pid in one.group.processes() for one in steps)
         if process is None:
             return False
         with users.acting_as(self._owner(pid)):
             root, _, name = (processes.mark_of(pid) or "").rpartition("/")
         if root == self._root and name:
-            return name in self._steps
-        # It has removed its mark, and a process is not older than its step.
-        return any(process.start_time >= started for started in map(self._start_time, self._steps.values()))
+            return name in self._steps or name in self._left
+        # It has removed its mark, and a process is not older than its step. One that its step has left may be of any age.
+        started = [self._start_time(one) for one in self._steps.values()]
+        return bool(self._left) or any(process.start_time >= at for at in started)
 
     def _start_time(self, one: Step) -> int:
         process = self._examine(one.pid)
@@ -528,12 +594,12 @@ class RunnerService:
 
     def _check_idle(self) -> None:
         """Start the idle timer when there is neither an agent nor a step; stop when it expires."""
-        if self._idle_ms is None or self._agent is not None or self._steps:
+        if self._idle_ms is None or self._agent is not None or self._steps or self._left:
             return
         self._idle_since = since = self.clock.boot_ms()
 
         def end_if_idle() -> None:
-            if self._idle_since != since or self._agent is not None or self._steps:
+            if self._idle_since != since or self._agent is not None or self._steps or self._left:
                 return
             if self._unwritten:
                 self._check_idle()

@@ -1,5 +1,8 @@
 """Starting a process: own session, stdin from /dev/null, stdout and stderr through pipes, nothing else inherited.
 
+The kernel does not say which of two pipes was written to first. So a process whose output is a text for people has one pipe for
+both, and everything in it is standard output.
+
 `posix_spawn` shares memory with the child until its exec (like vfork), so the cost of a start does not depend on the size of
 this process. It has no option for the working directory, so the runner changes its own and goes back: it has one thread and
 needs no working directory. The directory and the program are found with the permissions of the step's user. All other
@@ -83,6 +86,7 @@ class Spawned:
     __slots__ = ("pending", "pid", "stderr", "stdout")
 
     def __init__(self, pid: int, stdout: int, stderr: int, pending: PendingStart | None = None) -> None:
+        """`stderr` is -1 when it goes to the same pipe as `stdout`."""
         self.pid = pid
         self.stdout = stdout
         self.stderr = stderr
@@ -112,17 +116,19 @@ class Spawner:
             with users.acting_as(user):
                 _enter(request)
                 program = _find_program(argv[0], environment.get(b"PATH"))
+            pipes = 1 if request.joins_output else 2
             if user is None:
-                return self._start(program, argv, environment)
-            return self._start_as(user, program, argv, environment)
+                return self._start(program, argv, environment, pipes)
+            return self._start_as(user, program, argv, environment, pipes)
         except OSError as error:
             raise SpawnFailed(_explain(request.argv[0], error)) from error
         finally:
             os.chdir("/")
 
-    def _start(self, program: bytes, argv: list[bytes], environment: dict[bytes, bytes]) -> Spawned:
-        descriptors = _pipes(2)
-        stdout, stdout_end, stderr, stderr_end = descriptors
+    def _start(self, program: bytes, argv: list[bytes], environment: dict[bytes, bytes], pipes: int) -> Spawned:
+        descriptors = _pipes(pipes)
+        stdout, stdout_end = descriptors[:2]
+        stderr, stderr_end = descriptors[2:4] if pipes > 1 else (-1, stdout_end)
         try:
             actions = [
                 (os.POSIX_SPAWN_DUP2, self._null, 0),
@@ -141,12 +147,15 @@ class Spawner:
         except OSError:
             _close(descriptors)
             raise
-        _close([stdout_end, stderr_end])
+        _close(descriptors[1::2])
         return Spawned(pid, stdout, stderr)
 
-    def _start_as(self, user: User, program: bytes, argv: list[bytes], environment: dict[bytes, bytes]) -> Spawned:
-        descriptors = _pipes(3)
-        stdout, stdout_end, stderr, stderr_end, failure, failure_end = descriptors
+    def _start_as(
+        self, user: User, program: bytes, argv: list[bytes], environment: dict[bytes, bytes], pipes: int
+    ) -> Spawned:
+        descriptors = _pipes(1 + pipes)
+        failure, failure_end, stdout, stdout_end = descriptors[:4]
+        stderr, stderr_end = descriptors[4:6] if pipes > 1 else (-1, stdout_end)
         # The last argument of older versions: whether vfork may be used, which is never the case with another user.
         more = () if sys.version_info >= (3, 14) else (False,)
         try:
@@ -179,7 +188,7 @@ class Spawner:
         except OSError:
             _close(descriptors)
             raise
-        _close([stdout_end, stderr_end, failure_end])
+        _close(descriptors[1::2])
         return Spawned(pid, stdout, stderr, PendingStart(argv[0].decode("utf-8", "surrogateescape"), user, failure))
 
 

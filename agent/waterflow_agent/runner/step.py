@@ -1,6 +1,7 @@
 """The life of one step, from the start of its process until no process of it is left.
 
     RUNNING  ──main ends──▶ DRAINING ──leftovers, or 1 s without end of output──▶ STOPPING ──grace over──▶ KILLING
+       │                       └──leftovers of a step that may leave some──▶ LEFT ──job ends──▶ STOPPING
        └──cancel, timeout───────────────────────────────────────────────────────▶ STOPPING
     each of them but RUNNING ──main reaped and nothing left──▶ OVER      KILLING ──30 s──▶ OVER (and says so)
 
@@ -9,7 +10,9 @@ Rules
 - Remaining processes (of the session, group, control group, or with the mark) get the step's stop signal, and are killed after
   the grace period. Processes that hold the output may first exit by themselves for one second, so that the end of a pipeline is
   kept.
-- The result is reported only when no process is left and all output is in the spool.
+- The result is reported only when no process is left and all output is in the spool. The exception is a step with a job: what
+  it leaves behind after it has exited by itself runs until the job ends (`LEFT`), and the result is reported before. What these
+  processes print then is read, so that they can go on, and dropped.
 - A step of another user may be stopped before its program runs, by its user's other processes. Until the start is known to have
   succeeded, the process is killed without a grace period.
 - The reason is set once: after the first cancel, timeout or exit nothing changes it.
@@ -27,7 +30,7 @@ from waterflow_agent.runner import processes, spool, users
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from typing import Protocol
 
     from waterflow_agent.clock import Clock
@@ -66,19 +69,30 @@ if TYPE_CHECKING:
         def has_left_over(self, count: int) -> None:
             """The main process has exited and left this many processes behind, which are ended now."""
 
+        def has_orphans(self) -> bool:
+            """Whether there are processes that may be of a step that has ended, and belong to no other one."""
+
+        def may_leave(self, count: int) -> bool:
+            """Whether a step may leave so many processes behind."""
+
+        def step_left(self, step: Step, result: Message) -> None:
+            """The step has ended, and its processes that are left run until its job ends; called before `step_ended`."""
+
         def step_ended(self, step: Step, result: Message) -> None:
             """The step has ended and no process of it is left; called once."""
 
 
 RUNNING = "running"
 DRAINING = "draining"
+LEFT = "left"
 STOPPING = "stopping"
 KILLING = "killing"
 OVER = "over"
 
 TRANSITIONS: dict[str, frozenset[str]] = {
     RUNNING: frozenset({DRAINING, STOPPING, KILLING}),
-    DRAINING: frozenset({STOPPING, KILLING, OVER}),
+    DRAINING: frozenset({LEFT, STOPPING, KILLING, OVER}),
+    LEFT: frozenset({STOPPING, KILLING, OVER}),
     STOPPING: frozenset({KILLING, OVER}),
     KILLING: frozenset({OVER}),
     OVER: frozenset(),
@@ -92,9 +106,12 @@ KILL_PATIENCE_MS = 30_000
 _WATCHED_MAX = 64
 #: Reads of one pipe after the exit: more than the largest pipe holds.
 _FINAL_READS_MAX = 32
+#: Leftovers that are named in the result.
+_NAMED_MAX = 10
 #: Scans for leftovers that exit before they can be waited for; after that the timer decides.
 _LOOKS_MAX = 8
 
+_COLON = ord(":")
 _buffer = bytearray(spool.PAYLOAD_BYTES_MAX)
 _view = memoryview(_buffer)
 _vector = [_buffer]
@@ -108,7 +125,10 @@ class Step:
         "_error",
         "_forks",
         "_grace_ms",
+        "_has_commands",
         "_host",
+        "_is_reported",
+        "_leftovers",
         "_pending",
         "_pipes",
         "_reason",
@@ -120,6 +140,7 @@ class Step:
         "directory",
         "due",
         "group",
+        "job",
         "phase",
         "pid",
         "started_at",
@@ -149,15 +170,24 @@ class Step:
         self._grace_ms = request.grace_ms
         self._reason: str | None = None
         self._error: str | None = None
+        self._has_commands = False
+        #: The job until whose end its processes may run; None for none.
+        self.job = request.job
+        #: The result was reported, although processes are left.
+        self._is_reported = False
+        self._leftovers: Message = {}
         self._status: int | None = None
         self._spool = spool.SpoolWriter(directory.output_path, request.output_bytes_max)
-        self._pipes: dict[int, int] = {spool.STDOUT: spawned.stdout, spool.STDERR: spawned.stderr}
-        self._watched: set[int] = set()
+        self._pipes: dict[int, int] = {spool.STDOUT: spawned.stdout}
+        #: The number of each process whose end is awaited, by its pidfd.
+        self._watched: dict[int, int] = {}
         self._pending = spawned.pending
         if self._pending is not None:
             host.watch(self._pending.fileno, self._look_at_start)
         host.watch(spawned.stdout, self._on_stdout)
-        host.watch(spawned.stderr, self._on_stderr)
+        if spawned.stderr >= 0:
+            self._pipes[spool.STDERR] = spawned.stderr
+            host.watch(spawned.stderr, self._on_stderr)
         if request.timeout_ms is not None:
             self._arm(request.timeout_ms)
         if group is not None:
@@ -203,6 +233,23 @@ class Step:
             if self._pipes:
                 self._arm(DRAIN_MS)
         self._settle()
+
+    def end(self) -> None:
+        """Stop what the step has left behind, because its job has ended."""
+        if self.phase == LEFT:
+            self._stop("exited")
+
+    @property
+    def watched_pids(self) -> Collection[int]:
+        """The processes that it has left behind, as far as it watches them."""
+        return self._watched.values()
+
+    def left_behind(self) -> list[Message]:
+        """Name the processes that it has left behind."""
+        return [self._named(process) for process in self._members()[:_NAMED_MAX]]
+
+    def _named(self, process: Process) -> Message:
+        return {"pid": process.pid, "name": process.name, "age_ms": process.age_ms(self._clock.boot_ms())}
 
     def check_limits(self) -> None:
         """Kill the step if it has exceeded a limit."""
@@ -252,7 +299,10 @@ class Step:
             count = os.readv(self._pipes[stream], _vector)
         except BlockingIOError:
             return -1
-        if count:
+        if count and not self._is_reported:
+            # Of a pair that is cut by the end of a read, the second one begins the next read.
+            if not self._has_commands and (_buffer[0] == _COLON or _buffer.find(b"::", 0, count) >= 0):
+                self._has_commands = True
             # `has_started` comes before the first output.
             self._look_at_start()
             self._spool.append(stream, _view[:count], self._clock.wall_ms())
@@ -266,7 +316,7 @@ class Step:
         self.check_limits()
 
     def _on_leftover_end(self, pidfd: int) -> None:
-        self._watched.discard(pidfd)
+        self._watched.pop(pidfd, None)
         self._host.unwatch(pidfd)
         self._settle()
 
@@ -307,7 +357,7 @@ class Step:
             return
         if self._pipes and self.phase == DRAINING and self.due is not None:
             return
-        if not self._pipes and processes.group_is_empty(self.pid) and (self.group is None or self.group.is_vacant):
+        if not self._pipes and self._is_gone():
             self._finish()
             return
         for _ in range(_LOOKS_MAX):
@@ -317,12 +367,51 @@ class Step:
                 self._finish()
                 return
             if self.phase == DRAINING:
-                self._host.has_left_over(len(leftovers))
-                self._stop("exited")
-                return
+                self._leave(leftovers)
+                if self.phase != LEFT:
+                    return
             self._watch(leftovers)
             if self._watched:
                 return
+
+    def _is_gone(self) -> bool:
+        """Whether certainly no process is left, without a search, which is expensive."""
+        if not processes.group_is_empty(self.pid):
+            return False
+        if self.group is not None:
+            return self.group.is_vacant
+        # Those that left the session are found by a search only; a step without a job ends them a little later.
+        return self.job is None or not self._host.has_orphans()
+
+    def _leave(self, leftovers: list[Process]) -> None:
+        """Leave these processes to the job and report the result, or stop them."""
+        may_stay = self.job is not None and self._reason is None
+        if may_stay and self._host.may_leave(len(leftovers)):
+            self._read_rest()
+            self._leftovers = {"left": [self._named(process) for process in leftovers[:_NAMED_MAX]]}
+            self._leftovers["left_count"] = len(leftovers)
+            self._move(LEFT)
+            self.due = None
+            self._host.step_left(self, self._report())
+            return
+        if may_stay:
+            self._leftovers = {"ended_count": len(leftovers)}
+        self._host.has_left_over(len(leftovers))
+        self._stop("exited")
+
+    def _report(self) -> Message:
+        """End the output and return the result."""
+        finished_at = self._clock.wall_ms()
+        self._spool.close(finished_at)
+        self._is_reported = True
+        return self._result(finished_at)
+
+    def _read_rest(self) -> None:
+        for stream in tuple(self._pipes):
+            # What the step's own processes have printed; others could fill the pipe forever.
+            for _ in range(_FINAL_READS_MAX):
+                if self._read_once(stream) <= 0:
+                    break
 
     def _watch(self, leftovers: list[Process]) -> None:
         """Wait for the exit of the leftovers, and kill them in the phase KILLING."""
@@ -334,7 +423,7 @@ class Step:
             if len(self._watched) >= _WATCHED_MAX:
                 os.close(pidfd)
                 continue
-            self._watched.add(pidfd)
+            self._watched[pidfd] = process.pid
             self._host.watch(pidfd, functools.partial(self._on_leftover_end, pidfd))
 
     def _signal_all(self, *numbers: int) -> None:
@@ -354,15 +443,13 @@ class Step:
 
     def _members(self) -> list[Process]:
         contained = self.group.processes() if self.group is not None else ()
+        reaper = os.getpid() if self._is_reported else None
         with users.acting_as(self._user):
-            return processes.members(self.pid, self.directory.path, contained)
+            return processes.members(self.pid, self.directory.path, contained, reaper)
 
     def _finish(self) -> None:
+        self._read_rest()
         for stream in tuple(self._pipes):
-            # The step's processes have ended, so the pipe holds the rest; a foreign process could fill it forever.
-            for _ in range(_FINAL_READS_MAX):
-                if self._read_once(stream) <= 0:
-                    break
             self._close_pipe(stream)
         for pidfd in self._watched:
             self._host.unwatch(pidfd)
@@ -375,9 +462,7 @@ class Step:
             self.group.release()
         self._move(OVER)
         self.due = None
-        finished_at = self._clock.wall_ms()
-        self._spool.close(finished_at)
-        self._host.step_ended(self, self._result(finished_at))
+        self._host.step_ended(self, {} if self._is_reported else self._report())
 
     def _result(self, finished_at: int) -> Message:
         code = None if self._status is None else os.waitstatus_to_exitcode(self._status)
@@ -394,6 +479,8 @@ class Step:
             "output_bytes": self._spool.offset,
             "output_dropped": self._spool.dropped,
             "error": self._error,
+            "has_commands": self._has_commands,
+            **self._leftovers,
         }
 
     def _close_pipe(self, stream: int) -> None:

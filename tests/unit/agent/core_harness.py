@@ -36,6 +36,7 @@ class FakeRunner:
         self.cancelled: list[str] = []
         self.forgotten: list[str] = []
         self.confirmed: list[int] = []
+        self.ended_jobs: list[str] = []
         self._changed = changed
 
     @property
@@ -51,6 +52,9 @@ class FakeRunner:
 
     def cancel(self, name: str, *, is_forced: bool = False) -> None:
         self.cancelled.append(name)
+
+    def end_job(self, job: str) -> None:
+        self.ended_jobs.append(job)
 
     def confirm(self, at: int) -> None:
         self.confirmed.append(at)

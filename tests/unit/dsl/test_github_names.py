@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.unit.dsl.conftest import Language
@@ -135,6 +137,24 @@ def test_variables_of_github_that_are_empty_are_reported(language: Language, scr
     warnings = language.warnings(text)
     assert [warning.message.split()[2] for warning in warnings] == names
     assert all(warning.code == "WF138" and warning.suggestion for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("script", "names"),
+    [
+        ('echo "::set-output name=a::b"', ["::set-output"]),
+        ("echo ::SET-ENV name=a::b; echo '::add-path::/x'; echo ::add-path::/y", ["::add-path", "::set-env"]),
+        ("printf '%s\\n' x ' ::save-state name=a::b'", ["::save-state"]),
+        ('echo "::add-mask::x"; echo ::group::y', []),
+        ("std::set-output x::set-output ::set-outputs", []),
+    ],
+)
+def test_commands_that_would_set_something_are_reported(language: Language, script: str, names: list[str]) -> None:
+    """What a step prints sets nothing; the warning says what to write."""
+    warnings = language.warnings(with_step("{run: " + json.dumps(script) + "}"))
+
+    assert [warning.message.split()[2] for warning in warnings] == names
+    assert all(warning.code == "WF139" and warning.suggestion for warning in warnings)
 
 
 @pytest.mark.parametrize(

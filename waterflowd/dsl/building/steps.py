@@ -173,6 +173,7 @@ class StepBuilder:
         params, script_env = self._params(path, step, node, scope)
         run_path: Path = (*path, "run") if step.run is not None else (*path, "with", "run")
         lints.warn_github_variables(self._source, run_path, params.get("run"), scope.variables | step.env.keys())
+        lints.warn_state_commands(self._source, run_path, params.get("run"))
         secrets = (*scope.secrets, *secret_references.names_in(params), *secret_references.names_in(dict(script_env)))
         is_script = node.name == "shell"
         plan = self._plain(path, step, node.name, scope)

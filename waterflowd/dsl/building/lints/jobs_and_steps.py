@@ -23,6 +23,14 @@ from waterflowd.model.wording import did_you_mean
 #: server knows it.
 _NOT_IDEMPOTENT, _IDEMPOTENCY_KEY = frozenset(["POST", "PATCH"]), "idempotency-key"
 _GITHUB_VARIABLE = re.compile(r"\$(?:env:|\{)?(GITHUB_[A-Z_]+|RUNNER_[A-Z_]+)\b")
+#: A command of GitHub in a string or at the beginning of a word, and what replaces it.
+_STATE_COMMAND = re.compile(r"(?<![\w:])::(set-output|set-env|add-path|save-state)\b", re.IGNORECASE)
+_STATE_COMMANDS = {
+    "set-output": 'write echo "NAME=VALUE" >> "$GITHUB_OUTPUT"',
+    "set-env": 'write echo "NAME=VALUE" >> "$GITHUB_ENV"',
+    "add-path": 'write echo "DIRECTORY" >> "$GITHUB_PATH"',
+    "save-state": "write a file in $RUNNER_TEMP, which later steps of the job can read",
+}
 _UNDECIDED = frozenset(["now", "hashfiles", "success", "failure", "cancelled"])
 
 
@@ -116,6 +124,15 @@ def warn_github_variables(source: SourceFile, path: Path, script: Json, known: C
             continue
         hint = github_names.GITHUB_ONLY_VARIABLES.get(name) or did_you_mean(name, github_names.SCRIPT_VARIABLES)
         source.warn_value(path, codes.ALWAYS_NULL, f"the variable {name} of GitHub is empty here", hint)
+
+
+def warn_state_commands(source: SourceFile, path: Path, script: Json) -> None:
+    """Warns of commands in the script at `path` that would set something on GitHub: what a step prints sets nothing."""
+    if not isinstance(script, str) or not source.report.takes_warnings:
+        return
+    for name in dict.fromkeys(found.lower() for found in _STATE_COMMAND.findall(script)):
+        text = f"the command ::{name} has no effect: what a step prints sets nothing"
+        source.warn_value(path, codes.NO_EFFECT, text, _STATE_COMMANDS[name])
 
 
 def warn_timeout(source: SourceFile, path: Path, step: float | str | None, job: float | str) -> None:

@@ -216,6 +216,13 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
         [messages.Finished(KEY, Outcome.SUCCESS, 0, "", "", {}, {}, 1, 2, 0, 0, "# Deployed\n")],
         [],
     ),
+    "v1-finished-with-annotations": (
+        codec.Side.AGENT,
+        1,
+        1,
+        [messages.Finished(KEY, Outcome.FAILURE, 1, "", "", {}, {}, 1, 2, 0, 0, "", ["##[error]a.c:3: broken"])],
+        [],
+    ),
     "v1-started-and-finished": (
         codec.Side.AGENT,
         1,

@@ -268,6 +268,7 @@ def _task_finished(run: Run, input: inputs.TaskFinished, now: int) -> Events:
             output_dropped=input.output_dropped,
             summary=result_limits.kept_summary(run.summary_length, input.summary),
             reason=_result_reason(input),
+            annotations=result_limits.kept_annotations(run.summary_length, input.annotations),
         ),
     )
 

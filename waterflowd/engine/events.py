@@ -369,6 +369,8 @@ class AttemptFinished(Event, frozen=True, kw_only=True, tag="attempt-finished"):
     #: What the step wrote about itself for people: Markdown.
     summary: str = ""
     reason: Reason
+    #: The first lines of its output that it has marked as error, warning or notice: `##[error]text`.
+    annotations: list[str] = []
 
 
 class RetryScheduled(Event, frozen=True, kw_only=True, tag="retry-scheduled"):

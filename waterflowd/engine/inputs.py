@@ -216,6 +216,8 @@ class TaskFinished(TaskReport, frozen=True, kw_only=True, tag="task-finished"):
     output_dropped: int = 0
     #: Markdown for people.
     summary: str = ""
+    #: Lines of its output that it has marked as error, warning or notice.
+    annotations: list[str] = []
 
 
 class TaskLost(TaskReport, frozen=True, kw_only=True, tag="task-lost"):

@@ -24,7 +24,7 @@ from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.clock import Clock
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution.attempt_output import AttemptOutput
-from waterflow_agent.execution.output import chunks_of, truncate
+from waterflow_agent.execution.output import OutputLog, chunks_of, truncate
 from waterflow_agent.execution.process_steps import NodeInput, ProcessSteps
 from waterflow_agent.nodes import instant, parameters, schema
 from waterflow_agent.nodes.outcome import NodeResult, failure
@@ -141,18 +141,21 @@ class AttemptExecutor:
         if self._output.sender.has_ready:
             self._sender.wake()
 
-    def finish_process(self, entry: LedgerEntry, result: StepResult, end: NodeResult, spool_bytes: int) -> None:
-        """Ends an attempt whose process has exited; its masked output log has `spool_bytes`."""
+    def finish_process(
+        self, entry: LedgerEntry, result: StepResult, end: NodeResult, log_bytes: int, log: OutputLog | None = None
+    ) -> None:
+        """Ends an attempt whose process has exited; what it printed has `log_bytes` in its log (`log`, if it was read)."""
         if self._ledger.get(entry.key) is not entry or not entry.is_live:
             # Reported twice, or released while its output was measured.
             return
         now = self._clock.wall_ms()
-        end = self._output.mask(entry, end)
+        end = self._output.mask(entry, end, log)
         printed = chunks_of(end.printed, now)
-        total = spool_bytes + sum(len(chunk.data) for chunk in printed)
+        total = log_bytes + sum(len(chunk.data) for chunk in printed)
         has_spool = self._output.open(entry)
-        # A mask is shorter than what it replaces: an unchanged size means that nothing was masked.
-        is_clean = entry.has_secrets and spool_bytes == result.output_bytes and not result.output_dropped
+        # A mask is shorter than what it replaces: an unchanged size means that nothing was masked. Commands may print more.
+        is_unchanged = log_bytes == result.output_bytes and not result.output_dropped
+        is_clean = entry.has_secrets and is_unchanged and not result.has_commands
         is_acknowledged = self._output.finish_process(entry, printed, total, is_clean=is_clean)
         started_at = entry.started_at if result.started_at is None else result.started_at
         finished = _result_message(
@@ -162,6 +165,7 @@ class AttemptExecutor:
             finished_at=result.finished_at,
             output_bytes=total,
             output_dropped=result.output_dropped,
+            annotations=[] if log is None else log.annotations,
         )
         self.carry_out(self._ledger.finish(finished, printed, has_spool=has_spool))
         if is_acknowledged:
@@ -290,7 +294,14 @@ class AttemptExecutor:
 
 
 def _result_message(
-    key: TaskId, end: NodeResult, *, started_at: int, finished_at: int, output_bytes: int, output_dropped: int
+    key: TaskId,
+    end: NodeResult,
+    *,
+    started_at: int,
+    finished_at: int,
+    output_bytes: int,
+    output_dropped: int,
+    annotations: list[str] | None = None,
 ) -> messages.Finished:
     return messages.Finished(
         key=key,
@@ -305,4 +316,5 @@ def _result_message(
         output_bytes=output_bytes,
         output_dropped=output_dropped,
         summary=end.summary.kept(),
+        annotations=annotations or [],
     )

@@ -6,13 +6,18 @@ attempt are no longer known, its output is withheld, because it cannot be masked
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import msgspec
+
+from waterflow_agent.display import single_line
+from waterflow_agent.execution.masking import Masking
 from waterflow_agent.execution.output import OutputLog, OutputSender
-from waterflow_agent.nodes.outcome import NodeResult, masked, withheld
+from waterflow_agent.nodes.outcome import STDERR, NodeResult, masked, withheld
+from waterflow_agent.state.job_masks import VALUES_MAX
 from waterflow_agent.state.ledger import LedgerEntry
 from waterflow_agent.state.secret_store import SecretStore
-from waterflow_agent.wire.messages import OutputChunk, TaskId
+from waterflow_agent.wire.messages import JobName, OutputChunk, Task, TaskId
 
 
 class AttemptOutput:
@@ -36,6 +41,14 @@ class AttemptOutput:
                 self.sender.open(entry.key, None)
             self.sender.finish(entry.key, entry.printed if is_complete else [], entry.result.output_bytes)
 
+    def with_job_secrets(self, task: Task) -> Task:
+        """Returns a task that masks what earlier steps of its job have masked."""
+        return self._secrets.with_job(task)
+
+    def release_job(self, job: JobName, *, kept_at: int | None) -> None:
+        """Forgets what the steps of a job have masked; with `kept_at`, once a re-run cannot continue the job any longer."""
+        self._secrets.release_job(job, kept_at=kept_at)
+
     def keep_secrets(self, key: TaskId, values: list[str]) -> None:
         """Stores the secrets of an attempt before it starts."""
         self._secrets.keep(key, values)
@@ -49,17 +62,24 @@ class AttemptOutput:
 
     def log_to_measure(self, entry: LedgerEntry) -> OutputLog:
         """Returns a log whose size can be measured. Masking is expensive, so it continues where sending is now."""
-        if not entry.has_secrets:
-            return self.sender.read_spool(self._spool_path(entry.key))
         self.open(entry)
         return self.sender.copy_log(entry.key)
 
-    def mask(self, entry: LedgerEntry, end: NodeResult) -> NodeResult:
-        """Returns the end of an attempt without secrets."""
-        if not entry.has_secrets:
-            return end
-        masks = self._secrets.get(entry.key)
-        return withheld(end) if masks is None else masked(end, masks)
+    def mask(self, entry: LedgerEntry, end: NodeResult, log: OutputLog | None = None) -> NodeResult:
+        """Returns the end of an attempt without secrets. `log` is its measured log, which knows what it masked itself."""
+        masks: Masking | None = None
+        if entry.has_secrets:
+            masks = self._secrets.get(entry.key)
+            if masks is None:
+                return withheld(end)
+        if log is None or log.masks is None or not log.added_masks:
+            return end if masks is None else masked(end, masks)
+        result = masked(end, log.masks)
+        notes = _notes(self._secrets.keep_for_job(entry.key, log.added_masks), end, result)
+        # The name of an output may contain a masked value, too.
+        return msgspec.structs.replace(
+            result, printed=[*result.printed, *((STDERR, log.masks.data(note)) for note in notes)]
+        )
 
     def finish_process(self, entry: LedgerEntry, printed: Sequence[OutputChunk], total: int, *, is_clean: bool) -> bool:
         """Notes the size of a finished process's log, which ends with `printed`.
@@ -80,3 +100,18 @@ class AttemptOutput:
         """Forgets the attempt's output and its secrets."""
         self.sender.drop(key)
         self._secrets.drop(key)
+
+
+def _notes(unmasked: int, before: NodeResult, after: NodeResult) -> Iterator[bytes]:
+    """Yields what the author of a step with `::add-mask::` has to know."""
+    names = sorted(
+        [name for name, value in before.outputs.items() if after.outputs.get(name) != value]
+        + [name for name, value in before.env.items() if after.env.get(name) != value]
+    )
+    if names:
+        shown = single_line(", ".join(names), 200)
+        text = f"these outputs and variables contain a masked value, so later steps get *** in its place: {shown}"
+        yield f"waterflow: {text}; a file in $RUNNER_TEMP can pass it on within the job\n".encode()
+    if unmasked:
+        text = f"{unmasked} of the values that this step masked are not masked in later steps: a job may mask"
+        yield f"waterflow: {text} {VALUES_MAX} values\n".encode()

@@ -24,6 +24,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -44,23 +45,22 @@ _WINDOW = 4
 _SAMPLE = 200
 
 
-class Masks:
-    """The secrets of one attempt, prepared for the search. Immutable; may be used by any thread."""
+class Masking(ABC):
+    """Finds secrets in text, and masks a complete text."""
 
-    __slots__ = ("_begins", "_forms", "_search", "_windows")
+    __slots__ = ()
 
-    def __init__(self, values: Iterable[str]) -> None:
-        #: Sorted, so that forms with the same beginning are adjacent.
-        self._forms = sorted({piece for value in values for form in _forms(value) for piece in _pieces(*form)})
-        self._windows: dict[bytes, list[tuple[bytes, int]]] = {}
-        for form, offset in _anchored(self._forms):
-            self._windows.setdefault(form[offset : offset + _WINDOW], []).append((form, offset))
-        self._search = re.compile(_any_of(self._windows), re.DOTALL)
-        #: The first bytes of each form, to find where one may begin.
-        self._begins = re.compile(_any_of({form[:_WINDOW] for form in self._forms}), re.DOTALL)
+    @abstractmethod
+    def find(self, text: bytes) -> list[tuple[int, int]]:
+        """Returns begin and end of each sequence of masked positions, in order and not adjacent."""
 
-    def __repr__(self) -> str:
-        return f"Masks({len(self._forms)} forms)"
+    @abstractmethod
+    def undecided(self, text: bytes) -> int:
+        """Returns the first position from which the text is the incomplete beginning of a form, or the length of the text."""
+
+    @abstractmethod
+    def is_most_of_one(self, beginning: bytes) -> bool:
+        """Whether this is at least half of a form."""
 
     def data(self, data: bytes) -> bytes:
         """Returns a complete text, as bytes, with every form masked."""
@@ -88,8 +88,27 @@ class Masks:
                 return [self.value(item) for item in value]
         return value
 
+
+class Masks(Masking):
+    """The secrets of one attempt, prepared for the search. Immutable; may be used by any thread."""
+
+    __slots__ = ("_begins", "_forms", "_search", "_windows")
+
+    def __init__(self, values: Iterable[str]) -> None:
+        #: Sorted, so that forms with the same beginning are adjacent.
+        self._forms = sorted({piece for value in values for form in _forms(value) for piece in _pieces(*form)})
+        self._windows: dict[bytes, list[tuple[bytes, int]]] = {}
+        for form, offset in _anchored(self._forms):
+            self._windows.setdefault(form[offset : offset + _WINDOW], []).append((form, offset))
+        self._search = re.compile(_any_of(self._windows), re.DOTALL)
+        #: The first bytes of each form, to find where one may begin.
+        self._begins = re.compile(_any_of({form[:_WINDOW] for form in self._forms}), re.DOTALL)
+
+    def __repr__(self) -> str:
+        return f"Masks({len(self._forms)} forms)"
+
     def find(self, text: bytes) -> list[tuple[int, int]]:
-        """Returns begin and end of each sequence of masked positions, in order and not adjacent."""
+        """See `Masking.find`."""
         spans: list[tuple[int, int]] = []
         for found in self._search.finditer(text):
             at = found.start()
@@ -99,7 +118,7 @@ class Masks:
         return _merged(spans)
 
     def undecided(self, text: bytes) -> int:
-        """Returns the first position from which the text is the incomplete beginning of a form, or the length of the text."""
+        """See `Masking.undecided`."""
         for found in self._begins.finditer(text, max(0, len(text) - FORM_BYTES_MAX + 1)):
             if self._longer(text[found.start() :]):
                 return found.start()
@@ -109,7 +128,7 @@ class Masks:
         return len(text)
 
     def is_most_of_one(self, beginning: bytes) -> bool:
-        """Whether this is at least half of a form."""
+        """See `Masking.is_most_of_one`."""
         longer = self._longer(beginning)
         return len(beginning) >= BYTES_MIN and 2 * len(beginning) >= len(longer) > 0
 
@@ -120,12 +139,52 @@ class Masks:
         return self._forms[at] if at < len(self._forms) and self._forms[at].startswith(beginning) else b""
 
 
+class MaskSet(Masking):
+    """The secrets of an attempt to which further ones are added while it prints. Immutable; may be used by any thread.
+
+    Preparing the search takes milliseconds for many values. So added values are in parts, and a new value is prepared together
+    with those of the last parts that are not larger, as when a binary number is counted up: each value a few times in total.
+    """
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, first: Masking | None = None) -> None:
+        self._parts: tuple[tuple[tuple[str, ...], Masking], ...] = () if first is None else (((), first),)
+
+    def __repr__(self) -> str:
+        return f"MaskSet({', '.join(map(repr, (masks for _, masks in self._parts)))})"
+
+    def with_value(self, value: str) -> MaskSet:
+        """Returns a set that masks this value, too."""
+        values: tuple[str, ...] = (value,)
+        parts = list(self._parts)
+        while parts and 0 < len(parts[-1][0]) <= len(values):
+            values = parts.pop()[0] + values
+        larger = MaskSet()
+        larger._parts = (*parts, (values, Masks(values)))
+        return larger
+
+    def find(self, text: bytes) -> list[tuple[int, int]]:
+        """See `Masking.find`."""
+        if len(self._parts) == 1:
+            return self._parts[0][1].find(text)
+        return _merged([span for _, masks in self._parts for span in masks.find(text)])
+
+    def undecided(self, text: bytes) -> int:
+        """See `Masking.undecided`."""
+        return min((masks.undecided(text) for _, masks in self._parts), default=len(text))
+
+    def is_most_of_one(self, beginning: bytes) -> bool:
+        """See `Masking.is_most_of_one`."""
+        return any(masks.is_most_of_one(beginning) for _, masks in self._parts)
+
+
 class StreamMasker:
     """Masks one stream of an attempt's output as it arrives."""
 
     __slots__ = ("_covered", "_held", "_is_after_mask", "_masks", "is_clean")
 
-    def __init__(self, masks: Masks, *, is_clean: bool = False) -> None:
+    def __init__(self, masks: Masking, *, is_clean: bool = False) -> None:
         self._masks = masks
         #: The rest of the stream contains no secret, so it is not searched. The output is the same as if it were.
         self.is_clean = is_clean
@@ -133,6 +192,10 @@ class StreamMasker:
         #: How many bytes at the beginning of the held text are already in the output, as a mask.
         self._covered = 0
         self._is_after_mask = False
+
+    def change(self, masks: Masking) -> None:
+        """Searches what follows, and what is held back, for these secrets."""
+        self._masks = masks
 
     def feed(self, data: bytes) -> bytes:
         """Returns the output that is decided by now; what may be the beginning of a secret is held back."""

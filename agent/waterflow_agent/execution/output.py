@@ -1,6 +1,7 @@
 """Sends what steps print: read from the runner's spools, in chunks, again and again until the daemon has acknowledged them.
 
-The output log of an attempt is the content of its spool, with secrets masked, followed by what the agent itself prints. Where
+The output log of an attempt is the content of its spool, with workflow commands carried out (`workflow_commands`) and secrets
+masked, followed by what the agent itself prints. Where
 the spool's size limit or a full disk dropped bytes, the log has one line on stream 2 that counts them. Offsets on the wire
 count bytes of this log, so they have no gaps.
 
@@ -10,8 +11,8 @@ Rules of this file:
   delays neither control messages nor the output of other attempts.
 - While the step runs, only the first half of a spool's size limit is sent: bytes behind it may still be dropped.
 - An acknowledgement says how far the daemon's log reaches. Sending continues from there, forwards or backwards.
-- Masked text depends on the spool alone, not on how it is read, so an offset means the same after every restart. Text that may
-  be the beginning of a secret is held back until more follows on its stream, or the step has exited.
+- The log depends on the spool alone, not on how it is read, so an offset means the same after every restart. Text that may be
+  the beginning of a secret or of a command is held back until more follows on its stream, or the step has exited.
 - Nothing here waits; `take` is called once in each turn of the loop.
 """
 
@@ -23,7 +24,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from waterflow_agent.display import missing_line
-from waterflow_agent.execution.masking import Masks, StreamMasker
+from waterflow_agent.execution.masking import Masking, MaskSet, StreamMasker
+from waterflow_agent.execution.workflow_commands import Printed, WorkflowCommands
 from waterflow_agent.runner import spool
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import OutputChunk, TaskId
@@ -40,6 +42,9 @@ class OutputLog:
     """One attempt's output as the daemon sees it. Reading on from where the last read ended is cheap."""
 
     __slots__ = (
+        "_annotations",
+        "_commands",
+        "_first_masks",
         "_is_clean",
         "_last_at",
         "_masked",
@@ -58,13 +63,13 @@ class OutputLog:
         self,
         spool_path: str | None,
         printed: Sequence[OutputChunk] = (),
-        masks: Masks | None = None,
+        masks: Masking | None = None,
         open_spool: Callable[[str], spool.SpoolReader] = spool.SpoolReader,
     ) -> None:
         """`spool_path` is the runner's `output`, or None for an attempt without a process; `printed` is masked already."""
         self._open_spool = open_spool
         self._spool_path = spool_path
-        self._masks = masks
+        self._first_masks = masks
         self._is_clean = False
         self._printed = list(printed)
         self._offset: int
@@ -107,6 +112,22 @@ class OutputLog:
         """How many of the bytes that the step printed have been read, or are known to be missing."""
         return self._spool_offset
 
+    @property
+    def masks(self) -> Masking | None:
+        """The secrets of the attempt and what it has masked in the part that was read; None for none."""
+        return self._masks
+
+    @property
+    def added_masks(self) -> list[str]:
+        """The values that the attempt has masked itself in the part that was read."""
+        return self._commands.masks
+
+    @property
+    def annotations(self) -> list[str]:
+        """The lines of the part that was read that are marked as error, warning or notice: the first ones of each."""
+        lines = [line for _, line in self._annotations]
+        return lines if self._masks is None else [self._masks.text(line) for line in lines]
+
     def mark_clean(self) -> None:
         """Notes that the whole log contains no secret, so that it is not searched again."""
         self._is_clean = True
@@ -118,6 +139,8 @@ class OutputLog:
         duplicate = copy.copy(self)
         duplicate._printed = list(self._printed)
         duplicate._reader = copy.copy(self._reader)
+        duplicate._commands = self._commands.copy()
+        duplicate._annotations = list(self._annotations)
         if self._masked is not None:
             duplicate._masked = {number: copy.copy(stream) for number, stream in self._masked.items()}
         return duplicate
@@ -128,8 +151,12 @@ class OutputLog:
         self._last_at = 0
         self._printed_count = 0
         self._printed_offset = 0
+        self._masks = self._first_masks
         #: By stream number; None when nothing has to be masked.
         self._masked: dict[int, StreamMasker] | None = None if self._masks is None else {}
+        self._commands = WorkflowCommands()
+        #: Level and line of each.
+        self._annotations: list[tuple[str, str]] = []
         self._reader = None if self._spool_path is None else self._open_spool(self._spool_path)
 
     def _next(self, bytes_max: int, *, is_complete: bool) -> list[OutputChunk]:
@@ -173,22 +200,59 @@ class OutputLog:
         if chunk.stream == spool.MISSING:
             line = OutputChunk(chunk.at, spool.STDERR, missing_line(chunk.dropped))
             return [*self._release_held(chunk.at), line]
-        if self._masked is None or self._masks is None:
-            return [OutputChunk(chunk.at, chunk.stream, chunk.data)]
-        stream = self._masked.get(chunk.stream)
-        if stream is None:
-            stream = self._masked[chunk.stream] = StreamMasker(self._masks, is_clean=self._is_clean)
-        data = stream.feed(chunk.data)
-        return [OutputChunk(chunk.at, chunk.stream, data)] if data else []
+        return self._print(chunk.at, chunk.stream, self._commands.feed(chunk.stream, chunk.data))
+
+    def _print(self, at: int, number: int, printed: Iterable[Printed]) -> list[OutputChunk]:
+        """Returns chunks of a stream with what is decided of it by now."""
+        found: list[bytes] = []
+        for piece in printed:
+            if piece.mask:
+                self._add_mask(piece.mask)
+            if piece.level:
+                self._annotate(piece.level, piece.text)
+            if self._masked is None or self._masks is None:
+                found.append(piece.text)
+            elif piece.is_command:
+                # It is a whole line, so nothing before it is held back.
+                found.append(self._masks.data(piece.text))
+            else:
+                found.append(self._masker(number, self._masks).feed(piece.text))
+        return chunks_of([(number, b"".join(found))], at)
+
+    def _masker(self, number: int, masks: Masking) -> StreamMasker:
+        assert self._masked is not None
+        masker = self._masked.get(number)
+        if masker is None:
+            masker = self._masked[number] = StreamMasker(masks, is_clean=self._is_clean)
+        return masker
+
+    def _annotate(self, level: str, text: bytes) -> None:
+        if sum(other == level for other, _ in self._annotations) < messages.ANNOTATIONS_MAX:
+            # Masked before it is cut, because the part of a secret that is left might not be found.
+            masked = text if self._masks is None else self._masks.data(text)
+            line = masked.decode("utf-8", "replace").split("\n", 1)[0]
+            self._annotations.append((level, line[: messages.ANNOTATION_LENGTH_MAX]))
+
+    def _add_mask(self, value: str) -> None:
+        known = self._masks if isinstance(self._masks, MaskSet) else MaskSet(self._masks)
+        self._masks = known.with_value(value)
+        self._masked = self._masked or {}
+        for masker in self._masked.values():
+            masker.change(self._masks)
 
     def _release_held(self, at: int) -> list[OutputChunk]:
         """Returns what was held back, because nothing follows it."""
-        held = [OutputChunk(at, number, stream.finish()) for number, stream in sorted((self._masked or {}).items())]
-        return [piece for piece in held if piece.data]
+        held: list[OutputChunk] = []
+        for number in self._commands.streams:
+            held += self._print(at, number, self._commands.finish(number))
+            masker = (self._masked or {}).get(number)
+            if masker is not None and (rest := masker.finish()):
+                held.append(OutputChunk(at, number, rest))
+        return held
 
 
 def chunks_of(printed: Iterable[tuple[int, bytes]], at: int) -> list[OutputChunk]:
-    """Returns what a node printed, as (stream, bytes), in chunks that fit a message."""
+    """Returns what was printed, as (stream, bytes), in chunks that fit a message."""
     return [
         OutputChunk(at, stream, text[begin : begin + _CHUNK_BYTES])
         for stream, text in printed
@@ -247,15 +311,11 @@ class OutputSender:
         """Whether `take` would return something."""
         return bool(self._ready) and self._in_flight < self._window_bytes
 
-    def open(self, key: TaskId, spool_path: str | None, masks: Masks | None = None) -> None:
+    def open(self, key: TaskId, spool_path: str | None, masks: Masking | None = None) -> None:
         """Starts to send the output of an attempt, unless that has started before."""
         if key not in self._streams:
             self._streams[key] = _Stream(OutputLog(spool_path, masks=masks, open_spool=self._open_spool))
             self._ready[key] = None
-
-    def read_spool(self, spool_path: str) -> OutputLog:
-        """Returns a log without masks, from its beginning."""
-        return OutputLog(spool_path, open_spool=self._open_spool)
 
     def copy_log(self, key: TaskId) -> OutputLog:
         """Returns a copy of the log of an opened attempt, which continues where sending is now."""
@@ -363,7 +423,15 @@ class OutputSender:
 
 def _messages(key: TaskId, offset: int, chunks: list[OutputChunk]) -> Iterator[messages.Output]:
     """Yields the messages with these chunks, which begin at `offset`."""
-    for at in range(0, len(chunks), messages.OUTPUT_CHUNKS_MAX):
-        some = chunks[at : at + messages.OUTPUT_CHUNKS_MAX]
+    some: list[OutputChunk] = []
+    size = 0
+    for chunk in chunks:
+        if some and (
+            len(some) >= messages.OUTPUT_CHUNKS_MAX or size + len(chunk.data) > messages.OUTPUT_CHUNK_BYTES_MAX
+        ):
+            yield messages.Output(key, offset, some)
+            some, offset, size = [], offset + size, 0
+        some.append(chunk)
+        size += len(chunk.data)
+    if some:
         yield messages.Output(key, offset, some)
-        offset += sum(len(chunk.data) for chunk in some)

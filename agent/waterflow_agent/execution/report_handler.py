@@ -23,6 +23,7 @@ from waterflow_agent.display import missing_line
 from waterflow_agent.execution.attempt_executor import AttemptExecutor
 from waterflow_agent.execution.attempt_output import AttemptOutput
 from waterflow_agent.execution.process_steps import ProcessSteps
+from waterflow_agent.nodes import exits
 from waterflow_agent.nodes.outcome import NodeResult
 from waterflow_agent.runner import reports, spool
 from waterflow_agent.state.ledger import Ledger, LedgerEntry, RunnerView
@@ -74,6 +75,9 @@ class RunnerReportHandler:
                     self._on_started(report.name, report.at)
                 case reports.HeldSteps():
                     self._on_held(report.attempts)
+                    self._steps.held_jobs(report.jobs)
+                case reports.JobEnded():
+                    _log_ended_job(report)
                 case reports.RequestRefused():
                     self._on_refused(report)
         self._executor.commit()
@@ -106,22 +110,24 @@ class RunnerReportHandler:
             return
         end = self._steps.collect(entry.key, result, entry.cancel.reason if entry.cancel is not None else "")
         is_small = result.output_bytes <= MEASURED_AT_ONCE_BYTES
-        if result.output_dropped or result.reason == "lost" or (entry.has_secrets and not is_small):
+        is_rewritten = entry.has_secrets or result.has_commands
+        if result.output_dropped or result.reason == "lost" or (is_rewritten and not is_small):
             self._background.spawn(self._measure_and_finish(entry, result, end), "output-measure")
-        elif entry.has_secrets:
-            self._executor.finish_process(entry, result, end, self._output.log_to_measure(entry).size())
+        elif is_rewritten:
+            log = self._output.log_to_measure(entry)
+            self._executor.finish_process(entry, result, end, log.size(), log)
         else:
             self._executor.finish_process(entry, result, end, result.output_bytes)
 
     async def _measure_and_finish(self, entry: LedgerEntry, result: reports.StepResult, end: NodeResult) -> None:
-        """Finishes an attempt whose log is not as large as its spool: gaps add marker lines, masks are shorter than secrets."""
+        """Finishes an attempt whose log may differ in size from its spool, because of gaps, masks and commands."""
         log = self._output.log_to_measure(entry)
         size = await asyncio.to_thread(log.size)
         missing = result.output_bytes - log.spool_end
         if result.output_dropped and missing > 0:
             # The disk was still full at the exit, so the runner could not note in the spool that its end is missing.
             end = msgspec.structs.replace(end, printed=[(spool.STDERR, missing_line(missing)), *end.printed])
-        self._executor.finish_process(entry, result, end, size)
+        self._executor.finish_process(entry, result, end, size, log)
         self._executor.commit()
 
     def _on_refused(self, report: reports.RequestRefused) -> None:
@@ -176,3 +182,16 @@ class RunnerReportHandler:
             else:
                 logger.warning("stopping %s: it runs on this server, but the journal does not know it", step.name)
                 self._steps.stop_unknown(step.name)
+
+
+def _log_ended_job(report: reports.JobEnded) -> None:
+    """Names what steps of a job have left behind and what was ended with it."""
+    if report.processes:
+        run, job = report.job.split("/")[-2:]
+        logger.info(
+            "job %s of run %s has ended, and with it what its steps had left behind: %s",
+            job,
+            run,
+            exits.described(report.processes),
+            extra={"run": run, "job": job},
+        )

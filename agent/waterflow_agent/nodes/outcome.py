@@ -8,7 +8,7 @@ import msgspec
 
 from waterflow_agent.attempts import Outcome
 from waterflow_agent.display import single_line
-from waterflow_agent.execution.masking import Masks
+from waterflow_agent.execution.masking import Masking
 from waterflow_agent.nodes.step_files import Summary
 
 STDOUT = 1
@@ -54,7 +54,7 @@ def output_error(outputs: Any) -> str:
     return f"outputs are nested more than {HEIGHT_MAX} levels deep"
 
 
-def masked(result: NodeResult, masks: Masks) -> NodeResult:
+def masked(result: NodeResult, masks: Masking) -> NodeResult:
     """Return the result with all secrets in its texts, outputs and environment masked."""
     return msgspec.structs.replace(
         result,

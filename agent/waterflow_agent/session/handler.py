@@ -135,11 +135,15 @@ class SessionHandler:
                 self._executor.carry_out(self._ledger.output_acknowledged(loose.key))
         for _, message in received.numbered:
             if isinstance(message, messages.Offer):
-                self._executor.carry_out(self._ledger.offer(message.task, self._clock.wall_ms()))
+                self._executor.carry_out(
+                    self._ledger.offer(self._output.with_job_secrets(message.task), self._clock.wall_ms())
+                )
             elif isinstance(message, messages.Cancel):
                 self._executor.carry_out(self._ledger.cancel(message, self._clock.wall_ms()))
             elif isinstance(message, messages.Release):
                 self._steps.release_job(message.run, message.job, is_kept=message.is_kept)
+                kept_at = self._clock.wall_ms() if message.is_kept else None
+                self._output.release_job(messages.JobName(message.run, message.job), kept_at=kept_at)
         self._executor.commit()
         if received.numbered:
             self._sender.acknowledge(received.numbered[-1][0])

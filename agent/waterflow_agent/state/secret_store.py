@@ -6,22 +6,26 @@ attempts. Without such a file system the secrets are only in the memory of this 
 
 Rules of this file: a directory on a disk is never used. A failed write is logged once and has no effect now. When secrets
 cannot be found later, `get` returns None, and the caller must withhold everything that the attempt has printed and returned.
+
+What steps mask themselves is in the same directory; see `job_masks`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from waterflow_agent.execution.masking import Masks
 from waterflow_agent.execution.process_steps import attempt_name
-from waterflow_agent.wire.messages import TaskId
+from waterflow_agent.state.job_masks import PREFIX, JobMasks
+from waterflow_agent.wire.messages import JobName, Task, TaskId
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +41,7 @@ class SecretStore:
         """`directory` is what `find_directory` returned; it is created with the first secret and deleted with the last."""
         self._directory = directory
         self._masks: dict[TaskId, Masks] = {}
+        self._jobs = JobMasks(directory)
 
     def keep(self, key: TaskId, values: list[str]) -> Masks:
         """Stores the secrets of an attempt before it starts."""
@@ -74,6 +79,29 @@ class SecretStore:
         if self._masks.pop(key, None) is not None and self._directory is not None:
             _remove(self._directory, [attempt_name(key)])
 
+    def with_job(self, task: Task) -> Task:
+        """Returns a task whose secrets include what earlier steps of its job have masked."""
+        masked = self._jobs.of(JobName(task.key.attempt.run, task.key.attempt.job))
+        if task.continues is not None:
+            masked = [*masked, *self._jobs.of(task.continues)]
+        return msgspec.structs.replace(task, secrets=[*task.secrets, *masked]) if masked else task
+
+    def keep_for_job(self, key: TaskId, values: Collection[str]) -> int:
+        """Stores what an attempt has masked, for later steps of its job. Returns how many values exceed the limit of a job."""
+        if self._directory is not None:
+            with contextlib.suppress(OSError):
+                _make_private(self._directory)
+        return self._jobs.add(JobName(key.attempt.run, key.attempt.job), values)
+
+    def release_job(self, job: JobName, *, kept_at: int | None) -> None:
+        """Deletes what the steps of a job have masked; with `kept_at` (ms, wall clock), only once its directory may be gone."""
+        if kept_at is not None:
+            self._jobs.keep(job, kept_at)
+            return
+        self._jobs.drop(job)
+        if self._directory is not None:
+            _remove(self._directory, [])
+
     def sweep(self, keys: Iterable[TaskId]) -> None:
         """Deletes the secrets of all attempts except these. Called once, when the agent starts."""
         if self._directory is None:
@@ -81,7 +109,9 @@ class SecretStore:
         kept = set(map(attempt_name, keys))
         try:
             _check_private(self._directory)
-            _remove(self._directory, [name for name in os.listdir(self._directory) if name not in kept])
+            self._jobs.load()
+            names = os.listdir(self._directory)
+            _remove(self._directory, [name for name in names if name not in kept and not name.startswith(PREFIX)])
         except FileNotFoundError:
             return
         except OSError as error:

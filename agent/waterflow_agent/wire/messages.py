@@ -40,6 +40,9 @@ OUTPUT_CHUNK_BYTES_MAX = 64 << 10
 OUTPUT_CHUNKS_MAX = 1_024
 #: `WATERFLOW_OUTPUT` and `WATERFLOW_ENV` of an attempt together.
 OUTPUTS_BYTES_MAX = 1 << 20
+#: Lines of an attempt that are marked as error, of those marked as warning and of those marked as notice, and their length.
+ANNOTATIONS_MAX = 10
+ANNOTATION_LENGTH_MAX = 300
 #: `WATERFLOW_SUMMARY` of an attempt; a longer one is cut, with a note. It is stored in the daemon's log, unlike output.
 SUMMARY_BYTES_MAX = 64 << 10
 #: File requests of an agent that are in flight. Together with the size of a response the window is 1 MiB: enough for 10 MB/s at
@@ -313,6 +316,8 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
     output_dropped: int
     #: What the step wrote to `WATERFLOW_SUMMARY`: Markdown of at most `SUMMARY_BYTES_MAX`, and a note if it was cut.
     summary: str = ""
+    #: The first lines of the output that are marked as error, warning or notice: `##[error]text`.
+    annotations: list[str] = []
 
 
 class OutputChunk(msgspec.Struct, frozen=True, array_like=True):

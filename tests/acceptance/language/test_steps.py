@@ -51,16 +51,69 @@ MIXED = """jobs:
     runs-on: web
     steps:
       - run: |
-          exec 2>&1
           for n in $(seq 300); do if (( n % 3 )); then echo $n; else echo $n >&2; fi; done
 """
 
 
-def test_a_script_that_redirects_its_errors_keeps_the_order_of_both_streams(cluster: Cluster) -> None:
-    """As the documentation says: two pipes have no common order, so one is used for both."""
+def test_a_script_keeps_the_order_of_both_streams(cluster: Cluster) -> None:
+    """Two pipes have no common order, so one is used for both."""
     run = cluster.start(MIXED)
     assert cluster.wait_for(run)["conclusion"] == "success"
     assert cluster.lines(run, 300) == [str(number) for number in range(1, 301)]
+
+
+LEFT_BEHIND = """jobs:
+  a:
+    runs-on: web
+    steps:
+      - run: |
+          sleep 600 > /dev/null 2>&1 &
+          echo $!
+          echo $! > pid
+      - run: kill -0 "$(cat pid)" && echo alive
+"""
+
+
+def test_a_process_that_a_step_leaves_behind_runs_until_the_job_ends(cluster: Cluster) -> None:
+    """The next step finds it; the log of its step and that of the agent name it."""
+    run = cluster.start(LEFT_BEHIND)
+    assert cluster.wait_for(run)["conclusion"] == "success"
+
+    pid, named, alive = cluster.lines(run, 3)
+    assert named.startswith(f"waterflow: still running until the job ends: {pid} (sleep, ")
+    assert alive == "alive"
+    wait_until(lambda: not is_running(int(pid)), "the process to end with the job")
+
+
+MASKED = """jobs:
+  a:
+    runs-on: web
+    steps:
+      - id: first
+        run: |
+          TOKEN=hunter22-$RANDOM$RANDOM
+          echo "$TOKEN" > token
+          echo "::add-mask::$TOKEN"
+          echo "::group::Use $TOKEN"
+          echo "token=$TOKEN" >> "$GITHUB_OUTPUT"
+      - run: |
+          echo "later $(cat token) ${{ steps.first.outputs.token }}"
+          echo "::warning file=a.c::see $(cat token)"
+"""
+
+
+def test_a_value_that_a_step_masks_is_masked_in_all_later_steps(cluster: Cluster) -> None:
+    """In the output, in groups and messages, and in outputs of steps."""
+    run = cluster.start(MASKED)
+    found = cluster.wait_for(run)
+    assert found["conclusion"] == "success"
+    assert found["jobs"][0]["steps"][1]["attempts"][0]["annotations"] == ["##[warning]a.c: see ***"]
+
+    masked, group, note, later, warning = cluster.lines(run, 5)
+    assert (masked, group) == ("::add-mask::***", "##[group]Use ***")
+    assert "in its place: token; a file in $RUNNER_TEMP" in note
+    assert (later, warning) == ("later *** ***", "##[warning]a.c: see ***")
+    assert "hunter22" not in str(cluster.events(run))
 
 
 LAYERS = """env: {LAYER: workflow, WORKFLOW: w, BASE: "${{ vars.app.name }}"}

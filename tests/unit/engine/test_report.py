@@ -124,3 +124,12 @@ def test_summaries_of_a_run_are_bounded() -> None:
     assert result_limits.kept_summary(full - 5, "five5") == "five5"
     assert result_limits.kept_summary(full - 4, "five5").startswith("*(not kept")
     assert result_limits.kept_summary(full, "") == ""
+
+
+def test_annotations_are_bounded() -> None:
+    """In number and length, and together with the summaries of a run."""
+    many = ["##[error]" + "x" * 1_000] * 100
+    kept = result_limits.kept_annotations(0, many)
+    assert (len(kept), {len(line) for line in kept}) == (30, {300})
+    assert result_limits.kept_annotations(0, ["##[notice]fine"]) == ["##[notice]fine"]
+    assert result_limits.kept_annotations(result_limits.SUMMARIES_LENGTH_MAX + 1, many) == []

@@ -107,7 +107,8 @@ def in_order(
 class AttemptSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One attempt of a step. `child_run` is the run that it started.
 
-    `summary` is what it wrote to `WATERFLOW_SUMMARY`, or null if that did not fit into the answer.
+    `summary` is what it wrote to `WATERFLOW_SUMMARY`, or null if that did not fit into the answer. `annotations` are the first
+    lines of its output that it has marked as error, warning or notice, each with the mark; null likewise.
     """
 
     attempt: int
@@ -126,6 +127,7 @@ class AttemptSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     output_bytes: int
     output_dropped: int
     summary: str | None
+    annotations: list[str] | None
 
     @classmethod
     def of(cls, attempt: Attempt, budget: Budget) -> AttemptSchema:
@@ -147,6 +149,7 @@ class AttemptSchema(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             output_bytes=attempt.output_bytes,
             output_dropped=attempt.output_dropped,
             summary=budget.value(attempt.summary),
+            annotations=budget.value(attempt.annotations),
         )
 
 

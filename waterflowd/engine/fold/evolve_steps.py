@@ -89,7 +89,8 @@ def attempt_finished(run: Run, event: events.AttemptFinished) -> None:
     job, step, attempt = find_attempt(run, event.job, event.step, event.attempt)
     move_attempt(attempt, AttemptStatus.FINISHED)
     attempt.summary = event.summary
-    run.summary_length += len(event.summary)
+    attempt.annotations = event.annotations
+    run.summary_length += len(event.summary) + sum(map(len, event.annotations))
     attempt.outcome = event.outcome
     attempt.exit_code = event.exit_code
     attempt.outputs = event.outputs

@@ -18,8 +18,11 @@ from waterflowd.model.statuses import Outcome
 RESULT_BYTES_MAX = 2 << 20
 #: Characters of a summary. Agents keep at most 64 KiB, and add a note.
 SUMMARY_LENGTH_MAX = 66_000
-#: Characters of all summaries of a run, so that a loop of thousands of steps does not fill memory and log.
+#: Characters of all summaries and annotations of a run, so that a loop of thousands of steps does not fill memory and log.
 SUMMARIES_LENGTH_MAX = 4 << 20
+#: Lines that an attempt has marked, which are listed with the run. Agents keep ten of each kind.
+ANNOTATIONS_MAX = 30
+ANNOTATION_LENGTH_MAX = 300
 #: As deep as values of expressions nest.
 HEIGHT_MAX = 128
 #: The last millisecond of the year 9999, the last that dates can show.
@@ -64,6 +67,13 @@ def kept_summary(length: int, summary: str) -> str:
     if kept and length + len(kept) > SUMMARIES_LENGTH_MAX:
         return "*(not kept: the summaries of this run have reached 4 MiB)*\n"
     return kept
+
+
+def kept_annotations(length: int, annotations: list[str]) -> list[str]:
+    """What is kept of further annotations in a run whose summaries and annotations have so many characters."""
+    if length > SUMMARIES_LENGTH_MAX:
+        return []
+    return [line[:ANNOTATION_LENGTH_MAX] for line in annotations[:ANNOTATIONS_MAX]]
 
 
 def _fault(report: inputs.TaskFinished) -> str:

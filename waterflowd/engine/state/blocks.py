@@ -75,6 +75,8 @@ class Attempt:
     output_dropped: int = 0
     #: What it wrote to `WATERFLOW_SUMMARY`.
     summary: str = ""
+    #: The first lines of its output that it has marked as error, warning or notice.
+    annotations: list[str] = field(default_factory=list)
     #: Rendered values; None where the plan's own are static.
     params: dict[str, Any] | None = None
     env: dict[str, str] | None = None

@@ -350,7 +350,7 @@ class Run:
     #: Groups and servers that it has used, in the order of their first use.
     groups: dict[str, None] = field(default_factory=dict)
     servers: dict[str, None] = field(default_factory=dict)
-    #: Characters of the summaries of all attempts.
+    #: Characters of the summaries and annotations of all attempts.
     summary_length: int = 0
 
     def __post_init__(self) -> None:

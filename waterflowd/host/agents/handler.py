@@ -376,4 +376,5 @@ def _report(agent: AgentId, report: messages.Started | messages.Finished) -> inp
         output_bytes=report.output_bytes,
         output_dropped=report.output_dropped,
         summary=report.summary,
+        annotations=report.annotations,
     )

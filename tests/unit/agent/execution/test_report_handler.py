@@ -142,3 +142,65 @@ async def test_a_restarted_agent_masks_attempts_of_the_earlier_process(tmp_path:
     second.receive(Received(acknowledged=[end], loose=[messages.OutputAck(attempt(), end.output_bytes)]))
     assert not memory.exists()
     await second.close()
+
+
+async def test_later_steps_mask_what_an_earlier_step_of_the_job_has_masked(tmp_path: Path) -> None:
+    """Also after a restart of the agent, until the daemon releases the job; neither journal nor messages contain the value."""
+    memory = tmp_path / "memory"
+    first = CoreBench(tmp_path, SecretStore(memory))
+    first.settle()
+    first.offer(attempt(1), run="true")
+    (next(iter((tmp_path / "steps").iterdir())) / "output").write_text("token=hunter22\n")
+    first.report(StepExited(first.runner.started[-1], first.spool(b"::add-mask::hunter22\nhunter22\n")))
+    (end,) = first.link.results()
+    sent = first.output()
+    assert end.outputs == {"token": "***"}
+    assert sent.startswith(b"::add-mask::***\n***\nwaterflow: these outputs and variables contain a masked value")
+    assert b"in its place: token; a file in $RUNNER_TEMP" in sent
+    assert end.output_bytes == len(sent)
+    first.receive(Received(acknowledged=[end], loose=[messages.OutputAck(attempt(1), end.output_bytes)]))
+    await first.close()
+    assert b"hunter22" not in first.journal_bytes()
+
+    second = CoreBench(tmp_path, SecretStore(memory))
+    second.settle()
+    second.offer(attempt(2), run="true")
+    second.report(StepExited(second.runner.started[-1], second.spool(b"again hunter22\n")))
+    assert second.output() == b"again ***\n"
+    second.receive(Received(numbered=[(2, messages.Release("run", "job"))]))
+    second.offer(attempt(3), run="true")
+    second.report(StepExited(second.runner.started[-1], second.spool(b"hunter22\n")))
+    assert second.output().endswith(b"hunter22\n")
+    await second.close()
+
+
+async def test_an_attempt_that_masks_a_value_sends_the_same_log_after_a_restart(tmp_path: Path) -> None:
+    """Its log is read again from the spool, with the commands in it."""
+    first = CoreBench(tmp_path, SecretStore(None))
+    first.settle()
+    first.offer(attempt(), run="true")
+    first.report(StepExited(first.runner.started[-1], first.spool(b"::add-mask::hunter22\n::error::hunter22\n")))
+    (end,) = first.link.results()
+    await first.close()
+
+    second = CoreBench(tmp_path, SecretStore(None))
+    second.settle()
+
+    sent = second.output()
+    assert sent == b"::add-mask::***\n##[error]***\n"
+    assert end.output_bytes == len(sent)
+    await second.close()
+
+
+async def test_marked_lines_are_listed_in_the_result(bench: CoreBench) -> None:
+    """The first ten of each kind, masked also by what the step masks later; groups and plain lines are not listed."""
+    bench.offer(attempt(), run="true")
+    lines = b"##[error]plain\n::group::g\n::notice file=a::hunter22 " + b"x" * 400 + b"%0Anext\n"
+    lines += b"".join(b"::error::%d\n" % number for number in range(12)) + b"::add-mask::hunter22\n"
+    bench.report(StepExited(attempt_name(attempt()), bench.spool(lines)))
+
+    (end,) = bench.link.results()
+    notice, *errors = end.annotations
+    assert notice.startswith("##[notice]a: *** xxx")
+    assert len(notice) <= 300
+    assert errors == [f"##[error]{number}" for number in range(10)]

@@ -12,10 +12,9 @@ import click
 from waterflow_agent.display import escape_for_display, quote
 from waterflowd.ctl.client import Client, run_path
 from waterflowd.ctl.display.folding import OutputFolding
+from waterflowd.ctl.display.log_lines import shown
 from waterflowd.ctl.display.run_parts import PartReason, failed_steps, reasons
 from waterflowd.ctl.display.terminal import (
-    clean_line,
-    has_colors,
     is_terminal,
     localized,
     millis,
@@ -76,7 +75,8 @@ def logs(
 ) -> None:
     """Print the output of a run's steps.
 
-    Control characters are escaped; colours are kept on a terminal.
+    Control characters are escaped; colours are kept on a terminal. Groups, errors, warnings and notices that a script has
+    marked with workflow commands are shown as such; --json has the lines as they are stored.
     """
     client = client_of(context)
     lines = LineFilter(attempt, since, grep)
@@ -170,7 +170,6 @@ def _or_reason(
 def _print_lines(rows: Iterator[dict[str, Any]], requested: str | None, *, has_times: bool) -> None:
     """Print lines, prefixed by their part unless it is the very step that was requested."""
     colors: dict[str, str] = {}
-    is_colored = has_colors()
     attempts: dict[tuple[str, str], int] = {}
     for row in rows:
         step = (row["job"], row["step"])
@@ -178,7 +177,9 @@ def _print_lines(rows: Iterator[dict[str, Any]], requested: str | None, *, has_t
             attempts[step] = row["attempt"]
             where = escape_for_display("/".join(step))
             click.echo(style(f"{where}: attempt {row['attempt']}", "bright_black"))
-        text = clean_line(row["text"], has_colors=is_colored)
+        text = shown(row["text"])
+        if text is None:
+            continue
         prefix = time_text(row["at"]) + " " if has_times else ""
         part = f"{row['job']}/{row['step']}"
         if part != requested:

@@ -8,7 +8,7 @@ import click
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import Client, run_path
-from waterflowd.ctl.display import pending_approvals, run_parts, run_tree, summaries
+from waterflowd.ctl.display import marked_lines, pending_approvals, run_parts, run_tree, summaries
 from waterflowd.ctl.display.terminal import localized, now_ms, style, terminal_columns, time_text, wrapped
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, count, json_option, print_json, print_json_list
@@ -39,6 +39,8 @@ def show(context: click.Context, run: str, at: int | None, as_json: bool) -> Non
         click.echo(line)
     for text in _facts(found):
         click.echo(style(wrapped(escape_for_display(text), 2), "bright_black"))
+    for line in marked_lines.lines(found):
+        click.echo(line)
     for line in summaries.lines(found):
         click.echo(line)
     if at is None:
@@ -60,6 +62,8 @@ def _show_part(client: Client, run: dict[str, Any], part: str, at: int | None, *
         print_json([job if step is None else step])
         return
     for line in run_tree.part_lines(run, job, step, now_ms(), terminal_columns()):
+        click.echo(line)
+    for line in marked_lines.part_lines(job, step):
         click.echo(line)
     for line in summaries.part_lines(job, step):
         click.echo(line)

@@ -23,8 +23,9 @@ from waterflowd.ctl.commands.logs import report_lost
 from waterflowd.ctl.display import pending_approvals, run_tree
 from waterflowd.ctl.display.connection import Connection
 from waterflowd.ctl.display.event_lines import EventLines
+from waterflowd.ctl.display.log_lines import shown
 from waterflowd.ctl.display.run_parts import failed_step, is_explained_below
-from waterflowd.ctl.display.terminal import clean_line, has_colors, is_terminal, localized
+from waterflowd.ctl.display.terminal import has_colors, is_terminal, localized
 from waterflowd.ctl.failures import CANCELLED, RUN_FAILED, Unreachable
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, print_json
@@ -201,5 +202,6 @@ def _print_failure(client: Client, run: dict[str, Any]) -> None:
     job, step = failed
     part = escape_for_display(f"{job}/{step}")
     for row in deque(client.lines(run_path(run["id"], "/logs"), job=job, step=step), maxlen=_TAIL_LINES):
-        click.echo(f"  {part} | {clean_line(row['text'], has_colors=False)}", err=True)
+        if (line := shown(row["text"], is_colored=False)) is not None:
+            click.echo(f"  {part} | {line}", err=True)
     click.echo(f"  next: waterflowctl logs {run['id']} {shlex.quote(part)}", err=True)

@@ -94,10 +94,15 @@ def style(text: str, color: str | None = None, *, is_bold: bool = False) -> str:
 def glyph(status: str, conclusion: str | None) -> str:
     """Return one sign for the state of a run, job or step."""
     sign, ascii_sign, color = _GLYPHS.get(conclusion or status, ("?", "?", "white"))
+    return style(glyph_of(sign, ascii_sign), color)
+
+
+def glyph_of(sign: str, ascii_sign: str) -> str:
+    """Return the sign, or its replacement where the encoding of standard output is not Unicode."""
     # While a tree is redrawn, rich replaces standard output by an object without an encoding.
     encoding = getattr(sys.stdout, "encoding", None) or getattr(sys.__stdout__, "encoding", None) or "ascii"
     is_unicode = encoding.lower().replace("-", "") in ("utf8", "utf16", "utf32")
-    return style(sign if is_unicode else ascii_sign, color)
+    return sign if is_unicode else ascii_sign
 
 
 def now_ms() -> int:

@@ -94,7 +94,7 @@ jobs:
           for i in $(seq 1 100); do printf '%s %%\r' "$i"; done; echo
           echo 'see https://example.org/a'
           head -c 10000000 /dev/zero | tr '\0' x; echo
-          echo 'to standard error' >&2
+          echo '::error file=a.c,line=3::<b>broken</b>' >&2
 """
 
 #: Prints a line every few milliseconds until a file appears.

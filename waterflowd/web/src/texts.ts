@@ -1,5 +1,6 @@
 // All texts of the pages.
 
+import type { MarkName } from "./model/log/marks";
 import type { Action } from "./model/permissions";
 import type { Spent } from "./model/parts";
 import type { Role } from "./model/shapes";
@@ -170,6 +171,7 @@ export const texts = {
     zoomAll: "Show all",
     inputs: "Inputs",
     outputs: "Outputs",
+    marked: "Marked in the output",
     summary: "Summary",
     vars: "Variables",
     why: "Why",
@@ -318,6 +320,7 @@ export const texts = {
     leftOut: (size: string) => `── ${size} left out here ──`,
     statesHelp: (count: number) => `a progress line that was replaced ${count.toLocaleString("en")} times; this is its last state`,
     cut: (size: string) => `… ${size} more in this line`,
+    marks: { error: "Error: ", warning: "Warning: ", notice: "Notice: ", debug: "Debug: ", group: "▸ ", endgroup: "", masked: "" } satisfies Record<MarkName, string>,
     noError: "No further line has error, fatal, traceback or panic.",
     chooseFirst: "Select lines first: click a number, then Shift-click another one.",
     copiedLink: (lines: string) => `Copied the link to ${lines}`,

@@ -72,6 +72,8 @@ export interface Attempt {
   readonly output_dropped: number;
   /** Markdown that the step wrote about itself; null if it did not fit into the answer. */
   readonly summary: string | null;
+  /** Lines of the output that the step has marked as error, warning or notice, each with its mark. */
+  readonly annotations?: readonly string[] | null;
 }
 
 export interface Step {

@@ -5,6 +5,7 @@ import type { ComponentChildren, JSX } from "preact";
 import { useQuery } from "../live/query";
 import { view } from "../live/router";
 import { visible } from "../model/lines";
+import { markedLine } from "../model/log/marks";
 import { pathOf } from "../model/log/ranges";
 import { stepOf, type Part } from "../model/parts";
 import type { Approval, Attempt, Run, Step } from "../model/shapes";
@@ -66,6 +67,7 @@ export function Details({ run, part, version, at, isPast, seq }: Properties): JS
       {!isPast && part.node !== null && isActive(part.state) && <Why run={run.id} place={part.place} seq={seq} />}
       <PartActions run={run} part={part} after={at} isPast={isPast} />
       {step && step.attempts.length > 0 && <Attempts attempts={step.attempts} />}
+      {part.kind === "step" && step && <MarkedLines lines={step.attempts.at(-1)?.annotations ?? []} />}
       {part.kind === "step" && step && <StepSummary text={step.attempts.at(-1)?.summary ?? ""} />}
       {!isPast && part.kind === "step" && job !== null && step !== null && <StepOutput run={run.id} job={job.id} step={step} />}
       {part.kind === "job" && part.from !== null && <p><a href={pathOf({ run: run.id, job: part.place })}>{words.jobOutput}</a></p>}
@@ -138,6 +140,17 @@ function Attempts({ attempts }: { readonly attempts: readonly Attempt[] }): JSX.
 function PartValues({ title, values }: { readonly title: string; readonly values: Readonly<Record<string, unknown>> }): JSX.Element | null {
   if (Object.keys(values).length === 0) return null;
   return <section class="values"><h3>{title}</h3><Values values={values} /></section>;
+}
+
+/** Errors, warnings and notices that the newest attempt has marked in its output. */
+function MarkedLines({ lines }: { readonly lines: readonly string[] }): JSX.Element | null {
+  if (lines.length === 0) return null;
+  return (
+    <section class="marked">
+      <h3>{words.marked}</h3>
+      <ul>{lines.map(markedLine).map(({ mark, text }) => <li class={`m-${mark ?? ""}`}>{mark !== null && <b>{texts.log.marks[mark]}</b>}{visible(text)}</li>)}</ul>
+    </section>
+  );
 }
 
 /** What the newest attempt says about itself: Markdown, as text. */

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { expressionOf, folded, HITS_MAX, hitFrom, looksLikeError, NO_TERMS, searched, unfolded } from "../model/log/hits";
+import { markedLine } from "../model/log/marks";
 import { byTime, folded as foldedSections, manyLines, sections, shortJob } from "../model/log/many";
 import { addressOf, extended, fragmentOf, pathOf, rangeOf } from "../model/log/ranges";
 import { bytesText, lineTime } from "../model/log/sizes";
@@ -189,4 +190,12 @@ test("sizes and times of lines are short", () => {
   assert.deepEqual([812, 1536, 19_083_264, 3 * 1024 ** 3].map(bytesText), ["812 bytes", "1.5 KiB", "18.2 MiB", "3.0 GiB"]);
   assert.deepEqual([400, 12_345, 185_230, 7_385_000].map((ms) => lineTime(1000 + ms, 1000, "start")), ["0.4s", "12.3s", "3:05.2", "2:03:05"]);
   assert.deepEqual([lineTime(5, 0, "off"), lineTime(null, 0, "start")], ["", ""]);
+});
+
+test("lines that a script has marked are told from plain ones", () => {
+  assert.deepEqual(markedLine("##[error]a.py:3: broken"), { mark: "error", text: "a.py:3: broken" });
+  assert.deepEqual(markedLine("##[group]Build"), { mark: "group", text: "Build" });
+  assert.deepEqual(markedLine("##[endgroup]"), { mark: "endgroup", text: "" });
+  assert.deepEqual(markedLine("::add-mask::***"), { mark: "masked", text: "::add-mask::***" });
+  for (const plain of ["", "x ##[error]y", "##[section]x", "::error::x", "##[error"]) assert.deepEqual(markedLine(plain), { mark: null, text: plain });
 });

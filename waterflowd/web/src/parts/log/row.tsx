@@ -3,6 +3,7 @@
 import { Component, type JSX } from "preact";
 import { coloursOf } from "../../model/log/colours";
 import { shownLine, type Piece, type Style } from "../../model/log/ansi";
+import { markedLine } from "../../model/log/marks";
 import { visible } from "../../model/lines";
 import { bytesText } from "../../model/log/sizes";
 import { texts } from "../../texts";
@@ -33,7 +34,8 @@ export class LogRow extends Component<Properties> {
   }
 
   override render({ number, text, time, isError, leftOut, isLinked, isHit, isCurrent, expression, onChoose, server, cutBytes = 0 }: Properties): JSX.Element {
-    const marks = [isError && "stderr", isLinked && "linked", isHit && "hit", isCurrent && "current", text === null && "unread", leftOut > 0 && "left-out"].filter(Boolean).join(" ");
+    const line = markedLine(text ?? "");
+    const marks = [line.mark !== null && `m-${line.mark}`, isError && "stderr", isLinked && "linked", isHit && "hit", isCurrent && "current", text === null && "unread", leftOut > 0 && "left-out"].filter(Boolean).join(" ");
     const choose = (event: MouseEvent): void => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       event.preventDefault();
@@ -42,16 +44,17 @@ export class LogRow extends Component<Properties> {
     return (
       <div class={`log-line ${marks}`} data-line={number} {...(time === "" ? {} : { "data-time": time })} {...(server === undefined ? {} : { "data-server": visible(server) })}>
         <a href={`#L${number}`} tabIndex={-1} onClick={choose}>{number}</a>
-        {leftOut > 0 ? <span>{words.leftOut(bytesText(leftOut))}</span> : <Text text={text ?? ""} cutBytes={cutBytes} expression={isHit ? expression : null} />}
+        {leftOut > 0 ? <span>{words.leftOut(bytesText(leftOut))}</span> : <Text label={line.mark === null ? "" : words.marks[line.mark]} text={line.text} cutBytes={cutBytes} expression={isHit ? expression : null} />}
       </div>
     );
   }
 }
 
-function Text({ text, cutBytes, expression }: { readonly text: string; readonly cutBytes: number; readonly expression: RegExp | null }): JSX.Element {
+function Text({ label, text, cutBytes, expression }: { readonly label: string; readonly text: string; readonly cutBytes: number; readonly expression: RegExp | null }): JSX.Element {
   const { pieces, states, cut } = shownLine(text);
   return (
     <span>
+      {label !== "" && <b>{label}</b>}
       {pieces.map((piece) => shown(piece, expression))}
       {states > 1 && <small title={words.statesHelp(states)}>×{states}</small>}
       {cut + cutBytes > 0 && <small>{words.cut(bytesText(cut + cutBytes))}</small>}

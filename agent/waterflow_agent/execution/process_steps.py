@@ -261,7 +261,8 @@ class ProcessSteps:
 
     def release_job(self, run: str, job: str, *, is_kept: bool = False) -> None:
         """Deletes or keeps the working directory of a job that has ended. A process that is about to exit may still use it."""
-        self._end_job(self._job_directory(run, job))
+        if self._left_jobs:
+            self._end_job(self._job_directory(run, job))
         self._workspaces.release(run, job, is_kept=is_kept)
 
     def held_jobs(self, directories: Iterable[str]) -> None:

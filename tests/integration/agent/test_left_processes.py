@@ -14,8 +14,8 @@ from waterflow_agent.clock import Clock
 from waterflow_agent.runner import reports
 from waterflow_agent.runner.spool import STDOUT
 
-JOB = "/work/run/job"
-#: Each starts a process that goes on, and prints its number.
+JOB = "/jobs/run/job"
+#: Each starts a process that continues, and prints its number.
 DETACHED = [
     "sleep 300 >/dev/null 2>&1 & echo $!",
     "sleep 300 & echo $!",
@@ -59,8 +59,8 @@ async def test_a_process_runs_until_its_job_ends(bench: Bench, script: str) -> N
     assert result.left[0].age_ms >= 0
     await bench.run("b", "exit 0", job=JOB)
     await bench.run("c", "exit 0")
-    bench.client.end_job("/work/run/other")
-    assert (await ended(bench, "/work/run/other")).processes == ()
+    bench.client.end_job("/jobs/run/other")
+    assert (await ended(bench, "/jobs/run/other")).processes == ()
     assert is_alive(pid)
 
     bench.client.end_job(JOB)
@@ -214,7 +214,7 @@ async def test_too_many_processes_are_ended_with_their_step(bench: Bench) -> Non
 async def test_the_jobs_of_two_runs_are_apart(bench: Bench) -> None:
     """Each ends with its own."""
     _, first = await left(bench, "a", DETACHED[0])
-    _, second = await left(bench, "b", DETACHED[0], job="/work/other/job")
+    _, second = await left(bench, "b", DETACHED[0], job="/jobs/other/job")
 
     bench.client.end_job(JOB)
     await ended(bench)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests import living
 from tests.acceptance.cluster import Cluster, jobs_of
 from tests.patience import wait_until
 
@@ -140,7 +141,7 @@ def test_a_transfer_survives_kills_of_the_daemon_and_of_both_agents(
     work = cluster.agent_dir("web-1") / "work"
     for _ in range(2):
         wait_until(
-            lambda: any(work.rglob(".artifacts-*")) or cluster.run(run)["status"] == "completed",
+            lambda: living.found(work, "**/.artifacts-*") or cluster.run(run)["status"] == "completed",
             "the download to begin",
         )
         cluster.kill_agent("web-1")
@@ -239,7 +240,7 @@ def test_a_download_continues_after_a_restart_of_the_daemon(two_groups: Cluster,
 
     thread = threading.Thread(target=download)
     thread.start()
-    wait_until(lambda: any(tmp_path.glob(".out.*/*")) or results, "the download to begin")
+    wait_until(lambda: living.found(tmp_path, ".out.*/*") or results, "the download to begin")
     cluster.kill_daemon()
     cluster.start_daemon()
     thread.join()

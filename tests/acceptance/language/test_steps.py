@@ -70,6 +70,7 @@ LEFT_BEHIND = """jobs:
           sleep 600 > /dev/null 2>&1 &
           echo $!
           echo $! > pid
+          until [ "$(cat /proc/$!/comm)" = sleep ]; do sleep 0.01; done
       - run: kill -0 "$(cat pid)" && echo alive
 """
 

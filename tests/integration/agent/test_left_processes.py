@@ -15,12 +15,16 @@ from waterflow_agent.runner import reports
 from waterflow_agent.runner.spool import STDOUT
 
 JOB = "/jobs/run/job"
+#: Waits until the process with this number has become the program that it starts.
+BECOMES_SLEEP = 'until [ "$(cat /proc/{}/comm)" = sleep ]; do sleep 0.01; done'
 #: Each starts a process that continues, and prints its number.
 DETACHED = [
-    "sleep 300 >/dev/null 2>&1 & echo $!",
-    "sleep 300 & echo $!",
-    "nohup sleep 300 >/dev/null 2>&1 & echo $!",
-    "setsid --fork bash -c 'echo $$; exec sleep 300 >/dev/null 2>&1 </dev/null'; sleep 0.1",
+    *(
+        f"{start} & echo $!; {BECOMES_SLEEP.format('$!')}"
+        for start in ("sleep 300 >/dev/null 2>&1", "sleep 300", "nohup sleep 300 >/dev/null 2>&1")
+    ),
+    "setsid --fork bash -c 'echo $$; echo $$ > pid; exec sleep 300 >/dev/null 2>&1 </dev/null'; "
+    f"until [ -s pid ]; do sleep 0.01; done; {BECOMES_SLEEP.format('$(cat pid)')}",
 ]
 
 
@@ -82,8 +86,9 @@ async def test_a_step_that_fails_leaves_its_processes_too(bench: Bench) -> None:
 
 async def test_a_deaf_process_is_killed_after_the_grace_period(bench: Bench) -> None:
     """It gets the stop signal first, also when it is stopped itself."""
-    deaf = "bash -c 'trap \"echo stopped >> said\" TERM; echo $$; exec >/dev/null 2>&1; while :; do sleep 0.1; done' &"
-    _, pid = await left(bench, "a", f"{deaf} sleep 0.3", grace_ms=300)
+    deaf = 'trap "echo stopped >> said" TERM; echo $$; exec >/dev/null 2>&1; touch ready; while :; do sleep 0.1; done'
+    script = f"bash -c '{deaf}' & until [ -e ready ]; do sleep 0.01; done"
+    _, pid = await left(bench, "a", script, grace_ms=2_000)
 
     bench.client.end_job(JOB)
     await ended(bench)
@@ -94,7 +99,10 @@ async def test_a_deaf_process_is_killed_after_the_grace_period(bench: Bench) -> 
 
 async def test_what_a_process_prints_after_its_step_is_dropped_and_does_not_stop_it(bench: Bench) -> None:
     """More than its pipe holds; the output of the step stays as it was reported."""
-    flood = "(echo $BASHPID; while [ ! -e go ]; do sleep 0.01; done; head -c 1000000 /dev/zero; echo done > told; sleep 300) &"
+    flood = (
+        "(echo $BASHPID; touch began; while [ ! -e go ]; do sleep 0.01; done; head -c 1000000 /dev/zero; "
+        "echo done > told; sleep 300) & until [ -e began ]; do sleep 0.01; done"
+    )
     result, pid = await left(bench, "a", flood)
     before = bench.output("a", STDOUT)
 
@@ -192,7 +200,7 @@ async def test_an_agent_of_another_release_does_not_replace_a_runner_with_proces
 async def test_the_end_of_its_lease_ends_what_a_step_has_left(bench: Bench) -> None:
     """Something else may start elsewhere then."""
     bench.client.confirm(Clock().boot_ms())
-    _, pid = await left(bench, "a", DETACHED[0], lease_ms=2_000)
+    _, pid = await left(bench, "a", DETACHED[0], lease_ms=8_000)
 
     await eventually(lambda: not is_alive(pid))
 

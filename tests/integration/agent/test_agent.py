@@ -538,10 +538,12 @@ async def test_the_own_log_has_the_format_of_the_daemons(bench: Bench, tmp_path:
     """As text by default; as JSON, every line is an object."""
     text, lines = tmp_path / "text.log", tmp_path / "json.log"
     await bench.start_process(log=text)
+    await eventually(lambda: ": connected" in text.read_text())
     await bench.stop()
     assert re.search(r"^[0-9T:.-]+Z info    waterflow_agent\.", text.read_text(), re.MULTILINE)
 
     await bench.start_process("--log-format", "json", log=lines)
+    await eventually(lambda: ": connected" in lines.read_text())
     await bench.stop()
     entries = [json.loads(line) for line in lines.read_text().splitlines()]
     assert entries

@@ -33,7 +33,7 @@ from waterflow_agent.nodes.schema.control_flow import (
 )
 from waterflow_agent.nodes.schema.files import FileDelete, FileRead, FileTemplate, FileWrite
 from waterflow_agent.nodes.schema.http import HttpRequest, HttpWait, NotifyWebhook
-from waterflow_agent.nodes.schema.record_base import Duration, NonEmpty, Parameters, RunsIn, Statuses, about
+from waterflow_agent.nodes.schema.records import Duration, NonEmpty, Parameters, RunsIn, Statuses, about
 from waterflow_agent.nodes.schema.scripts import SHELLS, Script, Shell
 from waterflow_agent.nodes.schema.services import (
     ComposeDown,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from waterflow_agent.nodes.schema.record_base import NonEmpty, Parameters, about
+from waterflow_agent.nodes.schema.records import NonEmpty, Parameters, about
 
 
 class ArtifactUpload(Parameters, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from waterflow_agent.nodes.schema.control_flow import (
 )
 from waterflow_agent.nodes.schema.files import FileDelete, FileRead, FileTemplate, FileWrite
 from waterflow_agent.nodes.schema.http import HttpRequest, HttpWait, NotifyWebhook
-from waterflow_agent.nodes.schema.record_base import Parameters, RunsIn
+from waterflow_agent.nodes.schema.records import Parameters, RunsIn
 from waterflow_agent.nodes.schema.scripts import Script, Shell
 from waterflow_agent.nodes.schema.services import (
     ComposeDown,

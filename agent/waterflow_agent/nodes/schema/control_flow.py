@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from waterflow_agent.nodes.schema.record_base import Parameters, about
+from waterflow_agent.nodes.schema.records import Parameters, about
 
 
 class Sleep(Parameters, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from waterflow_agent.nodes.schema.record_base import NonEmpty, Parameters, about
+from waterflow_agent.nodes.schema.records import NonEmpty, Parameters, about
 
 _MODE = about(
     "The file's mode, in quotes. If the mode hides the file from other users, its changes are not shown in the log either.",

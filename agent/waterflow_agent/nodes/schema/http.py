@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from waterflow_agent.nodes.schema.record_base import DURATION, VERIFY, Duration, NonEmpty, Parameters, Statuses, about
+from waterflow_agent.nodes.schema.records import DURATION, VERIFY, Duration, NonEmpty, Parameters, Statuses, about
 
 _TIMEOUT = about(f"The timeout: {DURATION}.", "timeout: 10s")
 _EXPECT_STATUS = about("The expected status, or several; `2xx` means all of them.", "expect-status: [200, 404]")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from waterflow_agent.nodes.schema.record_base import NonEmpty, Parameters, about
+from waterflow_agent.nodes.schema.records import NonEmpty, Parameters, about
 
 #: The shells that have a name; any other is a command line with `{0}` in place of the script's file.
 SHELLS = ("bash", "sh", "python", "pwsh")

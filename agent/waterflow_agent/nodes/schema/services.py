@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from waterflow_agent.nodes.schema.record_base import DURATION, Duration, NonEmpty, Parameters, about
+from waterflow_agent.nodes.schema.records import DURATION, Duration, NonEmpty, Parameters, about
 
 _COMPOSE_FILE = about("The Compose file, relative to the step's working directory.", "file: compose.yml")
 _COMPOSE_PROJECT = about("The name of the project.", "project: shop", without="Compose's own choice")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from waterflow_agent.nodes.schema.record_base import DURATION, VERIFY, Duration, NonEmpty, Parameters, about
+from waterflow_agent.nodes.schema.records import DURATION, VERIFY, Duration, NonEmpty, Parameters, about
 
 #: How storage is reached: parameters that several nodes have.
 _STORAGE_TIMEOUT = about(

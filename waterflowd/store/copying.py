@@ -501,9 +501,11 @@ def sync_directories(made: Path) -> None:
 def main() -> int:
     """The child: `python -m waterflowd.store.copying SOURCE TARGET`, two environments; prints what is wrong."""
     source, target = sys.argv[1:3]
+    # LMDB maps the pages that are used now, if it is not told more: what a daemon adds before the copy begins would be missing.
+    size = max(layout.MAP_BYTES, 2 * (Path(source) / layout.LOG_FILE).stat().st_size)
     try:
         with lmdb.open(
-            source, map_size=1 << 20, readonly=True, create=False, max_dbs=1, lib_version=layout.LMDB_ENGINE
+            source, map_size=size, readonly=True, create=False, max_dbs=1, lib_version=layout.LMDB_ENGINE
         ) as environment:
             environment.copy(target, compact=True)
     except lmdb.Error as error:

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import pytest
 
 from tests.integration.store import pruning_process
@@ -149,6 +151,33 @@ async def test_a_backup_beside_pruning_is_whole(filled: Path, tmp_path: Path) ->
     await prune(filled, pruning_process.RULES)
     with open_store(filled, codec()) as store:
         check_done(store)
+
+
+_GROW = """
+import lmdb, sys
+with lmdb.open(sys.argv[1], map_size=1 << 30, max_dbs=30) as environment, environment.begin(write=True) as transaction:
+    transaction.put(b"added", bytes(32 << 20))
+"""
+
+
+def test_a_log_that_grows_while_its_copy_begins_is_copied(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that writes much adds pages between the opening of the log and the snapshot."""
+    source, target = filled / layout.ENVIRONMENT_DIRECTORY, tmp_path / "copy"
+    target.mkdir()
+    opened = lmdb.open
+
+    def open_and_grow(*arguments: Any, **options: Any) -> lmdb.Environment:
+        environment = opened(*arguments, **options)
+        subprocess.run([sys.executable, "-c", _GROW, os.fspath(source)], check=True)
+        return environment
+
+    monkeypatch.setattr(lmdb, "open", open_and_grow)
+    monkeypatch.setattr(sys, "argv", ["copying", os.fspath(source), os.fspath(target)])
+
+    assert copying.main() == 0
+    assert (target / layout.LOG_FILE).stat().st_size > 32 << 20
 
 
 async def test_a_gap_that_is_not_recorded_is_damage(filled: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests import living
 from tests.acceptance.cluster import Cluster
+from tests.acceptance.temporal_cluster import TemporalCluster
 from tests.patience import wait_until
 
 WORKFLOW = """name: show
@@ -187,7 +188,7 @@ def test_a_job_with_history_has_a_repository(empty_cluster: Cluster, clone: Path
 
 
 def test_a_job_reads_another_repository_only_with_its_permission(empty_cluster: Cluster, clone: Path) -> None:
-    """The permission is in the daemon's configuration, and takes effect with a reload."""
+    """The permission is in the daemon's configuration, and takes effect with a reload; on Temporal with a restart."""
     cluster = empty_cluster
     tools = cluster.folder / "tools"
     cluster.git("init", "--quiet", "--initial-branch=main", str(tools))
@@ -213,6 +214,10 @@ def test_a_job_reads_another_repository_only_with_its_permission(empty_cluster: 
     cluster.write_config(ours + theirs + 'readable-by = ["ops"]\n')
     done = cluster.ctl("reload")
     assert done.returncode == 0, done.stderr
+    if isinstance(cluster, TemporalCluster):
+        assert "needs a restart" in done.stdout
+        cluster.kill_daemon()
+        cluster.start_daemon()
     cluster.push(clone, {"version": "2\n"})
     second = _runs(cluster, 2)[0]["id"]
     assert cluster.wait_for(second)["conclusion"] == "success", cluster.lines(second)

@@ -8,6 +8,7 @@ pages; nothing here is shown as it is.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -160,11 +161,15 @@ def needs_parameters(node: node_schema.NodeSchema) -> bool:
 def _parameters(node: node_schema.NodeSchema) -> JsonSchema:
     _, components = msgspec.json.schema_components([node.parameters])
     (record,) = components.values()
+    own = inspect.get_annotations(node.parameters)
+    # Those that it has in common with other nodes come last.
+    shared = {field.encode_name for field in msgspec.structs.fields(node.parameters) if field.name not in own}
+    properties = sorted(record["properties"].items(), key=lambda item: item[0] in shared)
     scope = "step" if node.runs_in is node_schema.RunsIn.ENGINE else "step-secrets"
     made: JsonSchema = {
         "description": "",
         "type": "object" if needs_parameters(node) else ["object", "null"],
-        "properties": {name: _parameter(found, scope) for name, found in record["properties"].items()},
+        "properties": {name: _parameter(found, scope) for name, found in properties},
         "additionalProperties": False,
     }
     if record.get("required"):

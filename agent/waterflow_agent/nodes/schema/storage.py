@@ -8,7 +8,6 @@ import msgspec
 
 from waterflow_agent.nodes.schema.records import DURATION, VERIFY, Duration, NonEmpty, Parameters, about
 
-#: How storage is reached: parameters that several nodes have.
 _STORAGE_TIMEOUT = about(
     f"How long a server may be silent, or may take for 8 MiB of S3: {DURATION}.",
     "timeout: 30s",
@@ -46,7 +45,24 @@ _SFTP_HOST_KEY = about(
 )
 
 
-class FileTransfer(Parameters, frozen=True, kw_only=True):
+class Storage(Parameters, frozen=True, kw_only=True):
+    """How storage is reached: parameters of every node that uses it."""
+
+    timeout: Annotated[Duration, _STORAGE_TIMEOUT] = "2m"
+    verify: Annotated[bool | str, VERIFY] = True
+    endpoint: Annotated[str | None, _S3_ENDPOINT] = None
+    region: Annotated[str | None, _S3_REGION] = None
+    access_key: Annotated[str | None, _S3_ACCESS_KEY] = None
+    secret_key: Annotated[str | None, _S3_SECRET_KEY] = None
+    session_token: Annotated[str | None, _S3_SESSION_TOKEN] = None
+    private_key: Annotated[str | None, _SFTP_PRIVATE_KEY] = None
+    passphrase: Annotated[str | None, _SFTP_PASSPHRASE] = None
+    password: Annotated[str | None, _SFTP_PASSWORD] = None
+    known_hosts: Annotated[str | None, _SFTP_KNOWN_HOSTS] = None
+    host_key: Annotated[str | None, _SFTP_HOST_KEY] = None
+
+
+class FileTransfer(Storage, frozen=True, kw_only=True):
     """Copies files, folders or the files that match a pattern between this server, S3, SFTP and HTTP servers.
 
     Source and destination are each a path on the server, `s3://bucket/key`, `sftp://user@host:port/path` (`/~/` at the
@@ -96,18 +112,6 @@ class FileTransfer(Parameters, frozen=True, kw_only=True):
             without="unchanged",
         ),
     ] = None
-    timeout: Annotated[Duration, _STORAGE_TIMEOUT] = "2m"
-    verify: Annotated[bool | str, VERIFY] = True
-    endpoint: Annotated[str | None, _S3_ENDPOINT] = None
-    region: Annotated[str | None, _S3_REGION] = None
-    access_key: Annotated[str | None, _S3_ACCESS_KEY] = None
-    secret_key: Annotated[str | None, _S3_SECRET_KEY] = None
-    session_token: Annotated[str | None, _S3_SESSION_TOKEN] = None
-    private_key: Annotated[str | None, _SFTP_PRIVATE_KEY] = None
-    passphrase: Annotated[str | None, _SFTP_PASSPHRASE] = None
-    password: Annotated[str | None, _SFTP_PASSWORD] = None
-    known_hosts: Annotated[str | None, _SFTP_KNOWN_HOSTS] = None
-    host_key: Annotated[str | None, _SFTP_HOST_KEY] = None
     headers: Annotated[
         dict[str, str],
         about(
@@ -117,7 +121,7 @@ class FileTransfer(Parameters, frozen=True, kw_only=True):
     ] = {}
 
 
-class FileList(Parameters, frozen=True, kw_only=True):
+class FileList(Storage, frozen=True, kw_only=True):
     """Lists the files of a folder, or those that match a pattern, on this server, in S3 or on an SFTP server.
 
     `outputs.files` is a list of `{name, size, modified}`, sorted by name, with the time in UTC; at most 2,000 files.
@@ -131,21 +135,9 @@ class FileList(Parameters, frozen=True, kw_only=True):
             "path: s3://backups/shop/*.sql.gz",
         ),
     ]
-    timeout: Annotated[Duration, _STORAGE_TIMEOUT] = "2m"
-    verify: Annotated[bool | str, VERIFY] = True
-    endpoint: Annotated[str | None, _S3_ENDPOINT] = None
-    region: Annotated[str | None, _S3_REGION] = None
-    access_key: Annotated[str | None, _S3_ACCESS_KEY] = None
-    secret_key: Annotated[str | None, _S3_SECRET_KEY] = None
-    session_token: Annotated[str | None, _S3_SESSION_TOKEN] = None
-    private_key: Annotated[str | None, _SFTP_PRIVATE_KEY] = None
-    passphrase: Annotated[str | None, _SFTP_PASSPHRASE] = None
-    password: Annotated[str | None, _SFTP_PASSWORD] = None
-    known_hosts: Annotated[str | None, _SFTP_KNOWN_HOSTS] = None
-    host_key: Annotated[str | None, _SFTP_HOST_KEY] = None
 
 
-class FilePrune(Parameters, frozen=True, kw_only=True):
+class FilePrune(Storage, frozen=True, kw_only=True):
     """Deletes old files of a folder, or of those that match a pattern, on this server, in S3 or on an SFTP server.
 
     `keep-last` and `older-than` say which; with both, a file must be old and not among the last. Nothing to delete is not an
@@ -175,19 +167,3 @@ class FilePrune(Parameters, frozen=True, kw_only=True):
         ),
     ] = "modified"
     dry_run: Annotated[bool, about("Only shows what would be deleted.", "keep-last: 7\ndry-run: true")] = False
-    timeout: Annotated[Duration, _STORAGE_TIMEOUT] = "2m"
-    verify: Annotated[bool | str, VERIFY] = True
-    endpoint: Annotated[str | None, _S3_ENDPOINT] = None
-    region: Annotated[str | None, _S3_REGION] = None
-    access_key: Annotated[str | None, _S3_ACCESS_KEY] = None
-    secret_key: Annotated[str | None, _S3_SECRET_KEY] = None
-    session_token: Annotated[str | None, _S3_SESSION_TOKEN] = None
-    private_key: Annotated[str | None, _SFTP_PRIVATE_KEY] = None
-    passphrase: Annotated[str | None, _SFTP_PASSPHRASE] = None
-    password: Annotated[str | None, _SFTP_PASSWORD] = None
-    known_hosts: Annotated[str | None, _SFTP_KNOWN_HOSTS] = None
-    host_key: Annotated[str | None, _SFTP_HOST_KEY] = None
-
-
-#: The records with the parameters that say how storage is reached.
-Storage = FileTransfer | FileList | FilePrune

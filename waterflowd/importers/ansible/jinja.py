@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from waterflowd.importers.generated import as_literal
+from waterflowd.model.plan import Json
 
 #: Facts and magic variables with a counterpart.
 _FACTS = {
@@ -85,6 +86,18 @@ def text(template: object, names: Names) -> str:
         position = found.end()
         parts.append(f"${{{{ {condition(found[1], names)} }}}}")
     return "".join([*parts, as_literal(source[position:])])
+
+
+def expanded(value: Json, names: Names) -> Json:
+    """Return a value with the templates of its texts as expressions; raises Untranslatable."""
+    match value:
+        case dict():
+            return {key: expanded(item, names) for key, item in value.items()}
+        case list():
+            return [expanded(item, names) for item in value]
+        case str():
+            return text(value, names)
+    return value
 
 
 def condition(source: object, names: Names) -> str:

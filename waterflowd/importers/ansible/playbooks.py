@@ -13,7 +13,6 @@ from waterflowd.importers.ansible.tasks import Place, TaskWriter
 from waterflowd.importers.findings import Imported, WrittenFile
 from waterflowd.importers.origin import Names as FileNames
 from waterflowd.importers.origin import Origin, Unreadable, folder_of, joined, slug, stem_of
-from waterflowd.importers.origin import Unreadable as UnreadableFile
 from waterflowd.importers.source_yaml import YamlSource, entries_of, items_of, texts_of, value_of
 from waterflowd.model.plan import Json
 
@@ -61,7 +60,7 @@ def import_files(paths: Sequence[str], origin: Origin) -> Imported:
                 inventory.add_inventory(text, path, imported)
             else:
                 _Writer(YamlSource(text, path, imported), origin, imported).write(names.take(stem_of(path)))
-        except UnreadableFile as error:
+        except Unreadable as error:
             imported.refuse(path, str(error))
     return imported
 
@@ -208,7 +207,7 @@ class _Writer:
                 )
                 continue
             try:
-                expanded = _expanded(value, self._names())
+                expanded = jinja.expanded(value, self._names())
             except Untranslatable as error:
                 comments += [self._decide(entry.key, f"the variable {name}: {error}"), self._source.source_of(entry)]
                 continue
@@ -274,7 +273,7 @@ class _Writer:
         source = self._included(path, None)
         for name, entry in entries_of(source.root if source is not None else None).items():
             try:
-                self._variables.setdefault(name, _expanded(value_of(entry.value), self._names()))
+                self._variables.setdefault(name, jinja.expanded(value_of(entry.value), self._names()))
                 writer.names.variables.add(name)
             except Untranslatable as error:
                 self._notes.append(
@@ -321,14 +320,3 @@ class _Writer:
         if all(each.path != new for each in self._imported.files):
             self._imported.files.append(WrittenFile(path=new, content=content, source=path))
         return self._origin.target(new), values
-
-
-def _expanded(value: Json, names: Names) -> Json:
-    match value:
-        case dict():
-            return {key: _expanded(item, names) for key, item in value.items()}
-        case list():
-            return [_expanded(item, names) for item in value]
-        case str():
-            return jinja.text(value, names)
-    return value

@@ -203,7 +203,7 @@ class TaskWriter:
         if translate is None:
             raise Untranslatable(f"the module {name}")
         arguments = _arguments(name, value_of(module.value), value_of(task["args"].value) if "args" in task else None)
-        arguments = {key: _expanded(value, names) for key, value in arguments.items()}
+        arguments = {key: jinja.expanded(value, names) for key, value in arguments.items()}
         step = translate(arguments)
         if arguments:
             raise Untranslatable(f"{', '.join(arguments)} of {name}")
@@ -219,7 +219,7 @@ class TaskWriter:
             raise Untranslatable(f"the template {source} has more than plain variables")
         path, values = written
         arguments["content"] = ""
-        step = modules.MODULES["copy"]({key: _expanded(each, names) for key, each in arguments.items()})
+        step = modules.MODULES["copy"]({key: jinja.expanded(each, names) for key, each in arguments.items()})
         parameters = step["with"]
         assert isinstance(parameters, dict)
         parameters.pop("content")
@@ -301,7 +301,7 @@ class TaskWriter:
         if isinstance(value, str):
             parameters.set("items", jinja.text(value, self.names))
         else:
-            parameters.set("items", _expanded(value, self.names))
+            parameters.set("items", jinja.expanded(value, self.names))
         parameters.set("as", name)
         parameters.set("steps", writing.Items([(block, ())]))
         outer.set("with", parameters)
@@ -338,18 +338,6 @@ def _arguments(name: str, value: Json, extra: Json) -> dict[str, Json]:
     if text.strip() and not pairs:
         raise Untranslatable(text)
     return {**found, **{key: item.strip("'\"") for key, item in pairs}}
-
-
-def _expanded(value: Json, names: Names) -> Json:
-    """Return a value with its templates as expressions."""
-    match value:
-        case dict():
-            return {key: _expanded(item, names) for key, item in value.items()}
-        case list():
-            return [_expanded(item, names) for item in value]
-        case str():
-            return jinja.text(value, names)
-    return value
 
 
 def _is_true(value: Json) -> bool:

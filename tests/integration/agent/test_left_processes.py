@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from tests.integration.agent.test_runner import Bench, end_runner, eventually, is_alive, marked
+from tests.integration.agent.test_runner import Bench, bench, eventually, is_alive, marked
 from waterflow_agent.clock import Clock
 from waterflow_agent.runner import reports
 from waterflow_agent.runner.spool import STDOUT
+
+__all__ = ["bench"]
 
 JOB = "/jobs/run/job"
 #: Waits until the process with this number has become the program that it starts.
@@ -26,18 +26,6 @@ DETACHED = [
     "setsid --fork bash -c 'echo $$; echo $$ > pid; exec sleep 300 >/dev/null 2>&1 </dev/null'; "
     f"until [ -s pid ]; do sleep 0.01; done; {BECOMES_SLEEP.format('$(cat pid)')}",
 ]
-
-
-@pytest.fixture(params=["groups", "no-groups"])
-async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
-    """A connected client: with control groups if the machine delegates them, and without."""
-    bench = Bench(tmp_path, ["--no-cgroup"] if request.param == "no-groups" else [])
-    await bench.client.connect()
-    try:
-        yield bench
-    finally:
-        await bench.client.close()
-        await end_runner(tmp_path)
 
 
 async def left(bench: Bench, name: str, script: str, **fields: object) -> tuple[reports.StepResult, int]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from waterflowd.importers import generated, writing
 from waterflowd.importers.findings import Imported
 from waterflowd.importers.gitlab import conditions, jobs, variables
+from waterflowd.importers.gitlab.job_drafts import JobContext
 from waterflowd.importers.gitlab.pipeline import DEFAULT_KEYS, Job, Pipeline, read
 from waterflowd.importers.origin import Names, Origin, Unreadable, slug, stem_of
 from waterflowd.importers.source_yaml import entries_of, texts_of, value_of
@@ -47,7 +48,7 @@ class _Writer:
         taken = Names()
         ids = {job.name: taken.take(slug(job.name)) for job in pipeline.jobs}
         values = variables.plain_values(pipeline.variables)
-        self._context = jobs.JobContext(imported=imported, group=origin.group, variables=values, ids=ids)
+        self._context = JobContext(imported=imported, group=origin.group, variables=values, ids=ids)
 
     def write(self, name: str) -> None:
         pipeline, context = self._pipeline, self._context

@@ -1,0 +1,212 @@
+"""Keys of a job of GitLab that are translated by themselves: each adds its counterpart to the job, or a decision."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from waterflow_agent import durations
+from waterflowd.importers import writing
+from waterflowd.importers.gitlab import conditions, variables
+from waterflowd.importers.gitlab.job_drafts import JobDraft
+from waterflowd.importers.origin import slug
+from waterflowd.importers.source_yaml import texts_of
+from waterflowd.model.plan import Json
+
+
+def _variables(draft: JobDraft, value: Json) -> None:
+    for name, text in variables.plain_values(value if isinstance(value, dict) else {}).items():
+        draft.env.set(name, draft.expand(text))
+
+
+def _image(draft: JobDraft, value: Json) -> None:
+    name = value.get("name") if isinstance(value, dict) else value
+    container = writing.Block()
+    container.set("image", draft.expand(name))
+    draft.block.set("container", container)
+    if isinstance(value, dict) and set(value) - {"name"}:
+        draft.note("image", "of image only the name is imported")
+
+
+def _services(draft: JobDraft, value: Json) -> None:
+    services = writing.Block()
+    for item in value if isinstance(value, list) else []:
+        name = str(item.get("name") if isinstance(item, dict) else item)
+        alias = item.get("alias") if isinstance(item, dict) else None
+        services.set(slug(str(alias or name.split(":")[0].replace("/", "-"))), {"image": draft.expand(name)})
+        if isinstance(item, dict) and set(item) - {"name", "alias"}:
+            draft.note("services", "of services only name and alias are imported")
+    if services.entries:
+        draft.block.set("services", services)
+
+
+def _artifacts(draft: JobDraft, value: Json) -> None:
+    if not isinstance(value, dict):
+        return
+    paths = [draft.expand(path) for path in texts_of(value.get("paths"))]
+    if paths:
+        excluded = [f"!{draft.expand(path)}" for path in texts_of(value.get("exclude"))]
+        parameters: dict[str, Json] = {
+            "name": draft.context.ids[draft.job.name],
+            "path": "\n".join([*paths, *excluded]),
+        }
+        seconds = seconds_of(str(value.get("expire_in", "")))
+        if seconds is not None:
+            parameters["retention-days"] = max(1, round(seconds / 86_400))
+        step = writing.Block()
+        if value.get("when") in ("always", "on_failure"):
+            step.set("if", "always()" if value["when"] == "always" else "failure()")
+        step.set("uses", "actions/upload-artifact@v4")
+        step.set("with", parameters)
+        draft.last_steps.append((step, ()))
+    left = set(value) - {"paths", "exclude", "expire_in", "when", "name"}
+    if left:
+        draft.note("artifacts", f"{', '.join(sorted(left))} of artifacts: no counterpart")
+    if "name" in value:
+        draft.change("artifacts", f"the artifact is called {draft.context.ids[draft.job.name]}, not {value['name']}")
+
+
+def _cache(draft: JobDraft, value: Json) -> None:
+    caches = value if isinstance(value, list) else [value]
+    for cache in caches:
+        key = cache.get("key", "default") if isinstance(cache, dict) else None
+        paths = texts_of(cache.get("paths")) if isinstance(cache, dict) else []
+        if not paths:
+            continue
+        if isinstance(key, dict):
+            files = ", ".join(conditions.quoted(path) for path in texts_of(key.get("files")))
+            key = f"{key.get('prefix', 'files')}-${{{{ hashFiles({files}) }}}}" if files else "default"
+        else:
+            key = draft.expand(key)
+        step = {
+            "uses": "actions/cache@v4",
+            "with": {"key": key, "path": "\n".join(draft.expand(path) for path in paths)},
+        }
+        draft.steps.add(step)
+    if any(isinstance(cache, dict) and set(cache) - {"key", "paths"} for cache in caches):
+        draft.note("cache", "of cache only key and paths are imported")
+
+
+def _deployment(draft: JobDraft, value: Json) -> None:
+    name = value.get("name") if isinstance(value, dict) else value
+    if name:
+        draft.block.set("environment", draft.expand(name))
+    if isinstance(value, dict) and set(value) - {"name"}:
+        draft.note("environment", f"{', '.join(sorted(set(value) - {'name'}))} of environment: no counterpart")
+
+
+def _parallel(draft: JobDraft, value: Json) -> None:
+    if isinstance(value, int):
+        draft.block.set("strategy", {"fail-fast": False, "matrix": {"index": list(range(1, value + 1))}})
+        draft.env.set("CI_NODE_INDEX", "${{ matrix.index }}")
+        draft.env.set("CI_NODE_TOTAL", str(value))
+        return
+    rows = value.get("matrix") if isinstance(value, dict) else None
+    rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    lists = [{name: texts_of(item) for name, item in row.items()} for row in rows]
+    if len(lists) == 1:
+        matrix: Json = dict(lists[0])
+    else:
+        matrix = {"include": [pair for row in lists for pair in _combinations(row)]}
+    draft.block.set("strategy", {"fail-fast": False, "matrix": matrix})
+    for name in dict.fromkeys(name for row in lists for name in row):
+        draft.env.set(name, f"${{{{ matrix.{name} }}}}")
+
+
+def _combinations(row: dict[str, list[str]]) -> list[Json]:
+    found: list[dict[str, Json]] = [{}]
+    for name, values in row.items():
+        found = [{**pair, name: value} for pair in found for value in values][:256]
+    return list(found)
+
+
+def _retry(draft: JobDraft, value: Json) -> None:
+    count = value.get("max") if isinstance(value, dict) else value
+    draft.block.set("retry", {"max-attempts": (count if isinstance(count, int) else 0) + 1})
+    if isinstance(value, dict) and set(value) - {"max"}:
+        draft.note("retry", "when of retry has no counterpart; see on of retry")
+
+
+def _timeout(draft: JobDraft, value: Json) -> None:
+    seconds = seconds_of(str(value))
+    if seconds is None:
+        draft.note("timeout", f"timeout {value} is not a duration")
+    else:
+        minutes = seconds / 60
+        draft.block.set("timeout-minutes", int(minutes) if minutes == int(minutes) else round(minutes, 2))
+
+
+def _allow_failure(draft: JobDraft, value: Json) -> None:
+    if value is True or isinstance(value, dict):
+        draft.block.set("continue-on-error", True)
+    if isinstance(value, dict):
+        draft.note(
+            "allow_failure",
+            f"allow_failure for some exit codes only: every failure is allowed now: {writing.flow_text(value)}",
+        )
+
+
+def _resource_group(draft: JobDraft, value: Json) -> None:
+    draft.block.set("concurrency", {"group": draft.expand(value)})
+
+
+def _tags(draft: JobDraft, value: Json) -> None:
+    draft.change("tags", f"runner tags {', '.join(texts_of(value))}: now the group {draft.context.group}")
+
+
+def _dependencies(draft: JobDraft, value: Json) -> None:
+    draft.change("dependencies", f"the artifacts of {', '.join(texts_of(value)) or 'no job'} are fetched")
+
+
+def _interruptible(draft: JobDraft, value: Json) -> None:
+    draft.note(
+        "interruptible", "to cancel a run that a newer push replaces, write concurrency with cancel-in-progress: true"
+    )
+
+
+def _trigger(draft: JobDraft, value: Json) -> None:
+    sentence = draft.decide(
+        "trigger", f"trigger starts another pipeline: use workflow/run, or a job with uses: {writing.flow_text(value)}"
+    )
+    draft.steps.add({"uses": "fail", "with": {"message": sentence.partition(": ")[2].replace("${{", "$ {{")}}, sentence)
+
+
+#: Writes what a key of a job becomes. All other keys are decisions, or have a part in others.
+HANDLERS: dict[str, Callable[[JobDraft, Json], None]] = {
+    "variables": _variables,
+    "image": _image,
+    "services": _services,
+    "artifacts": _artifacts,
+    "cache": _cache,
+    "environment": _deployment,
+    "parallel": _parallel,
+    "retry": _retry,
+    "timeout": _timeout,
+    "allow_failure": _allow_failure,
+    "resource_group": _resource_group,
+    "tags": _tags,
+    "dependencies": _dependencies,
+    "interruptible": _interruptible,
+    "trigger": _trigger,
+}
+
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800, "mo": 2_592_000, "y": 31_536_000}
+
+
+def seconds_of(text: str) -> int | None:
+    """Return a duration as GitLab writes it (`1h 30m`, `2 days`, `3 mins 4 sec`, a number of seconds) in seconds."""
+    try:
+        return int(durations.parse(text) // 1000)
+    except ValueError:
+        pass
+    total = 0
+    rest = re.sub(r"\band\b|,", " ", text.lower()).strip()
+    if not rest:
+        return None
+    while rest:
+        found = re.match(r"(\d+)\s*(mo|[a-z])?[a-z]*\s*", rest)
+        if not found or (found[2] or "s") not in _UNITS:
+            return None
+        total += int(found[1]) * _UNITS[found[2] or "s"]
+        rest = rest[found.end() :]
+    return total

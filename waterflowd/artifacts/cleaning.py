@@ -1,4 +1,4 @@
-"""Removes artifacts whose time is over, those of removed runs, and blocks that no artifact has.
+"""Removes artifacts that have expired, those of removed runs, and blocks that no artifact has.
 
 Rules of this file: a small step at a time, in the thread that changes the store, so that uploads continue in between. A commit
 keeps its blocks by touching them, so the set of used blocks may be older than it. Nothing is removed while a backup is made.

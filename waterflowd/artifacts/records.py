@@ -44,7 +44,7 @@ class ArtifactRecord(msgspec.Struct, frozen=True, kw_only=True):
     kept_from: RunId | None = None
 
     def is_expired(self, now: int) -> bool:
-        """Whether its time is over."""
+        """Whether it has expired."""
         return self.expires_at is not None and now >= self.expires_at
 
 

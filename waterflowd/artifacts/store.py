@@ -113,7 +113,7 @@ class ArtifactStore:
         return record
 
     def find(self, run: RunId, name: str, now: int) -> ArtifactRecord | None:
-        """The artifact of this name; None if there is none, or its time is over."""
+        """The artifact of this name; None if there is none, or it has expired."""
         record = self.records.read(run, name)
         return None if record is None or record.is_expired(now) else record
 

@@ -1,9 +1,8 @@
 """Sends what steps print: read from the runner's spools, in chunks, again and again until the daemon has acknowledged them.
 
 The output log of an attempt is the content of its spool, with workflow commands carried out (`workflow_commands`) and secrets
-masked, followed by what the agent itself prints. Where
-the spool's size limit or a full disk dropped bytes, the log has one line on stream 2 that counts them. Offsets on the wire
-count bytes of this log, so they have no gaps.
+masked, followed by what the agent itself prints. Where the spool's size limit or a full disk dropped bytes, the log has one
+line on stream 2 that counts them. Offsets on the wire count bytes of this log, so they have no gaps.
 
 Rules of this file:
 

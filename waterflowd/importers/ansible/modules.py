@@ -168,7 +168,7 @@ def _apt(arguments: Arguments) -> Step:
         flag = " --no-install-recommends" if recommends is not None and not _is_true(recommends) else ""
         lines.append(f"apt-get -y {verb}{flag} {' '.join(word(name) for name in names)}")
     if not lines:
-        raise Untranslatable("there are no packages")
+        raise Untranslatable("it names no packages")
     return {"run": "\n".join(lines) + ("\n" if len(lines) > 1 else ""), "env": {"DEBIAN_FRONTEND": "noninteractive"}}
 
 
@@ -176,7 +176,7 @@ def _dnf(arguments: Arguments) -> Step:
     names, state = _packages(arguments), _text(arguments, "state") or "present"
     verbs = {"present": "install", "installed": "install", "latest": "install", "absent": "remove", "removed": "remove"}
     if state not in verbs or not names:
-        raise Untranslatable(f"state {state}" if names else "there are no packages")
+        raise Untranslatable(f"state {state}" if names else "it names no packages")
     return {"run": f"dnf -y {verbs[state]} {' '.join(word(name) for name in names)}"}
 
 

@@ -58,7 +58,7 @@ from waterflowd.fleet.locks import Locks
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import Registry
 from waterflowd.gitsource import repository_opener
-from waterflowd.gitsource.revision_files import RevisionFileReader
+from waterflowd.gitsource.checkouts.revision_files import RevisionFileReader
 from waterflowd.host.agents.attempts import LiveAttempts
 from waterflowd.host.agents.enrollment import EnrollmentService
 from waterflowd.host.agents.file_server import FileServer

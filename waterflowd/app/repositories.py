@@ -19,11 +19,11 @@ from waterflowd.app.config import Config, grant_lints, repository_limits
 from waterflowd.compiler.process import CompilerProcess
 from waterflowd.gitsource import urls
 from waterflowd.gitsource.added_limits import AddedRepositoryLimits
+from waterflowd.gitsource.checkouts.revision_files import RevisionFileReader
+from waterflowd.gitsource.checkouts.revision_reader import GitRevisionReader
 from waterflowd.gitsource.history.reader import CompleteRepository, HistoryReaders
 from waterflowd.gitsource.refused import RefusedSource
 from waterflowd.gitsource.repository_opener import RepositoryOpener, packs_directory
-from waterflowd.gitsource.revision_files import RevisionFileReader
-from waterflowd.gitsource.revision_reader import GitRevisionReader
 from waterflowd.reconcile.added import AddedFact
 from waterflowd.reconcile.catalog import RepositoryCatalog
 from waterflowd.reconcile.loop import Reconciler

@@ -9,9 +9,9 @@ from waterflow_agent.checkout import file_list
 from waterflow_agent.checkout.tree_store import TreeStore
 from waterflow_agent.wire import messages
 from waterflowd.dispatch import lowering
+from waterflowd.gitsource.checkouts.revision_files import RevisionFileReader
 from waterflowd.gitsource.history.reader import HistoryReaders
 from waterflowd.gitsource.repository_opener import RepositoryOpener, packs_directory
-from waterflowd.gitsource.revision_files import RevisionFileReader
 from waterflowd.model.records import Checkout
 from waterflowd.reconcile.settings import RepositorySettings
 

@@ -16,9 +16,9 @@ from tests.integration.remote.git_servers import RemoteRepository
 from waterflow_agent.checkout import file_list
 from waterflow_agent.checkout.file_list import FileEntry, FileKind
 from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
+from waterflowd.gitsource.checkouts.revision_files import RevisionFileReader
 from waterflowd.gitsource.history import git_files, pack_child, pack_store
 from waterflowd.gitsource.history.pack_protocol import PackFailed, PackRequest
-from waterflowd.gitsource.revision_files import RevisionFileReader
 from waterflowd.model.records import Checkout, CheckoutPart
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from waterflow_agent.errors import Retryable, Stalled
-from waterflowd.gitsource import revision_reader
+from waterflowd.gitsource.checkouts import revision_reader
 from waterflowd.gitsource.local import LocalSource
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import DEFAULT_FOLDERS

@@ -13,8 +13,8 @@ from tests.integration.gitsource.test_local import Git
 from tests.integration.remote.git_servers import RemoteRepository
 from waterflow_agent.errors import Rejected, Stalled
 from waterflow_agent.wire.messages import Tree, TreePart
-from waterflowd.gitsource import submodules
-from waterflowd.gitsource.revision_files import RevisionFileReader
+from waterflowd.gitsource.checkouts import submodules
+from waterflowd.gitsource.checkouts.revision_files import RevisionFileReader
 from waterflowd.model.records import Checkout, CheckoutPart
 from waterflowd.reconcile.settings import RepositorySettings
 

@@ -12,7 +12,7 @@ from tests.integration.gitsource.test_local import Git
 from waterflow_agent.checkout import file_list
 from waterflow_agent.checkout.file_list import FileEntry, FileKind
 from waterflow_agent.errors import Retryable, Stalled
-from waterflowd.gitsource import revision_files
+from waterflowd.gitsource.checkouts import revision_files
 from waterflowd.model.records import Checkout
 from waterflowd.reconcile.settings import RepositorySettings
 

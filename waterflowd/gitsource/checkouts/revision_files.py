@@ -22,7 +22,8 @@ from waterflow_agent.checkout.file_list import FileEntry, FileKind
 from waterflow_agent.display import escape_for_display, quote
 from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflow_agent.wire.messages import FileChunk
-from waterflowd.gitsource import composition, links, objects, reading, submodules, tree_walk, urls
+from waterflowd.gitsource import links, objects, reading, tree_walk, urls
+from waterflowd.gitsource.checkouts import composition, submodules
 from waterflowd.gitsource.history.reader import HistoryReaders
 from waterflowd.gitsource.objects import ObjectStore
 from waterflowd.gitsource.repository_opener import RepositoryOpener

@@ -8,7 +8,6 @@ pages; nothing here is shown as it is.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -161,7 +160,7 @@ def needs_parameters(node: node_schema.NodeSchema) -> bool:
 def _parameters(node: node_schema.NodeSchema) -> JsonSchema:
     _, components = msgspec.json.schema_components([node.parameters])
     (record,) = components.values()
-    own = inspect.get_annotations(node.parameters)
+    own = node.parameters.__annotations__
     # Those that it has in common with other nodes come last.
     shared = {field.encode_name for field in msgspec.structs.fields(node.parameters) if field.name not in own}
     properties = sorted(record["properties"].items(), key=lambda item: item[0] in shared)

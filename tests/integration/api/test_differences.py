@@ -108,7 +108,7 @@ async def test_what_cannot_be_had_is_null_with_a_sentence() -> None:
         assert sorted(found["unknown"]) == ["commits", "file", "log"]
         assert found["steps"][0]["after"] == "failure"
         missing = await client.get(f"/v1/runs/{runs[0]}/diff")
-        assert (missing.status_code, "against=ID" in missing.json()["detail"]) == (404, True)
+        assert (missing.status_code, "name another run" in missing.json()["detail"]) == (404, True)
         assert (await client.get(f"/v1/runs/{runs[1]}/diff", params={"against": "zz"})).status_code == 404
 
 

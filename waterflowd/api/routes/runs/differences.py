@@ -44,7 +44,7 @@ async def compare_runs(services: Ports, _: Viewer, run_id: str, against: Against
     if against != GOOD:
         other_row = await _row(services, await resolve(services, against))
     if other_row is None:
-        text = f"no run of {_workflow(run_row)} before this one has succeeded; compare with another run: against=ID"
+        text = f"no run of {_workflow(run_row)} before this one has succeeded; name another run to compare it with"
         raise Rejected("WF604", text, where="against", status=404)
     # Copies: each of them may change, or be dropped, while the other is read.
     before, after = await read_run(services, other_row.id), await read_run(services, run_row.id)

@@ -22,7 +22,7 @@ from waterflowd.api.services import Services
 router = APIRouter(tags=["system"])
 
 
-@router.get("/v1/notify", responses={200: returns(NoticeChannelList)})
+@router.get("/v1/notify", responses={200: returns(NoticeChannelList), 409: {}})
 async def list_channels(services: Ports, _: Viewer) -> Response:
     """Where notices go, what waits, and why the last delivery failed. Addresses of webhooks are never shown."""
     rows, problems = await _notices(services).rows()
@@ -37,7 +37,7 @@ async def list_channels(services: Ports, _: Viewer) -> Response:
 @router.post(
     "/v1/notify/test",
     openapi_extra=takes(NoticeTestBody),
-    responses={200: returns(NoticeTestList), 404: {}},
+    responses={200: returns(NoticeTestList), 404: {}, 409: {}},
 )
 async def test_channels(request: Request, services: Ports, principal: Admin) -> Response:
     """Send a test notice to one channel, or to all, and say what became of it."""

@@ -87,7 +87,8 @@ def test_an_agent_that_drains_by_itself_starts_nothing_until_it_is_restarted(emp
     [row] = cluster.api("GET", "/v1/agents").json()["agents"]
     assert (row["text"], row["slots"]) == ("connected, but draining until it is restarted", 0)
     quick = cluster.start(QUICK)
-    reason = 'no connected server in group "web" starts anything now: draining until it is restarted'
+    # Where several daemons share the agents, the reason also names the daemon of this one.
+    reason = "starts anything now: draining until it is restarted"
     wait_until(lambda: reason in cluster.ctl("why", quick).stdout, "the reason")
     file.touch()
     wait_until(lambda: cluster.run(long)["jobs"][0]["steps"][0]["status"] == "completed", "the step to end")

@@ -79,7 +79,7 @@ DAEMON = Package(
     "Every decision is an event in a log on disk, so runs continue after\n"
     "any crash. Includes its own Python interpreter; needs no database.",
     extras=frozenset({"speed"}),
-    programs={"waterflowd": "waterflowd.app.cli", "waterflowctl": "waterflowd.ctl.main"},
+    programs={"waterflowd": "waterflowd.__main__", "waterflowctl": "waterflowd.ctl.main"},
     pages=(
         Program(
             name="waterflowd",

@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[2]
 UNITS = REPOSITORY / "systemd"
 PACKAGES = {"waterflowd": REPOSITORY / "waterflowd", "waterflow_agent": REPOSITORY / "agent" / "waterflow_agent"}
 PROGRAMS = {
-    "waterflowd": "waterflowd.app.cli",
+    "waterflowd": "waterflowd.__main__",
     "waterflowctl": "waterflowd.ctl.main",
     "waterflow-agent": "waterflow_agent.cli",
 }

@@ -21,6 +21,7 @@ Result = TypeVar("Result")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(waterflowd.__version__, prog_name="waterflowd", message="%(prog)s %(version)s")
 def main() -> None:
     """The Waterflow daemon: watches Git repositories and runs their workflows on your servers."""
 

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.patience import PATIENCE_S
 from tests.ports import Ports
 
@@ -60,3 +62,28 @@ def test_the_error_of_a_background_task_is_in_the_log(tmp_path: Path) -> None:
     assert ended.returncode == 1, ended.stderr
     assert "stopping: background task 'audit export' ended unexpectedly" in ended.stderr
     assert "ValueError: a fault" in ended.stderr
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--version", 0), ("--nosuch", 2)])
+def test_a_command_that_used_temporal_ends_before_its_threads_can_abort_it(argument: str, code: int) -> None:
+    """Without the interpreter's last phase, in which such a thread aborts the process; what was printed is not lost."""
+    program = f"""
+import atexit, sys, types
+class Late:
+    def __del__(self):
+        print("the interpreter is taken down")
+late = Late()
+atexit.register(print, "exit handler")
+sys.modules["temporalio"] = types.ModuleType("temporalio")
+sys.argv = ["waterflowd", "{argument}"]
+from waterflowd.__main__ import main
+main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+
+    assert ended.returncode == code, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "exit handler"
+    assert ("waterflowd" in ended.stdout) == (code == 0)
+    assert ("No such option" in ended.stderr) == (code == 2)

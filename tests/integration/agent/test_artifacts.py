@@ -6,7 +6,8 @@ import asyncio
 import os
 import random
 import stat
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from waterflow_agent.artifacts import local_protocol
 from waterflow_agent.artifacts.relay import ArtifactRelay
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema
+from waterflow_agent.nodes.artifacts import download
 from waterflow_agent.nodes.artifacts.download import ArtifactDownloadNode
 from waterflow_agent.nodes.artifacts.upload import ArtifactUploadNode
 from waterflow_agent.nodes.node import Context, NodeFailure
@@ -210,6 +212,51 @@ async def test_a_damaged_block_leaves_the_destination_as_it_was(site: Site) -> N
 
     assert site.read("out") == {"a": b"old"}
     assert os.listdir(site.workspace / "out") == ["a"]
+
+
+async def test_a_step_that_is_stopped_while_it_writes_leaves_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that writes ends first: then the files are removed, and the stop is a stop."""
+    site.write(various())
+    await site.upload(name="site", path="dist/")
+    original, writes, may_write = download._write, threading.Event(), threading.Event()
+
+    def slow(*args: Any) -> Generator[None, bytes, None]:
+        writer = original(*args)
+        next(writer)
+        while True:
+            block = yield
+            writes.set()
+            assert may_write.wait(PATIENCE_S)
+            writer.send(block)
+
+    monkeypatch.setattr(download, "_write", slow)
+    parameters = schema.ArtifactDownload(name="site", path="out")
+    step = asyncio.create_task(ArtifactDownloadNode().run(site.context, parameters))
+    await until(writes.is_set)
+    step.cancel()
+    for _ in range(20):
+        # The step notices that it is stopped.
+        await asyncio.sleep(0)
+    may_write.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await step
+
+    assert os.listdir(site.workspace / "out") == []
+
+
+async def test_artifacts_that_cannot_be_merged_leave_the_destination_as_it_was(site: Site) -> None:
+    """One has a file where another one has a folder."""
+    site.write({"one/same": b"1", "two/same/inner": b"2", "out/a": b"old"})
+    await site.upload(name="one", path="one/")
+    await site.upload(name="two", path="two/")
+
+    with pytest.raises(NodeFailure, match="same: a file is where the artifact has a folder"):
+        await site.download(path="out", merge_multiple=True)
+
+    assert site.read("out") == {"a": b"old"}
 
 
 async def test_downloads_merge_into_a_folder_and_replace_files(site: Site) -> None:

@@ -6,12 +6,10 @@ import asyncio
 import contextlib
 import errno
 import os
-import secrets
-import shutil
 from collections import deque
-from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from waterflow_agent.artifacts import content, patterns
 from waterflow_agent.artifacts.channel import ArtifactChannel
@@ -20,6 +18,8 @@ from waterflow_agent.artifacts.local_protocol import IN_FLIGHT_MAX
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.nodes import schema
+from waterflow_agent.nodes.artifacts import staging
+from waterflow_agent.nodes.artifacts.staging import Staging
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 from waterflow_agent.nodes.transfer.content import Progress, amount
 from waterflow_agent.wire import messages
@@ -28,6 +28,8 @@ from waterflow_agent.wire.messages import ArtifactPart, ArtifactRow
 #: Blocks that are written by one call of a thread.
 _BATCH = 16
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_P = ParamSpec("_P")
+_Result = TypeVar("_Result")
 
 
 class ArtifactDownloadNode(Node[schema.ArtifactDownload]):
@@ -49,9 +51,9 @@ class ArtifactDownloadNode(Node[schema.ArtifactDownload]):
         except Retryable as error:
             raise NodeFailure(error.text, may_retry=True) from error
         except OSError as error:
-            where = f" {escape_for_display(str(error.filename), 200)}" if error.filename else " the files"
+            where = escape_for_display(str(error.filename or target), 200)
             is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise NodeFailure(f"cannot write{where}: {error.strerror}", may_retry=is_full) from error
+            raise NodeFailure(f"cannot write {where}: {error.strerror}", may_retry=is_full) from error
         return {"files": sum(row.files for row in rows), "bytes": fetched, "download-path": str(target)}
 
 
@@ -79,25 +81,32 @@ async def _fetch(
 ) -> int:
     """Returns the number of bytes."""
     progress = Progress(context, sum(row.size for row in rows))
-    await asyncio.to_thread(_make_folder, target)
-    staging = target / f".artifacts-{secrets.token_hex(8)}"
+    is_apart = not (parameters.name or parameters.merge_multiple)
+    stage = await _to_end(Staging, target)
     try:
-        is_apart = not (parameters.name or parameters.merge_multiple)
+        stage.check_space(sum(row.size for row in rows))
         for number, row in enumerate(rows):
-            folder = staging / str(number)
-            await asyncio.to_thread(os.makedirs, folder)
+            folder = stage.folder(number)
             await _Download(channel, row, folder, progress).run()
-        # Nothing at the destination has changed so far.
-        for number, row in enumerate(rows):
-            await asyncio.to_thread(_move, staging / str(number), target / row.name if is_apart else target)
+            if number and not is_apart:
+                await _to_end(staging.move_all, [(folder, stage.folder(0))])
+        places = [(stage.folder(number), target / row.name) for number, row in enumerate(rows)]
+        await _to_end(staging.move_all, places if is_apart else [(stage.folder(0), target)])
+        for row in rows:
             context.log(f"{row.name}: {row.files} file(s), {amount(row.size)}")
     finally:
-        await asyncio.shield(asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True))
+        await _to_end(stage.remove)
     return progress.bytes
 
 
-def _make_folder(path: Path) -> None:
-    path.mkdir(parents=True, exist_ok=True)
+async def _to_end(call: Callable[_P, _Result], *args: _P.args, **kwargs: _P.kwargs) -> _Result:
+    """Runs a call in a thread. If the step is stopped, it is still awaited: nothing may write while files are removed."""
+    work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.gather(work, return_exceptions=True)
+        raise
 
 
 class _Download:
@@ -120,17 +129,18 @@ class _Download:
         if not (sum(file.size for file in files) == table.size == row.size and len(files) == row.files):
             raise Rejected("WF762", f'the list of files of the artifact "{row.name}" does not fit its content')
         writer = _write(self._folder, files)
-        next(writer, None)
+        # Creates the empty files before the first block.
+        await _to_end(next, writer, None)
         try:
             async with contextlib.aclosing(self._blocks(ArtifactPart.CONTENT, table.digests())) as blocks:
                 batch: list[bytes] = []
                 async for block in blocks:
                     batch.append(block)
                     if len(batch) >= _BATCH:
-                        await asyncio.to_thread(_feed, writer, batch)
+                        await _to_end(_feed, writer, batch)
                         batch = []
                     self._progress.advance(len(block), row.name)
-                await asyncio.to_thread(_feed, writer, batch)
+                await _to_end(_feed, writer, batch)
         finally:
             writer.close()
 
@@ -187,16 +197,3 @@ def _write(folder: Path, files: Sequence[ArtifactFile]) -> Generator[None, bytes
                 block, left = block[written:], left - written
         finally:
             os.close(descriptor)
-
-
-def _move(source: Path, target: Path) -> None:
-    """Moves what is in a folder to another one, where it replaces files and completes folders."""
-    target.mkdir(parents=True, exist_ok=True)
-    with os.scandir(source) as entries:
-        found = list(entries)
-    for entry in found:
-        place = target / entry.name
-        if entry.is_dir(follow_symlinks=False) and os.path.lexists(place):
-            _move(Path(entry.path), place)
-        else:
-            os.replace(entry.path, place)

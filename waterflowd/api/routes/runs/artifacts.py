@@ -75,7 +75,7 @@ async def download_artifact(
     begin, end = selected or (0, size)
     content = reader.chunks(read, origin + begin, origin + end)
     response = streams.Stream(streams.admit(request), content, media_type, is_live=False)
-    response.headers["etag"] = f'"{found.record.digest.hex()}"'
+    response.headers["etag"] = f'"{found.tag}"'
     response.headers["accept-ranges"] = "bytes"
     response.headers["content-length"] = str(end - begin)
     file_name = (

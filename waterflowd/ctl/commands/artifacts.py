@@ -113,7 +113,7 @@ def download(
         place = Path(archive)
         _replace(place, client.chunks(f"{path}/content"))
     else:
-        place = Path(output or details["artifact"]["name"])
+        place = Path(output or name)
         _extract(place, client.chunks(f"{path}/content"))
     row = details["artifact"]
     if as_json:

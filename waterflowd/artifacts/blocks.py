@@ -128,8 +128,13 @@ class BlockFiles:
         return data
 
     def sync(self, scope: str, digests: Iterator[bytes]) -> None:
-        """Makes the names of these blocks durable."""
-        for folder in {os.path.dirname(self._path(scope, digest)) for digest in digests} - self._synced:
+        """Makes the names of these blocks durable, and those of their directories.
+
+        An earlier process may have been killed after it had created a directory.
+        """
+        folders = {os.path.dirname(self._path(scope, digest)) for digest in digests}
+        above = {f"{self._blocks}/{scope}", str(self._blocks), str(self._root), str(self._root.parent)}
+        for folder in (folders | above) - self._synced:
             sync_directory(Path(folder))
             self._synced.add(folder)
 
@@ -170,8 +175,9 @@ class BlockFiles:
         if removed:
             with contextlib.suppress(OSError):
                 # Only if they are empty.
-                os.rmdir(folder)
                 self._synced.discard(folder)
+                os.rmdir(folder)
+                self._synced.discard(os.path.dirname(folder))
                 os.rmdir(os.path.dirname(folder))
         return removed
 

@@ -62,10 +62,7 @@ class RecordFiles:
         """Writes or replaces a record, durably. Raises `OSError`; then nothing has changed."""
         content = _encoder.encode(record)
         folder = self._runs / run
-        if not folder.is_dir():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for parent in (self._runs.parent, self._runs):
-                sync_directory(parent)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / file_name(record.name)
         new = path.with_suffix(".new")
         try:
@@ -78,7 +75,9 @@ class RecordFiles:
             with contextlib.suppress(OSError):
                 new.unlink()
             raise
-        sync_directory(folder)
+        # The directories, too: an earlier process may have been killed after it had created them.
+        for each in (folder, self._runs, self._runs.parent):
+            sync_directory(each)
 
     def read(self, run: RunId, name: str) -> ArtifactRecord | None:
         """The record of an artifact; None if there is none. Raises `Stalled` WF304 for a damaged one."""

@@ -11,7 +11,9 @@ import pytest
 
 from tests.unit.artifacts.harness import LIMITS, NOW, OTHER, RUN, SCOPE, Prepared, attempt, new_store, put
 from waterflow_agent.errors import Rejected, Retryable, Stalled
+from waterflowd.artifacts import blocks as block_files
 from waterflowd.artifacts import files as artifact_files
+from waterflowd.artifacts import records as record_files
 from waterflowd.artifacts.blocks import scope_of
 from waterflowd.artifacts.store import ArtifactLimits, ArtifactStore
 from waterflowd.model.ids import AttemptId, AttemptNo
@@ -210,6 +212,26 @@ def test_an_artifact_expires_by_its_own_days_or_by_the_configuration(tmp_path: P
     assert [record.name for record in store.of_run(RUN, NOW + day - 1)] == ["long", "run", "short"]
     assert [record.name for record in store.of_run(RUN, NOW + day)] == ["long", "run"]
     assert [record.name for record in store.of_run(RUN, NOW + 90 * day)] == ["run"]
+
+
+def test_directories_of_a_process_that_was_killed_become_durable_with_the_next_artifact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have died after it had created a directory, and before the name of the directory was durable."""
+    root = tmp_path / "artifacts"
+    prepared = Prepared("site", FILES)
+    (root / "runs" / RUN).mkdir(parents=True)
+    for digest in prepared.blocks:
+        new_store(tmp_path).blocks.path(SCOPE, digest).parent.mkdir(parents=True, exist_ok=True)
+    synced: set[Path] = set()
+    for module in (block_files, record_files):
+        monkeypatch.setattr(module, "sync_directory", synced.add)
+
+    put(new_store(tmp_path), "site", FILES)
+
+    used = {root / "blocks" / SCOPE / digest.hex()[:2] for digest in prepared.blocks}
+    above = {tmp_path, root, root / "blocks", root / "blocks" / SCOPE, root / "runs", root / "runs" / RUN}
+    assert used | above <= synced
 
 
 def test_a_damaged_record_is_an_error_that_names_its_file(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ import errno
 import hashlib
 import itertools
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,9 +158,11 @@ class BlockFiles:
                 for prefix in sorted(os.listdir(self._blocks / name)):
                     yield f"{self._blocks}/{name}/{prefix}"
 
-    def remove_unused(self, folder: str, used: set[bytes], now: float | None = None) -> int:
-        """Removes the blocks of one directory that are not used, and not younger than the grace period; returns their size."""
-        before = (time.time() if now is None else now) - GRACE_S
+    def remove_unused(self, folder: str, used: set[bytes], before: float) -> int:
+        """Removes the blocks of one directory that are not used, and were not touched since `before`; returns their size.
+
+        `before` must be at least `GRACE_S` before `used` was computed, whatever the clock says now.
+        """
         removed = 0
         # Its first call must not count what is removed here.
         total = self.stored_bytes

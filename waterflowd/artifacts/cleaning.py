@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 
 import msgspec
 
 from waterflow_agent.errors import WaterflowError
 from waterflowd import ports
+from waterflowd.artifacts.blocks import GRACE_S
 from waterflowd.artifacts.files import removable
 from waterflowd.artifacts.server import ArtifactServer
 from waterflowd.artifacts.store import ArtifactStore
@@ -61,15 +63,18 @@ class ArtifactCleaner:
     async def round(self) -> Cleaned:
         """One round."""
         cleaned = Cleaned()
+        before = time.time() - GRACE_S
         for run in await self._server.read(self._store.records.runs):
             is_run, now = self._is_run(run), self._clock.now()
             cleaned.artifacts += await self._server.write(lambda: self._clean_run(run, now, is_run=is_run))  # noqa: B023
         # Raises for a damaged record: then all blocks stay, because some may be those of that record.
         records = await self._server.read(self._store.by_scope)
         for scope in await self._server.read(self._store.blocks.scopes):
-            used = await self._server.read(lambda: self._store.used(records.get(scope, ())))  # noqa: B023
+            used: set[bytes] = set()
+            for record in records.get(scope, ()):
+                used |= await self._server.read(lambda: self._store.used([record]))  # noqa: B023
             for folder in await self._server.read(lambda: list(self._store.blocks.folders(scope))):  # noqa: B023
-                cleaned.bytes += await self._server.write(lambda: self._clean_folder(folder, used))  # noqa: B023
+                cleaned.bytes += await self._server.write(lambda: self._clean_folder(folder, used, before))  # noqa: B023
         return cleaned
 
     def _clean_run(self, run: RunId, now: int, *, is_run: bool) -> int:
@@ -90,6 +95,6 @@ class ArtifactCleaner:
                         count += 1
             return count
 
-    def _clean_folder(self, folder: str, used: set[bytes]) -> int:
+    def _clean_folder(self, folder: str, used: set[bytes], before: float) -> int:
         with removable(self._store.root) as may_remove:
-            return self._store.blocks.remove_unused(folder, used) if may_remove else 0
+            return self._store.blocks.remove_unused(folder, used, before) if may_remove else 0

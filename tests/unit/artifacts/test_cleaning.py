@@ -89,7 +89,30 @@ async def test_a_commit_keeps_old_blocks_that_were_about_to_be_removed(cleaning:
     store.commit(attempt(), SCOPE, prepared.commit, NOW)
 
     for folder in list(store.blocks.folders(SCOPE)):
-        store.blocks.remove_unused(folder, used)
+        store.blocks.remove_unused(folder, used, time.time() - GRACE_S)
+
+    assert artifact_files.examine(store.root).artifacts == 1
+
+
+async def test_a_clock_that_is_set_while_blocks_are_removed_costs_no_artifact(
+    cleaning: Cleaning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without a clock of its own gets the time from the network, and jumps by years."""
+    store, prepared = cleaning.store, Prepared("site", {"a": b"one"})
+    for digest, block in prepared.blocks.items():
+        store.store(SCOPE, digest, block)
+    jump = [0.0]
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + jump[0])
+    scopes = store.blocks.scopes
+
+    def committed_meanwhile() -> list[str]:
+        store.commit(attempt(), SCOPE, prepared.commit, NOW)
+        jump[0] = 1e9
+        return scopes()
+
+    monkeypatch.setattr(store.blocks, "scopes", committed_meanwhile)
+
+    await cleaning.cleaner.round()
 
     assert artifact_files.examine(store.root).artifacts == 1
 

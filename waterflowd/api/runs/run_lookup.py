@@ -25,6 +25,7 @@ Text = Annotated[str | None, Query(max_length=300)]
 #: A status or a conclusion.
 STATUSES = [*(status.value for status in Status), *(conclusion.value for conclusion in Conclusion)]
 StatusFilter = Annotated[str | None, Query(max_length=300, json_schema_extra={"enum": STATUSES})]
+At = Annotated[int | None, Query(ge=1, le=1 << 62, description="Position of an event of the run, from 1.")]
 #: The name of a job or step, or both: calls are nested up to 4 levels, steps 10 levels, and a name has 200 characters at most.
 Part = Annotated[str | None, Query(max_length=4_000)]
 

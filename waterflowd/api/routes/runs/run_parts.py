@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Annotated, TypeVar
+from collections.abc import Iterable
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
 from waterflowd.api.dependencies import Ports, Viewer
-from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor, one_of
+from waterflowd.api.pagination import ROWS_MAX, Limit, PageCursor
 from waterflowd.api.responses import json_response, returns
-from waterflowd.api.runs.run_lookup import STATUSES, Part, StatusFilter, find_job, is_within, read_run, resolve
+from waterflowd.api.runs import part_pages
+from waterflowd.api.runs.run_lookup import Part, StatusFilter, find_job, is_within, read_run, resolve
 from waterflowd.api.schemas.jobs import Budget, JobList, JobSchema, StepList, StepSchema
-from waterflowd.api.streaming.streams import parse_position
-from waterflowd.engine.state.blocks import Step
 from waterflowd.engine.state.runs import Job
 
 router = APIRouter(tags=["runs"])
-
-_Part = TypeVar("_Part", Job, Step)
 
 OfJob = Annotated[str, Query(max_length=4_000, description="Id of the job.")]
 
@@ -43,7 +39,7 @@ async def list_jobs(
     if job is not None:
         children = find_job(run, job).children
         jobs = children.jobs if children is not None else ()
-    found, following = _page(jobs, status, limit, cursor)
+    found, following = part_pages.page(jobs, status, limit, cursor)
     budget = Budget()
     return json_response(JobList(jobs=[JobSchema.row(found_job, budget) for found_job in found], next=following))
 
@@ -66,23 +62,6 @@ async def list_steps(
     run = await read_run(services, await resolve(services, run_id))
     steps = find_job(run, job).steps_by_id.values()
     selected = steps if step is None else (found for found in steps if is_within(found.id, step))
-    found, following = _page(selected, status, limit, cursor)
+    found, following = part_pages.page(selected, status, limit, cursor)
     budget = Budget()
     return json_response(StepList(steps=[StepSchema.row(found_step, budget) for found_step in found], next=following))
-
-
-def _page(parts: Iterable[_Part], status: str | None, limit: int, cursor: str | None) -> tuple[list[_Part], str | None]:
-    """Rows of a list that only grows at its end: the cursor is the number of rows before the page."""
-    word = one_of(status, STATUSES, "status") if status is not None else None
-    begin = parse_position(cursor) if cursor is not None else 0
-    matching = _matching(parts, word, begin)
-    found = list(islice(matching, limit))
-    following = next(matching, None)
-    return [part for _, part in found], str(following[0]) if following is not None else None
-
-
-def _matching(parts: Iterable[_Part], word: str | None, begin: int) -> Iterator[tuple[int, _Part]]:
-    for number, part in enumerate(islice(parts, begin, None), begin):
-        conclusion = part.conclusion.value if part.conclusion is not None else None
-        if word is None or word in (part.status.value, conclusion):
-            yield number, part

@@ -16,6 +16,7 @@ from waterflowd.api.responses import json_response, returns, takes
 from waterflowd.api.runs import run_starts
 from waterflowd.api.runs.run_lookup import (
     STATUSES,
+    At,
     Part,
     Text,
     check_names,
@@ -49,7 +50,6 @@ from waterflowd.model.records import RunFilter, StartRequest, TriggerKind
 
 router = APIRouter(tags=["runs"])
 
-At = Annotated[int | None, Query(ge=1, le=1 << 62, description="Position of an event of the run, from 1.")]
 Start = Annotated[
     str | None, Query(alias="from", max_length=40_000, description="`cursor` of a line, or a byte offset.")
 ]

@@ -19,6 +19,7 @@ from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.plan import Queue
 from waterflowd.model.reasons import Reason
 from waterflowd.model.records import Reused, Trigger
+from waterflowd.model.reports import ReportCells
 from waterflowd.model.statuses import Conclusion, Outcome
 
 
@@ -456,6 +457,8 @@ class JobCompleted(Event, frozen=True, kw_only=True, tag="job-completed"):
     conclusion: Conclusion
     outputs: dict[str, Any] = {}
     reason: Reason
+    #: Its values in the report; None without a report, and for a job that ended before any step ran.
+    report: ReportCells | None = None
 
 
 class CancelRequested(Event, frozen=True, kw_only=True, tag="cancel-requested"):

@@ -351,6 +351,15 @@ class CheckoutPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     submodules: bool = False
 
 
+class ReportPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`report`: a table with a row for each instance of a job."""
+
+    #: Empty: the name of the job.
+    title: str = ""
+    #: Headings to texts with expressions over the job's steps, in order.
+    columns: dict[str, str]
+
+
 class JobPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One job: its steps run in order, on one server of `group`, in one working directory.
 
@@ -384,6 +393,7 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     start_timeout_ms: int = 3_600_000
     continue_on_error: bool | str = False
     outputs: dict[str, Json] = {}
+    report: ReportPlan | None = None
     steps: tuple[StepPlan, ...] = ()
     line: int = 0
 

@@ -13,6 +13,7 @@ import msgspec
 
 from waterflowd.model.ids import AgentId, AttemptId, RunId, StreamName
 from waterflowd.model.reasons import Reason
+from waterflowd.model.reports import ReportCells
 from waterflowd.model.statuses import FAILURES, Conclusion, Status
 
 
@@ -277,6 +278,7 @@ class ReusedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     conclusion: Conclusion
     outputs: dict[str, Any] = {}
+    report: ReportCells | None = None
 
 
 class ReusedStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

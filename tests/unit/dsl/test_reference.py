@@ -148,12 +148,14 @@ _AT: dict[str, tuple[Any, ...]] = {
     "Checkout": ("jobs", "b", "checkout"),
     "Strategy": ("jobs", "b", "strategy"),
     "DeploymentEnvironment": ("jobs", "b", "environment"),
+    "Report": ("jobs", "b", "report"),
     "Step": ("jobs", "b", "steps", 1),
 }
 _BESIDE: dict[str, dict[str, Any]] = {
     "CallOutput": {"value": "x"},
     "Concurrency": {"group": "x"},
     "DeploymentEnvironment": {"name": "x"},
+    "Report": {"columns": {"X": "x"}},
     "Strategy": {"matrix": {"m": [1, 2]}},
 }
 #: Keys that do not take plain text, and how an expression is inserted into them.
@@ -163,6 +165,7 @@ _PUT: dict[tuple[str, str], Any] = {
     ("WorkflowCall", "outputs"): lambda text: {"x": text},
     ("Job", "strategy"): lambda text: {"matrix": {"m": text}},
     ("Job", "outputs"): lambda text: {"x": text},
+    ("Report", "columns"): lambda text: {"X": text},
     ("Job", "env"): lambda text: {"X": text},
     ("Job", "with"): lambda text: {"target": text},
     ("RunsOn", "labels"): lambda text: {"arch": text},

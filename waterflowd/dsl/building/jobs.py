@@ -17,6 +17,7 @@ from waterflowd.dsl.building.expressions import ExpressionChecker
 from waterflowd.dsl.building.job_and_step_keys import check_variable_names, check_working_directory, retry_policy
 from waterflowd.dsl.building.lints import jobs_and_steps as lints
 from waterflowd.dsl.building.placement import ALL_SERVERS, PlacementBuilder
+from waterflowd.dsl.building.reports import ReportBuilder
 from waterflowd.dsl.building.setup_step import with_setup
 from waterflowd.dsl.building.steps import StepBuilder
 from waterflowd.dsl.building.strategy import StrategyBuilder
@@ -40,6 +41,7 @@ _STEP_JOB_KEYS: dict[str, str] = {
     "env": "pass values to the called workflow under with",
     "defaults": "the called workflow has its own",
     "outputs": "the called workflow defines its outputs; read them through needs",
+    "report": "set it in the jobs of the called workflow",
     "retry": "set retry in the jobs of the called workflow",
     "checkout": "set it in the jobs of the called workflow",
     "user": "set it in the jobs of the called workflow",
@@ -77,6 +79,7 @@ class JobBuilder:
         self._steps = StepBuilder(source, compilation, self._expressions, composites)
         self._strategies = StrategyBuilder(source, self._expressions)
         self._placement = PlacementBuilder(source, self._expressions)
+        self._reports = ReportBuilder(source, self._expressions)
 
     def build(
         self, name: str, job: models.Job, names: WorkflowNames, needs: tuple[str, ...], scope: BlockScope
@@ -156,7 +159,11 @@ class JobBuilder:
             variables=workflow_scope.variables | job.env.keys(),
         )
         steps = self._steps.build((*path, "steps"), job.steps or [], inside)
-        self._outputs(path, job, in_steps.within({"steps": expr.Names(step.id for step in job.steps or [] if step.id)}))
+        after_steps = in_steps.within({"steps": expr.Names(step.id for step in job.steps or [] if step.id)})
+        self._outputs(path, job, after_steps)
+        report = None
+        if job.report is not None:
+            report = self._reports.build((*path, "report"), job.report, job.outputs, after_steps)
         for at, text in checkouts.texts:
             self._expressions.value(at, text, available)
         checkout, several = checkouts.result()
@@ -173,6 +180,7 @@ class JobBuilder:
             timeout_minutes=job.timeout_minutes,
             start_timeout_ms=round(job.start_timeout_minutes * 60_000),
             outputs=dict(job.outputs),
+            report=report,
             steps=with_setup(steps),
         )
 

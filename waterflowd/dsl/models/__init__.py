@@ -19,6 +19,7 @@ from waterflowd.dsl.models.inputs import Input
 from waterflowd.dsl.models.job import Job
 from waterflowd.dsl.models.model import LanguageModel, Page, keys, model_at, named
 from waterflowd.dsl.models.placement import Concurrency, DeploymentEnvironment, RunsOn, Strategy
+from waterflowd.dsl.models.report import Report
 from waterflowd.dsl.models.schedule import Schedule
 from waterflowd.dsl.models.step import Limits, Retry, Step, Stop
 from waterflowd.dsl.models.triggers import (
@@ -53,6 +54,7 @@ __all__ = [
     "Page",
     "ParallelParameters",
     "Push",
+    "Report",
     "Retry",
     "RunDefaults",
     "RunsOn",

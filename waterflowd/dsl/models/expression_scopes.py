@@ -225,5 +225,6 @@ SCOPES: dict[str, ExpressionScope] = {
     "step": ExpressionScope(contexts=_STEP),
     "step-if": ExpressionScope(contexts=_STEP, has_status=True),
     "step-secrets": ExpressionScope(contexts=(*_STEP, "secrets")),
+    "report": ExpressionScope(contexts=tuple(name for name in _STEP if name != "env")),
     "call-outputs": ExpressionScope(contexts=(*_RUN, "jobs")),
 }

@@ -34,6 +34,7 @@ from waterflowd.dsl.models.placement import (
     environment_spelling,
     group_spelling,
 )
+from waterflowd.dsl.models.report import OUTPUTS_LIST, Report, report_spelling
 from waterflowd.dsl.models.step import Retry, Steps
 from waterflowd.dsl.reporting.values import describe
 
@@ -198,6 +199,16 @@ class Job(LanguageModel):
         expressions="step",
         only="steps",
         pitfalls=("They are evaluated after all steps have completed, even if steps failed.",),
+    )
+    report: Annotated[Report | None, BeforeValidator(report_spelling), OUTPUTS_LIST] = key(
+        "A table of results that is kept with the run: a row for each server or matrix combination. A list is short for"
+        " `columns`.",
+        "runs-on: all-servers\nreport:\n  columns:\n    Kernel: ${{ steps.facts.outputs.kernel }}\n"
+        'steps:\n  - id: facts\n    run: echo "kernel=$(uname -r)" >> "$WATERFLOW_OUTPUT"',
+        default=None,
+        without="no table",
+        only="steps",
+        pitfalls=("`waterflowctl report RUN` shows it.",),
     )
     defaults: OrEmpty[Defaults] = key(
         "Default settings of this job's scripts.",

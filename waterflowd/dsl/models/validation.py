@@ -38,6 +38,7 @@ _STAND_INS: dict[str, Any] = {
     "workflows": ["unknown"],
     "using": "composite",
     "cron": "0 0 1 1 *",
+    "columns": {"unknown": "unknown"},
 }
 #: Keys whose lists hold steps.
 _STEP_LISTS = ("steps", "then", "else")
@@ -188,6 +189,8 @@ def missing_hint(path: Path) -> str:
             return "add runs-on with the name of a group of servers"
         case ("jobs", _, "steps"):
             return "add steps, a list with at least one entry such as `- run: echo hello`"
+        case ("jobs", _, "report", "columns"):
+            return "add columns: headings and values, or a list of outputs of the job"
         case ("on", "schedule", _, "cron"):
             return "add cron, such as `cron: '0 3 * * *'` for every day at three"
     return ""

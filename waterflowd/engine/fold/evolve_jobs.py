@@ -306,6 +306,9 @@ def job_completed(run: Run, event: events.JobCompleted) -> None:
     job.outcome = event.outcome
     job.conclusion = event.conclusion
     job.outputs = event.outputs
+    job.report = event.report
+    if event.report is not None:
+        run.report_length += event.report.length
     job.reason = event.reason
     job.completed_at = event.at
     job.blocks.clear()

@@ -6,11 +6,23 @@ slot in a concurrency group. Then it becomes instances, or the jobs that it call
 
 from __future__ import annotations
 
+import msgspec
+
 from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine import events
 from waterflowd.engine.moves import child_moves
-from waterflowd.engine.rules import approvals, calls, checkout, completion, conditions, contexts, rendering, retry
+from waterflowd.engine.rules import (
+    approvals,
+    calls,
+    checkout,
+    completion,
+    conditions,
+    contexts,
+    rendering,
+    reports,
+    retry,
+)
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model import durations
 from waterflowd.model.ids import JobId
@@ -91,7 +103,13 @@ def _gates(run: Run, job: Job, now: int) -> events.RunEvent | None:
             cause = reason(ReasonCode.REUSED, f"reused from run {run.reused.run}", run=run.reused.run)
             conclusion = reused.conclusion
             return events.JobCompleted(
-                at=now, job=job.id, outcome=conclusion, conclusion=conclusion, outputs=reused.outputs, reason=cause
+                at=now,
+                job=job.id,
+                outcome=conclusion,
+                conclusion=conclusion,
+                outputs=reused.outputs,
+                reason=cause,
+                report=reused.report,
             )
         if not job.is_instance and not conditions.holds(job.plan.condition, env):
             return _skipped(run, job, env, now)
@@ -293,7 +311,10 @@ def end(run: Run, job: Job, now: int) -> events.RunEvent:
                 due_at=now + delay_ms,
                 reason=reason(ReasonCode.RETRY, text, number=number),
             )
-    return completion.completed(job, outcome, cause, job.plan.outputs, contexts.for_step(run, job, job.root, now), now)
+    env = contexts.for_step(run, job, job.root, now)
+    ended = completion.completed(job, outcome, cause, job.plan.outputs, env, now)
+    report = reports.cells(run, job, env)
+    return ended if report is None else msgspec.structs.replace(ended, report=report)
 
 
 def _outcome(run: Run, job: Job) -> tuple[Conclusion, Reason]:

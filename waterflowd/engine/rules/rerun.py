@@ -217,7 +217,7 @@ def _reuse_job(job: Job, jobs: dict[str, ReusedJob]) -> None:
         for child in job.children.jobs:
             _reuse_job(child, jobs)
         return
-    jobs[job.id] = ReusedJob(conclusion=job.conclusion, outputs=job.outputs)
+    jobs[job.id] = ReusedJob(conclusion=job.conclusion, outputs=job.outputs, report=job.report)
 
 
 def _servers(job: Job, choices: Iterable[str]) -> list[str]:

@@ -27,6 +27,7 @@ from waterflowd.model.ids import AgentId, AttemptNo, JobId, RunId, StepId
 from waterflowd.model.plan import BlockPlan, JobPlan, Offline, Plan, StepPlan, without_expressions
 from waterflowd.model.reasons import CREATED, Reason
 from waterflowd.model.records import FirstFailure, KeptDirectory, Reused, Trigger, TriggerKind
+from waterflowd.model.reports import ReportCells
 from waterflowd.model.statuses import Conclusion, Status
 
 #: Until `RunCreated` says what started the run.
@@ -141,6 +142,8 @@ class Job:
     #: What steps wrote to `WATERFLOW_ENV`.
     env: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
+    #: Its values in the report, once it has ended.
+    report: ReportCells | None = None
     agent: AgentId | None = None
     agent_name: str = ""
     agent_facts: dict[str, Any] = field(default_factory=dict)
@@ -352,6 +355,8 @@ class Run:
     servers: dict[str, None] = field(default_factory=dict)
     #: Characters of the summaries and annotations of all attempts.
     summary_length: int = 0
+    #: Characters of the values of all reports.
+    report_length: int = 0
 
     def __post_init__(self) -> None:
         self.scope = Scope(self.plan.name, self.plan.env)

@@ -32,7 +32,18 @@ from waterflowd.api.routes.administration import (
     tokens,
     webhooks,
 )
-from waterflowd.api.routes.runs import approvals, artifacts, differences, outlines, output, reruns, run_parts, runs, why
+from waterflowd.api.routes.runs import (
+    approvals,
+    artifacts,
+    differences,
+    outlines,
+    output,
+    reports,
+    reruns,
+    run_parts,
+    runs,
+    why,
+)
 from waterflowd.api.runs.outlines import Outlines
 from waterflowd.api.services import Services
 from waterflowd.api.streaming.live import Live
@@ -52,6 +63,7 @@ ROUTERS = [
     run_parts.router,
     output.router,
     artifacts.router,
+    reports.router,
     why.router,
     differences.router,
     outlines.router,

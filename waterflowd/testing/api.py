@@ -2,6 +2,7 @@
 
 Rules of this file: no socket, no file, no thread. A shell step's script controls its agent, so that a workflow file contains
 the whole test: `print TEXT` prints a line, `printerr TEXT` prints to stderr, `summarize TEXT` adds a line to the summary,
+`output NAME=VALUE` sets an output,
 `exit N` ends with that exit code, `hold` keeps running until `release`. `${NAME}` is replaced from the step's environment.
 Everything else is ignored. The node `log` prints its message.
 """
@@ -105,6 +106,7 @@ class ScriptedAgents:
         self.driver: Driver | None = None
         self.held: dict[messages.TaskId, AgentId] = {}
         self._summaries: dict[messages.TaskId, str] = {}
+        self._step_outputs: dict[messages.TaskId, dict[str, str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def send(self, agent: AgentId, outgoing: Sequence[messages.DaemonMessage]) -> None:
@@ -151,6 +153,9 @@ class ScriptedAgents:
                 code = int(text)
             elif word == "summarize":
                 self._summaries[key] = self._summaries.get(key, "") + text + "\n"
+            elif word == "output":
+                name, _, value = text.partition("=")
+                self._step_outputs.setdefault(key, {})[name] = value
             elif word == "hold":
                 self.held[key] = agent
                 return
@@ -175,6 +180,7 @@ class ScriptedAgents:
         finished = inputs.TaskFinished(
             outcome=outcome,
             exit_code=code,
+            outputs=self._step_outputs.pop(key, {}),
             started_at=now,
             finished_at=now,
             output_bytes=self._outputs.size(name),

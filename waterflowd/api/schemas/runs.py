@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from waterflowd.api.runs.reports import jobs_with_report
 from waterflowd.api.schemas.gates import ConcurrencySchema, PendingApprovalSchema, pending_approvals
-from waterflowd.api.schemas.jobs import Budget, JobSchema, in_order, rank_of
+from waterflowd.api.schemas.jobs import LIST_MAX, Budget, JobSchema, in_order, rank_of
 from waterflowd.api.schemas.reasons import ReasonSchema, reason_schema
 from waterflowd.api.timestamps import Timestamp, timestamp
 from waterflowd.engine.rules.rerun import SERVER_CHOICES, Selection
@@ -228,7 +229,7 @@ class ReuseSchema(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
-    """A run with all its parts."""
+    """A run with all its parts. `reports` are the ids of its first jobs that have a report."""
 
     parent_run: ParentRunSchema | None
     deadline_at: Timestamp | None
@@ -239,6 +240,7 @@ class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
     concurrency: ConcurrencySchema | None
     reused: ReuseSchema | None
     approvals: list[PendingApprovalSchema]
+    reports: list[str]
     jobs: list[JobSchema]
 
     @classmethod
@@ -279,6 +281,7 @@ class RunSchema(RunSummarySchema, frozen=True, kw_only=True):
             concurrency=ConcurrencySchema.of(run.lock) if run.lock is not None else None,
             reused=ReuseSchema.of(run.reused) if run.reused is not None else None,
             approvals=pending_approvals(run),
+            reports=[job.id for job in jobs_with_report(run)[:LIST_MAX]],
             jobs=shown,
         )
 

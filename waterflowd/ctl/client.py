@@ -94,36 +94,40 @@ class Client:
 
     def get(self, path: str, /, **parameters: Any) -> Any:
         """Return the JSON at `path`; parameters that are None are left out."""
-        return self._request("GET", path, parameters, {}, None)
+        return _json(self._request("GET", path, parameters, {}, None))
+
+    def text(self, path: str, /, **parameters: Any) -> str:
+        """Return the text at `path`; parameters that are None are left out."""
+        return self._request("GET", path, parameters, {}, None).text
 
     def post(self, path: str, content: dict[str, Any] | None = None, /, **parameters: Any) -> Any:
         """Post JSON and return the response's JSON."""
-        return self._request("POST", path, parameters, _JSON, json.dumps(content or {}).encode())
+        return _json(self._request("POST", path, parameters, _JSON, json.dumps(content or {}).encode()))
 
     def patch(self, path: str, content: dict[str, Any], /) -> Any:
         """Change what is at `path`, and return it as it is then."""
-        return self._request("PATCH", path, {}, _JSON, json.dumps(content).encode())
+        return _json(self._request("PATCH", path, {}, _JSON, json.dumps(content).encode()))
 
     def delete(self, path: str, /, **parameters: Any) -> Any:
         """Delete what is at `path`, and return the response's JSON."""
-        return self._request("DELETE", path, parameters, {}, None)
+        return _json(self._request("DELETE", path, parameters, {}, None))
 
     def wait(self, path: str, /, **parameters: Any) -> Any:
         """Post a request that is answered when the work is done; the daemon limits the time, not the client."""
         import httpx
 
         timeout = httpx.Timeout(None, connect=_CONNECT_S)
-        return self._request("POST", path, parameters, _JSON, b"{}", timeout=timeout)
+        return _json(self._request("POST", path, parameters, _JSON, b"{}", timeout=timeout))
 
     def start(self, path: str, content: dict[str, Any], /, **parameters: Any) -> Any:
         """Post a start with an idempotency key, so that it can be sent again if the response was lost."""
         headers = {**_JSON, "Idempotency-Key": uuid.uuid4().hex}
         body = json.dumps(content).encode()
         try:
-            return self._request("POST", path, parameters, headers, body)
+            return _json(self._request("POST", path, parameters, headers, body))
         except Unreachable:
             time.sleep(_PAUSE_S)
-            return self._request("POST", path, parameters, headers, body)
+            return _json(self._request("POST", path, parameters, headers, body))
 
     def _request(
         self,
@@ -134,7 +138,7 @@ class Client:
         body: bytes | None,
         *,
         timeout: httpx.Timeout | None = None,
-    ) -> Any:
+    ) -> httpx.Response:
         import httpx
 
         try:
@@ -155,7 +159,7 @@ class Client:
             raise self._unreachable(error) from None
         if response.status_code >= 400:
             raise refused(response.status_code, response.content)
-        return json.loads(response.content) if response.content else None
+        return response
 
     def _answered(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         """Send the request; while nobody has answered yet, again if nothing listens or the daemon says that it is starting."""
@@ -325,6 +329,10 @@ class _NotListening(Exception):
     def __init__(self, reason: OSError) -> None:
         super().__init__(str(reason))
         self.reason = reason
+
+
+def _json(response: httpx.Response) -> Any:
+    return json.loads(response.content) if response.content else None
 
 
 def _present(parameters: dict[str, Any]) -> dict[str, Any]:

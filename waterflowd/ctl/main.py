@@ -25,6 +25,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
         "watch": ("watch", "watch", "Watch a run until it ends; Ctrl-C does not cancel it."),
         "logs": ("logs", "logs", "Print the output of a run's steps; -f follows it."),
         "artifacts": ("artifacts", "artifacts", "List the artifacts of a run, or download one."),
+        "report": ("report", "report", "Show the tables that the jobs of a run have made."),
         "events": ("logs", "events", "Print the event history of a run; -f follows it."),
         "why": ("show", "why", "Explain why a run is waiting, or why it failed."),
         "diff": ("diff", "diff", "Show what differs from the last good run, or another one."),

@@ -8,6 +8,7 @@ import click
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import Client, run_path
+from waterflowd.ctl.commands.report import print_reports
 from waterflowd.ctl.display import marked_lines, pending_approvals, run_parts, run_tree, summaries
 from waterflowd.ctl.display.terminal import localized, now_ms, style, terminal_columns, time_text, wrapped
 from waterflowd.ctl.live_values import completing
@@ -43,6 +44,7 @@ def show(context: click.Context, run: str, at: int | None, as_json: bool) -> Non
         click.echo(line)
     for line in summaries.lines(found):
         click.echo(line)
+    print_reports(client, found, at)
     if at is None:
         # Approvals that were pending at an earlier time can no longer be decided.
         for line in pending_approvals.lines(found):

@@ -20,6 +20,7 @@ import click
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import RECONNECT_S, Client, run_path
 from waterflowd.ctl.commands.logs import report_lost
+from waterflowd.ctl.commands.report import print_reports
 from waterflowd.ctl.display import pending_approvals, run_tree
 from waterflowd.ctl.display.connection import Connection
 from waterflowd.ctl.display.event_lines import EventLines
@@ -69,7 +70,9 @@ def watch_to_end(client: Client, run: str, *, as_json: bool = False) -> int:
     completed = _fetch(client, run)
     if as_json:
         print_json([completed])
-    elif completed["conclusion"] not in ("success", "skipped"):
+        return _exit_code(completed)
+    print_reports(client, completed)
+    if completed["conclusion"] not in ("success", "skipped"):
         if not is_drawn:
             click.echo(_outcome(completed), err=True)
         _print_failure(client, completed)

@@ -5,6 +5,7 @@ jobs:
   collect:
     runs-on: web
     strategy: {matrix: {region: [eu, us]}}
+    report: {title: Regions, columns: {Region: "${{ matrix.region }}", Collected on: "${{ agent.name }}"}}
     steps: [{name: Collect, run: echo collected}]
   publish:
     needs: collect

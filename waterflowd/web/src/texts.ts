@@ -205,7 +205,7 @@ export const texts = {
 
   views: {
     label: "Views of this run",
-    names: { timeline: "Timeline", graph: "Graph", servers: "Servers", values: "Inputs and outputs", events: "Events", compare: "Compare" } satisfies Record<View, string>,
+    names: { timeline: "Timeline", graph: "Graph", servers: "Servers", report: "Report", values: "Inputs and outputs", events: "Events", compare: "Compare" } satisfies Record<View, string>,
     none: "none",
   },
 
@@ -230,6 +230,21 @@ export const texts = {
     nothing: "nothing",
     notRun: "not run",
     same: (names: string) => `The same in both: ${names}.`,
+  },
+
+  report: {
+    subjects: { server: "Server", instance: "Instance" },
+    result: "Result",
+    note: "Note",
+    job: "Job",
+    find: "Find in the table",
+    notable: "Not succeeded",
+    copy: "Copy as Markdown",
+    markdown: "Markdown",
+    csv: "CSV",
+    none: "The report has no rows yet: its job has not been expanded to servers.",
+    noneChosen: "No row is like that.",
+    cut: (shown: number, all: number) => `The first ${shown} of ${all} rows; the files have all of them.`,
   },
 
   servers: {

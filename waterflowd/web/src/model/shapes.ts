@@ -126,6 +126,8 @@ export interface Run extends RunSummary {
   readonly outputs: Readonly<Record<string, unknown>>;
   readonly vars: Readonly<Record<string, unknown>>;
   readonly approvals: readonly PendingApproval[];
+  /** The ids of the jobs that have a report. */
+  readonly reports: readonly string[];
   readonly jobs: readonly Job[];
 }
 

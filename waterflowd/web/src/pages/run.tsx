@@ -29,6 +29,7 @@ import { texts } from "../texts";
 import { Compare } from "./run_compare";
 import { Details } from "./run_details";
 import { Events } from "./run_events";
+import { ReportView } from "./run_report";
 import { Servers } from "./run_servers";
 import { PastBanner, Slider, useInstant, type Instant } from "./run_slider";
 import { RunTree, type TreeProperties } from "./run_tree";
@@ -118,7 +119,7 @@ function Body({ run, outline, instant, open }: BodyProperties): JSX.Element {
   const shown: Toggled = missing.length === 0 ? toggled : new Map([...toggled, ...missing.map((part): [string, boolean] => [part.place, true])]);
   const rows = useMemo(() => rowsOf(parts, shown), [parts, toggled, selected?.place]);
   const timeline = useTimeline(outline, parts);
-  const views = viewsOf(outline);
+  const views = viewsOf(run, outline);
   const shownView = viewOf(place.value.query, views);
   const jobs = useMemo(() => (shownView === "graph" ? jobsOf(parts) : []), [parts, shownView]);
   useKeys({ y: () => void copyLink() });
@@ -142,6 +143,7 @@ function Body({ run, outline, instant, open }: BodyProperties): JSX.Element {
       <Progress run={run} outline={outline} />
       <ViewTabs views={views} shown={shownView} />
       {shownView === "values" && <RunValues run={run} />}
+      {shownView === "report" && <ReportView run={run} seq={outline.seq} at={instant.settledAt} />}
       {shownView === "compare" && <Compare run={run.id} />}
       {shownView === "events" && <Events run={run.id} outline={outline} />}
       {(shownView === "timeline" || shownView === "graph") && (
@@ -157,7 +159,7 @@ function Body({ run, outline, instant, open }: BodyProperties): JSX.Element {
           {details}
         </div>
       )}
-      {(shownView === "timeline" || shownView === "graph" || shownView === "servers") && <Slider outline={outline} instant={instant} />}
+      {(shownView === "timeline" || shownView === "graph" || shownView === "servers" || shownView === "report") && <Slider outline={outline} instant={instant} />}
     </>
   );
 }

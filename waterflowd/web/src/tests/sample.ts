@@ -12,7 +12,7 @@ export function run(fields: Partial<Run> = {}): Run {
     trigger: { kind: "push", by: "Ada", principal: null, ref: "refs/heads/main", git: {} },
     status: "completed", conclusion: "success", reason: REASON, created_at: at(0), started_at: at(0), completed_at: at(100), seq: 1,
     progress: { done: 1, total: 1, failed: 0 }, first_failure: null,
-    parent_run: null, deadline_at: null, inputs: {}, outputs: {}, vars: {}, approvals: [], jobs: [], ...fields,
+    parent_run: null, deadline_at: null, inputs: {}, outputs: {}, vars: {}, approvals: [], reports: [], jobs: [], ...fields,
   };
 }
 

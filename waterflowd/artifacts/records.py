@@ -1,7 +1,6 @@
 """What is kept of each artifact: one small file, `runs/<run>/<hash of the name>`, whose rename is the commit.
 
-The file ends with the SHA-256 of what is before it, so damage is noticed. The files of an artifact are not in it: they are in
-blocks, like its content, so that a list of artifacts is read at once.
+The files of an artifact are not in it: they are in blocks, like its content, so that a list of artifacts is read at once.
 """
 
 from __future__ import annotations
@@ -15,10 +14,8 @@ from pathlib import Path
 import msgspec
 
 from waterflow_agent.errors import Stalled
-from waterflowd.durability import sync_directory
+from waterflowd.artifacts import sealed_files
 from waterflowd.model.ids import RunId, is_run_id
-
-_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class ArtifactRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,24 +57,7 @@ class RecordFiles:
 
     def write(self, run: RunId, record: ArtifactRecord) -> None:
         """Writes or replaces a record, durably. Raises `OSError`; then nothing has changed."""
-        content = _encoder.encode(record)
-        folder = self._runs / run
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = folder / file_name(record.name)
-        new = path.with_suffix(".new")
-        try:
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-                file.write(content + hashlib.sha256(content).digest())
-                file.flush()
-                os.fsync(file.fileno())
-            new.rename(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                new.unlink()
-            raise
-        # The directories, too: an earlier process may have been killed after it had created them.
-        for each in (folder, self._runs, self._runs.parent):
-            sync_directory(each)
+        sealed_files.write(self._runs / run / file_name(record.name), _encoder.encode(record))
 
     def read(self, run: RunId, name: str) -> ArtifactRecord | None:
         """The record of an artifact; None if there is none. Raises `Stalled` WF304 for a damaged one."""
@@ -137,11 +117,8 @@ def file_name(name: str) -> str:
 
 def decode(path: Path) -> ArtifactRecord:
     """Reads a record. Raises `Stalled` WF304 when it is damaged, and `FileNotFoundError`."""
-    content = path.read_bytes()
-    body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-    try:
-        if hashlib.sha256(body).digest() == digest:
+    body = sealed_files.read(path)
+    with contextlib.suppress(msgspec.MsgspecError):
+        if body is not None:
             return _decoder.decode(body)
-    except msgspec.MsgspecError:
-        pass
     raise Stalled("WF304", f"the record of an artifact is damaged: {path}; remove the file, or restore a backup")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -31,7 +31,9 @@ class Selected(msgspec.Struct, frozen=True, kw_only=True):
     paths: list[str]
 
 
-class _Pattern:
+class Pattern:
+    """One line: where the search begins, and what it selects."""
+
     def __init__(self, text: str, directory: str, home: str) -> None:
         self.is_exclusion = text.startswith("!")
         text = text[1:].strip() if self.is_exclusion else text
@@ -65,31 +67,39 @@ class _Pattern:
 
 def select(text: str, directory: Path, *, home: str, includes_hidden: bool = False) -> Selected:
     """The files that the patterns select. Raises `OSError` for a folder that cannot be read."""
-    patterns = [
-        _Pattern(line.strip(), os.fspath(directory), home)
-        for line in text.splitlines()
-        if line.strip() and not line.strip().startswith("#")
-    ]
+    patterns = parse(text, directory, home=home)
     included = [pattern for pattern in patterns if not pattern.is_exclusion]
     found: dict[str, None] = {}
     for base in _bases(included):
         for path in _files(base, includes_hidden=includes_hidden):
-            if _is_selected(path, patterns):
+            if is_selected(path, patterns):
                 found[path] = None
     root = _root(included, list(found))
     cut = len(root.rstrip("/")) + 1
     return Selected(root=root, paths=sorted(path[cut:] for path in found))
 
 
-def _is_selected(path: str, patterns: list[_Pattern]) -> bool:
-    is_selected = False
+def parse(text: str, directory: Path, *, home: str) -> list[Pattern]:
+    """The patterns of all lines."""
+    return [Pattern(line, os.fspath(directory), home) for line in lines(text)]
+
+
+def lines(text: str) -> list[str]:
+    """The lines that have a meaning."""
+    stripped = (line.strip() for line in text.splitlines())
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+def is_selected(path: str, patterns: Sequence[Pattern]) -> bool:
+    """Whether the patterns select a path: the last one that matches decides."""
+    found = False
     for pattern in patterns:
-        if is_selected == pattern.is_exclusion and pattern.selects(path):
-            is_selected = not pattern.is_exclusion
-    return is_selected
+        if found == pattern.is_exclusion and pattern.selects(path):
+            found = not pattern.is_exclusion
+    return found
 
 
-def _bases(patterns: list[_Pattern]) -> list[str]:
+def _bases(patterns: list[Pattern]) -> list[str]:
     """The places to search, without those inside others."""
     bases: list[str] = []
     for base in sorted({pattern.base for pattern in patterns}, key=len):
@@ -102,7 +112,7 @@ def _is_inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def _root(patterns: list[_Pattern], found: list[str]) -> str:
+def _root(patterns: list[Pattern], found: list[str]) -> str:
     places = {pattern.base for pattern in patterns}
     if len(places) == 1:
         (place,) = places

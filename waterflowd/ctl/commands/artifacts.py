@@ -18,13 +18,12 @@ import click
 
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import run_path
-from waterflowd.ctl.display.terminal import cell_time, table, zone_name
+from waterflowd.ctl.display.terminal import cell_time, size_text, table, zone_name
 from waterflowd.ctl.failures import REFUSED, USAGE, Failure
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, count, json_option, print_json, print_json_list
 from waterflowd.ctl.references import find_run
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _COPY_BYTES = 1 << 20
 
 
@@ -79,14 +78,6 @@ def _cells(row: dict[str, Any]) -> list[object]:
         cell_time(row["created_at"]),
         cell_time(row["expires_at"]) if row["expires_at"] else "its run is removed",
     ]
-
-
-def size_text(size: int) -> str:
-    """Return a number of bytes as text."""
-    number, unit = float(size), 0
-    while number >= 1024 and unit < len(_UNITS) - 1:
-        number, unit = number / 1024, unit + 1
-    return f"{size} B" if unit == 0 else f"{number:.1f} {_UNITS[unit]}"
 
 
 @artifacts.command()

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-from waterflow_agent.artifacts import content, patterns
+from waterflow_agent.artifacts import content, patterns, writing
 from waterflow_agent.artifacts.channel import ArtifactChannel
 from waterflow_agent.artifacts.content import ArtifactFile, BlockTable
-from waterflow_agent.artifacts.local_protocol import IN_FLIGHT_MAX
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.artifacts import staging
+from waterflow_agent.nodes.artifacts.fetching import BlockFetcher, to_end
 from waterflow_agent.nodes.artifacts.staging import Staging
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 from waterflow_agent.nodes.transfer.content import Progress, amount
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import ArtifactPart, ArtifactRow
 
-#: Blocks that are written by one call of a thread.
-_BATCH = 16
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_P = ParamSpec("_P")
-_Result = TypeVar("_Result")
 
 
 class ArtifactDownloadNode(Node[schema.ArtifactDownload]):
@@ -82,31 +76,21 @@ async def _fetch(
     """Returns the number of bytes."""
     progress = Progress(context, sum(row.size for row in rows))
     is_apart = not (parameters.name or parameters.merge_multiple)
-    stage = await _to_end(Staging, target)
+    stage = await to_end(Staging, target)
     try:
         stage.check_space(sum(row.size for row in rows))
         for number, row in enumerate(rows):
             folder = stage.folder(number)
             await _Download(channel, row, folder, progress).run()
             if number and not is_apart:
-                await _to_end(staging.move_all, [(folder, stage.folder(0))])
+                await to_end(staging.move_all, [(folder, stage.folder(0))])
         places = [(stage.folder(number), target / row.name) for number, row in enumerate(rows)]
-        await _to_end(staging.move_all, places if is_apart else [(stage.folder(0), target)])
+        await to_end(staging.move_all, places if is_apart else [(stage.folder(0), target)])
         for row in rows:
             context.log(f"{row.name}: {row.files} file(s), {amount(row.size)}")
     finally:
-        await _to_end(stage.remove)
+        await to_end(stage.remove)
     return progress.bytes
-
-
-async def _to_end(call: Callable[_P, _Result], *args: _P.args, **kwargs: _P.kwargs) -> _Result:
-    """Runs a call in a thread. If the step is stopped, it is still awaited: nothing may write while files are removed."""
-    work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.gather(work, return_exceptions=True)
-        raise
 
 
 class _Download:
@@ -123,59 +107,17 @@ class _Download:
         row = self._row
         if content.artifact_digest(row.table, row.listing) != row.digest:
             raise Rejected("WF762", f'the description of the artifact "{row.name}" is damaged')
-        table = BlockTable(await self._index(ArtifactPart.TABLE, row.table))
-        listing = await self._index(ArtifactPart.LISTING, row.listing)
+        fetcher = BlockFetcher(self._channel, self._request, f'the artifact "{row.name}"')
+        table = BlockTable(await fetcher.index(ArtifactPart.TABLE, row.table))
+        listing = await fetcher.index(ArtifactPart.LISTING, row.listing)
         files = await asyncio.to_thread(content.decode_listing, listing, row.files)
         if not (sum(file.size for file in files) == table.size == row.size and len(files) == row.files):
             raise Rejected("WF762", f'the list of files of the artifact "{row.name}" does not fit its content')
         writer = _write(self._folder, files)
-        # Creates the empty files before the first block.
-        await _to_end(next, writer, None)
-        try:
-            async with contextlib.aclosing(self._blocks(ArtifactPart.CONTENT, table.digests())) as blocks:
-                batch: list[bytes] = []
-                async for block in blocks:
-                    batch.append(block)
-                    if len(batch) >= _BATCH:
-                        await _to_end(_feed, writer, batch)
-                        batch = []
-                    self._progress.advance(len(block), row.name)
-                await _to_end(_feed, writer, batch)
-        finally:
-            writer.close()
+        await fetcher.write(writer, table, lambda size: self._progress.advance(size, row.name))
 
-    async def _index(self, part: ArtifactPart, digests: Sequence[bytes]) -> bytes:
-        async with contextlib.aclosing(self._blocks(part, digests)) as blocks:
-            return b"".join([block async for block in blocks])
-
-    async def _blocks(self, part: ArtifactPart, digests: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
-        """Yields the verified blocks in order; several are requested at a time."""
-        waiting: deque[asyncio.Task[bytes]] = deque()
-        upcoming = enumerate(digests)
-        try:
-            while True:
-                while len(waiting) < IN_FLIGHT_MAX and (item := next(upcoming, None)) is not None:
-                    waiting.append(asyncio.create_task(self._block(part, *item)))
-                if not waiting:
-                    return
-                yield await waiting.popleft()
-        finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-
-    async def _block(self, part: ArtifactPart, index: int, digest: bytes) -> bytes:
-        request = messages.ReadBlock(self._row.name, self._row.digest, part, index)
-        data = (await self._channel.ask(request, messages.BlockRead)).data
-        if content.digest_of(data) != digest:
-            raise Rejected("WF762", f'block {index} of the artifact "{self._row.name}" is damaged')
-        return data
-
-
-def _feed(writer: Generator[None, bytes, None], blocks: Sequence[bytes]) -> None:
-    for block in blocks:
-        with contextlib.suppress(StopIteration):
-            writer.send(block)
+    def _request(self, part: ArtifactPart, index: int) -> messages.ArtifactAction:
+        return messages.ReadBlock(self._row.name, self._row.digest, part, index)
 
 
 def _write(folder: Path, files: Sequence[ArtifactFile]) -> Generator[None, bytes, None]:
@@ -189,11 +131,6 @@ def _write(folder: Path, files: Sequence[ArtifactFile]) -> Generator[None, bytes
             made.add(parent)
         descriptor = os.open(folder / file.path, _NEW, 0o777 if file.is_executable else 0o666)
         try:
-            left = file.size
-            while left:
-                if not block:
-                    block = memoryview((yield))
-                written = os.write(descriptor, block[:left])
-                block, left = block[written:], left - written
+            block = yield from writing.fill(descriptor, file.size, block)
         finally:
             os.close(descriptor)

@@ -6,8 +6,7 @@ import asyncio
 import errno
 import itertools
 import os
-import stat
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,15 @@ from waterflow_agent.artifacts.content import ArtifactFile, BlockCutter
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.nodes import schema
+from waterflow_agent.nodes.artifacts.sending import Block, BlockSender, blocks_of_file, end_of_blocks
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 from waterflow_agent.nodes.transfer.content import Progress, amount
 from waterflow_agent.wire import messages
 
-#: Blocks that are read, hashed and asked about together: 16 MiB. The next ones are read meanwhile.
-_BATCH = 64
-_READ_BYTES = 1 << 20
 #: Between the last answer about a block and the commit, the daemon may have removed unused blocks: how often to send all again.
-_PASSES_MAX = 3
+PASSES_MAX = 3
 #: The daemon's code for a commit of blocks that it does not have.
 BLOCKS_GONE = "WF333"
-_Block = tuple[bytes, bytes]
 
 
 class ArtifactUploadNode(Node[schema.ArtifactUpload]):
@@ -102,8 +98,12 @@ class _Upload:
         self._context = context
         self._channel = channel
         self._selected = selected
-        #: Bytes that the daemon did not have.
-        self.sent = 0
+        self._sender = BlockSender(channel)
+
+    @property
+    def sent(self) -> int:
+        """Bytes that the daemon did not have."""
+        return self._sender.sent
 
     async def run(self, name: str, days: int, *, is_replacing: bool) -> messages.CommitArtifact:
         total = await asyncio.to_thread(self._measure)
@@ -115,7 +115,7 @@ class _Upload:
                 await self._channel.ask(commit, messages.ArtifactAccepted)
                 break
             except Rejected as error:
-                if error.code != BLOCKS_GONE or number >= _PASSES_MAX:
+                if error.code != BLOCKS_GONE or number >= PASSES_MAX:
                     raise
         return commit
 
@@ -127,87 +127,27 @@ class _Upload:
 
     async def _send(self, name: str, days: int, total: int, *, is_replacing: bool) -> messages.CommitArtifact:
         files: list[ArtifactFile] = []
-        blocks: list[tuple[bytes, int]] = []
         progress = Progress(self._context, total)
-        reader = _blocks(self._selected, files)
-        pending = asyncio.ensure_future(asyncio.to_thread(_take, reader))
-        try:
-            while batch := await pending:
-                pending = asyncio.ensure_future(asyncio.to_thread(_take, reader))
-                await self._store(batch)
-                blocks += [(digest, len(data)) for digest, data in batch]
-                progress.advance(sum(len(data) for _, data in batch), name)
-        finally:
-            # The thread must not read on while the generator is closed.
-            await asyncio.gather(pending, return_exceptions=True)
-            reader.close()
+        blocks = await self._sender.send(_blocks(self._selected, files), lambda size: progress.advance(size, name))
         return messages.CommitArtifact(
             name=name,
             is_replacing=is_replacing,
             files=len(files),
             size=sum(size for _, size in blocks),
-            table=await self._store_index(content.encode_table(blocks)),
-            listing=await self._store_index(await asyncio.to_thread(content.encode_listing, files)),
+            table=await self._sender.send_index(content.encode_table(blocks)),
+            listing=await self._sender.send_index(await asyncio.to_thread(content.encode_listing, files)),
             retention_days=days,
         )
 
-    async def _store_index(self, blob: bytes) -> list[bytes]:
-        batch = [(content.digest_of(block), block) for block in content.index_blocks(blob)]
-        await self._store(batch)
-        return [digest for digest, _ in batch]
 
-    async def _store(self, batch: Sequence[_Block]) -> None:
-        if not batch:
-            return
-        by_digest = dict(batch)
-        digests = list(by_digest)
-        found = await self._channel.ask(messages.FindBlocks(digests), messages.MissingBlocks)
-        missing = [digests[position] for position in found.positions if 0 <= position < len(digests)]
-        waiting = [asyncio.create_task(self._store_one(digest, by_digest[digest])) for digest in missing]
-        try:
-            await asyncio.gather(*waiting)
-        finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-
-    async def _store_one(self, digest: bytes, data: bytes) -> None:
-        await self._channel.ask(messages.StoreBlock(digest, data), messages.ArtifactAccepted)
-        self.sent += len(data)
-
-
-def _take(blocks: Iterator[_Block]) -> list[_Block]:
-    return list(itertools.islice(blocks, _BATCH))
-
-
-def _blocks(selected: patterns.Selected, files: list[ArtifactFile]) -> Generator[_Block, None, None]:
+def _blocks(selected: patterns.Selected, files: list[ArtifactFile]) -> Generator[Block, None, None]:
     """Yields digest and data of each block, and lists the files that it has read."""
     cutter = BlockCutter()
     root = os.open(selected.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for path in selected.paths:
-            for block in _blocks_of_file(root, path, cutter, files):
-                yield content.digest_of(block), block
-        for block in cutter.end():
-            yield content.digest_of(block), block
+            status = yield from blocks_of_file(path, cutter, root)
+            files.append(ArtifactFile(path, status.size, bool(status.mode & 0o111)))
+        yield from end_of_blocks(cutter)
     finally:
         os.close(root)
-
-
-def _blocks_of_file(root: int, path: str, cutter: BlockCutter, files: list[ArtifactFile]) -> Iterator[bytes]:
-    # Not blocking: the path may be a pipe by now.
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=root)
-    try:
-        status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode):
-            raise NodeFailure(f"{escape_for_display(path, 200)} is not a regular file any longer")
-        yield from cutter.begin_file(status.st_size)
-        size = 0
-        # What is appended meanwhile is not read: a log that grows would never end.
-        while size < status.st_size and (data := os.read(file, min(_READ_BYTES, status.st_size - size))):
-            size += len(data)
-            yield from cutter.feed(data)
-        yield from cutter.end_file(path)
-    finally:
-        os.close(file)
-    files.append(ArtifactFile(path, size, bool(status.st_mode & 0o111)))

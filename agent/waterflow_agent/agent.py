@@ -17,8 +17,10 @@ from typing import Any
 
 import msgspec
 
-from waterflow_agent import enrollment, keys, machine, token_file
+from waterflow_agent import durations, enrollment, keys, machine, token_file
 from waterflow_agent.artifacts.relay import ArtifactRelay
+from waterflow_agent.caches.server_entries import ServerEntries
+from waterflow_agent.caches.service import ServerCaches
 from waterflow_agent.checkout.file_requests import FileRequests
 from waterflow_agent.checkout.service import CheckoutService
 from waterflow_agent.checkout.tree_store import TreeStore
@@ -195,6 +197,15 @@ class Agent:
             stopping.cancel()
 
 
+def _server_caches(config: Config, clock: Clock) -> ServerCaches | None:
+    """The caches of this server; None if it keeps none."""
+    if not config.server_caches_mb:
+        return None
+    keep_ms = durations.parse(config.server_caches_keep)
+    entries = ServerEntries(Path(config.data_dir) / "caches", config.server_caches_mb << 20, keep_ms)
+    return ServerCaches(entries, clock)
+
+
 class _EnrolledAgent:
     """The parts of an agent that has a server; its methods are the agent's tasks."""
 
@@ -228,7 +239,7 @@ class _EnrolledAgent:
         self._policy = step_policy(config)
         environment = environment_of_agent(config, environment)
         # The link is made later; no step asks before.
-        artifacts = ArtifactRelay(lambda request: self._link.send(request))
+        artifacts = ArtifactRelay(lambda request: self._link.send(request), _server_caches(config, self._clock))
         self._steps = steps = ProcessSteps(self._runner, workspaces, directories, environment, self._policy, artifacts)
         steps.agent_name = server.name
         self._nodes = NodeCatalog(config.node_path, environment)

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from waterflow_agent import addresses, environment_variables, keys
+from waterflow_agent import addresses, durations, environment_variables, keys
 from waterflow_agent.environment_variables import EnvironmentSettings
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution.step_policy import MEMORY_SHARE, StepPolicy, memory_of_machine
@@ -78,6 +78,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_u
     cache_mb: int = 1024
     #: Megabytes of the directories of failed jobs, which are kept for a day so that a re-run can continue them; 0 keeps none.
     keep_failed_mb: int = 4096
+    #: Megabytes of caches with `scope: server`; those that were not used for the longest time make room. 0 keeps none.
+    server_caches_mb: int = 4096
+    #: How long such a cache is kept after it was last used.
+    server_caches_keep: str = "7d"
     #: Facts about the server, by which workflows can select it.
     labels: dict[str, str] = {}
     #: Directories with your own nodes, as `<category>/<name>.py`; the first directory with a name wins.
@@ -249,6 +253,12 @@ def _checked(config: Config) -> Config:
         raise Rejected("WF620", f"slots: expected 1 to {SLOTS_MAX}, found {config.slots}")
     if not 0 <= config.cache_mb <= CACHE_MB_MAX:
         raise Rejected("WF620", f"cache-mb: expected 0 to {CACHE_MB_MAX}, found {config.cache_mb}")
+    if not 0 <= config.server_caches_mb <= CACHE_MB_MAX:
+        raise Rejected("WF620", f"server-caches-mb: expected 0 to {CACHE_MB_MAX}, found {config.server_caches_mb}")
+    try:
+        durations.parse(config.server_caches_keep)
+    except ValueError as error:
+        raise Rejected("WF620", f"server-caches-keep: {error}") from None
     if not 0 <= config.keep_failed_mb <= CACHE_MB_MAX:
         raise Rejected("WF620", f"keep-failed-mb: expected 0 to {CACHE_MB_MAX}, found {config.keep_failed_mb}")
     if keys.looks_like_fingerprint(config.name):

@@ -209,6 +209,45 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
             messages.ArtifactResponse(KEY, 5, None, "WF330", "too many bytes", 500),
         ],
     ),
+    "v1-cache-requests": (
+        codec.Side.AGENT,
+        1,
+        1,
+        [],
+        [
+            messages.ArtifactRequest(KEY, 1, messages.BeginCache("npm-1", b"\x05" * 32, 3, 1_000_000)),
+            messages.ArtifactRequest(
+                KEY,
+                2,
+                messages.CommitCache("npm-1", b"\x05" * 32, 3, 1_000_000, [b"\x02" * 32], [b"\x03" * 32]),
+            ),
+            messages.ArtifactRequest(KEY, 3, messages.FindCache(["npm-1", "npm-"], b"\x05" * 32)),
+            messages.ArtifactRequest(
+                KEY,
+                4,
+                messages.ReadCacheBlock("npm-1", b"\x05" * 32, b"\x04" * 32, messages.ArtifactPart.TABLE, 5),
+            ),
+            messages.ArtifactRequest(KEY, 5, messages.FindCacheOrigin()),
+        ],
+    ),
+    "v1-cache-responses": (
+        codec.Side.DAEMON,
+        1,
+        1,
+        [],
+        [
+            messages.ArtifactResponse(KEY, 1, messages.CacheAccepted(False)),
+            messages.ArtifactResponse(
+                KEY,
+                3,
+                messages.CacheFound(
+                    messages.CacheRow("npm-1", b"\x04" * 32, 3, 1_000_000, [b"\x02" * 32], [b"\x03" * 32])
+                ),
+            ),
+            messages.ArtifactResponse(KEY, 4, messages.CacheFound(None)),
+            messages.ArtifactResponse(KEY, 5, messages.CacheOrigin("ops", ("refs/heads/x", "refs/heads/main"))),
+        ],
+    ),
     "v1-finished-with-a-summary": (
         codec.Side.AGENT,
         1,

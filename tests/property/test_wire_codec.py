@@ -100,11 +100,40 @@ _actions = st.one_of(
         part=st.sampled_from(messages.ArtifactPart),
         index=_counts,
     ),
+    st.builds(messages.BeginCache, key=_names, version=_digests, files=_counts, size=_counts),
+    st.builds(
+        messages.CommitCache,
+        key=_names,
+        version=_digests,
+        files=_counts,
+        size=_counts,
+        table=st.lists(_digests, max_size=3),
+        listing=st.lists(_digests, max_size=3),
+    ),
+    st.builds(messages.FindCache, keys=st.lists(_names, min_size=1, max_size=10), version=_digests),
+    st.builds(
+        messages.ReadCacheBlock,
+        key=_names,
+        version=_digests,
+        digest=_digests,
+        part=st.sampled_from(messages.ArtifactPart),
+        index=_counts,
+    ),
+    st.builds(messages.FindCacheOrigin),
 )
 _artifact_requests = st.builds(messages.ArtifactRequest, key=_keys, number=_numbers, action=_actions)
 _rows = st.builds(
     messages.ArtifactRow,
     name=_texts,
+    digest=_digests,
+    files=_numbers,
+    size=_numbers,
+    table=st.lists(_digests, max_size=3),
+    listing=st.lists(_digests, max_size=3),
+)
+_cache_rows = st.builds(
+    messages.CacheRow,
+    key=_texts,
     digest=_digests,
     files=_numbers,
     size=_numbers,
@@ -117,6 +146,9 @@ _results = st.one_of(
     st.builds(messages.MissingBlocks, positions=st.lists(_numbers, max_size=3)),
     st.builds(messages.ArtifactsListed, artifacts=st.lists(_rows, max_size=2)),
     st.builds(messages.BlockRead, data=st.binary(max_size=20)),
+    st.builds(messages.CacheAccepted, is_new=st.booleans()),
+    st.builds(messages.CacheFound, entry=st.none() | _cache_rows),
+    st.builds(messages.CacheOrigin, scope=_texts, refs=st.lists(_texts, max_size=2).map(tuple)),
 )
 _artifact_responses = st.builds(
     messages.ArtifactResponse,

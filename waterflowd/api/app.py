@@ -11,6 +11,7 @@ from waterflowd.api.access.quotas import Pools
 from waterflowd.api.access.wrong_secrets import WrongSecrets
 from waterflowd.api.routes import (
     attention,
+    caches,
     live,
     metrics,
     payloads,
@@ -73,6 +74,7 @@ ROUTERS = [
     agent_maintenance.router,
     repositories.router,
     repository_changes.router,
+    caches.router,
     schedules.router,
     webhooks.router,
     tokens.router,

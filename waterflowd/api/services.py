@@ -29,6 +29,7 @@ from waterflowd.admin.ports import (
     WebhookRequest,
     WebhookService,
 )
+from waterflowd.artifacts.caches.admin import CacheAdmin
 from waterflowd.artifacts.reading import ArtifactReader
 from waterflowd.model.records import RunSummary
 from waterflowd.ports import Clock, Compiler, Feed, History, OutputLogs, Runs, StreamWriter
@@ -100,6 +101,8 @@ class Services:
     retention: RetentionAdmin | None = None
     #: None for an engine that several daemons share.
     artifacts: ArtifactReader | None = None
+    #: The same.
+    caches: CacheAdmin | None = None
     #: None for an engine without a common order of all events.
     notices: NoticeAdmin | None = None
     #: None where the configuration cannot be read again.

@@ -43,6 +43,10 @@ from waterflowd.app.notices import outside as notice_outside
 from waterflowd.app.notices import sources as notice_sources
 from waterflowd.app.reload import Applier, Reloader
 from waterflowd.app.repositories import Repositories
+from waterflowd.artifacts.caches.admin import CacheAdmin
+from waterflowd.artifacts.caches.origins import CacheOrigins
+from waterflowd.artifacts.caches.requests import CacheRequests
+from waterflowd.artifacts.caches.store import CacheStore
 from waterflowd.artifacts.cleaning import ArtifactCleaner
 from waterflowd.artifacts.reading import ArtifactReader
 from waterflowd.artifacts.reruns import KeptArtifacts
@@ -265,7 +269,15 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         ArtifactStore(data_dir / layout.ARTIFACT_DIRECTORY, config.artifacts.limits) if compose is _log_engine else None
     )
     kept = KeptArtifacts(artifact_store, engine.history) if artifact_store is not None else None
-    artifacts = ArtifactServer(engine.attempts, link, clock, artifact_store, kept)
+    # Repositories are watched later; no step asks before.
+    origins = CacheOrigins(engine.history, lambda name: reconciler.default_ref(name))
+    cache_store = CacheStore(artifact_store, config.caches.limits) if artifact_store is not None else None
+    caches = (
+        CacheRequests(artifact_store, cache_store, origins, clock)
+        if artifact_store is not None and cache_store is not None
+        else None
+    )
+    artifacts = ArtifactServer(engine.attempts, link, clock, artifact_store, kept, caches, origins)
     agents = AgentHandler(
         engine.attempts,
         state.placement,
@@ -365,6 +377,7 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
             if artifact_store is not None and kept is not None
             else None
         ),
+        caches=CacheAdmin(cache_store, artifacts) if cache_store is not None else None,
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,
         time_slices=time_slices,
@@ -395,8 +408,8 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         is_busy=lambda: driver.is_busy,
     )
     own_tasks: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
-    if artifact_store is not None:
-        cleaner = ArtifactCleaner(artifact_store, artifacts, clock, lambda run: log.run(run) is not None)
+    if artifact_store is not None and cache_store is not None:
+        cleaner = ArtifactCleaner(artifact_store, artifacts, clock, lambda run: log.run(run) is not None, cache_store)
         own_tasks = {"retention": pruner.run, "artifacts": cleaner.run}
     api = Api(services)
     dispatch.on_rejection = services.audit.agent_rejected

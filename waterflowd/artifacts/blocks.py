@@ -161,7 +161,7 @@ class BlockFiles:
     def remove_unused(self, folder: str, used: set[bytes], before: float) -> int:
         """Removes the blocks of one directory that are not used, and were not touched since `before`; returns their size.
 
-        `before` must be at least `GRACE_S` before `used` was computed, whatever the clock says now.
+        `before` must be at least the grace period before `used` was computed, whatever the clock says now.
         """
         removed = 0
         # Its first call must not count what is removed here.

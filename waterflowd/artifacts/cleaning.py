@@ -1,7 +1,8 @@
-"""Removes artifacts that have expired, those of removed runs, and blocks that no artifact has.
+"""Removes artifacts and caches that have expired, artifacts of removed runs, and blocks that neither has.
 
 Rules of this file: a small step at a time, in the thread that changes the store, so that uploads continue in between. A commit
 keeps its blocks by touching them, so the set of used blocks may be older than it. Nothing is removed while a backup is made.
+Once half of the space is taken, unused blocks go sooner, because caches may replace a lot of content in a day.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 from waterflow_agent.errors import WaterflowError
 from waterflowd import ports
 from waterflowd.artifacts.blocks import GRACE_S
+from waterflowd.artifacts.caches.store import CacheStore
 from waterflowd.artifacts.files import removable
 from waterflowd.artifacts.server import ArtifactServer
 from waterflowd.artifacts.store import ArtifactStore
@@ -27,12 +29,15 @@ logger = logging.getLogger("waterflow.artifacts")
 #: Between two rounds, and before the first one: agents and clients come back first.
 PERIOD_S = 600.0
 FIRST_S = 30.0
+#: How long an unused block is kept once half of the space is taken. An upload that takes longer sends it again.
+SHORT_GRACE_S = 3_600.0
 
 
 class Cleaned(msgspec.Struct, kw_only=True):
     """What a round has removed."""
 
     artifacts: int = 0
+    caches: int = 0
     bytes: int = 0
 
 
@@ -40,13 +45,19 @@ class ArtifactCleaner:
     """See the file's docstring."""
 
     def __init__(
-        self, store: ArtifactStore, server: ArtifactServer, clock: ports.Clock, is_run: Callable[[RunId], bool]
+        self,
+        store: ArtifactStore,
+        server: ArtifactServer,
+        clock: ports.Clock,
+        is_run: Callable[[RunId], bool],
+        caches: CacheStore,
     ) -> None:
         """`is_run` says whether a run exists."""
         self._store = store
         self._server = server
         self._clock = clock
         self._is_run = is_run
+        self._caches = caches
 
     async def run(self) -> None:
         """Cleans up, forever."""
@@ -54,8 +65,13 @@ class ArtifactCleaner:
         while True:
             try:
                 cleaned = await self.round()
-                if cleaned.artifacts or cleaned.bytes:
-                    logger.info("removed %d artifacts, and %d bytes of blocks", cleaned.artifacts, cleaned.bytes)
+                if cleaned != Cleaned():
+                    logger.info(
+                        "removed %d artifacts, %d caches, and %d bytes of blocks",
+                        cleaned.artifacts,
+                        cleaned.caches,
+                        cleaned.bytes,
+                    )
             except (WaterflowError, OSError) as error:
                 logger.error("artifacts: cleaning ended early, and is repeated later: %s", error)
             await asyncio.sleep(PERIOD_S)
@@ -63,16 +79,22 @@ class ArtifactCleaner:
     async def round(self) -> Cleaned:
         """One round."""
         cleaned = Cleaned()
-        before = time.time() - GRACE_S
+        is_pressed = (
+            await self._server.read(lambda: self._store.blocks.stored_bytes) > self._store.limits.total_bytes // 2
+        )
+        before = time.time() - (SHORT_GRACE_S if is_pressed else GRACE_S)
         for run in await self._server.read(self._store.records.runs):
             is_run, now = self._is_run(run), self._clock.now()
             cleaned.artifacts += await self._server.write(lambda: self._clean_run(run, now, is_run=is_run))  # noqa: B023
+        cleaned.caches = await self._server.write(lambda: self._caches.expire(self._clock.now()))
         # Raises for a damaged record: then all blocks stay, because some may be those of that record.
         records = await self._server.read(self._store.by_scope)
         for scope in await self._server.read(self._store.blocks.scopes):
             used: set[bytes] = set()
             for record in records.get(scope, ()):
                 used |= await self._server.read(lambda: self._store.used([record]))  # noqa: B023
+            for entry in await self._server.write(lambda: self._caches.of_scope(scope)):  # noqa: B023
+                used |= await self._server.write(lambda: self._caches.used(entry))  # noqa: B023
             for folder in await self._server.read(lambda: list(self._store.blocks.folders(scope))):  # noqa: B023
                 cleaned.bytes += await self._server.write(lambda: self._clean_folder(folder, used, before))  # noqa: B023
         return cleaned

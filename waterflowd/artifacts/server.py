@@ -3,7 +3,8 @@
 Rules of this file:
 
 - An agent reads and writes only artifacts of a run of which it has an open attempt at that moment. The attempt names the run;
-  a request cannot name another one, nor a block that is not part of one of the run's artifacts.
+  a request cannot name another one, nor a block that is not part of one of the run's artifacts. For caches it names the
+  repository and the refs (`caches/origins.py`).
 - Each request has one answer, and no state is kept between requests: after a loss the agent asks again. Every action can be
   repeated.
 - Disks are slow: one thread writes, and one reads. What waits for them is bounded, for each agent and in total; whatever
@@ -24,6 +25,8 @@ from waterflow_agent.errors import Rejected, WaterflowError
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.artifacts.blocks import scope_of
+from waterflowd.artifacts.caches.origins import CacheOrigins
+from waterflowd.artifacts.caches.requests import CacheRequests
 from waterflowd.artifacts.records import ArtifactRecord
 from waterflowd.artifacts.reruns import KeptArtifacts
 from waterflowd.artifacts.store import ArtifactStore, block_of
@@ -57,13 +60,17 @@ class ArtifactServer:
         clock: ports.Clock,
         store: ArtifactStore | None,
         kept: KeptArtifacts | None = None,
+        caches: CacheRequests | None = None,
+        origins: CacheOrigins | None = None,
     ) -> None:
-        """Without a store, which only the log engine has, requests are refused."""
+        """Without a store, which only the log engine has, requests are refused, except for the origin of a run."""
         self._attempts = attempts
         self._link = link
         self._clock = clock
         self._store = store
         self._kept = kept
+        self._caches = caches
+        self._origins = origins
         self._open: Counter[AgentId] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stored: OrderedDict[AttemptId, int] = OrderedDict()
@@ -74,9 +81,8 @@ class ArtifactServer:
     def requested(self, agent: AgentId, request: messages.ArtifactRequest) -> None:
         """An agent asks for something."""
         key = request.key
-        if self._store is None:
-            text = "artifacts are not available on the Temporal engine; use the log engine, or file/transfer with s3://"
-            self._answer_at_once(agent, request, "WF335", text)
+        if self._store is None and not isinstance(request.action, messages.FindCacheOrigin):
+            self._answer_at_once(agent, request, "WF335", _unavailable(request.action))
             return
         try:
             held = self._attempts.find(agent, key.attempt)
@@ -118,7 +124,7 @@ class ArtifactServer:
         self._link.send(agent, [messages.ArtifactResponse(request.key, request.number, None, code, text, after_ms)])
 
     async def _answer(
-        self, agent: AgentId, request: messages.ArtifactRequest, held: HeldAttempt, store: ArtifactStore
+        self, agent: AgentId, request: messages.ArtifactRequest, held: HeldAttempt, store: ArtifactStore | None
     ) -> None:
         try:
             result = await self._carry_out(request, held, store)
@@ -141,9 +147,12 @@ class ArtifactServer:
         self._link.send(agent, [response])
 
     def _carry_out(
-        self, request: messages.ArtifactRequest, held: HeldAttempt, store: ArtifactStore
+        self, request: messages.ArtifactRequest, held: HeldAttempt, store: ArtifactStore | None
     ) -> Awaitable[messages.ArtifactResult]:
         name, action = held.name, request.action
+        if isinstance(action, messages.FindCacheOrigin):
+            return self._find_origin(held)
+        assert store is not None, "checked when the request arrived"
         scope = scope_of(held.repository, name.run)
         match action:
             case messages.BeginArtifact():
@@ -158,6 +167,14 @@ class ArtifactServer:
                 return self._list(store, name.run, action)
             case messages.ReadBlock():
                 return self._read_block(store, name.run, action)
+            case messages.BeginCache() | messages.CommitCache() | messages.FindCache() | messages.ReadCacheBlock():
+                assert self._caches is not None, "caches are where artifacts are"
+                return self._caches.carry_out(held, action, self)
+
+    async def _find_origin(self, held: HeldAttempt) -> messages.CacheOrigin:
+        assert self._origins is not None, "every daemon has it"
+        found = await self._origins.of(held)
+        return messages.CacheOrigin(found.scope, found.refs)
 
     async def _begin(
         self, store: ArtifactStore, name: AttemptId, action: messages.BeginArtifact
@@ -234,6 +251,12 @@ class ArtifactServer:
     async def _keep(self, run: RunId) -> None:
         if self._kept is not None:
             await self._kept.keep(run, self.write)
+
+
+def _unavailable(action: messages.ArtifactAction) -> str:
+    if isinstance(action, messages.CacheAction):
+        return "shared caches are not available on the Temporal engine; use scope: server"
+    return "artifacts are not available on the Temporal engine; use the log engine, or file/transfer with s3://"
 
 
 def _open(store: ArtifactStore, run: RunId, action: messages.ReadBlock, now: int) -> tuple[ArtifactRecord, BlockTable]:

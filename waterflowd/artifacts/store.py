@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -25,6 +26,26 @@ from waterflow_agent.wire.messages import ArtifactPart
 from waterflowd.artifacts.blocks import DISK_FULL_ERRORS, BlockFiles
 from waterflowd.artifacts.records import ArtifactRecord, RecordFiles
 from waterflowd.model.ids import AttemptId, RunId
+
+
+class StoredContent(Protocol):
+    """What has blocks: an artifact, or a cache entry."""
+
+    @property
+    def scope(self) -> str:
+        """The scope of the blocks."""
+        ...
+
+    @property
+    def table(self) -> list[bytes]:
+        """The blocks of the table."""
+        ...
+
+    @property
+    def listing(self) -> list[bytes]:
+        """The blocks of the list of files."""
+        ...
+
 
 #: Of one run.
 ARTIFACTS_MAX = 1_000
@@ -61,7 +82,7 @@ class ArtifactStore:
     def begin(self, name: AttemptId, action: messages.BeginArtifact, now: int) -> None:
         """Checks an upload before it begins. Raises `Rejected` WF330 (limits), WF332 (name taken), `Retryable` WF302."""
         self._check(name, action, now)
-        self._check_space(0)
+        self.check_space(0)
 
     def missing(self, scope: str, digests: Sequence[bytes]) -> list[int]:
         """The positions of the blocks that are not stored; the others stay for a while."""
@@ -69,26 +90,16 @@ class ArtifactStore:
 
     def store(self, scope: str, digest: bytes, data: bytes) -> None:
         """Stores a block, durably. Raises `Rejected` WF330 and WF331, `Retryable` WF302, `OSError`."""
-        self._check_space(len(data))
+        self.check_space(len(data))
         try:
             self.blocks.put(scope, digest, data)
         except OSError as error:
-            raise _disk_error(error) from error
+            raise disk_error(error) from error
 
     def commit(self, name: AttemptId, scope: str, action: messages.CommitArtifact, now: int) -> ArtifactRecord:
         """Stores an artifact. Raises as `begin`, and `Rejected` WF333 when blocks of it are missing, WF331 for wrong sums."""
         self._check(name, action, now)
-        if len(action.table) > content.table_blocks_max(action.size):
-            raise Rejected("WF331", f"the artifact has too many blocks for {action.size} bytes")
-        table = self._table(scope, action.table)
-        if table.size != action.size:
-            raise Rejected("WF331", f"the artifact has {table.size} bytes of content, not {action.size}")
-        sizes = (self.blocks.size(scope, digest) for digest in table.digests())
-        if any(found != size for found, size in zip(sizes, table.sizes, strict=True)):
-            raise _gone()
-        # Also keeps those that no other artifact has from being removed just now.
-        if self.missing(scope, [*table.digests(), *action.table, *action.listing]):
-            raise _gone()
+        table = self.verify(scope, action)
         days = action.retention_days
         keep_ms = days * _DAY_MS if days else self.limits.keep_ms
         record = ArtifactRecord(
@@ -109,8 +120,26 @@ class ArtifactStore:
             self.blocks.sync(scope, iter((*table.digests(), *action.table, *action.listing)))
             self.records.write(name.run, record)
         except OSError as error:
-            raise _disk_error(error) from error
+            raise disk_error(error) from error
         return record
+
+    def verify(self, scope: str, action: messages.CommitArtifact | messages.CommitCache) -> BlockTable:
+        """Checks that all blocks of a content are stored, and keeps them for a while. Returns its table.
+
+        Raises `Rejected` WF333 when blocks are missing, WF331 for wrong sums.
+        """
+        if len(action.table) > content.table_blocks_max(action.size):
+            raise Rejected("WF331", f"the artifact has too many blocks for {action.size} bytes")
+        table = self._table(scope, action.table)
+        if table.size != action.size:
+            raise Rejected("WF331", f"the artifact has {table.size} bytes of content, not {action.size}")
+        sizes = (self.blocks.size(scope, digest) for digest in table.digests())
+        if any(found != size for found, size in zip(sizes, table.sizes, strict=True)):
+            raise _gone()
+        # Also keeps those that no other artifact has from being removed just now.
+        if self.missing(scope, [*table.digests(), *action.table, *action.listing]):
+            raise _gone()
+        return table
 
     def find(self, run: RunId, name: str, now: int) -> ArtifactRecord | None:
         """The artifact of this name; None if there is none, or it has expired."""
@@ -121,8 +150,8 @@ class ArtifactStore:
         """The artifacts of a run, by name."""
         return [record for record in self.records.of_run(run) if not record.is_expired(now)]
 
-    def table(self, record: ArtifactRecord) -> BlockTable:
-        """The table of an artifact's blocks."""
+    def table(self, record: StoredContent) -> BlockTable:
+        """The table of the content's blocks."""
         return self._table(record.scope, record.table)
 
     def listing(self, record: ArtifactRecord) -> list[ArtifactFile]:
@@ -140,8 +169,8 @@ class ArtifactStore:
             found.setdefault(record.scope, []).append(record)
         return found
 
-    def used(self, records: Iterable[ArtifactRecord]) -> set[bytes]:
-        """The digests of all blocks of these artifacts. Raises `WaterflowError` if a table cannot be read."""
+    def used(self, records: Iterable[StoredContent]) -> set[bytes]:
+        """The digests of all blocks of these contents. Raises `WaterflowError` if a table cannot be read."""
         return {digest for record in records for digest in blocks_of(self, record)}
 
     def _table(self, scope: str, digests: Sequence[bytes]) -> BlockTable:
@@ -152,8 +181,8 @@ class ArtifactStore:
     def _check(self, name: AttemptId, action: messages.BeginArtifact | messages.CommitArtifact, now: int) -> None:
         content.check_name(action.name)
         limits = self.limits
-        _within("an artifact may have", action.size, limits.artifact_bytes, "bytes", "artifacts.artifact-max-bytes")
-        _within("an artifact may have", action.files, limits.files, "files", "artifacts.artifact-max-files")
+        within("an artifact may have", action.size, limits.artifact_bytes, "bytes", "artifacts.artifact-max-bytes")
+        within("an artifact may have", action.files, limits.files, "files", "artifacts.artifact-max-files")
         others = []
         for record in self.of_run(name.run, now):
             if record.name != action.name:
@@ -164,15 +193,16 @@ class ArtifactStore:
                     f'the run has an artifact "{action.name}" already, of {record.job}/{record.step}; choose another name, '
                     "such as one with a value of the matrix, or set overwrite: true",
                 )
-        _within("a run may have", len(others) + 1, ARTIFACTS_MAX, "artifacts", "")
+        within("a run may have", len(others) + 1, ARTIFACTS_MAX, "artifacts", "")
         used = sum(record.size for record in others)
-        _within(
+        within(
             "the artifacts of a run may have", used + action.size, limits.run_bytes, "bytes", "artifacts.run-max-bytes"
         )
 
-    def _check_space(self, size: int) -> None:
+    def check_space(self, size: int) -> None:
+        """Raises `Rejected` WF330 and `Retryable` WF302 if there is no space for so many bytes."""
         used = self.blocks.stored_bytes + size
-        _within("all artifacts may have", used, self.limits.total_bytes, "bytes", "artifacts.max-bytes")
+        within("all artifacts may have", used, self.limits.total_bytes, "bytes", "artifacts.max-bytes")
         now = time.monotonic()
         if now < self._free_until:
             return
@@ -186,24 +216,25 @@ class ArtifactStore:
         self._free_until = now + _SPACE_S
 
 
-def block_of(record: ArtifactRecord, table: BlockTable, part: ArtifactPart, index: int) -> bytes:
-    """The digest of a block of an artifact. Raises `Rejected` WF334 if it has no such block."""
+def block_of(record: StoredContent, table: BlockTable, part: ArtifactPart, index: int) -> bytes:
+    """The digest of a block of a content. Raises `Rejected` WF334 if it has no such block."""
     count = {ArtifactPart.TABLE: len(record.table), ArtifactPart.LISTING: len(record.listing)}.get(part, len(table))
     if index >= count:
-        raise Rejected("WF334", f'the artifact "{record.name}" has no block {index}')
+        raise Rejected("WF334", f"the artifact has no block {index}")
     if part is ArtifactPart.CONTENT:
         return table.digest(index)
     return (record.table if part is ArtifactPart.TABLE else record.listing)[index]
 
 
-def blocks_of(store: ArtifactStore, record: ArtifactRecord) -> Iterator[bytes]:
-    """The digests of all blocks of an artifact."""
+def blocks_of(store: ArtifactStore, record: StoredContent) -> Iterator[bytes]:
+    """The digests of all blocks of a content."""
     yield from record.table
     yield from record.listing
     yield from store.table(record).digests()
 
 
-def _within(what: str, value: int, limit: int, unit: str, key: str) -> None:
+def within(what: str, value: int, limit: int, unit: str, key: str) -> None:
+    """Raises `Rejected` WF330 for more than the limit; `key` is the setting of the configuration."""
     if value > limit:
         setting = f" ({key})" if key else ""
         raise Rejected("WF330", f"{what} at most {limit:,} {unit}{setting}, and this would be {value:,}", status=429)
@@ -213,7 +244,8 @@ def _gone() -> Rejected:
     return Rejected("WF333", "blocks of the artifact are not stored any longer; it has to be sent again")
 
 
-def _disk_error(error: OSError) -> Exception:
+def disk_error(error: OSError) -> Exception:
+    """The error of a full disk in words; any other error as it is."""
     if error.errno in DISK_FULL_ERRORS:
         return Retryable("WF302", "the daemon's disk is full; the artifact was not stored")
     return error

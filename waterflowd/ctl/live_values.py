@@ -58,6 +58,10 @@ def _rows(root: click.Context, path: str, key: str, limit: int = _ROWS_MAX) -> l
         client.close()
 
 
+def _caches(root: click.Context) -> Iterator[str]:
+    return (row["key"] for row in _rows(root, "/v1/caches", "caches"))
+
+
 def _contexts(_root: click.Context) -> Iterator[str]:
     from waterflowd.ctl.contexts import Contexts, default_path
 
@@ -87,6 +91,7 @@ def _named(path: str, key: str) -> Callable[[click.Context], Iterator[str]]:
 
 #: The kinds of values, and how they are found.
 KINDS: dict[str, Callable[[click.Context], Iterator[str]]] = {
+    "caches": _caches,
     "contexts": _contexts,
     "runs": _runs,
     "statuses": _statuses,

@@ -39,6 +39,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
         "schedules": ("schedules", "schedules", "List schedules with their next times."),
         "nodes": ("nodes", "nodes", "List the nodes that steps can use."),
         "repositories": ("repositories", "repositories", "List, add, change and remove watched repositories."),
+        "caches": ("caches", "caches", "List and delete what steps keep in caches."),
         "sync": ("sync", "sync", "Fetch repositories now."),
         "suspend": ("sync", "suspend", "Suspend a repository: pushes are ignored until `resume`."),
         "resume": ("sync", "resume", "Resume a suspended repository."),

@@ -15,6 +15,9 @@ from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
 from waterflowd.access import events
 from waterflowd.access.repository_quotas import RepositoryLimits, RepositoryQuotas
+from waterflowd.artifacts.caches.origins import CacheOrigins
+from waterflowd.artifacts.caches.requests import CacheRequests
+from waterflowd.artifacts.caches.store import CacheLimits, CacheStore
 from waterflowd.artifacts.server import ArtifactServer
 from waterflowd.artifacts.store import ArtifactStore
 from waterflowd.dispatch import lowering
@@ -36,7 +39,7 @@ from waterflowd.host.child_run_starter import ChildRunStarter
 from waterflowd.host.child_runs import ChildRunRegistry
 from waterflowd.host.driver import Driver
 from waterflowd.host.feed import Feed
-from waterflowd.host.history import LogOutputs
+from waterflowd.host.history import LogHistory, LogOutputs
 from waterflowd.host.live_state import LiveState
 from waterflowd.host.queries import RunQueries
 from waterflowd.host.stream_writer import LogStreamWriter
@@ -53,6 +56,7 @@ from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
 from waterflowd.testing.memory_workflows import MemoryChildWorkflows
 from waterflowd.testing.scenario import dump
+from waterflowd.time_slices import TimeSlices
 
 START_AT = 1_700_000_000_000
 LOST_AFTER_MS = 600_000
@@ -182,6 +186,7 @@ class HostHarness:
         limits: RepositoryLimits | None = None,
         outputs: OutputLogs | None = None,
         artifacts: ArtifactStore | None = None,
+        cache_limits: CacheLimits | None = None,
     ) -> None:
         self.clock = clock or ManualClock()
         self.log = log or MemoryLog(codec())
@@ -210,7 +215,16 @@ class HostHarness:
         attempts = self.attempts = LiveAttempts(self.driver, self.queries)
         self.outputs = self.output_collector(outputs or LogOutputs(self.output_logs))
         self.files = FileServer(attempts, MemoryFiles(trees), self.link)
-        self.artifacts = ArtifactServer(attempts, self.link, self.clock, artifacts)
+        #: Default branches by repository.
+        self.default_refs: dict[str, str] = {}
+        origins = CacheOrigins(LogHistory(self.log, self.feed, TimeSlices()), self.default_refs.get)
+        self.caches = CacheStore(artifacts, cache_limits or CacheLimits()) if artifacts is not None else None
+        requests = (
+            CacheRequests(artifacts, self.caches, origins, self.clock)
+            if artifacts is not None and self.caches is not None
+            else None
+        )
+        self.artifacts = ArtifactServer(attempts, self.link, self.clock, artifacts, None, requests, origins)
         self.agents = AgentHandler(
             attempts,
             self.state.placement,

@@ -19,6 +19,8 @@ from waterflow_agent.wire import messages
 
 #: The name of the socket in the directory with the files of the step.
 SOCKET = "artifacts"
+#: The name of the socket for caches that the server itself keeps.
+CACHE_SOCKET = "caches"
 #: Requests of one step that wait for their answers.
 IN_FLIGHT_MAX = 8
 _LENGTH = struct.Struct(">I")

@@ -1,4 +1,4 @@
-"""Passes the requests of running steps for artifacts to the daemon, and the answers back.
+"""Passes the requests of running steps for artifacts and caches to the daemon, and the answers back.
 
 Rules of this file:
 
@@ -6,6 +6,7 @@ Rules of this file:
   attempt asks, and a step cannot ask for another one.
 - The agent keeps no state of a transfer. When it was restarted, it opens the sockets again, and the steps repeat requests.
 - The requests of all steps share one window towards the daemon, in the order in which they arrive.
+- A step that keeps a cache on its server has a second socket, whose requests the agent answers itself (`caches/service.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ import msgspec
 
 from waterflow_agent import logs
 from waterflow_agent.artifacts import local_protocol
-from waterflow_agent.artifacts.local_protocol import IN_FLIGHT_MAX, SOCKET, StepRequest, StepResponse
+from waterflow_agent.artifacts.local_protocol import CACHE_SOCKET, IN_FLIGHT_MAX, SOCKET, StepRequest, StepResponse
+from waterflow_agent.caches.service import ServerCaches
 from waterflow_agent.session.request_window import RequestWindow
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskId
@@ -38,35 +40,54 @@ _CONNECTIONS_MAX = 4
 class ArtifactRelay:
     """The sockets of all steps of one agent that use artifacts. For the loop's thread."""
 
-    def __init__(self, send: Callable[[messages.ArtifactRequest], None]) -> None:
-        """`send` may drop a request without a session."""
+    def __init__(self, send: Callable[[messages.ArtifactRequest], None], caches: ServerCaches | None = None) -> None:
+        """`send` may drop a request without a session. `caches` is None where the server keeps none."""
         self._window: RequestWindow[messages.ArtifactRequest, messages.ArtifactResponse] = RequestWindow(
             send, messages.ARTIFACT_REQUESTS_MAX, first=secrets.randbits(48)
         )
-        self._sockets: dict[TaskId, _StepSocket] = {}
+        self._caches = caches
+        self._sockets: dict[tuple[TaskId, str], _StepSocket] = {}
 
-    def open(self, key: TaskId, directory: str) -> None:
-        """Opens the socket of an attempt in the directory with its files. Raises `OSError`."""
-        self.close_socket(key)
-        self._sockets[key] = _StepSocket(key, Path(directory, SOCKET), self._window)
+    def open(self, key: TaskId, directory: str, name: str = SOCKET) -> None:
+        """Opens a socket of an attempt in the directory with its files. Raises `OSError`."""
+        self._close_socket(key, name)
+        answer = self._ask_daemon if name == SOCKET else self._ask_server
+        self._sockets[key, name] = _StepSocket(key, Path(directory, name), answer)
 
     def reopen(self, key: TaskId, directory: str) -> None:
-        """Opens the socket of an attempt that an earlier process of the agent has started, if it had one."""
-        if not os.path.lexists(f"{directory}/{SOCKET}"):
-            return
-        try:
-            self.open(key, directory)
-        except OSError as error:
-            # The step waits until its timeout; a full disk has space again after the agent's next start.
-            logger.error("cannot open the socket of a step: %s", error, extra=logs.subject(key.attempt))
+        """Opens the sockets of an attempt that an earlier process of the agent has started, if it had any."""
+        for name in (SOCKET, CACHE_SOCKET):
+            if not os.path.lexists(f"{directory}/{name}"):
+                continue
+            try:
+                self.open(key, directory, name)
+            except OSError as error:
+                # The step waits until its timeout; a full disk has space again after the agent's next start.
+                logger.error("cannot open the socket of a step: %s", error, extra=logs.subject(key.attempt))
 
     def close_socket(self, key: TaskId) -> None:
-        """Closes and removes the socket of an attempt; does nothing if it has none."""
-        found = self._sockets.pop(key, None)
+        """Closes and removes the sockets of an attempt; does nothing if it has none."""
+        for name in (SOCKET, CACHE_SOCKET):
+            self._close_socket(key, name)
+        if self._caches is not None:
+            self._caches.ended(key)
+
+    def _close_socket(self, key: TaskId, name: str) -> None:
+        found = self._sockets.pop((key, name), None)
         if found is not None:
             found.close()
             with contextlib.suppress(OSError):
                 found.path.unlink()
+
+    async def _ask_daemon(self, key: TaskId, action: messages.ArtifactAction) -> messages.ArtifactResponse:
+        return await self._window.ask(lambda number: messages.ArtifactRequest(key=key, number=number, action=action))
+
+    async def _ask_server(self, key: TaskId, action: messages.ArtifactAction) -> messages.ArtifactResponse:
+        if self._caches is None:
+            return messages.ArtifactResponse(
+                key, 0, None, "WF337", "this server keeps no caches (server-caches-mb is 0)"
+            )
+        return await self._caches.answer(key, action, self._ask_daemon)
 
     def on_opened(self) -> None:
         """Repeats the open requests in a new session."""
@@ -83,15 +104,19 @@ class ArtifactRelay:
         for each in open_sockets:
             each.close()
         await asyncio.gather(*(each.ended() for each in open_sockets))
+        if self._caches is not None:
+            await asyncio.to_thread(self._caches.close)
+
+
+#: Answers a request of an attempt.
+_Answer = Callable[[TaskId, messages.ArtifactAction], Awaitable[messages.ArtifactResponse]]
 
 
 class _StepSocket:
-    def __init__(
-        self, key: TaskId, path: Path, window: RequestWindow[messages.ArtifactRequest, messages.ArtifactResponse]
-    ) -> None:
+    def __init__(self, key: TaskId, path: Path, answer: _Answer) -> None:
         self.path = path
         self._key = key
-        self._window = window
+        self._answer = answer
         self._listening = _listen(path)
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections = 0
@@ -154,9 +179,7 @@ class _StepSocket:
                 writer.close()
 
     async def _pass_on(self, request: StepRequest, writer: asyncio.StreamWriter) -> None:
-        response = await self._window.ask(
-            lambda number: messages.ArtifactRequest(key=self._key, number=number, action=request.action)
-        )
+        response = await self._answer(self._key, request.action)
         answer = StepResponse(request.number, response.result, response.code, response.text, response.after_ms)
         with contextlib.suppress(OSError):
             writer.write(local_protocol.encode(answer))

@@ -17,6 +17,7 @@ from typing import Protocol
 import msgspec
 
 from waterflow_agent import server_paths
+from waterflow_agent.artifacts.local_protocol import CACHE_SOCKET, SOCKET
 from waterflow_agent.artifacts.relay import ArtifactRelay
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution import sharing, working_directories
@@ -176,8 +177,8 @@ class ProcessSteps:
             environment = {**environment, **account.environment, **_git_trust(str(workspace))}
         is_script = isinstance(node_input, schema.Shell | schema.Script)
         command = prepare(task, node_input, location, environment)
-        if self._artifacts is not None and isinstance(node_input, schema.ArtifactUpload | schema.ArtifactDownload):
-            self._artifacts.open(task.key, files)
+        if self._artifacts is not None and (socket := _socket_of(node_input)):
+            self._artifacts.open(task.key, files, socket)
         if account is not None:
             sharing.share_files(files, account.uid)
         spec = StepSpec(
@@ -302,6 +303,14 @@ def prepare(
     if isinstance(node_input, schema.Script):
         return script.prepare(node_input, task, location, environment)
     return node_process.prepare(task, location, environment, node_input if isinstance(node_input, Code) else None)
+
+
+def _socket_of(node_input: NodeInput) -> str:
+    """The socket that a node needs, or empty."""
+    if isinstance(node_input, schema.CacheRestore | schema.CacheSave) and node_input.scope == "server":
+        return CACHE_SOCKET
+    needs = schema.ArtifactUpload | schema.ArtifactDownload | schema.CacheRestore | schema.CacheSave
+    return SOCKET if isinstance(node_input, needs) else ""
 
 
 def attempt_name(key: TaskId) -> str:

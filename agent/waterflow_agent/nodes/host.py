@@ -37,6 +37,8 @@ class NodeRequest(msgspec.Struct, frozen=True, kw_only=True):
     workspace: str
     #: Path of the socket for artifacts.
     artifacts: str = ""
+    #: Path of the socket for caches of this server.
+    server_caches: str = ""
     #: The code of an own node.
     code: Code | None = None
 
@@ -98,6 +100,7 @@ async def _run(node: type[Node[Any]], request: NodeRequest, record: msgspec.Stru
         workspace=Path(request.workspace),
         env=dict(os.environ),
         artifacts=Path(request.artifacts),
+        server_caches=Path(request.server_caches),
     )
     try:
         outputs = await node().run(context, record)

@@ -57,6 +57,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str]
     #: The socket through which the nodes for artifacts reach the daemon.
     artifacts: Path = Path("artifacts")
+    #: The socket through which they reach the caches of this server.
+    server_caches: Path = Path("caches")
 
     def log(self, text: str) -> None:
         """Print a line to the step's output, unbuffered."""

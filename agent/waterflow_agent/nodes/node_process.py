@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from waterflow_agent.artifacts.local_protocol import SOCKET
+from waterflow_agent.artifacts.local_protocol import CACHE_SOCKET, SOCKET
 from waterflow_agent.attempts import Outcome
 from waterflow_agent.nodes import outcome, shell, step_files
 from waterflow_agent.nodes.host import NodeOutput, NodeRequest
@@ -32,6 +32,7 @@ def prepare(
         params=task.params,
         workspace=location.workspace,
         artifacts=f"{location.files}/{SOCKET}",
+        server_caches=f"{location.files}/{CACHE_SOCKET}",
         code=code,
     )
     shell.write(path, msgspec.json.encode(request).decode())

@@ -21,6 +21,8 @@ _CLASSES = {
     "file/transfer": "waterflow_agent.nodes.transfer.node:FileTransferNode",
     "artifact/upload": "waterflow_agent.nodes.artifacts.upload:ArtifactUploadNode",
     "artifact/download": "waterflow_agent.nodes.artifacts.download:ArtifactDownloadNode",
+    "cache/restore": "waterflow_agent.nodes.caches.restore:CacheRestoreNode",
+    "cache/save": "waterflow_agent.nodes.caches.save:CacheSaveNode",
     "file/list": "waterflow_agent.nodes.transfer.stored_files:FileListNode",
     "file/prune": "waterflow_agent.nodes.transfer.stored_files:FilePruneNode",
     "systemd/unit": "waterflow_agent.nodes.systemd:SystemdUnitNode",

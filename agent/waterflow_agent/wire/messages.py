@@ -60,6 +60,8 @@ ARTIFACT_BLOCK_BYTES_MAX = 256 << 10
 ARTIFACT_BLOCKS_ASKED_MAX = 1_024
 #: Blocks of the table, or of the listing, of one artifact: 64 MiB each.
 ARTIFACT_INDEX_BLOCKS_MAX = 256
+#: The key of a cache and its restore keys.
+CACHE_KEYS_MAX = 10
 #: SHA-256.
 DIGEST_BYTES = 32
 
@@ -447,6 +449,64 @@ class ReadBlock(msgspec.Struct, frozen=True, array_like=True, tag="read"):
     index: _Count
 
 
+CacheKey = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+
+
+class BeginCache(msgspec.Struct, frozen=True, array_like=True, tag="begin-cache"):
+    """Asks whether a cache entry with these properties would be stored. Answer: `CacheAccepted`."""
+
+    key: CacheKey
+    #: Of the paths (`waterflow_agent.caches.entries`): a step restores only what was saved from the same paths.
+    version: Digest
+    files: _Count
+    size: _Count
+
+
+class CommitCache(msgspec.Struct, frozen=True, array_like=True, tag="commit-cache"):
+    """Makes a cache entry of stored blocks, completely or not at all. Answer: as for `BeginCache`, once it is durable."""
+
+    key: CacheKey
+    version: Digest
+    files: _Count
+    size: _Count
+    table: IndexBlocks
+    listing: IndexBlocks
+
+
+class FindCache(msgspec.Struct, frozen=True, array_like=True, tag="find-cache"):
+    """Asks for the entry that fits best: the first of the keys that one has, or begins with. Answer: `CacheFound`."""
+
+    keys: Annotated[list[CacheKey], msgspec.Meta(min_length=1, max_length=CACHE_KEYS_MAX)]
+    version: Digest
+
+
+class ReadCacheBlock(msgspec.Struct, frozen=True, array_like=True, tag="read-cache"):
+    """Asks for a block of a cache entry that the attempt's run may read. Answer: `BlockRead`."""
+
+    key: CacheKey
+    version: Digest
+    #: Of the entry, as found.
+    digest: Digest
+    part: ArtifactPart
+    index: _Count
+
+
+class FindCacheOrigin(msgspec.Struct, frozen=True, array_like=True, tag="find-cache-origin"):
+    """Asks which entries of its own the agent may use for the attempt's run. Answer: `CacheOrigin`."""
+
+
+class CacheRow(msgspec.Struct, frozen=True, array_like=True):
+    """A cache entry."""
+
+    key: str
+    #: Identifies its content.
+    digest: bytes
+    files: int
+    size: int
+    table: list[bytes]
+    listing: list[bytes]
+
+
 class ArtifactRow(msgspec.Struct, frozen=True, array_like=True):
     """One artifact of a run."""
 
@@ -481,12 +541,38 @@ class BlockRead(msgspec.Struct, frozen=True, array_like=True, tag="block"):
     data: bytes
 
 
-ArtifactAction = BeginArtifact | FindBlocks | StoreBlock | CommitArtifact | ListArtifacts | ReadBlock
-ArtifactResult = ArtifactAccepted | MissingBlocks | ArtifactsListed | BlockRead
+class CacheAccepted(msgspec.Struct, frozen=True, array_like=True, tag="cache-accepted"):
+    """The entry is stored, or would be. False: there is one with this key already, which stays as it is."""
+
+    is_new: bool
+
+
+class CacheFound(msgspec.Struct, frozen=True, array_like=True, tag="cache-found"):
+    """The entry that was found."""
+
+    entry: CacheRow | None
+
+
+class CacheOrigin(msgspec.Struct, frozen=True, array_like=True, tag="cache-origin"):
+    """Where a run comes from."""
+
+    #: Stands for the repository.
+    scope: str
+    #: Full names of the branches or tags whose entries the run may read; it writes those of the first one.
+    refs: tuple[str, ...]
+
+
+CacheAction = BeginCache | CommitCache | FindCache | ReadCacheBlock | FindCacheOrigin
+ArtifactAction = BeginArtifact | FindBlocks | StoreBlock | CommitArtifact | ListArtifacts | ReadBlock | CacheAction
+ArtifactResult = (
+    ArtifactAccepted | MissingBlocks | ArtifactsListed | BlockRead | CacheAccepted | CacheFound | CacheOrigin
+)
 
 
 class ArtifactRequest(msgspec.Struct, frozen=True, array_like=True, tag="artifact-request"):
-    """Agent, loose: what a step needs for artifacts of its run. At most `ARTIFACT_REQUESTS_MAX` requests are in flight.
+    """Agent, loose: what a step needs for artifacts of its run, and for caches.
+
+    At most `ARTIFACT_REQUESTS_MAX` requests are in flight.
 
     Every action may be repeated: an agent sends its open requests again in each new session.
     """

@@ -65,6 +65,8 @@ TABLE: dict[str, Role | None] = {
     "POST /v1/repositories/{name}/sync": Role.APPROVER,
     "POST /v1/repositories/{name}/suspend": Role.APPROVER,
     "POST /v1/repositories/{name}/resume": Role.APPROVER,
+    "GET /v1/caches": Role.VIEWER,
+    "DELETE /v1/caches": Role.APPROVER,
     "GET /v1/schedules": Role.VIEWER,
     "GET /v1/agents": Role.VIEWER,
     "GET /v1/groups": Role.VIEWER,

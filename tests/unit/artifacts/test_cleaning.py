@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.unit.artifacts.harness import NOW, OTHER, RUN, SCOPE, Prepared, attempt, new_store, put
+from waterflow_agent.wire import messages
 from waterflowd.artifacts import files as artifact_files
 from waterflowd.artifacts.blocks import GRACE_S
-from waterflowd.artifacts.cleaning import ArtifactCleaner
+from waterflowd.artifacts.caches.origins import RunOrigin
+from waterflowd.artifacts.caches.store import CacheLimits, CacheStore
+from waterflowd.artifacts.cleaning import SHORT_GRACE_S, ArtifactCleaner
 from waterflowd.artifacts.server import ArtifactServer
-from waterflowd.artifacts.store import ArtifactStore
+from waterflowd.artifacts.store import ArtifactLimits, ArtifactStore
 from waterflowd.model.ids import RunId
 from waterflowd.testing.host import HostHarness, ManualClock
 
@@ -26,9 +29,10 @@ class Cleaning:
 
     def __init__(self, store: ArtifactStore, server: ArtifactServer) -> None:
         self.store = store
+        self.caches = CacheStore(store, CacheLimits())
         self.clock = ManualClock(NOW)
         self.runs: set[RunId] = {RUN, OTHER}
-        self.cleaner = ArtifactCleaner(store, server, self.clock, lambda run: run in self.runs)
+        self.cleaner = ArtifactCleaner(store, server, self.clock, lambda run: run in self.runs, self.caches)
 
     def age(self) -> None:
         """Makes all blocks as old as if nobody had used them for the grace period."""
@@ -131,3 +135,45 @@ async def test_nothing_is_removed_while_a_backup_reads(cleaning: Cleaning) -> No
 
     assert cleaned.artifacts == 1
     assert not any(path.exists() for path in listed)
+
+
+async def test_blocks_of_caches_stay_until_the_entry_goes(cleaning: Cleaning) -> None:
+    """An entry that was not used for too long goes with them; a damaged one as well, and keeps nothing else from going."""
+    store, where = cleaning.store, RunOrigin(repository="ops", scope=SCOPE, refs=("refs/heads/main",))
+    for key in ("kept", "damaged"):
+        prepared = Prepared(key, {"a": key.encode()})
+        for digest, block in prepared.blocks.items():
+            store.store(SCOPE, digest, block)
+        made = prepared.commit
+        commit = messages.CommitCache(key, bytes(32), made.files, made.size, made.table, made.listing)
+        assert cleaning.caches.commit(where, RUN, commit, NOW)
+    cleaning.age()
+    store.blocks.path(SCOPE, made.table[0]).write_bytes(b"?")
+    old = time.time() - GRACE_S - 1
+    os.utime(store.blocks.path(SCOPE, made.table[0]), (old, old))
+
+    await cleaning.cleaner.round()
+
+    assert [entry.record.key for entry in cleaning.caches.listed()] == ["kept"]
+    assert {digest for _, digest, _ in store.blocks.listed() if digest} == set(Prepared("", {"a": b"kept"}).blocks)
+    cleaning.clock.at += 7 * DAY
+    cleaned = await cleaning.cleaner.round()
+    assert cleaned.caches == 1
+    assert cleaned.bytes > 0
+    assert list(store.blocks.listed()) == []
+
+
+async def test_unused_blocks_go_sooner_once_half_of_the_space_is_taken(tmp_path: Path) -> None:
+    """Caches may replace a lot of content in a day."""
+    store = new_store(tmp_path, ArtifactLimits(reserved_bytes=1, total_bytes=100))
+    async with HostHarness(artifacts=store) as host:
+        cleaning = Cleaning(store, host.artifacts)
+        prepared = Prepared("site", {"a": b"x" * 60})
+        digest, block = next(iter(prepared.blocks.items()))
+        store.blocks.put(SCOPE, digest, block)
+        old = time.time() - SHORT_GRACE_S - 1
+        os.utime(store.blocks.path(SCOPE, digest), (old, old))
+
+        cleaned = await cleaning.cleaner.round()
+
+        assert cleaned.bytes == len(block)

@@ -134,6 +134,10 @@ def _check_artifacts(config: Config) -> None:
         _ = config.artifacts.limits
     except ValueError as error:
         raise Rejected("WF620", f"artifacts.{error}") from None
+    try:
+        _ = config.caches.limits
+    except ValueError as error:
+        raise Rejected("WF620", f"caches.{error}") from None
 
 
 def _check_environments(environments: Sequence[EnvironmentTable]) -> None:

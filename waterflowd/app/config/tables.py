@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from waterflowd.artifacts.caches.store import CacheLimits
 from waterflowd.artifacts.store import ArtifactLimits
 from waterflowd.engine import events
 from waterflowd.host.retention.policy import GRACE_MS, Retention
@@ -206,6 +207,32 @@ class ArtifactsTable(Table, frozen=True, kw_only=True, rename="kebab", forbid_un
             total_bytes=_at_least_one("max-bytes", self.max_bytes),
             reserved_bytes=_at_least_one("reserved-bytes", self.reserved_bytes),
             keep_ms=_keep(self.keep),
+        )
+
+
+class CachesTable(Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """What jobs may store as caches, in the space of artifacts. Sizes are in bytes, as if no content were stored once only."""
+
+    #: How long a cache is kept after it was last used, such as `7d`.
+    keep: str = "7d"
+    #: Size of one cache.
+    entry_max_bytes: int = 5 << 30
+    #: Size of all caches of a repository; those that were not used for the longest time make room.
+    repository_max_bytes: int = 10 << 30
+    #: Size of all caches; those of the repository with the largest ones make room.
+    max_bytes: int = 50 << 30
+
+    @property
+    def limits(self) -> CacheLimits:
+        """The limits of the caches; raises `ValueError` for an invalid value."""
+        keep_ms = _keep(self.keep)
+        if keep_ms is None:
+            raise ValueError("keep: expected a duration, such as 7d")
+        return CacheLimits(
+            entry_bytes=_at_least_one("entry-max-bytes", self.entry_max_bytes),
+            repository_bytes=_at_least_one("repository-max-bytes", self.repository_max_bytes),
+            total_bytes=_at_least_one("max-bytes", self.max_bytes),
+            keep_ms=keep_ms,
         )
 
 
@@ -481,6 +508,7 @@ class Config(Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fi
     quotas: QuotasTable = QuotasTable()
     retention: RetentionTable = RetentionTable()
     artifacts: ArtifactsTable = ArtifactsTable()
+    caches: CachesTable = CachesTable()
     environments: tuple[EnvironmentTable, ...] = ()
     notify: tuple[NotifyTable, ...] = ()
     notices: NoticesTable = NoticesTable()

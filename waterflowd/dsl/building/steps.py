@@ -29,7 +29,7 @@ from waterflowd.dsl.building.control_flow import ControlFlow
 from waterflowd.dsl.building.expressions import ExpressionChecker
 from waterflowd.dsl.building.job_and_step_keys import check_variable_names, check_working_directory, retry_policy
 from waterflowd.dsl.building.lints import jobs_and_steps as lints
-from waterflowd.dsl.building.uses import checkout_action
+from waterflowd.dsl.building.uses import cache_action, checkout_action
 from waterflowd.dsl.building.uses.checkouts import refuse_in_composite
 from waterflowd.dsl.building.uses.child_workflows import WORKFLOW_RUN, ChildWorkflows
 from waterflowd.dsl.building.uses.composite_steps import CompositeSteps
@@ -114,14 +114,18 @@ class StepBuilder:
         available = scope.available.within({"steps": visible}, unreachable.reason)
         inside = replace(scope, available=available, visible=visible, ids=ids, depth=scope.depth + 1)
         built: list[StepPlan] = []
+        restoring: set[StepId] = set()
         for position, step in enumerate(steps):
             plan = self._build((*path, position), step, inside)
             if plan is not None:
                 built.append(plan)
                 unreachable.add_inside(plan)
+                if cache_action.is_cache(step):
+                    restoring.add(plan.id)
             if step.id:
                 visible.add(step.id)
-        return tuple(built)
+        self._compilation.count(self._source, path, steps=len(restoring))
+        return cache_action.with_saves(built, restoring, len(steps))
 
     def _is_within_bounds(self, path: Path, steps: list[models.Step], scope: BlockScope) -> bool:
         if scope.depth > DEPTH_MAX:

@@ -1,9 +1,8 @@
 """Stand-ins for steps and jobs that cannot run here.
 
 Rules of this file: a step that did something is replaced by one that fails with a sentence, so that nothing after it runs
-as if it had been done. A step that only prepared the machine (installs tools, restores a cache) is replaced by one that
-logs what the servers need, because servers keep their tools and files. Both keep the id, so that expressions still refer to
-them.
+as if it had been done. A step that only prepared the machine (installs tools) is replaced by one that logs what the servers
+need, because servers keep their tools. Both keep the id, so that expressions still refer to them.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ import re
 
 from waterflowd.model.plan import Json
 
-#: Actions that install tools or restore caches; what they do is done once on a server that keeps its state.
+#: Actions that install tools, or cache what a compiler has made; what they do is done once on a server that keeps its state.
 _PREPARES = re.compile(
-    r"(?:.*/)?(?:setup|install)-[a-z0-9_.-]+@.*|.*-setup@.*|actions/cache(?:/restore|/save)?@.*|.*rust-cache@.*"
+    r"(?:.*/)?(?:setup|install)-[a-z0-9_.-]+@.*|.*-setup@.*|.*rust-cache@.*"
     r"|.*/(?:rust-)?toolchain@.*|.*/[a-z0-9-]*(?:-installer|-toolchain)@.*|step-security/harden-runner@.*"
     r"|jlumbroso/free-disk-space@.*|.*/action-setup@.*|.*/ccache-action@.*|.*/sccache-action@.*",
     re.IGNORECASE,

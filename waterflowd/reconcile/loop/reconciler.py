@@ -110,6 +110,12 @@ class Reconciler:
             raise Rejected(codes.NOT_FOUND, text, where="name", status=404)
         return loop
 
+    def default_ref(self, name: str) -> str | None:
+        """The full name of a repository's default branch; None if there is none, or no such repository."""
+        loop = self.loops.get(name)
+        default = loop.repository.default_ref() if loop is not None else None
+        return default.ref if default is not None else None
+
     async def sync(self, name: str) -> str | None:
         """Waits until the current refs are applied; returns the default ref's commit, or None without refs."""
         loop = self.loop(name)

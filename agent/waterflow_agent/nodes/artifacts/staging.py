@@ -1,4 +1,4 @@
-"""The hidden folder at the destination into which artifacts are fetched, and from which they are moved at the end.
+"""The hidden folder at the destination into which artifacts and caches are fetched, and from which they are moved at the end.
 
 Rules of this file:
 
@@ -48,7 +48,7 @@ class Staging:
         # Some file systems do not know their size.
         if disk.total and disk.free < size:
             shown = escape_for_display(str(self._target), 200)
-            text = f"the artifacts have {amount(size)}, and {shown} has only {amount(disk.free)} left; free some space"
+            text = f"the files have {amount(size)}, and {shown} has only {amount(disk.free)} left; free some space"
             raise NodeFailure(text, may_retry=True)
 
     def remove(self) -> None:
@@ -108,7 +108,7 @@ def _check(source: Path, target: Path) -> None:
     if not os.path.lexists(target):
         return
     if not os.path.isdir(target):
-        raise _in_the_way(target, "a file is where the artifact has a folder")
+        raise _in_the_way(target, "a file is in the place of a folder")
     if not os.access(target, os.W_OK | os.X_OK):
         raise _in_the_way(target, "permission denied")
     for entry in _entries(source):
@@ -116,7 +116,7 @@ def _check(source: Path, target: Path) -> None:
         if entry.is_dir(follow_symlinks=False):
             _check(Path(entry.path), place)
         elif place.is_dir() and not place.is_symlink():
-            raise _in_the_way(place, "a folder is where the artifact has a file")
+            raise _in_the_way(place, "a folder is in the place of a file")
 
 
 def _in_the_way(place: Path, why: str) -> NodeFailure:
@@ -144,7 +144,7 @@ def _move(source: Path, target: Path) -> None:
 def _copy(source: Path, place: Path) -> None:
     new = place.with_name(f"{_PREFIX}{secrets.token_hex(8)}")
     try:
-        shutil.copy(source, new)
+        shutil.copy2(source, new, follow_symlinks=False)
         os.replace(new, place)
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -20,6 +20,7 @@ from waterflow_agent.nodes.schema.built_in import (
     find,
     path_of,
 )
+from waterflow_agent.nodes.schema.caches import CacheRestore, CacheSave
 from waterflow_agent.nodes.schema.control_flow import (
     Approval,
     Condition,
@@ -51,6 +52,8 @@ __all__ = [
     "ArtifactDownload",
     "ArtifactUpload",
     "BUILT_IN",
+    "CacheRestore",
+    "CacheSave",
     "ComposeDown",
     "ComposeUp",
     "Condition",

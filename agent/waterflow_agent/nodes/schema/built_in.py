@@ -7,6 +7,7 @@ import re
 import msgspec
 
 from waterflow_agent.nodes.schema.artifacts import ArtifactDownload, ArtifactUpload
+from waterflow_agent.nodes.schema.caches import CacheRestore, CacheSave
 from waterflow_agent.nodes.schema.control_flow import (
     Approval,
     Condition,
@@ -104,6 +105,19 @@ BUILT_IN: dict[str, NodeSchema] = {
             runs_in=RunsIn.HOST,
             outputs=("files", "bytes", "download-path"),
             actions=("actions/download-artifact",),
+        ),
+        NodeSchema(
+            name="cache/restore",
+            parameters=CacheRestore,
+            runs_in=RunsIn.HOST,
+            outputs=("cache-hit", "cache-primary-key", "cache-matched-key"),
+            actions=("actions/cache/restore", "actions/cache"),
+        ),
+        NodeSchema(
+            name="cache/save",
+            parameters=CacheSave,
+            runs_in=RunsIn.HOST,
+            actions=("actions/cache/save",),
         ),
         NodeSchema(
             name="systemd/unit",

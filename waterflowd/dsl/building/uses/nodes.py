@@ -29,7 +29,6 @@ _GITHUB_ACTION = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._/-]+@[A-Za-z0-9._/-]+"
 
 #: What to do instead of the actions that most pasted workflows begin with.
 _ACTION_HINTS = {
-    "actions/cache": "remove it: servers keep their files between runs; use a directory outside the job's",
     "actions/github-script": "do the same in a run script",
 }
 #: Parameters of GitHub's actions that have no counterpart.
@@ -39,6 +38,11 @@ _PARAMETER_HINTS = {
         name,
     ): "only artifacts of the same run can be fetched; remove it, or use file/transfer with s3://"
     for name in ("run-id", "repository", "github-token", "artifact-ids")
+} | {
+    (
+        "cache/restore",
+        "save-always",
+    ): "remove it; for files of failed jobs, use cache/restore, and cache/save with if: always()"
 }
 #: The same for all `actions/setup-*`.
 _SETUP, _SETUP_HINT = (

@@ -66,25 +66,47 @@ def _artifacts(draft: JobDraft, value: Json) -> None:
         draft.change("artifacts", f"the artifact is called {draft.context.ids[draft.job.name]}, not {value['name']}")
 
 
+#: What a job does with a cache, by `policy`: the node, and whether it is the last step.
+_CACHE_POLICIES = {"pull-push": "actions/cache@v4", "pull": "cache/restore", "push": "cache/save"}
+
+
 def _cache(draft: JobDraft, value: Json) -> None:
-    caches = value if isinstance(value, list) else [value]
+    caches = [cache for cache in (value if isinstance(value, list) else [value]) if isinstance(cache, dict)]
     for cache in caches:
-        key = cache.get("key", "default") if isinstance(cache, dict) else None
-        paths = texts_of(cache.get("paths")) if isinstance(cache, dict) else []
+        paths = [draft.expand(path) for path in texts_of(cache.get("paths"))]
         if not paths:
             continue
-        if isinstance(key, dict):
-            files = ", ".join(conditions.quoted(path) for path in texts_of(key.get("files")))
-            key = f"{key.get('prefix', 'files')}-${{{{ hashFiles({files}) }}}}" if files else "default"
+        uses = _CACHE_POLICIES.get(str(cache.get("policy", "pull-push")), "actions/cache@v4")
+        key, restore_keys = _cache_keys(draft, cache)
+        parameters: dict[str, Json] = {"key": key, "path": "\n".join(paths)}
+        if restore_keys and uses != "cache/save":
+            parameters["restore-keys"] = "\n".join(restore_keys)
+        step = writing.Block()
+        step.set("uses", uses)
+        step.set("with", parameters)
+        if uses == "cache/save":
+            draft.last_steps.append((step, ()))
         else:
-            key = draft.expand(key)
-        step = {
-            "uses": "actions/cache@v4",
-            "with": {"key": key, "path": "\n".join(draft.expand(path) for path in paths)},
-        }
-        draft.steps.add(step)
-    if any(isinstance(cache, dict) and set(cache) - {"key", "paths"} for cache in caches):
-        draft.note("cache", "of cache only key and paths are imported")
+            draft.steps.add(step)
+    left = set().union(*caches) - {"key", "paths", "policy", "fallback_keys"}
+    if left:
+        draft.note("cache", f"{', '.join(sorted(left))} of cache: no counterpart")
+
+
+def _cache_keys(draft: JobDraft, cache: dict[str, Json]) -> tuple[str, list[str]]:
+    """The key, and the restore keys.
+
+    A cache of GitLab is replaced by each job, and one here never changes. So each run saves its own, and the newest is
+    restored. A key made of files changes with them, and needs no replacement.
+    """
+    key, fallback = cache.get("key", "default"), [draft.expand(text) for text in texts_of(cache.get("fallback_keys"))]
+    if isinstance(key, dict):
+        files = ", ".join(conditions.quoted(path) for path in texts_of(key.get("files")))
+        if files:
+            return f"{draft.expand(key.get('prefix', 'files'))}-${{{{ hashFiles({files}) }}}}", fallback
+        key = key.get("prefix", "default")
+    text = draft.expand(key)
+    return f"{text}-${{{{ run.id }}}}", [f"{text}-", *fallback]
 
 
 def _deployment(draft: JobDraft, value: Json) -> None:

@@ -14,6 +14,7 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 _WORDS = (
     ("Object contains unknown field", "unknown key"),
     ("Object missing required field", "missing key"),
+    ("`str` matching regex '^[^,]*$'", "text without a comma"),
     ("`object`", "a map"),
     ("`array`", "a list"),
     ("`str`", "text"),

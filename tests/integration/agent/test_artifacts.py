@@ -253,7 +253,7 @@ async def test_artifacts_that_cannot_be_merged_leave_the_destination_as_it_was(s
     await site.upload(name="one", path="one/")
     await site.upload(name="two", path="two/")
 
-    with pytest.raises(NodeFailure, match="same: a file is where the artifact has a folder"):
+    with pytest.raises(NodeFailure, match="same: a file is in the place of a folder"):
         await site.download(path="out", merge_multiple=True)
 
     assert site.read("out") == {"a": b"old"}

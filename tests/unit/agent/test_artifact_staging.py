@@ -56,8 +56,8 @@ def test_a_folder_that_a_step_uses_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("existing", "problem"),
     [
-        ({"z/inner": "a folder"}, "z: a folder is where the artifact has a file"),
-        ({"dir": "a file"}, "dir: a file is where the artifact has a folder"),
+        ({"z/inner": "a folder"}, "z: a folder is in the place of a file"),
+        ({"dir": "a file"}, "dir: a file is in the place of a folder"),
     ],
 )
 def test_something_in_the_way_leaves_the_destination_as_it_was(
@@ -78,7 +78,7 @@ def test_the_first_of_several_is_not_moved_if_the_second_cannot_be(tmp_path: Pat
     first, second = write(tmp_path / "1", {"a": "new"}), write(tmp_path / "2", {"b": "new"})
     target = write(tmp_path / "target", {"two": "a file"})
 
-    with pytest.raises(NodeFailure, match="two: a file is where the artifact has a folder"):
+    with pytest.raises(NodeFailure, match="two: a file is in the place of a folder"):
         staging.move_all([(first, target / "one"), (second, target / "two")])
 
     assert read(target) == {"two": "a file"}

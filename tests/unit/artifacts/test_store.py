@@ -13,7 +13,7 @@ from tests.unit.artifacts.harness import LIMITS, NOW, OTHER, RUN, SCOPE, Prepare
 from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflowd.artifacts import blocks as block_files
 from waterflowd.artifacts import files as artifact_files
-from waterflowd.artifacts import records as record_files
+from waterflowd.artifacts import sealed_files
 from waterflowd.artifacts.blocks import scope_of
 from waterflowd.artifacts.store import ArtifactLimits, ArtifactStore
 from waterflowd.model.ids import AttemptId, AttemptNo
@@ -224,7 +224,7 @@ def test_directories_of_a_process_that_was_killed_become_durable_with_the_next_a
     for digest in prepared.blocks:
         new_store(tmp_path).blocks.path(SCOPE, digest).parent.mkdir(parents=True, exist_ok=True)
     synced: set[Path] = set()
-    for module in (block_files, record_files):
+    for module in (block_files, sealed_files):
         monkeypatch.setattr(module, "sync_directory", synced.add)
 
     put(new_store(tmp_path), "site", FILES)

@@ -106,6 +106,11 @@ async def test_an_agent_without_an_open_attempt_of_the_run_gets_and_stores_nothi
             msgspec.structs.replace(prepared.commit, is_replacing=True),
             messages.ListArtifacts(),
             messages.ReadBlock("site", digest, messages.ArtifactPart.CONTENT, 0),
+            messages.BeginCache("npm", digest, 1, 1),
+            messages.CommitCache("npm", digest, 1, 1, [digest], [digest]),
+            messages.FindCache(["npm"], digest),
+            messages.ReadCacheBlock("npm", digest, digest, messages.ArtifactPart.CONTENT, 0),
+            messages.FindCacheOrigin(),
         ]
         stale = msgspec.structs.replace(key, epoch=key.epoch + 1)
         unknown = task_id(str(RunId("01J8XQ5T3MZ6V0K9B7N2C4D1EF")), "build", "1", 1, key.epoch)
@@ -201,3 +206,5 @@ async def test_a_daemon_without_a_store_says_so() -> None:
         answer = await ask(host, agent, key, messages.ListArtifacts())
         assert answer.code == "WF335"
         assert "Temporal" in answer.text
+        answer = await ask(host, agent, key, messages.FindCache(["npm"], bytes(32)))
+        assert (answer.code, "scope: server" in answer.text) == ("WF335", True)

@@ -18,9 +18,12 @@ _repository_option = click.option(
 _ref_option = click.option("--ref", metavar="REF", help="Only of this branch, such as main, or full name of a ref.")
 
 
-@click.group()
-def caches() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def caches(context: click.Context) -> None:
     """List and delete what steps keep in caches."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_caches)
 
 
 @caches.command("list")

@@ -100,6 +100,7 @@ class NodeChecker:
             if isinstance(text, str) and text is not value and _fits(text, expected_type):
                 return text
             reason = str(error).replace("`", "").replace("null", "nothing")
+            reason = reason.replace("str matching regex '^[^,]*$'", "text without a comma")
             if not expr.is_static(written):
                 # A path into the static part is not a path in the file.
                 reason = reason.partition(" - at ")[0]

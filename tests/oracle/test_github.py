@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests import npm
 from tests.oracle import github, grammar
 from waterflowd import expr
 from waterflowd.expr.nodes import Binary, Call, walk
@@ -24,20 +22,6 @@ ROUNDS = int(os.environ.get("WATERFLOW_ROUNDS", "1"))
 #: Number of expressions that share contexts and one request to the other process.
 BATCH = 10
 EXAMPLES = 300 * ROUNDS
-
-
-@pytest.fixture(scope="module")
-def evaluator(pytestconfig: pytest.Config) -> Iterator[github.GitHub]:
-    """Returns GitHub's evaluator, running."""
-    if program := npm.missing_program():
-        pytest.skip(f"{program} is not installed; it runs GitHub's evaluator")
-    assert pytestconfig.cache is not None
-    try:
-        folder = npm.installed(github.FILES, pytestconfig.cache.mkdir("github-expressions"))
-    except npm.Unavailable as error:
-        pytest.skip(str(error))
-    with github.GitHub(folder) as running:
-        yield running
 
 
 def difference(source: str, contexts: dict[str, object], theirs: dict[str, Any]) -> str | None:

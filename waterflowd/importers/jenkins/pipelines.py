@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from waterflowd.importers import generated, writing
 from waterflowd.importers.findings import Imported
 from waterflowd.importers.jenkins import conditions, groovy, settings
+from waterflowd.importers.jenkins.defaults import with_defaults
 from waterflowd.importers.jenkins.groovy import Statement
 from waterflowd.importers.jenkins.steps import Around, StepWriter
 from waterflowd.importers.jenkins.values import ENVIRONMENT, NotLiteral, split, text_of
@@ -107,14 +108,14 @@ class _Writer:
             workflow.set("concurrency", {"group": f"{name}-${{{{ github.ref_name }}}}"})
         env = self._environment()
         if env.entries or env.closing:
-            workflow.set("env", env)
+            workflow.set("env", with_defaults(env, inputs))
         # Jenkins calls sh.
         workflow.set("defaults", {"run": {"shell": "sh"}})
         stages = pipeline.find("stages")
         assert stages is not None
         self._stages(stages.all("stage"))
         self._post()
-        workflow.set("jobs", self._written_jobs())
+        workflow.set("jobs", with_defaults(self._written_jobs(), inputs))
         heading = [f"Imported from {self._path}.", *pipeline.comments, *self._left()]
         generated.add_workflow(self._imported, self._origin, name, self._path, workflow, heading)
 

@@ -7,6 +7,7 @@ reports (test results, messages) becomes one that logs, so that a run does not f
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -176,6 +177,9 @@ class StepWriter:
             case "dir":
                 path = text_of(named.get("path", first))
                 inside = f"{around.directory}/{path}" if around.directory else path
+                # Jenkins creates the directory; a step needs one that exists.
+                made = Around(name=around.name, condition=around.condition)
+                self._add(made, statement, {"run": f"mkdir -p {shlex.quote(inside)}"})
                 self.write(inner, replace(around, directory=inside))
             case "withEnv":
                 pairs = [text_of(item).partition("=") for item in list_of(first)]

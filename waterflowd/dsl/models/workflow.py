@@ -70,7 +70,7 @@ class Workflow(LanguageModel):
         default={},
         pitfalls=(
             "Declare inputs in one place only.",
-            "A push gives no inputs, so a workflow that it starts sees the defaults.",
+            "Runs that a push, a schedule or a webhook starts have no inputs, not even the defaults, as on GitHub.",
         ),
     )
     vars: JsonValues = key(

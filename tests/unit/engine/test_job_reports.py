@@ -67,6 +67,22 @@ def test_a_report_has_no_influence_on_how_its_job_ends() -> None:
     assert job.report.problem.startswith("Bad: ")
 
 
+@pytest.mark.parametrize("text", [f"[{'1,' * 300_000}1]", '{"a":' * 100 + "1" + "}" * 100])
+def test_a_value_that_is_too_large_as_json_is_missing(text: str) -> None:
+    """The job ends as always, and the row says why."""
+    found = _cell("'${{ fromJSON(steps.s.outputs.x) }}'", f"'out.x={text}'")
+    if "1,1" in text:
+        assert found.values == {}
+        assert found.problem.startswith("X: the result is larger than")
+    else:
+        assert found.problem == ""
+
+
+def test_white_space_is_no_value() -> None:
+    """A command that printed only a newline has said nothing."""
+    assert _cell("'${{ steps.s.outputs.x }}'", "'out.x= '").values == {}
+
+
 @pytest.mark.parametrize(
     ("expression", "outputs", "expected"),
     [

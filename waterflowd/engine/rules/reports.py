@@ -12,7 +12,7 @@ from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine.state.runs import Job, Run
-from waterflowd.expr.json_text import to_json
+from waterflowd.expr.json_text import Problem, to_json
 from waterflowd.model.reports import Cell, ReportCells
 from waterflowd.model.statuses import Conclusion
 
@@ -34,12 +34,12 @@ def cells(run: Run, job: Job, env: expr.Env) -> ReportCells | None:
     problem = ""
     for heading, text in plan.columns.items():
         try:
-            value = _value(text, env)
-        except Rejected as error:
+            cell = cell_of(_value(text, env))
+        except (Rejected, Problem) as error:
             problem = problem or escape_for_display(f"{heading}: {error.text}", _PROBLEM_LENGTH_MAX)
-        else:
-            if value is not None and value != "":
-                values[heading] = _cell(value)
+            continue
+        if cell is not None and cell != "":
+            values[heading] = cell
     found = ReportCells(values=values, problem=problem)
     if run.report_length + found.length > REPORTS_LENGTH_MAX:
         return ReportCells(problem="not kept: the reports of this run have reached 4 MiB")
@@ -60,8 +60,12 @@ def _value(text: str, env: expr.Env) -> expr.Value:
     return template.render(env)
 
 
-def _cell(value: expr.Value) -> Cell:
-    if isinstance(value, bool):
+def cell_of(value: expr.Value) -> Cell | None:
+    """The value as a cell of a table: a number that is exact in any reader, a boolean, or one line of limited length.
+
+    Raises `Problem` for a list or mapping that is too large.
+    """
+    if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int | float) and abs(value) <= _EXACT_MAX:
         return value

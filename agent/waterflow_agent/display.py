@@ -12,6 +12,7 @@ _HARMLESS = frozenset("\u00a0\u2002\u2003\u2009\u200c\u200d\u202f\u3000")
 LENGTH_MAX = 1_000
 #: Marks where text was cut.
 ELLIPSIS = "…"
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def escape_for_display(text: str, length_max: int = LENGTH_MAX) -> str:
@@ -49,3 +50,11 @@ def missing_line(dropped: int, cause: str = "") -> bytes:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def size_text(size: int) -> str:
+    """Returns a number of bytes as text, such as `1.5 MiB`."""
+    number, unit = float(size), 0
+    while number >= 1024 and unit < len(_UNITS) - 1:
+        number, unit = number / 1024, unit + 1
+    return f"{size} B" if unit == 0 else f"{number:.1f} {_UNITS[unit]}"

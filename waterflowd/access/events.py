@@ -42,7 +42,7 @@ class ActionTaken(AccessFact, frozen=True, kw_only=True, tag="action-taken"):
     """A principal did something that the events of the run or fleet do not record with its author."""
 
     #: `approve-agent`, `revoke-agent`, `drain-agent`, `create-join-token`, `revoke-join-token`, `cancel-run`, `start-run`,
-    #: `sync-repository`, `suspend-repository`, `resume-repository`, `add-repository`: a verb and its object.
+    #: `sync-repository`, `suspend-repository`, `resume-repository`, `add-repository`, `delete-artifact`: a verb and its object.
     what: str
     #: The object: a run's id, a fingerprint, a path.
     target: str

@@ -39,6 +39,18 @@ METRICS: dict[str, MetricSpec] = {
     "waterflow_log_commit_seconds": MetricSpec("Total time that batches waited for the disk", True),
     "waterflow_log_read_only": MetricSpec("1 while new work is refused because the disk is almost full", False),
     "waterflow_output_dropped_bytes": MetricSpec("Output dropped by quotas since the start of the daemon", True),
+    "waterflow_artifact_stored_bytes": MetricSpec("Space that the blocks of all artifacts take", False),
+    "waterflow_artifact_limit_bytes": MetricSpec("Space that the blocks of all artifacts may take", False),
+    "waterflow_artifact_transferred_bytes": MetricSpec(
+        "Content of artifacts received from agents, sent to agents and downloaded since the start of the daemon",
+        True,
+        "direction",
+    ),
+    "waterflow_artifact_rejections": MetricSpec(
+        "Requests of agents for artifacts that ended with an error since the start of the daemon", True, "code"
+    ),
+    "waterflow_artifacts_removed": MetricSpec("Artifacts removed since the start of the daemon", True, "reason"),
+    "waterflow_artifact_freed_bytes": MetricSpec("Blocks of artifacts removed since the start of the daemon", True),
     "waterflow_audit_sealed": MetricSpec("1 if a key seals the audit trail", False),
     "waterflow_audit_export_failing": MetricSpec("1 while the audit trail cannot be exported", False, "to"),
     "waterflow_audit_export_waiting": MetricSpec("Records of the audit trail that are not exported yet", False, "to"),

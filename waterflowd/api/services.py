@@ -30,7 +30,9 @@ from waterflowd.admin.ports import (
     WebhookService,
 )
 from waterflowd.artifacts.caches.admin import CacheAdmin
+from waterflowd.artifacts.deletion import ArtifactDeleter
 from waterflowd.artifacts.reading import ArtifactReader
+from waterflowd.artifacts.store import ArtifactUsage
 from waterflowd.model.records import RunSummary
 from waterflowd.ports import Clock, Compiler, Feed, History, OutputLogs, Runs, StreamWriter
 from waterflowd.time_slices import TimeSlices
@@ -103,6 +105,9 @@ class Services:
     artifacts: ArtifactReader | None = None
     #: The same.
     caches: CacheAdmin | None = None
+    artifact_deleter: ArtifactDeleter | None = None
+    #: The space that all artifacts take.
+    artifact_usage: Callable[[], ArtifactUsage] | None = None
     #: None for an engine without a common order of all events.
     notices: NoticeAdmin | None = None
     #: None where the configuration cannot be read again.

@@ -48,6 +48,7 @@ from waterflowd.artifacts.caches.origins import CacheOrigins
 from waterflowd.artifacts.caches.requests import CacheRequests
 from waterflowd.artifacts.caches.store import CacheStore
 from waterflowd.artifacts.cleaning import ArtifactCleaner
+from waterflowd.artifacts.deletion import ArtifactDeleter
 from waterflowd.artifacts.reading import ArtifactReader
 from waterflowd.artifacts.reruns import KeptArtifacts
 from waterflowd.artifacts.server import ArtifactServer
@@ -355,6 +356,11 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
     )
     if notices is not None:
         appliers.append(Applier(keys=("notify", "notices", "smtp"), apply=notices.configure))
+    cleaner = (
+        ArtifactCleaner(artifact_store, artifacts, clock, lambda run: log.run(run) is not None, cache_store)
+        if artifact_store is not None and cache_store is not None
+        else None
+    )
     services = Services(
         history=engine.history,
         generation=log.generation,
@@ -378,6 +384,12 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
             else None
         ),
         caches=CacheAdmin(cache_store, artifacts) if cache_store is not None else None,
+        artifact_deleter=(
+            ArtifactDeleter(artifact_store, artifacts, kept, cleaner, clock)
+            if artifact_store is not None and kept is not None and cleaner is not None
+            else None
+        ),
+        artifact_usage=artifact_store.usage if artifact_store is not None else None,
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,
         time_slices=time_slices,
@@ -391,6 +403,7 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
             server_keys.described(),
             engine.run_figures,
             notices.service if notices is not None else None,
+            (artifact_store, artifacts.metrics) if artifact_store is not None else None,
         ),
         version=waterflowd.__version__,
         started_at=clock.now(),
@@ -408,8 +421,7 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         is_busy=lambda: driver.is_busy,
     )
     own_tasks: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
-    if artifact_store is not None and cache_store is not None:
-        cleaner = ArtifactCleaner(artifact_store, artifacts, clock, lambda run: log.run(run) is not None, cache_store)
+    if cleaner is not None:
         own_tasks = {"retention": pruner.run, "artifacts": cleaner.run}
     api = Api(services)
     dispatch.on_rejection = services.audit.agent_rejected

@@ -6,6 +6,8 @@
 - `server.py`: answers the agents.
 - `reruns.py`: the artifacts that a re-run keeps.
 - `reading.py`: artifacts for the API, as files and as tar archives.
+- `deletion.py`: removes an artifact on request, with the blocks that nothing else has.
+- `metrics.py`: running totals.
 - `cleaning.py`: removes what has expired, what belongs to removed runs, and unused blocks.
 - `files.py`: the files of the whole store for backups and checks.
 """

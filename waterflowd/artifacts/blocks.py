@@ -17,7 +17,7 @@ import errno
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from waterflow_agent.errors import Rejected, Stalled
@@ -54,6 +54,11 @@ class BlockFiles:
         """Size of all blocks. The first call reads the directories."""
         if self._stored_bytes is None:
             self._stored_bytes = sum(size for _, _, size in self.listed())
+        return self._stored_bytes
+
+    @property
+    def known_bytes(self) -> int | None:
+        """The same without reading; None before the first call of `stored_bytes`."""
         return self._stored_bytes
 
     def _discard_unfinished(self) -> None:
@@ -161,7 +166,7 @@ class BlockFiles:
     def remove_unused(self, folder: str, used: set[bytes], before: float) -> int:
         """Removes the blocks of one directory that are not used, and were not touched since `before`; returns their size.
 
-        `before` must be at least the grace period before `used` was computed, whatever the clock says now.
+        `before` must be some time before `used` was computed, whatever the clock says now.
         """
         removed = 0
         # Its first call must not count what is removed here.
@@ -180,6 +185,18 @@ class BlockFiles:
                 os.rmdir(folder)
                 self._synced.discard(os.path.dirname(folder))
                 os.rmdir(os.path.dirname(folder))
+        return removed
+
+    def remove(self, scope: str, digests: Sequence[bytes], before: float) -> int:
+        """Removes those of these blocks that were not touched since `before`; returns their size."""
+        total, removed = self.stored_bytes, 0
+        for digest in digests:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(self._path(scope, digest))
+                if status.st_mtime < before:
+                    os.unlink(self._path(scope, digest))
+                    removed += status.st_size
+        self._stored_bytes = total - removed
         return removed
 
     def path(self, scope: str, digest: bytes) -> Path:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -20,6 +20,7 @@ from waterflowd import ports
 from waterflowd.artifacts.blocks import GRACE_S
 from waterflowd.artifacts.caches.store import CacheStore
 from waterflowd.artifacts.files import removable
+from waterflowd.artifacts.records import ArtifactRecord, Removal
 from waterflowd.artifacts.server import ArtifactServer
 from waterflowd.artifacts.store import ArtifactStore
 from waterflowd.model.ids import RunId
@@ -31,6 +32,10 @@ PERIOD_S = 600.0
 FIRST_S = 30.0
 #: How long an unused block is kept once half of the space is taken. An upload that takes longer sends it again.
 SHORT_GRACE_S = 3_600.0
+#: Between two rounds while there is no space, and how long unused blocks are kept then: those of a failed upload take it from
+#: others. An upload in progress sends again what it loses.
+FULL_PERIOD_S = 60.0
+FULL_GRACE_S = 300.0
 
 
 class Cleaned(msgspec.Struct, kw_only=True):
@@ -61,6 +66,8 @@ class ArtifactCleaner:
 
     async def run(self) -> None:
         """Cleans up, forever."""
+        # For metrics and the status; the first upload would have to wait for it.
+        await self._server.write(lambda: self._store.blocks.stored_bytes)
         await asyncio.sleep(FIRST_S)
         while True:
             try:
@@ -74,30 +81,36 @@ class ArtifactCleaner:
                     )
             except (WaterflowError, OSError) as error:
                 logger.error("artifacts: cleaning ended early, and is repeated later: %s", error)
-            await asyncio.sleep(PERIOD_S)
+            await asyncio.sleep(FULL_PERIOD_S if self._store.usage().is_full else PERIOD_S)
 
     async def round(self) -> Cleaned:
         """One round."""
         cleaned = Cleaned()
-        is_pressed = (
-            await self._server.read(lambda: self._store.blocks.stored_bytes) > self._store.limits.total_bytes // 2
-        )
-        before = time.time() - (SHORT_GRACE_S if is_pressed else GRACE_S)
+        began = time.time()
         for run in await self._server.read(self._store.records.runs):
             is_run, now = self._is_run(run), self._clock.now()
-            cleaned.artifacts += await self._server.write(lambda: self._clean_run(run, now, is_run=is_run))  # noqa: B023
+            removed = await self._server.write(lambda: self._clean_run(run, now, is_run=is_run))  # noqa: B023
+            cleaned.artifacts += removed
+            self._server.metrics.removed["expired" if is_run else "run"] += removed
         cleaned.caches = await self._server.write(lambda: self._caches.expire(self._clock.now()))
         # Raises for a damaged record: then all blocks stay, because some may be those of that record.
         records = await self._server.read(self._store.by_scope)
         for scope in await self._server.read(self._store.blocks.scopes):
-            used: set[bytes] = set()
-            for record in records.get(scope, ()):
-                used |= await self._server.read(lambda: self._store.used([record]))  # noqa: B023
-            for entry in await self._server.write(lambda: self._caches.of_scope(scope)):  # noqa: B023
-                used |= await self._server.write(lambda: self._caches.used(entry))  # noqa: B023
+            used = await self.used(scope, records.get(scope, ()))
             for folder in await self._server.read(lambda: list(self._store.blocks.folders(scope))):  # noqa: B023
-                cleaned.bytes += await self._server.write(lambda: self._clean_folder(folder, used, before))  # noqa: B023
+                freed = await self._server.write(lambda: self._clean_folder(folder, used, began))  # noqa: B023
+                cleaned.bytes += freed
+                self._server.metrics.freed += freed
         return cleaned
+
+    async def used(self, scope: str, records: Iterable[ArtifactRecord]) -> set[bytes]:
+        """The digests of all blocks of a scope with these artifacts that something has. Raises `WaterflowError`."""
+        used: set[bytes] = set()
+        for record in records:
+            used |= await self._server.read(lambda record=record: self._store.used([record]))  # type: ignore[misc]
+        for entry in await self._server.write(lambda: self._caches.of_scope(scope)):
+            used |= await self._server.write(lambda entry=entry: self._caches.used(entry))  # type: ignore[misc]
+        return used
 
     def _clean_run(self, run: RunId, now: int, *, is_run: bool) -> int:
         records = self._store.records
@@ -112,11 +125,17 @@ class ArtifactCleaner:
             with contextlib.suppress(WaterflowError):
                 # A damaged record stays for `waterflowd fsck`.
                 for record in records.of_run(run):
-                    if record.is_expired(now):
-                        records.remove(run, record.name)
+                    if record.removal is None and record.is_expired(now):
+                        self._store.remove(run, record, Removal(at=record.expires_at or now, reason="expired"))
                         count += 1
             return count
 
-    def _clean_folder(self, folder: str, used: set[bytes], before: float) -> int:
+    def _clean_folder(self, folder: str, used: set[bytes], began: float) -> int:
         with removable(self._store.root) as may_remove:
-            return self._store.blocks.remove_unused(folder, used, before) if may_remove else 0
+            return self._store.blocks.remove_unused(folder, used, began - self._grace_s()) if may_remove else 0
+
+    def _grace_s(self) -> float:
+        usage = self._store.usage()
+        if usage.is_full:
+            return FULL_GRACE_S
+        return SHORT_GRACE_S if (usage.stored_bytes or 0) > usage.limits.total_bytes // 2 else GRACE_S

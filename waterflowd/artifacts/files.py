@@ -80,6 +80,8 @@ def examine(root: Path) -> ArtifactFindings:
     checked: set[tuple[str, bytes]] = set()
     for run in store.records.runs():
         for record in store.records.of_run(run):
+            if record.removal is not None:
+                continue
             try:
                 for digest in blocks_of(store, record):
                     if (record.scope, digest) not in checked:

@@ -86,10 +86,9 @@ class ArtifactReader:
         await self._kept.keep(run, self._server.write)
 
     async def of_run(self, run: RunId) -> list[ArtifactRecord]:
-        """The artifacts of a run, by name."""
+        """The artifacts of a run by name, also those that were removed."""
         await self.keep(run)
-        now = self._clock.now()
-        return await self._server.read(lambda: self._store.of_run(run, now))
+        return await self._server.read(lambda: self._store.records.of_run(run))
 
     async def open(self, run: RunId, name: str) -> OpenArtifact:
         """The artifact of a run. Raises `Rejected` WF334 (404) if there is none."""
@@ -97,7 +96,7 @@ class ArtifactReader:
         now = self._clock.now()
         record = await self._server.read(lambda: self._store.find(run, name, now))
         if record is None:
-            names = [each.name for each in await self.of_run(run)]
+            names = [each.name for each in await self.of_run(run) if each.is_available(now)]
             known = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
             text = f'run {run} has no artifact "{escape_for_display(name, 80)}"; it has: {known or "none"}'
             raise Rejected("WF334", text, where="name", status=404)
@@ -121,6 +120,7 @@ class ArtifactReader:
         while begin < end:
             stop = min(end, begin + CHUNK_BYTES)
             yield await self._server.read(lambda first=begin, last=stop: read(first, last))  # type: ignore[misc]
+            self._server.metrics.transferred["downloaded"] += stop - begin
             begin = stop
 
 

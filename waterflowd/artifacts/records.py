@@ -18,6 +18,16 @@ from waterflowd.artifacts import sealed_files
 from waterflowd.model.ids import RunId, is_run_id
 
 
+class Removal(msgspec.Struct, frozen=True, kw_only=True):
+    """When and why an artifact was removed."""
+
+    at: int
+    #: `expired` or `deleted`.
+    reason: str
+    #: Who has deleted it.
+    by: str = ""
+
+
 class ArtifactRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One artifact of a run."""
 
@@ -39,10 +49,16 @@ class ArtifactRecord(msgspec.Struct, frozen=True, kw_only=True):
     listing: list[bytes]
     #: The earlier run from which it was kept.
     kept_from: RunId | None = None
+    #: What is left of a removed artifact says so, as long as its run exists. It has no blocks.
+    removal: Removal | None = None
 
     def is_expired(self, now: int) -> bool:
         """Whether it has expired."""
         return self.expires_at is not None and now >= self.expires_at
+
+    def is_available(self, now: int) -> bool:
+        """Whether it can be fetched."""
+        return self.removal is None and not self.is_expired(now)
 
 
 _encoder = msgspec.msgpack.Encoder()

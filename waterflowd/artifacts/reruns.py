@@ -1,6 +1,6 @@
 """The artifacts that a re-run keeps: those of the jobs and steps that it reuses.
 
-Rules of this file: a re-run is a new run, so it gets records of its own. Their blocks are the same, so a copy costs nothing,
+Rules of this file: a re-run is a new run, so it gets records of its own. Their blocks are the same, so a copy costs little,
 and it stays when the earlier run is removed. They are copied when the re-run starts, or when something first asks for its
 artifacts; copying again has no effect.
 """
@@ -63,7 +63,9 @@ class KeptArtifacts:
         records = self._store.records
         existing = {record.name for record in records.of_run(run)}
         for record in records.of_run(reused.run):
-            if record.name not in existing and is_kept(record, reused):
+            is_wanted = record.removal is None and record.name not in existing and is_kept(record, reused)
+            # The earlier run may lose its artifact now, while unused blocks are removed.
+            if is_wanted and self._store.keep_blocks(record):
                 records.write(run, msgspec.structs.replace(record, kept_from=reused.run))
 
     def _remember(self, run: RunId) -> None:

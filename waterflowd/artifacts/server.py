@@ -21,12 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from waterflow_agent.artifacts.content import BlockTable
-from waterflow_agent.errors import Rejected, WaterflowError
+from waterflow_agent.errors import Rejected, Stalled, WaterflowError
 from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.artifacts.blocks import scope_of
 from waterflowd.artifacts.caches.origins import CacheOrigins
 from waterflowd.artifacts.caches.requests import CacheRequests
+from waterflowd.artifacts.metrics import ArtifactMetrics
 from waterflowd.artifacts.records import ArtifactRecord
 from waterflowd.artifacts.reruns import KeptArtifacts
 from waterflowd.artifacts.store import ArtifactStore, block_of
@@ -75,6 +76,7 @@ class ArtifactServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stored: OrderedDict[AttemptId, int] = OrderedDict()
         self._tables: OrderedDict[tuple[RunId, str], tuple[ArtifactRecord, BlockTable]] = OrderedDict()
+        self.metrics = ArtifactMetrics()
         self._writing = ThreadPoolExecutor(1, "artifacts-write")
         self._reading = ThreadPoolExecutor(1, "artifacts-read")
 
@@ -121,7 +123,12 @@ class ArtifactServer:
     def _answer_at_once(
         self, agent: AgentId, request: messages.ArtifactRequest, code: str, text: str, after_ms: int = 0
     ) -> None:
-        self._link.send(agent, [messages.ArtifactResponse(request.key, request.number, None, code, text, after_ms)])
+        self._send(agent, messages.ArtifactResponse(request.key, request.number, None, code, text, after_ms))
+
+    def _send(self, agent: AgentId, response: messages.ArtifactResponse) -> None:
+        if response.code:
+            self.metrics.rejected[response.code] += 1
+        self._link.send(agent, [response])
 
     async def _answer(
         self, agent: AgentId, request: messages.ArtifactRequest, held: HeldAttempt, store: ArtifactStore | None
@@ -144,7 +151,7 @@ class ArtifactServer:
             self._open[agent] -= 1
             if not self._open[agent]:
                 del self._open[agent]
-        self._link.send(agent, [response])
+        self._send(agent, response)
 
     def _carry_out(
         self, request: messages.ArtifactRequest, held: HeldAttempt, store: ArtifactStore | None
@@ -194,6 +201,7 @@ class ArtifactServer:
         if stored > store.limits.artifact_bytes + _ATTEMPT_SLACK_BYTES:
             raise Rejected("WF330", "the step has sent more than an artifact may have (artifacts.artifact-max-bytes)")
         await self.write(lambda: store.store(scope, action.block, action.data))
+        self.metrics.transferred["received"] += len(action.data)
         self._stored[name] = stored
         self._stored.move_to_end(name)
         if len(self._stored) > _ATTEMPTS_MAX:
@@ -246,7 +254,16 @@ class ArtifactServer:
             self._tables.move_to_end(key)
         record, table = known
         digest = block_of(record, table, action.part, action.index)
-        return messages.BlockRead(await self.read(lambda: store.blocks.get(record.scope, digest)))
+        try:
+            data = await self.read(lambda: store.blocks.get(record.scope, digest))
+        except Stalled:
+            # If the artifact was removed meanwhile, nothing is damaged; this says so.
+            self._tables.pop(key, None)
+            now = self._clock.now()
+            await self.read(lambda: _open(store, run, action, now))
+            raise
+        self.metrics.transferred["sent"] += len(data)
+        return messages.BlockRead(data)
 
     async def _keep(self, run: RunId) -> None:
         if self._kept is not None:

@@ -20,11 +20,12 @@ import msgspec
 
 from waterflow_agent.artifacts import content
 from waterflow_agent.artifacts.content import ArtifactFile, BlockTable
+from waterflow_agent.display import size_text
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import ArtifactPart
 from waterflowd.artifacts.blocks import DISK_FULL_ERRORS, BlockFiles
-from waterflowd.artifacts.records import ArtifactRecord, RecordFiles
+from waterflowd.artifacts.records import ArtifactRecord, RecordFiles, Removal
 from waterflowd.model.ids import AttemptId, RunId
 
 
@@ -52,6 +53,8 @@ ARTIFACTS_MAX = 1_000
 #: How long the free space of the disk is believed.
 _SPACE_S = 0.5
 _DAY_MS = 86_400_000
+#: From this share of the space on, operators are told.
+_NEARLY_FULL = 0.9
 
 
 class ArtifactLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +69,39 @@ class ArtifactLimits(msgspec.Struct, frozen=True, kw_only=True):
     reserved_bytes: int = 1 << 30
     #: None: as long as the run exists.
     keep_ms: int | None = 90 * _DAY_MS
+
+
+class ArtifactUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """The space that all artifacts take."""
+
+    #: None while it is not known, soon after the start.
+    stored_bytes: int | None
+    free_bytes: int
+    limits: ArtifactLimits
+
+    @property
+    def is_full(self) -> bool:
+        """Whether hardly anything more is accepted."""
+        is_disk_full = self.free_bytes < self.limits.reserved_bytes
+        return is_disk_full or (self.stored_bytes or 0) >= self.limits.total_bytes * _NEARLY_FULL
+
+    @property
+    def problem(self) -> str | None:
+        """What an operator should do about it, if no artifact is accepted, or soon none will be."""
+        limits, stored = self.limits, self.stored_bytes
+        if not stored:
+            return None
+        if self.free_bytes < limits.reserved_bytes:
+            return (
+                f"artifacts: none is accepted, because only {size_text(self.free_bytes)} of the daemon's disk are free"
+                f" (artifacts.reserved-bytes is {size_text(limits.reserved_bytes)}); free some space"
+            )
+        if stored >= limits.total_bytes * _NEARLY_FULL:
+            return (
+                f"artifacts: {size_text(stored)} of {size_text(limits.total_bytes)} are used (artifacts.max-bytes);"
+                " delete some with `waterflowctl artifacts delete`, keep them for a shorter time, or raise the limit"
+            )
+        return None
 
 
 class ArtifactStore:
@@ -142,13 +178,25 @@ class ArtifactStore:
         return table
 
     def find(self, run: RunId, name: str, now: int) -> ArtifactRecord | None:
-        """The artifact of this name; None if there is none, or it has expired."""
+        """The artifact of this name; None if there is none, or it was removed or has expired."""
         record = self.records.read(run, name)
-        return None if record is None or record.is_expired(now) else record
+        return None if record is None or not record.is_available(now) else record
 
     def of_run(self, run: RunId, now: int) -> list[ArtifactRecord]:
         """The artifacts of a run, by name."""
-        return [record for record in self.records.of_run(run) if not record.is_expired(now)]
+        return [record for record in self.records.of_run(run) if record.is_available(now)]
+
+    def remove(self, run: RunId, record: ArtifactRecord, removal: Removal) -> None:
+        """Removes an artifact; its blocks are unused from now on, and what is left of its record says when and why."""
+        try:
+            self.records.write(run, msgspec.structs.replace(record, table=[], listing=[], removal=removal))
+        except OSError:
+            # A full disk must not keep what takes its space.
+            self.records.remove(run, record.name)
+
+    def keep_blocks(self, record: ArtifactRecord) -> bool:
+        """Keeps the blocks of an artifact from being removed just now; False if some of them are gone already."""
+        return not self.missing(record.scope, list(blocks_of(self, record)))
 
     def table(self, record: StoredContent) -> BlockTable:
         """The table of the content's blocks."""
@@ -161,6 +209,12 @@ class ArtifactStore:
         if len(files) != record.files or sum(file.size for file in files) != record.size:
             raise Rejected("WF762", f'the list of files of the artifact "{record.name}" does not fit its content')
         return files
+
+    def usage(self) -> ArtifactUsage:
+        """The space that is used; at once."""
+        return ArtifactUsage(
+            stored_bytes=self.blocks.known_bytes, free_bytes=self._free_bytes(self.root), limits=self.limits
+        )
 
     def by_scope(self) -> dict[str, list[ArtifactRecord]]:
         """All artifacts by the scope of their blocks. Raises `Stalled` WF304."""
@@ -184,17 +238,21 @@ class ArtifactStore:
         within("an artifact may have", action.size, limits.artifact_bytes, "bytes", "artifacts.artifact-max-bytes")
         within("an artifact may have", action.files, limits.files, "files", "artifacts.artifact-max-files")
         others = []
-        for record in self.of_run(name.run, now):
+        for record in self.records.of_run(name.run):
             if record.name != action.name:
                 others.append(record)
-            elif not action.is_replacing and (record.job, record.step) != (name.job, name.step):
+            elif (
+                record.is_available(now)
+                and not action.is_replacing
+                and (record.job, record.step) != (name.job, name.step)
+            ):
                 raise Rejected(
                     "WF332",
                     f'the run has an artifact "{action.name}" already, of {record.job}/{record.step}; choose another name, '
                     "such as one with a value of the matrix, or set overwrite: true",
                 )
         within("a run may have", len(others) + 1, ARTIFACTS_MAX, "artifacts", "")
-        used = sum(record.size for record in others)
+        used = sum(record.size for record in others if record.is_available(now))
         within(
             "the artifacts of a run may have", used + action.size, limits.run_bytes, "bytes", "artifacts.run-max-bytes"
         )

@@ -114,6 +114,43 @@ def test_files_are_built_on_one_server_and_deployed_on_another(two_groups: Clust
         assert archive.getnames() == ["bin/check", "index.html"]
     rows = json.loads(cluster.ctl("artifacts", "list", run, "--json").stdout)
     assert [(row["name"], row["files"]) for row in rows] == [("shop", 2)]
+    assert "artifacts: shop (2 files, " in cluster.ctl("show", run).stdout
+
+
+def test_a_deleted_artifact_frees_its_space_and_leaves_a_trace(two_groups: Cluster, tmp_path: Path) -> None:
+    """The list, the screen of the run, the audit trail and the metrics say so; what it took of the disk is free."""
+    cluster = two_groups
+    _large(tmp_path / "source")
+    run, found = _ended(cluster, _workflow(tmp_path / "source", tmp_path / "target"))
+    assert found["conclusion"] == "success"
+    blocks = cluster.folder / "daemon/artifacts/blocks"
+    assert sum(path.stat().st_size for path in blocks.rglob("*")) > LARGE_BYTES
+    metrics = cluster.api("GET", "/metrics").text
+    assert 'waterflow_artifact_transferred_bytes_total{direction="received"}' in metrics
+
+    deleted = cluster.ctl("artifacts", "delete", run, "shop")
+
+    assert (deleted.returncode, deleted.stdout) == (0, f"shop: deleted (501 files, {_amount()})\n"), deleted.stderr
+    assert not [path for path in blocks.rglob("*") if path.is_file()]
+    (row,) = cluster.api("GET", f"/v1/runs/{run}/artifacts").json()["artifacts"]
+    assert row["removal"]["reason"] == "deleted"
+    listed = cluster.ctl("artifacts", run).stdout
+    assert "deleted by" in listed
+    assert "next:" not in listed
+    assert "; deleted by" in cluster.ctl("show", run).stdout
+    gone = cluster.ctl("artifacts", "download", run, "shop")
+    assert (gone.returncode, "has no artifact" in gone.stderr) == (5, True)
+    twice = cluster.ctl("artifacts", "delete", run, "shop")
+    assert (twice.returncode, "WF334" in twice.stderr) == (5, True)
+    (entry,) = cluster.api("GET", "/v1/audit", params={"what": "delete-artifact"}).json()["audit"]
+    assert (entry["target"], entry["facts"]["name"]) == (run, "shop")
+    metrics = cluster.api("GET", "/metrics").text
+    assert 'waterflow_artifacts_removed_total{reason="deleted"} 1.0' in metrics
+    assert "waterflow_artifact_stored_bytes 0.0" in metrics
+
+
+def _amount() -> str:
+    return f"{(LARGE_BYTES + 500 * 300) / (1 << 20):.1f} MiB"
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -44,6 +44,7 @@ TABLE: dict[str, Role | None] = {
     "GET /v1/runs/{run_id}/report/text": Role.VIEWER,
     "GET /v1/runs/{run_id}/artifacts": Role.VIEWER,
     "GET /v1/runs/{run_id}/artifacts/{name}": Role.VIEWER,
+    "DELETE /v1/runs/{run_id}/artifacts/{name}": Role.RUNNER,
     "GET /v1/runs/{run_id}/artifacts/{name}/content": Role.VIEWER,
     "GET /v1/runs/{run_id}/jobs": Role.VIEWER,
     "GET /v1/runs/{run_id}/steps": Role.VIEWER,

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.unit.artifacts.harness import NOW, OTHER, RUN, SCOPE, Prepared, attempt, new_store, put
@@ -15,7 +16,7 @@ from waterflowd.artifacts import files as artifact_files
 from waterflowd.artifacts.blocks import GRACE_S
 from waterflowd.artifacts.caches.origins import RunOrigin
 from waterflowd.artifacts.caches.store import CacheLimits, CacheStore
-from waterflowd.artifacts.cleaning import SHORT_GRACE_S, ArtifactCleaner
+from waterflowd.artifacts.cleaning import FULL_GRACE_S, SHORT_GRACE_S, ArtifactCleaner
 from waterflowd.artifacts.server import ArtifactServer
 from waterflowd.artifacts.store import ArtifactLimits, ArtifactStore
 from waterflowd.model.ids import RunId
@@ -34,10 +35,10 @@ class Cleaning:
         self.runs: set[RunId] = {RUN, OTHER}
         self.cleaner = ArtifactCleaner(store, server, self.clock, lambda run: run in self.runs, self.caches)
 
-    def age(self) -> None:
-        """Makes all blocks as old as if nobody had used them for the grace period."""
+    def age(self, age_s: float = GRACE_S) -> None:
+        """Makes all blocks so old that nobody has used them for the grace period."""
         for scope, digest, _ in list(self.store.blocks.listed()):
-            old = time.time() - GRACE_S - 1
+            old = time.time() - age_s - 1
             os.utime(self.store.blocks.path(scope, digest), (old, old))
 
 
@@ -81,6 +82,22 @@ async def test_blocks_of_an_upload_in_progress_stay(cleaning: Cleaning) -> None:
     await cleaning.cleaner.round()
 
     store.commit(attempt(), SCOPE, prepared.commit, NOW)
+
+
+async def test_without_space_the_blocks_of_a_failed_upload_go_soon(cleaning: Cleaning) -> None:
+    """For a day, they would take the space from everything else."""
+    store = cleaning.store
+    for digest, block in Prepared("failed", {"a": b"x" * 1_000}).blocks.items():
+        store.store(SCOPE, digest, block)
+    kept = put(store, "kept", {"a": b"kept"})
+    cleaning.age(FULL_GRACE_S)
+    assert (await cleaning.cleaner.round()).bytes == 0
+
+    store.limits = msgspec.structs.replace(store.limits, total_bytes=store.blocks.stored_bytes)
+    cleaned = await cleaning.cleaner.round()
+
+    assert cleaned.bytes > 0
+    assert store.listing(kept)[0].path == "a"
 
 
 async def test_a_commit_keeps_old_blocks_that_were_about_to_be_removed(cleaning: Cleaning) -> None:

@@ -155,6 +155,8 @@ def _problems(services: Services) -> list[str]:
         for export in services.audit_admin.exports()
         if export.failure
     ]
+    if services.artifact_usage is not None and (problem := services.artifact_usage().problem):
+        found[:0] = [problem]
     found[:0] = [f"run {run}: {text}" for run, text in services.reader.stalled().items()]
     found[:0] = [blind] if (blind := services.blind()) else []
     text = services.reader.read_only_text()

@@ -6,13 +6,22 @@ import msgspec
 
 from waterflow_agent.artifacts.content import ArtifactFile
 from waterflowd.api.timestamps import format_timestamp
-from waterflowd.artifacts.records import ArtifactRecord
+from waterflowd.artifacts.records import ArtifactRecord, Removal
+
+
+class ArtifactRemovalSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """When and why an artifact was removed: `expired`, or `deleted` by somebody."""
+
+    at: str
+    reason: str
+    by: str | None
 
 
 class ArtifactSchema(msgspec.Struct, frozen=True, kw_only=True):
     """An artifact: which step stored it, and what it contains.
 
     `expires_at` is null if it is kept as long as its run. `kept_from` is the earlier run from which a re-run has kept it.
+    `removal` is null as long as it can be downloaded.
     """
 
     name: str
@@ -25,9 +34,10 @@ class ArtifactSchema(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str
     expires_at: str | None
     kept_from: str | None
+    removal: ArtifactRemovalSchema | None
 
     @classmethod
-    def of(cls, record: ArtifactRecord) -> ArtifactSchema:
+    def of(cls, record: ArtifactRecord, now: int) -> ArtifactSchema:
         """The artifact as the API shows it."""
         return cls(
             name=record.name,
@@ -40,11 +50,22 @@ class ArtifactSchema(msgspec.Struct, frozen=True, kw_only=True):
             created_at=format_timestamp(record.created_at),
             expires_at=None if record.expires_at is None else format_timestamp(record.expires_at),
             kept_from=record.kept_from,
+            removal=_removal(record, now),
         )
 
 
+def _removal(record: ArtifactRecord, now: int) -> ArtifactRemovalSchema | None:
+    removal = record.removal
+    if removal is None and record.expires_at is not None and record.is_expired(now):
+        # The next clean-up will say so.
+        removal = Removal(at=record.expires_at, reason="expired")
+    if removal is None:
+        return None
+    return ArtifactRemovalSchema(at=format_timestamp(removal.at), reason=removal.reason, by=removal.by or None)
+
+
 class ArtifactListSchema(msgspec.Struct, frozen=True, kw_only=True):
-    """The artifacts of a run, by name."""
+    """The artifacts of a run by name, also those that were removed."""
 
     artifacts: list[ArtifactSchema]
 
@@ -68,8 +89,8 @@ class ArtifactDetailsSchema(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(
-        cls, record: ArtifactRecord, archive_bytes: int, files: list[ArtifactFile], following: int | None
+        cls, record: ArtifactRecord, now: int, archive_bytes: int, files: list[ArtifactFile], following: int | None
     ) -> ArtifactDetailsSchema:
         """The artifact with a page of files."""
         rows = [ArtifactFileSchema(path=file.path, bytes=file.size, is_executable=file.is_executable) for file in files]
-        return cls(artifact=ArtifactSchema.of(record), archive_bytes=archive_bytes, files=rows, next=following)
+        return cls(artifact=ArtifactSchema.of(record, now), archive_bytes=archive_bytes, files=rows, next=following)

@@ -16,9 +16,10 @@ from urllib.parse import quote
 
 import click
 
-from waterflow_agent.display import escape_for_display
+from waterflow_agent.display import escape_for_display, size_text
 from waterflowd.ctl.client import run_path
-from waterflowd.ctl.display.terminal import cell_time, size_text, table, zone_name
+from waterflowd.ctl.display.artifact_lines import removal_text
+from waterflowd.ctl.display.terminal import cell_time, table, zone_name
 from waterflowd.ctl.failures import REFUSED, USAGE, Failure
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, count, json_option, print_json, print_json_list
@@ -47,7 +48,7 @@ class _RunOrCommand(click.Group):
 
 @click.group(cls=_RunOrCommand)
 def artifacts() -> None:
-    """List the artifacts of a run (`artifacts RUN`), or download one."""
+    """List the artifacts of a run (`artifacts RUN`), download one, or delete some."""
 
 
 @artifacts.command("list")
@@ -64,9 +65,9 @@ def list_artifacts(context: click.Context, run: str, as_json: bool) -> None:
         return
     headings = ["NAME", "FILES", "SIZE", "FROM", f"STORED ({zone_name()})", f"KEPT UNTIL ({zone_name()})"]
     table(headings, [_cells(row) for row in rows], empty="this run has no artifacts", optional=headings[3:5])
-    if rows:
-        name = escape_for_display(rows[0]["name"])
-        click.echo(f"next: waterflowctl artifacts download {found['id']} {name}")
+    names = [row["name"] for row in rows if not row.get("removal")]
+    if names:
+        click.echo(f"next: waterflowctl artifacts download {found['id']} {escape_for_display(names[0])}")
 
 
 def _cells(row: dict[str, Any]) -> list[object]:
@@ -76,8 +77,16 @@ def _cells(row: dict[str, Any]) -> list[object]:
         size_text(row["bytes"]),
         escape_for_display(f"{row['job']}/{row['step']}"),
         cell_time(row["created_at"]),
-        cell_time(row["expires_at"]) if row["expires_at"] else "its run is removed",
+        _kept(row),
     ]
+
+
+def _kept(row: dict[str, Any]) -> object:
+    """Until when it is kept, or what became of it. Daemons of older versions have no removed artifacts."""
+    removal = row.get("removal")
+    if removal:
+        return removal_text(removal)
+    return cell_time(row["expires_at"]) if row["expires_at"] else "its run is removed"
 
 
 @artifacts.command()
@@ -111,6 +120,24 @@ def download(
         print_json([{**row, "path": str(place)}])
         return
     click.echo(f"{escape_for_display(str(place))}: {count(row['files'], 'file')}, {size_text(row['bytes'])}")
+
+
+@artifacts.command()
+@click.argument("run", shell_complete=completing("runs"))
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@json_option
+@click.pass_context
+def delete(context: click.Context, run: str, names: tuple[str, ...], as_json: bool) -> None:
+    """Delete artifacts of a run. Their space is free at once; the list of artifacts says who deleted them."""
+    client = client_of(context)
+    found = find_run(client, run, "artifacts delete")
+    for name in names:
+        row = client.delete(run_path(found["id"], f"/artifacts/{quote(name, safe='')}"))
+        if as_json:
+            print_json([row])
+            continue
+        size = f"{count(row['files'], 'file')}, {size_text(row['bytes'])}"
+        click.echo(f"{escape_for_display(row['name'])}: deleted ({size})")
 
 
 def _copy(chunks: Iterator[bytes], target: BinaryIO) -> None:

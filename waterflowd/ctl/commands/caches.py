@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from waterflow_agent.display import escape_for_display
-from waterflowd.ctl.display.terminal import cell_time, size_text, table, zone_name
+from waterflow_agent.display import escape_for_display, size_text
+from waterflowd.ctl.display.terminal import cell_time, table, zone_name
 from waterflowd.ctl.failures import REFUSED, USAGE, Failure
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, count, json_option, print_json_list

@@ -9,8 +9,9 @@ import click
 from waterflow_agent.display import escape_for_display
 from waterflowd.ctl.client import Client, run_path
 from waterflowd.ctl.commands.report import print_reports
-from waterflowd.ctl.display import marked_lines, pending_approvals, run_parts, run_tree, summaries
+from waterflowd.ctl.display import artifact_lines, marked_lines, pending_approvals, run_parts, run_tree, summaries
 from waterflowd.ctl.display.terminal import localized, now_ms, style, terminal_columns, time_text, wrapped
+from waterflowd.ctl.failures import Refused
 from waterflowd.ctl.live_values import completing
 from waterflowd.ctl.options import client_of, count, json_option, print_json, print_json_list
 from waterflowd.ctl.references import checked_part, find
@@ -49,9 +50,22 @@ def show(context: click.Context, run: str, at: int | None, as_json: bool) -> Non
         # Approvals that were pending at an earlier time can no longer be decided.
         for line in pending_approvals.lines(found):
             click.echo(wrapped(line, 2))
+        for line in artifact_lines.lines(found["id"], _artifacts(client, found["id"])):
+            click.echo(wrapped(line, 2))
     if found["conclusion"] not in (None, "success", "skipped"):
         for verb in ("why", "logs", "rerun --failed"):
             click.echo(f"next: waterflowctl {verb} {found['id']}")
+
+
+def _artifacts(client: Client, run: str) -> list[dict[str, Any]]:
+    """The artifacts of a run; none on an engine that has none."""
+    try:
+        rows: list[dict[str, Any]] = client.get(run_path(run, "/artifacts"))["artifacts"]
+    except Refused as error:
+        if error.status == 404:
+            return []
+        raise
+    return rows
 
 
 def _show_part(client: Client, run: dict[str, Any], part: str, at: int | None, *, as_json: bool) -> None:

@@ -22,7 +22,6 @@ from waterflow_agent.display import escape_for_display, shorten
 from waterflowd.ctl.display import fitting
 from waterflowd.ctl.display.fitting import width
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SGR = re.compile(r"\x1b\[[0-9;:]{0,40}m")
 
 #: Enough of a fingerprint to tell agents apart in a table; `--json` has all of it.
@@ -114,14 +113,6 @@ def now_ms() -> int:
 def millis(text: str | None) -> int | None:
     """Return the milliseconds of an RFC 3339 time from the API."""
     return round(datetime.fromisoformat(text).timestamp() * 1000) if text else None
-
-
-def size_text(size: int) -> str:
-    """Return a number of bytes as text."""
-    number, unit = float(size), 0
-    while number >= 1024 and unit < len(_UNITS) - 1:
-        number, unit = number / 1024, unit + 1
-    return f"{size} B" if unit == 0 else f"{number:.1f} {_UNITS[unit]}"
 
 
 def duration_text(milliseconds: int) -> str:

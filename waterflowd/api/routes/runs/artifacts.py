@@ -1,4 +1,4 @@
-"""The artifacts of a run: a list, the files of one, and their content."""
+"""The artifacts of a run: a list, the files of one, their content, and their deletion."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from waterflow_agent.errors import Rejected
-from waterflowd.api.dependencies import Ports, Viewer
+from waterflowd.access.roles import check_plan
+from waterflowd.api.dependencies import Ports, Runner, Viewer
 from waterflowd.api.responses import json_response, returns
-from waterflowd.api.runs.run_lookup import resolve
+from waterflowd.api.runs.run_lookup import read_run, resolve
 from waterflowd.api.schemas.artifacts import ArtifactDetailsSchema, ArtifactListSchema, ArtifactSchema
 from waterflowd.api.services import Services
 from waterflowd.api.streaming import raw_output, streams
@@ -27,10 +28,11 @@ FilePath = Annotated[
 
 @router.get("/v1/runs/{run_id}/artifacts", responses={200: returns(ArtifactListSchema)})
 async def list_artifacts(services: Ports, _: Viewer, run_id: str) -> Response:
-    """The artifacts of a run, by name; at most 1,000."""
+    """The artifacts of a run by name, also those that were removed; at most 1,000."""
     reader = _reader(services)
     found = await reader.of_run(await resolve(services, run_id))
-    return json_response(ArtifactListSchema(artifacts=[ArtifactSchema.of(record) for record in found]))
+    now = services.clock.now()
+    return json_response(ArtifactListSchema(artifacts=[ArtifactSchema.of(record, now) for record in found]))
 
 
 @router.get("/v1/runs/{run_id}/artifacts/{name}", responses={200: returns(ArtifactDetailsSchema)})
@@ -48,8 +50,20 @@ async def read_artifact(
     end = after + limit
     following = end if end < len(found.files) else None
     return json_response(
-        ArtifactDetailsSchema.of(found.record, found.tar_size, found.files[after:end], following),
+        ArtifactDetailsSchema.of(found.record, services.clock.now(), found.tar_size, found.files[after:end], following),
     )
+
+
+@router.delete("/v1/runs/{run_id}/artifacts/{name}", responses={200: returns(ArtifactSchema)})
+async def delete_artifact(services: Ports, principal: Runner, run_id: str, name: Name) -> Response:
+    """Delete an artifact. Its space is free at once, except for blocks that other artifacts have as well."""
+    if services.artifact_deleter is None:
+        raise _unavailable()
+    run = await resolve(services, run_id)
+    check_plan(principal, (await read_run(services, run)).plan)
+    record = await services.artifact_deleter.delete(run, name, principal.name)
+    await services.audit.action(principal, "delete-artifact", run, name=name, bytes=record.size)
+    return json_response(ArtifactSchema.of(record, services.clock.now()))
 
 
 @router.get(
@@ -91,6 +105,9 @@ async def download_artifact(
 
 def _reader(services: Services) -> ArtifactReader:
     if services.artifacts is None:
-        text = "artifacts are not available on the Temporal engine"
-        raise Rejected("WF335", text, status=404)
+        raise _unavailable()
     return services.artifacts
+
+
+def _unavailable() -> Rejected:
+    return Rejected("WF335", "artifacts are not available on the Temporal engine", status=404)

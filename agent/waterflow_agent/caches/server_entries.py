@@ -71,6 +71,8 @@ class ServerEntries:
         self._entries: dict[str, dict[str, _Known]] | None = None
         #: Bytes of entries that are being made.
         self._making: dict[str, int] = {}
+        #: Of the entry that was read last: its digest, and its table.
+        self._table: tuple[bytes, BlockTable] | None = None
 
     def begin(self, origin: CacheOrigin, action: messages.BeginCache | messages.CommitCache) -> bool:
         """Whether the entry is new. Raises `Rejected` WF330 for one that is too large, WF302 for a full disk."""
@@ -183,13 +185,25 @@ class ServerEntries:
     def _read(self, known: _Known, action: messages.ReadCacheBlock) -> bytes:
         row = known.entry.row
         try:
-            if action.part is ArtifactPart.CONTENT:
-                table = BlockTable(b"".join(_block(known.folder, digest) for digest in row.table))
-                return _block(known.folder, table.digest(action.index))
-            return _block(known.folder, (row.table if action.part is ArtifactPart.TABLE else row.listing)[action.index])
-        except (OSError, IndexError, Rejected) as error:
+            table = self._table_of(known)
+            count = {ArtifactPart.TABLE: len(row.table), ArtifactPart.LISTING: len(row.listing)}.get(
+                action.part, len(table)
+            )
+            if action.index < count:
+                index = row.table if action.part is ArtifactPart.TABLE else row.listing
+                is_content = action.part is ArtifactPart.CONTENT
+                return _block(known.folder, table.digest(action.index) if is_content else index[action.index])
+        except (OSError, Rejected) as error:
             self._drop(known, "it is damaged")
             raise Rejected("WF304", "the cache was damaged on the disk of this server, and was removed") from error
+        raise Rejected("WF334", f"the cache has no block {action.index}")
+
+    def _table_of(self, known: _Known) -> BlockTable:
+        row = known.entry.row
+        if self._table is None or self._table[0] != row.digest:
+            blob = b"".join(_block(known.folder, digest) for digest in row.table)
+            self._table = (row.digest, BlockTable(blob))
+        return self._table[1]
 
     def _of(self, scope: str) -> dict[str, _Known]:
         """The entries of a scope. The first call reads all, and removes what an earlier process has not finished."""

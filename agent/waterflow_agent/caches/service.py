@@ -37,6 +37,7 @@ class ServerCaches:
         self._origins: dict[TaskId, CacheOrigin] = {}
         self._thread = ThreadPoolExecutor(1, "caches")
         self._expire_at = 0
+        self._is_closed = False
 
     async def answer(
         self, key: TaskId, action: messages.ArtifactAction, ask_daemon: AskDaemon
@@ -62,11 +63,13 @@ class ServerCaches:
 
     def ended(self, key: TaskId) -> None:
         """The attempt has ended: what it has not committed is removed."""
-        if self._origins.pop(key, None) is not None:
+        # What an agent that stops leaves behind, its next process removes.
+        if self._origins.pop(key, None) is not None and not self._is_closed:
             self._thread.submit(self._entries.discard, _maker(key))
 
     def close(self) -> None:
         """Waits for what is being written."""
+        self._is_closed = True
         self._thread.shutdown()
 
     def _carry_out(

@@ -271,7 +271,7 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
     )
     kept = KeptArtifacts(artifact_store, engine.history) if artifact_store is not None else None
     # Repositories are watched later; no step asks before.
-    origins = CacheOrigins(engine.history, lambda name: reconciler.default_ref(name))
+    origins = CacheOrigins(engine.history, lambda name: reconciler.default_ref(name), repositories.url)
     cache_store = CacheStore(artifact_store, config.caches.limits) if artifact_store is not None else None
     caches = (
         CacheRequests(artifact_store, cache_store, origins, clock)

@@ -84,6 +84,11 @@ class Repositories:
         settings = self.catalog.get(name)
         return urls.full_name(settings.url, name) if settings is not None else name
 
+    def url(self, name: str) -> str:
+        """The address of a repository; empty for one that is no longer watched."""
+        settings = self.catalog.get(name)
+        return settings.url if settings is not None else ""
+
     def contents(self) -> RevisionFileReader:
         """The files of revisions, for agents."""
         return RevisionFileReader(self.catalog, self._opener, self._histories)

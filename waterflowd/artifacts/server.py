@@ -181,7 +181,7 @@ class ArtifactServer:
     async def _find_origin(self, held: HeldAttempt) -> messages.CacheOrigin:
         assert self._origins is not None, "every daemon has it"
         found = await self._origins.of(held)
-        return messages.CacheOrigin(found.scope, found.refs)
+        return messages.CacheOrigin(found.scope + found.source, found.refs)
 
     async def _begin(
         self, store: ArtifactStore, name: AttemptId, action: messages.BeginArtifact

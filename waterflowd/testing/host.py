@@ -217,7 +217,10 @@ class HostHarness:
         self.files = FileServer(attempts, MemoryFiles(trees), self.link)
         #: Default branches by repository.
         self.default_refs: dict[str, str] = {}
-        origins = CacheOrigins(LogHistory(self.log, self.feed, TimeSlices()), self.default_refs.get)
+        #: Addresses by repository, if they are not the name.
+        self.urls: dict[str, str] = {}
+        history = LogHistory(self.log, self.feed, TimeSlices())
+        origins = CacheOrigins(history, self.default_refs.get, lambda name: self.urls.get(name, name))
         self.caches = CacheStore(artifacts, cache_limits or CacheLimits()) if artifacts is not None else None
         requests = (
             CacheRequests(artifacts, self.caches, origins, self.clock)

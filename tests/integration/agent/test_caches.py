@@ -20,6 +20,7 @@ from waterflow_agent.artifacts import content
 from waterflow_agent.artifacts.channel import ArtifactChannel
 from waterflow_agent.artifacts.local_protocol import CACHE_SOCKET
 from waterflow_agent.artifacts.relay import ArtifactRelay
+from waterflow_agent.caches import entries
 from waterflow_agent.caches.server_entries import ServerEntries
 from waterflow_agent.caches.service import ServerCaches
 from waterflow_agent.clock import Clock
@@ -160,6 +161,15 @@ async def test_a_branch_cannot_write_what_another_branch_reads(site: CacheSite, 
     await site.begin(FEATURE)
     await site.restore(key="npm", path="a", scope=scope)
     assert site.read(".")["a"] == b"poison"
+
+
+async def test_a_repository_has_no_entries_of_another_that_had_its_name(site: CacheSite, scope: str) -> None:
+    """The name was given to another address; what anyone saved before must not be restored."""
+    site.write({"a": b"1"})
+    await site.save(key="npm", path="a", scope=scope)
+    site.host.urls["ops"] = "https://git.example.org/other.git"
+    await site.begin()
+    assert await site.restore(key="npm", path="a", restore_keys="n", scope=scope) == MISS
 
 
 async def test_a_restore_key_is_a_hit_of_another_key(site: CacheSite, scope: str) -> None:
@@ -355,9 +365,32 @@ async def test_what_an_ended_step_has_not_committed_is_removed(site: CacheSite) 
     await until(lambda: not os.listdir(folder))
 
 
+async def test_a_step_that_ends_while_the_agent_stops_harms_nothing(site: CacheSite) -> None:
+    """Its sockets may be closed after everything else."""
+    site.write({"a": b"1"})
+    await site.save(key="npm", path="a", scope="server")
+    await site.relay.close()
+    site.relay.close_socket(site.key)
+
+
+async def test_a_request_for_a_block_that_does_not_exist_removes_nothing(site: CacheSite, scope: str) -> None:
+    """A step may ask for anything, and must not remove what other branches read."""
+    site.write({"a": b"1"})
+    await site.save(key="npm", path="a", scope=scope)
+    async with ArtifactChannel(site.files / (CACHE_SOCKET if scope == "server" else "artifacts")) as channel:
+        version = entries.version_of("a")
+        found = (await channel.ask(messages.FindCache(["npm"], version), messages.CacheFound)).entry
+        assert found is not None
+        for part in messages.ArtifactPart:
+            read = messages.ReadCacheBlock("npm", version, found.digest, part, 7)
+            with pytest.raises(Rejected, match="WF334"):
+                await channel.ask(read, messages.BlockRead)
+    assert (await site.restore(key="npm", path="a", scope=scope))["cache-hit"] == "true"
+
+
 def test_the_least_recently_used_entry_of_a_server_makes_room(tmp_path: Path) -> None:
     """With the blocks of entries that are being made; and old ones go."""
-    entries = ServerEntries(tmp_path / "caches", 3_000, 10_000, lambda _: 1 << 40)
+    kept = ServerEntries(tmp_path / "caches", 3_000, 10_000, lambda _: 1 << 40)
     where = messages.CacheOrigin("scope", (MAIN,))
 
     def save(key: str, now: int) -> None:
@@ -365,27 +398,27 @@ def test_the_least_recently_used_entry_of_a_server_makes_room(tmp_path: Path) ->
         table = content.encode_table([(content.digest_of(data), len(data))])
         blocks = [data, table, b"listing"]
         for block in blocks:
-            entries.store(key, content.digest_of(block), block)
+            kept.store(key, content.digest_of(block), block)
         digests = [content.digest_of(block) for block in blocks]
         commit = messages.CommitCache(key, bytes(32), 1, 900, digests[1:2], digests[2:])
-        assert entries.commit(where, key, commit, now)
+        assert kept.commit(where, key, commit, now)
 
     def keys(now: int) -> list[str]:
-        found = [entries.find(where, messages.FindCache([key], bytes(32)), now) for key in "abcd"]
+        found = [kept.find(where, messages.FindCache([key], bytes(32)), now) for key in "abcd"]
         return [row.key for row in found if row is not None]
 
     for number, key in enumerate("abc"):
         save(key, number)
-    entries.find(where, messages.FindCache(["a"], bytes(32)), 5)
+    kept.find(where, messages.FindCache(["a"], bytes(32)), 5)
     save("d", 6)
     assert keys(7) == ["a", "c", "d"]
-    entries.expire(20_000)
+    kept.expire(20_000)
     assert keys(20_000) == []
     assert [path for path in (tmp_path / "caches").rglob("*") if path.is_file()] == []
 
 
 def test_a_server_with_a_full_disk_saves_nothing(tmp_path: Path) -> None:
     """Caches leave space for everything else."""
-    entries = ServerEntries(tmp_path / "caches", 1 << 20, 10_000, lambda _: 1)
+    kept = ServerEntries(tmp_path / "caches", 1 << 20, 10_000, lambda _: 1)
     with pytest.raises(Rejected, match="WF302"):
-        entries.begin(messages.CacheOrigin("scope", (MAIN,)), messages.BeginCache("npm", bytes(32), 1, 1))
+        kept.begin(messages.CacheOrigin("scope", (MAIN,)), messages.BeginCache("npm", bytes(32), 1, 1))

@@ -23,7 +23,7 @@ VERSION = content.digest_of(b"node_modules")
 
 def origin(ref: str = MAIN, repository: str = "ops") -> RunOrigin:
     refs = (ref,) if ref == MAIN else (ref, MAIN)
-    return RunOrigin(repository=repository, scope=scope_of(repository, RUN), refs=refs)
+    return RunOrigin(repository=repository, scope=scope_of(repository, RUN), source="url", refs=refs)
 
 
 class Caches:

@@ -156,7 +156,7 @@ async def test_nothing_is_removed_while_a_backup_reads(cleaning: Cleaning) -> No
 
 async def test_blocks_of_caches_stay_until_the_entry_goes(cleaning: Cleaning) -> None:
     """An entry that was not used for too long goes with them; a damaged one as well, and keeps nothing else from going."""
-    store, where = cleaning.store, RunOrigin(repository="ops", scope=SCOPE, refs=("refs/heads/main",))
+    store, where = cleaning.store, RunOrigin(repository="ops", scope=SCOPE, source="url", refs=("refs/heads/main",))
     for key in ("kept", "damaged"):
         prepared = Prepared(key, {"a": key.encode()})
         for digest, block in prepared.blocks.items():

@@ -2,11 +2,13 @@
 
 Rules of this file: an entry belongs to a repository and to the branch or tag of the run that saved it. A run writes only
 entries of its own ref, and reads those and the entries of the default branch. So what runs of one branch save is never
-restored in a run of the default branch, or of a third one.
+restored in a run of the default branch, or of a third one. A repository that gets the name of an earlier one, with another
+address, has none of its entries.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -29,6 +31,8 @@ class RunOrigin(msgspec.Struct, frozen=True, kw_only=True):
     repository: str
     #: Of the repository's blocks and entries.
     scope: str
+    #: Identifies the repository's address.
+    source: str
     #: The refs whose entries the run may read; it writes those of the first one.
     refs: tuple[str, ...]
 
@@ -36,10 +40,13 @@ class RunOrigin(msgspec.Struct, frozen=True, kw_only=True):
 class CacheOrigins:
     """The origins of runs."""
 
-    def __init__(self, history: ports.History, default_ref: Callable[[str], str | None]) -> None:
-        """`default_ref` returns the full name of a repository's default branch."""
+    def __init__(
+        self, history: ports.History, default_ref: Callable[[str], str | None], url: Callable[[str], str]
+    ) -> None:
+        """`default_ref` returns the full name of a repository's default branch, `url` its address."""
         self._history = history
         self._default_ref = default_ref
+        self._url = url
         self._refs: OrderedDict[RunId, str] = OrderedDict()
 
     async def of(self, attempt: HeldAttempt) -> RunOrigin:
@@ -50,7 +57,8 @@ class CacheOrigins:
             raise Rejected("WF336", "caches belong to a branch of a repository, and this run does not come from one")
         default = self._default_ref(repository)
         refs = (ref,) if default is None or default == ref else (ref, default)
-        return RunOrigin(repository=repository, scope=scope_of(repository, run), refs=refs)
+        source = hashlib.sha256(self._url(repository).encode()).hexdigest()[:16]
+        return RunOrigin(repository=repository, scope=scope_of(repository, run), source=source, refs=refs)
 
     async def _ref_of(self, run: RunId) -> str:
         """The full name of the branch or tag; empty if the run has none."""

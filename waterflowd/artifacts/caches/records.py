@@ -1,4 +1,4 @@
-"""What is kept of each cache entry: a small file, `caches/<scope>/<hash of ref, version and key>`, whose rename is the commit.
+"""What is kept of each cache entry: a small file, `caches/<scope>/<hash of what it is found by>`, whose rename is the commit.
 
 The time of the file's last change is when the entry was last used, so a use costs no write to the disk. A damaged record is
 removed when it is read: a cache can be made again.
@@ -27,6 +27,8 @@ class CacheRecord(msgspec.Struct, frozen=True, kw_only=True):
     repository: str
     #: The scope of its blocks, which belongs to the repository.
     scope: str
+    #: Identifies the repository's address: another repository may get its name.
+    source: str
     #: The branch or tag whose run has saved it: a full name.
     ref: str
     key: str
@@ -44,16 +46,16 @@ class CacheRecord(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """Identifies the entry in its scope."""
-        return entry_name(self.ref, self.version, self.key)
+        return entry_name(self.source, self.ref, self.version, self.key)
 
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(CacheRecord)
 
 
-def entry_name(ref: str, version: bytes, key: str) -> str:
+def entry_name(source: str, ref: str, version: bytes, key: str) -> str:
     """The name of an entry's file."""
-    return hashlib.sha256(b"\0".join((ref.encode(), version.hex().encode(), key.encode()))).hexdigest()[:40]
+    return hashlib.sha256("\0".join((source, ref, version.hex(), key)).encode()).hexdigest()[:40]
 
 
 class CacheRecordFiles:

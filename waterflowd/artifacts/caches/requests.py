@@ -66,7 +66,7 @@ class CacheRequests:
     async def _read_block(
         self, origin: RunOrigin, action: messages.ReadCacheBlock, threads: Threads
     ) -> messages.BlockRead:
-        key = (origin.refs, origin.scope, action.key, action.version, action.digest)
+        key = (origin.refs, origin.scope, origin.source, action.key, action.version, action.digest)
         known = self._open.get(key)
         if known is None:
             record = await threads.write(lambda: self.store.read(origin, action))

@@ -82,6 +82,7 @@ class CacheStore:
         record = CacheRecord(
             repository=origin.repository,
             scope=origin.scope,
+            source=origin.source,
             ref=origin.refs[0],
             key=action.key,
             version=action.version,
@@ -119,7 +120,7 @@ class CacheStore:
     def read(self, origin: RunOrigin, action: messages.ReadCacheBlock) -> CacheRecord:
         """The entry of which a block is read. Raises `Rejected` WF334 if it was removed."""
         for ref in origin.refs:
-            entry = self._entries(origin.scope).get(entry_name(ref, action.version, action.key))
+            entry = self._entries(origin.scope).get(entry_name(origin.source, ref, action.version, action.key))
             if entry is not None and entry.record.digest == action.digest:
                 return entry.record
         raise Rejected("WF334", f'the cache "{action.key}" was removed meanwhile')
@@ -169,7 +170,7 @@ class CacheStore:
         return self._all().setdefault(scope, {})
 
     def _existing(self, origin: RunOrigin, action: messages.BeginCache | messages.CommitCache) -> CacheEntry | None:
-        entry = self._entries(origin.scope).get(entry_name(origin.refs[0], action.version, action.key))
+        entry = self._entries(origin.scope).get(entry_name(origin.source, origin.refs[0], action.version, action.key))
         if entry is not None and not self._is_complete(entry.record):
             self._drop(entry.record, "its content is missing or damaged")
             return None
@@ -181,7 +182,8 @@ class CacheStore:
         for ref in origin.refs:
             # Of two that were saved in the same millisecond, the later one comes first.
             found = reversed(entries.values())
-            readable = [e for e in found if (e.record.ref, e.record.version) == (ref, action.version)]
+            wanted = (origin.source, ref, action.version)
+            readable = [e for e in found if (e.record.source, e.record.ref, e.record.version) == wanted]
             readable.sort(key=lambda entry: entry.record.created_at, reverse=True)
             for key in action.keys:
                 yield from [entry for entry in readable if entry.record.key == key]

@@ -44,18 +44,29 @@ def listed(names: Iterable[str]) -> str:
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """The known name that `name` most likely means, or None. Considers the first 1,000 names."""
+    found = _similar(name, known, 1, _CUTOFF)
+    return found[0] if found else None
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """The known names that are most like a name, however different they are, separated by commas."""
+    return ", ".join(_similar(name, known, count, 0.0))
+
+
+def _similar(name: str, known: Iterable[str], count: int, cutoff: float) -> list[str]:
     spelled = {candidate.lower(): candidate for candidate in islice(known, _CONSIDERED_MAX)}
     lowered = name.lower()[:64]
     characters = Counter(lowered)
-    likely = heapq.nlargest(_COMPARED_MAX, spelled, key=lambda candidate: _similarity_max(characters, candidate))
-    found = difflib.get_close_matches(lowered, likely, n=1, cutoff=_CUTOFF)
-    return spelled[found[0]] if found else None
+    likely = heapq.nlargest(
+        _COMPARED_MAX, spelled, key=lambda candidate: _similarity_max(characters, candidate, cutoff)
+    )
+    return [spelled[found] for found in difflib.get_close_matches(lowered, likely, n=count, cutoff=cutoff)]
 
 
-def _similarity_max(characters: Counter[str], candidate: str) -> float:
+def _similarity_max(characters: Counter[str], candidate: str, cutoff: float) -> float:
     """An upper limit of difflib's ratio, which is much faster: the share of characters that both names have."""
     length = characters.total() + len(candidate)
-    if 2 * min(characters.total(), len(candidate)) < _CUTOFF * length:
+    if 2 * min(characters.total(), len(candidate)) < cutoff * length:
         return 0.0
     return 2 * sum(min(count, candidate.count(character)) for character, count in characters.items()) / (length or 1)
 

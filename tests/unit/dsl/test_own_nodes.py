@@ -95,6 +95,12 @@ def test_a_node_is_in_the_plan_once() -> None:
         ),
         ("http/requst", {}, "WF114", 'did you mean "http/request"'),
         ("actions/checkout", {}, "WF114", "unknown node"),
+        (
+            "notify-us",
+            {},
+            "WF114",
+            "similar names: notify/webhook, condition, artifact/upload; waterflowctl nodes",
+        ),
         ("greet", {"nodes/greet.py": SOURCE}, "WF114", "unknown node"),
     ],
 )

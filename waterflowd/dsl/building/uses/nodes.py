@@ -23,7 +23,7 @@ from waterflowd.dsl.reporting.values import as_text, has_expression
 from waterflowd.expr.errors import UNSAFE_EXPRESSION
 from waterflowd.model import durations
 from waterflowd.model.plan import Json
-from waterflowd.model.wording import did_you_mean
+from waterflowd.model.wording import did_you_mean, nearest
 
 _GITHUB_ACTION = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._/-]+@[A-Za-z0-9._/-]+")
 
@@ -181,5 +181,6 @@ def _unknown(name: str) -> tuple[str, str, str]:
         text = f"{quote(name)} is a GitHub action; Waterflow does not run actions"
         usual = _SETUP_HINT if plain_name.startswith(_SETUP) else "do the same in a run script, or use a node"
         return codes.GITHUB_ONLY, text, _ACTION_HINTS.get(plain_name, usual)
-    names = ", ".join(node_schema.BUILT_IN)
-    return codes.UNKNOWN_NODE, f"unknown node {quote(name)}", hint or f"known nodes: {names}"
+    similar = nearest(plain_name, node_schema.BUILT_IN)
+    hint = hint or f"similar names: {similar}; waterflowctl nodes lists all"
+    return codes.UNKNOWN_NODE, f"unknown node {quote(name)}", hint

@@ -4,7 +4,7 @@ GitHub's side is `reference.py`: GitHub's own evaluator, values pasted into the 
 shell, and the files that carry state to later steps. Compared are the arguments of programs, the files of the job's
 directory with their modes, and the environment, outputs and exit codes that the last step sees.
 
-`WATERFLOW_ROUNDS` multiplies the number of generated workflows, 50 per round. `WATERFLOW_SEED` chooses others.
+`WATERFLOW_ROUNDS` multiplies the number of generated workflows, 40 per round. `WATERFLOW_SEED` chooses others.
 `WATERFLOW_REAL_WORKFLOWS=FOLDER` also compares the scripts of all workflow files below a folder.
 """
 
@@ -25,7 +25,7 @@ from tests.oracle.github import GitHub
 from tests.oracle.observing import write_programs
 
 ROUNDS = int(os.environ.get("WATERFLOW_ROUNDS", "1"))
-CASES = 50 * ROUNDS
+CASES = 40 * ROUNDS
 #: Runs that are in progress at the same time.
 BATCH = 10
 FILES = Path(__file__).parent / "projects"

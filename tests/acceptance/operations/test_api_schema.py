@@ -37,6 +37,7 @@ inputs:
 jobs:
   a:
     runs-on: web
+    report: {columns: {Out: "${{ steps.first.outputs.out }}"}}
     steps:
       - run: echo hello; echo out=1 >>"$WATERFLOW_OUTPUT"
         id: first

@@ -19,7 +19,7 @@ from waterflowd.model.reports import Cell
 from waterflowd.time_slices import Work
 
 Format: TypeAlias = Literal["markdown", "csv"]
-MEDIA_TYPES: dict[Format, str] = {"markdown": "text/markdown; charset=utf-8", "csv": "text/csv; charset=utf-8"}
+MEDIA_TYPES: dict[Format, str] = {"markdown": "text/markdown", "csv": "text/csv"}
 ENDINGS: dict[Format, str] = {"markdown": "md", "csv": "csv"}
 
 #: Rows that are made before the event loop continues: a millisecond.

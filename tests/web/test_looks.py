@@ -43,6 +43,7 @@ def _paths(site: Site) -> Iterator[tuple[str, str]]:
     yield from (("critical", f"{failing}?critical=1&fold=1"), ("values", f"{failing}?view=values"))
     yield from (("servers", f"{failing}?view=servers"), ("past", f"{failing}?at=8"))
     yield ("report", f"/runs/{site.runs['good']}?view=report")
+    yield ("artifacts", f"/runs/{site.runs['good']}?view=artifacts")
     yield from (("compare", f"{failing}?view=compare"), ("graph", f"{failing}?view=graph"))
     yield from (("log", f"/runs/{site.runs['hostile']}/log/a/bad/1"), ("log-servers", f"{failing}/log/release"))
     yield from (("events", f"{failing}?view=events&event=3"), ("none", "/runs?status=lost&name=nothing"))

@@ -205,7 +205,7 @@ export const texts = {
 
   views: {
     label: "Views of this run",
-    names: { timeline: "Timeline", graph: "Graph", servers: "Servers", report: "Report", values: "Inputs and outputs", events: "Events", compare: "Compare" } satisfies Record<View, string>,
+    names: { timeline: "Timeline", graph: "Graph", servers: "Servers", report: "Report", artifacts: "Artifacts", values: "Inputs and outputs", events: "Events", compare: "Compare" } satisfies Record<View, string>,
     none: "none",
   },
 
@@ -230,6 +230,22 @@ export const texts = {
     nothing: "nothing",
     notRun: "not run",
     same: (names: string) => `The same in both: ${names}.`,
+  },
+
+  artifacts: {
+    title: "Artifacts",
+    none: "No step of this run has stored an artifact.",
+    files: (count: number) => (count === 1 ? "1 file" : `${count} files`),
+    keptFrom: "kept from an earlier run",
+    expires: "expires",
+    keptWithRun: "kept as long as the run",
+    removed: (reason: "expired" | "deleted", by: string | null) => (by === null ? reason : `${reason} by ${by}`),
+    list: "Files",
+    tar: "Download",
+    downloadAll: (name: string) => `Download ${name} as a tar archive`,
+    showFiles: (name: string) => `Files of ${name}`,
+    filesOf: (name: string) => `Files in ${name}`,
+    cut: (shown: number, all: number) => `The first ${shown} of ${all} files; the archive has all of them.`,
   },
 
   report: {

@@ -26,6 +26,7 @@ import { shortRevision, starter } from "../parts/run_line";
 import { say } from "../parts/status_line";
 import { Time, Took } from "../parts/time";
 import { texts } from "../texts";
+import { Artifacts } from "./run_artifacts";
 import { Compare } from "./run_compare";
 import { Details } from "./run_details";
 import { Events } from "./run_events";
@@ -144,6 +145,7 @@ function Body({ run, outline, instant, open }: BodyProperties): JSX.Element {
       <ViewTabs views={views} shown={shownView} />
       {shownView === "values" && <RunValues run={run} />}
       {shownView === "report" && <ReportView run={run} seq={outline.seq} at={instant.settledAt} />}
+      {shownView === "artifacts" && <Artifacts run={run.id} seq={outline.seq} />}
       {shownView === "compare" && <Compare run={run.id} />}
       {shownView === "events" && <Events run={run.id} outline={outline} />}
       {(shownView === "timeline" || shownView === "graph") && (

@@ -8,13 +8,13 @@ import { rollOuts } from "../model/servers";
 import type { Run } from "../model/shapes";
 import { texts } from "../texts";
 
-export type View = "timeline" | "graph" | "servers" | "report" | "values" | "events" | "compare";
+export type View = "timeline" | "graph" | "servers" | "report" | "artifacts" | "values" | "events" | "compare";
 
 /** The views that a run has. */
 export function viewsOf(run: Run, outline: Outline): readonly View[] {
   const servers: readonly View[] = rollOuts(outline).length > 0 ? ["servers"] : [];
   const report: readonly View[] = run.reports.length > 0 ? ["report"] : [];
-  return ["timeline", "graph", ...servers, ...report, "values", "events", "compare"];
+  return ["timeline", "graph", ...servers, ...report, "artifacts", "values", "events", "compare"];
 }
 
 export function viewOf(query: URLSearchParams, views: readonly View[]): View {

@@ -248,6 +248,38 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
             messages.ArtifactResponse(KEY, 5, messages.CacheOrigin("ops", ("refs/heads/x", "refs/heads/main"))),
         ],
     ),
+    "v1-artifact-requests-in-a-bucket": (
+        codec.Side.AGENT,
+        1,
+        1,
+        [],
+        [
+            messages.ArtifactRequest(KEY, 1, messages.FindBlocks([b"\x01" * 32, b"\xff" * 32], [1, 262_144], True)),
+            messages.ArtifactRequest(KEY, 3, messages.StoreBlock(b"\x01" * 32, b"one", True)),
+            messages.ArtifactRequest(
+                KEY, 2, messages.ReadBlock("site", b"\x04" * 32, messages.ArtifactPart.CONTENT, 5, 64)
+            ),
+        ],
+    ),
+    "v1-artifact-responses-in-a-bucket": (
+        codec.Side.DAEMON,
+        1,
+        1,
+        [],
+        [
+            messages.ArtifactResponse(
+                KEY,
+                1,
+                messages.MissingBlocks(
+                    [0, 7],
+                    [messages.BlockAddress("https://s3.example.org/b/k?X-Amz-Signature=1", {"content-length": "1"})],
+                ),
+            ),
+            messages.ArtifactResponse(
+                KEY, 2, messages.BlockAddresses([messages.BlockAddress("https://s3.example.org/b/k?X-Amz-Signature=2")])
+            ),
+        ],
+    ),
     "v1-finished-with-a-summary": (
         codec.Side.AGENT,
         1,

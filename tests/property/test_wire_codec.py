@@ -80,7 +80,12 @@ _names = st.text(min_size=1, max_size=20)
 _counts = st.integers(min_value=0, max_value=1 << 62)
 _actions = st.one_of(
     st.builds(messages.BeginArtifact, name=_names, is_replacing=st.booleans(), files=_counts, size=_counts),
-    st.builds(messages.FindBlocks, blocks=st.lists(_digests, max_size=3)),
+    st.builds(
+        messages.FindBlocks,
+        blocks=st.lists(_digests, max_size=3),
+        sizes=st.lists(st.integers(1, messages.ARTIFACT_BLOCK_BYTES_MAX), max_size=3),
+        is_for_cache=st.booleans(),
+    ),
     st.builds(messages.StoreBlock, block=_digests, data=st.binary(min_size=1, max_size=20)),
     st.builds(
         messages.CommitArtifact,
@@ -99,6 +104,7 @@ _actions = st.one_of(
         digest=_digests,
         part=st.sampled_from(messages.ArtifactPart),
         index=_counts,
+        addresses=st.integers(0, messages.ARTIFACT_ADDRESSES_MAX),
     ),
     st.builds(messages.BeginCache, key=_names, version=_digests, files=_counts, size=_counts),
     st.builds(
@@ -140,10 +146,14 @@ _cache_rows = st.builds(
     table=st.lists(_digests, max_size=3),
     listing=st.lists(_digests, max_size=3),
 )
+_addresses = st.lists(
+    st.builds(messages.BlockAddress, url=_texts, headers=st.dictionaries(_texts, _texts, max_size=2)), max_size=2
+)
 _results = st.one_of(
     st.none(),
     st.builds(messages.ArtifactAccepted),
-    st.builds(messages.MissingBlocks, positions=st.lists(_numbers, max_size=3)),
+    st.builds(messages.MissingBlocks, positions=st.lists(_numbers, max_size=3), addresses=_addresses),
+    st.builds(messages.BlockAddresses, blocks=_addresses),
     st.builds(messages.ArtifactsListed, artifacts=st.lists(_rows, max_size=2)),
     st.builds(messages.BlockRead, data=st.binary(max_size=20)),
     st.builds(messages.CacheAccepted, is_new=st.booleans()),

@@ -58,6 +58,8 @@ ARTIFACT_REQUESTS_MAX = 4
 ARTIFACT_BLOCK_BYTES_MAX = 256 << 10
 #: Blocks that one request asks about.
 ARTIFACT_BLOCKS_ASKED_MAX = 1_024
+#: Blocks in a bucket whose addresses are in one response: less than 256 KiB of text.
+ARTIFACT_ADDRESSES_MAX = 128
 #: Blocks of the table, or of the listing, of one artifact: 64 MiB each.
 ARTIFACT_INDEX_BLOCKS_MAX = 256
 #: The key of a cache and its restore keys.
@@ -385,6 +387,7 @@ Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGES
 IndexBlocks = Annotated[list[Digest], msgspec.Meta(max_length=ARTIFACT_INDEX_BLOCKS_MAX)]
 ArtifactName = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+BlockBytes = Annotated[int, msgspec.Meta(ge=1, le=ARTIFACT_BLOCK_BYTES_MAX)]
 
 
 class BeginArtifact(msgspec.Struct, frozen=True, array_like=True, tag="begin"):
@@ -401,6 +404,10 @@ class FindBlocks(msgspec.Struct, frozen=True, array_like=True, tag="find"):
     """Asks which of these blocks the daemon does not have. Answer: `MissingBlocks`."""
 
     blocks: Annotated[list[Digest], msgspec.Meta(max_length=ARTIFACT_BLOCKS_ASKED_MAX)]
+    #: Their sizes, if the step can store blocks in a bucket itself.
+    sizes: Annotated[list[BlockBytes], msgspec.Meta(max_length=ARTIFACT_BLOCKS_ASKED_MAX)] = []
+    #: Caches are never in a bucket.
+    is_for_cache: bool = False
 
 
 class StoreBlock(msgspec.Struct, frozen=True, array_like=True, tag="store"):
@@ -408,6 +415,7 @@ class StoreBlock(msgspec.Struct, frozen=True, array_like=True, tag="store"):
 
     block: Digest
     data: Annotated[bytes, msgspec.Meta(min_length=1, max_length=ARTIFACT_BLOCK_BYTES_MAX)]
+    is_for_cache: bool = False
 
 
 class CommitArtifact(msgspec.Struct, frozen=True, array_like=True, tag="commit"):
@@ -447,6 +455,8 @@ class ReadBlock(msgspec.Struct, frozen=True, array_like=True, tag="read"):
     digest: Digest
     part: ArtifactPart
     index: _Count
+    #: How many blocks, from this one on, the step can read from a bucket itself. Then the answer may be `BlockAddresses`.
+    addresses: Annotated[int, msgspec.Meta(ge=0, le=ARTIFACT_ADDRESSES_MAX)] = 0
 
 
 CacheKey = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
@@ -523,10 +533,20 @@ class ArtifactAccepted(msgspec.Struct, frozen=True, array_like=True, tag="accept
     """What was asked for is done, or would be accepted."""
 
 
+class BlockAddress(msgspec.Struct, frozen=True, array_like=True):
+    """A request to a bucket that is valid for a few minutes: with it, anyone can read, or store, this block alone."""
+
+    url: str
+    #: What the request must contain besides.
+    headers: dict[str, str] = {}
+
+
 class MissingBlocks(msgspec.Struct, frozen=True, array_like=True, tag="missing"):
     """The positions of the requested blocks that the daemon does not have."""
 
     positions: list[int]
+    #: Where the first of them can be stored, if the artifacts are in a bucket; the others are sent to the daemon.
+    addresses: list[BlockAddress] = []
 
 
 class ArtifactsListed(msgspec.Struct, frozen=True, array_like=True, tag="listed"):
@@ -539,6 +559,12 @@ class BlockRead(msgspec.Struct, frozen=True, array_like=True, tag="block"):
     """The content of a block."""
 
     data: bytes
+
+
+class BlockAddresses(msgspec.Struct, frozen=True, array_like=True, tag="addresses"):
+    """Where the requested block, and blocks after it, can be read."""
+
+    blocks: list[BlockAddress]
 
 
 class CacheAccepted(msgspec.Struct, frozen=True, array_like=True, tag="cache-accepted"):
@@ -565,7 +591,14 @@ class CacheOrigin(msgspec.Struct, frozen=True, array_like=True, tag="cache-origi
 CacheAction = BeginCache | CommitCache | FindCache | ReadCacheBlock | FindCacheOrigin
 ArtifactAction = BeginArtifact | FindBlocks | StoreBlock | CommitArtifact | ListArtifacts | ReadBlock | CacheAction
 ArtifactResult = (
-    ArtifactAccepted | MissingBlocks | ArtifactsListed | BlockRead | CacheAccepted | CacheFound | CacheOrigin
+    ArtifactAccepted
+    | MissingBlocks
+    | ArtifactsListed
+    | BlockRead
+    | CacheAccepted
+    | CacheFound
+    | CacheOrigin
+    | BlockAddresses
 )
 
 

@@ -29,6 +29,7 @@ from waterflowd.model.records import (
     RunFilter,
     RunSummary,
     StartRequest,
+    StoredObject,
 )
 
 
@@ -299,6 +300,34 @@ class Objects(Protocol):
 
     async def names(self, folder: str) -> list[str]:
         """The last parts of all keys directly below `folder`, sorted. Includes everything that was stored before the call."""
+        ...
+
+
+class BucketObjects(Objects, Protocol):
+    """Objects in a bucket, for artifacts. The methods raise as those of `Objects`."""
+
+    def get_now(self, key: str) -> bytes | None:
+        """As `get`. Blocks; for threads."""
+        ...
+
+    async def create(self, key: str, content: bytes) -> bool:
+        """Stores an object as `put` does; False if there is one already, which stays."""
+        ...
+
+    async def size(self, key: str) -> int | None:
+        """The size of an object; None if there is none."""
+        ...
+
+    async def folders(self, folder: str) -> list[str]:
+        """The last parts of all folders directly below `folder`, sorted."""
+        ...
+
+    def pages(self, folder: str) -> AsyncIterator[list[StoredObject]]:
+        """All objects below `folder`, up to a thousand at a time, each time with one request."""
+        ...
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Removes objects, up to a thousand with one request; those that do not exist are no error."""
         ...
 
 

@@ -6,6 +6,7 @@ Rules of this file: pure data, shared by the host, the store and the API so that
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -402,6 +403,16 @@ class FilesListed(msgspec.Struct, frozen=True, kw_only=True):
 
 #: The stream of the piece that counts what the daemon did not store; it is the last one of its log.
 CUT_STREAM = 3
+
+
+class StoredObject(msgspec.Struct, frozen=True):
+    """An object in a bucket."""
+
+    #: The last part of its key.
+    name: str
+    #: In bytes.
+    size: int
+    stored_at: datetime
 
 
 class OutputPiece(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,14 +7,17 @@ and visible to every daemon when the service has answered: S3 is strongly consis
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import obstore
 from obstore import exceptions
 from obstore.store import S3Store
 
 from waterflow_agent.errors import Retryable
+from waterflowd.model.records import StoredObject
 
 #: Retries of the library; longer outages are the caller's.
 _RETRY: Any = {
@@ -24,15 +27,43 @@ _RETRY: Any = {
 }
 _CONNECT_S, _REQUEST_S = 10, 60
 _DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+#: Objects in one page of a list, which is one request.
+_PAGE = 1_000
+#: Codes of errors that say what to correct.
+_REASONS = {
+    "NoSuchBucket": "no such bucket; create it",
+    "RequestTimeTooSkewed": "the clock of this machine is wrong; set it, for example with NTP",
+    "PermanentRedirect": "the bucket is in another region; set its region",
+    "AuthorizationHeaderMalformed": "the bucket is in another region; set its region",
+    "QuotaExceeded": "its quota is used up; remove something, or raise the quota",
+    "XMinioStorageFull": "its storage is full; free some space there",
+}
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 _STATUS = re.compile(r"status code:? (\d{3})|HTTP status \w+ error \((\d{3})")
 
 
-class S3Objects:
-    """Implements `ports.Objects`."""
+class S3Keys(msgspec.Struct, frozen=True, kw_only=True):
+    """How to sign requests. The representation does not reveal the secrets."""
 
-    def __init__(self, bucket: str, prefix: str = "", *, endpoint: str | None = None) -> None:
-        """`endpoint` is the service's URL; without one it is Amazon's, or that of the environment."""
+    access_key_id: str
+    secret_access_key: str
+    session_token: str = ""
+    region: str
+    #: For the error of a refused request: where the keys are set.
+    where: str
+
+    def __repr__(self) -> str:
+        return f"S3Keys(access_key_id={self.access_key_id!r}, region={self.region!r})"
+
+
+class S3Objects:
+    """Implements `ports.Objects` and `ports.BucketObjects`."""
+
+    def __init__(
+        self, bucket: str, prefix: str = "", *, endpoint: str | None = None, keys: S3Keys | None = None
+    ) -> None:
+        """`endpoint` is the service's URL; without one it is Amazon's, or that of the environment, as are the keys."""
+        self._where = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY" if keys is None else keys.where
         self._address = f"s3://{bucket}/{prefix}".rstrip("/")
         options: dict[str, Any] = {
             "connect_timeout": timedelta(seconds=_CONNECT_S),
@@ -40,6 +71,14 @@ class S3Objects:
             "allow_http": bool(endpoint and endpoint.startswith("http://")),
         }
         known: dict[str, Any] = {} if endpoint is None else {"endpoint": endpoint}
+        if keys is not None:
+            known |= {
+                "region": keys.region,
+                "access_key_id": keys.access_key_id,
+                "secret_access_key": keys.secret_access_key,
+            }
+            if keys.session_token:
+                known["session_token"] = keys.session_token
         self._store = S3Store(bucket, prefix=prefix or None, client_options=options, retry_config=_RETRY, **known)  # type: ignore[arg-type]
 
     async def put(self, key: str, content: bytes) -> None:
@@ -69,16 +108,73 @@ class S3Objects:
             raise self._failure(error) from error
         return sorted(item["path"].rpartition("/")[2] for item in found["objects"])
 
+    def get_now(self, key: str) -> bytes | None:
+        """See `ports.BucketObjects`."""
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except FileNotFoundError as error:
+            if _code(error) not in ("", "NoSuchKey"):
+                raise self._failure(error) from error
+            return None
+        except (exceptions.BaseError, OSError) as error:
+            raise self._failure(error) from error
+
+    async def create(self, key: str, content: bytes) -> bool:
+        """See `ports.BucketObjects`."""
+        try:
+            await obstore.put_async(self._store, key, content, mode="create", use_multipart=False)
+        except (FileExistsError, exceptions.AlreadyExistsError, exceptions.PreconditionError):
+            return False
+        except (exceptions.BaseError, OSError) as error:
+            raise self._failure(error) from error
+        return True
+
+    async def size(self, key: str) -> int | None:
+        """See `ports.BucketObjects`."""
+        try:
+            return (await obstore.head_async(self._store, key))["size"]
+        except FileNotFoundError:
+            return None
+        except (exceptions.BaseError, OSError) as error:
+            raise self._failure(error) from error
+
+    async def folders(self, folder: str) -> list[str]:
+        """See `ports.BucketObjects`."""
+        try:
+            found = await obstore.list_with_delimiter_async(self._store, prefix=folder)
+        except (exceptions.BaseError, OSError) as error:
+            raise self._failure(error) from error
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
+
+    async def pages(self, folder: str) -> AsyncIterator[list[StoredObject]]:
+        """See `ports.BucketObjects`."""
+        try:
+            async for page in obstore.list(self._store, prefix=folder, chunk_size=_PAGE):
+                yield [
+                    StoredObject(item["path"].rpartition("/")[2], item["size"], item["last_modified"]) for item in page
+                ]
+        except (exceptions.BaseError, OSError) as error:
+            raise self._failure(error) from error
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """See `ports.BucketObjects`."""
+        try:
+            await obstore.delete_async(self._store, list(keys))
+        except FileNotFoundError:
+            pass
+        except (exceptions.BaseError, OSError) as error:
+            raise self._failure(error) from error
+
     def _failure(self, error: Exception) -> Retryable:
         """The error for people; messages of the library contain whole requests."""
         text, code = str(error).partition("\n\nDebug source")[0], _code(error)
         found = _STATUS.search(text)
         status = (found[1] or found[2]) if found else ""
-        if code == "NoSuchBucket":
-            reason = "no such bucket; create it"
+        if code in _REASONS:
+            reason = _REASONS[code]
         elif status in ("401", "403") or isinstance(error, _DENIED):
             denied = f"access denied ({code})" if code else "access denied"
-            reason = f"{denied}; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the policy"
+            reason = f"{denied}; check {self._where} and the policy"
         elif status:
             reason = f"status {status} ({code})" if code else f"status {status}"
         elif "certificate" in text.lower():

@@ -143,7 +143,12 @@ DRAFTS = "waterflowd.dispatch.lowering"
 #: `rescue` combines the store's copies with the engine's events while no daemon is running.
 COMPOSITION = (
     *("waterflowd.app.bootstrap", "waterflowd.app.audit", "waterflowd.app.daemon", "waterflowd.testing"),
-    *("waterflowd.app.cluster_check", "waterflowd.app.former_cluster", "waterflowd.app.engines"),
+    *(
+        "waterflowd.app.artifact_bucket",
+        "waterflowd.app.cluster_check",
+        "waterflowd.app.former_cluster",
+        "waterflowd.app.engines",
+    ),
     *("waterflowd.app.temporal_engine", "waterflowd.app.repositories", "waterflowd.app.notices", "waterflowd.rescue"),
 )
 

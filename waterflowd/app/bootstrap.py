@@ -32,7 +32,7 @@ from waterflowd.api.access import quotas
 from waterflowd.api.app import Api
 from waterflowd.api.server import RESERVED_DESCRIPTORS, ApiServer
 from waterflowd.api.services import Services
-from waterflowd.app import audit, cluster_check, file_descriptors, former_cluster, logs, workflow_check
+from waterflowd.app import artifact_bucket, audit, cluster_check, file_descriptors, former_cluster, logs, workflow_check
 from waterflowd.app.audit_export import AuditExport, destinations
 from waterflowd.app.config import Config, access_policy, access_rules, repository_limits
 from waterflowd.app.config_source import ConfigSource
@@ -269,6 +269,7 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
     artifact_store = (
         ArtifactStore(data_dir / layout.ARTIFACT_DIRECTORY, config.artifacts.limits) if compose is _log_engine else None
     )
+    bucket = artifact_bucket.connect(config, artifact_store) if artifact_store is not None else None
     kept = KeptArtifacts(artifact_store, engine.history) if artifact_store is not None else None
     # Repositories are watched later; no step asks before.
     origins = CacheOrigins(engine.history, lambda name: reconciler.default_ref(name), repositories.url)
@@ -278,7 +279,9 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         if artifact_store is not None and cache_store is not None
         else None
     )
-    artifacts = ArtifactServer(engine.attempts, link, clock, artifact_store, kept, caches, origins)
+    artifacts = ArtifactServer(
+        engine.attempts, link, clock, artifact_store, kept, caches, origins, bucket and bucket.storage
+    )
     agents = AgentHandler(
         engine.attempts,
         state.placement,
@@ -357,7 +360,14 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
     if notices is not None:
         appliers.append(Applier(keys=("notify", "notices", "smtp"), apply=notices.configure))
     cleaner = (
-        ArtifactCleaner(artifact_store, artifacts, clock, lambda run: log.run(run) is not None, cache_store)
+        ArtifactCleaner(
+            artifact_store,
+            artifacts,
+            clock,
+            lambda run: log.run(run) is not None,
+            cache_store,
+            bucket and bucket.cleaner,
+        )
         if artifact_store is not None and cache_store is not None
         else None
     )
@@ -423,6 +433,8 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
     own_tasks: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
     if cleaner is not None:
         own_tasks = {"retention": pruner.run, "artifacts": cleaner.run}
+        if bucket is not None:
+            own_tasks["bucket"] = bucket.prepare
     api = Api(services)
     dispatch.on_rejection = services.audit.agent_rejected
     agents.on_session = services.audit.agent_session

@@ -100,24 +100,35 @@ def _loop_factory() -> Any:
 
 @main.command("check-config")
 @_FILE
-@click.option("--connect", is_flag=True, help="Connect to the Temporal cluster, and list what is missing there.")
+@click.option(
+    "--connect",
+    is_flag=True,
+    help="Connect to the Temporal cluster and to the bucket for artifacts, and list what is missing.",
+)
 def check_config(file: str | None, connect: bool) -> None:
     """Check the configuration. The exit code is 0 when it is valid, 2 otherwise.
 
     Then it lists what the workflows of the repositories may not use, and the lines that would permit it. With --connect,
-    the exit code is 1 when the cluster lacks something.
+    the exit code is 1 when the cluster or the bucket for artifacts lacks something.
     """
     from waterflow_agent.errors import WaterflowError
-    from waterflowd.app import bootstrap, cluster_check, workflow_check
+    from waterflowd.app import artifact_bucket, bootstrap, cluster_check, workflow_check
     from waterflowd.app.config import grant_lints
 
     config = _load(file)
     try:
         if connect:
-            is_ready, lines = cluster_check.check_cluster(config)
+            is_ready, lines = True, []
+            if config.artifacts.storage:
+                is_ready, line = artifact_bucket.check_bucket(config)
+                lines.append(line)
+            if config.temporal.address or not config.artifacts.storage:
+                has_all, more = cluster_check.check_cluster(config)
+                is_ready, lines = is_ready and has_all, lines + more
             click.echo("\n".join(map(escape_for_display, lines)))
             if not is_ready:
                 sys.exit(1)
+        artifact_bucket.open_bucket(config)
         bootstrap.check_access(config)
         bootstrap.check_audit(config)
         bootstrap.check_secrets(config)

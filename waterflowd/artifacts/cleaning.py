@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -24,6 +25,10 @@ from waterflowd.artifacts.records import ArtifactRecord, Removal
 from waterflowd.artifacts.server import ArtifactServer
 from waterflowd.artifacts.store import ArtifactStore
 from waterflowd.model.ids import RunId
+
+if TYPE_CHECKING:
+    # Its library is an extra.
+    from waterflowd.artifacts.bucket.cleaning import BucketCleaner
 
 logger = logging.getLogger("waterflow.artifacts")
 
@@ -56,13 +61,15 @@ class ArtifactCleaner:
         clock: ports.Clock,
         is_run: Callable[[RunId], bool],
         caches: CacheStore,
+        bucket: BucketCleaner | None = None,
     ) -> None:
-        """`is_run` says whether a run exists."""
+        """`is_run` says whether a run exists. `bucket` cleans the bucket, if there is one."""
         self._store = store
         self._server = server
         self._clock = clock
         self._is_run = is_run
         self._caches = caches
+        self._bucket = bucket
 
     async def run(self) -> None:
         """Cleans up, forever."""
@@ -101,6 +108,10 @@ class ArtifactCleaner:
                 freed = await self._server.write(lambda: self._clean_folder(folder, used, began))  # noqa: B023
                 cleaned.bytes += freed
                 self._server.metrics.freed += freed
+        if self._bucket is not None:
+            freed = await self._bucket.run_if_due()
+            cleaned.bytes += freed
+            self._server.metrics.freed += freed
         return cleaned
 
     async def used(self, scope: str, records: Iterable[ArtifactRecord]) -> set[bytes]:

@@ -19,7 +19,7 @@ from waterflowd.artifacts.files import removable
 from waterflowd.artifacts.records import ArtifactRecord, Removal
 from waterflowd.artifacts.reruns import KeptArtifacts
 from waterflowd.artifacts.server import ArtifactServer
-from waterflowd.artifacts.store import ArtifactStore, blocks_of
+from waterflowd.artifacts.store import ArtifactStore, local_blocks_of
 from waterflowd.model.ids import RunId
 
 logger = logging.getLogger("waterflow.artifacts")
@@ -77,7 +77,7 @@ class ArtifactDeleter:
 
     async def _free(self, record: ArtifactRecord, before: float) -> int:
         """Removes the blocks that only this artifact had; returns their size."""
-        own = await self._server.read(lambda: set(blocks_of(self._store, record)))
+        own = await self._server.read(lambda: set(local_blocks_of(self._store, record)))
         others = await self._server.read(self._store.by_scope)
         digests, freed = list(own - await self._cleaner.used(record.scope, others.get(record.scope, ()))), 0
         for begin in range(0, len(digests), _BATCH):

@@ -2,7 +2,7 @@
 
 Rules of this file: a backup lists records and blocks while it holds a shared lock on the directory, so nothing of them is
 removed meanwhile (`removable` takes the lock exclusively, and never waits for it). A record is listed before its blocks, and is
-written after its blocks, so the copy has all blocks of its records.
+written after its blocks, so the copy has all blocks of its records. Content in a bucket is not part of either.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 
 from waterflow_agent.errors import Stalled, WaterflowError
 from waterflowd.artifacts.records import decode
-from waterflowd.artifacts.store import ArtifactLimits, ArtifactStore, blocks_of
+from waterflowd.artifacts.store import ArtifactLimits, ArtifactStore, local_blocks_of
 from waterflowd.model.ids import RunId
 
 
@@ -67,7 +67,7 @@ def files_in(root: Path) -> Iterator[Path]:
     for run in store.records.runs():
         for path in store.records.paths(run):
             record = decode(path)
-            blocks = [store.blocks.path(record.scope, digest) for digest in blocks_of(store, record)]
+            blocks = [store.blocks.path(record.scope, digest) for digest in local_blocks_of(store, record)]
             yield path
             yield from (block for block in blocks if block not in listed)
             listed.update(blocks)
@@ -83,7 +83,7 @@ def examine(root: Path) -> ArtifactFindings:
             if record.removal is not None:
                 continue
             try:
-                for digest in blocks_of(store, record):
+                for digest in local_blocks_of(store, record):
                     if (record.scope, digest) not in checked:
                         store.blocks.get(record.scope, digest, sets_aside=False)
                         checked.add((record.scope, digest))
@@ -104,7 +104,7 @@ def salvageable(root: Path) -> Iterator[tuple[str, list[Path]]]:
             try:
                 record = decode(path)
                 name = f"{record.name} of {run}"
-                digests = list(blocks_of(store, record))
+                digests = list(local_blocks_of(store, record))
                 for digest in digests:
                     store.blocks.get(record.scope, digest, sets_aside=False)
             except (WaterflowError, OSError):

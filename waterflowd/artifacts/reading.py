@@ -127,7 +127,7 @@ class ArtifactReader:
 def _content_reader(store: ArtifactStore, record: ArtifactRecord, table: BlockTable) -> Callable[[int, int], bytes]:
     @lru_cache(_BLOCKS_KEPT)
     def block(index: int) -> bytes:
-        return store.blocks.get(record.scope, table.digest(index))
+        return store.content(record, table.digest(index))
 
     def read(begin: int, end: int) -> bytes:
         pieces = []

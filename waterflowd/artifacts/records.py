@@ -51,6 +51,8 @@ class ArtifactRecord(msgspec.Struct, frozen=True, kw_only=True):
     kept_from: RunId | None = None
     #: What is left of a removed artifact says so, as long as its run exists. It has no blocks.
     removal: Removal | None = None
+    #: Whether its content is in the bucket of `artifacts.storage`; table and listing are in the data directory as well.
+    is_in_bucket: bool = False
 
     def is_expired(self, now: int) -> bool:
         """Whether it has expired."""

@@ -17,7 +17,6 @@ import asyncio
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from waterflow_agent.artifacts.content import BlockTable
@@ -30,7 +29,8 @@ from waterflowd.artifacts.caches.requests import CacheRequests
 from waterflowd.artifacts.metrics import ArtifactMetrics
 from waterflowd.artifacts.records import ArtifactRecord
 from waterflowd.artifacts.reruns import KeptArtifacts
-from waterflowd.artifacts.store import ArtifactStore, block_of
+from waterflowd.artifacts.storage import DirectoryStorage, Storage, StoreThreads
+from waterflowd.artifacts.store import ArtifactStore
 from waterflowd.model.ids import AgentId, AttemptId, RunId
 from waterflowd.model.records import HeldAttempt
 
@@ -63,8 +63,12 @@ class ArtifactServer:
         kept: KeptArtifacts | None = None,
         caches: CacheRequests | None = None,
         origins: CacheOrigins | None = None,
+        storage: Storage | None = None,
     ) -> None:
-        """Without a store, which only the log engine has, requests are refused, except for the origin of a run."""
+        """Without a store, which only the log engine has, requests are refused, except for the origin of a run.
+
+        `storage` has the blocks of artifacts, by default the store; those of caches are always in the store.
+        """
         self._attempts = attempts
         self._link = link
         self._clock = clock
@@ -77,8 +81,9 @@ class ArtifactServer:
         self._stored: OrderedDict[AttemptId, int] = OrderedDict()
         self._tables: OrderedDict[tuple[RunId, str], tuple[ArtifactRecord, BlockTable]] = OrderedDict()
         self.metrics = ArtifactMetrics()
-        self._writing = ThreadPoolExecutor(1, "artifacts-write")
-        self._reading = ThreadPoolExecutor(1, "artifacts-read")
+        self._threads = StoreThreads() if storage is None else storage.threads
+        self._directory = None if store is None else DirectoryStorage(store, self._threads)
+        self._storage = self._directory if storage is None else storage
 
     def requested(self, agent: AgentId, request: messages.ArtifactRequest) -> None:
         """An agent asks for something."""
@@ -106,19 +111,18 @@ class ArtifactServer:
 
     async def write(self, call: Callable[[], Result]) -> Result:
         """Runs a call in the thread that changes the store."""
-        return await asyncio.get_running_loop().run_in_executor(self._writing, call)
+        return await self._threads.write(call)
 
     async def read(self, call: Callable[[], Result]) -> Result:
-        """Runs a call in the thread that reads the store."""
-        return await asyncio.get_running_loop().run_in_executor(self._reading, call)
+        """Runs a call in a thread that reads the store."""
+        return await self._threads.read(call)
 
     async def close(self) -> None:
         """Drops the requests in progress; what a thread is writing is written to its end."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for pool in (self._writing, self._reading):
-            await asyncio.to_thread(pool.shutdown)
+        await self._threads.close()
 
     def _answer_at_once(
         self, agent: AgentId, request: messages.ArtifactRequest, code: str, text: str, after_ms: int = 0
@@ -159,21 +163,23 @@ class ArtifactServer:
         name, action = held.name, request.action
         if isinstance(action, messages.FindCacheOrigin):
             return self._find_origin(held)
+        storage = self._directory if _is_for_cache(action) else self._storage
         assert store is not None, "checked when the request arrived"
+        assert storage is not None, "where the store is"
         scope = scope_of(held.repository, name.run)
         match action:
             case messages.BeginArtifact():
-                return self._begin(store, name, action)
+                return self._begin(storage, name, action)
             case messages.FindBlocks():
-                return self._find(store, scope, action)
+                return storage.find(scope, action, lambda size: self._allow(store, name, size))
             case messages.StoreBlock():
-                return self._put(store, name, scope, action)
+                return self._put(store, storage, name, scope, action)
             case messages.CommitArtifact():
-                return self._commit(store, name, scope, action)
+                return self._commit(storage, name, scope, action)
             case messages.ListArtifacts():
                 return self._list(store, name.run, action)
             case messages.ReadBlock():
-                return self._read_block(store, name.run, action)
+                return self._read_block(store, storage, name.run, action)
             case messages.BeginCache() | messages.CommitCache() | messages.FindCache() | messages.ReadCacheBlock():
                 assert self._caches is not None, "caches are where artifacts are"
                 return self._caches.carry_out(held, action, self)
@@ -184,35 +190,34 @@ class ArtifactServer:
         return messages.CacheOrigin(found.scope + found.source, found.refs)
 
     async def _begin(
-        self, store: ArtifactStore, name: AttemptId, action: messages.BeginArtifact
+        self, storage: Storage, name: AttemptId, action: messages.BeginArtifact
     ) -> messages.ArtifactAccepted:
         await self._keep(name.run)
-        now = self._clock.now()
-        await self.write(lambda: store.begin(name, action, now))
+        await storage.begin(name, action, self._clock.now())
         return messages.ArtifactAccepted()
 
-    async def _find(self, store: ArtifactStore, scope: str, action: messages.FindBlocks) -> messages.MissingBlocks:
-        return messages.MissingBlocks(await self.write(lambda: store.missing(scope, action.blocks)))
-
     async def _put(
-        self, store: ArtifactStore, name: AttemptId, scope: str, action: messages.StoreBlock
+        self, store: ArtifactStore, storage: Storage, name: AttemptId, scope: str, action: messages.StoreBlock
     ) -> messages.ArtifactAccepted:
-        stored = self._stored.get(name, 0) + len(action.data)
+        self._allow(store, name, len(action.data))
+        await storage.put(scope, action)
+        self.metrics.transferred["received"] += len(action.data)
+        return messages.ArtifactAccepted()
+
+    def _allow(self, store: ArtifactStore, name: AttemptId, size: int) -> None:
+        """Counts what an attempt stores; raises `Rejected` WF330 if that is more than the largest artifact."""
+        stored = self._stored.get(name, 0) + size
         if stored > store.limits.artifact_bytes + _ATTEMPT_SLACK_BYTES:
             raise Rejected("WF330", "the step has sent more than an artifact may have (artifacts.artifact-max-bytes)")
-        await self.write(lambda: store.store(scope, action.block, action.data))
-        self.metrics.transferred["received"] += len(action.data)
         self._stored[name] = stored
         self._stored.move_to_end(name)
         if len(self._stored) > _ATTEMPTS_MAX:
             self._stored.popitem(last=False)
-        return messages.ArtifactAccepted()
 
     async def _commit(
-        self, store: ArtifactStore, name: AttemptId, scope: str, action: messages.CommitArtifact
+        self, storage: Storage, name: AttemptId, scope: str, action: messages.CommitArtifact
     ) -> messages.ArtifactAccepted:
-        now = self._clock.now()
-        record = await self.write(lambda: store.commit(name, scope, action, now))
+        record = await storage.commit(name, scope, action, self._clock.now())
         self._stored.pop(name, None)
         self._tables.pop((name.run, record.name), None)
         logger.info(
@@ -241,7 +246,9 @@ class ArtifactServer:
             )
         return messages.ArtifactsListed([_row(record) for record in found])
 
-    async def _read_block(self, store: ArtifactStore, run: RunId, action: messages.ReadBlock) -> messages.BlockRead:
+    async def _read_block(
+        self, store: ArtifactStore, storage: Storage, run: RunId, action: messages.ReadBlock
+    ) -> messages.BlockRead | messages.BlockAddresses:
         key = (run, action.name)
         known = self._tables.get(key)
         if known is None or known[0].digest != action.digest:
@@ -252,22 +259,25 @@ class ArtifactServer:
                 self._tables.popitem(last=False)
         else:
             self._tables.move_to_end(key)
-        record, table = known
-        digest = block_of(record, table, action.part, action.index)
         try:
-            data = await self.read(lambda: store.blocks.get(record.scope, digest))
+            found = await storage.read(*known, action)
         except Stalled:
             # If the artifact was removed meanwhile, nothing is damaged; this says so.
             self._tables.pop(key, None)
             now = self._clock.now()
             await self.read(lambda: _open(store, run, action, now))
             raise
-        self.metrics.transferred["sent"] += len(data)
-        return messages.BlockRead(data)
+        if isinstance(found, messages.BlockRead):
+            self.metrics.transferred["sent"] += len(found.data)
+        return found
 
     async def _keep(self, run: RunId) -> None:
         if self._kept is not None:
             await self._kept.keep(run, self.write)
+
+
+def _is_for_cache(action: messages.ArtifactAction) -> bool:
+    return isinstance(action, messages.FindBlocks | messages.StoreBlock) and action.is_for_cache
 
 
 def _unavailable(action: messages.ArtifactAction) -> str:

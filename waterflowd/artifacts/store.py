@@ -21,7 +21,7 @@ import msgspec
 from waterflow_agent.artifacts import content
 from waterflow_agent.artifacts.content import ArtifactFile, BlockTable
 from waterflow_agent.display import size_text
-from waterflow_agent.errors import Rejected, Retryable
+from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import ArtifactPart
 from waterflowd.artifacts.blocks import DISK_FULL_ERRORS, BlockFiles
@@ -114,6 +114,8 @@ class ArtifactStore:
         self.root = root
         self._free_bytes = free_bytes or _free_bytes
         self._free_until = 0.0
+        #: Reads a block from the bucket, if there is one: scope and digest.
+        self.read_from_bucket: Callable[[str, bytes], bytes] | None = None
 
     def begin(self, name: AttemptId, action: messages.BeginArtifact, now: int) -> None:
         """Checks an upload before it begins. Raises `Rejected` WF330 (limits), WF332 (name taken), `Retryable` WF302."""
@@ -136,6 +138,26 @@ class ArtifactStore:
         """Stores an artifact. Raises as `begin`, and `Rejected` WF333 when blocks of it are missing, WF331 for wrong sums."""
         self._check(name, action, now)
         table = self.verify(scope, action)
+        return self.record(name, scope, action, now, list(table.digests()))
+
+    def check_commit(self, name: AttemptId, scope: str, action: messages.CommitArtifact, now: int) -> BlockTable:
+        """The table of an artifact whose content is in the bucket, before it is looked for there. Raises as `commit`."""
+        self._check(name, action, now)
+        return self._sized_table(scope, action)
+
+    def record(
+        self,
+        name: AttemptId,
+        scope: str,
+        action: messages.CommitArtifact,
+        now: int,
+        blocks: Sequence[bytes] | None,
+    ) -> ArtifactRecord:
+        """Writes the record of an artifact with these blocks of content, which are stored; None: they are in the bucket."""
+        local = [*(blocks or ()), *action.table, *action.listing]
+        # Also keeps those that no other artifact has from being removed just now.
+        if blocks is None and self.missing(scope, local):
+            raise blocks_gone()
         days = action.retention_days
         keep_ms = days * _DAY_MS if days else self.limits.keep_ms
         record = ArtifactRecord(
@@ -151,9 +173,10 @@ class ArtifactStore:
             digest=content.artifact_digest(action.table, action.listing),
             table=list(action.table),
             listing=list(action.listing),
+            is_in_bucket=blocks is None,
         )
         try:
-            self.blocks.sync(scope, iter((*table.digests(), *action.table, *action.listing)))
+            self.blocks.sync(scope, iter(local))
             self.records.write(name.run, record)
         except OSError as error:
             raise disk_error(error) from error
@@ -164,17 +187,13 @@ class ArtifactStore:
 
         Raises `Rejected` WF333 when blocks are missing, WF331 for wrong sums.
         """
-        if len(action.table) > content.table_blocks_max(action.size):
-            raise Rejected("WF331", f"the artifact has too many blocks for {action.size} bytes")
-        table = self._table(scope, action.table)
-        if table.size != action.size:
-            raise Rejected("WF331", f"the artifact has {table.size} bytes of content, not {action.size}")
+        table = self._sized_table(scope, action)
         sizes = (self.blocks.size(scope, digest) for digest in table.digests())
         if any(found != size for found, size in zip(sizes, table.sizes, strict=True)):
-            raise _gone()
+            raise blocks_gone()
         # Also keeps those that no other artifact has from being removed just now.
         if self.missing(scope, [*table.digests(), *action.table, *action.listing]):
-            raise _gone()
+            raise blocks_gone()
         return table
 
     def find(self, run: RunId, name: str, now: int) -> ArtifactRecord | None:
@@ -195,8 +214,11 @@ class ArtifactStore:
             self.records.remove(run, record.name)
 
     def keep_blocks(self, record: ArtifactRecord) -> bool:
-        """Keeps the blocks of an artifact from being removed just now; False if some of them are gone already."""
-        return not self.missing(record.scope, list(blocks_of(self, record)))
+        """Keeps the blocks of an artifact from being removed just now; False if some of them are gone already.
+
+        Blocks in the bucket are not looked for: they stay as long as a record has them.
+        """
+        return not self.missing(record.scope, list(local_blocks_of(self, record)))
 
     def table(self, record: StoredContent) -> BlockTable:
         """The table of the content's blocks."""
@@ -224,12 +246,48 @@ class ArtifactStore:
         return found
 
     def used(self, records: Iterable[StoredContent]) -> set[bytes]:
-        """The digests of all blocks of these contents. Raises `WaterflowError` if a table cannot be read."""
-        return {digest for record in records for digest in blocks_of(self, record)}
+        """The digests of the blocks of these contents in the data directory. Raises `WaterflowError` for a lost table."""
+        return {digest for record in records for digest in local_blocks_of(self, record)}
+
+    def bucket_bytes(self) -> int:
+        """Size of the content of all artifacts in a bucket; equal blocks count once."""
+        total = 0
+        for records in self.by_scope().values():
+            counted: set[bytes] = set()
+            for record in records:
+                if record.is_in_bucket:
+                    table = self.table(record)
+                    for digest, size in zip(table.digests(), table.sizes, strict=True):
+                        total += 0 if digest in counted else size
+                        counted.add(digest)
+        return total
+
+    def used_in_bucket(self, scope: str | None = None) -> dict[str, set[bytes]]:
+        """The digests of the content of all artifacts in the bucket, by scope. Raises `WaterflowError` for a lost table."""
+        found: dict[str, set[bytes]] = {}
+        for record in self.records.all():
+            if record.is_in_bucket and scope in (None, record.scope):
+                found.setdefault(record.scope, set()).update(self.table(record).digests())
+        return found
+
+    def content(self, record: ArtifactRecord, digest: bytes) -> bytes:
+        """A block of the content of an artifact, wherever it is. Raises `Stalled` WF304, `Retryable` WF322."""
+        if not record.is_in_bucket:
+            return self.blocks.get(record.scope, digest)
+        if self.read_from_bucket is None:
+            raise Stalled("WF304", "the artifact is in a bucket, but artifacts.storage is not set")
+        return self.read_from_bucket(record.scope, digest)
+
+    def _sized_table(self, scope: str, action: messages.CommitArtifact | messages.CommitCache) -> BlockTable:
+        check_table_blocks(action)
+        table = self._table(scope, action.table)
+        if table.size != action.size:
+            raise Rejected("WF331", f"the artifact has {table.size} bytes of content, not {action.size}")
+        return table
 
     def _table(self, scope: str, digests: Sequence[bytes]) -> BlockTable:
         if any(not self.blocks.has(scope, digest) for digest in digests):
-            raise _gone()
+            raise blocks_gone()
         return BlockTable(b"".join(self.blocks.get(scope, digest) for digest in digests))
 
     def _check(self, name: AttemptId, action: messages.BeginArtifact | messages.CommitArtifact, now: int) -> None:
@@ -259,8 +317,7 @@ class ArtifactStore:
 
     def check_space(self, size: int) -> None:
         """Raises `Rejected` WF330 and `Retryable` WF302 if there is no space for so many bytes."""
-        used = self.blocks.stored_bytes + size
-        within("all artifacts may have", used, self.limits.total_bytes, "bytes", "artifacts.max-bytes")
+        check_total(self.blocks.stored_bytes + size, self.limits)
         now = time.monotonic()
         if now < self._free_until:
             return
@@ -291,6 +348,26 @@ def blocks_of(store: ArtifactStore, record: StoredContent) -> Iterator[bytes]:
     yield from store.table(record).digests()
 
 
+def local_blocks_of(store: ArtifactStore, record: StoredContent) -> Iterator[bytes]:
+    """The digests of the blocks of a content that are in the data directory."""
+    if isinstance(record, ArtifactRecord) and record.is_in_bucket:
+        yield from record.table
+        yield from record.listing
+    else:
+        yield from blocks_of(store, record)
+
+
+def check_total(size: int, limits: ArtifactLimits) -> None:
+    """Raises `Rejected` WF330 if all blocks together have too many bytes."""
+    within("all artifacts may have", size, limits.total_bytes, "bytes", "artifacts.max-bytes")
+
+
+def check_table_blocks(action: messages.CommitArtifact | messages.CommitCache) -> None:
+    """Raises `Rejected` WF331 for more blocks of a table than the content can have."""
+    if len(action.table) > content.table_blocks_max(action.size):
+        raise Rejected("WF331", f"the artifact has too many blocks for {action.size} bytes")
+
+
 def within(what: str, value: int, limit: int, unit: str, key: str) -> None:
     """Raises `Rejected` WF330 for more than the limit; `key` is the setting of the configuration."""
     if value > limit:
@@ -298,7 +375,8 @@ def within(what: str, value: int, limit: int, unit: str, key: str) -> None:
         raise Rejected("WF330", f"{what} at most {limit:,} {unit}{setting}, and this would be {value:,}", status=429)
 
 
-def _gone() -> Rejected:
+def blocks_gone() -> Rejected:
+    """Blocks of an artifact are missing at its commit."""
     return Rejected("WF333", "blocks of the artifact are not stored any longer; it has to be sent again")
 
 

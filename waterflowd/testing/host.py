@@ -19,6 +19,7 @@ from waterflowd.artifacts.caches.origins import CacheOrigins
 from waterflowd.artifacts.caches.requests import CacheRequests
 from waterflowd.artifacts.caches.store import CacheLimits, CacheStore
 from waterflowd.artifacts.server import ArtifactServer
+from waterflowd.artifacts.storage import Storage
 from waterflowd.artifacts.store import ArtifactStore
 from waterflowd.dispatch import lowering
 from waterflowd.dsl import compile_workflow
@@ -187,6 +188,7 @@ class HostHarness:
         outputs: OutputLogs | None = None,
         artifacts: ArtifactStore | None = None,
         cache_limits: CacheLimits | None = None,
+        artifact_storage: Storage | None = None,
     ) -> None:
         self.clock = clock or ManualClock()
         self.log = log or MemoryLog(codec())
@@ -227,7 +229,9 @@ class HostHarness:
             if artifacts is not None and self.caches is not None
             else None
         )
-        self.artifacts = ArtifactServer(attempts, self.link, self.clock, artifacts, None, requests, origins)
+        self.artifacts = ArtifactServer(
+            attempts, self.link, self.clock, artifacts, None, requests, origins, artifact_storage
+        )
         self.agents = AgentHandler(
             attempts,
             self.state.placement,

@@ -21,6 +21,7 @@ from waterflowd.app.config.tables import (
     SmtpTable,
     fields_of,
 )
+from waterflowd.artifacts.bucket import settings as bucket_settings
 from waterflowd.model import durations
 from waterflowd.notices.channels import FORMATS, KINDS
 from waterflowd.notices.mail import SECURITIES
@@ -132,12 +133,32 @@ def _check_retention(config: Config) -> None:
 def _check_artifacts(config: Config) -> None:
     try:
         _ = config.artifacts.limits
+        _check_bucket(config)
     except ValueError as error:
         raise Rejected("WF620", f"artifacts.{error}") from None
     try:
         _ = config.caches.limits
     except ValueError as error:
         raise Rejected("WF620", f"caches.{error}") from None
+
+
+def _check_bucket(config: Config) -> None:
+    """Raises `ValueError`."""
+    table = config.artifacts
+    if not table.storage:
+        for key in ("endpoint", "region", "access-key-id", "secret-access-key-file"):
+            if getattr(table, key.replace("-", "_")):
+                raise ValueError(f"{key}: only for artifacts in a bucket; set artifacts.storage as well")
+        return
+    bucket_settings.parse_address(table.storage)
+    if table.endpoint:
+        bucket_settings.check_endpoint(table.endpoint)
+    if table.region:
+        bucket_settings.check_region(table.region)
+    if bool(table.access_key_id) != bool(table.secret_access_key_file):
+        raise ValueError("access-key-id: access-key-id and secret-access-key-file must be set together")
+    if config.engine == "temporal":
+        raise ValueError('storage: not built for engine = "temporal" yet; use file/transfer with s3:// there')
 
 
 def _check_environments(environments: Sequence[EnvironmentTable]) -> None:

@@ -182,8 +182,18 @@ class RetentionTable(Table, frozen=True, kw_only=True, rename="kebab", forbid_un
 
 
 class ArtifactsTable(Table, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
-    """What jobs may store as artifacts, in `data-dir`. Sizes are in bytes."""
+    """What jobs may store as artifacts, and where. Sizes are in bytes."""
 
+    #: Where the content of artifacts is: `s3://bucket/prefix`, for this daemon alone; empty: in `data-dir`.
+    storage: str = ""
+    #: URL of a service that is compatible with S3; default: `AWS_ENDPOINT_URL`, else Amazon's.
+    endpoint: str = ""
+    #: Region of the bucket; default: `AWS_REGION`, else `us-east-1`.
+    region: str = ""
+    #: Key for the bucket, with `secret-access-key-file`; default: `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
+    access_key_id: str = ""
+    #: File with the secret of that key, mode 0600.
+    secret_access_key_file: str = ""
     #: How long artifacts are kept if the step does not say so, such as `30d`; empty: as long as their run.
     keep: str = "90d"
     #: Size of one artifact.

@@ -46,13 +46,20 @@ class ArtifactChannel:
         Raises `Rejected`, and `Retryable` if the daemon refuses now and the same may succeed later. While the daemon only asks
         for patience, the request is repeated.
         """
+        result = await self.ask_any(action)
+        if not isinstance(result, kind):
+            raise Rejected("WF762", "the server sent an unexpected answer")
+        return result
+
+    async def ask_any(self, action: messages.ArtifactAction) -> messages.ArtifactResult:
+        """As `ask`, for actions with several kinds of answers."""
         while True:
             response = await self._once(action)
-            if isinstance(response.result, kind):
+            if response.result is not None:
                 return response.result
             if not response.code:
                 raise Rejected("WF762", "the server sent an unexpected answer")
-            if response.code in _FULL:
+            if response.code in _PASSING:
                 raise Retryable(response.code, response.text)
             if not response.after_ms:
                 raise Rejected(response.code, response.text)
@@ -101,5 +108,5 @@ class ArtifactChannel:
             writer.close()
 
 
-#: Codes of a daemon that has no space: waiting for it would occupy the server's slot.
-_FULL = ("WF302", "WF330")
+#: Codes of a daemon that has no space, or cannot use its bucket: waiting for it would occupy the server's slot.
+_PASSING = ("WF302", "WF322", "WF330")

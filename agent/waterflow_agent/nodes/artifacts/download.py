@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from waterflow_agent.artifacts import content, patterns, writing
+from waterflow_agent.artifacts.bucket import BucketClient
+from waterflow_agent.artifacts.bucket_reader import BucketReader
 from waterflow_agent.artifacts.channel import ArtifactChannel
 from waterflow_agent.artifacts.content import ArtifactFile, BlockTable
 from waterflow_agent.display import escape_for_display
@@ -37,11 +39,12 @@ class ArtifactDownloadNode(Node[schema.ArtifactDownload]):
             raise NodeFailure("use either name or pattern")
         target = context.path(parameters.path or ".")
         try:
-            async with ArtifactChannel(context.artifacts) as channel:
+            async with ArtifactChannel(context.artifacts) as channel, BucketClient(context.warn) as bucket:
                 rows = await _find(channel, parameters)
                 if not rows:
                     context.warn("warning: the run has no such artifacts yet; the jobs that store them belong in needs")
-                fetched = await _fetch(context, channel, rows, target, parameters)
+                readers = [BucketReader(channel, bucket, row) for row in rows]
+                fetched = await _fetch(context, readers, target, parameters)
         except Retryable as error:
             raise NodeFailure(error.text, may_retry=True) from error
         except OSError as error:
@@ -68,20 +71,20 @@ async def _find(channel: ArtifactChannel, parameters: schema.ArtifactDownload) -
 
 async def _fetch(
     context: Context,
-    channel: ArtifactChannel,
-    rows: Sequence[ArtifactRow],
+    readers: Sequence[BucketReader],
     target: Path,
     parameters: schema.ArtifactDownload,
 ) -> int:
     """Returns the number of bytes."""
+    rows = [reader.row for reader in readers]
     progress = Progress(context, sum(row.size for row in rows))
     is_apart = not (parameters.name or parameters.merge_multiple)
     stage = await to_end(Staging, target)
     try:
         stage.check_space(sum(row.size for row in rows))
-        for number, row in enumerate(rows):
+        for number, reader in enumerate(readers):
             folder = stage.folder(number)
-            await _Download(channel, row, folder, progress).run()
+            await _Download(reader, folder, progress).run()
             if number and not is_apart:
                 await to_end(staging.move_all, [(folder, stage.folder(0))])
         places = [(stage.folder(number), target / row.name) for number, row in enumerate(rows)]
@@ -96,9 +99,9 @@ async def _fetch(
 class _Download:
     """One artifact, into an empty folder."""
 
-    def __init__(self, channel: ArtifactChannel, row: ArtifactRow, folder: Path, progress: Progress) -> None:
-        self._channel = channel
-        self._row = row
+    def __init__(self, reader: BucketReader, folder: Path, progress: Progress) -> None:
+        self._reader = reader
+        self._row = reader.row
         self._folder = folder
         self._progress = progress
 
@@ -107,7 +110,8 @@ class _Download:
         row = self._row
         if content.artifact_digest(row.table, row.listing) != row.digest:
             raise Rejected("WF762", f'the description of the artifact "{row.name}" is damaged')
-        fetcher = BlockFetcher(self._channel, self._request, f'the artifact "{row.name}"')
+        reader = self._reader
+        fetcher = BlockFetcher(reader.channel, reader.request, f'the artifact "{row.name}"', reader.read)
         table = BlockTable(await fetcher.index(ArtifactPart.TABLE, row.table))
         listing = await fetcher.index(ArtifactPart.LISTING, row.listing)
         files = await asyncio.to_thread(content.decode_listing, listing, row.files)
@@ -115,9 +119,6 @@ class _Download:
             raise Rejected("WF762", f'the list of files of the artifact "{row.name}" does not fit its content')
         writer = _write(self._folder, files)
         await fetcher.write(writer, table, lambda size: self._progress.advance(size, row.name))
-
-    def _request(self, part: ArtifactPart, index: int) -> messages.ArtifactAction:
-        return messages.ReadBlock(self._row.name, self._row.digest, part, index)
 
 
 def _write(folder: Path, files: Sequence[ArtifactFile]) -> Generator[None, bytes, None]:

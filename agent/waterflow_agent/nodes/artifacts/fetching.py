@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from typing import ParamSpec, TypeVar
 
 from waterflow_agent.artifacts import content
@@ -36,9 +36,17 @@ class BlockFetcher:
     """The blocks of one content."""
 
     def __init__(
-        self, channel: ArtifactChannel, request: Callable[[ArtifactPart, int], messages.ArtifactAction], name: str
+        self,
+        channel: ArtifactChannel,
+        request: Callable[[ArtifactPart, int], messages.ArtifactAction],
+        name: str,
+        directly: Callable[[int], Awaitable[bytes | None]] | None = None,
     ) -> None:
-        """`request` returns what asks for a block; `name` is for errors."""
+        """`request` returns what asks for a block; `name` is for errors.
+
+        `directly` reads a block of the content elsewhere; None if the daemon has to be asked.
+        """
+        self._directly = directly
         self._channel = channel
         self._request = request
         self._name = name
@@ -84,7 +92,9 @@ class BlockFetcher:
             await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _block(self, part: ArtifactPart, index: int, digest: bytes) -> bytes:
-        data = (await self._channel.ask(self._request(part, index), messages.BlockRead)).data
+        data = await self._directly(index) if self._directly is not None and part is ArtifactPart.CONTENT else None
+        if data is None:
+            data = (await self._channel.ask(self._request(part, index), messages.BlockRead)).data
         if content.digest_of(data) != digest:
             raise Rejected("WF762", f"block {index} of {self._name} is damaged")
         return data

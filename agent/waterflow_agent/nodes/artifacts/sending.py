@@ -1,4 +1,4 @@
-"""Sends content to the daemon in blocks: reads files once, and sends what the daemon does not have."""
+"""Sends content in blocks: reads files once, and sends what is not stored yet to the daemon, or to its bucket."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 import msgspec
 
 from waterflow_agent.artifacts import content
+from waterflow_agent.artifacts.bucket import AddressExpired, BucketClient, Unreachable
 from waterflow_agent.artifacts.channel import ArtifactChannel
 from waterflow_agent.artifacts.content import BlockCutter
 from waterflow_agent.display import escape_for_display
+from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes.node import NodeFailure
 from waterflow_agent.wire import messages
+from waterflow_agent.wire.messages import BlockAddress
 
 #: Blocks that are read, hashed and asked about together: 16 MiB. The next ones are read meanwhile.
 _BATCH = 64
 _READ_BYTES = 1 << 20
+#: Addresses for one block, each of which is valid for minutes.
+_ADDRESSES_MAX = 3
 #: Digest and data.
 Block = tuple[bytes, bytes]
 
@@ -27,8 +32,10 @@ Block = tuple[bytes, bytes]
 class BlockSender:
     """Stores blocks at the other end of a channel."""
 
-    def __init__(self, channel: ArtifactChannel) -> None:
+    def __init__(self, channel: ArtifactChannel, bucket: BucketClient | None = None) -> None:
+        """`bucket` is None for a cache, which is never in one."""
         self._channel = channel
+        self._bucket = bucket
         #: Bytes that the other end did not have.
         self.sent = 0
 
@@ -61,9 +68,14 @@ class BlockSender:
             return
         by_digest = dict(batch)
         digests = list(by_digest)
-        found = await self._channel.ask(messages.FindBlocks(digests), messages.MissingBlocks)
-        missing = [digests[position] for position in found.positions if 0 <= position < len(digests)]
-        waiting = [asyncio.create_task(self._store_one(digest, by_digest[digest])) for digest in missing]
+        found = await self._find(digests, [len(data) for data in by_digest.values()])
+        positions = [position for position in found.positions if 0 <= position < len(digests)]
+        missing = [digests[position] for position in positions]
+        addresses = itertools.chain(found.addresses, itertools.repeat(None))
+        waiting = [
+            asyncio.create_task(self._store_one(digest, by_digest[digest], address))
+            for digest, address in zip(missing, addresses, strict=False)
+        ]
         try:
             await asyncio.gather(*waiting)
         finally:
@@ -71,9 +83,38 @@ class BlockSender:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
-    async def _store_one(self, digest: bytes, data: bytes) -> None:
-        await self._channel.ask(messages.StoreBlock(digest, data), messages.ArtifactAccepted)
+    async def _find(self, digests: list[bytes], sizes: list[int]) -> messages.MissingBlocks:
+        can_store = self._bucket is not None and self._bucket.is_usable
+        action = messages.FindBlocks(digests, sizes if can_store else [], self._bucket is None)
+        return await self._channel.ask(action, messages.MissingBlocks)
+
+    async def _store_one(self, digest: bytes, data: bytes, address: BlockAddress | None) -> None:
+        if address is None or not await self._store_directly(digest, data, address):
+            action = messages.StoreBlock(digest, data, self._bucket is None)
+            await self._channel.ask(action, messages.ArtifactAccepted)
         self.sent += len(data)
+
+    async def _store_directly(self, digest: bytes, data: bytes, address: BlockAddress) -> bool:
+        """Stores a block in the bucket; False if the daemon has to do it."""
+        if self._bucket is None:
+            return False
+        for _ in range(_ADDRESSES_MAX):
+            try:
+                await self._bucket.store(address, data)
+                return True
+            except Unreachable:
+                return False
+            except AddressExpired as error:
+                refused = str(error)
+            found = await self._find([digest], [len(data)])
+            if not found.positions:
+                return True
+            if not found.addresses:
+                return False
+            address = found.addresses[0]
+        raise Rejected(
+            "WF764", f"{refused} for {_ADDRESSES_MAX} addresses in turn; check the policy of the daemon's key"
+        )
 
 
 def _take(blocks: Iterator[Block]) -> list[Block]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from waterflow_agent.artifacts import content, patterns
+from waterflow_agent.artifacts.bucket import BucketClient
 from waterflow_agent.artifacts.channel import ArtifactChannel
 from waterflow_agent.artifacts.content import ArtifactFile, BlockCutter
 from waterflow_agent.display import escape_for_display
@@ -40,8 +41,8 @@ class ArtifactUploadNode(Node[schema.ArtifactUpload]):
         if not selected.paths:
             return _nothing(context, parameters)
         try:
-            async with ArtifactChannel(context.artifacts) as channel:
-                upload = _Upload(context, channel, selected)
+            async with ArtifactChannel(context.artifacts) as channel, BucketClient(context.warn) as bucket:
+                upload = _Upload(context, channel, bucket, selected)
                 commit = await upload.run(parameters.name, days, is_replacing=parameters.overwrite)
         except Retryable as error:
             raise NodeFailure(error.text, may_retry=True) from error
@@ -94,15 +95,17 @@ def _unreadable(error: OSError) -> NodeFailure:
 
 
 class _Upload:
-    def __init__(self, context: Context, channel: ArtifactChannel, selected: patterns.Selected) -> None:
+    def __init__(
+        self, context: Context, channel: ArtifactChannel, bucket: BucketClient, selected: patterns.Selected
+    ) -> None:
         self._context = context
         self._channel = channel
         self._selected = selected
-        self._sender = BlockSender(channel)
+        self._sender = BlockSender(channel, bucket)
 
     @property
     def sent(self) -> int:
-        """Bytes that the daemon did not have."""
+        """Bytes that were not stored yet."""
         return self._sender.sent
 
     async def run(self, name: str, days: int, *, is_replacing: bool) -> messages.CommitArtifact:

@@ -18,6 +18,7 @@ from waterflowd.dsl import Severity, compile_workflow
 
 #: The verdicts that are no diagnostic.
 SAME, DATA, PIPEFAIL = "same", "expressions are data", "the default shell has pipefail"
+IGNORED = "a variable that controls programs is ignored"
 #: The documented default shell, for the question whether that alone makes a difference.
 _OUR_DEFAULT = {**SHELLS, None: SHELLS["bash"]}
 
@@ -41,6 +42,10 @@ class Subject:
 
 #: A line of a step's file that GitHub accepts fails the step, and says so.
 _REFUSED = re.compile(r"\bWATERFLOW_(OUTPUT|ENV|PATH) line \d+: ")
+
+
+#: What the log says of a variable that a script may not set for later steps.
+_IGNORED = "in WATERFLOW_ENV is ignored: steps may not set this variable"
 
 
 class Comparison:
@@ -92,6 +97,8 @@ class Comparison:
             return warnings[0]
         if any(_REFUSED.search(reason) for reason in _reasons(found)):
             return "WF704"
+        if any(_IGNORED in line for line in self._cluster.lines(run)):
+            return IGNORED
         return Differs(text="\n".join([*lines, json.dumps(subject.workflow, ensure_ascii=False, indent=1)]))
 
     def _reference(

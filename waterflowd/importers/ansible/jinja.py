@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from waterflowd.importers.expressions import quoted
 from waterflowd.importers.generated import as_literal
 from waterflowd.model.plan import Json
 
@@ -244,8 +245,3 @@ class _Parser:
                 return changed(name, self._names.registered[name])
             return f"steps.{name}.outcome"
         return self._names.expression(path)
-
-
-def quoted(text_: str) -> str:
-    """Return text as a literal of an expression."""
-    return "'" + text_.replace("'", "''") + "'"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from waterflowd.importers.expressions import quoted
 from waterflowd.importers.gitlab import variables
 from waterflowd.importers.source_yaml import texts_of
 from waterflowd.importers.writing import flow_text
@@ -234,11 +235,6 @@ def _matches(left: str, pattern: str) -> str:
         return f"{left} == {quoted(text)}"
     function = "startsWith" if is_start else "endsWith" if is_end else "contains"
     return f"{function}({left}, {quoted(text)})"
-
-
-def quoted(text: str) -> str:
-    """Return text as a literal of an expression."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def negated(condition: str) -> str:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 
 from waterflow_agent import durations
-from waterflowd.importers import writing
-from waterflowd.importers.gitlab import conditions, variables
+from waterflowd.importers import expressions, writing
+from waterflowd.importers.gitlab import variables
 from waterflowd.importers.gitlab.job_drafts import JobDraft
 from waterflowd.importers.origin import slug
 from waterflowd.importers.source_yaml import texts_of
@@ -101,7 +101,7 @@ def _cache_keys(draft: JobDraft, cache: dict[str, Json]) -> tuple[str, list[str]
     """
     key, fallback = cache.get("key", "default"), [draft.expand(text) for text in texts_of(cache.get("fallback_keys"))]
     if isinstance(key, dict):
-        files = ", ".join(conditions.quoted(path) for path in texts_of(key.get("files")))
+        files = ", ".join(expressions.quoted(path) for path in texts_of(key.get("files")))
         if files:
             return f"{draft.expand(key.get('prefix', 'files'))}-${{{{ hashFiles({files}) }}}}", fallback
         key = key.get("prefix", "default")

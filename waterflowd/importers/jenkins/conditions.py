@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from waterflowd.importers.expressions import quoted
 from waterflowd.importers.jenkins.groovy import Statement
 from waterflowd.importers.jenkins.values import ENVIRONMENT, NotLiteral, arguments_of, split, text_of
 
@@ -53,7 +54,7 @@ def _simple(statement: Statement) -> str:
             return "false"
         case "environment":
             name, value = text_of(named.get("name", "")), text_of(named.get("value", ""))
-            return f"{ENVIRONMENT.get(name, f'env.{name}')} == {quoted(value)}"
+            return f"{ENVIRONMENT.get(name, f'env.{name}')} == {_literal(value)}"
         case "triggeredBy":
             trigger = text_of((positional or [named.get("cause", "")])[0])
             if trigger in _TRIGGERS:
@@ -65,10 +66,10 @@ def _simple(statement: Statement) -> str:
 
 def _pattern(field: str, pattern: str) -> str:
     if not re.search(r"[*?\[{]", pattern):
-        return f"{field} == {quoted(pattern)}"
+        return f"{field} == {_literal(pattern)}"
     head = re.fullmatch(r"([^*?\[{]+)\*{1,2}", pattern)
     if head:
-        return f"startsWith({field}, {quoted(head[1])})"
+        return f"startsWith({field}, {_literal(head[1])})"
     if pattern in ("*", "**"):
         return f"{field} != ''"
     raise NotLiteral(pattern)
@@ -105,11 +106,11 @@ def _operand(source: str) -> str:
     if source == "null":
         return "''"
     text = text_of(source)
-    return text if source in ("true", "false") or source.isdecimal() else quoted(text)
+    return text if source in ("true", "false") or source.isdecimal() else _literal(text)
 
 
-def quoted(text: str) -> str:
+def _literal(text: str) -> str:
     """Return text as a literal of an expression; raises NotLiteral if it contains expressions itself."""
     if "${{" in text:
         raise NotLiteral(text)
-    return "'" + text.replace("'", "''") + "'"
+    return quoted(text)

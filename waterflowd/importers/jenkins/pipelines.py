@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from waterflowd.importers import generated, writing
+from waterflowd.importers.expressions import with_defaults
 from waterflowd.importers.findings import Imported
 from waterflowd.importers.jenkins import conditions, groovy, settings
-from waterflowd.importers.jenkins.defaults import with_defaults
 from waterflowd.importers.jenkins.groovy import Statement
 from waterflowd.importers.jenkins.steps import Around, StepWriter
 from waterflowd.importers.jenkins.values import ENVIRONMENT, NotLiteral, split, text_of

@@ -1,4 +1,4 @@
-"""Defaults of parameters: Jenkins has them in every build, and here a run that a push or a schedule starts has no inputs."""
+"""Expressions in imported workflows: literals, and inputs with their defaults."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import re
 from dataclasses import replace
 
 from waterflowd.importers import writing
-from waterflowd.importers.jenkins.conditions import quoted
-from waterflowd.importers.jenkins.values import NotLiteral
 from waterflowd.model.plan import Json
 
 _EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
 
 
+def quoted(text: str) -> str:
+    """Return text as a literal of an expression."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def with_defaults(value: writing.Value, inputs: writing.Block) -> writing.Value:
-    """Return a part of a workflow whose expressions use the default of an input that has no value."""
+    """Return a part of a workflow whose expressions use the default of an input that has no value.
+
+    Jenkins and Rundeck use the defaults in every run; here a run that a push or a schedule starts has no inputs.
+    """
     defaults = {entry.key: default for entry in inputs.entries if (default := _default(entry)) is not None}
     return _replaced(value, defaults, is_condition=False) if defaults else value
 
@@ -29,12 +35,9 @@ def _default(entry: writing.Entry) -> str | None:
     if default is True:
         # `false` of a person must stay false.
         return f"github.event_name != 'workflow_dispatch' || {name}"
-    if not isinstance(default, str) or not default:
+    if not isinstance(default, str) or not default or "${{" in default:
         return None
-    try:
-        return f"{name} || {quoted(default)}"
-    except NotLiteral:
-        return None
+    return f"{name} || {quoted(default)}"
 
 
 def _replaced(value: writing.Value, defaults: dict[str, str], *, is_condition: bool) -> writing.Value:
@@ -71,9 +74,9 @@ def _json(value: Json, defaults: dict[str, str]) -> Json:
 
 def _expression(source: str, defaults: dict[str, str]) -> str:
     """Return an expression with the defaults of its inputs."""
-    whole = re.fullmatch(r"inputs\.(\w+)", source)
+    whole = re.fullmatch(r"inputs\.([\w-]+)", source)
     if whole is not None:
         return defaults.get(whole[1], source)
     return re.sub(
-        r"\binputs\.(\w+)", lambda found: f"({defaults[found[1]]})" if found[1] in defaults else found[0], source
+        r"\binputs\.([\w-]+)", lambda found: f"({defaults[found[1]]})" if found[1] in defaults else found[0], source
     )

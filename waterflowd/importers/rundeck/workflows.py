@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from waterflowd.importers import generated, writing
+from waterflowd.importers.expressions import with_defaults
 from waterflowd.importers.findings import Imported
 from waterflowd.importers.generated import as_literal
 from waterflowd.importers.origin import Names, Origin, Unreadable, slug
@@ -110,12 +111,13 @@ class _Writer:
             # Rundeck refuses to start a job that is running.
             workflow.set("concurrency", {"group": file, "queue": "reject"})
         env = self._options.environment()
-        if env:
-            workflow.set("env", env, *self._options.secrets)
-        job = self._written_job()
         jobs = writing.Block()
-        jobs.set(slug(name, "job"), job)
-        workflow.set("jobs", jobs)
+        jobs.set(slug(name, "job"), self._written_job())
+        # Without a schedule, only people start the job, and their runs have the defaults.
+        inputs = self._options.inputs if "schedule" in keys else writing.Block()
+        if env:
+            workflow.set("env", with_defaults(env, inputs), *self._options.secrets)
+        workflow.set("jobs", with_defaults(jobs, inputs))
         heading = [
             f"Imported from line {self._job.line} of {self._path}.",
             *self._job.comments,

@@ -28,6 +28,7 @@ from waterflow_agent.clock import Clock
 from waterflow_agent.config import Config, environment_of_agent, step_policy
 from waterflow_agent.core import Core
 from waterflow_agent.errors import Rejected, Retryable, Stalled
+from waterflow_agent.execution.job_containers import JobContainers
 from waterflow_agent.execution.process_steps import ProcessSteps
 from waterflow_agent.execution.runner_client import RunnerClient
 from waterflow_agent.execution.sharing import UserCommands
@@ -167,6 +168,7 @@ class Agent:
             asyncio.create_task(agent.keep_connected(), name="link"),
             asyncio.create_task(agent.keep_status(), name="status"),
             asyncio.create_task(agent.delete_unused_directories(), name="working-directories"),
+            asyncio.create_task(agent.remove_containers(), name="job-containers"),
             agent.failure,
         ]
         try:
@@ -240,7 +242,10 @@ class _EnrolledAgent:
         environment = environment_of_agent(config, environment)
         # The link is made later; no step asks before.
         artifacts = ArtifactRelay(lambda request: self._link.send(request), _server_caches(config, self._clock))
-        self._steps = steps = ProcessSteps(self._runner, workspaces, directories, environment, self._policy, artifacts)
+        self._containers = JobContainers(workspaces, environment)
+        self._steps = steps = ProcessSteps(
+            self._runner, workspaces, directories, environment, self._policy, artifacts, self._containers
+        )
         steps.agent_name = server.name
         self._nodes = NodeCatalog(config.node_path, environment)
         self._has_nodes = asyncio.Event()
@@ -358,6 +363,11 @@ class _EnrolledAgent:
             await self._remove_as_steps()
             await asyncio.to_thread(self._workspaces.empty_trash)
             await asyncio.sleep(SWEEP_S)
+
+    async def remove_containers(self) -> None:
+        """Removes the containers of jobs that have ended."""
+        await self._core.executor.is_settled.wait()
+        await self._containers.keep_removing(SWEEP_S, self._workspaces.discard)
 
     async def _remove_as_steps(self) -> None:
         """Removes what steps of other users have created in directories that are no longer needed."""

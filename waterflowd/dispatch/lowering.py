@@ -20,7 +20,7 @@ from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
 from waterflowd.access.policy import Origin, job_origin
 from waterflowd.engine import commands
-from waterflowd.engine.rules import checkout, github, rendering, secrets
+from waterflowd.engine.rules import checkout, containers, github, rendering, secrets
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import AttemptId, JobId
 from waterflowd.model.plan import LimitsPlan
@@ -86,6 +86,7 @@ def draft(run: Run, command: commands.SendTask) -> Draft:
     attempt = step.attempts[command.attempt - 1]
     plan = step.plan
     node = plan.node
+    container = containers.of_step(job, node)
     own = run.plan.node(node)
     task = messages.Task(
         key=key_of(run, command),
@@ -108,7 +109,11 @@ def draft(run: Run, command: commands.SendTask) -> Draft:
         lease_ms=attempt.lease_ms,
         continues=_continues(run, job),
         facts=github.facts_for_scripts(run, job),
+        container=container or "",
     )
+    if container is None:
+        # On the server itself the script would do something else.
+        task = _failing(task, containers.NOT_STARTED)
     return Draft(task=task, secrets=secret_request(run, job.id, plan.secrets))
 
 
@@ -147,11 +152,16 @@ def fill(draft: Draft, instance: str, read: ReadSecret = no_secret) -> messages.
         _check_size(values, params, env, task.source)
     except Rejected as error:
         # The node runs in the agent, without a directory.
-        return msgspec.structs.replace(
-            task, instance=instance, node="fail", params={"message": str(error)}, env={}, tree=None, source=""
-        )
+        return msgspec.structs.replace(_failing(task, str(error)), instance=instance)
     found = sorted({value for value in values.values() if value})
     return msgspec.structs.replace(task, instance=instance, params=params, env=env, secrets=found)
+
+
+def _failing(task: messages.Task, message: str) -> messages.Task:
+    """A task that fails with this message in place of one that cannot run."""
+    return msgspec.structs.replace(
+        task, node="fail", params={"message": message}, env={}, tree=None, source="", container=""
+    )
 
 
 def _limits(limits: LimitsPlan | None) -> messages.Limits | None:

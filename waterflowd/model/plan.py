@@ -20,6 +20,8 @@ from waterflowd.model.ids import JobId, StepId
 _EXPRESSION = re.compile(r"\$\{\{.*?(?:\}\}|\Z)", re.DOTALL)
 #: The id of the step with which a job takes a server, if an `if` depends on the server. Other ids are names, or count from 1.
 SETUP_STEP = "0"
+#: The node of that step if the job has containers.
+CONTAINERS_NODE = "job/containers"
 #: The name under which an `env` holds an expression that yields all of it. No variable is called so.
 ALL_VARIABLES = "${{}}"
 #: Any value that JSON can hold.

@@ -107,7 +107,8 @@ class Scenario:
                 at=self.now, by="scenario", agent=agent, public_key=name, name=name, groups=tuple(groups.split(","))
             )
             self.registry.apply(approved)
-        nodes = frozenset(name for name, node in schema.BUILT_IN.items() if node.runs_in is not schema.RunsIn.ENGINE)
+        known = {**schema.BUILT_IN, **schema.INTERNAL}
+        nodes = frozenset(name for name, node in known.items() if node.runs_in is not schema.RunsIn.ENGINE)
         server = Server(
             agent=agent,
             instance=f"{name}-1",

@@ -21,10 +21,12 @@ from waterflow_agent.artifacts.local_protocol import CACHE_SOCKET, SOCKET
 from waterflow_agent.artifacts.relay import ArtifactRelay
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution import sharing, working_directories
+from waterflow_agent.execution.job_containers import JobContainers
 from waterflow_agent.execution.step_directories import StepDirectories
 from waterflow_agent.execution.step_policy import Account, StepPolicy
 from waterflow_agent.execution.working_directories import WorkingDirectories
 from waterflow_agent.nodes import exits, node_process, schema, script, shell, step_files
+from waterflow_agent.nodes.containers import request
 from waterflow_agent.nodes.outcome import NodeResult
 from waterflow_agent.nodes.own.code import Code
 from waterflow_agent.runner.reports import RunnerAbilities, RunnerReport, StepResult, StepSpec
@@ -92,8 +94,9 @@ class ProcessSteps:
         environment: Mapping[str, str] | None = None,
         policy: StepPolicy | None = None,
         artifacts: ArtifactRelay | None = None,
+        containers: JobContainers | None = None,
     ) -> None:
-        """`artifacts` is None where no step uses them."""
+        """`artifacts` and `containers` are None where no step uses them."""
         #: What steps see in `WATERFLOW_AGENT`.
         self.agent_name = ""
         self._runner = runner
@@ -105,6 +108,7 @@ class ProcessSteps:
         self._requested: dict[TaskId, StepSpec] = {}
         self._policy = policy or StepPolicy()
         self._artifacts = artifacts
+        self._containers = containers
         self._directories = directories
         self._directory_numbers: dict[TaskId, int] = {}
         #: Directories of jobs whose steps have left processes behind.
@@ -170,13 +174,23 @@ class ProcessSteps:
         stop_signal = _signal_number(task.stop_signal)
         name = self.adopt(task.key)
         files = self._directories.path(self._directory_numbers[task.key])
-        location = shell.AttemptLocation(files=files, workspace=str(workspace), temp=str(temp), agent=self.agent_name)
+        location = shell.AttemptLocation(
+            files=files,
+            workspace=str(workspace),
+            temp=str(temp),
+            agent=self.agent_name,
+            containers=self._start_of_containers(task, node_input, account),
+        )
         cwd = working_directories.resolve(workspace, task.working_directory, account)
         environment = self._environment
         if account is not None:
             environment = {**environment, **account.environment, **_git_trust(str(workspace))}
         is_script = isinstance(node_input, schema.Shell | schema.Script)
-        command = prepare(task, node_input, location, environment)
+        if is_script and task.container:
+            inner = prepare(task, node_input, location, request.START)
+            command = request.command(inner, task.container, _inside(workspace, cwd), location, environment)
+        else:
+            command = prepare(task, node_input, location, environment)
         if self._artifacts is not None and (socket := _socket_of(node_input)):
             self._artifacts.open(task.key, files, socket)
         if account is not None:
@@ -201,6 +215,12 @@ class ProcessSteps:
         )
         self._runner.start(spec)
         self._requested[task.key] = spec
+
+    def _start_of_containers(self, task: messages.Task, node_input: NodeInput, account: Account | None) -> str:
+        """Returns the directory of the containers that the step starts; "" for any other step."""
+        if self._containers is None or not isinstance(node_input, schema.JobContainers):
+            return ""
+        return str(self._containers.create(task.key.attempt.run, task.key.attempt.job, account))
 
     def start_again(self, key: TaskId) -> None:
         """Repeats a start that the runner refused because it was about to end."""
@@ -232,7 +252,8 @@ class ProcessSteps:
         if node_process.is_node_directory(directory):
             return node_process.finish(end, directory)
         environment = self._environment if spec is None else spec.env
-        return shell.finish(end, step_files.locate(directory), environment.get("PATH", shell.DEFAULT_PATH))
+        path = request.search_path(directory) or environment.get("PATH", shell.DEFAULT_PATH)
+        return shell.finish(end, step_files.locate(directory), path)
 
     def release_files(self, key: TaskId) -> None:
         """Frees the directory of the step's files, once the result is in the journal."""
@@ -265,6 +286,8 @@ class ProcessSteps:
         if self._left_jobs:
             self._end_job(self._job_directory(run, job))
         self._workspaces.release(run, job, is_kept=is_kept)
+        if self._containers is not None:
+            self._containers.job_ended()
 
     def held_jobs(self, directories: Iterable[str]) -> None:
         """Notes for which jobs the runner has processes that steps have left behind."""
@@ -311,6 +334,11 @@ def _socket_of(node_input: NodeInput) -> str:
         return CACHE_SOCKET
     needs = schema.ArtifactUpload | schema.ArtifactDownload | schema.CacheRestore | schema.CacheSave
     return SOCKET if isinstance(node_input, needs) else ""
+
+
+def _inside(workspace: Path, cwd: Path) -> str:
+    """Returns the path of a step's directory in the job's container, which has the job's directory under the same path."""
+    return os.path.normpath(workspace / os.path.relpath(os.path.realpath(cwd), os.path.realpath(workspace)))
 
 
 def attempt_name(key: TaskId) -> str:

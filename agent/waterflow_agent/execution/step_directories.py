@@ -14,13 +14,13 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from waterflow_agent.nodes import step_files
+
 #: More than a large agent has slots, so that a steady load creates no directories.
 FREE_MAX = 64
-#: Truncated for the next step; the script is overwritten.
-EMPTIED = ("output", "env", "path", "summary")
 #: A directory with this file is never clean.
 _IN_USE = "in-use"
-_KNOWN = frozenset({"script", "script.py", "script.ps1", *EMPTIED})
+_KNOWN = frozenset({"script", "script.py", "script.ps1", *step_files.RETURNED})
 
 
 class StepDirectories:
@@ -97,6 +97,6 @@ def _make_clean(path: str) -> bool:
                 return False
             if status.st_nlink != 1 or status.st_uid != user or status.st_mode & 0o777 != 0o600:
                 return False
-            if status.st_size and entry.name in EMPTIED:
+            if status.st_size and entry.name in step_files.RETURNED:
                 os.truncate(entry.path, 0)
     return True

@@ -47,8 +47,9 @@ KEPT_BYTES = 4 << 30
 _TRASH = ".trash"
 _KEPT = ".kept"
 _TEMP = ".temp"
+_CONTAINERS = ".containers"
 #: Names in the root that are not those of runs.
-_RESERVED = (_TRASH, _KEPT, _TEMP)
+_RESERVED = (_TRASH, _KEPT, _TEMP, _CONTAINERS)
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _UNMOUNT_S_MAX = 10
 #: `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS` on 64-bit machines, and the immutable and append-only flags.
@@ -65,6 +66,8 @@ class WorkingDirectories:
         self._clock = clock
         self._trash = root / _TRASH
         self._trash.mkdir(mode=0o700, parents=True, exist_ok=True)
+        #: Where the directories of jobs' containers are.
+        self.containers = root / _CONTAINERS
         #: The directories of failed jobs.
         self.kept = KeptDirectories(root / _KEPT, clock, kept_bytes_max, self.discard)
         #: When the agent last held an attempt of each run, in milliseconds of the boot clock.
@@ -78,7 +81,7 @@ class WorkingDirectories:
         self._used_at[directory_name(run)] = self._clock.boot_ms()
         if (run, job) not in self._made or not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._share(path, account)
+            self.share(path, account)
             self._made.add((run, job))
         return path
 
@@ -97,7 +100,7 @@ class WorkingDirectories:
         path = self._root / _TEMP / directory_name(run) / directory_name(job)
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._share(path, account)
+            self.share(path, account)
             if account is not None:
                 sharing.open_parent(self._root / _TEMP)
         return path
@@ -112,12 +115,16 @@ class WorkingDirectories:
         os.rename(files, source)
         sharing.grant(source, account.uid, sharing.READ | sharing.ENTER)
         target.mkdir(mode=0o700)
-        self._share(target, account)
+        self.share(target, account)
         return source, target
 
     def has(self, run: str, job: str) -> bool:
         """Whether the job has a directory."""
         return (run, job) in self._made or (self._root / directory_name(run) / directory_name(job)).is_dir()
+
+    def has_directory(self, run_name: str, job_name: str) -> bool:
+        """Whether there is a directory with these names (`directory_name`)."""
+        return (self._root / run_name / job_name).is_dir()
 
     def adopt(self, run: str, job: str, directory: Path) -> None:
         """Renames a directory of this file system to be the job's. Raises `OSError`."""
@@ -126,11 +133,18 @@ class WorkingDirectories:
         os.rename(directory, path)
         self._made.add((run, job))
 
-    def _share(self, path: Path, account: Account | None) -> None:
+    def share(self, path: Path, account: Account | None) -> None:
+        """Gives the user of a step access to a directory. Raises `OSError` and `Rejected`."""
         if account is None:
             return
         sharing.grant(path, account.uid, sharing.READ | sharing.WRITE | sharing.ENTER)
-        for parent in (path.parent, self._root, self._root.parent):
+        self.open_above(path)
+
+    def open_above(self, path: Path) -> None:
+        """Lets every user enter the directories of the agent above a directory. Raises `OSError`."""
+        for parent in path.parents:
+            if not parent.is_relative_to(self._root.parent):
+                break
             sharing.open_parent(parent)
 
     def jobs(self) -> list[tuple[str, str]]:

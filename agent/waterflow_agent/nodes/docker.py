@@ -48,7 +48,7 @@ def _words(error: Exception) -> str:
     return str(error)
 
 
-async def _call_engine(call: Callable[[docker.DockerClient], Answer]) -> Answer:
+async def call_engine(call: Callable[[docker.DockerClient], Answer]) -> Answer:
     """Call the engine in a thread; its errors become `NodeFailure`."""
 
     def connect_and_call() -> Answer:
@@ -77,13 +77,13 @@ def _split(command: str, name: str) -> list[str]:
         raise NodeFailure(f"{name}: {error}") from error
 
 
-def _pull(client: docker.DockerClient, image: str) -> str:
+def pull_image(client: docker.DockerClient, image: str, credentials: dict[str, str] | None = None) -> str:
     """Pull an image and return its id.
 
     `images.pull` of the SDK ignores errors after the engine's first message, and then returns an older image of that name.
     """
     repository, tag = utils.parse_repository_tag(image)
-    for progress in client.api.pull(repository, tag=tag or "latest", stream=True, decode=True):
+    for progress in client.api.pull(repository, tag=tag or "latest", stream=True, decode=True, auth_config=credentials):
         if "error" in progress:
             # The registry has the image, or it would have refused the request: the problem may be temporary.
             raise NodeFailure(f"cannot pull {image}: {progress['error']}", may_retry=True)
@@ -129,11 +129,11 @@ class DockerPullNode(Node[schema.DockerPull]):
                 before = client.images.get(parameters.image).id
                 if not parameters.always:
                     return before, False
-                after = _pull(client, parameters.image)
+                after = pull_image(client, parameters.image)
                 return after, after != before
-            return _pull(client, parameters.image), True
+            return pull_image(client, parameters.image), True
 
-        image, changed = await _call_engine(pull)
+        image, changed = await call_engine(pull)
         context.log(f"{parameters.image}: {image}, {'pulled' if changed else 'already present'}")
         return {"image": image, "changed": changed}
 
@@ -153,7 +153,7 @@ class DockerRunNode(Node[schema.DockerRun]):
         """See the base class."""
         if isinstance(parameters.command, str):
             _split(parameters.command, "command")
-        starting = asyncio.ensure_future(_call_engine(lambda client: self._start(client, parameters)))
+        starting = asyncio.ensure_future(call_engine(lambda client: self._start(client, parameters)))
         try:
             container = await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -203,7 +203,7 @@ class DockerRunNode(Node[schema.DockerRun]):
         try:
             client.images.get(parameters.image)
         except errors.ImageNotFound:
-            _pull(client, parameters.image)
+            pull_image(client, parameters.image)
         with self._lock:
             if self._has_ended:
                 raise NodeFailure("stopped")
@@ -263,6 +263,6 @@ class DockerStopNode(Node[schema.DockerStop]):
                 container.remove(force=True)
             return changed
 
-        changed = await _call_engine(stop)
+        changed = await call_engine(stop)
         context.log(f"{parameters.container}: {'stopped' if changed else 'not running'}")
         return {"changed": changed}

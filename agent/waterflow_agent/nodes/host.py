@@ -39,6 +39,8 @@ class NodeRequest(msgspec.Struct, frozen=True, kw_only=True):
     artifacts: str = ""
     #: Path of the socket for caches of this server.
     server_caches: str = ""
+    #: Path of the directory of the job's containers.
+    containers: str = ""
     #: The code of an own node.
     code: Code | None = None
 
@@ -101,6 +103,7 @@ async def _run(node: type[Node[Any]], request: NodeRequest, record: msgspec.Stru
         env=dict(os.environ),
         artifacts=Path(request.artifacts),
         server_caches=Path(request.server_caches),
+        containers=Path(request.containers),
     )
     try:
         outputs = await node().run(context, record)

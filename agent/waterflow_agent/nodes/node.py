@@ -59,6 +59,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     artifacts: Path = Path("artifacts")
     #: The socket through which they reach the caches of this server.
     server_caches: Path = Path("caches")
+    #: The directory of the job's containers, for the node that starts them.
+    containers: Path = Path("containers")
 
     def log(self, text: str) -> None:
         """Print a line to the step's output, unbuffered."""

@@ -34,6 +34,7 @@ def prepare(
         artifacts=f"{location.files}/{SOCKET}",
         server_caches=f"{location.files}/{CACHE_SOCKET}",
         code=code,
+        containers=location.containers,
     )
     shell.write(path, msgspec.json.encode(request).decode())
     # -P: a file of the repository must not shadow a module. -u: output is unbuffered.

@@ -38,7 +38,7 @@ def find(name: str) -> schema.NodeSchema:
 def runnable() -> list[str]:
     """Return the names and aliases of the nodes that this version of the agent runs."""
     names: list[str] = []
-    for node in schema.BUILT_IN.values():
+    for node in (*schema.BUILT_IN.values(), *schema.INTERNAL.values()):
         if node.runs_in is not schema.RunsIn.ENGINE:
             names += (node.name, *node.aliases)
     return names

@@ -31,6 +31,7 @@ _CLASSES = {
     "docker/run": "waterflow_agent.nodes.docker:DockerRunNode",
     "docker/stop": "waterflow_agent.nodes.docker:DockerStopNode",
     "docker/compose-up": "waterflow_agent.nodes.compose:ComposeUpNode",
+    "job/containers": "waterflow_agent.nodes.containers.start:JobContainersNode",
     "docker/compose-down": "waterflow_agent.nodes.compose:ComposeDownNode",
 }
 

@@ -94,6 +94,8 @@ class AttemptLocation(msgspec.Struct, frozen=True, kw_only=True):
     #: The job's directory for temporary files.
     temp: str
     agent: str
+    #: The directory of the job's containers, for the step that starts them.
+    containers: str = ""
 
 
 def inherited(own: Mapping[str, str]) -> dict[str, str]:
@@ -114,7 +116,9 @@ def prepare(
     Raises `Rejected` WF705 (invalid environment) or WF706 (invalid shell), and `OSError`.
     """
     env = environment(task, location, start)
-    template, suffix = _template(parameters.shell, env["PATH"])
+    # What the image of a container has is not known here.
+    chosen = "sh" if parameters.shell is None and task.container else parameters.shell
+    template, suffix = _template(chosen, env.get("PATH", DEFAULT_PATH))
     files = create_step_files(env, location)
     prelude = move_large_values(env, location.files, template[0])
     script = f"{location.files}/script{suffix}"

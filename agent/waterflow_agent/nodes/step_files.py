@@ -27,6 +27,8 @@ from waterflow_agent.errors import Rejected
 from waterflow_agent.wire import messages
 
 _MAKE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+#: The names of these files.
+RETURNED = ("output", "env", "path", "summary")
 #: A generous limit, so that parsing does not block the agent.
 NAMES_MAX = 5_000
 #: More than the longest part of a secret that masking looks for.

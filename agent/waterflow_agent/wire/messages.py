@@ -175,6 +175,8 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     #: What scripts see of the run and the server, as variables with GitHub's names (`nodes/github_variables.py`); without
     #: empty ones.
     facts: dict[str, str] = {}
+    #: The id of the container in which scripts of the job run; "" for the server itself.
+    container: str = ""
 
 
 class OwnNode(msgspec.Struct, frozen=True, array_like=True):

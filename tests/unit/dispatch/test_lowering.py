@@ -7,6 +7,7 @@ from waterflowd.access.policy import Origin
 from waterflowd.dispatch import lowering
 from waterflowd.engine import commands, outstanding
 from waterflowd.model.codec import ValueCodec
+from waterflowd.model.ids import JobId, StepId
 from waterflowd.testing.host import stored_fill
 from waterflowd.testing.scenario import Scenario
 
@@ -183,3 +184,39 @@ def test_secrets_that_are_too_large_fail_the_step() -> None:
     assert lowered(step, A=large, B=large, C="").node == "shell"
     many = ", ".join(f"V{number}: '${{{{ secrets.A }}}}'" for number in range(100))
     assert "WF625" in lowered(f"{{run: work, env: {{{many}}}}}", A=large).params["message"]
+
+
+WITH_CONTAINER = """
+jobs:
+  a:
+    runs-on: web
+    container: ${{ vars.image }}
+    steps:
+      - {if: always(), run: work}
+vars: {image: IMAGE}
+"""
+
+
+def _second_task(end: str) -> messages.Task:
+    scenario = Scenario(WITH_CONTAINER)
+    scenario.play(f"connect web-1 web\nstart\n{end}")
+    if end.endswith("success"):
+        scenario.run.jobs_by_id[JobId("a")].steps_by_id[StepId("0")].attempts[-1].outputs["container"] = {
+            "id": "c0ffee",
+            "network": "n",
+        }
+    (send,) = [command for command in outstanding(scenario.run) if isinstance(command, commands.SendTask)]
+    return lowering.draft(scenario.run, send).task
+
+
+def test_a_script_runs_in_the_container_that_the_first_step_has_reported() -> None:
+    """The task names the container."""
+    found = _second_task("finish a/0 success")
+    assert (found.node, found.container) == ("shell", "c0ffee")
+
+
+def test_a_script_whose_container_was_not_started_fails_and_never_runs_on_the_server() -> None:
+    """This also applies to a step with `always()`."""
+    found = _second_task("finish a/0 failure")
+    assert (found.node, found.container) == ("fail", "")
+    assert "container was not started" in found.params["message"]

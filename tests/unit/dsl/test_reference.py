@@ -149,6 +149,8 @@ _AT: dict[str, tuple[Any, ...]] = {
     "Strategy": ("jobs", "b", "strategy"),
     "DeploymentEnvironment": ("jobs", "b", "environment"),
     "Report": ("jobs", "b", "report"),
+    "Container": ("jobs", "b", "container"),
+    "Credentials": ("jobs", "b", "container", "credentials"),
     "Step": ("jobs", "b", "steps", 1),
 }
 _BESIDE: dict[str, dict[str, Any]] = {
@@ -156,6 +158,8 @@ _BESIDE: dict[str, dict[str, Any]] = {
     "Concurrency": {"group": "x"},
     "DeploymentEnvironment": {"name": "x"},
     "Report": {"columns": {"X": "x"}},
+    "Container": {"image": "x"},
+    "Credentials": {"username": "x", "password": "x"},
     "Strategy": {"matrix": {"m": [1, 2]}},
 }
 #: Keys that do not take plain text, and how an expression is inserted into them.
@@ -167,6 +171,7 @@ _PUT: dict[tuple[str, str], Any] = {
     ("Job", "outputs"): lambda text: {"x": text},
     ("Report", "columns"): lambda text: {"X": text},
     ("Job", "env"): lambda text: {"X": text},
+    ("Container", "env"): lambda text: {"X": text},
     ("Job", "with"): lambda text: {"target": text},
     ("RunsOn", "labels"): lambda text: {"arch": text},
     ("Strategy", "matrix"): lambda text: {"m": text},
@@ -217,6 +222,8 @@ def _with_expression(name: str, key: str, expression: str) -> dict[str, Any]:
         parameters[key] = _PUT.get((name, key), str)(text)
         file["jobs"]["b"]["steps"][1] = {"uses": name, "with": parameters}
         return file
+    if name == "Credentials":
+        file["jobs"]["b"]["container"] = {"image": "x"}
     at: Any = file
     for part in _AT[name]:
         at = at.setdefault(part, {}) if isinstance(at, dict) else at[part]

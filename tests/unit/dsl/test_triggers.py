@@ -88,7 +88,7 @@ def test_the_jobs_context_exists_only_in_outputs_of_a_call(language: Language) -
     assert (error.code, "needs" in error.message) == ("WF129", True)
 
 
-@pytest.mark.parametrize("used", ["runner.nothing", "agent.nothing", "job.container", "run.nmber", "git.shaa"])
+@pytest.mark.parametrize("used", ["runner.nothing", "agent.nothing", "job.nothing", "run.nmber", "git.shaa"])
 def test_an_unknown_context_property_is_an_error(language: Language, used: str) -> None:
     """This applies where the language defines all properties of the context."""
     error = language.error(f"jobs: {{j: {{runs-on: g, steps: [{{run: 'x ${{{{ {used} }}}}'}}]}}}}")

@@ -15,6 +15,7 @@ from waterflowd.dsl.building.compilation import Compilation, SourceFile
 from waterflowd.dsl.building.contexts import Availability, Instances, NeededJob, WorkflowNames
 from waterflowd.dsl.building.expressions import ExpressionChecker
 from waterflowd.dsl.building.job_and_step_keys import check_variable_names, check_working_directory, retry_policy
+from waterflowd.dsl.building.job_containers import JobContainersBuilder
 from waterflowd.dsl.building.lints import jobs_and_steps as lints
 from waterflowd.dsl.building.placement import ALL_SERVERS, PlacementBuilder
 from waterflowd.dsl.building.reports import ReportBuilder
@@ -45,6 +46,8 @@ _STEP_JOB_KEYS: dict[str, str] = {
     "retry": "set retry in the jobs of the called workflow",
     "checkout": "set it in the jobs of the called workflow",
     "user": "set it in the jobs of the called workflow",
+    "container": "set it in the jobs of the called workflow",
+    "services": "set it in the jobs of the called workflow",
     "start-timeout-minutes": "set it in the jobs of the called workflow",
 }
 #: Keys that are only valid in a job that calls a workflow, and what to do instead.
@@ -80,6 +83,7 @@ class JobBuilder:
         self._strategies = StrategyBuilder(source, self._expressions)
         self._placement = PlacementBuilder(source, self._expressions)
         self._reports = ReportBuilder(source, self._expressions)
+        self._containers = JobContainersBuilder(source, self._expressions)
 
     def build(
         self, name: str, job: models.Job, names: WorkflowNames, needs: tuple[str, ...], scope: BlockScope
@@ -159,6 +163,7 @@ class JobBuilder:
             variables=workflow_scope.variables | job.env.keys(),
         )
         steps = self._steps.build((*path, "steps"), job.steps or [], inside)
+        containers = self._containers.step(path, job, available, env_available, inside.secrets)
         after_steps = in_steps.within({"steps": expr.Names(step.id for step in job.steps or [] if step.id)})
         self._outputs(path, job, after_steps)
         report = None
@@ -181,7 +186,7 @@ class JobBuilder:
             start_timeout_ms=round(job.start_timeout_minutes * 60_000),
             outputs=dict(job.outputs),
             report=report,
-            steps=with_setup(steps),
+            steps=(containers, *steps) if containers is not None else with_setup(steps),
         )
 
     def _called(

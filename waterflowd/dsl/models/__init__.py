@@ -7,6 +7,7 @@ expressions, a node's parameters) is checked in `building`.
 
 from waterflowd.dsl.models.checkout import Checkout
 from waterflowd.dsl.models.composite_step import CompositeRuns, CompositeStep
+from waterflowd.dsl.models.containers import Container, Credentials
 from waterflowd.dsl.models.control_flow import (
     CONTROL_FLOW,
     ApprovalParameters,
@@ -44,6 +45,8 @@ __all__ = [
     "CompositeStep",
     "Concurrency",
     "ConditionParameters",
+    "Container",
+    "Credentials",
     "Defaults",
     "DeploymentEnvironment",
     "Input",

@@ -170,7 +170,12 @@ CONTEXTS: dict[str, Context] = {
         description="The job that the step belongs to.",
         example="job.status",
         where="steps",
-        fields={"id": "the job's id", "status": "the status so far: `success`, `failure` or `cancelled`"},
+        fields={
+            "id": "the job's id",
+            "status": "the status so far: `success`, `failure` or `cancelled`",
+            "container": "the job's container: `id` and `network`",
+            "services": "`<name>` of each service: `id`, `network`, and `ports` with the server's port for each of its ports",
+        },
     ),
     "agent": Context(
         description="The server that the job runs on.", example="agent.hostname", where="steps", fields=_AGENT

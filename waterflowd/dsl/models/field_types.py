@@ -518,6 +518,8 @@ EnvironmentVariables = Annotated[
         }
     ),
 ]
+#: The same, without the form of a single expression.
+VariableTexts = Annotated[dict[_VariableName, _Variable], BeforeValidator(_mapping_of_texts)]
 #: The same for names that are ids.
 OutputTexts = Annotated[dict[IdName, _Variable], BeforeValidator(_mapping_of_texts)]
 #: The number of tries, the first one included.

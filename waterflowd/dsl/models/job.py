@@ -7,12 +7,14 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
 from waterflowd.dsl.models.checkout import Checkout, checkout_spelling
+from waterflowd.dsl.models.containers import Container, ContainerOrImage, container_spelling
 from waterflowd.dsl.models.defaults import Defaults
 from waterflowd.dsl.models.field_types import (
     BOOLEAN_OR_PATTERNS,
     BooleanOrExpression,
     Condition,
     EnvironmentVariables,
+    IdName,
     JsonValue,
     Minutes,
     MinutesOrExpression,
@@ -71,8 +73,6 @@ class Job(LanguageModel):
 
     TITLE = "a job"
     INSTEAD = {
-        "container": "run the command in a container with `run: docker run ...`",
-        "services": "start the services in a step, with `run: docker run ...`",
         "permissions": PERMISSIONS,
         "snapshot": "remove it",
     }
@@ -182,6 +182,29 @@ class Job(LanguageModel):
         default=Checkout(),
         without="`true`",
         only="steps",
+    )
+    container: Annotated[Container | None, BeforeValidator(container_spelling), short_for("image")] = key(
+        "The container in which the job's scripts run, on the server of the job. A text is short for `image`."
+        " [Containers of a job](../workflows.md#containers-of-a-job) describes it.",
+        "runs-on: docker-servers\ncontainer: node:22\nsteps:\n  - run: npm test",
+        default=None,
+        expressions="job",
+        without="scripts run on the server itself",
+        only="steps",
+        pitfalls=(
+            "The server needs a Docker engine that the agent may use.",
+            "Scripts run with `sh` unless they set `shell`. All other nodes run on the server itself.",
+        ),
+    )
+    services: OrEmpty[dict[IdName, ContainerOrImage]] = key(
+        "Containers that run beside the job's steps, by name. Steps start when all services with a health check are healthy."
+        " At most 20.",
+        "runs-on: docker-servers\nservices:\n  cache: {image: 'redis:7', ports: [6379]}\n"
+        "steps:\n  - run: redis-cli -p ${{ job.services.cache.ports['6379'] }} ping",
+        default={},
+        without="none",
+        only="steps",
+        pitfalls=("A service that becomes unhealthy fails the job; the end of its log is shown.",),
     )
     user: StaticText | None = key(
         "The user of the server as which the job's processes run. The agent's configuration lists the possible ones.",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from waterflow_agent import server_paths
 from waterflowd import expr
-from waterflowd.engine.rules import github, secrets
+from waterflowd.engine.rules import containers, github, secrets
 from waterflowd.engine.state.blocks import COMPOSITE, LOOP, Block, Step
 from waterflowd.engine.state.runs import Job, Run, Scope
 from waterflowd.model.statuses import Conclusion, result_word
@@ -171,7 +171,8 @@ def _github(position: _Position) -> Mapping[str, object]:
 
 
 def _job_facts(job: Job) -> dict[str, object]:
-    return {"id": job.id, "status": "failure" if job.failed_step is not None else "success"}
+    status = "failure" if job.failed_step is not None else "success"
+    return {"id": job.id, "status": status, **containers.facts(job)}
 
 
 def _payload(run: Run) -> dict[str, object]:

@@ -14,6 +14,7 @@ from waterflow_agent.nodes.schema.artifacts import ArtifactDownload, ArtifactUpl
 from waterflow_agent.nodes.schema.built_in import (
     BUILT_IN,
     FROM_REPOSITORY,
+    INTERNAL,
     OWN_NAME,
     SOURCE_BYTES_MAX,
     NodeSchema,
@@ -34,6 +35,7 @@ from waterflow_agent.nodes.schema.control_flow import (
 )
 from waterflow_agent.nodes.schema.files import FileDelete, FileRead, FileTemplate, FileWrite
 from waterflow_agent.nodes.schema.http import HttpRequest, HttpWait, NotifyWebhook
+from waterflow_agent.nodes.schema.job_containers import JobContainers
 from waterflow_agent.nodes.schema.records import Duration, NonEmpty, Parameters, RunsIn, Statuses, about
 from waterflow_agent.nodes.schema.scripts import SHELLS, Script, Shell
 from waterflow_agent.nodes.schema.services import (
@@ -73,6 +75,8 @@ __all__ = [
     "FileWrite",
     "HttpRequest",
     "HttpWait",
+    "INTERNAL",
+    "JobContainers",
     "Log",
     "Loop",
     "NodeSchema",

@@ -21,6 +21,7 @@ from waterflow_agent.nodes.schema.control_flow import (
 )
 from waterflow_agent.nodes.schema.files import FileDelete, FileRead, FileTemplate, FileWrite
 from waterflow_agent.nodes.schema.http import HttpRequest, HttpWait, NotifyWebhook
+from waterflow_agent.nodes.schema.job_containers import JobContainers
 from waterflow_agent.nodes.schema.records import Parameters, RunsIn
 from waterflow_agent.nodes.schema.scripts import Script, Shell
 from waterflow_agent.nodes.schema.services import (
@@ -48,6 +49,8 @@ class NodeSchema(msgspec.Struct, frozen=True, kw_only=True):
     actions: tuple[str, ...] = ()
     #: Whether a node that the engine runs can be retried; nodes that agents run always can.
     is_retried: bool = False
+    #: Only the daemon puts it into plans.
+    is_internal: bool = False
 
     @property
     def has_attempts(self) -> bool:
@@ -148,6 +151,19 @@ BUILT_IN: dict[str, NodeSchema] = {
         ),
     )
 }
+#: What the daemon itself puts into plans. No workflow file can name these nodes.
+INTERNAL: dict[str, NodeSchema] = {
+    schema.name: schema
+    for schema in (
+        NodeSchema(
+            name="job/containers",
+            parameters=JobContainers,
+            runs_in=RunsIn.HOST,
+            outputs=("container", "services"),
+            is_internal=True,
+        ),
+    )
+}
 #: An agent with this entry among its nodes can run a repository's own nodes.
 FROM_REPOSITORY = "own nodes of a repository"
 #: The maximum size of a node's file. A node is one class; larger code belongs in a package.
@@ -164,7 +180,7 @@ def path_of(name: str) -> str:
 def find(name: str) -> NodeSchema | None:
     """The built-in node called `name`, by its name or an alias, with or without `@v1`, or by a GitHub action with a version."""
     plain = name.removesuffix("@v1")
-    known = BUILT_IN.get(plain)
+    known = BUILT_IN.get(plain) or INTERNAL.get(name)
     if known is not None:
         return known
     action, _, version = name.partition("@")

@@ -64,9 +64,10 @@ class NodeChecker:
     def find(self, path: Path, name: str) -> node_schema.NodeSchema | None:
         """The node called `name` in the `uses` at `path`; None when it does not exist, which is reported."""
         found = node_schema.find(name)
-        if found is None:
+        if found is None or found.is_internal:
             code, message, suggestion = _unknown(name)
             self._report.add(self._document.value_start(path), code, message, suggestion)
+            return None
         return found
 
     def parameters(self, path: Path, node: node_schema.NodeSchema, parameters: Mapping[str, Json]) -> dict[str, Json]:
